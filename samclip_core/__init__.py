@@ -1,0 +1,1 @@
+"""SAM-CLIP as a plain library: one image encoder that knows what and where."""

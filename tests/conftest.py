@@ -1,0 +1,17 @@
+"""Fixtures that several test folders share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The photograph sets, read in place; tests that need them skip where they are absent."""
+    root = Path(os.environ.get("SAMCLIP_DATA", ROOT / "../shared/data")).resolve()
+    if not (root / "coco_multi").is_dir():
+        pytest.skip(f"no photograph sets at {root}: set SAMCLIP_DATA to their folder")
+    return root
