@@ -1,0 +1,104 @@
+"""SAM's mask decoder for the prompts of many images in one call.
+
+Shape letters: B images, P prompts, N prompt tokens, D width, h w embedding grid, M masks.
+"""
+
+import torch
+from segment_anything import modeling
+from segment_anything.modeling.transformer import Attention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class MaskDecoder(modeling.MaskDecoder):
+    """SAM's mask decoder with its state-dict keys; ``decode`` batches over images.
+
+    The inherited ``forward`` stays the official one: one image, its prompts.
+    """
+
+    def __init__(self, width: int = 256, depth: int = 2, heads: int = 8, mlp_dim: int = 2048):
+        super().__init__(
+            transformer_dim=width,
+            transformer=modeling.TwoWayTransformer(
+                depth=depth, embedding_dim=width, num_heads=heads, mlp_dim=mlp_dim
+            ),
+            num_multimask_outputs=3,
+            iou_head_depth=3,
+            iou_head_hidden_dim=width,
+        )
+        _use_fused_attention(self.transformer)
+
+    def decode(
+        self,
+        image_embeddings_BDhw: Tensor,
+        image_pe_1Dhw: Tensor,
+        sparse_PND: Tensor,
+        dense_PDhw: Tensor,
+        image_index_P: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Predict all four masks of every prompt: the single one, then the three alternatives.
+
+        Args:
+            image_embeddings_BDhw: embeddings of the images.
+            image_pe_1Dhw: the prompt encoder's ``get_dense_pe()``.
+            sparse_PND: embedded points and boxes, the same number of tokens for each prompt.
+            dense_PDhw: embedded mask prompts.
+            image_index_P: int64, the row of ``image_embeddings_BDhw`` that a prompt asks about.
+
+        Returns:
+            ``logits_PMhw`` (M = 4, four times the embedding's grid) and predicted ``iou_PM``.
+        """
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        output_tokens = output_tokens.expand(sparse_PND.shape[0], -1, -1)
+        tokens_PND = torch.cat([output_tokens, sparse_PND], dim=1)
+        image_PDhw = image_embeddings_BDhw[image_index_P] + dense_PDhw
+
+        hidden_PND, keys_PLD = self.transformer(image_PDhw, image_pe_1Dhw, tokens_PND)
+
+        mask_tokens_PMD = hidden_PND[:, 1 : 1 + self.num_mask_tokens]
+        upscaled_PDhw = self.output_upscaling(keys_PLD.transpose(1, 2).view(image_PDhw.shape))
+        kernels_PMD = torch.stack(
+            [
+                mlp(tokens_PD)
+                for mlp, tokens_PD in zip(
+                    self.output_hypernetworks_mlps, mask_tokens_PMD.unbind(1), strict=True
+                )
+            ],
+            dim=1,
+        )
+        logits_PMhw = torch.einsum("pmd,pdhw->pmhw", kernels_PMD, upscaled_PDhw)
+        return logits_PMhw, self.iou_prediction_head(hidden_PND[:, 0])
+
+
+def select_masks(logits_PMhw: Tensor, iou_PM: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:
+    """Keep masks 1..3 (the alternatives of an ambiguous prompt) or only mask 0, as SAM does."""
+    kept = slice(1, None) if multimask else slice(0, 1)
+    return logits_PMhw[:, kept], iou_PM[:, kept]
+
+
+class FusedAttention(nn.Module):
+    """The two-way transformer's attention through ``scaled_dot_product_attention``."""
+
+    def __init__(self, attention: Attention):
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.q_proj = attention.q_proj
+        self.k_proj = attention.k_proj
+        self.v_proj = attention.v_proj
+        self.out_proj = attention.out_proj
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (
+            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projected in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
+        )
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+def _use_fused_attention(module: nn.Module) -> None:
+    for name, child in list(module.named_children()):
+        if isinstance(child, Attention):
+            setattr(module, name, FusedAttention(child))
+        else:
+            _use_fused_attention(child)
