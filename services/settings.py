@@ -1,0 +1,109 @@
+"""The settings of the service: one name each, in a TOML file, the environment or as a flag.
+
+A flag beats the environment (``SAMCLIP_<NAME>``), the environment beats the file, and the file
+beats the defaults below. A name that is not listed here is an error, wherever it stands.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "SAMCLIP_"
+MIB = 1024 * 1024
+NOT_OURS = {"SAMCLIP_DATA"}  # where the tests look for photographs
+
+
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+class SettingsError(ValueError):
+    """A setting that does not exist, or a value that it cannot take."""
+
+
+class Settings(BaseSettings):
+    """What an operator may choose. Sizes are in bytes, times in the unit that the name ends in."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
+    )
+
+    # The model.
+    checkpoint: str = "edge"  # a bundled name or a directory
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    torch_threads: int = Field(0, ge=0)  # of the backbone; 0: all cores
+
+    # Where it listens. The inner ports are Serve's own, behind the front door.
+    host: str = "127.0.0.1"
+    http_port: int = Field(8000, ge=1, le=65535)
+    grpc_port: int = Field(9000, ge=1, le=65535)
+    inner_http_port: int = Field(0, ge=0, le=65535)  # 0: any free one
+    inner_grpc_port: int = Field(0, ge=0, le=65535)
+    front_door_secret: str = Field("", repr=False)  # empty: a new random one at each start
+    api_keys_file: AbsolutePath | None = None  # one key a line; absent: no key is asked for
+
+    # What it works with.
+    backbone_address: str = ""  # host:port of another cluster's front door; empty: our own
+    redis_url: str | None = None
+    index_dir: AbsolutePath = Path("~/.local/share/samclip/index")
+    cache_bytes: int = Field(512 * MIB, ge=0)
+
+    # Batching.
+    max_batch_size: int = Field(8, ge=1)
+    batch_wait_ms: float = Field(2.0, ge=0)
+
+    # Limits on one request.
+    max_image_bytes: int = Field(32 * MIB, ge=1)
+    max_image_pixels: int = Field(64_000_000, ge=1)
+    max_images: int = Field(64, ge=1)
+    max_prompts: int = Field(256, ge=1)
+    max_labels: int = Field(1024, ge=1)
+    request_timeout_s: float = Field(60.0, gt=0)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+
+    @classmethod
+    def load(cls, file: Path | None = None, **flags: Any) -> Self:
+        """Read the file (TOML), the environment and the flags, of which None means not given.
+
+        Raises SettingsError for an unknown name or a value out of range.
+        """
+        known = {PREFIX + name.upper() for name in cls.model_fields}
+        unknown = {name for name in os.environ if name.startswith(PREFIX)} - known - NOT_OURS
+        if unknown:
+            raise SettingsError(
+                f"unknown environment variable {', '.join(sorted(unknown))}; "
+                f"the settings are {', '.join(sorted(known))}"
+            )
+        values = {
+            name: value
+            for name, value in (_read(file) if file else {}).items()
+            if not os.environ.get(PREFIX + name.upper())
+        }
+        values |= {name: value for name, value in flags.items() if value is not None}
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise SettingsError(_explain(error, sorted(cls.model_fields))) from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingsError(f"the settings file {file} cannot be read: {error}") from error
+
+
+def _explain(error: ValidationError, known: list[str]) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"unknown setting {name!r}; the settings are {', '.join(known)}")
+        else:
+            lines.append(f"setting {name!r} is {problem['input']!r}: {problem['msg']}")
+    return "\n".join(lines)
