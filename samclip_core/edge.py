@@ -1,0 +1,183 @@
+"""The ``edge`` size: a CNN image encoder, its CLIP head, and prompts that a small decoder can read.
+
+B batch, C channels, H W pixels of the model frame, h w grid, D width, P prompts, N points.
+"""
+
+from typing import NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import PromptEncoder
+from segment_anything.modeling.common import LayerNorm2d
+from torch import Tensor, nn
+
+BACKBONE = "tf_efficientnet_lite0"
+STRIDE = 8  # of the SAM embedding; the CLIP tokens have twice that
+
+
+class EncoderOutput(NamedTuple):
+    """What an image encoder gives to the two heads."""
+
+    sam_BDhw: Tensor
+    tokens_BDhw: Tensor
+
+
+def valid_cells_B1hw(sizes_B2: Tensor, image_size: int, grid: int) -> Tensor:
+    """1.0 where a cell of a ``grid``×``grid`` map holds image, 0.0 where it is only padding.
+
+    ``sizes_B2`` are the valid (height, width) in the model frame; partly covered cells count.
+    """
+    starts_g = torch.arange(grid, device=sizes_B2.device) * (image_size / grid)
+    rows_Bh = starts_g < sizes_B2[:, :1]
+    columns_Bw = starts_g < sizes_B2[:, 1:]
+    return (rows_Bh[:, :, None] & columns_Bw[:, None, :]).float()[:, None]
+
+
+class EdgeEncoder(nn.Module):
+    """EfficientNet-Lite features, and a neck that gathers four of their scales at stride 8."""
+
+    def __init__(self, image_size: int = 384, embed_dim: int = 128) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.trunk = timm.create_model(
+            BACKBONE, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)
+        )
+        widths = self.trunk.feature_info.channels()
+        self.token_dim = widths[2] + widths[3]
+        self.fine = nn.Conv2d(widths[0], embed_dim, 3, stride=2, padding=1)
+        self.laterals = nn.ModuleList(nn.Conv2d(width, embed_dim, 1) for width in widths[1:])
+        self.neck = nn.Sequential(
+            LayerNorm2d(embed_dim),
+            nn.GELU(),
+            nn.Conv2d(embed_dim, embed_dim, 3, padding=1),
+            LayerNorm2d(embed_dim),
+            nn.GELU(),
+            nn.Conv2d(embed_dim, embed_dim, 3, padding=1),
+            LayerNorm2d(embed_dim),
+        )
+
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncoderOutput:
+        """Encode padded square frames.
+
+        ``pixels_B3SS``: float, RGB 0..255, padded right and bottom; ``sizes_B2``: int, the valid
+        (height, width). Gives ``sam_BDhw`` at stride 8 and ``tokens_BDhw`` at stride 16: the
+        trunk's two coarsest maps, the coarser one first.
+        """
+        valid_B1SS = valid_cells_B1hw(sizes_B2, self.image_size, self.image_size)
+        x_B3SS = (pixels_B3SS / 127.5 - 1.0) * valid_B1SS
+        s4, s8, s16, s32 = self.trunk(x_B3SS.contiguous(memory_format=torch.channels_last))
+        lateral8, lateral16, lateral32 = self.laterals
+        x16 = lateral16(s16) + _double(lateral32(s32), "bilinear")
+        x8 = lateral8(s8) + _double(x16, "bilinear") + self.fine(s4)
+        tokens_BDhw = torch.cat([_double(s32, "nearest"), s16], dim=1)
+        return EncoderOutput(self.neck(x8), tokens_BDhw)
+
+
+def _double(x_BDhw: Tensor, mode: str) -> Tensor:
+    corners = False if mode == "bilinear" else None
+    return F.interpolate(x_BDhw, scale_factor=2.0, mode=mode, align_corners=corners)
+
+
+class EdgeClipHead(nn.Module):
+    """Tokens → features → pooling over the image → MLP into the text space.
+
+    The hidden layer of the MLP is a softmax over ``hidden`` visual concepts, and its output layer
+    places each concept in the text space: started from an ImageNet classifier and the embeddings
+    of its class names, it is a zero-shot classifier before any training. Without pooling, the
+    same MLP reads every position: the dense map.
+    """
+
+    def __init__(
+        self, token_dim: int, image_size: int, text_dim: int, width: int = 1280, hidden: int = 1000
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.features = nn.Conv2d(token_dim, width, 1)
+        self.concepts = nn.Linear(width, hidden)
+        self.project = nn.Linear(hidden, text_dim, bias=False)
+
+    def forward(self, tokens_BDhw: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Give ``dense_BDhw`` and ``pooled_BD`` in the text space, every vector of length 1."""
+        features_BDhw = F.relu6(self.features(tokens_BDhw))
+        valid_B1hw = valid_cells_B1hw(sizes_B2, self.image_size, features_BDhw.shape[-1])
+        total_BD = (features_BDhw * valid_B1hw).sum(dim=(2, 3))
+        pooled_BD = self._to_text(total_BD / valid_B1hw.sum(dim=(2, 3)))
+        dense_BhwD = self._to_text(features_BDhw.permute(0, 2, 3, 1))
+        return dense_BhwD.permute(0, 3, 1, 2), pooled_BD
+
+    def _to_text(self, features_D: Tensor) -> Tensor:
+        return F.normalize(self.project(self.concepts(features_D).softmax(dim=-1)), dim=-1)
+
+
+class EdgePromptEncoder(PromptEncoder):
+    """SAM's prompt encoder, which also draws clicks and boxes into the dense mask prompt.
+
+    From tokens alone, a small decoder takes very long to learn where a prompt is; drawn at the
+    resolution of the mask, it knows from the first step. The dense prompt has three channels:
+    the logits of ``masks`` (zero without any), the inside of the box, and the clicks as signed
+    Gaussian spots.
+    """
+
+    SPOT = 1.5  # standard deviation of a click, in cells of the mask
+
+    def __init__(self, embed_dim: int, grid: int, image_size: int, mask_in_chans: int = 16) -> None:
+        super().__init__(embed_dim, (grid, grid), (image_size, image_size), mask_in_chans)
+        first = self.mask_downscaling[0]
+        self.mask_downscaling[0] = nn.Conv2d(3, first.out_channels, kernel_size=2, stride=2)
+        del self.no_mask_embed
+
+    def forward(
+        self,
+        points: tuple[Tensor, Tensor] | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """As the base class: coordinates in the model frame, labels 1, 0 or -1 (padding).
+
+        Gives ``sparse_PND`` and ``dense_PDhw``.
+        """
+        sparse_PND = self._sparse(points, boxes, masks)
+        prompts, side = sparse_PND.shape[0], self.mask_input_size[0]
+        drawn_P3mm = sparse_PND.new_zeros(prompts, 3, side, side)
+        if masks is not None:
+            drawn_P3mm[:, 0] = masks[:, 0].clamp(-10, 10) / 10
+        if boxes is not None:
+            drawn_P3mm[:, 1] = self._draw_boxes(boxes)
+        if points is not None:
+            drawn_P3mm[:, 2] = self._draw_points(*points)
+        return sparse_PND, self.mask_downscaling(drawn_P3mm)
+
+    def _sparse(
+        self,
+        points: tuple[Tensor, Tensor] | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+    ) -> Tensor:
+        prompts = self._get_batch_size(points, boxes, masks)
+        tokens = [torch.empty(prompts, 0, self.embed_dim, device=self._get_device())]
+        if points is not None:
+            tokens.append(self._embed_points(*points, pad=boxes is None))
+        if boxes is not None:
+            tokens.append(self._embed_boxes(boxes))
+        return torch.cat(tokens, dim=1)
+
+    def _cells_m(self) -> Tensor:
+        """The centres of the mask's cells, in pixels of the model frame."""
+        side = self.mask_input_size[0]
+        return (torch.arange(side, device=self._get_device()) + 0.5) * (
+            self.input_image_size[0] / side
+        )
+
+    def _draw_boxes(self, boxes_P4: Tensor) -> Tensor:
+        cells_m, (x0, y0, x1, y1) = self._cells_m(), boxes_P4.unbind(-1)
+        rows_Pm = (cells_m >= y0[:, None]) & (cells_m <= y1[:, None])
+        columns_Pm = (cells_m >= x0[:, None]) & (cells_m <= x1[:, None])
+        return (rows_Pm[:, :, None] & columns_Pm[:, None, :]).float()
+
+    def _draw_points(self, points_PN2: Tensor, labels_PN: Tensor) -> Tensor:
+        spread = self.SPOT * self.input_image_size[0] / self.mask_input_size[0]
+        distance_PN2m = (self._cells_m() - points_PN2[..., None] - 0.5) / spread
+        x_PNm, y_PNm = torch.exp(-0.5 * distance_PN2m**2).unbind(2)
+        sign_PN = (labels_PN == 1).float() - (labels_PN == 0).float()
+        return torch.einsum("pn,pny,pnx->pyx", sign_PN, y_PNm, x_PNm)
