@@ -1,0 +1,108 @@
+"""The one map between a picture as it was sent and the square frame that the model sees.
+
+Original frame: H×W pixels, (x, y) with (0, 0) the top-left corner. Model frame: the picture scaled
+so that its longest side is ``size`` (rounded as SAM's ResizeLongestSide rounds), in the top-left
+corner of a ``size``×``size`` square; the rest is padding.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+PREPROCESS_VERSION = "1"
+"""Part of every cache key: raise it when the same file would give other pixels."""
+
+FloatArray = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Original picture of ``height``×``width`` pixels in a model frame of ``size``×``size``."""
+
+    height: int
+    width: int
+    size: int
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.size) < 1:
+            raise ValueError(f"sides must be at least 1, got {self}")
+
+    @property
+    def input_height(self) -> int:
+        """Rows of the model frame that hold the picture, at least 1."""
+        return self._scaled(self.height)
+
+    @property
+    def input_width(self) -> int:
+        """Columns of the model frame that hold the picture, at least 1."""
+        return self._scaled(self.width)
+
+    def _scaled(self, side: int) -> int:
+        return max(1, int(side * (self.size / max(self.height, self.width)) + 0.5))
+
+    @property
+    def _scale_xy(self) -> NDArray[np.float64]:
+        return np.array([self.input_width / self.width, self.input_height / self.height])
+
+    def points_to_model(self, points_N2: ArrayLike) -> NDArray[np.float32]:
+        """(x, y) from original to model pixels: scaled only, the prompt encoder shifts by half."""
+        points = np.asarray(points_N2, np.float64).reshape(-1, 2)
+        return (points * self._scale_xy).astype(np.float32)
+
+    def points_to_original(self, points_N2: ArrayLike) -> NDArray[np.float32]:
+        """(x, y) from model to original pixels."""
+        points = np.asarray(points_N2, np.float64).reshape(-1, 2)
+        return (points / self._scale_xy).astype(np.float32)
+
+    def boxes_to_model(self, boxes_N4: ArrayLike) -> NDArray[np.float32]:
+        """(x_min, y_min, x_max, y_max) from original to model pixels."""
+        return self.points_to_model(boxes_N4).reshape(-1, 4)
+
+    def boxes_to_original(self, boxes_N4: ArrayLike) -> NDArray[np.float32]:
+        """(x_min, y_min, x_max, y_max) from model to original pixels."""
+        return self.points_to_original(boxes_N4).reshape(-1, 4)
+
+    def grid(self, h: int) -> tuple[int, int]:
+        """Rows and columns that hold picture in an h×h grid over the padded frame, rounded up."""
+        rows = math.ceil(self.input_height * h / self.size)
+        columns = math.ceil(self.input_width * h / self.size)
+        return rows, columns
+
+    def resize(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """RGB uint8 H×W×3 of this geometry's size to 3×size×size, bilinear, padded with zeros."""
+        if image_HW3.shape != (self.height, self.width, 3):
+            raise ValueError(
+                f"image is {image_HW3.shape}, expected ({self.height}, {self.width}, 3)"
+            )
+        size_wh = (self.input_width, self.input_height)
+        resized = Image.fromarray(image_HW3).resize(size_wh, Image.Resampling.BILINEAR)
+        pixels_3SS = np.zeros((3, self.size, self.size), np.uint8)
+        pixels_3SS[:, : self.input_height, : self.input_width] = np.asarray(resized).transpose(
+            2, 0, 1
+        )
+        return pixels_3SS
+
+    def logits_to_original(self, logits_hw: FloatArray) -> NDArray[np.float32]:
+        """One square map over the padded model frame to float32 H×W over the original.
+
+        The two bilinear steps of SAM's post-processing: to the model frame, then, without the
+        padding, to the original size.
+        """
+        logits = np.ascontiguousarray(logits_hw, np.float32)
+        frame = cv2.resize(logits, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
+        valid = np.ascontiguousarray(frame[: self.input_height, : self.input_width])
+        size_wh = (self.width, self.height)
+        return np.asarray(cv2.resize(valid, size_wh, interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def masks_to_original(
+        self, logits_Mhw: FloatArray, threshold: float = 0.0
+    ) -> NDArray[np.bool_]:
+        """Square logits over the padded model frame to bool M×H×W, one full-size map at a time."""
+        masks_MHW = np.empty((len(logits_Mhw), self.height, self.width), np.bool_)
+        for mask_HW, logits_hw in zip(masks_MHW, logits_Mhw, strict=True):
+            np.greater(self.logits_to_original(logits_hw), threshold, out=mask_HW)
+        return masks_MHW

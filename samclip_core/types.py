@@ -1,0 +1,164 @@
+"""The values that pass between the stages: frozen, numpy only, so they travel as they are.
+
+Shape letters: D width, h w grid, H W pixels of the original picture, M masks.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.errors import InvalidPrompt
+from samclip_core.geometry import Geometry
+
+FloatArray = NDArray[np.floating]
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """What one pass of the image encoder left of a picture; an output nobody asked for is None.
+
+    float16 or float32. ``sam_Dhw`` and ``clip_dense_Dhw`` lie over the padded model frame; CLIP's
+    vectors have length 1 along D.
+    """
+
+    geometry: Geometry
+    sam_Dhw: FloatArray | None = None
+    clip_dense_Dhw: FloatArray | None = None
+    clip_pooled_D: FloatArray | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """One object to find, in pixels of the original picture.
+
+    ``negative`` goes with ``points`` one by one (empty: all are positive). ``mask_input_hw`` is the
+    low-resolution logits of an earlier answer, over the padded model frame.
+    """
+
+    points: tuple[tuple[float, float], ...] = ()
+    negative: tuple[bool, ...] = ()
+    box: Box | None = None
+    mask_input_hw: FloatArray | None = None
+
+    def validate(self, geometry: Geometry) -> None:
+        """Raise InvalidPrompt unless this prompt can be answered for a picture of that size."""
+        if not self.points and self.box is None and self.mask_input_hw is None:
+            raise InvalidPrompt("the prompt is empty: give points, a box or a mask_input")
+        self._validate_points(geometry)
+        if self.box is not None:
+            _validate_box(self.box, geometry)
+        if self.mask_input_hw is not None:
+            _validate_mask_input(self.mask_input_hw)
+
+    def _validate_points(self, geometry: Geometry) -> None:
+        if self.negative and len(self.negative) != len(self.points):
+            raise InvalidPrompt(
+                f"{len(self.points)} points with {len(self.negative)} negative flags: "
+                "give one flag a point, or none"
+            )
+        for x, y in self.points:
+            if not (0 <= x <= geometry.width and 0 <= y <= geometry.height):
+                raise InvalidPrompt(
+                    f"point ({x:g}, {y:g}) lies outside the image of {geometry.width}×"
+                    f"{geometry.height} pixels: give x and y in pixels of the original image"
+                )
+
+
+def _validate_box(box: Box, geometry: Geometry) -> None:
+    x_min, y_min, x_max, y_max = box
+    shown = f"box ({x_min:g}, {y_min:g}, {x_max:g}, {y_max:g})"
+    if not all(math.isfinite(value) for value in box):
+        raise InvalidPrompt(f"{shown} is not finite: give four numbers")
+    if x_min >= x_max or y_min >= y_max:
+        raise InvalidPrompt(
+            f"{shown} is inverted or empty: expected x_min < x_max and y_min < y_max"
+        )
+    if x_min < 0 or y_min < 0 or x_max > geometry.width or y_max > geometry.height:
+        raise InvalidPrompt(
+            f"{shown} leaves the image of {geometry.width}×{geometry.height} pixels: "
+            "clip it to the image"
+        )
+
+
+def _validate_mask_input(mask_input_hw: FloatArray) -> None:
+    shape = mask_input_hw.shape
+    if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
+        raise InvalidPrompt(
+            f"mask_input has shape {shape}: send the square logits of an earlier answer"
+        )
+    if not np.isfinite(mask_input_hw).all():
+        raise InvalidPrompt("mask_input holds values that are not finite: send logits")
+
+
+@dataclass(frozen=True, eq=False)
+class MaskSet:
+    """The masks that answer one prompt, best predicted IoU first.
+
+    ``masks_MHW`` bool over the original; ``logits_Mhw`` float32, low resolution, over the padded
+    model frame; ``predicted_iou_M`` and ``stability_M`` float32 in [0, 1].
+    """
+
+    masks_MHW: NDArray[np.bool_]
+    predicted_iou_M: FloatArray
+    stability_M: FloatArray
+    logits_Mhw: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class EverythingMask:
+    """One object that was found without being pointed at; its name, where labels were given.
+
+    Kept as low-resolution logits over the padded model frame: a hundred full-size masks of a large
+    picture would not fit in memory, so ``mask_HW`` is made anew each time it is read.
+    """
+
+    geometry: Geometry
+    logits_hw: NDArray[np.float32]
+    predicted_iou: float
+    stability: float
+    label: str = ""
+    label_score: float = 0.0
+
+    @property
+    def mask_HW(self) -> NDArray[np.bool_]:
+        """Bool over the original picture."""
+        return self.geometry.masks_to_original(self.logits_hw[None])[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """All pixels that one label won; ``score`` is the label's mean probability over them."""
+
+    label: str
+    score: float
+    index: int
+    area: int
+    label_map_HW: NDArray[np.integer]
+
+    @property
+    def mask_HW(self) -> NDArray[np.bool_]:
+        """Bool over the original picture, made anew each time it is read."""
+        return self.label_map_HW == self.index
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticMap:
+    """A label for each pixel: int16 H×W index into the request's labels, -1 background.
+
+    ``regions``, largest first, leave out labels that won no pixel.
+    """
+
+    label_map_HW: NDArray[np.int16]
+    regions: tuple[Region, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one label fits: softmax probability over the labels asked for, and the cosine."""
+
+    label: str
+    score: float
+    similarity: float

@@ -1,0 +1,47 @@
+"""Geometry holds for every size, from one pixel to a large panorama."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samclip_core.geometry import Geometry
+
+geometries = st.builds(
+    Geometry,
+    height=st.integers(1, 6000),
+    width=st.integers(1, 8000),
+    size=st.sampled_from([64, 384, 1024]),
+)
+fractions = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8)
+
+
+@given(geometry=geometries, fractions_N2=fractions)
+def test_points_return_within_half_a_pixel(geometry: Geometry, fractions_N2: list) -> None:
+    points_N2 = np.array(fractions_N2) * [geometry.width, geometry.height]
+    model_N2 = geometry.points_to_model(points_N2)
+    assert (model_N2 <= [geometry.input_width + 1e-3, geometry.input_height + 1e-3]).all()
+    assert np.abs(geometry.points_to_original(model_N2) - points_N2).max() < 0.5
+
+
+@given(geometry=geometries, fractions_N2=fractions)
+def test_boxes_return_within_half_a_pixel(geometry: Geometry, fractions_N2: list) -> None:
+    corners_N2 = np.array(fractions_N2) * [geometry.width, geometry.height]
+    boxes_N4 = np.concatenate([corners_N2 / 2, corners_N2], axis=1)
+    back_N4 = geometry.boxes_to_original(geometry.boxes_to_model(boxes_N4))
+    assert back_N4.shape == boxes_N4.shape
+    assert np.abs(back_N4 - boxes_N4).max() < 0.5
+
+
+@given(geometry=geometries, h=st.sampled_from([12, 24, 48, 64]))
+def test_grid_covers_the_picture_and_no_whole_cell_more(geometry: Geometry, h: int) -> None:
+    cell = geometry.size / h
+    for cells, side in zip(
+        geometry.grid(h), (geometry.input_height, geometry.input_width), strict=True
+    ):
+        assert 1 <= cells <= h
+        assert (cells - 1) * cell < side <= cells * cell
+
+
+@given(geometry=geometries)
+def test_the_longest_side_fills_the_frame(geometry: Geometry) -> None:
+    assert max(geometry.input_height, geometry.input_width) == geometry.size
