@@ -1,0 +1,168 @@
+"""SAM's ViT image encoder with fused attention, for any frame that is a multiple of the patch.
+
+Shape letters: B images, C channels, H W pixels, h w patch grid, N tokens, D width, G heads.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from segment_anything import modeling
+from segment_anything.modeling import image_encoder
+from segment_anything.modeling.image_encoder import get_rel_pos
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+PATCH = 16
+# SAM's constants, in units of pixel values 0..255.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class ViTSize:
+    width: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+    window: int = 14
+
+
+VARIANTS = {
+    "tiny": ViTSize(width=64, depth=4, heads=2, global_blocks=(1, 3), window=4),
+    "vit_b": ViTSize(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
+    "vit_l": ViTSize(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
+    "vit_h": ViTSize(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
+}
+
+
+class EncoderOutput(NamedTuple):
+    sam_BDhw: Tensor  # SAM's image embedding
+    tokens_BDhw: Tensor  # patch tokens before the neck, what the CLIP head reads
+
+
+class ImageEncoder(modeling.ImageEncoderViT):
+    """SAM's image encoder, its state-dict keys unchanged."""
+
+    def __init__(self, variant: str, image_size: int = 1024, embed_dim: int = 256):
+        size = VARIANTS[variant]
+        super().__init__(
+            img_size=image_size,
+            patch_size=PATCH,
+            embed_dim=size.width,
+            depth=size.depth,
+            num_heads=size.heads,
+            out_chans=embed_dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=size.window,
+            global_attn_indexes=size.global_blocks,
+        )
+        for block in self.blocks:
+            block.attn = RelPosAttention(block.attn)
+        self.register_buffer("pixel_mean_311", torch.tensor(PIXEL_MEAN).view(3, 1, 1), False)
+        self.register_buffer("pixel_std_311", torch.tensor(PIXEL_STD).view(3, 1, 1), False)
+
+    def forward(self, pixels_B3HW: Tensor, sizes_B2: Tensor) -> EncoderOutput:
+        """Encode padded frames.
+
+        Args:
+            pixels_B3HW: RGB, float, 0..255; height and width are multiples of 16.
+            sizes_B2: int64 (height, width) in pixels of each frame's valid, top-left part.
+
+        Returns:
+            ``sam_BDhw`` after the neck and ``tokens_BDhw`` before it, h = H / 16.
+        """
+        pixels_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
+        pixels_B3HW = zero_padding(pixels_B3HW, sizes_B2).to(self.patch_embed.proj.weight.dtype)
+        tokens_BhwD = self.patch_embed(pixels_B3HW)
+        tokens_BhwD = tokens_BhwD + self._positions(tokens_BhwD.shape[1:3])
+        for block in self.blocks:
+            tokens_BhwD = block(tokens_BhwD)
+        tokens_BDhw = tokens_BhwD.permute(0, 3, 1, 2)
+        return EncoderOutput(self.neck(tokens_BDhw), tokens_BDhw)
+
+    def _positions(self, grid: torch.Size) -> Tensor:
+        if self.pos_embed.shape[1:3] == grid:
+            return self.pos_embed
+        table_1Dhw = F.interpolate(
+            self.pos_embed.permute(0, 3, 1, 2), grid, mode="bicubic", antialias=True
+        )
+        return table_1Dhw.permute(0, 2, 3, 1)
+
+
+def zero_padding(pixels_BCHW: Tensor, sizes_B2: Tensor) -> Tensor:
+    """Zero what lies right of or below each frame's valid (height, width)."""
+    return pixels_BCHW * valid_mask(sizes_B2, *pixels_BCHW.shape[-2:])[:, None]
+
+
+def valid_mask(sizes_B2: Tensor, height: int, width: int) -> Tensor:
+    """``mask_BHW``, bool: true in the top-left rectangle of each size (height, width)."""
+    rows_H1 = torch.arange(height, device=sizes_B2.device)[:, None]
+    columns_W = torch.arange(width, device=sizes_B2.device)
+    heights_B11, widths_B11 = sizes_B2[:, :, None, None].unbind(1)
+    return (rows_H1 < heights_B11) & (columns_W < widths_B11)
+
+
+def transformer_block(width: int, heads: int, grid: int) -> image_encoder.Block:
+    """Build one of SAM's blocks: global attention over a grid×grid map, fused."""
+    block = image_encoder.Block(
+        dim=width,
+        num_heads=heads,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        input_size=(grid, grid),
+    )
+    block.attn = RelPosAttention(block.attn)
+    return block
+
+
+class RelPosAttention(nn.Module):
+    """SAM's attention with decomposed relative positions, through one fused call.
+
+    SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the scaled ``q·k``. Appending both rows
+    to q, and the one-hot row and column to k, makes that sum a plain dot product: exact, and the
+    N×N map is never written out. Values are padded to the same width because the fused kernels
+    ask for equal widths; the padding comes out as zeros and is cut off.
+    """
+
+    def __init__(self, attention: image_encoder.Attention):
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.scale = attention.scale
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+        self.rel_pos_h = attention.rel_pos_h
+        self.rel_pos_w = attention.rel_pos_w
+
+    def forward(self, x_BhwD: Tensor) -> Tensor:
+        batch, h, w, _ = x_BhwD.shape
+        qkv = self.qkv(x_BhwD).view(batch, h, w, 3, self.num_heads, -1)
+        q_BGhwD, k_BGhwD, v_BGhwD = qkv.permute(3, 0, 4, 1, 2, 5)
+        rows_hhD = get_rel_pos(h, h, self.rel_pos_h)
+        columns_wwD = get_rel_pos(w, w, self.rel_pos_w)
+        query = torch.cat(
+            [
+                q_BGhwD * self.scale,
+                torch.einsum("bghwd,hkd->bghwk", q_BGhwD, rows_hhD),
+                torch.einsum("bghwd,wkd->bghwk", q_BGhwD, columns_wwD),
+            ],
+            dim=-1,
+        )
+        key = torch.cat([k_BGhwD, _one_hot_positions(k_BGhwD)], dim=-1)
+        value = F.pad(v_BGhwD, (0, h + w))
+        attended_BGND = F.scaled_dot_product_attention(
+            query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3), scale=1.0
+        )
+        head_dim = v_BGhwD.shape[-1]
+        attended_BhwD = attended_BGND[..., :head_dim].transpose(1, 2).reshape(batch, h, w, -1)
+        return self.proj(attended_BhwD)
+
+
+def _one_hot_positions(k_BGhwD: Tensor) -> Tensor:
+    """One-hot row, then one-hot column, of every key: ``BGhw(h+w)``, a view."""
+    h, w = k_BGhwD.shape[2:4]
+    rows = torch.eye(h, dtype=k_BGhwD.dtype, device=k_BGhwD.device)[:, None].expand(h, w, h)
+    columns = torch.eye(w, dtype=k_BGhwD.dtype, device=k_BGhwD.device)[None].expand(h, w, w)
+    return torch.cat([rows, columns], dim=-1).expand(*k_BGhwD.shape[:2], h, w, h + w)
