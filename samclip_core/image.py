@@ -1,0 +1,183 @@
+"""Encoded bytes to RGB pixels: JPEG, PNG and WebP, each limit checked before a pixel is decoded.
+
+Safe to call from many threads: nothing global is read or changed. Pillow's own ``Image.open`` is
+avoided for that reason, since its pixel limit is a global. Colour profiles are not applied.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+
+_OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
+    "JPEG": JpegImageFile,
+    "PNG": PngImageFile,
+    "WebP": WebPImageFile,
+}
+_FOREIGN = {
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "BigTIFF",
+    b"BM": "BMP",
+    b"8BPS": "Photoshop",
+    b"\0\0\1\0": "ICO",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x0a": "JPEG XL",
+    b"%PDF": "PDF",
+}
+_EXIF_ORIENTATION = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SWAPS_SIDES = (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is still worth decoding: encoded bytes, and pixels (width × height)."""
+
+    max_bytes: int = 32 * 2**20
+    max_pixels: int = 64_000_000
+
+
+def image_key(encoded: bytes) -> str:
+    """Lower-case hex sha256 of the file: the name under which its features are kept."""
+    return hashlib.sha256(encoded).hexdigest()
+
+
+def probe(encoded: bytes, limits: ImageLimits) -> tuple[int, int]:
+    """(width, height) in pixels after EXIF orientation, from the header alone.
+
+    Raises what ``decode`` raises, except for damage that only shows in the pixels.
+    """
+    with _open(encoded, limits) as image:
+        width, height = image.size
+        return (height, width) if _orientation(image) in _SWAPS_SIDES else (width, height)
+
+
+def decode(encoded: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
+    """A JPEG, PNG or WebP file to RGB uint8 H×W×3, upright (EXIF), transparency over white.
+
+    A JPEG with further pictures behind the first (a phone's depth or HDR map) is read as its first.
+
+    Raises ImageTooLarge (bytes), UnsupportedImage (another format) and InvalidImage (too many
+    pixels, animated, broken, not an image).
+    """
+    with _open(encoded, limits) as image:
+        orientation = _orientation(image)
+        try:
+            image.load()
+        except Exception as error:  # a decoder may raise anything on damaged bytes
+            raise InvalidImage(
+                f"the {image.format} file is damaged or cut short ({error}): send it whole"
+            ) from error
+        rgb = _to_rgb(image)
+    if orientation in _TRANSPOSE:
+        rgb = rgb.transpose(_TRANSPOSE[orientation])
+    return np.array(rgb)
+
+
+def _open(encoded: bytes, limits: ImageLimits) -> ImageFile:
+    """Header read, limits checked, no pixel decoded."""
+    if len(encoded) > limits.max_bytes:
+        raise ImageTooLarge(
+            f"the file has {len(encoded):,} bytes, the limit is {limits.max_bytes:,}: "
+            "send a smaller or more strongly compressed one"
+        )
+    kind = _kind(encoded)
+    try:
+        if kind == "WebP":  # its decoder allocates the canvas as soon as it is made
+            _check_pixels(*_webp_size(encoded), limits)
+        image = _OPENERS[kind](BytesIO(encoded))
+    except InvalidImage:
+        raise
+    except Exception as error:  # a parser may raise anything on damaged bytes
+        raise InvalidImage(
+            f"the {kind} file has a damaged header ({error}): send it whole"
+        ) from error
+    _check_pixels(*image.size, limits)
+    if kind != "JPEG" and getattr(image, "is_animated", False):
+        raise InvalidImage(f"the {kind} file is animated: send one picture, such as its first")
+    return image
+
+
+def _kind(encoded: bytes) -> str:
+    if encoded.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if encoded[:4] == b"RIFF" and encoded[8:12] == b"WEBP":
+        return "WebP"
+    foreign = next((name for magic, name in _FOREIGN.items() if encoded.startswith(magic)), None)
+    if encoded[4:8] == b"ftyp":
+        foreign = "HEIC, AVIF or video"
+    if foreign:
+        raise UnsupportedImage(f"{foreign} files are not read: send JPEG, PNG or WebP")
+    raise InvalidImage(
+        f"the {len(encoded):,} bytes are not an image: send a whole JPEG, PNG or WebP file"
+    )
+
+
+def _webp_size(encoded: bytes) -> tuple[int, int]:
+    """(width, height) as the first chunk of a WebP file states it."""
+    chunk, body = encoded[12:16], encoded[20:30]
+    if chunk == b"VP8X":
+        return (
+            int.from_bytes(body[4:7], "little") + 1,
+            int.from_bytes(body[7:10], "little") + 1,
+        )
+    if chunk == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return (
+        int.from_bytes(body[6:8], "little") & 0x3FFF,
+        int.from_bytes(body[8:10], "little") & 0x3FFF,
+    )
+
+
+def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
+    if width < 1 or height < 1:
+        raise InvalidImage(f"the header states {width}×{height} pixels: send the file whole")
+    if width * height > limits.max_pixels:
+        raise InvalidImage(
+            f"the image has {width}×{height} = {width * height:,} pixels, the limit is "
+            f"{limits.max_pixels:,}: scale it down"
+        )
+
+
+def _orientation(image: ImageFile) -> int:
+    """EXIF orientation from what stands before the pixels; 1 where it is absent or unreadable."""
+    try:
+        # The base method: PNG's own decodes all pixels to look for EXIF behind them.
+        return int(Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1))
+    except Exception:  # damaged metadata is no reason to refuse a good picture
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey, as uint16 or int32
+        grey_HW = np.rint(np.asarray(image, np.float32) / 257).astype(np.uint8)
+        return Image.fromarray(grey_HW).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGB", rgba.size, "white")
+        white.paste(rgba, mask=rgba.getchannel("A"))
+        return white
+    return image.convert("RGB")

@@ -1,0 +1,164 @@
+"""Mask codecs: bool H×W to the encodings of the wire and back, bit for bit."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+BoolMask = NDArray[np.bool_]
+Polygon = NDArray[np.float32]
+Run = tuple[int, int, int, int]  # x0, y0, x1, y1 of a straight piece of outline
+
+_FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+_MAX_LABELS_8_BIT = 254
+
+
+def encode_rle(mask_HW: BoolMask) -> bytes:
+    """COCO's compressed run-length counts, column-major, as pycocotools writes them."""
+    return bytes(coco.encode(np.asfortranarray(mask_HW, np.uint8))["counts"])
+
+
+def decode_rle(counts: bytes, height: int, width: int) -> BoolMask:
+    """COCO's compressed counts to bool height×width."""
+    return np.ascontiguousarray(coco.decode({"size": [height, width], "counts": counts}), np.bool_)
+
+
+def encode_png(mask_HW: BoolMask) -> bytes:
+    """One-channel 8-bit PNG file, 255 inside and 0 outside."""
+    return _write_png(mask_HW.astype(np.uint8) * 255)
+
+
+def decode_png(encoded: bytes) -> BoolMask:
+    """One-channel PNG file to bool; ValueError when it is not one."""
+    return _read_png(encoded) > 0
+
+
+def pack_bits(mask_HW: BoolMask) -> bytes:
+    """One bit a pixel, row-major, most significant bit first, rows not padded."""
+    return np.packbits(mask_HW).tobytes()
+
+
+def unpack_bits(packed: bytes, height: int, width: int) -> BoolMask:
+    """``pack_bits`` undone; ValueError when the length does not fit the size."""
+    expected = -(-height * width // 8)
+    if len(packed) != expected:
+        raise ValueError(f"{len(packed)} bytes for {height}×{width} bits, expected {expected}")
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=height * width)
+    return bits.astype(np.bool_).reshape(height, width)
+
+
+def encode_polygons(mask_HW: BoolMask) -> list[Polygon]:
+    """Closed rings float32 (x0, y0, x1, y1, …) along the pixels' edges.
+
+    Parts run clockwise on the screen and holes anticlockwise; pixels that touch only at a corner
+    are separate parts. The tolerance is zero: filling the rings by the even-odd rule, a pixel being
+    inside when its centre is, gives back the same mask.
+    """
+    rows_K3, columns_K3 = _edge_runs(mask_HW), _edge_runs(mask_HW.T)
+    # Horizontal runs keep the mask on their right hand; in the transposed mask that is the left.
+    runs = [(x, y, end, y) for y, x, end in rows_K3.tolist()]
+    runs += [(x, end, x, y) for x, y, end in columns_K3.tolist()]
+    rings = _link(runs)
+    return [np.array(ring, np.float32).reshape(-1) for ring in rings]
+
+
+def decode_polygons(polygons: Sequence[Polygon], height: int, width: int) -> BoolMask:
+    """Rings to bool height×width by the even-odd rule: a pixel is inside when its centre is."""
+    crossings_HW = np.zeros((height, width + 1), np.bool_)
+    for polygon in polygons:
+        start_K2 = np.asarray(polygon, np.float64).reshape(-1, 2)
+        end_K2 = np.roll(start_K2, -1, axis=0)
+        # Edge by edge, the rows whose centre line (y + 0.5) it crosses, and where.
+        row_K2 = np.ceil(np.sort(np.stack([start_K2[:, 1], end_K2[:, 1]], 1), axis=1) - 0.5)
+        row_K2 = np.clip(row_K2, 0, height).astype(int)
+        count_K = row_K2[:, 1] - row_K2[:, 0]
+        edge_N = np.repeat(np.arange(len(start_K2)), count_K)
+        first_N = np.repeat(np.cumsum(count_K) - count_K, count_K)
+        row_N = row_K2[edge_N, 0] + np.arange(len(edge_N)) - first_N
+        (x_N, y_N), (dx_N, dy_N) = start_K2[edge_N].T, (end_K2 - start_K2)[edge_N].T
+        cross_N = x_N + (row_N + 0.5 - y_N) / dy_N * dx_N
+        column_N = np.clip(np.ceil(cross_N - 0.5), 0, width).astype(int)
+        np.logical_xor.at(crossings_HW, (row_N, column_N), True)
+    return np.logical_xor.accumulate(crossings_HW, axis=1)[:, :width]
+
+
+def mask_box(mask_HW: BoolMask) -> tuple[float, float, float, float]:
+    """(x_min, y_min, x_max, y_max) around the mask's pixels, edges included; zeros when empty."""
+    x_N, y_N = np.flatnonzero(mask_HW.any(axis=0)), np.flatnonzero(mask_HW.any(axis=1))
+    if not len(x_N):
+        return (0.0, 0.0, 0.0, 0.0)
+    return (float(x_N[0]), float(y_N[0]), float(x_N[-1] + 1), float(y_N[-1] + 1))
+
+
+def encode_label_map(label_map_HW: NDArray[np.integer], labels: int) -> bytes:
+    """Indices into ``labels`` labels, -1 background, to a one-channel PNG file.
+
+    8-bit up to 254 labels, else 16-bit; the type's largest value is background.
+    """
+    dtype = np.uint8 if labels <= _MAX_LABELS_8_BIT else np.uint16
+    background = np.iinfo(dtype).max
+    if labels > background:
+        raise ValueError(f"{labels} labels do not fit a 16-bit label map")
+    return _write_png(label_map_HW.astype(dtype))  # -1 wraps round to the largest value
+
+
+def decode_label_map(encoded: bytes) -> NDArray[np.int32]:
+    """A label map's PNG file to int32 indices, -1 background; ValueError when it is not one."""
+    values_HW = _read_png(encoded)
+    labels_HW = values_HW.astype(np.int32)
+    labels_HW[values_HW == np.iinfo(values_HW.dtype).max] = -1
+    return labels_HW
+
+
+def _write_png(values_HW: NDArray[np.unsignedinteger]) -> bytes:
+    return cv2.imencode(".png", values_HW, _FAST_PNG)[1].tobytes()
+
+
+def _read_png(encoded: bytes) -> NDArray[np.unsignedinteger]:
+    values = None
+    if encoded.startswith(b"\x89PNG"):
+        values = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.ndim != 2:
+        raise ValueError("expected a PNG file with one channel")
+    return np.asarray(values)
+
+
+def _edge_runs(mask_HW: BoolMask) -> NDArray[np.intp]:
+    """Straight runs of horizontal pixel edges between inside and outside, as K×(y, start, end).
+
+    From left to right (start < end) with the mask below, right to left with the mask above.
+    """
+    height, width = mask_HW.shape
+    sides = np.zeros((height + 2, width), np.int8)
+    sides[1:-1] = mask_HW
+    edges = np.zeros((height + 1, width + 2), np.int8)
+    edges[:, 1:-1] = np.diff(sides, axis=0)
+    changed = edges[:, 1:] != edges[:, :-1]
+    y_S, x_S = np.nonzero(changed & (edges[:, 1:] != 0))
+    _, x_E = np.nonzero(changed & (edges[:, :-1] != 0))  # the same order: runs never overlap
+    downward = edges[y_S, x_S + 1] > 0
+    return np.stack([y_S, np.where(downward, x_S, x_E), np.where(downward, x_E, x_S)], axis=1)
+
+
+def _link(runs: list[Run]) -> list[list[tuple[int, int]]]:
+    """Runs joined end to start into rings, turning right where two ways are open."""
+    outgoing = {(*run[:2], *_heading(run)): run for run in runs}
+    rings = []
+    while outgoing:
+        first = key = next(iter(outgoing))
+        ring = []
+        while key in outgoing:
+            run = outgoing.pop(key)
+            ring.append(run[:2])
+            dx, dy = _heading(run)
+            right, left = (*run[2:], -dy, dx), (*run[2:], dy, -dx)
+            key = right if right in outgoing or right == first else left
+        rings.append(ring)
+    return rings
+
+
+def _heading(run: Run) -> tuple[int, int]:
+    x0, y0, x1, y1 = run
+    return (x1 > x0) - (x1 < x0), (y1 > y0) - (y1 < y0)

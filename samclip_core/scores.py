@@ -1,0 +1,68 @@
+"""Zero-shot classification: names to class embeddings, and a picture's score for each."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.errors import InvalidLabels
+from samclip_core.types import FloatArray, Score
+
+MAX_LABELS = 10_000
+
+
+def check_labels(labels: Sequence[str], limit: int = MAX_LABELS) -> None:
+    """Raise InvalidLabels unless there are 1 to ``limit`` labels and none is blank."""
+    if not labels:
+        raise InvalidLabels("no labels: give at least one")
+    if len(labels) > limit:
+        raise InvalidLabels(f"{len(labels)} labels, the limit is {limit}: give fewer")
+    if any(not label.strip() for label in labels):
+        raise InvalidLabels("a label is empty: give each one some text")
+
+
+def class_embeddings(
+    embed_text: Callable[[Sequence[str]], FloatArray],
+    labels: Sequence[str],
+    templates: Sequence[str],
+) -> NDArray[np.float32]:
+    """One float32 row of length 1 a label: the mean over the templates, normalised again.
+
+    ``embed_text`` gives one row of length 1 a text and is called once, with all of them. Each
+    template holds ``{}`` where the label goes; without templates the labels stand as they are.
+    Raises InvalidLabels.
+    """
+    check_labels(labels)
+    templates = templates or ["{}"]
+    for template in templates:
+        if "{}" not in template:
+            raise InvalidLabels(f"template {template!r} has no {{}}: put it where the label goes")
+    texts = [template.replace("{}", label) for label in labels for template in templates]
+    text_LTD = np.asarray(embed_text(texts), np.float32).reshape(len(labels), len(templates), -1)
+    mean_LD = text_LTD.mean(axis=1)
+    return mean_LD / np.linalg.norm(mean_LD, axis=1, keepdims=True)
+
+
+def classify(
+    pooled_D: FloatArray,
+    text_LD: FloatArray,
+    labels: Sequence[str],
+    logit_scale: float,
+    top_k: int | None = None,
+) -> list[Score]:
+    """The ``top_k`` likeliest labels (None or 0: all), best first.
+
+    ``pooled_D`` and the rows of ``text_LD`` have length 1; the score is the softmax of
+    ``logit_scale`` × cosine over all the labels. Raises InvalidLabels.
+    """
+    check_labels(labels)
+    cosine_L = np.asarray(text_LD, np.float32) @ np.asarray(pooled_D, np.float32)
+    probability_L = softmax(logit_scale * cosine_L)
+    order = np.argsort(-cosine_L, kind="stable")[: top_k or None]
+    return [Score(labels[i], float(probability_L[i]), float(cosine_L[i])) for i in order]
+
+
+def softmax(logits: FloatArray, axis: int = 0) -> FloatArray:
+    """Softmax along ``axis``, safe for any finite logits."""
+    exponentials = np.exp(logits - logits.max(axis=axis, keepdims=True))
+    return exponentials / exponentials.sum(axis=axis, keepdims=True)

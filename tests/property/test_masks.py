@@ -1,0 +1,79 @@
+"""Every mask codec gives back the same bits, whatever the mask."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
+from pycocotools import mask as coco
+
+from samclip_core import masks
+
+shapes = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
+noise = arrays(np.bool_, shapes)
+
+
+@st.composite
+def blobs(draw: st.DrawFn) -> np.ndarray:
+    """Rectangles put on and cut out of each other: parts, holes, islands in holes."""
+    mask_HW = np.zeros(draw(st.tuples(st.integers(1, 60), st.integers(1, 60))), np.bool_)
+    corner = st.integers(0, 60)
+    for x0, y0, x1, y1 in draw(st.lists(st.tuples(corner, corner, corner, corner), max_size=8)):
+        mask_HW[min(y0, y1) : max(y0, y1), min(x0, x1) : max(x0, x1)] ^= True
+    return mask_HW
+
+
+any_mask = noise | blobs()
+
+
+@given(mask_HW=any_mask)
+def test_rle(mask_HW: np.ndarray) -> None:
+    counts = masks.encode_rle(mask_HW)
+    np.testing.assert_array_equal(masks.decode_rle(counts, *mask_HW.shape), mask_HW)
+    official = {"size": list(mask_HW.shape), "counts": counts}
+    np.testing.assert_array_equal(coco.decode(official), mask_HW)
+    assert coco.area(official) == mask_HW.sum()
+
+
+@given(mask_HW=any_mask)
+def test_png(mask_HW: np.ndarray) -> None:
+    np.testing.assert_array_equal(masks.decode_png(masks.encode_png(mask_HW)), mask_HW)
+
+
+@given(mask_HW=any_mask)
+def test_packed_bits(mask_HW: np.ndarray) -> None:
+    packed = masks.pack_bits(mask_HW)
+    assert len(packed) == (mask_HW.size + 7) // 8
+    np.testing.assert_array_equal(masks.unpack_bits(packed, *mask_HW.shape), mask_HW)
+
+
+@settings(max_examples=300)
+@given(mask_HW=any_mask)
+def test_polygons_have_tolerance_zero(mask_HW: np.ndarray) -> None:
+    polygons = masks.encode_polygons(mask_HW)
+    np.testing.assert_array_equal(masks.decode_polygons(polygons, *mask_HW.shape), mask_HW)
+    assert sum(signed_area(polygon) for polygon in polygons) == mask_HW.sum()
+
+
+@given(
+    label_map_HW=arrays(np.int32, shapes, elements=st.integers(-1, 253)),
+    labels=st.sampled_from([254, 255, 3000]),
+)
+def test_label_maps(label_map_HW: np.ndarray, labels: int) -> None:
+    encoded = masks.encode_label_map(label_map_HW, labels)
+    np.testing.assert_array_equal(masks.decode_label_map(encoded), label_map_HW)
+
+
+@given(mask_HW=any_mask)
+def test_the_box_is_tight(mask_HW: np.ndarray) -> None:
+    x_min, y_min, x_max, y_max = (int(value) for value in masks.mask_box(mask_HW))
+    inside = mask_HW[y_min:y_max, x_min:x_max]
+    assert inside.sum() == mask_HW.sum()
+    if inside.size:
+        edges = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
+        assert all(edge.any() for edge in edges)
+
+
+def signed_area(polygon: np.ndarray) -> float:
+    """Positive for a ring that runs clockwise on the screen (y points down)."""
+    x_K, y_K = polygon.reshape(-1, 2).T.astype(np.float64)
+    return float((x_K * np.roll(y_K, -1) - np.roll(x_K, -1) * y_K).sum() / 2)
