@@ -1,0 +1,61 @@
+"""The client of SAM-CLIP Serve.
+
+client = samclip.Client("127.0.0.1:9000")
+photo = client.image("dog.jpg")                      # hashed here; sent once
+photo.classify(["a dog", "a cat"])
+photo.segment(points=[(120, 80)])                    # numpy bool masks
+photo.semantic(["dog", "grass"], refine=True)
+client.search("pets", text="a brown dog")
+"""
+
+from samclip.client import AsyncClient, Client
+from samclip.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidArgument,
+    KeyUnknown,
+    NotFound,
+    Overloaded,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+)
+from samclip.photo import AsyncPhoto, Photo
+from samclip.types import (
+    Collection,
+    Hit,
+    ImageInfo,
+    Indexed,
+    Mask,
+    Model,
+    Prompt,
+    Region,
+    Score,
+    SemanticMap,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AsyncPhoto",
+    "Client",
+    "Collection",
+    "DeadlineExceeded",
+    "Hit",
+    "ImageInfo",
+    "Indexed",
+    "InternalError",
+    "InvalidArgument",
+    "KeyUnknown",
+    "Mask",
+    "Model",
+    "NotFound",
+    "Overloaded",
+    "Photo",
+    "Prompt",
+    "Region",
+    "Score",
+    "SemanticMap",
+    "ServiceError",
+    "Unauthenticated",
+    "Unavailable",
+]

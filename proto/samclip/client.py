@@ -1,0 +1,168 @@
+"""The client of a running service: ``Client``, whose calls block, and ``AsyncClient``, its twin.
+
+All calls raise ``samclip.ServiceError``.
+"""
+
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import Generic, Self, TypeVar
+
+import grpc
+import grpc.aio
+import numpy as np
+
+from samclip import wire
+from samclip.images import ImageSource
+from samclip.photo import AsyncPhoto, Photo, blocking
+from samclip.session import Session
+from samclip.types import Collection, Hit, Indexed, Model
+from samclip.v1 import samclip_pb2 as pb
+
+AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
+_NO_METADATA: Mapping[str, Mapping[str, str]] = {}
+
+
+class _Client(Generic[AnyPhoto]):
+    """A connection to one address, closed by ``close`` or at the end of a ``with`` block.
+
+    api_key: sent with every call, where the service wants one.
+    tls: True for the system's certificates, or credentials of your own (mTLS, a private CA).
+    timeout: seconds that one question may take.
+    """
+
+    _library: ModuleType
+    _photo: type[AnyPhoto]
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:9000",
+        *,
+        api_key: str | None = None,
+        tls: bool | grpc.ChannelCredentials = False,
+        timeout: float = 60.0,
+    ) -> None:
+        self.address = address
+        self._session = Session(self._library, address, api_key, tls, timeout)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address!r})"
+
+    @property
+    def model(self) -> Model | None:
+        """The checkpoint that gave the latest answer; None before the first."""
+        return self._session.model
+
+    def image(self, source: ImageSource | AnyPhoto) -> AnyPhoto:
+        """A photograph to ask about: a path, a file's bytes, a Pillow image or a uint8 array.
+
+        It is hashed here, and sent once: at the first question, if the service does not hold it.
+        """
+        if isinstance(source, Photo | AsyncPhoto):
+            return source
+        return self._photo(self._session, source)
+
+    def by_key(self, key: str) -> AnyPhoto:
+        """A photograph that the service holds already; questions raise KeyUnknown if not."""
+        return self._photo(self._session, key=key)
+
+
+class AsyncClient(_Client[AsyncPhoto]):
+    """The client for ``async`` code: same methods as ``Client``, each to be awaited."""
+
+    _library = grpc.aio
+    _photo = AsyncPhoto
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls under way are cancelled."""
+        await self._session.close()
+
+    async def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        """Float32 (T, D), rows of length 1, in the space of ``Photo.embed``."""
+        reply = await self._session.ask(pb.EmbedTextRequest(texts=texts))
+        return wire.tensor_to_array(reply.tensor)
+
+    async def index(
+        self,
+        collection: str,
+        images: Mapping[str, ImageSource | AsyncPhoto],
+        *,
+        metadata: Mapping[str, Mapping[str, str]] = _NO_METADATA,
+    ) -> Indexed:
+        """Put images (id → image) into a collection, in as many requests as their sizes need.
+
+        metadata: id → what a search shall give back with it.
+        """
+        photos = ((name, self.image(image)) for name, image in images.items())
+        items = (
+            wire.index_item(name, photo.key, photo.encoded, metadata.get(name, {}))
+            for name, photo in photos
+        )
+        indexed, errors = 0, {}
+        for chunk in wire.chunks(items):
+            reply = await self._session.ask(pb.IndexRequest(collection=collection, items=chunk))
+            indexed += reply.indexed
+            errors.update({error.id: error.message for error in reply.errors})
+        return Indexed(indexed, errors)
+
+    async def search(
+        self,
+        collection: str,
+        *,
+        text: str | None = None,
+        image: ImageSource | AsyncPhoto | None = None,
+        id: str | None = None,
+        top_k: int = 0,
+    ) -> list[Hit]:
+        """The images of a collection that are most like a text, an image or one of their own.
+
+        top_k: how many; 0 means 10.
+        """
+        if sum(query is not None for query in (text, image, id)) != 1:
+            raise ValueError("search takes exactly one of text=, image= and id=")
+        request = pb.SearchRequest(collection=collection, text=text, id=id, top_k=top_k)
+        slots = []
+        if image is not None:
+            photo = self.image(image)
+            slots = [(request.image, photo.key, photo.encoded)]
+        return wire.hits(await self._session.ask(request, slots))
+
+    async def delete(self, collection: str, ids: Sequence[str] = ()) -> int:
+        """How many images were removed; no ids means the whole collection."""
+        reply = await self._session.ask(pb.DeleteRequest(collection=collection, ids=ids))
+        return reply.deleted
+
+    async def describe(self, collection: str = "") -> list[Collection]:
+        """The collections that there are, or the one of this name."""
+        reply = await self._session.ask(pb.DescribeRequest(collection=collection))
+        return wire.collections(reply)
+
+
+class Client(_Client[Photo]):
+    """The client: its calls block, and may be made from several threads.
+
+    api_key: sent with every call, where the service wants one.
+    tls: True for the system's certificates, or credentials of your own (mTLS, a private CA).
+    timeout: seconds that one question may take.
+    """
+
+    _library = grpc
+    _photo = Photo
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    close = blocking(AsyncClient.close)
+    embed_text = blocking(AsyncClient.embed_text)
+    index = blocking(AsyncClient.index)
+    search = blocking(AsyncClient.search)
+    delete = blocking(AsyncClient.delete)
+    describe = blocking(AsyncClient.describe)

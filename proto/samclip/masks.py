@@ -1,0 +1,62 @@
+"""Masks as they travel → numpy, without the libraries that the service itself uses for them."""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+
+def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
+    """Bool H×W from COCO's compressed run lengths. Raises ValueError if they do not fill it.
+
+    Each number is a group of characters (value + 48): five bits each, least significant first,
+    0x20 set on all but the last, 0x10 of the last being the sign. From the fourth number on, it
+    is the difference to the run two before. Runs are column-major and begin with zeros.
+    """
+    chars = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero((chars & 0x20) == 0)
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    shifts = 5 * (np.arange(len(chars)) - np.repeat(starts, ends - starts + 1))
+    runs = np.add.reduceat((chars & 0x1F) << shifts, starts)
+    runs -= np.where(chars[ends] & 0x10, 1 << (shifts[ends] + 5), 0)
+    runs[1::2] = runs[1::2].cumsum()
+    runs[2::2] = runs[2::2].cumsum()
+    if runs.min() < 0 or runs.sum() != height * width:
+        raise ValueError(f"the run lengths of a mask do not fill {width}×{height} pixels")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def decode_png(png: bytes) -> np.ndarray:
+    """Bool H×W from a one-channel PNG of 0 and 255."""
+    return np.asarray(Image.open(io.BytesIO(png))) > 127
+
+
+def decode_polygons(rings: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
+    """Bool H×W from closed rings float32 (x0, y0, x1, y1, …): even-odd rule at pixel centres."""
+    flips_HW = np.zeros((height, width + 1), bool)  # where a row, read from the left, changes side
+    for ring in rings:
+        start_K2 = ring.reshape(-1, 2).astype(np.float64)
+        for (x0, y0), (x1, y1) in zip(start_K2, np.roll(start_K2, -1, axis=0), strict=True):
+            top, bottom = np.ceil(np.clip(sorted((y0, y1)), 0, height) - 0.5).astype(int)
+            if top == bottom:  # no row's centre line between its ends
+                continue
+            rows = np.arange(top, bottom)
+            crossed = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+            flips_HW[rows, np.ceil(np.clip(crossed, 0, width) - 0.5).astype(int)] ^= True
+    return np.logical_xor.accumulate(flips_HW, axis=1)[:, :width]
+
+
+def unpack_bits(data: bytes, height: int, width: int) -> np.ndarray:
+    """Bool H×W from one bit a pixel, row-major, most significant bit first."""
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=height * width)
+    return bits.reshape(height, width).astype(bool)
+
+
+def decode_label_map(png: bytes) -> np.ndarray:
+    """Int32 H×W from a one-channel PNG of 8 or 16 bits; its type's largest value becomes -1."""
+    stored = np.asarray(Image.open(io.BytesIO(png)))
+    background = 0xFF if stored.dtype == np.uint8 else 0xFFFF
+    label_map = stored.astype(np.int32)
+    return np.where(label_map == background, -1, label_map)

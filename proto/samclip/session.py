@@ -1,0 +1,104 @@
+"""The connection to a service: one channel, its limits, and the headers of every call."""
+
+import inspect
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import grpc
+
+from samclip import wire
+from samclip.errors import KeyUnknown, from_rpc
+from samclip.types import Model
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as pb_grpc
+
+MAX_MESSAGE_BYTES = 64 * 2**20
+_RETRY = {  # every call may be repeated: none of them adds anything twice
+    "maxAttempts": 3,
+    "initialBackoff": "0.1s",
+    "maxBackoff": "1s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_OPTIONS = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": _RETRY}]})),
+]
+_STUBS = (
+    pb_grpc.BackboneServiceStub,
+    pb_grpc.ClassificationServiceStub,
+    pb_grpc.RetrievalServiceStub,
+    pb_grpc.SegmentationServiceStub,
+    pb_grpc.SemanticSegmentationServiceStub,
+)
+
+
+class Session:
+    """Calls of either kind: they block with ``grpc`` as the library, and wait with ``grpc.aio``."""
+
+    def __init__(
+        self,
+        library: ModuleType,
+        address: str,
+        api_key: str | None,
+        tls: bool | grpc.ChannelCredentials,
+        timeout: float,
+    ) -> None:
+        self._channel = (
+            library.secure_channel(
+                address, grpc.ssl_channel_credentials() if tls is True else tls, _OPTIONS
+            )
+            if tls
+            else library.insecure_channel(address, _OPTIONS)
+        )
+        # An rpc is named as its request: SegmentTextRequest → SegmentText.
+        self._rpcs = {
+            f"{rpc}Request": call
+            for stub in _STUBS
+            for rpc, call in vars(stub(self._channel)).items()
+        }
+        self._headers = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        self._timeout = timeout
+        self.model: Model | None = None
+
+    async def ask(self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = ()) -> Any:
+        """The reply to a request about images: (slot in the request, key, file) each.
+
+        The keys travel first, the files only when the service does not know the keys.
+        """
+        deadline = time.monotonic() + self._timeout
+        for slot, key, _ in images:
+            slot.key = key
+        try:
+            return await self._send(request, deadline)
+        except KeyUnknown:
+            if not images or not all(encoded for _, _, encoded in images):
+                raise
+        for slot, _, encoded in images:
+            slot.encoded = encoded
+        return await self._send(request, deadline)
+
+    async def _send(self, request: Any, deadline: float) -> Any:
+        request_id = uuid.uuid4().hex
+        try:
+            reply = self._rpcs[type(request).__name__](
+                request,
+                timeout=deadline - time.monotonic(),
+                metadata=(("x-request-id", request_id), *self._headers),
+            )
+            reply = await reply if inspect.isawaitable(reply) else reply
+        except grpc.RpcError as error:
+            raise from_rpc(error, request_id) from error
+        if "model" in reply.DESCRIPTOR.fields_by_name:
+            self.model = wire.model(reply.model)
+        return reply
+
+    async def close(self) -> None:
+        closing = self._channel.close()
+        if inspect.isawaitable(closing):
+            await closing

@@ -1,0 +1,149 @@
+"""Messages ↔ values: the one place where the client knows the wire."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from samclip import masks
+from samclip.types import (
+    Box,
+    Collection,
+    Hit,
+    ImageInfo,
+    Mask,
+    Model,
+    Point,
+    Prompt,
+    Region,
+    Score,
+    SemanticMap,
+)
+from samclip.v1 import samclip_pb2 as pb
+
+CHUNK_BYTES = 32 * 2**20  # of one Index request: half of what a message may hold
+CHUNK_ITEMS = 32
+
+
+def tensor_to_array(tensor: pb.Tensor) -> np.ndarray:
+    """A tensor of the wire (little-endian, C order) as a read-only array of its dtype and shape."""
+    dtype = np.dtype(tensor.dtype).newbyteorder("<")
+    return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
+
+
+def array_to_tensor(array: np.ndarray) -> pb.Tensor:
+    """An array as a tensor of the wire."""
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return pb.Tensor(dtype=array.dtype.name, shape=array.shape, data=data.tobytes())
+
+
+def prompts(
+    points: Sequence[Point],
+    negative: Sequence[Point],
+    boxes: Sequence[Box],
+    mask_input: "np.ndarray | Mask | None",
+    text: str,
+) -> list[Prompt]:
+    """The arguments of ``segment`` as prompts: one, or one for each of several boxes."""
+    if len(boxes) > 1:
+        if len(points) or len(negative) or mask_input is not None or text:
+            raise ValueError(
+                "several boxes ask for several objects, and take no points, mask_input or text "
+                "beside them: use segment_prompts"
+            )
+        return [Prompt(box=box) for box in boxes]
+    box = boxes[0] if len(boxes) else None
+    return [Prompt(points=points, negative=negative, box=box, mask_input=mask_input, text=text)]
+
+
+def prompt(value: Prompt) -> pb.Prompt:
+    message = pb.Prompt(text=value.text)
+    for points, negative in ((value.points, False), (value.negative, True)):
+        for x, y in points:
+            message.points.add(x=x, y=y, negative=negative)
+    if value.box is not None:
+        x_min, y_min, x_max, y_max = value.box
+        message.box.CopyFrom(pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max))
+    if value.mask_input is not None:
+        message.mask_input.CopyFrom(array_to_tensor(np.asarray(value.mask_input, np.float32)))
+    return message
+
+
+def mask(message: pb.Mask, info: pb.ImageInfo) -> Mask:
+    box = message.box
+    return Mask(
+        array=_pixels(message, info),
+        box=(box.x_min, box.y_min, box.x_max, box.y_max),
+        area=message.area,
+        predicted_iou=message.predicted_iou,
+        stability_score=message.stability_score,
+        label=message.label,
+        label_score=message.label_score,
+    )
+
+
+def _pixels(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray:
+    """Bool H×W whatever the encoding; float32 h×w for logits."""
+    match message.WhichOneof("data"):
+        case "rle":
+            rle = message.rle
+            return masks.decode_rle(rle.counts, rle.height, rle.width)
+        case "png":
+            return masks.decode_png(message.png)
+        case "polygons":
+            rings = [np.array(ring.xy, np.float32) for ring in message.polygons.polygons]
+            return masks.decode_polygons(rings, info.height, info.width)
+        case "packed":
+            packed = message.packed
+            return masks.unpack_bits(packed.data, packed.height, packed.width)
+        case "logits":
+            return tensor_to_array(message.logits).astype(np.float32)
+        case unknown:
+            raise ValueError(f"a mask in an encoding that this client does not know: {unknown}")
+
+
+def scores(messages: Iterable[pb.Score]) -> list[Score]:
+    return [Score(score.label, score.score, score.similarity) for score in messages]
+
+
+def semantic_map(reply: pb.SegmentTextResponse, labels: Sequence[str]) -> SemanticMap:
+    regions = [
+        Region(region.label, region.score, region.area, mask(region.mask, reply.image))
+        for region in reply.regions
+    ]
+    return SemanticMap(masks.decode_label_map(reply.label_map_png), tuple(labels), regions)
+
+
+def hits(reply: pb.SearchResponse) -> list[Hit]:
+    return [Hit(hit.id, hit.score, dict(hit.metadata)) for hit in reply.hits]
+
+
+def collections(reply: pb.DescribeResponse) -> list[Collection]:
+    return [Collection(c.name, c.count, c.dimension, c.model_digest) for c in reply.collections]
+
+
+def image_info(message: pb.ImageInfo) -> ImageInfo:
+    return ImageInfo(message.key, message.width, message.height, message.cached)
+
+
+def model(message: pb.ModelInfo) -> Model:
+    return Model(message.name, message.digest, message.kind)
+
+
+def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str]) -> pb.IndexItem:
+    """An item that carries its file, where there is one: a collection is filled but once."""
+    image = pb.Image(encoded=encoded) if encoded else pb.Image(key=key)
+    return pb.IndexItem(id=name, image=image, metadata=metadata)
+
+
+def chunks(items: Iterable[pb.IndexItem]) -> Iterator[list[pb.IndexItem]]:
+    """The items in groups that fit a message each."""
+    chunk: list[pb.IndexItem] = []
+    size = 0
+    for item in items:
+        size += item.ByteSize()
+        if chunk and (len(chunk) == CHUNK_ITEMS or size > CHUNK_BYTES):
+            yield chunk
+            chunk, size = [], item.ByteSize()
+        chunk.append(item)
+    if chunk:
+        yield chunk
