@@ -1,0 +1,222 @@
+"""Checkpoint directories: weights, config, lineage and one digest over all of it.
+
+    config.json                 architecture and defaults (``samclip_core.config``)
+    model.safetensors           image_encoder.*, clip_head.*, prompt_encoder.*, mask_decoder.*
+    text_encoder.safetensors    the frozen text tower, a file of its own
+    tokenizer.json              of a sentence encoder
+    lineage.json                teachers, data, stages, metrics, code revision
+    README.md                   the model card
+    manifest.json               sha256 of each file, and the digest over all
+
+A file is checked against the manifest when it is read. torch is imported only where tensors move,
+so a service that reads no weights starts without it.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samclip_core.config import SamClipConfig
+from samclip_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from samclip_core.text import TextEncoder
+
+BUNDLED = Path(__file__).parent / "checkpoints"
+CONFIG, LINEAGE, MANIFEST, CARD = "config.json", "lineage.json", "manifest.json", "README.md"
+WEIGHTS, TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "text_encoder.safetensors", "tokenizer.json"
+
+
+def resolve(name_or_dir: str | Path) -> Path:
+    """Return the directory of a bundled checkpoint's name, or the directory itself.
+
+    Raises CheckpointError, which says how to get a checkpoint, where there is none.
+    """
+    for directory in (BUNDLED / name_or_dir, Path(name_or_dir).expanduser()):
+        if (directory / MANIFEST).is_file():
+            return directory.resolve()
+    bundled = sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
+    raise CheckpointError(
+        f"no checkpoint {str(name_or_dir)!r}: it is neither bundled ({', '.join(bundled) or 'none'}"
+        f") nor a directory with a {MANIFEST}. Use a bundled name, or make a checkpoint with "
+        "`samclip convert` (from official weights) or `samclip train`"
+    )
+
+
+def digest(directory: Path) -> str:
+    """Return the checkpoint's identity (hex sha256) as its manifest states it.
+
+    Any changed byte of any file changes it, once the directory is sealed again.
+    """
+    return _read_manifest(directory)[1]
+
+
+def read_config(directory: Path) -> SamClipConfig:
+    """Read config.json; CheckpointError where it is damaged or of another version."""
+    return SamClipConfig.from_json(read_file(directory, CONFIG))
+
+
+def read_file(directory: Path, name: str) -> bytes:
+    """Return the bytes of one file; CheckpointError names it where it is missing or damaged."""
+    return _verified(directory, name).read_bytes()
+
+
+def load_weights(
+    directory: Path, module: "nn.Module", parts: Iterable[str] = (), file: str = WEIGHTS
+) -> None:
+    """Copy a file's tensors into ``module``, whose own dtypes (float32 as built) stay.
+
+    ``parts`` are the top-level names to load, the others are left alone in file and module; with
+    none, everything is loaded. Keys and shapes must agree exactly: CheckpointError names those
+    that do not.
+    """
+    from safetensors import safe_open
+
+    prefixes = tuple(f"{part}." for part in parts) or ("",)
+    expected = {k: v for k, v in module.state_dict().items() if k.startswith(prefixes)}
+    with safe_open(_verified(directory, file), "pt") as stored:
+        shapes = {
+            key: list(stored.get_slice(key).get_shape())
+            for key in stored.keys()  # noqa: SIM118 - a reader, not a dict
+            if key.startswith(prefixes)
+        }
+        _compare(file, shapes, {key: list(value.shape) for key, value in expected.items()})
+        # Compared above; not strict only because the other parts keep what they have.
+        module.load_state_dict({key: stored.get_tensor(key) for key in shapes}, strict=False)
+
+
+def save(
+    directory: Path,
+    net: "nn.Module",
+    text_encoder: "TextEncoder",
+    config: SamClipConfig,
+    lineage: Mapping[str, Any],
+    *,
+    card: str = "",
+    half: bool = True,
+) -> str:
+    """Write a checkpoint as a whole or not at all, and return its digest.
+
+    An older checkpoint at ``directory`` is replaced; any other content is refused. ``half`` stores
+    weight matrices as float16; vectors and buffers, which are small and delicate, stay float32.
+    """
+    if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).is_file():
+        raise CheckpointError(f"{directory} holds something else: name an empty directory")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        (new / CONFIG).write_text(config.to_json())
+        (new / LINEAGE).write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
+        (new / CARD).write_text(
+            card or f"# {config.name}\n\nA SAM-CLIP checkpoint, {config.kind}.\n"
+        )
+        _write_tensors(new / WEIGHTS, net, half)
+        _write_tensors(new / TEXT_WEIGHTS, text_encoder, half)
+        if text_encoder.tokenizer_json:
+            (new / TOKENIZER).write_text(text_encoder.tokenizer_json)
+        value = seal(new)
+        if directory.exists():
+            directory.rename(Path(scratch) / "old")
+        new.rename(directory)
+    return value
+
+
+def seal(directory: Path) -> str:
+    """Write manifest.json for the files that stand in ``directory`` now; return the new digest.
+
+    For a checkpoint whose card or lineage was completed after training.
+    """
+    files = {
+        path.name: _sha256(path)
+        for path in directory.iterdir()
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {"digest": _digest_of(files), "files": files}
+    partial = directory.parent / f".{directory.name}-{MANIFEST}"
+    partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    partial.replace(directory / MANIFEST)
+    return manifest["digest"]
+
+
+def _read_manifest(directory: Path) -> tuple[dict[str, str], str]:
+    """Return the files' digests and the digest over all, which must agree."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+        files, value = manifest["files"], manifest["digest"]
+        consistent = _digest_of(files) == value
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory} is not a checkpoint: it has no {MANIFEST}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        consistent = False
+    if not consistent:
+        raise _damaged(directory, MANIFEST)
+    return files, value
+
+
+def _verified(directory: Path, name: str) -> Path:
+    files, _ = _read_manifest(directory)
+    path = directory / name
+    if name not in files:
+        raise CheckpointError(f"{directory} has no {name}: the checkpoint is of another kind")
+    if not path.is_file() or _sha256(path) != files[name]:
+        raise _damaged(directory, name)
+    return path
+
+
+def _damaged(directory: Path, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{directory / name} is missing or differs from its digest in {MANIFEST}: the checkpoint "
+        "is damaged or was edited; copy it again, or convert or train it again"
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(files: Mapping[str, str]) -> str:
+    lines = "".join(f"{name} {value}\n" for name, value in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _compare(
+    file: str, stored: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
+) -> None:
+    differences = {
+        "missing": sorted(expected.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - expected.keys()),
+        "of another shape": [
+            f"{key} {stored[key]} instead of {expected[key]}"
+            for key in sorted(stored.keys() & expected.keys())
+            if stored[key] != expected[key]
+        ],
+    }
+    told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in differences.items() if keys]
+    if told:
+        raise CheckpointError(
+            f"{file} does not fit the architecture in {CONFIG}: keys {'; '.join(told)}"
+        )
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
+
+
+def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:
+    from safetensors.torch import save_file
+
+    matrices = {name for name, value in module.named_parameters() if value.ndim > 1} if half else ()
+    tensors: dict[str, Tensor] = {}
+    for name, value in module.state_dict().items():
+        stored = value.half() if name in matrices else value
+        if stored.is_floating_point() and not stored.isfinite().all():
+            raise CheckpointError(f"{name} is not finite as {stored.dtype}: nothing was saved")
+        tensors[name] = stored.cpu().contiguous().clone()
+    save_file(tensors, path)

@@ -1,0 +1,181 @@
+"""What a checkpoint is: architecture, text tower and the numbers of its answers, as config.json."""
+
+import json
+import types
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+
+from samclip_core.errors import CheckpointError
+from samclip_core.geometry import PREPROCESS_VERSION
+
+Kind = Literal["edge", "vit-b", "pair"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipHeadConfig:
+    """Head_CLIP: ``layers`` and ``pool`` of a ViT's, ``width`` and ``hidden`` of the edge's."""
+
+    layers: int = 3
+    pool: Literal["max", "avg"] = "max"
+    width: int = 1280
+    hidden: int = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """SAM's mask decoder; the defaults are SAM's own, ``embed_dim`` is its width."""
+
+    depth: int = 2
+    heads: int = 8
+    mlp: int = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text tower: a BERT sentence encoder of these sizes, or the one of an open_clip model."""
+
+    tower: Literal["sentence", "open_clip"]
+    model: str = ""  # open_clip: its architecture name
+    layers: int = 6
+    width: int = 384
+    heads: int = 12
+    hidden: int = 1536
+    vocabulary: int = 30522
+    max_tokens: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamClipConfig:
+    """One checkpoint's architecture and defaults; every field stands in config.json.
+
+    ``image_size`` is the side of the square model frame in pixels, ``stride`` the pixels of one
+    cell of the image embedding, ``embed_dim`` its width, ``text_dim`` the width that images and
+    texts share. ``backbone`` is a variant of SAM's ViT, or the edge's CNN. A ``pair`` has no head
+    on SAM's tokens (``clip_head`` is null) but the image tower of ``text.model``.
+    ``logit_scale`` multiplies a cosine before the softmax over labels; a template holds one ``{}``
+    for the label.
+    """
+
+    kind: Kind
+    name: str
+    backbone: str
+    image_size: int
+    stride: int
+    embed_dim: int
+    text_dim: int
+    clip_head: ClipHeadConfig | None
+    decoder: DecoderConfig
+    text: TextConfig
+    logit_scale: float
+    templates: tuple[str, ...]
+    mask_threshold: float
+    points_per_side: int
+    preprocess: str
+
+    @property
+    def grid(self) -> int:
+        """Cells on a side of the image embedding."""
+        return self.image_size // self.stride
+
+    def to_json(self) -> str:
+        """Return the text of config.json."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read config.json; CheckpointError names a key that is unknown, missing or ill-typed."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise CheckpointError(f"config.json is not JSON: {error}") from error
+        config: Self = _read(cls, values, "config.json")
+        config._check()
+        return config
+
+    def _check(self) -> None:
+        if self.preprocess != PREPROCESS_VERSION:
+            raise CheckpointError(
+                f"config.json: made for preprocessing version {self.preprocess!r}, this program "
+                f"has {PREPROCESS_VERSION!r}: get or convert the checkpoint again"
+            )
+        if self.image_size < 1 or self.stride < 1 or self.image_size % self.stride:
+            raise CheckpointError(
+                f"config.json: image_size {self.image_size} is not a multiple of stride "
+                f"{self.stride}"
+            )
+        bad = [template for template in self.templates if template.count("{}") != 1]
+        if bad or not self.templates:
+            raise CheckpointError(f"config.json: templates need one {{}} each, found {bad}")
+
+
+EDGE = SamClipConfig(
+    kind="edge",
+    name="edge",
+    backbone="tf_efficientnet_lite0",
+    image_size=384,
+    stride=8,
+    embed_dim=128,
+    text_dim=384,
+    clip_head=ClipHeadConfig(),
+    decoder=DecoderConfig(mlp=512),
+    text=TextConfig(tower="sentence"),
+    logit_scale=20.0,
+    templates=("a photo of {}",),
+    mask_threshold=0.0,
+    points_per_side=16,
+    preprocess=PREPROCESS_VERSION,
+)
+
+VIT_B = SamClipConfig(
+    kind="vit-b",
+    name="vit-b",
+    backbone="vit_b",
+    image_size=1024,
+    stride=16,
+    embed_dim=256,
+    text_dim=768,
+    clip_head=ClipHeadConfig(),
+    decoder=DecoderConfig(),
+    text=TextConfig(tower="open_clip", model="ViT-L-14"),
+    logit_scale=100.0,
+    templates=("a photo of a {}.",),
+    mask_threshold=0.0,
+    points_per_side=32,
+    preprocess=PREPROCESS_VERSION,
+)
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    """Return ``value`` of a JSON document as the declared type ``kind``, or say what differs."""
+    if is_dataclass(kind):
+        return _read_dataclass(kind, value, where)
+    if get_origin(kind) is types.UnionType:  # a dataclass, or null
+        return None if value is None else _read(get_args(kind)[0], value, where)
+    if get_origin(kind) is tuple and isinstance(value, list):
+        return tuple(_read(get_args(kind)[0], item, where) for item in value)
+    if get_origin(kind) is Literal and value in get_args(kind):
+        return value
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, str) and type(value) is kind:
+        return value
+    raise CheckpointError(f"{where}: {value!r} is not {_spelled(kind)}")
+
+
+def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{where}: expected an object, found {value!r}")
+    names = {field.name for field in fields(kind)}
+    unknown, missing = sorted(value.keys() - names), sorted(names - value.keys())
+    if unknown or missing:
+        raise CheckpointError(
+            f"{where}: unknown keys {unknown}, missing keys {missing}; "
+            "the checkpoint is of another version of this program"
+        )
+    hints = get_type_hints(kind)
+    return kind(**{name: _read(hints[name], value[name], f"{where}: {name}") for name in value})
+
+
+def _spelled(kind: Any) -> str:
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    return f"one of {', '.join(map(str, choices))}" if choices else f"of type {kind}"
