@@ -48,6 +48,11 @@ class Geometry:
     def _scale_xy(self) -> NDArray[np.float64]:
         return np.array([self.input_width / self.width, self.input_height / self.height])
 
+    @property
+    def model_frame(self) -> "Geometry":
+        """The same picture as if it had been sent at the model's own resolution."""
+        return Geometry(self.input_height, self.input_width, self.size)
+
     def points_to_model(self, points_N2: ArrayLike) -> NDArray[np.float32]:
         """(x, y) from original to model pixels: scaled only, the prompt encoder shifts by half."""
         points = np.asarray(points_N2, np.float64).reshape(-1, 2)

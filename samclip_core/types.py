@@ -4,7 +4,9 @@ Shape letters: D width, h w grid, H W pixels of the original picture, M masks.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +107,15 @@ class MaskSet:
     predicted_iou_M: FloatArray
     stability_M: FloatArray
     logits_Mhw: NDArray[np.float32]
+
+
+class MaskHead(Protocol):
+    """What finds masks for prompts: ``samclip_core.sam_head.SamHead``, or a test's stand-in."""
+
+    def segment(
+        self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool
+    ) -> list[MaskSet]:
+        """One MaskSet a prompt, in order: three masks each with ``multimask``, else one."""
 
 
 @dataclass(frozen=True, eq=False)

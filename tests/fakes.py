@@ -1,0 +1,76 @@
+"""Stand-ins whose answers can be worked out from what they are given."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from samclip_core.geometry import Geometry
+from samclip_core.masks import mask_box
+from samclip_core.types import ImageFeatures, MaskSet, Prompt
+
+LOGIT = 8.0
+
+
+class FakeSamHead:
+    """Knows which object lies in each cell of the low-resolution logits (0: none).
+
+    A box means the object whose own box fits it best, else the first point means the object under
+    it. ``multimask`` adds the whole scene (predicted IoU 0.75) and an unstable speck.
+    ``predicted_iou`` is its opinion of the object's mask.
+    """
+
+    def __init__(self, objects_ss: np.ndarray, predicted_iou: float = 0.95) -> None:
+        self.objects_ss = objects_ss
+        self.predicted_iou = predicted_iou
+        self.calls: list[tuple[ImageFeatures, list[Prompt], bool]] = []
+
+    def segment(
+        self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool
+    ) -> list[MaskSet]:
+        self.calls.append((features, list(prompts), multimask))
+        for prompt in prompts:
+            prompt.validate(features.geometry)
+        return [self._answer(features.geometry, prompt, multimask) for prompt in prompts]
+
+    def _answer(self, geometry: Geometry, prompt: Prompt, multimask: bool) -> MaskSet:
+        target = self._target(geometry, prompt)
+        inside = [(self.objects_ss == target) & (target > 0)]
+        iou, stability = [self.predicted_iou if target else 0.1], [0.95]
+        if multimask:
+            speck_ss = np.zeros_like(inside[0])
+            speck_ss[0, 0] = True
+            inside += [self.objects_ss > 0, speck_ss]
+            iou, stability = [*iou, 0.75, 0.9], [*stability, 0.95, 0.3]
+        order = np.argsort(-np.array(iou), kind="stable")
+        logits_Mss = np.where(np.stack(inside), LOGIT, -LOGIT).astype(np.float32)[order]
+        return MaskSet(
+            geometry.masks_to_original(logits_Mss),
+            np.array(iou, np.float32)[order],
+            np.array(stability, np.float32)[order],
+            logits_Mss,
+        )
+
+    def _target(self, geometry: Geometry, prompt: Prompt) -> int:
+        cell = geometry.size / len(self.objects_ss)
+        if prompt.box is not None:
+            box = geometry.boxes_to_model([prompt.box])[0] / cell
+            targets = np.unique(self.objects_ss[self.objects_ss > 0])
+            fits = [_box_iou(box, mask_box(self.objects_ss == target)) for target in targets]
+            return int(targets[np.argmax(fits)])
+        x, y = (geometry.points_to_model([prompt.points[0]])[0] / cell).astype(int)
+        return int(self.objects_ss[y, x])
+
+
+def _box_iou(left: Sequence[float], right: Sequence[float]) -> float:
+    sides = np.minimum(left[2:], right[2:]) - np.maximum(left[:2], right[:2])
+    common = float(np.prod(sides.clip(0)))
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (left, right)]
+    return common / (sum(areas) - common)
+
+
+def features_of(
+    geometry: Geometry, classes_hw: np.ndarray, width: int, sam_side: int = 16
+) -> ImageFeatures:
+    """Features whose dense CLIP map is, in each cell, the unit vector of that cell's class."""
+    dense_Dhw = np.eye(width, dtype=np.float16)[classes_hw].transpose(2, 0, 1)
+    return ImageFeatures(geometry, np.zeros((4, sam_side, sam_side), np.float16), dense_Dhw)
