@@ -34,6 +34,8 @@ from samclip.types import (
     SemanticMap,
 )
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AsyncClient",
     "AsyncPhoto",

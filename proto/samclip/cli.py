@@ -1,0 +1,233 @@
+"""The ``samclip`` command: questions to a running service, and the commands that make and run one.
+
+Questions need nothing but the client. The other commands live in parts of the project that a bare
+install has no dependencies for, so their modules are only imported when they are called.
+"""
+
+import argparse
+import functools
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+
+from samclip import __version__, commands
+from samclip.client import Client
+from samclip.commands import Row
+from samclip.errors import ServiceError, Unavailable
+
+
+class Part(NamedTuple):
+    """A command in a module of its own, which has ``main(argv) -> exit status``."""
+
+    module: str
+    extra: str  # what to install for it
+    help: str
+
+
+PARTS = {
+    "serve": Part("services.serve", "serve", "run the service until Ctrl-C"),
+    "convert": Part("samclip_core.convert", "core", "make a checkpoint of official weights"),
+    "train": Part("training.train", "train", "train a checkpoint"),
+    "eval": Part("training.evaluate", "train", "measure a checkpoint"),
+    "info": Part("samclip_core.info", "core", "show a checkpoint's config, lineage and digest"),
+    "demo": Part("samclip.demo", "dev", "photographs through every head, drawn under out/"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit status: 0 done, 1 failed, 2 not a command line of ours."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments and arguments[0] in PARTS:
+        return _run_part(arguments[0], arguments[1:])
+    args = _parser().parse_args(arguments)
+    try:
+        with Client(
+            args.server, api_key=args.api_key, tls=_credentials(args), timeout=args.timeout
+        ) as client:
+            rows = args.command(client, args)
+            model = client.model
+    except (ServiceError, OSError, ValueError) as error:
+        print(f"samclip: {error}", file=sys.stderr)
+        if isinstance(error, Unavailable):
+            print(f"Is a service running at {args.server}? samclip serve", file=sys.stderr)
+        return 1
+    if args.json:
+        answer = {"model": asdict(model) if model else None, "results": rows}
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        print(table(rows))
+    return 1 if any(row.get("error") for row in rows) else 0
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows under their keys, numbers to the right; long lists shortened."""
+    if not rows:
+        return "nothing found"
+    header = list(rows[0])
+    lines = [header] + [[_cell(row[key]) for key in header] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    numeric = [isinstance(rows[0][key], int | float) for key in header]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case float():
+            return f"{value:.3f}"
+        case list() if len(value) > 4:
+            return f"[{', '.join(map(_cell, value[:3]))}, … {len(value)}]"
+        case list():
+            return f"[{', '.join(map(_cell, value))}]"
+        case dict():
+            return " ".join(f"{key}={item}" for key, item in value.items())
+        case _:
+            return str(value)
+
+
+def _run_part(command: str, argv: list[str]) -> int:
+    part = PARTS[command]
+    try:
+        module = importlib.import_module(part.module)
+    except ModuleNotFoundError as error:
+        print(
+            f"samclip {command} needs {error.name}, which is not installed: "
+            f"pip install 'samclip[{part.extra}]'",
+            file=sys.stderr,
+        )
+        return 1
+    return int(module.main(argv))
+
+
+def _credentials(args: argparse.Namespace) -> bool | grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(args.ca.read_bytes()) if args.ca else args.tls
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="samclip",
+        description="What is in a photograph, and where: one encoder, many heads.",
+        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=28),
+    )
+    parser.add_argument("--version", action="version", version=f"samclip {__version__}")
+    found = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_photo_commands(found)
+    _add_collection_commands(found)
+    for name, part in PARTS.items():  # for the list in --help; main has run them by now
+        found.add_parser(name, help=part.help, add_help=False)
+    return parser
+
+
+def _add(found: Any, name: str, help: str, description: str = "") -> argparse.ArgumentParser:
+    """A question's parser, with the options that all questions have."""
+    parser: argparse.ArgumentParser = found.add_parser(
+        name, help=help, description=description or f"{help[0].upper()}{help[1:]}."
+    )
+    parser.set_defaults(command=getattr(commands, name))
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    service = parser.add_argument_group("the service")
+    service.add_argument("--server", default="127.0.0.1:9000", metavar="HOST:PORT")
+    service.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
+    service.add_argument(
+        "--api-key", default=os.environ.get("SAMCLIP_API_KEY"), help="default: $SAMCLIP_API_KEY"
+    )
+    service.add_argument("--tls", action="store_true", help="the system's certificates")
+    service.add_argument("--ca", type=Path, metavar="FILE", help="TLS with this CA (PEM)")
+    return parser
+
+
+def _add_photo_commands(found: Any) -> None:
+    classify = _add(found, "classify", "say which of some labels fits a photograph")
+    classify.add_argument("images", nargs="+", metavar="IMAGE")
+    _labels(classify, "--labels", required=True)
+    _labels(classify, "--templates", help="texts with {} for the label")
+    classify.add_argument("--top-k", type=int, default=0, metavar="K", help="0: all labels")
+
+    segment = _add(found, "segment", "cut out what points, boxes or a text point at")
+    segment.add_argument("image", metavar="IMAGE")
+    for name, numbers, help in (
+        ("--point", 2, "a pixel of the object"),
+        ("--negative", 2, "a pixel that is not part of it"),
+        ("--box", 4, "around the object; several: one object each"),
+    ):
+        metavar = ("X", "Y") if numbers == 2 else ("X0", "Y0", "X1", "Y1")
+        segment.add_argument(
+            name, type=float, nargs=numbers, action="append", default=[], metavar=metavar, help=help
+        )
+    segment.add_argument("--text", default="", help="every instance of it")
+    segment.add_argument("--multimask", action="store_true", help="three masks an object")
+    _out(segment)
+
+    semantic = _add(found, "semantic", "give each pixel one of some labels")
+    semantic.add_argument("image", metavar="IMAGE")
+    _labels(semantic, "--labels", required=True)
+    semantic.add_argument("--refine", action="store_true", help="sharper, with the SAM head")
+    semantic.add_argument("--background", action="store_true", help="unclear pixels get no label")
+    _out(semantic)
+
+    everything = _add(found, "everything", "cut out every object")
+    everything.add_argument("image", metavar="IMAGE")
+    _labels(everything, "--labels", help="name each object with one of these")
+    everything.add_argument("--points-per-side", type=int, default=0, metavar="N")
+    _out(everything)
+
+    embed = _add(found, "embed", "print the vectors of photographs and texts")
+    embed.add_argument("images", nargs="*", metavar="IMAGE")
+    _labels(embed, "--text", help="texts to embed")
+
+
+def _add_collection_commands(found: Any) -> None:
+    index = _add(found, "index", "put photographs into a collection")
+    index.add_argument("collection", metavar="COLLECTION")
+    index.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files and folders")
+
+    search = _add(found, "search", "find the photographs that are like a text or an image")
+    search.add_argument("collection", metavar="COLLECTION")
+    query = search.add_mutually_exclusive_group(required=True)
+    query.add_argument("--text")
+    query.add_argument("--image")
+    query.add_argument("--id", help="more like this one of the collection")
+    search.add_argument("--top-k", type=int, default=0, metavar="K", help="0: ten")
+
+    delete = _add(found, "delete", "remove photographs, or a whole collection")
+    delete.add_argument("collection", metavar="COLLECTION")
+    delete.add_argument("ids", nargs="*", metavar="ID", help="none: the whole collection")
+
+    describe = _add(found, "describe", "list the collections")
+    describe.add_argument("collection", nargs="?", default="", metavar="COLLECTION")
+
+
+def _labels(
+    parser: argparse.ArgumentParser, name: str, required: bool = False, help: str | None = None
+) -> None:
+    parser.add_argument(
+        name,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TEXT",
+        required=required,
+        help=help,
+    )
+
+
+def _out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write overlay.png and a mask-….png each"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

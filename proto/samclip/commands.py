@@ -1,0 +1,152 @@
+"""The questions that ``samclip`` asks a service: each takes its arguments, and returns rows.
+
+A row is what one line of the table shows and one object of the JSON holds.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from samclip import drawing
+from samclip.client import Client
+from samclip.types import Mask
+
+Row = dict[str, Any]
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+FILES_AT_ONCE = 8  # between two steps of the progress count
+
+
+def classify(client: Client, args: argparse.Namespace) -> list[Row]:
+    return [
+        {"image": name, "label": s.label, "score": s.score, "similarity": s.similarity}
+        for name in args.images
+        for s in client.image(name).classify(
+            args.labels, templates=args.templates, top_k=args.top_k
+        )
+    ]
+
+
+def segment(client: Client, args: argparse.Namespace) -> list[Row]:
+    photo = client.image(args.image)
+    masks = photo.segment(
+        args.point,
+        negative=args.negative,
+        boxes=args.box,
+        text=args.text,
+        multimask=args.multimask,
+    )
+    picture = drawing.draw_masks(drawing.read_pixels(photo.encoded), masks)
+    picture = drawing.draw_prompts(picture, args.point, args.box, args.negative)
+    return _mask_rows(masks, args.out, picture)
+
+
+def everything(client: Client, args: argparse.Namespace) -> list[Row]:
+    photo = client.image(args.image)
+    masks = photo.everything(args.labels, points_per_side=args.points_per_side)
+    # The largest lies at the bottom.
+    picture = drawing.draw_masks(drawing.read_pixels(photo.encoded), masks[::-1])
+    return _mask_rows(masks, args.out, picture)
+
+
+def semantic(client: Client, args: argparse.Namespace) -> list[Row]:
+    photo = client.image(args.image)
+    found = photo.semantic(args.labels, refine=args.refine, background=args.background)
+    if args.out:
+        pixels = drawing.read_pixels(photo.encoded)
+        _save(drawing.draw_semantic(pixels, found), args.out / "overlay.png")
+        for region in found.regions:
+            name = f"mask-{found.labels.index(region.label):03d}.png"
+            _save(drawing.mask_image(region.mask.array), args.out / name)
+    return [
+        {
+            "label": region.label,
+            "score": region.score,
+            "area": region.area,
+            "share": region.area / found.label_map.size,
+            "box": list(region.mask.box),
+        }
+        for region in found.regions
+    ]
+
+
+def embed(client: Client, args: argparse.Namespace) -> list[Row]:
+    rows = []
+    for name in args.images:
+        rows.append({"of": name, "vector": client.image(name).embed().tolist()})
+    if args.text:
+        vectors = client.embed_text(args.text).tolist()
+        rows += [{"of": text, "vector": v} for text, v in zip(args.text, vectors, strict=True)]
+    return rows
+
+
+def index(client: Client, args: argparse.Namespace) -> list[Row]:
+    files = dict(_image_files(args.paths))
+    names = list(files)
+    if not names:
+        raise ValueError(f"no {', '.join(sorted(IMAGE_SUFFIXES))} files there")
+    indexed, errors = 0, dict[str, str]()
+    for start in range(0, len(names), FILES_AT_ONCE):
+        some = names[start : start + FILES_AT_ONCE]
+        done = client.index(args.collection, {name: files[name] for name in some})
+        indexed += done.indexed
+        errors.update(done.errors)
+        print(f"\rindexing {start + len(some)}/{len(names)}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    rows: list[Row] = [{"collection": args.collection, "indexed": indexed, "error": ""}]
+    for name, message in errors.items():
+        rows.append({"collection": args.collection, "indexed": 0, "error": f"{name}: {message}"})
+    return rows
+
+
+def search(client: Client, args: argparse.Namespace) -> list[Row]:
+    hits = client.search(
+        args.collection, text=args.text, image=args.image, id=args.id, top_k=args.top_k
+    )
+    return [{"id": hit.id, "score": hit.score, "metadata": dict(hit.metadata)} for hit in hits]
+
+
+def delete(client: Client, args: argparse.Namespace) -> list[Row]:
+    return [{"collection": args.collection, "deleted": client.delete(args.collection, args.ids)}]
+
+
+def describe(client: Client, args: argparse.Namespace) -> list[Row]:
+    return [vars(collection) for collection in client.describe(args.collection)]
+
+
+def _mask_rows(masks: Sequence[Mask], out: Path | None, picture: Image.Image) -> list[Row]:
+    if out:
+        _save(picture, out / "overlay.png")
+        for number, mask in enumerate(masks):
+            _save(drawing.mask_image(mask.array), out / f"mask-{number:03d}.png")
+    return [
+        {
+            "mask": number,
+            "label": mask.label,
+            "label_score": mask.label_score,
+            "predicted_iou": mask.predicted_iou,
+            "stability_score": mask.stability_score,
+            "area": mask.area,
+            "box": list(mask.box),
+        }
+        for number, mask in enumerate(masks)
+    ]
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def _image_files(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """(id, path) of each image: its name, or its path below a folder that was given."""
+    for path in paths:
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                if file.suffix.lower() in IMAGE_SUFFIXES:
+                    yield file.relative_to(path).as_posix(), file
+        else:
+            yield path.name, path

@@ -1,0 +1,118 @@
+"""Answers drawn over their photographs, with Pillow alone."""
+
+import colorsys
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from samclip.types import Mask, SemanticMap
+
+Colour = tuple[int, int, int]
+_BACKGROUND: Colour = (32, 32, 32)
+
+
+def colour(index: int) -> Colour:
+    """One of endlessly many colours, neighbours far apart (steps of the golden ratio in hue)."""
+    hue, value = index * 0.618034 % 1.0, 1.0 if index % 2 == 0 else 0.8
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, value)
+    return (int(red * 255), int(green * 255), int(blue * 255))
+
+
+def read_pixels(encoded: bytes) -> np.ndarray:
+    """uint8 H×W×3 of an image file, turned as its EXIF data say: the frame of every answer."""
+    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB"))
+
+
+def mask_image(mask_HW: np.ndarray) -> Image.Image:
+    """Black and white: white is the object."""
+    return Image.fromarray(mask_HW.astype(np.uint8) * 255)
+
+
+def draw_masks(image_HW3: np.ndarray, masks: Sequence[Mask]) -> Image.Image:
+    """The photograph with each mask tinted and outlined; the first mask lies on top."""
+    canvas_HW3 = image_HW3.copy()
+    for index in reversed(range(len(masks))):
+        _tint(canvas_HW3, masks[index].array, colour(index))
+    return Image.fromarray(canvas_HW3)
+
+
+def draw_semantic(image_HW3: np.ndarray, found: SemanticMap) -> Image.Image:
+    """The photograph with each label's pixels tinted, and a legend beneath."""
+    canvas_HW3 = image_HW3.copy()
+    entries = []
+    for region in found.regions:
+        index = found.labels.index(region.label)
+        _tint(canvas_HW3, found.label_map == index, colour(index))
+        share = region.area / found.label_map.size
+        entries.append((f"{region.label}  {share:.0%}", colour(index)))
+    return with_legend(Image.fromarray(canvas_HW3), entries)
+
+
+def draw_prompts(
+    image: Image.Image,
+    points: Sequence[tuple[float, float]] = (),
+    boxes: Sequence[tuple[float, float, float, float]] = (),
+    negative: Sequence[tuple[float, float]] = (),
+) -> Image.Image:
+    """What was asked, over the answer: green dots, red dots, yellow boxes."""
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    line = max(2, max(image.size) // 250)
+    for box in boxes:
+        draw.rectangle(box, outline=(255, 221, 0), width=line)
+    for dots, fill in ((points, (0, 230, 118)), (negative, (244, 67, 54))):
+        for x, y in dots:
+            draw.circle((x, y), 2.5 * line, fill=fill, outline="white", width=max(1, line // 2))
+    return image
+
+
+def with_legend(image: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
+    """The image with a coloured square and a text for each entry beneath it."""
+    size = max(14, image.width // 36)
+    font = ImageFont.load_default(size)
+    columns = max(1, image.width // (14 * size))
+    rows = -(-len(entries) // columns)
+    row_height = size * 3 // 2
+    sheet = Image.new("RGB", (image.width, image.height + rows * row_height), _BACKGROUND)
+    sheet.paste(image, (0, 0))
+    draw = ImageDraw.Draw(sheet)
+    for position, (text, fill) in enumerate(entries):
+        x = position % columns * (image.width // columns) + size // 2
+        y = image.height + position // columns * row_height + size // 4
+        draw.rectangle((x, y, x + size, y + size), fill=fill)
+        draw.text((x + size * 3 // 2, y), text, fill="white", font=font)
+    return sheet
+
+
+def with_title(image: Image.Image, title: str) -> Image.Image:
+    """The image with a line of text above it."""
+    size = max(14, image.width // 30)
+    sheet = Image.new("RGB", (image.width, image.height + size * 2), _BACKGROUND)
+    sheet.paste(image, (0, size * 2))
+    font = ImageFont.load_default(size)
+    ImageDraw.Draw(sheet).text((size // 2, size // 3), title, fill="white", font=font)
+    return sheet
+
+
+def contact_sheet(images: Sequence[Image.Image], columns: int, width: int) -> Image.Image:
+    """All images, each ``width`` wide, in rows that are as high as their highest."""
+    scaled = [image.resize((width, image.height * width // image.width)) for image in images]
+    rows = [scaled[start : start + columns] for start in range(0, len(scaled), columns)]
+    heights = [max(image.height for image in row) for row in rows]
+    sheet = Image.new("RGB", (columns * width, sum(heights)), _BACKGROUND)
+    for index, row in enumerate(rows):
+        for column, image in enumerate(row):
+            sheet.paste(image, (column * width, sum(heights[:index])))
+    return sheet
+
+
+def _tint(canvas_HW3: np.ndarray, mask_HW: np.ndarray, tint: Colour) -> None:
+    """Half the colour inside, the whole colour on the outline."""
+    inner_HW = mask_HW.copy()
+    for axis in (0, 1):
+        for step in (-2, 2):
+            inner_HW &= np.roll(mask_HW, step, axis)
+    canvas_HW3[mask_HW] = canvas_HW3[mask_HW] // 2 + np.array(tint, np.uint8) // 2
+    canvas_HW3[mask_HW & ~inner_HW] = tint
