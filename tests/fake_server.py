@@ -1,0 +1,216 @@
+"""A service without a model: its answers can be computed from the request by hand.
+
+A box is answered with itself filled, points with the rectangle from the origin to the first of
+them, labels with bands of columns, scores with the labels' lengths. Everything that came in is
+written down.
+"""
+
+import io
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+from PIL import Image
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as pb_grpc
+
+from samclip_core.image import image_key
+from samclip_core.masks import encode_label_map
+from services.wire import to_mask, to_tensor
+
+MODEL = pb.ModelInfo(name="fake", digest="d1935", kind="edge")
+LIMITS = [(f"grpc.max_{way}_message_length", 64 * 2**20) for way in ("send", "receive")]
+
+
+class FakeService(
+    pb_grpc.SegmentationServiceServicer,
+    pb_grpc.ClassificationServiceServicer,
+    pb_grpc.SemanticSegmentationServiceServicer,
+    pb_grpc.RetrievalServiceServicer,
+    pb_grpc.BackboneServiceServicer,
+):
+    """All services at once.
+
+    uploads: the keys of the files that came, in order. calls: (rpc's request, headers) in order.
+    refusal: (code, message, trailing metadata) that answers every call, if set.
+    release: clear it to make calls wait until it is set again.
+    """
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.collections: dict[str, dict[str, pb.IndexItem]] = {}
+        self.uploads: list[str] = []
+        self.calls: list[tuple[Any, dict[str, str]]] = []
+        self.refusal: tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]] | None = None
+        self.release = threading.Event()
+        self.release.set()
+
+    def _note(self, request: Any, context: grpc.ServicerContext) -> None:
+        self.calls.append((request, dict(context.invocation_metadata())))
+        self.release.wait(30)
+        if self.refusal:
+            code, message, trailing = self.refusal
+            context.set_trailing_metadata(trailing)
+            context.abort(code, message)
+
+    def _info(self, image: pb.Image, context: grpc.ServicerContext) -> pb.ImageInfo:
+        key = image.key or image_key(image.encoded)
+        cached = key in self.files
+        if image.encoded:
+            self.uploads.append(key)
+            self.files[key] = image.encoded
+        if key not in self.files:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"{key} is not held: send the image")
+        width, height = Image.open(io.BytesIO(self.files[key])).size
+        return pb.ImageInfo(key=key, width=width, height=height, cached=cached)
+
+    def Classify(self, request: Any, context: Any) -> pb.ClassifyResponse:
+        self._note(request, context)
+        total = sum(map(len, request.labels))
+        labels = sorted(request.labels, key=len, reverse=True)[: request.top_k or None]
+        scores = [
+            pb.Score(label=label, score=len(label) / total, similarity=len(label) / 100)
+            for label in labels
+        ]
+        infos = [self._info(image, context) for image in request.images]
+        results = [pb.ClassifyResult(image=info, scores=scores) for info in infos]
+        return pb.ClassifyResponse(results=results, model=MODEL)
+
+    def Segment(self, request: Any, context: Any) -> pb.SegmentResponse:
+        self._note(request, context)
+        info = self._info(request.image, context)
+        results = []
+        for prompt in request.prompts:
+            mask_HW, logits_hw = np.zeros((info.height, info.width), bool), np.zeros((4, 4))
+            logits_hw[:] = len(prompt.points)
+            if prompt.HasField("mask_input"):
+                logits_hw = np.frombuffer(prompt.mask_input.data, "<f4").reshape(4, 4) + 1
+            box = prompt.box
+            if prompt.points:
+                box = pb.Box(x_max=prompt.points[0].x, y_max=prompt.points[0].y)
+            mask_HW[int(box.y_min) : int(box.y_max), int(box.x_min) : int(box.x_max)] = True
+            masks = []
+            for index in range(3 if request.multimask else 1):
+                mask = to_mask(mask_HW, request.encoding, logits_hw.astype(np.float32))
+                mask.predicted_iou, mask.stability_score = 1 - index / 4, 0.5
+                mask.label = prompt.text
+                masks.append(mask)
+            results.append(pb.PromptResult(masks=masks))
+        return pb.SegmentResponse(image=info, results=results, model=MODEL)
+
+    def SegmentEverything(self, request: Any, context: Any) -> pb.SegmentEverythingResponse:
+        self._note(request, context)
+        info = self._info(request.image, context)
+        label_map_HW = bands(info.height, info.width, request.points_per_side or 2)
+        masks = []
+        for index in np.unique(label_map_HW):
+            mask = to_mask(label_map_HW == index, request.encoding)
+            if request.labels:
+                mask.label = request.labels[index % len(request.labels)]
+            masks.append(mask)
+        return pb.SegmentEverythingResponse(image=info, masks=masks, model=MODEL)
+
+    def SegmentText(self, request: Any, context: Any) -> pb.SegmentTextResponse:
+        self._note(request, context)
+        info = self._info(request.image, context)
+        label_map_HW = bands(info.height, info.width, len(request.labels))
+        if request.background:
+            label_map_HW[0] = -1
+        regions = [
+            pb.Region(
+                label=label,
+                score=0.75 if request.refine else 0.5,
+                area=int((label_map_HW == index).sum()),
+                mask=to_mask(label_map_HW == index, request.encoding),
+            )
+            for index, label in enumerate(request.labels)
+        ]
+        png = encode_label_map(label_map_HW, len(request.labels))
+        return pb.SegmentTextResponse(image=info, label_map_png=png, regions=regions, model=MODEL)
+
+    def Index(self, request: Any, context: Any) -> pb.IndexResponse:
+        self._note(request, context)
+        held = self.collections.setdefault(request.collection, {})
+        errors = []
+        for item in request.items:
+            if item.image.encoded.startswith(b"broken"):
+                errors.append(pb.ItemError(id=item.id, message="not an image"))
+                continue
+            self._info(item.image, context)
+            held[item.id] = item
+        return pb.IndexResponse(indexed=len(request.items) - len(errors), errors=errors)
+
+    def Search(self, request: Any, context: Any) -> pb.SearchResponse:
+        self._note(request, context)
+        held = self.collections.get(request.collection)
+        if held is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no collection {request.collection!r}")
+        if request.WhichOneof("query") == "image":
+            self._info(request.image, context)
+        wanted = request.text or request.id or request.image.key or "image"
+        hits = [
+            pb.Hit(id=name, score=float(name in wanted), metadata=item.metadata)
+            for name, item in held.items()
+        ]
+        hits.sort(key=lambda hit: -hit.score)
+        return pb.SearchResponse(hits=hits[: request.top_k or 10], model=MODEL)
+
+    def Delete(self, request: Any, context: Any) -> pb.DeleteResponse:
+        self._note(request, context)
+        held = self.collections[request.collection]
+        ids = list(request.ids) or list(held)
+        return pb.DeleteResponse(deleted=sum(held.pop(name, None) is not None for name in ids))
+
+    def Describe(self, request: Any, context: Any) -> pb.DescribeResponse:
+        self._note(request, context)
+        found = [
+            pb.Collection(name=name, count=len(held), dimension=4, model_digest=MODEL.digest)
+            for name, held in self.collections.items()
+        ]
+        return pb.DescribeResponse(collections=found)
+
+    def Embed(self, request: Any, context: Any) -> pb.EmbedResponse:
+        self._note(request, context)
+        info = self._info(request.image, context)
+        shapes = {pb.SAM: (4, 2, 3), pb.CLIP_DENSE: (4, 2, 3), pb.CLIP_POOLED: (4,)}
+        tensors = [
+            to_tensor(np.full(shapes[output], output / 2, np.float16), pb.Output.Name(output))
+            for output in request.outputs or shapes
+        ]
+        return pb.EmbedResponse(image=info, tensors=tensors, cached=info.cached, model=MODEL)
+
+    def EmbedText(self, request: Any, context: Any) -> pb.EmbedTextResponse:
+        self._note(request, context)
+        rows_TD = np.eye(4, dtype=np.float32)[[len(text) % 4 for text in request.texts]]
+        return pb.EmbedTextResponse(tensor=to_tensor(rows_TD), model=MODEL)
+
+
+def bands(height: int, width: int, count: int) -> np.ndarray:
+    """Int H×W: ``count`` bands of columns, numbered from the left."""
+    return np.tile(np.arange(width) * count // width, (height, 1))
+
+
+@contextmanager
+def fake_server() -> Iterator[tuple[FakeService, str]]:
+    """The service and its address, on a free port, for the time of a ``with`` block."""
+    service = FakeService()
+    server = grpc.server(futures.ThreadPoolExecutor(4), options=LIMITS)
+    for add in (
+        pb_grpc.add_SegmentationServiceServicer_to_server,
+        pb_grpc.add_ClassificationServiceServicer_to_server,
+        pb_grpc.add_SemanticSegmentationServiceServicer_to_server,
+        pb_grpc.add_RetrievalServiceServicer_to_server,
+        pb_grpc.add_BackboneServiceServicer_to_server,
+    ):
+        add(service, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield service, f"127.0.0.1:{port}"
+    finally:
+        service.release.set()
+        server.stop(None).wait()
