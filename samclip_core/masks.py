@@ -78,7 +78,9 @@ def decode_polygons(polygons: Sequence[Polygon], height: int, width: int) -> Boo
         first_N = np.repeat(np.cumsum(count_K) - count_K, count_K)
         row_N = row_K2[edge_N, 0] + np.arange(len(edge_N)) - first_N
         (x_N, y_N), (dx_N, dy_N) = start_K2[edge_N].T, (end_K2 - start_K2)[edge_N].T
-        cross_N = x_N + (row_N + 0.5 - y_N) / dy_N * dx_N
+        cross_N = (
+            x_N + (row_N + 0.5 - y_N) * dx_N / dy_N
+        )  # multiplied first: exact on pixel centres
         column_N = np.clip(np.ceil(cross_N - 0.5), 0, width).astype(int)
         np.logical_xor.at(crossings_HW, (row_N, column_N), True)
     return np.logical_xor.accumulate(crossings_HW, axis=1)[:, :width]
