@@ -55,8 +55,10 @@ class Settings(BaseSettings):
     # Batching.
     max_batch_size: int = Field(8, ge=1)
     batch_wait_ms: float = Field(2.0, ge=0)
+    max_queue: int = Field(64, ge=1)  # images that wait for the encoder; more are refused
 
     # Limits on one request.
+    max_request_bytes: int = Field(256 * MIB, ge=1)
     max_image_bytes: int = Field(32 * MIB, ge=1)
     max_image_pixels: int = Field(64_000_000, ge=1)
     max_images: int = Field(64, ge=1)

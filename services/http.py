@@ -1,0 +1,148 @@
+"""HTTP in front of the same methods that gRPC calls: body to message, call, message to body.
+
+The ingress class of an application returns ``application(NAME, self)`` from its
+``__serve_build_asgi_app__``, which Serve asks for after the constructor.
+"""
+
+import asyncio
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, Protocol
+
+from fastapi import FastAPI
+from google.protobuf.message import Message
+from samclip.v1 import samclip_pb2 as pb
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from samclip_core.errors import SamClipError, Unauthenticated
+from services import bodies, front_door, status
+from services.routes import ROUTES, Route
+from services.semantic import overlay
+from services.settings import Settings
+
+REQUEST_ID_HEADER = "x-request-id"
+
+logger = logging.getLogger(__name__)
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Callee(Protocol):
+    """The ingress of an application, see services.rpc.Service."""
+
+    settings: Settings
+
+    async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message: ...
+
+
+def application(name: str, callee: Callee) -> FastAPI:
+    """Make the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
+    app = protected()
+    for path, routes in groupby(ROUTES[name], attrgetter("path")):
+        app.add_route(path, _endpoint(tuple(routes), callee), methods=["POST"])
+
+    @app.get("/healthz")
+    async def health() -> dict[str, Any]:
+        """Whatever the application tells of itself: its model, its cache, what it depends on."""
+        describe = getattr(callee, "health", None)
+        return await describe() if describe else {}
+
+    return app
+
+
+def protected() -> FastAPI:
+    """An application that answers only what came through the front door, and errors as problems."""
+    app = FastAPI(openapi_url=None)
+    app.add_middleware(OnlyThroughFrontDoor)
+    app.add_exception_handler(HTTPException, _refuse)
+    return app
+
+
+class OnlyThroughFrontDoor:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        if scope["type"] == "lifespan" or front_door.admitted(headers):
+            await self.app(scope, receive, send)
+            return
+        error = Unauthenticated(front_door.REFUSAL)
+        await problem(error, headers.get(REQUEST_ID_HEADER, ""))(scope, receive, send)
+
+
+def _endpoint(routes: Sequence[Route], callee: Callee) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        identity = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
+        try:
+            return await _answer(request, identity, routes, callee)
+        except SamClipError as error:
+            return problem(error, identity)
+        except Exception as error:
+            logger.exception("%s failed; request id %s", request.url.path, identity)
+            return problem(error, identity)
+
+    return endpoint
+
+
+async def _answer(
+    request: Request, identity: str, routes: Sequence[Route], callee: Callee
+) -> Response:
+    fields, form = await bodies.read(request, callee.settings.max_request_bytes)
+    route = next((r for r in routes if bodies.knows(r.request, fields)), routes[0])
+    message = await asyncio.to_thread(bodies.to_message, route.request, fields, form)
+    metadata = {**request.headers, "request_id": identity}
+    reply = await callee.call(route.rpc, message, metadata)
+    if isinstance(message, pb.SegmentTextRequest) and isinstance(reply, pb.SegmentTextResponse):
+        if "image/png" in request.headers.get("accept", ""):
+            png = await asyncio.to_thread(overlay.draw, message, reply)
+            return Response(png, media_type="image/png")
+    values = await asyncio.to_thread(bodies.to_json, reply)
+    if route.rpc == "Classify" and bodies.is_single(route.request, fields):
+        (only,) = values["results"]
+        values = {"image": only["image"], "results": only["scores"], "model": values["model"]}
+    return JSONResponse(values)
+
+
+def problem(error: Exception, identity: str) -> Response:
+    """An error as application/problem+json (RFC 9457)."""
+    failure = status.describe(error, identity)
+    return _problem(
+        failure.status.http,
+        failure.status.title,
+        failure.message,
+        identity,
+        failure.status.retry_after_s,
+    )
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """No such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    known = ", ".join(route.path for routes in ROUTES.values() for route in routes)
+    detail = f"{request.method} {request.url.path} is not answered here; POST to {known}"
+    identity = request.headers.get(REQUEST_ID_HEADER, "")
+    return _problem(error.status_code, HTTPStatus(error.status_code).phrase, detail, identity)
+
+
+def _problem(
+    code: int, title: str, detail: str, identity: str, retry_after_s: int | None = None
+) -> Response:
+    body = {
+        "type": "about:blank",
+        "title": title,
+        "status": code,
+        "detail": detail,
+        "request_id": identity,
+    }
+    headers = {"retry-after": str(retry_after_s)} if retry_after_s else None
+    return JSONResponse(body, code, headers, media_type="application/problem+json")

@@ -1,0 +1,101 @@
+"""The POST routes of HTTP, and the rpc behind each."""
+
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
+from samclip.v1 import samclip_pb2 as pb
+
+
+@dataclass(frozen=True)
+class Route:
+    """One rpc at one path. Where a path has several, the body's fields tell which is meant."""
+
+    path: str
+    rpc: str
+    request: type[Message]
+    response: type[Message]
+    summary: str
+
+
+ROUTES: dict[str, tuple[Route, ...]] = {
+    "classification": (
+        Route(
+            "/classify",
+            "Classify",
+            pb.ClassifyRequest,
+            pb.ClassifyResponse,
+            "What is this? The labels, likeliest first.",
+        ),
+    ),
+    "segmentation": (
+        Route(
+            "/segment",
+            "Segment",
+            pb.SegmentRequest,
+            pb.SegmentResponse,
+            "Where is it? Masks of what points, a box or a text ask for.",
+        ),
+        Route(
+            "/everything",
+            "SegmentEverything",
+            pb.SegmentEverythingRequest,
+            pb.SegmentEverythingResponse,
+            "Masks of all that there is, named with labels where some are given.",
+        ),
+    ),
+    "semantic": (
+        Route(
+            "/semantic",
+            "SegmentText",
+            pb.SegmentTextRequest,
+            pb.SegmentTextResponse,
+            "Which pixel is what? A region for each label; a picture with Accept: image/png.",
+        ),
+    ),
+    "retrieval": (
+        Route(
+            "/index",
+            "Index",
+            pb.IndexRequest,
+            pb.IndexResponse,
+            "Put images into a collection.",
+        ),
+        Route(
+            "/search",
+            "Search",
+            pb.SearchRequest,
+            pb.SearchResponse,
+            "The images of a collection that are nearest to a text, an image or an id.",
+        ),
+        Route(
+            "/delete",
+            "Delete",
+            pb.DeleteRequest,
+            pb.DeleteResponse,
+            "Take images out of a collection, or remove all of it.",
+        ),
+        Route(
+            "/describe",
+            "Describe",
+            pb.DescribeRequest,
+            pb.DescribeResponse,
+            "What the collections hold.",
+        ),
+    ),
+    "backbone": (
+        Route(
+            "/embed",
+            "Embed",
+            pb.EmbedRequest,
+            pb.EmbedResponse,
+            "The embeddings of an image; with texts instead, theirs.",
+        ),
+        Route(
+            "/embed",
+            "EmbedText",
+            pb.EmbedTextRequest,
+            pb.EmbedTextResponse,
+            "The embeddings of texts.",
+        ),
+    ),
+}
