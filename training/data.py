@@ -38,9 +38,7 @@ def read_shards(root: Path, source: str, split: str) -> list[Sample]:
     paths = sorted((root / source).glob(f"{split}-*.tar"))
     if not paths:
         raise FileNotFoundError(f"no shards {split}-*.tar in {root / source}")
-    return [
-        _sample(source, key, files) for path in paths for key, files in _grouped(path)
-    ]
+    return [_sample(source, key, files) for path in paths for key, files in _grouped(path)]
 
 
 def _grouped(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -109,9 +107,7 @@ def _components(labels_HW: np.ndarray, ignored: set[int], min_area: int = 100) -
         count, parts_HW, stats, _ = cv2.connectedComponentsWithStats(
             (labels_HW == value).astype(np.uint8)
         )
-        parts += [
-            parts_HW == i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= min_area
-        ]
+        parts += [parts_HW == i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= min_area]
     return parts
 
 
@@ -134,14 +130,15 @@ def cut(
     size: int,
     mask_size: int,
     random: np.random.Generator,
+    scales: tuple[float, float] = (0.7, 1.7),
 ) -> Frame:
     """A random scale, place and flip of ``sample`` with as many of ``rles`` as stay visible.
 
-    The longer side is scaled to 0.7 … 1.7 times ``size`` and a ``size``×``size`` window cut out.
+    The longer side is scaled to ``scales`` times ``size``, and a ``size``×``size`` window cut out.
     """
     image_HW3 = np.array(Image.open(io.BytesIO(sample.encoded)).convert("RGB"))
     height, width = image_HW3.shape[:2]
-    scale = size * random.uniform(0.7, 1.7) / max(height, width)
+    scale = size * random.uniform(*scales) / max(height, width)
     scaled_h, scaled_w = max(1, round(height * scale)), max(1, round(width * scale))
     y, x = (int(random.integers(max(side - size, 0) + 1)) for side in (scaled_h, scaled_w))
     valid = min(scaled_h, size), min(scaled_w, size)

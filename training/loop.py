@@ -30,7 +30,10 @@ class Schedule:
 def optimizer(schedule: Schedule, slow: Iterable[nn.Parameter], fast: Iterable[nn.Parameter]):
     """AdamW over the pretrained (slow) and the new (fast) parameters that may learn."""
     groups = [
-        {"params": [p for p in slow if p.requires_grad], "lr": schedule.rate * schedule.encoder_rate},
+        {
+            "params": [p for p in slow if p.requires_grad],
+            "lr": schedule.rate * schedule.encoder_rate,
+        },
         {"params": [p for p in fast if p.requires_grad], "lr": schedule.rate},
     ]
     return torch.optim.AdamW(

@@ -46,24 +46,32 @@ def soft_iou(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
     return overlap_M / (mask_Mmm | truth_Mmm).sum(dim=(-2, -1)).clamp(min=1)
 
 
-def sam_loss(
-    logits_P4mm: Tensor, iou_P4: Tensor, target_Pmm: Tensor, focal: bool
-) -> tuple[Tensor, Tensor]:
-    """The loss of the four masks of each prompt, and the index of the best alternative.
+def sam_loss(logits_P4mm: Tensor, iou_P4: Tensor, target_Pmm: Tensor) -> tuple[Tensor, Tensor]:
+    """Learn the masks that people outlined; also gives the best alternative ``best_P`` (1..3).
 
     Mask 0 answers alone; of the three alternatives only the best one learns, so that they part
-    (Segment Anything, section 3). ``focal``: focal and Dice 20:1, else cross-entropy and Dice 1:1,
-    which starts faster from random weights. The IoU head regresses the true overlap.
+    (Segment Anything, section 3). Cross-entropy and Dice 1:1: the 20:1 focal mixture starts much
+    more slowly from random weights. The IoU head regresses the true overlap.
     """
     target_P4mm = target_Pmm[:, None].expand_as(logits_P4mm)
-    pixel_P4 = (
-        20 * focal_loss(logits_P4mm, target_P4mm)
-        if focal
-        else cross_entropy_loss(logits_P4mm, target_P4mm)
-    )
-    mask_P4 = pixel_P4 + dice_loss(logits_P4mm, target_P4mm)
+    mask_P4 = cross_entropy_loss(logits_P4mm, target_P4mm) + dice_loss(logits_P4mm, target_P4mm)
     best_P1 = mask_P4[:, 1:].argmin(dim=1, keepdim=True) + 1
     masks = mask_P4[:, 0].mean() + mask_P4.gather(1, best_P1).mean()
     with torch.no_grad():
         truth_P4 = soft_iou(logits_P4mm, target_P4mm)
     return masks + F.mse_loss(iou_P4, truth_P4), best_P1[:, 0]
+
+
+def sam_distillation_loss(
+    logits_P4mm: Tensor, iou_P4: Tensor, teacher_P4mm: Tensor, teacher_iou_P4: Tensor
+) -> tuple[Tensor, Tensor]:
+    """L_SAM: focal and Dice 20:1 against the teacher's mask scores (paper, equation 2).
+
+    Each mask follows the teacher's mask of the same rank, the IoU head its prediction; also gives
+    the alternative ``best_P`` (1..3) that the teacher trusts most. ``teacher_P4mm`` are logits.
+    """
+    target_P4mm = teacher_P4mm.sigmoid()
+    focal_P4 = focal_loss(logits_P4mm, target_P4mm)
+    masks = (20 * focal_P4 + dice_loss(logits_P4mm, target_P4mm)).mean()
+    best_P = teacher_iou_P4[:, 1:].argmax(dim=1) + 1
+    return masks + F.mse_loss(iou_P4, teacher_iou_P4), best_P

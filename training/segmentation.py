@@ -4,6 +4,7 @@ Both the edge SAM teacher (against the masks that people drew) and the merge (ag
 teacher's masks) take this step.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,21 +14,40 @@ from torch import Tensor
 from samclip_core.edge import EdgePromptEncoder
 from samclip_core.mask_decoder import MaskDecoder
 from training.data import Frame
-from training.losses import sam_loss
 from training.prompts import box_of, correction, noised, random_point
 
 
 @dataclass(frozen=True)
+class Prompts:
+    """One kind of prompt for all masks of a batch, so that tokens stack."""
+
+    boxes_P4: Tensor | None = None
+    points_PN2: Tensor | None = None
+    labels_PN: Tensor | None = None
+    logits_P1mm: Tensor | None = None
+
+    def after(self, point_P2: Tensor, label_P: Tensor, logits_Pmm: Tensor) -> "Prompts":
+        """The same prompts with one more click each and the logits of the last answer."""
+        points_PN2, labels_PN = point_P2[:, None], label_P[:, None]
+        if self.points_PN2 is not None and self.labels_PN is not None:
+            points_PN2 = torch.cat([self.points_PN2, points_PN2], dim=1)
+            labels_PN = torch.cat([self.labels_PN, labels_PN], dim=1)
+        return Prompts(self.boxes_P4, points_PN2, labels_PN, logits_Pmm[:, None])
+
+
+# Loss and best alternative of (logits_P4mm, iou_P4) for the prompts that gave them.
+Criterion = Callable[[Tensor, Tensor, Prompts], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Frames with one kind of prompt: all boxes or all points, so that tokens stack."""
+    """Frames, the masks to find in them, and what points at each mask."""
 
     pixels_B3SS: Tensor
     sizes_B2: Tensor
     target_Pmm: Tensor
     image_index_P: Tensor
-    boxes_P4: Tensor | None
-    points_PN2: Tensor | None
-    labels_PN: Tensor | None
+    prompts: Prompts
 
 
 def make_batch(
@@ -41,22 +61,22 @@ def make_batch(
         index += [i] * len(order)
     target_Pmm = torch.cat(masks)
     cell = size / target_Pmm.shape[-1]
-    boxes_P4 = points_PN2 = labels_PN = None
     if torch.rand((), generator=generator) < 0.5:
         boxes_P4 = torch.stack([box_of(mask > 0.5, cell) for mask in target_Pmm])
         if torch.rand((), generator=generator) < 0.5:
             boxes_P4 = noised(boxes_P4, size, generator)
+        prompts = Prompts(boxes_P4=boxes_P4)
     else:
         points = [random_point(mask > 0.5, cell, generator) for mask in target_Pmm]
-        points_PN2, labels_PN = torch.stack(points)[:, None], torch.ones(len(points), 1)
+        prompts = Prompts(
+            points_PN2=torch.stack(points)[:, None], labels_PN=torch.ones(len(points), 1)
+        )
     return Batch(
         torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float(),
         torch.tensor([frame.valid for frame in frames]),
         target_Pmm,
         torch.tensor(index),
-        boxes_P4,
-        points_PN2,
-        labels_PN,
+        prompts,
     )
 
 
@@ -66,35 +86,36 @@ def segment_step(
     sam_BDhw: Tensor,
     batch: Batch,
     rounds: int,
-    focal: bool,
+    criterion: Criterion,
     generator: torch.Generator,
-) -> tuple[Tensor, Tensor]:
-    """The loss over ``rounds`` prompts, each later one a correcting click with the last logits.
-
-    Returns the mean loss and the logits ``P4mm`` of the first round.
-    """
-    pe_1Dhw = prompt_encoder.get_dense_pe()
-    points_PN2, labels_PN, logits_P1mm = batch.points_PN2, batch.labels_PN, None
+) -> Tensor:
+    """The mean loss over ``rounds`` prompts, each later one a correcting click on the last mask."""
     cell = prompt_encoder.input_image_size[0] / batch.target_Pmm.shape[-1]
-    losses, first = [], None
+    prompts, losses = batch.prompts, []
     for _ in range(rounds):
-        points = None if points_PN2 is None or labels_PN is None else (points_PN2, labels_PN)
-        sparse_PND, dense_PDhw = prompt_encoder(points, batch.boxes_P4, logits_P1mm)
-        logits_P4mm, iou_P4 = mask_decoder.decode(
-            sam_BDhw, pe_1Dhw, sparse_PND, dense_PDhw, batch.image_index_P
-        )
-        logits_P4mm, iou_P4 = logits_P4mm.float(), iou_P4.float()
-        loss, best_P = sam_loss(logits_P4mm, iou_P4, batch.target_Pmm, focal)
+        logits_P4mm, iou_P4 = decode(prompt_encoder, mask_decoder, sam_BDhw, batch, prompts)
+        loss, best_P = criterion(logits_P4mm, iou_P4, prompts)
         losses.append(loss)
-        first = logits_P4mm.detach() if first is None else first
         shown_Pmm = logits_P4mm.detach()[torch.arange(len(best_P)), best_P]
-        logits_P1mm = shown_Pmm[:, None]
         point_P2, label_P = correction(shown_Pmm, batch.target_Pmm, cell, generator)
-        points_PN2 = _append(points_PN2, point_P2[:, None])
-        labels_PN = _append(labels_PN, label_P[:, None])
-    assert first is not None
-    return torch.stack(losses).mean(), first
+        prompts = prompts.after(point_P2, label_P, shown_Pmm)
+    return torch.stack(losses).mean()
 
 
-def _append(sequence: Tensor | None, item: Tensor) -> Tensor:
-    return item if sequence is None else torch.cat([sequence, item], dim=1)
+def decode(
+    prompt_encoder: EdgePromptEncoder,
+    mask_decoder: MaskDecoder,
+    sam_BDhw: Tensor,
+    batch: Batch,
+    prompts: Prompts,
+) -> tuple[Tensor, Tensor]:
+    """Float32 ``logits_P4mm`` and ``iou_P4`` for the prompts of a batch."""
+    points = None
+    if prompts.points_PN2 is not None and prompts.labels_PN is not None:
+        points = prompts.points_PN2, prompts.labels_PN
+    sparse_PND, dense_PDhw = prompt_encoder(points, prompts.boxes_P4, prompts.logits_P1mm)
+    pe_1Dhw = prompt_encoder.get_dense_pe()
+    logits_P4mm, iou_P4 = mask_decoder.decode(
+        sam_BDhw, pe_1Dhw, sparse_PND, dense_PDhw, batch.image_index_P
+    )
+    return logits_P4mm.float(), iou_P4.float()

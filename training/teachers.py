@@ -7,14 +7,18 @@ ImageNet weights, trained on outlined regions by ``training.train``.
 """
 
 import importlib
+from collections.abc import Sequence
 
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samclip_core.edge import EdgeClipHead, EdgeEncoder, EdgePromptEncoder, valid_cells_B1hw
-from samclip_core.mask_decoder import MaskDecoder
+from samclip_core.edge import EdgeClipHead, EdgeEncoder, valid_cells_B1hw
+from samclip_core.text import TextEncoder
+
+
+TEMPLATE = "a photo of a {}."
 
 
 def imagenet_classifier(version: int) -> nn.Module:
@@ -33,25 +37,20 @@ def imagenet_classifier(version: int) -> nn.Module:
     return model.eval().to(memory_format=torch.channels_last)
 
 
-class Frozen(nn.Module):
-    """A teacher: no gradients, and no way out of evaluation mode."""
-
-    def freeze(self) -> None:
-        self.requires_grad_(False)
-        super().train(False)
-
-    def train(self, mode: bool = True) -> "Frozen":
-        return self
+def class_embeddings(text_encoder: TextEncoder, names: Sequence[str]) -> Tensor:
+    """Where the teacher's classes lie in the text space: ``class_text_TD``, rows of length 1."""
+    return text_encoder.embed([TEMPLATE.format(name) for name in names])
 
 
-class ClipTeacher(Frozen):
-    """ImageNet classifier → probabilities → class-name embeddings."""
+class ClipTeacher(nn.Module):
+    """ImageNet classifier → probabilities → class-name embeddings. Frozen; never trains."""
 
     def __init__(self, class_text_TD: Tensor, version: int = 2) -> None:
         super().__init__()
         self.classifier = imagenet_classifier(version)
         self.register_buffer("class_text_TD", class_text_TD)
-        self.freeze()
+        self.requires_grad_(False)
+        self.eval()
 
     @torch.no_grad()
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,23 +68,6 @@ class ClipTeacher(Frozen):
     def _to_text(self, features_C: Tensor) -> Tensor:
         probability_T = self.classifier.classifier(features_C).softmax(dim=-1)
         return F.normalize(probability_T @ self.class_text_TD, dim=-1)
-
-
-class SamTeacher(nn.Module):
-    """Encoder, prompt encoder and mask decoder of the edge size; ``freeze`` it once trained."""
-
-    def __init__(self, image_size: int, embed_dim: int, decoder: MaskDecoder) -> None:
-        super().__init__()
-        self.image_encoder = EdgeEncoder(image_size, embed_dim)
-        grid = image_size // 8
-        self.prompt_encoder = EdgePromptEncoder(embed_dim, grid, image_size)
-        self.mask_decoder = decoder
-
-    def train(self, mode: bool = True) -> "SamTeacher":
-        """Train, but never touch the trunk's batch statistics: answers must not depend on a batch."""
-        super().train(mode)
-        self.image_encoder.trunk.eval()
-        return self
 
 
 def load_trunk(encoder: EdgeEncoder) -> None:
