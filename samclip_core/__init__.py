@@ -1,1 +1,67 @@
-"""SAM-CLIP as a plain library: one image encoder that knows what and where."""
+"""SAM-CLIP as a plain library: one image encoder that knows what and where.
+
+The public names are loaded when they are first used, so importing this package costs nothing and
+brings in no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from samclip_core.config import SamClipConfig
+    from samclip_core.errors import CheckpointError, SamClipError
+    from samclip_core.geometry import Geometry
+    from samclip_core.image import ImageLimits
+    from samclip_core.model import Prepared, SamClip
+    from samclip_core.sam_head import SamHead
+    from samclip_core.types import (
+        EverythingMask,
+        ImageFeatures,
+        MaskSet,
+        Prompt,
+        Region,
+        Score,
+        SemanticMap,
+    )
+
+_HOME = {
+    "CheckpointError": "errors",
+    "EverythingMask": "types",
+    "Geometry": "geometry",
+    "ImageFeatures": "types",
+    "ImageLimits": "image",
+    "MaskSet": "types",
+    "Prepared": "model",
+    "Prompt": "types",
+    "Region": "types",
+    "SamClip": "model",
+    "SamClipConfig": "config",
+    "SamClipError": "errors",
+    "SamHead": "sam_head",
+    "Score": "types",
+    "SemanticMap": "types",
+}
+
+__all__ = [
+    "CheckpointError",
+    "EverythingMask",
+    "Geometry",
+    "ImageFeatures",
+    "ImageLimits",
+    "MaskSet",
+    "Prepared",
+    "Prompt",
+    "Region",
+    "SamClip",
+    "SamClipConfig",
+    "SamClipError",
+    "SamHead",
+    "Score",
+    "SemanticMap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

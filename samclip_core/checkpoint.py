@@ -85,7 +85,7 @@ def load_weights(
             for key in stored.keys()  # noqa: SIM118 - a reader, not a dict
             if key.startswith(prefixes)
         }
-        _compare(file, shapes, {key: list(value.shape) for key, value in expected.items()})
+        compare_shapes(file, shapes, {key: list(value.shape) for key, value in expected.items()})
         # Compared above; not strict only because the other parts keep what they have.
         module.load_state_dict({key: stored.get_tensor(key) for key in shapes}, strict=False)
 
@@ -133,15 +133,16 @@ def seal(directory: Path) -> str:
     For a checkpoint whose card or lineage was completed after training.
     """
     files = {
-        path.name: _sha256(path)
+        path.name: sha256(path)
         for path in directory.iterdir()
         if path.is_file() and path.name != MANIFEST
     }
-    manifest = {"digest": _digest_of(files), "files": files}
+    value = _digest_of(files)
+    manifest = {"digest": value, "files": files}
     partial = directory.parent / f".{directory.name}-{MANIFEST}"
     partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     partial.replace(directory / MANIFEST)
-    return manifest["digest"]
+    return value
 
 
 def _read_manifest(directory: Path) -> tuple[dict[str, str], str]:
@@ -164,7 +165,7 @@ def _verified(directory: Path, name: str) -> Path:
     path = directory / name
     if name not in files:
         raise CheckpointError(f"{directory} has no {name}: the checkpoint is of another kind")
-    if not path.is_file() or _sha256(path) != files[name]:
+    if not path.is_file() or sha256(path) != files[name]:
         raise _damaged(directory, name)
     return path
 
@@ -176,7 +177,7 @@ def _damaged(directory: Path, name: str) -> CheckpointError:
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -186,9 +187,13 @@ def _digest_of(files: Mapping[str, str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _compare(
-    file: str, stored: Mapping[str, Sequence[int]], expected: Mapping[str, Sequence[int]]
+def compare_shapes(
+    file: str,
+    stored: Mapping[str, Sequence[int]],
+    expected: Mapping[str, Sequence[int]],
+    architecture: str = f"the architecture in {CONFIG}",
 ) -> None:
+    """Raise CheckpointError, which names the keys, unless both have the same keys and shapes."""
     differences = {
         "missing": sorted(expected.keys() - stored.keys()),
         "unexpected": sorted(stored.keys() - expected.keys()),
@@ -200,9 +205,7 @@ def _compare(
     }
     told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in differences.items() if keys]
     if told:
-        raise CheckpointError(
-            f"{file} does not fit the architecture in {CONFIG}: keys {'; '.join(told)}"
-        )
+        raise CheckpointError(f"{file} does not fit {architecture}: keys {'; '.join(told)}")
 
 
 def _some(keys: Sequence[str]) -> str:
@@ -220,3 +223,4 @@ def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:
             raise CheckpointError(f"{name} is not finite as {stored.dtype}: nothing was saved")
         tensors[name] = stored.cpu().contiguous().clone()
     save_file(tensors, path)
+    path.chmod(0o644)  # it arrives as 0600, which no other user could serve

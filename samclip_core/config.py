@@ -50,10 +50,9 @@ class SamClipConfig:
 
     ``image_size`` is the side of the square model frame in pixels, ``stride`` the pixels of one
     cell of the image embedding, ``embed_dim`` its width, ``text_dim`` the width that images and
-    texts share. ``backbone`` is a variant of SAM's ViT, or the edge's CNN. A ``pair`` has no head
-    on SAM's tokens (``clip_head`` is null) but the image tower of ``text.model``.
-    ``logit_scale`` multiplies a cosine before the softmax over labels; a template holds one ``{}``
-    for the label.
+    texts share. ``backbone`` is a variant of SAM's ViT, or the edge's CNN. A ``pair`` has
+    the image tower of ``text.model`` for a CLIP head (``clip_head`` is null). ``logit_scale``
+    multiplies a cosine before the softmax over labels; a template holds one ``{}`` for the label.
     """
 
     kind: Kind
@@ -117,10 +116,10 @@ EDGE = SamClipConfig(
     embed_dim=128,
     text_dim=384,
     clip_head=ClipHeadConfig(),
-    decoder=DecoderConfig(mlp=512),
+    decoder=DecoderConfig(heads=4, mlp=512),
     text=TextConfig(tower="sentence"),
     logit_scale=20.0,
-    templates=("a photo of {}",),
+    templates=("a photo of a {}.",),
     mask_threshold=0.0,
     points_per_side=16,
     preprocess=PREPROCESS_VERSION,

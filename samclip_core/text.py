@@ -56,6 +56,7 @@ class SentenceTextEncoder(TextEncoder):
     """
 
     PAD = 0
+    center_D: Tensor
 
     def __init__(self, config: TextConfig, tokenizer_json: str) -> None:
         super().__init__()

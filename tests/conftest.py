@@ -22,3 +22,11 @@ def data_root() -> Path:
     if not (root / "coco_multi").is_dir():
         pytest.skip(f"no photograph sets at {root}: set SAMCLIP_DATA to their folder")
     return root
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ``edge`` checkpoint with small random weights."""
+    from tests.tiny import make_tiny_checkpoint
+
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-edge")

@@ -1,0 +1,213 @@
+"""``SamClip``: a checkpoint in one process that answers everything the services do.
+
+T texts, D width, S side of the model frame, H W pixels of the original picture.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from samclip_core import checkpoint, dense, everything, scores, semantic
+from samclip_core.errors import InvalidImage
+from samclip_core.geometry import Geometry
+from samclip_core.image import ImageLimits, decode
+from samclip_core.network import SamClipNet, load_net
+from samclip_core.sam_head import SamHead
+from samclip_core.text import TextEncoder, load_text_encoder
+from samclip_core.types import (
+    EverythingMask,
+    ImageFeatures,
+    MaskSet,
+    Prompt,
+    Score,
+    SemanticMap,
+)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Image = bytes | NDArray[np.uint8] | ImageFeatures
+"""An encoded file, RGB uint8 H×W×3, or what ``SamClip.encode`` made of one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A picture in the model frame, ready for the encoder: ``pixels_3SS`` RGB uint8."""
+
+    pixels_3SS: NDArray[np.uint8]
+    geometry: Geometry
+
+
+class SamClip:
+    """One image encoder, many answers. Holds no state of a request: threads may share it."""
+
+    def __init__(
+        self,
+        directory: Path,
+        net: SamClipNet,
+        text_encoder: TextEncoder,
+        dtype: Dtype = "float32",
+        limits: ImageLimits | None = None,
+    ) -> None:
+        """Use ``SamClip.load``."""
+        self.config = checkpoint.read_config(directory)
+        self.digest = checkpoint.digest(directory)
+        self.sam_head = SamHead(self.config, net.prompt_encoder, net.mask_decoder)
+        self.limits = limits or ImageLimits()
+        self._net = net
+        self._text_encoder = text_encoder
+        self._dtype = getattr(torch, dtype)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_dir: str | Path = "edge",
+        device: str = "cpu",
+        dtype: Dtype = "float32",
+        limits: ImageLimits | None = None,
+    ) -> Self:
+        """Load a bundled checkpoint by name, or one from its directory.
+
+        ``dtype`` is the precision of the image encoder; everything else is float32. Raises
+        CheckpointError where the checkpoint is missing or damaged.
+        """
+        if dtype not in get_args(Dtype):
+            raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(Dtype))}")
+        directory = checkpoint.resolve(name_or_dir)
+        net, text_encoder = load_net(directory), load_text_encoder(directory)
+        return cls(directory, net.to(device), text_encoder.to(device), dtype, limits)
+
+    def prepare(self, image: bytes | NDArray[np.uint8]) -> Prepared:
+        """Decode where need be, and bring into the model frame; no model is run.
+
+        Raises the errors of ``samclip_core.image.decode``.
+        """
+        image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
+        if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
+            raise InvalidImage(
+                f"an array of {image_HW3.dtype} {image_HW3.shape}: expected uint8 RGB, H×W×3"
+            )
+        height, width, _ = image_HW3.shape
+        geometry = Geometry(height, width, self.config.image_size)
+        return Prepared(geometry.resize(image_HW3), geometry)
+
+    def encode(self, image: Image | Prepared) -> ImageFeatures:
+        """Encode one picture, once for every question about it; features pass through."""
+        if isinstance(image, ImageFeatures):
+            return image
+        prepared = image if isinstance(image, Prepared) else self.prepare(image)
+        return self.encode_batch([prepared])[0]
+
+    @torch.inference_mode()
+    def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
+        """Encode prepared pictures together, in order; all features float32.
+
+        A picture's features do not depend on what else is in the batch.
+        """
+        sizes = [(item.geometry.input_height, item.geometry.input_width) for item in batch]
+        pixels_B3SS = torch.from_numpy(np.stack([item.pixels_3SS for item in batch]))
+        with self._autocast():
+            encoded = self._net.encode(
+                pixels_B3SS.to(self._device).float(), torch.tensor(sizes, device=self._device)
+            )
+        outputs = [output.float().cpu().numpy() for output in encoded]
+        return [
+            ImageFeatures(item.geometry, *arrays)
+            for item, *arrays in zip(batch, *outputs, strict=True)
+        ]
+
+    def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embed texts as they stand: T×D, rows of length 1. Raises InvalidLabels."""
+        return self._text_encoder.embed(texts).cpu().numpy()
+
+    def embed_image(self, image: Image) -> NDArray[np.float32]:
+        """The pooled embedding: D, of length 1, comparable with ``embed_text``."""
+        return _present(self.encode(image).clip_pooled_D, "CLIP_POOLED")
+
+    def classify(
+        self,
+        image: Image,
+        labels: Sequence[str],
+        templates: Sequence[str] | None = None,
+        top_k: int | None = None,
+    ) -> list[Score]:
+        """Score each label, best first; without ``templates`` the checkpoint's own are used.
+
+        Raises InvalidLabels.
+        """
+        text_LD = self._class_embeddings(labels, templates)
+        return scores.classify(
+            self.embed_image(image), text_LD, labels, self.config.logit_scale, top_k
+        )
+
+    def segment(
+        self, image: Image, prompts: Sequence[Prompt], multimask: bool = True
+    ) -> list[MaskSet]:
+        """Answer each prompt with masks, best first: three with ``multimask``, else one.
+
+        Raises InvalidPrompt.
+        """
+        return self.sam_head.segment(self.encode(image), prompts, multimask)
+
+    def segment_text(
+        self,
+        image: Image,
+        labels: Sequence[str],
+        background: bool = False,
+        refine: bool = False,
+    ) -> SemanticMap:
+        """Give every pixel one of the labels, or with ``background`` none.
+
+        ``refine`` sharpens the outlines with the SAM head. Raises InvalidLabels.
+        """
+        features, text_LD = self.encode(image), self._class_embeddings(labels)
+        background_KD = None
+        if background:
+            background_KD = self._class_embeddings(dense.background_words(labels))
+        scale = self.config.logit_scale
+        if refine:
+            return semantic.refine(
+                features, text_LD, labels, scale, self.sam_head, background, background_KD
+            )
+        return semantic.segment_text(features, text_LD, labels, scale, background, background_KD)
+
+    def segment_everything(
+        self, image: Image, points_per_side: int | None = None, labels: Sequence[str] = ()
+    ) -> list[EverythingMask]:
+        """Find every object, largest first; each gets the likeliest of ``labels`` if there are any.
+
+        ``points_per_side`` None: the checkpoint's own. Raises InvalidLabels.
+        """
+        features = self.encode(image)
+        text_LD = self._class_embeddings(labels) if labels else None
+        masks = everything.segment_everything(
+            self.sam_head, features, points_per_side or self.config.points_per_side
+        )
+        if text_LD is None:
+            return masks
+        return everything.name_masks(masks, features, text_LD, labels, self.config.logit_scale)
+
+    def _class_embeddings(
+        self, labels: Sequence[str], templates: Sequence[str] | None = None
+    ) -> NDArray[np.float32]:
+        return scores.class_embeddings(
+            self.embed_text, labels, self.config.templates if templates is None else templates
+        )
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self._net.parameters()).device
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        lower = self._dtype != torch.float32
+        return torch.autocast(self._device.type, self._dtype, enabled=lower)
+
+
+def _present(array: NDArray | None, output: str) -> NDArray:
+    if array is None:
+        raise ValueError(f"these features have no {output}: encode with {output}")
+    return array

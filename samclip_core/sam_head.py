@@ -1,0 +1,192 @@
+"""Prompts to masks: SAM's prompt encoder and mask decoder over embeddings that are already there.
+
+P prompts, N points, D width, h w grid, M masks, H W pixels of the original picture.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import PromptEncoder
+from torch import Tensor
+
+from samclip_core import checkpoint
+from samclip_core.config import SamClipConfig
+from samclip_core.errors import InvalidPrompt
+from samclip_core.geometry import Geometry
+from samclip_core.mask_decoder import MaskDecoder, select_masks
+from samclip_core.network import SAM_HEAD_PARTS, load_net
+from samclip_core.types import ImageFeatures, MaskSet, Prompt
+
+PROMPTS_PER_CALL = 32  # of the decoder: bounds its memory, about 1 GB at SAM's own size
+STABILITY_OFFSET = 1.0
+
+Request = tuple[ImageFeatures, Sequence[Prompt]]
+
+
+class _Job(NamedTuple):
+    """One prompt of one request."""
+
+    features: ImageFeatures
+    prompt: Prompt
+
+    @property
+    def layout(self) -> tuple[int, bool, bool]:
+        """Prompts share a decoder call only where they make the same number of tokens.
+
+        Padding would be a token as well, which the decoder attends to: another answer than the
+        prompt gets alone.
+        """
+        prompt = self.prompt
+        return len(prompt.points), prompt.box is not None, prompt.mask_input_hw is not None
+
+
+class SamHead:
+    """Answers prompts as segment_anything's SamPredictor does, for many images at once.
+
+    Always float32. Holds no state of a request, so threads may share it.
+    """
+
+    def __init__(
+        self, config: SamClipConfig, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
+    ) -> None:
+        self.config = config
+        self._prompt_encoder = prompt_encoder
+        self._mask_decoder = mask_decoder
+
+    @classmethod
+    def load(cls, name_or_dir: str | Path, device: str = "cpu") -> Self:
+        """Load only this head's parts of a checkpoint. Raises CheckpointError."""
+        directory = checkpoint.resolve(name_or_dir)
+        net = load_net(directory, SAM_HEAD_PARTS).to(device)
+        return cls(checkpoint.read_config(directory), net.prompt_encoder, net.mask_decoder)
+
+    def check(self, features: ImageFeatures, prompts: Sequence[Prompt]) -> None:
+        """Raise InvalidPrompt unless every prompt can be answered for that picture."""
+        if not prompts:
+            raise InvalidPrompt("no prompts: give at least one")
+        side = 4 * self.config.grid
+        for prompt in prompts:
+            prompt.validate(features.geometry)
+            mask_hw = prompt.mask_input_hw
+            if mask_hw is not None and mask_hw.shape != (side, side):
+                raise InvalidPrompt(
+                    f"mask_input has shape {mask_hw.shape}, this model's logits are {side}×{side}: "
+                    "send the logits of an earlier answer of the same model"
+                )
+
+    def segment(
+        self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool = True
+    ) -> list[MaskSet]:
+        """Answer the prompts of one picture; see ``segment_batch``."""
+        return self.segment_batch([(features, prompts)], multimask)[0]
+
+    def segment_batch(
+        self, requests: Sequence[Request], multimask: bool = True
+    ) -> list[list[MaskSet]]:
+        """Answer the prompts of several pictures: for each request one MaskSet a prompt, in order.
+
+        ``multimask`` gives the three masks that an ambiguous prompt may mean, otherwise one.
+        An answer does not depend on what else is in the batch. Features need the SAM embedding.
+        Raises InvalidPrompt.
+        """
+        for features, prompts in requests:
+            self.check(features, prompts)
+        jobs = [_Job(features, prompt) for features, prompts in requests for prompt in prompts]
+        alike: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
+        for index, job in enumerate(jobs):
+            alike[job.layout].append(index)
+        answers: dict[int, MaskSet] = {}
+        for indices in alike.values():
+            for start in range(0, len(indices), PROMPTS_PER_CALL):
+                chunk = indices[start : start + PROMPTS_PER_CALL]
+                logits_PMhw, iou_PM = self._decode([jobs[index] for index in chunk], multimask)
+                for index, logits_Mhw, iou_M in zip(chunk, logits_PMhw, iou_PM, strict=True):
+                    geometry = jobs[index].features.geometry
+                    answers[index] = self._finish(geometry, logits_Mhw, iou_M)
+        ordered = iter(range(len(jobs)))
+        return [[answers[next(ordered)] for _ in prompts] for _, prompts in requests]
+
+    @torch.inference_mode()
+    def _decode(
+        self, jobs: Sequence[_Job], multimask: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Low-resolution ``logits_PMhw`` and predicted ``iou_PM`` of prompts of one layout."""
+        images = list({id(job.features): job.features for job in jobs}.values())
+        rows = {id(features): row for row, features in enumerate(images)}
+        embeddings_BDhw = np.stack([_sam_embedding(features) for features in images])
+        points, boxes, masks = self._pack(jobs)
+        sparse_PND, dense_PDhw = self._prompt_encoder(points=points, boxes=boxes, masks=masks)
+        logits_PMhw, iou_PM = self._mask_decoder.decode(
+            self._tensor(embeddings_BDhw),
+            self._prompt_encoder.get_dense_pe(),
+            sparse_PND,
+            dense_PDhw,
+            torch.tensor([rows[id(job.features)] for job in jobs], device=sparse_PND.device),
+        )
+        logits_PMhw, iou_PM = select_masks(logits_PMhw, iou_PM, multimask)
+        return logits_PMhw.cpu().numpy(), iou_PM.cpu().numpy()
+
+    def _pack(
+        self, jobs: Sequence[_Job]
+    ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None, Tensor | None]:
+        """Points with labels, boxes and masks of prompts of one layout, in the model frame."""
+        points = boxes = masks = None
+        if jobs[0].prompt.points:
+            coordinates_PN2 = [
+                job.features.geometry.points_to_model(job.prompt.points) for job in jobs
+            ]
+            labels_PN = [_labels(job.prompt) for job in jobs]
+            points = self._tensor(np.stack(coordinates_PN2)), self._tensor(np.array(labels_PN))
+        boxes_P4 = [
+            job.features.geometry.boxes_to_model(job.prompt.box)[0]
+            for job in jobs
+            if job.prompt.box is not None
+        ]
+        if boxes_P4:
+            boxes = self._tensor(np.stack(boxes_P4))
+        masks_Phw = [
+            job.prompt.mask_input_hw for job in jobs if job.prompt.mask_input_hw is not None
+        ]
+        if masks_Phw:
+            masks = self._tensor(np.stack(masks_Phw)[:, None])
+        return points, boxes, masks
+
+    def _tensor(self, array: NDArray) -> Tensor:
+        device = next(self._mask_decoder.parameters()).device
+        return torch.as_tensor(array, dtype=torch.float32, device=device)
+
+    def _finish(
+        self, geometry: Geometry, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]
+    ) -> MaskSet:
+        """Best first, at the picture's size, one mask at a time."""
+        order = np.argsort(-iou_M, kind="stable")
+        masks_MHW = np.empty((len(order), geometry.height, geometry.width), np.bool_)
+        stability_M = np.empty(len(order), np.float32)
+        for mask, index in enumerate(order):
+            logits_HW = geometry.logits_to_original(logits_Mhw[index])
+            np.greater(logits_HW, self.config.mask_threshold, out=masks_MHW[mask])
+            stability_M[mask] = _stability(logits_HW, self.config.mask_threshold)
+        return MaskSet(masks_MHW, iou_M[order], stability_M, logits_Mhw[order])
+
+
+def _sam_embedding(features: ImageFeatures) -> NDArray[np.float32]:
+    if features.sam_Dhw is None:
+        raise ValueError("these features have no SAM embedding: encode with SAM")
+    return features.sam_Dhw.astype(np.float32)
+
+
+def _labels(prompt: Prompt) -> list[int]:
+    """SAM's labels: 1 for the object, 0 for what is not."""
+    return [int(not flag) for flag in prompt.negative] or [1] * len(prompt.points)
+
+
+def _stability(logits_HW: NDArray[np.float32], threshold: float) -> float:
+    """IoU of the mask at a threshold a little higher and a little lower; 0 for no mask at all."""
+    intersection = np.count_nonzero(logits_HW > threshold + STABILITY_OFFSET)
+    union = np.count_nonzero(logits_HW > threshold - STABILITY_OFFSET)
+    return intersection / union if union else 0.0

