@@ -178,6 +178,7 @@ def _damaged(directory: Path, name: str) -> CheckpointError:
 
 
 def sha256(path: Path) -> str:
+    """Return the hex sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -87,12 +87,10 @@ class SamClip:
         Raises the errors of ``samclip_core.image.decode``.
         """
         image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
-        if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
-            raise InvalidImage(
-                f"an array of {image_HW3.dtype} {image_HW3.shape}: expected uint8 RGB, H×W×3"
-            )
-        height, width, _ = image_HW3.shape
-        geometry = Geometry(height, width, self.config.image_size)
+        shape = image_HW3.shape
+        if image_HW3.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not image_HW3.size:
+            raise InvalidImage(f"an array of {image_HW3.dtype} {shape}: expected uint8 RGB, H×W×3")
+        geometry = Geometry(shape[0], shape[1], self.config.image_size)
         return Prepared(geometry.resize(image_HW3), geometry)
 
     def encode(self, image: Image | Prepared) -> ImageFeatures:
