@@ -5,7 +5,6 @@ install has no dependencies for, so their modules are only imported when they ar
 """
 
 import argparse
-import functools
 import importlib
 import json
 import os
@@ -119,10 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="samclip",
         description="What is in a photograph, and where: one encoder, many heads.",
-        formatter_class=functools.partial(argparse.HelpFormatter, max_help_position=28),
     )
     parser.add_argument("--version", action="version", version=f"samclip {__version__}")
-    found = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    found = parser.add_subparsers(title="commands", metavar="COMMAND [-h]", required=True)
     _add_photo_commands(found)
     _add_collection_commands(found)
     for name, part in PARTS.items():  # for the list in --help; main has run them by now

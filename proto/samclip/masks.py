@@ -43,7 +43,7 @@ def decode_polygons(rings: Sequence[np.ndarray], height: int, width: int) -> np.
             if top == bottom:  # no row's centre line between its ends
                 continue
             rows = np.arange(top, bottom)
-            crossed = x0 + (rows + 0.5 - y0) * (x1 - x0) / (y1 - y0)
+            crossed = x0 + (rows + 0.5 - y0) / (y1 - y0) * (x1 - x0)
             flips_HW[rows, np.ceil(np.clip(crossed, 0, width) - 0.5).astype(int)] ^= True
     return np.logical_xor.accumulate(flips_HW, axis=1)[:, :width]
 

@@ -1,0 +1,193 @@
+"""The ``samclip`` command, its questions asked of a service whose answers are known."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from samclip import cli
+
+from tests.fake_server import FakeService, fake_server
+
+WIDTH, HEIGHT = 30, 20
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[FakeService, str]]:
+    with fake_server() as running:
+        yield running
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> str:
+    path = tmp_path / "photos" / "grey.png"
+    path.parent.mkdir()
+    Image.new("L", (WIDTH, HEIGHT), 99).save(path)
+    return str(path)
+
+
+@pytest.fixture
+def ask(server: tuple[FakeService, str], capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a question with --json; its answer."""
+
+    def run(*argv: str) -> Any:
+        assert cli.main([*argv, "--json", "--server", server[1]]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_classify(ask: Any, photo: str) -> None:
+    answer = ask("classify", photo, "--labels", "cat", "horse", "--top-k", "1")
+    assert answer["model"] == {"name": "fake", "digest": "d1935", "kind": "edge"}
+    (row,) = answer["results"]
+    assert (row["image"], row["label"], row["score"]) == (photo, "horse", 0.625)
+
+
+def test_segment_writes_masks(ask: Any, photo: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    boxes = ("--box", "3", "4", "10", "12", "--box", "0", "0", "2", "2")
+    rows = ask("segment", photo, *boxes, "--out", str(out))["results"]
+    assert [row["area"] for row in rows] == [56, 4]
+    assert rows[0]["box"] == [3, 4, 10, 12]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "mask-000.png",
+        "mask-001.png",
+        "overlay.png",
+    ]
+    mask_HW = read(out / "mask-000.png")
+    assert set(np.unique(mask_HW)) == {0, 255}
+    assert (mask_HW[4:12, 3:10] == 255).all()
+    overlay_HW3 = read(out / "overlay.png")
+    assert overlay_HW3.shape == (HEIGHT, WIDTH, 3)
+    assert (overlay_HW3[-1, -1] == 99).all()
+    assert (overlay_HW3[8, 6] != 99).any()
+
+
+def test_segment_passes_its_prompt_on(
+    ask: Any, photo: str, server: tuple[FakeService, str]
+) -> None:
+    rows = ask("segment", photo, "--point", "5", "6", "--negative", "1", "2", "--multimask")
+    assert len(rows["results"]) == 3
+    request = server[0].calls[-1][0]
+    assert [(p.x, p.y, p.negative) for p in request.prompts[0].points] == [
+        (5, 6, False),
+        (1, 2, True),
+    ]
+    assert ask("segment", photo, "--text", "a dog")["results"][0]["label"] == "a dog"
+
+
+def test_semantic(ask: Any, photo: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    rows = ask("semantic", photo, "--labels", "sky", "sea", "--refine", "--out", str(out))
+    assert [(r["label"], r["share"], r["score"]) for r in rows["results"]] == [
+        ("sky", 0.5, 0.75),
+        ("sea", 0.5, 0.75),
+    ]
+    assert (read(out / "mask-001.png")[:, WIDTH // 2 :] == 255).all()
+    assert read(out / "overlay.png").shape[0] > HEIGHT  # the legend stands beneath
+
+
+def test_everything(ask: Any, photo: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = ask("everything", photo, "--points-per-side", "3", "--labels", "a", "--out", str(out))
+    assert [row["label"] for row in answer["results"]] == ["a"] * 3
+    assert len(list(out.iterdir())) == 4
+
+
+def test_embed(ask: Any, photo: str) -> None:
+    rows = ask("embed", photo, "--text", "a", "bb")["results"]
+    assert [row["of"] for row in rows] == [photo, "a", "bb"]
+    assert rows[0]["vector"] == [1.5] * 4
+    assert rows[1]["vector"] == [0, 1, 0, 0]
+
+
+def test_collections(ask: Any, photo: str, server: tuple[FakeService, str]) -> None:
+    folder = Path(photo).parent
+    (folder / "more").mkdir()
+    for shade in range(9):
+        Image.new("L", (4, 4), shade).save(folder / "more" / f"{shade}.PNG")
+    (folder / "notes.txt").write_text("no image")
+    assert ask("index", "greys", str(folder))["results"][0]["indexed"] == 10
+    assert [len(request.items) for request, _ in server[0].calls] == [8, 2]
+    hits = ask("search", "greys", "--text", "more/3.PNG", "--top-k", "2")["results"]
+    assert hits[0]["id"] == "more/3.PNG"
+    assert len(ask("search", "greys", "--image", photo)["results"]) == 10
+    assert ask("describe")["results"][0]["count"] == 10
+    assert ask("delete", "greys", "grey.png")["results"][0]["deleted"] == 1
+
+
+def test_index_tells_what_it_could_not_read(
+    server: tuple[FakeService, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"broken")
+    assert cli.main(["index", "greys", str(tmp_path), "--server", server[1]]) == 1
+    assert "bad.jpg: not an image" in capsys.readouterr().out
+
+
+def test_the_table(
+    server: tuple[FakeService, str], photo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["classify", photo, "--labels", "cat", "horse", "--server", server[1]]
+    assert cli.main(argv) == 0
+    head, horse, cat = capsys.readouterr().out.splitlines()
+    assert head.split() == ["image", "label", "score", "similarity"]
+    assert horse.split() == [photo, "horse", "0.625", "0.050"]
+    assert cat.index("cat") == head.index("label")
+    assert len(head) == len(horse) == len(cat)
+
+
+def test_cells() -> None:
+    rows = [{"vector": [0.5] * 9, "metadata": {"a": "b"}, "box": [1.0, 2.0]}]
+    line = cli.table(rows).splitlines()[1]
+    assert line.split() == ["[0.500,", "0.500,", "0.500,", "…", "9]", "a=b", "[1.000,", "2.000]"]
+    assert cli.table([]) == "nothing found"
+
+
+def test_errors_are_one_line(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["embed", photo, "--server", "127.0.0.1:1"]) == 1
+    message, hint = capsys.readouterr().err.splitlines()
+    assert message.startswith("samclip: failed to connect")
+    assert hint == "Is a service running at 127.0.0.1:1? samclip serve"
+    assert cli.main(["embed", "no/such.jpg"]) == 1
+    assert "no/such.jpg" in capsys.readouterr().err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    for command in (
+        *("serve", "classify", "segment", "semantic", "everything", "index", "search"),
+        *("embed", "convert", "train", "eval", "info", "demo", "delete", "describe"),
+    ):
+        assert f"\n    {command} " in text
+
+
+def test_parts_are_called_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = ModuleType("training.train")
+    part.main = lambda argv: len(argv)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "training.train", part)
+    assert cli.main(["train", "--recipe", "debug"]) == 2
+
+
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(
+        cli.PARTS, "serve", cli.PARTS["serve"]._replace(module="no_such_package.serve")
+    )
+    assert cli.main(["serve"]) == 1
+    message = capsys.readouterr().err
+    assert "samclip serve needs no_such_package" in message
+    assert "pip install 'samclip[serve]'" in message
