@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+from services.routes import SERVICES
 from services.settings import PREFIX, Settings
 
 SECRET_HEADER = "x-samclip-front-door"
@@ -30,6 +31,12 @@ def admitted(headers: Mapping[str, str]) -> bool:
     secret = os.environ.get(SECRET_VARIABLE, "")
     shown = headers.get(SECRET_HEADER, "")
     return bool(secret) and hmac.compare_digest(shown.encode(), secret.encode())
+
+
+def applications(settings: Settings) -> list[str]:
+    """Return the applications that run here: all, or all but a backbone that is elsewhere."""
+    elsewhere = {"backbone"} if settings.backbone_address else set()
+    return [name for name in (*SERVICES.values(), "gateway") if name not in elsewhere]
 
 
 def backbone(settings: Settings) -> tuple[str, tuple[tuple[str, str], ...]]:

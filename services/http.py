@@ -15,7 +15,6 @@ from typing import Any, Protocol
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
-from samclip.v1 import samclip_pb2 as pb
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -102,10 +101,9 @@ async def _answer(
     message = await asyncio.to_thread(bodies.to_message, route.request, fields, form)
     metadata = {**request.headers, "request_id": identity}
     reply = await callee.call(route.rpc, message, metadata)
-    if isinstance(message, pb.SegmentTextRequest) and isinstance(reply, pb.SegmentTextResponse):
-        if "image/png" in request.headers.get("accept", ""):
-            png = await asyncio.to_thread(overlay.draw, message, reply)
-            return Response(png, media_type="image/png")
+    if route.rpc == "SegmentText" and "image/png" in request.headers.get("accept", ""):
+        png = await asyncio.to_thread(overlay.draw, message, reply)
+        return Response(png, media_type="image/png")
     values = await asyncio.to_thread(bodies.to_json, reply)
     if route.rpc == "Classify" and bodies.is_single(route.request, fields):
         (only,) = values["results"]

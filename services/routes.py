@@ -1,9 +1,18 @@
-"""The POST routes of HTTP, and the rpc behind each."""
+"""Who answers what: gRPC services, and the POST routes of HTTP with the rpc behind each."""
 
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
+
+SERVICES = {
+    "samclip.v1.BackboneService": "backbone",
+    "samclip.v1.ClassificationService": "classification",
+    "samclip.v1.SegmentationService": "segmentation",
+    "samclip.v1.SemanticSegmentationService": "semantic",
+    "samclip.v1.RetrievalService": "retrieval",
+}
+"""The application that answers each gRPC service; haproxy.cfg has the same list."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import colorsys
 import io
 
 import numpy as np
+from google.protobuf.message import Message
 from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 
@@ -23,8 +24,10 @@ def colour(index: int) -> tuple[int, int, int]:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def draw(request: pb.SegmentTextRequest, response: pb.SegmentTextResponse) -> bytes:
+def draw(request: Message, response: Message) -> bytes:
     """Return a PNG of the original size; without the image where the request named only a key."""
+    assert isinstance(request, pb.SegmentTextRequest)
+    assert isinstance(response, pb.SegmentTextResponse)
     label_map_HW = decode_label_map(response.label_map_png)
     palette = np.array([colour(index) for index in range(len(request.labels))], np.uint8)
     colours_HW3 = palette[np.maximum(label_map_HW, 0)]

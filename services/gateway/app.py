@@ -1,0 +1,127 @@
+"""The gateway: pages, documentation, readiness and metrics of the service as a whole.
+
+It also answers grpc.health.v1. Server reflection is Serve's own, the same in every replica.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from ray import serve
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from services import front_door, http, metrics, openapi
+from services.gateway.readiness import Readiness
+from services.routes import SERVICES
+from services.settings import Settings
+
+PLAYGROUND = Path(__file__).with_name("playground.html")
+WATCH_S = 2.0
+
+
+class Gateway:
+    """The ingress of the application ``gateway``."""
+
+    def __init__(self, settings: Settings):
+        self.readiness = Readiness(settings)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return pages(self.readiness)
+
+    async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
+        if not front_door.admitted(dict(grpc_context.invocation_metadata())):
+            grpc_context.set_code(StatusCode.UNAUTHENTICATED)
+            grpc_context.set_details(front_door.REFUSAL)
+            return HealthCheckResponse()
+        status = await self._status(request.service)
+        if status == HealthCheckResponse.SERVICE_UNKNOWN:
+            grpc_context.set_code(StatusCode.NOT_FOUND)
+            grpc_context.set_details(f"no service {request.service[:80]!r} here")
+            return HealthCheckResponse()
+        return HealthCheckResponse(status=status)
+
+    async def Watch(
+        self, request: HealthCheckRequest, grpc_context: Any
+    ) -> AsyncIterator[HealthCheckResponse]:
+        """Tell the status now and whenever it changes, until the caller or Serve ends the call."""
+        if not front_door.admitted(dict(grpc_context.invocation_metadata())):
+            return
+        last = None
+        while True:
+            status = await self._status(request.service)
+            if status != last:
+                yield HealthCheckResponse(status=status)
+            last = status
+            await asyncio.sleep(WATCH_S)
+
+    async def _status(self, service: str) -> HealthCheckResponse.ServingStatus:
+        report = await self.readiness.report()
+        if not service:
+            ready = all(state["ready"] for state in report.values())
+        elif SERVICES.get(service) in report:
+            ready = report[SERVICES[service]]["ready"]
+        else:
+            return HealthCheckResponse.SERVICE_UNKNOWN
+        return HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
+
+
+def pages(readiness: Readiness) -> FastAPI:
+    """Make the routes that belong to no single model service."""
+    app = http.protected()
+    playground = PLAYGROUND.read_text()
+    schema = openapi.document(version("samclip"))
+
+    @app.get("/")
+    async def play() -> HTMLResponse:
+        return HTMLResponse(playground)
+
+    @app.get("/healthz")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/readyz")
+    async def ready() -> JSONResponse:
+        report = await readiness.report()
+        all_ready = all(state["ready"] for state in report.values())
+        return JSONResponse({"ready": all_ready, "services": report}, 200 if all_ready else 503)
+
+    @app.get("/metrics")
+    async def scrape() -> Response:
+        text = await asyncio.to_thread(metrics.render)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.get("/openapi.json")
+    async def describe() -> JSONResponse:
+        return JSONResponse(schema)
+
+    @app.get("/docs")
+    async def documentation() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title="SAM-CLIP Serve",
+            swagger_js_url="/docs/static/swagger-ui-bundle.js",
+            swagger_css_url="/docs/static/swagger-ui.css",
+            swagger_favicon_url="/docs/static/favicon.png",
+        )
+
+    # Swagger's own files, from a package: no other host is asked for them.
+    app.mount("/docs/static", StaticFiles(packages=[("fastapi_offline", "static")]))
+    return app
+
+
+def build(settings: Settings) -> serve.Application:
+    """The application, for ``serve.run``."""
+    deployed = serve.deployment(
+        serve.ingress()(Gateway),
+        name="gateway",
+        max_ongoing_requests=256,
+        ray_actor_options={"num_cpus": 0},
+    )
+    return deployed.bind(settings)
