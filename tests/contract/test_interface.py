@@ -1,0 +1,114 @@
+"""The wire's names and numbers, which clients outside this repository are written against."""
+
+import pytest
+from google.protobuf.descriptor import FieldDescriptor
+from samclip.v1 import samclip_pb2 as pb
+
+FIELDS = {
+    "Image": "encoded=1 key=2",
+    "ImageInfo": "key=1 width=2 height=3 cached=4",
+    "Tensor": "name=1 dtype=2 shape=3* data=4",
+    "ModelInfo": "name=1 digest=2 kind=3",
+    "Point": "x=1 y=2 negative=3",
+    "Box": "x_min=1 y_min=2 x_max=3 y_max=4",
+    "Prompt": "points=1* box=2 mask_input=3 text=4",
+    "CocoRle": "height=1 width=2 counts=3",
+    "Polygon": "xy=1*",
+    "Polygons": "polygons=1*",
+    "PackedBits": "height=1 width=2 data=3",
+    "Mask": "rle=1 png=2 polygons=3 packed=4 logits=5 box=6 area=7 predicted_iou=8 "
+    "stability_score=9 label=10 label_score=11",
+    "SegmentRequest": "image=1 prompts=2* encoding=3 multimask=4",
+    "PromptResult": "masks=1*",
+    "SegmentResponse": "image=1 results=2* model=3",
+    "SegmentEverythingRequest": "image=1 points_per_side=2 encoding=3 labels=4*",
+    "SegmentEverythingResponse": "image=1 masks=2* model=3",
+    "ClassifyRequest": "images=1* labels=2* templates=3* top_k=4",
+    "Score": "label=1 score=2 similarity=3",
+    "ClassifyResult": "image=1 scores=2*",
+    "ClassifyResponse": "results=1* model=2",
+    "SegmentTextRequest": "image=1 labels=2* background=3 refine=4 encoding=5",
+    "Region": "label=1 score=2 area=3 mask=4",
+    "SegmentTextResponse": "image=1 label_map_png=2 regions=3* model=4",
+    "IndexItem": "id=1 image=2 metadata=3*",
+    "IndexRequest": "collection=1 items=2*",
+    "ItemError": "id=1 message=2",
+    "IndexResponse": "indexed=1 errors=2*",
+    "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5",
+    "Hit": "id=1 score=2 metadata=3*",
+    "SearchResponse": "hits=1* model=2",
+    "DeleteRequest": "collection=1 ids=2*",
+    "DeleteResponse": "deleted=1",
+    "DescribeRequest": "collection=1",
+    "Collection": "name=1 count=2 dimension=3 model_digest=4",
+    "DescribeResponse": "collections=1*",
+    "EmbedRequest": "image=1 outputs=2* inline=3",
+    "EmbedResponse": "image=1 tensors=2* cached=3 model=4",
+    "EmbedTextRequest": "texts=1*",
+    "EmbedTextResponse": "tensor=1 model=2",
+}
+ONEOFS = {
+    ("Image", "source"): "encoded key",
+    ("Mask", "data"): "rle png polygons packed logits",
+    ("SearchRequest", "query"): "text image id",
+}
+ENUMS = {
+    "MaskEncoding": "RLE=0 PNG=1 POLYGONS=2 PACKED_BITS=3 LOGITS=4",
+    "Output": "OUTPUT_UNSPECIFIED=0 SAM=1 CLIP_DENSE=2 CLIP_POOLED=3",
+}
+RPCS = {
+    "SegmentationService": "Segment SegmentEverything",
+    "ClassificationService": "Classify",
+    "SemanticSegmentationService": "SegmentText",
+    "RetrievalService": "Index Search Delete Describe",
+    "BackboneService": "Embed EmbedText",
+}
+SCALARS = {
+    "Image.encoded": "BYTES",
+    "Image.key": "STRING",
+    "ImageInfo.width": "INT32",
+    "Tensor.shape": "INT64",
+    "Tensor.data": "BYTES",
+    "Point.x": "FLOAT",
+    "Box.x_min": "FLOAT",
+    "CocoRle.counts": "BYTES",
+    "Mask.area": "INT64",
+    "Mask.predicted_iou": "FLOAT",
+    "SegmentTextResponse.label_map_png": "BYTES",
+}
+
+
+@pytest.mark.parametrize("message", FIELDS)
+def test_fields(message: str) -> None:
+    fields = pb.DESCRIPTOR.message_types_by_name[message].fields
+    shown = {f"{f.name}={f.number}{'*' if f.is_repeated else ''}" for f in fields}
+    assert shown >= set(FIELDS[message].split())
+
+
+def test_oneofs() -> None:
+    for (message, oneof), names in ONEOFS.items():
+        fields = pb.DESCRIPTOR.message_types_by_name[message].oneofs_by_name[oneof].fields
+        assert [field.name for field in fields] == names.split()
+
+
+def test_enums() -> None:
+    for enum, values in ENUMS.items():
+        shown = {f"{v.name}={v.number}" for v in pb.DESCRIPTOR.enum_types_by_name[enum].values}
+        assert shown >= set(values.split())
+
+
+def test_services() -> None:
+    assert pb.DESCRIPTOR.package == "samclip.v1"
+    for service, rpcs in RPCS.items():
+        methods = pb.DESCRIPTOR.services_by_name[service].methods_by_name
+        assert set(methods) >= set(rpcs.split())
+        for name in rpcs.split():
+            assert methods[name].input_type.name == f"{name}Request"
+            assert methods[name].output_type.name == f"{name}Response"
+
+
+def test_scalar_types() -> None:
+    for path, kind in SCALARS.items():
+        message, field = path.split(".")
+        found = pb.DESCRIPTOR.message_types_by_name[message].fields_by_name[field].type
+        assert found == getattr(FieldDescriptor, f"TYPE_{kind}"), path

@@ -1,0 +1,41 @@
+"""The public names of the client: exported, sorted, documented, and those of the interface."""
+
+import inspect
+import re
+
+import samclip
+from samclip import errors, types
+
+from tests.conftest import ROOT
+
+
+def test_public_names_are_sorted_and_exported() -> None:
+    assert samclip.__all__ == sorted(samclip.__all__)
+    for name in samclip.__all__:
+        assert inspect.getdoc(getattr(samclip, name)), name
+
+
+def test_every_value_and_error_is_exported() -> None:
+    for module in (types, errors):
+        for name, found in vars(module).items():
+            if inspect.isclass(found) and found.__module__ == module.__name__:
+                assert name in samclip.__all__, name
+
+
+def test_the_methods_of_the_interface() -> None:
+    for name in ("image", "index", "search", "delete", "describe", "embed_text"):
+        assert callable(getattr(samclip.Client, name))
+    for name in ("classify", "segment", "everything", "semantic", "embed"):
+        assert callable(getattr(samclip.Photo, name))
+    assert {"points", "negative", "boxes", "mask_input", "text", "multimask"} <= set(
+        inspect.signature(samclip.Photo.segment).parameters
+    )
+    semantic = inspect.signature(samclip.Photo.semantic).parameters
+    assert {"labels", "refine", "background"} <= set(semantic)
+    search = inspect.signature(samclip.Client.search).parameters
+    assert {"collection", "text", "image", "id"} <= set(search)
+
+
+def test_the_package_is_typed_and_versioned() -> None:
+    assert (ROOT / "proto/samclip/py.typed").exists()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", samclip.__version__)
