@@ -1,0 +1,64 @@
+"""The backbone as a Serve application: images and texts to embeddings."""
+
+import os
+
+import torch
+from ray.serve import Application
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.model import SamClip
+from services import deployment, metrics, wire
+from services.backbone.engine import Engine
+from services.limits import check_texts
+from services.rpc import Service, rpc
+from services.settings import Settings, SettingsError
+
+
+class Backbone(Service):
+    """The only service that holds the encoders."""
+
+    name = "BackboneService"
+    application = "backbone"
+
+    def __init__(self, settings: Settings, model: SamClip | None = None):
+        super().__init__(settings)
+        torch.set_num_threads(settings.torch_threads or os.cpu_count() or 1)
+        model = model or SamClip.load(settings.checkpoint, settings.device, settings.dtype)
+        self.model = pb.ModelInfo(
+            name=model.config.name, digest=model.digest, kind=model.config.kind
+        )
+        metrics.announce(self.model)
+        self.engine = Engine(model, settings)
+        self.engine.warm_up()
+
+    @rpc
+    async def Embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+        outputs = wire.to_outputs(request.outputs)
+        source = wire.image_source(request.image, self.settings.max_image_bytes)
+        found = await self.engine.embed(source, outputs)
+        tensors = [
+            wire.to_tensor(found.entries[output].array, pb.Output.Name(output), request.inline)
+            for output in outputs
+        ]
+        return pb.EmbedResponse(
+            image=wire.image_info(found.key, found.geometry, found.cached),
+            tensors=tensors,
+            cached=found.cached,
+            model=self.model,
+        )
+
+    @rpc
+    async def EmbedText(self, request: pb.EmbedTextRequest) -> pb.EmbedTextResponse:
+        check_texts(request.texts, self.settings.max_labels)
+        text_TD = await self.engine.embed_text(request.texts)
+        return pb.EmbedTextResponse(tensor=wire.to_tensor(text_TD), model=self.model)
+
+
+def build(settings: Settings) -> Application:
+    """The application, for ``serve.run``. Raises SettingsError where batches could not fill."""
+    if settings.max_batch_size > min(settings.max_queue, deployment.MAX_ONGOING):
+        raise SettingsError(
+            f"max_batch_size is {settings.max_batch_size}: no batch can have more than max_queue "
+            f"({settings.max_queue}) or {deployment.MAX_ONGOING} images"
+        )
+    return deployment.of(Backbone, settings, gpus=0.5)

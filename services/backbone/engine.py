@@ -1,0 +1,152 @@
+"""The backbone without its transport: images to embeddings, through cache, decoders and batches.
+
+    bytes → hash → cache? ──hit────────────────────────────────────────────→ answer
+                     └─miss → decode, validate, resize → batch → encoder → cache → answer
+
+Decoding stands in front of the batch, so that a bad file fails alone; the model runs in a thread of
+its own, never on the event loop.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core import image
+from samclip_core.errors import KeyUnknown
+from samclip_core.geometry import Geometry
+from samclip_core.model import Prepared, SamClip
+from services import metrics, threads, wire
+from services.backbone.batcher import Batcher, buckets
+from services.backbone.cache import Cache, Entry, SingleFlight, namespace
+from services.limits import image_limits
+from services.settings import Settings
+
+TEXTS_AT_ONCE = 64  # in one run of the text tower, so that images need not wait long for it
+
+Entries = Mapping[pb.Output, Entry]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Embeddings of one image; ``cached`` when no encoding was needed."""
+
+    key: str
+    entries: Entries
+    cached: bool
+
+    @property
+    def geometry(self) -> Geometry:
+        return next(iter(self.entries.values())).geometry
+
+
+@dataclass(frozen=True, eq=False)
+class _Work:
+    key: str
+    prepared: Prepared
+
+
+class Engine:
+    """One model on one device. Its methods belong to one event loop."""
+
+    def __init__(self, model: SamClip, settings: Settings):
+        self.model = model
+        self.cache = Cache(
+            settings.cache_bytes,
+            namespace(model.digest, model.config.image_size, settings.dtype),
+        )
+        self._limits = image_limits(settings)
+        self._on_gpu = settings.device.startswith("cuda")
+        self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self._device = ThreadPoolExecutor(1, "device")
+        self._flights = SingleFlight[Entries]()
+        self._sizes = buckets(settings.max_batch_size)
+        self._batcher = Batcher[_Work, Entries](
+            self._run,
+            max_size=settings.max_batch_size,
+            max_wait_s=settings.batch_wait_ms / 1000,
+            max_queue=settings.max_queue,
+        )
+
+    def warm_up(self) -> None:
+        """Run every batch size once, so that the first requests find everything compiled."""
+        blank = self.model.prepare(np.zeros((64, 64, 3), np.uint8))
+        for size in self._sizes:
+            self.model.encode_batch([blank] * size)
+        self.model.embed_text(["a photo"])
+        self._measure_memory()
+
+    async def embed(self, source: bytes | str, outputs: Sequence[pb.Output]) -> Embedded:
+        """Embeddings of an encoded image, or of the one that an image key names.
+
+        Raises KeyUnknown, errors of ``samclip_core.image.decode``, Overloaded.
+        """
+        if isinstance(source, str):
+            key = source
+        else:
+            key = await threads.run(self._decoders, "hash", image.image_key, source)
+        entries: Entries | None = self.cache.get(key, outputs)
+        if entries is not None:
+            return Embedded(key, entries, cached=True)
+        if isinstance(source, str):
+            raise KeyUnknown(
+                f"no embedding is held for the image key {key[:64]!r} (any more): send the image"
+            )
+        entries = await self._flights.run(key, partial(self._encode, key, source))
+        return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
+
+    async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One row of length 1 a text, T×D."""
+        rows = [
+            await threads.run(self._device, "execute", self.model.embed_text, texts[i:j])
+            for i, j in _chunks(len(texts), TEXTS_AT_ONCE)
+        ]
+        return np.concatenate(rows)
+
+    async def close(self) -> None:
+        """Finish what waits, then stop the threads."""
+        await self._batcher.close()
+        self._decoders.shutdown(wait=False)
+        self._device.shutdown(wait=False)
+
+    async def _encode(self, key: str, encoded: bytes) -> Entries:
+        with self._batcher.coming():
+            pixels = await threads.run(
+                self._decoders, "decode", image.decode, encoded, self._limits
+            )
+            prepared = await threads.run(self._decoders, "preprocess", self.model.prepare, pixels)
+        return await self._batcher.submit(_Work(key, prepared))
+
+    async def _run(self, batch: list[_Work]) -> list[Entries]:
+        prepared = [work.prepared for work in batch]
+        results = await threads.run(self._device, "execute", self._execute, prepared)
+        # Kept even where every caller has gone: the next one, perhaps a retry, finds it.
+        for work, entries in zip(batch, results, strict=True):
+            self.cache.put(work.key, entries)
+        self._measure_memory()
+        return results
+
+    def _execute(self, prepared: list[Prepared]) -> list[Entries]:
+        results: list[Entries] = []
+        for features in self.model.encode_batch(prepared):
+            entries = {}
+            for output, field in wire.FIELDS.items():
+                array = np.ascontiguousarray(getattr(features, field), np.float16)
+                array.flags.writeable = False
+                entries[output] = Entry(array, features.geometry)
+            results.append(entries)
+        return results
+
+    def _measure_memory(self) -> None:
+        used = torch.cuda.memory_reserved() if self._on_gpu else metrics.resident_bytes()
+        metrics.DEVICE_MEMORY.set(used)
+
+
+def _chunks(count: int, size: int) -> list[tuple[int, int]]:
+    return [(start, start + size) for start in range(0, count, size)]

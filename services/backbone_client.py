@@ -1,0 +1,124 @@
+"""How the heads ask the backbone: its public stub over gRPC, wherever it runs."""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from functools import cached_property
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1.samclip_pb2_grpc import BackboneServiceStub
+
+from samclip_core.errors import Unavailable
+from samclip_core.scores import class_embeddings
+from samclip_core.types import ImageFeatures
+from services import rpc, status, wire
+
+UNLIMITED = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
+"""gRPC's default of 4 MiB is less than one embedding; the settings limit images themselves."""
+
+_RETRY = (
+    '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.05s",'
+    ' "maxBackoff": "1s", "backoffMultiplier": 3, "retryableStatusCodes": ["UNAVAILABLE"]}}]}'
+)
+"""Embedding changes nothing, so a call that meets a replica on its way out is made again."""
+
+TEXTS_KEPT = 10_000
+
+Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
+
+
+class BackboneClient:
+    """``size`` is the model frame's side, ``digest`` the checkpoint that the caller's own part
+    belongs to: embeddings of another one are refused. For one event loop.
+    """
+
+    def __init__(self, address: str, metadata: Sequence[tuple[str, str]], size: int, digest: str):
+        self._address = address
+        self._metadata = tuple(metadata)
+        self._size = size
+        self._digest = digest
+        self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        options = [
+            *UNLIMITED,
+            ("grpc.service_config", _RETRY),
+            ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
+        ]
+        return grpc.aio.insecure_channel(self._address, options=options)
+
+    @cached_property
+    def _stub(self) -> "BackboneServiceStub":
+        return BackboneServiceStub(self._channel)
+
+    async def features(
+        self, image: pb.Image, *outputs: pb.Output
+    ) -> tuple[pb.ImageInfo, ImageFeatures]:
+        """Embeddings of an image, by its file or key.
+
+        Raises what the backbone raises, unchanged, and Unavailable.
+        """
+        request = pb.EmbedRequest(image=image, outputs=outputs, inline=True)
+        response = await self._call(self._stub.Embed, request)
+        return response.image, wire.to_features(response, self._size)
+
+    async def class_embeddings(
+        self, labels: Sequence[str], templates: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """One row of length 1 a label: the mean over the templates, L×D."""
+        texts = [template.replace("{}", label) for label in labels for template in templates]
+        row = dict(zip(texts, await self.embed_text(texts), strict=True))
+        return class_embeddings(
+            lambda asked: np.stack([row[text] for text in asked]), labels, templates
+        )
+
+    async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One row of length 1 a text, T×D; those asked for lately are remembered."""
+        rows = {text: self._texts[text] for text in texts if text in self._texts}
+        missing = [text for text in dict.fromkeys(texts) if text not in rows]
+        if missing:
+            request = pb.EmbedTextRequest(texts=missing)
+            response = await self._call(self._stub.EmbedText, request)
+            rows |= zip(missing, wire.from_tensor(response.tensor), strict=True)
+        for text in rows:
+            self._texts[text] = rows[text]
+            self._texts.move_to_end(text)
+        while len(self._texts) > TEXTS_KEPT:
+            self._texts.popitem(last=False)
+        return np.stack([rows[text] for text in texts])
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+    async def _call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
+        metadata = (*self._metadata, (rpc.REQUEST_ID, rpc.request_id.get()))
+        try:
+            response = await method(request, timeout=rpc.time_left(), metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise self._translate(error) from error
+        if response.model.digest != self._digest:
+            raise Unavailable(
+                f"the backbone at {self._address} serves another checkpoint "
+                f"({response.model.digest[:12]}, expected {self._digest[:12]}): try again when "
+                "both have been updated"
+            )
+        return response
+
+    def _translate(self, error: grpc.aio.AioRpcError) -> Exception:
+        trailer: Any = error.trailing_metadata() or {}
+        kind = trailer.get(rpc.ERROR_KIND)
+        if kind is not None:
+            return status.rebuild(error.code(), str(kind), error.details() or "")
+        if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED):
+            return status.rebuild(error.code(), "", "the backbone is too busy: try again later")
+        return Unavailable(
+            f"the backbone at {self._address} does not answer ({error.code().name}): try again"
+        )

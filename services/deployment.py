@@ -1,0 +1,32 @@
+"""How each service runs under Ray Serve: one place for the numbers that all of them share."""
+
+from ray import serve
+from ray.serve.config import BackpressureConfig
+
+from services.rpc import Service
+from services.settings import Settings
+
+MAX_ONGOING = 256
+"""Requests that a replica works on at once. Far above a batch, which Serve's own 5 would starve:
+what is bounded here is the queue of the encoder (``max_queue``), and the wait for a slot."""
+MAX_QUEUED = 256
+"""Requests that wait for a slot; those beyond get 429 or RESOURCE_EXHAUSTED at once."""
+
+
+def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.Application:
+    """One replica of a service. ``gpus`` is its part of a GPU where the settings name one.
+
+    CPUs are not reserved: on a small machine all services share what there is.
+    """
+    on_gpu = settings.device.startswith("cuda")
+    deployed = serve.deployment(
+        serve.ingress()(service),
+        name=service.application,
+        max_ongoing_requests=MAX_ONGOING,
+        max_queued_requests=MAX_QUEUED,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=20,
+        ray_actor_options={"num_cpus": 0, "num_gpus": gpus if on_gpu else 0},
+    )
+    return deployed.bind(settings)

@@ -1,0 +1,31 @@
+"""What every head has: the checkpoint's config, and the backbone to ask for embeddings."""
+
+from functools import cached_property
+
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core import checkpoint
+from services import front_door, metrics
+from services.backbone_client import BackboneClient
+from services.rpc import Service
+from services.settings import Settings
+
+
+class Head(Service):
+    """Base of the services that work on embeddings. Reads no weights, imports no torch."""
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.directory = checkpoint.resolve(settings.checkpoint)
+        self.config = checkpoint.read_config(self.directory)
+        self.model = pb.ModelInfo(
+            name=self.config.name,
+            digest=checkpoint.digest(self.directory),
+            kind=self.config.kind,
+        )
+        metrics.announce(self.model)
+
+    @cached_property
+    def backbone(self) -> BackboneClient:
+        address, metadata = front_door.backbone(self.settings)
+        return BackboneClient(address, metadata, self.config.image_size, self.model.digest)

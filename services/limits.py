@@ -1,0 +1,107 @@
+"""What one request may hold, checked before any work is done for it."""
+
+from collections.abc import Sequence, Sized
+
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest
+from samclip_core.image import ImageLimits
+from services.settings import Settings
+
+MAX_TEXT = 1000  # characters of one label, template or text: far more than any tokenizer keeps
+TEXTS_PER_LABEL = 16  # templates a label, at the largest number of labels
+MAX_POINTS_PER_SIDE = 64
+MAX_TOP_K = 10_000
+
+
+def image_limits(settings: Settings) -> ImageLimits:
+    """The limits on one image file."""
+    return ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+
+
+def check_images(images: Sized, most: int) -> None:
+    """Raise InvalidRequest unless there is at least one image and at most ``most``."""
+    if not len(images):
+        raise InvalidRequest("no image: send at least one")
+    if len(images) > most:
+        raise InvalidRequest(
+            f"{len(images)} images in one request, at most {most}: send them in several"
+        )
+
+
+def check_labels(labels: Sequence[str], most: int) -> None:
+    """Raise InvalidLabels unless there are 1 to ``most`` labels and none is blank."""
+    if not labels:
+        raise InvalidLabels("no labels: send at least one label to choose from")
+    if len(labels) > most:
+        raise InvalidLabels(f"{len(labels)} labels, at most {most}: send fewer")
+    for index, label in enumerate(labels):
+        check_text(label, f"label {index}")
+
+
+def check_text(text: str, what: str) -> None:
+    """Raise InvalidLabels for a text that is blank or too long; ``what`` names it."""
+    if not text.strip():
+        raise InvalidLabels(f"{what} is empty: it needs some text")
+    if len(text) > MAX_TEXT:
+        raise InvalidLabels(f"{what} has {len(text)} characters, at most {MAX_TEXT}: shorten it")
+
+
+def check_templates(templates: Sequence[str], labels: Sequence[str], most: int) -> None:
+    """Raise InvalidLabels for a template without ``{}``, or too many texts in all."""
+    for index, template in enumerate(templates):
+        if "{}" not in template:
+            raise InvalidLabels(
+                f"template {index} is {template[:80]!r}: it needs {{}} where the label goes"
+            )
+        check_text(template, f"template {index}")
+    texts = len(templates) * len(labels)
+    if texts > TEXTS_PER_LABEL * most:
+        raise InvalidLabels(
+            f"{len(templates)} templates for {len(labels)} labels make {texts} texts, "
+            f"at most {TEXTS_PER_LABEL * most}: send fewer"
+        )
+
+
+def check_texts(texts: Sequence[str], most_labels: int) -> None:
+    """Raise InvalidLabels unless there is at least one text, none is blank, none is too long."""
+    check_labels(texts, TEXTS_PER_LABEL * most_labels)
+
+
+def check_top_k(top_k: int) -> None:
+    """Raise InvalidRequest for a negative or unreasonable number of answers."""
+    if not 0 <= top_k <= MAX_TOP_K:
+        raise InvalidRequest(f"top_k is {top_k}, expected 0 to {MAX_TOP_K}")
+
+
+def check_points_per_side(points: int) -> None:
+    """Raise InvalidRequest for a negative or unreasonable number of points."""
+    if not 0 <= points <= MAX_POINTS_PER_SIDE:
+        raise InvalidRequest(
+            f"points_per_side is {points}, expected 1 to {MAX_POINTS_PER_SIDE}, "
+            "or 0 for the checkpoint's own"
+        )
+
+
+def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
+    """Raise InvalidPrompt unless there are 1 to ``most`` prompts, of at most ``most`` points."""
+    if not prompts:
+        raise InvalidPrompt("no prompts: send points, a box, a mask_input or a text")
+    if len(prompts) > most:
+        raise InvalidPrompt(
+            f"{len(prompts)} prompts in one request, at most {most}: send them in several"
+        )
+    for index, prompt in enumerate(prompts):
+        if len(prompt.points) > most:
+            raise InvalidPrompt(
+                f"prompt {index} has {len(prompt.points)} points, at most {most}: send fewer"
+            )
+
+
+def check_encoding(encoding: int) -> None:
+    """Raise InvalidRequest for an encoding that this service does not know."""
+    if encoding not in pb.MaskEncoding.values():
+        raise InvalidRequest(
+            f"mask encoding {encoding} is unknown, "
+            f"expected one of {', '.join(pb.MaskEncoding.keys())}"
+        )

@@ -1,0 +1,134 @@
+"""Every metric of the service: names, labels and buckets, once.
+
+All replicas of one node write to the directory in ``PROMETHEUS_MULTIPROC_DIR``, which the
+launcher sets, and ``render`` adds them up; without it, ``render`` shows this process alone.
+"""
+
+import os
+import re
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prometheus_client import (
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
+from samclip.v1 import samclip_pb2 as pb
+
+STAGES = (
+    "hash",
+    "decode",
+    "preprocess",
+    "cache_l1",
+    "cache_l2",
+    "queue",
+    "batch_wait",
+    "execute",
+    "mask_decode",
+    "encode",
+    "index",
+)
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+REQUESTS = Counter(
+    "samclip_requests_total", "Requests answered, by gRPC code.", ["service", "rpc", "code"]
+)
+REQUEST_SECONDS = Histogram(
+    "samclip_request_seconds", "Time in the replica.", ["service", "rpc"], buckets=_SECONDS
+)
+STAGE_SECONDS = Histogram(
+    "samclip_stage_seconds", "Time in one stage of a request.", ["stage"], buckets=_SECONDS
+)
+BATCH_SIZE = Histogram(
+    "samclip_batch_size", "Images in one run of the encoder.", buckets=(1, 2, 4, 8, 16, 32)
+)
+BATCH_RELEASE = Counter("samclip_batch_release_total", "Why a batch was released.", ["reason"])
+CACHE = Counter("samclip_cache_total", "Look-ups of an embedding.", ["tier", "output", "outcome"])
+CACHE_BYTES = Gauge(
+    "samclip_cache_bytes", "Bytes of embeddings held.", ["tier"], multiprocess_mode="livesum"
+)
+SHED = Counter("samclip_shed_total", "Requests refused or dropped.", ["reason"])
+INFLIGHT = Gauge(
+    "samclip_inflight", "Requests being answered.", ["service"], multiprocess_mode="livesum"
+)
+MODEL_INFO = Gauge(
+    "samclip_model_info",
+    "The checkpoint that is served.",
+    ["name", "digest", "kind"],
+    multiprocess_mode="livemax",
+)
+DEVICE_MEMORY = Gauge(
+    "samclip_device_memory_bytes",
+    "Memory of the model's device: reserved by torch, or resident in this process on a CPU.",
+    multiprocess_mode="livesum",
+)
+
+for _stage in STAGES:
+    STAGE_SECONDS.labels(_stage)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Measure one stage, also of a request that fails in it."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        STAGE_SECONDS.labels(name).observe(time.perf_counter() - start)
+
+
+def announce(model: pb.ModelInfo) -> None:
+    """Say which checkpoint this process serves."""
+    MODEL_INFO.labels(model.name, model.digest, model.kind).set(1)
+
+
+def resident_bytes() -> int:
+    """Physical memory of this process; its peak where there is no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * resource.getpagesize()
+
+
+def render() -> bytes:
+    """Prometheus' text of all replicas of this node, without the metrics of other libraries."""
+    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    registry = REGISTRY
+    if directory:
+        _forget_dead(Path(directory))
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry, path=directory)
+    lines = generate_latest(registry).splitlines(keepends=True)
+    return b"".join(line for line in lines if _is_ours(line))
+
+
+def _forget_dead(directory: Path) -> None:
+    """A replica that was killed could not take back its gauges; its counters stay true."""
+    for path in directory.glob("gauge_live*.db"):
+        match = re.fullmatch(r"gauge_live[a-z]+_(\d+)\.db", path.name)
+        if match and not _alive(int(match[1])):
+            path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _is_ours(line: bytes) -> bool:
+    name = line.split(b" ", 3)[2] if line.startswith(b"#") else line
+    return name.startswith(b"samclip_")

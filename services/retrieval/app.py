@@ -1,0 +1,142 @@
+"""Retrieval as a Serve application: collections of images, searched by text, image or example."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.serve import Application
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import InvalidRequest, KeyUnknown
+from services import deployment, threads
+from services.head import Head
+from services.limits import check_images, check_text, check_top_k
+from services.retrieval.collection import Hit, Item
+from services.retrieval.index import Collections
+from services.rpc import rpc
+from services.settings import Settings
+
+TOP_K = 10
+MAX_ID = 256
+MAX_ITEMS = 1024
+AT_ONCE = 16  # images of one Index request that are embedded at the same time
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Retrieval(Head):
+    """Keeps collections on disk; exactly one replica of it may run."""
+
+    name = "RetrievalService"
+    application = "retrieval"
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self._disk = ThreadPoolExecutor(1, "index")
+        self._collections = Collections(settings.index_dir, self.model.digest, self.config.text_dim)
+
+    def __del__(self) -> None:
+        """Serve calls this when the replica has answered its last request."""
+        if hasattr(self, "_collections"):
+            self._disk.shutdown(wait=True)
+            self._collections.close()
+
+    @rpc
+    async def Index(self, request: pb.IndexRequest) -> pb.IndexResponse:
+        check_images(request.items, MAX_ITEMS)
+        await self._on_disk(self._collections.check_addable, request.collection)
+        gate = asyncio.Semaphore(AT_ONCE)
+        made = await asyncio.gather(*(self._item(item, gate) for item in request.items))
+        items = [item for item in made if isinstance(item, Item)]
+        if items:
+            await self._on_disk(self._upsert, request.collection, items)
+        errors = [error for error in made if isinstance(error, pb.ItemError)]
+        return pb.IndexResponse(indexed=len(items), errors=errors)
+
+    @rpc
+    async def Search(self, request: pb.SearchRequest) -> pb.SearchResponse:
+        check_top_k(request.top_k)
+        await self._on_disk(self._collections.get, request.collection)
+        match request.WhichOneof("query"):
+            case "text":
+                check_text(request.text, "the text to search for")
+                (vector_D,) = await self.backbone.class_embeddings(
+                    [request.text], self.config.templates
+                )
+            case "image":
+                vector_D = await self._embed(request.image)
+            case "id":
+                vector_D = await self._on_disk(self._vector, request.collection, request.id)
+            case _:
+                raise InvalidRequest("nothing to search for: send a text, an image or an id")
+        # An item is always the nearest to itself: more like this one means others.
+        exclude = request.id if request.HasField("id") else None
+        top_k = request.top_k or TOP_K
+        hits = await self._on_disk(self._search, request.collection, vector_D, top_k, exclude)
+        messages = [pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits]
+        return pb.SearchResponse(hits=messages, model=self.model)
+
+    @rpc
+    async def Delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:
+        if not request.ids:
+            deleted = await self._on_disk(self._collections.drop, request.collection)
+        else:
+            deleted = await self._on_disk(self._delete, request.collection, request.ids)
+        return pb.DeleteResponse(deleted=deleted)
+
+    @rpc
+    async def Describe(self, request: pb.DescribeRequest) -> pb.DescribeResponse:
+        found = await self._on_disk(self._collections.describe, request.collection)
+        return pb.DescribeResponse(
+            collections=[
+                pb.Collection(
+                    name=d.name, count=d.count, dimension=d.dimension, model_digest=d.digest
+                )
+                for d in found
+            ]
+        )
+
+    async def _item(self, item: pb.IndexItem, gate: asyncio.Semaphore) -> Item | pb.ItemError:
+        """An item to store, or what is wrong with it; what is wrong with the service is raised."""
+        try:
+            if not 0 < len(item.id) <= MAX_ID:
+                raise InvalidRequest(
+                    f"the id has {len(item.id)} characters, expected 1 to {MAX_ID}: send another"
+                )
+            async with gate:
+                vector_D = await self._embed(item.image)
+        except (InvalidRequest, KeyUnknown) as error:
+            return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
+        return Item(item.id, vector_D, dict(item.metadata))
+
+    async def _embed(self, image: pb.Image) -> NDArray[np.float32]:
+        _, features = await self.backbone.features(image, pb.CLIP_POOLED)
+        assert features.clip_pooled_D is not None
+        vector_D = features.clip_pooled_D.astype(np.float32)
+        return vector_D / np.linalg.norm(vector_D)  # float16 left it a little off
+
+    def _upsert(self, name: str, items: Sequence[Item]) -> None:
+        self._collections.get_or_make(name).upsert(items)
+
+    def _delete(self, name: str, ids: Sequence[str]) -> int:
+        return self._collections.get(name).delete(ids)
+
+    def _vector(self, name: str, id: str) -> NDArray[np.float32]:
+        return self._collections.get(name).vector(id)
+
+    def _search(
+        self, name: str, vector_D: NDArray[np.float32], top_k: int, exclude: str | None
+    ) -> list[Hit]:
+        return self._collections.get(name).search(vector_D, top_k, exclude)
+
+    async def _on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await threads.run(self._disk, "index", function, *args, **kwargs)
+
+
+def build(settings: Settings) -> Application:
+    """The application, for ``serve.run``."""
+    return deployment.of(Retrieval, settings)

@@ -1,0 +1,206 @@
+"""One collection of image vectors on disk: which pictures are nearest to a vector.
+
+It is two files. NAME.sqlite is the truth: ids, metadata, vectors, and the model they
+come from; a change is there, whole, before it is acknowledged. NAME.usearch is a snapshot of the
+search graph, which only saves time at the start: a row's number is never used again, so comparing
+numbers tells what the snapshot lacks and what it has too much, after any kind of crash.
+"""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from usearch.index import Index as Graph
+
+from samclip_core.errors import NotFound
+
+EXACT = 10_000
+"""Up to so many vectors are compared one by one: that costs little and misses nothing."""
+SNAPSHOT_EVERY = 5_000
+"""Changes after which the graph is written again."""
+
+_SCHEMA = """
+CREATE TABLE model (digest TEXT NOT NULL, dimension INTEGER NOT NULL);
+CREATE TABLE snapshot (sha256 TEXT NOT NULL);
+CREATE TABLE items (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    metadata TEXT NOT NULL,
+    vector BLOB NOT NULL
+);
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A picture of a collection; ``vector_D`` is float32 of length 1."""
+
+    id: str
+    vector_D: NDArray[np.float32]
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that was found; ``score`` is the cosine."""
+
+    id: str
+    score: float
+    metadata: Mapping[str, str]
+
+
+class Collection:
+    """One collection, open. For one thread at a time."""
+
+    def __init__(self, path: Path, digest: str, dimension: int):
+        """Open the collection at ``path`` (without suffix), or make an empty one."""
+        self.name = path.name
+        self._snapshot = path.with_name(f"{path.name}.usearch")
+        self._database = _connect(path, digest, dimension)
+        self.digest, self.dimension = self._database.execute(
+            "SELECT digest, dimension FROM model"
+        ).fetchone()
+        self._graph = self._load()
+        self._unsaved = 0
+
+    def __len__(self) -> int:
+        return len(self._graph)
+
+    def upsert(self, items: Iterable[Item]) -> None:
+        """Add items; one whose id is there already takes its place. All or none."""
+        rows = {
+            item.id: (item.id, json.dumps(dict(item.metadata)), _blob(item.vector_D))
+            for item in items
+        }
+        with self._database:
+            replaced = self._remove(tuple(rows))
+            added = [
+                self._database.execute(
+                    "INSERT INTO items (id, metadata, vector) VALUES (?, ?, ?) RETURNING number",
+                    row,
+                ).fetchone()[0]
+                for row in rows.values()
+            ]
+        self._change(replaced, {n: row[2] for n, row in zip(added, rows.values(), strict=True)})
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Take items out; ids that are not there do not count."""
+        with self._database:
+            removed = self._remove(tuple(dict.fromkeys(ids)))
+        self._change(removed, {})
+        return len(removed)
+
+    def vector(self, id: str) -> NDArray[np.float32]:
+        """The vector of an item, D. Raises NotFound."""
+        row = self._database.execute("SELECT vector FROM items WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            raise NotFound(
+                f"no item {id[:80]!r} in collection {self.name!r}: index it first, or search by "
+                "text or image"
+            )
+        return np.frombuffer(row[0], "<f4")
+
+    def search(
+        self, vector_D: NDArray[np.float32], top_k: int, exclude: str | None = None
+    ) -> list[Hit]:
+        """The nearest items by cosine, best first, without the one whose id is ``exclude``."""
+        if not len(self):
+            return []
+        exact = len(self) <= EXACT
+        found = self._graph.search(vector_D, min(top_k + 1, len(self)), exact=exact)
+        hits = []
+        for number, distance in zip(found.keys.tolist(), found.distances.tolist(), strict=True):
+            id, metadata = self._database.execute(
+                "SELECT id, metadata FROM items WHERE number = ?", (number,)
+            ).fetchone()
+            if id != exclude:
+                hits.append(Hit(id, 1 - distance, json.loads(metadata)))
+        return hits[:top_k]
+
+    def save(self) -> None:
+        """Write the snapshot, whole or not at all."""
+        if not self._unsaved:
+            return
+        partial = self._snapshot.with_suffix(".partial")
+        self._graph.save(str(partial))
+        with self._database:
+            self._database.execute("DELETE FROM snapshot")
+            self._database.execute("INSERT INTO snapshot VALUES (?)", (_sha256(partial),))
+        partial.replace(self._snapshot)
+        self._unsaved = 0
+
+    def close(self) -> None:
+        self.save()
+        self._database.close()
+
+    def remove_files(self) -> None:
+        """Close for good: the collection is gone."""
+        path = Path(self._database.execute("PRAGMA database_list").fetchone()[2])
+        self._database.close()
+        self._snapshot.unlink(missing_ok=True)
+        path.unlink()
+
+    def _remove(self, ids: Sequence[str]) -> list[int]:
+        numbers: list[int] = []
+        for id in ids:
+            found = self._database.execute(
+                "DELETE FROM items WHERE id = ? RETURNING number", (id,)
+            ).fetchone()
+            numbers += found or ()
+        return numbers
+
+    def _change(self, removed: Sequence[int], added: Mapping[int, bytes]) -> None:
+        """Bring the graph up to date with what the database has committed."""
+        if removed:
+            self._graph.remove(np.array(removed, np.uint64))
+        if added:
+            vectors_ND = np.stack([np.frombuffer(blob, "<f4") for blob in added.values()])
+            self._graph.add(np.array([*added], np.uint64), vectors_ND)
+        self._unsaved += len(removed) + len(added)
+        if self._unsaved >= SNAPSHOT_EVERY:
+            self.save()
+
+    def _load(self) -> Graph:
+        """The snapshot, if it is what was written, and all that happened since."""
+        graph = Graph(ndim=self.dimension, metric="cos", dtype="f32")
+        stated = self._database.execute("SELECT sha256 FROM snapshot").fetchone()
+        if stated and self._snapshot.exists() and _sha256(self._snapshot) == stated[0]:
+            graph.load(str(self._snapshot))
+        held = set(np.asarray(graph.keys).tolist())
+        stored = {row[0] for row in self._database.execute("SELECT number FROM items")}
+        if held - stored:
+            graph.remove(np.array([*held - stored], np.uint64))
+        for number in sorted(stored - held):
+            blob = self._database.execute(
+                "SELECT vector FROM items WHERE number = ?", (number,)
+            ).fetchone()[0]
+            graph.add(number, np.frombuffer(blob, "<f4"))
+        return graph
+
+
+def _connect(path: Path, digest: str, dimension: int) -> sqlite3.Connection:
+    file = path.with_name(f"{path.name}.sqlite")
+    # The threads of a pool of one take turns; sqlite3 would only accept the one that connected.
+    database = sqlite3.connect(file, check_same_thread=False)
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = FULL")
+    if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'model'").fetchone():
+        with database:
+            for statement in _SCHEMA.split(";"):
+                database.execute(statement)
+            database.execute("INSERT INTO model VALUES (?, ?)", (digest, dimension))
+    return database
+
+
+def _blob(vector_D: NDArray[np.float32]) -> bytes:
+    return np.ascontiguousarray(vector_D, "<f4").tobytes()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,133 @@
+"""What every rpc of every service has in common, in one wrapper.
+
+Request id, admission, deadline, metrics, and errors turned into gRPC status. A method sets the
+status on the context and returns an empty message: Ray Serve would send the text of an exception
+that leaves the method, stack trace included, to the caller.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
+
+from google.protobuf.message import Message
+from starlette.types import ASGIApp
+
+from samclip_core.errors import DeadlineExceeded, Unauthenticated
+from services import front_door, http, metrics, status
+from services.settings import Settings
+
+REQUEST_ID = "request_id"  # Serve's own name for it, set by the front door
+ERROR_KIND = "x-samclip-error"  # trailing metadata: the class of the error, for other services
+
+logger = logging.getLogger(__name__)
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+Method = Callable[[Any, Request], Awaitable[Response]]
+
+
+class Context(Protocol):
+    """What is used of Serve's and of gRPC's own servicer context."""
+
+    def invocation_metadata(self) -> Any: ...
+    def set_code(self, code: Any) -> None: ...
+    def set_details(self, details: str) -> None: ...
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None: ...
+
+
+def time_left() -> float | None:
+    """Seconds until the deadline of the request being answered; None outside of one."""
+    deadline = _deadline.get()
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+class Service:
+    """Base of the ingress of each application; its rpcs are the methods marked ``@rpc``."""
+
+    name: ClassVar[str]  # the service in samclip.proto
+    application: ClassVar[str]  # in Serve
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Serve asks for the HTTP side by this name."""
+        return http.application(self.application, self)
+
+    async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+        """Answer one request that came over HTTP or gRPC; ``metadata`` are its headers.
+
+        Raises an error of ``samclip_core.errors``, or whatever else went wrong inside, which
+        ``services.status`` translates.
+        """
+        identity = metadata.get(REQUEST_ID) or uuid.uuid4().hex
+        request_id.set(identity)
+        _deadline.set(time.monotonic() + self.settings.request_timeout_s)
+        inflight = metrics.INFLIGHT.labels(self.name)
+        inflight.inc()
+        start = time.perf_counter()
+        code = "OK"
+        try:
+            return await self._answer(method, request, metadata)
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            metrics.SHED.labels("cancelled").inc()
+            raise
+        except Exception as error:
+            failure = status.describe(error, identity)
+            code = failure.status.code.name
+            if failure.status is status.INTERNAL:
+                logger.exception("%s.%s failed; request id %s", self.name, method, identity)
+            raise
+        finally:
+            inflight.dec()
+            metrics.REQUESTS.labels(self.name, method, code).inc()
+            seconds = time.perf_counter() - start
+            metrics.REQUEST_SECONDS.labels(self.name, method).observe(seconds)
+
+    async def _answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+        if not front_door.admitted(metadata):
+            raise Unauthenticated(front_door.REFUSAL)
+        answer: Method[Message, Message] = getattr(self, method).answer
+        limit = asyncio.timeout(self.settings.request_timeout_s)
+        try:
+            async with limit:
+                return await answer(self, request)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            metrics.SHED.labels("deadline").inc()
+            raise DeadlineExceeded(
+                f"not answered within {self.settings.request_timeout_s:g} s; "
+                "try again later, or with less in one request"
+            ) from error
+
+
+def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], Any]:
+    """Make a gRPC method, named as in samclip.proto, of ``async method(self, request)``."""
+    empty: type[Response] = get_type_hints(method)["return"]
+
+    @functools.wraps(method)
+    async def grpc_method(self: Service, request: Request, grpc_context: Context) -> Message:
+        metadata = dict(grpc_context.invocation_metadata())
+        metadata.setdefault(REQUEST_ID, uuid.uuid4().hex)
+        try:
+            return await self.call(method.__name__, request, metadata)
+        except Exception as error:
+            failure = status.describe(error, metadata[REQUEST_ID])
+            grpc_context.set_code(failure.status.code)
+            grpc_context.set_details(failure.message)
+            grpc_context.set_trailing_metadata([(ERROR_KIND, failure.kind)])
+            return empty()
+
+    # Serve passes the context to methods whose signature names it; ``wraps`` would hide it.
+    del grpc_method.__wrapped__
+    grpc_method.answer = method  # type: ignore[attr-defined]
+    return grpc_method

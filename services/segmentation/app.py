@@ -1,0 +1,174 @@
+"""Segmentation as a Serve application: masks of what a prompt points at, or of all there is."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ray.serve import Application
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.dense import background_words
+from samclip_core.errors import InvalidPrompt
+from samclip_core.everything import name_masks, segment_everything
+from samclip_core.instances import find_instances
+from samclip_core.sam_head import SamHead
+from samclip_core.types import EverythingMask, ImageFeatures, MaskHead, MaskSet, Prompt
+from services import deployment, threads, wire
+from services.head import Head
+from services.limits import (
+    check_encoding,
+    check_labels,
+    check_points_per_side,
+    check_prompts,
+    check_text,
+)
+from services.rpc import rpc
+from services.settings import Settings
+
+MASK_BYTES = 2**28
+"""Full-size masks held at once: the prompts of a very large image are answered in groups."""
+
+Results = dict[int, pb.PromptResult]
+
+
+class Segmentation(Head):
+    """Holds SAM's prompt encoder and mask decoder."""
+
+    name = "SegmentationService"
+    application = "segmentation"
+
+    def __init__(self, settings: Settings, sam_head: MaskHead | None = None):
+        super().__init__(settings)
+        self._sam_head = sam_head or SamHead.load(self.directory, settings.device)
+        self._device = ThreadPoolExecutor(1, "device")
+        self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
+
+    @rpc
+    async def Segment(self, request: pb.SegmentRequest) -> pb.SegmentResponse:
+        check_encoding(request.encoding)
+        check_prompts(request.prompts, self.settings.max_prompts)
+        texts, prompts = _split(request.prompts)
+        outputs = (pb.SAM, pb.CLIP_DENSE) if texts else (pb.SAM,)
+        info, features = await self.backbone.features(request.image, *outputs)
+        results = await self._pointed_at(features, prompts, request)
+        results |= await self._named(features, texts, request)
+        in_order = [results[index] for index in range(len(request.prompts))]
+        return pb.SegmentResponse(image=info, results=in_order, model=self.model)
+
+    @rpc
+    async def SegmentEverything(
+        self, request: pb.SegmentEverythingRequest
+    ) -> pb.SegmentEverythingResponse:
+        check_encoding(request.encoding)
+        check_points_per_side(request.points_per_side)
+        labels = request.labels
+        outputs = (pb.SAM, pb.CLIP_DENSE) if labels else (pb.SAM,)
+        if labels:
+            check_labels(labels, self.settings.max_labels)
+        info, features = await self.backbone.features(request.image, *outputs)
+        masks = await threads.run(
+            self._device,
+            "mask_decode",
+            segment_everything,
+            self._sam_head,
+            features,
+            request.points_per_side or self.config.points_per_side,
+        )
+        if labels:
+            text_LD = await self.backbone.class_embeddings(labels, self.config.templates)
+            masks = await threads.run(
+                self._encoders,
+                "encode",
+                name_masks,
+                masks,
+                features,
+                text_LD,
+                labels,
+                self.config.logit_scale,
+            )
+        encoded = await threads.run(self._encoders, "encode", _encode, masks, request.encoding)
+        return pb.SegmentEverythingResponse(image=info, masks=encoded, model=self.model)
+
+    async def _pointed_at(
+        self, features: ImageFeatures, prompts: Mapping[int, Prompt], request: pb.SegmentRequest
+    ) -> Results:
+        """Points, boxes and mask inputs, together; ``prompts`` by their place in the request."""
+        for index, prompt in prompts.items():
+            try:
+                prompt.validate(features.geometry)
+            except InvalidPrompt as error:
+                raise InvalidPrompt(f"prompt {index}: {error}") from error
+        results: Results = {}
+        for group in _groups(prompts, features, request.multimask):
+            found = await threads.run(
+                self._device,
+                "mask_decode",
+                self._sam_head.segment,
+                features,
+                [*group.values()],
+                request.multimask,
+            )
+            results |= await threads.run(
+                self._encoders, "encode", _encode_sets, group, found, request.encoding
+            )
+        return results
+
+    async def _named(
+        self, features: ImageFeatures, texts: Mapping[int, str], request: pb.SegmentRequest
+    ) -> Results:
+        """Every instance of each text."""
+        results: Results = {}
+        for index, text in texts.items():
+            words = (text, *background_words([text]))
+            text_LD = await self.backbone.class_embeddings(words, self.config.templates)
+            found = await threads.run(
+                self._device,
+                "mask_decode",
+                find_instances,
+                self._sam_head,
+                features,
+                text_LD[0],
+                text,
+                self.config.logit_scale,
+                text_LD[1:],
+            )
+            masks = await threads.run(self._encoders, "encode", _encode, found, request.encoding)
+            results[index] = pb.PromptResult(masks=masks)
+        return results
+
+
+def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, str], dict[int, Prompt]]:
+    """The prompts that are a text, and the others, by their place in the request."""
+    texts, others = {}, {}
+    for index, prompt in enumerate(prompts):
+        if wire.asks_by_text(prompt):
+            check_text(prompt.text, f"the text of prompt {index}")
+            texts[index] = prompt.text
+        else:
+            others[index] = wire.to_prompt(prompt)
+    return texts, others
+
+
+def _groups(
+    prompts: Mapping[int, Prompt], features: ImageFeatures, multimask: bool
+) -> Iterator[dict[int, Prompt]]:
+    """All prompts at once, unless their full-size masks would be too large together."""
+    pixels = features.geometry.width * features.geometry.height
+    size = max(1, MASK_BYTES // (pixels * (3 if multimask else 1)))
+    indices = tuple(prompts)
+    for start in range(0, len(indices), size):
+        yield {index: prompts[index] for index in indices[start : start + size]}
+
+
+def _encode_sets(indices: Iterable[int], found: Sequence[MaskSet], encoding: int) -> Results:
+    results = (wire.to_prompt_result(masks, encoding) for masks in found)
+    return dict(zip(indices, results, strict=True))
+
+
+def _encode(found: Sequence[EverythingMask], encoding: int) -> list[pb.Mask]:
+    return [wire.to_everything_mask(mask, encoding) for mask in found]
+
+
+def build(settings: Settings) -> Application:
+    """The application, for ``serve.run``."""
+    return deployment.of(Segmentation, settings, gpus=0.25)

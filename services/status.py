@@ -1,0 +1,74 @@
+"""The one table from the errors of ``samclip_core`` to gRPC code and HTTP status, and back.
+
+What is not in the table is our own fault: the caller gets a request id and nothing more.
+"""
+
+from dataclasses import dataclass
+
+from grpc import StatusCode
+
+from samclip_core import errors
+
+
+@dataclass(frozen=True)
+class Status:
+    """How one class of errors looks from outside."""
+
+    code: StatusCode
+    http: int
+    title: str
+    retry_after_s: int | None = None
+
+
+TABLE: dict[type[errors.SamClipError], Status] = {
+    errors.ImageTooLarge: Status(StatusCode.INVALID_ARGUMENT, 413, "image too large"),
+    errors.UnsupportedImage: Status(StatusCode.INVALID_ARGUMENT, 415, "unsupported image"),
+    errors.InvalidImage: Status(StatusCode.INVALID_ARGUMENT, 400, "invalid image"),
+    errors.InvalidPrompt: Status(StatusCode.INVALID_ARGUMENT, 400, "invalid prompt"),
+    errors.InvalidLabels: Status(StatusCode.INVALID_ARGUMENT, 400, "invalid labels"),
+    errors.InvalidRequest: Status(StatusCode.INVALID_ARGUMENT, 400, "invalid request"),
+    errors.KeyUnknown: Status(StatusCode.FAILED_PRECONDITION, 409, "image key unknown"),
+    errors.NotFound: Status(StatusCode.NOT_FOUND, 404, "not found"),
+    errors.Unauthenticated: Status(StatusCode.UNAUTHENTICATED, 401, "not authenticated"),
+    errors.Overloaded: Status(StatusCode.RESOURCE_EXHAUSTED, 429, "overloaded", 1),
+    errors.DeadlineExceeded: Status(StatusCode.DEADLINE_EXCEEDED, 504, "deadline exceeded"),
+    errors.Unavailable: Status(StatusCode.UNAVAILABLE, 503, "unavailable", 1),
+}
+INTERNAL = Status(StatusCode.INTERNAL, 500, "internal error")
+
+MAX_MESSAGE = 2000  # a status travels in HTTP/2 trailers, which gRPC limits to 8 KiB in all
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error as the caller sees it. ``kind`` is the name of its class, empty if internal."""
+
+    status: Status
+    kind: str
+    message: str
+    request_id: str
+
+
+def describe(error: BaseException, request_id: str) -> Failure:
+    """Translate an error for the caller."""
+    for kind in type(error).__mro__:
+        if kind in TABLE:
+            return Failure(TABLE[kind], kind.__name__, str(error)[:MAX_MESSAGE], request_id)
+    return Failure(INTERNAL, "", f"internal error; request id {request_id}", request_id)
+
+
+def rebuild(code: StatusCode, kind: str, message: str) -> Exception:
+    """The error that another service described, so that it passes through unchanged.
+
+    ``kind`` is ``Failure.kind`` where the other side told it; without it (a proxy answered, or
+    another implementation) the first class with that code is taken.
+    """
+    for error, status in TABLE.items():
+        if error.__name__ == kind and status.code is code:
+            return error(message)
+    if code is StatusCode.INVALID_ARGUMENT:
+        return errors.InvalidRequest(message)
+    for error, status in TABLE.items():
+        if status.code is code:
+            return error(message)
+    return RuntimeError(f"{code.name}: {message}")
