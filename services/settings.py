@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
-NOT_OURS = {"SAMCLIP_DATA"}  # where the tests look for photographs
+NOT_OURS = {"SAMCLIP_DATA", "SAMCLIP_API_KEY"}  # the tests' photographs, a client's key
 
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
