@@ -123,6 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="samclip convert",
         description="Make a checkpoint of kind `pair` of official SAM and open_clip weights.",
+        epilog="OpenAI's weights were trained with another activation: take the architecture whose "
+        "name ends in -quickgelu, open_clip cannot tell from the file.",
     )
     parser.add_argument("--sam", type=Path, required=True, metavar="FILE", help="a SAM .pth")
     parser.add_argument(

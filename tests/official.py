@@ -45,7 +45,18 @@ def small_sam(image_size: int = 1024, width: int = 256, seed: int = 0) -> Sam:
             ),
         )
 
-    return seeded(build, seed)
+    return sharpened(seeded(build, seed))
+
+
+def sharpened(sam: Sam) -> Sam:
+    """Bring the mask logits of random weights to the scale of trained ones, about ±10.
+
+    Near zero, any two networks agree within an absolute tolerance.
+    """
+    with torch.no_grad():
+        for mlp in sam.mask_decoder.output_hypernetworks_mlps:
+            mlp.layers[-1].weight.mul_(50)
+    return sam
 
 
 def clip(model: str, seed: int = 0) -> nn.Module:

@@ -1,0 +1,63 @@
+"""Official models and the checkpoint that ``samclip convert`` makes of their files."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from segment_anything import SamPredictor
+from skimage import data
+from torch import nn
+
+from samclip_core.convert import convert
+from samclip_core.model import SamClip
+from tests.clip_models import add_small_clip
+from tests.official import clip, small_sam, write
+
+Photograph = Callable[[int, int], NDArray[np.uint8]]
+
+
+class Small(NamedTuple):
+    """A whole model beside the official ones whose weights it was converted from."""
+
+    model: SamClip
+    predictor: SamPredictor
+    clip: nn.Module
+    clip_name: str
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory) -> Small:
+    """SAM's own frame, prompt encoder and mask decoder, and a tiny image encoder."""
+    return _small(tmp_path_factory, image_size=1024, width=256)
+
+
+@pytest.fixture(scope="session")
+def small_without_resizing(tmp_path_factory) -> Small:
+    """SAM's frame is as large as CLIP's input: a picture of that size passes as it is."""
+    return _small(tmp_path_factory, image_size=64, width=32)
+
+
+def _small(tmp_path_factory, image_size: int, width: int) -> Small:
+    directory = tmp_path_factory.mktemp("official")
+    clip_name = add_small_clip(directory)
+    sam, clip_model = small_sam(image_size, width), clip(clip_name)
+    files = write(sam, directory, "sam.pth"), write(clip_model, directory, "clip.bin")
+    convert(files[0], clip_name, files[1], directory / "pair")
+    return Small(SamClip.load(directory / "pair"), SamPredictor(sam), clip_model, clip_name)
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Photograph:
+    """A real photograph, as RGB uint8 of any height and width."""
+    original = Image.fromarray(data.astronaut())
+    return lambda height, width: np.asarray(original.resize((width, height)))
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.inference_mode():
+        yield
