@@ -1,0 +1,70 @@
+"""A stand-in for SamClip whose answers can be worked out, and whose device can be held up."""
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from types import SimpleNamespace
+
+import numpy as np
+
+from samclip_core.geometry import Geometry
+from samclip_core.model import Prepared
+from samclip_core.types import ImageFeatures
+
+SIZE, WIDTH = 32, 4
+
+
+class FakeModel:
+    """An image's maps hold the mean of its red channel; a text's vector comes from its hash.
+
+    ``batches`` lists the sizes of what was encoded. While ``held``, the device does not finish.
+    """
+
+    def __init__(self) -> None:
+        self.config = SimpleNamespace(name="fake", kind="edge", image_size=SIZE)
+        self.digest = "d" * 64
+        self.batches: list[int] = []
+        self.texts: list[str] = []
+        self.failure: Exception | None = None
+        self.running = threading.Event()
+        self._free = threading.Event()
+        self._free.set()
+
+    def hold(self) -> None:
+        self._free.clear()
+
+    def release(self) -> None:
+        self._free.set()
+
+    def prepare(self, image: np.ndarray) -> Prepared:
+        geometry = Geometry(*image.shape[:2], SIZE)
+        return Prepared(geometry.resize(image), geometry)
+
+    def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
+        self.batches.append(len(batch))
+        self.running.set()
+        assert self._free.wait(30)
+        if self.failure:
+            raise self.failure
+        return [self._features(prepared) for prepared in batch]
+
+    def _features(self, prepared: Prepared) -> ImageFeatures:
+        geometry = prepared.geometry
+        valid = prepared.pixels_3SS[0, : geometry.input_height, : geometry.input_width]
+        red = np.float32(valid.mean())
+        return ImageFeatures(
+            geometry,
+            np.full((WIDTH, 4, 4), red),
+            np.full((WIDTH, 2, 2), red),
+            np.full(WIDTH, red),
+        )
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        self.texts += texts
+        return np.stack([text_vector(text) for text in texts])
+
+
+def text_vector(text: str) -> np.ndarray:
+    seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "little")
+    vector = np.random.default_rng(seed).normal(size=WIDTH).astype(np.float32)
+    return vector / np.linalg.norm(vector)

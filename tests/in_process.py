@@ -1,0 +1,82 @@
+"""Services behind a gRPC server of this process, without Ray."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import cv2
+import grpc
+import numpy as np
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as pb_grpc
+
+from services import front_door
+from services.backbone_client import UNLIMITED
+from services.rpc import Service
+
+SECRET = "the front door's secret"
+ADMITTED = ((front_door.SECRET_HEADER, SECRET),)
+
+
+class Adapter:
+    """gRPC calls a servicer's method with the context by position, Serve by name."""
+
+    def __init__(self, service: Service):
+        self._service = service
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._service, name)
+
+        async def call(request: Any, context: Any) -> Any:
+            return await method(request, grpc_context=context)
+
+        return call
+
+
+@asynccontextmanager
+async def served(*services: Service, port: int = 0) -> AsyncIterator[int]:
+    """Serve on a free port of the loopback interface, and yield it."""
+    server = grpc.aio.server(options=UNLIMITED)
+    for service in services:
+        add = getattr(pb_grpc, f"add_{service.name}Servicer_to_server")
+        add(Adapter(service), server)
+    bound = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield bound
+    finally:
+        await server.stop(None)
+
+
+class Caller:
+    """Calls any rpc of the services at a port, through the public stubs."""
+
+    def __init__(self, port: int, metadata: tuple[tuple[str, str], ...] = ADMITTED):
+        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=UNLIMITED)
+        self._metadata = metadata
+
+    async def __call__(self, rpc: str, request: Any, timeout: float | None = 60) -> Any:
+        for descriptor in pb.DESCRIPTOR.services_by_name.values():
+            if rpc in descriptor.methods_by_name:
+                stub = getattr(pb_grpc, f"{descriptor.name}Stub")(self._channel)
+                call = getattr(stub, rpc)
+                return await call(request, timeout=timeout, metadata=self._metadata)
+        raise AssertionError(f"no rpc {rpc}")
+
+    async def refused(self, rpc: str, request: Any, timeout: float | None = 60) -> tuple[str, str]:
+        """The code and the details of a call that must fail."""
+        try:
+            response = await self(rpc, request, timeout)
+        except grpc.aio.AioRpcError as error:
+            return error.code().name, error.details() or ""
+        raise AssertionError(f"{rpc} was answered: {response}")
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+
+
+def png(red: int = 100, width: int = 40, height: int = 30, noise: int = 0) -> bytes:
+    """A picture; another ``red`` or ``noise`` makes another file."""
+    image = np.random.default_rng(noise).integers(0, 255, (height, width, 3), np.uint8)
+    image[:, :, 2] = red  # OpenCV's order is blue, green, red
+    return cv2.imencode(".png", image)[1].tobytes()
