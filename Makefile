@@ -1,7 +1,7 @@
 # Every target does its own set-up, and is quick when it is already done.
 VENV ?= .venv
 PYTHON ?= python3
-BIN := $(VENV)/bin
+RUN := $(VENV)/bin/python
 export PYTHONPATH := proto:.
 
 .DEFAULT_GOAL := help
@@ -10,40 +10,48 @@ export PYTHONPATH := proto:.
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# An environment whose Python does not run, or that was left half made, is made anew.
+ifneq ($(shell $(RUN) -c 'print("runs")' 2> /dev/null),runs)
+.PHONY: $(VENV)/.serve $(VENV)/.dev
+endif
+define install
+@$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+@echo "installing samclip[$(1)] into $(VENV): minutes the first time …"
+@$(RUN) -m pip install --quiet --editable '.[$(1)]'
+endef
+
 $(VENV)/.serve: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[serve]'
+	$(call install,serve)
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(call install,dev)
 	@touch $@ $(VENV)/.serve
 
 serve: $(VENV)/.serve ## serve the bundled checkpoint until Ctrl-C
-	@exec $(BIN)/samclip serve
+	@exec $(RUN) -m samclip.cli serve
 
 demo: $(VENV)/.dev ## real photographs through every head; pictures under out/
-	@$(BIN)/python -m tests.demo
+	@$(RUN) -m samclip.cli demo
 
 test: $(VENV)/.dev ## the whole test suite
-	@$(BIN)/python -m pytest
+	@$(RUN) -m pytest
 
 lint: $(VENV)/.dev ## formatter, linter, type checker
-	@$(BIN)/ruff format --check .
-	@$(BIN)/ruff check .
-	@$(BIN)/mypy
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
+	@$(RUN) -m mypy
 
 format: $(VENV)/.dev ## rewrite the code in the project's format
-	@$(BIN)/ruff format .
-	@$(BIN)/ruff check --fix .
+	@$(RUN) -m ruff format .
+	@$(RUN) -m ruff check --fix .
 
 proto: $(VENV)/.dev ## regenerate the committed stubs
-	@$(BIN)/python -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto \
+	@$(RUN) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto \
 		--grpc_python_out=proto proto/samclip/v1/samclip.proto
 
 bench: $(VENV)/.dev ## benchmarks; tables, JSON and plots under out/bench/
-	@$(BIN)/python -m tests.bench
+	@$(RUN) -m tests.bench
 
 clean: ## remove what set-up and runs have made
-	rm -rf $(VENV) out runs build *.egg-info
+	rm -rf $(VENV) out runs build dist *.egg-info

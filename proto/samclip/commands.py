@@ -138,7 +138,7 @@ def _mask_rows(masks: Sequence[Mask], out: Path | None, picture: Image.Image) ->
 
 def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    image.save(path, compress_level=1)
 
 
 def _image_files(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:

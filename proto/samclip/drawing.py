@@ -14,8 +14,8 @@ _BACKGROUND: Colour = (32, 32, 32)
 
 
 def colour(index: int) -> Colour:
-    """One of endlessly many colours, neighbours far apart (steps of the golden ratio in hue)."""
-    hue, value = index * 0.618034 % 1.0, 1.0 if index % 2 == 0 else 0.8
+    """One of endlessly many colours, neighbours far apart: cyan, then golden steps in hue."""
+    hue, value = (0.52 + index * 0.618034) % 1.0, 1.0 if index % 2 == 0 else 0.8
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, value)
     return (int(red * 255), int(green * 255), int(blue * 255))
 
@@ -110,9 +110,7 @@ def contact_sheet(images: Sequence[Image.Image], columns: int, width: int) -> Im
 
 def _tint(canvas_HW3: np.ndarray, mask_HW: np.ndarray, tint: Colour) -> None:
     """Half the colour inside, the whole colour on the outline."""
-    inner_HW = mask_HW.copy()
-    for axis in (0, 1):
-        for step in (-2, 2):
-            inner_HW &= np.roll(mask_HW, step, axis)
+    around = np.pad(mask_HW, 2)  # two pixels from the edge, in each direction
+    inner_HW = around[:-4, 2:-2] & around[4:, 2:-2] & around[2:-2, :-4] & around[2:-2, 4:]
     canvas_HW3[mask_HW] = canvas_HW3[mask_HW] // 2 + np.array(tint, np.uint8) // 2
     canvas_HW3[mask_HW & ~inner_HW] = tint

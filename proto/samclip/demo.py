@@ -1,0 +1,257 @@
+"""``samclip demo``: photographs that two packages ship, through every head, drawn under out/.
+
+It asks the service at --server or, where none answers, one that it starts on free ports and stops.
+"""
+
+import argparse
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from samclip import drawing
+from samclip.cli import table
+from samclip.client import Client
+from samclip.commands import Row
+from samclip.errors import ServiceError, Unavailable
+from samclip.photo import Photo
+from samclip.types import Box, Mask, Point
+
+COLLECTION = "samclip-demo"
+START_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A photograph and what is asked of it, in its own pixels."""
+
+    name: str
+    file: tuple[str, str]  # package, path in it
+    click: Point
+    box: Box
+    labels: tuple[str, ...]
+
+
+SCENES = (
+    Scene(
+        "astronaut",
+        ("skimage", "data/astronaut.png"),
+        (130, 330),
+        (278, 340, 511, 511),
+        ("person", "flag", "space shuttle", "wall"),
+    ),
+    Scene(
+        "coffee",
+        ("skimage", "data/coffee.png"),
+        (365, 285),
+        (170, 15, 415, 250),
+        ("cup", "saucer", "spoon", "wooden table"),
+    ),
+    Scene(
+        "cat",
+        ("skimage", "data/chelsea.png"),
+        (200, 60),
+        (15, 0, 385, 299),
+        ("cat", "blanket"),
+    ),
+    Scene(
+        "rocket",
+        ("skimage", "data/rocket.jpg"),
+        (321, 250),
+        (305, 130, 338, 408),
+        ("rocket", "sky", "tower", "floodlight"),
+    ),
+    Scene(
+        "motorcycle",
+        ("skimage", "data/motorcycle_left.png"),
+        (410, 225),
+        (120, 85, 685, 455),
+        ("motorcycle", "wooden bench", "shelf", "floor"),
+    ),
+    Scene(
+        "temple",
+        ("sklearn", "datasets/images/china.jpg"),
+        (230, 260),
+        (60, 25, 375, 400),
+        ("temple", "sky", "trees", "lake"),
+    ),
+    Scene(
+        "flower",
+        ("sklearn", "datasets/images/flower.jpg"),
+        (310, 220),
+        (165, 80, 450, 365),
+        ("flower", "leaves"),
+    ),
+)
+LABELS = (
+    *("an astronaut", "a cup of coffee", "a cat", "a rocket", "a motorcycle", "a temple"),
+    *("a flower", "a dog", "a bicycle", "a bowl of soup", "a castle", "an airplane"),
+)
+SEARCHES = (
+    *("a pet", "something to drink", "a red vehicle with two wheels"),
+    *("travel to space", "a building in China", "a blooming plant"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demonstration; its exit status."""
+    parser = argparse.ArgumentParser(prog="samclip demo", description=__doc__)
+    parser.add_argument("--server", default="127.0.0.1:9000", metavar="HOST:PORT")
+    parser.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER")
+    args = parser.parse_args(argv)
+    try:
+        files = [(scene, _find(*scene.file)) for scene in SCENES]
+        with ExitStack() as stack:
+            address = args.server if _answers(args.server) else stack.enter_context(_service())
+            client = stack.enter_context(Client(address, timeout=120))
+            _show(client, files, args.out)
+    except (ServiceError, FileNotFoundError, RuntimeError) as error:
+        print(f"samclip demo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _find(package: str, path: str) -> Path:
+    """Where an installed package keeps a file; the package itself is not imported."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError(
+            "the photographs come with scikit-image and scikit-learn, which are not installed: "
+            "pip install scikit-image scikit-learn"
+        )
+    return Path(spec.submodule_search_locations[0]) / path
+
+
+def _answers(address: str) -> bool:
+    try:
+        with Client(address, timeout=10) as client:
+            client.describe()
+    except Unavailable:
+        return False
+    return True
+
+
+@contextmanager
+def _service() -> Iterator[str]:
+    """A service of our own; yields the address where it answers."""
+    http, grpc = _free_port(), _free_port()
+    with tempfile.TemporaryDirectory(prefix="samclip-demo-") as index:
+        settings = {"HTTP_PORT": http, "GRPC_PORT": grpc, "INDEX_DIR": index}
+        environment = os.environ | {f"SAMCLIP_{key}": str(value) for key, value in settings.items()}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "samclip.cli", "serve"], env=environment, stdout=sys.stderr
+        )
+        try:
+            _wait_until_ready(process, f"http://127.0.0.1:{http}/readyz")
+            yield f"127.0.0.1:{grpc}"
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise RuntimeError("the service did not start: see its message above")
+        with suppress(OSError), urllib.request.urlopen(url, timeout=5):
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"the service was not ready within {START_SECONDS} seconds")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _show(client: Client, files: Sequence[tuple[Scene, Path]], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    rows: list[Row] = []
+    pictures: list[Image.Image] = []
+    for number, (scene, path) in enumerate(files, 1):
+        print(f"\r{number}/{len(files)} {scene.name:12}", end="", file=sys.stderr, flush=True)
+        row, drawn = _ask(client.image(path), scene)
+        rows.append(row)
+        for kind, picture in drawn.items():
+            picture.save(out / f"{scene.name}-{kind}.png", compress_level=1)
+        pictures += drawn.values()
+    print("\r" + " " * 20 + "\r", end="", file=sys.stderr)
+    print(table(rows), end="\n\n")
+    hits, found = _search(client, {scene.name: path for scene, path in files})
+    print(table(hits), end="\n\n")
+    drawing.contact_sheet([*pictures, *found], columns=4, width=480).save(
+        out / "demo.png", compress_level=1
+    )
+    if client.model:
+        print(f"answered by {client.model.name} ({client.model.digest[:12]})")
+    print(f"pictures: {out / 'demo.png'} shows all; one each in {out}/")
+
+
+def _ask(photo: Photo, scene: Scene) -> tuple[Row, dict[str, Image.Image]]:
+    """Every question about one photograph: what was found, and pictures of it."""
+    pixels_HW3 = drawing.read_pixels(photo.encoded)
+    start = time.perf_counter()
+    best = photo.classify(LABELS)[0]
+    first = time.perf_counter() - start
+    (clicked,) = photo.segment([scene.click])
+    then = time.perf_counter() - start - first
+    (boxed,) = photo.segment(boxes=[scene.box])
+    semantic = photo.semantic(scene.labels, refine=True)
+    everything = photo.everything(scene.labels)
+    said = f"{best.label} {best.score:.0%}"
+    pictures = {
+        "click": drawing.draw_prompts(drawing.draw_masks(pixels_HW3, [clicked]), [scene.click]),
+        "box": drawing.draw_prompts(drawing.draw_masks(pixels_HW3, [boxed]), boxes=[scene.box]),
+        "semantic": drawing.draw_semantic(pixels_HW3, semantic),
+        "everything": drawing.draw_masks(pixels_HW3, everything[::-1]),
+    }
+    titles = (
+        f"{said}; one click, IoU {clicked.predicted_iou:.2f}",
+        f"one box, IoU {boxed.predicted_iou:.2f}",
+        "which pixel is what",
+        f"everything: {len(everything)} masks",
+    )
+    row = {
+        "photograph": scene.name,
+        "looks like": said,
+        "click": _share(clicked),
+        "box": _share(boxed),
+        "regions": ", ".join(
+            f"{r.label} {r.area / semantic.label_map.size:.0%}" for r in semantic.regions
+        ),
+        "masks": len(everything),
+        "first ms": round(first * 1000),
+        "then ms": round(then * 1000),
+    }
+    titled = zip(pictures.items(), titles, strict=True)
+    return row, {kind: drawing.with_title(picture, text) for (kind, picture), text in titled}
+
+
+def _share(mask: Mask) -> str:
+    return f"{mask.area / mask.array.size:.0%}"
+
+
+def _search(client: Client, paths: dict[str, Path]) -> tuple[list[Row], list[Image.Image]]:
+    """The photographs as a collection for the time of the demonstration; the best for each text."""
+    client.index(COLLECTION, paths)
+    rows, pictures = [], []
+    for text in SEARCHES:
+        best, second = client.search(COLLECTION, text=text, top_k=2)
+        rows.append({"search": text, "found": best.id, "score": best.score, "then": second.id})
+        picture = Image.open(paths[best.id]).convert("RGB")
+        pictures.append(drawing.with_title(picture, f"“{text}”"))
+    client.delete(COLLECTION)
+    return rows, pictures

@@ -1,0 +1,48 @@
+"""The demonstration against a service whose answers are known."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from samclip import demo
+
+from tests.fake_server import fake_server
+
+
+def test_what_is_asked_lies_inside_the_photographs() -> None:
+    for scene in demo.SCENES:
+        with Image.open(demo._find(*scene.file)) as photo:
+            width, height = photo.size
+        x_min, y_min, x_max, y_max = scene.box
+        assert 0 <= x_min < x_max <= width
+        assert 0 <= y_min < y_max <= height
+        assert 0 <= scene.click[0] <= width
+        assert 0 <= scene.click[1] <= height
+
+
+def test_pictures_and_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "SCENES", demo.SCENES[1:3])  # two small ones
+    with fake_server() as (service, address):
+        assert demo.main(["--server", address, "--out", str(tmp_path / "out")]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    kinds = ("click", "box", "semantic", "everything")
+    assert names == {"demo.png"} | {f"{s.name}-{kind}.png" for s in demo.SCENES for kind in kinds}
+    with Image.open(tmp_path / "out/demo.png") as sheet:
+        assert sheet.width == 4 * 480
+    assert len(set(service.uploads)) == len(demo.SCENES)
+    assert service.collections[demo.COLLECTION] == {}  # nothing stays behind
+    shown = capsys.readouterr().out
+    for scene in demo.SCENES:
+        assert f"\n{scene.name} " in shown
+    for text in demo.SEARCHES:
+        assert f"\n{text} " in shown
+
+
+def test_without_the_packages_of_the_photographs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert demo.main([]) == 1
+    assert "pip install scikit-image scikit-learn" in capsys.readouterr().err
