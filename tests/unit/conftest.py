@@ -1,13 +1,20 @@
 """Fixtures of the services that run in this process."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from samclip_core.model import SamClip
 from services import front_door
+from services.backbone.app import Backbone
+from services.classification.app import Classification
+from services.retrieval.app import Retrieval
+from services.segmentation.app import Segmentation
+from services.semantic.app import Semantic
+from services.serve import free_port
 from services.settings import Settings
-from tests.in_process import SECRET
+from tests.in_process import SECRET, Caller, served
 from tests.tiny import make_tiny_checkpoint
 
 
@@ -35,3 +42,15 @@ def settings(tiny_directory: Path, tmp_path: Path, front_door_secret: None) -> S
         torch_threads=1,
         cache_bytes=64 * 2**20,
     )
+
+
+@pytest.fixture
+async def caller(settings: Settings, tiny_model: SamClip) -> AsyncIterator[Caller]:
+    """Calls a backbone and all heads, on a checkpoint with random weights."""
+    settings = settings.model_copy(update={"inner_grpc_port": free_port()})
+    heads = Classification, Segmentation, Semantic, Retrieval
+    services = Backbone(settings, tiny_model), *(head(settings) for head in heads)
+    async with served(*services, port=settings.inner_grpc_port) as port:
+        caller = Caller(port)
+        yield caller
+        await caller.close()

@@ -1,0 +1,73 @@
+import numpy as np
+import pytest
+import torch
+from samclip.v1 import samclip_pb2 as pb
+
+from services import deployment, wire
+from services.backbone import app
+from services.settings import SettingsError
+from tests.in_process import png
+
+NAMES = ["SAM", "CLIP_DENSE", "CLIP_POOLED"]
+
+
+async def test_all_outputs_come_by_default_with_their_shapes(caller, tiny_model):
+    response = await caller("Embed", pb.EmbedRequest(image=pb.Image(encoded=png()), inline=True))
+    assert [tensor.name for tensor in response.tensors] == NAMES
+    assert response.model == pb.ModelInfo(name="tiny-edge", digest=tiny_model.digest, kind="edge")
+    assert (response.image.width, response.image.height) == (40, 30)
+    features = tiny_model.encode(png())
+    for tensor, field in zip(response.tensors, wire.FIELDS.values(), strict=True):
+        expected = getattr(features, field)
+        np.testing.assert_allclose(wire.from_tensor(tensor), expected, atol=2e-3, rtol=2e-3)
+
+
+async def test_without_inline_there_are_shapes_and_no_data(caller):
+    request = pb.EmbedRequest(image=pb.Image(encoded=png()), outputs=[pb.CLIP_POOLED])
+    first = await caller("Embed", request)
+    (tensor,) = first.tensors
+    assert (list(tensor.shape), tensor.data) == ([32], b"")
+    assert not first.cached
+    assert (await caller("Embed", request)).cached
+
+
+async def test_texts_become_rows_of_length_one(caller, tiny_model):
+    response = await caller("EmbedText", pb.EmbedTextRequest(texts=["a dog", "a cat"]))
+    rows = wire.from_tensor(response.tensor)
+    np.testing.assert_allclose(rows, tiny_model.embed_text(["a dog", "a cat"]), atol=1e-5)
+    assert rows.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("rpc", "request_", "message"),
+    [
+        ("EmbedText", pb.EmbedTextRequest(), "no labels"),
+        ("EmbedText", pb.EmbedTextRequest(texts=["a", ""]), "label 1 is empty"),
+        ("Embed", pb.EmbedRequest(), "the image is empty"),
+        (
+            "Embed",
+            pb.EmbedRequest(image=pb.Image(encoded=png()), outputs=[pb.OUTPUT_UNSPECIFIED]),
+            "output 0 is unknown",
+        ),
+    ],
+)
+async def test_bad_requests_are_refused(caller, rpc, request_, message):
+    code, details = await caller.refused(rpc, request_)
+    assert code == "INVALID_ARGUMENT"
+    assert message in details
+
+
+async def test_the_model_takes_the_threads_of_the_settings(caller):
+    assert torch.get_num_threads() == 1
+
+
+def test_a_batch_that_could_never_fill_is_a_mistake_in_the_settings(settings):
+    for update in ({"max_batch_size": 65}, {"max_batch_size": 300, "max_queue": 1000}):
+        with pytest.raises(SettingsError, match="no batch can have more"):
+            app.build(settings.model_copy(update=update))
+
+
+def test_the_replica_works_on_more_requests_than_fill_a_batch(settings):
+    built = app.build(settings)._bound_deployment
+    assert built.name == "backbone"
+    assert built.max_ongoing_requests == deployment.MAX_ONGOING > settings.max_batch_size

@@ -1,0 +1,135 @@
+import asyncio
+
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import (
+    DeadlineExceeded,
+    InvalidImage,
+    KeyUnknown,
+    Overloaded,
+    Unavailable,
+    UnsupportedImage,
+)
+from samclip_core.image import image_key
+from services import backbone_client, rpc
+from services.backbone.app import Backbone
+from services.backbone_client import BackboneClient
+from tests.fake_model import SIZE, FakeModel, text_vector
+from tests.in_process import ADMITTED, png, served
+
+
+@pytest.fixture
+def model() -> FakeModel:
+    return FakeModel()
+
+
+@pytest.fixture
+async def backbone(model, settings):
+    service = Backbone(settings.model_copy(update={"max_queue": 4}), model)
+    model.batches.clear()
+    model.texts.clear()
+    async with served(service) as port:
+        client = BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, model.digest)
+        yield client
+        model.release()
+        await client.close()
+
+
+async def test_features_by_file_and_by_key(backbone):
+    info, features = await backbone.features(pb.Image(encoded=png(100)), pb.SAM, pb.CLIP_POOLED)
+    assert (info.key, info.width, info.height, info.cached) == (image_key(png(100)), 40, 30, False)
+    assert features.geometry.size == SIZE
+    assert features.sam_Dhw.shape == (4, 4, 4)
+    assert features.clip_dense_Dhw is None
+    info, again = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    assert info.cached
+    np.testing.assert_array_equal(again.clip_pooled_D, features.clip_pooled_D)
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (pb.Image(), InvalidImage, "the image is empty"),
+        (pb.Image(encoded=b"GIF89a" + bytes(9)), UnsupportedImage, "GIF files are not read"),
+        (pb.Image(encoded=png(1)[:100]), InvalidImage, "damaged or cut short"),
+        (pb.Image(key="0" * 64), KeyUnknown, "send the image"),
+    ],
+)
+async def test_errors_pass_through_unchanged(backbone, image, error, message):
+    with pytest.raises(error, match=message) as caught:
+        await backbone.features(image, pb.SAM)
+    assert type(caught.value) is error
+
+
+async def test_an_embedding_larger_than_grpcs_default_limit_passes(backbone):
+    large = png(1, 1500, 1500)
+    assert len(large) > 4 * 2**20
+    info, _ = await backbone.features(pb.Image(encoded=large), pb.SAM)
+    assert info.width == 1500
+
+
+async def test_overload_and_deadline_pass_through(backbone, model):
+    model.hold()
+    calls = [
+        asyncio.create_task(backbone.features(pb.Image(encoded=png(i)), pb.SAM)) for i in range(12)
+    ]
+    done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+    assert type(next(iter(done)).exception()) is Overloaded
+    model.release()
+    await asyncio.gather(*calls, return_exceptions=True)
+    model.hold()
+    rpc._deadline.set(asyncio.get_running_loop().time())
+    with pytest.raises(DeadlineExceeded):
+        await backbone.features(pb.Image(encoded=png(99)), pb.SAM)
+
+
+async def test_a_backbone_that_is_not_there_is_unavailable():
+    client = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, "d")
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 does not answer"):
+        await client.features(pb.Image(key="k"), pb.SAM)
+    await client.close()
+
+
+async def test_a_bug_in_the_backbone_is_a_bug_here(backbone, model):
+    model.failure = ValueError("secret")
+    with pytest.raises(RuntimeError, match="internal error; request id") as caught:
+        await backbone.features(pb.Image(encoded=png(1)), pb.SAM)
+    assert "secret" not in str(caught.value)
+
+
+async def test_embeddings_of_another_checkpoint_are_refused(model, settings):
+    async with served(Backbone(settings, model)) as port:
+        client = BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, "e" * 64)
+        with pytest.raises(Unavailable, match="another checkpoint"):
+            await client.features(pb.Image(encoded=png(1)), pb.SAM)
+        with pytest.raises(Unavailable, match="another checkpoint"):
+            await client.embed_text(["dog"])
+        await client.close()
+
+
+async def test_texts_are_asked_for_once(backbone, model):
+    rows = await backbone.embed_text(["dog", "cat", "dog"])
+    np.testing.assert_allclose(rows, [text_vector(t) for t in ("dog", "cat", "dog")], atol=1e-6)
+    assert model.texts == ["dog", "cat"]
+    await backbone.embed_text(["cat", "bird"])
+    assert model.texts == ["dog", "cat", "bird"]
+
+
+async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkeypatch):
+    monkeypatch.setattr(backbone_client, "TEXTS_KEPT", 2)
+    await backbone.embed_text(["a", "b"])
+    await backbone.embed_text(["a"])
+    await backbone.embed_text(["c"])  # b is the one used longest ago
+    await backbone.embed_text(["a", "b"])
+    assert model.texts == ["a", "b", "c", "b"]
+    rows = await backbone.embed_text(["d", "e", "f"])
+    assert rows.shape == (3, 4)
+
+
+async def test_class_embeddings_are_means_over_the_templates(backbone):
+    found = await backbone.class_embeddings(["dog", "cat"], ["a {}", "the {}"])
+    mean = text_vector("a cat") + text_vector("the cat")
+    np.testing.assert_allclose(found[1], mean / np.linalg.norm(mean), atol=1e-6)
+    assert found.shape == (2, 4)

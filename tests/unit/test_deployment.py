@@ -1,0 +1,19 @@
+from services import deployment
+from services.classification.app import Classification
+from services.settings import Settings
+
+
+def options(device: str) -> dict:
+    built = deployment.of(Classification, Settings(device=device), gpus=0.25)
+    return built._bound_deployment.ray_actor_options
+
+
+def test_cpus_are_shared_and_a_gpu_is_asked_for_only_where_there_is_one():
+    assert (options("cpu")["num_cpus"], options("cpu")["num_gpus"]) == (0, 0)
+    assert options("cuda")["num_gpus"] == 0.25
+
+
+def test_queues_are_bounded_and_a_full_one_is_429():
+    built = deployment.of(Classification, Settings())._bound_deployment
+    assert built.max_queued_requests == deployment.MAX_QUEUED
+    assert built.backpressure_config.status_code == 429

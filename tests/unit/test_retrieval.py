@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from services.retrieval import app
+from tests.in_process import png
+
+REDS = {"dark": 10, "middle": 120, "bright": 240}
+
+
+def item(id: str, image: pb.Image, **metadata: str) -> pb.IndexItem:
+    return pb.IndexItem(id=id, image=image, metadata=metadata)
+
+
+@pytest.fixture
+async def pets(caller):
+    items = [item(id, pb.Image(encoded=png(red)), red=str(red)) for id, red in REDS.items()]
+    response = await caller("Index", pb.IndexRequest(collection="pets", items=items))
+    assert (response.indexed, list(response.errors)) == (3, [])
+    return caller
+
+
+async def test_an_image_finds_itself_first(pets):
+    request = pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(120)))
+    response = await pets("Search", request)
+    assert response.hits[0].id == "middle"
+    assert dict(response.hits[0].metadata) == {"red": "120"}
+    assert response.hits[0].score == pytest.approx(1, abs=1e-4)
+    assert len(response.hits) == 3
+    assert response.model.name == "tiny-edge"
+
+
+async def test_a_text_is_compared_as_the_model_would(pets, tiny_model):
+    response = await pets("Search", pb.SearchRequest(collection="pets", text="dog", top_k=2))
+    text_D = tiny_model._class_embeddings(["dog"])[0]
+    cosine = {id: float(text_D @ tiny_model.embed_image(png(red))) for id, red in REDS.items()}
+    assert len(response.hits) == 2
+    for hit in response.hits:
+        assert hit.score == pytest.approx(cosine[hit.id], abs=2e-3)
+    assert response.hits[0].score >= response.hits[1].score
+
+
+async def test_more_like_one_leaves_that_one_out(pets):
+    response = await pets("Search", pb.SearchRequest(collection="pets", id="dark"))
+    assert {hit.id for hit in response.hits} == {"middle", "bright"}
+
+
+async def test_items_that_fail_are_named_and_the_others_indexed(caller):
+    items = [
+        item("good", pb.Image(encoded=png())),
+        item("bad", pb.Image(encoded=b"not an image")),
+        item("gone", pb.Image(key="0" * 64)),
+        item("", pb.Image(encoded=png())),
+    ]
+    response = await caller("Index", pb.IndexRequest(collection="pets", items=items))
+    assert response.indexed == 1
+    errors = {error.id: error.message for error in response.errors}
+    assert "not an image" in errors["bad"]
+    assert "send the image" in errors["gone"]
+    assert "expected 1 to 256" in errors[""]
+    described = await caller("Describe", pb.DescribeRequest(collection="pets"))
+    assert described.collections[0].count == 1
+
+
+async def test_when_all_items_fail_no_collection_is_made(caller):
+    items = [item("bad", pb.Image(encoded=b"x"))]
+    response = await caller("Index", pb.IndexRequest(collection="pets", items=items))
+    assert (response.indexed, len(response.errors)) == (0, 1)
+    assert len((await caller("Describe", pb.DescribeRequest())).collections) == 0
+
+
+async def test_describe_and_delete(pets, tiny_model):
+    (described,) = (await pets("Describe", pb.DescribeRequest())).collections
+    assert (described.name, described.count, described.dimension) == ("pets", 3, 32)
+    assert described.model_digest == tiny_model.digest
+    request = pb.DeleteRequest(collection="pets", ids=["dark", "nobody"])
+    assert (await pets("Delete", request)).deleted == 1
+    assert (await pets("Delete", pb.DeleteRequest(collection="pets"))).deleted == 2
+    code, _ = await pets.refused("Describe", pb.DescribeRequest(collection="pets"))
+    assert code == "NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    ("rpc", "request_", "code", "message"),
+    [
+        ("Search", pb.SearchRequest(collection="no", text="x"), "NOT_FOUND", "no collection 'no'"),
+        ("Search", pb.SearchRequest(collection="pets", id="x"), "NOT_FOUND", "no item 'x'"),
+        (
+            "Search",
+            pb.SearchRequest(collection="pets"),
+            "INVALID_ARGUMENT",
+            "nothing to search for",
+        ),
+        (
+            "Search",
+            pb.SearchRequest(collection="pets", text=" "),
+            "INVALID_ARGUMENT",
+            "the text to search for is empty",
+        ),
+        (
+            "Search",
+            pb.SearchRequest(collection="pets", text="x", top_k=-2),
+            "INVALID_ARGUMENT",
+            "top_k is -2",
+        ),
+        (
+            "Search",
+            pb.SearchRequest(collection="pets", image=pb.Image(key="0")),
+            "FAILED_PRECONDITION",
+            "send the image",
+        ),
+        ("Index", pb.IndexRequest(collection="pets"), "INVALID_ARGUMENT", "no image"),
+        (
+            "Index",
+            pb.IndexRequest(collection="../x", items=[pb.IndexItem(id="a")]),
+            "INVALID_ARGUMENT",
+            "expected a name of 1 to 64",
+        ),
+        ("Delete", pb.DeleteRequest(collection="no"), "NOT_FOUND", "no collection"),
+        ("Delete", pb.DeleteRequest(collection="no", ids=["a"]), "NOT_FOUND", "no collection"),
+    ],
+)
+async def test_bad_requests_are_refused(pets, rpc, request_, code, message):
+    found, details = await pets.refused(rpc, request_)
+    assert found == code
+    assert message in details
+
+
+async def test_vectors_are_kept_at_length_one(pets, settings):
+    collection = app.Collections(settings.index_dir, "any", 32)._open["pets"]
+    norms = [np.linalg.norm(collection.vector(id)) for id in REDS]
+    np.testing.assert_allclose(norms, 1, atol=1e-6)
+
+
+def test_the_replica_saves_its_collections_when_it_ends(settings):
+    service = app.Retrieval(settings)
+    service._upsert("pets", [app.Item("a", np.ones(32, np.float32), {})])
+    service.__del__()
+    assert (settings.index_dir / "pets.usearch").exists()
+
+
+def test_it_is_one_application(settings):
+    assert app.build(settings)._bound_deployment.name == "retrieval"

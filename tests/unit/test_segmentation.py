@@ -1,0 +1,163 @@
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.masks import decode_rle
+from samclip_core.types import Prompt
+from services import wire
+from services.segmentation import app
+from tests.in_process import png
+
+POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
+BOX = pb.Prompt(box=pb.Box(x_min=5, y_min=5, x_max=30, y_max=25))
+IMAGE = pb.Image(encoded=png())
+
+
+def ask(*prompts: pb.Prompt, **fields) -> pb.SegmentRequest:
+    return pb.SegmentRequest(**{"image": IMAGE, "prompts": prompts, **fields})
+
+
+def read(mask: pb.Mask) -> np.ndarray:
+    return decode_rle(mask.rle.counts, mask.rle.height, mask.rle.width)
+
+
+async def test_masks_are_the_librarys_own(caller, tiny_model):
+    prompts = [Prompt(points=((20, 15),)), Prompt(box=(5, 5, 30, 25))]
+    response = await caller("Segment", ask(POINT, BOX, multimask=True))
+    features = tiny_model.encode(png())
+    for result, expected in zip(
+        response.results, tiny_model.segment(features, prompts), strict=True
+    ):
+        assert len(result.masks) == 3
+        for mask, theirs, iou in zip(
+            result.masks, expected.masks_MHW, expected.predicted_iou_M, strict=True
+        ):
+            agreement = (read(mask) == theirs).mean()
+            assert agreement > 0.98  # embeddings travel as float16
+            assert mask.predicted_iou == pytest.approx(iou, abs=0.01)
+
+
+async def test_one_mask_a_prompt_without_multimask(caller):
+    response = await caller("Segment", ask(POINT, BOX, POINT))
+    assert [len(result.masks) for result in response.results] == [1, 1, 1]
+    assert response.results[0] == response.results[2]
+
+
+async def test_logits_can_be_fed_back(caller):
+    first = await caller("Segment", ask(POINT, encoding=pb.LOGITS))
+    (mask,) = first.results[0].masks
+    assert wire.from_tensor(mask.logits).shape == (64, 64)
+    refined = pb.Prompt(points=POINT.points, mask_input=mask.logits)
+    again = await caller("Segment", ask(refined, image=pb.Image(key=first.image.key)))
+    assert again.image.cached
+    assert len(again.results[0].masks) == 1
+
+
+@pytest.mark.parametrize("encoding", pb.MaskEncoding.values())
+async def test_every_encoding(caller, encoding):
+    response = await caller("Segment", ask(POINT, encoding=encoding))
+    field = {0: "rle", 1: "png", 2: "polygons", 3: "packed", 4: "logits"}[encoding]
+    assert response.results[0].masks[0].WhichOneof("data") == field
+
+
+async def test_a_text_gives_its_instances_beside_other_prompts(caller, monkeypatch):
+    monkeypatch.setattr("samclip_core.instances.PRESENT", 0.0)  # random weights: all is a dog
+    response = await caller("Segment", ask(POINT, pb.Prompt(text="dog"), BOX))
+    point, text, box = response.results
+    assert len(point.masks) == len(box.masks) == 1
+    assert {mask.label for mask in text.masks} == {"dog"}
+    assert all(0 <= mask.label_score <= 1 for mask in text.masks)
+
+
+async def test_a_text_that_is_nowhere_gives_no_mask(caller, monkeypatch):
+    monkeypatch.setattr("samclip_core.instances.PRESENT", 1.0)
+    response = await caller("Segment", ask(pb.Prompt(text="dog")))
+    assert len(response.results) == 1
+    assert len(response.results[0].masks) == 0
+
+
+async def test_many_full_size_masks_are_made_in_groups(caller, monkeypatch):
+    expected = await caller("Segment", ask(*[POINT, BOX] * 4, multimask=True))
+    monkeypatch.setattr(app, "MASK_BYTES", 40 * 30 * 3 * 3)
+    found = await caller("Segment", ask(*[POINT, BOX] * 4, multimask=True))
+    assert [len(result.masks) for result in found.results] == [3] * 8
+    for ours, theirs in zip(found.results, expected.results, strict=True):
+        assert [mask.area for mask in ours.masks] == [mask.area for mask in theirs.masks]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (ask(), "no prompts"),
+        (ask(*[POINT] * 300), "300 prompts in one request, at most 256"),
+        (ask(pb.Prompt()), "prompt 0: the prompt is empty"),
+        (
+            ask(POINT, pb.Prompt(points=[pb.Point(x=41, y=3)])),
+            "prompt 1: point (41, 3) lies outside the image of 40×30 pixels",
+        ),
+        (ask(pb.Prompt(points=[pb.Point(x=float("nan"), y=3)])), "outside the image"),
+        (
+            ask(pb.Prompt(box=pb.Box(x_min=9, y_min=9, x_max=3, y_max=12))),
+            "inverted or empty",
+        ),
+        (ask(pb.Prompt(box=pb.Box(x_max=float("inf"), y_max=2))), "not finite"),
+        (ask(pb.Prompt(text="dog", points=POINT.points)), "text goes alone"),
+        (ask(pb.Prompt(text="x" * 2000)), "the text of prompt 0 has 2000 characters"),
+        (
+            ask(pb.Prompt(mask_input=wire.to_tensor(np.zeros((7, 7), np.float32)))),
+            "this model's logits are 64×64",
+        ),
+        (ask(POINT, encoding=9), "mask encoding 9 is unknown"),
+        (ask(POINT, image=pb.Image(encoded=b"what")), "not an image"),
+        (ask(POINT, image=pb.Image(encoded=png()[:300])), "damaged or cut short"),
+        (ask(POINT, image=pb.Image()), "the image is empty"),
+    ],
+)
+async def test_bad_requests_are_refused_and_a_good_one_beside_them_succeeds(
+    caller, request_, message
+):
+    code, details = await caller.refused("Segment", request_)
+    assert code == "INVALID_ARGUMENT"
+    assert message in details
+    assert len((await caller("Segment", ask(POINT))).results) == 1
+
+
+async def test_an_unknown_key_asks_for_the_image(caller):
+    code, details = await caller.refused("Segment", ask(POINT, image=pb.Image(key="0" * 64)))
+    assert code == "FAILED_PRECONDITION"
+    assert "send the image" in details
+
+
+async def test_everything_is_the_librarys_own(caller, tiny_model):
+    request = pb.SegmentEverythingRequest(image=IMAGE, labels=["dog", "cat"])
+    response = await caller("SegmentEverything", request)
+    expected = tiny_model.segment_everything(png(), labels=["dog", "cat"])
+    assert len(response.masks) == len(expected) > 0
+    assert {mask.label for mask in response.masks} <= {"dog", "cat"}
+    unnamed = await caller("SegmentEverything", pb.SegmentEverythingRequest(image=IMAGE))
+    assert {mask.label for mask in unnamed.masks} == {""}
+
+
+async def test_everything_with_more_points_and_logits(caller):
+    request = pb.SegmentEverythingRequest(image=IMAGE, points_per_side=2, encoding=pb.LOGITS)
+    response = await caller("SegmentEverything", request)
+    assert all(mask.WhichOneof("data") == "logits" for mask in response.masks)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"points_per_side": 65}, "points_per_side is 65"),
+        ({"labels": [""]}, "label 0 is empty"),
+        ({"encoding": 7}, "mask encoding 7"),
+    ],
+)
+async def test_bad_requests_for_everything(caller, fields, message):
+    request = pb.SegmentEverythingRequest(image=IMAGE, **fields)
+    code, details = await caller.refused("SegmentEverything", request)
+    assert code == "INVALID_ARGUMENT"
+    assert message in details
+
+
+def test_it_is_one_application(settings):
+    assert app.build(settings)._bound_deployment.name == "segmentation"
