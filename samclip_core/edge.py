@@ -12,6 +12,8 @@ from segment_anything.modeling import PromptEncoder
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
+from samclip_core.mask_decoder import MaskDecoder
+
 BACKBONE = "tf_efficientnet_lite0"
 STRIDE = 8  # of the SAM embedding; the CLIP tokens have twice that
 
@@ -110,21 +112,46 @@ class EdgeClipHead(nn.Module):
         return F.normalize(self.project(self.concepts(features_D).softmax(dim=-1)), dim=-1)
 
 
+class EdgeMaskDecoder(MaskDecoder):
+    """SAM's mask decoder, with convolutions that mix picture and prompt before the upscaling.
+
+    SAM's decoder mixes places only through a few tokens, and needs millions of masks to learn to.
+    """
+
+    def __init__(self, width: int, depth: int, heads: int, mlp_dim: int) -> None:
+        super().__init__(width, depth, heads, mlp_dim)
+        self.output_upscaling = nn.Sequential(Mixer(width), Mixer(width), *self.output_upscaling)
+
+
+class Mixer(nn.Module):
+    """A residual block: what is around (depthwise 7×7), then what it means (pointwise)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.around = nn.Conv2d(width, width, 7, padding=3, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.meaning = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, x_PDhw: Tensor) -> Tensor:
+        y_PhwD = self.norm(self.around(x_PDhw).permute(0, 2, 3, 1))
+        return x_PDhw + self.meaning(y_PhwD).permute(0, 3, 1, 2)
+
+
 class EdgePromptEncoder(PromptEncoder):
     """SAM's prompt encoder, which also draws clicks and boxes into the dense mask prompt.
 
     From tokens alone, a small decoder takes very long to learn where a prompt is; drawn at the
-    resolution of the mask, it knows from the first step. The dense prompt has three channels:
+    resolution of the mask, it knows from the first step. The dense prompt has four channels:
     the logits of ``masks`` (zero without any), the inside of the box, and the clicks as signed
-    Gaussian spots.
+    Gaussian spots, narrow (what was clicked) and wide (what is near).
     """
 
-    SPOT = 1.5  # standard deviation of a click, in cells of the mask
+    SPOTS = (3.0, 16.0)  # standard deviations of a click, in cells of the mask
 
-    def __init__(self, embed_dim: int, grid: int, image_size: int, mask_in_chans: int = 16) -> None:
+    def __init__(self, embed_dim: int, grid: int, image_size: int, mask_in_chans: int = 64) -> None:
         super().__init__(embed_dim, (grid, grid), (image_size, image_size), mask_in_chans)
         first = self.mask_downscaling[0]
-        self.mask_downscaling[0] = nn.Conv2d(3, first.out_channels, kernel_size=2, stride=2)
+        self.mask_downscaling[0] = nn.Conv2d(2 + len(self.SPOTS), first.out_channels, 2, stride=2)
         del self.no_mask_embed
 
     def forward(
@@ -139,14 +166,14 @@ class EdgePromptEncoder(PromptEncoder):
         """
         sparse_PND = self._sparse(points, boxes, masks)
         prompts, side = sparse_PND.shape[0], self.mask_input_size[0]
-        drawn_P3mm = sparse_PND.new_zeros(prompts, 3, side, side)
+        drawn_PCmm = sparse_PND.new_zeros(prompts, 2 + len(self.SPOTS), side, side)
         if masks is not None:
-            drawn_P3mm[:, 0] = masks[:, 0].clamp(-10, 10) / 10
+            drawn_PCmm[:, 0] = masks[:, 0].clamp(-10, 10) / 10
         if boxes is not None:
-            drawn_P3mm[:, 1] = self._draw_boxes(boxes)
+            drawn_PCmm[:, 1] = self._draw_boxes(boxes)
         if points is not None:
-            drawn_P3mm[:, 2] = self._draw_points(*points)
-        return sparse_PND, self.mask_downscaling(drawn_P3mm)
+            drawn_PCmm[:, 2:] = self._draw_points(*points)
+        return sparse_PND, self.mask_downscaling(drawn_PCmm)
 
     def _sparse(
         self,
@@ -184,8 +211,10 @@ class EdgePromptEncoder(PromptEncoder):
         return covered_Pm.clamp(min=0) / self._cell
 
     def _draw_points(self, points_PN2: Tensor, labels_PN: Tensor) -> Tensor:
-        spread = self.SPOT * self._cell
-        distance_PN2m = (self._cells_m() - points_PN2[..., None] - 0.5) / spread
-        x_PNm, y_PNm = torch.exp(-0.5 * distance_PN2m**2).unbind(2)
+        distance_PN2m = (self._cells_m() - points_PN2[..., None] - 0.5) / self._cell
         sign_PN = (labels_PN == 1).float() - (labels_PN == 0).float()
-        return torch.einsum("pn,pny,pnx->pyx", sign_PN, y_PNm, x_PNm)
+        spots = []
+        for spread in self.SPOTS:
+            x_PNm, y_PNm = torch.exp(-0.5 * (distance_PN2m / spread) ** 2).unbind(2)
+            spots.append(torch.einsum("pn,pny,pnx->pyx", sign_PN, y_PNm, x_PNm))
+        return torch.stack(spots, dim=1)

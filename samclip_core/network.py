@@ -144,6 +144,10 @@ def _build_prompt_encoder(config: SamClipConfig) -> nn.Module:
 
 def _build_mask_decoder(config: SamClipConfig) -> nn.Module:
     decoder = config.decoder
+    if config.kind == "edge":
+        from samclip_core.edge import EdgeMaskDecoder
+
+        return EdgeMaskDecoder(config.embed_dim, decoder.depth, decoder.heads, decoder.mlp)
     return MaskDecoder(config.embed_dim, decoder.depth, decoder.heads, decoder.mlp)
 
 
