@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 from starlette.types import Message as Event
 from starlette.types import Receive
@@ -82,8 +83,9 @@ async def _form(request: Request, limit: int) -> Fields:
             for name, value in form.multi_items():
                 content = await value.read() if isinstance(value, UploadFile) else value
                 fields.setdefault(name, []).append(content)
-    except HTTPException as error:  # as Starlette reports a form that it cannot read
-        raise InvalidRequest(f"the form is broken: {error.detail}") from error
+    except (HTTPException, MultiPartException) as error:
+        reason = error.detail if isinstance(error, HTTPException) else error.message
+        raise InvalidRequest(f"the form is broken: {reason}") from error
     return fields
 
 

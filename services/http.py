@@ -58,7 +58,7 @@ def application(name: str, callee: Callee) -> FastAPI:
 
 def protected() -> FastAPI:
     """An application that answers only what came through the front door, and errors as problems."""
-    app = FastAPI(openapi_url=None)
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.add_middleware(OnlyThroughFrontDoor)
     app.add_exception_handler(HTTPException, _refuse)
     return app
@@ -126,8 +126,9 @@ def problem(error: Exception, identity: str) -> Response:
 async def _refuse(request: Request, error: Exception) -> Response:
     """No such path, or not with this method."""
     assert isinstance(error, HTTPException)
-    known = ", ".join(route.path for routes in ROUTES.values() for route in routes)
-    detail = f"{request.method} {request.url.path} is not answered here; POST to {known}"
+    known = ", ".join(dict.fromkeys(r.path for routes in ROUTES.values() for r in routes))
+    path = request.url.path.removeprefix(request.scope["root_path"])
+    detail = f"{request.method} {path} is not answered here; GET /docs, or POST to {known}"
     identity = request.headers.get(REQUEST_ID_HEADER, "")
     return _problem(error.status_code, HTTPStatus(error.status_code).phrase, detail, identity)
 

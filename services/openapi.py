@@ -32,7 +32,7 @@ PAGES = {
 }
 
 
-def document(version: str) -> dict[str, Any]:
+def document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of all services."""
     schemas: dict[str, Any] = {"Problem": PROBLEM}
     paths: dict[str, Any] = {}
@@ -47,7 +47,7 @@ def document(version: str) -> dict[str, Any]:
         paths[path] = {"get": {"tags": ["service"], "summary": summary, "responses": responses}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "SAM-CLIP Serve", "version": version},
+        "info": {"title": "SAM-CLIP Serve", "version": "v1"},
         "paths": paths,
         "components": {"schemas": schemas},
     }

@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -137,6 +138,8 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": free_port(),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": free_port(),
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
+        # A slow machine is no failure: Serve kills a proxy that is not up in 5 seconds.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": 60,
         # The front door has drained before Serve is told to stop.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0.1,
         # The backbone takes the cores by itself; nobody else may.
@@ -152,6 +155,8 @@ def _run(settings: Settings, directory: str) -> int:
     try:
         start = time.monotonic()
         print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
+        # Ray mostly waits for its processes: time enough to import ours.
+        threading.Thread(target=_import_applications, args=[settings], daemon=True).start()
         _start_ray(directory)
         signal.signal(signal.SIGTERM, _interrupt)  # Ray has set its own
         _start_applications(settings)
@@ -185,13 +190,17 @@ def _start_ray(directory: str) -> None:
     )
 
 
+def _import_applications(settings: Settings) -> None:
+    for name in front_door.applications(settings):
+        importlib.import_module(f"services.{name}.app")
+
+
 def _start_applications(settings: Settings) -> None:
     from ray import serve
     from ray.serve.schema import LoggingConfig
 
-    level = settings.log_level
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    quiet = LoggingConfig(log_level=level, enable_access_log=False)
+    quiet = LoggingConfig(log_level=settings.log_level, enable_access_log=False)
     limit_s = settings.request_timeout_s + 1  # the applications' own limit comes first
     serve.start(
         proxy_location="HeadOnly",
@@ -205,7 +214,7 @@ def _start_applications(settings: Settings) -> None:
             "grpc_servicer_functions": SERVICERS,
             "request_timeout_s": limit_s,
         },
-        logging_config=quiet,
+        logging_config=LoggingConfig(log_level="ERROR"),
     )
     serve.run_many([_target(name, settings, quiet) for name in front_door.applications(settings)])
 
@@ -262,7 +271,7 @@ def _stop(door: subprocess.Popen[bytes] | None) -> None:
         print("stopping …", flush=True)
         front_door.stop(door)
     # Serve's controller is killed while it answers, and Ray complains of that.
-    with contextlib.redirect_stderr(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):
         if ray.is_initialized():
             serve.shutdown()
         ray.shutdown()

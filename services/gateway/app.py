@@ -5,7 +5,6 @@ It also answers grpc.health.v1. Server reflection is Serve's own, the same in ev
 
 import asyncio
 from collections.abc import AsyncIterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +75,7 @@ def pages(readiness: Readiness) -> FastAPI:
     """Make the routes that belong to no single model service."""
     app = http.protected()
     playground = PLAYGROUND.read_text()
-    schema = openapi.document(version("samclip"))
+    schema = openapi.document()
 
     @app.get("/")
     async def play() -> HTMLResponse:

@@ -1,0 +1,345 @@
+"""The real HAProxy with our configuration, in front of small servers that stand in for Serve."""
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from services import front_door
+from services.serve import free_port
+from services.settings import Settings
+
+SECRET = "sesame"
+GENERIC = "Path not found. Ping http://.../-/routes for available routes."
+
+
+@dataclass
+class Serve:
+    """Stands in for Serve: remembers what reached it, and answers as told."""
+
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    answer: tuple[int, str, str] = (200, "application/json", "{}")
+    grpc_answer: tuple[grpc.StatusCode, str] = (grpc.StatusCode.OK, "")
+    gate: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class Door:
+    """The front door, open."""
+
+    settings: Settings
+    serve: Serve
+    http: httpx.Client
+    channel: grpc.Channel
+
+    def call(self, path: str, *metadata: tuple[str, str]) -> bytes:
+        method = self.channel.unary_unary(path)
+        return bytes(method(b"", metadata=metadata, timeout=20))
+
+
+@contextmanager
+def http_server(serve: Serve) -> Iterator[int]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            serve.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+            serve.gate.wait(20)
+            code, kind, body = serve.answer
+            self.send_response(code)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def grpc_server(serve: Serve) -> Iterator[int]:
+    class Anything(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            metadata = {name: str(value) for name, value in details.invocation_metadata}
+
+            def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+                serve.requests.append((details.method, metadata))
+                code, message = serve.grpc_answer
+                if code is not grpc.StatusCode.OK:
+                    context.abort(code, message)
+                return request
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Anything()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(None).wait()
+
+
+@contextmanager
+def opened(serve: Serve, **values: Any) -> Iterator[Door]:
+    with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:
+        settings = Settings(
+            http_port=free_port(),
+            grpc_port=free_port(),
+            inner_http_port=inner_http,
+            inner_grpc_port=inner_grpc,
+            front_door_secret=SECRET,
+            max_request_bytes=1000,
+            **values,
+        )
+        process = front_door.start(settings)
+        channel = grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}")
+        client = httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=20)
+        try:
+            grpc.channel_ready_future(channel).result(timeout=20)
+            yield Door(settings, serve, client, channel)
+        finally:
+            serve.gate.set()
+            channel.close()
+            client.close()
+            front_door.stop(process)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Door]:
+    with opened(Serve()) as door:
+        yield door
+
+
+@pytest.fixture
+def door(shared: Door) -> Door:
+    fresh = Serve()
+    fresh.gate.set()
+    vars(shared.serve).update(vars(fresh))
+    return shared
+
+
+@pytest.mark.parametrize(
+    ("path", "inner"),
+    [
+        ("/classify", "/classification/classify"),
+        ("/segment", "/segmentation/segment"),
+        ("/everything", "/segmentation/everything"),
+        ("/semantic?x=1", "/semantic/semantic?x=1"),
+        ("/index", "/retrieval/index"),
+        ("/search", "/retrieval/search"),
+        ("/delete", "/retrieval/delete"),
+        ("/describe", "/retrieval/describe"),
+        ("/embed", "/backbone/embed"),
+        ("/", "/gateway/"),
+        ("/docs/static/x.js", "/gateway/docs/static/x.js"),
+        ("/backbone/healthz", "/gateway/backbone/healthz"),
+    ],
+)
+def test_each_path_reaches_its_application(door: Door, path: str, inner: str) -> None:
+    assert door.http.get(path).status_code == 200
+    assert door.serve.requests[0][0] == inner
+
+
+@pytest.mark.parametrize(
+    ("method", "application"),
+    [
+        ("/samclip.v1.ClassificationService/Classify", "classification"),
+        ("/samclip.v1.SegmentationService/Segment", "segmentation"),
+        ("/samclip.v1.SemanticSegmentationService/SegmentText", "semantic"),
+        ("/samclip.v1.RetrievalService/Search", "retrieval"),
+        ("/samclip.v1.BackboneService/Embed", "backbone"),
+        ("/grpc.health.v1.Health/Check", "gateway"),
+        ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "gateway"),
+    ],
+)
+def test_each_service_reaches_its_application(door: Door, method: str, application: str) -> None:
+    door.call(method, ("application", "someone-elses"))
+    ((path, metadata),) = door.serve.requests
+    assert path == method
+    assert metadata["application"] == application
+
+
+def test_an_unknown_service_is_unimplemented(door: Door) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        door.call("/samclip.v1.PaintingService/Paint")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert not door.serve.requests
+
+
+def test_the_secret_is_ours_alone_to_set(door: Door) -> None:
+    header = (front_door.SECRET_HEADER, "guessed")
+    door.http.get("/classify", headers=dict([header]))
+    door.call("/samclip.v1.BackboneService/Embed", header)
+    assert [seen[front_door.SECRET_HEADER] for _, seen in door.serve.requests] == [SECRET, SECRET]
+
+
+def test_headers_that_would_steer_serve_are_taken_away(door: Door) -> None:
+    door.http.get("/classify", headers={"x-request-timeout-seconds": "-1"})
+    assert "x-request-timeout-seconds" not in door.serve.requests[0][1]
+
+
+def test_every_request_has_an_id_and_a_harmless_one_is_kept(door: Door) -> None:
+    fresh = door.http.get("/classify").headers["x-request-id"]
+    kept = door.http.get("/classify", headers={"x-request-id": "mine-1"}).headers["x-request-id"]
+    evil = door.http.get("/classify", headers={"x-request-id": 'a"b'}).headers["x-request-id"]
+    door.call("/samclip.v1.BackboneService/Embed", ("x-request-id", "mine-2"))
+    seen = [headers for _, headers in door.serve.requests]
+    assert [headers["x-request-id"] for headers in seen[:3]] == [fresh, "mine-1", evil]
+    assert kept == "mine-1"
+    assert len(evil) == 36
+    assert seen[3]["request_id"] == "mine-2"
+
+
+def test_a_body_above_the_limit_never_reaches_serve(door: Door) -> None:
+    reply = door.http.post("/classify", content=b"x" * 1001)
+    assert reply.status_code == 413
+    assert "1001 bytes; the limit is 1000" in reply.json()["detail"]
+    assert not door.serve.requests
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "retry_after"),
+    [(429, 429, "1"), (408, 504, None), (500, 503, "1"), (503, 503, "1")],
+)
+def test_serves_own_errors_become_problems(
+    door: Door, inner: int, outer: int, retry_after: str | None
+) -> None:
+    door.serve.answer = (inner, "text/plain", GENERIC)
+    reply = door.http.get("/classify")
+    assert reply.status_code == reply.json()["status"] == outer
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.headers["x-request-id"] == reply.json()["request_id"]
+    assert reply.headers.get("retry-after") == retry_after
+
+
+def test_an_applications_own_problem_passes_unchanged(door: Door) -> None:
+    problem = json.dumps({"status": 500, "detail": "internal error; request id 7"})
+    door.serve.answer = (500, "application/problem+json", problem)
+    reply = door.http.get("/classify")
+    assert (reply.status_code, reply.text) == (500, problem)
+
+
+def test_an_application_that_starts_is_unavailable_not_unknown(door: Door) -> None:
+    door.serve.grpc_answer = (grpc.StatusCode.NOT_FOUND, "Application 'backbone' not found. Ping …")
+    with pytest.raises(grpc.RpcError) as caught:
+        door.call("/samclip.v1.BackboneService/Embed")
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    door.serve.grpc_answer = (grpc.StatusCode.NOT_FOUND, "no collection 'pets'")
+    with pytest.raises(grpc.RpcError) as caught:
+        door.call("/samclip.v1.RetrievalService/Search")
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_keys_are_asked_for_where_they_are_configured(tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("# of the tests\nfirst-key\nsecond-key\n")
+    serve = Serve()
+    serve.gate.set()
+    with opened(serve, api_keys_file=keys) as door:
+        refused = door.http.get("/classify", headers={"x-api-key": "third-key"})
+        assert (refused.status_code, refused.json()["status"]) == (401, 401)
+        assert refused.headers["www-authenticate"] == "Bearer"
+        assert door.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
+        bearer = {"authorization": "Bearer second-key"}
+        assert door.http.get("/classify", headers=bearer).is_success
+        assert door.http.get("/readyz").is_success
+        with pytest.raises(grpc.RpcError) as caught:
+            door.call("/samclip.v1.BackboneService/Embed")
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        door.call("/samclip.v1.BackboneService/Embed", ("x-api-key", "first-key"))
+        door.call("/samclip.v1.BackboneService/Embed", ("authorization", "Bearer second-key"))
+        door.call("/grpc.health.v1.Health/Check")
+
+
+def test_without_serve_it_says_that_the_service_is_not_up() -> None:
+    settings = Settings(
+        http_port=free_port(),
+        grpc_port=free_port(),
+        inner_http_port=free_port(),
+        inner_grpc_port=free_port(),
+        front_door_secret=SECRET,
+    )
+    process = front_door.start(settings)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=20)
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary("/samclip.v1.BackboneService/Embed")(b"", timeout=20)
+        reply = httpx.get(f"http://127.0.0.1:{settings.http_port}/classify", timeout=20)
+    finally:
+        front_door.stop(process)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert (reply.status_code, reply.json()["detail"]) == (503, "the service is not up")
+
+
+def test_a_stop_lets_requests_in_flight_finish_and_takes_no_more() -> None:
+    serve = Serve()
+    with http_server(serve) as inner_http:
+        settings = Settings(
+            http_port=free_port(),
+            grpc_port=free_port(),
+            inner_http_port=inner_http,
+            inner_grpc_port=free_port(),
+            front_door_secret=SECRET,
+        )
+        process = front_door.start(settings)
+        wait_for_port(settings.http_port)
+        url = f"http://127.0.0.1:{settings.http_port}/classify"
+        with futures.ThreadPoolExecutor(2) as pool:
+            reply = pool.submit(httpx.get, url, timeout=20)
+            while not serve.requests:
+                time.sleep(0.01)
+            stopped = pool.submit(front_door.stop, process)
+            while is_open(settings.http_port):
+                time.sleep(0.01)
+            serve.gate.set()
+            assert reply.result().status_code == 200
+            stopped.result()
+    assert process.returncode == 0
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for_port(port: int) -> None:
+    while not is_open(port):
+        time.sleep(0.01)
+
+
+def test_admission(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(front_door.SECRET_VARIABLE, SECRET)
+    assert front_door.admitted({front_door.SECRET_HEADER: SECRET})
+    assert not front_door.admitted({front_door.SECRET_HEADER: "guessed"})
+    assert not front_door.admitted({front_door.SECRET_HEADER: "geraten – é"})
+    assert not front_door.admitted({})
+    monkeypatch.delenv(front_door.SECRET_VARIABLE)
+    assert not front_door.admitted({front_door.SECRET_HEADER: ""})
+
+
+def test_the_heads_find_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(front_door.SECRET_VARIABLE, SECRET)
+    address, metadata = front_door.backbone(Settings(inner_grpc_port=1234))
+    assert address == "127.0.0.1:1234"
+    assert dict(metadata) == {"application": "backbone", front_door.SECRET_HEADER: SECRET}
+    elsewhere = Settings(backbone_address="gpu-cluster:9000")
+    assert front_door.backbone(elsewhere) == ("gpu-cluster:9000", ())
+    assert "backbone" in front_door.applications(Settings())
+    assert "backbone" not in front_door.applications(elsewhere)

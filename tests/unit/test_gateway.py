@@ -1,0 +1,148 @@
+"""The pages of the gateway, called without a socket."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+
+from services import front_door
+from services.gateway.app import Gateway, pages
+from services.gateway.readiness import Readiness
+from services.routes import ROUTES
+from services.serve import free_port
+from services.settings import Settings
+
+SECRET = "sesame"
+
+
+class Fixed(Readiness):
+    """Reports what it is told to."""
+
+    def __init__(self, **ready: bool):
+        self.reports = {name: {"ready": value} for name, value in ready.items()}
+
+    async def report(self) -> dict[str, dict[str, Any]]:
+        return self.reports
+
+
+class Context:
+    """What a health check sees of gRPC."""
+
+    def __init__(self, secret: str = SECRET):
+        self.secret = secret
+        self.code = StatusCode.OK
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [(front_door.SECRET_HEADER, self.secret)]
+
+    def set_code(self, code: StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        assert details
+
+
+@pytest.fixture(autouse=True)
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(front_door.SECRET_VARIABLE, SECRET)
+
+
+def client(readiness: Readiness) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(pages(readiness))
+    headers = {front_door.SECRET_HEADER: SECRET}
+    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[httpx.AsyncClient]:
+    async with client(Fixed(backbone=True)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_pages_ask_no_other_host_for_anything(door: httpx.AsyncClient, path: str) -> None:
+    page = await door.get(path)
+    assert page.headers["content-type"].startswith("text/html")
+    assert not re.findall(r"""(?:src|href|import|url)\W{1,3}(?:https?:)?//[^"']+""", page.text)
+
+
+async def test_the_files_of_the_documentation_are_here(door: httpx.AsyncClient) -> None:
+    page = (await door.get("/docs")).text
+    files = re.findall(r"""["'](/[^"']+)["']""", page)
+    assert "/openapi.json" in files
+    assert len(files) == 4
+    for file in files:
+        assert (await door.get(file)).status_code == 200
+
+
+async def test_the_document_names_every_route_and_page(door: httpx.AsyncClient) -> None:
+    paths = (await door.get("/openapi.json")).json()["paths"]
+    posts = {route.path for routes in ROUTES.values() for route in routes}
+    assert set(paths) == posts | {"/healthz", "/readyz", "/metrics"}
+    for path in set(paths) - posts:
+        assert (await door.get(path)).status_code == 200
+
+
+async def test_metrics_are_ours_alone(door: httpx.AsyncClient) -> None:
+    text = (await door.get("/metrics")).text
+    samples = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert samples
+    assert all(line.startswith("samclip_") for line in samples)
+
+
+async def test_ready_is_ready_only_when_all_are() -> None:
+    async with client(Fixed(backbone=True, semantic=False)) as door:
+        reply = await door.get("/readyz")
+        assert reply.status_code == 503
+        assert reply.json()["ready"] is False
+        assert reply.json()["services"]["backbone"] == {"ready": True}
+        assert (await door.get("/healthz")).status_code == 200
+
+
+async def test_an_application_that_does_not_answer_is_not_ready() -> None:
+    report = await Readiness(Settings(inner_http_port=free_port())).report()
+    assert set(report) == set(ROUTES)
+    assert not any(state["ready"] for state in report.values())
+    assert all(state["reason"] for state in report.values())
+
+
+def gateway(**ready: bool) -> Gateway:
+    made = Gateway(Settings())
+    made.readiness = Fixed(**ready)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("service", "status"),
+    [
+        ("", HealthCheckResponse.NOT_SERVING),
+        ("samclip.v1.BackboneService", HealthCheckResponse.SERVING),
+        ("samclip.v1.SemanticSegmentationService", HealthCheckResponse.NOT_SERVING),
+    ],
+)
+async def test_health_of_the_whole_and_of_each_service(
+    service: str, status: HealthCheckResponse.ServingStatus
+) -> None:
+    service_gateway = gateway(backbone=True, semantic=False)
+    request = HealthCheckRequest(service=service)
+    assert (await service_gateway.Check(request, Context())).status == status
+    async for first in service_gateway.Watch(request, Context()):
+        assert first.status == status
+        break
+
+
+async def test_health_of_an_unknown_service_is_not_found() -> None:
+    context = Context()
+    await gateway(backbone=True).Check(HealthCheckRequest(service="other"), context)
+    assert context.code is StatusCode.NOT_FOUND
+
+
+async def test_health_is_told_only_through_the_front_door() -> None:
+    context = Context("guessed")
+    await gateway(backbone=True).Check(HealthCheckRequest(), context)
+    assert context.code is StatusCode.UNAUTHENTICATED
+    assert not [status async for status in gateway().Watch(HealthCheckRequest(), context)]

@@ -1,0 +1,154 @@
+"""The HTTP side of an application, called without a socket."""
+
+import base64
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from google.protobuf.message import Message
+from PIL import Image
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import KeyUnknown, Overloaded
+from samclip_core.masks import encode_label_map
+from services import front_door, http
+from services.settings import Settings
+
+SECRET = "sesame"
+JSON = {"labels": ["a"], "image": base64.b64encode(b"photo").decode()}
+
+
+class Callee:
+    """Answers with what it is given, and remembers what it was asked."""
+
+    def __init__(self, answer: Message | Exception):
+        self.settings = Settings(max_request_bytes=10_000)
+        self.answer = answer
+        self.asked: list[tuple[str, Message, Mapping[str, str]]] = []
+
+    async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+        self.asked.append((method, request, metadata))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+    async def health(self) -> dict[str, Any]:
+        return {"cache": "warm"}
+
+
+@pytest.fixture(autouse=True)
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(front_door.SECRET_VARIABLE, SECRET)
+
+
+def client(name: str, callee: Callee, secret: str = SECRET) -> httpx.AsyncClient:
+    headers = {front_door.SECRET_HEADER: secret, "x-request-id": "id-1"}
+    transport = httpx.ASGITransport(http.application(name, callee))
+    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+
+CLASSIFIED = pb.ClassifyResponse(
+    results=[pb.ClassifyResult(image=pb.ImageInfo(key="k"), scores=[pb.Score(label="a", score=1)])],
+    model=pb.ModelInfo(name="edge"),
+)
+
+
+async def test_a_call_has_the_method_the_message_and_the_request_id() -> None:
+    callee = Callee(CLASSIFIED)
+    async with client("classification", callee) as door:
+        assert (await door.post("/classify", json=JSON)).status_code == 200
+    ((method, message, metadata),) = callee.asked
+    assert method == "Classify"
+    assert message == pb.ClassifyRequest(images=[pb.Image(encoded=b"photo")], labels=["a"])
+    assert metadata["request_id"] == "id-1"
+
+
+async def test_one_image_has_a_flat_reply_and_several_have_grpcs() -> None:
+    async with client("classification", Callee(CLASSIFIED)) as door:
+        flat = (await door.post("/classify", json=JSON)).json()
+        several = (await door.post("/classify", json={"images": [JSON["image"]]})).json()
+    score = {"label": "a", "score": 1.0, "similarity": 0.0}
+    assert flat["image"]["key"] == "k"
+    assert flat["results"] == [score]
+    assert flat["model"]["name"] == "edge"
+    assert several["results"][0]["scores"] == [score]
+
+
+async def test_embed_takes_an_image_or_texts() -> None:
+    callee = Callee(pb.EmbedResponse())
+    async with client("backbone", callee) as door:
+        await door.post("/embed", json={"image": JSON["image"], "inline": True})
+        await door.post("/embed", json={"texts": ["a"]})
+    assert [method for method, _, _ in callee.asked] == ["Embed", "EmbedText"]
+
+
+async def test_semantic_is_json_or_a_picture() -> None:
+    label_map_HW = np.array([[0, 1], [-1, -1], [0, 0]])
+    answer = pb.SegmentTextResponse(label_map_png=encode_label_map(label_map_HW, 2))
+    body = {"image": {"key": "k"}, "labels": ["a", "b"]}
+    async with client("semantic", Callee(answer)) as door:
+        plain = await door.post("/semantic", json=body)
+        picture = await door.post("/semantic", json=body, headers={"accept": "image/png"})
+    assert plain.headers["content-type"] == "application/json"
+    assert picture.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(picture.content)).size == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail", "retry_after"),
+    [
+        (KeyUnknown("send the image"), 409, "send the image", None),
+        (Overloaded("come back later"), 429, "come back later", "1"),
+        (ValueError("a secret of the server"), 500, "internal error; request id id-1", None),
+    ],
+)
+async def test_errors_are_problems(
+    error: Exception, status: int, detail: str, retry_after: str | None
+) -> None:
+    async with client("classification", Callee(error)) as door:
+        reply = await door.post("/classify", json=JSON)
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.headers.get("retry-after") == retry_after
+    problem = reply.json()
+    assert (reply.status_code, problem["status"], problem["detail"]) == (status, status, detail)
+    assert problem["request_id"] == "id-1"
+    assert problem["type"] == "about:blank"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/classify", 405), ("POST", "/nowhere", 404), ("POST", "/classify/", 404)],
+)
+async def test_paths_that_are_not_there_are_problems(method: str, path: str, status: int) -> None:
+    async with client("classification", Callee(CLASSIFIED)) as door:
+        reply = await door.request(method, path)
+    assert reply.status_code == reply.json()["status"] == status
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert f"{method} {path} is not answered here" in reply.json()["detail"]
+
+
+async def test_a_body_above_the_limit_is_413_and_of_another_type_415() -> None:
+    callee = Callee(CLASSIFIED)
+    async with client("classification", callee) as door:
+        large = await door.post("/classify", files={"image": b"x" * 20_000})
+        other = await door.post("/classify", content=b"x", headers={"content-type": "image/jpeg"})
+    assert (large.status_code, other.status_code) == (413, 415)
+    assert not callee.asked
+
+
+@pytest.mark.parametrize("path", ["/classify", "/healthz", "/nowhere"])
+async def test_what_did_not_come_through_the_front_door_is_refused(path: str) -> None:
+    callee = Callee(CLASSIFIED)
+    async with client("classification", callee, secret="guessed") as door:
+        reply = await door.post(path, json=JSON)
+    assert reply.status_code == 401
+    assert reply.json()["detail"] == front_door.REFUSAL
+    assert not callee.asked
+
+
+async def test_the_gateway_is_told_what_an_application_depends_on() -> None:
+    async with client("classification", Callee(CLASSIFIED)) as door:
+        assert (await door.get("/healthz")).json() == {"cache": "warm"}

@@ -1,0 +1,70 @@
+from pathlib import Path
+
+import pytest
+
+from services.settings import Settings, SettingsError
+
+
+def test_defaults_listen_on_loopback_and_serve_the_bundled_checkpoint() -> None:
+    settings = Settings.load()
+    assert (settings.host, settings.http_port, settings.grpc_port) == ("127.0.0.1", 8000, 9000)
+    assert settings.checkpoint == "edge"
+    assert settings.index_dir.is_absolute()
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "samclip.toml"
+    file.write_text('http_port = 1\ngrpc_port = 2\nmax_batch_size = 3\ncheckpoint = "file"\n')
+    monkeypatch.setenv("SAMCLIP_GRPC_PORT", "20")
+    monkeypatch.setenv("SAMCLIP_MAX_BATCH_SIZE", "30")
+    settings = Settings.load(file, max_batch_size=300, device=None)
+    assert (settings.http_port, settings.grpc_port, settings.max_batch_size) == (1, 20, 300)
+    assert (settings.checkpoint, settings.device) == ("file", "cpu")
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMCLIP_API_KEYS_FILE", "")
+    monkeypatch.setenv("SAMCLIP_HTTP_PORT", "")
+    settings = Settings.load()
+    assert settings.api_keys_file is None
+    assert settings.http_port == 8000
+
+
+def test_an_unknown_variable_is_an_error_that_names_the_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SAMCLIP_CHEKPOINT", "edge")
+    with pytest.raises(SettingsError, match=r"SAMCLIP_CHEKPOINT.*SAMCLIP_CHECKPOINT"):
+        Settings.load()
+
+
+def test_the_tests_own_variable_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAMCLIP_DATA", "/photographs")
+    assert Settings.load() == Settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("chekpoint = 'edge'", "unknown setting 'chekpoint'"),
+        ("http_port = 70000", "'http_port' is 70000"),
+        ("dtype = 'int4'", "'dtype' is 'int4'"),
+        ("http_port =", "cannot be read"),
+    ],
+)
+def test_a_file_with_a_mistake_is_an_error(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "samclip.toml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        Settings.load(file)
+
+
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be read"):
+        Settings.load(tmp_path / "none.toml")
+
+
+def test_the_secret_is_not_printed() -> None:
+    assert "sesame" not in repr(Settings(front_door_secret="sesame"))
