@@ -1,0 +1,43 @@
+"""A second service beside the first, with keys; and what is left of it after Ctrl-C."""
+
+import signal
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as rpc
+
+from tests.e2e.conftest import Service, start
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+
+
+def test_two_run_side_by_side_and_ctrl_c_leaves_nothing(
+    service: Service, tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("let-me-in\n")
+    second = start(tmp_path, str(tiny_checkpoint), API_KEYS_FILE=keys)
+    try:
+        assert httpx.get(f"{service.url}/readyz", timeout=60).json()["ready"] is True
+        refused = httpx.post(f"{second.url}/describe", json={}, timeout=60)
+        assert refused.status_code == 401
+        key = {"authorization": "Bearer let-me-in"}
+        admitted = httpx.post(f"{second.url}/describe", json={}, headers=key, timeout=60)
+        assert admitted.json() == {"collections": []}
+        with grpc.insecure_channel(second.address) as channel:
+            request = pb.EmbedTextRequest(texts=["a cat"])
+            metadata = [*key.items()]
+            answer = rpc.BackboneServiceStub(channel).EmbedText(request, metadata=metadata)
+        assert answer.model.name == "tiny-edge"
+        assert len(second.processes()) > 8
+    finally:
+        exit_code = second.stop(signal.SIGINT)
+    log = second.log.read_text()
+    assert exit_code == 0, log
+    assert not second.processes()
+    assert "Traceback" not in log
+    assert log.rstrip().endswith("stopping …")
+    assert httpx.get(f"{service.url}/readyz", timeout=60).json()["ready"] is True
