@@ -10,7 +10,8 @@ from segment_anything.modeling.image_encoder import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.vit import PATCH, transformer_block, valid_mask
+from samclip_core.encoder import valid_mask
+from samclip_core.vit import PATCH, transformer_block
 
 Pool = Literal["max", "avg"]
 
@@ -62,8 +63,8 @@ class ClipHead(nn.Module):
         return dense_BhwD.permute(0, 3, 1, 2), F.normalize(pooled_BD, dim=-1)
 
     def _pool(self, tokens_BhwD: Tensor, sizes_B2: Tensor) -> Tensor:
-        cells_B2 = (sizes_B2 + self.stride - 1) // self.stride
-        valid_Bhw1 = valid_mask(cells_B2, *tokens_BhwD.shape[1:3])[..., None]
+        valid_BHW = valid_mask(sizes_B2, *tokens_BhwD.shape[1:3], self.stride)
+        valid_Bhw1 = valid_BHW[..., None]
         if self.pool == "max":
             return tokens_BhwD.masked_fill(~valid_Bhw1, -torch.inf).amax(dim=(1, 2))
         return (tokens_BhwD * valid_Bhw1).sum(dim=(1, 2)) / valid_Bhw1.sum(dim=(1, 2))

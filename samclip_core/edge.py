@@ -3,8 +3,6 @@
 B batch, C channels, H W pixels of the model frame, h w grid, D width, P prompts, N points.
 """
 
-from typing import NamedTuple
-
 import timm
 import torch
 import torch.nn.functional as F
@@ -12,28 +10,12 @@ from segment_anything.modeling import PromptEncoder
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
+from samclip_core.encoder import EncoderOutput, valid_mask
+from samclip_core.fused import use_fused
 from samclip_core.mask_decoder import MaskDecoder
 
 BACKBONE = "tf_efficientnet_lite0"
 STRIDE = 8  # of the SAM embedding; the CLIP tokens have twice that
-
-
-class EncoderOutput(NamedTuple):
-    """What an image encoder gives to the two heads."""
-
-    sam_BDhw: Tensor
-    tokens_BDhw: Tensor
-
-
-def valid_cells_B1hw(sizes_B2: Tensor, image_size: int, grid: int) -> Tensor:
-    """1.0 where a cell of a ``grid``×``grid`` map holds image, 0.0 where it is only padding.
-
-    ``sizes_B2`` are the valid (height, width) in the model frame; partly covered cells count.
-    """
-    starts_g = torch.arange(grid, device=sizes_B2.device) * (image_size / grid)
-    rows_Bh = starts_g < sizes_B2[:, :1]
-    columns_Bw = starts_g < sizes_B2[:, 1:]
-    return (rows_Bh[:, :, None] & columns_Bw[:, None, :]).float()[:, None]
 
 
 class EdgeEncoder(nn.Module):
@@ -58,6 +40,7 @@ class EdgeEncoder(nn.Module):
             nn.Conv2d(embed_dim, embed_dim, 3, padding=1),
             LayerNorm2d(embed_dim),
         )
+        use_fused(self.neck)
 
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncoderOutput:
         """Encode padded square frames.
@@ -66,8 +49,8 @@ class EdgeEncoder(nn.Module):
         (height, width). Gives ``sam_BDhw`` at stride 8 and ``tokens_BDhw`` at stride 16: the
         trunk's two coarsest maps, the coarser one first.
         """
-        valid_B1SS = valid_cells_B1hw(sizes_B2, self.image_size, self.image_size)
-        x_B3SS = (pixels_B3SS / 127.5 - 1.0) * valid_B1SS
+        valid_BSS = valid_mask(sizes_B2, self.image_size, self.image_size)
+        x_B3SS = (pixels_B3SS / 127.5 - 1.0) * valid_BSS[:, None]
         s4, s8, s16, s32 = self.trunk(x_B3SS.contiguous(memory_format=torch.channels_last))
         lateral8, lateral16, lateral32 = self.laterals
         x16 = lateral16(s16) + _double(lateral32(s32), "bilinear")
@@ -102,7 +85,8 @@ class EdgeClipHead(nn.Module):
     def forward(self, tokens_BDhw: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         """Give ``dense_BDhw`` and ``pooled_BD`` in the text space, every vector of length 1."""
         features_BDhw = F.relu6(self.features(tokens_BDhw))
-        valid_B1hw = valid_cells_B1hw(sizes_B2, self.image_size, features_BDhw.shape[-1])
+        grid = features_BDhw.shape[-1]
+        valid_B1hw = valid_mask(sizes_B2, grid, grid, self.image_size // grid)[:, None]
         total_BD = (features_BDhw * valid_B1hw).sum(dim=(2, 3))
         pooled_BD = self._to_text(total_BD / valid_B1hw.sum(dim=(2, 3)))
         dense_BhwD = self._to_text(features_BDhw.permute(0, 2, 3, 1))
@@ -152,6 +136,7 @@ class EdgePromptEncoder(PromptEncoder):
         super().__init__(embed_dim, (grid, grid), (image_size, image_size), mask_in_chans)
         first = self.mask_downscaling[0]
         self.mask_downscaling[0] = nn.Conv2d(2 + len(self.SPOTS), first.out_channels, 2, stride=2)
+        use_fused(self.mask_downscaling)
         del self.no_mask_embed
 
     def forward(

@@ -5,9 +5,9 @@ Shape letters: B images, P prompts, N prompt tokens, D width, h w embedding grid
 
 import torch
 from segment_anything import modeling
-from segment_anything.modeling.transformer import Attention
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+
+from samclip_core.fused import use_fused
 
 
 class MaskDecoder(modeling.MaskDecoder):
@@ -26,7 +26,7 @@ class MaskDecoder(modeling.MaskDecoder):
             iou_head_depth=3,
             iou_head_hidden_dim=width,
         )
-        _use_fused_attention(self.transformer)
+        use_fused(self)
 
     def decode(
         self,
@@ -74,31 +74,3 @@ def select_masks(logits_PMhw: Tensor, iou_PM: Tensor, multimask: bool) -> tuple[
     """Keep masks 1..3 (the alternatives of an ambiguous prompt) or only mask 0, as SAM does."""
     kept = slice(1, None) if multimask else slice(0, 1)
     return logits_PMhw[:, kept], iou_PM[:, kept]
-
-
-class FusedAttention(nn.Module):
-    """The two-way transformer's attention through ``scaled_dot_product_attention``."""
-
-    def __init__(self, attention: Attention):
-        super().__init__()
-        self.num_heads = attention.num_heads
-        self.q_proj = attention.q_proj
-        self.k_proj = attention.k_proj
-        self.v_proj = attention.v_proj
-        self.out_proj = attention.out_proj
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (
-            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for projected in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
-        )
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return self.out_proj(attended.transpose(1, 2).flatten(2))
-
-
-def _use_fused_attention(module: nn.Module) -> None:
-    for name, child in list(module.named_children()):
-        if isinstance(child, Attention):
-            setattr(module, name, FusedAttention(child))
-        else:
-            _use_fused_attention(child)

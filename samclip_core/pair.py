@@ -10,8 +10,9 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samclip_core.encoder import EncoderOutput
 from samclip_core.errors import CheckpointError
-from samclip_core.vit import EncoderOutput, ImageEncoder
+from samclip_core.vit import ImageEncoder
 
 
 class PairEncoder(ImageEncoder):

@@ -5,7 +5,6 @@ Shape letters: B images, C channels, H W pixels, h w patch grid, N tokens, D wid
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from segment_anything import modeling
@@ -13,6 +12,8 @@ from segment_anything.modeling import image_encoder
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from samclip_core.encoder import EncoderOutput, valid_mask
 
 PATCH = 16
 # SAM's constants, in units of pixel values 0..255.
@@ -35,11 +36,6 @@ VARIANTS = {
     "vit_l": ViTSize(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
     "vit_h": ViTSize(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
 }
-
-
-class EncoderOutput(NamedTuple):
-    sam_BDhw: Tensor  # SAM's image embedding
-    tokens_BDhw: Tensor  # patch tokens before the neck, what the CLIP head reads
 
 
 class ImageEncoder(modeling.ImageEncoderViT):
@@ -95,14 +91,6 @@ class ImageEncoder(modeling.ImageEncoderViT):
 def zero_padding(pixels_BCHW: Tensor, sizes_B2: Tensor) -> Tensor:
     """Zero what lies right of or below each frame's valid (height, width)."""
     return pixels_BCHW * valid_mask(sizes_B2, *pixels_BCHW.shape[-2:])[:, None]
-
-
-def valid_mask(sizes_B2: Tensor, height: int, width: int) -> Tensor:
-    """``mask_BHW``, bool: true in the top-left rectangle of each size (height, width)."""
-    rows_H1 = torch.arange(height, device=sizes_B2.device)[:, None]
-    columns_W = torch.arange(width, device=sizes_B2.device)
-    heights_B11, widths_B11 = sizes_B2[:, :, None, None].unbind(1)
-    return (rows_H1 < heights_B11) & (columns_W < widths_B11)
 
 
 def transformer_block(width: int, heads: int, grid: int) -> image_encoder.Block:

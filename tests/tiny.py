@@ -74,8 +74,8 @@ def _make_confident(net: SamClipNet) -> None:
     with torch.no_grad():
         decoder.iou_prediction_head.layers[-1].bias.add_(1.0)
         for mlp in decoder.output_hypernetworks_mlps:
-            mlp.layers[-1].weight.mul_(100)
-            mlp.layers[-1].bias.mul_(100)
+            mlp.layers[-1].weight.mul_(300)
+            mlp.layers[-1].bias.mul_(300)
 
 
 def _tokenizer_json() -> str:

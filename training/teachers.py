@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from timm.models import EfficientNet
 from torch import Tensor, nn
 
-from samclip_core.edge import EdgeClipHead, EdgeEncoder, valid_cells_B1hw
+from samclip_core.edge import EdgeClipHead, EdgeEncoder
+from samclip_core.encoder import valid_mask
 from samclip_core.text import TextEncoder
 
 TEMPLATE = "a photo of a {}."
@@ -55,12 +56,14 @@ class ClipTeacher(nn.Module):
     @torch.no_grad()
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         """Give ``dense_BDhw`` (stride 32) and ``pooled_BD``, every vector of length 1."""
-        valid_B1SS = valid_cells_B1hw(sizes_B2, pixels_B3SS.shape[-1], pixels_B3SS.shape[-1])
-        x_B3SS = ((pixels_B3SS / 127.5 - 1) * valid_B1SS).contiguous(
+        side = pixels_B3SS.shape[-1]
+        frame_BSS = valid_mask(sizes_B2, side, side)
+        x_B3SS = ((pixels_B3SS / 127.5 - 1) * frame_BSS[:, None]).contiguous(
             memory_format=torch.channels_last
         )
         features_BChw = self.classifier.forward_features(x_B3SS)
-        valid_B1hw = valid_cells_B1hw(sizes_B2, pixels_B3SS.shape[-1], features_BChw.shape[-1])
+        grid = features_BChw.shape[-1]
+        valid_B1hw = valid_mask(sizes_B2, grid, grid, side // grid)[:, None]
         mean_BC = (features_BChw * valid_B1hw).sum(dim=(2, 3)) / valid_B1hw.sum(dim=(2, 3))
         dense_BhwD = self._to_text(features_BChw.permute(0, 2, 3, 1))
         return dense_BhwD.permute(0, 3, 1, 2), self._to_text(mean_BC)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from segment_anything import modeling
 
-from samclip_core.mask_decoder import FusedAttention, MaskDecoder, select_masks
+from samclip_core.fused import FusedAttention
+from samclip_core.mask_decoder import MaskDecoder, select_masks
 
 WIDTH, GRID, TOKENS = 32, 6, 3
 IMAGE_INDEX = torch.tensor([1, 0, 1, 2, 1])

@@ -1,0 +1,26 @@
+"""What every image encoder gives, and which part of its frame is image.
+
+B images, D width, h w grid, H W cells or pixels of a frame that is padded right and bottom.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class EncoderOutput(NamedTuple):
+    sam_BDhw: Tensor  # SAM's image embedding
+    tokens_BDhw: Tensor  # what the CLIP head reads
+
+
+def valid_mask(sizes_B2: Tensor, height: int, width: int, stride: int = 1) -> Tensor:
+    """``mask_BHW``, bool: true where a cell of ``stride`` pixels holds image, even in part.
+
+    ``sizes_B2``: int, the (height, width) in pixels of each image in the frame's top left corner.
+    """
+    rows_H1 = torch.arange(height, device=sizes_B2.device)[:, None]
+    columns_W = torch.arange(width, device=sizes_B2.device)
+    cells_B2 = (sizes_B2 + stride - 1) // stride
+    heights_B11, widths_B11 = cells_B2[:, :, None, None].unbind(1)
+    return (rows_H1 < heights_B11) & (columns_W < widths_B11)

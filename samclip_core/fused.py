@@ -1,0 +1,56 @@
+"""Faster twins of segment_anything's layers: the same keys, the same results.
+
+P prompts, C channels, h w grid.
+"""
+
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.transformer import Attention
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class FusedAttention(nn.Module):
+    """The two-way transformer's attention through ``scaled_dot_product_attention``."""
+
+    def __init__(self, attention: Attention):
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.q_proj = attention.q_proj
+        self.k_proj = attention.k_proj
+        self.v_proj = attention.v_proj
+        self.out_proj = attention.out_proj
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (
+            projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+            for projected in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
+        )
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+
+class FusedLayerNorm2d(LayerNorm2d):
+    """Layer norm over the channels of a map in one kernel.
+
+    Nothing is copied where the map lies channels last, as the decoder's do; and bfloat16 stays
+    bfloat16, where the original turns it into float32.
+    """
+
+    def __init__(self, norm: LayerNorm2d):
+        super().__init__(norm.weight.shape[0], norm.eps)
+        self.weight, self.bias = norm.weight, norm.bias
+
+    def forward(self, x_PChw: Tensor) -> Tensor:
+        x_PhwC = x_PChw.permute(0, 2, 3, 1)
+        normed_PhwC = F.layer_norm(x_PhwC, self.weight.shape, self.weight, self.bias, self.eps)
+        return normed_PhwC.permute(0, 3, 1, 2)
+
+
+def use_fused(module: nn.Module) -> None:
+    """Put the twins in place of every such layer inside ``module``."""
+    twins = {Attention: FusedAttention, LayerNorm2d: FusedLayerNorm2d}
+    for name, child in list(module.named_children()):
+        if type(child) in twins:
+            setattr(module, name, twins[type(child)](child))
+        else:
+            use_fused(child)
