@@ -75,7 +75,7 @@ async def test_overload_and_deadline_pass_through(backbone, model):
     calls = [
         asyncio.create_task(backbone.features(pb.Image(encoded=png(i)), pb.SAM)) for i in range(12)
     ]
-    done, waiting = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+    done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
     assert type(next(iter(done)).exception()) is Overloaded
     model.release()
     await asyncio.gather(*calls, return_exceptions=True)
