@@ -37,6 +37,7 @@ SERVICERS = [
     "samclip.v1.samclip_pb2_grpc.add_RetrievalServiceServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
+REPLICA_PORTS = 100  # for as many replicas on this machine, and again for their gRPC
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -111,6 +112,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def free_range(count: int) -> int:
+    """Return the first of ``count`` ports in a row that nobody listens at now."""
+    while True:
+        first = 20_000 + secrets.randbelow(12_000)  # clear of those that the system deals out
+        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket()).bind(("", port))
+            return first
+
+
 def environment(settings: Settings, directory: Path) -> dict[str, str]:
     """Return what Ray, Serve and all replicas find in their environment.
 
@@ -130,6 +141,9 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
         "NBTHREAD": 1,
         "HARD_STOP_AFTER_S": front_door.DRAIN_S,
     }
+    # Replicas of two services at the same gRPC port would not notice, and each get some of the
+    # other's calls: gRPC binds with SO_REUSEPORT.
+    first_port = free_range(2 * REPLICA_PORTS)
     values = {
         front_door.SECRET_VARIABLE: settings.front_door_secret,
         "PROMETHEUS_MULTIPROC_DIR": metrics,
@@ -137,6 +151,10 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": free_port(),
         "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": free_port(),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first_port,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first_port + REPLICA_PORTS - 1,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first_port + REPLICA_PORTS,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": first_port + 2 * REPLICA_PORTS - 1,
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
         # A slow machine is no failure: Serve kills a proxy that is not up in 5 seconds.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": 60,

@@ -70,9 +70,21 @@ def test_two_instances_share_no_port_and_no_file(tmp_path: Path) -> None:
         directory.mkdir()
         environments.append(serve.environment(serve.complete(free_settings()), directory))
     own = [name for name in environments[0] if name.endswith(("_PORT", "_PATH", "_LOC", "_DIR"))]
-    assert len(own) == 8
+    assert len(own) == 12
     for name in own:
         assert environments[0][name] != environments[1][name]
+
+
+def test_a_range_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        # What a replica of another service does: others may bind its port, and would not notice.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("", serve.free_range(3) + 2))
+        taken.listen()
+        port = taken.getsockname()[1]
+        offers = iter([port - 2 - 20_000, port + 1 - 20_000])
+        monkeypatch.setattr(serve.secrets, "randbelow", lambda below: next(offers))
+        assert serve.free_range(3) == port + 1
 
 
 def test_replicas_take_one_thread_each_unless_they_ask_for_more(tmp_path: Path) -> None:
