@@ -29,7 +29,7 @@ from samclip.photo import Photo
 from samclip.types import Box, Mask, Point
 
 COLLECTION = "samclip-demo"
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 @dataclass(frozen=True)
