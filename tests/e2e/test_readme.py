@@ -1,0 +1,61 @@
+"""The README's examples run as written, in its order, against a running service."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from samclip_core import checkpoint
+from tests import readme
+from tests.conftest import ROOT
+from tests.e2e.conftest import Service
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the examples run, and where each finds what the one before it has left."""
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.fixture(scope="module")
+def environment(folder: Path, service: Service) -> dict[str, str]:
+    """This Python's commands, of which samclip asks our service; without grpcurl, a stand-in."""
+    python = shlex.quote(sys.executable)
+    scripts = {"samclip": f'{python} -m samclip.cli "$@" --server {service.address}'}
+    if not shutil.which("grpcurl"):
+        scripts["grpcurl"] = f'{python} -m tests.e2e.grpcurl "$@"'
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, line in scripts.items():
+        (programs / name).write_text(f"#!/bin/sh\nexec {line}\n")
+        (programs / name).chmod(0o755)
+    path = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
+    sources = [str(ROOT / "proto"), str(ROOT)]
+    return os.environ | {"PATH": os.pathsep.join(path), "PYTHONPATH": os.pathsep.join(sources)}
+
+
+@pytest.mark.parametrize(("language", "code"), readme.runnable())
+def test_example(
+    language: str, code: str, service: Service, folder: Path, environment: dict[str, str]
+) -> None:
+    if 'SamClip.load("edge")' in code and not (checkpoint.BUNDLED / "edge").is_dir():
+        pytest.skip("no bundled checkpoint")
+    code = code.replace("127.0.0.1:9000", service.address)
+    code = code.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
+    command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
+    run = subprocess.run(
+        [*command, code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout or "io.imsave" in code
+
+
+def test_the_examples_left_pictures(folder: Path) -> None:
+    pictures = sorted(str(path.relative_to(folder / "out")) for path in folder.rglob("*.png"))
+    assert pictures == ["cat/mask-000.png", "cat/overlay.png", "semantic.png"]

@@ -1,0 +1,21 @@
+"""The README's code blocks: those that run as written, and the commands that are only shown."""
+
+import re
+import shlex
+
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+
+
+def runnable() -> list[tuple[str, str]]:
+    """(language, code) of each block of bash and Python, in order."""
+    return re.findall(r"^```(bash|python)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+
+
+def shown() -> list[list[str]]:
+    """The words of each command in the console blocks, without variables set before it."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    commands = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]
+    return [[w for w in words if not re.match(r"[A-Z_]+=", w)] for words in commands]
