@@ -10,9 +10,7 @@ import importlib
 import io
 import logging
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +24,7 @@ from typing import Any
 
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
-from services import front_door
+from services import front_door, instance
 from services.settings import MIB, Settings, SettingsError
 
 SERVICERS = [
@@ -37,20 +35,18 @@ SERVICERS = [
     "samclip.v1.samclip_pb2_grpc.add_RetrievalServiceServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
-REPLICA_PORTS = 100  # for as many replicas on this machine, and again for their gRPC
-ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
     try:
-        settings = complete(_read_settings(argv))
+        settings = instance.complete(_read_settings(argv))
         checkpoint.resolve(settings.checkpoint)
     except (SettingsError, CheckpointError) as error:
         print(f"samclip serve: {error}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True) as directory:
-        os.environ.update(environment(settings, Path(directory)))
+        os.environ.update(instance.environment(settings, Path(directory)))
         return _run(settings, directory)
 
 
@@ -73,98 +69,6 @@ def _read_settings(argv: Sequence[str] | None) -> Settings:
     parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     flags = vars(parser.parse_args(argv))
     return Settings.load(flags.pop("config"), **flags)
-
-
-def complete(settings: Settings) -> Settings:
-    """Fill in what is chosen at start. Raises SettingsError for a port in use."""
-    for name in ("http_port", "grpc_port"):
-        _check_free(settings.host, getattr(settings, name), name)
-    if settings.http_port == settings.grpc_port:
-        raise SettingsError("http_port and grpc_port are the same: choose another for one of them")
-    if settings.api_keys_file and not settings.api_keys_file.is_file():
-        raise SettingsError(f"api_keys_file {settings.api_keys_file} is not a file")
-    chosen = {
-        "inner_http_port": settings.inner_http_port or free_port(),
-        "inner_grpc_port": settings.inner_grpc_port or free_port(),
-        "front_door_secret": settings.front_door_secret or secrets.token_urlsafe(32),
-    }
-    return settings.model_copy(update=chosen)
-
-
-def _check_free(host: str, port: int, name: str) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            flag = "--" + name.replace("_", "-")
-            raise SettingsError(
-                f"cannot listen at {host}:{port} ({error.strerror}): stop what listens there, or "
-                f"choose another with {flag} or SAMCLIP_{name.upper()}"
-            ) from error
-
-
-def free_port() -> int:
-    """Return a port that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
-
-
-def free_range(count: int) -> int:
-    """Return the first of ``count`` ports in a row that nobody listens at now."""
-    while True:
-        first = 20_000 + secrets.randbelow(12_000)  # clear of those that the system deals out
-        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
-            for port in range(first, first + count):
-                probes.enter_context(socket.socket()).bind(("", port))
-            return first
-
-
-def environment(settings: Settings, directory: Path) -> dict[str, str]:
-    """Return what Ray, Serve and all replicas find in their environment.
-
-    Serve reads its variables when it is imported, so they must be set before.
-    """
-    metrics = directory / "metrics"
-    metrics.mkdir()
-    haproxy = {
-        "CONFIG_FILE_LOC": directory / "haproxy.cfg",
-        "SOCKET_PATH": directory / "admin.sock",
-        "SERVER_STATE_BASE": directory,
-        "SERVER_STATE_FILE": directory / "server-state",
-        "METRICS_SOCKET_PATH": directory / "metrics.sock",
-        "METRICS_PORT": free_port(),
-        "STATS_PORT": free_port(),
-        "METRICS_ENABLED": 0,
-        "NBTHREAD": 1,
-        "HARD_STOP_AFTER_S": front_door.DRAIN_S,
-    }
-    # Replicas of two services at the same gRPC port would not notice, and each get some of the
-    # other's calls: gRPC binds with SO_REUSEPORT.
-    first_port = free_range(2 * REPLICA_PORTS)
-    values = {
-        front_door.SECRET_VARIABLE: settings.front_door_secret,
-        "PROMETHEUS_MULTIPROC_DIR": metrics,
-        "RAY_USAGE_STATS_ENABLED": 0,
-        "RAY_SERVE_ENABLE_HA_PROXY": 1,
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": free_port(),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": free_port(),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first_port,
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first_port + REPLICA_PORTS - 1,
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first_port + REPLICA_PORTS,
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": first_port + 2 * REPLICA_PORTS - 1,
-        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
-        # A slow machine is no failure: Serve kills a proxy that is not up in 5 seconds.
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": 60,
-        # The front door has drained before Serve is told to stop.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0.1,
-        # The backbone takes the cores by itself; nobody else may.
-        **dict.fromkeys(ONE_THREAD, 1),
-    }
-    values |= {f"RAY_SERVE_HAPROXY_{name}": value for name, value in haproxy.items()}
-    return {name: str(value) for name, value in values.items()}
 
 
 def _run(settings: Settings, directory: str) -> int:
@@ -198,14 +102,17 @@ def _interrupt(number: int, frame: object) -> None:
 def _start_ray(directory: str) -> None:
     import ray
 
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=128 * MIB,
-        logging_level=logging.ERROR,
-        _temp_dir=directory,
-        _node_ip_address="127.0.0.1",
-    )
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=128 * MIB,
+            logging_level=logging.ERROR,
+            _temp_dir=directory,
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # Ray raises nothing more precise
+        raise RuntimeError(f"Ray did not start: {error}") from error
 
 
 def _import_applications(settings: Settings) -> None:

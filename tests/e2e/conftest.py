@@ -17,7 +17,7 @@ import pytest
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
 from services.front_door import SECRET_VARIABLE
-from services.serve import free_port
+from services.instance import free_port
 from tests.conftest import ROOT
 
 START_S = (

@@ -9,10 +9,10 @@ from samclip_core.model import SamClip
 from services import front_door
 from services.backbone.app import Backbone
 from services.classification.app import Classification
+from services.instance import free_port
 from services.retrieval.app import Retrieval
 from services.segmentation.app import Segmentation
 from services.semantic.app import Semantic
-from services.serve import free_port
 from services.settings import Settings
 from tests.in_process import SECRET, Caller, served
 from tests.tiny import make_tiny_checkpoint

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 from services import front_door
-from services.serve import free_port
+from services.instance import free_port
 from services.settings import Settings
 
 SECRET = "sesame"

@@ -12,8 +12,8 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from services import front_door
 from services.gateway.app import Gateway, pages
 from services.gateway.readiness import Readiness
+from services.instance import free_port
 from services.routes import ROUTES
-from services.serve import free_port
 from services.settings import Settings
 
 SECRET = "sesame"

@@ -1,0 +1,109 @@
+"""What one running instance has to itself: ports, a secret, a directory, an environment.
+
+Another Ray, or another ``samclip serve``, on the machine is left alone.
+"""
+
+import contextlib
+import secrets
+import socket
+from pathlib import Path
+
+from services import front_door
+from services.settings import Settings, SettingsError
+
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+REPLICA_PORTS = 100  # for as many replicas on this machine, and again for their gRPC
+
+
+def complete(settings: Settings) -> Settings:
+    """Fill in what is chosen at start. Raises SettingsError for a port in use."""
+    for name in ("http_port", "grpc_port"):
+        _check_free(settings.host, getattr(settings, name), name)
+    if settings.http_port == settings.grpc_port:
+        raise SettingsError("http_port and grpc_port are the same: choose another for one of them")
+    if settings.api_keys_file and not settings.api_keys_file.is_file():
+        raise SettingsError(f"api_keys_file {settings.api_keys_file} is not a file")
+    chosen = {
+        "inner_http_port": settings.inner_http_port or free_port(),
+        "inner_grpc_port": settings.inner_grpc_port or free_port(),
+        "front_door_secret": settings.front_door_secret or secrets.token_urlsafe(32),
+    }
+    return settings.model_copy(update=chosen)
+
+
+def _check_free(host: str, port: int, name: str) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            flag = "--" + name.replace("_", "-")
+            raise SettingsError(
+                f"cannot listen at {host}:{port} ({error.strerror}): stop what listens there, or "
+                f"choose another with {flag} or SAMCLIP_{name.upper()}"
+            ) from error
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at now."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def free_range(count: int) -> int:
+    """Return the first of ``count`` ports in a row that nobody listens at now."""
+    while True:
+        first = 20_000 + secrets.randbelow(12_000)  # clear of those that the system deals out
+        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
+            for port in range(first, first + count):
+                probes.enter_context(socket.socket()).bind(("", port))
+            return first
+
+
+def environment(settings: Settings, directory: Path) -> dict[str, str]:
+    """Return what Ray, Serve and all replicas find in their environment.
+
+    Serve reads its variables when it is imported, so they must be set before.
+    """
+    metrics = directory / "metrics"
+    metrics.mkdir()
+    haproxy = {
+        "CONFIG_FILE_LOC": directory / "haproxy.cfg",
+        "SOCKET_PATH": directory / "admin.sock",
+        "SERVER_STATE_BASE": directory,
+        "SERVER_STATE_FILE": directory / "server-state",
+        "METRICS_SOCKET_PATH": directory / "metrics.sock",
+        "METRICS_PORT": free_port(),
+        "STATS_PORT": free_port(),
+        "METRICS_ENABLED": 0,
+        "NBTHREAD": 1,
+        "HARD_STOP_AFTER_S": front_door.DRAIN_S,
+    }
+    # Replicas of two services at the same gRPC port would not notice, and each get some of the
+    # other's calls: gRPC binds with SO_REUSEPORT.
+    first_port = free_range(2 * REPLICA_PORTS)
+    values = {
+        front_door.SECRET_VARIABLE: settings.front_door_secret,
+        "PROMETHEUS_MULTIPROC_DIR": metrics,
+        "RAY_USAGE_STATS_ENABLED": 0,
+        "RAY_worker_niceness": 0,  # ours are not background work, as Ray takes workers to be
+        "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
+        "RAY_SERVE_ENABLE_HA_PROXY": 1,
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": free_port(),
+        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": free_port(),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first_port,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first_port + REPLICA_PORTS - 1,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first_port + REPLICA_PORTS,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": first_port + 2 * REPLICA_PORTS - 1,
+        "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
+        # A slow machine is no failure: Serve kills a proxy that is not up in 5 seconds.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": 60,
+        # The front door has drained before Serve is told to stop.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0.1,
+        # The backbone takes the cores by itself; nobody else may.
+        **dict.fromkeys(ONE_THREAD, 1),
+    }
+    values |= {f"RAY_SERVE_HAPROXY_{name}": value for name, value in haproxy.items()}
+    return {name: str(value) for name, value in values.items()}

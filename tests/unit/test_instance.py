@@ -1,0 +1,64 @@
+import socket
+from pathlib import Path
+
+import pytest
+
+from services import instance
+from services.settings import Settings, SettingsError
+
+
+def free_settings(**values: object) -> Settings:
+    ports = {"http_port": instance.free_port(), "grpc_port": instance.free_port()}
+    return Settings.model_validate(ports | values)
+
+
+def test_inner_ports_and_the_secret_are_chosen_where_not_given() -> None:
+    first, second = instance.complete(free_settings()), instance.complete(free_settings())
+    assert first.inner_http_port
+    assert first.inner_grpc_port
+    assert len(first.front_door_secret) >= 32
+    assert first.front_door_secret != second.front_door_secret
+    given = free_settings(inner_http_port=1234, front_door_secret="sesame")
+    assert instance.complete(given).inner_http_port == 1234
+    assert instance.complete(given).front_door_secret == "sesame"
+
+
+def test_one_port_cannot_be_both(tmp_path: Path) -> None:
+    port = instance.free_port()
+    with pytest.raises(SettingsError, match="the same"):
+        instance.complete(Settings(http_port=port, grpc_port=port))
+
+
+def test_a_file_of_api_keys_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="api_keys_file"):
+        instance.complete(free_settings(api_keys_file=tmp_path / "none"))
+
+
+def test_two_instances_share_no_port_and_no_file(tmp_path: Path) -> None:
+    environments = []
+    for name in ("a", "b"):
+        directory = tmp_path / name
+        directory.mkdir()
+        environments.append(instance.environment(instance.complete(free_settings()), directory))
+    own = [name for name in environments[0] if name.endswith(("_PORT", "_PATH", "_LOC", "_DIR"))]
+    assert len(own) == 12
+    for name in own:
+        assert environments[0][name] != environments[1][name]
+
+
+def test_a_range_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        # What a replica of another service does: others may bind its port, and would not notice.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("", instance.free_range(3) + 2))
+        taken.listen()
+        port = taken.getsockname()[1]
+        offers = iter([port - 2 - 20_000, port + 1 - 20_000])
+        monkeypatch.setattr(instance.secrets, "randbelow", lambda below: next(offers))
+        assert instance.free_range(3) == port + 1
+
+
+def test_replicas_take_one_thread_each_unless_they_ask_for_more(tmp_path: Path) -> None:
+    environment = instance.environment(instance.complete(free_settings()), tmp_path)
+    assert environment["OMP_NUM_THREADS"] == "1"
+    assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
