@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
+from samclip_core import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.scores import class_embeddings
 from samclip_core.types import Prompt
+from training.card import complete, table
 from training.data import Sample, class_names, label_map, read_shards, regions
 
 Metrics = dict[str, float]
@@ -113,6 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--root", type=Path, default=Path("../shared/data"), help="folder of the photograph sets"
     )
     options.add_argument("--out", type=Path, default=Path("out/metrics.json"))
+    options.add_argument(
+        "--card", action="store_true", help="write the figures into the checkpoint's model card"
+    )
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = options.parse_args(argv)
     torch.set_num_threads(arguments.threads)
@@ -123,9 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metrics |= task(model, arguments.root)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({"digest": model.digest} | metrics, indent=2) + "\n")
-    print("| figure | value |\n|---|---|")
-    for name, value in metrics.items():
-        print(f"| {name} | {value:.1%} |")
+    print(f"| figure | value |\n|---|---|\n{table(metrics)}")
+    if arguments.card:
+        print(f"digest {complete(checkpoint.resolve(arguments.checkpoint), metrics)}")
     return 0
 
 

@@ -48,12 +48,12 @@ def edge() -> Recipe:
     return Recipe(
         name="edge",
         seed=0,
-        sam_teacher=Schedule(steps=2400, rate=1e-3, encoder_rate=0.2, warmup=100),
-        head_probing=Schedule(steps=300, rate=3e-4, average=0.99),
-        joint=Schedule(steps=400, rate=3e-4, encoder_rate=0.2, average=0.99),
+        sam_teacher=Schedule(steps=2000, rate=1e-3, encoder_rate=0.2, warmup=100, average=0.995),
+        head_probing=Schedule(steps=200, rate=3e-4, average=0.98),
+        joint=Schedule(steps=250, rate=3e-4, encoder_rate=0.2, average=0.98, save_every=50),
         sam_batch=SamBatch(images=4, prompts=8),
         clip_images=16,
-        sam_weight=1.0,
+        sam_weight=3.0,
         dense_weight=0.5,
     )
 
