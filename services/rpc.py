@@ -15,10 +15,11 @@ from contextvars import ContextVar
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 from google.protobuf.message import Message
+from samclip.v1 import samclip_pb2 as pb
 from starlette.types import ASGIApp
 
 from samclip_core.errors import DeadlineExceeded, Unauthenticated
-from services import front_door, http, metrics, status
+from services import bodies, front_door, http, metrics, status
 from services.settings import Settings
 
 REQUEST_ID = "request_id"  # Serve's own name for it, set by the front door
@@ -53,6 +54,7 @@ class Service:
 
     name: ClassVar[str]  # the service in samclip.proto
     application: ClassVar[str]  # in Serve
+    model: pb.ModelInfo
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -60,6 +62,10 @@ class Service:
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Serve asks for the HTTP side by this name."""
         return http.application(self.application, self)
+
+    async def health(self) -> dict[str, Any]:
+        """What the application tells of itself; that it answers at all says that it is ready."""
+        return {"model": bodies.to_json(self.model)}
 
     async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         """Answer one request that came over HTTP or gRPC; ``metadata`` are its headers.

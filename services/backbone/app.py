@@ -1,6 +1,7 @@
 """The backbone as a Serve application: images and texts to embeddings."""
 
 import os
+from typing import Any
 
 import torch
 from ray.serve import Application
@@ -30,6 +31,10 @@ class Backbone(Service):
         metrics.announce(self.model)
         self.engine = Engine(model, settings)
         self.engine.warm_up()
+
+    async def health(self) -> dict[str, Any]:
+        cache = {"bytes": self.engine.cache.size, "capacity": self.settings.cache_bytes}
+        return {**await super().health(), "queue": self.engine.queue, "cache": cache}
 
     @rpc
     async def Embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:

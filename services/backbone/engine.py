@@ -74,6 +74,11 @@ class Engine:
             max_queue=settings.max_queue,
         )
 
+    @property
+    def queue(self) -> int:
+        """Images that wait for the encoder."""
+        return len(self._batcher)
+
     def warm_up(self) -> None:
         """Run every batch size once, so that the first requests find everything compiled."""
         blank = self.model.prepare(np.zeros((64, 64, 3), np.uint8))

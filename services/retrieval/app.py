@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,10 @@ class Retrieval(Head):
         if hasattr(self, "_collections"):
             self._disk.shutdown(wait=True)
             self._collections.close()
+
+    async def health(self) -> dict[str, Any]:
+        found = await self._on_disk(self._collections.describe)
+        return {**await super().health(), "collections": len(found)}
 
     @rpc
     async def Index(self, request: pb.IndexRequest) -> pb.IndexResponse:

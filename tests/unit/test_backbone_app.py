@@ -71,3 +71,10 @@ def test_the_replica_works_on_more_requests_than_fill_a_batch(settings):
     built = app.build(settings)._bound_deployment
     assert built.name == "backbone"
     assert built.max_ongoing_requests == deployment.MAX_ONGOING > settings.max_batch_size
+
+
+async def test_health_tells_of_queue_and_cache(settings, tiny_model):
+    health = await app.Backbone(settings, tiny_model).health()
+    assert health["queue"] == 0
+    assert health["cache"] == {"bytes": 0, "capacity": settings.cache_bytes}
+    assert health["model"]["name"] == "tiny-edge"

@@ -141,3 +141,9 @@ def test_the_replica_saves_its_collections_when_it_ends(settings):
 
 def test_it_is_one_application(settings):
     assert app.build(settings)._bound_deployment.name == "retrieval"
+
+
+async def test_health_counts_the_collections(settings):
+    service = app.Retrieval(settings)
+    service._upsert("pets", [app.Item("a", np.ones(32, np.float32), {})])
+    assert (await service.health())["collections"] == 1

@@ -1,0 +1,37 @@
+import pytest
+
+from samclip_core.errors import CheckpointError
+from services import front_door, metrics
+from services.classification.app import Classification
+from services.head import Head
+from tests.in_process import SECRET
+
+
+def test_it_knows_the_model_without_reading_weights(settings, tiny_model):
+    head = Classification(settings)
+    assert (head.model.name, head.model.kind) == ("tiny-edge", "edge")
+    assert head.model.digest == tiny_model.digest
+    assert head.config == tiny_model.config
+    assert head.model.digest in metrics.render().decode()
+
+
+def test_a_missing_checkpoint_says_how_to_get_one(settings):
+    with pytest.raises(CheckpointError, match="samclip convert"):
+        Head(settings.model_copy(update={"checkpoint": "nowhere"}))
+
+
+async def test_its_own_backbone_is_called_past_the_front_door(settings):
+    head = Classification(settings.model_copy(update={"inner_grpc_port": 4321}))
+    assert head.backbone._address == "127.0.0.1:4321"
+    assert (front_door.SECRET_HEADER, SECRET) in head.backbone._metadata
+    assert ("application", "backbone") in head.backbone._metadata
+
+
+async def test_another_backbone_gets_no_secret(settings):
+    head = Classification(settings.model_copy(update={"backbone_address": "far:9000"}))
+    assert (head.backbone._address, head.backbone._metadata) == ("far:9000", ())
+
+
+async def test_health_tells_the_model(settings, tiny_model):
+    health = await Classification(settings).health()
+    assert health["model"]["digest"] == tiny_model.digest
