@@ -29,7 +29,7 @@ from samclip.photo import Photo
 from samclip.types import Box, Mask, Point
 
 COLLECTION = "samclip-demo"
-START_SECONDS = 600  # a busy machine may need minutes for what takes seconds
+PATIENCE_SECONDS = 600  # a busy machine may need minutes for what takes seconds
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         files = [(scene, _find(*scene.file)) for scene in SCENES]
         with ExitStack() as stack:
             address = args.server if _answers(args.server) else stack.enter_context(_service())
-            client = stack.enter_context(Client(address, timeout=120))
+            client = stack.enter_context(Client(address, timeout=PATIENCE_SECONDS))
             _show(client, files, args.out)
     except (ServiceError, FileNotFoundError, RuntimeError) as error:
         print(f"samclip demo: {error}", file=sys.stderr)
@@ -148,6 +148,7 @@ def _service() -> Iterator[str]:
     http, grpc = _free_port(), _free_port()
     with tempfile.TemporaryDirectory(prefix="samclip-demo-") as index:
         settings = {"HTTP_PORT": http, "GRPC_PORT": grpc, "INDEX_DIR": index}
+        settings |= {"REQUEST_TIMEOUT_S": PATIENCE_SECONDS}
         environment = os.environ | {f"SAMCLIP_{key}": str(value) for key, value in settings.items()}
         process = subprocess.Popen(
             [sys.executable, "-m", "samclip.cli", "serve"], env=environment, stdout=sys.stderr
@@ -161,14 +162,14 @@ def _service() -> Iterator[str]:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise RuntimeError("the service did not start: see its message above")
         with suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
         time.sleep(0.2)
-    raise RuntimeError(f"the service was not ready within {START_SECONDS} seconds")
+    raise RuntimeError(f"the service was not ready within {PATIENCE_SECONDS} seconds")
 
 
 def _free_port() -> int:
