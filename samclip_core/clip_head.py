@@ -63,7 +63,8 @@ class ClipHead(nn.Module):
         return dense_BhwD.permute(0, 3, 1, 2), F.normalize(pooled_BD, dim=-1)
 
     def _pool(self, tokens_BhwD: Tensor, sizes_B2: Tensor) -> Tensor:
-        valid_BHW = valid_mask(sizes_B2, *tokens_BhwD.shape[1:3], self.stride)
+        _, height, width, _ = tokens_BhwD.shape
+        valid_BHW = valid_mask(sizes_B2, height, width, self.stride)
         valid_Bhw1 = valid_BHW[..., None]
         if self.pool == "max":
             return tokens_BhwD.masked_fill(~valid_Bhw1, -torch.inf).amax(dim=(1, 2))

@@ -104,7 +104,8 @@ class EdgeMaskDecoder(MaskDecoder):
 
     def __init__(self, width: int, depth: int, heads: int, mlp_dim: int) -> None:
         super().__init__(width, depth, heads, mlp_dim)
-        self.output_upscaling = nn.Sequential(Mixer(width), Mixer(width), *self.output_upscaling)
+        upscaling = self.get_submodule("output_upscaling").children()
+        self.output_upscaling = nn.Sequential(Mixer(width), Mixer(width), *upscaling)
 
 
 class Mixer(nn.Module):

@@ -30,7 +30,7 @@ def masks(model: SamClip, root: Path) -> Metrics:
     """Mean IoU of a box prompt's one mask, and of the best of three masks of a centre point."""
     metrics = {}
     for source in ("coco_multi", "bsds500"):
-        box, point, largest = [], [], []
+        box, point, first = [], [], []
         for sample in _progress(read_shards(root, source, "val"), f"masks {source}"):
             truths = [coco_mask.decode(rle).astype(bool) for rle in regions(sample)]
             if not truths:
@@ -43,10 +43,10 @@ def masks(model: SamClip, root: Path) -> Metrics:
             answers = model.segment(features, points, multimask=True)
             each = [[_iou(m, t) for m in a.masks_MHW] for a, t in zip(answers, truths, strict=True)]
             point += [max(ious) for ious in each]
-            largest += [ious[0] for ious in each]
+            first += [ious[0] for ious in each]
         metrics[f"{source}_box_miou"] = float(np.mean(box))
         metrics[f"{source}_point_best_of_3_miou"] = float(np.mean(point))
-        metrics[f"{source}_point_miou"] = float(np.mean(largest))
+        metrics[f"{source}_point_miou"] = float(np.mean(first))
     return metrics
 
 
