@@ -1,0 +1,109 @@
+import pytest
+import torch
+from torch import nn
+
+from samclip_core.edge import (
+    STRIDE,
+    EdgeClipHead,
+    EdgeEncoder,
+    EdgeMaskDecoder,
+    EdgePromptEncoder,
+)
+from tests.weights import seeded
+
+SIZE, WIDTH = 64, 16
+GRID = SIZE // STRIDE
+
+
+@pytest.fixture(scope="module")
+def encoder() -> EdgeEncoder:
+    return seeded(lambda: EdgeEncoder(SIZE, WIDTH), 0).eval()
+
+
+@pytest.fixture(scope="module")
+def prompts() -> EdgePromptEncoder:
+    return seeded(lambda: EdgePromptEncoder(WIDTH, GRID, SIZE), 0).eval()
+
+
+@torch.no_grad()
+def test_what_lies_in_the_padding_does_not_matter(encoder: EdgeEncoder) -> None:
+    pixels_B3SS = torch.rand(1, 3, SIZE, SIZE) * 255
+    sizes_B2 = torch.tensor([[SIZE, 40]])
+    noisy_B3SS = pixels_B3SS.clone()
+    noisy_B3SS[..., 40:] = 255 * torch.rand(1, 3, SIZE, SIZE - 40)
+    clean, noisy = encoder(pixels_B3SS, sizes_B2), encoder(noisy_B3SS, sizes_B2)
+    assert clean.sam_BDhw.shape == (1, WIDTH, GRID, GRID)
+    assert clean.tokens_BDhw.shape == (1, encoder.token_dim, GRID // 2, GRID // 2)
+    torch.testing.assert_close(clean.sam_BDhw, noisy.sam_BDhw)
+    torch.testing.assert_close(clean.tokens_BDhw, noisy.tokens_BDhw)
+
+
+@torch.no_grad()
+def test_the_head_pools_only_image_and_gives_vectors_of_length_one() -> None:
+    head = seeded(lambda: EdgeClipHead(6, SIZE, text_dim=5, width=8, hidden=7), 0)
+    tokens_BDhw = torch.randn(2, 6, 4, 4)
+    changed_BDhw = tokens_BDhw.clone()
+    changed_BDhw[0, :, :, 2:] += 1
+    sizes_B2 = torch.tensor([[SIZE, 32], [SIZE, SIZE]])
+    dense_BDhw, pooled_BD = head(tokens_BDhw, sizes_B2)
+    _, changed_BD = head(changed_BDhw, sizes_B2)
+    torch.testing.assert_close(pooled_BD[0], changed_BD[0])
+    torch.testing.assert_close(dense_BDhw.norm(dim=1), torch.ones(2, 4, 4))
+    torch.testing.assert_close(pooled_BD.norm(dim=1), torch.ones(2))
+
+
+@torch.no_grad()
+def test_a_uniform_map_pools_to_what_each_patch_says() -> None:
+    head = seeded(lambda: EdgeClipHead(6, SIZE, text_dim=5, width=8, hidden=7), 0)
+    tokens_BDhw = torch.randn(1, 6, 1, 1).expand(1, 6, 4, 4)
+    dense_BDhw, pooled_BD = head(tokens_BDhw, torch.tensor([[SIZE, SIZE]]))
+    torch.testing.assert_close(dense_BDhw[..., 2, 3], pooled_BD)
+
+
+def test_a_box_is_drawn_with_its_area_however_small(prompts: EdgePromptEncoder) -> None:
+    boxes_P4 = torch.tensor([[3.0, 5.0, 40.0, 22.0], [10.2, 10.2, 10.7, 10.4]])
+    cell = SIZE / prompts.mask_input_size[0]
+    drawn_Pmm = prompts._draw_boxes(boxes_P4)
+    areas_P = (boxes_P4[:, 2] - boxes_P4[:, 0]) * (boxes_P4[:, 3] - boxes_P4[:, 1])
+    torch.testing.assert_close(drawn_Pmm.sum(dim=(1, 2)) * cell**2, areas_P)
+    assert drawn_Pmm.max() <= 1
+
+
+def test_clicks_are_drawn_where_they_are_with_their_sign(prompts: EdgePromptEncoder) -> None:
+    points_PN2 = torch.tensor([[[8.5, 40.5], [50.5, 10.5], [0.0, 0.0]]])
+    labels_PN = torch.tensor([[1.0, 0.0, -1.0]])
+    narrow_mm, wide_mm = prompts._draw_points(points_PN2, labels_PN)[0]
+    column, row = (int(v) for v in ((points_PN2[0, 0] + 0.5) // 2))
+    assert narrow_mm.argmax() == row * narrow_mm.shape[1] + column
+    assert narrow_mm[10 // 2, 50 // 2] < -0.9
+    assert abs(float(narrow_mm[0, 0])) < 0.01  # padding is drawn nowhere
+    assert wide_mm.abs().sum() > narrow_mm.abs().sum()
+
+
+@torch.no_grad()
+def test_prompts_change_the_dense_embedding_as_well(prompts: EdgePromptEncoder) -> None:
+    point = torch.tensor([[[20.0, 20.0]]]), torch.ones(1, 1)
+    box_14 = torch.tensor([[4.0, 4.0, 30.0, 30.0]])
+    logits_P1mm = torch.randn(1, 1, *prompts.mask_input_size)
+    dense = [
+        prompts(point, None, None)[1],
+        prompts(None, box_14, None)[1],
+        prompts(None, None, logits_P1mm)[1],
+    ]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.allclose(dense[i], dense[j])
+    assert prompts(point, None, None)[0].shape == (1, 2, WIDTH)  # SAM's padding point
+    assert prompts(point, box_14, None)[0].shape == (1, 3, WIDTH)
+
+
+@torch.no_grad()
+def test_the_decoder_mixes_neighbouring_places() -> None:
+    decoder = seeded(lambda: EdgeMaskDecoder(WIDTH, depth=1, heads=2, mlp_dim=16), 0)
+    mixed = nn.Sequential(*list(decoder.get_submodule("output_upscaling").children())[:2])
+    map_PDhw = torch.zeros(1, WIDTH, GRID, GRID)
+    spot_PDhw = map_PDhw.clone()
+    spot_PDhw[..., 4, 4] = 1
+    reached_hw = (mixed(spot_PDhw) - mixed(map_PDhw)).abs().sum(dim=1)[0] > 1e-6
+    assert reached_hw[4, 4]
+    assert reached_hw[1, 1]
+    assert reached_hw.sum() > 9

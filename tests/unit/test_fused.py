@@ -1,0 +1,37 @@
+import torch
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.transformer import Attention
+from torch import nn
+
+from samclip_core.fused import FusedAttention, FusedLayerNorm2d, use_fused
+from tests.weights import seeded
+
+
+@torch.no_grad()
+def test_twins_keep_keys_and_results() -> None:
+    original = seeded(
+        lambda: nn.ModuleDict(
+            {
+                "attention": Attention(16, 4, downsample_rate=2),
+                "norm": nn.Sequential(LayerNorm2d(8)),
+            }
+        ),
+        0,
+    )
+    tokens_PND, map_PChw = torch.randn(3, 5, 16), torch.randn(3, 8, 4, 6)
+    attended = original["attention"](tokens_PND, tokens_PND, tokens_PND)
+    normed = original["norm"](map_PChw)
+    keys = list(original.state_dict())
+    use_fused(original)
+    assert isinstance(original["attention"], FusedAttention)
+    assert isinstance(original["norm"][0], FusedLayerNorm2d)
+    assert list(original.state_dict()) == keys
+    torch.testing.assert_close(original["attention"](*[tokens_PND] * 3), attended)
+    torch.testing.assert_close(original["norm"](map_PChw), normed)
+
+
+@torch.no_grad()
+def test_layer_norm_keeps_bfloat16() -> None:
+    norm = FusedLayerNorm2d(LayerNorm2d(8))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert norm(torch.randn(1, 8, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
