@@ -10,6 +10,10 @@ from services.backbone_client import BackboneClient
 from services.rpc import Service
 from services.settings import Settings
 
+IMAGES_AT_ONCE = 16
+"""Of one request that are embedded at the same time: two batches, so that the encoder always has
+work, and far below ``max_queue``, so that one large request does not shut out all others."""
+
 
 class Head(Service):
     """Base of the services that work on embeddings. Reads no weights, imports no torch."""

@@ -10,7 +10,7 @@ from samclip_core.errors import SamClipError
 from samclip_core.scores import classify
 from samclip_core.types import ImageFeatures
 from services import deployment, wire
-from services.head import Head
+from services.head import IMAGES_AT_ONCE, Head
 from services.limits import check_images, check_labels, check_templates, check_top_k
 from services.rpc import rpc
 from services.settings import Settings
@@ -44,11 +44,14 @@ class Classification(Head):
         return pb.ClassifyResponse(results=results, model=self.model)
 
     async def _embed(self, images: Sequence[pb.Image]) -> list[tuple[pb.ImageInfo, ImageFeatures]]:
-        """All at once, so that they share batches; an error names the image that caused it."""
-        found = await asyncio.gather(
-            *(self.backbone.features(image, pb.CLIP_POOLED) for image in images),
-            return_exceptions=True,
-        )
+        """Many at once, so that they share batches; an error names the image that caused it."""
+        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
+
+        async def embed(image: pb.Image) -> tuple[pb.ImageInfo, ImageFeatures]:
+            async with gate:
+                return await self.backbone.features(image, pb.CLIP_POOLED)
+
+        found = await asyncio.gather(*map(embed, images), return_exceptions=True)
         embedded = []
         for index, result in enumerate(found):
             if isinstance(result, SamClipError) and len(images) > 1:

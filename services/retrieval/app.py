@@ -12,7 +12,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, KeyUnknown
 from services import deployment, threads
-from services.head import Head
+from services.head import IMAGES_AT_ONCE, Head
 from services.limits import check_images, check_text, check_top_k
 from services.retrieval.collection import Hit, Item
 from services.retrieval.index import Collections
@@ -22,7 +22,6 @@ from services.settings import Settings
 TOP_K = 10
 MAX_ID = 256
 MAX_ITEMS = 1024
-AT_ONCE = 16  # images of one Index request that are embedded at the same time
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +52,7 @@ class Retrieval(Head):
     async def Index(self, request: pb.IndexRequest) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
         await self._on_disk(self._collections.check_addable, request.collection)
-        gate = asyncio.Semaphore(AT_ONCE)
+        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
         made = await asyncio.gather(*(self._item(item, gate) for item in request.items))
         items = [item for item in made if isinstance(item, Item)]
         if items:

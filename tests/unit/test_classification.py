@@ -1,3 +1,4 @@
+import asyncio
 import subprocess
 import sys
 
@@ -54,6 +55,14 @@ async def test_one_bad_image_of_several_is_named(caller):
     assert code == "FAILED_PRECONDITION"
     assert message.startswith("image 1: ")
     assert (await caller("Classify", ask(good))).results[0].image.cached
+
+
+async def test_a_large_request_does_not_fill_the_queue(caller):
+    images = [pb.Image(encoded=png(noise=i)) for i in range(64)]
+    large = asyncio.create_task(caller("Classify", ask(*images)))
+    others = [caller("Classify", ask(pb.Image(encoded=png(noise=100 + i)))) for i in range(20)]
+    answers = await asyncio.gather(large, *others)
+    assert [len(answer.results) for answer in answers] == [64] + [1] * 20
 
 
 @pytest.mark.parametrize(
