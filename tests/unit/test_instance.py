@@ -1,4 +1,7 @@
 import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -41,7 +44,7 @@ def test_two_instances_share_no_port_and_no_file(tmp_path: Path) -> None:
         directory.mkdir()
         environments.append(instance.environment(instance.complete(free_settings()), directory))
     own = [name for name in environments[0] if name.endswith(("_PORT", "_PATH", "_LOC", "_DIR"))]
-    assert len(own) == 12
+    assert len(own) == 13
     for name in own:
         assert environments[0][name] != environments[1][name]
 
@@ -62,3 +65,28 @@ def test_replicas_take_one_thread_each_unless_they_ask_for_more(tmp_path: Path) 
     environment = instance.environment(instance.complete(free_settings()), tmp_path)
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+
+
+def test_a_tethered_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    script = instance.tethered("/bin/sleep", tmp_path / "sleep")
+    start = f"import subprocess; print(subprocess.Popen([{str(script)!r}, '600']).pid, flush=True)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"{start}; import time; time.sleep(600)"], stdout=subprocess.PIPE
+    )
+    assert parent.stdout
+    pid = int(parent.stdout.readline())
+    command = Path(f"/proc/{pid}/cmdline")
+    while command.read_bytes() != b"/bin/sleep\x00600\x00":
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    while command.exists():
+        time.sleep(0.01)
+
+
+def test_serves_proxies_are_tethered(tmp_path: Path) -> None:
+    environment = instance.environment(instance.complete(free_settings()), tmp_path)
+    binary = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    version = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith("HAProxy version")
