@@ -38,6 +38,7 @@ class Recipe:
     clip_images: int
     sam_weight: float
     dense_weight: float
+    imagenet_share: float  # how far the merge starts from SAM's trunk towards CLIP's
     clip_teacher: int = 2  # EfficientNet-Lite version
     region_sets: tuple[tuple[str, float], ...] = tuple(REGION_SETS.items())
     photo_sets: tuple[str, ...] = PHOTO_SETS
@@ -49,12 +50,22 @@ def edge() -> Recipe:
         name="edge",
         seed=0,
         sam_teacher=Schedule(steps=2000, rate=1e-3, encoder_rate=0.2, warmup=100, average=0.995),
-        head_probing=Schedule(steps=200, rate=3e-4, average=0.98),
-        joint=Schedule(steps=250, rate=3e-4, encoder_rate=0.2, average=0.98, save_every=50),
+        # Head_CLIP starts as a working classifier: at a usual rate it forgets more than it learns.
+        head_probing=Schedule(steps=60, rate=3e-5, warmup=10, average=0.95, weight_decay=0.0),
+        joint=Schedule(
+            steps=120,
+            rate=3e-5,
+            encoder_rate=1.0,
+            warmup=10,
+            average=0.95,
+            weight_decay=0.0,
+            save_every=40,
+        ),
         sam_batch=SamBatch(images=4, prompts=8),
         clip_images=16,
         sam_weight=3.0,
         dense_weight=0.5,
+        imagenet_share=0.8,
     )
 
 
@@ -71,6 +82,7 @@ def debug() -> Recipe:
         clip_images=2,
         sam_weight=1.0,
         dense_weight=0.5,
+        imagenet_share=0.8,
         region_sets=(("bsds500", 1.0),),
         photo_sets=("camvid",),
     )

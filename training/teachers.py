@@ -79,6 +79,20 @@ def load_trunk(encoder: EdgeEncoder) -> None:
     encoder.trunk.load_state_dict({key: published[key] for key in encoder.trunk.state_dict()})
 
 
+def blend_trunk(encoder: EdgeEncoder, share: float) -> None:
+    """Move a SAM-trained trunk back towards ImageNet's: ``share`` of the way, weight by weight.
+
+    Both teachers' trunks come from the same weights, so what lies between them works for both
+    (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models"; the paper's appendix D draws
+    the same curve).
+    """
+    published = imagenet_classifier(0).state_dict()
+    with torch.no_grad():
+        for key, value in encoder.trunk.state_dict().items():
+            if value.is_floating_point():
+                value.lerp_(published[key], share)
+
+
 def start_clip_head(head: EdgeClipHead, class_text_TD: Tensor) -> None:
     """Start Head_CLIP as the ImageNet classifier itself: a zero-shot classifier before training.
 

@@ -22,7 +22,7 @@ from samclip_core.text import TextEncoder, load_text_encoder
 from training.data import class_names
 from training.recipes import RECIPES, Run
 from training.stages import head_probing, joint_distillation, train_sam_teacher
-from training.teachers import ClipTeacher, class_embeddings, start_clip_head
+from training.teachers import ClipTeacher, blend_trunk, class_embeddings, start_clip_head
 
 SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
 
@@ -77,6 +77,7 @@ def merge(run: Run, text_encoder: TextEncoder) -> SamClipNet:
     for part in SAM_PARTS:
         net.get_submodule(part).load_state_dict(sam_teacher.get_submodule(part).state_dict())
     assert isinstance(net.clip_head, EdgeClipHead)
+    blend_trunk(net.image_encoder, run.recipe.imagenet_share)
     start_clip_head(net.clip_head, class_text_TD)
     head_probing(run, net, clip_teacher)
     joint_distillation(run, net, clip_teacher, sam_teacher)
