@@ -18,7 +18,6 @@ MIN_AREA = 0.002
 """Smallest component worth a prompt, as a part of the picture."""
 MAX_COMPONENTS = 64
 """Largest number of prompts an image; the largest components are kept."""
-KEEP_PREDICTED_IOU = 0.7
 """Below this the SAM head does not trust its own mask, and the CLIP map's stays."""
 _MASK_PROMPT_LIMIT = 2.0
 """Log-odds of the class map as mask prompt are held to ±this: a hint of where, not an outline."""
@@ -132,7 +131,7 @@ def segment_components(
         components, sam_head.segment(in_frame, prompts, multimask=False), strict=True
     ):
         predicted_iou = float(masks.predicted_iou_M[0])
-        trusted = predicted_iou >= KEEP_PREDICTED_IOU
+        trusted = predicted_iou >= sam_head.min_predicted_iou
         own_ss = np.where(component.region_ss, 1, -1).astype(np.float32)
         logits_ss = masks.logits_Mhw[0] if trusted else own_ss
         stability = float(masks.stability_M[0])

@@ -69,6 +69,8 @@ class SamClipConfig:
     templates: tuple[str, ...]
     mask_threshold: float
     points_per_side: int
+    min_predicted_iou: float
+    min_stability: float
     preprocess: str
 
     @property
@@ -122,6 +124,8 @@ EDGE = SamClipConfig(
     templates=("a photo of a {}.",),
     mask_threshold=0.0,
     points_per_side=16,
+    min_predicted_iou=0.35,  # a small decoder is modest: its best masks seldom claim more
+    min_stability=0.6,
     preprocess=PREPROCESS_VERSION,
 )
 
@@ -140,6 +144,8 @@ VIT_B = SamClipConfig(
     templates=("a photo of a {}.",),
     mask_threshold=0.0,
     points_per_side=32,
+    min_predicted_iou=0.88,
+    min_stability=0.95,
     preprocess=PREPROCESS_VERSION,
 )
 

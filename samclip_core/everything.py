@@ -24,8 +24,9 @@ from samclip_core.types import EverythingMask, FloatArray, ImageFeatures, MaskHe
 class EverythingSettings:
     """What a mask must be to be kept, and how many prompts go to the SAM head at once."""
 
-    min_predicted_iou: float = 0.7
-    min_stability: float = 0.8
+    min_predicted_iou: float | None = None
+    min_stability: float | None = None
+    """None: the SAM head's own thresholds."""
     max_box_iou: float = 0.7
     """Of two masks whose boxes overlap more, the one with the better predicted IoU is kept."""
     min_area: float = 0.0005
@@ -53,13 +54,19 @@ def segment_everything(
     frame = features.geometry.model_frame
     in_frame = replace(features, geometry=frame)
     points_N2 = _grid_points(frame, points_per_side)
+    min_iou, min_stability = (
+        own if asked is None else asked
+        for asked, own in (
+            (settings.min_predicted_iou, sam_head.min_predicted_iou),
+            (settings.min_stability, sam_head.min_stability),
+        )
+    )
     kept: list[EverythingMask] = []
     for start in range(0, len(points_N2), settings.points_per_call):
         chunk = points_N2[start : start + settings.points_per_call]
         prompts = [Prompt(points=((float(x), float(y)),)) for x, y in chunk]
         for masks in sam_head.segment(in_frame, prompts, multimask=True):
-            good_M = masks.predicted_iou_M >= settings.min_predicted_iou
-            good_M &= masks.stability_M >= settings.min_stability
+            good_M = (masks.predicted_iou_M >= min_iou) & (masks.stability_M >= min_stability)
             for index in np.flatnonzero(good_M):
                 logits_ss = _without_specks(masks.logits_Mhw[index], frame, settings.min_area)
                 if logits_ss is not None:

@@ -55,6 +55,8 @@ class SamHead:
         self, config: SamClipConfig, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
     ) -> None:
         self.config = config
+        self.min_predicted_iou = config.min_predicted_iou
+        self.min_stability = config.min_stability
         self._prompt_encoder = prompt_encoder
         self._mask_decoder = mask_decoder
 

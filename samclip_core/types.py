@@ -110,7 +110,13 @@ class MaskSet:
 
 
 class MaskHead(Protocol):
-    """What finds masks for prompts: ``samclip_core.sam_head.SamHead``, or a test's stand-in."""
+    """What finds masks for prompts: ``samclip_core.sam_head.SamHead``, or a test's stand-in.
+
+    Masks below its two thresholds are not worth showing unasked.
+    """
+
+    min_predicted_iou: float
+    min_stability: float
 
     def segment(
         self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool

@@ -19,6 +19,8 @@ class FakeSamHead:
     ``predicted_iou`` is its opinion of the object's mask.
     """
 
+    min_predicted_iou, min_stability = 0.7, 0.8
+
     def __init__(self, objects_ss: np.ndarray, predicted_iou: float = 0.95) -> None:
         self.objects_ss = objects_ss
         self.predicted_iou = predicted_iou

@@ -16,7 +16,7 @@ import torch
 
 from samclip_core import checkpoint
 from samclip_core.config import EDGE
-from samclip_core.edge import EdgeClipHead
+from samclip_core.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.network import SAM_HEAD_PARTS, SamClipNet, build
 from samclip_core.text import TextEncoder, load_text_encoder
 from training.data import class_names
@@ -76,6 +76,7 @@ def merge(run: Run, text_encoder: TextEncoder) -> SamClipNet:
     net = build(EDGE)
     for part in SAM_PARTS:
         net.get_submodule(part).load_state_dict(sam_teacher.get_submodule(part).state_dict())
+    assert isinstance(net.image_encoder, EdgeEncoder)
     assert isinstance(net.clip_head, EdgeClipHead)
     blend_trunk(net.image_encoder, run.recipe.imagenet_share)
     start_clip_head(net.clip_head, class_text_TD)
