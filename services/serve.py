@@ -73,7 +73,8 @@ def _read_settings(argv: Sequence[str] | None) -> Settings:
 
 def _run(settings: Settings, directory: str) -> int:
     door = None
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a shell ignores SIGINT
+        signal.signal(number, _interrupt)
     try:
         start = time.monotonic()
         print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
