@@ -15,8 +15,8 @@ from samclip_core.text import TextEncoder
 from samclip_core.types import Prompt
 from tests import photographs
 from training import stages, train
-from training.recipes import Run
-from training.teachers import class_embeddings
+from training.recipes import Run, debug
+from training.teachers import class_embeddings, imagenet_classifier
 
 STAGES = ("sam-teacher", "head-probing", "joint")
 
@@ -124,11 +124,15 @@ def test_every_stage_leaves_its_losses(trained: Path):
 
 
 def test_each_stage_moves_its_own_parts(trained: Path):
-    """The encoder is SAM's until the joint stage, and the prompt encoder to the end."""
+    """The encoder is SAM's, its trunk blended, until the joint stage; prompts are to the end."""
     teacher, probed, joint = (
         torch.load(trained / f"states/{stage}.state.pt", weights_only=True) for stage in STAGES
     )
     taught = {key.removeprefix("module."): value for key, value in teacher["averaged"].items()}
+    trunk, share = "image_encoder.trunk.", debug().imagenet_share
+    for key, value in imagenet_classifier(0).state_dict().items():
+        if trunk + key in taught and value.is_floating_point():
+            taught[trunk + key] = taught[trunk + key].lerp(value, share)
     moved = {
         "probed": _moved(taught, probed["model"]),
         "joint": _moved(probed["model"], joint["model"]),

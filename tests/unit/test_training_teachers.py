@@ -17,6 +17,7 @@ from training import teachers
 from training.data import class_names, read_shards
 from training.teachers import (
     ClipTeacher,
+    blend_trunk,
     class_embeddings,
     imagenet_classifier,
     load_trunk,
@@ -160,3 +161,16 @@ def test_the_head_starts_as_the_teacher_of_its_own_architecture(
     torch.testing.assert_close(dense_BDhw, doubled_BDhw, atol=1e-3, rtol=0)
     # Two photographs, two answers: the agreement is not that of constants.
     assert not torch.allclose(pooled_BD[0], pooled_BD[1], atol=1e-2)
+
+
+def test_a_blended_trunk_lies_between_both_teachers() -> None:
+    torch.manual_seed(0)
+    encoder, published = EdgeEncoder(SIZE, 8), imagenet_classifier(0).state_dict()
+    taught = {key: value.clone() for key, value in encoder.state_dict().items()}
+    blend_trunk(encoder, 0.25)
+    key = "conv_stem.weight"
+    expected = 0.75 * taught[f"trunk.{key}"] + 0.25 * published[key]
+    torch.testing.assert_close(encoder.trunk.state_dict()[key], expected)
+    assert encoder.state_dict()["neck.0.weight"].equal(taught["neck.0.weight"])
+    blend_trunk(encoder, 1.0)
+    torch.testing.assert_close(encoder.trunk.state_dict()[key], published[key])
