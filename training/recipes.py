@@ -50,7 +50,7 @@ def edge() -> Recipe:
         name="edge",
         seed=0,
         sam_teacher=Schedule(steps=2000, rate=1e-3, encoder_rate=0.2, warmup=100, average=0.995),
-        # Head_CLIP starts as a working classifier: at a usual rate it forgets more than it learns.
+        # Head_CLIP and the trunk start as a working classifier: small steps keep it one.
         head_probing=Schedule(steps=60, rate=3e-5, warmup=10, average=0.95, weight_decay=0.0),
         joint=Schedule(
             steps=120,
