@@ -19,10 +19,10 @@ from samclip_core.config import EDGE
 from samclip_core.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.network import SAM_HEAD_PARTS, SamClipNet, build
 from samclip_core.text import TextEncoder, load_text_encoder
-from training.data import class_names
 from training.recipes import RECIPES, Run
 from training.stages import head_probing, joint_distillation, train_sam_teacher
 from training.teachers import ClipTeacher, blend_trunk, class_embeddings, start_clip_head
+from training.text_tower import imagenet_names
 
 SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
 
@@ -66,8 +66,7 @@ def parser() -> argparse.ArgumentParser:
 def merge(run: Run, text_encoder: TextEncoder) -> SamClipNet:
     """All stages of a recipe; gives the merged network."""
     torch.manual_seed(run.recipe.seed)
-    names = class_names(run.data, "imagenet1k_sample")
-    class_text_TD = class_embeddings(text_encoder, [names[i] for i in range(len(names))])
+    class_text_TD = class_embeddings(text_encoder, imagenet_names(run.data))
     clip_teacher = ClipTeacher(class_text_TD, run.recipe.clip_teacher)
 
     sam_teacher = build(EDGE, SAM_PARTS)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from samclip_core import checkpoint
 from tests import readme
 from tests.conftest import ROOT
 from tests.e2e.conftest import Service
@@ -44,8 +43,6 @@ def environment(folder: Path, service: Service) -> dict[str, str]:
 def test_example(
     language: str, code: str, service: Service, folder: Path, environment: dict[str, str]
 ) -> None:
-    if 'SamClip.load("edge")' in code and not (checkpoint.BUNDLED / "edge").is_dir():
-        pytest.skip("no bundled checkpoint")
     code = code.replace("127.0.0.1:9000", service.address)
     code = code.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
     command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [sys.executable, "-c"]
