@@ -32,6 +32,8 @@ class EdgeEncoder(nn.Module):
         self.fine = nn.Conv2d(widths[0], embed_dim, 3, stride=2, padding=1)
         self.laterals = nn.ModuleList(nn.Conv2d(width, embed_dim, 1) for width in widths[1:])
         self.neck = nn.Sequential(
+            Mixer(embed_dim),
+            Mixer(embed_dim),
             LayerNorm2d(embed_dim),
             nn.GELU(),
             nn.Conv2d(embed_dim, embed_dim, 3, padding=1),
@@ -109,13 +111,18 @@ class EdgeMaskDecoder(MaskDecoder):
 
 
 class Mixer(nn.Module):
-    """A residual block: what is around (depthwise 7×7), then what it means (pointwise)."""
+    """A residual block: what is around (depthwise 7×7), then what it means (pointwise).
+
+    It starts as the identity, so that a trained network can be given more of them.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.around = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width)
         self.meaning = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        nn.init.zeros_(self.meaning[-1].weight)
+        nn.init.zeros_(self.meaning[-1].bias)
 
     def forward(self, x_PDhw: Tensor) -> Tensor:
         y_PhwD = self.norm(self.around(x_PDhw).permute(0, 2, 3, 1))

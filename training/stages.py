@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samclip_core import checkpoint
 from samclip_core.edge import EdgeEncoder
-from samclip_core.network import SamClipNet
+from samclip_core.network import SAM_HEAD_PARTS, SamClipNet
 from training.data import Frame, Sample, cut, read_shards, regions
 from training.loop import fit, optimizer
 from training.losses import clip_loss, sam_distillation_loss, sam_loss
@@ -21,6 +22,7 @@ from training.recipes import Run
 from training.segmentation import Batch, Prompts, decode, make_batch, segment_step
 from training.teachers import ClipTeacher, load_trunk
 
+SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
 Rng = tuple[np.random.Generator, torch.Generator]
 
 
@@ -83,9 +85,13 @@ class PhotoSampler:
 
 
 def train_sam_teacher(run: Run, teacher: SamClipNet) -> None:
-    """Teach the edge SAM to segment what is pointed at, from ImageNet weights."""
+    """Teach the edge SAM to segment what is pointed at, from ImageNet weights or a checkpoint's."""
     encoder = _edge_encoder(teacher)
-    load_trunk(encoder)
+    if run.start:
+        checkpoint.load_weights(checkpoint.resolve(run.start), teacher, SAM_PARTS)
+    else:
+        load_trunk(encoder)
+    encoder.trunk.requires_grad_(run.recipe.sam_teacher.encoder_rate > 0)
     teacher.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     sampler = RegionSampler(run, encoder.image_size)
     trunk, others = _split(teacher, encoder.trunk)

@@ -17,14 +17,12 @@ import torch
 from samclip_core import checkpoint
 from samclip_core.config import EDGE
 from samclip_core.edge import EdgeClipHead, EdgeEncoder
-from samclip_core.network import SAM_HEAD_PARTS, SamClipNet, build
+from samclip_core.network import SamClipNet, build
 from samclip_core.text import TextEncoder, load_text_encoder
 from training.recipes import RECIPES, Run
-from training.stages import head_probing, joint_distillation, train_sam_teacher
+from training.stages import SAM_PARTS, head_probing, joint_distillation, train_sam_teacher
 from training.teachers import ClipTeacher, blend_trunk, class_embeddings, start_clip_head
 from training.text_tower import imagenet_names
-
-SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,7 +30,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     torch.set_num_threads(arguments.threads)
     run = Run(
-        recipe=RECIPES[arguments.recipe](), data=arguments.data, folder=arguments.out / "states"
+        recipe=RECIPES[arguments.recipe](),
+        data=arguments.data,
+        folder=arguments.out / "states",
+        start=arguments.start,
     )
     run.folder.mkdir(parents=True, exist_ok=True)
     text_encoder = load_text_encoder(checkpoint.resolve(arguments.text_tower))
@@ -55,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--out", type=Path, default=Path("runs/edge"), help="states to resume from, and the result"
+    )
+    options.add_argument(
+        "--start", default="", help="checkpoint whose SAM the SAM teacher goes on from"
     )
     options.add_argument(
         "--text-tower", default="edge", help="checkpoint whose frozen text tower to keep"
@@ -91,6 +95,7 @@ def lineage(run: Run, text_tower: str) -> dict[str, object]:
         "teachers": {
             "clip": f"EfficientNet-Lite{recipe.clip_teacher}, ImageNet-1k, class names embedded",
             "sam": "EfficientNet-Lite0, ImageNet-1k, then outlined regions",
+            "start": run.start or "ImageNet",
             "text": text_tower,
         },
         "data": {
