@@ -6,6 +6,7 @@ T texts, D width, S side of the model frame, H W pixels of the original picture.
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -43,7 +44,10 @@ class Prepared:
 
 
 class SamClip:
-    """One image encoder, many answers. Holds no state of a request: threads may share it."""
+    """One image encoder, many answers. Holds no state of a request: threads may share it.
+
+    ``net`` is the network itself, frozen, for those who want more than its answers.
+    """
 
     def __init__(
         self,
@@ -58,9 +62,11 @@ class SamClip:
         self.digest = checkpoint.digest(directory)
         self.sam_head = SamHead(self.config, net.prompt_encoder, net.mask_decoder)
         self.limits = limits or ImageLimits()
-        self._net = net
+        self.net = net
         self._text_encoder = text_encoder
         self._dtype = getattr(torch, dtype)
+        # The same labels are asked of many pictures; texts cost far more than a look-up.
+        self._embedded = lru_cache(maxsize=16)(self._embed_classes)
 
     @classmethod
     def load(
@@ -109,8 +115,8 @@ class SamClip:
         sizes = [(item.geometry.input_height, item.geometry.input_width) for item in batch]
         pixels_B3SS = torch.from_numpy(np.stack([item.pixels_3SS for item in batch]))
         with self._autocast():
-            encoded = self._net.encode(
-                pixels_B3SS.to(self._device).float(), torch.tensor(sizes, device=self._device)
+            encoded = self.net.encode(
+                pixels_B3SS.to(self.device).float(), torch.tensor(sizes, device=self.device)
             )
         outputs = [output.float().cpu().numpy() for output in encoded]
         return [
@@ -192,17 +198,24 @@ class SamClip:
     def _class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str] | None = None
     ) -> NDArray[np.float32]:
-        return scores.class_embeddings(
-            self.embed_text, labels, self.config.templates if templates is None else templates
-        )
+        templates = self.config.templates if templates is None else templates
+        return self._embedded(tuple(labels), tuple(templates))
+
+    def _embed_classes(
+        self, labels: tuple[str, ...], templates: tuple[str, ...]
+    ) -> NDArray[np.float32]:
+        text_LD = scores.class_embeddings(self.embed_text, labels, templates)
+        text_LD.setflags(write=False)  # every later answer shares it
+        return text_LD
 
     @property
-    def _device(self) -> torch.device:
-        return next(self._net.parameters()).device
+    def device(self) -> torch.device:
+        """Where the network's weights are."""
+        return next(self.net.parameters()).device
 
     def _autocast(self) -> AbstractContextManager[object]:
         lower = self._dtype != torch.float32
-        return torch.autocast(self._device.type, self._dtype, enabled=lower)
+        return torch.autocast(self.device.type, self._dtype, enabled=lower)
 
 
 def _present(array: NDArray | None, output: str) -> NDArray:
