@@ -1,77 +1,59 @@
-"""Photographs with masks, classes and captions, read from WebDataset shards.
-
-A sample is what the files of one key say: the photograph's bytes, its json, and where there are
-some, label maps. The whole edge mixture fits in memory as encoded files.
-"""
+"""What a sample shows: label maps and outlined regions; and square cuts of it to learn from."""
 
 import io
 import json
-import tarfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
+
+from samclip_core import image
+from training.sample import BadSample, Sample, reading
+from training.sources import open_source
+
+__all__ = (
+    "BadSample",
+    "Frame",
+    "Sample",
+    "class_names",
+    "cut",
+    "label_map",
+    "read_shards",
+    "regions",
+)
+
+log = logging.getLogger(__name__)
 
 IGNORED = {"labelmefacade": {0}, "camvid": {255}, "ccp_clothing": set(), "coco_multi": set()}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One photograph and what is known of it; absent parts are empty."""
-
-    key: str
-    source: str
-    encoded: bytes
-    info: dict[str, Any]
-    label_png: bytes = b""
-    instance_png: bytes = b""
-    class_index: int = -1
-
-
 def read_shards(root: Path, source: str, split: str) -> list[Sample]:
-    """All samples of ``root/source/split-*.tar``, in order of their shards."""
-    paths = sorted((root / source).glob(f"{split}-*.tar"))
-    if not paths:
-        raise FileNotFoundError(f"no shards {split}-*.tar in {root / source}")
-    return [_sample(source, key, files) for path in paths for key, files in _grouped(path)]
-
-
-def _grouped(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The members of a shard by key: they stand side by side, the extension after the first dot."""
-    key, files = "", dict[str, bytes]()
-    with tarfile.open(path) as tar:
-        for member in tar:
-            stem, _, extension = member.name.partition(".")
-            if stem != key and files:
-                yield key, files
-                files = {}
-            key = stem
-            content = tar.extractfile(member)
-            files[extension] = content.read() if content else b""
-    if files:
-        yield key, files
-
-
-def _sample(source: str, key: str, files: dict[str, bytes]) -> Sample:
-    return Sample(
-        key=key,
-        source=source,
-        encoded=files["jpg"],
-        info=json.loads(files["json"]),
-        label_png=files.get("png", b""),
-        instance_png=files.get("inst.png", b""),
-        class_index=int(files.get("cls", b"-1")),
-    )
+    """All samples of a set in memory, in order; a broken one is left out with a warning."""
+    opened = open_source(str(root / source), split)
+    samples = []
+    for index in range(len(opened)):
+        try:
+            samples.append(opened[index])
+        except BadSample as error:
+            log.warning("left out: %s", error)
+    return samples
 
 
 def label_map(sample: Sample) -> np.ndarray:
-    """The sample's map of class indices, uint8 H×W."""
-    return np.array(Image.open(io.BytesIO(sample.label_png)))
+    """The sample's map of class indices, uint8 H×W. Raises BadSample."""
+    return _indices(sample, sample.label_png)
+
+
+def _indices(sample: Sample, encoded: bytes) -> NDArray[Any]:
+    with reading(sample.source, sample.key, "its label map is broken"):
+        return np.array(Image.open(io.BytesIO(encoded)))
 
 
 def class_names(root: Path, source: str) -> dict[int, str]:
@@ -82,22 +64,40 @@ def class_names(root: Path, source: str) -> dict[int, str]:
 
 
 def regions(sample: Sample, min_area: int = 25) -> list[dict[str, Any]]:
-    """Every region that somebody outlined, class-agnostic, as COCO RLE at the photograph's size."""
-    if sample.source == "bsds500":
-        instances = [i for a in sample.info["annotations"] for i in a["instances"]]
-        return [i["segmentation"] for i in instances if i["area"] >= min_area]
+    """Every region that somebody outlined, class-agnostic, as COCO RLE at the photograph's size.
+
+    Reads SA-1B's annotations as well. Raises BadSample where they are not what they should be.
+    """
     if sample.instance_png:
-        ids_HW = np.array(Image.open(io.BytesIO(sample.instance_png)))
+        ids_HW = _indices(sample, sample.instance_png)
         masks = [ids_HW == value for value in np.unique(ids_HW) if value]
-    elif sample.info.get("instances"):
-        kept = [i for i in sample.info["instances"] if not i["iscrowd"]]
-        return [i["segmentation"] for i in kept if i["area"] >= min_area]
-    elif sample.label_png and sample.source != "coco_multi":
+    elif sample.info.get("annotations") or sample.info.get("instances"):
+        with reading(sample.source, sample.key, "its regions are broken"):
+            return [_rle(i["segmentation"]) for i in _outlined(sample) if i["area"] >= min_area]
+    elif sample.label_png and sample.source in IGNORED and sample.source != "coco_multi":
         masks = _components(label_map(sample), IGNORED[sample.source])
     else:
         masks = []
     encoded = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
     return [rle for rle in encoded if coco_mask.area(rle) >= min_area]
+
+
+def _outlined(sample: Sample) -> list[dict[str, Any]]:
+    """COCO's instances without the crowds, SA-1B's annotations, or those of BSDS500's people."""
+    if "annotations" in sample.info:
+        return [i for a in sample.info["annotations"] for i in a.get("instances", [a])]
+    return [i for i in sample.info["instances"] if not i["iscrowd"]]
+
+
+def _rle(segmentation: dict[str, Any]) -> dict[str, Any]:
+    """A compressed COCO RLE that is safe to give to pycocotools, whose parser trusts its input."""
+    height, width = segmentation["size"]
+    counts = segmentation["counts"]
+    digits = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8)
+    # Six bits in each character from "0" on; the sixth says that the number goes on.
+    if not len(digits) or digits.min() < 48 or digits.max() > 111 or (digits[-1] - 48) & 32:
+        raise ValueError("an RLE is damaged or cut short")
+    return {"size": [int(height), int(width)], "counts": counts}
 
 
 def _components(labels_HW: np.ndarray, ignored: set[int], min_area: int = 100) -> list[np.ndarray]:
@@ -123,6 +123,10 @@ class Frame:
     masks_Pmm: np.ndarray
     valid: tuple[int, int]
 
+    def first(self, count: int) -> "Frame":
+        """The same cut with its first ``count`` masks."""
+        return replace(self, masks_Pmm=self.masks_Pmm[:count])
+
 
 def cut(
     sample: Sample,
@@ -135,8 +139,10 @@ def cut(
     """A random scale, place and flip of ``sample`` with as many of ``rles`` as stay visible.
 
     The longer side is scaled to ``scales`` times ``size``, and a ``size``×``size`` window cut out.
+    Raises BadSample where the photograph or a mask is broken.
     """
-    image_HW3 = np.array(Image.open(io.BytesIO(sample.encoded)).convert("RGB"))
+    with reading(sample.source, sample.key, "the photograph is broken"):
+        image_HW3 = image.decode(sample.encoded, image.ImageLimits())
     height, width = image_HW3.shape[:2]
     scale = size * random.uniform(*scales) / max(height, width)
     scaled_h, scaled_w = max(1, round(height * scale)), max(1, round(width * scale))
@@ -153,7 +159,7 @@ def cut(
         padded = np.pad(window, padding)
         return cv2.resize(padded, (cells, cells), interpolation=cv2.INTER_AREA)
 
-    masks = [place(coco_mask.decode(rle).astype(np.float32), mask_size) for rle in rles]
+    masks = [place(_mask(sample, rle, height, width), mask_size) for rle in rles]
     cells = valid[0] * valid[1] * (mask_size / size) ** 2
     kept = [mask for mask in masks if 5 < (mask > 0.5).sum() < 0.9 * cells]
     pixels_SS3 = place(image_HW3, size)
@@ -162,3 +168,10 @@ def cut(
         np.stack(kept) if kept else np.zeros((0, mask_size, mask_size), np.float32),
         valid,
     )
+
+
+def _mask(sample: Sample, rle: dict[str, Any], height: int, width: int) -> NDArray[np.float32]:
+    with reading(sample.source, sample.key, "a mask is broken"):
+        if list(rle["size"]) != [height, width]:
+            raise ValueError(f"{rle['size']} pixels for a photograph of {[height, width]}")
+        return coco_mask.decode(rle).astype(np.float32)
