@@ -11,13 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core.encoder import valid_mask
-from samclip_core.vit import PATCH, transformer_block
+from samclip_core.vit import PATCH, run_blocks, transformer_block
 
 Pool = Literal["max", "avg"]
 
 
 class ClipHead(nn.Module):
-    """Transformer blocks → pool → LayerNorm → MLP with two hidden layers."""
+    """Transformer blocks → pool → LayerNorm → MLP with two hidden layers.
+
+    ``checkpointing`` trades time for memory in training, see ``run_blocks``.
+    """
+
+    checkpointing = False
 
     def __init__(
         self,
@@ -30,8 +35,8 @@ class ClipHead(nn.Module):
         pool: Pool = "max",
         stride: int = PATCH,
     ):
-        """Args beyond the obvious: ``grid`` is the training frame's in patches, ``stride`` the
-        pixels of the model frame that one patch covers.
+        """Args beyond the obvious: ``grid`` is the model frame's in patches (tables of positions
+        stretch to other frames), ``stride`` the pixels that one patch covers.
         """
         super().__init__()
         self.pool = pool
@@ -57,7 +62,8 @@ class ClipHead(nn.Module):
         Returns:
             ``dense_BDhw`` and ``pooled_BD``, D the width of the text space.
         """
-        tokens_BhwD = self.blocks(tokens_BDhw.permute(0, 2, 3, 1))
+        tokens_BhwD = tokens_BDhw.permute(0, 2, 3, 1)
+        tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing)
         dense_BhwD = F.normalize(self.mlp(self.norm(tokens_BhwD)), dim=-1)
         pooled_BD = self.mlp(self.norm(self._pool(tokens_BhwD, sizes_B2)))
         return dense_BhwD.permute(0, 3, 1, 2), F.normalize(pooled_BD, dim=-1)

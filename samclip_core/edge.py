@@ -15,7 +15,8 @@ from samclip_core.fused import use_fused
 from samclip_core.mask_decoder import MaskDecoder
 
 BACKBONE = "tf_efficientnet_lite0"
-STRIDE = 8  # of the SAM embedding; the CLIP tokens have twice that
+STRIDE = 8  # of the SAM embedding
+TOKEN_STRIDE = 2 * STRIDE
 
 
 class EdgeEncoder(nn.Module):
@@ -45,13 +46,13 @@ class EdgeEncoder(nn.Module):
         use_fused(self.neck)
 
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncoderOutput:
-        """Encode padded square frames.
+        """Encode padded square frames, whose side is any multiple of 32.
 
         ``pixels_B3SS``: float, RGB 0..255, padded right and bottom; ``sizes_B2``: int, the valid
         (height, width). Gives ``sam_BDhw`` at stride 8 and ``tokens_BDhw`` at stride 16: the
         trunk's two coarsest maps, the coarser one first.
         """
-        valid_BSS = valid_mask(sizes_B2, self.image_size, self.image_size)
+        valid_BSS = valid_mask(sizes_B2, *pixels_B3SS.shape[-2:])
         x_B3SS = (pixels_B3SS / 127.5 - 1.0) * valid_BSS[:, None]
         s4, s8, s16, s32 = self.trunk(x_B3SS.contiguous(memory_format=torch.channels_last))
         lateral8, lateral16, lateral32 = self.laterals
@@ -76,10 +77,9 @@ class EdgeClipHead(nn.Module):
     """
 
     def __init__(
-        self, token_dim: int, image_size: int, text_dim: int, width: int = 1280, hidden: int = 1000
+        self, token_dim: int, text_dim: int, width: int = 1280, hidden: int = 1000
     ) -> None:
         super().__init__()
-        self.image_size = image_size
         self.features = nn.Conv2d(token_dim, width, 1)
         self.concepts = nn.Linear(width, hidden)
         self.project = nn.Linear(hidden, text_dim, bias=False)
@@ -87,8 +87,7 @@ class EdgeClipHead(nn.Module):
     def forward(self, tokens_BDhw: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         """Give ``dense_BDhw`` and ``pooled_BD`` in the text space, every vector of length 1."""
         features_BDhw = F.relu6(self.features(tokens_BDhw))
-        grid = features_BDhw.shape[-1]
-        valid_B1hw = valid_mask(sizes_B2, grid, grid, self.image_size // grid)[:, None]
+        valid_B1hw = valid_mask(sizes_B2, *features_BDhw.shape[-2:], TOKEN_STRIDE)[:, None]
         total_BD = (features_BDhw * valid_B1hw).sum(dim=(2, 3))
         pooled_BD = self._to_text(total_BD / valid_B1hw.sum(dim=(2, 3)))
         dense_BhwD = self._to_text(features_BDhw.permute(0, 2, 3, 1))

@@ -86,7 +86,7 @@ def _build_edge_clip_head(config: SamClipConfig) -> nn.Module:
     from samclip_core.edge import EdgeClipHead
 
     head = _clip_head_of(config)
-    return EdgeClipHead(EDGE_TOKENS, config.image_size, config.text_dim, head.width, head.hidden)
+    return EdgeClipHead(EDGE_TOKENS, config.text_dim, head.width, head.hidden)
 
 
 def _build_vit_encoder(config: SamClipConfig) -> nn.Module:

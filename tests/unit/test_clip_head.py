@@ -49,6 +49,51 @@ def test_dense_path_of_a_single_cell_equals_the_pooled_one():
     torch.testing.assert_close(dense[..., 0, 0], pooled)
 
 
+@pytest.mark.parametrize("grid", [2, 4, 9])
+@pytest.mark.parametrize("pool", ["max", "avg"])
+def test_other_frames_pool_their_own_valid_cells_alone_or_in_a_batch(pool, grid):
+    model = head(pool)
+    tokens = torch.randn(2, WIDTH, grid, grid, generator=torch.Generator().manual_seed(grid))
+    valid = torch.tensor([[16 * grid, 16 * grid], [16 * grid, 16]])
+    with torch.inference_mode():
+        dense, pooled = model(tokens, valid)
+        mapped_BhwD = model.blocks(tokens.permute(0, 2, 3, 1))
+        mapped_BhwD[1, :, 1:] = 1e4  # what is there must not be read
+        expected = model.mlp(model.norm(model._pool(mapped_BhwD, valid)))
+        _, alone = model(tokens[1:], valid[1:])
+    assert dense.shape == (2, TEXT, grid, grid)
+    torch.testing.assert_close(pooled, F.normalize(expected, dim=-1), atol=1e-5, rtol=0)
+    torch.testing.assert_close(alone[0], pooled[1], atol=1e-5, rtol=0)
+
+
+def test_relative_positions_stretch_to_another_frame(tokens):
+    """Twice the frame, twice the table: as if each of its rows stood between its neighbours."""
+    model = head()
+    stretched = seeded(lambda: ClipHead(WIDTH, 2, 2 * GRID, TEXT), 1)
+    state = model.state_dict()
+    for key, value in state.items():
+        if "rel_pos" in key:
+            length = 2 * (2 * GRID) - 1
+            state[key] = F.interpolate(value.T[None], length, mode="linear")[0].T
+    stretched.load_state_dict(state)
+    large = tokens.repeat(1, 1, 2, 2)
+    with torch.inference_mode():
+        dense, _ = model(large, 2 * SIZES)
+        torch.testing.assert_close(dense, stretched(large, 2 * SIZES)[0], atol=1e-5, rtol=0)
+
+
+def test_checkpointing_gives_the_same_gradients(tokens):
+    gradients = []
+    for checkpointing in (False, True):
+        model = head()
+        model.checkpointing = checkpointing
+        dense, pooled = model(tokens, SIZES)
+        (dense[:, 0].sum() + pooled[:, 1].sum()).backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert all(gradient.any() for gradient in gradients[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
 def test_starts_as_copies_of_the_encoders_last_block():
     encoder = seeded(lambda: ImageEncoder("tiny", image_size=96, embed_dim=32), 4)
     model = head()

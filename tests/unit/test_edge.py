@@ -38,9 +38,38 @@ def test_what_lies_in_the_padding_does_not_matter(encoder: EdgeEncoder) -> None:
     torch.testing.assert_close(clean.tokens_BDhw, noisy.tokens_BDhw)
 
 
+@pytest.fixture(scope="module")
+def head(encoder: EdgeEncoder) -> EdgeClipHead:
+    return seeded(lambda: EdgeClipHead(encoder.token_dim, text_dim=5, width=8, hidden=7), 1)
+
+
+@pytest.mark.parametrize("side", [32, 64, 160])
+@torch.no_grad()
+def test_any_frame_is_encoded_and_only_its_image_pooled(
+    encoder: EdgeEncoder, head: EdgeClipHead, side: int
+) -> None:
+    """What stands in the padding, as pixels or as features, reaches no pooled embedding."""
+    pixels_B3SS = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(side)) * 255
+    sizes_B2 = torch.tensor([[side, side], [side, side // 2 - 3]])
+    cleared_B3SS = pixels_B3SS.clone()
+    cleared_B3SS[1, :, :, side // 2 - 3 :] = 0
+    out, other = encoder(pixels_B3SS, sizes_B2), encoder(cleared_B3SS, sizes_B2)
+    assert out.sam_BDhw.shape == (2, WIDTH, side // 8, side // 8)
+    assert out.tokens_BDhw.shape == (2, encoder.token_dim, side // 16, side // 16)
+    changed_BDhw = other.tokens_BDhw.clone()
+    changed_BDhw[1, :, :, -(-(side // 2 - 3) // 16) :] += 1
+    dense_BDhw, pooled_BD = head(out.tokens_BDhw, sizes_B2)
+    assert dense_BDhw.shape == (2, 5, side // 16, side // 16)
+    torch.testing.assert_close(pooled_BD, head(changed_BDhw, sizes_B2)[1])
+    alone = encoder(pixels_B3SS[1:], sizes_B2[1:])
+    torch.testing.assert_close(alone.sam_BDhw[0], out.sam_BDhw[1], atol=1e-4, rtol=0)
+    _, alone_BD = head(alone.tokens_BDhw, sizes_B2[1:])
+    torch.testing.assert_close(alone_BD[0], pooled_BD[1], atol=1e-5, rtol=0)
+
+
 @torch.no_grad()
 def test_the_head_pools_only_image_and_gives_vectors_of_length_one() -> None:
-    head = seeded(lambda: EdgeClipHead(6, SIZE, text_dim=5, width=8, hidden=7), 0)
+    head = seeded(lambda: EdgeClipHead(6, text_dim=5, width=8, hidden=7), 0)
     tokens_BDhw = torch.randn(2, 6, 4, 4)
     changed_BDhw = tokens_BDhw.clone()
     changed_BDhw[0, :, :, 2:] += 1
@@ -54,7 +83,7 @@ def test_the_head_pools_only_image_and_gives_vectors_of_length_one() -> None:
 
 @torch.no_grad()
 def test_a_uniform_map_pools_to_what_each_patch_says() -> None:
-    head = seeded(lambda: EdgeClipHead(6, SIZE, text_dim=5, width=8, hidden=7), 0)
+    head = seeded(lambda: EdgeClipHead(6, text_dim=5, width=8, hidden=7), 0)
     tokens_BDhw = torch.randn(1, 6, 1, 1).expand(1, 6, 4, 4)
     dense_BDhw, pooled_BD = head(tokens_BDhw, torch.tensor([[SIZE, SIZE]]))
     torch.testing.assert_close(dense_BDhw[..., 2, 3], pooled_BD)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from segment_anything import build_sam_vit_b, modeling
 from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samclip_core.vit import VARIANTS, ImageEncoder, zero_padding
@@ -88,9 +89,10 @@ def test_zero_padding_keeps_the_top_left_part():
     assert padded[1, 0, :, 0].all()
 
 
-def test_an_image_alone_equals_it_in_a_batch(encoder):
-    pixels = frames(3, SIZE, SIZE)
-    valid = torch.tensor([[SIZE, SIZE], [40, SIZE], [SIZE, 17]])
+@pytest.mark.parametrize("side", [48, SIZE, 160])
+def test_an_image_alone_equals_it_in_a_batch(encoder, side):
+    pixels = frames(3, side, side)
+    valid = torch.tensor([[side, side], [40, side], [side, 17]])
     with torch.inference_mode():
         batch = encoder(pixels, valid)
         for slot in range(3):
@@ -105,6 +107,24 @@ def test_relative_positions_are_learnt_through_the_folded_product(encoder):
         assert block.attn.rel_pos_h.grad.any()
         assert block.attn.rel_pos_w.grad.any()
     encoder.zero_grad()
+
+
+def test_checkpointing_gives_the_same_gradients_for_less_memory(encoder):
+    pixels, valid = frames(2, SIZE, SIZE), sizes(2, SIZE, SIZE)
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        encoder.checkpointing = checkpointing
+        with saved_tensors_hooks(lambda x: kept[-1].append(x.numel()) or x, lambda x: x):
+            kept.append([])
+            out = encoder(pixels, valid)
+        (out.sam_BDhw.square().mean() + out.tokens_BDhw.square().mean()).backward()
+        gradients.append({name: p.grad.clone() for name, p in encoder.named_parameters()})
+        encoder.zero_grad()
+    encoder.checkpointing = False
+    assert all(gradient.any() for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+    assert sum(kept[1]) < sum(kept[0]) / 4
 
 
 def test_vit_b_has_the_official_keys_and_shapes():
