@@ -13,6 +13,45 @@ def clip_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
     return 1 - F.cosine_similarity(student_BD, teacher_BD, dim=-1)
 
 
+def angle_loss(student_BD: Tensor, teacher_BD: Tensor, dispersion: float = 1.0) -> Tensor:
+    """The squared angle (radians) of the two embeddings over ``dispersion``. Gives ``B``.
+
+    The summary loss of C-RADIOv4 (arXiv 2601.17237), in the place of ``clip_loss``: divided by
+    ``angular_dispersion`` of its teacher, it weighs the same whatever the teacher's spread. The
+    angle comes from chords: the arc cosine has no gradient where both agree.
+    """
+    student_BD, teacher_BD = F.normalize(student_BD, dim=-1), F.normalize(teacher_BD, dim=-1)
+    apart_B, together_B = (
+        (student_BD - teacher_BD).norm(dim=-1),
+        (student_BD + teacher_BD).norm(dim=-1),
+    )
+    return (2 * torch.atan2(apart_B, together_B)) ** 2 / dispersion
+
+
+def angular_dispersion(teacher_ND: Tensor) -> Tensor:
+    """The mean squared angle of a teacher's embeddings to their mean direction, a scalar."""
+    center_D = F.normalize(teacher_ND, dim=-1).mean(dim=0)
+    return angle_loss(teacher_ND, center_D).mean()
+
+
+def dense_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) -> Tensor:
+    """One minus the cosine of patches, the mean over each image's valid cells, then over images."""
+    return _over_valid(1 - F.cosine_similarity(student_BDhw, teacher_BDhw, dim=1), valid_Bhw)
+
+
+def embedding_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) -> Tensor:
+    """Mean squared difference of feature maps, over valid cells and channels, then over images.
+
+    Both maps standardised (``training.standardise``), or it is the teacher's variance that decides
+    how much this loss weighs.
+    """
+    return _over_valid((student_BDhw - teacher_BDhw).square().mean(dim=1), valid_Bhw)
+
+
+def _over_valid(loss_Bhw: Tensor, valid_Bhw: Tensor) -> Tensor:
+    return ((loss_Bhw * valid_Bhw).sum(dim=(1, 2)) / valid_Bhw.sum(dim=(1, 2))).mean()
+
+
 def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
     """One minus the soft Dice overlap; ``target_Mmm`` are probabilities. Gives ``M``."""
     probability_Mmm = logits_Mmm.sigmoid()

@@ -6,9 +6,13 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from training.losses import (
+    angle_loss,
+    angular_dispersion,
     clip_loss,
     cross_entropy_loss,
+    dense_loss,
     dice_loss,
+    embedding_loss,
     focal_loss,
     sam_distillation_loss,
     sam_loss,
@@ -27,6 +31,53 @@ def test_clip_loss_is_one_minus_the_cosine():
     teacher_BD = torch.tensor([[1.0, 0.0]]).expand(4, 2)
     expected_B = torch.tensor([0.0, 1 - math.sqrt(0.5), 1.0, 2.0])
     torch.testing.assert_close(clip_loss(student_BD, teacher_BD), expected_B)
+
+
+def test_angle_loss_is_the_squared_angle_over_the_dispersion():
+    student_BD = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 3.0], [-1.0, 0.0]])
+    teacher_BD = torch.tensor([[5.0, 0.0]]).expand(4, 2)
+    angle_B = torch.tensor([0.0, math.pi / 4, math.pi / 2, math.pi])
+    torch.testing.assert_close(angle_loss(student_BD, teacher_BD), angle_B**2)
+    torch.testing.assert_close(angle_loss(student_BD, teacher_BD, 0.4), angle_B**2 / 0.4)
+
+
+def test_angle_loss_has_a_gradient_everywhere():
+    """Also where both agree, where they are opposite, and where the angle is tiny."""
+    teacher_BD = F.normalize(noise(3, 8), dim=-1)
+    student_BD = teacher_BD * torch.tensor([[1.0], [-1.0], [1.0]])
+    student_BD[2, 0] += 1e-5
+    student_BD.requires_grad_()
+    angle_loss(student_BD, teacher_BD).sum().backward()
+    assert student_BD.grad.isfinite().all()
+    assert student_BD.grad[2].any()
+
+
+def test_dispersion_is_the_mean_squared_angle_to_the_mean_direction():
+    # Two each at 0.3 and at -0.3 radians from the first axis, of any length.
+    angle_N = torch.tensor([0.3, -0.3, 0.3, -0.3])
+    length_N1 = torch.tensor([[1.0], [1.0], [4.0], [0.5]])
+    teacher_ND = length_N1 * torch.stack([angle_N.cos(), angle_N.sin()], dim=1)
+    assert float(angular_dispersion(teacher_ND)) == pytest.approx(0.09)
+
+
+def test_patches_count_only_where_there_is_image_and_images_count_the_same():
+    student_BDhw, teacher_BDhw = noise(2, 5, 2, 2), noise(2, 5, 2, 2, seed=1)
+    valid_Bhw = torch.tensor([[[True, True], [False, False]], [[True, True], [True, True]]])
+    cosine_Bhw = (F.normalize(student_BDhw, dim=1) * F.normalize(teacher_BDhw, dim=1)).sum(dim=1)
+    expected = ((1 - cosine_Bhw[0, 0]).mean() + (1 - cosine_Bhw[1]).mean()) / 2
+    torch.testing.assert_close(dense_loss(student_BDhw, teacher_BDhw, valid_Bhw), expected)
+    square_Bhw = ((student_BDhw - teacher_BDhw) ** 2).mean(dim=1)
+    expected = (square_Bhw[0, 0].mean() + square_Bhw[1].mean()) / 2
+    torch.testing.assert_close(embedding_loss(student_BDhw, teacher_BDhw, valid_Bhw), expected)
+
+
+@pytest.mark.parametrize("loss", [dense_loss, embedding_loss])
+def test_padded_patches_learn_nothing(loss):
+    student_BDhw = noise(1, 5, 3, 3).requires_grad_()
+    valid_Bhw = torch.ones(1, 3, 3, dtype=torch.bool)
+    valid_Bhw[:, :, 2] = False
+    loss(student_BDhw, noise(1, 5, 3, 3, seed=1), valid_Bhw).backward()
+    assert (student_BDhw.grad.abs().sum(dim=1) > 0).equal(valid_Bhw)
 
 
 def test_dice_of_hand_counted_masks():
