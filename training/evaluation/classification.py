@@ -1,0 +1,46 @@
+"""Zero-shot classification: how often the class whose name fits best is the right one."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from samclip_core.model import SamClip
+from samclip_core.scores import class_embeddings
+from training.data import class_names
+from training.evaluation.layouts import class_folders
+from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
+
+OWN_SETS = ("caltech101", "imagen200", "imagenet1k_sample")
+
+
+def own_sets(model: SamClip, options: Options) -> Metrics:
+    """Top-1 over the class names of each of our own sets."""
+    metrics = {}
+    for source in OWN_SETS:
+        names = class_names(options.root, source)
+        place = {value: index for index, value in enumerate(names)}
+        samples = progress(own_samples(options, source), f"classification {source}")
+        pictures = ((sample.encoded, place[sample.class_index]) for sample in samples)
+        metrics[f"{source}_top1"] = _top_k(model, pictures, list(names.values()))[0]
+    return metrics
+
+
+def folders(model: SamClip, options: Options) -> Metrics:
+    """Top-1 and top-5 over a folder for each class: ImageNet's layout (paper, table 1)."""
+    val = options.root / "val"
+    pictures, names = class_folders(val if val.is_dir() else options.root)
+    chosen = progress(limited(pictures, options.limit), "classification")
+    top = _top_k(model, ((path.read_bytes(), index) for path, index in chosen), names)
+    return {"top1": top[0], "top5": top[1]}
+
+
+def _top_k(
+    model: SamClip, pictures: Iterable[tuple[bytes, int]], names: list[str]
+) -> tuple[float, float]:
+    """How often the right class is the first, and among the first five."""
+    labels_LD = class_embeddings(model.embed_text, names, model.config.templates)
+    best = []
+    for encoded, truth in pictures:
+        cosine_L = labels_LD @ model.embed_image(encoded)
+        best.append(np.argsort(-cosine_L, kind="stable")[:5] == truth)
+    return float(np.mean([row[0] for row in best])), float(np.mean([row.any() for row in best]))

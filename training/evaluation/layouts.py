@@ -1,0 +1,254 @@
+"""The public data sets as they are published: pictures with their class, captions or label map.
+
+Nothing is downloaded or converted; class names come from the files that a set ships.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+WNID = re.compile(r"n\d{8}")
+NAME_FILES = (
+    "imagenet_class_index.json",
+    "classes.json",
+    "LOC_synset_mapping.txt",
+    "synset_words.txt",
+    "classes.txt",
+)
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa",
+    "train", "tv monitor",
+)  # fmt: skip
+_UNSPACED = {name.replace(" ", ""): name for name in VOC_CLASSES}  # as the VOC files spell them
+
+
+class Classified(NamedTuple):
+    """Pictures, each with the index of its class in ``names``."""
+
+    pictures: list[tuple[Path, int]]
+    names: list[str]
+
+
+class Captioned(NamedTuple):
+    """A picture and all sentences that describe it."""
+
+    path: Path
+    captions: list[str]
+
+
+class Mapped(NamedTuple):
+    """A picture and its label map, both read when asked for: a file's bytes, integers H×W."""
+
+    read: Callable[[], bytes]
+    labels: Callable[[], NDArray[np.integer]]
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """Pictures with label maps, and the class that each value stands for.
+
+    Values that are no class are not counted, but for ``background``: none of the classes.
+    """
+
+    name: str
+    classes: dict[int, str]
+    pictures: list[Mapped]
+    background: int | None = None
+
+
+def existing(candidates: Iterable[Path], what: str) -> Path:
+    """Return the first path that exists; FileNotFoundError says where it was looked for."""
+    tried = list(candidates)
+    for path in tried:
+        if path.exists():
+            return path
+    raise FileNotFoundError(f"no {what}: looked for {', '.join(map(str, tried))}")
+
+
+def class_folders(folder: Path) -> Classified:
+    """Read a folder for each class: ImageNet, ImageNet-v2, Places365 or anybody's own.
+
+    Names come from one of ``NAME_FILES``, in the folder or above it: json ``{folder: name}`` or
+    ``{index: [folder, name]}``, or text lines ``folder name, more names``. Without such a file,
+    ImageNet's thousand folders (WordNet ids, or v2's 0 to 999) have CLIP's names, and others
+    their own.
+    """
+    keys = [child.name for child in folder.iterdir() if child.is_dir()]
+    keys.sort(key=lambda key: (int(key), key) if key.isdecimal() else (0, key))
+    if not keys:
+        raise FileNotFoundError(f"{folder} has no folders: expected one for each class")
+    names = _folder_names(folder, keys)
+    pictures = [
+        (path, index)
+        for index, key in enumerate(keys)
+        for path in sorted((folder / key).rglob("*"))
+        if path.suffix.lower() in PICTURES
+    ]
+    return Classified(pictures, names)
+
+
+def _folder_names(folder: Path, keys: list[str]) -> list[str]:
+    for path in (place / name for place in (folder, folder.parent) for name in NAME_FILES):
+        if path.exists():
+            table = _name_table(path)
+            missing = [key for key in keys if key not in table]
+            if missing:
+                raise ValueError(f"{path} has no name for the folder {missing[0]}")
+            return [table[key] for key in keys]
+    wnids = all(WNID.fullmatch(key) for key in keys)
+    if len(keys) == 1000 and (wnids or keys == [str(i) for i in range(1000)]):
+        from open_clip import IMAGENET_CLASSNAMES  # takes seconds
+
+        return list(IMAGENET_CLASSNAMES)
+    if wnids:
+        raise FileNotFoundError(
+            f"no names for the WordNet ids in {folder}: put one of {', '.join(NAME_FILES)} there"
+        )
+    return [key.replace("_", " ").replace("-", " ") for key in keys]
+
+
+def _name_table(path: Path) -> dict[str, str]:
+    table = {}
+    if path.suffix == ".txt":
+        for line in path.read_text().splitlines():
+            key, _, names = line.strip().partition(" ")
+            table[key] = names.split(",")[0].strip()
+        return table
+    for key, value in json.loads(path.read_text()).items():
+        name = value if isinstance(value, str) else value[1]
+        table[key] = name.replace("_", " ")
+        if not isinstance(value, str):
+            table[value[0]] = table[key]
+    return table
+
+
+def captioned(root: Path) -> list[Captioned]:
+    """Flickr30k or COCO: the test part of Karpathy's ``dataset_*.json``, or COCO's own val json."""
+    karpathy = sorted(root.glob("dataset_*.json"))
+    if karpathy:
+        records = json.loads(karpathy[0].read_text())["images"]
+        return [
+            Captioned(
+                _picture(root, record.get("filepath", ""), record["filename"]),
+                [sentence["raw"] for sentence in record["sentences"]],
+            )
+            for record in records
+            if record["split"] == "test"
+        ]
+    path = existing(
+        [root / "annotations/captions_val2017.json", root / "annotations/captions_val2014.json"],
+        "dataset_*.json or captions",
+    )
+    content = json.loads(path.read_text())
+    captions: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
+    for annotation in content["annotations"]:
+        captions[annotation["image_id"]].append(annotation["caption"])
+    folder = path.stem.rpartition("_")[2]
+    return [
+        Captioned(_picture(root, folder, image["file_name"]), captions[image["id"]])
+        for image in content["images"]
+        if captions[image["id"]]
+    ]
+
+
+def _picture(root: Path, folder: str, name: str) -> Path:
+    places = (folder, "", "images", "flickr30k_images", "flickr30k-images")
+    return existing((root / place / name for place in places), "picture")
+
+
+def read_map(path: Path) -> NDArray[np.integer]:
+    """The values of an indexed or grey PNG, H×W."""
+    with Image.open(path) as image:
+        return np.array(image)
+
+
+def _mapped(picture: Path, label_map: Path) -> Mapped:
+    return Mapped(picture.read_bytes, partial(read_map, label_map))
+
+
+def voc(root: Path, part: str = "val") -> LabelledSet:
+    """Pascal VOC 2012 (``root`` is VOC2012): 20 classes, 0 background, 255 outlines."""
+    stems = (root / f"ImageSets/Segmentation/{part}.txt").read_text().split()
+    pictures = [
+        _mapped(root / f"JPEGImages/{stem}.jpg", root / f"SegmentationClass/{stem}.png")
+        for stem in stems
+    ]
+    return LabelledSet("voc", dict(enumerate(VOC_CLASSES, 1)), pictures, background=0)
+
+
+def voc_context(root: Path) -> LabelledSet:
+    """Pascal Context (``root`` is VOC2010 with ``59_context_labels/`` and ``59_labels.txt``).
+
+    The authors' own maps of 59 classes, 0 background. Maps that other tools make of their .mat
+    files number the classes by the alphabet and do not belong to this class list.
+    """
+    classes = {}
+    for line in (root / "59_labels.txt").read_text().splitlines():
+        value, _, name = line.partition(":")
+        if name.strip() and int(value):
+            classes[int(value)] = _UNSPACED.get(name.strip(), name.strip())
+    maps = root / "59_context_labels"
+    stems = (root / "ImageSets/Main/val.txt").read_text().split()
+    pictures = [
+        _mapped(root / f"JPEGImages/{stem}.jpg", maps / f"{stem}.png")
+        for stem in stems
+        if (maps / f"{stem}.png").exists()
+    ]
+    return LabelledSet("voc_context", classes, pictures, background=0)
+
+
+def ade20k(root: Path, part: str = "validation") -> LabelledSet:
+    """ADE20K (``root`` is ADEChallengeData2016): 150 classes, 0 not counted."""
+    classes = {}
+    for line in (root / "objectInfo150.txt").read_text().splitlines()[1:]:
+        fields = line.split("\t")
+        classes[int(fields[0])] = fields[-1].split(",")[0].strip()
+    maps = sorted((root / "annotations" / part).glob("*.png"))
+    pictures = [_mapped(root / f"images/{part}/{path.stem}.jpg", path) for path in maps]
+    return LabelledSet("ade20k", classes, pictures)
+
+
+def _categories(path: Path) -> dict[int, str]:
+    return {c["id"]: c["name"] for c in json.loads(path.read_text())["categories"]}
+
+
+def coco_stuff(root: Path) -> LabelledSet:
+    """COCO-Stuff: 171 classes; ``stuffthingmaps/val2017`` hold category - 1, 255 not counted."""
+    names = _categories(root / "annotations/instances_val2017.json")
+    stuff = _categories(root / "annotations/stuff_val2017.json")
+    names |= {category: name for category, name in stuff.items() if name != "other"}
+    maps = sorted((root / "stuffthingmaps/val2017").glob("*.png"))
+    pictures = [_mapped(root / f"val2017/{path.stem}.jpg", path) for path in maps]
+    return LabelledSet("coco_stuff", {c - 1: name for c, name in names.items()}, pictures)
+
+
+def coco_panoptic(root: Path) -> LabelledSet:
+    """COCO panoptic: 133 classes; a segment's id stands in the colours of its pixels."""
+    content = json.loads((root / "annotations/panoptic_val2017.json").read_text())
+    maps = root / "annotations/panoptic_val2017"
+    pictures = []
+    for annotation in content["annotations"]:
+        path = maps / annotation["file_name"]
+        picture = root / f"val2017/{path.stem}.jpg"
+        labels = partial(_category_map, path, annotation["segments_info"])
+        pictures.append(Mapped(picture.read_bytes, labels))
+    classes = {c["id"]: c["name"] for c in content["categories"]}
+    return LabelledSet("coco_panoptic", classes, pictures)
+
+
+def _category_map(path: Path, segments: list[dict[str, Any]]) -> NDArray[np.integer]:
+    rgb_HW3 = read_map(path).astype(np.int32)
+    ids_HW = rgb_HW3 @ np.array([1, 256, 65536], np.int32)
+    values, places_HW = np.unique(ids_HW, return_inverse=True)
+    category = {segment["id"]: segment["category_id"] for segment in segments}
+    return np.array([category.get(int(v), 0) for v in values])[places_HW].reshape(ids_HW.shape)

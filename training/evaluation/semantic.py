@@ -1,0 +1,176 @@
+"""Text-prompted semantic segmentation: mean IoU over the classes that occur.
+
+Three protocols (paper, section 4.2 and appendix C): ``whole``, the picture as it is served;
+``square``, squashed to the square model frame as the paper does at 448; ``sliding``, its aspect
+kept, its shorter side as long as the frame, and overlapping windows of it averaged.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from samclip_core.image import decode
+from samclip_core.model import SamClip
+from samclip_core.types import ImageFeatures
+from training.data import class_names, label_map
+from training.evaluation.layouts import LabelledSet, Mapped
+from training.evaluation.measures import confusion, mean_iou
+from training.evaluation.suite import (
+    Metrics,
+    Options,
+    Protocol,
+    limited,
+    own_samples,
+    progress,
+)
+
+OVERLAP = 1 / 3  # of neighbouring windows
+HEADS = {"": False, "_two_heads": True}
+
+
+def own_set(options: Options, source: str, split: str = "val") -> LabelledSet:
+    """One of our own sets; of coco_multi only what is labelled in full."""
+    samples = own_samples(
+        options,
+        source,
+        split,
+        lambda sample: source != "coco_multi" or sample.info["label_kind"] == "panoptic",
+    )
+    pictures = [Mapped(partial(bytes, s.encoded), partial(label_map, s)) for s in samples]
+    return LabelledSet(source, class_names(options.root, source), pictures)
+
+
+def own_sets(model: SamClip, options: Options) -> Metrics:
+    """Our own sets, by the CLIP head alone and by both heads."""
+    metrics = {}
+    for source in ("coco_multi", "labelmefacade", "camvid"):
+        data = own_set(options, source)
+        for head, refine in HEADS.items():
+            name = f"{source}_semantic{head}{_suffix(options)}_miou"
+            metrics[name] = measure(model, data, options.protocol, refine)
+    return metrics
+
+
+def public(read: Callable[[Path], LabelledSet], model: SamClip, options: Options) -> Metrics:
+    """A public set by the CLIP head, and with ``refine`` by both; with its background and without.
+
+    The background is a class of its own where the set knows one: nobody names it, it is what no
+    class wins clearly (``samclip_core.semantic``).
+    """
+    data = read(options.root)
+    data = replace(data, pictures=limited(data.pictures, options.limit))
+    metrics = {}
+    for head, refine in HEADS.items():
+        if refine and not options.refine:
+            continue
+        for background in (False, True)[: 1 if data.background is None else 2]:
+            number = f"_{len(data.classes) + background}" if data.background is not None else ""
+            name = f"{data.name}{number}{head}{_suffix(options)}_miou"
+            metrics[name] = measure(model, data, options.protocol, refine, background)
+    return metrics
+
+
+def _suffix(options: Options) -> str:
+    return "" if options.protocol == "whole" else f"_{options.protocol}"
+
+
+def measure(
+    model: SamClip,
+    data: LabelledSet,
+    protocol: Protocol = "whole",
+    refine: bool = False,
+    background: bool = False,
+) -> float:
+    """Mean IoU over a set; with ``background`` its background value is a class as well."""
+    values, labels = list(data.classes), [readable(name) for name in data.classes.values()]
+    if background and data.background is not None:
+        values = [data.background, *values]
+    total_CC = np.zeros((len(values), len(values)), np.int64)
+    for picture in progress(data.pictures, f"semantic {data.name} {protocol} refine={refine}"):
+        truth_HW = picture.labels()
+        features = encode(model, picture.read(), protocol)
+        answer_HW = model.segment_text(features, labels, background, refine).label_map_HW
+        if answer_HW.shape != truth_HW.shape:
+            size_wh = (truth_HW.shape[1], truth_HW.shape[0])
+            answer_HW = cv2.resize(answer_HW, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
+        total_CC += confusion(truth_HW, answer_HW + background, values)
+    return mean_iou(total_CC)
+
+
+def encode(model: SamClip, encoded: bytes, protocol: Protocol) -> ImageFeatures:
+    """Features of a picture under a protocol; ``square`` gives those of the squashed picture."""
+    if protocol == "whole":
+        return model.encode(encoded)
+    image_HW3 = decode(encoded, model.limits)
+    if protocol == "sliding":
+        return sliding(model, image_HW3)
+    side = model.config.image_size
+    return model.encode(_resized(image_HW3, side, side))
+
+
+def sliding(model: SamClip, image_HW3: NDArray[np.uint8]) -> ImageFeatures:
+    """The picture's features with a dense CLIP map from windows as large as the model frame.
+
+    The windows lie on one grid of cells, so that their vectors can be averaged cell by cell; a
+    logit is linear in them, so this averages logits.
+    """
+    whole = model.encode(image_HW3)
+    assert whole.clip_dense_Dhw is not None
+    width, side, _ = whole.clip_dense_Dhw.shape
+    frame, size = whole.geometry, model.config.image_size
+    longer, shorter = max(frame.height, frame.width), min(frame.height, frame.width)
+    cells = math.ceil(side * longer / shorter)
+    while (
+        min(frame.grid(cells)) < side
+    ):  # the frame's own rounding may take one from the short side
+        cells += 1
+    rows, columns = frame.grid(cells)
+    scale = cells / side
+    scaled = _resized(
+        image_HW3, round(frame.input_height * scale), round(frame.input_width * scale)
+    )
+    bottom, right = (_pixel(count, size, side) for count in (rows, columns))
+    margin = [(0, bottom - scaled.shape[0]), (0, right - scaled.shape[1]), (0, 0)]
+    scaled = np.pad(scaled, margin, mode="edge")
+    dense_Dhw = np.zeros((width, cells, cells), np.float32)
+    count_hw = np.zeros((cells, cells), np.float32)
+    for top in _starts(rows, side):
+        for left in _starts(columns, side):
+            y, x = _pixel(top, size, side), _pixel(left, size, side)
+            window = model.encode(scaled[y : y + size, x : x + size])
+            dense_Dhw[:, top : top + side, left : left + side] += window.clip_dense_Dhw
+            count_hw[top : top + side, left : left + side] += 1
+    return replace(whole, clip_dense_Dhw=dense_Dhw / np.maximum(count_hw, 1))
+
+
+def _starts(cells: int, side: int) -> list[int]:
+    """Where windows of ``side`` cells begin, so that they overlap and the last ends at the end."""
+    step = max(1, round(side * (1 - OVERLAP)))
+    return sorted({min(start, cells - side) for start in range(0, cells, step)})
+
+
+def _pixel(cell: int, size: int, side: int) -> int:
+    return int(cell * size / side + 0.5)
+
+
+def _resized(image_HW3: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def readable(name: str) -> str:
+    """A COCO-Stuff class name as a person would say it: "wall-brick" is a brick wall."""
+    for suffix in ("-merged", "-other", "-stuff"):
+        name = name.replace(suffix, "")
+    kind, _, material = name.partition("-")
+    return (
+        f"{material} {kind}"
+        if kind in ("floor", "wall") and material
+        else " ".join(name.split("-"))
+    )
