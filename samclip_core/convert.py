@@ -44,10 +44,10 @@ def convert(sam: Path, clip_model: str, clip: Path, out: Path, name: str = "pair
     text_encoder = OpenClipTextEncoder(config.text).eval()
 
     sam_parts = nn.ModuleDict({part: net.get_submodule(part) for part in _SAM_PARTS})
-    _fill(sam_parts, sam_state, sam, f"SAM's {config.backbone}")
+    fill(sam_parts, sam_state, sam, f"SAM's {config.backbone}")
     whole_clip = text_encoder.model  # whose image tower stands in the net: complete for a moment
     whole_clip.visual = net.clip_head.visual
-    _fill(whole_clip, clip_state, clip, f"open_clip's {clip_model}")
+    fill(whole_clip, clip_state, clip, f"open_clip's {clip_model}")
     whole_clip.visual = None
 
     sources = {
@@ -84,6 +84,24 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return {key.removeprefix("module."): value for key, value in state.items()}
 
 
+def sam_config(sam_state: Mapping[str, Tensor]) -> SamClipConfig:
+    """The config ``VIT_B`` with the variant, the frame and the width that the weights have.
+
+    Raises CheckpointError where they are not SAM's official ones.
+    """
+    try:
+        positions_1hwD = sam_state["image_encoder.pos_embed"]
+        neck_width = len(sam_state["image_encoder.neck.0.weight"])
+    except KeyError as error:
+        raise CheckpointError(f"{error} is missing: expected SAM's official weights") from None
+    return replace(
+        VIT_B,
+        backbone=_variant(sam_state),
+        image_size=positions_1hwD.shape[1] * PATCH,
+        embed_dim=neck_width,
+    )
+
+
 def pair_config(
     sam_state: Mapping[str, Tensor],
     clip_model: str,
@@ -95,22 +113,17 @@ def pair_config(
     Raises CheckpointError where they are those of no variant.
     """
     try:
-        positions_1hwD = sam_state["image_encoder.pos_embed"]
-        neck_width = len(sam_state["image_encoder.neck.0.weight"])
         text_dim = clip_state["visual.proj"].shape[1]
         logit_scale = math.exp(clip_state["logit_scale"].item())
     except KeyError as error:
         raise CheckpointError(
-            f"{error} is missing: expected SAM's official weights, and those of an open_clip model "
-            "with one of CLIP's own ViTs"
+            f"{error} is missing: expected the weights of an open_clip model with one of CLIP's "
+            "own ViTs"
         ) from None
     return replace(
-        VIT_B,
+        sam_config(sam_state),
         kind="pair",
         name=name,
-        backbone=_variant(sam_state),
-        image_size=positions_1hwD.shape[1] * PATCH,
-        embed_dim=neck_width,
         text_dim=text_dim,
         clip_head=None,
         text=TextConfig(tower="open_clip", model=clip_model),
@@ -162,7 +175,7 @@ def _variant(sam_state: Mapping[str, Tensor]) -> str:
     )
 
 
-def _fill(module: nn.Module, state: Mapping[str, Tensor], file: Path, architecture: str) -> None:
+def fill(module: nn.Module, state: Mapping[str, Tensor], file: Path, architecture: str) -> None:
     """Copy a state dict into a module; CheckpointError names each key that does not fit."""
     checkpoint.compare_shapes(
         file.name,

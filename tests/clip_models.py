@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 
 SMALL_CLIP = "samclip-test-small"
 WIDTH, TEXT_DIM, INPUT, GRID = 64, 48, 64, 4
 
-ARCHITECTURE = {
+ARCHITECTURE: dict[str, Any] = {
     "embed_dim": TEXT_DIM,
     "vision_cfg": {
         "image_size": INPUT,
@@ -29,7 +30,12 @@ ARCHITECTURE = {
 
 def add_small_clip(directory: Path) -> str:
     """Make the architecture known to open_clip in this process; returns its name."""
-    path = directory / f"{SMALL_CLIP}.json"
-    path.write_text(json.dumps(ARCHITECTURE))
+    return add_clip(directory, SMALL_CLIP, {})
+
+
+def add_clip(directory: Path, name: str, vision: dict[str, Any]) -> str:
+    """The same under another name, with another image tower where ``vision`` describes one."""
+    path = directory / f"{name}.json"
+    path.write_text(json.dumps(ARCHITECTURE | ({"vision_cfg": vision} if vision else {})))
     open_clip.add_model_config(path)
-    return SMALL_CLIP
+    return name

@@ -1,25 +1,144 @@
-"""The two edge teachers, frozen by construction.
+"""What the merge learns from, frozen by construction.
 
-CLIP: an ImageNet classifier read as a point in the space of a sentence encoder: the convex
+A CLIP teacher gives ``dense_BDhw`` and ``pooled_BD`` for padded frames, every vector of length 1;
+a SAM teacher is a network without a CLIP head. For ``vit-b`` they are the official models. The
+edge's CLIP is an ImageNet classifier read as a point in the space of a sentence encoder: the convex
 combination of its class names' embeddings, weighted by its probabilities (Norouzi et al., 2014,
-"Zero-shot learning by convex combination of semantic embeddings"). SAM: an encoder from the same
+"Zero-shot learning by convex combination of semantic embeddings"); its SAM an encoder from the same
 ImageNet weights, trained on outlined regions by ``training.train``.
 """
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
 
+import open_clip
 import timm
 import torch
 import torch.nn.functional as F
 from timm.models import EfficientNet
 from torch import Tensor, nn
 
+from samclip_core.clip_head import ClipHead, init_from_encoder
+from samclip_core.clip_tower import build_tower, lay_over_frame, read_tower, resize_valid
+from samclip_core.config import VIT_B, SamClipConfig, TextConfig
+from samclip_core.convert import fill, read_state, sam_config
 from samclip_core.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.encoder import valid_mask
-from samclip_core.text import TextEncoder
+from samclip_core.errors import CheckpointError
+from samclip_core.network import SAM_HEAD_PARTS, SamClipNet, build
+from samclip_core.text import OpenClipTextEncoder, TextEncoder
+from samclip_core.vit import PATCH, ImageEncoder
 
 TEMPLATE = "a photo of a {}."
+SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
+
+
+class Frozen(nn.Module):
+    """Never trains: whoever calls ``train``, it stays in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    def freeze(self) -> Self:
+        """No parameter learns; called once everything is in place."""
+        return self.eval().requires_grad_(False)
+
+
+class SamTeacher(Frozen, SamClipNet):
+    """A frozen SAM: ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``."""
+
+    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
+        super().__init__(dict(parts))
+        self.freeze()
+
+
+def official_sam(file: Path) -> SamTeacher:
+    """SAM ViT-B, L or H from its published .pth (or safetensors): the sizes tell which.
+
+    Raises CheckpointError where the file cannot be read or is not SAM's.
+    """
+    state = read_state(file)
+    config = sam_config(state)
+    teacher = SamTeacher(dict(build(config, SAM_PARTS).named_children()))
+    fill(teacher, state, file, f"SAM's {config.backbone}")
+    return teacher
+
+
+def student_from_sam(teacher: SamClipNet, config: SamClipConfig = VIT_B) -> SamClipNet:
+    """The paper's student: a SAM of the teacher's size, and a new Head_CLIP (appendix A).
+
+    Each of the head's blocks starts as the encoder's last one. ``config`` is the student's, of
+    kind ``vit-b``; RuntimeError names the tensors of a teacher of another size.
+    """
+    net = build(config)
+    for part in SAM_PARTS:
+        net.get_submodule(part).load_state_dict(teacher.get_submodule(part).state_dict())
+    assert isinstance(net.image_encoder, ImageEncoder)
+    assert isinstance(net.clip_head, ClipHead)
+    init_from_encoder(net.clip_head, net.image_encoder.blocks[-1])
+    return net
+
+
+class OpenClipTeacher(Frozen):
+    """The image tower of any open_clip model, which sees each picture at the tower's own size."""
+
+    pixel_mean_311: Tensor
+    pixel_std_311: Tensor
+
+    def __init__(self, model: str, weights: Path | None = None, pretrained: str = "") -> None:
+        """Load ``weights`` of the architecture ``model``; without a file, open_clip downloads them.
+
+        ``pretrained`` is open_clip's tag of published weights, whose pixel mean and deviation count
+        (without a tag, CLIP's own). Raises CheckpointError where the architecture or the tag is
+        unknown, or the file does not fit.
+        """
+        super().__init__()
+        published = open_clip.get_pretrained_cfg(model, pretrained)
+        if not published and (pretrained or weights is None):
+            raise CheckpointError(
+                f"open_clip has no weights {pretrained!r} of {model}: give a file, or one of "
+                f"{', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}"
+            )
+        self.model, self.weights, self.pretrained = model, weights, pretrained
+        self.visual = build_tower(model)
+        state, prefix = self._state(), "visual."
+        image = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        self._fill(self.visual, image)
+        for name, default in (
+            ("mean", open_clip.OPENAI_DATASET_MEAN),
+            ("std", open_clip.OPENAI_DATASET_STD),
+        ):
+            value_311 = 255 * torch.tensor(published.get(name, default)).view(3, 1, 1)
+            self.register_buffer(f"pixel_{name}_311", value_311, False)
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Give ``dense_BDhw`` over the padded frame at stride 16, and ``pooled_BD``."""
+        pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size)
+        x_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
+        dense_BDhw, pooled_BD = read_tower(self.visual, x_B3HW)
+        side = pixels_B3SS.shape[-1]
+        return lay_over_frame(dense_BDhw.float(), sizes_B2, side, side // PATCH), pooled_BD
+
+    def text_encoder(self) -> OpenClipTextEncoder:
+        """The model's text tower, frozen, which a merged checkpoint keeps as it is."""
+        encoder = OpenClipTextEncoder(TextConfig(tower="open_clip", model=self.model))
+        text = {k: v for k, v in self._state().items() if not k.startswith("visual.")}
+        self._fill(encoder.model, text)
+        return encoder.eval().requires_grad_(False)
+
+    def _state(self) -> dict[str, Tensor]:
+        if self.weights is not None:
+            return read_state(self.weights)
+        whole = open_clip.create_model(self.model, pretrained=self.pretrained)
+        return dict(whole.state_dict())
+
+    def _fill(self, part: nn.Module, state: Mapping[str, Tensor]) -> None:
+        file = self.weights or Path(self.pretrained)
+        fill(part, state, file, f"open_clip's {self.model}")
 
 
 def imagenet_classifier(version: int) -> EfficientNet:
@@ -43,15 +162,14 @@ def class_embeddings(text_encoder: TextEncoder, names: Sequence[str]) -> Tensor:
     return text_encoder.embed([TEMPLATE.format(name) for name in names])
 
 
-class ClipTeacher(nn.Module):
-    """ImageNet classifier → probabilities → class-name embeddings. Frozen; never trains."""
+class ClipTeacher(Frozen):
+    """ImageNet classifier → probabilities → class-name embeddings."""
 
     def __init__(self, class_text_TD: Tensor, version: int = 2) -> None:
         super().__init__()
         self.classifier = imagenet_classifier(version)
         self.register_buffer("class_text_TD", class_text_TD)
-        self.requires_grad_(False)
-        self.eval()
+        self.freeze()
 
     @torch.no_grad()
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,20 +195,6 @@ def load_trunk(encoder: EdgeEncoder) -> None:
     """Start the trunk from the ImageNet classifier of its own architecture."""
     published = imagenet_classifier(0).state_dict()
     encoder.trunk.load_state_dict({key: published[key] for key in encoder.trunk.state_dict()})
-
-
-def blend_trunk(encoder: EdgeEncoder, share: float) -> None:
-    """Move a SAM-trained trunk back towards ImageNet's: ``share`` of the way, weight by weight.
-
-    Both teachers' trunks come from the same weights, so what lies between them works for both
-    (Wortsman et al., 2022, "Robust fine-tuning of zero-shot models"; the paper's appendix D draws
-    the same curve).
-    """
-    published = imagenet_classifier(0).state_dict()
-    with torch.no_grad():
-        for key, value in encoder.trunk.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(published[key], share)
 
 
 def start_clip_head(head: EdgeClipHead, class_text_TD: Tensor) -> None:

@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from samclip_core.clip_tower import read_tower
 from samclip_core.errors import CheckpointError
 from samclip_core.pair import PairClipHead, PairEncoder, build_image_tower
 from samclip_core.vit import ImageEncoder
@@ -82,7 +83,9 @@ def test_dense_lies_over_the_padded_frame(head, pixels):
     """A 2:1 picture fills the upper half of its frame: so does its map, the rest repeats it."""
     with torch.inference_mode():
         half, _ = head(pixels[1:2], torch.tensor([[FRAME // 2, FRAME]]))
-        grid, _ = head._encode(head.clip_input(pixels[1:2], torch.tensor([[FRAME // 2, FRAME]])))
+        grid, _ = read_tower(
+            head.visual, head.clip_input(pixels[1:2], torch.tensor([[FRAME // 2, FRAME]]))
+        )
         upper = F.interpolate(grid, (GRID, 2 * GRID), mode="bilinear", align_corners=False)
     assert half.shape == (1, TEXT_DIM, 2 * GRID, 2 * GRID)
     torch.testing.assert_close(half[:, :, :GRID], F.normalize(upper, dim=1), atol=1e-5, rtol=0)

@@ -1,27 +1,35 @@
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import open_clip
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.config import EDGE
+from samclip_core.clip_tower import resize_valid
+from samclip_core.config import EDGE, VIT_B, ClipHeadConfig
 from samclip_core.edge import EdgeClipHead, EdgeEncoder
+from samclip_core.errors import CheckpointError
 from samclip_core.network import SamClipNet, build
+from tests.clip_models import INPUT, SMALL_CLIP, TEXT_DIM, add_small_clip
+from tests.official import clip, small_sam, write
 from tests.photographs import draw
 from training import teachers
 from training.data import class_names, read_shards
 from training.teachers import (
     ClipTeacher,
-    blend_trunk,
+    OpenClipTeacher,
     class_embeddings,
     imagenet_classifier,
     load_trunk,
+    official_sam,
     start_clip_head,
+    student_from_sam,
 )
 
 SIZE = EDGE.image_size
@@ -163,14 +171,152 @@ def test_the_head_starts_as_the_teacher_of_its_own_architecture(
     assert not torch.allclose(pooled_BD[0], pooled_BD[1], atol=1e-2)
 
 
-def test_a_blended_trunk_lies_between_both_teachers() -> None:
-    torch.manual_seed(0)
-    encoder, published = EdgeEncoder(SIZE, 8), imagenet_classifier(0).state_dict()
-    taught = {key: value.clone() for key, value in encoder.state_dict().items()}
-    blend_trunk(encoder, 0.25)
-    key = "conv_stem.weight"
-    expected = 0.75 * taught[f"trunk.{key}"] + 0.25 * published[key]
-    torch.testing.assert_close(encoder.trunk.state_dict()[key], expected)
-    assert encoder.state_dict()["neck.0.weight"].equal(taught["neck.0.weight"])
-    blend_trunk(encoder, 1.0)
-    torch.testing.assert_close(encoder.trunk.state_dict()[key], published[key])
+CLIP_SIZES = torch.tensor([[128, 128], [128, 50]])
+
+
+@pytest.fixture(scope="module")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A small architecture of open_clip and weights in its own layout."""
+    directory = tmp_path_factory.mktemp("open_clip")
+    name = add_small_clip(directory)
+    return name, write(clip(name), directory, "clip.bin")
+
+
+@pytest.fixture(scope="module")
+def open_clip_teacher(clip_file: tuple[str, Path]) -> OpenClipTeacher:
+    return OpenClipTeacher(*clip_file)
+
+
+def clip_pixels() -> Tensor:
+    coarse_B3hw = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return 255 * F.interpolate(coarse_B3hw, 128, mode="nearest")
+
+
+def test_an_open_clip_teacher_gives_encode_image_and_a_map_over_the_frame(
+    open_clip_teacher: OpenClipTeacher,
+):
+    pixels_B3SS = clip_pixels()
+    dense_BDhw, pooled_BD = open_clip_teacher(pixels_B3SS.requires_grad_(), CLIP_SIZES)
+    mean, std = (
+        torch.tensor(value).view(3, 1, 1)
+        for value in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    seen = resize_valid(pixels_B3SS, CLIP_SIZES, INPUT) / 255
+    with torch.no_grad():
+        official = clip(SMALL_CLIP).encode_image((seen - mean) / std, normalize=True)
+    torch.testing.assert_close(pooled_BD, official, atol=1e-5, rtol=0)
+    assert dense_BDhw.shape == (2, TEXT_DIM, 8, 8)
+    torch.testing.assert_close(dense_BDhw.norm(dim=1), torch.ones(2, 8, 8))
+    # Beyond the 50 columns of the picture, the map repeats its edge.
+    assert torch.equal(dense_BDhw[1, :, :, 5], dense_BDhw[1, :, :, 7])
+    assert not torch.allclose(dense_BDhw[1, :, :, 1], dense_BDhw[1, :, :, 2])
+    assert not dense_BDhw.requires_grad
+    assert not pooled_BD.requires_grad
+
+
+def test_padding_and_neighbours_in_a_batch_do_not_matter_to_it(open_clip_teacher: OpenClipTeacher):
+    clean_B3SS = clip_pixels()
+    dirty_B3SS = clean_B3SS.clone()
+    dirty_B3SS[1, :, :, 50:] = 255 - dirty_B3SS[1, :, :, 50:]
+    together = open_clip_teacher(clean_B3SS, CLIP_SIZES)
+    alone = open_clip_teacher(dirty_B3SS[1:], CLIP_SIZES[1:])
+    for many, one in zip(together, alone, strict=True):
+        torch.testing.assert_close(many[1:], one, atol=1e-5, rtol=0)
+
+
+def test_it_answers_alike_in_bfloat16(open_clip_teacher: OpenClipTeacher):
+    exact = open_clip_teacher(clip_pixels(), CLIP_SIZES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = open_clip_teacher(clip_pixels(), CLIP_SIZES)
+    for one, other in zip(exact, half, strict=True):
+        assert F.cosine_similarity(one, other.float(), dim=1).min() > 0.99
+
+
+def test_its_text_tower_is_the_models(open_clip_teacher: OpenClipTeacher):
+    texts = ["a dog", "a red house by the sea"]
+    with torch.no_grad():
+        expected_TD = clip(SMALL_CLIP).encode_text(
+            open_clip.get_tokenizer(SMALL_CLIP)(texts), normalize=True
+        )
+    encoder = open_clip_teacher.text_encoder()
+    torch.testing.assert_close(encoder.embed(texts), expected_TD, atol=1e-5, rtol=0)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_published_weights_come_with_their_own_mean(
+    clip_file: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    """As if open_clip had downloaded them; a file takes the place of the download."""
+    name, file = clip_file
+    published = {"mean": (0.5, 0.25, 0.5), "std": (0.5, 0.5, 0.125)}
+    downloaded = clip(name)
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: published)
+    monkeypatch.setattr(open_clip, "create_model", lambda model, pretrained: downloaded)
+    for weights in (None, file):
+        teacher = OpenClipTeacher(name, weights, "published")
+        assert teacher.pixel_mean_311.flatten().tolist() == [127.5, 63.75, 127.5]
+        assert teacher.pixel_std_311.flatten().tolist() == [127.5, 127.5, 31.875]
+        assert torch.equal(teacher.visual.proj, downloaded.visual.proj)
+
+
+@pytest.mark.parametrize(
+    ("model", "tag", "told"),
+    [("ViT-B-32", "", "openai"), ("ViT-B-32", "mine", "no weights 'mine'"), ("ViT-Z", "x", "none")],
+)
+def test_unknown_weights_are_refused_by_name(model: str, tag: str, told: str):
+    with pytest.raises(CheckpointError, match=told):
+        OpenClipTeacher(model, pretrained=tag)
+
+
+def test_a_file_of_another_model_is_refused(clip_file: tuple[str, Path]):
+    with pytest.raises(CheckpointError, match="does not fit open_clip's ViT-B-32"):
+        OpenClipTeacher("ViT-B-32", clip_file[1])
+    with pytest.raises(CheckpointError, match="expected SAM's official weights"):
+        official_sam(clip_file[1])
+
+
+@pytest.fixture(scope="module")
+def sam_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(small_sam(128, 32), tmp_path_factory.mktemp("sam"), "sam.pth")
+
+
+def test_an_official_sam_answers_as_segment_anything_does(sam_file: Path):
+    teacher, official = official_sam(sam_file), small_sam(128, 32)
+    pixels_B3SS = clip_pixels()
+    with torch.no_grad():
+        found_BDhw = teacher.image_encoder(pixels_B3SS, CLIP_SIZES).sam_BDhw
+        expected_BDhw = official.image_encoder(
+            torch.stack([official.preprocess(pixels_3SS) for pixels_3SS in pixels_B3SS])
+        )
+    torch.testing.assert_close(found_BDhw[:1], expected_BDhw[:1], atol=1e-4, rtol=0)
+    assert teacher.state_dict().keys() == official.state_dict().keys()
+
+
+def test_teachers_stay_frozen_whoever_trains_what_holds_them(
+    teacher: ClipTeacher, open_clip_teacher: OpenClipTeacher, sam_file: Path
+):
+    everything = nn.ModuleList([teacher, open_clip_teacher, official_sam(sam_file)]).train()
+    for one in everything:
+        assert not any(module.training for module in one.modules())
+        assert not any(parameter.requires_grad for parameter in one.parameters())
+        assert not any(module.training for module in one.train().modules())
+
+
+def test_the_student_starts_as_sam_with_the_last_block_in_its_clip_head(sam_file: Path):
+    teacher = official_sam(sam_file)
+    config = replace(
+        VIT_B, backbone="tiny", image_size=128, embed_dim=32, clip_head=ClipHeadConfig(layers=2)
+    )
+    student = student_from_sam(teacher, config)
+    own = student.state_dict()
+    for key, value in teacher.state_dict().items():
+        assert torch.equal(own[key], value), key
+    last = teacher.image_encoder.blocks[-1].state_dict()
+    assert len(student.clip_head.blocks) == 2
+    for block in student.clip_head.blocks:
+        assert all(torch.equal(value, last[key]) for key, value in block.state_dict().items())
+    # A copy: what the student learns does not reach its teacher.
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    with torch.no_grad():
+        student.image_encoder.neck[0].weight.zero_()
+    assert teacher.image_encoder.neck[0].weight.any()

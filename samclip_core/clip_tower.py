@@ -1,0 +1,111 @@
+"""open_clip's image towers: what they see of a padded frame, and what their patches say.
+
+Shape letters: B images, C channels, H W pixels, S side of the model frame, h w grid, N cells,
+D width.
+"""
+
+import open_clip
+import torch
+from open_clip.model import _build_vision_tower
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samclip_core.errors import CheckpointError
+
+
+def build_tower(clip_model: str) -> nn.Module:
+    """Build the image tower of an open_clip architecture, with random weights.
+
+    Raises CheckpointError where there is no such architecture, or its patches cannot be read
+    against texts because it pools them with an attention of another width.
+    """
+    if clip_model not in open_clip.list_models():
+        raise CheckpointError(
+            f"open_clip has no architecture {clip_model!r}: give one of open_clip.list_models(), "
+            "for example ViT-B-32 or ViT-L-14"
+        )
+    architecture = open_clip.get_model_config(clip_model)
+    vision = architecture["vision_cfg"] | {"timm_model_pretrained": False}
+    # The whole model would be built, and its text tower thrown away, by open_clip.create_model.
+    tower: nn.Module = _build_vision_tower(
+        architecture["embed_dim"], vision, architecture.get("quick_gelu", False)
+    )
+    pools = tower.head if isinstance(tower, TimmModel) else tower
+    if hasattr(pools, "pool") or getattr(pools, "attn_pool", None) is not None:
+        raise CheckpointError(
+            f"the image tower of {clip_model!r} pools its patches by an attention of its own: they "
+            "cannot be read against texts. Use for example ViT-B-32, ViT-B-16 or ViT-L-14"
+        )
+    return tower
+
+
+def resize_valid(pixels_B3SS: Tensor, sizes_B2: Tensor, side: int | tuple[int, int]) -> Tensor:
+    """Cut out the valid parts and resize each to a tower's square: ``pixels_B3HW``, 0..255."""
+    resized = [
+        F.interpolate(pixels_3SS[None, :, :height, :width], side, mode="bicubic", antialias=True)
+        for pixels_3SS, (height, width) in zip(pixels_B3SS, sizes_B2.tolist(), strict=True)
+    ]
+    # Bicubic overshoots at edges; an 8-bit picture, which CLIP was trained on, cannot.
+    return torch.cat(resized).clamp(0, 255)
+
+
+def read_tower(tower: nn.Module, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+    """Embed the patches of normalised pixels and the whole picture, all of length 1 along D.
+
+    ``dense_BDhw`` gives each patch the answer of a picture that were this patch alone: whatever
+    pools a picture's patches pools one. ``pooled_BD`` is open_clip's ``encode_image``.
+    """
+    if isinstance(tower, VisionTransformer):
+        dense_BDhw, pooled_BD = _read_vit(tower, pixels_B3HW)
+    else:
+        out = tower.forward_intermediates(pixels_B3HW, indices=1, normalize_intermediates=True)
+        (map_BChw,), pooled_BD = out["image_intermediates"], out["image_features"]
+        cells_NC = map_BChw.permute(0, 2, 3, 1).flatten(0, 2)
+        grid = map_BChw.shape[0], *map_BChw.shape[2:]
+        dense_BDhw = _read_cells(tower, cells_NC).unflatten(0, grid).permute(0, 3, 1, 2)
+    return F.normalize(dense_BDhw, dim=1), F.normalize(pooled_BD, dim=-1)
+
+
+def _read_vit(tower: VisionTransformer, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+    """CLIP's own ViTs as MaskCLIP reads them: in the last block each patch attends to itself.
+
+    So its value stays where it stands; then ``ln_post`` and ``proj``, as for the class token. The
+    picture's own attention there gathers what is global, not local.
+    """
+    *_, last_block = tower.transformer.resblocks
+    out = tower.forward_intermediates(
+        pixels_B3HW, indices=[len(tower.transformer.resblocks) - 2], output_fmt="NLC"
+    )
+    (patches_BND,) = out["image_intermediates"]
+    only_itself_NN = torch.full((patches_BND.shape[1],) * 2, -torch.inf).fill_diagonal_(0)
+    patches_BND = last_block(patches_BND, attn_mask=only_itself_NN.to(patches_BND.device))
+    dense_BND = tower.ln_post(patches_BND) @ tower.proj
+    return dense_BND.transpose(1, 2).unflatten(2, tower.grid_size), out["image_features"]
+
+
+def _read_cells(tower: TimmModel | ModifiedResNet, cells_NC: Tensor) -> Tensor:
+    """Pool each cell of the last feature map alone, and project it into the text space."""
+    if isinstance(tower, ModifiedResNet):  # attention over one cell is that cell's value
+        return tower.attnpool.c_proj(tower.attnpool.v_proj(cells_NC))
+    if hasattr(tower.trunk, "num_prefix_tokens"):  # a class token or an average: both find the cell
+        tokens = 1 + tower.trunk.num_prefix_tokens
+        return tower.head(tower.trunk.forward_head(cells_NC[:, None].expand(-1, tokens, -1)))
+    return tower.head(tower.trunk.forward_head(cells_NC[:, :, None, None]))
+
+
+def lay_over_frame(dense_BDhw: Tensor, sizes_B2: Tensor, frame: int, cells: int) -> Tensor:
+    """Resample maps of the valid parts onto a square grid of ``cells`` over the padded frame.
+
+    Cells outside the valid part repeat its edge. Every vector has length 1.
+    """
+    centres_h = (torch.arange(cells, device=sizes_B2.device) + 0.5) * (frame / cells)
+    y_Bh, x_Bw = (2 * centres_h / sizes_B2[:, axis, None] - 1 for axis in (0, 1))
+    shape = (len(sizes_B2), cells, cells)
+    grid_Bhw2 = torch.stack([x_Bw[:, None].expand(shape), y_Bh[:, :, None].expand(shape)], dim=-1)
+    laid_BDhw = F.grid_sample(
+        dense_BDhw, grid_Bhw2.to(dense_BDhw.dtype), padding_mode="border", align_corners=False
+    )
+    return F.normalize(laid_BDhw, dim=1)
