@@ -4,19 +4,23 @@ Shape letters: B images, C channels, H W pixels, S side of the model frame, h w 
 D width.
 """
 
+from typing import TypeAlias
+
 import open_clip
 import torch
 from open_clip.model import _build_vision_tower
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from samclip_core.errors import CheckpointError
 
+Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel  # all that open_clip has
 
-def build_tower(clip_model: str) -> nn.Module:
+
+def build_tower(clip_model: str) -> Tower:
     """Build the image tower of an open_clip architecture, with random weights.
 
     Raises CheckpointError where there is no such architecture, or its patches cannot be read
@@ -30,7 +34,7 @@ def build_tower(clip_model: str) -> nn.Module:
     architecture = open_clip.get_model_config(clip_model)
     vision = architecture["vision_cfg"] | {"timm_model_pretrained": False}
     # The whole model would be built, and its text tower thrown away, by open_clip.create_model.
-    tower: nn.Module = _build_vision_tower(
+    tower: Tower = _build_vision_tower(
         architecture["embed_dim"], vision, architecture.get("quick_gelu", False)
     )
     pools = tower.head if isinstance(tower, TimmModel) else tower
@@ -52,7 +56,7 @@ def resize_valid(pixels_B3SS: Tensor, sizes_B2: Tensor, side: int | tuple[int, i
     return torch.cat(resized).clamp(0, 255)
 
 
-def read_tower(tower: nn.Module, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+def read_tower(tower: Tower, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
     """Embed the patches of normalised pixels and the whole picture, all of length 1 along D.
 
     ``dense_BDhw`` gives each patch the answer of a picture that were this patch alone: whatever

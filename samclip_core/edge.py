@@ -87,7 +87,8 @@ class EdgeClipHead(nn.Module):
     def forward(self, tokens_BDhw: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         """Give ``dense_BDhw`` and ``pooled_BD`` in the text space, every vector of length 1."""
         features_BDhw = F.relu6(self.features(tokens_BDhw))
-        valid_B1hw = valid_mask(sizes_B2, *features_BDhw.shape[-2:], TOKEN_STRIDE)[:, None]
+        grid = features_BDhw.shape[-1]
+        valid_B1hw = valid_mask(sizes_B2, grid, grid, TOKEN_STRIDE)[:, None]
         total_BD = (features_BDhw * valid_B1hw).sum(dim=(2, 3))
         pooled_BD = self._to_text(total_BD / valid_B1hw.sum(dim=(2, 3)))
         dense_BhwD = self._to_text(features_BDhw.permute(0, 2, 3, 1))
@@ -119,9 +120,10 @@ class Mixer(nn.Module):
         super().__init__()
         self.around = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width)
-        self.meaning = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
-        nn.init.zeros_(self.meaning[-1].weight)
-        nn.init.zeros_(self.meaning[-1].bias)
+        last = nn.Linear(width, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.meaning = nn.Sequential(nn.Linear(width, width), nn.GELU(), last)
 
     def forward(self, x_PDhw: Tensor) -> Tensor:
         y_PhwD = self.norm(self.around(x_PDhw).permute(0, 2, 3, 1))

@@ -21,7 +21,7 @@ from timm.models import EfficientNet
 from torch import Tensor, nn
 
 from samclip_core.clip_head import ClipHead, init_from_encoder
-from samclip_core.clip_tower import build_tower, lay_over_frame, read_tower, resize_valid
+from samclip_core.clip_tower import Tower, build_tower, lay_over_frame, read_tower, resize_valid
 from samclip_core.config import VIT_B, SamClipConfig, TextConfig
 from samclip_core.convert import fill, read_state, sam_config
 from samclip_core.edge import EdgeClipHead, EdgeEncoder
@@ -84,6 +84,7 @@ def student_from_sam(teacher: SamClipNet, config: SamClipConfig = VIT_B) -> SamC
 class OpenClipTeacher(Frozen):
     """The image tower of any open_clip model, which sees each picture at the tower's own size."""
 
+    visual: Tower
     pixel_mean_311: Tensor
     pixel_std_311: Tensor
 
