@@ -23,5 +23,5 @@ def draw_bars(figures: Mapping[str, Metrics], path: Path) -> None:
         axes.bar_label(bars, fmt="%.1f", padding=2)
     axes.set_yticks(place + 0.4 - thickness / 2, [name.replace("_", " ") for name in names])
     axes.invert_yaxis()
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=len(figures))
     figure.savefig(path, dpi=150)

@@ -64,7 +64,8 @@ def average_precision(
     if federated:
         results = _federated(coco, results)
     with contextlib.redirect_stdout(io.StringIO()):
-        found = coco.loadRes(results) if results else COCO()
+        # loadRes writes into what it is given, and takes no empty list.
+        found = coco.loadRes([dict(result) for result in results]) if results else COCO()
         if not results:
             found.createIndex()
         evaluation = (FederatedEval if federated else COCOeval)(coco, found, "segm")

@@ -1,0 +1,96 @@
+"""Stand-ins for a model whose answers the tests know beforehand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+
+import numpy as np
+
+from samclip_core import semantic
+from samclip_core.config import EDGE
+from samclip_core.geometry import Geometry
+from samclip_core.image import ImageLimits, decode
+from samclip_core.types import ImageFeatures, Prompt, SemanticMap
+from tests.photographs import COLOURS, Drawing, jpg
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the oracle knows of a picture in the place of features."""
+
+    drawing: Drawing
+
+    @property
+    def geometry(self) -> Geometry:
+        return Geometry(*self.drawing.labels_HW.shape, EDGE.image_size)
+
+
+class Oracle:
+    """Knows the drawings that it will be shown, and answers as told."""
+
+    config = EDGE
+
+    def __init__(self, drawings: Sequence[Drawing] = ()) -> None:
+        self.drawings = {jpg(drawing.image_HW3): drawing for drawing in drawings}
+        self.images: dict[bytes, np.ndarray] = {}
+        self.texts: dict[str, np.ndarray] = {}
+
+    def encode(self, encoded: bytes) -> Seen:
+        return Seen(self.drawings[encoded])
+
+    def segment(
+        self, seen: Seen, prompts: Sequence[Prompt], multimask: bool
+    ) -> list[SimpleNamespace]:
+        """A box is filled; a point may mean everything, nothing or what is drawn there."""
+        answers = []
+        labels_HW = seen.drawing.labels_HW
+        for prompt in prompts:
+            mask_HW = np.zeros(labels_HW.shape, np.bool_)
+            if multimask:
+                x, y = (int(value) for value in prompt.points[0])
+                masks = [np.ones_like(mask_HW), mask_HW, labels_HW == labels_HW[y, x]]
+            else:
+                x_min, y_min, x_max, y_max = (int(value) for value in prompt.box)
+                mask_HW[y_min:y_max, x_min:x_max] = True
+                masks = [mask_HW]
+            trusted_M = np.linspace(0.9, 0.5, len(masks))
+            answers.append(SimpleNamespace(masks_MHW=np.stack(masks), predicted_iou_M=trusted_M))
+        return answers
+
+    def segment_text(
+        self, seen: Seen, labels: list[str], background: bool, refine: bool
+    ) -> SimpleNamespace:
+        """Every pixel right, what is not drawn background or the first; refined, all the first."""
+        labels_HW = seen.drawing.labels_HW.astype(int)
+        right_HW = labels_HW - 1 if background else np.maximum(labels_HW - 1, 0)
+        return SimpleNamespace(label_map_HW=np.zeros_like(right_HW) if refine else right_HW)
+
+    def embed_image(self, encoded: bytes) -> np.ndarray:
+        return self.images[encoded]
+
+    def embed_text(self, texts: Sequence[str]) -> np.ndarray:
+        return np.stack([self.texts[text] for text in texts])
+
+
+class ColourBlind:
+    """Sees each cell's mean colour and nothing else; its labels are the drawings' colours."""
+
+    CELL = 4
+
+    def __init__(self, image_size: int) -> None:
+        self.config = replace(EDGE, image_size=image_size)
+        self.limits = ImageLimits()
+
+    def encode(self, image: bytes | np.ndarray) -> ImageFeatures:
+        image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
+        geometry = Geometry(*image_HW3.shape[:2], self.config.image_size)
+        pixels_3SS = geometry.resize(image_HW3).astype(np.float32) / 127.5 - 1
+        side = self.config.image_size // self.CELL
+        cells = pixels_3SS.reshape(3, side, self.CELL, side, self.CELL)
+        return ImageFeatures(geometry, clip_dense_Dhw=cells.mean(axis=(2, 4)))
+
+    def segment_text(
+        self, features: ImageFeatures, labels: list[str], background: bool, refine: bool
+    ) -> SemanticMap:
+        colours_L3 = np.array(list(COLOURS.values())) / 127.5 - 1
+        return semantic.segment_text(features, colours_L3, labels, 20.0)

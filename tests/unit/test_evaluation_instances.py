@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.oracle import Oracle
+from tests.photographs import annotated, draw, instance, jpg, rle, write_shard
+from training.evaluation import instances
+from training.evaluation.measures import box_around
+from training.evaluation.suite import Options, own_samples
+
+
+def test_boxes_and_points_ask_for_the_regions_that_people_outlined(tmp_path: Path):
+    drawings = [draw(seed) for seed in range(2)]
+    masks = [mask for drawing in drawings for mask in drawing.masks]
+    coco = {
+        str(place): {
+            "jpg": jpg(drawing.image_HW3),
+            "json": json.dumps(
+                {"instances": [instance(mask, iscrowd=0) for mask in drawing.masks]}
+            ).encode(),
+        }
+        for place, drawing in enumerate(drawings)
+    }
+    nothing = {"jpg": jpg(draw(7).image_HW3), "json": b"{}"}
+    write_shard(tmp_path / "coco_multi/val-0.tar", coco | {"nothing": nothing})
+    write_shard(
+        tmp_path / "bsds500/val-0.tar", {str(i): annotated(d) for i, d in enumerate(drawings)}
+    )
+
+    metrics = instances.own_sets(Oracle(drawings), Options(root=tmp_path))
+
+    share = np.mean([mask.mean() for mask in masks])
+    for source in ("coco_multi", "bsds500"):
+        assert metrics.pop(f"{source}_box_miou") == 1
+        assert metrics.pop(f"{source}_point_best_of_3_miou") == 1
+        # The first of the three is what the model itself thinks best: here, everything.
+        assert metrics.pop(f"{source}_point_miou") == pytest.approx(share)
+    assert metrics == {"coco_multi_things_box_miou": 1}
+
+
+def test_things_are_neither_crowds_nor_small_nor_stuff(tmp_path: Path):
+    """A ring of 32² pixels counts, and its box is not it; all that is filled would be."""
+    drawing = draw(0)
+    ring = np.zeros(drawing.labels_HW.shape, np.bool_)
+    ring[20:56, 20:56] = True
+    ring[27:43, 28:45] = False  # 36² - 16 * 17 = 32²
+    small, crowd = np.zeros_like(ring), np.zeros_like(ring)
+    small[:31, :33] = True
+    crowd[60:110, 60:150] = True
+    told = [instance(ring, iscrowd=0), instance(small, iscrowd=0), instance(crowd, iscrowd=1)]
+    sample = {"jpg": jpg(drawing.image_HW3), "json": json.dumps({"instances": told}).encode()}
+    write_shard(tmp_path / "coco_multi/val-0.tar", {"one": sample})
+    write_shard(tmp_path / "bsds500/val-0.tar", {"one": annotated(drawing)})
+    metrics = instances.own_sets(Oracle([drawing]), Options(root=tmp_path))
+    assert metrics["coco_multi_things_box_miou"] == pytest.approx(32**2 / 36**2)
+    assert metrics["coco_multi_box_miou"] == pytest.approx((1 + 32**2 / 36**2) / 2)
+
+
+@pytest.mark.data
+def test_how_many_things_the_validation_photographs_hold(data_root: Path):
+    samples = own_samples(Options(root=data_root), "coco_multi")
+    assert sum(len(instances._things(sample)) for sample in samples) == 399
+
+
+def write_coco(root: Path, seeds: range) -> tuple[Oracle, list[dict]]:
+    drawings = [draw(seed) for seed in seeds]
+    annotations = [
+        {
+            "image_id": image,
+            "category_id": 1 + key % 2,
+            "bbox": [x0, y0, x1 - x0, y1 - y0],
+            "segmentation": rle(mask),
+            "area": int(mask.sum()),
+        }
+        for image, drawing in enumerate(drawings)
+        for key, mask in enumerate(drawing.masks)
+        for x0, y0, x1, y1 in [box_around(mask)]
+    ]
+    images = []
+    for image, drawing in enumerate(drawings):
+        (root / "val2017").mkdir(parents=True, exist_ok=True)
+        (root / f"val2017/{image}.jpg").write_bytes(jpg(drawing.image_HW3))
+        url = f"http://images.cocodataset.org/val2017/{image}.jpg"
+        known = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        images.append({"id": image, "coco_url": url, "width": 160, "height": 120} | known)
+    content = {
+        "images": images,
+        "categories": [{"id": i, "name": str(i), "frequency": "c"} for i in (1, 2)],
+        "annotations": [a | {"id": i} for i, a in enumerate(annotations, 1)],
+    }
+    (root / "annotations").mkdir()
+    for name in ("instances_val2017", "lvis_v1_val"):
+        (root / f"annotations/{name}.json").write_text(json.dumps(content))
+    return Oracle(drawings), annotations
+
+
+def test_true_boxes_of_rectangles_are_perfect(tmp_path: Path):
+    oracle, _ = write_coco(tmp_path, range(3))
+    assert instances.coco_boxes(oracle, Options(root=tmp_path))["ap"] == pytest.approx(1)
+    lvis = instances.lvis_boxes(oracle, Options(root=tmp_path))
+    assert (lvis["ap"], lvis["ap_common"]) == (pytest.approx(1), pytest.approx(1))
+
+
+def test_a_detectors_boxes_have_its_scores_and_stay_in_the_picture(tmp_path: Path):
+    oracle, annotations = write_coco(tmp_path, range(2))
+    keys = ("image_id", "category_id", "bbox")
+    found = [{key: a[key] for key in keys} | {"score": 0.5} for a in annotations]
+    wrong = [f | {"bbox": [-30, -30, 60, 60], "score": 0.9} for f in found]
+    outside = [f | {"bbox": [170, 5, 20, 20], "score": 1.0} for f in found]
+    detections = tmp_path / "detections.json"
+    options = Options(root=tmp_path, detections=detections)
+    detections.write_text(json.dumps(found + outside))
+    assert instances.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
+    detections.write_text(json.dumps(found + wrong))
+    assert 0.3 < instances.coco_boxes(oracle, options)["ap"] < 0.7  # the worse half comes first
+    detections.write_text(
+        json.dumps([f | {"score": 0.1} if f in wrong else f for f in found + wrong])
+    )
+    assert instances.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
+
+
+def test_the_limit_takes_pictures_not_boxes(tmp_path: Path):
+    oracle, _ = write_coco(tmp_path, range(3))
+    for unseen in ("1", "2"):
+        (tmp_path / f"val2017/{unseen}.jpg").write_bytes(b"never read")
+    options = Options(root=tmp_path, limit=1)
+    assert instances.coco_boxes(oracle, options)["ap"] == pytest.approx(1)

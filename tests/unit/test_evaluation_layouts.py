@@ -1,0 +1,193 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.photographs import draw, jpg, png
+from training.evaluation import layouts
+
+PICTURE = jpg(draw(0, 8, 10).image_HW3)
+MAP_HW = np.arange(6, dtype=np.uint8).reshape(2, 3)
+
+
+def write(path: Path, content: bytes | str = PICTURE) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def write_palette(path: Path, labels_HW: np.ndarray) -> None:
+    """An indexed PNG with colours, as VOC's."""
+    image = Image.fromarray(labels_HW).convert("P")
+    image.putpalette([(7 * i) % 256 for i in range(768)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    for name in ("n02", "n01"):
+        for picture in ("b.JPEG", "a.JPEG", "notes.txt"):
+            write(tmp_path / f"val/n000000{name[1:]}" / picture)
+    return tmp_path / "val"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("classes.json", '{"n00000001": "great_white shark", "n00000002": "tench"}'),
+        (
+            "imagenet_class_index.json",
+            '{"0": ["n00000001", "great_white_shark"], "1": ["n00000002", "tench"]}',
+        ),
+        ("LOC_synset_mapping.txt", "n00000001 great white shark, man-eater\nn00000002 tench"),
+    ],
+)
+def test_class_names_stand_beside_the_folders(folders: Path, file: str, content: str):
+    write(folders.parent / file, content)
+    pictures, names = layouts.class_folders(folders)
+    assert names == ["great white shark", "tench"]
+    stems = [(path.parent.name, path.name, index) for path, index in pictures]
+    assert stems == [
+        (f"n0000000{index + 1}", name, index) for index in (0, 1) for name in ("a.JPEG", "b.JPEG")
+    ]
+
+
+def test_a_folder_without_a_name_is_said(folders: Path):
+    with pytest.raises(FileNotFoundError, match=r"put one of imagenet_class_index\.json"):
+        layouts.class_folders(folders)
+    write(folders / "classes.json", '{"n00000001": "shark"}')
+    with pytest.raises(ValueError, match="no name for the folder n00000002"):
+        layouts.class_folders(folders)
+    with pytest.raises(FileNotFoundError, match="no folders"):
+        layouts.class_folders(folders / "n00000001")
+
+
+def test_imagenet_v2_counts_its_folders(tmp_path: Path):
+    for index in range(1000):
+        (tmp_path / str(index)).mkdir()
+    write(tmp_path / "2/x.jpeg")
+    write(tmp_path / "10/y.jpeg")
+    pictures, names = layouts.class_folders(tmp_path)
+    assert [index for _, index in pictures] == [2, 10]
+    assert (names[2], len(names)) == ("great white shark", 1000)
+
+
+def test_other_folders_are_their_own_names(tmp_path: Path):
+    write(tmp_path / "bus_station-indoor/1.png")
+    assert layouts.class_folders(tmp_path).names == ["bus station indoor"]
+
+
+def test_karpathys_json(tmp_path: Path):
+    sentences = [{"raw": "A dog."}, {"raw": "It runs."}]
+    records = [
+        {"filename": "1.jpg", "split": "test", "sentences": sentences},
+        {"filename": "2.jpg", "split": "train", "sentences": sentences},
+        {"filename": "3.jpg", "filepath": "val2014", "split": "test", "sentences": sentences[:1]},
+    ]
+    write(tmp_path / "dataset_coco.json", json.dumps({"images": records}))
+    first, third = write(tmp_path / "flickr30k_images/1.jpg"), write(tmp_path / "val2014/3.jpg")
+    assert layouts.captioned(tmp_path) == [
+        (first, ["A dog.", "It runs."]),
+        (third, ["A dog."]),
+    ]
+
+
+def test_cocos_own_captions(tmp_path: Path):
+    content = {
+        "images": [{"id": 7, "file_name": "7.jpg"}, {"id": 8, "file_name": "8.jpg"}],
+        "annotations": [{"image_id": 7, "caption": text} for text in ("A dog.", "Two dogs.")],
+    }
+    write(tmp_path / "annotations/captions_val2017.json", json.dumps(content))
+    picture = write(tmp_path / "val2017/7.jpg")
+    assert layouts.captioned(tmp_path) == [(picture, ["A dog.", "Two dogs."])]
+
+
+def test_a_missing_picture_is_named(tmp_path: Path):
+    record = {"filename": "1.jpg", "split": "test", "sentences": []}
+    write(tmp_path / "dataset_flickr30k.json", json.dumps({"images": [record]}))
+    with pytest.raises(FileNotFoundError, match=r"flickr30k_images/1\.jpg"):
+        layouts.captioned(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"captions_val2017\.json"):
+        layouts.captioned(tmp_path / "nowhere")
+
+
+def only(data: layouts.LabelledSet) -> np.ndarray:
+    """The label map of a set's one picture."""
+    (picture,) = data.pictures
+    assert picture.read() == PICTURE
+    return picture.labels()
+
+
+def test_voc(tmp_path: Path):
+    for stem in ("2007_000033", "2007_000042"):
+        write(tmp_path / f"JPEGImages/{stem}.jpg")
+    write_palette(
+        tmp_path / "SegmentationClass/2007_000033.png", np.where(MAP_HW == 5, 255, MAP_HW)
+    )
+    write(tmp_path / "ImageSets/Segmentation/val.txt", "2007_000033\n")
+    data = layouts.voc(tmp_path)
+    assert only(data).tolist() == [[0, 1, 2], [3, 4, 255]]
+    assert (data.classes[1], data.classes[11], data.classes[20]) == (
+        "aeroplane",
+        "dining table",
+        "tv monitor",
+    )
+    assert (len(data.classes), data.background) == (20, 0)
+
+
+def test_voc_context(tmp_path: Path):
+    write(tmp_path / "59_labels.txt", "0: background\n1: aeroplane\n2: pottedplant\n3: sky\n")
+    write(tmp_path / "JPEGImages/2008_000002.jpg")
+    write(tmp_path / "59_context_labels/2008_000002.png", png(MAP_HW))
+    write(tmp_path / "ImageSets/Main/val.txt", "2008_000002\n2008_000003\n")  # 3 has no map
+    data = layouts.voc_context(tmp_path)
+    assert only(data).tolist() == MAP_HW.tolist()
+    assert data.classes == {1: "aeroplane", 2: "potted plant", 3: "sky"}
+    assert data.background == 0
+
+
+@pytest.mark.parametrize(
+    "head", ["Idx\tRatio\tTrain\tVal\tName", "Idx\tRatio\tTrain\tVal\tS\tName"]
+)
+def test_ade20k(tmp_path: Path, head: str):
+    blank = "\t".join(["0"] * (head.count("\t") - 1))
+    rows = [head, f"1\t{blank}\twall", f"2\t{blank}\tbuilding, edifice"]
+    write(tmp_path / "objectInfo150.txt", "\n".join(rows) + "\n")
+    write(tmp_path / "images/validation/ADE_val_1.jpg")
+    write(tmp_path / "annotations/validation/ADE_val_1.png", png(MAP_HW))
+    data = layouts.ade20k(tmp_path)
+    assert only(data).tolist() == MAP_HW.tolist()
+    assert (data.classes, data.background) == ({1: "wall", 2: "building"}, None)
+
+
+def test_coco_stuff(tmp_path: Path):
+    names = {"instances": {1: "person", 90: "toothbrush"}, "stuff": {92: "banner", 183: "other"}}
+    for part, categories in names.items():
+        known = [{"id": key, "name": name} for key, name in categories.items()]
+        path = tmp_path / f"annotations/{part}_val2017.json"
+        write(path, json.dumps({"categories": known}))
+    write(tmp_path / "val2017/000000000139.jpg")
+    write(tmp_path / "stuffthingmaps/val2017/000000000139.png", png(MAP_HW))
+    data = layouts.coco_stuff(tmp_path)
+    assert only(data).tolist() == MAP_HW.tolist()
+    assert data.classes == {0: "person", 89: "toothbrush", 91: "banner"}
+
+
+def test_coco_panoptic(tmp_path: Path):
+    """Ids over one byte, a void of 0, and an id that no segment has."""
+    ids_HW = np.array([[0, 1, 300], [70000, 300, 5]])
+    rgb_HW3 = np.stack([ids_HW % 256, ids_HW // 256 % 256, ids_HW // 65536], axis=-1)
+    write(tmp_path / "val2017/1.jpg")
+    write(tmp_path / "annotations/panoptic_val2017/1.png", png(rgb_HW3.astype(np.uint8)))
+    segments = [{"id": i, "category_id": c} for i, c in ((1, 18), (300, 200), (70000, 1))]
+    content = {
+        "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": segments}],
+        "categories": [{"id": 1, "name": "person"}, {"id": 200, "name": "rug-merged"}],
+    }
+    write(tmp_path / "annotations/panoptic_val2017.json", json.dumps(content))
+    data = layouts.coco_panoptic(tmp_path)
+    assert only(data).tolist() == [[0, 18, 200], [1, 200, 0]]
+    assert data.classes == {1: "person", 200: "rug-merged"}

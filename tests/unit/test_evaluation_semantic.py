@@ -1,0 +1,140 @@
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samclip_core.geometry import Geometry
+from tests import photographs
+from tests.oracle import ColourBlind, Oracle
+from tests.photographs import Drawing, draw, jpg, png, write_shard
+from training.evaluation import semantic
+from training.evaluation.layouts import LabelledSet, Mapped
+from training.evaluation.semantic import readable
+from training.evaluation.suite import Options
+
+NAMES = {1: "car", 2: "sky-other-merged", 3: "wall-brick"}
+
+
+def labelled(drawings: list[Drawing], background: int | None = None) -> LabelledSet:
+    pictures = [
+        Mapped(partial(jpg, drawing.image_HW3), partial(np.copy, drawing.labels_HW))
+        for drawing in drawings
+    ]
+    return LabelledSet("drawn", NAMES, pictures, background)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("person", "person"),
+        ("tree-merged", "tree"),
+        ("sky-other-merged", "sky"),
+        ("wall-brick", "brick wall"),
+        ("wall-other-merged", "wall"),
+        ("floor-wood", "wood floor"),
+        ("window-blind", "window blind"),
+        ("playingfield", "playingfield"),
+    ],
+)
+def test_names_are_said_as_people_say_them(name: str, said: str):
+    assert readable(name) == said
+
+
+def test_our_own_maps_are_compared_where_there_is_a_class(tmp_path: Path):
+    drawings = [draw(seed) for seed in range(2)]
+    partly = draw(5)  # not fully labelled, so not asked for
+    for source, kind in {"coco_multi": "panoptic", "labelmefacade": "", "camvid": ""}.items():
+        info = json.dumps({"label_kind": kind}).encode()
+        samples = {
+            str(i): {"jpg": jpg(d.image_HW3), "json": info, "png": png(d.labels_HW)}
+            for i, d in enumerate(drawings)
+        }
+        if source == "coco_multi":
+            samples["partly"] = {
+                "jpg": jpg(partly.image_HW3),
+                "json": b'{"label_kind": "things_only"}',
+            }
+        write_shard(tmp_path / source / "val-0.tar", samples)
+        photographs.write_classes(tmp_path / source, {0: "void"} | NAMES, ignored=(0,))
+
+    metrics = semantic.own_sets(Oracle(drawings), Options(root=tmp_path))
+
+    labels_N = np.concatenate([drawing.labels_HW.ravel() for drawing in drawings])
+    always_first = (labels_N == 1).sum() / (labels_N > 0).sum() / 3
+    for source in ("coco_multi", "labelmefacade", "camvid"):
+        assert metrics.pop(f"{source}_semantic_miou") == 1
+        assert metrics.pop(f"{source}_semantic_two_heads_miou") == pytest.approx(always_first)
+    assert not metrics
+
+
+def test_a_background_is_a_class_or_is_not_counted(tmp_path: Path):
+    drawings = [draw(seed) for seed in range(3)]
+    data = labelled(drawings, background=0)
+    metrics = semantic.public(lambda root: data, Oracle(drawings), Options(root=tmp_path))
+    assert metrics == {"drawn_3_miou": 1, "drawn_4_miou": 1}
+    oracle, options = Oracle(drawings), Options(root=tmp_path, refine=True, limit=1)
+    refined = semantic.public(lambda root: data, oracle, options)
+    labels_N = drawings[0].labels_HW.ravel()
+    assert refined == {
+        "drawn_3_miou": 1,
+        "drawn_4_miou": 1,
+        "drawn_3_two_heads_miou": pytest.approx((labels_N == 1).sum() / (labels_N > 0).sum() / 3),
+        "drawn_4_two_heads_miou": pytest.approx((labels_N == 1).mean() / 4),
+    }
+
+
+def test_a_set_without_background_has_one_figure(tmp_path: Path):
+    data = labelled([draw(0)])
+    metrics = semantic.public(lambda root: data, Oracle([draw(0)]), Options(root=tmp_path))
+    assert metrics == {"drawn_miou": 1}
+
+
+def tiled(height: int, width: int, tile: int) -> Drawing:
+    """Tiles of the three colours, without a gap."""
+    y, x = np.ogrid[:height, :width]
+    labels_HW = (1 + (y // tile + x // tile) % 3).astype(np.uint8)
+    palette = np.array([(0, 0, 0), *photographs.COLOURS.values()], np.uint8)
+    return Drawing(palette[labels_HW], labels_HW)
+
+
+@pytest.mark.parametrize("protocol", ["whole", "square", "sliding"])
+@pytest.mark.parametrize("shape", [(120, 160), (160, 120), (131, 131)])
+def test_each_protocol_finds_the_colours_where_they_are(protocol, shape):
+    """A shift by one cell, four or five pixels, would bring it below a half."""
+    data = labelled([tiled(*shape, tile=23)])
+    assert semantic.measure(ColourBlind(128), data, protocol) > 0.85
+
+
+def test_the_protocol_is_part_of_the_name(tmp_path: Path):
+    options = Options(root=tmp_path, protocol="sliding")
+    metrics = semantic.public(lambda root: labelled([draw(0)]), ColourBlind(64), options)
+    assert list(metrics) == ["drawn_sliding_miou"]
+
+
+def test_a_squashed_picture_fills_the_frame():
+    features = semantic.encode(ColourBlind(64), jpg(draw(0, 60, 240).image_HW3), "square")
+    assert features.geometry == Geometry(64, 64, 64)
+
+
+def test_sliding_windows_see_a_long_picture_more_finely():
+    data, model = labelled([tiled(60, 300, tile=30)]), ColourBlind(32)
+    coarse, fine = (semantic.measure(model, data, p) for p in ("whole", "sliding"))
+    assert coarse < 0.5
+    assert fine > 0.8
+    features = semantic.encode(model, data.pictures[0].read(), "sliding")
+    assert features.geometry == Geometry(60, 300, 32)
+    assert features.clip_dense_Dhw.shape == (3, 40, 40)  # 8 cells for the shorter side
+
+
+def test_a_square_picture_is_one_window():
+    model, encoded = ColourBlind(32), jpg(draw(0, 32, 32).image_HW3)
+    once, slid = (semantic.encode(model, encoded, p) for p in ("whole", "sliding"))
+    assert np.array_equal(slid.clip_dense_Dhw, once.clip_dense_Dhw)
+
+
+def test_windows_overlap_by_a_third_and_end_with_the_picture():
+    assert semantic._starts(16, 16) == [0]
+    assert semantic._starts(17, 16) == [0, 1]
+    assert semantic._starts(40, 16) == [0, 11, 22, 24]
