@@ -1,0 +1,172 @@
+"""Wise-FT (paper, appendix D): does any mixture of SAM and a CLIP-only student reach the merge?
+
+A student that learns from CLIP alone forgets how to segment. Every point of the curve is a mixture
+of its weights with those of the SAM teacher, judged by masks from boxes and by zero-shot names.
+"""
+
+import argparse
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from samclip_core import checkpoint
+from samclip_core.model import SamClip
+from samclip_core.network import SAM_HEAD_PARTS, SamClipNet, build
+from samclip_core.scores import class_embeddings
+from samclip_core.text import load_text_encoder
+from training.claims import results
+from training.data import class_names, regions
+from training.evaluation.instances import box_overlaps
+from training.evaluation.suite import Options, own_samples, progress
+
+SHARES = tuple(tenth / 10 for tenth in range(11))
+SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Both axes of the figure, in [0, 1]; ``share`` is the student's, None for the merge."""
+
+    share: float | None
+    coco_multi_box_miou: float
+    imagen200_top1: float
+
+    def beats(self, other: "Point") -> bool:
+        """Whether this is better on both axes."""
+        return (
+            self.coco_multi_box_miou > other.coco_multi_box_miou
+            and self.imagen200_top1 > other.imagen200_top1
+        )
+
+
+def interpolate(a: SamClipNet, b: SamClipNet, share: float) -> SamClipNet:
+    """``(1 - share) · a + share · b``, weight by weight; neither changes.
+
+    What only ``b`` has (a SAM teacher has no CLIP head) is b's. Buffers of whole numbers are b's
+    as well. Raises KeyError where ``a`` has a tensor that ``b`` lacks.
+    """
+    mixed = copy.deepcopy(b)
+    tensors = mixed.state_dict()
+    with torch.no_grad():
+        for key, value in a.state_dict().items():
+            if value.is_floating_point():
+                tensors[key].lerp_(value, 1 - share)
+    return mixed
+
+
+def load_sam(path: Path, like: Path) -> SamClipNet:
+    """The SAM teacher: a checkpoint directory, or a state file of a stage of training.
+
+    A stage's ``state.pt`` holds more than weights: the averaged ones are taken. ``like`` is the
+    checkpoint whose architecture the state file has.
+    """
+    if path.is_dir():
+        net = build(checkpoint.read_config(path), SAM_PARTS)
+        checkpoint.load_weights(path, net, SAM_PARTS)
+        return net
+    net = build(checkpoint.read_config(like), SAM_PARTS)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    prefix = "module."
+    if "averaged" in state:
+        averaged = state["averaged"].items()
+        state = {key.removeprefix(prefix): v for key, v in averaged if key.startswith(prefix)}
+    net.load_state_dict({k: v for k, v in state.items() if k.split(".")[0] in SAM_PARTS})
+    return net
+
+
+def measure(
+    model: SamClip, names: dict[int, str], labels_LD: NDArray[np.float32], options: Options
+) -> tuple[float, float]:
+    """Box mIoU on coco_multi's outlines, and top-1 on imagen200, over the validation parts."""
+    overlaps = []
+    for sample in progress(own_samples(options, "coco_multi", usable=regions), "boxes"):
+        truths = [coco_mask.decode(rle).astype(bool) for rle in regions(sample)]
+        overlaps += box_overlaps(model, model.encode(sample.encoded), truths)
+    indices = list(names)
+    right = [
+        indices[(labels_LD @ model.embed_image(sample.encoded)).argmax()] == sample.class_index
+        for sample in progress(own_samples(options, "imagen200"), "names")
+    ]
+    return float(np.mean(overlaps)), float(np.mean(right))
+
+
+def curve(sam: Path, student: Path, merged: Path, options: Options) -> tuple[list[Point], Point]:
+    """The points of the curve by their share, and the merge."""
+    text_encoder = load_text_encoder(student)
+    names = class_names(options.root, "imagen200")
+    merge = SamClip.load(merged)
+    labels_LD = class_embeddings(merge.embed_text, list(names.values()), merge.config.templates)
+    kd, teacher = SamClip.load(student).net, load_sam(sam, student)
+    points = []
+    for share in SHARES:
+        net = interpolate(teacher, kd, share).eval().requires_grad_(False)
+        model = SamClip(student, net, text_encoder)
+        points.append(Point(share, *measure(model, names, labels_LD, options)))
+    return points, Point(None, *measure(merge, names, labels_LD, options))
+
+
+def verdict(points: Sequence[Point], merge: Point) -> str:
+    """Which points of the curve, if any, are better than the merge on both axes."""
+    better = [f"{point.share:.1f}" for point in points if point.beats(merge)]
+    if not better:
+        return "No point of the curve beats the merge on both axes."
+    return f"Shares that beat the merge on both axes: {', '.join(better)}."
+
+
+def draw(points: Sequence[Point], merge: Point) -> Figure:
+    """The curve over both axes, in per cent, and the merge as one marked point."""
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="imagen200 zero-shot top-1, %", ylabel="box mIoU, %")
+    x = [100 * point.imagen200_top1 for point in points]
+    y = [100 * point.coco_multi_box_miou for point in points]
+    axes.plot(x, y, "o-", label="SAM ↔ CLIP-only student")
+    for point, at in zip(points, zip(x, y, strict=True), strict=True):
+        axes.annotate(f"{point.share:.1f}", at, textcoords="offset points", xytext=(4, 4))
+    at = 100 * merge.imagen200_top1, 100 * merge.coco_multi_box_miou
+    axes.plot(*at, "*", markersize=16, label="merge")
+    axes.legend()
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw the Wise-FT curve between SAM and a CLIP-only student, and the merge beside it."""
+    parser = argparse.ArgumentParser(prog="training.claims.wise_ft", description=main.__doc__)
+    parser.add_argument(
+        "--sam", type=Path, required=True, help="SAM teacher: checkpoint directory or state file"
+    )
+    parser.add_argument("--student", default="runs/edge-naive-kd/checkpoint", help="CLIP-only")
+    parser.add_argument("--merge", default="edge", help="the merged checkpoint")
+    parser.add_argument("--root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--limit", type=int, help="photographs of each set")
+    parser.add_argument("--out", type=Path, default=Path("out/claims"))
+    given = parser.parse_args(argv)
+    points, merge = curve(
+        given.sam,
+        checkpoint.resolve(given.student),
+        checkpoint.resolve(given.merge),
+        Options(root=given.root, limit=given.limit),
+    )
+    rows = [
+        [
+            "merge" if point.share is None else f"{point.share:.1f}",
+            f"{point.coco_multi_box_miou:.1%}",
+            f"{point.imagen200_top1:.1%}",
+        ]
+        for point in [*points, merge]
+    ]
+    head = ["share of the student", "coco_multi box mIoU", "imagen200 top-1"]
+    text = f"{results.table(head, rows)}\n{verdict(points, merge)}\n"
+    found = {"curve": [asdict(point) for point in points], "merge": asdict(merge)}
+    results.write(given.out, "wise_ft", found, text, draw(points, merge))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
