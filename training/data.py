@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ __all__ = (
     "Frame",
     "Sample",
     "class_names",
+    "classes",
     "cut",
     "label_map",
     "read_shards",
@@ -54,6 +55,14 @@ def label_map(sample: Sample) -> np.ndarray:
 def _indices(sample: Sample, encoded: bytes) -> NDArray[Any]:
     with reading(sample.source, sample.key, "its label map is broken"):
         return np.array(Image.open(io.BytesIO(encoded)))
+
+
+def classes(sample: Sample, indices: Collection[int]) -> dict[int, dict[str, Any]]:
+    """What each of the classes ``indices`` covers in a sample with a label map, as COCO RLE."""
+    labels_HW = label_map(sample)
+    present = sorted(set(np.unique(labels_HW).tolist()) & set(indices))
+    masks = [np.asfortranarray((labels_HW == index).astype(np.uint8)) for index in present]
+    return dict(zip(present, map(coco_mask.encode, masks), strict=True))
 
 
 def class_names(root: Path, source: str) -> dict[int, str]:
@@ -135,10 +144,12 @@ def cut(
     mask_size: int,
     random: np.random.Generator,
     scales: tuple[float, float] = (0.7, 1.7),
+    every: bool = False,
 ) -> Frame:
     """A random scale, place and flip of ``sample`` with as many of ``rles`` as stay visible.
 
     The longer side is scaled to ``scales`` times ``size``, and a ``size``×``size`` window cut out.
+    With ``every``, all of ``rles`` stay, even where nothing of them is left.
     Raises BadSample where the photograph or a mask is broken.
     """
     with reading(sample.source, sample.key, "the photograph is broken"):
@@ -161,7 +172,7 @@ def cut(
 
     masks = [place(_mask(sample, rle, height, width), mask_size) for rle in rles]
     cells = valid[0] * valid[1] * (mask_size / size) ** 2
-    kept = [mask for mask in masks if 5 < (mask > 0.5).sum() < 0.9 * cells]
+    kept = [mask for mask in masks if every or 5 < (mask > 0.5).sum() < 0.9 * cells]
     pixels_SS3 = place(image_HW3, size)
     return Frame(
         np.ascontiguousarray(pixels_SS3.transpose(2, 0, 1)),

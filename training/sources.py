@@ -84,8 +84,11 @@ class Source:
         return _sample(self.name, key, files, class_index)
 
     def digest(self) -> str:
-        """Hex sha256 over the keys in order: whether an index still means the same photograph."""
-        digest = hashlib.sha256()
+        """Hex sha256 over the keys in order, and the sizes of what is in shards.
+
+        It tells whether an index still means the same photograph.
+        """
+        digest = hashlib.sha256(self.size_M.tobytes())
         for key in self.keys_N:
             digest.update(f"{key}\n".encode())
         return digest.hexdigest()
@@ -170,7 +173,7 @@ def _scan(system: AbstractFileSystem, number: int, path: str) -> list[_Group]:
 def _drop_half(groups: dict[str, list[_Member]], last: str, length: int) -> None:
     """Leave out the last sample of a cut shard unless it has all the files that the first has."""
     members = [m for m in groups.pop(last, []) if m.offset + m.size <= length]
-    first = next(iter(groups.values()), members)
+    first = next(iter(groups.values()), [])
     if members and {m.extension for m in members} == {m.extension for m in first}:
         groups[last] = members
 

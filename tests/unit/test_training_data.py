@@ -1,13 +1,15 @@
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from tests import photographs
 from tests.photographs import COLOURS, Drawing, draw, instance, jpg, png, write_shard
-from training.data import Sample, class_names, cut, label_map, read_shards, regions
+from training.data import BadSample, Sample, class_names, cut, label_map, read_shards, regions
 
 GREY = np.full((40, 60, 3), 128, np.uint8)
 
@@ -54,6 +56,15 @@ def test_the_files_of_a_key_make_one_sample_in_the_order_of_the_shards(tmp_path:
 def test_a_set_without_shards_says_where_they_were_expected(tmp_path: Path):
     with pytest.raises(FileNotFoundError, match=r"train-\*\.tar in .*absent"):
         read_shards(tmp_path, "absent", "train")
+
+
+def test_a_broken_sample_is_left_out_of_the_list(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    good = {"jpg": b"a", "json": b"{}"}
+    write_shard(
+        tmp_path / "set/val-0.tar", {"a": good, "b": {"jpg": b"b", "json": b"{"}, "c": good}
+    )
+    assert [s.key for s in read_shards(tmp_path, "set", "val")] == ["a", "c"]
+    assert "left out: set/b: its json, caption or class cannot be read" in caplog.text
 
 
 def test_class_names_leave_out_what_is_not_a_class(tmp_path: Path):
@@ -111,6 +122,52 @@ def test_things_only_gives_the_instances_without_crowds():
 
 def test_a_picture_of_which_nothing_is_known_gives_no_regions():
     assert regions(sample("coco_multi", info={"instances": [], "captions": ["a dog"]})) == []
+
+
+def test_the_annotations_of_sa_1b_are_regions():
+    car, speck = block(slice(5, 30), slice(5, 25)), block(slice(2), slice(3))
+    info = {"image": {}, "annotations": [instance(car, predicted_iou=0.9), instance(speck)]}
+    assert same(decoded(regions(sample("sa_1b", info=info))), [car])
+    assert regions(sample("sa_1b", info={"image": {}, "annotations": []})) == []
+
+
+BROKEN_SEGMENTATIONS = {
+    "absent": None,
+    "no counts": {"size": [40, 60]},
+    "no size": {"counts": "0"},
+    "size of one": {"size": [40], "counts": "0"},
+    "empty": {"size": [40, 60], "counts": ""},
+    "cut short": {"size": [40, 60], "counts": "P"},  # its number should go on
+    "other characters": {"size": [40, 60], "counts": "\x01\x02"},
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_SEGMENTATIONS.values(), ids=list(BROKEN_SEGMENTATIONS))
+@pytest.mark.parametrize("source", ["sa_1b", "bsds500", "coco_multi"])
+def test_a_broken_outline_is_the_samples_fault(source: str, broken: object):
+    outline = {"segmentation": broken, "area": 99, "iscrowd": 0}
+    info = {
+        "sa_1b": {"annotations": [outline]},
+        "bsds500": {"annotations": [{"instances": [outline]}]},
+        "coco_multi": {"instances": [outline]},
+    }[source]
+    with pytest.raises(BadSample, match=f"{source}/one: its regions are broken: "):
+        regions(sample(source, info=info))
+
+
+def test_annotations_of_another_shape_are_the_samples_fault():
+    for annotations in ("masks", [7], [{"area": 40}], {"a": 1}):
+        with pytest.raises(BadSample, match="its regions are broken"):
+            regions(sample("sa_1b", info={"annotations": annotations}))
+
+
+def test_a_broken_label_map_is_the_samples_fault():
+    labels = png(draw(0).labels_HW)
+    for broken in (b"", b"no picture", labels[:60], labels[:40] + bytes(20) + labels[60:]):
+        with pytest.raises(BadSample, match="camvid/one: its label map is broken"):
+            label_map(sample("camvid", label_png=broken))
+    with pytest.raises(BadSample, match="its label map is broken"):
+        regions(sample("coco_multi", instance_png=labels[:60]))
 
 
 @pytest.mark.parametrize(("source", "ignored"), [("labelmefacade", 0), ("camvid", 255)])
@@ -207,3 +264,67 @@ def test_a_frame_depends_on_its_random_numbers_only():
     assert not np.array_equal(first.pixels_3SS, other.pixels_3SS)
     assert first.pixels_3SS.shape == (3, 256, 256)
     assert first.pixels_3SS.dtype == np.uint8
+
+
+def test_a_frame_keeps_as_many_masks_as_are_asked_for():
+    frame = frame_of(draw(1), 4)
+    assert len(frame.masks_Pmm) > 1
+    assert np.array_equal(frame.first(1).masks_Pmm, frame.masks_Pmm[:1])
+    assert np.array_equal(frame.first(9).masks_Pmm, frame.masks_Pmm)
+    assert frame.first(1).pixels_3SS is frame.pixels_3SS
+
+
+def encoded(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+def test_a_cut_shows_the_photograph_upright_and_in_its_colours():
+    """As it is served: a turned and a CMYK photograph look like the plain one."""
+    drawing = draw(2, 90, 90)
+    plain = Image.fromarray(drawing.image_HW3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: what is stored must be turned to the right
+    turned = encoded(plain.rotate(90), format="JPEG", quality=95, subsampling=0, exif=exif)
+    cmyk = encoded(plain.convert("CMYK"), format="JPEG", quality=95)
+    frames = [
+        cut(sample("set", encoded=file), (), 90, 1, np.random.default_rng(3), scales=(1, 1))
+        for file in (jpg(drawing.image_HW3), turned, cmyk)
+    ]
+    for frame in frames[1:]:
+        off = np.abs(frame.pixels_3SS.astype(int) - frames[0].pixels_3SS)
+        assert off.mean() < 6
+
+
+BROKEN_PHOTOGRAPHS = {
+    "empty": b"",
+    "text": b"<html>404</html>",
+    "GIF": b"GIF89a" + bytes(40),
+    "cut short": jpg(draw(0).image_HW3)[:2000],
+    "header only": jpg(GREY)[:20],
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_PHOTOGRAPHS.values(), ids=list(BROKEN_PHOTOGRAPHS))
+def test_a_broken_photograph_is_the_samples_fault(broken: bytes):
+    with pytest.raises(BadSample, match="set/one: the photograph is broken: ") as raised:
+        cut(sample("set", encoded=broken), (), 64, 32, np.random.default_rng(0))
+    assert (raised.value.source, raised.value.key) == ("set", "one")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"size": [40, 60], "counts": "0" * 3 + "o" * 6 + "0"}, "RLE"),
+        (
+            {"size": [60, 40], "counts": photographs.rle(np.ones((60, 40)))["counts"]},
+            "photograph of",
+        ),
+        ({"size": [40, 60]}, "counts"),
+        ({"size": [40, 60], "counts": 7}, ""),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_the_samples_fault(broken: dict, reason: str):
+    with pytest.raises(BadSample, match=f"set/one: a mask is broken: .*{reason}"):
+        cut(sample("set"), [broken], 64, 32, np.random.default_rng(0))
