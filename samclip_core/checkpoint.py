@@ -105,8 +105,7 @@ def save(
     An older checkpoint at ``directory`` is replaced; any other content is refused. ``half`` stores
     weight matrices as float16; vectors and buffers, which are small and delicate, stay float32.
     """
-    if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).is_file():
-        raise CheckpointError(f"{directory} holds something else: name an empty directory")
+    check_target(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
         new = Path(scratch) / "new"
@@ -125,6 +124,12 @@ def save(
             directory.rename(Path(scratch) / "old")
         new.rename(directory)
     return value
+
+
+def check_target(directory: Path) -> None:
+    """Raise CheckpointError where ``directory`` holds something that is not a checkpoint."""
+    if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).is_file():
+        raise CheckpointError(f"{directory} holds something else: name an empty directory")
 
 
 def seal(directory: Path) -> str:

@@ -3,6 +3,9 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from samclip_core.geometry import Geometry
 from samclip_core.masks import mask_box
@@ -76,3 +79,17 @@ def features_of(
     """Features whose dense CLIP map is, in each cell, the unit vector of that cell's class."""
     dense_Dhw = np.eye(width, dtype=np.float16)[classes_hw].transpose(2, 0, 1)
     return ImageFeatures(geometry, np.zeros((4, sam_side, sam_side), np.float16), dense_Dhw)
+
+
+class ConstantTeacher(nn.Module):
+    """A CLIP teacher that sees the same in every photograph and in each of its patches."""
+
+    def __init__(self, text_dim: int) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        self.pooled_D = F.normalize(torch.randn(text_dim, generator=random), dim=0)
+
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        grid = pixels_B3SS.shape[-1] // 32
+        pooled_BD = self.pooled_D.expand(len(pixels_B3SS), -1)
+        return pooled_BD[..., None, None].expand(-1, -1, grid, grid), pooled_BD

@@ -1,22 +1,27 @@
-"""The one loop of every stage: step, average, report, save, resume."""
+"""The one loop of every stage: learn, average, validate, report, save, resume."""
 
+import io
 import math
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, Generic, TextIO, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from training import workers
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """How long a stage runs and how fast it learns.
 
-    ``encoder_rate`` multiplies the rate of the pretrained encoder: the paper's tenth.
+    ``encoder_rate`` multiplies the rate of the pretrained encoder: the paper's tenth. ``average``
+    is the decay of the moving average of the weights, which is what a stage gives.
     """
 
     steps: int
@@ -26,6 +31,21 @@ class Schedule:
     weight_decay: float = 0.05
     average: float = 0.998
     save_every: int = 200
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a step's loss, scaled to its share of the global batch, and figures to show.
+
+    The parts of a step are backpropagated one by one, so that one graph is alive at a time.
+    """
+
+    loss: Tensor
+    shown: dict[str, Tensor]
+
+
+Net = TypeVar("Net", bound=nn.Module)
+Parts = Callable[[Net, Any], Iterator[Part]]
 
 
 def optimizer(
@@ -52,62 +72,173 @@ def rate_at(step: int, schedule: Schedule) -> float:
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def fit(
-    name: str,
-    model: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    schedule: Schedule,
-    step: Callable[[int], dict[str, Tensor]],
-    folder: Path,
-) -> nn.Module:
-    """Run ``step`` (which calls backward itself and returns losses to show) and average weights.
+class Stage(Generic[Net]):
+    """A stage of a run: its network, its weights' moving average, and the state it resumes from.
 
-    Each step's random numbers come from its number, so a run that is stopped and started again
-    goes on as if nothing had happened. Gives the model with the averaged weights.
+    ``parts(net, batch)`` gives the loss of a step part by part. In ``folder``, ``NAME.state.pt``
+    is all that a resumed run needs, ``NAME.best.pt`` the averaged weights of the lowest validation
+    loss, ``NAME.losses.tsv`` and ``NAME.validation.tsv`` are the curves.
     """
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: rate_at(s, schedule))
-    state_file = folder / f"{name}.state.pt"
-    parts = {"model": model, "averaged": averaged, "optimizer": optimiser, "schedule": scheduler}
-    start = _resume(state_file, parts)
-    with (
-        _open_log(folder / f"{name}.losses.tsv", start) as losses_log,
-        tqdm(range(start, schedule.steps), desc=name, initial=start, total=schedule.steps) as bar,
-    ):
-        for number in bar:
-            optimiser.zero_grad(set_to_none=True)
-            losses = step(number)
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            scheduler.step()
-            averaged.update_parameters(model)
-            values = {key: float(value) for key, value in losses.items()}
-            losses_log.write(f"{number}\t" + "\t".join(f"{v:.5f}" for v in values.values()) + "\n")
-            bar.set_postfix({key: f"{value:.3f}" for key, value in values.items()})
-            if (number + 1) % schedule.save_every == 0 or number + 1 == schedule.steps:
-                losses_log.flush()
-                _save(state_file, parts, number + 1)
-    model.load_state_dict(averaged.module.state_dict())
-    return model
+
+    def __init__(
+        self,
+        name: str,
+        net: Net,
+        optimiser: torch.optim.Optimizer,
+        schedule: Schedule,
+        folder: Path,
+    ) -> None:
+        self.name, self.net, self.schedule, self.folder = name, net, schedule, folder
+        self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))
+        self.optimiser = optimiser
+        self.rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: rate_at(s, schedule))
+        self.lowest = math.inf
+        self.done = 0
+        self._resume()
+
+    def fit(
+        self,
+        batches: Callable[[range], Iterable[Any]],
+        parts: Parts[Net],
+        validation: Callable[[], Iterable[Any]] = tuple,
+        report: Callable[[dict[str, float]], None] | None = None,
+    ) -> None:
+        """Run the steps that are left, and leave the averaged weights in the network.
+
+        ``batches(steps)`` gives this worker's part of each step. A step depends on nothing but
+        its number, so a run that was killed goes on as if nothing had happened. With
+        ``validation``, the weights of the lowest validation loss win over the last ones. Every
+        worker calls ``report`` at the same steps.
+        """
+        steps = range(self.done, self.schedule.steps)
+        with (
+            self._log() as log,
+            tqdm(
+                steps,
+                desc=self.name,
+                initial=self.done,
+                total=self.schedule.steps,
+                disable=workers.rank() != 0,
+            ) as bar,
+        ):
+            for number, batch in zip(bar, batches(steps), strict=True):
+                figures = self._step(batch, parts)
+                _line(log, {"step": number} | figures)
+                bar.set_postfix({key: f"{value:.3f}" for key, value in figures.items()})
+                self.done = number + 1
+                if self.done % self.schedule.save_every == 0 or self.done == self.schedule.steps:
+                    log.flush()
+                    figures |= self._validate(validation(), parts)
+                    self._save()
+                    workers.wait()  # for the files of the first one
+                    if report is not None:
+                        report({f"{self.name}/{key}": value for key, value in figures.items()})
+        self.net.load_state_dict(self._result())
+
+    def _step(self, batch: Any, parts: Parts[Net]) -> dict[str, float]:
+        self.optimiser.zero_grad(set_to_none=True)
+        figures: dict[str, Tensor] = {}
+        for part in parts(self.net, batch):
+            part.loss.backward()
+            _add(figures, part.shown)
+        workers.sum_gradients(self.net.parameters())
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimiser.step()
+        self.rates.step()
+        self.averaged.update_parameters(self.net)
+        return _over_workers(figures)
+
+    @torch.no_grad()
+    def _validate(self, batches: Iterable[Any], parts: Parts[Net]) -> dict[str, float]:
+        """The mean loss of the averaged weights; the weights are kept where it is the lowest."""
+        losses = []
+        for batch in batches:
+            figures: dict[str, Tensor] = {}
+            for part in parts(cast(Net, self.averaged.module), batch):
+                _add(figures, {"loss": part.loss.detach()})
+            losses.append(_over_workers(figures)["loss"])
+        if not losses:
+            return {}
+        loss = sum(losses) / len(losses)
+        if workers.rank() == 0:
+            with self._file("validation.tsv").open("a") as log:
+                _line(log, {"step": self.done, "loss": loss})
+            if loss < self.lowest:
+                _write(self._file("best.pt"), self.averaged.module.state_dict())
+        self.lowest = min(self.lowest, loss)
+        return {"validation": loss}
+
+    def _result(self) -> dict[str, Tensor]:
+        if self.lowest < math.inf:
+            best: dict[str, Tensor] = torch.load(self._file("best.pt"), weights_only=True)
+            return best
+        return self.averaged.module.state_dict()
+
+    def _parts_of_state(self) -> dict[str, Any]:
+        return {
+            "model": self.net,
+            "averaged": self.averaged,
+            "optimizer": self.optimiser,
+            "schedule": self.rates,
+        }
+
+    def _save(self) -> None:
+        if workers.rank() == 0:
+            state = {key: part.state_dict() for key, part in self._parts_of_state().items()}
+            _write(self._file("state.pt"), state | {"done": self.done, "lowest": self.lowest})
+
+    def _resume(self) -> None:
+        if not self._file("state.pt").exists():
+            return
+        state = torch.load(self._file("state.pt"), map_location="cpu", weights_only=True)
+        for key, part in self._parts_of_state().items():
+            part.load_state_dict(state[key])
+        self.done, self.lowest = int(state["done"]), float(state["lowest"])
+
+    def _file(self, ending: str) -> Path:
+        return self.folder / f"{self.name}.{ending}"
+
+    def _log(self) -> TextIO:
+        """The losses, a line for each step; the lines of steps to be repeated are dropped."""
+        if workers.rank() != 0:
+            return io.StringIO()
+        for ending in ("losses.tsv", "validation.tsv"):
+            path = self._file(ending)
+            limit = self.done + (ending == "validation.tsv")
+            if path.exists() and (lines := path.read_text().splitlines(keepends=True)):
+                kept = [line for line in lines[1:] if int(line.split("\t")[0]) < limit]
+                path.write_text("".join([lines[0], *kept]))
+        return self._file("losses.tsv").open("a")
 
 
-def _open_log(path: Path, done: int) -> TextIO:
-    """The losses of a stage, a line for each step; those of steps to be repeated are dropped."""
-    kept = path.read_text().splitlines(keepends=True)[:done] if path.exists() else []
-    path.write_text("".join(kept))
-    return path.open("a")
+def _line(log: TextIO, values: dict[str, float]) -> None:
+    """One line of a table, after the names of its columns where it is the first."""
+    if not log.tell():
+        log.write("\t".join(values) + "\n")
+    step, *others = values.values()
+    log.write("\t".join([f"{step:.0f}", *(f"{value:.5f}" for value in others)]) + "\n")
 
 
-def _save(path: Path, parts: dict, done: int) -> None:
-    state = {key: part.state_dict() for key, part in parts.items()} | {"done": done}
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
+def _add(figures: dict[str, Tensor], more: dict[str, Tensor]) -> None:
+    for key, value in more.items():
+        figures[key] = figures[key] + value if key in figures else value
 
 
-def _resume(path: Path, parts: dict) -> int:
-    if not path.exists():
-        return 0
-    state = torch.load(path, weights_only=True)
-    for key, part in parts.items():
-        part.load_state_dict(state[key])
-    return int(state["done"])
+def _over_workers(figures: dict[str, Tensor]) -> dict[str, float]:
+    total = workers.summed(torch.stack([value.float() for value in figures.values()]))
+    return dict(zip(figures, total.tolist(), strict=True))
+
+
+def _write(path: Path, content: object) -> None:
+    """As a whole or not at all; a full disk leaves the last good file and says what it needs."""
+    partial = path.with_suffix(".tmp")
+    try:
+        torch.save(content, partial)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        free = shutil.disk_usage(path.parent).free / 2**20
+        raise OSError(
+            f"{path} could not be written ({error}): {free:.0f} MiB are free in {path.parent}; "
+            "make room and start the run again, it goes on from its last saved state"
+        ) from error
+    partial.replace(path)

@@ -48,6 +48,15 @@ def embedding_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor
     return _over_valid((student_BDhw - teacher_BDhw).square().mean(dim=1), valid_Bhw)
 
 
+def name_loss(logits_BLhw: Tensor, share_BLhw: Tensor) -> Tensor:
+    """Cross-entropy of cells, the classes weighted by how much of a cell they cover.
+
+    The mean over each image's covered part, then over images.
+    """
+    entropy_B = -(share_BLhw * logits_BLhw.log_softmax(dim=1)).sum(dim=(1, 2, 3))
+    return (entropy_B / share_BLhw.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
+
+
 def _over_valid(loss_Bhw: Tensor, valid_Bhw: Tensor) -> Tensor:
     return ((loss_Bhw * valid_Bhw).sum(dim=(1, 2)) / valid_Bhw.sum(dim=(1, 2))).mean()
 

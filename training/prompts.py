@@ -15,31 +15,34 @@ def box_of(mask_mm: Tensor, cell: float) -> Tensor:
     return cell * torch.stack([columns[0, 0], rows[0, 0], columns[-1, 0] + 1, rows[-1, 0] + 1])
 
 
-def noised(boxes_P4: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Boxes as a hurried hand draws them."""
+def noised(boxes_P4: Tensor, size: int, normal_P4: Tensor) -> Tensor:
+    """Boxes as a hurried hand draws them: each side moved by ``normal_P4`` times its spread."""
     sides_P2 = boxes_P4[:, 2:] - boxes_P4[:, :2]
     spread_P4 = (NOISE * sides_P2).clamp(max=20).repeat(1, 2)
-    noise_P4 = torch.randn(boxes_P4.shape, generator=generator) * spread_P4
-    return (boxes_P4 + noise_P4).clamp(0, size)
+    return (boxes_P4 + normal_P4 * spread_P4).clamp(0, size)
 
 
-def random_point(mask_mm: Tensor, cell: float, generator: torch.Generator) -> Tensor:
-    """A point x, y, uniform over a boolean mask (over the frame where the mask is empty)."""
+def point_in(mask_mm: Tensor, cell: float, chance: float) -> Tensor:
+    """The point x, y of a boolean mask that ``chance``, uniform in [0, 1), falls on.
+
+    Where the mask is empty, a point of the whole frame.
+    """
     cells = mask_mm.flatten().nonzero()[:, 0]
     if not len(cells):
-        cells = torch.arange(mask_mm.numel())
-    chosen = cells[torch.randint(len(cells), (), generator=generator)]
+        cells = torch.arange(mask_mm.numel(), device=mask_mm.device)
+    chosen = cells[int(chance * len(cells))]
     side = mask_mm.shape[1]
     return cell * (torch.stack([chosen % side, chosen // side]) + 0.5)
 
 
 def correction(
-    logits_Pmm: Tensor, target_Pmm: Tensor, cell: float, generator: torch.Generator
+    logits_Pmm: Tensor, target_Pmm: Tensor, cell: float, chance_P: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The next click: a point of the region where prediction and truth differ, and its label."""
     truth_Pmm = target_Pmm > 0.5
     wrong_Pmm = (logits_Pmm > 0) != truth_Pmm
-    points_P2 = torch.stack([random_point(wrong, cell, generator) for wrong in wrong_Pmm])
+    chances = zip(wrong_Pmm, chance_P.tolist(), strict=True)
+    points_P2 = torch.stack([point_in(wrong, cell, chance) for wrong, chance in chances])
     column_P, row_P = (points_P2 / cell).long().unbind(1)
     labels_P = truth_Pmm[torch.arange(len(points_P2)), row_P, column_P].float()
     return points_P2, labels_P

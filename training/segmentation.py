@@ -6,15 +6,16 @@ teacher's masks) take this step.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from segment_anything.modeling import PromptEncoder
 from torch import Tensor
 
-from samclip_core.edge import EdgePromptEncoder
 from samclip_core.mask_decoder import MaskDecoder
 from training.data import Frame
-from training.prompts import box_of, correction, noised, random_point
+from training.prompts import box_of, correction, noised, point_in
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Prompts:
     labels_PN: Tensor | None = None
     logits_P1mm: Tensor | None = None
 
+    def to(self, device: torch.device) -> "Prompts":
+        """The same prompts on a device."""
+        return Prompts(**_on(device, self))
+
     def after(self, point_P2: Tensor, label_P: Tensor, logits_Pmm: Tensor) -> "Prompts":
         """The same prompts with one more click each and the logits of the last answer."""
         points_PN2, labels_PN = point_P2[:, None], label_P[:, None]
@@ -35,39 +40,60 @@ class Prompts:
         return Prompts(self.boxes_P4, points_PN2, labels_PN, logits_Pmm[:, None])
 
 
+Kind = Literal["box", "point"]
 # Loss and best alternative of (logits_P4mm, iou_P4) for the prompts that gave them.
 Criterion = Callable[[Tensor, Tensor, Prompts], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames, the masks to find in them, and what points at each mask."""
+    """Frames, the masks to find in them, and what points at each mask.
+
+    ``chance_PR``: uniform numbers in [0, 1), which choose the point of each mask's clicks.
+    """
 
     pixels_B3SS: Tensor
     sizes_B2: Tensor
     target_Pmm: Tensor
     image_index_P: Tensor
     prompts: Prompts
+    chance_PR: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device."""
+        return Batch(**_on(device, self))
+
+
+def _on(device: torch.device, value: Prompts | Batch) -> dict[str, Any]:
+    parts = vars(value)
+    return {key: part if part is None else part.to(device) for key, part in parts.items()}
 
 
 def make_batch(
-    frames: list[Frame], prompts_per_image: int, size: int, generator: torch.Generator
+    frames: list[Frame],
+    rngs: list[np.random.Generator],
+    size: int,
+    kind: Kind,
+    rounds: int,
 ) -> Batch:
-    """Draw masks of each frame and a box or a point for each of them."""
-    index, masks = [], []
-    for i, frame in enumerate(frames):
-        order = torch.randperm(len(frame.masks_Pmm), generator=generator)[:prompts_per_image]
-        masks.append(torch.from_numpy(frame.masks_Pmm)[order])
-        index += [i] * len(order)
-    target_Pmm = torch.cat(masks)
+    """All masks of the frames, and for each of them a box or a point, by its frame's numbers.
+
+    Half of the frames' boxes are drawn by a hurried hand.
+    """
+    count_B = [len(frame.masks_Pmm) for frame in frames]
+    target_Pmm = torch.cat([torch.from_numpy(frame.masks_Pmm) for frame in frames])
     cell = size / target_Pmm.shape[-1]
-    if torch.rand((), generator=generator) < 0.5:
+    pairs = list(zip(rngs, count_B, strict=True))
+    chance_PR = torch.from_numpy(np.concatenate([rng.random((n, rounds)) for rng, n in pairs]))
+    normal_P4 = torch.from_numpy(
+        np.concatenate([(rng.random() < 0.5) * rng.standard_normal((n, 4)) for rng, n in pairs])
+    ).float()
+    if kind == "box":
         boxes_P4 = torch.stack([box_of(mask > 0.5, cell) for mask in target_Pmm])
-        if torch.rand((), generator=generator) < 0.5:
-            boxes_P4 = noised(boxes_P4, size, generator)
-        prompts = Prompts(boxes_P4=boxes_P4)
+        prompts = Prompts(boxes_P4=noised(boxes_P4, size, normal_P4))
     else:
-        points = [random_point(mask > 0.5, cell, generator) for mask in target_Pmm]
+        first = zip(target_Pmm, chance_PR[:, 0].tolist(), strict=True)
+        points = [point_in(mask > 0.5, cell, chance) for mask, chance in first]
         prompts = Prompts(
             points_PN2=torch.stack(points)[:, None], labels_PN=torch.ones(len(points), 1)
         )
@@ -75,35 +101,37 @@ def make_batch(
         torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float(),
         torch.tensor([frame.valid for frame in frames]),
         target_Pmm,
-        torch.tensor(index),
+        torch.arange(len(frames)).repeat_interleave(torch.tensor(count_B)),
         prompts,
+        chance_PR,
     )
 
 
 def segment_step(
-    prompt_encoder: EdgePromptEncoder,
+    prompt_encoder: PromptEncoder,
     mask_decoder: MaskDecoder,
     sam_BDhw: Tensor,
     batch: Batch,
     rounds: int,
     criterion: Criterion,
-    generator: torch.Generator,
 ) -> Tensor:
     """The mean loss over ``rounds`` prompts, each later one a correcting click on the last mask."""
     cell = prompt_encoder.input_image_size[0] / batch.target_Pmm.shape[-1]
-    prompts, losses = batch.prompts, []
-    for _ in range(rounds):
+    prompts, losses = batch.prompts, list[Tensor]()
+    for number in range(rounds):
         logits_P4mm, iou_P4 = decode(prompt_encoder, mask_decoder, sam_BDhw, batch, prompts)
         loss, best_P = criterion(logits_P4mm, iou_P4, prompts)
         losses.append(loss)
-        shown_Pmm = logits_P4mm.detach()[torch.arange(len(best_P)), best_P]
-        point_P2, label_P = correction(shown_Pmm, batch.target_Pmm, cell, generator)
-        prompts = prompts.after(point_P2, label_P, shown_Pmm)
+        if number + 1 < rounds:
+            shown_Pmm = logits_P4mm.detach()[torch.arange(len(best_P)), best_P]
+            chance_P = batch.chance_PR[:, number + 1]
+            point_P2, label_P = correction(shown_Pmm, batch.target_Pmm, cell, chance_P)
+            prompts = prompts.after(point_P2, label_P, shown_Pmm)
     return torch.stack(losses).mean()
 
 
 def decode(
-    prompt_encoder: EdgePromptEncoder,
+    prompt_encoder: PromptEncoder,
     mask_decoder: MaskDecoder,
     sam_BDhw: Tensor,
     batch: Batch,

@@ -32,6 +32,7 @@ from samclip_core.text import OpenClipTextEncoder, TextEncoder
 from samclip_core.vit import PATCH, ImageEncoder
 
 TEMPLATE = "a photo of a {}."
+RARE = -2.0  # a concept's logit that is far below those of what a picture shows
 SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
 
 
@@ -66,11 +67,14 @@ def official_sam(file: Path) -> SamTeacher:
     return teacher
 
 
-def student_from_sam(teacher: SamClipNet, config: SamClipConfig = VIT_B) -> SamClipNet:
+def student_from_sam(
+    teacher: SamClipNet, config: SamClipConfig = VIT_B, checkpointing: bool = False
+) -> SamClipNet:
     """The paper's student: a SAM of the teacher's size, and a new Head_CLIP (appendix A).
 
     Each of the head's blocks starts as the encoder's last one. ``config`` is the student's, of
-    kind ``vit-b``; RuntimeError names the tensors of a teacher of another size.
+    kind ``vit-b``; RuntimeError names the tensors of a teacher of another size. ``checkpointing``
+    computes blocks again in the backward pass: time for memory.
     """
     net = build(config)
     for part in SAM_PARTS:
@@ -78,6 +82,7 @@ def student_from_sam(teacher: SamClipNet, config: SamClipConfig = VIT_B) -> SamC
     assert isinstance(net.image_encoder, ImageEncoder)
     assert isinstance(net.clip_head, ClipHead)
     init_from_encoder(net.clip_head, net.image_encoder.blocks[-1])
+    net.image_encoder.checkpointing = net.clip_head.checkpointing = checkpointing
     return net
 
 
@@ -198,11 +203,12 @@ def load_trunk(encoder: EdgeEncoder) -> None:
     encoder.trunk.load_state_dict({key: published[key] for key in encoder.trunk.state_dict()})
 
 
-def start_clip_head(head: EdgeClipHead, class_text_TD: Tensor) -> None:
+def start_clip_head(head: EdgeClipHead, concepts_TD: Tensor) -> None:
     """Start Head_CLIP as the ImageNet classifier itself: a zero-shot classifier before training.
 
     The last convolution with its batch norm folded in reads the coarse tokens, the fine ones start
-    at zero; the classifier names the concepts, the class names' embeddings place them.
+    at zero; the classifier names the first 1,000 concepts, and the embeddings of names place all.
+    Further concepts are hardly ever seen at first.
     """
     net = imagenet_classifier(0)
     norm = net.bn2
@@ -212,5 +218,12 @@ def start_clip_head(head: EdgeClipHead, class_text_TD: Tensor) -> None:
     weight[:, :coarse] = net.conv_head.weight * scale_C[:, None, None, None]
     bias = norm.bias - norm.running_mean * scale_C
     head.features.load_state_dict({"weight": weight, "bias": bias})
-    head.concepts.load_state_dict(net.classifier.state_dict())
-    head.project.load_state_dict({"weight": class_text_TD.T})
+    known = net.classifier.out_features
+    with torch.no_grad():
+        head.concepts.weight.zero_()
+        head.concepts.bias.fill_(RARE)
+        head.concepts.weight[:known], head.concepts.bias[:known] = (
+            net.classifier.weight,
+            net.classifier.bias,
+        )
+    head.project.load_state_dict({"weight": concepts_TD.T})

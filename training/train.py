@@ -1,6 +1,6 @@
 """``samclip train`` and ``ray job submit -- python -m training.train``: teachers to checkpoint.
 
-    shards → edge teachers → stage I head probing → stage II joint distillation → checkpoint
+    photographs → teachers → I head probing → II joint distillation → III adaptation → checkpoint
 
 A run that was stopped goes on from its folder: a stage that is done is not done again.
 """
@@ -9,40 +9,72 @@ import argparse
 import platform
 import subprocess
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from torch import Tensor
 
 from samclip_core import checkpoint
-from samclip_core.config import EDGE
-from samclip_core.edge import EdgeClipHead, EdgeEncoder
+from samclip_core.config import SamClipConfig
+from samclip_core.edge import EdgeClipHead
 from samclip_core.network import SamClipNet, build
 from samclip_core.text import TextEncoder, load_text_encoder
-from training.recipes import RECIPES, Run
-from training.stages import SAM_PARTS, head_probing, joint_distillation, train_sam_teacher
-from training.teachers import ClipTeacher, blend_trunk, class_embeddings, start_clip_head
+from training import report, stages, workers
+from training.data import class_names
+from training.evaluation.semantic import readable
+from training.recipes import CONFIGS, RECIPES, Run, override
+from training.sources import open_source
+from training.teachers import (
+    ClipTeacher,
+    OpenClipTeacher,
+    class_embeddings,
+    official_sam,
+    start_clip_head,
+    student_from_sam,
+)
 from training.text_tower import imagenet_names
+
+RETRIES = 3  # of a whole run after a lost worker: it goes on from the last saved state
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a recipe; see ``--help``."""
-    arguments = parser().parse_args(argv)
-    torch.set_num_threads(arguments.threads)
+    options = parser()
+    arguments = options.parse_args(argv)
+    try:
+        recipe = override(RECIPES[arguments.recipe](), arguments.set)
+    except ValueError as error:
+        options.error(str(error))
+    if recipe.kind == "vit-b" and not (arguments.sam and arguments.clip):
+        options.error(f"recipe {recipe.name} merges official teachers: give --sam and --clip")
+    out = arguments.out.resolve()
+    checkpoint.check_target(out / "checkpoint")
+    (out / "states").mkdir(parents=True, exist_ok=True)
     run = Run(
-        recipe=RECIPES[arguments.recipe](),
-        data=arguments.data,
-        folder=arguments.out / "states",
-        start=arguments.start,
+        recipe=recipe,
+        config=CONFIGS[recipe.kind],
+        folder=out / "states",
+        **{key: getattr(arguments, key) for key in _OF_RUN},
     )
-    run.folder.mkdir(parents=True, exist_ok=True)
-    text_encoder = load_text_encoder(checkpoint.resolve(arguments.text_tower))
-    net = merge(run, text_encoder)
-    digest = checkpoint.save(
-        arguments.out / "checkpoint", net, text_encoder, EDGE, lineage(run, arguments.text_tower)
-    )
-    print(f"{arguments.out / 'checkpoint'}: digest {digest}")
+    TorchTrainer(
+        train_worker,
+        train_loop_config={"run": run},
+        scaling_config=ScalingConfig(num_workers=arguments.workers, use_gpu=arguments.gpu),
+        run_config=RunConfig(
+            name=out.name,
+            storage_path=str(out / "ray"),
+            failure_config=FailureConfig(max_failures=RETRIES),
+        ),
+    ).fit()
+    print((out / "report.md").read_text())
     return 0
+
+
+_OF_RUN = ("data", "text_tower", "start", "sam", "clip", "readers", "threads")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -52,59 +84,148 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--recipe", choices=RECIPES, default="edge")
     options.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="folder of the photograph sets"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="change a field of the recipe, as in joint.steps=10; may be repeated",
+    )
+    options.add_argument(
+        "--data", default="../shared/data", help="folder or URL of the photograph sets"
     )
     options.add_argument(
         "--out", type=Path, default=Path("runs/edge"), help="states to resume from, and the result"
     )
     options.add_argument(
-        "--start", default="", help="checkpoint whose SAM the SAM teacher goes on from"
+        "--start", default="", help="edge: checkpoint whose SAM the SAM teacher goes on from"
     )
     options.add_argument(
-        "--text-tower", default="edge", help="checkpoint whose frozen text tower to keep"
+        "--text-tower", default="edge", help="edge: checkpoint whose frozen text tower to keep"
     )
-    options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options.add_argument("--sam", default="", metavar="FILE", help="vit-b: official SAM weights")
+    options.add_argument(
+        "--clip", default="", metavar="MODEL:FILE", help="vit-b: an open_clip model and its weights"
+    )
+    options.add_argument(
+        "--workers", type=int, default=0, help="data-parallel workers; 0: in this process, no Ray"
+    )
+    options.add_argument("--gpu", action="store_true", help="a GPU for each worker")
+    options.add_argument(
+        "--readers", type=int, default=0, help="processes of each worker that decode ahead"
+    )
+    options.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="of each worker"
+    )
     return options
 
 
-def merge(run: Run, text_encoder: TextEncoder) -> SamClipNet:
-    """All stages of a recipe; gives the merged network."""
+def train_worker(settings: dict[str, Run]) -> None:
+    """What every worker does; the first one writes the checkpoint and the report."""
+    run = replace(settings["run"], device=get_device())
+    torch.set_num_threads(run.threads)
     torch.manual_seed(run.recipe.seed)
-    class_text_TD = class_embeddings(text_encoder, imagenet_names(run.data))
-    clip_teacher = ClipTeacher(class_text_TD, run.recipe.clip_teacher)
+    net, text_encoder, config, teachers = MERGES[run.recipe.kind](run)
+    if workers.rank() == 0:
+        target = run.folder.parent / "checkpoint"
+        net.cpu().eval().requires_grad_(False)
+        checkpoint.save(target, net, text_encoder, config, lineage(run, teachers))
+        report.write(run, target)
 
-    sam_teacher = build(EDGE, SAM_PARTS)
-    train_sam_teacher(run, sam_teacher)
 
-    net = build(EDGE)
-    for part in SAM_PARTS:
+class Merged(NamedTuple):
+    """What a merge gives: all that a checkpoint holds, and who its teachers were."""
+
+    net: SamClipNet
+    text_encoder: TextEncoder
+    config: SamClipConfig
+    teachers: dict[str, str]
+
+
+def merge_edge(run: Run) -> Merged:
+    """The edge merge: both teachers start from ImageNet classifiers, the SAM one is trained.
+
+    Head_CLIP's concepts are ImageNet's classes and those of the named sets.
+    """
+    recipe = run.recipe
+    text_encoder = load_text_encoder(checkpoint.resolve(run.text_tower))
+    class_text_TD = class_embeddings(text_encoder, imagenet_names(Path(run.data)))
+    names_LD = name_embeddings(run, text_encoder)
+    concepts_TD = torch.cat([class_text_TD, names_LD])
+    config = _with_concepts(run.config, len(concepts_TD))
+
+    sam_teacher = build(config, stages.SAM_PARTS)
+    assert recipe.sam_teacher is not None
+    stages.train_sam_teacher(run, sam_teacher, recipe.sam_teacher)
+    net = build(config)
+    for part in stages.SAM_PARTS:
         net.get_submodule(part).load_state_dict(sam_teacher.get_submodule(part).state_dict())
-    assert isinstance(net.image_encoder, EdgeEncoder)
     assert isinstance(net.clip_head, EdgeClipHead)
-    blend_trunk(net.image_encoder, run.recipe.imagenet_share)
-    start_clip_head(net.clip_head, class_text_TD)
-    head_probing(run, net, clip_teacher)
-    joint_distillation(run, net, clip_teacher, sam_teacher)
-    return net.eval().requires_grad_(False)
+    start_clip_head(net.clip_head, concepts_TD)
+    clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
+    teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device))
+    distil(run, net, teachers, sam_teacher)
+    identity = {
+        "clip": f"EfficientNet-Lite{recipe.clip_teacher}, ImageNet-1k, class names embedded",
+        "sam": "EfficientNet-Lite0, ImageNet-1k, then outlined regions",
+        "names": ", ".join(recipe.named_sets),
+        "text": run.text_tower,
+        "start": run.start,
+    }
+    return Merged(net, text_encoder, config, {key: what for key, what in identity.items() if what})
 
 
-def lineage(run: Run, text_tower: str) -> dict[str, object]:
+def name_embeddings(run: Run, text_encoder: TextEncoder) -> Tensor:
+    """``names_LD``: the classes of the recipe's named sets, in the order that frames count them."""
+    sets = run.recipe.named_sets
+    names = [readable(name) for s in sets for name in class_names(Path(run.data), s).values()]
+    return class_embeddings(text_encoder, names) if names else torch.empty(0, run.config.text_dim)
+
+
+def _with_concepts(config: SamClipConfig, concepts: int) -> SamClipConfig:
+    assert config.clip_head is not None
+    return replace(config, clip_head=replace(config.clip_head, hidden=concepts))
+
+
+def merge_vit_b(run: Run) -> Merged:
+    """The paper's merge: the student is SAM with a new Head_CLIP, the text tower is CLIP's."""
+    sam_teacher = official_sam(Path(run.sam)).to(run.device)
+    model, _, file = run.clip.partition(":")
+    clip_teacher = OpenClipTeacher(model, Path(file)).to(run.device)
+    text_encoder = clip_teacher.text_encoder()
+    names_LD = name_embeddings(run, text_encoder)
+    net = student_from_sam(sam_teacher, run.config, run.recipe.checkpointing)
+    teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device))
+    distil(run, net, teachers, sam_teacher)
+    identity = {
+        "clip": f"{model} {checkpoint.sha256(Path(file))}",
+        "sam": checkpoint.sha256(Path(run.sam)),
+    }
+    return Merged(net, text_encoder, run.config, identity)
+
+
+MERGES = {"edge": merge_edge, "vit-b": merge_vit_b}
+
+
+def distil(
+    run: Run, net: SamClipNet, clip_teachers: stages.ClipTeachers, sam_teacher: SamClipNet
+) -> None:
+    """The paper's three stages, as many of them as the recipe has."""
+    recipe = run.recipe
+    if recipe.head_probing:
+        stages.head_probing(run, net, clip_teachers, recipe.head_probing)
+    if recipe.joint:
+        stages.joint_distillation(run, net, clip_teachers, sam_teacher, recipe.joint)
+    if recipe.adaptation:
+        stages.resolution_adaptation(run, net, clip_teachers, recipe.adaptation)
+
+
+def lineage(run: Run, teachers: dict[str, str]) -> dict[str, object]:
     """Where the weights come from: everything that a rerun would need to know."""
     recipe = run.recipe
+    sets = sorted({*recipe.photo_sets, *dict(recipe.region_sets), *recipe.named_sets})
     return {
-        "teachers": {
-            "clip": f"EfficientNet-Lite{recipe.clip_teacher}, ImageNet-1k, class names embedded",
-            "sam": "EfficientNet-Lite0, ImageNet-1k, then outlined regions",
-            "start": run.start or "ImageNet",
-            "text": text_tower,
-        },
-        "data": {
-            source: {
-                file.name: checkpoint.sha256(file)
-                for file in sorted((run.data / source).glob("train-*.tar"))
-            }
-            for source in sorted({*recipe.photo_sets, *dict(recipe.region_sets)})
-        },
+        "teachers": teachers,
+        "data": {name: open_source(f"{run.data}/{name}").digest() for name in sets},
         "recipe": asdict(recipe),
         "revision": _revision(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

@@ -11,7 +11,7 @@ from tests.tiny import TINY
 from tests.weights import seeded
 from training.data import Frame
 from training.losses import sam_loss
-from training.segmentation import Prompts, decode, make_batch, segment_step
+from training.segmentation import Batch, Kind, Prompts, decode, make_batch, segment_step
 
 CONFIG = TINY["edge"]
 SIZE, CELLS = CONFIG.image_size, CONFIG.image_size // 2
@@ -43,13 +43,21 @@ def embeddings(images: int = 2) -> Tensor:
     return torch.randn(images, CONFIG.embed_dim, CONFIG.grid, CONFIG.grid, generator=generator())
 
 
+def batch_of(
+    given: list[Frame] | None = None, seed: int = 0, kind: Kind = "point", rounds: int = 3
+) -> Batch:
+    given = frames() if given is None else given
+    rngs = [np.random.default_rng([seed, slot]) for slot in range(len(given))]
+    return make_batch(given, rngs, SIZE, kind, rounds)
+
+
 def inside(mask_mm: Tensor, x: Tensor, y: Tensor) -> bool:
     return bool(mask_mm[int(y) // CELL, int(x) // CELL] > 0.5)
 
 
 def test_a_batch_has_the_frames_and_a_prompt_for_each_of_its_masks():
     given = frames()
-    batch = make_batch(given, 8, SIZE, generator())
+    batch = batch_of(given)
     assert batch.pixels_B3SS.dtype == torch.float32
     assert batch.pixels_B3SS[:, 0, 0, 0].tolist() == [7, 8]
     assert batch.sizes_B2.tolist() == [[SIZE, SIZE], [50, 100]]
@@ -59,32 +67,36 @@ def test_a_batch_has_the_frames_and_a_prompt_for_each_of_its_masks():
     }
 
 
-def test_no_more_masks_than_asked_for_are_drawn_from_a_frame():
-    drawn = [make_batch(frames(), 2, SIZE, generator(seed)) for seed in range(8)]
-    assert all(batch.image_index_P.tolist() == [0, 0, 1] for batch in drawn)
-    assert len({batch.target_Pmm.numpy().tobytes() for batch in drawn}) > 1
+def test_points_lie_in_their_masks():
+    for seed in range(8):
+        batch = batch_of(seed=seed)
+        assert batch.prompts.boxes_P4 is None
+        assert batch.prompts.labels_PN.tolist() == [[1.0]] * 4
+        pairs = zip(batch.target_Pmm, batch.prompts.points_PN2[:, 0], strict=True)
+        assert all(inside(mask_mm, *point_2) for mask_mm, point_2 in pairs)
 
 
-def test_prompts_point_at_their_masks_by_boxes_or_points():
-    tight = points = 0
+def test_boxes_are_tight_or_drawn_by_a_hurried_hand_a_frame_at_a_time():
+    tight = 0
     for seed in range(24):
-        batch = make_batch(frames(), 8, SIZE, generator(seed))
-        boxes_P4, points_PN2 = batch.prompts.boxes_P4, batch.prompts.points_PN2
-        assert (boxes_P4 is None) != (points_PN2 is None)
-        if points_PN2 is not None:
-            points += 1
-            assert batch.prompts.labels_PN.tolist() == [[1.0]] * 4
-            pairs = zip(batch.target_Pmm, points_PN2[:, 0], strict=True)
-            assert all(inside(mask_mm, *point_2) for mask_mm, point_2 in pairs)
-        else:
-            y_x = [(mask_mm > 0.5).nonzero() for mask_mm in batch.target_Pmm]
-            expected = [[*at.amin(0).flip(0), *(at.amax(0) + 1).flip(0)] for at in y_x]
-            off_P4 = boxes_P4 - CELL * torch.tensor(expected)
-            tight += not off_P4.any()
-            assert off_P4.abs().max() < 20
-    # Points in half of the cases, exact boxes in a quarter.
-    assert 6 < points < 18
-    assert 1 < tight < 24 - points
+        batch = batch_of(seed=seed, kind="box")
+        assert batch.prompts.points_PN2 is None
+        y_x = [(mask_mm > 0.5).nonzero() for mask_mm in batch.target_Pmm]
+        expected = [[*at.amin(0).flip(0), *(at.amax(0) + 1).flip(0)] for at in y_x]
+        off_P4 = batch.prompts.boxes_P4 - CELL * torch.tensor(expected)
+        tight += not off_P4[:3].any()
+        assert off_P4.abs().max() < 20
+    assert 6 < tight < 18
+
+
+def test_a_frames_prompts_do_not_depend_on_the_others_in_its_batch():
+    """So that any split of a batch over workers learns the same."""
+    for kind in ("box", "point"):
+        whole, alone = batch_of(kind=kind), batch_of(frames()[:1], kind=kind)
+        for name in ("boxes_P4", "points_PN2"):
+            prompts = getattr(whole.prompts, name), getattr(alone.prompts, name)
+            assert prompts == (None, None) or torch.equal(prompts[0][:3], prompts[1])
+        assert torch.equal(whole.chance_PR[:3], alone.chance_PR)
 
 
 def test_another_click_is_added_to_what_was_asked_before():
@@ -101,7 +113,7 @@ def test_another_click_is_added_to_what_was_asked_before():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_later_rounds_correct_the_mask_that_was_shown(net: SamClipNet, seed: int):
-    batch = make_batch(frames(), 8, SIZE, generator(seed))
+    batch = batch_of(seed=seed)
     seen: list[tuple[Prompts, Tensor]] = []
 
     def criterion(logits_P4mm: Tensor, iou_P4: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
@@ -109,7 +121,7 @@ def test_later_rounds_correct_the_mask_that_was_shown(net: SamClipNet, seed: int
         return torch.tensor(float(len(seen))), torch.tensor([1, 2, 3, 1])
 
     parts = net.prompt_encoder, net.mask_decoder
-    loss = segment_step(*parts, embeddings(), batch, 3, criterion, generator())
+    loss = segment_step(*parts, embeddings(), batch, 3, criterion)
 
     assert loss == 2  # the mean of 1, 2, 3
     assert len(seen) == 3
@@ -132,7 +144,7 @@ def test_later_rounds_correct_the_mask_that_was_shown(net: SamClipNet, seed: int
 
 
 def test_every_mask_reads_the_embedding_of_its_own_image(net: SamClipNet):
-    batch, sam_BDhw = make_batch(frames(), 8, SIZE, generator()), embeddings()
+    batch, sam_BDhw = batch_of(), embeddings()
     with torch.no_grad():
         both, _ = decode(net.prompt_encoder, net.mask_decoder, sam_BDhw, batch, batch.prompts)
         sam_BDhw[1] = 0
@@ -142,7 +154,7 @@ def test_every_mask_reads_the_embedding_of_its_own_image(net: SamClipNet):
 
 
 def test_masks_have_the_targets_resolution_and_full_precision(net: SamClipNet):
-    batch = make_batch(frames(), 8, SIZE, generator())
+    batch = batch_of()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
         logits_P4mm, iou_P4 = decode(
             net.prompt_encoder, net.mask_decoder, embeddings(), batch, batch.prompts
@@ -156,7 +168,7 @@ def test_steps_teach_the_heads_to_answer_the_same_prompts():
     """The gradient reaches the embedding and both heads, and goes downhill."""
     net = seeded(lambda: build(CONFIG, SAM_HEAD_PARTS), 0)
     sam_BDhw = embeddings().requires_grad_()
-    batch = make_batch(frames(), 8, SIZE, generator())
+    batch = batch_of()
     batch = replace(batch, target_Pmm=(batch.target_Pmm > 0.5).float())
     optimiser = torch.optim.AdamW([sam_BDhw, *net.parameters()], lr=1e-2)
     losses = []
@@ -169,7 +181,6 @@ def test_steps_teach_the_heads_to_answer_the_same_prompts():
             batch,
             1,
             lambda logits_P4mm, iou_P4, _: sam_loss(logits_P4mm, iou_P4, batch.target_Pmm),
-            generator(),
         )
         loss.backward()
         optimiser.step()

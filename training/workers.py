@@ -1,0 +1,65 @@
+"""The workers of a run: which part of a step is whose, and what they sum.
+
+Every worker holds the whole network and takes every n-th slot of a step's global batch. Losses are
+scaled to their share of the global batch, so gradients and figures are plain sums over workers:
+the same for any number of them. Where torch.distributed is not started, there is one worker.
+"""
+
+from collections.abc import Iterable
+
+import ray.train
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def rank() -> int:
+    """Which worker this is; 0 writes and reports."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def count() -> int:
+    """How many workers there are."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def own(slots: int) -> range:
+    """The slots of a global batch that this worker takes."""
+    return range(rank(), slots, count())
+
+
+def summed(values: Tensor) -> Tensor:
+    """The sum of every worker's ``values``; each worker gives the same shape."""
+    if dist.is_initialized():
+        values = values.clone()
+        dist.all_reduce(values)
+    return values
+
+
+def wait() -> None:
+    """Return when every worker has come here."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its sum over the workers, in one message.
+
+    A parameter that this worker's part did not reach counts as zero: others may have reached it.
+    """
+    learning = [p for p in parameters if p.requires_grad]
+    if not dist.is_initialized() or not learning:
+        return
+    for p in learning:
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    flat = torch.cat([p.grad.flatten() for p in learning if p.grad is not None])
+    dist.all_reduce(flat)
+    pieces = flat.split([p.numel() for p in learning])
+    for p, piece in zip(learning, pieces, strict=True):
+        p.grad = piece.view_as(p)
+
+
+def report(figures: dict[str, float]) -> None:
+    """Show figures in Ray's dashboard; a run without Ray has its progress bar."""
+    if dist.is_initialized():
+        ray.train.report(figures)
