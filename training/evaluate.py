@@ -61,7 +61,10 @@ SUITES: dict[str, Task] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure a checkpoint; prints a table and writes it and metrics.json."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.card and (arguments.limit is not None or arguments.suite != "all"):
+        parser.error("--card is for whole figures of all our own sets: leave --limit and --suite")
     torch.set_num_threads(arguments.threads)
     model = SamClip.load(arguments.checkpoint, arguments.device)
     if arguments.templates == "openai":

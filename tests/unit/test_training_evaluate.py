@@ -101,6 +101,15 @@ def test_a_suite_is_given_what_the_command_line_says(
     ]
 
 
+@pytest.mark.parametrize("part", ["--limit=3", "--suite=masks"])
+def test_a_card_holds_no_part_of_the_figures(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], part: str
+):
+    with pytest.raises(SystemExit):
+        run(tiny_checkpoint, "--card", part)
+    assert "leave --limit and --suite" in capsys.readouterr().err
+
+
 def test_all_means_our_own_photographs(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ):

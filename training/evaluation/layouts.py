@@ -65,6 +65,12 @@ class LabelledSet:
     pictures: list[Mapped]
     background: int | None = None
 
+    def values(self, background: bool) -> list[int]:
+        """The values that are counted, the background first where it is asked for and known."""
+        if background and self.background is not None:
+            return [self.background, *self.classes]
+        return list(self.classes)
+
 
 def existing(candidates: Iterable[Path], what: str) -> Path:
     """Return the first path that exists; FileNotFoundError says where it was looked for."""

@@ -184,7 +184,7 @@ def probe(
 
     A set's background, which a head can learn, is a class like any other.
     """
-    values = sorted({*split.val.classes} | {split.val.background} - {None})  # type: ignore[type-var]
+    values = split.val.values(background=True)
     with tempfile.TemporaryDirectory() as folder:
         cache = _cached(encode, split.train.pictures, values, Path(folder))
         scale = _scale(cache, device)

@@ -89,9 +89,8 @@ def measure(
     background: bool = False,
 ) -> float:
     """Mean IoU over a set; with ``background`` its background value is a class as well."""
-    values, labels = list(data.classes), [readable(name) for name in data.classes.values()]
-    if background and data.background is not None:
-        values = [data.background, *values]
+    values = data.values(background)
+    labels = [readable(name) for name in data.classes.values()]
     total_CC = np.zeros((len(values), len(values)), np.int64)
     for picture in progress(data.pictures, f"semantic {data.name} {protocol} refine={refine}"):
         truth_HW = picture.labels()
