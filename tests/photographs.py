@@ -107,4 +107,5 @@ def write_training_sets(root: Path) -> None:
     write_shard(
         root / "camvid/train-00000.tar", {f"camvid_{i}": outlined(draw(10 + i)) for i in range(3)}
     )
+    write_classes(root / "camvid", {i: f"colour {i}" for i in COLOURS})
     write_classes(root / "imagenet1k_sample", {i: f"thing {i}" for i in range(1000)})

@@ -23,6 +23,7 @@ from training.data import BadSample, Frame, Sample, class_names, classes, cut, r
 from training.recipes import Run
 from training.segmentation import Batch, Kind, make_batch
 from training.sources import Source, open_source
+from training.targets import Array, StoredTargets, view_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,8 +50,8 @@ class Pool:
         self.share = weights * sizes / (weights * sizes).sum()
         self.bad: set[tuple[str, int]] = set()
 
-    def draw(self, rng: np.random.Generator, make: Callable[[Sample], T | None]) -> T:
-        """What ``make`` gives for a drawn photograph; where it gives None, another is drawn.
+    def draw(self, rng: np.random.Generator, make: Callable[[Sample, int], T | None]) -> T:
+        """What ``make`` gives for a drawn photograph and its index; for None, another is drawn.
 
         Broken photographs are logged once, counted in ``bad`` and passed over. Raises ValueError
         where a hundred in a row are of no use.
@@ -59,7 +60,7 @@ class Pool:
             source = self.sources[rng.choice(len(self.sources), p=self.share)]
             index = _index(source, rng, self.held_out)
             try:
-                made = make(source[index])
+                made = make(source[index], index)
             except BadSample as error:
                 if (source.name, index) not in self.bad:
                     self.bad.add((source.name, index))
@@ -86,23 +87,31 @@ def _index(source: Source, rng: np.random.Generator, held_out: bool) -> int:
 
 @dataclass(frozen=True)
 class Photos:
-    """Photographs without a label: float ``pixels_B3SS`` 0..255, int valid ``sizes_B2``."""
+    """Photographs without a label: float ``pixels_B3SS`` 0..255, int valid ``sizes_B2``.
+
+    Where the CLIP teacher's answers are kept, ``pooled_BD`` and ``dense_BDhw`` are those.
+    """
 
     pixels_B3SS: Tensor
     sizes_B2: Tensor
+    pooled_BD: Tensor | None = None
+    dense_BDhw: Tensor | None = None
 
     def to(self, device: torch.device) -> "Photos":
         """The same photographs on a device."""
-        return Photos(self.pixels_B3SS.to(device), self.sizes_B2.to(device))
+        parts = self.pixels_B3SS, self.sizes_B2, self.pooled_BD, self.dense_BDhw
+        return Photos(*(part if part is None else part.to(device) for part in parts))
 
 
 @dataclass(frozen=True)
-class Named(Photos):
+class Named:
     """Photographs whose classes are known: ``share_BLhw``, how much of a cell each one covers.
 
     L are the classes of all named sets, in their order; void covers nothing.
     """
 
+    pixels_B3SS: Tensor
+    sizes_B2: Tensor
     share_BLhw: Tensor
 
     def to(self, device: torch.device) -> "Named":
@@ -133,9 +142,13 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class Kinds:
-    """What the steps of a stage have: photographs in frames of these sides, regions, names."""
+    """What the steps of a stage have: photographs in frames of these sides, regions, names.
+
+    Where there are ``kept`` answers of the CLIP teacher, photographs are the views they are for.
+    """
 
     photos: Sequence[int] = ()
+    kept: StoredTargets | None = None
     outlined: bool = False
     named: bool = False
 
@@ -148,7 +161,7 @@ class Sampler(Dataset[Drawn]):
     ) -> None:
         """With ``held_out``, of what validates. With ``whole``, every worker draws all slots."""
         recipe = run.recipe
-        self.run, self.stage, self.sides, self.whole = run, stage, kinds.photos, whole
+        self.run, self.stage, self.kinds, self.whole = run, stage, kinds, whole
         photos, named = (
             [(name, 1.0) for name in s] for s in (recipe.photo_sets, recipe.named_sets)
         )
@@ -160,7 +173,7 @@ class Sampler(Dataset[Drawn]):
 
     def __getitem__(self, step: int) -> Drawn:
         shared = seeded(self.run.recipe.seed, self.stage, step, 0)
-        side = int(shared.choice(self.sides)) if self.sides else 0
+        side = int(shared.choice(self.kinds.photos)) if self.photo_pool else 0
         photos = list(self._photos(step, side)) if self.photo_pool else []
         outlined = list(self._outlined(step, shared)) if self.region_pool else []
         named = list(self._named(step)) if self.named_pool else []
@@ -181,14 +194,19 @@ class Sampler(Dataset[Drawn]):
         assert self.photo_pool is not None
         recipe = self.run.recipe
         for rngs in self._slots(step, 0, recipe.clip_images, recipe.at_once):
-            frames = [self.photo_pool.draw(rng, partial(self._photo, rng, side)) for rng in rngs]
-            yield Photos(
-                torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float(),
-                torch.tensor([frame.valid for frame in frames]),
-            )
+            drawn = [self.photo_pool.draw(rng, partial(self._photo, rng, side)) for rng in rngs]
+            frames, *answers = zip(*drawn, strict=True)
+            yield Photos(*_stacked(frames), *map(_answers, answers))
 
-    def _photo(self, rng: np.random.Generator, side: int, sample: Sample) -> Frame:
-        return cut(sample, (), side, 1, rng, scales=(0.7, 1.3))
+    def _photo(
+        self, rng: np.random.Generator, side: int, sample: Sample, index: int
+    ) -> tuple[Frame, Array | None, Array | None]:
+        """A frame, and what the teacher said of it where that is kept: pooled, dense."""
+        kept = self.kinds.kept
+        if kept is None:
+            return cut(sample, (), side, 1, rng, scales=(0.7, 1.3)), None, None
+        view = int(rng.integers(kept.plan.views))
+        return view_of(sample, side, view), *kept.at(sample.source, index, view)
 
     def _outlined(self, step: int, shared: np.random.Generator) -> Iterator[Batch]:
         assert self.region_pool is not None
@@ -198,7 +216,7 @@ class Sampler(Dataset[Drawn]):
             frames = [self.region_pool.draw(rng, partial(self._frame, rng)) for rng in rngs]
             yield make_batch(frames, rngs, self.run.side, kind, recipe.sam_batch.rounds)
 
-    def _frame(self, rng: np.random.Generator, sample: Sample) -> Frame | None:
+    def _frame(self, rng: np.random.Generator, sample: Sample, _: int) -> Frame | None:
         """A frame with the masks to ask for; None where nothing outlined is left in it."""
         side, prompts = self.run.side, self.run.recipe.sam_batch.prompts
         rles = regions(sample)
@@ -212,14 +230,11 @@ class Sampler(Dataset[Drawn]):
         recipe = self.run.recipe
         for rngs in self._slots(step, 2, recipe.named_images, recipe.at_once):
             drawn = [self.named_pool.draw(rng, partial(self._counted, rng)) for rng in rngs]
-            yield Named(
-                torch.from_numpy(np.stack([frame.pixels_3SS for frame, _ in drawn])).float(),
-                torch.tensor([frame.valid for frame, _ in drawn]),
-                torch.from_numpy(np.stack([share_Lhw for _, share_Lhw in drawn])),
-            )
+            frames, shares = zip(*drawn, strict=True)
+            yield Named(*_stacked(frames), torch.from_numpy(np.stack(shares)))
 
     def _counted(
-        self, rng: np.random.Generator, sample: Sample
+        self, rng: np.random.Generator, sample: Sample, _: int
     ) -> tuple[Frame, NDArray[np.float32]] | None:
         """A frame, and how much each class covers of each cell; None without a label map."""
         if not sample.label_png:
@@ -231,6 +246,17 @@ class Sampler(Dataset[Drawn]):
         share_Lhw = np.zeros((len(self.classes), cells, cells), np.float32)
         share_Lhw[[places[index] for index in found]] = frame.masks_Pmm
         return frame, share_Lhw
+
+
+def _stacked(frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
+    """``pixels_B3SS`` and ``sizes_B2`` of frames."""
+    pixels_B3SS = torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float()
+    return pixels_B3SS, torch.tensor([frame.valid for frame in frames])
+
+
+def _answers(kept: Sequence[Array | None]) -> Tensor | None:
+    there = [answer for answer in kept if answer is not None]
+    return torch.from_numpy(np.stack(there)).float() if there else None
 
 
 def batches(sampler: Sampler, steps: range, readers: int = 0) -> Iterable[Drawn]:

@@ -31,6 +31,7 @@ from training.recipes import Run
 from training.sampling import VALIDATION_STEPS, Drawn, Kinds, Photos, Sampler, batches
 from training.segmentation import Batch, Criterion, Prompts, decode, segment_step
 from training.standardise import PhiS
+from training.targets import StoredTargets
 from training.teachers import load_trunk
 
 SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
@@ -46,12 +47,14 @@ NAMES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
 class ClipTeachers(NamedTuple):
     """What Head_CLIP learns from: a teacher of images, and the names of outlined classes.
 
-    ``images(pixels_B3SS, sizes_B2)`` gives ``dense_BDhw`` and ``pooled_BD``; ``names_LD`` are the
-    text embeddings of the classes of the recipe's named sets. Every vector has length 1.
+    ``images(pixels_B3SS, sizes_B2)`` gives ``dense_BDhw`` and ``pooled_BD``, unless its answers are
+    ``kept``; ``names_LD`` are the text embeddings of the classes of the recipe's named sets. Every
+    vector has length 1.
     """
 
     images: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     names_LD: Tensor
+    kept: StoredTargets | None = None
 
 
 CLIP_LOSSES = {"cosine": clip_loss, "angle": angle_loss}
@@ -104,7 +107,8 @@ def _clip_stage(
 
     learning = optimizer(schedule, (), net.clip_head.parameters())
     sides = recipe.adaptation_sides if stage == ADAPTATION else recipe.photo_sides
-    kinds = Kinds(photos=sides, named=recipe.name_weight > 0)
+    kept = None if stage == ADAPTATION else teachers.kept
+    kinds = Kinds(photos=sides, named=recipe.name_weight > 0, kept=kept)
     _fit(run, stage, kinds, net, learning, schedule, parts)
 
 
@@ -133,7 +137,12 @@ def joint_distillation(
     slow = [*net.image_encoder.parameters(), *net.mask_decoder.parameters()]
     learning = optimizer(schedule, slow, net.clip_head.parameters())
     recipe = run.recipe
-    kinds = Kinds(photos=recipe.photo_sides, outlined=weight > 0, named=recipe.name_weight > 0)
+    kinds = Kinds(
+        photos=recipe.photo_sides,
+        outlined=weight > 0,
+        named=recipe.name_weight > 0,
+        kept=clip_teachers.kept,
+    )
     _fit(run, JOINT, kinds, net, learning, schedule, parts)
 
 
@@ -174,11 +183,13 @@ def _clip_parts(
     recipe = run.recipe
     for photos in drawn.photos:
         with _autocast(run):
-            target_BDhw, target_BD = teachers.images(photos.pixels_B3SS, photos.sizes_B2)
+            target_BDhw, target_BD = photos.dense_BDhw, photos.pooled_BD
+            if target_BD is None:
+                target_BDhw, target_BD = teachers.images(photos.pixels_B3SS, photos.sizes_B2)
             sam_BDhw, dense_BDhw, pooled_BD = net.encode(photos.pixels_B3SS, photos.sizes_B2)
         shown = {"clip": CLIP_LOSSES[recipe.clip_loss](pooled_BD.float(), target_BD.float()).mean()}
         loss = shown["clip"]
-        if recipe.dense_weight:
+        if recipe.dense_weight and target_BDhw is not None:
             shown["dense"] = _on_patches(photos, dense_BDhw.float(), target_BDhw.float())
             loss = loss + recipe.dense_weight * shown["dense"]
         if embedding is not None:

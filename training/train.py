@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
-from torch import Tensor
+from torch import Tensor, nn
 
 from samclip_core import checkpoint
 from samclip_core.config import SamClipConfig
@@ -28,6 +28,7 @@ from training.data import class_names
 from training.evaluation.semantic import readable
 from training.recipes import CONFIGS, RECIPES, Run, override
 from training.sources import open_source
+from training.targets import StoredTargets, identity
 from training.teachers import (
     ClipTeacher,
     OpenClipTeacher,
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-_OF_RUN = ("data", "text_tower", "start", "sam", "clip", "readers", "threads")
+_OF_RUN = ("data", "text_tower", "start", "sam", "clip", "targets", "readers", "threads")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -105,6 +106,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--sam", default="", metavar="FILE", help="vit-b: official SAM weights")
     options.add_argument(
         "--clip", default="", metavar="MODEL:FILE", help="vit-b: an open_clip model and its weights"
+    )
+    options.add_argument(
+        "--targets", default="", help="folder of the CLIP teacher's answers (training.embeddings)"
     )
     options.add_argument(
         "--workers", type=int, default=0, help="data-parallel workers; 0: in this process, no Ray"
@@ -162,16 +166,33 @@ def merge_edge(run: Run) -> Merged:
     assert isinstance(net.clip_head, EdgeClipHead)
     start_clip_head(net.clip_head, concepts_TD)
     clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
-    teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device))
+    teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
     distil(run, net, teachers, sam_teacher)
-    identity = {
+    who = {
         "clip": f"EfficientNet-Lite{recipe.clip_teacher}, ImageNet-1k, class names embedded",
         "sam": "EfficientNet-Lite0, ImageNet-1k, then outlined regions",
         "names": ", ".join(recipe.named_sets),
         "text": run.text_tower,
-        "start": run.start,
+        "start": checkpoint.digest(checkpoint.resolve(run.start)) if run.start else "",
     }
-    return Merged(net, text_encoder, config, {key: what for key, what in identity.items() if what})
+    return Merged(net, text_encoder, config, {key: what for key, what in who.items() if what})
+
+
+def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:
+    """The CLIP teacher's answers, where they were computed before.
+
+    Raises ValueError or FileNotFoundError where they are not what this run needs.
+    """
+    if not run.targets:
+        return None
+    sources = [open_source(f"{run.data}/{name}") for name in run.recipe.photo_sets]
+    stored = StoredTargets.open(Path(run.targets), identity(clip_teacher), sources)
+    if run.recipe.photo_sides != (stored.plan.size,):
+        raise ValueError(
+            f"{run.targets} holds views of {stored.plan.size} pixels, the recipe has photo_sides "
+            f"{run.recipe.photo_sides}: keep others, or --set photo_sides=[{stored.plan.size}]"
+        )
+    return stored
 
 
 def name_embeddings(run: Run, text_encoder: TextEncoder) -> Tensor:
@@ -194,13 +215,13 @@ def merge_vit_b(run: Run) -> Merged:
     text_encoder = clip_teacher.text_encoder()
     names_LD = name_embeddings(run, text_encoder)
     net = student_from_sam(sam_teacher, run.config, run.recipe.checkpointing)
-    teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device))
+    teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
     distil(run, net, teachers, sam_teacher)
-    identity = {
+    who = {
         "clip": f"{model} {checkpoint.sha256(Path(file))}",
         "sam": checkpoint.sha256(Path(run.sam)),
     }
-    return Merged(net, text_encoder, run.config, identity)
+    return Merged(net, text_encoder, run.config, who)
 
 
 MERGES = {"edge": merge_edge, "vit-b": merge_vit_b}

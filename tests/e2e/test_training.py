@@ -1,28 +1,30 @@
 """The ``debug`` recipe end to end, on photographs that the test draws."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from samclip_core import checkpoint
 from samclip_core.config import EDGE
+from samclip_core.errors import CheckpointError
 from samclip_core.model import SamClip
 from samclip_core.text import TextEncoder
 from samclip_core.types import Prompt
 from tests import photographs
 from training import stages, train
-from training.recipes import Run, debug
-from training.teachers import class_embeddings, imagenet_classifier
+from training.sources import open_source
+from training.teachers import class_embeddings
 
-STAGES = ("sam-teacher", "head-probing", "joint")
-
-
-class StoppedError(Exception):
-    pass
+STAGES = stages.NAMES
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,22 +45,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def _names_are_embedded_once() -> Iterator[None]:
     """A thousand names take seconds, and are the same in every run."""
-    known: list[torch.Tensor] = []
+    known: dict[tuple[str, ...], torch.Tensor] = {}
 
     def embed(tower: TextEncoder, names: Sequence[str]) -> torch.Tensor:
-        if not known:
-            known.append(class_embeddings(tower, names))
-        return known[0]
+        if tuple(names) not in known:
+            known[tuple(names)] = class_embeddings(tower, names)
+        return known[tuple(names)]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "class_embeddings", embed)
         yield
 
 
-def start(data: Path, out: Path) -> int:
-    return train.main(
-        ["--recipe", "debug", "--data", str(data), "--out", str(out), "--threads", "1"]
-    )
+def arguments(data: Path, out: Path, *more: str) -> list[str]:
+    return [
+        *("--recipe", "debug", "--data", str(data), "--out", str(out), "--threads", "1"),
+        *more,
+    ]
+
+
+def start(data: Path, out: Path, *more: str) -> int:
+    return train.main(arguments(data, out, *more))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +82,8 @@ def model(trained: Path) -> SamClip:
 
 
 def test_the_checkpoint_is_whole_and_keeps_the_text_tower(model: SamClip, trained: Path):
-    assert model.config == EDGE
+    concepts = 1000 + len(photographs.COLOURS)  # ImageNet's, and those of the named set
+    assert model.config == replace(EDGE, clip_head=replace(EDGE.clip_head, hidden=concepts))
     bundled = checkpoint.resolve("edge")
     for file in (checkpoint.TEXT_WEIGHTS, checkpoint.TOKENIZER):
         assert (trained / "checkpoint" / file).read_bytes() == (bundled / file).read_bytes()
@@ -84,10 +92,9 @@ def test_the_checkpoint_is_whole_and_keeps_the_text_tower(model: SamClip, traine
 def test_it_says_where_it_comes_from(trained: Path, data: Path):
     lineage = json.loads((trained / "checkpoint" / checkpoint.LINEAGE).read_text())
     assert lineage["recipe"]["name"] == "debug"
-    assert set(lineage["teachers"]) == {"clip", "sam", "text"}
+    assert set(lineage["teachers"]) == {"clip", "sam", "text", "names"}
     assert lineage["data"] == {
-        source: {"train-00000.tar": checkpoint.sha256(data / source / "train-00000.tar")}
-        for source in ("bsds500", "camvid")
+        source: open_source(str(data / source)).digest() for source in ("bsds500", "camvid")
     }
 
 
@@ -114,30 +121,42 @@ def test_it_segments(model: SamClip):
 
 
 def test_every_stage_leaves_its_losses(trained: Path):
-    columns = {"sam-teacher": 2, "head-probing": 3, "joint": 4}
-    for stage, count in columns.items():
-        log = np.loadtxt(trained / f"states/{stage}.losses.tsv", ndmin=2)
-        assert log.shape == (2, count)
+    clip = ["clip", "dense", "name"]
+    columns = {
+        "sam-teacher": ["sam"],
+        "head-probing": clip,
+        "joint": ["clip", "dense", "embedding", "name", "sam"],
+        "adaptation": clip,
+    }
+    for stage, names in columns.items():
+        path = trained / f"states/{stage}.losses.tsv"
+        assert path.read_text().splitlines()[0].split("\t") == ["step", *names]
+        log = np.loadtxt(path, ndmin=2, skiprows=1)
+        assert log.shape == (2, 1 + len(names))
         assert log[:, 0].tolist() == [0, 1]
         assert np.isfinite(log).all()
         assert (log[:, 1:] > 0).all()
 
 
 def test_each_stage_moves_its_own_parts(trained: Path):
-    """The encoder is SAM's, its trunk blended, until the joint stage; prompts are to the end."""
-    teacher, probed, joint = (
+    """The encoder is SAM's until the joint stage; prompts are to the end."""
+    states = [
         torch.load(trained / f"states/{stage}.state.pt", weights_only=True) for stage in STAGES
+    ]
+    taught, probed, joint, adapted = (
+        {key.removeprefix("module."): value for key, value in state["averaged"].items()}
+        for state in states
     )
-    taught = {key.removeprefix("module."): value for key, value in teacher["averaged"].items()}
-    trunk, share = "image_encoder.trunk.", debug().imagenet_share
-    for key, value in imagenet_classifier(0).state_dict().items():
-        if trunk + key in taught and value.is_floating_point():
-            taught[trunk + key] = taught[trunk + key].lerp(value, share)
     moved = {
-        "probed": _moved(taught, probed["model"]),
-        "joint": _moved(probed["model"], joint["model"]),
+        "probed": _moved(taught, probed),
+        "joint": _moved(probed, joint),
+        "adapted": _moved(joint, adapted),
     }
-    assert moved == {"probed": set(), "joint": {"image_encoder", "clip_head", "mask_decoder"}}
+    assert moved == {
+        "probed": set(),
+        "joint": {"image_encoder", "clip_head", "mask_decoder"},
+        "adapted": {"clip_head"},
+    }
 
 
 def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
@@ -145,32 +164,73 @@ def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> s
     return {key.partition(".")[0] for key in common if not before[key].equal(after[key])}
 
 
-def stop_at(stage: int, step: int) -> Callable[[Run, int, int], stages.Rng]:
-    """Draws random numbers as ever, but not for one step: there, the power fails."""
-    seeded = stages.seeded
-
-    def draw(run: Run, at_stage: int, at_step: int) -> stages.Rng:
-        if (at_stage, at_step) == (stage, step):
-            raise StoppedError
-        return seeded(run, at_stage, at_step)
-
-    return draw
+def killed_in(stage: str, data: Path, out: Path) -> None:
+    """Run in a process of its own, and kill it as soon as ``stage`` has saved a state."""
+    command = [sys.executable, "-m", "training.train", *arguments(data, out)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as job:
+        while not (out / f"states/{stage}.state.pt").exists():
+            assert job.poll() is None, f"it ended by itself: {job.returncode}"
+            time.sleep(0.02)
+        job.kill()
 
 
-def test_a_run_that_stops_in_every_stage_ends_as_one_that_never_did(
-    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_is_killed_in_a_stage_ends_as_one_that_never_was(
+    trained: Path, data: Path, tmp_path: Path
 ):
-    for stage, name in enumerate(STAGES):
-        with monkeypatch.context() as power:
-            power.setattr(stages, "seeded", stop_at(stage, 1))
-            with pytest.raises(StoppedError):
-                start(data, tmp_path)
-        log = tmp_path / f"states/{name}.losses.tsv"
-        assert len(log.read_text().splitlines()) == 1
-        assert not (tmp_path / "checkpoint").exists()
+    """Kill -9 after the first joint step: the losses and the weights are those of the whole."""
+    killed_in("joint", data, tmp_path)
+    assert not (tmp_path / "checkpoint").exists()
     assert start(data, tmp_path) == 0
     for name in STAGES:
         resumed, whole = (folder / f"states/{name}.losses.tsv" for folder in (tmp_path, trained))
         assert resumed.read_text() == whole.read_text()
     resumed, whole = (folder / "checkpoint" / checkpoint.WEIGHTS for folder in (tmp_path, trained))
     assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_two_workers_of_ray_train_write_the_losses_of_one(
+    trained: Path, data: Path, tmp_path: Path
+):
+    """In bfloat16, where the order of sums shows: alike to its precision."""
+    assert start(data, tmp_path, "--workers", "2") == 0
+    for name in STAGES:
+        one, two = (
+            np.loadtxt(folder / f"states/{name}.losses.tsv", skiprows=1)
+            for folder in (trained, tmp_path)
+        )
+        np.testing.assert_allclose(two, one, rtol=0.03)
+    assert SamClip.load(str(tmp_path / "checkpoint")).config.kind == "edge"
+
+
+def test_the_report_shows_curves_and_masks(trained: Path, model: SamClip):
+    report = (trained / "report.md").read_text()
+    assert model.digest in report
+    assert "| sam_weight | `1.0` |" in report
+    for picture in ("curves.png", "samples.png"):
+        assert f"({picture})" in report
+        with Image.open(trained / picture) as image:
+            assert min(image.size) > 200
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("joint.stepz=10", "no field 'stepz', there is steps, rate"),
+        ("joint.steps=many", "expected a value like 2"),
+        ("joint", "expected NAME=VALUE"),
+    ],
+)
+def test_an_unknown_change_of_the_recipe_is_an_error(
+    change: str, told: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        start(data, tmp_path, "--set", change)
+    assert told in capsys.readouterr().err
+
+
+def test_an_occupied_output_is_refused_before_any_training(data: Path, tmp_path: Path):
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/thesis.tex").write_text("all of it")
+    with pytest.raises(CheckpointError, match="holds something else"):
+        start(data, tmp_path)
+    assert not (tmp_path / "states").exists()

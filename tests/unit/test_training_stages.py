@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from samclip_core.network import SamClipNet, build, load_net
 from tests import photographs
@@ -23,7 +24,9 @@ from training.stages import (
 from training.teachers import imagenet_classifier
 
 SIZE = TINY["edge"].image_size
-TEACHERS = ClipTeachers(ConstantTeacher(TINY["edge"].text_dim), torch.empty(0, 32))
+TEACHERS = ClipTeachers(
+    ConstantTeacher(TINY["edge"].text_dim), F.normalize(torch.ones(3, 32), dim=-1)
+)
 SHORT = Schedule(steps=2, rate=1e-3, warmup=1, average=0.5, save_every=1)
 
 
@@ -128,7 +131,13 @@ def test_without_lambda_nothing_of_sam_is_rehearsed(run: Run):
 
 
 @pytest.mark.parametrize(
-    "change", [{"clip_loss": "angle"}, {"dense_weight": 0.0}, {"embedding_weight": 0.0}]
+    "change",
+    [
+        {"clip_loss": "angle"},
+        {"dense_weight": 0.0},
+        {"embedding_weight": 0.0},
+        {"name_weight": 0.0},
+    ],
 )
 def test_what_goes_beyond_the_paper_can_be_switched(run: Run, change: dict[str, str | float]):
     def joint(recipe: Recipe, folder: Path) -> dict[str, Tensor]:

@@ -42,7 +42,7 @@ def learn(rank: int, count: int, data: Path, folder: Path) -> None:
     schedule = Schedule(steps=STEPS, rate=1e-4, warmup=1, save_every=STEPS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(workers, "report", lambda figures: None)
-        teachers = ClipTeachers(ConstantTeacher(config.text_dim), torch.empty(0, config.text_dim))
+        teachers = ClipTeachers(ConstantTeacher(config.text_dim), torch.ones(3, config.text_dim))
         joint_distillation(run, net, teachers, sam, schedule)
     if count > 1:
         dist.destroy_process_group()
@@ -58,7 +58,7 @@ def test_two_workers_give_the_losses_of_one(tmp_path: Path):
         mp.spawn(learn, (count, tmp_path / "data", folder), nprocs=count)
         losses.append(np.loadtxt(folder / "joint.losses.tsv", skiprows=1))
     one, two = losses
-    assert one.shape == (STEPS, 5)  # step, clip, dense, embedding, sam
+    assert one.shape == (STEPS, 6)  # step, clip, dense, embedding, name, sam
     np.testing.assert_allclose(two, one, rtol=0, atol=1e-4)
     assert (one[-1, 1:4] < one[0, 1:4]).all()  # and it does learn
 
