@@ -68,13 +68,14 @@ class Source:
         members = range(self.first_N1[index], self.first_N1[index + 1])
         key = str(self.keys_N[index])
         names = [self.extensions[self.extension_M[m]] for m in members]
+        starts: list[int] | None = None
+        ends: list[int] | None = None
         if self.shards:
             paths = [self.shards[self.shard_M[m]] for m in members]
-            starts: list[int | None] = [int(self.offset_M[m]) for m in members]
+            starts = [int(self.offset_M[m]) for m in members]
             ends = [int(self.offset_M[m]) + int(self.size_M[m]) for m in members]
         else:
             paths = [f"{self.folder}/{key}.{name}" for name in names]
-            starts = ends = [None] * len(paths)
         # Looked up anew for each sample: fsspec keeps one file system for each process.
         system, _ = fsspec.url_to_fs(self.location)
         contents = system.cat_ranges(paths, starts, ends, on_error="raise")
@@ -224,8 +225,7 @@ def _classes(index: dict[str, Any]) -> tuple[str, ...]:
     """The names of the outermost folders, sorted. Where each has a json, they are parts."""
     if "json" in index["extensions"]:
         return ()
-    folders = {str(key).partition("/")[0] for key in index["keys_N"] if "/" in key}
-    return tuple(sorted(folders))
+    return tuple(sorted({str(k).partition("/")[0] for k in index["keys_N"] if "/" in k}))
 
 
 def _sample(source: str, key: str, files: dict[str, bytes], class_index: int) -> Sample:
