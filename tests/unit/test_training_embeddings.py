@@ -118,7 +118,8 @@ def test_an_official_teacher_must_be_named(capsys: pytest.CaptureFixture[str]):
 
 
 @pytest.fixture
-def small_ray() -> Iterator[None]:
+def small_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # on a busy machine, workers would never start
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
