@@ -44,13 +44,14 @@ def sam_teacher() -> SamTeacher:
 def student(sam_teacher: SamTeacher) -> SamClipNet:
     """As stage II trains it, and a little beside its teacher, or L_SAM would have no gradient."""
     torch.manual_seed(1)
-    net = student_from_sam(sam_teacher, CONFIG).eval()
+    net = student_from_sam(sam_teacher, CONFIG, checkpointing=True).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.02 * torch.randn_like(parameter))
     net.prompt_encoder.load_state_dict(sam_teacher.prompt_encoder.state_dict())
     net.prompt_encoder.requires_grad_(False)
-    net.image_encoder.checkpointing = net.clip_head.checkpointing = True
+    assert net.image_encoder.checkpointing
+    assert net.clip_head.checkpointing
     return net
 
 
