@@ -61,12 +61,15 @@ CLIP_LOSSES = {"cosine": clip_loss, "angle": angle_loss}
 
 
 def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None:
-    """Teach the edge SAM to segment what is pointed at, from ImageNet's trunk or a checkpoint."""
+    """Teach the edge SAM to segment what is pointed at, from ImageNet's trunk or a checkpoint.
+
+    A trunk that does not learn is ImageNet's, whatever the neck and the head start from.
+    """
     encoder = teacher.image_encoder
     assert isinstance(encoder, EdgeEncoder)
     if run.start:
         checkpoint.load_weights(checkpoint.resolve(run.start), teacher, SAM_PARTS)
-    else:
+    if not run.start or not schedule.encoder_rate:
         load_trunk(encoder)
     encoder.trunk.requires_grad_(schedule.encoder_rate > 0)
     trunk = list(encoder.trunk.parameters())
