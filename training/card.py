@@ -26,8 +26,8 @@ Measured by `samclip eval` on the validation parts of the photograph sets, which
 
 ## Data
 
-Photographs of {sets}. They are for research use; so is a model trained on them. Masks taught only
-the SAM teacher; captions and class labels taught nothing.
+Photographs of {sets}. They are for research use; so is a model trained on them. Outlines taught
+only the SAM teacher{named}; captions and the classes of whole photographs taught nothing.
 
 ## Limits
 
@@ -51,6 +51,7 @@ def complete(directory: Path, metrics: Mapping[str, float]) -> str:
     (directory / checkpoint.LINEAGE).write_text(
         json.dumps(lineage, indent=2, sort_keys=True) + "\n"
     )
+    named = lineage["teachers"].get("names")
     card = CARD.format(
         name=config.name,
         kind=config.kind,
@@ -60,6 +61,7 @@ def complete(directory: Path, metrics: Mapping[str, float]) -> str:
         figures=table(metrics),
         teachers="\n".join(f"- **{key}**: {what}" for key, what in lineage["teachers"].items()),
         sets=", ".join(sorted(lineage["data"])),
+        named=f", and the classes of {named}'s label maps Head_CLIP's patches" if named else "",
     )
     (directory / checkpoint.CARD).write_text(card)
     return checkpoint.seal(directory)
