@@ -20,7 +20,7 @@ START_S = 60
 
 @dataclass
 class RedisServer:
-    """``redis-server`` with ``options`` like ``("--maxmemory", "8mb")``; nothing is kept on disk."""
+    """``redis-server`` with ``options`` like ``("--maxmemory", "8mb")``; it keeps nothing on disk."""
 
     directory: Path
     options: tuple[str, ...] = ()
