@@ -15,7 +15,7 @@ from samclip.cli import table
 
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
-from services.cache.connection import connect
+from services.cache.connection import close, connect
 from services.cache.entry import PREFIX
 from services.settings import Settings, SettingsError
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = Settings.load(
             args.config, redis_url=args.redis_url, checkpoint=getattr(args, "checkpoint", None)
         )
-        found = asyncio.run(args.run(_client(settings), settings, args))
+        found = asyncio.run(_run(settings, args))
     except (SettingsError, CheckpointError, RedisError, OSError) as error:
         print(f"samclip cache: {error}", file=sys.stderr)
         return 1
@@ -74,26 +74,31 @@ def _digest(text: str) -> str:
     return text
 
 
-def _client(settings: Settings) -> Any:
+async def _run(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     if not settings.redis_url:
         raise SettingsError(
             "no Redis is set: name it with --redis-url redis://host:port/0, or as SAMCLIP_REDIS_URL"
         )
-    return connect(settings.redis_url, TIMEOUT_S)
+    client = connect(settings.redis_url, TIMEOUT_S)
+    try:
+        return await args.run(client, settings, args)
+    finally:
+        await close(client)
 
 
 async def _stats(client: Any, settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     entries: Counter[tuple[str, str]] = Counter()
     size: Counter[tuple[str, str]] = Counter()
-    async with client:
-        async for keys in _keys(client, ""):
-            lengths = await asyncio.gather(*map(client.strlen, keys))
-            for key, length in zip(keys, lengths, strict=True):
-                contract, _, rest = key.removeprefix(PREFIX).partition(":{")
-                group = contract, rest.partition("}:")[2]
-                entries[group] += 1
-                size[group] += length
-        memory = await client.info("memory")
+    async for keys in _keys(client, ""):
+        pipeline = client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.strlen(key)
+        for key, length in zip(keys, await pipeline.execute(), strict=True):
+            contract, _, rest = key.removeprefix(PREFIX).partition(":{")
+            group = contract, rest.partition("}:")[2]
+            entries[group] += 1
+            size[group] += length
+    memory = await client.info("memory")
     rows = [
         {
             "checkpoint": contract[:12],
@@ -120,11 +125,10 @@ def _memory(info: dict[str, Any]) -> list[dict[str, Any]]:
 async def _purge(client: Any, settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     kept = checkpoint.digest(checkpoint.resolve(settings.checkpoint)) if args.old else None
     removed = 0
-    async with client:
-        async for keys in _keys(client, args.digest or ""):
-            doomed = [key for key in keys if kept is None or not _belongs(key, kept)]
-            if doomed:
-                removed += await client.unlink(*doomed)
+    async for keys in _keys(client, args.digest or ""):
+        doomed = [key for key in keys if kept is None or not _belongs(key, kept)]
+        if doomed:
+            removed += await client.unlink(*doomed)
     return {"removed": removed}
 
 

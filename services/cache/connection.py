@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
 from services.settings import SettingsError
@@ -49,6 +49,14 @@ def connect(url: str, timeout_s: float) -> Client:
     except ValueError as error:
         raise SettingsError(f"redis_url cannot be read: {error}") from error
     raise SettingsError(f"redis_url begins with {scheme[:20]!r}, expected {FORMS}")
+
+
+async def close(client: Client) -> None:
+    """Close its connections, those to sentinels included, which redis-py leaves to us."""
+    await client.aclose()
+    if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
+        for sentinel in client.connection_pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
 
 
 def _behind_sentinel(parts: SplitResult, options: dict[str, Any]) -> Redis:

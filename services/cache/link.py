@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
 from services.cache.breaker import Breaker
-from services.cache.connection import connect
+from services.cache.connection import close, connect
 
 PROBE = "samclip:probe"
 
@@ -50,7 +50,7 @@ class RedisLink:
     async def close(self) -> None:
         self.reads.close()
         self.writes.close()
-        await self.client.aclose()
+        await close(self.client)
 
     async def _ask(
         self, breaker: Breaker, command: Callable[..., Awaitable[T]], *args: Any, **options: Any

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
-from services.cache.connection import connect
+from services.cache.connection import close, connect
 from services.instance import free_port
 from services.settings import SettingsError
 from tests import redis_server
@@ -19,7 +19,7 @@ async def remembers(url: str) -> bool:
         await client.set("samclip:test", b"value", ex=60)
         return await client.get("samclip:test") == b"value"
     finally:
-        await client.aclose()
+        await close(client)
 
 
 async def test_one_server(shared_redis):
@@ -35,7 +35,8 @@ async def test_a_password_and_a_socket_in_the_file_system(tmp_path):
 
 
 async def test_a_cluster(tmp_path):
-    with redis_server.running(tmp_path, "--cluster-enabled", "yes") as server:
+    options = "--cluster-enabled", "yes", "--cluster-port", str(free_port())
+    with redis_server.running(tmp_path, *options) as server:
         client = Redis(port=server.port)
         await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         while b"cluster_state:ok" not in await client.execute_command("CLUSTER", "INFO"):
