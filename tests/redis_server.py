@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,24 +88,32 @@ def running(directory: Path, *options: str) -> Iterator[RedisServer]:
 @asynccontextmanager
 async def delayed(server: RedisServer, seconds: float) -> AsyncIterator[str]:
     """The URL of a proxy whose every answer comes so much later."""
+    connections: set[asyncio.Task[None]] = set()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait_s: float):
-        try:
-            while data := await reader.read(2**16):
-                await asyncio.sleep(wait_s)
-                writer.write(data)
-                await writer.drain()
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
+        while data := await reader.read(2**16):
+            await asyncio.sleep(wait_s)
+            writer.write(data)
+        writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        upstream = await asyncio.open_connection("127.0.0.1", server.port)
-        await asyncio.gather(pass_on(reader, upstream[1], 0), pass_on(upstream[0], writer, seconds))
+        connections.add(asyncio.current_task())
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        try:
+            await asyncio.gather(
+                pass_on(reader, upstream_writer, 0), pass_on(upstream_reader, writer, seconds)
+            )
+        finally:
+            for side in (writer, upstream_writer):
+                side.close()
+                with suppress(ConnectionError):
+                    await side.wait_closed()
 
     proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
         yield f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/0"
     finally:
         proxy.close()
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
