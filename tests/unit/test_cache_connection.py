@@ -3,10 +3,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from redis.asyncio import Redis, RedisCluster
 
+from samclip_core.geometry import Geometry
 from services.cache.connection import close, connect
+from services.cache.entry import Entries, Entry
+from services.cache.shared import OUTPUTS, SharedTier
 from services.instance import free_port
 from services.settings import SettingsError
 from tests import redis_server
@@ -20,6 +24,27 @@ async def remembers(url: str) -> bool:
         return await client.get("samclip:test") == b"value"
     finally:
         await close(client)
+
+
+async def keeps_entries(url: str) -> bool:
+    """Whether all that the cache sends to Redis is understood there."""
+    tier, key = SharedTier(url, "test", timeout_s=20), "0" * 64
+    entry = Entry.of(np.ones((2, 3, 3), np.float32), Geometry(1, 1, 8), "float16")
+    made = dict.fromkeys(OUTPUTS, entry)
+
+    async def encode() -> Entries:
+        tier.put(key, made)
+        return made
+
+    try:
+        await tier.once(key, encode)
+        await tier._leases.close()
+        found = await tier.get(key, OUTPUTS)
+        return (
+            len(found) == len(OUTPUTS) and await tier.state() == "up" and tier._link.writes.closed
+        )
+    finally:
+        await tier.close()
 
 
 async def test_one_server(shared_redis):
@@ -42,7 +67,9 @@ async def test_a_cluster(tmp_path):
         while b"cluster_state:ok" not in await client.execute_command("CLUSTER", "INFO"):
             pass
         await client.aclose()
-        assert await remembers(f"redis+cluster://127.0.0.1:{server.port}")
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+        assert await remembers(url)
+        assert await keeps_entries(url)
 
 
 @contextmanager
