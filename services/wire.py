@@ -23,9 +23,12 @@ from samclip_core.types import (
     Score,
     SemanticMap,
 )
+from services.cache.entry import Entries, Entry
 
 FIELDS = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "clip_pooled_D"}
 """Which field of ImageFeatures each output of Embed is."""
+
+_NAMED = {pb.Output.Name(output): output for output in FIELDS}
 
 _DTYPES = {"float16": "<f2", "float32": "<f4", "int8": "i1"}
 
@@ -88,11 +91,18 @@ def to_outputs(requested: Sequence[pb.Output]) -> tuple[pb.Output, ...]:
     return tuple(dict.fromkeys(requested)) or tuple(FIELDS)
 
 
-def to_features(response: pb.EmbedResponse, size: int) -> ImageFeatures:
-    """What a head works on, from an Embed with ``inline``; ``size`` is the model frame's side."""
-    fields = {pb.Output.Name(output): field for output, field in FIELDS.items()}
-    arrays = {fields[tensor.name]: from_tensor(tensor) for tensor in response.tensors}
+def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
+    """The embeddings of an Embed with ``inline``; ``size`` is the model frame's side."""
     geometry = Geometry(response.image.height, response.image.width, size)
+    return {
+        _NAMED[tensor.name]: Entry(from_tensor(tensor), geometry) for tensor in response.tensors
+    }
+
+
+def to_features(entries: Entries) -> ImageFeatures:
+    """What a head works on; at least one output of one image."""
+    geometry = next(iter(entries.values())).geometry
+    arrays = {FIELDS[output]: entry.array for output, entry in entries.items()}
     return ImageFeatures(geometry, **arrays)
 
 

@@ -1,12 +1,13 @@
 """A real Redis on a free port of this machine, which a test may stop, freeze and start again."""
 
+import asyncio
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,7 +21,7 @@ START_S = 60
 
 @dataclass
 class RedisServer:
-    """``redis-server`` with ``options`` like ``("--maxmemory", "8mb")``; nothing is kept on disk."""
+    """``redis-server`` with ``options`` like ``("--maxmemory", "8mb")``. Nothing goes to disk."""
 
     directory: Path
     options: tuple[str, ...] = ()
@@ -36,19 +37,7 @@ class RedisServer:
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--dir", str(self.directory), *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + START_S
-        while True:
-            try:
-                with redis.Redis(port=self.port) as client:
-                    client.ping()
-            except redis.AuthenticationError:
-                return  # it answers, and wants a password
-            except redis.ConnectionError:
-                assert self.process.poll() is None, "redis-server ended at once"
-                assert time.monotonic() < deadline, "redis-server does not answer"
-                time.sleep(0.02)
-            else:
-                return
+        wait_until_answering(self.port, self.process)
 
     def kill(self) -> None:
         """End it at once, as a crash would."""
@@ -66,6 +55,23 @@ class RedisServer:
         os.kill(self.process.pid, signal.SIGCONT)
 
 
+def wait_until_answering(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Return when the server that ``process`` is answers, if only to ask for a password."""
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            with redis.Redis(port=port) as client:
+                client.ping()
+        except redis.AuthenticationError:
+            return
+        except redis.ConnectionError:
+            assert process.poll() is None, "redis-server ended at once"
+            assert time.monotonic() < deadline, "redis-server does not answer"
+            time.sleep(0.02)
+        else:
+            return
+
+
 @contextmanager
 def running(directory: Path, *options: str) -> Iterator[RedisServer]:
     """A started server; the test skips where no redis-server is installed, but never in CI."""
@@ -77,3 +83,37 @@ def running(directory: Path, *options: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.kill()
+
+
+@asynccontextmanager
+async def delayed(server: RedisServer, seconds: float) -> AsyncIterator[str]:
+    """The URL of a proxy whose every answer comes so much later."""
+    connections: set[asyncio.Task[None]] = set()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait_s: float):
+        while data := await reader.read(2**16):
+            await asyncio.sleep(wait_s)
+            writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.current_task())
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
+        try:
+            await asyncio.gather(
+                pass_on(reader, upstream_writer, 0), pass_on(upstream_reader, writer, seconds)
+            )
+        finally:
+            for side in (writer, upstream_writer):
+                side.close()
+                with suppress(ConnectionError):
+                    await side.wait_closed()
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/0"
+    finally:
+        proxy.close()
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)

@@ -32,6 +32,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "serve": Part("services.serve", "serve", "run the service until Ctrl-C"),
+    "cache": Part("services.cache.command", "serve", "count or remove what Redis holds"),
     "convert": Part("samclip_core.convert", "core", "make a checkpoint of official weights"),
     "train": Part("training.train", "train", "train a checkpoint"),
     "eval": Part("training.evaluate", "train", "measure a checkpoint"),

@@ -33,8 +33,13 @@ class Backbone(Service):
         self.engine.warm_up()
 
     async def health(self) -> dict[str, Any]:
-        cache = {"bytes": self.engine.cache.size, "capacity": self.settings.cache_bytes}
-        return {**await super().health(), "queue": self.engine.queue, "cache": cache}
+        memory = self.engine.cache.memory
+        return {
+            **await super().health(),
+            "queue": self.engine.queue,
+            "cache": {"bytes": memory.size, "capacity": memory.capacity},
+            "redis": await self.engine.cache.state(),
+        }
 
     @rpc
     async def Embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:

@@ -8,7 +8,7 @@ its own, never on the event loop.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -24,13 +24,12 @@ from samclip_core.geometry import Geometry
 from samclip_core.model import Prepared, SamClip
 from services import metrics, threads, wire
 from services.backbone.batcher import Batcher, buckets
-from services.backbone.cache import Cache, Entry, SingleFlight, namespace
+from services.cache import tiers
+from services.cache.entry import Entries, Entry
 from services.limits import image_limits
 from services.settings import Settings
 
 TEXTS_AT_ONCE = 64  # in one run of the text tower, so that images need not wait long for it
-
-Entries = Mapping[pb.Output, Entry]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +56,14 @@ class Engine:
 
     def __init__(self, model: SamClip, settings: Settings):
         self.model = model
-        self.cache = Cache(
-            settings.cache_bytes,
-            namespace(model.digest, model.config.image_size, settings.dtype),
+        self.cache = tiers.of_settings(
+            settings, settings.cache_bytes, model.digest, model.config.image_size
         )
+        self._stored_as = settings.cache_dtype
         self._limits = image_limits(settings)
         self._on_gpu = settings.device.startswith("cuda")
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
         self._device = ThreadPoolExecutor(1, "device")
-        self._flights = SingleFlight[Entries]()
         self._sizes = buckets(settings.max_batch_size)
         self._batcher = Batcher[_Work, Entries](
             self._run,
@@ -96,14 +94,14 @@ class Engine:
             key = source
         else:
             key = await threads.run(self._decoders, "hash", image.image_key, source)
-        entries: Entries | None = self.cache.get(key, outputs)
+        entries = await self.cache.get(key, outputs)
         if entries is not None:
             return Embedded(key, entries, cached=True)
         if isinstance(source, str):
             raise KeyUnknown(
                 f"no embedding is held for the image key {key[:64]!r} (any more): send the image"
             )
-        entries = await self._flights.run(key, partial(self._encode, key, source))
+        entries = await self.cache.once(key, partial(self._encode, key, source))
         return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
 
     async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -117,6 +115,7 @@ class Engine:
     async def close(self) -> None:
         """Finish what waits, then stop the threads."""
         await self._batcher.close()
+        await self.cache.close()
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
 
@@ -140,12 +139,12 @@ class Engine:
     def _execute(self, prepared: list[Prepared]) -> list[Entries]:
         results: list[Entries] = []
         for features in self.model.encode_batch(prepared):
-            entries = {}
-            for output, field in wire.FIELDS.items():
-                array = np.ascontiguousarray(getattr(features, field), np.float16)
-                array.flags.writeable = False
-                entries[output] = Entry(array, features.geometry)
-            results.append(entries)
+            results.append(
+                {
+                    output: Entry.of(getattr(features, field), features.geometry, self._stored_as)
+                    for output, field in wire.FIELDS.items()
+                }
+            )
         return results
 
     def _measure_memory(self) -> None:

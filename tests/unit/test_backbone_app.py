@@ -77,4 +77,5 @@ async def test_health_tells_of_queue_and_cache(settings, tiny_model):
     health = await app.Backbone(settings, tiny_model).health()
     assert health["queue"] == 0
     assert health["cache"] == {"bytes": 0, "capacity": settings.cache_bytes}
+    assert health["redis"] == "off"
     assert health["model"]["name"] == "tiny-edge"

@@ -13,11 +13,22 @@ from samclip_core.errors import (
     UnsupportedImage,
 )
 from samclip_core.image import image_key
-from services import backbone_client, rpc
+from services import backbone_client, metrics, rpc
 from services.backbone.app import Backbone
 from services.backbone_client import BackboneClient
+from services.cache import tiers
+from services.cache.tiers import EmbeddingCache
 from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.in_process import ADMITTED, png, served
+
+
+def client_of(port: int, digest: str, capacity: int = 0) -> BackboneClient:
+    cache = EmbeddingCache(capacity)
+    return BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, digest, cache)
+
+
+def asked() -> float:
+    return metrics.REQUESTS.labels("BackboneService", "Embed", "OK")._value.get()
 
 
 @pytest.fixture
@@ -31,7 +42,7 @@ async def backbone(model, settings):
     model.batches.clear()
     model.texts.clear()
     async with served(service) as port:
-        client = BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, model.digest)
+        client = client_of(port, model.digest)
         yield client
         model.release()
         await client.close()
@@ -46,6 +57,25 @@ async def test_features_by_file_and_by_key(backbone):
     info, again = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
     assert info.cached
     np.testing.assert_array_equal(again.clip_pooled_D, features.clip_pooled_D)
+
+
+async def test_what_this_process_has_seen_is_not_asked_for_again(model, settings):
+    async with served(Backbone(settings, model)) as port:
+        client = client_of(port, model.digest, 2**20)
+        image = pb.Image(encoded=png(100))
+        info, features = await client.features(image, pb.SAM)
+        before = asked()
+        for again in (image, pb.Image(key=info.key)):
+            found, same = await client.features(again, pb.SAM)
+            assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
+            np.testing.assert_array_equal(same.sam_Dhw, features.sam_Dhw)
+            assert same.geometry == features.geometry
+        assert asked() == before
+        found, both = await client.features(image, pb.SAM, pb.CLIP_DENSE)  # one was not asked for
+        assert asked() == before + 1
+        assert found.cached
+        assert both.clip_dense_Dhw is not None
+        await client.close()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +116,7 @@ async def test_overload_and_deadline_pass_through(backbone, model):
 
 
 async def test_a_backbone_that_is_not_there_is_unavailable():
-    client = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, "d")
+    client = client_of(1, "d")
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 does not answer"):
         await client.features(pb.Image(key="k"), pb.SAM)
     await client.close()
@@ -101,7 +131,7 @@ async def test_a_bug_in_the_backbone_is_a_bug_here(backbone, model):
 
 async def test_embeddings_of_another_checkpoint_are_refused(model, settings):
     async with served(Backbone(settings, model)) as port:
-        client = BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, "e" * 64)
+        client = client_of(port, "e" * 64)
         with pytest.raises(Unavailable, match="another checkpoint"):
             await client.features(pb.Image(encoded=png(1)), pb.SAM)
         with pytest.raises(Unavailable, match="another checkpoint"):
@@ -133,3 +163,25 @@ async def test_class_embeddings_are_means_over_the_templates(backbone):
     mean = text_vector("a cat") + text_vector("the cat")
     np.testing.assert_allclose(found[1], mean / np.linalg.norm(mean), atol=1e-6)
     assert found.shape == (2, 4)
+
+
+async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, shared_redis):
+    shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
+    settings = settings.model_copy(update=shared)
+    backbone = Backbone(settings, model)
+    image, outputs = pb.Image(encoded=png(77)), (pb.SAM, pb.CLIP_POOLED)
+    async with served(backbone) as port:
+        near = client_of(port, model.digest)
+        info, features = await near.features(image, *outputs)
+        await near.close()
+    await backbone.engine.close()  # what it wrote is there; it is not
+    cache = tiers.of_settings(settings, 0, model.digest, SIZE)
+    far = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, model.digest, cache)
+    for again in (image, pb.Image(key=info.key)):
+        found, same = await far.features(again, *outputs)
+        assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
+        np.testing.assert_array_equal(same.sam_Dhw, features.sam_Dhw)
+        np.testing.assert_array_equal(same.clip_pooled_D, features.clip_pooled_D)
+    with pytest.raises(Unavailable):
+        await far.features(pb.Image(encoded=png(78)), *outputs)
+    await far.close()

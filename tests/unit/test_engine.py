@@ -134,7 +134,7 @@ async def test_what_was_encoded_for_a_caller_who_left_is_kept(engine, model):
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     model.release()
-    while not engine.cache.size:
+    while not engine.cache.memory.size:
         await asyncio.sleep(0.001)
     assert (await engine.embed(png(1), ALL)).cached
 

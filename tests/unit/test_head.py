@@ -35,3 +35,16 @@ async def test_another_backbone_gets_no_secret(settings):
 async def test_health_tells_the_model(settings, tiny_model):
     health = await Classification(settings).health()
     assert health["model"]["digest"] == tiny_model.digest
+
+
+async def test_health_tells_of_redis(settings, shared_redis):
+    assert (await Classification(settings).health())["redis"] == "off"
+    shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
+    for address, state in (("", "up"), ("far:9000", "off")):
+        update = {**shared, "backbone_address": address}
+        head = Classification(settings.model_copy(update=update))
+        assert (await head.health())["redis"] == state
+        await head.backbone.close()
+    head = Classification(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
+    assert (await head.health())["redis"] == "down"
+    await head.backbone.close()

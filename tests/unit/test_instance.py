@@ -32,6 +32,11 @@ def test_one_port_cannot_be_both(tmp_path: Path) -> None:
         instance.complete(Settings(http_port=port, grpc_port=port))
 
 
+def test_a_redis_url_of_another_form_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="redis_url begins with 'http'"):
+        instance.complete(free_settings(redis_url="http://cache"))
+
+
 def test_a_file_of_api_keys_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="api_keys_file"):
         instance.complete(free_settings(api_keys_file=tmp_path / "none"))

@@ -75,7 +75,7 @@ def test_features_come_back_from_an_embed_response():
         image=wire.image_info("k", GEOMETRY, True),
         tensors=[wire.to_tensor(sam, "SAM"), wire.to_tensor(pooled, "CLIP_POOLED")],
     )
-    features = wire.to_features(response, 32)
+    features = wire.to_features(wire.to_entries(response, 32))
     assert features.geometry == GEOMETRY
     assert features.clip_dense_Dhw is None
     np.testing.assert_array_equal(features.sam_Dhw, sam)

@@ -1,0 +1,154 @@
+"""``samclip cache``: what the Redis of the embedding cache holds, and how to empty it."""
+
+import argparse
+import asyncio
+import json
+import re
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from redis.exceptions import RedisError
+from samclip.cli import table
+
+from samclip_core import checkpoint
+from samclip_core.errors import CheckpointError
+from services.cache.connection import close, connect
+from services.cache.entry import PREFIX
+from services.settings import Settings, SettingsError
+
+TIMEOUT_S = 10.0
+KEYS_AT_ONCE = 1000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        settings = Settings.load(
+            args.config, redis_url=args.redis_url, checkpoint=getattr(args, "checkpoint", None)
+        )
+        found = asyncio.run(_run(settings, args))
+    except (SettingsError, CheckpointError, RedisError, OSError) as error:
+        print(f"samclip cache: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps(found, indent=2) if args.json else _text(found))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="samclip cache",
+        description="The embeddings that services share in a Redis: count them, remove them.",
+        epilog="Removing is always safe: what is missing is encoded again when it is asked for.",
+    )
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--redis-url", help="where it is (the setting redis_url)")
+    common.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    common.add_argument("--json", action="store_true", help="print JSON")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    stats = commands.add_parser(
+        "stats", parents=[common], help="entries and bytes by checkpoint and output"
+    )
+    stats.set_defaults(run=_stats)
+    purge = commands.add_parser(
+        "purge", parents=[common], help="remove all entries, or those of some checkpoints"
+    )
+    which = purge.add_mutually_exclusive_group()
+    which.add_argument(
+        "--digest", type=_digest, metavar="D", help="of a checkpoint: its first characters"
+    )
+    which.add_argument(
+        "--old", action="store_true", help="of all checkpoints but the one of the settings"
+    )
+    purge.add_argument("--checkpoint", help="the one that --old keeps (the setting checkpoint)")
+    purge.set_defaults(run=_purge)
+    return parser
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch("[0-9a-f]{4,64}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no digest: give 4 to 64 hex digits")
+    return text
+
+
+async def _run(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
+    if not settings.redis_url:
+        raise SettingsError(
+            "no Redis is set: name it with --redis-url redis://host:port/0, or as SAMCLIP_REDIS_URL"
+        )
+    client = connect(settings.redis_url, TIMEOUT_S)
+    try:
+        return await args.run(client, settings, args)
+    finally:
+        await close(client)
+
+
+async def _stats(client: Any, settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
+    entries: Counter[tuple[str, str]] = Counter()
+    size: Counter[tuple[str, str]] = Counter()
+    async for keys in _keys(client, ""):
+        pipeline = client.pipeline(transaction=False)
+        for key in keys:
+            pipeline.strlen(key)
+        for key, length in zip(keys, await pipeline.execute(), strict=True):
+            contract, _, rest = key.removeprefix(PREFIX).partition(":{")
+            group = contract, rest.partition("}:")[2]
+            entries[group] += 1
+            size[group] += length
+    memory = await client.info("memory")
+    rows = [
+        {
+            "checkpoint": contract[:12],
+            "contract": contract.partition(":")[2],
+            "output": output,
+            "entries": count,
+            "bytes": size[contract, output],
+        }
+        for (contract, output), count in sorted(entries.items())
+    ]
+    return {"entries": rows, "memory": _memory(memory)}
+
+
+def _memory(info: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of each server: a Cluster tells of several."""
+    servers = info if all(isinstance(part, dict) for part in info.values()) else {"": info}
+    names = {"used_memory": "used", "maxmemory": "maximum", "maxmemory_policy": "policy"}
+    return [
+        {"server": server} | {shown: part[name] for name, shown in names.items()}
+        for server, part in servers.items()
+    ]
+
+
+async def _purge(client: Any, settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
+    kept = checkpoint.digest(checkpoint.resolve(settings.checkpoint)) if args.old else None
+    removed = 0
+    async for keys in _keys(client, args.digest or ""):
+        doomed = [key for key in keys if kept is None or not _belongs(key, kept)]
+        if doomed:
+            removed += await client.unlink(*doomed)
+    return {"removed": removed}
+
+
+def _belongs(key: str, digest: str) -> bool:
+    return key.startswith(f"{PREFIX}{digest}:")
+
+
+async def _keys(client: Any, digest: str) -> AsyncIterator[list[str]]:
+    """The names of all entries of checkpoints whose digest begins so, many at once."""
+    keys: list[str] = []
+    async for key in client.scan_iter(match=f"{PREFIX}{digest}*", count=KEYS_AT_ONCE):
+        keys.append(key.decode())
+        if len(keys) == KEYS_AT_ONCE:
+            yield keys
+            keys = []
+    if keys:
+        yield keys
+
+
+def _text(found: dict[str, Any]) -> str:
+    if "removed" in found:
+        return f"{found['removed']} entries removed"
+    return f"{table(found['entries'])}\n\n{table(found['memory'])}"

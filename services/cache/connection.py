@@ -1,0 +1,74 @@
+"""A client of the Redis that a URL names: one server, what Sentinel watches, or a Cluster.
+
+    redis://[user:password@]host:port/db              rediss:// with TLS
+    unix://[user:password@]/path/to/socket?db=0
+    redis+sentinel://[user:password@]host:port,host:port/service/db
+    redis+cluster://[user:password@]host:port         rediss+cluster:// with TLS
+
+What may follow as ``?name=value`` is documented by redis-py, ``ssl_ca_certs`` for one.
+"""
+
+from typing import Any, TypeAlias
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.backoff import NoBackoff
+
+from services.settings import SettingsError
+
+Client: TypeAlias = Redis | RedisCluster
+
+FORMS = "redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or rediss+cluster://"
+SENTINEL_PORT = 26379
+MAX_CONNECTIONS = 1024  # far more than requests at once: none fails for want of one
+
+
+def connect(url: str, timeout_s: float) -> Client:
+    """A client that connects at its first command, and then never tries a command twice.
+
+    Raises SettingsError for a URL of another form; the message leaves the password out.
+    """
+    options: dict[str, Any] = {
+        "protocol": 2,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "retry": Retry(NoBackoff(), 0),  # whoever asks goes on without an answer
+    }
+    scheme = url.partition("://")[0]
+    try:
+        match scheme:
+            case "redis" | "rediss" | "unix":
+                return Redis.from_url(url, max_connections=MAX_CONNECTIONS, **options)
+            case "redis+cluster" | "rediss+cluster":
+                plain = url.replace("+cluster", "", 1)
+                return RedisCluster.from_url(plain, max_connections=MAX_CONNECTIONS, **options)
+            case "redis+sentinel":
+                return _behind_sentinel(urlsplit(url), options)
+    except ValueError as error:
+        raise SettingsError(f"redis_url cannot be read: {error}") from error
+    raise SettingsError(f"redis_url begins with {scheme[:20]!r}, expected {FORMS}")
+
+
+async def close(client: Client) -> None:
+    """Close its connections, those to sentinels included, which redis-py leaves to us."""
+    await client.aclose()
+    if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
+        for sentinel in client.connection_pool.sentinel_manager.sentinels:
+            await sentinel.aclose()
+
+
+def _behind_sentinel(parts: SplitResult, options: dict[str, Any]) -> Redis:
+    """The master of a service, wherever it is when a connection is made."""
+    login, _, hosts = parts.netloc.rpartition("@")
+    service, _, db = parts.path.strip("/").partition("/")
+    if not service:
+        raise ValueError("redis+sentinel:// needs a service: redis+sentinel://host:port/service/db")
+    user, _, password = (unquote(part) or None for part in login.partition(":"))
+    sentinels = [
+        (split.hostname, split.port or SENTINEL_PORT)
+        for split in (urlsplit(f"//{host}") for host in hosts.split(","))
+    ]
+    sentinel = Sentinel(sentinels, sentinel_kwargs=options, **options)
+    return sentinel.master_for(service, db=int(db or 0), username=user, password=password)

@@ -1,0 +1,159 @@
+"""One output of the encoder for one image: its name, and its bytes outside of this process.
+
+The name is the contract and the content: digest of the weights, version of the preprocessing,
+resolution, dtype, layout, and sha256 of the encoded file. The bytes say whose they are and carry a
+checksum, so that whatever is damaged, cut short or in another's place is a miss.
+"""
+
+import hashlib
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.geometry import PREPROCESS_VERSION, Geometry
+
+LAYOUT = "1"
+"""Of the names and bytes below. Raise it when an old entry would be misread."""
+
+PREFIX = "samclip:cache:"
+
+StoredAs = Literal["float16", "int8"]
+
+_MAGIC = b"SCE1"
+_SUM = struct.Struct("<4s16s")  # magic, checksum over all that follows
+# Digest of the name; height, width and frame of the picture; dtype, dimensions, shape, bytes.
+# Padded, so that the numbers behind it lie well in memory.
+_HEADER = struct.Struct("<32s3I2B3IQ10x")
+_START = _SUM.size + _HEADER.size
+_DTYPES: tuple[StoredAs, ...] = ("float16", "int8")
+_SMALLEST_STEP = np.float16(2**-14)  # float16 loses precision below
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """``array`` as everybody uses it: float16, read-only; and the geometry of the image.
+
+    ``step_D`` (float16) is there where the array was rounded to int8: each channel is a multiple,
+    -127 to 127, of its step. So it is stored as int8 without any further loss.
+    """
+
+    array: NDArray[np.float16]
+    geometry: Geometry
+    step_D: NDArray[np.float16] | None = None
+
+    @classmethod
+    def of(cls, array: NDArray[np.floating], geometry: Geometry, stored_as: StoredAs) -> "Entry":
+        """What a cache that stores ``stored_as`` will give back, so that hits and misses agree.
+
+        Only maps (D×h×w) become int8; a vector is small, and would lose more.
+        """
+        if stored_as == "int8" and array.ndim == 3:
+            step_D = _steps(array)
+            entry = cls(_restore(_quantise(array, step_D), step_D), geometry, step_D)
+        else:
+            entry = cls(np.array(array, np.float16, order="C"), geometry)
+        entry.array.flags.writeable = False
+        return entry
+
+
+Entries = Mapping[pb.Output, Entry]
+
+
+def contract(digest: str, image_size: int, dtype: str, stored_as: StoredAs) -> str:
+    """What, besides the image, decides the numbers of an entry; ``dtype`` is the encoder's."""
+    return f"{digest}:{PREPROCESS_VERSION}:{image_size}:{dtype}:{stored_as}-{LAYOUT}"
+
+
+def name(contract: str, image_key: str, output: pb.Output) -> str:
+    """Of an entry. In braces what a Redis Cluster places by: an image's outputs lie together."""
+    return f"{PREFIX}{contract}:{{{image_key}}}:{pb.Output.Name(output)}"
+
+
+def pack(name: str, entry: Entry) -> bytes:
+    """The bytes of an entry that is kept under that name."""
+    payload, stored_as = _payload(entry)
+    geometry = entry.geometry
+    header = _HEADER.pack(
+        _digest(name),
+        geometry.height,
+        geometry.width,
+        geometry.size,
+        _DTYPES.index(stored_as),
+        entry.array.ndim,
+        *entry.array.shape,
+        *(1,) * (3 - entry.array.ndim),
+        sum(part.nbytes for part in payload),
+    )
+    checksum = xxhash.xxh3_128(header)
+    for part in payload:
+        checksum.update(part)
+    return b"".join((_SUM.pack(_MAGIC, checksum.digest()), header, *payload))
+
+
+def unpack(name: str, data: bytes) -> Entry | None:
+    """The entry, its array a view of ``data``; None unless every byte is as ``pack`` wrote it."""
+    if len(data) < _START:
+        return None
+    magic, checksum = _SUM.unpack_from(data)
+    if magic != _MAGIC or xxhash.xxh3_128_digest(memoryview(data)[_SUM.size :]) != checksum:
+        return None
+    owner, *header = _HEADER.unpack_from(data, _SUM.size)
+    if owner != _digest(name):
+        return None
+    try:
+        return _read(data, *header)
+    except (ValueError, IndexError):  # a good checksum over nonsense: not written by ``pack``
+        return None
+
+
+def _read(data: bytes, height: int, width: int, size: int, dtype: int, *layout: int) -> Entry:
+    """The entry behind a header that is sound. Raises ValueError or IndexError if it is not."""
+    ndim, *sides, length = layout
+    shape = sides[:ndim]
+    geometry = Geometry(height, width, size)
+    stored_as = _DTYPES[dtype]
+    values = math.prod(shape) * np.dtype(stored_as).itemsize
+    step_bytes = 2 * shape[0] if stored_as == "int8" else 0
+    if length != len(data) - _START or length != step_bytes + values:
+        raise ValueError(f"{length} bytes for a {stored_as} array of shape {shape}")
+    if stored_as == "float16":
+        return Entry(np.frombuffer(data, "<f2", offset=_START).reshape(shape), geometry)
+    step_D = np.frombuffer(data, "<f2", shape[0], _START)
+    steps_Dhw = np.frombuffer(data, np.int8, offset=_START + step_bytes).reshape(shape)
+    array = _restore(steps_Dhw, step_D)
+    array.flags.writeable = False
+    return Entry(array, geometry, step_D)
+
+
+def _payload(entry: Entry) -> tuple[list[memoryview], StoredAs]:
+    if entry.step_D is None:
+        return [np.ascontiguousarray(entry.array, "<f2").data], "float16"
+    steps = np.ascontiguousarray(entry.step_D, "<f2")
+    return [steps.data, _quantise(entry.array, entry.step_D).data], "int8"
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+def _steps(array_Dhw: NDArray[np.floating]) -> NDArray[np.float16]:
+    largest_D = np.abs(array_Dhw).max(axis=(1, 2)).astype(np.float32)
+    return np.maximum((largest_D / 127).astype(np.float16), _SMALLEST_STEP)
+
+
+def _quantise(array_Dhw: NDArray[np.floating], step_D: NDArray[np.float16]) -> NDArray[np.int8]:
+    steps = array_Dhw.astype(np.float32) / step_D.astype(np.float32)[:, None, None]
+    return np.rint(steps).clip(-127, 127).astype(np.int8)
+
+
+def _restore(array_Dhw: NDArray[np.int8], step_D: NDArray[np.float16]) -> NDArray[np.float16]:
+    return (array_Dhw.astype(np.float32) * step_D.astype(np.float32)[:, None, None]).astype(
+        np.float16
+    )

@@ -1,0 +1,70 @@
+"""The first tier of the embedding cache: in this process, bounded by bytes, oldest use out first.
+
+The three outputs of the encoder have their own room, so that large maps never push out the small
+vectors. Every operation takes the same time, however much is held.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from samclip.v1 import samclip_pb2 as pb
+
+from services import metrics
+from services.cache.entry import Entries, Entry
+
+SHARES = {pb.SAM: 0.6, pb.CLIP_DENSE: 0.35, pb.CLIP_POOLED: 0.05}
+"""Of the cache's bytes; a pooled vector is about a thousandth of a map."""
+
+
+class _Shelf:
+    """The entries of one output."""
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self.size = 0
+        self.entries: OrderedDict[str, Entry] = OrderedDict()
+
+    def get(self, key: str) -> Entry | None:
+        entry = self.entries.get(key)
+        if entry is not None:
+            self.entries.move_to_end(key)
+        return entry
+
+    def put(self, key: str, entry: Entry) -> None:
+        if entry.array.nbytes > self.capacity:
+            return
+        replaced = self.entries.pop(key, None)
+        self.size += entry.array.nbytes - (replaced.array.nbytes if replaced else 0)
+        self.entries[key] = entry
+        while self.size > self.capacity:
+            _, oldest = self.entries.popitem(last=False)
+            self.size -= oldest.array.nbytes
+
+
+class MemoryTier:
+    """Embeddings of one contract by image key and output. For one event loop: not thread-safe."""
+
+    def __init__(self, capacity: int):
+        self.capacity = capacity
+        self._shelves = {output: _Shelf(int(capacity * part)) for output, part in SHARES.items()}
+
+    @property
+    def size(self) -> int:
+        """Bytes held."""
+        return sum(shelf.size for shelf in self._shelves.values())
+
+    def get(self, image_key: str, outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:
+        """Those of the outputs that are held."""
+        found = {}
+        for output in outputs:
+            entry = self._shelves[output].get(image_key)
+            outcome = "miss" if entry is None else "hit"
+            metrics.CACHE.labels("l1", pb.Output.Name(output), outcome).inc()
+            if entry is not None:
+                found[output] = entry
+        return found
+
+    def put(self, image_key: str, entries: Entries) -> None:
+        for output, entry in entries.items():
+            self._shelves[output].put(image_key, entry)
+        metrics.CACHE_BYTES.labels("l1").set(self.size)

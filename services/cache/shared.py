@@ -1,0 +1,139 @@
+"""The second tier of the embedding cache: Redis, shared by all processes.
+
+A request never fails here: what goes wrong is a miss. Every entry has its expiry, so that an
+eviction policy ``volatile-…`` finds only what may be lost.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import Literal
+
+from samclip.v1 import samclip_pb2 as pb
+
+from services import metrics
+from services.cache.entry import Entries, Entry, name, pack, unpack
+from services.cache.lease import Leases
+from services.cache.link import RedisLink, Unanswered
+
+DAY_S = 86_400
+LIFETIME_S = {pb.SAM: DAY_S, pb.CLIP_DENSE: 3 * DAY_S, pb.CLIP_POOLED: 30 * DAY_S}
+"""What takes much room for few questions goes first; a vector costs next to nothing to keep."""
+
+OUTPUTS = tuple(LIFETIME_S)
+
+WRITE_BYTES = 64 * 2**20
+"""On their way to Redis at once; what would exceed them is not written."""
+READS_AT_ONCE, WRITES_AT_ONCE = 32, 4
+"""Of entries. Waiting for one's turn is not Redis' fault: its time begins after that."""
+
+
+class SharedTier:
+    """Embeddings of one contract (``entry.contract``) by image key and output.
+
+    For one event loop. ``timeout_s`` bounds each exchange. Raises SettingsError for a bad URL.
+    """
+
+    def __init__(self, url: str, contract: str, timeout_s: float):
+        self._link = RedisLink(url, timeout_s)
+        self._leases = Leases(self._link, contract)
+        self._contract = contract
+        self._read_slots = asyncio.Semaphore(READS_AT_ONCE)
+        self._write_slots = asyncio.Semaphore(WRITES_AT_ONCE)
+        self._writing: dict[str, asyncio.Task[None]] = {}  # by image key
+        self._writing_bytes = 0
+
+    async def get(self, image_key: str, outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:
+        """Those of the outputs that are there and whole."""
+        names = self._names(image_key, outputs)
+        try:
+            async with self._read_slots:
+                values = await self._link.read(self._link.client.mget, names)
+        except Unanswered:
+            _count(outputs, "error")
+            return {}
+        entries: list[Entry | None] = [None] * len(values)
+        if any(values):
+            entries = await asyncio.to_thread(_unpack_all, names, values)
+        found = {}
+        for output, value, entry in zip(outputs, values, entries, strict=True):
+            _count([output], "hit" if entry else "miss" if value is None else "corrupt")
+            if entry is not None:
+                found[output] = entry
+        return found
+
+    def put(self, image_key: str, entries: Entries) -> None:
+        """Write them in the background, unless too much is being written already."""
+        size = sum(entry.array.nbytes for entry in entries.values())
+        if not self._link.writes.closed or self._writing_bytes + size > WRITE_BYTES:
+            _count(entries, "write_dropped")
+            return
+        self._writing_bytes += size
+        task = asyncio.create_task(self._write(image_key, entries))
+        self._writing[image_key] = task
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._writing_bytes -= size
+            if self._writing.get(image_key) is task:
+                del self._writing[image_key]
+
+        task.add_done_callback(done)
+
+    async def once(self, image_key: str, encode: Callable[[], Awaitable[Entries]]) -> Entries:
+        """All outputs: those that another process makes meanwhile, or of ``encode``.
+
+        ``encode`` puts what it has made.
+        """
+        find, settle = partial(self._find, image_key), partial(self._written, image_key)
+        return await self._leases.once(image_key, find, encode, settle)
+
+    async def state(self) -> Literal["up", "down"]:
+        """Whether Redis answers now."""
+        return await self._link.state()
+
+    async def close(self) -> None:
+        """Finish what is being written, and leave."""
+        if self._writing:
+            await asyncio.wait(self._writing.values())
+        await self._leases.close()
+        await self._link.close()
+
+    async def _find(self, image_key: str) -> Entries | None:
+        """All outputs, read only once all are there. Raises Unanswered."""
+        names = self._names(image_key, OUTPUTS)
+        if await self._link.read(self._link.client.exists, *names) < len(names):
+            return None
+        found = await self.get(image_key, OUTPUTS)
+        return found if len(found) == len(OUTPUTS) else None
+
+    async def _written(self, image_key: str) -> None:
+        """Wait for what is being written of an image."""
+        if image_key in self._writing:
+            await asyncio.wait([self._writing[image_key]])
+
+    async def _write(self, image_key: str, entries: Entries) -> None:
+        for output, entry in entries.items():
+            key = name(self._contract, image_key, output)
+            data = await asyncio.to_thread(pack, key, entry)
+            try:
+                async with self._write_slots:
+                    await self._link.write(self._link.client.set, key, data, ex=LIFETIME_S[output])
+            except Unanswered:
+                _count([output], "write_error")
+            else:
+                _count([output], "written")
+
+    def _names(self, image_key: str, outputs: Iterable[pb.Output]) -> list[str]:
+        return [name(self._contract, image_key, output) for output in outputs]
+
+
+def _unpack_all(names: Sequence[str], values: Sequence[bytes | None]) -> list[Entry | None]:
+    return [
+        None if value is None else unpack(name, value)
+        for name, value in zip(names, values, strict=True)
+    ]
+
+
+def _count(outputs: Iterable[pb.Output], outcome: str) -> None:
+    for output in outputs:
+        metrics.CACHE.labels("l2", pb.Output.Name(output), outcome).inc()

@@ -1,0 +1,74 @@
+"""Whatever happens to the bytes of a cached entry, it is found as it was or not at all."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.geometry import Geometry
+from services.cache.entry import Entry, contract, name, pack, unpack
+
+KEYS = st.binary(min_size=32, max_size=32).map(bytes.hex)
+CONTRACTS = st.builds(
+    contract,
+    KEYS,
+    st.sampled_from([384, 1024]),
+    st.sampled_from(["float32", "bfloat16"]),
+    st.sampled_from(["float16", "int8"]),
+)
+NAMES = st.builds(name, CONTRACTS, KEYS, st.sampled_from([pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED]))
+SHAPES = st.one_of(
+    st.tuples(st.integers(1, 9)), st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))
+)
+ENTRIES = st.builds(
+    Entry.of,
+    arrays.arrays(np.float32, SHAPES, elements=st.floats(-1000, 1000, width=32)),
+    st.builds(Geometry, *[st.integers(1, 2**32 - 1)] * 3),
+    st.sampled_from(["float16", "int8"]),
+)
+
+
+@given(NAMES, ENTRIES)
+def test_a_whole_entry_is_found(name, entry):
+    found = unpack(name, pack(name, entry))
+    assert found is not None
+    np.testing.assert_array_equal(found.array, entry.array)
+    assert found.geometry == entry.geometry
+
+
+@given(NAMES, ENTRIES, st.data())
+def test_any_changed_byte_is_a_miss(name, entry, data):
+    whole = pack(name, entry)
+    damaged = bytearray(whole)
+    damaged[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    assert unpack(name, bytes(damaged)) is None
+
+
+@pytest.mark.parametrize("stored_as", ["float16", "int8"])
+def test_every_byte_and_every_length(stored_as):
+    array = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
+    whole = pack("n", Entry.of(array, Geometry(10, 20, 32), stored_as))
+    for place in range(len(whole)):
+        for flipped in (1, 0x80, 0xFF):
+            damaged = bytearray(whole)
+            damaged[place] ^= flipped
+            assert unpack("n", bytes(damaged)) is None
+        assert unpack("n", whole[:place]) is None
+        assert unpack("n", whole + whole[:place] + b"\0") is None
+
+
+@given(NAMES, NAMES, ENTRIES, ENTRIES)
+def test_an_entry_in_anothers_place_is_a_miss(name, other, entry, another):
+    if name != other:
+        assert unpack(other, pack(name, entry)) is None
+    left, right = pack(name, entry), pack(name, another)
+    if left[4:20] != right[4:20]:  # the head of one before the body of the other
+        assert unpack(name, left[:96] + right[96:]) is None or left[96:] == right[96:]
+
+
+@given(NAMES, st.binary(max_size=300))
+def test_what_was_never_an_entry_is_a_miss(name, data):
+    assert unpack(name, data) is None
+    assert unpack(name, b"SCE1" + data) is None

@@ -1,0 +1,119 @@
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis, RedisCluster
+
+from samclip_core.geometry import Geometry
+from services.cache.connection import close, connect
+from services.cache.entry import Entries, Entry
+from services.cache.shared import OUTPUTS, SharedTier
+from services.instance import free_port
+from services.settings import SettingsError
+from tests import redis_server
+
+
+async def remembers(url: str) -> bool:
+    """Whether a value that is set at that URL is there afterwards."""
+    client = connect(url, timeout_s=20)
+    try:
+        await client.set("samclip:test", b"value", ex=60)
+        return await client.get("samclip:test") == b"value"
+    finally:
+        await close(client)
+
+
+async def keeps_entries(url: str) -> bool:
+    """Whether all that the cache sends to Redis is understood there."""
+    tier, key = SharedTier(url, "test", timeout_s=20), "0" * 64
+    entry = Entry.of(np.ones((2, 3, 3), np.float32), Geometry(1, 1, 8), "float16")
+    made = dict.fromkeys(OUTPUTS, entry)
+
+    async def encode() -> Entries:
+        tier.put(key, made)
+        return made
+
+    try:
+        await tier.once(key, encode)
+        await tier._leases.close()
+        found = await tier.get(key, OUTPUTS)
+        return (
+            len(found) == len(OUTPUTS) and await tier.state() == "up" and tier._link.writes.closed
+        )
+    finally:
+        await tier.close()
+
+
+async def test_one_server(shared_redis):
+    assert await remembers(shared_redis.url)
+
+
+async def test_a_password_and_a_socket_in_the_file_system(tmp_path):
+    socket = tmp_path / "redis.sock"
+    options = "--requirepass", "a b", "--unixsocket", str(socket)
+    with redis_server.running(tmp_path, *options) as server:
+        assert await remembers(f"redis://:a%20b@127.0.0.1:{server.port}/0")
+        assert await remembers(f"unix://:a%20b@{socket}?db=1")
+
+
+async def test_a_cluster(tmp_path):
+    options = "--cluster-enabled", "yes", "--cluster-port", str(free_port())
+    with redis_server.running(tmp_path, *options) as server:
+        client = Redis(port=server.port)
+        await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        while b"cluster_state:ok" not in await client.execute_command("CLUSTER", "INFO"):
+            pass
+        await client.aclose()
+        url = f"redis+cluster://127.0.0.1:{server.port}"
+        assert await remembers(url)
+        assert await keeps_entries(url)
+
+
+@contextmanager
+def sentinel(directory: Path, master: int) -> Iterator[int]:
+    """A sentinel that watches the server at a port as the service ``cache``; yields its own."""
+    port = free_port()
+    configuration = directory / "sentinel.conf"
+    watched = f"sentinel monitor cache 127.0.0.1 {master} 1"
+    configuration.write_text(f"port {port}\nbind 127.0.0.1\ndir {directory}\n{watched}\n")
+    command = ["redis-server", str(configuration), "--sentinel"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        redis_server.wait_until_answering(port, process)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_the_master_that_sentinels_name(tmp_path, shared_redis):
+    with sentinel(tmp_path, shared_redis.port) as port:
+        absent = free_port()  # a sentinel that does not answer is passed over
+        assert await remembers(f"redis+sentinel://127.0.0.1:{absent},127.0.0.1:{port}/cache/0")
+
+
+def test_tls_and_its_files_are_redis_pys_own():
+    client = connect("rediss://:secret@cache:6380/0?ssl_ca_certs=/etc/ca.pem", 1)
+    options = client.connection_pool.connection_kwargs
+    assert (options["ssl_ca_certs"], options["password"]) == ("/etc/ca.pem", "secret")
+    assert client.connection_pool.connection_class.__name__ == "SSLConnection"
+    assert isinstance(connect("rediss+cluster://cache", 1), RedisCluster)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://:secret@cache", "begins with 'http', expected redis://"),
+        ("cache:6379", "expected redis://"),
+        ("redis+sentinel://:secret@cache:26379", "needs a service"),
+        ("redis://cache:port", "cannot be read"),
+        ("redis+sentinel://cache:port/service", "cannot be read"),
+    ],
+)
+def test_other_forms_are_mistakes_in_the_settings(url, message):
+    with pytest.raises(SettingsError, match=message) as caught:
+        connect(url, 1)
+    assert "secret" not in str(caught.value)
