@@ -16,6 +16,7 @@ from samclip_core.image import image_key
 from services import backbone_client, rpc
 from services.backbone.app import Backbone
 from services.backbone_client import BackboneClient
+from services.urgency import Urgency
 from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.in_process import ADMITTED, png, served
 
@@ -80,7 +81,7 @@ async def test_overload_and_deadline_pass_through(backbone, model):
     model.release()
     await asyncio.gather(*calls, return_exceptions=True)
     model.hold()
-    rpc._deadline.set(asyncio.get_running_loop().time())
+    rpc.urgency.set(Urgency(deadline=asyncio.get_running_loop().time()))
     with pytest.raises(DeadlineExceeded):
         await backbone.features(pb.Image(encoded=png(99)), pb.SAM)
 

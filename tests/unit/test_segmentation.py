@@ -5,7 +5,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.masks import decode_rle
 from samclip_core.types import Prompt
 from services import wire
-from services.segmentation import app
+from services.segmentation import app, decoder
 from tests.in_process import png
 
 POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
@@ -78,7 +78,7 @@ async def test_a_text_that_is_nowhere_gives_no_mask(caller, monkeypatch):
 
 async def test_many_full_size_masks_are_made_in_groups(caller, monkeypatch):
     expected = await caller("Segment", ask(*[POINT, BOX] * 4, multimask=True))
-    monkeypatch.setattr(app, "MASK_BYTES", 40 * 30 * 3 * 3)
+    monkeypatch.setattr(decoder, "MASK_BYTES", 40 * 30 * 3 * 3)
     found = await caller("Segment", ask(*[POINT, BOX] * 4, multimask=True))
     assert [len(result.masks) for result in found.results] == [3] * 8
     for ours, theirs in zip(found.results, expected.results, strict=True):
