@@ -135,6 +135,7 @@ class Batcher(Generic[Item, Result]):
     async def _work(self) -> None:
         while batch := await self._next():
             await self._execute(batch)
+            del batch  # its images are not kept while there is nothing to do
 
     async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:
         try:

@@ -134,3 +134,18 @@ async def test_class_embeddings_are_means_over_the_templates(backbone):
     mean = text_vector("a cat") + text_vector("the cat")
     np.testing.assert_allclose(found[1], mean / np.linalg.norm(mean), atol=1e-6)
     assert found.shape == (2, 4)
+
+
+async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
+    seen = []
+    answer = Backbone.call
+
+    async def call(self, method, request, metadata):
+        seen.append(Urgency.read(metadata, most_s=1e6))
+        return await answer(self, method, request, metadata)
+
+    monkeypatch.setattr(Backbone, "call", call)
+    rpc.urgency.set(Urgency(asyncio.get_running_loop().time() + 500, bulk=True))
+    await backbone.features(pb.Image(encoded=png(1)), pb.SAM)
+    assert seen[0].bulk
+    assert seen[0].deadline <= rpc.urgency.get().deadline + 1
