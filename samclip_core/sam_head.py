@@ -23,6 +23,7 @@ from samclip_core.network import SAM_HEAD_PARTS, load_net
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 
 PROMPTS_PER_CALL = 32  # of the decoder: bounds its memory, about 1 GB at SAM's own size
+PROMPTS_PER_CALL_ON_CPU = 4  # its caches are small: a prompt among 32 took twice as long (edge)
 STABILITY_OFFSET = 1.0
 
 Request = tuple[ImageFeatures, Sequence[Prompt]]
@@ -102,10 +103,11 @@ class SamHead:
         alike: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
         for index, job in enumerate(jobs):
             alike[job.layout].append(index)
+        size = PROMPTS_PER_CALL_ON_CPU if self._device.type == "cpu" else PROMPTS_PER_CALL
         answers: dict[int, MaskSet] = {}
         for indices in alike.values():
-            for start in range(0, len(indices), PROMPTS_PER_CALL):
-                chunk = indices[start : start + PROMPTS_PER_CALL]
+            for start in range(0, len(indices), size):
+                chunk = indices[start : start + size]
                 logits_PMhw, iou_PM = self._decode([jobs[index] for index in chunk], multimask)
                 for index, logits_Mhw, iou_M in zip(chunk, logits_PMhw, iou_PM, strict=True):
                     geometry = jobs[index].features.geometry
@@ -158,9 +160,12 @@ class SamHead:
             masks = self._tensor(np.stack(masks_Phw)[:, None])
         return points, boxes, masks
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self._mask_decoder.parameters()).device
+
     def _tensor(self, array: NDArray) -> Tensor:
-        device = next(self._mask_decoder.parameters()).device
-        return torch.as_tensor(array, dtype=torch.float32, device=device)
+        return torch.as_tensor(array, dtype=torch.float32, device=self._device)
 
     def _finish(
         self, geometry: Geometry, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]

@@ -126,7 +126,8 @@ class BackboneClient:
         self._hashers.shutdown(wait=False)
 
     async def _call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
-        metadata = (*self._metadata, (rpc.REQUEST_ID, rpc.request_id.get()))
+        identity = (rpc.REQUEST_ID, rpc.request_id.get())
+        metadata = (*self._metadata, identity, *rpc.urgency.get().headers())
         try:
             response = await method(request, timeout=rpc.time_left(), metadata=metadata)
         except grpc.aio.AioRpcError as error:

@@ -4,7 +4,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from services.rpc import Service
-from services.settings import Settings
+from services.settings import Settings, SettingsError
 
 MAX_ONGOING = 256
 """Requests that a replica works on at once. Far above a batch, which Serve's own 5 would starve:
@@ -19,9 +19,11 @@ def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.A
     CPUs are not reserved: on a small machine all services share what there is.
     """
     on_gpu = settings.device.startswith("cuda")
+    tunable = {name: getattr(settings, name) for name in service.tunable}
     deployed = serve.deployment(
         serve.ingress()(service),
         name=service.application,
+        user_config=tunable or None,
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=MAX_QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
@@ -30,3 +32,12 @@ def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.A
         ray_actor_options={"num_cpus": 0, "num_gpus": gpus if on_gpu else 0},
     )
     return deployed.bind(settings)
+
+
+def check_batch(name: str, size: int) -> None:
+    """Raise SettingsError for a batch that Serve would never let fill while another one runs."""
+    if 2 * size > MAX_ONGOING:
+        raise SettingsError(
+            f"{name} is {size}: a replica works on {MAX_ONGOING} requests at once, and one batch "
+            f"runs while the next one fills: choose {MAX_ONGOING // 2} or less"
+        )

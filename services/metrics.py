@@ -48,9 +48,14 @@ STAGE_SECONDS = Histogram(
     "samclip_stage_seconds", "Time in one stage of a request.", ["stage"], buckets=_SECONDS
 )
 BATCH_SIZE = Histogram(
-    "samclip_batch_size", "Images in one run of the encoder.", buckets=(1, 2, 4, 8, 16, 32)
+    "samclip_batch_size",
+    "Requests in one run of the image encoder or the mask decoder.",
+    ["part"],
+    buckets=(1, 2, 4, 8, 16, 32),
 )
-BATCH_RELEASE = Counter("samclip_batch_release_total", "Why a batch was released.", ["reason"])
+BATCH_RELEASE = Counter(
+    "samclip_batch_release_total", "Why a batch was released.", ["part", "reason"]
+)
 CACHE = Counter(
     "samclip_cache_total",
     "Look-ups of an embedding (hit, miss, corrupt, error), and what was written of it.",

@@ -21,13 +21,15 @@ from starlette.types import ASGIApp
 from samclip_core.errors import DeadlineExceeded, Unauthenticated
 from services import bodies, front_door, http, metrics, status
 from services.settings import Settings
+from services.urgency import Urgency
 
 REQUEST_ID = "request_id"  # Serve's own name for it, set by the front door
 ERROR_KIND = "x-samclip-error"  # trailing metadata: the class of the error, for other services
 
 logger = logging.getLogger(__name__)
+_NO_REQUEST = Urgency()
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+urgency: ContextVar[Urgency] = ContextVar("urgency", default=_NO_REQUEST)
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -45,8 +47,7 @@ class Context(Protocol):
 
 def time_left() -> float | None:
     """Seconds until the deadline of the request being answered; None outside of one."""
-    deadline = _deadline.get()
-    return None if deadline is None else max(0.0, deadline - time.monotonic())
+    return urgency.get().time_left()
 
 
 class Service:
@@ -54,9 +55,23 @@ class Service:
 
     name: ClassVar[str]  # the service in samclip.proto
     application: ClassVar[str]  # in Serve
+    bulk: ClassVar[frozenset[str]] = frozenset()  # rpcs that are, unless their caller says not
+    tunable: ClassVar[tuple[str, ...]] = ()  # settings that may change while it runs
     model: pb.ModelInfo
 
     def __init__(self, settings: Settings):
+        self.settings = self._at_start = settings
+
+    async def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Take other values of the ``tunable`` settings; what is not in ``config`` is as at start.
+
+        Serve calls this at start, and whenever the deployment's ``user_config`` has changed.
+        Raises SettingsError, and then leaves everything as it was.
+        """
+        self.tune(self._at_start.tuned(config, self.tunable))
+
+    def tune(self, settings: Settings) -> None:
+        """Put the ``tunable`` ones of these settings into effect, or raise SettingsError."""
         self.settings = settings
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -75,7 +90,6 @@ class Service:
         """
         identity = metadata.get(REQUEST_ID) or uuid.uuid4().hex
         request_id.set(identity)
-        _deadline.set(time.monotonic() + self.settings.request_timeout_s)
         inflight = metrics.INFLIGHT.labels(self.name)
         inflight.inc()
         start = time.perf_counter()
@@ -102,7 +116,10 @@ class Service:
         if not front_door.admitted(metadata):
             raise Unauthenticated(front_door.REFUSAL)
         answer: Method[Message, Message] = getattr(self, method).answer
-        limit = asyncio.timeout(self.settings.request_timeout_s)
+        most_s = self.settings.request_timeout_s
+        urgency.set(Urgency.read(metadata, most_s, bulk=method in self.bulk))
+        limit_s = time_left()
+        limit = asyncio.timeout(limit_s)
         try:
             async with limit:
                 return await answer(self, request)
@@ -111,8 +128,7 @@ class Service:
                 raise
             metrics.SHED.labels("deadline").inc()
             raise DeadlineExceeded(
-                f"not answered within {self.settings.request_timeout_s:g} s; "
-                "try again later, or with less in one request"
+                f"not answered within {limit_s:.3g} s; try again later, or with less in one request"
             ) from error
 
 

@@ -1,6 +1,5 @@
 """The backbone as a Serve application: images and texts to embeddings."""
 
-import os
 from typing import Any
 
 import torch
@@ -20,10 +19,11 @@ class Backbone(Service):
 
     name = "BackboneService"
     application = "backbone"
+    tunable = ("max_batch_size", "batch_wait_ms")
 
     def __init__(self, settings: Settings, model: SamClip | None = None):
         super().__init__(settings)
-        torch.set_num_threads(settings.torch_threads or os.cpu_count() or 1)
+        torch.set_num_threads(settings.threads)
         model = model or SamClip.load(settings.checkpoint, settings.device, settings.dtype)
         self.model = pb.ModelInfo(
             name=model.config.name, digest=model.digest, kind=model.config.kind
@@ -31,6 +31,11 @@ class Backbone(Service):
         metrics.announce(self.model)
         self.engine = Engine(model, settings)
         self.engine.warm_up()
+
+    def tune(self, settings: Settings) -> None:
+        _check(settings)
+        super().tune(settings)
+        self.engine.tune(settings)
 
     async def health(self) -> dict[str, Any]:
         memory = self.engine.cache.memory
@@ -66,9 +71,15 @@ class Backbone(Service):
 
 def build(settings: Settings) -> Application:
     """The application, for ``serve.run``. Raises SettingsError where batches could not fill."""
-    if settings.max_batch_size > min(settings.max_queue, deployment.MAX_ONGOING):
-        raise SettingsError(
-            f"max_batch_size is {settings.max_batch_size}: no batch can have more than max_queue "
-            f"({settings.max_queue}) or {deployment.MAX_ONGOING} images"
-        )
+    _check(settings)
     return deployment.of(Backbone, settings, gpus=0.5)
+
+
+def _check(settings: Settings) -> None:
+    deployment.check_batch("max_batch_size", settings.max_batch_size)
+    if settings.max_batch_size > settings.max_queue:
+        raise SettingsError(
+            f"max_batch_size is {settings.max_batch_size}: a batch has at most the "
+            f"{settings.max_queue} images that may wait, so choose that or less, or a larger "
+            "max_queue"
+        )

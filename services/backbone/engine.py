@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -22,12 +23,13 @@ from samclip_core import image
 from samclip_core.errors import KeyUnknown
 from samclip_core.geometry import Geometry
 from samclip_core.model import Prepared, SamClip
-from services import metrics, threads, wire
-from services.backbone.batcher import Batcher, buckets
+from services import metrics, rpc, threads, wire
+from services.batcher import Batcher, buckets
 from services.cache import tiers
 from services.cache.entry import Entries, Entry
 from services.limits import image_limits
 from services.settings import Settings
+from services.urgency import Urgency
 
 TEXTS_AT_ONCE = 64  # in one run of the text tower, so that images need not wait long for it
 
@@ -64,9 +66,12 @@ class Engine:
         self._on_gpu = settings.device.startswith("cuda")
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
         self._device = ThreadPoolExecutor(1, "device")
+        self._urgencies = WeakValueDictionary[str, Urgency]()  # by image key, while it is encoded
         self._sizes = buckets(settings.max_batch_size)
         self._batcher = Batcher[_Work, Entries](
             self._run,
+            part="image_encoder",
+            bucketed=True,
             max_size=settings.max_batch_size,
             max_wait_s=settings.batch_wait_ms / 1000,
             max_queue=settings.max_queue,
@@ -76,6 +81,10 @@ class Engine:
     def queue(self) -> int:
         """Images that wait for the encoder."""
         return len(self._batcher)
+
+    def tune(self, settings: Settings) -> None:
+        """Batches of these settings from the next one on."""
+        self._batcher.tune(settings.max_batch_size, settings.batch_wait_ms / 1000)
 
     def warm_up(self) -> None:
         """Run every batch size once, so that the first requests find everything compiled."""
@@ -88,7 +97,7 @@ class Engine:
     async def embed(self, source: bytes | str, outputs: Sequence[pb.Output]) -> Embedded:
         """Embeddings of an encoded image, or of the one that an image key names.
 
-        Raises KeyUnknown, errors of ``samclip_core.image.decode``, Overloaded.
+        Raises KeyUnknown, errors of ``samclip_core.image.decode``, Overloaded, DeadlineExceeded.
         """
         if isinstance(source, str):
             key = source
@@ -101,7 +110,9 @@ class Engine:
             raise KeyUnknown(
                 f"no embedding is held for the image key {key[:64]!r} (any more): send the image"
             )
-        entries = await self.cache.once(key, partial(self._encode, key, source))
+        urgency = self._urgencies.setdefault(key, Urgency.of_nobody())
+        urgency.join(rpc.urgency.get())
+        entries = await self.cache.once(key, partial(self._encode, key, source, urgency))
         return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
 
     async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -119,13 +130,13 @@ class Engine:
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
 
-    async def _encode(self, key: str, encoded: bytes) -> Entries:
-        with self._batcher.coming():
+    async def _encode(self, key: str, encoded: bytes, urgency: Urgency) -> Entries:
+        with self._batcher.coming(urgency):
             pixels = await threads.run(
                 self._decoders, "decode", image.decode, encoded, self._limits
             )
             prepared = await threads.run(self._decoders, "preprocess", self.model.prepare, pixels)
-        return await self._batcher.submit(_Work(key, prepared))
+        return await self._batcher.submit(_Work(key, prepared), urgency)
 
     async def _run(self, batch: list[_Work]) -> list[Entries]:
         prepared = [work.prepared for work in batch]

@@ -32,6 +32,7 @@ class Retrieval(Head):
 
     name = "RetrievalService"
     application = "retrieval"
+    bulk = frozenset({"Index"})
 
     def __init__(self, settings: Settings):
         super().__init__(settings)

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import torch
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
@@ -12,7 +13,7 @@ from samclip_core.errors import InvalidPrompt
 from samclip_core.everything import name_masks, segment_everything
 from samclip_core.instances import find_instances
 from samclip_core.sam_head import SamHead
-from samclip_core.types import EverythingMask, ImageFeatures, MaskHead, MaskSet, Prompt
+from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
 from services import deployment, threads, wire
 from services.head import Head
 from services.limits import (
@@ -23,10 +24,8 @@ from services.limits import (
     check_text,
 )
 from services.rpc import rpc
+from services.segmentation.decoder import Decoder
 from services.settings import Settings
-
-MASK_BYTES = 2**28
-"""Full-size masks held at once: the prompts of a very large image are answered in groups."""
 
 Results = dict[int, pb.PromptResult]
 
@@ -36,12 +35,18 @@ class Segmentation(Head):
 
     name = "SegmentationService"
     application = "segmentation"
+    tunable = ("max_prompt_batch",)
 
-    def __init__(self, settings: Settings, sam_head: MaskHead | None = None):
+    def __init__(self, settings: Settings):
         super().__init__(settings)
-        self._sam_head = sam_head or SamHead.load(self.directory, settings.device)
-        self._device = ThreadPoolExecutor(1, "device")
+        torch.set_num_threads(settings.threads)
+        self._decoder = Decoder(SamHead.load(self.directory, settings.device), settings)
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
+
+    def tune(self, settings: Settings) -> None:
+        _check(settings)
+        super().tune(settings)
+        self._decoder.tune(settings.max_prompt_batch)
 
     @rpc
     async def Segment(self, request: pb.SegmentRequest) -> pb.SegmentResponse:
@@ -66,11 +71,9 @@ class Segmentation(Head):
         if labels:
             check_labels(labels, self.settings.max_labels)
         info, features = await self.backbone.features(request.image, *outputs)
-        masks = await threads.run(
-            self._device,
-            "mask_decode",
+        masks = await self._decoder.run(
             segment_everything,
-            self._sam_head,
+            self._decoder.sam_head,
             features,
             request.points_per_side or self.config.points_per_side,
         )
@@ -95,19 +98,12 @@ class Segmentation(Head):
         """Points, boxes and mask inputs, together; ``prompts`` by their place in the request."""
         for index, prompt in prompts.items():
             try:
-                prompt.validate(features.geometry)
+                self._decoder.sam_head.check(features, [prompt])
             except InvalidPrompt as error:
                 raise InvalidPrompt(f"prompt {index}: {error}") from error
         results: Results = {}
-        for group in _groups(prompts, features, request.multimask):
-            found = await threads.run(
-                self._device,
-                "mask_decode",
-                self._sam_head.segment,
-                features,
-                [*group.values()],
-                request.multimask,
-            )
+        for group in _groups(prompts, self._decoder.at_once(features, request.multimask)):
+            found = await self._decoder.segment(features, [*group.values()], request.multimask)
             results |= await threads.run(
                 self._encoders, "encode", _encode_sets, group, found, request.encoding
             )
@@ -121,11 +117,9 @@ class Segmentation(Head):
         for index, text in texts.items():
             words = (text, *background_words([text]))
             text_LD = await self.backbone.class_embeddings(words, self.config.templates)
-            found = await threads.run(
-                self._device,
-                "mask_decode",
+            found = await self._decoder.run(
                 find_instances,
-                self._sam_head,
+                self._decoder.sam_head,
                 features,
                 text_LD[0],
                 text,
@@ -149,12 +143,8 @@ def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, str], dict[int, Prom
     return texts, others
 
 
-def _groups(
-    prompts: Mapping[int, Prompt], features: ImageFeatures, multimask: bool
-) -> Iterator[dict[int, Prompt]]:
-    """All prompts at once, unless their full-size masks would be too large together."""
-    pixels = features.geometry.width * features.geometry.height
-    size = max(1, MASK_BYTES // (pixels * (3 if multimask else 1)))
+def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prompt]]:
+    """Not all at once: other requests get their turn between two groups."""
     indices = tuple(prompts)
     for start in range(0, len(indices), size):
         yield {index: prompts[index] for index in indices[start : start + size]}
@@ -170,5 +160,10 @@ def _encode(found: Sequence[EverythingMask], encoding: int) -> list[pb.Mask]:
 
 
 def build(settings: Settings) -> Application:
-    """The application, for ``serve.run``."""
+    """The application, for ``serve.run``. Raises SettingsError where batches could not fill."""
+    _check(settings)
     return deployment.of(Segmentation, settings, gpus=0.25)
+
+
+def _check(settings: Settings) -> None:
+    deployment.check_batch("max_prompt_batch", settings.max_prompt_batch)

@@ -62,15 +62,49 @@ async def test_the_model_takes_the_threads_of_the_settings(caller):
 
 
 def test_a_batch_that_could_never_fill_is_a_mistake_in_the_settings(settings):
-    for update in ({"max_batch_size": 65}, {"max_batch_size": 300, "max_queue": 1000}):
-        with pytest.raises(SettingsError, match="no batch can have more"):
-            app.build(settings.model_copy(update=update))
+    with pytest.raises(SettingsError, match="at most the 64 images that may wait"):
+        app.build(settings.model_copy(update={"max_batch_size": 65}))
+    half = deployment.MAX_ONGOING // 2
+    with pytest.raises(SettingsError, match=f"choose {half} or less"):
+        app.build(settings.model_copy(update={"max_batch_size": half + 1, "max_queue": 1000}))
+    app.build(settings.model_copy(update={"max_batch_size": half, "max_queue": half}))
 
 
 def test_the_replica_works_on_more_requests_than_fill_a_batch(settings):
     built = app.build(settings)._bound_deployment
     assert built.name == "backbone"
     assert built.max_ongoing_requests == deployment.MAX_ONGOING > settings.max_batch_size
+
+
+def test_serve_gets_what_can_change_as_user_config(settings):
+    config = app.build(settings)._bound_deployment.user_config
+    assert config == {"max_batch_size": 4, "batch_wait_ms": 2.0}
+
+
+async def test_batches_change_while_it_runs_and_go_back_to_the_settings(settings, tiny_model):
+    backbone = app.Backbone(settings, tiny_model)
+    batcher = backbone.engine._batcher
+    await backbone.reconfigure({"max_batch_size": 2, "batch_wait_ms": 50})
+    assert (batcher._max_size, batcher._max_wait_s) == (2, 0.05)
+    await backbone.reconfigure({"batch_wait_ms": 1})
+    assert (batcher._max_size, batcher._max_wait_s) == (4, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"max_batch": 2}, "user_config has max_batch; .* max_batch_size, batch_wait_ms"),
+        ({"max_queue": 2}, "user_config has max_queue"),
+        ({"max_batch_size": 0}, "'max_batch_size' is 0: .* greater than or equal to 1"),
+        ({"batch_wait_ms": "soon"}, "'batch_wait_ms' is 'soon'"),
+        ({"max_batch_size": 65}, "at most the 64 images that may wait"),
+    ],
+)
+async def test_a_bad_change_is_refused_and_nothing_changes(settings, tiny_model, config, message):
+    backbone = app.Backbone(settings, tiny_model)
+    with pytest.raises(SettingsError, match=message):
+        await backbone.reconfigure(config)
+    assert backbone.engine._batcher._max_size == backbone.settings.max_batch_size == 4
 
 
 async def test_health_tells_of_queue_and_cache(settings, tiny_model):

@@ -18,6 +18,7 @@ from services.backbone.app import Backbone
 from services.backbone_client import BackboneClient
 from services.cache import tiers
 from services.cache.tiers import EmbeddingCache
+from services.urgency import Urgency
 from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.in_process import ADMITTED, png, served
 
@@ -110,7 +111,7 @@ async def test_overload_and_deadline_pass_through(backbone, model):
     model.release()
     await asyncio.gather(*calls, return_exceptions=True)
     model.hold()
-    rpc._deadline.set(asyncio.get_running_loop().time())
+    rpc.urgency.set(Urgency(deadline=asyncio.get_running_loop().time()))
     with pytest.raises(DeadlineExceeded):
         await backbone.features(pb.Image(encoded=png(99)), pb.SAM)
 
@@ -185,3 +186,18 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, sh
     with pytest.raises(Unavailable):
         await far.features(pb.Image(encoded=png(78)), *outputs)
     await far.close()
+
+
+async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
+    seen = []
+    answer = Backbone.call
+
+    async def call(self, method, request, metadata):
+        seen.append(Urgency.read(metadata, most_s=1e6))
+        return await answer(self, method, request, metadata)
+
+    monkeypatch.setattr(Backbone, "call", call)
+    rpc.urgency.set(Urgency(asyncio.get_running_loop().time() + 500, bulk=True))
+    await backbone.features(pb.Image(encoded=png(1)), pb.SAM)
+    assert seen[0].bulk
+    assert seen[0].deadline <= rpc.urgency.get().deadline + 1

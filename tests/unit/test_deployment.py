@@ -17,3 +17,7 @@ def test_queues_are_bounded_and_a_full_one_is_429():
     built = deployment.of(Classification, Settings())._bound_deployment
     assert built.max_queued_requests == deployment.MAX_QUEUED
     assert built.backpressure_config.status_code == 429
+
+
+def test_what_a_service_cannot_change_is_no_user_config():
+    assert deployment.of(Classification, Settings())._bound_deployment.user_config is None

@@ -6,8 +6,9 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidImage, KeyUnknown, Overloaded, SamClipError
 from samclip_core.image import image_key
-from services import metrics
-from services.backbone.engine import TEXTS_AT_ONCE, Engine
+from services import metrics, rpc
+from services.backbone.engine import TEXTS_AT_ONCE, Embedded, Engine
+from services.urgency import Urgency
 from tests.fake_model import FakeModel
 from tests.in_process import png
 
@@ -115,6 +116,29 @@ async def test_a_cancelled_caller_does_not_cancel_what_another_waits_for(engine,
     await first
     assert leaver.cancelled()
     assert sum(model.batches) == 2
+
+
+async def as_bulk(engine: Engine, image: bytes) -> Embedded:
+    rpc.urgency.set(Urgency(bulk=True))
+    return await engine.embed(image, ALL)
+
+
+async def test_bulk_work_lets_others_pass_until_one_of_them_wants_the_same(model, settings):
+    engine = Engine(model, settings.model_copy(update={"max_batch_size": 1}))
+    first = await busy(model, engine)
+    done: list[int] = []
+    bulk = [asyncio.create_task(as_bulk(engine, png(red))) for red in (50, 60)]
+    await queued(engine, 2)
+    joined = asyncio.create_task(engine.embed(png(60), ALL))
+    other = asyncio.create_task(engine.embed(png(70), ALL))
+    await queued(engine, 3)
+    for red, task in zip((50, 60, 70), (*bulk, other), strict=True):
+        task.add_done_callback(lambda _, red=red: done.append(red))
+    model.release()
+    await asyncio.gather(first, *bulk, joined, other)
+    assert done == [60, 70, 50]
+    assert not engine._urgencies
+    await engine.close()
 
 
 async def test_what_nobody_waits_for_any_more_is_not_encoded(engine, model):

@@ -19,6 +19,7 @@ import pytest
 from services import front_door
 from services.instance import free_port
 from services.settings import Settings
+from services.urgency import Urgency
 
 SECRET = "sesame"
 GENERIC = "Path not found. Ping http://.../-/routes for available routes."
@@ -193,6 +194,14 @@ def test_the_secret_is_ours_alone_to_set(door: Door) -> None:
 def test_headers_that_would_steer_serve_are_taken_away(door: Door) -> None:
     door.http.get("/classify", headers={"x-request-timeout-seconds": "-1"})
     assert "x-request-timeout-seconds" not in door.serve.requests[0][1]
+
+
+def test_the_deadline_of_a_call_is_told_in_a_header_that_serve_keeps(door: Door) -> None:
+    door.call("/samclip.v1.BackboneService/Embed", ("x-samclip-timeout", "9H"))
+    told = Urgency.read(door.serve.requests[-1][1], most_s=1000)
+    left_s = told.time_left()
+    assert left_s is not None
+    assert left_s < 30  # the time-out of the call, a little rounded, whatever its caller claims
 
 
 def test_every_request_has_an_id_and_a_harmless_one_is_kept(door: Door) -> None:

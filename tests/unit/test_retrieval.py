@@ -2,6 +2,8 @@ import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
+from services import rpc
+from services.backbone.engine import Engine
 from services.retrieval import app
 from tests.in_process import png
 
@@ -147,3 +149,18 @@ async def test_health_counts_the_collections(settings):
     service = app.Retrieval(settings)
     service._upsert("pets", [app.Item("a", np.ones(32, np.float32), {})])
     assert (await service.health())["collections"] == 1
+
+
+async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):
+    seen = []
+    embed = Engine.embed
+
+    async def watched(self, source, outputs):
+        seen.append(rpc.urgency.get().bulk)
+        return await embed(self, source, outputs)
+
+    monkeypatch.setattr(Engine, "embed", watched)
+    items = [item("a", pb.Image(encoded=png(1)))]
+    await caller("Index", pb.IndexRequest(collection="pets", items=items))
+    await caller("Search", pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(2))))
+    assert seen == [True, False]

@@ -8,12 +8,14 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import (
     DeadlineExceeded,
     InvalidLabels,
+    InvalidRequest,
     KeyUnknown,
     Unauthenticated,
     UnsupportedImage,
 )
 from services import front_door, metrics, rpc
 from services.settings import Settings
+from services.urgency import PRIORITY, TIMEOUT
 from tests.in_process import ADMITTED, SECRET, Caller, served
 
 pytestmark = pytest.mark.usefixtures("front_door_secret")
@@ -31,10 +33,12 @@ class Echo(rpc.Service):
         super().__init__(settings)
         self.cancelled = asyncio.Event()
         self.seen: list[tuple[str, float | None]] = []
+        self.bulk_seen: list[bool] = []
 
     @rpc.rpc
     async def Classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
         self.seen.append((rpc.request_id.get(), rpc.time_left()))
+        self.bulk_seen.append(rpc.urgency.get().bulk)
         what = request.labels[0]
         if what == "wait":
             try:
@@ -154,6 +158,30 @@ async def test_work_knows_how_much_time_is_left(echo):
     ((_, left),) = echo.seen
     assert left is not None
     assert 0 < left <= 30
+
+
+async def test_a_deadline_in_the_headers_is_kept_where_it_is_earlier(echo):
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
+        await echo.call("Classify", ask("wait"), {**HEADERS, TIMEOUT: "50m"})
+    assert echo.cancelled.is_set()
+    await echo.call("Classify", ask("dog"), {**HEADERS, TIMEOUT: "1H"})
+    assert echo.seen[-1][1] <= 30
+
+
+async def test_a_caller_says_what_is_bulk_and_a_service_what_is_by_default(echo, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(Echo, "bulk", frozenset({"Classify"}))
+        await echo.call("Classify", ask("dog"), HEADERS)
+        await echo.call("Classify", ask("dog"), {**HEADERS, PRIORITY: "interactive"})
+    await echo.call("Classify", ask("dog"), {**HEADERS, PRIORITY: "bulk"})
+    assert echo.bulk_seen == [True, False, True]
+
+
+@pytest.mark.parametrize("header", [TIMEOUT, PRIORITY])
+async def test_headers_that_mean_nothing_are_refused(echo, header):
+    with pytest.raises(InvalidRequest, match=header):
+        await echo.call("Classify", ask("dog"), {**HEADERS, header: "whenever"})
+    assert echo.seen == []
 
 
 def test_serve_finds_the_context_in_the_signature():

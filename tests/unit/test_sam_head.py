@@ -79,7 +79,7 @@ def test_more_prompts_than_one_call_holds(head: SamHead, monkeypatch: pytest.Mon
     features = _features(head, 60, 55)
     prompts = [Prompt(points=((index, index),)) for index in range(7)]
     whole = head.segment(features, prompts)
-    monkeypatch.setattr(sam_head, "PROMPTS_PER_CALL", 3)
+    monkeypatch.setattr(sam_head, "PROMPTS_PER_CALL_ON_CPU", 3)
     for one, other in zip(whole, head.segment(features, prompts), strict=True):
         _assert_same(one, other)
 

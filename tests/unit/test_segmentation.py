@@ -1,11 +1,14 @@
+import asyncio
+
 import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.masks import decode_rle
 from samclip_core.types import Prompt
-from services import wire
-from services.segmentation import app
+from services import deployment, wire
+from services.segmentation import app, decoder
+from services.settings import SettingsError
 from tests.in_process import png
 
 POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
@@ -78,7 +81,7 @@ async def test_a_text_that_is_nowhere_gives_no_mask(caller, monkeypatch):
 
 async def test_many_full_size_masks_are_made_in_groups(caller, monkeypatch):
     expected = await caller("Segment", ask(*[POINT, BOX] * 4, multimask=True))
-    monkeypatch.setattr(app, "MASK_BYTES", 40 * 30 * 3 * 3)
+    monkeypatch.setattr(decoder, "MASK_BYTES", 40 * 30 * 3 * 3)
     found = await caller("Segment", ask(*[POINT, BOX] * 4, multimask=True))
     assert [len(result.masks) for result in found.results] == [3] * 8
     for ours, theirs in zip(found.results, expected.results, strict=True):
@@ -120,6 +123,40 @@ async def test_bad_requests_are_refused_and_a_good_one_beside_them_succeeds(
     assert code == "INVALID_ARGUMENT"
     assert message in details
     assert len((await caller("Segment", ask(POINT))).results) == 1
+
+
+async def test_requests_at_once_are_answered_as_one_after_another(caller):
+    images = [pb.Image(encoded=png(red)) for red in range(0, 200, 40)]
+    asks = [ask(POINT, BOX, image=image, multimask=index % 2) for index, image in enumerate(images)]
+    expected = [await caller("Segment", request) for request in asks]
+    bad = ask(pb.Prompt(points=[pb.Point(x=41, y=3)]), image=images[0])
+    *found, refused = await asyncio.gather(
+        *(caller("Segment", request) for request in asks), caller.refused("Segment", bad)
+    )
+    assert refused[0] == "INVALID_ARGUMENT"
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.image.key == theirs.image.key
+        for result, other in zip(ours.results, theirs.results, strict=True):
+            for mask, same in zip(result.masks, other.masks, strict=True):
+                union = (read(mask) | read(same)).sum()
+                assert union == 0 or (read(mask) & read(same)).sum() / union >= 0.999
+
+
+def test_batches_of_the_decoder_can_change_while_it_runs(settings):
+    built = app.build(settings)._bound_deployment
+    assert built.user_config == {"max_prompt_batch": settings.max_prompt_batch}
+    half = deployment.MAX_ONGOING // 2
+    with pytest.raises(SettingsError, match=f"max_prompt_batch is {half + 1}"):
+        app.build(settings.model_copy(update={"max_prompt_batch": half + 1}))
+
+
+async def test_a_bad_change_is_refused_and_nothing_changes(settings):
+    service = app.Segmentation(settings)
+    await service.reconfigure({"max_prompt_batch": 9})
+    assert service._decoder._batcher._max_size == 9
+    with pytest.raises(SettingsError, match="user_config has max_batch_size"):
+        await service.reconfigure({"max_batch_size": 9})
+    assert service._decoder._batcher._max_size == service.settings.max_prompt_batch == 9
 
 
 async def test_an_unknown_key_asks_for_the_image(caller):

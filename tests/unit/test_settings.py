@@ -68,3 +68,14 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 def test_the_secret_is_not_printed() -> None:
     assert "sesame" not in repr(Settings(front_door_secret="sesame"))
+
+
+def test_other_values_while_it_runs_are_checked_and_the_rest_stays(monkeypatch) -> None:
+    settings = Settings(max_queue=9)
+    monkeypatch.setenv("SAMCLIP_MAX_QUEUE", "10")
+    tuned = settings.tuned({"batch_wait_ms": 7}, ["batch_wait_ms"])
+    assert (tuned.batch_wait_ms, tuned.max_queue) == (7, 9)
+    with pytest.raises(SettingsError, match=r"user_config has max_queue; .* is batch_wait_ms"):
+        settings.tuned({"max_queue": 1}, ["batch_wait_ms"])
+    with pytest.raises(SettingsError, match="'batch_wait_ms' is -1"):
+        settings.tuned({"batch_wait_ms": -1}, ["batch_wait_ms"])

@@ -1,0 +1,67 @@
+"""How soon a request is wanted: its deadline and its priority, as they travel in its headers."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Self
+
+from samclip_core.errors import InvalidRequest
+
+PRIORITY = "x-samclip-priority"  # interactive or bulk
+TIMEOUT = "x-samclip-timeout"
+"""What is left until the caller's deadline, written as gRPC writes it: ``30S``, ``250m``. The front
+door copies it from ``grpc-timeout``, which ends at Serve; between services it is sent as well."""
+
+_SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
+
+
+@dataclass(eq=False)
+class Urgency:
+    """``deadline`` is a time of ``time.monotonic``; ``bulk`` work lets all other work pass."""
+
+    deadline: float = math.inf
+    bulk: bool = False
+
+    @classmethod
+    def read(cls, headers: Mapping[str, str], most_s: float, bulk: bool = False) -> Self:
+        """What the headers say, names in lower case; ``most_s`` and ``bulk`` where they do not.
+
+        A deadline later than ``most_s`` from now is cut to that. Raises InvalidRequest.
+        """
+        priority = headers.get(PRIORITY) or ("bulk" if bulk else "interactive")
+        if priority not in ("interactive", "bulk"):
+            raise InvalidRequest(f"{PRIORITY} is {priority[:80]!r}, expected interactive or bulk")
+        left_s = _seconds(headers[TIMEOUT]) if headers.get(TIMEOUT) else most_s
+        return cls(monotonic() + min(left_s, most_s), priority == "bulk")
+
+    @classmethod
+    def of_nobody(cls) -> Self:
+        """To be joined by those who share a piece of work."""
+        return cls(-math.inf, bulk=True)
+
+    def join(self, other: "Urgency") -> None:
+        """Work that is shared is wanted until the last deadline, and bulk only if all of it is."""
+        self.deadline = max(self.deadline, other.deadline)
+        self.bulk = self.bulk and other.bulk
+
+    def time_left(self) -> float | None:
+        """Seconds until the deadline; None without one."""
+        return None if math.isinf(self.deadline) else max(0.0, self.deadline - monotonic())
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """The headers to pass on to the next service."""
+        priority = (PRIORITY, "bulk" if self.bulk else "interactive")
+        left_s = self.time_left()
+        return (priority,) if left_s is None else (priority, (TIMEOUT, f"{int(1000 * left_s)}m"))
+
+
+def _seconds(timeout: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,8})([HMSmun])", timeout)
+    if match is None:
+        raise InvalidRequest(
+            f"{TIMEOUT} is {timeout[:80]!r}, expected a whole number and a unit of H, M, S, m, u "
+            "or n, as in 250m for 250 milliseconds"
+        )
+    return int(match[1]) * _SECONDS[match[2]]
