@@ -66,7 +66,7 @@ def curves(states: Path, target: Path) -> None:
 
 
 def _validation(axis: Axes, path: Path) -> None:
-    if path.exists() and (values := np.loadtxt(path, ndmin=2)).size:
+    if path.exists() and (values := np.loadtxt(path, ndmin=2, skiprows=1)).size:
         axis.plot(values[:, 0], values[:, 1], "k.--", label="validation")
 
 
