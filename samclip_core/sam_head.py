@@ -23,7 +23,7 @@ from samclip_core.network import SAM_HEAD_PARTS, load_net
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 
 PROMPTS_PER_CALL = 32  # of the decoder: bounds its memory, about 1 GB at SAM's own size
-PROMPTS_PER_CALL_ON_CPU = 4  # its caches are small: a prompt among 32 took twice as long (edge)
+PROMPTS_PER_CALL_ON_CPU = 4  # its caches are small: among 32 a prompt took twice the time (edge)
 STABILITY_OFFSET = 1.0
 
 Request = tuple[ImageFeatures, Sequence[Prompt]]

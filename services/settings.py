@@ -36,7 +36,7 @@ class Settings(BaseSettings):
     checkpoint: str = "edge"  # a bundled name or a directory
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    torch_threads: int = Field(0, ge=0)  # of each service with a model; 0: all cores
+    torch_threads: int = Field(0, ge=0)  # of the backbone; 0: all cores
 
     # Where it listens. The inner ports are Serve's own, behind the front door.
     host: str = "127.0.0.1"
@@ -61,7 +61,7 @@ class Settings(BaseSettings):
     batch_wait_ms: float = Field(2.0, ge=0)
     max_queue: int = Field(64, ge=1)  # images that wait for the encoder; more are refused
     # In one run of the mask decoder. On a CPU its maps outgrow the caches: with the edge checkpoint
-    # and one thread a prompt takes 23.2 ms alone, 20.9 among 4, 22.0 among 8 and 41.8 among 32.
+    # on one thread a prompt took 23.2 ms of CPU alone, 20.9 among 4, 22.0 among 8, 41.8 among 32.
     max_prompt_batch: int = Field(4, ge=1)
 
     # Limits on one request.
@@ -74,11 +74,6 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(60.0, gt=0)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
-
-    @property
-    def threads(self) -> int:
-        """Of torch, in each service with a model."""
-        return self.torch_threads or os.cpu_count() or 1
 
     @classmethod
     def load(cls, file: Path | None = None, **flags: Any) -> Self:

@@ -1,5 +1,6 @@
 """The backbone as a Serve application: images and texts to embeddings."""
 
+import os
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ class Backbone(Service):
 
     def __init__(self, settings: Settings, model: SamClip | None = None):
         super().__init__(settings)
-        torch.set_num_threads(settings.threads)
+        torch.set_num_threads(settings.torch_threads or os.cpu_count() or 1)
         model = model or SamClip.load(settings.checkpoint, settings.device, settings.dtype)
         self.model = pb.ModelInfo(
             name=model.config.name, digest=model.digest, kind=model.config.kind

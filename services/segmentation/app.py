@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import torch
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
@@ -39,7 +38,6 @@ class Segmentation(Head):
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
-        torch.set_num_threads(settings.threads)
         self._decoder = Decoder(SamHead.load(self.directory, settings.device), settings)
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
 

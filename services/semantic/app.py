@@ -4,7 +4,6 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
@@ -29,7 +28,6 @@ class Semantic(Head):
 
     def __init__(self, settings: Settings, sam_head: MaskHead | None = None):
         super().__init__(settings)
-        torch.set_num_threads(settings.threads)
         self._sam_head = sam_head or SamHead.load(self.directory, settings.device)
         self._device = ThreadPoolExecutor(1, "device")
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
