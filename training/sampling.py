@@ -99,8 +99,12 @@ class Photos:
 
     def to(self, device: torch.device) -> "Photos":
         """The same photographs on a device."""
-        parts = self.pixels_B3SS, self.sizes_B2, self.pooled_BD, self.dense_BDhw
-        return Photos(*(part if part is None else part.to(device) for part in parts))
+        answers = (self.pooled_BD, self.dense_BDhw)
+        return Photos(
+            self.pixels_B3SS.to(device),
+            self.sizes_B2.to(device),
+            *(part if part is None else part.to(device) for part in answers),
+        )
 
 
 @dataclass(frozen=True)
