@@ -61,14 +61,15 @@ def test_a_frozen_redis_is_unavailable_and_heals(own_redis, monkeypatch):
 
 
 def test_with_redis_own_persistence_collections_survive_its_crash(tmp_path: Path):
-    with redis_server.running(tmp_path, "--appendonly", "yes") as server:
+    options = ("--appendonly", "yes", "--appendfsync", "always")
+    with redis_server.running(tmp_path, *options) as server:
         found = collections(server)
         found.get_or_make("pets").upsert(items(1, 2, 3))
         found.get("pets").delete(["id 2"])
         server.kill()
         server.start()
         assert [item.id for item in found.get("pets").items("", 9)] == ["id 1", "id 3"]
-        hit, _ = found.get("pets").search(Query(vector(3), 9, filter=None))
+        hit, _ = found.get("pets").search(Query(vector(3), 9))
         assert (hit.id, hit.metadata) == ("id 3", {"seed": "3"})
         assert found.get("pets").search(Query(vector(3), 9, filter={"seed": "1"}))[0].id == "id 1"
         found.close()
@@ -80,7 +81,7 @@ def test_a_full_redis_refuses_and_keeps_what_it_has(own_redis):
     pets.upsert(items(1))
     with connect(own_redis.url) as client:
         client.config_set("maxmemory", "1")
-    with pytest.raises(Unavailable, match="refuses: .*maxmemory"):
+    with pytest.raises(Unavailable, match=r"refuses: .*maxmemory"):
         pets.upsert(items(2))
     assert [hit.id for hit in pets.search(Query(vector(1), 9))] == ["id 1"]
     found.close()
