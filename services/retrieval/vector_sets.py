@@ -39,6 +39,11 @@ logger = logging.getLogger(__name__)
 
 NAMES = "samclip:index"
 CONNECT_S, ANSWER_S = 1, 5
+REFUSALS = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.NoPermissionError,
+)
 
 # One item is one step for all others. Its model is checked in that step: a service that runs
 # another one may have made the collection anew a moment ago. An item at a time, because Redis
@@ -89,11 +94,12 @@ def _answers() -> Iterator[None]:
         logger.warning("the index in Redis: %s", error)
         raise Unavailable("Redis, which holds the index, does not answer: try again") from error
     except redis.ResponseError as error:
-        # No memory left, a replica that is read-only, a disk that is full, no permission, …
-        if str(error).startswith(("ERR", "unknown", "WRONGTYPE", "NOSCRIPT")):
+        if not isinstance(error, REFUSALS) and "MISCONF" not in str(error):
             raise
         logger.warning("the index in Redis: %s", error)
-        raise Unavailable(f"Redis, which holds the index, refuses: {error}") from error
+        raise Unavailable(
+            "Redis, which holds the index, is full, read-only or forbids this: our log says which"
+        ) from error
 
 
 class VectorSet:
