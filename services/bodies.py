@@ -141,12 +141,16 @@ def _from_form(message: Descriptor, fields: Fields, files: list[bytes]) -> Field
             contents = [{"key": content} for content in contents if isinstance(content, str)]
         else:
             contents = [_form_value(field, name, content) for content in contents]
-        if field.is_repeated:
+        if field.is_repeated and not _is_map(field):
             nested = [c if isinstance(c, list) else [c] for c in contents]
             values[field.name] = [value for group in nested for value in group]
         elif contents:
             values[field.name] = contents[-1]
     return values
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
 def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:

@@ -12,6 +12,7 @@ MAX_TEXT = 1000  # characters of one label, template or text: far more than any 
 TEXTS_PER_LABEL = 16  # templates a label, at the largest number of labels
 MAX_POINTS_PER_SIDE = 64
 MAX_TOP_K = 10_000
+MAX_FILTER = 32  # pairs of metadata that one search may ask for
 
 
 def image_limits(settings: Settings) -> ImageLimits:
@@ -72,6 +73,26 @@ def check_top_k(top_k: int) -> None:
     """Raise InvalidRequest for a negative or unreasonable number of answers."""
     if not 0 <= top_k <= MAX_TOP_K:
         raise InvalidRequest(f"top_k is {top_k}, expected 0 to {MAX_TOP_K}")
+
+
+def check_offset(offset: int, top_k: int) -> None:
+    """Raise InvalidRequest for answers that lie outside of the first places of a ranking."""
+    if not 0 <= offset <= MAX_TOP_K - top_k:
+        raise InvalidRequest(
+            f"offset is {offset}, expected 0 to {MAX_TOP_K - top_k} with a top_k of {top_k}"
+        )
+
+
+def check_limit(limit: int) -> None:
+    """Raise InvalidRequest for a negative or unreasonable length of a page."""
+    if not 0 <= limit <= MAX_TOP_K:
+        raise InvalidRequest(f"limit is {limit}, expected 0 to {MAX_TOP_K}")
+
+
+def check_filter(filter: Sized) -> None:
+    """Raise InvalidRequest for more pairs of metadata than one search may ask for."""
+    if len(filter) > MAX_FILTER:
+        raise InvalidRequest(f"a filter of {len(filter)} pairs, at most {MAX_FILTER}: send fewer")
 
 
 def check_points_per_side(points: int) -> None:

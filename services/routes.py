@@ -88,7 +88,14 @@ ROUTES: dict[str, tuple[Route, ...]] = {
             "Describe",
             pb.DescribeRequest,
             pb.DescribeResponse,
-            "What the collections hold.",
+            "How much the collections hold, and of which model.",
+        ),
+        Route(
+            "/items",
+            "ListItems",
+            pb.ListItemsRequest,
+            pb.ListItemsResponse,
+            "The ids and metadata of a collection, page by page.",
         ),
     ),
     "backbone": (

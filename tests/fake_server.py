@@ -155,9 +155,11 @@ class FakeService(
         hits = [
             pb.Hit(id=name, score=float(name in wanted), metadata=item.metadata)
             for name, item in held.items()
+            if dict(request.filter).items() <= dict(item.metadata).items()
         ]
         hits.sort(key=lambda hit: -hit.score)
-        return pb.SearchResponse(hits=hits[: request.top_k or 10], model=MODEL)
+        hits = hits[request.offset : request.offset + (request.top_k or 10)]
+        return pb.SearchResponse(hits=hits, model=MODEL)
 
     def Delete(self, request: Any, context: Any) -> pb.DeleteResponse:
         self._note(request, context)
@@ -167,11 +169,23 @@ class FakeService(
 
     def Describe(self, request: Any, context: Any) -> pb.DescribeResponse:
         self._note(request, context)
+        if request.collection and request.collection not in self.collections:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no collection {request.collection!r}")
         found = [
             pb.Collection(name=name, count=len(held), dimension=4, model_digest=MODEL.digest)
             for name, held in self.collections.items()
+            if request.collection in ("", name)
         ]
         return pb.DescribeResponse(collections=found)
+
+    def ListItems(self, request: Any, context: Any) -> pb.ListItemsResponse:
+        self._note(request, context)
+        held = self.collections.get(request.collection)
+        if held is None:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no collection {request.collection!r}")
+        names = [name for name in sorted(held) if name > request.after_id][: request.limit or 100]
+        items = [pb.ListedItem(id=name, metadata=held[name].metadata) for name in names]
+        return pb.ListItemsResponse(items=items)
 
     def Embed(self, request: Any, context: Any) -> pb.EmbedResponse:
         self._note(request, context)

@@ -35,6 +35,7 @@ PARTS = {
     "cache": Part("services.cache.command", "serve", "count or remove what Redis holds"),
     "convert": Part("samclip_core.convert", "core", "make a checkpoint of official weights"),
     "train": Part("training.train", "train", "train a checkpoint"),
+    "reindex": Part("services.retrieval.reindex", "serve", "index again for another checkpoint"),
     "eval": Part("training.evaluate", "train", "measure a checkpoint"),
     "info": Part("samclip_core.info", "core", "show a checkpoint's config, lineage and digest"),
     "demo": Part("samclip.demo", "dev", "photographs through every head, drawn under out/"),
@@ -48,9 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run_part(arguments[0], arguments[1:])
     args = _parser().parse_args(arguments)
     try:
-        with Client(
-            args.server, api_key=args.api_key, tls=_credentials(args), timeout=args.timeout
-        ) as client:
+        with connect(args) as client:
             rows = args.command(client, args)
             model = client.model
     except (ServiceError, OSError, ValueError) as error:
@@ -111,8 +110,10 @@ def _run_part(command: str, argv: list[str]) -> int:
     return int(module.main(argv))
 
 
-def _credentials(args: argparse.Namespace) -> bool | grpc.ChannelCredentials:
-    return grpc.ssl_channel_credentials(args.ca.read_bytes()) if args.ca else args.tls
+def connect(args: argparse.Namespace) -> Client:
+    """A client with the options of ``add_service``. Raises OSError for a CA that is not there."""
+    tls = grpc.ssl_channel_credentials(args.ca.read_bytes()) if args.ca else args.tls
+    return Client(args.server, api_key=args.api_key, tls=tls, timeout=args.timeout)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -136,6 +137,12 @@ def _add(found: Any, name: str, help: str, description: str = "") -> argparse.Ar
     )
     parser.set_defaults(command=getattr(commands, name))
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_service(parser)
+    return parser
+
+
+def add_service(parser: argparse.ArgumentParser) -> None:
+    """The options that say where the service is, and how to come in."""
     service = parser.add_argument_group("the service")
     service.add_argument("--server", default="127.0.0.1:9000", metavar="HOST:PORT")
     service.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
@@ -144,7 +151,6 @@ def _add(found: Any, name: str, help: str, description: str = "") -> argparse.Ar
     )
     service.add_argument("--tls", action="store_true", help="the system's certificates")
     service.add_argument("--ca", type=Path, metavar="FILE", help="TLS with this CA (PEM)")
-    return parser
 
 
 def _add_photo_commands(found: Any) -> None:
@@ -191,6 +197,7 @@ def _add_collection_commands(found: Any) -> None:
     index = _add(found, "index", "put photographs into a collection")
     index.add_argument("collection", metavar="COLLECTION")
     index.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files and folders")
+    _pairs(index, "--metadata", "to store with each; several: several times")
 
     search = _add(found, "search", "find the photographs that are like a text or an image")
     search.add_argument("collection", metavar="COLLECTION")
@@ -199,6 +206,8 @@ def _add_collection_commands(found: Any) -> None:
     query.add_argument("--image")
     query.add_argument("--id", help="more like this one of the collection")
     search.add_argument("--top-k", type=int, default=0, metavar="K", help="0: ten")
+    search.add_argument("--offset", type=int, default=0, metavar="N", help="leave out the first N")
+    _pairs(search, "--where", "only those with this metadata; several: all of it")
 
     delete = _add(found, "delete", "remove photographs, or a whole collection")
     delete.add_argument("collection", metavar="COLLECTION")
@@ -220,6 +229,18 @@ def _labels(
         required=required,
         help=help,
     )
+
+
+def _pairs(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    form = "KEY=VALUE"
+    parser.add_argument(name, type=_pair, action="append", default=[], metavar=form, help=help)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
 
 
 def _out(parser: argparse.ArgumentParser) -> None:

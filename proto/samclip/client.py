@@ -15,7 +15,7 @@ from samclip import wire
 from samclip.images import ImageSource
 from samclip.photo import AsyncPhoto, Photo, blocking
 from samclip.session import Session
-from samclip.types import Collection, Hit, Indexed, Model
+from samclip.types import Collection, Hit, Indexed, ListedItem, Model
 from samclip.v1 import samclip_pb2 as pb
 
 AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
@@ -118,14 +118,20 @@ class AsyncClient(_Client[AsyncPhoto]):
         image: ImageSource | AsyncPhoto | None = None,
         id: str | None = None,
         top_k: int = 0,
+        filter: Mapping[str, str] | None = None,
+        offset: int = 0,
     ) -> list[Hit]:
         """The images of a collection that are most like a text, an image or one of their own.
 
         top_k: how many; 0 means 10.
+        filter: only images whose metadata has all of these.
+        offset: leaves out so many of the best; the next page starts at offset + top_k.
         """
         if sum(query is not None for query in (text, image, id)) != 1:
             raise ValueError("search takes exactly one of text=, image= and id=")
-        request = pb.SearchRequest(collection=collection, text=text, id=id, top_k=top_k)
+        request = pb.SearchRequest(
+            collection=collection, text=text, id=id, top_k=top_k, filter=filter, offset=offset
+        )
         slots = []
         if image is not None:
             photo = self.image(image)
@@ -141,6 +147,16 @@ class AsyncClient(_Client[AsyncPhoto]):
         """The collections that there are, or the one of this name."""
         reply = await self._session.ask(pb.DescribeRequest(collection=collection))
         return wire.collections(reply)
+
+    async def list_items(
+        self, collection: str, *, after: str = "", limit: int = 0
+    ) -> list[ListedItem]:
+        """A page of what a collection holds, by id; it may be of another model than the service's.
+
+        after: the last id of the page before. limit: how many; 0 means 100. No items: the end.
+        """
+        request = pb.ListItemsRequest(collection=collection, after_id=after, limit=limit)
+        return wire.listed_items(await self._session.ask(request))
 
 
 class Client(_Client[Photo]):
@@ -166,3 +182,4 @@ class Client(_Client[Photo]):
     search = blocking(AsyncClient.search)
     delete = blocking(AsyncClient.delete)
     describe = blocking(AsyncClient.describe)
+    list_items = blocking(AsyncClient.list_items)

@@ -91,7 +91,11 @@ def index(client: Client, args: argparse.Namespace) -> list[Row]:
     indexed, errors = 0, dict[str, str]()
     for start in range(0, len(names), FILES_AT_ONCE):
         some = names[start : start + FILES_AT_ONCE]
-        done = client.index(args.collection, {name: files[name] for name in some})
+        done = client.index(
+            args.collection,
+            {name: files[name] for name in some},
+            metadata={name: dict(args.metadata) for name in some},
+        )
         indexed += done.indexed
         errors.update(done.errors)
         print(f"\rindexing {start + len(some)}/{len(names)}", end="", file=sys.stderr, flush=True)
@@ -104,7 +108,13 @@ def index(client: Client, args: argparse.Namespace) -> list[Row]:
 
 def search(client: Client, args: argparse.Namespace) -> list[Row]:
     hits = client.search(
-        args.collection, text=args.text, image=args.image, id=args.id, top_k=args.top_k
+        args.collection,
+        text=args.text,
+        image=args.image,
+        id=args.id,
+        top_k=args.top_k,
+        filter=dict(args.where),
+        offset=args.offset,
     )
     return [{"id": hit.id, "score": hit.score, "metadata": dict(hit.metadata)} for hit in hits]
 

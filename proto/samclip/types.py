@@ -91,6 +91,14 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class ListedItem:
+    """An image of a collection: its id, and the metadata that it was indexed with."""
+
+    id: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Indexed:
     """How many images went into a collection, and why the others (id → message) did not."""
 

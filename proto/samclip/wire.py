@@ -10,6 +10,7 @@ from samclip.types import (
     Collection,
     Hit,
     ImageInfo,
+    ListedItem,
     Mask,
     Model,
     Point,
@@ -115,6 +116,10 @@ def semantic_map(reply: pb.SegmentTextResponse, labels: Sequence[str]) -> Semant
 
 def hits(reply: pb.SearchResponse) -> list[Hit]:
     return [Hit(hit.id, hit.score, dict(hit.metadata)) for hit in reply.hits]
+
+
+def listed_items(reply: pb.ListItemsResponse) -> list[ListedItem]:
+    return [ListedItem(item.id, dict(item.metadata)) for item in reply.items]
 
 
 def collections(reply: pb.DescribeResponse) -> list[Collection]:

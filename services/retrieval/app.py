@@ -1,6 +1,7 @@
 """Retrieval as a Serve application: collections of images, searched by text, image or example."""
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
@@ -10,25 +11,35 @@ from numpy.typing import NDArray
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import InvalidRequest, KeyUnknown
+from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from services import deployment, threads
 from services.head import IMAGES_AT_ONCE, Head
-from services.limits import check_images, check_text, check_top_k
-from services.retrieval.collection import Hit, Item
-from services.retrieval.index import Collections
+from services.limits import (
+    check_filter,
+    check_images,
+    check_limit,
+    check_offset,
+    check_text,
+    check_top_k,
+)
+from services.retrieval.engine import open_index
+from services.retrieval.index import Collections, Hit, Item, Listed, Query
 from services.rpc import rpc
 from services.settings import Settings
 
 TOP_K = 10
+LISTED = 100
 MAX_ID = 256
 MAX_ITEMS = 1024
+HEALTH_S = 1.0  # that the index has to answer before it is reported: readiness is asked for 2 s
 
+logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Retrieval(Head):
-    """Keeps collections on disk; exactly one replica of it may run."""
+    """Keeps collections; exactly one replica of it may run."""
 
     name = "RetrievalService"
     application = "retrieval"
@@ -36,35 +47,46 @@ class Retrieval(Head):
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
-        self._disk = ThreadPoolExecutor(1, "index")
-        self._collections = Collections(settings.index_dir, self.model.digest, self.config.text_dim)
+        self._thread = ThreadPoolExecutor(1, "index")
+        self._opened: Collections | None = None
+        try:
+            self._collections()
+        except Unavailable as error:
+            logger.warning("starting without the index: %s", error)
 
     def __del__(self) -> None:
         """Serve calls this when the replica has answered its last request."""
-        if hasattr(self, "_collections"):
-            self._disk.shutdown(wait=True)
-            self._collections.close()
+        if hasattr(self, "_opened"):
+            self._thread.shutdown(wait=True)
+            if self._opened is not None:
+                self._opened.close()
 
     async def health(self) -> dict[str, Any]:
-        found = await self._on_disk(self._collections.describe)
-        return {**await super().health(), "collections": len(found)}
+        try:
+            async with asyncio.timeout(HEALTH_S):
+                found = await self._in_thread(lambda: self._collections().describe())
+        except (Unavailable, TimeoutError):
+            return {**await super().health(), "index": "does not answer"}
+        return {**await super().health(), "index": "ready", "collections": len(found)}
 
     @rpc
     async def Index(self, request: pb.IndexRequest) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
-        await self._on_disk(self._collections.check_addable, request.collection)
+        await self._in_thread(lambda: self._collections().check_addable(request.collection))
         gate = asyncio.Semaphore(IMAGES_AT_ONCE)
         made = await asyncio.gather(*(self._item(item, gate) for item in request.items))
         items = [item for item in made if isinstance(item, Item)]
         if items:
-            await self._on_disk(self._upsert, request.collection, items)
+            await self._in_thread(self._upsert, request.collection, items)
         errors = [error for error in made if isinstance(error, pb.ItemError)]
         return pb.IndexResponse(indexed=len(items), errors=errors)
 
     @rpc
     async def Search(self, request: pb.SearchRequest) -> pb.SearchResponse:
         check_top_k(request.top_k)
-        await self._on_disk(self._collections.get, request.collection)
+        check_offset(request.offset, request.top_k or TOP_K)
+        check_filter(request.filter)
+        await self._in_thread(lambda: self._collections().get(request.collection))
         match request.WhichOneof("query"):
             case "text":
                 check_text(request.text, "the text to search for")
@@ -74,27 +96,32 @@ class Retrieval(Head):
             case "image":
                 vector_D = await self._embed(request.image)
             case "id":
-                vector_D = await self._on_disk(self._vector, request.collection, request.id)
+                vector_D = await self._in_thread(self._vector, request.collection, request.id)
             case _:
                 raise InvalidRequest("nothing to search for: send a text, an image or an id")
-        # An item is always the nearest to itself: more like this one means others.
-        exclude = request.id if request.HasField("id") else None
-        top_k = request.top_k or TOP_K
-        hits = await self._on_disk(self._search, request.collection, vector_D, top_k, exclude)
+        query = Query(
+            vector_D,
+            request.top_k or TOP_K,
+            request.offset,
+            dict(request.filter),
+            # An item is always the nearest to itself: more like this one means others.
+            exclude=request.id if request.HasField("id") else None,
+        )
+        hits = await self._in_thread(self._search, request.collection, query)
         messages = [pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits]
         return pb.SearchResponse(hits=messages, model=self.model)
 
     @rpc
     async def Delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:
         if not request.ids:
-            deleted = await self._on_disk(self._collections.drop, request.collection)
+            deleted = await self._in_thread(lambda: self._collections().drop(request.collection))
         else:
-            deleted = await self._on_disk(self._delete, request.collection, request.ids)
+            deleted = await self._in_thread(self._delete, request.collection, request.ids)
         return pb.DeleteResponse(deleted=deleted)
 
     @rpc
     async def Describe(self, request: pb.DescribeRequest) -> pb.DescribeResponse:
-        found = await self._on_disk(self._collections.describe, request.collection)
+        found = await self._in_thread(lambda: self._collections().describe(request.collection))
         return pb.DescribeResponse(
             collections=[
                 pb.Collection(
@@ -102,6 +129,15 @@ class Retrieval(Head):
                 )
                 for d in found
             ]
+        )
+
+    @rpc
+    async def ListItems(self, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
+        check_limit(request.limit)
+        limit = request.limit or LISTED
+        items = await self._in_thread(self._items, request.collection, request.after_id, limit)
+        return pb.ListItemsResponse(
+            items=[pb.ListedItem(id=item.id, metadata=item.metadata) for item in items]
         )
 
     async def _item(self, item: pb.IndexItem, gate: asyncio.Semaphore) -> Item | pb.ItemError:
@@ -124,21 +160,28 @@ class Retrieval(Head):
         return vector_D / np.linalg.norm(vector_D)  # float16 left it a little off
 
     def _upsert(self, name: str, items: Sequence[Item]) -> None:
-        self._collections.get_or_make(name).upsert(items)
+        self._collections().get_or_make(name).upsert(items)
 
     def _delete(self, name: str, ids: Sequence[str]) -> int:
-        return self._collections.get(name).delete(ids)
+        return self._collections().get(name).delete(ids)
 
     def _vector(self, name: str, id: str) -> NDArray[np.float32]:
-        return self._collections.get(name).vector(id)
+        return self._collections().get(name).vector(id)
 
-    def _search(
-        self, name: str, vector_D: NDArray[np.float32], top_k: int, exclude: str | None
-    ) -> list[Hit]:
-        return self._collections.get(name).search(vector_D, top_k, exclude)
+    def _search(self, name: str, query: Query) -> list[Hit]:
+        return self._collections().get(name).search(query)
 
-    async def _on_disk(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await threads.run(self._disk, "index", function, *args, **kwargs)
+    def _items(self, name: str, after: str, limit: int) -> list[Listed]:
+        return self._collections().of_any_model(name).items(after, limit)
+
+    def _collections(self) -> Collections:
+        """The index, opened as soon as that is possible. Raises Unavailable."""
+        if self._opened is None:
+            self._opened = open_index(self.settings, self.model.digest, self.config.text_dim)
+        return self._opened
+
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await threads.run(self._thread, "index", function, *args, **kwargs)
 
 
 def build(settings: Settings) -> Application:

@@ -10,17 +10,15 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from usearch.index import Index as Graph
 
-from samclip_core.errors import NotFound
+from services.retrieval.index import EXACT, Hit, Item, Listed, Query, no_item
 
-EXACT = 10_000
-"""Up to so many vectors are compared one by one: that costs little and misses nothing."""
 SNAPSHOT_EVERY = 5_000
 """Changes after which the graph is written again."""
 
@@ -36,25 +34,7 @@ CREATE TABLE items (
 """
 
 
-@dataclass(frozen=True, eq=False)
-class Item:
-    """A picture of a collection; ``vector_D`` is float32 of length 1."""
-
-    id: str
-    vector_D: NDArray[np.float32]
-    metadata: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A picture that was found; ``score`` is the cosine."""
-
-    id: str
-    score: float
-    metadata: Mapping[str, str]
-
-
-class Collection:
+class EmbeddedCollection:
     """One collection, open. For one thread at a time."""
 
     def __init__(self, path: Path, digest: str, dimension: int):
@@ -99,28 +79,34 @@ class Collection:
         """The vector of an item, D. Raises NotFound."""
         row = self._database.execute("SELECT vector FROM items WHERE id = ?", (id,)).fetchone()
         if row is None:
-            raise NotFound(
-                f"no item {id[:80]!r} in collection {self.name!r}: index it first, or search by "
-                "text or image"
-            )
+            raise no_item(id, self.name)
         return np.frombuffer(row[0], "<f4")
 
-    def search(
-        self, vector_D: NDArray[np.float32], top_k: int, exclude: str | None = None
-    ) -> list[Hit]:
-        """The nearest items by cosine, best first, without the one whose id is ``exclude``."""
+    def search(self, query: Query) -> list[Hit]:
+        """The nearest items by cosine, best first; with a filter always one by one."""
         if not len(self):
             return []
-        exact = len(self) <= EXACT
-        found = self._graph.search(vector_D, min(top_k + 1, len(self)), exact=exact)
-        hits = []
-        for number, distance in zip(found.keys.tolist(), found.distances.tolist(), strict=True):
-            id, metadata = self._database.execute(
-                "SELECT id, metadata FROM items WHERE number = ?", (number,)
+        if query.filter:
+            numbers, scores = self._compare(query.vector_D, query.filter)
+        else:
+            count, exact = min(query.depth, len(self)), len(self) <= EXACT
+            found = self._graph.search(query.vector_D, count, exact=exact)
+            numbers, scores = found.keys, 1 - found.distances
+        ranking: Iterable[tuple[int, float]] = zip(numbers.tolist(), scores.tolist(), strict=True)
+        if query.exclude is not None:
+            excluded = self._database.execute(
+                "SELECT number FROM items WHERE id = ?", (query.exclude,)
             ).fetchone()
-            if id != exclude:
-                hits.append(Hit(id, 1 - distance, json.loads(metadata)))
-        return hits[:top_k]
+            ranking = ((n, score) for n, score in ranking if (n,) != excluded)
+        page = islice(ranking, query.offset, query.offset + query.top_k)
+        return [self._hit(number, score) for number, score in page]
+
+    def items(self, after: str, limit: int) -> list[Listed]:
+        """Items by id, in the order of its UTF-8 bytes, from the first one after ``after``."""
+        rows = self._database.execute(
+            "SELECT id, metadata FROM items WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+        )
+        return [Listed(id, json.loads(metadata)) for id, metadata in rows]
 
     def save(self) -> None:
         """Write the snapshot, whole or not at all."""
@@ -144,6 +130,38 @@ class Collection:
         self._database.close()
         self._snapshot.unlink(missing_ok=True)
         path.unlink()
+
+    def _compare(
+        self, vector_D: NDArray[np.float32], filter: Mapping[str, str]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Numbers and cosines of the items with this metadata, best first.
+
+        The database looks for pairs as they are written, which may also stand inside of other
+        strings; so what it finds is read.
+        """
+        written = [json.dumps({key: value})[1:-1] for key, value in filter.items()]
+        rows = self._database.execute(
+            "SELECT number, metadata, vector FROM items WHERE "
+            + " AND ".join(["instr(metadata, ?)"] * len(written)),
+            written,
+        )
+        numbers, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        while some := rows.fetchmany(EXACT):
+            held = [(n, v) for n, m, v in some if filter.items() <= json.loads(m).items()]
+            vectors_ND = np.frombuffer(b"".join(v for _, v in held), "<f4")
+            vectors_ND = vectors_ND.reshape(-1, self.dimension)
+            lengths_N = np.linalg.norm(vectors_ND, axis=1) * np.linalg.norm(vector_D)
+            numbers.append(np.array([n for n, _ in held], np.int64))
+            scores.append(vectors_ND @ vector_D / lengths_N)
+        all_numbers, all_scores = np.concatenate(numbers), np.concatenate(scores)
+        order = np.argsort(-all_scores, kind="stable")
+        return all_numbers[order], all_scores[order]
+
+    def _hit(self, number: int, score: float) -> Hit:
+        id, metadata = self._database.execute(
+            "SELECT id, metadata FROM items WHERE number = ?", (number,)
+        ).fetchone()
+        return Hit(id, score, json.loads(metadata))
 
     def _remove(self, ids: Sequence[str]) -> list[int]:
         numbers: list[int] = []

@@ -1,17 +1,68 @@
-"""All collections of a directory, by name, and the model that they must have been made with."""
+"""An index of image vectors: what any engine of it does, and the rules that all of them keep."""
 
-import logging
 import re
-import sqlite3
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from samclip_core.errors import InvalidRequest, NotFound
-from services.retrieval.collection import Collection
-
-logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+EXACT = 10_000
+"""Up to so many vectors are compared one by one: that costs little and misses nothing."""
+PAGE = 256
+"""A graph is walked for whole multiples of so many hits: pages of one walk fit together, and the
+walk for a short page is wide enough to miss next to nothing (``tests/bench/retrieval.py``)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """A picture to store; ``vector_D`` is float32 of length 1."""
+
+    id: str
+    vector_D: NDArray[np.float32]
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A picture that was found; ``score`` is the cosine."""
+
+    id: str
+    score: float
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A picture of a collection, without its vector."""
+
+    id: str
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Query:
+    """What to search for, and which part of the ranking to return.
+
+    vector_D: float32. filter: pairs that an item's metadata must all have. exclude: an id to leave
+    out. The hits are those at places ``offset`` to ``offset + top_k`` of what is left.
+    """
+
+    vector_D: NDArray[np.float32]
+    top_k: int
+    offset: int = 0
+    filter: Mapping[str, str] | None = None
+    exclude: str | None = None
+
+    @property
+    def depth(self) -> int:
+        """How many hits an engine must find for this: whole pages, and one to leave out."""
+        return -(-(self.offset + self.top_k + 1) // PAGE) * PAGE
 
 
 @dataclass(frozen=True)
@@ -24,75 +75,101 @@ class Description:
     digest: str
 
 
-class Collections:
-    """All collections of a directory. For one thread at a time."""
+class Collection(Protocol):
+    """Images of one name, with vectors of the model ``digest``. For one thread at a time."""
 
-    def __init__(self, directory: Path, digest: str, dimension: int):
+    name: str
+    digest: str
+    dimension: int
+
+    def __len__(self) -> int: ...
+
+    def upsert(self, items: Iterable[Item]) -> None:
+        """Add items; one whose id is there already takes its place."""
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Take items out; how many were there."""
+
+    def vector(self, id: str) -> NDArray[np.float32]:
+        """The vector of an item, D. Raises NotFound."""
+
+    def search(self, query: Query) -> list[Hit]:
+        """The nearest items by cosine, best first."""
+
+    def items(self, after: str, limit: int) -> list[Listed]:
+        """Items by id, in the order of its UTF-8 bytes, from the first one after ``after``."""
+
+
+class Collections(ABC):
+    """All collections of an index, by name. For one thread at a time."""
+
+    def __init__(self, digest: str, dimension: int):
         """``digest`` and ``dimension`` are those of the model that the vectors are made with."""
-        self._directory = directory
         self._digest = digest
         self._dimension = dimension
-        self._open: dict[str, Collection] = {}
-        directory.mkdir(parents=True, exist_ok=True)
-        for path in sorted(directory.glob("*.sqlite")):
-            try:
-                self._open[path.stem] = self._collection(path.stem)
-            except sqlite3.DatabaseError:
-                logger.exception("collection %s is damaged and left out", path)
 
     def get(self, name: str) -> Collection:
         """A collection to search or change.
 
         Raises NotFound, and InvalidRequest for one that another model made.
         """
-        collection = self._any(name)
-        if collection.digest != self._digest:
-            raise InvalidRequest(
-                f"collection {name!r} was made with model {collection.digest[:12]}, this service "
-                f"runs {self._digest[:12]}, and their vectors do not compare: index the images "
-                "again under another name, or delete the collection first"
-            )
+        collection = self.of_any_model(name)
+        check_model(collection.name, collection.digest, self._digest)
         return collection
 
     def check_addable(self, name: str) -> None:
         """Raise InvalidRequest unless items may be added under this name."""
         check_name(name)
-        if name in self._open:
+        if self._find(name) is not None:
             self.get(name)
 
     def get_or_make(self, name: str) -> Collection:
         """A collection to add to. Raises InvalidRequest."""
         check_name(name)
-        if name not in self._open:
-            self._open[name] = self._collection(name)
-        return self.get(name)
+        collection = self._find(name)
+        if collection is None:
+            collection = self._make(name)
+        check_model(collection.name, collection.digest, self._digest)
+        return collection
+
+    def of_any_model(self, name: str) -> Collection:
+        """A collection to list or drop. Raises NotFound."""
+        check_name(name)
+        collection = self._find(name)
+        if collection is None:
+            raise NotFound(f"no collection {name!r}: index images into it first")
+        return collection
 
     def drop(self, name: str) -> int:
         """Remove a collection, of whatever model; how many items it had. Raises NotFound."""
-        collection = self._any(name)
+        collection = self.of_any_model(name)
         count = len(collection)
-        del self._open[name]
-        collection.remove_files()
+        self._remove(name)
         return count
 
     def describe(self, name: str = "") -> list[Description]:
         """One collection, or all of them by name. Raises NotFound."""
-        chosen = [self._any(name)] if name else [self._open[n] for n in sorted(self._open)]
-        return [Description(c.name, len(c), c.dimension, c.digest) for c in chosen]
+        if name:
+            found = [self.of_any_model(name)]
+        else:
+            found = [one for each in self._names() if (one := self._find(each)) is not None]
+        return [Description(c.name, len(c), c.dimension, c.digest) for c in found]
 
+    @abstractmethod
     def close(self) -> None:
-        """Write all snapshots."""
-        for collection in self._open.values():
-            collection.close()
+        """Nothing may be asked afterwards."""
 
-    def _any(self, name: str) -> Collection:
-        check_name(name)
-        if name not in self._open:
-            raise NotFound(f"no collection {name!r}: index images into it first")
-        return self._open[name]
+    @abstractmethod
+    def _names(self) -> list[str]: ...
 
-    def _collection(self, name: str) -> Collection:
-        return Collection(self._directory / name, self._digest, self._dimension)
+    @abstractmethod
+    def _find(self, name: str) -> Collection | None: ...
+
+    @abstractmethod
+    def _make(self, name: str) -> Collection: ...
+
+    @abstractmethod
+    def _remove(self, name: str) -> None: ...
 
 
 def check_name(name: str) -> None:
@@ -102,3 +179,20 @@ def check_name(name: str) -> None:
             f"collection {name[:80]!r}: expected a name of 1 to 64 letters, digits, dots, dashes "
             "and underscores, which does not start with a dot or dash"
         )
+
+
+def check_model(name: str, digest: str, ours: str) -> None:
+    """Raise InvalidRequest unless a collection's vectors come from our model."""
+    if digest != ours:
+        raise InvalidRequest(
+            f"collection {name!r} was made with model {digest[:12]}, this service "
+            f"runs {ours[:12]}, and their vectors do not compare: index the images "
+            "again under another name (samclip reindex), or delete the collection first"
+        )
+
+
+def no_item(id: str, name: str) -> NotFound:
+    """The error for an id that a collection does not have."""
+    return NotFound(
+        f"no item {id[:80]!r} in collection {name!r}: index it first, or search by text or image"
+    )

@@ -34,7 +34,7 @@ FIELDS = {
     "IndexRequest": "collection=1 items=2*",
     "ItemError": "id=1 message=2",
     "IndexResponse": "indexed=1 errors=2*",
-    "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5",
+    "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5 filter=6* offset=7",
     "Hit": "id=1 score=2 metadata=3*",
     "SearchResponse": "hits=1* model=2",
     "DeleteRequest": "collection=1 ids=2*",
@@ -42,6 +42,9 @@ FIELDS = {
     "DescribeRequest": "collection=1",
     "Collection": "name=1 count=2 dimension=3 model_digest=4",
     "DescribeResponse": "collections=1*",
+    "ListItemsRequest": "collection=1 after_id=2 limit=3",
+    "ListedItem": "id=1 metadata=2*",
+    "ListItemsResponse": "items=1*",
     "EmbedRequest": "image=1 outputs=2* inline=3",
     "EmbedResponse": "image=1 tensors=2* cached=3 model=4",
     "EmbedTextRequest": "texts=1*",
@@ -60,7 +63,7 @@ RPCS = {
     "SegmentationService": "Segment SegmentEverything",
     "ClassificationService": "Classify",
     "SemanticSegmentationService": "SegmentText",
-    "RetrievalService": "Index Search Delete Describe",
+    "RetrievalService": "Index Search Delete Describe ListItems",
     "BackboneService": "Embed EmbedText",
 }
 SCALARS = {

@@ -23,7 +23,7 @@ def test_every_value_and_error_is_exported() -> None:
 
 
 def test_the_methods_of_the_interface() -> None:
-    for name in ("image", "index", "search", "delete", "describe", "embed_text"):
+    for name in ("image", "index", "search", "delete", "describe", "list_items", "embed_text"):
         assert callable(getattr(samclip.Client, name))
     for name in ("classify", "segment", "everything", "semantic", "embed"):
         assert callable(getattr(samclip.Photo, name))
@@ -33,7 +33,7 @@ def test_the_methods_of_the_interface() -> None:
     semantic = inspect.signature(samclip.Photo.semantic).parameters
     assert {"labels", "refine", "background"} <= set(semantic)
     search = inspect.signature(samclip.Client.search).parameters
-    assert {"collection", "text", "image", "id"} <= set(search)
+    assert {"collection", "text", "image", "id", "filter", "offset"} <= set(search)
 
 
 def test_the_package_is_typed_and_versioned() -> None:

@@ -50,6 +50,18 @@ async def read_form(kind: type[Message], *parts: tuple[str, bytes, bool]) -> Mes
     return await read(kind, form(*parts), f"multipart/form-data; boundary={BOUNDARY}")
 
 
+async def test_a_map_is_one_json_object_of_a_form() -> None:
+    expected = pb.SearchRequest(text="cat", filter={"owner": "ann", "a.b": '"'}, offset=3)
+    filter = json.dumps(dict(expected.filter)).encode()
+    parts = (("text", b"cat", False), ("filter", filter, False), ("offset", b"3", False))
+    assert await read_form(pb.SearchRequest, *parts) == expected
+    value = {"text": "cat", "filter": dict(expected.filter), "offset": 3}
+    assert await read_json(pb.SearchRequest, value) == expected
+    for wrong in (b"[1]", b'"x"', b'{"a": {}}'):
+        with pytest.raises(InvalidRequest, match="does not fit the request"):
+            await read_form(pb.SearchRequest, ("filter", wrong, False))
+
+
 @pytest.mark.parametrize("image", [ENCODED, {"encoded": ENCODED}])
 async def test_json_image_is_base64_or_a_message(image: object) -> None:
     prompts = [{"points": [{"x": 1.5, "y": 2}]}]

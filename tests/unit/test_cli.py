@@ -122,8 +122,24 @@ def test_collections(ask: Any, photo: str, server: tuple[FakeService, str]) -> N
     hits = ask("search", "greys", "--text", "more/3.PNG", "--top-k", "2")["results"]
     assert hits[0]["id"] == "more/3.PNG"
     assert len(ask("search", "greys", "--image", photo)["results"]) == 10
+    assert len(ask("search", "greys", "--image", photo, "--offset", "7")["results"]) == 3
     assert ask("describe")["results"][0]["count"] == 10
     assert ask("delete", "greys", "grey.png")["results"][0]["deleted"] == 1
+
+
+def test_metadata_is_stored_and_searched_for(ask: Any, photo: str) -> None:
+    ask("index", "greys", photo, "--metadata", "owner=ann", "--metadata", "x=a=b")
+    search = ("search", "greys", "--text", "grey", "--where", "x=a=b", "--where")
+    (row,) = ask(*search, "owner=ann")["results"]
+    assert row["metadata"] == {"owner": "ann", "x": "a=b"}
+    assert ask(*search, "owner=bob")["results"] == []
+
+
+def test_metadata_without_a_value_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["search", "greys", "--text", "x", "--where", "owner"])
+    assert exit_.value.code == 2
+    assert "'owner' is not KEY=VALUE" in capsys.readouterr().err
 
 
 def test_index_tells_what_it_could_not_read(
@@ -169,7 +185,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for command in (
         *("serve", "classify", "segment", "semantic", "everything", "index", "search"),
-        *("embed", "convert", "train", "eval", "info", "demo", "delete", "describe"),
+        *("embed", "convert", "train", "eval", "info", "demo", "delete", "describe", "reindex"),
     ):
         assert f"\n    {command} " in text
 

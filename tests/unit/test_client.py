@@ -215,6 +215,17 @@ def test_collections(service: FakeService, client: samclip.Client) -> None:
     with pytest.raises(ValueError, match="exactly one"):
         client.search("pets", text="red", id="photo-7")
 
+    assert [hit.id for hit in client.search("pets", text="x", filter={"owner": "ann"})] == [
+        "photo-3"
+    ]
+    whole = [hit.id for hit in client.search("pets", text="x", top_k=70)]
+    assert [hit.id for hit in client.search("pets", text="x", offset=65)] == whole[65:]
+    assert client.list_items("pets", after="photo-29", limit=2) == [
+        samclip.ListedItem("photo-3", {"owner": "ann"}),
+        samclip.ListedItem("photo-30", {}),
+    ]
+    assert len(client.list_items("pets")) == 70
+
     assert client.describe() == [samclip.Collection("pets", 70, 4, "d1935")]
     assert client.delete("pets", ["photo-1"]) == 1
     assert client.delete("pets") == 69

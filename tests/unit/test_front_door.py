@@ -147,6 +147,7 @@ def door(shared: Door) -> Door:
         ("/search", "/retrieval/search"),
         ("/delete", "/retrieval/delete"),
         ("/describe", "/retrieval/describe"),
+        ("/items", "/retrieval/items"),
         ("/embed", "/backbone/embed"),
         ("/", "/gateway/"),
         ("/docs/static/x.js", "/gateway/docs/static/x.js"),

@@ -46,6 +46,10 @@ def test_image_limits_are_the_settings():
             "prompt 1 has 3 points, at most 2",
         ),
         (limits.check_top_k, (-1,), InvalidRequest, "top_k is -1"),
+        (limits.check_offset, (-1, 10), InvalidRequest, "offset is -1, expected 0 to 9990"),
+        (limits.check_offset, (9991, 10), InvalidRequest, "offset is 9991, expected 0 to 9990"),
+        (limits.check_limit, (-1,), InvalidRequest, "limit is -1"),
+        (limits.check_filter, ({str(i): "" for i in range(33)},), InvalidRequest, "of 33 pairs"),
         (limits.check_points_per_side, (-1,), InvalidRequest, "points_per_side is -1"),
         (limits.check_points_per_side, (65,), InvalidRequest, "expected 1 to 64"),
         (limits.check_encoding, (9,), InvalidRequest, "mask encoding 9 is unknown"),
@@ -63,5 +67,8 @@ def test_what_is_just_within_the_limits_passes():
     assert limits.check_templates(["{}"] * 16, ["a", "b"], 2) is None
     assert limits.check_prompts([POINT, POINT], 2) is None
     assert limits.check_top_k(0) is None
+    assert limits.check_offset(9990, 10) is None
+    assert limits.check_limit(10_000) is None
+    assert limits.check_filter({str(i): "" for i in range(32)}) is None
     assert limits.check_points_per_side(64) is None
     assert all(limits.check_encoding(value) is None for value in range(5))

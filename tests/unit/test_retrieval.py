@@ -1,11 +1,25 @@
 import numpy as np
 import pytest
+import redis
 from samclip.v1 import samclip_pb2 as pb
 
 from services import rpc
 from services.backbone.engine import Engine
 from services.retrieval import app
 from tests.in_process import png
+
+
+@pytest.fixture(params=["embedded", "redis"])
+def settings(settings, request):
+    """With each of the engines."""
+    if request.param == "embedded":
+        return settings
+    server = request.getfixturevalue("shared_redis")
+    url = f"redis://127.0.0.1:{server.port}/7"  # a database of these tests alone
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return settings.model_copy(update={"redis_url": url})
+
 
 REDS = {"dark": 10, "middle": 120, "bright": 240}
 
@@ -45,6 +59,32 @@ async def test_a_text_is_compared_as_the_model_would(pets, tiny_model):
 async def test_more_like_one_leaves_that_one_out(pets):
     response = await pets("Search", pb.SearchRequest(collection="pets", id="dark"))
     assert {hit.id for hit in response.hits} == {"middle", "bright"}
+
+
+async def test_a_filter_and_pages(pets):
+    request = pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(120)))
+    whole = [hit.id for hit in (await pets("Search", request)).hits]
+    request.filter["red"] = "240"
+    assert [hit.id for hit in (await pets("Search", request)).hits] == ["bright"]
+    request.ClearField("filter")
+    request.top_k = 1
+    for request.offset in range(4):
+        hits = (await pets("Search", request)).hits
+        assert [hit.id for hit in hits] == whole[request.offset : request.offset + 1]
+    request.filter.update({str(number): "" for number in range(33)})
+    code, details = await pets.refused("Search", request)
+    assert (code, "a filter of 33 pairs" in details) == ("INVALID_ARGUMENT", True)
+
+
+async def test_items_are_listed_page_by_page(pets):
+    request = pb.ListItemsRequest(collection="pets", limit=2)
+    first = (await pets("ListItems", request)).items
+    assert [item.id for item in first] == ["bright", "dark"]
+    assert dict(first[1].metadata) == {"red": "10"}
+    request.after_id = "dark"
+    assert [item.id for item in (await pets("ListItems", request)).items] == ["middle"]
+    request.after_id = "middle"
+    assert len((await pets("ListItems", request)).items) == 0
 
 
 async def test_items_that_fail_are_named_and_the_others_indexed(caller):
@@ -111,6 +151,19 @@ async def test_describe_and_delete(pets, tiny_model):
             "FAILED_PRECONDITION",
             "send the image",
         ),
+        (
+            "Search",
+            pb.SearchRequest(collection="pets", text="x", offset=-1),
+            "INVALID_ARGUMENT",
+            "offset is -1",
+        ),
+        (
+            "ListItems",
+            pb.ListItemsRequest(collection="pets", limit=-1),
+            "INVALID_ARGUMENT",
+            "limit is -1",
+        ),
+        ("ListItems", pb.ListItemsRequest(collection="no"), "NOT_FOUND", "no collection 'no'"),
         ("Index", pb.IndexRequest(collection="pets"), "INVALID_ARGUMENT", "no image"),
         (
             "Index",
@@ -128,17 +181,25 @@ async def test_bad_requests_are_refused(pets, rpc, request_, code, message):
     assert message in details
 
 
+def ones(id: str) -> app.Item:
+    return app.Item(id, np.ones(32, np.float32) / np.sqrt(np.float32(32)), {})
+
+
 async def test_vectors_are_kept_at_length_one(pets, settings):
-    collection = app.Collections(settings.index_dir, "any", 32)._open["pets"]
-    norms = [np.linalg.norm(collection.vector(id)) for id in REDS]
+    service = app.Retrieval(settings)
+    norms = [np.linalg.norm(service._vector("pets", id)) for id in REDS]
     np.testing.assert_allclose(norms, 1, atol=1e-6)
 
 
-def test_the_replica_saves_its_collections_when_it_ends(settings):
+async def test_a_restart_finds_everything(settings):
     service = app.Retrieval(settings)
-    service._upsert("pets", [app.Item("a", np.ones(32, np.float32), {})])
+    service._upsert("pets", [ones("a"), ones("b")])
     service.__del__()
-    assert (settings.index_dir / "pets.usearch").exists()
+    again = app.Retrieval(settings)
+    assert [item.id for item in again._items("pets", "", 9)] == ["a", "b"]
+    query = app.Query(ones("a").vector_D, 9)
+    assert {hit.id for hit in again._search("pets", query)} == {"a", "b"}
+    again.__del__()
 
 
 def test_it_is_one_application(settings):
@@ -147,8 +208,9 @@ def test_it_is_one_application(settings):
 
 async def test_health_counts_the_collections(settings):
     service = app.Retrieval(settings)
-    service._upsert("pets", [app.Item("a", np.ones(32, np.float32), {})])
-    assert (await service.health())["collections"] == 1
+    service._upsert("pets", [ones("a")])
+    health = await service.health()
+    assert (health["index"], health["collections"]) == ("ready", 1)
 
 
 async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):

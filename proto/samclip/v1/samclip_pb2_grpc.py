@@ -313,6 +313,11 @@ class RetrievalServiceStub:
                 request_serializer=samclip_dot_v1_dot_samclip__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=samclip_dot_v1_dot_samclip__pb2.DescribeResponse.FromString,
                 _registered_method=True)
+        self.ListItems = channel.unary_unary(
+                '/samclip.v1.RetrievalService/ListItems',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.ListItemsRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.ListItemsResponse.FromString,
+                _registered_method=True)
 
 
 class RetrievalServiceServicer:
@@ -342,6 +347,12 @@ class RetrievalServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListItems(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RetrievalServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -364,6 +375,11 @@ def add_RetrievalServiceServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=samclip_dot_v1_dot_samclip__pb2.DescribeRequest.FromString,
                     response_serializer=samclip_dot_v1_dot_samclip__pb2.DescribeResponse.SerializeToString,
+            ),
+            'ListItems': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListItems,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.ListItemsRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.ListItemsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -474,6 +490,33 @@ class RetrievalService:
             '/samclip.v1.RetrievalService/Describe',
             samclip_dot_v1_dot_samclip__pb2.DescribeRequest.SerializeToString,
             samclip_dot_v1_dot_samclip__pb2.DescribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListItems(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/samclip.v1.RetrievalService/ListItems',
+            samclip_dot_v1_dot_samclip__pb2.ListItemsRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.ListItemsResponse.FromString,
             options,
             channel_credentials,
             insecure,

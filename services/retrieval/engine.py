@@ -1,0 +1,29 @@
+"""Which engine keeps the index: Redis where one with vector sets is configured, else files."""
+
+import logging
+
+from services.retrieval.embedded import EmbeddedCollections
+from services.retrieval.index import Collections
+from services.retrieval.vector_sets import VectorSets, connect, has_vector_sets
+from services.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
+    """The collections, for vectors of a model.
+
+    Raises Unavailable while Redis does not answer: it may hold collections, and files beside it
+    would hold others of the same names.
+    """
+    if settings.redis_url:
+        client = connect(settings.redis_url)
+        if has_vector_sets(client):
+            return VectorSets(client, digest, dimension)
+        client.close()
+        logger.warning(
+            "the Redis of redis_url has no vector sets, which came with version 8: collections are "
+            "kept in %s instead",
+            settings.index_dir,
+        )
+    return EmbeddedCollections(settings.index_dir, digest, dimension)

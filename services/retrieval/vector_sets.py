@@ -1,0 +1,238 @@
+"""The Redis engine: each collection is a vector set, and what belongs to it.
+
+A collection NAME has three keys, which share a cluster's slot and never expire:
+
+    samclip:index:{NAME}:model      hash: the model's digest, the vectors' dimension
+    samclip:index:{NAME}:vectors    vector set: id → vector, float32 as it is, and attributes
+    samclip:index:{NAME}:ids        sorted set of all ids, for lists
+
+``samclip:index`` is the set of all names. A change is in Redis before it is acknowledged, each item
+whole; what a restart of Redis leaves of it is up to Redis' own persistence.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import redis
+from numpy.typing import NDArray
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from samclip_core.errors import Unavailable
+from services.retrieval.index import (
+    EXACT,
+    Collections,
+    Hit,
+    Item,
+    Listed,
+    Query,
+    check_model,
+    no_item,
+)
+
+logger = logging.getLogger(__name__)
+
+NAMES = "samclip:index"
+CONNECT_S, ANSWER_S = 1, 5
+REFUSALS = (
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.NoPermissionError,
+)
+
+# One item is one step for all others. Its model is checked in that step: a service that runs
+# another one may have made the collection anew a moment ago. An item at a time, because Redis
+# answers nobody else during a step, and a vector's place in the graph takes a millisecond to find.
+_UPSERT = """
+if redis.call('HSETNX', KEYS[1], 'digest', ARGV[1]) == 1 then
+    redis.call('HSET', KEYS[1], 'dimension', ARGV[2])
+end
+local digest = redis.call('HGET', KEYS[1], 'digest')
+if digest == ARGV[1] then
+    redis.call('ZADD', KEYS[3], 0, ARGV[3])
+    redis.call('VADD', KEYS[2], 'FP32', ARGV[4], ARGV[3], 'NOQUANT', 'SETATTR', ARGV[5])
+end
+return digest
+"""
+
+
+def connect(url: str) -> redis.Redis:
+    """A client for one thread at a time; it connects when it is used, and again when it must."""
+    return redis.Redis.from_url(
+        url,
+        protocol=2,
+        decode_responses=True,
+        socket_connect_timeout=CONNECT_S,
+        socket_timeout=ANSWER_S,
+        retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+    )
+
+
+def has_vector_sets(client: redis.Redis) -> bool:
+    """Tell whether this server knows vector sets. Raises Unavailable."""
+    with _answers():
+        try:
+            client.vset().vcard(_key("", "vectors"))
+        except redis.ResponseError as error:
+            if str(error).startswith("unknown command"):
+                return False
+            raise
+    return True
+
+
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Raise Unavailable where Redis cannot do its part, and pass on what is our own fault."""
+    try:
+        yield
+    except (redis.ConnectionError, redis.TimeoutError) as error:
+        logger.warning("the index in Redis: %s", error)
+        raise Unavailable("Redis, which holds the index, does not answer: try again") from error
+    except redis.ResponseError as error:
+        if not isinstance(error, REFUSALS) and "MISCONF" not in str(error):
+            raise
+        logger.warning("the index in Redis: %s", error)
+        raise Unavailable(
+            "Redis, which holds the index, is full, read-only or forbids this: our log says which"
+        ) from error
+
+
+class VectorSet:
+    """One collection in Redis. For one thread at a time."""
+
+    def __init__(self, client: redis.Redis, name: str, digest: str, dimension: int):
+        self.name, self.digest, self.dimension = name, digest, dimension
+        self._client = client
+        self._keys = tuple(_key(name, kind) for kind in ("model", "vectors", "ids"))
+        self._model, self._vectors, self._ids = self._keys
+        self._put = client.register_script(_UPSERT)
+
+    def __len__(self) -> int:
+        with _answers():
+            return self._client.vset().vcard(self._vectors)
+
+    def upsert(self, items: Iterable[Item]) -> None:
+        """Add items; one whose id is there already takes its place. Each of them, or an error.
+
+        Raises InvalidRequest if another model has made a collection of this name meanwhile.
+        """
+        with _answers(), self._client.pipeline(transaction=False) as pipe:
+            for item in items:
+                vector = np.ascontiguousarray(item.vector_D, "<f4").tobytes()
+                arguments = (self.digest, self.dimension, item.id, vector, _attributes(item))
+                self._put(self._keys, arguments, client=pipe)
+            pipe.sadd(NAMES, self.name)
+            *digests, _ = pipe.execute()
+        for digest in digests:
+            check_model(self.name, digest, self.digest)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Take items out; ids that are not there do not count."""
+        with _answers(), self._client.pipeline(transaction=False) as pipe:
+            for id in ids:
+                pipe.zrem(self._ids, id)
+                pipe.vset().vrem(self._vectors, id)
+            return sum(pipe.execute()[1::2])
+
+    def vector(self, id: str) -> NDArray[np.float32]:
+        """The vector of an item, D. Raises NotFound."""
+        with _answers():
+            found = cast(
+                dict[str, Any] | None, self._client.vset().vemb(self._vectors, id, raw=True)
+            )
+        if found is None:
+            raise no_item(id, self.name)
+        return np.frombuffer(found["raw"], "<f4") * np.float32(found["l2"])
+
+    def search(self, query: Query) -> list[Hit]:
+        """The nearest items by cosine, best first; with a filter always one by one."""
+        with _answers():
+            scores = self._client.vset().vsim(
+                self._vectors,
+                np.ascontiguousarray(query.vector_D, "<f4").tobytes(),
+                with_scores=True,
+                count=query.depth,
+                ef=query.depth,
+                filter=_expression(query.filter or {}),
+                truth=bool(query.filter) or len(self) <= EXACT,
+            )
+        # Redis' own score is (1 + cosine) / 2.
+        found = cast(dict[str, float], scores).items()
+        ranking = [(id, 2 * score - 1) for id, score in found if id != query.exclude]
+        page = dict(ranking[query.offset : query.offset + query.top_k])
+        return [Hit(one.id, page[one.id], one.metadata) for one in self._listed([*page])]
+
+    def items(self, after: str, limit: int) -> list[Listed]:
+        """Items by id, in the order of its UTF-8 bytes, from the first one after ``after``."""
+        start = f"({after}" if after else "-"
+        with _answers():
+            ids = self._client.zrange(self._ids, start, "+", bylex=True, offset=0, num=limit)
+        return self._listed(cast(list[str], ids))
+
+    def _listed(self, ids: Sequence[str]) -> list[Listed]:
+        """The items of these ids, without those that were deleted a moment ago."""
+        with _answers(), self._client.pipeline(transaction=False) as pipe:
+            for id in ids:
+                pipe.vset().vgetattr(self._vectors, id)
+            attributes = pipe.execute()
+        return [
+            Listed(id, found["metadata"])
+            for id, found in zip(ids, attributes, strict=True)
+            if found
+        ]
+
+
+class VectorSets(Collections):
+    """All collections of a Redis. For one thread at a time; other processes may share them."""
+
+    def __init__(self, client: redis.Redis, digest: str, dimension: int):
+        super().__init__(digest, dimension)
+        self._client = client
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _names(self) -> list[str]:
+        with _answers():
+            return sorted(cast(set[str], self._client.smembers(NAMES)))
+
+    def _find(self, name: str) -> VectorSet | None:
+        with _answers():
+            model = cast(dict[str, str], self._client.hgetall(_key(name, "model")))
+        return self._open(name, model["digest"], int(model["dimension"])) if model else None
+
+    def _make(self, name: str) -> VectorSet:
+        """A collection that its first item will make: Redis keeps nothing that is empty."""
+        return self._open(name, self._digest, self._dimension)
+
+    def _remove(self, name: str) -> None:
+        with _answers(), self._client.pipeline(transaction=False) as pipe:
+            pipe.unlink(*(_key(name, kind) for kind in ("model", "vectors", "ids")))
+            pipe.srem(NAMES, name)
+            pipe.execute()
+
+    def _open(self, name: str, digest: str, dimension: int) -> VectorSet:
+        return VectorSet(self._client, name, digest, dimension)
+
+
+def _key(name: str, kind: str) -> str:
+    return f"{NAMES}:{{{name}}}:{kind}"
+
+
+def _attributes(item: Item) -> str:
+    metadata = dict(item.metadata)
+    return json.dumps({"metadata": metadata, "pairs": [_pair(*pair) for pair in metadata.items()]})
+
+
+def _expression(filter: Mapping[str, str]) -> str:
+    """An expression of VSIM FILTER in which no text of a caller stands: pairs go by their hash."""
+    return " and ".join(f'"{_pair(*pair)}" in .pairs' for pair in filter.items())
+
+
+def _pair(key: str, value: str) -> str:
+    return hashlib.sha256(json.dumps([key, value]).encode()).hexdigest()[:32]
