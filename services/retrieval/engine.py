@@ -7,6 +7,9 @@ from services.retrieval.index import Collections
 from services.retrieval.vector_sets import VectorSets, connect, has_vector_sets
 from services.settings import Settings
 
+ONE_SERVER = ("redis", "rediss", "unix")
+"""A Cluster's and a Sentinel's URL serve the cache; collections then stay in files."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -16,14 +19,15 @@ def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
     Raises Unavailable while Redis does not answer: it may hold collections, and files beside it
     would hold others of the same names.
     """
-    if settings.redis_url:
+    scheme = (settings.redis_url or "").partition("://")[0]
+    if settings.redis_url and scheme in ONE_SERVER:
         client = connect(settings.redis_url)
         if has_vector_sets(client):
             return VectorSets(client, digest, dimension)
         client.close()
-        logger.warning(
-            "the Redis of redis_url has no vector sets, which came with version 8: collections are "
-            "kept in %s instead",
-            settings.index_dir,
-        )
+        reason = "the Redis of redis_url has no vector sets, which came with version 8"
+    else:
+        reason = f"redis_url is {scheme}://, and vector sets are used on one server"
+    if settings.redis_url:
+        logger.warning("%s: collections are kept in %s instead", reason, settings.index_dir)
     return EmbeddedCollections(settings.index_dir, digest, dimension)

@@ -145,6 +145,15 @@ def test_a_redis_without_vector_sets_is_told_and_left(own_redis, tmp_path, caplo
     assert str(settings.index_dir) in record.getMessage()
 
 
+@pytest.mark.parametrize("url", ["redis+cluster://h:1", "redis+sentinel://h:1/service"])
+def test_collections_stay_in_files_beside_a_redis_of_several_servers(url, tmp_path, caplog):
+    settings = Settings(redis_url=url, index_dir=tmp_path)
+    with caplog.at_level("WARNING"):
+        found = open_index(settings, MODEL, D)
+    assert isinstance(found, EmbeddedCollections)
+    assert "on one server" in caplog.text
+
+
 async def test_the_service_starts_without_its_redis_and_heals(settings, tmp_path, caplog):
     server = redis_server.RedisServer(tmp_path)
     settings = settings.model_copy(update={"redis_url": server.url, "inner_grpc_port": free_port()})
