@@ -115,8 +115,14 @@ def edge() -> Recipe:
 
 
 def edge_naive_kd() -> Recipe:
-    """The paper's forgetting baseline (appendix D): the CLIP teacher alone, no rehearsal."""
-    return replace(edge(), name="edge-naive-kd", sam_weight=0.0)
+    """The paper's forgetting baseline (appendix D): the CLIP teacher alone, no rehearsal.
+
+    The encoder learns at the full rate: nothing tells this student to keep what it knows.
+    """
+    merge = edge()
+    assert merge.joint is not None
+    joint = replace(merge.joint, encoder_rate=1.0)
+    return replace(merge, name="edge-naive-kd", joint=joint, sam_weight=0.0)
 
 
 def edge_stage_1() -> Recipe:

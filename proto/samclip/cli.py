@@ -32,7 +32,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "serve": Part("services.serve", "serve", "run the service until Ctrl-C"),
-    "cache": Part("services.cache.command", "serve", "count or remove what Redis holds"),
+    "cache": Part("services.cache.command", "serve", "count, remove or warm kept embeddings"),
     "convert": Part("samclip_core.convert", "core", "make a checkpoint of official weights"),
     "train": Part("training.train", "train", "train a checkpoint"),
     "reindex": Part("services.retrieval.reindex", "serve", "index again for another checkpoint"),
@@ -110,10 +110,10 @@ def _run_part(command: str, argv: list[str]) -> int:
     return int(module.main(argv))
 
 
-def connect(args: argparse.Namespace) -> Client:
+def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
     """A client with the options of ``add_service``. Raises OSError for a CA that is not there."""
     tls = grpc.ssl_channel_credentials(args.ca.read_bytes()) if args.ca else args.tls
-    return Client(args.server, api_key=args.api_key, tls=tls, timeout=args.timeout)
+    return Client(args.server, api_key=args.api_key, tls=tls, timeout=args.timeout, bulk=bulk)
 
 
 def _parser() -> argparse.ArgumentParser:

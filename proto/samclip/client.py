@@ -28,6 +28,7 @@ class _Client(Generic[AnyPhoto]):
     api_key: sent with every call, where the service wants one.
     tls: True for the system's certificates, or credentials of your own (mTLS, a private CA).
     timeout: seconds that one question may take.
+    bulk: its questions let those of others pass.
     """
 
     _library: ModuleType
@@ -40,9 +41,10 @@ class _Client(Generic[AnyPhoto]):
         api_key: str | None = None,
         tls: bool | grpc.ChannelCredentials = False,
         timeout: float = 60.0,
+        bulk: bool = False,
     ) -> None:
         self.address = address
-        self._session = Session(self._library, address, api_key, tls, timeout)
+        self._session = Session(self._library, address, api_key, tls, timeout, bulk)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address!r})"
@@ -165,6 +167,7 @@ class Client(_Client[Photo]):
     api_key: sent with every call, where the service wants one.
     tls: True for the system's certificates, or credentials of your own (mTLS, a private CA).
     timeout: seconds that one question may take.
+    bulk: its questions let those of others pass.
     """
 
     _library = grpc

@@ -48,6 +48,7 @@ class Session:
         api_key: str | None,
         tls: bool | grpc.ChannelCredentials,
         timeout: float,
+        bulk: bool,
     ) -> None:
         self._channel = (
             library.secure_channel(
@@ -62,7 +63,9 @@ class Session:
             for stub in _STUBS
             for rpc, call in vars(stub(self._channel)).items()
         }
-        self._headers = (("authorization", f"Bearer {api_key}"),) if api_key else ()
+        self._headers = [("authorization", f"Bearer {api_key}")] if api_key else []
+        if bulk:
+            self._headers.append(("x-samclip-priority", "bulk"))
         self._timeout = timeout
         self.model: Model | None = None
 

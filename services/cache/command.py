@@ -1,4 +1,4 @@
-"""``samclip cache``: what the Redis of the embedding cache holds, and how to empty it."""
+"""``samclip cache``: what the Redis of the embedding cache holds, and how to empty and fill it."""
 
 import argparse
 import asyncio
@@ -15,6 +15,7 @@ from samclip.cli import table
 
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
+from services.cache import warm
 from services.cache.connection import close, connect
 from services.cache.entry import PREFIX
 from services.settings import Settings, SettingsError
@@ -25,7 +26,10 @@ KEYS_AT_ONCE = 1000
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
-    args = _parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["warm"]:
+        return warm.main(words[1:])
+    args = _parser().parse_args(words)
     try:
         settings = Settings.load(
             args.config, redis_url=args.redis_url, checkpoint=getattr(args, "checkpoint", None)
@@ -41,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="samclip cache",
-        description="The embeddings that services share in a Redis: count them, remove them.",
+        description="The embeddings that services keep: count them, remove them, make them early.",
         epilog="Removing is always safe: what is missing is encoded again when it is asked for.",
     )
     common = argparse.ArgumentParser(add_help=False)
@@ -65,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     purge.add_argument("--checkpoint", help="the one that --old keeps (the setting checkpoint)")
     purge.set_defaults(run=_purge)
+    commands.add_parser("warm", help="embed pictures before anybody asks about them")
     return parser
 
 

@@ -1,0 +1,77 @@
+"""``samclip cache warm`` against a service that writes down what came."""
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from samclip import cli
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.image import image_key
+from tests.fake_server import FakeService, fake_server
+from tests.in_process import png
+
+Server = tuple[FakeService, str]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with fake_server() as running:
+        yield running
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """40 pictures in folders, two in a shard, and what is no picture."""
+    folder = tmp_path / "photographs"
+    for number in range(40):
+        path = folder / f"{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    (folder / "notes.txt").write_text("not a picture")
+    with tarfile.open(folder / "shard-0.tar", "w") as shard:
+        for name, content in {"a.png": png(50), "a.json": b"{}", "b.png": png(51)}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def run(server: Server, source: object, *more: str) -> int:
+    return cli.main(["cache", "warm", str(source), "--server", server[1], *more])
+
+
+@pytest.mark.parametrize("url", [False, True])
+def test_every_picture_is_sent_once_and_lets_others_pass(server, root, capsys, url):
+    service, _ = server
+    assert run(server, root.as_uri() if url else root) == 0
+    expected = {image_key(png(number)) for number in (*range(40), 50, 51)}
+    assert sorted(service.uploads) == sorted(expected)
+    assert {headers["x-samclip-priority"] for _, headers in service.calls} == {"bulk"}
+    assert capsys.readouterr().out == "42 embedded, 0 failed\n"
+    assert run(server, root) == 0
+    assert len(service.uploads) == 42  # the second time nothing was missing
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_index(server, root, capsys):
+    service, _ = server
+    held = service.collections.setdefault("pets", {})
+    held["0/0.png"] = pb.IndexItem(id="0/0.png")
+    assert run(server, root, "--collection", "pets") == 0
+    assert len(held) == 42
+    assert held["shard-0.tar/b.png"].image.encoded == png(51)
+    assert not held["0/0.png"].image.encoded
+    assert capsys.readouterr().out == "41 embedded, 0 failed\n"
+
+
+def test_a_source_without_pictures_is_an_error(server, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("not a picture")
+    assert run(server, tmp_path) == 1
+    assert "no picture in" in capsys.readouterr().err
+
+
+def test_a_service_that_is_away_is_told(root, capsys):
+    assert cli.main(["cache", "warm", str(root), "--server", "127.0.0.1:1"]) == 1
+    assert "samclip cache warm:" in capsys.readouterr().err
