@@ -1,6 +1,6 @@
 """Fixtures of the services that run in this process."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +10,23 @@ from services import front_door
 from services.backbone.app import Backbone
 from services.classification.app import Classification
 from services.instance import free_port
+from services.retrieval import app as retrieval
+from services.retrieval import vector_sets
 from services.retrieval.app import Retrieval
 from services.segmentation.app import Segmentation
 from services.semantic.app import Semantic
 from services.settings import Settings
 from tests.in_process import SECRET, Caller, served
 from tests.tiny import make_tiny_checkpoint
+
+
+@pytest.fixture(autouse=True, scope="session")
+def patience() -> Iterator[None]:
+    """Slowness of the machine that runs the tests is not a failure of Redis."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vector_sets, "ANSWER_S", 100)
+        patch.setattr(retrieval, "HEALTH_S", 100)
+        yield
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """The index in Redis, where Redis itself makes trouble; and which engine is taken when."""
 
+import contextlib
 import logging
 from pathlib import Path
 
@@ -57,7 +58,10 @@ def test_a_frozen_redis_is_unavailable_and_heals(own_redis, monkeypatch):
     with pytest.raises(Unavailable, match=LOST):
         found.get("pets")
     own_redis.thaw()
-    assert found.get("pets").search(Query(vector(1), 1))[0].id == "id 1"
+    while True:
+        with contextlib.suppress(Unavailable):  # a slow machine may need more than one attempt
+            assert found.get("pets").search(Query(vector(1), 1))[0].id == "id 1"
+            break
     found.close()
 
 
