@@ -176,4 +176,5 @@ async def test_the_service_starts_without_its_redis_and_heals(settings, tmp_path
         finally:
             server.kill()
         await caller.close()
+    await service.backbone.close()
     service.__del__()
