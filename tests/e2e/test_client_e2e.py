@@ -160,6 +160,7 @@ def test_the_sky_is_above(client: samclip.Client) -> None:
     sky_HW = found.label_map == 1
     assert sky_HW[:80, 380:].mean() > 0.8
     assert sky_HW[:200].mean() > sky_HW[200:].mean() + 0.2
+    assert sky_HW[200:].mean() < 0.2
 
 
 def test_embeddings(client: samclip.Client, cat: samclip.Photo) -> None:
