@@ -60,8 +60,12 @@ async def caller(settings: Settings, tiny_model: SamClip) -> AsyncIterator[Calle
     """Calls a backbone and all heads, on a checkpoint with random weights."""
     settings = settings.model_copy(update={"inner_grpc_port": free_port()})
     heads = Classification, Segmentation, Semantic, Retrieval
-    services = Backbone(settings, tiny_model), *(head(settings) for head in heads)
-    async with served(*services, port=settings.inner_grpc_port) as port:
+    backbone, opened = Backbone(settings, tiny_model), [head(settings) for head in heads]
+    async with served(backbone, *opened, port=settings.inner_grpc_port) as port:
         caller = Caller(port)
         yield caller
         await caller.close()
+    for head in opened:
+        await head.backbone.close()
+    opened[-1].__del__()  # as Serve does
+    await backbone.engine.close()

@@ -211,6 +211,8 @@ async def test_health_counts_the_collections(settings):
     service._upsert("pets", [ones("a")])
     health = await service.health()
     assert (health["index"], health["collections"]) == ("ready", 1)
+    await service.backbone.close()
+    service.__del__()
 
 
 async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):

@@ -144,7 +144,7 @@ def test_every_fiftieth_photograph_validates_and_never_trains(run: Run, tmp_path
     for held_out in (False, True):
         pool = Pool(here, (("many", 1.0),), held_out)
         rng = np.random.default_rng(0)
-        drawn.append({int(pool.draw(rng, lambda sample: sample.key)) for _ in range(1500)})
+        drawn.append({int(pool.draw(rng, lambda sample, _: sample.key)) for _ in range(1500)})
     trains, validates = drawn
     assert validates == {HELD_OUT - 1, 2 * HELD_OUT - 1}
     assert trains == set(range(count)) - validates
