@@ -225,8 +225,7 @@ def _add(figures: dict[str, Tensor], more: dict[str, Tensor]) -> None:
 
 
 def _over_workers(figures: dict[str, Tensor]) -> dict[str, float]:
-    total = workers.summed(torch.stack([value.float() for value in figures.values()]))
-    return dict(zip(figures, total.tolist(), strict=True))
+    return workers.summed_by_name({key: float(value) for key, value in figures.items()})
 
 
 def _write(path: Path, content: object) -> None:

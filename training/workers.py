@@ -36,6 +36,18 @@ def summed(values: Tensor) -> Tensor:
     return values
 
 
+def summed_by_name(figures: dict[str, float]) -> dict[str, float]:
+    """The sums of every worker's figures; one that had no part of a step has no names to give."""
+    gathered = [figures] * count()
+    if dist.is_initialized():
+        dist.all_gather_object(gathered, figures)
+    total: dict[str, float] = {}
+    for part in gathered:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return total
+
+
 def wait() -> None:
     """Return when every worker has come here."""
     if dist.is_initialized():

@@ -88,11 +88,18 @@ class _Lease:
         self._link = link
         self._name = name
         self._token = uuid.uuid4().hex
+        self._taking: asyncio.Task[object] | None = None
 
     async def take(self) -> bool:
-        """Tell whether it was free. Raises Unanswered; it may be ours even then."""
-        set = self._link.client.set
-        return bool(await self._link.write(set, self._name, self._token, nx=True, px=LEASE_MS))
+        """Tell whether it was free. Raises Unanswered; it may be ours even then.
+
+        A caller that is cancelled leaves the command under way: it is known when it has arrived.
+        """
+        write = self._link.write(
+            self._link.client.set, self._name, self._token, nx=True, px=LEASE_MS
+        )
+        self._taking = asyncio.create_task(write)
+        return bool(await asyncio.shield(self._taking))
 
     async def renewed_during(self, work: Callable[[], Awaitable[T]]) -> T:
         renewal = asyncio.create_task(self._keep())
@@ -102,7 +109,9 @@ class _Lease:
             renewal.cancel()
 
     async def release(self) -> None:
-        """Free it if it is ours."""
+        """Free it if it is ours, once that is decided."""
+        if self._taking is not None:
+            await asyncio.wait([self._taking])
         with suppress(Unanswered):
             await self._run(_RELEASE)
 

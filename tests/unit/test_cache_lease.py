@@ -147,4 +147,5 @@ async def test_when_all_callers_are_cancelled_the_next_need_not_wait_for_the_lea
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     await engines[0].cache._shared._leases.close()
+    assert not await redis.exists(lease_name(engines[0]))
     assert (await engines[1].embed(IMAGE, ALL)).key == image_key(IMAGE)

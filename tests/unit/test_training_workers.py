@@ -60,7 +60,11 @@ def test_two_workers_give_the_losses_of_one(tmp_path: Path):
         losses.append(np.loadtxt(folder / "joint.losses.tsv", skiprows=1))
     one, two = losses
     assert one.shape == (STEPS, 6)  # step, clip, dense, embedding, name, sam
-    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-4)
+    recipe = debug()
+    weights = [1, recipe.dense_weight, recipe.embedding_weight, recipe.name_weight]
+    weights.append(recipe.sam_weight)
+    np.testing.assert_allclose(two[:, 1:] @ weights, one[:, 1:] @ weights, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)  # each part, by its own size
     assert (one[-1, 1:4] < one[0, 1:4]).all()  # and it does learn
 
 
@@ -74,3 +78,8 @@ def test_alone_nothing_is_summed_and_every_slot_is_ones_own():
     before = linear.weight.grad.clone()
     workers.sum_gradients(linear.parameters())
     assert torch.equal(linear.weight.grad, before)
+
+
+def test_alone_figures_are_their_own_sums():
+    assert workers.summed_by_name({"sam": 0.5}) == {"sam": 0.5}
+    assert workers.summed_by_name({}) == {}
