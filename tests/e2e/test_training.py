@@ -189,18 +189,18 @@ def test_a_run_that_is_killed_in_a_stage_ends_as_one_that_never_was(
     assert resumed.read_bytes() == whole.read_bytes()
 
 
-def test_two_workers_of_ray_train_write_the_losses_of_one(
-    trained: Path, data: Path, tmp_path: Path
-):
-    """In bfloat16, where the order of sums shows: alike to its precision."""
-    assert start(data, tmp_path, "--workers", "2") == 0
+def test_two_workers_of_ray_train_write_the_losses_of_one(data: Path, tmp_path: Path):
+    """In float32: bfloat16 shows the order of sums in losses as small as these."""
+    for workers in ("1", "2"):
+        more = "--workers", workers, "--set", "dtype=float32"
+        assert start(data, tmp_path / workers, *more) == 0
     for name in STAGES:
         one, two = (
-            np.loadtxt(folder / f"states/{name}.losses.tsv", skiprows=1)
-            for folder in (trained, tmp_path)
+            np.loadtxt(tmp_path / f"{workers}/states/{name}.losses.tsv", skiprows=1)
+            for workers in ("1", "2")
         )
-        np.testing.assert_allclose(two, one, rtol=0.03)
-    assert SamClip.load(str(tmp_path / "checkpoint")).config.kind == "edge"
+        np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-4)
+    assert SamClip.load(str(tmp_path / "2/checkpoint")).config.kind == "edge"
 
 
 def test_the_report_shows_curves_and_masks(trained: Path, model: SamClip):
