@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 from PIL import Image
 
@@ -189,6 +190,14 @@ def test_a_run_that_is_killed_in_a_stage_ends_as_one_that_never_was(
     assert resumed.read_bytes() == whole.read_bytes()
 
 
+@pytest.fixture
+def own_ray() -> Iterator[None]:
+    """Ray starts by itself where workers are asked for; the next test may want another one."""
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("own_ray")
 def test_two_workers_of_ray_train_write_the_losses_of_one(data: Path, tmp_path: Path):
     """In float32: bfloat16 shows the order of sums in losses as small as these."""
     for workers in ("1", "2"):
