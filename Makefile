@@ -35,7 +35,7 @@ demo: $(VENV)/.dev ## real photographs through every head; pictures under out/
 	@$(RUN) -m samclip.cli demo
 
 test: $(VENV)/.dev redis ## the whole test suite
-	@$(RUN) -m pytest
+	@OMP_WAIT_POLICY=passive $(RUN) -m pytest -n 2 --dist loadgroup
 
 # The tests want a real redis-server. Where it is absent and this user may install it, it is
 # installed; elsewhere the tests that need it say so and skip.

@@ -16,6 +16,15 @@ settings.register_profile(
 settings.load_profile("any-machine")
 
 ROOT = Path(__file__).resolve().parents[1]
+WITH_RAY = ("tests/e2e/", "tests/faults/", "tests/unit/test_training_embeddings.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For pytest-xdist: one worker runs all that start Ray, the others the rest file by file."""
+    for item in items:
+        path = item.path.relative_to(ROOT).as_posix()
+        group = "ray" if path.startswith(WITH_RAY) else path
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
