@@ -76,6 +76,7 @@ class Batcher(Generic[Item, Result]):
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
+        self._length = metrics.QUEUE.labels(part)
 
     def __len__(self) -> int:
         """Items that wait for the device."""
@@ -115,6 +116,7 @@ class Batcher(Generic[Item, Result]):
             item, cost, urgency, asyncio.get_running_loop().create_future()
         )
         self._queue.append(entry)
+        self._length.set(len(self._queue))
         self._changed.set()
         return await entry.future
 
@@ -186,6 +188,7 @@ class Batcher(Generic[Item, Result]):
                     )
                 )
         self._queue = [entry for entry in self._queue if not entry.future.done()]
+        self._length.set(len(self._queue))
 
     def _foremost(self) -> tuple[list[_Entry[Item, Result]], bool]:
         """Whose turn it is, and whether that is a full batch."""
@@ -218,6 +221,7 @@ class Batcher(Generic[Item, Result]):
             batch = batch[: max(size for size in buckets(self._max_size) if size <= len(batch))]
         gone = set(batch)
         self._queue = [entry for entry in self._queue if entry not in gone]
+        self._length.set(len(self._queue))
         now = monotonic()
         for entry in batch:
             ready = min(max(entry.since, free), now)

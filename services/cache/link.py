@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
+from services import metrics
 from services.cache.breaker import Breaker
 from services.cache.connection import close, connect
 
@@ -28,8 +29,9 @@ class RedisLink:
     def __init__(self, url: str, timeout_s: float):
         self.client: Any = connect(url, timeout_s)  # Redis and RedisCluster: no type has both
         self._timeout_s = timeout_s
-        self.reads = Breaker("Redis does not answer", self._try_read)
-        self.writes = Breaker("Redis takes no writes", self._try_write)
+        up = metrics.REDIS_UP.labels
+        self.reads = Breaker("Redis does not answer", self._try_read, up("read"))
+        self.writes = Breaker("Redis takes no writes", self._try_write, up("write"))
 
     async def read(self, command: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Send a command of ``client``. Raises Unanswered, and nothing else."""

@@ -159,6 +159,12 @@ def test_each_path_reaches_its_application(door: Door, path: str, inner: str) ->
     assert door.serve.requests[0][0] == inner
 
 
+def test_what_the_front_door_counts_is_told_by_itself(door: Door) -> None:
+    text = door.http.get("/metrics/front-door").text
+    assert 'haproxy_frontend_http_responses_total{proxy="http",code="2xx"}' in text
+    assert not door.serve.requests
+
+
 @pytest.mark.parametrize(
     ("method", "application"),
     [

@@ -13,7 +13,7 @@ from samclip_core.errors import (
     Unauthenticated,
     UnsupportedImage,
 )
-from services import front_door, metrics, rpc
+from services import front_door, metrics, observe, rpc
 from services.settings import Settings
 from services.urgency import PRIORITY, TIMEOUT
 from tests.in_process import ADMITTED, SECRET, Caller, served
@@ -37,7 +37,7 @@ class Echo(rpc.Service):
 
     @rpc.rpc
     async def Classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
-        self.seen.append((rpc.request_id.get(), rpc.time_left()))
+        self.seen.append((observe.request_id.get(), rpc.time_left()))
         self.bulk_seen.append(rpc.urgency.get().bulk)
         what = request.labels[0]
         if what == "wait":
@@ -102,7 +102,7 @@ async def test_errors_become_status_and_message(echo, what, code, message):
 @pytest.mark.parametrize("what", ["bug", "timeout"])
 async def test_a_bug_tells_the_request_id_and_nothing_more(echo, caplog, what):
     async with served(echo) as port:
-        caller = Caller(port, (*ADMITTED, (rpc.REQUEST_ID, "r-77")))
+        caller = Caller(port, (*ADMITTED, (observe.REQUEST_ID, "r-77")))
         code, message = await caller.refused("Classify", ask(what))
         await caller.close()
     assert (code, message) == ("INTERNAL", "internal error; request id r-77")

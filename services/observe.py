@@ -1,0 +1,54 @@
+"""One request as an operator sees it: counted, timed, and given an id that every log line has."""
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from services import metrics, status
+
+REQUEST_ID = "request_id"  # Serve's own name for it, set by the front door
+
+logger = logging.getLogger(__name__)
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+@dataclass
+class Observed:
+    """What may be known better while a request is answered: its rpc, and when it had come in."""
+
+    rpc: str
+    since: float = field(default_factory=time.perf_counter)
+
+
+@contextmanager
+def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Observed]:
+    """Observe the answer to one request, or the error that it ends with; ``metadata`` are headers.
+
+    What goes wrong inside, and is in no table of errors, is logged with its stack.
+    """
+    identity = metadata.get(REQUEST_ID) or uuid.uuid4().hex
+    request_id.set(identity)
+    seen = Observed(rpc)
+    code = "OK"
+    with metrics.INFLIGHT.labels(service).track_inprogress():
+        try:
+            yield seen
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            metrics.SHED.labels("cancelled").inc()
+            raise
+        except Exception as error:
+            failure = status.describe(error, identity)
+            code = failure.status.code.name
+            if failure.status is status.INTERNAL:
+                logger.exception("%s.%s failed; request id %s", service, seen.rpc, identity)
+            raise
+        finally:
+            metrics.REQUESTS.labels(service, seen.rpc, code).inc()
+            seconds = time.perf_counter() - seen.since
+            metrics.REQUEST_SECONDS.labels(service, seen.rpc).observe(seconds)
