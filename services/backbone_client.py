@@ -22,7 +22,7 @@ from samclip_core.errors import Unavailable
 from samclip_core.image import image_key
 from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
-from services import observe, rpc, status, threads, wire
+from services import observe, rpc, status, threads, tracing, wire
 from services.cache.tiers import EmbeddingCache
 
 UNLIMITED = (
@@ -129,7 +129,9 @@ class BackboneClient:
         identity = (observe.REQUEST_ID, observe.request_id.get())
         metadata = (*self._metadata, identity, *rpc.urgency.get().headers())
         try:
-            response = await method(request, timeout=rpc.time_left(), metadata=metadata)
+            with tracing.span("backbone", tracing.CLIENT):
+                metadata += tracing.headers()
+                response = await method(request, timeout=rpc.time_left(), metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
         if response.model.digest != self._digest:

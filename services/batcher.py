@@ -9,12 +9,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Generic, TypeVar
 
+from opentelemetry.trace import Span
+
 from samclip_core.errors import DeadlineExceeded, Overloaded, Unavailable
-from services import metrics
+from services import metrics, tracing
 from services.urgency import Urgency
 
 PATIENCE_S = 5.0
@@ -38,6 +41,7 @@ class _Entry(Generic[Item, Result]):
     cost: float
     urgency: Urgency
     future: asyncio.Future[Result]
+    span: Span
     since: float = field(default_factory=lambda: monotonic())
 
     def yields(self, now: float) -> bool:
@@ -111,14 +115,14 @@ class Batcher(Generic[Item, Result]):
             raise Unavailable("this replica is shutting down: try again")
         self._admit(urgency)
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
-        entry = _Entry[Item, Result](
-            item, cost, urgency, asyncio.get_running_loop().create_future()
-        )
-        self._queue.append(entry)
-        self._length.set(len(self._queue))
-        self._changed.set()
-        return await entry.future
+            # In no request's context: it works for all.
+            self._worker = asyncio.create_task(self._work(), context=Context())
+        with tracing.span(f"wait for {self._part}") as span:
+            future = asyncio.get_running_loop().create_future()
+            self._queue.append(_Entry[Item, Result](item, cost, urgency, future, span))
+            self._length.set(len(self._queue))
+            self._changed.set()
+            return await future
 
     async def close(self) -> None:
         """Take no more items, finish those that wait."""
@@ -141,7 +145,8 @@ class Batcher(Generic[Item, Result]):
 
     async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:
         try:
-            results = await self._run([entry.item for entry in batch])
+            with tracing.shared(f"batch of {self._part}", [entry.span for entry in batch]):
+                results = await self._run([entry.item for entry in batch])
             answered = list(zip(batch, results, strict=True))
         except Exception as error:
             if len(batch) > 1:

@@ -24,6 +24,8 @@ from prometheus_client import (
 )
 from samclip.v1 import samclip_pb2 as pb
 
+from services import tracing
+
 STAGES = (
     "hash",
     "decode",
@@ -111,10 +113,11 @@ for _reason in ("queue_full", "expired", "deadline", "abandoned", "cancelled"):
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Measure one stage, also of a request that fails in it."""
+    """Measure one stage, also of a request that fails in it; a span where there are any."""
     start = time.perf_counter()
     try:
-        yield
+        with tracing.span(name):
+            yield
     finally:
         STAGE_SECONDS.labels(name).observe(time.perf_counter() - start)
 

@@ -1,4 +1,4 @@
-"""One request as an operator sees it: counted, timed, and given an id that every log line has."""
+"""One request as an operator sees it: counted, timed, traced, and under one id."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from services import metrics, status
+from services import metrics, status, tracing
 
 REQUEST_ID = "request_id"  # Serve's own name for it, set by the front door
 
@@ -35,7 +35,11 @@ def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Obs
     request_id.set(identity)
     seen = Observed(rpc)
     code = "OK"
-    with metrics.INFLIGHT.labels(service).track_inprogress():
+    parent = tracing.caller(metadata)
+    with (
+        metrics.INFLIGHT.labels(service).track_inprogress(),
+        tracing.span(service, tracing.SERVER, parent) as span,
+    ):
         try:
             yield seen
         except asyncio.CancelledError:
@@ -52,3 +56,7 @@ def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Obs
             metrics.REQUESTS.labels(service, seen.rpc, code).inc()
             seconds = time.perf_counter() - seen.since
             metrics.REQUEST_SECONDS.labels(service, seen.rpc).observe(seconds)
+            span.update_name(f"{service}/{seen.rpc}")
+            span.set_attributes({"request_id": identity, "code": code})
+            fields = {"service": service, "rpc": seen.rpc, "code": code, "seconds": seconds}
+            logger.info("answered", extra={"fields": fields})

@@ -17,7 +17,7 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.types import ASGIApp
 
 from samclip_core.errors import DeadlineExceeded, Unauthenticated
-from services import bodies, front_door, http, metrics, observe, status
+from services import bodies, front_door, http, logs, metrics, observe, status, tracing
 from services.settings import Settings
 from services.urgency import Urgency
 
@@ -51,11 +51,13 @@ class Service:
     name: ClassVar[str]  # the service in samclip.proto
     application: ClassVar[str]  # in Serve
     bulk: ClassVar[frozenset[str]] = frozenset()  # rpcs that are, unless their caller says not
-    tunable: ClassVar[tuple[str, ...]] = ()  # settings that may change while it runs
+    tunable: ClassVar[tuple[str, ...]] = ("log_level",)  # settings that may change while it runs
     model: pb.ModelInfo
 
     def __init__(self, settings: Settings):
         self.settings = self._at_start = settings
+        if settings.otlp_endpoint:
+            tracing.start(self.application, settings.otlp_endpoint)
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Take other values of the ``tunable`` settings; what is not in ``config`` is as at start.
@@ -68,6 +70,7 @@ class Service:
     def tune(self, settings: Settings) -> None:
         """Put the ``tunable`` ones of these settings into effect, or raise SettingsError."""
         self.settings = settings
+        logs.start(settings.log_level)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Serve asks for the HTTP side by this name."""

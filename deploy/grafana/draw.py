@@ -86,7 +86,7 @@ def draw(
 
 def _named(legend: str, labels: dict[str, str]) -> str:
     for name, value in labels.items():
-        legend = legend.replace("{{%s}}" % name, value[:24])
+        legend = legend.replace("{{" + name + "}}", value[:24])
     return legend
 
 

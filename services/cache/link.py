@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
-from services import metrics
+from services import metrics, tracing
 from services.cache.breaker import Breaker
 from services.cache.connection import close, connect
 
@@ -60,8 +60,9 @@ class RedisLink:
         if not breaker.closed:
             raise Unanswered("Redis has kept failing")
         try:
-            async with asyncio.timeout(self._timeout_s):
-                answer = await command(*args, **options)
+            with tracing.span(f"redis {getattr(command, '__name__', '')}", tracing.CLIENT):
+                async with asyncio.timeout(self._timeout_s):
+                    answer = await command(*args, **options)
         except Exception as error:  # whatever a library raises, no request fails of it
             breaker.failed(error)
             raise Unanswered(str(error) or type(error).__name__) from error

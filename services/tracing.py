@@ -1,0 +1,77 @@
+"""Spans of OpenTelemetry for a collector that ``otlp_endpoint`` names; without it, nothing at all.
+
+A request is a span in the trace that its caller began (W3C ``traceparent``, as header or gRPC
+metadata), its stages and its exchanges with Redis and the backbone are spans within. Work for
+several requests is one span in the trace of the first, linked with all. ``OTEL_*`` variables
+choose what the SDK leaves open, as ``OTEL_TRACES_SAMPLER=parentbased_traceidratio``.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+CLIENT, INTERNAL, SERVER = SpanKind.CLIENT, SpanKind.INTERNAL, SpanKind.SERVER
+
+_W3C = TraceContextTextMapPropagator()
+_NOTHING = nullcontext(INVALID_SPAN)
+_tracer: Tracer | None = None
+
+
+def start(service: str, endpoint: str) -> None:
+    """Send the spans of this process to an OTLP collector, as ``http://127.0.0.1:4318``."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider(resource=Resource.create({"service.name": f"samclip-{service}"}))
+    exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
+    provider.add_span_processor(BatchSpanProcessor(exporter))
+    use(provider.get_tracer("samclip"))
+
+
+def use(tracer: Tracer | None) -> None:
+    """Make spans with this tracer from now on; None: no more."""
+    global _tracer
+    _tracer = tracer
+
+
+def span(
+    name: str,
+    kind: SpanKind = INTERNAL,
+    within: Context | None = None,
+    links: Sequence[Link] = (),
+) -> AbstractContextManager[Span]:
+    """A span while the context lasts, inside of the current one or of ``within``."""
+    if _tracer is None:
+        return _NOTHING
+    return _tracer.start_as_current_span(name, within, kind, links=links, record_exception=False)
+
+
+def caller(metadata: Mapping[str, str]) -> Context | None:
+    """The span that a request says it belongs to, for ``within``."""
+    return _W3C.extract(metadata) if _tracer else None
+
+
+def headers() -> tuple[tuple[str, str], ...]:
+    """Metadata that tells the next service which span its call belongs to."""
+    if _tracer is None:
+        return ()
+    carrier: dict[str, str] = {}
+    _W3C.inject(carrier)
+    return tuple(carrier.items())
+
+
+@contextmanager
+def shared(name: str, members: Sequence[Span]) -> Iterator[None]:
+    """A span of work that is done once for several spans, which wait for it."""
+    first, *others = sorted(members, key=lambda member: not member.is_recording())
+    links = [Link(other.get_span_context()) for other in others]
+    with span(name, within=set_span_in_context(first), links=links) as work:
+        work.set_attribute("members", len(members))
+        for other in others:
+            other.add_link(work.get_span_context())
+        yield
