@@ -43,7 +43,7 @@ test: $(VENV)/.dev servers ## the whole test suite
 servers:
 	@for name in redis-server prometheus; do \
 		command -v $$name > /dev/null || test "$$(id -u)" != 0 \
-			|| { apt-get -qq update && apt-get -qq install --yes $$name > /dev/null; } \
+			|| { apt-get -qq update && apt-get -qq install --yes --no-install-recommends $$name > /dev/null; } \
 			|| echo "no $$name could be installed: tests that need it skip"; \
 	done
 

@@ -2,15 +2,24 @@
 
 A request is a span in the trace that its caller began (W3C ``traceparent``, as header or gRPC
 metadata), its stages and its exchanges with Redis and the backbone are spans within. Work for
-several requests is one span in the trace of the first, linked with all. ``OTEL_*`` variables
-choose what the SDK leaves open, as ``OTEL_TRACES_SAMPLER=parentbased_traceidratio``.
+several requests is one span in the trace of the first, linked with all. A caller decides whether
+its trace is sampled; of all others one in ten is, unless ``OTEL_*`` variables say otherwise.
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanKind, Tracer, set_span_in_context
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    Span,
+    SpanKind,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 CLIENT, INTERNAL, SERVER = SpanKind.CLIENT, SpanKind.INTERNAL, SpanKind.SERVER
@@ -27,6 +36,8 @@ def start(service: str, endpoint: str) -> None:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
+    os.environ.setdefault("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    os.environ.setdefault("OTEL_TRACES_SAMPLER_ARG", "0.1")
     provider = TracerProvider(resource=Resource.create({"service.name": f"samclip-{service}"}))
     exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
     provider.add_span_processor(BatchSpanProcessor(exporter))
@@ -45,8 +56,11 @@ def span(
     within: Context | None = None,
     links: Sequence[Link] = (),
 ) -> AbstractContextManager[Span]:
-    """A span while the context lasts, inside of the current one or of ``within``."""
-    if _tracer is None:
+    """A span while the context lasts, inside of the current one or of ``within``.
+
+    Only a request (SERVER) begins a trace; in one that is not sampled nothing more is done.
+    """
+    if _tracer is None or (kind is not SERVER and not get_current_span(within).is_recording()):
         return _NOTHING
     return _tracer.start_as_current_span(name, within, kind, links=links, record_exception=False)
 

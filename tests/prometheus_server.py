@@ -1,4 +1,4 @@
-"""A real Prometheus on a free port, with our configuration and rules, scraping a running service."""
+"""A real Prometheus on a free port, with our configuration and rules, beside a service."""
 
 import os
 import shutil

@@ -102,7 +102,7 @@ async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_li
 
 async def test_exchanges_with_redis_are_spans(shared_redis, exported: InMemorySpanExporter):
     link = RedisLink(shared_redis.url, 60)
-    with tracing.span("request"):
+    with tracing.span("request", tracing.SERVER):
         await link.read(link.client.mget, ["samclip:none"])
     await link.close()
     assert parents(list(exported.get_finished_spans())) == {"redis mget": "request", "request": ""}
@@ -115,6 +115,20 @@ async def test_a_request_that_fails_says_so(caller: Caller, exported: InMemorySp
     assert span.attributes["request_id"]
     assert not span.status.is_ok
     assert not span.events  # no stack
+
+
+async def test_what_is_not_sampled_costs_one_span_and_is_not_sampled_elsewhere(
+    exported: InMemorySpanExporter,
+):
+    unsampled = tracing.caller({"traceparent": f"00-{TRACE}-{SPAN}-00"})
+    with tracing.span("request", tracing.SERVER, unsampled):
+        with tracing.span("stage") as stage:
+            assert stage is INVALID_SPAN
+        ((name, value),) = tracing.headers()
+    assert (name, value[:36], value[-2:]) == ("traceparent", f"00-{TRACE}-", "00")
+    with tracing.span("no request's"):
+        pass
+    assert not exported.get_finished_spans()
 
 
 async def test_off_it_makes_and_sends_nothing(caller: Caller):
