@@ -36,7 +36,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 REQUESTS, CALLERS = 1000, 8
 LABELS = ["a cat", "a dog"]
 GRAFANA = ROOT / "deploy/grafana"
-EMPTY = {"Quality"}  # panels without data here: nothing was measured of random weights
+# Panels without data here: nothing was measured of random weights, and no training runs.
+EMPTY = {"Quality", "Losses", "Validation", "Steps done"}
 CODES = {200: "OK", 400: "INVALID_ARGUMENT", 409: "FAILED_PRECONDITION", 404: "NOT_FOUND"}
 CODES |= {415: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED"}
 Outcome = tuple[str, str, str]  # service, rpc, code
