@@ -30,9 +30,10 @@ class Prometheus:
 
     def __init__(self, port: int):
         self.url = f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=f"{self.url}/api/v1/", timeout=60)
 
     def get(self, path: str, **fields: str) -> Any:
-        reply = httpx.get(f"{self.url}/api/v1/{path}", params=fields, timeout=60)
+        reply = self.http.get(path, params=fields)
         assert reply.status_code == 200, reply.text
         return reply.json()["data"]
 
@@ -62,8 +63,10 @@ def running(directory: Path, target: str) -> Iterator[Prometheus]:
         "--log.level=warn",
     ]
     process = subprocess.Popen(command)
+    server = Prometheus(port)
     try:
-        yield Prometheus(port)
+        yield server
     finally:
+        server.http.close()
         process.terminate()
         process.wait()
