@@ -49,6 +49,7 @@ def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Obs
         except Exception as error:
             failure = status.describe(error, identity)
             code = failure.status.code.name
+            span.set_status(tracing.ERROR)
             if failure.status is status.INTERNAL:
                 logger.exception("%s.%s failed; request id %s", service, seen.rpc, identity)
             raise

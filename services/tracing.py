@@ -16,6 +16,7 @@ from opentelemetry.trace import (
     Link,
     Span,
     SpanKind,
+    StatusCode,
     Tracer,
     get_current_span,
     set_span_in_context,
@@ -23,6 +24,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 CLIENT, INTERNAL, SERVER = SpanKind.CLIENT, SpanKind.INTERNAL, SpanKind.SERVER
+ERROR = StatusCode.ERROR
 
 _W3C = TraceContextTextMapPropagator()
 _NOTHING = nullcontext(INVALID_SPAN)
@@ -30,7 +32,9 @@ _tracer: Tracer | None = None
 
 
 def start(service: str, endpoint: str) -> None:
-    """Send the spans of this process to an OTLP collector, as ``http://127.0.0.1:4318``."""
+    """Send the spans of this process to an OTLP collector, as ``http://127.0.0.1:4318``, once."""
+    if _tracer is not None:
+        return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
@@ -62,7 +66,10 @@ def span(
     """
     if _tracer is None or (kind is not SERVER and not get_current_span(within).is_recording()):
         return _NOTHING
-    return _tracer.start_as_current_span(name, within, kind, links=links, record_exception=False)
+    # The text of an error may quote the request, so it stays out.
+    return _tracer.start_as_current_span(
+        name, within, kind, links=links, record_exception=False, set_status_on_exception=False
+    )
 
 
 def caller(metadata: Mapping[str, str]) -> Context | None:
