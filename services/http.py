@@ -38,7 +38,7 @@ class Callee(Protocol):
     name: ClassVar[str]
     settings: Settings
 
-    async def answer(
+    async def respond(
         self, method: str, request: Message, metadata: Mapping[str, str]
     ) -> Message: ...
 
@@ -107,7 +107,7 @@ async def _answer(
     route = next((r for r in routes if bodies.knows(r.request, fields)), routes[0])
     seen.rpc = route.rpc
     message = await asyncio.to_thread(bodies.to_message, route.request, fields, form)
-    reply = await callee.answer(route.rpc, message, headers)
+    reply = await callee.respond(route.rpc, message, headers)
     if route.rpc == "SegmentText" and "image/png" in request.headers.get("accept", ""):
         png = await asyncio.to_thread(overlay.draw, message, reply)
         return Response(png, media_type="image/png")

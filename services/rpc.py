@@ -81,11 +81,11 @@ class Service:
         return {"model": bodies.to_json(self.model)}
 
     async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
-        """``answer``, observed as a whole request of its own."""
+        """``respond``, observed as a whole request of its own."""
         with observe.request(self.name, method, metadata):
-            return await self.answer(method, request, metadata)
+            return await self.respond(method, request, metadata)
 
-    async def answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+    async def respond(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         """Answer one request that came over HTTP or gRPC; ``metadata`` are its headers.
 
         Raises an error of ``samclip_core.errors``, or whatever else went wrong inside, which
@@ -93,14 +93,14 @@ class Service:
         """
         if not front_door.admitted(metadata):
             raise Unauthenticated(front_door.REFUSAL)
-        ask: Method[Message, Message] = getattr(self, method).answer
+        answer: Method[Message, Message] = getattr(self, method).answer
         most_s = self.settings.request_timeout_s
         urgency.set(Urgency.read(metadata, most_s, bulk=method in self.bulk))
         limit_s = time_left()
         limit = asyncio.timeout(limit_s)
         try:
             async with limit:
-                return await ask(self, request)
+                return await answer(self, request)
         except TimeoutError as error:
             if not limit.expired():
                 raise

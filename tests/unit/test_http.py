@@ -31,7 +31,7 @@ class Callee:
         self.reply = reply
         self.asked: list[tuple[str, Message, Mapping[str, str]]] = []
 
-    async def answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+    async def respond(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         self.asked.append((method, request, metadata))
         if isinstance(self.reply, Exception):
             raise self.reply
