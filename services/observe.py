@@ -19,9 +19,10 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 @dataclass
 class Observed:
-    """What may be known better while a request is answered: its rpc, and when it had come in."""
+    """A request: its rpc and when it had come in, as far as is known, and gRPC's code at its end."""
 
     rpc: str
+    code: str = "OK"
     since: float = field(default_factory=time.perf_counter)
 
 
@@ -34,7 +35,6 @@ def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Obs
     identity = metadata.get(REQUEST_ID) or uuid.uuid4().hex
     request_id.set(identity)
     seen = Observed(rpc)
-    code = "OK"
     parent = tracing.caller(metadata)
     with (
         metrics.INFLIGHT.labels(service).track_inprogress(),
@@ -43,21 +43,21 @@ def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Obs
         try:
             yield seen
         except asyncio.CancelledError:
-            code = "CANCELLED"
+            seen.code = "CANCELLED"
             metrics.SHED.labels("cancelled").inc()
             raise
         except Exception as error:
             failure = status.describe(error, identity)
-            code = failure.status.code.name
+            seen.code = failure.status.code.name
             span.set_status(tracing.ERROR)
             if failure.status is status.INTERNAL:
                 logger.exception("%s.%s failed; request id %s", service, seen.rpc, identity)
             raise
         finally:
-            metrics.REQUESTS.labels(service, seen.rpc, code).inc()
+            metrics.REQUESTS.labels(service, seen.rpc, seen.code).inc()
             seconds = time.perf_counter() - seen.since
             metrics.REQUEST_SECONDS.labels(service, seen.rpc).observe(seconds)
             span.update_name(f"{service}/{seen.rpc}")
-            span.set_attributes({"request_id": identity, "code": code})
-            fields = {"service": service, "rpc": seen.rpc, "code": code, "seconds": seconds}
+            span.set_attributes({"request_id": identity, "code": seen.code})
+            fields = {"service": service, "rpc": seen.rpc, "code": seen.code, "seconds": seconds}
             logger.info("answered", extra={"fields": fields})
