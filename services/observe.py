@@ -19,7 +19,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 @dataclass
 class Observed:
-    """A request: its rpc and when it had come in, as far as is known, and gRPC's code at its end."""
+    """A request: its rpc and when it had come in, as far as is known, and the code of its end."""
 
     rpc: str
     code: str = "OK"
