@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("agg")
 
@@ -63,7 +64,7 @@ def draw(
 ) -> None:
     panels = dashboard["panels"]
     rows = (len(panels) + 1) // 2
-    figure, axes = plt.subplots(rows, 2, figsize=(13, 2.7 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, 2, figsize=(15, 2.7 * rows), squeeze=False)
     figure.suptitle(dashboard["title"])
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
@@ -80,13 +81,14 @@ def draw(
         else:
             _bars(ax, series)
     figure.tight_layout()
-    figure.savefig(target, dpi=75)
+    figure.savefig(target, dpi=60)
     plt.close(figure)
 
 
 def _named(legend: str, labels: dict[str, str]) -> str:
     for name, value in labels.items():
-        legend = legend.replace("{{" + name + "}}", value[:24])
+        shown = value[:12] if name == "digest" else value
+        legend = legend.replace("{{" + name + "}}", shown)
     return legend
 
 
@@ -96,12 +98,14 @@ def _curves(ax: Axes, panel: dict[str, Any], series: list[tuple[str, list[Any]]]
     for index, (name, values) in enumerate(ends):
         times = [datetime.fromtimestamp(at, UTC) for at, _ in values]
         label = name if index < LINES else None
-        ax.plot(times, [float(value) for _, value in values], label=label, linewidth=1.2)
+        points = np.array([float(value) for _, value in values])
+        ax.plot(times, points, label=label, linewidth=1.2)
     if "scaleDistribution" in custom:
         ax.set_yscale("log")
     else:
-        ax.set_ylim(bottom=0)
-    ax.xaxis.set_major_formatter(mdates.DateFormatter("%H:%M"))
+        ax.set_ylim(0, 1.1 * max(line.get_ydata().max() for line in ax.lines) if ends else 1)
+    locator = ax.xaxis.get_major_locator()
+    ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator, show_offset=False))
     ax.grid(alpha=0.3)
     if ends:
         ax.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
@@ -110,8 +114,9 @@ def _curves(ax: Axes, panel: dict[str, Any], series: list[tuple[str, list[Any]]]
 def _bars(ax: Axes, series: list[tuple[str, list[Any]]]) -> None:
     latest = [(name, float(values[-1][1])) for name, values in series]
     bars = ax.barh([name for name, _ in latest], [value for _, value in latest])
-    ax.bar_label(bars, fmt="%.3g", fontsize=6)
-    ax.tick_params(axis="y", labelsize=6)
+    size = 7 if len(latest) < 12 else 4
+    ax.bar_label(bars, fmt="%.3g", fontsize=size)
+    ax.tick_params(axis="y", labelsize=size)
 
 
 if __name__ == "__main__":
