@@ -34,16 +34,18 @@ serve: $(VENV)/.serve ## serve the bundled checkpoint until Ctrl-C
 demo: $(VENV)/.dev ## real photographs through every head; pictures under out/
 	@$(RUN) -m samclip.cli demo
 
-test: $(VENV)/.dev redis ## the whole test suite
+test: $(VENV)/.dev servers ## the whole test suite
 	@OMP_WAIT_POLICY=passive $(RUN) -m pytest -n 2 --dist loadgroup
 
-# The tests want a real redis-server. Where it is absent and this user may install it, it is
-# installed; elsewhere the tests that need it say so and skip.
-.PHONY: redis
-redis:
-	@command -v redis-server > /dev/null || test "$$(id -u)" != 0 \
-		|| { apt-get -qq update && apt-get -qq install --yes redis-server > /dev/null; } \
-		|| echo "no redis-server could be installed: tests that need it skip"
+# The tests want a real redis-server and prometheus. What is absent is installed where this user
+# may; elsewhere the tests that need it say so and skip.
+.PHONY: servers
+servers:
+	@for name in redis-server prometheus; do \
+		command -v $$name > /dev/null || test "$$(id -u)" != 0 \
+			|| { apt-get -qq update && apt-get -qq install --yes --no-install-recommends $$name > /dev/null; } \
+			|| echo "no $$name could be installed: tests that need it skip"; \
+	done
 
 lint: $(VENV)/.dev ## formatter, linter, type checker
 	@$(RUN) -m ruff format --check .

@@ -22,7 +22,7 @@ from samclip_core.errors import Unavailable
 from samclip_core.image import image_key
 from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
-from services import rpc, status, threads, wire
+from services import observe, rpc, status, threads, tracing, wire
 from services.cache.tiers import EmbeddingCache
 
 UNLIMITED = (
@@ -126,10 +126,12 @@ class BackboneClient:
         self._hashers.shutdown(wait=False)
 
     async def _call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
-        identity = (rpc.REQUEST_ID, rpc.request_id.get())
+        identity = (observe.REQUEST_ID, observe.request_id.get())
         metadata = (*self._metadata, identity, *rpc.urgency.get().headers())
         try:
-            response = await method(request, timeout=rpc.time_left(), metadata=metadata)
+            with tracing.span("backbone", tracing.CLIENT):
+                metadata += tracing.headers()
+                response = await method(request, timeout=rpc.time_left(), metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
         if response.model.digest != self._digest:

@@ -9,12 +9,15 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Generic, TypeVar
 
+from opentelemetry.trace import Span
+
 from samclip_core.errors import DeadlineExceeded, Overloaded, Unavailable
-from services import metrics
+from services import metrics, tracing
 from services.urgency import Urgency
 
 PATIENCE_S = 5.0
@@ -38,6 +41,7 @@ class _Entry(Generic[Item, Result]):
     cost: float
     urgency: Urgency
     future: asyncio.Future[Result]
+    span: Span
     since: float = field(default_factory=lambda: monotonic())
 
     def yields(self, now: float) -> bool:
@@ -76,6 +80,7 @@ class Batcher(Generic[Item, Result]):
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
+        self._length = metrics.QUEUE.labels(part)
 
     def __len__(self) -> int:
         """Items that wait for the device."""
@@ -110,13 +115,14 @@ class Batcher(Generic[Item, Result]):
             raise Unavailable("this replica is shutting down: try again")
         self._admit(urgency)
         if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
-        entry = _Entry[Item, Result](
-            item, cost, urgency, asyncio.get_running_loop().create_future()
-        )
-        self._queue.append(entry)
-        self._changed.set()
-        return await entry.future
+            # In no request's context: it works for all.
+            self._worker = asyncio.create_task(self._work(), context=Context())
+        with tracing.span(f"wait for {self._part}") as span:
+            future = asyncio.get_running_loop().create_future()
+            self._queue.append(_Entry[Item, Result](item, cost, urgency, future, span))
+            self._length.set(len(self._queue))
+            self._changed.set()
+            return await future
 
     async def close(self) -> None:
         """Take no more items, finish those that wait."""
@@ -139,7 +145,8 @@ class Batcher(Generic[Item, Result]):
 
     async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:
         try:
-            results = await self._run([entry.item for entry in batch])
+            with tracing.shared(f"batch of {self._part}", [entry.span for entry in batch]):
+                results = await self._run([entry.item for entry in batch])
             answered = list(zip(batch, results, strict=True))
         except Exception as error:
             if len(batch) > 1:
@@ -186,6 +193,7 @@ class Batcher(Generic[Item, Result]):
                     )
                 )
         self._queue = [entry for entry in self._queue if not entry.future.done()]
+        self._length.set(len(self._queue))
 
     def _foremost(self) -> tuple[list[_Entry[Item, Result]], bool]:
         """Whose turn it is, and whether that is a full batch."""
@@ -218,6 +226,7 @@ class Batcher(Generic[Item, Result]):
             batch = batch[: max(size for size in buckets(self._max_size) if size <= len(batch))]
         gone = set(batch)
         self._queue = [entry for entry in self._queue if entry not in gone]
+        self._length.set(len(self._queue))
         now = monotonic()
         for entry in batch:
             ready = min(max(entry.since, free), now)

@@ -23,7 +23,7 @@ def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.A
     deployed = serve.deployment(
         serve.ingress()(service),
         name=service.application,
-        user_config=tunable or None,
+        user_config=tunable,
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=MAX_QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),

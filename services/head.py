@@ -1,5 +1,6 @@
 """What every head has: the checkpoint's config, and the backbone to ask for embeddings."""
 
+import json
 from functools import cached_property
 from typing import Any
 
@@ -29,7 +30,8 @@ class Head(Service):
             digest=checkpoint.digest(self.directory),
             kind=self.config.kind,
         )
-        metrics.announce(self.model)
+        lineage = json.loads(checkpoint.read_file(self.directory, checkpoint.LINEAGE))
+        metrics.announce(self.model, lineage.get("metrics", {}))
 
     async def health(self) -> dict[str, Any]:
         return {**await super().health(), "redis": await self.backbone.cache.state()}

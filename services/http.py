@@ -5,13 +5,13 @@ The ingress class of an application returns ``application(NAME, self)`` from its
 """
 
 import asyncio
-import logging
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -21,24 +21,26 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from samclip_core.errors import SamClipError, Unauthenticated
-from services import bodies, front_door, status
+from samclip_core.errors import Unauthenticated
+from services import bodies, front_door, observe, status
 from services.routes import ROUTES, Route
 from services.semantic import overlay
 from services.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
 
-logger = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Callee(Protocol):
     """The ingress of an application, see services.rpc.Service."""
 
+    name: ClassVar[str]
     settings: Settings
 
-    async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message: ...
+    async def respond(
+        self, method: str, request: Message, metadata: Mapping[str, str]
+    ) -> Message: ...
 
 
 def application(name: str, callee: Callee) -> FastAPI:
@@ -82,25 +84,30 @@ class OnlyThroughFrontDoor:
 def _endpoint(routes: Sequence[Route], callee: Callee) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         identity = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
+        headers = {**request.headers, observe.REQUEST_ID: identity}
         try:
-            return await _answer(request, identity, routes, callee)
-        except SamClipError as error:
-            return problem(error, identity)
+            # An error that comes before the rpc is known counts for the first that it may be.
+            with observe.request(callee.name, routes[0].rpc, headers) as seen:
+                return await _answer(request, headers, routes, callee, seen)
         except Exception as error:
-            logger.exception("%s failed; request id %s", request.url.path, identity)
             return problem(error, identity)
 
     return endpoint
 
 
 async def _answer(
-    request: Request, identity: str, routes: Sequence[Route], callee: Callee
+    request: Request,
+    headers: Mapping[str, str],
+    routes: Sequence[Route],
+    callee: Callee,
+    seen: observe.Observed,
 ) -> Response:
     fields, form = await bodies.read(request, callee.settings.max_request_bytes)
+    seen.since = time.perf_counter()  # how long a caller takes to send is not our time
     route = next((r for r in routes if bodies.knows(r.request, fields)), routes[0])
+    seen.rpc = route.rpc
     message = await asyncio.to_thread(bodies.to_message, route.request, fields, form)
-    metadata = {**request.headers, "request_id": identity}
-    reply = await callee.call(route.rpc, message, metadata)
+    reply = await callee.respond(route.rpc, message, headers)
     if route.rpc == "SegmentText" and "image/png" in request.headers.get("accept", ""):
         png = await asyncio.to_thread(overlay.draw, message, reply)
         return Response(png, media_type="image/png")

@@ -113,6 +113,7 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
         front_door.SECRET_VARIABLE: settings.front_door_secret,
         "PROMETHEUS_MULTIPROC_DIR": metrics,
         "RAY_USAGE_STATS_ENABLED": 0,
+        "RAY_DEDUP_LOGS": 0,  # lines of two requests are alike, and are two
         "RAY_worker_niceness": 0,  # ours are not background work, as Ray takes workers to be
         "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
         "RAY_SERVE_ENABLE_HA_PROXY": 1,

@@ -8,9 +8,10 @@ import os
 import re
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from prometheus_client import (
     REGISTRY,
@@ -22,6 +23,8 @@ from prometheus_client import (
     multiprocess,
 )
 from samclip.v1 import samclip_pb2 as pb
+
+from services import tracing
 
 STAGES = (
     "hash",
@@ -64,7 +67,16 @@ CACHE = Counter(
 CACHE_BYTES = Gauge(
     "samclip_cache_bytes", "Bytes of embeddings held.", ["tier"], multiprocess_mode="livesum"
 )
+REDIS_UP = Gauge(
+    "samclip_redis_up",
+    "1 while Redis is used, 0 while a replica goes on without it.",
+    ["access"],
+    multiprocess_mode="livemin",
+)
 SHED = Counter("samclip_shed_total", "Requests refused or dropped.", ["reason"])
+QUEUE = Gauge(
+    "samclip_queue", "Items that wait for a batch.", ["part"], multiprocess_mode="livesum"
+)
 INFLIGHT = Gauge(
     "samclip_inflight", "Requests being answered.", ["service"], multiprocess_mode="livesum"
 )
@@ -74,29 +86,57 @@ MODEL_INFO = Gauge(
     ["name", "digest", "kind"],
     multiprocess_mode="livemax",
 )
+MODEL_QUALITY = Gauge(
+    "samclip_model_quality",
+    "What was measured of the checkpoint when it was made, as its lineage says.",
+    ["digest", "measure"],
+    multiprocess_mode="livemax",
+)
+READY = Gauge(
+    "samclip_ready",
+    "1 where an application answers with its model warm, asked at each scrape.",
+    ["application"],
+    multiprocess_mode="livemostrecent",
+)
 DEVICE_MEMORY = Gauge(
     "samclip_device_memory_bytes",
-    "Memory of the model's device: reserved by torch, or resident in this process on a CPU.",
+    "Of all models: reserved on their GPU by torch, or resident in their processes on a CPU.",
     multiprocess_mode="livesum",
 )
 
+# A series that begins at its first event shows no increase for it.
 for _stage in STAGES:
     STAGE_SECONDS.labels(_stage)
+for _reason in ("queue_full", "expired", "deadline", "abandoned", "cancelled"):
+    SHED.labels(_reason)
 
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Measure one stage, also of a request that fails in it."""
+    """Measure one stage, also of a request that fails in it; a span where there are any."""
     start = time.perf_counter()
     try:
-        yield
+        with tracing.span(name):
+            yield
     finally:
         STAGE_SECONDS.labels(name).observe(time.perf_counter() - start)
 
 
-def announce(model: pb.ModelInfo) -> None:
-    """Say which checkpoint this process serves."""
+def announce(model: pb.ModelInfo, quality: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Say which checkpoint this process serves, and what was measured of it."""
     MODEL_INFO.labels(model.name, model.digest, model.kind).set(1)
+    for measure, value in quality.items():
+        MODEL_QUALITY.labels(model.digest, measure).set(value)
+
+
+def measure_memory(device: str) -> None:
+    """What the model of this process holds on its device."""
+    if device.startswith("cuda"):
+        import torch
+
+        DEVICE_MEMORY.set(torch.cuda.memory_reserved(device))
+    else:
+        DEVICE_MEMORY.set(resident_bytes())
 
 
 def resident_bytes() -> int:

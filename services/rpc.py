@@ -7,8 +7,6 @@ that leaves the method, stack trace included, to the caller.
 
 import asyncio
 import functools
-import logging
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -19,16 +17,13 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.types import ASGIApp
 
 from samclip_core.errors import DeadlineExceeded, Unauthenticated
-from services import bodies, front_door, http, metrics, status
+from services import bodies, front_door, http, logs, metrics, observe, status, tracing
 from services.settings import Settings
 from services.urgency import Urgency
 
-REQUEST_ID = "request_id"  # Serve's own name for it, set by the front door
 ERROR_KIND = "x-samclip-error"  # trailing metadata: the class of the error, for other services
 
-logger = logging.getLogger(__name__)
 _NO_REQUEST = Urgency()
-request_id: ContextVar[str] = ContextVar("request_id", default="")
 urgency: ContextVar[Urgency] = ContextVar("urgency", default=_NO_REQUEST)
 
 Request = TypeVar("Request", bound=Message)
@@ -56,11 +51,13 @@ class Service:
     name: ClassVar[str]  # the service in samclip.proto
     application: ClassVar[str]  # in Serve
     bulk: ClassVar[frozenset[str]] = frozenset()  # rpcs that are, unless their caller says not
-    tunable: ClassVar[tuple[str, ...]] = ()  # settings that may change while it runs
+    tunable: ClassVar[tuple[str, ...]] = ("log_level",)  # settings that may change while it runs
     model: pb.ModelInfo
 
     def __init__(self, settings: Settings):
         self.settings = self._at_start = settings
+        if settings.otlp_endpoint:
+            tracing.start(self.application, settings.otlp_endpoint)
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Take other values of the ``tunable`` settings; what is not in ``config`` is as at start.
@@ -73,6 +70,7 @@ class Service:
     def tune(self, settings: Settings) -> None:
         """Put the ``tunable`` ones of these settings into effect, or raise SettingsError."""
         self.settings = settings
+        logs.start(settings.log_level)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Serve asks for the HTTP side by this name."""
@@ -83,36 +81,16 @@ class Service:
         return {"model": bodies.to_json(self.model)}
 
     async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+        """``respond``, observed as a whole request of its own."""
+        with observe.request(self.name, method, metadata):
+            return await self.respond(method, request, metadata)
+
+    async def respond(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         """Answer one request that came over HTTP or gRPC; ``metadata`` are its headers.
 
         Raises an error of ``samclip_core.errors``, or whatever else went wrong inside, which
         ``services.status`` translates.
         """
-        identity = metadata.get(REQUEST_ID) or uuid.uuid4().hex
-        request_id.set(identity)
-        inflight = metrics.INFLIGHT.labels(self.name)
-        inflight.inc()
-        start = time.perf_counter()
-        code = "OK"
-        try:
-            return await self._answer(method, request, metadata)
-        except asyncio.CancelledError:
-            code = "CANCELLED"
-            metrics.SHED.labels("cancelled").inc()
-            raise
-        except Exception as error:
-            failure = status.describe(error, identity)
-            code = failure.status.code.name
-            if failure.status is status.INTERNAL:
-                logger.exception("%s.%s failed; request id %s", self.name, method, identity)
-            raise
-        finally:
-            inflight.dec()
-            metrics.REQUESTS.labels(self.name, method, code).inc()
-            seconds = time.perf_counter() - start
-            metrics.REQUEST_SECONDS.labels(self.name, method).observe(seconds)
-
-    async def _answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         if not front_door.admitted(metadata):
             raise Unauthenticated(front_door.REFUSAL)
         answer: Method[Message, Message] = getattr(self, method).answer
@@ -139,11 +117,11 @@ def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], 
     @functools.wraps(method)
     async def grpc_method(self: Service, request: Request, grpc_context: Context) -> Message:
         metadata = dict(grpc_context.invocation_metadata())
-        metadata.setdefault(REQUEST_ID, uuid.uuid4().hex)
+        metadata.setdefault(observe.REQUEST_ID, uuid.uuid4().hex)
         try:
             return await self.call(method.__name__, request, metadata)
         except Exception as error:
-            failure = status.describe(error, metadata[REQUEST_ID])
+            failure = status.describe(error, metadata[observe.REQUEST_ID])
             grpc_context.set_code(failure.status.code)
             grpc_context.set_details(failure.message)
             grpc_context.set_trailing_metadata([(ERROR_KIND, failure.kind)])

@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     max_labels: int = Field(1024, ge=1)
     request_timeout_s: float = Field(60.0, gt=0)
 
+    otlp_endpoint: str = ""  # of a collector of OpenTelemetry; empty: no traces
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
 
     @classmethod

@@ -52,6 +52,7 @@ class Caller:
     """Calls any rpc of the services at a port, through the public stubs."""
 
     def __init__(self, port: int, metadata: tuple[tuple[str, str], ...] = ADMITTED):
+        self.port = port
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=UNLIMITED)
         self._metadata = metadata
 

@@ -132,6 +132,7 @@ class Stage(Generic[Net]):
                     self._save()
                     workers.wait()  # for the files of the first one
                     if report is not None:
+                        figures |= {"step": self.done}
                         report({f"{self.name}/{key}": value for key, value in figures.items()})
         self.net.load_state_dict(self._result())
 

@@ -6,10 +6,12 @@ the same for any number of them. Where torch.distributed is not started, there i
 """
 
 from collections.abc import Iterable
+from functools import cache
 
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.util.metrics import Gauge
 from torch import Tensor, nn
 
 
@@ -72,6 +74,17 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def report(figures: dict[str, float]) -> None:
-    """Show figures in Ray's dashboard; a run without Ray has its progress bar."""
+    """Tell figures to Ray Train, and to who scrapes Ray: ``ray_samclip_training{figure}``.
+
+    A run without Ray has its progress bar.
+    """
     if dist.is_initialized():
         ray.train.report(figures)
+        if rank() == 0:
+            for name, value in figures.items():
+                _gauge().set(value, {"figure": name})
+
+
+@cache
+def _gauge() -> Gauge:
+    return Gauge("samclip_training", "The latest figure of a training, STAGE/NAME.", ("figure",))

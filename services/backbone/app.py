@@ -18,7 +18,7 @@ class Backbone(Service):
 
     name = "BackboneService"
     application = "backbone"
-    tunable = ("max_batch_size", "batch_wait_ms")
+    tunable = (*Service.tunable, "max_batch_size", "batch_wait_ms")
 
     def __init__(self, settings: Settings, model: SamClip | None = None):
         super().__init__(settings)

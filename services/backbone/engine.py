@@ -15,7 +15,6 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
@@ -63,7 +62,7 @@ class Engine:
         )
         self._stored_as = settings.cache_dtype
         self._limits = image_limits(settings)
-        self._on_gpu = settings.device.startswith("cuda")
+        self._device_name = settings.device
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
         self._device = ThreadPoolExecutor(1, "device")
         self._urgencies = WeakValueDictionary[str, Urgency]()  # by image key, while it is encoded
@@ -92,7 +91,7 @@ class Engine:
         for size in self._sizes:
             self.model.encode_batch([blank] * size)
         self.model.embed_text(["a photo"])
-        self._measure_memory()
+        metrics.measure_memory(self._device_name)
 
     async def embed(self, source: bytes | str, outputs: Sequence[pb.Output]) -> Embedded:
         """Embeddings of an encoded image, or of the one that an image key names.
@@ -144,7 +143,7 @@ class Engine:
         # Kept even where every caller has gone: the next one, perhaps a retry, finds it.
         for work, entries in zip(batch, results, strict=True):
             self.cache.put(work.key, entries)
-        self._measure_memory()
+        metrics.measure_memory(self._device_name)
         return results
 
     def _execute(self, prepared: list[Prepared]) -> list[Entries]:
@@ -157,10 +156,6 @@ class Engine:
                 }
             )
         return results
-
-    def _measure_memory(self) -> None:
-        used = torch.cuda.memory_reserved() if self._on_gpu else metrics.resident_bytes()
-        metrics.DEVICE_MEMORY.set(used)
 
 
 def _chunks(count: int, size: int) -> list[tuple[int, int]]:

@@ -4,6 +4,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from prometheus_client import Gauge
+
 FAILURES = 3
 """In a row, after which nothing more is tried."""
 PROBE_S = 1.0
@@ -13,10 +15,14 @@ logger = logging.getLogger(__name__)
 
 
 class Breaker:
-    """``closed``: go ahead. For one event loop; ``what`` names it in the log."""
+    """``closed``: go ahead, which ``shown`` says as 1. ``what`` names it in the log.
 
-    def __init__(self, what: str, probe: Callable[[], Awaitable[object]]):
-        self.closed = True
+    For one event loop.
+    """
+
+    def __init__(self, what: str, probe: Callable[[], Awaitable[object]], shown: Gauge):
+        self._shown = shown
+        self._set(closed=True)
         self._what = what
         self._probe = probe
         self._failures = 0
@@ -29,7 +35,7 @@ class Breaker:
         """Count a failure; the last one too many opens it, and starts the tries to heal."""
         self._failures += 1
         if self.closed and self._failures >= FAILURES:
-            self.closed = False
+            self._set(closed=False)
             reason = str(error) or type(error).__name__
             logger.warning("%s: %s; going on without it", self._what, reason)
             self._healing = asyncio.create_task(self._heal())
@@ -42,8 +48,13 @@ class Breaker:
             except Exception:
                 logger.debug("%s: still failing", self._what, exc_info=True)
             else:
-                self.closed, self._failures = True, 0
+                self._set(closed=True)
+                self._failures = 0
                 logger.warning("%s: works again", self._what)
+
+    def _set(self, closed: bool) -> None:
+        self.closed = closed
+        self._shown.set(closed)
 
     def close(self) -> None:
         """Stop trying."""

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
+from services import metrics, tracing
 from services.cache.breaker import Breaker
 from services.cache.connection import close, connect
 
@@ -28,8 +29,9 @@ class RedisLink:
     def __init__(self, url: str, timeout_s: float):
         self.client: Any = connect(url, timeout_s)  # Redis and RedisCluster: no type has both
         self._timeout_s = timeout_s
-        self.reads = Breaker("Redis does not answer", self._try_read)
-        self.writes = Breaker("Redis takes no writes", self._try_write)
+        up = metrics.REDIS_UP.labels
+        self.reads = Breaker("Redis does not answer", self._try_read, up("read"))
+        self.writes = Breaker("Redis takes no writes", self._try_write, up("write"))
 
     async def read(self, command: Callable[..., Awaitable[T]], *args: Any) -> T:
         """Send a command of ``client``. Raises Unanswered, and nothing else."""
@@ -58,8 +60,9 @@ class RedisLink:
         if not breaker.closed:
             raise Unanswered("Redis has kept failing")
         try:
-            async with asyncio.timeout(self._timeout_s):
-                answer = await command(*args, **options)
+            with tracing.span(f"redis {getattr(command, '__name__', '')}", tracing.CLIENT):
+                async with asyncio.timeout(self._timeout_s):
+                    answer = await command(*args, **options)
         except Exception as error:  # whatever a library raises, no request fails of it
             breaker.failed(error)
             raise Unanswered(str(error) or type(error).__name__) from error

@@ -21,6 +21,7 @@ LIFETIME_S = {pb.SAM: DAY_S, pb.CLIP_DENSE: 3 * DAY_S, pb.CLIP_POOLED: 30 * DAY_
 """What takes much room for few questions goes first; a vector costs next to nothing to keep."""
 
 OUTPUTS = tuple(LIFETIME_S)
+OUTCOMES = ("hit", "miss", "corrupt", "error", "written", "write_error", "write_dropped")
 
 WRITE_BYTES = 64 * 2**20
 """On their way to Redis at once; what would exceed them is not written."""
@@ -42,6 +43,8 @@ class SharedTier:
         self._write_slots = asyncio.Semaphore(WRITES_AT_ONCE)
         self._writing: dict[str, asyncio.Task[None]] = {}  # by image key
         self._writing_bytes = 0
+        for outcome in OUTCOMES:  # a series that began with its first event would not show it
+            _count(OUTPUTS, outcome, 0)
 
     async def get(self, image_key: str, outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:
         """Those of the outputs that are there and whole."""
@@ -134,6 +137,6 @@ def _unpack_all(names: Sequence[str], values: Sequence[bytes | None]) -> list[En
     ]
 
 
-def _count(outputs: Iterable[pb.Output], outcome: str) -> None:
+def _count(outputs: Iterable[pb.Output], outcome: str, times: int = 1) -> None:
     for output in outputs:
-        metrics.CACHE.labels("l2", pb.Output.Name(output), outcome).inc()
+        metrics.CACHE.labels("l2", pb.Output.Name(output), outcome).inc(times)

@@ -93,6 +93,8 @@ def pages(readiness: Readiness) -> FastAPI:
 
     @app.get("/metrics")
     async def scrape() -> Response:
+        for application, state in (await readiness.report()).items():
+            metrics.READY.labels(application).set(state["ready"])
         text = await asyncio.to_thread(metrics.render)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 

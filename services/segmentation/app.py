@@ -34,7 +34,7 @@ class Segmentation(Head):
 
     name = "SegmentationService"
     application = "segmentation"
-    tunable = ("max_prompt_batch",)
+    tunable = (*Head.tunable, "max_prompt_batch")
 
     def __init__(self, settings: Settings):
         super().__init__(settings)

@@ -7,7 +7,7 @@ from typing import ParamSpec, TypeVar
 
 from samclip_core.sam_head import SamHead
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
-from services import deployment, rpc, threads
+from services import deployment, metrics, rpc, threads
 from services.batcher import Batcher
 from services.settings import Settings
 
@@ -32,6 +32,7 @@ class Decoder:
         self.sam_head = sam_head
         self._size = settings.max_prompt_batch
         self._device = ThreadPoolExecutor(1, "device")
+        self._device_name = settings.device
         # Nothing is announced to it: no wait is worth the tenth that a batch saves. Serve bounds
         # the requests of a replica, and each waits for one answer at a time.
         self._batcher = Batcher[_Question, list[MaskSet]](
@@ -71,7 +72,9 @@ class Decoder:
         return await threads.run(self._device, "mask_decode", function, *args, **kwargs)
 
     async def _run(self, batch: list[_Question]) -> list[list[MaskSet]]:
-        return await self.run(self._answer, batch)
+        answers = await self.run(self._answer, batch)
+        metrics.measure_memory(self._device_name)
+        return answers
 
     def _answer(self, batch: list[_Question]) -> list[list[MaskSet]]:
         answers: dict[_Question, list[MaskSet]] = {}

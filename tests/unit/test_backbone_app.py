@@ -78,7 +78,7 @@ def test_the_replica_works_on_more_requests_than_fill_a_batch(settings):
 
 def test_serve_gets_what_can_change_as_user_config(settings):
     config = app.build(settings)._bound_deployment.user_config
-    assert config == {"max_batch_size": 4, "batch_wait_ms": 2.0}
+    assert config == {"log_level": "WARNING", "max_batch_size": 4, "batch_wait_ms": 2.0}
 
 
 async def test_batches_change_while_it_runs_and_go_back_to_the_settings(settings, tiny_model):

@@ -99,8 +99,10 @@ async def test_what_comes_while_the_device_is_busy_goes_together_in_order():
     device.free.clear()
     calls = [asyncio.create_task(batcher.submit(i, NOW)) for i in range(6)]
     await settle()
+    assert metrics.QUEUE.labels("test")._value.get() == len(batcher) == 2
     device.free.set()
     assert await asyncio.gather(*calls) == [0, 2, 4, 6, 8, 10]
+    assert metrics.QUEUE.labels("test")._value.get() == 0
     assert device.batches[0] == [0, 1, 2, 3]  # all six came before the worker ran
     assert device.batches[1:] == [[4, 5]]
 

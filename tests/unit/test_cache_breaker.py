@@ -2,8 +2,11 @@ import asyncio
 
 import pytest
 
+from services import metrics
 from services.cache import breaker
 from services.cache.breaker import FAILURES, Breaker
+
+SHOWN = metrics.REDIS_UP.labels("test")
 
 
 class Patient:
@@ -25,7 +28,7 @@ def quick(monkeypatch):
 
 
 async def test_it_opens_after_failures_in_a_row_only():
-    found = Breaker("it", Patient())
+    found = Breaker("it", Patient(), SHOWN)
     for _ in range(10):
         for _ in range(FAILURES - 1):
             found.failed(ConnectionError("gone"))
@@ -39,7 +42,7 @@ async def test_it_opens_after_failures_in_a_row_only():
 
 async def test_it_heals_by_itself_and_opens_again(caplog):
     patient = Patient()
-    found = Breaker("it", patient)
+    found = Breaker("it", patient, SHOWN)
     for _ in range(2):
         patient.well = False
         for _ in range(FAILURES + 5):
@@ -47,9 +50,11 @@ async def test_it_heals_by_itself_and_opens_again(caplog):
         patient.probed.clear()
         await patient.probed.wait()
         assert not found.closed
+        assert SHOWN._value.get() == 0
         patient.well = True
         while not found.closed:
             await asyncio.sleep(0.001)
+        assert SHOWN._value.get() == 1
     assert caplog.text.count("it: gone; going on without it") == 2
     assert caplog.text.count("it: works again") == 2
     probes = patient.probes
@@ -59,7 +64,7 @@ async def test_it_heals_by_itself_and_opens_again(caplog):
 
 async def test_closed_it_tries_no_more():
     patient = Patient()
-    found = Breaker("it", patient)
+    found = Breaker("it", patient, SHOWN)
     for _ in range(FAILURES):
         found.failed(ConnectionError("gone"))
     await patient.probed.wait()

@@ -19,5 +19,6 @@ def test_queues_are_bounded_and_a_full_one_is_429():
     assert built.backpressure_config.status_code == 429
 
 
-def test_what_a_service_cannot_change_is_no_user_config():
-    assert deployment.of(Classification, Settings())._bound_deployment.user_config is None
+def test_what_every_service_can_change_while_it_runs_is_its_user_config():
+    built = deployment.of(Classification, Settings(log_level="INFO"))._bound_deployment
+    assert built.user_config == {"log_level": "INFO"}

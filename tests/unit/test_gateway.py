@@ -94,6 +94,13 @@ async def test_metrics_are_ours_alone(door: httpx.AsyncClient) -> None:
     assert all(line.startswith("samclip_") for line in samples)
 
 
+async def test_a_scrape_tells_which_applications_are_ready() -> None:
+    async with client(Fixed(backbone=True, semantic=False)) as door:
+        text = (await door.get("/metrics")).text
+    assert 'samclip_ready{application="backbone"} 1.0' in text
+    assert 'samclip_ready{application="semantic"} 0.0' in text
+
+
 async def test_ready_is_ready_only_when_all_are() -> None:
     async with client(Fixed(backbone=True, semantic=False)) as door:
         reply = await door.get("/readyz")

@@ -15,6 +15,12 @@ def test_it_knows_the_model_without_reading_weights(settings, tiny_model):
     assert head.model.digest in metrics.render().decode()
 
 
+def test_it_tells_what_was_measured_of_a_checkpoint(settings):
+    head = Classification(settings.model_copy(update={"checkpoint": "edge"}))
+    line = f'samclip_model_quality{{digest="{head.model.digest}",measure="imagen200_top1"}} 0.'
+    assert line in metrics.render().decode()
+
+
 def test_a_missing_checkpoint_says_how_to_get_one(settings):
     with pytest.raises(CheckpointError, match="samclip convert"):
         Head(settings.model_copy(update={"checkpoint": "nowhere"}))

@@ -14,7 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import KeyUnknown, Overloaded
 from samclip_core.masks import encode_label_map
-from services import front_door, http
+from services import front_door, http, metrics
 from services.settings import Settings
 
 SECRET = "sesame"
@@ -24,16 +24,18 @@ JSON = {"labels": ["a"], "image": base64.b64encode(b"photo").decode()}
 class Callee:
     """Answers with what it is given, and remembers what it was asked."""
 
-    def __init__(self, answer: Message | Exception):
+    name = "Callee"
+
+    def __init__(self, reply: Message | Exception):
         self.settings = Settings(max_request_bytes=10_000)
-        self.answer = answer
+        self.reply = reply
         self.asked: list[tuple[str, Message, Mapping[str, str]]] = []
 
-    async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+    async def respond(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         self.asked.append((method, request, metadata))
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return self.reply
 
     async def health(self) -> dict[str, Any]:
         return {"cache": "warm"}
@@ -137,6 +139,19 @@ async def test_a_body_above_the_limit_is_413_and_of_another_type_415() -> None:
         other = await door.post("/classify", content=b"x", headers={"content-type": "image/jpeg"})
     assert (large.status_code, other.status_code) == (413, 415)
     assert not callee.asked
+
+
+async def test_every_answer_is_counted_under_its_rpc_and_code() -> None:
+    def counted(rpc: str, code: str) -> float:
+        return metrics.REQUESTS.labels("Callee", rpc, code)._value.get()
+
+    before = counted("EmbedText", "OK"), counted("Embed", "INVALID_ARGUMENT")
+    async with client("backbone", Callee(pb.EmbedTextResponse())) as door:
+        assert (await door.post("/embed", json={"texts": ["a"]})).status_code == 200
+        assert (await door.post("/embed", content=b"{")).status_code == 415
+        assert (await door.post("/embed", json={"colour": 1})).status_code == 400
+    assert counted("EmbedText", "OK") == before[0] + 1
+    assert counted("Embed", "INVALID_ARGUMENT") == before[1] + 2
 
 
 @pytest.mark.parametrize("path", ["/classify", "/healthz", "/nowhere"])

@@ -13,8 +13,8 @@ from samclip_core.errors import (
     Unauthenticated,
     UnsupportedImage,
 )
-from services import front_door, metrics, rpc
-from services.settings import Settings
+from services import front_door, metrics, observe, rpc
+from services.settings import Settings, SettingsError
 from services.urgency import PRIORITY, TIMEOUT
 from tests.in_process import ADMITTED, SECRET, Caller, served
 
@@ -37,7 +37,7 @@ class Echo(rpc.Service):
 
     @rpc.rpc
     async def Classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
-        self.seen.append((rpc.request_id.get(), rpc.time_left()))
+        self.seen.append((observe.request_id.get(), rpc.time_left()))
         self.bulk_seen.append(rpc.urgency.get().bulk)
         what = request.labels[0]
         if what == "wait":
@@ -102,7 +102,7 @@ async def test_errors_become_status_and_message(echo, what, code, message):
 @pytest.mark.parametrize("what", ["bug", "timeout"])
 async def test_a_bug_tells_the_request_id_and_nothing_more(echo, caplog, what):
     async with served(echo) as port:
-        caller = Caller(port, (*ADMITTED, (rpc.REQUEST_ID, "r-77")))
+        caller = Caller(port, (*ADMITTED, (observe.REQUEST_ID, "r-77")))
         code, message = await caller.refused("Classify", ask(what))
         await caller.close()
     assert (code, message) == ("INTERNAL", "internal error; request id r-77")
@@ -182,6 +182,15 @@ async def test_headers_that_mean_nothing_are_refused(echo, header):
     with pytest.raises(InvalidRequest, match=header):
         await echo.call("Classify", ask("dog"), {**HEADERS, header: "whenever"})
     assert echo.seen == []
+
+
+async def test_the_level_of_the_log_changes_while_it_runs(echo):
+    logger = logging.getLogger("services")
+    for config, level in (({"log_level": "DEBUG"}, "DEBUG"), ({}, "WARNING")):
+        await echo.reconfigure(config)
+        assert logging.getLevelName(logger.level) == level
+    with pytest.raises(SettingsError, match="log_level"):
+        await echo.reconfigure({"log_level": "LOUD"})
 
 
 def test_serve_finds_the_context_in_the_signature():

@@ -144,7 +144,7 @@ async def test_requests_at_once_are_answered_as_one_after_another(caller):
 
 def test_batches_of_the_decoder_can_change_while_it_runs(settings):
     built = app.build(settings)._bound_deployment
-    assert built.user_config == {"max_prompt_batch": settings.max_prompt_batch}
+    assert built.user_config == {"log_level": "WARNING", "max_prompt_batch": 4}
     half = deployment.MAX_ONGOING // 2
     with pytest.raises(SettingsError, match=f"max_prompt_batch is {half + 1}"):
         app.build(settings.model_copy(update={"max_prompt_batch": half + 1}))

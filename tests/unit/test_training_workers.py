@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,6 +67,21 @@ def test_two_workers_give_the_losses_of_one(tmp_path: Path):
     np.testing.assert_allclose(two[:, 1:] @ weights, one[:, 1:] @ weights, rtol=0, atol=1e-4)
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)  # each part, by its own size
     assert (one[-1, 1:4] < one[0, 1:4]).all()  # and it does learn
+
+
+def test_the_first_worker_tells_its_figures_to_ray(monkeypatch: pytest.MonkeyPatch):
+    reported, shown = [], {}
+    gauge = SimpleNamespace(set=lambda value, tags: shown.update({tags["figure"]: value}))
+    monkeypatch.setattr(workers.ray.train, "report", reported.append)
+    monkeypatch.setattr(workers, "_gauge", lambda: gauge)
+    figures = {"joint/sam": 0.5, "joint/step": 20}
+    workers.report(figures)  # alone: to nobody
+    monkeypatch.setattr(workers.dist, "is_initialized", lambda: True)
+    for rank in (1, 0):
+        assert shown == {}
+        monkeypatch.setattr(workers, "rank", lambda rank=rank: rank)
+        workers.report(figures)
+    assert (reported, shown) == ([figures, figures], figures)
 
 
 def test_alone_nothing_is_summed_and_every_slot_is_ones_own():

@@ -1,0 +1,312 @@
+"""What an operator sees of the real service: counters, dashboards, alerts, traces and the log."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import yaml
+from google.protobuf.message import Message
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from PIL import Image
+from prometheus_client.parser import text_string_to_metric_families
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as rpc
+
+from tests import prometheus_server, redis_server
+from tests.conftest import ROOT
+from tests.e2e.conftest import Service, start
+from tests.prometheus_server import CONFIGURATION, Prometheus
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
+REQUESTS, CALLERS = 1000, 8
+LABELS = ["a cat", "a dog"]
+GRAFANA = ROOT / "deploy/grafana"
+# Panels without data here: nothing was measured of random weights, and no training runs.
+EMPTY = {"Quality", "Losses", "Validation", "Steps done"}
+CODES = {200: "OK", 400: "INVALID_ARGUMENT", 409: "FAILED_PRECONDITION", 404: "NOT_FOUND"}
+CODES |= {415: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED"}
+Outcome = tuple[str, str, str]  # service, rpc, code
+
+
+class Collector:
+    """Takes spans as an OTLP collector does: (trace, name, service)."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, str, str]] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                collector.take(ExportTraceServiceRequest.FromString(body))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+
+    def take(self, request: ExportTraceServiceRequest) -> None:
+        for resource in request.resource_spans:
+            named = {a.key: a.value.string_value for a in resource.resource.attributes}
+            for scope in resource.scope_spans:
+                self.spans += [
+                    (span.trace_id.hex(), span.name, named["service.name"]) for span in scope.spans
+                ]
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+@pytest.fixture(scope="module")
+def watched(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, collector: Collector
+) -> Iterator[Service]:
+    """With a Redis, a log of every request, and a queue that is soon full."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        redis_server.running(tmp_path_factory.mktemp("store")) as store,
+    ):
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")  # milliseconds
+        running = start(
+            tmp_path_factory.mktemp("watched"),
+            str(tiny_checkpoint),
+            REDIS_URL=store.url,
+            REDIS_TIMEOUT_MS=10_000,
+            MAX_BATCH_SIZE=2,
+            MAX_QUEUE=2,
+            LOG_LEVEL="INFO",
+            OTLP_ENDPOINT=collector.url,
+        )
+        yield running
+        running.stop(signal.SIGTERM)
+
+
+class Load:
+    """Requests of every kind, counted as their caller sees them."""
+
+    def __init__(self, service: Service):
+        self.channel = grpc.insecure_channel(service.address)
+        self.http = httpx.Client(base_url=service.url, timeout=300)
+        self.fresh = count()
+        known = self.picture()
+        self.key = self.http.post("/embed", files={"image": known}).json()["image"]["key"]
+        self.kinds: list[Callable[[], Outcome]] = [
+            lambda: self.grpc("ClassificationService", "Classify", self.classify(self.image)),
+            lambda: self.grpc("ClassificationService", "Classify", self.classify()),
+            lambda: self.grpc("ClassificationService", "Classify", self.classify(self.unknown)),
+            lambda: self.grpc("SegmentationService", "Segment", self.segment(self.image)),
+            lambda: self.grpc("SegmentationService", "Segment", self.segment(self.unknown)),
+            lambda: self.grpc("RetrievalService", "Search", pb.SearchRequest(collection="none")),
+            lambda: self.post("/classify", json={"image": {"key": self.key}, "labels": LABELS}),
+            lambda: self.post("/classify", json={"image": {"key": "0" * 64}, "labels": LABELS}),
+            lambda: self.post("/classify", content=b"{", headers={"content-type": "text/x"}),
+            lambda: self.post("/semantic", json={"colour": 1}),
+            lambda: self.post("/semantic", json={"image": {"key": self.key}, "labels": LABELS}),
+            lambda: self.post("/describe", json={"collection": "none"}),
+        ]
+
+    def picture(self) -> bytes:
+        number = next(self.fresh)
+        file = BytesIO()
+        Image.new("RGB", (64, 48), (number % 256, number // 256, 7)).save(file, "PNG")
+        return file.getvalue()
+
+    @property
+    def image(self) -> pb.Image:
+        return pb.Image(key=self.key)
+
+    unknown = pb.Image(key="0" * 64)
+
+    def classify(self, *images: pb.Image) -> pb.ClassifyRequest:
+        return pb.ClassifyRequest(images=images, labels=LABELS)
+
+    def segment(self, image: pb.Image) -> pb.SegmentRequest:
+        return pb.SegmentRequest(image=image, prompts=[pb.Prompt(points=[pb.Point(x=9, y=9)])])
+
+    def grpc(self, service: str, name: str, request: Message, **metadata: str) -> Outcome:
+        call = getattr(getattr(rpc, f"{service}Stub")(self.channel), name)
+        try:
+            call(request, timeout=300, metadata=tuple(metadata.items()))
+        except grpc.RpcError as error:
+            return service, name, error.code().name
+        return service, name, "OK"
+
+    def post(self, path: str, **body: Any) -> Outcome:
+        service, name = {
+            "/classify": ("ClassificationService", "Classify"),
+            "/semantic": ("SemanticSegmentationService", "SegmentText"),
+            "/describe": ("RetrievalService", "Describe"),
+        }[path]
+        return service, name, CODES[self.http.post(path, **body).status_code]
+
+    def many_new_images(self) -> Outcome:
+        """More than the queue takes at once: some of them, and so the request, may be refused."""
+        images = [pb.Image(encoded=self.picture()) for _ in range(16)]
+        return self.grpc("ClassificationService", "Classify", self.classify(*images))
+
+    def run(self, requests: int) -> Counter[Outcome]:
+        def ask(number: int) -> Outcome:
+            if number % 50 == 0:
+                return self.many_new_images()
+            return self.kinds[number % len(self.kinds)]()
+
+        with ThreadPoolExecutor(CALLERS) as pool:
+            return Counter(pool.map(ask, range(requests)))
+
+
+@pytest.fixture(scope="module")
+def load(watched: Service) -> Iterator[Load]:
+    load = Load(watched)
+    yield load
+    load.channel.close()
+    load.http.close()
+
+
+@pytest.fixture(scope="module")
+def prometheus(watched: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    target = f"127.0.0.1:{watched.http_port}"
+    with prometheus_server.running(tmp_path_factory.mktemp("prometheus"), target) as server:
+        yield server
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 300
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def counted(service: Service) -> Counter[Outcome]:
+    """Of the services that only callers ask."""
+    text = httpx.get(f"{service.url}/metrics", timeout=60).text
+    return Counter(
+        {
+            (s.labels["service"], s.labels["rpc"], s.labels["code"]): int(s.value)
+            for family in text_string_to_metric_families(text)
+            for s in family.samples
+            if s.name == "samclip_requests_total" and s.labels["service"] != "BackboneService"
+        }
+    )
+
+
+def answered(service: Service) -> list[dict[str, Any]]:
+    """The lines of the log about requests; Ray puts the name of the replica before each."""
+    lines = service.log.read_text().splitlines()
+    found = [re.search(r"\{.*\}", line) for line in lines if '"message": "answered"' in line]
+    return [json.loads(line[0]) for line in found if line]
+
+
+def test_counters_agree_exactly_with_a_callers_own(
+    watched: Service, load: Load, prometheus: Prometheus
+) -> None:
+    before = counted(watched)
+    seen = load.run(REQUESTS)
+    assert sum(seen.values()) == REQUESTS
+    assert {code for _, _, code in seen} == set(CODES.values())
+    assert counted(watched) - before == seen
+
+
+def test_a_request_has_one_line_in_each_service_and_one_trace(
+    watched: Service, load: Load, collector: Collector
+) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    names = {"x-request-id": "watch-1", "traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    request = load.segment(pb.Image(encoded=load.picture()))
+    assert load.grpc("SegmentationService", "Segment", request, **names)[2] == "OK"
+
+    def lines() -> list[dict[str, Any]]:
+        return [line for line in answered(watched) if line["request_id"] == "watch-1"]
+
+    until(lambda: len(lines()) >= 2)
+    assert sorted((line["service"], line["rpc"], line["code"]) for line in lines()) == [
+        ("BackboneService", "Embed", "OK"),
+        ("SegmentationService", "Segment", "OK"),
+    ]
+
+    def spans() -> set[tuple[str, str]]:
+        return {(service, name) for at, name, service in collector.spans if at == trace}
+
+    head, backbone = "samclip-segmentation", "samclip-backbone"
+    expected = {
+        (head, "SegmentationService/Segment"),
+        (head, "cache_l1"),
+        (head, "redis mget"),
+        (head, "encode"),
+        (backbone, "BackboneService/Embed"),
+        (backbone, "decode"),
+        (backbone, "batch of image_encoder"),
+        (backbone, "execute"),
+    }
+    until(lambda: expected <= spans())
+
+
+def queries() -> dict[str, list[str]]:
+    """What every panel and every rule asks; an alert without its comparison."""
+    found = {}
+    for path in sorted((GRAFANA / "dashboards").glob("*.json")):
+        for panel in json.loads(path.read_text())["panels"]:
+            asked = [
+                target["expr"].replace("$__rate_interval", "1m") for target in panel["targets"]
+            ]
+            found[panel["title"]] = asked
+    for group in yaml.safe_load((CONFIGURATION / "rules.yml").read_text())["groups"]:
+        for rule in group["rules"]:
+            query = rule["expr"]
+            if "alert" in rule:
+                query = re.sub(r" (==|>|<) [\d.]+$", "", query)
+                query = re.sub(r"^absent\((.*)\)$", r"\1", query)
+                assert query != rule["expr"]
+            found[rule.get("alert") or rule["record"]] = [query]
+    return found
+
+
+def test_every_panel_and_every_rule_has_data(load: Load, prometheus: Prometheus) -> None:
+    until(lambda: load.run(50) and not without_data(prometheus))
+    for job in ("samclip", "samclip-front-door"):
+        assert prometheus.query(f'up{{job="{job}"}}') == [1]
+    for group in prometheus.get("rules")["groups"]:
+        assert {rule["health"] for rule in group["rules"]} == {"ok"}
+
+
+def without_data(prometheus: Prometheus) -> list[str]:
+    return [
+        name
+        for name, asked in queries().items()
+        if name not in EMPTY and not all(prometheus.query(query) for query in asked)
+    ]
+
+
+def test_dashboards_can_be_drawn(prometheus: Prometheus, tmp_path: Path) -> None:
+    command = [sys.executable, str(GRAFANA / "draw.py"), prometheus.url, "--minutes", "1"]
+    run = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    drawn = {path.stem for path in tmp_path.glob("*.png")}
+    assert drawn == {path.stem for path in (GRAFANA / "dashboards").glob("*.json")}

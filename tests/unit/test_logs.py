@@ -1,0 +1,55 @@
+import json
+import logging
+
+import pytest
+
+from services import logs, observe
+
+
+@pytest.fixture
+def written(monkeypatch, tmp_path):
+    """The lines that the services write, at whatever level is set."""
+    logger = logging.getLogger("services")
+    monkeypatch.setattr(logger, "handlers", [])
+    level = logger.level
+    with (tmp_path / "log").open("w+") as file:
+        monkeypatch.setattr(logs._handler, "stream", file)
+
+        def read() -> list[dict[str, object]]:
+            file.seek(0)
+            return [json.loads(line) for line in file]
+
+        yield read
+    logger.setLevel(level)
+
+
+def test_a_line_is_json_with_the_request_and_its_fields(written):
+    logs.start("INFO")
+    observe.request_id.set("r-7")
+    logging.getLogger("services.x").info("said %s", "ü\n", extra={"fields": {"code": "OK"}})
+    (line,) = written()
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "INFO",
+        "logger": "services.x",
+        "message": "said ü\n",
+        "request_id": "r-7",
+        "code": "OK",
+    }
+
+
+def test_an_error_has_its_stack(written):
+    logs.start("INFO")
+    try:
+        raise ZeroDivisionError("why")
+    except ZeroDivisionError:
+        logging.getLogger("services.x").exception("failed")
+    assert "ZeroDivisionError: why" in written()[0]["exception"]
+
+
+def test_the_level_changes_while_it_runs_and_no_line_comes_twice(written):
+    logger = logging.getLogger("services.x")
+    for level in ("WARNING", "DEBUG", "ERROR"):
+        logs.start(level)
+        logger.info("at %s", level)
+    assert [line["message"] for line in written()] == ["at DEBUG"]
