@@ -244,6 +244,7 @@ def test_an_index_request_stays_below_the_message_limit(
     [
         (grpc.StatusCode.INVALID_ARGUMENT, samclip.InvalidArgument),
         (grpc.StatusCode.UNAUTHENTICATED, samclip.Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, samclip.PermissionDenied),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, samclip.Overloaded),
         (grpc.StatusCode.UNAVAILABLE, samclip.Unavailable),
         (grpc.StatusCode.INTERNAL, samclip.InternalError),
