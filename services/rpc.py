@@ -19,7 +19,7 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.types import ASGIApp
 
 from samclip_core.errors import DeadlineExceeded, Unauthenticated
-from services import bodies, front_door, http, metrics, status
+from services import access, bodies, front_door, http, metrics, status
 from services.settings import Settings
 from services.urgency import Urgency
 
@@ -82,6 +82,10 @@ class Service:
         """What the application tells of itself; that it answers at all says that it is ready."""
         return {"model": bodies.to_json(self.model)}
 
+    def scope(self, method: str, request: Message) -> str:
+        """The scope of ``services.keys`` that a key needs for this."""
+        return "read"
+
     async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         """Answer one request that came over HTTP or gRPC; ``metadata`` are its headers.
 
@@ -109,12 +113,16 @@ class Service:
         finally:
             inflight.dec()
             metrics.REQUESTS.labels(self.name, method, code).inc()
+            self._audit(method, request, code)
             seconds = time.perf_counter() - start
             metrics.REQUEST_SECONDS.labels(self.name, method).observe(seconds)
 
     async def _answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         if not front_door.admitted(metadata):
             raise Unauthenticated(front_door.REFUSAL)
+        caller = access.Caller.read(metadata, bool(self.settings.api_keys_file))
+        access.caller.set(caller)
+        caller.check(self.scope(method, request))
         answer: Method[Message, Message] = getattr(self, method).answer
         most_s = self.settings.request_timeout_s
         urgency.set(Urgency.read(metadata, most_s, bulk=method in self.bulk))
@@ -130,6 +138,14 @@ class Service:
             raise DeadlineExceeded(
                 f"not answered within {limit_s:.3g} s; try again later, or with less in one request"
             ) from error
+
+    def _audit(self, method: str, request: Message, code: str) -> None:
+        """Write down who changes something, or tries to."""
+        if (scope := self.scope(method, request)) != "read":
+            collection = str(getattr(request, "collection", ""))[:80]
+            access.caller.get().audit(
+                method, request_id.get(), code, scope=scope, collection=collection
+            )
 
 
 def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], Any]:

@@ -45,10 +45,15 @@ class Settings(BaseSettings):
     inner_http_port: int = Field(0, ge=0, le=65535)  # 0: any free one
     inner_grpc_port: int = Field(0, ge=0, le=65535)
     front_door_secret: str = Field("", repr=False)  # empty: a new random one at each start
-    api_keys_file: AbsolutePath | None = None  # one key a line; absent: no key is asked for
+    api_keys_file: AbsolutePath | None = None  # services/keys.py; absent: no key is asked for
+    allow_open: bool = False  # let everybody in who reaches an address beyond this machine
+    tls_cert_file: AbsolutePath | None = None  # certificates and private key, PEM; absent: no TLS
+    tls_client_ca_file: AbsolutePath | None = None  # whose certificates callers must show
 
     # What it works with.
     backbone_address: str = ""  # host:port of another cluster's front door; empty: our own
+    backbone_api_key: str = Field("", repr=False)  # that it asks us for
+    backbone_ca_file: AbsolutePath | None = None  # that its TLS certificate comes from
     redis_url: str | None = Field(None, repr=False)  # may hold a password
     redis_timeout_ms: float = Field(100, gt=0)  # one exchange; then on without it
     index_dir: AbsolutePath = Path("~/.local/share/samclip/index")

@@ -23,7 +23,7 @@ from samclip_core import image
 from samclip_core.errors import KeyUnknown
 from samclip_core.geometry import Geometry
 from samclip_core.model import Prepared, SamClip
-from services import metrics, rpc, threads, wire
+from services import access, metrics, rpc, threads, wire
 from services.batcher import Batcher, buckets
 from services.cache import tiers
 from services.cache.entry import Entries, Entry
@@ -49,7 +49,7 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    key: str
+    held_as: str
     prepared: Prepared
 
 
@@ -66,7 +66,7 @@ class Engine:
         self._on_gpu = settings.device.startswith("cuda")
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
         self._device = ThreadPoolExecutor(1, "device")
-        self._urgencies = WeakValueDictionary[str, Urgency]()  # by image key, while it is encoded
+        self._urgencies = WeakValueDictionary[str, Urgency]()  # by name in the cache, while it runs
         self._sizes = buckets(settings.max_batch_size)
         self._batcher = Batcher[_Work, Entries](
             self._run,
@@ -103,16 +103,17 @@ class Engine:
             key = source
         else:
             key = await threads.run(self._decoders, "hash", image.image_key, source)
-        entries = await self.cache.get(key, outputs)
+        held_as = access.caller.get().held_as(key)
+        entries = await self.cache.get(held_as, outputs)
         if entries is not None:
             return Embedded(key, entries, cached=True)
         if isinstance(source, str):
             raise KeyUnknown(
                 f"no embedding is held for the image key {key[:64]!r} (any more): send the image"
             )
-        urgency = self._urgencies.setdefault(key, Urgency.of_nobody())
+        urgency = self._urgencies.setdefault(held_as, Urgency.of_nobody())
         urgency.join(rpc.urgency.get())
-        entries = await self.cache.once(key, partial(self._encode, key, source, urgency))
+        entries = await self.cache.once(held_as, partial(self._encode, held_as, source, urgency))
         return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
 
     async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -130,20 +131,20 @@ class Engine:
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
 
-    async def _encode(self, key: str, encoded: bytes, urgency: Urgency) -> Entries:
+    async def _encode(self, held_as: str, encoded: bytes, urgency: Urgency) -> Entries:
         with self._batcher.coming(urgency):
             pixels = await threads.run(
                 self._decoders, "decode", image.decode, encoded, self._limits
             )
             prepared = await threads.run(self._decoders, "preprocess", self.model.prepare, pixels)
-        return await self._batcher.submit(_Work(key, prepared), urgency)
+        return await self._batcher.submit(_Work(held_as, prepared), urgency)
 
     async def _run(self, batch: list[_Work]) -> list[Entries]:
         prepared = [work.prepared for work in batch]
         results = await threads.run(self._device, "execute", self._execute, prepared)
         # Kept even where every caller has gone: the next one, perhaps a retry, finds it.
         for work, entries in zip(batch, results, strict=True):
-            self.cache.put(work.key, entries)
+            self.cache.put(work.held_as, entries)
         self._measure_memory()
         return results
 

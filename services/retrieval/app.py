@@ -7,12 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
-from services import deployment, threads
+from services import access, deployment, threads
 from services.head import IMAGES_AT_ONCE, Head
 from services.limits import (
     check_filter,
@@ -50,7 +51,7 @@ class Retrieval(Head):
         self._thread = ThreadPoolExecutor(1, "index")
         self._opened: Collections | None = None
         try:
-            self._collections()
+            self._index()
         except Unavailable as error:
             logger.warning("starting without the index: %s", error)
 
@@ -64,10 +65,16 @@ class Retrieval(Head):
     async def health(self) -> dict[str, Any]:
         try:
             async with asyncio.timeout(HEALTH_S):
-                found = await self._in_thread(lambda: self._collections().describe())
+                found = await self._in_thread(lambda: self._index().describe())
         except (Unavailable, TimeoutError):
             return {**await super().health(), "index": "does not answer"}
         return {**await super().health(), "index": "ready", "collections": len(found)}
+
+    def scope(self, method: str, request: Message) -> str:
+        """Changing is ``index``; to lose a whole collection takes more."""
+        if isinstance(request, pb.DeleteRequest):
+            return "index" if request.ids else "admin"
+        return "index" if isinstance(request, pb.IndexRequest) else "read"
 
     @rpc
     async def Index(self, request: pb.IndexRequest) -> pb.IndexResponse:
@@ -175,6 +182,10 @@ class Retrieval(Head):
         return self._collections().of_any_model(name).items(after, limit)
 
     def _collections(self) -> Collections:
+        """Those of whoever asks. Raises Unavailable."""
+        return self._index().of_tenant(access.caller.get().tenant)
+
+    def _index(self) -> Collections:
         """The index, opened as soon as that is possible. Raises Unavailable."""
         if self._opened is None:
             self._opened = open_index(self.settings, self.model.digest, self.config.text_dim)

@@ -13,7 +13,7 @@ from samclip_core.errors import (
     UnsupportedImage,
 )
 from samclip_core.image import image_key
-from services import backbone_client, metrics, rpc
+from services import access, backbone_client, metrics, rpc
 from services.backbone.app import Backbone
 from services.backbone_client import BackboneClient
 from services.cache import tiers
@@ -201,3 +201,34 @@ async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
     await backbone.features(pb.Image(encoded=png(1)), pb.SAM)
     assert seen[0].bulk
     assert seen[0].deadline <= rpc.urgency.get().deadline + 1
+
+
+def as_tenant(name: str) -> None:
+    headers = {access.KEY: name, access.TENANT: name, access.SCOPES: "read"}
+    access.caller.set(access.Caller.read(headers, keys_asked_for=True))
+
+
+async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone, model):
+    as_tenant("ann")
+    info, _ = await backbone.features(pb.Image(encoded=png(100)), pb.CLIP_POOLED)
+    by_key, _ = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    assert by_key.cached
+    as_tenant("bob")
+    with pytest.raises(KeyUnknown, match="send the image"):
+        await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    sent, _ = await backbone.features(pb.Image(encoded=png(100)), pb.CLIP_POOLED)
+    assert not sent.cached  # or it would tell that somebody else had sent it
+    assert sent.key == info.key
+    by_key, _ = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    assert by_key.cached
+    assert model.batches == [1, 1]
+
+
+async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings):
+    async with served(Backbone(settings, model)) as port:
+        client = BackboneClient(f"127.0.0.1:{port}", (), SIZE, model.digest, EmbeddingCache(2**20))
+        as_tenant("ann")
+        with pytest.raises(KeyUnknown):
+            await client.features(pb.Image(key="0" * 64), pb.CLIP_POOLED)
+        await client.close()
+    assert metrics.REQUESTS.labels("BackboneService", "Embed", "UNAUTHENTICATED")._value.get() == 0

@@ -1,13 +1,17 @@
 """The real HAProxy with our configuration, in front of small servers that stand in for Serve."""
 
 import json
+import shutil
 import socket
+import ssl
+import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,10 +20,11 @@ import grpc
 import httpx
 import pytest
 
-from services import front_door
+from services import front_door, keys
 from services.instance import free_port
-from services.settings import Settings
+from services.settings import Settings, SettingsError
 from services.urgency import Urgency
+from tests import tls
 
 SECRET = "sesame"
 GENERIC = "Path not found. Ping http://.../-/routes for available routes."
@@ -43,6 +48,8 @@ class Door:
     serve: Serve
     http: httpx.Client
     channel: grpc.Channel
+    admin: Path
+    process: subprocess.Popen[bytes]
 
     def call(self, path: str, *metadata: tuple[str, str]) -> bytes:
         method = self.channel.unary_unary(path)
@@ -98,7 +105,7 @@ def grpc_server(serve: Serve) -> Iterator[int]:
 
 
 @contextmanager
-def opened(serve: Serve, **values: Any) -> Iterator[Door]:
+def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
     with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:
         settings = Settings(
             http_port=free_port(),
@@ -109,17 +116,29 @@ def opened(serve: Serve, **values: Any) -> Iterator[Door]:
             max_request_bytes=1000,
             **values,
         )
-        process = front_door.start(settings)
+        admin = Path(tempfile.mkdtemp(prefix="door-")) / "s"  # tmp_path is too long for a socket
+        process = front_door.start(settings, admin)
         channel = grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}")
         client = httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=20)
         try:
-            grpc.channel_ready_future(channel).result(timeout=20)
-            yield Door(settings, serve, client, channel)
+            while not is_up(admin):
+                time.sleep(0.01)
+            if ready:
+                grpc.channel_ready_future(channel).result(timeout=20)
+            yield Door(settings, serve, client, channel, admin, process)
         finally:
             serve.gate.set()
             channel.close()
             client.close()
             front_door.stop(process)
+            shutil.rmtree(admin.parent)
+
+
+def is_up(admin: Path) -> bool:
+    try:
+        return front_door.tell(admin, "show info").startswith("Name: HAProxy")
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -257,25 +276,230 @@ def test_an_application_that_starts_is_unavailable_not_unknown(door: Door) -> No
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_keys_are_asked_for_where_they_are_configured(tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("# of the tests\nfirst-key\nsecond-key\n")
+FIRST = keys.Key(keys.digest("first-key"), "ann", ("read", "index"), "acme")
+SECOND = keys.Key(keys.digest("second-key"), "bob", ("read",), "-")
+EMBED = "/samclip.v1.BackboneService/Embed"
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Door]:
+    """A door that asks for keys, those in its file."""
+    file = tmp_path / "keys"
+    keys.write(file, [FIRST, SECOND])
     serve = Serve()
     serve.gate.set()
-    with opened(serve, api_keys_file=keys) as door:
-        refused = door.http.get("/classify", headers={"x-api-key": "third-key"})
-        assert (refused.status_code, refused.json()["status"]) == (401, 401)
-        assert refused.headers["www-authenticate"] == "Bearer"
-        assert door.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
-        bearer = {"authorization": "Bearer second-key"}
-        assert door.http.get("/classify", headers=bearer).is_success
-        assert door.http.get("/readyz").is_success
-        with pytest.raises(grpc.RpcError) as caught:
-            door.call("/samclip.v1.BackboneService/Embed")
-        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        door.call("/samclip.v1.BackboneService/Embed", ("x-api-key", "first-key"))
-        door.call("/samclip.v1.BackboneService/Embed", ("authorization", "Bearer second-key"))
-        door.call("/grpc.health.v1.Health/Check")
+    with opened(serve, api_keys_file=file) as door:
+        yield door
+
+
+def refused(door: Door, key: str) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.RpcError) as caught:
+        door.call(EMBED, ("x-api-key", key))
+    return caught.value.code(), caught.value.details()
+
+
+def test_keys_are_asked_for_where_they_are_configured(guarded: Door) -> None:
+    for sent in ({}, {"x-api-key": "third-key"}, {"x-api-key": FIRST.sha256}):
+        reply = guarded.http.get("/classify", headers=sent)
+        assert (reply.status_code, reply.json()["status"]) == (401, 401)
+        assert reply.headers["www-authenticate"] == "Bearer"
+    assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
+    assert guarded.http.get("/classify", headers={"authorization": "Bearer second-key"}).is_success
+    assert guarded.http.get("/readyz").is_success
+    assert refused(guarded, "third-key")[0] is grpc.StatusCode.UNAUTHENTICATED
+    guarded.call(EMBED, ("x-api-key", "first-key"))
+    guarded.call(EMBED, ("authorization", "Bearer second-key"))
+    guarded.call("/grpc.health.v1.Health/Check")
+
+
+def test_inside_it_is_known_whose_key_it_was_and_the_key_is_not(guarded: Door) -> None:
+    claimed = {"x-samclip-key": "root", "x-samclip-scopes": "admin", "x-samclip-tenant": "all"}
+    guarded.http.get("/classify", headers={"x-api-key": "first-key", **claimed})
+    guarded.call(EMBED, ("authorization", "Bearer second-key"), *claimed.items())
+    guarded.http.get("/readyz", headers=claimed)
+    first, second, nobody = (headers for _, headers in guarded.serve.requests)
+    names = ("x-samclip-key", "x-samclip-scopes", "x-samclip-tenant")
+    assert [first[name] for name in names] == ["ann", "read,index", "acme"]
+    assert [second[name] for name in names] == ["bob", "read", "-"]
+    assert not nobody.keys() & {*names}
+    assert not (first.keys() | second.keys()) & {"x-api-key", "authorization"}
+
+
+def test_what_callers_claim_to_be_is_taken_away_where_no_keys_are_asked_for(door: Door) -> None:
+    claimed = {"x-samclip-key": "root", "x-samclip-scopes": "admin", "x-samclip-tenant": "all"}
+    door.http.get("/classify", headers=claimed)
+    door.call(EMBED, *claimed.items())
+    for _, headers in door.serve.requests:
+        assert not headers.keys() & claimed.keys()
+
+
+def test_keys_change_without_a_restart(guarded: Door) -> None:
+    file = guarded.settings.api_keys_file
+    assert file
+    many = [keys.Key(keys.digest(f"key-{i}"), f"n{i}", ("read",), "t") for i in range(120)]
+    keys.write(file, [FIRST, *many])
+    front_door.hand_in_keys(guarded.admin, file)
+    assert guarded.http.get("/classify", headers={"x-api-key": "key-119"}).is_success
+    assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
+    assert guarded.http.get("/classify", headers={"x-api-key": "second-key"}).status_code == 401
+    file.write_text("a key in the clear\n")
+    with pytest.raises(SettingsError, match="line 1"):
+        front_door.hand_in_keys(guarded.admin, file)
+    assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
+
+
+def test_a_key_may_ask_so_often(guarded: Door) -> None:
+    file = guarded.settings.api_keys_file
+    assert file
+    keys.write(file, [replace(FIRST, rate=3), SECOND])
+    front_door.hand_in_keys(guarded.admin, file)
+    sent = {"x-api-key": "first-key"}
+    replies = [guarded.http.get("/classify", headers=sent) for _ in range(60)]
+    late = [reply for reply in replies if reply.status_code == 429]
+    assert late
+    assert "ann may ask 3 times a second" in late[0].json()["detail"]
+    assert late[0].headers["retry-after"] == "1"
+    for _ in range(60):
+        assert guarded.http.get("/classify", headers={"x-api-key": "second-key"}).is_success
+    while (reply := guarded.http.get("/classify", headers=sent)).status_code == 429:
+        time.sleep(0.1)  # what was refused does not count
+    assert reply.is_success
+
+
+def test_a_key_may_have_so_many_requests_in_flight(guarded: Door) -> None:
+    file = guarded.settings.api_keys_file
+    assert file
+    keys.write(file, [replace(FIRST, inflight=1)])
+    front_door.hand_in_keys(guarded.admin, file)
+    guarded.serve.gate.clear()
+    sent = {"x-api-key": "first-key"}
+    with futures.ThreadPoolExecutor(1) as pool:
+        first = pool.submit(guarded.http.get, "/classify", headers=sent)
+        while not guarded.serve.requests:
+            time.sleep(0.01)
+        code, details = refused(guarded, "first-key")
+        guarded.serve.gate.set()
+        assert first.result().is_success
+    assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "ann may have 1 requests in flight" in details
+    guarded.call(EMBED, ("x-api-key", "first-key"))
+
+
+@dataclass(frozen=True)
+class Certificates:
+    ca: Path
+    server: Path
+    client: Path
+    stranger: Path
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    directory = tmp_path_factory.mktemp("tls")
+    ca = tls.certificate(directory, "ca")
+    server, client = (tls.certificate(directory, name, ca) for name in ("localhost", "client"))
+    return Certificates(ca, server, client, tls.certificate(directory, "stranger"))
+
+
+def asked(door: Door, credentials: grpc.ChannelCredentials) -> bytes:
+    address = f"localhost:{door.settings.grpc_port}"
+    with grpc.secure_channel(address, credentials) as channel:
+        method = channel.unary_unary(EMBED)
+        return bytes(method(b"hello", timeout=20, wait_for_ready=False))
+
+
+def trusting(ca: Path, own: Path | None = None) -> grpc.ChannelCredentials:
+    pair = (own.read_bytes(), own.read_bytes()) if own else (None, None)
+    return grpc.ssl_channel_credentials(ca.read_bytes(), *pair)
+
+
+def browser(door: Door, ca: Path, own: Path | None = None) -> httpx.Client:
+    context = ssl.create_default_context(cafile=ca)
+    if own:
+        context.load_cert_chain(own)
+    url = f"https://localhost:{door.settings.http_port}"
+    return httpx.Client(base_url=url, verify=context, timeout=20)
+
+
+def test_both_ports_speak_tls_and_nothing_else(certificates: Certificates) -> None:
+    serve = Serve()
+    serve.gate.set()
+    with opened(serve, ready=False, tls_cert_file=certificates.server) as door:
+        assert asked(door, trusting(certificates.ca)) == b"hello"
+        with browser(door, certificates.ca) as client:
+            assert client.get("/classify").is_success
+        for ca in (certificates.stranger, certificates.client):
+            with pytest.raises(grpc.RpcError):
+                asked(door, trusting(ca))
+        with pytest.raises(grpc.RpcError):
+            door.call(EMBED)
+        with pytest.raises(httpx.TransportError):
+            door.http.get("/classify")
+    assert len(serve.requests) == 2
+
+
+def test_callers_show_a_certificate_where_that_is_configured(certificates: Certificates) -> None:
+    serve = Serve()
+    serve.gate.set()
+    settings = {"tls_cert_file": certificates.server, "tls_client_ca_file": certificates.ca}
+    with opened(serve, ready=False, **settings) as door:
+        assert asked(door, trusting(certificates.ca, certificates.client)) == b"hello"
+        with browser(door, certificates.ca, certificates.client) as client:
+            assert client.get("/classify").is_success
+        for own in (None, certificates.stranger):
+            with pytest.raises(grpc.RpcError):
+                asked(door, trusting(certificates.ca, own))
+            with browser(door, certificates.ca, own) as client, pytest.raises(httpx.TransportError):
+                client.get("/classify")
+    assert len(serve.requests) == 2
+
+
+def test_a_certificate_is_renewed_without_a_restart(certificates: Certificates) -> None:
+    serve = Serve()
+    serve.gate.set()
+    file = certificates.server.with_name("renewed.pem")
+    file.write_bytes(certificates.server.read_bytes())
+    with opened(serve, ready=False, tls_cert_file=file) as door:
+        assert asked(door, trusting(certificates.ca)) == b"hello"
+        stranger = tls.certificate(file.parent, "other-ca")
+        file.write_bytes(tls.certificate(file.parent, "localhost", stranger).read_bytes())
+        front_door.hand_in_certificate(door.admin, file)
+        assert asked(door, trusting(stranger)) == b"hello"
+        with pytest.raises(grpc.RpcError):
+            asked(door, trusting(certificates.ca))
+
+
+def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [FIRST])
+    serve = Serve()
+    serve.gate.set()
+    with opened(serve, api_keys_file=file) as door, futures.ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(front_door.watch, door.process, door.settings, door.admin)
+        assert door.http.get("/classify", headers={"x-api-key": "second-key"}).status_code == 401
+        file.write_text("nonsense\n")
+        keys.write(file, [FIRST, SECOND])
+        while not door.http.get("/classify", headers={"x-api-key": "second-key"}).is_success:
+            time.sleep(0.05)
+        file.unlink()
+        door.process.terminate()
+        assert watching.result() != 0
+
+
+def test_pages_of_other_sites_may_not_ask(door: Door) -> None:
+    host = f"127.0.0.1:{door.settings.http_port}"
+    assert door.http.post("/classify", headers={"origin": f"http://{host}"}).is_success
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
+        reply = door.http.post("/classify", headers={"origin": origin})
+        assert (reply.status_code, reply.json()["status"]) == (403, 403)
+        assert "access-control-allow-origin" not in reply.headers
+    assert len(door.serve.requests) == 1
+
+
+def test_security_headers(door: Door) -> None:
+    headers = door.http.get("/").headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
 def test_without_serve_it_says_that_the_service_is_not_up() -> None:
@@ -352,5 +576,7 @@ def test_the_heads_find_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dict(metadata) == {"application": "backbone", front_door.SECRET_HEADER: SECRET}
     elsewhere = Settings(backbone_address="gpu-cluster:9000")
     assert front_door.backbone(elsewhere) == ("gpu-cluster:9000", ())
+    with_key = elsewhere.model_copy(update={"backbone_api_key": "k"})
+    assert front_door.backbone(with_key)[1] == (("x-api-key", "k"),)
     assert "backbone" in front_door.applications(Settings())
     assert "backbone" not in front_door.applications(elsewhere)
