@@ -101,33 +101,39 @@ def test_tenants_do_not_see_each_other(guarded: Guarded, photo: bytes) -> None:
             bob.search("secrets", text="a cat")
 
 
+def wait_for(client: samclip.Client) -> None:
+    """Until its key is in use."""
+    for _ in range(600):
+        try:
+            client.describe()
+            return
+        except samclip.Unauthenticated:
+            time.sleep(0.1)
+    pytest.fail("the key never came into use")
+
+
 def test_keys_are_replaced_while_it_runs(guarded: Guarded, photo: bytes) -> None:
-    fresh = keys.Key(keys.digest("another key of ann"), "ann-2", ("read",), "ann", rate=1000)
-    with guarded.client("another key of ann") as second, guarded.client("bob") as bob:
+    fresh = keys.Key(keys.digest("another key of ann"), "ann-2", ("read",), "ann")
+    clients = [guarded.client(name) for name in ("another key of ann", "bob", "ann")]
+    second, bob, first = clients
+    first.describe()
+    try:
         keys.write(guarded.keys, [fresh, replace(KEYS[1], name="robert")])
-        while True:
-            try:
-                second.describe()
-                break
-            except samclip.Unauthenticated:
-                time.sleep(0.1)
+        wait_for(second)
         assert bob.image(photo).classify(["a cat"])
-        with guarded.client("ann") as first, pytest.raises(samclip.Unauthenticated):
+        with pytest.raises(samclip.Unauthenticated):
             first.describe()
-    keys.write(guarded.keys, KEYS)
+    finally:
+        keys.write(guarded.keys, KEYS)
+        wait_for(first)
+        for client in clients:
+            client.close()
 
 
 def test_the_command_line_comes_in_as_well(
     guarded: Guarded, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server = ["--server", f"localhost:{guarded.service.grpc_port}", "--ca", str(guarded.ca)]
-    with guarded.client("bob") as bob:
-        while True:
-            try:
-                bob.describe()
-                break
-            except samclip.Unauthenticated:
-                time.sleep(0.1)
     assert main(["describe", *server, "--api-key", SECRETS["bob"]]) == 0
     assert main(["describe", *server, "--api-key", "wrong"]) == 1
     assert "no API key, or one that is not known" in capsys.readouterr().err

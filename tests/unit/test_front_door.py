@@ -277,7 +277,7 @@ def test_an_application_that_starts_is_unavailable_not_unknown(door: Door) -> No
 
 
 FIRST = keys.Key(keys.digest("first-key"), "ann", ("read", "index"), "acme")
-SECOND = keys.Key(keys.digest("second-key"), "bob", ("read",), "-")
+SECOND = keys.Key(keys.digest("second, key"), "bob", ("read",), "-")
 EMBED = "/samclip.v1.BackboneService/Embed"
 
 
@@ -304,18 +304,18 @@ def test_keys_are_asked_for_where_they_are_configured(guarded: Door) -> None:
         assert (reply.status_code, reply.json()["status"]) == (401, 401)
         assert reply.headers["www-authenticate"] == "Bearer"
     assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
-    assert guarded.http.get("/classify", headers={"authorization": "Bearer second-key"}).is_success
+    assert guarded.http.get("/classify", headers={"authorization": "Bearer second, key"}).is_success
     assert guarded.http.get("/readyz").is_success
     assert refused(guarded, "third-key")[0] is grpc.StatusCode.UNAUTHENTICATED
     guarded.call(EMBED, ("x-api-key", "first-key"))
-    guarded.call(EMBED, ("authorization", "Bearer second-key"))
+    guarded.call(EMBED, ("authorization", "Bearer second, key"))
     guarded.call("/grpc.health.v1.Health/Check")
 
 
 def test_inside_it_is_known_whose_key_it_was_and_the_key_is_not(guarded: Door) -> None:
     claimed = {"x-samclip-key": "root", "x-samclip-scopes": "admin", "x-samclip-tenant": "all"}
     guarded.http.get("/classify", headers={"x-api-key": "first-key", **claimed})
-    guarded.call(EMBED, ("authorization", "Bearer second-key"), *claimed.items())
+    guarded.call(EMBED, ("authorization", "Bearer second, key"), *claimed.items())
     guarded.http.get("/readyz", headers=claimed)
     first, second, nobody = (headers for _, headers in guarded.serve.requests)
     names = ("x-samclip-key", "x-samclip-scopes", "x-samclip-tenant")
@@ -341,7 +341,7 @@ def test_keys_change_without_a_restart(guarded: Door) -> None:
     front_door.hand_in_keys(guarded.admin, file)
     assert guarded.http.get("/classify", headers={"x-api-key": "key-119"}).is_success
     assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
-    assert guarded.http.get("/classify", headers={"x-api-key": "second-key"}).status_code == 401
+    assert guarded.http.get("/classify", headers={"x-api-key": "second, key"}).status_code == 401
     file.write_text("a key in the clear\n")
     with pytest.raises(SettingsError, match="line 1"):
         front_door.hand_in_keys(guarded.admin, file)
@@ -360,7 +360,7 @@ def test_a_key_may_ask_so_often(guarded: Door) -> None:
     assert "ann may ask 3 times a second" in late[0].json()["detail"]
     assert late[0].headers["retry-after"] == "1"
     for _ in range(60):
-        assert guarded.http.get("/classify", headers={"x-api-key": "second-key"}).is_success
+        assert guarded.http.get("/classify", headers={"x-api-key": "second, key"}).is_success
     while (reply := guarded.http.get("/classify", headers=sent)).status_code == 429:
         time.sleep(0.1)  # what was refused does not count
     assert reply.is_success
@@ -476,10 +476,10 @@ def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -
     serve.gate.set()
     with opened(serve, api_keys_file=file) as door, futures.ThreadPoolExecutor(1) as pool:
         watching = pool.submit(front_door.watch, door.process, door.settings, door.admin)
-        assert door.http.get("/classify", headers={"x-api-key": "second-key"}).status_code == 401
+        assert door.http.get("/classify", headers={"x-api-key": "second, key"}).status_code == 401
         file.write_text("nonsense\n")
         keys.write(file, [FIRST, SECOND])
-        while not door.http.get("/classify", headers={"x-api-key": "second-key"}).is_success:
+        while not door.http.get("/classify", headers={"x-api-key": "second, key"}).is_success:
             time.sleep(0.05)
         file.unlink()
         door.process.terminate()
