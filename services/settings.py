@@ -76,6 +76,9 @@ class Settings(BaseSettings):
     max_images: int = Field(64, ge=1)
     max_prompts: int = Field(256, ge=1)
     max_labels: int = Field(1024, ge=1)
+    max_metadata_bytes: int = Field(4096, ge=0)  # of one item of a collection
+    max_collection_items: int = Field(10_000_000, ge=1)
+    max_collections: int = Field(1000, ge=1)  # of one tenant
     request_timeout_s: float = Field(60.0, gt=0)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"

@@ -19,6 +19,7 @@ from services.limits import (
     check_filter,
     check_images,
     check_limit,
+    check_metadata,
     check_offset,
     check_text,
     check_top_k,
@@ -79,7 +80,7 @@ class Retrieval(Head):
     @rpc
     async def Index(self, request: pb.IndexRequest) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
-        await self._in_thread(lambda: self._collections().check_addable(request.collection))
+        await self._in_thread(self._check_addable, request.collection)
         gate = asyncio.Semaphore(IMAGES_AT_ONCE)
         made = await asyncio.gather(*(self._item(item, gate) for item in request.items))
         items = [item for item in made if isinstance(item, Item)]
@@ -154,6 +155,7 @@ class Retrieval(Head):
                 raise InvalidRequest(
                     f"the id has {len(item.id)} characters, expected 1 to {MAX_ID}: send another"
                 )
+            check_metadata(item.metadata, self.settings.max_metadata_bytes)
             async with gate:
                 vector_D = await self._embed(item.image)
         except (InvalidRequest, KeyUnknown) as error:
@@ -165,6 +167,12 @@ class Retrieval(Head):
         assert features.clip_pooled_D is not None
         vector_D = features.clip_pooled_D.astype(np.float32)
         return vector_D / np.linalg.norm(vector_D)  # float16 left it a little off
+
+    def _check_addable(self, name: str) -> None:
+        most = self.settings.max_collection_items, self.settings.max_collections
+        collections = self._collections()
+        collections.check_addable(name)
+        collections.check_room(name, *most)
 
     def _upsert(self, name: str, items: Sequence[Item]) -> None:
         self._collections().get_or_make(name).upsert(items)

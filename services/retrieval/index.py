@@ -124,6 +124,19 @@ class Collections(ABC):
         if self._find(name) is not None:
             self.get(name)
 
+    def check_room(self, name: str, most_items: int, most_collections: int) -> None:
+        """Raise InvalidRequest where the collection is full, or would be one too many."""
+        collection = self._find(name)
+        if collection is None and len(self._names()) >= most_collections:
+            raise InvalidRequest(
+                f"there are {most_collections:,} collections already: delete one, or add to one"
+            )
+        if collection is not None and len(collection) >= most_items:
+            raise InvalidRequest(
+                f"collection {name!r} is full, with {most_items:,} items: delete some, or choose "
+                "another collection"
+            )
+
     def get_or_make(self, name: str) -> Collection:
         """A collection to add to. Raises InvalidRequest."""
         check_name(name)

@@ -299,3 +299,11 @@ async def test_each_rpc_needs_its_scope(pets, rpc_name, request_, scope):
     assert (code, f"no scope '{scope}'" in details) == ("PERMISSION_DENIED", True)
     become(pets, "-", scope)
     await pets(rpc_name, request_)
+
+
+async def test_metadata_has_a_limit_for_each_item(caller, settings):
+    image, most = pb.Image(encoded=png()), settings.max_metadata_bytes
+    items = [item("a", image, k="x" * (most - 1)), item("b", image, k="x" * most)]
+    response = await caller("Index", pb.IndexRequest(collection="pets", items=items))
+    assert response.indexed == 1
+    assert f"the metadata has {most + 1:,} bytes" in response.errors[0].message
