@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -48,10 +48,13 @@ def application(name: str, callee: Callee) -> FastAPI:
         app.add_route(path, _endpoint(tuple(routes), callee), methods=["POST"])
 
     @app.get("/healthz")
-    async def health() -> dict[str, Any]:
+    async def health(request: Request) -> Response:
         """Whatever the application tells of itself: its model, its cache, what it depends on."""
         describe = getattr(callee, "health", None)
-        return await describe() if describe else {}
+        try:
+            return JSONResponse(await describe() if describe else {})
+        except SamClipError as error:
+            return problem(error, request.headers.get(REQUEST_ID_HEADER, ""))
 
     return app
 

@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
     try:
         settings = instance.complete(_read_settings(argv))
-        checkpoint.resolve(settings.checkpoint)
+        # A replica that cannot load it would be started again and again before Serve gives up.
+        checkpoint.verify(checkpoint.resolve(settings.checkpoint))
     except (SettingsError, CheckpointError) as error:
         print(f"samclip serve: {error}", file=sys.stderr)
         return 2

@@ -38,7 +38,12 @@ class Backbone(Service):
         super().tune(settings)
         self.engine.tune(settings)
 
+    async def check_health(self) -> None:
+        """Serve calls this, and replaces a replica that keeps raising Unavailable."""
+        await self.engine.probe.check()
+
     async def health(self) -> dict[str, Any]:
+        await self.engine.probe.check()
         memory = self.engine.cache.memory
         return {
             **await super().health(),
