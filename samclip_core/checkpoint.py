@@ -59,8 +59,8 @@ def digest(directory: Path) -> str:
 def verify(directory: Path) -> None:
     """Compare every file with its digest, but for the card, and read the config.
 
-    It takes about a second for a gigabyte. Raises CheckpointError, which names the file that is missing
-    or damaged.
+    It takes about a second for a gigabyte. Raises CheckpointError, which names the file that is
+    missing or damaged.
     """
     for name in _read_manifest(directory)[0]:
         if name != CARD:

@@ -28,7 +28,7 @@ def complete(settings: Settings) -> Settings:
         _check_free(settings.host, getattr(settings, name), name)
     if settings.http_port == settings.grpc_port:
         raise SettingsError("http_port and grpc_port are the same: choose another for one of them")
-    _check_access(settings)
+    check_access(settings)
     if settings.redis_url:
         connect(settings.redis_url, settings.redis_timeout_ms / 1000)  # not yet: at first use
     chosen = {
@@ -39,7 +39,7 @@ def complete(settings: Settings) -> Settings:
     return settings.model_copy(update=chosen)
 
 
-def _check_access(settings: Settings) -> None:
+def check_access(settings: Settings) -> None:
     """Raise SettingsError for files that are not right, and for a door that is open unawares."""
     if settings.api_keys_file:
         keys.read(settings.api_keys_file)

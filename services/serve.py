@@ -24,7 +24,7 @@ from typing import Any
 
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
-from services import front_door, instance
+from services import front_door, instance, renewal
 from services.settings import MIB, Settings, SettingsError
 
 SERVICERS = [
@@ -89,7 +89,7 @@ def _run(settings: Settings, directory: Path) -> int:
         door = front_door.start(settings, directory / "door.sock")
         _wait_until_ready(settings, door, directory / "door.sock")
         print(_greeting(settings, time.monotonic() - start), flush=True)
-        code = front_door.watch(door, settings, directory / "door.sock")
+        code = renewal.watch(door, settings, directory / "door.sock")
         return code or 1  # it ends only with us, or by accident
     except KeyboardInterrupt:
         return 0
@@ -171,7 +171,7 @@ def _wait_until_ready(settings: Settings, door: subprocess.Popen[bytes], admin: 
     while door.poll() is None and time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(asked, timeout=5):
-                front_door.tell(admin, "show info")
+                renewal.tell(admin, "show info")
                 return
         except urllib.error.HTTPError as error:
             reason = error.read().decode(errors="replace")

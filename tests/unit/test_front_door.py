@@ -20,9 +20,9 @@ import grpc
 import httpx
 import pytest
 
-from services import front_door, keys
+from services import front_door, keys, renewal
 from services.instance import free_port
-from services.settings import Settings, SettingsError
+from services.settings import Settings
 from services.urgency import Urgency
 from tests import tls
 
@@ -136,7 +136,7 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
 
 def is_up(admin: Path) -> bool:
     try:
-        return front_door.tell(admin, "show info").startswith("Name: HAProxy")
+        return renewal.tell(admin, "show info").startswith("Name: HAProxy")
     except OSError:
         return False
 
@@ -333,26 +333,11 @@ def test_what_callers_claim_to_be_is_taken_away_where_no_keys_are_asked_for(door
         assert not headers.keys() & claimed.keys()
 
 
-def test_keys_change_without_a_restart(guarded: Door) -> None:
-    file = guarded.settings.api_keys_file
-    assert file
-    many = [keys.Key(keys.digest(f"key-{i}"), f"n{i}", ("read",), "t") for i in range(120)]
-    keys.write(file, [FIRST, *many])
-    front_door.hand_in_keys(guarded.admin, file)
-    assert guarded.http.get("/classify", headers={"x-api-key": "key-119"}).is_success
-    assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
-    assert guarded.http.get("/classify", headers={"x-api-key": "second, key"}).status_code == 401
-    file.write_text("a key in the clear\n")
-    with pytest.raises(SettingsError, match="line 1"):
-        front_door.hand_in_keys(guarded.admin, file)
-    assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
-
-
 def test_a_key_may_ask_so_often(guarded: Door) -> None:
     file = guarded.settings.api_keys_file
     assert file
     keys.write(file, [replace(FIRST, rate=3), SECOND])
-    front_door.hand_in_keys(guarded.admin, file)
+    renewal.hand_in_keys(guarded.admin, file)
     sent = {"x-api-key": "first-key"}
     replies = [guarded.http.get("/classify", headers=sent) for _ in range(60)]
     late = [reply for reply in replies if reply.status_code == 429]
@@ -370,7 +355,7 @@ def test_a_key_may_have_so_many_requests_in_flight(guarded: Door) -> None:
     file = guarded.settings.api_keys_file
     assert file
     keys.write(file, [replace(FIRST, inflight=1)])
-    front_door.hand_in_keys(guarded.admin, file)
+    renewal.hand_in_keys(guarded.admin, file)
     guarded.serve.gate.clear()
     sent = {"x-api-key": "first-key"}
     with futures.ThreadPoolExecutor(1) as pool:
@@ -452,38 +437,6 @@ def test_callers_show_a_certificate_where_that_is_configured(certificates: Certi
             with browser(door, certificates.ca, own) as client, pytest.raises(httpx.TransportError):
                 client.get("/classify")
     assert len(serve.requests) == 2
-
-
-def test_a_certificate_is_renewed_without_a_restart(certificates: Certificates) -> None:
-    serve = Serve()
-    serve.gate.set()
-    file = certificates.server.with_name("renewed.pem")
-    file.write_bytes(certificates.server.read_bytes())
-    with opened(serve, ready=False, tls_cert_file=file) as door:
-        assert asked(door, trusting(certificates.ca)) == b"hello"
-        stranger = tls.certificate(file.parent, "other-ca")
-        file.write_bytes(tls.certificate(file.parent, "localhost", stranger).read_bytes())
-        front_door.hand_in_certificate(door.admin, file)
-        assert asked(door, trusting(stranger)) == b"hello"
-        with pytest.raises(grpc.RpcError):
-            asked(door, trusting(certificates.ca))
-
-
-def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -> None:
-    file = tmp_path / "keys"
-    keys.write(file, [FIRST])
-    serve = Serve()
-    serve.gate.set()
-    with opened(serve, api_keys_file=file) as door, futures.ThreadPoolExecutor(1) as pool:
-        watching = pool.submit(front_door.watch, door.process, door.settings, door.admin)
-        assert door.http.get("/classify", headers={"x-api-key": "second, key"}).status_code == 401
-        file.write_text("nonsense\n")
-        keys.write(file, [FIRST, SECOND])
-        while not door.http.get("/classify", headers={"x-api-key": "second, key"}).is_success:
-            time.sleep(0.05)
-        file.unlink()
-        door.process.terminate()
-        assert watching.result() != 0
 
 
 def test_pages_of_other_sites_may_not_ask(door: Door) -> None:

@@ -45,21 +45,21 @@ def test_a_file_of_api_keys_that_is_not_there_is_an_error(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_this_machine_alone_may_ask_without_a_key(host: str) -> None:
-    instance._check_access(Settings(host=host))
+    instance.check_access(Settings(host=host))
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "host.example"])
 def test_others_may_not_unless_that_was_said(host: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"samclip keys add NAME.*allow_open"):
-        instance._check_access(Settings(host=host))
-    instance._check_access(Settings(host=host, allow_open=True))
+        instance.check_access(Settings(host=host))
+    instance.check_access(Settings(host=host, allow_open=True))
     keys.write(tmp_path / "keys", [])
-    instance._check_access(Settings(host=host, api_keys_file=tmp_path / "keys"))
+    instance.check_access(Settings(host=host, api_keys_file=tmp_path / "keys"))
     certificate = tls.certificate(tmp_path, "localhost")
     guarded = {"tls_cert_file": certificate, "tls_client_ca_file": certificate}
-    instance._check_access(Settings.model_validate({"host": host, **guarded}))
+    instance.check_access(Settings.model_validate({"host": host, **guarded}))
     with pytest.raises(SettingsError, match="allow_open"):
-        instance._check_access(Settings(host=host, tls_cert_file=certificate))
+        instance.check_access(Settings(host=host, tls_cert_file=certificate))
 
 
 def test_keys_in_the_clear_are_refused_before_anything_starts(tmp_path: Path) -> None:
