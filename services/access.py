@@ -73,7 +73,9 @@ class Caller:
         return hashlib.sha256(f"{self.tenant}/{image_key}".encode()).hexdigest()
 
     def audit(self, action: str, request_id: str, code: str, **about: object) -> None:
-        """Write down what was done, or tried."""
+        """Write down what was done with a key, or tried."""
+        if self.scopes is None:
+            return
         record = {"audit": action, "key": self.name, "tenant": self.tenant, **about}
         audit_log.info(json.dumps({**record, "code": code, "id": request_id}))
 

@@ -18,7 +18,7 @@ from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 from starlette.types import ASGIApp
 
-from samclip_core.errors import DeadlineExceeded, Unauthenticated
+from samclip_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
 from services import access, bodies, front_door, http, metrics, status
 from services.settings import Settings
 from services.urgency import Urgency
@@ -81,6 +81,12 @@ class Service:
     async def health(self) -> dict[str, Any]:
         """What the application tells of itself; that it answers at all says that it is ready."""
         return {"model": bodies.to_json(self.model)}
+
+    async def check_health(self) -> None:
+        """Serve calls this, and replaces a replica that keeps raising Unavailable."""
+        most, used = self.settings.max_replica_bytes, metrics.resident_bytes()
+        if most and used > most:
+            raise Unavailable(f"the replica has {used:,} bytes of memory, at most {most:,}")
 
     def scope(self, method: str, request: Message) -> str:
         """The scope of ``services.keys`` that a key needs for this."""

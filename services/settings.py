@@ -97,6 +97,7 @@ class Settings(BaseSettings):
     max_metadata_bytes: int = Field(4096, ge=0)  # of one item of a collection
     max_collection_items: int = Field(10_000_000, ge=1)
     max_collections: int = Field(1000, ge=1)  # of one tenant
+    max_replica_bytes: int = Field(0, ge=0)  # of memory, before it is replaced; 0: no limit
     request_timeout_s: float = Field(60.0, gt=0)
 
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"

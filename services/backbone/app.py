@@ -39,7 +39,7 @@ class Backbone(Service):
         self.engine.tune(settings)
 
     async def check_health(self) -> None:
-        """Serve calls this, and replaces a replica that keeps raising Unavailable."""
+        await super().check_health()
         await self.engine.probe.check()
 
     async def health(self) -> dict[str, Any]:

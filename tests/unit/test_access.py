@@ -61,8 +61,10 @@ def test_the_audit_log_is_json_and_shown_whatever_else_is() -> None:
     audit_log.addHandler(handler)
     try:
         Caller.read(ANN, True).audit("Index", "r-1", "OK", collection="pe\nts")
+        Caller.read({}, False).audit("Index", "r-2", "OK")  # nobody to name
     finally:
         audit_log.removeHandler(handler)
+    assert len(records) == 1
     assert json.loads(records[0].getMessage()) == {
         "audit": "Index",
         "key": "ann",

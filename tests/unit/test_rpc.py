@@ -13,6 +13,7 @@ from samclip_core.errors import (
     KeyUnknown,
     PermissionDenied,
     Unauthenticated,
+    Unavailable,
     UnsupportedImage,
 )
 from services import access, front_door, metrics, rpc
@@ -167,6 +168,13 @@ async def test_changes_are_audited_and_questions_are_not(echo, monkeypatch):
         "PERMISSION_DENIED",
         "r-1",
     )
+
+
+async def test_a_replica_that_has_grown_too_large_is_not_healthy():
+    await Echo(Settings()).check_health()
+    await Echo(Settings(max_replica_bytes=2**40)).check_health()
+    with pytest.raises(Unavailable, match="at most 1,000"):
+        await Echo(Settings(max_replica_bytes=1000)).check_health()
 
 
 async def test_the_service_has_a_time_limit_of_its_own():
