@@ -304,6 +304,12 @@ def test_large_messages_pass(service: FakeService, client: samclip.Client) -> No
     assert service.uploads == [photo.key]
 
 
+def test_credentials_are_read_at_once(tmp_path: Path) -> None:
+    for names in ({"ca": tmp_path / "none"}, {"cert": tmp_path / "none"}):
+        with pytest.raises(OSError, match="none"):
+            samclip.credentials(**names)
+
+
 def test_the_api_key_goes_with_every_call(server: tuple[FakeService, str]) -> None:
     service, address = server
     with samclip.Client(address, api_key="s3cret") as client:

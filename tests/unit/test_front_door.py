@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+import samclip
 
 from services import front_door, keys, renewal
 from services.instance import free_port
@@ -393,11 +394,6 @@ def asked(door: Door, credentials: grpc.ChannelCredentials) -> bytes:
         return bytes(method(b"hello", timeout=20, wait_for_ready=False))
 
 
-def trusting(ca: Path, own: Path | None = None) -> grpc.ChannelCredentials:
-    pair = (own.read_bytes(), own.read_bytes()) if own else (None, None)
-    return grpc.ssl_channel_credentials(ca.read_bytes(), *pair)
-
-
 def browser(door: Door, ca: Path, own: Path | None = None) -> httpx.Client:
     context = ssl.create_default_context(cafile=ca)
     if own:
@@ -410,12 +406,12 @@ def test_both_ports_speak_tls_and_nothing_else(certificates: Certificates) -> No
     serve = Serve()
     serve.gate.set()
     with opened(serve, ready=False, tls_cert_file=certificates.server) as door:
-        assert asked(door, trusting(certificates.ca)) == b"hello"
+        assert asked(door, samclip.credentials(certificates.ca)) == b"hello"
         with browser(door, certificates.ca) as client:
             assert client.get("/classify").is_success
         for ca in (certificates.stranger, certificates.client):
             with pytest.raises(grpc.RpcError):
-                asked(door, trusting(ca))
+                asked(door, samclip.credentials(ca))
         with pytest.raises(grpc.RpcError):
             door.call(EMBED)
         with pytest.raises(httpx.TransportError):
@@ -428,12 +424,12 @@ def test_callers_show_a_certificate_where_that_is_configured(certificates: Certi
     serve.gate.set()
     settings = {"tls_cert_file": certificates.server, "tls_client_ca_file": certificates.ca}
     with opened(serve, ready=False, **settings) as door:
-        assert asked(door, trusting(certificates.ca, certificates.client)) == b"hello"
+        assert asked(door, samclip.credentials(certificates.ca, certificates.client)) == b"hello"
         with browser(door, certificates.ca, certificates.client) as client:
             assert client.get("/classify").is_success
         for own in (None, certificates.stranger):
             with pytest.raises(grpc.RpcError):
-                asked(door, trusting(certificates.ca, own))
+                asked(door, samclip.credentials(certificates.ca, own))
             with browser(door, certificates.ca, own) as client, pytest.raises(httpx.TransportError):
                 client.get("/classify")
     assert len(serve.requests) == 2

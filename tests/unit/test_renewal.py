@@ -7,11 +7,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+import samclip
 
 from services import keys, renewal
 from services.settings import SettingsError
 from tests import tls
-from tests.unit.test_front_door import FIRST, SECOND, Door, Serve, asked, opened, trusting
+from tests.unit.test_front_door import FIRST, SECOND, Door, Serve, asked, opened
 
 
 @pytest.fixture
@@ -45,12 +46,12 @@ def test_a_certificate_is_renewed_without_a_restart(tmp_path: Path) -> None:
     first, second = (tls.certificate(tmp_path, name) for name in ("first-ca", "second-ca"))
     file = tls.certificate(tmp_path, "localhost", first)
     with opened(serve, ready=False, tls_cert_file=file) as door:
-        assert asked(door, trusting(first)) == b"hello"
+        assert asked(door, samclip.credentials(first)) == b"hello"
         tls.certificate(tmp_path, "localhost", second)
         renewal.hand_in_certificate(door.admin, file)
-        assert asked(door, trusting(second)) == b"hello"
+        assert asked(door, samclip.credentials(second)) == b"hello"
         with pytest.raises(grpc.RpcError):
-            asked(door, trusting(first))
+            asked(door, samclip.credentials(first))
 
 
 def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -> None:
