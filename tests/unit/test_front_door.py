@@ -313,6 +313,24 @@ def test_keys_are_asked_for_where_they_are_configured(guarded: Door) -> None:
     guarded.call("/grpc.health.v1.Health/Check")
 
 
+def test_who_is_refused_is_logged_and_others_where_that_is_asked_for(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [FIRST])
+    for level, logged in (("WARNING", ["key"]), ("INFO", ["key", "-"])):
+        serve = Serve()
+        serve.gate.set()
+        with opened(serve, api_keys_file=file, log_level=level) as door:
+            door.http.get("/classify", headers={"x-api-key": "wrong"})
+            door.http.get("/classify", headers={"x-api-key": "first-key"})
+        lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("{")]
+        found = [json.loads(line) for line in lines]
+        assert [line["refused"] for line in found if line["path"] == "/classify"] == logged
+        assert found[-1]["key"] == ("ann" if len(logged) > 1 else "-")
+        assert "first-key" not in "".join(lines)
+
+
 def test_inside_it_is_known_whose_key_it_was_and_the_key_is_not(guarded: Door) -> None:
     claimed = {"x-samclip-key": "root", "x-samclip-scopes": "admin", "x-samclip-tenant": "all"}
     guarded.http.get("/classify", headers={"x-api-key": "first-key", **claimed})
