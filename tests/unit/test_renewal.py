@@ -12,7 +12,8 @@ import samclip
 from services import keys, renewal
 from services.settings import SettingsError
 from tests import tls
-from tests.unit.test_front_door import FIRST, SECOND, Door, Serve, asked, opened
+from tests.door import Door, Serve, asked, opened
+from tests.unit.test_front_door_access import FIRST, SECOND
 
 
 @pytest.fixture
