@@ -5,6 +5,7 @@ Another Ray, or another ``samclip serve``, on the machine is left alone.
 
 import contextlib
 import ipaddress
+import re
 import secrets
 import shlex
 import socket
@@ -41,6 +42,12 @@ def complete(settings: Settings) -> Settings:
 
 def check_access(settings: Settings) -> None:
     """Raise SettingsError for files that are not right, and for a door that is open unawares."""
+    for name in ("api_keys_file", "tls_cert_file", "tls_client_ca_file"):
+        if not re.fullmatch(r"[\w./@%+=:~-]*", str(getattr(settings, name) or "")):
+            raise SettingsError(
+                f"{name} is {getattr(settings, name)}: HAProxy takes no path with spaces, quotes, "
+                "commas or brackets, so name another"
+            )
     if settings.api_keys_file:
         keys.read(settings.api_keys_file)
     _check_certificates(settings)

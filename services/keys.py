@@ -47,7 +47,7 @@ class Key:
     @classmethod
     def parse(cls, line: str) -> Self:
         """Read a line of the file. Raises ValueError, which says what is wrong with it."""
-        sha256, *fields = line.split()
+        sha256, *fields = re.split("[ \t]+", line.strip(" \t"))  # as HAProxy reads it
         if not re.fullmatch("[0-9a-f]{64}", sha256) or len(fields) != 5:
             raise ValueError(
                 "expected a hash of 64 hex digits, name, scopes, tenant and two numbers. Is it "
@@ -58,7 +58,7 @@ class Key:
             raise ValueError(f"no scope {', '.join(unknown)}, there are {', '.join(SCOPES)}")
         if not NAME.fullmatch(name) or not (tenant == COMMON or NAME.fullmatch(tenant)):
             raise ValueError("expected name and tenant of 1 to 64 letters, digits, . _ and -")
-        if not (rate.isdecimal() and inflight.isdecimal()):
+        if not (re.fullmatch("[0-9]{1,9}", rate) and re.fullmatch("[0-9]{1,9}", inflight)):
             raise ValueError("expected the limits as whole numbers, 0 for none")
         return cls(sha256, name, tuple(scopes.split(",")), tenant, int(rate), int(inflight))
 
@@ -75,7 +75,7 @@ def digest(key: str) -> str:
 def read(file: Path) -> list[Key]:
     """Read all keys of a file. Raises SettingsError, which names the line but never shows it."""
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_bytes().decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"api_keys_file {file} cannot be read: {error}") from error
     found = []

@@ -68,6 +68,13 @@ def test_keys_in_the_clear_are_refused_before_anything_starts(tmp_path: Path) ->
         instance.complete(free_settings(api_keys_file=tmp_path / "keys"))
 
 
+@pytest.mark.parametrize("name", ["my keys", "a,b", "a(b)", "a'b", "a\\b", 'a"b', "a\nb"])
+def test_paths_that_haproxy_would_read_another_way_are_refused(tmp_path: Path, name: str) -> None:
+    keys.write(tmp_path / name, [])
+    with pytest.raises(SettingsError, match=r"(?s)api_keys_file is .* takes no path with"):
+        instance.check_access(Settings(api_keys_file=tmp_path / name))
+
+
 def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "nonsense.pem").write_text("nonsense")
     certificate = tls.certificate(tmp_path, "localhost")

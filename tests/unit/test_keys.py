@@ -88,6 +88,9 @@ def test_what_cannot_be_a_key_is_refused_and_nothing_changed(
         (f"{HASH} ann read,write ann 0 0", "no scope write, there are read, index, admin"),
         (f"{HASH} ann read acme/x 0 0", "expected name and tenant"),
         (f"{HASH} ann read acme -1 0", "whole numbers"),
+        (f"{HASH} bob read acme ٣ 0", "whole numbers"),
+        (f"{HASH} bob read acme 0 0\r", "whole numbers"),
+        (f"{HASH} bob\u2003read acme 0 0", "expected a hash"),
         (f"{HASH} bob read acme 0 0", "the same sha256"),
     ],
 )
