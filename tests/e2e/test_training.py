@@ -21,6 +21,7 @@ from samclip_core.model import SamClip
 from samclip_core.text import TextEncoder
 from samclip_core.types import Prompt
 from tests import photographs
+from tests.conftest import ROOT
 from training import stages, train
 from training.sources import open_source
 from training.teachers import class_embeddings
@@ -138,6 +139,18 @@ def test_every_stage_leaves_its_losses(trained: Path):
         assert np.isfinite(log).all()
         assert (log[:, 1:] >= 0).all()
         assert (log[-1, 1:] > 0).all()  # a student that starts as its teacher has nothing to learn
+
+
+def test_the_losses_are_those_that_they_always_were(trained: Path):
+    """bfloat16 rounds a little otherwise on other processors; a loss that changes, changes more."""
+    golden = json.loads((ROOT / "tests/golden/debug_losses.json").read_text())
+    assert set(golden) == set(STAGES)
+    for stage, steps in golden.items():
+        names, *rows = (trained / f"states/{stage}.losses.tsv").read_text().splitlines()
+        for row, expected in zip(rows, steps, strict=True):
+            losses = dict(zip(names.split("\t"), map(float, row.split("\t")), strict=True))
+            del losses["step"]
+            assert losses == pytest.approx(expected, rel=0.05, abs=2e-3), stage
 
 
 def test_each_stage_moves_its_own_parts(trained: Path):
