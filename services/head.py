@@ -49,4 +49,7 @@ class Head(Service):
             self.config.image_size,
             share=not self.settings.backbone_address,
         )
-        return BackboneClient(address, metadata, self.config.image_size, self.model.digest, cache)
+        ca = self.settings.backbone_ca_file if self.settings.backbone_address else None
+        return BackboneClient(
+            address, metadata, self.config.image_size, self.model.digest, cache, ca
+        )

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from samclip_core.errors import Unauthenticated
+from samclip_core.errors import SamClipError, Unauthenticated
 from services import bodies, front_door, observe, status
 from services.routes import ROUTES, Route
 from services.semantic import overlay
@@ -50,10 +50,13 @@ def application(name: str, callee: Callee) -> FastAPI:
         app.add_route(path, _endpoint(tuple(routes), callee), methods=["POST"])
 
     @app.get("/healthz")
-    async def health() -> dict[str, Any]:
+    async def health(request: Request) -> Response:
         """Whatever the application tells of itself: its model, its cache, what it depends on."""
         describe = getattr(callee, "health", None)
-        return await describe() if describe else {}
+        try:
+            return JSONResponse(await describe() if describe else {})
+        except SamClipError as error:
+            return problem(error, request.headers.get(REQUEST_ID_HEADER, ""))
 
     return app
 

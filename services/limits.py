@@ -1,6 +1,6 @@
 """What one request may hold, checked before any work is done for it."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 
 from samclip.v1 import samclip_pb2 as pb
 
@@ -9,6 +9,7 @@ from samclip_core.image import ImageLimits
 from services.settings import Settings
 
 MAX_TEXT = 1000  # characters of one label, template or text: far more than any tokenizer keeps
+MAX_EXPANDED = 2 * MAX_TEXT  # of a label within a template
 TEXTS_PER_LABEL = 16  # templates a label, at the largest number of labels
 MAX_POINTS_PER_SIDE = 64
 MAX_TOP_K = 10_000
@@ -40,22 +41,28 @@ def check_labels(labels: Sequence[str], most: int) -> None:
         check_text(label, f"label {index}")
 
 
-def check_text(text: str, what: str) -> None:
+def check_text(text: str, what: str, most: int = MAX_TEXT) -> None:
     """Raise InvalidLabels for a text that is blank or too long; ``what`` names it."""
     if not text.strip():
         raise InvalidLabels(f"{what} is empty: it needs some text")
-    if len(text) > MAX_TEXT:
-        raise InvalidLabels(f"{what} has {len(text)} characters, at most {MAX_TEXT}: shorten it")
+    if len(text) > most:
+        raise InvalidLabels(f"{what} has {len(text)} characters, at most {most}: shorten it")
 
 
 def check_templates(templates: Sequence[str], labels: Sequence[str], most: int) -> None:
-    """Raise InvalidLabels for a template without ``{}``, or too many texts in all."""
+    """Raise InvalidLabels for a template without ``{}``, or too many or too long texts in all."""
+    longest = max(map(len, labels), default=0)
     for index, template in enumerate(templates):
         if "{}" not in template:
             raise InvalidLabels(
                 f"template {index} is {template[:80]!r}: it needs {{}} where the label goes"
             )
         check_text(template, f"template {index}")
+        if len(template) + template.count("{}") * (longest - 2) > MAX_EXPANDED:
+            raise InvalidLabels(
+                f"template {index} with the longest label makes more than {MAX_EXPANDED} "
+                "characters: shorten one of them"
+            )
     texts = len(templates) * len(labels)
     if texts > TEXTS_PER_LABEL * most:
         raise InvalidLabels(
@@ -66,7 +73,13 @@ def check_templates(templates: Sequence[str], labels: Sequence[str], most: int) 
 
 def check_texts(texts: Sequence[str], most_labels: int) -> None:
     """Raise InvalidLabels unless there is at least one text, none is blank, none is too long."""
-    check_labels(texts, TEXTS_PER_LABEL * most_labels)
+    if not texts:
+        raise InvalidLabels("no texts: send at least one to embed")
+    most = TEXTS_PER_LABEL * most_labels
+    if len(texts) > most:
+        raise InvalidLabels(f"{len(texts)} texts, at most {most}: send fewer")
+    for index, text in enumerate(texts):
+        check_text(text, f"text {index}", MAX_EXPANDED)
 
 
 def check_top_k(top_k: int) -> None:
@@ -93,6 +106,13 @@ def check_filter(filter: Sized) -> None:
     """Raise InvalidRequest for more pairs of metadata than one search may ask for."""
     if len(filter) > MAX_FILTER:
         raise InvalidRequest(f"a filter of {len(filter)} pairs, at most {MAX_FILTER}: send fewer")
+
+
+def check_metadata(metadata: Mapping[str, str], most: int) -> None:
+    """Raise InvalidRequest for more bytes of metadata than an item may have."""
+    size = sum(len(text.encode()) for pair in metadata.items() for text in pair)
+    if size > most:
+        raise InvalidRequest(f"the metadata has {size:,} bytes, at most {most:,}: send less of it")
 
 
 def check_points_per_side(points: int) -> None:

@@ -25,6 +25,10 @@ PROBLEM = {
         "request_id": {"type": "string"},
     },
 }
+KEYS = {
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
 PAGES = {
     "/healthz": "Live: the service answers.",
     "/readyz": "Ready: the model is warm; and the state of each dependency.",
@@ -49,7 +53,8 @@ def document() -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "SAM-CLIP Serve", "version": "v1"},
         "paths": paths,
-        "components": {"schemas": schemas},
+        "components": {"schemas": schemas, "securitySchemes": KEYS},
+        "security": [{}, *({name: []} for name in KEYS)],  # none, where none is asked for
     }
 
 

@@ -8,7 +8,8 @@ that leaves the method, stack trace included, to the caller.
 import asyncio
 import functools
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
@@ -16,8 +17,8 @@ from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 from starlette.types import ASGIApp
 
-from samclip_core.errors import DeadlineExceeded, Unauthenticated
-from services import bodies, front_door, http, logs, metrics, observe, status, tracing
+from samclip_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
+from services import access, bodies, front_door, http, logs, metrics, observe, status, tracing
 from services.settings import Settings
 from services.urgency import Urgency
 
@@ -80,6 +81,16 @@ class Service:
         """What the application tells of itself; that it answers at all says that it is ready."""
         return {"model": bodies.to_json(self.model)}
 
+    async def check_health(self) -> None:
+        """Serve calls this, and replaces a replica that keeps raising Unavailable."""
+        most, used = self.settings.max_replica_bytes, metrics.resident_bytes()
+        if most and used > most:
+            raise Unavailable(f"the replica has {used:,} bytes of memory, at most {most:,}")
+
+    def scope(self, method: str, request: Message) -> str:
+        """The scope of ``services.keys`` that a key needs for this."""
+        return "read"
+
     async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         """``respond``, observed as a whole request of its own."""
         with observe.request(self.name, method, metadata):
@@ -91,8 +102,15 @@ class Service:
         Raises an error of ``samclip_core.errors``, or whatever else went wrong inside, which
         ``services.status`` translates.
         """
+        with self._audited(method, request):
+            return await self._answer(method, request, metadata)
+
+    async def _answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         if not front_door.admitted(metadata):
             raise Unauthenticated(front_door.REFUSAL)
+        caller = access.Caller.read(metadata, bool(self.settings.api_keys_file))
+        access.caller.set(caller)
+        caller.check(self.scope(method, request))
         answer: Method[Message, Message] = getattr(self, method).answer
         most_s = self.settings.request_timeout_s
         urgency.set(Urgency.read(metadata, most_s, bulk=method in self.bulk))
@@ -108,6 +126,24 @@ class Service:
             raise DeadlineExceeded(
                 f"not answered within {limit_s:.3g} s; try again later, or with less in one request"
             ) from error
+
+    @contextmanager
+    def _audited(self, method: str, request: Message) -> Iterator[None]:
+        """Write down who changes something, or tries to, and how that ends."""
+        code = "CANCELLED"
+        try:
+            yield
+            code = "OK"
+        except Exception as error:
+            code = status.describe(error, "").status.code.name
+            raise
+        finally:
+            if (scope := self.scope(method, request)) != "read":
+                collection = str(getattr(request, "collection", ""))[:80]
+                identity = observe.request_id.get()
+                access.caller.get().audit(
+                    method, identity, code, scope=scope, collection=collection
+                )
 
 
 def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], Any]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
-from services import front_door, instance
+from services import front_door, instance, renewal
 from services.settings import MIB, Settings, SettingsError
 
 SERVICERS = [
@@ -41,13 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
     try:
         settings = instance.complete(_read_settings(argv))
-        checkpoint.resolve(settings.checkpoint)
+        # A replica that cannot load it would be started again and again before Serve gives up.
+        checkpoint.verify(checkpoint.resolve(settings.checkpoint))
     except (SettingsError, CheckpointError) as error:
         print(f"samclip serve: {error}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True) as directory:
         os.environ.update(instance.environment(settings, Path(directory)))
-        return _run(settings, directory)
+        return _run(settings, Path(directory))
 
 
 def _read_settings(argv: Sequence[str] | None) -> Settings:
@@ -65,13 +66,15 @@ def _read_settings(argv: Sequence[str] | None) -> Settings:
     parser.add_argument("--http-port", type=int, help="(8000)")
     parser.add_argument("--grpc-port", type=int, help="(9000)")
     parser.add_argument("--redis-url", help="embedding cache shared by replicas (none)")
-    parser.add_argument("--api-keys-file", type=Path, help="ask for one of these keys, one a line")
+    parser.add_argument(
+        "--api-keys-file", type=Path, help="ask for one of these keys (samclip keys)"
+    )
     parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     flags = vars(parser.parse_args(argv))
     return Settings.load(flags.pop("config"), **flags)
 
 
-def _run(settings: Settings, directory: str) -> int:
+def _run(settings: Settings, directory: Path) -> int:
     door = None
     for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a shell ignores SIGINT
         signal.signal(number, _interrupt)
@@ -80,13 +83,14 @@ def _run(settings: Settings, directory: str) -> int:
         print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
         # Ray mostly waits for its processes: time enough to import ours.
         threading.Thread(target=_import_applications, args=[settings], daemon=True).start()
-        _start_ray(directory)
+        _start_ray(str(directory))
         signal.signal(signal.SIGTERM, _interrupt)  # Ray has set its own
         _start_applications(settings)
-        door = front_door.start(settings)
-        _wait_until_ready(settings, door)
+        door = front_door.start(settings, directory / "door.sock")
+        _wait_until_ready(settings, door, directory / "door.sock")
         print(_greeting(settings, time.monotonic() - start), flush=True)
-        return door.wait() or 1  # it ends only with us, or by accident
+        code = renewal.watch(door, settings, directory / "door.sock")
+        return code or 1  # it ends only with us, or by accident
     except KeyboardInterrupt:
         return 0
     except RuntimeError as error:
@@ -154,14 +158,20 @@ def _target(name: str, settings: Settings, logging_config: Any) -> Any:
     )
 
 
-def _wait_until_ready(settings: Settings, door: subprocess.Popen[bytes]) -> None:
-    """Wait for the inner proxy to have heard of all replicas."""
-    url = f"http://{_reachable(settings.host)}:{settings.http_port}/readyz"
+def _wait_until_ready(settings: Settings, door: subprocess.Popen[bytes], admin: Path) -> None:
+    """Wait for the inner proxy to have heard of all replicas, and for the front door to listen.
+
+    It is not asked through that door, which may want a certificate.
+    """
+    inner = f"http://127.0.0.1:{settings.inner_http_port}/gateway/readyz"
+    headers = {front_door.SECRET_HEADER: settings.front_door_secret}
+    asked = urllib.request.Request(inner, headers=headers)
     deadline = time.monotonic() + 60
     reason = ""
     while door.poll() is None and time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(url, timeout=5):
+            with urllib.request.urlopen(asked, timeout=5):
+                renewal.tell(admin, "show info")
                 return
         except urllib.error.HTTPError as error:
             reason = error.read().decode(errors="replace")
@@ -177,11 +187,12 @@ def _reachable(host: str) -> str:
 
 def _greeting(settings: Settings, seconds: float) -> str:
     host = _reachable(settings.host)
+    http = "https" if settings.tls_cert_file else "http"
     return (
         f"ready in {seconds:.1f} s\n"
         f"  gRPC  {host}:{settings.grpc_port}\n"
-        f"  HTTP  http://{host}:{settings.http_port}\n"
-        f"  docs  http://{host}:{settings.http_port}/docs\n"
+        f"  HTTP  {http}://{host}:{settings.http_port}\n"
+        f"  docs  {http}://{host}:{settings.http_port}/docs\n"
         "Ctrl-C stops."
     )
 

@@ -63,10 +63,15 @@ class Settings(BaseSettings):
     inner_http_port: int = Field(0, ge=0, le=65535)  # 0: any free one
     inner_grpc_port: int = Field(0, ge=0, le=65535)
     front_door_secret: str = Field("", repr=False)  # empty: a new random one at each start
-    api_keys_file: AbsolutePath | None = None  # one key a line; absent: no key is asked for
+    api_keys_file: AbsolutePath | None = None  # services/keys.py; absent: no key is asked for
+    allow_open: bool = False  # let everybody in who reaches an address beyond this machine
+    tls_cert_file: AbsolutePath | None = None  # certificates and private key, PEM; absent: no TLS
+    tls_client_ca_file: AbsolutePath | None = None  # whose certificates callers must show
 
     # What it works with.
     backbone_address: str = ""  # host:port of another cluster's front door; empty: our own
+    backbone_api_key: str = Field("", repr=False)  # that it asks us for
+    backbone_ca_file: AbsolutePath | None = None  # that its TLS certificate comes from
     redis_url: str | None = Field(None, repr=False)  # may hold a password
     redis_timeout_ms: float = Field(100, gt=0)  # one exchange; then on without it
     index_dir: AbsolutePath = Path("~/.local/share/samclip/index")
@@ -89,6 +94,10 @@ class Settings(BaseSettings):
     max_images: int = Field(64, ge=1)
     max_prompts: int = Field(256, ge=1)
     max_labels: int = Field(1024, ge=1)
+    max_metadata_bytes: int = Field(4096, ge=0)  # of one item of a collection
+    max_collection_items: int = Field(10_000_000, ge=1)
+    max_collections: int = Field(1000, ge=1)  # of one tenant
+    max_replica_bytes: int = Field(0, ge=0)  # of memory, before it is replaced; 0: no limit
     request_timeout_s: float = Field(60.0, gt=0)
 
     otlp_endpoint: str = ""  # of a collector of OpenTelemetry; empty: no traces

@@ -30,6 +30,7 @@ TABLE: dict[type[errors.SamClipError], Status] = {
     errors.KeyUnknown: Status(StatusCode.FAILED_PRECONDITION, 409, "image key unknown"),
     errors.NotFound: Status(StatusCode.NOT_FOUND, 404, "not found"),
     errors.Unauthenticated: Status(StatusCode.UNAUTHENTICATED, 401, "not authenticated"),
+    errors.PermissionDenied: Status(StatusCode.PERMISSION_DENIED, 403, "permission denied"),
     errors.Overloaded: Status(StatusCode.RESOURCE_EXHAUSTED, 429, "overloaded", 1),
     errors.DeadlineExceeded: Status(StatusCode.DEADLINE_EXCEEDED, 504, "deadline exceeded"),
     errors.Unavailable: Status(StatusCode.UNAVAILABLE, 503, "unavailable", 1),

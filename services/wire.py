@@ -30,6 +30,9 @@ FIELDS = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "c
 
 _NAMED = {pb.Output.Name(output): output for output in FIELDS}
 
+MAX_SIDES = 8
+"""Of a tensor: a product of a million sides would take minutes."""
+
 _DTYPES = {"float16": "<f2", "float32": "<f4", "int8": "i1"}
 
 
@@ -71,6 +74,8 @@ def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
         raise InvalidRequest(
             f"tensor has dtype {tensor.dtype[:40]!r}, expected one of {', '.join(_DTYPES)}"
         )
+    if len(tensor.shape) > MAX_SIDES:
+        raise InvalidRequest(f"tensor has {len(tensor.shape)} sides, at most {MAX_SIDES}")
     shape = tuple(tensor.shape)
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if any(side < 0 for side in shape) or expected != len(tensor.data):

@@ -16,11 +16,13 @@ from samclip.errors import (
     KeyUnknown,
     NotFound,
     Overloaded,
+    PermissionDenied,
     ServiceError,
     Unauthenticated,
     Unavailable,
 )
 from samclip.photo import AsyncPhoto, Photo
+from samclip.session import credentials
 from samclip.types import (
     Collection,
     Hit,
@@ -54,6 +56,7 @@ __all__ = [
     "Model",
     "NotFound",
     "Overloaded",
+    "PermissionDenied",
     "Photo",
     "Prompt",
     "Region",
@@ -62,4 +65,5 @@ __all__ = [
     "ServiceError",
     "Unauthenticated",
     "Unavailable",
+    "credentials",
 ]

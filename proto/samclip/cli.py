@@ -14,12 +14,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import grpc
-
 from samclip import __version__, commands
 from samclip.client import Client
 from samclip.commands import Row
 from samclip.errors import ServiceError, Unavailable
+from samclip.session import credentials
 
 
 class Part(NamedTuple):
@@ -32,6 +31,7 @@ class Part(NamedTuple):
 
 PARTS = {
     "serve": Part("services.serve", "serve", "run the service until Ctrl-C"),
+    "keys": Part("services.keys", "serve", "make, list and remove API keys"),
     "cache": Part("services.cache.command", "serve", "count, remove or warm kept embeddings"),
     "convert": Part("samclip_core.convert", "core", "make a checkpoint of official weights"),
     "train": Part("training.train", "train", "train a checkpoint"),
@@ -111,8 +111,8 @@ def _run_part(command: str, argv: list[str]) -> int:
 
 
 def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
-    """A client with the options of ``add_service``. Raises OSError for a CA that is not there."""
-    tls = grpc.ssl_channel_credentials(args.ca.read_bytes()) if args.ca else args.tls
+    """A client with the options of ``add_service``. Raises OSError for a file that is not there."""
+    tls = credentials(args.ca, args.cert) if args.ca or args.cert else args.tls
     return Client(args.server, api_key=args.api_key, tls=tls, timeout=args.timeout, bulk=bulk)
 
 
@@ -151,6 +151,9 @@ def add_service(parser: argparse.ArgumentParser) -> None:
     )
     service.add_argument("--tls", action="store_true", help="the system's certificates")
     service.add_argument("--ca", type=Path, metavar="FILE", help="TLS with this CA (PEM)")
+    service.add_argument(
+        "--cert", type=Path, metavar="FILE", help="TLS with this certificate and its key (PEM)"
+    )
 
 
 def _add_photo_commands(found: Any) -> None:

@@ -26,7 +26,7 @@ class _Client(Generic[AnyPhoto]):
     """A connection to one address, closed by ``close`` or at the end of a ``with`` block.
 
     api_key: sent with every call, where the service wants one.
-    tls: True for the system's certificates, or credentials of your own (mTLS, a private CA).
+    tls: True for the system's certificates, or ``samclip.credentials`` (a private CA, mTLS).
     timeout: seconds that one question may take.
     bulk: its questions let those of others pass.
     """
@@ -165,7 +165,7 @@ class Client(_Client[Photo]):
     """The client: its calls block, and may be made from several threads.
 
     api_key: sent with every call, where the service wants one.
-    tls: True for the system's certificates, or credentials of your own (mTLS, a private CA).
+    tls: True for the system's certificates, or ``samclip.credentials`` (a private CA, mTLS).
     timeout: seconds that one question may take.
     bulk: its questions let those of others pass.
     """

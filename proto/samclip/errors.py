@@ -5,6 +5,7 @@ ServiceError
 ├── KeyUnknown         FAILED_PRECONDITION: the service no longer holds the image, send it
 ├── NotFound           NOT_FOUND: a collection, or an id in it
 ├── Unauthenticated    UNAUTHENTICATED: no API key, or a wrong one
+├── PermissionDenied   PERMISSION_DENIED: an API key without the scope that this needs
 ├── Overloaded         RESOURCE_EXHAUSTED: the queue is full, or a message is too large
 ├── DeadlineExceeded   DEADLINE_EXCEEDED: the client's time is up
 ├── Unavailable        UNAVAILABLE: nobody answers at this address
@@ -41,8 +42,12 @@ class Unauthenticated(ServiceError):
     """No API key where one is needed, or a wrong one."""
 
 
+class PermissionDenied(ServiceError):
+    """An API key without the scope that this needs."""
+
+
 class Overloaded(ServiceError):
-    """The queue is full, try again later; or a message is larger than the limits."""
+    """Too much at once, of all or of this key, try again later; or a message too large."""
 
 
 class DeadlineExceeded(ServiceError):
@@ -62,6 +67,7 @@ BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
     grpc.StatusCode.FAILED_PRECONDITION: KeyUnknown,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,

@@ -5,6 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -36,6 +37,17 @@ _STUBS = (
     pb_grpc.SegmentationServiceStub,
     pb_grpc.SemanticSegmentationServiceStub,
 )
+
+
+def credentials(ca: Path | str | None = None, cert: Path | str | None = None) -> Any:
+    """What ``Client(tls=…)`` takes, from PEM files.
+
+    ca: whom to trust; None: the system's certificates. cert: one's own certificate and its private
+    key in one file, where the service asks for one (mTLS). Raises OSError.
+    """
+    trusted = Path(ca).read_bytes() if ca else None
+    own = Path(cert).read_bytes() if cert else None
+    return grpc.ssl_channel_credentials(trusted, own, own)
 
 
 class Session:

@@ -36,7 +36,12 @@ class Backbone(Service):
         super().tune(settings)
         self.engine.tune(settings)
 
+    async def check_health(self) -> None:
+        await super().check_health()
+        await self.engine.probe.check()
+
     async def health(self) -> dict[str, Any]:
+        await self.engine.probe.check()
         memory = self.engine.cache.memory
         return {
             **await super().health(),

@@ -7,6 +7,7 @@ Decoding stands in front of the batch, so that a bad file fails alone; the model
 its own, never on the event loop.
 """
 
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,20 +16,25 @@ from functools import partial
 from weakref import WeakValueDictionary
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import image
-from samclip_core.errors import KeyUnknown
+from samclip_core.errors import KeyUnknown, Overloaded
 from samclip_core.geometry import Geometry
 from samclip_core.model import Prepared, SamClip
-from services import metrics, rpc, threads, wire
+from samclip_core.types import ImageFeatures
+from services import access, metrics, rpc, threads, wire
+from services.backbone.probe import Probe
 from services.batcher import Batcher, buckets
 from services.cache import tiers
 from services.cache.entry import Entries, Entry
 from services.limits import image_limits
 from services.settings import Settings
 from services.urgency import Urgency
+
+logger = logging.getLogger(__name__)
 
 TEXTS_AT_ONCE = 64  # in one run of the text tower, so that images need not wait long for it
 
@@ -48,7 +54,7 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    key: str
+    held_as: str
     prepared: Prepared
 
 
@@ -65,7 +71,8 @@ class Engine:
         self._device_name = settings.device
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
         self._device = ThreadPoolExecutor(1, "device")
-        self._urgencies = WeakValueDictionary[str, Urgency]()  # by image key, while it is encoded
+        self._urgencies = WeakValueDictionary[str, Urgency]()  # by name in the cache, while it runs
+        self.probe = Probe(partial(threads.run, self._device, "execute", self._do_little))
         self._sizes = buckets(settings.max_batch_size)
         self._batcher = Batcher[_Work, Entries](
             self._run,
@@ -102,16 +109,17 @@ class Engine:
             key = source
         else:
             key = await threads.run(self._decoders, "hash", image.image_key, source)
-        entries = await self.cache.get(key, outputs)
+        held_as = access.caller.get().held_as(key)
+        entries = await self.cache.get(held_as, outputs)
         if entries is not None:
             return Embedded(key, entries, cached=True)
         if isinstance(source, str):
             raise KeyUnknown(
                 f"no embedding is held for the image key {key[:64]!r} (any more): send the image"
             )
-        urgency = self._urgencies.setdefault(key, Urgency.of_nobody())
+        urgency = self._urgencies.setdefault(held_as, Urgency.of_nobody())
         urgency.join(rpc.urgency.get())
-        entries = await self.cache.once(key, partial(self._encode, key, source, urgency))
+        entries = await self.cache.once(held_as, partial(self._encode, held_as, source, urgency))
         return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
 
     async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -129,26 +137,27 @@ class Engine:
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
 
-    async def _encode(self, key: str, encoded: bytes, urgency: Urgency) -> Entries:
+    async def _encode(self, held_as: str, encoded: bytes, urgency: Urgency) -> Entries:
         with self._batcher.coming(urgency):
             pixels = await threads.run(
                 self._decoders, "decode", image.decode, encoded, self._limits
             )
             prepared = await threads.run(self._decoders, "preprocess", self.model.prepare, pixels)
-        return await self._batcher.submit(_Work(key, prepared), urgency)
+        return await self._batcher.submit(_Work(held_as, prepared), urgency)
 
     async def _run(self, batch: list[_Work]) -> list[Entries]:
         prepared = [work.prepared for work in batch]
         results = await threads.run(self._device, "execute", self._execute, prepared)
+        self.probe.worked()
         # Kept even where every caller has gone: the next one, perhaps a retry, finds it.
         for work, entries in zip(batch, results, strict=True):
-            self.cache.put(work.key, entries)
+            self.cache.put(work.held_as, entries)
         metrics.measure_memory(self._device_name)
         return results
 
     def _execute(self, prepared: list[Prepared]) -> list[Entries]:
         results: list[Entries] = []
-        for features in self.model.encode_batch(prepared):
+        for features in self._encode_batch(prepared):
             results.append(
                 {
                     output: Entry.of(getattr(features, field), features.geometry, self._stored_as)
@@ -156,6 +165,33 @@ class Engine:
                 }
             )
         return results
+
+    def _encode_batch(self, prepared: list[Prepared]) -> list[ImageFeatures]:
+        """Features of each; in halves where the memory is not enough for all at once.
+
+        Raises Overloaded where it is not enough for one.
+        """
+        try:
+            return self.model.encode_batch(prepared)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("not enough memory for a batch of %d: %s", len(prepared), error)
+        # Only now: the error holds the frames that it came through, and they hold the memory.
+        if self._device_name.startswith("cuda"):
+            torch.cuda.empty_cache()
+        if len(prepared) == 1:
+            raise Overloaded("the device has not enough memory now, for one image: try again later")
+        half = len(prepared) // 2
+        return [*self._encode_batch(prepared[:half]), *self._encode_batch(prepared[half:])]
+
+    def _do_little(self) -> None:
+        self.model.embed_text(["a photo"])
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell whether torch could not get the memory it asked for, of a GPU or of the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _chunks(count: int, size: int) -> list[tuple[int, int]]:

@@ -33,6 +33,8 @@ class Readiness:
     async def _ask(self, application: str) -> dict[str, Any]:
         try:
             answer = await self._client.get(f"/{application}/healthz")
+            if answer.headers.get("content-type") == "application/problem+json":
+                return {"ready": False, "reason": answer.json()["detail"]}
             answer.raise_for_status()
             return {"ready": True, **answer.json()}
         except (httpx.HTTPError, ValueError) as error:

@@ -7,17 +7,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
-from services import deployment, threads
+from services import access, deployment, threads
 from services.head import IMAGES_AT_ONCE, Head
 from services.limits import (
     check_filter,
     check_images,
     check_limit,
+    check_metadata,
     check_offset,
     check_text,
     check_top_k,
@@ -50,7 +52,7 @@ class Retrieval(Head):
         self._thread = ThreadPoolExecutor(1, "index")
         self._opened: Collections | None = None
         try:
-            self._collections()
+            self._index()
         except Unavailable as error:
             logger.warning("starting without the index: %s", error)
 
@@ -64,15 +66,21 @@ class Retrieval(Head):
     async def health(self) -> dict[str, Any]:
         try:
             async with asyncio.timeout(HEALTH_S):
-                found = await self._in_thread(lambda: self._collections().describe())
+                found = await self._in_thread(lambda: self._index().describe())
         except (Unavailable, TimeoutError):
             return {**await super().health(), "index": "does not answer"}
         return {**await super().health(), "index": "ready", "collections": len(found)}
 
+    def scope(self, method: str, request: Message) -> str:
+        """Changing is ``index``; to lose a whole collection takes more."""
+        if isinstance(request, pb.DeleteRequest):
+            return "index" if request.ids else "admin"
+        return "index" if isinstance(request, pb.IndexRequest) else "read"
+
     @rpc
     async def Index(self, request: pb.IndexRequest) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
-        await self._in_thread(lambda: self._collections().check_addable(request.collection))
+        await self._in_thread(self._check_addable, request.collection)
         gate = asyncio.Semaphore(IMAGES_AT_ONCE)
         made = await asyncio.gather(*(self._item(item, gate) for item in request.items))
         items = [item for item in made if isinstance(item, Item)]
@@ -147,6 +155,7 @@ class Retrieval(Head):
                 raise InvalidRequest(
                     f"the id has {len(item.id)} characters, expected 1 to {MAX_ID}: send another"
                 )
+            check_metadata(item.metadata, self.settings.max_metadata_bytes)
             async with gate:
                 vector_D = await self._embed(item.image)
         except (InvalidRequest, KeyUnknown) as error:
@@ -158,6 +167,12 @@ class Retrieval(Head):
         assert features.clip_pooled_D is not None
         vector_D = features.clip_pooled_D.astype(np.float32)
         return vector_D / np.linalg.norm(vector_D)  # float16 left it a little off
+
+    def _check_addable(self, name: str) -> None:
+        most = self.settings.max_collection_items, self.settings.max_collections
+        collections = self._collections()
+        collections.check_addable(name)
+        collections.check_room(name, *most)
 
     def _upsert(self, name: str, items: Sequence[Item]) -> None:
         self._collections().get_or_make(name).upsert(items)
@@ -175,6 +190,10 @@ class Retrieval(Head):
         return self._collections().of_any_model(name).items(after, limit)
 
     def _collections(self) -> Collections:
+        """Those of whoever asks. Raises Unavailable."""
+        return self._index().of_tenant(access.caller.get().tenant)
+
+    def _index(self) -> Collections:
         """The index, opened as soon as that is possible. Raises Unavailable."""
         if self._opened is None:
             self._opened = open_index(self.settings, self.model.digest, self.config.text_dim)

@@ -8,6 +8,7 @@ numbers tells what the snapshot lacks and what it has too much, after any kind o
 
 import hashlib
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -130,6 +131,7 @@ class EmbeddedCollection:
         self._database.close()
         self._snapshot.unlink(missing_ok=True)
         path.unlink()
+        _sync(path.parent)
 
     def _compare(
         self, vector_D: NDArray[np.float32], filter: Mapping[str, str]
@@ -213,6 +215,15 @@ def _connect(path: Path, digest: str, dimension: int) -> sqlite3.Connection:
                 database.execute(statement)
             database.execute("INSERT INTO model VALUES (?, ?)", (digest, dimension))
     return database
+
+
+def _sync(directory: Path) -> None:
+    """What was removed stays so whatever happens: SQLite does this for what it writes itself."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _blob(vector_D: NDArray[np.float32]) -> bytes:

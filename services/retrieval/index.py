@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from samclip_core.errors import InvalidRequest, NotFound
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+OF = "@"
+"""Between a tenant and the name of its collection, where both are kept."""
 EXACT = 10_000
 """Up to so many vectors are compared one by one: that costs little and misses nothing."""
 PAGE = 256
@@ -78,7 +80,6 @@ class Description:
 class Collection(Protocol):
     """Images of one name, with vectors of the model ``digest``. For one thread at a time."""
 
-    name: str
     digest: str
     dimension: int
 
@@ -101,7 +102,7 @@ class Collection(Protocol):
 
 
 class Collections(ABC):
-    """All collections of an index, by name. For one thread at a time."""
+    """All collections of an index, by name, or those of a tenant. For one thread at a time."""
 
     def __init__(self, digest: str, dimension: int):
         """``digest`` and ``dimension`` are those of the model that the vectors are made with."""
@@ -114,7 +115,7 @@ class Collections(ABC):
         Raises NotFound, and InvalidRequest for one that another model made.
         """
         collection = self.of_any_model(name)
-        check_model(collection.name, collection.digest, self._digest)
+        check_model(name, collection.digest, self._digest)
         return collection
 
     def check_addable(self, name: str) -> None:
@@ -123,13 +124,26 @@ class Collections(ABC):
         if self._find(name) is not None:
             self.get(name)
 
+    def check_room(self, name: str, most_items: int, most_collections: int) -> None:
+        """Raise InvalidRequest where the collection is full, or would be one too many."""
+        collection = self._find(name)
+        if collection is None and len(self._names()) >= most_collections:
+            raise InvalidRequest(
+                f"there are {most_collections:,} collections already: delete one, or add to one"
+            )
+        if collection is not None and len(collection) >= most_items:
+            raise InvalidRequest(
+                f"collection {name!r} is full, with {most_items:,} items: delete some, or choose "
+                "another collection"
+            )
+
     def get_or_make(self, name: str) -> Collection:
         """A collection to add to. Raises InvalidRequest."""
         check_name(name)
         collection = self._find(name)
         if collection is None:
             collection = self._make(name)
-        check_model(collection.name, collection.digest, self._digest)
+        check_model(name, collection.digest, self._digest)
         return collection
 
     def of_any_model(self, name: str) -> Collection:
@@ -150,10 +164,15 @@ class Collections(ABC):
     def describe(self, name: str = "") -> list[Description]:
         """One collection, or all of them by name. Raises NotFound."""
         if name:
-            found = [self.of_any_model(name)]
+            found = {name: self.of_any_model(name)}
         else:
-            found = [one for each in self._names() if (one := self._find(each)) is not None]
-        return [Description(c.name, len(c), c.dimension, c.digest) for c in found]
+            every = {each: self._find(each) for each in self._names()}
+            found = {each: one for each, one in every.items() if one is not None}
+        return [Description(n, len(c), c.dimension, c.digest) for n, c in found.items()]
+
+    def of_tenant(self, tenant: str) -> "Collections":
+        """Those of one tenant, who sees no others; without a name, those of nobody."""
+        return _Tenant(self, tenant)
 
     @abstractmethod
     def close(self) -> None:
@@ -170,6 +189,32 @@ class Collections(ABC):
 
     @abstractmethod
     def _remove(self, name: str) -> None: ...
+
+
+class _Tenant(Collections):
+    """Keeps PETS as TENANT@PETS, which no caller can ask for: ``check_name`` knows no such name."""
+
+    def __init__(self, everybody: Collections, tenant: str):
+        super().__init__(everybody._digest, everybody._dimension)
+        self._everybody = everybody
+        self._prefix = f"{tenant}{OF}" if tenant else ""
+
+    def close(self) -> None:
+        self._everybody.close()
+
+    def _names(self) -> list[str]:
+        names = self._everybody._names()
+        ours = [name[len(self._prefix) :] for name in names if name.startswith(self._prefix)]
+        return [name for name in ours if OF not in name]
+
+    def _find(self, name: str) -> Collection | None:
+        return self._everybody._find(self._prefix + name)
+
+    def _make(self, name: str) -> Collection:
+        return self._everybody._make(self._prefix + name)
+
+    def _remove(self, name: str) -> None:
+        self._everybody._remove(self._prefix + name)
 
 
 def check_name(name: str) -> None:
@@ -194,5 +239,6 @@ def check_model(name: str, digest: str, ours: str) -> None:
 def no_item(id: str, name: str) -> NotFound:
     """The error for an id that a collection does not have."""
     return NotFound(
-        f"no item {id[:80]!r} in collection {name!r}: index it first, or search by text or image"
+        f"no item {id[:80]!r} in collection {name.rpartition(OF)[2]!r}: index it first, or search "
+        "by text or image"
     )

@@ -26,6 +26,7 @@ from redis.retry import Retry
 from samclip_core.errors import Unavailable
 from services.retrieval.index import (
     EXACT,
+    OF,
     Collections,
     Hit,
     Item,
@@ -129,7 +130,7 @@ class VectorSet:
             pipe.sadd(NAMES, self.name)
             *digests, _ = pipe.execute()
         for digest in digests:
-            check_model(self.name, digest, self.digest)
+            check_model(self.name.rpartition(OF)[2], digest, self.digest)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Take items out; ids that are not there do not count."""

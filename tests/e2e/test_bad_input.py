@@ -3,6 +3,7 @@
 Each case goes over gRPC and over HTTP, with a good request of a new image beside it.
 """
 
+import io
 import itertools
 import secrets
 import struct
@@ -17,6 +18,7 @@ import httpx
 import pytest
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
@@ -38,6 +40,18 @@ def header_of(width: int, height: int) -> bytes:
 def _chunk(kind: bytes, body: bytes) -> bytes:
     checksum = zlib.crc32(kind + body)
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", checksum)
+
+
+def many_scans() -> bytes:
+    """A small JPEG file, over whose picture a decoder has to go ten thousand times."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64)).save(file, "JPEG", progressive=True)
+    encoded = file.getvalue()
+    scan = encoded[encoded.rindex(b"\xff\xda") : -2]
+    return encoded[:-2] + scan * 10_000 + encoded[-2:]
+
+
+MANY_SCANS = many_scans()
 
 
 def segment(*prompts: pb.Prompt, image: bytes = GOOD) -> pb.SegmentRequest:
@@ -74,6 +88,24 @@ CASES = {
     "point outside": Case(
         segment(POINT, pb.Prompt(points=[pb.Point(x=41, y=3)])),
         "prompt 1: point (41, 3) lies outside the image of 40×30 pixels",
+    ),
+    "no number": Case(
+        segment(pb.Prompt(points=[pb.Point(x=float("nan"), y=3)])), "point (nan, 3) lies outside"
+    ),
+    "infinite box": Case(
+        segment(pb.Prompt(box=pb.Box(x_min=0, y_min=0, x_max=float("inf"), y_max=9))),
+        "is not finite",
+    ),
+    "a mask_input without end": Case(
+        segment(pb.Prompt(mask_input=pb.Tensor(dtype="float32", shape=[2**62] * 1000))),
+        "mask_input: tensor has 1000 sides",
+    ),
+    "a JPEG of many scans": Case(segment(POINT, image=MANY_SCANS), "more than 50 scans"),
+    "a template of many places": Case(
+        pb.ClassifyRequest(
+            images=[pb.Image(encoded=GOOD)], labels=["cat" * 300], templates=["{}" * 400]
+        ),
+        "makes more than 2000 characters",
     ),
     "inverted box": Case(
         segment(pb.Prompt(box=pb.Box(x_min=30, y_min=5, x_max=10, y_max=20))),

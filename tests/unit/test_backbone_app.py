@@ -41,8 +41,8 @@ async def test_texts_become_rows_of_length_one(caller, tiny_model):
 @pytest.mark.parametrize(
     ("rpc", "request_", "message"),
     [
-        ("EmbedText", pb.EmbedTextRequest(), "no labels"),
-        ("EmbedText", pb.EmbedTextRequest(texts=["a", ""]), "label 1 is empty"),
+        ("EmbedText", pb.EmbedTextRequest(), "no texts"),
+        ("EmbedText", pb.EmbedTextRequest(texts=["a", ""]), "text 1 is empty"),
         ("Embed", pb.EmbedRequest(), "the image is empty"),
         (
             "Embed",

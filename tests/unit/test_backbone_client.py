@@ -1,8 +1,14 @@
 import asyncio
+import time
 
+import grpc
 import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
+from samclip.v1.samclip_pb2_grpc import (
+    BackboneServiceServicer,
+    add_BackboneServiceServicer_to_server,
+)
 
 from samclip_core.errors import (
     DeadlineExceeded,
@@ -13,12 +19,14 @@ from samclip_core.errors import (
     UnsupportedImage,
 )
 from samclip_core.image import image_key
-from services import backbone_client, metrics, rpc
+from services import access, backbone_client, metrics, rpc, wire
 from services.backbone.app import Backbone
-from services.backbone_client import BackboneClient
+from services.backbone_client import UNLIMITED, BackboneClient
 from services.cache import tiers
 from services.cache.tiers import EmbeddingCache
+from services.head import Head
 from services.urgency import Urgency
+from tests import tls
 from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.in_process import ADMITTED, png, served
 
@@ -201,3 +209,66 @@ async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
     await backbone.features(pb.Image(encoded=png(1)), pb.SAM)
     assert seen[0].bulk
     assert seen[0].deadline <= rpc.urgency.get().deadline + 1
+
+
+def as_tenant(name: str) -> None:
+    headers = {access.KEY: name, access.TENANT: name, access.SCOPES: "read"}
+    access.caller.set(access.Caller.read(headers, keys_asked_for=True))
+
+
+async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone, model):
+    as_tenant("ann")
+    info, _ = await backbone.features(pb.Image(encoded=png(100)), pb.CLIP_POOLED)
+    by_key, _ = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    assert by_key.cached
+    as_tenant("bob")
+    with pytest.raises(KeyUnknown, match="send the image"):
+        await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    sent, _ = await backbone.features(pb.Image(encoded=png(100)), pb.CLIP_POOLED)
+    assert not sent.cached  # or it would tell that somebody else had sent it
+    assert sent.key == info.key
+    by_key, _ = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    assert by_key.cached
+    assert model.batches == [1, 1]
+
+
+async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings):
+    async with served(Backbone(settings, model)) as port:
+        client = BackboneClient(f"127.0.0.1:{port}", (), SIZE, model.digest, EmbeddingCache(2**20))
+        as_tenant("ann")
+        with pytest.raises(KeyUnknown):
+            await client.features(pb.Image(key="0" * 64), pb.CLIP_POOLED)
+        await client.close()
+    assert metrics.REQUESTS.labels("BackboneService", "Embed", "UNAUTHENTICATED")._value.get() == 0
+
+
+async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, settings, tmp_path):
+    certificate = tls.certificate(tmp_path, "localhost")
+    pair = (certificate.read_bytes(), certificate.read_bytes())
+    server = grpc.aio.server(options=UNLIMITED)
+    seen = []
+
+    class Backbone(BackboneServiceServicer):
+        async def EmbedText(self, request, context):
+            seen.append(dict(context.invocation_metadata()).get("x-api-key"))
+            tensor = wire.to_tensor(np.ones((1, 4), np.float32))
+            return pb.EmbedTextResponse(tensor=tensor, model=pb.ModelInfo(digest=model.digest))
+
+    add_BackboneServiceServicer_to_server(Backbone(), server)
+    port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    far = {"backbone_address": f"localhost:{port}", "backbone_api_key": "k"}
+    for ca in (certificate, tls.certificate(tmp_path, "stranger"), None):
+        update = {**far, "backbone_ca_file": ca}
+        head = Head(settings.model_copy(update=update))
+        client = head.backbone
+        client._digest = model.digest
+        if ca is certificate:
+            assert (await client.embed_text(["a"])).shape == (1, 4)
+        else:
+            rpc.urgency.set(Urgency(time.monotonic() + 0.5))  # it is tried again until then
+            with pytest.raises((Unavailable, DeadlineExceeded)):
+                await client.embed_text(["a"])
+        await client.close()
+    assert seen == ["k"]
+    await server.stop(None)

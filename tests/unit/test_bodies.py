@@ -7,8 +7,10 @@ from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 
-from samclip_core.errors import ImageTooLarge, InvalidRequest, UnsupportedImage
+from samclip_core.errors import ImageTooLarge, InvalidPrompt, InvalidRequest, UnsupportedImage
+from samclip_core.geometry import Geometry
 from services import bodies
+from services.wire import to_prompt
 
 PHOTO = b"\xff\xd8 a photograph"
 ENCODED = base64.b64encode(PHOTO).decode()
@@ -195,3 +197,31 @@ def test_replies_show_zeros_and_make_integers_numbers() -> None:
     assert tensor["tensors"][0]["shape"] == [2, 3]
     hit = bodies.to_json(pb.Hit(id="a", metadata={"area": "7"}))
     assert hit == {"id": "a", "score": 0.0, "metadata": {"area": "7"}}
+
+
+@pytest.mark.parametrize("nested", [b"[" * 100_000, b'{"a":' * 100_000])
+async def test_deep_nesting_is_no_json(nested: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="the body is not JSON"):
+        bodies._object(nested)
+    with pytest.raises(InvalidRequest, match="'filter' of the form is not JSON"):
+        bodies.to_message(pb.SearchRequest, {"filter": [nested.decode()]}, form=True)
+
+
+def test_more_values_than_any_request_needs_are_refused_before_they_are_made() -> None:
+    for many in (b"[" + b"0," * 1_000_001, b"[" + b"[]" * 1_000_001, b"[" + b"{}" * 1_000_001):
+        with pytest.raises(InvalidRequest, match="more than 1,000,000 values"):
+            bodies._object(b'{"labels": ' + many)
+    long = base64.b64encode(bytes(3_000_000))
+    assert len(bodies._object(b'{"image": "' + long + b'"}')["image"]) == len(long)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
+async def test_numbers_that_are_none_reach_no_further_than_the_prompt(number: str) -> None:
+    body = f'{{"prompts": [{{"points": [{{"x": {number}, "y": 1}}]}}]}}'.encode()
+    try:
+        message = await read(pb.SegmentRequest, body, "application/json")
+    except InvalidRequest:
+        return
+    prompt = to_prompt(message.prompts[0])
+    with pytest.raises(InvalidPrompt, match="lies outside the image"):
+        prompt.validate(Geometry(10, 10, 16))

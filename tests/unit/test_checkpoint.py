@@ -133,6 +133,15 @@ def test_an_inconsistent_manifest_is_refused(saved: Path, content: str) -> None:
         checkpoint.digest(saved)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "lineage.json"])
+def test_the_whole_is_verified_but_for_the_card(saved: Path, name: str) -> None:
+    (saved / checkpoint.CARD).write_text("# not sealed yet")
+    assert checkpoint.verify(saved) is None
+    (saved / name).write_bytes((saved / name).read_bytes() + b" ")
+    with pytest.raises(CheckpointError, match=f"{name} is missing or differs"):
+        checkpoint.verify(saved)
+
+
 def test_a_finished_card_can_be_sealed(saved: Path) -> None:
     before = checkpoint.digest(saved)
     (saved / checkpoint.CARD).write_text("# measured")

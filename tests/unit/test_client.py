@@ -244,6 +244,7 @@ def test_an_index_request_stays_below_the_message_limit(
     [
         (grpc.StatusCode.INVALID_ARGUMENT, samclip.InvalidArgument),
         (grpc.StatusCode.UNAUTHENTICATED, samclip.Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, samclip.PermissionDenied),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, samclip.Overloaded),
         (grpc.StatusCode.UNAVAILABLE, samclip.Unavailable),
         (grpc.StatusCode.INTERNAL, samclip.InternalError),
@@ -301,6 +302,12 @@ def test_large_messages_pass(service: FakeService, client: samclip.Client) -> No
     assert len(photo.encoded) > 4 * 2**20  # gRPC's own limit
     assert photo.everything()[0].area == 1500 * 750
     assert service.uploads == [photo.key]
+
+
+def test_credentials_are_read_at_once(tmp_path: Path) -> None:
+    for names in ({"ca": tmp_path / "none"}, {"cert": tmp_path / "none"}):
+        with pytest.raises(OSError, match="none"):
+            samclip.credentials(**names)
 
 
 def test_the_api_key_goes_with_every_call(server: tuple[FakeService, str]) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from services.retrieval import collection
@@ -76,9 +78,22 @@ def test_a_failed_upsert_changes_nothing(path):
     check(reopen(path), 1)
 
 
-def test_removed_files_are_gone(path):
+def test_removed_files_are_gone_and_stay_so(path, monkeypatch):
     found = EmbeddedCollection(path, "m", D)
     found.upsert(items(1))
     found.save()
+    synced = []
+    monkeypatch.setattr(
+        "os.fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").resolve())
+    )
     found.remove_files()
     assert list(path.parent.iterdir()) == []
+    assert synced == [path.parent]
+
+
+def test_what_is_acknowledged_is_on_the_disk(path):
+    found = EmbeddedCollection(path, "m", D)
+    (mode,) = found._database.execute("PRAGMA journal_mode").fetchone()
+    (synchronous,) = found._database.execute("PRAGMA synchronous").fetchone()
+    assert (mode, synchronous) == ("wal", 2)  # FULL: the log is synced at each commit
+    found.close()

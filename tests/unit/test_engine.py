@@ -2,12 +2,13 @@ import asyncio
 
 import numpy as np
 import pytest
+import torch
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidImage, KeyUnknown, Overloaded, SamClipError
 from samclip_core.image import image_key
-from services import metrics, rpc
-from services.backbone.engine import TEXTS_AT_ONCE, Embedded, Engine
+from services import access, metrics, rpc
+from services.backbone.engine import TEXTS_AT_ONCE, Embedded, Engine, is_out_of_memory
 from services.urgency import Urgency
 from tests.fake_model import FakeModel
 from tests.in_process import png
@@ -182,6 +183,71 @@ async def test_a_failing_device_fails_the_batch_and_not_the_next_one(engine, mod
         await engine.embed(png(1), ALL)
     model.failure = None
     assert not (await engine.embed(png(1), ALL)).cached
+
+
+class Small(FakeModel):
+    """A device with memory for two images."""
+
+    fits = 2
+
+    def encode_batch(self, batch):
+        if len(batch) > self.fits:
+            self.batches.append(len(batch))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return super().encode_batch(batch)
+
+
+async def test_a_batch_that_does_not_fit_into_memory_is_split(settings):
+    model = Small()
+    engine = Engine(model, settings)
+    first = await busy(model, engine)
+    calls = [asyncio.create_task(engine.embed(png(red), ALL)) for red in (50, 60, 70, 80)]
+    await queued(engine, 4)
+    model.release()
+    found = await asyncio.gather(*calls)
+    await first
+    reds = [float(one.entries[pb.CLIP_POOLED].array[0]) for one in found]
+    np.testing.assert_allclose(reds, [50, 60, 70, 80], atol=1)
+    assert model.batches == [1, 4, 2, 2]
+    await engine.close()
+
+
+async def test_an_image_that_does_not_fit_alone_is_refused_for_now(settings):
+    model = Small()
+    model.fits = 0
+    engine = Engine(model, settings)
+    with pytest.raises(Overloaded, match="not enough memory now"):
+        await engine.embed(png(1), ALL)
+    model.fits = 1
+    assert not (await engine.embed(png(1), ALL)).cached
+    await engine.close()
+
+
+def test_torchs_own_error_on_a_cpu_is_known():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**55)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
+
+
+async def test_the_device_is_probed_on_its_own_thread(engine, model, monkeypatch):
+    monkeypatch.setattr("services.backbone.probe.EVERY_S", -1)
+    await engine.probe.check()
+    assert model.texts == ["a photo"]
+
+
+async def test_what_another_tenant_has_sent_is_not_found_by_its_key(engine, model):
+    image = png(100)
+    headers = {access.TENANT: "ann", access.KEY: "ann", access.SCOPES: "read"}
+    access.caller.set(access.Caller.read(headers, True))
+    sent = await engine.embed(image, ALL)
+    assert (await engine.embed(sent.key, ALL)).cached
+    access.caller.set(access.Caller.read({**headers, access.TENANT: "bob"}, True))
+    for key in (sent.key, access.Caller.read(headers, True).held_as(sent.key)):
+        with pytest.raises(KeyUnknown):
+            await engine.embed(key, ALL)
+    assert not (await engine.embed(image, ALL)).cached
+    assert model.batches == [1, 1]
 
 
 def test_warm_up_runs_every_batch_size(model, settings):

@@ -316,5 +316,17 @@ def test_new_names_are_addable(collections):
         collections.check_addable("a/b")
 
 
+def test_room_has_an_end(collections):
+    collections.get_or_make("pets").upsert(items(1, 2))
+    collections.check_room("pets", most_items=3, most_collections=1)
+    collections.check_room("cars", most_items=3, most_collections=2)
+    with pytest.raises(InvalidRequest, match="'pets' is full, with 2 items"):
+        collections.check_room("pets", most_items=2, most_collections=9)
+    with pytest.raises(InvalidRequest, match="1 collections already"):
+        collections.check_room("cars", most_items=9, most_collections=1)
+    # Each tenant has room of its own.
+    collections.of_tenant("ann").check_room("cars", most_items=9, most_collections=1)
+
+
 def test_hostile_texts_are_what_they_claim() -> None:
     assert {c for text in HOSTILE for c in text} & set(string.punctuation) >= set("\"'\\{}:,.*")

@@ -1,16 +1,10 @@
-"""The real HAProxy with our configuration, in front of small servers that stand in for Serve."""
+"""Routes, headers and errors at the front door; who comes in is test_front_door_access.py."""
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from concurrent import futures
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
 
 import grpc
 import httpx
@@ -20,106 +14,9 @@ from services import front_door
 from services.instance import free_port
 from services.settings import Settings
 from services.urgency import Urgency
+from tests.door import EMBED, SECRET, Door, Serve, http_server, opened
 
-SECRET = "sesame"
 GENERIC = "Path not found. Ping http://.../-/routes for available routes."
-
-
-@dataclass
-class Serve:
-    """Stands in for Serve: remembers what reached it, and answers as told."""
-
-    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
-    answer: tuple[int, str, str] = (200, "application/json", "{}")
-    grpc_answer: tuple[grpc.StatusCode, str] = (grpc.StatusCode.OK, "")
-    gate: threading.Event = field(default_factory=threading.Event)
-
-
-@dataclass(frozen=True)
-class Door:
-    """The front door, open."""
-
-    settings: Settings
-    serve: Serve
-    http: httpx.Client
-    channel: grpc.Channel
-
-    def call(self, path: str, *metadata: tuple[str, str]) -> bytes:
-        method = self.channel.unary_unary(path)
-        return bytes(method(b"", metadata=metadata, timeout=20))
-
-
-@contextmanager
-def http_server(serve: Serve) -> Iterator[int]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            serve.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
-            serve.gate.wait(20)
-            code, kind, body = serve.answer
-            self.send_response(code)
-            self.send_header("content-type", kind)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            with suppress(ConnectionError):  # the front door may answer by itself, without it
-                self.wfile.write(body.encode())
-
-        do_POST = do_GET
-
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
-
-
-@contextmanager
-def grpc_server(serve: Serve) -> Iterator[int]:
-    class Anything(grpc.GenericRpcHandler):
-        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
-            metadata = {name: str(value) for name, value in details.invocation_metadata}
-
-            def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
-                serve.requests.append((details.method, metadata))
-                code, message = serve.grpc_answer
-                if code is not grpc.StatusCode.OK:
-                    context.abort(code, message)
-                return request
-
-            return grpc.unary_unary_rpc_method_handler(answer)
-
-    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Anything()])
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield port
-    server.stop(None).wait()
-
-
-@contextmanager
-def opened(serve: Serve, **values: Any) -> Iterator[Door]:
-    with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:
-        settings = Settings(
-            http_port=free_port(),
-            grpc_port=free_port(),
-            inner_http_port=inner_http,
-            inner_grpc_port=inner_grpc,
-            front_door_secret=SECRET,
-            max_request_bytes=1000,
-            **values,
-        )
-        process = front_door.start(settings)
-        channel = grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}")
-        client = httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=20)
-        try:
-            grpc.channel_ready_future(channel).result(timeout=20)
-            yield Door(settings, serve, client, channel)
-        finally:
-            serve.gate.set()
-            channel.close()
-            client.close()
-            front_door.stop(process)
 
 
 @pytest.fixture(scope="module")
@@ -270,25 +167,28 @@ def test_an_application_that_starts_is_unavailable_not_unknown(door: Door) -> No
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-def test_keys_are_asked_for_where_they_are_configured(tmp_path: Path) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("# of the tests\nfirst-key\nsecond-key\n")
-    serve = Serve()
-    serve.gate.set()
-    with opened(serve, api_keys_file=keys) as door:
-        refused = door.http.get("/classify", headers={"x-api-key": "third-key"})
-        assert (refused.status_code, refused.json()["status"]) == (401, 401)
-        assert refused.headers["www-authenticate"] == "Bearer"
-        assert door.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
-        bearer = {"authorization": "Bearer second-key"}
-        assert door.http.get("/classify", headers=bearer).is_success
-        assert door.http.get("/readyz").is_success
-        with pytest.raises(grpc.RpcError) as caught:
-            door.call("/samclip.v1.BackboneService/Embed")
-        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        door.call("/samclip.v1.BackboneService/Embed", ("x-api-key", "first-key"))
-        door.call("/samclip.v1.BackboneService/Embed", ("authorization", "Bearer second-key"))
-        door.call("/grpc.health.v1.Health/Check")
+def test_what_callers_claim_to_be_is_taken_away_where_no_keys_are_asked_for(door: Door) -> None:
+    claimed = {"x-samclip-key": "root", "x-samclip-scopes": "admin", "x-samclip-tenant": "all"}
+    door.http.get("/classify", headers=claimed)
+    door.call(EMBED, *claimed.items())
+    for _, headers in door.serve.requests:
+        assert not headers.keys() & claimed.keys()
+
+
+def test_pages_of_other_sites_may_not_ask(door: Door) -> None:
+    host = f"127.0.0.1:{door.settings.http_port}"
+    assert door.http.post("/classify", headers={"origin": f"http://{host}"}).is_success
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
+        reply = door.http.post("/classify", headers={"origin": origin})
+        assert (reply.status_code, reply.json()["status"]) == (403, 403)
+        assert "access-control-allow-origin" not in reply.headers
+    assert len(door.serve.requests) == 1
+
+
+def test_security_headers(door: Door) -> None:
+    headers = door.http.get("/").headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
 def test_without_serve_it_says_that_the_service_is_not_up() -> None:
@@ -365,5 +265,7 @@ def test_the_heads_find_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert dict(metadata) == {"application": "backbone", front_door.SECRET_HEADER: SECRET}
     elsewhere = Settings(backbone_address="gpu-cluster:9000")
     assert front_door.backbone(elsewhere) == ("gpu-cluster:9000", ())
+    with_key = elsewhere.model_copy(update={"backbone_api_key": "k"})
+    assert front_door.backbone(with_key)[1] == (("x-api-key", "k"),)
     assert "backbone" in front_door.applications(Settings())
     assert "backbone" not in front_door.applications(elsewhere)

@@ -110,6 +110,22 @@ async def test_ready_is_ready_only_when_all_are() -> None:
         assert (await door.get("/healthz")).status_code == 200
 
 
+async def test_what_an_application_says_of_itself_is_passed_on() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "backbone" in request.url.path:
+            headers = {"content-type": "application/problem+json"}
+            return httpx.Response(503, json={"detail": "the device hangs"}, headers=headers)
+        return httpx.Response(200, json={"redis": "up"})
+
+    readiness = Readiness(Settings(inner_http_port=free_port()))
+    readiness._client = httpx.AsyncClient(
+        transport=httpx.MockTransport(answer), base_url="http://test"
+    )
+    report = await readiness.report()
+    assert report["backbone"] == {"ready": False, "reason": "the device hangs"}
+    assert report["semantic"] == {"ready": True, "redis": "up"}
+
+
 async def test_an_application_that_does_not_answer_is_not_ready() -> None:
     report = await Readiness(Settings(inner_http_port=free_port())).report()
     assert set(report) == set(ROUTES)

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import KeyUnknown, Overloaded
+from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
 from samclip_core.masks import encode_label_map
 from services import front_door, http, metrics
 from services.settings import Settings
@@ -167,3 +167,13 @@ async def test_what_did_not_come_through_the_front_door_is_refused(path: str) ->
 async def test_the_gateway_is_told_what_an_application_depends_on() -> None:
     async with client("classification", Callee(CLASSIFIED)) as door:
         assert (await door.get("/healthz")).json() == {"cache": "warm"}
+
+
+async def test_an_application_that_is_not_well_says_why() -> None:
+    class Ill(Callee):
+        async def health(self) -> dict[str, Any]:
+            raise Unavailable("the device does not work")
+
+    async with client("classification", Ill(CLASSIFIED)) as door:
+        reply = await door.get("/healthz")
+    assert (reply.status_code, reply.json()["detail"]) == (503, "the device does not work")

@@ -198,6 +198,80 @@ def test_animations_are_refused(kind: str) -> None:
         probe(encoded, LIMITS)
 
 
+JPEG = encode(Image.fromarray(RAMP_HW3), "JPEG")
+PROGRESSIVE = encode(Image.fromarray(RAMP_HW3), "JPEG", progressive=True)
+LAST_SCAN = PROGRESSIVE[PROGRESSIVE.rindex(b"\xff\xda") : -2]
+PNG = encode(Image.fromarray(RAMP_HW3))
+BOMB = zlib.compress(bytes(50_000_000))
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        PROGRESSIVE[:-2] + LAST_SCAN * 100 + PROGRESSIVE[-2:],
+        JPEG[:2] + b"\xff\xfe\0\2" * 2000 + JPEG[2:],
+        JPEG[:2] + b"\xff" * 2000 + JPEG[2:],
+        PNG[:33] + png_chunk(b"prVt", b"") * 2000 + PNG[33:],
+        PNG[:-12] + png_chunk(b"prVt", b"") * 2000 + PNG[-12:],
+        PNG[:33] + png_chunk(b"IDAT", b"") * 200_000 + PNG[33:],
+        PNG[:33] + png_chunk(b"zTXt", b"a\0\0" + BOMB) + PNG[33:],
+        PNG[:33] + png_chunk(b"iCCP", b"a\0\0" + BOMB) + PNG[33:],
+    ],
+    ids=["scans", "segments", "fill", "chunks", "late chunks", "pixel chunks", "text", "profile"],
+)
+def test_what_makes_a_decoder_work_for_nothing_is_refused(encoded: bytes) -> None:
+    with pytest.raises(InvalidImage, match=r"save it anew|damaged header|damaged or cut short"):
+        decode(encoded, LIMITS)
+
+
+def test_files_with_much_in_them_are_no_bombs() -> None:
+    profile = bytes(range(256)) * 4000  # a megabyte, in 16 segments
+    for options in ({"progressive": True}, {"icc_profile": profile}, {"restart_marker_blocks": 1}):
+        encoded = encode(Image.fromarray(RAMP_HW3), "JPEG", **options)
+        assert decode(encoded, LIMITS).shape == RAMP_HW3.shape
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
+    encoded = encode(Image.fromarray(noise), "JPEG", quality=100, subsampling=0)
+    assert decode(encoded, LIMITS).shape == (900, 900, 3)
+
+
+def test_what_else_a_file_may_be_does_not_matter() -> None:
+    """A page or an archive behind the picture is never looked at; before it, it is no picture."""
+    page, archive = b"<html><script>alert(1)</script>", b"PK\3\4" + bytes(100)
+    for encoded in (JPEG, PNG):
+        expected = decode(encoded, LIMITS)
+        for tail in (page, archive, b"\xff\xda" * 10_000, b"\xff" * 10_000):
+            np.testing.assert_array_equal(decode(encoded + tail, LIMITS), expected)
+        with pytest.raises(InvalidImage):
+            decode(page + encoded, LIMITS)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow says that it is odd
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff",  # 65,535 entries that are not there
+        b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x63\0\0\0\x08\0\0\0",  # 99, then itself
+        b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\4\0\xff\xff\xff\x7f\x08\0\0\0",  # 2**31 values
+    ],
+    ids=["too few entries", "no such orientation", "too many values"],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_odd_exif_leaves_the_picture_as_it_is(kind: str, exif: bytes) -> None:
+    picture = Image.fromarray(RAMP_HW3)
+    expected = decode(encode(picture, kind, lossless=True), LIMITS)
+    np.testing.assert_array_equal(
+        decode(encode(picture, kind, lossless=True, exif=exif), LIMITS), expected
+    )
+
+
+def test_a_damaged_profile_does_not_refuse_the_picture() -> None:
+    for kind in ("JPEG", "PNG", "WEBP"):
+        picture = Image.fromarray(RAMP_HW3)
+        expected = decode(encode(picture, kind, lossless=True), LIMITS)
+        odd = encode(picture, kind, lossless=True, icc_profile=b"no profile at all")
+        np.testing.assert_array_equal(decode(odd, LIMITS), expected)
+
+
 def test_a_phone_picture_with_a_second_picture_is_its_first() -> None:
     second = Image.new("RGB", (64, 48), "blue")
     encoded = encode(Image.fromarray(RAMP_HW3), "MPO", save_all=True, append_images=[second])

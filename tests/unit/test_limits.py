@@ -22,8 +22,21 @@ def test_image_limits_are_the_settings():
         (limits.check_labels, (["a", "b", "c"], 2), InvalidLabels, "3 labels, at most 2"),
         (limits.check_labels, (["a", " \t"], 2), InvalidLabels, "label 1 is empty"),
         (limits.check_labels, (["a" * 1001], 2), InvalidLabels, "label 0 has 1001 characters"),
-        (limits.check_texts, ([], 2), InvalidLabels, "no labels"),
-        (limits.check_texts, (["a"] * 33, 2), InvalidLabels, "33 labels, at most 32"),
+        (limits.check_texts, ([], 2), InvalidLabels, "no texts"),
+        (limits.check_texts, (["a"] * 33, 2), InvalidLabels, "33 texts, at most 32"),
+        (limits.check_texts, (["a", "a" * 2001], 2), InvalidLabels, "text 1 has 2001 characters"),
+        (
+            limits.check_templates,
+            (["{}" * 500], ["a", "a" * 5], 2),
+            InvalidLabels,
+            "template 0 with the longest label makes more than 2000 characters",
+        ),
+        (
+            limits.check_metadata,
+            ({"a": "bc", "ä": ""}, 4),
+            InvalidRequest,
+            "the metadata has 5 bytes, at most 4",
+        ),
         (limits.check_text, ("", "the text"), InvalidLabels, "the text is empty"),
         (
             limits.check_templates,
@@ -69,6 +82,8 @@ def test_what_is_just_within_the_limits_passes():
     assert limits.check_top_k(0) is None
     assert limits.check_offset(9990, 10) is None
     assert limits.check_limit(10_000) is None
+    assert limits.check_metadata({"a": "bc", "ä": ""}, 5) is None
+    assert limits.check_templates(["{}" * 500], ["a" * 4], 2) is None
     assert limits.check_filter({str(i): "" for i in range(32)}) is None
     assert limits.check_points_per_side(64) is None
     assert all(limits.check_encoding(value) is None for value in range(5))

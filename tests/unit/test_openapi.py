@@ -57,3 +57,10 @@ def test_an_embedding_is_of_an_image_or_of_texts() -> None:
     schema = embed["requestBody"]["content"]["application/json"]["schema"]
     names = [one["$ref"].rsplit("/", 1)[1] for one in schema["oneOf"]]
     assert names == ["EmbedRequest", "EmbedTextRequest"]
+
+
+def test_a_key_may_be_needed_and_is_sent_in_one_of_two_ways() -> None:
+    found = openapi.document()
+    schemes = found["components"]["securitySchemes"]
+    assert schemes["key"] == {"type": "apiKey", "in": "header", "name": "x-api-key"}
+    assert found["security"] == [{}, {"key": []}, {"bearer": []}]

@@ -3,10 +3,10 @@ import pytest
 import redis
 from samclip.v1 import samclip_pb2 as pb
 
-from services import rpc
+from services import access, rpc
 from services.backbone.engine import Engine
 from services.retrieval import app
-from tests.in_process import png
+from tests.in_process import ADMITTED, png
 
 
 @pytest.fixture(params=["embedded", "redis"])
@@ -228,3 +228,82 @@ async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):
     await caller("Index", pb.IndexRequest(collection="pets", items=items))
     await caller("Search", pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(2))))
     assert seen == [True, False]
+
+
+def become(caller, name: str, scopes: str = "read,index,admin") -> None:
+    about = ((access.KEY, name), (access.TENANT, name), (access.SCOPES, scopes))
+    caller._metadata = (*ADMITTED, *about)
+
+
+async def test_collections_of_another_tenant_are_not_there(caller):
+    collection = "pets"
+    for name, red in (("ann", 10), ("bob", 240)):
+        become(caller, name)
+        items = [item(f"of {name}", pb.Image(encoded=png(red)))]
+        await caller("Index", pb.IndexRequest(collection=collection, items=items))
+    become(caller, "ann")
+    await caller("Index", pb.IndexRequest(collection="private", items=items))
+    become(caller, "bob")
+    hits = (await caller("Search", pb.SearchRequest(collection=collection, text="dog"))).hits
+    assert [hit.id for hit in hits] == ["of bob"]
+    described = (await caller("Describe", pb.DescribeRequest())).collections
+    assert [(found.name, found.count) for found in described] == [("pets", 1)]
+    for rpc_name, request in (
+        ("Search", pb.SearchRequest(collection="private", text="dog")),
+        ("Search", pb.SearchRequest(collection=collection, id="of ann")),
+        ("ListItems", pb.ListItemsRequest(collection="private")),
+        ("Describe", pb.DescribeRequest(collection="private")),
+        ("Delete", pb.DeleteRequest(collection="private")),
+    ):
+        code, details = await caller.refused(rpc_name, request)
+        assert code == "NOT_FOUND"
+        assert "@" not in details
+    for name in ("ann@pets", "ann@private"):
+        code, _ = await caller.refused("Search", pb.SearchRequest(collection=name, text="dog"))
+        assert code == "INVALID_ARGUMENT"
+    assert (await caller("Delete", pb.DeleteRequest(collection=collection))).deleted == 1
+    become(caller, "ann")
+    described = (await caller("Describe", pb.DescribeRequest())).collections
+    assert [found.name for found in described] == ["pets", "private"]
+
+
+async def test_without_keys_there_is_what_came_in_without_them_and_a_tenant_for_it(pets):
+    become(pets, "ann")
+    assert len((await pets("Describe", pb.DescribeRequest())).collections) == 0
+    await pets(
+        "Index", pb.IndexRequest(collection="hers", items=[item("a", pb.Image(encoded=png()))])
+    )
+    become(pets, "-")
+    (found,) = (await pets("Describe", pb.DescribeRequest())).collections
+    assert found.name == "pets"
+    pets._metadata = ADMITTED
+    (found,) = (await pets("Describe", pb.DescribeRequest())).collections
+    assert found.name == "pets"
+
+
+@pytest.mark.parametrize(
+    ("rpc_name", "request_", "scope"),
+    [
+        ("Search", pb.SearchRequest(collection="pets", text="dog"), "read"),
+        ("Describe", pb.DescribeRequest(), "read"),
+        ("ListItems", pb.ListItemsRequest(collection="pets"), "read"),
+        ("Index", pb.IndexRequest(collection="pets", items=[pb.IndexItem(id="x")]), "index"),
+        ("Delete", pb.DeleteRequest(collection="pets", ids=["dark"]), "index"),
+        ("Delete", pb.DeleteRequest(collection="pets"), "admin"),
+    ],
+)
+async def test_each_rpc_needs_its_scope(pets, rpc_name, request_, scope):
+    others = {"read", "index", "admin"} - {scope}
+    become(pets, "-", ",".join(others))
+    code, details = await pets.refused(rpc_name, request_)
+    assert (code, f"no scope '{scope}'" in details) == ("PERMISSION_DENIED", True)
+    become(pets, "-", scope)
+    await pets(rpc_name, request_)
+
+
+async def test_metadata_has_a_limit_for_each_item(caller, settings):
+    image, most = pb.Image(encoded=png()), settings.max_metadata_bytes
+    items = [item("a", image, k="x" * (most - 1)), item("b", image, k="x" * most)]
+    response = await caller("Index", pb.IndexRequest(collection="pets", items=items))
+    assert response.indexed == 1
+    assert f"the metadata has {most + 1:,} bytes" in response.errors[0].message

@@ -1,5 +1,6 @@
 import asyncio
 import inspect
+import json
 import logging
 
 import pytest
@@ -10,10 +11,12 @@ from samclip_core.errors import (
     InvalidLabels,
     InvalidRequest,
     KeyUnknown,
+    PermissionDenied,
     Unauthenticated,
+    Unavailable,
     UnsupportedImage,
 )
-from services import front_door, metrics, observe, rpc
+from services import access, front_door, metrics, observe, rpc
 from services.settings import Settings, SettingsError
 from services.urgency import PRIORITY, TIMEOUT
 from tests.in_process import ADMITTED, SECRET, Caller, served
@@ -131,6 +134,47 @@ async def test_what_did_not_come_through_the_front_door_is_refused(echo, metadat
     with pytest.raises(Unauthenticated):
         await echo.call("Classify", ask("dog"), dict(metadata))
     assert echo.seen == []
+
+
+async def test_a_key_needs_the_scope_and_is_known_to_the_work(echo):
+    about = {access.KEY: "ann", access.TENANT: "acme"}
+    with pytest.raises(PermissionDenied):
+        await echo.call("Classify", ask("dog"), {**HEADERS, **about, access.SCOPES: "index"})
+    assert echo.seen == []
+    await echo.call("Classify", ask("dog"), {**HEADERS, **about, access.SCOPES: "read"})
+    assert access.caller.get().tenant == "acme"
+
+
+async def test_where_keys_are_configured_a_caller_without_one_is_refused(tmp_path):
+    echo = Echo(Settings(api_keys_file=tmp_path / "keys"))
+    with pytest.raises(Unauthenticated, match="API key"):
+        await echo.call("Classify", ask("dog"), HEADERS)
+    assert echo.seen == []
+
+
+async def test_changes_are_audited_and_questions_are_not(echo, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(access.audit_log, "info", lines.append)
+    about = {access.KEY: "ann", access.TENANT: "acme", access.SCOPES: "read"}
+    await echo.call("Classify", ask("dog"), {**HEADERS, **about})
+    assert lines == []
+    monkeypatch.setattr(Echo, "scope", lambda *_: "index")
+    with pytest.raises(PermissionDenied):
+        await echo.call("Classify", ask("dog"), {**HEADERS, **about, observe.REQUEST_ID: "r-1"})
+    (record,) = map(json.loads, lines)
+    assert (record["audit"], record["key"], record["code"], record["id"]) == (
+        "Classify",
+        "ann",
+        "PERMISSION_DENIED",
+        "r-1",
+    )
+
+
+async def test_a_replica_that_has_grown_too_large_is_not_healthy():
+    await Echo(Settings()).check_health()
+    await Echo(Settings(max_replica_bytes=2**40)).check_health()
+    with pytest.raises(Unavailable, match="at most 1,000"):
+        await Echo(Settings(max_replica_bytes=1000)).check_health()
 
 
 async def test_the_service_has_a_time_limit_of_its_own():

@@ -1,10 +1,12 @@
 """What ``samclip serve`` refuses before it starts anything. That it serves is tests/e2e."""
 
+import shutil
 import socket
 from pathlib import Path
 
 import pytest
 
+from samclip_core.checkpoint import WEIGHTS
 from services import serve
 from services.instance import free_port
 
@@ -34,3 +36,16 @@ def test_a_missing_checkpoint_says_how_to_get_one(
     ports = ["--http-port", str(free_port()), "--grpc-port", str(free_port())]
     assert serve.main([*ports, "--checkpoint", str(tmp_path / "none")]) == 2
     assert "samclip convert" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_refused_at_once_and_its_file_named(
+    tmp_path: Path, tiny_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "damaged"
+    shutil.copytree(tiny_directory, directory)
+    weights = bytearray((directory / WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (directory / WEIGHTS).write_bytes(weights)
+    ports = ["--http-port", str(free_port()), "--grpc-port", str(free_port())]
+    assert serve.main([*ports, "--checkpoint", str(directory)]) == 2
+    assert f"{directory / WEIGHTS} is missing or differs" in capsys.readouterr().err

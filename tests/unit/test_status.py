@@ -17,6 +17,7 @@ from services.status import INTERNAL, MAX_MESSAGE, TABLE, describe, rebuild
         (errors.KeyUnknown, "FAILED_PRECONDITION", 409),
         (errors.NotFound, "NOT_FOUND", 404),
         (errors.Unauthenticated, "UNAUTHENTICATED", 401),
+        (errors.PermissionDenied, "PERMISSION_DENIED", 403),
         (errors.Overloaded, "RESOURCE_EXHAUSTED", 429),
         (errors.DeadlineExceeded, "DEADLINE_EXCEEDED", 504),
         (errors.Unavailable, "UNAVAILABLE", 503),

@@ -1,0 +1,142 @@
+"""The real HAProxy with our configuration, in front of small servers that stand in for Serve."""
+
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+
+from services import front_door, renewal
+from services.instance import free_port
+from services.settings import Settings
+
+SECRET = "sesame"
+EMBED = "/samclip.v1.BackboneService/Embed"
+
+
+@dataclass
+class Serve:
+    """Stands in for Serve: remembers what reached it, and answers as told."""
+
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    answer: tuple[int, str, str] = (200, "application/json", "{}")
+    grpc_answer: tuple[grpc.StatusCode, str] = (grpc.StatusCode.OK, "")
+    gate: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True)
+class Door:
+    """The front door, open."""
+
+    settings: Settings
+    serve: Serve
+    http: httpx.Client
+    channel: grpc.Channel
+    admin: Path
+    process: subprocess.Popen[bytes]
+
+    def call(self, path: str, *metadata: tuple[str, str]) -> bytes:
+        method = self.channel.unary_unary(path)
+        return bytes(method(b"", metadata=metadata, timeout=20))
+
+
+@contextmanager
+def http_server(serve: Serve) -> Iterator[int]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            serve.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+            serve.gate.wait(20)
+            code, kind, body = serve.answer
+            self.send_response(code)
+            self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            with suppress(ConnectionError):  # the front door may answer by itself, without it
+                self.wfile.write(body.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def grpc_server(serve: Serve) -> Iterator[int]:
+    class Anything(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            metadata = {name: str(value) for name, value in details.invocation_metadata}
+
+            def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+                serve.requests.append((details.method, metadata))
+                code, message = serve.grpc_answer
+                if code is not grpc.StatusCode.OK:
+                    context.abort(code, message)
+                return request
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Anything()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(None).wait()
+
+
+@contextmanager
+def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
+    with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:
+        settings = Settings(
+            http_port=free_port(),
+            grpc_port=free_port(),
+            inner_http_port=inner_http,
+            inner_grpc_port=inner_grpc,
+            front_door_secret=SECRET,
+            max_request_bytes=1000,
+            **values,
+        )
+        admin = Path(tempfile.mkdtemp(prefix="door-")) / "s"  # tmp_path is too long for a socket
+        process = front_door.start(settings, admin)
+        channel = grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}")
+        client = httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=20)
+        try:
+            while not is_up(admin):
+                time.sleep(0.01)
+            if ready:
+                grpc.channel_ready_future(channel).result(timeout=20)
+            yield Door(settings, serve, client, channel, admin, process)
+        finally:
+            serve.gate.set()
+            channel.close()
+            client.close()
+            front_door.stop(process)
+            shutil.rmtree(admin.parent)
+
+
+def is_up(admin: Path) -> bool:
+    try:
+        return renewal.tell(admin, "show info").startswith("Name: HAProxy")
+    except OSError:
+        return False
+
+
+def asked(door: Door, credentials: grpc.ChannelCredentials) -> bytes:
+    address = f"localhost:{door.settings.grpc_port}"
+    with grpc.secure_channel(address, credentials) as channel:
+        method = channel.unary_unary(EMBED)
+        return bytes(method(b"hello", timeout=20, wait_for_ready=False))

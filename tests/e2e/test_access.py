@@ -1,0 +1,146 @@
+"""Keys, scopes, tenants and TLS of the real service, through the public client."""
+
+import ssl
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import pytest
+import samclip
+from samclip.cli import main
+
+from services import keys
+from tests import tls
+from tests.e2e import conftest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+SECRETS = {"ann": "the key of ann, who may add", "bob": "the key of bob, who may do all"}
+SCOPES = {"ann": ("read", "index"), "bob": tuple(keys.SCOPES)}
+KEYS = [keys.Key(keys.digest(SECRETS[name]), name, SCOPES[name], name) for name in SECRETS]
+
+
+class Guarded(NamedTuple):
+    service: conftest.Service
+    ca: Path
+    keys: Path
+
+    def client(self, name: str) -> samclip.Client:
+        address = f"localhost:{self.service.grpc_port}"
+        trusted = samclip.credentials(ca=self.ca)
+        return samclip.Client(address, api_key=SECRETS.get(name, name), tls=trusted, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, checkpoint_name: str) -> Iterator[Guarded]:
+    directory = tmp_path_factory.mktemp("guarded")
+    ca = tls.certificate(directory, "ca")
+    certificate = tls.certificate(directory, "localhost", ca)
+    file = directory / "keys"
+    keys.write(file, KEYS)
+    running = conftest.start(
+        directory, checkpoint_name, API_KEYS_FILE=file, TLS_CERT_FILE=certificate, HOST="0.0.0.0"
+    )
+    yield Guarded(running, ca, file)
+    running.stop(conftest.signal.SIGTERM)
+
+
+def test_who_has_no_key_learns_nothing(guarded: Guarded, photo: bytes) -> None:
+    with guarded.client("a made-up key") as nobody, pytest.raises(samclip.Unauthenticated):
+        nobody.image(photo).classify(["a cat"])
+    context = ssl.create_default_context(cafile=guarded.ca)
+    url = f"https://localhost:{guarded.service.http_port}"
+    with httpx.Client(base_url=url, verify=context, timeout=60) as http:
+        assert http.get("/readyz").json()["ready"] is True
+        for path in ("/metrics", "/index", "/backbone/healthz"):
+            assert http.get(path).status_code == 401
+        http.headers["authorization"] = f"Bearer {SECRETS['ann']}"
+        assert http.get("/metrics").is_success
+        reply = http.post("/delete", json={"collection": "pets"})
+        assert (reply.status_code, reply.json()["title"]) == (403, "permission denied")
+
+
+def test_each_key_may_do_what_its_scopes_say_and_that_is_written_down(
+    guarded: Guarded, photo: bytes
+) -> None:
+    with guarded.client("ann") as ann:
+        assert ann.index("pets", {"chelsea": photo}).indexed == 1
+        assert [hit.id for hit in ann.search("pets", text="a cat")] == ["chelsea"]
+        with pytest.raises(samclip.PermissionDenied, match="no scope 'admin'"):
+            ann.delete("pets")
+        assert ann.describe()[0].count == 1
+    written = '"audit": "Index", "key": "ann", "tenant": "ann", "scope": "index"'
+    refused = '"audit": "Delete", "key": "ann", "tenant": "ann", "scope": "admin"'
+    for _ in range(600):  # Ray collects what its processes write
+        log = guarded.service.log.read_text()
+        if written in log and refused in log:
+            break
+        time.sleep(0.1)
+    assert written in log
+    assert refused in log
+    assert '"refused":"key","method":"GET","path":"/index"' in log  # of who had none
+    assert not any(secret in log for secret in SECRETS.values())
+
+
+def test_tenants_do_not_see_each_other(guarded: Guarded, photo: bytes) -> None:
+    with guarded.client("ann") as ann, guarded.client("bob") as bob:
+        key = ann.image(photo).embed() is not None and ann.image(photo).key
+        ann.by_key(key).classify(["a cat"])
+        for question in (
+            lambda image: image.classify(["a cat"]),
+            lambda image: image.segment(points=[(200, 60)]),
+            lambda image: image.semantic(["a cat"]),
+            lambda image: image.embed(),
+        ):
+            with pytest.raises(samclip.KeyUnknown):
+                question(bob.by_key(key))
+        assert bob.image(photo).classify(["a cat"])[0].label == "a cat"  # by sending it
+        bob.by_key(key).segment(points=[(200, 60)])
+        ann.index("secrets", {"chelsea": photo})
+        assert "secrets" not in [found.name for found in bob.describe()]
+        for ask in (bob.describe, bob.delete, bob.list_items):
+            with pytest.raises(samclip.NotFound):
+                ask("secrets")
+        with pytest.raises(samclip.NotFound):
+            bob.search("secrets", text="a cat")
+
+
+def wait_for(client: samclip.Client) -> None:
+    """Until its key is in use."""
+    for _ in range(600):
+        try:
+            client.describe()
+            return
+        except samclip.Unauthenticated:
+            time.sleep(0.1)
+    pytest.fail("the key never came into use")
+
+
+def test_keys_are_replaced_while_it_runs(guarded: Guarded, photo: bytes) -> None:
+    fresh = keys.Key(keys.digest("another key of ann"), "ann-2", ("read",), "ann")
+    clients = [guarded.client(name) for name in ("another key of ann", "bob", "ann")]
+    second, bob, first = clients
+    first.describe()
+    try:
+        keys.write(guarded.keys, [fresh, replace(KEYS[1], name="robert")])
+        wait_for(second)
+        assert bob.image(photo).classify(["a cat"])
+        with pytest.raises(samclip.Unauthenticated):
+            first.describe()
+    finally:
+        keys.write(guarded.keys, KEYS)
+        wait_for(first)
+        for client in clients:
+            client.close()
+
+
+def test_the_command_line_comes_in_as_well(
+    guarded: Guarded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ["--server", f"localhost:{guarded.service.grpc_port}", "--ca", str(guarded.ca)]
+    assert main(["describe", *server, "--api-key", SECRETS["bob"]]) == 0
+    assert main(["describe", *server, "--api-key", "wrong"]) == 1
+    assert "no API key, or one that is not known" in capsys.readouterr().err

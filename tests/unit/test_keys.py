@@ -1,0 +1,114 @@
+import io
+import stat
+from pathlib import Path
+
+import pytest
+
+from services import keys
+from services.keys import Key
+from services.settings import SettingsError
+
+HASH = keys.digest("a key of the tests, long enough")
+
+
+def run(file: Path, *words: str) -> int:
+    return keys.main([words[0], "--file", str(file), *words[1:]])
+
+
+def test_a_key_is_printed_once_and_kept_hashed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys"
+    assert run(file, "add", "ann") == 0
+    first = capsys.readouterr().out.strip()
+    scopes = ("--scope", "read", "--scope", "index")
+    assert run(file, "add", "bob", *scopes, "--tenant", "acme", "--rate", "20") == 0
+    second = capsys.readouterr().out.strip()
+    assert keys.read(file) == [
+        Key(keys.digest(first), "ann", ("read",), "ann"),
+        Key(keys.digest(second), "bob", ("read", "index"), "acme", 20),
+    ]
+    assert len(first) >= 43
+    assert first not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_key_of_the_past_is_taken_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a key of the tests, long enough\n"))
+    assert run(tmp_path / "keys", "add", "old", "--tenant", "-", "--from-stdin") == 0
+    assert capsys.readouterr().out == ""
+    assert keys.read(tmp_path / "keys") == [Key(HASH, "old", ("read",), "-")]
+    monkeypatch.setattr("sys.stdin", io.StringIO("secret\n"))
+    assert run(tmp_path / "keys", "add", "short", "--from-stdin") == 1
+    assert "a key of 6 characters" in capsys.readouterr().err
+
+
+def test_keys_are_listed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "acme"), Key("0" * 64, "bob", ("read",), "bob")])
+    assert run(file, "list") == 0
+    shown = capsys.readouterr().out
+    assert "ann" in shown
+    assert HASH not in shown
+    file.chmod(0o640)
+    assert run(file, "remove", "ann") == 0
+    assert [key.name for key in keys.read(file)] == ["bob"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640  # a group that may read it still may
+    assert run(file, "remove", "ann") == 1
+    assert "no key 'ann'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("add", "ann"), "there is a key 'ann' already"),
+        (("add", "a b"), "is it a key in the clear".capitalize()),
+        (("add", "eve", "--tenant", "a@b"), "name and tenant"),
+        (("add", "eve", "--rate", "-1"), "whole numbers"),
+    ],
+)
+def test_what_cannot_be_a_key_is_refused_and_nothing_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
+    before = file.read_text()
+    assert run(file, *words) == 1
+    assert message in capsys.readouterr().err
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("my-old-secret", "samclip keys add NAME --from-stdin"),
+        (f"{HASH} ann read ann 0", "expected a hash of 64 hex digits"),
+        (f"{HASH} ann read,write ann 0 0", "no scope write, there are read, index, admin"),
+        (f"{HASH} ann read acme/x 0 0", "expected name and tenant"),
+        (f"{HASH} ann read acme -1 0", "whole numbers"),
+        (f"{HASH} bob read acme ٣ 0", "whole numbers"),
+        (f"{HASH} bob read acme 0 0\r", "whole numbers"),
+        (f"{HASH} bob\u2003read acme 0 0", "expected a hash"),
+        (f"{HASH} bob read acme 0 0", "the same sha256"),
+    ],
+)
+def test_a_line_that_is_not_right_is_named_and_never_shown(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n\n{HASH} eve read eve 0 0\n{line}\n")
+    with pytest.raises(SettingsError, match=message) as caught:
+        keys.read(file)
+    assert "my-old-secret" not in str(caught.value)
+    if "same" not in message:
+        assert f"line 4 of {file}" in str(caught.value)
+
+
+def test_without_a_file_it_says_where_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SAMCLIP_API_KEYS_FILE", raising=False)
+    assert keys.main(["list"]) == 1
+    assert "--file, or as SAMCLIP_API_KEYS_FILE" in capsys.readouterr().err

@@ -1,0 +1,82 @@
+import asyncio
+
+import pytest
+
+from samclip_core.errors import Unavailable
+from services.backbone import probe
+from services.backbone.probe import Probe
+
+
+class Device:
+    """Does what it is told, when it is let; ``tries`` counts."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+        self.failure: Exception | None = None
+        self.free = asyncio.Event()
+        self.free.set()
+
+    async def run(self) -> None:
+        self.tries += 1
+        await self.free.wait()
+        if self.failure:
+            raise self.failure
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(probe, "monotonic", lambda: now[0])
+    monkeypatch.setattr(probe, "ANSWER_S", 0.01)
+    return now
+
+
+async def test_it_is_tried_seldom_and_not_where_it_has_just_worked(clock):
+    device = Device()
+    asked = Probe(device.run)
+    for _ in range(5):
+        await asked.check()
+    assert device.tries == 0  # it has just been made
+    clock[0] += probe.EVERY_S + 1
+    for _ in range(5):
+        await asked.check()
+    assert device.tries == 1
+    for _ in range(5):
+        clock[0] += probe.EVERY_S + 1
+        asked.worked()
+        await asked.check()
+    assert device.tries == 1
+
+
+async def test_a_device_that_fails_is_told_of_until_it_works_again(clock, caplog):
+    device = Device()
+    asked = Probe(device.run)
+    device.failure = RuntimeError("CUDA error: /secret/path")
+    clock[0] += probe.EVERY_S + 1
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="does not work: our log says more") as caught:
+            await asked.check()
+        assert "/secret" not in str(caught.value)
+    assert "CUDA error" in caplog.text
+    device.failure = None
+    await asked.check()
+    assert device.tries == 3
+
+
+async def test_busy_is_well_and_hanging_is_not(clock):
+    device = Device()
+    asked = Probe(device.run)
+    clock[0] += probe.EVERY_S + 1
+    device.free.clear()
+    for _ in range(3):
+        await asked.check()
+        clock[0] += probe.WEDGED_S / 4
+    assert device.tries == 1
+    clock[0] += probe.WEDGED_S
+    with pytest.raises(Unavailable, match="has not answered for"):
+        await asked.check()
+    asked.worked()  # a batch came through: it was only busy
+    await asked.check()
+    device.free.set()
+    await asked.check()
+    assert device.tries == 1
