@@ -36,6 +36,9 @@ SERVICERS = [
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
 
+DOOR_S = 5
+"""A front door that ends sooner than this will not stay open if it is started once more."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
@@ -86,7 +89,13 @@ def _run(settings: Settings, directory: str) -> int:
         door = front_door.start(settings)
         _wait_until_ready(settings, door)
         print(_greeting(settings, time.monotonic() - start), flush=True)
-        return door.wait() or 1  # it ends only with us, or by accident
+        while True:  # it ends only with us, or by accident
+            opened = time.monotonic()
+            code = door.wait()
+            if time.monotonic() - opened < DOOR_S:
+                raise RuntimeError(f"the front door ended as soon as it was started (exit {code})")
+            print(f"the front door has ended (exit {code}): started again", file=sys.stderr)
+            door = front_door.start(settings)
     except KeyboardInterrupt:
         return 0
     except RuntimeError as error:
