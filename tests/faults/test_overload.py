@@ -37,7 +37,8 @@ async def closed_loop(ask: Ask) -> list[Attempt]:
             attempts.append(await ask())
         return attempts
 
-    return sum(await asyncio.gather(*(caller() for _ in range(AT_ONCE))), start=[])
+    made = await asyncio.gather(*(caller() for _ in range(AT_ONCE)))
+    return [attempt for attempts in made for attempt in attempts]
 
 
 async def open_loop(ask: Ask, rate: float) -> list[Attempt]:
@@ -95,7 +96,7 @@ async def test_three_times_saturation(service: Service, pictures: Pictures, repo
 
 async def refusal_over_http(service: Service, pictures: Pictures) -> httpx.Response:
     """The first 429."""
-    async with httpx.AsyncClient(base_url=service.url, timeout=DEADLINE_S) as client:
+    async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
         while True:
             files = {"image": pictures.file(0, fresh=True)}
             reply = await client.post("/classify", files=files, data={"labels": LABELS})
