@@ -84,7 +84,6 @@ async def test_the_controller_is_killed(loaded: Loaded, service: Service) -> Non
     only_in_flight(load, {"gateway"})
 
 
-@FAULTS
 async def test_the_front_door_is_killed(loaded: Loaded, service: Service) -> None:
     async with loaded("`kill -9`, front door (HAProxy)") as load:
         load.mark()
