@@ -1,6 +1,7 @@
 """The table of what each fault did: tests/faults/RESULTS.md."""
 
 import platform
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,23 +11,24 @@ from tests.faults.load import Load
 HEAD = """\
 # What faults do
 
-Written by `make faults`, on {machine}, {date}. {checkpoint} Steady load of seven kinds
-of questions, one caller each; every answer is compared with the library's. A request that fails is
-sent again until it is answered, and each attempt counts. Recovery: from the fault (or, where the
-fault lasts, from its end) to the first answer, of the slowest kind, behind which nothing failed.
+Written by `make faults`, on {machine}, with the checkpoint `{checkpoint}`. Steady load of seven
+kinds of questions, one caller each; every answer is compared with the library's. A request that
+fails is sent again until it is answered, and each attempt counts. Recovery: from the fault (or,
+where the fault lasts, from its end) to the first answer, of the slowest kind, behind which nothing
+failed. A run of some of the tests rewrites their rows.
 
-| fault | requests | failed, and how | lost writes | wrong answers | recovery |
-|---|---|---|---|---|---|
+| fault | requests | failed, and how | lost writes | wrong answers | recovery | date |
+|---|---|---|---|---|---|---|
 """
 
 
 @dataclass
 class Report:
-    """Rows in the order of the tests."""
+    """Rows in the order of the tests, by fault; paragraphs below them, by title."""
 
     checkpoint: str
-    rows: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    rows: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
     def add(self, fault: str, load: Load) -> None:
         requests = sum(map(len, load.attempts.values()))
@@ -34,17 +36,20 @@ class Report:
             f"{kind}: {', '.join(f'{n} {code}' for code, n in codes.items())}"
             for kind, codes in load.all_failures().items()
         )
-        cells = (fault, requests, told or "0", load.lost, load.wrong(), f"{load.recovery_s:.1f} s")
-        self.rows.append(f"| {' | '.join(map(str, cells))} |")
+        counts = (requests, told or "0", load.lost, load.wrong(), f"{load.recovery_s:.1f} s")
+        self.rows[fault] = " | ".join(map(str, (*counts, datetime.now(UTC).date())))
 
     def write(self, path: Path) -> None:
+        """What this run has not done stays as it was."""
+        before = path.read_text() if path.exists() else ""
+        rows = dict(re.findall(r"^\| ([^|]*\S) \| (\d.*) \|$", before, re.MULTILINE)) | self.rows
+        notes = dict(re.findall(r"^\*\*(.*?)\.\*\* (.*)$", before, re.MULTILINE)) | self.notes
         head = HEAD.format(
-            machine=f"{platform.machine()}, {_cores()} cores",
-            date=datetime.now(UTC).date(),
-            checkpoint=f"Checkpoint `{self.checkpoint}`.",
+            machine=f"{platform.machine()}, {_cores()} cores", checkpoint=self.checkpoint
         )
-        notes = "".join(f"\n{note}\n" for note in self.notes)
-        path.write_text(head + "\n".join(self.rows) + "\n" + notes)
+        table = "".join(f"| {fault} | {cells} |\n" for fault, cells in rows.items())
+        told = "".join(f"\n**{title}.** {text}\n" for title, text in notes.items())
+        path.write_text(head + table + told)
 
 
 def _cores() -> int:

@@ -82,8 +82,8 @@ async def test_three_times_saturation(service: Service, pictures: Pictures, repo
     codes = {code: sum(a.code == code for a in attempts) for code in {a.code for a in attempts}}
     waits = [1000 * (a.done - a.sent) for a in attempts if a.code == "RESOURCE_EXHAUSTED"]
     p50, p95, p99 = np.percentile(waits, [50, 95, 99])
-    report.notes.append(
-        f"**Overload.** New images only, deadline {DEADLINE_S:g} s. Peak, with {AT_ONCE} callers: "
+    report.notes["Overload"] = (
+        f"New images only, deadline {DEADLINE_S:g} s. Peak, with {AT_ONCE} callers: "
         f"{peak:.1f} answers a second, {again:.1f} once more after. Open loop at {TIMES} times "
         f"that: {good:.1f} a second, {good / peak:.0%} of the peak; {len(attempts)} requests, "
         f"{', '.join(f'{n} {code}' for code, n in codes.items())}. A refusal takes {p50:.0f} ms "

@@ -89,7 +89,7 @@ def _scalar(field: FieldDescriptor) -> st.SearchStrategy[Any]:
         return st.sampled_from(FILES) | st.binary(max_size=64)
     if field.name == "dtype":
         return st.sampled_from(TENSORS)
-    return NUMBERS.get(field.cpp_type) or _text()
+    return NUMBERS[field.cpp_type] if field.cpp_type in NUMBERS else _text()
 
 
 def _text() -> st.SearchStrategy[str]:
