@@ -20,8 +20,8 @@ MAX_MESSAGE_BYTES = 64 * 2**20
 _RETRY = {  # every call may be repeated: none of them adds anything twice
     "maxAttempts": 5,  # what is started again is back before the last of them
     "initialBackoff": "0.2s",
-    "maxBackoff": "4s",
-    "backoffMultiplier": 3,
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
 _OPTIONS = [

@@ -226,7 +226,7 @@ def test_a_body_above_the_limit_never_reaches_serve(door: Door) -> None:
 
 @pytest.mark.parametrize(
     ("inner", "outer", "retry_after"),
-    [(429, 429, "1"), (408, 504, None), (500, 503, "1"), (503, 503, "1")],
+    [(429, 429, "1"), (408, 504, None), (404, 503, "1"), (500, 503, "1"), (503, 503, "1")],
 )
 def test_serves_own_errors_become_problems(
     door: Door, inner: int, outer: int, retry_after: str | None
