@@ -28,38 +28,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--table", type=Path, help="write what each fault did to this file")
 
 
-@pytest.fixture(scope="session")
-def report(pytestconfig: pytest.Config) -> Iterator[Report]:
-    found = Report(checkpoint="edge")
-    yield found
-    if path := pytestconfig.getoption("--table", default=None):
-        found.write(path)
+@pytest.fixture(scope="package")
+def report(pytestconfig: pytest.Config) -> Report:
+    return Report("edge", pytestconfig.getoption("--table", default=None))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def model() -> SamClip:
     return SamClip.load("edge")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pictures(model: SamClip) -> Pictures:
     return Pictures(model)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with redis_server.running(tmp_path_factory.mktemp("store"), *DURABLE) as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def line(store: RedisServer) -> Iterator[Relay]:
     """Between the service and Redis."""
     with relay.running(store.port) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundled checkpoint as a directory that a test may damage."""
     directory = tmp_path_factory.mktemp("checkpoint") / "edge"
@@ -69,7 +66,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def descriptors() -> int:
     """How many files a process may have open: as many as there may be, or as root may allow."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -79,7 +76,7 @@ def descriptors() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(
     tmp_path_factory: pytest.TempPathFactory, weights: Path, line: Relay, descriptors: int
 ) -> Iterator[Service]:

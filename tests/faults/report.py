@@ -24,9 +24,14 @@ failed. A run of some of the tests rewrites their rows.
 
 @dataclass
 class Report:
-    """Rows in the order of the tests, by fault; paragraphs below them, by title."""
+    """Rows in the order of the tests, by fault; paragraphs below them, by title.
+
+    Written to ``path``, where there is one, as soon as anything is known; what this run has not
+    done stays there as it was.
+    """
 
     checkpoint: str
+    path: Path | None
     rows: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -38,10 +43,16 @@ class Report:
         )
         counts = (requests, told or "0", load.lost, load.wrong(), f"{load.recovery_s:.1f} s")
         self.rows[fault] = " | ".join(map(str, (*counts, datetime.now(UTC).date())))
+        self._write()
 
-    def write(self, path: Path) -> None:
-        """What this run has not done stays as it was."""
-        before = path.read_text() if path.exists() else ""
+    def note(self, title: str, text: str) -> None:
+        self.notes[title] = text
+        self._write()
+
+    def _write(self) -> None:
+        if self.path is None:
+            return
+        before = self.path.read_text() if self.path.exists() else ""
         rows = dict(re.findall(r"^\| ([^|]*\S) \| (\d.*) \|$", before, re.MULTILINE)) | self.rows
         notes = dict(re.findall(r"^\*\*(.*?)\.\*\* (.*)$", before, re.MULTILINE)) | self.notes
         head = HEAD.format(
@@ -49,7 +60,7 @@ class Report:
         )
         table = "".join(f"| {fault} | {cells} |\n" for fault, cells in rows.items())
         told = "".join(f"\n**{title}.** {text}\n" for title, text in notes.items())
-        path.write_text(head + table + told)
+        self.path.write_text(head + table + told)
 
 
 def _cores() -> int:

@@ -21,7 +21,7 @@ from tests.faults.test_processes import FAULTS, NEEDS_BACKBONE, ROOMY_S, only_in
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
 
-DISK_MB = 8
+DISK_MB = 64
 
 
 @contextmanager

@@ -82,12 +82,13 @@ async def test_three_times_saturation(service: Service, pictures: Pictures, repo
     codes = {code: sum(a.code == code for a in attempts) for code in {a.code for a in attempts}}
     waits = [1000 * (a.done - a.sent) for a in attempts if a.code == "RESOURCE_EXHAUSTED"]
     p50, p95, p99 = np.percentile(waits, [50, 95, 99])
-    report.notes["Overload"] = (
+    report.note(
+        "Overload",
         f"New images only, deadline {DEADLINE_S:g} s. Peak, with {AT_ONCE} callers: "
         f"{peak:.1f} answers a second, {again:.1f} once more after. Open loop at {TIMES} times "
         f"that: {good:.1f} a second, {good / peak:.0%} of the peak; {len(attempts)} requests, "
         f"{', '.join(f'{n} {code}' for code, n in codes.items())}. A refusal takes {p50:.0f} ms "
-        f"in the middle, {p95:.0f} ms at the 95th and {p99:.0f} ms at the 99th percentile."
+        f"in the middle, {p95:.0f} ms at the 95th and {p99:.0f} ms at the 99th percentile.",
     )
     assert codes.keys() <= {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
     assert refused.headers["retry-after"] == "1"
