@@ -27,6 +27,8 @@ SAMPLES = 60  # in the run, at least 2 s apart
 GROWTH = 0.02  # of memory, from the warm-up's end to the run's, that is allowed
 NOISE_BYTES = 4 * 2**20  # what an allocator takes or gives back at once is no leak
 MIB = 2**20
+FILES, THREADS = 8, 4  # more of them at the end than after the warm-up, that are allowed
+EVICTING = ("--maxmemory-policy", "volatile-lru")
 
 
 @dataclass
@@ -70,9 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if sound else 1
 
 
-EVICTING = ("--maxmemory-policy", "volatile-lru")
-
-
 async def _soak(service: Service, seconds: float) -> tuple[list[Grown], Load]:
     found: dict[int, Grown] = {}
     pause_s = max(2.0, seconds / SAMPLES)
@@ -96,10 +95,13 @@ def _sample(service: Service, found: dict[int, Grown], now: float) -> None:
 
 
 def _name(process: psutil.Process) -> str:
-    words = process.cmdline()
-    module = next((Path(word).stem for word in words[1:] if word.endswith(".py")), "")
-    title = words[0] if words and words[0].startswith("ray::") else module or process.name()
-    return title.removeprefix("ray::").rpartition(":")[2]
+    """A replica's application, a script's or module's name, or that of the program."""
+    words = process.cmdline() or [process.name()]
+    if words[0].startswith("ray::"):
+        return words[0].removeprefix("ray::").rpartition(":")[2]
+    if "-m" in words:
+        return words[words.index("-m") + 1]
+    return next((Path(word).stem for word in words if word.endswith(".py")), process.name())
 
 
 def report(processes: Sequence[Grown], load: Load, seconds: float) -> tuple[str, bool]:
@@ -127,9 +129,6 @@ def report(processes: Sequence[Grown], load: Load, seconds: float) -> tuple[str,
     failures, wrong = load.failures(), load.wrong()
     sound &= not failures and not wrong and not load.lost
     return "\n".join([*lines, "", *_latencies(load, seconds)]) + "\n", sound
-
-
-FILES, THREADS = 8, 4  # more of them at the end, by the slope, than after the warm-up
 
 
 def line(seconds_N: np.ndarray, values_N: np.ndarray) -> tuple[float, float]:
