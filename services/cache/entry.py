@@ -126,6 +126,8 @@ def _read(data: bytes, height: int, width: int, size: int, dtype: int, *layout: 
     if stored_as == "float16":
         return Entry(np.frombuffer(data, "<f2", offset=_START).reshape(shape), geometry)
     step_D = np.frombuffer(data, "<f2", shape[0], _START)
+    if not (np.abs(step_D.astype(np.float32)) * 127 <= np.finfo(np.float16).max).all():
+        raise ValueError("steps beyond float16, or none")
     steps_Dhw = np.frombuffer(data, np.int8, offset=_START + step_bytes).reshape(shape)
     array = _restore(steps_Dhw, step_D)
     array.flags.writeable = False
