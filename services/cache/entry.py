@@ -34,7 +34,7 @@ _HEADER = struct.Struct("<32s3I2B3IQ10x")
 _START = _SUM.size + _HEADER.size
 _DTYPES: tuple[StoredAs, ...] = ("float16", "int8")
 _SMALLEST_STEP = np.float16(2**-14)  # float16 loses precision below
-_LARGEST_STEP = np.float16(515.5)  # 127 of them are float16's largest
+_LARGEST_STEP = np.float16(511.75)  # 128 of them are the largest float16
 
 
 @dataclass(frozen=True, eq=False)
