@@ -15,7 +15,9 @@ Written by `make faults`, on {machine}, with the checkpoint `{checkpoint}`. Stea
 kinds of questions, one caller each; every answer is compared with the library's. A request that
 fails is sent again until it is answered, and each attempt counts. Recovery: from the fault (or,
 where the fault lasts, from its end) to the first answer, of the slowest kind, behind which nothing
-failed. A run of some of the tests rewrites their rows.
+failed. Goals: nothing wrong, nothing lost, failures only of what was in flight on the broken part;
+recovery within 5 s for Redis, 15 s for a replica, 30 s for the controller. A run of some of the
+tests rewrites their rows.
 
 | fault | requests | failed, and how | lost writes | wrong answers | recovery | date |
 |---|---|---|---|---|---|---|
