@@ -81,9 +81,13 @@ def _run(settings: Settings, directory: str) -> int:
     try:
         start = time.monotonic()
         print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
+        import ray  # noqa: F401 - whole, before two threads import it at once
+
         # Ray mostly waits for its processes: time enough to import ours.
-        threading.Thread(target=_import_applications, args=[settings], daemon=True).start()
+        importing = threading.Thread(target=_import_applications, args=[settings], daemon=True)
+        importing.start()
         _start_ray(directory)
+        importing.join()
         signal.signal(signal.SIGTERM, _interrupt)  # Ray has set its own
         _start_applications(settings)
         door = front_door.start(settings)
