@@ -257,6 +257,15 @@ def test_an_application_that_starts_is_unavailable_not_unknown(door: Door) -> No
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+def test_bytes_that_are_no_message_are_the_callers_fault(door: Door) -> None:
+    told = "Unexpected <class 'google.protobuf.message.DecodeError'>: Error parsing message"
+    door.serve.grpc_answer = (grpc.StatusCode.UNKNOWN, told)
+    with pytest.raises(grpc.RpcError) as caught:
+        door.call("/samclip.v1.BackboneService/Embed")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "no message of this rpc" in (caught.value.details() or "")
+
+
 def test_keys_are_asked_for_where_they_are_configured(tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("# of the tests\nfirst-key\nsecond-key\n")
