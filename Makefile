@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := proto:.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test lint format proto bench lock audit clean
+.PHONY: help serve demo test faults fuzz soak lint format proto bench lock audit clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,17 @@ demo: $(VENV)/.dev ## real photographs through every head; pictures under out/
 
 test: $(VENV)/.dev servers ## the whole test suite
 	@OMP_WAIT_POLICY=passive $(RUN) -m pytest -n 2 --dist loadgroup
+
+faults: $(VENV)/.dev servers ## every fault, with load running; rewrites tests/faults/RESULTS.md
+	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md
+
+FUZZ_SECONDS ?= 600
+fuzz: $(VENV)/.dev ## hostile input for FUZZ_SECONDS (600), and what it found under out/fuzz/
+	@$(RUN) -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+SOAK_MINUTES ?= 30
+soak: $(VENV)/.dev servers ## mixed traffic for SOAK_MINUTES (30): memory, descriptors, latency
+	@$(RUN) -m tests.soak --minutes $(SOAK_MINUTES)
 
 # The tests want a real redis-server and prometheus. What is absent is installed where this user
 # may; elsewhere the tests that need it say so and skip.

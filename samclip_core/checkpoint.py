@@ -15,7 +15,8 @@ so a service that reads no weights starts without it.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,11 +88,9 @@ def load_weights(
     none, everything is loaded. Keys and shapes must agree exactly: CheckpointError names those
     that do not.
     """
-    from safetensors import safe_open
-
     prefixes = tuple(f"{part}." for part in parts) or ("",)
     expected = {k: v for k, v in module.state_dict().items() if k.startswith(prefixes)}
-    with safe_open(_verified(directory, file), "pt") as stored:
+    with _tensors(_verified(directory, file)) as stored:
         shapes = {
             key: list(stored.get_slice(key).get_shape())
             for key in stored.keys()  # noqa: SIM118 - a reader, not a dict
@@ -100,6 +99,20 @@ def load_weights(
         compare_shapes(file, shapes, {key: list(value.shape) for key, value in expected.items()})
         # Compared above; not strict only because the other parts keep what they have.
         module.load_state_dict({key: stored.get_tensor(key) for key in shapes}, strict=False)
+
+
+@contextmanager
+def _tensors(path: Path) -> Iterator[Any]:
+    """A safetensors file, open. Raises CheckpointError for one that is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as stored:
+            yield stored
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} holds no tensors that can be read ({error}): convert or train it again"
+        ) from error
 
 
 def save(

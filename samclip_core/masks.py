@@ -65,7 +65,12 @@ def encode_polygons(mask_HW: BoolMask) -> list[Polygon]:
 
 
 def decode_polygons(polygons: Sequence[Polygon], height: int, width: int) -> BoolMask:
-    """Rings to bool height×width by the even-odd rule: a pixel is inside when its centre is."""
+    """Rings to bool height×width by the even-odd rule: a pixel is inside when its centre is.
+
+    Raises ValueError for a ring that is none.
+    """
+    if not all(len(ring) % 2 == 0 and np.isfinite(ring).all() for ring in polygons):
+        raise ValueError("a polygon has half a point, or one that is not finite")
     crossings_HW = np.zeros((height, width + 1), np.bool_)
     for polygon in polygons:
         start_K2 = np.asarray(polygon, np.float64).reshape(-1, 2)

@@ -38,6 +38,17 @@ _RETRY = (
 )
 """Embedding changes nothing, so a call that meets a replica on its way out is made again."""
 
+_NETWORK = (
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+"""A connection of which nothing is heard for so long during a call is given up, where TCP alone
+would wait for many minutes; and a backbone that is back is found within a second."""
+
 TEXTS_KEPT = 10_000
 
 Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
@@ -72,6 +83,7 @@ class BackboneClient:
     def _channel(self) -> grpc.aio.Channel:
         options = [
             *UNLIMITED,
+            *_NETWORK,
             ("grpc.service_config", _RETRY),
             ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
         ]

@@ -23,6 +23,11 @@ from services.urgency import Urgency
 PATIENCE_S = 5.0
 """Bulk work that has waited this long counts as interactive, so that it is never starved."""
 
+SLACK = 1.25
+"""A wait may turn out this much longer than it is expected to be."""
+LATEST = 0.2
+"""Of the newest batch in the mean of how long they take."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -77,6 +82,8 @@ class Batcher(Generic[Item, Result]):
         self._bucketed = bucketed
         self._queue: list[_Entry[Item, Result]] = []  # in the order of arrival
         self._coming = 0
+        self._pace_s = 0.0  # that the device needs for a cost of 1
+        self._free_at = 0.0  # when the running batch is expected to be done
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
@@ -95,7 +102,7 @@ class Batcher(Generic[Item, Result]):
     def coming(self, urgency: Urgency) -> Iterator[None]:
         """Announce an item that is being prepared: it is worth waiting for.
 
-        Raises Overloaded where it would find the queue full.
+        Raises Overloaded where it would find the queue full, or wait beyond its deadline.
         """
         self._admit(urgency)
         self._coming += 1
@@ -134,9 +141,24 @@ class Batcher(Generic[Item, Result]):
     def _admit(self, urgency: Urgency) -> None:
         # Bulk work leaves room for one batch of what is more urgent.
         room = max(1, self._max_queue - self._max_size) if urgency.bulk else self._max_queue
+        self._drop()  # who has gone makes room
         if self._coming + len(self._queue) >= room:
             metrics.SHED.labels("queue_full").inc()
             raise Overloaded(f"{room} requests are waiting already: try again in a second")
+        now = monotonic()
+        wait_s = SLACK * self._expected_s(now)
+        if wait_s and now + wait_s > urgency.deadline:
+            metrics.SHED.labels("no_time").inc()
+            raise Overloaded(
+                f"the deadline is in {urgency.deadline - now:.1f} s, and what waits already takes "
+                f"about {wait_s:.1f} s: try again later, or with more time"
+            )
+
+    def _expected_s(self, now: float) -> float:
+        """Until one more item would be done; 0 for an idle device, whatever the last batch took."""
+        waiting = self._coming + sum(entry.cost for entry in self._queue)
+        running_s = max(0.0, self._free_at - now)
+        return running_s + self._pace_s * (waiting + 1) if waiting or running_s else 0.0
 
     async def _work(self) -> None:
         while batch := await self._next():
@@ -144,6 +166,8 @@ class Batcher(Generic[Item, Result]):
             del batch  # its images are not kept while there is nothing to do
 
     async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:
+        start, cost = monotonic(), sum(entry.cost for entry in batch)
+        self._free_at = start + cost * self._pace_s
         try:
             with tracing.shared(f"batch of {self._part}", [entry.span for entry in batch]):
                 results = await self._run([entry.item for entry in batch])
@@ -157,6 +181,9 @@ class Batcher(Generic[Item, Result]):
             elif not batch[0].future.done():
                 batch[0].future.set_exception(error)
             return
+        pace_s = (monotonic() - start) / cost
+        self._pace_s += (LATEST if self._pace_s else 1) * (pace_s - self._pace_s)
+        self._free_at = 0.0
         for entry, result in answered:
             if not entry.future.done():
                 entry.future.set_result(result)

@@ -172,6 +172,10 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
         # A slow machine is no failure: Serve kills a proxy that is not up in 5 seconds.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": 60,
+        # After three checks in a row its HAProxy is found to be gone, and started again.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 1,
+        # What answers no check will not answer a request to stop either.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": 1,
         # The front door has drained before Serve is told to stop.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0.1,
         # Those that hold a model take the cores by themselves; nobody else may. A thread that waits

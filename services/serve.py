@@ -36,6 +36,9 @@ SERVICERS = [
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
 
+DOOR_S = 5
+"""A front door that ends sooner than this will not stay open if it is started once more."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
@@ -81,16 +84,25 @@ def _run(settings: Settings, directory: Path) -> int:
     try:
         start = time.monotonic()
         print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
+        import ray  # noqa: F401 - whole, before two threads import it at once
+
         # Ray mostly waits for its processes: time enough to import ours.
-        threading.Thread(target=_import_applications, args=[settings], daemon=True).start()
+        importing = threading.Thread(target=_import_applications, args=[settings], daemon=True)
+        importing.start()
         _start_ray(str(directory))
+        importing.join()
         signal.signal(signal.SIGTERM, _interrupt)  # Ray has set its own
         _start_applications(settings)
         door = front_door.start(settings, directory / "door.sock")
         _wait_until_ready(settings, door, directory / "door.sock")
         print(_greeting(settings, time.monotonic() - start), flush=True)
-        code = renewal.watch(door, settings, directory / "door.sock")
-        return code or 1  # it ends only with us, or by accident
+        while True:  # it ends only with us, or by accident
+            opened = time.monotonic()
+            code = renewal.watch(door, settings, directory / "door.sock")
+            if time.monotonic() - opened < DOOR_S:
+                raise RuntimeError(f"the front door ended as soon as it was started (exit {code})")
+            print(f"the front door has ended (exit {code}): started again", file=sys.stderr)
+            door = front_door.start(settings, directory / "door.sock")
     except KeyboardInterrupt:
         return 0
     except RuntimeError as error:

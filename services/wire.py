@@ -83,7 +83,10 @@ def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
             f"tensor of shape {shape} and dtype {tensor.dtype} needs {expected} bytes, "
             f"got {len(tensor.data)}"
         )
-    return np.frombuffer(tensor.data, dtype).reshape(shape)
+    try:
+        return np.frombuffer(tensor.data, dtype).reshape(shape)
+    except ValueError as error:  # of no bytes, but with more or longer sides than an array can have
+        raise InvalidRequest(f"tensor of shape {shape} cannot be: {error}") from error
 
 
 def to_outputs(requested: Sequence[pb.Output]) -> tuple[pb.Output, ...]:

@@ -34,7 +34,12 @@ def decode_png(png: bytes) -> np.ndarray:
 
 
 def decode_polygons(rings: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Bool H×W from closed rings float32 (x0, y0, x1, y1, …): even-odd rule at pixel centres."""
+    """Bool H×W from closed rings float32 (x0, y0, x1, y1, …): even-odd rule at pixel centres.
+
+    Raises ValueError for a ring that is none.
+    """
+    if not all(len(ring) % 2 == 0 and np.isfinite(ring).all() for ring in rings):
+        raise ValueError("a mask's polygon has half a point, or one that is not finite")
     flips_HW = np.zeros((height, width + 1), bool)  # where a row, read from the left, changes side
     for ring in rings:
         start_K2 = ring.reshape(-1, 2).astype(np.float64)

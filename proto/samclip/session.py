@@ -19,15 +19,16 @@ from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 MAX_MESSAGE_BYTES = 64 * 2**20
 _RETRY = {  # every call may be repeated: none of them adds anything twice
-    "maxAttempts": 3,
-    "initialBackoff": "0.1s",
-    "maxBackoff": "1s",
+    "maxAttempts": 5,  # what is started again is back before the last of them
+    "initialBackoff": "0.2s",
+    "maxBackoff": "2s",
     "backoffMultiplier": 2,
     "retryableStatusCodes": ["UNAVAILABLE"],
 }
 _OPTIONS = [
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_reconnect_backoff_ms", 4_000),
     ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": _RETRY}]})),
 ]
 _STUBS = (

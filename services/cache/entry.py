@@ -34,6 +34,7 @@ _HEADER = struct.Struct("<32s3I2B3IQ10x")
 _START = _SUM.size + _HEADER.size
 _DTYPES: tuple[StoredAs, ...] = ("float16", "int8")
 _SMALLEST_STEP = np.float16(2**-14)  # float16 loses precision below
+_LARGEST_STEP = np.float16(511.75)  # 128 of them are the largest float16
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +127,8 @@ def _read(data: bytes, height: int, width: int, size: int, dtype: int, *layout: 
     if stored_as == "float16":
         return Entry(np.frombuffer(data, "<f2", offset=_START).reshape(shape), geometry)
     step_D = np.frombuffer(data, "<f2", shape[0], _START)
+    if not (np.isfinite(step_D).all() and (np.abs(step_D) <= _LARGEST_STEP).all()):
+        raise ValueError("steps that lead beyond float16")
     steps_Dhw = np.frombuffer(data, np.int8, offset=_START + step_bytes).reshape(shape)
     array = _restore(steps_Dhw, step_D)
     array.flags.writeable = False

@@ -16,7 +16,7 @@ from ray import serve
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from services import front_door, http, metrics, openapi
+from services import deployment, front_door, http, metrics, openapi
 from services.gateway.readiness import Readiness
 from services.routes import SERVICES
 from services.settings import Settings
@@ -122,7 +122,8 @@ def build(settings: Settings) -> serve.Application:
     deployed = serve.deployment(
         serve.ingress()(Gateway),
         name="gateway",
-        max_ongoing_requests=256,
+        max_ongoing_requests=deployment.MAX_ONGOING,
+        **deployment.HEALTH,
         ray_actor_options={"num_cpus": 0},
     )
     return deployed.bind(settings)

@@ -8,9 +8,11 @@ numbers tells what the snapshot lacks and what it has too much, after any kind o
 
 import hashlib
 import json
+import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from usearch.index import Index as Graph
 
+from samclip_core.errors import Unavailable
 from services.retrieval.index import EXACT, Hit, Item, Listed, Query, no_item
 
 SNAPSHOT_EVERY = 5_000
@@ -34,9 +37,23 @@ CREATE TABLE items (
 );
 """
 
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def on_disk() -> Iterator[None]:
+    """Raise Unavailable where the disk is full, or does not do its part in another way."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        logger.warning("the index on disk: %s", error)
+        raise Unavailable(
+            f"the disk that holds the index does not take this ({error}): make room, try again"
+        ) from error
+
 
 class EmbeddedCollection:
-    """One collection, open. For one thread at a time."""
+    """One collection, open. For one thread at a time. Changes raise Unavailable: none was made."""
 
     def __init__(self, path: Path, digest: str, dimension: int):
         """Open the collection at ``path`` (without suffix), or make an empty one."""
@@ -58,7 +75,7 @@ class EmbeddedCollection:
             item.id: (item.id, json.dumps(dict(item.metadata)), _blob(item.vector_D))
             for item in items
         }
-        with self._database:
+        with on_disk(), self._database:
             replaced = self._remove(tuple(rows))
             added = [
                 self._database.execute(
@@ -71,7 +88,7 @@ class EmbeddedCollection:
 
     def delete(self, ids: Sequence[str]) -> int:
         """Take items out; ids that are not there do not count."""
-        with self._database:
+        with on_disk(), self._database:
             removed = self._remove(tuple(dict.fromkeys(ids)))
         self._change(removed, {})
         return len(removed)
@@ -110,15 +127,19 @@ class EmbeddedCollection:
         return [Listed(id, json.loads(metadata)) for id, metadata in rows]
 
     def save(self) -> None:
-        """Write the snapshot, whole or not at all."""
+        """Write the snapshot, whole or not at all: nothing is lost without it."""
         if not self._unsaved:
             return
         partial = self._snapshot.with_suffix(".partial")
-        self._graph.save(str(partial))
-        with self._database:
-            self._database.execute("DELETE FROM snapshot")
-            self._database.execute("INSERT INTO snapshot VALUES (?)", (_sha256(partial),))
-        partial.replace(self._snapshot)
+        try:
+            self._graph.save(str(partial))
+            with self._database:
+                self._database.execute("DELETE FROM snapshot")
+                self._database.execute("INSERT INTO snapshot VALUES (?)", (_sha256(partial),))
+            partial.replace(self._snapshot)
+        except (OSError, RuntimeError, sqlite3.OperationalError) as error:  # RuntimeError: usearch
+            logger.warning("no snapshot of collection %s: %s", self.name, error)
+            partial.unlink(missing_ok=True)
         self._unsaved = 0
 
     def close(self) -> None:

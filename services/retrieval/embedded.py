@@ -4,7 +4,7 @@ import logging
 import sqlite3
 from pathlib import Path
 
-from services.retrieval.collection import EmbeddedCollection
+from services.retrieval.collection import EmbeddedCollection, on_disk
 from services.retrieval.index import Collections
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ class EmbeddedCollections(Collections):
         directory.mkdir(parents=True, exist_ok=True)
         for path in sorted(directory.glob("*.sqlite")):
             try:
-                self._make(path.stem)
+                self._load(path.stem)
             except sqlite3.DatabaseError:
                 logger.exception("collection %s is damaged and left out", path)
 
@@ -36,6 +36,10 @@ class EmbeddedCollections(Collections):
         return self._open.get(name)
 
     def _make(self, name: str) -> EmbeddedCollection:
+        with on_disk():
+            return self._load(name)
+
+    def _load(self, name: str) -> EmbeddedCollection:
         path = self._directory / name
         self._open[name] = EmbeddedCollection(path, self._digest, self._dimension)
         return self._open[name]

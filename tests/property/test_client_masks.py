@@ -67,3 +67,9 @@ def test_slanted_polygons(ring: np.ndarray) -> None:
 def test_label_map(label_map_HW: np.ndarray, labels: int) -> None:
     png = writer.encode_label_map(label_map_HW, labels)
     np.testing.assert_array_equal(reader.decode_label_map(png), label_map_HW)
+
+
+@pytest.mark.parametrize("ring", [[0, 0, 1], [0, 0, np.nan, 1], [0, 0, np.inf, 1]])
+def test_rings_that_are_none_are_refused(ring: list[float]) -> None:
+    with pytest.raises(ValueError, match="half a point, or one that is not finite"):
+        reader.decode_polygons([np.array(ring, np.float32)], 4, 4)

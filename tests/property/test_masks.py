@@ -1,6 +1,7 @@
 """Every mask codec gives back the same bits, whatever the mask."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -77,3 +78,9 @@ def signed_area(polygon: np.ndarray) -> float:
     """Positive for a ring that runs clockwise on the screen (y points down)."""
     x_K, y_K = polygon.reshape(-1, 2).T.astype(np.float64)
     return float((x_K * np.roll(y_K, -1) - np.roll(x_K, -1) * y_K).sum() / 2)
+
+
+@pytest.mark.parametrize("ring", [[0, 0, 1], [0, 0, np.nan, 1], [0, 0, np.inf, 1]])
+def test_rings_that_are_none_are_refused(ring: list[float]) -> None:
+    with pytest.raises(ValueError, match="half a point, or one that is not finite"):
+        masks.decode_polygons([np.array(ring, np.float32)], 4, 4)

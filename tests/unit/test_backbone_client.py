@@ -28,6 +28,7 @@ from services.head import Head
 from services.urgency import Urgency
 from tests import tls
 from tests.fake_model import SIZE, FakeModel, text_vector
+from tests.faults import relay
 from tests.in_process import ADMITTED, png, served
 
 
@@ -272,3 +273,22 @@ async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, setting
         await client.close()
     assert seen == ["k"]
     await server.stop(None)
+
+
+async def test_a_connection_that_falls_silent_is_given_up_for_another(model, settings, monkeypatch):
+    """TCP alone would wait for many minutes, and so would this test: no deadline ends it."""
+    quick = tuple((name, min(value, 500)) for name, value in backbone_client._NETWORK)
+    monkeypatch.setattr(backbone_client, "_NETWORK", quick)
+    async with served(Backbone(settings, model)) as port:
+        with relay.running(port) as between:
+            client = client_of(between.port, model.digest)
+            await client.features(pb.Image(encoded=png(100)), pb.SAM)
+            between.silence()
+            info, _ = await client.features(pb.Image(encoded=png(101)), pb.SAM)
+            assert info.key == image_key(png(101))
+            between.cut()
+            with pytest.raises(Unavailable, match="does not answer"):
+                await client.features(pb.Image(encoded=png(102)), pb.SAM)
+            between.mend()
+            assert (await client.features(pb.Image(encoded=png(103)), pb.SAM))[0].width == 40
+            await client.close()

@@ -231,6 +231,45 @@ async def test_the_queue_is_bounded_before_the_work_of_preparing():
         pass  # there is room again
 
 
+async def test_callers_who_have_gone_make_room_while_a_batch_runs():
+    device = Device()
+    batcher = make(device, max_queue=2)
+    first = await busy(device, batcher)
+    gone = submit(batcher, 1, 2)
+    await settle()
+    for call in gone:
+        call.cancel()
+    await settle()
+    waiting = submit(batcher, 3, 4)
+    await settle()
+    device.free.set()
+    assert await asyncio.gather(first, *waiting) == [0, 6, 8]
+    assert device.batches == [[0], [3, 4]]
+
+
+async def test_what_would_wait_beyond_its_deadline_is_refused_at_once(clock):
+    """A batch of one took 2 s: a third one in a row is not done within 4 s."""
+    device = Device()
+    batcher = make(device, max_size=1)
+    first = await busy(device, batcher)
+    clock.now += 2
+    device.free.set()
+    await first
+    device.free.clear()
+    running = submit(batcher, 1, urgency=Urgency(deadline=clock.now + 0.1))  # it was idle
+    await settle()
+    waiting = submit(batcher, 2, urgency=Urgency(deadline=clock.now + 6))
+    await settle()
+    before = shed("no_time")
+    with pytest.raises(Overloaded, match=r"in 4\.0 s, and what waits already takes about 7\.5 s"):
+        await batcher.submit(3, Urgency(deadline=clock.now + 4))
+    assert shed("no_time") == before + 1
+    later = submit(batcher, 4, urgency=Urgency(deadline=clock.now + 8))
+    await settle()
+    device.free.set()
+    assert await asyncio.gather(*running, *waiting, *later) == [2, 4, 8]
+
+
 async def test_closing_finishes_what_waits_and_takes_no_more():
     device = Device()
     batcher = make(device)

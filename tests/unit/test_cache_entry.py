@@ -115,3 +115,11 @@ def test_a_good_checksum_over_nonsense_is_a_miss(field, value):
     header[field] = value
     rest = FIELDS.pack(*header) + whole[96:]
     assert unpack("n", b"SCE1" + xxhash.xxh3_128_digest(rest) + rest) is None
+
+
+@pytest.mark.parametrize("step", [np.inf, np.nan, 1000])
+def test_steps_that_lead_beyond_float16_are_a_miss(step):
+    whole = bytearray(pack("n", Entry.of(random(8, 3, 5), GEOMETRY, "int8")))
+    whole[96:98] = np.float16(step).tobytes()
+    rest = bytes(whole[20:])
+    assert unpack("n", b"SCE1" + xxhash.xxh3_128_digest(rest) + rest) is None

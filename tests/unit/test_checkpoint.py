@@ -90,6 +90,13 @@ def test_other_files_are_not_read_for_a_part(saved: Path) -> None:
         checkpoint.load_weights(saved, _Text(), file=checkpoint.TEXT_WEIGHTS)
 
 
+def test_weights_that_are_no_tensors_are_named(saved: Path) -> None:
+    (saved / checkpoint.WEIGHTS).write_bytes(b"no tensors")
+    checkpoint.seal(saved)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors holds no tensors"):
+        checkpoint.load_weights(saved, _net())
+
+
 @pytest.mark.parametrize(
     ("net", "told"),
     [

@@ -278,7 +278,7 @@ def test_a_service_that_is_away_for_a_moment_is_asked_again(
     service.refusal = (grpc.StatusCode.UNAVAILABLE, "restarting", ())
     with pytest.raises(samclip.Unavailable):
         client.embed_text(["a"])
-    assert len(service.calls) == 3
+    assert len(service.calls) == 5
 
 
 def test_the_deadline_holds_for_the_question(server: tuple[FakeService, str]) -> None:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from samclip_core.errors import Unavailable
 from services.retrieval import collection
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.index import Item, Query
@@ -76,6 +77,33 @@ def test_a_failed_upsert_changes_nothing(path):
         found.upsert([*items(2), Item("bad", vector(3), {"x": object()})])
     check(found, 1)
     check(reopen(path), 1)
+
+
+def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
+    found = EmbeddedCollection(path, "m", D)
+    found.upsert(items(1, 2))
+    pages = found._database.execute("PRAGMA page_count").fetchone()[0]
+    found._database.execute(f"PRAGMA max_page_count = {pages}")  # sqlite's own small disk
+    with pytest.raises(Unavailable, match="make room"):
+        found.upsert(items(*range(3, 100)))
+    check(found, 1, 2)
+    found._database.execute("PRAGMA max_page_count = 1000000")
+    found.upsert(items(3))
+    check(found, 1, 2, 3)
+
+
+def test_a_snapshot_that_cannot_be_written_is_done_without(path, monkeypatch, caplog):
+    found = EmbeddedCollection(path, "m", D)
+    monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 2)
+
+    def full(path: Path) -> str:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(collection, "_sha256", full)
+    found.upsert(items(1, 2))
+    check(found, 1, 2)
+    assert [*path.parent.glob("*.partial"), *path.parent.glob("*.usearch")] == []
+    assert "no snapshot of collection pets" in caplog.text
 
 
 def test_removed_files_are_gone_and_stay_so(path, monkeypatch):

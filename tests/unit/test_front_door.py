@@ -136,7 +136,7 @@ def test_a_body_above_the_limit_never_reaches_serve(door: Door) -> None:
 
 @pytest.mark.parametrize(
     ("inner", "outer", "retry_after"),
-    [(429, 429, "1"), (408, 504, None), (500, 503, "1"), (503, 503, "1")],
+    [(429, 429, "1"), (408, 504, None), (404, 503, "1"), (500, 503, "1"), (503, 503, "1")],
 )
 def test_serves_own_errors_become_problems(
     door: Door, inner: int, outer: int, retry_after: str | None
@@ -189,6 +189,15 @@ def test_security_headers(door: Door) -> None:
     headers = door.http.get("/").headers
     assert headers["x-content-type-options"] == "nosniff"
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
+
+
+def test_bytes_that_are_no_message_are_the_callers_fault(door: Door) -> None:
+    told = "Unexpected <class 'google.protobuf.message.DecodeError'>: Error parsing message"
+    door.serve.grpc_answer = (grpc.StatusCode.UNKNOWN, told)
+    with pytest.raises(grpc.RpcError) as caught:
+        door.call("/samclip.v1.BackboneService/Embed")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "no message of this rpc" in (caught.value.details() or "")
 
 
 def test_without_serve_it_says_that_the_service_is_not_up() -> None:

@@ -1,0 +1,113 @@
+"""One service behind which Redis keeps both the cache and the collections; and the table."""
+
+import resource
+import secrets
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from samclip_core import SamClip, checkpoint
+from tests import redis_server
+from tests.e2e.conftest import Service, start
+from tests.faults import relay
+from tests.faults.load import Load, Pictures, Questions
+from tests.faults.relay import Relay
+from tests.faults.report import Report
+from tests.redis_server import RedisServer
+
+DESCRIPTORS = 40_000  # HAProxy takes half as many connections
+DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+
+Loaded = Callable[[str], AbstractAsyncContextManager[Load]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--table", type=Path, help="write what each fault did to this file")
+
+
+@pytest.fixture(scope="package")
+def report(pytestconfig: pytest.Config) -> Report:
+    return Report("edge", pytestconfig.getoption("--table", default=None))
+
+
+@pytest.fixture(scope="package")
+def model() -> SamClip:
+    return SamClip.load("edge")
+
+
+@pytest.fixture(scope="package")
+def pictures(model: SamClip) -> Pictures:
+    return Pictures(model)
+
+
+@pytest.fixture(scope="package")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server.running(tmp_path_factory.mktemp("store"), *DURABLE) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def line(store: RedisServer) -> Iterator[Relay]:
+    """Between the service and Redis."""
+    with relay.running(store.port) as running:
+        yield running
+
+
+@pytest.fixture(scope="package")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled checkpoint as a directory that a test may damage."""
+    directory = tmp_path_factory.mktemp("checkpoint") / "edge"
+    directory.mkdir()
+    for file in checkpoint.resolve("edge").iterdir():
+        (directory / file.name).symlink_to(file)
+    return directory
+
+
+@pytest.fixture(scope="package")
+def descriptors() -> int:
+    """How many files a process may have open: as many as there may be, or as root may allow."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (most, max(most, DESCRIPTORS)):
+        with suppress(ValueError):  # the second is for those who may raise it
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+@pytest.fixture(scope="package")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, weights: Path, line: Relay, descriptors: int
+) -> Iterator[Service]:
+    """For all faults: each waits until the one before has healed.
+
+    The heads keep nothing in their own memory, so that half of the questions go to Redis.
+    """
+    running = start(
+        tmp_path_factory.mktemp("service"),
+        str(weights),
+        REDIS_URL=f"redis://127.0.0.1:{line.port}/0",
+        REDIS_TIMEOUT_MS=1000,
+        HEAD_CACHE_BYTES=0,
+    )
+    yield running
+    running.stop(signal.SIGTERM)
+
+
+@pytest.fixture
+def loaded(service: Service, pictures: Pictures, report: Report) -> Loaded:
+    """Load on the service during a fault that is named in the table."""
+    return lambda fault: under_load(service, pictures, report, fault)
+
+
+@asynccontextmanager
+async def under_load(
+    service: Service, pictures: Pictures, report: Report, fault: str
+) -> AsyncIterator[Load]:
+    """Whatever happens, no answer may be wrong and nothing that was acknowledged lost."""
+    async with Load(Questions(service, pictures, f"c{secrets.token_hex(4)}")) as load:
+        yield load
+    report.add(fault, load)
+    assert not load.wrong()
+    assert not load.lost

@@ -1,0 +1,314 @@
+"""A steady load that knows every right answer and keeps a record of every request.
+
+One caller a kind of question. What fails is sent again, unchanged, as a client's retries would,
+until it is answered. Half of the photographs have been sent before, half are new files.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Self
+
+import cv2
+import grpc
+import httpx
+import numpy as np
+from google.protobuf.message import Message
+from samclip.masks import decode_label_map, decode_rle
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as rpc
+
+from samclip_core import Prompt, SamClip
+from tests.e2e.conftest import Service
+
+PACE_S = 0.25
+"""Between two questions of one caller."""
+ATTEMPT_S = 30.0
+"""The deadline of one attempt; the client's own is 60 seconds."""
+AGAIN_S = 0.2
+"""Before what failed is sent again."""
+IN_A_ROW = 4
+"""Answers of a kind in a row, without a failure, that show that it works."""
+LABELS = ["a cat", "a dog", "the sea", "a red car", "grass"]
+POINT = (20.0, 15.0)
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 500),  # as soon as it is back, not when a client thinks so
+]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One request as it was sent and how it ended, in seconds of ``time.monotonic``."""
+
+    sent: float
+    done: float
+    code: str  # OK, WRONG, or a gRPC status
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A file, and what the library, without any service, says of it."""
+
+    file: bytes
+    pooled_D: np.ndarray
+    mask_HW: np.ndarray
+    label_map_HW: np.ndarray
+    probabilities: dict[str, float]
+
+
+class Pictures:
+    """A few pictures that differ much; ``fresh`` gives files that no cache has seen."""
+
+    def __init__(self, model: SamClip, number: int = 6):
+        self._known = [_picture(model, seed) for seed in range(number)]
+        self._fresh = count(time.time_ns())
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def __getitem__(self, number: int) -> Picture:
+        return self._known[number]
+
+    def file(self, number: int, fresh: bool) -> bytes:
+        """A few bytes behind the end of a PNG file make it another file of the same pixels."""
+        tail = next(self._fresh).to_bytes(8, "little") if fresh else b""
+        return self._known[number].file + tail
+
+
+def _picture(model: SamClip, seed: int) -> Picture:
+    random = np.random.default_rng(seed)
+    small_HW3 = random.integers(0, 255, (5, 7, 3), np.uint8)
+    image = cv2.resize(small_HW3, (64, 48), interpolation=cv2.INTER_CUBIC)
+    file = cv2.imencode(".png", image)[1].tobytes()
+    features = model.encode(file)
+    return Picture(
+        file,
+        model.embed_image(features),
+        model.segment(features, [Prompt(points=(POINT,))], multimask=False)[0].masks_MHW[0],
+        model.segment_text(features, LABELS).label_map_HW,
+        {score.label: score.score for score in model.classify(features, LABELS)},
+    )
+
+
+def _close(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Float16 in between may move the edge of a mask by a pixel, and nothing else."""
+    return found.shape == expected.shape and bool(np.mean(found == expected) > 0.97)
+
+
+class Questions:
+    """Every kind of question, as ``name: ask(number, seconds)``, which tells if it was answered
+    right.
+    """
+
+    def __init__(self, service: Service, pictures: Pictures, name: str):
+        self._pictures = pictures
+        self._collection = name
+        self._channel = grpc.aio.insecure_channel(service.address, OPTIONS)
+        self._http = httpx.AsyncClient(base_url=service.url)
+        self._call = {
+            pb.ClassifyRequest: rpc.ClassificationServiceStub(self._channel).Classify,
+            pb.SegmentRequest: rpc.SegmentationServiceStub(self._channel).Segment,
+            pb.SegmentTextRequest: rpc.SemanticSegmentationServiceStub(self._channel).SegmentText,
+            pb.IndexRequest: rpc.RetrievalServiceStub(self._channel).Index,
+            pb.SearchRequest: rpc.RetrievalServiceStub(self._channel).Search,
+            pb.ListItemsRequest: rpc.RetrievalServiceStub(self._channel).ListItems,
+            pb.EmbedRequest: rpc.BackboneServiceStub(self._channel).Embed,
+        }
+        self.acknowledged: set[str] = set()
+
+    def kinds(self) -> dict[str, Callable[[int, float], Awaitable[bool]]]:
+        return {
+            "backbone": self.embed,
+            "classification": self.classify,
+            "segmentation": self.segment,
+            "semantic": self.semantic,
+            "index": self.index,
+            "search": self.search,
+            "gateway": self.healthz,
+        }
+
+    async def close(self) -> None:
+        await self._channel.close()
+        await self._http.aclose()
+
+    async def send(self, request: Message, seconds: float) -> Message:
+        return await self._call[type(request)](request, timeout=seconds)
+
+    async def embed(self, number: int, seconds: float) -> bool:
+        outputs = [pb.CLIP_POOLED]
+        request = pb.EmbedRequest(image=self._image(number), outputs=outputs, inline=True)
+        (tensor,) = (await self.send(request, seconds)).tensors
+        found_D = np.frombuffer(tensor.data, tensor.dtype).astype(np.float32)
+        return bool(np.abs(found_D - self._picture(number).pooled_D).max() < 0.01)
+
+    async def classify(self, number: int, seconds: float) -> bool:
+        request = pb.ClassifyRequest(images=[self._image(number)], labels=LABELS)
+        (result,) = (await self.send(request, seconds)).results
+        expected = self._picture(number).probabilities
+        return all(abs(expected[score.label] - score.score) < 0.02 for score in result.scores)
+
+    async def segment(self, number: int, seconds: float) -> bool:
+        point = pb.Point(x=POINT[0], y=POINT[1])
+        request = pb.SegmentRequest(image=self._image(number), prompts=[pb.Prompt(points=[point])])
+        (mask,) = (await self.send(request, seconds)).results[0].masks
+        found_HW = decode_rle(mask.rle.counts, mask.rle.height, mask.rle.width)
+        return _close(found_HW, self._picture(number).mask_HW)
+
+    async def semantic(self, number: int, seconds: float) -> bool:
+        request = pb.SegmentTextRequest(image=self._image(number), labels=LABELS)
+        png = (await self.send(request, seconds)).label_map_png
+        return _close(decode_label_map(png), self._picture(number).label_map_HW)
+
+    async def index(self, number: int, seconds: float) -> bool:
+        item = pb.IndexItem(id=f"written-{number}", image=self._image(number))
+        reply = await self.send(pb.IndexRequest(collection=self._written, items=[item]), seconds)
+        self.acknowledged.add(item.id)
+        return bool(reply.indexed == 1)
+
+    async def search(self, number: int, seconds: float) -> bool:
+        request = pb.SearchRequest(collection=self._collection, image=self._image(number), top_k=1)
+        (hit,) = (await self.send(request, seconds)).hits
+        return hit.id == f"known-{number % len(self._pictures)}" and hit.score > 0.99
+
+    async def healthz(self, number: int, seconds: float) -> bool:
+        reply = await self._http.get("/healthz", timeout=seconds)
+        reply.raise_for_status()
+        return bool(reply.json() == {"status": "live"})
+
+    async def index_known(self) -> None:
+        """What ``search`` finds."""
+        items = [
+            pb.IndexItem(id=f"known-{i}", image=pb.Image(encoded=self._pictures[i].file))
+            for i in range(len(self._pictures))
+        ]
+        reply = await self.send(pb.IndexRequest(collection=self._collection, items=items), 120)
+        assert reply.indexed == len(items)
+
+    async def lost(self) -> set[str]:
+        """Ids whose writing was acknowledged and which are not there."""
+        found: set[str] = set()
+        after = ""
+        while self.acknowledged:
+            request = pb.ListItemsRequest(collection=self._written, after_id=after, limit=1000)
+            page = [item.id for item in (await self.send(request, 60)).items]
+            if not page:
+                break
+            found, after = found | set(page), page[-1]
+        return self.acknowledged - found
+
+    @property
+    def _written(self) -> str:
+        return f"{self._collection}-written"
+
+    def _picture(self, number: int) -> Picture:
+        return self._pictures[number % len(self._pictures)]
+
+    def _image(self, number: int) -> pb.Image:
+        fresh = number // len(self._pictures) % 2 == 1
+        return pb.Image(encoded=self._pictures.file(number % len(self._pictures), fresh))
+
+
+@dataclass
+class Load:
+    """The load while ``async with`` lasts."""
+
+    questions: Questions
+    attempts: dict[str, list[Attempt]] = field(default_factory=dict)
+    fault_at: float = 0.0
+    recovery_s: float = 0.0
+    lost: int = 0
+    _stopped: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    async def __aenter__(self) -> Self:
+        await self.questions.index_known()
+        for kind, ask in self.questions.kinds().items():
+            self.attempts[kind] = []
+            self._tasks.append(asyncio.create_task(self._caller(kind, ask)))
+        await self.recovered(within_s=120)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._stopped.set()
+        await asyncio.gather(*self._tasks)
+        with suppress(grpc.aio.AioRpcError):
+            self.lost = len(await self.questions.lost())
+        await self.questions.close()
+
+    def mark(self) -> None:
+        """What happens from now on is measured from now on."""
+        self.fault_at = time.monotonic()
+
+    async def recovered(self, within_s: float) -> None:
+        """Wait until every kind is answered again and again.
+
+        ``recovery_s`` is from the mark to the first answer, of the slowest kind, behind which
+        nothing failed.
+        """
+        deadline = time.monotonic() + within_s
+        while not all(map(self._answered, self.attempts)):
+            assert time.monotonic() < deadline, f"not well after {within_s} s: {self.failures()}"
+            await asyncio.sleep(0.05)
+        self.recovery_s = max(map(self._first_good, self.attempts)) - self.fault_at
+
+    def failures(self) -> dict[str, Counter[str]]:
+        """How each kind failed since the mark: kind → status → times."""
+        failed = {
+            kind: Counter(a.code for a in attempts if a.done > self.fault_at and a.code != "OK")
+            for kind, attempts in self.attempts.items()
+        }
+        return {kind: codes for kind, codes in failed.items() if codes}
+
+    def all_failures(self) -> dict[str, Counter[str]]:
+        """How each kind failed, from the beginning."""
+        failed = {
+            kind: Counter(a.code for a in attempts if a.code not in ("OK", "WRONG"))
+            for kind, attempts in self.attempts.items()
+        }
+        return {kind: codes for kind, codes in failed.items() if codes}
+
+    def wrong(self) -> int:
+        """Answers that were not right, from the beginning."""
+        return sum(a.code == "WRONG" for attempts in self.attempts.values() for a in attempts)
+
+    def _answered(self, kind: str) -> bool:
+        since = [a for a in self.attempts[kind] if a.sent >= self.fault_at]
+        return len(since) >= IN_A_ROW and all(a.code == "OK" for a in since[-IN_A_ROW:])
+
+    def _first_good(self, kind: str) -> float:
+        good = self.fault_at
+        for attempt in reversed(self.attempts[kind]):
+            if attempt.code != "OK" or attempt.sent < self.fault_at:
+                break
+            good = attempt.done
+        return good
+
+    async def _caller(self, kind: str, ask: Callable[[int, float], Awaitable[bool]]) -> None:
+        for number in count():
+            while not self._stopped.is_set():
+                sent = time.monotonic()
+                code = await _outcome(ask(number, ATTEMPT_S))
+                self.attempts[kind].append(Attempt(sent, time.monotonic(), code))
+                if code in ("OK", "WRONG"):
+                    break
+                await asyncio.sleep(AGAIN_S)
+            if self._stopped.is_set():
+                return
+            await asyncio.sleep(PACE_S)
+
+
+async def _outcome(answer: Awaitable[bool]) -> str:
+    try:
+        return "OK" if await answer else "WRONG"
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
+    except httpx.HTTPStatusError as error:
+        return f"HTTP {error.response.status_code}"
+    except httpx.HTTPError as error:
+        return type(error).__name__

@@ -1,0 +1,169 @@
+"""Clients that give up, send rubbish, dawdle, or come by the thousand, beside those that do not."""
+
+import asyncio
+import random
+import socket
+import struct
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+
+import grpc
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as rpc
+
+from tests.e2e.conftest import Service
+from tests.e2e.test_bad_input import header_of
+from tests.faults.conftest import Loaded
+from tests.faults.load import LABELS, OPTIONS, Pictures
+from tests.faults.test_processes import FAULTS, ROOMY_S
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+STORM_S = 4
+H2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # and empty SETTINGS
+SLOW_HEAD = b"POST /classify HTTP/1.1\r\nhost: a\r\nx-slow: "
+SLOW_BODY = (
+    b"POST /classify HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+    b"content-length: 100000\r\n\r\n{"
+)
+
+
+@asynccontextmanager
+async def callers(
+    number: int, service: Service, call: Callable[[rpc.ClassificationServiceStub], Awaitable[str]]
+) -> AsyncIterator[Counter[str]]:
+    """So many who call again and again; what came of it."""
+    outcomes: Counter[str] = Counter()
+    stopped = asyncio.Event()
+
+    async def caller(stub: rpc.ClassificationServiceStub) -> None:
+        while not stopped.is_set():
+            outcomes[await call(stub)] += 1
+
+    async with grpc.aio.insecure_channel(service.address, OPTIONS) as channel:
+        stub = rpc.ClassificationServiceStub(channel)
+        tasks = [asyncio.create_task(caller(stub)) for _ in range(number)]
+        yield outcomes
+        stopped.set()
+        await asyncio.gather(*tasks)
+
+
+async def test_nine_clients_of_ten_give_up(
+    loaded: Loaded, service: Service, pictures: Pictures
+) -> None:
+    """What they asked for is not done; all others are answered, and the queue is empty after."""
+    chance = random.Random(0)
+
+    async def ask(stub: rpc.ClassificationServiceStub) -> str:
+        image = pb.Image(encoded=pictures.file(0, fresh=True))
+        call = stub.Classify(pb.ClassifyRequest(images=[image], labels=LABELS), timeout=60)
+        if chance.random() < 0.9:
+            await asyncio.sleep(chance.random() / 10)
+            call.cancel()
+        try:
+            await call
+        except asyncio.CancelledError:
+            return "cancelled"
+        return "answered"
+
+    async with loaded("9 of 10 clients cancel, 30 at once") as load:
+        load.mark()
+        async with callers(30, service, ask) as outcomes:
+            await asyncio.sleep(STORM_S)
+        load.mark()
+        await load.recovered(ROOMY_S)
+    assert outcomes["cancelled"] > 50
+    assert outcomes["answered"] > 3
+    assert not load.all_failures()
+
+
+async def test_a_bad_image_in_every_batch(
+    loaded: Loaded, service: Service, pictures: Pictures
+) -> None:
+    good = pictures[0].file
+    bad = [
+        good[: len(good) // 2],
+        good[:60] + bytes(20) + good[80:],
+        header_of(50_000, 50_000),
+        b"\xff\xd8\xff" + bytes(100),
+        b"",
+    ]
+    chance = random.Random(0)
+
+    async def ask(stub: rpc.ClassificationServiceStub) -> str:
+        image = pb.Image(encoded=chance.choice(bad) + chance.randbytes(3))
+        try:
+            await stub.Classify(pb.ClassifyRequest(images=[image], labels=LABELS), timeout=60)
+        except grpc.aio.AioRpcError as error:
+            await asyncio.sleep(0.01)
+            return error.code().name
+        return "answered"
+
+    async with loaded("bad images beside every good one") as load:
+        load.mark()
+        async with callers(8, service, ask) as outcomes:
+            await asyncio.sleep(STORM_S)
+        await load.recovered(ROOMY_S)
+    assert outcomes.keys() == {"INVALID_ARGUMENT"}
+    assert outcomes["INVALID_ARGUMENT"] > 50
+    assert not load.all_failures()
+
+
+@contextmanager
+def connections(number: int, port: int, start: bytes = b"") -> Iterator[list[socket.socket]]:
+    """So many connections that have sent ``start`` and wait."""
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(number):
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+            connection.sendall(start)
+            opened.append(connection)
+        yield opened
+
+
+@FAULTS
+async def test_slow_and_half_open_connections(loaded: Loaded, service: Service) -> None:
+    """A byte now and then, of a header or of a body; nothing at all; and an end without goodbye."""
+    async with loaded("900 connections that dawdle, are half open or vanish, for 6 s") as load:
+        load.mark()
+        with (
+            connections(200, service.http_port, SLOW_HEAD) as heads,
+            connections(300, service.http_port, SLOW_BODY) as bodies,
+            connections(100, service.http_port),
+            connections(100, service.grpc_port, H2_START),
+            connections(100, service.grpc_port),
+            connections(100, service.grpc_port, H2_START) as vanishing,
+        ):
+            for connection in vanishing:  # a reset in place of an end
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+            for _ in range(12):
+                for connection in (*heads, *bodies):
+                    with suppress(OSError):
+                        connection.send(b"a")
+                await asyncio.sleep(0.5)
+        await load.recovered(ROOMY_S)
+    assert not load.all_failures()
+
+
+@FAULTS
+async def test_ten_thousand_connections(
+    loaded: Loaded, service: Service, pictures: Pictures, descriptors: int
+) -> None:
+    """They do nothing; who comes as the next one is answered. HAProxy takes half of `ulimit -n`."""
+    each = min(5000, descriptors // 4 - 200)
+    async with loaded(f"{2 * each:,} idle connections") as load:
+        load.mark()
+        with (
+            connections(each, service.http_port),
+            connections(each, service.grpc_port, H2_START),
+        ):
+            async with grpc.aio.insecure_channel(service.address, OPTIONS) as channel:
+                image = pb.Image(encoded=pictures.file(0, fresh=True))
+                request = pb.ClassifyRequest(images=[image], labels=LABELS)
+                await rpc.ClassificationServiceStub(channel).Classify(request, timeout=60)
+            await asyncio.sleep(3)
+        await load.recovered(ROOMY_S)
+    assert not load.all_failures()

@@ -1,0 +1,65 @@
+"""A clock that jumps, which libfaketime shows to all processes of a service."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Service, start
+from tests.faults import processes
+from tests.faults.conftest import under_load
+from tests.faults.load import Pictures
+from tests.faults.report import Report
+from tests.faults.test_processes import FAULTS, ROOMY_S, only_in_flight
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
+
+FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+@pytest.fixture(scope="module")
+def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that says how far the clock is off."""
+    if FAKETIME is None:
+        pytest.skip("no libfaketime: install Debian's package of that name")
+    file = tmp_path_factory.mktemp("clock") / "offset"
+    file.write_text("+0")
+    return file
+
+
+@pytest.fixture(scope="module")
+def heads(
+    tmp_path_factory: pytest.TempPathFactory, weights: Path, service: Service, clock: Path
+) -> Iterator[Service]:
+    """Without a backbone: of the processes, those that look at the clock."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LD_PRELOAD", str(FAKETIME))
+        patch.setenv("FAKETIME_TIMESTAMP_FILE", str(clock))
+        patch.setenv("FAKETIME_CACHE_DURATION", "1")
+        patch.setenv("DONT_FAKE_MONOTONIC", "1")
+        directory = tmp_path_factory.mktemp("heads")
+        running = start(directory, str(weights), BACKBONE_ADDRESS=service.address)
+    yield running
+    running.stop(signal.SIGTERM)
+
+
+async def test_the_clock_jumps(
+    heads: Service, pictures: Pictures, report: Report, clock: Path
+) -> None:
+    """Nobody notices an hour ahead or back; and what is killed then is replaced."""
+    async with under_load(heads, pictures, report, "clock an hour ahead, then back") as load:
+        load.mark()
+        clock.write_text("+3600")
+        await asyncio.sleep(5)
+        clock.write_text("+0")
+        await asyncio.sleep(3)
+        await load.recovered(ROOMY_S)
+        assert not load.failures()
+    fault = "`kill -9`, replica of semantic, after the clock has jumped"
+    async with under_load(heads, pictures, report, fault) as load:
+        load.mark()
+        processes.kill(heads, processes.replica("semantic"))
+        await load.recovered(ROOMY_S)
+    only_in_flight(load, {"semantic"})

@@ -1,0 +1,119 @@
+"""Heads without a backbone of their own, which ask one in another place; collections in files."""
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Service, start
+from tests.faults import processes, relay
+from tests.faults.conftest import under_load
+from tests.faults.load import Pictures
+from tests.faults.relay import Relay
+from tests.faults.report import Report
+from tests.faults.test_processes import FAULTS, NEEDS_BACKBONE, ROOMY_S, only_in_flight
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
+
+DISK_MB = 64
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[None]:
+    """A file system that can be filled. Skips where this user may not mount one."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "none", str(directory)]
+    if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs a small file system, which only root may mount")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(directory)], check=True)
+
+
+@pytest.fixture(scope="module")
+def cable(service: Service) -> Iterator[Relay]:
+    """The network between the heads and the backbone."""
+    with relay.running(service.grpc_port) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    directory = tmp_path_factory.mktemp("disk")
+    with small_disk(directory):
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def heads(
+    tmp_path_factory: pytest.TempPathFactory, weights: Path, cable: Relay, disk: Path
+) -> Iterator[Service]:
+    running = start(
+        tmp_path_factory.mktemp("heads"),
+        str(weights),
+        BACKBONE_ADDRESS=f"127.0.0.1:{cable.port}",
+        INDEX_DIR=disk / "index",
+    )
+    yield running
+    running.stop(signal.SIGTERM)
+
+
+async def test_the_network_is_cut(
+    heads: Service, pictures: Pictures, report: Report, cable: Relay
+) -> None:
+    """What is remembered is answered; the rest says that it may be asked again."""
+    async with under_load(heads, pictures, report, "network to the backbone cut, for 10 s") as load:
+        load.mark()
+        cable.cut()
+        await asyncio.sleep(10)
+        assert load.failures().keys() <= NEEDS_BACKBONE
+        assert {code for codes in load.failures().values() for code in codes} <= {"UNAVAILABLE"}
+        cable.mend()
+        load.mark()
+        await load.recovered(ROOMY_S)
+
+
+async def test_the_network_falls_silent(
+    heads: Service, pictures: Pictures, report: Report, cable: Relay
+) -> None:
+    """Connections that nobody ends are given up, and new ones made."""
+    fault = "connections to the backbone fall silent for ever"
+    async with under_load(heads, pictures, report, fault) as load:
+        load.mark()
+        cable.silence()
+        await load.recovered(ROOMY_S)
+        assert {code for codes in load.failures().values() for code in codes} <= {"UNAVAILABLE"}
+
+
+async def test_retrieval_is_killed_while_it_writes_files(
+    heads: Service, pictures: Pictures, report: Report
+) -> None:
+    fault = "`kill -9`, replica of retrieval, collections in files"
+    async with under_load(heads, pictures, report, fault) as load:
+        load.mark()
+        processes.kill(heads, processes.replica("retrieval"))
+        await load.recovered(ROOMY_S)
+    only_in_flight(load, {"index", "search"})
+
+
+async def test_the_disk_of_the_index_is_full(
+    heads: Service, pictures: Pictures, report: Report, disk: Path
+) -> None:
+    """Nothing is acknowledged that is not there; and room is enough to go on."""
+    async with under_load(heads, pictures, report, "disk of the index full, for 5 s") as load:
+        load.mark()
+        ballast = disk / "ballast"
+        subprocess.run(["dd", "if=/dev/zero", f"of={ballast}"], capture_output=True, check=False)
+        assert shutil.disk_usage(disk).free == 0
+        await asyncio.sleep(5)
+        assert load.failures().keys() <= {"index"}
+        assert {code for codes in load.failures().values() for code in codes} <= {"UNAVAILABLE"}
+        ballast.unlink()
+        load.mark()
+        await load.recovered(ROOMY_S)

@@ -1,0 +1,126 @@
+"""Processes that are killed, stopped, or cannot be started, while the service is asked."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Service
+from tests.faults import processes
+from tests.faults.conftest import Loaded
+from tests.faults.load import Load
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+ROOMY_S = 120
+"""For what takes seconds on an idle machine; the table has the figures."""
+NOTICED_S = 5
+"""What was sent later than this after a fault is no longer in flight on what was killed."""
+NEEDS_BACKBONE = {"backbone", "classification", "segmentation", "semantic", "index", "search"}
+AFFECTED = {
+    "backbone": NEEDS_BACKBONE,
+    "classification": {"classification"},
+    "segmentation": {"segmentation"},
+    "semantic": {"semantic"},
+    "retrieval": {"index", "search"},
+    "gateway": {"gateway"},
+}
+FAULTS = pytest.mark.faults  # not in `make test`
+BROKEN_OFF = {"UNAVAILABLE", "HTTP 502", "HTTP 503", "RemoteProtocolError", "ReadError"}
+
+
+def only_in_flight(load: Load, kinds: set[str]) -> None:
+    """What failed was sent before the fault was noticed, and says that it may be sent again."""
+    assert load.failures().keys() <= kinds
+    for kind, attempts in load.attempts.items():
+        for attempt in (a for a in attempts if a.code != "OK"):
+            assert attempt.code in BROKEN_OFF, (kind, attempt)
+            assert attempt.sent - load.fault_at < NOTICED_S, (kind, attempt)
+
+
+@pytest.mark.parametrize(
+    "application",
+    [
+        "classification",
+        *(pytest.param(name, marks=FAULTS) for name in AFFECTED if name != "classification"),
+    ],
+)
+async def test_a_replica_is_killed(loaded: Loaded, service: Service, application: str) -> None:
+    """Who asks while it is started again waits; nobody else notices."""
+    async with loaded(f"`kill -9`, replica of {application}") as load:
+        load.mark()
+        processes.kill(service, processes.replica(application))
+        await load.recovered(ROOMY_S)
+    only_in_flight(load, AFFECTED[application])
+
+
+@FAULTS
+@pytest.mark.parametrize("application", ["classification", "backbone"])
+async def test_a_replica_hangs(loaded: Loaded, service: Service, application: str) -> None:
+    """It is found out and replaced, and the process that hung is gone."""
+    hanging = processes.the(service, processes.replica(application))
+    async with loaded(f"`SIGSTOP`, replica of {application}") as load:
+        load.mark()
+        hanging.suspend()
+        await load.recovered(ROOMY_S)
+    assert load.failures().keys() <= AFFECTED[application]
+    hanging.wait(60)
+
+
+@FAULTS
+async def test_the_controller_is_killed(loaded: Loaded, service: Service) -> None:
+    """Nobody notices; and it is back when it is needed, for a replica that is killed as well."""
+    async with loaded("`kill -9`, Serve's controller") as load:
+        load.mark()
+        processes.kill(service, processes.CONTROLLER)
+        await load.recovered(ROOMY_S)
+        await asyncio.sleep(3)
+    assert not load.failures()
+    async with loaded("`kill -9`, Serve's controller and the replica of gateway") as load:
+        load.mark()
+        processes.kill(service, processes.CONTROLLER)
+        processes.kill(service, processes.replica("gateway"))
+        await load.recovered(ROOMY_S)
+    only_in_flight(load, {"gateway"})
+
+
+async def test_the_front_door_is_killed(loaded: Loaded, service: Service) -> None:
+    async with loaded("`kill -9`, front door (HAProxy)") as load:
+        load.mark()
+        processes.front_door(service).kill()
+        await load.recovered(ROOMY_S)
+
+
+@FAULTS
+async def test_the_inner_proxy_is_killed(loaded: Loaded, service: Service) -> None:
+    async with loaded("`kill -9`, Serve's HAProxy") as load:
+        load.mark()
+        for process in processes.inner_proxies(service):
+            process.kill()
+        await load.recovered(ROOMY_S)
+
+
+@FAULTS
+async def test_the_actor_of_the_inner_proxy_is_killed(loaded: Loaded, service: Service) -> None:
+    async with loaded("`kill -9`, the actor of Serve's HAProxy") as load:
+        load.mark()
+        processes.kill(service, processes.PROXY_ACTOR)
+        await load.recovered(ROOMY_S)
+
+
+@FAULTS
+async def test_a_replica_that_cannot_be_started(
+    loaded: Loaded, service: Service, weights: Path
+) -> None:
+    """It is tried again and again; what needs no encoding is answered meanwhile."""
+    file = weights / "model.safetensors"
+    async with loaded("the backbone cannot be started for 15 s") as load:
+        target = file.readlink()
+        file.unlink()
+        load.mark()
+        processes.kill(service, processes.replica("backbone"))
+        await asyncio.sleep(15)
+        assert not load.failures().keys() - NEEDS_BACKBONE
+        file.symlink_to(target)
+        load.mark()
+        await load.recovered(ROOMY_S)

@@ -1,0 +1,171 @@
+"""A Redis that is killed, frozen, slow, full, wrong or empty while the service is asked."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import grpc
+import httpx
+import pytest
+import redis
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as rpc
+
+from tests.e2e.conftest import Service
+from tests.faults.conftest import Loaded
+from tests.faults.load import LABELS, POINT, Pictures
+from tests.faults.relay import Relay
+from tests.faults.test_processes import FAULTS, ROOMY_S
+from tests.redis_server import RedisServer
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+INDEX = {"index", "search"}
+"""What Redis holds nobody else has, so these wait for it; nothing else fails at all."""
+ENTRIES = "samclip:cache:*"
+
+
+def states(service: Service) -> set[str]:
+    """What the services tell of Redis, all of which are ready."""
+    reply = httpx.get(f"{service.url}/readyz", timeout=60)
+    assert reply.status_code == 200
+    return {part["redis"] for part in reply.json()["services"].values()}
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + ROOMY_S
+    while not await asyncio.to_thread(condition):
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.1)
+
+
+def admin(store: RedisServer) -> "closing[redis.Redis]":
+    return closing(redis.Redis(port=store.port))
+
+
+async def test_a_head_finds_what_another_had_encoded(
+    service: Service, store: RedisServer, pictures: Pictures
+) -> None:
+    image = pb.Image(encoded=pictures.file(0, fresh=True))
+    prompt = pb.Prompt(points=[pb.Point(x=POINT[0], y=POINT[1])])
+    async with grpc.aio.insecure_channel(service.address) as channel:
+        segment = rpc.SegmentationServiceStub(channel).Segment
+        first = await segment(pb.SegmentRequest(image=image, prompts=[prompt]), timeout=300)
+        assert not first.image.cached
+        key = pb.Image(key=first.image.key)
+        with admin(store) as client:
+            names = f"samclip:cache:*{key.key}*"
+            await until(lambda: len(list(client.scan_iter(names, count=1000))) == 3)
+        request = pb.SegmentTextRequest(image=key, labels=LABELS)
+        answer = await rpc.SemanticSegmentationServiceStub(channel).SegmentText(request)
+        assert answer.image.cached
+        again = await segment(pb.SegmentRequest(image=key, prompts=[prompt]), timeout=300)
+        assert again.results == first.results
+
+
+async def test_killed_and_started_again(
+    loaded: Loaded, service: Service, store: RedisServer
+) -> None:
+    """What it had acknowledged is there again, and the cache is used again."""
+    assert states(service) == {"up"}
+    async with loaded("`kill -9`, Redis; started again from its file") as load:
+        load.mark()
+        store.kill()
+        await until(lambda: states(service) == {"down"})
+        assert load.failures().keys() <= INDEX
+        store.start()
+        load.mark()
+        await load.recovered(ROOMY_S)
+        assert load.failures().keys() <= INDEX
+        await until(lambda: states(service) == {"up"})
+        with admin(store) as client:
+            client.delete(*client.scan_iter(ENTRIES, count=1000))
+            await until(lambda: any(client.scan_iter(ENTRIES, count=1000)))
+
+
+@FAULTS
+async def test_frozen(loaded: Loaded, service: Service, store: RedisServer) -> None:
+    async with loaded("`SIGSTOP`, Redis, for 8 s") as load:
+        load.mark()
+        store.freeze()
+        await asyncio.sleep(8)
+        assert load.failures().keys() <= INDEX
+        store.thaw()
+        load.mark()
+        await load.recovered(ROOMY_S)
+
+
+@FAULTS
+async def test_slow(loaded: Loaded, line: Relay) -> None:
+    """Slower than the cache waits for it, not slower than the index does."""
+    async with loaded("every answer of Redis 1.5 s late, for 10 s") as load:
+        load.mark()
+        line.delay_s = 1.5
+        await asyncio.sleep(10)
+        line.delay_s = 0.0
+        assert not load.failures()
+        load.mark()
+        await load.recovered(ROOMY_S)
+
+
+@FAULTS
+async def test_full(loaded: Loaded, store: RedisServer) -> None:
+    with admin(store) as client:
+        async with loaded("Redis is full (`noeviction`), for 6 s") as load:
+            load.mark()
+            client.config_set("maxmemory", "1mb")
+            await asyncio.sleep(6)
+            assert load.failures().keys() <= {"index"}
+            client.config_set("maxmemory", 0)
+            load.mark()
+            await load.recovered(ROOMY_S)
+
+
+def corrupt(client: redis.Redis) -> None:
+    """Each entry in another way: flipped, cut short, in another's place, of another type."""
+    before = b""
+    for number, name in enumerate(client.scan_iter(ENTRIES, count=1000, _type="string")):
+        value = client.get(name) or b""
+        match number % 4:
+            case 0:
+                client.setrange(name, 100, b"\x01\x02\x03")
+            case 1:
+                client.set(name, value[:-9], keepttl=True)
+            case 2:
+                client.set(name, before, keepttl=True)
+            case 3:
+                client.delete(name)
+                client.lpush(name, b"no string")
+        before = value
+
+
+@FAULTS
+async def test_corrupt_entries(loaded: Loaded, store: RedisServer) -> None:
+    """Never an answer, never an error."""
+    with admin(store) as client:
+        async with loaded("entries of the cache in Redis are damaged, for 5 s") as load:
+            load.mark()
+            for _ in range(10):
+                await asyncio.to_thread(corrupt, client)
+                await asyncio.sleep(0.5)
+            assert not load.failures()
+            client.delete(*client.scan_iter(ENTRIES, count=1000))
+            load.mark()
+            await load.recovered(ROOMY_S)
+        assert not load.failures()
+
+
+@FAULTS
+async def test_started_again_empty(loaded: Loaded, store: RedisServer) -> None:
+    """What was in it is gone, and what is written from then on is kept."""
+    async with loaded("Redis is started again empty; writes since then") as load:
+        load.mark()
+        store.kill()
+        shutil.rmtree(store.directory / "appendonlydir")
+        load.questions.acknowledged.clear()
+        store.start()
+        await load.questions.index_known()
+        load.mark()
+        await load.recovered(ROOMY_S)

@@ -1,0 +1,209 @@
+"""What is fed with bytes: each target takes any, and raises only where something is wrong.
+
+``TARGETS`` are run by hypothesis in the test suite, and by atheris, which steers by what the bytes
+make run, in ``make fuzz``. ``seeds`` are inputs to start from.
+"""
+
+import json
+import struct
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import cv2
+import numpy as np
+import xxhash
+from google.protobuf.message import DecodeError
+from samclip import masks as client_masks
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core import checkpoint, image, masks
+from samclip_core.config import SamClipConfig
+from samclip_core.errors import CheckpointError, InvalidRequest, SamClipError
+from samclip_core.geometry import Geometry
+from samclip_core.image import ImageLimits
+from services import bodies, limits, wire
+from services.cache import entry
+from services.routes import ROUTES
+from services.urgency import TIMEOUT, Urgency
+from tests.in_process import png
+
+LIMITS = ImageLimits(max_bytes=2**16, max_pixels=2**18)
+NAME = "samclip:cache:fuzz"
+SIZE = struct.Struct("<BB")  # of a mask, before its encoding
+REQUESTS = [route.request for routes in ROUTES.values() for route in routes]
+
+
+def decode_image(data: bytes) -> None:
+    """Pixels within the limits, as many as the header stated; or an error for the caller."""
+    try:
+        stated = image.probe(data, LIMITS)
+        pixels_HW3 = image.decode(data, LIMITS)
+    except SamClipError:
+        return
+    assert pixels_HW3.dtype == np.uint8
+    assert pixels_HW3.shape == (stated[1], stated[0], 3)
+    assert pixels_HW3.size <= 3 * LIMITS.max_pixels
+
+
+def decode_mask(data: bytes) -> None:
+    """What the client makes of a mask: of the size that was stated, or ValueError."""
+    if len(data) < SIZE.size:
+        return
+    height, width = SIZE.unpack_from(data)
+    body = data[SIZE.size :]
+    rings = np.frombuffer(body[: len(body) // 8 * 8], "<f4")
+    for decode in (
+        lambda: client_masks.decode_rle(body, height, width),
+        lambda: client_masks.unpack_bits(body, height, width),
+        lambda: masks.unpack_bits(body, height, width),
+        lambda: client_masks.decode_polygons([rings], height, width),
+        lambda: masks.decode_polygons([rings], height, width),
+    ):
+        try:
+            mask_HW = decode()
+        except ValueError:
+            continue
+        assert mask_HW.shape == (height, width)
+        assert mask_HW.dtype == bool
+        assert np.array_equal(
+            client_masks.decode_rle(masks.encode_rle(mask_HW), height, width), mask_HW
+        )
+
+
+def read_cache_entry(data: bytes) -> None:
+    """An entry that is written back as it was, or None: with its own checksum, and a right one."""
+    sealed = data[:4] + xxhash.xxh3_128_digest(data[20:]) + data[20:]
+    for stored in (data, sealed):
+        found = entry.unpack(NAME, stored)
+        if found is not None:
+            assert not found.array.flags.writeable
+            assert isinstance(found.geometry, Geometry)
+
+
+def read_config(data: bytes) -> None:
+    """config.json: valid, or CheckpointError."""
+    try:
+        SamClipConfig.from_json(data)
+    except CheckpointError:
+        return
+
+
+def load_checkpoint(data: bytes) -> None:
+    """A checkpoint whose weights, or whose manifest, are anything: CheckpointError."""
+    with tempfile.TemporaryDirectory() as scratch:
+        directory = Path(scratch)
+        (directory / checkpoint.MANIFEST).write_bytes(data)
+        with suppress(CheckpointError):
+            checkpoint.digest(directory)
+        (directory / checkpoint.WEIGHTS).write_bytes(data)
+        checkpoint.seal(directory)
+        try:
+            checkpoint.load_weights(directory, _module())
+        except CheckpointError:
+            return
+
+
+@cache
+def _module() -> "object":
+    from torch import nn
+
+    return nn.Linear(2, 2)
+
+
+def read_body(data: bytes) -> None:
+    """A JSON body as each request, and a request of the wire as its checks."""
+    for request in REQUESTS:
+        try:
+            bodies.to_message(request, bodies._object(data), form=False)
+        except InvalidRequest:
+            continue
+
+
+def check_request(data: bytes) -> None:
+    """A request to segment, with all that is looked at before an image is there."""
+    try:
+        request = pb.SegmentRequest.FromString(data)
+    except DecodeError:
+        return
+    try:
+        limits.check_encoding(request.encoding)
+        limits.check_prompts(request.prompts, 16)
+        wire.image_source(request.image, LIMITS.max_bytes)
+        for prompt in request.prompts:
+            if not wire.asks_by_text(prompt):
+                wire.to_prompt(prompt).validate(Geometry(30, 40, 128))
+    except InvalidRequest:
+        return
+
+
+def read_timeout(data: bytes) -> None:
+    """A deadline in a header."""
+    try:
+        found = Urgency.read({TIMEOUT: data.decode("latin-1")}, most_s=60)
+    except InvalidRequest:
+        return
+    assert 0 <= (found.time_left() or 0) <= 60
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target
+    for target in (
+        decode_image,
+        decode_mask,
+        read_cache_entry,
+        read_config,
+        load_checkpoint,
+        read_body,
+        check_request,
+        read_timeout,
+    )
+}
+
+
+@cache
+def seeds(name: str) -> tuple[bytes, ...]:
+    """Valid inputs of a target."""
+    picture = np.random.default_rng(0).integers(0, 255, (12, 9, 3), np.uint8)
+    mask_HW = picture[:, :, 0] > 128
+    size = SIZE.pack(*mask_HW.shape)
+    whole = entry.Entry.of(np.ones((3, 2, 2), np.float32), Geometry(30, 40, 128), "float16")
+    rounded = entry.Entry.of(np.ones((3, 2, 2), np.float32), Geometry(30, 40, 128), "int8")
+    point = pb.Prompt(points=[pb.Point(x=1, y=2)], box=pb.Box(x_max=9, y_max=9))
+    logits = pb.Prompt(mask_input=wire.to_tensor(np.zeros((4, 4), np.float32)))
+    text = pb.Prompt(text="a cat")
+    segment = pb.SegmentRequest(image=pb.Image(encoded=png()), prompts=[point, logits, text])
+    bundled = checkpoint.resolve("edge")
+    return {
+        "decode_image": tuple(
+            cv2.imencode(kind, picture)[1].tobytes() for kind in (".png", ".jpg", ".webp")
+        ),
+        "decode_mask": (
+            size + masks.encode_rle(mask_HW),
+            size + masks.pack_bits(mask_HW),
+            size
+            + b"".join(ring.astype("<f4").tobytes() for ring in masks.encode_polygons(mask_HW)),
+        ),
+        "read_cache_entry": (entry.pack(NAME, whole), entry.pack(NAME, rounded)),
+        "read_config": ((bundled / checkpoint.CONFIG).read_bytes(),),
+        "load_checkpoint": ((bundled / checkpoint.MANIFEST).read_bytes(), _safetensors()),
+        "read_body": (
+            json.dumps({"image": "aGk=", "labels": ["a"], "prompts": [{"text": "a"}]}).encode(),
+            json.dumps(
+                {"collection": "c", "items": [{"id": "1", "metadata": {"a": "b"}}]}
+            ).encode(),
+        ),
+        "check_request": (segment.SerializeToString(),),
+        "read_timeout": (b"250m", b"30S"),
+    }[name]
+
+
+def _safetensors() -> bytes:
+    header = {
+        name: {"dtype": "F32", "shape": shape, "data_offsets": place}
+        for name, shape, place in (("weight", [2, 2], [0, 16]), ("bias", [2], [16, 24]))
+    }
+    encoded = json.dumps(header).encode()
+    return struct.pack("<Q", len(encoded)) + encoded + bytes(24)
