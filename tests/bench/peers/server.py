@@ -1,0 +1,100 @@
+"""A peer's own environment, and its server while it is measured."""
+
+import os
+import signal
+import site
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from services.instance import free_port
+from tests.bench import traffic
+from tests.bench.peers.work import PATH
+
+START_S = 180
+MARK = "BENCH_PEER_PORT"
+
+
+class Absent(Exception):
+    """A peer that could not be installed or started."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """``requirement`` None: what it needs is in the project's own environment."""
+
+    name: str
+    module: str
+    requirement: str | None = None
+    form: bool = False  # takes a form, instead of the bare file
+
+    def python(self, folder: Path) -> str:
+        """Of an environment that has the requirement, and everything that this one has.
+
+        It is made where it is absent. Raises Absent.
+        """
+        if self.requirement is None:
+            return sys.executable
+        home = folder / self.module
+        python = home / "bin" / "python"
+        if not (home / "complete").exists():
+            venv.create(home, with_pip=True, clear=True)
+            (packages,) = home.glob("lib/python*/site-packages")
+            (packages / "ours.pth").write_text("\n".join(site.getsitepackages()))
+            command = [python, "-m", "pip", "install", "--quiet", self.requirement]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise Absent(f"{self.name} could not be installed: {done.stderr[-500:]}")
+            (home / "complete").touch()
+        return str(python)
+
+
+@contextmanager
+def serving(peer: Peer, directory: Path, folder: Path) -> Iterator[str]:
+    """The address of its running server. Raises Absent."""
+    port = str(free_port())
+    environment = os.environ | {MARK: port, "BENCH_PEER_CHECKPOINT": str(directory)}
+    command = [peer.python(folder), "-m", f"tests.bench.peers.{peer.module}"]
+    log = folder / f"{peer.module}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        _wait(peer, process, f"http://127.0.0.1:{port}{PATH}", log)
+        yield f"127.0.0.1:{port}"
+    finally:
+        _end(process, f"{MARK}={port}".encode())
+
+
+def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    kind, body = (
+        traffic.form(traffic.known(0), {}) if peer.form else ("image/jpeg", traffic.known(0))
+    )
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            answer = httpx.post(url, content=body, headers={"content-type": kind}, timeout=60)
+            if answer.is_success:
+                return
+        time.sleep(0.5)
+    raise Absent(f"{peer.name} did not start: {log.read_text(errors='replace')[-1000:]}")
+
+
+def _end(process: subprocess.Popen[bytes], mark: bytes) -> None:
+    """Whatever it has started has its mark."""
+    process.send_signal(signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(15)
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+    process.wait()

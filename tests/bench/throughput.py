@@ -1,0 +1,78 @@
+"""Part ``throughput``: 1, 8 and 32 clients that wait for their answers, and at saturation the
+service beside the best loop that does the same work without one.
+"""
+
+from tests.bench import bare
+from tests.bench.bare import CLASSIFY_WAYS, CLICK_WAYS
+from tests.bench.bench import Bench
+from tests.bench.lines import Line, ratio, seen
+from tests.bench.load import Outcome
+from tests.bench.service import mean_ms
+
+CLIENTS = (1, 8, 32)
+TRAFFIC = [
+    ("embed", "new"),
+    ("classify", "new"),
+    ("classify", "file"),
+    ("classify", "key"),
+    ("click", "key"),
+    ("semantic", "key"),
+]
+SATURATED = 32
+
+
+def run(bench: Bench) -> list[Line]:
+    lines = []
+    for kind, images in TRAFFIC:
+        for transport, clients in [*(("grpc", c) for c in CLIENTS), ("http", 8)]:
+            lines += _under(bench, transport, kind, images, clients)
+    lines += _beside_bare(bench, "classify", "new", CLASSIFY_WAYS)
+    return lines + _beside_bare(bench, "click", "key", CLICK_WAYS)
+
+
+def name_of(transport: str, kind: str, images: str, clients: int) -> str:
+    return f"{transport} {kind} {images}, {clients} client{'s' if clients > 1 else ''}"
+
+
+def _under(bench: Bench, transport: str, kind: str, images: str, clients: int) -> list[Line]:
+    """Answers a second, their latency, and what the service spent on each."""
+    name = name_of(transport, kind, images, clients)
+    bench.log(f"  {name}")
+    rounds: list[Outcome] = []
+    cpu, stages = bench.service.cpu_seconds(), bench.service.stages()
+    answered = 0
+    for number in range(2 if bench.quick else 3):
+        outcome = bench.ask(
+            transport, kind, images, clients=clients, seconds=bench.seconds / 2, seed=number
+        )
+        rounds.append(outcome)
+        answered += round(outcome.rate * (outcome.seconds + 0.5))  # the warm-up was work as well
+    spent_ms = 1000 * (bench.service.cpu_seconds() - cpu) / answered
+    facts = {
+        "generator_cores": max(outcome.cpu_share for outcome in rounds),
+        "errors": sum(outcome.errors for outcome in rounds),
+        "cpu_ms": spent_ms,  # of all processes of the service, an answer
+        "stages_ms": mean_ms(stages, bench.service.stages()),
+    }
+    rates = [outcome.rate for outcome in rounds]
+    latency = seen(f"{name}: latency", [outcome.latencies_ms for outcome in rounds])
+    return [Line(name, "/s", rates, True, facts=facts), latency]
+
+
+def _beside_bare(bench: Bench, kind: str, images: str, ways: list[bare.Way]) -> list[Line]:
+    """The service at saturation and the best loop, in turns."""
+    rates = bare.best(bench.directory, kind, ways, bench.seconds / 2)
+    way = next(iter(rates))
+    served, looped, shares = [], [], []
+    with bare.loop(bench.directory, kind, way) as loop:
+        for _ in range(bench.rounds):
+            looped.append(loop(bench.seconds))
+            outcome = bench.ask("grpc", kind, images, clients=SATURATED)
+            served.append(outcome.rate)
+            shares.append(outcome.cpu_share)
+    facts = {"best": str(way), "all": {str(way): rate for way, rate in rates.items()}}
+    loop_line = Line(f"bare loop, {kind} {images}", "/s", looped, True, facts=facts)
+    generator = {"generator_cores": max(shares)}
+    service_line = Line(f"saturated, {kind} {images}", "/s", served, True, facts=generator)
+    both = ratio(f"saturated / bare loop, {kind} {images}", service_line, loop_line, True)
+    return [loop_line, service_line, both]
