@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from subprocess import PIPE, Popen
@@ -22,6 +22,7 @@ from tests.bench import traffic
 
 CHANNELS = 8  # of an open loop
 TIMEOUT_S = 120.0
+PAUSE_S = 0.01  # after a refusal
 Call = Callable[[int, int], Awaitable[None]]  # of a number and a client
 
 
@@ -47,18 +48,21 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What was answered within ``seconds``, the warm-up not counted."""
+    """What became of the requests that were made after the warm-up, and answers a second."""
 
     latencies_ms: list[float] = field(default_factory=list)
-    seconds: float = 0.0
+    rate: float = 0.0
+    answered: int = 0  # the warm-up's as well
     errors: int = 0
     error: str = ""
     cpu_share: float = 0.0  # cores that the generator itself took
 
-    @property
-    def rate(self) -> float:
-        """Answers a second."""
-        return len(self.latencies_ms) / self.seconds
+
+@dataclass(frozen=True)
+class _Answer:
+    client: int
+    since: float
+    until: float
 
 
 @contextmanager
@@ -91,13 +95,12 @@ def arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
 
 
 async def measure(job: Job) -> Outcome:
-    outcome = Outcome(seconds=job.seconds)
+    traffic.files()  # made now, not by the first request
+    outcome, answers = Outcome(), list[_Answer]()
     async with _connected(job) as call:
         if job.images != "new" and not job.path:
             for number in range(len(traffic.files())):
                 await call(-number - 1, 0)  # of a negative number the file is sent
-        cpu, begin = time.process_time(), time.perf_counter()
-        ends = begin + job.warm_up_s + job.seconds
 
         async def ask(number: int, client: int, since: float) -> None:
             try:
@@ -105,21 +108,45 @@ async def measure(job: Job) -> Outcome:
             except Exception as error:  # whatever it was, it was not answered
                 outcome.errors += 1
                 outcome.error = str(error)[:300]
+                await asyncio.sleep(PAUSE_S)
                 return
-            now = time.perf_counter()
-            if begin + job.warm_up_s <= now <= ends:
-                outcome.latencies_ms.append(1000 * (now - since))
+            answers.append(_Answer(client, since, time.perf_counter()))
 
-        await (_open(job, ask, begin) if job.rate else _closed(job, ask, ends))
+        cpu, begin = time.process_time(), time.perf_counter()
+        first, last = begin + job.warm_up_s, begin + job.warm_up_s + job.seconds
+        await (_open(job, ask, begin) if job.rate else _closed(job, ask, last))
         outcome.cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin)
+    counted = [answer for answer in answers if first <= answer.since < last]
+    outcome.latencies_ms = [1000 * (answer.until - answer.since) for answer in counted]
+    in_time = sum(first <= answer.until < last for answer in answers)
+    outcome.answered = len(answers)
+    outcome.rate = in_time / job.seconds if job.rate else _closed_rate(counted)
     return outcome
 
 
-async def _closed(job: Job, ask: Callable[..., Awaitable[None]], ends: float) -> None:
+def _closed_rate(counted: Iterable[_Answer]) -> float:
+    """The sum over the clients: each one's answers over the time that it waited for them.
+
+    Answers come in batches; what lies in some span of time would depend on where it begins.
+    """
+    waited: dict[int, list[float]] = {}
+    for answer in counted:
+        waited.setdefault(answer.client, []).append(answer.until - answer.since)
+    return sum(len(times) / sum(times) for times in waited.values())
+
+
+async def _closed(job: Job, ask: Callable[..., Awaitable[None]], last: float) -> None:
+    """Nobody stops before the last request that counts is answered: all meet the same load."""
+    waiting = set[int]()  # clients whose request counts
+
     async def client(index: int) -> None:
         number = index
-        while (now := time.perf_counter()) < ends:
+        while (now := time.perf_counter()) < last or waiting:
+            if now < last:
+                waiting.add(index)
             await ask(number, index, now)
+            if now < last:
+                waiting.discard(index)
             number += job.clients
 
     await asyncio.gather(*map(client, range(job.clients)))

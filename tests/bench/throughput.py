@@ -46,7 +46,7 @@ def _under(bench: Bench, transport: str, kind: str, images: str, clients: int) -
             transport, kind, images, clients=clients, seconds=bench.seconds / 2, seed=number
         )
         rounds.append(outcome)
-        answered += round(outcome.rate * (outcome.seconds + 0.5))  # the warm-up was work as well
+        answered += outcome.answered
     spent_ms = 1000 * (bench.service.cpu_seconds() - cpu) / answered
     facts = {
         "generator_cores": max(outcome.cpu_share for outcome in rounds),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.bench import traffic
-from tests.bench.load import Job, arrivals, measure
+from tests.bench.load import Job, _Answer, _closed_rate, arrivals, measure
 
 
 def test_arrivals_are_a_poisson_process() -> None:
@@ -52,7 +52,15 @@ async def test_a_closed_loop_sends_new_files(server: tuple[str, list[bytes]]) ->
     assert all(file.startswith(traffic.files()) for file in got)
     assert outcome.errors == len(got) // 3
     assert "503" in outcome.error
-    assert 0 < len(outcome.latencies_ms) <= len(got) - outcome.errors
+    assert outcome.answered == len(got) - outcome.errors
+    assert 0 < len(outcome.latencies_ms) <= outcome.answered
+
+
+def test_the_rate_of_a_closed_loop_does_not_depend_on_where_batches_fall() -> None:
+    """Two clients, answered together every second, and a third one four times as often."""
+    together = [_Answer(client, i, i + 1) for client in (0, 1) for i in range(3)]
+    often = [_Answer(2, i / 4, (i + 1) / 4) for i in range(12)]
+    assert _closed_rate(together + often) == pytest.approx(6)
 
 
 async def test_an_open_loop_sends_at_its_times(server: tuple[str, list[bytes]]) -> None:

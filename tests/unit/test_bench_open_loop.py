@@ -5,7 +5,7 @@ from tests.bench.open_loop import knee
 
 
 def outcome(rate: float, ms: float, errors: int = 0) -> Outcome:
-    return Outcome([ms] * round(10 * rate), seconds=10, errors=errors)
+    return Outcome([ms] * round(10 * rate), rate, errors=errors)
 
 
 def test_the_knee_is_the_last_rate_that_was_kept_up_with() -> None:

@@ -67,5 +67,5 @@ def test_a_plan_holds_and_one_machine_less_would_not(new_per_s: float, clicks_pe
     assert len(kept.new_s) + len(kept.click_s) >= 0.9 * asked
     assert np.percentile(kept.new_s or kept.click_s, 99) < 2
     overload = COSTS.cores / found.busy_cores * 1.2  # of the load, more than a machine can do
-    lost = simulation.open_loop(replace(COSTS), overload * new_per_s, overload * clicks_per_s, 300)
+    lost = simulation.open_loop(COSTS, overload * new_per_s, overload * clicks_per_s, 300)
     assert len(lost.new_s) + len(lost.click_s) < 0.9 * 300 * overload * (new_per_s + clicks_per_s)
