@@ -85,14 +85,20 @@ class EdgeClipHead(nn.Module):
         self.project = nn.Linear(hidden, text_dim, bias=False)
 
     def forward(self, tokens_BDhw: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
-        """Give ``dense_BDhw`` and ``pooled_BD`` in the text space, every vector of length 1."""
-        features_BDhw = F.relu6(self.features(tokens_BDhw))
-        grid = features_BDhw.shape[-1]
+        """Give ``dense_BDhw`` and ``pooled_BD`` in the text space, every vector of length 1.
+
+        Cells that hold no picture are zero, and no work where the whole batch has none.
+        """
+        grid = tokens_BDhw.shape[-1]
         valid_B1hw = valid_mask(sizes_B2, grid, grid, TOKEN_STRIDE)[:, None]
+        rows, columns = (-(-sizes_B2.amax(dim=0) // TOKEN_STRIDE)).tolist()
+        valid_B1hw = valid_B1hw[..., :rows, :columns]
+        features_BDhw = F.relu6(self.features(tokens_BDhw[..., :rows, :columns]))
         total_BD = (features_BDhw * valid_B1hw).sum(dim=(2, 3))
         pooled_BD = self._to_text(total_BD / valid_B1hw.sum(dim=(2, 3)))
         dense_BhwD = self._to_text(features_BDhw.permute(0, 2, 3, 1))
-        return dense_BhwD.permute(0, 3, 1, 2), pooled_BD
+        dense_BDhw = dense_BhwD.permute(0, 3, 1, 2) * valid_B1hw
+        return F.pad(dense_BDhw, (0, grid - columns, 0, grid - rows)), pooled_BD
 
     def _to_text(self, features_D: Tensor) -> Tensor:
         return F.normalize(self.project(self.concepts(features_D).softmax(dim=-1)), dim=-1)

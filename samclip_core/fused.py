@@ -1,4 +1,4 @@
-"""Faster twins of segment_anything's layers: the same keys, the same results.
+"""Layers that give the same results faster: fused twins, and norms folded into convolutions.
 
 P prompts, C channels, h w grid.
 """
@@ -7,6 +7,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class FusedAttention(nn.Module):
@@ -47,10 +48,26 @@ class FusedLayerNorm2d(LayerNorm2d):
 
 
 def use_fused(module: nn.Module) -> None:
-    """Put the twins in place of every such layer inside ``module``."""
+    """Put the twins, which keep the keys, in place of segment_anything's layers in ``module``."""
     twins = {Attention: FusedAttention, LayerNorm2d: FusedLayerNorm2d}
     for name, child in list(module.named_children()):
         if type(child) in twins:
             setattr(module, name, twins[type(child)](child))
         else:
             use_fused(child)
+
+
+def fold_norms(module: nn.Module) -> None:
+    """Put every batch norm of ``module`` into the convolution right before it.
+
+    For a module in evaluation mode that has its weights and learns no more: its keys change. A norm
+    of timm's, which holds the activation as well, leaves that behind.
+    """
+    before = ("", module)
+    for name, child in list(module.named_children()):
+        if isinstance(child, nn.BatchNorm2d) and isinstance(before[1], nn.Conv2d):
+            setattr(module, before[0], fuse_conv_bn_eval(before[1], child))
+            setattr(module, name, getattr(child, "act", nn.Identity()))
+        else:
+            fold_norms(child)
+        before = name, child

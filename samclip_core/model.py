@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from samclip_core import checkpoint, dense, everything, scores, semantic
 from samclip_core.errors import InvalidImage
+from samclip_core.fused import fold_norms
 from samclip_core.geometry import Geometry
 from samclip_core.image import ImageLimits, decode
 from samclip_core.network import SamClipNet, load_net
@@ -85,6 +86,7 @@ class SamClip:
             raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(Dtype))}")
         directory = checkpoint.resolve(name_or_dir)
         net, text_encoder = load_net(directory), load_text_encoder(directory)
+        fold_norms(net.image_encoder)
         return cls(directory, net.to(device), text_encoder.to(device), dtype, limits)
 
     def prepare(self, image: bytes | NDArray[np.uint8]) -> Prepared:

@@ -60,6 +60,8 @@ class SamHead:
         self.min_stability = config.min_stability
         self._prompt_encoder = prompt_encoder
         self._mask_decoder = mask_decoder
+        with torch.inference_mode():  # the same for every picture
+            self._positions_1Dhw = prompt_encoder.get_dense_pe()
 
     @classmethod
     def load(cls, name_or_dir: str | Path, device: str = "cpu") -> Self:
@@ -127,7 +129,7 @@ class SamHead:
         sparse_PND, dense_PDhw = self._prompt_encoder(points=points, boxes=boxes, masks=masks)
         logits_PMhw, iou_PM = self._mask_decoder.decode(
             self._tensor(embeddings_BDhw),
-            self._prompt_encoder.get_dense_pe(),
+            self._positions_1Dhw,
             sparse_PND,
             dense_PDhw,
             torch.tensor([rows[id(job.features)] for job in jobs], device=sparse_PND.device),

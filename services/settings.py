@@ -7,10 +7,11 @@ beats the defaults below. A name that is not listed here is an error, wherever i
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SAMCLIP_"
@@ -19,6 +20,23 @@ NOT_OURS = {"SAMCLIP_DATA", "SAMCLIP_API_KEY"}  # the tests' photographs, a clie
 
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def _choose_dtype(value: object, so_far: ValidationInfo) -> object:
+    """In the place of auto: bfloat16 where the GPU or this processor multiplies in it."""
+    if value != "auto":
+        return value
+    flags = set()
+    with suppress(OSError):
+        flags |= set(Path("/proc/cpuinfo").read_text().split())
+    on_gpu = so_far.data.get("device", "").startswith("cuda")
+    return "bfloat16" if on_gpu or flags & {"avx512_bf16", "amx_bf16"} else "float32"
+
+
+ChosenDtype = Annotated[Dtype, BeforeValidator(_choose_dtype)]
 
 
 class SettingsError(ValueError):
@@ -35,7 +53,7 @@ class Settings(BaseSettings):
     # The model.
     checkpoint: str = "edge"  # a bundled name or a directory
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: ChosenDtype = "auto"  # type: ignore[assignment]  # of the encoder
     torch_threads: int = Field(0, ge=0)  # of the backbone; 0: all cores
 
     # Where it listens. The inner ports are Serve's own, behind the front door.

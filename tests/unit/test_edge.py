@@ -77,8 +77,21 @@ def test_the_head_pools_only_image_and_gives_vectors_of_length_one() -> None:
     dense_BDhw, pooled_BD = head(tokens_BDhw, sizes_B2)
     _, changed_BD = head(changed_BDhw, sizes_B2)
     torch.testing.assert_close(pooled_BD[0], changed_BD[0])
-    torch.testing.assert_close(dense_BDhw.norm(dim=1), torch.ones(2, 4, 4))
+    image_Bhw = torch.ones(2, 4, 4)
+    image_Bhw[0, :, 2:] = 0
+    torch.testing.assert_close(dense_BDhw.norm(dim=1), image_Bhw)
     torch.testing.assert_close(pooled_BD.norm(dim=1), torch.ones(2))
+
+
+@torch.no_grad()
+def test_the_head_does_the_same_without_the_padding_that_all_share() -> None:
+    head = seeded(lambda: EdgeClipHead(6, text_dim=5, width=8, hidden=7), 0)
+    tokens_BDhw = torch.randn(2, 6, 4, 4)
+    wide, square = torch.tensor([[32, SIZE]]), torch.tensor([[SIZE, SIZE]])
+    dense_BDhw, pooled_BD = head(tokens_BDhw, torch.cat([wide, square]))
+    alone_BDhw, alone_BD = head(tokens_BDhw[:1], wide)
+    torch.testing.assert_close(alone_BDhw, dense_BDhw[:1])
+    torch.testing.assert_close(alone_BD, pooled_BD[:1])
 
 
 @torch.no_grad()

@@ -1,9 +1,10 @@
+import timm
 import torch
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
 from torch import nn
 
-from samclip_core.fused import FusedAttention, FusedLayerNorm2d, use_fused
+from samclip_core.fused import FusedAttention, FusedLayerNorm2d, fold_norms, use_fused
 from tests.weights import seeded
 
 
@@ -35,3 +36,17 @@ def test_layer_norm_keeps_bfloat16() -> None:
     norm = FusedLayerNorm2d(LayerNorm2d(8))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert norm(torch.randn(1, 8, 2, 2, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@torch.no_grad()
+def test_folded_norms_change_no_result() -> None:
+    trunk = seeded(lambda: timm.create_model("tf_efficientnet_lite0", features_only=True), 0).eval()
+    for norm in (part for part in trunk.modules() if isinstance(part, nn.BatchNorm2d)):
+        nn.init.uniform_(norm.running_mean, -0.1, 0.1)
+        nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    image_B3HW = torch.randn(2, 3, 64, 96)
+    maps = trunk(image_B3HW)
+    fold_norms(trunk)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in trunk.modules())
+    for folded, original in zip(trunk(image_B3HW), maps, strict=True):
+        torch.testing.assert_close(folded, original, atol=1e-4, rtol=1e-3)

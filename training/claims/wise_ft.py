@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 
 from samclip_core import checkpoint
 from samclip_core.model import SamClip
-from samclip_core.network import SAM_HEAD_PARTS, SamClipNet, build
+from samclip_core.network import SAM_HEAD_PARTS, SamClipNet, build, load_net
 from samclip_core.scores import class_embeddings
 from samclip_core.text import load_text_encoder
 from training.claims import results
@@ -103,7 +103,7 @@ def curve(sam: Path, student: Path, merged: Path, options: Options) -> tuple[lis
     names = class_names(options.root, "imagen200")
     merge = SamClip.load(merged)
     labels_LD = class_embeddings(merge.embed_text, list(names.values()), merge.config.templates)
-    kd, teacher = SamClip.load(student).net, load_sam(sam, student)
+    kd, teacher = load_net(checkpoint.resolve(student)), load_sam(sam, student)
     points = []
     for share in SHARES:
         net = interpolate(teacher, kd, share).eval().requires_grad_(False)
