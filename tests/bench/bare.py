@@ -9,14 +9,15 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
-from pathlib import Path
 from threading import Barrier
 from typing import Any
 
 import torch
 
 from samclip_core import Prompt, SamClip, scores
+from samclip_core.model import Dtype
 from tests.bench import traffic
+from tests.bench.bench import Bench
 
 _loaded: dict[str, Any] = {}  # in a worker: its model, and the barrier that all start at
 
@@ -43,10 +44,11 @@ CLICK_WAYS = [Way(processes, batch) for processes in (1, CORES) for batch in (1,
 
 
 @contextmanager
-def loop(directory: Path, work: str, way: Way) -> Iterator[Callable[[float], float]]:
+def loop(bench: Bench, work: str, way: Way) -> Iterator[Callable[[float], float]]:
     """The loop, ready to run: seconds → answers a second. ``work``: "classify" or "click"."""
     context = get_context("spawn")
-    arguments = (str(directory), CORES // way.processes, context.Barrier(way.processes))
+    threads, barrier = CORES // way.processes, context.Barrier(way.processes)
+    arguments = (str(bench.directory), bench.dtype, threads, barrier)
     with ProcessPoolExecutor(way.processes, context, _load, arguments) as pool:
 
         def run(seconds: float) -> float:
@@ -57,19 +59,19 @@ def loop(directory: Path, work: str, way: Way) -> Iterator[Callable[[float], flo
         yield run
 
 
-def best(directory: Path, work: str, ways: Sequence[Way], seconds: float) -> dict[Way, float]:
+def best(bench: Bench, work: str, ways: Sequence[Way]) -> dict[Way, float]:
     """Answers a second of each way, the best one first."""
     rates = {}
     for way in ways:
-        with loop(directory, work, way) as run:
-            run(seconds / 4)
-            rates[way] = run(seconds)
+        with loop(bench, work, way) as run:
+            run(bench.seconds / 8)
+            rates[way] = run(bench.seconds / 2)
     return dict(sorted(rates.items(), key=lambda item: -item[1]))
 
 
-def _load(directory: str, threads: int, barrier: Barrier) -> None:
+def _load(directory: str, dtype: Dtype, threads: int, barrier: Barrier) -> None:
     torch.set_num_threads(threads)
-    model = SamClip.load(directory)
+    model = SamClip.load(directory, dtype=dtype)
     text_LD = scores.class_embeddings(model.embed_text, traffic.LABELS, model.config.templates)
     features = [model.encode(file) for file in traffic.files()]
     _loaded.update(model=model, barrier=barrier, text_LD=text_LD, features=features)

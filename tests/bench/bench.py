@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from samclip_core import SamClip
+from samclip_core.model import Dtype
+from services.settings import Settings
 from tests.bench.lines import Line
 from tests.bench.load import Job, Outcome, generator
 from tests.bench.service import Running, running
@@ -39,8 +41,13 @@ class Bench:
         print(message, flush=True)
 
     @cached_property
+    def dtype(self) -> Dtype:
+        """Of the encoder, as the service chooses it: whatever is compared with it has the same."""
+        return Settings().dtype
+
+    @cached_property
     def model(self) -> SamClip:
-        return SamClip.load(self.directory)
+        return SamClip.load(self.directory, dtype=self.dtype)
 
     @cached_property
     def service(self) -> Running:

@@ -63,6 +63,7 @@ class _Answer:
     client: int
     since: float
     until: float
+    counts: bool  # the warm-up's do not
 
 
 @contextmanager
@@ -102,7 +103,7 @@ async def measure(job: Job) -> Outcome:
             for number in range(len(traffic.files())):
                 await call(-number - 1, 0)  # of a negative number the file is sent
 
-        async def ask(number: int, client: int, since: float) -> None:
+        async def ask(number: int, client: int, since: float, counts: bool) -> None:
             try:
                 await call(number, client)
             except Exception as error:  # whatever it was, it was not answered
@@ -110,13 +111,13 @@ async def measure(job: Job) -> Outcome:
                 outcome.error = str(error)[:300]
                 await asyncio.sleep(PAUSE_S)
                 return
-            answers.append(_Answer(client, since, time.perf_counter()))
+            answers.append(_Answer(client, since, time.perf_counter(), counts))
 
         cpu, begin = time.process_time(), time.perf_counter()
         first, last = begin + job.warm_up_s, begin + job.warm_up_s + job.seconds
-        await (_open(job, ask, begin) if job.rate else _closed(job, ask, last))
+        await (_open(job, ask, begin) if job.rate else _closed(job, ask, first, last))
         outcome.cpu_share = (time.process_time() - cpu) / (time.perf_counter() - begin)
-    counted = [answer for answer in answers if first <= answer.since < last]
+    counted = [answer for answer in answers if answer.counts]
     outcome.latencies_ms = [1000 * (answer.until - answer.since) for answer in counted]
     in_time = sum(first <= answer.until < last for answer in answers)
     outcome.answered = len(answers)
@@ -135,18 +136,21 @@ def _closed_rate(counted: Iterable[_Answer]) -> float:
     return sum(len(times) / sum(times) for times in waited.values())
 
 
-async def _closed(job: Job, ask: Callable[..., Awaitable[None]], last: float) -> None:
-    """Nobody stops before the last request that counts is answered: all meet the same load."""
-    waiting = set[int]()  # clients whose request counts
+async def _closed(job: Job, ask: Callable[..., Awaitable[None]], first: float, last: float) -> None:
+    """Every client has at least one request that counts, and all of these meet the same load:
+    nobody stops before the last one of them is answered.
+    """
+    without, waiting = set(range(job.clients)), set[int]()
 
     async def client(index: int) -> None:
         number = index
-        while (now := time.perf_counter()) < last or waiting:
-            if now < last:
+        while (now := time.perf_counter()) < last or without or waiting:
+            counts = now >= first and (now < last or index in without)
+            if counts:
+                without.discard(index)
                 waiting.add(index)
-            await ask(number, index, now)
-            if now < last:
-                waiting.discard(index)
+            await ask(number, index, now, counts)
+            waiting.discard(index)
             number += job.clients
 
     await asyncio.gather(*map(client, range(job.clients)))
@@ -157,7 +161,8 @@ async def _open(job: Job, ask: Callable[..., Awaitable[None]], begin: float) -> 
     async with asyncio.TaskGroup() as group:
         for number, at in enumerate(arrivals(job.rate, job.warm_up_s + job.seconds, job.seed)):
             await asyncio.sleep(begin + at - time.perf_counter())
-            group.create_task(ask(number, number % CHANNELS, begin + at))
+            counts = at >= job.warm_up_s
+            group.create_task(ask(number, number % CHANNELS, begin + at, counts))
 
 
 @asynccontextmanager

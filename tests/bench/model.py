@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from samclip_core import Prompt, masks, scores
+from samclip_core import Prompt, SamClip, masks, scores
 from samclip_core.network import build
 from tests.bench import machine, traffic
 from tests.bench.bench import Bench
@@ -27,12 +27,16 @@ def run(bench: Bench) -> list[Line]:
             taken = [_timed(call, number * each + i) / times for i in range(each)]
             samples[name].append(taken)
     lines = {name: seen(name, rounds[1:]) for name, rounds in samples.items()}  # first: warm-up
-    return [*lines.values(), *_share(bench, lines["encode, alone"], lines["encode, batch of 8"])]
+    for name, line in lines.items():
+        if name.startswith("encode"):
+            line.facts["dtype"] = "float32" if name.endswith("float32") else bench.dtype
+    return [*lines.values(), *_share(bench, lines)]
 
 
 def _cases(bench: Bench) -> dict[str, tuple[Callable[[int], object], int]]:
     """What is called with the number of its turn, and how many answers one call gives."""
     model = bench.model
+    exact = SamClip.load(bench.directory)
     prepared = model.prepare(traffic.known(0))
     features = model.encode(prepared)
     text_LD = scores.class_embeddings(model.embed_text, traffic.LABELS, model.config.templates)
@@ -42,6 +46,8 @@ def _cases(bench: Bench) -> dict[str, tuple[Callable[[int], object], int]]:
         "decode and resize": (lambda i: model.prepare(traffic.known(i)), 1),
         "encode, alone": (lambda i: model.encode_batch([prepared]), 1),
         "encode, batch of 8": (lambda i: model.encode_batch([prepared] * BATCH), BATCH),
+        "encode, alone, float32": (lambda i: exact.encode_batch([prepared]), 1),
+        "encode, batch of 8, float32": (lambda i: exact.encode_batch([prepared] * BATCH), BATCH),
         "decode a click": (
             lambda i: model.segment(features, [Prompt(points=(traffic.point(i),))], False),
             1,
@@ -87,19 +93,19 @@ def _timed(call: Callable[[int], object], number: int) -> float:
     return 1000 * (time.perf_counter() - begin)
 
 
-def _share(bench: Bench, *encoding: Line) -> list[Line]:
-    """The ceilings, and what part of the float32 one the encoder reaches."""
-    rates = {dtype: machine.gemm_rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
+def _share(bench: Bench, lines: dict[str, Line]) -> list[Line]:
+    """The ceilings of this machine, and what part of its own one each encoding reaches."""
     size = bench.model.config.image_size
     net = build(bench.model.config).eval()
     pixels, sizes = torch.zeros(1, 3, size, size), torch.tensor([[size, size]])
     work = machine.flops(lambda: net.encode(pixels, sizes))
-    lines = [
-        Line(f"products of matrices, {str(dtype)[6:]}", "GFLOP/s", [rate / 1e9], True)
-        for dtype, rate in rates.items()
-    ]
-    for line in encoding:
-        shares = [100 * work / (ms / 1000) / rates[torch.float32] for ms in line.rounds]
-        name = f"{line.name}: share of float32 products"
-        lines.append(Line(name, "%", shares, True, facts={"gflop": work / 1e9}))
-    return lines
+    added = []
+    for dtype in dict.fromkeys(("float32", bench.dtype)):
+        rate = machine.gemm_rate(getattr(torch, dtype))
+        added.append(Line(f"products of matrices, {dtype}", "GFLOP/s", [rate / 1e9], True))
+        for line in lines.values():
+            if line.facts.get("dtype") == dtype:
+                shares = [100 * work / (ms / 1000) / rate for ms in line.rounds]
+                name, facts = f"{line.name}: share of products", {"gflop": work / 1e9}
+                added.append(Line(name, "%", shares, True, facts=facts))
+    return added

@@ -61,10 +61,10 @@ def _under(bench: Bench, transport: str, kind: str, images: str, clients: int) -
 
 def _beside_bare(bench: Bench, kind: str, images: str, ways: list[bare.Way]) -> list[Line]:
     """The service at saturation and the best loop, in turns."""
-    rates = bare.best(bench.directory, kind, ways, bench.seconds / 2)
+    rates = bare.best(bench, kind, ways)
     way = next(iter(rates))
     served, looped, shares = [], [], []
-    with bare.loop(bench.directory, kind, way) as loop:
+    with bare.loop(bench, kind, way) as loop:
         for _ in range(bench.rounds):
             looped.append(loop(bench.seconds))
             outcome = bench.ask("grpc", kind, images, clients=SATURATED)

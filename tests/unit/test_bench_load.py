@@ -58,8 +58,8 @@ async def test_a_closed_loop_sends_new_files(server: tuple[str, list[bytes]]) ->
 
 def test_the_rate_of_a_closed_loop_does_not_depend_on_where_batches_fall() -> None:
     """Two clients, answered together every second, and a third one four times as often."""
-    together = [_Answer(client, i, i + 1) for client in (0, 1) for i in range(3)]
-    often = [_Answer(2, i / 4, (i + 1) / 4) for i in range(12)]
+    together = [_Answer(client, i, i + 1, True) for client in (0, 1) for i in range(3)]
+    often = [_Answer(2, i / 4, (i + 1) / 4, True) for i in range(12)]
     assert _closed_rate(together + often) == pytest.approx(6)
 
 

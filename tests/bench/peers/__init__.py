@@ -30,7 +30,7 @@ def run(bench: Bench) -> list[Line]:
     for peer in PEERS:
         bench.log(f"  {peer.name}")
         try:
-            with serving(peer, bench.directory, folder) as address:
+            with serving(peer, bench, folder) as address:
                 job = Job("http", address, path=PATH, form=peer.form, seconds=bench.seconds / 2)
                 measured[peer.name] = _rounds(bench, job)
         except Absent as error:

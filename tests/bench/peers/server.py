@@ -16,9 +16,10 @@ import httpx
 
 from services.instance import free_port
 from tests.bench import traffic
+from tests.bench.bench import Bench
 from tests.bench.peers.work import PATH
 
-START_S = 180
+START_S = 90
 MARK = "BENCH_PEER_PORT"
 
 
@@ -57,10 +58,11 @@ class Peer:
 
 
 @contextmanager
-def serving(peer: Peer, directory: Path, folder: Path) -> Iterator[str]:
+def serving(peer: Peer, bench: Bench, folder: Path) -> Iterator[str]:
     """The address of its running server. Raises Absent."""
     port = str(free_port())
-    environment = os.environ | {MARK: port, "BENCH_PEER_CHECKPOINT": str(directory)}
+    what = {"BENCH_PEER_CHECKPOINT": str(bench.directory), "BENCH_PEER_DTYPE": bench.dtype}
+    environment = os.environ | what | {MARK: port}
     command = [peer.python(folder), "-m", f"tests.bench.peers.{peer.module}"]
     log = folder / f"{peer.module}.log"
     with log.open("wb") as output:
@@ -79,13 +81,16 @@ def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> 
         traffic.form(traffic.known(0), {}) if peer.form else ("image/jpeg", traffic.known(0))
     )
     deadline = time.monotonic() + START_S
+    answer = ""
     while process.poll() is None and time.monotonic() < deadline:
         with suppress(httpx.TransportError):
-            answer = httpx.post(url, content=body, headers={"content-type": kind}, timeout=60)
-            if answer.is_success:
+            reply = httpx.post(url, content=body, headers={"content-type": kind}, timeout=60)
+            if reply.is_success:
                 return
+            answer = f"{reply.status_code} {reply.text[:200]}"
         time.sleep(0.5)
-    raise Absent(f"{peer.name} did not start: {log.read_text(errors='replace')[-1000:]}")
+    told = log.read_text(errors="replace")[-1000:]
+    raise Absent(f"{peer.name} does not answer: {answer or 'nothing'}; {told}")
 
 
 def _end(process: subprocess.Popen[bytes], mark: bytes) -> None:

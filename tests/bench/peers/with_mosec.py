@@ -16,7 +16,7 @@ class Embed(Worker):
         self.encoder = Encoder()
 
     def deserialize(self, data: bytes) -> Any:
-        return self.encoder.decode(data)
+        return self.encoder.decode(bytes(data))
 
     def forward(self, data: list[Any]) -> list[dict[str, list[float]]]:
         return [{"embedding": vector} for vector in self.encoder.encode(data)]

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -20,7 +19,8 @@ class Encoder:
 
     def __init__(self) -> None:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
-        self._model = SamClip.load(Path(os.environ["BENCH_PEER_CHECKPOINT"]))
+        directory, dtype = os.environ["BENCH_PEER_CHECKPOINT"], os.environ["BENCH_PEER_DTYPE"]
+        self._model = SamClip.load(directory, dtype=dtype)
         blank = self._model.prepare(torch.zeros(64, 64, 3, dtype=torch.uint8).numpy())
         for size in (1, 2, 4, MAX_BATCH):
             self._model.encode_batch([blank] * size)
