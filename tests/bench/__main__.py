@@ -23,6 +23,7 @@ PARTS = {
     "model": "tests.bench.model",
     "latency": "tests.bench.latency",
     "throughput": "tests.bench.throughput",
+    "saturation": "tests.bench.saturation",
     "open-loop": "tests.bench.open_loop",
     "masks": "tests.bench.many_masks",
     "footprint": "tests.bench.footprint",
@@ -42,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = args.out / "bench.json"
     name = {"name": directory.name, "digest": checkpoint.digest(directory)}
     found = Report.continued(path, name)
-    chosen = args.only or [part for part in PARTS if part not in ONLY_BY_NAME]
+    chosen = args.only
+    if chosen is None:
+        chosen = [part for part in PARTS if part not in ONLY_BY_NAME]
     with ExitStack() as stack:
         bench = Bench(directory, args.out, stack, args.quick, found.parts, found.facts)
         for part in chosen:
@@ -63,8 +66,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tests.bench", description=__doc__.replace("``", "")
     )
     parser.add_argument("--checkpoint", default="edge", help="bundled name or directory (edge)")
+    names = ", ".join(PARTS)
     parser.add_argument(
-        "--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}"
+        "--only", nargs="*", choices=PARTS, metavar="PART", help=f"of {names}; alone: none"
     )
     parser.add_argument("--quick", action="store_true", help="few, short rounds: a look")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="(out/bench)")

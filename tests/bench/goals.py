@@ -67,7 +67,7 @@ GOALS = [
     ),
     Goal(
         "saturated by new images, of the bare loop",
-        "throughput",
+        "saturation",
         "saturated / bare loop, classify new",
         0.95,
     ),
@@ -101,7 +101,7 @@ GOALS = [
     Goal("memory of the idle service", "footprint", "memory, idle (PSS)", 3.0, True),
     Goal(
         "clicks at saturation, of the bare mask decoder",
-        "throughput",
+        "saturation",
         "saturated / bare loop, click key",
         0.95,
     ),

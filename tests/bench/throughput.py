@@ -1,11 +1,7 @@
-"""Part ``throughput``: 1, 8 and 32 clients that wait for their answers, and at saturation the
-service beside the best loop that does the same work without one.
-"""
+"""Part ``throughput``: 1, 8 and 32 clients that wait for their answers before they ask again."""
 
-from tests.bench import bare
-from tests.bench.bare import CLASSIFY_WAYS, CLICK_WAYS
 from tests.bench.bench import Bench
-from tests.bench.lines import Line, ratio, seen
+from tests.bench.lines import Line, seen
 from tests.bench.load import Outcome
 from tests.bench.service import mean_ms
 
@@ -18,7 +14,6 @@ TRAFFIC = [
     ("click", "key"),
     ("semantic", "key"),
 ]
-SATURATED = 32
 
 
 def run(bench: Bench) -> list[Line]:
@@ -26,8 +21,7 @@ def run(bench: Bench) -> list[Line]:
     for kind, images in TRAFFIC:
         for transport, clients in [*(("grpc", c) for c in CLIENTS), ("http", 8)]:
             lines += _under(bench, transport, kind, images, clients)
-    lines += _beside_bare(bench, "classify", "new", CLASSIFY_WAYS)
-    return lines + _beside_bare(bench, "click", "key", CLICK_WAYS)
+    return lines
 
 
 def name_of(transport: str, kind: str, images: str, clients: int) -> str:
@@ -43,7 +37,7 @@ def _under(bench: Bench, transport: str, kind: str, images: str, clients: int) -
     answered = 0
     for number in range(2 if bench.quick else 3):
         outcome = bench.ask(
-            transport, kind, images, clients=clients, seconds=bench.seconds / 2, seed=number
+            transport, kind, images, clients=clients, seconds=bench.seconds / 3, seed=number
         )
         rounds.append(outcome)
         answered += outcome.answered
@@ -57,22 +51,3 @@ def _under(bench: Bench, transport: str, kind: str, images: str, clients: int) -
     rates = [outcome.rate for outcome in rounds]
     latency = seen(f"{name}: latency", [outcome.latencies_ms for outcome in rounds])
     return [Line(name, "/s", rates, True, facts=facts), latency]
-
-
-def _beside_bare(bench: Bench, kind: str, images: str, ways: list[bare.Way]) -> list[Line]:
-    """The service at saturation and the best loop, in turns."""
-    rates = bare.best(bench, kind, ways)
-    way = next(iter(rates))
-    served, looped, shares = [], [], []
-    with bare.loop(bench, kind, way) as loop:
-        for _ in range(bench.rounds):
-            looped.append(loop(bench.seconds))
-            outcome = bench.ask("grpc", kind, images, clients=SATURATED)
-            served.append(outcome.rate)
-            shares.append(outcome.cpu_share)
-    facts = {"best": str(way), "all": {str(way): rate for way, rate in rates.items()}}
-    loop_line = Line(f"bare loop, {kind} {images}", "/s", looped, True, facts=facts)
-    generator = {"generator_cores": max(shares)}
-    service_line = Line(f"saturated, {kind} {images}", "/s", served, True, facts=generator)
-    both = ratio(f"saturated / bare loop, {kind} {images}", service_line, loop_line, True)
-    return [loop_line, service_line, both]

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
+import numpy as np
 
 from services.instance import free_port
 from tests.bench import traffic
@@ -20,6 +22,7 @@ from tests.bench.bench import Bench
 from tests.bench.peers.work import PATH
 
 START_S = 90
+SAME = 0.999  # cosine
 MARK = "BENCH_PEER_PORT"
 
 
@@ -70,13 +73,23 @@ def serving(peer: Peer, bench: Bench, folder: Path) -> Iterator[str]:
             command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        _wait(peer, process, f"http://127.0.0.1:{port}{PATH}", log)
+        answer = _wait(peer, process, f"http://127.0.0.1:{port}{PATH}", log)
+        check(peer.name, answer, bench.model.embed_image(traffic.known(0)))
         yield f"127.0.0.1:{port}"
     finally:
         _end(process, f"{MARK}={port}".encode())
 
 
-def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+def check(name: str, answer: Any, expected_D: np.ndarray) -> None:
+    """Raise Absent unless an answer is that vector: then it has done the same work."""
+    found = answer["embedding"] if isinstance(answer, dict) else answer
+    found_D = np.asarray(found, float).ravel()
+    if found_D.shape != expected_D.shape or found_D @ expected_D < SAME:
+        raise Absent(f"{name} does something else: {str(answer)[:200]}")
+
+
+def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> Any:
+    """Its first answer."""
     kind, body = (
         traffic.form(traffic.known(0), {}) if peer.form else ("image/jpeg", traffic.known(0))
     )
@@ -86,7 +99,7 @@ def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> 
         with suppress(httpx.TransportError):
             reply = httpx.post(url, content=body, headers={"content-type": kind}, timeout=60)
             if reply.is_success:
-                return
+                return reply.json()
             answer = f"{reply.status_code} {reply.text[:200]}"
         time.sleep(0.5)
     told = log.read_text(errors="replace")[-1000:]

@@ -3,6 +3,7 @@
 from typing import Any
 
 import litserve
+from fastapi import Request
 
 from tests.bench.peers.work import MAX_BATCH, PATH, PORT, WAIT_S, Encoder
 
@@ -11,7 +12,7 @@ class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.encoder = Encoder()
 
-    def decode_request(self, request: Any, **_: Any) -> Any:
+    def decode_request(self, request: Request, **_: Any) -> Any:
         return self.encoder.decode(request["image"].file.read())
 
     def batch(self, inputs: list[Any]) -> list[Any]:
