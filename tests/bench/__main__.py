@@ -46,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = args.only
     if chosen is None:
         chosen = [part for part in PARTS if part not in ONLY_BY_NAME]
-    with ExitStack() as stack:
-        bench = Bench(directory, args.out, stack, args.quick, found.parts, found.facts)
-        for part in chosen:
+    for part in chosen:
+        with ExitStack() as stack:  # what a part has started does not run beside the next one
+            bench = Bench(directory, args.out, stack, args.quick, found.parts, found.facts)
             _measure(part, bench, found)
-            found.write(path, costs.of(found))
+        found.write(path, costs.of(found))
     print(report.text({part: found.parts[part] for part in chosen}))
     pictures = plots.draw(found, args.out)
     print(f"\n{', '.join(map(str, [path, *pictures]))}")
