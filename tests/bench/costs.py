@@ -38,7 +38,5 @@ def of(report: Report) -> dict[str, Any]:
 
 
 def _best_gpu(lines: list[Line]) -> float | None:
-    rates = [
-        line.median for line in lines if line.name.startswith("gpu vit-b") and line.unit == "/s"
-    ]
+    rates = [line.median for line in lines if line.name.startswith("gpu vit-b served")]
     return max(rates, default=None)
