@@ -35,7 +35,7 @@ class Bench:
     @property
     def seconds(self) -> float:
         """Of one measurement under load, in one round."""
-        return 1.0 if self.quick else 4.0
+        return 1.0 if self.quick else 3.0
 
     def log(self, message: str) -> None:
         print(message, flush=True)

@@ -9,13 +9,15 @@ from tests.bench.bench import Bench
 from tests.bench.lines import Line, difference, ratio, seen
 
 ASKED = [
-    ("classify", "new"),
-    ("classify", "file"),
-    ("classify", "key"),
-    ("click", "new"),
-    ("click", "key"),
-    ("semantic", "new"),
-    ("semantic", "key"),
+    ("grpc", "classify", "new"),
+    ("grpc", "classify", "file"),
+    ("grpc", "classify", "key"),
+    ("grpc", "click", "new"),
+    ("grpc", "click", "key"),
+    ("grpc", "semantic", "key"),
+    ("http", "classify", "new"),
+    ("http", "classify", "key"),
+    ("http", "click", "key"),
 ]
 WORDS = {"new": "a new image", "file": "a known file", "key": "a known key"}
 
@@ -25,12 +27,12 @@ def run(bench: Bench) -> list[Line]:
     samples: dict[str, list[list[float]]] = {}
     for number in range(bench.rounds + 1):
         for name, call in library.items():
-            samples.setdefault(name, []).append(_calls(call, bench.seconds / 4, number))
-        for transport in ("grpc", "http"):
-            for kind, images in ASKED:
-                outcome = bench.ask(transport, kind, images, seconds=bench.seconds / 4)
-                name = f"{transport} {kind}, {WORDS[images]}"
-                samples.setdefault(name, []).append(outcome.latencies_ms)
+            samples.setdefault(name, []).append(_calls(call, bench.seconds / 5, number))
+        for transport, kind, images in ASKED:
+            seconds = bench.seconds / (2 if images == "new" else 4)
+            outcome = bench.ask(transport, kind, images, seconds=seconds, warm_up_s=0.2)
+            name = f"{transport} {kind}, {WORDS[images]}"
+            samples.setdefault(name, []).append(outcome.latencies_ms)
     lines = {name: seen(name, rounds[1:]) for name, rounds in samples.items()}  # first: warm-up
     return [*lines.values(), *_comparisons(lines)]
 
