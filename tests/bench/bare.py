@@ -64,8 +64,8 @@ def best(bench: Bench, work: str, ways: Sequence[Way]) -> dict[Way, float]:
     rates = {}
     for way in ways:
         with loop(bench, work, way) as run:
-            run(bench.seconds / 8)
-            rates[way] = run(bench.seconds / 2)
+            run(bench.seconds / 10)
+            rates[way] = run(bench.seconds / 3)
     return dict(sorted(rates.items(), key=lambda item: -item[1]))
 
 

@@ -41,7 +41,10 @@ def _saturated(bench: Bench, measured: Costs) -> Pairs:
     pairs: Pairs = {}
     for clients in (1, 8, 32):
         for kind, question, images in (("new", "classify", "new"), ("click", "click", "key")):
-            rounds = [bench.ask("grpc", question, images, clients=clients) for _ in range(3)]
+            rounds = [
+                bench.ask("grpc", question, images, clients=clients)
+                for _ in range(2 if bench.quick else 3)
+            ]
             simulated = simulation.closed(measured, clients, SIMULATED_S / 10, kind)
             name = f"{kind}, {clients} client{'s' if clients > 1 else ''}"
             pairs[name] = ("/s", simulated, [outcome.rate for outcome in rounds])

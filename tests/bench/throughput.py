@@ -7,7 +7,6 @@ from tests.bench.service import mean_ms
 
 CLIENTS = (1, 8, 32)
 TRAFFIC = [
-    ("embed", "new"),
     ("classify", "new"),
     ("classify", "file"),
     ("classify", "key"),

@@ -1,5 +1,5 @@
-"""Part ``peers``: other ways to serve the same encoder, one after the other, and ours before and
-after them. Every image is new, so nobody's cache helps.
+"""Part ``peers``: other ways to serve the same encoder, one after the other. Every image is
+new, so nobody's cache helps.
 """
 
 import numpy as np
@@ -25,19 +25,15 @@ Rounds = dict[int, list[Outcome]]  # by number of clients
 def run(bench: Bench) -> list[Line]:
     folder = bench.out / "peers"
     folder.mkdir(parents=True, exist_ok=True)
-    ours = _ours(bench)
-    measured: dict[str, Rounds] = {}
+    measured = _ours(bench)
     for peer in PEERS:
         bench.log(f"  {peer.name}")
         try:
             with serving(peer, bench, folder) as address:
-                job = Job("http", address, path=PATH, form=peer.form, seconds=bench.seconds / 2)
+                job = Job("http", address, path=PATH, form=peer.form, seconds=bench.seconds / 3)
                 measured[peer.name] = _rounds(bench, job)
         except Absent as error:
             bench.log(f"    left out: {error}")
-    again = _ours(bench)
-    for name in ours:
-        measured[name] = {c: ours[name][c] + again[name][c] for c in CLIENTS}
     lines = {name: _lines(name, rounds) for name, rounds in measured.items()}
     flat = [line for pair in lines.values() for line in pair.values()]
     return [*flat, *(line for peer in PEERS if peer.name in lines for line in _ratios(peer, lines))]
@@ -46,8 +42,8 @@ def run(bench: Bench) -> list[Line]:
 def _ours(bench: Bench) -> dict[str, Rounds]:
     with running(bench.directory) as service:
         jobs = {
-            "ours": Job("grpc", service.grpc, seconds=bench.seconds / 2),
-            "ours over HTTP": Job("http", service.http, seconds=bench.seconds / 2),
+            "ours": Job("grpc", service.grpc, seconds=bench.seconds / 3),
+            "ours over HTTP": Job("http", service.http, seconds=bench.seconds / 3),
         }
         return {name: _rounds(bench, job) for name, job in jobs.items()}
 
