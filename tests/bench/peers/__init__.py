@@ -19,6 +19,7 @@ PEERS = (
     Peer("Ray Serve", "with_ray_serve"),
 )
 CLIENTS = (1, 8, 32)
+ROUNDS = 2  # a start takes longer than these
 Rounds = dict[int, list[Outcome]]  # by number of clients
 
 
@@ -50,7 +51,7 @@ def _ours(bench: Bench) -> dict[str, Rounds]:
 
 def _rounds(bench: Bench, job: Job) -> Rounds:
     rounds: Rounds = {clients: [] for clients in CLIENTS}
-    for _ in range(2 if bench.quick else 3):
+    for _ in range(ROUNDS):
         for clients in CLIENTS:
             rounds[clients].append(bench.load(job.of(clients=clients)))
     return rounds

@@ -22,6 +22,7 @@ from tests.bench.bench import Bench
 from tests.bench.peers.work import PATH
 
 START_S = 90
+STOP_S = 3
 SAME = 0.999  # cosine
 MARK = "BENCH_PEER_PORT"
 
@@ -110,7 +111,7 @@ def _end(process: subprocess.Popen[bytes], mark: bytes) -> None:
     """Whatever it has started has its mark."""
     process.send_signal(signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
-        process.wait(15)
+        process.wait(STOP_S)
     for path in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
             if mark in path.read_bytes().split(b"\0"):
