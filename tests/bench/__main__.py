@@ -8,7 +8,7 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import import_module
@@ -51,8 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for part in chosen:
         with ExitStack() as stack:  # what a part has started does not run beside the next one
             bench = Bench(directory, args.out, stack, args.quick, found.parts, found.facts)
-            _measure(part, bench, found)
-        found.write(path, costs.of(found))
+            try:
+                _measure(part, bench, found)
+            finally:  # what it had measured when it was told to end is worth keeping
+                found.write(path, costs.of(found))
     print(report.text({part: found.parts[part] for part in chosen}))
     pictures = plots.draw(found, args.out)
     print(f"\n{', '.join(map(str, [path, *pictures]))}")
@@ -84,15 +86,17 @@ def _parser() -> argparse.ArgumentParser:
 def _measure(part: str, bench: Bench, found: Report) -> None:
     print(f"{part} …", flush=True)
     begin = time.perf_counter()
-    run: Callable[[Bench], list[Line]] = import_module(PARTS[part]).run
-    found.parts[part] = run(bench)
+    run: Callable[[Bench], Iterable[Line]] = import_module(PARTS[part]).run
+    found.parts[part] = []
     found.facts[part] = {
         "part": part,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine.facts(),
         "quick": bench.quick,
-        "seconds": round(time.perf_counter() - begin),
     }
+    for line in run(bench):
+        found.parts[part].append(line)
+    found.facts[part]["seconds"] = round(time.perf_counter() - begin)
 
 
 def _compare(new: Report, old: Report, chosen: Sequence[str]) -> int:

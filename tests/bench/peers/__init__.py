@@ -2,6 +2,8 @@
 new, so nobody's cache helps.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from tests.bench.bench import Bench
@@ -23,21 +25,23 @@ ROUNDS = 2  # a start takes longer than these
 Rounds = dict[int, list[Outcome]]  # by number of clients
 
 
-def run(bench: Bench) -> list[Line]:
+def run(bench: Bench) -> Iterator[Line]:
     folder = bench.out / "peers"
     folder.mkdir(parents=True, exist_ok=True)
-    measured = _ours(bench)
+    ours = {name: _lines(name, rounds) for name, rounds in _ours(bench).items()}
+    for lines in ours.values():
+        yield from lines.values()
     for peer in PEERS:
         bench.log(f"  {peer.name}")
         try:
             with serving(peer, bench, folder) as address:
                 job = Job("http", address, path=PATH, form=peer.form, seconds=bench.seconds / 3)
-                measured[peer.name] = _rounds(bench, job)
+                theirs = _lines(peer.name, _rounds(bench, job))
         except Absent as error:
             bench.log(f"    left out: {error}")
-    lines = {name: _lines(name, rounds) for name, rounds in measured.items()}
-    flat = [line for pair in lines.values() for line in pair.values()]
-    return [*flat, *(line for peer in PEERS if peer.name in lines for line in _ratios(peer, lines))]
+            continue
+        yield from theirs.values()
+        yield from _ratios(peer, ours, theirs)
 
 
 def _ours(bench: Bench) -> dict[str, Rounds]:
@@ -70,18 +74,14 @@ def _lines(name: str, rounds: Rounds) -> dict[str, Line]:
     return lines
 
 
-def _ratios(peer: Peer, lines: dict[str, dict[str, Line]]) -> list[Line]:
+def _ratios(
+    peer: Peer, ours: dict[str, dict[str, Line]], theirs: dict[str, Line]
+) -> Iterator[Line]:
     """Ours to each round of the peer's: they were not measured at the same time."""
-    ratios = []
-    for ours in ("ours", "ours over HTTP"):
-        for what in ("1 client", "8 clients", "32 clients", "p50"):
-            best, theirs = lines[ours][what].median, lines[peer.name][what]
-            latency = what == "p50"
-            name = (
-                f"p50: {ours} / {peer.name}, 1 client"
-                if latency
-                else f"{ours} / {peer.name}, {what}"
-            )
-            rounds = list(best / np.asarray(theirs.rounds))
-            ratios.append(Line(name, "×", rounds, not latency))
-    return ratios
+    for name, lines in ours.items():
+        for what, line in theirs.items():
+            rounds = list(lines[what].median / np.asarray(line.rounds))
+            if what == "p50":
+                yield Line(f"p50: {name} / {peer.name}, 1 client", "×", rounds)
+            else:
+                yield Line(f"{name} / {peer.name}, {what}", "×", rounds, True)
