@@ -99,7 +99,8 @@ def _cells(line: Line) -> str:
 def _origin(facts: Mapping[str, Any]) -> str:
     machine = facts["machine"]
     made_on = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
-    return f"`python -m tests.bench --only {facts['part']}`, {facts['date']}, {made_on}."
+    quick = " --quick" if facts["quick"] else ""
+    return f"`python -m tests.bench --only {facts['part']}{quick}`, {facts['date']}, {made_on}."
 
 
 def refresh(path: Path, report: Report) -> None:
