@@ -4,9 +4,10 @@ T texts, D width, S side of the model frame, H W pixels of the original picture.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -66,6 +67,7 @@ class SamClip:
         self.net = net
         self._text_encoder = text_encoder
         self._dtype = getattr(torch, dtype)
+        self._pool = ThreadPoolExecutor(torch.get_num_threads(), "encode")
         # The same labels are asked of many pictures; texts cost far more than a look-up.
         self._embedded = lru_cache(maxsize=16)(self._embed_classes)
 
@@ -108,12 +110,28 @@ class SamClip:
         prepared = image if isinstance(image, Prepared) else self.prepare(image)
         return self.encode_batch([prepared])[0]
 
-    @torch.inference_mode()
     def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
         """Encode prepared pictures together, in order; all features float32.
 
-        A picture's features do not depend on what else is in the batch.
+        A picture's features do not depend on what else is in the batch. A GPU is given all at once,
+        a CPU one for each core: its caches are too small for more.
         """
+        if self.device.type != "cpu" or len(batch) == 1:
+            return self._encode(batch)
+        cores = torch.get_num_threads()
+        threads = max(1, cores // len(batch))
+        try:
+            return list(self._pool.map(partial(self._encode_alone, threads), batch))
+        finally:
+            torch.set_num_threads(cores)  # what threads that are yet to come begin with
+
+    def _encode_alone(self, threads: int, item: Prepared) -> ImageFeatures:
+        torch.get_num_threads()  # the first call in a thread would undo the next line later
+        torch.set_num_threads(threads)
+        return self._encode([item])[0]
+
+    @torch.inference_mode()
+    def _encode(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
         sizes = [(item.geometry.input_height, item.geometry.input_width) for item in batch]
         pixels_B3SS = torch.from_numpy(np.stack([item.pixels_3SS for item in batch]))
         with self._autocast():

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     checkpoint: str = "edge"  # a bundled name or a directory
     device: str = "cpu"
     dtype: ChosenDtype = "auto"  # type: ignore[assignment]  # of the encoder
-    torch_threads: int = Field(0, ge=0)  # of the backbone; 0: all cores
+    torch_threads: int = Field(0, ge=0)  # of each process with a model; 0: all cores
 
     # Where it listens. The inner ports are Serve's own, behind the front door.
     host: str = "127.0.0.1"

@@ -2,14 +2,26 @@
 
 import asyncio
 import contextvars
+import os
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
 
 from services import metrics
+from services.settings import Settings
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def use_cores(settings: Settings) -> None:
+    """Let torch compute on as many cores as the settings say, in every thread from now on.
+
+    The environment gives each process one: this is for those that hold a model.
+    """
+    import torch  # not every service needs it
+
+    torch.set_num_threads(settings.torch_threads or os.cpu_count() or 1)
 
 
 async def run(

@@ -1,14 +1,12 @@
 """The backbone as a Serve application: images and texts to embeddings."""
 
-import os
 from typing import Any
 
-import torch
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.model import SamClip
-from services import deployment, metrics, wire
+from services import deployment, metrics, threads, wire
 from services.backbone.engine import Engine
 from services.limits import check_texts
 from services.rpc import Service, rpc
@@ -24,7 +22,7 @@ class Backbone(Service):
 
     def __init__(self, settings: Settings, model: SamClip | None = None):
         super().__init__(settings)
-        torch.set_num_threads(settings.torch_threads or os.cpu_count() or 1)
+        threads.use_cores(settings)
         model = model or SamClip.load(settings.checkpoint, settings.device, settings.dtype)
         self.model = pb.ModelInfo(
             name=model.config.name, digest=model.digest, kind=model.config.kind

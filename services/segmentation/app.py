@@ -38,6 +38,7 @@ class Segmentation(Head):
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
+        threads.use_cores(settings)
         self._decoder = Decoder(SamHead.load(self.directory, settings.device), settings)
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
 

@@ -69,6 +69,7 @@ def test_a_range_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) ->
 def test_replicas_take_one_thread_each_unless_they_ask_for_more(tmp_path: Path) -> None:
     environment = instance.environment(instance.complete(free_settings()), tmp_path)
     assert environment["OMP_NUM_THREADS"] == "1"
+    assert environment["OMP_WAIT_POLICY"] == "passive"
     assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -59,6 +60,25 @@ def test_a_picture_alone_equals_itself_in_any_slot_of_any_batch(model: SamClip) 
         together = model.encode_batch([prepared[index] for index in order])
         for index, features in zip(order, together, strict=True):
             _assert_same(features, alone[index])
+
+
+def test_a_batch_takes_the_cores_one_by_one_and_leaves_their_number(
+    model: SamClip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+    encode = model.net.encode
+
+    def watched(*args: object) -> object:
+        threads.append(torch.get_num_threads())
+        return encode(*args)
+
+    monkeypatch.setattr(model.net, "encode", watched)
+    before = torch.get_num_threads()
+    prepared = model.prepare(PICTURES[0])
+    model.encode_batch([prepared])
+    model.encode_batch([prepared] * 5)
+    assert threads == [before, *[max(1, before // 5)] * 5]
+    assert torch.get_num_threads() == before
 
 
 def test_pictures_differ(model: SamClip) -> None:

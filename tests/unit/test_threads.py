@@ -1,11 +1,14 @@
 import asyncio
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 
 import pytest
+import torch
 
 from services import metrics, threads
+from services.settings import Settings
 
 variable: ContextVar[str] = ContextVar("variable", default="")
 
@@ -39,3 +42,14 @@ async def test_what_was_cancelled_in_the_queue_never_starts():
         gate.set()
         assert await busy
     assert started == []
+
+
+@pytest.mark.parametrize(("asked", "cores"), [(0, os.cpu_count()), (3, 3)])
+def test_torch_takes_the_cores_that_the_settings_give(asked: int, cores: int) -> None:
+    before = torch.get_num_threads()
+    try:
+        threads.use_cores(Settings(torch_threads=asked))
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == cores
+    finally:
+        torch.set_num_threads(before)
