@@ -5,6 +5,7 @@ is kept with what earlier runs have measured of the other parts.
 """
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -41,6 +42,8 @@ ONLY_BY_NAME = {"vit-b"}  # minutes, for an encoder that a CPU seldom serves
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that services are ended as well
+    # As in the service: what stands beside it must not lose time to threads that spin.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
     directory = checkpoint.resolve(args.checkpoint)
     path = args.out / "bench.json"
     name = {"name": directory.name, "digest": checkpoint.digest(directory)}
