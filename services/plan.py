@@ -36,7 +36,7 @@ class Costs:
     decode_s: float
     encode_s: float
     encode_of_8_s: float
-    mask_s: float  # of a click, on one core
+    mask_s: float  # of a click, on all cores
     service_bytes: float
     image_bytes_in_redis: float
     redis_bytes_per_s: float  # one shard, read

@@ -2,8 +2,8 @@
 
 Cores are shared by whatever runs, in proportion to its threads, as the system's scheduler does. New
 images are decoded, wait for the encoder, and go through it in batches; clicks go to the mask
-decoder, which has one thread; everything else that a request costs is work of one thread around
-these.
+decoder; either of these works on all cores. Everything else that a request costs is work of one
+thread around them.
 """
 
 from collections.abc import Generator, Iterator
@@ -106,7 +106,7 @@ class Machine:
 
     def click(self) -> Steps:
         began = self.env.now
-        around = max(self.costs.click_cpu_s - self.costs.mask_s, 0.0)
+        around = max(self.costs.click_cpu_s - self.costs.mask_s * self.costs.cores, 0.0)
         yield self.processor.work(around / 2)
         yield from self._through(self._decoder)
         yield self.processor.work(around / 2)
@@ -133,7 +133,8 @@ class Machine:
         return self.processor.work(size * self._batch_s(size) * threads, threads)
 
     def _decode_masks(self, size: int) -> simpy.Event:
-        return self.processor.work(size * self.costs.mask_s)
+        threads = self.costs.cores
+        return self.processor.work(size * self.costs.mask_s * threads, threads)
 
     def _batch_s(self, size: int) -> float:
         """Of each image in a batch, between those of one and of eight."""

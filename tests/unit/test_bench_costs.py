@@ -12,7 +12,7 @@ MODEL = {
     "decode and resize": 4.0,
     "encode, alone": 40.0,
     "encode, batch of 8": 45.0,
-    "decode a click, one thread": 20.0,
+    "decode a click": 20.0,
 }
 
 
