@@ -63,7 +63,7 @@ def make_tiny_checkpoint(directory: Path, kind: Kind = "edge", seed: int = 0) ->
     config = TINY[kind]
     net = seeded(lambda: build(config), seed)
     _make_confident(net)
-    text_encoder = seeded(lambda: build_text_encoder(config.text, _tokenizer_json()), seed)
+    text_encoder = seeded(lambda: build_text_encoder(config.text, tokenizer_json()), seed)
     checkpoint.save(directory, net, text_encoder, config, {"seed": seed}, card="# Random weights\n")
     return directory
 
@@ -78,7 +78,7 @@ def _make_confident(net: SamClipNet) -> None:
             mlp.layers[-1].bias.mul_(300)
 
 
-def _tokenizer_json() -> str:
+def tokenizer_json() -> str:
     """A WordPiece tokenizer of BERT's layout that knows letters, digits and a few words."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = special + _WORDS + [f"##{word}" for word in _WORDS]

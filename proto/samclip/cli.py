@@ -37,6 +37,7 @@ PARTS = {
     "train": Part("training.train", "train", "train a checkpoint"),
     "reindex": Part("services.retrieval.reindex", "serve", "index again for another checkpoint"),
     "eval": Part("training.evaluate", "train", "measure a checkpoint"),
+    "plan": Part("services.plan", "serve", "machines, Redis and cost for a load"),
     "info": Part("samclip_core.info", "core", "show a checkpoint's config, lineage and digest"),
     "demo": Part("samclip.demo", "dev", "photographs through every head, drawn under out/"),
 }

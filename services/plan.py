@@ -1,0 +1,215 @@
+"""``samclip plan``: what a load needs, from what ``make bench`` has measured.
+
+The arithmetic is that of core-seconds: what each kind of request costs all processes of the service
+together, at saturation. A machine is one like that of the measurement, with a whole service on it.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from math import ceil
+from pathlib import Path
+from typing import Any, Self
+
+GB = 1e9
+HOURS_A_MONTH = 730
+
+
+class PlanError(ValueError):
+    """A load that makes no sense, or figures that are missing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Costs:
+    """Seconds and bytes of each thing asked, as ``make bench`` writes them.
+
+    ``…_cpu_s`` are core-seconds at saturation, everything included; an encoding alone or in a
+    batch of eight (each) takes ``encode_s`` and ``encode_of_8_s`` on all cores.
+    """
+
+    cores: int
+    new_image_cpu_s: float
+    known_image_cpu_s: float
+    click_cpu_s: float
+    decode_s: float
+    encode_s: float
+    encode_of_8_s: float
+    mask_s: float  # of a click, on all cores
+    service_bytes: float
+    image_bytes_in_redis: float
+    redis_bytes_per_s: float  # one shard, read
+    gpu_images_per_s: float | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Take them from the benchmark's JSON. Raises PlanError."""
+        try:
+            return cls.of(json.loads(path.read_text())["costs"])
+        except (OSError, ValueError, KeyError) as error:
+            raise PlanError(f"{path} has no figures to plan with ({error}): make bench") from error
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Raises PlanError where a figure is absent."""
+        needed = {field.name for field in fields(cls)} - {"gpu_images_per_s"}
+        if missing := sorted(needed - set(values)):
+            raise PlanError(f"not measured yet: {', '.join(missing)}: make bench")
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """``hit_ratio`` of the images are known already, and their file is not sent again."""
+
+    images_per_s: float
+    clicks_per_s: float = 0.0
+    hit_ratio: float = 0.0
+    image_bytes: float = 250_000
+    keep_hours: float = 24.0  # what has been encoded stays in Redis so long
+
+    def check(self) -> None:
+        """Raise PlanError for what cannot be."""
+        if min(self.images_per_s, self.clicks_per_s, self.keep_hours, self.image_bytes) < 0:
+            raise PlanError("rates, hours and bytes are not negative")
+        if not self.images_per_s and not self.clicks_per_s:
+            raise PlanError("nothing is asked: give images or clicks a second")
+        if not 0 <= self.hit_ratio <= 1:
+            raise PlanError(f"the hit ratio is {self.hit_ratio}, expected 0 to 1")
+
+    @property
+    def new_per_s(self) -> float:
+        """Images that have to be encoded."""
+        return self.images_per_s * (1 - self.hit_ratio)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What the operator decides: how full, how large a shard, and what things cost in USD."""
+
+    utilisation: float = 0.7
+    shard_gb: float = 25.0
+    core_hour: float = 0.04
+    gb_hour: float = 0.005
+    gpu_hour: float = 2.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    busy_cores: float  # on average
+    replicas: int
+    cores: int
+    gpus: int
+    memory_gb: float  # of the services
+    redis_gb: float
+    redis_shards: int
+    from_clients_mbit_s: float
+    redis_mbit_s: float
+    usd_a_month: float
+
+
+def plan(load: Load, costs: Costs, choices: Choices = Choices(), on_gpu: bool = False) -> Plan:
+    """The smallest number of machines that stays below ``utilisation``. Raises PlanError."""
+    load.check()
+    if not 0 < choices.utilisation <= 1:
+        raise PlanError(f"the utilisation is {choices.utilisation}, expected 0 to 1")
+    gpus = _gpus(load, costs, choices) if on_gpu else 0
+    busy = busy_cores(load, costs, on_gpu)
+    replicas = max(1, gpus, ceil(busy / costs.cores / choices.utilisation))
+    redis_gb = load.new_per_s * load.keep_hours * 3600 * costs.image_bytes_in_redis / GB
+    # At worst no click finds its image in the memory of its replica.
+    redis_rate = (load.new_per_s + load.clicks_per_s) * costs.image_bytes_in_redis
+    full = redis_rate / costs.redis_bytes_per_s / choices.utilisation
+    shards = max(ceil(redis_gb / choices.shard_gb), ceil(full))
+    memory_gb = replicas * costs.service_bytes / GB
+    cores = replicas * costs.cores
+    hour = cores * choices.core_hour + gpus * choices.gpu_hour
+    hour += (memory_gb + redis_gb) * choices.gb_hour
+    return Plan(
+        busy_cores=busy,
+        replicas=replicas,
+        cores=cores,
+        gpus=gpus,
+        memory_gb=memory_gb,
+        redis_gb=redis_gb,
+        redis_shards=shards,
+        from_clients_mbit_s=load.new_per_s * load.image_bytes * 8 / 1e6,
+        redis_mbit_s=redis_rate * 8 / 1e6,
+        usd_a_month=hour * HOURS_A_MONTH,
+    )
+
+
+def busy_cores(load: Load, costs: Costs, on_gpu: bool = False) -> float:
+    """Core-seconds a second; a GPU takes over the encoding, and nothing else."""
+    new = costs.new_image_cpu_s
+    if on_gpu:
+        encoding = costs.cores * min(costs.encode_s, costs.encode_of_8_s)
+        new = max(new - encoding, costs.decode_s)
+    known = load.images_per_s * load.hit_ratio * costs.known_image_cpu_s
+    return load.new_per_s * new + known + load.clicks_per_s * costs.click_cpu_s
+
+
+def _gpus(load: Load, costs: Costs, choices: Choices) -> int:
+    if costs.gpu_images_per_s is None:
+        raise PlanError("no figures of a GPU: make bench on a machine that has one")
+    return max(1, ceil(load.new_per_s / costs.gpu_images_per_s / choices.utilisation))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a plan; return the exit code."""
+    args = _parser().parse_args(argv)
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    try:
+        found = plan(
+            Load(**_fields(Load, given)),
+            Costs.read(args.bench),
+            Choices(**_fields(Choices, given)),
+            args.device == "cuda",
+        )
+    except PlanError as error:
+        print(f"samclip plan: {error}", file=sys.stderr)
+        return 1
+    values = asdict(found)
+    if args.json:
+        print(json.dumps(values, indent=2))
+    else:
+        print(
+            "\n".join(
+                f"{name.replace('_', ' '):22}{value:12,.6g}" for name, value in values.items()
+            )
+        )
+    return 0
+
+
+def _fields(kind: type[Load] | type[Choices], given: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: given[field.name] for field in fields(kind) if field.name in given}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="samclip plan",
+        description="Machines, GPUs, Redis and cost for a load, from the figures of make bench.",
+        epilog="Prices are examples, in USD: give your own.",
+    )
+    add = parser.add_argument
+    number: dict[str, Any] = {"type": float, "metavar": "N"}
+    add("--images-per-second", dest="images_per_s", required=True, **number)
+    add("--clicks-per-second", dest="clicks_per_s", help="on images that are known (0)", **number)
+    add("--hit-ratio", help="of the images: known already (0)", **number)
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="of the encoder (cpu)")
+    add("--image-bytes", help="of a file (250000)", **number)
+    add("--keep-hours", help="embeddings stay in Redis so long (24)", **number)
+    add("--utilisation", help="of cores, GPUs and Redis, at most (0.7)", **number)
+    add("--shard-gb", help="memory of one Redis (25)", **number)
+    add("--core-hour", help="price (0.04)", **number)
+    add("--gb-hour", help="price of memory (0.005)", **number)
+    add("--gpu-hour", help="price (2.5)", **number)
+    bench = Path("out/bench/bench.json")
+    add("--bench", type=Path, default=bench, metavar="FILE", help=f"the figures ({bench})")
+    add("--json", action="store_true", help="print JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Part ``peers``: other ways to serve the same encoder, one after the other. Every image is
+new, so nobody's cache helps.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tests.bench.bench import Bench
+from tests.bench.lines import Line, seen
+from tests.bench.load import Job, Outcome
+from tests.bench.peers.server import Absent, Peer, serving
+from tests.bench.peers.work import PATH
+from tests.bench.service import running
+
+PEERS = (
+    Peer("LitServe", "with_litserve", "litserve>=0.2.19", form=True),
+    Peer("BentoML", "with_bentoml", "bentoml>=1.4.40", form=True),
+    Peer("mosec", "with_mosec", "mosec>=0.9.8"),
+    Peer("FastAPI", "with_fastapi"),
+    Peer("Ray Serve", "with_ray_serve"),
+)
+CLIENTS = (1, 8, 32)
+ROUNDS = 2  # a start takes longer than these
+Rounds = dict[int, list[Outcome]]  # by number of clients
+
+
+def run(bench: Bench) -> Iterator[Line]:
+    folder = bench.out / "peers"
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = {name: _lines(name, rounds) for name, rounds in _ours(bench).items()}
+    for lines in ours.values():
+        yield from lines.values()
+    for peer in PEERS:
+        bench.log(f"  {peer.name}")
+        try:
+            with serving(peer, bench, folder) as address:
+                job = Job("http", address, path=PATH, form=peer.form, seconds=bench.seconds / 3)
+                theirs = _lines(peer.name, _rounds(bench, job))
+        except Absent as error:
+            bench.log(f"    left out: {error}")
+            continue
+        yield from theirs.values()
+        yield from _ratios(peer, ours, theirs)
+
+
+def _ours(bench: Bench) -> dict[str, Rounds]:
+    with running(bench.directory) as service:
+        jobs = {
+            "ours": Job("grpc", service.grpc, seconds=bench.seconds / 3),
+            "ours over HTTP": Job("http", service.http, seconds=bench.seconds / 3),
+        }
+        return {name: _rounds(bench, job) for name, job in jobs.items()}
+
+
+def _rounds(bench: Bench, job: Job) -> Rounds:
+    rounds: Rounds = {clients: [] for clients in CLIENTS}
+    for _ in range(ROUNDS):
+        for clients in CLIENTS:
+            rounds[clients].append(bench.load(job.of(clients=clients)))
+    return rounds
+
+
+def _lines(name: str, rounds: Rounds) -> dict[str, Line]:
+    """By what it is: the rates at each number of clients, and the latency of one."""
+    lines = {}
+    for clients, outcomes in rounds.items():
+        what = f"{clients} client{'s' if clients > 1 else ''}"
+        facts = {"errors": sum(outcome.errors for outcome in outcomes)}
+        facts["generator_cores"] = max(outcome.cpu_share for outcome in outcomes)
+        rates = [outcome.rate for outcome in outcomes]
+        lines[what] = Line(f"{name}, {what}", "/s", rates, True, facts=facts)
+    lines["p50"] = seen(f"{name}, 1 client: latency", [o.latencies_ms for o in rounds[1]])
+    return lines
+
+
+def _ratios(
+    peer: Peer, ours: dict[str, dict[str, Line]], theirs: dict[str, Line]
+) -> Iterator[Line]:
+    """Ours to each round of the peer's: they were not measured at the same time."""
+    for name, lines in ours.items():
+        for what, line in theirs.items():
+            rounds = list(lines[what].median / np.asarray(line.rounds))
+            if what == "p50":
+                yield Line(f"p50: {name} / {peer.name}, 1 client", "×", rounds)
+            else:
+                yield Line(f"{name} / {peer.name}, {what}", "×", rounds, True)

@@ -1,0 +1,71 @@
+"""The simulation keeps the laws that any such machine keeps, and bears out the plan."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import simpy
+
+from services.plan import Choices, Load, plan
+from tests.bench import simulation
+from tests.bench.simulation import Processor
+from tests.unit.test_plan import COSTS
+
+
+def ends(*works: tuple[float, int], cores: int = 2) -> list[float]:
+    """When each work, begun at once, is done."""
+    env = simpy.Environment()
+    processor = Processor(env, cores)
+    found: dict[int, float] = {}
+
+    def one(index: int, work: tuple[float, int]) -> simulation.Steps:
+        yield processor.work(*work)
+        found[index] = env.now
+
+    for index, work in enumerate(works):
+        env.process(one(index, work))
+    env.run()
+    return [found[index] for index in range(len(works))]
+
+
+def test_cores_are_shared_by_threads() -> None:
+    assert ends((1, 1)) == [1]
+    assert ends((2, 2)) == [1]
+    assert ends((1, 1), (1, 1)) == [1, 1]
+    # Three threads on two cores, each at two thirds, until the single one is done.
+    assert ends((1, 1), (2, 2)) == pytest.approx([1.5, 1.5])
+    assert ends((1, 1), (1, 1), (1, 1), (1, 1)) == pytest.approx([2, 2, 2, 2])
+
+
+def test_saturation_is_bounded_by_the_cores() -> None:
+    costs = replace(COSTS, new_image_cpu_s=0.12)
+    most = costs.cores / costs.new_image_cpu_s
+    assert simulation.closed(costs, 32, 60) == pytest.approx(most, rel=0.1)
+    assert simulation.closed(costs, 1, 60) < 0.9 * most
+
+
+def test_one_client_waits_for_its_own_work_alone() -> None:
+    alone = 1 / simulation.closed(COSTS, 1, 60)
+    around = COSTS.new_image_cpu_s - COSTS.decode_s - 2 * COSTS.encode_of_8_s
+    assert alone == pytest.approx(around + COSTS.decode_s + COSTS.encode_s, rel=0.02)
+
+
+def test_littles_law() -> None:
+    found = simulation.open_loop(COSTS, 10, 10, 200)
+    assert len(found.new_s) == pytest.approx(2000, rel=0.1)
+    assert len(found.click_s) == pytest.approx(2000, rel=0.1)
+    assert found.processor.busy_s / 200 == pytest.approx(10 * 0.1 + 10 * 0.03, rel=0.1)
+
+
+@pytest.mark.parametrize(("new_per_s", "clicks_per_s"), [(12.0, 0.0), (40.0, 30.0), (3.0, 80.0)])
+def test_a_plan_holds_and_one_machine_less_would_not(new_per_s: float, clicks_per_s: float) -> None:
+    load = Load(images_per_s=new_per_s, clicks_per_s=clicks_per_s)
+    found = plan(load, COSTS, Choices(utilisation=0.7))
+    share = 1 / found.replicas
+    kept = simulation.open_loop(COSTS, share * new_per_s, share * clicks_per_s, 300)
+    asked = 300 * share * (new_per_s + clicks_per_s)
+    assert len(kept.new_s) + len(kept.click_s) >= 0.9 * asked
+    assert np.percentile(kept.new_s or kept.click_s, 99) < 2
+    overload = COSTS.cores / found.busy_cores * 1.2  # of the load, more than a machine can do
+    lost = simulation.open_loop(COSTS, overload * new_per_s, overload * clicks_per_s, 300)
+    assert len(lost.new_s) + len(lost.click_s) < 0.9 * 300 * overload * (new_per_s + clicks_per_s)
