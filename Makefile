@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := proto:.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test faults fuzz soak lint format proto bench lock audit clean
+.PHONY: help serve demo test cluster faults fuzz soak lint format proto bench lock audit clean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,10 +34,10 @@ serve: $(VENV)/.serve ## serve the bundled checkpoint until Ctrl-C
 demo: $(VENV)/.dev ## real photographs through every head; pictures under out/
 	@$(RUN) -m samclip.cli demo
 
-test: $(VENV)/.dev servers ## the whole test suite
+test: $(VENV)/.dev tools ## the whole test suite
 	@OMP_WAIT_POLICY=passive $(RUN) -m pytest -n 2 --dist loadgroup
 
-faults: $(VENV)/.dev servers ## every fault, with load running; rewrites tests/faults/RESULTS.md
+faults: $(VENV)/.dev tools ## every fault, with load running; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md
 
 FUZZ_SECONDS ?= 600
@@ -45,18 +45,20 @@ fuzz: $(VENV)/.dev ## hostile input for FUZZ_SECONDS (600), and what it found un
 	@$(RUN) -m tests.fuzz --seconds $(FUZZ_SECONDS)
 
 SOAK_MINUTES ?= 30
-soak: $(VENV)/.dev servers ## mixed traffic for SOAK_MINUTES (30): memory, descriptors, latency
+soak: $(VENV)/.dev tools ## mixed traffic for SOAK_MINUTES (30): memory, descriptors, latency
 	@$(RUN) -m tests.soak --minutes $(SOAK_MINUTES)
 
-# The tests want a real redis-server and prometheus. What is absent is installed where this user
-# may; elsewhere the tests that need it say so and skip.
-.PHONY: servers
-servers:
-	@for name in redis-server prometheus; do \
-		command -v $$name > /dev/null || test "$$(id -u)" != 0 \
-			|| { apt-get -qq update && apt-get -qq install --yes --no-install-recommends $$name > /dev/null; } \
-			|| echo "no $$name could be installed: tests that need it skip"; \
-	done
+# The tests want these packages of Debian. Where one is absent and this user may install it, it is
+# installed; elsewhere the tests that need it say so and skip.
+TOOLS := redis-server prometheus docker-compose kustomize
+.PHONY: tools
+tools:
+	@for tool in $(TOOLS); do command -v $$tool > /dev/null || test "$$(id -u)" != 0 \
+		|| { apt-get -qq update && apt-get -qq install --yes --no-install-recommends $$tool > /dev/null; } \
+		|| echo "no $$tool could be installed: tests that need it skip"; done
+
+cluster: $(VENV)/.dev ## serve deploy on two nodes, a swap, a node killed: minutes, as root
+	@TEST_CLUSTER=1 unshare --net --mount $(RUN) -m pytest tests/e2e/test_cluster.py -s
 
 lint: $(VENV)/.dev ## formatter, linter, type checker
 	@$(RUN) -m ruff format --check .
@@ -71,8 +73,8 @@ proto: $(VENV)/.dev ## regenerate the committed stubs
 	@$(RUN) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto \
 		--grpc_python_out=proto proto/samclip/v1/samclip.proto
 
-bench: $(VENV)/.dev ## benchmarks; tables, JSON and plots under out/bench/
-	@$(RUN) -m tests.bench
+bench: $(VENV)/.dev ## benchmarks (ARGS="--help"); tables, JSON and plots under out/bench/
+	@$(RUN) -m tests.bench $(ARGS)
 
 # The tools of the next two, in an environment of their own.
 AUDIT := $(VENV)/audit/bin

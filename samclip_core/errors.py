@@ -77,5 +77,9 @@ class Unavailable(SamClipError):
     """A service that this one depends on does not answer."""
 
 
+class AnotherCheckpoint(SamClipError):
+    """The checkpoint that was asked for is not the one that is served."""
+
+
 class CheckpointError(SamClipError):
     """A checkpoint that is missing, damaged, or of another kind."""

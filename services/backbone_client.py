@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1.samclip_pb2_grpc import BackboneServiceStub
 
-from samclip_core.errors import KeyUnknown, Unavailable
+from samclip_core.errors import AnotherCheckpoint, KeyUnknown, Unavailable
 from samclip_core.image import image_key
 from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
@@ -101,7 +101,7 @@ class BackboneClient:
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
         """Embeddings of an image, by its file or key, which is not decoded here.
 
-        Raises what the backbone raises, unchanged, and Unavailable.
+        Raises what the backbone raises, unchanged, Unavailable, and AnotherCheckpoint.
         """
         key = image.key or await threads.run(self._hashers, "hash", image_key, image.encoded)
         held_as = access.caller.get().held_as(key)
@@ -150,11 +150,12 @@ class BackboneClient:
 
     async def _call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
         identity = (observe.REQUEST_ID, observe.request_id.get())
+        asked = (rpc.CHECKPOINT, self._digest)
         told: tuple[tuple[str, str], ...] = (
             *rpc.urgency.get().headers(),
             *access.caller.get().headers(),
         )
-        metadata = (*self._metadata, identity, *told)
+        metadata = (*self._metadata, identity, asked, *told)
         try:
             with tracing.span("backbone", tracing.CLIENT):
                 metadata += tracing.headers()
@@ -162,7 +163,7 @@ class BackboneClient:
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
         if response.model.digest != self._digest:
-            raise Unavailable(
+            raise AnotherCheckpoint(
                 f"the backbone at {self._address} serves another checkpoint "
                 f"({response.model.digest[:12]}, expected {self._digest[:12]}): try again when "
                 "both have been updated"

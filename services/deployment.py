@@ -5,6 +5,7 @@ from ray.serve.config import BackpressureConfig
 
 from services.rpc import Service
 from services.settings import Settings, SettingsError
+from services.swap import swapping
 
 MAX_ONGOING = 256
 """Requests that a replica works on at once. Far above a batch, which Serve's own 5 would starve:
@@ -17,23 +18,19 @@ got no answer: about ten seconds, where Serve's own numbers would make it a hund
 
 
 def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.Application:
-    """One replica of a service. ``gpus`` is its part of a GPU where the settings name one.
-
-    CPUs are not reserved: on a small machine all services share what there is.
-    """
+    """One replica of a service. ``gpus`` is its part of a GPU where the settings name one."""
     on_gpu = settings.device.startswith("cuda")
-    tunable = {name: getattr(settings, name) for name in service.tunable}
     deployed = serve.deployment(
-        serve.ingress()(service),
+        serve.ingress()(swapping(service)),
         name=service.application,
-        user_config=tunable,
+        user_config={name: getattr(settings, name) for name in ("checkpoint", *service.tunable)},
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=MAX_QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         graceful_shutdown_wait_loop_s=0.5,
         graceful_shutdown_timeout_s=20,
         **HEALTH,
-        ray_actor_options={"num_cpus": 0, "num_gpus": gpus if on_gpu else 0},
+        ray_actor_options={"num_cpus": settings.replica_cpus, "num_gpus": gpus if on_gpu else 0},
     )
     return deployed.bind(settings)
 

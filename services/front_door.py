@@ -4,15 +4,18 @@ Serve binds inner ports to all interfaces, so whatever arrives there must show a
 the front door (which strips it from what callers send) and our own services know.
 """
 
+import argparse
 import hmac
 import os
 import signal
 import subprocess
-from collections.abc import Mapping
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from services.routes import SERVICES
-from services.settings import PREFIX, Settings
+from services.settings import PREFIX, Settings, SettingsError
 
 SECRET_HEADER = "x-samclip-front-door"
 SECRET_VARIABLE = PREFIX + "FRONT_DOOR_SECRET"
@@ -57,7 +60,7 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "HOST": settings.host,
         "HTTP_PORT": settings.http_port,
         "GRPC_PORT": settings.grpc_port,
-        "SERVE_HOST": "127.0.0.1",
+        "SERVE_HOST": settings.serve_host,
         "INNER_HTTP_PORT": settings.inner_http_port,
         "INNER_GRPC_PORT": settings.inner_grpc_port,
         "FRONT_DOOR_SECRET": settings.front_door_secret,
@@ -104,3 +107,45 @@ def stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Open the front door alone, before the Serve of a Ray cluster; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="samclip front-door",
+        description="Open the front door before a Ray cluster until Ctrl-C: serve_host, "
+        "inner_http_port, inner_grpc_port and front_door_secret say how to reach its Serve.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    from services import instance, renewal  # which need this file
+
+    try:
+        settings = Settings.load(parser.parse_args(argv).config)
+        instance.check_access(settings)
+        for name in ("inner_http_port", "inner_grpc_port", "front_door_secret"):
+            if not getattr(settings, name):
+                raise SettingsError(
+                    f"no {name}: set {PREFIX}{name.upper()} to what the cluster's nodes have"
+                )
+    except SettingsError as error:
+        print(f"samclip front-door: {error}", file=sys.stderr)
+        return 2
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    with tempfile.TemporaryDirectory(prefix="samclip-") as directory:
+        admin = Path(directory) / "door.sock"
+        door = start(settings, admin)
+        try:
+            return renewal.watch(door, settings, admin) or 1  # it ends only by accident
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            stop(door)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

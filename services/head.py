@@ -7,7 +7,8 @@ from typing import Any
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import checkpoint
-from services import front_door, metrics
+from samclip_core.errors import SamClipError
+from services import front_door
 from services.backbone_client import BackboneClient
 from services.cache import tiers
 from services.rpc import Service
@@ -31,10 +32,21 @@ class Head(Service):
             kind=self.config.kind,
         )
         lineage = json.loads(checkpoint.read_file(self.directory, checkpoint.LINEAGE))
-        metrics.announce(self.model, lineage.get("metrics", {}))
+        self.figures = lineage.get("metrics", {})
 
     async def health(self) -> dict[str, Any]:
         return {**await super().health(), "redis": await self.backbone.cache.state()}
+
+    async def usable(self) -> bool:
+        """Whether the backbone has this checkpoint."""
+        try:
+            await self.backbone.embed_text(["a photo"])
+        except SamClipError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        await self.backbone.close()
 
     @cached_property
     def backbone(self) -> BackboneClient:

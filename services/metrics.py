@@ -139,6 +139,11 @@ def measure_memory(device: str) -> None:
         DEVICE_MEMORY.set(resident_bytes())
 
 
+def retire(model: pb.ModelInfo) -> None:
+    """Say that this process serves it no more."""
+    MODEL_INFO.labels(model.name, model.digest, model.kind).set(0)
+
+
 def resident_bytes() -> int:
     """Physical memory of this process; its peak where there is no /proc."""
     try:
@@ -180,4 +185,6 @@ def _alive(pid: int) -> bool:
 
 def _is_ours(line: bytes) -> bool:
     name = line.split(b" ", 3)[2] if line.startswith(b"#") else line
-    return name.startswith(b"samclip_")
+    # The processes' files have no way to remove a series: a retired checkpoint stands there as 0.
+    retired = line.startswith(b"samclip_model_info{") and line.endswith(b" 0.0\n")
+    return name.startswith(b"samclip_") and not retired

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 from google.protobuf.message import Message
@@ -22,6 +23,7 @@ from services import access, bodies, front_door, http, logs, metrics, observe, s
 from services.settings import Settings
 from services.urgency import Urgency
 
+CHECKPOINT = "x-samclip-checkpoint"  # the digest of the one that must answer; any, without it
 ERROR_KIND = "x-samclip-error"  # trailing metadata: the class of the error, for other services
 
 _NO_REQUEST = Urgency()
@@ -54,24 +56,31 @@ class Service:
     bulk: ClassVar[frozenset[str]] = frozenset()  # rpcs that are, unless their caller says not
     tunable: ClassVar[tuple[str, ...]] = ("log_level",)  # settings that may change while it runs
     model: pb.ModelInfo
+    figures: Mapping[str, float] = MappingProxyType({})  # what was measured of the model
 
     def __init__(self, settings: Settings):
-        self.settings = self._at_start = settings
+        self.settings = settings
         if settings.otlp_endpoint:
             tracing.start(self.application, settings.otlp_endpoint)
 
-    async def reconfigure(self, config: Mapping[str, Any]) -> None:
-        """Take other values of the ``tunable`` settings; what is not in ``config`` is as at start.
-
-        Serve calls this at start, and whenever the deployment's ``user_config`` has changed.
-        Raises SettingsError, and then leaves everything as it was.
-        """
-        self.tune(self._at_start.tuned(config, self.tunable))
-
     def tune(self, settings: Settings) -> None:
-        """Put the ``tunable`` ones of these settings into effect, or raise SettingsError."""
+        """Put the ``tunable`` ones of these settings into effect, or raise SettingsError.
+
+        Then everything is left as it was.
+        """
         self.settings = settings
         logs.start(settings.log_level)
+
+    def successor(self, settings: Settings) -> "Service":
+        """The same service with the checkpoint of these settings, beside this one."""
+        return type(self)(settings)
+
+    async def usable(self) -> bool:
+        """Whether all that it needs for its checkpoint is there."""
+        return True
+
+    async def close(self) -> None:
+        """Let go of what it holds: it answers nothing any more."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Serve asks for the HTTP side by this name."""
@@ -111,14 +120,13 @@ class Service:
         caller = access.Caller.read(metadata, bool(self.settings.api_keys_file))
         access.caller.set(caller)
         caller.check(self.scope(method, request))
-        answer: Method[Message, Message] = getattr(self, method).answer
         most_s = self.settings.request_timeout_s
         urgency.set(Urgency.read(metadata, most_s, bulk=method in self.bulk))
         limit_s = time_left()
         limit = asyncio.timeout(limit_s)
         try:
             async with limit:
-                return await answer(self, request)
+                return await self.answer(method, request, metadata)
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -126,6 +134,11 @@ class Service:
             raise DeadlineExceeded(
                 f"not answered within {limit_s:.3g} s; try again later, or with less in one request"
             ) from error
+
+    async def answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+        """Do what the rpc says."""
+        body: Method[Message, Message] = getattr(self, method).answer
+        return await body(self, request)
 
     @contextmanager
     def _audited(self, method: str, request: Message) -> Iterator[None]:

@@ -56,12 +56,15 @@ class Settings(BaseSettings):
     dtype: ChosenDtype = "auto"  # type: ignore[assignment]  # of the encoder
     torch_threads: int = Field(0, ge=0)  # of each process with a model; 0: all cores
 
+    replica_cpus: float = Field(0, ge=0)  # that Ray reserves for each replica; 0: all share them
+
     # Where it listens. The inner ports are Serve's own, behind the front door.
     host: str = "127.0.0.1"
     http_port: int = Field(8000, ge=1, le=65535)
     grpc_port: int = Field(9000, ge=1, le=65535)
     inner_http_port: int = Field(0, ge=0, le=65535)  # 0: any free one
     inner_grpc_port: int = Field(0, ge=0, le=65535)
+    serve_host: str = "127.0.0.1"  # where the front door finds the inner ports
     front_door_secret: str = Field("", repr=False)  # empty: a new random one at each start
     api_keys_file: AbsolutePath | None = None  # services/keys.py; absent: no key is asked for
     allow_open: bool = False  # let everybody in who reaches an address beyond this machine

@@ -34,6 +34,7 @@ TABLE: dict[type[errors.SamClipError], Status] = {
     errors.Overloaded: Status(StatusCode.RESOURCE_EXHAUSTED, 429, "overloaded", 1),
     errors.DeadlineExceeded: Status(StatusCode.DEADLINE_EXCEEDED, 504, "deadline exceeded"),
     errors.Unavailable: Status(StatusCode.UNAVAILABLE, 503, "unavailable", 1),
+    errors.AnotherCheckpoint: Status(StatusCode.ABORTED, 503, "another checkpoint", 1),
 }
 INTERNAL = Status(StatusCode.INTERNAL, 500, "internal error")
 

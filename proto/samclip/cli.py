@@ -32,6 +32,7 @@ class Part(NamedTuple):
 PARTS = {
     "serve": Part("services.serve", "serve", "run the service until Ctrl-C"),
     "keys": Part("services.keys", "serve", "make, list and remove API keys"),
+    "front-door": Part("services.front_door", "serve", "open the front door of a Ray cluster"),
     "cache": Part("services.cache.command", "serve", "count, remove or warm kept embeddings"),
     "convert": Part("samclip_core.convert", "core", "make a checkpoint of official weights"),
     "train": Part("training.train", "train", "train a checkpoint"),

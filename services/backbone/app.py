@@ -6,7 +6,7 @@ from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.model import SamClip
-from services import deployment, metrics, threads, wire
+from services import deployment, threads, wire
 from services.backbone.engine import Engine
 from services.limits import check_texts
 from services.rpc import Service, rpc
@@ -27,7 +27,6 @@ class Backbone(Service):
         self.model = pb.ModelInfo(
             name=model.config.name, digest=model.digest, kind=model.config.kind
         )
-        metrics.announce(self.model)
         self.engine = Engine(model, settings)
         self.engine.warm_up()
 
@@ -49,6 +48,9 @@ class Backbone(Service):
             "cache": {"bytes": memory.size, "capacity": memory.capacity},
             "redis": await self.engine.cache.state(),
         }
+
+    async def close(self) -> None:
+        await self.engine.close()
 
     @rpc
     async def Embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:

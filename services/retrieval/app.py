@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from google.protobuf.message import Message
@@ -13,7 +12,7 @@ from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
-from services import access, deployment, threads
+from services import access, deployment
 from services.head import IMAGES_AT_ONCE, Head
 from services.limits import (
     check_filter,
@@ -24,7 +23,7 @@ from services.limits import (
     check_text,
     check_top_k,
 )
-from services.retrieval.engine import open_index
+from services.retrieval.engine import OwnIndex
 from services.retrieval.index import Collections, Hit, Item, Listed, Query
 from services.rpc import rpc
 from services.settings import Settings
@@ -36,8 +35,6 @@ MAX_ITEMS = 1024
 HEALTH_S = 1.0  # that the index has to answer before it is reported: readiness is asked for 2 s
 
 logger = logging.getLogger(__name__)
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 class Retrieval(Head):
@@ -47,26 +44,25 @@ class Retrieval(Head):
     application = "retrieval"
     bulk = frozenset({"Index"})
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, index: OwnIndex | None = None):
         super().__init__(settings)
-        self._thread = ThreadPoolExecutor(1, "index")
-        self._opened: Collections | None = None
+        self._index = index or OwnIndex(settings)
         try:
-            self._index()
+            self._every_tenants()
         except Unavailable as error:
             logger.warning("starting without the index: %s", error)
 
     def __del__(self) -> None:
-        """Serve calls this when the replica has answered its last request."""
-        if hasattr(self, "_opened"):
-            self._thread.shutdown(wait=True)
-            if self._opened is not None:
-                self._opened.close()
+        """Let go of the index, which is closed when nobody holds it."""
+        vars(self).pop("_index", None)
+
+    def successor(self, settings: Settings) -> "Retrieval":
+        return Retrieval(settings, self._index)
 
     async def health(self) -> dict[str, Any]:
         try:
             async with asyncio.timeout(HEALTH_S):
-                found = await self._in_thread(lambda: self._index().describe())
+                found = await self._index.run(lambda: self._every_tenants().describe())
         except (Unavailable, TimeoutError):
             return {**await super().health(), "index": "does not answer"}
         return {**await super().health(), "index": "ready", "collections": len(found)}
@@ -80,12 +76,12 @@ class Retrieval(Head):
     @rpc
     async def Index(self, request: pb.IndexRequest) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
-        await self._in_thread(self._check_addable, request.collection)
+        await self._index.run(self._check_addable, request.collection)
         gate = asyncio.Semaphore(IMAGES_AT_ONCE)
         made = await asyncio.gather(*(self._item(item, gate) for item in request.items))
         items = [item for item in made if isinstance(item, Item)]
         if items:
-            await self._in_thread(self._upsert, request.collection, items)
+            await self._index.run(self._upsert, request.collection, items)
         errors = [error for error in made if isinstance(error, pb.ItemError)]
         return pb.IndexResponse(indexed=len(items), errors=errors)
 
@@ -94,7 +90,7 @@ class Retrieval(Head):
         check_top_k(request.top_k)
         check_offset(request.offset, request.top_k or TOP_K)
         check_filter(request.filter)
-        await self._in_thread(lambda: self._collections().get(request.collection))
+        await self._index.run(lambda: self._collections().get(request.collection))
         match request.WhichOneof("query"):
             case "text":
                 check_text(request.text, "the text to search for")
@@ -104,7 +100,7 @@ class Retrieval(Head):
             case "image":
                 vector_D = await self._embed(request.image)
             case "id":
-                vector_D = await self._in_thread(self._vector, request.collection, request.id)
+                vector_D = await self._index.run(self._vector, request.collection, request.id)
             case _:
                 raise InvalidRequest("nothing to search for: send a text, an image or an id")
         query = Query(
@@ -115,21 +111,21 @@ class Retrieval(Head):
             # An item is always the nearest to itself: more like this one means others.
             exclude=request.id if request.HasField("id") else None,
         )
-        hits = await self._in_thread(self._search, request.collection, query)
+        hits = await self._index.run(self._search, request.collection, query)
         messages = [pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits]
         return pb.SearchResponse(hits=messages, model=self.model)
 
     @rpc
     async def Delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:
         if not request.ids:
-            deleted = await self._in_thread(lambda: self._collections().drop(request.collection))
+            deleted = await self._index.run(lambda: self._collections().drop(request.collection))
         else:
-            deleted = await self._in_thread(self._delete, request.collection, request.ids)
+            deleted = await self._index.run(self._delete, request.collection, request.ids)
         return pb.DeleteResponse(deleted=deleted)
 
     @rpc
     async def Describe(self, request: pb.DescribeRequest) -> pb.DescribeResponse:
-        found = await self._in_thread(lambda: self._collections().describe(request.collection))
+        found = await self._index.run(lambda: self._collections().describe(request.collection))
         return pb.DescribeResponse(
             collections=[
                 pb.Collection(
@@ -143,7 +139,7 @@ class Retrieval(Head):
     async def ListItems(self, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
         check_limit(request.limit)
         limit = request.limit or LISTED
-        items = await self._in_thread(self._items, request.collection, request.after_id, limit)
+        items = await self._index.run(self._items, request.collection, request.after_id, limit)
         return pb.ListItemsResponse(
             items=[pb.ListedItem(id=item.id, metadata=item.metadata) for item in items]
         )
@@ -191,16 +187,10 @@ class Retrieval(Head):
 
     def _collections(self) -> Collections:
         """Those of whoever asks. Raises Unavailable."""
-        return self._index().of_tenant(access.caller.get().tenant)
+        return self._every_tenants().of_tenant(access.caller.get().tenant)
 
-    def _index(self) -> Collections:
-        """The index, opened as soon as that is possible. Raises Unavailable."""
-        if self._opened is None:
-            self._opened = open_index(self.settings, self.model.digest, self.config.text_dim)
-        return self._opened
-
-    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await threads.run(self._thread, "index", function, *args, **kwargs)
+    def _every_tenants(self) -> Collections:
+        return self._index.collections(self.model.digest, self.config.text_dim)
 
 
 def build(settings: Settings) -> Application:

@@ -1,7 +1,11 @@
 """Which engine keeps the index: Redis where one with vector sets is configured, else files."""
 
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
 
+from services import threads
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections
 from services.retrieval.vector_sets import VectorSets, connect, has_vector_sets
@@ -11,6 +15,37 @@ ONE_SERVER = ("redis", "rediss", "unix")
 """A Cluster's and a Sentinel's URL serve the cache; collections then stay in files."""
 
 logger = logging.getLogger(__name__)
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class OwnIndex:
+    """The one index of this process, which every checkpoint that it serves shares.
+
+    Everything is asked in a thread of its own, by ``run``.
+    """
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._thread = ThreadPoolExecutor(1, "index")
+        self._opened: Collections | None = None
+
+    def __del__(self) -> None:
+        self._thread.shutdown(wait=True)
+        if self._opened is not None:
+            self._opened.close()
+
+    def collections(self, digest: str, dimension: int) -> Collections:
+        """All that it holds, for vectors of a model; opened as soon as that is possible.
+
+        Raises Unavailable.
+        """
+        if self._opened is None:
+            self._opened = open_index(self._settings, digest, dimension)
+        return self._opened.of_model(digest, dimension)
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await threads.run(self._thread, "index", function, *args, **kwargs)
 
 
 def open_index(settings: Settings, digest: str, dimension: int) -> Collections:

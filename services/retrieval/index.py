@@ -1,10 +1,11 @@
 """An index of image vectors: what any engine of it does, and the rules that all of them keep."""
 
+import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +109,12 @@ class Collections(ABC):
         """``digest`` and ``dimension`` are those of the model that the vectors are made with."""
         self._digest = digest
         self._dimension = dimension
+
+    def of_model(self, digest: str, dimension: int) -> Self:
+        """The same collections, for vectors of another model."""
+        view = copy.copy(self)
+        Collections.__init__(view, digest, dimension)
+        return view
 
     def get(self, name: str) -> Collection:
         """A collection to search or change.

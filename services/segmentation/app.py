@@ -47,6 +47,10 @@ class Segmentation(Head):
         super().tune(settings)
         self._decoder.tune(settings.max_prompt_batch)
 
+    async def close(self) -> None:
+        await super().close()
+        await self._decoder.close()
+
     @rpc
     async def Segment(self, request: pb.SegmentRequest) -> pb.SegmentResponse:
         check_encoding(request.encoding)

@@ -71,6 +71,11 @@ class Decoder:
         """Whatever else needs the device, between two batches."""
         return await threads.run(self._device, "mask_decode", function, *args, **kwargs)
 
+    async def close(self) -> None:
+        """Finish what waits, then stop the thread."""
+        await self._batcher.close()
+        self._device.shutdown(wait=False)
+
     async def _run(self, batch: list[_Question]) -> list[list[MaskSet]]:
         answers = await self.run(self._answer, batch)
         metrics.measure_memory(self._device_name)

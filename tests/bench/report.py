@@ -100,7 +100,7 @@ def _origin(facts: Mapping[str, Any]) -> str:
     machine = facts["machine"]
     made_on = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
     quick = " --quick" if facts["quick"] else ""
-    return f"`python -m tests.bench --only {facts['part']}{quick}`, {facts['date']}, {made_on}."
+    return f'`make bench ARGS="--only {facts["part"]}{quick}"`, {facts["date"]}, {made_on}.'
 
 
 def refresh(path: Path, report: Report) -> None:

@@ -78,16 +78,12 @@ def test_the_replica_works_on_more_requests_than_fill_a_batch(settings):
 
 def test_serve_gets_what_can_change_as_user_config(settings):
     config = app.build(settings)._bound_deployment.user_config
-    assert config == {"log_level": "WARNING", "max_batch_size": 4, "batch_wait_ms": 2.0}
-
-
-async def test_batches_change_while_it_runs_and_go_back_to_the_settings(settings, tiny_model):
-    backbone = app.Backbone(settings, tiny_model)
-    batcher = backbone.engine._batcher
-    await backbone.reconfigure({"max_batch_size": 2, "batch_wait_ms": 50})
-    assert (batcher._max_size, batcher._max_wait_s) == (2, 0.05)
-    await backbone.reconfigure({"batch_wait_ms": 1})
-    assert (batcher._max_size, batcher._max_wait_s) == (4, 0.001)
+    assert config == {
+        "checkpoint": settings.checkpoint,
+        "log_level": "WARNING",
+        "max_batch_size": 4,
+        "batch_wait_ms": 2.0,
+    }
 
 
 @pytest.mark.parametrize(
@@ -103,7 +99,7 @@ async def test_batches_change_while_it_runs_and_go_back_to_the_settings(settings
 async def test_a_bad_change_is_refused_and_nothing_changes(settings, tiny_model, config, message):
     backbone = app.Backbone(settings, tiny_model)
     with pytest.raises(SettingsError, match=message):
-        await backbone.reconfigure(config)
+        backbone.tune(settings.tuned(config, backbone.tunable))
     assert backbone.engine._batcher._max_size == backbone.settings.max_batch_size == 4
 
 

@@ -11,6 +11,7 @@ from samclip.v1.samclip_pb2_grpc import (
 )
 
 from samclip_core.errors import (
+    AnotherCheckpoint,
     DeadlineExceeded,
     InvalidImage,
     KeyUnknown,
@@ -142,9 +143,9 @@ async def test_a_bug_in_the_backbone_is_a_bug_here(backbone, model):
 async def test_embeddings_of_another_checkpoint_are_refused(model, settings):
     async with served(Backbone(settings, model)) as port:
         client = client_of(port, "e" * 64)
-        with pytest.raises(Unavailable, match="another checkpoint"):
+        with pytest.raises(AnotherCheckpoint, match="another checkpoint"):
             await client.features(pb.Image(encoded=png(1)), pb.SAM)
-        with pytest.raises(Unavailable, match="another checkpoint"):
+        with pytest.raises(AnotherCheckpoint, match="another checkpoint"):
             await client.embed_text(["dog"])
         await client.close()
 

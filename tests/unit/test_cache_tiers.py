@@ -119,7 +119,7 @@ async def test_the_settings_decide_who_shares(settings, shared_redis):
     assert await same.get(KEY, ALL)
     others = [
         await of(digest="e"),
-        await of(dtype="bfloat16"),
+        await of(dtype="float16"),
         await of(cache_dtype="int8"),
         await of(share=False),
         await of(redis_url=None),

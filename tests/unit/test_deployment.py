@@ -21,4 +21,9 @@ def test_queues_are_bounded_and_a_full_one_is_429():
 
 def test_what_every_service_can_change_while_it_runs_is_its_user_config():
     built = deployment.of(Classification, Settings(log_level="INFO"))._bound_deployment
-    assert built.user_config == {"log_level": "INFO"}
+    assert built.user_config == {"checkpoint": "edge", "log_level": "INFO"}
+
+
+def test_a_replica_reserves_the_cpus_of_the_settings():
+    built = deployment.of(Classification, Settings(replica_cpus=2))._bound_deployment
+    assert built.ray_actor_options["num_cpus"] == 2

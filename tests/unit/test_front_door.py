@@ -1,7 +1,10 @@
 """Routes, headers and errors at the front door; who comes in is test_front_door_access.py."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -14,7 +17,7 @@ from services import front_door
 from services.instance import free_port
 from services.settings import Settings
 from services.urgency import Urgency
-from tests.door import EMBED, SECRET, Door, Serve, http_server, opened
+from tests.door import EMBED, SECRET, Door, Serve, grpc_server, http_server, opened
 
 GENERIC = "Path not found. Ping http://.../-/routes for available routes."
 
@@ -278,3 +281,42 @@ def test_the_heads_find_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert front_door.backbone(with_key)[1] == (("x-api-key", "k"),)
     assert "backbone" in front_door.applications(Settings())
     assert "backbone" not in front_door.applications(elsewhere)
+
+
+def test_alone_it_leads_to_the_serve_of_a_cluster_until_it_is_stopped() -> None:
+    serve = Serve()
+    serve.gate.set()
+    with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:
+        ports = [free_port(), free_port()]
+        values = {
+            "HTTP_PORT": ports[0],
+            "GRPC_PORT": ports[1],
+            "SERVE_HOST": "localhost",
+            "INNER_HTTP_PORT": inner_http,
+            "INNER_GRPC_PORT": inner_grpc,
+            "FRONT_DOOR_SECRET": SECRET,
+        }
+        environment = {f"SAMCLIP_{name}": str(value) for name, value in values.items()}
+        path = os.pathsep.join(map(str, sys.path))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.front_door"],
+            env=os.environ | environment | {"PYTHONPATH": path},
+        )
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{ports[1]}") as channel:
+                grpc.channel_ready_future(channel).result(timeout=60)
+            assert httpx.post(f"http://127.0.0.1:{ports[0]}/embed", timeout=20).status_code == 200
+        finally:
+            process.terminate()
+        assert process.wait(timeout=60) == 0
+    (path, headers) = serve.requests[0]
+    assert path == "/backbone/embed"
+    assert headers[front_door.SECRET_HEADER] == SECRET
+
+
+def test_alone_it_must_know_where_the_cluster_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAMCLIP_INNER_HTTP_PORT", "8100")
+    assert front_door.main([]) == 2
+    assert "set SAMCLIP_INNER_GRPC_PORT to what" in capsys.readouterr().err

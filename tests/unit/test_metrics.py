@@ -74,6 +74,14 @@ def test_memory_of_a_model_on_a_cpu_is_that_of_its_process():
     assert metrics.DEVICE_MEMORY._value.get() > 20 * 2**20
 
 
+def test_a_retired_checkpoint_is_not_shown():
+    model = pb.ModelInfo(name="edge", digest="def", kind="edge")
+    metrics.announce(model)
+    assert 'digest="def"' in metrics.render().decode()
+    metrics.retire(model)
+    assert 'digest="def"' not in metrics.render().decode()
+
+
 def test_resident_memory_is_that_of_a_python_with_torch():
     assert 20 * 2**20 < metrics.resident_bytes() < 2**40
 

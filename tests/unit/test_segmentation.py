@@ -144,18 +144,22 @@ async def test_requests_at_once_are_answered_as_one_after_another(caller):
 
 def test_batches_of_the_decoder_can_change_while_it_runs(settings):
     built = app.build(settings)._bound_deployment
-    assert built.user_config == {"log_level": "WARNING", "max_prompt_batch": 4}
+    assert built.user_config == {
+        "checkpoint": settings.checkpoint,
+        "log_level": "WARNING",
+        "max_prompt_batch": settings.max_prompt_batch,
+    }
     half = deployment.MAX_ONGOING // 2
     with pytest.raises(SettingsError, match=f"max_prompt_batch is {half + 1}"):
         app.build(settings.model_copy(update={"max_prompt_batch": half + 1}))
 
 
-async def test_a_bad_change_is_refused_and_nothing_changes(settings):
+def test_a_bad_change_is_refused_and_nothing_changes(settings):
     service = app.Segmentation(settings)
-    await service.reconfigure({"max_prompt_batch": 9})
+    service.tune(settings.model_copy(update={"max_prompt_batch": 9}))
     assert service._decoder._batcher._max_size == 9
-    with pytest.raises(SettingsError, match="user_config has max_batch_size"):
-        await service.reconfigure({"max_batch_size": 9})
+    with pytest.raises(SettingsError, match="max_prompt_batch is 999"):
+        service.tune(settings.model_copy(update={"max_prompt_batch": 999}))
     assert service._decoder._batcher._max_size == service.settings.max_prompt_batch == 9
 
 

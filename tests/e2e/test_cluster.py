@@ -1,0 +1,349 @@
+"""``serve deploy`` on a real cluster of two nodes, each in a network of its own on this machine.
+
+``make cluster`` runs it, for minutes; it needs root, to make the second network.
+"""
+
+import asyncio
+import copy
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+import yaml
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as stubs
+
+from samclip_core import checkpoint
+from services.swap import DRAIN_S
+from tests.conftest import ROOT
+from tests.in_process import png
+from tests.tiny import make_tiny_checkpoint
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif("TEST_CLUSTER" not in os.environ, reason="minutes long: make cluster"),
+]
+
+HEAD, WORKER = "10.77.0.1", "10.77.0.2"
+SPACE = "samclip-worker"
+BIN = Path(sys.executable).parent
+CLIENTS = 6
+PATIENCE_S = 300
+
+
+def run(*command: str | Path, **options: Any) -> None:
+    subprocess.run([str(part) for part in command], check=True, timeout=PATIENCE_S, **options)
+
+
+def environment(directory: Path, secret: str) -> dict[str, str]:
+    """What deploy/README.md says that a node has, with folders of its own."""
+    lines = (ROOT / "deploy/cluster.env").read_text().splitlines()
+    common = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    directory.mkdir()
+    (directory / "metrics").mkdir()
+    own = {
+        "CONFIG_FILE_LOC": "haproxy.cfg",
+        "SOCKET_PATH": "admin.sock",
+        "SERVER_STATE_BASE": ".",
+        "SERVER_STATE_FILE": "server-state",
+        "METRICS_SOCKET_PATH": "metrics.sock",
+    }
+    return (
+        {k: v for k, v in os.environ.items() if not k.startswith("SAMCLIP_")}
+        | common
+        | {f"RAY_SERVE_HAPROXY_{name}": str(directory / path) for name, path in own.items()}
+        | {
+            "PYTHONPATH": f"{ROOT / 'proto'}{os.pathsep}{ROOT}",
+            "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+            "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
+            "SAMCLIP_FRONT_DOOR_SECRET": secret,
+            "RAY_AUTH_TOKEN": secret * 2,
+            "RAY_ADDRESS": f"{HEAD}:6380",
+            "RAY_DASHBOARD_ADDRESS": "http://127.0.0.1:8265",
+        }
+    )
+
+
+@dataclass
+class Cluster:
+    directory: Path
+    config: dict[str, Any]
+    head: dict[str, str]
+
+    def deploy(self, directory: Path) -> None:
+        """``serve deploy`` with this checkpoint in user_config."""
+        config = copy.deepcopy(self.config)
+        for application in config["applications"]:
+            for deployment in application["deployments"]:
+                if "user_config" in deployment:
+                    deployment["user_config"]["checkpoint"] = str(directory)
+        file = self.directory / "serve_config.yaml"
+        file.write_text(yaml.safe_dump(config))
+        run(BIN / "serve", "deploy", file, env=self.head)
+
+    def status(self) -> dict[str, Any]:
+        output = subprocess.run(
+            [BIN / "serve", "status"], env=self.head, check=True, capture_output=True, timeout=60
+        ).stdout
+        found: dict[str, Any] = yaml.safe_load(output)
+        return found
+
+
+def small(settings: dict[str, Any]) -> dict[str, Any]:
+    """The configuration as it is delivered, in a size for two cores."""
+    config: dict[str, Any] = yaml.safe_load((ROOT / "deploy/serve_config.yaml").read_text())
+    for application in config["applications"]:
+        application["args"] = {**settings, "replica_cpus": 0.1}
+        (deployment,) = application["deployments"]
+        if "autoscaling_config" in deployment:
+            deployment["autoscaling_config"]["max_replicas"] = 2
+        if application["name"] in ("semantic", "retrieval"):  # not asked below
+            deployment.pop("autoscaling_config", None)
+            deployment["num_replicas"] = 1
+    return config
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    directory = tmp_path_factory.mktemp("checkpoints")
+    one, two = (make_tiny_checkpoint(directory / f"tiny-{seed}", seed=seed) for seed in (0, 1))
+    return one, two
+
+
+@pytest.fixture(scope="module")
+def directory() -> Iterator[Path]:
+    """A short one: sockets lie in it, whose paths have at most 97 characters."""
+    with tempfile.TemporaryDirectory(prefix="s-", dir="/tmp", ignore_cleanup_errors=True) as made:
+        yield Path(made)
+
+
+@pytest.fixture(scope="module")
+def cluster(directory: Path, checkpoints: tuple[Path, Path]) -> Iterator[Cluster]:
+    secret = secrets.token_hex(16)
+    head, worker = (environment(directory / name, secret) for name in ("h", "w"))
+    head_network, worker_network = ["ip", "link"], ["ip", "-n", SPACE, "link"]
+    run("ip", "netns", "add", SPACE)
+    doors = []
+    try:
+        run(*head_network, "set", "lo", "up")
+        run(*head_network, "add", "samclip0", "type", "veth", "peer", "samclip1", "netns", SPACE)
+        run("ip", "address", "add", f"{HEAD}/24", "dev", "samclip0")
+        run("ip", "-n", SPACE, "address", "add", f"{WORKER}/24", "dev", "samclip1")
+        for command in ([*head_network, "set", "samclip0"], [*worker_network, "set", "samclip1"]):
+            run(*command, "up")
+        run(*worker_network, "set", "lo", "up")
+        memory = ("--object-store-memory", "100000000", "--num-cpus", "8", "--disable-usage-stats")
+        start = (BIN / "ray", "start", *memory)
+        head_options = ("--head", "--port", "6380", "--dashboard-port", "8265")
+        run(
+            *start,
+            *head_options,
+            "--node-ip-address",
+            HEAD,
+            "--temp-dir",
+            directory / "h",
+            env=head,
+        )
+        run(
+            *("ip", "netns", "exec", SPACE, *start, "--address", f"{HEAD}:6380"),
+            *("--node-ip-address", WORKER, "--temp-dir", directory / "w"),
+            env=worker,
+        )
+        settings = {"checkpoint": str(checkpoints[0]), "index_dir": str(directory / "index")}
+        found = Cluster(directory, small(settings), head)
+        found.deploy(checkpoints[0])
+        door = [sys.executable, "-m", "samclip.cli", "front-door"]
+        doors.append(subprocess.Popen(door, env=head | {"SAMCLIP_SERVE_HOST": HEAD}))
+        wait_until_ready()
+        yield found
+    finally:
+        for door_process in doors:
+            door_process.terminate()
+            door_process.wait(60)
+        kill(SPACE)
+        run(BIN / "ray", "stop", "--force", env=head)
+        run("ip", "netns", "del", SPACE)
+
+
+def kill(space: str) -> None:
+    """End a node as a power cut does, all at once."""
+    pids = subprocess.run(["ip", "netns", "pids", space], check=True, capture_output=True).stdout
+    for pid in map(int, pids.split()):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def ready() -> dict[str, Any]:
+    with suppress(httpx.HTTPError, ValueError):
+        report: dict[str, Any] = httpx.get("http://127.0.0.1:8000/readyz", timeout=10).json()
+        return report
+    return {}
+
+
+def wait_until_ready() -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while ready().get("ready") is not True:
+        assert time.monotonic() < deadline, ready()
+        time.sleep(0.5)
+
+
+@dataclass
+class Load:
+    """What clients saw: the digests of answers in their order, errors, and who waits now."""
+
+    digests: list[str] = field(default_factory=list)
+    errors: list[tuple[float, str]] = field(default_factory=list)
+    waiting: int = 0
+
+    async def until(self, count: int) -> None:
+        """Until so many more answers have come."""
+        target = len(self.digests) + count
+        while len(self.digests) < target:
+            await asyncio.sleep(0.05)
+
+
+@asynccontextmanager
+async def load() -> AsyncIterator[Load]:
+    """Clients with channels of their own, that ask for one new picture after the other."""
+    seen, stop = Load(), asyncio.Event()
+
+    async def ask(client: int) -> None:
+        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
+        async with grpc.aio.insecure_channel("127.0.0.1:9000", options=options) as channel:
+            classify = stubs.ClassificationServiceStub(channel).Classify
+            segment = stubs.SegmentationServiceStub(channel).Segment
+            number = 0
+            while not stop.is_set():
+                number += 1
+                image = pb.Image(encoded=png(noise=1_000_000 * client + number))
+                prompts = [pb.Prompt(points=[pb.Point(x=20, y=15)])]
+                seen.waiting += 1
+                try:
+                    if number % 2:
+                        request = pb.ClassifyRequest(images=[image], labels=["a dog", "a cat"])
+                        answer = await classify(request, timeout=60)
+                    else:
+                        answer = await segment(
+                            pb.SegmentRequest(image=image, prompts=prompts), timeout=60
+                        )
+                    seen.digests.append(answer.model.digest)
+                except grpc.aio.AioRpcError as error:
+                    seen.errors.append((time.monotonic(), f"{error.code()} {error.details()}"))
+                finally:
+                    seen.waiting -= 1
+
+    clients = [asyncio.create_task(ask(client)) for client in range(CLIENTS)]
+    try:
+        yield seen
+    finally:
+        stop.set()
+        await asyncio.gather(*clients)
+
+
+def scrape() -> str:
+    """The metrics of one node or the other."""
+    return httpx.get("http://127.0.0.1:8000/metrics", timeout=60).text
+
+
+async def settled(state: str) -> None:
+    """Until every service tells this of its swap, ten times, as each asks one replica of two."""
+    deadline = time.monotonic() + PATIENCE_S
+    found: list[str] = []
+    while len(found) < 50 or not all(swap.startswith(state) for swap in found[-50:]):
+        assert time.monotonic() < deadline, found[-50:]
+        services = (await asyncio.to_thread(ready)).get("services", {}).values()
+        found += [str(service.get("swap")) for service in services]
+
+
+async def swapped(cluster: Cluster, directory: Path, load: Load) -> float:
+    """Deploy a checkpoint, and wait until only its answers come; the seconds that this took."""
+    start = time.monotonic()
+    await asyncio.to_thread(cluster.deploy, directory)
+    digest = checkpoint.digest(directory)
+    while load.digests[-100:] != [digest] * 100:
+        assert time.monotonic() - start < PATIENCE_S, Counter(load.digests[-100:])
+        await asyncio.sleep(0.1)
+    return time.monotonic() - start
+
+
+def told(name: str, **figures: Any) -> None:
+    print(f"\n{name}: {json.dumps(figures)}")
+
+
+async def test_a_checkpoint_is_swapped_under_load(
+    cluster: Cluster, checkpoints: tuple[Path, Path]
+) -> None:
+    old, new = map(checkpoint.digest, checkpoints)
+    async with load() as seen:
+        await seen.until(50)
+        assert set(seen.digests) == {old}
+        seconds = await swapped(cluster, checkpoints[1], seen)
+        await asyncio.sleep(DRAIN_S + 5)
+        texts = "".join([await asyncio.to_thread(scrape) for _ in range(6)])
+        back = await swapped(cluster, checkpoints[0], seen)
+    told("swap", answers=len(seen.digests), errors=len(seen.errors), seconds=seconds, back=back)
+    assert seen.errors == []
+    assert set(seen.digests) == {old, new}
+    assert f'digest="{new}"' in texts
+    assert f'digest="{old}"' not in texts
+
+
+async def test_a_damaged_checkpoint_is_refused(
+    cluster: Cluster, checkpoints: tuple[Path, Path], tmp_path: Path
+) -> None:
+    old = checkpoint.digest(checkpoints[0])
+    damaged = shutil.copytree(checkpoints[1], tmp_path / "damaged")
+    (damaged / checkpoint.WEIGHTS).write_bytes(b"damaged")
+    async with load() as seen:
+        await asyncio.to_thread(cluster.deploy, damaged)
+        await settled("failed")
+        await seen.until(50)
+        await asyncio.to_thread(cluster.deploy, checkpoints[0])
+        await settled("done")
+    assert seen.errors == []
+    assert set(seen.digests) == {old}
+
+
+async def test_a_node_is_killed_under_load(cluster: Cluster) -> None:
+    async with load() as seen:
+        await seen.until(50)
+        at_kill, start = seen.waiting, time.monotonic()
+        await asyncio.to_thread(kill, SPACE)
+        await asyncio.sleep(30)
+        deadline = time.monotonic() + PATIENCE_S
+        while not recovered(await asyncio.to_thread(cluster.status)):
+            assert time.monotonic() < deadline
+        whole = time.monotonic() - start
+        errors = list(seen.errors)
+        await seen.until(100)
+    last = max((when - start for when, _ in errors), default=0.0)
+    told(
+        "kill",
+        waiting=at_kill,
+        errors=Counter(text for _, text in errors),
+        last_error_s=last,
+        whole_again_s=whole,
+    )
+    assert len(seen.errors) <= at_kill, seen.errors
+    assert len(errors) == len(seen.errors)
+
+
+def recovered(status: dict[str, Any]) -> bool:
+    applications: Sequence[dict[str, Any]] = status["applications"].values()
+    return all(application["status"] == "RUNNING" for application in applications)
