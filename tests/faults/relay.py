@@ -46,7 +46,8 @@ class Relay:
         """Take new connections again."""
         self.closed = False
 
-    async def end(self) -> None:
+    async def end(self, server: asyncio.Server) -> None:
+        server.close()
         tasks = [connection.task for connection in self._connections if connection.task]
         self.cut()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -95,7 +96,7 @@ class Relay:
 def running(target: int) -> Iterator[Relay]:
     """A relay to ``target`` on a free port."""
     loop = asyncio.new_event_loop()
-    thread = Thread(target=loop.run_forever, name="relay")
+    thread = Thread(target=loop.run_forever, name="relay", daemon=True)
     thread.start()
     relay = Relay(target, loop)
 
@@ -107,8 +108,7 @@ def running(target: int) -> Iterator[Relay]:
     try:
         yield relay
     finally:
-        server.close()
-        on_loop(relay.end())
+        on_loop(relay.end(server))
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()

@@ -33,7 +33,12 @@ def test_encode_shapes_and_lengths(config: SamClipConfig) -> None:
         sam_BDhw, dense_BDhw, pooled_BD = net.encode(*_frames(2, config.image_size))
     assert sam_BDhw.shape == (2, config.embed_dim, config.grid, config.grid)
     assert dense_BDhw.shape[:2] == (2, config.text_dim)
-    torch.testing.assert_close(dense_BDhw.norm(dim=1), torch.ones_like(dense_BDhw[:, 0]))
+    lengths_Bhw = dense_BDhw.norm(dim=1)
+    torch.testing.assert_close(lengths_Bhw[0], torch.ones_like(lengths_Bhw[0]))
+    # Half of the second frame is padding, where the head of kind edge has nothing to say.
+    picture_hw, padding_hw = lengths_Bhw[1].chunk(2, dim=-1)
+    torch.testing.assert_close(picture_hw, torch.ones_like(picture_hw))
+    torch.testing.assert_close(padding_hw, torch.full_like(padding_hw, float(config.kind != "edge")))
     torch.testing.assert_close(pooled_BD.norm(dim=1), torch.ones(2))
 
 

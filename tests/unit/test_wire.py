@@ -55,10 +55,9 @@ def test_without_inline_a_tensor_tells_only_its_shape():
         (pb.Tensor(dtype="float32", shape=[2, 2], data=b"1234"), "needs 16 bytes, got 4"),
         (pb.Tensor(dtype="float32", shape=[-1, -1], data=b"1234"), "needs 4 bytes"),
         (pb.Tensor(dtype="float32", shape=[0, 2**62]), "cannot be"),
-        (pb.Tensor(dtype="float32", shape=[1] * 100, data=b"1234"), "cannot be"),
+        (pb.Tensor(dtype="float32", shape=[1] * 100, data=b"1234"), "100 sides, at most 8"),
         (pb.Tensor(dtype="float32", shape=[2**40, 2**40], data=b"1234"), "got 4"),
         (pb.Tensor(dtype="float32", shape=[2**62] * 1_000_000, data=b"1234"), "1000000 sides"),
-        (pb.Tensor(dtype="float32", shape=[1] * 65, data=b"1234"), "65 sides, at most 8"),
     ],
 )
 def test_a_tensor_that_contradicts_itself_is_refused(tensor, message):
