@@ -38,7 +38,9 @@ def test_encode_shapes_and_lengths(config: SamClipConfig) -> None:
     # Half of the second frame is padding, where the head of kind edge has nothing to say.
     picture_hw, padding_hw = lengths_Bhw[1].chunk(2, dim=-1)
     torch.testing.assert_close(picture_hw, torch.ones_like(picture_hw))
-    torch.testing.assert_close(padding_hw, torch.full_like(padding_hw, float(config.kind != "edge")))
+    torch.testing.assert_close(
+        padding_hw, torch.full_like(padding_hw, float(config.kind != "edge"))
+    )
     torch.testing.assert_close(pooled_BD.norm(dim=1), torch.ones(2))
 
 
