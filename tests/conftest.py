@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 WITH_RAY = ("tests/e2e/", "tests/faults/", "tests/unit/test_training_embeddings.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For pytest-xdist: one worker runs all that start Ray, the others the rest file by file."""
     for item in items:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,4 +106,4 @@ def running(
         try:
             yield Running(service)
         finally:
-            service.stop(signal.SIGTERM)
+            service.stop()

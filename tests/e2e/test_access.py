@@ -45,7 +45,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, checkpoint_name: str) -> I
         directory, checkpoint_name, API_KEYS_FILE=file, TLS_CERT_FILE=certificate, HOST="0.0.0.0"
     )
     yield Guarded(running, ca, file)
-    running.stop(conftest.signal.SIGTERM)
+    running.stop()
 
 
 def test_who_has_no_key_learns_nothing(guarded: Guarded, photo: bytes) -> None:

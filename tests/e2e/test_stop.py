@@ -1,6 +1,5 @@
 """A second service beside the first, with keys; and what is left of it after Ctrl-C."""
 
-import signal
 from pathlib import Path
 
 import grpc
@@ -9,6 +8,7 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
+from services import keys
 from tests.e2e.conftest import Service, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
@@ -17,9 +17,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 def test_two_run_side_by_side_and_ctrl_c_leaves_nothing(
     service: Service, tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("let-me-in\n")
-    second = start(tmp_path, str(tiny_checkpoint), API_KEYS_FILE=keys)
+    file = tmp_path / "keys"
+    keys.write(file, [keys.Key(keys.digest("let-me-in"), "ann", ("read",), "ann")])
+    second = start(tmp_path, str(tiny_checkpoint), API_KEYS_FILE=file)
     try:
         assert httpx.get(f"{service.url}/readyz", timeout=60).json()["ready"] is True
         refused = httpx.post(f"{second.url}/describe", json={}, timeout=60)
@@ -34,7 +34,7 @@ def test_two_run_side_by_side_and_ctrl_c_leaves_nothing(
         assert answer.model.name == "tiny-edge"
         assert len(second.processes()) > 8
     finally:
-        exit_code = second.stop(signal.SIGINT)
+        exit_code = second.stop()
     log = second.log.read_text()
     assert exit_code == 0, log
     assert not second.processes()

@@ -2,7 +2,6 @@
 
 import json
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -106,7 +105,7 @@ def watched(
             OTLP_ENDPOINT=collector.url,
         )
         yield running
-        running.stop(signal.SIGTERM)
+        running.stop()
 
 
 class Load:

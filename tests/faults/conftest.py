@@ -2,7 +2,6 @@
 
 import resource
 import secrets
-import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -92,7 +91,7 @@ def service(
         HEAD_CACHE_BYTES=0,
     )
     yield running
-    running.stop(signal.SIGTERM)
+    running.stop()
 
 
 @pytest.fixture

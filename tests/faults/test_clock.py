@@ -1,7 +1,6 @@
 """A clock that jumps, which libfaketime shows to all processes of a service."""
 
 import asyncio
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def heads(
         directory = tmp_path_factory.mktemp("heads")
         running = start(directory, str(weights), BACKBONE_ADDRESS=service.address)
     yield running
-    running.stop(signal.SIGTERM)
+    running.stop()
 
 
 async def test_the_clock_jumps(

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,7 +60,7 @@ def heads(
         INDEX_DIR=disk / "index",
     )
     yield running
-    running.stop(signal.SIGTERM)
+    running.stop()
 
 
 async def test_the_network_is_cut(

@@ -7,7 +7,6 @@ every rpc, and whatever the OpenAPI document allows, go to a service of its own.
 import argparse
 import importlib.util
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -94,7 +93,7 @@ def _served(seconds: int) -> dict[str, Tally]:
                 _for(seconds, lambda n: fuzz_grpc(channel, BATCH, n, over_grpc))
             _for(seconds, lambda n: fuzz_http(service, BATCH, n, over_http))
         finally:
-            service.stop(signal.SIGTERM)
+            service.stop()
         log = service.log.read_text()
         assert "Traceback" not in log, log[-4000:]
     return {"gRPC": over_grpc, "HTTP": over_http}

@@ -6,7 +6,6 @@ long its answers take. The first part of the run is a warm-up; a slope is over t
 
 import argparse
 import asyncio
-import signal
 import sys
 import tempfile
 import time
@@ -64,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 processes, load = asyncio.run(_soak(service, seconds))
             finally:
-                service.stop(signal.SIGTERM)
+                service.stop()
     table, sound = report(processes, load, seconds)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "soak.md").write_text(table)
