@@ -3,9 +3,11 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests import redis_server
 
@@ -19,13 +21,16 @@ ROOT = Path(__file__).resolve().parents[1]
 WITH_RAY = ("tests/e2e/", "tests/faults/", "tests/unit/test_training_embeddings.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: one worker runs all that start Ray, the others the rest file by file."""
-    for item in items:
-        path = item.path.relative_to(ROOT).as_posix()
-        group = "ray" if path.startswith(WITH_RAY) else path
-        item.add_marker(pytest.mark.xdist_group(group))
+class _ByFile(LoadScopeScheduling):
+    """One worker runs all that start Ray, the others the rest file by file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if nodeid.startswith(WITH_RAY) else nodeid.split("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
+    # pytest-xdist's own groups are silently lost with pytest 9.2.
+    return _ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
