@@ -98,17 +98,13 @@ def _check_free(host: str, port: int, name: str) -> None:
             ) from error
 
 
-def free_port() -> int:
-    """Return a port that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+def free_port(count: int = 1) -> int:
+    """Return the first of ``count`` ports in a row that nobody listens at now.
 
-
-def free_range(count: int) -> int:
-    """Return the first of ``count`` ports in a row that nobody listens at now."""
+    Not of those that the system deals out: until it is used, one may go to any connection.
+    """
     while True:
-        first = 20_000 + secrets.randbelow(12_000)  # clear of those that the system deals out
+        first = 20_000 + secrets.randbelow(12_000)
         with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
             for port in range(first, first + count):
                 probes.enter_context(socket.socket()).bind(("", port))
@@ -154,7 +150,7 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
     }
     # Replicas of two services at the same gRPC port would not notice, and each get some of the
     # other's calls: gRPC binds with SO_REUSEPORT.
-    first_port = free_range(2 * REPLICA_PORTS)
+    first_port = free_port(2 * REPLICA_PORTS)
     values = {
         front_door.SECRET_VARIABLE: settings.front_door_secret,
         "PROMETHEUS_MULTIPROC_DIR": metrics,

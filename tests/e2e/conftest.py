@@ -96,7 +96,7 @@ def start(directory: Path, checkpoint_name: str, **settings: object) -> Service:
             start_new_session=True,
         )
     deadline = time.monotonic() + START_S
-    while "ready in" not in log.read_text():
+    while "\nready in " not in log.read_text():  # nor "already in use"
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             pytest.fail(f"the service did not start:\n{log.read_text()}")

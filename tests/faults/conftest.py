@@ -89,6 +89,7 @@ def service(
         REDIS_URL=f"redis://127.0.0.1:{line.port}/0",
         REDIS_TIMEOUT_MS=1000,
         HEAD_CACHE_BYTES=0,
+        DTYPE="float32",  # as the library whose answers it must give
     )
     yield running
     running.stop()

@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             service = start(
                 directory,
                 str(checkpoint.resolve("edge")),
+                DTYPE="float32",  # as the library whose answers it must give
                 REDIS_URL=store.url,
                 CACHE_BYTES=16 * MIB,
                 HEAD_CACHE_BYTES=4 * MIB,

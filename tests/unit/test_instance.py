@@ -107,12 +107,12 @@ def test_a_range_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) ->
     with socket.socket() as taken:
         # What a replica of another service does: others may bind its port, and would not notice.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        taken.bind(("", instance.free_range(3) + 2))
+        taken.bind(("", instance.free_port(3) + 2))
         taken.listen()
         port = taken.getsockname()[1]
         offers = iter([port - 2 - 20_000, port + 1 - 20_000])
         monkeypatch.setattr(instance.secrets, "randbelow", lambda below: next(offers))
-        assert instance.free_range(3) == port + 1
+        assert instance.free_port(3) == port + 1
 
 
 def test_replicas_take_one_thread_each_unless_they_ask_for_more(tmp_path: Path) -> None:
