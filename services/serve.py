@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SettingsError, CheckpointError) as error:
         print(f"samclip serve: {error}", file=sys.stderr)
         return 2
+    for stream in (sys.stdout, sys.stderr):  # whole lines: the front door writes there as well
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)
     with tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True) as directory:
         os.environ.update(instance.environment(settings, Path(directory)))
         return _run(settings, Path(directory))

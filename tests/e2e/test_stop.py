@@ -1,5 +1,6 @@
 """A second service beside the first, with keys; and what is left of it after Ctrl-C."""
 
+import re
 from pathlib import Path
 
 import grpc
@@ -39,5 +40,5 @@ def test_two_run_side_by_side_and_ctrl_c_leaves_nothing(
     assert exit_code == 0, log
     assert not second.processes()
     assert "Traceback" not in log
-    assert log.rstrip().endswith("stopping …")
+    assert re.search(r"\nstopping …\n(Proxy \w+ stopped .*\n)*$", log)
     assert httpx.get(f"{service.url}/readyz", timeout=60).json()["ready"] is True
