@@ -90,7 +90,8 @@ def _add_alternative(operation: dict[str, Any], other: dict[str, Any]) -> None:
     )
     for mine, theirs in contents:
         for kind, body in mine.items():
-            body["schema"] = {"oneOf": [body["schema"], theirs[kind]["schema"]]}
+            # Not oneOf: what tells them apart may be absent.
+            body["schema"] = {"anyOf": [body["schema"], theirs[kind]["schema"]]}
 
 
 def _reference(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
