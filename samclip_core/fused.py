@@ -3,6 +3,7 @@
 P prompts, C channels, h w grid.
 """
 
+import torch
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
 from torch import Tensor, nn
@@ -55,6 +56,16 @@ def use_fused(module: nn.Module) -> None:
             setattr(module, name, twins[type(child)](child))
         else:
             use_fused(child)
+
+
+def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of ``module`` that autocast multiplies with in its dtype.
+
+    It would cast them again and again, once an image.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            layer.to(dtype)
 
 
 def fold_norms(module: nn.Module) -> None:

@@ -3,7 +3,7 @@
 T texts, D width, S side of the model frame, H W pixels of the original picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from samclip_core import checkpoint, dense, everything, scores, semantic
 from samclip_core.errors import InvalidImage
-from samclip_core.fused import fold_norms
+from samclip_core.fused import cast_weights, fold_norms
 from samclip_core.geometry import Geometry
 from samclip_core.image import ImageLimits, decode
 from samclip_core.network import SamClipNet, load_net
@@ -89,6 +89,9 @@ class SamClip:
         directory = checkpoint.resolve(name_or_dir)
         net, text_encoder = load_net(directory), load_text_encoder(directory)
         fold_norms(net.image_encoder)
+        if dtype != "float32":
+            cast_weights(net.image_encoder, getattr(torch, dtype))
+            cast_weights(net.clip_head, getattr(torch, dtype))
         return cls(directory, net.to(device), text_encoder.to(device), dtype, limits)
 
     def prepare(self, image: bytes | NDArray[np.uint8]) -> Prepared:
@@ -111,17 +114,22 @@ class SamClip:
         return self.encode_batch([prepared])[0]
 
     def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
-        """Encode prepared pictures together, in order; all features float32.
+        """Encode prepared pictures together, in order; all features float32."""
+        return list(self.encode_each(batch))
+
+    def encode_each(self, batch: Sequence[Prepared]) -> Iterator[ImageFeatures]:
+        """The same, each as soon as it and those before it are done.
 
         A picture's features do not depend on what else is in the batch. A GPU is given all at once,
         a CPU one for each core: its caches are too small for more.
         """
         if self.device.type != "cpu" or len(batch) == 1:
-            return self._encode(batch)
+            yield from self._encode(batch)
+            return
         cores = torch.get_num_threads()
         threads = max(1, cores // len(batch))
         try:
-            return list(self._pool.map(partial(self._encode_alone, threads), batch))
+            yield from self._pool.map(partial(self._encode_alone, threads), batch)
         finally:
             torch.set_num_threads(cores)  # what threads that are yet to come begin with
 

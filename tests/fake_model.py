@@ -41,6 +41,9 @@ class FakeModel:
         return Prepared(geometry.resize(image), geometry)
 
     def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
+        return self.encode_each(batch)
+
+    def encode_each(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
         self.batches.append(len(batch))
         self.running.set()
         assert self._free.wait(30)

@@ -156,23 +156,13 @@ class Engine:
         return results
 
     def _execute(self, prepared: list[Prepared]) -> list[Entries]:
-        results: list[Entries] = []
-        for features in self._encode_batch(prepared):
-            results.append(
-                {
-                    output: Entry.of(getattr(features, field), features.geometry, self._stored_as)
-                    for output, field in wire.FIELDS.items()
-                }
-            )
-        return results
-
-    def _encode_batch(self, prepared: list[Prepared]) -> list[ImageFeatures]:
-        """Features of each; in halves where the memory is not enough for all at once.
+        """Entries of each; in halves where the memory is not enough for all at once.
 
         Raises Overloaded where it is not enough for one.
         """
         try:
-            return self.model.encode_batch(prepared)
+            # While the last of them are still being encoded.
+            return [self._entries(features) for features in self.model.encode_each(prepared)]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -183,7 +173,13 @@ class Engine:
         if len(prepared) == 1:
             raise Overloaded("the device has not enough memory now, for one image: try again later")
         half = len(prepared) // 2
-        return [*self._encode_batch(prepared[:half]), *self._encode_batch(prepared[half:])]
+        return [*self._execute(prepared[:half]), *self._execute(prepared[half:])]
+
+    def _entries(self, features: ImageFeatures) -> Entries:
+        return {
+            output: Entry.of(getattr(features, field), features.geometry, self._stored_as)
+            for output, field in wire.FIELDS.items()
+        }
 
     def _do_little(self) -> None:
         self.model.embed_text(["a photo"])

@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from samclip_core import checkpoint
+from services.instance import BRIEF_SPINS
 from tests.bench import costs, machine, plots, report
 from tests.bench.bench import Bench
 from tests.bench.lines import Line
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that services are ended as well
     # As in the service: what stands beside it must not lose time to threads that spin.
-    os.environ["OMP_WAIT_POLICY"] = "passive"
+    os.environ.update(BRIEF_SPINS)
     directory = checkpoint.resolve(args.checkpoint)
     path = args.out / "bench.json"
     name = {"name": directory.name, "digest": checkpoint.digest(directory)}

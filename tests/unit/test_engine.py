@@ -190,11 +190,11 @@ class Small(FakeModel):
 
     fits = 2
 
-    def encode_batch(self, batch):
+    def encode_each(self, batch):
         if len(batch) > self.fits:
             self.batches.append(len(batch))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-        return super().encode_batch(batch)
+        return super().encode_each(batch)
 
 
 async def test_a_batch_that_does_not_fit_into_memory_is_split(settings):

@@ -4,7 +4,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
 from torch import nn
 
-from samclip_core.fused import FusedAttention, FusedLayerNorm2d, fold_norms, use_fused
+from samclip_core.fused import FusedAttention, FusedLayerNorm2d, cast_weights, fold_norms, use_fused
 from tests.weights import seeded
 
 
@@ -50,3 +50,15 @@ def test_folded_norms_change_no_result() -> None:
     assert not any(isinstance(part, nn.BatchNorm2d) for part in trunk.modules())
     for folded, original in zip(trunk(image_B3HW), maps, strict=True):
         torch.testing.assert_close(folded, original, atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_weights_that_are_cast_once_change_no_result() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), LayerNorm2d(8), nn.Conv2d(8, 8, 1), nn.Linear(6, 4))
+    image_B3HW = torch.randn(2, 3, 8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        before = layers(image_B3HW)
+        cast_weights(layers, torch.bfloat16)
+        assert torch.equal(layers(image_B3HW), before)
+    kept = {parameter.dtype for parameter in layers[1].parameters()}
+    assert (kept, layers[3].weight.dtype) == ({torch.float32}, torch.bfloat16)
