@@ -4,10 +4,9 @@ T texts, D width, S side of the model frame, H W pixels of the original picture.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self, get_args
 
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from samclip_core import checkpoint, dense, everything, scores, semantic
+from samclip_core.cores import Cores
 from samclip_core.errors import InvalidImage
 from samclip_core.fused import cast_weights, fold_norms
 from samclip_core.geometry import Geometry
@@ -67,7 +67,7 @@ class SamClip:
         self.net = net
         self._text_encoder = text_encoder
         self._dtype = getattr(torch, dtype)
-        self._pool = ThreadPoolExecutor(torch.get_num_threads(), "encode")
+        self._cores = Cores()
         # The same labels are asked of many pictures; texts cost far more than a look-up.
         self._embedded = lru_cache(maxsize=16)(self._embed_classes)
 
@@ -121,22 +121,12 @@ class SamClip:
         """The same, each as soon as it and those before it are done.
 
         A picture's features do not depend on what else is in the batch. A GPU is given all at once,
-        a CPU one for each core: its caches are too small for more.
+        a CPU one for each core.
         """
-        if self.device.type != "cpu" or len(batch) == 1:
-            yield from self._encode(batch)
-            return
-        cores = torch.get_num_threads()
-        threads = max(1, cores // len(batch))
-        try:
-            yield from self._pool.map(partial(self._encode_alone, threads), batch)
-        finally:
-            torch.set_num_threads(cores)  # what threads that are yet to come begin with
-
-    def _encode_alone(self, threads: int, item: Prepared) -> ImageFeatures:
-        torch.get_num_threads()  # the first call in a thread would undo the next line later
-        torch.set_num_threads(threads)
-        return self._encode([item])[0]
+        at_once = 1 if self.device.type == "cpu" else len(batch)
+        parts = [batch[start : start + at_once] for start in range(0, len(batch), at_once)]
+        for encoded in self._cores.map(self._encode, parts):
+            yield from encoded
 
     @torch.inference_mode()
     def _encode(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from samclip_core import checkpoint
 from samclip_core.config import SamClipConfig
+from samclip_core.cores import Cores
 from samclip_core.errors import InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.mask_decoder import MaskDecoder, select_masks
@@ -60,6 +61,7 @@ class SamHead:
         self.min_stability = config.min_stability
         self._prompt_encoder = prompt_encoder
         self._mask_decoder = mask_decoder
+        self._cores = Cores()
         with torch.inference_mode():  # the same for every picture
             self._positions_1Dhw = prompt_encoder.get_dense_pe()
 
@@ -105,17 +107,35 @@ class SamHead:
         alike: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
         for index, job in enumerate(jobs):
             alike[job.layout].append(index)
-        size = PROMPTS_PER_CALL_ON_CPU if self._device.type == "cpu" else PROMPTS_PER_CALL
+        size = self._prompts_per_call(len(jobs))
+        calls = [
+            indices[start : start + size]
+            for indices in alike.values()
+            for start in range(0, len(indices), size)
+        ]
+
+        def answer(call: list[int]) -> list[MaskSet]:
+            return self._answer([jobs[index] for index in call], multimask)
+
+        side_by_side = self._cores.map if self._device.type == "cpu" else map
         answers: dict[int, MaskSet] = {}
-        for indices in alike.values():
-            for start in range(0, len(indices), size):
-                chunk = indices[start : start + size]
-                logits_PMhw, iou_PM = self._decode([jobs[index] for index in chunk], multimask)
-                for index, logits_Mhw, iou_M in zip(chunk, logits_PMhw, iou_PM, strict=True):
-                    geometry = jobs[index].features.geometry
-                    answers[index] = self._finish(geometry, logits_Mhw, iou_M)
+        for call, found in zip(calls, side_by_side(answer, calls), strict=True):
+            answers |= zip(call, found, strict=True)
         ordered = iter(range(len(jobs)))
         return [[answers[next(ordered)] for _ in prompts] for _, prompts in requests]
+
+    def _prompts_per_call(self, prompts: int) -> int:
+        if self._device.type != "cpu":
+            return PROMPTS_PER_CALL
+        return max(1, min(PROMPTS_PER_CALL_ON_CPU, prompts // torch.get_num_threads()))
+
+    def _answer(self, jobs: Sequence[_Job], multimask: bool) -> list[MaskSet]:
+        """Of prompts of one layout."""
+        logits_PMhw, iou_PM = self._decode(jobs, multimask)
+        return [
+            self._finish(job.features.geometry, logits_Mhw, iou_M)
+            for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True)
+        ]
 
     @torch.inference_mode()
     def _decode(

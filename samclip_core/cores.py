@@ -1,0 +1,38 @@
+"""Parts of a batch on a CPU, each on cores of its own: its caches are too small for all at once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Cores:
+    """As many threads as torch computes on when this is made."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(torch.get_num_threads(), "core")
+
+    def map(self, function: Callable[[T], R], parts: Sequence[T]) -> Iterator[R]:
+        """``function`` of each part, in order, each as soon as it and those before it are done.
+
+        A part gets its share of the cores; one alone gets all, and the caller's thread.
+        """
+        cores = torch.get_num_threads()
+        threads = max(1, cores // max(1, len(parts)))
+
+        def alone(part: T) -> R:
+            torch.get_num_threads()  # the first call in a thread would undo the next line later
+            torch.set_num_threads(threads)
+            return function(part)
+
+        if len(parts) <= 1:
+            yield from map(function, parts)
+            return
+        try:
+            yield from self._pool.map(alone, parts)
+        finally:
+            torch.set_num_threads(cores)  # what threads that are yet to come begin with
