@@ -8,7 +8,6 @@ import copy
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -308,7 +307,7 @@ async def test_a_damaged_checkpoint_is_refused(
     cluster: Cluster, checkpoints: tuple[Path, Path], tmp_path: Path
 ) -> None:
     old = checkpoint.digest(checkpoints[0])
-    damaged = shutil.copytree(checkpoints[1], tmp_path / "damaged")
+    damaged = make_tiny_checkpoint(tmp_path / "damaged", seed=2)  # held nowhere yet
     (damaged / checkpoint.WEIGHTS).write_bytes(b"damaged")
     async with load() as seen:
         await asyncio.to_thread(cluster.deploy, damaged)
