@@ -3,7 +3,7 @@
 A request is a span in the trace that its caller began (W3C ``traceparent``, as header or gRPC
 metadata), its stages and its exchanges with Redis and the backbone are spans within. Work for
 several requests is one span in the trace of the first, linked with all. A caller decides whether
-its trace is sampled; of all others one in ten is, unless ``OTEL_*`` variables say otherwise.
+its trace is sampled; of all others one in a hundred is, unless ``OTEL_*`` variables say otherwise.
 """
 
 import os
@@ -41,7 +41,8 @@ def start(service: str, endpoint: str) -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     os.environ.setdefault("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
-    os.environ.setdefault("OTEL_TRACES_SAMPLER_ARG", "0.1")
+    # One in ten cost 9 % of 900 requests a second that were answered from memory.
+    os.environ.setdefault("OTEL_TRACES_SAMPLER_ARG", "0.01")
     provider = TracerProvider(resource=Resource.create({"service.name": f"samclip-{service}"}))
     exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
     provider.add_span_processor(BatchSpanProcessor(exporter))
