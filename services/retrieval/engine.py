@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
 from services import threads
@@ -31,7 +32,9 @@ class OwnIndex:
         self._opened: Collections | None = None
 
     def __del__(self) -> None:
-        self._thread.shutdown(wait=True)
+        # What is under way may hold the last reference, and let go of it in the thread itself.
+        with suppress(RuntimeError):
+            self._thread.shutdown(wait=True)
         if self._opened is not None:
             self._opened.close()
 

@@ -1,3 +1,6 @@
+from threading import Event
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import redis
@@ -6,6 +9,7 @@ from samclip.v1 import samclip_pb2 as pb
 from services import access, rpc
 from services.backbone.engine import Engine
 from services.retrieval import app
+from services.retrieval.engine import OwnIndex
 from tests.in_process import ADMITTED, png
 
 
@@ -200,6 +204,17 @@ async def test_a_restart_finds_everything(settings):
     query = app.Query(ones("a").vector_D, 9)
     assert {hit.id for hit in again._search("pets", query)} == {"a", "b"}
     again.__del__()
+
+
+def test_the_index_is_closed_by_its_own_thread_where_that_lets_go_last(settings):
+    index, let_go = OwnIndex(settings), Event()
+    index._opened = opened = Mock()
+    thread = index._thread
+    thread.submit(lambda _: let_go.wait(), index)
+    del index
+    let_go.set()
+    thread.shutdown()
+    opened.close.assert_called_once_with()
 
 
 def test_it_is_one_application(settings):
