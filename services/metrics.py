@@ -1,11 +1,9 @@
 """Every metric of the service: names, labels and buckets, once.
 
 All replicas of one node write to the directory in ``PROMETHEUS_MULTIPROC_DIR``, which the
-launcher sets, and ``render`` adds them up; without it, ``render`` shows this process alone.
+launcher sets; ``services.scrape`` reads it.
 """
 
-import os
-import re
 import resource
 import time
 from collections.abc import Iterator, Mapping
@@ -13,15 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
-from prometheus_client import (
-    REGISTRY,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-    multiprocess,
-)
+from prometheus_client import Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
 from samclip.v1 import samclip_pb2 as pb
 
 from services import tracing
@@ -92,12 +83,6 @@ MODEL_QUALITY = Gauge(
     ["digest", "measure"],
     multiprocess_mode="livemax",
 )
-READY = Gauge(
-    "samclip_ready",
-    "1 where an application answers with its model warm, asked at each scrape.",
-    ["application"],
-    multiprocess_mode="livemostrecent",
-)
 DEVICE_MEMORY = Gauge(
     "samclip_device_memory_bytes",
     "Of all models: reserved on their GPU by torch, or resident in their processes on a CPU.",
@@ -120,6 +105,15 @@ def stage(name: str) -> Iterator[None]:
             yield
     finally:
         STAGE_SECONDS.labels(name).observe(time.perf_counter() - start)
+
+
+def ready(applications: Mapping[str, bool]) -> Metric:
+    """Which applications answer with their models warm: asked at each scrape, kept by nobody."""
+    documentation = "1 where an application answers with its model warm, asked at each scrape."
+    family = GaugeMetricFamily("samclip_ready", documentation, labels=["application"])
+    for application, answers in applications.items():
+        family.add_metric([application], answers)
+    return family
 
 
 def announce(model: pb.ModelInfo, quality: Mapping[str, float] = MappingProxyType({})) -> None:
@@ -151,40 +145,3 @@ def resident_bytes() -> int:
     except OSError:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return pages * resource.getpagesize()
-
-
-def render() -> bytes:
-    """Prometheus' text of all replicas of this node, without the metrics of other libraries."""
-    directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    registry = REGISTRY
-    if directory:
-        _forget_dead(Path(directory))
-        registry = CollectorRegistry()
-        multiprocess.MultiProcessCollector(registry, path=directory)
-    lines = generate_latest(registry).splitlines(keepends=True)
-    return b"".join(line for line in lines if _is_ours(line))
-
-
-def _forget_dead(directory: Path) -> None:
-    """A replica that was killed could not take back its gauges; its counters stay true."""
-    for path in directory.glob("gauge_live*.db"):
-        match = re.fullmatch(r"gauge_live[a-z]+_(\d+)\.db", path.name)
-        if match and not _alive(int(match[1])):
-            path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _is_ours(line: bytes) -> bool:
-    name = line.split(b" ", 3)[2] if line.startswith(b"#") else line
-    # The processes' files have no way to remove a series: a retired checkpoint stands there as 0.
-    retired = line.startswith(b"samclip_model_info{") and line.endswith(b" 0.0\n")
-    return name.startswith(b"samclip_") and not retired

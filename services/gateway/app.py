@@ -4,7 +4,7 @@ It also answers grpc.health.v1. Server reflection is Serve's own, the same in ev
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from prometheus_client import Metric
 from ray import serve
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from services import deployment, front_door, http, metrics, openapi
+from services import deployment, front_door, http, metrics, openapi, scrape
 from services.gateway.readiness import Readiness
 from services.routes import SERVICES
 from services.settings import Settings
@@ -32,7 +33,7 @@ class Gateway:
         self.readiness = Readiness(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return pages(self.readiness)
+        return pages(self.readiness, scrape.of_cluster)
 
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
         if not front_door.admitted(dict(grpc_context.invocation_metadata())):
@@ -71,8 +72,10 @@ class Gateway:
         return HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
 
 
-def pages(readiness: Readiness) -> FastAPI:
-    """Make the routes that belong to no single model service."""
+def pages(
+    readiness: Readiness, counted: Callable[[], Awaitable[dict[str, list[Metric]]]]
+) -> FastAPI:
+    """Make the routes that belong to no single model service; ``counted`` is asked at a scrape."""
     app = http.protected()
     playground = PLAYGROUND.read_text()
     schema = openapi.document()
@@ -92,10 +95,10 @@ def pages(readiness: Readiness) -> FastAPI:
         return JSONResponse({"ready": all_ready, "services": report}, 200 if all_ready else 503)
 
     @app.get("/metrics")
-    async def scrape() -> Response:
-        for application, state in (await readiness.report()).items():
-            metrics.READY.labels(application).set(state["ready"])
-        text = await asyncio.to_thread(metrics.render)
+    async def counters() -> Response:
+        report, nodes = await asyncio.gather(readiness.report(), counted())
+        ready = metrics.ready({name: state["ready"] for name, state in report.items()})
+        text = scrape.render(nodes, ready)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/openapi.json")

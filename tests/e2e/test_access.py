@@ -1,6 +1,11 @@
 """Keys, scopes, tenants and TLS of the real service, through the public client."""
 
+import json
+import os
+import re
+import shutil
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +19,7 @@ from samclip.cli import main
 
 from services import keys
 from tests import tls
+from tests.conftest import ROOT
 from tests.e2e import conftest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -61,6 +67,19 @@ def test_who_has_no_key_learns_nothing(guarded: Guarded, photo: bytes) -> None:
         assert http.get("/metrics").is_success
         reply = http.post("/delete", json={"collection": "pets"})
         assert (reply.status_code, reply.json()["title"]) == (403, "permission denied")
+
+
+@pytest.mark.skipif(shutil.which("wget") is None, reason="no wget: install it")
+@pytest.mark.parametrize(("certificate", "content"), [("a file", True), ("", False)])
+def test_the_containers_health_check_speaks_tls_where_the_service_does(
+    guarded: Guarded, certificate: str, content: bool
+) -> None:
+    text = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", "")
+    text = text.replace(":8000/", f":{guarded.service.http_port}/")
+    command = json.loads(re.findall(r"^HEALTHCHECK .* CMD (.*)$", text, re.MULTILINE)[0])
+    environment = {"PATH": os.environ["PATH"], "SAMCLIP_TLS_CERT_FILE": certificate}
+    code = subprocess.run(command, env=environment, timeout=60).returncode
+    assert (code == 0) == content
 
 
 def test_each_key_may_do_what_its_scopes_say_and_that_is_written_down(

@@ -24,6 +24,7 @@ import grpc
 import httpx
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as stubs
 
@@ -43,6 +44,7 @@ HEAD, WORKER = "10.77.0.1", "10.77.0.2"
 SPACE = "samclip-worker"
 BIN = Path(sys.executable).parent
 CLIENTS = 6
+ASKED = ("SegmentationService", "ClassificationService")
 PATIENCE_S = 300
 
 
@@ -209,6 +211,7 @@ class Load:
     digests: list[str] = field(default_factory=list)
     errors: list[tuple[float, str]] = field(default_factory=list)
     waiting: int = 0
+    codes: Counter[tuple[str, str]] = field(default_factory=Counter)  # of service and code
 
     async def until(self, count: int) -> None:
         """Until so many more answers have come."""
@@ -242,10 +245,13 @@ async def load() -> AsyncIterator[Load]:
                             pb.SegmentRequest(image=image, prompts=prompts), timeout=60
                         )
                     seen.digests.append(answer.model.digest)
+                    code = grpc.StatusCode.OK
                 except grpc.aio.AioRpcError as error:
-                    seen.errors.append((time.monotonic(), f"{error.code()} {error.details()}"))
+                    code = error.code()
+                    seen.errors.append((time.monotonic(), f"{code} {error.details()}"))
                 finally:
                     seen.waiting -= 1
+                seen.codes[ASKED[number % 2], code.name] += 1
 
     clients = [asyncio.create_task(ask(client)) for client in range(CLIENTS)]
     try:
@@ -256,8 +262,20 @@ async def load() -> AsyncIterator[Load]:
 
 
 def scrape() -> str:
-    """The metrics of one node or the other."""
+    """The metrics of both nodes."""
     return httpx.get("http://127.0.0.1:8000/metrics", timeout=60).text
+
+
+def counted() -> dict[str, Counter[tuple[str, str]]]:
+    """By node: the answers of the services that the load asks."""
+    found: dict[str, Counter[tuple[str, str]]] = {HEAD: Counter(), WORKER: Counter()}
+    for family in text_string_to_metric_families(scrape()):
+        for sample in family.samples:
+            service = sample.labels.get("service")
+            if sample.name == "samclip_requests_total" and service in ASKED:
+                code = sample.labels["code"]
+                found[sample.labels["node"]][service, code] += int(sample.value)
+    return found
 
 
 async def settled(state: str) -> None:
@@ -285,6 +303,17 @@ def told(name: str, **figures: Any) -> None:
     print(f"\n{name}: {json.dumps(figures)}")
 
 
+async def test_counters_of_all_nodes_agree_exactly_with_the_callers_own(cluster: Cluster) -> None:
+    before = await asyncio.to_thread(counted)
+    async with load() as seen:
+        await seen.until(500)
+    now = await asyncio.to_thread(counted)
+    by_node = {node: now[node] - before[node] for node in now}
+    told("counters", **{node: sum(counts.values()) for node, counts in by_node.items()})
+    assert all(by_node.values())
+    assert sum(by_node.values(), Counter()) == seen.codes
+
+
 async def test_a_checkpoint_is_swapped_under_load(
     cluster: Cluster, checkpoints: tuple[Path, Path]
 ) -> None:
@@ -294,13 +323,16 @@ async def test_a_checkpoint_is_swapped_under_load(
         assert set(seen.digests) == {old}
         seconds = await swapped(cluster, checkpoints[1], seen)
         await asyncio.sleep(DRAIN_S + 5)
-        texts = "".join([await asyncio.to_thread(scrape) for _ in range(6)])
+        text = await asyncio.to_thread(scrape)
         back = await swapped(cluster, checkpoints[0], seen)
     told("swap", answers=len(seen.digests), errors=len(seen.errors), seconds=seconds, back=back)
     assert seen.errors == []
     assert set(seen.digests) == {old, new}
-    assert f'digest="{new}"' in texts
-    assert f'digest="{old}"' not in texts
+    assert all(
+        f'digest="{new}",kind="edge",name="tiny-edge",node="{node}"' in text
+        for node in (HEAD, WORKER)
+    )
+    assert f'digest="{old}"' not in text
 
 
 async def test_a_damaged_checkpoint_is_refused(

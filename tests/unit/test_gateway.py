@@ -8,8 +8,9 @@ import httpx
 import pytest
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from prometheus_client import Metric
 
-from services import front_door
+from services import front_door, scrape
 from services.gateway.app import Gateway, pages
 from services.gateway.readiness import Readiness
 from services.instance import free_port
@@ -51,8 +52,12 @@ def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(front_door.SECRET_VARIABLE, SECRET)
 
 
+async def counted() -> dict[str, list[Metric]]:
+    return {"this node": scrape.of_node()}
+
+
 def client(readiness: Readiness) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(pages(readiness))
+    transport = httpx.ASGITransport(pages(readiness, counted))
     headers = {front_door.SECRET_HEADER: SECRET}
     return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
 

@@ -1,7 +1,7 @@
 import pytest
 
 from samclip_core.errors import CheckpointError
-from services import front_door, metrics
+from services import front_door, metrics, scrape
 from services.classification.app import Classification
 from services.head import Head
 from tests.in_process import SECRET
@@ -19,7 +19,7 @@ def test_it_tells_what_was_measured_of_a_checkpoint(settings):
     assert 0 < head.figures["imagen200_top1"] <= 1
     metrics.announce(head.model, head.figures)
     line = f'samclip_model_quality{{digest="{head.model.digest}",measure="imagen200_top1"}} 0.'
-    assert line in metrics.render().decode()
+    assert line in scrape.render({"": scrape.of_node()}).decode()
 
 
 def test_a_missing_checkpoint_says_how_to_get_one(settings):

@@ -15,7 +15,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
 from samclip_core.model import SamClip
-from services import metrics, rpc, swap
+from services import rpc, scrape, swap
 from services.backbone.app import Backbone
 from services.classification.app import Classification
 from services.instance import free_port
@@ -122,7 +122,7 @@ async def test_no_request_is_lost_or_answered_by_two(fleet, directories, monkeyp
     stop.set()
     await asyncio.gather(*askers)
     assert set(seen[-8:]) == {new}
-    text = metrics.render().decode()
+    text = scrape.render({"": scrape.of_node()}).decode()
     assert f'digest="{new}"' in text
     assert f'digest="{old}"' not in text
 
