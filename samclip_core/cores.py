@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from threading import Lock
 from typing import TypeVar
 
 import torch
@@ -11,10 +13,12 @@ R = TypeVar("R")
 
 
 class Cores:
-    """As many threads as torch computes on when this is made."""
+    """As many threads as torch computes on when this is made, for all who ``map`` at a time."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(torch.get_num_threads(), "core")
+        self._lock = Lock()
+        self._parts = 0  # of all that is under way
 
     def map(self, function: Callable[[T], R], parts: Sequence[T]) -> Iterator[R]:
         """``function`` of each part, in order, each as soon as it and those before it are done.
@@ -22,17 +26,30 @@ class Cores:
         A part gets its share of the cores; one alone gets all, and the caller's thread.
         """
         cores = torch.get_num_threads()
-        threads = max(1, cores // max(1, len(parts)))
+        with self._counted(len(parts)) as count:
+            if count <= 1:
+                yield from map(function, parts)
+                return
+            threads = max(1, cores // count)
 
-        def alone(part: T) -> R:
-            torch.get_num_threads()  # the first call in a thread would undo the next line later
-            torch.set_num_threads(threads)
-            return function(part)
+            def alone(part: T) -> R:
+                torch.get_num_threads()  # the first call in a thread would undo the next line later
+                torch.set_num_threads(threads)
+                return function(part)
 
-        if len(parts) <= 1:
-            yield from map(function, parts)
-            return
+            try:
+                yield from self._pool.map(alone, parts)
+            finally:
+                torch.set_num_threads(cores)  # what threads that are yet to come begin with
+
+    @contextmanager
+    def _counted(self, parts: int) -> Iterator[int]:
+        """With so many more under way, which yields how many there are then."""
+        with self._lock:
+            self._parts += parts
+            count = self._parts
         try:
-            yield from self._pool.map(alone, parts)
+            yield count
         finally:
-            torch.set_num_threads(cores)  # what threads that are yet to come begin with
+            with self._lock:
+                self._parts -= parts

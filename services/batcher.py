@@ -23,8 +23,9 @@ from services.urgency import Urgency
 PATIENCE_S = 5.0
 """Bulk work that has waited this long counts as interactive, so that it is never starved."""
 
-SLACK = 1.25
-"""A wait may turn out this much longer than it is expected to be."""
+SLACK = 1.5
+"""A wait may turn out this much longer than it is expected to be: what ends too late was for
+nothing."""
 LATEST = 0.2
 """Of the newest batch in the mean of how long they take."""
 
@@ -38,6 +39,11 @@ def buckets(max_size: int) -> tuple[int, ...]:
     """The batch sizes that are ever run: powers of two, and the largest one."""
     powers = (1 << exponent for exponent in range(max_size.bit_length()))
     return tuple(sorted({*powers, max_size}))
+
+
+def batches_at_once(device: str) -> int:
+    """A core that is done with its part of a batch goes on with the next one; a GPU is one."""
+    return 2 if device == "cpu" else 1
 
 
 @dataclass(eq=False)
@@ -55,11 +61,12 @@ class _Entry(Generic[Item, Result]):
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs items in batches, one batch at a time: by priority, then in the order of their arrival.
+    """Runs items in batches, by priority, then in the order of their arrival.
 
     ``run`` gets a list of items and returns a list of as many results. A batch that fails is run
     again item by item, so that only the guilty one's caller gets the error. ``part`` names in the
-    metrics what runs. ``max_size`` bounds the sum of the costs in a batch. With ``bucketed`` only
+    metrics what runs. ``max_size`` bounds the sum of the costs in a batch. ``at_once`` batches run
+    at the same time: with two, a device that ends one has the next already. With ``bucketed`` only
     the sizes of ``buckets`` are run, so that compiled graphs are reused; what does not fill one
     goes with the next batch, right after.
     """
@@ -72,6 +79,7 @@ class Batcher(Generic[Item, Result]):
         max_size: int,
         max_wait_s: float,
         max_queue: int,
+        at_once: int = 1,
         bucketed: bool = False,
     ):
         self._run = run
@@ -79,11 +87,13 @@ class Batcher(Generic[Item, Result]):
         self._max_size = max_size
         self._max_wait_s = max_wait_s
         self._max_queue = max_queue
+        self._at_once = at_once
         self._bucketed = bucketed
         self._queue: list[_Entry[Item, Result]] = []  # in the order of arrival
         self._coming = 0
+        self._running: list[float] = []  # the costs of the batches that run
         self._pace_s = 0.0  # that the device needs for a cost of 1
-        self._free_at = 0.0  # when the running batch is expected to be done
+        self._turn = 0.0  # when it last began with something: at first, or when it ended a batch
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
@@ -98,13 +108,27 @@ class Batcher(Generic[Item, Result]):
         self._max_size, self._max_wait_s = max_size, max_wait_s
         self._changed.set()
 
+    def admit(self, urgency: Urgency) -> None:
+        """Raise Overloaded where one more would find the queue full, or miss its deadline."""
+        # Bulk work leaves room for one batch of what is more urgent.
+        room = max(1, self._max_queue - self._max_size) if urgency.bulk else self._max_queue
+        self._drop()  # who has gone makes room
+        if self._coming + len(self._queue) >= room:
+            metrics.SHED.labels("queue_full").inc()
+            raise Overloaded(f"{room} requests are waiting already: try again in a second")
+        now = monotonic()
+        wait_s = SLACK * self._expected_s(now)
+        if wait_s and now + wait_s > urgency.deadline:
+            metrics.SHED.labels("no_time").inc()
+            raise Overloaded(
+                f"the deadline is in {urgency.deadline - now:.1f} s, and what waits already takes "
+                f"about {wait_s:.1f} s: try again later, or with more time"
+            )
+
     @contextmanager
     def coming(self, urgency: Urgency) -> Iterator[None]:
-        """Announce an item that is being prepared: it is worth waiting for.
-
-        Raises Overloaded where it would find the queue full, or wait beyond its deadline.
-        """
-        self._admit(urgency)
+        """Announce an item that is being prepared: it is worth waiting for. Raises Overloaded."""
+        self.admit(urgency)
         self._coming += 1
         try:
             yield
@@ -120,7 +144,7 @@ class Batcher(Generic[Item, Result]):
         """
         if self._closed:
             raise Unavailable("this replica is shutting down: try again")
-        self._admit(urgency)
+        self.admit(urgency)
         if self._worker is None:
             # In no request's context: it works for all.
             self._worker = asyncio.create_task(self._work(), context=Context())
@@ -138,38 +162,28 @@ class Batcher(Generic[Item, Result]):
         if self._worker is not None:
             await self._worker
 
-    def _admit(self, urgency: Urgency) -> None:
-        # Bulk work leaves room for one batch of what is more urgent.
-        room = max(1, self._max_queue - self._max_size) if urgency.bulk else self._max_queue
-        self._drop()  # who has gone makes room
-        if self._coming + len(self._queue) >= room:
-            metrics.SHED.labels("queue_full").inc()
-            raise Overloaded(f"{room} requests are waiting already: try again in a second")
-        now = monotonic()
-        wait_s = SLACK * self._expected_s(now)
-        if wait_s and now + wait_s > urgency.deadline:
-            metrics.SHED.labels("no_time").inc()
-            raise Overloaded(
-                f"the deadline is in {urgency.deadline - now:.1f} s, and what waits already takes "
-                f"about {wait_s:.1f} s: try again later, or with more time"
-            )
-
     def _expected_s(self, now: float) -> float:
         """Until one more item would be done; 0 for an idle device, whatever the last batch took."""
         waiting = self._coming + sum(entry.cost for entry in self._queue)
-        running_s = max(0.0, self._free_at - now)
+        running_s = max(0.0, sum(self._running) * self._pace_s - (now - self._turn))
         return running_s + self._pace_s * (waiting + 1) if waiting or running_s else 0.0
 
     async def _work(self) -> None:
+        running: set[asyncio.Task[None]] = set()
         while batch := await self._next():
-            await self._execute(batch)
+            running.add(asyncio.create_task(self._execute(batch)))
             del batch  # its images are not kept while there is nothing to do
+            if len(running) == self._at_once:
+                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        if running:
+            await asyncio.wait(running)
 
     async def _execute(self, batch: list[_Entry[Item, Result]]) -> None:
-        start, cost = monotonic(), sum(entry.cost for entry in batch)
-        self._free_at = start + cost * self._pace_s
         try:
-            with tracing.shared(f"batch of {self._part}", [entry.span for entry in batch]):
+            with (
+                tracing.shared(f"batch of {self._part}", [entry.span for entry in batch]),
+                self._timed(sum(entry.cost for entry in batch)),
+            ):
                 results = await self._run([entry.item for entry in batch])
             answered = list(zip(batch, results, strict=True))
         except Exception as error:
@@ -181,12 +195,23 @@ class Batcher(Generic[Item, Result]):
             elif not batch[0].future.done():
                 batch[0].future.set_exception(error)
             return
-        pace_s = (monotonic() - start) / cost
-        self._pace_s += (LATEST if self._pace_s else 1) * (pace_s - self._pace_s)
-        self._free_at = 0.0
         for entry, result in answered:
             if not entry.future.done():
                 entry.future.set_result(result)
+
+    @contextmanager
+    def _timed(self, cost: float) -> Iterator[None]:
+        """Learn from a batch how long the device takes."""
+        if not self._running:
+            self._turn = monotonic()
+        self._running.append(cost)
+        try:
+            yield
+            pace_s = (monotonic() - self._turn) / cost
+            self._pace_s += (LATEST if self._pace_s else 1) * (pace_s - self._pace_s)
+        finally:
+            self._running.remove(cost)
+            self._turn = monotonic()
 
     async def _next(self) -> list[_Entry[Item, Result]]:
         """Wait for the next batch; empty when closed and done."""

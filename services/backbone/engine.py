@@ -27,7 +27,7 @@ from samclip_core.model import Prepared, SamClip
 from samclip_core.types import ImageFeatures
 from services import access, metrics, rpc, threads, wire
 from services.backbone.probe import Probe
-from services.batcher import Batcher, buckets
+from services.batcher import Batcher, batches_at_once, buckets
 from services.cache import tiers
 from services.cache.entry import Entries, Entry
 from services.limits import image_limits
@@ -70,7 +70,8 @@ class Engine:
         self._limits = image_limits(settings)
         self._device_name = settings.device
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
-        self._device = ThreadPoolExecutor(1, "device")
+        at_once = batches_at_once(settings.device)
+        self._device = ThreadPoolExecutor(at_once, "device")
         self._urgencies = WeakValueDictionary[str, Urgency]()  # by name in the cache, while it runs
         self.probe = Probe(partial(threads.run, self._device, "execute", self._do_little))
         self._sizes = buckets(settings.max_batch_size)
@@ -81,6 +82,7 @@ class Engine:
             max_size=settings.max_batch_size,
             max_wait_s=settings.batch_wait_ms / 1000,
             max_queue=settings.max_queue,
+            at_once=at_once,
         )
 
     @property
@@ -117,6 +119,8 @@ class Engine:
             raise KeyUnknown(
                 f"no embedding is held for the image key {key[:64]!r} (any more): send the image"
             )
+        if held_as not in self._urgencies:
+            self._batcher.admit(rpc.urgency.get())  # a refusal costs nothing that comes below
         urgency = self._urgencies.setdefault(held_as, Urgency.of_nobody())
         urgency.join(rpc.urgency.get())
         entries = await self.cache.once(held_as, partial(self._encode, held_as, source, urgency))

@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 from samclip_core.sam_head import SamHead
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services import deployment, metrics, rpc, threads
-from services.batcher import Batcher
+from services.batcher import Batcher, batches_at_once
 from services.settings import Settings
 
 MASK_BYTES = 2**28
@@ -31,7 +31,8 @@ class Decoder:
     def __init__(self, sam_head: SamHead, settings: Settings):
         self.sam_head = sam_head
         self._size = settings.max_prompt_batch
-        self._device = ThreadPoolExecutor(1, "device")
+        at_once = batches_at_once(settings.device)
+        self._device = ThreadPoolExecutor(at_once, "device")
         self._device_name = settings.device
         # Nothing is announced to it: no wait is worth the tenth that a batch saves. Serve bounds
         # the requests of a replica, and each waits for one answer at a time.
@@ -41,6 +42,7 @@ class Decoder:
             max_size=self._size,
             max_wait_s=0.0,
             max_queue=deployment.MAX_ONGOING,
+            at_once=at_once,
         )
 
     def tune(self, size: int) -> None:

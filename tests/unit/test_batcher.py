@@ -32,13 +32,20 @@ class Device:
         return [2 * item for item in items]
 
 
-def make(device: Device, max_size: int = 4, max_wait_s: float = 60.0, max_queue: int = 100):
+def make(
+    device: Device,
+    max_size: int = 4,
+    max_wait_s: float = 60.0,
+    max_queue: int = 100,
+    at_once: int = 1,
+):
     return Batcher[int, int](
         device.run,
         part="test",
         max_size=max_size,
         max_wait_s=max_wait_s,
         max_queue=max_queue,
+        at_once=at_once,
         bucketed=True,
     )
 
@@ -261,10 +268,10 @@ async def test_what_would_wait_beyond_its_deadline_is_refused_at_once(clock):
     waiting = submit(batcher, 2, urgency=Urgency(deadline=clock.now + 6))
     await settle()
     before = shed("no_time")
-    with pytest.raises(Overloaded, match=r"in 4\.0 s, and what waits already takes about 7\.5 s"):
+    with pytest.raises(Overloaded, match=r"in 4\.0 s, and what waits already takes about 9\.0 s"):
         await batcher.submit(3, Urgency(deadline=clock.now + 4))
     assert shed("no_time") == before + 1
-    later = submit(batcher, 4, urgency=Urgency(deadline=clock.now + 8))
+    later = submit(batcher, 4, urgency=Urgency(deadline=clock.now + 10))
     await settle()
     device.free.set()
     assert await asyncio.gather(*running, *waiting, *later) == [2, 4, 8]
@@ -300,7 +307,7 @@ async def test_one_who_left_is_not_run_again_with_the_others_of_a_failed_batch()
     batcher = make(device)
     device.poison = 2
     device.free.clear()
-    calls = submit(batcher, 1, 2, 3)[:2]
+    calls = submit(batcher, 1, 2, 3)
     await settle()
     calls[0].cancel()
     await settle()
@@ -437,3 +444,52 @@ async def test_a_shorter_wait_counts_at_once():
         assert device.batches == []
         batcher.tune(max_size=4, max_wait_s=0)
         assert await call == 2
+
+
+async def test_the_next_batch_waits_at_the_device_where_two_may_run():
+    device = Device()
+    batcher = make(device, max_size=2, at_once=2)
+    device.free.clear()
+    calls = submit(batcher, 1, 2, 3, 4, 5, 6)
+    await settle()
+    assert device.batches == [[1, 2], [3, 4]]
+    device.free.set()
+    assert await asyncio.gather(*calls) == [2, 4, 6, 8, 10, 12]
+    assert device.batches == [[1, 2], [3, 4], [5, 6]]
+    await batcher.close()
+
+
+async def test_closing_waits_for_all_batches_that_run():
+    device = Device()
+    batcher = make(device, max_size=1, at_once=2)
+    device.free.clear()
+    calls = submit(batcher, 1, 2)
+    await settle()
+    closing = asyncio.create_task(batcher.close())
+    await settle()
+    assert not closing.done()
+    device.free.set()
+    await closing
+    assert [call.result() for call in calls] == [2, 4]
+
+
+async def test_what_runs_side_by_side_is_counted_once_in_the_expected_wait(clock):
+    device = Device()
+    batcher = make(device, max_size=2, at_once=2)
+    device.free.clear()
+    calls = submit(batcher, 1, 2, 3, 4)
+    await settle()
+    clock.now += 2.0
+    device.free.set()
+    await asyncio.gather(*calls)
+    # The first batch took two seconds; the other one, done at the same moment, no time of its own.
+    assert batcher._pace_s == pytest.approx(1.0 * (1 - module.LATEST))
+    device.free.clear()
+    calls = submit(batcher, 5, 6, 7, 8)
+    await settle()
+    waits_s = 5 * batcher._pace_s
+    with pytest.raises(Overloaded, match="what waits already takes"):
+        batcher.admit(Urgency(clock.now + 0.99 * module.SLACK * waits_s))
+    batcher.admit(Urgency(clock.now + 1.01 * module.SLACK * waits_s))
+    device.free.set()
+    await asyncio.gather(*calls)

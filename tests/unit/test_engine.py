@@ -8,6 +8,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import ImageTooLarge, InvalidImage, KeyUnknown, Overloaded, SamClipError
 from samclip_core.image import image_key
 from services import access, metrics, rpc
+from services.backbone import engine as module
 from services.backbone.engine import TEXTS_AT_ONCE, Embedded, Engine, is_out_of_memory
 from services.urgency import Urgency
 from tests.fake_model import FakeModel
@@ -19,6 +20,12 @@ ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
 @pytest.fixture
 def model() -> FakeModel:
     return FakeModel()
+
+
+@pytest.fixture(autouse=True)
+def _one_batch_at_once(monkeypatch):
+    """So that one image holds the device up."""
+    monkeypatch.setattr(module, "batches_at_once", lambda device: 1)
 
 
 @pytest.fixture
