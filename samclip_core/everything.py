@@ -9,9 +9,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchvision.ops import nms
 
 from samclip_core.dense import clip_side, valid_cells
 from samclip_core.geometry import Geometry
@@ -84,9 +82,10 @@ def drop_duplicates(
     """Non-maximum suppression of the masks' boxes: the best first, less what overlaps a better."""
     if not masks:
         return []
-    boxes_M4 = torch.tensor([mask_box(_inside(mask)) for mask in masks])  # in cells
-    order = nms(boxes_M4, torch.tensor(quality_M, dtype=torch.float32), max_box_iou)
-    return [masks[index] for index in order.tolist()]
+    boxes_M4 = np.array([mask_box(_inside(mask)) for mask in masks], float)  # in cells
+    boxes_M4[:, 2:] -= boxes_M4[:, :2]  # width and height
+    above_M = np.asarray(quality_M) - min(quality_M) + 1  # OpenCV wants them positive
+    return [masks[index] for index in cv2.dnn.NMSBoxes(boxes_M4, above_M, 0, max_box_iou)]
 
 
 def name_masks(

@@ -4,12 +4,15 @@ bytes → hash → cache? ──hit──→ features
                  └─miss → BackboneService.Embed → cache of this process → features
 """
 
+import math
 import os
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 import grpc
@@ -19,12 +22,13 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1.samclip_pb2_grpc import BackboneServiceStub
 
-from samclip_core.errors import AnotherCheckpoint, KeyUnknown, Unavailable
+from samclip_core.errors import AnotherCheckpoint, KeyUnknown, Overloaded, Unavailable
 from samclip_core.image import image_key
 from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
-from services import access, front_door, observe, rpc, status, threads, tracing, wire
+from services import access, front_door, metrics, observe, rpc, status, threads, tracing, wire
 from services.cache.tiers import EmbeddingCache
+from services.urgency import Urgency
 
 UNLIMITED = (
     ("grpc.max_send_message_length", -1),
@@ -50,8 +54,37 @@ _NETWORK = (
 would wait for many minutes; and a backbone that is back is found within a second."""
 
 TEXTS_KEPT = 10_000
+REFUSED_S = 0.1
+"""That a refusal of the backbone is heeded; so much more time than it had changes nothing."""
 
 Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
+
+
+class _Refusals:
+    """What an overloaded backbone refused last: for a moment it would refuse the same again.
+
+    To be asked costs it as much as half an image. Of three times as many as it can encode, heads
+    that ask for all of them take a third of its throughput, with this a sixth.
+    """
+
+    def __init__(self) -> None:
+        self._until = self._left_s = -math.inf
+        self._bulk = True
+
+    @contextmanager
+    def heeded(self, urgency: Urgency) -> Iterator[None]:
+        """Raise Overloaded, in place of asking, for what is no more urgent than that was."""
+        now = monotonic()
+        left_s = urgency.deadline - now
+        if now < self._until and left_s <= self._left_s + REFUSED_S and urgency.bulk >= self._bulk:
+            metrics.SHED.labels("busy").inc()
+            raise Overloaded("more waits for the encoder than it can do in time: try again later")
+        try:
+            yield
+        except Overloaded:
+            self._until, self._left_s = monotonic() + REFUSED_S, left_s
+            self._bulk = urgency.bulk
+            raise
 
 
 class BackboneClient:
@@ -78,6 +111,7 @@ class BackboneClient:
         self.cache = cache
         self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._refusals = _Refusals()
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
@@ -113,7 +147,10 @@ class BackboneClient:
             # To a backbone elsewhere all our tenants are one: it may know the key from another.
             raise KeyUnknown(f"the image key {key[:64]!r} is not held here: send the image")
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True)
-        response = await self._call(self._stub.Embed, request)
+        # A key costs the backbone nothing, and what it names may be there: that is always asked.
+        heeded = self._refusals.heeded(rpc.urgency.get()) if image.encoded else nullcontext()
+        with heeded:
+            response = await self._call(self._stub.Embed, request)
         entries = wire.to_entries(response, self._size)
         self.cache.remember(held_as, entries)
         return response.image, wire.to_features(entries)

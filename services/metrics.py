@@ -30,6 +30,7 @@ STAGES = (
     "encode",
     "index",
 )
+SHED_REASONS = ("queue_full", "no_time", "busy", "expired", "deadline", "abandoned", "cancelled")
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 REQUESTS = Counter(
@@ -92,7 +93,7 @@ DEVICE_MEMORY = Gauge(
 # A series that begins at its first event shows no increase for it.
 for _stage in STAGES:
     STAGE_SECONDS.labels(_stage)
-for _reason in ("queue_full", "expired", "deadline", "abandoned", "cancelled"):
+for _reason in SHED_REASONS:
     SHED.labels(_reason)
 
 

@@ -1,16 +1,17 @@
 """The backbone as a Serve application: images and texts to embeddings."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.model import SamClip
 from services import deployment, threads, wire
-from services.backbone.engine import Engine
 from services.limits import check_texts
 from services.rpc import Service, rpc
 from services.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from samclip_core.model import SamClip
 
 
 class Backbone(Service):
@@ -20,7 +21,11 @@ class Backbone(Service):
     application = "backbone"
     tunable = (*Service.tunable, "max_batch_size", "batch_wait_ms")
 
-    def __init__(self, settings: Settings, model: SamClip | None = None):
+    def __init__(self, settings: Settings, model: "SamClip | None" = None):
+        # Not above: who starts the service needs this file, and no torch.
+        from samclip_core.model import SamClip
+        from services.backbone.engine import Engine
+
         super().__init__(settings)
         threads.use_cores(settings)
         model = model or SamClip.load(settings.checkpoint, settings.device, settings.dtype)

@@ -11,7 +11,6 @@ from samclip_core.dense import background_words
 from samclip_core.errors import InvalidPrompt
 from samclip_core.everything import name_masks, segment_everything
 from samclip_core.instances import find_instances
-from samclip_core.sam_head import SamHead
 from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
 from services import deployment, threads, wire
 from services.head import Head
@@ -23,7 +22,6 @@ from services.limits import (
     check_text,
 )
 from services.rpc import rpc
-from services.segmentation.decoder import Decoder
 from services.settings import Settings
 
 Results = dict[int, pb.PromptResult]
@@ -37,6 +35,10 @@ class Segmentation(Head):
     tunable = (*Head.tunable, "max_prompt_batch")
 
     def __init__(self, settings: Settings):
+        # Not above: who starts the service needs this file, and no torch.
+        from samclip_core.sam_head import SamHead
+        from services.segmentation.decoder import Decoder
+
         super().__init__(settings)
         threads.use_cores(settings)
         self._decoder = Decoder(SamHead.load(self.directory, settings.device), settings)

@@ -11,7 +11,6 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core import semantic
 from samclip_core.dense import background_words
 from samclip_core.errors import InvalidRequest
-from samclip_core.sam_head import SamHead
 from samclip_core.types import ImageFeatures, MaskHead, SemanticMap
 from services import deployment, threads, wire
 from services.head import Head
@@ -27,6 +26,9 @@ class Semantic(Head):
     application = "semantic"
 
     def __init__(self, settings: Settings, sam_head: MaskHead | None = None):
+        # Not above: who starts the service needs this file, and no torch.
+        from samclip_core.sam_head import SamHead
+
         super().__init__(settings)
         self._sam_head = sam_head or SamHead.load(self.directory, settings.device)
         self._device = ThreadPoolExecutor(1, "device")

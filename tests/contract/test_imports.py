@@ -57,6 +57,10 @@ def test_proto_is_no_package() -> None:
             "from samclip_core import errors, image, geometry, masks, scores, types",
             {"torch", "ray", "grpc", "samclip"},
         ),
+        # Who starts the service imports these to say what runs; replicas bring in the rest.
+        ("from services.backbone import app", {"torch", "samclip_core.model"}),
+        ("from services.segmentation import app", {"torch", "samclip_core.sam_head"}),
+        ("from services.semantic import app", {"torch", "samclip_core.sam_head"}),
     ],
 )
 def test_importing_brings_little(code: str, without: set[str]) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import time
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
@@ -120,10 +121,55 @@ async def test_overload_and_deadline_pass_through(backbone, model):
     assert type(next(iter(done)).exception()) is Overloaded
     model.release()
     await asyncio.gather(*calls, return_exceptions=True)
+    await asyncio.sleep(backbone_client.REFUSED_S)  # a refusal is heeded
     model.hold()
     rpc.urgency.set(Urgency(deadline=asyncio.get_running_loop().time()))
     with pytest.raises(DeadlineExceeded):
         await backbone.features(pb.Image(encoded=png(99)), pb.SAM)
+
+
+async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbone, monkeypatch):
+    known = (await backbone.features(pb.Image(encoded=png(1)), pb.SAM))[0].key
+    clock = SimpleNamespace(now=time.monotonic())
+    monkeypatch.setattr(backbone_client, "monotonic", lambda: clock.now)
+    answers: list[Exception | None] = [Overloaded("too much")]
+    call, asked = backbone._call, []
+
+    async def watched(method, request):
+        asked.append(request)
+        if answers and (error := answers.pop()):
+            raise error
+        return await call(method, request)
+
+    monkeypatch.setattr(backbone, "_call", watched)
+
+    async def ask(image, left_s=5.0, bulk=False):
+        rpc.urgency.set(Urgency(clock.now + left_s, bulk))
+        await backbone.features(image, pb.SAM)
+
+    with pytest.raises(Overloaded, match="too much"):
+        await ask(pb.Image(encoded=png(2)))
+    before = metrics.SHED.labels("busy")._value.get()
+    with pytest.raises(Overloaded, match="try again later"):
+        await ask(pb.Image(encoded=png(3)))
+    with pytest.raises(Overloaded, match="try again later"):
+        await ask(pb.Image(encoded=png(3)), bulk=True, left_s=1)
+    assert (len(asked), metrics.SHED.labels("busy")._value.get()) == (1, before + 2)
+    await ask(pb.Image(encoded=png(3)), left_s=6)
+    await ask(pb.Image(key=known))
+    clock.now += backbone_client.REFUSED_S
+    await ask(pb.Image(encoded=png(4)))
+    assert len(asked) == 4
+
+
+async def test_a_refusal_of_bulk_work_is_none_of_interactive_work(backbone):
+    refusals = backbone_client._Refusals()
+    with pytest.raises(Overloaded), refusals.heeded(Urgency(bulk=True)):
+        raise Overloaded("for bulk work there is no room")
+    with refusals.heeded(Urgency()):
+        pass
+    with pytest.raises(Overloaded), refusals.heeded(Urgency(bulk=True)):
+        pytest.fail("it was asked")
 
 
 async def test_a_backbone_that_is_not_there_is_unavailable():

@@ -57,7 +57,7 @@ def test_the_model_is_announced_with_what_was_measured_of_it():
     assert 'samclip_model_quality{digest="abc",measure="box_miou"} 0.5' in text
 
 
-@pytest.mark.parametrize("reason", ["queue_full", "expired", "deadline", "abandoned", "cancelled"])
+@pytest.mark.parametrize("reason", metrics.SHED_REASONS)
 def test_what_is_shed_begins_at_nothing(reason):
     assert f'samclip_shed_total{{reason="{reason}"}}' in rendered()
 
