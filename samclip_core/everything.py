@@ -84,8 +84,8 @@ def drop_duplicates(
         return []
     boxes_M4 = np.array([mask_box(_inside(mask)) for mask in masks], float)  # in cells
     boxes_M4[:, 2:] -= boxes_M4[:, :2]  # width and height
-    above_M = np.asarray(quality_M) - min(quality_M) + 1  # OpenCV wants them positive
-    return [masks[index] for index in cv2.dnn.NMSBoxes(boxes_M4, above_M, 0, max_box_iou)]
+    above_M = [quality - min(quality_M) + 1 for quality in quality_M]  # OpenCV wants them positive
+    return [masks[index] for index in cv2.dnn.NMSBoxes(boxes_M4.tolist(), above_M, 0, max_box_iou)]
 
 
 def name_masks(
