@@ -261,6 +261,23 @@ async def load() -> AsyncIterator[Load]:
         await asyncio.gather(*clients)
 
 
+async def mistakes(seen: Load, number: int) -> None:
+    """So many requests that must fail, one after the other and so on each replica in turn."""
+    unknown, points = pb.Image(key="0" * 64), [pb.Prompt(points=[pb.Point(x=1, y=1)])]
+    async with grpc.aio.insecure_channel("127.0.0.1:9000") as channel:
+        classify = stubs.ClassificationServiceStub(channel).Classify
+        segment = stubs.SegmentationServiceStub(channel).Segment
+        for turn in range(number):
+            call = (
+                classify(pb.ClassifyRequest(images=[unknown]), timeout=60)
+                if turn % 2
+                else segment(pb.SegmentRequest(image=unknown, prompts=points), timeout=60)
+            )
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await call
+            seen.codes[ASKED[turn % 2], refused.value.code().name] += 1
+
+
 def scrape() -> str:
     """The metrics of both nodes."""
     return httpx.get("http://127.0.0.1:8000/metrics", timeout=60).text
@@ -306,11 +323,13 @@ def told(name: str, **figures: Any) -> None:
 async def test_counters_of_all_nodes_agree_exactly_with_the_callers_own(cluster: Cluster) -> None:
     before = await asyncio.to_thread(counted)
     async with load() as seen:
-        await seen.until(500)
+        await seen.until(750)
+    await mistakes(seen, 250)
     now = await asyncio.to_thread(counted)
     by_node = {node: now[node] - before[node] for node in now}
     told("counters", **{node: sum(counts.values()) for node, counts in by_node.items()})
     assert all(by_node.values())
+    assert {code for _, code in seen.codes} == {"OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
     assert sum(by_node.values(), Counter()) == seen.codes
 
 
