@@ -31,7 +31,9 @@ class Watched(SamHead):
 
 
 @pytest.fixture
-def decoder(settings, tiny_directory) -> Decoder:
+def decoder(settings, tiny_directory, monkeypatch) -> Decoder:
+    """One batch at a time, so that one question holds the device up."""
+    monkeypatch.setattr(module, "batches_at_once", lambda device: 1)
     head = Watched.load(tiny_directory)
     head.batches = []
     return Decoder(head, settings.model_copy(update={"max_prompt_batch": 4}))
