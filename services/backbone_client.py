@@ -63,8 +63,8 @@ Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
 class _Refusals:
     """What an overloaded backbone refused last: for a moment it would refuse the same again.
 
-    To be asked costs it as much as half an image. Of three times as many as it can encode, heads
-    that ask for all of them take a third of its throughput, with this a sixth.
+    Being asked costs it throughput: at three times as many images as it can encode, heads that ask
+    for all of them take a third of it, with this a fifth.
     """
 
     def __init__(self) -> None:
