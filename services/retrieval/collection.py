@@ -201,7 +201,8 @@ class EmbeddedCollection:
             self._graph.remove(np.array(removed, np.uint64))
         if added:
             vectors_ND = np.stack([np.frombuffer(blob, "<f4") for blob in added.values()])
-            self._graph.add(np.array([*added], np.uint64), vectors_ND)
+            # One thread: several at once can leave the first items of a graph with no way to them.
+            self._graph.add(np.array([*added], np.uint64), vectors_ND, threads=1)
         self._unsaved += len(removed) + len(added)
         if self._unsaved >= SNAPSHOT_EVERY:
             self.save()

@@ -238,6 +238,16 @@ def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
     assert len(whole) == (90 if filter is None else 45)
 
 
+def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeypatch):
+    for module in (files, vector_sets):
+        monkeypatch.setattr(module, "EXACT", 10)
+    made = [Item(f"id {n}", vector(n // 3), {}) for n in range(90)]
+    for n in range(30):  # how a graph comes out may be chance
+        collection = collections.get_or_make(f"pets-{n}")
+        collection.upsert(made)
+        assert len(collection.search(Query(vector(5), 90))) == 90
+
+
 def test_large_collections_are_searched_by_the_graph(pets, monkeypatch):
     for module in (files, vector_sets):
         monkeypatch.setattr(module, "EXACT", 10)
