@@ -12,9 +12,9 @@ MAX_ONGOING = 256
 what is bounded here is the queue of the encoder (``max_queue``), and the wait for a slot."""
 MAX_QUEUED = 256
 """Requests that wait for a slot; those beyond get 429 or RESOURCE_EXHAUSTED at once."""
-HEALTH = {"health_check_period_s": 1, "health_check_timeout_s": 3}
+HEALTH = {"health_check_period_s": 1, "health_check_timeout_s": 2}
 """A replica whose process has ended is replaced at once; one that hangs, after three checks that
-got no answer: about ten seconds, where Serve's own numbers would make it a hundred."""
+got no answer: about seven seconds, where Serve's own numbers would make it a hundred."""
 
 
 def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.Application:

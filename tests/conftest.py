@@ -18,7 +18,12 @@ settings.register_profile(
 settings.load_profile("any-machine")
 
 ROOT = Path(__file__).resolve().parents[1]
-WITH_RAY = ("tests/e2e/", "tests/faults/", "tests/unit/test_training_embeddings.py")
+WITH_RAY = (
+    "tests/e2e/",
+    "tests/faults/",
+    "tests/unit/test_cache_warm.py",
+    "tests/unit/test_training_embeddings.py",
+)
 
 
 class _ByFile(LoadScopeScheduling):
@@ -31,6 +36,17 @@ class _ByFile(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
     # pytest-xdist's own groups are silently lost with pytest 9.2.
     return _ByFile(config, log)
+
+
+@pytest.fixture
+def small_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A Ray of two workers, for jobs of Ray Data."""
+    import ray
+
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # on a busy machine, workers would never start
+    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,20 @@
 """``samclip cache warm``: pictures are embedded, and indexed, before anybody asks about them.
 
-Through the public client, so it runs anywhere: beside the service, or as a job on a cluster,
-``ray job submit -- python -m services.cache.warm …``. What the service holds already costs a
-look-up and no upload, so a run that was stopped goes on.
+Through the public client, so it runs anywhere: beside the service, or as a job on a cluster whose
+workers share the source out, ``ray job submit -- python -m services.cache.warm … --workers 8``.
+What the service holds already costs a look-up and no upload, so a run that was stopped goes on.
 """
 
 import argparse
+import functools
+import json
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import fsspec
 from samclip import Client, InvalidArgument, NotFound, ServiceError, cli
@@ -20,7 +22,10 @@ from tqdm import tqdm
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FILES_AT_ONCE = 32
+PART = 256  # pictures that a worker is given at once; a shard is a part as well
 LISTED_AT_ONCE = 1000
+
+Connect = Callable[[], Client]
 
 
 class Warmed(NamedTuple):
@@ -30,8 +35,26 @@ class Warmed(NamedTuple):
     errors: dict[str, str]
 
 
+class WorkerFailed(RuntimeError):
+    """The service or the source failed a worker of the job; the text says how."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Embed every picture of a source; return 0 when none failed."""
+    args = _parser().parse_args(argv)
+    connect = functools.partial(cli.connect, args, bulk=True)
+    try:
+        found = warm(connect, args.source, args.collection, args.workers)
+    except (ServiceError, OSError, ValueError, WorkerFailed) as error:
+        print(f"samclip cache warm: {error}", file=sys.stderr)
+        return 1
+    for id, message in found.errors.items():
+        print(f"{id}: {message}", file=sys.stderr)
+    print(f"{found.done} embedded, {len(found.errors)} failed")
+    return 1 if found.errors else 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="samclip cache warm",
         description="Embed pictures before anybody asks about them, and index them.",
@@ -43,47 +66,85 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder of pictures or of WebDataset shards (.tar), as path or fsspec URL",
     )
     parser.add_argument("--collection", metavar="NAME", help="index them here, by their paths")
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="as a Ray Data job on so many workers"
+    )
     cli.add_service(parser)
-    args = parser.parse_args(argv)
-    try:
-        with cli.connect(args, bulk=True) as client:
-            found = warm(client, args.source, args.collection)
-    except (ServiceError, OSError, ValueError) as error:
-        print(f"samclip cache warm: {error}", file=sys.stderr)
-        return 1
-    for id, message in found.errors.items():
-        print(f"{id}: {message}", file=sys.stderr)
-    print(f"{found.done} embedded, {len(found.errors)} failed")
-    return 1 if found.errors else 0
+    return parser
 
 
-def warm(client: Client, source: str, collection: str | None = None) -> Warmed:
+def warm(
+    connect: Connect, source: str, collection: str | None = None, workers: int | None = None
+) -> Warmed:
     """Have the service embed every picture of ``source``, and index it under its path.
 
-    Pictures that are broken are told, and do not stop the others. Raises ServiceError when the
-    service itself fails, ValueError where there is no picture.
+    Here, or by ``workers`` of the Ray that this runs in, each with a connection of its own. What is
+    broken is told, and does not stop the rest. Raises ServiceError when the service itself fails,
+    WorkerFailed when it fails a worker, ValueError where there is no picture.
     """
-    held = _held(client, collection) if collection else frozenset[str]()
-    done, errors = 0, dict[str, str]()
-    pictures = (picture for picture in _pictures(source) if picture[0] not in held)
-    with tqdm(desc=source, unit="image") as progress, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        while some := dict(islice(pictures, FILES_AT_ONCE)):
-            if collection:
-                indexed = client.index(collection, some)
-                done += indexed.indexed
-                errors.update(indexed.errors)
-            else:
-                answers = pool.map(lambda encoded: _embed(client, encoded), some.values())
-                wrong = {id: answer for id, answer in zip(some, answers, strict=True) if answer}
-                done += len(some) - len(wrong)
-                errors.update(wrong)
-            progress.update(len(some))
+    with connect() as client:
+        held = _held(client, collection) if collection else frozenset[str]()
+    embed = functools.partial(_embed, connect, source, collection, held)
+    parts, done, errors = _parts(source), 0, dict[str, str]()
+    by_32 = _share_out(embed, parts, workers) if workers else (w for p in parts for w in embed(p))
+    with tqdm(desc=source, unit="image") as progress:
+        for some in by_32:
+            done += some.done
+            errors.update(some.errors)
+            progress.update(some.done + len(some.errors))
     if not (done or errors or held):
         raise ValueError(f"no picture in {source}: expected {', '.join(SUFFIXES)}, or .tar of them")
     return Warmed(done, errors)
 
 
-def _embed(client: Client, encoded: bytes) -> str:
+def _share_out(
+    embed: Callable[[Sequence[str]], Iterator[Warmed]],
+    parts: Iterator[Sequence[str]],
+    workers: int,
+) -> Iterator[Warmed]:
+    """A Ray Data job: its workers wait for the service, so that they need no cores."""
+    import ray.data  # takes seconds, and most do without
+
+    def work(row: dict[str, Any]) -> dict[str, str]:
+        try:
+            found = [*embed(list(row["part"]))]
+        except (ServiceError, OSError) as error:
+            return {"failure": str(error), "found": "[]"}
+        return {"failure": "", "found": json.dumps(found)}
+
+    todo = [{"part": part} for part in parts]
+    job = ray.data.from_items(todo, override_num_blocks=len(todo) or 1).map(
+        work, compute=ray.data.TaskPoolStrategy(size=workers), num_cpus=0
+    )
+    for row in job.iter_rows():
+        if row["failure"]:
+            raise WorkerFailed(row["failure"])
+        yield from (Warmed(*some) for some in json.loads(row["found"]))
+
+
+def _embed(
+    connect: Connect,
+    source: str,
+    collection: str | None,
+    held: frozenset[str],
+    part: Sequence[str],
+) -> Iterator[Warmed]:
+    """Embed a part of the source, some pictures at a time."""
+    broken: dict[str, str] = {}
+    pictures = (one for one in _pictures(source, part, broken) if one[0] not in held)
+    with connect() as client, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+        while some := dict(islice(pictures, FILES_AT_ONCE)):
+            if collection:
+                indexed = client.index(collection, some)
+                yield Warmed(indexed.indexed, dict(indexed.errors))
+            else:
+                answers = pool.map(lambda encoded: _wrong(client, encoded), some.values())
+                errors = {id: answer for id, answer in zip(some, answers, strict=True) if answer}
+                yield Warmed(len(some) - len(errors), errors)
+    yield Warmed(0, broken)
+
+
+def _wrong(client: Client, encoded: bytes) -> str:
     """What is wrong with the picture; empty when it is embedded."""
     try:
         client.image(encoded).embed()
@@ -104,19 +165,36 @@ def _held(client: Client, collection: str) -> frozenset[str]:
     return frozenset(ids)
 
 
-def _pictures(source: str) -> Iterator[tuple[str, bytes]]:
-    """The path below ``source``, and the file, of each picture, also of those in shards."""
+def _parts(source: str) -> Iterator[list[str]]:
+    """The paths below ``source``: some pictures, or one shard."""
     files, folder = fsspec.url_to_fs(source)
-    for path in sorted(files.find(folder)):
-        name = PurePosixPath(path).relative_to(folder).as_posix()
-        if name.lower().endswith(SUFFIXES):
+    names = [PurePosixPath(path).relative_to(folder).as_posix() for path in files.find(folder)]
+    pictures = sorted(name for name in names if name.lower().endswith(SUFFIXES))
+    yield from (pictures[i : i + PART] for i in range(0, len(pictures), PART))
+    yield from ([name] for name in sorted(names) if name.endswith(".tar"))
+
+
+def _pictures(
+    source: str, part: Sequence[str], broken: dict[str, str]
+) -> Iterator[tuple[str, bytes]]:
+    """The path below ``source``, and the file, of each picture, also of those in a shard.
+
+    Shards that cannot be read to their end are added to ``broken``.
+    """
+    files, folder = fsspec.url_to_fs(source)
+    for name in part:
+        path = f"{folder}/{name}"
+        if not name.endswith(".tar"):
             yield name, files.cat_file(path)
-        elif name.endswith(".tar"):
+            continue
+        try:
             with files.open(path) as file, tarfile.open(fileobj=file, mode="r|") as shard:
                 for member in shard:
                     content = shard.extractfile(member)
                     if content and member.name.lower().endswith(SUFFIXES):
                         yield f"{name}/{member.name}", content.read()
+        except tarfile.TarError as error:
+            broken[name] = f"the shard cannot be read to its end: {error}"
 
 
 if __name__ == "__main__":

@@ -32,12 +32,14 @@ PARTS = {
     "footprint": "tests.bench.footprint",
     "replicas": "tests.bench.replicas",
     "cache": "tests.bench.cache",
+    "unique": "tests.bench.unique",
     "peers": "tests.bench.peers",
     "plan": "tests.bench.plan",
     "gpu": "tests.bench.gpu",
     "vit-b": "tests.bench.vit_b",
+    "hits": "tests.bench.hits",
 }
-ONLY_BY_NAME = {"vit-b"}  # minutes, for an encoder that a CPU seldom serves
+ONLY_BY_NAME = {"unique", "vit-b", "hits"}  # many minutes; an encoder that a CPU seldom serves
 
 
 def main(argv: Sequence[str] | None = None) -> int:

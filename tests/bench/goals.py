@@ -103,9 +103,18 @@ GOALS = [
         "clicks at saturation, of the bare mask decoder",
         "saturation",
         "saturated / bare loop, click key",
-        0.95,
+        0.85,
     ),
+    Goal("clicks by key / on new images, `vit-b`", "hits", "known keys / new images, vit-b", 50),
     Goal("new images, with the cache / without", "cache", "cached / not cached, new images", 0.97),
+    Goal("20,000 new images: rate at the end", "unique", "rate, last fifth / first fifth", 0.97),
+    Goal(
+        "20,000 new images: memory at the end",
+        "unique",
+        "memory, last fifth / first fifth",
+        1.02,
+        True,
+    ),
     Goal("plan's simulation against the real run", "plan", "simulation: largest error", 15, True),
 ]
 

@@ -10,6 +10,7 @@ from samclip import cli
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.image import image_key
+from services.cache import warm
 from tests.fake_server import FakeService, fake_server
 from tests.in_process import png
 
@@ -64,6 +65,30 @@ def test_a_run_that_was_stopped_goes_on_with_the_index(server, root, capsys):
     assert held["shard-0.tar/b.png"].image.encoded == png(51)
     assert not held["0/0.png"].image.encoded
     assert capsys.readouterr().out == "41 embedded, 0 failed\n"
+
+
+@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # Ray Data's own defaults
+@pytest.mark.usefixtures("small_ray")
+def test_workers_share_a_source_out(server, root, capsys, monkeypatch):
+    monkeypatch.setattr(warm, "PART", 10)
+    service, _ = server
+    service.collections.setdefault("pets", {})["0/0.png"] = pb.IndexItem(id="0/0.png")
+    assert run(server, root, "--collection", "pets", "--workers", "2") == 0
+    assert len(service.collections["pets"]) == 42
+    assert capsys.readouterr().out == "41 embedded, 0 failed\n"
+    assert cli.main(["cache", "warm", str(root), "--workers", "2", "--server", "127.0.0.1:1"]) == 1
+    assert "samclip cache warm: " in capsys.readouterr().err
+
+
+def test_a_shard_that_ends_early_loses_nothing_before_its_end(server, root, capsys):
+    shard = root / "shard-0.tar"
+    shard.write_bytes(shard.read_bytes()[:-4096])  # in b.png; GNU tar's own end is longer
+    (root / "shard-1.tar").write_bytes(b"no shard")
+    assert run(server, root) == 1
+    out, err = capsys.readouterr()
+    assert out == "41 embedded, 2 failed\n"
+    assert "shard-0.tar: the shard cannot be read to its end" in err
+    assert "shard-1.tar: the shard cannot be read to its end" in err
 
 
 def test_a_source_without_pictures_is_an_error(server, tmp_path, capsys):

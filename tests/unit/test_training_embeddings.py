@@ -1,11 +1,9 @@
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 from torch import Tensor, nn
 
@@ -115,14 +113,6 @@ def test_an_official_teacher_must_be_named(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["--recipe", "vit-b"])
     assert "give --clip" in capsys.readouterr().err
-
-
-@pytest.fixture
-def small_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # on a busy machine, workers would never start
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # Ray Data's own defaults
