@@ -103,7 +103,10 @@ def _share_out(
     workers: int,
 ) -> Iterator[Warmed]:
     """A Ray Data job: its workers wait for the service, so that they need no cores."""
-    import ray.data  # takes seconds, and most do without
+    try:
+        import ray.data  # not above: the rest does without
+    except ImportError as error:
+        raise WorkerFailed(f"no Ray Data is installed ({error}): install samclip[train]") from error
 
     def work(row: dict[str, Any]) -> dict[str, str]:
         try:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,14 +94,17 @@ def _pss_kib(pid: int) -> int:
 
 @contextmanager
 def running(
-    directory: Path, cores: set[int] | None = None, **settings: object
+    directory: Path,
+    cores: set[int] | None = None,
+    python: str = sys.executable,
+    **settings: object,
 ) -> Iterator[Running]:
     """A service of its own, on ``cores`` alone where they are given, until the end of the block."""
     everywhere = os.sched_getaffinity(0)
     with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
         os.sched_setaffinity(0, cores or everywhere)
         try:
-            service = start(Path(folder), str(directory), **settings)
+            service = start(Path(folder), str(directory), python, **settings)
         finally:
             os.sched_setaffinity(0, everywhere)
         try:

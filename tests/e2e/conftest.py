@@ -68,7 +68,9 @@ class Service:
         return self.process.wait(STOP_S)
 
 
-def start(directory: Path, checkpoint_name: str, **settings: object) -> Service:
+def start(
+    directory: Path, checkpoint_name: str, python: str = sys.executable, **settings: object
+) -> Service:
     """Start a service, and wait until it says that it is ready."""
     ports = [free_port() for _ in range(4)]
     secret = secrets.token_hex(16)
@@ -88,7 +90,7 @@ def start(directory: Path, checkpoint_name: str, **settings: object) -> Service:
     log = directory / "service.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "services.serve"],
+            [python, "-m", "services.serve"],
             cwd=directory,
             env=environment,
             stdout=output,

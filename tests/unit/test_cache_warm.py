@@ -1,6 +1,7 @@
 """``samclip cache warm`` against a service that writes down what came."""
 
 import io
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,6 +79,12 @@ def test_workers_share_a_source_out(server, root, capsys, monkeypatch):
     assert capsys.readouterr().out == "41 embedded, 0 failed\n"
     assert cli.main(["cache", "warm", str(root), "--workers", "2", "--server", "127.0.0.1:1"]) == 1
     assert "samclip cache warm: " in capsys.readouterr().err
+
+
+def test_a_job_where_ray_data_is_absent_says_what_to_install(server, root, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    assert run(server, root, "--workers", "2") == 1
+    assert "install samclip[train]" in capsys.readouterr().err
 
 
 def test_a_shard_that_ends_early_loses_nothing_before_its_end(server, root, capsys):
