@@ -50,7 +50,7 @@ soak: $(VENV)/.dev tools ## mixed traffic for SOAK_MINUTES (30): memory, descrip
 
 # The tests want these packages of Debian. Where one is absent and this user may install it, it is
 # installed; elsewhere the tests that need it say so and skip.
-TOOLS := redis-server prometheus docker-compose kustomize wget
+TOOLS := redis-server prometheus docker-compose kustomize wget faketime
 .PHONY: tools
 tools:
 	@for tool in $(TOOLS); do command -v $$tool > /dev/null || test "$$(id -u)" != 0 \

@@ -103,10 +103,11 @@ def loaded(service: Service, pictures: Pictures, report: Report) -> Loaded:
 
 @asynccontextmanager
 async def under_load(
-    service: Service, pictures: Pictures, report: Report, fault: str
+    service: Service, pictures: Pictures, report: Report, fault: str, backbone: bool = True
 ) -> AsyncIterator[Load]:
     """Whatever happens, no answer may be wrong and nothing that was acknowledged lost."""
-    async with Load(Questions(service, pictures, f"c{secrets.token_hex(4)}")) as load:
+    name = f"c{secrets.token_hex(4)}"
+    async with Load(Questions(service, pictures, name, backbone)) as load:
         yield load
     report.add(fault, load)
     assert not load.wrong()

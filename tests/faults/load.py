@@ -103,11 +103,12 @@ def _close(found: np.ndarray, expected: np.ndarray) -> bool:
 
 class Questions:
     """Every kind of question, as ``name: ask(number, seconds)``, which tells if it was answered
-    right.
+    right; of heads alone, without a ``backbone`` of theirs, those that they answer.
     """
 
-    def __init__(self, service: Service, pictures: Pictures, name: str):
+    def __init__(self, service: Service, pictures: Pictures, name: str, backbone: bool = True):
         self._pictures = pictures
+        self._backbone = backbone
         self._collection = name
         self._channel = grpc.aio.insecure_channel(service.address, OPTIONS)
         self._http = httpx.AsyncClient(base_url=service.url)
@@ -123,8 +124,7 @@ class Questions:
         self.acknowledged: set[str] = set()
 
     def kinds(self) -> dict[str, Callable[[int, float], Awaitable[bool]]]:
-        return {
-            "backbone": self.embed,
+        return ({"backbone": self.embed} if self._backbone else {}) | {
             "classification": self.classify,
             "segmentation": self.segment,
             "semantic": self.semantic,

@@ -48,7 +48,9 @@ async def test_the_clock_jumps(
     heads: Service, pictures: Pictures, report: Report, clock: Path
 ) -> None:
     """Nobody notices an hour ahead or back; and what is killed then is replaced."""
-    async with under_load(heads, pictures, report, "clock an hour ahead, then back") as load:
+    async with under_load(
+        heads, pictures, report, "clock an hour ahead, then back", backbone=False
+    ) as load:
         load.mark()
         clock.write_text("+3600")
         await asyncio.sleep(5)
@@ -57,7 +59,7 @@ async def test_the_clock_jumps(
         await load.recovered(ROOMY_S)
         assert not load.failures()
     fault = "`kill -9`, replica of semantic, after the clock has jumped"
-    async with under_load(heads, pictures, report, fault) as load:
+    async with under_load(heads, pictures, report, fault, backbone=False) as load:
         load.mark()
         processes.kill(heads, processes.replica("semantic"))
         await load.recovered(ROOMY_S)

@@ -67,7 +67,9 @@ async def test_the_network_is_cut(
     heads: Service, pictures: Pictures, report: Report, cable: Relay
 ) -> None:
     """What is remembered is answered; the rest says that it may be asked again."""
-    async with under_load(heads, pictures, report, "network to the backbone cut, for 10 s") as load:
+    async with under_load(
+        heads, pictures, report, "network to the backbone cut, for 10 s", backbone=False
+    ) as load:
         load.mark()
         cable.cut()
         await asyncio.sleep(10)
@@ -83,7 +85,7 @@ async def test_the_network_falls_silent(
 ) -> None:
     """Connections that nobody ends are given up, and new ones made."""
     fault = "connections to the backbone fall silent for ever"
-    async with under_load(heads, pictures, report, fault) as load:
+    async with under_load(heads, pictures, report, fault, backbone=False) as load:
         load.mark()
         cable.silence()
         await load.recovered(ROOMY_S)
@@ -94,7 +96,7 @@ async def test_retrieval_is_killed_while_it_writes_files(
     heads: Service, pictures: Pictures, report: Report
 ) -> None:
     fault = "`kill -9`, replica of retrieval, collections in files"
-    async with under_load(heads, pictures, report, fault) as load:
+    async with under_load(heads, pictures, report, fault, backbone=False) as load:
         load.mark()
         processes.kill(heads, processes.replica("retrieval"))
         await load.recovered(ROOMY_S)
@@ -105,7 +107,9 @@ async def test_the_disk_of_the_index_is_full(
     heads: Service, pictures: Pictures, report: Report, disk: Path
 ) -> None:
     """Nothing is acknowledged that is not there; and room is enough to go on."""
-    async with under_load(heads, pictures, report, "disk of the index full, for 5 s") as load:
+    async with under_load(
+        heads, pictures, report, "disk of the index full, for 5 s", backbone=False
+    ) as load:
         load.mark()
         ballast = disk / "ballast"
         subprocess.run(["dd", "if=/dev/zero", f"of={ballast}"], capture_output=True, check=False)
