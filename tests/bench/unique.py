@@ -38,7 +38,7 @@ def run(bench: Bench) -> list[Line]:
             bench.log(f"  {done:,} of {wanted:,} images")
     facts = {"images": done, "failed": failed}
     return [
-        Line("new images, one after the other", "/s", rates, True, facts=facts),
+        Line("new images, half minute by half minute", "/s", rates, True, facts=facts),
         _later("rate, last fifth / first fifth", rates, True),
         Line("memory meanwhile", "GB", memory),
         _later("memory, last fifth / first fifth", memory, False),
