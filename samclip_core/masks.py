@@ -17,8 +17,10 @@ _MAX_LABELS_8_BIT = 254
 
 def encode_rle(mask_HW: BoolMask) -> bytes:
     """COCO's compressed run-length counts, column-major, as pycocotools writes them."""
-    column_major_HW = cv2.transpose(mask_HW.view(np.uint8)).T  # in a tenth of NumPy's time
-    return bytes(coco.encode(column_major_HW)["counts"])
+    bytes_HW = mask_HW.view(np.uint8)
+    if mask_HW.size:  # which OpenCV wants
+        bytes_HW = cv2.transpose(bytes_HW).T  # column-major, in a tenth of NumPy's time
+    return bytes(coco.encode(np.asfortranarray(bytes_HW))["counts"])
 
 
 def decode_rle(counts: bytes, height: int, width: int) -> BoolMask:

@@ -35,6 +35,15 @@ def test_rle(mask_HW: np.ndarray) -> None:
     assert coco.area(official) == mask_HW.sum()
 
 
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (1, 1), (1, 7), (7, 1)])
+@pytest.mark.parametrize("inside", [False, True])
+def test_rle_of_masks_that_are_lines_or_nothing(shape: tuple[int, int], inside: bool) -> None:
+    mask_HW = np.full(shape, inside)
+    expected = coco.encode(np.asfortranarray(mask_HW, np.uint8))["counts"]
+    assert masks.encode_rle(mask_HW) == expected
+    assert masks.encode_rle(mask_HW.T) == masks.encode_rle(mask_HW.T.copy())
+
+
 @given(mask_HW=any_mask)
 def test_png(mask_HW: np.ndarray) -> None:
     np.testing.assert_array_equal(masks.decode_png(masks.encode_png(mask_HW)), mask_HW)
