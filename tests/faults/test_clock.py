@@ -1,7 +1,6 @@
 """A clock that jumps, which libfaketime shows to all processes of a service."""
 
 import asyncio
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +15,6 @@ from tests.faults.test_processes import FAULTS, ROOMY_S, only_in_flight
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
 
-SEEN_S = 3
-"""After which all processes have looked at the clock."""
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 
@@ -50,23 +47,17 @@ def heads(
 async def test_the_clock_jumps(
     heads: Service, pictures: Pictures, report: Report, clock: Path
 ) -> None:
-    """Who asks at that moment may hear that the time is over: gRPC begins its deadlines with the
-    wall clock. Nobody else notices, and what is killed then is replaced.
-    """
-    jumps = []
+    """Nobody notices an hour ahead or back; and what is killed then is replaced."""
     async with under_load(
         heads, pictures, report, "clock an hour ahead, then back", backbone=False
     ) as load:
         load.mark()
-        for offset in ("+3600", "+0"):
-            jumps.append(time.monotonic())
-            clock.write_text(offset)
-            await asyncio.sleep(5)
+        clock.write_text("+3600")
+        await asyncio.sleep(5)
+        clock.write_text("+0")
+        await asyncio.sleep(3)
         await load.recovered(ROOMY_S)
-    failed = [a for attempts in load.attempts.values() for a in attempts if a.code != "OK"]
-    for attempt in failed:
-        assert attempt.code == "DEADLINE_EXCEEDED", attempt
-        assert any(abs(attempt.sent - jump) < SEEN_S for jump in jumps), (attempt, jumps)
+        assert not load.failures()
     fault = "`kill -9`, replica of semantic, after the clock has jumped"
     async with under_load(heads, pictures, report, fault, backbone=False) as load:
         load.mark()
