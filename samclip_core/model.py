@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from samclip_core import checkpoint, dense, everything, scores, semantic
-from samclip_core.cores import Cores
+from samclip_core.cores import Cores, one_core
 from samclip_core.errors import InvalidImage
 from samclip_core.fused import cast_weights, fold_norms
 from samclip_core.geometry import Geometry
@@ -87,11 +87,12 @@ class SamClip:
         if dtype not in get_args(Dtype):
             raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(Dtype))}")
         directory = checkpoint.resolve(name_or_dir)
-        net, text_encoder = load_net(directory), load_text_encoder(directory)
-        fold_norms(net.image_encoder)
-        if dtype != "float32":
-            cast_weights(net.image_encoder, getattr(torch, dtype))
-            cast_weights(net.clip_head, getattr(torch, dtype))
+        with one_core():
+            net, text_encoder = load_net(directory), load_text_encoder(directory)
+            fold_norms(net.image_encoder)
+            if dtype != "float32":
+                cast_weights(net.image_encoder, getattr(torch, dtype))
+                cast_weights(net.clip_head, getattr(torch, dtype))
         return cls(directory, net.to(device), text_encoder.to(device), dtype, limits)
 
     def prepare(self, image: bytes | NDArray[np.uint8]) -> Prepared:
@@ -144,7 +145,8 @@ class SamClip:
 
     def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts as they stand: T×D, rows of length 1. Raises InvalidLabels."""
-        return self._text_encoder.embed(texts).cpu().numpy()
+        (text_TD,) = self._cores.map(self._text_encoder.embed, [texts])
+        return text_TD.cpu().numpy()
 
     def embed_image(self, image: Image) -> NDArray[np.float32]:
         """The pooled embedding: D, of length 1, comparable with ``embed_text``."""

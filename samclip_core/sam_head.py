@@ -16,7 +16,7 @@ from torch import Tensor
 
 from samclip_core import checkpoint
 from samclip_core.config import SamClipConfig
-from samclip_core.cores import Cores
+from samclip_core.cores import Cores, one_core
 from samclip_core.errors import InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.mask_decoder import MaskDecoder, select_masks
@@ -62,14 +62,15 @@ class SamHead:
         self._prompt_encoder = prompt_encoder
         self._mask_decoder = mask_decoder
         self._cores = Cores()
-        with torch.inference_mode():  # the same for every picture
+        with one_core(), torch.inference_mode():  # the same for every picture
             self._positions_1Dhw = prompt_encoder.get_dense_pe()
 
     @classmethod
     def load(cls, name_or_dir: str | Path, device: str = "cpu") -> Self:
         """Load only this head's parts of a checkpoint. Raises CheckpointError."""
         directory = checkpoint.resolve(name_or_dir)
-        net = load_net(directory, SAM_HEAD_PARTS).to(device)
+        with one_core():
+            net = load_net(directory, SAM_HEAD_PARTS).to(device)
         return cls(checkpoint.read_config(directory), net.prompt_encoder, net.mask_decoder)
 
     def check(self, features: ImageFeatures, prompts: Sequence[Prompt]) -> None:

@@ -1,10 +1,12 @@
+import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from samclip_core.cores import Cores
+from samclip_core.cores import Cores, one_core
 
 
 def test_parts_come_in_order_each_with_its_share_of_the_cores() -> None:
@@ -23,14 +25,47 @@ def test_parts_come_in_order_each_with_its_share_of_the_cores() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_one_part_is_done_where_it_was_asked_for_with_all_cores() -> None:
+def test_one_part_is_done_with_all_cores() -> None:
     before = torch.get_num_threads()
 
-    def work(part: str) -> tuple[str, int, threading.Thread]:
-        return part, torch.get_num_threads(), threading.current_thread()
+    def work(part: str) -> tuple[str, int]:
+        return part, torch.get_num_threads()
 
-    assert list(Cores().map(work, ["a"])) == [("a", before, threading.current_thread())]
+    assert list(Cores().map(work, ["a"])) == [("a", before)]
     assert list(Cores().map(work, [])) == []
+
+
+@pytest.mark.skipif(torch.get_num_threads() == 1, reason="OpenMP helps on several cores only")
+def test_whoever_asks_shares_the_helpers_of_openmp() -> None:
+    """More of them than cores, and none waits for its next loop any more: all go to sleep."""
+
+    with one_core():
+        large = torch.ones(1_000_000)
+
+    def ask() -> int:
+        list(Cores().map(torch.exp, [large]))
+        return len(os.listdir("/proc/self/task"))
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for pool in (one, other):  # both threads are there before helpers are counted
+            pool.submit(int).result()
+        seen = [pool.submit(ask).result() for pool in (one, other, one, other)]
+    assert len(set(seen)) == 1
+
+
+def test_on_one_core_a_part_is_done_where_it_was_asked_for() -> None:
+    with one_core():
+        assert list(Cores().map(lambda _: threading.current_thread(), [0])) == [
+            threading.current_thread()
+        ]
+        assert torch.get_num_threads() == 1
+
+
+def test_what_is_computed_once_leaves_the_number_of_cores() -> None:
+    before = torch.get_num_threads()
+    with one_core():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
 
 
 def test_an_error_is_raised_and_the_cores_are_given_back() -> None:
