@@ -26,7 +26,7 @@ OUTCOMES = ("hit", "miss", "corrupt", "error", "written", "write_error", "write_
 WRITE_BYTES = 64 * 2**20
 """On their way to Redis at once; what would exceed them is not written."""
 READS_AT_ONCE, WRITES_AT_ONCE = 32, 4
-"""Of entries. Waiting for one's turn is not Redis' fault: its time begins after that."""
+"""Of images. Waiting for one's turn is not Redis' fault: its time begins after that."""
 
 
 class SharedTier:
@@ -115,19 +115,26 @@ class SharedTier:
             await asyncio.wait([self._writing[image_key]])
 
     async def _write(self, image_key: str, entries: Entries) -> None:
-        for output, entry in entries.items():
-            key = name(self._contract, image_key, output)
-            data = await asyncio.to_thread(pack, key, entry)
-            try:
-                async with self._write_slots:
-                    await self._link.write(self._link.client.set, key, data, ex=LIFETIME_S[output])
-            except Unanswered:
-                _count([output], "write_error")
-            else:
-                _count([output], "written")
+        """In one exchange: each costs as much of the event loop as the bytes do."""
+        names = self._names(image_key, entries)
+        packed = await asyncio.to_thread(_pack_all, names, entries.values())
+        pipeline = self._link.client.pipeline(transaction=False)
+        for output, key, data in zip(entries, names, packed, strict=True):
+            pipeline.set(key, data, ex=LIFETIME_S[output])
+        try:
+            async with self._write_slots:
+                await self._link.write(pipeline.execute)
+        except Unanswered:
+            _count(entries, "write_error")
+        else:
+            _count(entries, "written")
 
     def _names(self, image_key: str, outputs: Iterable[pb.Output]) -> list[str]:
         return [name(self._contract, image_key, output) for output in outputs]
+
+
+def _pack_all(names: Iterable[str], entries: Iterable[Entry]) -> list[bytes]:
+    return [pack(name, entry) for name, entry in zip(names, entries, strict=True)]
 
 
 def _unpack_all(names: Sequence[str], values: Sequence[bytes | None]) -> list[Entry | None]:
