@@ -146,19 +146,12 @@ def _start_applications(settings: Settings) -> None:
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     quiet = LoggingConfig(log_level=settings.log_level, enable_access_log=False)
-    limit_s = settings.request_timeout_s + 1  # the applications' own limit comes first
+    # No request_timeout_s: Serve takes it by the wall clock, and one that jumps ahead would end
+    # what is under way. The applications' own is monotonic, and the front door has one behind it.
     serve.start(
         proxy_location="HeadOnly",
-        http_options={
-            "host": "127.0.0.1",
-            "port": settings.inner_http_port,
-            "request_timeout_s": limit_s,
-        },
-        grpc_options={
-            "port": settings.inner_grpc_port,
-            "grpc_servicer_functions": SERVICERS,
-            "request_timeout_s": limit_s,
-        },
+        http_options={"host": "127.0.0.1", "port": settings.inner_http_port},
+        grpc_options={"port": settings.inner_grpc_port, "grpc_servicer_functions": SERVICERS},
         logging_config=LoggingConfig(log_level="ERROR"),
     )
     serve.run_many([_target(name, settings, quiet) for name in front_door.applications(settings)])

@@ -115,7 +115,7 @@ class SharedTier:
             await asyncio.wait([self._writing[image_key]])
 
     async def _write(self, image_key: str, entries: Entries) -> None:
-        """In one exchange: each costs as much of the event loop as the bytes do."""
+        """All in one exchange."""
         names = self._names(image_key, entries)
         packed = await asyncio.to_thread(_pack_all, names, entries.values())
         pipeline = self._link.client.pipeline(transaction=False)

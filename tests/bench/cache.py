@@ -5,6 +5,7 @@ and what Redis holds and gives.
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import redis
@@ -20,34 +21,41 @@ SMALL = {"CACHE_BYTES": 16 * 2**20, "HEAD_CACHE_BYTES": 4 * 2**20}  # full early
 OUTPUTS = 3  # entries of an image
 
 
-def run(bench: Bench) -> list[Line]:
+def run(bench: Bench) -> Iterator[Line]:
+    yield from _beside_none(bench, "memory", [])
     if shutil.which("redis-server") is None:
-        bench.log("  left out: there is no redis-server here")
-        return []
+        bench.log("  Redis left out: there is no redis-server here")
+        return
     with (
         tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder,
         redis_server.running(Path(folder)) as server,
-        running(bench.directory, REDIS_URL=server.url, **SMALL) as cached,
+    ):
+        memory: list[float] = []
+        yield from _beside_none(bench, "memory and Redis", memory, REDIS_URL=server.url)
+        grown = 1000 * (memory[-1] - memory[1]) / (bench.rounds - 1)
+        yield Line("memory after each round", "GB", memory, facts={"GB": memory})
+        yield Line("memory grown a round", "MB", [grown])
+        yield from _redis(server.port)
+
+
+def _beside_none(
+    bench: Bench, where: str, memory: list[float], **settings: object
+) -> Iterator[Line]:
+    """In turns with a service that keeps nothing. ``memory``: GB before, and after each round."""
+    with (
+        running(bench.directory, **SMALL, **settings) as cached,
         running(bench.directory, **OFF) as uncached,
     ):
-        memory = [cached.pss_bytes() / 1e9]
+        memory.append(cached.pss_bytes() / 1e9)
         on, off = [], []
         for _ in range(bench.rounds):
             on.append(_new_images(bench, cached))
             off.append(_new_images(bench, uncached))
             memory.append(cached.pss_bytes() / 1e9)
-        with_cache = _line("new images, cached in memory and Redis", on)
-        without = _line("new images, no cache", off)
-        done = sum(len(outcome.latencies_ms) for outcome in on)
-        grown = 1000 * (memory[-1] - memory[1]) / (bench.rounds - 1)
-        return [
-            with_cache,
-            without,
-            ratio("cached / not cached, new images", with_cache, without, True),
-            Line("memory after each round", "GB", memory, facts={"images": done, "GB": memory}),
-            Line("memory grown a round", "MB", [grown], facts={"images": done / bench.rounds}),
-            *_redis(server.port),
-        ]
+    with_cache = _line(f"new images, cached in {where}", on)
+    without = _line(f"new images, no cache beside {where}", off)
+    yield from (with_cache, without)
+    yield ratio(f"cached in {where} / not cached, new images", with_cache, without, True)
 
 
 def _new_images(bench: Bench, service: Running) -> Outcome:

@@ -106,7 +106,15 @@ GOALS = [
         0.85,
     ),
     Goal("clicks by key / on new images, `vit-b`", "hits", "known keys / new images, vit-b", 50),
-    Goal("new images, with the cache / without", "cache", "cached / not cached, new images", 0.97),
+    *(
+        Goal(
+            f"new images, cached in {where} / not cached",
+            "cache",
+            f"cached in {where} / not cached, new images",
+            0.97,
+        )
+        for where in ("memory", "memory and Redis")
+    ),
     Goal("20,000 new images: rate at the end", "unique", "rate, last fifth / first fifth", 0.97),
     Goal(
         "20,000 new images: memory at the end",

@@ -71,23 +71,34 @@ def worse(new: Report, old: Report) -> list[str]:
     return found
 
 
-def markdown(report: Report) -> str:
-    """The goals, then every line."""
+def markdown(report: Report, earlier: str = "") -> str:
+    """The goals, then every line; what was not measured now, as the ``earlier`` text has it."""
+    before, *parts = earlier.split("\n### ")
+    goals = {row.split(" | ")[0]: row for row in before.splitlines()}
+    sections = {part.partition("\n")[0]: part.strip() for part in parts}
+    sections |= {
+        name: _section(name, part, report.facts[name])
+        for name, part in report.parts.items()
+        if part
+    }
     rows = ["| figure | goal | median | p10 to p90 | |", "|---|---|---|---|---|"]
     for goal, line in judge(report.parts):
         bound = f"{'≤' if goal.at_most else '≥'} {goal.bound:g}"
         if line is None:
-            rows.append(f"| {goal.what} | {bound} | not measured | | |")
+            absent = f"| {goal.what} | {bound} | not measured | | |"
+            rows.append(goals.get(f"| {goal.what}", absent))
             continue
         verdict = "reached" if goal.reached(line) else "**missed**"
         rows.append(f"| {goal.what} | {bound} {line.unit} | {_cells(line)} | {verdict} |")
-    for name, part in report.parts.items():
-        if part:
-            rows += ["", f"### {name}", "", _origin(report.facts[name]), ""]
-            rows += ["| | unit | median | p10 to p90 | p99 |", "|---|---|---|---|---|"]
-            for line in part:
-                p99 = f"{line.p99:.3g}" if line.p99 is not None else ""
-                rows.append(f"| {line.name} | {line.unit} | {_cells(line)} | {p99} |")
+    return "\n\n".join(["\n".join(rows), *(f"### {section}" for section in sections.values())])
+
+
+def _section(name: str, part: Sequence[Line], facts: Mapping[str, Any]) -> str:
+    rows = [name, "", _origin(facts), "", "| | unit | median | p10 to p90 | p99 |"]
+    rows.append("|---|---|---|---|---|")
+    for line in part:
+        p99 = f"{line.p99:.3g}" if line.p99 is not None else ""
+        rows.append(f"| {line.name} | {line.unit} | {_cells(line)} | {p99} |")
     return "\n".join(rows)
 
 
@@ -104,7 +115,7 @@ def _origin(facts: Mapping[str, Any]) -> str:
 
 
 def refresh(path: Path, report: Report) -> None:
-    """Put the tables between the marks of a document; what stands around them is kept."""
+    """Renew what the report has in the tables between the marks of a document; the rest is kept."""
     before, _, rest = path.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n\n{markdown(report)}\n\n{END}{after}")
+    earlier, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n\n{markdown(report, earlier)}\n\n{END}{after}")

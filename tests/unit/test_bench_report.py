@@ -53,6 +53,26 @@ def test_a_document_keeps_what_stands_around_the_tables(tmp_path: Path) -> None:
     text = path.read_text()
     assert text.startswith("# Before\n")
     assert text.endswith("\n\nAfter\n")
-    assert "old" not in text
     report.refresh(path, a_report())
     assert path.read_text() == text
+
+
+def test_a_document_keeps_what_was_not_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    path.write_text(f"{report.BEGIN}\n{report.END}\n")
+    report.refresh(path, a_report(9.0))
+    masks = Report(
+        EDGE,
+        {"masks": [Line("encoding / request, 64 masks", "×", [0.05])]},
+        {"masks": facts("masks")},
+    )
+    report.refresh(path, masks)
+    text = path.read_text()
+    assert "| ≤ 5 ms | 9 | 9 to 9 | **missed** |" in text
+    assert "| ≤ 0.1 × | 0.05 | 0.05 to 0.05 | reached |" in text
+    assert text.index("### latency") < text.index("### masks")
+    report.refresh(path, a_report(3.0))
+    text = path.read_text()
+    assert "| ≤ 5 ms | 3 | 3 to 3 | reached |" in text
+    assert "9 to 9" not in text
+    assert text.count("### latency") == text.count("### masks") == 1
