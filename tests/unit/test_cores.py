@@ -53,6 +53,10 @@ def test_whoever_asks_shares_the_helpers_of_openmp() -> None:
     assert len(set(seen)) == 1
 
 
+def test_a_script_computes_in_its_main_thread() -> None:
+    assert list(Cores().map(lambda _: threading.current_thread(), [0])) == [threading.main_thread()]
+
+
 def test_on_one_core_a_part_is_done_where_it_was_asked_for() -> None:
     with one_core():
         assert list(Cores().map(lambda _: threading.current_thread(), [0])) == [
