@@ -3,7 +3,7 @@
 Shape letters: B images, C channels, H W pixels, h w patch grid, N tokens, D width, G heads.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from samclip_core.encoder import EncoderOutput, valid_mask
 
 PATCH = 16
+LOGITS_AT_ONCE = 2**20  # of attention on a CPU: what the caches of a core or two hold
 # SAM's constants, in units of pixel values 0..255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -80,7 +81,8 @@ class ImageEncoder(modeling.ImageEncoderViT):
         pixels_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
         pixels_B3HW = zero_padding(pixels_B3HW, sizes_B2).to(self.patch_embed.proj.weight.dtype)
         tokens_BhwD = self.patch_embed(pixels_B3HW)
-        tokens_BhwD = tokens_BhwD + self._positions(tokens_BhwD.shape[1:3])
+        # Laid out as it is read from here on: every layer norm would copy it otherwise.
+        tokens_BhwD = tokens_BhwD.contiguous() + self._positions(tokens_BhwD.shape[1:3])
         tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing)
         tokens_BDhw = tokens_BhwD.permute(0, 3, 1, 2)
         return EncoderOutput(self.neck(tokens_BDhw), tokens_BDhw)
@@ -130,12 +132,10 @@ def transformer_block(width: int, heads: int, grid: int) -> image_encoder.Block:
 
 
 class RelPosAttention(nn.Module):
-    """SAM's attention with decomposed relative positions, through one fused call.
+    """SAM's attention with decomposed relative positions; the N×N map is never written out.
 
-    SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the scaled ``q·k``. Appending both rows
-    to q, and the one-hot row and column to k, makes that sum a plain dot product: exact, and the
-    N×N map is never written out. Values are padded to the same width because the fused kernels
-    ask for equal widths; the padding comes out as zeros and is cut off.
+    SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the scaled ``q·k``, both of them products
+    of q with a table of positions. Both ways to attend here do so exactly.
     """
 
     def __init__(self, attention: image_encoder.Attention):
@@ -151,29 +151,69 @@ class RelPosAttention(nn.Module):
         batch, h, w, _ = x_BhwD.shape
         qkv = self.qkv(x_BhwD).view(batch, h, w, 3, self.num_heads, -1)
         q_BGhwD, k_BGhwD, v_BGhwD = qkv.permute(3, 0, 4, 1, 2, 5)
-        rows_hhD = get_rel_pos(h, h, self.rel_pos_h)
-        columns_wwD = get_rel_pos(w, w, self.rel_pos_w)
-        query = torch.cat(
-            [
-                q_BGhwD * self.scale,
-                torch.einsum("bghwd,hkd->bghwk", q_BGhwD, rows_hhD),
-                torch.einsum("bghwd,wkd->bghwk", q_BGhwD, columns_wwD),
-            ],
-            dim=-1,
-        )
-        key = torch.cat([k_BGhwD, _one_hot_positions(k_BGhwD)], dim=-1)
-        value = F.pad(v_BGhwD, (0, h + w))
-        attended_BGND = F.scaled_dot_product_attention(
-            query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3), scale=1.0
-        )
-        head_dim = v_BGhwD.shape[-1]
-        attended_BhwD = attended_BGND[..., :head_dim].transpose(1, 2).reshape(batch, h, w, -1)
-        return self.proj(attended_BhwD)
+        rows_hhD = get_rel_pos(h, h, self.rel_pos_h).to(qkv.dtype)
+        columns_wwD = get_rel_pos(w, w, self.rel_pos_w).to(qkv.dtype)
+        learning = torch.is_grad_enabled() and qkv.requires_grad
+        attend = attend_fused if learning or qkv.device.type != "cpu" else attend_in_pieces
+        attended_BGhwD = attend(q_BGhwD, k_BGhwD * self.scale, v_BGhwD, rows_hhD, columns_wwD)
+        return self.proj(attended_BGhwD.permute(0, 2, 3, 1, 4).flatten(3))
 
 
-def _one_hot_positions(k_BGhwD: Tensor) -> Tensor:
-    """One-hot row, then one-hot column, of every key: ``BGhw(h+w)``, a view."""
-    h, w = k_BGhwD.shape[2:4]
-    rows = torch.eye(h, dtype=k_BGhwD.dtype, device=k_BGhwD.device)[:, None].expand(h, w, h)
-    columns = torch.eye(w, dtype=k_BGhwD.dtype, device=k_BGhwD.device)[None].expand(h, w, w)
-    return torch.cat([rows, columns], dim=-1).expand(*k_BGhwD.shape[:2], h, w, h + w)
+def attend_fused(
+    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
+) -> Tensor:
+    """One fused call, for GPUs and for learning. Takes scaled keys, gives ``BGhwD``.
+
+    Appending both biases to q, and the one-hot row and column to k, makes the sum a plain dot
+    product. Values are padded to the same width because the fused kernels ask for equal widths;
+    the padding comes out as zeros and is cut off.
+    """
+    batch, heads, h, w, width = q_BGhwD.shape
+    bias_BGhwh, bias_BGhww = _biases(q_BGhwD, rows_hhD, columns_wwD)
+    eye_hh, eye_ww = (torch.eye(n, dtype=k_BGhwD.dtype, device=k_BGhwD.device) for n in (h, w))
+    one_hot_hwN = torch.cat([eye_hh[:, None].expand(h, w, h), eye_ww.expand(h, w, w)], dim=-1)
+    query = torch.cat([q_BGhwD, bias_BGhwh, bias_BGhww], dim=-1)
+    key = torch.cat([k_BGhwD, one_hot_hwN.expand(batch, heads, h, w, h + w)], dim=-1)
+    value = F.pad(v_BGhwD, (0, h + w))
+    attended_BGND = F.scaled_dot_product_attention(
+        query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3), scale=1.0
+    )
+    return attended_BGND[..., :width].unflatten(2, (h, w))
+
+
+def attend_in_pieces(
+    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
+) -> Tensor:
+    """Some heads and queries at a time, for CPUs. Takes scaled keys, gives ``BGhwD``.
+
+    A piece's logits begin as its biases, and stay in the cache until they have weighed the values:
+    a third of the fused call's arithmetic, and of its time.
+    """
+    biases_BGhwn = _biases(q_BGhwD, rows_hhD, columns_wwD)
+    bias_GNh, bias_GNw = (x.flatten(2, 3).flatten(0, 1) for x in biases_BGhwn)
+    # Contiguous: products of what lies apart take twice the time.
+    q_GND, k_GND, v_GND = (
+        x.contiguous().flatten(2, 3).flatten(0, 1) for x in (q_BGhwD, k_BGhwD, v_BGhwD)
+    )
+    attended_GND = torch.empty_like(v_GND)
+    heads, tokens = v_GND.shape[:2]
+    for some_heads in _slices(heads, LOGITS_AT_ONCE // tokens**2):
+        for some_queries in _slices(tokens, LOGITS_AT_ONCE // tokens):
+            piece = some_heads, some_queries
+            logits_GNhw = bias_GNh[piece][..., None] + bias_GNw[piece][..., None, :]
+            logits_GNN = logits_GNhw.flatten(2)
+            logits_GNN.baddbmm_(q_GND[piece], k_GND[some_heads].transpose(1, 2))
+            attended_GND[piece] = torch.bmm(logits_GNN.softmax(dim=-1), v_GND[some_heads])
+    return attended_GND.view(v_BGhwD.shape)
+
+
+def _biases(q_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor) -> tuple[Tensor, Tensor]:
+    """``rel_h`` and ``rel_w`` of every query: ``BGhwh`` and ``BGhww``."""
+    bias_BGhwh = torch.einsum("bghwd,hkd->bghwk", q_BGhwD, rows_hhD)
+    bias_BGhww = torch.einsum("bghwd,wkd->bghwk", q_BGhwD, columns_wwD)
+    return bias_BGhwh, bias_BGhww
+
+
+def _slices(length: int, size: int) -> Iterator[slice]:
+    step = max(1, size)
+    return (slice(start, start + step) for start in range(0, length, step))

@@ -7,6 +7,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from samclip_core import vit
 from samclip_core.vit import VARIANTS, ImageEncoder, zero_padding
 from tests.weights import seeded
 
@@ -63,10 +64,20 @@ def test_any_frame_equals_the_official_encoder(encoder, height, width):
     assert out.tokens_BDhw.shape == (2, TINY.width, height // 16, width // 16)
 
 
-def test_attention_runs_on_the_fused_kernel_alone(encoder):
+def test_attention_that_learns_runs_on_the_fused_kernel_alone(encoder):
     pixels = frames(1, SIZE, SIZE)
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         out = encoder(pixels, sizes(1, SIZE, SIZE))
+    assert out.sam_BDhw.requires_grad
+    torch.testing.assert_close(out.sam_BDhw, official_answer(encoder, pixels), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("logits", [1, 40, 1000], ids=lambda logits: f"{logits} at once")
+def test_attention_in_pieces_of_any_size_equals_the_official_one(encoder, monkeypatch, logits):
+    monkeypatch.setattr(vit, "LOGITS_AT_ONCE", logits)
+    pixels = frames(2, 64, 80)
+    with torch.inference_mode():
+        out = encoder(pixels, sizes(2, 64, 80))
         torch.testing.assert_close(
             out.sam_BDhw, official_answer(encoder, pixels), atol=1e-4, rtol=0
         )
