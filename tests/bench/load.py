@@ -52,6 +52,7 @@ class Outcome:
 
     latencies_ms: list[float] = field(default_factory=list)
     rate: float = 0.0
+    due: float = 0.0  # a second, of an open loop: a Poisson process has more or fewer than its rate
     answered: int = 0  # the warm-up's as well
     errors: int = 0
     error: str = ""
@@ -95,6 +96,11 @@ def arrivals(rate: float, seconds: float, seed: int) -> np.ndarray:
     return times[times < seconds]
 
 
+def _arrivals(job: Job) -> np.ndarray:
+    assert job.rate is not None
+    return arrivals(job.rate, job.warm_up_s + job.seconds, job.seed)
+
+
 async def measure(job: Job) -> Outcome:
     traffic.files()  # made now, not by the first request
     outcome, answers = Outcome(), list[_Answer]()
@@ -122,6 +128,8 @@ async def measure(job: Job) -> Outcome:
     in_time = sum(first <= answer.until < last for answer in answers)
     outcome.answered = len(answers)
     outcome.rate = in_time / job.seconds if job.rate else _closed_rate(counted)
+    if job.rate:
+        outcome.due = np.count_nonzero(_arrivals(job) >= job.warm_up_s) / job.seconds
     return outcome
 
 
@@ -157,9 +165,8 @@ async def _closed(job: Job, ask: Callable[..., Awaitable[None]], first: float, l
 
 
 async def _open(job: Job, ask: Callable[..., Awaitable[None]], begin: float) -> None:
-    assert job.rate is not None
     async with asyncio.TaskGroup() as group:
-        for number, at in enumerate(arrivals(job.rate, job.warm_up_s + job.seconds, job.seed)):
+        for number, at in enumerate(_arrivals(job)):
             await asyncio.sleep(begin + at - time.perf_counter())
             counts = at >= job.warm_up_s
             group.create_task(ask(number, number % CHANNELS, begin + at, counts))

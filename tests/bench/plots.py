@@ -33,13 +33,13 @@ def _open_loop(lines: Sequence[Line], path: Path) -> None:
     figure, axes = _figure("latency as the rate grows (Poisson), median and p99")
     curves: dict[str, list[Line]] = {}
     for line in lines:
-        if "offered" in line.facts:
+        if "due" in line.facts:
             curves.setdefault(line.name.rpartition(", ")[0], []).append(line)
     for number, (name, curve) in enumerate(curves.items()):
-        rates = [line.facts["offered"] for line in curve]
+        rates = [line.facts["due"] for line in curve]
         axes.plot(rates, [line.median for line in curve], f"C{number}o-", label=name)
         axes.plot(rates, [line.p99 for line in curve], f"C{number}o:")
-    axes.set(xlabel="requests a second", ylabel="ms", yscale="log", xscale="log")
+    axes.set(xlabel="requests a second", ylabel="ms", yscale="log")
     axes.legend()
     figure.savefig(path, dpi=120)
 
