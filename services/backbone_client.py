@@ -23,7 +23,6 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1.samclip_pb2_grpc import BackboneServiceStub
 
 from samclip_core.errors import AnotherCheckpoint, KeyUnknown, Overloaded, Unavailable
-from samclip_core.image import image_key
 from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
 from services import access, front_door, metrics, observe, rpc, status, threads, tracing, wire
@@ -137,7 +136,7 @@ class BackboneClient:
 
         Raises what the backbone raises, unchanged, Unavailable, and AnotherCheckpoint.
         """
-        key = image.key or await threads.run(self._hashers, "hash", image_key, image.encoded)
+        key = image.key or await threads.image_key(self._hashers, image.encoded)
         held_as = access.caller.get().held_as(key)
         entries = await self.cache.get(held_as, outputs)
         if entries is not None:

@@ -7,8 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
 
+from samclip_core import image
 from services import metrics
 from services.settings import Settings
+
+SMALL_FILE = 256 * 1024
+"""Bytes that are hashed in 0.15 ms: a thread and back take as long, and more where all are busy."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -35,3 +39,11 @@ async def run(
 
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(pool, context.run, measured)
+
+
+async def image_key(pool: Executor, encoded: bytes) -> str:
+    """``samclip_core.image.image_key``; of a large file in a thread of ``pool``."""
+    if len(encoded) > SMALL_FILE:
+        return await run(pool, "hash", image.image_key, encoded)
+    with metrics.stage("hash"):
+        return image.image_key(encoded)

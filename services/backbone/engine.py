@@ -110,7 +110,7 @@ class Engine:
         if isinstance(source, str):
             key = source
         else:
-            key = await threads.run(self._decoders, "hash", image.image_key, source)
+            key = await threads.image_key(self._decoders, source)
         held_as = access.caller.get().held_as(key)
         entries = await self.cache.get(held_as, outputs)
         if entries is not None:

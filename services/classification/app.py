@@ -29,9 +29,10 @@ class Classification(Head):
         check_templates(request.templates, request.labels, self.settings.max_labels)
         check_top_k(request.top_k)
         templates = tuple(request.templates) or self.config.templates
+        embedded = await self._embed(request.images)  # first: it may be refused
         text_LD = await self.backbone.class_embeddings(request.labels, templates)
         results = []
-        for info, features in await self._embed(request.images):
+        for info, features in embedded:
             assert features.clip_pooled_D is not None
             scores = classify(
                 features.clip_pooled_D,

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 import pytest
 import torch
 
+from samclip_core import image
 from services import metrics, threads
 from services.settings import Settings
 
@@ -23,6 +24,16 @@ async def test_it_runs_elsewhere_with_the_callers_context_and_is_measured():
     assert name.startswith("pool")
     assert seen == "here"
     assert metrics.STAGE_SECONDS.labels("hash")._sum.get() > before
+
+
+async def test_only_large_files_are_hashed_in_a_thread():
+    encoded = os.urandom(threads.SMALL_FILE + 1)
+    with ThreadPoolExecutor(1) as pool:
+        assert await threads.image_key(pool, encoded) == image.image_key(encoded)
+    # The pool has ended: this needs none.
+    assert await threads.image_key(pool, encoded[1:]) == image.image_key(encoded[1:])
+    with pytest.raises(RuntimeError):
+        await threads.image_key(pool, encoded)
 
 
 async def test_errors_come_back():
