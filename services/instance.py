@@ -179,6 +179,8 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first_port + REPLICA_PORTS,
         "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": first_port + 2 * REPLICA_PORTS - 1,
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
+        # Nothing of ours blocks an event loop: one is enough, and a request changes threads less.
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": 0,
         # A slow machine is no failure: Serve kills a proxy that is not up in 5 seconds.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": 60,
         # After three checks in a row its HAProxy is found to be gone, and started again.
