@@ -53,8 +53,10 @@ _NETWORK = (
 would wait for many minutes; and a backbone that is back is found within a second."""
 
 TEXTS_KEPT = 10_000
-REFUSED_S = 0.1
-"""That a refusal of the backbone is heeded; so much more time than it had changes nothing."""
+PLACES = 8
+"""In a full queue: a refusal of the backbone is heeded until about so many are free again."""
+MOST_HEEDED_S = 0.3
+"""And no longer than this; so much more time than it had changes nothing."""
 
 Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
 
@@ -63,27 +65,37 @@ class _Refusals:
     """What an overloaded backbone refused last: for a moment it would refuse the same again.
 
     Being asked costs it throughput: at three times as many images as it can encode, heads that ask
-    for all of them take a third of it, with this a fifth.
+    for all of them take a third of it.
     """
 
     def __init__(self) -> None:
         self._until = self._left_s = -math.inf
         self._bulk = True
+        self._since, self._answered = monotonic(), 0  # the last refusal, and since then
 
     @contextmanager
     def heeded(self, urgency: Urgency) -> Iterator[None]:
         """Raise Overloaded, in place of asking, for what is no more urgent than that was."""
         now = monotonic()
         left_s = urgency.deadline - now
-        if now < self._until and left_s <= self._left_s + REFUSED_S and urgency.bulk >= self._bulk:
+        late = left_s <= self._left_s + MOST_HEEDED_S
+        if now < self._until and late and urgency.bulk >= self._bulk:
             metrics.SHED.labels("busy").inc()
             raise Overloaded("more waits for the encoder than it can do in time: try again later")
         try:
             yield
+            self._answered += 1
         except Overloaded:
-            self._until, self._left_s = monotonic() + REFUSED_S, left_s
-            self._bulk = urgency.bulk
+            self._left_s, self._bulk = left_s, urgency.bulk
+            self._heed(monotonic())
             raise
+
+    def _heed(self, now: float) -> None:
+        if now < self._until:
+            return  # asked before the last refusal came: it says nothing new
+        pace_s = (now - self._since) / self._answered if self._answered else math.inf
+        self._until = now + min(PLACES * pace_s, MOST_HEEDED_S)
+        self._since, self._answered = now, 0
 
 
 class BackboneClient:

@@ -35,9 +35,7 @@ def _curve(name: str, outcomes: dict[float, Outcome]) -> list[Line]:
         line = seen(
             f"open loop, {name}, {SHARES[number]:.0%} of saturation", [outcome.latencies_ms]
         )
-        line.facts.update(
-            rate=rate, due=outcome.due, answered=outcome.rate, errors=outcome.errors
-        )
+        line.facts.update(rate=rate, due=outcome.due, answered=outcome.rate, errors=outcome.errors)
         lines.append(line)
     return lines
 

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 
 import grpc
 import httpx
@@ -21,6 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
 
 AT_ONCE = 16  # callers who wait for their answers saturate it: two batches
 MEASURED_S = 10
+ROUNDS = 3
 TIMES = 3
 DEADLINE_S = 5.0
 
@@ -73,27 +75,36 @@ async def test_three_times_saturation(service: Service, pictures: Pictures, repo
                 code = error.code().name
             return Attempt(sent, time.monotonic(), code)
 
-        peak = goodput(await closed_loop(ask))
-        overload = asyncio.create_task(open_loop(ask, TIMES * peak))
-        await asyncio.sleep(MEASURED_S / 2)
-        refused = await asyncio.wait_for(refusal_over_http(service, pictures), MEASURED_S)
-        attempts = await overload
-        again = goodput(await closed_loop(ask))
-    good = goodput(attempts)
+        peaks, goods, attempts = [goodput(await closed_loop(ask))], list[float](), list[Attempt]()
+        for _ in range(ROUNDS):  # the machine has better and worse minutes
+            overload = asyncio.create_task(open_loop(ask, TIMES * peaks[-1]))
+            await asyncio.sleep(MEASURED_S / 2)
+            refused = await asyncio.wait_for(refusal_over_http(service, pictures), MEASURED_S)
+            made = await overload
+            goods.append(goodput(made))
+            attempts += made
+            peaks.append(goodput(await closed_loop(ask)))
+    beside = [(before + after) / 2 for before, after in pairwise(peaks)]
+    shares = [good / peak for good, peak in zip(goods, beside, strict=True)]
     codes = {code: sum(a.code == code for a in attempts) for code in {a.code for a in attempts}}
     waits = [1000 * (a.done - a.sent) for a in attempts if a.code == "RESOURCE_EXHAUSTED"]
     p50, p95, p99 = np.percentile(waits, [50, 95, 99])
     report.note(
         "Overload",
-        f"New images only. Peak, with {AT_ONCE} callers: {peak:.1f} answers a second, {again:.1f} "
-        f"once more after. Open loop at {TIMES} times that, deadline {DEADLINE_S:g} s: "
-        f"{good:.1f} a second, {good / peak:.0%} of the peak; {len(attempts)} requests, "
+        f"New images only, in turns: {AT_ONCE} callers who wait, and an open loop at {TIMES} times "
+        f"what those got, deadline {DEADLINE_S:g} s. Peak: {_listed(peaks)} answers a second; "
+        f"overloaded: {_listed(goods)}, {np.median(shares):.0%} of the peaks before and after in "
+        f"the middle ({min(shares):.0%} to {max(shares):.0%}). {len(attempts)} requests, "
         f"{', '.join(f'{n} {code}' for code, n in codes.items())}. A refusal takes {p50:.0f} ms "
         f"in the middle, {p95:.0f} ms at the 95th and {p99:.0f} ms at the 99th percentile.",
     )
     assert codes.keys() <= {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
     assert refused.headers["retry-after"] == "1"
-    assert good > 0.6 * peak  # 0.9 is the goal; two measurements of a busy machine differ
+    assert np.median(shares) > 0.6  # 0.9 is the goal; two measurements of a busy machine differ
+
+
+def _listed(rates: list[float]) -> str:
+    return ", ".join(f"{rate:.1f}" for rate in rates)
 
 
 async def refusal_over_http(service: Service, pictures: Pictures) -> httpx.Response:

@@ -1,5 +1,6 @@
 import asyncio
 import time
+from contextlib import suppress
 from types import SimpleNamespace
 
 import grpc
@@ -121,7 +122,7 @@ async def test_overload_and_deadline_pass_through(backbone, model):
     assert type(next(iter(done)).exception()) is Overloaded
     model.release()
     await asyncio.gather(*calls, return_exceptions=True)
-    await asyncio.sleep(backbone_client.REFUSED_S)  # a refusal is heeded
+    await asyncio.sleep(backbone_client.MOST_HEEDED_S)  # a refusal is heeded
     model.hold()
     rpc.urgency.set(Urgency(deadline=asyncio.get_running_loop().time()))
     with pytest.raises(DeadlineExceeded):
@@ -157,7 +158,7 @@ async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbo
     assert (len(asked), metrics.SHED.labels("busy")._value.get()) == (1, before + 2)
     await ask(pb.Image(encoded=png(3)), left_s=6)
     await ask(pb.Image(key=known))
-    clock.now += backbone_client.REFUSED_S
+    clock.now += backbone_client.MOST_HEEDED_S
     await ask(pb.Image(encoded=png(4)))
     assert len(asked) == 4
 
@@ -170,6 +171,29 @@ async def test_a_refusal_of_bulk_work_is_none_of_interactive_work(backbone):
         pass
     with pytest.raises(Overloaded), refusals.heeded(Urgency(bulk=True)):
         pytest.fail("it was asked")
+
+
+async def test_a_refusal_is_heeded_for_as_long_as_a_few_answers_take(monkeypatch):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(backbone_client, "monotonic", lambda: clock.now)
+    refusals = backbone_client._Refusals()
+
+    def refused_until() -> float:
+        """The time at which it is asked again, after a refusal now."""
+        with pytest.raises(Overloaded), refusals.heeded(Urgency()):
+            raise Overloaded("too much")
+        start = clock.now
+        for step in range(1000):
+            clock.now = start + step / 1000
+            with suppress(Overloaded), refusals.heeded(Urgency()):
+                return clock.now - start
+        raise AssertionError("it is never asked again")
+
+    assert refused_until() == pytest.approx(backbone_client.MOST_HEEDED_S, abs=0.002)
+    for _ in range(99):  # a hundred answers in half a second, with the one above
+        with refusals.heeded(Urgency()):
+            clock.now += 0.2 / 99
+    assert refused_until() == pytest.approx(backbone_client.PLACES * 0.005, abs=0.002)
 
 
 async def test_a_backbone_that_is_not_there_is_unavailable():
