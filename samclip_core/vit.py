@@ -187,7 +187,7 @@ def attend_in_pieces(
     """Some heads and queries at a time, for CPUs. Takes scaled keys, gives ``BGhwD``.
 
     A piece's logits begin as its biases, and stay in the cache until they have weighed the values:
-    a third of the fused call's arithmetic, and of its time.
+    for 64×64 tokens a third of the fused call's arithmetic, and of its time.
     """
     biases_BGhwn = _biases(q_BGhwD, rows_hhD, columns_wwD)
     bias_GNh, bias_GNw = (x.flatten(2, 3).flatten(0, 1) for x in biases_BGhwn)
