@@ -22,7 +22,8 @@ OUTPUTS = 3  # entries of an image
 
 
 def run(bench: Bench) -> Iterator[Line]:
-    yield from _beside_none(bench, "memory", [])
+    lines, _ = _beside_none(bench, "memory")
+    yield from lines
     if shutil.which("redis-server") is None:
         bench.log("  Redis left out: there is no redis-server here")
         return
@@ -30,32 +31,29 @@ def run(bench: Bench) -> Iterator[Line]:
         tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder,
         redis_server.running(Path(folder)) as server,
     ):
-        memory: list[float] = []
-        yield from _beside_none(bench, "memory and Redis", memory, REDIS_URL=server.url)
+        lines, memory = _beside_none(bench, "memory and Redis", REDIS_URL=server.url)
+        yield from lines
         grown = 1000 * (memory[-1] - memory[1]) / (bench.rounds - 1)
         yield Line("memory after each round", "GB", memory, facts={"GB": memory})
         yield Line("memory grown a round", "MB", [grown])
         yield from _redis(server.port)
 
 
-def _beside_none(
-    bench: Bench, where: str, memory: list[float], **settings: object
-) -> Iterator[Line]:
-    """In turns with a service that keeps nothing. ``memory``: GB before, and after each round."""
+def _beside_none(bench: Bench, where: str, **settings: object) -> tuple[list[Line], list[float]]:
+    """In turns with a service that keeps nothing; and its memory in GB, before and after rounds."""
     with (
         running(bench.directory, **SMALL, **settings) as cached,
         running(bench.directory, **OFF) as uncached,
     ):
-        memory.append(cached.pss_bytes() / 1e9)
-        on, off = [], []
+        memory, on, off = [cached.pss_bytes() / 1e9], list[Outcome](), list[Outcome]()
         for _ in range(bench.rounds):
             on.append(_new_images(bench, cached))
             off.append(_new_images(bench, uncached))
             memory.append(cached.pss_bytes() / 1e9)
     with_cache = _line(f"new images, cached in {where}", on)
     without = _line(f"new images, no cache beside {where}", off)
-    yield from (with_cache, without)
-    yield ratio(f"cached in {where} / not cached, new images", with_cache, without, True)
+    compared = ratio(f"cached in {where} / not cached, new images", with_cache, without, True)
+    return [with_cache, without, compared], memory
 
 
 def _new_images(bench: Bench, service: Running) -> Outcome:
