@@ -23,13 +23,15 @@ class Cores:
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(torch.get_num_threads(), "core")
-        self._lock = threading.Lock()
-        self._parts = 0  # of all that is under way
+        self._changed = threading.Condition()
+        self._parts = 0  # of all that is under way, or waits to be
+        self._alone = False  # one part has all cores
 
     def map(self, function: Callable[[T], R], parts: Sequence[T]) -> Iterator[R]:
         """``function`` of each part, in order, each as soon as it and those before it are done.
 
-        A part gets its share of the cores; one alone gets all.
+        A part gets its share of the cores; one alone gets all, and what comes meanwhile waits for
+        it: beside others on its cores it would take much longer than they are kept waiting.
         """
         cores = torch.get_num_threads()
         if cores == 1 and len(parts) == 1:  # no helpers: as well here as anywhere
@@ -52,14 +54,18 @@ class Cores:
     @contextmanager
     def _counted(self, parts: int) -> Iterator[int]:
         """With so many more under way, which yields how many there are then."""
-        with self._lock:
+        with self._changed:
             self._parts += parts
+            self._changed.wait_for(lambda: not self._alone)
             count = self._parts
+            self._alone = count == 1
         try:
             yield count
         finally:
-            with self._lock:
+            with self._changed:
                 self._parts -= parts
+                self._alone = False
+                self._changed.notify_all()
 
 
 def _whole() -> Callable[..., Iterator[R]]:

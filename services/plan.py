@@ -37,6 +37,7 @@ class Costs:
     encode_s: float
     encode_of_8_s: float
     mask_s: float  # of a click, on all cores
+    mask_on_one_core_s: float
     service_bytes: float
     image_bytes_in_redis: float
     redis_bytes_per_s: float  # one shard, read

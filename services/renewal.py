@@ -1,8 +1,10 @@
-"""What changes at the front door while it is open: keys and certificates, when their files do."""
+"""What changes while a service is open: keys and certificates with their files, and the clock."""
 
 import logging
 import socket
 import subprocess
+import time
+from datetime import datetime
 from pathlib import Path
 
 from services import keys
@@ -12,15 +14,24 @@ LOOK_S = 1.0
 """Between two looks at the files."""
 LINES = 50
 """Of keys in one command to HAProxy, which takes 16 KB at once."""
+STEP_S = 10.0
+"""A clock that is set back by more than this is told of."""
 
 logger = logging.getLogger(__name__)
 
 
 def watch(process: subprocess.Popen[bytes], settings: Settings, admin: Path) -> int:
-    """Hand changed keys and certificates to HAProxy until it ends; return its exit code."""
+    """Hand changed keys and certificates to HAProxy until it ends; return its exit code.
+
+    Tells meanwhile of a clock that was set back.
+    """
     handlers = {settings.api_keys_file: hand_in_keys, settings.tls_cert_file: hand_in_certificate}
     seen: dict[Path, tuple[int, ...]] = {}
+    ahead_s = _clock_ahead_s()
     while True:
+        ahead_s, before_s = _clock_ahead_s(), ahead_s
+        if before_s - ahead_s > STEP_S:
+            _tell_of_step(before_s - ahead_s)
         for file, hand_in in handlers.items():
             if file is not None and (state := _state(file)) != seen.get(file):
                 seen[file] = state
@@ -67,6 +78,21 @@ def _done(answer: str, expected: str = "") -> str:
     if not answer.startswith(expected) or (answer and not expected):
         raise RuntimeError(f"HAProxy answers {answer[:200]!r} where keys or certificates change")
     return answer.removeprefix(expected)
+
+
+def _clock_ahead_s() -> float:
+    """How far the wall clock is ahead of one that nobody sets."""
+    return time.time() - time.monotonic()
+
+
+def _tell_of_step(back_s: float) -> None:
+    # Ray's periodic timers and Serve's controller wait for a time of the wall clock.
+    logger.error(
+        "the clock was set back by %.0f s: requests are answered as before, but Ray replaces "
+        "nothing that fails until %s; start the service again to have that back at once",
+        back_s,
+        datetime.fromtimestamp(time.time() + back_s).strftime("%H:%M:%S"),
+    )
 
 
 def _state(file: Path) -> tuple[int, ...]:

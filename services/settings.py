@@ -54,7 +54,7 @@ class Settings(BaseSettings):
     checkpoint: str = "edge"  # a bundled name or a directory
     device: str = "cpu"
     dtype: ChosenDtype = "auto"  # type: ignore[assignment]  # of the encoder
-    torch_threads: int = Field(0, ge=0)  # of each process with a model; 0: all cores
+    torch_threads: int = Field(0, ge=0)  # of each process with a model; 0: all it may use
 
     replica_cpus: float = Field(0, ge=0)  # that Ray reserves for each replica; 0: all share them
 

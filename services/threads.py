@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import ParamSpec, TypeVar
@@ -22,11 +23,18 @@ T = TypeVar("T")
 def use_cores(settings: Settings) -> None:
     """Let torch compute on as many cores as the settings say, in every thread from now on.
 
-    The environment gives each process one: this is for those that hold a model.
+    The environment gives each process one: this is for those that hold a model. Where these are all
+    that the process may use, each of OpenMP's threads stays on one: where a virtual machine had
+    rested for a tenth of a second, they were woken on one core together, and a click took 48 ms
+    instead of 18. Needs to be asked before anything brings in torch.
     """
+    cores = os.sched_getaffinity(0)
+    if not settings.torch_threads and "torch" not in sys.modules:
+        os.environ["OMP_PROC_BIND"] = "true"  # read by libgomp, which comes with torch
     import torch  # not every service needs it
 
-    torch.set_num_threads(settings.torch_threads or os.cpu_count() or 1)
+    os.sched_setaffinity(0, cores)  # libgomp has bound this thread, and what it would start
+    torch.set_num_threads(settings.torch_threads or len(cores))
 
 
 async def run(

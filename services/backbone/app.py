@@ -22,12 +22,12 @@ class Backbone(Service):
     tunable = (*Service.tunable, "max_batch_size", "batch_wait_ms")
 
     def __init__(self, settings: Settings, model: "SamClip | None" = None):
+        threads.use_cores(settings)
         # Not above: who starts the service needs this file, and no torch.
         from samclip_core.model import SamClip
         from services.backbone.engine import Engine
 
         super().__init__(settings)
-        threads.use_cores(settings)
         model = model or SamClip.load(settings.checkpoint, settings.device, settings.dtype)
         self.model = pb.ModelInfo(
             name=model.config.name, digest=model.digest, kind=model.config.kind

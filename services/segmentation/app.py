@@ -35,12 +35,12 @@ class Segmentation(Head):
     tunable = (*Head.tunable, "max_prompt_batch")
 
     def __init__(self, settings: Settings):
+        threads.use_cores(settings)
         # Not above: who starts the service needs this file, and no torch.
         from samclip_core.sam_head import SamHead
         from services.segmentation.decoder import Decoder
 
         super().__init__(settings)
-        threads.use_cores(settings)
         self._decoder = Decoder(SamHead.load(self.directory, settings.device), settings)
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
 

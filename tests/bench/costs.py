@@ -29,6 +29,7 @@ def of(report: Report) -> dict[str, Any]:
         "encode_s": median("model", "encode, alone", 0.001),
         "encode_of_8_s": median("model", "encode, batch of 8", 0.001),
         "mask_s": median("model", "decode a click", 0.001),
+        "mask_on_one_core_s": median("model", "decode a click, one thread", 0.001),
         "service_bytes": median("footprint", "memory, after work (PSS)", 1e9),
         "image_bytes_in_redis": median("cache", "an image in Redis", 1000),
         "redis_bytes_per_s": median("cache", "read from Redis, one connection", 1e6),

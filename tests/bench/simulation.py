@@ -2,7 +2,7 @@
 
 Cores are shared by whatever runs, in proportion to its threads, as the system's scheduler does. New
 images are decoded, wait for the encoder, and go through it in batches; clicks go to the mask
-decoder; either of these works on all cores. Everything else that a request costs is work of one
+decoder; either of these works on all cores, on one click together, on several each on its own. Everything else that a request costs is work of one
 thread around them.
 """
 
@@ -106,7 +106,7 @@ class Machine:
 
     def click(self) -> Steps:
         began = self.env.now
-        around = max(self.costs.click_cpu_s - self.costs.mask_s * self.costs.cores, 0.0)
+        around = max(self.costs.click_cpu_s - self.costs.mask_on_one_core_s, 0.0)
         yield self.processor.work(around / 2)
         yield from self._through(self._decoder)
         yield self.processor.work(around / 2)
@@ -133,8 +133,10 @@ class Machine:
         return self.processor.work(size * self._batch_s(size) * threads, threads)
 
     def _decode_masks(self, size: int) -> simpy.Event:
-        threads = self.costs.cores
-        return self.processor.work(size * self.costs.mask_s * threads, threads)
+        cores = self.costs.cores
+        if size == 1:
+            return self.processor.work(self.costs.mask_s * cores, cores)
+        return self.processor.work(size * self.costs.mask_on_one_core_s, min(size, cores))
 
     def _batch_s(self, size: int) -> float:
         """Of each image in a batch, between those of one and of eight."""

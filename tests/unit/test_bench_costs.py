@@ -13,6 +13,7 @@ MODEL = {
     "encode, alone": 40.0,
     "encode, batch of 8": 45.0,
     "decode a click": 20.0,
+    "decode a click, one thread": 25.0,
 }
 
 
@@ -42,6 +43,7 @@ def test_all_that_a_plan_needs_is_there() -> None:
     assert found.click_cpu_s == pytest.approx(0.03)
     assert found.encode_of_8_s == pytest.approx(0.045)
     assert found.mask_s == pytest.approx(0.02)
+    assert found.mask_on_one_core_s == pytest.approx(0.025)
     assert found.service_bytes == pytest.approx(3e9)
     assert found.image_bytes_in_redis == pytest.approx(1e6)
     assert found.gpu_images_per_s is None

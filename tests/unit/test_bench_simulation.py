@@ -42,12 +42,17 @@ def test_saturation_is_bounded_by_the_cores() -> None:
     most = costs.cores / costs.new_image_cpu_s
     assert simulation.closed(costs, 32, 60) == pytest.approx(most, rel=0.1)
     assert simulation.closed(costs, 1, 60) < 0.9 * most
+    clicks = COSTS.cores / COSTS.click_cpu_s
+    assert simulation.closed(COSTS, 32, 60, "click") == pytest.approx(clicks, rel=0.1)
 
 
 def test_one_client_waits_for_its_own_work_alone() -> None:
     alone = 1 / simulation.closed(COSTS, 1, 60)
     around = COSTS.new_image_cpu_s - COSTS.decode_s - 2 * COSTS.encode_of_8_s
     assert alone == pytest.approx(around + COSTS.decode_s + COSTS.encode_s, rel=0.02)
+    click = 1 / simulation.closed(COSTS, 1, 60, "click")
+    around = COSTS.click_cpu_s - COSTS.mask_on_one_core_s
+    assert click == pytest.approx(around + COSTS.mask_s, rel=0.02)
 
 
 def test_littles_law() -> None:

@@ -35,6 +35,32 @@ def test_one_part_is_done_with_all_cores() -> None:
     assert list(Cores().map(work, [])) == []
 
 
+@pytest.mark.skipif(torch.get_num_threads() == 1, reason="nothing to share")
+def test_what_comes_while_one_part_has_all_cores_waits_for_it() -> None:
+    before, cores = torch.get_num_threads(), Cores()
+    begun, gate, seen = threading.Event(), threading.Event(), list[tuple[str, int]]()
+
+    def alone(part: str) -> None:
+        begun.set()
+        gate.wait(30)
+        seen.append((part, torch.get_num_threads()))
+
+    def behind(part: str) -> None:
+        seen.append((part, torch.get_num_threads()))
+
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(lambda: list(cores.map(alone, ["first"])))
+        begun.wait(30)
+        others = [pool.submit(lambda: list(cores.map(behind, ["other"]))) for _ in range(2)]
+        time.sleep(0.05)
+        assert not any(other.done() for other in others)
+        gate.set()
+        for asked in (first, *others):
+            asked.result(30)
+    assert seen[0] == ("first", before)
+    assert seen[1] == ("other", max(1, before // 2))  # both came while it had all
+
+
 @pytest.mark.skipif(torch.get_num_threads() == 1, reason="OpenMP helps on several cores only")
 def test_whoever_asks_shares_the_helpers_of_openmp() -> None:
     """More of them than cores, and none waits for its next loop any more: all go to sleep."""

@@ -18,6 +18,7 @@ COSTS = Costs(
     encode_s=0.04,
     encode_of_8_s=0.045,
     mask_s=0.012,
+    mask_on_one_core_s=0.02,
     service_bytes=3e9,
     image_bytes_in_redis=1e6,
     redis_bytes_per_s=1e9,

@@ -1,5 +1,7 @@
 """What is handed to the real HAProxy while it runs."""
 
+import itertools
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent import futures
@@ -10,7 +12,7 @@ import pytest
 import samclip
 
 from services import keys, renewal
-from services.settings import SettingsError
+from services.settings import Settings, SettingsError
 from tests import tls
 from tests.door import Door, Serve, asked, opened
 from tests.unit.test_front_door_access import FIRST, SECOND
@@ -70,3 +72,15 @@ def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -
         file.unlink()
         door.process.terminate()
         assert watching.result() != 0
+
+
+def test_a_clock_that_is_set_back_is_told_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead_s = itertools.chain([7200.0, 7199.0, 7203.0], itertools.repeat(3603.0))
+    monkeypatch.setattr(renewal, "_clock_ahead_s", lambda: next(ahead_s))
+    monkeypatch.setattr(renewal, "LOOK_S", 0.02)
+    with subprocess.Popen(["sleep", "0.5"]) as process:
+        assert renewal.watch(process, Settings.load(), Path("no admin")) == 0
+    (told,) = caplog.records
+    assert "set back by 3600 s" in told.message
