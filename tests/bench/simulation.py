@@ -1,9 +1,9 @@
 """One machine with a whole service on it, as a discrete-event simulation.
 
 Cores are shared by whatever runs, in proportion to its threads, as the system's scheduler does. New
-images are decoded, wait for the encoder, and go through it in batches; clicks go to the mask
-decoder; either of these works on all cores, on one click together, on several each on its own. Everything else that a request costs is work of one
-thread around them.
+images are decoded, wait for the encoder, and go through it in batches that work on all cores.
+Clicks go to the mask decoder, which works on all cores for one, and on a core for each of several.
+Everything else that a request costs is work of one thread around them.
 """
 
 from collections.abc import Generator, Iterator
