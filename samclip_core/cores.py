@@ -19,10 +19,15 @@ instead of 14. A click then took 28 ms instead of 17."""
 
 
 class Cores:
-    """As many threads as torch computes on when this is made, for all who ``map`` at a time."""
+    """As many threads as torch computes on when this is made, for all who ``map`` at a time.
+
+    ``number`` stays what it was then: torch would tell a thread that is new while others compute
+    on one core each that there is one, and go on telling it.
+    """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(torch.get_num_threads(), "core")
+        self.number = torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(self.number, "core")
         self._changed = threading.Condition()
         self._parts = 0  # of all that is under way, or waits to be
         self._alone = False  # one part has all cores
@@ -33,23 +38,24 @@ class Cores:
         A part gets its share of the cores; one alone gets all, and what comes meanwhile waits for
         it: beside others on its cores it would take much longer than they are kept waiting.
         """
-        cores = torch.get_num_threads()
-        if cores == 1 and len(parts) == 1:  # no helpers: as well here as anywhere
-            yield function(parts[0])
+        if self.number == 1 and len(parts) == 1:  # no helpers: as well here as anywhere
+            with one_core():
+                done = function(parts[0])
+            yield done
             return
         with self._counted(len(parts)) as count:
             side_by_side = self._pool.map if count > 1 else _whole()
-            threads = max(1, cores // max(1, count))
+            threads = max(1, self.number // max(1, count))
 
             def alone(part: T) -> R:
                 torch.get_num_threads()  # the first call in a thread would undo the next line later
                 torch.set_num_threads(threads)
-                return function(part)
+                try:
+                    return function(part)
+                finally:
+                    torch.set_num_threads(self.number)  # what other threads would begin with
 
-            try:
-                yield from side_by_side(alone, parts)
-            finally:
-                torch.set_num_threads(cores)  # what threads that are yet to come begin with
+            yield from side_by_side(alone, parts)
 
     @contextmanager
     def _counted(self, parts: int) -> Iterator[int]:

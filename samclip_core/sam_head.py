@@ -128,7 +128,7 @@ class SamHead:
     def _prompts_per_call(self, prompts: int) -> int:
         if self._device.type != "cpu":
             return PROMPTS_PER_CALL
-        return max(1, min(PROMPTS_PER_CALL_ON_CPU, prompts // torch.get_num_threads()))
+        return max(1, min(PROMPTS_PER_CALL_ON_CPU, prompts // self._cores.number))
 
     def _answer(self, jobs: Sequence[_Job], multimask: bool) -> list[MaskSet]:
         """Of prompts of one layout."""

@@ -30,7 +30,8 @@ def use_cores(settings: Settings) -> None:
     """
     cores = os.sched_getaffinity(0)
     if not settings.torch_threads and "torch" not in sys.modules:
-        os.environ["OMP_PROC_BIND"] = "true"  # read by libgomp, which comes with torch
+        # Read by libgomp, which comes with torch.
+        os.environ |= {"OMP_PROC_BIND": "true", "OMP_PLACES": "threads"}
     import torch  # not every service needs it
 
     os.sched_setaffinity(0, cores)  # libgomp has bound this thread, and what it would start

@@ -9,7 +9,9 @@ import numpy as np
 import torch
 
 from samclip_core import Prompt, SamClip, masks, scores
+from samclip_core.cores import one_core
 from samclip_core.network import build
+from samclip_core.sam_head import SamHead
 from tests.bench import machine, traffic
 from tests.bench.bench import Bench
 from tests.bench.lines import Line, seen
@@ -37,6 +39,8 @@ def _cases(bench: Bench) -> dict[str, tuple[Callable[[int], object], int]]:
     """What is called with the number of its turn, and how many answers one call gives."""
     model = bench.model
     exact = SamClip.load(bench.directory)
+    with one_core():
+        alone = SamHead.load(bench.directory)
     prepared = model.prepare(traffic.known(0))
     features = model.encode(prepared)
     text_LD = scores.class_embeddings(model.embed_text, traffic.LABELS, model.config.templates)
@@ -53,9 +57,7 @@ def _cases(bench: Bench) -> dict[str, tuple[Callable[[int], object], int]]:
             1,
         ),
         "decode a click, one thread": (
-            _on_one_thread(
-                lambda i: model.segment(features, [Prompt(points=(traffic.point(i),))], False)
-            ),
+            lambda i: alone.segment(features, [Prompt(points=(traffic.point(i),))], False),
             1,
         ),
         "embed 6 labels": (lambda i: model.embed_text(traffic.LABELS), 1),
@@ -65,18 +67,6 @@ def _cases(bench: Bench) -> dict[str, tuple[Callable[[int], object], int]]:
         ),
         "RLE of 1024² masks, each of 64": (lambda i: [*map(masks.encode_rle, blobs)], MASKS),
     }
-
-
-def _on_one_thread(call: Callable[[int], object]) -> Callable[[int], object]:
-    """As a head of the service runs."""
-
-    def run(number: int) -> None:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        call(number)
-        torch.set_num_threads(threads)
-
-    return run
 
 
 def _blobs() -> np.ndarray:

@@ -61,6 +61,26 @@ def test_what_comes_while_one_part_has_all_cores_waits_for_it() -> None:
     assert seen[1] == ("other", max(1, before // 2))  # both came while it had all
 
 
+@pytest.mark.skipif(torch.get_num_threads() == 1, reason="nothing to share")
+def test_a_thread_that_is_new_while_others_compute_has_all_cores_later() -> None:
+    before, cores, gate = torch.get_num_threads(), Cores(), threading.Barrier(3)
+
+    def work(part: int) -> None:
+        gate.wait(30)  # all have set their threads
+        gate.wait(30)
+
+    def late() -> int:
+        gate.wait(30)
+        torch.get_num_threads()  # torch takes now what this thread begins with
+        gate.wait(30)
+        first.result(30)
+        return next(cores.map(lambda _: torch.get_num_threads(), [0]))
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(lambda: list(cores.map(work, [0, 1])))
+        assert pool.submit(late).result(60) == before
+
+
 @pytest.mark.skipif(torch.get_num_threads() == 1, reason="OpenMP helps on several cores only")
 def test_whoever_asks_shares_the_helpers_of_openmp() -> None:
     """More of them than cores, and none waits for its next loop any more: all go to sleep."""
