@@ -40,11 +40,10 @@ class Cores:
         """
         if self.number == 1 and len(parts) == 1:  # no helpers: as well here as anywhere
             with one_core():
-                done = function(parts[0])
-            yield done
+                only = function(parts[0])
+            yield only
             return
         with self._counted(len(parts)) as count:
-            side_by_side = self._pool.map if count > 1 else _whole()
             threads = max(1, self.number // max(1, count))
 
             def alone(part: T) -> R:
@@ -55,7 +54,11 @@ class Cores:
                 finally:
                     torch.set_num_threads(self.number)  # what other threads would begin with
 
-            yield from side_by_side(alone, parts)
+            if count > 1:
+                yield from self._pool.map(alone, parts)
+                return
+            done = list(_whole()(alone, parts))
+        yield from done  # whoever waits goes on, whatever is done with it
 
     @contextmanager
     def _counted(self, parts: int) -> Iterator[int]:
