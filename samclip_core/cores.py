@@ -57,7 +57,7 @@ class Cores:
             if count > 1:
                 yield from self._pool.map(alone, parts)
                 return
-            done = list(_whole()(alone, parts))
+            done: list[R] = list(_whole()(alone, parts))
         yield from done  # whoever waits goes on, whatever is done with it
 
     @contextmanager
