@@ -46,7 +46,7 @@ class Cores:
         with self._counted(len(parts)) as count:
             threads = max(1, self.number // max(1, count))
 
-            def alone(part: T) -> R:
+            def with_its_share(part: T) -> R:
                 torch.get_num_threads()  # the first call in a thread would undo the next line later
                 torch.set_num_threads(threads)
                 try:
@@ -55,9 +55,9 @@ class Cores:
                     torch.set_num_threads(self.number)  # what other threads would begin with
 
             if count > 1:
-                yield from self._pool.map(alone, parts)
+                yield from self._pool.map(with_its_share, parts)
                 return
-            done: list[R] = list(_whole()(alone, parts))
+            done: list[R] = list(_whole()(with_its_share, parts))
         yield from done  # whoever waits goes on, whatever is done with it
 
     @contextmanager
