@@ -17,6 +17,9 @@ from samclip_core.mask_decoder import MaskDecoder
 BACKBONE = "tf_efficientnet_lite0"
 STRIDE = 8  # of the SAM embedding
 TOKEN_STRIDE = 2 * STRIDE
+UPSCALING = 4  # of the mask decoder
+SPOTS = (3.0, 16.0)  # standard deviations of a drawn click, in cells of the mask
+DRAWN = 2 + len(SPOTS)  # channels of a drawn prompt
 
 
 class EdgeEncoder(nn.Module):
@@ -32,6 +35,7 @@ class EdgeEncoder(nn.Module):
         self.token_dim = widths[2] + widths[3]
         self.fine = nn.Conv2d(widths[0], embed_dim, 3, stride=2, padding=1)
         self.laterals = nn.ModuleList(nn.Conv2d(width, embed_dim, 1) for width in widths[1:])
+        self.context = nn.Sequential(*(Mixer(embed_dim, 4 * embed_dim) for _ in range(3)))
         self.neck = nn.Sequential(
             Mixer(embed_dim),
             Mixer(embed_dim),
@@ -56,7 +60,7 @@ class EdgeEncoder(nn.Module):
         x_B3SS = (pixels_B3SS / 127.5 - 1.0) * valid_BSS[:, None]
         s4, s8, s16, s32 = self.trunk(x_B3SS.contiguous(memory_format=torch.channels_last))
         lateral8, lateral16, lateral32 = self.laterals
-        x16 = lateral16(s16) + _double(lateral32(s32), "bilinear")
+        x16 = self.context(lateral16(s16) + _double(lateral32(s32), "bilinear"))
         x8 = lateral8(s8) + _double(x16, "bilinear") + self.fine(s4)
         tokens_BDhw = torch.cat([_double(s32, "nearest"), s16], dim=1)
         return EncoderOutput(self.neck(x8), tokens_BDhw)
@@ -108,12 +112,38 @@ class EdgeMaskDecoder(MaskDecoder):
     """SAM's mask decoder, with convolutions that mix picture and prompt before the upscaling.
 
     SAM's decoder mixes places only through a few tokens, and needs millions of masks to learn to.
+    And its masks see the prompt at the embedding's stride alone: here each mask's token also says how
+    much the drawn prompt counts, at the mask's own resolution, so that an edge of a box stays sharp.
     """
 
     def __init__(self, width: int, depth: int, heads: int, mlp_dim: int) -> None:
         super().__init__(width, depth, heads, mlp_dim)
         upscaling = self.get_submodule("output_upscaling").children()
-        self.output_upscaling = nn.Sequential(Mixer(width), Mixer(width), *upscaling)
+        self.output_upscaling = nn.Sequential(
+            Overview(width), Mixer(width), Mixer(width), *upscaling
+        )
+        self.drawing = nn.Linear(width, DRAWN)
+        nn.init.zeros_(self.drawing.weight)
+        nn.init.zeros_(self.drawing.bias)
+
+    def decode(
+        self,
+        image_embeddings_BDhw: Tensor,
+        image_pe_1Dhw: Tensor,
+        sparse_PND: Tensor,
+        dense_PDhw: Tensor,
+        image_index_P: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """As the base class; the last channels of ``dense_PDhw`` are the drawn prompt."""
+        width = image_embeddings_BDhw.shape[1]
+        drawn_PCmm = F.pixel_shuffle(dense_PDhw[:, width:], UPSCALING)
+        hidden_PND, keys_PDhw = self._attend(
+            image_embeddings_BDhw[image_index_P] + dense_PDhw[:, :width], image_pe_1Dhw, sparse_PND
+        )
+        counts_PMC = self.drawing(hidden_PND[:, 1 : 1 + self.num_mask_tokens])
+        logits_PMmm = self._paint(hidden_PND, keys_PDhw)
+        logits_PMmm = logits_PMmm + torch.einsum("pmc,pcyx->pmyx", counts_PMC, drawn_PCmm)
+        return logits_PMmm, self.iou_prediction_head(hidden_PND[:, 0])
 
 
 class Mixer(nn.Module):
@@ -122,18 +152,35 @@ class Mixer(nn.Module):
     It starts as the identity, so that a trained network can be given more of them.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: int | None = None) -> None:
         super().__init__()
         self.around = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width)
-        last = nn.Linear(width, width)
+        hidden = hidden or width
+        last = nn.Linear(hidden, width)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.meaning = nn.Sequential(nn.Linear(width, width), nn.GELU(), last)
+        self.meaning = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), last)
 
     def forward(self, x_PDhw: Tensor) -> Tensor:
         y_PhwD = self.norm(self.around(x_PDhw).permute(0, 2, 3, 1))
         return x_PDhw + self.meaning(y_PhwD).permute(0, 3, 1, 2)
+
+
+class Overview(nn.Module):
+    """Mixers on a quarter of the resolution, where they see the whole frame and cost next to nothing.
+
+    Starts as the identity as well.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mixers = nn.Sequential(Mixer(width, 4 * width), Mixer(width, 4 * width))
+
+    def forward(self, x_PDhw: Tensor) -> Tensor:
+        low_PDhw = F.avg_pool2d(x_PDhw, 4)
+        change_PDhw = self.mixers(low_PDhw) - low_PDhw
+        return x_PDhw + F.interpolate(change_PDhw, x_PDhw.shape[-2:], mode="bilinear")
 
 
 class EdgePromptEncoder(PromptEncoder):
@@ -145,12 +192,10 @@ class EdgePromptEncoder(PromptEncoder):
     Gaussian spots, narrow (what was clicked) and wide (what is near).
     """
 
-    SPOTS = (3.0, 16.0)  # standard deviations of a click, in cells of the mask
-
     def __init__(self, embed_dim: int, grid: int, image_size: int, mask_in_chans: int = 64) -> None:
         super().__init__(embed_dim, (grid, grid), (image_size, image_size), mask_in_chans)
         first = self.mask_downscaling[0]
-        self.mask_downscaling[0] = nn.Conv2d(2 + len(self.SPOTS), first.out_channels, 2, stride=2)
+        self.mask_downscaling[0] = nn.Conv2d(DRAWN, first.out_channels, 2, stride=2)
         use_fused(self.mask_downscaling)
         del self.no_mask_embed
 
@@ -162,18 +207,20 @@ class EdgePromptEncoder(PromptEncoder):
     ) -> tuple[Tensor, Tensor]:
         """As the base class: coordinates in the model frame, labels 1, 0 or -1 (padding).
 
-        Gives ``sparse_PND`` and ``dense_PDhw``.
+        Gives ``sparse_PND`` and ``dense_PDhw``: the embedded dense prompt, and behind it in the
+        channels the drawn one itself, every 4×4 cells of the mask in one of the grid.
         """
         sparse_PND = self._sparse(points, boxes, masks)
         prompts, side = sparse_PND.shape[0], self.mask_input_size[0]
-        drawn_PCmm = sparse_PND.new_zeros(prompts, 2 + len(self.SPOTS), side, side)
+        drawn_PCmm = sparse_PND.new_zeros(prompts, DRAWN, side, side)
         if masks is not None:
             drawn_PCmm[:, 0] = masks[:, 0].clamp(-10, 10) / 10
         if boxes is not None:
             drawn_PCmm[:, 1] = self._draw_boxes(boxes)
         if points is not None:
             drawn_PCmm[:, 2:] = self._draw_points(*points)
-        return sparse_PND, self.mask_downscaling(drawn_PCmm)
+        unshuffled_PChw = F.pixel_unshuffle(drawn_PCmm, UPSCALING)
+        return sparse_PND, torch.cat([self.mask_downscaling(drawn_PCmm), unshuffled_PChw], dim=1)
 
     def _sparse(
         self,
@@ -214,7 +261,7 @@ class EdgePromptEncoder(PromptEncoder):
         distance_PN2m = (self._cells_m() - points_PN2[..., None] - 0.5) / self._cell
         sign_PN = (labels_PN == 1).float() - (labels_PN == 0).float()
         spots = []
-        for spread in self.SPOTS:
+        for spread in SPOTS:
             x_PNm, y_PNm = torch.exp(-0.5 * (distance_PN2m / spread) ** 2).unbind(2)
             spots.append(torch.einsum("pn,pny,pnx->pyx", sign_PN, y_PNm, x_PNm))
         return torch.stack(spots, dim=1)

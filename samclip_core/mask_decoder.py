@@ -48,15 +48,26 @@ class MaskDecoder(modeling.MaskDecoder):
         Returns:
             ``logits_PMhw`` (M = 4, four times the embedding's grid) and predicted ``iou_PM``.
         """
+        hidden_PND, keys_PDhw = self._attend(
+            image_embeddings_BDhw[image_index_P] + dense_PDhw, image_pe_1Dhw, sparse_PND
+        )
+        logits_PMhw = self._paint(hidden_PND, keys_PDhw)
+        return logits_PMhw, self.iou_prediction_head(hidden_PND[:, 0])
+
+    def _attend(
+        self, image_PDhw: Tensor, image_pe_1Dhw: Tensor, sparse_PND: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What tokens (IoU, masks, prompt) and picture know after they have seen each other."""
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         output_tokens = output_tokens.expand(sparse_PND.shape[0], -1, -1)
         tokens_PND = torch.cat([output_tokens, sparse_PND], dim=1)
-        image_PDhw = image_embeddings_BDhw[image_index_P] + dense_PDhw
-
         hidden_PND, keys_PLD = self.transformer(image_PDhw, image_pe_1Dhw, tokens_PND)
+        return hidden_PND, keys_PLD.transpose(1, 2).view(image_PDhw.shape)
 
+    def _paint(self, hidden_PND: Tensor, keys_PDhw: Tensor) -> Tensor:
+        """Each mask's token says how much every channel of the enlarged picture counts."""
         mask_tokens_PMD = hidden_PND[:, 1 : 1 + self.num_mask_tokens]
-        upscaled_PDhw = self.output_upscaling(keys_PLD.transpose(1, 2).view(image_PDhw.shape))
+        upscaled_PDhw = self.output_upscaling(keys_PDhw)
         kernels_PMD = torch.stack(
             [
                 mlp(tokens_PD)
@@ -66,8 +77,7 @@ class MaskDecoder(modeling.MaskDecoder):
             ],
             dim=1,
         )
-        logits_PMhw = torch.einsum("pmd,pdhw->pmhw", kernels_PMD, upscaled_PDhw)
-        return logits_PMhw, self.iou_prediction_head(hidden_PND[:, 0])
+        return torch.einsum("pmd,pdhw->pmhw", kernels_PMD, upscaled_PDhw)
 
 
 def select_masks(logits_PMhw: Tensor, iou_PM: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:

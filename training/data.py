@@ -125,16 +125,75 @@ class Frame:
     """A square cut of a photograph in the model frame, with masks to ask for.
 
     ``pixels_3SS`` uint8 RGB; ``masks_Pmm`` float, the share of each cell that the mask covers;
-    ``valid`` the (height, width) that holds photograph.
+    ``boxes_P4`` float, the tight boxes x0, y0, x1, y1 in pixels of the frame, as exact as the
+    outlines: cells are as large as what is small; ``valid`` the (height, width) that holds photograph.
     """
 
-    pixels_3SS: np.ndarray
-    masks_Pmm: np.ndarray
+    pixels_3SS: NDArray[np.uint8]
+    masks_Pmm: NDArray[np.float32]
+    boxes_P4: NDArray[np.float32]
     valid: tuple[int, int]
 
     def first(self, count: int) -> "Frame":
         """The same cut with its first ``count`` masks."""
-        return replace(self, masks_Pmm=self.masks_Pmm[:count])
+        return replace(self, masks_Pmm=self.masks_Pmm[:count], boxes_P4=self.boxes_P4[:count])
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Where a square cut lies in a photograph of ``shape`` (height, width).
+
+    ``scaled`` is the photograph's (height, width) in pixels of the frame, ``corner`` the (y, x) of the
+    window in it, ``valid`` the (height, width) of the window that holds photograph.
+    """
+
+    size: int
+    shape: tuple[int, int]
+    scaled: tuple[int, int]
+    corner: tuple[int, int]
+    flip: bool
+
+    @classmethod
+    def draw(
+        cls,
+        shape: tuple[int, int],
+        size: int,
+        scales: tuple[float, float],
+        random: np.random.Generator,
+    ) -> "_Window":
+        scale = size * random.uniform(*scales) / max(shape)
+        scaled_h, scaled_w = (max(1, round(side * scale)) for side in shape)
+        y, x = (int(random.integers(max(side - size, 0) + 1)) for side in (scaled_h, scaled_w))
+        return cls(size, shape, (scaled_h, scaled_w), (y, x), bool(random.random() < 0.5))
+
+    @property
+    def valid(self) -> tuple[int, int]:
+        return min(self.scaled[0], self.size), min(self.scaled[1], self.size)
+
+    def place(self, array: np.ndarray, cells: int) -> np.ndarray:
+        """Resize to the drawn scale, cut the window, flip, pad, and shrink to ``cells``."""
+        resized = cv2.resize(array, self.scaled[::-1], interpolation=cv2.INTER_AREA)
+        (y, x), size = self.corner, self.size
+        window = resized[y : y + size, x : x + size]
+        window = window[:, ::-1] if self.flip else window
+        padding = [(0, size - window.shape[0]), (0, size - window.shape[1]), (0, 0)][: array.ndim]
+        padded = np.pad(window, padding)
+        return cv2.resize(padded, (cells, cells), interpolation=cv2.INTER_AREA)
+
+    def box(self, mask_HW: np.ndarray) -> NDArray[np.float32]:
+        """The tight box of what the window shows of a mask, in pixels of the frame; zeros for nothing."""
+        scale_2 = np.divide(self.scaled, self.shape)
+        low_2 = np.floor(self.corner / scale_2).astype(int)
+        high_2 = np.ceil(np.add(self.corner, self.valid) / scale_2).astype(int)
+        seen_2N = np.nonzero(mask_HW[low_2[0] : high_2[0], low_2[1] : high_2[1]])
+        if not len(seen_2N[0]):
+            return np.zeros(4, np.float32)
+        ends_22 = np.array([[seen_N.min(), seen_N.max() + 1] for seen_N in seen_2N])
+        ends_22 = (ends_22 + low_2[:, None]) * scale_2[:, None] - np.array(self.corner)[:, None]
+        (y0, y1), (x0, x1) = ends_22.clip(0, np.array(self.valid)[:, None])
+        if self.flip:
+            x0, x1 = self.valid[1] - x1, self.valid[1] - x0
+        return np.array([x0, y0, x1, y1], np.float32)
 
 
 def cut(
@@ -155,29 +214,20 @@ def cut(
     with reading(sample.source, sample.key, "the photograph is broken"):
         image_HW3 = image.decode(sample.encoded, image.ImageLimits())
     height, width = image_HW3.shape[:2]
-    scale = size * random.uniform(*scales) / max(height, width)
-    scaled_h, scaled_w = max(1, round(height * scale)), max(1, round(width * scale))
-    y, x = (int(random.integers(max(side - size, 0) + 1)) for side in (scaled_h, scaled_w))
-    valid = min(scaled_h, size), min(scaled_w, size)
-    flip = bool(random.random() < 0.5)
-
-    def place(array: np.ndarray, cells: int) -> np.ndarray:
-        """Resize to the drawn scale, cut the window, flip, pad, and shrink to ``cells``."""
-        resized = cv2.resize(array, (scaled_w, scaled_h), interpolation=cv2.INTER_AREA)
-        window = resized[y : y + size, x : x + size]
-        window = window[:, ::-1] if flip else window
-        padding = [(0, size - window.shape[0]), (0, size - window.shape[1]), (0, 0)][: array.ndim]
-        padded = np.pad(window, padding)
-        return cv2.resize(padded, (cells, cells), interpolation=cv2.INTER_AREA)
-
-    masks = [place(_mask(sample, rle, height, width), mask_size) for rle in rles]
-    cells = valid[0] * valid[1] * (mask_size / size) ** 2
-    kept = [mask for mask in masks if every or 5 < (mask > 0.5).sum() < 0.9 * cells]
-    pixels_SS3 = place(image_HW3, size)
+    window = _Window.draw((height, width), size, scales, random)
+    cells = window.valid[0] * window.valid[1] * (mask_size / size) ** 2
+    masks, boxes = [], []
+    for rle in rles:
+        mask_HW = _mask(sample, rle, height, width)
+        mask_mm = window.place(mask_HW, mask_size)
+        if every or 5 < (mask_mm > 0.5).sum() < 0.9 * cells:
+            masks.append(mask_mm)
+            boxes.append(window.box(mask_HW))
     return Frame(
-        np.ascontiguousarray(pixels_SS3.transpose(2, 0, 1)),
-        np.stack(kept) if kept else np.zeros((0, mask_size, mask_size), np.float32),
-        valid,
+        np.ascontiguousarray(window.place(image_HW3, size).transpose(2, 0, 1)),
+        np.array(masks, np.float32).reshape(-1, mask_size, mask_size),
+        np.array(boxes, np.float32).reshape(-1, 4),
+        window.valid,
     )
 
 

@@ -11,12 +11,6 @@ from torch import Tensor
 NOISE = 0.1  # of the box's side, at most 20 pixels
 
 
-def box_of(mask_mm: Tensor, cell: float) -> Tensor:
-    """The tight box x0, y0, x1, y1 of a boolean mask whose cells are ``cell`` pixels wide."""
-    rows, columns = mask_mm.any(dim=1).nonzero(), mask_mm.any(dim=0).nonzero()
-    return cell * torch.stack([columns[0, 0], rows[0, 0], columns[-1, 0] + 1, rows[-1, 0] + 1])
-
-
 def noised(boxes_P4: Tensor, size: int, normal_P4: Tensor) -> Tensor:
     """Boxes as a hurried hand draws them: each side moved by ``normal_P4`` times its spread."""
     sides_P2 = boxes_P4[:, 2:] - boxes_P4[:, :2]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from samclip_core.mask_decoder import MaskDecoder
 from training.data import Frame
-from training.prompts import box_of, correction, noised, point_in
+from training.prompts import correction, noised, point_in
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def make_batch(
         np.concatenate([(rng.random() < 0.5) * rng.standard_normal((n, 4)) for rng, n in pairs])
     ).float()
     if kind == "box":
-        boxes_P4 = torch.stack([box_of(mask > 0.5, cell) for mask in target_Pmm])
+        boxes_P4 = torch.from_numpy(np.concatenate([frame.boxes_P4 for frame in frames]))
         prompts = Prompts(boxes_P4=noised(boxes_P4, size, normal_P4))
     else:
         first = zip(target_Pmm, chance_PR[:, 0].tolist(), strict=True)
