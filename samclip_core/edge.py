@@ -112,8 +112,8 @@ class EdgeMaskDecoder(MaskDecoder):
     """SAM's mask decoder, with convolutions that mix picture and prompt before the upscaling.
 
     SAM's decoder mixes places only through a few tokens, and needs millions of masks to learn to.
-    And its masks see the prompt at the embedding's stride alone: here each mask's token also says how
-    much the drawn prompt counts, at the mask's own resolution, so that an edge of a box stays sharp.
+    Its masks see the prompt at the embedding's stride alone: here each mask's token also says how
+    much the drawn prompt counts, at the mask's own resolution, so that a box's edge stays sharp.
     """
 
     def __init__(self, width: int, depth: int, heads: int, mlp_dim: int) -> None:
@@ -168,7 +168,7 @@ class Mixer(nn.Module):
 
 
 class Overview(nn.Module):
-    """Mixers on a quarter of the resolution, where they see the whole frame and cost next to nothing.
+    """Mixers at a quarter of the resolution: they see the whole frame, for little work.
 
     Starts as the identity as well.
     """

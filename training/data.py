@@ -125,8 +125,9 @@ class Frame:
     """A square cut of a photograph in the model frame, with masks to ask for.
 
     ``pixels_3SS`` uint8 RGB; ``masks_Pmm`` float, the share of each cell that the mask covers;
-    ``boxes_P4`` float, the tight boxes x0, y0, x1, y1 in pixels of the frame, as exact as the
-    outlines: cells are as large as what is small; ``valid`` the (height, width) that holds photograph.
+    ``boxes_P4`` float, their tight boxes x0, y0, x1, y1 in pixels of the frame, from the outlines
+    themselves: a cell is as large as a small thing; ``valid`` the (height, width) that holds
+    photograph.
     """
 
     pixels_3SS: NDArray[np.uint8]
@@ -143,8 +144,8 @@ class Frame:
 class _Window:
     """Where a square cut lies in a photograph of ``shape`` (height, width).
 
-    ``scaled`` is the photograph's (height, width) in pixels of the frame, ``corner`` the (y, x) of the
-    window in it, ``valid`` the (height, width) of the window that holds photograph.
+    ``scaled`` is the photograph's (height, width) in pixels of the frame, ``corner`` the (y, x) of
+    the window in it, ``valid`` the (height, width) of the window that holds photograph.
     """
 
     size: int
@@ -181,16 +182,21 @@ class _Window:
         return cv2.resize(padded, (cells, cells), interpolation=cv2.INTER_AREA)
 
     def box(self, mask_HW: np.ndarray) -> NDArray[np.float32]:
-        """The tight box of what the window shows of a mask, in pixels of the frame; zeros for nothing."""
-        scale_2 = np.divide(self.scaled, self.shape)
-        low_2 = np.floor(self.corner / scale_2).astype(int)
-        high_2 = np.ceil(np.add(self.corner, self.valid) / scale_2).astype(int)
-        seen_2N = np.nonzero(mask_HW[low_2[0] : high_2[0], low_2[1] : high_2[1]])
-        if not len(seen_2N[0]):
+        """The tight box of what the window shows of a mask, in pixels of the frame.
+
+        Zeros where it shows nothing.
+        """
+        scale_2, corner_2 = np.divide(self.scaled, self.shape), np.array(self.corner)
+        first_2 = np.floor(corner_2 / scale_2).astype(int)
+        last_2 = np.ceil((corner_2 + self.valid) / scale_2).astype(int)
+        seen_2N = np.nonzero(mask_HW[first_2[0] : last_2[0], first_2[1] : last_2[1]])
+        if not seen_2N[0].size:
             return np.zeros(4, np.float32)
-        ends_22 = np.array([[seen_N.min(), seen_N.max() + 1] for seen_N in seen_2N])
-        ends_22 = (ends_22 + low_2[:, None]) * scale_2[:, None] - np.array(self.corner)[:, None]
-        (y0, y1), (x0, x1) = ends_22.clip(0, np.array(self.valid)[:, None])
+        low_2, high_2 = (
+            ((first_2 + ends) * scale_2 - corner_2).clip(0, self.valid)
+            for ends in (np.min(seen_2N, axis=1), np.max(seen_2N, axis=1) + 1)
+        )
+        (y0, x0), (y1, x1) = low_2, high_2
         if self.flip:
             x0, x1 = self.valid[1] - x1, self.valid[1] - x0
         return np.array([x0, y0, x1, y1], np.float32)

@@ -1,13 +1,17 @@
 import pytest
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from samclip_core.edge import (
+    DRAWN,
     STRIDE,
     EdgeClipHead,
     EdgeEncoder,
     EdgeMaskDecoder,
     EdgePromptEncoder,
+    Mixer,
+    Overview,
 )
 from tests.weights import seeded
 
@@ -139,13 +143,59 @@ def test_prompts_change_the_dense_embedding_as_well(prompts: EdgePromptEncoder) 
 
 
 @torch.no_grad()
-def test_the_decoder_mixes_neighbouring_places() -> None:
-    decoder = seeded(lambda: EdgeMaskDecoder(WIDTH, depth=1, heads=2, mlp_dim=16), 0)
-    mixed = nn.Sequential(*list(decoder.get_submodule("output_upscaling").children())[:2])
-    map_PDhw = torch.zeros(1, WIDTH, GRID, GRID)
+def test_the_drawn_prompt_stands_behind_the_embedded_one(prompts: EdgePromptEncoder) -> None:
+    boxes_P4 = torch.tensor([[3.0, 5.0, 40.0, 22.0]])
+    _, dense_PDhw = prompts(None, boxes_P4, None)
+    drawn_PCmm = F.pixel_shuffle(dense_PDhw[:, WIDTH:], 4)
+    assert drawn_PCmm.shape == (1, DRAWN, *prompts.mask_input_size)
+    assert torch.equal(drawn_PCmm[:, 1], prompts._draw_boxes(boxes_P4))
+    assert not drawn_PCmm[:, [0, 2, 3]].any()
+
+
+@pytest.fixture
+def decoder() -> EdgeMaskDecoder:
+    return seeded(lambda: EdgeMaskDecoder(WIDTH, depth=1, heads=2, mlp_dim=16), 0)
+
+
+@torch.no_grad()
+def test_a_mask_is_as_sharp_as_the_drawn_prompt(
+    decoder: EdgeMaskDecoder, prompts: EdgePromptEncoder
+) -> None:
+    """What the drawing counts for is added cell by cell, for each mask what its token says."""
+    image_BDhw, index_P = torch.randn(1, WIDTH, GRID, GRID), torch.zeros(1, dtype=torch.long)
+    sparse_PND, dense_PDhw = prompts(None, torch.tensor([[3.0, 5.0, 40.0, 22.0]]), None)
+    given = image_BDhw, prompts.get_dense_pe(), sparse_PND, dense_PDhw, index_P
+    nn.init.zeros_(decoder.drawing.weight)
+    nn.init.zeros_(decoder.drawing.bias)
+    without_PMmm, _ = decoder.decode(*given)
+    decoder.drawing.bias[1] = 2.0
+    with_PMmm, _ = decoder.decode(*given)
+    drawn_mm = F.pixel_shuffle(dense_PDhw[:, WIDTH:], 4)[0, 1]
+    torch.testing.assert_close(with_PMmm - without_PMmm, 2 * drawn_mm.expand(1, 4, -1, -1))
+
+
+@torch.no_grad()
+def test_the_decoder_mixes_neighbouring_places_and_overlooks_the_whole(
+    decoder: EdgeMaskDecoder,
+) -> None:
+    overview, *mixers = list(decoder.get_submodule("output_upscaling").children())[:3]
+    near_hw, far_hw = reached(nn.Sequential(*mixers), 32), reached(overview, 32)
+    assert near_hw[16, 16]
+    assert near_hw[11, 11]
+    assert not near_hw[0, 0]
+    assert far_hw.all()
+
+
+def reached(module: nn.Module, grid: int) -> Tensor:
+    """Which cells of a map change with its middle one."""
+    map_PDhw = torch.zeros(1, WIDTH, grid, grid)
     spot_PDhw = map_PDhw.clone()
-    spot_PDhw[..., 4, 4] = 1
-    reached_hw = (mixed(spot_PDhw) - mixed(map_PDhw)).abs().sum(dim=1)[0] > 1e-6
-    assert reached_hw[4, 4]
-    assert reached_hw[1, 1]
-    assert reached_hw.sum() > 9
+    spot_PDhw[..., grid // 2, grid // 2] = 1
+    return (module(spot_PDhw) - module(map_PDhw)).abs().sum(dim=1)[0] > 1e-7
+
+
+def test_what_mixes_starts_as_the_identity() -> None:
+    """So that a trained network can be given more of it."""
+    map_PDhw = torch.randn(1, WIDTH, GRID, GRID)
+    for module in (Mixer(WIDTH), Mixer(WIDTH, 3 * WIDTH), Overview(WIDTH)):
+        torch.testing.assert_close(module(map_PDhw), map_PDhw)

@@ -215,6 +215,28 @@ def test_masks_stay_on_what_they_outline(shape: tuple[int, int], mask_size: int)
     assert np.mean(overlaps) > 0.975  # a shift by one pixel would not pass
 
 
+def test_boxes_are_tight_around_what_the_window_shows_however_large_the_cells():
+    drawing = draw(3, 240, 320)
+    for seed in range(12):
+        fine, coarse = (frame_of(drawing, seed, mask_size=side) for side in (256, 64))
+        for box_4, mask_SS in zip(fine.boxes_P4, fine.masks_Pmm, strict=True):
+            y, x = np.nonzero(mask_SS > 0.5)
+            assert np.abs(box_4 - [x.min(), y.min(), x.max() + 1, y.max() + 1]).max() <= 1
+        assert {tuple(box_4) for box_4 in coarse.boxes_P4} <= {tuple(b) for b in fine.boxes_P4}
+
+
+def test_a_box_is_as_exact_as_its_outline():
+    shown = np.zeros((100, 200), np.bool_)
+    shown[10:17, 20:34] = True
+    photograph = Drawing(draw(5, 100, 200).image_HW3, shown.astype(np.uint8))
+    for seed in range(4):
+        frame = frame_of(photograph, seed, scales=(0.75, 0.75))
+        left, top, right, bottom = frame.boxes_P4[0]
+        assert (top, bottom) == pytest.approx((10 * 0.96, 17 * 0.96))
+        ends = {(20 * 0.96, 34 * 0.96), (192 - 34 * 0.96, 192 - 20 * 0.96)}  # as it is, and flipped
+        assert any((left, right) == pytest.approx(pair, abs=1e-4) for pair in ends)
+
+
 def test_both_flips_and_many_scales_occur():
     drawing = draw(3, 240, 320)
     order = {tuple(dict.fromkeys(column_labels(frame_of(drawing, s)))) for s in range(20)}
@@ -254,6 +276,7 @@ def test_masks_that_are_cut_away_or_fill_the_frame_are_dropped():
     assert frame.masks_Pmm.sum(axis=(1, 2)).tolist() == [20 * 60]
     nothing = cut(sample("bsds500"), rles[:2], 60, 30, np.random.default_rng(0), scales=(1, 1))
     assert nothing.masks_Pmm.shape == (0, 30, 30)
+    assert nothing.boxes_P4.shape == (0, 4)
 
 
 def test_a_frame_depends_on_its_random_numbers_only():
@@ -270,6 +293,7 @@ def test_a_frame_keeps_as_many_masks_as_are_asked_for():
     frame = frame_of(draw(1), 4)
     assert len(frame.masks_Pmm) > 1
     assert np.array_equal(frame.first(1).masks_Pmm, frame.masks_Pmm[:1])
+    assert np.array_equal(frame.first(1).boxes_P4, frame.boxes_P4[:1])
     assert np.array_equal(frame.first(9).masks_Pmm, frame.masks_Pmm)
     assert frame.first(1).pixels_3SS is frame.pixels_3SS
 

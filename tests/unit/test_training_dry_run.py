@@ -61,8 +61,10 @@ def frames(side: int) -> list[Frame]:
     pixels_B3SS = random.integers(0, 256, (2, 3, side, side)).astype(np.uint8)
     masks_Pmm = np.zeros((2, side // 4, side // 4), np.float32)
     masks_Pmm[0, 2:9, 1:7] = masks_Pmm[1, 1:5, 3:8] = 1
+    boxes_P4 = 4 * np.array([[1, 2, 7, 9], [3, 1, 8, 5]], np.float32)
     valid = [(side, side), (side, side // 2)]
-    return [Frame(pixels, masks_Pmm, size) for pixels, size in zip(pixels_B3SS, valid, strict=True)]
+    pairs = zip(pixels_B3SS, valid, strict=True)
+    return [Frame(pixels, masks_Pmm, boxes_P4, size) for pixels, size in pairs]
 
 
 def batch(side: int, kind: Kind) -> Batch:

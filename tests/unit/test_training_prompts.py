@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.prompts import box_of, correction, noised, point_in
+from training.prompts import correction, noised, point_in
 
 CELL = 4.0
 
@@ -20,16 +20,6 @@ def two_parts() -> torch.Tensor:
     mask_mm[2:5, 3:10] = True
     mask_mm[8, 12] = True
     return mask_mm
-
-
-def test_a_box_is_tight_to_the_outer_edge_of_the_cells():
-    assert box_of(two_parts(), CELL).tolist() == [3 * 4, 2 * 4, 13 * 4, 9 * 4]
-
-
-def test_the_box_of_one_cell_is_that_cell():
-    mask_mm = torch.zeros(4, 4, dtype=torch.bool)
-    mask_mm[3, 0] = True
-    assert box_of(mask_mm, CELL).tolist() == [0, 12, 4, 16]
 
 
 def test_a_hand_misses_a_box_by_a_tenth_of_its_side_but_never_far(generator):
