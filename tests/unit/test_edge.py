@@ -1,6 +1,5 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samclip_core.edge import (
@@ -12,6 +11,7 @@ from samclip_core.edge import (
     EdgePromptEncoder,
     Mixer,
     Overview,
+    drawn_prompt,
 )
 from tests.weights import seeded
 
@@ -146,7 +146,7 @@ def test_prompts_change_the_dense_embedding_as_well(prompts: EdgePromptEncoder) 
 def test_the_drawn_prompt_stands_behind_the_embedded_one(prompts: EdgePromptEncoder) -> None:
     boxes_P4 = torch.tensor([[3.0, 5.0, 40.0, 22.0]])
     _, dense_PDhw = prompts(None, boxes_P4, None)
-    drawn_PCmm = F.pixel_shuffle(dense_PDhw[:, WIDTH:], 4)
+    drawn_PCmm = drawn_prompt(dense_PDhw[:, WIDTH:])
     assert drawn_PCmm.shape == (1, DRAWN, *prompts.mask_input_size)
     assert torch.equal(drawn_PCmm[:, 1], prompts._draw_boxes(boxes_P4))
     assert not drawn_PCmm[:, [0, 2, 3]].any()
@@ -170,7 +170,7 @@ def test_a_mask_is_as_sharp_as_the_drawn_prompt(
     without_PMmm, _ = decoder.decode(*given)
     decoder.drawing.bias[1] = 2.0
     with_PMmm, _ = decoder.decode(*given)
-    drawn_mm = F.pixel_shuffle(dense_PDhw[:, WIDTH:], 4)[0, 1]
+    drawn_mm = drawn_prompt(dense_PDhw[:, WIDTH:])[0, 1]
     torch.testing.assert_close(with_PMmm - without_PMmm, 2 * drawn_mm.expand(1, 4, -1, -1))
 
 
