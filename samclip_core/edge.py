@@ -186,8 +186,8 @@ class Overview(nn.Module):
 def drawn_prompt(behind_PDhw: Tensor) -> Tensor:
     """``drawn_PCmm`` from the channels that follow an embedded dense prompt.
 
-    They hold it as it lies in memory: to put every cell's 4×4 into channels takes a fifth of a
-    click's time.
+    They hold it as it lies in memory: to put every cell's 4×4 into channels, and back, would take
+    0.6 ms of a core for each prompt.
     """
     side = UPSCALING * behind_PDhw.shape[-1]
     return behind_PDhw.reshape(-1, DRAWN, side, side)
