@@ -14,7 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
-from samclip_core.model import SamClip
+from samclip_core.model import Dtype, SamClip
 from services import rpc, scrape, swap
 from services.backbone.app import Backbone
 from services.classification.app import Classification
@@ -80,15 +80,15 @@ def digests(member: Swapping) -> list[str]:
     return [held.digest for held in member._held]
 
 
-def expected(directory: str) -> tuple[str, list[float]]:
-    model = SamClip.load(directory)
+def expected(directory: str, dtype: Dtype) -> tuple[str, list[float]]:
+    model = SamClip.load(directory, dtype=dtype)
     scores = model.classify(model.encode(png()), LABELS)
     return model.digest, [next(s.score for s in scores if s.label == label) for label in LABELS]
 
 
-async def test_no_request_is_lost_or_answered_by_two(fleet, directories, monkeypatch):
+async def test_no_request_is_lost_or_answered_by_two(fleet, settings, directories, monkeypatch):
     caller, members = fleet
-    right = dict(expected(directory) for directory in directories)
+    right = dict(expected(directory, settings.dtype) for directory in directories)
     old, new = right
     seen: list[str] = []
     stop = asyncio.Event()
@@ -105,6 +105,7 @@ async def test_no_request_is_lost_or_answered_by_two(fleet, directories, monkeyp
 
     askers = [asyncio.create_task(ask()) for _ in range(4)]
     while seen.count(old) < 8:
+        assert not any(task.done() for task in askers)
         await asyncio.sleep(0.01)
     for member in reversed(members):  # the heads first, one replica of the backbone last
         await member.reconfigure({"checkpoint": directories[1]})
@@ -114,6 +115,7 @@ async def test_no_request_is_lost_or_answered_by_two(fleet, directories, monkeyp
         await settle(member)
     seen.clear()
     while len(seen) < 32:  # whatever was asked before that is answered
+        assert not any(task.done() for task in askers)
         await asyncio.sleep(0.01)
     monkeypatch.setattr(swap, "DRAIN_S", 0)
     while any(digests(member) != [new] for member in members):
