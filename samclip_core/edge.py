@@ -126,24 +126,10 @@ class EdgeMaskDecoder(MaskDecoder):
         nn.init.zeros_(self.drawing.weight)
         nn.init.zeros_(self.drawing.bias)
 
-    def decode(
-        self,
-        image_embeddings_BDhw: Tensor,
-        image_pe_1Dhw: Tensor,
-        sparse_PND: Tensor,
-        dense_PDhw: Tensor,
-        image_index_P: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """As the base class; the last channels of ``dense_PDhw`` are the drawn prompt."""
-        width = image_embeddings_BDhw.shape[1]
-        drawn_PCmm = drawn_prompt(dense_PDhw[:, width:])
-        hidden_PND, keys_PDhw = self._attend(
-            image_embeddings_BDhw[image_index_P] + dense_PDhw[:, :width], image_pe_1Dhw, sparse_PND
-        )
-        counts_PMC = self.drawing(hidden_PND[:, 1 : 1 + self.num_mask_tokens])
-        logits_PMmm = self._paint(hidden_PND, keys_PDhw)
-        logits_PMmm = logits_PMmm + torch.einsum("pmc,pcyx->pmyx", counts_PMC, drawn_PCmm)
-        return logits_PMmm, self.iou_prediction_head(hidden_PND[:, 0])
+    def _paint(self, mask_tokens_PMD: Tensor, keys_PDhw: Tensor, behind_PDhw: Tensor) -> Tensor:
+        counts_PMC, drawn_PCmm = self.drawing(mask_tokens_PMD), drawn_prompt(behind_PDhw)
+        logits_PMmm = super()._paint(mask_tokens_PMD, keys_PDhw, behind_PDhw)
+        return logits_PMmm + torch.einsum("pmc,pcyx->pmyx", counts_PMC, drawn_PCmm)
 
 
 class Mixer(nn.Module):

@@ -42,31 +42,27 @@ class MaskDecoder(modeling.MaskDecoder):
             image_embeddings_BDhw: embeddings of the images.
             image_pe_1Dhw: the prompt encoder's ``get_dense_pe()``.
             sparse_PND: embedded points and boxes, the same number of tokens for each prompt.
-            dense_PDhw: embedded mask prompts.
+            dense_PDhw: embedded mask prompts; what follows their D channels is for ``_paint``.
             image_index_P: int64, the row of ``image_embeddings_BDhw`` that a prompt asks about.
 
         Returns:
             ``logits_PMhw`` (M = 4, four times the embedding's grid) and predicted ``iou_PM``.
         """
-        hidden_PND, keys_PDhw = self._attend(
-            image_embeddings_BDhw[image_index_P] + dense_PDhw, image_pe_1Dhw, sparse_PND
-        )
-        logits_PMhw = self._paint(hidden_PND, keys_PDhw)
-        return logits_PMhw, self.iou_prediction_head(hidden_PND[:, 0])
-
-    def _attend(
-        self, image_PDhw: Tensor, image_pe_1Dhw: Tensor, sparse_PND: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What tokens (IoU, masks, prompt) and picture know after they have seen each other."""
         output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         output_tokens = output_tokens.expand(sparse_PND.shape[0], -1, -1)
         tokens_PND = torch.cat([output_tokens, sparse_PND], dim=1)
-        hidden_PND, keys_PLD = self.transformer(image_PDhw, image_pe_1Dhw, tokens_PND)
-        return hidden_PND, keys_PLD.transpose(1, 2).view(image_PDhw.shape)
+        width = image_embeddings_BDhw.shape[1]
+        image_PDhw = image_embeddings_BDhw[image_index_P] + dense_PDhw[:, :width]
 
-    def _paint(self, hidden_PND: Tensor, keys_PDhw: Tensor) -> Tensor:
-        """Each mask's token says how much every channel of the enlarged picture counts."""
+        hidden_PND, keys_PLD = self.transformer(image_PDhw, image_pe_1Dhw, tokens_PND)
+
         mask_tokens_PMD = hidden_PND[:, 1 : 1 + self.num_mask_tokens]
+        keys_PDhw = keys_PLD.transpose(1, 2).view(image_PDhw.shape)
+        logits_PMhw = self._paint(mask_tokens_PMD, keys_PDhw, dense_PDhw[:, width:])
+        return logits_PMhw, self.iou_prediction_head(hidden_PND[:, 0])
+
+    def _paint(self, mask_tokens_PMD: Tensor, keys_PDhw: Tensor, _: Tensor) -> Tensor:
+        """Each mask's token says how much every channel of the enlarged picture counts."""
         upscaled_PDhw = self.output_upscaling(keys_PDhw)
         kernels_PMD = torch.stack(
             [
