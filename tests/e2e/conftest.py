@@ -72,7 +72,8 @@ def start(
     directory: Path, checkpoint_name: str, python: str = sys.executable, **settings: object
 ) -> Service:
     """Start a service, and wait until it says that it is ready."""
-    ports = [free_port() for _ in range(4)]
+    first_port = free_port(4)
+    ports = range(first_port, first_port + 4)
     secret = secrets.token_hex(16)
     values = {
         "CHECKPOINT": checkpoint_name,
