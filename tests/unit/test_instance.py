@@ -119,14 +119,16 @@ def test_ports_that_are_chosen_and_not_listened_at_yet_are_nobody_elses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = instance.complete(free_settings())
-    inner = settings.inner_http_port
-    elsewhere = instance.free_port(300, range(inner - 300, inner + 300))
-    offers = iter([inner - 20_000 - 7, elsewhere - 20_000])
-    monkeypatch.setattr(instance.secrets, "randbelow", lambda below: next(offers))
+    over_it = iter([max(0, settings.inner_http_port - 20_000 - 7)])
+    anywhere = instance.secrets.randbelow
+    monkeypatch.setattr(instance.secrets, "randbelow", lambda n: next(over_it, anywhere(n)))
     environment = instance.environment(settings, tmp_path)
-    assert environment["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"] == str(elsewhere)
+    first = int(environment["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"])
     last = int(environment["RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT"])
-    assert {int(environment[name]) for name in instance.SERVES_OWN} == {*range(last + 1, last + 5)}
+    own = {int(environment[name]) for name in instance.SERVES_OWN}
+    assert own == {*range(last + 1, last + 5)}
+    chosen = (settings.http_port, settings.grpc_port, settings.inner_http_port)
+    assert not {*chosen, settings.inner_grpc_port} & {*range(first, last + 5)}
 
 
 def test_replicas_take_one_thread_each_unless_they_ask_for_more(tmp_path: Path) -> None:
