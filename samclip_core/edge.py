@@ -3,6 +3,8 @@
 B batch, C channels, H W pixels of the model frame, h w grid, D width, P prompts, N points.
 """
 
+from typing import cast
+
 import timm
 import torch
 import torch.nn.functional as F
@@ -23,18 +25,19 @@ DRAWN = 2 + len(SPOTS)  # channels of a drawn prompt
 
 
 class EdgeEncoder(nn.Module):
-    """EfficientNet-Lite features, and a neck that gathers four of their scales at stride 8."""
+    """EfficientNet-Lite features, and a neck that gathers five of their scales at stride 8."""
 
     def __init__(self, image_size: int = 384, embed_dim: int = 128) -> None:
         super().__init__()
         self.image_size = image_size
         self.trunk = timm.create_model(
-            BACKBONE, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)
+            BACKBONE, pretrained=False, features_only=True, out_indices=(0, 1, 2, 3, 4)
         )
         widths = self.trunk.feature_info.channels()
-        self.token_dim = widths[2] + widths[3]
-        self.fine = nn.Conv2d(widths[0], embed_dim, 3, stride=2, padding=1)
-        self.laterals = nn.ModuleList(nn.Conv2d(width, embed_dim, 1) for width in widths[1:])
+        self.token_dim = widths[3] + widths[4]
+        self.detail = Detail((widths[0], widths[1]), embed_dim)
+        self.fine = nn.Conv2d(widths[1], embed_dim, 3, stride=2, padding=1)
+        self.laterals = nn.ModuleList(nn.Conv2d(width, embed_dim, 1) for width in widths[2:])
         self.context = nn.Sequential(*(Mixer(embed_dim, 4 * embed_dim) for _ in range(3)))
         self.neck = nn.Sequential(
             Mixer(embed_dim),
@@ -58,10 +61,10 @@ class EdgeEncoder(nn.Module):
         """
         valid_BSS = valid_mask(sizes_B2, *pixels_B3SS.shape[-2:])
         x_B3SS = (pixels_B3SS / 127.5 - 1.0) * valid_BSS[:, None]
-        s4, s8, s16, s32 = self.trunk(x_B3SS.contiguous(memory_format=torch.channels_last))
+        s2, s4, s8, s16, s32 = self.trunk(x_B3SS.contiguous(memory_format=torch.channels_last))
         lateral8, lateral16, lateral32 = self.laterals
         x16 = self.context(lateral16(s16) + _double(lateral32(s32), "bilinear"))
-        x8 = lateral8(s8) + _double(x16, "bilinear") + self.fine(s4)
+        x8 = lateral8(s8) + _double(x16, "bilinear") + self.fine(s4) + self.detail(s2, s4)
         tokens_BDhw = torch.cat([_double(s32, "nearest"), s16], dim=1)
         return EncoderOutput(self.neck(x8), tokens_BDhw)
 
@@ -151,6 +154,29 @@ class Mixer(nn.Module):
     def forward(self, x_PDhw: Tensor) -> Tensor:
         y_PhwD = self.norm(self.around(x_PDhw).permute(0, 2, 3, 1))
         return x_PDhw + self.meaning(y_PhwD).permute(0, 3, 1, 2)
+
+
+class Detail(nn.Module):
+    """Where edges run, from the trunk's two finest maps, as far as the embedding has room for it.
+
+    It starts at zero, so that a trained network can be given it.
+    """
+
+    def __init__(self, widths: tuple[int, int], embed_dim: int, width: int = 48) -> None:
+        super().__init__()
+        self.finest = nn.Conv2d(widths[0], width, 3, stride=2, padding=1)
+        self.fine = nn.Conv2d(widths[1], width, 1)
+        self.refine = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.gather = nn.Conv2d(width, embed_dim, 2, stride=2)
+        nn.init.zeros_(self.gather.weight)
+        nn.init.zeros_(self.gather.bias)
+
+    def forward(self, s2_BDhw: Tensor, s4_BDhw: Tensor) -> Tensor:
+        """Maps at strides 2 and 4 to one at stride 8."""
+        x_BDhw = self.finest(s2_BDhw) + self.fine(s4_BDhw)
+        for refine in self.refine:
+            x_BDhw = x_BDhw + refine(F.gelu(x_BDhw))
+        return cast(Tensor, self.gather(F.gelu(x_BDhw)))
 
 
 class Overview(nn.Module):
