@@ -57,7 +57,9 @@ class MaskDecoder(modeling.MaskDecoder):
         hidden_PND, keys_PLD = self.transformer(image_PDhw, image_pe_1Dhw, tokens_PND)
 
         mask_tokens_PMD = hidden_PND[:, 1 : 1 + self.num_mask_tokens]
-        keys_PDhw = keys_PLD.transpose(1, 2).view(image_PDhw.shape)
+        # Transposed and viewed, one prompt alone has strides that no convolution takes for
+        # channels last.
+        keys_PDhw = keys_PLD.unflatten(1, image_PDhw.shape[-2:]).permute(0, 3, 1, 2)
         logits_PMhw = self._paint(mask_tokens_PMD, keys_PDhw, dense_PDhw[:, width:])
         return logits_PMhw, self.iou_prediction_head(hidden_PND[:, 0])
 

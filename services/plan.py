@@ -25,11 +25,13 @@ class PlanError(ValueError):
 class Costs:
     """Seconds and bytes of each thing asked, as ``make bench`` writes them.
 
-    ``…_cpu_s`` are core-seconds at saturation, everything included; an encoding alone or in a
-    batch of eight (each) takes ``encode_s`` and ``encode_of_8_s`` on all cores.
+    ``…_cpu_s`` are core-seconds at saturation, everything included, ``unasked_cores`` as well:
+    what the service takes while nobody asks. An encoding alone or in a batch of eight (each) takes
+    ``encode_s`` and ``encode_of_8_s`` on all cores.
     """
 
     cores: int
+    unasked_cores: float
     new_image_cpu_s: float
     known_image_cpu_s: float
     click_cpu_s: float

@@ -22,6 +22,7 @@ def of(report: Report) -> dict[str, Any]:
 
     costs = {
         "cores": report.facts["throughput"]["machine"]["cores"] if cpu_s("click key") else None,
+        "unasked_cores": median("throughput", "nobody asks", 1),
         "new_image_cpu_s": cpu_s("classify new"),
         "known_image_cpu_s": cpu_s("classify key"),
         "click_cpu_s": cpu_s("click key"),

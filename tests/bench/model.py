@@ -21,10 +21,16 @@ MASKS, SIDE = 64, 1024
 
 
 def run(bench: Bench) -> list[Line]:
+    lines = pieces(bench, bench.rounds)
+    return [*lines.values(), *_share(bench, lines)]
+
+
+def pieces(bench: Bench, rounds: int) -> dict[str, Line]:
+    """What each piece takes, in milliseconds, in turns."""
     cases = _cases(bench)
     samples: dict[str, list[list[float]]] = {name: [] for name in cases}
     each = 3 if bench.quick else 8
-    for number in range(bench.rounds + 1):
+    for number in range(rounds + 1):
         for name, (call, times) in cases.items():
             taken = [_timed(call, number * each + i) / times for i in range(each)]
             samples[name].append(taken)
@@ -32,7 +38,7 @@ def run(bench: Bench) -> list[Line]:
     for name, line in lines.items():
         if name.startswith("encode"):
             line.facts["dtype"] = "float32" if name.endswith("float32") else bench.dtype
-    return [*lines.values(), *_share(bench, lines)]
+    return lines
 
 
 def _cases(bench: Bench) -> dict[str, tuple[Callable[[int], object], int]]:

@@ -1,66 +1,75 @@
 """Part ``plan``: the simulation that ``samclip plan`` is checked against, beside a real run.
 
-It takes the figures that the other parts have measured, and is asked what they did not: how many
-answers clients get, and how long they take when requests come at random.
+In every round what the pieces cost is measured again, as the machine drifts by more than is looked
+for; the real run is asked what the simulation tells from that: how many answers clients get, and
+how long they take when requests come at random.
 """
+
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 
 from services.plan import Costs, PlanError
-from tests.bench import costs, simulation
+from tests.bench import costs, machine, model, simulation, throughput
 from tests.bench.bench import Bench
 from tests.bench.lines import Line
 from tests.bench.report import Report
 
 LOADS = (0.4, 0.6)  # of saturation, by new images
 SIMULATED_S = 600.0
+KINDS = {"new": ("classify", "new"), "click": ("click", "key")}
+Pair = tuple[str, str, float, float]  # what, its unit, simulated, real
 
 
 def run(bench: Bench) -> list[Line]:
+    found: dict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     try:
-        measured = Costs.of(costs.of(Report({}, dict(bench.done), dict(bench.facts))))
+        for seed in range(2 if bench.quick else 3):
+            measured = _costs(bench)
+            pairs = chain(_saturated(bench, measured), _at_random(bench, measured, seed))
+            for name, unit, simulated, real in pairs:
+                found[name, unit].append((simulated, real))
     except PlanError as error:
         bench.log(f"  left out: {error}")
         return []
-    pairs = _saturated(bench, measured) | _at_random(bench, measured)
     lines, errors = [], []
-    for name, (unit, simulated, real) in pairs.items():
-        more = unit == "/s"
-        lines += [
-            Line(f"{name}, simulated", unit, [simulated], more),
-            Line(f"{name}, real", unit, real, more),
+    for (name, unit), rounds in found.items():
+        both = [
+            Line(f"{name}, {what}", unit, values, unit == "/s")
+            for what, values in zip(("simulated", "real"), zip(*rounds, strict=True), strict=True)
         ]
-        errors.append(100 * abs(simulated / float(np.median(real)) - 1))
+        errors.append(100 * abs(both[0].median / both[1].median - 1))
+        lines += both
     return [*lines, Line("simulation: largest error", "%", [max(errors)])]
 
 
-Pairs = dict[str, tuple[str, float, list[float]]]
+def _costs(bench: Bench) -> Costs:
+    """Of these minutes; memory and Redis, which the simulation does not ask for, of other parts."""
+    bench.log("  what the pieces cost")
+    asked = [throughput.unasked(bench)]
+    for kind, images in (*KINDS.values(), ("classify", "key")):
+        asked += throughput.under(bench, "grpc", kind, images, 32)
+    now = {"model": [*model.pieces(bench, 1).values()], "throughput": asked}
+    facts = {"throughput": {"machine": machine.facts()}}
+    return Costs.of(costs.of(Report({}, {**bench.done, **now}, facts)))
 
 
-def _saturated(bench: Bench, measured: Costs) -> Pairs:
-    pairs: Pairs = {}
+def _saturated(bench: Bench, measured: Costs) -> Iterator[Pair]:
     for clients in (1, 8, 32):
-        for kind, question, images in (("new", "classify", "new"), ("click", "click", "key")):
-            rounds = [
-                bench.ask("grpc", question, images, clients=clients)
-                for _ in range(2 if bench.quick else 3)
-            ]
+        for kind, (question, images) in KINDS.items():
+            real = bench.ask("grpc", question, images, clients=clients).rate
             simulated = simulation.closed(measured, clients, SIMULATED_S / 10, kind)
-            name = f"{kind}, {clients} client{'s' if clients > 1 else ''}"
-            pairs[name] = ("/s", simulated, [outcome.rate for outcome in rounds])
-    return pairs
+            yield f"{kind}, {clients} client{'s' if clients > 1 else ''}", "/s", simulated, real
 
 
-def _at_random(bench: Bench, measured: Costs) -> Pairs:
-    pairs: Pairs = {}
+def _at_random(bench: Bench, measured: Costs, seed: int) -> Iterator[Pair]:
+    most = simulation.closed(measured, 32, SIMULATED_S / 10)
     for share in LOADS:
-        rate = share * simulation.closed(measured, 32, SIMULATED_S / 10)
-        real = [
-            bench.ask("grpc", "classify", "new", rate=rate, seconds=2 * bench.seconds, seed=seed)
-            for seed in range(bench.rounds)
-        ]
-        machine = simulation.open_loop(measured, rate, 0.0, SIMULATED_S)
-        means = [float(np.mean(outcome.latencies_ms)) for outcome in real]
-        simulated = 1000 * float(np.mean(machine.new_s))
-        pairs[f"new at {share:.0%} of saturation: mean latency"] = ("ms", simulated, means)
-    return pairs
+        load = {"rate": share * most, "seconds": 4 * bench.seconds, "seed": seed}
+        outcome = bench.ask("grpc", "classify", "new", **load)
+        real = float(np.mean(outcome.latencies_ms))
+        new_s = simulation.open_loop(measured, share * most, 0.0, SIMULATED_S).new_s
+        simulated = 1000 * float(np.mean(new_s))
+        yield f"new at {share:.0%} of saturation: mean latency", "ms", simulated, real

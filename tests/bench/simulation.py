@@ -3,7 +3,8 @@
 Cores are shared by whatever runs, in proportion to its threads, as the system's scheduler does. New
 images are decoded, wait for the encoder, and go through it in batches that work on all cores.
 Clicks go to the mask decoder, which works on all cores for one, and on a core for each of several.
-Everything else that a request costs is work of one thread around them.
+Everything else that a request costs is work of one thread around them. What the service takes while
+nobody asks is taken from the cores.
 """
 
 from collections.abc import Generator, Iterator
@@ -31,9 +32,9 @@ class _Running:
 
 
 class Processor:
-    """``cores`` that all running work shares."""
+    """``cores``, the last of them perhaps a part of one, that all running work shares."""
 
-    def __init__(self, env: simpy.Environment, cores: int):
+    def __init__(self, env: simpy.Environment, cores: float):
         self._env = env
         self._cores = cores
         self._running: list[_Running] = []
@@ -87,7 +88,8 @@ class Machine:
     click_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.processor = Processor(self.env, self.costs.cores)
+        self._free = self.costs.cores - self.costs.unasked_cores
+        self.processor = Processor(self.env, self._free)
         self._encoder = simpy.Store(self.env)
         self._decoder = simpy.Store(self.env)
         self.env.process(self._batches(self._encoder, MAX_BATCH, self._encode))
@@ -96,8 +98,8 @@ class Machine:
     def new_image(self) -> Steps:
         """One request from its arrival to its answer."""
         began, costs = self.env.now, self.costs
-        around = costs.new_image_cpu_s - costs.decode_s - self._batch_s(MAX_BATCH) * costs.cores
-        around = max(around, 0.0)
+        encoding = self._batch_s(MAX_BATCH) * self._free
+        around = max(self._own(costs.new_image_cpu_s) - costs.decode_s - encoding, 0.0)
         yield self.processor.work(around / 2)
         yield self.processor.work(costs.decode_s)
         yield from self._through(self._encoder)
@@ -106,11 +108,15 @@ class Machine:
 
     def click(self) -> Steps:
         began = self.env.now
-        around = max(self.costs.click_cpu_s - self.costs.mask_on_one_core_s, 0.0)
+        around = max(self._own(self.costs.click_cpu_s) - self.costs.mask_on_one_core_s, 0.0)
         yield self.processor.work(around / 2)
         yield from self._through(self._decoder)
         yield self.processor.work(around / 2)
         self.click_s.append(self.env.now - began)
+
+    def _own(self, cpu_s: float) -> float:
+        """Of a request's core-seconds, without what would have been taken anyway."""
+        return cpu_s * self._free / self.costs.cores
 
     def _through(self, queue: simpy.Store) -> Steps:
         done = self.env.event()
@@ -129,13 +135,12 @@ class Machine:
                 done.succeed()
 
     def _encode(self, size: int) -> simpy.Event:
-        threads = self.costs.cores
-        return self.processor.work(size * self._batch_s(size) * threads, threads)
+        return self.processor.work(size * self._batch_s(size) * self._free, self.costs.cores)
 
     def _decode_masks(self, size: int) -> simpy.Event:
         cores = self.costs.cores
         if size == 1:
-            return self.processor.work(self.costs.mask_s * cores, cores)
+            return self.processor.work(self.costs.mask_s * self._free, cores)
         return self.processor.work(size * self.costs.mask_on_one_core_s, min(size, cores))
 
     def _batch_s(self, size: int) -> float:

@@ -1,5 +1,7 @@
 """Part ``throughput``: 1, 8 and 32 clients that wait for their answers before they ask again."""
 
+import time
+
 from tests.bench.bench import Bench
 from tests.bench.lines import Line, seen
 from tests.bench.load import Outcome
@@ -16,10 +18,10 @@ TRAFFIC = [
 
 
 def run(bench: Bench) -> list[Line]:
-    lines = []
+    lines = [unasked(bench)]
     for kind, images in TRAFFIC:
         for transport, clients in [*(("grpc", c) for c in CLIENTS), ("http", 8)]:
-            lines += _under(bench, transport, kind, images, clients)
+            lines += under(bench, transport, kind, images, clients)
     return lines
 
 
@@ -27,7 +29,17 @@ def name_of(transport: str, kind: str, images: str, clients: int) -> str:
     return f"{transport} {kind} {images}, {clients} client{'s' if clients > 1 else ''}"
 
 
-def _under(bench: Bench, transport: str, kind: str, images: str, clients: int) -> list[Line]:
+def unasked(bench: Bench) -> Line:
+    """Cores that the service takes while nobody asks it anything."""
+    taken = []
+    for _ in range(bench.rounds):
+        cpu, begin = bench.service.cpu_seconds(), time.perf_counter()
+        time.sleep(bench.seconds / 3)
+        taken.append((bench.service.cpu_seconds() - cpu) / (time.perf_counter() - begin))
+    return Line("nobody asks", "cores", taken)
+
+
+def under(bench: Bench, transport: str, kind: str, images: str, clients: int) -> list[Line]:
     """Answers a second, their latency, and what the service spent on each."""
     name = name_of(transport, kind, images, clients)
     bench.log(f"  {name}")

@@ -19,7 +19,8 @@ MODEL = {
 
 def a_report() -> Report:
     asked = {("classify", "new"): 100.0, ("classify", "key"): 2.0, ("click", "key"): 30.0}
-    throughput = [
+    throughput = [Line("nobody asks", "cores", [0.2])]
+    throughput += [
         Line(name_of("grpc", *what, 32), "/s", [1], facts={"cpu_ms": ms})
         for what, ms in asked.items()
     ]
@@ -39,6 +40,7 @@ def a_report() -> Report:
 def test_all_that_a_plan_needs_is_there() -> None:
     found = Costs.of(costs.of(a_report()))
     assert found.cores == 2
+    assert found.unasked_cores == pytest.approx(0.2)
     assert found.new_image_cpu_s == pytest.approx(0.1)
     assert found.click_cpu_s == pytest.approx(0.03)
     assert found.encode_of_8_s == pytest.approx(0.045)

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from samclip_core.edge import (
     DRAWN,
     STRIDE,
+    Detail,
     EdgeClipHead,
     EdgeEncoder,
     EdgeMaskDecoder,
@@ -199,3 +200,16 @@ def test_what_mixes_starts_as_the_identity() -> None:
     map_PDhw = torch.randn(1, WIDTH, GRID, GRID)
     for module in (Mixer(WIDTH), Mixer(WIDTH, 3 * WIDTH), Overview(WIDTH)):
         torch.testing.assert_close(module(map_PDhw), map_PDhw)
+
+
+@torch.no_grad()
+def test_detail_starts_at_nothing_and_tells_pixels_of_one_cell_apart() -> None:
+    """A cell of the embedding is four cells of the finest map wide, and knows where in them."""
+    detail = Detail((3, 5), WIDTH)
+    s2_BDhw, s4_BDhw = torch.randn(1, 3, 4 * GRID, 4 * GRID), torch.zeros(1, 5, 2 * GRID, 2 * GRID)
+    assert not detail(s2_BDhw, s4_BDhw).any()
+    nn.init.normal_(detail.gather.weight)
+    moved_BDhw = s2_BDhw.roll(1, dims=-1)
+    here, there = (detail(map_BDhw, s4_BDhw) for map_BDhw in (s2_BDhw, moved_BDhw))
+    assert here.shape == (1, WIDTH, GRID, GRID)
+    assert (here - there).abs().amax(dim=1).min() > 1e-3

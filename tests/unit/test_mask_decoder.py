@@ -54,6 +54,21 @@ def test_decode_equals_the_official_decoder(decoders, inputs, multimask):
             torch.testing.assert_close(iou[one], expected_iou, atol=1e-5, rtol=0)
 
 
+def test_one_prompt_alone_reaches_the_convolutions_channels_last(decoders, inputs, monkeypatch):
+    """Strides that only seem to be, as of a transposed view, make every convolution copy."""
+    strides = []
+
+    def paint(tokens_PMD, keys_PDhw, behind_PDhw):
+        strides.append(keys_PDhw.stride())
+        return MaskDecoder._paint(decoders[1], tokens_PMD, keys_PDhw, behind_PDhw)
+
+    monkeypatch.setattr(decoders[1], "_paint", paint)
+    images, image_pe, sparse, dense = inputs
+    with torch.inference_mode():
+        decoders[1].decode(images, image_pe, sparse[:1], dense[:1], IMAGE_INDEX[:1])
+    assert strides == [(GRID * GRID * WIDTH, 1, GRID * WIDTH, WIDTH)]
+
+
 def test_inherited_forward_is_the_official_one(decoders, inputs):
     official, ours = decoders
     images, image_pe, sparse, dense = inputs

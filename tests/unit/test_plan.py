@@ -11,6 +11,7 @@ from services.plan import Choices, Costs, Load, PlanError, busy_cores, plan
 
 COSTS = Costs(
     cores=2,
+    unasked_cores=0.2,
     new_image_cpu_s=0.1,
     known_image_cpu_s=0.002,
     click_cpu_s=0.03,

@@ -141,9 +141,9 @@ def test_sam_loss_adds_up_for_one_prompt():
     logits_P4mm = torch.stack([wrong, wrong, right, wrong], dim=1)
     iou_P4 = torch.tensor([[0.5, 0.0, 0.5, 0.0]])
     loss, best_P = sam_loss(logits_P4mm, iou_P4, target_Pmm)
-    # Mask 0 is all wrong: cross-entropy 30 a cell, Dice 1 - 1/5; the best is right; the true
-    # overlaps are 0, 0, 1, 0.
-    assert float(loss) == pytest.approx(SURE + 0.8 + 0.0 + (0.25 + 0.25) / 4)
+    # Mask 0 is all wrong: cross-entropy 30 a cell, of which a quarter counts, Dice 1 - 1/5; the
+    # best is right; the true overlaps are 0, 0, 1, 0.
+    assert float(loss) == pytest.approx(SURE / 4 + 0.8 + 0.0 + (0.25 + 0.25) / 4)
     assert best_P.tolist() == [2]
 
 
