@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from samclip_core.geometry import Geometry
     from samclip_core.image import ImageLimits
     from samclip_core.model import Prepared, SamClip
+    from samclip_core.openmp import use_cores
     from samclip_core.sam_head import SamHead
     from samclip_core.types import (
         EverythingMask,
@@ -40,6 +41,7 @@ _HOME = {
     "SamHead": "sam_head",
     "Score": "types",
     "SemanticMap": "types",
+    "use_cores": "openmp",
 }
 
 __all__ = [
@@ -58,6 +60,7 @@ __all__ = [
     "SamHead",
     "Score",
     "SemanticMap",
+    "use_cores",
 ]
 
 

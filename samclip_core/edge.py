@@ -168,8 +168,8 @@ class Detail(nn.Module):
         self.fine = nn.Conv2d(widths[1], width, 1)
         self.refine = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
         self.gather = nn.Conv2d(width, embed_dim, 2, stride=2)
-        nn.init.zeros_(self.gather.weight)
-        nn.init.zeros_(self.gather.bias)
+        for parameter in self.gather.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, s2_BDhw: Tensor, s4_BDhw: Tensor) -> Tensor:
         """Maps at strides 2 and 4 to one at stride 8."""

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
-from services import deployment, threads, wire
+from samclip_core.openmp import use_cores
+from services import deployment, wire
 from services.limits import check_texts
 from services.rpc import Service, rpc
 from services.settings import Settings, SettingsError
@@ -22,7 +23,7 @@ class Backbone(Service):
     tunable = (*Service.tunable, "max_batch_size", "batch_wait_ms")
 
     def __init__(self, settings: Settings, model: "SamClip | None" = None):
-        threads.use_cores(settings)
+        use_cores(settings.torch_threads)
         # Not above: who starts the service needs this file, and no torch.
         from samclip_core.model import SamClip
         from services.backbone.engine import Engine

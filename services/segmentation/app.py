@@ -11,6 +11,7 @@ from samclip_core.dense import background_words
 from samclip_core.errors import InvalidPrompt
 from samclip_core.everything import name_masks, segment_everything
 from samclip_core.instances import find_instances
+from samclip_core.openmp import use_cores
 from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
 from services import deployment, threads, wire
 from services.head import Head
@@ -35,7 +36,7 @@ class Segmentation(Head):
     tunable = (*Head.tunable, "max_prompt_batch")
 
     def __init__(self, settings: Settings):
-        threads.use_cores(settings)
+        use_cores(settings.torch_threads)
         # Not above: who starts the service needs this file, and no torch.
         from samclip_core.sam_head import SamHead
         from services.segmentation.decoder import Decoder

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 
-from samclip_core import checkpoint
+from samclip_core import checkpoint, use_cores
 from services.instance import COMPUTING
-from tests.bench import costs, machine, plots, report
+from tests.bench import costs, plots, report
 from tests.bench.bench import Bench
 from tests.bench.lines import Line
 from tests.bench.report import Report
@@ -88,6 +88,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(part: str, bench: Bench, found: Report) -> None:
+    from tests.bench import machine  # which brings in torch, as the parts do
+
     print(f"{part} …", flush=True)
     begin = time.perf_counter()
     run: Callable[[Bench], Iterable[Line]] = import_module(PARTS[part]).run
@@ -113,4 +115,5 @@ def _compare(new: Report, old: Report, chosen: Sequence[str]) -> int:
 if __name__ == "__main__":
     if not COMPUTING.items() <= os.environ.items():  # what is compared computes as the service does
         os.execve(sys.executable, sys.orig_argv, os.environ | COMPUTING)
+    use_cores()
     sys.exit(main())

@@ -7,14 +7,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from samclip_core import SamClip
-from samclip_core.model import Dtype
 from services.settings import Settings
 from tests.bench.lines import Line
 from tests.bench.load import Job, Outcome, generator
 from tests.bench.service import Running, running
+
+if TYPE_CHECKING:
+    from samclip_core.model import Dtype, SamClip
 
 
 @dataclass
@@ -41,12 +42,14 @@ class Bench:
         print(message, flush=True)
 
     @cached_property
-    def dtype(self) -> Dtype:
+    def dtype(self) -> "Dtype":
         """Of the encoder, as the service chooses it: whatever is compared with it has the same."""
         return Settings().dtype
 
     @cached_property
-    def model(self) -> SamClip:
+    def model(self) -> "SamClip":
+        from samclip_core import SamClip  # brings in torch
+
         return SamClip.load(self.directory, dtype=self.dtype)
 
     @cached_property
