@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = [part for part in PARTS if part not in ONLY_BY_NAME]
     for part in chosen:
         with ExitStack() as stack:  # what a part has started does not run beside the next one
-            bench = Bench(directory, args.out, stack, args.quick, found.parts, found.facts)
+            bench = Bench(directory, args.out, stack, args.quick)
             try:
                 _measure(part, bench, found)
             finally:  # what it had measured when it was told to end is worth keeping

@@ -2,15 +2,14 @@
 when it is first needed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from services.settings import Settings
-from tests.bench.lines import Line
 from tests.bench.load import Job, Outcome, generator
 from tests.bench.service import Running, running
 
@@ -26,8 +25,6 @@ class Bench:
     out: Path
     stack: ExitStack
     quick: bool = False
-    done: Mapping[str, Sequence[Line]] = field(default_factory=dict)  # parts, of earlier runs too
-    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of those parts
 
     @property
     def rounds(self) -> int:
