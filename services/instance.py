@@ -155,6 +155,24 @@ def tethered(binary: str, script: Path) -> Path:
     return script
 
 
+def _ports(settings: Settings) -> dict[str, int]:
+    """Ports in a row for the replicas and for Serve itself, none of those chosen already.
+
+    Replicas of two services at the same gRPC port would not notice, and each get some of the
+    other's calls: gRPC binds with SO_REUSEPORT.
+    """
+    inner = settings.inner_http_port, settings.inner_grpc_port
+    chosen = settings.http_port, settings.grpc_port, *inner
+    first = free_port(2 * REPLICA_PORTS + len(SERVES_OWN), chosen)
+    own = {name: first + 2 * REPLICA_PORTS + i for i, name in enumerate(SERVES_OWN)}
+    return own | {
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first + REPLICA_PORTS - 1,
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first + REPLICA_PORTS,
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": first + 2 * REPLICA_PORTS - 1,
+    }
+
+
 def environment(settings: Settings, directory: Path) -> dict[str, str]:
     """Return what Ray, Serve and all replicas find in their environment.
 
@@ -162,16 +180,6 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
     """
     metrics = directory / "metrics"
     metrics.mkdir()
-    chosen = (
-        settings.http_port,
-        settings.grpc_port,
-        settings.inner_http_port,
-        settings.inner_grpc_port,
-    )
-    # Replicas of two services at the same gRPC port would not notice, and each get some of the
-    # other's calls: gRPC binds with SO_REUSEPORT.
-    first_port = free_port(2 * REPLICA_PORTS + len(SERVES_OWN), chosen)
-    own = {name: first_port + 2 * REPLICA_PORTS + i for i, name in enumerate(SERVES_OWN)}
     haproxy = {
         "BINARY_PATH": tethered(get_haproxy_binary(), directory / "haproxy"),
         "CONFIG_FILE_LOC": directory / "haproxy.cfg",
@@ -191,11 +199,7 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
         "RAY_worker_niceness": 0,  # ours are not background work, as Ray takes workers to be
         "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
-        **own,
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first_port,
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": first_port + REPLICA_PORTS - 1,
-        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": first_port + REPLICA_PORTS,
-        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": first_port + 2 * REPLICA_PORTS - 1,
+        **_ports(settings),
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
         # Nothing of ours blocks an event loop: one is enough, and a request changes threads less.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": 0,

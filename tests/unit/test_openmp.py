@@ -10,7 +10,7 @@ from samclip_core import use_cores
 
 
 @pytest.mark.parametrize(("asked", "cores"), [(0, len(os.sched_getaffinity(0))), (3, 3)])
-def test_torch_takes_the_cores_that_the_(asked: int, cores: int) -> None:
+def test_torch_takes_the_cores_that_it_is_given(asked: int, cores: int) -> None:
     before = torch.get_num_threads()
     try:
         use_cores(asked)
