@@ -204,10 +204,10 @@ class SamHead:
         return MaskSet(masks_MHW, iou_M[order], stability_M, logits_Mhw[order])
 
 
-def _sam_embedding(features: ImageFeatures) -> NDArray[np.float32]:
+def _sam_embedding(features: ImageFeatures) -> NDArray[np.floating]:
     if features.sam_Dhw is None:
         raise ValueError("these features have no SAM embedding: encode with SAM")
-    return features.sam_Dhw.astype(np.float32)
+    return features.sam_Dhw
 
 
 def _labels(prompt: Prompt) -> list[int]:

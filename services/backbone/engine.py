@@ -180,13 +180,22 @@ class Engine:
         return [*self._execute(prepared[:half]), *self._execute(prepared[half:])]
 
     def _entries(self, features: ImageFeatures) -> Entries:
-        return {
-            output: Entry.of(getattr(features, field), features.geometry, self._stored_as)
-            for output, field in wire.FIELDS.items()
-        }
+        entries = {}
+        for output, field in wire.FIELDS.items():
+            array = getattr(features, field)
+            if self._stored_as == "float16":
+                array = _half(array)
+            entries[output] = Entry.of(array, features.geometry, self._stored_as)
+        return entries
 
     def _do_little(self) -> None:
         self.model.embed_text(["a photo"])
+
+
+def _half(array: NDArray[np.float32]) -> NDArray[np.float16]:
+    """As NumPy rounds and lays it out, in a third of the time."""
+    half = torch.from_numpy(array).to(torch.float16, memory_format=torch.contiguous_format)
+    return half.numpy()
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
