@@ -27,7 +27,8 @@ class Costs:
 
     ``…_cpu_s`` are core-seconds at saturation, everything included, ``unasked_cores`` as well:
     what the service takes while nobody asks. An encoding alone or in a batch of eight (each) takes
-    ``encode_s`` and ``encode_of_8_s`` on all cores.
+    ``encode_s`` and ``encode_of_8_s`` on all cores, a click alone ``mask_s``; what comes alone
+    as the service itself has seen it.
     """
 
     cores: int
@@ -38,7 +39,7 @@ class Costs:
     decode_s: float
     encode_s: float
     encode_of_8_s: float
-    mask_s: float  # of a click, on all cores
+    mask_s: float
     mask_on_one_core_s: float
     service_bytes: float
     image_bytes_in_redis: float

@@ -46,8 +46,10 @@ def _costs(bench: Bench) -> Costs:
     """Of these minutes."""
     bench.log("  what the pieces cost")
     asked = [throughput.unasked(bench)]
-    for kind, images in (*KINDS.values(), ("classify", "key")):
-        asked += throughput.under(bench, "grpc", kind, images, 32)
+    for kind, images in KINDS.values():
+        for clients in (1, 32):
+            asked += throughput.under(bench, "grpc", kind, images, clients)
+    asked += throughput.under(bench, "grpc", "classify", "key", 32)
     measured = {"model": [*model.pieces(bench, 1).values()], "throughput": asked}
     facts = {"throughput": {"machine": machine.facts()}}
     return Costs.of(NOT_SIMULATED | costs.of(Report({}, measured, facts)))

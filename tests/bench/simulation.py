@@ -20,7 +20,6 @@ from tests.bench.load import arrivals
 
 MAX_BATCH: int = Settings.model_fields["max_batch_size"].default
 CLICK_BATCH: int = Settings.model_fields["max_prompt_batch"].default
-MEASURED = (1, 8)  # sizes of a batch
 Steps = Generator[simpy.Event, Any, None]
 
 
@@ -144,9 +143,10 @@ class Machine:
         return self.processor.work(size * self.costs.mask_on_one_core_s, min(size, cores))
 
     def _batch_s(self, size: int) -> float:
-        """Of each image in a batch, between those of one and of eight."""
+        """Of each image in a batch: as in one of eight where each has a core of its own."""
         times = (self.costs.encode_s, self.costs.encode_of_8_s)
-        return float(np.interp(np.log2(size), np.log2(MEASURED), times))
+        most = min(8, max(2, self.costs.cores))
+        return float(np.interp(np.log2(size), np.log2([1, most]), times))
 
 
 def closed(costs: Costs, clients: int, seconds: float, kind: str = "new") -> float:

@@ -49,12 +49,7 @@ async def test_the_clock_jumps(
 ) -> None:
     """Nobody notices an hour ahead; and what is killed then is replaced."""
     fault = "clock an hour ahead"
-    async with under_load(heads, pictures, report, fault, backbone=False) as load:
-        load.mark()
-        clock.write_text("+3600")
-        await asyncio.sleep(5)
-        await load.recovered(ROOMY_S)
-        assert not load.failures()
+    await jumps(heads, pictures, report, fault, clock, "+3600")
     await replaced(heads, pictures, report, f"`kill -9`, replica of semantic, {fault}", ROOMY_S)
 
 
@@ -63,12 +58,7 @@ async def test_the_clock_jumps_back(
 ) -> None:
     """Nobody notices that either, and it is told that nothing is replaced from now on."""
     fault = "clock an hour back"
-    async with under_load(heads, pictures, report, fault, backbone=False) as load:
-        load.mark()
-        clock.write_text("+0")
-        await asyncio.sleep(5)
-        await load.recovered(ROOMY_S)
-        assert not load.failures()
+    await jumps(heads, pictures, report, fault, clock, "+0")
     assert "the clock was set back by 3600 s" in heads.log.read_text()
     report.note(
         "A clock that was set back",
@@ -83,6 +73,18 @@ async def test_what_is_killed_after_it_is_replaced(
 ) -> None:
     fault = "`kill -9`, replica of semantic, clock an hour back"
     await replaced(heads, pictures, report, fault, within_s=40)
+
+
+async def jumps(
+    heads: Service, pictures: Pictures, report: Report, fault: str, clock: Path, to: str
+) -> None:
+    """Nothing fails while the clock goes ``to`` so many seconds off."""
+    async with under_load(heads, pictures, report, fault, backbone=False) as load:
+        load.mark()
+        clock.write_text(to)
+        await asyncio.sleep(5)
+        await load.recovered(ROOMY_S)
+        assert not load.failures()
 
 
 async def replaced(

@@ -10,9 +10,7 @@ from tests.bench.throughput import name_of
 
 MODEL = {
     "decode and resize": 4.0,
-    "encode, alone": 40.0,
     "encode, batch of 8": 45.0,
-    "decode a click": 20.0,
     "decode a click, one thread": 25.0,
 }
 
@@ -23,6 +21,11 @@ def a_report() -> Report:
     throughput += [
         Line(name_of("grpc", *what, 32), "/s", [1], facts={"cpu_ms": ms})
         for what, ms in asked.items()
+    ]
+    alone = {("classify", "new"): {"execute": 40.0}, ("click", "key"): {"mask_decode": 20.0}}
+    throughput += [
+        Line(name_of("grpc", *what, 1), "/s", [1], facts={"stages_ms": stages_ms})
+        for what, stages_ms in alone.items()
     ]
     cache = [
         Line("an image in Redis", "kB", [1000]),
@@ -43,6 +46,7 @@ def test_all_that_a_plan_needs_is_there() -> None:
     assert found.unasked_cores == pytest.approx(0.2)
     assert found.new_image_cpu_s == pytest.approx(0.1)
     assert found.click_cpu_s == pytest.approx(0.03)
+    assert found.encode_s == pytest.approx(0.04)
     assert found.encode_of_8_s == pytest.approx(0.045)
     assert found.mask_s == pytest.approx(0.02)
     assert found.mask_on_one_core_s == pytest.approx(0.025)

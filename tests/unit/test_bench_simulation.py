@@ -57,6 +57,15 @@ def test_one_client_waits_for_its_own_work_alone() -> None:
     assert click == pytest.approx(around + COSTS.mask_s, rel=0.02)
 
 
+@pytest.mark.parametrize(("cores", "size"), [(1, 2), (2, 2), (4, 4), (16, 8)])
+def test_a_larger_batch_saves_until_each_image_has_a_core(cores: int, size: int) -> None:
+    costs = replace(COSTS, cores=cores, encode_s=0.06)
+    machine = simulation.Machine(simpy.Environment(), costs)
+    assert machine._batch_s(1) == costs.encode_s
+    assert machine._batch_s(size) == machine._batch_s(8) == costs.encode_of_8_s
+    assert cores < 4 or costs.encode_of_8_s < machine._batch_s(2) < costs.encode_s
+
+
 def test_littles_law() -> None:
     found = simulation.open_loop(COSTS, 10, 10, 200)
     assert len(found.new_s) == pytest.approx(2000, rel=0.1)
