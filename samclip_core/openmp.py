@@ -5,6 +5,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from samclip_core.memory import keep_memory
+
 BINDING = {"OMP_PROC_BIND": "true", "OMP_PLACES": "threads"}
 
 
@@ -14,8 +16,10 @@ def use_cores(number: int = 0) -> None:
     With all that the process may use, each of OpenMP's threads stays on one: where a virtual
     machine had rested for a tenth of a second, they were woken on one core together, and a click
     took 48 ms instead of 18. Only what is asked before anything brings in torch can do that, and
-    only on Linux. Threads and processes that are started later are as free as before.
+    only on Linux. Threads and processes that are started later are as free as before. What is
+    freed is kept (``keep_memory``).
     """
+    keep_memory()
     movable = hasattr(os, "sched_getaffinity")
     cores = os.sched_getaffinity(0) if movable else range(os.cpu_count() or 1)
     binding = BINDING if movable and not number and "torch" not in sys.modules else {}

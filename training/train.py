@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from samclip_core import checkpoint
 from samclip_core.config import SamClipConfig
 from samclip_core.edge import EdgeClipHead
+from samclip_core.memory import keep_memory
 from samclip_core.network import SamClipNet, build
 from samclip_core.text import TextEncoder, load_text_encoder
 from training import report, stages, workers
@@ -39,6 +40,7 @@ from training.teachers import (
 )
 from training.text_tower import imagenet_names
 
+STEP_BYTES = 2**31 - 1  # kept from one step to the next
 RETRIES = 3  # of a whole run after a lost worker: it goes on from the last saved state
 
 
@@ -127,6 +129,7 @@ def train_worker(settings: dict[str, Run]) -> None:
     """What every worker does; the first one writes the checkpoint and the report."""
     run = replace(settings["run"], device=get_device())
     torch.set_num_threads(run.threads)
+    keep_memory(STEP_BYTES)
     torch.manual_seed(run.recipe.seed)
     net, text_encoder, config, teachers = MERGES[run.recipe.kind](run)
     if workers.rank() == 0:

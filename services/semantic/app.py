@@ -11,6 +11,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core import semantic
 from samclip_core.dense import background_words
 from samclip_core.errors import InvalidRequest
+from samclip_core.memory import keep_memory
 from samclip_core.types import ImageFeatures, MaskHead, SemanticMap
 from services import deployment, threads, wire
 from services.head import Head
@@ -26,6 +27,7 @@ class Semantic(Head):
     application = "semantic"
 
     def __init__(self, settings: Settings, sam_head: MaskHead | None = None):
+        keep_memory()
         # Not above: who starts the service needs this file, and no torch.
         from samclip_core.sam_head import SamHead
 

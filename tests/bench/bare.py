@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from samclip_core import Prompt, SamClip, scores
+from samclip_core.memory import keep_memory
 from samclip_core.model import Dtype
 from tests.bench import traffic
 from tests.bench.bench import Bench
@@ -71,6 +72,7 @@ def best(bench: Bench, work: str, ways: Sequence[Way]) -> dict[Way, float]:
 
 def _load(directory: str, dtype: Dtype, threads: int, barrier: Barrier) -> None:
     torch.set_num_threads(threads)
+    keep_memory()
     model = SamClip.load(directory, dtype=dtype)
     text_LD = scores.class_embeddings(model.embed_text, traffic.LABELS, model.config.templates)
     features = [model.encode(file) for file in traffic.files()]
