@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import image
+from samclip_core.cores import one_core
 from samclip_core.errors import KeyUnknown, Overloaded
 from samclip_core.geometry import Geometry
 from samclip_core.model import Prepared, SamClip
@@ -193,8 +194,12 @@ class Engine:
 
 
 def _half(array: NDArray[np.float32]) -> NDArray[np.float16]:
-    """As NumPy rounds and lays it out, in a third of the time."""
-    half = torch.from_numpy(array).to(torch.float16, memory_format=torch.contiguous_format)
+    """As NumPy rounds and lays it out, in a third of the time.
+
+    On one core: with helpers of its own, this thread would cost the encoder's their short waits.
+    """
+    with one_core():
+        half = torch.from_numpy(array).to(torch.float16, memory_format=torch.contiguous_format)
     return half.numpy()
 
 
