@@ -66,9 +66,10 @@ class Batcher(Generic[Item, Result]):
     ``run`` gets a list of items and returns a list of as many results. A batch that fails is run
     again item by item, so that only the guilty one's caller gets the error. ``part`` names in the
     metrics what runs. ``max_size`` bounds the sum of the costs in a batch. ``at_once`` batches run
-    at the same time: with two, a device that ends one has the next already. With ``bucketed`` only
-    the sizes of ``buckets`` are run, so that compiled graphs are reused; what does not fill one
-    goes with the next batch, right after.
+    at the same time: with two, a device that ends one has the next already. None is begun beside
+    one of cost 1 alone, which has the whole device: what waits for it becomes one batch. With
+    ``bucketed`` only the sizes of ``buckets`` are run, so that compiled graphs are reused; what
+    does not fill one goes with the next batch, right after.
     """
 
     def __init__(
@@ -172,8 +173,9 @@ class Batcher(Generic[Item, Result]):
         running: set[asyncio.Task[None]] = set()
         while batch := await self._next():
             running.add(asyncio.create_task(self._execute(batch)))
+            whole = sum(entry.cost for entry in batch) <= 1
             del batch  # its images are not kept while there is nothing to do
-            if len(running) == self._at_once:
+            if whole or len(running) == self._at_once:
                 _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         if running:
             await asyncio.wait(running)

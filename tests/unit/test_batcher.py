@@ -459,18 +459,30 @@ async def test_the_next_batch_waits_at_the_device_where_two_may_run():
     await batcher.close()
 
 
+async def test_what_waits_for_one_that_has_the_whole_device_is_one_batch():
+    device = Device()
+    batcher = make(device, at_once=2)
+    first = await busy(device, batcher)
+    calls = submit(batcher, 1, 2)
+    await settle()
+    assert device.batches == [[0]]
+    device.free.set()
+    assert await asyncio.gather(first, *calls) == [0, 2, 4]
+    assert device.batches == [[0], [1, 2]]
+
+
 async def test_closing_waits_for_all_batches_that_run():
     device = Device()
-    batcher = make(device, max_size=1, at_once=2)
+    batcher = make(device, max_size=2, at_once=2)
     device.free.clear()
-    calls = submit(batcher, 1, 2)
+    calls = submit(batcher, 1, 2, 3)
     await settle()
     closing = asyncio.create_task(batcher.close())
     await settle()
     assert not closing.done()
     device.free.set()
     await closing
-    assert [call.result() for call in calls] == [2, 4]
+    assert [call.result() for call in calls] == [2, 4, 6]
 
 
 async def test_what_runs_side_by_side_is_counted_once_in_the_expected_wait(clock):
