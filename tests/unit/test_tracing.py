@@ -10,7 +10,6 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.model import SamClip
 from services import metrics, tracing
-from services.batcher import batches_at_once
 from services.cache.link import RedisLink
 from tests.in_process import ADMITTED, Caller, png
 
@@ -43,10 +42,10 @@ def of_trace(spans: tuple[ReadableSpan, ...], trace: int) -> list[ReadableSpan]:
 async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_linked(
     caller: Caller, tiny_model: SamClip, exported: InMemorySpanExporter, monkeypatch
 ):
-    free, running, encode_each = threading.Event(), threading.Semaphore(0), tiny_model.encode_each
+    free, running, encode_each = threading.Event(), threading.Event(), tiny_model.encode_each
 
     def held(batch):
-        running.release()
+        running.set()
         assert free.wait(60)
         return encode_each(batch)
 
@@ -61,16 +60,14 @@ async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_li
         while metrics.QUEUE.labels("image_encoder")._value.get() != count:
             await asyncio.sleep(0.001)
 
-    busy = []
-    for number in range(batches_at_once("cpu")):
-        busy.append(segment(caller, 10 + number))
-        assert await asyncio.to_thread(running.acquire, timeout=60)
+    alone = segment(caller, 1)  # which has the whole device
+    assert await asyncio.to_thread(running.wait, 60)
     ours = segment(traced, 2)
     await waiting(1)
     other = segment(caller, 3)
     await waiting(2)
     free.set()
-    await asyncio.gather(*busy, ours, other)
+    await asyncio.gather(alone, ours, other)
     await traced.close()
 
     spans = exported.get_finished_spans()
