@@ -1,5 +1,5 @@
-"""Part ``peers``: other ways to serve the same encoder, one after the other. Every image is
-new, so nobody's cache helps.
+"""Part ``peers``: other ways to serve the same encoder, in turns with ours. Every image is new, so
+nobody's cache helps.
 """
 
 from collections.abc import Iterator
@@ -29,27 +29,32 @@ Rounds = dict[int, list[Outcome]]  # by number of clients
 def run(bench: Bench) -> Iterator[Line]:
     folder = bench.out / "peers"
     folder.mkdir(parents=True, exist_ok=True)
-    ours = {name: _lines(name, rounds) for name, rounds in _ours(bench).items()}
-    for lines in ours.values():
-        yield from lines.values()
+    ours: dict[str, list[Rounds]] = {}
     for peer in PEERS:
+        before = _ours(bench)
+        for name, rounds in before.items():
+            ours.setdefault(name, []).append(rounds)
         bench.log(f"  {peer.name}")
         try:
             with serving(peer, bench, folder) as address:
-                job = Job("http", address, path=PATH, form=peer.form, seconds=bench.seconds / 3)
-                theirs = _lines(peer.name, _rounds(bench, job))
+                job = Job("http", address, path=PATH, form=peer.form, seconds=bench.seconds)
+                theirs = _lines(peer.name, [_rounds(bench, job)])
         except Absent as error:
             bench.log(f"    left out: {error}")
             continue
         yield from theirs.values()
-        yield from _ratios(peer, ours, theirs)
+        for name, rounds in before.items():
+            yield from _ratios(peer.name, theirs, name, _lines(name, [rounds]))
+    for name, turns in ours.items():
+        yield from _lines(name, turns).values()
 
 
 def _ours(bench: Bench) -> dict[str, Rounds]:
+    """Before each peer, as a machine is not the same a quarter of an hour later."""
     with running(bench.directory) as service:
         jobs = {
-            "ours": Job("grpc", service.grpc, seconds=bench.seconds / 3),
-            "ours over HTTP": Job("http", service.http, seconds=bench.seconds / 3),
+            "ours": Job("grpc", service.grpc, seconds=bench.seconds),
+            "ours over HTTP": Job("http", service.http, seconds=bench.seconds),
         }
         return {name: _rounds(bench, job) for name, job in jobs.items()}
 
@@ -63,27 +68,26 @@ def _rounds(bench: Bench, job: Job) -> Rounds:
     return rounds
 
 
-def _lines(name: str, rounds: Rounds) -> dict[str, Line]:
+def _lines(name: str, turns: list[Rounds]) -> dict[str, Line]:
     """By what it is: the rates at each number of clients, and the latency of one."""
     lines = {}
-    for clients, outcomes in rounds.items():
+    for clients in CLIENTS:
+        outcomes = [outcome for rounds in turns for outcome in rounds[clients]]
         what = f"{clients} client{'s' if clients > 1 else ''}"
         facts = {"errors": sum(outcome.errors for outcome in outcomes)}
         facts["generator_cores"] = max(outcome.cpu_share for outcome in outcomes)
         rates = [outcome.rate for outcome in outcomes]
         lines[what] = Line(f"{name}, {what}", "/s", rates, True, facts=facts)
-    lines["p50"] = seen(f"{name}, 1 client: latency", [o.latencies_ms for o in rounds[1]])
+        if clients == 1:
+            lines["p50"] = seen(f"{name}, 1 client: latency", [o.latencies_ms for o in outcomes])
     return lines
 
 
-def _ratios(
-    peer: Peer, ours: dict[str, dict[str, Line]], theirs: dict[str, Line]
-) -> Iterator[Line]:
-    """Ours to each round of the peer's: they were not measured at the same time."""
-    for name, lines in ours.items():
-        for what, line in theirs.items():
-            rounds = list(lines[what].median / np.asarray(line.rounds))
-            if what == "p50":
-                yield Line(f"p50: {name} / {peer.name}, 1 client", "×", rounds)
-            else:
-                yield Line(f"{name} / {peer.name}, {what}", "×", rounds, True)
+def _ratios(peer: str, theirs: dict[str, Line], name: str, ours: dict[str, Line]) -> Iterator[Line]:
+    """Ours to each round of the peer's: one came a minute before the other."""
+    for what, line in theirs.items():
+        rounds = list(ours[what].median / np.asarray(line.rounds))
+        if what == "p50":
+            yield Line(f"p50: {name} / {peer}, 1 client", "×", rounds)
+        else:
+            yield Line(f"{name} / {peer}, {what}", "×", rounds, True)
