@@ -49,7 +49,8 @@ class Recipe:
     ``sam_weight`` is the paper's λ. Beyond the paper: ``dense_weight`` of the patch loss,
     ``embedding_weight`` of the standardised SAM embedding's loss on the photographs, so that both
     teachers see the same frames; ``name_weight`` of the class names of ``named_sets``, whose label
-    maps then teach Head_CLIP's patches. ``photo_sides`` and ``adaptation_sides`` are the frames of
+    maps then teach Head_CLIP's patches; ``kept_start``, the share of what Head_CLIP of an edge merge
+    starts from in what it ends as. ``photo_sides`` and ``adaptation_sides`` are the frames of
     the photographs in stages I and II, and in stage III.
     """
 
@@ -69,6 +70,7 @@ class Recipe:
     dense_weight: float = 0.0
     embedding_weight: float = 0.0
     name_weight: float = 0.0
+    kept_start: float = 0.0
     named_images: int = 0
     named_sets: tuple[str, ...] = ()
     clip_loss: Literal["cosine", "angle"] = "cosine"
@@ -91,11 +93,11 @@ def edge() -> Recipe:
         # The trunk stays ImageNet's: a step costs a quarter less, and CLIP's features survive.
         sam_teacher=Schedule(steps=2200, rate=8e-4, encoder_rate=0.0, warmup=100),
         head_probing=Schedule(
-            steps=160, rate=1e-3, warmup=10, average=0.95, weight_decay=0.0, save_every=40
+            steps=480, rate=1e-3, warmup=10, average=0.95, weight_decay=0.0, save_every=80
         ),
         # Encoder and SAM's head have learnt all they need: small steps bring them together.
         joint=Schedule(
-            steps=100,
+            steps=50,
             rate=3e-4,
             encoder_rate=0.2,
             warmup=10,
@@ -109,6 +111,7 @@ def edge() -> Recipe:
         sam_weight=3.0,
         dense_weight=0.1,
         name_weight=0.1,
+        kept_start=0.3,
         named_images=8,
         named_sets=("coco_multi",),
     )

@@ -6,6 +6,7 @@ A run that was stopped goes on from its folder: a stage that is done is not done
 """
 
 import argparse
+import copy
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -168,9 +169,11 @@ def merge_edge(run: Run) -> Merged:
         net.get_submodule(part).load_state_dict(sam_teacher.get_submodule(part).state_dict())
     assert isinstance(net.clip_head, EdgeClipHead)
     start_clip_head(net.clip_head, concepts_TD)
+    start = copy.deepcopy(net.clip_head)
     clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
     teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
     distil(run, net, teachers, sam_teacher)
+    keep_start(net.clip_head, start, recipe.kept_start)
     who = {
         "clip": f"EfficientNet-Lite{recipe.clip_teacher}, ImageNet-1k, class names embedded",
         "sam": "EfficientNet-Lite0, ImageNet-1k, then outlined regions",
@@ -179,6 +182,17 @@ def merge_edge(run: Run) -> Merged:
         "start": checkpoint.digest(checkpoint.resolve(run.start)) if run.start else "",
     }
     return Merged(net, text_encoder, config, {key: what for key, what in who.items() if what})
+
+
+@torch.no_grad()
+def keep_start(head: nn.Module, start: nn.Module, share: float) -> None:
+    """Mix ``share`` of the weights that a head started from into those that it ended with.
+
+    Wise-FT (paper, appendix D), where the start is a classifier: what is learnt from few
+    photographs costs it names, and half way back it has most of both.
+    """
+    for weight, first in zip(head.parameters(), start.parameters(), strict=True):
+        weight.lerp_(first.to(weight.device), share)
 
 
 def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:
