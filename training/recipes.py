@@ -49,9 +49,9 @@ class Recipe:
     ``sam_weight`` is the paper's λ. Beyond the paper: ``dense_weight`` of the patch loss,
     ``embedding_weight`` of the standardised SAM embedding's loss on the photographs, so that both
     teachers see the same frames; ``name_weight`` of the class names of ``named_sets``, whose label
-    maps then teach Head_CLIP's patches; ``kept_start``, the share of what Head_CLIP of an edge merge
-    starts from in what it ends as. ``photo_sides`` and ``adaptation_sides`` are the frames of
-    the photographs in stages I and II, and in stage III.
+    maps then teach Head_CLIP's patches; ``kept_start``, of an edge merge, the share of Head_CLIP's
+    first weights in its last ones. ``photo_sides`` and ``adaptation_sides`` are the frames of the
+    photographs in stages I and II, and in stage III.
     """
 
     name: str
@@ -171,6 +171,7 @@ def debug() -> Recipe:
         dense_weight=0.5,
         embedding_weight=0.1,
         name_weight=0.1,
+        kept_start=0.5,
         named_images=2,
         named_sets=("camvid",),
         region_sets=(("bsds500", 1.0),),

@@ -227,3 +227,14 @@ def start_clip_head(head: EdgeClipHead, concepts_TD: Tensor) -> None:
             net.classifier.bias,
         )
     head.project.load_state_dict({"weight": concepts_TD.T})
+
+
+@torch.no_grad()
+def keep_start(head: nn.Module, start: nn.Module, share: float) -> None:
+    """Mix into the weights that a head ended with ``share`` of those that it started from.
+
+    Wise-FT (paper, appendix D): what is learnt from a few thousand photographs costs a classifier
+    some of the thousand names that it knew.
+    """
+    for weight, first in zip(head.parameters(), start.parameters(), strict=True):
+        weight.lerp_(first.to(weight.device), share)

@@ -35,6 +35,7 @@ from training.teachers import (
     ClipTeacher,
     OpenClipTeacher,
     class_embeddings,
+    keep_start,
     official_sam,
     start_clip_head,
     student_from_sam,
@@ -182,17 +183,6 @@ def merge_edge(run: Run) -> Merged:
         "start": checkpoint.digest(checkpoint.resolve(run.start)) if run.start else "",
     }
     return Merged(net, text_encoder, config, {key: what for key, what in who.items() if what})
-
-
-@torch.no_grad()
-def keep_start(head: nn.Module, start: nn.Module, share: float) -> None:
-    """Mix ``share`` of the weights that a head started from into those that it ended with.
-
-    Wise-FT (paper, appendix D), where the start is a classifier: what is learnt from few
-    photographs costs it names, and half way back it has most of both.
-    """
-    for weight, first in zip(head.parameters(), start.parameters(), strict=True):
-        weight.lerp_(first.to(weight.device), share)
 
 
 def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:

@@ -18,13 +18,14 @@ from samclip_core import checkpoint
 from samclip_core.config import EDGE
 from samclip_core.errors import CheckpointError
 from samclip_core.model import SamClip
+from samclip_core.network import build
 from samclip_core.text import TextEncoder
 from samclip_core.types import Prompt
 from tests import photographs
 from tests.conftest import ROOT
 from training import stages, train
 from training.sources import open_source
-from training.teachers import class_embeddings
+from training.teachers import class_embeddings, start_clip_head
 
 STAGES = stages.NAMES
 
@@ -89,6 +90,16 @@ def test_the_checkpoint_is_whole_and_keeps_the_text_tower(model: SamClip, traine
     bundled = checkpoint.resolve("edge")
     for file in (checkpoint.TEXT_WEIGHTS, checkpoint.TOKENIZER):
         assert (trained / "checkpoint" / file).read_bytes() == (bundled / file).read_bytes()
+
+
+def test_half_of_the_classifier_that_head_clip_started_from_is_kept(model: SamClip, trained: Path):
+    head = build(model.config, ("clip_head",)).clip_head
+    start_clip_head(head, torch.zeros_like(head.project.weight.T))  # the names' places aside
+    last = torch.load(trained / "states/adaptation.best.pt", weights_only=True)
+    for name, kept in model.net.clip_head.named_parameters():
+        if name != "project.weight":
+            halfway = (head.get_parameter(name) + last[f"clip_head.{name}"]) / 2
+            torch.testing.assert_close(kept, halfway, rtol=1e-3, atol=1e-6)  # stored as float16
 
 
 def test_it_says_where_it_comes_from(trained: Path, data: Path):

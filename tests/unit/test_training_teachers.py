@@ -26,6 +26,7 @@ from training.teachers import (
     OpenClipTeacher,
     class_embeddings,
     imagenet_classifier,
+    keep_start,
     load_trunk,
     official_sam,
     start_clip_head,
@@ -320,3 +321,19 @@ def test_the_student_starts_as_sam_with_the_last_block_in_its_clip_head(sam_file
     with torch.no_grad():
         student.image_encoder.neck[0].weight.zero_()
     assert teacher.image_encoder.neck[0].weight.any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_start_is_kept_weight_by_weight(share: float):
+    first, last = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    expected = {
+        key: (1 - share) * value + share * first.state_dict()[key]
+        for key, value in last.state_dict().items()
+    }
+    keep_start(last, first, share)
+    torch.testing.assert_close(dict(last.state_dict()), expected)
+
+
+def test_a_start_of_another_depth_is_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        keep_start(torch.nn.Linear(3, 2), torch.nn.Linear(3, 2, bias=False), 0.5)
