@@ -83,8 +83,8 @@ def warm(
     WorkerFailed when it fails a worker, ValueError where there is no picture.
     """
     with connect() as client:
-        held = _held(client, collection) if collection else frozenset[str]()
-    embed = functools.partial(_embed, connect, source, collection, held)
+        have = held(client, collection) if collection else frozenset[str]()
+    embed = functools.partial(_embed, connect, source, collection, have)
     parts, done, errors = _parts(source), 0, dict[str, str]()
     by_32 = _share_out(embed, parts, workers) if workers else (w for p in parts for w in embed(p))
     with tqdm(desc=source, unit="image") as progress:
@@ -92,7 +92,7 @@ def warm(
             done += some.done
             errors.update(some.errors)
             progress.update(some.done + len(some.errors))
-    if not (done or errors or held):
+    if not (done or errors or have):
         raise ValueError(f"no picture in {source}: expected {', '.join(SUFFIXES)}, or .tar of them")
     return Warmed(done, errors)
 
@@ -156,7 +156,8 @@ def _wrong(client: Client, encoded: bytes) -> str:
     return ""
 
 
-def _held(client: Client, collection: str) -> frozenset[str]:
+def held(client: Client, collection: str) -> frozenset[str]:
+    """The ids of what a collection holds; none where there is no such collection."""
     ids: list[str] = []
     try:
         while page := client.list_items(

@@ -12,10 +12,11 @@ from pathlib import PurePosixPath
 
 import fsspec
 from fsspec import AbstractFileSystem
-from samclip import Client, Indexed, ListedItem, NotFound, ServiceError, cli
+from samclip import Client, Indexed, ListedItem, ServiceError, cli
 from tqdm import tqdm
 
-LISTED_AT_ONCE = 1000
+from services.cache import warm
+
 FILES_AT_ONCE = 32
 
 
@@ -55,14 +56,11 @@ def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
     if source == target:
         raise ValueError("the new collection needs another name than the old one")
     (old,) = client.describe(source)
-    try:
-        held = {item.id for item in _items(client, target)}
-    except NotFound:
-        held = set()
+    held = warm.held(client, target)
     files, folder = fsspec.url_to_fs(root)
     indexed, errors = 0, dict[str, str]()
     with tqdm(total=old.count, desc=target, unit="image") as progress:
-        for page in _pages(client, source, FILES_AT_ONCE):
+        for page in _pages(client, source):
             images = dict[str, bytes]()
             metadata = {item.id: item.metadata for item in page if item.id not in held}
             for id in metadata:
@@ -77,14 +75,9 @@ def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
     return Indexed(indexed, errors)
 
 
-def _items(client: Client, collection: str) -> Iterator[ListedItem]:
-    for page in _pages(client, collection, LISTED_AT_ONCE):
-        yield from page
-
-
-def _pages(client: Client, collection: str, limit: int) -> Iterator[list[ListedItem]]:
+def _pages(client: Client, collection: str) -> Iterator[list[ListedItem]]:
     after = ""
-    while page := client.list_items(collection, after=after, limit=limit):
+    while page := client.list_items(collection, after=after, limit=FILES_AT_ONCE):
         yield page
         after = page[-1].id
 
