@@ -69,18 +69,6 @@ def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
     return 1 - (2 * overlap_M + 1) / (total_M + 1)
 
 
-def jaccard_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
-    """One minus the soft overlap over union; ``target_Mmm`` are probabilities. Gives ``M``.
-
-    Where a mask is nearly right it pulls four times as hard as Dice does, relative to where it is
-    all wrong: what is left to learn are edges.
-    """
-    probability_Mmm = logits_Mmm.sigmoid()
-    overlap_M = (probability_Mmm * target_Mmm).sum(dim=(-2, -1))
-    total_M = probability_Mmm.sum(dim=(-2, -1)) + target_Mmm.sum(dim=(-2, -1))
-    return 1 - (overlap_M + 1) / (total_M - overlap_M + 1)
-
-
 def focal_loss(logits_Mmm: Tensor, target_Mmm: Tensor, gamma: float = 2.0) -> Tensor:
     """Binary cross-entropy weighted by the prediction's distance from soft targets. Gives ``M``.
 
@@ -110,13 +98,13 @@ def sam_loss(logits_P4mm: Tensor, iou_P4: Tensor, target_Pmm: Tensor) -> tuple[T
     """Learn the masks that people outlined; also gives the best alternative ``best_P`` (1..3).
 
     Mask 0 answers alone; of the three alternatives only the best one learns, so that they part
-    (Segment Anything, section 3). Cross-entropy and overlap 1:4: the 20:1 focal mixture starts much
+    (Segment Anything, section 3). Cross-entropy and Dice 1:4: the 20:1 focal mixture starts much
     more slowly from random weights, and more cross-entropy gives blunter edges. The IoU head
     regresses the true overlap.
     """
     target_P4mm = target_Pmm[:, None].expand_as(logits_P4mm)
     entropy_P4 = cross_entropy_loss(logits_P4mm, target_P4mm)
-    mask_P4 = entropy_P4 / 4 + jaccard_loss(logits_P4mm, target_P4mm)
+    mask_P4 = entropy_P4 / 4 + dice_loss(logits_P4mm, target_P4mm)
     best_P1 = mask_P4[:, 1:].argmin(dim=1, keepdim=True) + 1
     masks = mask_P4[:, 0].mean() + mask_P4.gather(1, best_P1).mean()
     with torch.no_grad():

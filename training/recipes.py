@@ -97,7 +97,7 @@ def edge() -> Recipe:
         ),
         # Encoder and SAM's head have learnt all they need: small steps bring them together.
         joint=Schedule(
-            steps=50,
+            steps=25,
             rate=3e-4,
             encoder_rate=0.2,
             warmup=10,

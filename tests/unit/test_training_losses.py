@@ -14,7 +14,6 @@ from training.losses import (
     dice_loss,
     embedding_loss,
     focal_loss,
-    jaccard_loss,
     sam_distillation_loss,
     sam_loss,
     soft_iou,
@@ -89,17 +88,8 @@ def test_dice_of_hand_counted_masks():
     torch.testing.assert_close(loss_M, 1 - torch.tensor([5 / 5, 3 / 5, 1 / 5]))
 
 
-def test_jaccard_of_hand_counted_masks():
-    target_Mmm = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]).repeat(3, 1, 1)
-    answers = [[[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[-1, -1], [1, 1]]]
-    loss_M = jaccard_loss(SURE * torch.tensor(answers, dtype=torch.float32), target_Mmm)
-    # (overlap + 1) / (union + 1): 2 of 2, 1 of 3, 0 of 4 cells.
-    torch.testing.assert_close(loss_M, 1 - torch.tensor([3 / 3, 2 / 4, 1 / 5]))
-
-
-@pytest.mark.parametrize("loss", [dice_loss, jaccard_loss])
-def test_overlap_of_two_empty_masks_is_whole(loss):
-    loss_M = loss(torch.full((1, 4, 4), -SURE), torch.zeros(1, 4, 4))
+def test_dice_of_two_empty_masks_is_zero():
+    loss_M = dice_loss(torch.full((1, 4, 4), -SURE), torch.zeros(1, 4, 4))
     torch.testing.assert_close(loss_M, torch.zeros(1))
 
 
@@ -151,7 +141,7 @@ def test_sam_loss_adds_up_for_one_prompt():
     logits_P4mm = torch.stack([wrong, wrong, right, wrong], dim=1)
     iou_P4 = torch.tensor([[0.5, 0.0, 0.5, 0.0]])
     loss, best_P = sam_loss(logits_P4mm, iou_P4, target_Pmm)
-    # Mask 0 is all wrong: cross-entropy 30 a cell, of which a quarter counts, overlap 1 - 1/5; the
+    # Mask 0 is all wrong: cross-entropy 30 a cell, of which a quarter counts, Dice 1 - 1/5; the
     # best is right; the true overlaps are 0, 0, 1, 0.
     assert float(loss) == pytest.approx(SURE / 4 + 0.8 + 0.0 + (0.25 + 0.25) / 4)
     assert best_P.tolist() == [2]
