@@ -82,7 +82,7 @@ class Recipe:
 
 
 def edge() -> Recipe:
-    """The bundled checkpoint: about two hours on two cores, with ``--start edge``.
+    """The bundled checkpoint: about an hour and a half on two cores, with ``--start edge``.
 
     That goes on from the SAM of the checkpoint before; from nothing, the SAM teacher wants twice
     the steps.
