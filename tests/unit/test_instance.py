@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services import instance, keys
+from services import instance
 from services.settings import Settings, SettingsError
 from tests import tls
 
@@ -43,36 +43,10 @@ def test_a_file_of_api_keys_that_is_not_there_is_an_error(tmp_path: Path) -> Non
         instance.complete(free_settings(api_keys_file=tmp_path / "none"))
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_this_machine_alone_may_ask_without_a_key(host: str) -> None:
-    instance.check_access(Settings(host=host))
-
-
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.7", "host.example"])
-def test_others_may_not_unless_that_was_said(host: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"samclip keys add NAME.*allow_open"):
-        instance.check_access(Settings(host=host))
-    instance.check_access(Settings(host=host, allow_open=True))
-    keys.write(tmp_path / "keys", [])
-    instance.check_access(Settings(host=host, api_keys_file=tmp_path / "keys"))
-    certificate = tls.certificate(tmp_path, "localhost")
-    guarded = {"tls_cert_file": certificate, "tls_client_ca_file": certificate}
-    instance.check_access(Settings.model_validate({"host": host, **guarded}))
-    with pytest.raises(SettingsError, match="allow_open"):
-        instance.check_access(Settings(host=host, tls_cert_file=certificate))
-
-
 def test_keys_in_the_clear_are_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("my-old-secret\n")
     with pytest.raises(SettingsError, match=r"line 1 .*--from-stdin"):
         instance.complete(free_settings(api_keys_file=tmp_path / "keys"))
-
-
-@pytest.mark.parametrize("name", ["my keys", "a,b", "a(b)", "a'b", "a\\b", 'a"b', "a\nb"])
-def test_paths_that_haproxy_would_read_another_way_are_refused(tmp_path: Path, name: str) -> None:
-    keys.write(tmp_path / name, [])
-    with pytest.raises(SettingsError, match=r"(?s)api_keys_file is .* takes no path with"):
-        instance.check_access(Settings(api_keys_file=tmp_path / name))
 
 
 def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
