@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TextIO, TypeVar, cast
+from typing import Any, Generic, Literal, TextIO, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ class Schedule:
     """How long a stage runs and how fast it learns.
 
     ``encoder_rate`` multiplies the rate of the pretrained encoder: the paper's tenth. ``average``
-    is the decay of the moving average of the weights, which is what a stage gives.
+    is the decay of the moving average of the weights, which is what a stage gives: as it was where
+    validation found it ``best``, or as it is at ``last``.
     """
 
     steps: int
@@ -31,6 +32,7 @@ class Schedule:
     weight_decay: float = 0.05
     average: float = 0.998
     save_every: int = 200
+    keep: Literal["best", "last"] = "best"
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class Stage(Generic[Net]):
 
         ``batches(steps)`` gives this worker's part of each step. A step depends on nothing but
         its number, so a run that was killed goes on as if nothing had happened. With
-        ``validation``, the weights of the lowest validation loss win over the last ones. Every
-        worker calls ``report`` at the same steps.
+        ``validation``, the weights of the lowest validation loss win over the last ones, unless the
+        schedule keeps those. Every worker calls ``report`` at the same steps.
         """
         steps = range(self.done, self.schedule.steps)
         with (
@@ -170,7 +172,7 @@ class Stage(Generic[Net]):
         return {"validation": loss}
 
     def _result(self) -> dict[str, Tensor]:
-        if self.lowest < math.inf:
+        if self.schedule.keep == "best" and self.lowest < math.inf:
             best: dict[str, Tensor] = torch.load(self._file("best.pt"), weights_only=True)
             return best
         return self.averaged.module.state_dict()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 import torch
 
@@ -92,8 +92,16 @@ def edge() -> Recipe:
         kind="edge",
         # The trunk stays ImageNet's: a step costs a quarter less, and CLIP's features survive.
         sam_teacher=Schedule(steps=2200, rate=8e-4, encoder_rate=0.0, warmup=100),
+        # Validation cannot choose here: it has too few names, and without them it finds the head
+        # best that has learnt the least.
         head_probing=Schedule(
-            steps=480, rate=1e-3, warmup=10, average=0.95, weight_decay=0.0, save_every=80
+            steps=480,
+            rate=1e-3,
+            warmup=10,
+            average=0.95,
+            weight_decay=0.0,
+            save_every=80,
+            keep="last",
         ),
         # Encoder and SAM's head have learnt all they need: small steps bring them together.
         joint=Schedule(
@@ -212,6 +220,9 @@ def _replaced(value: Any, path: Sequence[str], text: str, change: str) -> Any:
     old = getattr(value, path[0])
     deeper = len(path) > 1
     new = _replaced(old, path[1:], text, change) if deeper else _read(text, old, change)
+    allowed = get_args(get_type_hints(type(value))[path[0]])
+    if isinstance(new, str) and allowed and new not in allowed:
+        raise ValueError(f"{change!r}: expected one of {', '.join(map(str, allowed))}")
     return replace(value, **{path[0]: new})
 
 

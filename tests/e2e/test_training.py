@@ -247,6 +247,7 @@ def test_the_report_shows_curves_and_masks(trained: Path, model: SamClip):
     [
         ("joint.stepz=10", "no field 'stepz', there is steps, rate"),
         ("joint.steps=many", "expected a value like 2"),
+        ("dtype=float16", "expected one of bfloat16, float32"),
         ("joint", "expected NAME=VALUE"),
     ],
 )

@@ -1,7 +1,8 @@
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -192,8 +193,12 @@ def _folder(path: Path) -> Path:
     return path
 
 
-def test_the_weights_of_the_lowest_validation_loss_win(tmp_path: Path):
+@pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("last", 3)])
+def test_the_weights_of_the_lowest_validation_loss_win_or_the_last(
+    tmp_path: Path, keep: Literal["best", "last"], kept: int
+):
     """Validated at steps 2, 4, 6 and 7; the second time is the best."""
+    schedule = replace(SCHEDULE, keep=keep)
     losses = iter([3.0, 1.0, 2.0, 4.0])
     seen: list[dict[str, Tensor]] = []
 
@@ -205,11 +210,10 @@ def test_the_weights_of_the_lowest_validation_loss_win(tmp_path: Path):
             yield from square(net, batch)
 
     reports: list[dict[str, float]] = []
-    model = fit(
-        model_of(), parts, tmp_path, validation=lambda: [next(losses)], report=reports.append
-    )
+    validation = {"validation": lambda: [next(losses)], "report": reports.append}
+    model = fit(model_of(), parts, tmp_path, schedule, **validation)
     for key, value in model.state_dict().items():
-        assert torch.equal(value, seen[1][key])
+        assert torch.equal(value, seen[kept][key])
     assert [report["stage/validation"] for report in reports] == [3, 1, 2, 4]
     lines = (tmp_path / "stage.validation.tsv").read_text().splitlines()
     assert lines == ["step\tloss", "2\t3.00000", "4\t1.00000", "6\t2.00000", "7\t4.00000"]
