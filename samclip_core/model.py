@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from samclip_core import checkpoint, dense, everything, scores, semantic
+from samclip_core.clipped import clip_in_convolutions
 from samclip_core.cores import Cores, one_core
 from samclip_core.errors import InvalidImage
 from samclip_core.fused import cast_weights, fold_norms
@@ -93,6 +94,8 @@ class SamClip:
             if dtype != "float32":
                 cast_weights(net.image_encoder, getattr(torch, dtype))
                 cast_weights(net.clip_head, getattr(torch, dtype))
+            if device == "cpu":
+                clip_in_convolutions(net.image_encoder)
         return cls(directory, net.to(device), text_encoder.to(device), dtype, limits)
 
     def prepare(self, image: bytes | NDArray[np.uint8]) -> Prepared:

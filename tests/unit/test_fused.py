@@ -1,10 +1,18 @@
+import pytest
 import timm
 import torch
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
 from torch import nn
 
-from samclip_core.fused import FusedAttention, FusedLayerNorm2d, cast_weights, fold_norms, use_fused
+from samclip_core.fused import (
+    FEW,
+    FusedAttention,
+    FusedLayerNorm2d,
+    cast_weights,
+    fold_norms,
+    use_fused,
+)
 from tests.weights import seeded
 
 
@@ -29,6 +37,16 @@ def test_twins_keep_keys_and_results() -> None:
     assert list(original.state_dict()) == keys
     torch.testing.assert_close(original["attention"](*[tokens_PND] * 3), attended)
     torch.testing.assert_close(original["norm"](map_PChw), normed)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(2304, 7), (7, 2304), (40, FEW), (7, 7)])
+@torch.no_grad()
+def test_attention_of_few_keys_is_attention(queries: int, keys: int) -> None:
+    attention = seeded(lambda: Attention(16, 4, downsample_rate=2), 0)
+    q_PND, k_PKD = torch.randn(3, queries, 16), torch.randn(3, keys, 16)
+    v_PKD = torch.randn(3, keys, 16)
+    attended = FusedAttention(attention)(q_PND, k_PKD, v_PKD)
+    torch.testing.assert_close(attended, attention(q_PND, k_PKD, v_PKD))
 
 
 @torch.no_grad()
