@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -81,6 +82,12 @@ def _whole() -> Callable[..., Iterator[R]]:
     """Here in the main thread: a script may compute there itself, and has those helpers already."""
     here = threading.current_thread() is threading.main_thread()
     return map if here else _everywhere.map
+
+
+def last_level_cache() -> int:
+    """Bytes of the largest cache that the first core sees; 0 where the system does not say."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    return max((1024 * int(size.read_text().strip().rstrip("K")) for size in sizes), default=0)
 
 
 @contextmanager

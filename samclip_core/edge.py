@@ -20,6 +20,7 @@ BACKBONE = "tf_efficientnet_lite0"
 STRIDE = 8  # of the SAM embedding
 TOKEN_STRIDE = 2 * STRIDE
 UPSCALING = 4  # of the mask decoder
+WIDEST = 24  # values for each pixel of the frame in the widest map: 96 channels at stride 2
 SPOTS = (3.0, 16.0)  # standard deviations of a drawn click, in cells of the mask
 DRAWN = 2 + len(SPOTS)  # channels of a drawn prompt
 

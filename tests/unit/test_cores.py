@@ -3,11 +3,12 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
 
-from samclip_core.cores import Cores, one_core
+from samclip_core.cores import Cores, last_level_cache, one_core
 
 
 @pytest.fixture
@@ -136,3 +137,14 @@ def test_an_error_is_raised_and_the_cores_are_given_back() -> None:
     with pytest.raises(ZeroDivisionError):
         list(Cores().map(work, [1, 0, 1]))
     assert torch.get_num_threads() == before
+
+
+def test_the_last_level_cache_is_the_largest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samclip_core.cores.Path", lambda _: tmp_path)
+    assert last_level_cache() == 0  # a system that does not say
+    for index, size in enumerate(("48K", "64K", "2048K", "32768K")):
+        (tmp_path / f"index{index}").mkdir()
+        (tmp_path / f"index{index}" / "size").write_text(f"{size}\n")
+    assert last_level_cache() == 32 * 2**20
