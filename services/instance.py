@@ -25,8 +25,10 @@ COMPUTING = {
     # 27 ms where it took 31 with 1,000.
     "OMP_WAIT_POLICY": "passive",
     "GOMP_SPINCOUNT": "3000",
+    # Read by glibc: as ``samclip_core.memory`` has it, before Ray's own threads have made more.
+    "MALLOC_ARENA_MAX": "1",
 }
-"""For processes that compute with torch; read by libgomp, which comes with it."""
+"""For processes that compute with torch; read by libgomp, which comes with it, and by glibc."""
 SERVES_OWN = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_STATS_PORT",

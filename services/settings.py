@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     max_queue: int = Field(64, ge=1)  # images that wait for the encoder; more are refused
     # In one run of the mask decoder. On a CPU its maps outgrow the caches: with the edge checkpoint
     # on one thread a prompt took 23.2 ms of CPU alone, 20.9 among 4, 22.0 among 8, 41.8 among 32.
-    max_prompt_batch: int = Field(4, ge=1)
+    max_prompt_batch: int = Field(8, ge=1)
 
     # Limits on one request.
     max_request_bytes: int = Field(256 * MIB, ge=1)
