@@ -26,9 +26,9 @@ class Costs:
     """Seconds and bytes of each thing asked, as ``make bench`` writes them.
 
     ``…_cpu_s`` are core-seconds at saturation, everything included, ``unasked_cores`` as well:
-    what the service takes while nobody asks. An encoding alone or in a batch of eight (each) takes
-    ``encode_s`` and ``encode_of_8_s`` on all cores, a click alone ``mask_s``; what comes alone
-    as the service itself has seen it.
+    what the service takes while nobody asks. An encoding alone, one of as many as there are cores,
+    and one of eight take ``encode_s``, ``encode_on_each_core_s`` and ``encode_of_8_s`` of all
+    cores, a click alone ``mask_s``; what comes alone as the service itself has seen it.
     """
 
     cores: int
@@ -38,6 +38,7 @@ class Costs:
     click_cpu_s: float
     decode_s: float
     encode_s: float
+    encode_on_each_core_s: float
     encode_of_8_s: float
     mask_s: float
     mask_on_one_core_s: float

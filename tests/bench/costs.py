@@ -33,6 +33,7 @@ def of(report: Report) -> dict[str, Any]:
         "click_cpu_s": cpu_s("click key"),
         "decode_s": median("model", "decode and resize", 0.001),
         "encode_s": stage_s("classify new", "execute"),
+        "encode_on_each_core_s": median("model", "encode, one on each core", 0.001),
         "encode_of_8_s": median("model", "encode, batch of 8", 0.001),
         "mask_s": stage_s("click key", "mask_decode"),
         "mask_on_one_core_s": median("model", "decode a click, one thread", 0.001),

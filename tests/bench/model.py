@@ -13,6 +13,7 @@ from samclip_core.cores import one_core
 from samclip_core.network import build
 from samclip_core.sam_head import SamHead
 from tests.bench import machine, traffic
+from tests.bench.bare import CORES
 from tests.bench.bench import Bench
 from tests.bench.lines import Line, seen
 
@@ -55,6 +56,7 @@ def _cases(bench: Bench) -> dict[str, tuple[Callable[[int], object], int]]:
     return {
         "decode and resize": (lambda i: model.prepare(traffic.known(i)), 1),
         "encode, alone": (lambda i: model.encode_batch([prepared]), 1),
+        "encode, one on each core": (lambda i: model.encode_batch([prepared] * CORES), CORES),
         "encode, batch of 8": (lambda i: model.encode_batch([prepared] * BATCH), BATCH),
         "encode, alone, float32": (lambda i: exact.encode_batch([prepared]), 1),
         "encode, batch of 8, float32": (lambda i: exact.encode_batch([prepared] * BATCH), BATCH),

@@ -1,7 +1,8 @@
 """One machine with a whole service on it, as a discrete-event simulation.
 
-Cores are shared by whatever runs, in proportion to its threads, as the system's scheduler does. New
-images are decoded, wait for the encoder, and go through it in batches that work on all cores.
+Cores are shared by whatever runs, in proportion to its threads, as the system's scheduler does; but
+what works on all cores in step, as one image or one click alone does, is as slow as its slowest
+thread. New images are decoded, wait for the encoder, and go through it in batches.
 Clicks go to the mask decoder, which works on all cores for one, and on a core for each of several.
 Everything else that a request costs is work of one thread around them. What the service takes while
 nobody asks is taken from the cores.
@@ -9,6 +10,7 @@ nobody asks is taken from the cores.
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ Steps = Generator[simpy.Event, Any, None]
 class _Running:
     left_s: float  # core-seconds
     threads: int
+    in_step: bool
     done: simpy.Event
 
 
@@ -41,31 +44,36 @@ class Processor:
         self._changes = 0
         self.busy_s = 0.0  # core-seconds until the latest change
 
-    def work(self, core_seconds: float, threads: int = 1) -> simpy.Event:
-        """An event for the end of so much work on at most so many cores."""
+    def work(self, core_seconds: float, threads: int = 1, in_step: bool = False) -> simpy.Event:
+        """An event for the end of so much work on at most so many cores.
+
+        ``in_step``: its threads wait for each other, each on a core of its own.
+        """
         self._advance()
-        running = _Running(core_seconds, threads, self._env.event())
+        running = _Running(core_seconds, threads, in_step, self._env.event())
         self._running.append(running)
         self._env.process(self._next_end())
         return running.done
 
-    @property
-    def _speed(self) -> float:
-        """Of one thread."""
-        return min(1.0, self._cores / max(1, sum(one.threads for one in self._running)))
+    def _rate(self, one: _Running) -> float:
+        """Core-seconds of it that are done in a second."""
+        threads = sum(each.threads for each in self._running)
+        if one.in_step:  # its slowest thread shares a core with that many
+            threads = one.threads * (1 + ceil((threads - one.threads) / one.threads))
+        return one.threads * min(1.0, self._cores / threads)
 
     def _advance(self) -> None:
-        passed, speed = self._env.now - self._since, self._speed
+        passed = self._env.now - self._since
         for one in self._running:
-            one.left_s -= passed * speed * one.threads
-            self.busy_s += passed * speed * one.threads
+            done_s = passed * self._rate(one)
+            one.left_s -= done_s
+            self.busy_s += done_s
         self._since = self._env.now
 
     def _next_end(self) -> Steps:
         self._changes += 1
         change = self._changes
-        speed = self._speed
-        ends = min((one.left_s / one.threads for one in self._running), default=0.0) / speed
+        ends = min((one.left_s / self._rate(one) for one in self._running), default=0.0)
         yield self._env.timeout(max(0.0, ends))
         if change != self._changes:
             return  # something has begun or ended meanwhile, and looks ahead itself
@@ -134,19 +142,23 @@ class Machine:
                 done.succeed()
 
     def _encode(self, size: int) -> simpy.Event:
-        return self.processor.work(size * self._batch_s(size) * self._free, self.costs.cores)
+        work_s = size * self._batch_s(size) * self._free
+        return self.processor.work(work_s, self.costs.cores, in_step=size == 1)
 
     def _decode_masks(self, size: int) -> simpy.Event:
         cores = self.costs.cores
         if size == 1:
-            return self.processor.work(self.costs.mask_s * self._free, cores)
+            return self.processor.work(self.costs.mask_s * self._free, cores, in_step=True)
         return self.processor.work(size * self.costs.mask_on_one_core_s, min(size, cores))
 
     def _batch_s(self, size: int) -> float:
-        """Of each image in a batch: as in one of eight where each has a core of its own."""
-        times = (self.costs.encode_s, self.costs.encode_of_8_s)
-        most = min(8, max(2, self.costs.cores))
-        return float(np.interp(np.log2(size), np.log2([1, most]), times))
+        """Of each image in a batch, between those that were measured."""
+        costs = self.costs
+        times = {1: costs.encode_s, 8: costs.encode_of_8_s}
+        if 1 < costs.cores < 8:
+            times[costs.cores] = costs.encode_on_each_core_s
+        sizes = sorted(times)
+        return float(np.interp(np.log2(size), np.log2(sizes), [times[n] for n in sizes]))
 
 
 def closed(costs: Costs, clients: int, seconds: float, kind: str = "new") -> float:

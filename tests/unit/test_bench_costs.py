@@ -10,6 +10,7 @@ from tests.bench.throughput import name_of
 
 MODEL = {
     "decode and resize": 4.0,
+    "encode, one on each core": 50,
     "encode, batch of 8": 45.0,
     "decode a click, one thread": 25.0,
 }
@@ -47,6 +48,7 @@ def test_all_that_a_plan_needs_is_there() -> None:
     assert found.new_image_cpu_s == pytest.approx(0.1)
     assert found.click_cpu_s == pytest.approx(0.03)
     assert found.encode_s == pytest.approx(0.04)
+    assert found.encode_on_each_core_s == pytest.approx(0.05)
     assert found.encode_of_8_s == pytest.approx(0.045)
     assert found.mask_s == pytest.approx(0.02)
     assert found.mask_on_one_core_s == pytest.approx(0.025)

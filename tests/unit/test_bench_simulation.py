@@ -1,6 +1,7 @@
 """The simulation keeps the laws that any such machine keeps, and bears out the plan."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,13 @@ from tests.unit.test_plan import COSTS
 OWN = 1 - COSTS.unasked_cores / COSTS.cores  # of the cores: what requests have of them
 
 
-def ends(*works: tuple[float, int], cores: int = 2) -> list[float]:
+def ends(*works: tuple[float, int] | tuple[float, int, bool], cores: int = 2) -> list[float]:
     """When each work, begun at once, is done."""
     env = simpy.Environment()
     processor = Processor(env, cores)
     found: dict[int, float] = {}
 
-    def one(index: int, work: tuple[float, int]) -> simulation.Steps:
+    def one(index: int, work: tuple[Any, ...]) -> simulation.Steps:
         yield processor.work(*work)
         found[index] = env.now
 
@@ -37,6 +38,14 @@ def test_cores_are_shared_by_threads() -> None:
     # Three threads on two cores, each at two thirds, until the single one is done.
     assert ends((1, 1), (2, 2)) == pytest.approx([1.5, 1.5])
     assert ends((1, 1), (1, 1), (1, 1), (1, 1)) == pytest.approx([2, 2, 2, 2])
+
+
+def test_what_works_in_step_is_as_slow_as_its_slowest_thread() -> None:
+    assert ends((2, 2, True)) == [1]
+    # Until the single one is done it has half of each core, and then both.
+    assert ends((1, 1), (2, 2, True)) == pytest.approx([1.5, 1.75])
+    assert ends((1, 1), (1, 1), (2, 2, True)) == pytest.approx([2, 2, 2])
+    assert ends((2, 2, True), (2, 2, True)) == pytest.approx([2, 2])
 
 
 def test_saturation_is_bounded_by_the_cores() -> None:
@@ -57,13 +66,16 @@ def test_one_client_waits_for_its_own_work_alone() -> None:
     assert click == pytest.approx(around + COSTS.mask_s, rel=0.02)
 
 
-@pytest.mark.parametrize(("cores", "size"), [(1, 2), (2, 2), (4, 4), (16, 8)])
-def test_a_larger_batch_saves_until_each_image_has_a_core(cores: int, size: int) -> None:
-    costs = replace(COSTS, cores=cores, encode_s=0.06)
+@pytest.mark.parametrize("cores", [1, 2, 4, 8, 16])
+def test_each_image_of_a_batch_takes_what_was_measured_of_its_size(cores: int) -> None:
+    costs = replace(COSTS, cores=cores, encode_s=0.06, encode_on_each_core_s=0.05)
     machine = simulation.Machine(simpy.Environment(), costs)
-    assert machine._batch_s(1) == costs.encode_s
-    assert machine._batch_s(size) == machine._batch_s(8) == costs.encode_of_8_s
-    assert cores < 4 or costs.encode_of_8_s < machine._batch_s(2) < costs.encode_s
+    times = [machine._batch_s(size) for size in (1, 2, 4, 8)]
+    assert times[0] == costs.encode_s
+    assert times[-1] == costs.encode_of_8_s
+    assert times == sorted(times, reverse=True)
+    if 1 < cores < 8:
+        assert machine._batch_s(cores) == costs.encode_on_each_core_s
 
 
 def test_littles_law() -> None:

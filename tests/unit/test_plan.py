@@ -17,6 +17,7 @@ COSTS = Costs(
     click_cpu_s=0.03,
     decode_s=0.004,
     encode_s=0.04,
+    encode_on_each_core_s=0.045,
     encode_of_8_s=0.045,
     mask_s=0.012,
     mask_on_one_core_s=0.02,
