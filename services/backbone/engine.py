@@ -79,7 +79,7 @@ class Engine:
         self._batcher = Batcher[_Work, Entries](
             self._run,
             part="image_encoder",
-            bucketed=True,
+            bucketed=settings.device != "cpu",  # where no graphs are kept for some sizes
             max_size=settings.max_batch_size,
             max_wait_s=settings.batch_wait_ms / 1000,
             max_queue=settings.max_queue,

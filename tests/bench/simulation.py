@@ -133,8 +133,7 @@ class Machine:
     def _batches(self, queue: simpy.Store, most: int, run: Any) -> Steps:
         while True:
             batch = [(yield queue.get())]
-            # Powers of two: the sizes that the service runs.
-            size = min(most, 1 << (len(batch) + len(queue.items)).bit_length() - 1)
+            size = min(most, len(batch) + len(queue.items))
             while len(batch) < size:
                 batch.append((yield queue.get()))
             yield run(size)
