@@ -40,7 +40,7 @@ def test_twins_keep_keys_and_results() -> None:
 
 
 @pytest.mark.parametrize(("queries", "keys"), [(2304, 7), (7, 2304), (40, FEW), (7, 7)])
-@torch.no_grad()
+@torch.inference_mode()
 def test_attention_of_few_keys_is_attention(queries: int, keys: int) -> None:
     attention = seeded(lambda: Attention(16, 4, downsample_rate=2), 0)
     q_PND, k_PKD = torch.randn(3, queries, 16), torch.randn(3, keys, 16)
