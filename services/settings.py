@@ -86,8 +86,9 @@ class Settings(BaseSettings):
     max_batch_size: int = Field(8, ge=1)
     batch_wait_ms: float = Field(2.0, ge=0)
     max_queue: int = Field(64, ge=1)  # images that wait for the encoder; more are refused
-    # In one run of the mask decoder. On a CPU its maps outgrow the caches: with the edge checkpoint
-    # on one thread a prompt took 23.2 ms of CPU alone, 20.9 among 4, 22.0 among 8, 41.8 among 32.
+    # Together. On a CPU the cores share them, at most four in a call, as maps outgrow the caches:
+    # with the edge checkpoint on one thread a prompt took 23.2 ms of CPU alone, 20.9
+    # among 4, 22.0 among 8, 41.8 among 32.
     max_prompt_batch: int = Field(8, ge=1)
 
     # Limits on one request.
