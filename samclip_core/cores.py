@@ -33,18 +33,21 @@ class Cores:
         self._parts = 0  # of all that is under way, or waits to be
         self._alone = False  # one part has all cores
 
-    def map(self, function: Callable[[T], R], parts: Sequence[T]) -> Iterator[R]:
+    def map(
+        self, function: Callable[[T], R], parts: Sequence[T], alone: bool = True
+    ) -> Iterator[R]:
         """``function`` of each part, in order, each as soon as it and those before it are done.
 
-        A part gets its share of the cores; one alone gets all, and what comes meanwhile waits for
-        it: beside others on its cores it would take much longer than they are kept waiting.
+        A part gets its share of the cores; one ``alone`` gets all, and what comes meanwhile waits
+        for it: beside others on its cores it would take much longer than they are kept waiting. Not
+        ``alone``, with others about to come, it leaves them half.
         """
         if self.number == 1 and len(parts) == 1:  # no helpers: as well here as anywhere
             with one_core():
                 only = function(parts[0])
             yield only
             return
-        with self._counted(len(parts)) as count:
+        with self._counted(len(parts), alone) as count:
             threads = max(1, self.number // max(1, count))
 
             def with_its_share(part: T) -> R:
@@ -61,13 +64,18 @@ class Cores:
             done: list[R] = list(_whole()(with_its_share, parts))
         yield from done  # whoever waits goes on, whatever is done with it
 
+    @property
+    def free(self) -> int:
+        """Cores that have nothing to do, or 1 for what waits for the next one."""
+        return max(1, self.number - self._parts)
+
     @contextmanager
-    def _counted(self, parts: int) -> Iterator[int]:
+    def _counted(self, parts: int, alone: bool) -> Iterator[int]:
         """With so many more under way, which yields how many there are then."""
         with self._changed:
             self._parts += parts
             self._changed.wait_for(lambda: not self._alone)
-            count = self._parts
+            count = self._parts if alone else max(self._parts, 2)
             self._alone = count == 1
         try:
             yield count

@@ -124,18 +124,19 @@ class SamClip:
         """Encode prepared pictures together, in order; all features float32."""
         return list(self.encode_each(batch))
 
-    def encode_each(self, batch: Sequence[Prepared]) -> Iterator[ImageFeatures]:
+    def encode_each(self, batch: Sequence[Prepared], alone: bool = True) -> Iterator[ImageFeatures]:
         """The same, each as soon as it and those before it are done.
 
         A picture's features do not depend on what else is in the batch. A GPU is given all at once,
-        each core of a CPU its share, of which it takes a few at a time.
+        each core of a CPU that is free its share, of which it takes a few at a time. ``alone``: one
+        picture may have all cores, as no other is about to come.
         """
         at_once = len(batch)
         if self.device.type == "cpu":
-            share = -(-len(batch) // self._cores.number)
+            share = -(-len(batch) // self._cores.free)
             at_once = min(max(share, 1), self._pictures_per_core)
         parts = [batch[start : start + at_once] for start in range(0, len(batch), at_once)]
-        for encoded in self._cores.map(self._encode, parts):
+        for encoded in self._cores.map(self._encode, parts, alone):
             yield from encoded
 
     def _fitting(self) -> int:

@@ -5,6 +5,7 @@ P prompts, N points, D width, h w grid, M masks, H W pixels of the original pict
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -94,13 +95,13 @@ class SamHead:
         return self.segment_batch([(features, prompts)], multimask)[0]
 
     def segment_batch(
-        self, requests: Sequence[Request], multimask: bool = True
+        self, requests: Sequence[Request], multimask: bool = True, alone: bool = True
     ) -> list[list[MaskSet]]:
         """Answer the prompts of several pictures: for each request one MaskSet a prompt, in order.
 
         ``multimask`` gives the three masks that an ambiguous prompt may mean, otherwise one.
-        An answer does not depend on what else is in the batch. Features need the SAM embedding.
-        Raises InvalidPrompt.
+        An answer does not depend on what else is in the batch. ``alone``: one prompt may have all
+        cores, as no other is about to come. Features need the SAM embedding. Raises InvalidPrompt.
         """
         for features, prompts in requests:
             self.check(features, prompts)
@@ -118,7 +119,8 @@ class SamHead:
         def answer(call: list[int]) -> list[MaskSet]:
             return self._answer([jobs[index] for index in call], multimask)
 
-        side_by_side = self._cores.map if self._device.type == "cpu" else map
+        on_cores = partial(self._cores.map, alone=alone)
+        side_by_side = on_cores if self._device.type == "cpu" else map
         answers: dict[int, MaskSet] = {}
         for call, found in zip(calls, side_by_side(answer, calls), strict=True):
             answers |= zip(call, found, strict=True)

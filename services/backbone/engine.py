@@ -165,9 +165,10 @@ class Engine:
 
         Raises Overloaded where it is not enough for one.
         """
+        alone = not self._batcher.crowded
         try:
             # While the last of them are still being encoded.
-            return [self._entries(features) for features in self.model.encode_each(prepared)]
+            return [self._entries(found) for found in self.model.encode_each(prepared, alone)]
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise

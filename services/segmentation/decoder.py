@@ -85,10 +85,11 @@ class Decoder:
 
     def _answer(self, batch: list[_Question]) -> list[list[MaskSet]]:
         answers: dict[_Question, list[MaskSet]] = {}
+        alone = not self._batcher.crowded
         for multimask in (False, True):
             alike = [question for question in batch if question.multimask is multimask]
             requests = [(question.features, question.prompts) for question in alike]
-            found = self.sam_head.segment_batch(requests, multimask)
+            found = self.sam_head.segment_batch(requests, multimask, alone)
             answers |= zip(alike, found, strict=True)
         return [answers[question] for question in batch]
 

@@ -72,6 +72,35 @@ def test_what_comes_while_one_part_has_all_cores_waits_for_it(two_threads: None)
     assert seen[1] == ("other", 1)  # both came while it had all
 
 
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 2)])
+def test_one_part_leaves_half_of_the_cores_to_others_about_to_come(
+    cores: int, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    assert list(Cores().map(abs, [-1], alone=False)) == [1]
+    assert asked[0] == threads
+    assert asked[-1] == cores
+
+
+def test_cores_are_free_until_parts_are_under_way(two_threads: None) -> None:
+    cores, gate = Cores(), threading.Barrier(2)
+
+    def work(part: int) -> None:
+        gate.wait(30)
+        gate.wait(30)
+
+    assert cores.free == 2
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: list(cores.map(work, [0], alone=False)))
+        gate.wait(30)
+        assert cores.free == 1
+        gate.wait(30)
+        asked.result(30)
+    assert cores.free == 2
+
+
 def test_a_thread_that_is_new_while_others_compute_has_all_cores_later(two_threads: None) -> None:
     cores, gate = Cores(), threading.Barrier(3)
 

@@ -20,14 +20,16 @@ TWO = Prompt(points=((8, 9), (30, 12)), negative=(False, True))
 
 
 class Watched(SamHead):
-    """Notes how many prompts each image of a run has."""
+    """Notes how many prompts each image of a run has, and whether it may have all cores."""
 
     batches: list[list[int]]
+    alone: bool
 
-    def segment_batch(self, requests, multimask=True):
+    def segment_batch(self, requests, multimask=True, alone=True):
         if requests:
             self.batches.append([len(prompts) for _, prompts in requests])
-        return super().segment_batch(requests, multimask)
+            self.alone = alone
+        return super().segment_batch(requests, multimask, alone)
 
 
 @pytest.fixture
@@ -92,6 +94,16 @@ async def test_an_answer_does_not_depend_on_its_neighbours(decoder):
             for ours, theirs in zip(answer, alone, strict=True):
                 assert_same(ours, theirs)
         decoder.sam_head.batches.clear()
+
+
+async def test_where_others_are_usual_a_prompt_leaves_them_cores(decoder):
+    question = features(decoder, 1), [CLICK], False
+    await decoder.segment(*question)
+    assert decoder.sam_head.alone
+    await together(decoder, *[question] * 8)
+    decoder.sam_head.batches.clear()
+    await decoder.segment(*question)
+    assert not decoder.sam_head.alone
 
 
 async def test_prompts_are_counted_not_requests(decoder):

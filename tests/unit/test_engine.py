@@ -187,6 +187,18 @@ async def test_a_full_queue_refuses_at_once_and_recovers(model, settings):
     await engine.close()
 
 
+async def test_where_others_are_usual_an_image_leaves_them_cores(engine, model):
+    first = await busy(model, engine)
+    assert model.alone
+    calls = [asyncio.create_task(engine.embed(png(red), ALL)) for red in range(2, 7)]
+    await queued(engine, 5)
+    model.release()
+    await asyncio.gather(first, *calls)
+    await engine.embed(png(7), ALL)
+    assert model.batches == [1, 4, 1, 1]
+    assert not model.alone
+
+
 async def test_a_failing_device_fails_the_batch_and_not_the_next_one(engine, model):
     model.failure = MemoryError("out of memory")
     with pytest.raises(MemoryError):
@@ -200,11 +212,11 @@ class Small(FakeModel):
 
     fits = 2
 
-    def encode_each(self, batch):
+    def encode_each(self, batch, alone=True):
         if len(batch) > self.fits:
             self.batches.append(len(batch))
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
-        return super().encode_each(batch)
+        return super().encode_each(batch, alone)
 
 
 async def test_a_batch_that_does_not_fit_into_memory_is_split(settings):

@@ -44,10 +44,10 @@ async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_li
 ):
     free, running, encode_each = threading.Event(), threading.Event(), tiny_model.encode_each
 
-    def held(batch):
+    def held(batch, alone):
         running.set()
         assert free.wait(60)
-        return encode_each(batch)
+        return encode_each(batch, alone)
 
     monkeypatch.setattr(tiny_model, "encode_each", held)
     traced = Caller(caller.port, (*ADMITTED, ("traceparent", f"00-{TRACE}-{SPAN}-01")))
