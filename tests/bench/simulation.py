@@ -2,13 +2,13 @@
 
 Cores are shared by whatever runs, in proportion to its threads, as the system's scheduler does; but
 what works on all cores in step, as one image or one click alone does, is as slow as its slowest
-thread. New images are decoded, wait for the encoder, and go through it in batches.
-Clicks go to the mask decoder, which works on all cores for one, and on a core for each of several.
-Everything else that a request costs is work of one thread around them. What the service takes while
-nobody asks is taken from the cores.
+thread. New images are decoded, and go through the encoder in batches; clicks go through the mask
+decoder. Everything else that a request costs is work of one thread around them. What the service
+takes while nobody asks is taken from the cores.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
@@ -16,11 +16,15 @@ from typing import Any
 import numpy as np
 import simpy
 
+from samclip_core.model import PICTURES_PER_CORE
+from samclip_core.sam_head import PROMPTS_PER_CALL_ON_CPU
+from services.batcher import LATEST, batches_at_once
 from services.plan import Costs
 from services.settings import Settings
 from tests.bench.load import arrivals
 
 MAX_BATCH: int = Settings.model_fields["max_batch_size"].default
+WAIT_S: float = Settings.model_fields["batch_wait_ms"].default / 1000
 CLICK_BATCH: int = Settings.model_fields["max_prompt_batch"].default
 Steps = Generator[simpy.Event, Any, None]
 
@@ -37,7 +41,7 @@ class Processor:
     """``cores``, the last of them perhaps a part of one, that all running work shares."""
 
     def __init__(self, env: simpy.Environment, cores: float):
-        self._env = env
+        self.env = env
         self._cores = cores
         self._running: list[_Running] = []
         self._since = 0.0
@@ -50,9 +54,9 @@ class Processor:
         ``in_step``: its threads wait for each other, each on a core of its own.
         """
         self._advance()
-        running = _Running(core_seconds, threads, in_step, self._env.event())
+        running = _Running(core_seconds, threads, in_step, self.env.event())
         self._running.append(running)
-        self._env.process(self._next_end())
+        self.env.process(self._next_end())
         return running.done
 
     def _rate(self, one: _Running) -> float:
@@ -63,18 +67,18 @@ class Processor:
         return one.threads * min(1.0, self._cores / threads)
 
     def _advance(self) -> None:
-        passed = self._env.now - self._since
+        passed = self.env.now - self._since
         for one in self._running:
             done_s = passed * self._rate(one)
             one.left_s -= done_s
             self.busy_s += done_s
-        self._since = self._env.now
+        self._since = self.env.now
 
     def _next_end(self) -> Steps:
         self._changes += 1
         change = self._changes
         ends = min((one.left_s / self._rate(one) for one in self._running), default=0.0)
-        yield self._env.timeout(max(0.0, ends))
+        yield self.env.timeout(max(0.0, ends))
         if change != self._changes:
             return  # something has begun or ended meanwhile, and looks ahead itself
         self._advance()
@@ -82,7 +86,93 @@ class Processor:
             self._running.remove(one)
             one.done.succeed()
         if self._running:
-            self._env.process(self._next_end())
+            self.env.process(self._next_end())
+
+
+class Device:
+    """What is worked on in batches: filled as ``services.batcher`` does, for who has the cores as
+    ``samclip_core.cores`` has it.
+
+    One alone takes ``alone_s`` core-seconds on all cores in step, each of ``n`` that a core takes
+    together ``on_core(n)``; ``part`` tells how many a core takes of a batch, for cores that are
+    free. ``coming`` is how many are being prepared; a batch waits for them.
+    """
+
+    def __init__(
+        self,
+        processor: Processor,
+        cores: int,
+        most: int,
+        alone_s: float,
+        on_core: Callable[[int], float],
+        part: Callable[[int, int], int],
+    ):
+        self._env, self._processor, self._cores = processor.env, processor, cores
+        self._most, self._alone_s, self._on_core, self._part = most, alone_s, on_core, part
+        self._slots = simpy.Resource(self._env, cores)
+        self._queue: list[tuple[float, simpy.Event]] = []
+        self._running: list[simpy.Process] = []
+        self._parts = 0
+        self._company = 0.0
+        self._changed = self._env.event()
+        self.coming = 0
+        self._env.process(self._work())
+
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """One more that is worth waiting for."""
+        self.coming += 1
+        yield
+        self.coming -= 1
+        self._tell()
+
+    def through(self) -> Steps:
+        """One of what is worked on, from its arrival to its answer."""
+        running = any(batch.is_alive for batch in self._running)
+        self._company += LATEST * (bool(self._queue or running or self.coming) - self._company)
+        done = self._env.event()
+        self._queue.append((self._env.now, done))
+        self._tell()
+        yield done
+
+    def _tell(self) -> None:
+        self._changed.succeed()
+        self._changed = self._env.event()
+
+    def _work(self) -> Steps:
+        while True:
+            yield from self._filled()
+            batch, self._queue = self._queue[: self._most], self._queue[self._most :]
+            whole = len(batch) == 1 and self._company <= 0.5
+            self._running = [other for other in self._running if other.is_alive]
+            self._running.append(self._env.process(self._run([one for _, one in batch], whole)))
+            if whole or len(self._running) == batches_at_once("cpu"):
+                yield simpy.AnyOf(self._env, self._running)
+
+    def _filled(self) -> Steps:
+        while not self._queue:
+            yield self._changed
+        until = self._queue[0][0] + WAIT_S
+        while len(self._queue) < self._most and self.coming and self._env.now < until:
+            yield self._changed | self._env.timeout(until - self._env.now)
+
+    def _run(self, batch: list[simpy.Event], whole: bool) -> Steps:
+        if whole:
+            yield self._processor.work(self._alone_s, self._cores, in_step=True)
+        else:
+            size = self._part(len(batch), max(1, self._cores - self._parts))
+            sizes = [min(size, len(batch) - first) for first in range(0, len(batch), size)]
+            self._parts += len(sizes)
+            threads = max(1, self._cores // max(2, self._parts))
+            yield simpy.AllOf(self._env, [self._env.process(self._on(n, threads)) for n in sizes])
+            self._parts -= len(sizes)
+        for done in batch:
+            done.succeed()
+
+    def _on(self, size: int, threads: int) -> Steps:
+        with self._slots.request() as core:
+            yield core
+            yield self._processor.work(size * self._on_core(size), threads)
 
 
 @dataclass
@@ -95,21 +185,35 @@ class Machine:
     click_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._free = self.costs.cores - self.costs.unasked_cores
+        costs = self.costs
+        self._free = costs.cores - costs.unasked_cores
         self.processor = Processor(self.env, self._free)
-        self._encoder = simpy.Store(self.env)
-        self._decoder = simpy.Store(self.env)
-        self.env.process(self._batches(self._encoder, MAX_BATCH, self._encode))
-        self.env.process(self._batches(self._decoder, CLICK_BATCH, self._decode_masks))
+        self._encoder = Device(
+            self.processor,
+            costs.cores,
+            MAX_BATCH,
+            costs.encode_s * self._free,
+            self._encode_s,
+            lambda images, free: min(ceil(images / free), PICTURES_PER_CORE),
+        )
+        self._decoder = Device(
+            self.processor,
+            costs.cores,
+            CLICK_BATCH,
+            costs.mask_s * self._free,
+            lambda clicks: costs.mask_on_one_core_s,
+            lambda clicks, free: max(1, min(clicks // costs.cores, PROMPTS_PER_CALL_ON_CPU)),
+        )
 
     def new_image(self) -> Steps:
         """One request from its arrival to its answer."""
         began, costs = self.env.now, self.costs
-        encoding = self._batch_s(MAX_BATCH) * self._free
+        encoding = costs.encode_of_8_s * self._free
         around = max(self._own(costs.new_image_cpu_s) - costs.decode_s - encoding, 0.0)
         yield self.processor.work(around / 2)
-        yield self.processor.work(costs.decode_s)
-        yield from self._through(self._encoder)
+        with self._encoder.announced():
+            yield self.processor.work(costs.decode_s)
+        yield from self._encoder.through()
         yield self.processor.work(around / 2)
         self.new_s.append(self.env.now - began)
 
@@ -117,7 +221,7 @@ class Machine:
         began = self.env.now
         around = max(self._own(self.costs.click_cpu_s) - self.costs.mask_on_one_core_s, 0.0)
         yield self.processor.work(around / 2)
-        yield from self._through(self._decoder)
+        yield from self._decoder.through()
         yield self.processor.work(around / 2)
         self.click_s.append(self.env.now - began)
 
@@ -125,39 +229,13 @@ class Machine:
         """Of a request's core-seconds, without what would have been taken anyway."""
         return cpu_s * self._free / self.costs.cores
 
-    def _through(self, queue: simpy.Store) -> Steps:
-        done = self.env.event()
-        yield queue.put(done)
-        yield done
-
-    def _batches(self, queue: simpy.Store, most: int, run: Any) -> Steps:
-        while True:
-            batch = [(yield queue.get())]
-            size = min(most, len(batch) + len(queue.items))
-            while len(batch) < size:
-                batch.append((yield queue.get()))
-            yield run(size)
-            for done in batch:
-                done.succeed()
-
-    def _encode(self, size: int) -> simpy.Event:
-        work_s = size * self._batch_s(size) * self._free
-        return self.processor.work(work_s, self.costs.cores, in_step=size == 1)
-
-    def _decode_masks(self, size: int) -> simpy.Event:
-        cores = self.costs.cores
-        if size == 1:
-            return self.processor.work(self.costs.mask_s * self._free, cores, in_step=True)
-        return self.processor.work(size * self.costs.mask_on_one_core_s, min(size, cores))
-
-    def _batch_s(self, size: int) -> float:
-        """Of each image in a batch, between those that were measured."""
+    def _encode_s(self, together: int) -> float:
+        """Core-seconds of each image that a core takes together, between those measured."""
         costs = self.costs
-        times = {1: costs.encode_s, 8: costs.encode_of_8_s}
-        if 1 < costs.cores < 8:
-            times[costs.cores] = costs.encode_on_each_core_s
-        sizes = sorted(times)
-        return float(np.interp(np.log2(size), np.log2(sizes), [times[n] for n in sizes]))
+        of_8 = min(ceil(8 / costs.cores), PICTURES_PER_CORE)
+        one_s = costs.encode_s if costs.cores == 1 else costs.encode_on_each_core_s
+        sizes, times = ([1, of_8], [one_s, costs.encode_of_8_s]) if of_8 > 1 else ([1], [one_s])
+        return float(np.interp(np.log2(together), np.log2(sizes), times)) * self._free
 
 
 def closed(costs: Costs, clients: int, seconds: float, kind: str = "new") -> float:

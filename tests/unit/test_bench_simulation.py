@@ -66,16 +66,67 @@ def test_one_client_waits_for_its_own_work_alone() -> None:
     assert click == pytest.approx(around + COSTS.mask_s, rel=0.02)
 
 
-@pytest.mark.parametrize("cores", [1, 2, 4, 8, 16])
-def test_each_image_of_a_batch_takes_what_was_measured_of_its_size(cores: int) -> None:
+@pytest.mark.parametrize(("cores", "of_8"), [(1, 4), (2, 4), (4, 2), (5, 2), (8, 1), (16, 1)])
+def test_each_image_on_a_core_takes_what_was_measured_of_so_many(cores: int, of_8: int) -> None:
     costs = replace(COSTS, cores=cores, encode_s=0.06, encode_on_each_core_s=0.05)
     machine = simulation.Machine(simpy.Environment(), costs)
-    times = [machine._batch_s(size) for size in (1, 2, 4, 8)]
-    assert times[0] == costs.encode_s
-    assert times[-1] == costs.encode_of_8_s
+    times = [machine._encode_s(size) / machine._free for size in range(1, 5)]
     assert times == sorted(times, reverse=True)
-    if 1 < cores < 8:
-        assert machine._batch_s(cores) == costs.encode_on_each_core_s
+    assert times[0] == pytest.approx(0.06 if cores == 1 else 0.05)
+    if of_8 > 1:
+        assert times[of_8 - 1] == pytest.approx(costs.encode_of_8_s)
+
+
+def batches(*arrivals: float, cores: int = 2) -> tuple[list[float], list[tuple[int, int]]]:
+    """When each, 0.05 s in the making before it arrives, is done; sizes and threads of the parts.
+
+    One takes 1 core-second on all cores, and 1.2 on one; of four that a core takes, each takes 1.
+    """
+    env = simpy.Environment()
+    device = simulation.Device(
+        Processor(env, cores), cores, 8, 1.0, lambda n: 1.2 if n == 1 else 1.0, lambda n, free: n
+    )
+    found: dict[float, float] = {}
+    parts: list[tuple[int, int]] = []
+    on = device._on
+
+    def watched(size: int, threads: int) -> simulation.Steps:
+        parts.append((size, threads))
+        return on(size, threads)
+
+    device._on = watched  # type: ignore[method-assign]
+
+    def one(at: float) -> simulation.Steps:
+        yield env.timeout(at - 0.05)
+        with device.announced():
+            yield env.timeout(0.05)
+        yield from device.through()
+        found[at] = env.now
+
+    for at in arrivals:
+        env.process(one(at))
+    env.run()
+    return [found[at] for at in arrivals], parts
+
+
+def test_one_alone_has_all_cores_and_what_waits_for_it_is_one_batch() -> None:
+    assert batches(1) == ([1.5], [])
+    ends, parts = batches(1, 1.1, 1.2)
+    assert ends == pytest.approx([1.5, 3.5, 3.5])  # both on one core
+    assert parts == [(2, 1)]
+
+
+def test_a_batch_waits_for_what_is_being_prepared_but_not_for_long() -> None:
+    assert batches(1, 1.01)[1] == [(2, 1)]
+    ends, parts = batches(1, 1.04)
+    assert ends == pytest.approx([1.5 + simulation.WAIT_S, 2.0 + simulation.WAIT_S])
+    assert parts == []
+
+
+def test_where_others_are_usual_each_takes_a_core() -> None:
+    _, parts = batches(*(1 + 0.3 * number for number in range(20)))
+    assert (1, 1) in parts
+    assert sum(size for size, _ in parts) == 18  # all but the first and who waited for it
 
 
 def test_littles_law() -> None:
