@@ -29,6 +29,7 @@ class Cores:
     def __init__(self) -> None:
         self.number = torch.get_num_threads()
         self._pool = ThreadPoolExecutor(self.number, "core")
+        self._turn = threading.Lock()  # of a single core
         self._changed = threading.Condition()
         self._parts = 0  # of all that is under way, or waits to be
         self._alone = False  # one part has all cores
@@ -42,10 +43,11 @@ class Cores:
         for it: beside others on its cores it would take much longer than they are kept waiting. Not
         ``alone``, with others about to come, it leaves them half.
         """
-        if self.number == 1 and len(parts) == 1:  # no helpers: as well here as anywhere
-            with one_core():
-                only = function(parts[0])
-            yield only
+        if self.number == 1:  # no helpers: as well here as anywhere, but for one part at a time
+            for part in parts:
+                with self._turn, one_core():
+                    only = function(part)
+                yield only
             return
         with self._counted(len(parts), alone) as count:
             threads = max(1, self.number // max(1, count))

@@ -142,12 +142,28 @@ def test_a_script_computes_in_its_main_thread() -> None:
     assert list(Cores().map(lambda _: threading.current_thread(), [0])) == [threading.main_thread()]
 
 
-def test_on_one_core_a_part_is_done_where_it_was_asked_for() -> None:
+def test_on_one_core_parts_are_done_where_they_were_asked_for() -> None:
     with one_core():
-        assert list(Cores().map(lambda _: threading.current_thread(), [0])) == [
-            threading.current_thread()
-        ]
+        threads = list(Cores().map(lambda _: threading.current_thread(), [0, 1]))
         assert torch.get_num_threads() == 1
+    assert threads == [threading.current_thread()] * 2
+
+
+def test_on_one_core_one_part_at_a_time_is_worked_on() -> None:
+    with one_core():
+        cores = Cores()
+    at_work = threading.Lock()
+
+    def work(part: int) -> bool:
+        if not at_work.acquire(blocking=False):
+            return False
+        time.sleep(0.002)
+        at_work.release()
+        return True
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(lambda: list(cores.map(work, range(9), False))) for _ in range(2)]
+        assert all(all(each.result(30)) for each in asked)
 
 
 def test_what_is_computed_once_leaves_the_number_of_cores() -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from samclip_core.model import Prepared
 
 MAX_BATCH = 8
-WAIT_S = 0.002  # for a batch to fill, as ours
+WAIT_S = 0.002  # for a batch to fill: none of them knows, as ours does, that more is coming
 PATH = "/embed"
 PORT = int(os.environ.get("BENCH_PEER_PORT", "0"))
 
