@@ -82,7 +82,7 @@ def test_serve_gets_what_can_change_as_user_config(settings):
         "checkpoint": settings.checkpoint,
         "log_level": "WARNING",
         "max_batch_size": 4,
-        "batch_wait_ms": 2.0,
+        "batch_wait_ms": settings.batch_wait_ms,
     }
 
 
