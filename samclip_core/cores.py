@@ -43,11 +43,11 @@ class Cores:
         for it: beside others on its cores it would take much longer than they are kept waiting. Not
         ``alone``, with others about to come, it leaves them half.
         """
-        if self.number == 1:  # no helpers: as well here as anywhere, but for one part at a time
+        if self.number == 1:  # without helpers here is as well as anywhere; one part at a time
             for part in parts:
                 with self._turn, one_core():
-                    only = function(part)
-                yield only
+                    result = function(part)
+                yield result
             return
         with self._counted(len(parts), alone) as count:
             threads = max(1, self.number // max(1, count))

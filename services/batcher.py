@@ -27,7 +27,7 @@ SLACK = 1.5
 """A wait may turn out this much longer than it is expected to be: what ends too late was for
 nothing."""
 LATEST = 0.2
-"""Of the newest in a mean: of how long batches take, of who finds others waiting."""
+"""Of the newest in a mean: of how long a batch takes, of whether one who comes finds others."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

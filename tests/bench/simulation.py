@@ -90,8 +90,8 @@ class Processor:
 
 
 class Device:
-    """What is worked on in batches: filled as ``services.batcher`` does, for who has the cores as
-    ``samclip_core.cores`` has it.
+    """What is worked on in batches: filled as ``services.batcher`` fills them, shared out as
+    ``samclip_core.cores`` does.
 
     One alone takes ``alone_s`` core-seconds on all cores in step, each of ``n`` that a core takes
     together ``on_core(n)``; ``part`` tells how many a core takes of a batch, for cores that are
