@@ -131,10 +131,11 @@ class SamClip:
         each core of a CPU that is free its share, of which it takes a few at a time. ``alone``: one
         picture may have all cores, as no other is about to come.
         """
-        at_once = len(batch)
         if self.device.type == "cpu":
             share = -(-len(batch) // self._cores.free)
             at_once = min(max(share, 1), self._pictures_per_core)
+        else:  # always from one thread: each that asks a GPU takes memory of it
+            at_once, alone = len(batch), True
         parts = [batch[start : start + at_once] for start in range(0, len(batch), at_once)]
         for encoded in self._cores.map(self._encode, parts, alone):
             yield from encoded

@@ -26,6 +26,8 @@ PATIENCE_S = 5.0
 SLACK = 1.5
 """A wait may turn out this much longer than it is expected to be: what ends too late was for
 nothing."""
+CROWDED = 0.5
+"""Of those who came lately, where more have found others here."""
 LATEST = 0.2
 """Of the newest in a mean: of how long a batch takes, of whether one who comes finds others."""
 
@@ -108,7 +110,7 @@ class Batcher(Generic[Item, Result]):
     @property
     def crowded(self) -> bool:
         """Whether another is likely to come while one runs: most of late have found others here."""
-        return self._company > 0.5
+        return self._company > CROWDED
 
     def tune(self, max_size: int, max_wait_s: float) -> None:
         """Other limits from the next batch on."""

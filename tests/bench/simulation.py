@@ -18,7 +18,7 @@ import simpy
 
 from samclip_core.model import PICTURES_PER_CORE
 from samclip_core.sam_head import PROMPTS_PER_CALL_ON_CPU
-from services.batcher import LATEST, batches_at_once
+from services.batcher import CROWDED, LATEST, batches_at_once
 from services.plan import Costs
 from services.settings import Settings
 from tests.bench.load import arrivals
@@ -143,7 +143,7 @@ class Device:
         while True:
             yield from self._filled()
             batch, self._queue = self._queue[: self._most], self._queue[self._most :]
-            whole = len(batch) == 1 and self._company <= 0.5
+            whole = len(batch) == 1 and self._company <= CROWDED
             self._running = [other for other in self._running if other.is_alive]
             self._running.append(self._env.process(self._run([one for _, one in batch], whole)))
             if whole or len(self._running) == batches_at_once("cpu"):

@@ -77,14 +77,14 @@ def test_each_image_on_a_core_takes_what_was_measured_of_so_many(cores: int, of_
         assert times[of_8 - 1] == pytest.approx(costs.encode_of_8_s)
 
 
-def batches(*arrivals: float, cores: int = 2) -> tuple[list[float], list[tuple[int, int]]]:
+def batches(*arrivals: float) -> tuple[list[float], list[tuple[int, int]]]:
     """When each, 0.05 s in the making before it arrives, is done; sizes and threads of the parts.
 
-    One takes 1 core-second on all cores, and 1.2 on one; of four that a core takes, each takes 1.
+    One takes 1 core-second on both cores, 1.2 on one; each of several that a core takes, 1.
     """
     env = simpy.Environment()
     device = simulation.Device(
-        Processor(env, cores), cores, 8, 1.0, lambda n: 1.2 if n == 1 else 1.0, lambda n, free: n
+        Processor(env, 2), 2, 8, 1.0, lambda n: 1.2 if n == 1 else 1.0, lambda n, free: n
     )
     found: dict[float, float] = {}
     parts: list[tuple[int, int]] = []
