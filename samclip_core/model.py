@@ -98,7 +98,7 @@ class SamClip:
                 cast_weights(net.image_encoder, getattr(torch, dtype))
                 cast_weights(net.clip_head, getattr(torch, dtype))
             if device == "cpu":
-                clip_in_convolutions(net.image_encoder)
+                clip_in_convolutions(net)
         return cls(directory, net.to(device), text_encoder.to(device), dtype, limits)
 
     def prepare(self, image: bytes | NDArray[np.uint8]) -> Prepared:
