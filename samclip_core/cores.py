@@ -13,7 +13,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _everywhere = ThreadPoolExecutor(1, "all-cores")
-"""The one thread of a service that computes on all cores. OpenMP gives each thread that does so
+"""The one thread of a process that computes on all cores. OpenMP gives each thread that does so
 helpers of its own; where they are more than the cores, none of them waits a moment for its next
 loop, but all go to sleep after every one: 420 times an image, 240 times a click (edge, two cores),
 instead of 14. A click then took 28 ms instead of 17."""
@@ -63,7 +63,7 @@ class Cores:
             if count > 1:
                 yield from self._pool.map(with_its_share, parts)
                 return
-            done: list[R] = list(_whole()(with_its_share, parts))
+            done: list[R] = list(_everywhere.map(with_its_share, parts))
         yield from done  # whoever waits goes on, whatever is done with it
 
     @property
@@ -86,12 +86,6 @@ class Cores:
                 self._parts -= parts
                 self._alone = False
                 self._changed.notify_all()
-
-
-def _whole() -> Callable[..., Iterator[R]]:
-    """Here in the main thread: a script may compute there itself, and has those helpers already."""
-    here = threading.current_thread() is threading.main_thread()
-    return map if here else _everywhere.map
 
 
 def last_level_cache() -> int:

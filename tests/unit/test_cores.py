@@ -138,8 +138,14 @@ def test_whoever_asks_shares_the_helpers_of_openmp() -> None:
     assert max(seen) == seen[0]  # what other tests have left behind may end meanwhile
 
 
-def test_a_script_computes_in_its_main_thread() -> None:
-    assert list(Cores().map(lambda _: threading.current_thread(), [0])) == [threading.main_thread()]
+def test_whatever_thread_asks_one_computes_on_all_cores(two_threads: None) -> None:
+    """One that is warmed up in its main thread computes as fast in another one."""
+
+    def ask() -> threading.Thread:
+        return next(Cores().map(lambda _: threading.current_thread(), [0]))
+
+    with ThreadPoolExecutor(1) as pool:
+        assert ask() is pool.submit(ask).result() is not threading.main_thread()
 
 
 def test_on_one_core_parts_are_done_where_they_were_asked_for() -> None:
