@@ -3,6 +3,8 @@
 P prompts, N queries, K keys, H heads, D width of a head, C channels, h w grid.
 """
 
+from collections.abc import Callable
+
 import torch
 from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention
@@ -88,7 +90,11 @@ def gelu(x_PChw: Tensor) -> Tensor:
 
 def use_fused(module: nn.Module) -> None:
     """Put the twins, which keep the keys, in place of segment_anything's layers in ``module``."""
-    twins = {Attention: FusedAttention, LayerNorm2d: FusedLayerNorm2d, nn.GELU: FusedGELU}
+    twins: dict[type[nn.Module], Callable[..., nn.Module]] = {
+        Attention: FusedAttention,
+        LayerNorm2d: FusedLayerNorm2d,
+        nn.GELU: FusedGELU,
+    }
     for name, child in list(module.named_children()):
         if type(child) in twins:
             setattr(module, name, twins[type(child)](child))
