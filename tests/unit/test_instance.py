@@ -109,7 +109,7 @@ def test_replicas_take_one_thread_each_unless_they_ask_for_more(tmp_path: Path) 
     environment = instance.environment(instance.complete(free_settings()), tmp_path)
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["OMP_WAIT_POLICY"] == "passive"
-    assert 0 < int(environment["GOMP_SPINCOUNT"]) < 10_000
+    assert 0 < int(environment["GOMP_SPINCOUNT"]) < 100_000  # libgomp would take 300,000
     assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
 
 
