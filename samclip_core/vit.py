@@ -153,16 +153,21 @@ class RelPosAttention(nn.Module):
         q_BGhwD, k_BGhwD, v_BGhwD = qkv.permute(3, 0, 4, 1, 2, 5)
         rows_hhD = get_rel_pos(h, h, self.rel_pos_h).to(qkv.dtype)
         columns_wwD = get_rel_pos(w, w, self.rel_pos_w).to(qkv.dtype)
-        learning = qkv.requires_grad
-        attend = attend_fused if learning or qkv.device.type != "cpu" else attend_in_pieces
+        fused = qkv.requires_grad or qkv.device.type != "cpu" or _in_tiles(qkv.dtype)
+        attend = attend_fused if fused else attend_in_pieces
         attended_BGhwD = attend(q_BGhwD, k_BGhwD * self.scale, v_BGhwD, rows_hhD, columns_wwD)
         return self.proj(attended_BGhwD.permute(0, 2, 3, 1, 4).flatten(3))
+
+
+def _in_tiles(dtype: torch.dtype) -> bool:
+    """Whether this CPU multiplies it in tiles (AMX): to fold the biases in costs little then."""
+    return dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
 
 
 def attend_fused(
     q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
 ) -> Tensor:
-    """One fused call, for GPUs and for learning. Takes scaled keys, gives ``BGhwD``.
+    """One fused call, for GPUs, tiles and learning. Takes scaled keys, gives ``BGhwD``.
 
     Appending both biases to q, and the one-hot row and column to k, makes the sum a plain dot
     product. Values are padded to the same width because the fused kernels ask for equal widths;
@@ -184,7 +189,7 @@ def attend_fused(
 def attend_in_pieces(
     q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
 ) -> Tensor:
-    """Some heads and queries at a time, for CPUs. Takes scaled keys, gives ``BGhwD``.
+    """Some heads and queries at a time, for other CPUs. Takes scaled keys, gives ``BGhwD``.
 
     A piece's logits begin as its biases, and stay in the cache until they have weighed the values:
     for 64×64 tokens a third of the fused call's arithmetic, and of its time.

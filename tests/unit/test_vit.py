@@ -83,6 +83,18 @@ def test_attention_in_pieces_of_any_size_equals_the_official_one(encoder, monkey
         )
 
 
+@pytest.mark.parametrize("tiles", [True, False], ids=["tiles", "no tiles"])
+@torch.inference_mode()
+def test_bfloat16_attends_in_one_call_where_tiles_multiply_it(encoder, monkeypatch, tiles):
+    pixels = frames(2, 64, 80)
+    expected = official_answer(encoder, pixels)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
+    monkeypatch.delattr(vit, "attend_in_pieces" if tiles else "attend_fused")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = encoder(pixels, sizes(2, 64, 80))
+    assert nn.functional.cosine_similarity(out.sam_BDhw.float(), expected).min() > 0.999
+
+
 def test_what_stands_in_the_padding_does_not_matter(encoder):
     pixels = frames(1, SIZE, SIZE)
     padded = pixels.clone()
