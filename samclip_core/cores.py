@@ -13,10 +13,11 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _everywhere = ThreadPoolExecutor(1, "all-cores")
-"""The one thread of a process that computes on all cores. OpenMP gives each thread that does so
+"""The one thread that computes on all cores, whichever asks. OpenMP gives each thread that does so
 helpers of its own; where they are more than the cores, none of them waits a moment for its next
 loop, but all go to sleep after every one: 420 times an image, 240 times a click (edge, two cores),
-instead of 14. A click then took 28 ms instead of 17."""
+instead of 14. A click then took 28 ms instead of 17. What a program itself computes with torch in
+another thread has the same effect: on one core (``one_core``) it has not."""
 
 
 class Cores:

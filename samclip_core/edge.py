@@ -5,7 +5,6 @@ B batch, C channels, H W pixels of the model frame, h w grid, D width, P prompts
 
 from typing import cast
 
-import timm
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import PromptEncoder
@@ -29,6 +28,8 @@ class EdgeEncoder(nn.Module):
     """EfficientNet-Lite features, and a neck that gathers five of their scales at stride 8."""
 
     def __init__(self, image_size: int = 384, embed_dim: int = 128) -> None:
+        import timm  # takes a second, and who only decodes masks does without
+
         super().__init__()
         self.image_size = image_size
         self.trunk = timm.create_model(
@@ -89,7 +90,7 @@ class EdgeClipHead(nn.Module):
     ) -> None:
         super().__init__()
         self.features = nn.Conv2d(token_dim, width, 1)
-        self.clip = nn.ReLU6()
+        self.activation = nn.ReLU6()
         self.concepts = nn.Linear(width, hidden)
         self.project = nn.Linear(hidden, text_dim, bias=False)
 
@@ -102,7 +103,7 @@ class EdgeClipHead(nn.Module):
         valid_B1hw = valid_mask(sizes_B2, grid, grid, TOKEN_STRIDE)[:, None]
         rows, columns = (-(-sizes_B2.amax(dim=0) // TOKEN_STRIDE)).tolist()
         valid_B1hw = valid_B1hw[..., :rows, :columns]
-        features_BDhw = self.clip(self.features(tokens_BDhw[..., :rows, :columns]))
+        features_BDhw = self.activation(self.features(tokens_BDhw[..., :rows, :columns]))
         total_BD = (features_BDhw * valid_B1hw).sum(dim=(2, 3))
         pooled_BD = self._to_text(total_BD / valid_B1hw.sum(dim=(2, 3)))
         dense_BhwD = self._to_text(features_BDhw.permute(0, 2, 3, 1))
@@ -182,10 +183,10 @@ class Detail(nn.Module):
 
 
 def _gelu(x_BDhw: Tensor) -> Tensor:
-    """GELU, of which far below zero only a training has to be kept: it gives next to nothing."""
+    """``gelu``; in a training PyTorch's own, cut off where it gives next to nothing."""
     if torch.is_inference_mode_enabled():
         return gelu(x_BDhw)
-    return F.gelu(x_BDhw.clamp(min=-12))  # takes a CPU a seventh of the time
+    return F.gelu(x_BDhw.clamp(min=-12))  # a seventh of a CPU's time
 
 
 class Overview(nn.Module):

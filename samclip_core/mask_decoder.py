@@ -4,13 +4,13 @@ Shape letters: B images, P prompts, N prompt tokens, D width, h w embedding grid
 """
 
 import torch
-from segment_anything import modeling
+from segment_anything.modeling import TwoWayTransformer, mask_decoder
 from torch import Tensor
 
 from samclip_core.fused import use_fused
 
 
-class MaskDecoder(modeling.MaskDecoder):
+class MaskDecoder(mask_decoder.MaskDecoder):
     """SAM's mask decoder with its state-dict keys; ``decode`` batches over images.
 
     The inherited ``forward`` stays the official one: one image, its prompts.
@@ -19,7 +19,7 @@ class MaskDecoder(modeling.MaskDecoder):
     def __init__(self, width: int = 256, depth: int = 2, heads: int = 8, mlp_dim: int = 2048):
         super().__init__(
             transformer_dim=width,
-            transformer=modeling.TwoWayTransformer(
+            transformer=TwoWayTransformer(
                 depth=depth, embedding_dim=width, num_heads=heads, mlp_dim=mlp_dim
             ),
             num_multimask_outputs=3,

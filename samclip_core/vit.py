@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from segment_anything import modeling
 from segment_anything.modeling import image_encoder
 from segment_anything.modeling.image_encoder import get_rel_pos
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ VARIANTS = {
 }
 
 
-class ImageEncoder(modeling.ImageEncoderViT):
+class ImageEncoder(image_encoder.ImageEncoderViT):
     """SAM's image encoder, its state-dict keys unchanged.
 
     ``checkpointing`` trades time for memory in training, see ``run_blocks``.
