@@ -144,6 +144,9 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
     values = {
         front_door.SECRET_VARIABLE: settings.front_door_secret,
         "PROMETHEUS_MULTIPROC_DIR": metrics,
+        # Ray's own would be kept in the user's home, readable for all, and be the same each time.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": 0,
         "RAY_DEDUP_LOGS": 0,  # lines of two requests are alike, and are two
         "RAY_worker_niceness": 0,  # ours are not background work, as Ray takes workers to be

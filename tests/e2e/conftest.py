@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,11 +126,17 @@ def service(tmp_path_factory: pytest.TempPathFactory, checkpoint_name: str) -> I
     running.stop()
 
 
-@pytest.fixture
-def channel(service: Service) -> Iterator[grpc.Channel]:
+@contextmanager
+def channel_to(service: Service) -> Iterator[grpc.Channel]:
     """A plain channel: no metadata, no headers."""
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(service.address, options=options) as opened:
+        yield opened
+
+
+@pytest.fixture
+def channel(service: Service) -> Iterator[grpc.Channel]:
+    with channel_to(service) as opened:
         yield opened
 
 
