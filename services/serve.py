@@ -24,7 +24,7 @@ from typing import Any
 
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
-from services import front_door, instance, private, renewal
+from services import front_door, instance, ports, private, renewal
 from services.retrieval import engine, folder
 from services.settings import MIB, Settings, SettingsError
 
@@ -43,21 +43,24 @@ DOOR_S = 5
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
-    try:
-        settings = instance.complete(_read_settings(argv))
-        # A replica that cannot load it would be started again and again before Serve gives up.
-        checkpoint.verify(checkpoint.resolve(settings.checkpoint))
-        lock = _lock_index(settings)
-    except (SettingsError, CheckpointError, folder.FolderError) as error:
-        print(f"samclip serve: {error}", file=sys.stderr)
-        return 2
-    for stream in (sys.stdout, sys.stderr):  # whole lines: the front door writes there as well
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True, write_through=False)
-    made = tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True)
-    with lock, made as directory:
-        os.environ.update(instance.environment(settings, Path(directory)))
-        return _run(settings, Path(directory))
+    with contextlib.ExitStack() as held:
+        try:
+            asked = _read_settings(argv)
+            block = held.enter_context(ports.reserved(instance.given_ports(asked)))
+            settings = instance.complete(asked, block)
+            # A replica that cannot load it would be started again and again before Serve gives up.
+            checkpoint.verify(checkpoint.resolve(settings.checkpoint))
+            held.enter_context(_lock_index(settings))
+        except (SettingsError, CheckpointError, folder.FolderError) as error:
+            print(f"samclip serve: {error}", file=sys.stderr)
+            return 2
+        for stream in (sys.stdout, sys.stderr):  # whole lines: the front door writes there as well
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True, write_through=False)
+        made = tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True)
+        directory = Path(held.enter_context(made))
+        os.environ.update(instance.environment(settings, directory, block))
+        return _run(settings, directory)
 
 
 def _lock_index(settings: Settings) -> contextlib.AbstractContextManager[object]:

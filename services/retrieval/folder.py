@@ -3,8 +3,9 @@
 import fcntl
 import os
 import socket
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 from services import private
 
@@ -17,7 +18,7 @@ class FolderError(Exception):
     """A folder that cannot be used; the message names it, so it is for operators alone."""
 
 
-def take(folder: Path, lock: str) -> TextIO:
+def take(folder: Path, lock: str) -> FileIO:
     """Make the folder, close it to other users, and hold one of its locks.
 
     The lock is held until the file that is returned is closed, or its process has ended. Raises
@@ -25,7 +26,7 @@ def take(folder: Path, lock: str) -> TextIO:
     """
     try:
         private.make_folder(folder)
-        file = os.fdopen(os.open(folder / lock, os.O_RDWR | os.O_CREAT, 0o600), "r+")
+        file = FileIO(os.open(folder / lock, os.O_RDWR | os.O_CREAT, 0o600), "r+")
     except OSError as error:
         raise FolderError(
             f"index_dir {folder} cannot be used ({error}): collections are kept in a folder of "
@@ -34,13 +35,13 @@ def take(folder: Path, lock: str) -> TextIO:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        holder = file.read().strip() or "another process"
+        holder = file.read().decode().strip() or "another process"
         file.close()
         raise FolderError(
             f"index_dir {folder} is in use by {holder} ({error.strerror}): stop that service, or "
             "name another folder for this one (SAMCLIP_INDEX_DIR)"
         ) from error
-    file.truncate()
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    with suppress(OSError):  # a full disk: the lock holds, and its holder has no name
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return file
