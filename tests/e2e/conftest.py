@@ -27,6 +27,19 @@ START_S = (
 STOP_S = 600
 
 
+def processes_with(secret: str) -> list[int]:
+    """All processes with this front-door secret in their environment."""
+    marker = f"{SECRET_VARIABLE}={secret}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marker in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:  # it ended meanwhile, or is not ours
+            continue
+    return found
+
+
 @dataclass(frozen=True)
 class Service:
     """A running ``samclip serve``."""
@@ -49,15 +62,7 @@ class Service:
 
     def processes(self) -> list[int]:
         """All processes that it has brought into being: they have its secret."""
-        marker = f"{SECRET_VARIABLE}={self.secret}".encode()
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if marker in path.read_bytes().split(b"\0"):
-                    found.append(int(path.parent.name))
-            except OSError:  # it ended meanwhile, or is not ours
-                continue
-        return found
+        return processes_with(self.secret)
 
     def stop(self) -> int:
         """Press Ctrl-C: a terminal tells the whole process group. Return the exit code.

@@ -1,6 +1,7 @@
 """Beside other users of the machine, and beside a second service of the same user."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
+from tests.conftest import ROOT
 from tests.e2e.conftest import Service, channel_to, start
 from tests.in_process import png
 
@@ -48,6 +50,19 @@ import sys
 from ray._raylet import GcsClient
 print(GcsClient(address=sys.argv[1]).internal_kv_keys(b"", None, timeout=20))
 """
+
+
+BESIDE_A_CLUSTER = """
+set -e
+cp "$(command -v sleep)" {folder}/raylet
+{folder}/raylet 600 & neighbour=$!
+until [ "$(cat /proc/$neighbour/comm)" = raylet ]; do sleep 0.1; done
+{alone} {ray} stop --force
+if kill -0 $neighbour; then echo survived; fi
+{ray} stop --force
+wait $neighbour || echo ended
+"""
+"""Run among processes of its own: the second `ray stop` ends every Ray that it sees."""
 
 
 @pytest.fixture(scope="module")
@@ -167,3 +182,23 @@ def test_a_killed_replica_is_replaced_by_one_that_has_all_items(alone: Service) 
             time.sleep(0.5)
     assert replica_of_retrieval(alone) != replica
     assert held(alone, "birds") == {"crow", "wren"}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces")
+def test_a_ray_beside_make_cluster_survives_what_is_stopped_inside(
+    tmp_path: Path,
+) -> None:
+    recipe = re.search(r"TEST_CLUSTER=1 (.*?)\$\(RUN\)", (ROOT / "Makefile").read_text(), re.S)
+    assert recipe
+    alone = recipe[1].replace("\\\n", " ")
+    ray = Path(sys.executable).with_name("ray")
+    script = BESIDE_A_CLUSTER.format(alone=alone, ray=ray, folder=tmp_path)
+    run = subprocess.run(
+        ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    told = [line for line in run.stdout.splitlines() if line in ("survived", "ended")]
+    assert told == ["survived", "ended"]
