@@ -58,7 +58,8 @@ tools:
 		|| echo "no $$tool could be installed: tests that need it skip"; done
 
 cluster: $(VENV)/.dev ## serve deploy on two nodes, a swap, a node killed: minutes, as root
-	@TEST_CLUSTER=1 unshare --net --mount $(RUN) -m pytest tests/e2e/test_cluster.py -s
+	@TEST_CLUSTER=1 unshare --net --mount --pid --fork --kill-child --mount-proc \
+		$(RUN) -m pytest tests/e2e/test_cluster.py -s
 
 lint: $(VENV)/.dev ## formatter, linter, type checker
 	@$(RUN) -m ruff format --check .

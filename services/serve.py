@@ -24,7 +24,8 @@ from typing import Any
 
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
-from services import front_door, instance, renewal
+from services import front_door, instance, ports, private, renewal
+from services.retrieval import engine, folder
 from services.settings import MIB, Settings, SettingsError
 
 SERVICERS = [
@@ -42,19 +43,31 @@ DOOR_S = 5
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
-    try:
-        settings = instance.complete(_read_settings(argv))
-        # A replica that cannot load it would be started again and again before Serve gives up.
-        checkpoint.verify(checkpoint.resolve(settings.checkpoint))
-    except (SettingsError, CheckpointError) as error:
-        print(f"samclip serve: {error}", file=sys.stderr)
-        return 2
-    for stream in (sys.stdout, sys.stderr):  # whole lines: the front door writes there as well
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(line_buffering=True, write_through=False)
-    with tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True) as directory:
-        os.environ.update(instance.environment(settings, Path(directory)))
-        return _run(settings, Path(directory))
+    with contextlib.ExitStack() as held:
+        try:
+            asked = _read_settings(argv)
+            block = held.enter_context(ports.reserved(instance.given_ports(asked)))
+            settings = instance.complete(asked, block)
+            # A replica that cannot load it would be started again and again before Serve gives up.
+            checkpoint.verify(checkpoint.resolve(settings.checkpoint))
+            held.enter_context(_lock_index(settings))
+        except (SettingsError, CheckpointError, folder.FolderError) as error:
+            print(f"samclip serve: {error}", file=sys.stderr)
+            return 2
+        for stream in (sys.stdout, sys.stderr):  # whole lines: the front door writes there as well
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True, write_through=False)
+        made = tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True)
+        directory = Path(held.enter_context(made))
+        os.environ.update(instance.environment(settings, directory, block))
+        return _run(settings, directory)
+
+
+def _lock_index(settings: Settings) -> contextlib.AbstractContextManager[object]:
+    """Keep other services away from the files of the index, where it is kept in files."""
+    if engine.may_use_redis(settings):
+        return contextlib.nullcontext()
+    return folder.take(settings.index_dir, folder.SERVICE)
 
 
 def _read_settings(argv: Sequence[str] | None) -> Settings:
@@ -92,7 +105,8 @@ def _run(settings: Settings, directory: Path) -> int:
         # Ray mostly waits for its processes: time enough to import ours.
         importing = threading.Thread(target=_import_applications, args=[settings], daemon=True)
         importing.start()
-        _start_ray(str(directory))
+        _start_ray(str(directory / "ray"))
+        private.check_folder(directory)
         importing.join()
         signal.signal(signal.SIGTERM, _interrupt)  # Ray has set its own
         _start_applications(settings)
@@ -108,7 +122,7 @@ def _run(settings: Settings, directory: Path) -> int:
             door = front_door.start(settings, directory / "door.sock")
     except KeyboardInterrupt:
         return 0
-    except RuntimeError as error:
+    except (RuntimeError, PermissionError) as error:
         print(f"samclip serve: {error}", file=sys.stderr)
         return 1
     finally:
@@ -120,6 +134,7 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _start_ray(directory: str) -> None:
+    """Start a Ray that opens ``directory`` to all users: a folder above must keep them out."""
     import ray
 
     try:

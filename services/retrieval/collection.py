@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from usearch.index import Index as Graph
 
 from samclip_core.errors import Unavailable
+from services import private
 from services.retrieval.index import EXACT, Hit, Item, Listed, Query, no_item
 
 SNAPSHOT_EVERY = 5_000
@@ -133,6 +134,7 @@ class EmbeddedCollection:
         partial = self._snapshot.with_suffix(".partial")
         try:
             self._graph.save(str(partial))
+            private.close_files(partial.parent, partial.name)
             with self._database:
                 self._database.execute("DELETE FROM snapshot")
                 self._database.execute("INSERT INTO snapshot VALUES (?)", (_sha256(partial),))
@@ -236,6 +238,7 @@ def _connect(path: Path, digest: str, dimension: int) -> sqlite3.Connection:
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
             database.execute("INSERT INTO model VALUES (?, ?)", (digest, dimension))
+    private.close_files(path.parent, f"{file.name}*")  # SQLite makes the log as the database is
     return database
 
 

@@ -4,6 +4,9 @@ import logging
 import sqlite3
 from pathlib import Path
 
+from samclip_core.errors import Unavailable
+from services import private
+from services.retrieval import folder
 from services.retrieval.collection import EmbeddedCollection, on_disk
 from services.retrieval.index import Collections
 
@@ -11,13 +14,21 @@ logger = logging.getLogger(__name__)
 
 
 class EmbeddedCollections(Collections):
-    """All collections of a directory, which no other process may have open."""
+    """All collections of a directory, which this process alone has open until ``close``."""
 
     def __init__(self, directory: Path, digest: str, dimension: int):
+        """Open all of them. Raises Unavailable while another process has them open."""
         super().__init__(digest, dimension)
+        try:
+            self._lock = folder.take(directory, folder.REPLICA)
+        except folder.FolderError as error:
+            logger.warning("%s", error)
+            raise Unavailable(
+                "the index cannot be opened here, as the log of the service explains: try again"
+            ) from error
         self._directory = directory
         self._open: dict[str, EmbeddedCollection] = {}
-        directory.mkdir(parents=True, exist_ok=True)
+        private.close_files(directory, "*.sqlite*", "*.usearch", "*.partial", "*.lock")
         for path in sorted(directory.glob("*.sqlite")):
             try:
                 self._load(path.stem)
@@ -28,6 +39,7 @@ class EmbeddedCollections(Collections):
         """Write all snapshots."""
         for collection in self._open.values():
             collection.close()
+        self._lock.close()
 
     def _names(self) -> list[str]:
         return sorted(self._open)

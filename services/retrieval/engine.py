@@ -51,21 +51,29 @@ class OwnIndex:
         return await threads.run(self._thread, "index", function, *args, **kwargs)
 
 
+def _scheme(settings: Settings) -> str:
+    return (settings.redis_url or "").partition("://")[0]
+
+
+def may_use_redis(settings: Settings) -> bool:
+    """Whether collections are kept in Redis if it has vector sets; else they are kept in files."""
+    return _scheme(settings) in ONE_SERVER
+
+
 def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
     """The collections, for vectors of a model.
 
     Raises Unavailable while Redis does not answer: it may hold collections, and files beside it
     would hold others of the same names.
     """
-    scheme = (settings.redis_url or "").partition("://")[0]
-    if settings.redis_url and scheme in ONE_SERVER:
+    if settings.redis_url and may_use_redis(settings):
         client = connect(settings.redis_url)
         if has_vector_sets(client):
             return VectorSets(client, digest, dimension)
         client.close()
         reason = "the Redis of redis_url has no vector sets, which came with version 8"
     else:
-        reason = f"redis_url is {scheme}://, and vector sets are used on one server"
+        reason = f"redis_url is {_scheme(settings)}://, and vector sets are used on one server"
     if settings.redis_url:
         logger.warning("%s: collections are kept in %s instead", reason, settings.index_dir)
     return EmbeddedCollections(settings.index_dir, digest, dimension)

@@ -21,6 +21,7 @@ from ray.serve.schema import ServeDeploySchema
 
 from services import deployment, front_door, instance, serve
 from services.backbone.app import Backbone
+from services.ports import BLOCKS
 from services.segmentation.app import Segmentation
 from services.settings import PREFIX, Settings
 from tests.conftest import ROOT
@@ -78,7 +79,7 @@ def test_serve_limits_no_time() -> None:
 
 @pytest.mark.parametrize("variable", ENVIRONMENT)
 def test_a_node_has_the_environment_that_samclip_serve_makes(variable: str, tmp_path: Path) -> None:
-    ours = instance.environment(Settings(), tmp_path)
+    ours = instance.environment(Settings(), tmp_path, BLOCKS[0])
     if variable in ours:
         assert ENVIRONMENT[variable] == ours[variable]
     else:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,19 @@ START_S = (
     840  # a busy machine may need minutes for what takes seconds; see the timeout of the tests
 )
 STOP_S = 600
+
+
+def processes_with(secret: str) -> list[int]:
+    """All processes with this front-door secret in their environment."""
+    marker = f"{SECRET_VARIABLE}={secret}".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marker in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+        except OSError:  # it ended meanwhile, or is not ours
+            continue
+    return found
 
 
 @dataclass(frozen=True)
@@ -48,15 +62,7 @@ class Service:
 
     def processes(self) -> list[int]:
         """All processes that it has brought into being: they have its secret."""
-        marker = f"{SECRET_VARIABLE}={self.secret}".encode()
-        found = []
-        for path in Path("/proc").glob("[0-9]*/environ"):
-            try:
-                if marker in path.read_bytes().split(b"\0"):
-                    found.append(int(path.parent.name))
-            except OSError:  # it ended meanwhile, or is not ours
-                continue
-        return found
+        return processes_with(self.secret)
 
     def stop(self) -> int:
         """Press Ctrl-C: a terminal tells the whole process group. Return the exit code.
@@ -125,11 +131,17 @@ def service(tmp_path_factory: pytest.TempPathFactory, checkpoint_name: str) -> I
     running.stop()
 
 
-@pytest.fixture
-def channel(service: Service) -> Iterator[grpc.Channel]:
+@contextmanager
+def channel_to(service: Service) -> Iterator[grpc.Channel]:
     """A plain channel: no metadata, no headers."""
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(service.address, options=options) as opened:
+        yield opened
+
+
+@pytest.fixture
+def channel(service: Service) -> Iterator[grpc.Channel]:
+    with channel_to(service) as opened:
         yield opened
 
 

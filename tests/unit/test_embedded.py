@@ -1,7 +1,50 @@
 import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+
+from samclip_core.errors import Unavailable
+from services import serve
+from services.instance import free_port
+from services.retrieval import collection
 from services.retrieval.embedded import EmbeddedCollections
+from tests.conftest import ROOT
 from tests.unit.test_engines import D, items
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from services.retrieval import folder
+held = folder.take(Path(sys.argv[1]), sys.argv[2])
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def rights(folder: Path) -> set[str]:
+    return {oct(stat.S_IMODE(path.stat().st_mode)) for path in folder.iterdir()}
+
+
+def hold_elsewhere(folder: Path, lock: str) -> subprocess.Popen[str]:
+    """Another process that holds a lock of the folder."""
+    command = [sys.executable, "-c", HOLDER, str(folder), lock]
+    path = f"{ROOT / 'proto'}{os.pathsep}{ROOT}"
+    other = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert other.stdout
+    assert other.stdout.readline() == "held\n"
+    return other
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
 
 
 def test_a_damaged_collection_does_not_take_the_others_down(tmp_path, caplog):
@@ -13,3 +56,77 @@ def test_a_damaged_collection_does_not_take_the_others_down(tmp_path, caplog):
     assert [d.name for d in again.describe()] == ["good"]
     assert "bad.sqlite" in caplog.records[-1].getMessage()
     assert caplog.records[-1].levelno == logging.ERROR
+    again.close()
+
+
+def test_other_users_may_read_no_file_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 1)
+    folder = tmp_path / "index"
+    found = EmbeddedCollections(folder, "m" * 64, D)
+    found.get_or_make("pets").upsert(items(1, 2))
+    assert {path.suffix for path in folder.iterdir()} >= {".sqlite", ".sqlite-wal", ".usearch"}
+    assert rights(folder) == {"0o600"}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    found.close()
+
+
+def test_files_of_an_older_version_are_closed_to_other_users(tmp_path):
+    folder = tmp_path / "index"
+    found = EmbeddedCollections(folder, "m" * 64, D)
+    found.get_or_make("pets").upsert(items(1, 2))
+    found.close()
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    again = EmbeddedCollections(folder, "m" * 64, D)
+    assert len(again.get("pets")) == 2
+    assert rights(folder) == {"0o600"}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    again.close()
+
+
+def test_a_second_process_waits_until_the_first_has_ended(tmp_path, caplog):
+    other = hold_elsewhere(tmp_path, "replica.lock")
+    try:
+        with pytest.raises(Unavailable) as refused:
+            EmbeddedCollections(tmp_path, "m" * 64, D)
+    finally:
+        kill(other)
+    assert str(tmp_path) not in str(refused.value)  # callers see it
+    assert f"{tmp_path} is in use by process {other.pid} on" in caplog.records[-1].getMessage()
+    assert "SAMCLIP_INDEX_DIR" in caplog.records[-1].getMessage()
+    EmbeddedCollections(tmp_path, "m" * 64, D).close()
+
+
+def test_closing_lets_the_next_process_in(tmp_path):
+    EmbeddedCollections(tmp_path, "m" * 64, D).close()
+    kill(hold_elsewhere(tmp_path, "replica.lock"))
+
+
+def serve_with(index: Path, checkpoint: Path, *flags: str) -> int:
+    ports = ["--http-port", str(free_port()), "--grpc-port", str(free_port())]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMCLIP_INDEX_DIR", str(index))
+        patch.setattr(serve.instance, "environment", lambda *_: {})
+        patch.setattr(serve, "_run", lambda *_: 0)
+        return serve.main([*ports, "--checkpoint", str(checkpoint), *flags])
+
+
+def test_a_second_service_is_refused_at_its_start(tmp_path, tiny_directory, capsys):
+    assert serve_with(tmp_path, tiny_directory) == 0
+    other = hold_elsewhere(tmp_path, "service.lock")
+    try:
+        assert serve_with(tmp_path, tiny_directory) == 2
+        error = capsys.readouterr().err
+        assert f"index_dir {tmp_path} is in use by process {other.pid} on" in error
+        assert "SAMCLIP_INDEX_DIR" in error
+        # Collections may be in Redis, so the files are locked where they are opened.
+        assert serve_with(tmp_path, tiny_directory, "--redis-url", "redis://127.0.0.1:1/0") == 0
+    finally:
+        kill(other)
+    assert serve_with(tmp_path, tiny_directory) == 0
+
+
+def test_a_folder_that_cannot_be_closed_is_refused_at_the_start(tmp_path, tiny_directory, capsys):
+    tmp_path.chmod(0o1777)
+    assert serve_with(tmp_path, tiny_directory) == 2
+    assert f"index_dir {tmp_path} cannot be used" in capsys.readouterr().err

@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 
 from services import instance
+from services.ports import BLOCKS
 from services.settings import Settings, SettingsError
 from tests import tls
+
+
+def complete(block: range = BLOCKS[0], **values: object) -> Settings:
+    return instance.complete(free_settings(**values), block)
 
 
 def free_settings(**values: object) -> Settings:
@@ -17,36 +22,36 @@ def free_settings(**values: object) -> Settings:
 
 
 def test_inner_ports_and_the_secret_are_chosen_where_not_given() -> None:
-    first, second = instance.complete(free_settings()), instance.complete(free_settings())
+    first, second = complete(), complete()
     assert first.inner_http_port
     assert first.inner_grpc_port
     assert len(first.front_door_secret) >= 32
     assert first.front_door_secret != second.front_door_secret
     given = free_settings(inner_http_port=1234, front_door_secret="sesame")
-    assert instance.complete(given).inner_http_port == 1234
-    assert instance.complete(given).front_door_secret == "sesame"
+    assert instance.complete(given, BLOCKS[0]).inner_http_port == 1234
+    assert instance.complete(given, BLOCKS[0]).front_door_secret == "sesame"
 
 
 def test_one_port_cannot_be_both(tmp_path: Path) -> None:
     port = instance.free_port()
     with pytest.raises(SettingsError, match="the same"):
-        instance.complete(Settings(http_port=port, grpc_port=port))
+        instance.complete(Settings(http_port=port, grpc_port=port), BLOCKS[0])
 
 
 def test_a_redis_url_of_another_form_is_an_error() -> None:
     with pytest.raises(SettingsError, match="redis_url begins with 'http'"):
-        instance.complete(free_settings(redis_url="http://cache"))
+        complete(redis_url="http://cache")
 
 
 def test_a_file_of_api_keys_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="api_keys_file"):
-        instance.complete(free_settings(api_keys_file=tmp_path / "none"))
+        complete(api_keys_file=tmp_path / "none")
 
 
 def test_keys_in_the_clear_are_refused_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("my-old-secret\n")
     with pytest.raises(SettingsError, match=r"line 1 .*--from-stdin"):
-        instance.complete(free_settings(api_keys_file=tmp_path / "keys"))
+        complete(api_keys_file=tmp_path / "keys")
 
 
 def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -62,51 +67,58 @@ def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         ("set tls_cert_file as well", {"tls_client_ca_file": certificate}),
     ):
         with pytest.raises(SettingsError, match=name):
-            instance.complete(free_settings(**values))
+            complete(**values)
 
 
 def test_two_instances_share_no_port_and_no_file(tmp_path: Path) -> None:
     environments = []
-    for name in ("a", "b"):
+    for name, block in (("a", BLOCKS[0]), ("b", BLOCKS[1])):
         directory = tmp_path / name
         directory.mkdir()
-        environments.append(instance.environment(instance.complete(free_settings()), directory))
+        environments.append(instance.environment(complete(block), directory, block))
     own = [name for name in environments[0] if name.endswith(("_PORT", "_PATH", "_LOC", "_DIR"))]
     assert len(own) == 13
     for name in own:
         assert environments[0][name] != environments[1][name]
 
 
-def test_a_range_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         # What a replica of another service does: others may bind its port, and would not notice.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        taken.bind(("", instance.free_port(3) + 2))
+        taken.bind(("", instance.free_port(4) + 2))
         taken.listen()
         port = taken.getsockname()[1]
-        offers = iter([port - 2 - 20_000, port + 1 - 20_000])
+        first = BLOCKS[-1].stop
+        offers = iter([port - 2 - first, port + 1 - first])
         monkeypatch.setattr(instance.secrets, "randbelow", lambda below: next(offers))
         assert instance.free_port(3) == port + 1
 
 
-def test_ports_that_are_chosen_and_not_listened_at_yet_are_nobody_elses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = instance.complete(free_settings())
-    over_it = iter([max(0, settings.inner_http_port - 20_000 - 7)])
-    anywhere = instance.secrets.randbelow
-    monkeypatch.setattr(instance.secrets, "randbelow", lambda n: next(over_it, anywhere(n)))
-    environment = instance.environment(settings, tmp_path)
-    first = int(environment["RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT"])
-    last = int(environment["RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT"])
-    own = {int(environment[name]) for name in instance.SERVES_OWN}
-    assert own == {*range(last + 1, last + 5)}
-    chosen = (settings.http_port, settings.grpc_port, settings.inner_http_port)
-    assert not {*chosen, settings.inner_grpc_port} & {*range(first, last + 5)}
+def test_every_port_of_an_instance_is_in_its_block_and_given_away_once(tmp_path: Path) -> None:
+    block = BLOCKS[3]
+    settings = complete(block)
+    environment = instance.environment(settings, tmp_path, block)
+    replicas = [
+        range(
+            int(environment[f"RAY_SERVE_DIRECT_INGRESS_MIN_{protocol}_PORT"]),
+            int(environment[f"RAY_SERVE_DIRECT_INGRESS_MAX_{protocol}_PORT"]) + 1,
+        )
+        for protocol in ("HTTP", "GRPC")
+    ]
+    own = [int(environment[name]) for name in instance.SERVES_OWN]
+    given = [settings.inner_http_port, settings.inner_grpc_port, *own, *replicas[0], *replicas[1]]
+    assert len(given) == len(set(given)) == 206
+    assert set(given) <= set(block)
+
+
+def test_ports_of_the_settings_are_outside_of_the_block() -> None:
+    settings = Settings(http_port=1, grpc_port=2, inner_http_port=3, inner_grpc_port=4)
+    assert instance.given_ports(settings) == {1, 2, 3, 4}
 
 
 def test_replicas_take_one_thread_each_unless_they_ask_for_more(tmp_path: Path) -> None:
-    environment = instance.environment(instance.complete(free_settings()), tmp_path)
+    environment = instance.environment(complete(), tmp_path, BLOCKS[0])
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["OMP_WAIT_POLICY"] == "passive"
     assert 0 < int(environment["GOMP_SPINCOUNT"]) < 100_000  # libgomp would take 300,000
@@ -132,7 +144,7 @@ def test_a_tethered_process_ends_with_the_one_that_started_it(tmp_path: Path) ->
 
 
 def test_serves_proxies_are_tethered(tmp_path: Path) -> None:
-    environment = instance.environment(instance.complete(free_settings()), tmp_path)
+    environment = instance.environment(complete(), tmp_path, BLOCKS[0])
     binary = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
     version = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True)
     assert version.stdout.startswith("HAProxy version")

@@ -189,10 +189,18 @@ def ones(id: str) -> app.Item:
     return app.Item(id, np.ones(32, np.float32) / np.sqrt(np.float32(32)), {})
 
 
-async def test_vectors_are_kept_at_length_one(pets, settings):
-    service = app.Retrieval(settings)
-    norms = [np.linalg.norm(service._vector("pets", id)) for id in REDS]
-    np.testing.assert_allclose(norms, 1, atol=1e-6)
+async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
+    kept, vector = [], app.Retrieval._vector
+
+    def watched(self, name, id):
+        kept.append(vector(self, name, id))
+        return kept[-1]
+
+    monkeypatch.setattr(app.Retrieval, "_vector", watched)
+    for id in REDS:
+        await pets("Search", pb.SearchRequest(collection="pets", id=id))
+    norms = [np.linalg.norm(vector_D) for vector_D in kept]
+    np.testing.assert_allclose(norms, np.ones(len(REDS)), atol=1e-6)
 
 
 async def test_a_restart_finds_everything(settings):

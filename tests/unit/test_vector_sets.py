@@ -126,7 +126,9 @@ def test_nothing_expires_and_a_dropped_collection_leaves_nothing(own_redis):
 
 
 def test_without_redis_the_index_is_files(tmp_path):
-    assert isinstance(open_index(Settings(index_dir=tmp_path), MODEL, D), EmbeddedCollections)
+    found = open_index(Settings(index_dir=tmp_path), MODEL, D)
+    assert isinstance(found, EmbeddedCollections)
+    found.close()
 
 
 def test_a_redis_with_vector_sets_is_taken(own_redis, tmp_path):
@@ -147,6 +149,7 @@ def test_a_redis_without_vector_sets_is_told_and_left(own_redis, tmp_path, caplo
     assert record.levelno == logging.WARNING
     assert "has no vector sets" in record.getMessage()
     assert str(settings.index_dir) in record.getMessage()
+    found.close()
 
 
 @pytest.mark.parametrize("url", ["redis+cluster://h:1", "redis+sentinel://h:1/service"])
@@ -156,6 +159,7 @@ def test_collections_stay_in_files_beside_a_redis_of_several_servers(url, tmp_pa
         found = open_index(settings, MODEL, D)
     assert isinstance(found, EmbeddedCollections)
     assert "on one server" in caplog.text
+    found.close()
 
 
 async def test_the_service_starts_without_its_redis_and_heals(settings, tmp_path, caplog):

@@ -1,0 +1,46 @@
+"""Files and folders that no other user of the machine may reach."""
+
+import os
+import stat
+from pathlib import Path
+
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for this user alone, and take all rights to an existing one from others.
+
+    Raises OSError for a folder whose rights cannot be changed, or that users share, as /tmp.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = folder.stat().st_mode
+    if mode & stat.S_ISVTX:
+        raise PermissionError(f"{folder} is shared by the users of this machine")
+    if mode & OTHERS:
+        folder.chmod(0o700)
+
+
+def close_files(folder: Path, *patterns: str) -> None:
+    """Take all rights to the files of these names from others. Raises OSError."""
+    for pattern in patterns:
+        for file in folder.glob(pattern):
+            if (mode := stat.S_IMODE(file.stat().st_mode)) & OTHERS:
+                file.chmod(mode & ~OTHERS)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise PermissionError where another user may enter a folder, or put another in its place."""
+    status = folder.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid != os.geteuid() or mode & OTHERS:
+        raise PermissionError(
+            f"{folder} has mode {mode:04o} and user {status.st_uid}, expected 0700 and "
+            f"{os.geteuid()}: another user could take over what runs from it"
+        )
+    for parent in folder.resolve().parents:
+        mode = stat.S_IMODE(parent.stat().st_mode)
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            raise PermissionError(
+                f"{parent} has mode {mode:04o}, so another user could replace {folder}: set "
+                f"TMPDIR to a folder of your own, or `chmod +t {parent}`"
+            )

@@ -1,0 +1,73 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from services import private
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_new_folder_is_closed_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        private.make_folder(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "a" / "b") == 0o700
+
+
+def test_an_open_folder_is_closed(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o755)
+    private.make_folder(folder)
+    assert mode(folder) == 0o700
+
+
+def test_a_folder_that_users_share_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with pytest.raises(PermissionError, match="is shared by the users"):
+        private.make_folder(tmp_path)
+    assert mode(tmp_path) == 0o1777
+
+
+def test_files_of_some_names_are_closed(tmp_path: Path) -> None:
+    for name in ("a.sqlite", "a.sqlite-wal", "notes"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o664)
+    private.close_files(tmp_path, "*.sqlite*", "*.usearch")
+    modes = {file.name: mode(file) for file in tmp_path.iterdir()}
+    assert modes == {"a.sqlite": 0o600, "a.sqlite-wal": 0o600, "notes": 0o664}
+
+
+@pytest.mark.parametrize("rights", [0o777, 0o750, 0o701])
+def test_a_folder_that_others_may_enter_is_found(tmp_path: Path, rights: int) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir(mode=0o700)
+    private.check_folder(folder)
+    folder.chmod(rights)
+    with pytest.raises(PermissionError, match=f"has mode {rights:04o}.* expected 0700"):
+        private.check_folder(folder)
+
+
+def test_a_folder_that_others_may_replace_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir(mode=0o700)
+    tmp_path.chmod(0o1777)  # as /tmp: nobody may rename the folder of another user
+    private.check_folder(folder)
+    tmp_path.chmod(0o777)
+    with pytest.raises(PermissionError, match="could replace"):
+        private.check_folder(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(PermissionError, match="user 65534, expected 0700"):
+        private.check_folder(folder)
