@@ -164,7 +164,7 @@ class FakeService(
     def Delete(self, request: Any, context: Any) -> pb.DeleteResponse:
         self._note(request, context)
         held = self.collections[request.collection]
-        ids = list(request.ids) or list(held)
+        ids = list(held if request.all else request.ids)
         return pb.DeleteResponse(deleted=sum(held.pop(name, None) is not None for name in ids))
 
     def Describe(self, request: Any, context: Any) -> pb.DescribeResponse:

@@ -216,7 +216,9 @@ def _add_collection_commands(found: Any) -> None:
 
     delete = _add(found, "delete", "remove photographs, or a whole collection")
     delete.add_argument("collection", metavar="COLLECTION")
-    delete.add_argument("ids", nargs="*", metavar="ID", help="none: the whole collection")
+    delete.add_argument("ids", nargs="*", metavar="ID")
+    delete.add_argument("--all", action="store_true", help="the whole collection, no IDs")
+    delete.add_argument("--yes", action="store_true", help="with --all: do not ask first")
 
     describe = _add(found, "describe", "list the collections")
     describe.add_argument("collection", nargs="?", default="", metavar="COLLECTION")

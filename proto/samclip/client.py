@@ -140,10 +140,19 @@ class AsyncClient(_Client[AsyncPhoto]):
             slots = [(request.image, photo.key, photo.encoded)]
         return wire.hits(await self._session.ask(request, slots))
 
-    async def delete(self, collection: str, ids: Sequence[str] = ()) -> int:
-        """How many images were removed; no ids means the whole collection."""
-        reply = await self._session.ask(pb.DeleteRequest(collection=collection, ids=ids))
-        return reply.deleted
+    async def delete(self, collection: str, ids: Sequence[str] = (), *, all: bool = False) -> int:
+        """Delete images by id, or with ``all=True`` a whole collection; return how many.
+
+        Raises ValueError for neither and for both.
+        """
+        if bool(ids) == all:  # checked here too: to older services, no ids meant all
+            found = "both ids and all=True" if all else "no ids"
+            raise ValueError(
+                f"delete got {found}: pass ids to delete these images, or all=True alone to "
+                "delete the whole collection"
+            )
+        request = pb.DeleteRequest(collection=collection, ids=ids, all=all)
+        return (await self._session.ask(request)).deleted
 
     async def describe(self, collection: str = "") -> list[Collection]:
         """The collections that there are, or the one of this name."""

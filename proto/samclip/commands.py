@@ -120,7 +120,30 @@ def search(client: Client, args: argparse.Namespace) -> list[Row]:
 
 
 def delete(client: Client, args: argparse.Namespace) -> list[Row]:
-    return [{"collection": args.collection, "deleted": client.delete(args.collection, args.ids)}]
+    name = args.collection
+    if args.ids and args.all:
+        raise ValueError(
+            "nothing was deleted: name IDs to delete these photographs, or pass --all --yes "
+            "without IDs to delete the whole collection"
+        )
+    if args.ids:
+        return [{"collection": name, "deleted": client.delete(name, args.ids)}]
+    if not (args.all and args.yes):
+        _confirm_deletion(client, name)
+    return [{"collection": name, "deleted": client.delete(name, all=True)}]
+
+
+def _confirm_deletion(client: Client, name: str) -> None:
+    """Ask the person at the terminal. Raises ValueError for a no, and without a terminal."""
+    if not sys.stdin.isatty():
+        raise ValueError(
+            "nothing was deleted: no ID was named; pass --all --yes to delete the whole collection"
+        )
+    (found,) = client.describe(name)
+    question = f"Delete all {found.count:,} photographs of {name!r}? Type the collection's name: "
+    print(question, end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip() != name:
+        raise ValueError("nothing was deleted: the answer is not the collection's name")
 
 
 def describe(client: Client, args: argparse.Namespace) -> list[Row]:

@@ -15,6 +15,7 @@ from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from services import access, deployment
 from services.head import IMAGES_AT_ONCE, Head
 from services.limits import (
+    check_deletion,
     check_filter,
     check_images,
     check_limit,
@@ -70,7 +71,7 @@ class Retrieval(Head):
     def scope(self, method: str, request: Message) -> str:
         """Changing is ``index``; to lose a whole collection takes more."""
         if isinstance(request, pb.DeleteRequest):
-            return "index" if request.ids else "admin"
+            return "admin" if request.all else "index"
         return "index" if isinstance(request, pb.IndexRequest) else "read"
 
     @rpc
@@ -117,7 +118,8 @@ class Retrieval(Head):
 
     @rpc
     async def Delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:
-        if not request.ids:
+        check_deletion(request)
+        if request.all:
             deleted = await self._index.run(lambda: self._collections().drop(request.collection))
         else:
             deleted = await self._index.run(self._delete, request.collection, request.ids)

@@ -37,7 +37,7 @@ FIELDS = {
     "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5 filter=6* offset=7",
     "Hit": "id=1 score=2 metadata=3*",
     "SearchResponse": "hits=1* model=2",
-    "DeleteRequest": "collection=1 ids=2*",
+    "DeleteRequest": "collection=1 ids=2* all=3",
     "DeleteResponse": "deleted=1",
     "DescribeRequest": "collection=1",
     "Collection": "name=1 count=2 dimension=3 model_digest=4",

@@ -1,5 +1,6 @@
 """The ``samclip`` command, its questions asked of a service whose answers are known."""
 
+import io
 import json
 import sys
 from collections.abc import Iterator
@@ -125,6 +126,54 @@ def test_collections(ask: Any, photo: str, server: tuple[FakeService, str]) -> N
     assert len(ask("search", "greys", "--image", photo, "--offset", "7")["results"]) == 3
     assert ask("describe")["results"][0]["count"] == 10
     assert ask("delete", "greys", "grey.png")["results"][0]["deleted"] == 1
+    assert ask("delete", "greys", "--all", "--yes")["results"][0]["deleted"] == 9
+
+
+@pytest.fixture
+def greys(server: tuple[FakeService, str], photo: str) -> Iterator[Any]:
+    """Delete from a collection of two photographs; the exit status, and how many are left."""
+    other = Path(photo).with_name("other.png")
+    other.write_bytes(Path(photo).read_bytes())
+    cli.main(["index", "greys", photo, str(other), "--server", server[1]])
+
+    def delete(*argv: str) -> tuple[int, int]:
+        code = cli.main(["delete", "greys", *argv, "--server", server[1]])
+        return code, len(server[0].collections["greys"])
+
+    return delete
+
+
+@pytest.mark.parametrize(
+    "argv", [(), ("--all",), ("--yes",), ("grey.png", "--all"), ("grey.png", "--all", "--yes")]
+)
+def test_a_script_that_names_no_ids_deletes_nothing(
+    greys: Any, argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert greys(*argv) == (1, 2)
+    assert "--all --yes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [(), ("--all",)])
+def test_a_person_is_asked_before_a_collection_is_deleted(
+    greys: Any,
+    argv: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    assert greys(*argv) == (1, 2)
+    asked = capsys.readouterr().err
+    assert "all 2 photographs of 'greys'" in asked
+    assert "nothing was deleted" in asked
+    monkeypatch.setattr(sys, "stdin", Terminal("greys\n"))
+    assert greys(*argv) == (0, 0)
+
+
+class Terminal(io.StringIO):
+    """What a person types."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_metadata_is_stored_and_searched_for(ask: Any, photo: str) -> None:

@@ -228,7 +228,13 @@ def test_collections(service: FakeService, client: samclip.Client) -> None:
 
     assert client.describe() == [samclip.Collection("pets", 70, 4, "d1935")]
     assert client.delete("pets", ["photo-1"]) == 1
-    assert client.delete("pets") == 69
+    for nothing in ([], (), ""):
+        with pytest.raises(ValueError, match="all=True"):
+            client.delete("pets", nothing)
+    with pytest.raises(ValueError, match="all=True"):
+        client.delete("pets", ["photo-2"], all=True)
+    assert client.describe()[0].count == 69
+    assert client.delete("pets", all=True) == 69
 
 
 def test_an_index_request_stays_below_the_message_limit(

@@ -6,7 +6,7 @@ import pytest
 import redis
 from samclip.v1 import samclip_pb2 as pb
 
-from services import access, rpc
+from services import access, bodies, rpc
 from services.backbone.engine import Engine
 from services.retrieval import app
 from services.retrieval.engine import OwnIndex
@@ -121,9 +121,28 @@ async def test_describe_and_delete(pets, tiny_model):
     assert described.model_digest == tiny_model.digest
     request = pb.DeleteRequest(collection="pets", ids=["dark", "nobody"])
     assert (await pets("Delete", request)).deleted == 1
-    assert (await pets("Delete", pb.DeleteRequest(collection="pets"))).deleted == 2
+    assert (await pets("Delete", pb.DeleteRequest(collection="pets", all=True))).deleted == 2
     code, _ = await pets.refused("Describe", pb.DescribeRequest(collection="pets"))
     assert code == "NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"collection": "pets"},
+        {"collection": "pets", "ids": None},
+        {"collection": "pets", "ids": []},
+        {"collection": "pets", "ids": [], "all": False},
+        {"collection": "pets", "ids": ["dark"], "all": True},
+    ],
+)
+async def test_only_all_without_ids_deletes_a_collection(pets, body):
+    request = bodies.to_message(pb.DeleteRequest, body, form=False)
+    code, details = await pets.refused("Delete", request)
+    assert code == "INVALID_ARGUMENT"
+    assert "all" in details
+    (described,) = (await pets("Describe", pb.DescribeRequest())).collections
+    assert described.count == 3
 
 
 @pytest.mark.parametrize(
@@ -175,7 +194,7 @@ async def test_describe_and_delete(pets, tiny_model):
             "INVALID_ARGUMENT",
             "expected a name of 1 to 64",
         ),
-        ("Delete", pb.DeleteRequest(collection="no"), "NOT_FOUND", "no collection"),
+        ("Delete", pb.DeleteRequest(collection="no", all=True), "NOT_FOUND", "no collection"),
         ("Delete", pb.DeleteRequest(collection="no", ids=["a"]), "NOT_FOUND", "no collection"),
     ],
 )
@@ -268,7 +287,7 @@ async def test_collections_of_another_tenant_are_not_there(caller):
         ("Search", pb.SearchRequest(collection=collection, id="of ann")),
         ("ListItems", pb.ListItemsRequest(collection="private")),
         ("Describe", pb.DescribeRequest(collection="private")),
-        ("Delete", pb.DeleteRequest(collection="private")),
+        ("Delete", pb.DeleteRequest(collection="private", all=True)),
     ):
         code, details = await caller.refused(rpc_name, request)
         assert code == "NOT_FOUND"
@@ -276,7 +295,8 @@ async def test_collections_of_another_tenant_are_not_there(caller):
     for name in ("ann@pets", "ann@private"):
         code, _ = await caller.refused("Search", pb.SearchRequest(collection=name, text="dog"))
         assert code == "INVALID_ARGUMENT"
-    assert (await caller("Delete", pb.DeleteRequest(collection=collection))).deleted == 1
+    request = pb.DeleteRequest(collection=collection, all=True)
+    assert (await caller("Delete", request)).deleted == 1
     become(caller, "ann")
     described = (await caller("Describe", pb.DescribeRequest())).collections
     assert [found.name for found in described] == ["pets", "private"]
@@ -304,7 +324,7 @@ async def test_without_keys_there_is_what_came_in_without_them_and_a_tenant_for_
         ("ListItems", pb.ListItemsRequest(collection="pets"), "read"),
         ("Index", pb.IndexRequest(collection="pets", items=[pb.IndexItem(id="x")]), "index"),
         ("Delete", pb.DeleteRequest(collection="pets", ids=["dark"]), "index"),
-        ("Delete", pb.DeleteRequest(collection="pets"), "admin"),
+        ("Delete", pb.DeleteRequest(collection="pets", all=True), "admin"),
     ],
 )
 async def test_each_rpc_needs_its_scope(pets, rpc_name, request_, scope):
