@@ -3,7 +3,7 @@
 All calls raise ``samclip.ServiceError``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Generic, Self, TypeVar
 
@@ -67,6 +67,22 @@ class _Client(Generic[AnyPhoto]):
         """A photograph that the service holds already; questions raise KeyUnknown if not."""
         return self._photo(self._session, key=key)
 
+    def _items(
+        self,
+        images: Mapping[str, ImageSource | AnyPhoto],
+        metadata: Mapping[str, Mapping[str, str]],
+        errors: dict[str, str],
+    ) -> Iterator[pb.IndexItem]:
+        """The items of a collection; those that cannot be made are added to ``errors`` instead."""
+        for name, image in images.items():
+            try:
+                photo = self.image(image)
+                item = wire.index_item(name, photo.key, photo.encoded, metadata.get(name, {}))
+            except (OSError, ValueError) as error:
+                errors[name] = str(error)
+            else:
+                yield item
+
 
 class AsyncClient(_Client[AsyncPhoto]):
     """The client for ``async`` code: same methods as ``Client``, each to be awaited."""
@@ -99,18 +115,16 @@ class AsyncClient(_Client[AsyncPhoto]):
         """Put images (id → image) into a collection, in as many requests as their sizes need.
 
         metadata: id → what a search shall give back with it.
+        An image that cannot be read or used is in the errors, and the others are indexed.
         """
-        photos = ((name, self.image(image)) for name, image in images.items())
-        items = (
-            wire.index_item(name, photo.key, photo.encoded, metadata.get(name, {}))
-            for name, photo in photos
-        )
-        indexed, errors = 0, {}
-        for chunk in wire.chunks(items):
+        errors: dict[str, str] = {}
+        indexed = replaced = 0
+        for chunk in wire.chunks(self._items(images, metadata, errors)):
             reply = await self._session.ask(pb.IndexRequest(collection=collection, items=chunk))
             indexed += reply.indexed
+            replaced += reply.replaced
             errors.update({error.id: error.message for error in reply.errors})
-        return Indexed(indexed, errors)
+        return Indexed(indexed, errors, replaced)
 
     async def search(
         self,

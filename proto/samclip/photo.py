@@ -40,7 +40,7 @@ class _Photo:
 
     def __init__(self, session: Session, source: ImageSource = b"", *, key: str = "") -> None:
         self._session = session
-        self.encoded = encode_image(source)
+        self.encoded = b"" if key else encode_image(source)
         self.key = key or image_key(self.encoded)
         self.info: ImageInfo | None = None
 

@@ -100,10 +100,14 @@ class ListedItem:
 
 @dataclass(frozen=True)
 class Indexed:
-    """How many images went into a collection, and why the others (id → message) did not."""
+    """How many images went into a collection, and why the others (id → message) did not.
+
+    replaced: how many of them took the place of an image that had their id.
+    """
 
     indexed: int
     errors: Mapping[str, str]
+    replaced: int = 0
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,14 @@ def model(message: pb.ModelInfo) -> Model:
 
 
 def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str]) -> pb.IndexItem:
-    """An item that carries its file, where there is one: a collection is filled but once."""
+    """An item that carries its file, where there is one: a collection is filled but once.
+
+    Raises ValueError for a name that the wire cannot carry.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a file's name may be any bytes
+        raise ValueError("the id is not valid UTF-8: rename the file") from None
     image = pb.Image(encoded=encoded) if encoded else pb.Image(key=key)
     return pb.IndexItem(id=name, image=image, metadata=metadata)
 

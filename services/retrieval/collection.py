@@ -69,8 +69,11 @@ class EmbeddedCollection:
     def __len__(self) -> int:
         return len(self._graph)
 
-    def upsert(self, items: Iterable[Item]) -> None:
-        """Add items; one whose id is there already takes its place. All or none."""
+    def upsert(self, items: Iterable[Item]) -> int:
+        """Add items, all or none; one whose id is there already takes its place.
+
+        Return how many did.
+        """
         rows = {
             item.id: (item.id, json.dumps(dict(item.metadata)), _blob(item.vector_D))
             for item in items
@@ -85,6 +88,7 @@ class EmbeddedCollection:
                 for row in rows.values()
             ]
         self._change(replaced, {n: row[2] for n, row in zip(added, rows.values(), strict=True)})
+        return len(replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Take items out; ids that are not there do not count."""

@@ -86,8 +86,8 @@ class Collection(Protocol):
 
     def __len__(self) -> int: ...
 
-    def upsert(self, items: Iterable[Item]) -> None:
-        """Add items; one whose id is there already takes its place."""
+    def upsert(self, items: Iterable[Item]) -> int:
+        """Add items; one whose id is there already takes its place. Return how many did."""
 
     def delete(self, ids: Sequence[str]) -> int:
         """Take items out; how many were there."""

@@ -53,12 +53,12 @@ _UPSERT = """
 if redis.call('HSETNX', KEYS[1], 'digest', ARGV[1]) == 1 then
     redis.call('HSET', KEYS[1], 'dimension', ARGV[2])
 end
-local digest = redis.call('HGET', KEYS[1], 'digest')
+local digest, added = redis.call('HGET', KEYS[1], 'digest'), 0
 if digest == ARGV[1] then
-    redis.call('ZADD', KEYS[3], 0, ARGV[3])
+    added = redis.call('ZADD', KEYS[3], 0, ARGV[3])
     redis.call('VADD', KEYS[2], 'FP32', ARGV[4], ARGV[3], 'NOQUANT', 'SETATTR', ARGV[5])
 end
-return digest
+return {digest, added}
 """
 
 
@@ -117,8 +117,8 @@ class VectorSet:
         with _answers():
             return self._client.vset().vcard(self._vectors)
 
-    def upsert(self, items: Iterable[Item]) -> None:
-        """Add items; one whose id is there already takes its place. Each of them, or an error.
+    def upsert(self, items: Iterable[Item]) -> int:
+        """Add items; one whose id is there already takes its place. Return how many did.
 
         Raises InvalidRequest if another model has made a collection of this name meanwhile.
         """
@@ -128,9 +128,10 @@ class VectorSet:
                 arguments = (self.digest, self.dimension, item.id, vector, _attributes(item))
                 self._put(self._keys, arguments, client=pipe)
             pipe.sadd(NAMES, self.name)
-            *digests, _ = pipe.execute()
-        for digest in digests:
+            *done, _ = pipe.execute()
+        for digest, _ in done:
             check_model(self.name.rpartition(OF)[2], digest, self.digest)
+        return sum(not added for _, added in done)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Take items out; ids that are not there do not count."""

@@ -33,7 +33,7 @@ FIELDS = {
     "IndexItem": "id=1 image=2 metadata=3*",
     "IndexRequest": "collection=1 items=2*",
     "ItemError": "id=1 message=2",
-    "IndexResponse": "indexed=1 errors=2*",
+    "IndexResponse": "indexed=1 errors=2* replaced=3",
     "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5 filter=6* offset=7",
     "Hit": "id=1 score=2 metadata=3*",
     "SearchResponse": "hits=1* model=2",

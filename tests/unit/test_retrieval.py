@@ -1,3 +1,4 @@
+import asyncio
 from threading import Event
 from unittest.mock import Mock
 
@@ -6,6 +7,7 @@ import pytest
 import redis
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.errors import Unavailable
 from services import access, bodies, rpc
 from services.backbone.engine import Engine
 from services.retrieval import app
@@ -106,6 +108,35 @@ async def test_items_that_fail_are_named_and_the_others_indexed(caller):
     assert "expected 1 to 256" in errors[""]
     described = await caller("Describe", pb.DescribeRequest(collection="pets"))
     assert described.collections[0].count == 1
+
+
+async def test_an_id_that_a_request_repeats_is_an_error_and_its_first_item_counts(pets):
+    items = [item(id, pb.Image(encoded=png(red))) for id, red in (("a", 1), ("a", 2), ("dark", 3))]
+    response = await pets("Index", pb.IndexRequest(collection="pets", items=items))
+    assert (response.indexed, response.replaced) == (2, 1)
+    (error,) = response.errors
+    assert error.id == "a"
+    assert "an earlier item of the request has the id 'a' too" in error.message
+    request = pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(1)), top_k=1)
+    assert (await pets("Search", request)).hits[0].score == pytest.approx(1, abs=1e-4)
+
+
+async def test_when_the_service_fails_for_one_item_the_work_on_the_others_ends(caller, monkeypatch):
+    ended = []
+
+    async def embed(self, image):
+        if image.key == "bad":
+            raise Unavailable("the backbone is away: try again")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(image.key)
+
+    monkeypatch.setattr(app.Retrieval, "_embed", embed)
+    items = [item(key, pb.Image(key=key)) for key in ("a", "b", "bad", "c")]
+    answer = await caller.refused("Index", pb.IndexRequest(collection="pets", items=items))
+    assert answer == ("UNAVAILABLE", "the backbone is away: try again")
+    assert sorted(ended) == ["a", "b"] or sorted(ended) == ["a", "b", "c"]
 
 
 async def test_when_all_items_fail_no_collection_is_made(caller):

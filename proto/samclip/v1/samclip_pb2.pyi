@@ -325,12 +325,14 @@ class ItemError(_message.Message):
     def __init__(self, id: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class IndexResponse(_message.Message):
-    __slots__ = ("indexed", "errors")
+    __slots__ = ("indexed", "errors", "replaced")
     INDEXED_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
+    REPLACED_FIELD_NUMBER: _ClassVar[int]
     indexed: int
     errors: _containers.RepeatedCompositeFieldContainer[ItemError]
-    def __init__(self, indexed: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[ItemError, _Mapping]]] = ...) -> None: ...
+    replaced: int
+    def __init__(self, indexed: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[ItemError, _Mapping]]] = ..., replaced: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
     __slots__ = ("collection", "text", "image", "id", "top_k", "filter", "offset")
