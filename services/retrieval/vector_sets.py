@@ -213,7 +213,9 @@ class VectorSets(Collections):
         return self._open(name, self._digest, self._dimension)
 
     def _remove(self, name: str) -> None:
-        with _answers(), self._client.pipeline(transaction=False) as pipe:
+        # One step for other processes: between two, one of them could make the collection anew, and
+        # its name would be removed. Collections are on one server, so the keys need no common slot.
+        with _answers(), self._client.pipeline(transaction=True) as pipe:
             pipe.unlink(*(_key(name, kind) for kind in ("model", "vectors", "ids")))
             pipe.srem(NAMES, name)
             pipe.execute()
