@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +26,6 @@ from redis.retry import Retry
 
 from samclip_core.errors import Unavailable
 from services.retrieval.index import (
-    EXACT,
     OF,
     Collections,
     Hit,
@@ -153,20 +153,23 @@ class VectorSet:
 
     def search(self, query: Query) -> list[Hit]:
         """The nearest items by cosine, best first; with a filter always one by one."""
-        with _answers():
-            scores = self._client.vset().vsim(
-                self._vectors,
-                np.ascontiguousarray(query.vector_D, "<f4").tobytes(),
-                with_scores=True,
-                count=query.depth,
-                ef=query.depth,
-                filter=_expression(query.filter or {}),
-                truth=bool(query.filter) or len(self) <= EXACT,
-            )
-        # Redis' own score is (1 + cosine) / 2.
-        found = cast(dict[str, float], scores).items()
-        ranking = [(id, 2 * score - 1) for id, score in found if id != query.exclude]
-        page = dict(ranking[query.offset : query.offset + query.top_k])
+
+        def ranked(most: int, truth: bool) -> list[tuple[str, float]]:
+            with _answers():
+                scores = self._client.vset().vsim(
+                    self._vectors,
+                    np.ascontiguousarray(query.vector_D, "<f4").tobytes(),
+                    with_scores=True,
+                    count=most,
+                    ef=most,
+                    filter=_expression(query.filter or {}),
+                    truth=truth,
+                )
+            # Redis' own score is (1 + cosine) / 2.
+            return [(id, 2 * score - 1) for id, score in cast(dict[str, float], scores).items()]
+
+        walk, compare = partial(ranked, truth=False), partial(ranked, truth=True)
+        page = dict(query.page(len(self), query.exclude, walk, compare))
         return [Hit(one.id, page[one.id], one.metadata) for one in self._listed([*page])]
 
     def items(self, after: str, limit: int) -> list[Listed]:

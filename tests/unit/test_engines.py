@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samclip_core.errors import InvalidRequest, NotFound
-from services.retrieval import collection as files
 from services.retrieval import index, vector_sets
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections, Description, Item, Query, check_name
@@ -233,8 +233,7 @@ PAIRS = [(a, b) for a in range(3) for b in range(3)]
 @pytest.mark.parametrize("limit", [10, 10_000])
 @pytest.mark.parametrize("filter", [None, {"kind": "even"}])
 def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
-    for module in (files, vector_sets):
-        monkeypatch.setattr(module, "EXACT", limit)
+    monkeypatch.setattr(index, "EXACT", limit)
     kinds = ("even", "odd")
     made = [Item(f"id {n}", vector(n // 3), {"kind": kinds[n % 2]}) for n in range(90)]  # and ties
     pets.upsert(made)
@@ -242,6 +241,7 @@ def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
     pages = [pets.search(Query(vector(5), 7, n, filter)) for n in range(0, 100, 7)]
     assert [hit for page in pages for hit in page] == whole
     assert len(whole) == (90 if filter is None else 45)
+
 
 WALK, EXACT = 16, 64
 SIZES = (1, WALK - 1, WALK, WALK + 1, EXACT - 1, EXACT, EXACT + 1, 8 * WALK, 25 * WALK + 3)
@@ -293,10 +293,8 @@ def test_pages_neither_repeat_nor_skip_an_item(of_sizes, size, top_k, seed, excl
     assert sorted(found) == sorted(exact(held, query))
 
 
-
 def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeypatch):
-    for module in (files, vector_sets):
-        monkeypatch.setattr(module, "EXACT", 10)
+    monkeypatch.setattr(index, "EXACT", 10)
     made = [Item(f"id {n}", vector(n // 3), {}) for n in range(90)]
     for n in range(30):  # how a graph comes out may be chance
         collection = collections.get_or_make(f"pets-{n}")
@@ -305,8 +303,7 @@ def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeyp
 
 
 def test_large_collections_are_searched_by_the_graph(pets, monkeypatch):
-    for module in (files, vector_sets):
-        monkeypatch.setattr(module, "EXACT", 10)
+    monkeypatch.setattr(index, "EXACT", 10)
     pets.upsert(items(*range(300)))
     nearest = [pets.search(Query(vector(seed), 1))[0].id for seed in range(300)]
     assert sum(id == f"id {seed}" for seed, id in enumerate(nearest)) >= 295
