@@ -13,6 +13,7 @@ import numpy as np
 
 from samclip import wire
 from samclip.images import ImageSource
+from samclip.keywords import names_its_keywords
 from samclip.photo import AsyncPhoto, Photo, blocking
 from samclip.session import Session
 from samclip.types import Collection, Hit, Indexed, ListedItem, Model
@@ -22,6 +23,7 @@ AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
 _NO_METADATA: Mapping[str, Mapping[str, str]] = {}
 
 
+@names_its_keywords
 class _Client(Generic[AnyPhoto]):
     """A connection to one address, closed by ``close`` or at the end of a ``with`` block.
 
@@ -84,6 +86,7 @@ class _Client(Generic[AnyPhoto]):
                 yield item
 
 
+@names_its_keywords
 class AsyncClient(_Client[AsyncPhoto]):
     """The client for ``async`` code: same methods as ``Client``, each to be awaited."""
 
@@ -102,7 +105,7 @@ class AsyncClient(_Client[AsyncPhoto]):
 
     async def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Float32 (T, D), rows of length 1, in the space of ``Photo.embed``."""
-        reply = await self._session.ask(pb.EmbedTextRequest(texts=texts))
+        reply = await self._session.ask(pb.EmbedTextRequest(texts=wire.texts(texts)))
         return wire.tensor_to_array(reply.tensor)
 
     async def index(
@@ -159,13 +162,14 @@ class AsyncClient(_Client[AsyncPhoto]):
 
         Raises ValueError for neither and for both.
         """
-        if bool(ids) == all:  # checked here too: to older services, no ids meant all
+        names = wire.texts(ids) if len(ids) else []
+        if bool(names) == all:  # checked here too: to older services, no ids meant all
             found = "both ids and all=True" if all else "no ids"
             raise ValueError(
                 f"delete got {found}: pass ids to delete these images, or all=True alone to "
                 "delete the whole collection"
             )
-        request = pb.DeleteRequest(collection=collection, ids=ids, all=all)
+        request = pb.DeleteRequest(collection=collection, ids=names, all=all)
         return (await self._session.ask(request)).deleted
 
     async def describe(self, collection: str = "") -> list[Collection]:
