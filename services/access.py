@@ -68,9 +68,10 @@ class Caller:
         The key of an image can be shared, or computed of a file; that a tenant has sent the file
         is proven by nothing else than that it is found under this name.
         """
-        if self.scopes is None:
-            return image_key
-        return hashlib.sha256(f"{self.tenant}/{image_key}".encode()).hexdigest()
+        if not self.tenant:  # what came without keys is its own
+            return image_key.lower()
+        # Image keys are in lower case: nobody can ask for another tenant's image by this name.
+        return hashlib.sha256(f"{self.tenant}/{image_key}".encode()).hexdigest().upper()
 
     def audit(self, action: str, request_id: str, code: str, **about: object) -> None:
         """Write down what was done with a key, or tried."""

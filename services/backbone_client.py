@@ -149,12 +149,13 @@ class BackboneClient:
         Raises what the backbone raises, unchanged, Unavailable, and AnotherCheckpoint.
         """
         key = image.key or await threads.image_key(self._hashers, image.encoded)
-        held_as = access.caller.get().held_as(key)
+        caller = access.caller.get()
+        held_as = caller.held_as(key)
         entries = await self.cache.get(held_as, outputs)
         if entries is not None:
             features = wire.to_features(entries)
             return wire.image_info(key, features.geometry, cached=True), features
-        if image.key and held_as != key and not self._knows_tenants:
+        if image.key and caller.scopes is not None and not self._knows_tenants:
             # To a backbone elsewhere all our tenants are one: it may know the key from another.
             raise KeyUnknown(f"the image key {key[:64]!r} is not held here: send the image")
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True)
@@ -183,7 +184,9 @@ class BackboneClient:
         if missing:
             request = pb.EmbedTextRequest(texts=missing)
             response = await self._call(self._stub.EmbedText, request)
-            rows |= zip(missing, wire.from_tensor(response.tensor), strict=True)
+            # A copy of each row: a view would keep the whole response in memory.
+            found = (row.copy() for row in wire.from_tensor(response.tensor))
+            rows |= zip(missing, found, strict=True)
         for text in rows:
             self._texts[text] = rows[text]
             self._texts.move_to_end(text)

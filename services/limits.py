@@ -102,6 +102,16 @@ def check_limit(limit: int) -> None:
         raise InvalidRequest(f"limit is {limit}, expected 0 to {MAX_TOP_K}")
 
 
+def check_deletion(request: pb.DeleteRequest) -> None:
+    """Raise InvalidRequest unless the request names items, or all of a collection, and not both."""
+    if bool(request.ids) == request.all:
+        found = "both ids and all" if request.all else "neither ids nor all"
+        raise InvalidRequest(
+            f"the request has {found}: send ids to delete these items, or all as true and no ids "
+            "to delete the whole collection"
+        )
+
+
 def check_filter(filter: Sized) -> None:
     """Raise InvalidRequest for more pairs of metadata than one search may ask for."""
     if len(filter) > MAX_FILTER:

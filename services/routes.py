@@ -81,7 +81,7 @@ ROUTES: dict[str, tuple[Route, ...]] = {
             "Delete",
             pb.DeleteRequest,
             pb.DeleteResponse,
-            "Take images out of a collection, or remove all of it.",
+            "Take images out of a collection by ids, or with all remove the whole collection.",
         ),
         Route(
             "/describe",

@@ -23,6 +23,7 @@ from samclip_core.masks import encode_label_map
 from services.wire import to_mask, to_tensor
 
 MODEL = pb.ModelInfo(name="fake", digest="d1935", kind="edge")
+Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 LIMITS = [(f"grpc.max_{way}_message_length", 64 * 2**20) for way in ("send", "receive")]
 
 
@@ -45,13 +46,20 @@ class FakeService(
         self.collections: dict[str, dict[str, pb.IndexItem]] = {}
         self.uploads: list[str] = []
         self.calls: list[tuple[Any, dict[str, str]]] = []
-        self.refusal: tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]] | None = None
+        self.refusal: Refusal | None = None
+        self._refuse_later: tuple[int, Refusal] | None = None
         self.release = threading.Event()
         self.release.set()
+
+    def refuse_after(self, calls: int, code: grpc.StatusCode, message: str) -> None:
+        """Answer so many more calls, and refuse those after them."""
+        self._refuse_later = len(self.calls) + calls, (code, message, ())
 
     def _note(self, request: Any, context: grpc.ServicerContext) -> None:
         self.calls.append((request, dict(context.invocation_metadata())))
         self.release.wait(30)
+        if self._refuse_later and len(self.calls) > self._refuse_later[0]:
+            self.refusal = self._refuse_later[1]
         if self.refusal:
             code, message, trailing = self.refusal
             context.set_trailing_metadata(trailing)
@@ -60,6 +68,8 @@ class FakeService(
     def _info(self, image: pb.Image, context: grpc.ServicerContext) -> pb.ImageInfo:
         key = image.key or image_key(image.encoded)
         cached = key in self.files
+        if image.encoded.startswith(b"broken"):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "not an image")
         if image.encoded:
             self.uploads.append(key)
             self.files[key] = image.encoded
@@ -136,13 +146,17 @@ class FakeService(
         self._note(request, context)
         held = self.collections.setdefault(request.collection, {})
         errors = []
+        before = held.keys() & {item.id for item in request.items}
         for item in request.items:
             if item.image.encoded.startswith(b"broken"):
                 errors.append(pb.ItemError(id=item.id, message="not an image"))
                 continue
             self._info(item.image, context)
             held[item.id] = item
-        return pb.IndexResponse(indexed=len(request.items) - len(errors), errors=errors)
+        failed = {error.id for error in errors}
+        return pb.IndexResponse(
+            indexed=len(request.items) - len(errors), errors=errors, replaced=len(before - failed)
+        )
 
     def Search(self, request: Any, context: Any) -> pb.SearchResponse:
         self._note(request, context)
@@ -164,7 +178,7 @@ class FakeService(
     def Delete(self, request: Any, context: Any) -> pb.DeleteResponse:
         self._note(request, context)
         held = self.collections[request.collection]
-        ids = list(request.ids) or list(held)
+        ids = list(held if request.all else request.ids)
         return pb.DeleteResponse(deleted=sum(held.pop(name, None) is not None for name in ids))
 
     def Describe(self, request: Any, context: Any) -> pb.DescribeResponse:

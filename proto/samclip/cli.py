@@ -6,6 +6,7 @@ install has no dependencies for, so their modules are only imported when they ar
 
 import argparse
 import importlib
+import io
 import json
 import os
 import sys
@@ -47,6 +48,9 @@ PARTS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; its exit status: 0 done, 1 failed, 2 not a command line of ours."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
     if arguments and arguments[0] in PARTS:
         return _run_part(arguments[0], arguments[1:])
     args = _parser().parse_args(arguments)
@@ -71,10 +75,10 @@ def table(rows: Sequence[Row]) -> str:
     """The rows under their keys, numbers to the right; long lists shortened."""
     if not rows:
         return "nothing found"
-    header = list(rows[0])
-    lines = [header] + [[_cell(row[key]) for key in header] for row in rows]
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [header] + [[_cell(row.get(key, "")) for key in header] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    numeric = [isinstance(rows[0][key], int | float) for key in header]
+    numeric = [any(isinstance(row.get(key), int | float) for row in rows) for key in header]
     return "\n".join(
         "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
@@ -216,7 +220,9 @@ def _add_collection_commands(found: Any) -> None:
 
     delete = _add(found, "delete", "remove photographs, or a whole collection")
     delete.add_argument("collection", metavar="COLLECTION")
-    delete.add_argument("ids", nargs="*", metavar="ID", help="none: the whole collection")
+    delete.add_argument("ids", nargs="*", metavar="ID")
+    delete.add_argument("--all", action="store_true", help="the whole collection, no IDs")
+    delete.add_argument("--yes", action="store_true", help="with --all: do not ask first")
 
     describe = _add(found, "describe", "list the collections")
     describe.add_argument("collection", nargs="?", default="", metavar="COLLECTION")

@@ -3,7 +3,7 @@
 All calls raise ``samclip.ServiceError``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Generic, Self, TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from samclip import wire
 from samclip.images import ImageSource
+from samclip.keywords import names_its_keywords
 from samclip.photo import AsyncPhoto, Photo, blocking
 from samclip.session import Session
 from samclip.types import Collection, Hit, Indexed, ListedItem, Model
@@ -22,6 +23,7 @@ AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
 _NO_METADATA: Mapping[str, Mapping[str, str]] = {}
 
 
+@names_its_keywords
 class _Client(Generic[AnyPhoto]):
     """A connection to one address, closed by ``close`` or at the end of a ``with`` block.
 
@@ -67,7 +69,24 @@ class _Client(Generic[AnyPhoto]):
         """A photograph that the service holds already; questions raise KeyUnknown if not."""
         return self._photo(self._session, key=key)
 
+    def _items(
+        self,
+        images: Mapping[str, ImageSource | AnyPhoto],
+        metadata: Mapping[str, Mapping[str, str]],
+        errors: dict[str, str],
+    ) -> Iterator[pb.IndexItem]:
+        """The items of a collection; those that cannot be made are added to ``errors`` instead."""
+        for name, image in images.items():
+            try:
+                photo = self.image(image)
+                item = wire.index_item(name, photo.key, photo.encoded, metadata.get(name, {}))
+            except (OSError, ValueError) as error:
+                errors[name] = str(error)
+            else:
+                yield item
 
+
+@names_its_keywords
 class AsyncClient(_Client[AsyncPhoto]):
     """The client for ``async`` code: same methods as ``Client``, each to be awaited."""
 
@@ -86,7 +105,7 @@ class AsyncClient(_Client[AsyncPhoto]):
 
     async def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Float32 (T, D), rows of length 1, in the space of ``Photo.embed``."""
-        reply = await self._session.ask(pb.EmbedTextRequest(texts=texts))
+        reply = await self._session.ask(pb.EmbedTextRequest(texts=wire.texts(texts)))
         return wire.tensor_to_array(reply.tensor)
 
     async def index(
@@ -99,18 +118,16 @@ class AsyncClient(_Client[AsyncPhoto]):
         """Put images (id → image) into a collection, in as many requests as their sizes need.
 
         metadata: id → what a search shall give back with it.
+        An image that cannot be read or used is in the errors, and the others are indexed.
         """
-        photos = ((name, self.image(image)) for name, image in images.items())
-        items = (
-            wire.index_item(name, photo.key, photo.encoded, metadata.get(name, {}))
-            for name, photo in photos
-        )
-        indexed, errors = 0, {}
-        for chunk in wire.chunks(items):
+        errors: dict[str, str] = {}
+        indexed = replaced = 0
+        for chunk in wire.chunks(self._items(images, metadata, errors)):
             reply = await self._session.ask(pb.IndexRequest(collection=collection, items=chunk))
             indexed += reply.indexed
+            replaced += reply.replaced
             errors.update({error.id: error.message for error in reply.errors})
-        return Indexed(indexed, errors)
+        return Indexed(indexed, errors, replaced)
 
     async def search(
         self,
@@ -140,10 +157,20 @@ class AsyncClient(_Client[AsyncPhoto]):
             slots = [(request.image, photo.key, photo.encoded)]
         return wire.hits(await self._session.ask(request, slots))
 
-    async def delete(self, collection: str, ids: Sequence[str] = ()) -> int:
-        """How many images were removed; no ids means the whole collection."""
-        reply = await self._session.ask(pb.DeleteRequest(collection=collection, ids=ids))
-        return reply.deleted
+    async def delete(self, collection: str, ids: Sequence[str] = (), *, all: bool = False) -> int:
+        """Delete images by id, or with ``all=True`` a whole collection; return how many.
+
+        Raises ValueError for neither and for both.
+        """
+        names = wire.texts(ids) if len(ids) else []
+        if bool(names) == all:  # checked here too: to older services, no ids meant all
+            found = "both ids and all=True" if all else "no ids"
+            raise ValueError(
+                f"delete got {found}: pass ids to delete these images, or all=True alone to "
+                "delete the whole collection"
+            )
+        request = pb.DeleteRequest(collection=collection, ids=names, all=all)
+        return (await self._session.ask(request)).deleted
 
     async def describe(self, collection: str = "") -> list[Collection]:
         """The collections that there are, or the one of this name."""

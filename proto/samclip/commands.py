@@ -4,8 +4,9 @@ A row is what one line of the table shows and one object of the JSON holds.
 """
 
 import argparse
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 
 from samclip import drawing
 from samclip.client import Client
+from samclip.errors import PermissionDenied, ServiceError, Unauthenticated, Unavailable
 from samclip.types import Mask
 
 Row = dict[str, Any]
@@ -21,13 +23,16 @@ FILES_AT_ONCE = 8  # between two steps of the progress count
 
 
 def classify(client: Client, args: argparse.Namespace) -> list[Row]:
-    return [
-        {"image": name, "label": s.label, "score": s.score, "similarity": s.similarity}
-        for name in args.images
-        for s in client.image(name).classify(
+    def ask(name: str) -> list[Row]:
+        scores = client.image(name).classify(
             args.labels, templates=args.templates, top_k=args.top_k
         )
-    ]
+        return [
+            {"image": name, "label": s.label, "score": s.score, "similarity": s.similarity}
+            for s in scores
+        ]
+
+    return _each(args.images, "image", ask)
 
 
 def segment(client: Client, args: argparse.Namespace) -> list[Row]:
@@ -74,9 +79,10 @@ def semantic(client: Client, args: argparse.Namespace) -> list[Row]:
 
 
 def embed(client: Client, args: argparse.Namespace) -> list[Row]:
-    rows = []
-    for name in args.images:
-        rows.append({"of": name, "vector": client.image(name).embed().tolist()})
+    def ask(name: str) -> list[Row]:
+        return [{"of": name, "vector": client.image(name).embed().tolist()}]
+
+    rows = _each(args.images, "of", ask)
     if args.text:
         vectors = client.embed_text(args.text).tolist()
         rows += [{"of": text, "vector": v} for text, v in zip(args.text, vectors, strict=True)]
@@ -84,11 +90,11 @@ def embed(client: Client, args: argparse.Namespace) -> list[Row]:
 
 
 def index(client: Client, args: argparse.Namespace) -> list[Row]:
-    files = dict(_image_files(args.paths))
+    files = _image_files(args.paths)
     names = list(files)
     if not names:
         raise ValueError(f"no {', '.join(sorted(IMAGE_SUFFIXES))} files there")
-    indexed, errors = 0, dict[str, str]()
+    indexed, replaced, errors = 0, 0, dict[str, str]()
     for start in range(0, len(names), FILES_AT_ONCE):
         some = names[start : start + FILES_AT_ONCE]
         done = client.index(
@@ -97,10 +103,12 @@ def index(client: Client, args: argparse.Namespace) -> list[Row]:
             metadata={name: dict(args.metadata) for name in some},
         )
         indexed += done.indexed
+        replaced += done.replaced
         errors.update(done.errors)
         print(f"\rindexing {start + len(some)}/{len(names)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    rows: list[Row] = [{"collection": args.collection, "indexed": indexed, "error": ""}]
+    counts = {"indexed": indexed, "replaced": replaced, "failed": len(errors)}
+    rows: list[Row] = [{"collection": args.collection, **counts, "error": ""}]
     for name, message in errors.items():
         rows.append({"collection": args.collection, "indexed": 0, "error": f"{name}: {message}"})
     return rows
@@ -120,7 +128,30 @@ def search(client: Client, args: argparse.Namespace) -> list[Row]:
 
 
 def delete(client: Client, args: argparse.Namespace) -> list[Row]:
-    return [{"collection": args.collection, "deleted": client.delete(args.collection, args.ids)}]
+    name = args.collection
+    if args.ids and args.all:
+        raise ValueError(
+            "nothing was deleted: name IDs to delete these photographs, or pass --all --yes "
+            "without IDs to delete the whole collection"
+        )
+    if args.ids:
+        return [{"collection": name, "deleted": client.delete(name, args.ids)}]
+    if not (args.all and args.yes):
+        _confirm_deletion(client, name)
+    return [{"collection": name, "deleted": client.delete(name, all=True)}]
+
+
+def _confirm_deletion(client: Client, name: str) -> None:
+    """Ask the person at the terminal. Raises ValueError for a no, and without a terminal."""
+    if not sys.stdin.isatty():
+        raise ValueError(
+            "nothing was deleted: no ID was named; pass --all --yes to delete the whole collection"
+        )
+    (found,) = client.describe(name)
+    question = f"Delete all {found.count:,} photographs of {name!r}? Type the collection's name: "
+    print(question, end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip() != name:
+        raise ValueError("nothing was deleted: the answer is not the collection's name")
 
 
 def describe(client: Client, args: argparse.Namespace) -> list[Row]:
@@ -151,12 +182,44 @@ def _save(image: Image.Image, path: Path) -> None:
     image.save(path, compress_level=1)
 
 
-def _image_files(paths: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """(id, path) of each image: its name, or its path below a folder that was given."""
+def _each(names: Sequence[str], key: str, ask: Callable[[str], list[Row]]) -> list[Row]:
+    """The answers about several images; one that fails has a row with its error instead.
+
+    Raises what ``ask`` raises for a single image, and where the service itself refuses the first.
+    """
+    if len(names) == 1:
+        return ask(names[0])
+    rows: list[Row] = []
+    for name in names:
+        try:
+            rows += ask(name)
+        except (Unavailable, Unauthenticated, PermissionDenied) as error:
+            if not rows:
+                raise
+            rows.append({key: name, "error": f"{error}; the images after it were not asked about"})
+            break
+        except (ServiceError, OSError, ValueError) as error:
+            rows.append({key: name, "error": str(error)})
+    return rows
+
+
+def _image_files(paths: Sequence[Path]) -> dict[str, Path]:
+    """The id and path of each image: its name, or its path below a folder that was given.
+
+    Raises ValueError for two images of one id.
+    """
+    files: dict[str, Path] = {}
     for path in paths:
         if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                if file.suffix.lower() in IMAGE_SUFFIXES:
-                    yield file.relative_to(path).as_posix(), file
+            found = [f for f in sorted(path.rglob("*")) if f.suffix.lower() in IMAGE_SUFFIXES]
         else:
-            yield path.name, path
+            found = [path]
+        for file in found:
+            id = path.name if file is path else file.relative_to(path).as_posix()
+            other = files.setdefault(id, file)
+            if os.path.abspath(other) != os.path.abspath(file):
+                raise ValueError(
+                    f"{other} and {file} would both have the id {id!r}: index the folder that "
+                    "holds both (ids are paths below it), or rename one"
+                )
+    return files

@@ -15,12 +15,15 @@ def encode_image(source: ImageSource) -> bytes:
     """The bytes of a JPEG, PNG or WebP file: read, passed on as they are, or written as PNG.
 
     source: a path, a file's bytes, a Pillow image, or uint8 H×W (grey) or H×W×3 (RGB).
-    Raises OSError for a path that cannot be read, TypeError for anything else.
+    Raises OSError for a path that cannot be read, ValueError for an empty file, TypeError for any
+    other kind of source.
     """
-    if isinstance(source, bytes):
-        return source
     if isinstance(source, str | os.PathLike):
-        return Path(source).read_bytes()
+        source = Path(source).read_bytes()
+    if isinstance(source, bytes):
+        if not source:
+            raise ValueError("the file is empty: expected a JPEG, PNG or WebP file")
+        return source
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8:
             raise TypeError(f"an image array is uint8 H×W or H×W×3, not {source.dtype}")

@@ -11,8 +11,9 @@ import numpy as np
 
 from samclip import wire
 from samclip.images import ImageSource, encode_image, image_key
+from samclip.keywords import names_its_keywords
 from samclip.session import Session
-from samclip.types import Box, ImageInfo, Mask, Point, Prompt, Score, SemanticMap
+from samclip.types import Box, Boxes, ImageInfo, Mask, Points, Prompt, Score, SemanticMap
 from samclip.v1 import samclip_pb2 as pb
 
 P = ParamSpec("P")
@@ -40,7 +41,7 @@ class _Photo:
 
     def __init__(self, session: Session, source: ImageSource = b"", *, key: str = "") -> None:
         self._session = session
-        self.encoded = encode_image(source)
+        self.encoded = b"" if key else encode_image(source)
         self.key = key or image_key(self.encoded)
         self.info: ImageInfo | None = None
 
@@ -71,6 +72,7 @@ class _Photo:
         return {tensor.name.lower(): wire.tensor_to_array(tensor) for tensor in reply.tensors}
 
 
+@names_its_keywords
 class AsyncPhoto(_Photo):
     """A photograph, and the questions about it; made by ``AsyncClient.image``."""
 
@@ -82,18 +84,21 @@ class AsyncPhoto(_Photo):
         templates: texts like "a photo of a {}."; none means the checkpoint's own.
         top_k: how many of the labels; 0 means all.
         """
-        request = pb.ClassifyRequest(labels=labels, templates=templates, top_k=top_k)
+        request = pb.ClassifyRequest(
+            labels=wire.texts(labels), templates=wire.texts(templates), top_k=top_k
+        )
         slot = request.images.add()
         reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
         self.info = wire.image_info(reply.results[0].image)
         return wire.scores(reply.results[0].scores)
 
-    async def segment(
+    async def segment(  # noqa: PLR0913 - each is a word of the public interface
         self,
-        points: Sequence[Point] = (),
+        points: Points = (),
         *,
-        negative: Sequence[Point] = (),
-        boxes: Sequence[Box] = (),
+        negative: Points = (),
+        box: Box | None = None,
+        boxes: Boxes = (),
         mask_input: np.ndarray | Mask | None = None,
         text: str = "",
         multimask: bool = False,
@@ -101,13 +106,16 @@ class AsyncPhoto(_Photo):
     ) -> list[Mask]:
         """One object (points, at most one box, an earlier mask), several (boxes), all of a text.
 
-        points, negative: (x, y) pixels that belong to the object, that do not.
-        boxes: (x_min, y_min, x_max, y_max); more than one asks for one object each.
+        points, negative: (x, y) pixels that belong to the object, that do not; one or several.
+        box, boxes: (x_min, y_min, x_max, y_max); more than one asks for one object each.
         mask_input: a mask got with ``encoding="logits"``.
         multimask: three masks for each object, best first, instead of one.
         encoding: how masks travel: "rle", "png", "polygons", "packed_bits"; "logits" for reuse.
         """
-        prompts = wire.prompts(points, negative, boxes, mask_input, text)
+        if box is not None and len(boxes):
+            raise ValueError("segment got both box and boxes: pass one of them")
+        wanted = boxes if box is None else box
+        prompts = wire.prompts(points, negative, wanted, mask_input, text)
         results = await self._segment(prompts, multimask, encoding)
         return [mask for masks in results for mask in masks]
 
@@ -127,7 +135,9 @@ class AsyncPhoto(_Photo):
         """
         reply = await self._ask(
             pb.SegmentEverythingRequest(
-                labels=labels, points_per_side=points_per_side, encoding=encoding.upper()
+                labels=wire.texts(labels),
+                points_per_side=points_per_side,
+                encoding=encoding.upper(),
             )
         )
         return [wire.mask(mask, reply.image) for mask in reply.masks]
@@ -145,6 +155,7 @@ class AsyncPhoto(_Photo):
         refine: both heads, the dense CLIP map and then the SAM head.
         background: pixels that no label wins clearly become background.
         """
+        labels = wire.texts(labels)
         request = pb.SegmentTextRequest(
             labels=labels, refine=refine, background=background, encoding=encoding.upper()
         )

@@ -9,21 +9,26 @@ from typing import Any
 
 import numpy as np
 
+from samclip.keywords import names_its_keywords
+
 Point = tuple[float, float]  # x, y
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
+Points = Sequence[Point] | Point
+Boxes = Sequence[Box] | Box
 
 
+@names_its_keywords
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prompt:
     """One object to find; points, box and mask_input may be combined.
 
-    points: pixels of the object. negative: pixels that are not part of it.
+    points: pixels of the object, or one of them. negative: pixels that are not part of it.
     mask_input: a mask got with ``encoding="logits"``, float32 h×w in the model's frame.
     text: alone, asks for every instance of it.
     """
 
-    points: Sequence[Point] = ()
-    negative: Sequence[Point] = ()
+    points: Points = ()
+    negative: Points = ()
     box: Box | None = None
     mask_input: "np.ndarray | Mask | None" = None
     text: str = ""
@@ -100,10 +105,14 @@ class ListedItem:
 
 @dataclass(frozen=True)
 class Indexed:
-    """How many images went into a collection, and why the others (id → message) did not."""
+    """How many images went into a collection, and why the others (id → message) did not.
+
+    replaced: how many of them took the place of an image that had their id.
+    """
 
     indexed: int
     errors: Mapping[str, str]
+    replaced: int = 0
 
 
 @dataclass(frozen=True)

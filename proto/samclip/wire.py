@@ -1,19 +1,21 @@
 """Messages ↔ values: the one place where the client knows the wire."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
 from samclip import masks
 from samclip.types import (
     Box,
+    Boxes,
     Collection,
     Hit,
     ImageInfo,
     ListedItem,
     Mask,
     Model,
-    Point,
+    Points,
     Prompt,
     Region,
     Score,
@@ -37,14 +39,31 @@ def array_to_tensor(array: np.ndarray) -> pb.Tensor:
     return pb.Tensor(dtype=array.dtype.name, shape=array.shape, data=data.tobytes())
 
 
+def texts(value: Iterable[str]) -> list[str]:
+    """The texts, or the only one: a string is one text, not its letters."""
+    return [value] if isinstance(value, str) else list(value)
+
+
+def _rows(value: Iterable[Any], length: int, what: str) -> list[tuple[float, ...]]:
+    """Points or boxes as rows of ``length`` numbers; a row alone is one of them."""
+    try:
+        rows = np.atleast_2d(np.asarray(list(value), np.float64))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} has {length} numbers each: {error}") from error
+    if rows.size and rows.shape[1:] != (length,):
+        raise ValueError(f"{what} has {length} numbers each, found shape {rows.shape}")
+    return [tuple(row) for row in rows.tolist() if row]
+
+
 def prompts(
-    points: Sequence[Point],
-    negative: Sequence[Point],
-    boxes: Sequence[Box],
+    points: Points,
+    negative: Points,
+    boxes: Boxes,
     mask_input: "np.ndarray | Mask | None",
     text: str,
 ) -> list[Prompt]:
     """The arguments of ``segment`` as prompts: one, or one for each of several boxes."""
+    boxes = cast(list[Box], _rows(boxes, 4, "a box (x_min, y_min, x_max, y_max)"))
     if len(boxes) > 1:
         if len(points) or len(negative) or mask_input is not None or text:
             raise ValueError(
@@ -59,10 +78,10 @@ def prompts(
 def prompt(value: Prompt) -> pb.Prompt:
     message = pb.Prompt(text=value.text)
     for points, negative in ((value.points, False), (value.negative, True)):
-        for x, y in points:
+        for x, y in _rows(points, 2, "a point (x, y)"):
             message.points.add(x=x, y=y, negative=negative)
     if value.box is not None:
-        x_min, y_min, x_max, y_max = value.box
+        ((x_min, y_min, x_max, y_max),) = _rows(value.box, 4, "a box (x_min, y_min, x_max, y_max)")
         message.box.CopyFrom(pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max))
     if value.mask_input is not None:
         message.mask_input.CopyFrom(array_to_tensor(np.asarray(value.mask_input, np.float32)))
@@ -135,7 +154,14 @@ def model(message: pb.ModelInfo) -> Model:
 
 
 def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str]) -> pb.IndexItem:
-    """An item that carries its file, where there is one: a collection is filled but once."""
+    """An item that carries its file, where there is one: a collection is filled but once.
+
+    Raises ValueError for a name that the wire cannot carry.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # a file's name may be any bytes
+        raise ValueError("the id is not valid UTF-8: rename the file") from None
     image = pb.Image(encoded=encoded) if encoded else pb.Image(key=key)
     return pb.IndexItem(id=name, image=image, metadata=metadata)
 

@@ -14,7 +14,7 @@ from services.cache.memory import MemoryTier
 from services.cache.shared import SharedTier
 from services.settings import Settings
 
-IMAGE_KEY = re.compile("[0-9a-f]{64}")
+IMAGE_KEY = re.compile("[0-9a-f]{64}|[0-9A-F]{64}")  # of a caller; and what a tenant's is held as
 
 
 class EmbeddingCache:

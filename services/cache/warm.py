@@ -110,12 +110,12 @@ def _share_out(
 
     def work(row: dict[str, Any]) -> dict[str, str]:
         try:
-            found = [*embed(list(row["part"]))]
+            found = [*embed(json.loads(row["part"]))]
         except (ServiceError, OSError) as error:
             return {"failure": str(error), "found": "[]"}
         return {"failure": "", "found": json.dumps(found)}
 
-    todo = [{"part": part} for part in parts]
+    todo = [{"part": json.dumps(part)} for part in parts]  # Arrow's text has no stray bytes
     job = ray.data.from_items(todo, override_num_blocks=len(todo) or 1).map(
         work, compute=ray.data.TaskPoolStrategy(size=workers), num_cpus=0
     )
@@ -151,7 +151,7 @@ def _wrong(client: Client, encoded: bytes) -> str:
     """What is wrong with the picture; empty when it is embedded."""
     try:
         client.image(encoded).embed()
-    except InvalidArgument as error:
+    except (InvalidArgument, ValueError) as error:
         return str(error)
     return ""
 
@@ -183,22 +183,40 @@ def _pictures(
 ) -> Iterator[tuple[str, bytes]]:
     """The path below ``source``, and the file, of each picture, also of those in a shard.
 
-    Shards that cannot be read to their end are added to ``broken``.
+    Files that cannot be read, and shards that cannot be read to their end, are added to ``broken``.
     """
     files, folder = fsspec.url_to_fs(source)
     for name in part:
         path = f"{folder}/{name}"
-        if not name.endswith(".tar"):
-            yield name, files.cat_file(path)
-            continue
         try:
-            with files.open(path) as file, tarfile.open(fileobj=file, mode="r|") as shard:
-                for member in shard:
-                    content = shard.extractfile(member)
-                    if content and member.name.lower().endswith(SUFFIXES):
-                        yield f"{name}/{member.name}", content.read()
+            if name.endswith(".tar"):
+                with files.open(path) as file, tarfile.open(fileobj=file, mode="r|") as shard:
+                    yield from _members(shard, name, broken)
+            else:
+                yield name, files.cat_file(path)
         except tarfile.TarError as error:
             broken[name] = f"the shard cannot be read to its end: {error}"
+        except OSError as error:
+            broken[name] = str(error)
+
+
+def _members(
+    shard: tarfile.TarFile, name: str, broken: dict[str, str]
+) -> Iterator[tuple[str, bytes]]:
+    """The pictures of a shard; members that are no files or share a name are in ``broken``."""
+    seen: set[str] = set()
+    for member in shard:
+        if not member.name.lower().endswith(SUFFIXES):
+            continue
+        id = f"{name}/{member.name}"
+        content = shard.extractfile(member) if member.isfile() else None
+        if content is None:
+            broken[id] = "a folder or link, expected a file: replace it in the shard"
+        elif id in seen:
+            broken[id] = "the shard has two pictures of this name: the first was used, rename one"
+        else:
+            seen.add(id)
+            yield id, content.read()
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from services import access, deployment
 from services.head import IMAGES_AT_ONCE, Head
 from services.limits import (
+    check_deletion,
     check_filter,
     check_images,
     check_limit,
@@ -70,20 +71,20 @@ class Retrieval(Head):
     def scope(self, method: str, request: Message) -> str:
         """Changing is ``index``; to lose a whole collection takes more."""
         if isinstance(request, pb.DeleteRequest):
-            return "index" if request.ids else "admin"
+            return "admin" if request.all else "index"
         return "index" if isinstance(request, pb.IndexRequest) else "read"
 
     @rpc
     async def Index(self, request: pb.IndexRequest) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
         await self._index.run(self._check_addable, request.collection)
-        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
-        made = await asyncio.gather(*(self._item(item, gate) for item in request.items))
+        made = await self._made(request.items)
         items = [item for item in made if isinstance(item, Item)]
+        replaced = 0
         if items:
-            await self._index.run(self._upsert, request.collection, items)
+            replaced = await self._index.run(self._upsert, request.collection, items)
         errors = [error for error in made if isinstance(error, pb.ItemError)]
-        return pb.IndexResponse(indexed=len(items), errors=errors)
+        return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
 
     @rpc
     async def Search(self, request: pb.SearchRequest) -> pb.SearchResponse:
@@ -117,7 +118,8 @@ class Retrieval(Head):
 
     @rpc
     async def Delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:
-        if not request.ids:
+        check_deletion(request)
+        if request.all:
             deleted = await self._index.run(lambda: self._collections().drop(request.collection))
         else:
             deleted = await self._index.run(self._delete, request.collection, request.ids)
@@ -144,9 +146,33 @@ class Retrieval(Head):
             items=[pb.ListedItem(id=item.id, metadata=item.metadata) for item in items]
         )
 
-    async def _item(self, item: pb.IndexItem, gate: asyncio.Semaphore) -> Item | pb.ItemError:
-        """An item to store, or what is wrong with it; what is wrong with the service is raised."""
+    async def _made(self, items: Sequence[pb.IndexItem]) -> list[Item | pb.ItemError]:
+        """What is to be stored of each item, or why it cannot be.
+
+        An error of the service itself is raised, after the work on the other items has ended.
+        """
+        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
+        first = {item.id: number for number, item in reversed([*enumerate(items)])}
         try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._item(item, first[item.id] != number, gate))
+                    for number, item in enumerate(items)
+                ]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
+
+    async def _item(
+        self, item: pb.IndexItem, repeated: bool, gate: asyncio.Semaphore
+    ) -> Item | pb.ItemError:
+        """An item to store, or why it cannot be; errors of the service are raised."""
+        try:
+            if repeated:
+                raise InvalidRequest(
+                    f"an earlier item of the request has the id {item.id[:MAX_ID]!r} too: send "
+                    "each item under an id of its own"
+                )
             if not 0 < len(item.id) <= MAX_ID:
                 raise InvalidRequest(
                     f"the id has {len(item.id)} characters, expected 1 to {MAX_ID}: send another"
@@ -170,8 +196,8 @@ class Retrieval(Head):
         collections.check_addable(name)
         collections.check_room(name, *most)
 
-    def _upsert(self, name: str, items: Sequence[Item]) -> None:
-        self._collections().get_or_make(name).upsert(items)
+    def _upsert(self, name: str, items: Sequence[Item]) -> int:
+        return self._collections().get_or_make(name).upsert(items)
 
     def _delete(self, name: str, ids: Sequence[str]) -> int:
         return self._collections().get(name).delete(ids)

@@ -13,7 +13,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +70,11 @@ class EmbeddedCollection:
     def __len__(self) -> int:
         return len(self._graph)
 
-    def upsert(self, items: Iterable[Item]) -> None:
-        """Add items; one whose id is there already takes its place. All or none."""
+    def upsert(self, items: Iterable[Item]) -> int:
+        """Add items, all or none; one whose id is there already takes its place.
+
+        Return how many did.
+        """
         rows = {
             item.id: (item.id, json.dumps(dict(item.metadata)), _blob(item.vector_D))
             for item in items
@@ -86,6 +89,7 @@ class EmbeddedCollection:
                 for row in rows.values()
             ]
         self._change(replaced, {n: row[2] for n, row in zip(added, rows.values(), strict=True)})
+        return len(replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Take items out; ids that are not there do not count."""
@@ -105,19 +109,21 @@ class EmbeddedCollection:
         """The nearest items by cosine, best first; with a filter always one by one."""
         if not len(self):
             return []
-        if query.filter:
-            numbers, scores = self._compare(query.vector_D, query.filter)
-        else:
-            count, exact = min(query.depth, len(self)), len(self) <= EXACT
-            found = self._graph.search(query.vector_D, count, exact=exact)
-            numbers, scores = found.keys, 1 - found.distances
-        ranking: Iterable[tuple[int, float]] = zip(numbers.tolist(), scores.tolist(), strict=True)
-        if query.exclude is not None:
-            excluded = self._database.execute(
-                "SELECT number FROM items WHERE id = ?", (query.exclude,)
-            ).fetchone()
-            ranking = ((n, score) for n, score in ranking if (n,) != excluded)
-        page = islice(ranking, query.offset, query.offset + query.top_k)
+
+        def ranked(most: int, exact: bool) -> Iterator[tuple[int, float]]:
+            if query.filter:
+                numbers, scores = self._compare(query.vector_D, query.filter)
+            else:
+                found = self._graph.search(query.vector_D, min(most, len(self)), exact=exact)
+                numbers, scores = found.keys, 1 - found.distances
+            return zip(numbers[:most].tolist(), scores[:most].tolist(), strict=True)
+
+        row = self._database.execute(
+            "SELECT number FROM items WHERE id = ?", (query.exclude,)
+        ).fetchone()
+        excluded: int | None = row[0] if row else None
+        walk, compare = partial(ranked, exact=False), partial(ranked, exact=True)
+        page = query.page(len(self), excluded, walk, compare)
         return [self._hit(number, score) for number, score in page]
 
     def items(self, after: str, limit: int) -> list[Listed]:

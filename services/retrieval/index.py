@@ -3,9 +3,9 @@
 import copy
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,11 @@ OF = "@"
 """Between a tenant and the name of its collection, where both are kept."""
 EXACT = 10_000
 """Up to so many vectors are compared one by one: that costs little and misses nothing."""
-PAGE = 256
-"""A graph is walked for whole multiples of so many hits: pages of one walk fit together, and the
-walk for a short page is wide enough to miss next to nothing (``tests/bench/retrieval.py``)."""
+WALK = 256
+"""Hits of each walk of a graph: wide enough for the first pages to miss next to nothing
+(``tests/bench/retrieval.py``), and the same for all pages, so that they fit together."""
+
+Key = TypeVar("Key", str, int)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +64,53 @@ class Query:
     filter: Mapping[str, str] | None = None
     exclude: str | None = None
 
-    @property
-    def depth(self) -> int:
-        """How many hits an engine must find for this: whole pages, and one to leave out."""
-        return -(-(self.offset + self.top_k + 1) // PAGE) * PAGE
+    def page(
+        self,
+        count: int,
+        excluded: Key | None,
+        walk: Callable[[int], Iterable[tuple[Key, float]]],
+        compare: Callable[[int], Iterable[tuple[Key, float]]],
+    ) -> list[tuple[Key, float]]:
+        """Keys and cosines of the hits, best first, in a collection of ``count`` items.
+
+        walk: about the nearest n, by the graph. compare: the nearest n, by comparing all vectors.
+        excluded: the key of ``exclude``.
+
+        All pages are parts of one ranking, so they repeat and skip nothing. Above EXACT items it
+        begins with one walk, whose depth never varies: walks of several depths find different
+        hits. What that walk has not found follows in the order of the comparison, of which only
+        deep pages have need.
+        """
+        wanted = self.offset + self.top_k
+
+        def others(found: Iterable[tuple[Key, float]]) -> list[tuple[Key, float]]:
+            return [(key, score) for key, score in found if key != excluded]
+
+        if self.filter or count <= EXACT:
+            ranking = others(_nearest(compare, wanted + 1))
+        else:
+            ranking = others(walk(WALK))
+            if len(ranking) < wanted:
+                walked = dict(ranking)
+                ranking += [
+                    hit for hit in others(_nearest(compare, wanted + 1)) if hit[0] not in walked
+                ]
+        return sorted(ranking[self.offset : wanted], key=lambda hit: -hit[1])
+
+
+def _nearest(
+    compare: Callable[[int], Iterable[tuple[Key, float]]], count: int
+) -> list[tuple[Key, float]]:
+    """The nearest ``count``, in the same order for every ``count``: equally near ones by key.
+
+    Engines return any of equally near items, so all of those at the end must be seen.
+    """
+    asked = count + 1
+    while True:
+        found = sorted(compare(asked), key=lambda hit: (-hit[1], hit[0]))
+        if len(found) < asked or found[-1][1] < found[count - 1][1]:
+            return found[:count]
+        asked *= 2
 
 
 @dataclass(frozen=True)
@@ -86,8 +131,8 @@ class Collection(Protocol):
 
     def __len__(self) -> int: ...
 
-    def upsert(self, items: Iterable[Item]) -> None:
-        """Add items; one whose id is there already takes its place."""
+    def upsert(self, items: Iterable[Item]) -> int:
+        """Add items; one whose id is there already takes its place. Return how many did."""
 
     def delete(self, ids: Sequence[str]) -> int:
         """Take items out; how many were there."""

@@ -15,6 +15,7 @@ import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -25,7 +26,6 @@ from redis.retry import Retry
 
 from samclip_core.errors import Unavailable
 from services.retrieval.index import (
-    EXACT,
     OF,
     Collections,
     Hit,
@@ -53,12 +53,12 @@ _UPSERT = """
 if redis.call('HSETNX', KEYS[1], 'digest', ARGV[1]) == 1 then
     redis.call('HSET', KEYS[1], 'dimension', ARGV[2])
 end
-local digest = redis.call('HGET', KEYS[1], 'digest')
+local digest, added = redis.call('HGET', KEYS[1], 'digest'), 0
 if digest == ARGV[1] then
-    redis.call('ZADD', KEYS[3], 0, ARGV[3])
+    added = redis.call('ZADD', KEYS[3], 0, ARGV[3])
     redis.call('VADD', KEYS[2], 'FP32', ARGV[4], ARGV[3], 'NOQUANT', 'SETATTR', ARGV[5])
 end
-return digest
+return {digest, added}
 """
 
 
@@ -117,8 +117,8 @@ class VectorSet:
         with _answers():
             return self._client.vset().vcard(self._vectors)
 
-    def upsert(self, items: Iterable[Item]) -> None:
-        """Add items; one whose id is there already takes its place. Each of them, or an error.
+    def upsert(self, items: Iterable[Item]) -> int:
+        """Add items; one whose id is there already takes its place. Return how many did.
 
         Raises InvalidRequest if another model has made a collection of this name meanwhile.
         """
@@ -128,9 +128,10 @@ class VectorSet:
                 arguments = (self.digest, self.dimension, item.id, vector, _attributes(item))
                 self._put(self._keys, arguments, client=pipe)
             pipe.sadd(NAMES, self.name)
-            *digests, _ = pipe.execute()
-        for digest in digests:
+            *done, _ = pipe.execute()
+        for digest, _ in done:
             check_model(self.name.rpartition(OF)[2], digest, self.digest)
+        return sum(not added for _, added in done)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Take items out; ids that are not there do not count."""
@@ -152,20 +153,23 @@ class VectorSet:
 
     def search(self, query: Query) -> list[Hit]:
         """The nearest items by cosine, best first; with a filter always one by one."""
-        with _answers():
-            scores = self._client.vset().vsim(
-                self._vectors,
-                np.ascontiguousarray(query.vector_D, "<f4").tobytes(),
-                with_scores=True,
-                count=query.depth,
-                ef=query.depth,
-                filter=_expression(query.filter or {}),
-                truth=bool(query.filter) or len(self) <= EXACT,
-            )
-        # Redis' own score is (1 + cosine) / 2.
-        found = cast(dict[str, float], scores).items()
-        ranking = [(id, 2 * score - 1) for id, score in found if id != query.exclude]
-        page = dict(ranking[query.offset : query.offset + query.top_k])
+
+        def ranked(most: int, truth: bool) -> list[tuple[str, float]]:
+            with _answers():
+                scores = self._client.vset().vsim(
+                    self._vectors,
+                    np.ascontiguousarray(query.vector_D, "<f4").tobytes(),
+                    with_scores=True,
+                    count=most,
+                    ef=most,
+                    filter=_expression(query.filter or {}),
+                    truth=truth,
+                )
+            # Redis' own score is (1 + cosine) / 2.
+            return [(id, 2 * score - 1) for id, score in cast(dict[str, float], scores).items()]
+
+        walk, compare = partial(ranked, truth=False), partial(ranked, truth=True)
+        page = dict(query.page(len(self), query.exclude, walk, compare))
         return [Hit(one.id, page[one.id], one.metadata) for one in self._listed([*page])]
 
     def items(self, after: str, limit: int) -> list[Listed]:
@@ -212,7 +216,9 @@ class VectorSets(Collections):
         return self._open(name, self._digest, self._dimension)
 
     def _remove(self, name: str) -> None:
-        with _answers(), self._client.pipeline(transaction=False) as pipe:
+        # One step for other processes: between two, one of them could make the collection anew, and
+        # its name would be removed. Collections are on one server, so the keys need no common slot.
+        with _answers(), self._client.pipeline(transaction=True) as pipe:
             pipe.unlink(*(_key(name, kind) for kind in ("model", "vectors", "ids")))
             pipe.srem(NAMES, name)
             pipe.execute()

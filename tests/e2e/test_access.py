@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,7 +66,7 @@ def test_who_has_no_key_learns_nothing(guarded: Guarded, photo: bytes) -> None:
             assert http.get(path).status_code == 401
         http.headers["authorization"] = f"Bearer {SECRETS['ann']}"
         assert http.get("/metrics").is_success
-        reply = http.post("/delete", json={"collection": "pets"})
+        reply = http.post("/delete", json={"collection": "pets", "all": True})
         assert (reply.status_code, reply.json()["title"]) == (403, "permission denied")
 
 
@@ -89,7 +90,7 @@ def test_each_key_may_do_what_its_scopes_say_and_that_is_written_down(
         assert ann.index("pets", {"chelsea": photo}).indexed == 1
         assert [hit.id for hit in ann.search("pets", text="a cat")] == ["chelsea"]
         with pytest.raises(samclip.PermissionDenied, match="no scope 'admin'"):
-            ann.delete("pets")
+            ann.delete("pets", all=True)
         assert ann.describe()[0].count == 1
     written = '"audit": "Index", "key": "ann", "tenant": "ann", "scope": "index"'
     refused = '"audit": "Delete", "key": "ann", "tenant": "ann", "scope": "admin"'
@@ -120,7 +121,7 @@ def test_tenants_do_not_see_each_other(guarded: Guarded, photo: bytes) -> None:
         bob.by_key(key).segment(points=[(200, 60)])
         ann.index("secrets", {"chelsea": photo})
         assert "secrets" not in [found.name for found in bob.describe()]
-        for ask in (bob.describe, bob.delete, bob.list_items):
+        for ask in (bob.describe, partial(bob.delete, all=True), bob.list_items):
             with pytest.raises(samclip.NotFound):
                 ask("secrets")
         with pytest.raises(samclip.NotFound):

@@ -193,7 +193,7 @@ def test_collections(client: samclip.Client) -> None:
     assert len(client.search("e2e-client", text="a building")) == 3
 
     assert client.delete("e2e-client", ["coffee"]) == 1
-    assert client.delete("e2e-client") == 2
+    assert client.delete("e2e-client", all=True) == 2
     with pytest.raises(samclip.NotFound):
         client.search("e2e-client", text="a building")
 

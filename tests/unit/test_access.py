@@ -43,10 +43,18 @@ def test_the_next_service_is_told_whom_it_works_for_and_may_be_asked() -> None:
 def test_no_tenant_finds_what_another_has_sent_whatever_key_it_makes_up() -> None:
     tenants = [Caller.read({**ANN, TENANT: name}, True) for name in ("acme", "other", "-")]
     names = {caller.held_as(IMAGE) for caller in tenants}
-    assert len(names | {IMAGE}) == 4
-    assert all(re.fullmatch("[0-9a-f]{64}", name) for name in names)
-    # Not even who knows the name under which something is held: it is no key for anybody.
-    assert not names & {caller.held_as(name) for caller in tenants for name in names}
+    assert len(names) == 3
+    assert all(re.fullmatch("[0-9a-f]{64}|[0-9A-F]{64}", name) for name in names)
+    # Not even a caller that knows the name under which something is held: it is nobody's key.
+    held = names - {IMAGE}
+    made_up = {change(name) for name in held for change in (str, str.lower, str.upper)}
+    assert not held & {caller.held_as(name) for caller in tenants for name in made_up}
+
+
+def test_what_came_without_keys_belongs_to_the_common_tenant() -> None:
+    without = Caller.read({}, keys_asked_for=False)
+    common = Caller.read({**ANN, TENANT: "-"}, keys_asked_for=True)
+    assert common.held_as(IMAGE) == without.held_as(IMAGE) == IMAGE
 
 
 def test_the_same_tenant_finds_it_with_another_key() -> None:

@@ -228,6 +228,12 @@ async def test_texts_are_asked_for_once(backbone, model):
     assert model.texts == ["dog", "cat", "bird"]
 
 
+async def test_a_remembered_text_keeps_no_other_bytes_of_its_response(backbone):
+    await backbone.embed_text(["a", "b", "c"])
+    for row in backbone._texts.values():
+        assert row.base is None
+
+
 async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkeypatch):
     monkeypatch.setattr(backbone_client, "TEXTS_KEPT", 2)
     await backbone.embed_text(["a", "b"])

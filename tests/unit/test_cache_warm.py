@@ -1,6 +1,7 @@
 """``samclip cache warm`` against a service that writes down what came."""
 
 import io
+import os
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -96,6 +97,48 @@ def test_a_shard_that_ends_early_loses_nothing_before_its_end(server, root, caps
     assert out == "41 embedded, 2 failed\n"
     assert "shard-0.tar: the shard cannot be read to its end" in err
     assert "shard-1.tar: the shard cannot be read to its end" in err
+
+
+@pytest.mark.parametrize("more", [(), ("--collection", "pets")])
+def test_files_that_cannot_be_read_are_named_and_the_others_embedded(server, root, capsys, more):
+    (root / "empty.jpg").touch()
+    (root / "link.jpg").symlink_to("nowhere")
+    (root / os.fsdecode(b"latin-\xe9.png")).write_bytes(png(60))
+    assert run(server, root, *more) == 1
+    out, err = capsys.readouterr()
+    assert "empty.jpg: the file is empty" in err
+    assert "link.jpg: " in err
+    # A file is embedded whatever its name is; an id must be text.
+    assert out == ("42 embedded, 3 failed\n" if more else "43 embedded, 2 failed\n")
+    assert ("latin-" in err) == bool(more)
+
+
+@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")
+@pytest.mark.usefixtures("small_ray")
+def test_workers_pass_over_files_that_cannot_be_read(server, root, capsys):
+    (root / "empty.jpg").touch()
+    (root / os.fsdecode(b"latin-\xe9.png")).write_bytes(png(60))
+    assert run(server, root, "--workers", "2") == 1
+    out, err = capsys.readouterr()
+    assert out == "43 embedded, 1 failed\n"
+    assert "empty.jpg: the file is empty" in err
+
+
+def test_members_of_a_shard_that_are_no_files_or_share_a_name_are_named(server, root, capsys):
+    with tarfile.open(root / "shard-1.tar", "w") as shard:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "nowhere"
+        shard.addfile(link)
+        for shade in (60, 61):
+            member = tarfile.TarInfo("twice.png")
+            member.size = len(png(shade))
+            shard.addfile(member, io.BytesIO(png(shade)))
+    assert run(server, root) == 1
+    out, err = capsys.readouterr()
+    assert out == "43 embedded, 2 failed\n"
+    assert "shard-1.tar/link.png: " in err
+    assert "shard-1.tar/twice.png: " in err
+    assert image_key(png(60)) in server[0].uploads
 
 
 def test_a_source_without_pictures_is_an_error(server, tmp_path, capsys):

@@ -1,12 +1,15 @@
 """The ``samclip`` command, its questions asked of a service whose answers are known."""
 
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from PIL import Image
@@ -125,6 +128,54 @@ def test_collections(ask: Any, photo: str, server: tuple[FakeService, str]) -> N
     assert len(ask("search", "greys", "--image", photo, "--offset", "7")["results"]) == 3
     assert ask("describe")["results"][0]["count"] == 10
     assert ask("delete", "greys", "grey.png")["results"][0]["deleted"] == 1
+    assert ask("delete", "greys", "--all", "--yes")["results"][0]["deleted"] == 9
+
+
+@pytest.fixture
+def greys(server: tuple[FakeService, str], photo: str) -> Iterator[Any]:
+    """Delete from a collection of two photographs; the exit status, and how many are left."""
+    other = Path(photo).with_name("other.png")
+    other.write_bytes(Path(photo).read_bytes())
+    cli.main(["index", "greys", photo, str(other), "--server", server[1]])
+
+    def delete(*argv: str) -> tuple[int, int]:
+        code = cli.main(["delete", "greys", *argv, "--server", server[1]])
+        return code, len(server[0].collections["greys"])
+
+    return delete
+
+
+@pytest.mark.parametrize(
+    "argv", [(), ("--all",), ("--yes",), ("grey.png", "--all"), ("grey.png", "--all", "--yes")]
+)
+def test_a_script_that_names_no_ids_deletes_nothing(
+    greys: Any, argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert greys(*argv) == (1, 2)
+    assert "--all --yes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [(), ("--all",)])
+def test_a_person_is_asked_before_a_collection_is_deleted(
+    greys: Any,
+    argv: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    assert greys(*argv) == (1, 2)
+    asked = capsys.readouterr().err
+    assert "all 2 photographs of 'greys'" in asked
+    assert "nothing was deleted" in asked
+    monkeypatch.setattr(sys, "stdin", Terminal("greys\n"))
+    assert greys(*argv) == (0, 0)
+
+
+class Terminal(io.StringIO):
+    """What a person types."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_metadata_is_stored_and_searched_for(ask: Any, photo: str) -> None:
@@ -148,6 +199,96 @@ def test_index_tells_what_it_could_not_read(
     (tmp_path / "bad.jpg").write_bytes(b"broken")
     assert cli.main(["index", "greys", str(tmp_path), "--server", server[1]]) == 1
     assert "bad.jpg: not an image" in capsys.readouterr().out
+
+
+def test_photographs_that_would_share_an_id_are_named_and_none_is_sent(
+    server: tuple[FakeService, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / folder / "cat.png" for folder in "ab"]
+    for shade, path in enumerate(paths):
+        path.parent.mkdir()
+        Image.new("L", (4, 4), shade).save(path)
+    for given in (paths, [path.parent for path in paths]):
+        argv = ["index", "greys", *map(str, given), "--server", server[1]]
+        assert cli.main(argv) == 1
+        message = capsys.readouterr().err
+        assert all(str(path) in message for path in paths)
+        assert "cat.png" not in server[0].collections.get("greys", {})
+    assert cli.main(["index", "greys", str(tmp_path), "--server", server[1]]) == 0
+    assert set(server[0].collections["greys"]) == {"a/cat.png", "b/cat.png"}
+
+
+def test_index_reports_the_photographs_that_it_replaced(ask: Any, photo: str) -> None:
+    (row,) = ask("index", "greys", photo, photo)["results"]  # one file given twice is no clash
+    assert (row["indexed"], row["replaced"]) == (1, 0)
+    (row,) = ask("index", "greys", photo)["results"]
+    assert (row["indexed"], row["replaced"]) == (1, 1)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A folder with one photograph, and four paths that no photograph can be read from."""
+    Image.new("L", (4, 4), 5).save(tmp_path / "good.png")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "link.jpg").symlink_to("nowhere")
+    (tmp_path / os.fsdecode(b"latin-\xe9.png")).write_bytes((tmp_path / "good.png").read_bytes())
+    return tmp_path
+
+
+def test_index_passes_over_bad_paths(
+    server: tuple[FakeService, str], mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["index", "greys", str(mixed), "--server", server[1], "--json"]) == 1
+    first, *bad = json.loads(capsys.readouterr().out)["results"]
+    assert (first["indexed"], first["failed"]) == (1, 4)
+    assert [*server[0].collections["greys"]] == ["good.png"]
+    errors = " ".join(row["error"] for row in bad)
+    assert "empty.jpg: the file is empty" in errors
+    assert "folder.jpg: " in errors
+    assert "link.jpg: " in errors
+    assert "latin-\udce9.png: the id is not valid UTF-8" in errors
+    assert cli.main(["index", "greys", str(mixed), "--server", server[1]]) == 1
+    assert "latin-" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("bad", ["no-image.jpg", "empty.jpg", "missing.jpg", "folder.jpg"])
+def test_one_bad_photograph_does_not_lose_the_answers_about_the_others(
+    server: tuple[FakeService, str], photo: str, bad: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(photo).with_name(bad)
+    if "folder" in bad:
+        path.mkdir()
+    elif "missing" not in bad:
+        path.write_bytes(b"" if "empty" in bad else b"broken")
+    for command, key in (("classify", "image"), ("embed", "of")):
+        labels = ["--labels", "cat"] if command == "classify" else []
+        for images in ([photo, str(path)], [str(path), photo]):
+            argv = [command, *images, *labels, "--server", server[1]]
+            assert cli.main([*argv, "--json"]) == 1
+            rows = json.loads(capsys.readouterr().out)["results"]
+            assert [row[key] for row in rows] == images
+            assert [bool(row.get("error")) for row in rows] == [image != photo for image in images]
+            assert cli.main(argv) == 1
+            table = capsys.readouterr().out
+            assert photo in table
+            assert str(path) in table
+
+
+def test_a_service_that_stops_between_two_photographs_keeps_the_first_answer(
+    server: tuple[FakeService, str], photo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service, address = server
+    other = Path(photo).with_name("other.png")
+    Image.new("L", (4, 4), 7).save(other)
+    service.refuse_after(2, grpc.StatusCode.UNAVAILABLE, "stopped")  # key, then file
+    argv = ["classify", photo, str(other), str(other), "--labels", "cat", "--server", address]
+    assert cli.main([*argv, "--json"]) == 1
+    answered, failed = json.loads(capsys.readouterr().out)["results"]
+    assert (answered["image"], answered["label"]) == (photo, "cat")
+    assert failed["image"] == str(other)
+    assert "stopped" in failed["error"]
+    assert "not asked" in failed["error"]
 
 
 def test_the_table(

@@ -151,6 +151,57 @@ def test_prompts(service: FakeService, client: samclip.Client) -> None:
     assert (first[0].area, second[0].area) == (30, 16)
 
 
+def test_a_lone_string_is_one_text(service: FakeService, client: samclip.Client) -> None:
+    photo = client.image(png())
+    assert client.embed_text("cat").shape == (1, 4)
+    assert [score.label for score in photo.classify("cat", templates="a {}.")] == ["cat"]
+    assert list(service.calls[-1][0].templates) == ["a {}."]
+    assert {mask.label for mask in photo.everything("cat")} == {"cat"}
+    found = photo.semantic("cat")
+    assert (found.labels, [region.label for region in found.regions]) == (("cat",), ["cat"])
+    client.index("pets", {"cat": png(1), "a": png(2)})
+    assert client.delete("pets", "cat") == 1
+    assert [item.id for item in client.list_items("pets")] == ["a"]
+
+
+def test_a_lone_point_or_box_is_one(service: FakeService, client: samclip.Client) -> None:
+    photo = client.image(png())
+    for points in ((20, 6), [20, 6], np.array([20, 6]), [(20, 6)], np.array([[20, 6]])):
+        photo.segment(points, negative=(1, 2))
+        sent = [(p.x, p.y, p.negative) for p in service.calls[-1][0].prompts[0].points]
+        assert sent == [(20, 6, False), (1, 2, True)]
+    photo.segment_prompts([samclip.Prompt(points=(20, 6), negative=[(1, 2), (3, 4)])])
+    assert [(p.x, p.y) for p in service.calls[-1][0].prompts[0].points] == [(20, 6), (1, 2), (3, 4)]
+    lone = (3, 4, 10, 12)
+    for boxes in ({"box": lone}, {"boxes": lone}, {"boxes": [lone]}, {"boxes": np.array(lone)}):
+        assert [mask.area for mask in photo.segment(**boxes)] == [56]
+    with pytest.raises(ValueError, match="both box and boxes"):
+        photo.segment(box=lone, boxes=[lone])
+    for points in ((1, 2, 3), [(1, 2), (3,)], ["ab"]):
+        with pytest.raises(ValueError, match=r"a point \(x, y\) has 2 numbers"):
+            photo.segment(points)
+
+
+async def test_an_unknown_keyword_is_an_error_that_names_the_known_ones(
+    client: samclip.Client,
+) -> None:
+    photo = client.image(png())
+    asynchronous = samclip.AsyncClient("127.0.0.1:1")
+    for segment in (photo.segment, asynchronous.image(png()).segment):
+        with pytest.raises(TypeError, match="segment has no keyword point: use points, negative"):
+            segment(point=(1, 2))
+    for ask, known in (
+        (client.search, "text, image, id, top_k, filter, offset"),
+        (asynchronous.delete, "ids, all"),
+        (samclip.Client, "api_key, tls, timeout, bulk"),
+        (samclip.AsyncClient, "api_key, tls, timeout, bulk"),
+        (samclip.Prompt, "points, negative, box, mask_input, text"),
+    ):
+        with pytest.raises(TypeError, match=f"has no keyword boxs: use .*{known}"):
+            ask(boxs=1)
+    await asynchronous.close()
+
+
 def test_logits_go_back_in(client: samclip.Client) -> None:
     photo = client.image(png())
     (logits,) = photo.segment([(5, 6), (7, 8)], encoding="logits")
@@ -228,7 +279,13 @@ def test_collections(service: FakeService, client: samclip.Client) -> None:
 
     assert client.describe() == [samclip.Collection("pets", 70, 4, "d1935")]
     assert client.delete("pets", ["photo-1"]) == 1
-    assert client.delete("pets") == 69
+    for nothing in ([], (), ""):
+        with pytest.raises(ValueError, match="all=True"):
+            client.delete("pets", nothing)
+    with pytest.raises(ValueError, match="all=True"):
+        client.delete("pets", ["photo-2"], all=True)
+    assert client.describe()[0].count == 69
+    assert client.delete("pets", all=True) == 69
 
 
 def test_an_index_request_stays_below_the_message_limit(

@@ -2,6 +2,7 @@
 
 import string
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samclip_core.errors import InvalidRequest, NotFound
-from services.retrieval import collection as files
 from services.retrieval import index, vector_sets
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections, Description, Item, Query, check_name
@@ -125,6 +125,12 @@ def test_the_last_of_several_items_of_an_id_counts(pets):
     assert pets.search(Query(vector(2), 1))[0].metadata == {"new": "yes"}
 
 
+def test_replaced_items_are_counted(pets):
+    assert pets.upsert(items(1, 2)) == 0
+    assert pets.upsert(items(2, 3)) == 1
+    assert pets.upsert(items(1, 2, 3)) == 3
+
+
 def test_deleted_items_are_gone_and_unknown_ones_do_not_count(pets):
     pets.upsert(items(1, 2, 3))
     assert pets.delete(["id 1", "id 1", "nobody"]) == 1
@@ -227,8 +233,7 @@ PAIRS = [(a, b) for a in range(3) for b in range(3)]
 @pytest.mark.parametrize("limit", [10, 10_000])
 @pytest.mark.parametrize("filter", [None, {"kind": "even"}])
 def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
-    for module in (files, vector_sets):
-        monkeypatch.setattr(module, "EXACT", limit)
+    monkeypatch.setattr(index, "EXACT", limit)
     kinds = ("even", "odd")
     made = [Item(f"id {n}", vector(n // 3), {"kind": kinds[n % 2]}) for n in range(90)]  # and ties
     pets.upsert(made)
@@ -238,9 +243,58 @@ def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
     assert len(whole) == (90 if filter is None else 45)
 
 
+WALK, EXACT = 16, 64
+SIZES = (1, WALK - 1, WALK, WALK + 1, EXACT - 1, EXACT, EXACT + 1, 8 * WALK, 25 * WALK + 3)
+WIDE_D = 48  # in so many dimensions, narrow walks miss much
+
+
+def wide(seed: int) -> Item:
+    values = np.random.default_rng(seed // 2).normal(size=WIDE_D).astype(np.float32)  # and ties
+    return Item(f"id {seed}", values / np.linalg.norm(values), {"kind": str(seed % 3)})
+
+
+@pytest.fixture(scope="module")
+def of_sizes(engine, tmp_path_factory, request) -> Iterator[Collections]:
+    """A collection of each size, named by it, with small thresholds."""
+    if engine == "redis":
+        server = request.getfixturevalue("shared_redis")
+        client = vector_sets.connect(f"redis://127.0.0.1:{server.port}/8")
+        client.flushdb()
+        collections: Collections = VectorSets(client, MODEL, WIDE_D)
+    else:
+        collections = EmbeddedCollections(tmp_path_factory.mktemp("sizes"), MODEL, WIDE_D)
+    for size in SIZES:
+        collections.get_or_make(str(size)).upsert(map(wide, range(size)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index, "EXACT", EXACT)
+        patch.setattr(index, "WALK", WALK)
+        yield collections
+    collections.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.sampled_from(SIZES),
+    top_k=st.sampled_from([7, WALK - 1, WALK, WALK + 1, 2 * WALK, EXACT, 1000]),
+    seed=st.integers(0, 2 * max(SIZES)),
+    excluded=st.none() | st.integers(0, max(SIZES)),
+    filter=st.none() | st.just({"kind": "1"}),
+)
+def test_pages_neither_repeat_nor_skip_an_item(of_sizes, size, top_k, seed, excluded, filter):
+    held = {item.id: item for item in map(wide, range(size))}
+    exclude = None if excluded is None else f"id {excluded}"
+    query = Query(wide(seed).vector_D, top_k, filter=filter, exclude=exclude)
+    found: list[str] = []
+    for offset in range(0, size + top_k, top_k):
+        page = of_sizes.get(str(size)).search(replace(query, offset=offset))
+        scores = [hit.score for hit in page]
+        assert scores == sorted(scores, reverse=True)
+        found += [hit.id for hit in page]
+    assert sorted(found) == sorted(exact(held, query))
+
+
 def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeypatch):
-    for module in (files, vector_sets):
-        monkeypatch.setattr(module, "EXACT", 10)
+    monkeypatch.setattr(index, "EXACT", 10)
     made = [Item(f"id {n}", vector(n // 3), {}) for n in range(90)]
     for n in range(30):  # how a graph comes out may be chance
         collection = collections.get_or_make(f"pets-{n}")
@@ -249,8 +303,7 @@ def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeyp
 
 
 def test_large_collections_are_searched_by_the_graph(pets, monkeypatch):
-    for module in (files, vector_sets):
-        monkeypatch.setattr(module, "EXACT", 10)
+    monkeypatch.setattr(index, "EXACT", 10)
     pets.upsert(items(*range(300)))
     nearest = [pets.search(Query(vector(seed), 1))[0].id for seed in range(300)]
     assert sum(id == f"id {seed}" for seed, id in enumerate(nearest)) >= 295

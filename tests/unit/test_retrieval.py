@@ -1,3 +1,4 @@
+import asyncio
 from threading import Event
 from unittest.mock import Mock
 
@@ -6,7 +7,8 @@ import pytest
 import redis
 from samclip.v1 import samclip_pb2 as pb
 
-from services import access, rpc
+from samclip_core.errors import Unavailable
+from services import access, bodies, rpc
 from services.backbone.engine import Engine
 from services.retrieval import app
 from services.retrieval.engine import OwnIndex
@@ -108,6 +110,35 @@ async def test_items_that_fail_are_named_and_the_others_indexed(caller):
     assert described.collections[0].count == 1
 
 
+async def test_an_id_that_a_request_repeats_is_an_error_and_its_first_item_counts(pets):
+    items = [item(id, pb.Image(encoded=png(red))) for id, red in (("a", 1), ("a", 2), ("dark", 3))]
+    response = await pets("Index", pb.IndexRequest(collection="pets", items=items))
+    assert (response.indexed, response.replaced) == (2, 1)
+    (error,) = response.errors
+    assert error.id == "a"
+    assert "an earlier item of the request has the id 'a' too" in error.message
+    request = pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(1)), top_k=1)
+    assert (await pets("Search", request)).hits[0].score == pytest.approx(1, abs=1e-4)
+
+
+async def test_when_the_service_fails_for_one_item_the_work_on_the_others_ends(caller, monkeypatch):
+    ended = []
+
+    async def embed(self, image):
+        if image.key == "bad":
+            raise Unavailable("the backbone is away: try again")
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(image.key)
+
+    monkeypatch.setattr(app.Retrieval, "_embed", embed)
+    items = [item(key, pb.Image(key=key)) for key in ("a", "b", "bad", "c")]
+    answer = await caller.refused("Index", pb.IndexRequest(collection="pets", items=items))
+    assert answer == ("UNAVAILABLE", "the backbone is away: try again")
+    assert sorted(ended) == ["a", "b"] or sorted(ended) == ["a", "b", "c"]
+
+
 async def test_when_all_items_fail_no_collection_is_made(caller):
     items = [item("bad", pb.Image(encoded=b"x"))]
     response = await caller("Index", pb.IndexRequest(collection="pets", items=items))
@@ -121,9 +152,28 @@ async def test_describe_and_delete(pets, tiny_model):
     assert described.model_digest == tiny_model.digest
     request = pb.DeleteRequest(collection="pets", ids=["dark", "nobody"])
     assert (await pets("Delete", request)).deleted == 1
-    assert (await pets("Delete", pb.DeleteRequest(collection="pets"))).deleted == 2
+    assert (await pets("Delete", pb.DeleteRequest(collection="pets", all=True))).deleted == 2
     code, _ = await pets.refused("Describe", pb.DescribeRequest(collection="pets"))
     assert code == "NOT_FOUND"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"collection": "pets"},
+        {"collection": "pets", "ids": None},
+        {"collection": "pets", "ids": []},
+        {"collection": "pets", "ids": [], "all": False},
+        {"collection": "pets", "ids": ["dark"], "all": True},
+    ],
+)
+async def test_only_all_without_ids_deletes_a_collection(pets, body):
+    request = bodies.to_message(pb.DeleteRequest, body, form=False)
+    code, details = await pets.refused("Delete", request)
+    assert code == "INVALID_ARGUMENT"
+    assert "all" in details
+    (described,) = (await pets("Describe", pb.DescribeRequest())).collections
+    assert described.count == 3
 
 
 @pytest.mark.parametrize(
@@ -175,7 +225,7 @@ async def test_describe_and_delete(pets, tiny_model):
             "INVALID_ARGUMENT",
             "expected a name of 1 to 64",
         ),
-        ("Delete", pb.DeleteRequest(collection="no"), "NOT_FOUND", "no collection"),
+        ("Delete", pb.DeleteRequest(collection="no", all=True), "NOT_FOUND", "no collection"),
         ("Delete", pb.DeleteRequest(collection="no", ids=["a"]), "NOT_FOUND", "no collection"),
     ],
 )
@@ -276,7 +326,7 @@ async def test_collections_of_another_tenant_are_not_there(caller):
         ("Search", pb.SearchRequest(collection=collection, id="of ann")),
         ("ListItems", pb.ListItemsRequest(collection="private")),
         ("Describe", pb.DescribeRequest(collection="private")),
-        ("Delete", pb.DeleteRequest(collection="private")),
+        ("Delete", pb.DeleteRequest(collection="private", all=True)),
     ):
         code, details = await caller.refused(rpc_name, request)
         assert code == "NOT_FOUND"
@@ -284,7 +334,8 @@ async def test_collections_of_another_tenant_are_not_there(caller):
     for name in ("ann@pets", "ann@private"):
         code, _ = await caller.refused("Search", pb.SearchRequest(collection=name, text="dog"))
         assert code == "INVALID_ARGUMENT"
-    assert (await caller("Delete", pb.DeleteRequest(collection=collection))).deleted == 1
+    request = pb.DeleteRequest(collection=collection, all=True)
+    assert (await caller("Delete", request)).deleted == 1
     become(caller, "ann")
     described = (await caller("Describe", pb.DescribeRequest())).collections
     assert [found.name for found in described] == ["pets", "private"]
@@ -312,7 +363,7 @@ async def test_without_keys_there_is_what_came_in_without_them_and_a_tenant_for_
         ("ListItems", pb.ListItemsRequest(collection="pets"), "read"),
         ("Index", pb.IndexRequest(collection="pets", items=[pb.IndexItem(id="x")]), "index"),
         ("Delete", pb.DeleteRequest(collection="pets", ids=["dark"]), "index"),
-        ("Delete", pb.DeleteRequest(collection="pets"), "admin"),
+        ("Delete", pb.DeleteRequest(collection="pets", all=True), "admin"),
     ],
 )
 async def test_each_rpc_needs_its_scope(pets, rpc_name, request_, scope):

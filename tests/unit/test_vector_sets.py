@@ -125,6 +125,20 @@ def test_nothing_expires_and_a_dropped_collection_leaves_nothing(own_redis):
     found.close()
 
 
+def test_a_collection_is_dropped_whole_or_not_at_all(own_redis):
+    found = collections(own_redis)
+    found.get_or_make("pets").upsert(items(1, 2))
+    with connect(own_redis.url) as client:
+        client.execute_command("ACL", "SETUSER", "default", "-srem")
+        with pytest.raises(Unavailable, match="forbids this"):
+            found.drop("pets")
+        assert [(d.name, d.count) for d in found.describe()] == [("pets", 2)]
+        assert len(found.get("pets").items("", 9)) == 2
+        client.execute_command("ACL", "SETUSER", "default", "+srem")
+    assert found.drop("pets") == 2
+    found.close()
+
+
 def test_without_redis_the_index_is_files(tmp_path):
     found = open_index(Settings(index_dir=tmp_path), MODEL, D)
     assert isinstance(found, EmbeddedCollections)
