@@ -174,7 +174,7 @@ class SamClip:
 
     def embed_image(self, image: Image) -> NDArray[np.float32]:
         """The pooled embedding: D, of length 1, comparable with ``embed_text``."""
-        return _present(self.encode(image).clip_pooled_D, "CLIP_POOLED")
+        return scores.unit(_present(self.encode(image).clip_pooled_D, "CLIP_POOLED"))
 
     def classify(
         self,
