@@ -56,6 +56,8 @@ _MAX_SCANS = 50
 _MAX_SEGMENTS = 1000  # of a JPEG; chunks of a PNG that are not pixels
 _MAX_FILL = 1000  # bytes between two segments
 _MAX_CHUNKS = 100_000  # of a PNG
+MAX_SIDE = 65_535
+"""Pixels of width and of height. JPEG ends there; libpng, which writes the masks, at 1,000,000."""
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")  # all but those within a scan
 _SCAN, _END = 0xDA, 0xD9
 
@@ -205,6 +207,11 @@ def _webp_size(encoded: bytes) -> tuple[int, int]:
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
     if width < 1 or height < 1:
         raise InvalidImage(f"the header states {width}×{height} pixels: send the file whole")
+    if max(width, height) > MAX_SIDE:
+        raise InvalidImage(
+            f"the image has {width}×{height} pixels, the limit is {MAX_SIDE:,} for each side: "
+            "cut it into parts, or scale it down"
+        )
     if width * height > limits.max_pixels:
         raise InvalidImage(
             f"the image has {width}×{height} = {width * height:,} pixels, the limit is "

@@ -24,7 +24,7 @@ from samclip_core.geometry import Geometry
 from samclip_core.image import ImageLimits, decode
 from samclip_core.network import SamClipNet, load_net
 from samclip_core.sam_head import SamHead
-from samclip_core.text import TextEncoder, load_text_encoder
+from samclip_core.text import TextEncoder, check_texts, load_text_encoder
 from samclip_core.types import (
     EverythingMask,
     ImageFeatures,
@@ -172,9 +172,19 @@ class SamClip:
         (text_TD,) = self._cores.map(self._text_encoder.embed, [texts])
         return text_TD.cpu().numpy()
 
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        """Token ids of texts, for ``embed_tokens``; no model is run. Raises InvalidLabels."""
+        check_texts(texts)
+        return self._text_encoder.tokenize(texts)
+
+    def embed_tokens(self, ids_TN: torch.Tensor) -> NDArray[np.float32]:
+        """Embed what ``tokenize`` returned: T×D, rows of length 1."""
+        (text_TD,) = self._cores.map(self._text_encoder.embed_tokens, [ids_TN])
+        return text_TD.cpu().numpy()
+
     def embed_image(self, image: Image) -> NDArray[np.float32]:
         """The pooled embedding: D, of length 1, comparable with ``embed_text``."""
-        return _present(self.encode(image).clip_pooled_D, "CLIP_POOLED")
+        return scores.unit(_present(self.encode(image).clip_pooled_D, "CLIP_POOLED"))
 
     def classify(
         self,

@@ -11,6 +11,16 @@ from samclip_core.types import FloatArray, Score
 MAX_LABELS = 10_000
 
 
+def unit(vectors: FloatArray) -> NDArray[np.float32]:
+    """Float32 vectors of length 1 along the last axis.
+
+    An encoder of lower precision, and a cache that keeps float16, leave their length a little off.
+    """
+    vectors = np.asarray(vectors, np.float32)
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
 def check_labels(labels: Sequence[str], limit: int = MAX_LABELS) -> None:
     """Raise InvalidLabels unless there are 1 to ``limit`` labels and none is blank."""
     if not labels:
@@ -39,8 +49,7 @@ def class_embeddings(
             raise InvalidLabels(f"template {template!r} has no {{}}: put it where the label goes")
     texts = [template.replace("{}", label) for label in labels for template in templates]
     text_LTD = np.asarray(embed_text(texts), np.float32).reshape(len(labels), len(templates), -1)
-    mean_LD = text_LTD.mean(axis=1)
-    return mean_LD / np.linalg.norm(mean_LD, axis=1, keepdims=True)
+    return unit(text_LTD.mean(axis=1))
 
 
 def classify(
@@ -52,11 +61,11 @@ def classify(
 ) -> list[Score]:
     """The ``top_k`` likeliest labels (None or 0: all), best first.
 
-    ``pooled_D`` and the rows of ``text_LD`` have length 1; the score is the softmax of
+    The rows of ``text_LD`` have length 1, ``pooled_D`` need not; the score is the softmax of
     ``logit_scale`` × cosine over all the labels. Raises InvalidLabels.
     """
     check_labels(labels)
-    cosine_L = np.asarray(text_LD, np.float32) @ np.asarray(pooled_D, np.float32)
+    cosine_L = np.asarray(text_LD, np.float32) @ unit(pooled_D)
     probability_L = softmax(logit_scale * cosine_L)
     order = np.argsort(-cosine_L, kind="stable")[: top_k or None]
     return [Score(labels[i], float(probability_L[i]), float(cosine_L[i])) for i in order]

@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1.samclip_pb2_grpc import BackboneServiceStub
 
-from samclip_core.errors import AnotherCheckpoint, KeyUnknown, Overloaded, Unavailable
+from samclip_core.errors import (
+    AnotherCheckpoint,
+    DeadlineExceeded,
+    KeyUnknown,
+    Overloaded,
+    Unavailable,
+)
 from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
 from services import access, front_door, metrics, observe, rpc, status, threads, tracing, wire
@@ -75,9 +81,14 @@ class _Refusals:
 
     @contextmanager
     def heeded(self, urgency: Urgency) -> Iterator[None]:
-        """Raise Overloaded, in place of asking, for what is no more urgent than that was."""
+        """Raise Overloaded, in place of asking, for what is no more urgent than that was.
+
+        Raises DeadlineExceeded for what has no time left.
+        """
         now = monotonic()
         left_s = urgency.deadline - now
+        if left_s <= 0:
+            raise DeadlineExceeded("the deadline has passed: send the request with more time")
         late = left_s <= self._left_s + MOST_HEEDED_S
         if now < self._until and late and urgency.bulk >= self._bulk:
             metrics.SHED.labels("busy").inc()

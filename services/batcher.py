@@ -117,22 +117,39 @@ class Batcher(Generic[Item, Result]):
         self._max_size, self._max_wait_s = max_size, max_wait_s
         self._changed.set()
 
-    def admit(self, urgency: Urgency) -> None:
-        """Raise Overloaded where one more would find the queue full, or miss its deadline."""
+    def admit(self, urgency: Urgency, cost: float = 1) -> None:
+        """Raise Overloaded where one more would find the queue full, or wait beyond its deadline.
+
+        Raises DeadlineExceeded where it has no time left, or too little even without a queue: no
+        later attempt with so little time would succeed.
+        """
+        now = monotonic()
+        left_s = urgency.deadline - now
+        if left_s <= 0:
+            raise self._too_late(left_s)
         # Bulk work leaves room for one batch of what is more urgent.
         room = max(1, self._max_queue - self._max_size) if urgency.bulk else self._max_queue
         self._drop()  # who has gone makes room
         if self._coming + len(self._queue) >= room:
             metrics.SHED.labels("queue_full").inc()
             raise Overloaded(f"{room} requests are waiting already: try again in a second")
-        now = monotonic()
-        wait_s = SLACK * self._expected_s(now)
-        if wait_s and now + wait_s > urgency.deadline:
-            metrics.SHED.labels("no_time").inc()
-            raise Overloaded(
-                f"the deadline is in {urgency.deadline - now:.1f} s, and what waits already takes "
-                f"about {wait_s:.1f} s: try again later, or with more time"
-            )
+        wait_s = SLACK * self._expected_s(now, urgency, cost)
+        if wait_s <= left_s:
+            return
+        if SLACK * self._pace_s * cost > left_s:
+            raise self._too_late(left_s)
+        metrics.SHED.labels("no_time").inc()
+        raise Overloaded(
+            f"the deadline is in {left_s:.1f} s, and what waits already takes about "
+            f"{wait_s:.1f} s: try again later, or with more time"
+        )
+
+    def _too_late(self, left_s: float) -> DeadlineExceeded:
+        metrics.SHED.labels("expired").inc()
+        return DeadlineExceeded(
+            f"{max(left_s, 0.0):.2g} s are left until the deadline, not enough for the answer: "
+            "send the request with more time"
+        )
 
     @contextmanager
     def coming(self, urgency: Urgency) -> Iterator[None]:
@@ -153,7 +170,7 @@ class Batcher(Generic[Item, Result]):
         """
         if self._closed:
             raise Unavailable("this replica is shutting down: try again")
-        self.admit(urgency)
+        self.admit(urgency, cost)
         others = bool(self._queue or self._running or self._coming)
         self._company += LATEST * (others - self._company)
         if self._worker is None:
@@ -173,11 +190,12 @@ class Batcher(Generic[Item, Result]):
         if self._worker is not None:
             await self._worker
 
-    def _expected_s(self, now: float) -> float:
+    def _expected_s(self, now: float, urgency: Urgency, cost: float) -> float:
         """Until one more item would be done; 0 for an idle device, whatever the last batch took."""
-        waiting = self._coming + sum(entry.cost for entry in self._queue)
+        before = (entry for entry in self._queue if urgency.bulk or not entry.yields(now))
+        waiting = self._coming + sum(entry.cost for entry in before)
         running_s = max(0.0, sum(self._running) * self._pace_s - (now - self._turn))
-        return running_s + self._pace_s * (waiting + 1) if waiting or running_s else 0.0
+        return running_s + self._pace_s * (waiting + cost) if waiting or running_s else 0.0
 
     async def _work(self) -> None:
         running: set[asyncio.Task[None]] = set()

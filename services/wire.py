@@ -14,6 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core import masks
 from samclip_core.errors import ImageTooLarge, InvalidImage, InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Geometry
+from samclip_core.scores import unit
 from samclip_core.types import (
     EverythingMask,
     ImageFeatures,
@@ -89,6 +90,14 @@ def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
         raise InvalidRequest(f"tensor of shape {shape} cannot be: {error}") from error
 
 
+def to_embedding(output: pb.Output, entry: Entry, inline: bool) -> pb.Tensor:
+    """One tensor of EmbedResponse, float16; CLIP_POOLED has length 1, rounded."""
+    array = entry.array
+    if output == pb.CLIP_POOLED:
+        array = unit(array).astype(np.float16)
+    return to_tensor(array, pb.Output.Name(output), inline)
+
+
 def to_outputs(requested: Sequence[pb.Output]) -> tuple[pb.Output, ...]:
     """The outputs of an EmbedRequest, each once, in its order; none means all."""
     for output in requested:
@@ -110,7 +119,10 @@ def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
 def to_features(entries: Entries) -> ImageFeatures:
     """What a head works on; at least one output of one image."""
     geometry = next(iter(entries.values())).geometry
-    arrays = {FIELDS[output]: entry.array for output, entry in entries.items()}
+    arrays: dict[str, NDArray[np.floating]] = {
+        FIELDS[output]: unit(entry.array) if output == pb.CLIP_POOLED else entry.array
+        for output, entry in entries.items()
+    }
     return ImageFeatures(geometry, **arrays)
 
 

@@ -65,6 +65,12 @@ class FakeModel:
             np.full(WIDTH, red),
         )
 
+    def tokenize(self, texts: Sequence[str]) -> list[str]:
+        return list(texts)
+
+    def embed_tokens(self, tokens: Sequence[str]) -> np.ndarray:
+        return self.embed_text(tokens)
+
     def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         self.texts += texts
         return np.stack([text_vector(text) for text in texts])

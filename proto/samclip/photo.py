@@ -164,7 +164,8 @@ class AsyncPhoto(_Photo):
     async def embed(self) -> np.ndarray:
         """Float32 (D,) of length 1, in the space of ``embed_text``."""
         features = await self._features(["clip_pooled"])
-        return features["clip_pooled"].astype(np.float32)
+        pooled = features["clip_pooled"].astype(np.float32)
+        return pooled / np.linalg.norm(pooled)  # float16 leaves the length a little off
 
     async def features(self, *outputs: str) -> dict[str, np.ndarray]:
         """The embeddings by name: "sam" D×h×w, "clip_dense" D×h×w, "clip_pooled" D; none: all."""

@@ -64,8 +64,7 @@ class Backbone(Service):
         source = wire.image_source(request.image, self.settings.max_image_bytes)
         found = await self.engine.embed(source, outputs)
         tensors = [
-            wire.to_tensor(found.entries[output].array, pb.Output.Name(output), request.inline)
-            for output in outputs
+            wire.to_embedding(output, found.entries[output], request.inline) for output in outputs
         ]
         return pb.EmbedResponse(
             image=wire.image_info(found.key, found.geometry, found.cached),

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from time import monotonic
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -37,7 +38,13 @@ from services.urgency import Urgency
 
 logger = logging.getLogger(__name__)
 
-TEXTS_AT_ONCE = 64  # in one run of the text tower, so that images need not wait long for it
+TEXTS_AT_ONCE = 64
+"""Most texts in one run of the text tower: more gain nothing."""
+FEWEST_TEXTS = 8
+"""Texts in the first run. A run of fewer spends most of its time on the calls themselves."""
+TEXT_RUN_S = 0.3
+"""Images, and a caller who hangs up, wait for one run of the text tower: a run that takes longer
+halves the texts of the next one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +82,7 @@ class Engine:
         self._device = ThreadPoolExecutor(at_once, "device")
         self._urgencies = WeakValueDictionary[str, Urgency]()  # by name in the cache, while it runs
         self.probe = Probe(partial(threads.run, self._device, "execute", self._do_little))
+        self._texts_at_once = FEWEST_TEXTS
         self._sizes = buckets(settings.max_batch_size)
         self._batcher = Batcher[_Work, Entries](
             self._run,
@@ -129,10 +137,13 @@ class Engine:
 
     async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """One row of length 1 a text, T×D."""
-        rows = [
-            await threads.run(self._device, "execute", self.model.embed_text, texts[i:j])
-            for i, j in _chunks(len(texts), TEXTS_AT_ONCE)
-        ]
+        rows: list[NDArray[np.float32]] = []
+        done = 0
+        while done < len(texts):
+            part = texts[done : done + self._texts_at_once]
+            tokens = await threads.run(self._decoders, "preprocess", self.model.tokenize, part)
+            rows.append(await threads.run(self._device, "execute", self._embed_tokens, tokens))
+            done += len(part)
         return np.concatenate(rows)
 
     async def close(self) -> None:
@@ -190,6 +201,17 @@ class Engine:
             entries[output] = Entry.of(array, features.geometry, self._stored_as)
         return entries
 
+    def _embed_tokens(self, tokens: torch.Tensor) -> NDArray[np.float32]:
+        """Embed one run of texts, and learn how many the next one may have."""
+        since = monotonic()
+        rows = self.model.embed_tokens(tokens)
+        seconds = monotonic() - since
+        if seconds > TEXT_RUN_S:
+            self._texts_at_once = max(FEWEST_TEXTS, len(rows) // 2)
+        elif len(rows) == self._texts_at_once and seconds < TEXT_RUN_S / 2:
+            self._texts_at_once = min(TEXTS_AT_ONCE, 2 * len(rows))
+        return rows
+
     def _do_little(self) -> None:
         self.model.embed_text(["a photo"])
 
@@ -207,7 +229,3 @@ def _half(array: NDArray[np.float32]) -> NDArray[np.float16]:
 def is_out_of_memory(error: RuntimeError) -> bool:
     """Tell whether torch could not get the memory it asked for, of a GPU or of the CPU."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _chunks(count: int, size: int) -> list[tuple[int, int]]:
-    return [(start, start + size) for start in range(0, count, size)]

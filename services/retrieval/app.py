@@ -12,6 +12,7 @@ from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
+from samclip_core.scores import unit
 from services import access, deployment
 from services.head import IMAGES_AT_ONCE, Head
 from services.limits import (
@@ -187,8 +188,7 @@ class Retrieval(Head):
     async def _embed(self, image: pb.Image) -> NDArray[np.float32]:
         _, features = await self.backbone.features(image, pb.CLIP_POOLED)
         assert features.clip_pooled_D is not None
-        vector_D = features.clip_pooled_D.astype(np.float32)
-        return vector_D / np.linalg.norm(vector_D)  # float16 left it a little off
+        return unit(features.clip_pooled_D)
 
     def _check_addable(self, name: str) -> None:
         most = self.settings.max_collection_items, self.settings.max_collections

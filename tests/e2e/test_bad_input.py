@@ -51,6 +51,13 @@ def many_scans() -> bytes:
     return encoded[:-2] + scan * 10_000 + encoded[-2:]
 
 
+def long_line(width: int) -> bytes:
+    """A whole PNG file, one pixel high."""
+    file = io.BytesIO()
+    Image.new("L", (width, 1)).save(file, "PNG")
+    return file.getvalue()
+
+
 MANY_SCANS = many_scans()
 
 
@@ -77,6 +84,10 @@ CASES = {
     "empty file": Case(segment(POINT, image=b""), "the image is empty"),
     "50,000×50,000 header": Case(
         segment(POINT, image=header_of(50_000, 50_000)), "50000×50000 = 2,500,000,000 pixels"
+    ),
+    "1,100,000×1 pixels": Case(
+        segment(POINT, image=long_line(1_100_000)),
+        "1100000×1 pixels, the limit is 65,535 for each side",
     ),
     "empty labels": Case(
         pb.ClassifyRequest(images=[pb.Image(encoded=GOOD)], labels=[]), "no labels"

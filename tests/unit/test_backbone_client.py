@@ -173,6 +173,15 @@ async def test_a_refusal_of_bulk_work_is_none_of_interactive_work(backbone):
         pytest.fail("it was asked")
 
 
+async def test_after_a_refusal_a_deadline_that_has_passed_is_no_overload(backbone):
+    refusals = backbone_client._Refusals()
+    late = Urgency(deadline=time.monotonic())
+    with pytest.raises(Overloaded), refusals.heeded(Urgency()):
+        raise Overloaded("too much")
+    with pytest.raises(DeadlineExceeded), refusals.heeded(late):
+        pytest.fail("it was asked")
+
+
 async def test_a_refusal_is_heeded_for_as_long_as_a_few_answers_take(monkeypatch):
     clock = SimpleNamespace(now=100.0)
     monkeypatch.setattr(backbone_client, "monotonic", lambda: clock.now)

@@ -277,6 +277,62 @@ async def test_what_would_wait_beyond_its_deadline_is_refused_at_once(clock):
     assert await asyncio.gather(*running, *waiting, *later) == [2, 4, 8]
 
 
+@pytest.mark.parametrize("pace_s", [0.001, 10.0])
+async def test_a_deadline_that_has_passed_is_never_called_overload(clock, pace_s):
+    """Not by an idle device, nor behind a queue, nor where the queue is full; fast or slow."""
+    device = Device()
+    batcher = make(device, max_size=1, max_queue=1)
+    passed = Urgency(deadline=clock.now)
+    with pytest.raises(DeadlineExceeded, match="send the request with more time"):
+        await batcher.submit(1, passed)
+    first = await busy(device, batcher)
+    clock.now += pace_s
+    device.free.set()
+    await first
+    calls = [await busy(device, batcher), *submit(batcher, 2)]
+    await settle()
+    with pytest.raises(DeadlineExceeded, match="send the request with more time"):
+        await batcher.submit(3, Urgency(deadline=clock.now))
+    device.free.set()
+    await asyncio.gather(*calls)
+
+
+async def test_too_little_time_even_without_a_queue_is_not_overload(clock):
+    """A batch of one took 2 s: 0.02 s are too few, whoever else is here."""
+    device = Device()
+    batcher = make(device, max_size=1)
+    first = await busy(device, batcher)
+    clock.now += 2
+    device.free.set()
+    await first
+    calls = [await busy(device, batcher)]
+    before = shed("expired")
+    with pytest.raises(DeadlineExceeded, match=r"0\.02 s are left until the deadline"):
+        await batcher.submit(2, Urgency(deadline=clock.now + 0.02))
+    with pytest.raises(DeadlineExceeded, match=r"25 s are left until the deadline"):
+        await batcher.submit(2, Urgency(deadline=clock.now + 25), cost=10)
+    assert shed("expired") == before + 2
+    device.free.set()
+    await asyncio.gather(*calls)
+
+
+async def test_bulk_work_that_waits_does_not_refuse_interactive_work(clock):
+    device = Device()
+    batcher = make(device, max_size=1)
+    first = await busy(device, batcher)
+    clock.now += 1
+    device.free.set()
+    await first
+    calls = [await busy(device, batcher), *submit(batcher, *range(10), urgency=BULK)]
+    await settle()
+    soon = Urgency(deadline=clock.now + 4)
+    with pytest.raises(Overloaded, match="what waits already takes"):
+        batcher.admit(Urgency(soon.deadline, bulk=True))
+    batcher.admit(soon)
+    device.free.set()
+    await asyncio.gather(*calls)
+
+
 async def test_closing_finishes_what_waits_and_takes_no_more():
     device = Device()
     batcher = make(device)

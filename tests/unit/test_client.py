@@ -238,7 +238,7 @@ def test_label_maps_of_sixteen_bits(client: samclip.Client) -> None:
 def test_embeddings(client: samclip.Client) -> None:
     photo = client.image(png())
     assert photo.embed().dtype == np.float32
-    np.testing.assert_array_equal(photo.embed(), [1.5] * 4)
+    np.testing.assert_array_equal(photo.embed(), [0.5] * 4)
     features = photo.features("sam", "clip_dense")
     assert {name: f.shape for name, f in features.items()} == {
         "sam": (4, 2, 3),
@@ -387,7 +387,7 @@ async def test_the_async_twin(server: tuple[FakeService, str]) -> None:
         )
         np.testing.assert_array_equal(mask, rectangle(3, 4, 10, 12))
         np.testing.assert_array_equal(found.label_map, bands(HEIGHT, WIDTH, 2))
-        np.testing.assert_array_equal(vector, [1.5] * 4)
+        np.testing.assert_array_equal(vector, [0.5] * 4)
         assert service.uploads == [photo.key]
         assert (await client.index("pets", {"a": photo})).indexed == 1
         assert [hit.id for hit in await client.search("pets", text="a")] == ["a"]

@@ -1,7 +1,9 @@
 import asyncio
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -283,6 +285,63 @@ async def test_texts_are_embedded_in_order_in_slices(engine, model):
     rows = await engine.embed_text(texts)
     assert rows.shape == (TEXTS_AT_ONCE + 3, 4)
     np.testing.assert_array_equal(rows, FakeModel().embed_text(texts))
+
+
+async def test_texts_are_tokenised_in_another_thread_than_the_device(engine, model, monkeypatch):
+    names = {}
+
+    def noted(name, function):
+        def call(argument):
+            names[name] = threading.current_thread().name.split("_")[0]
+            return function(argument)
+
+        return call
+
+    for name in ("tokenize", "embed_tokens"):
+        monkeypatch.setattr(model, name, noted(name, getattr(model, name)))
+    await engine.embed_text(["a text"])
+    assert names == {"tokenize": "decode", "embed_tokens": "device"}
+
+
+async def test_runs_of_the_text_tower_grow_and_shrink_with_the_time_they_take(
+    engine, model, monkeypatch
+):
+    clock = SimpleNamespace(now=0.0, per_text=0.001)
+    embed_tokens, sizes = model.embed_tokens, []
+
+    def timed(tokens):
+        sizes.append(len(tokens))
+        clock.now += clock.per_text * len(tokens)
+        return embed_tokens(tokens)
+
+    monkeypatch.setattr(model, "embed_tokens", timed)
+    monkeypatch.setattr(module, "monotonic", lambda: clock.now)
+    texts = [str(number) for number in range(8 + 16 + 32 + 64 + 64)]
+    await engine.embed_text(texts)
+    assert sizes == [8, 16, 32, 64, 64]
+    sizes.clear()
+    clock.per_text = 1.0
+    await engine.embed_text(texts[: 64 + 32 + 16 + 8 + 8])
+    assert sizes == [64, 32, 16, 8, 8]
+
+
+async def test_texts_of_a_caller_who_hung_up_are_not_embedded(engine, model, monkeypatch):
+    embed_tokens, started, free, runs = model.embed_tokens, threading.Event(), threading.Event(), []
+
+    def held(tokens):
+        runs.append(len(tokens))
+        started.set()
+        assert free.wait(30)
+        return embed_tokens(tokens)
+
+    monkeypatch.setattr(model, "embed_tokens", held)
+    call = asyncio.create_task(engine.embed_text(["text"] * 1000))
+    await asyncio.to_thread(started.wait, 30)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    free.set()
+    await engine.embed_text(["another"])  # behind whatever still runs
+    assert runs == [module.FEWEST_TEXTS, 1]
 
 
 async def test_an_image_alone_and_in_any_slot_gives_the_same(tiny_model, settings):

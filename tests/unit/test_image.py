@@ -1,6 +1,7 @@
 import hashlib
 import struct
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from typing import Any
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from samclip_core import masks
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from samclip_core.image import ImageLimits, decode, image_key, probe
+from samclip_core.geometry import Geometry
+from samclip_core.image import MAX_SIDE, ImageLimits, decode, image_key, probe
 
 LIMITS = ImageLimits()
 RAMP_HW3 = np.stack(np.broadcast_arrays(
@@ -293,3 +296,35 @@ def test_many_threads_agree() -> None:
 
 def test_the_key_is_the_sha256_of_the_file() -> None:
     assert image_key(b"abc") == hashlib.sha256(b"abc").hexdigest()
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    """The start of a WebP file that states the size of its canvas."""
+    sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + sides
+
+
+@pytest.mark.parametrize(("width", "height"), [(1_100_000, 1), (1, 1_100_000), (MAX_SIDE + 1, 1)])
+@pytest.mark.parametrize("file", [png_header, webp_canvas])
+def test_a_side_beyond_the_limit_is_refused_by_the_header(
+    width: int, height: int, file: Callable[[int, int], bytes]
+) -> None:
+    for read in (probe, decode):
+        with pytest.raises(InvalidImage, match=rf"{width}×{height} pixels, the limit is 65,535"):
+            read(file(width, height), LIMITS)
+
+
+@pytest.mark.parametrize("size", [(MAX_SIDE, 1), (1, MAX_SIDE)])
+def test_the_longest_side_passes_the_whole_way(size: tuple[int, int]) -> None:
+    picture_HW3 = decode(encode(Image.new("RGB", size)), LIMITS)
+    height, width, _ = picture_HW3.shape
+    geometry = Geometry(height, width, 128)
+    assert geometry.resize(picture_HW3).shape == (3, 128, 128)
+    (mask_HW,) = geometry.masks_to_original(np.ones((1, 64, 64), np.float32))
+    for decoded in (
+        masks.decode_png(masks.encode_png(mask_HW)),
+        masks.decode_rle(masks.encode_rle(mask_HW), height, width),
+        masks.decode_label_map(masks.encode_label_map(mask_HW - 1, 2)) == 0,
+    ):
+        assert decoded.shape == (height, width)
+        assert decoded.all()

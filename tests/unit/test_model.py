@@ -189,6 +189,16 @@ def test_lower_precision_is_close(tmp_path: Path) -> None:
     assert not np.array_equal(half.sam_Dhw, full.sam_Dhw)
 
 
+def test_in_lower_precision_the_pooled_embedding_has_length_1(tmp_path: Path) -> None:
+    model = SamClip.load(make_tiny_checkpoint(tmp_path / "one"), dtype="bfloat16")
+    for picture in PICTURES:
+        vector_D = model.embed_image(picture)
+        assert np.linalg.norm(vector_D) == pytest.approx(1, abs=1e-6)
+        (score,) = model.classify(picture, ["dog"])
+        text_D = model._class_embeddings(["dog"])[0]
+        assert score.similarity == pytest.approx(float(text_D @ vector_D), abs=1e-6)
+
+
 def test_threads_share_a_model(model: SamClip) -> None:
     expected = [model.encode(picture) for picture in PICTURES]
     with ThreadPoolExecutor(4) as pool:

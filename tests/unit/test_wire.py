@@ -7,6 +7,7 @@ from samclip_core.errors import ImageTooLarge, InvalidImage, InvalidPrompt, Inva
 from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask, MaskSet, Region, Score, SemanticMap
 from services import wire
+from services.cache.entry import Entry
 
 GEOMETRY = Geometry(30, 40, 32)
 MASK = np.zeros((30, 40), np.bool_)
@@ -73,7 +74,7 @@ def test_outputs_are_each_once_in_order_and_all_by_default():
 
 
 def test_features_come_back_from_an_embed_response():
-    sam, pooled = np.ones((4, 2, 2), np.float16), np.ones(4, np.float16)
+    sam, pooled = np.ones((4, 2, 2), np.float16), np.full(4, 0.5, np.float16)
     response = pb.EmbedResponse(
         image=wire.image_info("k", GEOMETRY, True),
         tensors=[wire.to_tensor(sam, "SAM"), wire.to_tensor(pooled, "CLIP_POOLED")],
@@ -83,6 +84,19 @@ def test_features_come_back_from_an_embed_response():
     assert features.clip_dense_Dhw is None
     np.testing.assert_array_equal(features.sam_Dhw, sam)
     np.testing.assert_array_equal(features.clip_pooled_D, pooled)
+
+
+@pytest.mark.parametrize("length", [0.998, 1.002])
+def test_a_pooled_embedding_that_lost_its_length_is_read_with_length_1(length):
+    direction = np.random.default_rng(0).normal(size=64)
+    stored = (length * direction / np.linalg.norm(direction)).astype(np.float16)
+    entry = Entry(stored, GEOMETRY)
+    features = wire.to_features({pb.CLIP_POOLED: entry})
+    assert np.linalg.norm(features.clip_pooled_D) == pytest.approx(1, abs=1e-6)
+    sent = wire.from_tensor(wire.to_embedding(pb.CLIP_POOLED, entry, inline=True))
+    assert sent.dtype == np.float16
+    assert np.linalg.norm(sent.astype(np.float32)) == pytest.approx(1, abs=2e-4)
+    assert not wire.to_embedding(pb.CLIP_POOLED, entry, inline=False).data
 
 
 def test_prompts_keep_points_box_and_mask_input():
