@@ -13,6 +13,7 @@
     ├── PermissionDenied          an API key without the scope that is needed
     ├── Overloaded                the queue is full: come back later
     ├── DeadlineExceeded          the caller's time is up
+    │   └── RequestTooSlow        the body did not arrive in time
     ├── Unavailable               a service that this one depends on does not answer
     └── CheckpointError           a checkpoint that is missing, damaged or of another kind
 
@@ -71,6 +72,10 @@ class Overloaded(SamClipError):
 
 class DeadlineExceeded(SamClipError):
     """The caller's deadline passed before the work was done."""
+
+
+class RequestTooSlow(DeadlineExceeded):
+    """The body of the request did not arrive in time."""
 
 
 class Unavailable(SamClipError):

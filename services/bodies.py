@@ -1,26 +1,29 @@
 """HTTP bodies to messages and back: protobuf's JSON mapping, with three conveniences.
 
-An image may be a bare base64 string; a form may upload it as a file; and where a message takes
-several images, ``image`` is the only one. Integers of 64 bits are numbers in replies.
+An image may be a bare base64 string or a data URI; a form may upload it as a file; and where a
+message takes several images, ``image`` is the only one. Text is UTF-8, and a field that can hold
+one value is given once. Integers of 64 bits are numbers in replies.
 """
 
 import asyncio
 import json
+import re
+import string
+from collections import Counter, deque
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar, cast
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
+from python_multipart.multipart import parse_options_header
 from samclip.v1 import samclip_pb2 as pb
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.requests import Request
-from starlette.types import Message as Event
-from starlette.types import Receive
 
-from samclip_core.errors import ImageTooLarge, InvalidRequest, UnsupportedImage
+from samclip_core.errors import InvalidRequest, UnsupportedImage
+from services import forms
+from services.arrival import PACE, Pace, limited
 
 Fields = dict[str, Any]
 """Of a JSON object, its members; of a form, for each name all its values, files as bytes."""
@@ -35,89 +38,100 @@ def descriptor(message: type[Message] | Message) -> Descriptor:
 IMAGE = descriptor(pb.Image)
 MAX_VALUES = 1_000_000
 """In one piece of JSON: each becomes an object of some hundred bytes, base64 one in all."""
+HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+"""How JSON writes a code unit of UTF-16 that is no character without another one."""
+BASE64 = (string.ascii_letters + string.digits + "+/-_").encode()
+DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 
 
-async def read(request: Request, limit: int) -> tuple[Fields, bool]:
+async def read(
+    request: Request, limit: int, most_parts: int = 1000, pace: Pace = PACE
+) -> tuple[Fields, bool]:
     """Return the fields of the body, and whether they are a form's.
 
-    Raises ImageTooLarge beyond ``limit`` bytes, before more is read; UnsupportedImage for a body
-    that is neither JSON nor a form; InvalidRequest for one that is broken.
+    Raises ImageTooLarge beyond ``limit`` bytes, before more is read; RequestTooSlow for a body that
+    does not keep the ``pace``; UnsupportedImage for one that is neither JSON nor a form;
+    InvalidRequest for one that is broken, or a form of more than ``most_parts`` parts.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    request = Request(request.scope, _limited(request.receive, limit))
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("application/json", "multipart/form-data"):
+        raise UnsupportedImage(
+            f"a body of type {kind or 'none'!r} is not read here: "
+            "send multipart/form-data or application/json"
+        )
+    arriving = Request(request.scope, limited(request.receive, limit, pace)).stream()
+    chunks = deque([chunk async for chunk in arriving])
     if kind == "application/json":
-        return await asyncio.to_thread(_object, await request.body()), False
-    if kind == "multipart/form-data":
-        return await _form(request, limit), True
-    raise UnsupportedImage(
-        f"a body of type {kind or 'none'!r} is not read here: "
-        "send multipart/form-data or application/json"
-    )
+        return await asyncio.to_thread(_object, b"".join(chunks), content_type), False
+    return await asyncio.to_thread(forms.parse, chunks, content_type, most_parts), True
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    left = limit
-
-    async def counted() -> Event:
-        nonlocal left
-        event = await receive()
-        left -= len(event.get("body", b""))
-        if left < 0:
-            raise ImageTooLarge(f"the body has more than {limit:,} bytes: send less at once")
-        return event
-
-    return counted
-
-
-def _object(body: bytes) -> Fields:
-    value = _parse(body, "the body")
+def _object(body: bytes, content_type: str = "") -> Fields:
+    _, parameters = parse_options_header(content_type)
+    forms.check_charset(parameters.get(b"charset", b"utf-8").decode("latin-1"), "the body")
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the body is not JSON in UTF-8: {error.reason}") from error
+    value = _parse(text, "the body")
     if not isinstance(value, dict):
         raise InvalidRequest("the body is not a JSON object with the fields of the request")
     return value
 
 
-def _parse(content: bytes, what: str) -> Any:
-    if sum(map(content.count, (b",", b"[", b"{"))) > MAX_VALUES:
+def _parse(content: str, what: str) -> Any:
+    if sum(map(content.count, ",[{")) > MAX_VALUES:
         raise InvalidRequest(f"{what} has more than {MAX_VALUES:,} values: send less at once")
     try:
-        return json.loads(content)
+        value = json.loads(content, object_pairs_hook=_members)
+        if HALF_A_PAIR.search(content):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{what} has one half of a surrogate pair: send both") from error
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{what} is not JSON: {error}") from error
+    return value
 
 
-async def _form(request: Request, limit: int) -> Fields:
-    fields: Fields = {}
-    try:
-        async with request.form(max_part_size=limit) as form:
-            for name, value in form.multi_items():
-                content = await value.read() if isinstance(value, UploadFile) else value
-                fields.setdefault(name, []).append(content)
-    except (HTTPException, MultiPartException) as error:
-        reason = error.detail if isinstance(error, HTTPException) else error.message
-        raise InvalidRequest(f"the form is broken: {reason}") from error
-    return fields
+def _members(pairs: list[tuple[str, Any]]) -> Fields:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise InvalidRequest(f"{twice[:80]!r} is given more than once: send it once")
+    return members
 
 
 def knows(request: type[Message], fields: Fields) -> bool:
     """Tell whether a message has all these fields."""
-    return {_field_name(descriptor(request), name) for name in fields} <= set(
-        request.DESCRIPTOR.fields_by_name
-    )
+    return all(_field(descriptor(request), name) for name in fields)
 
 
 def is_single(request: type[Message], fields: Fields) -> bool:
     """Tell whether ``image`` stands for the only one of a message's ``images``."""
-    return "image" in fields and _field_name(descriptor(request), "image") == "images"
+    field = _field(descriptor(request), "image")
+    return fields.get("image") is not None and field is not None and field.name == "images"
 
 
-def _field_name(message: Descriptor, name: str) -> str:
-    several = name == "image" and name not in message.fields_by_name
-    return "images" if several and "images" in message.fields_by_name else name
+@cache
+def _named(message: Descriptor) -> dict[str, FieldDescriptor]:
+    """The fields by both names that JSON has for them, as ``top_k`` and ``topK``."""
+    return {name: field for field in message.fields for name in (field.name, field.json_name)}
+
+
+def _field(message: Descriptor, name: str) -> FieldDescriptor | None:
+    known = _named(message)
+    return known.get(name) or (known.get("images") if name == "image" else None)
 
 
 def to_message(request: type[M], fields: Fields, form: bool) -> M:
-    """Make the message. Raises InvalidRequest for an unknown field or a value of another type."""
-    files: list[bytes] = []
+    """Make the message.
+
+    Raises InvalidRequest for an unknown field, a value of another type, and for fields of which
+    only one can be meant.
+    """
+    files: dict[int, bytes] = {}
+    _check_alternatives(descriptor(request), fields)
     if form:
         values = _from_form(descriptor(request), fields, files)
     elif is_single(request, fields):
@@ -129,32 +143,52 @@ def to_message(request: type[M], fields: Fields, form: bool) -> M:
         message = json_format.ParseDict(_expand(descriptor(request), values), request())
     except (json_format.ParseError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidRequest(f"the body does not fit the request: {error}") from error
-    for content in files:
-        if "images" in request.DESCRIPTOR.fields_by_name:
-            message.images.add(encoded=content)  # type: ignore[attr-defined]
-        else:
-            message.image.encoded = content  # type: ignore[attr-defined]
+    several = "images" in request.DESCRIPTOR.fields_by_name
+    for index, content in files.items():
+        image = message.images[index] if several else message.image  # type: ignore[attr-defined]
+        image.encoded = content
     return message
 
 
-def _from_form(message: Descriptor, fields: Fields, files: list[bytes]) -> Fields:
-    """Read form values as JSON ones, but put the files aside: base64 would only cost time."""
+def _check_alternatives(message: Descriptor, values: Fields) -> None:
+    """Raise InvalidRequest where two names mean one field, or two fields exclude each other."""
+    given: dict[str, list[str]] = {}
+    for name, value in values.items():
+        field = _field(message, name)
+        if field is not None and value is not None:
+            group = field.containing_oneof or field
+            given.setdefault(group.full_name, []).append(name)
+    for names in given.values():
+        if len(names) > 1:
+            raise InvalidRequest(
+                f"{' and '.join(map(repr, names))} exclude each other: send one of them"
+            )
+
+
+def _from_form(message: Descriptor, fields: Fields, files: dict[int, bytes]) -> Fields:
+    """Read form values as JSON ones, but put the files aside: base64 would only cost time.
+
+    ``files`` gets each file by its place among the images, where an empty message waits for it.
+    """
     values: Fields = {}
     for name, contents in fields.items():
-        field = message.fields_by_name.get(_field_name(message, name))
+        field = _field(message, name)
         if field is None:
             known = ", ".join(message.fields_by_name)
             raise InvalidRequest(f"unknown field {name[:80]!r}; the fields are {known}")
+        several = field.is_repeated and not _is_map(field) and name != "image"
+        if len(contents) > 1 and not several:
+            raise InvalidRequest(f"field {name!r} is given {len(contents)} times: send it once")
         if field.message_type is IMAGE:
-            files += [content for content in contents if isinstance(content, bytes)]
-            contents = [{"key": content} for content in contents if isinstance(content, str)]
+            files.update((i, c) for i, c in enumerate(contents) if isinstance(c, bytes))
+            contents = [{"key": c} if isinstance(c, str) else {} for c in contents]
         else:
             contents = [_form_value(field, name, content) for content in contents]
         if field.is_repeated and not _is_map(field):
             nested = [c if isinstance(c, list) else [c] for c in contents]
             values[field.name] = [value for group in nested for value in group]
-        elif contents:
-            values[field.name] = contents[-1]
+        else:
+            (values[field.name],) = contents
     return values
 
 
@@ -166,17 +200,44 @@ def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
     if isinstance(content, bytes):
         raise InvalidRequest(f"field {name!r} is not an image: send it without a file name")
     if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
-        return _parse(content.encode(), f"field {name!r} of the form")
+        return _parse(content, f"field {name!r} of the form")
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return {"true": True, "1": True, "false": False, "0": False}.get(content.lower(), content)
     return content
 
 
 def _expand(message: Descriptor, value: Any) -> Any:
-    """Put bare strings where an image is meant into its ``encoded``."""
+    """Put bare strings where an image is meant into its ``encoded``; check all base64."""
     if message is IMAGE and isinstance(value, str):
-        return {"encoded": value}
+        value = {"encoded": value}
+    if isinstance(value, dict) and not message.GetOptions().map_entry:
+        _check_alternatives(message, value)
+        value = {name: _base64(message, name, inner) for name, inner in value.items()}
     return _map_messages(message, value, _expand)
+
+
+def _base64(message: Descriptor, name: str, value: Any) -> Any:
+    """The base64 of a field of bytes, without the head of a data URI; other values as they are."""
+    field = _named(message).get(name)
+    if field is None or field.type != FieldDescriptor.TYPE_BYTES or not isinstance(value, str):
+        return value
+    if message is IMAGE and value[:5].lower() == "data:":
+        head = DATA_URI.match(value)
+        if head is None:
+            raise UnsupportedImage(
+                f"{name!r} is another data URI than data:image/jpeg;base64,… (or png, webp): "
+                "send one of these, or base64 alone"
+            )
+        value = value[head.end() :]
+    digits = value.rstrip("=")
+    padding = len(value) - len(digits)
+    whole = len(digits) % 4 != 1 and padding in (0, -len(digits) % 4)
+    if not whole or not digits.isascii() or digits.encode().translate(None, BASE64):
+        raise InvalidRequest(
+            f"{name!r} is not base64: send letters, digits, + and / (or - and _), without line "
+            "breaks, and = only as padding at the end"
+        )
+    return value
 
 
 def to_json(message: Message) -> dict[str, Any]:
@@ -201,12 +262,12 @@ def _map_messages(message: Descriptor, value: Any, change: Callable[[Descriptor,
     if not isinstance(value, dict) or message.GetOptions().map_entry:
         return value
     changed = dict(value)
-    for field in message.fields:
-        kind, inner = field.message_type, value.get(field.name)
+    for name, field in _named(message).items():
+        kind, inner = field.message_type, value.get(name)
         if kind is None or inner is None or kind.GetOptions().map_entry:
             continue
         if field.is_repeated and isinstance(inner, list):
-            changed[field.name] = [change(kind, one) for one in inner]
+            changed[name] = [change(kind, one) for one in inner]
         elif not field.is_repeated:
-            changed[field.name] = change(kind, inner)
+            changed[name] = change(kind, inner)
     return changed

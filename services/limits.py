@@ -14,11 +14,20 @@ TEXTS_PER_LABEL = 16  # templates a label, at the largest number of labels
 MAX_POINTS_PER_SIDE = 64
 MAX_TOP_K = 10_000
 MAX_FILTER = 32  # pairs of metadata that one search may ask for
+MAX_FORM_PARTS = 32_768  # whatever the settings allow: parsing them takes a second or two
+OTHER_FIELDS = 64  # more than any request has besides those that repeat
 
 
 def image_limits(settings: Settings) -> ImageLimits:
     """The limits on one image file."""
     return ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+
+
+def form_parts(settings: Settings) -> int:
+    """The fields and files of the largest request that a form may hold."""
+    texts = TEXTS_PER_LABEL * settings.max_labels
+    parts = texts + settings.max_prompts + settings.max_images + OTHER_FIELDS
+    return min(parts, MAX_FORM_PARTS)
 
 
 def check_images(images: Sized, most: int) -> None:

@@ -33,6 +33,7 @@ TABLE: dict[type[errors.SamClipError], Status] = {
     errors.PermissionDenied: Status(StatusCode.PERMISSION_DENIED, 403, "permission denied"),
     errors.Overloaded: Status(StatusCode.RESOURCE_EXHAUSTED, 429, "overloaded", 1),
     errors.DeadlineExceeded: Status(StatusCode.DEADLINE_EXCEEDED, 504, "deadline exceeded"),
+    errors.RequestTooSlow: Status(StatusCode.DEADLINE_EXCEEDED, 408, "request too slow"),
     errors.Unavailable: Status(StatusCode.UNAVAILABLE, 503, "unavailable", 1),
     errors.AnotherCheckpoint: Status(StatusCode.ABORTED, 503, "another checkpoint", 1),
 }

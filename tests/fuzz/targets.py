@@ -7,6 +7,7 @@ make run, in ``make fuzz``. ``seeds`` are inputs to start from.
 import json
 import struct
 import tempfile
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -24,7 +25,7 @@ from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.image import ImageLimits
-from services import bodies, limits, wire
+from services import bodies, forms, limits, wire
 from services.cache import entry
 from services.routes import ROUTES
 from services.urgency import TIMEOUT, Urgency
@@ -122,6 +123,17 @@ def read_body(data: bytes) -> None:
             continue
 
 
+def read_form(data: bytes) -> None:
+    """A form as each request."""
+    try:
+        fields = forms.parse(deque([data]), "multipart/form-data; boundary=x", 100)
+    except InvalidRequest:
+        return
+    for request in REQUESTS:
+        with suppress(InvalidRequest):
+            bodies.to_message(request, fields, form=True)
+
+
 def check_request(data: bytes) -> None:
     """A request to segment, with all that is looked at before an image is there."""
     try:
@@ -157,6 +169,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         read_config,
         load_checkpoint,
         read_body,
+        read_form,
         check_request,
         read_timeout,
     )
@@ -194,6 +207,10 @@ def seeds(name: str) -> tuple[bytes, ...]:
             json.dumps(
                 {"collection": "c", "items": [{"id": "1", "metadata": {"a": "b"}}]}
             ).encode(),
+        ),
+        "read_form": (
+            b'--x\r\ncontent-disposition: form-data; name="image"; filename="a"\r\n\r\nhi\r\n'
+            b'--x\r\ncontent-disposition: form-data; name="labels"\r\n\r\na cat\r\n--x--\r\n',
         ),
         "check_request": (segment.SerializeToString(),),
         "read_timeout": (b"250m", b"30S"),

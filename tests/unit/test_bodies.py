@@ -1,5 +1,6 @@
 import base64
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -9,12 +10,15 @@ from starlette.requests import Request
 
 from samclip_core.errors import ImageTooLarge, InvalidPrompt, InvalidRequest, UnsupportedImage
 from samclip_core.geometry import Geometry
-from services import bodies
+from services import bodies, forms
+from services.limits import MAX_FORM_PARTS, form_parts
+from services.settings import Settings
 from services.wire import to_prompt
 
 PHOTO = b"\xff\xd8 a photograph"
 ENCODED = base64.b64encode(PHOTO).decode()
 BOUNDARY = "x"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 def request(body: bytes, kind: str, chunk: int = 10) -> Request:
@@ -49,7 +53,7 @@ async def read_json(kind: type[Message], value: object) -> Message:
 
 
 async def read_form(kind: type[Message], *parts: tuple[str, bytes, bool]) -> Message:
-    return await read(kind, form(*parts), f"multipart/form-data; boundary={BOUNDARY}")
+    return await read(kind, form(*parts), FORM)
 
 
 async def test_a_map_is_one_json_object_of_a_form() -> None:
@@ -124,7 +128,7 @@ async def test_form_values_take_the_types_of_their_fields() -> None:
         ({"images": 3}, "images"),
         ({"top_k": "many"}, "top_k"),
         ([1], "not a JSON object"),
-        ({"image": "\ud800"}, "image"),
+        ({"image": "é"}, "'encoded' is not base64"),
     ],
 )
 async def test_json_that_does_not_fit_is_refused(value: object, message: str) -> None:
@@ -161,6 +165,168 @@ async def test_a_form_that_does_not_fit_is_refused(
 async def test_a_broken_body_is_refused(body: bytes, kind: str) -> None:
     with pytest.raises(InvalidRequest):
         await bodies.read(request(body, kind, chunk=1000), 1_000_000)
+
+
+@pytest.mark.parametrize("charset", ["punycode", "raw_unicode_escape", "latin-1", "utf-16", "no"])
+@pytest.mark.parametrize("kind", [FORM, "application/json"])
+async def test_another_charset_than_utf_8_is_refused(kind: str, charset: str) -> None:
+    body = form(("text", b"cat", False)) if kind == FORM else b'{"text": "cat"}'
+    assert await read(pb.SearchRequest, body, f'{kind}; charset="UTF-8"')
+    with pytest.raises(InvalidRequest, match=f"has the charset '{charset}': send UTF-8"):
+        await read(pb.SearchRequest, body, f"{kind}; charset={charset}")
+
+
+async def test_the_charset_of_a_field_is_utf_8() -> None:
+    head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="text"\r\n'
+    end = f"\r\n--{BOUNDARY}--\r\n"
+    for charset, fits in (("utf-8", True), ("iso-8859-1", False), ("utf-7", False)):
+        body = f"{head}content-type: text/plain; charset={charset}\r\n\r\ncat{end}".encode()
+        if fits:
+            assert await read(pb.SearchRequest, body, FORM) == pb.SearchRequest(text="cat")
+        else:
+            with pytest.raises(InvalidRequest, match=f"field 'text' has the charset '{charset}'"):
+                await read(pb.SearchRequest, body, FORM)
+
+
+async def test_the_charset_that_a_browser_names_in_a_field() -> None:
+    text = ("text", b"cat", False)
+    named = await read_form(pb.SearchRequest, ("_charset_", b"UTF-8", False), text)
+    assert named == pb.SearchRequest(text="cat")
+    with pytest.raises(InvalidRequest, match="the form has the charset 'windows-1252'"):
+        await read_form(pb.SearchRequest, ("_charset_", b"windows-1252", False), text)
+
+
+async def test_bytes_that_are_not_utf_8_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="field 'text' of the form is not UTF-8"):
+        await read_form(pb.SearchRequest, ("text", b"caf\xe9", False))
+    for encoding in ("latin-1", "utf-16", "utf-32"):
+        body = '{"text": "café"}'.encode(encoding)
+        with pytest.raises(InvalidRequest, match="the body is not JSON"):
+            await read(pb.SearchRequest, body, "application/json")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"labels": ["\ud800"]}, {"\udfff": 1}, {"image": "\ud83d"}, {"metadata": {"\ud800": "a"}}],
+)
+async def test_one_half_of_a_surrogate_pair_is_refused(value: object) -> None:
+    with pytest.raises(InvalidRequest, match="the body has one half of a surrogate pair"):
+        await read_json(pb.ClassifyRequest, value)
+    prompt = json.dumps(value).encode()
+    with pytest.raises(InvalidRequest, match="'prompts' of the form has one half of a surrogate"):
+        await read_form(pb.SegmentRequest, ("prompts", prompt, False))
+
+
+async def test_both_halves_of_a_surrogate_pair_are_a_character() -> None:
+    assert await read_json(pb.SearchRequest, {"text": "🐈"}) == pb.SearchRequest(text="🐈")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "named"),
+    [
+        (pb.SearchRequest, {"text": "cat", "image": ENCODED}, "'text' and 'image'"),
+        (pb.SearchRequest, {"id": "1", "text": "cat"}, "'id' and 'text'"),
+        (pb.ClassifyRequest, {"image": ENCODED, "images": [ENCODED]}, "'image' and 'images'"),
+        (pb.ClassifyRequest, {"top_k": 1, "topK": 2}, "'top_k' and 'topK'"),
+    ],
+)
+async def test_fields_that_exclude_each_other_are_named(
+    kind: type[Message], fields: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"{named} exclude each other"):
+        await read_json(kind, fields)
+    parts = [
+        (name, PHOTO if name.startswith("image") else str(value).encode(), name.startswith("image"))
+        for name, value in fields.items()
+    ]
+    with pytest.raises(InvalidRequest, match=f"{named} exclude each other"):
+        await read_form(kind, *parts)
+
+
+async def test_the_key_and_the_file_of_one_image_exclude_each_other() -> None:
+    with pytest.raises(InvalidRequest, match="'encoded' and 'key' exclude each other"):
+        await read_json(pb.SegmentRequest, {"image": {"encoded": ENCODED, "key": "k"}})
+
+
+@pytest.mark.parametrize("kind", [pb.ClassifyRequest, pb.SegmentRequest])
+async def test_a_field_of_one_value_is_given_once(kind: type[Message]) -> None:
+    with pytest.raises(InvalidRequest, match="field 'image' is given 2 times"):
+        await read_form(kind, ("image", PHOTO, True), ("image", PHOTO, True))
+    with pytest.raises(InvalidRequest, match="field 'image' is given 2 times"):
+        await read_form(kind, ("image", PHOTO, True), ("image", b"key", False))
+    twice = f'{{"image": "{ENCODED}", "image": "{ENCODED}"}}'.encode()
+    with pytest.raises(InvalidRequest, match="'image' is given more than once"):
+        await read(kind, twice, "application/json")
+
+
+async def test_images_of_a_form_keep_their_order() -> None:
+    files = [("images", PHOTO, True), ("images", b"key", False), ("images", b"other", True)]
+    message = await read_form(pb.ClassifyRequest, *files)
+    assert message == pb.ClassifyRequest(
+        images=[pb.Image(encoded=PHOTO), pb.Image(key="key"), pb.Image(encoded=b"other")]
+    )
+
+
+async def test_a_form_holds_as_many_labels_as_a_request_may_have() -> None:
+    most = form_parts(Settings())
+    labels = [("labels", f"label {i}".encode(), False) for i in range(Settings().max_labels)]
+    body = form(*labels, ("image", PHOTO, True))
+    fields, is_form = await bodies.read(request(body, FORM, 10_000), len(body), most)
+    message = bodies.to_message(pb.ClassifyRequest, fields, is_form)
+    assert len(message.labels) == Settings().max_labels
+    with pytest.raises(InvalidRequest, match="more than 1,000 parts"):
+        await bodies.read(request(body, FORM, 10_000), len(body), 1000)
+    assert form_parts(Settings(max_labels=10**9)) == MAX_FORM_PARTS
+
+
+async def test_forms_are_parsed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    parse = forms.parse
+
+    def noted(*args: Any) -> dict[str, list[Any]]:
+        threads.append(threading.current_thread())
+        return parse(*args)
+
+    monkeypatch.setattr(forms, "parse", noted)
+    await read_form(pb.SearchRequest, ("text", b"cat", False))
+    assert threads[0] is not threading.current_thread()
+
+
+async def test_a_form_without_its_end_is_broken() -> None:
+    with pytest.raises(InvalidRequest, match="ends before its last boundary"):
+        await read(pb.SearchRequest, form(("text", b"cat", False))[:-8], FORM)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "PNG"])
+async def test_an_image_may_be_a_data_uri(kind: str) -> None:
+    uri = f"data:image/{kind};base64,{ENCODED}"
+    for image in (uri, {"encoded": uri}):
+        message = await read_json(pb.SegmentRequest, {"image": image})
+        assert message == pb.SegmentRequest(image=pb.Image(encoded=PHOTO))
+
+
+@pytest.mark.parametrize("uri", ["data:image/gif;base64,aGk=", "data:image/png,hi", "data:,hi"])
+async def test_another_data_uri_says_what_to_send(uri: str) -> None:
+    with pytest.raises(UnsupportedImage, match="another data URI than data:image/jpeg;base64,…"):
+        await read_json(pb.SegmentRequest, {"image": uri})
+
+
+@pytest.mark.parametrize("encoded", ["_-8", "_-8=", "/+8=", "/+8"])
+async def test_base64_has_either_alphabet_and_may_be_padded(encoded: str) -> None:
+    message = await read_json(pb.SegmentRequest, {"image": encoded})
+    assert message == pb.SegmentRequest(image=pb.Image(encoded=b"\xff\xef"))
+
+
+@pytest.mark.parametrize(
+    "encoded", ["a!Gk=", "aG\nk=", "a", "aGk==", "=", "aG=k", "aGk=aGk=", "ａGk"]
+)
+async def test_what_is_not_base64_is_refused(encoded: str) -> None:
+    tensor = {"dtype": "float32", "data": encoded}
+    for value in ({"image": encoded}, {"prompts": [{"mask_input": tensor}]}):
+        with pytest.raises(InvalidRequest, match="is not base64: send letters, digits"):
+            await read_json(pb.SegmentRequest, value)
+    with pytest.raises(InvalidRequest, match="'data' is not base64"):
+        await read_json(pb.SegmentRequest, {"prompts": [{"maskInput": tensor}]})
 
 
 @pytest.mark.parametrize("kind", ["", "image/jpeg", "text/plain"])

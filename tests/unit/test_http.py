@@ -1,8 +1,9 @@
 """The HTTP side of an application, called without a socket."""
 
+import asyncio
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
 from samclip_core.masks import encode_label_map
 from services import front_door, http, metrics
+from services.arrival import Pace
 from services.settings import Settings
 
 SECRET = "sesame"
@@ -79,6 +81,18 @@ async def test_one_image_has_a_flat_reply_and_several_have_grpcs() -> None:
     assert several["results"][0]["scores"] == [score]
 
 
+async def test_two_images_where_one_is_meant_are_refused() -> None:
+    callee = Callee(CLASSIFIED)
+    async with client("classification", callee) as door:
+        files = [("image", b"one"), ("image", b"two")]
+        reply = await door.post("/classify", files=files, data={"labels": "a"})
+    assert (reply.status_code, reply.json()["detail"]) == (
+        400,
+        "field 'image' is given 2 times: send it once",
+    )
+    assert not callee.asked
+
+
 async def test_embed_takes_an_image_or_texts() -> None:
     callee = Callee(pb.EmbedResponse())
     async with client("backbone", callee) as door:
@@ -138,6 +152,49 @@ async def test_a_body_above_the_limit_is_413_and_of_another_type_415() -> None:
         large = await door.post("/classify", files={"image": b"x" * 20_000})
         other = await door.post("/classify", content=b"x", headers={"content-type": "image/jpeg"})
     assert (large.status_code, other.status_code) == (413, 415)
+    assert not callee.asked
+
+
+async def test_a_body_that_does_not_arrive_is_408() -> None:
+    callee = Callee(CLASSIFIED)
+    app = http.application("classification", callee, Pace(most_s=0.1))
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    headers = {"content-type": "application/json", front_door.SECRET_HEADER: SECRET}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as door:
+        reply = await door.post("http://test/classify", content=slow(), headers=headers)
+    assert (reply.status_code, reply.json()["title"]) == (408, "request too slow")
+    assert reply.json()["detail"].startswith("the body is too slow: 1 bytes arrived")
+    assert not callee.asked
+
+
+async def test_a_caller_who_hangs_up_while_sending_is_no_error_of_ours() -> None:
+    def cancelled() -> float:
+        return metrics.REQUESTS.labels("Callee", "Classify", "CANCELLED")._value.get()
+
+    events = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return events.pop(0)
+
+    async def send(event: object) -> None:
+        raise AssertionError(f"nobody is there for {event}")
+
+    headers = [(b"content-type", b"application/json"), (b"x-samclip-front-door", SECRET.encode())]
+    scope = {"type": "http", "method": "POST", "path": "/classify", "headers": headers}
+    callee = Callee(CLASSIFIED)
+    before = cancelled()
+    with pytest.raises(asyncio.CancelledError):
+        await http.application("classification", callee)(
+            {**scope, "query_string": b"", "root_path": ""}, receive, send
+        )
+    assert cancelled() == before + 1
     assert not callee.asked
 
 

@@ -1,0 +1,123 @@
+"""multipart/form-data to the values of its fields: text as UTF-8, files as bytes.
+
+Starlette's own parser takes any of Python's encodings from the request, some of which need seconds
+for a megabyte, and parses on the event loop.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from samclip_core.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
+
+CHARSET_FIELD = "_charset_"
+"""A field in which browsers name the encoding of all other fields (RFC 7578, section 4.6)."""
+
+
+def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> dict[str, list[Any]]:
+    """Return for each name all its values, in their order. Empties ``chunks``.
+
+    Raises InvalidRequest for a form that is broken, has more than ``most_parts`` parts, or has text
+    that is not UTF-8.
+    """
+    _, parameters = parse_options_header(content_type)
+    check_charset(parameters.get(b"charset", b"utf-8").decode("latin-1"), "the form")
+    boundary = parameters.get(b"boundary")
+    if not boundary:
+        raise InvalidRequest("the form is broken: its content-type names no boundary")
+    form = _Form(most_parts)
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        while chunks:  # each is let go once it is parsed
+            parser.write(chunks.popleft())
+    except FormParserError as error:
+        raise InvalidRequest(f"the form is broken: {error}") from error
+    if not form.ended:
+        raise InvalidRequest("the form is broken: it ends before its last boundary")
+    return form.values()
+
+
+def check_charset(name: str, what: str) -> None:
+    """Raise InvalidRequest unless ``name`` means UTF-8; ``what`` it is said of."""
+    if name.lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise InvalidRequest(f"{what} has the charset {name[:40]!r}: send UTF-8")
+
+
+class _Form:
+    """Takes what the parser finds, part by part."""
+
+    def __init__(self, most_parts: int):
+        self.most_parts = most_parts
+        self.parts: list[tuple[str, str | bytes]] = []
+        self.ended = False
+        self._header = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._value = b""
+        self._pieces: list[bytes] = []
+
+    def callbacks(self) -> "MultipartCallbacks":
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._take_header_name,
+            "on_header_value": self._take_header_value,
+            "on_header_end": self._end_header,
+            "on_part_data": self._take_data,
+            "on_part_end": self._end_part,
+            "on_end": self._end,
+        }
+
+    def values(self) -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {}
+        for name, value in self.parts:
+            found.setdefault(name, []).append(value)
+        for charset in found.pop(CHARSET_FIELD, ()):
+            check_charset(str(charset), "the form")
+        return found
+
+    def _begin(self) -> None:
+        if len(self.parts) == self.most_parts:
+            raise InvalidRequest(f"the form has more than {self.most_parts:,} parts: send fewer")
+        self._headers, self._pieces = {}, []
+
+    def _take_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _take_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _end_header(self) -> None:
+        self._headers[self._header.lower()] = self._value
+        self._header = self._value = b""
+
+    def _take_data(self, data: bytes, start: int, end: int) -> None:
+        self._pieces.append(data[start:end])
+
+    def _end_part(self) -> None:
+        _, options = parse_options_header(self._headers.get(b"content-disposition"))
+        if b"name" not in options:
+            raise InvalidRequest("the form is broken: a part has no name in content-disposition")
+        name = _text(options[b"name"], "the name of a field")
+        content = b"".join(self._pieces)
+        if b"filename" in options:
+            self.parts.append((name, content))
+            return
+        _, parameters = parse_options_header(self._headers.get(b"content-type"))
+        check_charset(
+            parameters.get(b"charset", b"utf-8").decode("latin-1"), f"field {name[:80]!r}"
+        )
+        self.parts.append((name, _text(content, f"field {name[:80]!r}")))
+
+    def _end(self) -> None:
+        self.ended = True
+
+
+def _text(content: bytes, what: str) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{what} of the form is not UTF-8: {error.reason}") from error
