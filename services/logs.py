@@ -1,8 +1,15 @@
 """The log of the services: JSON, one object a line, each with the id of the request it is about."""
 
+import contextlib
+import io
 import json
 import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import TextIO
 
 from services import observe
 
@@ -24,6 +31,44 @@ class JsonLines(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
+
+
+class JsonStream(io.TextIOBase):
+    """Standard output or error of a process where libraries print: every line of it is JSON."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+        self._begun = threading.local()  # of a line: ``print`` writes it and its end one by one
+
+    def write(self, text: str) -> int:
+        begun = getattr(self._begun, "text", "")
+        *lines, self._begun.text = (begun + text).split("\n")
+        for line in filter(str.strip, lines):
+            self._stream.write(f"{as_json(line)}\n")
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
+@contextmanager
+def only_json() -> Iterator[None]:
+    """Print nothing but JSON to standard output and error meanwhile."""
+    out, error = JsonStream(sys.stdout), JsonStream(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        yield
+
+
+def as_json(line: str) -> str:
+    """A line that is a JSON object as it is, any other one as the message of a record."""
+    with contextlib.suppress(ValueError, RecursionError):
+        if isinstance(json.loads(line), dict):
+            return line
+    record = {"name": "output", "levelname": "INFO", "msg": line}
+    return JsonLines().format(logging.makeLogRecord(record))
 
 
 def start(level: str) -> None:

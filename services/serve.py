@@ -6,6 +6,7 @@ nothing of it stays behind. Another Ray, or another ``samclip serve``, on the ma
 
 import argparse
 import contextlib
+import functools
 import importlib
 import io
 import logging
@@ -18,13 +19,13 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
-from services import front_door, instance, ports, private, renewal
+from services import front_door, instance, logs, ports, private, renewal
 from services.retrieval import engine, folder
 from services.settings import MIB, Settings, SettingsError
 
@@ -36,6 +37,8 @@ SERVICERS = [
     "samclip.v1.samclip_pb2_grpc.add_RetrievalServiceServicer_to_server",
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
+
+logger = logging.getLogger("services.serve")  # also where this runs as __main__
 
 DOOR_S = 5
 """A front door that ends sooner than this will not stay open if it is started once more."""
@@ -54,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (SettingsError, CheckpointError, folder.FolderError) as error:
             print(f"samclip serve: {error}", file=sys.stderr)
             return 2
-        for stream in (sys.stdout, sys.stderr):  # whole lines: the front door writes there as well
+        for stream in (sys.stdout, sys.stderr):  # each line at once, into a file as well
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True, write_through=False)
         made = tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True)
@@ -94,12 +97,20 @@ def _read_settings(argv: Sequence[str] | None) -> Settings:
 
 
 def _run(settings: Settings, directory: Path) -> int:
+    """Serve; write two greetings for people, and JSON alone apart from them."""
+    logs.start(settings.log_level)
+    greet = functools.partial(print, file=sys.stdout, flush=True)
+    greet(f"starting {settings.checkpoint} on {settings.device} …")
+    with logs.only_json():
+        return _serve(settings, directory, greet)
+
+
+def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) -> int:
     door = None
     for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a shell ignores SIGINT
         signal.signal(number, _interrupt)
     try:
         start = time.monotonic()
-        print(f"starting {settings.checkpoint} on {settings.device} …", flush=True)
         import ray  # noqa: F401 - whole, before two threads import it at once
 
         # Ray mostly waits for its processes: time enough to import ours.
@@ -112,18 +123,18 @@ def _run(settings: Settings, directory: Path) -> int:
         _start_applications(settings)
         door = front_door.start(settings, directory / "door.sock")
         _wait_until_ready(settings, door, directory / "door.sock")
-        print(_greeting(settings, time.monotonic() - start), flush=True)
+        greet(_greeting(settings, time.monotonic() - start))
         while True:  # it ends only with us, or by accident
             opened = time.monotonic()
             code = renewal.watch(door, settings, directory / "door.sock")
             if time.monotonic() - opened < DOOR_S:
                 raise RuntimeError(f"the front door ended as soon as it was started (exit {code})")
-            print(f"the front door has ended (exit {code}): started again", file=sys.stderr)
+            logger.error("the front door has ended (exit %d): started again", code)
             door = front_door.start(settings, directory / "door.sock")
     except KeyboardInterrupt:
         return 0
     except (RuntimeError, PermissionError) as error:
-        print(f"samclip serve: {error}", file=sys.stderr)
+        logger.error("%s", error)
         return 1
     finally:
         _stop(door)

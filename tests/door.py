@@ -1,5 +1,6 @@
 """The real HAProxy with our configuration, in front of small servers that stand in for Serve."""
 
+import json
 import shutil
 import subprocess
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 import grpc
 import httpx
+import pytest
 
 from services import front_door, renewal
 from services.instance import free_port
@@ -126,6 +128,15 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
             client.close()
             front_door.stop(process)
             shutil.rmtree(admin.parent)
+
+
+def logged(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """All lines of the log of a front door that has been stopped, which are JSON."""
+    output = ""
+    while not all(f"Proxy {name} stopped" in output for name in ("http", "grpc")):
+        time.sleep(0.01)
+        output += capfd.readouterr().out
+    return [json.loads(line) for line in output.splitlines()]
 
 
 def is_up(admin: Path) -> bool:

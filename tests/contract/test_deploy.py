@@ -95,7 +95,8 @@ def tool(name: str) -> str:
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    files = [word for name in ("", ".gpu") for word in ("-f", f"docker-compose{name}.yml")]
+    names = ("", ".gpu", ".keys")
+    files = [word for name in names for word in ("-f", f"docker-compose{name}.yml")]
     command = [tool("docker-compose"), *files, "--profile", "train", "config", "--format", "json"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -119,6 +120,20 @@ def test_compose_sets_what_are_settings(compose: dict[str, Any]) -> None:
     environment = compose["services"]["samclip"]["environment"]
     assert environment["SAMCLIP_DEVICE"] == "cuda"
     assert all(map(is_setting, environment))
+
+
+def test_keys_are_mounted_with_their_folder(compose: dict[str, Any]) -> None:
+    """A mount of the file would keep its old content: ``samclip keys`` replaces it."""
+    service = compose["services"]["samclip"]
+    file = Path(service["environment"]["SAMCLIP_API_KEYS_FILE"])
+    folders = {mount["target"]: mount for mount in service["volumes"]}
+    assert str(file) not in folders
+    assert folders[str(file.parent)]["read_only"]
+    assert folders[str(file.parent)]["source"] == str(ROOT / "keys")
+    guide = (DEPLOY / "README.md").read_text()
+    assert "docker-compose.keys.yml" in guide
+    assert "chown 10001 keys" in guide
+    assert re.search(r"^USER 10001$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
 
 
 def test_the_linter_of_dockerfiles_finds_nothing() -> None:

@@ -1,6 +1,6 @@
 """A second service beside the first, with keys; and what is left of it after Ctrl-C."""
 
-import re
+import json
 from pathlib import Path
 
 import grpc
@@ -40,5 +40,8 @@ def test_two_run_side_by_side_and_ctrl_c_leaves_nothing(
     assert exit_code == 0, log
     assert not second.processes()
     assert "Traceback" not in log
-    assert re.search(r"\nstopping …\n(Proxy \w+ stopped .*\n)*$", log)
+    lines = log.partition("Ctrl-C stops.\n")[2].splitlines()
+    last = [json.loads(line).get("message", "") for line in lines]
+    assert "stopping …" in last
+    assert all(line.startswith("Proxy ") for line in last[last.index("stopping …") + 1 :])
     assert httpx.get(f"{service.url}/readyz", timeout=60).json()["ready"] is True

@@ -17,7 +17,7 @@ from services import front_door
 from services.instance import free_port
 from services.settings import Settings
 from services.urgency import Urgency
-from tests.door import EMBED, SECRET, Door, Serve, grpc_server, http_server, opened
+from tests.door import EMBED, SECRET, Door, Serve, grpc_server, http_server, logged, opened
 
 GENERIC = "Path not found. Ping http://.../-/routes for available routes."
 
@@ -201,6 +201,49 @@ def test_bytes_that_are_no_message_are_the_callers_fault(door: Door) -> None:
         door.call("/samclip.v1.BackboneService/Embed")
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "no message of this rpc" in (caught.value.details() or "")
+
+
+HOSTILE_TARGETS = (
+    b"/backslash\\",
+    b'/quote"',
+    b"/braces{}",
+    b"/percent%22%5c%0a",
+    b"/hash#\\",
+    b"/latin\xe9",
+    "/ümlaut".encode(),
+    b"/query?q=\\",
+    b"http://elsewhere/absolute\\",
+    b"/long" + b"\\" * 6000,
+    b"*",
+)
+
+
+def test_every_line_of_its_log_is_json_with_the_id_of_the_caller(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever stands in the request line."""
+    serve = Serve()
+    serve.gate.set()
+    with opened(serve, ready=False, log_level="INFO") as door:
+        for number, target in enumerate(HOSTILE_TARGETS):
+            ask_raw(door, b"GET " + target + b" HTTP/1.1", f"id-{number}")
+        ask_raw(door, b"M" * 5000 + b" /method HTTP/1.1", "id-method")
+        ask_raw(door, b"GET /nothing HTTP/9.1", "id-broken")
+        door.call("/samclip.v1.BackboneService/Embed", ("x-request-id", "id-grpc"))
+    lines = {line["id"]: line for line in logged(capfd) if "id" in line}
+    assert lines["id-0"]["path"] == "/backslash\\"
+    assert lines["id-1"]["path"] == '/quote"'
+    assert lines["id-grpc"]["path"] == "/samclip.v1.BackboneService/Embed"
+    assert lines["id-grpc"]["method"] == "POST"
+
+
+def ask_raw(door: Door, line: bytes, identity: str) -> None:
+    """Send bytes that a client library would refuse to send, and read all that comes back."""
+    with socket.create_connection(("127.0.0.1", door.settings.http_port), timeout=20) as opened_:
+        headers = f"host: localhost\r\nx-request-id: {identity}\r\nconnection: close"
+        opened_.sendall(line + b"\r\n" + headers.encode() + b"\r\n\r\n")
+        while opened_.recv(65536):
+            pass
 
 
 def test_without_serve_it_says_that_the_service_is_not_up() -> None:

@@ -1,4 +1,5 @@
 import io
+import os
 import stat
 from pathlib import Path
 
@@ -58,6 +59,33 @@ def test_keys_are_listed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert stat.S_IMODE(file.stat().st_mode) == 0o640  # a group that may read it still may
     assert run(file, "remove", "ann") == 1
     assert "no key 'ann'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_root_leaves_the_file_to_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
+    os.chown(file, 10001, 10002)
+    file.chmod(0o640)
+    assert run(file, "add", "bob") == 0
+    held = file.stat()
+    assert (held.st_uid, held.st_gid, stat.S_IMODE(held.st_mode)) == (10001, 10002, 0o640)
+
+
+def test_a_file_that_would_change_its_owner_is_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    assert run(file, "add", "bob") == 1
+    assert "change it as that user or as root" in capsys.readouterr().err
+    assert [key.name for key in keys.read(file)] == ["ann"]
+    assert [path.name for path in tmp_path.iterdir()] == ["keys"]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
+import io
 import json
 import logging
+import sys
+import threading
 
 import pytest
 
@@ -53,3 +56,39 @@ def test_the_level_changes_while_it_runs_and_no_line_comes_twice(written):
         logs.start(level)
         logger.info("at %s", level)
     assert [line["message"] for line in written()] == ["at DEBUG"]
+
+
+def test_what_libraries_print_becomes_json_line_by_line(capsys):
+    with logs.only_json():
+        print("a line\n\nof two", 1)
+        print('{"message": "of ours"}', file=sys.stderr)
+        print("no \\ JSON", file=sys.stderr)
+        print("[1, 2]", flush=True)
+    print("afterwards")
+    written = capsys.readouterr()
+    *lines, last = written.out.splitlines()
+    assert [json.loads(line)["message"] for line in lines] == ["a line", "of two 1", "[1, 2]"]
+    assert {json.loads(line)["level"] for line in lines} == {"INFO"}
+    assert last == "afterwards"
+    ours, other = written.err.splitlines()
+    assert ours == '{"message": "of ours"}'
+    assert json.loads(other)["message"] == "no \\ JSON"
+
+
+def test_threads_that_print_at_once_do_not_mix_their_lines():
+    output = io.StringIO()
+    stream = logs.JsonStream(output)
+    both = threading.Barrier(2)
+
+    def write(word: str) -> None:
+        stream.write(word)
+        both.wait()
+        stream.write("\n")
+
+    threads = [threading.Thread(target=write, args=[word]) for word in ("one", "two")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    messages = {json.loads(line)["message"] for line in output.getvalue().splitlines()}
+    assert messages == {"one", "two"}
