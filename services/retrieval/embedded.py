@@ -27,7 +27,8 @@ class EmbeddedCollections(Collections):
         self._open: OrderedDict[str, EmbeddedCollection] = OrderedDict()  # last used at the end
         self._most_open = max(1, min(MOST_OPEN, _descriptors() // DESCRIPTORS))
         directory.mkdir(parents=True, exist_ok=True)
-        self._known = {path.stem for path in directory.glob("*.sqlite")}
+        names = sorted(path.stem for path in directory.glob("*.sqlite"))
+        self._known: dict[str, Description | None] = dict.fromkeys(names)
 
     def close(self) -> None:
         """Write all snapshots."""
@@ -54,16 +55,19 @@ class EmbeddedCollections(Collections):
         """Of a closed collection without its graph, which may take seconds to load."""
         if name in self._open or name not in self._known:
             return super()._describe(name)
-        try:
-            with on_disk():
-                return collection.describe(self._directory / name, self._digest, self._dimension)
-        except sqlite3.DatabaseError:
-            self._leave_out(name)
-            return None
+        if self._known[name] is None:
+            path = self._directory / name
+            try:
+                with on_disk():
+                    self._known[name] = collection.describe(path, self._digest, self._dimension)
+            except sqlite3.DatabaseError:
+                self._leave_out(name)
+                return None
+        return self._known[name]
 
     def _leave_out(self, name: str) -> None:
         logger.exception("collection %s.sqlite is damaged and left out", self._directory / name)
-        self._known.discard(name)
+        del self._known[name]
 
     def _make(self, name: str) -> EmbeddedCollection:
         with on_disk():
@@ -75,12 +79,12 @@ class EmbeddedCollections(Collections):
             longest_unused.close()
         path = self._directory / name
         self._open[name] = EmbeddedCollection(path, self._digest, self._dimension)
-        self._known.add(name)
+        self._known[name] = None  # it may change until it is closed
         return self._open[name]
 
     def _remove(self, name: str) -> None:
         self._open.pop(name).remove_files()
-        self._known.discard(name)
+        del self._known[name]
 
 
 def _descriptors() -> int:
