@@ -7,6 +7,7 @@ for each task.
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from typing import get_args
 import torch
 
 from samclip_core import checkpoint
+from samclip_core.errors import SamClipError
 from samclip_core.memory import keep_memory
 from samclip_core.model import SamClip
 from training.card import complete, table
@@ -66,6 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.card and (arguments.limit is not None or arguments.suite != "all"):
         parser.error("--card is for whole figures of all our own sets: leave --limit and --suite")
+    try:
+        _measure(arguments)
+    except (SamClipError, OSError, ValueError) as error:
+        print(f"samclip eval: {error}", file=sys.stderr)
+        return 1
+    except KeyError as error:
+        print(f"samclip eval: a file of the data set has no {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     keep_memory()
     model = SamClip.load(arguments.checkpoint, arguments.device)
@@ -82,7 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         draw_bars({model.config.name: metrics}, arguments.out.with_suffix(".png"))
     if arguments.card:
         print(f"digest {complete(checkpoint.resolve(arguments.checkpoint), metrics)}")
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", default="edge", help="name or directory")
     add("--suite", choices=["all", *SUITES], default="all", help="all: our own photograph sets")
     add("--root", type=Path, default=Path("../shared/data"), help="folder of the data set or sets")
-    add("--limit", type=int, help="pictures of each set, spread evenly over it")
+    add("--limit", type=_positive, help="pictures of each set, spread evenly over it")
     add("--protocol", choices=get_args(Protocol), default="whole", help="semantic: how it is shown")
     add("--refine", action="store_true", help="semantic: both heads together as well")
     add("--annotations", type=Path, help="boxes, points: COCO-style json, if not the layout's own")
@@ -101,9 +114,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--templates", choices=["own", "openai"], default="own", help="openai: the paper's 80")
     add("--out", type=Path, default=Path("out/metrics.json"))
     add("--card", action="store_true", help="write the figures into the checkpoint's model card")
-    add("--device", default="cpu", help="as torch names it: cpu, cuda, cuda:1")
-    add("--threads", type=int, default=torch.get_num_threads())
+    add("--device", type=_device, default="cpu", help="as torch names it: cpu, cuda, cuda:1")
+    add("--threads", type=_positive, default=torch.get_num_threads())
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    return int(text)
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error
+    return text
 
 
 def _openai_templates() -> tuple[str, ...]:

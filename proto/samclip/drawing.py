@@ -5,12 +5,21 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFont
 
 from samclip.types import Mask, SemanticMap
 
 Colour = tuple[int, int, int]
 _BACKGROUND: Colour = (32, 32, 32)
+_TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def colour(index: int) -> Colour:
@@ -21,8 +30,23 @@ def colour(index: int) -> Colour:
 
 
 def read_pixels(encoded: bytes) -> np.ndarray:
-    """uint8 H×W×3 of an image file, turned as its EXIF data say: the frame of every answer."""
-    return np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encoded))).convert("RGB"))
+    """uint8 H×W×3 of an image file, turned as its EXIF data say: the frame of every answer.
+
+    Like the service, it heeds EXIF data before the pixels alone; a PNG may have some behind them.
+    """
+    with Image.open(io.BytesIO(encoded)) as image:
+        orientation = _orientation(image)
+        pixels = image.convert("RGB")
+    turn = _TURNS.get(orientation)
+    return np.asarray(pixels if turn is None else pixels.transpose(turn))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        # Not the method of PNG files, which reads up to the end of the file first.
+        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a parser may raise anything on damaged metadata
+        return 1
 
 
 def mask_image(mask_HW: np.ndarray) -> Image.Image:

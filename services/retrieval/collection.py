@@ -12,7 +12,7 @@ import logging
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from usearch.index import Index as Graph
 
 from samclip_core.errors import Unavailable
 from services import private
-from services.retrieval.index import EXACT, Hit, Item, Listed, Query, no_item
+from services.retrieval.index import EXACT, Description, Hit, Item, Listed, Query, no_item
 
 SNAPSHOT_EVERY = 5_000
 """Changes after which the graph is written again."""
@@ -233,6 +233,14 @@ class EmbeddedCollection:
         return graph
 
 
+def describe(path: Path, digest: str, dimension: int) -> Description:
+    """The closed collection at ``path``, as ``EmbeddedCollection`` would open it, without graph."""
+    with closing(_connect(path, digest, dimension)) as database:
+        digest, dimension = database.execute("SELECT digest, dimension FROM model").fetchone()
+        (count,) = database.execute("SELECT COUNT(*) FROM items").fetchone()
+    return Description(path.name, count, dimension, digest)
+
+
 def _connect(path: Path, digest: str, dimension: int) -> sqlite3.Connection:
     file = path.with_name(f"{path.name}.sqlite")
     # The threads of a pool of one take turns; sqlite3 would only accept the one that connected.
@@ -241,6 +249,7 @@ def _connect(path: Path, digest: str, dimension: int) -> sqlite3.Connection:
     database.execute("PRAGMA synchronous = FULL")
     if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'model'").fetchone():
         with database:
+            database.execute("BEGIN")  # made whole or not at all
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
             database.execute("INSERT INTO model VALUES (?, ?)", (digest, dimension))

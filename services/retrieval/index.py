@@ -4,7 +4,7 @@ import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
@@ -155,6 +155,9 @@ class Collections(ABC):
         self._digest = digest
         self._dimension = dimension
 
+    def __len__(self) -> int:
+        return len(self._names())
+
     def of_model(self, digest: str, dimension: int) -> Self:
         """The same collections, for vectors of another model."""
         view = copy.copy(self)
@@ -203,7 +206,7 @@ class Collections(ABC):
         check_name(name)
         collection = self._find(name)
         if collection is None:
-            raise NotFound(f"no collection {name!r}: index images into it first")
+            raise _no_collection(name)
         return collection
 
     def drop(self, name: str) -> int:
@@ -216,15 +219,21 @@ class Collections(ABC):
     def describe(self, name: str = "") -> list[Description]:
         """One collection, or all of them by name. Raises NotFound."""
         if name:
-            found = {name: self.of_any_model(name)}
-        else:
-            every = {each: self._find(each) for each in self._names()}
-            found = {each: one for each, one in every.items() if one is not None}
-        return [Description(n, len(c), c.dimension, c.digest) for n, c in found.items()]
+            check_name(name)
+        found = [self._describe(each) for each in ([name] if name else self._names())]
+        if name and None in found:
+            raise _no_collection(name)
+        return [description for description in found if description is not None]
 
     def of_tenant(self, tenant: str) -> "Collections":
         """Those of one tenant, who sees no others; without a name, those of nobody."""
         return _Tenant(self, tenant)
+
+    def _describe(self, name: str) -> Description | None:
+        found = self._find(name)
+        if found is None:
+            return None
+        return Description(name, len(found), found.dimension, found.digest)
 
     @abstractmethod
     def close(self) -> None:
@@ -262,6 +271,10 @@ class _Tenant(Collections):
     def _find(self, name: str) -> Collection | None:
         return self._everybody._find(self._prefix + name)
 
+    def _describe(self, name: str) -> Description | None:
+        found = self._everybody._describe(self._prefix + name)
+        return found and replace(found, name=name)
+
     def _make(self, name: str) -> Collection:
         return self._everybody._make(self._prefix + name)
 
@@ -286,6 +299,10 @@ def check_model(name: str, digest: str, ours: str) -> None:
             f"runs {ours[:12]}, and their vectors do not compare: index the images "
             "again under another name (samclip reindex), or delete the collection first"
         )
+
+
+def _no_collection(name: str) -> NotFound:
+    return NotFound(f"no collection {name!r}: index images into it first")
 
 
 def no_item(id: str, name: str) -> NotFound:

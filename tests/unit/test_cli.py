@@ -3,7 +3,10 @@
 import io
 import json
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +18,7 @@ import pytest
 from PIL import Image
 from samclip import cli
 
+from tests.conftest import ROOT
 from tests.fake_server import FakeService, fake_server
 
 WIDTH, HEIGHT = 30, 20
@@ -348,3 +352,33 @@ def test_a_missing_extra_is_named(
     message = capsys.readouterr().err
     assert "samclip serve needs no_such_package" in message
     assert "pip install 'samclip[serve]'" in message
+
+
+def run(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "proto"), str(ROOT)])}
+    command = [sys.executable, "-m", "samclip.cli", *argv]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
+
+
+def test_an_interrupted_command_ends_quietly(server: tuple[FakeService, str], photo: str) -> None:
+    service, address = server
+    service.release.clear()
+    process = run("classify", photo, "--labels", "cat", "--server", address)
+    while not service.calls and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"")
+
+
+@pytest.mark.parametrize("command", [["info", "edge"], ["describe"]])
+def test_a_command_whose_reader_has_gone_ends_quietly(
+    server: tuple[FakeService, str], command: list[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    more = ["--server", server[1]] if command == ["describe"] else []
+    process = run(*command, *more, stdout=writer)
+    os.close(writer)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (141, b"")

@@ -73,17 +73,19 @@ def test_missing_broken_and_foreign_pictures_are_told_and_the_others_indexed(ser
     outside.write_bytes(png())
     (root / "0/0 é.png").unlink()
     (root / "1/1 é.png").write_bytes(b"broken")
+    (root / "2/2 é.png").write_bytes(b"")
     foreign = ["../secret.png", "0/../../secret.png", str(outside)]
     for id in foreign:
         service.collections["old"][id] = pb.IndexItem(id=id)
     assert run(server, root) == 1
-    assert len(service.collections["new"]) == 68
+    assert len(service.collections["new"]) == 67
     captured = capsys.readouterr()
-    assert captured.out == "new: 68 indexed, 5 failed\n"
+    assert captured.out == "new: 67 indexed, 6 failed\n"
     for id in foreign:
         assert f"{id}: its id is no path below the root" in captured.err
     assert "0/0 é.png: [Errno 2]" in captured.err
     assert "1/1 é.png: not an image" in captured.err
+    assert "2/2 é.png: the file is empty" in captured.err
 
 
 @pytest.mark.parametrize(

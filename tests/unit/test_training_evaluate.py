@@ -121,3 +121,38 @@ def test_all_means_our_own_photographs(
     run(tiny_checkpoint, suite="all", root=tmp_path, out=out)
     written = json.loads(out.read_text())
     assert list(written) == ["digest", "masks", "classification", "retrieval", "semantic"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--checkpoint=nowhere"], "no checkpoint 'nowhere'"),
+        (["--suite=voc", "--root=/nowhere"], "No such file or directory: '/nowhere/"),
+        (["--root=/nowhere"], "no shards val-*.tar"),
+        (["--suite=coco-boxes", "--annotations=ROOT/text"], "text is not JSON"),
+        (["--suite=coco-boxes", "--annotations=ROOT/empty.json"], "has no 'annotations'"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_line(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+):
+    (tmp_path / "text").write_text("no JSON")
+    (tmp_path / "empty.json").write_text("{}")
+    given = [flag.replace("ROOT", str(tmp_path)) for flag in flags]
+    assert evaluate.main([f"--checkpoint={tiny_checkpoint}", f"--root={tmp_path}", *given]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("samclip eval: ")
+    assert message in line
+
+
+@pytest.mark.parametrize("flag", ["--device=nonsense", "--threads=0", "--limit=0", "--limit=-3"])
+def test_a_flag_that_cannot_be_is_named(flag: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit_:
+        evaluate.main([flag])
+    assert exit_.value.code == 2
+    name, _, value = flag.partition("=")
+    assert f"argument {name}: {value!r}" in capsys.readouterr().err

@@ -6,7 +6,6 @@ uses names that NumPy has since removed, and asks for an OpenCV that excludes th
 
 import contextlib
 import io
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from training.evaluation.layouts import existing
+from training.evaluation.layouts import existing, read_json
 from training.evaluation.suite import Metrics
 
 LVIS_DETECTIONS = 300  # of a picture; COCO counts 100 of each of its categories
@@ -26,7 +25,7 @@ SIZES = {"small": 1, "medium": 2, "large": 3}  # COCOeval's area ranges
 def read_coco(path: Path) -> COCO:
     """Read a COCO-style json; annotations without ``iscrowd`` (LVIS) are no crowds."""
     coco = COCO()
-    coco.dataset = json.loads(path.read_text())
+    coco.dataset = read_json(path)
     for annotation in coco.dataset["annotations"]:
         annotation.setdefault("iscrowd", 0)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes

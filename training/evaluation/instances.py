@@ -1,6 +1,5 @@
 """Masks from boxes: mean IoU on our own sets, average precision on COCO and LVIS."""
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +14,16 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures, Prompt
 from training.data import Sample, regions
 from training.evaluation.coco import average_precision, image_path, read_coco
-from training.evaluation.layouts import existing
+from training.evaluation.layouts import existing, read_json
 from training.evaluation.measures import box_around, iou
 from training.evaluation.points import answers, point_overlaps
-from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
+from training.evaluation.suite import (
+    Metrics,
+    Options,
+    limited,
+    own_samples,
+    progress,
+)
 
 THING_AREA = 32 * 32  # pixels: smaller things are few cells of any mask here
 
@@ -93,7 +98,7 @@ def _boxes(coco: COCO, detections: Path | None) -> dict[int, list[dict[str, Any]
     """Each picture's boxes: a detector's, or those that people drew, crowds left out."""
     found = coco.dataset["annotations"]
     if detections is not None:
-        found = json.loads(detections.read_text())
+        found = read_json(detections)
     boxes: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for box in found:
         if not box.get("iscrowd"):

@@ -72,6 +72,14 @@ class LabelledSet:
         return list(self.classes)
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises OSError, and ValueError that names the file."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
 def existing(candidates: Iterable[Path], what: str) -> Path:
     """Return the first path that exists; FileNotFoundError says where it was looked for."""
     tried = list(candidates)
@@ -130,7 +138,7 @@ def _name_table(path: Path) -> dict[str, str]:
             key, _, names = line.strip().partition(" ")
             table[key] = names.split(",")[0].strip()
         return table
-    for key, value in json.loads(path.read_text()).items():
+    for key, value in read_json(path).items():
         name = value if isinstance(value, str) else value[1]
         table[key] = name.replace("_", " ")
         if not isinstance(value, str):
@@ -142,7 +150,7 @@ def captioned(root: Path) -> list[Captioned]:
     """Flickr30k or COCO: the test part of Karpathy's ``dataset_*.json``, or COCO's own val json."""
     karpathy = sorted(root.glob("dataset_*.json"))
     if karpathy:
-        records = json.loads(karpathy[0].read_text())["images"]
+        records = read_json(karpathy[0])["images"]
         return [
             Captioned(
                 _picture(root, record.get("filepath", ""), record["filename"]),
@@ -155,7 +163,7 @@ def captioned(root: Path) -> list[Captioned]:
         [root / "annotations/captions_val2017.json", root / "annotations/captions_val2014.json"],
         "dataset_*.json or captions",
     )
-    content = json.loads(path.read_text())
+    content = read_json(path)
     captions: dict[int, list[str]] = {image["id"]: [] for image in content["images"]}
     for annotation in content["annotations"]:
         captions[annotation["image_id"]].append(annotation["caption"])
@@ -225,7 +233,7 @@ def ade20k(root: Path, part: str = "validation") -> LabelledSet:
 
 
 def _categories(path: Path) -> dict[int, str]:
-    return {c["id"]: c["name"] for c in json.loads(path.read_text())["categories"]}
+    return {c["id"]: c["name"] for c in read_json(path)["categories"]}
 
 
 def coco_stuff(root: Path) -> LabelledSet:
@@ -240,7 +248,7 @@ def coco_stuff(root: Path) -> LabelledSet:
 
 def coco_panoptic(root: Path) -> LabelledSet:
     """COCO panoptic: 133 classes; a segment's id stands in the colours of its pixels."""
-    content = json.loads((root / "annotations/panoptic_val2017.json").read_text())
+    content = read_json(root / "annotations/panoptic_val2017.json")
     maps = root / "annotations/panoptic_val2017"
     pictures = []
     for annotation in content["annotations"]:

@@ -1,6 +1,5 @@
 """Masks from one click each, as Segment Anything measures them (its section 7.1)."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from samclip_core.model import SamClip
 from samclip_core.sam_head import PROMPTS_PER_CALL
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from training.evaluation.coco import image_path, read_coco
+from training.evaluation.layouts import read_json
 from training.evaluation.measures import centre, iou
 from training.evaluation.suite import Metrics, Options, limited, progress
 
@@ -73,5 +73,5 @@ def _coco_rles(coco: COCO, image: int) -> list[dict[str, Any]]:
 
 
 def _sa1b_rles(file: Path) -> list[dict[str, Any]]:
-    outlines = [item["segmentation"] for item in json.loads(file.read_text())["annotations"]]
+    outlines = [item["segmentation"] for item in read_json(file)["annotations"]]
     return [rle for rle in outlines if coco_mask.area(rle)]
