@@ -41,8 +41,14 @@ async def read(request: Request, limit: int) -> tuple[Fields, bool]:
     """Return the fields of the body, and whether they are a form's.
 
     Raises ImageTooLarge beyond ``limit`` bytes, before more is read; UnsupportedImage for a body
-    that is neither JSON nor a form; InvalidRequest for one that is broken.
+    that is compressed, or neither JSON nor a form; InvalidRequest for one that is broken.
     """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedImage(
+            f"the body has the content-encoding {encoding[:80]!r}, expected none: "
+            "send it uncompressed, without this header"
+        )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     request = Request(request.scope, _limited(request.receive, limit))
     if kind == "application/json":
