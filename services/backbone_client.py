@@ -122,12 +122,14 @@ class BackboneClient:
         size: int,
         digest: str,
         cache: EmbeddingCache,
+        max_image_bytes: int,
         ca: Path | None = None,
     ):
         self._address = address
         self._metadata = tuple(metadata)
         self._size = size
         self._digest = digest
+        self._max_image_bytes = max_image_bytes
         self._ca = ca
         self._knows_tenants = front_door.SECRET_HEADER in dict(metadata)  # it takes our word
         self.cache = cache
@@ -157,9 +159,14 @@ class BackboneClient:
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
         """Embeddings of an image, by its file or key, which is not decoded here.
 
-        Raises what the backbone raises, unchanged, Unavailable, and AnotherCheckpoint.
+        Raises what the backbone raises, unchanged, Unavailable, and AnotherCheckpoint. An image
+        over ``max_image_bytes`` is neither hashed nor sent.
         """
-        key = image.key or await threads.image_key(self._hashers, image.encoded)
+        source = wire.image_source(image, self._max_image_bytes)
+        if isinstance(source, str):
+            key = source
+        else:
+            key = await threads.image_key(self._hashers, source)
         caller = access.caller.get()
         held_as = caller.held_as(key)
         entries = await self.cache.get(held_as, outputs)

@@ -50,9 +50,16 @@ async def read(
     """Return the fields of the body, and whether they are a form's.
 
     Raises ImageTooLarge beyond ``limit`` bytes, before more is read; RequestTooSlow for a body that
-    does not keep the ``pace``; UnsupportedImage for one that is neither JSON nor a form;
-    InvalidRequest for one that is broken, or a form of more than ``most_parts`` parts.
+    does not keep the ``pace``; UnsupportedImage for one that is compressed, or
+    neither JSON nor a form; InvalidRequest for one that is broken, or a form of more than
+    ``most_parts`` parts.
     """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedImage(
+            f"the body has the content-encoding {encoding[:80]!r}, expected none: "
+            "send it uncompressed, without this header"
+        )
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):

@@ -1,7 +1,8 @@
 """The front door: one HAProxy in front of Serve's own ports, and the proof of having used it.
 
-Serve binds inner ports to all interfaces, so whatever arrives there must show a secret that only
-the front door (which strips it from what callers send) and our own services know.
+Other users of the machine, and other machines of a cluster, can reach Serve's ports. Requests there
+must show a secret that only the front door (which strips it from what callers send) and our own
+services know.
 """
 
 import argparse

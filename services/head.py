@@ -63,5 +63,11 @@ class Head(Service):
         )
         ca = self.settings.backbone_ca_file if self.settings.backbone_address else None
         return BackboneClient(
-            address, metadata, self.config.image_size, self.model.digest, cache, ca
+            address,
+            metadata,
+            self.config.image_size,
+            self.model.digest,
+            cache,
+            self.settings.max_image_bytes,
+            ca,
         )

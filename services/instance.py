@@ -90,17 +90,9 @@ def free_port(count: int = 1) -> int:
 
 
 def tethered(binary: str, script: Path) -> Path:
-    """Write a script that runs a binary so that it ends with the process that started it.
-
-    A proxy that Serve starts while it is being stopped would otherwise stay behind, and so would
-    all of them when this process is killed.
-    """
-    tie = (
-        "import ctypes, os, signal, sys; PR_SET_PDEATHSIG = 1; "
-        "ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM); "
-        "os.execv(sys.argv[1], sys.argv[1:])"
-    )
-    command = shlex.join([sys.executable, "-ISc", tie, binary])
+    """Write a script that starts HAProxy through ``services/inner_haproxy.py``."""
+    launcher = Path(__file__).with_name("inner_haproxy.py")
+    command = shlex.join([sys.executable, "-IS", str(launcher), binary])
     script.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
     script.chmod(0o700)
     return script
@@ -134,16 +126,23 @@ def environment(settings: Settings, directory: Path, block: range) -> dict[str, 
         "SERVER_STATE_FILE": directory / "server-state",
         "METRICS_SOCKET_PATH": directory / "metrics.sock",
         "METRICS_ENABLED": 0,
+        "LOG_TARGET": directory / "no.log",  # does not exist: the front door logs requests
         "NBTHREAD": 1,
         "HARD_STOP_AFTER_S": front_door.DRAIN_S,
     }
     values = {
         front_door.SECRET_VARIABLE: settings.front_door_secret,
         "PROMETHEUS_MULTIPROC_DIR": metrics,
-        # Ray's own would be kept in the user's home, readable for all, and be the same each time.
+        "RAY_USAGE_STATS_ENABLED": 0,
+        # Ray executes code for every caller with its token. By default the token is a file in the
+        # home directory that other users may be able to read.
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": 0,
+        # Ray's mode for a single machine: all of its servers listen on the loopback interface.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": 0,
+        # Ray's two Prometheus servers have no switch; an invalid port keeps them from starting.
+        "AUTOSCALER_METRIC_PORT": -1,
+        "DASHBOARD_METRIC_PORT": -1,
         "RAY_DEDUP_LOGS": 0,  # lines of two requests are alike, and are two
         # Lines of the services are JSON, and reach this process' output as they are.
         "RAY_DISABLE_WORKER_LOG_PREFIX": 1,
@@ -151,6 +150,7 @@ def environment(settings: Settings, directory: Path, block: range) -> dict[str, 
         "RAY_worker_niceness": 0,  # ours are not background work, as Ray takes workers to be
         "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
         "RAY_SERVE_ENABLE_HA_PROXY": 1,
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.inner_ports.guard",
         **_ports(block),
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
         # Nothing of ours blocks an event loop: one is enough, and a request changes threads less.

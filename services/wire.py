@@ -31,6 +31,9 @@ FIELDS = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "c
 
 _NAMED = {pb.Output.Name(output): output for output in FIELDS}
 
+KEY_LENGTH = 64
+"""Characters of an image key, a sha256 in hex. A longer one names no image."""
+
 MAX_SIDES = 8
 """Of a tensor: a product of a million sides would take minutes."""
 
@@ -41,8 +44,16 @@ _DTYPES = {"float16": "<f2", "float32": "<f4", "int8": "i1"}
 
 
 def image_source(image: pb.Image, max_bytes: int) -> bytes | str:
-    """The encoded file, or the key of one that was sent earlier."""
+    """The encoded file, or the key of one that was sent earlier.
+
+    Raises InvalidImage and ImageTooLarge.
+    """
     if image.WhichOneof("source") == "key":
+        if len(image.key) > KEY_LENGTH:
+            raise InvalidImage(
+                f"the image key has {len(image.key):,} characters, expected {KEY_LENGTH}: "
+                "send the key of an earlier answer, or the image"
+            )
         return image.key
     if not image.encoded:
         raise InvalidImage("the image is empty: send a JPEG, PNG or WebP file, or an image key")

@@ -226,6 +226,32 @@ def test_the_ray_service_has_the_serve_configuration(manifests: list[dict[str, A
             assert {"configMapRef": {"name": "samclip-cluster"}} in container["envFrom"]
 
 
+def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
+    return selector["matchLabels"].items() <= labels.items()
+
+
+def test_only_the_front_door_reaches_the_inner_ports_from_elsewhere(
+    manifests: list[dict[str, Any]],
+) -> None:
+    door = {"app.kubernetes.io/name": "samclip-front-door"}
+    inner = {int(ENVIRONMENT[f"SAMCLIP_INNER_{name}_PORT"]) for name in ("HTTP", "GRPC")}
+    for service in (each for each in manifests if each["kind"] == "RayService"):
+        (policy,) = (each["spec"] for each in manifests if each["kind"] == "NetworkPolicy")
+        cluster = service["spec"]["rayClusterConfig"]
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            assert selects(policy["podSelector"], group["template"]["metadata"]["labels"])
+        assert policy["policyTypes"] == ["Ingress"]
+        for rule in policy["ingress"]:
+            (peer,) = rule["from"]
+            ports = {port["port"] for port in rule.get("ports", ())}
+            if not ports:  # any
+                assert peer == {"podSelector": policy["podSelector"]}
+            elif selects(peer["podSelector"], door):
+                assert ports == inner
+            else:
+                assert not ports >= inner
+
+
 def test_secrets_are_named_where_they_are_explained(manifests: list[dict[str, Any]]) -> None:
     text = (DEPLOY / "README.md").read_text()
     keys = re.findall(

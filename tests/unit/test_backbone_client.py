@@ -15,6 +15,7 @@ from samclip.v1.samclip_pb2_grpc import (
 from samclip_core.errors import (
     AnotherCheckpoint,
     DeadlineExceeded,
+    ImageTooLarge,
     InvalidImage,
     KeyUnknown,
     Overloaded,
@@ -34,10 +35,12 @@ from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.faults import relay
 from tests.in_process import ADMITTED, png, served
 
+MAX_BYTES = 2**23
+
 
 def client_of(port: int, digest: str, capacity: int = 0) -> BackboneClient:
     cache = EmbeddingCache(capacity)
-    return BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, digest, cache)
+    return BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, digest, cache, MAX_BYTES)
 
 
 def asked() -> float:
@@ -70,6 +73,19 @@ async def test_features_by_file_and_by_key(backbone):
     info, again = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
     assert info.cached
     np.testing.assert_array_equal(again.clip_pooled_D, features.clip_pooled_D)
+
+
+async def test_an_image_or_a_key_that_is_too_long_is_neither_hashed_nor_sent(monkeypatch):
+    client = client_of(1, "digest")  # nothing listens there
+    monkeypatch.setattr(backbone_client.threads, "image_key", None)
+    for image, error in (
+        (pb.Image(encoded=bytes(MAX_BYTES + 1)), ImageTooLarge),
+        (pb.Image(encoded=b""), InvalidImage),
+        (pb.Image(key="0" * 65), InvalidImage),
+    ):
+        with pytest.raises(error):
+            await client.features(image, pb.CLIP_POOLED)
+    await client.close()
 
 
 async def test_what_this_process_has_seen_is_not_asked_for_again(model, settings):
@@ -272,7 +288,7 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, sh
         await near.close()
     await backbone.engine.close()  # what it wrote is there; it is not
     cache = tiers.of_settings(settings, 0, model.digest, SIZE)
-    far = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, model.digest, cache)
+    far = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, model.digest, cache, MAX_BYTES)
     for again in (image, pb.Image(key=info.key)):
         found, same = await far.features(again, *outputs)
         assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
@@ -321,7 +337,9 @@ async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone
 
 async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings):
     async with served(Backbone(settings, model)) as port:
-        client = BackboneClient(f"127.0.0.1:{port}", (), SIZE, model.digest, EmbeddingCache(2**20))
+        client = BackboneClient(
+            f"127.0.0.1:{port}", (), SIZE, model.digest, EmbeddingCache(2**20), MAX_BYTES
+        )
         as_tenant("ann")
         with pytest.raises(KeyUnknown):
             await client.features(pb.Image(key="0" * 64), pb.CLIP_POOLED)

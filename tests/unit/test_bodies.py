@@ -56,6 +56,17 @@ async def read_form(kind: type[Message], *parts: tuple[str, bytes, bool]) -> Mes
     return await read(kind, form(*parts), FORM)
 
 
+async def test_a_compressed_body_is_refused_unread() -> None:
+    for encoding in (b"gzip", b"identity, gzip", b"br"):
+        compressed = request(b"{}", "application/json")
+        compressed.scope["headers"].append((b"content-encoding", encoding))
+        with pytest.raises(UnsupportedImage, match=f"content-encoding '{encoding.decode()}'"):
+            await bodies.read(compressed, 10_000)
+    plain = request(b"{}", "application/json")
+    plain.scope["headers"].append((b"content-encoding", b"Identity"))
+    assert await bodies.read(plain, 10_000) == ({}, False)
+
+
 async def test_a_map_is_one_json_object_of_a_form() -> None:
     expected = pb.SearchRequest(text="cat", filter={"owner": "ann", "a.b": '"'}, offset=3)
     filter = json.dumps(dict(expected.filter)).encode()

@@ -98,6 +98,20 @@ def test_an_unknown_service_is_unimplemented(door: Door) -> None:
     assert not door.serve.requests
 
 
+@pytest.mark.parametrize("algorithm", ["Gzip", "Deflate"])
+def test_a_compressed_message_is_unimplemented_and_reaches_no_service(
+    door: Door, algorithm: str
+) -> None:
+    compression = grpc.Compression[algorithm]
+    with pytest.raises(grpc.RpcError) as caught:
+        door.channel.unary_unary(EMBED)(bytes(1000), timeout=20, compression=compression)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "without compression" in caught.value.details()
+    assert not door.serve.requests
+    door.call(EMBED, ("grpc-encoding", "identity"))
+    assert len(door.serve.requests) == 1
+
+
 def test_the_secret_is_ours_alone_to_set(door: Door) -> None:
     header = (front_door.SECRET_HEADER, "guessed")
     door.http.get("/classify", headers=dict([header]))

@@ -18,6 +18,8 @@ MASK[6, 8] = False
 def test_an_image_is_its_file_or_its_key():
     assert wire.image_source(pb.Image(encoded=b"abc"), 3) == b"abc"
     assert wire.image_source(pb.Image(key="k"), 3) == "k"
+    with pytest.raises(InvalidImage, match="has 65 characters"):
+        wire.image_source(pb.Image(key="k" * 65), 3)
 
 
 @pytest.mark.parametrize("image", [pb.Image(), pb.Image(encoded=b"")])

@@ -1,0 +1,73 @@
+"""Start Serve's HAProxy so that it serves requests with the secret only and ends with its parent.
+
+``python -IS inner_haproxy.py BINARY ARGUMENTS`` runs at each reload, so it imports few modules.
+Serve writes the configuration. It exposes metrics and statistics on all interfaces and answers
+health, route and application queries without a secret, and has no setting for any of this.
+HAProxy ends with its parent because Serve may start it while Serve itself is being stopped.
+"""
+
+import ctypes
+import json
+import os
+import re
+import signal
+import sys
+
+REFUSAL = (
+    "this port answers only what comes through the front door; use the service's public address"
+)
+_PR_SET_PDEATHSIG = 1
+_UNUSED = ("frontend prometheus", "listen stats")
+_UNLESS = 'unless { req.hdr(x-samclip-front-door) -m str "${SAMCLIP_FRONT_DOOR_SECRET}" }\n'
+_PROBLEM = json.dumps(
+    {"type": "about:blank", "title": "not authenticated", "status": 401, "detail": REFUSAL}
+).replace('"', r"\"")
+_RULES = {
+    "frontend http_frontend": "    http-request return status 401"
+    f' content-type application/problem+json string "{_PROBLEM}" {_UNLESS}',
+    "frontend grpc_frontend": "    http-request return status 200 content-type application/grpc"
+    f' hdr grpc-status 16 hdr grpc-message "{REFUSAL}" {_UNLESS}',
+}
+
+
+def confined(configuration: str) -> str:
+    """Remove the metrics and statistics sections, and require the secret in the others.
+
+    Exits if the configuration does not have the expected sections, so that no port stays open.
+    """
+    if all(rule in configuration for rule in _RULES.values()):
+        return configuration
+    for section in _UNUSED:
+        configuration = _replaced(rf"{section}\n(?:[ \t].*\n|\n)*", "", configuration)
+    for section, rule in _RULES.items():
+        configuration = _replaced(rf"{section}\n", f"{section}\n{rule}", configuration)
+    return configuration
+
+
+def _replaced(pattern: str, replacement: str, configuration: str) -> str:
+    changed, count = re.subn(f"^{pattern}", lambda _: replacement, configuration, flags=re.M)
+    if count != 1:
+        sys.exit(
+            f"Serve's HAProxy configuration contains {pattern!r} {count} times, expected once: "
+            "install the version of Ray in requirements.lock"
+        )
+    return changed
+
+
+def main() -> None:
+    """Become HAProxy."""
+    command = sys.argv[1:]
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    # The same script starts the front door, which has none of Serve's variables.
+    if "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC" in os.environ and "-f" in command:
+        file = command[command.index("-f") + 1]
+        with open(file, "r+") as opened:
+            configuration = confined(opened.read())
+            opened.seek(0)
+            opened.truncate()
+            opened.write(configuration)
+    os.execv(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

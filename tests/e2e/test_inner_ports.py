@@ -1,0 +1,197 @@
+"""The ports behind the front door: where they listen, and what they answer without the secret."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+import httpx
+import psutil
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest
+from grpc_health.v1.health_pb2_grpc import HealthStub
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+from ray.serve.generated.serve_pb2 import ListApplicationsRequest
+from ray.serve.generated.serve_pb2_grpc import RayServeAPIServiceStub
+from samclip.v1 import samclip_pb2 as pb
+
+from services.front_door import SECRET_HEADER
+from tests.e2e.conftest import Service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+IMAGE = pb.Image(encoded=bytes(200 * 2**20))
+"""More than max_image_bytes, less than max_request_bytes; 200 kB on the wire with gzip."""
+MOST_GROWTH = 100 * 2**20
+HEALTH = ["/-/healthz", "/api/healthz", "/api/local_raylet_healthz"]
+ALIVE = ["success", "raylet: success\ngcs: success"]
+PATHS = [
+    "/",
+    "/-/routes",
+    "/metrics",
+    "/stats",
+    "/stats;csv",
+    "/healthz",
+    "/gateway/metrics",
+    "/gateway/readyz",
+    "/classification/healthz",
+    "/api/version",
+    "/api/job_agent/jobs/",
+    "/logs",
+]
+CALLS: dict[str, Callable[[grpc.Channel], object]] = {
+    "ListApplications": lambda channel: RayServeAPIServiceStub(channel).ListApplications(
+        ListApplicationsRequest(), timeout=30
+    ),
+    "reflection": lambda channel: ProtoReflectionDescriptorDatabase(
+        channel
+    ).FindFileContainingSymbol("samclip.v1.BackboneService"),
+    "health": lambda channel: HealthStub(channel).Check(
+        HealthCheckRequest(service="samclip.v1.BackboneService"),
+        timeout=30,
+        metadata=[("application", "gateway")],
+    ),
+    "Ray's nodes": lambda channel: channel.unary_unary(
+        "/ray.rpc.NodeInfoGcsService/GetAllNodeInfo", None, None
+    )(b"", timeout=30),
+}
+
+
+def processes(service: Service) -> dict[psutil.Process, str]:
+    found = map(psutil.Process, service.processes())
+    return {process: " ".join(process.cmdline())[:80] for process in found}
+
+
+def listeners(service: Service) -> dict[tuple[str, int], str]:
+    """The command that listens at each address and port, over TCP or UDP."""
+    return {
+        (socket.laddr.ip, socket.laddr.port): command
+        for process, command in processes(service).items()
+        for socket in process.net_connections("inet")
+        if socket.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
+    }
+
+
+@pytest.fixture(scope="module")
+def http_ports(service: Service) -> dict[int, str]:
+    """The inner ports that answer HTTP/1.1, and the command that listens at each."""
+    return {port: name for port, name in inner_ports(service).items() if speaks_http(port)}
+
+
+@pytest.fixture(scope="module")
+def grpc_ports(service: Service, http_ports: dict[int, str]) -> dict[int, str]:
+    """All other inner ports."""
+    return {port: name for port, name in inner_ports(service).items() if port not in http_ports}
+
+
+def inner_ports(service: Service) -> dict[int, str]:
+    outer = (service.http_port, service.grpc_port)
+    return {port: name for (_, port), name in listeners(service).items() if port not in outer}
+
+
+def speaks_http(port: int) -> bool:
+    try:
+        httpx.get(f"http://127.0.0.1:{port}/", timeout=30)
+    except httpx.HTTPError:
+        return False
+    return True
+
+
+def channel_to(port: int) -> grpc.Channel:
+    options = [("grpc.max_send_message_length", -1), ("grpc.enable_retries", 0)]
+    return grpc.insecure_channel(f"127.0.0.1:{port}", options=options)
+
+
+@contextmanager
+def bounded_memory(service: Service) -> Iterator[None]:
+    """Fail if a process of the service grows by MOST_GROWTH or more."""
+    before = {process: process.memory_info().rss for process in processes(service)}
+    yield
+    grown = {
+        name: process.memory_info().rss - before[process]
+        for process, name in processes(service).items()
+        if process in before
+    }
+    assert max(grown.values()) < MOST_GROWTH, grown
+
+
+def refusal(
+    port: int, application: str, compression: grpc.Compression, *secret: tuple[str, str]
+) -> grpc.StatusCode:
+    """Send IMAGE to an application at this port; return the code of the error."""
+    path, request = {
+        "backbone": ("BackboneService/Embed", pb.EmbedRequest(image=IMAGE)),
+        "classification": (
+            "ClassificationService/Classify",
+            pb.ClassifyRequest(images=[IMAGE], labels=["a cat"]),
+        ),
+    }[application]
+    metadata = [("application", application), *secret]
+    with channel_to(port) as channel:
+        call = channel.unary_unary(f"/samclip.v1.{path}", None, None)
+        with pytest.raises(grpc.RpcError) as caught:
+            call(request.SerializeToString(), 120, metadata, compression=compression)
+    code: grpc.StatusCode = caught.value.code()
+    return code
+
+
+def test_only_the_loopback_interface_is_listened_at(service: Service) -> None:
+    loopback = ("127.0.0.1", "::ffff:127.0.0.1", "::1")
+    found = listeners(service)
+    assert not {where: name for where, name in found.items() if where[0] not in loopback}
+
+
+def test_inner_ports_answer_http_without_the_secret_with_no_more_than_a_sign_of_life(
+    http_ports: dict[int, str],
+) -> None:
+    answers = {}
+    with httpx.Client(timeout=30) as client:
+        for port, name in http_ports.items():
+            for path in (*PATHS, *HEALTH):
+                reply = client.get(f"http://127.0.0.1:{port}{path}")
+                if reply.is_success and not (path in HEALTH and reply.text in ALIVE):
+                    answers[port, path] = name, reply.text[:80]
+    assert http_ports
+    assert not answers
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_inner_ports_answer_no_grpc_without_the_secret(
+    grpc_ports: dict[int, str], call: str
+) -> None:
+    answers = {}
+    for port, name in grpc_ports.items():
+        with channel_to(port) as channel:
+            try:
+                answers[port] = name, CALLS[call](channel)
+            except (grpc.RpcError, KeyError):  # KeyError: reflection without our services
+                continue
+    assert grpc_ports
+    assert not answers
+
+
+@pytest.mark.parametrize("application", ["classification", "backbone"])
+@pytest.mark.parametrize("compression", ["Gzip", "Deflate"])
+def test_a_compressed_message_is_refused_before_it_is_inflated(
+    service: Service, application: str, compression: str
+) -> None:
+    algorithm = grpc.Compression[compression]
+    secret = (SECRET_HEADER, service.secret)
+    with bounded_memory(service):
+        outside = refusal(service.grpc_port, application, algorithm)
+        inside = refusal(service.inner_grpc_port, application, algorithm, secret)
+    assert outside is inside is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize("compression", ["NoCompression", "Gzip"])
+def test_a_message_without_the_secret_costs_no_memory(
+    service: Service, grpc_ports: dict[int, str], compression: str
+) -> None:
+    ours = ("ServeReplica:classification", "ProxyActor", "haproxy")
+    ports = [port for port, name in grpc_ports.items() if any(part in name for part in ours)]
+    assert len(ports) >= len(ours)
+    with bounded_memory(service):
+        for port in ports:
+            code = refusal(port, "classification", grpc.Compression[compression])
+            assert code is not grpc.StatusCode.INVALID_ARGUMENT  # from a service that has read it
