@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.dense import clip_side, upsampling
-from samclip_core.types import FloatArray, ImageFeatures, MaskHead, Prompt
+from samclip_core.steps import Steps, Terms, questions, run
+from samclip_core.types import FloatArray, ImageFeatures, MaskHead, MaskSet, Prompt
 
 MIN_AREA = 0.002
 """Smallest component worth a prompt, as a part of the picture."""
@@ -119,21 +120,32 @@ class RefinedMask:
 def segment_components(
     sam_head: MaskHead, features: ImageFeatures, components: Sequence[Component]
 ) -> list[RefinedMask]:
-    """One mask a component, from one call of the SAM head for all of them."""
-    if not components:
-        return []
+    """One mask per component, from one call of the SAM head for all of them."""
+    terms = Terms.of(sam_head, MAX_COMPONENTS)
+    return run(component_steps(terms, features, components), sam_head)
+
+
+def component_steps(
+    terms: Terms, features: ImageFeatures, components: Sequence[Component]
+) -> Steps[list[RefinedMask]]:
+    """``segment_components`` in steps."""
     # The head scales masks up to the picture: told that the picture is the model frame, its work
     # and memory stay the same for any size of photograph.
     in_frame = replace(features, geometry=features.geometry.model_frame)
     prompts = [component.prompt for component in components]
-    refined = []
-    for component, masks in zip(
-        components, sam_head.segment(in_frame, prompts, multimask=False), strict=True
-    ):
-        predicted_iou = float(masks.predicted_iou_M[0])
-        trusted = predicted_iou >= sam_head.min_predicted_iou
-        own_ss = np.where(component.region_ss, 1, -1).astype(np.float32)
-        logits_ss = masks.logits_Mhw[0] if trusted else own_ss
-        stability = float(masks.stability_M[0])
-        refined.append(RefinedMask(component, logits_ss, predicted_iou, stability, trusted))
+    refined: list[RefinedMask] = []
+    for question in questions(in_frame, prompts, multimask=False, at_once=terms.at_once):
+        asked = components[len(refined) : len(refined) + len(question.prompts)]
+        refined += [
+            _refined(component, masks, terms.min_predicted_iou)
+            for component, masks in zip(asked, (yield question), strict=True)
+        ]
     return refined
+
+
+def _refined(component: Component, masks: MaskSet, min_predicted_iou: float) -> RefinedMask:
+    predicted_iou, stability = float(masks.predicted_iou_M[0]), float(masks.stability_M[0])
+    trusted = predicted_iou >= min_predicted_iou
+    own_ss = np.where(component.region_ss, 1, -1).astype(np.float32)
+    logits_ss = masks.logits_Mhw[0] if trusted else own_ss
+    return RefinedMask(component, logits_ss, predicted_iou, stability, trusted)

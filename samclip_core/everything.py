@@ -4,7 +4,7 @@ Masks stay low-resolution logits throughout; they are enlarged one by one when t
 memory depends on how many survive, not on the size of the picture. M masks, N points, s×s cells.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -15,12 +15,13 @@ from samclip_core.dense import clip_side, valid_cells
 from samclip_core.geometry import Geometry
 from samclip_core.masks import mask_box
 from samclip_core.scores import check_labels, softmax
+from samclip_core.steps import Steps, Terms, questions, run
 from samclip_core.types import EverythingMask, FloatArray, ImageFeatures, MaskHead, Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class EverythingSettings:
-    """What a mask must be to be kept, and how many prompts go to the SAM head at once."""
+    """What a mask must be to be kept."""
 
     min_predicted_iou: float | None = None
     min_stability: float | None = None
@@ -30,6 +31,7 @@ class EverythingSettings:
     min_area: float = 0.0005
     """Smallest mask, island or hole, as a part of the picture."""
     points_per_call: int = 64
+    """Duplicates are dropped after so many points."""
 
 
 DEFAULT = EverythingSettings()
@@ -45,6 +47,17 @@ def segment_everything(
 
     ``features`` need the SAM embedding. ValueError for fewer than one point per side.
     """
+    terms = Terms.of(sam_head, settings.points_per_call)
+    return run(everything_steps(terms, features, points_per_side, settings), sam_head)
+
+
+def everything_steps(
+    terms: Terms,
+    features: ImageFeatures,
+    points_per_side: int,
+    settings: EverythingSettings = DEFAULT,
+) -> Steps[list[EverythingMask]]:
+    """``segment_everything`` in steps; the result does not depend on ``terms.at_once``."""
     if points_per_side < 1:
         raise ValueError(f"points_per_side is {points_per_side}, expected at least 1")
     # The head scales masks up to the picture: told that the picture is the model frame, its work
@@ -55,21 +68,25 @@ def segment_everything(
     min_iou, min_stability = (
         own if asked is None else asked
         for asked, own in (
-            (settings.min_predicted_iou, sam_head.min_predicted_iou),
-            (settings.min_stability, sam_head.min_stability),
+            (settings.min_predicted_iou, terms.min_predicted_iou),
+            (settings.min_stability, terms.min_stability),
         )
     )
     kept: list[EverythingMask] = []
     for start in range(0, len(points_N2), settings.points_per_call):
         chunk = points_N2[start : start + settings.points_per_call]
         prompts = [Prompt(points=((float(x), float(y)),)) for x, y in chunk]
-        for masks in sam_head.segment(in_frame, prompts, multimask=True):
-            good_M = (masks.predicted_iou_M >= min_iou) & (masks.stability_M >= min_stability)
-            for index in np.flatnonzero(good_M):
-                logits_ss = _without_specks(masks.logits_Mhw[index], frame, settings.min_area)
-                if logits_ss is not None:
-                    quality = float(masks.predicted_iou_M[index]), float(masks.stability_M[index])
-                    kept.append(EverythingMask(features.geometry, logits_ss, *quality))
+        for question in questions(in_frame, prompts, multimask=True, at_once=terms.at_once):
+            for masks in (yield question):
+                good_M = (masks.predicted_iou_M >= min_iou) & (masks.stability_M >= min_stability)
+                for index in np.flatnonzero(good_M):
+                    logits_ss = _without_specks(masks.logits_Mhw[index], frame, settings.min_area)
+                    iou, stability = masks.predicted_iou_M[index], masks.stability_M[index]
+                    if logits_ss is not None:
+                        found = EverythingMask(
+                            features.geometry, logits_ss, float(iou), float(stability)
+                        )
+                        kept.append(found)
         # Chunk by chunk, so that never more than the survivors and one chunk are held.
         quality_M = [mask.predicted_iou for mask in kept]
         kept = drop_duplicates(kept, quality_M, settings.max_box_iou)
@@ -99,11 +116,21 @@ def name_masks(
 
     A mask's embedding is the mean of the dense CLIP map under it. Raises InvalidLabels.
     """
+    return list(naming(masks, features, text_LD, labels, logit_scale))
+
+
+def naming(
+    masks: Sequence[EverythingMask],
+    features: ImageFeatures,
+    text_LD: FloatArray,
+    labels: Sequence[str],
+    logit_scale: float,
+) -> Iterator[EverythingMask]:
+    """``name_masks`` one by one."""
     check_labels(labels)
     dense_Dhw = valid_cells(features)
     _, rows, columns = dense_Dhw.shape
     side = clip_side(features)
-    named = []
     for mask in masks:
         inside_ss = (mask.logits_hw > 0).astype(np.float32)
         share_hw = cv2.resize(inside_ss, (side, side), interpolation=cv2.INTER_AREA)
@@ -111,8 +138,7 @@ def name_masks(
         pooled_D /= max(float(np.linalg.norm(pooled_D)), 1e-6)
         probability_L = softmax(logit_scale * (text_LD.astype(np.float32) @ pooled_D))
         best = int(probability_L.argmax())
-        named.append(replace(mask, label=labels[best], label_score=float(probability_L[best])))
-    return named
+        yield replace(mask, label=labels[best], label_score=float(probability_L[best]))
 
 
 def _grid_points(geometry: Geometry, points_per_side: int) -> NDArray[np.float64]:

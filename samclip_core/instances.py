@@ -1,9 +1,15 @@
 """Every instance of a text: the dense CLIP map against background words, then the SAM head."""
 
-from samclip_core.components import find_components, segment_components, to_logits_frame
+from samclip_core.components import (
+    MAX_COMPONENTS,
+    component_steps,
+    find_components,
+    to_logits_frame,
+)
 from samclip_core.dense import cosine_maps
 from samclip_core.everything import drop_duplicates
 from samclip_core.scores import softmax
+from samclip_core.steps import Steps, Terms, run
 from samclip_core.types import EverythingMask, FloatArray, ImageFeatures, MaskHead
 
 PRESENT = 0.5
@@ -24,10 +30,25 @@ def find_instances(
     head once, all in one call. ``label_score`` is the piece's mean probability against those words
     (``samclip_core.dense.background_words``). Two things that touch count as one.
     """
+    terms = Terms.of(sam_head, MAX_COMPONENTS)
+    steps = instance_steps(terms, features, text_D, label, logit_scale, background_KD)
+    return run(steps, sam_head)
+
+
+def instance_steps(
+    terms: Terms,
+    features: ImageFeatures,
+    text_D: FloatArray,
+    label: str,
+    logit_scale: float,
+    background_KD: FloatArray,
+) -> Steps[list[EverythingMask]]:
+    """``find_instances`` in steps."""
     cosine_Chw = cosine_maps(features, text_D[None], background_KD)
     probability_Chw = softmax(logit_scale * cosine_Chw)[:1]
     probability_Css = to_logits_frame(features, probability_Chw)
     components = find_components(features, probability_Css, probability_Css > PRESENT)
+    refined = yield from component_steps(terms, features, components)
     masks = [
         EverythingMask(
             features.geometry,
@@ -37,6 +58,6 @@ def find_instances(
             label,
             found.component.score,
         )
-        for found in segment_components(sam_head, features, components)
+        for found in refined
     ]
     return drop_duplicates(masks, [mask.label_score for mask in masks])

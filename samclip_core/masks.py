@@ -1,6 +1,7 @@
 """Mask codecs: bool H×W to the encodings of the wire and back, bit for bit."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -9,18 +10,95 @@ from pycocotools import mask as coco
 
 BoolMask = NDArray[np.bool_]
 Polygon = NDArray[np.float32]
+Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max; the last two are exclusive
 Run = tuple[int, int, int, int]  # x0, y0, x1, y1 of a straight piece of outline
 
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 _MAX_LABELS_8_BIT = 254
 
 
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """A mask of ``height``×``width`` as runs of pixels inside, column by column.
+
+    ``start_K`` and ``end_K`` (exclusive) count pixels from the top-left corner, down the columns.
+    """
+
+    start_K: NDArray[np.intp]
+    end_K: NDArray[np.intp]
+    height: int
+    width: int
+
+    @property
+    def box(self) -> Box:
+        """(x_min, y_min, x_max, y_max) as of ``mask_box``, in whole pixels."""
+        if not len(self.start_K):
+            return (0, 0, 0, 0)
+        last_K = self.end_K - 1
+        column_K, last_column_K = self.start_K // self.height, last_K // self.height
+        across = column_K != last_column_K  # such a run reaches the bottom, and the top behind it
+        y_min = 0 if across.any() else int((self.start_K % self.height).min())
+        y_max = self.height if across.any() else int((last_K % self.height).max()) + 1
+        return (int(column_K[0]), y_min, int(last_column_K[-1]) + 1, y_max)
+
+
+class LabelRuns:
+    """The runs of every label of a label map, from one pass over it however many labels there are.
+
+    ``label_map_HW`` holds indices of labels, -1 where there is none.
+    """
+
+    def __init__(self, label_map_HW: NDArray[np.integer]):
+        self._height, self._width = label_map_HW.shape
+        down_N = cv2.transpose(label_map_HW).reshape(-1)
+        start_K = np.append(0, np.flatnonzero(down_N[1:] != down_N[:-1]) + 1)
+        end_K = np.append(start_K[1:], len(down_N))
+        label_K = down_N[start_K]
+        order_K = np.argsort(label_K, kind="stable")
+        self._label_K = label_K[order_K]
+        self._start_K, self._end_K = start_K[order_K], end_K[order_K]
+
+    def of(self, label: int) -> Runs:
+        """The pixels of one label."""
+        first, last = np.searchsorted(self._label_K, [label, label + 1])
+        own = slice(first, last)
+        return Runs(self._start_K[own], self._end_K[own], self._height, self._width)
+
+
 def encode_rle(mask_HW: BoolMask) -> bytes:
     """COCO's compressed run-length counts, column-major, as pycocotools writes them."""
-    bytes_HW = mask_HW.view(np.uint8)
-    if mask_HW.size:  # which OpenCV wants
-        bytes_HW = cv2.transpose(bytes_HW).T  # column-major, in a tenth of NumPy's time
-    return bytes(coco.encode(np.asfortranarray(bytes_HW))["counts"])
+    return encode_runs(_runs(mask_HW))
+
+
+def encode_runs(runs: Runs) -> bytes:
+    """The same of a mask that is there as its runs."""
+    size = runs.height * runs.width
+    bounds_K = np.stack([runs.start_K, runs.end_K], axis=1).reshape(-1)
+    count_K = np.diff(bounds_K, prepend=0, append=size)
+    if len(count_K) > 1 and not count_K[-1]:  # the mask ends inside
+        count_K = count_K[:-1]
+    rle = coco.frPyObjects(
+        {"size": [runs.height, runs.width], "counts": count_K}, runs.height, runs.width
+    )
+    return bytes(rle["counts"])
+
+
+def _runs(mask_HW: BoolMask) -> Runs:
+    """Found inside the mask's box: a small object of a large picture costs little."""
+    height, width = mask_HW.shape
+    x_min, y_min, x_max, y_max = pixel_box(mask_HW)
+    crop_hw = np.ascontiguousarray(mask_HW[y_min:y_max, x_min:x_max]).view(np.uint8)
+    padded_wh = np.zeros((x_max - x_min, y_max - y_min + 2), np.uint8)  # columns as rows
+    if crop_hw.size:  # which OpenCV wants
+        padded_wh[:, 1:-1] = cv2.transpose(crop_hw)
+    changes = np.flatnonzero(padded_wh[:, 1:] != padded_wh[:, :-1])  # into the mask and out again
+    column_K, row_K = np.divmod(changes, y_max - y_min + 1)
+    bounds_K = (x_min + column_K) * height + y_min + row_K
+    start_K, end_K = bounds_K[::2], bounds_K[1::2]
+    # From the bottom of a column to the top of the next it is one run.
+    apart_K = start_K[1:] != end_K[:-1]
+    first_K = np.append(True, apart_K)[: len(start_K)]
+    return Runs(start_K[first_K], end_K[np.roll(first_K, -1)], height, width)
 
 
 def decode_rle(counts: bytes, height: int, width: int) -> BoolMask:
@@ -59,12 +137,19 @@ def encode_polygons(mask_HW: BoolMask) -> list[Polygon]:
     are separate parts. The tolerance is zero: filling the rings by the even-odd rule, a pixel being
     inside when its centre is, gives back the same mask.
     """
-    rows_K3, columns_K3 = _edge_runs(mask_HW), _edge_runs(mask_HW.T)
+    x_min, y_min, x_max, y_max = pixel_box(mask_HW)
+    return encode_polygons_of(mask_HW[y_min:y_max, x_min:x_max], x_min, y_min)
+
+
+def encode_polygons_of(crop_hw: BoolMask, x_min: int, y_min: int) -> list[Polygon]:
+    """The same of a mask that is false outside of a crop, whose corner is (x_min, y_min)."""
+    rows_K3, columns_K3 = _edge_runs(crop_hw), _edge_runs(crop_hw.T)
     # Horizontal runs keep the mask on their right hand; in the transposed mask that is the left.
     runs = [(x, y, end, y) for y, x, end in rows_K3.tolist()]
     runs += [(x, end, x, y) for x, y, end in columns_K3.tolist()]
     rings = _link(runs)
-    return [np.array(ring, np.float32).reshape(-1) for ring in rings]
+    corner = np.array([x_min, y_min])
+    return [(np.array(ring) + corner).astype(np.float32).reshape(-1) for ring in rings]
 
 
 def decode_polygons(polygons: Sequence[Polygon], height: int, width: int) -> BoolMask:
@@ -96,10 +181,16 @@ def decode_polygons(polygons: Sequence[Polygon], height: int, width: int) -> Boo
 
 def mask_box(mask_HW: BoolMask) -> tuple[float, float, float, float]:
     """(x_min, y_min, x_max, y_max) around the mask's pixels, edges included; zeros when empty."""
+    x_min, y_min, x_max, y_max = pixel_box(mask_HW)
+    return (float(x_min), float(y_min), float(x_max), float(y_max))
+
+
+def pixel_box(mask_HW: BoolMask) -> Box:
+    """``mask_box`` in whole pixels, to index by."""
     x_N, y_N = np.flatnonzero(mask_HW.any(axis=0)), np.flatnonzero(mask_HW.any(axis=1))
     if not len(x_N):
-        return (0.0, 0.0, 0.0, 0.0)
-    return (float(x_N[0]), float(y_N[0]), float(x_N[-1] + 1), float(y_N[-1] + 1))
+        return (0, 0, 0, 0)
+    return (int(x_N[0]), int(y_N[0]), int(x_N[-1]) + 1, int(y_N[-1]) + 1)
 
 
 def encode_label_map(label_map_HW: NDArray[np.integer], labels: int) -> bytes:

@@ -4,10 +4,10 @@ P prompts, N points, D width, h w grid, M masks, H W pixels of the original pict
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -22,12 +22,12 @@ from samclip_core.errors import InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.mask_decoder import MaskDecoder, select_masks
 from samclip_core.network import SAM_HEAD_PARTS, load_net
-from samclip_core.types import ImageFeatures, MaskSet, Prompt
+from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 
 PROMPTS_PER_CALL = 32  # of the decoder: bounds its memory, about 1 GB at SAM's own size
 PROMPTS_PER_CALL_ON_CPU = 4  # its caches are small: among 32 a prompt took twice the time (edge)
-STABILITY_OFFSET = 1.0
 
+T = TypeVar("T")
 Request = tuple[ImageFeatures, Sequence[Prompt]]
 
 
@@ -97,12 +97,30 @@ class SamHead:
     def segment_batch(
         self, requests: Sequence[Request], multimask: bool = True, alone: bool = True
     ) -> list[list[MaskSet]]:
-        """Answer the prompts of several pictures: for each request one MaskSet a prompt, in order.
+        """Answer the prompts of several pictures: for each request a MaskSet per prompt, in order.
+
+        See ``decode_batch``.
+        """
+        decode = partial(self._answer, multimask=multimask)
+        return self._batch(requests, lambda jobs: [m.enlarge_all() for m in decode(jobs)], alone)
+
+    def decode_batch(
+        self, requests: Sequence[Request], multimask: bool = True, alone: bool = True
+    ) -> list[list[MaskLogits]]:
+        """``segment_batch`` without enlarging the masks, whose time grows with the picture.
 
         ``multimask`` gives the three masks that an ambiguous prompt may mean, otherwise one.
         An answer does not depend on what else is in the batch. ``alone``: one prompt may have all
         cores, as no other is about to come. Features need the SAM embedding. Raises InvalidPrompt.
         """
+        return self._batch(requests, partial(self._answer, multimask=multimask), alone)
+
+    def _batch(
+        self,
+        requests: Sequence[Request],
+        answer: Callable[[Sequence[_Job]], list[T]],
+        alone: bool,
+    ) -> list[list[T]]:
         for features, prompts in requests:
             self.check(features, prompts)
         jobs = [_Job(features, prompt) for features, prompts in requests for prompt in prompts]
@@ -116,13 +134,13 @@ class SamHead:
             for start in range(0, len(indices), size)
         ]
 
-        def answer(call: list[int]) -> list[MaskSet]:
-            return self._answer([jobs[index] for index in call], multimask)
+        def call_of(indices: list[int]) -> list[T]:
+            return answer([jobs[index] for index in indices])
 
         on_cores = partial(self._cores.map, alone=alone)
         side_by_side = on_cores if self._device.type == "cpu" else map
-        answers: dict[int, MaskSet] = {}
-        for call, found in zip(calls, side_by_side(answer, calls), strict=True):
+        answers: dict[int, T] = {}
+        for call, found in zip(calls, side_by_side(call_of, calls), strict=True):
             answers |= zip(call, found, strict=True)
         ordered = iter(range(len(jobs)))
         return [[answers[next(ordered)] for _ in prompts] for _, prompts in requests]
@@ -132,11 +150,11 @@ class SamHead:
             return PROMPTS_PER_CALL
         return max(1, min(PROMPTS_PER_CALL_ON_CPU, prompts // self._cores.number))
 
-    def _answer(self, jobs: Sequence[_Job], multimask: bool) -> list[MaskSet]:
+    def _answer(self, jobs: Sequence[_Job], multimask: bool) -> list[MaskLogits]:
         """Of prompts of one layout."""
         logits_PMhw, iou_PM = self._decode(jobs, multimask)
         return [
-            self._finish(job.features.geometry, logits_Mhw, iou_M)
+            self._ranked(job.features.geometry, logits_Mhw, iou_M)
             for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True)
         ]
 
@@ -192,18 +210,12 @@ class SamHead:
     def _tensor(self, array: NDArray) -> Tensor:
         return torch.as_tensor(array, dtype=torch.float32, device=self._device)
 
-    def _finish(
+    def _ranked(
         self, geometry: Geometry, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]
-    ) -> MaskSet:
-        """Best first, at the picture's size, one mask at a time."""
+    ) -> MaskLogits:
+        """Best first."""
         order = np.argsort(-iou_M, kind="stable")
-        masks_MHW = np.empty((len(order), geometry.height, geometry.width), np.bool_)
-        stability_M = np.empty(len(order), np.float32)
-        for mask, index in enumerate(order):
-            logits_HW = geometry.logits_to_original(logits_Mhw[index])
-            np.greater(logits_HW, self.config.mask_threshold, out=masks_MHW[mask])
-            stability_M[mask] = _stability(logits_HW, self.config.mask_threshold)
-        return MaskSet(masks_MHW, iou_M[order], stability_M, logits_Mhw[order])
+        return MaskLogits(geometry, logits_Mhw[order], iou_M[order], self.config.mask_threshold)
 
 
 def _sam_embedding(features: ImageFeatures) -> NDArray[np.floating]:
@@ -215,10 +227,3 @@ def _sam_embedding(features: ImageFeatures) -> NDArray[np.floating]:
 def _labels(prompt: Prompt) -> list[int]:
     """SAM's labels: 1 for the object, 0 for what is not."""
     return [int(not flag) for flag in prompt.negative] or [1] * len(prompt.points)
-
-
-def _stability(logits_HW: NDArray[np.float32], threshold: float) -> float:
-    """IoU of the mask at a threshold a little higher and a little lower; 0 for no mask at all."""
-    intersection = np.count_nonzero(logits_HW > threshold + STABILITY_OFFSET)
-    union = np.count_nonzero(logits_HW > threshold - STABILITY_OFFSET)
-    return intersection / union if union else 0.0

@@ -16,14 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.components import (
+    MAX_COMPONENTS,
     RefinedMask,
+    component_steps,
     find_components,
-    segment_components,
     to_logits_frame,
 )
 from samclip_core.dense import clip_side, cosine_maps, upsampling
 from samclip_core.geometry import Geometry
 from samclip_core.scores import check_labels, softmax
+from samclip_core.steps import Steps, Terms, finish, run
 from samclip_core.types import FloatArray, ImageFeatures, MaskHead, Region, SemanticMap
 
 CLEAR_WIN = 0.1
@@ -49,9 +51,22 @@ def segment_text(
     The logits are enlarged bilinearly before the decision. Rows of ``text_LD`` (and of
     ``background_KD``, used with ``background``) have length 1. Raises InvalidLabels.
     """
+    steps = segment_text_steps(features, text_LD, labels, logit_scale, background, background_KD)
+    return finish(steps)
+
+
+def segment_text_steps(
+    features: ImageFeatures,
+    text_LD: FloatArray,
+    labels: Sequence[str],
+    logit_scale: float,
+    background: bool = False,
+    background_KD: FloatArray | None = None,
+) -> Steps[SemanticMap]:
+    """``segment_text`` in steps, none of which asks the SAM head."""
     check_labels(labels)
     cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
-    winner_HW, sum_C = _decide(
+    winner_HW, sum_C = yield from _decide(
         features.geometry,
         logit_scale * cosine_Chw,
         clip_side(features),
@@ -77,6 +92,21 @@ def refine(
     mean probability replaces the CLIP map; then the best class wins each pixel. All prompts go to
     ``sam_head`` in one call. Raises InvalidLabels.
     """
+    terms = Terms.of(sam_head, MAX_COMPONENTS)
+    steps = refine_steps(features, text_LD, labels, logit_scale, terms, background, background_KD)
+    return run(steps, sam_head)
+
+
+def refine_steps(
+    features: ImageFeatures,
+    text_LD: FloatArray,
+    labels: Sequence[str],
+    logit_scale: float,
+    terms: Terms,
+    background: bool = False,
+    background_KD: FloatArray | None = None,
+) -> Steps[SemanticMap]:
+    """``refine`` in steps."""
     check_labels(labels)
     cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
     probability_Chw = softmax(logit_scale * cosine_Chw)
@@ -87,10 +117,11 @@ def refine(
     won_Css = won_ss == np.arange(len(class_C))[:, None, None]
     won_Css[class_C >= len(labels)] = False  # background words are not refined
     components = find_components(features, probability_Css, won_Css)
-    _take_over(probability_Css, segment_components(sam_head, features, components))
+    refined = yield from component_steps(terms, features, components)
+    _take_over(probability_Css, refined)
     side = probability_Css.shape[-1]
     rows, columns = features.geometry.grid(side)
-    winner_HW, sum_C = _decide(
+    winner_HW, sum_C = yield from _decide(
         features.geometry,
         probability_Css[:, :rows, :columns],
         side,
@@ -127,10 +158,10 @@ def _best_of_probabilities(probability_CHW: FloatArray) -> tuple[NDArray[np.intp
 
 def _decide(
     geometry: Geometry, maps_Chw: FloatArray, side: int, best_of: BestOf, floor: float
-) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+) -> Steps[tuple[NDArray[np.int16], NDArray[np.float64]]]:
     """The winning class of each pixel (-1 below ``floor``), and its mean probability by class.
 
-    Strip by strip, at the picture's size or ``WORK_SIDE``, whichever is less.
+    In steps of one strip, at the picture's size or ``WORK_SIDE``, whichever is less.
     """
     scale = min(1.0, WORK_SIDE / max(geometry.height, geometry.width))
     height = max(1, round(geometry.height * scale))
@@ -146,6 +177,7 @@ def _decide(
         winner_HW[top : top + step] = np.where(clear, winner_sW, -1)
         count_C += np.bincount(winner_sW[clear], minlength=classes)
         sum_C += np.bincount(winner_sW[clear], probability_sW[clear], minlength=classes)
+        yield None
     return winner_HW, sum_C / np.maximum(count_C, 1)
 
 

@@ -109,6 +109,44 @@ class MaskSet:
     logits_Mhw: NDArray[np.float32]
 
 
+STABILITY_OFFSET = 1.0
+"""How far above and below the threshold a mask is compared for its stability, as SAM does."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskLogits:
+    """A MaskSet before its masks are enlarged to the picture's size, best predicted IoU first.
+
+    ``logits_Mhw`` as in MaskSet; pixels above ``threshold`` are inside.
+    """
+
+    geometry: Geometry
+    logits_Mhw: NDArray[np.float32]
+    predicted_iou_M: FloatArray
+    threshold: float
+
+    def enlarge(self, index: int) -> tuple[NDArray[np.bool_], float]:
+        """One mask over the original picture, and its stability."""
+        logits_HW = self.geometry.logits_to_original(self.logits_Mhw[index])
+        return logits_HW > self.threshold, _stability(logits_HW, self.threshold)
+
+    def enlarge_all(self) -> MaskSet:
+        """Enlarge one mask after another."""
+        count = len(self.logits_Mhw)
+        masks_MHW = np.empty((count, self.geometry.height, self.geometry.width), np.bool_)
+        stability_M = np.empty(count, np.float32)
+        for index in range(count):
+            masks_MHW[index], stability_M[index] = self.enlarge(index)
+        return MaskSet(masks_MHW, self.predicted_iou_M, stability_M, self.logits_Mhw)
+
+
+def _stability(logits_HW: NDArray[np.float32], threshold: float) -> float:
+    """IoU of the mask at a threshold a little higher and a little lower; 0 for no mask at all."""
+    intersection = np.count_nonzero(logits_HW > threshold + STABILITY_OFFSET)
+    union = np.count_nonzero(logits_HW > threshold - STABILITY_OFFSET)
+    return intersection / union if union else 0.0
+
+
 class MaskHead(Protocol):
     """What finds masks for prompts: ``samclip_core.sam_head.SamHead``, or a test's stand-in.
 

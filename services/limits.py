@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence, Sized
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest
+from samclip_core.geometry import Geometry
 from samclip_core.image import ImageLimits
 from services.settings import Settings
 
@@ -12,6 +13,9 @@ MAX_TEXT = 1000  # characters of one label, template or text: far more than any 
 MAX_EXPANDED = 2 * MAX_TEXT  # of a label within a template
 TEXTS_PER_LABEL = 16  # templates a label, at the largest number of labels
 MAX_POINTS_PER_SIDE = 64
+MAX_MASK_PIXELS = 2**33
+"""Pixels of all masks of one answer: 2,048 masks of a photograph of 4 megapixels, which take two
+cores half a minute. PNG and PACKED_BITS hold every pixel of the picture, and count twice."""
 MAX_TOP_K = 10_000
 MAX_FILTER = 32  # pairs of metadata that one search may ask for
 MAX_FORM_PARTS = 32_768  # whatever the settings allow: parsing them takes a second or two
@@ -140,6 +144,20 @@ def check_points_per_side(points: int) -> None:
         raise InvalidRequest(
             f"points_per_side is {points}, expected 1 to {MAX_POINTS_PER_SIDE}, "
             "or 0 for the checkpoint's own"
+        )
+
+
+def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
+    """Raise InvalidRequest where so many masks of a picture have too many pixels together."""
+    whole = encoding in (pb.PNG, pb.PACKED_BITS)
+    most = MAX_MASK_PIXELS // (2 if whole else 1)
+    pixels = count * geometry.width * geometry.height
+    if pixels > most:
+        kind = pb.MaskEncoding.Name(encoding)
+        raise InvalidRequest(
+            f"up to {count:,} masks of {geometry.width}×{geometry.height} pixels as {kind} are "
+            f"{pixels:,} pixels, at most {most:,}: send a smaller image, or fewer prompts or "
+            f"labels{', or choose RLE' if whole else ''}"
         )
 
 

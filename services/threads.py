@@ -2,8 +2,9 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from time import monotonic
 from typing import ParamSpec, TypeVar
 
 from samclip_core import image
@@ -12,6 +13,10 @@ from services import metrics
 SMALL_FILE = 128 * 1024
 """Bytes that are hashed in 0.07 ms: a thread and back take as long, where the cores are busy 2 ms
 one time in a hundred."""
+
+TURN_S = 0.1
+"""A thread works so long for one caller before others get it: what they wait, and what is computed
+in vain for a caller who has gone."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -28,6 +33,27 @@ async def run(
 
     context = contextvars.copy_context()
     return await asyncio.get_running_loop().run_in_executor(pool, context.run, measured)
+
+
+async def drain(pool: Executor, stage: str, items: Iterator[T]) -> list[T]:
+    """Everything that ``items`` yields, computed by turns in threads of ``pool``.
+
+    Between two turns others use the thread, and work that was given up ends.
+    """
+    made: list[T] = []
+    while await run(pool, stage, _turn, items, made):
+        pass
+    return made
+
+
+def _turn(items: Iterator[T], made: list[T]) -> bool:
+    """Move items to ``made`` for TURN_S; return whether there may be more."""
+    end = monotonic() + TURN_S
+    for item in items:
+        made.append(item)
+        if monotonic() >= end:
+            return True
+    return False
 
 
 async def image_key(pool: Executor, encoded: bytes) -> str:

@@ -4,7 +4,7 @@ Shape letters: D width, h w grid, H W pixels of the original image.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from samclip_core.scores import unit
 from samclip_core.types import (
     EverythingMask,
     ImageFeatures,
-    MaskSet,
+    MaskLogits,
     Prompt,
     Region,
     Score,
@@ -200,15 +200,15 @@ def to_mask(
     return message
 
 
-def to_prompt_result(found: MaskSet, encoding: int) -> pb.PromptResult:
-    result = pb.PromptResult()
-    for mask_HW, logits_hw, iou, stability in zip(
-        found.masks_MHW, found.logits_Mhw, found.predicted_iou_M, found.stability_M, strict=True
+def to_prompt_masks(found: MaskLogits, encoding: int) -> Iterator[pb.Mask]:
+    """The masks of one prompt, each enlarged only when it is its turn."""
+    for index, (logits_hw, iou) in enumerate(
+        zip(found.logits_Mhw, found.predicted_iou_M, strict=True)
     ):
+        mask_HW, stability = found.enlarge(index)
         mask = to_mask(mask_HW, encoding, logits_hw)
-        mask.predicted_iou, mask.stability_score = float(iou), float(stability)
-        result.masks.append(mask)
-    return result
+        mask.predicted_iou, mask.stability_score = float(iou), stability
+        yield mask
 
 
 def to_everything_mask(found: EverythingMask, encoding: int) -> pb.Mask:
@@ -218,10 +218,30 @@ def to_everything_mask(found: EverythingMask, encoding: int) -> pb.Mask:
     return mask
 
 
-def to_region(found: Region, encoding: int) -> pb.Region:
-    mask = to_mask(found.mask_HW, encoding)
-    mask.label, mask.label_score = found.label, found.score
-    return pb.Region(label=found.label, score=found.score, area=mask.area, mask=mask)
+def to_regions(found: SemanticMap, encoding: int) -> Iterator[pb.Region]:
+    """One region after another, each encoded inside its box where the encoding allows it."""
+    runs = masks.LabelRuns(found.label_map_HW)
+    for region in found.regions:
+        mask = _to_region_mask(region, runs.of(region.index), encoding)
+        mask.label, mask.label_score = region.label, region.score
+        yield pb.Region(label=region.label, score=region.score, area=mask.area, mask=mask)
+
+
+def _to_region_mask(region: Region, runs: masks.Runs, encoding: int) -> pb.Mask:
+    if encoding in (pb.PNG, pb.PACKED_BITS):  # they hold all pixels of the picture
+        return to_mask(region.mask_HW, encoding)
+    x_min, y_min, x_max, y_max = runs.box
+    message = pb.Mask(
+        box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max), area=region.area
+    )
+    if encoding == pb.RLE:
+        counts = masks.encode_runs(runs)
+        message.rle.CopyFrom(pb.CocoRle(height=runs.height, width=runs.width, counts=counts))
+        return message
+    crop_hw = region.label_map_HW[y_min:y_max, x_min:x_max] == region.index
+    rings = masks.encode_polygons_of(crop_hw, x_min, y_min)
+    message.polygons.CopyFrom(pb.Polygons(polygons=[pb.Polygon(xy=ring) for ring in rings]))
+    return message
 
 
 # ------------------------------------------------------------------------------------ scores

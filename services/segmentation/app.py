@@ -9,15 +9,16 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.dense import background_words
 from samclip_core.errors import InvalidPrompt
-from samclip_core.everything import name_masks, segment_everything
-from samclip_core.instances import find_instances
+from samclip_core.everything import everything_steps, naming
+from samclip_core.instances import instance_steps
 from samclip_core.openmp import use_cores
-from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
+from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt
 from services import deployment, threads, wire
 from services.head import Head
 from services.limits import (
     check_encoding,
     check_labels,
+    check_mask_pixels,
     check_points_per_side,
     check_prompts,
     check_text,
@@ -61,8 +62,10 @@ class Segmentation(Head):
         texts, prompts = _split(request.prompts)
         outputs = (pb.SAM, pb.CLIP_DENSE) if texts else (pb.SAM,)
         info, features = await self.backbone.features(request.image, *outputs)
+        count = len(prompts) * (3 if request.multimask else 1)
+        check_mask_pixels(count, features.geometry, request.encoding)
         results = await self._pointed_at(features, prompts, request)
-        results |= await self._named(features, texts, request)
+        results |= await self._named(features, texts, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model)
 
@@ -77,26 +80,21 @@ class Segmentation(Head):
         if labels:
             check_labels(labels, self.settings.max_labels)
         info, features = await self.backbone.features(request.image, *outputs)
-        masks = await self._decoder.run(
-            segment_everything,
-            self._decoder.sam_head,
-            features,
-            request.points_per_side or self.config.points_per_side,
+        points_per_side = request.points_per_side or self.config.points_per_side
+        masks = await self._decoder.run_bulk(
+            everything_steps(self._decoder.terms, features, points_per_side)
         )
+        check_mask_pixels(len(masks), features.geometry, request.encoding)
         if labels:
             text_LD = await self.backbone.class_embeddings(labels, self.config.templates)
-            masks = await threads.run(
-                self._encoders,
-                "encode",
-                name_masks,
-                masks,
-                features,
-                text_LD,
-                labels,
-                self.config.logit_scale,
-            )
-        encoded = await threads.run(self._encoders, "encode", _encode, masks, request.encoding)
+            named = naming(masks, features, text_LD, labels, self.config.logit_scale)
+            masks = await threads.drain(self._encoders, "encode", named)
+        encoded = await self._encode(masks, request.encoding)
         return pb.SegmentEverythingResponse(image=info, masks=encoded, model=self.model)
+
+    async def _encode(self, masks: Sequence[EverythingMask], encoding: int) -> list[pb.Mask]:
+        made = (wire.to_everything_mask(mask, encoding) for mask in masks)
+        return await threads.drain(self._encoders, "encode", made)
 
     async def _pointed_at(
         self, features: ImageFeatures, prompts: Mapping[int, Prompt], request: pb.SegmentRequest
@@ -108,32 +106,38 @@ class Segmentation(Head):
             except InvalidPrompt as error:
                 raise InvalidPrompt(f"prompt {index}: {error}") from error
         results: Results = {}
-        for group in _groups(prompts, self._decoder.at_once(features, request.multimask)):
+        for group in _groups(prompts, self._decoder.size):
             found = await self._decoder.segment(features, [*group.values()], request.multimask)
-            results |= await threads.run(
-                self._encoders, "encode", _encode_sets, group, found, request.encoding
-            )
+            made = _masks_of(group, found, request.encoding)
+            for index, mask in await threads.drain(self._encoders, "encode", made):
+                results.setdefault(index, pb.PromptResult()).masks.append(mask)
         return results
 
     async def _named(
-        self, features: ImageFeatures, texts: Mapping[int, str], request: pb.SegmentRequest
+        self,
+        features: ImageFeatures,
+        texts: Mapping[int, str],
+        request: pb.SegmentRequest,
+        count: int,
     ) -> Results:
-        """Every instance of each text."""
+        """Every instance of each text, beside ``count`` masks of other prompts."""
         results: Results = {}
         for index, text in texts.items():
             words = (text, *background_words([text]))
             text_LD = await self.backbone.class_embeddings(words, self.config.templates)
             found = await self._decoder.run(
-                find_instances,
-                self._decoder.sam_head,
-                features,
-                text_LD[0],
-                text,
-                self.config.logit_scale,
-                text_LD[1:],
+                instance_steps(
+                    self._decoder.terms,
+                    features,
+                    text_LD[0],
+                    text,
+                    self.config.logit_scale,
+                    text_LD[1:],
+                )
             )
-            masks = await threads.run(self._encoders, "encode", _encode, found, request.encoding)
-            results[index] = pb.PromptResult(masks=masks)
+            count += len(found)
+            check_mask_pixels(count, features.geometry, request.encoding)
+            results[index] = pb.PromptResult(masks=await self._encode(found, request.encoding))
         return results
 
 
@@ -156,13 +160,13 @@ def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prom
         yield {index: prompts[index] for index in indices[start : start + size]}
 
 
-def _encode_sets(indices: Iterable[int], found: Sequence[MaskSet], encoding: int) -> Results:
-    results = (wire.to_prompt_result(masks, encoding) for masks in found)
-    return dict(zip(indices, results, strict=True))
-
-
-def _encode(found: Sequence[EverythingMask], encoding: int) -> list[pb.Mask]:
-    return [wire.to_everything_mask(mask, encoding) for mask in found]
+def _masks_of(
+    indices: Iterable[int], found: Sequence[MaskLogits], encoding: int
+) -> Iterator[tuple[int, pb.Mask]]:
+    """The masks of each prompt, with the prompt's place, enlarged and encoded one by one."""
+    for index, masks in zip(indices, found, strict=True):
+        for mask in wire.to_prompt_masks(masks, encoding):
+            yield index, mask
 
 
 def build(settings: Settings) -> Application:

@@ -1,42 +1,41 @@
 """SAM's mask decoder on one device, shared by all requests of a replica."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
 from samclip_core.sam_head import SamHead
-from samclip_core.types import ImageFeatures, MaskSet, Prompt
+from samclip_core.steps import Done, Question, Steps, Terms, advance
+from samclip_core.types import ImageFeatures, MaskLogits, Prompt
 from services import deployment, metrics, rpc, threads
-from services.batcher import Batcher, batches_at_once
+from services.batcher import Batcher, batches_at_once, prompts_per_step
 from services.settings import Settings
+from services.urgency import Urgency
 
-MASK_BYTES = 2**28
-"""Full-size masks held at once: the prompts of a very large image are answered in groups."""
-
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, eq=False)
-class _Question:
-    features: ImageFeatures
-    prompts: Sequence[Prompt]
-    multimask: bool
-
-
 class Decoder:
-    """Batches prompts of different requests and images. Belongs to one event loop."""
+    """Batches prompts of different requests and images. Belongs to one event loop.
+
+    Masks stay low-resolution logits here. To enlarge them takes far longer than to decode them
+    where the picture is large, and needs no device.
+    """
 
     def __init__(self, sam_head: SamHead, settings: Settings):
         self.sam_head = sam_head
         self._size = settings.max_prompt_batch
         at_once = batches_at_once(settings.device)
         self._device = ThreadPoolExecutor(at_once, "device")
+        self._between = ThreadPoolExecutor(os.cpu_count(), "steps")
         self._device_name = settings.device
+        # More would only finish later, each with its masks in memory.
+        self._bulk_turns = asyncio.Semaphore(at_once)
         # Nothing is announced to it: no wait is worth the tenth that a batch saves. Serve bounds
         # the requests of a replica, and each waits for one answer at a time.
-        self._batcher = Batcher[_Question, list[MaskSet]](
+        self._batcher = Batcher[Question, list[MaskLogits]](
             self._run,
             part="mask_decoder",
             max_size=self._size,
@@ -50,50 +49,70 @@ class Decoder:
         self._size = size
         self._batcher.tune(size, 0.0)
 
-    def at_once(self, features: ImageFeatures, multimask: bool) -> int:
-        """How many prompts of one image to ask together: a batch, or fewer of a very large one."""
-        return max(1, min(self._size, MASK_BYTES // _mask_bytes(features, multimask)))
+    @property
+    def size(self) -> int:
+        """How many prompts of one request to ask together."""
+        return self._size
+
+    @property
+    def terms(self) -> Terms:
+        """What the steps of long work must keep to."""
+        return Terms.of(self.sam_head, prompts_per_step(self._device_name, self._size))
 
     async def segment(
         self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool
-    ) -> list[MaskSet]:
-        """One MaskSet a prompt, in order: three masks each with ``multimask``, else one.
+    ) -> list[MaskLogits]:
+        """Logits per prompt, in order: of three masks each with ``multimask``, else of one.
 
         Raises InvalidPrompt, DeadlineExceeded, Overloaded.
         """
-        self.sam_head.check(features, prompts)
-        memory = len(prompts) * _mask_bytes(features, multimask) / MASK_BYTES
-        return await self._batcher.submit(
-            _Question(features, prompts, multimask),
-            rpc.urgency.get(),
-            cost=max(len(prompts), self._size * memory),
-        )
+        return await self._ask(Question(features, prompts, multimask), rpc.urgency.get())
 
-    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Whatever else needs the device, between two batches."""
-        return await threads.run(self._device, "mask_decode", function, *args, **kwargs)
+    async def run(self, steps: Steps[T]) -> T:
+        """Do work that asks the SAM head step by step; it ends when its caller gives up.
+
+        Raises DeadlineExceeded, Overloaded.
+        """
+        return await self._steps(steps, rpc.urgency.get())
+
+    async def run_bulk(self, steps: Steps[T]) -> T:
+        """The same for work of many steps: whatever else is asked goes first."""
+        async with self._bulk_turns:
+            return await self._steps(steps, Urgency(rpc.urgency.get().deadline, bulk=True))
 
     async def close(self) -> None:
-        """Finish what waits, then stop the thread."""
+        """Finish what waits, then stop the threads."""
         await self._batcher.close()
         self._device.shutdown(wait=False)
+        self._between.shutdown(wait=False)
 
-    async def _run(self, batch: list[_Question]) -> list[list[MaskSet]]:
-        answers = await self.run(self._answer, batch)
+    async def _steps(self, steps: Steps[T], urgency: Urgency) -> T:
+        found: list[MaskLogits] | None = None
+        while True:
+            step = await threads.run(self._between, "mask_decode", _advance, steps, found)
+            if isinstance(step, Done):
+                return step.result
+            found = await self._ask(step, urgency) if step else []
+
+    async def _ask(self, question: Question, urgency: Urgency) -> list[MaskLogits]:
+        self.sam_head.check(question.features, question.prompts)
+        return await self._batcher.submit(question, urgency, cost=len(question.prompts))
+
+    async def _run(self, batch: list[Question]) -> list[list[MaskLogits]]:
+        answers = await threads.run(self._device, "mask_decode", self._answer, batch)
         metrics.measure_memory(self._device_name)
         return answers
 
-    def _answer(self, batch: list[_Question]) -> list[list[MaskSet]]:
-        answers: dict[_Question, list[MaskSet]] = {}
+    def _answer(self, batch: list[Question]) -> list[list[MaskLogits]]:
+        answers: dict[Question, list[MaskLogits]] = {}
         alone = not self._batcher.crowded
         for multimask in (False, True):
             alike = [question for question in batch if question.multimask is multimask]
             requests = [(question.features, question.prompts) for question in alike]
-            found = self.sam_head.segment_batch(requests, multimask, alone)
+            found = self.sam_head.decode_batch(requests, multimask, alone)
             answers |= zip(alike, found, strict=True)
         return [answers[question] for question in batch]
 
 
-def _mask_bytes(features: ImageFeatures, multimask: bool) -> int:
-    """Of the full-size masks that answer one prompt."""
-    return features.geometry.width * features.geometry.height * (3 if multimask else 1)
+def _advance(steps: Steps[T], found: list[MaskLogits] | None) -> Question | Done[T] | None:
+    return advance(steps, None if found is None else [masks.enlarge_all() for masks in found])

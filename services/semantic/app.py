@@ -1,5 +1,6 @@
 """Semantic segmentation as a Serve application: a label for every pixel, from text."""
 
+import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,12 +13,18 @@ from samclip_core import semantic
 from samclip_core.dense import background_words
 from samclip_core.errors import InvalidRequest
 from samclip_core.memory import keep_memory
+from samclip_core.steps import Done, Question, Steps, Terms, advance, answer
 from samclip_core.types import ImageFeatures, MaskHead, SemanticMap
 from services import deployment, threads, wire
+from services.batcher import prompts_per_step
 from services.head import Head
-from services.limits import check_encoding, check_labels
+from services.limits import check_encoding, check_labels, check_mask_pixels
 from services.rpc import rpc
 from services.settings import Settings
+
+TURNS = 2
+"""Requests whose steps alternate on the device: a short one passes a long one. Each has the maps
+of all its classes in memory."""
 
 
 class Semantic(Head):
@@ -34,6 +41,7 @@ class Semantic(Head):
         super().__init__(settings)
         self._sam_head = sam_head or SamHead.load(self.directory, settings.device)
         self._device = ThreadPoolExecutor(1, "device")
+        self._turns = asyncio.Semaphore(TURNS)
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
 
     @rpc
@@ -47,37 +55,51 @@ class Semantic(Head):
         check_labels(request.labels, self.settings.max_labels)
         outputs = (pb.CLIP_DENSE, pb.SAM) if request.refine else (pb.CLIP_DENSE,)
         info, features = await self.backbone.features(request.image, *outputs)
+        if request.encoding != pb.RLE:  # which costs the same however many labels there are
+            check_mask_pixels(len(request.labels), features.geometry, request.encoding)
         words = background_words(request.labels) if request.background else ()
         text_XD = await self.backbone.class_embeddings(
             (*request.labels, *words), self.config.templates
         )
-        found = await threads.run(
-            self._device, "mask_decode", self._segment, features, request, text_XD
+        found = await self._run(self._segment(features, request, text_XD))
+        made = wire.to_regions(found, request.encoding)
+        regions = await threads.drain(self._encoders, "encode", made)
+        label_map = await threads.run(
+            self._encoders, "encode", wire.to_label_map, found, len(request.labels)
         )
-        regions, label_map = await threads.run(self._encoders, "encode", _encode, found, request)
         return pb.SegmentTextResponse(
             image=info, label_map_png=label_map, regions=regions, model=self.model
         )
 
+    async def _run(self, steps: Steps[SemanticMap]) -> SemanticMap:
+        """Do work step by step; it ends when its caller gives up."""
+        async with self._turns:
+            step = await threads.run(self._device, "mask_decode", advance, steps, None)
+            while not isinstance(step, Done):
+                step = await threads.run(self._device, "mask_decode", self._next, steps, step)
+            return step.result
+
+    def _next(
+        self, steps: Steps[SemanticMap], question: Question | None
+    ) -> Question | Done[SemanticMap] | None:
+        return advance(steps, answer(self._sam_head, question))
+
     def _segment(
         self, features: ImageFeatures, request: pb.SegmentTextRequest, text_XD: NDArray[np.float32]
-    ) -> SemanticMap:
+    ) -> Steps[SemanticMap]:
         """``text_XD``: the labels, and after them the background words if those are asked for."""
         labels, scale = request.labels, self.config.logit_scale
         text_LD, background_KD = np.split(text_XD, [len(labels)])
         background = background_KD if len(background_KD) else None
         if request.refine:
-            return semantic.refine(
-                features, text_LD, labels, scale, self._sam_head, request.background, background
+            at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
+            terms = Terms.of(self._sam_head, at_once)
+            return semantic.refine_steps(
+                features, text_LD, labels, scale, terms, request.background, background
             )
-        return semantic.segment_text(
+        return semantic.segment_text_steps(
             features, text_LD, labels, scale, request.background, background
         )
-
-
-def _encode(found: SemanticMap, request: pb.SegmentTextRequest) -> tuple[list[pb.Region], bytes]:
-    regions = [wire.to_region(region, request.encoding) for region in found.regions]
-    return regions, wire.to_label_map(found, len(request.labels))
 
 
 def build(settings: Settings) -> Application:

@@ -35,6 +35,33 @@ def test_rle(mask_HW: np.ndarray) -> None:
     assert coco.area(official) == mask_HW.sum()
 
 
+@given(mask_HW=any_mask)
+def test_rle_is_byte_for_byte_that_of_pycocotools(mask_HW: np.ndarray) -> None:
+    expected = coco.encode(np.asfortranarray(mask_HW, np.uint8))["counts"]
+    assert masks.encode_rle(mask_HW) == expected
+
+
+@given(label_map_HW=arrays(np.int16, shapes, elements=st.integers(-1, 4)))
+def test_the_runs_of_a_label_are_those_of_its_mask(label_map_HW: np.ndarray) -> None:
+    runs = masks.LabelRuns(label_map_HW)
+    for label in range(6):
+        mask_HW = label_map_HW == label
+        expected = coco.encode(np.asfortranarray(mask_HW, np.uint8))["counts"]
+        assert masks.encode_runs(runs.of(label)) == expected
+        assert runs.of(label).box == masks.mask_box(mask_HW)
+
+
+@given(mask_HW=any_mask, left=st.integers(0, 9), top=st.integers(0, 9))
+def test_a_crop_has_the_polygons_of_the_whole_mask(
+    mask_HW: np.ndarray, left: int, top: int
+) -> None:
+    whole_HW = np.pad(mask_HW, ((top, 3), (left, 2)))
+    expected = masks.encode_polygons(whole_HW)
+    found = masks.encode_polygons_of(mask_HW, left, top)
+    assert [ring.tolist() for ring in found] == [ring.tolist() for ring in expected]
+    assert all(ring.dtype == np.float32 for ring in found)
+
+
 @pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (1, 1), (1, 7), (7, 1)])
 @pytest.mark.parametrize("inside", [False, True])
 def test_rle_of_masks_that_are_lines_or_nothing(shape: tuple[int, int], inside: bool) -> None:

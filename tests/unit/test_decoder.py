@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from samclip_core.errors import DeadlineExceeded, InvalidPrompt
+from samclip_core.everything import everything_steps, segment_everything
 from samclip_core.geometry import Geometry
 from samclip_core.sam_head import SamHead
+from samclip_core.steps import Steps
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services import metrics, rpc
 from services.segmentation import decoder as module
@@ -25,11 +27,11 @@ class Watched(SamHead):
     batches: list[list[int]]
     alone: bool
 
-    def segment_batch(self, requests, multimask=True, alone=True):
+    def decode_batch(self, requests, multimask=True, alone=True):
         if requests:
             self.batches.append([len(prompts) for _, prompts in requests])
             self.alone = alone
-        return super().segment_batch(requests, multimask, alone)
+        return super().decode_batch(requests, multimask, alone)
 
 
 @pytest.fixture
@@ -92,7 +94,7 @@ async def test_an_answer_does_not_depend_on_its_neighbours(decoder):
         for question, answer in zip(order, await together(decoder, *order), strict=True):
             alone = SamHead.segment(decoder.sam_head, *question)
             for ours, theirs in zip(answer, alone, strict=True):
-                assert_same(ours, theirs)
+                assert_same(ours.enlarge_all(), theirs)
         decoder.sam_head.batches.clear()
 
 
@@ -121,7 +123,7 @@ async def test_one_that_fails_fails_alone(decoder):
     answers = await together(decoder, good[0], (broken, [CLICK], False), good[1])
     assert isinstance(answers.pop(1), ValueError)
     for answer, question in zip(answers, good, strict=True):
-        assert_same(answer[0], SamHead.segment(decoder.sam_head, *question)[0])
+        assert_same(answer[0].enlarge_all(), SamHead.segment(decoder.sam_head, *question)[0])
 
 
 async def test_a_bad_prompt_is_refused_before_the_batch(decoder):
@@ -146,17 +148,56 @@ async def test_what_expired_is_not_decoded(decoder):
     assert metrics.SHED.labels("expired")._value.get() == before + 1
 
 
-async def test_very_large_images_do_not_share_a_batch(decoder, monkeypatch):
-    monkeypatch.setattr(module, "MASK_BYTES", 2 * 60 * 31)
-    large = features(decoder, 1, 60, 31)
-    assert decoder.at_once(large, multimask=False) == 2
-    assert decoder.at_once(large, multimask=True) == 1
-    await together(decoder, *[(large, [CLICK], False)] * 3)
-    assert decoder.sam_head.batches == [[1, 1], [1]]
-
-
 async def test_its_size_can_change(decoder):
     decoder.tune(2)
-    assert decoder.at_once(features(decoder, 1), multimask=True) == 2
+    assert decoder.size == 2
     await together(decoder, *[(features(decoder, 1), [CLICK], False)] * 3)
     assert decoder.sam_head.batches == [[1, 1], [1]]
+
+
+def everything(decoder: Decoder, points_per_side: int) -> Steps:
+    return everything_steps(decoder.terms, features(decoder, 7), points_per_side)
+
+
+async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
+    gate = threading.Event()
+    decoder._device.submit(gate.wait, 60)
+    bulk = asyncio.create_task(decoder.run_bulk(everything(decoder, 6)))
+    while not decoder._batcher._running:
+        await asyncio.sleep(0.001)
+    click = asyncio.create_task(decoder.segment(features(decoder, 1), [CLICK], False))
+    await asyncio.sleep(0)
+    gate.set()
+    await click
+    assert not bulk.done()
+    assert len(decoder.sam_head.batches) <= 3  # a step, the click, perhaps the next step
+    await bulk
+    assert sorted(map(sum, decoder.sam_head.batches)) == [1, *[4] * 9]
+
+
+async def test_few_bulk_works_take_part_at_a_time(decoder):
+    gate = threading.Event()
+    decoder._device.submit(gate.wait, 60)
+    works = [asyncio.create_task(decoder.run_bulk(everything(decoder, 2))) for _ in range(5)]
+    while not decoder._batcher._running:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)
+    assert len(decoder._batcher) == 0
+    gate.set()
+    await asyncio.gather(*works)
+    assert decoder.sam_head.batches == [[4]] * 5
+
+
+async def test_steps_get_what_the_library_finds(decoder):
+    found = await decoder.run(everything(decoder, 4))
+    expected = segment_everything(decoder.sam_head, features(decoder, 7), 4)
+    assert len(found) == len(expected) > 0
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.logits_hw, theirs.logits_hw, atol=1e-4)
+
+
+async def test_work_without_time_left_asks_nothing(decoder):
+    rpc.urgency.set(Urgency(deadline=0.0))
+    with pytest.raises(DeadlineExceeded):
+        await decoder.run_bulk(everything(decoder, 4))
+    assert decoder.sam_head.batches == []

@@ -2,6 +2,7 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest
+from samclip_core.geometry import Geometry
 from services import limits
 from services.settings import Settings
 
@@ -87,3 +88,25 @@ def test_what_is_just_within_the_limits_passes():
     assert limits.check_filter({str(i): "" for i in range(32)}) is None
     assert limits.check_points_per_side(64) is None
     assert all(limits.check_encoding(value) is None for value in range(5))
+
+
+FOUR_MEGAPIXELS = Geometry(2048, 2048, 384)
+
+
+@pytest.mark.parametrize("encoding", pb.MaskEncoding.values())
+def test_a_mask_for_each_of_1024_labels_of_a_photograph_is_admitted(encoding):
+    limits.check_mask_pixels(1024, FOUR_MEGAPIXELS, encoding)
+
+
+@pytest.mark.parametrize(
+    ("count", "geometry", "encoding", "message"),
+    [
+        (768, Geometry(8000, 8000, 384), pb.RLE, "send a smaller image, or fewer prompts"),
+        (1025, FOUR_MEGAPIXELS, pb.PNG, "as PNG are 4,299,161,600 pixels, at most 4,294,967,296"),
+        (1024, Geometry(8000, 8000, 384), pb.PACKED_BITS, "or choose RLE"),
+        (1024, Geometry(8000, 8000, 384), pb.POLYGONS, "1,024 masks of 8000×8000 pixels"),
+    ],
+)
+def test_masks_of_too_many_pixels_are_refused(count, geometry, encoding, message):
+    with pytest.raises(InvalidRequest, match=message):
+        limits.check_mask_pixels(count, geometry, encoding)

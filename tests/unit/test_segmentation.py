@@ -6,8 +6,8 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.masks import decode_rle
 from samclip_core.types import Prompt
-from services import deployment, wire
-from services.segmentation import app, decoder
+from services import deployment, limits, wire
+from services.segmentation import app
 from services.settings import SettingsError
 from tests.in_process import png
 
@@ -79,13 +79,25 @@ async def test_a_text_that_is_nowhere_gives_no_mask(caller, monkeypatch):
     assert len(response.results[0].masks) == 0
 
 
-async def test_many_full_size_masks_are_made_in_groups(caller, monkeypatch):
-    expected = await caller("Segment", ask(*[POINT, BOX] * 4, multimask=True))
-    monkeypatch.setattr(decoder, "MASK_BYTES", 40 * 30 * 3 * 3)
-    found = await caller("Segment", ask(*[POINT, BOX] * 4, multimask=True))
-    assert [len(result.masks) for result in found.results] == [3] * 8
-    for ours, theirs in zip(found.results, expected.results, strict=True):
-        assert [mask.area for mask in ours.masks] == [mask.area for mask in theirs.masks]
+async def test_masks_of_too_many_pixels_are_refused(caller, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * 5)
+    for request in (ask(*[POINT] * 2, multimask=True), ask(*[POINT] * 3, encoding=pb.PNG)):
+        code, details = await caller.refused("Segment", request)
+        assert code == "INVALID_ARGUMENT"
+        assert "send a smaller image, or fewer prompts or labels" in details
+    assert len((await caller("Segment", ask(*[POINT] * 5))).results) == 5
+    everything = pb.SegmentEverythingRequest(image=IMAGE)
+    found = len((await caller("SegmentEverything", everything)).masks)
+    monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * (found - 1))
+    code, details = await caller.refused("SegmentEverything", everything)
+    assert (code, f"{found} masks of 40×30" in details) == ("INVALID_ARGUMENT", True)
+
+
+async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
+    found = await caller("Segment", ask(*[POINT, BOX] * 9, multimask=True))
+    assert [len(result.masks) for result in found.results] == [3] * 18
+    for result, same in zip(found.results[2:], found.results, strict=False):
+        assert [mask.area for mask in result.masks] == [mask.area for mask in same.masks]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.masks import decode_label_map, decode_rle
+from services import limits
 from services.semantic import app
 from tests.in_process import png
 
@@ -68,3 +69,20 @@ async def test_bad_requests_are_refused(caller, fields, message):
 
 def test_it_is_one_application(settings):
     assert app.build(settings)._bound_deployment.name == "semantic"
+
+
+@pytest.mark.parametrize("encoding", [pb.PNG, pb.PACKED_BITS, pb.POLYGONS])
+async def test_masks_of_too_many_pixels_are_refused_before_any_work(caller, monkeypatch, encoding):
+    """As a picture of 64 megapixels and 1,024 labels would be."""
+    monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * 2)
+    monkeypatch.setattr(app.Semantic, "_segment", None)  # which would fail
+    code, details = await caller.refused("SegmentText", ask(encoding=encoding))
+    assert code == "INVALID_ARGUMENT"
+    assert details.startswith("up to 3 masks of 40×30 pixels as ")
+    assert "send a smaller image, or fewer prompts or labels" in details
+
+
+async def test_run_lengths_cost_no_more_with_many_labels(caller, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30)
+    response = await caller("SegmentText", ask(labels=[f"thing {i}" for i in range(300)]))
+    assert sum(region.area for region in response.regions) == 40 * 30

@@ -51,3 +51,46 @@ async def test_what_was_cancelled_in_the_queue_never_starts():
         gate.set()
         assert await busy
     assert started == []
+
+
+async def test_long_work_gives_others_their_turn(monkeypatch):
+    """One thread: what comes later is answered before the end of what takes many turns."""
+    monkeypatch.setattr(threads, "TURN_S", 0.0)
+    order = []
+
+    def slow():
+        for number in range(100):
+            order.append(number)
+            yield number
+
+    with ThreadPoolExecutor(1) as pool:
+        long = asyncio.create_task(threads.drain(pool, "encode", slow()))
+        await asyncio.sleep(0)
+        await threads.run(pool, "encode", order.append, "short")
+        assert await long == list(range(100))
+    assert order.index("short") < 50
+
+
+async def test_work_in_turns_ends_when_it_is_given_up(monkeypatch):
+    monkeypatch.setattr(threads, "TURN_S", 0.0)
+    gate, made = threading.Event(), []
+
+    def slow():
+        for number in range(100):
+            made.append(number)
+            assert gate.wait(30)
+            yield number
+
+    with ThreadPoolExecutor(1) as pool:
+        call = asyncio.create_task(threads.drain(pool, "encode", slow()))
+        while not made:
+            await asyncio.sleep(0.001)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        gate.set()
+    assert made == [0]
+
+
+async def test_an_error_in_a_turn_comes_back():
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
+        await threads.drain(pool, "encode", (1 // number for number in (1, 0)))

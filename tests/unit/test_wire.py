@@ -5,7 +5,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core import masks
 from samclip_core.errors import ImageTooLarge, InvalidImage, InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Geometry
-from samclip_core.types import EverythingMask, MaskSet, Region, Score, SemanticMap
+from samclip_core.types import EverythingMask, MaskLogits, Region, Score, SemanticMap
 from services import wire
 from services.cache.entry import Entry
 
@@ -173,17 +173,28 @@ def test_logits_only_where_there_are_some():
     assert message.area == MASK.sum()
 
 
-def test_prompt_results_keep_the_order_and_the_scores():
-    found = MaskSet(
-        np.stack([MASK, ~MASK]),
-        np.array([0.9, 0.5], np.float32),
-        np.array([0.8, 0.25], np.float32),
-        np.zeros((2, 8, 8), np.float32),
+def test_prompt_masks_keep_the_order_and_the_scores():
+    logits = np.full((2, 8, 8), -4.0, np.float32)
+    logits[0, :4, :4] = logits[1, 3, 3] = 4
+    found = MaskLogits(GEOMETRY, logits, np.array([0.9, 0.5], np.float32), 0.0)
+    whole = found.enlarge_all()
+    messages = list(wire.to_prompt_masks(found, pb.RLE))
+    for index, message in enumerate(messages):
+        assert message.predicted_iou == pytest.approx(found.predicted_iou_M[index])
+        assert message.stability_score == pytest.approx(whole.stability_M[index])
+        np.testing.assert_array_equal(read(message), whole.masks_MHW[index])
+    assert messages[0].area > messages[1].area > 0
+
+
+def test_prompt_masks_are_enlarged_one_by_one(monkeypatch):
+    enlarged = []
+    found = MaskLogits(GEOMETRY, np.ones((3, 8, 8), np.float32), np.ones(3, np.float32), 0.0)
+    enlarge = MaskLogits.enlarge
+    monkeypatch.setattr(
+        MaskLogits, "enlarge", lambda self, index: enlarged.append(index) or enlarge(self, index)
     )
-    first, second = wire.to_prompt_result(found, pb.RLE).masks
-    assert (first.predicted_iou, first.stability_score) == pytest.approx((0.9, 0.8))
-    assert second.predicted_iou == 0.5
-    np.testing.assert_array_equal(read(second), ~MASK)
+    next(wire.to_prompt_masks(found, pb.RLE))
+    assert enlarged == [0]
 
 
 def test_everything_masks_have_names():
@@ -198,11 +209,14 @@ def test_everything_masks_have_names():
 def test_regions_and_label_maps():
     label_map = np.where(MASK, 1, -1).astype(np.int16)
     region = Region("cat", 0.5, 1, int(MASK.sum()), label_map)
-    message = wire.to_region(region, pb.PNG)
-    assert (message.label, message.score, message.area) == ("cat", 0.5, MASK.sum())
-    assert (message.mask.label, message.mask.label_score) == ("cat", 0.5)
-    np.testing.assert_array_equal(read(message.mask), MASK)
-    encoded = wire.to_label_map(SemanticMap(label_map, (region,)), 2)
+    found = SemanticMap(label_map, (region,))
+    for encoding in (pb.RLE, pb.PNG, pb.POLYGONS, pb.PACKED_BITS):
+        (message,) = wire.to_regions(found, encoding)
+        assert (message.label, message.score, message.area) == ("cat", 0.5, MASK.sum())
+        expected = wire.to_mask(MASK, encoding)
+        expected.label, expected.label_score = "cat", 0.5
+        assert message.mask == expected
+    encoded = wire.to_label_map(found, 2)
     np.testing.assert_array_equal(masks.decode_label_map(encoded), label_map)
 
 
