@@ -41,6 +41,15 @@ MAX_VALUES = 1_000_000
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 """How JSON writes a code unit of UTF-16 that is no character without another one."""
 BASE64 = (string.ascii_letters + string.digits + "+/-_").encode()
+UNFIT = (
+    json_format.ParseError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+"""What protobuf raises for a value of another type: 1e999 as an enum is an OverflowError."""
 DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 
 
@@ -141,7 +150,7 @@ def to_message(request: type[M], fields: Fields, form: bool) -> M:
         values = fields
     try:
         message = json_format.ParseDict(_expand(descriptor(request), values), request())
-    except (json_format.ParseError, TypeError, AttributeError, RecursionError) as error:
+    except UNFIT as error:
         raise InvalidRequest(f"the body does not fit the request: {error}") from error
     several = "images" in request.DESCRIPTOR.fields_by_name
     for index, content in files.items():
