@@ -23,7 +23,7 @@ from starlette.requests import Request
 
 from samclip_core.errors import InvalidRequest, UnsupportedImage
 from services import forms
-from services.arrival import PACE, Pace, limited
+from services.arrival import Arrivals, limited
 
 Fields = dict[str, Any]
 """Of a JSON object, its members; of a form, for each name all its values, files as bytes."""
@@ -54,13 +54,14 @@ DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE
 
 
 async def read(
-    request: Request, limit: int, most_parts: int = 1000, pace: Pace = PACE
+    request: Request, limit: int, most_parts: int = 1000, arrivals: Arrivals | None = None
 ) -> tuple[Fields, bool]:
     """Return the fields of the body, and whether they are a form's.
 
     Raises ImageTooLarge beyond ``limit`` bytes, before more is read; RequestTooSlow for a body that
-    does not keep the ``pace``; UnsupportedImage for one that is neither JSON nor a form;
-    InvalidRequest for one that is broken, or a form of more than ``most_parts`` parts.
+    does not keep the pace of ``arrivals``, Overloaded where those are full; UnsupportedImage for
+    one that is neither JSON nor a form; InvalidRequest for one that is broken, or a form of more
+    than ``most_parts`` parts.
     """
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
@@ -69,11 +70,21 @@ async def read(
             f"a body of type {kind or 'none'!r} is not read here: "
             "send multipart/form-data or application/json"
         )
-    arriving = Request(request.scope, limited(request.receive, limit, pace)).stream()
-    chunks = deque([chunk async for chunk in arriving])
+    chunks = await _whole(request, limit, arrivals or Arrivals())
     if kind == "application/json":
         return await asyncio.to_thread(_object, b"".join(chunks), content_type), False
     return await asyncio.to_thread(forms.parse, chunks, content_type, most_parts), True
+
+
+async def _whole(request: Request, limit: int, arrivals: Arrivals) -> deque[bytes]:
+    """The pieces of the body. One that is there already needs no place among the arrivals."""
+    receive = limited(request.receive, limit, arrivals.pace)
+    first = await receive()
+    chunks = deque([first.get("body", b"")])
+    if first.get("more_body"):
+        with arrivals.place():
+            chunks.extend([chunk async for chunk in Request(request.scope, receive).stream()])
+    return chunks
 
 
 def _object(body: bytes, content_type: str = "") -> Fields:
