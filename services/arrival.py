@@ -1,13 +1,19 @@
-"""How long the body of an HTTP request may take to arrive."""
+"""How long the bodies of HTTP requests may take to arrive, and how many may be on their way."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
 
 from starlette.types import Message as Event
 from starlette.types import Receive
 
-from samclip_core.errors import ImageTooLarge, RequestTooSlow
+from samclip_core.errors import ImageTooLarge, Overloaded, RequestTooSlow
+
+MAX_ARRIVING = 256
+"""Bodies that a replica waits for at once. Serve gives it as many places more than it works on, so
+slow callers take none from the requests that are whole."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,26 @@ class Pace:
 PACE = Pace()
 
 
-def limited(receive: Receive, most_bytes: int, pace: Pace = PACE) -> Receive:
+class Arrivals:
+    """The bodies that one application waits for."""
+
+    def __init__(self, most: int = MAX_ARRIVING, pace: Pace = PACE):
+        self.most, self.pace = most, pace
+        self.number = 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place while a body is on its way. Raises Overloaded where all are taken."""
+        if self.number >= self.most:
+            raise Overloaded(f"{self.most} bodies are on their way already: come back later")
+        self.number += 1
+        try:
+            yield
+        finally:
+            self.number -= 1
+
+
+def limited(receive: Receive, most_bytes: int, pace: Pace) -> Receive:
     """Receive a body of at most ``most_bytes``, at this pace or a faster one.
 
     Only the wait for the caller counts, not the time that the work on its bytes takes. Raises

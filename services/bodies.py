@@ -23,7 +23,7 @@ from starlette.requests import Request
 
 from samclip_core.errors import InvalidRequest, UnsupportedImage
 from services import forms
-from services.arrival import PACE, Pace, limited
+from services.arrival import Arrivals, limited
 
 Fields = dict[str, Any]
 """Of a JSON object, its members; of a form, for each name all its values, files as bytes."""
@@ -41,18 +41,27 @@ MAX_VALUES = 1_000_000
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 """How JSON writes a code unit of UTF-16 that is no character without another one."""
 BASE64 = (string.ascii_letters + string.digits + "+/-_").encode()
+UNFIT = (
+    json_format.ParseError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+"""What protobuf raises for a value of another type: 1e999 as an enum is an OverflowError."""
 DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 
 
 async def read(
-    request: Request, limit: int, most_parts: int = 1000, pace: Pace = PACE
+    request: Request, limit: int, most_parts: int = 1000, arrivals: Arrivals | None = None
 ) -> tuple[Fields, bool]:
     """Return the fields of the body, and whether they are a form's.
 
     Raises ImageTooLarge beyond ``limit`` bytes, before more is read; RequestTooSlow for a body that
-    does not keep the ``pace``; UnsupportedImage for one that is compressed, or
-    neither JSON nor a form; InvalidRequest for one that is broken, or a form of more than
-    ``most_parts`` parts.
+    does not keep the pace of ``arrivals``, Overloaded where those are full; UnsupportedImage for
+    one that is compressed, or neither JSON nor a form; InvalidRequest for one that is broken, or a
+    form of more than ``most_parts`` parts.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
@@ -67,11 +76,21 @@ async def read(
             f"a body of type {kind or 'none'!r} is not read here: "
             "send multipart/form-data or application/json"
         )
-    arriving = Request(request.scope, limited(request.receive, limit, pace)).stream()
-    chunks = deque([chunk async for chunk in arriving])
+    chunks = await _whole(request, limit, arrivals or Arrivals())
     if kind == "application/json":
         return await asyncio.to_thread(_object, b"".join(chunks), content_type), False
     return await asyncio.to_thread(forms.parse, chunks, content_type, most_parts), True
+
+
+async def _whole(request: Request, limit: int, arrivals: Arrivals) -> deque[bytes]:
+    """The pieces of the body. One that is there already needs no place among the arrivals."""
+    receive = limited(request.receive, limit, arrivals.pace)
+    first = await receive()
+    chunks = deque([first.get("body", b"")])
+    if first.get("more_body"):
+        with arrivals.place():
+            chunks.extend([chunk async for chunk in Request(request.scope, receive).stream()])
+    return chunks
 
 
 def _object(body: bytes, content_type: str = "") -> Fields:
@@ -148,7 +167,7 @@ def to_message(request: type[M], fields: Fields, form: bool) -> M:
         values = fields
     try:
         message = json_format.ParseDict(_expand(descriptor(request), values), request())
-    except (json_format.ParseError, TypeError, AttributeError, RecursionError) as error:
+    except UNFIT as error:
         raise InvalidRequest(f"the body does not fit the request: {error}") from error
     several = "images" in request.DESCRIPTOR.fields_by_name
     for index, content in files.items():

@@ -3,6 +3,7 @@
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
+from services.arrival import MAX_ARRIVING
 from services.rpc import Service
 from services.settings import Settings, SettingsError
 from services.swap import swapping
@@ -24,7 +25,7 @@ def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.A
         serve.ingress()(swapping(service)),
         name=service.application,
         user_config={name: getattr(settings, name) for name in ("checkpoint", *service.tunable)},
-        max_ongoing_requests=MAX_ONGOING,
+        max_ongoing_requests=MAX_ONGOING + MAX_ARRIVING,
         max_queued_requests=MAX_QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         graceful_shutdown_wait_loop_s=0.5,

@@ -17,10 +17,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import TextIO
 
 from services import keys, logs, renewal
+from services.arrival import PACE
 from services.routes import SERVICES
 from services.settings import PREFIX, Settings, SettingsError
 
@@ -28,6 +30,7 @@ SECRET_HEADER = "x-samclip-front-door"
 SECRET_VARIABLE = PREFIX + "FRONT_DOOR_SECRET"
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
 DRAIN_S = 10
+BUFFER_BYTES = 16 * 1024  # of one request, in HAProxy
 REFUSAL = (
     "this port answers only what comes through the front door; use the service's public address"
 )
@@ -72,13 +75,24 @@ def check_access(settings: Settings) -> None:
     if settings.api_keys_file:
         keys.read(settings.api_keys_file)
     _check_certificates(settings)
-    guarded = settings.api_keys_file or settings.tls_client_ca_file or settings.allow_open
-    if not guarded and not _is_loopback(settings.host):
+    if not _guarded(settings) and not _is_loopback(settings.host):
         raise SettingsError(
             f"host is {settings.host}, and nobody would be asked for a key: make one (samclip keys "
             "add NAME --file FILE) and set api_keys_file to its file, or set allow_open to let "
             "everybody in who reaches this address"
         )
+
+
+def _guarded(settings: Settings) -> bool:
+    """Whether callers are asked who they are, or the operator wants to let everybody in."""
+    return bool(settings.api_keys_file or settings.tls_client_ca_file or settings.allow_open)
+
+
+def _allowed_hosts(settings: Settings) -> str:
+    """The names that a Host header may have, beside those of the loopback interface; "": any."""
+    if settings.allowed_hosts:
+        return " ".join(settings.allowed_hosts)
+    return "" if _guarded(settings) else "localhost"
 
 
 def _check_certificates(settings: Settings) -> None:
@@ -117,10 +131,12 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "FRONT_DOOR_SECRET": settings.front_door_secret,
         "MAX_REQUEST_BYTES": settings.max_request_bytes,
         "TIMEOUT_S": int(settings.request_timeout_s) + 1,
+        "BODY_S": ceil(PACE.allowed_s(BUFFER_BYTES)),
         "DRAIN_S": DRAIN_S,
         "FRONT_DOOR_LOG": _log_level(settings),
     }
     optional = {
+        "ALLOWED_HOSTS": _allowed_hosts(settings),
         "API_KEYS_FILE": settings.api_keys_file,
         "TLS_CERT_FILE": settings.tls_cert_file,
         "TLS_CLIENT_CA_FILE": settings.tls_client_ca_file,

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from samclip_core.errors import SamClipError, Unauthenticated
 from services import bodies, front_door, observe, status
-from services.arrival import PACE, Pace
+from services.arrival import Arrivals
 from services.limits import form_parts
 from services.routes import ROUTES, Route
 from services.semantic import overlay
@@ -45,11 +45,12 @@ class Callee(Protocol):
     ) -> Message: ...
 
 
-def application(name: str, callee: Callee, pace: Pace = PACE) -> FastAPI:
+def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> FastAPI:
     """Make the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
     app = protected()
+    arrivals = arrivals or Arrivals()
     for path, routes in groupby(ROUTES[name], attrgetter("path")):
-        app.add_route(path, _endpoint(tuple(routes), callee, pace), methods=["POST"])
+        app.add_route(path, _endpoint(tuple(routes), callee, arrivals), methods=["POST"])
 
     @app.get("/healthz")
     async def health(request: Request) -> Response:
@@ -86,14 +87,14 @@ class OnlyThroughFrontDoor:
         await problem(error, headers.get(REQUEST_ID_HEADER, ""))(scope, receive, send)
 
 
-def _endpoint(routes: Sequence[Route], callee: Callee, pace: Pace) -> Endpoint:
+def _endpoint(routes: Sequence[Route], callee: Callee, arrivals: Arrivals) -> Endpoint:
     async def endpoint(request: Request) -> Response:
         identity = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
         headers = {**request.headers, observe.REQUEST_ID: identity}
         try:
             # An error that comes before the rpc is known counts for the first that it may be.
             with observe.request(callee.name, routes[0].rpc, headers) as seen:
-                return await _answer(request, headers, routes, callee, pace, seen)
+                return await _answer(request, headers, routes, callee, arrivals, seen)
         except Exception as error:
             return problem(error, identity)
 
@@ -105,11 +106,11 @@ async def _answer(
     headers: Mapping[str, str],
     routes: Sequence[Route],
     callee: Callee,
-    pace: Pace,
+    arrivals: Arrivals,
     seen: observe.Observed,
 ) -> Response:
     most_bytes, most_parts = callee.settings.max_request_bytes, form_parts(callee.settings)
-    fields, form = await bodies.read(request, most_bytes, most_parts, pace)
+    fields, form = await bodies.read(request, most_bytes, most_parts, arrivals)
     seen.since = time.perf_counter()  # how long a caller takes to send is not our time
     route = next((r for r in routes if bodies.knows(r.request, fields)), routes[0])
     seen.rpc = route.rpc

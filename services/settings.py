@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
@@ -37,6 +37,15 @@ def _choose_dtype(value: object, so_far: ValidationInfo) -> object:
 
 
 ChosenDtype = Annotated[Dtype, BeforeValidator(_choose_dtype)]
+
+
+def _split(value: object) -> object:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+
+
+HostName = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[\w.-]+)$")]
+Hosts = Annotated[tuple[HostName, ...] | None, NoDecode, BeforeValidator(_split)]
+"""Names or addresses without ports: a list in TOML, between commas in the environment."""
 
 
 class SettingsError(ValueError):
@@ -68,6 +77,7 @@ class Settings(BaseSettings):
     front_door_secret: str = Field("", repr=False)  # empty: a new random one at each start
     api_keys_file: AbsolutePath | None = None  # services/keys.py; absent: no key is asked for
     allow_open: bool = False  # let everybody in who reaches an address beyond this machine
+    allowed_hosts: Hosts = None  # that a Host header may name beside this machine's own names
     tls_cert_file: AbsolutePath | None = None  # certificates and private key, PEM; absent: no TLS
     tls_client_ca_file: AbsolutePath | None = None  # whose certificates callers must show
 

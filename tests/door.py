@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from select import select
+from socket import MSG_PEEK, socket
 from typing import Any
 
 import grpc
@@ -34,6 +36,7 @@ class Serve:
     answer: tuple[int, str, str] = (200, "application/json", "{}")
     grpc_answer: tuple[grpc.StatusCode, str] = (grpc.StatusCode.OK, "")
     gate: threading.Event = field(default_factory=threading.Event)
+    hung_up: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,23 @@ class Door:
         return bytes(method(b"", metadata=metadata, timeout=20))
 
 
+def has_ended(connection: socket) -> bool:
+    readable, _, _ = select([connection], [], [], 0)
+    try:
+        return bool(readable) and not connection.recv(1, MSG_PEEK)
+    except ConnectionResetError:
+        return True
+
+
 @contextmanager
 def http_server(serve: Serve) -> Iterator[int]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             serve.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
-            serve.gate.wait(20)
+            while not serve.gate.wait(0.05):
+                if has_ended(self.connection):
+                    serve.hung_up.set()
+                    return
             code, kind, body = serve.answer
             self.send_response(code)
             self.send_header("content-type", kind)

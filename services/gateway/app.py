@@ -23,7 +23,10 @@ from services.routes import SERVICES
 from services.settings import Settings
 
 PLAYGROUND = Path(__file__).with_name("playground.html")
-WATCH_S = 2.0
+PAGE = ["GET", "HEAD"]
+WATCH_S = 1.0
+MAX_WATCHERS = 64
+"""Callers of Health/Watch at the same time: each holds its place until it hangs up."""
 
 
 class Gateway:
@@ -31,14 +34,13 @@ class Gateway:
 
     def __init__(self, settings: Settings):
         self.readiness = Readiness(settings)
+        self.watchers = 0
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return pages(self.readiness, scrape.of_cluster)
 
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
-        if not front_door.admitted(dict(grpc_context.invocation_metadata())):
-            grpc_context.set_code(StatusCode.UNAUTHENTICATED)
-            grpc_context.set_details(front_door.REFUSAL)
+        if not _admitted(grpc_context):
             return HealthCheckResponse()
         status = await self._status(request.service)
         if status == HealthCheckResponse.SERVICE_UNKNOWN:
@@ -50,16 +52,26 @@ class Gateway:
     async def Watch(
         self, request: HealthCheckRequest, grpc_context: Any
     ) -> AsyncIterator[HealthCheckResponse]:
-        """Tell the status now and whenever it changes, until the caller or Serve ends the call."""
-        if not front_door.admitted(dict(grpc_context.invocation_metadata())):
+        """Send the status now and whenever it changes, until the caller or Serve ends the call."""
+        if not _admitted(grpc_context):
             return
-        last = None
-        while True:
-            status = await self._status(request.service)
-            if status != last:
-                yield HealthCheckResponse(status=status)
-            last = status
-            await asyncio.sleep(WATCH_S)
+        if self.watchers >= MAX_WATCHERS:
+            grpc_context.set_code(StatusCode.RESOURCE_EXHAUSTED)
+            grpc_context.set_details(
+                f"{MAX_WATCHERS} callers watch already: ask Health/Check, or come back later"
+            )
+            return
+        self.watchers += 1
+        try:
+            last = None
+            while True:
+                status = await self._status(request.service)
+                if status != last:
+                    yield HealthCheckResponse(status=status)
+                last = status
+                await asyncio.sleep(WATCH_S)
+        finally:
+            self.watchers -= 1
 
     async def _status(self, service: str) -> HealthCheckResponse.ServingStatus:
         report = await self.readiness.report()
@@ -72,6 +84,15 @@ class Gateway:
         return HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
 
 
+def _admitted(grpc_context: Any) -> bool:
+    """Whether a call came through the front door; otherwise it gets UNAUTHENTICATED."""
+    if front_door.admitted(dict(grpc_context.invocation_metadata())):
+        return True
+    grpc_context.set_code(StatusCode.UNAUTHENTICATED)
+    grpc_context.set_details(front_door.REFUSAL)
+    return False
+
+
 def pages(
     readiness: Readiness, counted: Callable[[], Awaitable[dict[str, list[Metric]]]]
 ) -> FastAPI:
@@ -80,32 +101,32 @@ def pages(
     playground = PLAYGROUND.read_text()
     schema = openapi.document()
 
-    @app.get("/")
+    @app.api_route("/", methods=PAGE)
     async def play() -> HTMLResponse:
         return HTMLResponse(playground)
 
-    @app.get("/healthz")
+    @app.api_route("/healthz", methods=PAGE)
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
-    @app.get("/readyz")
+    @app.api_route("/readyz", methods=PAGE)
     async def ready() -> JSONResponse:
         report = await readiness.report()
         all_ready = all(state["ready"] for state in report.values())
         return JSONResponse({"ready": all_ready, "services": report}, 200 if all_ready else 503)
 
-    @app.get("/metrics")
+    @app.api_route("/metrics", methods=PAGE)
     async def counters() -> Response:
         report, nodes = await asyncio.gather(readiness.report(), counted())
         ready = metrics.ready({name: state["ready"] for name, state in report.items()})
         text = scrape.render(nodes, ready)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.get("/openapi.json")
+    @app.api_route("/openapi.json", methods=PAGE)
     async def describe() -> JSONResponse:
         return JSONResponse(schema)
 
-    @app.get("/docs")
+    @app.api_route("/docs", methods=PAGE)
     async def documentation() -> HTMLResponse:
         return get_swagger_ui_html(
             openapi_url="/openapi.json",
@@ -125,7 +146,7 @@ def build(settings: Settings) -> serve.Application:
     deployed = serve.deployment(
         serve.ingress()(Gateway),
         name="gateway",
-        max_ongoing_requests=deployment.MAX_ONGOING,
+        max_ongoing_requests=deployment.MAX_ONGOING + MAX_WATCHERS,
         **deployment.HEALTH,
         ray_actor_options={"num_cpus": 0},
     )

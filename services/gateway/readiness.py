@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -10,6 +11,12 @@ from services import front_door
 from services.settings import Settings
 
 TIMEOUT_S = 2.0
+FRESH_S = 1.0
+"""How long a report is good for all who ask, however many they are."""
+FRESH_WHILE_STARTING_S = 0.1
+
+
+Report = dict[str, dict[str, Any]]
 
 
 class Readiness:
@@ -24,11 +31,23 @@ class Readiness:
             headers={front_door.SECRET_HEADER: os.environ.get(front_door.SECRET_VARIABLE, "")},
             timeout=TIMEOUT_S,
         )
+        self._asking: asyncio.Task[Report] | None = None
+        self._good_until = 0.0
 
-    async def report(self) -> dict[str, dict[str, Any]]:
-        """Return for each application ``ready`` and what it tells of its dependencies."""
-        reports = await asyncio.gather(*map(self._ask, self.applications))
-        return dict(zip(self.applications, reports, strict=True))
+    async def report(self) -> Report:
+        """Return for each application ``ready`` and the state of its dependencies.
+
+        All who ask within ``FRESH_S`` share one report.
+        """
+        if self._asking is None or (self._asking.done() and monotonic() > self._good_until):
+            self._asking = asyncio.create_task(self._ask_all())
+        return await asyncio.shield(self._asking)  # one who hangs up ends it for no other
+
+    async def _ask_all(self) -> Report:
+        answers = await asyncio.gather(*map(self._ask, self.applications))
+        ready = all(answer["ready"] for answer in answers)
+        self._good_until = monotonic() + (FRESH_S if ready else FRESH_WHILE_STARTING_S)
+        return dict(zip(self.applications, answers, strict=True))
 
     async def _ask(self, application: str) -> dict[str, Any]:
         try:

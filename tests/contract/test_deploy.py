@@ -61,7 +61,7 @@ def test_each_application_is_built_as_serve_builds_it(application: dict[str, Any
         if service.application == app.name:
             Settings().tuned(tunable, ("checkpoint", *service.tunable))
     if app.name != "gateway":
-        assert configured["max_ongoing_requests"] == deployment.MAX_ONGOING
+        assert configured["max_ongoing_requests"] == app.max_ongoing_requests
         assert configured["max_queued_requests"] == deployment.MAX_QUEUED
         assert set(tunable) <= set(app.user_config)
 

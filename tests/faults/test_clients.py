@@ -23,10 +23,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 STORM_S = 4
 H2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # and empty SETTINGS
-SLOW_HEAD = b"POST /classify HTTP/1.1\r\nhost: a\r\nx-slow: "
+SLOW_HEAD = b"POST /classify HTTP/1.1\r\nhost: localhost\r\nx-slow: "
 SLOW_BODY = (
-    b"POST /classify HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
-    b"content-length: 100000\r\n\r\n{"
+    b"POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+    b"content-length: 100000\r\n\r\n{" + b" " * 20_000  # more than the front door waits for
 )
 
 

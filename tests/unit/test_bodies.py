@@ -392,6 +392,12 @@ def test_more_values_than_any_request_needs_are_refused_before_they_are_made() -
     assert len(bodies._object(b'{"image": "' + long + b'"}')["image"]) == len(long)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "9" * 5000])
+async def test_numbers_that_are_no_enum_are_refused(number: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await read(pb.SegmentRequest, f'{{"encoding": {number}}}'.encode(), "application/json")
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
 async def test_numbers_that_are_none_reach_no_further_than_the_prompt(number: str) -> None:
     body = f'{{"prompts": [{{"points": [{{"x": {number}, "y": 1}}]}}]}}'.encode()

@@ -1,4 +1,5 @@
 from services import deployment
+from services.arrival import MAX_ARRIVING
 from services.classification.app import Classification
 from services.settings import Settings
 
@@ -17,6 +18,11 @@ def test_queues_are_bounded_and_a_full_one_is_429():
     built = deployment.of(Classification, Settings())._bound_deployment
     assert built.max_queued_requests == deployment.MAX_QUEUED
     assert built.backpressure_config.status_code == 429
+
+
+def test_bodies_that_arrive_have_places_of_their_own():
+    built = deployment.of(Classification, Settings())._bound_deployment
+    assert built.max_ongoing_requests == deployment.MAX_ONGOING + MAX_ARRIVING
 
 
 def test_what_every_service_can_change_while_it_runs_is_its_user_config():

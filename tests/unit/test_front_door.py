@@ -6,14 +6,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
+from typing import Any
 
 import grpc
 import httpx
 import pytest
 
 from services import front_door
+from services.arrival import Pace
 from services.instance import free_port
 from services.settings import Settings
 from services.urgency import Urgency
@@ -151,6 +153,19 @@ def test_a_body_above_the_limit_never_reaches_serve(door: Door) -> None:
     assert not door.serve.requests
 
 
+@pytest.mark.parametrize("status", [404, 405, 408, 413, 415])
+def test_a_body_is_not_waited_for_once_its_request_is_refused(door: Door, status: int) -> None:
+    problem = json.dumps({"status": status, "detail": 'why? "so"'})
+    door.serve.answer = (status, "application/problem+json", problem)
+    with socket.create_connection(("127.0.0.1", door.settings.http_port)) as connection:
+        head = b"POST /classify HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        connection.sendall(head + b"fffff\r\n" + bytes(20_000))
+        connection.settimeout(60)
+        answer = b"".join(iter(lambda: connection.recv(10_000), b"")).decode()
+    assert answer.split()[1] == str(status)
+    assert answer.endswith(problem)
+
+
 @pytest.mark.parametrize(
     ("inner", "outer", "retry_after"),
     [(429, 429, "1"), (408, 504, None), (404, 503, "1"), (500, 503, "1"), (503, 503, "1")],
@@ -200,6 +215,90 @@ def test_pages_of_other_sites_may_not_ask(door: Door) -> None:
         assert (reply.status_code, reply.json()["status"]) == (403, 403)
         assert "access-control-allow-origin" not in reply.headers
     assert len(door.serve.requests) == 1
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", ""])
+def test_another_host_is_not_ours(door: Door, host: str) -> None:
+    reply = door.http.get("/describe", headers={"host": f"{host}:{door.settings.http_port}"})
+    assert (reply.status_code, reply.json()["status"]) == (421, 421)
+    assert "the setting allowed_hosts" in reply.json()["detail"]
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert not door.serve.requests
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]"])
+def test_this_machine_is_known_by_its_own_names(door: Door, host: str) -> None:
+    for name in (host, f"{host}:8000"):
+        assert door.http.get("/describe", headers={"host": name}).is_success
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/metrics/front-door"])
+def test_probes_and_scrapers_may_use_any_name(door: Door, path: str) -> None:
+    assert door.http.get(path, headers={"host": "samclip:8000"}).is_success
+
+
+@pytest.mark.parametrize(
+    ("values", "allowed"),
+    [
+        ({"allow_open": True}, "evil.example"),
+        ({"allow_open": True, "allowed_hosts": "a.example, [fe80::1]"}, "a.example [fe80::1]"),
+        ({"allowed_hosts": ["a.example"]}, "a.example"),
+    ],
+)
+def test_hosts_are_those_of_the_setting(values: dict[str, Any], allowed: str) -> None:
+    serve = Serve()
+    serve.gate.set()
+    with opened(serve, ready=False, **values) as door:
+        for host in allowed.split():
+            assert door.http.get("/describe", headers={"host": f"{host}:8000"}).is_success
+        other = door.http.get("/describe", headers={"host": "other.example"})
+        assert other.is_success == (set(values) == {"allow_open"})
+
+
+def test_a_host_with_its_port_is_no_setting() -> None:
+    with pytest.raises(ValueError, match="allowed_hosts"):
+        Settings(allowed_hosts="a.example:8000")
+
+
+def test_a_small_body_that_does_not_arrive_never_reaches_serve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(front_door, "PACE", Pace(most_s=1))
+    serve = Serve()
+    with (
+        opened(serve, ready=False) as door,
+        socket.create_connection(("127.0.0.1", door.settings.http_port)) as connection,
+    ):
+        head = b"POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{"
+        connection.sendall(head)
+        answer = b"".join(iter(lambda: connection.recv(10_000), b""))
+    status, _, rest = answer.decode().partition("\r\n")
+    headers, _, body = rest.partition("\r\n\r\n")
+    assert status.split()[1] == "408"
+    assert "content-type: application/problem+json" in headers
+    problem = json.loads(body)
+    assert (problem["status"], problem["title"]) == (408, "request too slow")
+    assert f"x-request-id: {problem['request_id']}" in headers
+    assert not serve.requests
+
+
+def test_a_request_that_http_cannot_express_is_a_problem(door: Door) -> None:
+    with socket.create_connection(("127.0.0.1", door.settings.http_port)) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\n")
+        connection.settimeout(20)
+        answer = connection.recv(10_000).decode()
+    problem = json.loads(answer.partition("\r\n\r\n")[2])
+    assert (problem["status"], problem["title"]) == (400, "invalid request")
+    assert f"x-request-id: {problem['request_id']}" in answer
+
+
+def test_a_caller_who_hangs_up_is_gone_behind_the_door_as_well(door: Door) -> None:
+    door.serve.gate.clear()
+    with socket.create_connection(("127.0.0.1", door.settings.http_port)) as connection:
+        connection.sendall(b"GET /classify HTTP/1.1\r\nhost: localhost\r\n\r\n")
+        wait_until(lambda: bool(door.serve.requests))
+        assert not door.serve.hung_up.is_set()
+    assert door.serve.hung_up.wait(60)
 
 
 def test_security_headers(door: Door) -> None:
@@ -305,6 +404,11 @@ def test_a_stop_lets_requests_in_flight_finish_and_takes_no_more() -> None:
             assert reply.result().status_code == 200
             stopped.result()
     assert process.returncode == 0
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    while not happened():
+        time.sleep(0.01)
 
 
 def is_open(port: int) -> bool:

@@ -45,6 +45,11 @@ def test_keys_are_asked_for_where_they_are_configured(guarded: Door) -> None:
         assert reply.headers["www-authenticate"] == "Bearer"
     assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
     assert guarded.http.get("/classify", headers={"authorization": "Bearer second, key"}).is_success
+    for scheme in ("bearer", "BEARER", "bEARER "):
+        assert guarded.http.get(
+            "/classify", headers={"authorization": f"{scheme} first-key"}
+        ).is_success
+        guarded.call(EMBED, ("authorization", f"{scheme} first-key"))
     assert guarded.http.get("/readyz").is_success
     assert refused(guarded, "third-key")[0] is grpc.StatusCode.UNAUTHENTICATED
     guarded.call(EMBED, ("x-api-key", "first-key"))

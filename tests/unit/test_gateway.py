@@ -1,5 +1,6 @@
 """The pages of the gateway, called without a socket."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,8 +11,9 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from prometheus_client import Metric
 
-from services import front_door, scrape
-from services.gateway.app import Gateway, pages
+from services import deployment, front_door, scrape
+from services.gateway import readiness
+from services.gateway.app import MAX_WATCHERS, Gateway, build, pages
 from services.gateway.readiness import Readiness
 from services.instance import free_port
 from services.routes import ROUTES
@@ -75,6 +77,13 @@ async def test_pages_ask_no_other_host_for_anything(door: httpx.AsyncClient, pat
     assert not re.findall(r"""(?:src|href|import|url)\W{1,3}(?:https?:)?//[^"']+""", page.text)
 
 
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/docs"])
+async def test_head_is_answered_as_get(door: httpx.AsyncClient, path: str) -> None:
+    head, page = await door.head(path), await door.get(path)
+    assert head.status_code == page.status_code == 200
+    assert head.headers["content-type"] == page.headers["content-type"]
+
+
 async def test_the_files_of_the_documentation_are_here(door: httpx.AsyncClient) -> None:
     page = (await door.get("/docs")).text
     files = re.findall(r"""["'](/[^"']+)["']""", page)
@@ -131,6 +140,45 @@ async def test_what_an_application_says_of_itself_is_passed_on() -> None:
     assert report["semantic"] == {"ready": True, "redis": "up"}
 
 
+class Counting(Readiness):
+    """Notes how often an application is asked, and answers when it is let."""
+
+    def __init__(self, ready: bool = True):
+        super().__init__(Settings(inner_http_port=free_port()))
+        self.ready, self.asked, self.gate = ready, 0, asyncio.Event()
+
+    async def _ask(self, application: str) -> dict[str, Any]:
+        self.asked += 1
+        await self.gate.wait()
+        return {"ready": self.ready}
+
+
+async def test_all_who_ask_share_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "FRESH_S", 1e6)
+    counting = Counting()
+    asking = [asyncio.create_task(counting.report()) for _ in range(100)]
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    counting.gate.set()
+    (gone, *reports) = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(gone, asyncio.CancelledError)
+    assert all(report == {name: {"ready": True} for name in ROUTES} for report in reports)
+    await counting.report()
+    assert counting.asked == len(ROUTES)
+
+
+@pytest.mark.parametrize(("ready", "asked"), [(True, "FRESH_S"), (False, "FRESH_WHILE_STARTING_S")])
+async def test_a_report_grows_old(monkeypatch: pytest.MonkeyPatch, ready: bool, asked: str) -> None:
+    for name in ("FRESH_S", "FRESH_WHILE_STARTING_S"):
+        monkeypatch.setattr(readiness, name, 1e6)
+    monkeypatch.setattr(readiness, asked, -1)
+    counting = Counting(ready)
+    counting.gate.set()
+    await counting.report()
+    await counting.report()
+    assert counting.asked == 2 * len(ROUTES)
+
+
 async def test_an_application_that_does_not_answer_is_not_ready() -> None:
     report = await Readiness(Settings(inner_http_port=free_port())).report()
     assert set(report) == set(ROUTES)
@@ -163,6 +211,28 @@ async def test_health_of_the_whole_and_of_each_service(
         break
 
 
+async def test_only_so_many_may_watch() -> None:
+    served, request = gateway(backbone=True), HealthCheckRequest()
+    contexts = [Context() for _ in range(MAX_WATCHERS)]
+    watching = [served.Watch(request, context) for context in contexts]
+    for watcher in watching:
+        assert (await anext(watcher)).status == HealthCheckResponse.SERVING
+    one_more = Context()
+    assert not [status async for status in served.Watch(request, one_more)]
+    assert one_more.code is StatusCode.RESOURCE_EXHAUSTED
+    await watching.pop().aclose()
+    watching.append(served.Watch(request, Context()))
+    assert (await anext(watching[-1])).status == HealthCheckResponse.SERVING
+    for watcher in watching:
+        await watcher.aclose()
+    assert served.watchers == 0
+
+
+def test_watchers_have_places_of_their_own() -> None:
+    deployed = build(Settings())._bound_deployment
+    assert deployed.max_ongoing_requests == deployment.MAX_ONGOING + MAX_WATCHERS
+
+
 async def test_health_of_an_unknown_service_is_not_found() -> None:
     context = Context()
     await gateway(backbone=True).Check(HealthCheckRequest(service="other"), context)
@@ -170,7 +240,8 @@ async def test_health_of_an_unknown_service_is_not_found() -> None:
 
 
 async def test_health_is_told_only_through_the_front_door() -> None:
-    context = Context("guessed")
+    context, watching = Context("guessed"), Context("guessed")
     await gateway(backbone=True).Check(HealthCheckRequest(), context)
     assert context.code is StatusCode.UNAUTHENTICATED
-    assert not [status async for status in gateway().Watch(HealthCheckRequest(), context)]
+    assert not [status async for status in gateway().Watch(HealthCheckRequest(), watching)]
+    assert watching.code is StatusCode.UNAUTHENTICATED

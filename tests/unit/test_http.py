@@ -3,7 +3,8 @@
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator, Mapping
+import json
+from collections.abc import AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
 import httpx
@@ -12,14 +13,26 @@ import pytest
 from google.protobuf.message import Message
 from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
+from starlette.types import ASGIApp
 
 from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
 from samclip_core.masks import encode_label_map
 from services import front_door, http, metrics
-from services.arrival import Pace
+from services.arrival import Arrivals, Pace
 from services.settings import Settings
 
 SECRET = "sesame"
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/classify",
+    "query_string": b"",
+    "root_path": "",
+    "headers": [
+        (b"content-type", b"application/json"),
+        (front_door.SECRET_HEADER.encode(), SECRET.encode()),
+    ],
+}
 JSON = {"labels": ["a"], "image": base64.b64encode(b"photo").decode()}
 
 
@@ -157,7 +170,7 @@ async def test_a_body_above_the_limit_is_413_and_of_another_type_415() -> None:
 
 async def test_a_body_that_does_not_arrive_is_408() -> None:
     callee = Callee(CLASSIFIED)
-    app = http.application("classification", callee, Pace(most_s=0.1))
+    app = http.application("classification", callee, Arrivals(pace=Pace(most_s=0.1)))
 
     async def slow() -> AsyncIterator[bytes]:
         yield b"{"
@@ -169,6 +182,46 @@ async def test_a_body_that_does_not_arrive_is_408() -> None:
     assert (reply.status_code, reply.json()["title"]) == (408, "request too slow")
     assert reply.json()["detail"].startswith("the body is too slow: 1 bytes arrived")
     assert not callee.asked
+
+
+async def status_of(app: ASGIApp, body: bytes) -> int:
+    """POST /classify with a body that is there at once, which httpx sends in two events."""
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        sent.append(event)
+
+    await app(SCOPE, receive, send)
+    return int(sent[0]["status"])
+
+
+async def test_slow_bodies_take_no_place_from_those_that_are_there() -> None:
+    callee, end = Callee(CLASSIFIED), asyncio.Event()
+    patient = Arrivals(most=1, pace=Pace(most_s=1e6, head_start_s=1e6))
+    app = http.application("classification", callee, patient)
+
+    async def slow() -> AsyncIterator[bytes]:
+        body = json.dumps(JSON).encode()
+        yield body[:10]
+        await end.wait()
+        yield body[10:]
+
+    headers = {"content-type": "application/json", front_door.SECRET_HEADER: SECRET}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, headers=headers) as door:
+        url = "http://test/classify"
+        first = asyncio.create_task(door.post(url, content=slow()))
+        while not patient.number:
+            await asyncio.sleep(0)
+        refused = await door.post(url, content=slow())
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert await status_of(app, json.dumps(JSON).encode()) == 200
+        end.set()
+        assert (await first).is_success
+    assert patient.number == 0
 
 
 async def test_a_caller_who_hangs_up_while_sending_is_no_error_of_ours() -> None:
@@ -186,14 +239,10 @@ async def test_a_caller_who_hangs_up_while_sending_is_no_error_of_ours() -> None
     async def send(event: object) -> None:
         raise AssertionError(f"nobody is there for {event}")
 
-    headers = [(b"content-type", b"application/json"), (b"x-samclip-front-door", SECRET.encode())]
-    scope = {"type": "http", "method": "POST", "path": "/classify", "headers": headers}
     callee = Callee(CLASSIFIED)
     before = cancelled()
     with pytest.raises(asyncio.CancelledError):
-        await http.application("classification", callee)(
-            {**scope, "query_string": b"", "root_path": ""}, receive, send
-        )
+        await http.application("classification", callee)(SCOPE, receive, send)
     assert cancelled() == before + 1
     assert not callee.asked
 
