@@ -6,12 +6,14 @@ is compared is a hash, which a caller cannot steer, so the time that it takes te
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -127,10 +129,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         file = args.file or Settings.load().api_keys_file
         if file is None:
             raise SettingsError("no file: name it with --file, or as SAMCLIP_API_KEYS_FILE")
-        return int(args.run(file, args))
+        with _one_at_a_time(file.parent):
+            return int(args.run(file, args))
     except (SettingsError, OSError) as error:
         print(f"samclip keys: {error}", file=sys.stderr)
         return 1
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait for other processes that change keys in this folder: each would undo the other's."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _parser() -> argparse.ArgumentParser:

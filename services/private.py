@@ -10,13 +10,15 @@ OTHERS = stat.S_IRWXG | stat.S_IRWXO
 def make_folder(folder: Path) -> None:
     """Make a folder for this user alone, and take all rights to an existing one from others.
 
-    Raises OSError for a folder whose rights cannot be changed, or that users share, as /tmp.
+    A folder of another owner, such as a volume that an operator has mounted for a group, keeps its
+    rights. Raises OSError for a folder that all users may write to, as /tmp.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    mode = folder.stat().st_mode
-    if mode & stat.S_ISVTX:
+    status = folder.stat()
+    ours = status.st_uid == os.geteuid()
+    if status.st_mode & stat.S_ISVTX or (status.st_mode & stat.S_IWOTH and not ours):
         raise PermissionError(f"{folder} is shared by the users of this machine")
-    if mode & OTHERS:
+    if status.st_mode & OTHERS and ours:
         folder.chmod(0o700)
 
 
@@ -24,7 +26,8 @@ def close_files(folder: Path, *patterns: str) -> None:
     """Take all rights to the files of these names from others. Raises OSError."""
     for pattern in patterns:
         for file in folder.glob(pattern):
-            if (mode := stat.S_IMODE(file.stat().st_mode)) & OTHERS:
+            mode = stat.S_IMODE(file.stat().st_mode)
+            if mode & OTHERS:
                 file.chmod(mode & ~OTHERS)
 
 

@@ -1,6 +1,8 @@
 import io
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from services import keys
 from services.keys import Key
 from services.settings import SettingsError
+from tests.conftest import ROOT
 
 HASH = keys.digest("a key of the tests, long enough")
 
@@ -140,3 +143,19 @@ def test_without_a_file_it_says_where_one_is_named(
     monkeypatch.delenv("SAMCLIP_API_KEYS_FILE", raising=False)
     assert keys.main(["list"]) == 1
     assert "--file, or as SAMCLIP_API_KEYS_FILE" in capsys.readouterr().err
+
+
+def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    names = [f"ann-{number}" for number in range(6)]
+    path = os.pathsep.join([str(ROOT / "proto"), str(ROOT)])
+    adding = [
+        subprocess.Popen(
+            [sys.executable, "-m", "services.keys", "add", name, "--file", str(file)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.DEVNULL,
+        )
+        for name in names
+    ]
+    assert [process.wait() for process in adding] == [0] * len(names)
+    assert sorted(key.name for key in keys.read(file)) == names

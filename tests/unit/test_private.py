@@ -1,5 +1,6 @@
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,20 @@ def test_a_folder_that_users_share_is_refused_and_left_as_it_is(tmp_path: Path) 
     with pytest.raises(PermissionError, match="is shared by the users"):
         private.make_folder(tmp_path)
     assert mode(tmp_path) == 0o1777
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+@pytest.mark.parametrize(("rights", "refused"), [(0o2775, False), (0o777, True)])
+def test_a_volume_of_another_owner_is_taken_unless_all_users_may_write_to_it(
+    tmp_path: Path, rights: int, refused: bool
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    os.chown(volume, 4321, 4321)
+    volume.chmod(rights)
+    with pytest.raises(PermissionError, match="is shared") if refused else nullcontext():
+        private.make_folder(volume)
+    assert stat.S_IMODE(volume.stat().st_mode) == rights & 0o7777
 
 
 def test_files_of_some_names_are_closed(tmp_path: Path) -> None:
