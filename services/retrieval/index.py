@@ -76,10 +76,10 @@ class Query:
         walk: about the nearest n, by the graph. compare: the nearest n, by comparing all vectors.
         excluded: the key of ``exclude``.
 
-        All pages are parts of one ranking, so they repeat and skip nothing. Above EXACT items it
-        begins with one walk, whose depth never varies: walks of several depths find different
-        hits. What that walk has not found follows in the order of the comparison, of which only
-        deep pages have need.
+        All pages are parts of one ranking, so they repeat and skip nothing. Above EXACT items the
+        ranking begins with the hits of one walk, which is equally deep for every page: walks of
+        different depths find different hits. All other items follow, ranked by comparison, which
+        only deep pages pay for.
         """
         wanted = self.offset + self.top_k
 

@@ -335,12 +335,13 @@ async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone
     assert model.batches == [1, 1]
 
 
-async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings):
+@pytest.mark.parametrize("tenant", ["ann", "-"])
+async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings, tenant):
     async with served(Backbone(settings, model)) as port:
         client = BackboneClient(
             f"127.0.0.1:{port}", (), SIZE, model.digest, EmbeddingCache(2**20), MAX_BYTES
         )
-        as_tenant("ann")
+        as_tenant(tenant)
         with pytest.raises(KeyUnknown):
             await client.features(pb.Image(key="0" * 64), pb.CLIP_POOLED)
         await client.close()
