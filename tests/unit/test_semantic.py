@@ -86,6 +86,20 @@ def test_131_labels() -> None:
     assert len(found.regions) == 131
 
 
+@pytest.mark.parametrize("many", [1, 1000])
+def test_the_order_of_values_in_memory_changes_no_label(
+    monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    labels = [str(index) for index in range(40)]
+    features = random_features(40)
+    expected = segment_text(features, np.eye(40), labels, SCALE, background=True)
+    monkeypatch.setattr("samclip_core.semantic.MANY_CLASSES", many)
+    found = segment_text(features, np.eye(40), labels, SCALE, background=True)
+    assert (found.label_map_HW == expected.label_map_HW).mean() > 0.9999
+    for ours, theirs in zip(found.regions, expected.regions, strict=True):
+        assert (ours.label, ours.score) == (theirs.label, pytest.approx(theirs.score, abs=1e-5))
+
+
 def test_memory_is_bounded_for_a_large_picture() -> None:
     classes_hw = np.arange(256).reshape(16, 16) % 20
     features = features_of(Geometry(3000, 4000, 1024), classes_hw, 20)
