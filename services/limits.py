@@ -116,7 +116,14 @@ def check_limit(limit: int) -> None:
 
 
 def check_deletion(request: pb.DeleteRequest) -> None:
-    """Raise InvalidRequest unless the request names items, or all of a collection, and not both."""
+    """Raise InvalidRequest unless the request names items, or all of a collection, and not both.
+
+    Each item takes a step of the one thread that all collections share, so their number is bounded.
+    """
+    if len(request.ids) > MAX_TOP_K:
+        raise InvalidRequest(
+            f"{len(request.ids):,} ids in one request, at most {MAX_TOP_K:,}: send them in several"
+        )
     if bool(request.ids) == request.all:
         found = "both ids and all" if request.all else "neither ids nor all"
         raise InvalidRequest(

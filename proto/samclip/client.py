@@ -169,8 +169,12 @@ class AsyncClient(_Client[AsyncPhoto]):
                 f"delete got {found}: pass ids to delete these images, or all=True alone to "
                 "delete the whole collection"
             )
-        request = pb.DeleteRequest(collection=collection, ids=names, all=all)
-        return (await self._session.ask(request)).deleted
+        deleted = 0
+        for start in range(0, max(1, len(names)), wire.CHUNK_IDS):
+            some = names[start : start + wire.CHUNK_IDS]
+            request = pb.DeleteRequest(collection=collection, ids=some, all=all)
+            deleted += (await self._session.ask(request)).deleted
+        return deleted
 
     async def describe(self, collection: str = "") -> list[Collection]:
         """The collections that there are, or the one of this name."""

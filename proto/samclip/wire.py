@@ -25,6 +25,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 CHUNK_BYTES = 32 * 2**20  # of one Index request: half of what a message may hold
 CHUNK_ITEMS = 32
+CHUNK_IDS = 10_000  # of one Delete request: the most that a service takes
 
 
 def tensor_to_array(tensor: pb.Tensor) -> np.ndarray:

@@ -113,7 +113,10 @@ class Retrieval(Head):
             # An item is always the nearest to itself: more like this one means others.
             exclude=request.id if request.HasField("id") else None,
         )
-        hits = await self._index.run(self._search, request.collection, query)
+        try:
+            hits = await self._index.run(self._search, request.collection, query)
+        finally:
+            query.abandoned.set()
         messages = [pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits]
         return pb.SearchResponse(hits=messages, model=self.model)
 

@@ -112,7 +112,7 @@ class EmbeddedCollection:
 
         def ranked(most: int, exact: bool) -> Iterator[tuple[int, float]]:
             if query.filter:
-                numbers, scores = self._compare(query.vector_D, query.filter)
+                numbers, scores = self._compare(query, query.filter)
             else:
                 found = self._graph.search(query.vector_D, min(most, len(self)), exact=exact)
                 numbers, scores = found.keys, 1 - found.distances
@@ -163,21 +163,24 @@ class EmbeddedCollection:
         _sync(path.parent)
 
     def _compare(
-        self, vector_D: NDArray[np.float32], filter: Mapping[str, str]
+        self, query: Query, filter: Mapping[str, str]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Numbers and cosines of the items with this metadata, best first.
 
-        The database looks for pairs as they are written, which may also stand inside of other
-        strings; so what it finds is read.
+        The database looks for the pairs as they are written, which may also occur inside other
+        strings, so the metadata of its results is read. Raises DeadlineExceeded where the caller
+        has gone: millions of items take long, and other requests wait for this thread.
         """
+        vector_D = query.vector_D
         written = [json.dumps({key: value})[1:-1] for key, value in filter.items()]
-        rows = self._database.execute(
-            "SELECT number, metadata, vector FROM items WHERE "
-            + " AND ".join(["instr(metadata, ?)"] * len(written)),
-            written,
-        )
+        statement = "SELECT number, metadata, vector FROM items WHERE number BETWEEN ? AND ? AND "
+        statement += " AND ".join(["instr(metadata, ?)"] * len(written))
+        (last,) = self._database.execute("SELECT max(number) FROM items").fetchone()
         numbers, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-        while some := rows.fetchmany(EXACT):
+        for first in range(1, last + 1, EXACT):
+            query.check_wanted()
+            part = (first, first + EXACT - 1, *written)
+            some = self._database.execute(statement, part).fetchall()
             held = [(n, v) for n, m, v in some if filter.items() <= json.loads(m).items()]
             vectors_ND = np.frombuffer(b"".join(v for _, v in held), "<f4")
             vectors_ND = vectors_ND.reshape(-1, self.dimension)

@@ -2,15 +2,16 @@
 
 import copy
 import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.errors import InvalidRequest, NotFound
+from samclip_core.errors import DeadlineExceeded, InvalidRequest, NotFound
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 OF = "@"
@@ -55,7 +56,8 @@ class Query:
     """What to search for, and which part of the ranking to return.
 
     vector_D: float32. filter: pairs that an item's metadata must all have. exclude: an id to leave
-    out. The hits are those at places ``offset`` to ``offset + top_k`` of what is left.
+    out. The hits are those at places ``offset`` to ``offset + top_k`` of what is left. abandoned is
+    set when the caller has gone: an engine looks at it between two parts of a long comparison.
     """
 
     vector_D: NDArray[np.float32]
@@ -63,6 +65,12 @@ class Query:
     offset: int = 0
     filter: Mapping[str, str] | None = None
     exclude: str | None = None
+    abandoned: threading.Event = field(default_factory=threading.Event)
+
+    def check_wanted(self) -> None:
+        """Raise DeadlineExceeded where nobody waits for the hits any more."""
+        if self.abandoned.is_set():
+            raise DeadlineExceeded("the search was given up: search again, with more time")
 
     def page(
         self,

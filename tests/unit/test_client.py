@@ -414,3 +414,14 @@ def test_reprs(client: samclip.Client) -> None:
     photo.embed()
     assert repr(photo).endswith(f"bytes, {WIDTH}×{HEIGHT})")
     assert repr(client).startswith("Client('127.0.0.1:")
+
+
+def test_many_ids_are_deleted_in_several_requests(
+    service: FakeService, client: samclip.Client
+) -> None:
+    service.collections["pets"] = {}
+    ids = [f"{number}" for number in range(25_000)]
+    assert client.delete("pets", ids) == 0
+    asked = [request for request, _ in service.calls if isinstance(request, pb.DeleteRequest)]
+    assert [len(request.ids) for request in asked] == [10_000, 10_000, 5_000]
+    assert [id for request in asked for id in request.ids] == ids

@@ -6,11 +6,12 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from samclip_core.errors import Unavailable
+from samclip_core.errors import DeadlineExceeded, Unavailable
 from services import serve
 from services.instance import free_port
 from services.retrieval import collection, embedded
@@ -208,3 +209,24 @@ def test_a_collection_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
     collections.get_or_make("pets").upsert(items(1))
     assert collections.describe("pets")[0].count == 1
     collections.close()
+
+
+def test_a_filtered_search_that_nobody_waits_for_reads_no_further(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "EXACT", 2)  # items per part
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    pets = found.get_or_make("pets")
+    pets.upsert(items(*range(7)))
+    parts = 0
+
+    class Abandoned(threading.Event):
+        def is_set(self):
+            nonlocal parts
+            parts += 1
+            return parts > 2
+
+    query = Query(vector(1), 3, filter={"seed": "1"}, abandoned=Abandoned())
+    with pytest.raises(DeadlineExceeded):
+        pets.search(query)
+    assert parts == 3  # of four
+    assert [hit.id for hit in pets.search(Query(vector(1), 3, filter={"seed": "1"}))] == ["id 1"]
+    found.close()

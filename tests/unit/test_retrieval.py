@@ -381,3 +381,30 @@ async def test_metadata_has_a_limit_for_each_item(caller, settings):
     response = await caller("Index", pb.IndexRequest(collection="pets", items=items))
     assert response.indexed == 1
     assert f"the metadata has {most + 1:,} bytes" in response.errors[0].message
+
+
+async def test_a_search_knows_when_its_caller_has_gone(pets, monkeypatch):
+    queries = asyncio.Queue()
+    go_on = Event()
+
+    def search(self, name, query):
+        asyncio.run_coroutine_threadsafe(queries.put(query), loop)
+        go_on.wait(60)
+        return []
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(app.Retrieval, "_search", search)
+    asked = asyncio.create_task(pets("Search", pb.SearchRequest(collection="pets", id="dark")))
+    query = await queries.get()
+    assert not query.abandoned.is_set()
+    asked.cancel()
+    assert await asyncio.to_thread(query.abandoned.wait, 60)
+    go_on.set()
+    await asyncio.wait([asked])
+
+
+async def test_ids_to_delete_are_bounded(pets):
+    request = pb.DeleteRequest(collection="pets", ids=map(str, range(10_001)))
+    code, message = await pets.refused("Delete", request)
+    assert code == "INVALID_ARGUMENT"
+    assert message == "10,001 ids in one request, at most 10,000: send them in several"
