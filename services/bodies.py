@@ -39,7 +39,7 @@ IMAGE = descriptor(pb.Image)
 MAX_VALUES = 1_000_000
 """In one piece of JSON: each becomes an object of some hundred bytes, base64 one in all."""
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
-"""How JSON writes a code unit of UTF-16 that is no character without another one."""
+"""A surrogate of UTF-16 as JSON escapes it: a character only together with another one."""
 BASE64 = (string.ascii_letters + string.digits + "+/-_").encode()
 UNFIT = (
     json_format.ParseError,

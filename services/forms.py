@@ -43,7 +43,7 @@ def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> dict[str,
 
 
 def check_charset(name: str, what: str) -> None:
-    """Raise InvalidRequest unless ``name`` means UTF-8; ``what`` it is said of."""
+    """Raise InvalidRequest unless ``name`` means UTF-8; ``what`` names the text."""
     if name.lower() not in ("utf-8", "utf8", "us-ascii"):
         raise InvalidRequest(f"{what} has the charset {name[:40]!r}: send UTF-8")
 

@@ -41,7 +41,7 @@ class Readiness:
         """
         if self._asking is None or (self._asking.done() and monotonic() > self._good_until):
             self._asking = asyncio.create_task(self._ask_all())
-        return await asyncio.shield(self._asking)  # one who hangs up ends it for no other
+        return await asyncio.shield(self._asking)  # a caller who hangs up cancels it for no other
 
     async def _ask_all(self) -> Report:
         answers = await asyncio.gather(*map(self._ask, self.applications))
