@@ -2,7 +2,7 @@
 
 Processes of a service listen seconds after their ports were chosen, and gRPC would even share a
 port with another service without an error. So a block is held by a socket of a name of its own,
-which the kernel gives to one process at a time, of whatever user, and takes back when that ends.
+which the kernel gives to one process at a time, and takes back when that process ends.
 """
 
 import contextlib

@@ -127,7 +127,9 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
             **values,
         )
         admin = Path(tempfile.mkdtemp(prefix="door-")) / "s"  # tmp_path is too long for a socket
+        before = set(threading.enumerate())
         process = front_door.start(settings, admin)
+        (copying,) = (t for t in set(threading.enumerate()) - before if "log" in t.name)
         channel = grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}")
         client = httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=20)
         try:
@@ -141,16 +143,13 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
             channel.close()
             client.close()
             front_door.stop(process)
+            copying.join()
             shutil.rmtree(admin.parent)
 
 
 def logged(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     """All lines of the log of a front door that has been stopped, which are JSON."""
-    output = ""
-    while not all(f"Proxy {name} stopped" in output for name in ("http", "grpc")):
-        time.sleep(0.01)
-        output += capfd.readouterr().out
-    return [json.loads(line) for line in output.splitlines()]
+    return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
 
 
 def is_up(admin: Path) -> bool:

@@ -334,7 +334,7 @@ HOSTILE_TARGETS = (
 def test_every_line_of_its_log_is_json_with_the_id_of_the_caller(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Whatever stands in the request line."""
+    """Hostile bytes in the request line do not break it."""
     serve = Serve()
     serve.gate.set()
     with opened(serve, ready=False, log_level="INFO") as door:

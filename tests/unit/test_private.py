@@ -12,7 +12,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_new_folder_is_closed_whatever_the_umask(tmp_path: Path) -> None:
+def test_a_new_folder_is_closed_under_any_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         private.make_folder(tmp_path / "a" / "b")
