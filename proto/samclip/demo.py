@@ -254,5 +254,5 @@ def _search(client: Client, paths: dict[str, Path]) -> tuple[list[Row], list[Ima
         rows.append({"search": text, "found": best.id, "score": best.score, "then": second.id})
         picture = Image.open(paths[best.id]).convert("RGB")
         pictures.append(drawing.with_title(picture, f"“{text}”"))
-    client.delete(COLLECTION)
+    client.delete(COLLECTION, all=True)
     return rows, pictures

@@ -73,7 +73,7 @@ def test_a_batch_that_could_never_fill_is_a_mistake_in_the_settings(settings):
 def test_the_replica_works_on_more_requests_than_fill_a_batch(settings):
     built = app.build(settings)._bound_deployment
     assert built.name == "backbone"
-    assert built.max_ongoing_requests == deployment.MAX_ONGOING > settings.max_batch_size
+    assert built.max_ongoing_requests > deployment.MAX_ONGOING > settings.max_batch_size
 
 
 def test_serve_gets_what_can_change_as_user_config(settings):

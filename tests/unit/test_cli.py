@@ -114,7 +114,7 @@ def test_everything(ask: Any, photo: str, tmp_path: Path) -> None:
 def test_embed(ask: Any, photo: str) -> None:
     rows = ask("embed", photo, "--text", "a", "bb")["results"]
     assert [row["of"] for row in rows] == [photo, "a", "bb"]
-    assert rows[0]["vector"] == [1.5] * 4
+    assert rows[0]["vector"] == [0.5] * 4  # of length 1
     assert rows[1]["vector"] == [0, 1, 0, 0]
 
 
