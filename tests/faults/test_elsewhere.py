@@ -4,12 +4,15 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from services.instance import free_port
+from tests.conftest import ROOT
 from tests.e2e.conftest import Service, start
 from tests.faults import processes, relay
 from tests.faults.conftest import under_load
@@ -118,6 +121,31 @@ async def test_the_disk_of_the_index_is_full(
         ballast.unlink()
         load.mark()
         await load.recovered(ROOMY_S)
+
+
+async def test_a_second_service_wants_the_same_collections(
+    heads: Service, pictures: Pictures, report: Report, disk: Path
+) -> None:
+    """It is refused at its start, and the first one does not notice."""
+    fault = "a second service starts with the same `index_dir`"
+    async with under_load(heads, pictures, report, fault, backbone=False) as load:
+        load.mark()
+        port = free_port(2)
+        environment = {
+            **{name: text for name, text in os.environ.items() if not name.startswith("SAMCLIP_")},
+            "PYTHONPATH": f"{ROOT / 'proto'}{os.pathsep}{ROOT}",
+            "SAMCLIP_INDEX_DIR": str(disk / "index"),
+            "SAMCLIP_HTTP_PORT": str(port),
+            "SAMCLIP_GRPC_PORT": str(port + 1),
+        }
+        second = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "services.serve", env=environment, stderr=subprocess.PIPE
+        )
+        _, told = await second.communicate()
+        await load.recovered(ROOMY_S)
+    assert second.returncode == 2
+    assert b"is in use by process" in told
+    assert not load.all_failures()
 
 
 def only_unavailable(load: Load, kinds: set[str]) -> None:
