@@ -27,6 +27,9 @@ from services.retrieval.index import EXACT, Description, Hit, Item, Listed, Quer
 SNAPSHOT_EVERY = 5_000
 """Changes after which the graph is written again."""
 
+_FILES = ("", "-wal", "-shm")
+"""What SQLite adds to the name of a database: nothing, or one of these for its log."""
+
 _SCHEMA = """
 CREATE TABLE model (digest TEXT NOT NULL, dimension INTEGER NOT NULL);
 CREATE TABLE snapshot (sha256 TEXT NOT NULL);
@@ -256,7 +259,8 @@ def _connect(path: Path, digest: str, dimension: int) -> sqlite3.Connection:
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
             database.execute("INSERT INTO model VALUES (?, ?)", (digest, dimension))
-    private.close_files(path.parent, f"{file.name}*")  # SQLite makes the log as the database is
+    for suffix in _FILES:  # by name: a pattern would search the whole folder, for each collection
+        private.close_files(path.parent, file.name + suffix)
     return database
 
 

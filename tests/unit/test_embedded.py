@@ -74,6 +74,22 @@ def test_other_users_may_read_no_file_of_it(tmp_path, monkeypatch):
     found.close()
 
 
+def test_opening_a_collection_does_not_list_the_folder(tmp_path, monkeypatch):
+    """Otherwise a description of n collections takes n² steps of the one thread of the index."""
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    for name in "abc":
+        found.get_or_make(name).upsert(items(1))
+    found.close()
+    again = EmbeddedCollections(tmp_path, "m" * 64, D)
+    listed: list[object] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: [listed.append(path), scandir(path)][1])
+    assert len(again.describe()) == 3
+    assert len(again.get("a")) == 1
+    assert listed == []
+    again.close()
+
+
 def test_files_of_an_older_version_are_closed_to_other_users(tmp_path):
     folder = tmp_path / "index"
     found = EmbeddedCollections(folder, "m" * 64, D)
