@@ -113,9 +113,13 @@ class EmbeddedCollection:
         if not len(self):
             return []
 
+        # Once, however often the ranking is asked for more of equally near items.
+        compared = self._compare(query, query.filter) if query.filter else None
+
         def ranked(most: int, exact: bool) -> Iterator[tuple[int, float]]:
-            if query.filter:
-                numbers, scores = self._compare(query, query.filter)
+            query.check_wanted()
+            if compared is not None:
+                numbers, scores = compared
             else:
                 found = self._graph.search(query.vector_D, min(most, len(self)), exact=exact)
                 numbers, scores = found.keys, 1 - found.distances

@@ -16,7 +16,7 @@ from services import serve
 from services.instance import free_port
 from services.retrieval import collection, embedded
 from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.index import Query
+from services.retrieval.index import Item, Query
 from tests.conftest import ROOT
 from tests.unit.test_engines import D, items, vector
 
@@ -245,4 +245,35 @@ def test_a_filtered_search_that_nobody_waits_for_reads_no_further(tmp_path, monk
         pets.search(query)
     assert parts == 3  # of four
     assert [hit.id for hit in pets.search(Query(vector(1), 3, filter={"seed": "1"}))] == ["id 1"]
+    found.close()
+
+
+def test_items_that_are_equally_near_are_compared_once(tmp_path, monkeypatch):
+    """A collection may hold one picture under very many ids."""
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    pets = found.get_or_make("pets")
+    pets.upsert([Item(f"copy {number}", vector(1), {"kind": "cat"}) for number in range(100)])
+    compared = 0
+    compare = collection.EmbeddedCollection._compare
+
+    def counted(*arguments):
+        nonlocal compared
+        compared += 1
+        return compare(*arguments)
+
+    monkeypatch.setattr(collection.EmbeddedCollection, "_compare", counted)
+    hits = pets.search(Query(vector(1), 3, filter={"kind": "cat"}))
+    assert [hit.id for hit in hits] == ["copy 0", "copy 1", "copy 2"]
+    assert compared == 1
+    found.close()
+
+
+def test_a_search_without_a_filter_that_nobody_waits_for_ends(tmp_path):
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    pets = found.get_or_make("pets")
+    pets.upsert(items(1, 2))
+    query = Query(vector(1), 1)
+    query.abandoned.set()
+    with pytest.raises(DeadlineExceeded):
+        pets.search(query)
     found.close()
