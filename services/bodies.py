@@ -164,7 +164,8 @@ def to_message(request: type[M], fields: Fields, form: bool) -> M:
         values = {**fields, "images": [fields["image"]]}
         del values["image"]
     else:
-        values = fields
+        absent = {"image"} if _field(descriptor(request), "image") else set()  # where it is null
+        values = {n: v for n, v in fields.items() if v is not None or n not in absent}
     try:
         message = json_format.ParseDict(_expand(descriptor(request), values), request())
     except UNFIT as error:

@@ -13,7 +13,7 @@ import re
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -129,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         file = args.file or Settings.load().api_keys_file
         if file is None:
             raise SettingsError("no file: name it with --file, or as SAMCLIP_API_KEYS_FILE")
-        with _one_at_a_time(file.parent):
+        # A list needs no lock, and its folder may be mounted read-only.
+        with nullcontext() if args.run is _list else _one_at_a_time(file):
             return int(args.run(file, args))
     except (SettingsError, OSError) as error:
         print(f"samclip keys: {error}", file=sys.stderr)
@@ -137,14 +138,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Wait for other processes that change keys in this folder: each would undo the other's."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _one_at_a_time(file: Path) -> Iterator[None]:
+    """Wait for other processes that change this file: each would undo the other's change.
+
+    Whoever can open a file or folder can keep it locked, so the lock is a file that other users
+    cannot open.
+    """
+    descriptor = _open_lock(file)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+def _open_lock(file: Path) -> int:
+    """Open the lock file beside ``file``; a new one belongs to the owner of the folder."""
+    path, flags = file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return os.open(path, flags)
+    folder = file.parent.stat()
+    with suppress(PermissionError):  # only root can, and only root needs it
+        os.chown(descriptor, folder.st_uid, folder.st_gid)
+    return descriptor
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
@@ -23,12 +24,17 @@ def make_folder(folder: Path) -> None:
 
 
 def close_files(folder: Path, *patterns: str) -> None:
-    """Take all rights to the files of these names from others. Raises OSError."""
+    """Take all rights to the files of these names from others. Raises OSError.
+
+    A file of another owner, as a restored backup may have, keeps its rights: only its owner can
+    change them, and ``make_folder`` has seen to the folder.
+    """
     for pattern in patterns:
         for file in folder.glob(pattern):
             mode = stat.S_IMODE(file.stat().st_mode)
             if mode & OTHERS:
-                file.chmod(mode & ~OTHERS)
+                with suppress(PermissionError):
+                    file.chmod(mode & ~OTHERS)
 
 
 def check_folder(folder: Path) -> None:

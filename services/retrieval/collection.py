@@ -27,6 +27,9 @@ from services.retrieval.index import EXACT, Description, Hit, Item, Listed, Quer
 SNAPSHOT_EVERY = 5_000
 """Changes after which the graph is written again."""
 
+_FILES = ("", "-wal", "-shm")
+"""What SQLite adds to the name of a database: nothing, or one of these for its log."""
+
 _SCHEMA = """
 CREATE TABLE model (digest TEXT NOT NULL, dimension INTEGER NOT NULL);
 CREATE TABLE snapshot (sha256 TEXT NOT NULL);
@@ -110,9 +113,13 @@ class EmbeddedCollection:
         if not len(self):
             return []
 
+        # Once, however often the ranking is asked for more of equally near items.
+        compared = self._compare(query, query.filter) if query.filter else None
+
         def ranked(most: int, exact: bool) -> Iterator[tuple[int, float]]:
-            if query.filter:
-                numbers, scores = self._compare(query, query.filter)
+            query.check_wanted()
+            if compared is not None:
+                numbers, scores = compared
             else:
                 found = self._graph.search(query.vector_D, min(most, len(self)), exact=exact)
                 numbers, scores = found.keys, 1 - found.distances
@@ -256,7 +263,8 @@ def _connect(path: Path, digest: str, dimension: int) -> sqlite3.Connection:
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
             database.execute("INSERT INTO model VALUES (?, ?)", (digest, dimension))
-    private.close_files(path.parent, f"{file.name}*")  # SQLite makes the log as the database is
+    for suffix in _FILES:  # by name: a pattern would search the whole folder, for each collection
+        private.close_files(path.parent, file.name + suffix)
     return database
 
 

@@ -155,6 +155,7 @@ class VectorSet:
         """The nearest items by cosine, best first; with a filter always one by one."""
 
         def ranked(most: int, truth: bool) -> list[tuple[str, float]]:
+            query.check_wanted()
             with _answers():
                 scores = self._client.vset().vsim(
                     self._vectors,

@@ -408,3 +408,11 @@ async def test_numbers_that_are_none_reach_no_further_than_the_prompt(number: st
     prompt = to_prompt(message.prompts[0])
     with pytest.raises(InvalidPrompt, match="lies outside the image"):
         prompt.validate(Geometry(10, 10, 16))
+
+
+def test_an_image_that_is_null_is_none_beside_images() -> None:
+    fields = {"image": None, "images": ["eA=="], "labels": ["cat"]}
+    message = bodies.to_message(pb.ClassifyRequest, fields, form=False)
+    assert [image.encoded for image in message.images] == [b"x"]
+    with pytest.raises(InvalidRequest, match="image"):
+        bodies.to_message(pb.DescribeRequest, {"image": None}, form=False)

@@ -16,7 +16,7 @@ from services import serve
 from services.instance import free_port
 from services.retrieval import collection, embedded
 from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.index import Query
+from services.retrieval.index import Item, Query
 from tests.conftest import ROOT
 from tests.unit.test_engines import D, items, vector
 
@@ -72,6 +72,22 @@ def test_other_users_may_read_no_file_of_it(tmp_path, monkeypatch):
     assert rights(folder) == {"0o600"}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     found.close()
+
+
+def test_opening_a_collection_does_not_list_the_folder(tmp_path, monkeypatch):
+    """Otherwise a description of n collections takes n² steps of the one thread of the index."""
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    for name in "abc":
+        found.get_or_make(name).upsert(items(1))
+    found.close()
+    again = EmbeddedCollections(tmp_path, "m" * 64, D)
+    listed: list[object] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: [listed.append(path), scandir(path)][1])
+    assert len(again.describe()) == 3
+    assert len(again.get("a")) == 1
+    assert listed == []
+    again.close()
 
 
 def test_files_of_an_older_version_are_closed_to_other_users(tmp_path):
@@ -229,4 +245,35 @@ def test_a_filtered_search_that_nobody_waits_for_reads_no_further(tmp_path, monk
         pets.search(query)
     assert parts == 3  # of four
     assert [hit.id for hit in pets.search(Query(vector(1), 3, filter={"seed": "1"}))] == ["id 1"]
+    found.close()
+
+
+def test_items_that_are_equally_near_are_compared_once(tmp_path, monkeypatch):
+    """A collection may hold one picture under very many ids."""
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    pets = found.get_or_make("pets")
+    pets.upsert([Item(f"copy {number}", vector(1), {"kind": "cat"}) for number in range(100)])
+    compared = 0
+    compare = collection.EmbeddedCollection._compare
+
+    def counted(*arguments):
+        nonlocal compared
+        compared += 1
+        return compare(*arguments)
+
+    monkeypatch.setattr(collection.EmbeddedCollection, "_compare", counted)
+    hits = pets.search(Query(vector(1), 3, filter={"kind": "cat"}))
+    assert [hit.id for hit in hits] == ["copy 0", "copy 1", "copy 2"]
+    assert compared == 1
+    found.close()
+
+
+def test_a_search_without_a_filter_that_nobody_waits_for_ends(tmp_path):
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    pets = found.get_or_make("pets")
+    pets.upsert(items(1, 2))
+    query = Query(vector(1), 1)
+    query.abandoned.set()
+    with pytest.raises(DeadlineExceeded):
+        pets.search(query)
     found.close()

@@ -1,3 +1,4 @@
+import fcntl
 import io
 import os
 import stat
@@ -88,7 +89,7 @@ def test_a_file_that_would_change_its_owner_is_left_as_it_is(
     assert run(file, "add", "bob") == 1
     assert "change it as that user or as root" in capsys.readouterr().err
     assert [key.name for key in keys.read(file)] == ["ann"]
-    assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+    assert {path.name for path in tmp_path.iterdir()} == {"keys", ".keys.lock"}
 
 
 @pytest.mark.parametrize(
@@ -159,3 +160,32 @@ def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> No
     ]
     assert [process.wait() for process in adding] == [0] * len(names)
     assert sorted(key.name for key in keys.read(file)) == names
+
+
+def test_other_users_who_lock_the_folder_do_not_delay_a_revocation(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
+    folder = os.open(tmp_path, os.O_RDONLY)  # as every user can who may read it
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        command = [sys.executable, "-m", "services.keys", "remove", "ann", "--file", str(file)]
+        path = os.pathsep.join([str(ROOT / "proto"), str(ROOT)])
+        subprocess.run(command, check=True, timeout=60, env={**os.environ, "PYTHONPATH": path})
+    finally:
+        os.close(folder)
+    assert keys.read(file) == []
+    assert stat.S_IMODE((tmp_path / ".keys.lock").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_lock_that_root_has_made_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    os.chown(tmp_path, 10001, 10001)
+    assert run(tmp_path / "keys", "add", "ann") == 0
+    assert (tmp_path / ".keys.lock").stat().st_uid == 10001
+
+
+def test_a_list_writes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
+    assert run(file, "list") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["keys"]

@@ -59,6 +59,25 @@ def test_files_of_some_names_are_closed(tmp_path: Path) -> None:
     assert modes == {"a.sqlite": 0o600, "a.sqlite-wal": 0o600, "notes": 0o664}
 
 
+def test_a_file_of_another_owner_does_not_keep_the_others_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.sqlite", "b.sqlite", "c.sqlite"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o664)
+    chmod = Path.chmod
+
+    def of_owner(path: Path, rights: int) -> None:
+        if path.name == "b.sqlite":
+            raise PermissionError(1, "Operation not permitted")
+        chmod(path, rights)
+
+    monkeypatch.setattr(Path, "chmod", of_owner)
+    private.close_files(tmp_path, "*.sqlite")
+    modes = {file.name: mode(file) for file in tmp_path.iterdir()}
+    assert modes == {"a.sqlite": 0o600, "b.sqlite": 0o664, "c.sqlite": 0o600}
+
+
 @pytest.mark.parametrize("rights", [0o777, 0o750, 0o701])
 def test_a_folder_that_others_may_enter_is_found(tmp_path: Path, rights: int) -> None:
     folder = tmp_path / "service"
