@@ -1,11 +1,13 @@
 """Encoded bytes to RGB pixels: JPEG, PNG and WebP, each limit checked before a pixel is decoded.
 
-Safe to call from many threads: nothing global is read or changed. Pillow's own ``Image.open`` is
-avoided for that reason, since its pixel limit is a global. Colour profiles are not applied.
+Safe to call from many threads: a call neither reads nor changes anything global. Pillow's own
+``Image.open`` is avoided for that reason, since its pixel limit is a global. Colour profiles are
+not applied.
 """
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,6 +21,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+
+# Pillow warns of each damaged tag of EXIF: 60,000 lines of log for a picture of 700 kB.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "JPEG": JpegImageFile,

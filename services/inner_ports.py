@@ -15,6 +15,7 @@ from grpc.aio._server import Server
 from ray.serve._private import grpc_util
 from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services import front_door
 from services.http import OnlyThroughFrontDoor
@@ -32,8 +33,9 @@ def guard() -> list[Middleware]:
 
     Serve calls this in each proxy and replica (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) before
     it opens a port. Serve has no setting for the interceptors, options and address of its gRPC
-    servers, so they are replaced here.
+    servers, nor for the trailers of its HTTP servers, so they are replaced here.
     """
+    HttpToolsProtocol.on_headers_complete = end_headers  # type: ignore[method-assign]
     grpc_util.gRPCGenericServer = GuardedServer
     Server.add_insecure_port = add_port_of_this_node  # type: ignore[method-assign, assignment]
     return [Middleware(GuardedPaths)]
@@ -47,6 +49,19 @@ class GuardedPaths(OnlyThroughFrontDoor):
             await self.app(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
+
+
+_end_headers = HttpToolsProtocol.on_headers_complete
+
+
+def end_headers(protocol: HttpToolsProtocol) -> None:
+    """Hand the application a copy of the headers, without the trailers that may follow the body.
+
+    uvicorn appends trailers to the headers, where a caller could set what the front door deletes:
+    the tenant, for example. HAProxy deletes no trailers before version 3.2.
+    """
+    protocol.scope["headers"] = [*protocol.headers]
+    _end_headers(protocol)
 
 
 class Guard(grpc.aio.ServerInterceptor):

@@ -1,5 +1,7 @@
 import hashlib
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -328,3 +330,20 @@ def test_the_longest_side_passes_the_whole_way(size: tuple[int, int]) -> None:
     ):
         assert decoded.shape == (height, width)
         assert decoded.all()
+
+
+DECODE = """
+import sys
+from samclip_core.image import ImageLimits, decode
+decode(sys.stdin.buffer.read(), ImageLimits())
+"""
+
+
+def test_damaged_exif_writes_nothing_to_the_log() -> None:
+    tags = b"".join(struct.pack("<HHII", tag, 2, 4000, 20) for tag in range(100))
+    exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 100) + tags
+    encoded = encode(Image.fromarray(RAMP_HW3), exif=exif)
+    # In another process, because pytest replaces the warning filters.
+    command = [sys.executable, "-c", DECODE]
+    ended = subprocess.run(command, input=encoded, capture_output=True, check=True)
+    assert ended.stderr == b""

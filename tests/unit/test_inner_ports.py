@@ -10,12 +10,16 @@ import httpx
 import psutil
 import pytest
 import ray
+import uvicorn
 from grpc.aio._server import Server
 from ray.serve._private import grpc_util
 from ray.serve.config import gRPCOptions
 from ray.serve.generated.serve_pb2 import HealthzRequest, ListApplicationsRequest
 from ray.serve.generated.serve_pb2_grpc import RayServeAPIServiceStub
+from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services import inner_ports
 from services.front_door import REFUSAL, SECRET_HEADER
@@ -133,3 +137,34 @@ async def test_http_is_answered_with_the_secret_alone_but_for_the_health_check(
             reply = await client.get(path, headers=headers)
             assert reply.status_code == status
     assert reply.json()["detail"] == REFUSAL
+
+
+async def names_of_headers(scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive)
+    await request.body()
+    await PlainTextResponse(" ".join(request.headers.keys()))(scope, receive, send)
+
+
+async def test_a_trailer_is_no_header(monkeypatch: pytest.MonkeyPatch, settings: object) -> None:
+    complete = HttpToolsProtocol.on_headers_complete
+    monkeypatch.setattr(HttpToolsProtocol, "on_headers_complete", complete)
+    monkeypatch.setattr(grpc_util, "gRPCGenericServer", grpc_util.gRPCGenericServer)
+    monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
+    inner_ports.guard()
+    port = free_port()
+    config = uvicorn.Config(names_of_headers, port=port, lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx-samclip-tenant: ann\r\n\r\n"
+    )
+    reply = await reader.read()
+    writer.close()
+    server.should_exit = True
+    await serving
+    assert reply.startswith(b"HTTP/1.1 200")
+    assert reply.endswith(b"host connection transfer-encoding")
