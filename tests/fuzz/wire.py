@@ -61,24 +61,30 @@ class Tally:
 
 
 def fuzz_grpc(channel: grpc.Channel, examples: int, number: int, tally: Tally) -> None:
-    """Messages of every rpc, and bytes that are none."""
-    calls = {path: channel.unary_unary(path) for path, _ in METHODS}
-    requests = st.one_of(
-        st.tuples(st.just(path), messages(GetMessageClass(method.input_type)))
-        for path, method in METHODS
-    )
-    rubbish = st.tuples(st.sampled_from([*calls]), st.binary(max_size=100))
+    """Messages of every rpc, as many of each, and bytes that are none."""
+    each = -(-examples // len(METHODS))
+    for path, method in METHODS:
+        requests = messages(GetMessageClass(method.input_type)) | st.binary(max_size=100)
+        _fuzz_rpc(channel, path, requests, settings(max_examples=each), number, tally)
+
+
+def _fuzz_rpc(
+    channel: grpc.Channel,
+    path: str,
+    requests: st.SearchStrategy[Message | bytes],
+    most: settings,
+    number: int,
+    tally: Tally,
+) -> None:
+    call = channel.unary_unary(path)
 
     @seed(number)
-    @settings(
-        max_examples=examples, database=None, deadline=None, suppress_health_check=[*HealthCheck]
-    )
-    @given(requests | rubbish)
-    def check(sent: tuple[str, Message | bytes]) -> None:
-        path, request = sent
+    @settings(most, database=None, deadline=None, suppress_health_check=[*HealthCheck])
+    @given(requests)
+    def check(request: Message | bytes) -> None:
         data = request if isinstance(request, bytes) else request.SerializeToString()
         try:
-            code, told = "OK", calls[path](data, timeout=HANG_S)
+            code, told = "OK", call(data, timeout=HANG_S)
         except grpc.RpcError as error:
             code, told = error.code().name, (error.details() or "").encode()
         tally.add(path, code)
