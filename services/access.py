@@ -68,8 +68,9 @@ class Caller:
         The key of an image can be shared, or computed of a file; that a tenant has sent the file
         is proven by nothing else than that it is found under this name.
         """
+        image_key = image_key.lower()
         if not self.tenant:  # what came without keys is its own
-            return image_key.lower()
+            return image_key
         # Image keys are in lower case: nobody can ask for another tenant's image by this name.
         return hashlib.sha256(f"{self.tenant}/{image_key}".encode()).hexdigest().upper()
 

@@ -30,7 +30,7 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)  # ASCII, which any stream takes, half a surrogate pair included
 
 
 class JsonStream(io.TextIOBase):

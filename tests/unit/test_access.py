@@ -57,6 +57,12 @@ def test_what_came_without_keys_belongs_to_the_common_tenant() -> None:
     assert common.held_as(IMAGE) == without.held_as(IMAGE) == IMAGE
 
 
+@pytest.mark.parametrize("tenant", ["-", "acme"])
+def test_image_keys_may_be_in_upper_case(tenant: str) -> None:
+    caller = Caller.read({**ANN, TENANT: tenant}, keys_asked_for=True)
+    assert caller.held_as(IMAGE.upper()) == caller.held_as(IMAGE)
+
+
 def test_the_same_tenant_finds_it_with_another_key() -> None:
     one, other = (Caller.read({**ANN, KEY: name}, True) for name in ("ann", "ann-2"))
     assert one.held_as(IMAGE) == other.held_as(IMAGE)
