@@ -481,3 +481,11 @@ def test_alone_it_must_know_where_the_cluster_is(
     monkeypatch.setenv("SAMCLIP_INNER_HTTP_PORT", "8100")
     assert front_door.main([]) == 2
     assert "set SAMCLIP_INNER_GRPC_PORT to what" in capsys.readouterr().err
+
+
+def test_two_front_doors_cannot_share_a_port(door: Door) -> None:
+    second = front_door.start(door.settings)
+    try:
+        assert second.wait(timeout=30) == 1
+    finally:
+        second.kill()
