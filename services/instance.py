@@ -42,8 +42,7 @@ def complete(settings: Settings, block: range) -> Settings:
 
     Raises SettingsError for what cannot work.
     """
-    for name in ("http_port", "grpc_port"):
-        _check_free(settings.host, getattr(settings, name), name)
+    check_ports(settings)
     if settings.http_port == settings.grpc_port:
         raise SettingsError("http_port and grpc_port are the same: choose another for one of them")
     front_door.check_access(settings)
@@ -61,6 +60,12 @@ def given_ports(settings: Settings) -> set[int]:
     """Return the ports that the settings name, which must not be in the reserved block."""
     inner = settings.inner_http_port, settings.inner_grpc_port
     return {settings.http_port, settings.grpc_port, *inner}
+
+
+def check_ports(settings: Settings) -> None:
+    """Raise SettingsError where another process listens at a port of the front door."""
+    for name in ("http_port", "grpc_port"):
+        _check_free(settings.host, getattr(settings, name), name)
 
 
 def _check_free(host: str, port: int, name: str) -> None:

@@ -121,6 +121,7 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
         importing.join()
         signal.signal(signal.SIGTERM, _interrupt)  # Ray has set its own
         _start_applications(settings)
+        instance.check_ports(settings)  # again: another service may have started in the meantime
         door = front_door.start(settings, directory / "door.sock")
         _wait_until_ready(settings, door, directory / "door.sock")
         greet(_greeting(settings, time.monotonic() - start))
@@ -133,7 +134,7 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
             door = front_door.start(settings, directory / "door.sock")
     except KeyboardInterrupt:
         return 0
-    except (RuntimeError, PermissionError) as error:
+    except (RuntimeError, PermissionError, SettingsError) as error:
         logger.error("%s", error)
         return 1
     finally:
