@@ -1,7 +1,7 @@
-"""Long answers in steps, so that whoever runs them can stop, or let others by, between two.
+"""Long answers in steps: between two of them, the caller can stop or serve others.
 
 A function in steps is a generator. It yields a Question for the SAM head and is sent the answer, or
-it yields None after a while of its own work and is sent nothing of use; it returns its result.
+it yields None after some work of its own and is sent an empty list; it returns its result.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -70,7 +70,7 @@ def run(steps: Steps[T], sam_head: MaskHead) -> T:
 
 
 def finish(steps: Steps[T]) -> T:
-    """Do all steps of what asks nothing."""
+    """Do all steps of a function that asks no questions."""
     step = advance(steps, None)
     while not isinstance(step, Done):
         step = advance(steps, [])

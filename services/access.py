@@ -69,7 +69,7 @@ class Caller:
         is proven by nothing else than that it is found under this name.
         """
         image_key = image_key.lower()
-        if not self.tenant:  # what came without keys is its own
+        if not self.tenant:  # it owns the images that came in without keys
             return image_key
         # Image keys are in lower case: nobody can ask for another tenant's image by this name.
         return hashlib.sha256(f"{self.tenant}/{image_key}".encode()).hexdigest().upper()

@@ -33,7 +33,7 @@ def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> dict[str,
     form = _Form(most_parts)
     try:
         parser = MultipartParser(boundary, form.callbacks())
-        while chunks:  # each is let go once it is parsed
+        while chunks:  # frees the memory of each as soon as it is parsed
             parser.write(chunks.popleft())
     except FormParserError as error:
         raise InvalidRequest(f"the form is broken: {error}") from error

@@ -164,7 +164,7 @@ def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[byt
 
 
 def _copy(reader: int, output: TextIO) -> None:
-    """Write each line of HAProxy's log, and what it says of itself, to an output of ours."""
+    """Copy HAProxy's log and its own messages to our output, line by line."""
     with open(reader, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             output.write(f"{logs.as_json(line.rstrip())}\n")

@@ -34,6 +34,46 @@ SERVES_OWN = (
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
 )
 """Ports of Serve that nobody calls."""
+SINGLE_MACHINE = {
+    "RAY_USAGE_STATS_ENABLED": 0,
+    # Ray executes code for every caller with its token. By default the token is a file in the
+    # home directory that other users may be able to read.
+    "RAY_AUTH_MODE": "token",
+    # Ray's mode for a single machine: all of its servers listen on the loopback interface.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": 0,
+    # Ray's two Prometheus servers have no switch; an invalid port keeps them from starting.
+    "AUTOSCALER_METRIC_PORT": -1,
+    "DASHBOARD_METRIC_PORT": -1,
+    "RAY_DEDUP_LOGS": 0,  # the lines of two requests are alike, and both matter
+    # Lines of the services are JSON, and reach the output of this process as they are.
+    "RAY_DISABLE_WORKER_LOG_PREFIX": 1,
+    "RAY_COLOR_PREFIX": 0,
+    "RAY_worker_niceness": 0,  # Ray takes workers for background work
+    "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
+    "RAY_SERVE_ENABLE_HA_PROXY": 1,
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.inner_ports.guard",
+    # Our services do not block an event loop: one is enough, and saves changes of threads.
+    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": 0,
+    # By default Serve kills a proxy that is not up in 5 seconds, too early on a slow machine.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": 60,
+    # After three failed checks in a row Serve starts its HAProxy again.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 1,
+    # A replica that answers no health check does not answer a request to stop either.
+    "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": 1,
+    # The front door has drained before Serve is told to stop.
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0.1,
+    # The idle service takes a third less CPU with these: we do not read Ray's metrics, and four
+    # rounds of the control loop per second are enough for one machine.
+    "RAY_enable_metrics_collection": 0,
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": 5000,
+    "RAY_event_stats": 0,
+    "RAY_task_events_report_interval_ms": 0,
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": 0.25,
+    # Processes that hold a model take the cores themselves; the others compute on one.
+    **dict.fromkeys(ONE_THREAD, 1),
+    **COMPUTING,
+}
+"""Variables of Ray and Serve that are the same for each instance."""
 REPLICA_PORTS = 100  # for as many replicas on this machine, and again for their gRPC
 
 
@@ -136,48 +176,12 @@ def environment(settings: Settings, directory: Path, block: range) -> dict[str, 
         "HARD_STOP_AFTER_S": front_door.DRAIN_S,
     }
     values = {
-        front_door.SECRET_VARIABLE: settings.front_door_secret,
-        "PROMETHEUS_MULTIPROC_DIR": metrics,
-        "RAY_USAGE_STATS_ENABLED": 0,
-        # Ray executes code for every caller with its token. By default the token is a file in the
-        # home directory that other users may be able to read.
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        # Ray's mode for a single machine: all of its servers listen on the loopback interface.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": 0,
-        # Ray's two Prometheus servers have no switch; an invalid port keeps them from starting.
-        "AUTOSCALER_METRIC_PORT": -1,
-        "DASHBOARD_METRIC_PORT": -1,
-        "RAY_DEDUP_LOGS": 0,  # lines of two requests are alike, and are two
-        # Lines of the services are JSON, and reach this process' output as they are.
-        "RAY_DISABLE_WORKER_LOG_PREFIX": 1,
-        "RAY_COLOR_PREFIX": 0,
-        "RAY_worker_niceness": 0,  # ours are not background work, as Ray takes workers to be
-        "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
-        "RAY_SERVE_ENABLE_HA_PROXY": 1,
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.inner_ports.guard",
+        **SINGLE_MACHINE,
         **_ports(block),
+        front_door.SECRET_VARIABLE: settings.front_door_secret,
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "PROMETHEUS_MULTIPROC_DIR": metrics,
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,
-        # Nothing of ours blocks an event loop: one is enough, and a request changes threads less.
-        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": 0,
-        # A slow machine is no failure: Serve kills a proxy that is not up in 5 seconds.
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": 60,
-        # After three checks in a row its HAProxy is found to be gone, and started again.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 1,
-        # What answers no check will not answer a request to stop either.
-        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": 1,
-        # The front door has drained before Serve is told to stop.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0.1,
-        # What runs even while nobody asks anything cost a fifth of a core, a third less with these:
-        # our own metrics are not Ray's, and four looks a second are enough for one machine.
-        "RAY_enable_metrics_collection": 0,
-        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": 5000,
-        "RAY_event_stats": 0,
-        "RAY_task_events_report_interval_ms": 0,
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": 0.25,
-        # Those that hold a model take the cores by themselves; nobody else may.
-        **dict.fromkeys(ONE_THREAD, 1),
-        **COMPUTING,
     }
     values |= {f"RAY_SERVE_HAPROXY_{name}": value for name, value in haproxy.items()}
     return {name: str(value) for name, value in values.items()}

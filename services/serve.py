@@ -38,7 +38,7 @@ SERVICERS = [
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
 
-logger = logging.getLogger("services.serve")  # also where this runs as __main__
+logger = logging.getLogger("services.serve")  # __name__ may be __main__
 
 DOOR_S = 5
 """A front door that ends sooner than this will not stay open if it is started once more."""
