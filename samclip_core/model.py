@@ -169,7 +169,7 @@ class SamClip:
 
     def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts as they stand: T×D, rows of length 1. Raises InvalidLabels."""
-        (text_TD,) = self._cores.map(self._text_encoder.embed, [texts])
+        (text_TD,) = self._cores.map(self._text_encoder.embed, [scores.as_texts(texts)])
         return text_TD.cpu().numpy()
 
     def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
@@ -197,6 +197,7 @@ class SamClip:
 
         Raises InvalidLabels.
         """
+        labels = scores.as_texts(labels)
         text_LD = self._class_embeddings(labels, templates)
         return scores.classify(
             self.embed_image(image), text_LD, labels, self.config.logit_scale, top_k
@@ -222,6 +223,7 @@ class SamClip:
 
         ``refine`` sharpens the outlines with the SAM head. Raises InvalidLabels.
         """
+        labels = scores.as_texts(labels)
         features, text_LD = self.encode(image), self._class_embeddings(labels)
         background_KD = None
         if background:
@@ -240,6 +242,7 @@ class SamClip:
 
         ``points_per_side`` None: the checkpoint's own. Raises InvalidLabels.
         """
+        labels = scores.as_texts(labels)
         features = self.encode(image)
         text_LD = self._class_embeddings(labels) if labels else None
         masks = everything.segment_everything(
@@ -252,7 +255,7 @@ class SamClip:
     def _class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str] | None = None
     ) -> NDArray[np.float32]:
-        templates = self.config.templates if templates is None else templates
+        templates = self.config.templates if templates is None else scores.as_texts(templates)
         return self._embedded(tuple(labels), tuple(templates))
 
     def _embed_classes(

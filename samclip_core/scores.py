@@ -21,6 +21,11 @@ def unit(vectors: FloatArray) -> NDArray[np.float32]:
     return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
 
 
+def as_texts(texts: Sequence[str]) -> Sequence[str]:
+    """The texts; a lone string is one text, not its letters."""
+    return [texts] if isinstance(texts, str) else texts
+
+
 def check_labels(labels: Sequence[str], limit: int = MAX_LABELS) -> None:
     """Raise InvalidLabels unless there are 1 to ``limit`` labels and none is blank."""
     if not labels:

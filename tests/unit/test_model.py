@@ -144,6 +144,16 @@ def test_classify(model: SamClip) -> None:
     assert model.classify(PICTURES[0], ["dog", "cat", "grass"], top_k=1) == scores[:1]
 
 
+def test_a_lone_string_is_one_text_and_not_its_letters(model: SamClip) -> None:
+    assert model.embed_text("cat").shape == model.embed_text(["cat"]).shape
+    photo = "a photo of a {}."
+    found = model.classify(PICTURES[0], "cat", photo)
+    assert found == model.classify(PICTURES[0], ["cat"], [photo])
+    assert [region.label for region in model.segment_text(PICTURES[0], "cat").regions] == ["cat"]
+    everything = model.segment_everything(PICTURES[0], 2, "cat")
+    assert {mask.label for mask in everything} <= {"cat"}
+
+
 def test_templates_change_the_text(model: SamClip) -> None:
     plain, photo = (
         model.classify(PICTURES[0], ["dog"], templates)[0].similarity
