@@ -35,7 +35,7 @@ def guard() -> list[Middleware]:
     it opens a port. Serve has no setting for the interceptors, options and address of its gRPC
     servers, nor for the trailers of its HTTP servers, so they are replaced here.
     """
-    HttpToolsProtocol.on_headers_complete = end_headers  # type: ignore[method-assign]
+    HttpToolsProtocol.on_headers_complete = end_headers  # type: ignore[method-assign, assignment]
     grpc_util.gRPCGenericServer = GuardedServer
     Server.add_insecure_port = add_port_of_this_node  # type: ignore[method-assign, assignment]
     return [Middleware(GuardedPaths)]
