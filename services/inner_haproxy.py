@@ -18,7 +18,8 @@ REFUSAL = (
 )
 _PR_SET_PDEATHSIG = 1
 _UNUSED = ("frontend prometheus", "listen stats")
-_UNLESS = 'unless { req.hdr(x-samclip-front-door) -m str "${SAMCLIP_FRONT_DOOR_SECRET}" }\n'
+# The secret may begin with a dash, so -- ends the options before it.
+_UNLESS = 'unless { req.hdr(x-samclip-front-door) -m str -- "${SAMCLIP_FRONT_DOOR_SECRET}" }\n'
 _PROBLEM = json.dumps(
     {"type": "about:blank", "title": "not authenticated", "status": 401, "detail": REFUSAL}
 ).replace('"', r"\"")

