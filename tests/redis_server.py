@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from services.instance import free_port
+from tests.ports import free_port
 
 START_S = 60
 

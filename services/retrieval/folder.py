@@ -15,7 +15,7 @@ the process that has the files open holds: that one is replaced while the servic
 
 
 class FolderError(Exception):
-    """A folder that cannot be used; the message names it, so it is for operators alone."""
+    """The folder cannot be used. The message names it, so only operators may see the message."""
 
 
 def take(folder: Path, lock: str) -> FileIO:

@@ -18,8 +18,8 @@ import pytest
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
 from services.front_door import SECRET_VARIABLE
-from services.instance import free_port
 from tests.conftest import ROOT
+from tests.ports import free_port
 
 START_S = (
     840  # a busy machine may need minutes for what takes seconds; see the timeout of the tests

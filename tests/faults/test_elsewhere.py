@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from services.instance import free_port
 from tests.conftest import ROOT
 from tests.e2e.conftest import Service, start
 from tests.faults import processes, relay
@@ -20,6 +19,7 @@ from tests.faults.load import Load, Pictures
 from tests.faults.relay import Relay
 from tests.faults.report import Report
 from tests.faults.test_processes import FAULTS, NEEDS_BACKBONE, ROOMY_S, only_in_flight
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
 

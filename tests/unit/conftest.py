@@ -9,7 +9,6 @@ from samclip_core.model import SamClip
 from services import front_door
 from services.backbone.app import Backbone
 from services.classification.app import Classification
-from services.instance import free_port
 from services.retrieval import app as retrieval
 from services.retrieval import vector_sets
 from services.retrieval.app import Retrieval
@@ -17,6 +16,7 @@ from services.segmentation.app import Segmentation
 from services.semantic.app import Semantic
 from services.settings import Settings
 from tests.in_process import SECRET, Caller, served
+from tests.ports import free_port
 from tests.tiny import make_tiny_checkpoint
 
 

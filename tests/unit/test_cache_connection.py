@@ -11,9 +11,9 @@ from samclip_core.geometry import Geometry
 from services.cache.connection import close, connect
 from services.cache.entry import Entries, Entry
 from services.cache.shared import OUTPUTS, SharedTier
-from services.instance import free_port
 from services.settings import SettingsError
 from tests import redis_server
+from tests.ports import free_port
 
 
 async def remembers(url: str) -> bool:

@@ -12,10 +12,10 @@ from samclip.v1 import samclip_pb2 as pb
 from services import metrics
 from services.backbone.engine import Engine
 from services.cache import breaker
-from services.instance import free_port
 from tests import redis_server
 from tests.fake_model import FakeModel
 from tests.in_process import png
+from tests.ports import free_port
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
 IMAGES = count(1)

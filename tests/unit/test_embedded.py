@@ -13,11 +13,11 @@ import pytest
 
 from samclip_core.errors import DeadlineExceeded, Unavailable
 from services import serve
-from services.instance import free_port
 from services.retrieval import collection, embedded
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Item, Query
 from tests.conftest import ROOT
+from tests.ports import free_port
 from tests.unit.test_engines import D, items, vector
 
 HOLDER = """

@@ -16,10 +16,10 @@ import pytest
 
 from services import front_door
 from services.arrival import Pace
-from services.instance import free_port
 from services.settings import Settings
 from services.urgency import Urgency
 from tests.door import EMBED, SECRET, Door, Serve, grpc_server, http_server, logged, opened
+from tests.ports import free_port
 
 GENERIC = "Path not found. Ping http://.../-/routes for available routes."
 

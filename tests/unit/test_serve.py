@@ -8,8 +8,8 @@ import pytest
 
 from samclip_core.checkpoint import WEIGHTS
 from services import serve
-from services.instance import free_port
 from services.settings import Settings
+from tests.ports import free_port
 
 
 def test_an_unknown_setting_ends_it_at_once(

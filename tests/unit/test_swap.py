@@ -18,12 +18,12 @@ from samclip_core.model import Dtype, SamClip
 from services import rpc, scrape, swap
 from services.backbone.app import Backbone
 from services.classification.app import Classification
-from services.instance import free_port
 from services.retrieval.app import Retrieval
 from services.segmentation.app import Segmentation
 from services.settings import SettingsError
 from services.swap import Swapping, swapping
 from tests.in_process import ADMITTED, Caller, png, served
+from tests.ports import free_port
 from tests.tiny import make_tiny_checkpoint
 
 LABELS = ["a dog", "a cat", "grass"]

@@ -9,7 +9,6 @@ import redis
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, Unavailable
-from services.instance import free_port
 from services.retrieval import app, vector_sets
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import open_index
@@ -18,6 +17,7 @@ from services.retrieval.vector_sets import VectorSets, connect
 from services.settings import Settings
 from tests import redis_server
 from tests.in_process import Caller, served
+from tests.ports import free_port
 from tests.unit.test_engines import MODEL, OTHER, D, items, vector
 
 LOST = "Redis, which holds the index, does not answer: try again"

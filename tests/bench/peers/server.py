@@ -16,10 +16,10 @@ from typing import Any
 import httpx
 import numpy as np
 
-from services.instance import free_port
 from tests.bench import traffic
 from tests.bench.bench import Bench
 from tests.bench.peers.work import PATH
+from tests.ports import free_port
 
 START_S = 90
 STOP_S = 3
