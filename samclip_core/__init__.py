@@ -7,15 +7,12 @@ brings in no torch.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from samclip_core.deferred import defer
-
 if TYPE_CHECKING:
     from samclip_core.config import SamClipConfig
     from samclip_core.errors import CheckpointError, SamClipError
     from samclip_core.geometry import Geometry
     from samclip_core.image import ImageLimits
     from samclip_core.model import Prepared, SamClip
-    from samclip_core.openmp import use_cores
     from samclip_core.sam_head import SamHead
     from samclip_core.types import (
         EverythingMask,
@@ -43,7 +40,6 @@ _HOME = {
     "SamHead": "sam_head",
     "Score": "types",
     "SemanticMap": "types",
-    "use_cores": "openmp",
 }
 
 __all__ = [
@@ -62,11 +58,7 @@ __all__ = [
     "SamHead",
     "Score",
     "SemanticMap",
-    "use_cores",
 ]
-
-# Brings in torchvision, and that torch._dynamo: 1.3 s of CPU and 110 MB for who wants the layers.
-defer("segment_anything")
 
 
 def __getattr__(name: str) -> Any:

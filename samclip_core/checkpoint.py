@@ -8,8 +8,15 @@
     README.md                   the model card
     manifest.json               sha256 of each file, and the digest over all
 
-A file is checked against the manifest when it is read. torch is imported only where tensors move,
-so a service that reads no weights starts without it.
+and, once ``samclip export`` has run, what serves on a CPU, with a digest of its own:
+
+    image_encoder.onnx          with Head_CLIP; image_encoder.int8.onnx the same, quantised
+    mask_decoder.onnx           with the prompt encoder
+    text_encoder.onnx
+    clip_tokenizer.json         of an open_clip tower
+
+The graphs refer to the weights in the safetensors files. A file is checked against the manifest
+when it is read. torch is imported only where tensors move.
 """
 
 import hashlib
@@ -31,6 +38,15 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent / "checkpoints"
 CONFIG, LINEAGE, MANIFEST, CARD = "config.json", "lineage.json", "manifest.json", "README.md"
 WEIGHTS, TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "text_encoder.safetensors", "tokenizer.json"
+INT8_GRAPH, CLIP_TOKENIZER = "image_encoder.int8.onnx", "clip_tokenizer.json"
+GRAPHS = (
+    "image_encoder.onnx",
+    INT8_GRAPH,
+    "mask_decoder.onnx",
+    "text_encoder.onnx",
+    CLIP_TOKENIZER,
+)
+"""Files that ``samclip export`` makes of the others; no part of the checkpoint's digest."""
 
 
 def resolve(name_or_dir: str | Path) -> Path:
@@ -65,7 +81,9 @@ def verify(directory: Path) -> None:
     """
     for name in _read_manifest(directory)[0]:
         if name != CARD:
-            _verified(directory, name)
+            verified(directory, name)
+    for name in graphs(directory):
+        verified_graph(directory, name)
     read_config(directory)
 
 
@@ -76,7 +94,51 @@ def read_config(directory: Path) -> SamClipConfig:
 
 def read_file(directory: Path, name: str) -> bytes:
     """Return the bytes of one file; CheckpointError names it where it is missing or damaged."""
-    return _verified(directory, name).read_bytes()
+    return verified(directory, name).read_bytes()
+
+
+def graphs(directory: Path) -> dict[str, Any]:
+    """Return what the manifest says of each exported file, by name; empty before an export."""
+    return dict(_read_graphs(directory).get("files", {}))
+
+
+def graphs_digest(directory: Path) -> str:
+    """Return the digest over the exported files; empty before an export."""
+    return str(_read_graphs(directory).get("digest", ""))
+
+
+def read_graph(directory: Path, name: str) -> bytes:
+    """Return the bytes of an exported file.
+
+    Raises CheckpointError, which names ``samclip export``, where it is missing or damaged.
+    """
+    return verified_graph(directory, name).read_bytes()
+
+
+def verified_graph(directory: Path, name: str) -> Path:
+    """Return the path of an exported file; raise as ``read_graph``."""
+    about, path = graphs(directory).get(name), directory / name
+    if about is None:
+        raise CheckpointError(
+            f"{directory} has no {name}, which a CPU without torch serves: make it with "
+            f"`samclip export {directory}`, which needs samclip[export]"
+        )
+    if not path.is_file() or sha256(path) != about["sha256"]:
+        raise CheckpointError(
+            f"{path} is missing or differs from its digest in {MANIFEST}: make it again with "
+            f"`samclip export {directory}`"
+        )
+    return path
+
+
+def seal_graphs(directory: Path, opset: int, about: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write down the exported files and what ``about`` says of each; return their digest."""
+    files = {name: {**says, "sha256": sha256(directory / name)} for name, says in about.items()}
+    value = _digest_of({name: says["sha256"] for name, says in files.items()})
+    stated, digest_ = _read_manifest(directory)
+    section = {"digest": value, "opset": opset, "files": files}
+    _write_manifest(directory, {"digest": digest_, "files": stated, "graphs": section})
+    return value
 
 
 def load_weights(
@@ -90,7 +152,7 @@ def load_weights(
     """
     prefixes = tuple(f"{part}." for part in parts) or ("",)
     expected = {k: v for k, v in module.state_dict().items() if k.startswith(prefixes)}
-    with _tensors(_verified(directory, file)) as stored:
+    with _tensors(verified(directory, file)) as stored:
         shapes = {
             key: list(stored.get_slice(key).get_shape())
             for key in stored.keys()  # noqa: SIM118 - a reader, not a dict
@@ -165,14 +227,28 @@ def seal(directory: Path) -> str:
     files = {
         path.name: sha256(path)
         for path in directory.iterdir()
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, *GRAPHS)
     }
-    value = _digest_of(files)
-    manifest = {"digest": value, "files": files}
+    manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
+    if (directory / MANIFEST).is_file() and _same_weights(files, _read_manifest(directory)[0]):
+        manifest["graphs"] = _read_graphs(directory)
+    _write_manifest(directory, manifest)
+    return str(manifest["digest"])
+
+
+def _same_weights(files: Mapping[str, str], before: Mapping[str, str]) -> bool:
+    return all(files.get(name) == before.get(name) for name in (CONFIG, WEIGHTS, TEXT_WEIGHTS))
+
+
+def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     partial = directory.parent / f".{directory.name}-{MANIFEST}"
     partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
     partial.replace(directory / MANIFEST)
-    return value
+
+
+def _read_graphs(directory: Path) -> dict[str, Any]:
+    _read_manifest(directory)
+    return dict(json.loads((directory / MANIFEST).read_bytes()).get("graphs", {}))
 
 
 def _read_manifest(directory: Path) -> tuple[dict[str, str], str]:
@@ -190,7 +266,8 @@ def _read_manifest(directory: Path) -> tuple[dict[str, str], str]:
     return files, value
 
 
-def _verified(directory: Path, name: str) -> Path:
+def verified(directory: Path, name: str) -> Path:
+    """Return the path of a file; CheckpointError names it where it is missing or damaged."""
     files, _ = _read_manifest(directory)
     path = directory / name
     if name not in files:

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-FEW = 32  # keys that are read faster as rows of all queries (2,304 of them; edge)
-
 
 class FusedAttention(nn.Module):
     """The two-way transformer's attention through ``scaled_dot_product_attention``."""
@@ -31,22 +29,8 @@ class FusedAttention(nn.Module):
             projected.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for projected in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         )
-        few = q.is_cpu and k.shape[2] <= FEW < q.shape[2]
-        if few and torch.is_inference_mode_enabled():  # a training stays the same to the bit
-            attended = _of_few(q, k, v)
-        else:
-            attended = F.scaled_dot_product_attention(q, k, v)
+        attended = F.scaled_dot_product_attention(q, k, v)
         return self.out_proj(attended.transpose(1, 2).flatten(2))
-
-
-def _of_few(q_PHND: Tensor, k_PHKD: Tensor, v_PHKD: Tensor) -> Tensor:
-    """Attention where many ask few, each key's logits in a row: softmax then runs across rows.
-
-    A CPU's fused call takes three times as long for a prompt's 7 keys.
-    """
-    scaled_PHKD = k_PHKD * k_PHKD.shape[-1] ** -0.5
-    weights_PHKN = (scaled_PHKD @ q_PHND.transpose(-1, -2)).softmax(dim=-2)
-    return weights_PHKN.transpose(-1, -2) @ v_PHKD
 
 
 class FusedLayerNorm2d(LayerNorm2d):
@@ -66,34 +50,11 @@ class FusedLayerNorm2d(LayerNorm2d):
         return normed_PhwC.permute(0, 3, 1, 2)
 
 
-class FusedGELU(nn.Module):
-    """``gelu`` as a layer."""
-
-    def __init__(self, _: nn.GELU):
-        super().__init__()
-
-    def forward(self, x_PChw: Tensor) -> Tensor:
-        return gelu(x_PChw)
-
-
-def gelu(x_PChw: Tensor) -> Tensor:
-    """GELU, for a map that lies channels last seen as what it is then: contiguous.
-
-    oneDNN computes that, in half the time of PyTorch's own, and in a twelfth where much lies far
-    below zero: what is denormal then costs it nothing.
-    """
-    x_PhwC = x_PChw.permute(0, 2, 3, 1)
-    if torch.is_inference_mode_enabled() and x_PhwC.is_contiguous():
-        return F.gelu(x_PhwC).permute(0, 3, 1, 2)
-    return F.gelu(x_PChw)  # a training stays the same to the bit
-
-
 def use_fused(module: nn.Module) -> None:
     """Put the twins, which keep the keys, in place of segment_anything's layers in ``module``."""
     twins: dict[type[nn.Module], Callable[..., nn.Module]] = {
         Attention: FusedAttention,
         LayerNorm2d: FusedLayerNorm2d,
-        nn.GELU: FusedGELU,
     }
     for name, child in list(module.named_children()):
         if type(child) in twins:

@@ -76,9 +76,3 @@ class MaskDecoder(mask_decoder.MaskDecoder):
             dim=1,
         )
         return torch.einsum("pmd,pdhw->pmhw", kernels_PMD, upscaled_PDhw)
-
-
-def select_masks(logits_PMhw: Tensor, iou_PM: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:
-    """Keep masks 1..3 (the alternatives of an ambiguous prompt) or only mask 0, as SAM does."""
-    kept = slice(1, None) if multimask else slice(0, 1)
-    return logits_PMhw[:, kept], iou_PM[:, kept]

@@ -3,28 +3,22 @@
 T texts, D width, S side of the model frame, H W pixels of the original picture.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from samclip_core import checkpoint, dense, everything, scores, semantic
-from samclip_core.clipped import clip_in_convolutions
-from samclip_core.cores import Cores, last_level_cache, one_core
-from samclip_core.edge import WIDEST
+from samclip_core import checkpoint, dense, everything, scores, semantic, tokenizer
+from samclip_core.engine import load as load_engine
+from samclip_core.engine.base import Asked, Dtype, Engine, EngineName
 from samclip_core.errors import InvalidImage
-from samclip_core.fused import cast_weights, fold_norms
 from samclip_core.geometry import Geometry
 from samclip_core.image import ImageLimits, decode
-from samclip_core.network import SamClipNet, load_net
 from samclip_core.sam_head import SamHead
-from samclip_core.text import TextEncoder, check_texts, load_text_encoder
 from samclip_core.types import (
     EverythingMask,
     ImageFeatures,
@@ -34,8 +28,11 @@ from samclip_core.types import (
     SemanticMap,
 )
 
-PICTURES_PER_CORE = 4  # more gained nothing, and the first answers would wait longer
-Dtype = Literal["float32", "bfloat16", "float16"]
+if TYPE_CHECKING:
+    from samclip_core.network import SamClipNet
+
+TEXTS_AT_ONCE = 64
+"""Most texts in one run of the text encoder: more gain nothing."""
 Image = bytes | NDArray[np.uint8] | ImageFeatures
 """An encoded file, RGB uint8 H×W×3, or what ``SamClip.encode`` made of one."""
 
@@ -49,29 +46,16 @@ class Prepared:
 
 
 class SamClip:
-    """One image encoder, many answers. Holds no state of a request: threads may share it.
+    """One image encoder, many answers. Holds no state of a request: threads may share it."""
 
-    ``net`` is the network itself, frozen, for those who want more than its answers.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        net: SamClipNet,
-        text_encoder: TextEncoder,
-        dtype: Dtype = "float32",
-        limits: ImageLimits | None = None,
-    ) -> None:
+    def __init__(self, directory: Path, engine: Engine, limits: ImageLimits | None = None) -> None:
         """Use ``SamClip.load``."""
         self.config = checkpoint.read_config(directory)
         self.digest = checkpoint.digest(directory)
-        self.sam_head = SamHead(self.config, net.prompt_encoder, net.mask_decoder)
+        self.engine = engine
+        self.sam_head = SamHead(self.config, engine)
         self.limits = limits or ImageLimits()
-        self.net = net
-        self._text_encoder = text_encoder
-        self._dtype = getattr(torch, dtype)
-        self._cores = Cores()
-        self._pictures_per_core = self._fitting()
+        self._tokenizer = tokenizer.load(directory)
         # The same labels are asked of many pictures; texts cost far more than a look-up.
         self._embedded = lru_cache(maxsize=16)(self._embed_classes)
 
@@ -80,26 +64,32 @@ class SamClip:
         cls,
         name_or_dir: str | Path = "edge",
         device: str = "cpu",
-        dtype: Dtype = "float32",
+        dtype: Asked = "auto",
         limits: ImageLimits | None = None,
+        engine: EngineName = "auto",
     ) -> Self:
         """Load a bundled checkpoint by name, or one from its directory.
 
-        ``dtype`` is the precision of the image encoder; everything else is float32. Raises
-        CheckpointError where the checkpoint is missing or damaged.
+        ``dtype`` is the precision of the image encoder; everything else is float32. "auto" takes
+        the fastest that the checkpoint has on this processor: float32, bfloat16 or int8. ``engine``
+        "auto" runs exported graphs on a CPU, and torch on a GPU or where there are no graphs.
+        Raises CheckpointError where something is missing, damaged or cannot be had.
         """
-        if dtype not in get_args(Dtype):
-            raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(Dtype))}")
         directory = checkpoint.resolve(name_or_dir)
-        with one_core():
-            net, text_encoder = load_net(directory), load_text_encoder(directory)
-            fold_norms(net.image_encoder)
-            if dtype != "float32":
-                cast_weights(net.image_encoder, getattr(torch, dtype))
-                cast_weights(net.clip_head, getattr(torch, dtype))
-            if device == "cpu":
-                clip_in_convolutions(net)
-        return cls(directory, net.to(device), text_encoder.to(device), dtype, limits)
+        return cls(directory, load_engine(directory, device, dtype, engine=engine), limits)
+
+    @property
+    def dtype(self) -> Dtype:
+        """The precision of the image encoder."""
+        return self.engine.dtype
+
+    @property
+    def net(self) -> "SamClipNet":
+        """The network itself, frozen; ValueError where the engine is not torch."""
+        net: SamClipNet | None = getattr(self.engine, "net", None)
+        if net is None:
+            raise ValueError("compiled graphs have no modules: load with engine='torch'")
+        return net
 
     def prepare(self, image: bytes | NDArray[np.uint8]) -> Prepared:
         """Decode where need be, and bring into the model frame; no model is run.
@@ -121,66 +111,36 @@ class SamClip:
         return self.encode_batch([prepared])[0]
 
     def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
-        """Encode prepared pictures together, in order; all features float32."""
-        return list(self.encode_each(batch))
+        """Encode prepared pictures together, in order; features in float16 or float32.
 
-    def encode_each(self, batch: Sequence[Prepared], alone: bool = True) -> Iterator[ImageFeatures]:
-        """The same, each as soon as it and those before it are done.
-
-        A picture's features do not depend on what else is in the batch. A GPU is given all at once,
-        each core of a CPU that is free its share, of which it takes a few at a time. ``alone``: one
-        picture may have all cores, as no other is about to come.
+        A picture's features do not depend on what else is in the batch.
         """
-        if self.device.type == "cpu":
-            share = -(-len(batch) // self._cores.free)
-            at_once = min(max(share, 1), self._pictures_per_core)
-        else:  # always from one thread: each that asks a GPU takes memory of it
-            at_once, alone = len(batch), True
-        parts = [batch[start : start + at_once] for start in range(0, len(batch), at_once)]
-        for encoded in self._cores.map(self._encode, parts, alone):
-            yield from encoded
-
-    def _fitting(self) -> int:
-        """Pictures whose widest maps, what is read and what is written, fit a core's part of cache.
-
-        A third of a lone picture's time on a core is to call some hundred layers and to lay their
-        weights out, and several pictures share it (edge, bfloat16: 47 ms one, 34 of four). Where
-        they wait for the memory instead, it does not pay; nor where the layers are large anyway.
-        """
-        if self.config.kind != "edge":
-            return 1
-        map_bytes = WIDEST * self.config.image_size**2 * self._dtype.itemsize
-        fitting = last_level_cache() // (2 * map_bytes * self._cores.number)
-        return min(max(fitting, 1), PICTURES_PER_CORE)
-
-    @torch.inference_mode()
-    def _encode(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
         sizes = [(item.geometry.input_height, item.geometry.input_width) for item in batch]
-        pixels_B3SS = torch.from_numpy(np.stack([item.pixels_3SS for item in batch]))
-        with self._autocast():
-            encoded = self.net.encode(
-                pixels_B3SS.to(self.device).float(), torch.tensor(sizes, device=self.device)
-            )
-        outputs = [output.float().cpu().numpy() for output in encoded]
+        pixels_B3SS = np.stack([item.pixels_3SS for item in batch])
+        encoded = self.engine.encode(pixels_B3SS, np.array(sizes, np.int64))
         return [
             ImageFeatures(item.geometry, *arrays)
-            for item, *arrays in zip(batch, *outputs, strict=True)
+            for item, *arrays in zip(batch, *encoded, strict=True)
         ]
 
     def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts as they stand: T×D, rows of length 1. Raises InvalidLabels."""
-        (text_TD,) = self._cores.map(self._text_encoder.embed, [scores.as_texts(texts)])
-        return text_TD.cpu().numpy()
+        texts = scores.as_texts(texts)
+        tokenizer.check_texts(texts)
+        return np.concatenate(
+            [
+                self.embed_tokens(self.tokenize(texts[start : start + TEXTS_AT_ONCE]))
+                for start in range(0, len(texts), TEXTS_AT_ONCE)
+            ]
+        )
 
-    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
-        """Token ids of texts, for ``embed_tokens``; no model is run. Raises InvalidLabels."""
-        check_texts(texts)
-        return self._text_encoder.tokenize(texts)
+    def tokenize(self, texts: Sequence[str]) -> NDArray[np.int64]:
+        """Token ids T×N of texts, for ``embed_tokens``; no model is run. Raises InvalidLabels."""
+        return self._tokenizer(texts)
 
-    def embed_tokens(self, ids_TN: torch.Tensor) -> NDArray[np.float32]:
+    def embed_tokens(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed what ``tokenize`` returned: T×D, rows of length 1."""
-        (text_TD,) = self._cores.map(self._text_encoder.embed_tokens, [ids_TN])
-        return text_TD.cpu().numpy()
+        return self.engine.embed_text(ids_TN)
 
     def embed_image(self, image: Image) -> NDArray[np.float32]:
         """The pooled embedding: D, of length 1, comparable with ``embed_text``."""
@@ -264,15 +224,6 @@ class SamClip:
         text_LD = scores.class_embeddings(self.embed_text, labels, templates)
         text_LD.setflags(write=False)  # every later answer shares it
         return text_LD
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network's weights are."""
-        return next(self.net.parameters()).device
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        lower = self._dtype != torch.float32
-        return torch.autocast(self.device.type, self._dtype, enabled=lower)
 
 
 def _present(array: NDArray | None, output: str) -> NDArray:

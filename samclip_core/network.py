@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
 from samclip_core import checkpoint
@@ -15,6 +14,7 @@ from samclip_core.clip_head import ClipHead
 from samclip_core.config import ClipHeadConfig, SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.mask_decoder import MaskDecoder
+from samclip_core.prompt_encoder import PromptEncoder
 from samclip_core.vit import PATCH, VARIANTS, ImageEncoder, ViTSize
 
 ENCODER_PARTS = ("image_encoder", "clip_head")

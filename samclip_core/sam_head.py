@@ -10,22 +10,29 @@ from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from segment_anything.modeling import PromptEncoder
-from torch import Tensor
 
 from samclip_core import checkpoint
 from samclip_core.config import SamClipConfig
-from samclip_core.cores import Cores, one_core
+from samclip_core.engine import load as load_engine
+from samclip_core.engine.base import (
+    BOX_MAX,
+    BOX_MIN,
+    NOT_OBJECT,
+    OBJECT,
+    PADDING,
+    Engine,
+    Part,
+    PromptBatch,
+)
 from samclip_core.errors import InvalidPrompt
 from samclip_core.geometry import Geometry
-from samclip_core.mask_decoder import MaskDecoder, select_masks
-from samclip_core.network import SAM_HEAD_PARTS, load_net
 from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 
-PROMPTS_PER_CALL = 32  # of the decoder: bounds its memory, about 1 GB at SAM's own size
-PROMPTS_PER_CALL_ON_CPU = 4  # its caches are small: among 32 a prompt took twice the time (edge)
+PROMPTS_PER_CALL = 32
+"""Of the mask decoder on a GPU: bounds its memory, about 1 GB at SAM's own size."""
+PROMPTS_PER_CALL_ON_CPU = 4
+"""The maps of more prompts do not fit in a CPU's caches."""
 
 T = TypeVar("T")
 Request = tuple[ImageFeatures, Sequence[Prompt]]
@@ -54,25 +61,20 @@ class SamHead:
     Always float32. Holds no state of a request, so threads may share it.
     """
 
-    def __init__(
-        self, config: SamClipConfig, prompt_encoder: PromptEncoder, mask_decoder: MaskDecoder
-    ) -> None:
+    def __init__(self, config: SamClipConfig, engine: Engine) -> None:
+        """``engine`` has the mask decoder."""
         self.config = config
+        self.engine = engine
         self.min_predicted_iou = config.min_predicted_iou
         self.min_stability = config.min_stability
-        self._prompt_encoder = prompt_encoder
-        self._mask_decoder = mask_decoder
-        self._cores = Cores()
-        with one_core(), torch.inference_mode():  # the same for every picture
-            self._positions_1Dhw = prompt_encoder.get_dense_pe()
+        self._at_once = PROMPTS_PER_CALL if engine.batches else PROMPTS_PER_CALL_ON_CPU
 
     @classmethod
     def load(cls, name_or_dir: str | Path, device: str = "cpu") -> Self:
-        """Load only this head's parts of a checkpoint. Raises CheckpointError."""
+        """Load only this head's part of a checkpoint. Raises CheckpointError."""
         directory = checkpoint.resolve(name_or_dir)
-        with one_core():
-            net = load_net(directory, SAM_HEAD_PARTS).to(device)
-        return cls(checkpoint.read_config(directory), net.prompt_encoder, net.mask_decoder)
+        parts: tuple[Part, ...] = ("mask_decoder",)
+        return cls(checkpoint.read_config(directory), load_engine(directory, device, parts=parts))
 
     def check(self, features: ImageFeatures, prompts: Sequence[Prompt]) -> None:
         """Raise InvalidPrompt unless every prompt can be answered for that picture."""
@@ -95,31 +97,28 @@ class SamHead:
         return self.segment_batch([(features, prompts)], multimask)[0]
 
     def segment_batch(
-        self, requests: Sequence[Request], multimask: bool = True, alone: bool = True
+        self, requests: Sequence[Request], multimask: bool = True
     ) -> list[list[MaskSet]]:
         """Answer the prompts of several pictures: for each request a MaskSet per prompt, in order.
 
         See ``decode_batch``.
         """
         decode = partial(self._answer, multimask=multimask)
-        return self._batch(requests, lambda jobs: [m.enlarge_all() for m in decode(jobs)], alone)
+        return self._batch(requests, lambda jobs: [m.enlarge_all() for m in decode(jobs)])
 
     def decode_batch(
-        self, requests: Sequence[Request], multimask: bool = True, alone: bool = True
+        self, requests: Sequence[Request], multimask: bool = True
     ) -> list[list[MaskLogits]]:
         """``segment_batch`` without enlarging the masks, whose time grows with the picture.
 
         ``multimask`` gives the three masks that an ambiguous prompt may mean, otherwise one.
-        An answer does not depend on what else is in the batch. ``alone``: one prompt may have all
-        cores, as no other is about to come. Features need the SAM embedding. Raises InvalidPrompt.
+        An answer does not depend on what else is in the batch. Features need the SAM embedding.
+        Raises InvalidPrompt.
         """
-        return self._batch(requests, partial(self._answer, multimask=multimask), alone)
+        return self._batch(requests, partial(self._answer, multimask=multimask))
 
     def _batch(
-        self,
-        requests: Sequence[Request],
-        answer: Callable[[Sequence[_Job]], list[T]],
-        alone: bool,
+        self, requests: Sequence[Request], answer: Callable[[Sequence[_Job]], list[T]]
     ) -> list[list[T]]:
         for features, prompts in requests:
             self.check(features, prompts)
@@ -127,88 +126,42 @@ class SamHead:
         alike: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
         for index, job in enumerate(jobs):
             alike[job.layout].append(index)
-        size = self._prompts_per_call(len(jobs))
-        calls = [
-            indices[start : start + size]
-            for indices in alike.values()
-            for start in range(0, len(indices), size)
-        ]
-
-        def call_of(indices: list[int]) -> list[T]:
-            return answer([jobs[index] for index in indices])
-
-        on_cores = partial(self._cores.map, alone=alone)
-        side_by_side = on_cores if self._device.type == "cpu" else map
         answers: dict[int, T] = {}
-        for call, found in zip(calls, side_by_side(call_of, calls), strict=True):
-            answers |= zip(call, found, strict=True)
+        for indices in alike.values():
+            for start in range(0, len(indices), self._at_once):
+                call = indices[start : start + self._at_once]
+                found = answer([jobs[index] for index in call])
+                answers |= zip(call, found, strict=True)
         ordered = iter(range(len(jobs)))
         return [[answers[next(ordered)] for _ in prompts] for _, prompts in requests]
 
-    def _prompts_per_call(self, prompts: int) -> int:
-        if self._device.type != "cpu":
-            return PROMPTS_PER_CALL
-        return max(1, min(PROMPTS_PER_CALL_ON_CPU, prompts // self._cores.number))
-
     def _answer(self, jobs: Sequence[_Job], multimask: bool) -> list[MaskLogits]:
         """Of prompts of one layout."""
-        logits_PMhw, iou_PM = self._decode(jobs, multimask)
-        return [
-            self._ranked(job.features.geometry, logits_Mhw, iou_M)
-            for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True)
-        ]
-
-    @torch.inference_mode()
-    def _decode(
-        self, jobs: Sequence[_Job], multimask: bool
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Low-resolution ``logits_PMhw`` and predicted ``iou_PM`` of prompts of one layout."""
         images = list({id(job.features): job.features for job in jobs}.values())
         rows = {id(features): row for row, features in enumerate(images)}
         embeddings_BDhw = np.stack([_sam_embedding(features) for features in images])
-        points, boxes, masks = self._pack(jobs)
-        sparse_PND, dense_PDhw = self._prompt_encoder(points=points, boxes=boxes, masks=masks)
-        logits_PMhw, iou_PM = self._mask_decoder.decode(
-            self._tensor(embeddings_BDhw),
-            self._positions_1Dhw,
-            sparse_PND,
-            dense_PDhw,
-            torch.tensor([rows[id(job.features)] for job in jobs], device=sparse_PND.device),
+        image_P = np.array([rows[id(job.features)] for job in jobs], np.int64)
+        logits_PMhw, iou_PM = self.engine.decode(embeddings_BDhw, self._pack(jobs, image_P))
+        kept = slice(1, None) if multimask else slice(0, 1)  # as SAM does
+        return [
+            self._ranked(job.features.geometry, logits_Mhw[kept], iou_M[kept])
+            for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True)
+        ]
+
+    def _pack(self, jobs: Sequence[_Job], image_P: NDArray[np.int64]) -> PromptBatch:
+        """Prompts of one layout in the model frame."""
+        side = 4 * self.config.grid
+        masks_P1mm = np.zeros((len(jobs), 1, side, side), np.float32)
+        for job, mask_1mm in zip(jobs, masks_P1mm, strict=True):
+            if job.prompt.mask_input_hw is not None:
+                mask_1mm[0] = job.prompt.mask_input_hw
+        return PromptBatch(
+            image_P,
+            np.stack([_points(job) for job in jobs]),
+            np.array([_labels(job.prompt) for job in jobs], np.int64).reshape(len(jobs), -1),
+            masks_P1mm,
+            np.array([job.prompt.mask_input_hw is not None for job in jobs], np.float32),
         )
-        logits_PMhw, iou_PM = select_masks(logits_PMhw, iou_PM, multimask)
-        return logits_PMhw.cpu().numpy(), iou_PM.cpu().numpy()
-
-    def _pack(
-        self, jobs: Sequence[_Job]
-    ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None, Tensor | None]:
-        """Points with labels, boxes and masks of prompts of one layout, in the model frame."""
-        points = boxes = masks = None
-        if jobs[0].prompt.points:
-            coordinates_PN2 = [
-                job.features.geometry.points_to_model(job.prompt.points) for job in jobs
-            ]
-            labels_PN = [_labels(job.prompt) for job in jobs]
-            points = self._tensor(np.stack(coordinates_PN2)), self._tensor(np.array(labels_PN))
-        boxes_P4 = [
-            job.features.geometry.boxes_to_model(job.prompt.box)[0]
-            for job in jobs
-            if job.prompt.box is not None
-        ]
-        if boxes_P4:
-            boxes = self._tensor(np.stack(boxes_P4))
-        masks_Phw = [
-            job.prompt.mask_input_hw for job in jobs if job.prompt.mask_input_hw is not None
-        ]
-        if masks_Phw:
-            masks = self._tensor(np.stack(masks_Phw)[:, None])
-        return points, boxes, masks
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self._mask_decoder.parameters()).device
-
-    def _tensor(self, array: NDArray) -> Tensor:
-        return torch.as_tensor(array, dtype=torch.float32, device=self._device)
 
     def _ranked(
         self, geometry: Geometry, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]
@@ -224,6 +177,19 @@ def _sam_embedding(features: ImageFeatures) -> NDArray[np.floating]:
     return features.sam_Dhw
 
 
+def _points(job: _Job) -> NDArray[np.float32]:
+    """The points of a prompt, then the corners of its box, or padding: N×2 in the model frame."""
+    prompt = job.prompt
+    corners = [] if prompt.box is None else [prompt.box[:2], prompt.box[2:]]
+    points_N2 = job.features.geometry.points_to_model([*prompt.points, *corners])
+    padding = int(bool(prompt.points) and prompt.box is None)
+    return np.pad(points_N2, ((0, padding), (0, 0)))
+
+
 def _labels(prompt: Prompt) -> list[int]:
-    """SAM's labels: 1 for the object, 0 for what is not."""
-    return [int(not flag) for flag in prompt.negative] or [1] * len(prompt.points)
+    """The label of each of ``_points``."""
+    labels = [NOT_OBJECT if flag else OBJECT for flag in prompt.negative]
+    labels = labels or [OBJECT] * len(prompt.points)
+    if prompt.box is not None:
+        return [*labels, BOX_MIN, BOX_MAX]
+    return [*labels, PADDING] if labels else []

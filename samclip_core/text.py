@@ -5,22 +5,16 @@ T texts, N tokens, D width.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core import checkpoint
 from samclip_core.config import TextConfig
-from samclip_core.errors import CheckpointError, InvalidLabels
-
-if TYPE_CHECKING:
-    from open_clip.tokenizer import SimpleTokenizer
+from samclip_core.errors import CheckpointError
+from samclip_core.tokenizer import PAD, TextTokenizer, check_texts, of_clip, of_sentences
 
 BATCH = 64
 
@@ -28,11 +22,8 @@ BATCH = 64
 class TextEncoder(nn.Module):
     """What both towers share: batches in, rows of length 1 out."""
 
+    tokenizer: TextTokenizer
     tokenizer_json: str | None = None  # stored beside the weights, where the tower needs one
-
-    @abstractmethod
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids of a batch, int64 T×N."""
 
     @abstractmethod
     def forward(self, ids_TN: Tensor) -> Tensor:
@@ -45,23 +36,10 @@ class TextEncoder(nn.Module):
         Raises InvalidLabels where there is no text, or an empty one.
         """
         check_texts(texts)
+        device = next(self.parameters()).device
         batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
-        return torch.cat([self.embed_tokens(self.tokenize(batch)) for batch in batches])
-
-    @torch.no_grad()
-    def embed_tokens(self, ids_TN: Tensor) -> Tensor:
-        """Embed what ``tokenize`` returned: float32 T×D on the tower's device."""
-        embedded_TD: Tensor = self(ids_TN.to(next(self.parameters()).device))
-        return embedded_TD
-
-
-def check_texts(texts: Sequence[str]) -> None:
-    """Raise InvalidLabels where there is no text, or an empty one."""
-    if not texts:
-        raise InvalidLabels("no texts to embed: give at least one")
-    empty = [index for index, text in enumerate(texts) if not text.strip()]
-    if empty:
-        raise InvalidLabels(f"text {empty[0]} is empty: give every text at least one word")
+        ids = (torch.from_numpy(self.tokenizer(batch)).to(device) for batch in batches)
+        return torch.cat([self(ids_TN) for ids_TN in ids])
 
 
 class SentenceTextEncoder(TextEncoder):
@@ -71,15 +49,12 @@ class SentenceTextEncoder(TextEncoder):
     share a large common part, which says nothing about the picture.
     """
 
-    PAD = 0
     center_D: Tensor
 
     def __init__(self, config: TextConfig, tokenizer_json: str) -> None:
         super().__init__()
         self.tokenizer_json = tokenizer_json
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._tokenizer.enable_truncation(config.max_tokens)
-        self._tokenizer.enable_padding(pad_id=self.PAD, pad_token="[PAD]")
+        self.tokenizer = of_sentences(tokenizer_json, config)
         self.words = nn.Embedding(config.vocabulary, config.width)
         self.positions = nn.Embedding(config.max_tokens, config.width)
         self.norm = nn.LayerNorm(config.width, eps=1e-12)
@@ -95,13 +70,9 @@ class SentenceTextEncoder(TextEncoder):
         self.transformer = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
         self.register_buffer("center_D", torch.zeros(config.width))
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids, padded to the longest text of the batch."""
-        return torch.tensor([encoded.ids for encoded in self._tokenizer.encode_batch(list(texts))])
-
     def forward(self, ids_TN: Tensor) -> Tensor:
         """Embed token ids."""
-        padding_TN = ids_TN == self.PAD
+        padding_TN = ids_TN == PAD
         x_TND = self.norm(self.words(ids_TN) + self.positions.weight[: ids_TN.shape[1]])
         x_TND = self.transformer(x_TND, src_key_padding_mask=padding_TN)
         kept_TN1 = (~padding_TN)[..., None]
@@ -124,33 +95,11 @@ class OpenClipTextEncoder(TextEncoder):
             )
         self.model = open_clip.create_model(config.model, pretrained=None)
         self.model.visual = None
-        self._tokenizer = open_clip.get_tokenizer(config.model)
-        if isinstance(self._tokenizer, open_clip.SimpleTokenizer):
-            merge_with_tokenizers(self._tokenizer)
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Token ids, padded to the tower's context length."""
-        return self._tokenizer(list(texts))
+        self.tokenizer = of_clip(open_clip.get_tokenizer(config.model))
 
     def forward(self, ids_TN: Tensor) -> Tensor:
         """Embed token ids."""
         return F.normalize(self.model.encode_text(ids_TN).float(), dim=-1)
-
-
-def merge_with_tokenizers(tokenizer: "SimpleTokenizer") -> None:
-    """Let the tokenizers library split words in place of open_clip: the same tokens, bounded work.
-
-    open_clip's own time grows with the square of a word's length, 0.7 s for 2,000 letters, and its
-    cache keeps every word for ever.
-    """
-    model = BPE(tokenizer.encoder, list(tokenizer.bpe_ranks), end_of_word_suffix="</w>")
-    special = {tokenizer.decoder[token] for token in tokenizer.all_special_ids}
-    tokenizer.bpe = partial(_split, model, special)
-
-
-def _split(model: BPE, special: set[str], word: str) -> str:
-    """The tokens of a word, with spaces between them, as ``SimpleTokenizer.bpe`` returns them."""
-    return word if word in special else " ".join(token.value for token in model.tokenize(word))
 
 
 def build_text_encoder(config: TextConfig, tokenizer_json: str = "") -> TextEncoder:

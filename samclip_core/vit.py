@@ -3,7 +3,7 @@
 Shape letters: B images, C channels, H W pixels, h w patch grid, N tokens, D width, G heads.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 from samclip_core.encoder import EncoderOutput, valid_mask
 
 PATCH = 16
-LOGITS_AT_ONCE = 2**20  # of attention on a CPU: what the caches of a core or two hold
 # SAM's constants, in units of pixel values 0..255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
@@ -134,7 +133,7 @@ class RelPosAttention(nn.Module):
     """SAM's attention with decomposed relative positions; the N×N map is never written out.
 
     SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the scaled ``q·k``, both of them products
-    of q with a table of positions. Both ways to attend here do so exactly.
+    of q with a table of positions.
     """
 
     def __init__(self, attention: image_encoder.Attention):
@@ -152,21 +151,16 @@ class RelPosAttention(nn.Module):
         q_BGhwD, k_BGhwD, v_BGhwD = qkv.permute(3, 0, 4, 1, 2, 5)
         rows_hhD = get_rel_pos(h, h, self.rel_pos_h).to(qkv.dtype)
         columns_wwD = get_rel_pos(w, w, self.rel_pos_w).to(qkv.dtype)
-        fused = qkv.requires_grad or qkv.device.type != "cpu" or _in_tiles(qkv.dtype)
-        attend = attend_fused if fused else attend_in_pieces
-        attended_BGhwD = attend(q_BGhwD, k_BGhwD * self.scale, v_BGhwD, rows_hhD, columns_wwD)
+        attended_BGhwD = attend_fused(
+            q_BGhwD, k_BGhwD * self.scale, v_BGhwD, rows_hhD, columns_wwD
+        )
         return self.proj(attended_BGhwD.permute(0, 2, 3, 1, 4).flatten(3))
-
-
-def _in_tiles(dtype: torch.dtype) -> bool:
-    """Whether this CPU multiplies it in tiles (AMX): to fold the biases in costs little then."""
-    return dtype == torch.bfloat16 and torch.cpu._is_amx_tile_supported()
 
 
 def attend_fused(
     q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
 ) -> Tensor:
-    """One fused call, for GPUs, tiles and learning. Takes scaled keys, gives ``BGhwD``.
+    """One fused call. Takes scaled keys, gives ``BGhwD``.
 
     Appending both biases to q, and the one-hot row and column to k, makes the sum a plain dot
     product. Values are padded to the same width because the fused kernels ask for equal widths;
@@ -185,39 +179,8 @@ def attend_fused(
     return attended_BGND[..., :width].unflatten(2, (h, w))
 
 
-def attend_in_pieces(
-    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
-) -> Tensor:
-    """Some heads and queries at a time, for other CPUs. Takes scaled keys, gives ``BGhwD``.
-
-    A piece's logits begin as its biases, and stay in the cache until they have weighed the values:
-    for 64×64 tokens a third of the fused call's arithmetic, and of its time.
-    """
-    biases_BGhwn = _biases(q_BGhwD, rows_hhD, columns_wwD)
-    bias_GNh, bias_GNw = (x.flatten(2, 3).flatten(0, 1) for x in biases_BGhwn)
-    # Contiguous: products of what lies apart take twice the time.
-    q_GND, k_GND, v_GND = (
-        x.contiguous().flatten(2, 3).flatten(0, 1) for x in (q_BGhwD, k_BGhwD, v_BGhwD)
-    )
-    attended_GND = torch.empty_like(v_GND)
-    heads, tokens = v_GND.shape[:2]
-    for some_heads in _slices(heads, LOGITS_AT_ONCE // tokens**2):
-        for some_queries in _slices(tokens, LOGITS_AT_ONCE // tokens):
-            piece = some_heads, some_queries
-            logits_GNhw = bias_GNh[piece][..., None] + bias_GNw[piece][..., None, :]
-            logits_GNN = logits_GNhw.flatten(2)
-            logits_GNN.baddbmm_(q_GND[piece], k_GND[some_heads].transpose(1, 2))
-            attended_GND[piece] = torch.bmm(logits_GNN.softmax(dim=-1), v_GND[some_heads])
-    return attended_GND.view(v_BGhwD.shape)
-
-
 def _biases(q_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor) -> tuple[Tensor, Tensor]:
     """``rel_h`` and ``rel_w`` of every query: ``BGhwh`` and ``BGhww``."""
     bias_BGhwh = torch.einsum("bghwd,hkd->bghwk", q_BGhwD, rows_hhD)
     bias_BGhww = torch.einsum("bghwd,wkd->bghwk", q_BGhwD, columns_wwD)
     return bias_BGhwh, bias_BGhww
-
-
-def _slices(length: int, size: int) -> Iterator[slice]:
-    step = max(1, size)
-    return (slice(start, start + step) for start in range(0, length, step))

@@ -26,10 +26,8 @@ PATIENCE_S = 5.0
 SLACK = 1.5
 """A wait may turn out this much longer than it is expected to be: what ends too late was for
 nothing."""
-CROWDED = 0.5
-"""Of those who came lately, where more have found others here."""
 LATEST = 0.2
-"""Of the newest in a mean: of how long a batch takes, of whether one who comes finds others."""
+"""Weight of the newest batch in the mean of how long one takes."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -41,11 +39,6 @@ def buckets(max_size: int) -> tuple[int, ...]:
     """The batch sizes that are ever run: powers of two, and the largest one."""
     powers = (1 << exponent for exponent in range(max_size.bit_length()))
     return tuple(sorted({*powers, max_size}))
-
-
-def batches_at_once(device: str) -> int:
-    """A core that is done with its part of a batch goes on with the next one; a GPU is one."""
-    return 2 if device == "cpu" else 1
 
 
 def prompts_per_step(device: str, batch: int) -> int:
@@ -76,10 +69,9 @@ class Batcher(Generic[Item, Result]):
     ``run`` gets a list of items and returns a list of as many results. A batch that fails is run
     again item by item, so that only the guilty one's caller gets the error. ``part`` names in the
     metrics what runs. ``max_size`` bounds the sum of the costs in a batch. ``at_once`` batches run
-    at the same time: with two, a device that ends one has the next already. None is begun beside
-    one of cost 1 that has the whole device, as it does unless it is ``crowded``: what waits for it
-    becomes one batch. With ``bucketed`` only the sizes of ``buckets`` are run, so that compiled
-    graphs are reused; what does not fill one goes with the next batch, right after.
+    at the same time: with two, a device that ends one has the next already. With ``bucketed`` only
+    the sizes of ``buckets`` are run, so that compiled graphs are reused; what does not fill one
+    goes with the next batch, right after.
     """
 
     def __init__(
@@ -104,7 +96,6 @@ class Batcher(Generic[Item, Result]):
         self._coming = 0
         self._running: list[float] = []  # the costs of the batches that run
         self._pace_s = 0.0  # that the device needs for a cost of 1
-        self._company = 0.0  # of those who came lately, the part that found others here
         self._turn = 0.0  # when it last began with something: at first, or when it ended a batch
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
@@ -114,11 +105,6 @@ class Batcher(Generic[Item, Result]):
     def __len__(self) -> int:
         """Items that wait for the device."""
         return len(self._queue)
-
-    @property
-    def crowded(self) -> bool:
-        """Whether another is likely to come while one runs: most of late have found others here."""
-        return self._company > CROWDED
 
     def tune(self, max_size: int, max_wait_s: float) -> None:
         """Other limits from the next batch on."""
@@ -179,8 +165,6 @@ class Batcher(Generic[Item, Result]):
         if self._closed:
             raise Unavailable("this replica is shutting down: try again")
         self.admit(urgency, cost)
-        others = bool(self._queue or self._running or self._coming)
-        self._company += LATEST * (others - self._company)
         if self._worker is None:
             # In no request's context: it works for all.
             self._worker = asyncio.create_task(self._work(), context=Context())
@@ -209,9 +193,8 @@ class Batcher(Generic[Item, Result]):
         running: set[asyncio.Task[None]] = set()
         while batch := await self._next():
             running.add(asyncio.create_task(self._execute(batch)))
-            whole = sum(entry.cost for entry in batch) <= 1 and not self.crowded
             del batch  # its images are not kept while there is nothing to do
-            if whole or len(running) == self._at_once:
+            if len(running) == self._at_once:
                 _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         if running:
             await asyncio.wait(running)

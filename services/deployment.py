@@ -3,6 +3,11 @@
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
+from samclip_core import checkpoint
+from samclip_core.engine import load
+from samclip_core.engine.base import Engine, Part
+from samclip_core.model import SamClip
+from samclip_core.sam_head import SamHead
 from services.arrival import MAX_ARRIVING
 from services.rpc import Service
 from services.settings import Settings, SettingsError
@@ -43,3 +48,26 @@ def check_batch(name: str, size: int) -> None:
             f"{name} is {size}: a replica works on {MAX_ONGOING} requests at once, and one batch "
             f"runs while the next one fills: choose {MAX_ONGOING // 2} or less"
         )
+
+
+def model(settings: Settings) -> SamClip:
+    """Load the image encoder and the text encoder. Raises CheckpointError."""
+    directory = checkpoint.resolve(settings.checkpoint)
+    return SamClip(directory, _engine(settings, "image_encoder", "text_encoder"))
+
+
+def sam_head(settings: Settings) -> SamHead:
+    """Load the prompt encoder and the mask decoder. Raises CheckpointError."""
+    config = checkpoint.read_config(checkpoint.resolve(settings.checkpoint))
+    return SamHead(config, _engine(settings, "mask_decoder"))
+
+
+def _engine(settings: Settings, *parts: Part) -> Engine:
+    return load(
+        checkpoint.resolve(settings.checkpoint),
+        settings.device,
+        settings.dtype,
+        parts=parts,
+        cache_dir=settings.compiled_cache_dir,
+        threads=settings.threads,
+    )

@@ -15,17 +15,6 @@ from services import front_door
 from services.cache.connection import connect
 from services.settings import Settings, SettingsError
 
-ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-COMPUTING = {
-    # A thread of OpenMP that waits for the others spins for a moment. As long as it likes, an image
-    # costs 190 ms of CPU beside another process instead of 70. With 3,000 rounds two threads that
-    # compute an image go to sleep 145 times instead of 30, and it takes 51 to 55 ms instead of 45.
-    "OMP_WAIT_POLICY": "passive",
-    "GOMP_SPINCOUNT": "10000",
-    # Read by glibc: as ``samclip_core.memory`` has it, before Ray's own threads have made more.
-    "MALLOC_ARENA_MAX": "1",
-}
-"""For processes that compute with torch; read by libgomp, which comes with it, and by glibc."""
 SERVES_OWN = (
     "RAY_SERVE_HAPROXY_METRICS_PORT",
     "RAY_SERVE_HAPROXY_STATS_PORT",
@@ -68,9 +57,9 @@ SINGLE_MACHINE = {
     "RAY_event_stats": 0,
     "RAY_task_events_report_interval_ms": 0,
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": 0.25,
-    # Processes that hold a model take the cores themselves; the others compute on one.
-    **dict.fromkeys(ONE_THREAD, 1),
-    **COMPUTING,
+    # NumPy's products are small, and all processes share the cores.
+    "OPENBLAS_NUM_THREADS": 1,
+    "MALLOC_ARENA_MAX": 1,  # of glibc: each further one keeps up to 64 MB of what is freed
 }
 """Variables of Ray and Serve that are the same for each instance."""
 REPLICA_PORTS = 100  # for as many replicas on this machine, and again for their gRPC

@@ -7,12 +7,13 @@ beats the defaults below. A name that is not listed here is an error, wherever i
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from samclip_core.engine.base import Asked
 
 PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
@@ -20,23 +21,6 @@ NOT_OURS = {"SAMCLIP_DATA", "SAMCLIP_API_KEY"}  # the tests' photographs, a clie
 
 
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
-
-
-Dtype = Literal["float32", "bfloat16", "float16"]
-
-
-def _choose_dtype(value: object, so_far: ValidationInfo) -> object:
-    """In the place of auto: bfloat16 where the GPU or this processor multiplies in it."""
-    if value != "auto":
-        return value
-    flags = set()
-    with suppress(OSError):
-        flags |= set(Path("/proc/cpuinfo").read_text().split())
-    on_gpu = so_far.data.get("device", "").startswith("cuda")
-    return "bfloat16" if on_gpu or flags & {"avx512_bf16", "amx_bf16"} else "float32"
-
-
-ChosenDtype = Annotated[Dtype, BeforeValidator(_choose_dtype)]
 
 
 def _split(value: object) -> object:
@@ -62,8 +46,9 @@ class Settings(BaseSettings):
     # The model.
     checkpoint: str = "edge"  # a bundled name or a directory
     device: str = "cpu"
-    dtype: ChosenDtype = "auto"  # type: ignore[assignment]  # of the encoder
-    torch_threads: int = Field(0, ge=0)  # of each process with a model; 0: all it may use
+    dtype: Asked = "auto"  # of the encoder; auto: measured at load
+    threads: int = Field(0, ge=0)  # of each process with a model; 0: the runtime decides
+    compiled_cache_dir: AbsolutePath = Path("~/.cache/samclip/compiled")
 
     replica_cpus: float = Field(0, ge=0)  # that Ray reserves for each replica; 0: all share them
 
@@ -94,13 +79,10 @@ class Settings(BaseSettings):
 
     # Batching.
     max_batch_size: int = Field(8, ge=1)
-    # For images that are being decoded, even while a core has nothing to do. With 20 ms instead of
-    # 2, four clients had 38 instead of 33 new images a second, eight 42 instead of 38.
+    # For images that are being decoded, even while the device has nothing to do.
     batch_wait_ms: float = Field(20.0, ge=0)
     max_queue: int = Field(64, ge=1)  # images that wait for the encoder; more are refused
-    # Together. On a CPU the cores share them, at most four in a call, as maps outgrow the caches:
-    # with the edge checkpoint on one thread a prompt took 23.2 ms of CPU alone, 20.9
-    # among 4, 22.0 among 8, 41.8 among 32.
+    # On a CPU at most four of them in one call, as their maps outgrow the caches.
     max_prompt_batch: int = Field(8, ge=1)
 
     # Limits on one request.

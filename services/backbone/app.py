@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.openmp import use_cores
 from services import deployment, wire
+from services.backbone.engine import Engine
 from services.limits import check_texts
 from services.rpc import Service, rpc
 from services.settings import Settings, SettingsError
@@ -23,13 +23,8 @@ class Backbone(Service):
     tunable = (*Service.tunable, "max_batch_size", "batch_wait_ms")
 
     def __init__(self, settings: Settings, model: "SamClip | None" = None):
-        use_cores(settings.torch_threads)
-        # Not above: who starts the service needs this file, and no torch.
-        from samclip_core.model import SamClip
-        from services.backbone.engine import Engine
-
         super().__init__(settings)
-        model = model or SamClip.load(settings.checkpoint, settings.device, settings.dtype)
+        model = model or deployment.model(settings)
         self.model = pb.ModelInfo(
             name=model.config.name, digest=model.digest, kind=model.config.kind
         )

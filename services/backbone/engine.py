@@ -17,19 +17,17 @@ from time import monotonic
 from weakref import WeakValueDictionary
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import image
-from samclip_core.cores import one_core
 from samclip_core.errors import KeyUnknown, Overloaded
 from samclip_core.geometry import Geometry
 from samclip_core.model import Prepared, SamClip
 from samclip_core.types import ImageFeatures
 from services import access, metrics, rpc, threads, wire
 from services.backbone.probe import Probe
-from services.batcher import Batcher, batches_at_once, buckets
+from services.batcher import Batcher, buckets
 from services.cache import tiers
 from services.cache.entry import Entries, Entry
 from services.limits import image_limits
@@ -78,17 +76,18 @@ class Engine:
         self._limits = image_limits(settings)
         self._device_name = settings.device
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
-        at_once = batches_at_once(settings.device)
+        # One more than the streams: it is prepared and kept while another one is encoded.
+        at_once = 1 if model.engine.batches else model.engine.streams + 1
         self._device = ThreadPoolExecutor(at_once, "device")
         self._urgencies = WeakValueDictionary[str, Urgency]()  # by name in the cache, while it runs
         self.probe = Probe(partial(threads.run, self._device, "execute", self._do_little))
         self._texts_at_once = FEWEST_TEXTS
-        self._sizes = buckets(settings.max_batch_size)
+        self._max_batch_size = self._batch_size(settings)
         self._batcher = Batcher[_Work, Entries](
             self._run,
             part="image_encoder",
-            bucketed=settings.device != "cpu",  # where no graphs are kept for some sizes
-            max_size=settings.max_batch_size,
+            bucketed=model.engine.batches,
+            max_size=self._max_batch_size,
             max_wait_s=settings.batch_wait_ms / 1000,
             max_queue=settings.max_queue,
             at_once=at_once,
@@ -101,12 +100,15 @@ class Engine:
 
     def tune(self, settings: Settings) -> None:
         """Batches of these settings from the next one on."""
-        self._batcher.tune(settings.max_batch_size, settings.batch_wait_ms / 1000)
+        self._batcher.tune(self._batch_size(settings), settings.batch_wait_ms / 1000)
+
+    def _batch_size(self, settings: Settings) -> int:
+        return settings.max_batch_size if self.model.engine.batches else 1
 
     def warm_up(self) -> None:
         """Run every batch size once, so that the first requests find everything compiled."""
         blank = self.model.prepare(np.zeros((64, 64, 3), np.uint8))
-        for size in self._sizes:
+        for size in buckets(self._max_batch_size):
             self.model.encode_batch([blank] * size)
         self.model.embed_text(["a photo"])
         metrics.measure_memory(self._device_name)
@@ -176,17 +178,11 @@ class Engine:
 
         Raises Overloaded where it is not enough for one.
         """
-        alone = not self._batcher.crowded
         try:
-            # While the last of them are still being encoded.
-            return [self._entries(found) for found in self.model.encode_each(prepared, alone)]
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
+            return [self._entries(found) for found in self.model.encode_batch(prepared)]
+        except MemoryError as error:
             logger.warning("not enough memory for a batch of %d: %s", len(prepared), error)
         # Only now: the error holds the frames that it came through, and they hold the memory.
-        if self._device_name.startswith("cuda"):
-            torch.cuda.empty_cache()
         if len(prepared) == 1:
             raise Overloaded("the device has not enough memory now, for one image: try again later")
         half = len(prepared) // 2
@@ -195,13 +191,10 @@ class Engine:
     def _entries(self, features: ImageFeatures) -> Entries:
         entries = {}
         for output, field in wire.FIELDS.items():
-            array = getattr(features, field)
-            if self._stored_as == "float16":
-                array = _half(array)
-            entries[output] = Entry.of(array, features.geometry, self._stored_as)
+            entries[output] = Entry.of(getattr(features, field), features.geometry, self._stored_as)
         return entries
 
-    def _embed_tokens(self, tokens: torch.Tensor) -> NDArray[np.float32]:
+    def _embed_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed one run of texts, and learn how many the next one may have."""
         since = monotonic()
         rows = self.model.embed_tokens(tokens)
@@ -214,18 +207,3 @@ class Engine:
 
     def _do_little(self) -> None:
         self.model.embed_text(["a photo"])
-
-
-def _half(array: NDArray[np.float32]) -> NDArray[np.float16]:
-    """As NumPy rounds and lays it out, in a third of the time.
-
-    On one core: with helpers of its own, this thread would cost the encoder's their short waits.
-    """
-    with one_core():
-        half = torch.from_numpy(array).to(torch.float16, memory_format=torch.contiguous_format)
-    return half.numpy()
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell whether torch could not get the memory it asked for, of a GPU or of the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -11,7 +11,6 @@ from samclip_core.dense import background_words
 from samclip_core.errors import InvalidPrompt
 from samclip_core.everything import everything_steps, naming
 from samclip_core.instances import instance_steps
-from samclip_core.openmp import use_cores
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt
 from services import deployment, threads, wire
 from services.head import Head
@@ -24,6 +23,7 @@ from services.limits import (
     check_text,
 )
 from services.rpc import rpc
+from services.segmentation.decoder import Decoder
 from services.settings import Settings
 
 Results = dict[int, pb.PromptResult]
@@ -37,13 +37,8 @@ class Segmentation(Head):
     tunable = (*Head.tunable, "max_prompt_batch")
 
     def __init__(self, settings: Settings):
-        use_cores(settings.torch_threads)
-        # Not above: who starts the service needs this file, and no torch.
-        from samclip_core.sam_head import SamHead
-        from services.segmentation.decoder import Decoder
-
         super().__init__(settings)
-        self._decoder = Decoder(SamHead.load(self.directory, settings.device), settings)
+        self._decoder = Decoder(deployment.sam_head(settings), settings)
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
 
     def tune(self, settings: Settings) -> None:

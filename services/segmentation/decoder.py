@@ -10,7 +10,7 @@ from samclip_core.sam_head import SamHead
 from samclip_core.steps import Done, Question, Steps, Terms, advance
 from samclip_core.types import ImageFeatures, MaskLogits, Prompt
 from services import deployment, metrics, rpc, threads
-from services.batcher import Batcher, batches_at_once, prompts_per_step
+from services.batcher import Batcher, prompts_per_step
 from services.settings import Settings
 from services.urgency import Urgency
 
@@ -27,7 +27,7 @@ class Decoder:
     def __init__(self, sam_head: SamHead, settings: Settings):
         self.sam_head = sam_head
         self._size = settings.max_prompt_batch
-        at_once = batches_at_once(settings.device)
+        at_once = 1 if sam_head.engine.batches else sam_head.engine.streams + 1
         self._device = ThreadPoolExecutor(at_once, "device")
         self._between = ThreadPoolExecutor(os.cpu_count(), "steps")
         self._device_name = settings.device
@@ -105,11 +105,10 @@ class Decoder:
 
     def _answer(self, batch: list[Question]) -> list[list[MaskLogits]]:
         answers: dict[Question, list[MaskLogits]] = {}
-        alone = not self._batcher.crowded
         for multimask in (False, True):
             alike = [question for question in batch if question.multimask is multimask]
             requests = [(question.features, question.prompts) for question in alike]
-            found = self.sam_head.decode_batch(requests, multimask, alone)
+            found = self.sam_head.decode_batch(requests, multimask)
             answers |= zip(alike, found, strict=True)
         return [answers[question] for question in batch]
 

@@ -12,7 +12,6 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core import semantic
 from samclip_core.dense import background_words
 from samclip_core.errors import InvalidRequest
-from samclip_core.memory import keep_memory
 from samclip_core.steps import Done, Question, Steps, Terms, advance, answer
 from samclip_core.types import ImageFeatures, MaskHead, SemanticMap
 from services import deployment, threads, wire
@@ -34,12 +33,8 @@ class Semantic(Head):
     application = "semantic"
 
     def __init__(self, settings: Settings, sam_head: MaskHead | None = None):
-        keep_memory()
-        # Not above: who starts the service needs this file, and no torch.
-        from samclip_core.sam_head import SamHead
-
         super().__init__(settings)
-        self._sam_head = sam_head or SamHead.load(self.directory, settings.device)
+        self._sam_head = sam_head or deployment.sam_head(settings)
         self._device = ThreadPoolExecutor(1, "device")
         self._turns = asyncio.Semaphore(TURNS)
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")

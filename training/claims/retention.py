@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from samclip_core import checkpoint
+from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.model import SamClip
 from samclip_core.network import EncodedBatch, SamClipNet
 from samclip_core.text import load_text_encoder
@@ -44,7 +45,7 @@ def teachers(sam: Path, like: Path, data: Path, version: int) -> SamClip:
     text_encoder = load_text_encoder(like)
     clip = ClipTeacher(class_embeddings(text_encoder, imagenet_names(data)), version)
     net = TeacherPair(load_sam(sam, like), clip).eval().requires_grad_(False)
-    return SamClip(like, net, text_encoder)
+    return SamClip(like, TorchEngine(net, text_encoder))
 
 
 def table(taught: Mapping[str, float], merged: Mapping[str, float]) -> str:

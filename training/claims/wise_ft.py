@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from samclip_core import checkpoint
+from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.model import SamClip
 from samclip_core.network import SAM_HEAD_PARTS, SamClipNet, build, load_net
 from samclip_core.scores import class_embeddings
@@ -107,7 +108,7 @@ def curve(sam: Path, student: Path, merged: Path, options: Options) -> tuple[lis
     points = []
     for share in SHARES:
         net = interpolate(teacher, kd, share).eval().requires_grad_(False)
-        model = SamClip(student, net, text_encoder)
+        model = SamClip(student, TorchEngine(net, text_encoder))
         points.append(Point(share, *measure(model, names, labels_LD, options)))
     return points, Point(None, *measure(merge, names, labels_LD, options))
 

@@ -93,8 +93,8 @@ def encoder(model: SamClip, options: Options) -> Encode:
         prepared = model.prepare(encoded)
         size = prepared.geometry.input_height, prepared.geometry.input_width
         output = model.net.image_encoder(
-            torch.from_numpy(prepared.pixels_3SS).to(model.device).float()[None],
-            torch.tensor([size], device=model.device),
+            torch.from_numpy(prepared.pixels_3SS).to(model.engine.device).float()[None],
+            torch.tensor([size], device=model.engine.device),
         )
         map_BDhw = output.tokens_BDhw if options.features == "tokens" else output.sam_BDhw
         return prepared.geometry, map_BDhw[0].float()
@@ -107,7 +107,7 @@ def segmentation(heads: Sequence[str], model: SamClip, options: Options) -> Metr
     metrics = {}
     for split in _labelled(options):
         fit = replace(PIXELS, seed=options.seed)
-        answers = probe(encoder(model, options), split, heads, fit, model.device)
+        answers = probe(encoder(model, options), split, heads, fit, torch.device(model.engine.device))
         for head, confusion_CC in answers.items():
             name = f"{split.val.name}_probe_{head}_{options.features}_miou"
             metrics[name] = mean_iou(confusion_CC)
@@ -119,8 +119,8 @@ def classification(model: SamClip, options: Options) -> Metrics:
     metrics = {}
     for split in _classified(options):
         fit = replace(PICTURES, seed=options.seed)
-        encode = pooled(encoder(model, options))
-        confusion_CC = probe(encode, split, ["linear"], fit, model.device)["linear"]
+        encode, device = pooled(encoder(model, options)), torch.device(model.engine.device)
+        confusion_CC = probe(encode, split, ["linear"], fit, device)["linear"]
         name = f"{split.val.name}_probe_classify_{options.features}_top1"
         metrics[name] = float(np.trace(confusion_CC) / confusion_CC.sum())
     return metrics

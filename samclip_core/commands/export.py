@@ -1,0 +1,309 @@
+"""``samclip export``: the networks of a checkpoint as ONNX graphs beside its weights.
+
+The graphs hold no weights: they refer to the safetensors files, where each stands once, as float16
+where it was stored so. Letters as in ``samclip_core.engine.base``.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxscript.optimizer
+import torch
+from numpy.typing import NDArray
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedOpsetsPass
+from torch import Tensor, nn
+from torch.export import Dim
+
+from samclip_core import checkpoint
+from samclip_core.config import SamClipConfig
+from samclip_core.errors import CheckpointError, SamClipError
+from samclip_core.geometry import Geometry
+from samclip_core.image import ImageLimits, decode
+from samclip_core.network import SamClipNet, load_net
+from samclip_core.text import TextEncoder, load_text_encoder
+
+OPSET = 20
+LARGEST_CONSTANT = 1024
+"""Values of a constant that is computed at the export; a larger one is left to the runtime."""
+SAMPLES = 300
+"""Photographs that are enough to calibrate with."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+Dims = Mapping[str, Mapping[int, Any]]
+
+
+class _ImageEncoder(nn.Module):
+    def __init__(self, net: SamClipNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, pixels: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.net.encode(pixels.float(), sizes))
+
+
+class _MaskDecoder(nn.Module):
+    def __init__(self, net: SamClipNet) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(
+        self,
+        sam: Tensor,
+        image: Tensor,
+        points: Tensor,
+        labels: Tensor,
+        masks: Tensor,
+        has_mask: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        encoder = self.net.prompt_encoder
+        sparse_PND, dense_PDhw = encoder.embed(points, labels, masks, has_mask)
+        return self.net.mask_decoder.decode(sam, encoder.positions(), sparse_PND, dense_PDhw, image)
+
+
+class _TextEncoder(nn.Module):
+    def __init__(self, net: TextEncoder) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.net(ids)
+
+
+def export(directory: Path, samples: Sequence[Mapping[str, NDArray]] = ()) -> str:
+    """Write the graphs of a checkpoint into its directory; return the digest over them.
+
+    With ``samples`` (``pixels`` and ``sizes`` of some hundred photographs) an int8 graph of the
+    image encoder as well. Raises CheckpointError where the checkpoint is damaged.
+    """
+    config = checkpoint.read_config(directory)
+    net, text_encoder = load_net(directory), load_text_encoder(directory)
+    made = {
+        "image_encoder.onnx": image_encoder(net, config),
+        "mask_decoder.onnx": mask_decoder(net, config),
+        "text_encoder.onnx": text_encoder_graph(text_encoder, config),
+    }
+    if samples:
+        from samclip_core.engine.quantise import quantise
+
+        quantised = quantise(ir.to_proto(made["image_encoder.onnx"]), samples)
+        made[checkpoint.INT8_GRAPH] = ir.from_proto(quantised)
+    about: dict[str, dict[str, Any]] = {}
+    for name, model in made.items():
+        refer_to_weights(model, directory)
+        ir.save(model, directory / name)
+        about[name] = describe(model)
+    if config.text.tower == "open_clip":
+        (directory / checkpoint.CLIP_TOKENIZER).write_text(text_encoder.tokenizer.json)
+        about[checkpoint.CLIP_TOKENIZER] = {}
+    return checkpoint.seal_graphs(directory, OPSET, about)
+
+
+def describe(model: ir.Model) -> dict[str, Any]:
+    """Data type and shape of each input and output, for the manifest."""
+
+    def of(values: Sequence[ir.Value]) -> dict[str, str]:
+        return {str(value.name): f"{value.dtype}{value.shape}" for value in values}
+
+    return {"inputs": of(model.graph.inputs), "outputs": of(model.graph.outputs)}
+
+
+def image_encoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
+    """Image encoder and Head_CLIP: ``pixels`` uint8 B×3×S×S and ``sizes`` int64 B×2."""
+    side, batch = config.image_size, Dim("batch")
+    inputs = {
+        "pixels": torch.zeros(2, 3, side, side, dtype=torch.uint8),
+        "sizes": torch.tensor([[side, side // 2], [side // 3, side]]),
+    }
+    shapes = {"pixels": {0: batch}, "sizes": {0: batch}}
+    return _graph(_ImageEncoder(net), inputs, ("sam", "clip_dense", "clip_pooled"), shapes)
+
+
+def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
+    """Prompt encoder and mask decoder: the fields of ``PromptBatch`` after ``sam``."""
+    grid, mask = config.grid, net.prompt_encoder.mask_input_size[0]
+    images, prompts, points = Dim("images"), Dim("prompts"), Dim("points")
+    inputs = {
+        "sam": torch.zeros(2, config.embed_dim, grid, grid),
+        "image": torch.tensor([0, 1, 1]),
+        "points": torch.zeros(3, 2, 2),
+        "labels": torch.tensor([[1, -1], [2, 3], [0, 1]]),
+        "masks": torch.zeros(3, 1, mask, mask),
+        "has_mask": torch.tensor([0.0, 1.0, 1.0]),
+    }
+    shapes = {
+        "sam": {0: images},
+        "image": {0: prompts},
+        "points": {0: prompts, 1: points},
+        "labels": {0: prompts, 1: points},
+        "masks": {0: prompts},
+        "has_mask": {0: prompts},
+    }
+    return _graph(_MaskDecoder(net), inputs, ("logits", "iou"), shapes)
+
+
+def text_encoder_graph(encoder: TextEncoder, config: SamClipConfig) -> ir.Model:
+    """The text tower: ``ids`` int64 T×N. An open_clip tower has one N."""
+    ids_TN = torch.from_numpy(encoder.tokenizer(["a photo of a dog", "a cat"]))
+    shapes: dict[str, dict[int, Any]] = {"ids": {0: Dim("texts")}}
+    if config.text.tower == "sentence":
+        shapes["ids"][1] = Dim("tokens", max=config.text.max_tokens)
+    return _graph(_TextEncoder(encoder), {"ids": ids_TN}, ("text",), shapes)
+
+
+def _graph(
+    module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], shapes: Dims
+) -> ir.Model:
+    """Trace a module whose parameters stay initializers under their names."""
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            (),
+            kwargs=dict(inputs),
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes=dict(shapes),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+        )
+        assert program is not None
+        onnxscript.optimizer.fold_constants(
+            program.model,
+            input_size_limit=LARGEST_CONSTANT,
+            output_size_limit=LARGEST_CONSTANT,
+            should_fold=_should_fold,
+        )
+    model = program.model
+    onnxscript.optimizer.remove_unused_nodes(model)
+    ClearMetadataAndDocStringPass()(model)
+    RemoveUnusedOpsetsPass()(model)
+    return model
+
+
+def _should_fold(node: ir.Node) -> bool | None:
+    """No weights: they would no longer be those of the safetensors file."""
+    return False if any(_is_large(value) for value in node.inputs) else None
+
+
+def _is_large(value: ir.Value | None) -> bool:
+    constant = None if value is None else value.const_value
+    return constant is not None and constant.size > LARGEST_CONSTANT
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hide what the exporter says of itself; torch's fused transformer layers do not convert."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def refer_to_weights(model: ir.Model, directory: Path) -> None:
+    """Let each initializer that a safetensors file holds refer to its bytes there."""
+    places = {
+        key: (file, *place)
+        for file in (checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS)
+        for key, place in _places(directory / file).items()
+    }
+    graph = model.graph
+    for name, value in list(graph.initializers.items()):
+        key = name.removeprefix("net.")
+        if key not in places:
+            continue
+        file, dtype, first, length = places[key]
+        assert value.const_value is not None
+        shape = ir.Shape(value.const_value.shape.numpy())
+        stored = ir.ExternalTensor(
+            file, first, length, dtype, shape=shape, name=name, base_dir=directory
+        )
+        if not np.array_equal(stored.numpy().astype(np.float32), value.const_value.numpy()):
+            continue  # it was changed by the quantisation
+        if dtype == value.dtype:
+            value.const_value = stored
+            continue
+        kept = ir.Value(name=f"{name}.stored", shape=shape, type=ir.TensorType(dtype))
+        kept.const_value = stored
+        cast = ir.node("Cast", [kept], {"to": value.dtype}, name=f"{name}.cast")
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        del graph.initializers[name]
+        graph.initializers.add(kept)
+        graph.insert_before(graph[0], cast)
+
+
+def _places(path: Path) -> dict[str, tuple[ir.DataType, int, int]]:
+    """Data type, first byte and length of each tensor in a safetensors file."""
+    with path.open("rb") as file:
+        header_length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(header_length))
+    header.pop("__metadata__", None)
+    places = {}
+    for key, about in header.items():
+        start, end = about["data_offsets"]
+        places[key] = _DTYPES[about["dtype"]], 8 + header_length + start, end - start
+    return places
+
+
+_DTYPES = {"F16": ir.DataType.FLOAT16, "F32": ir.DataType.FLOAT, "I64": ir.DataType.INT64}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export a checkpoint; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="samclip export",
+        description="Write a checkpoint's networks as ONNX graphs beside its weights: what serves "
+        "on a CPU, without torch.",
+    )
+    parser.add_argument("checkpoint", help="directory of a checkpoint, or a bundled name")
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="DIR",
+        help="folder of some hundred photographs like those to be served: adds an int8 encoder",
+    )
+    args = parser.parse_args(argv)
+    try:
+        directory = checkpoint.resolve(args.checkpoint)
+        samples = calibration(directory, args.calibrate) if args.calibrate else []
+        digest = export(directory, samples)
+    except SamClipError as error:
+        print(f"samclip export: {error}", file=sys.stderr)
+        return 1
+    print(f"{directory}: {', '.join(checkpoint.graphs(directory))}, digest {digest[:12]}")
+    return 0
+
+
+def calibration(directory: Path, folder: Path) -> list[dict[str, NDArray]]:
+    """Up to ``SAMPLES`` photographs of a folder, evenly chosen, in the model frame.
+
+    Raises CheckpointError where it holds none, or the errors of ``samclip_core.image.decode``.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise CheckpointError(f"{folder} holds no photographs ({', '.join(SUFFIXES)})")
+    chosen = paths[:: -(-len(paths) // SAMPLES)]
+    side = checkpoint.read_config(directory).image_size
+    samples: list[dict[str, NDArray]] = []
+    for path in chosen:
+        image_HW3 = decode(path.read_bytes(), ImageLimits())
+        height, width = image_HW3.shape[:2]
+        geometry = Geometry(height, width, side)
+        size_12 = np.array([[geometry.input_height, geometry.input_width]], np.int64)
+        samples.append({"pixels": geometry.resize(image_HW3)[None], "sizes": size_12})
+    return samples
+
+
+if __name__ == "__main__":
+    sys.exit(main())

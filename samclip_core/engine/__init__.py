@@ -1,0 +1,45 @@
+"""What runs the networks: compiled graphs on a CPU, torch on a GPU; one interface, in ``base``."""
+
+from collections.abc import Collection
+from importlib.util import find_spec
+from pathlib import Path
+
+from samclip_core import checkpoint
+from samclip_core.engine.base import PARTS, Asked, Engine, EngineName, Part
+from samclip_core.errors import CheckpointError
+
+
+def load(
+    directory: Path,
+    device: str = "cpu",
+    dtype: Asked = "auto",
+    *,
+    engine: EngineName = "auto",
+    parts: Collection[Part] = PARTS,
+    cache_dir: Path | None = None,
+    threads: int = 0,
+) -> Engine:
+    """Load parts of a checkpoint on a device.
+
+    ``engine`` "auto" takes the compiled graphs on a CPU, where the checkpoint has them, and torch
+    elsewhere. Raises CheckpointError where something is missing, and says how to get it.
+    """
+    exported = bool(checkpoint.graphs(directory))
+    if engine == "openvino" or (engine == "auto" and device == "cpu" and exported):
+        if device != "cpu":
+            raise CheckpointError(f"the compiled graphs run on a cpu, not on {device!r}: use torch")
+        from samclip_core.engine.compiled import CompiledEngine
+
+        return CompiledEngine(directory, dtype, parts, cache_dir, threads)
+    if find_spec("torch") is None:
+        raise CheckpointError(
+            f"{directory} has no graphs to run without torch: make them with `samclip export "
+            f"{directory}` where samclip[export] is installed, or install samclip[gpu]"
+        )
+    from samclip_core.engine.torch_engine import TorchEngine
+
+    if dtype == "int8":
+        raise CheckpointError("torch computes in no int8: choose float32 or bfloat16")
+    if dtype == "auto":
+        dtype = "float32" if device == "cpu" else "bfloat16"
+    return TorchEngine.load(directory, device, dtype, parts)

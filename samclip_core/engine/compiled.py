@@ -1,0 +1,203 @@
+"""The exported graphs, compiled by OpenVINO: what serves on a CPU. Letters as in ``base``."""
+
+import logging
+import os
+from collections.abc import Collection
+from pathlib import Path
+from queue import SimpleQueue
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from samclip_core import checkpoint
+from samclip_core.config import SamClipConfig
+from samclip_core.engine.base import PARTS, Asked, Dtype, Encoded, EngineName, Part, PromptBatch
+from samclip_core.engine.disk import DiskCache
+from samclip_core.errors import CheckpointError
+from samclip_core.types import FloatArray
+
+logger = logging.getLogger(__name__)
+
+CORES_PER_STREAM = 4
+"""More cores gain little for one image of the edge model; machines with more run several."""
+RUNS = 5
+"""Timed runs of a variant when ``auto`` chooses, after two that are not timed."""
+_HINTS: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+_CAPABILITIES: dict[Dtype, str] = {"bfloat16": "BF16", "float16": "FP16"}
+
+
+class CompiledEngine:
+    """The parts of a checkpoint that were asked for, compiled for this processor."""
+
+    name: EngineName = "openvino"
+    device = "cpu"
+    batches = False
+
+    def __init__(
+        self,
+        directory: Path,
+        dtype: Asked = "auto",
+        parts: Collection[Part] = PARTS,
+        cache_dir: Path | None = None,
+        threads: int = 0,
+    ) -> None:
+        """Load parts of a checkpoint.
+
+        ``dtype`` "auto" takes the fastest precision that the checkpoint has a graph for.
+        ``cache_dir`` keeps compiled graphs. ``threads`` 0: the runtime decides. Raises
+        CheckpointError where a graph is missing or damaged, or the precision cannot be had.
+        """
+        self._core = ov.Core()
+        self._directory = directory
+        self._config = checkpoint.read_config(directory)
+        about = (checkpoint.digest(directory), checkpoint.graphs_digest(directory))
+        processor = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
+        self._disk = DiskCache(cache_dir, *about, ov.__version__, processor, str(threads))
+        self.streams = max(1, (threads or _cores()) // CORES_PER_STREAM)
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": str(self.streams),
+            **({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}),
+        }
+        self.dtype: Dtype = "float32"
+        self.measured_ms: dict[str, float] = {}
+        """Of one image, of each precision that was tried."""
+        if "image_encoder" in parts:
+            checkpoint.verified(directory, checkpoint.WEIGHTS)
+            self._choose(dtype)
+        if "mask_decoder" in parts:
+            checkpoint.verified(directory, checkpoint.WEIGHTS)
+            self._decoder = self._compiled("mask_decoder.onnx", "f32")
+        if "text_encoder" in parts:
+            checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
+            self._text = self._compiled("text_encoder.onnx", "f32")
+
+    def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
+        """As in ``base``; float16."""
+        each = [
+            self._encoder.run(pixels_B3SS[i : i + 1], sizes_B2[i : i + 1])
+            for i in range(len(sizes_B2))
+        ]
+        return Encoded(*map(np.concatenate, zip(*each, strict=True)))
+
+    def decode(
+        self, sam_BDhw: FloatArray, prompts: PromptBatch
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As in ``base``."""
+        logits_PMmm, iou_PM = self._decoder.run(sam_BDhw.astype(np.float16, copy=False), *prompts)
+        return logits_PMmm, iou_PM
+
+    def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As in ``base``."""
+        (text_TD,) = self._text.run(ids_TN)
+        return text_TD
+
+    def _choose(self, dtype: Asked) -> None:
+        """Compile the image encoder in the fastest way that ``dtype`` allows."""
+        variants = self._variants(dtype)
+        if len(variants) == 1:
+            self.dtype, hint = variants[0]
+            self._encoder = self._encoder_of(self.dtype, hint)
+            return
+        choice = f"choice-{dtype}"
+        known = self._disk.read_json(choice)
+        if not known:
+            known = {"ms": {}}
+            for variant in variants:
+                known["ms"]["/".join(variant)] = _milliseconds(
+                    self._encoder_of(*variant), self._config
+                )
+            self._disk.write_json(choice, known)
+        self.measured_ms = known["ms"]
+        best = min(variants, key=lambda variant: self.measured_ms["/".join(variant)])
+        self.dtype = best[0]
+        self._encoder = self._encoder_of(*best)
+        logger.info("image encoder in %s, of %s ms", self.dtype, self.measured_ms)
+
+    def _variants(self, dtype: Asked) -> list[tuple[Dtype, str]]:
+        """Precisions that are asked for, each with that of the layers which are left in float."""
+        capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        able: list[Dtype] = ["float32"]
+        able += [lower for lower, name in _CAPABILITIES.items() if name in capabilities]
+        variants: list[tuple[Dtype, str]] = [(name, _HINTS[name]) for name in able]
+        if checkpoint.INT8_GRAPH in checkpoint.graphs(self._directory):
+            variants += [("int8", _HINTS[rest]) for rest in able if rest != "float16"]
+        asked = [variant for variant in variants if dtype in ("auto", variant[0])]
+        if not asked:
+            raise CheckpointError(
+                f"{self._directory} cannot be served as {dtype} on this CPU: choose auto or one of "
+                f"{', '.join(able)}; int8 needs `samclip export --calibrate`"
+            )
+        return asked
+
+    def _encoder_of(self, dtype: Dtype, hint: str) -> "_Requests":
+        name = checkpoint.INT8_GRAPH if dtype == "int8" else "image_encoder.onnx"
+        return self._compiled(name, hint)
+
+    def _compiled(self, name: str, hint: str) -> "_Requests":
+        """Compile a graph, or take what was compiled before."""
+        options = {**self._options, "INFERENCE_PRECISION_HINT": hint}
+        if kept := self._disk.read(f"{name}-{hint}"):
+            compiled = self._core.import_model(kept, "CPU", options)
+        else:
+            model = self._core.read_model(checkpoint.verified_graph(self._directory, name))
+            model = _prepared(model, self._config.image_size)
+            compiled = self._core.compile_model(model, "CPU", options)
+            self._disk.write(f"{name}-{hint}", compiled.export_model().getvalue())
+        return _Requests(compiled, self.streams)
+
+
+class _Requests:
+    """As many requests of a compiled graph as run at the same time; more callers wait."""
+
+    def __init__(self, compiled: ov.CompiledModel, number: int) -> None:
+        self._free = SimpleQueue[ov.InferRequest]()
+        for _ in range(number):
+            self._free.put(compiled.create_infer_request())
+
+    def run(self, *inputs: NDArray) -> list[NDArray[Any]]:
+        """The outputs, copied: the next call overwrites the runtime's own."""
+        request = self._free.get()
+        try:
+            request.infer(dict(enumerate(inputs)), share_inputs=True)
+            return [np.array(tensor.data) for tensor in request.output_tensors]
+        finally:
+            self._free.put(request)
+
+
+def _prepared(model: ov.Model, side: int) -> ov.Model:
+    """With maps and vectors of pictures in float16, and one picture per run of the encoder.
+
+    A batch of one has no unknown sizes, which the runtime would compute again and again; several
+    at a time gain nothing on a CPU.
+    """
+    names = {port.any_name: port for port in model.inputs}
+    convert = ov.preprocess.PrePostProcessor(model)
+    if "pixels" in names:
+        model.reshape({names["pixels"]: [1, 3, side, side], names["sizes"]: [1, 2]})
+        for index in range(len(model.outputs)):
+            convert.output(index).tensor().set_element_type(ov.Type.f16)
+    elif "sam" in names:
+        convert.input("sam").tensor().set_element_type(ov.Type.f16)
+    return convert.build()
+
+
+def _milliseconds(encoder: _Requests, config: SamClipConfig) -> float:
+    """The median time of one grey picture that fills the frame."""
+    side = config.image_size
+    grey_13SS = np.full((1, 3, side, side), 128, np.uint8)
+    sizes_12 = np.array([[side, side]], np.int64)
+    taken = []
+    for _ in range(RUNS + 2):
+        begin = perf_counter()
+        encoder.run(grey_13SS, sizes_12)
+        taken.append(1000 * (perf_counter() - begin))
+    return round(median(taken[2:]), 2)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

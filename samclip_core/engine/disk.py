@@ -1,0 +1,66 @@
+"""Compiled graphs on disk: each with a checksum, in a folder that belongs to this user alone."""
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+_SUM_BYTES = 32
+
+
+class DiskCache:
+    """Named bytes for one ``key``. A folder that cannot be used is as good as an empty one."""
+
+    def __init__(self, folder: Path | None, *key: str) -> None:
+        """Keep nothing where ``folder`` is None."""
+        self._folder = folder
+        self._key = hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
+        if folder is None:
+            return
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            about = folder.stat()
+            if about.st_uid != os.getuid() or about.st_mode & 0o077:
+                raise PermissionError(f"{folder} is open to other users: chmod 700 {folder}")
+        except OSError as error:
+            logger.warning("compiled graphs are not kept: %s", error)
+            self._folder = None
+
+    def read(self, name: str) -> bytes | None:
+        """Return what was written under that name; None where it is absent or damaged."""
+        if self._folder is None:
+            return None
+        try:
+            kept = self._path(self._folder, name).read_bytes()
+        except OSError:
+            return None
+        content = kept[_SUM_BYTES:]
+        return content if hashlib.sha256(content).digest() == kept[:_SUM_BYTES] else None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Keep it as a whole or not at all; what cannot be written is not kept."""
+        if self._folder is None:
+            return
+        with suppress(OSError):
+            handle, partial = tempfile.mkstemp(dir=self._folder)
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            os.replace(partial, self._path(self._folder, name))
+
+    def read_json(self, name: str) -> Any:
+        """``read`` of what ``write_json`` wrote."""
+        kept = self.read(name)
+        return None if kept is None else json.loads(kept)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Keep a JSON value."""
+        self.write(name, json.dumps(value).encode())
+
+    def _path(self, folder: Path, name: str) -> Path:
+        return folder / f"{self._key}-{name}"

@@ -1,0 +1,109 @@
+"""The networks in torch: on a GPU, and as the reference on a CPU. Letters as in ``base``."""
+
+from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from samclip_core.engine.base import PARTS, Dtype, Encoded, EngineName, Part, PromptBatch
+from samclip_core.fused import cast_weights, fold_norms
+from samclip_core.network import ENCODER_PARTS, SAM_HEAD_PARTS, SamClipNet, load_net
+from samclip_core.text import TextEncoder, load_text_encoder
+from samclip_core.types import FloatArray
+
+NET_PARTS: dict[Part, tuple[str, ...]] = {
+    "image_encoder": ENCODER_PARTS,
+    "mask_decoder": SAM_HEAD_PARTS,
+    "text_encoder": (),
+}
+
+
+class TorchEngine:
+    """An engine of modules that are there already, frozen and in evaluation mode."""
+
+    name: EngineName = "torch"
+    streams = 1
+
+    def __init__(
+        self, net: SamClipNet, text_encoder: TextEncoder | None, dtype: Dtype = "float32"
+    ) -> None:
+        """``dtype`` is what the image encoder computes in under autocast; not int8."""
+        self.net = net
+        self.text_encoder = text_encoder
+        self.dtype = dtype
+        module: nn.Module = net if len(list(net.children())) else text_encoder or net
+        self._device = next(module.parameters()).device
+        self.device = str(self._device)
+        self.batches = self._device.type != "cpu"
+
+    @classmethod
+    def load(
+        cls, directory: Path, device: str, dtype: Dtype, parts: Collection[Part] = PARTS
+    ) -> Self:
+        """Load parts of a checkpoint. Raises CheckpointError."""
+        names = [name for part in parts for name in NET_PARTS[part]]
+        net = load_net(directory, names).to(device)
+        text_encoder = load_text_encoder(directory).to(device) if "text_encoder" in parts else None
+        if "image_encoder" in parts and not device.startswith("cpu"):
+            fold_norms(net.image_encoder)
+            if dtype != "float32":
+                cast_weights(net.image_encoder, getattr(torch, dtype))
+                cast_weights(net.clip_head, getattr(torch, dtype))
+        return cls(net, text_encoder, dtype)
+
+    @torch.inference_mode()
+    def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
+        """As in ``base``; float32."""
+        with _memory_checked(), self._autocast():
+            encoded = self.net.encode(self._moved(pixels_B3SS).float(), self._moved(sizes_B2))
+        return Encoded(*(output.float().cpu().numpy() for output in encoded))
+
+    @torch.inference_mode()
+    def decode(
+        self, sam_BDhw: FloatArray, prompts: PromptBatch
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As in ``base``."""
+        image_P, *asked = [self._moved(array) for array in prompts]
+        sparse_PND, dense_PDhw = self.net.prompt_encoder.embed(*asked)
+        logits_PMmm, iou_PM = self.net.mask_decoder.decode(
+            self._moved(sam_BDhw).float(),
+            self.net.prompt_encoder.positions(),
+            sparse_PND,
+            dense_PDhw,
+            image_P,
+        )
+        return logits_PMmm.cpu().numpy(), iou_PM.cpu().numpy()
+
+    @torch.inference_mode()
+    def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As in ``base``."""
+        if self.text_encoder is None:
+            raise ValueError("this engine was loaded without its text encoder")
+        text_TD: Tensor = self.text_encoder(self._moved(ids_TN))
+        return text_TD.cpu().numpy()
+
+    def _moved(self, array: NDArray) -> Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        if self._device.type == "cpu":
+            return tensor
+        return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        lower = self.dtype != "float32"
+        return torch.autocast(self._device.type, getattr(torch, self.dtype), enabled=lower)
+
+
+@contextmanager
+def _memory_checked() -> Iterator[None]:
+    """Turn what torch raises where memory is short, of a GPU or of the CPU, into MemoryError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise MemoryError(str(error)) from error
+        raise
