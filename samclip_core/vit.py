@@ -151,9 +151,7 @@ class RelPosAttention(nn.Module):
         q_BGhwD, k_BGhwD, v_BGhwD = qkv.permute(3, 0, 4, 1, 2, 5)
         rows_hhD = get_rel_pos(h, h, self.rel_pos_h).to(qkv.dtype)
         columns_wwD = get_rel_pos(w, w, self.rel_pos_w).to(qkv.dtype)
-        attended_BGhwD = attend_fused(
-            q_BGhwD, k_BGhwD * self.scale, v_BGhwD, rows_hhD, columns_wwD
-        )
+        attended_BGhwD = attend_fused(q_BGhwD, k_BGhwD * self.scale, v_BGhwD, rows_hhD, columns_wwD)
         return self.proj(attended_BGhwD.permute(0, 2, 3, 1, 4).flatten(3))
 
 

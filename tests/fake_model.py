@@ -17,15 +17,14 @@ SIZE, WIDTH = 32, 4
 class FakeModel:
     """An image's maps hold the mean of its red channel; a text's vector comes from its hash.
 
-    ``batches`` lists the sizes of what was encoded, ``alone`` tells whether the last one could have
-    had all cores. While ``held``, the device does not finish.
+    ``batches`` lists the sizes of what was encoded. While ``held``, the device does not finish.
     """
 
     def __init__(self) -> None:
         self.config = SimpleNamespace(name="fake", kind="edge", image_size=SIZE)
         self.digest = "d" * 64
+        self.engine = SimpleNamespace(batches=True, streams=1)
         self.batches: list[int] = []
-        self.alone = False
         self.texts: list[str] = []
         self.failure: Exception | None = None
         self.running = threading.Event()
@@ -43,11 +42,7 @@ class FakeModel:
         return Prepared(geometry.resize(image), geometry)
 
     def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
-        return self.encode_each(batch)
-
-    def encode_each(self, batch: Sequence[Prepared], alone: bool = True) -> list[ImageFeatures]:
         self.batches.append(len(batch))
-        self.alone = alone
         self.running.set()
         assert self._free.wait(30)
         if self.failure:

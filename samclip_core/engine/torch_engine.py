@@ -28,6 +28,7 @@ class TorchEngine:
 
     name: EngineName = "torch"
     streams = 1
+    batches = True
 
     def __init__(
         self, net: SamClipNet, text_encoder: TextEncoder | None, dtype: Dtype = "float32"
@@ -39,7 +40,6 @@ class TorchEngine:
         module: nn.Module = net if len(list(net.children())) else text_encoder or net
         self._device = next(module.parameters()).device
         self.device = str(self._device)
-        self.batches = self._device.type != "cpu"
 
     @classmethod
     def load(

@@ -58,9 +58,13 @@ def test_proto_is_no_package() -> None:
             {"torch", "ray", "grpc", "samclip"},
         ),
         # Who starts the service imports these to say what runs; replicas bring in the rest.
-        ("from services.backbone import app", {"torch", "samclip_core.model"}),
-        ("from services.segmentation import app", {"torch", "samclip_core.sam_head"}),
-        ("from services.semantic import app", {"torch", "samclip_core.sam_head"}),
+        ("from services.backbone import app", {"torch", "openvino"}),
+        ("from services.segmentation import app", {"torch", "openvino"}),
+        ("from services.semantic import app", {"torch", "openvino"}),
+        (
+            "from samclip_core import SamClip; SamClip.load().embed_text(['a dog'])",
+            {"torch", "torchvision", "timm", "open_clip", "segment_anything"},
+        ),
     ],
 )
 def test_importing_brings_little(code: str, without: set[str]) -> None:

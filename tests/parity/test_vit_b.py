@@ -6,6 +6,7 @@ import torch
 from segment_anything import SamPredictor, build_sam_vit_b
 
 from samclip_core.config import VIT_B
+from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.geometry import Geometry
 from samclip_core.network import SAM_HEAD_PARTS, build
 from samclip_core.sam_head import SamHead
@@ -32,7 +33,7 @@ def answers(photograph) -> tuple[SamPredictor, SamHead, ImageFeatures]:
         sam_Dhw = net.image_encoder(pixels_B3SS, sizes_B2).sam_BDhw[0].numpy()
     predictor = SamPredictor(official)
     predictor.set_image(image)
-    head = SamHead(VIT_B, net.prompt_encoder, net.mask_decoder)
+    head = SamHead(VIT_B, TorchEngine(net, None))
     return predictor, head, ImageFeatures(geometry, sam_Dhw)
 
 

@@ -6,11 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samclip_core.text import merge_with_tokenizers
+from samclip_core import tokenizer
 
 PLAIN = open_clip.SimpleTokenizer()
-FAST = open_clip.SimpleTokenizer()
-merge_with_tokenizers(FAST)
+FAST = tokenizer.of_clip(open_clip.SimpleTokenizer())
 
 few_letters = st.text(alphabet="abcdeinrst", max_size=400)  # long words, many merges
 sentences = st.lists(st.text(max_size=20), max_size=100).map(" ".join)

@@ -50,7 +50,8 @@ def settings(tiny_directory: Path, tmp_path: Path, front_door_secret: None) -> S
         checkpoint=str(tiny_directory),
         index_dir=tmp_path / "index",
         max_batch_size=4,
-        torch_threads=1,
+        threads=1,
+        compiled_cache_dir=tmp_path / "compiled",
         cache_bytes=64 * 2**20,
     )
 

@@ -515,59 +515,6 @@ async def test_the_next_batch_waits_at_the_device_where_two_may_run():
     await batcher.close()
 
 
-async def test_what_waits_for_one_that_has_the_whole_device_is_one_batch():
-    device = Device()
-    batcher = make(device, at_once=2)
-    first = await busy(device, batcher)
-    calls = submit(batcher, 1, 2)
-    await settle()
-    assert device.batches == [[0]]
-    device.free.set()
-    assert await asyncio.gather(first, *calls) == [0, 2, 4]
-    assert device.batches == [[0], [1, 2]]
-
-
-async def test_where_others_are_usual_none_has_the_device_to_itself():
-    device = Device()
-    batcher = make(device, at_once=2)
-    await asyncio.gather(*submit(batcher, *range(9)))
-    assert batcher.crowded  # all but the first found others
-    first = await busy(device, batcher)
-    calls = submit(batcher, 1)
-    await settle()
-    assert device.batches[-2:] == [[0], [1]]  # side by side
-    device.free.set()
-    assert await asyncio.gather(first, *calls) == [0, 2]
-
-
-async def test_one_who_asks_alone_has_the_device_to_itself_again():
-    device = Device()
-    batcher = make(device, at_once=2)
-    await asyncio.gather(*submit(batcher, *range(9)))
-    for number in range(9):
-        await batcher.submit(number, NOW)
-    assert not batcher.crowded
-    first = await busy(device, batcher)
-    calls = submit(batcher, 1, 2)
-    await settle()
-    assert device.batches[-1] == [0]
-    device.free.set()
-    await asyncio.gather(first, *calls)
-
-
-async def test_who_is_being_prepared_is_company():
-    device = Device()
-    batcher = make(device)
-    with batcher.coming(NOW):
-        calls = submit(batcher, *range(3))
-        await settle()
-        assert not batcher.crowded
-        calls += submit(batcher, 3)
-        await settle()
-        assert batcher.crowded
-    await asyncio.gather(*calls)
-
-
 async def test_closing_waits_for_all_batches_that_run():
     device = Device()
     batcher = make(device, max_size=2, at_once=2)

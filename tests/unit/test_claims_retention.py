@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from samclip_core import checkpoint
+from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.model import SamClip
 from tests.fakes import ConstantTeacher
 from tests.photographs import annotated, draw, instance, jpg, write_shard
@@ -20,7 +21,7 @@ def test_masks_are_the_sam_teachers_and_names_the_clip_teachers(tiny_checkpoint:
     sam = wise_ft.load_sam(tiny_checkpoint, tiny_checkpoint)
     clip = ConstantTeacher(merge.config.text_dim)
     net = TeacherPair(sam, clip).eval()
-    pair = SamClip(tiny_checkpoint, net, merge._text_encoder)
+    pair = SamClip(tiny_checkpoint, TorchEngine(net, None))
     image_HW3 = draw(0).image_HW3
     features, expected = pair.encode(image_HW3), merge.encode(image_HW3)
     np.testing.assert_allclose(features.sam_Dhw, expected.sam_Dhw, atol=1e-5)

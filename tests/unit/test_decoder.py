@@ -13,7 +13,6 @@ from samclip_core.sam_head import SamHead
 from samclip_core.steps import Steps
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services import metrics, rpc
-from services.segmentation import decoder as module
 from services.segmentation.decoder import Decoder
 from services.urgency import Urgency
 
@@ -22,22 +21,18 @@ TWO = Prompt(points=((8, 9), (30, 12)), negative=(False, True))
 
 
 class Watched(SamHead):
-    """Notes how many prompts each image of a run has, and whether it may have all cores."""
+    """Notes how many prompts each image of a run has."""
 
     batches: list[list[int]]
-    alone: bool
 
-    def decode_batch(self, requests, multimask=True, alone=True):
+    def decode_batch(self, requests, multimask=True):
         if requests:
             self.batches.append([len(prompts) for _, prompts in requests])
-            self.alone = alone
-        return super().decode_batch(requests, multimask, alone)
+        return super().decode_batch(requests, multimask)
 
 
 @pytest.fixture
-def decoder(settings, tiny_directory, monkeypatch) -> Decoder:
-    """One batch at a time, so that one question holds the device up."""
-    monkeypatch.setattr(module, "batches_at_once", lambda device: 1)
+def decoder(settings, tiny_directory) -> Decoder:
     head = Watched.load(tiny_directory)
     head.batches = []
     return Decoder(head, settings.model_copy(update={"max_prompt_batch": 4}))
@@ -96,16 +91,6 @@ async def test_an_answer_does_not_depend_on_its_neighbours(decoder):
             for ours, theirs in zip(answer, alone, strict=True):
                 assert_same(ours.enlarge_all(), theirs)
         decoder.sam_head.batches.clear()
-
-
-async def test_where_others_are_usual_a_prompt_leaves_them_cores(decoder):
-    question = features(decoder, 1), [CLICK], False
-    await decoder.segment(*question)
-    assert decoder.sam_head.alone
-    await together(decoder, *[question] * 8)
-    decoder.sam_head.batches.clear()
-    await decoder.segment(*question)
-    assert not decoder.sam_head.alone
 
 
 async def test_prompts_are_counted_not_requests(decoder):

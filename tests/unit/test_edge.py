@@ -14,10 +14,14 @@ from samclip_core.edge import (
     Overview,
     drawn_prompt,
 )
+from samclip_core.engine.base import BOX_MAX, BOX_MIN
 from tests.weights import seeded
 
 SIZE, WIDTH = 64, 16
 GRID = SIZE // STRIDE
+
+
+CORNERS_P2 = torch.tensor([[BOX_MIN, BOX_MAX]])
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +114,7 @@ def test_a_uniform_map_pools_to_what_each_patch_says() -> None:
 def test_a_box_is_drawn_with_its_area_however_small(prompts: EdgePromptEncoder) -> None:
     boxes_P4 = torch.tensor([[3.0, 5.0, 40.0, 22.0], [10.2, 10.2, 10.7, 10.4]])
     cell = SIZE / prompts.mask_input_size[0]
-    drawn_Pmm = prompts._draw_boxes(boxes_P4)
+    drawn_Pmm = prompts._draw_boxes(boxes_P4.reshape(-1, 2, 2), CORNERS_P2)
     areas_P = (boxes_P4[:, 2] - boxes_P4[:, 0]) * (boxes_P4[:, 3] - boxes_P4[:, 1])
     torch.testing.assert_close(drawn_Pmm.sum(dim=(1, 2)) * cell**2, areas_P)
     assert drawn_Pmm.max() <= 1
@@ -149,7 +153,9 @@ def test_the_drawn_prompt_stands_behind_the_embedded_one(prompts: EdgePromptEnco
     _, dense_PDhw = prompts(None, boxes_P4, None)
     drawn_PCmm = drawn_prompt(dense_PDhw[:, WIDTH:])
     assert drawn_PCmm.shape == (1, DRAWN, *prompts.mask_input_size)
-    assert torch.equal(drawn_PCmm[:, 1], prompts._draw_boxes(boxes_P4))
+    assert torch.equal(
+        drawn_PCmm[:, 1], prompts._draw_boxes(boxes_P4.reshape(-1, 2, 2), CORNERS_P2)
+    )
     assert not drawn_PCmm[:, [0, 2, 3]].any()
 
 

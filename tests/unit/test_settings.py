@@ -32,23 +32,6 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -
     assert settings.http_port == 8000
 
 
-@pytest.mark.parametrize(
-    ("device", "flags", "dtype"),
-    [
-        ("cpu", "fma avx512f avx512_bf16", "bfloat16"),
-        ("cpu", "fma amx_bf16 amx_tile", "bfloat16"),
-        ("cpu", "fma avx512f", "float32"),
-        ("cuda:1", "fma", "bfloat16"),
-    ],
-)
-def test_the_fastest_dtype_is_found_and_a_chosen_one_stays(
-    monkeypatch: pytest.MonkeyPatch, device: str, flags: str, dtype: str
-) -> None:
-    monkeypatch.setattr(Path, "read_text", lambda path: f"flags : {flags}\n")
-    assert Settings(device=device).dtype == dtype
-    assert Settings(device=device, dtype="float16").dtype == "float16"
-
-
 def test_an_unknown_variable_is_an_error_that_names_the_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

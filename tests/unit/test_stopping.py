@@ -54,13 +54,13 @@ class Device:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch):
     """Of the mask decoder, which counts prompts."""
-    device, decode = Device(), SamHead._decode
+    device, answer = Device(), SamHead._answer
 
     def watched(self, jobs, multimask):
         device.work(len(jobs))
-        return decode(self, jobs, multimask)
+        return answer(self, jobs, multimask)
 
-    monkeypatch.setattr(SamHead, "_decode", watched)
+    monkeypatch.setattr(SamHead, "_answer", watched)
     yield device
     device.free.set()
 

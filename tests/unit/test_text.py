@@ -82,24 +82,3 @@ def test_an_open_clip_tower_is_open_clips_own() -> None:
         tokens_TN = open_clip.get_tokenizer("ViT-S-32-alt")(texts)
         expected_TD = theirs.encode_text(tokens_TN, normalize=True)
     assert (tower.embed(texts) - expected_TD).abs().max() <= 1e-5
-
-
-def test_an_open_clip_tower_keeps_no_words_and_merges_no_letters_in_python(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tower = build_text_encoder(TextConfig(tower="open_clip", model="ViT-S-32-alt"))
-    kept = len(tower._tokenizer.cache)
-
-    def slow(self: object, word: str) -> str:
-        raise AssertionError(f"open_clip's own loop got a word of {len(word)} letters")
-
-    monkeypatch.setattr(open_clip.SimpleTokenizer, "bpe", slow)
-    ids_TN = tower.tokenize([f"{'ab' * 1000} word{number}" for number in range(50)])
-    assert ids_TN.shape == (50, 77)
-    assert len(tower._tokenizer.cache) == kept
-
-
-def test_tokens_can_be_made_apart_from_their_embedding(encoder: SentenceTextEncoder) -> None:
-    texts = _texts(5)
-    expected_TD = encoder.embed(texts)
-    torch.testing.assert_close(encoder.embed_tokens(encoder.tokenize(texts)), expected_TD)

@@ -42,14 +42,14 @@ def of_trace(spans: tuple[ReadableSpan, ...], trace: int) -> list[ReadableSpan]:
 async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_linked(
     caller: Caller, tiny_model: SamClip, exported: InMemorySpanExporter, monkeypatch
 ):
-    free, running, encode_each = threading.Event(), threading.Event(), tiny_model.encode_each
+    free, running, encode_batch = threading.Event(), threading.Event(), tiny_model.encode_batch
 
-    def held(batch, alone):
+    def held(batch):
         running.set()
         assert free.wait(60)
-        return encode_each(batch, alone)
+        return encode_batch(batch)
 
-    monkeypatch.setattr(tiny_model, "encode_each", held)
+    monkeypatch.setattr(tiny_model, "encode_batch", held)
     traced = Caller(caller.port, (*ADMITTED, ("traceparent", f"00-{TRACE}-{SPAN}-01")))
 
     def segment(call: Caller, number: int) -> asyncio.Task:

@@ -7,7 +7,6 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from samclip_core import vit
 from samclip_core.vit import VARIANTS, ImageEncoder, zero_padding
 from tests.weights import seeded
 
@@ -70,29 +69,6 @@ def test_attention_that_learns_runs_on_the_fused_kernel_alone(encoder):
         out = encoder(pixels, sizes(1, SIZE, SIZE))
     assert out.sam_BDhw.requires_grad
     torch.testing.assert_close(out.sam_BDhw, official_answer(encoder, pixels), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("logits", [1, 40, 1000], ids=lambda logits: f"{logits} at once")
-def test_attention_in_pieces_of_any_size_equals_the_official_one(encoder, monkeypatch, logits):
-    monkeypatch.setattr(vit, "LOGITS_AT_ONCE", logits)
-    pixels = frames(2, 64, 80)
-    with torch.inference_mode():
-        out = encoder(pixels, sizes(2, 64, 80))
-        torch.testing.assert_close(
-            out.sam_BDhw, official_answer(encoder, pixels), atol=1e-4, rtol=0
-        )
-
-
-@pytest.mark.parametrize("tiles", [True, False], ids=["tiles", "no tiles"])
-@torch.inference_mode()
-def test_bfloat16_attends_in_one_call_where_tiles_multiply_it(encoder, monkeypatch, tiles):
-    pixels = frames(2, 64, 80)
-    expected = official_answer(encoder, pixels)
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles)
-    monkeypatch.delattr(vit, "attend_in_pieces" if tiles else "attend_fused")
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        out = encoder(pixels, sizes(2, 64, 80))
-    assert nn.functional.cosine_similarity(out.sam_BDhw.float(), expected).min() > 0.999
 
 
 def test_what_stands_in_the_padding_does_not_matter(encoder):

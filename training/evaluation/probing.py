@@ -107,7 +107,9 @@ def segmentation(heads: Sequence[str], model: SamClip, options: Options) -> Metr
     metrics = {}
     for split in _labelled(options):
         fit = replace(PIXELS, seed=options.seed)
-        answers = probe(encoder(model, options), split, heads, fit, torch.device(model.engine.device))
+        answers = probe(
+            encoder(model, options), split, heads, fit, torch.device(model.engine.device)
+        )
         for head, confusion_CC in answers.items():
             name = f"{split.val.name}_probe_{head}_{options.features}_miou"
             metrics[name] = mean_iou(confusion_CC)
