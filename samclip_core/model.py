@@ -163,7 +163,7 @@ class SamClip:
             )
         outputs = [output.float().cpu().numpy() for output in encoded]
         return [
-            ImageFeatures(item.geometry, *arrays)
+            ImageFeatures(item.geometry, *arrays, self.dtype)
             for item, *arrays in zip(batch, *outputs, strict=True)
         ]
 
@@ -264,6 +264,11 @@ class SamClip:
         text_LD = scores.class_embeddings(self.embed_text, labels, templates)
         text_LD.setflags(write=False)  # every later answer shares it
         return text_LD
+
+    @property
+    def dtype(self) -> str:
+        """The precision in which the image encoder computes: float32, bfloat16 or float16."""
+        return str(self._dtype).removeprefix("torch.")
 
     @property
     def device(self) -> torch.device:

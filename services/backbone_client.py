@@ -32,7 +32,7 @@ from samclip_core.errors import (
 from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
 from services import access, front_door, metrics, observe, rpc, status, threads, tracing, wire
-from services.cache.tiers import EmbeddingCache
+from services.cache.tiers import Caches
 from services.urgency import Urgency
 
 UNLIMITED = (
@@ -111,8 +111,11 @@ class _Refusals:
 
 class BackboneClient:
     """``size`` is the model frame's side, ``digest`` the checkpoint that the caller's own part
-    belongs to: embeddings of another one are refused. ``cache`` is looked into first. ``ca`` is a
-    file (PEM) of whose certificates it is reached with TLS. For one event loop.
+    belongs to: embeddings of another one are refused. ``ca`` is a file (PEM) of whose certificates
+    it is reached with TLS. For one event loop.
+
+    The cache is looked into first. It is one of ``caches``, of the precision that the backbone
+    named last; until it has named one, it is asked itself.
     """
 
     def __init__(
@@ -121,7 +124,7 @@ class BackboneClient:
         metadata: Sequence[tuple[str, str]],
         size: int,
         digest: str,
-        cache: EmbeddingCache,
+        caches: Caches,
         max_image_bytes: int,
         ca: Path | None = None,
     ):
@@ -132,7 +135,9 @@ class BackboneClient:
         self._max_image_bytes = max_image_bytes
         self._ca = ca
         self._knows_tenants = front_door.SECRET_HEADER in dict(metadata)  # it takes our word
-        self.cache = cache
+        self._caches = caches
+        self._dtype: str | None = None
+        self.cache = caches("")
         self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
         self._refusals = _Refusals()
@@ -169,10 +174,12 @@ class BackboneClient:
             key = await threads.image_key(self._hashers, source)
         caller = access.caller.get()
         held_as = caller.held_as(key)
-        entries = await self.cache.get(held_as, outputs)
-        if entries is not None:
-            features = wire.to_features(entries)
-            return wire.image_info(key, features.geometry, cached=True), features
+        if self._dtype is not None:
+            dtype = self._dtype  # of this cache: another one may take its place meanwhile
+            entries = await self.cache.get(held_as, outputs)
+            if entries is not None:
+                features = wire.to_features(entries, dtype)
+                return wire.image_info(key, features.geometry, cached=True), features
         if image.key and caller.scopes is not None and not self._knows_tenants:
             # To a backbone elsewhere all our tenants are one: it may know the key from another.
             raise KeyUnknown(f"the image key {key[:64]!r} is not held here: send the image")
@@ -182,8 +189,8 @@ class BackboneClient:
         with heeded:
             response = await self._call(self._stub.Embed, request)
         entries = wire.to_entries(response, self._size)
-        self.cache.remember(held_as, entries)
-        return response.image, wire.to_features(entries)
+        self.cache.remember(held_as, entries)  # _call has made it that of the response
+        return response.image, wire.to_features(entries, response.model.dtype)
 
     async def class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str]
@@ -237,6 +244,9 @@ class BackboneClient:
                 f"({response.model.digest[:12]}, expected {self._digest[:12]}): try again when "
                 "both have been updated"
             )
+        if response.model.dtype != self._dtype:
+            self._dtype = response.model.dtype
+            self.cache = self._caches(self._dtype)
         return response
 
     def _translate(self, error: grpc.aio.AioRpcError) -> Exception:

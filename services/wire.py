@@ -127,14 +127,14 @@ def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
     }
 
 
-def to_features(entries: Entries) -> ImageFeatures:
-    """What a head works on; at least one output of one image."""
+def to_features(entries: Entries, dtype: str) -> ImageFeatures:
+    """What a head works on; at least one output of one image, computed in ``dtype``."""
     geometry = next(iter(entries.values())).geometry
     arrays: dict[str, NDArray[np.floating]] = {
         FIELDS[output]: unit(entry.array) if output == pb.CLIP_POOLED else entry.array
         for output, entry in entries.items()
     }
-    return ImageFeatures(geometry, **arrays)
+    return ImageFeatures(geometry, **arrays, dtype=dtype)
 
 
 # ------------------------------------------------------------------------------------ prompts

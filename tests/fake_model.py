@@ -24,6 +24,7 @@ class FakeModel:
     def __init__(self) -> None:
         self.config = SimpleNamespace(name="fake", kind="edge", image_size=SIZE)
         self.digest = "d" * 64
+        self.dtype = "float32"
         self.batches: list[int] = []
         self.alone = False
         self.texts: list[str] = []

@@ -31,7 +31,10 @@ class Backbone(Service):
         super().__init__(settings)
         model = model or SamClip.load(settings.checkpoint, settings.device, settings.dtype)
         self.model = pb.ModelInfo(
-            name=model.config.name, digest=model.digest, kind=model.config.kind
+            name=model.config.name,
+            digest=model.digest,
+            kind=model.config.kind,
+            dtype=model.dtype,
         )
         self.engine = Engine(model, settings)
         self.engine.warm_up()

@@ -71,9 +71,10 @@ class Engine:
 
     def __init__(self, model: SamClip, settings: Settings):
         self.model = model
-        self.cache = tiers.of_settings(
+        caches = tiers.of_settings(
             settings, settings.cache_bytes, model.digest, model.config.image_size
         )
+        self.cache = caches(model.dtype)
         self._stored_as = settings.cache_dtype
         self._limits = image_limits(settings)
         self._device_name = settings.device

@@ -68,7 +68,10 @@ Entries = Mapping[pb.Output, Entry]
 
 
 def contract(digest: str, image_size: int, dtype: str, stored_as: StoredAs) -> str:
-    """What, besides the image, decides the numbers of an entry; ``dtype`` is the encoder's."""
+    """What, besides the image, decides the numbers of an entry.
+
+    ``dtype`` is the precision in which the encoder really computes, as the backbone reports it.
+    """
     return f"{digest}:{PREPROCESS_VERSION}:{image_size}:{dtype}:{stored_as}-{LAYOUT}"
 
 

@@ -39,8 +39,8 @@ MAX_BYTES = 2**23
 
 
 def client_of(port: int, digest: str, capacity: int = 0) -> BackboneClient:
-    cache = EmbeddingCache(capacity)
-    return BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, digest, cache, MAX_BYTES)
+    caches = lambda dtype: EmbeddingCache(capacity)  # noqa: E731
+    return BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, digest, caches, MAX_BYTES)
 
 
 def asked() -> float:
@@ -282,13 +282,15 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, sh
     settings = settings.model_copy(update=shared)
     backbone = Backbone(settings, model)
     image, outputs = pb.Image(encoded=png(77)), (pb.SAM, pb.CLIP_POOLED)
+    caches = tiers.of_settings(settings, 0, model.digest, SIZE)
     async with served(backbone) as port:
         near = client_of(port, model.digest)
         info, features = await near.features(image, *outputs)
         await near.close()
+        address = f"127.0.0.1:{port}"
+        far = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+        await far.embed_text(["a photo"])  # and learns in which precision the backbone computes
     await backbone.engine.close()  # what it wrote is there; it is not
-    cache = tiers.of_settings(settings, 0, model.digest, SIZE)
-    far = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, model.digest, cache, MAX_BYTES)
     for again in (image, pb.Image(key=info.key)):
         found, same = await far.features(again, *outputs)
         assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
@@ -297,6 +299,67 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, sh
     with pytest.raises(Unavailable):
         await far.features(pb.Image(encoded=png(78)), *outputs)
     await far.close()
+
+
+async def test_until_the_backbone_has_named_its_precision_redis_is_not_asked(model):
+    asked = []
+
+    def caches(dtype: str) -> EmbeddingCache:
+        asked.append(dtype)
+        return EmbeddingCache(2**20)
+
+    client = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+    client.cache.get = None
+    with pytest.raises(Unavailable):
+        await client.features(pb.Image(encoded=png(1)), pb.SAM)
+    assert asked == [""]
+    await client.close()
+
+
+@pytest.fixture
+async def two_precisions(backbone, settings):
+    """A client of a backbone that computes in float32, and the stub of one that does in int8."""
+    other = FakeModel()
+    other.dtype = "int8"
+    async with served(Backbone(settings, other)) as port:
+        elsewhere = client_of(port, other.digest)
+        backbone._caches = lambda dtype: EmbeddingCache(2**20)
+        yield backbone, elsewhere._stub
+        await elsewhere.close()
+
+
+async def test_entries_of_another_precision_are_served_no_more(two_precisions):
+    """Both backbones are replicas behind one address."""
+    client, int8 = two_precisions
+    float32, image = client._stub, pb.Image(encoded=png(100))
+
+    async def dtype(stub: object, *outputs: pb.Output) -> str:
+        client._stub = stub
+        return (await client.features(image, *outputs))[1].dtype
+
+    assert await dtype(float32, pb.SAM) == "float32"
+    assert await dtype(int8, pb.SAM) == "float32"  # from memory, as it was computed
+    assert await dtype(int8, pb.SAM, pb.CLIP_DENSE) == "int8"
+    assert await dtype(None, pb.SAM) == "int8"  # from memory alone
+    assert await dtype(float32, pb.CLIP_POOLED) == "float32"
+    assert await dtype(int8, pb.SAM) == "int8"  # that of before is not in memory any more
+
+
+async def test_what_was_found_before_the_precision_changed_keeps_its_own(two_precisions):
+    client, int8 = two_precisions
+    image = pb.Image(encoded=png(100))
+    await client.features(image, pb.SAM)
+    get = client.cache.get
+
+    async def overtaken(key, outputs):
+        found = await get(key, outputs)
+        client._stub = int8
+        await client.embed_text(["a dog"])
+        return found
+
+    client.cache.get = overtaken
+    assert (await client.features(image, pb.SAM))[1].dtype == "float32"
+    assert client._dtype == "int8"
 
 
 async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
@@ -339,7 +402,7 @@ async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone
 async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings, tenant):
     async with served(Backbone(settings, model)) as port:
         client = BackboneClient(
-            f"127.0.0.1:{port}", (), SIZE, model.digest, EmbeddingCache(2**20), MAX_BYTES
+            f"127.0.0.1:{port}", (), SIZE, model.digest, lambda _: EmbeddingCache(0), MAX_BYTES
         )
         as_tenant(tenant)
         with pytest.raises(KeyUnknown):
