@@ -5,7 +5,7 @@ T texts, D width, S side of the model frame, H W pixels of the original picture.
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self, get_args
@@ -163,7 +163,7 @@ class SamClip:
             )
         outputs = [output.float().cpu().numpy() for output in encoded]
         return [
-            ImageFeatures(item.geometry, *arrays, self.dtype)
+            replace(ImageFeatures(item.geometry, *arrays), dtype=self.dtype)
             for item, *arrays in zip(batch, *outputs, strict=True)
         ]
 

@@ -55,14 +55,14 @@ def image_source(image: pb.Image, max_bytes: int) -> bytes | str:
                 "send the key of an earlier answer, or the image"
             )
         return image.key
-    if not image.encoded:
+    encoded = image.encoded  # each access copies it
+    if not encoded:
         raise InvalidImage("the image is empty: send a JPEG, PNG or WebP file, or an image key")
-    if len(image.encoded) > max_bytes:
+    if len(encoded) > max_bytes:
         raise ImageTooLarge(
-            f"the image file has {len(image.encoded):,} bytes, at most {max_bytes:,}: "
-            "send a smaller one"
+            f"the image file has {len(encoded):,} bytes, at most {max_bytes:,}: send a smaller one"
         )
-    return image.encoded
+    return encoded
 
 
 def image_info(key: str, geometry: Geometry, cached: bool) -> pb.ImageInfo:

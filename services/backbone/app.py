@@ -6,7 +6,7 @@ from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.openmp import use_cores
-from services import deployment, wire
+from services import deployment, metrics, wire
 from services.limits import check_texts
 from services.rpc import Service, rpc
 from services.settings import Settings, SettingsError
@@ -46,6 +46,7 @@ class Backbone(Service):
 
     async def check_health(self) -> None:
         await super().check_health()
+        metrics.measure_memory(self.settings.device)
         await self.engine.probe.check()
 
     async def health(self) -> dict[str, Any]:

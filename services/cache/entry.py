@@ -53,13 +53,15 @@ class Entry:
     def of(cls, array: NDArray[np.floating], geometry: Geometry, stored_as: StoredAs) -> "Entry":
         """What a cache that stores ``stored_as`` will give back, so that hits and misses agree.
 
-        Only maps (D×h×w) become int8; a vector is small, and would lose more.
+        An ``array`` that is float16 already becomes that of the entry, so it must not be a part of
+        a larger one, which would stay in memory with it, and must not be changed afterwards. Only
+        maps (D×h×w) become int8; a vector is small, and would lose more.
         """
         if stored_as == "int8" and array.ndim == 3:
             step_D = _steps(array)
             entry = cls(_restore(_quantise(array, step_D), step_D), geometry, step_D)
         else:
-            entry = cls(np.array(array, np.float16, order="C"), geometry)
+            entry = cls(np.asarray(array, np.float16, order="C"), geometry)
         entry.array.flags.writeable = False
         return entry
 

@@ -30,12 +30,17 @@ class EmbeddingCache:
         self._reads = SingleFlight[Entries]()
         self._flights = SingleFlight[Entries]()
 
-    async def get(self, image_key: str, outputs: Sequence[pb.Output]) -> Entries | None:
-        """All of these outputs, or None where one of them is missing. Never fails."""
+    async def get(
+        self, image_key: str, outputs: Sequence[pb.Output], shared: bool = True
+    ) -> Entries | None:
+        """All of these outputs, or None where one of them is missing. Never fails.
+
+        Without ``shared`` only in this process.
+        """
         with metrics.stage("cache_l1"):
             found = self.memory.get(image_key, outputs)
         missing = [output for output in outputs if output not in found]
-        if missing and self._shared is not None and IMAGE_KEY.fullmatch(image_key):
+        if missing and shared and self._shared is not None and IMAGE_KEY.fullmatch(image_key):
             with metrics.stage("cache_l2"):
                 found |= await self._reads.run(
                     f"{image_key}:{missing}", partial(self._fetch, self._shared, image_key, missing)

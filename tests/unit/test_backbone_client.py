@@ -23,7 +23,7 @@ from samclip_core.errors import (
     UnsupportedImage,
 )
 from samclip_core.image import image_key
-from services import access, backbone_client, metrics, rpc, wire
+from services import access, backbone_client, metrics, rpc, threads, wire
 from services.backbone.app import Backbone
 from services.backbone_client import UNLIMITED, BackboneClient
 from services.cache import tiers
@@ -152,11 +152,11 @@ async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbo
     answers: list[Exception | None] = [Overloaded("too much")]
     call, asked = backbone._call, []
 
-    async def watched(method, request):
+    async def watched(method, request, told):
         asked.append(request)
         if answers and (error := answers.pop()):
             raise error
-        return await call(method, request)
+        return await call(method, request, told)
 
     monkeypatch.setattr(backbone, "_call", watched)
 
@@ -314,6 +314,48 @@ async def test_until_the_backbone_has_named_its_precision_redis_is_not_asked(mod
         await client.features(pb.Image(encoded=png(1)), pb.SAM)
     assert asked == [""]
     await client.close()
+
+
+async def test_an_image_is_hashed_and_looked_for_in_redis_once(
+    model, settings, shared_redis, monkeypatch
+):
+    shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
+    settings = settings.model_copy(update=shared)
+    backbone, hashed, image = Backbone(settings, model), [], pb.Image(encoded=png(79))
+    monkeypatch.setattr(
+        threads.image, "image_key", lambda file: hashed.append(file) or image_key(file)
+    )
+
+    def looked_for() -> float:
+        return metrics.CACHE.labels("l2", "SAM", "miss")._value.get()
+
+    async with served(backbone) as port:
+        address, caches = f"127.0.0.1:{port}", tiers.of_settings(settings, 0, model.digest, SIZE)
+        client = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+        await client.embed_text(["a photo"])  # and learns in which precision the backbone computes
+        before = looked_for()
+        info, _ = await client.features(image, pb.SAM)
+        assert (info.key, info.cached) == (image_key(image.encoded), False)
+        assert (len(hashed), looked_for() - before) == (1, 1)
+        await client.close()
+        far = BackboneClient(address, (), SIZE, model.digest, caches, MAX_BYTES)
+        far._metadata = ADMITTED  # a front door lets it in, and takes the header that it might send
+        await far.embed_text(["a photo"])
+        assert (await far.features(pb.Image(encoded=png(80)), pb.SAM))[0].key == image_key(png(80))
+        assert len(hashed) == 3
+        await far.close()
+    await backbone.engine.close()
+
+
+async def test_classes_that_were_asked_about_lately_are_remembered(backbone, model):
+    first = await backbone.class_embeddings(["dog", "cat"], ["a {}"])
+    backbone._texts.clear()
+    assert await backbone.class_embeddings(["dog", "cat"], ["a {}"]) is first
+    for number in range(backbone_client.CLASSES_KEPT):
+        await backbone.class_embeddings([f"dog {number}"], ["a {}"])
+    again = await backbone.class_embeddings(["dog", "cat"], ["a {}"])
+    assert again is not first
+    np.testing.assert_array_equal(again, first)
 
 
 @pytest.fixture
