@@ -4,7 +4,7 @@ T texts, D width, S side of the model frame, H W pixels of the original picture.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -119,7 +119,7 @@ class SamClip:
         pixels_B3SS = np.stack([item.pixels_3SS for item in batch])
         encoded = self.engine.encode(pixels_B3SS, np.array(sizes, np.int64))
         return [
-            ImageFeatures(item.geometry, *arrays)
+            replace(ImageFeatures(item.geometry, *arrays), dtype=self.dtype)
             for item, *arrays in zip(batch, *encoded, strict=True)
         ]
 

@@ -22,14 +22,16 @@ Box = tuple[float, float, float, float]
 class ImageFeatures:
     """What one pass of the image encoder left of a picture; an output nobody asked for is None.
 
-    float16 or float32. ``sam_Dhw`` and ``clip_dense_Dhw`` lie over the padded model frame; CLIP's
-    vectors have length 1 along D.
+    Arrays are float16 or float32; ``sam_Dhw`` and ``clip_dense_Dhw`` lie over the padded model
+    frame, and CLIP's vectors have length 1 along D. ``dtype`` is the precision of the encoder that
+    computed them: float32, bfloat16, float16 or int8; empty if it is not known.
     """
 
     geometry: Geometry
     sam_Dhw: FloatArray | None = None
     clip_dense_Dhw: FloatArray | None = None
     clip_pooled_D: FloatArray | None = None
+    dtype: str = ""
 
 
 @dataclass(frozen=True, eq=False)

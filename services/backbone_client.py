@@ -32,7 +32,7 @@ from samclip_core.errors import (
 from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
 from services import access, front_door, metrics, observe, rpc, status, threads, tracing, wire
-from services.cache.tiers import EmbeddingCache
+from services.cache.tiers import Caches
 from services.urgency import Urgency
 
 UNLIMITED = (
@@ -58,7 +58,11 @@ _NETWORK = (
 """A connection of which nothing is heard for so long during a call is given up, where TCP alone
 would wait for many minutes; and a backbone that is back is found within a second."""
 
+Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
+
 TEXTS_KEPT = 10_000
+CLASSES_KEPT = 16
+"""Sets of labels and templates. Most callers ask about the same ones again and again."""
 PLACES = 8
 """In a full queue: a refusal of the backbone is heeded until about so many are free again."""
 MOST_HEEDED_S = 0.3
@@ -111,8 +115,11 @@ class _Refusals:
 
 class BackboneClient:
     """``size`` is the model frame's side, ``digest`` the checkpoint that the caller's own part
-    belongs to: embeddings of another one are refused. ``cache`` is looked into first. ``ca`` is a
-    file (PEM) of whose certificates it is reached with TLS. For one event loop.
+    belongs to: embeddings of another one are refused. ``ca`` is a file (PEM) of whose certificates
+    it is reached with TLS. For one event loop.
+
+    The cache is looked into first. It is one of ``caches``, of the precision that the backbone
+    named last; until it has named one, it is asked itself.
     """
 
     def __init__(
@@ -121,7 +128,7 @@ class BackboneClient:
         metadata: Sequence[tuple[str, str]],
         size: int,
         digest: str,
-        cache: EmbeddingCache,
+        caches: Caches,
         max_image_bytes: int,
         ca: Path | None = None,
     ):
@@ -131,10 +138,13 @@ class BackboneClient:
         self._digest = digest
         self._max_image_bytes = max_image_bytes
         self._ca = ca
-        self._knows_tenants = front_door.SECRET_HEADER in dict(metadata)  # it takes our word
-        self.cache = cache
+        self._takes_our_word = front_door.SECRET_HEADER in dict(metadata)  # for tenants and keys
+        self._caches = caches
+        self._dtype: str | None = None
+        self.cache = caches("")
         self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
         self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._classes: OrderedDict[Classes, NDArray[np.float32]] = OrderedDict()
         self._refusals = _Refusals()
 
     @cached_property
@@ -163,37 +173,47 @@ class BackboneClient:
         over ``max_image_bytes`` is neither hashed nor sent.
         """
         source = wire.image_source(image, self._max_image_bytes)
-        if isinstance(source, str):
-            key = source
-        else:
-            key = await threads.image_key(self._hashers, source)
+        by_key = isinstance(source, str)
+        key = source if isinstance(source, str) else await threads.image_key(self._hashers, source)
         caller = access.caller.get()
         held_as = caller.held_as(key)
-        entries = await self.cache.get(held_as, outputs)
-        if entries is not None:
-            features = wire.to_features(entries)
-            return wire.image_info(key, features.geometry, cached=True), features
-        if image.key and caller.scopes is not None and not self._knows_tenants:
+        told: tuple[tuple[str, str], ...] = ()
+        if self._dtype is not None:
+            dtype = self._dtype  # of this cache: another one may take its place meanwhile
+            entries = await self.cache.get(held_as, outputs)
+            if entries is not None:
+                features = wire.to_features(entries, dtype)
+                return wire.image_info(key, features.geometry, cached=True), features
+            if self._takes_our_word and not by_key:
+                told = ((rpc.IMAGE_KEY, key),)
+        if by_key and caller.scopes is not None and not self._takes_our_word:
             # To a backbone elsewhere all our tenants are one: it may know the key from another.
             raise KeyUnknown(f"the image key {key[:64]!r} is not held here: send the image")
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True)
         # A key costs the backbone nothing, and what it names may be there: that is always asked.
-        heeded = self._refusals.heeded(rpc.urgency.get()) if image.encoded else nullcontext()
+        heeded = nullcontext() if by_key else self._refusals.heeded(rpc.urgency.get())
         with heeded:
-            response = await self._call(self._stub.Embed, request)
+            response = await self._call(self._stub.Embed, request, told)
         entries = wire.to_entries(response, self._size)
-        self.cache.remember(held_as, entries)
-        return response.image, wire.to_features(entries)
+        self.cache.remember(held_as, entries)  # _call has made it that of the response
+        return response.image, wire.to_features(entries, response.model.dtype)
 
     async def class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str]
     ) -> NDArray[np.float32]:
-        """One row of length 1 a label: the mean over the templates, L×D."""
+        """One row of length 1 per label: the mean over the templates, L×D, read-only."""
+        asked = tuple(labels), tuple(templates)
+        if asked in self._classes:
+            self._classes.move_to_end(asked)
+            return self._classes[asked]
         texts = [template.replace("{}", label) for label in labels for template in templates]
         row = dict(zip(texts, await self.embed_text(texts), strict=True))
-        return class_embeddings(
-            lambda asked: np.stack([row[text] for text in asked]), labels, templates
-        )
+        made = class_embeddings(lambda all: np.stack([row[text] for text in all]), *asked)
+        made.setflags(write=False)
+        self._classes[asked] = made
+        if len(self._classes) > CLASSES_KEPT:
+            self._classes.popitem(last=False)
+        return made
 
     async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """One row of length 1 a text, T×D; those asked for lately are remembered."""
@@ -217,14 +237,20 @@ class BackboneClient:
         await self.cache.close()
         self._hashers.shutdown(wait=False)
 
-    async def _call(self, method: Callable[..., Awaitable[Response]], request: Message) -> Response:
-        identity = (observe.REQUEST_ID, observe.request_id.get())
-        asked = (rpc.CHECKPOINT, self._digest)
-        told: tuple[tuple[str, str], ...] = (
+    async def _call(
+        self,
+        method: Callable[..., Awaitable[Response]],
+        request: Message,
+        told: tuple[tuple[str, str], ...] = (),
+    ) -> Response:
+        metadata: tuple[tuple[str, str], ...] = (
+            *self._metadata,
+            (observe.REQUEST_ID, observe.request_id.get()),
+            (rpc.CHECKPOINT, self._digest),
             *rpc.urgency.get().headers(),
             *access.caller.get().headers(),
+            *told,
         )
-        metadata = (*self._metadata, identity, asked, *told)
         try:
             with tracing.span("backbone", tracing.CLIENT):
                 metadata += tracing.headers()
@@ -237,6 +263,9 @@ class BackboneClient:
                 f"({response.model.digest[:12]}, expected {self._digest[:12]}): try again when "
                 "both have been updated"
             )
+        if response.model.dtype != self._dtype:
+            self._dtype = response.model.dtype
+            self.cache = self._caches(self._dtype)
         return response
 
     def _translate(self, error: grpc.aio.AioRpcError) -> Exception:

@@ -28,6 +28,7 @@ from services.arrival import Arrivals, limited
 Fields = dict[str, Any]
 """Of a JSON object, its members; of a form, for each name all its values, files as bytes."""
 
+T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 
@@ -54,14 +55,19 @@ DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE
 
 
 async def read(
-    request: Request, limit: int, most_parts: int = 1000, arrivals: Arrivals | None = None
-) -> tuple[Fields, bool]:
-    """Return the fields of the body, and whether they are a form's.
+    request: Request,
+    limit: int,
+    most_parts: int,
+    arrivals: Arrivals,
+    understand: Callable[[Fields, bool], T],
+) -> T:
+    """Return what ``understand`` makes of the body's fields, and of whether they are a form's.
 
-    Raises ImageTooLarge beyond ``limit`` bytes, before more is read; RequestTooSlow for a body that
-    does not keep the pace of ``arrivals``, Overloaded where those are full; UnsupportedImage for
-    one that is compressed, or neither JSON nor a form; InvalidRequest for one that is broken, or a
-    form of more than ``most_parts`` parts.
+    It is called in the thread that reads them, and may raise. This raises ImageTooLarge beyond
+    ``limit`` bytes, before more is read; RequestTooSlow for a body that does not keep the pace of
+    ``arrivals``, Overloaded where those are full; UnsupportedImage for one that is compressed, or
+    neither JSON nor a form; InvalidRequest for one that is broken, or a form of more than
+    ``most_parts`` parts.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
@@ -76,10 +82,14 @@ async def read(
             f"a body of type {kind or 'none'!r} is not read here: "
             "send multipart/form-data or application/json"
         )
-    chunks = await _whole(request, limit, arrivals or Arrivals())
-    if kind == "application/json":
-        return await asyncio.to_thread(_object, b"".join(chunks), content_type), False
-    return await asyncio.to_thread(forms.parse, chunks, content_type, most_parts), True
+    chunks = await _whole(request, limit, arrivals)
+
+    def work() -> T:
+        if kind == "application/json":
+            return understand(_object(b"".join(chunks), content_type), False)
+        return understand(forms.parse(chunks, content_type, most_parts), True)
+
+    return await asyncio.to_thread(work)
 
 
 async def _whole(request: Request, limit: int, arrivals: Arrivals) -> deque[bytes]:

@@ -30,7 +30,7 @@ SECRET_HEADER = "x-samclip-front-door"
 SECRET_VARIABLE = PREFIX + "FRONT_DOOR_SECRET"
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
 DRAIN_S = 10
-BUFFER_BYTES = 16 * 1024  # of one request, in HAProxy
+BUFFER_BYTES = 64 * 1024  # of one request, in each HAProxy
 REFUSAL = (
     "this port answers only what comes through the front door; use the service's public address"
 )
@@ -132,6 +132,7 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "MAX_REQUEST_BYTES": settings.max_request_bytes,
         "TIMEOUT_S": int(settings.request_timeout_s) + 1,
         "BODY_S": ceil(PACE.allowed_s(BUFFER_BYTES)),
+        "BUFFER_BYTES": BUFFER_BYTES,
         "DRAIN_S": DRAIN_S,
         "FRONT_DOOR_LOG": _log_level(settings),
     }

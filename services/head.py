@@ -37,6 +37,12 @@ class Head(Service):
     async def health(self) -> dict[str, Any]:
         return {**await super().health(), "redis": await self.backbone.cache.state()}
 
+    def model_in(self, dtype: str) -> pb.ModelInfo:
+        """The model of an answer whose embeddings were computed in ``dtype``."""
+        answered = pb.ModelInfo(dtype=dtype)
+        answered.MergeFrom(self.model)
+        return answered
+
     async def usable(self) -> bool:
         """Whether the backbone has this checkpoint."""
         try:
@@ -51,10 +57,9 @@ class Head(Service):
     @cached_property
     def backbone(self) -> BackboneClient:
         address, metadata = front_door.backbone(self.settings)
-        # A backbone elsewhere may compute in another dtype or prepare images another way than our
-        # settings and code say, so its entries have no name that we could know: what is kept of
-        # them stays in this process.
-        cache = tiers.of_settings(
+        # A backbone elsewhere may prepare images another way than our code does, so its entries
+        # have no name that we could know: what is kept of them stays in this process.
+        caches = tiers.of_settings(
             self.settings,
             self.settings.head_cache_bytes,
             self.model.digest,
@@ -67,7 +72,7 @@ class Head(Service):
             metadata,
             self.config.image_size,
             self.model.digest,
-            cache,
+            caches,
             self.settings.max_image_bytes,
             ca,
         )

@@ -70,7 +70,7 @@ class Guard(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Continuation, call: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
-        headers = {name: str(value) for name, value in call.invocation_metadata}
+        headers: dict[str, Any] = dict(call.invocation_metadata)
         if call.method == GRPC_HEALTH or front_door.admitted(headers):
             return await continuation(call)
         # A stream_stream handler reads no message before it runs, and answers calls of every kind.

@@ -25,9 +25,14 @@ from services.urgency import Urgency
 
 CHECKPOINT = "x-samclip-checkpoint"  # the digest of the one that must answer; any, without it
 ERROR_KIND = "x-samclip-error"  # trailing metadata: the class of the error, for other services
+IMAGE_KEY = "x-samclip-image-key"
+"""The key of the image in an EmbedRequest, from a head that has computed it and has found no
+embedding in Redis. The front door takes it from callers, who could name another image's key."""
 
 _NO_REQUEST = Urgency()
 urgency: ContextVar[Urgency] = ContextVar("urgency", default=_NO_REQUEST)
+image_key: ContextVar[str] = ContextVar("image_key", default="")
+"""What IMAGE_KEY says in the request that is being answered."""
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -120,6 +125,7 @@ class Service:
         caller = access.Caller.read(metadata, bool(self.settings.api_keys_file))
         access.caller.set(caller)
         caller.check(self.scope(method, request))
+        image_key.set(metadata.get(IMAGE_KEY, ""))
         most_s = self.settings.request_timeout_s
         urgency.set(Urgency.read(metadata, most_s, bulk=method in self.bulk))
         limit_s = time_left()

@@ -55,14 +55,14 @@ def image_source(image: pb.Image, max_bytes: int) -> bytes | str:
                 "send the key of an earlier answer, or the image"
             )
         return image.key
-    if not image.encoded:
+    encoded = image.encoded  # each access copies it
+    if not encoded:
         raise InvalidImage("the image is empty: send a JPEG, PNG or WebP file, or an image key")
-    if len(image.encoded) > max_bytes:
+    if len(encoded) > max_bytes:
         raise ImageTooLarge(
-            f"the image file has {len(image.encoded):,} bytes, at most {max_bytes:,}: "
-            "send a smaller one"
+            f"the image file has {len(encoded):,} bytes, at most {max_bytes:,}: send a smaller one"
         )
-    return image.encoded
+    return encoded
 
 
 def image_info(key: str, geometry: Geometry, cached: bool) -> pb.ImageInfo:
@@ -127,14 +127,14 @@ def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
     }
 
 
-def to_features(entries: Entries) -> ImageFeatures:
-    """What a head works on; at least one output of one image."""
+def to_features(entries: Entries, dtype: str) -> ImageFeatures:
+    """What a head works on; at least one output of one image, computed in ``dtype``."""
     geometry = next(iter(entries.values())).geometry
     arrays: dict[str, NDArray[np.floating]] = {
         FIELDS[output]: unit(entry.array) if output == pb.CLIP_POOLED else entry.array
         for output, entry in entries.items()
     }
-    return ImageFeatures(geometry, **arrays)
+    return ImageFeatures(geometry, **arrays, dtype=dtype)
 
 
 # ------------------------------------------------------------------------------------ prompts

@@ -24,6 +24,7 @@ class FakeModel:
         self.config = SimpleNamespace(name="fake", kind="edge", image_size=SIZE)
         self.digest = "d" * 64
         self.engine = SimpleNamespace(batches=True, streams=1)
+        self.dtype = "float32"
         self.batches: list[int] = []
         self.texts: list[str] = []
         self.failure: Exception | None = None

@@ -22,7 +22,7 @@ from samclip_core.image import image_key
 from samclip_core.masks import encode_label_map
 from services.wire import to_mask, to_tensor
 
-MODEL = pb.ModelInfo(name="fake", digest="d1935", kind="edge")
+MODEL = pb.ModelInfo(name="fake", digest="d1935", kind="edge", dtype="int8")
 Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 LIMITS = [(f"grpc.max_{way}_message_length", 64 * 2**20) for way in ("send", "receive")]
 
@@ -186,7 +186,13 @@ class FakeService(
         if request.collection and request.collection not in self.collections:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no collection {request.collection!r}")
         found = [
-            pb.Collection(name=name, count=len(held), dimension=4, model_digest=MODEL.digest)
+            pb.Collection(
+                name=name,
+                count=len(held),
+                dimension=4,
+                model_digest=MODEL.digest,
+                dtype=MODEL.dtype,
+            )
             for name, held in self.collections.items()
             if request.collection in ("", name)
         ]

@@ -117,12 +117,16 @@ class Indexed:
 
 @dataclass(frozen=True)
 class Collection:
-    """A collection of indexed images, and the checkpoint its vectors come from."""
+    """A collection of indexed images, and the checkpoint its vectors come from.
+
+    dtype: the precision of the image encoder that made the vectors, as in ``Model``.
+    """
 
     name: str
     count: int
     dimension: int
     model_digest: str
+    dtype: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,13 @@ class ImageInfo:
 
 @dataclass(frozen=True)
 class Model:
-    """The checkpoint that answered; ``kind`` is "vit-b", "edge" or "pair"."""
+    """The checkpoint that answered; ``kind`` is "vit-b", "edge" or "pair".
+
+    dtype: the precision in which the image encoder computed: "float32", "bfloat16", "float16" or
+    "int8". Empty if the service does not say, or if the images of a request differ in it.
+    """
 
     name: str
     digest: str
     kind: str
+    dtype: str = ""

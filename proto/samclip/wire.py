@@ -143,7 +143,9 @@ def listed_items(reply: pb.ListItemsResponse) -> list[ListedItem]:
 
 
 def collections(reply: pb.DescribeResponse) -> list[Collection]:
-    return [Collection(c.name, c.count, c.dimension, c.model_digest) for c in reply.collections]
+    return [
+        Collection(c.name, c.count, c.dimension, c.model_digest, c.dtype) for c in reply.collections
+    ]
 
 
 def image_info(message: pb.ImageInfo) -> ImageInfo:
@@ -151,7 +153,7 @@ def image_info(message: pb.ImageInfo) -> ImageInfo:
 
 
 def model(message: pb.ModelInfo) -> Model:
-    return Model(message.name, message.digest, message.kind)
+    return Model(message.name, message.digest, message.kind, message.dtype)
 
 
 def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str]) -> pb.IndexItem:

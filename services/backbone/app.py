@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
-from services import deployment, wire
+from services import deployment, metrics, wire
 from services.backbone.engine import Engine
 from services.limits import check_texts
 from services.rpc import Service, rpc
@@ -26,7 +26,10 @@ class Backbone(Service):
         super().__init__(settings)
         model = model or deployment.model(settings)
         self.model = pb.ModelInfo(
-            name=model.config.name, digest=model.digest, kind=model.config.kind
+            name=model.config.name,
+            digest=model.digest,
+            kind=model.config.kind,
+            dtype=model.dtype,
         )
         self.engine = Engine(model, settings)
         self.engine.warm_up()
@@ -38,6 +41,7 @@ class Backbone(Service):
 
     async def check_health(self) -> None:
         await super().check_health()
+        metrics.measure_memory(self.settings.device)
         await self.engine.probe.check()
 
     async def health(self) -> dict[str, Any]:

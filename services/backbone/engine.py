@@ -69,9 +69,10 @@ class Engine:
 
     def __init__(self, model: SamClip, settings: Settings):
         self.model = model
-        self.cache = tiers.of_settings(
+        caches = tiers.of_settings(
             settings, settings.cache_bytes, model.digest, model.config.image_size
         )
+        self.cache = caches(model.dtype)
         self._stored_as = settings.cache_dtype
         self._limits = image_limits(settings)
         self._device_name = settings.device
@@ -118,12 +119,13 @@ class Engine:
 
         Raises KeyUnknown, errors of ``samclip_core.image.decode``, Overloaded, DeadlineExceeded.
         """
+        told = rpc.image_key.get()
         if isinstance(source, str):
             key = source
         else:
-            key = await threads.image_key(self._decoders, source)
+            key = told or await threads.image_key(self._decoders, source)
         held_as = access.caller.get().held_as(key)
-        entries = await self.cache.get(held_as, outputs)
+        entries = await self.cache.get(held_as, outputs, shared=not told)
         if entries is not None:
             return Embedded(key, entries, cached=True)
         if isinstance(source, str):
@@ -170,7 +172,6 @@ class Engine:
         # Kept even where every caller has gone: the next one, perhaps a retry, finds it.
         for work, entries in zip(batch, results, strict=True):
             self.cache.put(work.held_as, entries)
-        metrics.measure_memory(self._device_name)
         return results
 
     def _execute(self, prepared: list[Prepared]) -> list[Entries]:

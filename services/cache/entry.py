@@ -53,13 +53,15 @@ class Entry:
     def of(cls, array: NDArray[np.floating], geometry: Geometry, stored_as: StoredAs) -> "Entry":
         """What a cache that stores ``stored_as`` will give back, so that hits and misses agree.
 
-        Only maps (D×h×w) become int8; a vector is small, and would lose more.
+        An ``array`` that is float16 already becomes that of the entry, so it must not be a part of
+        a larger one, which would stay in memory with it, and must not be changed afterwards. Only
+        maps (D×h×w) become int8; a vector is small, and would lose more.
         """
         if stored_as == "int8" and array.ndim == 3:
             step_D = _steps(array)
             entry = cls(_restore(_quantise(array, step_D), step_D), geometry, step_D)
         else:
-            entry = cls(np.array(array, np.float16, order="C"), geometry)
+            entry = cls(np.asarray(array, np.float16, order="C"), geometry)
         entry.array.flags.writeable = False
         return entry
 
@@ -68,7 +70,10 @@ Entries = Mapping[pb.Output, Entry]
 
 
 def contract(digest: str, image_size: int, dtype: str, stored_as: StoredAs) -> str:
-    """What, besides the image, decides the numbers of an entry; ``dtype`` is the encoder's."""
+    """What, besides the image, decides the numbers of an entry.
+
+    ``dtype`` is the precision in which the encoder really computes, as the backbone reports it.
+    """
     return f"{digest}:{PREPROCESS_VERSION}:{image_size}:{dtype}:{stored_as}-{LAYOUT}"
 
 

@@ -32,12 +32,12 @@ READS_AT_ONCE, WRITES_AT_ONCE = 32, 4
 class SharedTier:
     """Embeddings of one contract (``entry.contract``) by image key and output.
 
-    For one event loop. ``timeout_s`` bounds each exchange. Raises SettingsError for a bad URL.
+    For one event loop.
     """
 
-    def __init__(self, url: str, contract: str, timeout_s: float):
-        self._link = RedisLink(url, timeout_s)
-        self._leases = Leases(self._link, contract)
+    def __init__(self, link: RedisLink, contract: str):
+        self._link = link
+        self._leases = Leases(link, contract)
         self._contract = contract
         self._read_slots = asyncio.Semaphore(READS_AT_ONCE)
         self._write_slots = asyncio.Semaphore(WRITES_AT_ONCE)

@@ -10,6 +10,7 @@ from samclip.v1 import samclip_pb2 as pb
 from services import metrics
 from services.cache.entry import Entries, contract
 from services.cache.flight import SingleFlight
+from services.cache.link import RedisLink
 from services.cache.memory import MemoryTier
 from services.cache.shared import SharedTier
 from services.settings import Settings
@@ -29,12 +30,17 @@ class EmbeddingCache:
         self._reads = SingleFlight[Entries]()
         self._flights = SingleFlight[Entries]()
 
-    async def get(self, image_key: str, outputs: Sequence[pb.Output]) -> Entries | None:
-        """All of these outputs, or None where one of them is missing. Never fails."""
+    async def get(
+        self, image_key: str, outputs: Sequence[pb.Output], shared: bool = True
+    ) -> Entries | None:
+        """All of these outputs, or None where one of them is missing. Never fails.
+
+        Without ``shared`` only in this process.
+        """
         with metrics.stage("cache_l1"):
             found = self.memory.get(image_key, outputs)
         missing = [output for output in outputs if output not in found]
-        if missing and self._shared is not None and IMAGE_KEY.fullmatch(image_key):
+        if missing and shared and self._shared is not None and IMAGE_KEY.fullmatch(image_key):
             with metrics.stage("cache_l2"):
                 found |= await self._reads.run(
                     f"{image_key}:{missing}", partial(self._fetch, self._shared, image_key, missing)
@@ -84,17 +90,24 @@ class EmbeddingCache:
         return found
 
 
+Caches = Callable[[str], EmbeddingCache]
+"""Makes an empty cache of embeddings that the encoder computed in this precision."""
+
+
 def of_settings(
     settings: Settings, capacity: int, digest: str, image_size: int, share: bool = True
-) -> EmbeddingCache:
-    """The cache of the backbone or of a head; without ``share`` of this process alone.
+) -> Caches:
+    """The caches of the backbone or of a head; without ``share`` of this process alone.
 
-    All who serve the checkpoint ``digest`` by the same settings share their entries.
-    Raises SettingsError for a bad redis_url.
+    All who serve the checkpoint ``digest`` by the same settings share the entries of a precision;
+    caches of one process share its connection to Redis. Raises SettingsError for a bad redis_url.
     """
     if not settings.redis_url or not share:
-        return EmbeddingCache(capacity)
-    named = contract(digest, image_size, settings.dtype, settings.cache_dtype)
-    return EmbeddingCache(
-        capacity, SharedTier(settings.redis_url, named, settings.redis_timeout_ms / 1000)
-    )
+        return lambda dtype: EmbeddingCache(capacity)
+    link = RedisLink(settings.redis_url, settings.redis_timeout_ms / 1000)
+
+    def empty(dtype: str) -> EmbeddingCache:
+        named = contract(digest, image_size, dtype, settings.cache_dtype)
+        return EmbeddingCache(capacity, SharedTier(link, named))
+
+    return empty

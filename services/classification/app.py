@@ -42,7 +42,9 @@ class Classification(Head):
                 request.top_k or None,
             )
             results.append(pb.ClassifyResult(image=info, scores=wire.to_scores(scores)))
-        return pb.ClassifyResponse(results=results, model=self.model)
+        dtypes = {features.dtype for _, features in embedded}
+        model = self.model_in(dtypes.pop() if len(dtypes) == 1 else "")
+        return pb.ClassifyResponse(results=results, model=model)
 
     async def _embed(self, images: Sequence[pb.Image]) -> list[tuple[pb.ImageInfo, ImageFeatures]]:
         """Many at once, so that they share batches; an error names the image that caused it."""

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from google.protobuf.message import Message
@@ -37,6 +37,13 @@ MAX_ITEMS = 1024
 HEALTH_S = 1.0  # that the index has to answer before it is reported: readiness is asked for 2 s
 
 logger = logging.getLogger(__name__)
+
+
+class _Made(NamedTuple):
+    """An item to store, and the precision that its vector was computed in."""
+
+    item: Item
+    dtype: str
 
 
 class Retrieval(Head):
@@ -80,7 +87,7 @@ class Retrieval(Head):
         check_images(request.items, MAX_ITEMS)
         await self._index.run(self._check_addable, request.collection)
         made = await self._made(request.items)
-        items = [item for item in made if isinstance(item, Item)]
+        items = [item for item in made if isinstance(item, _Made)]
         replaced = 0
         if items:
             replaced = await self._index.run(self._upsert, request.collection, items)
@@ -92,7 +99,7 @@ class Retrieval(Head):
         check_top_k(request.top_k)
         check_offset(request.offset, request.top_k or TOP_K)
         check_filter(request.filter)
-        await self._index.run(lambda: self._collections().get(request.collection))
+        found = await self._index.run(lambda: self._collections().get(request.collection))
         match request.WhichOneof("query"):
             case "text":
                 check_text(request.text, "the text to search for")
@@ -100,7 +107,7 @@ class Retrieval(Head):
                     [request.text], self.config.templates
                 )
             case "image":
-                vector_D = await self._embed(request.image)
+                vector_D, _ = await self._embed(request.image)
             case "id":
                 vector_D = await self._index.run(self._vector, request.collection, request.id)
             case _:
@@ -118,7 +125,7 @@ class Retrieval(Head):
         finally:
             query.abandoned.set()
         messages = [pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits]
-        return pb.SearchResponse(hits=messages, model=self.model)
+        return pb.SearchResponse(hits=messages, model=self.model_in(found.dtype))
 
     @rpc
     async def Delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:
@@ -135,7 +142,11 @@ class Retrieval(Head):
         return pb.DescribeResponse(
             collections=[
                 pb.Collection(
-                    name=d.name, count=d.count, dimension=d.dimension, model_digest=d.digest
+                    name=d.name,
+                    count=d.count,
+                    dimension=d.dimension,
+                    model_digest=d.digest,
+                    dtype=d.dtype,
                 )
                 for d in found
             ]
@@ -150,7 +161,7 @@ class Retrieval(Head):
             items=[pb.ListedItem(id=item.id, metadata=item.metadata) for item in items]
         )
 
-    async def _made(self, items: Sequence[pb.IndexItem]) -> list[Item | pb.ItemError]:
+    async def _made(self, items: Sequence[pb.IndexItem]) -> list[_Made | pb.ItemError]:
         """What is to be stored of each item, or why it cannot be.
 
         An error of the service itself is raised, after the work on the other items has ended.
@@ -169,7 +180,7 @@ class Retrieval(Head):
 
     async def _item(
         self, item: pb.IndexItem, repeated: bool, gate: asyncio.Semaphore
-    ) -> Item | pb.ItemError:
+    ) -> _Made | pb.ItemError:
         """An item to store, or why it cannot be; errors of the service are raised."""
         try:
             if repeated:
@@ -183,15 +194,16 @@ class Retrieval(Head):
                 )
             check_metadata(item.metadata, self.settings.max_metadata_bytes)
             async with gate:
-                vector_D = await self._embed(item.image)
+                vector_D, dtype = await self._embed(item.image)
         except (InvalidRequest, KeyUnknown) as error:
             return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
-        return Item(item.id, vector_D, dict(item.metadata))
+        return _Made(Item(item.id, vector_D, dict(item.metadata)), dtype)
 
-    async def _embed(self, image: pb.Image) -> NDArray[np.float32]:
+    async def _embed(self, image: pb.Image) -> tuple[NDArray[np.float32], str]:
+        """The vector of an image, and the precision that it was computed in."""
         _, features = await self.backbone.features(image, pb.CLIP_POOLED)
         assert features.clip_pooled_D is not None
-        return unit(features.clip_pooled_D)
+        return unit(features.clip_pooled_D), features.dtype
 
     def _check_addable(self, name: str) -> None:
         most = self.settings.max_collection_items, self.settings.max_collections
@@ -199,8 +211,15 @@ class Retrieval(Head):
         collections.check_addable(name)
         collections.check_room(name, *most)
 
-    def _upsert(self, name: str, items: Sequence[Item]) -> int:
-        return self._collections().get_or_make(name).upsert(items)
+    def _upsert(self, name: str, made: Sequence[_Made]) -> int:
+        dtypes = sorted({dtype for _, dtype in made})
+        if len(dtypes) > 1:
+            raise Unavailable(
+                f"replicas of the backbone compute in {' and '.join(dtypes)}, and vectors of one "
+                "precision belong together: set SAMCLIP_DTYPE to one of these for all replicas"
+            )
+        collection = self._collections().get_or_make(name, dtypes[0])
+        return collection.upsert([item for item, _ in made])
 
     def _delete(self, name: str, ids: Sequence[str]) -> int:
         return self._collections().get(name).delete(ids)

@@ -22,7 +22,16 @@ from usearch.index import Index as Graph
 
 from samclip_core.errors import Unavailable
 from services import private
-from services.retrieval.index import EXACT, Description, Hit, Item, Listed, Query, no_item
+from services.retrieval.index import (
+    EXACT,
+    UNRECORDED,
+    Description,
+    Hit,
+    Item,
+    Listed,
+    Query,
+    no_item,
+)
 
 SNAPSHOT_EVERY = 5_000
 """Changes after which the graph is written again."""
@@ -31,7 +40,7 @@ _FILES = ("", "-wal", "-shm")
 """What SQLite adds to the name of a database: nothing, or one of these for its log."""
 
 _SCHEMA = """
-CREATE TABLE model (digest TEXT NOT NULL, dimension INTEGER NOT NULL);
+CREATE TABLE model (digest TEXT NOT NULL, dimension INTEGER NOT NULL, dtype TEXT NOT NULL);
 CREATE TABLE snapshot (sha256 TEXT NOT NULL);
 CREATE TABLE items (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -59,14 +68,12 @@ def on_disk() -> Iterator[None]:
 class EmbeddedCollection:
     """One collection, open. For one thread at a time. Changes raise Unavailable: none was made."""
 
-    def __init__(self, path: Path, digest: str, dimension: int):
+    def __init__(self, path: Path, digest: str, dimension: int, dtype: str):
         """Open the collection at ``path`` (without suffix), or make an empty one."""
         self.name = path.name
         self._snapshot = path.with_name(f"{path.name}.usearch")
-        self._database = _connect(path, digest, dimension)
-        self.digest, self.dimension = self._database.execute(
-            "SELECT digest, dimension FROM model"
-        ).fetchone()
+        self._database = _connect(path, digest, dimension, dtype)
+        self.digest, self.dimension, self.dtype = _model(self._database)
         self._graph = self._load()
         self._unsaved = 0
 
@@ -243,15 +250,21 @@ class EmbeddedCollection:
         return graph
 
 
-def describe(path: Path, digest: str, dimension: int) -> Description:
+def describe(path: Path, digest: str, dimension: int, dtype: str) -> Description:
     """The closed collection at ``path``, as ``EmbeddedCollection`` would open it, without graph."""
-    with closing(_connect(path, digest, dimension)) as database:
-        digest, dimension = database.execute("SELECT digest, dimension FROM model").fetchone()
+    with closing(_connect(path, digest, dimension, dtype)) as database:
+        digest, dimension, dtype = _model(database)
         (count,) = database.execute("SELECT COUNT(*) FROM items").fetchone()
-    return Description(path.name, count, dimension, digest)
+    return Description(path.name, count, dimension, digest, dtype)
 
 
-def _connect(path: Path, digest: str, dimension: int) -> sqlite3.Connection:
+def _model(database: sqlite3.Connection) -> tuple[str, int, str]:
+    """Digest, dimension and dtype of the vectors; older files have no dtype."""
+    digest, dimension, *dtype = database.execute("SELECT * FROM model").fetchone()
+    return digest, dimension, dtype[0] if dtype else UNRECORDED
+
+
+def _connect(path: Path, digest: str, dimension: int, dtype: str) -> sqlite3.Connection:
     file = path.with_name(f"{path.name}.sqlite")
     # The threads of a pool of one take turns; sqlite3 would only accept the one that connected.
     database = sqlite3.connect(file, check_same_thread=False)
@@ -262,7 +275,7 @@ def _connect(path: Path, digest: str, dimension: int) -> sqlite3.Connection:
             database.execute("BEGIN")  # made whole or not at all
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
-            database.execute("INSERT INTO model VALUES (?, ?)", (digest, dimension))
+            database.execute("INSERT INTO model VALUES (?, ?, ?)", (digest, dimension, dtype))
     for suffix in _FILES:  # by name: a pattern would search the whole folder, for each collection
         private.close_files(path.parent, file.name + suffix)
     return database

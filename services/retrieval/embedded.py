@@ -10,7 +10,7 @@ from samclip_core.errors import Unavailable
 from services import private
 from services.retrieval import collection, folder
 from services.retrieval.collection import EmbeddedCollection, on_disk
-from services.retrieval.index import Collections, Description
+from services.retrieval.index import UNRECORDED, Collections, Description
 
 MOST_OPEN = 1000
 """Collections whose files and graph are open at the same time, where ``ulimit -n`` allows it."""
@@ -57,7 +57,7 @@ class EmbeddedCollections(Collections):
             return None
         try:
             with on_disk():
-                return self._load(name)
+                return self._load(name, UNRECORDED)
         except sqlite3.DatabaseError:
             self._leave_out(name)
             return None
@@ -70,7 +70,9 @@ class EmbeddedCollections(Collections):
             path = self._directory / name
             try:
                 with on_disk():
-                    self._known[name] = collection.describe(path, self._digest, self._dimension)
+                    self._known[name] = collection.describe(
+                        path, self._digest, self._dimension, UNRECORDED
+                    )
             except sqlite3.DatabaseError:
                 self._leave_out(name)
                 return None
@@ -80,16 +82,17 @@ class EmbeddedCollections(Collections):
         logger.exception("collection %s.sqlite is damaged and left out", self._directory / name)
         del self._known[name]
 
-    def _make(self, name: str) -> EmbeddedCollection:
+    def _make(self, name: str, dtype: str) -> EmbeddedCollection:
         with on_disk():
-            return self._load(name)
+            return self._load(name, dtype)
 
-    def _load(self, name: str) -> EmbeddedCollection:
+    def _load(self, name: str, dtype: str) -> EmbeddedCollection:
+        """Open a collection; ``dtype`` is for one that is not there yet."""
         while len(self._open) >= self._most_open:
             _, longest_unused = self._open.popitem(last=False)
             longest_unused.close()
         path = self._directory / name
-        self._open[name] = EmbeddedCollection(path, self._digest, self._dimension)
+        self._open[name] = EmbeddedCollection(path, self._digest, self._dimension, dtype)
         self._known[name] = None  # it may change until it is closed
         return self._open[name]
 

@@ -18,6 +18,9 @@ OF = "@"
 """Between a tenant and the name of its collection, where both are kept."""
 EXACT = 10_000
 """Up to so many vectors are compared one by one: that costs little and misses nothing."""
+UNRECORDED = "float32"
+"""The precision of vectors in collections from before it was recorded. Most of them have it, and
+what the other formats of that time differ from it is far less than what int8 does."""
 WALK = 256
 """Hits of each walk of a graph: wide enough for the first pages to miss next to nothing
 (``tests/bench/retrieval.py``), and the same for all pages, so that they fit together."""
@@ -129,13 +132,18 @@ class Description:
     count: int
     dimension: int
     digest: str
+    dtype: str
 
 
 class Collection(Protocol):
-    """Images of one name, with vectors of the model ``digest``. For one thread at a time."""
+    """Images of one name, with vectors of the model ``digest``. For one thread at a time.
+
+    The image encoder made all vectors in the precision ``dtype``.
+    """
 
     digest: str
     dimension: int
+    dtype: str
 
     def __len__(self) -> int: ...
 
@@ -200,13 +208,14 @@ class Collections(ABC):
                 "another collection"
             )
 
-    def get_or_make(self, name: str) -> Collection:
-        """A collection to add to. Raises InvalidRequest."""
+    def get_or_make(self, name: str, dtype: str) -> Collection:
+        """A collection to add vectors of this precision to. Raises InvalidRequest."""
         check_name(name)
         collection = self._find(name)
         if collection is None:
-            collection = self._make(name)
+            collection = self._make(name, dtype)
         check_model(name, collection.digest, self._digest)
+        check_dtype(name, collection.dtype, dtype)
         return collection
 
     def of_any_model(self, name: str) -> Collection:
@@ -241,7 +250,7 @@ class Collections(ABC):
         found = self._find(name)
         if found is None:
             return None
-        return Description(name, len(found), found.dimension, found.digest)
+        return Description(name, len(found), found.dimension, found.digest, found.dtype)
 
     @abstractmethod
     def close(self) -> None:
@@ -254,7 +263,7 @@ class Collections(ABC):
     def _find(self, name: str) -> Collection | None: ...
 
     @abstractmethod
-    def _make(self, name: str) -> Collection: ...
+    def _make(self, name: str, dtype: str) -> Collection: ...
 
     @abstractmethod
     def _remove(self, name: str) -> None: ...
@@ -283,8 +292,8 @@ class _Tenant(Collections):
         found = self._everybody._describe(self._prefix + name)
         return found and replace(found, name=name)
 
-    def _make(self, name: str) -> Collection:
-        return self._everybody._make(self._prefix + name)
+    def _make(self, name: str, dtype: str) -> Collection:
+        return self._everybody._make(self._prefix + name, dtype)
 
     def _remove(self, name: str) -> None:
         self._everybody._remove(self._prefix + name)
@@ -306,6 +315,17 @@ def check_model(name: str, digest: str, ours: str) -> None:
             f"collection {name!r} was made with model {digest[:12]}, this service "
             f"runs {ours[:12]}, and their vectors do not compare: index the images "
             "again under another name (samclip reindex), or delete the collection first"
+        )
+
+
+def check_dtype(name: str, dtype: str, ours: str) -> None:
+    """Raise InvalidRequest unless a collection's vectors have the precision of those to add."""
+    if dtype != ours:
+        raise InvalidRequest(
+            f"collection {name!r} has vectors that the image encoder computed in {dtype}, and here "
+            f"it computes in {ours}: vectors of one precision belong together, so set "
+            f"SAMCLIP_DTYPE to {dtype}, or index the images again under another name (samclip "
+            "reindex)"
         )
 
 

@@ -1,7 +1,8 @@
 """``samclip reindex``: a collection's pictures indexed again, into a collection of another name.
 
-Vectors of two checkpoints do not compare. After a swap, the running service still lists what the
-old collection holds; its pictures are read from where they are, and embedded by the new checkpoint.
+Vectors of two checkpoints do not compare, and vectors of two precisions are not mixed. After a
+change of either, the running service still lists what the old collection holds; its pictures are
+read from where they are, and embedded as the service does now.
 What is in the new collection already is left alone, so a run that was stopped goes on.
 """
 
@@ -24,9 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Index again; return 0 when every item is in the new collection."""
     parser = argparse.ArgumentParser(
         prog="samclip reindex",
-        description="Index a collection's pictures again for another checkpoint, under a new name.",
+        description="Index a collection's pictures again for another checkpoint or precision, "
+        "under a new name.",
     )
-    parser.add_argument("source", metavar="OLD", help="collection of any checkpoint")
+    parser.add_argument("source", metavar="OLD", help="collection of any checkpoint and precision")
     parser.add_argument("target", metavar="NEW", help="collection to make, or to go on with")
     parser.add_argument(
         "--root",

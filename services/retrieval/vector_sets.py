@@ -2,7 +2,7 @@
 
 A collection NAME has three keys, which share a cluster's slot and never expire:
 
-    samclip:index:{NAME}:model      hash: the model's digest, the vectors' dimension
+    samclip:index:{NAME}:model      hash: the model's digest, the vectors' dimension and dtype
     samclip:index:{NAME}:vectors    vector set: id → vector, float32 as it is, and attributes
     samclip:index:{NAME}:ids        sorted set of all ids, for lists
 
@@ -27,11 +27,13 @@ from redis.retry import Retry
 from samclip_core.errors import Unavailable
 from services.retrieval.index import (
     OF,
+    UNRECORDED,
     Collections,
     Hit,
     Item,
     Listed,
     Query,
+    check_dtype,
     check_model,
     no_item,
 )
@@ -51,14 +53,15 @@ REFUSALS = (
 # answers nobody else during a step, and a vector's place in the graph takes a millisecond to find.
 _UPSERT = """
 if redis.call('HSETNX', KEYS[1], 'digest', ARGV[1]) == 1 then
-    redis.call('HSET', KEYS[1], 'dimension', ARGV[2])
+    redis.call('HSET', KEYS[1], 'dimension', ARGV[2], 'dtype', ARGV[3])
 end
 local digest, added = redis.call('HGET', KEYS[1], 'digest'), 0
-if digest == ARGV[1] then
-    added = redis.call('ZADD', KEYS[3], 0, ARGV[3])
-    redis.call('VADD', KEYS[2], 'FP32', ARGV[4], ARGV[3], 'NOQUANT', 'SETATTR', ARGV[5])
+local dtype = redis.call('HGET', KEYS[1], 'dtype') or ARGV[7]
+if digest == ARGV[1] and dtype == ARGV[3] then
+    added = redis.call('ZADD', KEYS[3], 0, ARGV[4])
+    redis.call('VADD', KEYS[2], 'FP32', ARGV[5], ARGV[4], 'NOQUANT', 'SETATTR', ARGV[6])
 end
-return {digest, added}
+return {digest, dtype, added}
 """
 
 
@@ -106,8 +109,8 @@ def _answers() -> Iterator[None]:
 class VectorSet:
     """One collection in Redis. For one thread at a time."""
 
-    def __init__(self, client: redis.Redis, name: str, digest: str, dimension: int):
-        self.name, self.digest, self.dimension = name, digest, dimension
+    def __init__(self, client: redis.Redis, name: str, digest: str, dimension: int, dtype: str):
+        self.name, self.digest, self.dimension, self.dtype = name, digest, dimension, dtype
         self._client = client
         self._keys = tuple(_key(name, kind) for kind in ("model", "vectors", "ids"))
         self._model, self._vectors, self._ids = self._keys
@@ -120,18 +123,22 @@ class VectorSet:
     def upsert(self, items: Iterable[Item]) -> int:
         """Add items; one whose id is there already takes its place. Return how many did.
 
-        Raises InvalidRequest if another model has made a collection of this name meanwhile.
+        Raises InvalidRequest if a collection of this name has been made meanwhile by another model
+        or in another precision.
         """
+        model = self.digest, self.dimension, self.dtype
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for item in items:
                 vector = np.ascontiguousarray(item.vector_D, "<f4").tobytes()
-                arguments = (self.digest, self.dimension, item.id, vector, _attributes(item))
+                arguments = (*model, item.id, vector, _attributes(item), UNRECORDED)
                 self._put(self._keys, arguments, client=pipe)
             pipe.sadd(NAMES, self.name)
             *done, _ = pipe.execute()
-        for digest, _ in done:
-            check_model(self.name.rpartition(OF)[2], digest, self.digest)
-        return sum(not added for _, added in done)
+        name = self.name.rpartition(OF)[2]
+        for digest, dtype, _ in done:
+            check_model(name, digest, self.digest)
+            check_dtype(name, dtype, self.dtype)
+        return sum(not added for *_, added in done)
 
     def delete(self, ids: Sequence[str]) -> int:
         """Take items out; ids that are not there do not count."""
@@ -210,11 +217,14 @@ class VectorSets(Collections):
     def _find(self, name: str) -> VectorSet | None:
         with _answers():
             model = cast(dict[str, str], self._client.hgetall(_key(name, "model")))
-        return self._open(name, model["digest"], int(model["dimension"])) if model else None
+        if not model:
+            return None
+        dtype = model.get("dtype", UNRECORDED)
+        return VectorSet(self._client, name, model["digest"], int(model["dimension"]), dtype)
 
-    def _make(self, name: str) -> VectorSet:
+    def _make(self, name: str, dtype: str) -> VectorSet:
         """A collection that its first item will make: Redis keeps nothing that is empty."""
-        return self._open(name, self._digest, self._dimension)
+        return VectorSet(self._client, name, self._digest, self._dimension, dtype)
 
     def _remove(self, name: str) -> None:
         # One step for other processes: between two, one of them could make the collection anew, and
@@ -223,9 +233,6 @@ class VectorSets(Collections):
             pipe.unlink(*(_key(name, kind) for kind in ("model", "vectors", "ids")))
             pipe.srem(NAMES, name)
             pipe.execute()
-
-    def _open(self, name: str, digest: str, dimension: int) -> VectorSet:
-        return VectorSet(self._client, name, digest, dimension)
 
 
 def _key(name: str, kind: str) -> str:

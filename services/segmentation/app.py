@@ -62,7 +62,7 @@ class Segmentation(Head):
         results = await self._pointed_at(features, prompts, request)
         results |= await self._named(features, texts, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
-        return pb.SegmentResponse(image=info, results=in_order, model=self.model)
+        return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
 
     @rpc
     async def SegmentEverything(
@@ -85,7 +85,9 @@ class Segmentation(Head):
             named = naming(masks, features, text_LD, labels, self.config.logit_scale)
             masks = await threads.drain(self._encoders, "encode", named)
         encoded = await self._encode(masks, request.encoding)
-        return pb.SegmentEverythingResponse(image=info, masks=encoded, model=self.model)
+        return pb.SegmentEverythingResponse(
+            image=info, masks=encoded, model=self.model_in(features.dtype)
+        )
 
     async def _encode(self, masks: Sequence[EverythingMask], encoding: int) -> list[pb.Mask]:
         made = (wire.to_everything_mask(mask, encoding) for mask in masks)

@@ -63,7 +63,10 @@ class Semantic(Head):
             self._encoders, "encode", wire.to_label_map, found, len(request.labels)
         )
         return pb.SegmentTextResponse(
-            image=info, label_map_png=label_map, regions=regions, model=self.model
+            image=info,
+            label_map_png=label_map,
+            regions=regions,
+            model=self.model_in(features.dtype),
         )
 
     async def _run(self, steps: Steps[SemanticMap]) -> SemanticMap:

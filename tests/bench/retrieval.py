@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         nearest_Q10 = np.argsort(-(queries_QD @ held_ND.T), axis=1)[:, :10]
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             for name, engine in engines(Path(folder), stack):
-                row = measure(engine.get_or_make("bench"), held_ND, queries_QD, nearest_Q10)
+                row = measure(
+                    engine.get_or_make("bench", "float32"), held_ND, queries_QD, nearest_Q10
+                )
                 print(f"{kind + ', ' + name:20}" + row, flush=True)
     return 0
 

@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
+from services.front_door import BUFFER_BYTES
 from services.gateway.app import MAX_WATCHERS
 from tests.e2e.conftest import Service
 from tests.in_process import png
@@ -107,12 +108,12 @@ def test_a_body_that_is_too_slow_is_408(service: Service, http: httpx.Client) ->
         return metric(http, "samclip_requests_total", rpc="Classify", code=code)
 
     before = refused()
-    with post(service, "/classify", b"{" + b" " * 20_000, 100_000) as connection:
+    with post(service, "/classify", b"{" + b" " * (BUFFER_BYTES + 4000), 300_000) as connection:
         connection.settimeout(PATIENCE_S)
         answer = b"".join(iter(lambda: connection.recv(10_000), b"")).decode()
     assert answer.split()[1] == "408"
     assert "content-type: application/problem+json" in answer
-    assert "the body is too slow: 20,001 bytes arrived" in answer
+    assert f"the body is too slow: {BUFFER_BYTES + 4001:,} bytes arrived" in answer
     assert refused() == before + 1
 
 

@@ -18,9 +18,12 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
+from samclip_core.image import image_key
 from services.front_door import SECRET_HEADER
 from services.routes import ROUTES, SERVICES
+from services.rpc import IMAGE_KEY
 from tests.e2e.conftest import Service
+from tests.in_process import png
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 LABELS = ["a cat", "a dog"]
@@ -73,6 +76,22 @@ def test_who_computes_stays_on_its_core(service: Service, http: httpx.Client, ph
         bound = {core for cores in of_each if len(cores) == 1 for core in cores}
         assert bound == os.sched_getaffinity(0), name
         assert os.sched_getaffinity(0) in of_each
+
+
+def test_nobody_can_have_an_image_kept_under_the_key_of_another(
+    channel: grpc.Channel, http: httpx.Client
+) -> None:
+    """Heads tell the backbone the key in a header, which the front door takes from callers."""
+    victim = image_key(png(7))
+    header, embed = {IMAGE_KEY: victim}, rpc.BackboneServiceStub(channel).Embed
+    request = pb.EmbedRequest(image=pb.Image(encoded=png(8)))
+    answers = [embed(request, metadata=tuple(header.items())).image.key]
+    for path, data in (("/embed", {}), ("/classify", {"labels": LABELS})):
+        reply = http.post(path, files={"image": png(8)}, data=data, headers=header)
+        answers.append(reply.json()["image"]["key"])
+    assert set(answers) == {image_key(png(8))}
+    by_key = pb.EmbedRequest(image=pb.Image(key=victim))
+    assert failure(lambda: embed(by_key)).code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
 def test_semantic_gives_a_picture_to_those_who_accept_one(http: httpx.Client, photo: bytes) -> None:

@@ -14,7 +14,9 @@ NAMES = ["SAM", "CLIP_DENSE", "CLIP_POOLED"]
 async def test_all_outputs_come_by_default_with_their_shapes(caller, tiny_model):
     response = await caller("Embed", pb.EmbedRequest(image=pb.Image(encoded=png()), inline=True))
     assert [tensor.name for tensor in response.tensors] == NAMES
-    assert response.model == pb.ModelInfo(name="tiny-edge", digest=tiny_model.digest, kind="edge")
+    assert response.model == pb.ModelInfo(
+        name="tiny-edge", digest=tiny_model.digest, kind="edge", dtype="float32"
+    )
     assert (response.image.width, response.image.height) == (40, 30)
     features = tiny_model.encode(png())
     for tensor, field in zip(response.tensors, wire.FIELDS.values(), strict=True):

@@ -23,7 +23,7 @@ from samclip_core.errors import (
     UnsupportedImage,
 )
 from samclip_core.image import image_key
-from services import access, backbone_client, metrics, rpc, wire
+from services import access, backbone_client, metrics, rpc, threads, wire
 from services.backbone.app import Backbone
 from services.backbone_client import UNLIMITED, BackboneClient
 from services.cache import tiers
@@ -39,8 +39,8 @@ MAX_BYTES = 2**23
 
 
 def client_of(port: int, digest: str, capacity: int = 0) -> BackboneClient:
-    cache = EmbeddingCache(capacity)
-    return BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, digest, cache, MAX_BYTES)
+    caches = lambda dtype: EmbeddingCache(capacity)  # noqa: E731
+    return BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, digest, caches, MAX_BYTES)
 
 
 def asked() -> float:
@@ -152,11 +152,11 @@ async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbo
     answers: list[Exception | None] = [Overloaded("too much")]
     call, asked = backbone._call, []
 
-    async def watched(method, request):
+    async def watched(method, request, told):
         asked.append(request)
         if answers and (error := answers.pop()):
             raise error
-        return await call(method, request)
+        return await call(method, request, told)
 
     monkeypatch.setattr(backbone, "_call", watched)
 
@@ -282,13 +282,15 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, sh
     settings = settings.model_copy(update=shared)
     backbone = Backbone(settings, model)
     image, outputs = pb.Image(encoded=png(77)), (pb.SAM, pb.CLIP_POOLED)
+    caches = tiers.of_settings(settings, 0, model.digest, SIZE)
     async with served(backbone) as port:
         near = client_of(port, model.digest)
         info, features = await near.features(image, *outputs)
         await near.close()
+        address = f"127.0.0.1:{port}"
+        far = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+        await far.embed_text(["a photo"])  # and learns in which precision the backbone computes
     await backbone.engine.close()  # what it wrote is there; it is not
-    cache = tiers.of_settings(settings, 0, model.digest, SIZE)
-    far = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, model.digest, cache, MAX_BYTES)
     for again in (image, pb.Image(key=info.key)):
         found, same = await far.features(again, *outputs)
         assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
@@ -297,6 +299,109 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, sh
     with pytest.raises(Unavailable):
         await far.features(pb.Image(encoded=png(78)), *outputs)
     await far.close()
+
+
+async def test_until_the_backbone_has_named_its_precision_redis_is_not_asked(model):
+    asked = []
+
+    def caches(dtype: str) -> EmbeddingCache:
+        asked.append(dtype)
+        return EmbeddingCache(2**20)
+
+    client = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+    client.cache.get = None
+    with pytest.raises(Unavailable):
+        await client.features(pb.Image(encoded=png(1)), pb.SAM)
+    assert asked == [""]
+    await client.close()
+
+
+async def test_an_image_is_hashed_and_looked_for_in_redis_once(
+    model, settings, shared_redis, monkeypatch
+):
+    shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
+    settings = settings.model_copy(update=shared)
+    backbone, hashed, image = Backbone(settings, model), [], pb.Image(encoded=png(79))
+    monkeypatch.setattr(
+        threads.image, "image_key", lambda file: hashed.append(file) or image_key(file)
+    )
+
+    def looked_for() -> float:
+        return metrics.CACHE.labels("l2", "SAM", "miss")._value.get()
+
+    async with served(backbone) as port:
+        address, caches = f"127.0.0.1:{port}", tiers.of_settings(settings, 0, model.digest, SIZE)
+        client = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+        await client.embed_text(["a photo"])  # and learns in which precision the backbone computes
+        before = looked_for()
+        info, _ = await client.features(image, pb.SAM)
+        assert (info.key, info.cached) == (image_key(image.encoded), False)
+        assert (len(hashed), looked_for() - before) == (1, 1)
+        await client.close()
+        far = BackboneClient(address, (), SIZE, model.digest, caches, MAX_BYTES)
+        far._metadata = ADMITTED  # a front door lets it in, and takes the header that it might send
+        await far.embed_text(["a photo"])
+        assert (await far.features(pb.Image(encoded=png(80)), pb.SAM))[0].key == image_key(png(80))
+        assert len(hashed) == 3
+        await far.close()
+    await backbone.engine.close()
+
+
+async def test_classes_that_were_asked_about_lately_are_remembered(backbone, model):
+    first = await backbone.class_embeddings(["dog", "cat"], ["a {}"])
+    backbone._texts.clear()
+    assert await backbone.class_embeddings(["dog", "cat"], ["a {}"]) is first
+    for number in range(backbone_client.CLASSES_KEPT):
+        await backbone.class_embeddings([f"dog {number}"], ["a {}"])
+    again = await backbone.class_embeddings(["dog", "cat"], ["a {}"])
+    assert again is not first
+    np.testing.assert_array_equal(again, first)
+
+
+@pytest.fixture
+async def two_precisions(backbone, settings):
+    """A client of a backbone that computes in float32, and the stub of one that does in int8."""
+    other = FakeModel()
+    other.dtype = "int8"
+    async with served(Backbone(settings, other)) as port:
+        elsewhere = client_of(port, other.digest)
+        backbone._caches = lambda dtype: EmbeddingCache(2**20)
+        yield backbone, elsewhere._stub
+        await elsewhere.close()
+
+
+async def test_entries_of_another_precision_are_served_no_more(two_precisions):
+    """Both backbones are replicas behind one address."""
+    client, int8 = two_precisions
+    float32, image = client._stub, pb.Image(encoded=png(100))
+
+    async def dtype(stub: object, *outputs: pb.Output) -> str:
+        client._stub = stub
+        return (await client.features(image, *outputs))[1].dtype
+
+    assert await dtype(float32, pb.SAM) == "float32"
+    assert await dtype(int8, pb.SAM) == "float32"  # from memory, as it was computed
+    assert await dtype(int8, pb.SAM, pb.CLIP_DENSE) == "int8"
+    assert await dtype(None, pb.SAM) == "int8"  # from memory alone
+    assert await dtype(float32, pb.CLIP_POOLED) == "float32"
+    assert await dtype(int8, pb.SAM) == "int8"  # that of before is not in memory any more
+
+
+async def test_what_was_found_before_the_precision_changed_keeps_its_own(two_precisions):
+    client, int8 = two_precisions
+    image = pb.Image(encoded=png(100))
+    await client.features(image, pb.SAM)
+    get = client.cache.get
+
+    async def overtaken(key, outputs):
+        found = await get(key, outputs)
+        client._stub = int8
+        await client.embed_text(["a dog"])
+        return found
+
+    client.cache.get = overtaken
+    assert (await client.features(image, pb.SAM))[1].dtype == "float32"
+    assert client._dtype == "int8"
 
 
 async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
@@ -339,7 +444,7 @@ async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone
 async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings, tenant):
     async with served(Backbone(settings, model)) as port:
         client = BackboneClient(
-            f"127.0.0.1:{port}", (), SIZE, model.digest, EmbeddingCache(2**20), MAX_BYTES
+            f"127.0.0.1:{port}", (), SIZE, model.digest, lambda _: EmbeddingCache(0), MAX_BYTES
         )
         as_tenant(tenant)
         with pytest.raises(KeyUnknown):

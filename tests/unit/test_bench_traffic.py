@@ -1,10 +1,13 @@
 """What the benchmark asks is what the service understands, over both transports."""
 
+from functools import partial
+
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 
 from services import bodies
+from services.arrival import Arrivals
 from tests.bench import traffic
 
 REQUESTS = {
@@ -24,8 +27,9 @@ async def test_both_transports_ask_the_same(kind: str, images: str) -> None:
         return {"type": "http.request", "body": content, "more_body": False}
 
     scope = {"type": "http", "headers": [(b"content-type", content_type.encode())]}
-    fields, form = await bodies.read(Request(scope, receive), 2**20)
-    assert bodies.to_message(REQUESTS[kind], fields, form) == traffic.message(kind, images, 5)
+    to_message = partial(bodies.to_message, REQUESTS[kind])
+    found = await bodies.read(Request(scope, receive), 2**20, 1000, Arrivals(), to_message)
+    assert found == traffic.message(kind, images, 5)
 
 
 def test_a_fresh_file_is_new_and_a_known_one_is_not() -> None:

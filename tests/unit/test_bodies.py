@@ -11,6 +11,7 @@ from starlette.requests import Request
 from samclip_core.errors import ImageTooLarge, InvalidPrompt, InvalidRequest, UnsupportedImage
 from samclip_core.geometry import Geometry
 from services import bodies, forms
+from services.arrival import Arrivals
 from services.limits import MAX_FORM_PARTS, form_parts
 from services.settings import Settings
 from services.wire import to_prompt
@@ -43,8 +44,17 @@ def form(*parts: tuple[str, bytes, bool]) -> bytes:
     return body + f"--{BOUNDARY}--\r\n".encode()
 
 
+async def read_fields(
+    request: Request, limit: int, most_parts: int = 1000
+) -> tuple[bodies.Fields, bool]:
+    def understand(fields: bodies.Fields, is_form: bool) -> tuple[bodies.Fields, bool]:
+        return fields, is_form
+
+    return await bodies.read(request, limit, most_parts, Arrivals(), understand)
+
+
 async def read(kind: type[Message], body: bytes, content_type: str) -> Message:
-    fields, is_form = await bodies.read(request(body, content_type), 10_000)
+    fields, is_form = await read_fields(request(body, content_type), 10_000)
     return bodies.to_message(kind, fields, is_form)
 
 
@@ -61,10 +71,10 @@ async def test_a_compressed_body_is_refused_unread() -> None:
         compressed = request(b"{}", "application/json")
         compressed.scope["headers"].append((b"content-encoding", encoding))
         with pytest.raises(UnsupportedImage, match=f"content-encoding '{encoding.decode()}'"):
-            await bodies.read(compressed, 10_000)
+            await read_fields(compressed, 10_000)
     plain = request(b"{}", "application/json")
     plain.scope["headers"].append((b"content-encoding", b"Identity"))
-    assert await bodies.read(plain, 10_000) == ({}, False)
+    assert await read_fields(plain, 10_000) == ({}, False)
 
 
 async def test_a_map_is_one_json_object_of_a_form() -> None:
@@ -175,7 +185,7 @@ async def test_a_form_that_does_not_fit_is_refused(
 )
 async def test_a_broken_body_is_refused(body: bytes, kind: str) -> None:
     with pytest.raises(InvalidRequest):
-        await bodies.read(request(body, kind, chunk=1000), 1_000_000)
+        await read_fields(request(body, kind, chunk=1000), 1_000_000)
 
 
 @pytest.mark.parametrize("charset", ["punycode", "raw_unicode_escape", "latin-1", "utf-16", "no"])
@@ -282,11 +292,11 @@ async def test_a_form_holds_as_many_labels_as_a_request_may_have() -> None:
     most = form_parts(Settings())
     labels = [("labels", f"label {i}".encode(), False) for i in range(Settings().max_labels)]
     body = form(*labels, ("image", PHOTO, True))
-    fields, is_form = await bodies.read(request(body, FORM, 10_000), len(body), most)
+    fields, is_form = await read_fields(request(body, FORM, 10_000), len(body), most)
     message = bodies.to_message(pb.ClassifyRequest, fields, is_form)
     assert len(message.labels) == Settings().max_labels
     with pytest.raises(InvalidRequest, match="more than 1,000 parts"):
-        await bodies.read(request(body, FORM, 10_000), len(body), 1000)
+        await read_fields(request(body, FORM, 10_000), len(body), 1000)
     assert form_parts(Settings(max_labels=10**9)) == MAX_FORM_PARTS
 
 
@@ -343,7 +353,7 @@ async def test_what_is_not_base64_is_refused(encoded: str) -> None:
 @pytest.mark.parametrize("kind", ["", "image/jpeg", "text/plain"])
 async def test_another_type_of_body_is_unsupported(kind: str) -> None:
     with pytest.raises(UnsupportedImage, match=r"multipart/form-data or application/json"):
-        await bodies.read(request(PHOTO, kind), 1000)
+        await read_fields(request(PHOTO, kind), 1000)
 
 
 async def test_a_body_without_end_is_not_read_to_its_end() -> None:
@@ -353,7 +363,7 @@ async def test_a_body_without_end_is_not_read_to_its_end() -> None:
     headers = [(b"content-type", b"application/json")]
     endless = Request({"type": "http", "method": "POST", "headers": headers}, receive)
     with pytest.raises(ImageTooLarge, match="5,000 bytes"):
-        await bodies.read(endless, 5000)
+        await read_fields(endless, 5000)
 
 
 def test_replies_show_zeros_and_make_integers_numbers() -> None:

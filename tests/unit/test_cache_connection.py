@@ -10,6 +10,7 @@ from redis.asyncio import Redis, RedisCluster
 from samclip_core.geometry import Geometry
 from services.cache.connection import close, connect
 from services.cache.entry import Entries, Entry
+from services.cache.link import RedisLink
 from services.cache.shared import OUTPUTS, SharedTier
 from services.settings import SettingsError
 from tests import redis_server
@@ -28,7 +29,7 @@ async def remembers(url: str) -> bool:
 
 async def keeps_entries(url: str) -> bool:
     """Whether all that the cache sends to Redis is understood there."""
-    tier, key = SharedTier(url, "test", timeout_s=20), "0" * 64
+    tier, key = SharedTier(RedisLink(url, 20), "test"), "0" * 64
     entry = Entry.of(np.ones((2, 3, 3), np.float32), Geometry(1, 1, 8), "float16")
     made = dict.fromkeys(OUTPUTS, entry)
 

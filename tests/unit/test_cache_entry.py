@@ -66,11 +66,18 @@ def test_float16_is_the_array_rounded_once():
     )
 
 
-def test_the_original_may_change_afterwards():
-    array = random(4).astype(np.float16)
+def test_an_original_that_had_to_be_rounded_may_change_afterwards():
+    array = random(4)
     made = Entry.of(array, GEOMETRY, "float16")
     array[:] = 0
     assert made.array.any()
+
+
+def test_a_float16_array_becomes_the_entry_s_without_a_copy_and_is_read_only():
+    array = random(4).astype(np.float16)
+    made = Entry.of(array, GEOMETRY, "float16")
+    assert made.array is array
+    assert not array.flags.writeable
 
 
 def test_int8_is_off_by_half_a_step_of_its_channel_at_most(tiny_model):

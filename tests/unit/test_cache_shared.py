@@ -9,6 +9,7 @@ from samclip_core.geometry import Geometry
 from services import metrics
 from services.cache import shared
 from services.cache.entry import Entry, name
+from services.cache.link import RedisLink
 from services.cache.shared import LIFETIME_S, SharedTier
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
@@ -39,7 +40,7 @@ async def redis(shared_redis):
 
 @pytest.fixture
 async def tier(shared_redis):
-    tier = SharedTier(shared_redis.url, f"test-{uuid.uuid4()}", timeout_s=60)
+    tier = SharedTier(RedisLink(shared_redis.url, 60), f"test-{uuid.uuid4()}")
     yield tier
     await tier.close()
 
@@ -47,7 +48,7 @@ async def tier(shared_redis):
 async def test_what_is_put_is_found_by_others(tier, shared_redis):
     tier.put(KEY, entries())
     await tier._written(KEY)
-    other = SharedTier(shared_redis.url, tier._contract, timeout_s=60)
+    other = SharedTier(RedisLink(shared_redis.url, 60), tier._contract)
     found = await other.get(KEY, ALL)
     assert list(found) == list(ALL)
     for output, made in entries().items():
@@ -80,7 +81,7 @@ async def test_every_entry_has_its_lifetime(tier, redis):
 async def test_another_contract_finds_nothing(tier, shared_redis):
     tier.put(KEY, entries())
     await tier._written(KEY)
-    other = SharedTier(shared_redis.url, "another", timeout_s=60)
+    other = SharedTier(RedisLink(shared_redis.url, 60), "another")
     assert await other.get(KEY, ALL) == {}
     await other.close()
 
@@ -131,7 +132,7 @@ async def test_what_would_exceed_the_bytes_in_flight_is_dropped(tier, monkeypatc
 
 async def test_its_state(tier):
     assert await tier.state() == "up"
-    nowhere = SharedTier("redis://127.0.0.1:1", "c", timeout_s=60)
+    nowhere = SharedTier(RedisLink("redis://127.0.0.1:1", 60), "c")
     assert await nowhere.state() == "down"
     assert await nowhere.get(KEY, ALL) == {}
     await nowhere.close()

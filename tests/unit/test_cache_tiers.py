@@ -9,6 +9,7 @@ from samclip_core.geometry import Geometry
 from services import metrics
 from services.cache import tiers
 from services.cache.entry import Entry
+from services.cache.link import RedisLink
 from services.cache.shared import SharedTier
 from services.cache.tiers import EmbeddingCache
 
@@ -37,7 +38,7 @@ async def caches(shared_redis):
     """Two processes' caches of one contract."""
     contract = f"test-{uuid.uuid4()}"
     caches = [
-        EmbeddingCache(2**20, SharedTier(shared_redis.url, contract, timeout_s=60))
+        EmbeddingCache(2**20, SharedTier(RedisLink(shared_redis.url, 60), contract))
         for _ in range(2)
     ]
     yield caches
@@ -109,9 +110,11 @@ async def test_state_of_redis(caches):
 async def test_the_settings_decide_who_shares(settings, shared_redis):
     digest = str(uuid.uuid4())
 
-    async def of(share: bool = True, digest: str = digest, **update: object) -> EmbeddingCache:
+    async def of(
+        share: bool = True, digest: str = digest, dtype: str = "int8", **update: object
+    ) -> EmbeddingCache:
         chosen = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000, **update}
-        return tiers.of_settings(settings.model_copy(update=chosen), 0, digest, 8, share)
+        return tiers.of_settings(settings.model_copy(update=chosen), 0, digest, 8, share)(dtype)
 
     first = await of()
     await put(first, entries())

@@ -24,7 +24,7 @@ async def test_scores_are_the_librarys_own(caller, tiny_model):
         assert ours.score == pytest.approx(theirs.score, abs=1e-3)
         assert ours.similarity == pytest.approx(theirs.similarity, abs=1e-3)
     assert (result.image.width, result.image.height, result.image.cached) == (40, 30, False)
-    assert response.model.name == "tiny-edge"
+    assert (response.model.name, response.model.dtype) == ("tiny-edge", "float32")
 
 
 async def test_templates_and_top_k(caller, tiny_model):

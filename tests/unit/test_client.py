@@ -246,7 +246,7 @@ def test_embeddings(client: samclip.Client) -> None:
     }
     assert set(photo.features()) == {"sam", "clip_dense", "clip_pooled"}
     np.testing.assert_array_equal(client.embed_text(["a", "bb"]), np.eye(4)[[1, 2]])
-    assert client.model == samclip.Model("fake", "d1935", "edge")
+    assert client.model == samclip.Model("fake", "d1935", "edge", "int8")
 
 
 def test_collections(service: FakeService, client: samclip.Client) -> None:
@@ -277,7 +277,7 @@ def test_collections(service: FakeService, client: samclip.Client) -> None:
     ]
     assert len(client.list_items("pets")) == 70
 
-    assert client.describe() == [samclip.Collection("pets", 70, 4, "d1935")]
+    assert client.describe() == [samclip.Collection("pets", 70, 4, "d1935", "int8")]
     assert client.delete("pets", ["photo-1"]) == 1
     for nothing in ([], (), ""):
         with pytest.raises(ValueError, match="all=True"):

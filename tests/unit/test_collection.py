@@ -15,7 +15,9 @@ def path(tmp_path):
 
 
 def reopen(path) -> EmbeddedCollection:
-    return EmbeddedCollection(path, "other", 3)  # what is stored counts, not what is asked for
+    return EmbeddedCollection(
+        path, "other", 3, "int8"
+    )  # what is stored counts, not what is asked for
 
 
 def check(found: EmbeddedCollection, *seeds: int) -> None:
@@ -23,11 +25,11 @@ def check(found: EmbeddedCollection, *seeds: int) -> None:
     for seed in seeds:
         hit = found.search(Query(vector(seed), 1))[0]
         assert (hit.id, hit.metadata) == (f"id {seed}", {"seed": str(seed)})
-    assert (found.digest, found.dimension) == ("m", D)
+    assert (found.digest, found.dimension, found.dtype) == ("m", D, "float32")
 
 
 def test_it_is_there_again_after_closing(path):
-    found = EmbeddedCollection(path, "m", D)
+    found = EmbeddedCollection(path, "m", D, "float32")
     found.upsert(items(1, 2, 3))
     found.delete(["id 2"])
     found.close()
@@ -36,12 +38,12 @@ def test_it_is_there_again_after_closing(path):
 
 
 def test_it_is_there_again_after_a_kill_without_any_snapshot(path):
-    EmbeddedCollection(path, "m", D).upsert(items(1, 2, 3))
+    EmbeddedCollection(path, "m", D, "float32").upsert(items(1, 2, 3))
     check(reopen(path), 1, 2, 3)
 
 
 def test_changes_after_the_snapshot_are_there_after_a_kill(path):
-    found = EmbeddedCollection(path, "m", D)
+    found = EmbeddedCollection(path, "m", D, "float32")
     found.upsert(items(1, 2, 3))
     found.save()
     found.delete(["id 1"])
@@ -51,7 +53,7 @@ def test_changes_after_the_snapshot_are_there_after_a_kill(path):
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 50, None])
 def test_a_damaged_snapshot_is_made_anew(path, damage):
-    found = EmbeddedCollection(path, "m", D)
+    found = EmbeddedCollection(path, "m", D, "float32")
     found.upsert(items(1, 2, 3))
     found.close()
     snapshot = path.with_name("pets.usearch")
@@ -63,7 +65,7 @@ def test_a_damaged_snapshot_is_made_anew(path, damage):
 
 def test_snapshots_are_written_after_many_changes(path, monkeypatch):
     monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 3)
-    found = EmbeddedCollection(path, "m", D)
+    found = EmbeddedCollection(path, "m", D, "float32")
     found.upsert(items(1, 2))
     assert not path.with_name("pets.usearch").exists()
     found.upsert(items(3))
@@ -71,7 +73,7 @@ def test_snapshots_are_written_after_many_changes(path, monkeypatch):
 
 
 def test_a_failed_upsert_changes_nothing(path):
-    found = EmbeddedCollection(path, "m", D)
+    found = EmbeddedCollection(path, "m", D, "float32")
     found.upsert(items(1))
     with pytest.raises(TypeError):
         found.upsert([*items(2), Item("bad", vector(3), {"x": object()})])
@@ -80,7 +82,7 @@ def test_a_failed_upsert_changes_nothing(path):
 
 
 def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
-    found = EmbeddedCollection(path, "m", D)
+    found = EmbeddedCollection(path, "m", D, "float32")
     found.upsert(items(1, 2))
     pages = found._database.execute("PRAGMA page_count").fetchone()[0]
     found._database.execute(f"PRAGMA max_page_count = {pages}")  # sqlite's own small disk
@@ -93,7 +95,7 @@ def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
 
 
 def test_a_snapshot_that_cannot_be_written_is_done_without(path, monkeypatch, caplog):
-    found = EmbeddedCollection(path, "m", D)
+    found = EmbeddedCollection(path, "m", D, "float32")
     monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 2)
 
     def full(path: Path) -> str:
@@ -107,7 +109,7 @@ def test_a_snapshot_that_cannot_be_written_is_done_without(path, monkeypatch, ca
 
 
 def test_removed_files_are_gone_and_stay_so(path, monkeypatch):
-    found = EmbeddedCollection(path, "m", D)
+    found = EmbeddedCollection(path, "m", D, "float32")
     found.upsert(items(1))
     found.save()
     synced = []
@@ -120,8 +122,17 @@ def test_removed_files_are_gone_and_stay_so(path, monkeypatch):
 
 
 def test_what_is_acknowledged_is_on_the_disk(path):
-    found = EmbeddedCollection(path, "m", D)
+    found = EmbeddedCollection(path, "m", D, "float32")
     (mode,) = found._database.execute("PRAGMA journal_mode").fetchone()
     (synchronous,) = found._database.execute("PRAGMA synchronous").fetchone()
     assert (mode, synchronous) == ("wal", 2)  # FULL: the log is synced at each commit
     found.close()
+
+
+def test_a_collection_from_before_precision_was_recorded_counts_as_float32(path):
+    found = EmbeddedCollection(path, "m", D, "int8")
+    found.upsert(items(1))
+    found._database.execute("ALTER TABLE model DROP COLUMN dtype")
+    found.close()
+    check(reopen(path), 1)
+    assert collection.describe(path, "other", 3, "int8").dtype == "float32"

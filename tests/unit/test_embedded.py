@@ -53,7 +53,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 def test_a_damaged_collection_does_not_take_the_others_down(tmp_path, caplog):
     collections = EmbeddedCollections(tmp_path, "m" * 64, D)
-    collections.get_or_make("good").upsert(items(1))
+    collections.get_or_make("good", "float32").upsert(items(1))
     collections.close()
     (tmp_path / "bad.sqlite").write_bytes(b"this is no database" * 100)
     again = EmbeddedCollections(tmp_path, "m" * 64, D)
@@ -67,7 +67,7 @@ def test_other_users_may_read_no_file_of_it(tmp_path, monkeypatch):
     monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 1)
     folder = tmp_path / "index"
     found = EmbeddedCollections(folder, "m" * 64, D)
-    found.get_or_make("pets").upsert(items(1, 2))
+    found.get_or_make("pets", "float32").upsert(items(1, 2))
     assert {path.suffix for path in folder.iterdir()} >= {".sqlite", ".sqlite-wal", ".usearch"}
     assert rights(folder) == {"0o600"}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -78,7 +78,7 @@ def test_opening_a_collection_does_not_list_the_folder(tmp_path, monkeypatch):
     """Otherwise a description of n collections takes n² steps of the one thread of the index."""
     found = EmbeddedCollections(tmp_path, "m" * 64, D)
     for name in "abc":
-        found.get_or_make(name).upsert(items(1))
+        found.get_or_make(name, "float32").upsert(items(1))
     found.close()
     again = EmbeddedCollections(tmp_path, "m" * 64, D)
     listed: list[object] = []
@@ -93,7 +93,7 @@ def test_opening_a_collection_does_not_list_the_folder(tmp_path, monkeypatch):
 def test_files_of_an_older_version_are_closed_to_other_users(tmp_path):
     folder = tmp_path / "index"
     found = EmbeddedCollections(folder, "m" * 64, D)
-    found.get_or_make("pets").upsert(items(1, 2))
+    found.get_or_make("pets", "float32").upsert(items(1, 2))
     found.close()
     for path in (folder, *folder.iterdir()):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -167,7 +167,7 @@ def test_collections_that_are_not_in_use_are_closed_and_opened_again(tmp_path, m
     collections = EmbeddedCollections(tmp_path, "m" * 64, D)
     for _ in range(2):
         for number in range(10):
-            collections.get_or_make(f"pets-{number}").upsert(items(number, 10 + number))
+            collections.get_or_make(f"pets-{number}", "float32").upsert(items(number, 10 + number))
             assert open_files(tmp_path) <= 3 * 3
     assert [d.count for d in collections.describe()] == [2] * 10
     assert open_files(tmp_path) <= 3 * 3
@@ -197,7 +197,7 @@ from services.retrieval.index import Query
 from tests.unit.test_engines import D, items, vector
 collections = EmbeddedCollections(Path(sys.argv[1]), "m" * 64, D)
 for number in range(60):
-    collections.get_or_make(f"pets-{number}").upsert(items(number))
+    collections.get_or_make(f"pets-{number}", "float32").upsert(items(number))
 for number in range(60):
     hit, = collections.get(f"pets-{number}").search(Query(vector(number), 1))
     assert hit.id == f"id {number}"
@@ -221,8 +221,8 @@ def test_a_collection_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(collection, "_SCHEMA", broken)
         with pytest.raises(Unavailable):
-            collections.get_or_make("pets")
-    collections.get_or_make("pets").upsert(items(1))
+            collections.get_or_make("pets", "float32")
+    collections.get_or_make("pets", "float32").upsert(items(1))
     assert collections.describe("pets")[0].count == 1
     collections.close()
 
@@ -230,7 +230,7 @@ def test_a_collection_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_a_filtered_search_that_nobody_waits_for_reads_no_further(tmp_path, monkeypatch):
     monkeypatch.setattr(collection, "EXACT", 2)  # items per part
     found = EmbeddedCollections(tmp_path, "m" * 64, D)
-    pets = found.get_or_make("pets")
+    pets = found.get_or_make("pets", "float32")
     pets.upsert(items(*range(7)))
     parts = 0
 
@@ -251,7 +251,7 @@ def test_a_filtered_search_that_nobody_waits_for_reads_no_further(tmp_path, monk
 def test_items_that_are_equally_near_are_compared_once(tmp_path, monkeypatch):
     """A collection may hold one picture under very many ids."""
     found = EmbeddedCollections(tmp_path, "m" * 64, D)
-    pets = found.get_or_make("pets")
+    pets = found.get_or_make("pets", "float32")
     pets.upsert([Item(f"copy {number}", vector(1), {"kind": "cat"}) for number in range(100)])
     compared = 0
     compare = collection.EmbeddedCollection._compare
@@ -270,7 +270,7 @@ def test_items_that_are_equally_near_are_compared_once(tmp_path, monkeypatch):
 
 def test_a_search_without_a_filter_that_nobody_waits_for_ends(tmp_path):
     found = EmbeddedCollections(tmp_path, "m" * 64, D)
-    pets = found.get_or_make("pets")
+    pets = found.get_or_make("pets", "float32")
     pets.upsert(items(1, 2))
     query = Query(vector(1), 1)
     query.abandoned.set()

@@ -3,6 +3,7 @@
 import string
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def collections(start: Start) -> Collections:
 
 @pytest.fixture
 def pets(collections: Collections) -> index.Collection:
-    return collections.get_or_make("pets")
+    return collections.get_or_make("pets", "float32")
 
 
 def exact(held: Mapping[str, Item], query: Query) -> dict[str, float]:
@@ -144,7 +145,7 @@ def test_deleted_items_are_gone_and_unknown_ones_do_not_count(pets):
 def test_a_collection_that_is_emptied_stays(collections, pets):
     pets.upsert(items(1))
     assert pets.delete(["id 1"]) == 1
-    assert collections.describe("pets") == [Description("pets", 0, D, MODEL)]
+    assert collections.describe("pets") == [Description("pets", 0, D, MODEL, "float32")]
     assert collections.get("pets").search(Query(vector(1), 1)) == []
 
 
@@ -195,7 +196,7 @@ def engine_of_many(engine, tmp_path_factory, request) -> Iterator[Callable[[], i
     def empty() -> index.Collection:
         if collections.describe():
             collections.drop("many")
-        found = collections.get_or_make("many")
+        found = collections.get_or_make("many", "float32")
         found.upsert(items(0))
         found.delete(["id 0"])
         return found
@@ -264,7 +265,7 @@ def of_sizes(engine, tmp_path_factory, request) -> Iterator[Collections]:
     else:
         collections = EmbeddedCollections(tmp_path_factory.mktemp("sizes"), MODEL, WIDE_D)
     for size in SIZES:
-        collections.get_or_make(str(size)).upsert(map(wide, range(size)))
+        collections.get_or_make(str(size), "float32").upsert(map(wide, range(size)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index, "EXACT", EXACT)
         patch.setattr(index, "WALK", WALK)
@@ -297,7 +298,7 @@ def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeyp
     monkeypatch.setattr(index, "EXACT", 10)
     made = [Item(f"id {n}", vector(n // 3), {}) for n in range(90)]
     for n in range(30):  # how a graph comes out may be chance
-        collection = collections.get_or_make(f"pets-{n}")
+        collection = collections.get_or_make(f"pets-{n}", "float32")
         collection.upsert(made)
         assert len(collection.search(Query(vector(5), 90))) == 90
 
@@ -322,16 +323,16 @@ def test_items_are_listed_by_the_bytes_of_their_ids(pets):
 
 
 def test_collections_are_made_found_and_described(collections):
-    collections.get_or_make("pets").upsert(items(1, 2))
-    collections.get_or_make("cars").upsert(items(3))
+    collections.get_or_make("pets", "float32").upsert(items(1, 2))
+    collections.get_or_make("cars", "float32").upsert(items(3))
     assert len(collections.get("pets")) == 2
     cars, pets = collections.describe()
-    assert pets == collections.describe("pets")[0] == Description("pets", 2, D, MODEL)
+    assert pets == collections.describe("pets")[0] == Description("pets", 2, D, MODEL, "float32")
     assert cars.name == "cars"
 
 
 def test_a_new_start_finds_everything(start):
-    start(MODEL).get_or_make("a.b").upsert(items(1, 2))
+    start(MODEL).get_or_make("a.b", "float32").upsert(items(1, 2))
     again = start(MODEL)
     assert [d.name for d in again.describe()] == ["a.b"]
     found = again.get("a.b")
@@ -349,7 +350,7 @@ def test_a_dropped_one_is_gone_and_can_be_made_anew(collections, pets):
     pets.upsert(items(1, 2, 3))
     assert collections.drop("pets") == 3
     assert collections.describe() == []
-    collections.get_or_make("pets").upsert(items(4))
+    collections.get_or_make("pets", "float32").upsert(items(4))
     assert [item.id for item in collections.get("pets").items("", 9)] == ["id 4"]
 
 
@@ -360,16 +361,30 @@ def test_names_are_those_of_files(name):
 
 
 def test_a_collection_of_another_model_is_refused_but_can_be_listed_and_dropped(start):
-    start(MODEL).get_or_make("pets").upsert(items(1))
+    start(MODEL).get_or_make("pets", "float32").upsert(items(1))
     other = start(OTHER, D + 1)
-    for ask in (other.get, other.get_or_make, other.check_addable):
+    add = partial(other.get_or_make, dtype="float32")
+    for ask in (other.get, add, other.check_addable):
         with pytest.raises(InvalidRequest, match="made with model mmmmmmmmmmmm"):
             ask("pets")
-    assert other.describe("pets") == [Description("pets", 1, D, MODEL)]
+    assert other.describe("pets") == [Description("pets", 1, D, MODEL, "float32")]
     assert [item.id for item in other.of_any_model("pets").items("", 9)] == ["id 1"]
     assert other.drop("pets") == 1
-    other.get_or_make("pets").upsert([Item("x", vector(1).repeat(2)[: D + 1], {})])
+    other.get_or_make("pets", "float32").upsert([Item("x", vector(1).repeat(2)[: D + 1], {})])
     assert other.describe("pets")[0].dimension == D + 1
+
+
+def test_vectors_of_another_precision_are_refused_but_those_that_are_there_are_searched(start):
+    start(MODEL).get_or_make("pets", "int8").upsert(items(1, 2))
+    again = start(MODEL)
+    expected = r"computed in int8, and here it computes in float32: .* SAMCLIP_DTYPE to int8, or .*"
+    with pytest.raises(InvalidRequest, match=expected + r"samclip reindex"):
+        again.get_or_make("pets", "float32")
+    assert again.get("pets").search(Query(vector(1), 1))[0].id == "id 1"
+    assert again.describe("pets") == [Description("pets", 2, D, MODEL, "int8")]
+    assert again.get_or_make("pets", "int8").upsert(items(2, 3)) == 1
+    again.get_or_make("pets-2", "float32").upsert(items(1))
+    assert [found.dtype for found in again.describe()] == ["int8", "float32"]
 
 
 def test_new_names_are_addable(collections):
@@ -380,7 +395,7 @@ def test_new_names_are_addable(collections):
 
 
 def test_room_has_an_end(collections):
-    collections.get_or_make("pets").upsert(items(1, 2))
+    collections.get_or_make("pets", "float32").upsert(items(1, 2))
     collections.check_room("pets", most_items=3, most_collections=1)
     collections.check_room("cars", most_items=3, most_collections=2)
     with pytest.raises(InvalidRequest, match="'pets' is full, with 2 items"):

@@ -159,7 +159,7 @@ def test_a_body_is_not_waited_for_once_its_request_is_refused(door: Door, status
     door.serve.answer = (status, "application/problem+json", problem)
     with socket.create_connection(("127.0.0.1", door.settings.http_port)) as connection:
         head = b"POST /classify HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
-        connection.sendall(head + b"fffff\r\n" + bytes(20_000))
+        connection.sendall(head + b"fffff\r\n" + bytes(front_door.BUFFER_BYTES + 4000))
         connection.settimeout(60)
         answer = b"".join(iter(lambda: connection.recv(10_000), b"")).decode()
     assert answer.split()[1] == str(status)
@@ -201,6 +201,7 @@ def test_an_application_that_starts_is_unavailable_not_unknown(door: Door) -> No
 
 def test_what_callers_claim_to_be_is_taken_away_where_no_keys_are_asked_for(door: Door) -> None:
     claimed = {"x-samclip-key": "root", "x-samclip-scopes": "admin", "x-samclip-tenant": "all"}
+    claimed |= {"x-samclip-image-key": "0" * 64}
     door.http.get("/classify", headers=claimed)
     door.call(EMBED, *claimed.items())
     for _, headers in door.serve.requests:

@@ -1,4 +1,5 @@
 import asyncio
+from dataclasses import replace
 from threading import Event
 from unittest.mock import Mock
 
@@ -8,8 +9,10 @@ import redis
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
+from samclip_core.image import image_key
 from services import access, bodies, rpc
 from services.backbone.engine import Engine
+from services.backbone_client import BackboneClient
 from services.retrieval import app
 from services.retrieval.engine import OwnIndex
 from tests.in_process import ADMITTED, png
@@ -149,12 +152,55 @@ async def test_when_all_items_fail_no_collection_is_made(caller):
 async def test_describe_and_delete(pets, tiny_model):
     (described,) = (await pets("Describe", pb.DescribeRequest())).collections
     assert (described.name, described.count, described.dimension) == ("pets", 3, 32)
-    assert described.model_digest == tiny_model.digest
+    assert (described.model_digest, described.dtype) == (tiny_model.digest, "float32")
     request = pb.DeleteRequest(collection="pets", ids=["dark", "nobody"])
     assert (await pets("Delete", request)).deleted == 1
     assert (await pets("Delete", pb.DeleteRequest(collection="pets", all=True))).deleted == 2
     code, _ = await pets.refused("Describe", pb.DescribeRequest(collection="pets"))
     assert code == "NOT_FOUND"
+
+
+def compute_in(monkeypatch, dtype: dict[str, str]) -> None:
+    """Have the backbone of the tests say this of images, by their keys; "" is any other."""
+    features = BackboneClient.features
+
+    async def said(self, image, *outputs):
+        info, found = await features(self, image, *outputs)
+        return info, replace(found, dtype=dtype.get(info.key, dtype[""]))
+
+    monkeypatch.setattr(BackboneClient, "features", said)
+
+
+async def test_vectors_of_two_precisions_are_not_mixed(pets, monkeypatch):
+    compute_in(monkeypatch, {"": "int8"})
+    index = pb.IndexRequest(items=[item("new", pb.Image(encoded=png(60)))], collection="pets")
+    code, details = await pets.refused("Index", index)
+    assert code == "INVALID_ARGUMENT"
+    for told in ("'pets'", "computed in float32", "in int8", "SAMCLIP_DTYPE", "samclip reindex"):
+        assert told in details
+    search = pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(120)))
+    found = await pets("Search", search)
+    assert (found.hits[0].id, found.model.dtype) == ("middle", "float32")
+    index.collection = "pets-2"
+    assert (await pets("Index", index)).indexed == 1
+    described = (await pets("Describe", pb.DescribeRequest())).collections
+    assert [(found.count, found.dtype) for found in described] == [(3, "float32"), (1, "int8")]
+
+
+async def test_a_request_whose_images_differ_in_precision_changes_nothing(pets, monkeypatch):
+    compute_in(monkeypatch, {"": "float32", image_key(png(2)): "int8"})
+    items = [item(f"new {red}", pb.Image(encoded=png(red))) for red in (1, 2)]
+    for collection in ("pets", "pets-2"):
+        request = pb.IndexRequest(collection=collection, items=items)
+        code, details = await pets.refused("Index", request)
+        assert (code, "float32 and int8" in details) == ("UNAVAILABLE", True)
+    (described,) = (await pets("Describe", pb.DescribeRequest())).collections
+    assert described.count == 3
+    labels = {"labels": ["a", "b"]}
+    for reds, dtype in (([1], "float32"), ([2], "int8"), ([1, 2], "")):
+        images = [pb.Image(encoded=png(red)) for red in reds]
+        answer = await pets("Classify", pb.ClassifyRequest(images=images, **labels))
+        assert answer.model.dtype == dtype
 
 
 @pytest.mark.parametrize(
@@ -235,8 +281,9 @@ async def test_bad_requests_are_refused(pets, rpc, request_, code, message):
     assert message in details
 
 
-def ones(id: str) -> app.Item:
-    return app.Item(id, np.ones(32, np.float32) / np.sqrt(np.float32(32)), {})
+def ones(id: str) -> app._Made:
+    item = app.Item(id, np.ones(32, np.float32) / np.sqrt(np.float32(32)), {})
+    return app._Made(item, "float32")
 
 
 async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
@@ -259,7 +306,7 @@ async def test_a_restart_finds_everything(settings):
     service.__del__()
     again = app.Retrieval(settings)
     assert [item.id for item in again._items("pets", "", 9)] == ["a", "b"]
-    query = app.Query(ones("a").vector_D, 9)
+    query = app.Query(ones("a").item.vector_D, 9)
     assert {hit.id for hit in again._search("pets", query)} == {"a", "b"}
     again.__del__()
 

@@ -27,6 +27,7 @@ def read(mask: pb.Mask) -> np.ndarray:
 async def test_masks_are_the_librarys_own(caller, tiny_model):
     prompts = [Prompt(points=((20, 15),)), Prompt(box=(5, 5, 30, 25))]
     response = await caller("Segment", ask(POINT, BOX, multimask=True))
+    assert response.model.dtype == "float32"
     features = tiny_model.encode(png())
     for result, expected in zip(
         response.results, tiny_model.segment(features, prompts), strict=True

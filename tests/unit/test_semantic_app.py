@@ -19,6 +19,7 @@ def ask(**fields) -> pb.SegmentTextRequest:
 @pytest.mark.parametrize("refine", [False, True])
 async def test_the_label_map_is_the_librarys_own(caller, tiny_model, background, refine):
     response = await caller("SegmentText", ask(background=background, refine=refine))
+    assert response.model.dtype == "float32"
     label_map = decode_label_map(response.label_map_png)
     expected = tiny_model.segment_text(png(), LABELS, background, refine).label_map_HW
     assert label_map.shape == (30, 40)

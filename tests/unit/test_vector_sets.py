@@ -29,7 +29,7 @@ def collections(server: redis_server.RedisServer, digest: str = MODEL) -> Vector
 
 def test_a_lost_redis_is_unavailable_and_heals(own_redis, caplog):
     found = collections(own_redis)
-    pets = found.get_or_make("pets")
+    pets = found.get_or_make("pets", "float32")
     pets.upsert(items(1, 2))
     own_redis.kill()
     for ask in (
@@ -53,7 +53,7 @@ def test_a_lost_redis_is_unavailable_and_heals(own_redis, caplog):
 def test_a_frozen_redis_is_unavailable_and_heals(own_redis, monkeypatch):
     monkeypatch.setattr(vector_sets, "ANSWER_S", 0.2)
     found = collections(own_redis)
-    found.get_or_make("pets").upsert(items(1))
+    found.get_or_make("pets", "float32").upsert(items(1))
     own_redis.freeze()
     with pytest.raises(Unavailable, match=LOST):
         found.get("pets")
@@ -69,7 +69,7 @@ def test_with_redis_own_persistence_collections_survive_its_crash(tmp_path: Path
     options = ("--appendonly", "yes", "--appendfsync", "always")
     with redis_server.running(tmp_path, *options) as server:
         found = collections(server)
-        found.get_or_make("pets").upsert(items(1, 2, 3))
+        found.get_or_make("pets", "float32").upsert(items(1, 2, 3))
         found.get("pets").delete(["id 2"])
         server.kill()
         server.start()
@@ -82,7 +82,7 @@ def test_with_redis_own_persistence_collections_survive_its_crash(tmp_path: Path
 
 def test_our_own_mistake_is_no_matter_of_trying_again(own_redis):
     found = collections(own_redis)
-    found.get_or_make("pets").upsert(items(1))
+    found.get_or_make("pets", "float32").upsert(items(1))
     with pytest.raises(redis.ResponseError, match="dimension"):
         found.get("pets").search(Query(vector(1)[:-1], 1))
     found.close()
@@ -90,7 +90,7 @@ def test_our_own_mistake_is_no_matter_of_trying_again(own_redis):
 
 def test_a_full_redis_refuses_and_keeps_what_it_has(own_redis, caplog):
     found = collections(own_redis)
-    pets = found.get_or_make("pets")
+    pets = found.get_or_make("pets", "float32")
     pets.upsert(items(1))
     with connect(own_redis.url) as client:
         client.config_set("maxmemory", "1")
@@ -103,8 +103,8 @@ def test_a_full_redis_refuses_and_keeps_what_it_has(own_redis, caplog):
 
 def test_a_collection_that_another_model_made_meanwhile_is_left_alone(own_redis):
     ours, theirs = collections(own_redis), collections(own_redis, OTHER)
-    late = ours.get_or_make("pets")
-    theirs.get_or_make("pets").upsert(items(1))
+    late = ours.get_or_make("pets", "float32")
+    theirs.get_or_make("pets", "float32").upsert(items(1))
     with pytest.raises(InvalidRequest, match="made with model nnnnnnnnnnnn"):
         late.upsert(items(1, 2))
     assert [item.id for item in theirs.get("pets").items("", 9)] == ["id 1"]
@@ -112,9 +112,32 @@ def test_a_collection_that_another_model_made_meanwhile_is_left_alone(own_redis)
         found.close()
 
 
+def test_a_collection_that_was_made_in_another_precision_meanwhile_is_left_alone(own_redis):
+    ours, theirs = collections(own_redis), collections(own_redis)
+    late = ours.get_or_make("pets", "int8")
+    theirs.get_or_make("pets", "float32").upsert(items(1))
+    with pytest.raises(InvalidRequest, match="computed in float32, and here it computes in int8"):
+        late.upsert(items(1, 2))
+    assert [item.id for item in theirs.get("pets").items("", 9)] == ["id 1"]
+    for found in (ours, theirs):
+        found.close()
+
+
+def test_a_collection_from_before_precision_was_recorded_counts_as_float32(own_redis):
+    found = collections(own_redis)
+    found.get_or_make("pets", "int8").upsert(items(1))
+    with connect(own_redis.url) as client:
+        client.hdel("samclip:index:{pets}:model", "dtype")
+    assert found.describe("pets")[0].dtype == "float32"
+    with pytest.raises(InvalidRequest, match="computed in float32"):
+        found.get_or_make("pets", "int8")
+    assert found.get_or_make("pets", "float32").upsert(items(1, 2)) == 1
+    found.close()
+
+
 def test_nothing_expires_and_a_dropped_collection_leaves_nothing(own_redis):
     found = collections(own_redis)
-    found.get_or_make("pets").upsert(items(1, 2))
+    found.get_or_make("pets", "float32").upsert(items(1, 2))
     with connect(own_redis.url) as client:
         keys = set(client.keys())
         parts = {f"samclip:index:{{pets}}:{part}" for part in ("model", "vectors", "ids")}
@@ -127,7 +150,7 @@ def test_nothing_expires_and_a_dropped_collection_leaves_nothing(own_redis):
 
 def test_a_collection_is_dropped_whole_or_not_at_all(own_redis):
     found = collections(own_redis)
-    found.get_or_make("pets").upsert(items(1, 2))
+    found.get_or_make("pets", "float32").upsert(items(1, 2))
     with connect(own_redis.url) as client:
         client.execute_command("ACL", "SETUSER", "default", "-srem")
         with pytest.raises(Unavailable, match="forbids this"):

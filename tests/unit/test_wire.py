@@ -81,7 +81,8 @@ def test_features_come_back_from_an_embed_response():
         image=wire.image_info("k", GEOMETRY, True),
         tensors=[wire.to_tensor(sam, "SAM"), wire.to_tensor(pooled, "CLIP_POOLED")],
     )
-    features = wire.to_features(wire.to_entries(response, 32))
+    features = wire.to_features(wire.to_entries(response, 32), "int8")
+    assert features.dtype == "int8"
     assert features.geometry == GEOMETRY
     assert features.clip_dense_Dhw is None
     np.testing.assert_array_equal(features.sam_Dhw, sam)
@@ -93,7 +94,7 @@ def test_a_pooled_embedding_that_lost_its_length_is_read_with_length_1(length):
     direction = np.random.default_rng(0).normal(size=64)
     stored = (length * direction / np.linalg.norm(direction)).astype(np.float16)
     entry = Entry(stored, GEOMETRY)
-    features = wire.to_features({pb.CLIP_POOLED: entry})
+    features = wire.to_features({pb.CLIP_POOLED: entry}, "float32")
     assert np.linalg.norm(features.clip_pooled_D) == pytest.approx(1, abs=1e-6)
     sent = wire.from_tensor(wire.to_embedding(pb.CLIP_POOLED, entry, inline=True))
     assert sent.dtype == np.float16
