@@ -25,7 +25,7 @@ from typing import Any
 
 from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
-from services import front_door, instance, logs, ports, private, renewal
+from services import fork_server, front_door, instance, logs, ports, private, renewal
 from services.retrieval import engine, folder
 from services.settings import MIB, Settings, SettingsError
 
@@ -111,6 +111,8 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
         signal.signal(number, _interrupt)
     try:
         start = time.monotonic()
+        fork_server.start(directory / "workers")
+        sys.executable = str(fork_server.python(directory / "workers", directory / "python"))
         import ray  # noqa: F401 - whole, before two threads import it at once
 
         # Ray mostly waits for its processes: time enough to import ours.
