@@ -3,9 +3,9 @@
 Each of nine workers (three of Serve, six replicas) would otherwise spend a second of CPU and 60 MB
 on the same thousand modules. This process imports them once and forks a worker from itself.
 
-Ray starts a worker with ``sys.executable default_worker.py …``. ``python`` writes a script to take
-the place of ``sys.executable``: it passes that command to this process, and runs any other command.
-If this process has ended, the script runs the worker as well.
+Ray starts a worker with ``sys.executable default_worker.py …``. A script takes the place of
+``sys.executable``: it passes that command to this process, and runs any other command. If this
+process has ended, the script runs the worker as well.
 """
 
 import ctypes
@@ -19,7 +19,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +41,37 @@ MODULES = (
 _PR_SET_PDEATHSIG = 1
 
 
-def start(address: Path) -> None:
-    """Start the server, which ends with this process."""
-    subprocess.Popen([sys.executable, "-m", "services.fork_server", str(address)])
+@contextmanager
+def workers_forked(directory: Path) -> Iterator[None]:
+    """Let a Ray that is started in this context fork its workers; ``directory`` is private."""
+    address, script, ours = directory / "workers.sock", directory / "python", sys.executable
+    server = subprocess.Popen(
+        [ours, "-m", "services.fork_server", str(address)], start_new_session=True
+    )
+    write_script(script, address)
+    sys.executable = str(script)
+    try:
+        yield
+    finally:
+        sys.executable = ours
+        server.kill()
+        server.wait()
 
 
-def python(address: Path, script: Path) -> Path:
+def write_script(script: Path, address: Path) -> None:
     """Write a script that starts Ray's workers through the server, and runs anything else."""
+    python = shlex.quote(sys.executable)
     client = shlex.join([sys.executable, "-IS", fork_client.__file__, str(address), sys.executable])
     script.write_text(
         f'#!/bin/sh\ncase $1 in\n*/default_worker.py) exec {client} "$@" ;;\n'
-        f'*) exec {shlex.quote(sys.executable)} "$@" ;;\nesac\n'
+        f'*) exec {python} "$@" ;;\nesac\n'
     )
     script.chmod(0o700)
-    return script
 
 
 def main() -> None:
     """Fork workers until the parent process ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as Ray does in its processes
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps workers
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(sys.argv[1])
@@ -73,6 +85,8 @@ def main() -> None:
 
 def _answer(connection: socket.socket, listener: socket.socket) -> None:
     message, files, _, _ = socket.recv_fds(connection, fork_client.LONGEST, 3)
+    if not message:  # the client has gone
+        return
     command = json.loads(message)
     if "ray" not in sys.modules:
         # Ray reads the environment when it is loaded; all workers have the same job and raylet.
@@ -84,9 +98,10 @@ def _answer(connection: socket.socket, listener: socket.socket) -> None:
         listener.close()
         connection.close()
         _become_worker(command, files)
-    connection.send(b"forked")
     for file in files:
         os.close(file)
+    with suppress(OSError):
+        connection.send(b"forked")
 
 
 def _import(names: Sequence[str]) -> None:
