@@ -18,7 +18,7 @@ from tests.bench import in_process, traffic
 from tests.bench.bench import Bench
 from tests.bench.lines import Line, ratio
 from tests.bench.machine import busy_core
-from tests.conftest import ROOT
+from tests.bench.traffic import ROOT
 
 FILES = 40
 OURS, REFERENCE = "ours", "baseline float32"

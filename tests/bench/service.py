@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 
 from tests.bench import traffic
-from tests.conftest import ROOT
+from tests.bench.traffic import ROOT
 from tests.e2e.conftest import Service, start
 
 ROLES = {  # in this order, the first that the command line fits

@@ -53,8 +53,8 @@ def run(bench: Bench) -> list[Line]:
 
 def _scores(service: Running) -> dict[str, float]:
     """Of the first photograph, which the peers are checked with."""
-    (result,) = service.ask(traffic.Ask("classify", traffic.photograph(0)))["results"]
-    return {score["label"]: score["score"] for score in result["scores"]}
+    answer = service.ask(traffic.Ask("classify", traffic.photograph(0)))
+    return {score["label"]: score["score"] for score in answer["results"]}
 
 
 def _measure(bench: Bench, job: Job) -> Turn:

@@ -17,7 +17,7 @@ from tests.bench.bench import Bench
 from tests.bench.in_process import SEGMENT_ANYTHING
 from tests.bench.library import Call, process
 from tests.bench.lines import Line, ratio
-from tests.conftest import ROOT
+from tests.bench.traffic import ROOT
 
 TABLE, ROW = "`vit-b`, random weights", "new image, idle"
 REFERENCE = f"{SEGMENT_ANYTHING} float32"

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from tests.bench.in_process import LABELS, load
+
 MAX_BATCH = 8
 WAIT_S = 0.002  # for a batch to fill
 PATH = "/ask"
 PORT = int(os.environ.get("BENCH_PEER_PORT", "0"))
-LABELS = ("a cat", "an astronaut", "a cup of coffee", "a rocket", "a motorcycle", "a dog")
 ITEMS, WIDTH = 32, 384  # of what is searched
 
 
@@ -150,8 +151,6 @@ class Library(Work):
     """The library in the precision of our service, without its cache."""
 
     def __init__(self) -> None:
-        from tests.bench.in_process import load
-
         environment = os.environ
         self._model = load(environment["BENCH_PEER_CHECKPOINT"], environment["BENCH_PEER_DTYPE"])
         super().__init__()
