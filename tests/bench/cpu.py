@@ -1,7 +1,7 @@
 """Part ``cpu``: CPU time of each process per request, beside the bare loop; and while nobody asks.
 
-The bare loop is one process with the library, which decodes, encodes in batches of eight and
-classifies the same photographs, without a service.
+The bare loop is one process with the library, which decodes, encodes and classifies the same
+photographs in as many threads as there are cores, without a service.
 """
 
 import time
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 
 from tests.bench.bench import Bench
-from tests.bench.in_process import BATCH
+from tests.bench.in_process import SEVERAL
 from tests.bench.library import Call, process
 from tests.bench.lines import Line
 from tests.bench.load import Job
@@ -33,7 +33,7 @@ def run(bench: Bench) -> list[Line]:
     account: Samples = defaultdict(list)
     with running(bench.directory) as service, process(bench.directory, bench.dtype) as library:
         bench.load(Job(service.http, clients=8, seconds=2 * bench.seconds))
-        library("classify_8", bench.seconds / 2, 3)
+        library("classify_several", bench.seconds / 2, 3)
         for number in range(bench.rounds):
             bench.log(f"round {number + 1}")
             bare = _bare(library, bench.seconds)
@@ -65,11 +65,11 @@ def _under(bench: Bench, service: Running, job: Job) -> dict[str, float]:
 
 
 def _bare(library: Call, seconds: float) -> dict[str, float]:
-    loop = library("classify_8", seconds, 3)
+    loop = library("classify_several", seconds, 3)
     return {
-        RATE: 1000 * BATCH * len(loop["ms"]) / sum(loop["ms"]),
+        RATE: 1000 * SEVERAL * len(loop["ms"]) / sum(loop["ms"]),
         DECODING: library("decode", seconds / 3, 8)["cpu_ms"],
-        WHOLE: loop["cpu_ms"] / BATCH,
+        WHOLE: loop["cpu_ms"] / SEVERAL,
     }
 
 

@@ -6,10 +6,12 @@ line of its input names a call, the seconds to repeat it for and the least numbe
 """
 
 import json
+import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 
 LABELS = ("a cat", "an astronaut", "a cup of coffee", "a rocket", "a motorcycle", "a dog")
 SEGMENT_ANYTHING = "segment_anything"
-BATCH = 8
+SEVERAL = 16
 
 
 def load(checkpoint: str, dtype: str) -> Any:
@@ -56,8 +58,7 @@ class Calls:
         names = sorted(set(folder.glob("*.jpg")) - {folder / "everything.jpg"})
         self._files = [name.read_bytes() for name in names]
         self._features: list[Any] = []
-        self._decoder = ThreadPoolExecutor(1)
-        self._ahead: Future[list[Any]] | None = None
+        self._threads = ThreadPoolExecutor(os.cpu_count())
 
     def decode(self, turn: int) -> Any:
         return self._model.prepare(self._files[turn % len(self._files)])
@@ -76,15 +77,13 @@ class Calls:
     def everything(self, turn: int) -> None:
         self._model.segment_everything(self._everything)
 
-    def classify_8(self, turn: int) -> None:
-        """The bare loop: files to answers, the next batch decoded while one is encoded."""
-        prepared = (self._ahead or self._decoder.submit(self._batch, turn)).result()
-        self._ahead = self._decoder.submit(self._batch, turn + 1)
-        for features in self._model.encode_batch(prepared):
-            self._model.classify(features, LABELS)
+    def classify_several(self, turn: int) -> None:
+        """The bare loop: files to answers, in as many threads as there are cores."""
+        numbers = range(turn * SEVERAL, (turn + 1) * SEVERAL)
+        deque(self._threads.map(self._classify, numbers), maxlen=0)
 
-    def _batch(self, turn: int) -> list[Any]:
-        return [self.decode(number) for number in range(turn * BATCH, (turn + 1) * BATCH)]
+    def _classify(self, number: int) -> None:
+        self._model.classify(self._model.encode(self.decode(number)), LABELS)
 
 
 def measure(call: Callable[[int], object], seconds: float, least: int) -> dict[str, Any]:

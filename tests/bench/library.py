@@ -91,7 +91,7 @@ def process(checkpoint: Path | str, dtype: str, root: Path | None = None) -> Ite
                 return _answer(library)
 
             try:
-                _answer(library)
+                print(f"  loaded from {root.name}: {_answer(library)}", flush=True)
                 yield call
             finally:
                 library.stdin.close()  # it ends
@@ -104,9 +104,9 @@ def _answer(library: subprocess.Popen[str]) -> dict[str, Any]:
     return json.loads(line)
 
 
-def write_files(folder: Path) -> None:
+def write_files(folder: Path, number_of_files: int = FILES) -> None:
     from skimage import data
 
-    for number in range(FILES):
+    for number in range(number_of_files):
         (folder / f"{number}.jpg").write_bytes(traffic.photograph(number))
     (folder / "everything.jpg").write_bytes(traffic.jpeg(data.chelsea()))  # 451×300

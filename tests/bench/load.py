@@ -72,6 +72,8 @@ def generator() -> Iterator[Callable[[Job], Outcome]]:
             outcome = Outcome(**json.loads(process.stdout.readline()))
             if not outcome.latencies_ms:
                 raise RuntimeError(f"nothing was answered: {job}: {outcome.error}")
+            if outcome.errors:
+                print(f"  {outcome.errors} errors, such as {outcome.error}", flush=True)
             return outcome
 
         try:

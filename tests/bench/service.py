@@ -20,7 +20,7 @@ from tests.e2e.conftest import Service, start
 ROLES = {  # in this order, the first that the command line fits
     r"haproxy .*services/haproxy\.cfg": "front door",
     r"haproxy ": "Serve's HAProxy",
-    r"services\.serve": "launcher",
+    r"-m services\.": "launcher",
     r"ServeReplica:backbone": "backbone replica",
     r"ServeReplica:classification": "classification replica",
     r"ServeReplica": "other replicas",

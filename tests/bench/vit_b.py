@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.bench import random_vit_b
 from tests.bench.bench import Bench
 from tests.bench.in_process import SEGMENT_ANYTHING
-from tests.bench.library import Call, process
+from tests.bench.library import Call, process, write_files
 from tests.bench.lines import Line, ratio
 from tests.bench.traffic import ROOT
 
@@ -33,6 +33,8 @@ def run(bench: Bench) -> list[Line]:
             if root is not None:
                 directory = Path(folder) / name
                 _make(directory, root)
+                if root is ROOT:
+                    _export(directory)
                 calls |= _loaded(bench, stack, name, directory, root)
         taken: dict[str, list[float]] = {name: [] for name in calls}
         for number in range(bench.rounds + 1):
@@ -60,3 +62,11 @@ def _make(directory: Path, root: Path) -> None:
     command = [sys.executable, "-P", random_vit_b.__file__, str(directory)]
     environment = os.environ | {"PYTHONPATH": f"{root}/proto:{root}"}
     subprocess.run(command, env=environment, check=True)
+
+
+def _export(directory: Path) -> None:
+    """Graphs in float32 and int8, calibrated with a few photographs."""
+    with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
+        write_files(Path(folder), 8)
+        command = [sys.executable, "-m", "samclip.cli", "export", str(directory)]
+        subprocess.run([*command, "--calibrate", folder], check=False)
