@@ -25,23 +25,15 @@ class PlanError(ValueError):
 class Costs:
     """Seconds and bytes of each thing asked, as ``make bench`` writes them.
 
-    ``…_cpu_s`` are core-seconds at saturation, everything included, ``unasked_cores`` as well:
-    what the service takes while nobody asks. An encoding alone, one of as many as there are cores,
-    and one of eight take ``encode_s``, ``encode_on_each_core_s`` and ``encode_of_8_s`` of all
-    cores, a click alone ``mask_s``; what comes alone as the service itself has seen it.
+    ``…_cpu_s`` are core-seconds per request at saturation, of all processes; ``encode_cpu_s`` is
+    the encoder's part of a new image.
     """
 
     cores: int
-    unasked_cores: float
     new_image_cpu_s: float
     known_image_cpu_s: float
     click_cpu_s: float
-    decode_s: float
-    encode_s: float
-    encode_on_each_core_s: float
-    encode_of_8_s: float
-    mask_s: float
-    mask_on_one_core_s: float
+    encode_cpu_s: float
     service_bytes: float
     image_bytes_in_redis: float
     redis_bytes_per_s: float  # one shard, read
@@ -149,8 +141,7 @@ def busy_cores(load: Load, costs: Costs, on_gpu: bool = False) -> float:
     """Core-seconds a second; a GPU takes over the encoding, and nothing else."""
     new = costs.new_image_cpu_s
     if on_gpu:
-        encoding = costs.cores * min(costs.encode_s, costs.encode_of_8_s)
-        new = max(new - encoding, costs.decode_s)
+        new = max(new - costs.encode_cpu_s, 0.0)
     known = load.images_per_s * load.hit_ratio * costs.known_image_cpu_s
     return load.new_per_s * new + known + load.clicks_per_s * costs.click_cpu_s
 

@@ -1,133 +1,77 @@
-"""What the project wants to reach, each as one line of the results and a bound."""
+"""The goals of the project: each a bound for one figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
+from tests.bench import cpu, library, side_by_side, start, vit_b
 from tests.bench.lines import Line
 
-Parts = Mapping[str, Sequence[Line]]
-PEERS = ("LitServe", "BentoML", "mosec", "FastAPI", "Ray Serve")
+SIGNS = {"at least": "≥", "at most": "≤"}
 
 
 @dataclass(frozen=True)
 class Goal:
-    """``at_most`` a bound, or at least it; both in the unit of the line."""
+    """A bound for the figure at ``row`` and ``column``, in its unit."""
 
     what: str
-    part: str
-    line: str
+    table: str
+    row: str
+    column: str
+    sense: Literal["at least", "at most"]
     bound: float
-    at_most: bool = False
 
     def reached(self, line: Line) -> bool:
-        return line.median <= self.bound if self.at_most else line.median >= self.bound
+        return line.median >= self.bound if self.sense == "at least" else line.median <= self.bound
+
+    def row_of_table(self, line: Line | None) -> str:
+        """Markdown."""
+        bound = f"{SIGNS[self.sense]} {self.bound:g}"
+        if line is None:
+            return f"| {self.what} | {bound} | not measured | |"
+        verdict = "reached" if self.reached(line) else "**missed**"
+        return f"| {self.what} | {bound} {line.unit} | {line} | {verdict} |"
 
 
-def _peer_goals() -> list[Goal]:
-    goals = []
-    for peer in PEERS:
-        for clients in (8, 32):
-            line = f"ours / {peer}, {clients} clients"
-            goals.append(Goal(f"throughput, {line}", "peers", line, 1.0))
-        line = f"p50: ours / {peer}, 1 client"
-        goals.append(Goal(line, "peers", line, 1.0, True))
-    return goals
+def _library(row: str, column: str, bound: float) -> Goal:
+    return Goal(f"{row}: {column}", library.TABLE, row, column, "at least", bound)
 
 
+def _peers(column: str, bound: float) -> Goal:
+    row = side_by_side.BEST
+    return Goal(f"{column}: {row}", side_by_side.TABLE, row, column, "at least", bound)
+
+
+FLOAT32, BEST = library.COMPARED
+IDLE, BUSY = library.STATES
 GOALS = [
-    Goal(
-        "`vit-b` encoder, bf16, of the bf16 products",
-        "vit-b",
-        "ours, bfloat16: share of products",
-        70,
-    ),
-    Goal(
-        "`vit-b` encoder, bf16, against segment_anything fp32",
-        "vit-b",
-        "segment_anything float32 / ours bfloat16",
-        4,
-    ),
-    Goal(
-        "`vit-b` encoder, fp32, of the fp32 products",
-        "vit-b",
-        "ours, float32: share of products",
-        60,
-    ),
-    Goal(
-        "GPU: `vit-b`, bf16, batch 8, of the products",
-        "gpu",
-        "gpu vit-b bfloat16, batch 8: share of products",
-        50,
-    ),
-    Goal(
-        "GPU: against segment_anything fp32",
-        "gpu",
-        "gpu ours / segment_anything float32, batch 8",
-        7.6,
-    ),
-    Goal(
-        "saturated by new images, of the bare loop",
-        "saturation",
-        "saturated / bare loop, classify new",
-        0.95,
-    ),
-    Goal("added to a new image, one client", "latency", "added to a new image", 5, True),
-    Goal("added to a known image, one client", "latency", "added to a known key", 2.5, True),
-    Goal(
-        "p99 / p50, a new image, one client",
-        "latency",
-        "grpc classify, a new image: p99 / p50",
-        2,
-        True,
-    ),
-    Goal(
-        "p99 / p50, a known image, one client",
-        "latency",
-        "grpc classify, a known key: p99 / p50",
-        2,
-        True,
-    ),
-    Goal("a click over the bare mask decoder", "latency", "added to a click", 2.5, True),
-    *_peer_goals(),
-    Goal("two services on two cores / one on one", "replicas", "two services / one", 1.7),
-    Goal(
-        "RLE of 64 masks of 1024², part of the request",
-        "masks",
-        "encoding / request, 64 masks",
-        0.1,
-        True,
-    ),
-    Goal("ready after the start", "footprint", "until ready", 15, True),
-    Goal("memory of the idle service", "footprint", "memory, idle (PSS)", 3.0, True),
-    Goal(
-        "clicks at saturation, of the bare mask decoder",
-        "saturation",
-        "saturated / bare loop, click key",
-        0.85,
-    ),
-    Goal("clicks by key / on new images, `vit-b`", "hits", "known keys / new images, vit-b", 50),
+    _library(f"new image, {IDLE}", FLOAT32, 2.2),
+    _library(f"new image, {IDLE}", BEST, 1.8),
+    _library(f"new image, {BUSY}", FLOAT32, 4.0),
+    _library(f"click, {IDLE}", BEST, 1.0),
+    _library(f"click, {BUSY}", FLOAT32, 2.0),
+    Goal(library.EVERYTHING, library.TABLE, library.EVERYTHING, library.OURS, "at most", 2500),
     *(
-        Goal(
-            f"new images, cached in {where} / not cached",
-            "cache",
-            f"cached in {where} / not cached, new images",
-            0.97,
-        )
-        for where in ("memory", "memory and Redis")
+        Goal(f"`vit-b`, {ours}: {vit_b.RATIO}", vit_b.TABLE, vit_b.RATIO, ours, "at least", bound)
+        for ours, bound in (("ours float32", 2.5), (vit_b.FASTEST, 5.0))
     ),
-    Goal("20,000 new images: rate at the end", "unique", "rate, last fifth / first fifth", 0.97),
-    Goal(
-        "20,000 new images: memory at the end",
-        "unique",
-        "memory, last fifth / first fifth",
-        1.02,
-        True,
+    Goal("ready, first start", start.TABLE, "ready, first start", "ours", "at most", 20.0),
+    Goal("ready, second start", start.TABLE, "ready, second start", "ours", "at most", 9.0),
+    Goal("memory, idle (PSS)", start.TABLE, "memory, idle (PSS)", "ours", "at most", 1.6),
+    *(
+        Goal(f"CPU {cpu.ABOVE}, {column}", cpu.ACCOUNT, cpu.ABOVE, column, "at most", 7.0)
+        for column in ("new images, 8 clients", "new images, 32 clients")
     ),
-    Goal("plan's simulation against the real run", "plan", "simulation: largest error", 15, True),
+    _peers("all new, 8 clients", 1.5),
+    _peers("all new, 32 clients", 1.5),
+    _peers("a working day, 8 clients", 5.0),
 ]
 
 
-def judge(parts: Parts) -> list[tuple[Goal, Line | None]]:
-    """Each goal with its line, None where it was not measured."""
-    found = {(part, line.name): line for part, lines in parts.items() for line in lines}
-    return [(goal, found.get((goal.part, goal.line))) for goal in GOALS]
+def table(lines: Iterable[Line]) -> str:
+    """Markdown: every goal with its figure."""
+    found = {line.name: line for line in lines}
+    rows = ["| figure | goal | measured | |", "|---|---|---|---|"]
+    for goal in GOALS:
+        rows.append(goal.row_of_table(found.get((goal.table, goal.row, goal.column))))
+    return "\n".join(rows)

@@ -1,88 +1,66 @@
-"""Part ``gpu``, where there is one: the encoder's images a second and its share of what the device
-can multiply, by batch; and the service on the device from end to end.
+"""Part ``gpu``, where there is one: ``vit-b`` with random weights against segment_anything, and
+served on the device.
 """
 
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from segment_anything import sam_model_registry
-
-from samclip_core import SamClip
-from tests.bench import machine, vit_b
+from tests.bench import traffic
 from tests.bench.bench import Bench
 from tests.bench.lines import Line, ratio
 from tests.bench.load import Job
 from tests.bench.service import running
 
-BATCHES = (1, 2, 4, 8, 16)
+TABLE, SERVED, RATE = "`vit-b` on a GPU", "served, %d clients", "images"
+BATCH, LOWER = 8, "bfloat16"
 CLIENTS = (1, 8, 32, 64)
-LOWER = "bfloat16"
 
 
 def run(bench: Bench) -> list[Line]:
+    import torch
+
     if not torch.cuda.is_available():
+        bench.log("left out: torch finds no GPU")
         return []
+    from tests.bench import random_vit_b
+
     with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
-        directory = vit_b.make_checkpoint(Path(folder) / "vit-b")
-        return [*_encoder(directory, bench.rounds), *_served(bench, directory)]
-
-
-def sweep(
-    name: str, seconds_of: Callable[[int], float], rounds: int, flop: float, peak: float
-) -> list[Line]:
-    """Images a second and share of ``peak`` (FLOP/s) at each batch; ``seconds_of`` runs one."""
-    lines = []
-    for batch in BATCHES:
-        seconds_of(batch)  # warm-up, of this shape
-        rates = [batch / seconds_of(batch) for _ in range(rounds)]
-        lines.append(Line(f"{name}, batch {batch}", "/s", rates, True))
-        shares = [100 * rate * flop / peak for rate in rates]
-        lines.append(Line(f"{name}, batch {batch}: share of products", "%", shares, True))
+        directory = Path(folder) / "vit-b"
+        random_vit_b.make(directory)
+        lines = _encoders(directory, bench.rounds)
+        with running(directory, DEVICE="cuda", DTYPE=LOWER) as service:
+            for clients in CLIENTS:
+                job = Job(service.http, "new", clients, bench.seconds)
+                rates = [bench.load(job).rate for _ in range(bench.rounds)]
+                lines.append(Line(TABLE, SERVED % clients, RATE, "/s", rates))
     return lines
 
 
-def _encoder(directory: Path, rounds: int) -> list[Line]:
-    flop = vit_b.flops()
-    lines, peaks = [], {}
-    for dtype in ("float32", LOWER):
-        peaks[dtype] = machine.gemm_rate(getattr(torch, dtype), "cuda")
-        lines.append(Line(f"gpu products, {dtype}", "GFLOP/s", [peaks[dtype] / 1e9], True))
-    reference = sam_model_registry["vit_b"]().image_encoder.cuda().eval()
-    lines += sweep(
-        "gpu segment_anything float32",
-        lambda batch: _theirs(reference, batch),
-        rounds,
-        flop,
-        peaks["float32"],
-    )
+def _encoders(directory: Path, rounds: int) -> list[Line]:
+    """Batches of eight, in turns; ours with all that the service does to them on the device."""
+    import torch
+    from segment_anything import sam_model_registry
+
+    from samclip_core import SamClip
+
+    encoder = sam_model_registry["vit_b"]().image_encoder.cuda().eval()
+    pixels = torch.zeros(BATCH, 3, 1024, 1024, device="cuda")
     model = SamClip.load(directory, device="cuda", dtype=LOWER)
-    name = f"gpu vit-b {LOWER}"
-    lines += sweep(
-        name, lambda batch: vit_b.encoder_seconds(model, batch), rounds, flop, peaks[LOWER]
-    )
-    return [*lines, _gain(lines, name)]
-
-
-def _gain(lines: Sequence[Line], name: str) -> Line:
-    found = {line.name: line for line in lines}
-    ours, theirs = found[f"{name}, batch 8"], found["gpu segment_anything float32, batch 8"]
-    return ratio("gpu ours / segment_anything float32, batch 8", ours, theirs, True)
-
-
-@torch.inference_mode()
-def _theirs(encoder: torch.nn.Module, batch: int) -> float:
-    pixels = torch.zeros(batch, 3, 1024, 1024, device="cuda")
-    torch.cuda.synchronize()
-    return machine.timed(lambda: encoder(pixels), 0, "cuda")[0]
-
-
-def _served(bench: Bench, directory: Path) -> list[Line]:
-    lines = []
-    with running(directory, DEVICE="cuda", DTYPE=LOWER) as service:
-        for clients in CLIENTS:
-            job = Job("grpc", service.grpc, "embed", clients=clients, seconds=bench.seconds)
-            rates = [bench.load(job).rate for _ in range(bench.rounds)]
-            lines.append(Line(f"gpu vit-b served, {clients} clients", "/s", rates, True))
-    return lines
+    prepared = [model.prepare(traffic.photograph(number)) for number in range(BATCH)]
+    calls: dict[str, Callable[[], object]] = {
+        f"ours {LOWER}, batches of {BATCH}": lambda: model.encode_batch(prepared),
+        f"segment_anything float32, batches of {BATCH}": lambda: encoder(pixels),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in calls}
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            for name, call in calls.items():
+                torch.cuda.synchronize()
+                begin = time.perf_counter()
+                call()
+                torch.cuda.synchronize()
+                rates[name].append(BATCH / (time.perf_counter() - begin))
+    ours, theirs = (Line(TABLE, name, RATE, "/s", found[1:]) for name, found in rates.items())
+    return [ours, theirs, ratio(ours.row, "against segment_anything", ours, theirs)]

@@ -1,71 +1,53 @@
-"""Pictures of the results: who answers how many, how long it takes as load grows, and on what."""
+"""Pictures of the results: requests per second beside the peers, CPU time by process."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from tests.bench import cpu, side_by_side
 from tests.bench.lines import Line
-from tests.bench.report import Report
 
 
-def draw(report: Report, folder: Path) -> list[Path]:
+def draw(lines: Sequence[Line], folder: Path) -> list[Path]:
     """The pictures that there are figures for."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    sums = {cpu.WHOLE, cpu.ABOVE, cpu.RATE}
+    spent = [
+        line
+        for line in lines
+        if line.table == cpu.ACCOUNT and line.row not in sums and line.column in cpu.LOADS
+    ]
+    rates = [line for line in lines if line.table == side_by_side.TABLE and line.unit == "/s"]
     made = []
-    for name, plot in (("open-loop", _open_loop), ("throughput", _stages), ("peers", _peers)):
-        if report.parts.get(name):
-            made.append(folder / f"{name}.png")
-            plot(report.parts[name], made[-1])
+    for title, chosen, stacked in (
+        (side_by_side.TABLE, rates, False),
+        (f"{cpu.ACCOUNT}, ms", spent, True),
+    ):
+        if chosen:
+            made.append(folder / f"{title.partition(',')[0].replace(' ', '-')}.png")
+            _bars(title, chosen, stacked, made[-1])
     return made
 
 
-def _figure(title: str) -> tuple[Any, Any]:
+def _bars(title: str, lines: Sequence[Line], stacked: bool, path: Path) -> None:
+    """A group or a stack of bars per column, a bar per row."""
+    import matplotlib
+
+    matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(9, 4.5), layout="constrained")
-    axes.set_title(title)
-    return figure, axes
-
-
-def _open_loop(lines: Sequence[Line], path: Path) -> None:
-    figure, axes = _figure("latency as the rate grows (Poisson), median and p99")
-    curves: dict[str, list[Line]] = {}
-    for line in lines:
-        if "due" in line.facts:
-            curves.setdefault(line.name.rpartition(", ")[0], []).append(line)
-    for number, (name, curve) in enumerate(curves.items()):
-        rates = [line.facts["due"] for line in curve]
-        axes.plot(rates, [line.median for line in curve], f"C{number}o-", label=name)
-        axes.plot(rates, [line.p99 for line in curve], f"C{number}o:")
-    axes.set(xlabel="requests a second", ylabel="ms", yscale="log")
-    axes.legend()
-    figure.savefig(path, dpi=120)
-
-
-def _stages(lines: Sequence[Line], path: Path) -> None:
-    figure, axes = _figure("mean time in each stage, as the service measures it")
-    rows = [line for line in lines if "stages_ms" in line.facts and line.name.startswith("grpc")]
-    left = [0.0] * len(rows)
-    names = list(dict.fromkeys(stage for line in rows for stage in line.facts["stages_ms"]))
-    for number, stage in enumerate(names):
-        widths = [line.facts["stages_ms"].get(stage, 0.0) for line in rows]
-        axes.barh([line.name for line in rows], widths, left=left, label=stage, color=f"C{number}")
-        left = [a + b for a, b in zip(left, widths, strict=True)]
-    axes.set(xlabel="ms")
+    figure, axes = pyplot.subplots(figsize=(10, 5), layout="constrained")
+    columns = list(dict.fromkeys(line.column for line in lines))
+    rows = list(dict.fromkeys(line.row for line in lines))
+    found = {(line.row, line.column): line.median for line in lines}
+    left = [0.0] * len(columns)
+    for number, row in enumerate(rows):
+        values = [found.get((row, column), 0.0) for column in columns]
+        shift, height = (0.0, 0.8) if stacked else (0.8 * number / len(rows), 0.8 / len(rows))
+        places = [place + shift for place in range(len(columns))]
+        axes.barh(places, values, height, left=left, label=row)
+        left = [a + b for a, b in zip(left, values, strict=True)] if stacked else left
+    axes.set_yticks(range(len(columns)), columns)
     axes.invert_yaxis()
+    axes.set_title(title)
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
-
-
-def _peers(lines: Sequence[Line], path: Path) -> None:
-    figure, axes = _figure("images a second, new images")
-    rows = [line for line in lines if line.unit == "/s"]
-    errors = [
-        [line.median - line.spread[0] for line in rows],
-        [line.spread[1] - line.median for line in rows],
-    ]
-    axes.barh([line.name for line in rows], [line.median for line in rows], xerr=errors)
-    axes.invert_yaxis()
-    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

@@ -1,112 +1,101 @@
-"""A running service seen from outside: what it says of its stages, what it takes of the machine."""
+"""A running service seen from outside: its start, its memory, the CPU time of each process."""
 
 import os
 import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+from tests.bench import traffic
+from tests.bench.traffic import ROOT
 from tests.e2e.conftest import Service, start
 
-_STAGE = re.compile(r'samclip_stage_seconds_(sum|count)\{stage="(\w+)"\} (\S+)')
+ROLES = {  # in this order, the first that the command line fits
+    r"haproxy .*services/haproxy\.cfg": "front door",
+    r"haproxy ": "Serve's HAProxy",
+    r"-m services\.": "launcher",
+    r"ServeReplica:backbone": "backbone replica",
+    r"ServeReplica:classification": "classification replica",
+    r"ServeReplica": "other replicas",
+    r"/raylet ": "Ray's raylet",
+    r"/gcs_server ": "Ray's GCS",
+    r"ray::ServeController": "Ray's controller",
+    r"": "Ray's other processes",
+}
+TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
 class Running:
-    """``greeting_s`` is what the service itself says that it took to become ready."""
-
     service: Service
-
-    @property
-    def grpc(self) -> str:
-        return self.service.address
 
     @property
     def http(self) -> str:
         return f"127.0.0.1:{self.service.http_port}"
 
     @property
-    def greeting_s(self) -> float:
+    def ready_s(self) -> float:
+        """Seconds until the service was ready, as it reports them itself."""
         found = re.search(r"ready in ([\d.]+) s", self.service.log.read_text())
         assert found is not None
         return float(found[1])
 
-    @cached_property
-    def pids(self) -> list[int]:
-        return self.service.processes()
-
-    def cpu_seconds(self) -> float:
-        """That all of its processes have taken until now."""
-        return sum(map(_cpu_ticks, self.pids)) / os.sysconf("SC_CLK_TCK")
+    def cpu_ms(self) -> dict[str, float]:
+        """CPU time of the processes of each role until now."""
+        spent: Counter[str] = Counter()
+        for pid in self.service.processes():
+            spent[role(_read(pid, "cmdline").replace("\0", " "))] += _cpu_ms(pid)
+        return {name: spent[name] for name in ROLES.values()}
 
     def pss_bytes(self) -> int:
-        """Proportional set size: memory that is shared counts once."""
-        return sum(map(_pss_kib, self.service.processes())) * 1024
+        """Proportional set size of all processes: memory that is shared counts once."""
+        found = [_read(pid, "smaps_rollup") for pid in self.service.processes()]
+        kib = [re.search(r"^Pss:\s+(\d+)", text, re.M) for text in found]
+        return 1024 * sum(int(one[1]) for one in kib if one)
 
-    def stages(self) -> dict[str, tuple[float, float]]:
-        """Seconds and number of what ran in each stage until now."""
-        text = httpx.get(f"http://{self.http}/metrics", timeout=60).text
-        return stages_of(text)
+    def index(self) -> None:
+        """Make the collection that a working day searches."""
+        self._post("/index", "application/json", traffic.collection())
 
+    def ask(self, ask: traffic.Ask) -> Any:
+        return self._post(*traffic.to_service(ask))
 
-def stages_of(metrics: str) -> dict[str, tuple[float, float]]:
-    """Of Prometheus' text."""
-    found: dict[str, dict[str, float]] = {}
-    for line in metrics.splitlines():
-        if match := _STAGE.match(line):
-            found.setdefault(match[2], {})[match[1]] = float(match[3])
-    return {stage: (values["sum"], values["count"]) for stage, values in found.items()}
-
-
-def mean_ms(
-    before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]
-) -> dict[str, float]:
-    """Milliseconds that each stage took each time between two moments, where it ran at all."""
-    means = {}
-    for stage, (seconds, number) in after.items():
-        earlier_s, earlier = before.get(stage, (0.0, 0.0))
-        if number > earlier:
-            means[stage] = 1000 * (seconds - earlier_s) / (number - earlier)
-    return means
+    def _post(self, path: str, kind: str, body: bytes) -> Any:
+        url = f"http://{self.http}{path}"
+        reply = httpx.post(url, content=body, headers={"content-type": kind}, timeout=120)
+        return reply.raise_for_status().json()
 
 
-def _cpu_ticks(pid: int) -> int:
+def role(command: str) -> str:
+    return next(name for pattern, name in ROLES.items() if re.search(pattern, command))
+
+
+def _read(pid: int, name: str) -> str:
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/{name}").read_text()
     except OSError:  # it ended
-        return 0
-    return int(fields[11]) + int(fields[12])
+        return ""
 
 
-def _pss_kib(pid: int) -> int:
-    try:
-        found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
-    except OSError:
-        return 0
-    return int(found[1]) if found else 0
+def _cpu_ms(pid: int) -> float:
+    fields = _read(pid, "stat").rpartition(")")[2].split()
+    return TICK_MS * (int(fields[11]) + int(fields[12])) if fields else 0.0
 
 
 @contextmanager
 def running(
-    directory: Path,
-    cores: set[int] | None = None,
-    python: str = sys.executable,
-    **settings: object,
+    checkpoint: Path | str, python: str = sys.executable, root: Path = ROOT, **settings: object
 ) -> Iterator[Running]:
-    """A service of its own, on ``cores`` alone where they are given, until the end of the block."""
-    everywhere = os.sched_getaffinity(0)
+    """A service of its own until the end of the block; ``root`` is the checkout of its code."""
     with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
-        os.sched_setaffinity(0, cores or everywhere)
-        try:
-            service = start(Path(folder), str(directory), python, **settings)
-        finally:
-            os.sched_setaffinity(0, everywhere)
+        service = start(Path(folder), str(checkpoint), python, root, **settings)
         try:
             yield Running(service)
         finally:

@@ -75,9 +75,13 @@ class Service:
 
 
 def start(
-    directory: Path, checkpoint_name: str, python: str = sys.executable, **settings: object
+    directory: Path,
+    checkpoint_name: str,
+    python: str = sys.executable,
+    root: Path = ROOT,
+    **settings: object,
 ) -> Service:
-    """Start a service, and wait until it says that it is ready."""
+    """Start the service of the checkout at ``root``, and wait until it says that it is ready."""
     first_port = free_port(4)
     ports = range(first_port, first_port + 4)
     secret = secrets.token_hex(16)
@@ -93,7 +97,7 @@ def start(
     }
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SAMCLIP_")}
     environment |= {f"SAMCLIP_{name}": str(value) for name, value in values.items()}
-    environment["PYTHONPATH"] = f"{ROOT / 'proto'}{os.pathsep}{ROOT}"
+    environment["PYTHONPATH"] = f"{root / 'proto'}{os.pathsep}{root}"
     log = directory / "service.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

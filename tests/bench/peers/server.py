@@ -7,14 +7,13 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
-import numpy as np
 
 from tests.bench import traffic
 from tests.bench.bench import Bench
@@ -23,12 +22,12 @@ from tests.ports import free_port
 
 START_S = 90
 STOP_S = 3
-SAME = 0.999  # cosine
+SAME = 0.02  # of a score
 MARK = "BENCH_PEER_PORT"
 
 
 class Absent(Exception):
-    """A peer that could not be installed or started."""
+    """A peer that could not be installed or started, or whose answers are not ours."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class Peer:
     name: str
     module: str
     requirement: str | None = None
-    form: bool = False  # takes a form, instead of the bare file
+    takes: Literal["form", "bytes"] = "bytes"
 
     def python(self, folder: Path) -> str:
         """Of an environment that has the requirement, and everything that this one has.
@@ -62,38 +61,48 @@ class Peer:
 
 
 @contextmanager
-def serving(peer: Peer, bench: Bench, folder: Path) -> Iterator[str]:
-    """The address of its running server. Raises Absent."""
+def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) -> Iterator[str]:
+    """The address of its running server. Raises Absent.
+
+    ``work`` names a class of ``work.py``; ``scores`` are our service's of photograph 0.
+    """
+    folder = (bench.out / "peers").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     port = str(free_port())
-    what = {"BENCH_PEER_CHECKPOINT": str(bench.directory), "BENCH_PEER_DTYPE": bench.dtype}
-    environment = os.environ | what | {MARK: port}
+    model = {"CHECKPOINT": str(bench.directory), "DTYPE": bench.dtype, "WORK": work}
+    environment = os.environ | {f"BENCH_PEER_{name}": value for name, value in model.items()}
     command = [peer.python(folder), "-m", f"tests.bench.peers.{peer.module}"]
     log = folder / f"{peer.module}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, env=environment, stdout=output, stderr=output, start_new_session=True
+            command,
+            env=environment | {MARK: port},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     try:
         answer = _wait(peer, process, f"http://127.0.0.1:{port}{PATH}", log)
-        check(peer.name, answer, bench.model.embed_image(traffic.known(0)))
+        check(peer.name, answer["scores"], scores, same_model=work == "Library")
         yield f"127.0.0.1:{port}"
     finally:
         _end(process, f"{MARK}={port}".encode())
 
 
-def check(name: str, answer: Any, expected_D: np.ndarray) -> None:
-    """Raise Absent unless an answer is that vector: then it has done the same work."""
-    found = answer["embedding"] if isinstance(answer, dict) else answer
-    found_D = np.asarray(found, float).ravel()
-    if found_D.shape != expected_D.shape or found_D @ expected_D < SAME:
-        raise Absent(f"{name} does something else: {str(answer)[:200]}")
+def check(
+    name: str, found: Mapping[str, float], expected: Mapping[str, float], same_model: bool
+) -> None:
+    """Raise Absent unless all labels have scores, of the same model our service's own."""
+    if found.keys() != expected.keys() or (
+        same_model and any(abs(found[label] - expected[label]) > SAME for label in expected)
+    ):
+        raise Absent(f"{name} answers {dict(found)}, ours {dict(expected)}")
 
 
 def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> Any:
     """Its first answer."""
-    kind, body = (
-        traffic.form(traffic.known(0), {}) if peer.form else ("image/jpeg", traffic.known(0))
-    )
+    ask = traffic.Ask("classify", traffic.photograph(0))
+    kind, body = traffic.to_peer(ask, peer.takes == "form")
     deadline = time.monotonic() + START_S
     answer = ""
     while process.poll() is None and time.monotonic() < deadline:
@@ -108,7 +117,7 @@ def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> 
 
 
 def _end(process: subprocess.Popen[bytes], mark: bytes) -> None:
-    """Whatever it has started has its mark."""
+    """End all processes that have its mark, those that it has started too."""
     process.send_signal(signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S)

@@ -9,32 +9,32 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request
 
-from tests.bench.peers.work import MAX_BATCH, PATH, PORT, WAIT_S, Encoder
+from tests.bench.peers import work
 
-encoder = Encoder()
-device = ThreadPoolExecutor(1)
+worker = ThreadPoolExecutor(1)
 waiting: asyncio.Queue[tuple[Any, asyncio.Future]] = asyncio.Queue()
 
 
-async def batches() -> None:
+async def batches(model: work.Work) -> None:
     loop = asyncio.get_running_loop()
     while True:
         batch = [await waiting.get()]
-        until = loop.time() + WAIT_S
-        while len(batch) < MAX_BATCH:
+        until = loop.time() + work.WAIT_S
+        while len(batch) < work.MAX_BATCH:
             try:
                 batch.append(await asyncio.wait_for(waiting.get(), until - loop.time()))
             except TimeoutError:
                 break
-        images = [image for image, _ in batch]
-        answers = await loop.run_in_executor(device, encoder.encode, images)
+        asked = [one for one, _ in batch]
+        answers = await loop.run_in_executor(worker, model.run, asked)
         for (_, future), answer in zip(batch, answers, strict=True):
             future.set_result(answer)
 
 
 @asynccontextmanager
-async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    task = asyncio.create_task(batches())
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    app.state.model = await asyncio.get_running_loop().run_in_executor(worker, work.chosen)
+    task = asyncio.create_task(batches(app.state.model))
     yield
     task.cancel()
 
@@ -42,13 +42,13 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
-@app.post(PATH)
-async def embed(request: Request) -> dict[str, list[float]]:
-    image = await asyncio.to_thread(encoder.decode, await request.body())
-    future: asyncio.Future[list[float]] = asyncio.get_running_loop().create_future()
-    waiting.put_nowait((image, future))
-    return {"embedding": await future}
+@app.post(work.PATH)
+async def ask(request: Request) -> dict[str, Any]:
+    asked = await asyncio.to_thread(app.state.model.read, await request.body())
+    future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+    waiting.put_nowait((asked, future))
+    return await future
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, host="127.0.0.1", port=PORT, log_level="warning")
+    uvicorn.run(app, host="127.0.0.1", port=work.PORT, log_level="warning")

@@ -5,27 +5,27 @@ from typing import Any
 import litserve
 from fastapi import Request
 
-from tests.bench.peers.work import MAX_BATCH, PATH, PORT, WAIT_S, Encoder
+from tests.bench.peers.work import MAX_BATCH, PATH, PORT, WAIT_S, Asked, chosen
 
 
 class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:
-        self.encoder = Encoder()
+        self.work = chosen()
 
-    def decode_request(self, request: Request, **_: Any) -> Any:
-        return self.encoder.decode(request["image"].file.read())
+    def decode_request(self, request: Request, **_: Any) -> Asked:
+        return self.work.read(request["image"].file.read())
 
-    def batch(self, inputs: list[Any]) -> list[Any]:
+    def batch(self, inputs: list[Asked]) -> list[Asked]:
         return inputs
 
-    def predict(self, x: list[Any], **_: Any) -> list[list[float]]:
-        return self.encoder.encode(x)
+    def predict(self, x: list[Asked], **_: Any) -> list[dict[str, Any]]:
+        return self.work.run(x)
 
-    def unbatch(self, output: list[list[float]]) -> list[list[float]]:
+    def unbatch(self, output: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return output
 
-    def encode_response(self, output: list[float], **_: Any) -> dict[str, list[float]]:
-        return {"embedding": output}
+    def encode_response(self, output: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return output
 
 
 if __name__ == "__main__":

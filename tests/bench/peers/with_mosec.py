@@ -5,28 +5,27 @@ from typing import Any
 
 from mosec import Server, Worker
 
-from tests.bench.peers.work import MAX_BATCH, PATH, PORT, Encoder
-
-WAIT_MS = 2
+from tests.bench.peers.work import MAX_BATCH, PATH, PORT, WAIT_S, Asked, chosen
 
 
-class Embed(Worker):
+class Answer(Worker):
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = Encoder()
+        self.work = chosen()
 
-    def deserialize(self, data: bytes) -> Any:
-        return self.encoder.decode(bytes(data))
+    def deserialize(self, data: bytes) -> Asked:
+        return self.work.read(bytes(data))
 
-    def forward(self, data: list[Any]) -> list[dict[str, list[float]]]:
-        return [{"embedding": vector} for vector in self.encoder.encode(data)]
+    def forward(self, data: list[Asked]) -> list[dict[str, Any]]:
+        return self.work.run(data)
 
 
 if __name__ == "__main__":
     options = ["--address", "127.0.0.1", "--port", str(PORT), "--timeout", "60000"]
     sys.argv[1:] = [*options, "--log-level", "error"]
     server = Server()
+    wait_ms = round(1000 * WAIT_S)
     server.append_worker(
-        Embed, num=1, max_batch_size=MAX_BATCH, max_wait_time=WAIT_MS, timeout=60, route=PATH
+        Answer, num=1, max_batch_size=MAX_BATCH, max_wait_time=wait_ms, timeout=60, route=PATH
     )
     server.run()
