@@ -55,7 +55,8 @@ def read(path: Path) -> np.ndarray:
 
 def test_classify(ask: Any, photo: str) -> None:
     answer = ask("classify", photo, "--labels", "cat", "horse", "--top-k", "1")
-    assert answer["model"] == {"name": "fake", "digest": "d1935", "kind": "edge"}
+    model = {"name": "fake", "digest": "d1935", "kind": "edge", "dtype": "int8"}
+    assert answer["model"] == model
     (row,) = answer["results"]
     assert (row["image"], row["label"], row["score"]) == (photo, "horse", 0.625)
 
