@@ -1,5 +1,7 @@
 """How each service runs under Ray Serve: one place for the numbers that all of them share."""
 
+import logging
+
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
@@ -8,10 +10,13 @@ from samclip_core.engine import load
 from samclip_core.engine.base import Engine, Part
 from samclip_core.model import SamClip
 from samclip_core.sam_head import SamHead
+from services import metrics
 from services.arrival import MAX_ARRIVING
 from services.rpc import Service
 from services.settings import Settings, SettingsError
 from services.swap import swapping
+
+logger = logging.getLogger(__name__)
 
 MAX_ONGOING = 256
 """Requests that a replica works on at once. Far above a batch, which Serve's own 5 would starve:
@@ -63,7 +68,7 @@ def sam_head(settings: Settings) -> SamHead:
 
 
 def _engine(settings: Settings, *parts: Part) -> Engine:
-    return load(
+    engine = load(
         checkpoint.resolve(settings.checkpoint),
         settings.device,
         settings.dtype,
@@ -71,3 +76,8 @@ def _engine(settings: Settings, *parts: Part) -> Engine:
         cache_dir=settings.compiled_cache_dir,
         threads=settings.threads,
     )
+    for part in parts:
+        dtype = engine.dtype if part == "image_encoder" else "float32"
+        metrics.ENGINE_INFO.labels(part, engine.name, dtype).set(1)
+        logger.info("%s runs in %s, %s", part, engine.name, dtype)
+    return engine

@@ -78,6 +78,12 @@ MODEL_INFO = Gauge(
     ["name", "digest", "kind"],
     multiprocess_mode="livemax",
 )
+ENGINE_INFO = Gauge(
+    "samclip_engine_info",
+    "What runs a part of the checkpoint, and the precision of the image encoder.",
+    ["part", "engine", "dtype"],
+    multiprocess_mode="livemax",
+)
 MODEL_QUALITY = Gauge(
     "samclip_model_quality",
     "What was measured of the checkpoint when it was made, as its lineage says.",

@@ -23,7 +23,9 @@ class FakeModel:
     def __init__(self) -> None:
         self.config = SimpleNamespace(name="fake", kind="edge", image_size=SIZE)
         self.digest = "d" * 64
-        self.engine = SimpleNamespace(batches=True, streams=1)
+        self.engine = SimpleNamespace(
+            batches=True, streams=1, name="fake", dtype="float32", measured_ms={}
+        )
         self.dtype = "float32"
         self.batches: list[int] = []
         self.texts: list[str] = []

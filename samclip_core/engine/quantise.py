@@ -117,7 +117,9 @@ def _session_with_outputs(model: ModelProto, names: list[str]) -> onnxruntime.In
     probe = ModelProto()
     probe.CopyFrom(model)
     outputs = {output.name for output in probe.graph.output}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in outputs)
+    probe.graph.output.extend(
+        onnx.ValueInfoProto(name=name) for name in names if name not in outputs
+    )
     return onnxruntime.InferenceSession(
         probe.SerializeToString(), providers=["CPUExecutionProvider"]
     )

@@ -1,8 +1,9 @@
 """The networks in torch: on a GPU, and as the reference on a CPU. Letters as in ``base``."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import numpy as np
@@ -29,6 +30,7 @@ class TorchEngine:
     name: EngineName = "torch"
     streams = 1
     batches = True
+    measured_ms: Mapping[str, float] = MappingProxyType({})
 
     def __init__(
         self, net: SamClipNet, text_encoder: TextEncoder | None, dtype: Dtype = "float32"

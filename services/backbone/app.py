@@ -49,6 +49,7 @@ class Backbone(Service):
         memory = self.engine.cache.memory
         return {
             **await super().health(),
+            "engine": self.engine.about,
             "queue": self.engine.queue,
             "cache": {"bytes": memory.size, "capacity": memory.capacity},
             "redis": await self.engine.cache.state(),

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -93,6 +94,12 @@ class Engine:
             max_queue=settings.max_queue,
             at_once=at_once,
         )
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What runs the encoders, and the milliseconds by which it chose its precision."""
+        engine = self.model.engine
+        return {"name": engine.name, "dtype": engine.dtype, "measured_ms": engine.measured_ms}
 
     @property
     def queue(self) -> int:

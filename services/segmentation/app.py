@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
@@ -49,6 +50,9 @@ class Segmentation(Head):
     async def close(self) -> None:
         await super().close()
         await self._decoder.close()
+
+    async def health(self) -> dict[str, Any]:
+        return {**await super().health(), "engine": self._decoder.sam_head.engine.name}
 
     @rpc
     async def Segment(self, request: pb.SegmentRequest) -> pb.SegmentResponse:
