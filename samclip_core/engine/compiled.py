@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from statistics import median
@@ -64,7 +64,7 @@ class CompiledEngine:
             **({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}),
         }
         self.dtype: Dtype = "float32"
-        self.measured_ms: dict[str, float] = {}
+        self.measured_ms: Mapping[str, float] = {}
         """Of one image, of each precision that was tried."""
         if "image_encoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)

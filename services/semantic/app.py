@@ -3,7 +3,6 @@
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +38,6 @@ class Semantic(Head):
         self._device = ThreadPoolExecutor(1, "device")
         self._turns = asyncio.Semaphore(TURNS)
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
-
-    async def health(self) -> dict[str, Any]:
-        return {**await super().health(), "engine": self._sam_head.engine.name}
 
     @rpc
     async def SegmentText(self, request: pb.SegmentTextRequest) -> pb.SegmentTextResponse:
