@@ -1,0 +1,107 @@
+"""The compiled engine on the bundled checkpoint: what it chooses, keeps and refuses."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samclip_core import checkpoint, engine
+from samclip_core.engine import compiled
+from samclip_core.engine.base import Asked, Part
+from samclip_core.engine.compiled import CompiledEngine
+from samclip_core.errors import CheckpointError
+
+EDGE = checkpoint.resolve("edge")
+ENCODER: tuple[Part, ...] = ("image_encoder",)
+GREY = np.full((1, 3, 384, 384), 128, np.uint8), np.array([[384, 256]])
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EDGE, tmp_path / "edge"))
+
+
+def _times(monkeypatch: pytest.MonkeyPatch, *milliseconds: float) -> list[int]:
+    """Let each precision take so long; count how often they are measured."""
+    measured = []
+
+    def measure(encoders: list[object], _: object) -> list[float]:
+        measured.append(len(encoders))
+        return list(milliseconds[: len(encoders)])
+
+    monkeypatch.setattr(compiled, "_milliseconds", measure)
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("times", "chosen"),
+    [((50, 30, 20, 22), 2), ((50, 47, 46, 46), 0), ((50, 30, 28, 29), 1), ((20, 60, 60, 60), 0)],
+)
+def test_auto_takes_a_lower_precision_where_it_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, times: tuple[float, ...], chosen: int
+) -> None:
+    variants = [("float32", "f32"), ("bfloat16", "bf16"), ("int8", "f32"), ("int8", "bf16")]
+    monkeypatch.setattr(CompiledEngine, "_variants", lambda self, dtype: variants)
+    monkeypatch.setattr(CompiledEngine, "_encoder_of", lambda self, *variant: variant)
+    _times(monkeypatch, *times)
+    found = CompiledEngine(EDGE, "auto", ENCODER)
+    assert found.dtype == variants[chosen][0]
+    assert found._encoder == variants[chosen]
+    assert list(found.measured_ms.values()) == list(times)
+
+
+def test_the_choice_and_the_graph_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    measured = _times(monkeypatch, 1.0, 2.0, 3.0, 4.0)
+    first = CompiledEngine(EDGE, "auto", ENCODER, tmp_path / "compiled")
+    monkeypatch.setattr(compiled, "_prepared", lambda *_: pytest.fail("compiled again"))
+    second = CompiledEngine(EDGE, "auto", ENCODER, tmp_path / "compiled")
+    assert len(measured) <= 1
+    assert first.dtype == second.dtype
+    for one, other in zip(first.encode(*GREY), second.encode(*GREY), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_damaged_graph_on_disk_is_compiled_again(tmp_path: Path) -> None:
+    folder = tmp_path / "compiled"
+    first = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    (kept,) = folder.iterdir()
+    kept.write_bytes(kept.read_bytes()[:-1000] + bytes(1000))
+    again = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    for one, other in zip(first.encode(*GREY), again.encode(*GREY), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_precision_that_is_asked_for_is_had(dtype: Asked) -> None:
+    found = engine.load(EDGE, dtype=dtype, parts=ENCODER)
+    assert (found.name, found.dtype) == ("openvino", dtype)
+
+
+def test_a_checkpoint_without_an_int8_graph_says_how_to_get_one(edge: Path) -> None:
+    manifest = json.loads((edge / checkpoint.MANIFEST).read_text())
+    del manifest["graphs"]["files"][checkpoint.INT8_GRAPH]
+    (edge / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="--calibrate"):
+        CompiledEngine(edge, "int8", ENCODER)
+
+
+def test_a_damaged_graph_or_weight_is_named(edge: Path) -> None:
+    (edge / "mask_decoder.onnx").write_bytes(b"no graph")
+    with pytest.raises(CheckpointError, match=r"mask_decoder\.onnx.*samclip export"):
+        CompiledEngine(edge, parts=("mask_decoder",))
+    (edge / checkpoint.WEIGHTS).write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        CompiledEngine(edge, parts=ENCODER)
+
+
+def test_without_graphs_and_torch_the_error_names_the_export(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine.load(tiny_checkpoint).name == "torch"
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="samclip export"):
+        engine.load(tiny_checkpoint)

@@ -1,0 +1,62 @@
+"""Compiled graphs on disk: what is damaged, open to others or cannot be written is not used."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from samclip_core.engine.disk import DiskCache
+
+
+def test_what_is_written_is_read_under_the_same_key_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "compiled"
+    DiskCache(folder, "weights", "cpu").write("graph", b"machine code")
+    assert DiskCache(folder, "weights", "cpu").read("graph") == b"machine code"
+    assert DiskCache(folder, "weights", "another cpu").read("graph") is None
+    assert DiskCache(folder, "weights", "cpu").read("another graph") is None
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("damage", [b"", b"x", b"x" * 32, b"x" * 100])
+def test_what_is_damaged_is_made_again(tmp_path: Path, damage: bytes) -> None:
+    cache = DiskCache(tmp_path / "compiled", "key")
+    cache.write("graph", b"machine code")
+    (path,) = (tmp_path / "compiled").iterdir()
+    path.write_bytes(damage)
+    assert cache.read("graph") is None
+    cache.write("graph", b"new")
+    assert cache.read("graph") == b"new"
+
+
+def test_a_folder_that_others_can_enter_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "compiled"
+    DiskCache(folder, "key").write("graph", b"machine code")
+    folder.chmod(0o755)
+    cache = DiskCache(folder, "key")
+    assert cache.read("graph") is None
+    cache.write("graph", b"other")
+    assert "chmod 700" in caplog.text
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "compiled").write_text("mine")
+    cache = DiskCache(tmp_path / "compiled", "key")
+    cache.write("graph", b"machine code")
+    assert cache.read("graph") is None
+    assert (tmp_path / "compiled").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_as_good_as_none(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    cache = DiskCache(tmp_path / "compiled", "key")
+    cache.write("graph", b"machine code")
+    assert cache.read("graph") is None
+
+
+def test_without_a_folder_nothing_is_kept() -> None:
+    cache = DiskCache(None, "key")
+    cache.write_json("choice", [1.0])
+    assert cache.read_json("choice") is None
