@@ -14,18 +14,24 @@ help: ## this text
 ifneq ($(shell $(RUN) -c 'print("runs")' 2> /dev/null),runs)
 .PHONY: $(VENV)/.serve $(VENV)/.dev
 endif
-define install
+define environment
 @$(RUN) -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-@echo "installing samclip[$(1)] into $(VENV): minutes the first time …"
-@$(RUN) -m pip install --quiet --editable '.[$(1)]'
+@echo "installing samclip[$(1)] into $(VENV): $(2) the first time …"
 endef
+PIP := $(RUN) -m pip install --quiet
 
+# uv takes 15 s where pip takes 42. It does not read pip's settings, so pip itself installs where
+# these name another index, or where uv fails.
 $(VENV)/.serve: pyproject.toml
-	$(call install,serve)
+	$(call environment,serve,a minute)
+	@{ ! $(RUN) -m pip config list | grep -q index && $(PIP) uv && $(RUN) -m uv pip install \
+		--quiet --compile-bytecode --python $(RUN) --editable '.[serve]'; } \
+		|| $(PIP) --editable '.[serve]'
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml
-	$(call install,dev)
+	$(call environment,dev,minutes)
+	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.serve
 
 serve: $(VENV)/.serve ## serve the bundled checkpoint until Ctrl-C

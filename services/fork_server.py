@@ -1,6 +1,6 @@
 """Start Ray's workers as copies of one process that has imported their modules.
 
-Each of nine workers (three of Serve, six replicas) would otherwise spend a second of CPU and 60 MB
+Each of nine workers (three of Serve, six replicas) would otherwise spend a second of CPU and 45 MB
 on the same thousand modules. This process imports them once and forks a worker from itself.
 
 Ray starts a worker with ``sys.executable default_worker.py …``. A script takes the place of

@@ -65,6 +65,7 @@ SINGLE_MACHINE = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": 0.25,
     # NumPy's products are small, and all processes share the cores.
     "OPENBLAS_NUM_THREADS": 1,
+    "GRPC_ENABLE_FORK_SUPPORT": 0,  # only a process that has not used gRPC forks others
     "MALLOC_ARENA_MAX": 1,  # of glibc: each further one keeps up to 64 MB of what is freed
 }
 """Variables of Ray and Serve that are the same for each instance."""

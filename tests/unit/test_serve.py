@@ -3,6 +3,7 @@
 import shutil
 import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,3 +73,29 @@ def test_a_folder_that_ray_has_opened_to_others_ends_the_start(
     assert serve._run(Settings(), directory) == 1
     assert "has mode 0777" in errors[0]
     assert capsys.readouterr().out.startswith("starting edge")
+
+
+@pytest.mark.parametrize(
+    ("status", "runs"), [("DEPLOYING", False), ("RUNNING", True), ("NOT_STARTED", False)]
+)
+def test_it_waits_until_all_applications_run(
+    monkeypatch: pytest.MonkeyPatch, status: str, runs: bool
+) -> None:
+    states = {
+        "backbone": SimpleNamespace(status=status),
+        "gateway": SimpleNamespace(status="RUNNING"),
+    }
+    monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications=states))
+    assert serve._all_run(["backbone", "gateway"]) is runs
+    assert not serve._all_run(["backbone", "gateway", "retrieval"])
+
+
+def test_an_application_that_cannot_start_ends_the_wait_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed = SimpleNamespace(status="DEPLOY_FAILED", message="no memory")
+    monkeypatch.setattr(
+        "ray.serve.status", lambda: SimpleNamespace(applications={"backbone": failed})
+    )
+    with pytest.raises(RuntimeError, match="backbone did not start: no memory"):
+        serve._all_run(["backbone"])
