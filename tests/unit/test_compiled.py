@@ -52,9 +52,7 @@ def test_auto_takes_a_lower_precision_where_it_is_clearly_faster(
     assert list(found.measured_ms.values()) == list(times)
 
 
-def test_the_choice_and_the_graph_are_kept(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_choice_and_the_graph_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     measured = _times(monkeypatch, 1.0, 2.0, 3.0, 4.0)
     first = CompiledEngine(EDGE, "auto", ENCODER, tmp_path / "compiled")
     monkeypatch.setattr(compiled, "_prepared", lambda *_: pytest.fail("compiled again"))
