@@ -105,7 +105,7 @@ class CompiledEngine:
             self._encoder = self._encoder_of(self.dtype, hint)
             return
         known = self._disk.read_json(f"choice-{dtype}")
-        if not known:
+        if not isinstance(known, list) or len(known) != len(variants):
             known = _milliseconds([self._encoder_of(*one) for one in variants], self._config)
             self._disk.write_json(f"choice-{dtype}", known)
         self.measured_ms = dict(zip(map("/".join, variants), known, strict=True))
