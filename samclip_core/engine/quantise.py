@@ -8,7 +8,7 @@ C channels of a map, O of a layer's output, G groups of a convolution.
 """
 
 import re
-from collections.abc import Iterable, Mapping, MutableSequence
+from collections.abc import Iterable, Iterator, Mapping, MutableSequence
 from typing import NamedTuple
 
 import numpy as np
@@ -109,7 +109,7 @@ def _observe(
             rows[name].append(np.concatenate([[map_C.min(), map_C.max()], map_C.mean(axis=1)]))
     if not all(rows.values()):
         raise ValueError("no samples to calibrate with: some hundred are needed")
-    means = {name: np.mean(row, axis=0, dtype=np.float32) for name, row in rows.items()}
+    means = {name: np.stack(row).mean(axis=0) for name, row in rows.items()}
     return {name: _Seen(mean[0], mean[1], mean[2:]) for name, mean in means.items()}
 
 
@@ -138,24 +138,28 @@ def _rewrite(model: ModelProto, layers: list[_Layer], seen: Mapping[str, _Seen])
         output = layer.node.output[0]
         layer.node.output[0] = f"{output}.uncorrected"
         behind[layer.node.output[0]] = [_correct(model, layer, output, correction_O)]
-    made = {output for node in model.graph.node for output in node.output}
-    nodes = [new for name in behind if name not in made for new in behind[name]]
-    for node in model.graph.node:
-        nodes.append(node)
-        pending = list(node.output)
-        while pending:  # the map of the next layer may be a corrected output
-            news = behind.get(pending.pop(), [])
-            nodes.extend(news)
-            pending.extend(output for new in news for output in new.output)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    graph = model.graph
+    given = [*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)]
+    nodes = list(_following(given, behind))
+    for node in graph.node:
+        nodes += [node, *_following(node.output, behind)]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _following(names: Iterable[str], behind: Mapping[str, list[NodeProto]]) -> Iterator[NodeProto]:
+    """The new nodes behind tensors, and behind those that the new nodes make."""
+    for name in names:
+        for node in behind.get(name, ()):
+            yield node
+            yield from _following(node.output, behind)
 
 
 def _steps(seen: _Seen) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """Scale and zero point of a map, so that zero, with which maps are padded, is exact."""
     low, high = min(seen.low, 0), max(seen.high, 0)
     scale = (high - low) / 255 or 1
-    return np.float32(scale), np.uint8(round(-low / scale))
+    return np.array(scale, np.float32), np.array(round(-low / scale), np.uint8)
 
 
 def _rounded(
