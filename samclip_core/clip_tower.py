@@ -1,7 +1,7 @@
 """open_clip's image towers: what they see of a padded frame, and what their patches say.
 
-Shape letters: B images, C channels, H W pixels, S side of the model frame, h w grid, N cells,
-D width.
+Shape letters: B images, C channels, H W pixels, S side of the model frame, L pixels of a resized
+side, h w grid, N cells, D width.
 """
 
 from typing import TypeAlias
@@ -47,13 +47,34 @@ def build_tower(clip_model: str) -> Tower:
 
 
 def resize_valid(pixels_B3SS: Tensor, sizes_B2: Tensor, side: int | tuple[int, int]) -> Tensor:
-    """Cut out the valid parts and resize each to a tower's square: ``pixels_B3HW``, 0..255."""
-    resized = [
-        F.interpolate(pixels_3SS[None, :, :height, :width], side, mode="bicubic", antialias=True)
-        for pixels_3SS, (height, width) in zip(pixels_B3SS, sizes_B2.tolist(), strict=True)
-    ]
+    """Cut out the valid parts and resize each to a tower's square: ``pixels_B3HW``, 0..255.
+
+    Equal to ``F.interpolate(mode="bicubic", antialias=True)`` of each part, for the whole batch
+    at once and without sizes that a graph cannot know.
+    """
+    height, width = (side, side) if isinstance(side, int) else side
+    rows_BHS = _bicubic_weights(sizes_B2[:, 0], height, pixels_B3SS.shape[-2])
+    columns_BWS = _bicubic_weights(sizes_B2[:, 1], width, pixels_B3SS.shape[-1])
+    with torch.autocast(pixels_B3SS.device.type, enabled=False):  # pixel values need 8 bits
+        resized_B3HW = rows_BHS[:, None] @ pixels_B3SS.float() @ columns_BWS[:, None].mT
     # Bicubic overshoots at edges; an 8-bit picture, which CLIP was trained on, cannot.
-    return torch.cat(resized).clamp(0, 255)
+    return resized_B3HW.clamp(0, 255)
+
+
+def _bicubic_weights(valid_B: Tensor, length: int, frame: int) -> Tensor:
+    """How much each of ``frame`` pixels counts in each of ``length`` resized ones: ``B×L×S``.
+
+    Only the first ``valid_B`` pixels count. The kernel is the cubic one with a = -0.5, as wide as
+    a resized pixel where that covers more than one.
+    """
+    scale_B11 = (valid_B / length)[:, None, None]
+    centre_BL1 = (torch.arange(length, device=valid_B.device)[:, None] + 0.5) * scale_B11
+    pixel_S = torch.arange(frame, device=valid_B.device)
+    x_BLS = ((pixel_S + 0.5 - centre_BL1).abs() / scale_B11.clamp(min=1)).clamp(max=2)
+    near_BLS = (1.5 * x_BLS - 2.5) * x_BLS * x_BLS + 1
+    far_BLS = ((2.5 - 0.5 * x_BLS) * x_BLS - 4) * x_BLS + 2
+    weight_BLS = torch.where(x_BLS < 1, near_BLS, far_BLS) * (pixel_S < valid_B[:, None, None])
+    return weight_BLS / weight_BLS.sum(dim=-1, keepdim=True)
 
 
 def read_tower(tower: Tower, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
