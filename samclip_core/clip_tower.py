@@ -105,8 +105,10 @@ def _read_vit(tower: VisionTransformer, pixels_B3HW: Tensor) -> tuple[Tensor, Te
         pixels_B3HW, indices=[len(tower.transformer.resblocks) - 2], output_fmt="NLC"
     )
     (patches_BND,) = out["image_intermediates"]
-    only_itself_NN = torch.full((patches_BND.shape[1],) * 2, -torch.inf).fill_diagonal_(0)
-    patches_BND = last_block(patches_BND, attn_mask=only_itself_NN.to(patches_BND.device))
+    others_NN = ~torch.eye(patches_BND.shape[1], dtype=torch.bool, device=patches_BND.device)
+    only_itself_NN = torch.zeros_like(others_NN, dtype=torch.float32)
+    only_itself_NN = only_itself_NN.masked_fill(others_NN, -torch.inf)
+    patches_BND = last_block(patches_BND, attn_mask=only_itself_NN)
     dense_BND = tower.ln_post(patches_BND) @ tower.proj
     return dense_BND.transpose(1, 2).unflatten(2, tower.grid_size), out["image_features"]
 
@@ -128,7 +130,7 @@ def lay_over_frame(dense_BDhw: Tensor, sizes_B2: Tensor, frame: int, cells: int)
     """
     centres_h = (torch.arange(cells, device=sizes_B2.device) + 0.5) * (frame / cells)
     y_Bh, x_Bw = (2 * centres_h / sizes_B2[:, axis, None] - 1 for axis in (0, 1))
-    shape = (len(sizes_B2), cells, cells)
+    shape = (sizes_B2.shape[0], cells, cells)  # len() would fix the batch of an exported graph
     grid_Bhw2 = torch.stack([x_Bw[:, None].expand(shape), y_Bh[:, :, None].expand(shape)], dim=-1)
     laid_BDhw = F.grid_sample(
         dense_BDhw, grid_Bhw2.to(dense_BDhw.dtype), padding_mode="border", align_corners=False
