@@ -1,7 +1,7 @@
 """open_clip's image towers: what they see of a padded frame, and what their patches say.
 
-Shape letters: B images, C channels, H W pixels, S side of the model frame, h w grid, N cells,
-D width.
+Shape letters: B images, C channels, H W pixels, S side of the model frame, L pixels of a resized
+side, h w grid, N cells, D width.
 """
 
 from typing import TypeAlias
@@ -47,13 +47,34 @@ def build_tower(clip_model: str) -> Tower:
 
 
 def resize_valid(pixels_B3SS: Tensor, sizes_B2: Tensor, side: int | tuple[int, int]) -> Tensor:
-    """Cut out the valid parts and resize each to a tower's square: ``pixels_B3HW``, 0..255."""
-    resized = [
-        F.interpolate(pixels_3SS[None, :, :height, :width], side, mode="bicubic", antialias=True)
-        for pixels_3SS, (height, width) in zip(pixels_B3SS, sizes_B2.tolist(), strict=True)
-    ]
+    """Cut out the valid parts and resize each to a tower's square: ``pixels_B3HW``, 0..255.
+
+    Equal to ``F.interpolate(mode="bicubic", antialias=True)`` of each part, for the whole batch
+    at once and without sizes that a graph cannot know.
+    """
+    height, width = (side, side) if isinstance(side, int) else side
+    rows_BHS = _bicubic_weights(sizes_B2[:, 0], height, pixels_B3SS.shape[-2])
+    columns_BWS = _bicubic_weights(sizes_B2[:, 1], width, pixels_B3SS.shape[-1])
+    with torch.autocast(pixels_B3SS.device.type, enabled=False):  # pixel values need 8 bits
+        resized_B3HW = rows_BHS[:, None] @ pixels_B3SS.float() @ columns_BWS[:, None].mT
     # Bicubic overshoots at edges; an 8-bit picture, which CLIP was trained on, cannot.
-    return torch.cat(resized).clamp(0, 255)
+    return resized_B3HW.clamp(0, 255)
+
+
+def _bicubic_weights(valid_B: Tensor, length: int, frame: int) -> Tensor:
+    """How much each of ``frame`` pixels counts in each of ``length`` resized ones: ``B×L×S``.
+
+    Only the first ``valid_B`` pixels count. The kernel is the cubic one with a = -0.5, as wide as
+    a resized pixel where that covers more than one.
+    """
+    scale_B11 = (valid_B / length)[:, None, None]
+    centre_BL1 = (torch.arange(length, device=valid_B.device)[:, None] + 0.5) * scale_B11
+    pixel_S = torch.arange(frame, device=valid_B.device)
+    x_BLS = ((pixel_S + 0.5 - centre_BL1).abs() / scale_B11.clamp(min=1)).clamp(max=2)
+    near_BLS = (1.5 * x_BLS - 2.5) * x_BLS * x_BLS + 1
+    far_BLS = ((2.5 - 0.5 * x_BLS) * x_BLS - 4) * x_BLS + 2
+    weight_BLS = torch.where(x_BLS < 1, near_BLS, far_BLS) * (pixel_S < valid_B[:, None, None])
+    return weight_BLS / weight_BLS.sum(dim=-1, keepdim=True)
 
 
 def read_tower(tower: Tower, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,8 +105,10 @@ def _read_vit(tower: VisionTransformer, pixels_B3HW: Tensor) -> tuple[Tensor, Te
         pixels_B3HW, indices=[len(tower.transformer.resblocks) - 2], output_fmt="NLC"
     )
     (patches_BND,) = out["image_intermediates"]
-    only_itself_NN = torch.full((patches_BND.shape[1],) * 2, -torch.inf).fill_diagonal_(0)
-    patches_BND = last_block(patches_BND, attn_mask=only_itself_NN.to(patches_BND.device))
+    others_NN = ~torch.eye(patches_BND.shape[1], dtype=torch.bool, device=patches_BND.device)
+    only_itself_NN = torch.zeros_like(others_NN, dtype=torch.float32)
+    only_itself_NN = only_itself_NN.masked_fill(others_NN, -torch.inf)
+    patches_BND = last_block(patches_BND, attn_mask=only_itself_NN)
     dense_BND = tower.ln_post(patches_BND) @ tower.proj
     return dense_BND.transpose(1, 2).unflatten(2, tower.grid_size), out["image_features"]
 
@@ -107,7 +130,7 @@ def lay_over_frame(dense_BDhw: Tensor, sizes_B2: Tensor, frame: int, cells: int)
     """
     centres_h = (torch.arange(cells, device=sizes_B2.device) + 0.5) * (frame / cells)
     y_Bh, x_Bw = (2 * centres_h / sizes_B2[:, axis, None] - 1 for axis in (0, 1))
-    shape = (len(sizes_B2), cells, cells)
+    shape = (sizes_B2.shape[0], cells, cells)  # len() would fix the batch of an exported graph
     grid_Bhw2 = torch.stack([x_Bw[:, None].expand(shape), y_Bh[:, :, None].expand(shape)], dim=-1)
     laid_BDhw = F.grid_sample(
         dense_BDhw, grid_Bhw2.to(dense_BDhw.dtype), padding_mode="border", align_corners=False

@@ -93,10 +93,23 @@ def test_the_valid_part_alone_is_resized_and_stays_a_picture():
     pixels[1, :, :20, :40] = 255.0 * (torch.arange(40) % 8 < 4)
     seen = resize_valid(pixels, torch.tensor([[64, 64], [20, 40]]), 48)
     assert seen.shape == (2, 3, 48, 48)
-    torch.testing.assert_close(seen[0], torch.full((3, 48, 48), 77.0))
+    torch.testing.assert_close(seen[0], torch.full((3, 48, 48), 77.0), atol=1e-3, rtol=0)
     assert (seen[1].min(), seen[1].max()) == (0, 255)
     alone = F.interpolate(pixels[1:, :, :20, :40], 48, mode="bicubic", antialias=True)
-    torch.testing.assert_close(seen[1:], alone.clamp(0, 255))
+    torch.testing.assert_close(seen[1:], alone.clamp(0, 255), atol=1e-3 * 255, rtol=0)
+
+
+@pytest.mark.parametrize("side", [48, (30, 70)], ids=str)
+def test_resizing_equals_torchs_own_for_every_size(side):
+    random = torch.Generator().manual_seed(3)
+    sizes = torch.tensor([[96, 96], [1, 96], [96, 2], [48, 48], [47, 49], [33, 95]])
+    pixels = 255 * torch.rand(len(sizes), 3, 96, 96, generator=random)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen = resize_valid(pixels, sizes, side)
+    for slot, (height, width) in enumerate(sizes.tolist()):
+        part = pixels[slot : slot + 1, :, :height, :width]
+        expected = F.interpolate(part, side, mode="bicubic", antialias=True).clamp(0, 255)
+        torch.testing.assert_close(seen[slot : slot + 1], expected, atol=1e-3 * 255, rtol=0)
 
 
 @pytest.mark.parametrize(
