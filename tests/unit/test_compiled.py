@@ -45,6 +45,7 @@ def test_auto_takes_a_lower_precision_where_it_is_clearly_faster(
     variants = [("float32", "f32"), ("bfloat16", "bf16"), ("int8", "f32"), ("int8", "bf16")]
     monkeypatch.setattr(CompiledEngine, "_variants", lambda self, dtype: variants)
     monkeypatch.setattr(CompiledEngine, "_encoder_of", lambda self, *variant: variant)
+    monkeypatch.setattr(CompiledEngine, "_agrees", lambda *_: True)
     _times(monkeypatch, *times)
     found = CompiledEngine(EDGE, "auto", ENCODER)
     assert found.dtype == variants[chosen][0]
@@ -61,6 +62,29 @@ def test_the_choice_and_the_graph_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_
     assert first.dtype == second.dtype
     for one, other in zip(first.encode(*GREY), second.encode(*GREY), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_int8_that_a_processor_computes_inexactly_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiled, "agreement", lambda *_: 0.9)
+    _times(monkeypatch, 4.0, 3.0, 2.0, 1.0)
+    assert CompiledEngine(EDGE, "auto", ENCODER).dtype != "int8"
+    assert "inexactly" in caplog.text
+    with pytest.raises(CheckpointError, match="cannot be served as int8"):
+        CompiledEngine(EDGE, "int8", ENCODER)
+
+
+def test_a_precision_that_cannot_be_compiled_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = CompiledEngine._encoder_of
+
+    def only_float(self: CompiledEngine, dtype: str, hint: str) -> object:
+        if dtype != "float32":
+            raise RuntimeError("no such instruction")
+        return whole(self, "float32", hint)
+
+    monkeypatch.setattr(CompiledEngine, "_encoder_of", only_float)
+    assert CompiledEngine(EDGE, "auto", ENCODER).dtype == "float32"
 
 
 def test_a_damaged_graph_on_disk_is_compiled_again(tmp_path: Path) -> None:
