@@ -36,7 +36,10 @@ PARTS = {
     "keys": Part("services.keys", "serve", "make, list and remove API keys"),
     "front-door": Part("services.front_door", "serve", "open the front door of a Ray cluster"),
     "cache": Part("services.cache.command", "serve", "count, remove or warm kept embeddings"),
-    "convert": Part("samclip_core.convert", "core", "make a checkpoint of official weights"),
+    "convert": Part("samclip_core.convert", "torch", "make a checkpoint of official weights"),
+    "export": Part(
+        "samclip_core.commands.export", "export", "write a checkpoint's graphs for CPUs"
+    ),
     "train": Part("training.train", "train", "train a checkpoint"),
     "reindex": Part("services.retrieval.reindex", "serve", "index again for another checkpoint"),
     "eval": Part("training.evaluate", "train", "measure a checkpoint"),

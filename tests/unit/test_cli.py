@@ -331,7 +331,8 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for command in (
         *("serve", "classify", "segment", "semantic", "everything", "index", "search"),
-        *("embed", "convert", "train", "eval", "info", "demo", "delete", "describe", "reindex"),
+        *("embed", "convert", "export", "train", "eval", "info", "demo", "delete", "describe"),
+        "reindex",
     ):
         assert f"\n    {command} " in text
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from samclip_core import vit
 from samclip_core.vit import VARIANTS, ImageEncoder, zero_padding
 from tests.weights import seeded
 
@@ -69,6 +70,16 @@ def test_attention_that_learns_runs_on_the_fused_kernel_alone(encoder):
         out = encoder(pixels, sizes(1, SIZE, SIZE))
     assert out.sam_BDhw.requires_grad
     torch.testing.assert_close(out.sam_BDhw, official_answer(encoder, pixels), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 16], ids=lambda rows: f"{rows} rows at once")
+@torch.no_grad()
+def test_attention_of_exported_graphs_equals_the_fused_one(monkeypatch, rows):
+    monkeypatch.setattr(vit, "ROWS_AT_ONCE", rows)
+    random = torch.Generator().manual_seed(4)
+    shapes = [(2, 3, 4, 6, 8)] * 3 + [(4, 4, 8), (6, 6, 8)]
+    given = [torch.randn(shape, generator=random) for shape in shapes]
+    torch.testing.assert_close(vit.attend_in_rows(*given), vit.attend_fused(*given))
 
 
 def test_what_stands_in_the_padding_does_not_matter(encoder):

@@ -1,0 +1,263 @@
+"""Exported graphs in onnxruntime and in the OpenVINO engine against the torch engine.
+
+Outputs may differ by 1e-3 of their largest value: random weights give outputs of any scale, and
+the mask logits of the tiny ``edge`` and ``vit-b`` are 300 times those of an untrained network.
+"""
+
+import io
+import json
+import shutil
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto
+from skimage import data
+
+from samclip_core import checkpoint
+from samclip_core.commands import export
+from samclip_core.convert import convert
+from samclip_core.engine.base import Encoded, Engine, PromptBatch
+from samclip_core.engine.compiled import CompiledEngine
+from samclip_core.engine.torch_engine import TorchEngine
+from samclip_core.errors import CheckpointError
+from samclip_core.geometry import Geometry
+from samclip_core.text import load_text_encoder
+from samclip_core.tokenizer import load as load_tokenizer
+from tests.clip_models import add_small_clip
+from tests.official import clip, small_sam, write
+from tests.photographs import draw, png
+from tests.tiny import make_tiny_checkpoint
+
+TOLERANCE = 1e-3
+SIDE = 128  # of the model frame
+GRAPHS = ("image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx")
+# Valid (height, width) of the pictures of a batch: square, wide, high, small; one and three.
+SIZES = {
+    "square": [(SIDE, SIDE)],
+    "wide": [(50, SIDE)],
+    "high": [(SIDE, 100)],
+    "one pixel": [(1, 1)],
+    "three": [(SIDE, 43), (30, 70), (64, SIDE)],
+}
+LAYOUTS: dict[str, list[int]] = {  # labels of the points of a prompt
+    "point": [1, -1],
+    "negative points": [1, 0, 0, -1],
+    "box": [2, 3],
+    "box and points": [1, 0, 2, 3],
+    "mask": [],
+    "point and mask": [1, -1],
+    "box and mask": [2, 3],
+}
+TEXTS = ["a photo of the dog", "cat", "the grass of the dog " * 40]
+
+pytestmark = pytest.mark.timeout(1200)  # tracing takes half a minute, and several on a busy machine
+
+
+class Runtime:
+    """The graphs in onnxruntime, as an engine runs them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.encoder, self.decoder, self.text = (
+            onnxruntime.InferenceSession(directory / name, providers=["CPUExecutionProvider"])
+            for name in GRAPHS
+        )
+
+    def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
+        return Encoded(*self.encoder.run(None, {"pixels": pixels_B3SS, "sizes": sizes_B2}))
+
+    def decode(self, sam_BDhw: NDArray, prompts: PromptBatch) -> tuple[NDArray, ...]:
+        names = ("image", "points", "labels", "masks", "has_mask")
+        inputs = {"sam": sam_BDhw.astype(np.float32), **dict(zip(names, prompts, strict=True))}
+        return tuple(self.decoder.run(None, inputs))
+
+    def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray:
+        return np.asarray(self.text.run(None, {"ids": ids_TN})[0])
+
+
+class Exported(NamedTuple):
+    directory: Path
+    digest: str  # before the export
+    said: str
+    torch: TorchEngine
+
+
+@pytest.fixture(scope="module", params=["edge", "vit-b", "pair"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A small checkpoint of each kind; ``edge`` and ``vit-b`` store float16, ``pair`` float32."""
+    kind, root = request.param, tmp_path_factory.mktemp(request.param)
+    directory = root / "checkpoint"
+    if kind == "pair":
+        name = add_small_clip(root)
+        files = write(small_sam(SIDE, 32), root, "sam.pth"), write(clip(name), root, "clip.bin")
+        convert(files[0], name, files[1], directory)
+    else:
+        make_tiny_checkpoint(directory, kind)
+    digest, said = checkpoint.digest(directory), io.StringIO()
+    arguments = [str(directory)]
+    if kind == "vit-b":
+        (root / "photographs").mkdir()
+        for seed in range(3):
+            (root / f"photographs/{seed}.png").write_bytes(png(draw(seed).image_HW3))
+        arguments += ["--calibrate", str(root / "photographs")]
+    with redirect_stdout(said), redirect_stderr(said):
+        assert export.main(arguments) == 0
+    torch = TorchEngine.load(directory, "cpu", "float32")
+    return Exported(directory, digest, said.getvalue(), torch)
+
+
+@pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
+def engine(request: pytest.FixtureRequest, exported: Exported) -> Runtime | Engine:
+    if request.param == "onnxruntime":
+        return Runtime(exported.directory)
+    return CompiledEngine(exported.directory, "float32")
+
+
+def assert_close(found: NDArray, expected: NDArray) -> None:
+    assert expected.std() > 0
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max(), rtol=0)
+
+
+def pictures(sizes: list[tuple[int, int]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Padded frames of noise, whose padding is noise as well."""
+    pixels = np.random.default_rng(0).integers(0, 256, (len(sizes), 3, SIDE, SIDE), np.uint8)
+    return pixels, np.array(sizes, np.int64)
+
+
+def prompts(layout: str, count: int, images: int, grid: int) -> PromptBatch:
+    random, labels = np.random.default_rng(1), LAYOUTS[layout]
+    masks = np.zeros((count, 1, 4 * grid, 4 * grid), np.float32)
+    if "mask" in layout:
+        masks[:] = random.normal(0, 5, masks.shape)
+    return PromptBatch(
+        np.arange(count) % images,
+        np.sort(random.uniform(0, SIDE, (count, len(labels), 2)).astype(np.float32), axis=1),
+        np.array([labels] * count, np.int64).reshape(count, -1),
+        masks,
+        np.full(count, "mask" in layout, np.float32),
+    )
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_image_encoder(exported: Exported, engine: Engine, sizes: str) -> None:
+    given = pictures(SIZES[sizes])
+    for found, expected in zip(engine.encode(*given), exported.torch.encode(*given), strict=True):
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize("count", [1, 7])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_mask_decoder(exported: Exported, engine: Engine, layout: str, count: int) -> None:
+    sam = exported.torch.encode(*pictures(SIZES["three"])).sam_BDhw.astype(np.float16)
+    asked = prompts(layout, count, len(sam), sam.shape[-1])
+    for found, expected in zip(
+        engine.decode(sam, asked), exported.torch.decode(sam, asked), strict=True
+    ):
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_text_encoder(exported: Exported, engine: Engine, count: int) -> None:
+    ids_TN = load_tokenizer(exported.directory)(TEXTS[:count])
+    assert_close(engine.embed_text(ids_TN), exported.torch.embed_text(ids_TN))
+
+
+def test_tokens_are_those_of_the_text_encoder(exported: Exported) -> None:
+    theirs = load_text_encoder(exported.directory).tokenizer
+    np.testing.assert_array_equal(load_tokenizer(exported.directory)(TEXTS), theirs(TEXTS))
+
+
+def test_weights_are_those_of_the_safetensors_files(exported: Exported) -> None:
+    """None is stored again, but for what was computed of a few values at the export."""
+    kinds = set[int]()
+    for name in GRAPHS:
+        path = exported.directory / name
+        assert path.stat().st_size < 1e6
+        graph = onnx.load(path, load_external_data=False).graph
+        for tensor in graph.initializer:
+            if tensor.data_location != TensorProto.EXTERNAL:
+                assert np.prod(tensor.dims) <= export.LARGEST_CONSTANT, tensor.name
+                continue
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            held = stored(exported.directory / place["location"])
+            assert held[int(place["offset"])] == int(place["length"]), tensor.name
+            kinds.add(tensor.data_type)
+    half = "pair" not in exported.torch.net.image_encoder.__class__.__name__.lower()
+    assert kinds == {TensorProto.FLOAT, *([TensorProto.FLOAT16] if half else [])}
+
+
+def stored(path: Path) -> dict[int, int]:
+    """Length of each tensor of a safetensors file, by its first byte."""
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header.pop("__metadata__", None)
+    offsets = (about["data_offsets"] for about in header.values())
+    return {start + first: end - first for first, end in offsets}
+
+
+def test_the_digest_of_the_weights_stays(exported: Exported) -> None:
+    assert checkpoint.digest(exported.directory) == exported.digest
+    assert checkpoint.graphs_digest(exported.directory)[:12] in exported.said
+    checkpoint.verify(exported.directory)
+
+
+def test_a_line_is_printed_for_each_graph(exported: Exported) -> None:
+    said = exported.said.splitlines()
+    assert all(any(line.startswith(f"{name}: ") for line in said) for name in GRAPHS)
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_verification_notices_a_damaged_graph(exported: Exported, tmp_path, name: str) -> None:
+    copy = shutil.copytree(exported.directory, tmp_path / "copy")
+    content = bytearray((copy / name).read_bytes())
+    content[-1] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{name}.*samclip export"):
+        checkpoint.verify(copy)
+
+
+def test_a_vision_transformer_runs_in_int8(exported: Exported) -> None:
+    if checkpoint.INT8_GRAPH not in checkpoint.graphs(exported.directory):
+        pytest.skip("exported without photographs")
+    int8 = CompiledEngine(exported.directory, "int8", ("image_encoder",))
+    given = pictures(SIZES["square"])
+    for found, expected in zip(int8.encode(*given), exported.torch.encode(*given), strict=True):
+        cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
+        assert cosine > 0.97
+
+
+@pytest.mark.parametrize("picture", ["astronaut", "coffee"])
+def test_the_bundled_graphs_are_those_of_the_bundled_weights(picture: str) -> None:
+    directory = checkpoint.resolve("edge")
+    image_HW3 = getattr(data, picture)()
+    geometry = Geometry(*image_HW3.shape[:2], checkpoint.read_config(directory).image_size)
+    size = geometry.input_height, geometry.input_width
+    given = geometry.resize(image_HW3)[None], np.array([size], np.int64)
+    reference = TorchEngine.load(directory, "cpu", "float32")
+    compiled = CompiledEngine(directory, "float32")
+    encoded = reference.encode(*given)
+    for found, expected in zip(compiled.encode(*given), encoded, strict=True):
+        assert_close(found, expected)
+    sam = encoded.sam_BDhw.astype(np.float16)
+    for layout in LAYOUTS:
+        asked = prompts(layout, 2, 1, sam.shape[-1])
+        for found, expected in zip(
+            compiled.decode(sam, asked), reference.decode(sam, asked), strict=True
+        ):
+            assert_close(found, expected)
+    ids_TN = load_tokenizer(directory)(TEXTS)
+    assert_close(compiled.embed_text(ids_TN), reference.embed_text(ids_TN))
+
+
+def test_command_line_says_what_is_wrong(tmp_path, capsys) -> None:
+    assert export.main([str(tmp_path / "none")]) == 1
+    assert "samclip export: no checkpoint" in capsys.readouterr().err
+    assert export.main(["edge", "--calibrate", str(tmp_path)]) == 1
+    assert "holds no photographs" in capsys.readouterr().err
