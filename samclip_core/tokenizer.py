@@ -53,13 +53,19 @@ def check_texts(texts: Sequence[str]) -> None:
 
 
 def load(directory: Path) -> TextTokenizer:
-    """Load the tokenizer of a checkpoint; that of an open_clip tower comes with its graphs."""
+    """Load the tokenizer of a checkpoint. Raises CheckpointError.
+
+    That of an open_clip tower comes with its graphs, or before an export from open_clip.
+    """
     config = checkpoint.read_config(directory).text
     if config.tower == "sentence":
         return of_sentences(checkpoint.read_file(directory, checkpoint.TOKENIZER).decode(), config)
-    return TextTokenizer(
-        checkpoint.read_graph(directory, checkpoint.CLIP_TOKENIZER).decode(), words_for_clip
-    )
+    if checkpoint.CLIP_TOKENIZER in checkpoint.graphs(directory):
+        json = checkpoint.read_graph(directory, checkpoint.CLIP_TOKENIZER).decode()
+        return TextTokenizer(json, words_for_clip)
+    import open_clip
+
+    return of_clip(open_clip.get_tokenizer(config.model))
 
 
 def of_sentences(json: str, config: TextConfig) -> TextTokenizer:
