@@ -30,7 +30,7 @@ WORTH = 0.9
 MARGIN = 0.02
 """Cosine by which int8 may be further from float32 than it was at the export."""
 Variant = tuple[Dtype, str]
-"""A precision, and the runtime's name of that of the layers which are left in float."""
+"""A precision, and the runtime's name of that of the layers in float."""
 _HINTS: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES: dict[Dtype, str] = {"bfloat16": "BF16", "float16": "FP16"}
 
@@ -110,7 +110,7 @@ class CompiledEngine:
                 known = self._measured(variants)
                 self._disk.write_json(f"choice-{dtype}", known)
             self.measured_ms = known
-            variants = [variant for variant in variants if "/".join(variant) in known]
+            variants = [variant for variant in variants if variant[0] in known]
         if not variants:
             raise CheckpointError(
                 f"{self._directory} cannot be served as {dtype} on this CPU: choose auto or "
@@ -118,21 +118,25 @@ class CompiledEngine:
             )
         best = variants[0]
         for variant in variants[1:]:  # from the most precise to the least
-            if self.measured_ms["/".join(variant)] < WORTH * self.measured_ms["/".join(best)]:
+            if self.measured_ms[variant[0]] < WORTH * self.measured_ms[best[0]]:
                 best = variant
         self.dtype = best[0]
         self._encoder = self._encoder_of(*best)
-        logger.info("image encoder in %s, of %s ms", "/".join(best), dict(self.measured_ms))
+        logger.info("image encoder in %s, of %s ms", best[0], dict(self.measured_ms))
 
     def _variants(self, dtype: Asked) -> list[Variant]:
-        """Precisions that are asked for, each with that of the layers which are left in float."""
+        """Precisions that are asked for, the most precise first."""
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         able: list[Dtype] = ["float32"]
         able += [lower for lower, name in _CAPABILITIES.items() if name in capabilities]
         variants: list[Variant] = [(name, _HINTS[name]) for name in able]
         if checkpoint.INT8_GRAPH in checkpoint.graphs(self._directory):
-            variants += [("int8", _HINTS[rest]) for rest in able if rest != "float16"]
-        return [variant for variant in variants if dtype in ("auto", variant[0])]
+            variants.append(("int8", _HINTS["float32"]))
+            if "bfloat16" in able:
+                variants.append(("int8+bfloat16", _HINTS["bfloat16"]))
+        of_int8 = [variant for variant in variants if variant[0].startswith("int8")]
+        asked = {"auto": variants, "int8": of_int8}
+        return asked.get(dtype, [variant for variant in variants if variant[0] == dtype])
 
     def _measured(self, variants: Sequence[Variant]) -> dict[str, float]:
         """Milliseconds of one picture in each variant that this processor computes rightly."""
@@ -142,12 +146,12 @@ class CompiledEngine:
             try:
                 encoder = self._encoder_of(*variant)
             except RuntimeError as error:
-                logger.info("%s cannot be compiled here: %s", "/".join(variant), error)
+                logger.info("%s cannot be compiled here: %s", variant[0], error)
                 continue
-            if variant[0] == "int8" and not self._agrees(encoder, exact):
+            if variant[0].startswith("int8") and not self._agrees(encoder, exact):
                 logger.warning("int8 is not used: this processor computes it inexactly")
                 continue
-            encoders["/".join(variant)] = encoder
+            encoders[variant[0]] = encoder
         times = _milliseconds(list(encoders.values()), self._config.image_size)
         return dict(zip(encoders, times, strict=True))
 
@@ -161,7 +165,7 @@ class CompiledEngine:
         return agreement(encoder.run(*picture), exact.run(*picture)) > about["agreement"] - MARGIN
 
     def _encoder_of(self, dtype: Dtype, hint: str) -> "_Requests":
-        name = checkpoint.INT8_GRAPH if dtype == "int8" else "image_encoder.onnx"
+        name = checkpoint.INT8_GRAPH if dtype.startswith("int8") else "image_encoder.onnx"
         return self._compiled(name, hint)
 
     def _compiled(self, name: str, hint: str) -> "_Requests":

@@ -42,7 +42,12 @@ def _times(monkeypatch: pytest.MonkeyPatch, *milliseconds: float) -> list[int]:
 def test_auto_takes_a_lower_precision_where_it_is_clearly_faster(
     monkeypatch: pytest.MonkeyPatch, times: tuple[float, ...], chosen: int
 ) -> None:
-    variants = [("float32", "f32"), ("bfloat16", "bf16"), ("int8", "f32"), ("int8", "bf16")]
+    variants = [
+        ("float32", "f32"),
+        ("bfloat16", "bf16"),
+        ("int8", "f32"),
+        ("int8+bfloat16", "bf16"),
+    ]
     monkeypatch.setattr(CompiledEngine, "_variants", lambda self, dtype: variants)
     monkeypatch.setattr(CompiledEngine, "_encoder_of", lambda self, *variant: variant)
     monkeypatch.setattr(CompiledEngine, "_agrees", lambda *_: True)
@@ -69,7 +74,7 @@ def test_int8_that_a_processor_computes_inexactly_is_not_used(
 ) -> None:
     monkeypatch.setattr(compiled, "agreement", lambda *_: 0.9)
     _times(monkeypatch, 4.0, 3.0, 2.0, 1.0)
-    assert CompiledEngine(EDGE, "auto", ENCODER).dtype != "int8"
+    assert not CompiledEngine(EDGE, "auto", ENCODER).dtype.startswith("int8")
     assert "inexactly" in caplog.text
     with pytest.raises(CheckpointError, match="cannot be served as int8"):
         CompiledEngine(EDGE, "int8", ENCODER)
@@ -100,7 +105,8 @@ def test_a_damaged_graph_on_disk_is_compiled_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_the_precision_that_is_asked_for_is_had(dtype: Asked) -> None:
     found = engine.load(EDGE, dtype=dtype, parts=ENCODER)
-    assert (found.name, found.dtype) == ("openvino", dtype)
+    assert found.name == "openvino"
+    assert found.dtype.startswith(dtype)
 
 
 def test_a_checkpoint_without_an_int8_graph_says_how_to_get_one(edge: Path) -> None:
