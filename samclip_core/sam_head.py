@@ -67,7 +67,7 @@ class SamHead:
         self.engine = engine
         self.min_predicted_iou = config.min_predicted_iou
         self.min_stability = config.min_stability
-        self._at_once = PROMPTS_PER_CALL if engine.batches else PROMPTS_PER_CALL_ON_CPU
+        self._at_once = PROMPTS_PER_CALL_ON_CPU if engine.device == "cpu" else PROMPTS_PER_CALL
 
     @classmethod
     def load(cls, name_or_dir: str | Path, device: str = "cpu") -> Self:

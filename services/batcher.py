@@ -23,6 +23,8 @@ from services.urgency import Urgency
 PATIENCE_S = 5.0
 """Bulk work that has waited this long counts as interactive, so that it is never starved."""
 
+URGENT = 8
+"""Places in the queue that bulk work leaves free, or as many as a batch has where that is more."""
 SLACK = 1.5
 """A wait may turn out this much longer than it is expected to be: what ends too late was for
 nothing."""
@@ -121,8 +123,9 @@ class Batcher(Generic[Item, Result]):
         left_s = urgency.deadline - now
         if left_s <= 0:
             raise self._too_late(left_s)
-        # Bulk work leaves room for one batch of what is more urgent.
-        room = max(1, self._max_queue - self._max_size) if urgency.bulk else self._max_queue
+        # Bulk work leaves room for what is more urgent.
+        spare = max(self._max_size, URGENT)
+        room = max(1, self._max_queue - spare) if urgency.bulk else self._max_queue
         self._drop()  # who has gone makes room
         if self._coming + len(self._queue) >= room:
             metrics.SHED.labels("queue_full").inc()

@@ -27,11 +27,13 @@ def load(
     exported = bool(checkpoint.graphs(directory))
     if engine == "openvino" or (engine == "auto" and device == "cpu" and exported):
         if device != "cpu":
-            raise CheckpointError(f"the compiled graphs run on a cpu, not on {device!r}: use torch")
+            raise CheckpointError(f"compiled graphs run on a cpu, not on {device!r}: use torch")
         from samclip_core.engine.compiled import CompiledEngine
 
         return CompiledEngine(directory, dtype, parts, cache_dir, threads)
     if find_spec("torch") is None:
+        if engine == "torch" or device != "cpu":
+            raise CheckpointError(f"{device} needs PyTorch: install samclip[gpu]")
         raise CheckpointError(
             f"{directory} has no graphs to run without torch: make them with `samclip export "
             f"{directory}` where samclip[export] is installed, or install samclip[gpu]"

@@ -62,7 +62,7 @@ class Engine(Protocol):
     dtype: Dtype
     streams: int
     batches: bool
-    measured_ms: Mapping[str, float]
+    measured_ms: Mapping[Dtype, float]
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """Encode padded RGB frames, of which the top-left (height, width) is image.

@@ -1,8 +1,9 @@
 """The exported graphs, compiled by OpenVINO: what serves on a CPU. Letters as in ``base``."""
 
 import logging
+import math
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
@@ -24,15 +25,20 @@ logger = logging.getLogger(__name__)
 CORES_PER_STREAM = 4
 """More cores gain little for one image of the edge model; machines with more run several."""
 RUNS = 8
-"""Timed runs of each precision when ``auto`` chooses."""
+"""Timed runs of each precision when ``auto`` chooses; two where they take longer than this:"""
+LONGEST_S = 2.0
 WORTH = 0.9
 """A lower precision is taken where it needs less than this part of the time of a higher one."""
 MARGIN = 0.02
 """Cosine by which int8 may be further from float32 than it was at the export."""
-Variant = tuple[Dtype, str]
-"""A precision, and the runtime's name of that of the layers in float."""
+FORMAT = "1"
+"""Of what is kept on disk. Raise it when ``_prepared`` or the options change."""
+Variant = tuple[str, str]
+"""A graph, and the runtime's name of the precision of its layers in float."""
 _HINTS: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-_CAPABILITIES: dict[Dtype, str] = {"bfloat16": "BF16", "float16": "FP16"}
+_CAPABILITIES: dict[Dtype, str] = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
+_OF_INT8: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
+_FLOAT: Variant = ("image_encoder.onnx", "f32")
 
 
 class CompiledEngine:
@@ -59,9 +65,8 @@ class CompiledEngine:
         self._core = ov.Core()
         self._directory = directory
         self._config = checkpoint.read_config(directory)
-        about = (checkpoint.digest(directory), checkpoint.graphs_digest(directory))
-        processor = str(self._core.get_property("CPU", "FULL_DEVICE_NAME"))
-        self._disk = DiskCache(cache_dir, *about, ov.__version__, processor, str(threads))
+        digests = checkpoint.digest(directory), checkpoint.graphs_digest(directory)
+        self._disk = DiskCache(cache_dir, FORMAT, *digests, *_processor(self._core), str(threads))
         self.streams = max(1, (threads or _cores()) // CORES_PER_STREAM)
         self._options = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -69,17 +74,17 @@ class CompiledEngine:
             **({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}),
         }
         self.dtype: Dtype = "float32"
-        self.measured_ms: Mapping[str, float] = {}
+        self.measured_ms: Mapping[Dtype, float] = {}
         """Of one image, of each precision that was tried."""
         if "image_encoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
             self._choose(dtype)
         if "mask_decoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
-            self._decoder = self._compiled("mask_decoder.onnx", "f32")
+            self._decoder = self._load("mask_decoder.onnx")
         if "text_encoder" in parts:
             checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
-            self._text = self._compiled("text_encoder.onnx", "f32")
+            self._text = self._load("text_encoder.onnx")
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """As in ``base``; float16."""
@@ -104,56 +109,59 @@ class CompiledEngine:
     def _choose(self, dtype: Asked) -> None:
         """Compile the image encoder in the fastest way that ``dtype`` allows."""
         variants = self._variants(dtype)
-        if len(variants) > 1:
-            known = self._disk.read_json(f"choice-{dtype}")
-            if not isinstance(known, dict):
-                known = self._measured(variants)
-                self._disk.write_json(f"choice-{dtype}", known)
-            self.measured_ms = known
-            variants = [variant for variant in variants if variant[0] in known]
-        if not variants:
-            raise CheckpointError(
-                f"{self._directory} cannot be served as {dtype} on this CPU: choose auto or "
-                "float32; int8 needs `samclip export --calibrate`, and a CPU that computes it"
-            )
-        best = variants[0]
-        for variant in variants[1:]:  # from the most precise to the least
-            if self.measured_ms[variant[0]] < WORTH * self.measured_ms[best[0]]:
-                best = variant
-        self.dtype = best[0]
-        self._encoder = self._encoder_of(*best)
-        logger.info("image encoder in %s, of %s ms", best[0], dict(self.measured_ms))
+        known: dict[Dtype, float] | None = self._disk.read_json(f"choice-{dtype}")
+        if isinstance(known, dict) and known.keys() <= variants.keys():
+            self.measured_ms, self.dtype = known, _best(known)
+            self._encoder = self._compiled(variants[self.dtype])
+        else:
+            encoders = self._able(variants)
+            if not encoders:
+                raise CheckpointError(
+                    f"{self._directory} cannot be served as {dtype} on this CPU: choose auto or "
+                    "float32; int8 needs `samclip export --calibrate`, and a CPU with "
+                    "instructions for it"
+                )
+            known = _milliseconds(encoders, self._config.image_size)
+            self.measured_ms, self.dtype = known, _best(known)
+            self._encoder = encoders[self.dtype]
+            self._keep(variants[self.dtype], self._encoder)
+            self._disk.write_json(f"choice-{dtype}", known)
+        logger.info("image encoder in %s, of %s ms", self.dtype, dict(self.measured_ms))
 
-    def _variants(self, dtype: Asked) -> list[Variant]:
+    def _variants(self, dtype: Asked) -> dict[Dtype, Variant]:
         """Precisions that are asked for, the most precise first."""
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        able: list[Dtype] = ["float32"]
-        able += [lower for lower, name in _CAPABILITIES.items() if name in capabilities]
-        variants: list[Variant] = [(name, _HINTS[name]) for name in able]
+        variants: dict[Dtype, Variant] = {
+            name: ("image_encoder.onnx", hint)
+            for name, hint in _HINTS.items()
+            if _CAPABILITIES[name] in capabilities
+        }
         if checkpoint.INT8_GRAPH in checkpoint.graphs(self._directory):
-            variants.append(("int8", _HINTS["float32"]))
-            if "bfloat16" in able:
-                variants.append(("int8+bfloat16", _HINTS["bfloat16"]))
-        of_int8 = [variant for variant in variants if variant[0].startswith("int8")]
-        asked = {"auto": variants, "int8": of_int8}
-        return asked.get(dtype, [variant for variant in variants if variant[0] == dtype])
+            for name, rest in _OF_INT8.items():
+                if rest in variants:
+                    variants[name] = (checkpoint.INT8_GRAPH, _HINTS[rest])
+        return {
+            name: variant
+            for name, variant in variants.items()
+            if dtype in ("auto", name) or (dtype == "int8" and name in _OF_INT8)
+        }
 
-    def _measured(self, variants: Sequence[Variant]) -> dict[str, float]:
-        """Milliseconds of one picture in each variant that this processor computes rightly."""
-        encoders = {}
-        exact = self._encoder_of("float32", "f32")
-        for variant in variants:
+    def _able(self, variants: Mapping[Dtype, Variant]) -> dict[Dtype, "_Requests"]:
+        """Encoders of the precisions that this processor computes rightly."""
+        encoders: dict[Dtype, _Requests] = {}
+        for name, variant in variants.items():
             try:
-                encoder = self._encoder_of(*variant)
+                encoder = self._compiled(variant)
             except RuntimeError as error:
-                logger.info("%s cannot be compiled here: %s", variant[0], error)
+                logger.info("%s cannot be compiled here: %s", name, error)
                 continue
-            if variant[0].startswith("int8") and not self._agrees(encoder, exact):
-                logger.warning("int8 is not used: this processor computes it inexactly")
-                continue
-            encoders[variant[0]] = encoder
-        times = _milliseconds(list(encoders.values()), self._config.image_size)
-        return dict(zip(encoders, times, strict=True))
+            if variant[0] == checkpoint.INT8_GRAPH:
+                exact = encoders.get("float32") or self._compiled(_FLOAT)
+                if not self._agrees(encoder, exact):
+                    logger.warning("%s is not used: its results are wrong on this processor", name)
+                    continue
+            encoders[name] = encoder
+        return encoders
 
     def _agrees(self, encoder: "_Requests", exact: "_Requests") -> bool:
         """Whether int8 is as near to float32 as it was at the export.
@@ -164,27 +172,35 @@ class CompiledEngine:
         picture = noise(self._config.image_size)
         return agreement(encoder.run(*picture), exact.run(*picture)) > about["agreement"] - MARGIN
 
-    def _encoder_of(self, dtype: Dtype, hint: str) -> "_Requests":
-        name = checkpoint.INT8_GRAPH if dtype.startswith("int8") else "image_encoder.onnx"
-        return self._compiled(name, hint)
+    def _load(self, name: str) -> "_Requests":
+        """Compile a graph in float32 and keep it, or take what was compiled before."""
+        requests = self._compiled((name, "f32"))
+        self._keep((name, "f32"), requests)
+        return requests
 
-    def _compiled(self, name: str, hint: str) -> "_Requests":
-        """Compile a graph, or take what was compiled before."""
+    def _compiled(self, graph: Variant) -> "_Requests":
+        name, hint = graph
         options = {**self._options, "INFERENCE_PRECISION_HINT": hint}
         if kept := self._disk.read(f"{name}-{hint}"):
-            compiled = self._core.import_model(kept, "CPU", options)
-        else:
-            model = self._core.read_model(checkpoint.verified_graph(self._directory, name))
-            model = _prepared(model, self._config.image_size)
-            compiled = self._core.compile_model(model, "CPU", options)
-            self._disk.write(f"{name}-{hint}", compiled.export_model().getvalue())
-        return _Requests(compiled, self.streams)
+            try:
+                return _Requests(self._core.import_model(kept, "CPU", options), self.streams)
+            except RuntimeError as error:
+                logger.warning("a graph that was compiled before cannot be read: %s", error)
+        model = self._core.read_model(checkpoint.verified_graph(self._directory, name))
+        model = _prepared(model, self._config.image_size)
+        return _Requests(self._core.compile_model(model, "CPU", options), self.streams)
+
+    def _keep(self, graph: Variant, requests: "_Requests") -> None:
+        name = "-".join(graph)
+        if self._disk.usable and self._disk.read(name) is None:
+            self._disk.write(name, requests.compiled.export_model().getvalue())
 
 
 class _Requests:
     """As many requests of a compiled graph as run at the same time; more callers wait."""
 
     def __init__(self, compiled: ov.CompiledModel, number: int) -> None:
+        self.compiled = compiled
         self._free = SimpleQueue[ov.InferRequest]()
         for _ in range(number):
             self._free.put(compiled.create_infer_request())
@@ -216,16 +232,45 @@ def _prepared(model: ov.Model, side: int) -> ov.Model:
     return convert.build()
 
 
-def _milliseconds(encoders: Sequence[_Requests], side: int) -> list[float]:
-    """The least time of one picture, of each encoder, in turns."""
+def _milliseconds(encoders: Mapping[Dtype, _Requests], side: int) -> dict[Dtype, float]:
+    """The least time of one picture in each precision, in turns; of a lone one no time."""
+    if len(encoders) == 1:
+        return dict.fromkeys(encoders, 0.0)
     picture = noise(side)
-    taken: list[list[float]] = [[] for _ in encoders]
-    for _ in range(RUNS):
-        for encoder, milliseconds in zip(encoders, taken, strict=True):
+    least = dict.fromkeys(encoders, math.inf)
+    end = perf_counter() + LONGEST_S
+    for run in range(RUNS):
+        for name, encoder in encoders.items():
             begin = perf_counter()
             encoder.run(*picture)
-            milliseconds.append(round(1000 * (perf_counter() - begin), 2))
-    return [min(milliseconds) for milliseconds in taken]
+            least[name] = min(least[name], round(1000 * (perf_counter() - begin), 2))
+        if run and perf_counter() > end:
+            break
+    return least
+
+
+def _best(milliseconds: Mapping[Dtype, float]) -> Dtype:
+    """The fastest precision, of those from the most precise on that are clearly faster."""
+    best, *others = milliseconds
+    for name in others:
+        if milliseconds[name] < WORTH * milliseconds[best]:
+            best = name
+    return best
+
+
+def _processor(core: ov.Core) -> list[str]:
+    """What a compiled graph depends on: two machines of one name may have other instructions."""
+    flags = Path("/proc/cpuinfo")
+    return [
+        ov.__version__,
+        str(core.get_property("CPU", "FULL_DEVICE_NAME")),
+        *sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")),
+        next((line for line in flags.read_text().splitlines() if line.startswith("flags")), "")
+        if flags.exists()
+        else "",
+        os.environ.get("ONEDNN_MAX_CPU_ISA", ""),
+        str(_cores()),
+    ]
 
 
 def _cores() -> int:

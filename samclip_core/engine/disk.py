@@ -26,11 +26,16 @@ class DiskCache:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             about = folder.stat()
-            if about.st_uid != os.getuid() or about.st_mode & 0o077:
+            if about.st_uid != _user() or about.st_mode & 0o077:
                 raise PermissionError(f"{folder} is open to other users: chmod 700 {folder}")
         except OSError as error:
             logger.warning("compiled graphs are not kept: %s", error)
             self._folder = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether anything is kept."""
+        return self._folder is not None
 
     def read(self, name: str) -> bytes | None:
         """Return what was written under that name; None where it is absent or damaged."""
@@ -47,16 +52,16 @@ class DiskCache:
         """Keep it as a whole or not at all; what cannot be written is not kept."""
         if self._folder is None:
             return
-        with suppress(OSError):
-            handle, partial = tempfile.mkstemp(dir=self._folder)
-            with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
-            os.replace(partial, self._path(self._folder, name))
+        with suppress(OSError), tempfile.TemporaryDirectory(dir=self._folder) as scratch:
+            partial = Path(scratch) / name
+            partial.write_bytes(hashlib.sha256(content).digest() + content)
+            partial.replace(self._path(self._folder, name))
 
     def read_json(self, name: str) -> Any:
         """``read`` of what ``write_json`` wrote."""
-        kept = self.read(name)
-        return None if kept is None else json.loads(kept)
+        with suppress(ValueError):
+            return json.loads(self.read(name) or b"null")
+        return None
 
     def write_json(self, name: str, value: Any) -> None:
         """Keep a JSON value."""
@@ -64,3 +69,7 @@ class DiskCache:
 
     def _path(self, folder: Path, name: str) -> Path:
         return folder / f"{self._key}-{name}"
+
+
+def _user() -> int:
+    return os.getuid() if hasattr(os, "getuid") else 0

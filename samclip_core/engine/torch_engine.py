@@ -30,7 +30,7 @@ class TorchEngine:
     name: EngineName = "torch"
     streams = 1
     batches = True
-    measured_ms: Mapping[str, float] = MappingProxyType({})
+    measured_ms: Mapping[Dtype, float] = MappingProxyType({})
 
     def __init__(
         self, net: SamClipNet, text_encoder: TextEncoder | None, dtype: Dtype = "float32"

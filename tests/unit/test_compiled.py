@@ -9,7 +9,7 @@ import pytest
 
 from samclip_core import checkpoint, engine
 from samclip_core.engine import compiled
-from samclip_core.engine.base import Asked, Part
+from samclip_core.engine.base import Asked, Dtype, Part
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.errors import CheckpointError
 
@@ -24,12 +24,12 @@ def edge(tmp_path: Path) -> Path:
 
 
 def _times(monkeypatch: pytest.MonkeyPatch, *milliseconds: float) -> list[int]:
-    """Let each precision take so long; count how often they are measured."""
+    """Let each precision take so long; list how many were measured each time."""
     measured = []
 
-    def measure(encoders: list[object], _: object) -> list[float]:
+    def measure(encoders: dict[Dtype, object], _: object) -> dict[Dtype, float]:
         measured.append(len(encoders))
-        return list(milliseconds[: len(encoders)])
+        return dict(zip(encoders, milliseconds, strict=False))
 
     monkeypatch.setattr(compiled, "_milliseconds", measure)
     return measured
@@ -37,25 +37,19 @@ def _times(monkeypatch: pytest.MonkeyPatch, *milliseconds: float) -> list[int]:
 
 @pytest.mark.parametrize(
     ("times", "chosen"),
-    [((50, 30, 20, 22), 2), ((50, 47, 46, 46), 0), ((50, 30, 28, 29), 1), ((20, 60, 60, 60), 0)],
+    [
+        ((50, 30, 20, 22), "int8"),
+        ((50, 47, 46, 46), "float32"),
+        ((50, 30, 28, 29), "bfloat16"),
+        ((50, 30, 28, 20), "int8+bfloat16"),
+        ((20, 60, 60, 60), "float32"),
+    ],
 )
-def test_auto_takes_a_lower_precision_where_it_is_clearly_faster(
-    monkeypatch: pytest.MonkeyPatch, times: tuple[float, ...], chosen: int
+def test_a_lower_precision_is_taken_where_it_is_clearly_faster(
+    times: tuple[float, ...], chosen: str
 ) -> None:
-    variants = [
-        ("float32", "f32"),
-        ("bfloat16", "bf16"),
-        ("int8", "f32"),
-        ("int8+bfloat16", "bf16"),
-    ]
-    monkeypatch.setattr(CompiledEngine, "_variants", lambda self, dtype: variants)
-    monkeypatch.setattr(CompiledEngine, "_encoder_of", lambda self, *variant: variant)
-    monkeypatch.setattr(CompiledEngine, "_agrees", lambda *_: True)
-    _times(monkeypatch, *times)
-    found = CompiledEngine(EDGE, "auto", ENCODER)
-    assert found.dtype == variants[chosen][0]
-    assert found._encoder == variants[chosen]
-    assert list(found.measured_ms.values()) == list(times)
+    names: tuple[Dtype, ...] = ("float32", "bfloat16", "int8", "int8+bfloat16")
+    assert compiled._best(dict(zip(names, times, strict=True))) == chosen
 
 
 def test_the_choice_and_the_graph_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -63,8 +57,8 @@ def test_the_choice_and_the_graph_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_
     first = CompiledEngine(EDGE, "auto", ENCODER, tmp_path / "compiled")
     monkeypatch.setattr(compiled, "_prepared", lambda *_: pytest.fail("compiled again"))
     second = CompiledEngine(EDGE, "auto", ENCODER, tmp_path / "compiled")
-    assert len(measured) <= 1
-    assert first.dtype == second.dtype
+    assert len(measured) == 1
+    assert first.dtype == second.dtype == "float32"
     for one, other in zip(first.encode(*GREY), second.encode(*GREY), strict=True):
         np.testing.assert_array_equal(one, other)
 
@@ -75,28 +69,46 @@ def test_int8_that_a_processor_computes_inexactly_is_not_used(
     monkeypatch.setattr(compiled, "agreement", lambda *_: 0.9)
     _times(monkeypatch, 4.0, 3.0, 2.0, 1.0)
     assert not CompiledEngine(EDGE, "auto", ENCODER).dtype.startswith("int8")
-    assert "inexactly" in caplog.text
+    assert "results are wrong" in caplog.text
     with pytest.raises(CheckpointError, match="cannot be served as int8"):
         CompiledEngine(EDGE, "int8", ENCODER)
 
 
 def test_a_precision_that_cannot_be_compiled_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = CompiledEngine._encoder_of
+    whole = CompiledEngine._compiled
 
-    def only_float(self: CompiledEngine, dtype: str, hint: str) -> object:
-        if dtype != "float32":
+    def only_float(self: CompiledEngine, graph: compiled.Variant) -> object:
+        if graph != ("image_encoder.onnx", "f32"):
             raise RuntimeError("no such instruction")
-        return whole(self, "float32", hint)
+        return whole(self, graph)
 
-    monkeypatch.setattr(CompiledEngine, "_encoder_of", only_float)
+    monkeypatch.setattr(CompiledEngine, "_compiled", only_float)
     assert CompiledEngine(EDGE, "auto", ENCODER).dtype == "float32"
 
 
 def test_a_damaged_graph_on_disk_is_compiled_again(tmp_path: Path) -> None:
     folder = tmp_path / "compiled"
     first = CompiledEngine(EDGE, "float32", ENCODER, folder)
-    (kept,) = folder.iterdir()
+    (kept,) = folder.glob("*.onnx*")
     kept.write_bytes(kept.read_bytes()[:-1000] + bytes(1000))
+    again = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    for one, other in zip(first.encode(*GREY), again.encode(*GREY), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_int8_alone_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_CAPABILITIES", {**compiled._CAPABILITIES, "bfloat16": "none"})
+    assert CompiledEngine(EDGE, "int8", ENCODER).dtype == "int8"
+    monkeypatch.setattr(compiled, "agreement", lambda *_: 0.9)
+    with pytest.raises(CheckpointError, match="cannot be served as int8"):
+        CompiledEngine(EDGE, "int8", ENCODER)
+
+
+def test_a_graph_on_disk_that_the_runtime_cannot_read_is_compiled_again(tmp_path: Path) -> None:
+    folder = tmp_path / "compiled"
+    first = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    for path in folder.iterdir():
+        first._disk.write(path.name.split("-", 1)[1], b"no graph")
     again = CompiledEngine(EDGE, "float32", ENCODER, folder)
     for one, other in zip(first.encode(*GREY), again.encode(*GREY), strict=True):
         np.testing.assert_array_equal(one, other)
