@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from samclip_core import checkpoint
 from samclip_core.config import TextConfig
@@ -18,22 +18,28 @@ if TYPE_CHECKING:
 
 PAD = 0
 """Token id of padding in both kinds of tokenizer."""
-_CLIP_WORDS = r"(?i)'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+_CLIP_WORDS = (
+    r"(?i)<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
 
 
 class TextTokenizer:
     """Tokenizes batches of texts; threads may share one."""
 
-    def __init__(self, json: str, clean: Callable[[str], str] = str) -> None:
+    def __init__(self, json: str, split: Callable[[str], list[str]] | None = None) -> None:
         """Use ``of_sentences``, ``of_clip`` or ``load``."""
         self.json = json
-        self._clean = clean
+        self._split = split
         self._tokenizer = Tokenizer.from_str(json)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return ``ids_TN``. Raises InvalidLabels where there is no text, or an empty one."""
         check_texts(texts)
-        encoded = self._tokenizer.encode_batch([self._clean(text) for text in texts])
+        if self._split is None:
+            encoded = self._tokenizer.encode_batch(list(texts))
+        else:
+            words = [self._split(text) for text in texts]
+            encoded = self._tokenizer.encode_batch(words, is_pretokenized=True)
         return np.array([text.ids for text in encoded], np.int64)
 
 
@@ -47,13 +53,19 @@ def check_texts(texts: Sequence[str]) -> None:
 
 
 def load(directory: Path) -> TextTokenizer:
-    """Load the tokenizer of a checkpoint; that of an open_clip tower comes with its graphs."""
+    """Load the tokenizer of a checkpoint. Raises CheckpointError.
+
+    That of an open_clip tower comes with its graphs, or before an export from open_clip.
+    """
     config = checkpoint.read_config(directory).text
     if config.tower == "sentence":
         return of_sentences(checkpoint.read_file(directory, checkpoint.TOKENIZER).decode(), config)
-    return TextTokenizer(
-        checkpoint.read_graph(directory, checkpoint.CLIP_TOKENIZER).decode(), clean_for_clip
-    )
+    if checkpoint.CLIP_TOKENIZER in checkpoint.graphs(directory):
+        json = checkpoint.read_graph(directory, checkpoint.CLIP_TOKENIZER).decode()
+        return TextTokenizer(json, words_for_clip)
+    import open_clip
+
+    return of_clip(open_clip.get_tokenizer(config.model))
 
 
 def of_sentences(json: str, config: TextConfig) -> TextTokenizer:
@@ -81,12 +93,7 @@ def of_clip(theirs: "SimpleTokenizer") -> TextTokenizer:
         models.BPE(theirs.encoder, list(theirs.bpe_ranks), end_of_word_suffix="</w>")
     )
     tokenizer.add_special_tokens([theirs.decoder[token] for token in theirs.all_special_ids])
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_CLIP_WORDS), "removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.TemplateProcessing(
         f"{start} $A {end}",
@@ -94,12 +101,16 @@ def of_clip(theirs: "SimpleTokenizer") -> TextTokenizer:
     )
     tokenizer.enable_truncation(theirs.context_length)
     tokenizer.enable_padding(length=theirs.context_length, pad_id=PAD)
-    return TextTokenizer(tokenizer.to_str(), clean_for_clip)
+    return TextTokenizer(tokenizer.to_str(), words_for_clip)
 
 
-def clean_for_clip(text: str) -> str:
-    """Mend wrong encodings and HTML entities, join white space, lower the case, as CLIP does."""
-    import ftfy  # a sentence encoder does without
+def words_for_clip(text: str) -> list[str]:
+    """Mend wrong encodings and HTML entities, join white space, lower the case; split as CLIP does.
+
+    The tokenizers library could split as well, but knows the letters of an older Unicode.
+    """
+    import ftfy  # a sentence encoder does without both
+    import regex
 
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return " ".join(text.split()).lower()
+    return regex.findall(_CLIP_WORDS, " ".join(text.split()).lower())

@@ -22,9 +22,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from samclip_core import checkpoint
+from samclip_core.engine.base import Asked
 from samclip_core.errors import CheckpointError
 from services import fork_server, front_door, instance, logs, ports, private, renewal
 from services.retrieval import engine, folder
@@ -87,7 +88,7 @@ def _read_settings(argv: Sequence[str] | None) -> Settings:
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     parser.add_argument("--checkpoint", help="bundled name or directory (edge)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (cpu)")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--dtype", choices=get_args(Asked), help="of the image encoder (auto)")
     parser.add_argument("--host", help="address to listen at (127.0.0.1)")
     parser.add_argument("--http-port", type=int, help="(8000)")
     parser.add_argument("--grpc-port", type=int, help="(9000)")

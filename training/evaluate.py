@@ -17,6 +17,7 @@ from typing import get_args
 import torch
 
 from samclip_core import checkpoint
+from samclip_core.engine.base import Asked, EngineName
 from samclip_core.errors import SamClipError
 from samclip_core.memory import keep_memory
 from samclip_core.model import SamClip
@@ -82,7 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(arguments: argparse.Namespace) -> None:
     torch.set_num_threads(arguments.threads)
     keep_memory()
-    model = SamClip.load(arguments.checkpoint, arguments.device)
+    model = SamClip.load(
+        arguments.checkpoint, arguments.device, arguments.dtype, engine=arguments.engine
+    )
     if arguments.templates == "openai":
         model.config = replace(model.config, templates=_openai_templates())
     names = vars(Options(root=arguments.root))
@@ -115,6 +118,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("out/metrics.json"))
     add("--card", action="store_true", help="write the figures into the checkpoint's model card")
     add("--device", type=_device, default="cpu", help="as torch names it: cpu, cuda, cuda:1")
+    add("--engine", choices=get_args(EngineName), default="torch", help="what runs it (torch)")
+    add("--dtype", choices=get_args(Asked), default="float32", help="of the encoder (float32)")
     add("--threads", type=_positive, default=torch.get_num_threads())
     return parser
 

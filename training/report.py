@@ -39,7 +39,7 @@ def write(run: Run, directory: Path) -> None:
     """Write report.md, curves.png and samples.png beside the checkpoint at ``directory``."""
     folder = directory.parent
     curves(run.folder, folder / "curves.png")
-    model = SamClip.load(str(directory))
+    model = SamClip.load(str(directory), engine="torch")
     samples(run, model, folder / "samples.png")
     rows = "\n".join(f"| {key} | `{value}` |" for key, value in asdict(run.recipe).items())
     (folder / "report.md").write_text(

@@ -25,6 +25,7 @@ from torch.export import Dim
 
 from samclip_core import checkpoint
 from samclip_core.config import SamClipConfig
+from samclip_core.engine.likeness import agreement, noise
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.image import ImageLimits, decode
@@ -101,7 +102,21 @@ def export(
     if config.text.tower == "open_clip":
         (directory / checkpoint.CLIP_TOKENIZER).write_text(text_encoder.tokenizer.json)
         about[checkpoint.CLIP_TOKENIZER] = {}
+    if checkpoint.INT8_GRAPH in about:
+        about[checkpoint.INT8_GRAPH]["agreement"] = _int8_agreement(directory, config.image_size)
     return checkpoint.seal_graphs(directory, OPSET, about)
+
+
+def _int8_agreement(directory: Path, side: int) -> float:
+    """The least cosine between the outputs of the int8 graph and of the float one, on noise."""
+    import onnxruntime
+
+    inputs = dict(zip(("pixels", "sizes"), noise(side), strict=True))
+    outputs = []
+    for name in (checkpoint.INT8_GRAPH, "image_encoder.onnx"):
+        session = onnxruntime.InferenceSession(directory / name, providers=["CPUExecutionProvider"])
+        outputs.append(session.run(None, inputs))
+    return round(agreement(*outputs), 4)
 
 
 def _graphs(

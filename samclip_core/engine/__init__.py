@@ -38,7 +38,7 @@ def load(
         )
     from samclip_core.engine.torch_engine import TorchEngine
 
-    if dtype == "int8":
+    if dtype in ("int8", "int8+bfloat16"):
         raise CheckpointError("torch computes in no int8: choose float32 or bfloat16")
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"

@@ -14,9 +14,10 @@ from samclip_core.types import FloatArray
 
 Part = Literal["image_encoder", "mask_decoder", "text_encoder"]
 PARTS: tuple[Part, ...] = ("image_encoder", "mask_decoder", "text_encoder")
-Dtype = Literal["float32", "bfloat16", "float16", "int8"]
-Asked = Literal["auto", "float32", "bfloat16", "float16", "int8"]
-"""A precision, or "auto": the fastest that the checkpoint and the processor have."""
+Dtype = Literal["float32", "bfloat16", "float16", "int8", "int8+bfloat16"]
+"""A precision. int8 alone leaves some layers in float32, int8+bfloat16 leaves them in bfloat16."""
+Asked = Literal["auto", "float32", "bfloat16", "float16", "int8", "int8+bfloat16"]
+"""A precision to load: "int8" means the faster one of both, "auto" the fastest of all."""
 EngineName = Literal["auto", "torch", "openvino"]
 
 PADDING, NOT_OBJECT, OBJECT, BOX_MIN, BOX_MAX = -1, 0, 1, 2, 3

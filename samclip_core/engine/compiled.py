@@ -13,9 +13,9 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from samclip_core import checkpoint
-from samclip_core.config import SamClipConfig
 from samclip_core.engine.base import PARTS, Asked, Dtype, Encoded, EngineName, Part, PromptBatch
 from samclip_core.engine.disk import DiskCache
+from samclip_core.engine.likeness import agreement, noise
 from samclip_core.errors import CheckpointError
 from samclip_core.types import FloatArray
 
@@ -27,6 +27,10 @@ RUNS = 8
 """Timed runs of each precision when ``auto`` chooses."""
 WORTH = 0.9
 """A lower precision is taken where it needs less than this part of the time of a higher one."""
+MARGIN = 0.02
+"""Cosine by which int8 may be further from float32 than it was at the export."""
+Variant = tuple[Dtype, str]
+"""A precision, and the runtime's name of that of the layers in float."""
 _HINTS: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES: dict[Dtype, str] = {"bfloat16": "BF16", "float16": "FP16"}
 
@@ -100,41 +104,68 @@ class CompiledEngine:
     def _choose(self, dtype: Asked) -> None:
         """Compile the image encoder in the fastest way that ``dtype`` allows."""
         variants = self._variants(dtype)
-        if len(variants) == 1:
-            self.dtype, hint = variants[0]
-            self._encoder = self._encoder_of(self.dtype, hint)
-            return
-        known = self._disk.read_json(f"choice-{dtype}")
-        if not isinstance(known, list) or len(known) != len(variants):
-            known = _milliseconds([self._encoder_of(*one) for one in variants], self._config)
-            self._disk.write_json(f"choice-{dtype}", known)
-        self.measured_ms = dict(zip(map("/".join, variants), known, strict=True))
-        best = 0
-        for index, milliseconds in enumerate(known):  # from the most precise to the least
-            if milliseconds < WORTH * known[best]:
-                best = index
-        self.dtype, hint = variants[best]
-        self._encoder = self._encoder_of(self.dtype, hint)
-        logger.info("image encoder in %s, of %s ms", self.dtype, self.measured_ms)
+        if len(variants) > 1:
+            known = self._disk.read_json(f"choice-{dtype}")
+            if not isinstance(known, dict):
+                known = self._measured(variants)
+                self._disk.write_json(f"choice-{dtype}", known)
+            self.measured_ms = known
+            variants = [variant for variant in variants if variant[0] in known]
+        if not variants:
+            raise CheckpointError(
+                f"{self._directory} cannot be served as {dtype} on this CPU: choose auto or "
+                "float32; int8 needs `samclip export --calibrate`, and a CPU that computes it"
+            )
+        best = variants[0]
+        for variant in variants[1:]:  # from the most precise to the least
+            if self.measured_ms[variant[0]] < WORTH * self.measured_ms[best[0]]:
+                best = variant
+        self.dtype = best[0]
+        self._encoder = self._encoder_of(*best)
+        logger.info("image encoder in %s, of %s ms", best[0], dict(self.measured_ms))
 
-    def _variants(self, dtype: Asked) -> list[tuple[Dtype, str]]:
-        """Precisions that are asked for, each with that of the layers which are left in float."""
+    def _variants(self, dtype: Asked) -> list[Variant]:
+        """Precisions that are asked for, the most precise first."""
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         able: list[Dtype] = ["float32"]
         able += [lower for lower, name in _CAPABILITIES.items() if name in capabilities]
-        variants: list[tuple[Dtype, str]] = [(name, _HINTS[name]) for name in able]
+        variants: list[Variant] = [(name, _HINTS[name]) for name in able]
         if checkpoint.INT8_GRAPH in checkpoint.graphs(self._directory):
-            variants += [("int8", _HINTS[rest]) for rest in able if rest != "float16"]
-        asked = [variant for variant in variants if dtype in ("auto", variant[0])]
-        if not asked:
-            raise CheckpointError(
-                f"{self._directory} cannot be served as {dtype} on this CPU: choose auto or one of "
-                f"{', '.join(able)}; int8 needs `samclip export --calibrate`"
-            )
-        return asked
+            variants.append(("int8", _HINTS["float32"]))
+            if "bfloat16" in able:
+                variants.append(("int8+bfloat16", _HINTS["bfloat16"]))
+        of_int8 = [variant for variant in variants if variant[0].startswith("int8")]
+        asked = {"auto": variants, "int8": of_int8}
+        return asked.get(dtype, [variant for variant in variants if variant[0] == dtype])
+
+    def _measured(self, variants: Sequence[Variant]) -> dict[str, float]:
+        """Milliseconds of one picture in each variant that this processor computes rightly."""
+        encoders = {}
+        exact = self._encoder_of("float32", "f32")
+        for variant in variants:
+            try:
+                encoder = self._encoder_of(*variant)
+            except RuntimeError as error:
+                logger.info("%s cannot be compiled here: %s", variant[0], error)
+                continue
+            if variant[0].startswith("int8") and not self._agrees(encoder, exact):
+                logger.warning("int8 is not used: this processor computes it inexactly")
+                continue
+            encoders[variant[0]] = encoder
+        times = _milliseconds(list(encoders.values()), self._config.image_size)
+        return dict(zip(encoders, times, strict=True))
+
+    def _agrees(self, encoder: "_Requests", exact: "_Requests") -> bool:
+        """Whether int8 is as near to float32 as it was at the export.
+
+        Without instructions for int8, sums of products overflow on some processors.
+        """
+        about = checkpoint.graphs(self._directory)[checkpoint.INT8_GRAPH]
+        picture = noise(self._config.image_size)
+        return agreement(encoder.run(*picture), exact.run(*picture)) > about["agreement"] - MARGIN
 
     def _encoder_of(self, dtype: Dtype, hint: str) -> "_Requests":
-        name = checkpoint.INT8_GRAPH if dtype == "int8" else "image_encoder.onnx"
+        name = checkpoint.INT8_GRAPH if dtype.startswith("int8") else "image_encoder.onnx"
         return self._compiled(name, hint)
 
     def _compiled(self, name: str, hint: str) -> "_Requests":
@@ -185,16 +216,14 @@ def _prepared(model: ov.Model, side: int) -> ov.Model:
     return convert.build()
 
 
-def _milliseconds(encoders: Sequence[_Requests], config: SamClipConfig) -> list[float]:
-    """The least time of one grey picture that fills the frame, of each encoder, in turns."""
-    side = config.image_size
-    grey_13SS = np.full((1, 3, side, side), 128, np.uint8)
-    sizes_12 = np.array([[side, side]], np.int64)
+def _milliseconds(encoders: Sequence[_Requests], side: int) -> list[float]:
+    """The least time of one picture, of each encoder, in turns."""
+    picture = noise(side)
     taken: list[list[float]] = [[] for _ in encoders]
     for _ in range(RUNS):
         for encoder, milliseconds in zip(encoders, taken, strict=True):
             begin = perf_counter()
-            encoder.run(grey_13SS, sizes_12)
+            encoder.run(*picture)
             milliseconds.append(round(1000 * (perf_counter() - begin), 2))
     return [min(milliseconds) for milliseconds in taken]
 

@@ -148,7 +148,7 @@ def test_our_own_sets_are_probed_from_their_training_part(
         for part, seeds in {"train": range(3), "val": range(5, 7)}.items():
             samples = {str(s): outlined(draw(s), label_kind="panoptic") for s in seeds}
             write_shard(tmp_path / source / f"{part}-0.tar", samples)
-    model = SimpleNamespace(device=CPU)
+    model = SimpleNamespace(engine=SimpleNamespace(device="cpu"))
     metrics = probing.segmentation(["linear"], model, Options(root=tmp_path, features="sam"))
     assert list(metrics) == [
         f"{source}_probe_linear_sam_miou" for source in ("coco_multi", "labelmefacade", "camvid")
@@ -176,7 +176,9 @@ def test_pictures_of_one_colour_are_classified(
         for source in ("caltech101", "imagen200") if layout == "own" else ():
             write_shard(tmp_path / source / f"{part}-0.tar", samples)
             write_classes(tmp_path / source, dict(enumerate(shades)))
-    metrics = probing.classification(SimpleNamespace(device=CPU), Options(root=tmp_path))
+    metrics = probing.classification(
+        SimpleNamespace(engine=SimpleNamespace(device="cpu")), Options(root=tmp_path)
+    )
     sets = ("caltech101", "imagen200") if layout == "own" else ("folders",)
     assert metrics == {f"{name}_probe_classify_tokens_top1": 1.0 for name in sets}
 

@@ -94,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if probes:
         draw_bars(probes, given.out / "probes.png")
     if given.checkpoint:
-        sheet(SamClip.load(given.checkpoint)).savefig(given.out / "sheet.png", dpi=110)
+        sheet(SamClip.load(given.checkpoint, engine="torch")).savefig(
+            given.out / "sheet.png", dpi=110
+        )
     return 0
 
 

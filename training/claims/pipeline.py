@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, help="photographs, spread evenly over the set")
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
     given = parser.parse_args(argv)
-    model = SamClip.load(given.checkpoint)
+    model = SamClip.load(given.checkpoint, engine="torch")
     data = own_set(Options(root=given.root, limit=given.limit), given.set, given.split)
     rows = measure(model, data)
     text = results.table(

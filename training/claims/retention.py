@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lineage = json.loads(checkpoint.read_file(merge, checkpoint.LINEAGE))
         merged = {name: lineage["metrics"][name] for name in taught}
     else:
-        merged = _measured(SamClip.load(merge), given.suites, options)
+        merged = _measured(SamClip.load(merge, engine="torch"), given.suites, options)
     found = {"digest": checkpoint.digest(merge), "teachers": taught, "merge": merged}
     results.write(given.out, "retention", found, table(taught, merged), None)
     return 0

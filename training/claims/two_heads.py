@@ -129,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shown", type=int, default=8, help="photographs on the sheet")
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
     given = parser.parse_args(argv)
-    model = SamClip.load(given.checkpoint)
+    model = SamClip.load(given.checkpoint, engine="torch")
     data = own_set(Options(root=given.root, limit=given.limit), given.set, given.split)
     found = compare(model, data, given.shown)
     name = f"two_heads_{given.set}_{given.split}"

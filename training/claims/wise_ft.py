@@ -102,7 +102,7 @@ def curve(sam: Path, student: Path, merged: Path, options: Options) -> tuple[lis
     """The points of the curve by their share, and the merge."""
     text_encoder = load_text_encoder(student)
     names = class_names(options.root, "imagen200")
-    merge = SamClip.load(merged)
+    merge = SamClip.load(merged, engine="torch")
     labels_LD = class_embeddings(merge.embed_text, list(names.values()), merge.config.templates)
     kd, teacher = load_net(checkpoint.resolve(student)), load_sam(sam, student)
     points = []
