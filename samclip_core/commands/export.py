@@ -35,6 +35,8 @@ from samclip_core.text import TextEncoder, load_text_encoder
 OPSET = 20
 LARGEST_CONSTANT = 1024
 """Values of a constant that is computed at the export; a larger one is left to the runtime."""
+LARGEST_TO_QUANTISE = 2**31
+"""Bytes: the quantisation holds the weights in the graph, and protobuf takes no more."""
 SAMPLES = 300
 """Photographs that are enough to calibrate with."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -124,6 +126,12 @@ def _graphs(
     samples: Sequence[Mapping[str, NDArray]],
 ) -> Iterator[tuple[str, ir.Model]]:
     """File name and graph of each network, one after the other; weights are inside."""
+    weights = sum(4 * parameter.numel() for parameter in net.parameters())
+    if samples and weights >= LARGEST_TO_QUANTISE:
+        raise CheckpointError(
+            f"weights of {weights / 1e9:.1f} GB are too many for an int8 graph, which may have "
+            f"{LARGEST_TO_QUANTISE / 1e9:.1f} GB in float: export without photographs"
+        )
     encoder = image_encoder(net, config)
     if samples:
         from samclip_core.engine.quantise import quantise
@@ -311,7 +319,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         directory = checkpoint.resolve(args.checkpoint)
         samples = calibration(directory, args.calibrate) if args.calibrate else []
         digest = export(directory, samples, partial(print, file=sys.stderr, flush=True))
-    except SamClipError as error:
+    except (SamClipError, OSError) as error:
         print(f"samclip export: {error}", file=sys.stderr)
         return 1
     print(f"{directory}: graphs {digest}")
@@ -321,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def calibration(directory: Path, folder: Path) -> list[dict[str, NDArray]]:
     """Up to ``SAMPLES`` photographs of a folder, evenly chosen, in the model frame.
 
-    Raises CheckpointError where it holds none, or the errors of ``samclip_core.image.decode``.
+    Raises CheckpointError where it holds none, or one that cannot be read.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
@@ -330,7 +338,10 @@ def calibration(directory: Path, folder: Path) -> list[dict[str, NDArray]]:
     side = checkpoint.read_config(directory).image_size
     samples: list[dict[str, NDArray]] = []
     for path in chosen:
-        image_HW3 = decode(path.read_bytes(), ImageLimits())
+        try:
+            image_HW3 = decode(path.read_bytes(), ImageLimits())
+        except SamClipError as error:
+            raise CheckpointError(f"{path}: {error}") from error
         height, width = image_HW3.shape[:2]
         geometry = Geometry(height, width, side)
         size_12 = np.array([[geometry.input_height, geometry.input_width]], np.int64)

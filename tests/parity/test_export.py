@@ -267,8 +267,17 @@ def test_the_bundled_graphs_are_those_of_the_bundled_weights(picture: str) -> No
     assert_close(compiled.embed_text(ids_TN), reference.embed_text(ids_TN))
 
 
-def test_command_line_says_what_is_wrong(tmp_path, capsys) -> None:
-    assert export.main([str(tmp_path / "none")]) == 1
-    assert "samclip export: no checkpoint" in capsys.readouterr().err
-    assert export.main(["edge", "--calibrate", str(tmp_path)]) == 1
-    assert "holds no photographs" in capsys.readouterr().err
+def test_command_line_says_what_is_wrong(tmp_path: Path, tiny_checkpoint, capsys, monkeypatch):
+    def said(*arguments: object) -> str:
+        assert export.main([str(argument) for argument in arguments]) == 1
+        return str(capsys.readouterr().err)
+
+    assert "samclip export: no checkpoint" in said(tmp_path / "none")
+    assert "holds no photographs" in said(tiny_checkpoint, "--calibrate", tmp_path)
+    (tmp_path / "a.png").write_bytes(png(draw(0).image_HW3))
+    monkeypatch.setattr(export, "LARGEST_TO_QUANTISE", 1000)
+    assert "too many for an int8 graph" in said(tiny_checkpoint, "--calibrate", tmp_path)
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    assert f"{tmp_path}/b.png: " in said(tiny_checkpoint, "--calibrate", tmp_path)
+    monkeypatch.setattr(export, "export", lambda *_: (tmp_path / "none/x").write_text(""))
+    assert "No such file" in said(tiny_checkpoint)

@@ -83,13 +83,12 @@ def test_nothing_to_tokenize(sentences: tokenizer.TextTokenizer, texts: list[str
         sentences(texts)
 
 
-def test_an_open_clip_tower_needs_an_export_first(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_before_an_export_an_open_clip_towers_tokens_are_open_clips(
+    tiny_checkpoint: Path, clip: tokenizer.TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(TINY["edge"], text=TextConfig(tower="open_clip", model="ViT-B-32"))
     monkeypatch.setattr(checkpoint, "read_config", lambda _: config)
-    with pytest.raises(CheckpointError, match="samclip export"):
-        tokenizer.load(tiny_checkpoint)
+    np.testing.assert_array_equal(tokenizer.load(tiny_checkpoint)(["a dog"]), clip(["a dog"]))
 
 
 def test_a_tokenizer_of_sentences_is_that_of_its_json() -> None:
