@@ -24,7 +24,7 @@ PATIENCE_S = 5.0
 """Bulk work that has waited this long counts as interactive, so that it is never starved."""
 
 URGENT = 8
-"""Places in the queue that bulk work leaves free, or as many as a batch has where that is more."""
+"""Places in the queue that bulk work leaves free; a batch's where those are more; half at most."""
 SLACK = 1.5
 """A wait may turn out this much longer than it is expected to be: what ends too late was for
 nothing."""
@@ -124,8 +124,8 @@ class Batcher(Generic[Item, Result]):
         if left_s <= 0:
             raise self._too_late(left_s)
         # Bulk work leaves room for what is more urgent.
-        spare = max(self._max_size, URGENT)
-        room = max(1, self._max_queue - spare) if urgency.bulk else self._max_queue
+        spare = min(max(self._max_size, URGENT), self._max_queue // 2) if urgency.bulk else 0
+        room = self._max_queue - spare
         self._drop()  # who has gone makes room
         if self._coming + len(self._queue) >= room:
             metrics.SHED.labels("queue_full").inc()
