@@ -94,17 +94,31 @@ def export(
     config = checkpoint.read_config(directory)
     text_encoder = load_text_encoder(directory)
     about: dict[str, dict[str, Any]] = {}
-    for name, model in _graphs(load_net(directory), text_encoder, config, samples):
-        refer_to_weights(model, directory)
-        ir.save(model, directory / name)
-        about[name] = describe(model)
-        progress(f"{name}: {len(model.graph)} nodes")
-    if config.text.tower == "open_clip":
-        (directory / checkpoint.CLIP_TOKENIZER).write_text(text_encoder.tokenizer.json)
-        about[checkpoint.CLIP_TOKENIZER] = {}
-    if checkpoint.INT8_GRAPH in about:
-        about[checkpoint.INT8_GRAPH]["agreement"] = _int8_agreement(directory, config.image_size)
+    try:
+        for name, model in _graphs(load_net(directory), text_encoder, config, samples):
+            refer_to_weights(model, directory)
+            ir.save(model, _unfinished(directory, name))
+            about[name] = describe(model)
+            progress(f"{name}: {len(model.graph)} nodes")
+        if config.text.tower == "open_clip":
+            json_path = _unfinished(directory, checkpoint.CLIP_TOKENIZER)
+            json_path.write_text(text_encoder.tokenizer.json)
+            about[checkpoint.CLIP_TOKENIZER] = {}
+        if samples:
+            agreed = _int8_agreement(directory, config.image_size)
+            about[checkpoint.INT8_GRAPH]["agreement"] = agreed
+        for name in about:
+            _unfinished(directory, name).replace(directory / name)
+    finally:
+        for name in checkpoint.GRAPHS:
+            _unfinished(directory, name).unlink(missing_ok=True)
+    if not samples and (kept := checkpoint.graphs(directory).get(checkpoint.INT8_GRAPH)):
+        about[checkpoint.INT8_GRAPH] = kept  # of these weights as well
     return checkpoint.seal_graphs(directory, OPSET, about)
+
+
+def _unfinished(directory: Path, name: str) -> Path:
+    return directory / f".{name}"
 
 
 def _int8_agreement(directory: Path, side: int) -> float:
@@ -114,7 +128,8 @@ def _int8_agreement(directory: Path, side: int) -> float:
     inputs = dict(zip(("pixels", "sizes"), noise(side), strict=True))
     outputs = []
     for name in (checkpoint.INT8_GRAPH, "image_encoder.onnx"):
-        session = onnxruntime.InferenceSession(directory / name, providers=["CPUExecutionProvider"])
+        path = _unfinished(directory, name)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         outputs.append(session.run(None, inputs))
     return round(agreement(*outputs), 4)
 
