@@ -121,10 +121,9 @@ class Settings(BaseSettings):
         known = {PREFIX + name.upper() for name in cls.model_fields}
         unknown = {name for name in os.environ if name.startswith(PREFIX)} - known - NOT_OURS
         for old, new in RENAMED.items():
-            if PREFIX + old.upper() in unknown:
-                raise SettingsError(
-                    f"environment variable {PREFIX}{old.upper()} was renamed to {PREFIX}{new.upper()}"
-                )
+            was, is_now = PREFIX + old.upper(), PREFIX + new.upper()
+            if was in unknown:
+                raise SettingsError(f"environment variable {was} was renamed to {is_now}")
         if unknown:
             raise SettingsError(
                 f"unknown environment variable {', '.join(sorted(unknown))}; "

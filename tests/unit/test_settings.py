@@ -61,7 +61,11 @@ def test_without_a_home_directory_only_folders_in_it_must_be_set(
     monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a uid without an entry
     with pytest.raises(SettingsError) as raised:
         Settings.load(api_keys_file=tmp_path / "keys")
-    for told in ("SAMCLIP_INDEX_DIR", "SAMCLIP_COMPILED_CACHE_DIR", "'~/.local/share/samclip/index'"):
+    for told in (
+        "SAMCLIP_INDEX_DIR",
+        "SAMCLIP_COMPILED_CACHE_DIR",
+        "'~/.local/share/samclip/index'",
+    ):
         assert told in str(raised.value)
     assert "api_keys_file" not in str(raised.value)
     monkeypatch.setenv("SAMCLIP_INDEX_DIR", str(tmp_path / "index"))
