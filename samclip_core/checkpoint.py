@@ -107,6 +107,11 @@ def graphs_digest(directory: Path) -> str:
     return str(_read_graphs(directory).get("digest", ""))
 
 
+def graphs_opset(directory: Path) -> int | None:
+    """Return the version of ONNX's operators in the exported files; None before an export."""
+    return _read_graphs(directory).get("opset")
+
+
 def read_graph(directory: Path, name: str) -> bytes:
     """Return the bytes of an exported file.
 

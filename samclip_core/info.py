@@ -12,9 +12,10 @@ from samclip_core.errors import CheckpointError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a checkpoint's digest, files, config and lineage; return the exit code."""
+    """Print a checkpoint's digest, files, config, lineage and graphs; return the exit code."""
     parser = argparse.ArgumentParser(
-        prog="samclip info", description="Show a checkpoint's digest, files, config and lineage."
+        prog="samclip info",
+        description="Show a checkpoint's digest, files, config, lineage and graphs.",
     )
     parser.add_argument("checkpoint", nargs="?", default="edge", help="bundled name or directory")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -31,13 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def describe(directory: Path) -> dict[str, Any]:
     """Everything that a checkpoint says of itself; CheckpointError where it is damaged."""
-    return {
+    found = {
         "directory": str(directory),
         "digest": checkpoint.digest(directory),
         "bytes": {path.name: path.stat().st_size for path in sorted(directory.iterdir())},
         "config": json.loads(checkpoint.read_config(directory).to_json()),
         "lineage": json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE)),
     }
+    if files := checkpoint.graphs(directory):
+        found["graphs"] = {
+            "digest": checkpoint.graphs_digest(directory),
+            "opset": checkpoint.graphs_opset(directory),
+            "files": files,
+        }
+    return found
 
 
 def lines(value: Mapping[str, Any], indent: str = "") -> list[str]:

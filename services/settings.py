@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from samclip_core.engine.base import Asked
@@ -20,7 +20,18 @@ MIB = 1024 * 1024
 NOT_OURS = {"SAMCLIP_DATA", "SAMCLIP_API_KEY"}  # the tests' photographs, a client's key
 
 
-AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+RENAMED = {"torch_threads": "threads"}
+
+
+def _absolute(path: Path, field: ValidationInfo) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        variable = f"{PREFIX}{field.field_name}".upper()
+        raise ValueError(f"{error} Set {variable} to a path without ~") from error
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 def _split(value: object) -> object:
@@ -109,6 +120,10 @@ class Settings(BaseSettings):
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
         unknown = {name for name in os.environ if name.startswith(PREFIX)} - known - NOT_OURS
+        for old, new in RENAMED.items():
+            was, is_now = PREFIX + old.upper(), PREFIX + new.upper()
+            if was in unknown:
+                raise SettingsError(f"environment variable {was} was renamed to {is_now}")
         if unknown:
             raise SettingsError(
                 f"unknown environment variable {', '.join(sorted(unknown))}; "
@@ -153,8 +168,14 @@ def _explain(error: ValidationError, known: list[str]) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
+        if name in RENAMED:
+            lines.append(f"setting {name!r} was renamed to {RENAMED[name]!r}")
+        elif problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting {name!r}; the settings are {', '.join(known)}")
         else:
-            lines.append(f"setting {name!r} is {problem['input']!r}: {problem['msg']}")
+            lines.append(f"setting {name!r} is {_shown(problem['input'])}: {problem['msg']}")
     return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    return repr(str(value) if isinstance(value, Path) else value)

@@ -143,8 +143,9 @@ class ImageInfo:
 class Model:
     """The checkpoint that answered; ``kind`` is "vit-b", "edge" or "pair".
 
-    dtype: the precision in which the image encoder computed: "float32", "bfloat16", "float16" or
-    "int8". Empty if the service does not say, or if the images of a request differ in it.
+    dtype: the precision in which the image encoder computed: "float32", "bfloat16", "float16",
+    "int8" or "int8+bfloat16". Empty if the service does not say, or if the images of a request
+    differ in it.
     """
 
     name: str

@@ -155,6 +155,15 @@ def test_the_image_installs_what_make_serve_installs() -> None:
         assert f"!{name}" in (ROOT / ".dockerignore").read_text(), name
 
 
+def test_the_variables_of_the_image_are_settings_and_its_folders_on_the_volume() -> None:
+    text = (DEPLOY / "Dockerfile").read_text()
+    variables = dict(re.findall(r"(SAMCLIP_[A-Z_]+)=(\S+)", text))
+    assert all(map(is_setting, variables))
+    (volume,) = re.findall(r"^VOLUME (\S+)$", text, re.MULTILINE)
+    for name in ("SAMCLIP_INDEX_DIR", "SAMCLIP_COMPILED_CACHE_DIR"):
+        assert Path(variables[name]).parent == Path(volume)
+
+
 @pytest.fixture(scope="module", params=OVERLAYS)
 def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     command = [tool("kustomize"), "build", DEPLOY / request.param]
@@ -215,7 +224,7 @@ def test_the_ray_service_has_the_serve_configuration(manifests: list[dict[str, A
         assert yaml.safe_load(service["spec"]["serveConfigV2"]) == CONFIG
         cluster = service["spec"]["rayClusterConfig"]
         (data,) = (m["data"] for m in manifests if m["kind"] == "ConfigMap")
-        assert data.items() >= ENVIRONMENT.items()
+        assert data.items() >= {**ENVIRONMENT, "SAMCLIP_DTYPE": data["SAMCLIP_DTYPE"]}.items()
         groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
         for group in groups:
             (container,) = group["template"]["spec"]["containers"]
@@ -223,6 +232,14 @@ def test_the_ray_service_has_the_serve_configuration(manifests: list[dict[str, A
             assert str(ports["serve"]) == ENVIRONMENT["SAMCLIP_INNER_HTTP_PORT"]
             assert str(ports["grpc"]) == ENVIRONMENT["SAMCLIP_INNER_GRPC_PORT"]
             assert {"configMapRef": {"name": "samclip-cluster"}} in container["envFrom"]
+
+
+def test_all_replicas_compute_in_one_precision(manifests: list[dict[str, Any]]) -> None:
+    """One that every CPU has, and every GPU where the service runs on these."""
+    for data in (each["data"] for each in manifests if each["kind"] == "ConfigMap"):
+        on_gpus = data.get("SAMCLIP_DEVICE") == "cuda"
+        assert data["SAMCLIP_DTYPE"] == ("bfloat16" if on_gpus else "float32")
+    assert not any("dtype" in app.get("args", ()) for app in CONFIG["applications"])
 
 
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:

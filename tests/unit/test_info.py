@@ -36,6 +36,18 @@ def test_text(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "  data: bsds500, camvid" in shown
 
 
+def test_the_graphs_of_an_export(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "graphs" not in info.describe(directory)
+    (directory / checkpoint.INT8_GRAPH).write_bytes(b"a graph")
+    digest = checkpoint.seal_graphs(directory, 20, {checkpoint.INT8_GRAPH: {"agreement": 0.99}})
+    about = {"agreement": 0.99, "sha256": checkpoint.sha256(directory / checkpoint.INT8_GRAPH)}
+    graphs = {"digest": digest, "opset": 20, "files": {checkpoint.INT8_GRAPH: about}}
+    assert info.describe(directory)["graphs"] == graphs
+    assert info.main([str(directory)]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert {f"  digest: {digest}", "  opset: 20", "      agreement: 0.99"} <= set(shown)
+
+
 def test_a_damaged_checkpoint(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (directory / checkpoint.LINEAGE).write_text("{}")
     assert info.main([str(directory)]) == 1

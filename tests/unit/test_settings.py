@@ -40,6 +40,39 @@ def test_an_unknown_variable_is_an_error_that_names_the_known(
         Settings.load()
 
 
+def test_a_renamed_setting_is_an_error_that_says_its_new_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "samclip.toml"
+    file.write_text("torch_threads = 2\n")
+    renamed = "'torch_threads' was renamed to 'threads'"
+    with pytest.raises(SettingsError, match=renamed):
+        Settings.load(file)
+    with pytest.raises(SettingsError, match=renamed):
+        Settings.load(torch_threads=2)
+    monkeypatch.setenv("SAMCLIP_TORCH_THREADS", "2")
+    with pytest.raises(SettingsError, match="SAMCLIP_TORCH_THREADS was renamed to SAMCLIP_THREADS"):
+        Settings.load()
+
+
+def test_without_a_home_directory_only_folders_in_it_must_be_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a uid without an entry
+    with pytest.raises(SettingsError) as raised:
+        Settings.load(api_keys_file=tmp_path / "keys")
+    for told in (
+        "SAMCLIP_INDEX_DIR",
+        "SAMCLIP_COMPILED_CACHE_DIR",
+        "'~/.local/share/samclip/index'",
+    ):
+        assert told in str(raised.value)
+    assert "api_keys_file" not in str(raised.value)
+    monkeypatch.setenv("SAMCLIP_INDEX_DIR", str(tmp_path / "index"))
+    settings = Settings.load(compiled_cache_dir=tmp_path / "compiled")
+    assert settings.index_dir == tmp_path / "index"
+
+
 def test_the_tests_own_variable_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SAMCLIP_DATA", "/photographs")
     assert Settings.load() == Settings()
