@@ -235,6 +235,32 @@ def test_verification_notices_a_damaged_graph(exported: Exported, tmp_path, name
         checkpoint.verify(copy)
 
 
+def test_an_export_that_fails_leaves_the_checkpoint_as_it_was(
+    export_once: Callable[[str], Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(export_once("vit-b").directory, tmp_path / "copy")
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+
+    def interrupted(net, text_encoder, config, samples):
+        yield "image_encoder.onnx", export.image_encoder(net, config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "_graphs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        export.export(copy)
+    assert {path.name: path.read_bytes() for path in copy.iterdir()} == before
+
+
+def test_an_export_without_photographs_keeps_the_int8_graph(
+    export_once: Callable[[str], Exported], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(export_once("vit-b").directory, tmp_path / "copy")
+    about = checkpoint.graphs(copy)
+    monkeypatch.setattr(export, "_graphs", lambda *_: iter(()))
+    export.export(copy)
+    assert checkpoint.graphs(copy) == {checkpoint.INT8_GRAPH: about[checkpoint.INT8_GRAPH]}
+
+
 def test_a_vision_transformer_runs_in_int8(export_once: Callable[[str], Exported]) -> None:
     exported = export_once("vit-b")
     int8 = CompiledEngine(exported.directory, "int8", ("image_encoder",))
