@@ -47,7 +47,7 @@ _PR_SET_PDEATHSIG = 1
 def workers_forked(directory: Path) -> Iterator[None]:
     """Let a Ray that is started in this context fork its workers; ``directory`` is private.
 
-    Elsewhere than on Linux they start alone: a fork of a process that has imported so much may crash.
+    On other systems than Linux they start alone: not every library there survives a fork.
     """
     if sys.platform != "linux":
         yield
