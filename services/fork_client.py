@@ -16,13 +16,14 @@ def main() -> None:
     """Hand the command over; run it here if there is no answer."""
     address, python, *arguments = sys.argv[1:]
     message = json.dumps({"arguments": arguments, "environment": dict(os.environ)}).encode()
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
             server.connect(address)
             socket.send_fds(server, [message], [0, 1, 2])
+            # Without a timeout, or a slow server might start the worker for a second time.
             forked = server.recv(16)
-        except OSError:
-            forked = b""
+    except OSError:
+        forked = b""
     if not forked:
         os.execv(python, [python, *arguments])
 

@@ -38,15 +38,24 @@ MODULES = (
     "services.retrieval.engine",
 )
 """What most workers import, Ray excepted. A module that starts threads must not be here."""
+CLIENT_S = 2
+"""A client that has not sent its command in this time is no longer waited for."""
 _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
 def workers_forked(directory: Path) -> Iterator[None]:
-    """Let a Ray that is started in this context fork its workers; ``directory`` is private."""
+    """Let a Ray that is started in this context fork its workers; ``directory`` is private.
+
+    On other systems than Linux they start alone: not every library there survives a fork.
+    """
+    if sys.platform != "linux":
+        yield
+        return
     address, script, ours = directory / "workers.sock", directory / "python", sys.executable
+    # -P: a file of the current directory may have the name of a module.
     server = subprocess.Popen(
-        [ours, "-m", "services.fork_server", str(address)], start_new_session=True
+        [ours, "-P", "-m", "services.fork_server", str(address)], start_new_session=True
     )
     write_script(script, address)
     sys.executable = str(script)
@@ -70,38 +79,49 @@ def write_script(script: Path, address: Path) -> None:
 
 
 def main() -> None:
-    """Fork workers until the parent process ends."""
+    """Fork workers until the parent process ends; in a fork, run the worker as the main program."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps workers
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(sys.argv[1])
         listener.listen(64)
         _import(MODULES)
-        while True:
-            connection, _ = listener.accept()
-            with connection:
-                _answer(connection, listener)
+        while not _fork_next(listener):
+            pass
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def _answer(connection: socket.socket, listener: socket.socket) -> None:
-    message, files, _, _ = socket.recv_fds(connection, fork_client.LONGEST, 3)
-    if not message:  # the client has gone
-        return
-    command = json.loads(message)
-    if "ray" not in sys.modules:
-        # Ray reads the environment when it is loaded; all workers have the same job and raylet.
-        os.environ.update(command["environment"])
-        _import(["ray"])
-        if _random_id() == _random_id():
-            sys.exit("Ray's random numbers would be the same in all forks: workers start alone")
-    if os.fork() == 0:
-        listener.close()
-        connection.close()
+def _fork_next(listener: socket.socket) -> bool:
+    """Fork a worker for the next client. Return whether this process is the fork."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(CLIENT_S)
+        try:
+            message, files, _, _ = socket.recv_fds(connection, fork_client.LONGEST, 3)
+        except OSError:  # the client starts the worker alone
+            return False
+        if not message:  # the client has gone
+            return False
+        command = json.loads(message)
+        if "ray" not in sys.modules:
+            _import_ray(command["environment"])
+        forked = os.fork() == 0
+        if not forked:
+            with suppress(OSError):
+                connection.send(b"forked")
+    if forked:
         _become_worker(command, files)
     for file in files:
         os.close(file)
-    with suppress(OSError):
-        connection.send(b"forked")
+    return forked
+
+
+def _import_ray(environment: dict[str, str]) -> None:
+    """Import Ray, which reads the environment; all workers have the same job and raylet."""
+    os.environ.update(environment)
+    _import(["ray"])
+    if _random_id() == _random_id():
+        sys.exit("Ray's random numbers would be the same in all forks: workers start alone")
 
 
 def _import(names: Sequence[str]) -> None:
@@ -129,19 +149,14 @@ def _random_id() -> bytes:
 
 
 def _become_worker(command: dict[str, Any], files: Sequence[int]) -> None:
+    """Take over the group, the three standard files, the environment and the arguments."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setpgid(0, 0)
     for target, file in enumerate(files):
         os.dup2(file, target)
-        os.close(file)
     os.environ.clear()
     os.environ.update(command["environment"])
     sys.argv = command["arguments"]
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    finally:
-        sys.stderr.flush()
-        os._exit(1)
 
 
 if __name__ == "__main__":

@@ -154,10 +154,15 @@ def _interrupt(number: int, frame: object) -> None:
 def _start_ray(directory: str) -> None:
     """Start a Ray that opens ``directory`` to all users: a folder above must keep them out."""
     import ray
+    from ray.job_config import JobConfig
 
+    job = JobConfig()
+    # By default the workers look for modules in the current directory first.
+    job._runtime_env_has_working_dir = lambda: True
     try:
         ray.init(
             address="local",
+            job_config=job,
             include_dashboard=False,
             object_store_memory=128 * MIB,
             logging_level=logging.ERROR,

@@ -99,7 +99,8 @@ class Engine:
     def about(self) -> dict[str, Any]:
         """What runs the encoders, and the milliseconds by which it chose its precision."""
         engine = self.model.engine
-        return {"name": engine.name, "dtype": engine.dtype, "measured_ms": engine.measured_ms}
+        measured = dict(engine.measured_ms)
+        return {"name": engine.name, "dtype": engine.dtype, "measured_ms": measured}
 
     @property
     def queue(self) -> int:

@@ -1,9 +1,20 @@
 """What keeps the start short and the memory small: few processes, and workers that are forks."""
 
+import base64
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+import httpx
+import pytest
+
 from services.routes import SERVICES
+from tests.conftest import ROOT
 from tests.e2e.conftest import Service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 SERVES_OWN = ("ServeController", "ProxyActor", "HAProxyManager")
 WITHOUT_MODEL = ("classification", "retrieval", "gateway")
@@ -27,6 +38,10 @@ def workers(service: Service) -> dict[str, int]:
     }
 
 
+def has_torch(process: int) -> bool:
+    return "libtorch" in Path(f"/proc/{process}/maps").read_text()
+
+
 def test_every_worker_is_a_fork_and_none_is_idle(service: Service) -> None:
     found = workers(service)
     replicas = {f"ServeReplica:{name}:{name}" for name in (*SERVICES.values(), "gateway")}
@@ -39,5 +54,36 @@ def test_every_worker_is_a_fork_and_none_is_idle(service: Service) -> None:
 def test_services_without_a_model_have_loaded_no_torch(service: Service) -> None:
     found = workers(service)
     for name in WITHOUT_MODEL:
-        process = found[f"ServeReplica:{name}:{name}"]
-        assert "libtorch" not in Path(f"/proc/{process}/maps").read_text()
+        assert not has_torch(found[f"ServeReplica:{name}:{name}"])
+
+
+def test_no_process_has_loaded_torch_where_openvino_runs_the_graphs(
+    service: Service, http: httpx.Client, photo: bytes
+) -> None:
+    backbone = http.get("/readyz").json()["services"]["backbone"]
+    if backbone["engine"]["name"] != "openvino":
+        pytest.skip("this checkpoint has no graphs")
+    body = {"image": base64.b64encode(photo).decode(), "labels": ["a cat", "a dog"]}
+    for path in ("/classify", "/semantic"):
+        assert http.post(path, json=body).is_success
+    body = {"image": body["image"], "prompts": [{"points": [{"x": 200, "y": 150}]}]}
+    assert http.post("/segment", json=body).is_success
+    assert not [command(process) for process in service.processes() if has_torch(process)]
+
+
+def test_ray_adds_no_current_directory_to_the_path_of_its_workers(tmp_path: Path) -> None:
+    code = (
+        "import sys; from services import serve; serve._start_ray(sys.argv[1]); import ray\n"
+        "print(ray.get(ray.remote(lambda: sys.path).remote()))"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'proto'}{os.pathsep}{ROOT}"}
+    with tempfile.TemporaryDirectory() as short:  # the address of a socket has 107 characters
+        run = subprocess.run(
+            [sys.executable, "-P", "-c", code, short],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+    assert repr(str(ROOT)) in run.stdout, run.stderr
+    assert repr(str(tmp_path)) not in run.stdout

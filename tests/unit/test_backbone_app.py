@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +113,4 @@ async def test_health_tells_of_queue_and_cache(settings, tiny_model):
     assert health["cache"] == {"bytes": 0, "capacity": settings.cache_bytes}
     assert health["redis"] == "off"
     assert health["model"]["name"] == "tiny-edge"
+    assert json.loads(json.dumps(health)) == health

@@ -1,3 +1,6 @@
+import json
+import os
+import socket
 import subprocess
 import sys
 import time
@@ -6,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from services import fork_server
+from services import fork_client, fork_server
+from tests.conftest import ROOT
 
 WORKER = """
 import os, sys
@@ -26,13 +30,19 @@ def worker(tmp_path: Path) -> Path:
     return file
 
 
+def connected(address: Path) -> socket.socket:
+    """A connection to a server as soon as it listens."""
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    while client.connect_ex(str(address)):
+        time.sleep(0.01)
+    return client
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> Iterator[Path]:
     with fork_server.workers_forked(tmp_path):
-        python = Path(sys.executable)
-        while not (tmp_path / "workers.sock").exists():
-            time.sleep(0.01)
-        yield python
+        connected(tmp_path / "workers.sock").close()
+        yield Path(sys.executable)
 
 
 def output(*command: str | Path, **environment: str) -> str:
@@ -69,6 +79,86 @@ def test_python_is_itself_again_and_the_server_gone_afterwards(
         assert sys.executable == str(tmp_path / "python")
     assert sys.executable == before
     assert "services.fork_server" not in output(tmp_path / "python", worker)
+
+
+def test_elsewhere_than_on_linux_nothing_is_forked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sys.executable
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with fork_server.workers_forked(tmp_path):
+        assert sys.executable == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_worker_starts_where_there_are_no_such_sockets(worker: Path) -> None:
+    code = (
+        "import runpy, socket, sys\n"
+        "def refuse(*kind): raise OSError('Protocol not supported')\n"
+        "socket.socket = refuse\n"
+        "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+    )
+    client = [sys.executable, "-c", code, fork_client.__file__]
+    assert output(*client, "nobody.sock", sys.executable, worker, "--id").startswith("['--id']")
+
+
+def test_no_file_of_the_current_directory_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, worker: Path
+) -> None:
+    (tmp_path / "fastapi.py").write_text("raise SystemExit('a decoy')")
+    worker.write_text(WORKER + "print(sys.path)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'proto'}{os.pathsep}{ROOT}")
+    with fork_server.workers_forked(tmp_path):
+        connected(tmp_path / "workers.sock").close()
+        told = output(sys.executable, worker)
+    assert "services.fork_server" in told
+    path = told.splitlines()[-1]
+    assert repr(str(ROOT)) in path
+    assert repr(str(tmp_path)) not in path
+    assert "''" not in path
+
+
+def test_a_client_that_sends_nothing_holds_up_no_other(python: Path, worker: Path) -> None:
+    with connected(python.with_name("workers.sock")):
+        assert "services.fork_server" in output(python, worker)
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "error"),
+    [
+        ("", 0, ""),
+        ("sys.exit(7)", 7, ""),
+        ("sys.exit('no raylet')", 1, "no raylet\n"),
+        ("raise ValueError('no raylet')", 1, "ValueError: no raylet\n"),
+    ],
+)
+def test_a_worker_ends_as_any_program_does(
+    tmp_path: Path, worker: Path, end: str, code: int, error: str
+) -> None:
+    worker.write_text(f"import atexit, sys\natexit.register(print, 'at exit')\n{end}")
+    process = forked_in_place(tmp_path / "workers.sock", worker)
+    output, errors = process.communicate()
+    assert (output, process.returncode) == ("at exit\n", code)
+    assert errors.endswith(error)
+    assert bool(errors) == bool(error)
+
+
+def forked_in_place(address: Path, worker: Path) -> subprocess.Popen[str]:
+    """Run a server that becomes the worker itself: the exit code of a fork is not ours to see."""
+    code = (
+        "import os, sys\n"
+        "from services import fork_server\n"
+        "os.fork, os.setpgid, fork_server.MODULES = lambda: 0, lambda *group: None, ()\n"
+        "sys.modules['ray'] = fork_server\n"  # neither imported nor asked for an ID
+        "fork_server.main()"
+    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", code, str(address)], text=True, **pipes)
+    message = json.dumps({"arguments": [str(worker)], "environment": {}}).encode()
+    with connected(address) as client:
+        client.send(message)  # and no files: the process keeps its own
+    return process
 
 
 def test_forks_draw_different_random_ids() -> None:
