@@ -23,7 +23,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -235,8 +235,9 @@ def seal(directory: Path) -> str:
         if path.is_file() and path.name not in (MANIFEST, *GRAPHS)
     }
     manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
-    if (directory / MANIFEST).is_file() and _same_weights(files, _read_manifest(directory)[0]):
-        manifest["graphs"] = _read_graphs(directory)
+    with suppress(CheckpointError):  # none before, or a damaged one
+        if _same_weights(files, _read_manifest(directory)[0]) and graphs(directory):
+            manifest["graphs"] = _read_graphs(directory)
     _write_manifest(directory, manifest)
     return str(manifest["digest"])
 

@@ -3,7 +3,10 @@
 import logging
 import math
 import os
-from collections.abc import Collection, Mapping
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
@@ -153,7 +156,7 @@ class CompiledEngine:
             try:
                 encoder = self._compiled(variant)
             except RuntimeError as error:
-                logger.info("%s cannot be compiled here: %s", name, error)
+                logger.warning("%s cannot be compiled here: %s", name, error)
                 continue
             if variant[0] == checkpoint.INT8_GRAPH:
                 exact = encoders.get("float32") or self._compiled(_FLOAT)
@@ -186,9 +189,10 @@ class CompiledEngine:
                 return _Requests(self._core.import_model(kept, "CPU", options), self.streams)
             except RuntimeError as error:
                 logger.warning("a graph that was compiled before cannot be read: %s", error)
-        model = self._core.read_model(checkpoint.verified_graph(self._directory, name))
-        model = _prepared(model, self._config.image_size)
-        return _Requests(self._core.compile_model(model, "CPU", options), self.streams)
+        checkpoint.verified_graph(self._directory, name)
+        with _without_links(self._directory, name) as path:
+            model = _prepared(self._core.read_model(path), self._config.image_size)
+            return _Requests(self._core.compile_model(model, "CPU", options), self.streams)
 
     def _keep(self, graph: Variant, requests: "_Requests") -> None:
         name = "-".join(graph)
@@ -213,6 +217,19 @@ class _Requests:
             return [np.array(tensor.data) for tensor in request.output_tensors]
         finally:
             self._free.put(request)
+
+
+@contextmanager
+def _without_links(directory: Path, name: str) -> Iterator[Path]:
+    """A graph beside its weights; copies where files are links, which the runtime refuses."""
+    files = [name, checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS]
+    if not any((directory / file).is_symlink() for file in files):
+        yield directory / name
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in files:
+            shutil.copy(directory / file, scratch)
+        yield Path(scratch) / name
 
 
 def _prepared(model: ov.Model, side: int) -> ov.Model:

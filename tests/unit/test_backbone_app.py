@@ -2,7 +2,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from samclip.v1 import samclip_pb2 as pb
 
 from services import deployment, wire
@@ -59,10 +58,6 @@ async def test_bad_requests_are_refused(caller, rpc, request_, message):
     code, details = await caller.refused(rpc, request_)
     assert code == "INVALID_ARGUMENT"
     assert message in details
-
-
-async def test_the_model_takes_the_threads_of_the_settings(caller):
-    assert torch.get_num_threads() == 1
 
 
 def test_a_batch_that_could_never_fill_is_a_mistake_in_the_settings(settings):

@@ -129,6 +129,15 @@ def test_a_checkpoint_without_an_int8_graph_says_how_to_get_one(edge: Path) -> N
         CompiledEngine(edge, "int8", ENCODER)
 
 
+def test_a_checkpoint_of_links_is_served(tmp_path: Path) -> None:
+    for file in EDGE.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    found = CompiledEngine(tmp_path, "float32", ENCODER).encode(*GREY)
+    expected = CompiledEngine(EDGE, "float32", ENCODER).encode(*GREY)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def test_a_damaged_graph_or_weight_is_named(edge: Path) -> None:
     (edge / "mask_decoder.onnx").write_bytes(b"no graph")
     with pytest.raises(CheckpointError, match=r"mask_decoder\.onnx.*samclip export"):
