@@ -282,7 +282,7 @@ def refer_to_weights(model: ir.Model, directory: Path) -> None:
             file, first, length, dtype, shape=shape, name=name, base_dir=directory
         )
         if not np.array_equal(stored.numpy().astype(np.float32), value.const_value.numpy()):
-            continue  # it was changed by the quantisation
+            continue  # quantisation has changed it
         if dtype == value.dtype:
             value.const_value = stored
             continue

@@ -35,7 +35,7 @@ WORTH = 0.9
 MARGIN = 0.02
 """Cosine by which int8 may be further from float32 than it was at the export."""
 FORMAT = "1"
-"""Of what is kept on disk. Raise it when ``_prepared`` or the options change."""
+"""Version of the files on disk. Raise it when ``_prepared`` or the options change."""
 Variant = tuple[str, str]
 """A graph, and the runtime's name of the precision of its layers in float."""
 _HINTS: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -250,7 +250,7 @@ def _prepared(model: ov.Model, side: int) -> ov.Model:
 
 
 def _milliseconds(encoders: Mapping[Dtype, _Requests], side: int) -> dict[Dtype, float]:
-    """The least time of one picture in each precision, in turns; of a lone one no time."""
+    """The least time of one picture in each precision, in turns; 0 where there is only one."""
     if len(encoders) == 1:
         return dict.fromkeys(encoders, 0.0)
     picture = noise(side)

@@ -8,6 +8,7 @@ mask decoder one by one.
 import io
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ class Asked:
     image: Any  # as ``prepare`` makes it; None for a search
 
 
-class Work:
+class Work(ABC):
     """``read`` before the batch, ``run`` in it."""
 
     def __init__(self) -> None:
@@ -63,21 +64,25 @@ class Work:
                 answers.append({"scores": self.scores(next(encoded))})
         return answers
 
+    @abstractmethod
     def prepare(self, file: bytes) -> Any:
-        raise NotImplementedError
+        """Decode and resize a file."""
 
+    @abstractmethod
     def encode(self, images: Sequence[Any]) -> list[Any]:
-        raise NotImplementedError
+        """Run the image encoder on a batch."""
 
+    @abstractmethod
     def scores(self, encoded: Any) -> dict[str, float]:
-        raise NotImplementedError
+        """Score the labels."""
 
+    @abstractmethod
     def mask(self, encoded: Any, asked: Asked) -> str:
         """COCO's compressed RLE, at the size of the image."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        raise NotImplementedError
+        """Embed texts: one row each."""
 
 
 class Documented(Work):
