@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from samclip_core import checkpoint, dense, everything, scores, semantic, tokenizer
 from samclip_core.engine import load as load_engine
-from samclip_core.engine.base import Asked, Dtype, Engine, EngineName
+from samclip_core.engine.base import CACHE_DIR, Asked, Engine, EngineName
 from samclip_core.errors import InvalidImage
 from samclip_core.geometry import Geometry
 from samclip_core.image import ImageLimits, decode
@@ -52,6 +52,8 @@ class SamClip:
         """Use ``SamClip.load``."""
         self.config = checkpoint.read_config(directory)
         self.digest = checkpoint.digest(directory)
+        int8 = checkpoint.graphs(directory).get(checkpoint.INT8_GRAPH, {})
+        self._int8_digest = str(int8.get("sha256", ""))
         self.engine = engine
         self.sam_head = SamHead(self.config, engine)
         self.limits = limits or ImageLimits()
@@ -76,12 +78,20 @@ class SamClip:
         Raises CheckpointError where something is missing, damaged or cannot be had.
         """
         directory = checkpoint.resolve(name_or_dir)
-        return cls(directory, load_engine(directory, device, dtype, engine=engine), limits)
+        loaded = load_engine(
+            directory, device, dtype, engine=engine, cache_dir=CACHE_DIR.expanduser()
+        )
+        return cls(directory, loaded, limits)
 
     @property
-    def dtype(self) -> Dtype:
-        """The precision of the image encoder."""
-        return self.engine.dtype
+    def dtype(self) -> str:
+        """The precision of the image encoder, one of ``samclip_core.engine.base.Dtype``.
+
+        For int8, the first digits of the graph's digest follow, as in "int8:4caf4841": calibrated
+        in another way, the same weights give other embeddings.
+        """
+        dtype = self.engine.dtype
+        return f"{dtype}:{self._int8_digest[:8]}" if dtype.startswith("int8") else dtype
 
     @property
     def net(self) -> "SamClipNet":

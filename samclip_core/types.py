@@ -24,7 +24,7 @@ class ImageFeatures:
 
     Arrays are float16 or float32; ``sam_Dhw`` and ``clip_dense_Dhw`` lie over the padded model
     frame, and CLIP's vectors have length 1 along D. ``dtype`` is the precision of the encoder that
-    computed them, one of ``samclip_core.engine.base.Dtype``; empty if it is not known.
+    computed them, as in ``SamClip.dtype``; empty if it is not known.
     """
 
     geometry: Geometry

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from samclip_core.engine.base import Asked
+from samclip_core.engine.base import CACHE_DIR, Asked
 
 PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     device: str = "cpu"
     dtype: Asked = "auto"  # of the encoder; auto: measured at load
     threads: int = Field(0, ge=0)  # of each process with a model; 0: the runtime decides
-    compiled_cache_dir: AbsolutePath = Path("~/.cache/samclip/compiled")
+    compiled_cache_dir: AbsolutePath = CACHE_DIR
 
     replica_cpus: float = Field(0, ge=0)  # that Ray reserves for each replica; 0: all share them
 

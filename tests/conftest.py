@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadScopeScheduling
 
+import samclip_core.model
 from tests import redis_server
 
 # Slowness of the machine that runs the tests is not a failure.
@@ -47,6 +48,16 @@ def small_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """``SamClip.load`` keeps compiled graphs in a folder of this run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            samclip_core.model, "CACHE_DIR", tmp_path_factory.mktemp("cache") / "compiled"
+        )
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -144,7 +144,8 @@ class Model:
     """The checkpoint that answered; ``kind`` is "vit-b", "edge" or "pair".
 
     dtype: the precision in which the image encoder computed: "float32", "bfloat16", "float16",
-    "int8" or "int8+bfloat16". Empty if the service does not say, or if the images of a request
+    "int8" or "int8+bfloat16", where the last two are followed by the first digits of their graph's
+    digest ("int8:4caf4841"). Empty if the service does not say, or if the images of a request
     differ in it.
     """
 

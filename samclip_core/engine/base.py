@@ -5,6 +5,7 @@ low-resolution mask, T texts.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from samclip_core.types import FloatArray
 
+CACHE_DIR = Path("~/.cache/samclip/compiled")
+"""Where compiled graphs are kept unless another folder is asked for."""
 Part = Literal["image_encoder", "mask_decoder", "text_encoder"]
 PARTS: tuple[Part, ...] = ("image_encoder", "mask_decoder", "text_encoder")
 Dtype = Literal["float32", "bfloat16", "float16", "int8", "int8+bfloat16"]
@@ -49,7 +52,7 @@ class PromptBatch(NamedTuple):
 
 
 class Engine(Protocol):
-    """Threads may share an engine. A method of a part that was not loaded raises ValueError.
+    """Threads may share an engine. Only the parts that were loaded may be used.
 
     ``dtype`` is the precision of the image encoder; everything else is float32. ``streams`` calls
     run at the same time, more wait. ``batches`` says whether one call with several images takes

@@ -5,12 +5,15 @@ import json
 import logging
 import os
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
+UNUSED_S = 30 * 86400
+"""Files that were neither written nor read for this long are removed by the next write."""
 _SUM_BYTES = 32
 
 
@@ -42,7 +45,9 @@ class DiskCache:
         if self._folder is None:
             return None
         try:
-            kept = self._path(self._folder, name).read_bytes()
+            path = self._path(self._folder, name)
+            kept = path.read_bytes()
+            os.utime(path)
         except OSError:
             return None
         content = kept[_SUM_BYTES:]
@@ -56,6 +61,9 @@ class DiskCache:
             partial = Path(scratch) / name
             partial.write_bytes(hashlib.sha256(content).digest() + content)
             partial.replace(self._path(self._folder, name))
+            for path in self._folder.iterdir():
+                if path.stat().st_mtime < time.time() - UNUSED_S:
+                    path.unlink()
 
     def read_json(self, name: str) -> Any:
         """``read`` of what ``write_json`` wrote."""

@@ -26,7 +26,7 @@ from services.limits import (
     check_top_k,
 )
 from services.retrieval.engine import OwnIndex
-from services.retrieval.index import Collections, Hit, Item, Listed, Query
+from services.retrieval.index import UNRECORDED, Collections, Hit, Item, Listed, Query
 from services.rpc import rpc
 from services.settings import Settings
 
@@ -203,7 +203,7 @@ class Retrieval(Head):
         """The vector of an image, and the precision that it was computed in."""
         _, features = await self.backbone.features(image, pb.CLIP_POOLED)
         assert features.clip_pooled_D is not None
-        return unit(features.clip_pooled_D), features.dtype
+        return unit(features.clip_pooled_D), features.dtype or UNRECORDED
 
     def _check_addable(self, name: str) -> None:
         most = self.settings.max_collection_items, self.settings.max_collections

@@ -321,11 +321,12 @@ def check_model(name: str, digest: str, ours: str) -> None:
 def check_dtype(name: str, dtype: str, ours: str) -> None:
     """Raise InvalidRequest unless a collection's vectors have the precision of those to add."""
     if dtype != ours:
+        setting, here = dtype.partition(":")[0], ours.partition(":")[0]
         raise InvalidRequest(
             f"collection {name!r} has vectors that the image encoder computed in {dtype}, and here "
-            f"it computes in {ours}: vectors of one precision belong together, so set "
-            f"SAMCLIP_DTYPE to {dtype}, or index the images again under another name (samclip "
-            "reindex)"
+            f"it computes in {ours}: vectors of one precision belong together, so "
+            + (f"set SAMCLIP_DTYPE to {setting}, or " if setting != here else "")
+            + "index the images again under another name (samclip reindex)"
         )
 
 

@@ -60,3 +60,15 @@ def test_without_a_folder_nothing_is_kept() -> None:
     cache = DiskCache(None, "key")
     cache.write_json("choice", [1.0])
     assert cache.read_json("choice") is None
+
+
+def test_what_nobody_has_read_for_a_month_is_removed(tmp_path: Path) -> None:
+    old, new = (DiskCache(tmp_path / "compiled", key) for key in ("old", "new"))
+    for name in ("read", "unread"):
+        old.write(name, b"machine code")
+    for path in (tmp_path / "compiled").iterdir():
+        os.utime(path, (0, 0))
+    assert old.read("read") == b"machine code"
+    new.write("graph", b"machine code")
+    assert [old.read("read"), old.read("unread")] == [b"machine code", None]
+    assert new.read("graph") == b"machine code"

@@ -387,6 +387,13 @@ def test_vectors_of_another_precision_are_refused_but_those_that_are_there_are_s
     assert [found.dtype for found in again.describe()] == ["int8", "float32"]
 
 
+def test_vectors_of_another_calibration_are_refused(start):
+    start(MODEL).get_or_make("pets", "int8:4caf4841").upsert(items(1))
+    expected = r"in int8:4caf4841, and here it computes in int8:01234567: .* together, so index the"
+    with pytest.raises(InvalidRequest, match=expected):
+        start(MODEL).get_or_make("pets", "int8:01234567")
+
+
 def test_new_names_are_addable(collections):
     assert collections.check_addable("new") is None
     assert collections.describe() == []

@@ -1,6 +1,8 @@
 """SamClip on tiny random checkpoints: whole answers, invariance, precision and threads."""
 
+import hashlib
 import io
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError, ImageTooLarge, InvalidImage, InvalidLabels
 from samclip_core.image import ImageLimits
 from samclip_core.model import SamClip
@@ -49,6 +52,20 @@ def test_encode(model: SamClip) -> None:
     assert {getattr(features, name).dtype for name in ARRAYS} == {np.dtype(np.float32)}
     assert features.dtype == model.dtype == "float32"
     assert model.encode(features) is features
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int8+bfloat16"])
+def test_int8_is_named_with_its_calibration(tiny_checkpoint: Path, tmp_path: Path, dtype) -> None:
+    directory = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
+    engine = SamClip.load(directory, engine="torch").engine
+    engine.dtype = dtype
+    found = []
+    for graph in (b"one calibration", b"another"):
+        (directory / checkpoint.INT8_GRAPH).write_bytes(graph)
+        checkpoint.seal_graphs(directory, 20, {checkpoint.INT8_GRAPH: {}})
+        found.append(SamClip(directory, engine).dtype)
+        assert found[-1] == f"{dtype}:{hashlib.sha256(graph).hexdigest()[:8]}"
+    assert found[0] != found[1]
 
 
 def test_a_picture_alone_equals_itself_in_any_slot_of_any_batch(model: SamClip) -> None:
