@@ -24,6 +24,7 @@ from skimage import data
 from samclip_core import checkpoint
 from samclip_core.commands import export
 from samclip_core.convert import convert
+from samclip_core.engine import graphs
 from samclip_core.engine.base import Encoded, Engine, PromptBatch
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.engine.torch_engine import TorchEngine
@@ -193,7 +194,7 @@ def test_weights_are_those_of_the_safetensors_files(exported: Exported) -> None:
         graph = onnx.load(path, load_external_data=False).graph
         for tensor in graph.initializer:
             if tensor.data_location != TensorProto.EXTERNAL:
-                few = np.prod(tensor.dims) <= 2 * export.LARGEST_CONSTANT
+                few = np.prod(tensor.dims) <= 2 * graphs.LARGEST_CONSTANT
                 assert few or tensor.name == "net.model.attn_mask", tensor.name  # in no file
                 continue
             place = {entry.key: entry.value for entry in tensor.external_data}
@@ -242,7 +243,7 @@ def test_an_export_that_fails_leaves_the_checkpoint_as_it_was(
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
 
     def interrupted(net, text_encoder, config, samples):
-        yield "image_encoder.onnx", export.image_encoder(net, config)
+        yield "image_encoder.onnx", graphs.image_encoder(net, config)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export, "_graphs", interrupted)
