@@ -41,7 +41,7 @@ demo: $(VENV)/.dev ## real photographs through every head; pictures under out/
 	@$(RUN) -m samclip.cli demo
 
 test: $(VENV)/.dev tools ## the whole test suite
-	@GOMP_SPINCOUNT=1000 $(RUN) -m pytest -n 2
+	@GOMP_SPINCOUNT=1000 $(RUN) -m pytest -n 2 --max-worker-restart 0
 
 faults: $(VENV)/.dev tools ## every fault, with load running; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md

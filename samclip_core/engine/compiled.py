@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from time import perf_counter
@@ -65,7 +66,7 @@ class CompiledEngine:
         ``cache_dir`` keeps compiled graphs. ``threads`` 0: the runtime decides. Raises
         CheckpointError where a graph is missing or damaged, or the precision cannot be had.
         """
-        self._core = ov.Core()
+        self._core = _runtime()
         self._directory = directory
         self._config = checkpoint.read_config(directory)
         digests = checkpoint.digest(directory), checkpoint.graphs_digest(directory)
@@ -198,6 +199,17 @@ class CompiledEngine:
         name = "-".join(graph)
         if self._disk.usable and self._disk.read(name) is None:
             self._disk.write(name, requests.compiled.export_model().getvalue())
+
+
+@cache
+def _runtime() -> ov.Core:
+    """The runtime, once per process and for as long as it lives.
+
+    Each ``ov.Core`` with a CPU plugin sets an alternate stack for signal handlers, and restores the
+    one before it at its end. Where several end in another order than the reverse of their making,
+    the process is left with a stack that is freed, and dies at its next signal.
+    """
+    return ov.Core()
 
 
 class _Requests:

@@ -34,7 +34,7 @@ def report(pytestconfig: pytest.Config) -> Report:
 
 @pytest.fixture(scope="package")
 def model() -> SamClip:
-    return SamClip.load("edge")
+    return SamClip.load("edge", dtype="float32")
 
 
 @pytest.fixture(scope="package")

@@ -75,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def _soak(service: Service, seconds: float) -> tuple[list[Grown], Load]:
     found: dict[int, Grown] = {}
     pause_s = max(2.0, seconds / SAMPLES)
-    async with Load(Questions(service, Pictures(SamClip.load("edge")), "soak")) as load:
+    async with Load(
+        Questions(service, Pictures(SamClip.load("edge", dtype="float32")), "soak")
+    ) as load:
         load.mark()
         while (now := time.monotonic() - load.fault_at) < seconds:
             await asyncio.to_thread(_sample, service, found, now)

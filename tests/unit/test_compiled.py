@@ -1,7 +1,10 @@
 """The compiled engine on the bundled checkpoint: what it chooses, keeps and refuses."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from samclip_core.engine import compiled
 from samclip_core.engine.base import Asked, Dtype, Part
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.errors import CheckpointError
+from tests.conftest import ROOT
 
 EDGE = checkpoint.resolve("edge")
 ENCODER: tuple[Part, ...] = ("image_encoder",)
@@ -154,3 +158,24 @@ def test_without_graphs_and_torch_the_error_names_the_export(
     monkeypatch.setattr(engine, "find_spec", lambda name: None)
     with pytest.raises(CheckpointError, match="samclip export"):
         engine.load(tiny_checkpoint)
+
+
+def test_signals_are_handled_after_engines_have_come_and_gone() -> None:
+    """Each of the runtime's own objects brings a stack for signal handlers and frees it."""
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from samclip_core.engine.compiled import CompiledEngine\n"
+        "make = lambda: CompiledEngine(Path(sys.argv[1]), 'float32', ('mask_decoder',))\n"
+        "first = make()\n"
+        "second = make()\n"
+        "del first\n"
+        "del second\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)"
+    )
+    path = {"PYTHONPATH": f"{ROOT / 'proto'}{os.pathsep}{ROOT}"}
+    run = subprocess.run(
+        [sys.executable, "-c", code, EDGE], env=path, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr
