@@ -13,8 +13,9 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core import checkpoint
+from samclip_core.engine.base import Dtype
 from samclip_core.errors import CheckpointError
-from samclip_core.model import Dtype, SamClip
+from samclip_core.model import SamClip
 from services import rpc, scrape, swap
 from services.backbone.app import Backbone
 from services.classification.app import Classification
