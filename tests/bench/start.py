@@ -13,13 +13,15 @@ from services.settings import Settings
 from tests.bench.bench import Bench
 from tests.bench.lines import Line
 from tests.bench.service import running
+from tests.bench.traffic import ROOT
 
 TABLE = "start of the service"
 
 
 def run(bench: Bench) -> list[Line]:
     """A first start finds no compiled models, a second one those of the first."""
-    python = sys.executable if bench.quick else _installed(bench)
+    python = sys.executable if bench.quick else _installed(bench, ROOT)
+    other = _installed(bench, bench.baseline.resolve()) if bench.baseline else python
     seconds, memory = defaultdict(list), defaultdict(list)
     for number in range(bench.rounds):
         bench.log(f"round {number + 1}")
@@ -29,7 +31,7 @@ def run(bench: Bench) -> list[Line]:
                     seconds[which, "ours"].append(service.ready_s)
                     memory["ours"].append(service.pss_bytes() / 1e9)
         if bench.baseline:
-            with running("edge", python, bench.baseline.resolve()) as service:
+            with running("edge", other, bench.baseline.resolve()) as service:
                 seconds["second start", "baseline"].append(service.ready_s)
                 memory["baseline"].append(service.pss_bytes() / 1e9)
     return [
@@ -43,8 +45,8 @@ def compiled_in(folder: Path) -> dict[str, Path]:
     return {"COMPILED_CACHE_DIR": folder} if known else {}
 
 
-def _installed(bench: Bench) -> str:
-    """The interpreter of that environment, which is made where it is absent."""
-    home = (bench.out / "serve").resolve()
-    subprocess.run(["make", f"VENV={home}", f"{home}/.serve"], check=True)
+def _installed(bench: Bench, root: Path) -> str:
+    """Return the interpreter of a checkout's own environment, which is made if it is absent."""
+    home = (bench.out / f"serve-{root.name}").resolve()
+    subprocess.run(["make", f"--directory={root}", f"VENV={home}", f"{home}/.serve"], check=True)
     return str(home / "bin" / "python")
