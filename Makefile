@@ -2,7 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
-export PYTHONPATH := proto:.
+export PYTHONPATH := client:.
 
 .DEFAULT_GOAL := help
 .PHONY: help serve demo test cluster faults fuzz soak lint format proto bench lock audit clean
@@ -77,11 +77,11 @@ format: $(VENV)/.dev ## rewrite the code in the project's format
 	@$(RUN) -m ruff check --fix .
 
 proto: $(VENV)/.dev ## regenerate the committed stubs
-	@$(RUN) -m grpc_tools.protoc -I proto --python_out=proto --pyi_out=proto \
-		--grpc_python_out=proto proto/samclip/v1/samclip.proto
+	@$(RUN) -m grpc_tools.protoc -I proto --python_out=client --pyi_out=client \
+		--grpc_python_out=client proto/samclip/v1/samclip.proto
 
 bench: $(VENV)/.dev ## benchmarks (ARGS="--help"); tables, JSON and plots under out/bench/
-	@$(RUN) -m tests.bench $(ARGS)
+	@$(RUN) -m benchmarks $(ARGS)
 
 # The tools of the next two, in an environment of their own.
 AUDIT := $(VENV)/audit/bin

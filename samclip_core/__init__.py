@@ -8,12 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from samclip_core.answers.sam_head import SamHead
     from samclip_core.config import SamClipConfig
     from samclip_core.errors import CheckpointError, SamClipError
     from samclip_core.geometry import Geometry
-    from samclip_core.image import ImageLimits
+    from samclip_core.io.image import ImageLimits
     from samclip_core.model import Prepared, SamClip
-    from samclip_core.sam_head import SamHead
     from samclip_core.types import (
         EverythingMask,
         ImageFeatures,

@@ -17,8 +17,8 @@
     ├── Unavailable               a service that this one depends on does not answer
     └── CheckpointError           a checkpoint that is missing, damaged or of another kind
 
-The message says what happened, what was expected and what to do. ``services.status`` holds the
-one table from these classes to gRPC and HTTP status.
+The message says what happened, what was expected and what to do. ``services.request.status`` maps
+these classes to gRPC and HTTP status.
 """
 
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core import checkpoint, dense, everything, scores, semantic, tokenizer
+from samclip_core.answers import dense, everything, semantic, zero_shot
+from samclip_core.answers.sam_head import SamHead
 from samclip_core.engine import load as load_engine
 from samclip_core.engine.base import CACHE_DIR, Asked, Engine, EngineName
 from samclip_core.errors import InvalidImage
 from samclip_core.geometry import Geometry
-from samclip_core.image import ImageLimits, decode
-from samclip_core.sam_head import SamHead
+from samclip_core.io import checkpoint
+from samclip_core.io.image import ImageLimits, decode
+from samclip_core.nn import tokenizer
 from samclip_core.types import (
     EverythingMask,
     ImageFeatures,
@@ -29,7 +31,7 @@ from samclip_core.types import (
 )
 
 if TYPE_CHECKING:
-    from samclip_core.network import SamClipNet
+    from samclip_core.nn.network import SamClipNet
 
 TEXTS_AT_ONCE = 64
 """Most texts in one run of the text encoder: more gain nothing."""
@@ -104,7 +106,7 @@ class SamClip:
     def prepare(self, image: bytes | NDArray[np.uint8]) -> Prepared:
         """Decode where need be, and bring into the model frame; no model is run.
 
-        Raises the errors of ``samclip_core.image.decode``.
+        Raises the errors of ``samclip_core.io.image.decode``.
         """
         image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
         shape = image_HW3.shape
@@ -135,7 +137,7 @@ class SamClip:
 
     def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Embed texts as they stand: T×D, rows of length 1. Raises InvalidLabels."""
-        texts = scores.as_texts(texts)
+        texts = zero_shot.as_texts(texts)
         tokenizer.check_texts(texts)
         return np.concatenate(
             [
@@ -154,7 +156,7 @@ class SamClip:
 
     def embed_image(self, image: Image) -> NDArray[np.float32]:
         """The pooled embedding: D, of length 1, comparable with ``embed_text``."""
-        return scores.unit(_present(self.encode(image).clip_pooled_D, "CLIP_POOLED"))
+        return zero_shot.unit(_present(self.encode(image).clip_pooled_D, "CLIP_POOLED"))
 
     def classify(
         self,
@@ -167,9 +169,9 @@ class SamClip:
 
         Raises InvalidLabels.
         """
-        labels = scores.as_texts(labels)
+        labels = zero_shot.as_texts(labels)
         text_LD = self._class_embeddings(labels, templates)
-        return scores.classify(
+        return zero_shot.classify(
             self.embed_image(image), text_LD, labels, self.config.logit_scale, top_k
         )
 
@@ -193,7 +195,7 @@ class SamClip:
 
         ``refine`` sharpens the outlines with the SAM head. Raises InvalidLabels.
         """
-        labels = scores.as_texts(labels)
+        labels = zero_shot.as_texts(labels)
         features, text_LD = self.encode(image), self._class_embeddings(labels)
         background_KD = None
         if background:
@@ -212,7 +214,7 @@ class SamClip:
 
         ``points_per_side`` None: the checkpoint's own. Raises InvalidLabels.
         """
-        labels = scores.as_texts(labels)
+        labels = zero_shot.as_texts(labels)
         features = self.encode(image)
         text_LD = self._class_embeddings(labels) if labels else None
         masks = everything.segment_everything(
@@ -225,13 +227,13 @@ class SamClip:
     def _class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str] | None = None
     ) -> NDArray[np.float32]:
-        templates = self.config.templates if templates is None else scores.as_texts(templates)
+        templates = self.config.templates if templates is None else zero_shot.as_texts(templates)
         return self._embedded(tuple(labels), tuple(templates))
 
     def _embed_classes(
         self, labels: tuple[str, ...], templates: tuple[str, ...]
     ) -> NDArray[np.float32]:
-        text_LD = scores.class_embeddings(self.embed_text, labels, templates)
+        text_LD = zero_shot.class_embeddings(self.embed_text, labels, templates)
         text_LD.setflags(write=False)  # every later answer shares it
         return text_LD
 

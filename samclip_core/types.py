@@ -150,7 +150,7 @@ def _stability(logits_HW: NDArray[np.float32], threshold: float) -> float:
 
 
 class MaskHead(Protocol):
-    """What finds masks for prompts: ``samclip_core.sam_head.SamHead``, or a test's stand-in.
+    """Finds masks for prompts: ``samclip_core.answers.sam_head.SamHead``, or a test's fake.
 
     Masks below its two thresholds are not worth showing unasked.
     """

@@ -71,7 +71,9 @@ class Settings(BaseSettings):
     inner_grpc_port: int = Field(0, ge=0, le=65535)
     serve_host: str = "127.0.0.1"  # where the front door finds the inner ports
     front_door_secret: str = Field("", repr=False)  # empty: a new random one at each start
-    api_keys_file: AbsolutePath | None = None  # services/keys.py; absent: no key is asked for
+    api_keys_file: AbsolutePath | None = (
+        None  # services/front_door/keys.py; absent: no key is asked for
+    )
     allow_open: bool = False  # let everybody in who reaches an address beyond this machine
     allowed_hosts: Hosts = None  # that a Host header may name beside this machine's own names
     tls_cert_file: AbsolutePath | None = None  # certificates and private key, PEM; absent: no TLS

@@ -1,29 +1,43 @@
-"""Fixtures that several test folders share."""
+"""Fixtures that several test folders share, those of services in this process among them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from xdist.scheduler import LoadScopeScheduling
 
 import samclip_core.model
+from samclip_core.model import SamClip
+from services.backbone.app import Backbone
+from services.heads.classification.app import Classification
+from services.heads.segmentation.app import Segmentation
+from services.heads.semantic.app import Semantic
+from services.request import admission
+from services.retrieval import app as retrieval
+from services.retrieval import vector_sets
+from services.retrieval.app import Retrieval
+from services.settings import Settings
 from tests import redis_server
+from tests.checkout import ROOT
+from tests.in_process import SECRET, Caller, served
+from tests.ports import free_port
+from tests.tiny import make_tiny_checkpoint
 
 # Slowness of the machine that runs the tests is not a failure.
-settings.register_profile(
+hypothesis_settings.register_profile(
     "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
-settings.load_profile("any-machine")
+hypothesis_settings.load_profile("any-machine")
 
-ROOT = Path(__file__).resolve().parents[1]
 WITH_RAY = (
     "tests/e2e/",
     "tests/faults/",
-    "tests/unit/test_cache_warm.py",
-    "tests/unit/test_training_embeddings.py",
+    "tests/unit/services/cache/test_warm.py",
+    "tests/unit/training/data/test_embeddings.py",
 )
 
 
@@ -72,8 +86,6 @@ def data_root() -> Path:
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ``edge`` checkpoint with small random weights."""
-    from tests.tiny import make_tiny_checkpoint
-
     return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-edge")
 
 
@@ -89,3 +101,50 @@ def own_redis(tmp_path: Path) -> Iterator[redis_server.RedisServer]:
     """A Redis that the test may kill, freeze and start again."""
     with redis_server.running(tmp_path) as server:
         yield server
+
+
+@pytest.fixture(autouse=True, scope="session")
+def patience() -> Iterator[None]:
+    """Slowness of the machine that runs the tests is not a failure of Redis."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vector_sets, "ANSWER_S", 100)
+        patch.setattr(retrieval, "HEALTH_S", 100)
+        yield
+
+
+@pytest.fixture
+def front_door_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_checkpoint: Path) -> SamClip:
+    return SamClip.load(tiny_checkpoint)
+
+
+@pytest.fixture
+def settings(tiny_checkpoint: Path, tmp_path: Path, front_door_secret: None) -> Settings:
+    return Settings(
+        checkpoint=str(tiny_checkpoint),
+        index_dir=tmp_path / "index",
+        max_batch_size=4,
+        threads=1,
+        compiled_cache_dir=tmp_path / "compiled",
+        cache_bytes=64 * 2**20,
+    )
+
+
+@pytest.fixture
+async def caller(settings: Settings, tiny_model: SamClip) -> AsyncIterator[Caller]:
+    """Calls a backbone and all heads, on a checkpoint with random weights."""
+    settings = settings.model_copy(update={"inner_grpc_port": free_port()})
+    heads = Classification, Segmentation, Semantic, Retrieval
+    backbone, opened = Backbone(settings, tiny_model), [head(settings) for head in heads]
+    async with served(backbone, *opened, port=settings.inner_grpc_port) as port:
+        caller = Caller(port)
+        yield caller
+        await caller.close()
+    for head in opened:
+        await head.backbone.close()
+    opened[-1].__del__()  # as Serve does
+    await backbone.engine.close()

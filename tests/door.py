@@ -20,7 +20,7 @@ import grpc
 import httpx
 import pytest
 
-from services import front_door, renewal
+from services.front_door import haproxy, reload
 from services.settings import Settings
 from tests.ports import free_port
 
@@ -128,7 +128,7 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
         )
         admin = Path(tempfile.mkdtemp(prefix="door-")) / "s"  # tmp_path is too long for a socket
         before = set(threading.enumerate())
-        process = front_door.start(settings, admin)
+        process = haproxy.start(settings, admin)
         (copying,) = (t for t in set(threading.enumerate()) - before if "log" in t.name)
         channel = grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}")
         client = httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=20)
@@ -142,7 +142,7 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
             serve.gate.set()
             channel.close()
             client.close()
-            front_door.stop(process)
+            haproxy.stop(process)
             copying.join()
             shutil.rmtree(admin.parent)
 
@@ -154,7 +154,7 @@ def logged(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 def is_up(admin: Path) -> bool:
     try:
-        return renewal.tell(admin, "show info").startswith("Name: HAProxy")
+        return reload.tell(admin, "show info").startswith("Name: HAProxy")
     except OSError:
         return False
 

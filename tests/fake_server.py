@@ -18,9 +18,9 @@ from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
-from samclip_core.image import image_key
-from samclip_core.masks import encode_label_map
-from services.wire import to_mask, to_tensor
+from samclip_core.io.image import image_key
+from samclip_core.io.masks import encode_label_map
+from services.request.wire import to_mask, to_tensor
 
 MODEL = pb.ModelInfo(name="fake", digest="d1935", kind="edge", dtype="int8")
 Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core.geometry import Geometry
-from samclip_core.masks import mask_box
+from samclip_core.io.masks import mask_box
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 
 LOGIT = 8.0

@@ -10,12 +10,12 @@ import numpy as np
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
-from services import front_door
-from services.backbone_client import UNLIMITED
-from services.rpc import Service
+from services.heads.backbone_client import UNLIMITED
+from services.request import admission
+from services.request.rpc import Service
 
 SECRET = "the front door's secret"
-ADMITTED = ((front_door.SECRET_HEADER, SECRET),)
+ADMITTED = ((admission.SECRET_HEADER, SECRET),)
 
 
 class Adapter:

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from samclip_core import semantic
+from samclip_core.answers import semantic
 from samclip_core.config import EDGE
 from samclip_core.geometry import Geometry
-from samclip_core.image import ImageLimits, decode
+from samclip_core.io.image import ImageLimits, decode
 from samclip_core.types import ImageFeatures, Prompt, SemanticMap
 from tests.photographs import COLOURS, Drawing, jpg
 

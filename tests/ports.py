@@ -2,7 +2,7 @@
 
 import secrets
 
-from services.ports import BLOCKS, is_free
+from services.launch.ports import BLOCKS, is_free
 
 
 def free_port(count: int = 1) -> int:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import yaml
 
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 from tests.ports import free_port
 
 CONFIGURATION = ROOT / "deploy/prometheus"

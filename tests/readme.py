@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 
 TEXT = (ROOT / "README.md").read_text()
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from samclip_core import checkpoint
 from samclip_core.config import (
     EDGE,
     VIT_B,
@@ -16,8 +15,9 @@ from samclip_core.config import (
     SamClipConfig,
     TextConfig,
 )
-from samclip_core.network import SamClipNet, build
-from samclip_core.text import build_text_encoder
+from samclip_core.io import checkpoint
+from samclip_core.nn.network import SamClipNet, build
+from samclip_core.nn.text_encoder import build_text_encoder
 from tests.weights import seeded
 
 _WORDS = [*"abcdefghijklmnopqrstuvwxyz0123456789", "the", "dog", "cat", "photo", "of", "grass"]

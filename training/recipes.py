@@ -248,7 +248,7 @@ class Run:
     whose SAM its SAM teacher goes on from (none: ImageNet's trunk). ``sam`` and ``clip``
     (MODEL:FILE) are the official teachers of a vit-b merge. ``readers`` processes of each worker
     decode ahead of the training; a worker computes on ``threads``. ``targets`` is a folder in which
-    ``training.embeddings`` has kept the CLIP teacher's answers.
+    ``training.data.embeddings`` has kept the CLIP teacher's answers.
     """
 
     recipe: Recipe

@@ -19,19 +19,18 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 from torch import Tensor, nn
 
-from samclip_core import checkpoint
 from samclip_core.config import SamClipConfig
-from samclip_core.edge import EdgeClipHead
-from samclip_core.memory import keep_memory
-from samclip_core.network import SamClipNet, build
-from samclip_core.text import TextEncoder, load_text_encoder
-from training import report, stages, workers
-from training.data import class_names
-from training.evaluation.semantic import readable
-from training.recipes import CONFIGS, RECIPES, Run, override
-from training.sources import open_source
-from training.targets import StoredTargets, identity
-from training.teachers import (
+from samclip_core.engine.memory import keep_memory
+from samclip_core.io import checkpoint
+from samclip_core.nn.edge import EdgeClipHead
+from samclip_core.nn.network import SamClipNet, build
+from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
+from training import workers
+from training.data.annotations import class_names
+from training.data.sources import open_source
+from training.data.targets import StoredTargets, identity
+from training.distillation import stages
+from training.distillation.teachers import (
     ClipTeacher,
     OpenClipTeacher,
     class_embeddings,
@@ -40,7 +39,10 @@ from training.teachers import (
     start_clip_head,
     student_from_sam,
 )
-from training.text_tower import imagenet_names
+from training.distillation.text_tower import imagenet_names
+from training.evaluation.semantic import readable
+from training.recipes import CONFIGS, RECIPES, Run, override
+from training.results import report
 
 STEP_BYTES = 2**31 - 1  # kept from one step to the next
 RETRIES = 3  # of a whole run after a lost worker: it goes on from the last saved state
@@ -112,7 +114,9 @@ def parser() -> argparse.ArgumentParser:
         "--clip", default="", metavar="MODEL:FILE", help="vit-b: an open_clip model and its weights"
     )
     options.add_argument(
-        "--targets", default="", help="folder of the CLIP teacher's answers (training.embeddings)"
+        "--targets",
+        default="",
+        help="folder of the CLIP teacher's answers (training.data.embeddings)",
     )
     options.add_argument(
         "--workers", type=int, default=0, help="data-parallel workers; 0: in this process, no Ray"

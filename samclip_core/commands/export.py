@@ -11,15 +11,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from samclip_core import checkpoint
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import graphs
 from samclip_core.engine.likeness import agreement, noise
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.geometry import Geometry
-from samclip_core.image import ImageLimits, decode
-from samclip_core.network import SamClipNet, load_net
-from samclip_core.text import TextEncoder, load_text_encoder
+from samclip_core.io import checkpoint
+from samclip_core.io.image import ImageLimits, decode
+from samclip_core.nn.network import SamClipNet, load_net
+from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 
 LARGEST_TO_QUANTISE = 2**31
 """Bytes: the quantisation holds the weights in the graph, and protobuf takes no more."""

@@ -4,9 +4,9 @@ from collections.abc import Collection
 from importlib.util import find_spec
 from pathlib import Path
 
-from samclip_core import checkpoint
 from samclip_core.engine.base import PARTS, Asked, Engine, EngineName, Part
 from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
 
 
 def load(

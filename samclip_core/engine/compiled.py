@@ -17,11 +17,11 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from samclip_core import checkpoint
 from samclip_core.engine.base import PARTS, Asked, Dtype, Encoded, EngineName, Part, PromptBatch
 from samclip_core.engine.disk import DiskCache
 from samclip_core.engine.likeness import agreement, noise
 from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
 from samclip_core.types import FloatArray
 
 logger = logging.getLogger(__name__)

@@ -19,10 +19,10 @@ from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedOps
 from torch import Tensor, nn
 from torch.export import Dim
 
-from samclip_core import checkpoint
 from samclip_core.config import SamClipConfig
-from samclip_core.network import SamClipNet
-from samclip_core.text import TextEncoder
+from samclip_core.io import checkpoint
+from samclip_core.nn.network import SamClipNet
+from samclip_core.nn.text_encoder import TextEncoder
 
 OPSET = 20
 LARGEST_CONSTANT = 1024

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samclip_core.engine.base import PARTS, Dtype, Encoded, EngineName, Part, PromptBatch
-from samclip_core.fused import cast_weights, fold_norms
-from samclip_core.network import ENCODER_PARTS, SAM_HEAD_PARTS, SamClipNet, load_net
-from samclip_core.text import TextEncoder, load_text_encoder
+from samclip_core.nn.fused import cast_weights, fold_norms
+from samclip_core.nn.network import ENCODER_PARTS, SAM_HEAD_PARTS, SamClipNet, load_net
+from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 from samclip_core.types import FloatArray
 
 NET_PARTS: dict[Part, tuple[str, ...]] = {

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
-from services import deployment, metrics, wire
 from services.backbone.engine import Engine
-from services.limits import check_texts
-from services.rpc import Service, rpc
+from services.deployment import replica
+from services.observability import metrics
+from services.request import wire
+from services.request.limits import check_texts
+from services.request.rpc import Service, rpc
 from services.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Backbone(Service):
 
     def __init__(self, settings: Settings, model: "SamClip | None" = None):
         super().__init__(settings)
-        model = model or deployment.model(settings)
+        model = model or replica.model(settings)
         self.model = pb.ModelInfo(
             name=model.config.name,
             digest=model.digest,
@@ -83,11 +85,11 @@ class Backbone(Service):
 def build(settings: Settings) -> Application:
     """The application, for ``serve.run``. Raises SettingsError where batches could not fill."""
     _check(settings)
-    return deployment.of(Backbone, settings, gpus=0.5)
+    return replica.of(Backbone, settings, gpus=0.5)
 
 
 def _check(settings: Settings) -> None:
-    deployment.check_batch("max_batch_size", settings.max_batch_size)
+    replica.check_batch("max_batch_size", settings.max_batch_size)
     if settings.max_batch_size > settings.max_queue:
         raise SettingsError(
             f"max_batch_size is {settings.max_batch_size}: a batch has at most the "

@@ -21,19 +21,21 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core import image
 from samclip_core.errors import KeyUnknown, Overloaded
 from samclip_core.geometry import Geometry
+from samclip_core.io import image
 from samclip_core.model import Prepared, SamClip
 from samclip_core.types import ImageFeatures
-from services import access, metrics, rpc, threads, wire
 from services.backbone.probe import Probe
-from services.batcher import Batcher, buckets
-from services.cache import tiers
+from services.batching import threads
+from services.batching.batcher import Batcher, buckets
+from services.cache import embedding_cache
 from services.cache.entry import Entries, Entry
-from services.limits import image_limits
+from services.observability import metrics
+from services.request import callers, rpc, wire
+from services.request.limits import image_limits
+from services.request.priority import Urgency
 from services.settings import Settings
-from services.urgency import Urgency
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,7 @@ class Engine:
 
     def __init__(self, model: SamClip, settings: Settings):
         self.model = model
-        caches = tiers.of_settings(
+        caches = embedding_cache.of_settings(
             settings, settings.cache_bytes, model.digest, model.config.image_size
         )
         self.cache = caches(model.dtype)
@@ -125,14 +127,14 @@ class Engine:
     async def embed(self, source: bytes | str, outputs: Sequence[pb.Output]) -> Embedded:
         """Embeddings of an encoded image, or of the one that an image key names.
 
-        Raises KeyUnknown, errors of ``samclip_core.image.decode``, Overloaded, DeadlineExceeded.
+        Raises KeyUnknown, errors of ``samclip_core.io.image.decode``, Overloaded, DeadlineExceeded.
         """
         told = rpc.image_key.get()
         if isinstance(source, str):
             key = source
         else:
             key = told or await threads.image_key(self._decoders, source)
-        held_as = access.caller.get().held_as(key)
+        held_as = callers.caller.get().held_as(key)
         entries = await self.cache.get(held_as, outputs, shared=not told)
         if entries is not None:
             return Embedded(key, entries, cached=True)

@@ -13,8 +13,8 @@ from typing import Any
 from redis.exceptions import RedisError
 from samclip.cli import table
 
-from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
 from services.cache import warm
 from services.cache.connection import close, connect
 from services.cache.entry import PREFIX

@@ -7,9 +7,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeVar
 
-from services import metrics, tracing
 from services.cache.breaker import Breaker
 from services.cache.connection import close, connect
+from services.observability import metrics, tracing
 
 PROBE = "samclip:probe"
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from samclip.v1 import samclip_pb2 as pb
 
-from services import metrics
 from services.cache.entry import Entries, Entry
+from services.observability import metrics
 
 SHARES = {pb.SAM: 0.6, pb.CLIP_DENSE: 0.35, pb.CLIP_POOLED: 0.05}
 """Of the cache's bytes; a pooled vector is about a thousandth of a map."""

@@ -11,10 +11,10 @@ from typing import Literal
 
 from samclip.v1 import samclip_pb2 as pb
 
-from services import metrics
 from services.cache.entry import Entries, Entry, name, pack, unpack
 from services.cache.lease import Leases
 from services.cache.link import RedisLink, Unanswered
+from services.observability import metrics
 
 DAY_S = 86_400
 LIFETIME_S = {pb.SAM: DAY_S, pb.CLIP_DENSE: 3 * DAY_S, pb.CLIP_POOLED: 30 * DAY_S}

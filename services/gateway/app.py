@@ -17,9 +17,12 @@ from ray import serve
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from services import deployment, front_door, http, metrics, openapi, scrape
+from services.deployment import replica
+from services.gateway import openapi, scrape
 from services.gateway.readiness import Readiness
-from services.routes import SERVICES
+from services.observability import metrics
+from services.request import admission, http
+from services.request.routes import SERVICES
 from services.settings import Settings
 
 PLAYGROUND = Path(__file__).with_name("playground.html")
@@ -86,10 +89,10 @@ class Gateway:
 
 def _admitted(grpc_context: Any) -> bool:
     """Whether a call came through the front door; otherwise it gets UNAUTHENTICATED."""
-    if front_door.admitted(dict(grpc_context.invocation_metadata())):
+    if admission.admitted(dict(grpc_context.invocation_metadata())):
         return True
     grpc_context.set_code(StatusCode.UNAUTHENTICATED)
-    grpc_context.set_details(front_door.REFUSAL)
+    grpc_context.set_details(admission.REFUSAL)
     return False
 
 
@@ -146,8 +149,8 @@ def build(settings: Settings) -> serve.Application:
     deployed = serve.deployment(
         serve.ingress()(Gateway),
         name="gateway",
-        max_ongoing_requests=deployment.MAX_ONGOING + MAX_WATCHERS,
-        **deployment.HEALTH,
+        max_ongoing_requests=replica.MAX_ONGOING + MAX_WATCHERS,
+        **replica.HEALTH,
         ray_actor_options={"num_cpus": 0},
     )
     return deployed.bind(settings)

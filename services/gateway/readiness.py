@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from services import front_door
+from services.request import admission
 from services.settings import Settings
 
 TIMEOUT_S = 2.0
@@ -23,12 +23,10 @@ class Readiness:
     """Asks the applications that run here. One that answers has its model loaded and warm."""
 
     def __init__(self, settings: Settings):
-        self.applications = [
-            name for name in front_door.applications(settings) if name != "gateway"
-        ]
+        self.applications = [name for name in admission.applications(settings) if name != "gateway"]
         self._client = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{settings.inner_http_port}",
-            headers={front_door.SECRET_HEADER: os.environ.get(front_door.SECRET_VARIABLE, "")},
+            headers={admission.SECRET_HEADER: os.environ.get(admission.SECRET_VARIABLE, "")},
             timeout=TIMEOUT_S,
         )
         self._asking: asyncio.Task[Report] | None = None

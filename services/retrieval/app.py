@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
-from samclip_core.scores import unit
-from services import access, deployment
-from services.head import IMAGES_AT_ONCE, Head
-from services.limits import (
+from services.deployment import replica
+from services.heads.head import IMAGES_AT_ONCE, Head
+from services.request import callers
+from services.request.limits import (
     check_deletion,
     check_filter,
     check_images,
@@ -25,9 +26,9 @@ from services.limits import (
     check_text,
     check_top_k,
 )
+from services.request.rpc import rpc
 from services.retrieval.engine import OwnIndex
 from services.retrieval.index import UNRECORDED, Collections, Hit, Item, Listed, Query
-from services.rpc import rpc
 from services.settings import Settings
 
 TOP_K = 10
@@ -235,7 +236,7 @@ class Retrieval(Head):
 
     def _collections(self) -> Collections:
         """Those of whoever asks. Raises Unavailable."""
-        return self._every_tenants().of_tenant(access.caller.get().tenant)
+        return self._every_tenants().of_tenant(callers.caller.get().tenant)
 
     def _every_tenants(self) -> Collections:
         return self._index.collections(self.model.digest, self.config.text_dim)
@@ -243,4 +244,4 @@ class Retrieval(Head):
 
 def build(settings: Settings) -> Application:
     """The application, for ``serve.run``."""
-    return deployment.of(Retrieval, settings)
+    return replica.of(Retrieval, settings)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from usearch.index import Index as Graph
 
 from samclip_core.errors import Unavailable
-from services import private
+from services import private_files
 from services.retrieval.index import (
     EXACT,
     UNRECORDED,
@@ -154,7 +154,7 @@ class EmbeddedCollection:
         partial = self._snapshot.with_suffix(".partial")
         try:
             self._graph.save(str(partial))
-            private.close_files(partial.parent, partial.name)
+            private_files.close_files(partial.parent, partial.name)
             with self._database:
                 self._database.execute("DELETE FROM snapshot")
                 self._database.execute("INSERT INTO snapshot VALUES (?)", (_sha256(partial),))
@@ -277,7 +277,7 @@ def _connect(path: Path, digest: str, dimension: int, dtype: str) -> sqlite3.Con
                 database.execute(statement)
             database.execute("INSERT INTO model VALUES (?, ?, ?)", (digest, dimension, dtype))
     for suffix in _FILES:  # by name: a pattern would search the whole folder, for each collection
-        private.close_files(path.parent, file.name + suffix)
+        private_files.close_files(path.parent, file.name + suffix)
     return database
 
 

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 from samclip_core.errors import Unavailable
-from services import private
+from services import private_files
 from services.retrieval import collection, folder
 from services.retrieval.collection import EmbeddedCollection, on_disk
 from services.retrieval.index import UNRECORDED, Collections, Description
@@ -36,7 +36,7 @@ class EmbeddedCollections(Collections):
         self._directory = directory
         self._open: OrderedDict[str, EmbeddedCollection] = OrderedDict()  # last used at the end
         self._most_open = max(1, min(MOST_OPEN, _descriptors() // DESCRIPTORS))
-        private.close_files(directory, "*.sqlite*", "*.usearch", "*.partial", "*.lock")
+        private_files.close_files(directory, "*.sqlite*", "*.usearch", "*.partial", "*.lock")
         names = sorted(path.stem for path in directory.glob("*.sqlite"))
         self._known: dict[str, Description | None] = dict.fromkeys(names)
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import ParamSpec, TypeVar
 
-from services import threads
+from services.batching import threads
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Collections
 from services.retrieval.vector_sets import VectorSets, connect, has_vector_sets

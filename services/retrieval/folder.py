@@ -7,7 +7,7 @@ from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
-from services import private
+from services import private_files
 
 SERVICE, REPLICA = "service.lock", "replica.lock"
 """What `samclip serve` holds while it runs, so that a second one is refused at its start, and what
@@ -25,7 +25,7 @@ def take(folder: Path, lock: str) -> FileIO:
     FolderError.
     """
     try:
-        private.make_folder(folder)
+        private_files.make_folder(folder)
         file = FileIO(os.open(folder / lock, os.O_RDWR | os.O_CREAT, 0o600), "r+")
     except OSError as error:
         raise FolderError(

@@ -23,7 +23,7 @@ UNRECORDED = "float32"
 what the other formats of that time differ from it is far less than what int8 does."""
 WALK = 256
 """Hits of each walk of a graph: wide enough for the first pages to miss next to nothing
-(``tests/bench/retrieval.py``), and the same for all pages, so that they fit together."""
+(``benchmarks/retrieval.py``), and the same for all pages, so that they fit together."""
 
 Key = TypeVar("Key", str, int)
 

@@ -19,12 +19,14 @@ from ray.serve._private import constants
 from ray.serve._private.api import call_user_app_builder_with_args_if_necessary as built
 from ray.serve.schema import ServeDeploySchema
 
-from services import deployment, front_door, instance, serve
 from services.backbone.app import Backbone
-from services.ports import BLOCKS
-from services.segmentation.app import Segmentation
+from services.deployment import replica
+from services.heads.segmentation.app import Segmentation
+from services.launch import isolation, serve
+from services.launch.ports import BLOCKS
+from services.request import admission
 from services.settings import PREFIX, Settings
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 
 DEPLOY = ROOT / "deploy"
 CONFIG = yaml.safe_load((DEPLOY / "serve_config.yaml").read_text())
@@ -44,7 +46,7 @@ def is_setting(variable: str) -> bool:
 def test_ray_takes_the_serve_configuration() -> None:
     ServeDeploySchema.model_validate(CONFIG)
     names = [application["name"] for application in CONFIG["applications"]]
-    assert names == front_door.applications(Settings())
+    assert names == admission.applications(Settings())
     assert CONFIG["grpc_options"]["grpc_servicer_functions"] == serve.SERVICERS
 
 
@@ -62,7 +64,7 @@ def test_each_application_is_built_as_serve_builds_it(application: dict[str, Any
             Settings().tuned(tunable, ("checkpoint", *service.tunable))
     if app.name != "gateway":
         assert configured["max_ongoing_requests"] == app.max_ongoing_requests
-        assert configured["max_queued_requests"] == deployment.MAX_QUEUED
+        assert configured["max_queued_requests"] == replica.MAX_QUEUED
         assert set(tunable) <= set(app.user_config)
 
 
@@ -79,7 +81,7 @@ def test_serve_limits_no_time() -> None:
 
 @pytest.mark.parametrize("variable", ENVIRONMENT)
 def test_a_node_has_the_environment_that_samclip_serve_makes(variable: str, tmp_path: Path) -> None:
-    ours = instance.environment(Settings(), tmp_path, BLOCKS[0])
+    ours = isolation.environment(Settings(), tmp_path, BLOCKS[0])
     if variable in ours:
         assert ENVIRONMENT[variable] == ours[variable]
     else:

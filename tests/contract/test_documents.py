@@ -10,7 +10,7 @@ from pydantic_core import PydanticUndefined
 
 from services.settings import Settings
 from tests import readme
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 
 DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")]
 

@@ -5,7 +5,7 @@ import tomllib
 
 from packaging.requirements import Requirement
 
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 
 NOT_LOCKED = {"samclip", "torch", "torchvision"}  # they depend on the machine
 

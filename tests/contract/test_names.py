@@ -6,7 +6,7 @@ import re
 import samclip
 from samclip import errors, types
 
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 
 
 def test_public_names_are_sorted_and_exported() -> None:
@@ -37,5 +37,5 @@ def test_the_methods_of_the_interface() -> None:
 
 
 def test_the_package_is_typed_and_versioned() -> None:
-    assert (ROOT / "proto/samclip/py.typed").exists()
+    assert (ROOT / "client/samclip/py.typed").exists()
     assert re.fullmatch(r"\d+\.\d+\.\d+", samclip.__version__)

@@ -4,12 +4,12 @@ import tomllib
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 
 PACKAGE_DATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"][
     "package-data"
 ]
-FOLDERS = {"samclip": "proto/samclip"} | {
+FOLDERS = {"samclip": "client/samclip"} | {
     name: name for name in ("samclip_core", "services", "training")
 }
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from grpc_tools import protoc
 
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 
-COMMITTED = ROOT / "proto/samclip/v1"
+COMMITTED = ROOT / "client/samclip/v1"
 STUBS = ("samclip_pb2.py", "samclip_pb2.pyi", "samclip_pb2_grpc.py")
 
 
@@ -31,7 +31,7 @@ def grpc_version(folder: Path) -> tuple[int, ...]:
 def test_stubs_are_current(tmp_path: Path) -> None:
     arguments = ["protoc", f"-I{ROOT / 'proto'}"]
     arguments += [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
-    assert protoc.main([*arguments, str(COMMITTED / "samclip.proto")]) == 0
+    assert protoc.main([*arguments, str(ROOT / "proto/samclip/v1/samclip.proto")]) == 0
     made = tmp_path / "samclip/v1"
     for of in (protobuf_version, grpc_version):
         if of(made) != of(COMMITTED):

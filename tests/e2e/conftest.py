@@ -15,10 +15,10 @@ import grpc
 import httpx
 import pytest
 
-from samclip_core import checkpoint
 from samclip_core.errors import CheckpointError
-from services.front_door import SECRET_VARIABLE
-from tests.conftest import ROOT
+from samclip_core.io import checkpoint
+from services.request.admission import SECRET_VARIABLE
+from tests.checkout import ROOT, sources
 from tests.ports import free_port
 
 START_S = (
@@ -97,11 +97,11 @@ def start(
     }
     environment = {k: v for k, v in os.environ.items() if not k.startswith("SAMCLIP_")}
     environment |= {f"SAMCLIP_{name}": str(value) for name, value in values.items()}
-    environment["PYTHONPATH"] = f"{root / 'proto'}{os.pathsep}{root}"
+    environment["PYTHONPATH"] = sources(root)
     log = directory / "service.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [python, "-m", "services.serve"],
+            [python, "-m", "samclip.cli", "serve"],
             cwd=directory,
             env=environment,
             stdout=output,

@@ -18,9 +18,9 @@ import pytest
 import samclip
 from samclip.cli import main
 
-from services import keys
+from services.front_door import keys
 from tests import tls
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 from tests.e2e import conftest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]

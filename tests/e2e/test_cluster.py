@@ -28,9 +28,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as stubs
 
-from samclip_core import checkpoint
-from services.swap import DRAIN_S
-from tests.conftest import ROOT
+from samclip_core.io import checkpoint
+from services.deployment.swap import DRAIN_S
+from tests.checkout import ROOT, sources
 from tests.e2e.conftest import processes_with
 from tests.in_process import png
 from tests.tiny import make_tiny_checkpoint
@@ -71,7 +71,7 @@ def environment(directory: Path, secret: str) -> dict[str, str]:
         | common
         | {f"RAY_SERVE_HAPROXY_{name}": str(directory / path) for name, path in own.items()}
         | {
-            "PYTHONPATH": f"{ROOT / 'proto'}{os.pathsep}{ROOT}",
+            "PYTHONPATH": sources(),
             "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
             "PROMETHEUS_MULTIPROC_DIR": str(directory / "metrics"),
             "SAMCLIP_FRONT_DOOR_SECRET": secret,

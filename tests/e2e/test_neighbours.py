@@ -16,7 +16,7 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 from tests.e2e.conftest import Service, channel_to, start
 from tests.in_process import png
 

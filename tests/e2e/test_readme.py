@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import readme
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 from tests.e2e.conftest import Service
 
 pytestmark = pytest.mark.e2e
@@ -35,7 +35,7 @@ def environment(folder: Path, service: Service) -> dict[str, str]:
         (programs / name).write_text(f"#!/bin/sh\nexec {line}\n")
         (programs / name).chmod(0o755)
     path = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
-    sources = [str(ROOT / "proto"), str(ROOT)]
+    sources = [str(ROOT / "client"), str(ROOT)]
     return os.environ | {"PATH": os.pathsep.join(path), "PYTHONPATH": os.pathsep.join(sources)}
 
 

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
-from services.front_door import BUFFER_BYTES
+from services.front_door.haproxy import BUFFER_BYTES
 from services.gateway.app import MAX_WATCHERS
 from tests.e2e.conftest import Service
 from tests.in_process import png

@@ -10,8 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from services.routes import SERVICES
-from tests.conftest import ROOT
+from services.request.routes import SERVICES
+from tests.checkout import ROOT, sources
 from tests.e2e.conftest import Service
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -48,7 +48,7 @@ def test_every_worker_is_a_fork_and_none_is_idle(service: Service) -> None:
     assert found.keys() == {*SERVES_OWN, *replicas}
     parents = {parent(process) for process in found.values()}
     assert len(parents) == 1
-    assert "services.fork_server" in command(parents.pop())
+    assert "services.launch.fork_server" in command(parents.pop())
 
 
 def test_services_without_a_model_have_loaded_no_torch(service: Service) -> None:
@@ -76,7 +76,7 @@ def test_ray_adds_no_current_directory_to_the_path_of_its_workers(tmp_path: Path
         "import sys; from services import serve; serve._start_ray(sys.argv[1]); import ray\n"
         "print(ray.get(ray.remote(lambda: sys.path).remote()))"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'proto'}{os.pathsep}{ROOT}"}
+    environment = {**os.environ, "PYTHONPATH": sources()}
     with tempfile.TemporaryDirectory() as short:  # the address of a socket has 107 characters
         run = subprocess.run(
             [sys.executable, "-P", "-c", code, short],

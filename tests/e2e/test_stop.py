@@ -9,7 +9,7 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
-from services import keys
+from services.front_door import keys
 from tests.e2e.conftest import Service, start
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]

@@ -14,18 +14,19 @@ import ray
 import torch
 from PIL import Image
 
-from samclip_core import checkpoint
 from samclip_core.config import EDGE
 from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
-from samclip_core.network import build
-from samclip_core.text import TextEncoder
+from samclip_core.nn.network import build
+from samclip_core.nn.text_encoder import TextEncoder
 from samclip_core.types import Prompt
 from tests import photographs
-from tests.conftest import ROOT
-from training import stages, train
-from training.sources import open_source
-from training.teachers import class_embeddings, start_clip_head
+from tests.checkout import ROOT
+from training import train
+from training.data.sources import open_source
+from training.distillation import stages
+from training.distillation.teachers import class_embeddings, start_clip_head
 
 STAGES = stages.NAMES
 

@@ -17,10 +17,10 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
-from samclip_core.image import image_key
-from services.front_door import SECRET_HEADER
-from services.routes import ROUTES, SERVICES
-from services.rpc import IMAGE_KEY
+from samclip_core.io.image import image_key
+from services.request.admission import SECRET_HEADER
+from services.request.routes import ROUTES, SERVICES
+from services.request.rpc import IMAGE_KEY
 from tests.e2e.conftest import Service
 from tests.in_process import png
 

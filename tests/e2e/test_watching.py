@@ -27,7 +27,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
 from tests import prometheus_server, redis_server
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 from tests.e2e.conftest import Service, start
 from tests.prometheus_server import CONFIGURATION, Prometheus
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.checkout import sources
 from tests.e2e.conftest import Service, start
 from tests.faults import processes, relay
 from tests.faults.conftest import under_load
@@ -133,13 +133,13 @@ async def test_a_second_service_wants_the_same_collections(
         port = free_port(2)
         environment = {
             **{name: text for name, text in os.environ.items() if not name.startswith("SAMCLIP_")},
-            "PYTHONPATH": f"{ROOT / 'proto'}{os.pathsep}{ROOT}",
+            "PYTHONPATH": sources(),
             "SAMCLIP_INDEX_DIR": str(disk / "index"),
             "SAMCLIP_HTTP_PORT": str(port),
             "SAMCLIP_GRPC_PORT": str(port + 1),
         }
         second = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.serve", env=environment, stderr=subprocess.PIPE
+            sys.executable, "-m", "services.launch.serve", env=environment, stderr=subprocess.PIPE
         )
         _, told = await second.communicate()
         await load.recovered(ROOMY_S)

@@ -20,15 +20,15 @@ from google.protobuf.message import DecodeError
 from samclip import masks as client_masks
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core import checkpoint, image, masks
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
-from samclip_core.image import ImageLimits
-from services import bodies, forms, limits, wire
+from samclip_core.io import checkpoint, image, masks
+from samclip_core.io.image import ImageLimits
 from services.cache import entry
-from services.routes import ROUTES
-from services.urgency import TIMEOUT, Urgency
+from services.request import forms, json_bodies, limits, wire
+from services.request.priority import TIMEOUT, Urgency
+from services.request.routes import ROUTES
 from tests.in_process import png
 
 LIMITS = ImageLimits(max_bytes=2**16, max_pixels=2**18)
@@ -118,7 +118,7 @@ def read_body(data: bytes) -> None:
     """A JSON body as each request, and a request of the wire as its checks."""
     for request in REQUESTS:
         try:
-            bodies.to_message(request, bodies._object(data), form=False)
+            json_bodies.to_message(request, json_bodies._object(data), form=False)
         except InvalidRequest:
             continue
 
@@ -131,7 +131,7 @@ def read_form(data: bytes) -> None:
         return
     for request in REQUESTS:
         with suppress(InvalidRequest):
-            bodies.to_message(request, fields, form=True)
+            json_bodies.to_message(request, fields, form=True)
 
 
 def check_request(data: bytes) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 from schemathesis.specs.openapi import checks
 
-from tests.conftest import ROOT
+from tests.checkout import ROOT
 from tests.e2e.conftest import Service
 from tests.fuzz.strategies import messages
 

@@ -12,7 +12,7 @@ from segment_anything import SamPredictor
 from skimage import data
 from torch import nn
 
-from samclip_core.convert import convert
+from samclip_core.commands.convert import convert
 from samclip_core.model import SamClip
 from tests.clip_models import add_small_clip
 from tests.official import clip, small_sam, write

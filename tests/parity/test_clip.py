@@ -8,8 +8,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from samclip_core.config import TextConfig
-from samclip_core.pair import PairClipHead
-from samclip_core.text import OpenClipTextEncoder
+from samclip_core.nn.pair import PairClipHead
+from samclip_core.nn.text_encoder import OpenClipTextEncoder
 from tests.clip_models import INPUT
 from tests.official import clip
 

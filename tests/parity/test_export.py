@@ -21,17 +21,17 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 from skimage import data
 
-from samclip_core import checkpoint
 from samclip_core.commands import export
-from samclip_core.convert import convert
+from samclip_core.commands.convert import convert
 from samclip_core.engine import graphs
 from samclip_core.engine.base import Encoded, Engine, PromptBatch
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.errors import CheckpointError
 from samclip_core.geometry import Geometry
-from samclip_core.text import load_text_encoder
-from samclip_core.tokenizer import load as load_tokenizer
+from samclip_core.io import checkpoint
+from samclip_core.nn.text_encoder import load_text_encoder
+from samclip_core.nn.tokenizer import load as load_tokenizer
 from tests.clip_models import add_small_clip
 from tests.official import clip, small_sam, write
 from tests.photographs import draw, png

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from samclip_core.config import TextConfig
-from samclip_core.text import SentenceTextEncoder, convert_bert
+from samclip_core.nn.text_encoder import SentenceTextEncoder, convert_bert
 
 SENTENCES = [
     "a dog",

@@ -5,11 +5,11 @@ import pytest
 import torch
 from segment_anything import SamPredictor, build_sam_vit_b
 
+from samclip_core.answers.sam_head import SamHead
 from samclip_core.config import VIT_B
 from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.geometry import Geometry
-from samclip_core.network import SAM_HEAD_PARTS, build
-from samclip_core.sam_head import SamHead
+from samclip_core.nn.network import SAM_HEAD_PARTS, build
 from samclip_core.types import ImageFeatures
 from tests.official import sharpened
 from tests.parity.comparison import ask_official, assert_same_answer, prompts

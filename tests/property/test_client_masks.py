@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from pycocotools import mask as coco
 from samclip import masks as reader
 
-from samclip_core import masks as writer
+from samclip_core.io import masks as writer
 from tests.property.test_masks import any_mask, shapes
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from samclip_core.errors import InvalidImage
-from samclip_core.image import ImageLimits, decode, probe
+from samclip_core.io.image import ImageLimits, decode, probe
 
 LIMITS = ImageLimits(max_pixels=10_000)
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco
 
-from samclip_core import masks
+from samclip_core.io import masks
 
 shapes = array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=24)
 noise = arrays(np.bool_, shapes)

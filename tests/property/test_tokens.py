@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from samclip_core import tokenizer
+from samclip_core.nn import tokenizer
 
 PLAIN = open_clip.SimpleTokenizer()
 FAST = tokenizer.of_clip(open_clip.SimpleTokenizer())

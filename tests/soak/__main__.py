@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from samclip_core import SamClip, checkpoint
+from samclip_core import SamClip
+from samclip_core.io import checkpoint
 from tests import redis_server
 from tests.e2e.conftest import Service, start
 from tests.faults.load import Load, Pictures, Questions

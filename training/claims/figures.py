@@ -14,7 +14,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from samclip_core.image import decode
+from samclip_core.io.image import decode
 from samclip_core.model import SamClip
 from training.claims.sheet import draw_labels
 from training.claims.wise_ft import Point

@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.image import decode
-from samclip_core.masks import mask_box
+from samclip_core.answers.zero_shot import class_embeddings
+from samclip_core.io.image import decode
+from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
-from samclip_core.scores import class_embeddings
 from samclip_core.types import ImageFeatures
 from training.claims import results
 from training.evaluation.layouts import LabelledSet

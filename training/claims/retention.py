@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from samclip_core import checkpoint
 from samclip_core.engine.torch_engine import TorchEngine
+from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
-from samclip_core.network import EncodedBatch, SamClipNet
-from samclip_core.text import load_text_encoder
+from samclip_core.nn.network import EncodedBatch, SamClipNet
+from samclip_core.nn.text_encoder import load_text_encoder
 from training.claims import results
 from training.claims.wise_ft import load_sam
-from training.evaluate import OWN
+from training.distillation.teachers import ClipTeacher, class_embeddings
+from training.distillation.text_tower import imagenet_names
+from training.evaluation.evaluate import OWN
 from training.evaluation.suite import Metrics, Options
-from training.teachers import ClipTeacher, class_embeddings
-from training.text_tower import imagenet_names
 
 
 class TeacherPair(SamClipNet):

@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from samclip_core.image import decode
+from samclip_core.io.image import decode
 from samclip_core.model import SamClip
 from training.claims import results
 from training.claims.sheet import draw_labels

@@ -16,14 +16,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from samclip_core import checkpoint
+from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.engine.torch_engine import TorchEngine
+from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
-from samclip_core.network import SAM_HEAD_PARTS, SamClipNet, build, load_net
-from samclip_core.scores import class_embeddings
-from samclip_core.text import load_text_encoder
+from samclip_core.nn.network import SAM_HEAD_PARTS, SamClipNet, build, load_net
+from samclip_core.nn.text_encoder import load_text_encoder
 from training.claims import results
-from training.data import class_names, regions
+from training.data.annotations import class_names, regions
 from training.evaluation.instances import box_overlaps
 from training.evaluation.suite import Options, own_samples, progress
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.model import SamClip
-from samclip_core.scores import class_embeddings
-from training.data import class_names
+from training.data.annotations import class_names
 from training.evaluation.layouts import class_folders
 from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
 

@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures, Prompt
-from training.data import Sample, regions
+from training.data.annotations import Sample, regions
 from training.evaluation.coco import average_precision, image_path, read_coco
 from training.evaluation.layouts import existing, read_json
 from training.evaluation.measures import box_around, iou

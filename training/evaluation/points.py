@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
+from samclip_core.answers.sam_head import PROMPTS_PER_CALL
 from samclip_core.model import SamClip
-from samclip_core.sam_head import PROMPTS_PER_CALL
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from training.evaluation.coco import image_path, read_coco
 from training.evaluation.layouts import read_json

@@ -22,10 +22,10 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from samclip_core.encoder import valid_mask
 from samclip_core.geometry import Geometry
 from samclip_core.model import SamClip
-from training.data import class_names
+from samclip_core.nn.encoder import valid_mask
+from training.data.annotations import class_names
 from training.evaluation import layouts
 from training.evaluation.layouts import LabelledSet, Mapped
 from training.evaluation.measures import class_rows, confusion, mean_iou

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip_core.image import decode
+from samclip_core.io.image import decode
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
-from training.data import class_names, label_map
+from training.data.annotations import class_names, label_map
 from training.evaluation.layouts import LabelledSet, Mapped
 from training.evaluation.measures import confusion, mean_iou
 from training.evaluation.suite import (
@@ -62,7 +62,7 @@ def public(read: Callable[[Path], LabelledSet], model: SamClip, options: Options
     """A public set by the CLIP head, and with ``refine`` by both; with its background and without.
 
     The background is a class of its own where the set knows one: nobody names it, it is what no
-    class wins clearly (``samclip_core.semantic``).
+    class wins clearly (``samclip_core.answers.semantic``).
     """
     data = read(options.root)
     data = replace(data, pictures=limited(data.pictures, options.limit))

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 from tqdm import tqdm
 
 from samclip_core.model import SamClip
-from training.data import Sample, read_shards
+from training.data.annotations import Sample, read_shards
 
 T = TypeVar("T")
 

@@ -1,0 +1,103 @@
+"""Part ``cpu``: CPU time of each process per request, beside the bare loop; and while nobody asks.
+
+The bare loop is one process with the library, which decodes, encodes and classifies the same
+photographs in as many threads as there are cores, without a service.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping
+
+from benchmarks.bench import Bench
+from benchmarks.in_process import SEVERAL
+from benchmarks.library import Call, process
+from benchmarks.lines import Line
+from benchmarks.load import Job
+from benchmarks.service import Running, running
+
+ACCOUNT, IDLE = "CPU time per request", "CPU time while nobody asks"
+PER_SECOND = "nobody asks, per second"
+WHOLE, ABOVE, DECODING, RATE = "all processes", "above the bare loop", "decoding", "answers"
+BARE = "bare loop"
+LOADS = {
+    "new images, 8 clients": ("new", 8),
+    "new images, 32 clients": ("new", 32),
+    "known images, 32 clients": ("known", 32),
+    "clicks, 32 clients": ("click", 32),
+}
+Samples = dict[tuple[str, str], list[float]]  # per round, by row and column
+
+
+def run(bench: Bench) -> list[Line]:
+    """In turns: nobody asks, the bare loop, each load."""
+    account: Samples = defaultdict(list)
+    with running(bench.directory) as service, process(bench.directory, bench.dtype) as library:
+        bench.load(Job(service.http, clients=8, seconds=2 * bench.seconds))
+        library("classify_several", bench.seconds / 2, 3)
+        for number in range(bench.rounds):
+            bench.log(f"round {number + 1}")
+            bare = _bare(library, bench.seconds)
+            turn = {PER_SECOND: _nobody_asks(service, 2 * bench.seconds), BARE: bare}
+            for column, (work, clients) in LOADS.items():
+                turn[column] = _under(
+                    bench, service, Job(service.http, work, clients, bench.seconds)
+                )
+                if work == "new":
+                    turn[column][ABOVE] = turn[column][WHOLE] - bare[WHOLE]
+            for column, found in turn.items():
+                for row, value in found.items():
+                    account[row, column].append(value)
+    return [*_lines(account), *_on_machines(account)]
+
+
+def _nobody_asks(service: Running, seconds: float) -> dict[str, float]:
+    """Milliseconds per second, by role."""
+    before, begin = service.cpu_ms(), time.perf_counter()
+    time.sleep(seconds)
+    return _spent(before, service.cpu_ms(), time.perf_counter() - begin)
+
+
+def _under(bench: Bench, service: Running, job: Job) -> dict[str, float]:
+    """Milliseconds per request, by role, and answers per second."""
+    before = service.cpu_ms()
+    outcome = bench.load(job)
+    return {RATE: outcome.rate} | _spent(before, service.cpu_ms(), outcome.answered)
+
+
+def _bare(library: Call, seconds: float) -> dict[str, float]:
+    loop = library("classify_several", seconds, 3)
+    return {
+        RATE: 1000 * SEVERAL * len(loop["ms"]) / sum(loop["ms"]),
+        DECODING: library("decode", seconds / 3, 8)["cpu_ms"],
+        WHOLE: loop["cpu_ms"] / SEVERAL,
+    }
+
+
+def _spent(
+    before: Mapping[str, float], after: Mapping[str, float], times: float
+) -> dict[str, float]:
+    found = {role: (ms - before[role]) / times for role, ms in after.items()}
+    return found | {WHOLE: sum(found.values())}
+
+
+def _lines(account: Samples) -> list[Line]:
+    """The rows in the order of the roles, the sums last."""
+    order = [RATE, *dict.fromkeys(row for row, _ in account if row not in (RATE, WHOLE, ABOVE))]
+    return [
+        Line(ACCOUNT, row, column, "/s" if row == RATE else "ms", values)
+        for wanted in (*order, WHOLE, ABOVE)
+        for (row, column), values in account.items()
+        if row == wanted
+    ]
+
+
+def _on_machines(account: Samples) -> list[Line]:
+    """What the same processes take of machines with more cores while nobody asks."""
+    idle = {row: ms for (row, column), ms in account.items() if column == PER_SECOND}
+    rays = zip(*(ms for role, ms in idle.items() if role.startswith("Ray's")), strict=True)
+    rows = {"Ray's own processes": [sum(one) for one in rays], WHOLE: idle[WHOLE]}
+    return [
+        Line(IDLE, row, f"of {cores} cores", "%", [value / 10 / cores for value in ms])
+        for row, ms in rows.items()
+        for cores in (2, 4, 8, 16)
+    ]

@@ -1,0 +1,66 @@
+"""Part ``gpu``, where there is one: ``vit-b`` with random weights against segment_anything, and
+served on the device.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import traffic
+from benchmarks.bench import Bench
+from benchmarks.lines import Line, ratio
+from benchmarks.load import Job
+from benchmarks.service import running
+
+TABLE, SERVED, RATE = "`vit-b` on a GPU", "served, %d clients", "images"
+BATCH, LOWER = 8, "bfloat16"
+CLIENTS = (1, 8, 32, 64)
+
+
+def run(bench: Bench) -> list[Line]:
+    import torch
+
+    if not torch.cuda.is_available():
+        bench.log("left out: torch finds no GPU")
+        return []
+    from benchmarks import random_vit_b
+
+    with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
+        directory = Path(folder) / "vit-b"
+        random_vit_b.make(directory)
+        lines = _encoders(directory, bench.rounds)
+        with running(directory, DEVICE="cuda", DTYPE=LOWER) as service:
+            for clients in CLIENTS:
+                job = Job(service.http, "new", clients, bench.seconds)
+                rates = [bench.load(job).rate for _ in range(bench.rounds)]
+                lines.append(Line(TABLE, SERVED % clients, RATE, "/s", rates))
+    return lines
+
+
+def _encoders(directory: Path, rounds: int) -> list[Line]:
+    """Batches of eight, in turns; ours with all that the service does to them on the device."""
+    import torch
+    from segment_anything import sam_model_registry
+
+    from samclip_core import SamClip
+
+    encoder = sam_model_registry["vit_b"]().image_encoder.cuda().eval()
+    pixels = torch.zeros(BATCH, 3, 1024, 1024, device="cuda")
+    model = SamClip.load(directory, device="cuda", dtype=LOWER)
+    prepared = [model.prepare(traffic.photograph(number)) for number in range(BATCH)]
+    calls: dict[str, Callable[[], object]] = {
+        f"ours {LOWER}, batches of {BATCH}": lambda: model.encode_batch(prepared),
+        f"segment_anything float32, batches of {BATCH}": lambda: encoder(pixels),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in calls}
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            for name, call in calls.items():
+                torch.cuda.synchronize()
+                begin = time.perf_counter()
+                call()
+                torch.cuda.synchronize()
+                rates[name].append(BATCH / (time.perf_counter() - begin))
+    ours, theirs = (Line(TABLE, name, RATE, "/s", found[1:]) for name, found in rates.items())
+    return [ours, theirs, ratio(ours.row, "against segment_anything", ours, theirs)]

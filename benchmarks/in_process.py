@@ -1,0 +1,112 @@
+"""The library in a process of its own, which measures the calls that it is told.
+
+Run by path with ``python -P`` and PYTHONPATH=CHECKOUT/client:CHECKOUT, for any commit: it imports
+nothing else of the benchmark. Arguments: a checkpoint, a dtype and a folder of JPEG files. Each
+line of its input names a call, the seconds to repeat it for and the least number of calls.
+"""
+
+import json
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LABELS = ("a cat", "an astronaut", "a cup of coffee", "a rocket", "a motorcycle", "a dog")
+SEGMENT_ANYTHING = "segment_anything"
+SEVERAL = 16
+
+
+def load(checkpoint: str, dtype: str) -> Any:
+    with suppress(ImportError):  # only commits before the compiled engine have it
+        from samclip_core import use_cores
+
+        use_cores()
+    from samclip_core import SamClip
+
+    return SamClip.load(checkpoint, dtype=dtype)
+
+
+class SegmentAnything:
+    """The reference, SAM's ViT-B with random weights in float32."""
+
+    def __init__(self) -> None:
+        from segment_anything import SamPredictor, sam_model_registry
+
+        self._predictor = SamPredictor(sam_model_registry["vit_b"]())
+
+    def encode(self, file: bytes) -> None:
+        import io
+
+        from PIL import Image
+
+        self._predictor.set_image(np.asarray(Image.open(io.BytesIO(file)).convert("RGB")))
+
+
+class Calls:
+    """By name, called with the number of the turn. Files by name: ``everything.jpg`` is apart."""
+
+    def __init__(self, model: Any, folder: Path) -> None:
+        self._model = model
+        self._everything = (folder / "everything.jpg").read_bytes()
+        names = sorted(set(folder.glob("*.jpg")) - {folder / "everything.jpg"})
+        self._files = [name.read_bytes() for name in names]
+        self._features: list[Any] = []
+        self._threads = ThreadPoolExecutor(os.cpu_count())
+
+    def decode(self, turn: int) -> Any:
+        return self._model.prepare(self._files[turn % len(self._files)])
+
+    def new_image(self, turn: int) -> None:
+        self._model.encode(self._files[turn % len(self._files)])
+
+    def click(self, turn: int) -> None:
+        from samclip_core import Prompt
+
+        if not self._features:
+            self._features = [self._model.encode(file) for file in self._files[:4]]
+        point = (20.0 + turn % 140, 20.0 + 7 * turn % 140)
+        self._model.segment(self._features[turn % 4], [Prompt(points=(point,))], False)
+
+    def everything(self, turn: int) -> None:
+        self._model.segment_everything(self._everything)
+
+    def classify_several(self, turn: int) -> None:
+        """The bare loop: files to answers, in as many threads as there are cores."""
+        numbers = range(turn * SEVERAL, (turn + 1) * SEVERAL)
+        deque(self._threads.map(self._classify, numbers), maxlen=0)
+
+    def _classify(self, number: int) -> None:
+        self._model.classify(self._model.encode(self.decode(number)), LABELS)
+
+
+def measure(call: Callable[[int], object], seconds: float, least: int) -> dict[str, Any]:
+    """Milliseconds of each call, and of CPU time per call on average."""
+    taken: list[float] = []
+    cpu, end = time.process_time(), time.perf_counter() + seconds
+    while len(taken) < least or time.perf_counter() < end:
+        begin = time.perf_counter()
+        call(len(taken))
+        taken.append(1000 * (time.perf_counter() - begin))
+    return {"ms": taken, "cpu_ms": 1000 * (time.process_time() - cpu) / len(taken)}
+
+
+def main(arguments: Sequence[str]) -> None:
+    checkpoint, dtype, folder = arguments
+    model = SegmentAnything() if checkpoint == SEGMENT_ANYTHING else load(checkpoint, dtype)
+    calls = Calls(model, Path(folder))
+    facts = {name: str(getattr(model, name, "")) for name in ("dtype", "engine_name")}
+    print(json.dumps(facts), flush=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        print(json.dumps(measure(getattr(calls, asked.pop("call")), **asked)), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

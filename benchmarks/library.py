@@ -1,0 +1,112 @@
+"""Part ``library``: calls of the library on an idle machine and beside one busy core, in turns with
+the baseline. Each contender is a process of its own.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from benchmarks import in_process, traffic
+from benchmarks.bench import Bench
+from benchmarks.lines import Line, ratio
+from benchmarks.machine import busy_core
+from tests.checkout import ROOT, sources
+
+FILES = 40
+OURS, REFERENCE = "ours", "baseline float32"
+TABLE = "`edge` in the library"
+EVERYTHING = '"everything" of 451×300, idle'
+COMPARED = ("baseline float32 / ours", "baseline's best / ours")
+STATES = {"idle": nullcontext, "beside one busy core": busy_core}
+Call = Callable[..., dict[str, Any]]  # of a name, seconds and the least number
+Samples = dict[tuple[str, str], list[float]]  # milliseconds per round, by row and contender
+
+
+def run(bench: Bench) -> list[Line]:
+    with ExitStack() as stack:
+        calls = {OURS: stack.enter_context(process(bench.directory, bench.dtype))}
+        for dtype in ("float32", "bfloat16") if bench.baseline else ():
+            name = f"baseline {dtype}"
+            calls[name] = stack.enter_context(process("edge", dtype, bench.baseline))
+        samples: Samples = defaultdict(list)
+        for number in range(bench.rounds + 1):
+            bench.log(f"round {number}" if number else "warm-up")
+            taken = dict(_round(calls, bench.seconds / 2))
+            for key, ms in taken.items() if number else ():
+                samples[key].append(ms)
+    return [*_lines(samples), *compared(_lines(samples))]
+
+
+def _round(calls: Mapping[str, Call], seconds: float) -> Iterator[tuple[tuple[str, str], float]]:
+    for state, load in STATES.items():
+        with load():
+            for what in ("new image", "click"):
+                for name, call in calls.items():
+                    found = call(what.replace(" ", "_"), seconds, 3)["ms"]
+                    yield (f"{what}, {state}", name), statistics.median(found)
+    for name, call in calls.items():
+        yield (EVERYTHING, name), call("everything", 0, 1)["ms"][0]
+
+
+def _lines(samples: Samples) -> list[Line]:
+    return [Line(TABLE, row, name, "ms", rounds) for (row, name), rounds in samples.items()]
+
+
+def compared(lines: list[Line]) -> list[Line]:
+    """How much faster we are than the baseline's float32, and than its faster precision."""
+    found = []
+    for row in dict.fromkeys(line.row for line in lines):
+        by_name = {line.column: line for line in lines if line.row == row}
+        ours = by_name.pop(OURS)
+        if REFERENCE in by_name:
+            best = min(by_name.values(), key=lambda line: line.median)
+            for name, theirs in zip(COMPARED, (by_name[REFERENCE], best), strict=True):
+                found.append(ratio(row, name, theirs, ours))
+    return found
+
+
+@contextmanager
+def process(checkpoint: Path | str, dtype: str, root: Path | None = None) -> Iterator[Call]:
+    """The library at ``root`` (this one), loaded. Raises RuntimeError where that fails."""
+    root = (root or ROOT).resolve()
+    with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
+        write_files(Path(folder))
+        command = [sys.executable, "-P", in_process.__file__, str(checkpoint), dtype, folder]
+        environment = os.environ | {"PYTHONPATH": sources(root)}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, env=environment, cwd=folder, **pipes) as library:
+
+            def call(name: str, seconds: float, least: int) -> dict[str, Any]:
+                asked = {"call": name, "seconds": seconds, "least": least}
+                library.stdin.write(json.dumps(asked) + "\n")
+                library.stdin.flush()
+                return _answer(library)
+
+            try:
+                print(f"  loaded from {root.name}: {_answer(library)}", flush=True)
+                yield call
+            finally:
+                library.stdin.close()  # it ends
+
+
+def _answer(library: subprocess.Popen[str]) -> dict[str, Any]:
+    line = library.stdout.readline()
+    if not line:
+        raise RuntimeError(f"{library.args} ended")
+    return json.loads(line)
+
+
+def write_files(folder: Path, number_of_files: int = FILES) -> None:
+    from skimage import data
+
+    for number in range(number_of_files):
+        (folder / f"{number}.jpg").write_bytes(traffic.photograph(number))
+    (folder / "everything.jpg").write_bytes(traffic.jpeg(data.chelsea()))  # 451×300

@@ -1,0 +1,128 @@
+"""A peer's own environment, and its server while it is measured."""
+
+import os
+import signal
+import site
+import subprocess
+import sys
+import time
+import venv
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+
+from benchmarks import traffic
+from benchmarks.bench import Bench
+from benchmarks.peers.work import PATH
+from tests.ports import free_port
+
+START_S = 90
+STOP_S = 3
+SAME = 0.02  # of a score
+MARK = "BENCH_PEER_PORT"
+
+
+class Absent(Exception):
+    """A peer that could not be installed or started, or whose answers are not ours."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """``requirement`` None: what it needs is in the project's own environment."""
+
+    name: str
+    module: str
+    requirement: str | None = None
+    takes: Literal["form", "bytes"] = "bytes"
+
+    def python(self, folder: Path) -> str:
+        """Of an environment that has the requirement, and everything that this one has.
+
+        It is made where it is absent. Raises Absent.
+        """
+        if self.requirement is None:
+            return sys.executable
+        home = folder / self.module
+        python = home / "bin" / "python"
+        if not (home / "complete").exists():
+            venv.create(home, with_pip=True, clear=True)
+            (packages,) = home.glob("lib/python*/site-packages")
+            (packages / "ours.pth").write_text("\n".join(site.getsitepackages()))
+            command = [python, "-m", "pip", "install", "--quiet", self.requirement]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise Absent(f"{self.name} could not be installed: {done.stderr[-500:]}")
+            (home / "complete").touch()
+        return str(python)
+
+
+@contextmanager
+def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) -> Iterator[str]:
+    """The address of its running server. Raises Absent.
+
+    ``work`` names a class of ``work.py``; ``scores`` are our service's of photograph 0.
+    """
+    folder = (bench.out / "peers").resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    port = str(free_port())
+    model = {"CHECKPOINT": str(bench.directory), "DTYPE": bench.dtype, "WORK": work}
+    environment = os.environ | {f"BENCH_PEER_{name}": value for name, value in model.items()}
+    command = [peer.python(folder), "-m", f"benchmarks.peers.{peer.module}"]
+    log = folder / f"{peer.module}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            env=environment | {MARK: port},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        answer = _wait(peer, process, f"http://127.0.0.1:{port}{PATH}", log)
+        check(peer.name, answer["scores"], scores, same_model=work == "Library")
+        yield f"127.0.0.1:{port}"
+    finally:
+        _end(process, f"{MARK}={port}".encode())
+
+
+def check(
+    name: str, found: Mapping[str, float], expected: Mapping[str, float], same_model: bool
+) -> None:
+    """Raise Absent unless all labels have scores, of the same model our service's own."""
+    if found.keys() != expected.keys() or (
+        same_model and any(abs(found[label] - expected[label]) > SAME for label in expected)
+    ):
+        raise Absent(f"{name} answers {dict(found)}, ours {dict(expected)}")
+
+
+def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> Any:
+    """Its first answer."""
+    ask = traffic.Ask("classify", traffic.photograph(0))
+    kind, body = traffic.to_peer(ask, peer.takes == "form")
+    deadline = time.monotonic() + START_S
+    answer = ""
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            reply = httpx.post(url, content=body, headers={"content-type": kind}, timeout=60)
+            if reply.is_success:
+                return reply.json()
+            answer = f"{reply.status_code} {reply.text[:200]}"
+        time.sleep(0.5)
+    told = log.read_text(errors="replace")[-1000:]
+    raise Absent(f"{peer.name} does not answer: {answer or 'nothing'}; {told}")
+
+
+def _end(process: subprocess.Popen[bytes], mark: bytes) -> None:
+    """End all processes that have its mark, those that it has started too."""
+    process.send_signal(signal.SIGTERM)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_S)
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in path.read_bytes().split(b"\0"):
+                os.kill(int(path.parent.name), signal.SIGKILL)
+    process.wait()

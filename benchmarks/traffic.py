@@ -1,0 +1,164 @@
+"""The photographs, and requests about them as HTTP sends them to the service and to its peers."""
+
+import base64
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import count, cycle
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.in_process import LABELS
+from tests.checkout import ROOT
+
+SETS = ("coco_multi", "bsds500")
+COLLECTION = "bench"
+COLLECTION_SIZE = 32
+IMAGES, ZIPF = 1000, 1.2  # of a working day
+CLICKS = 3  # per visit
+ADJECTIVES = ("red", "blue", "green", "black", "white", "old", "new", "small", "large", "wooden")
+NOUNS = ("car", "dog", "house", "chair", "boat", "bird", "bicycle", "bottle", "train", "flower")
+PLACES = ("snow", "rain", "town", "water", "sunlight", "fog", "sand", "grass", "a room", "a street")
+BOUNDARY = "samclip-bench"
+PATHS = {"classify": "/classify", "click": "/segment", "search": "/search"}
+Kind = Literal["classify", "click", "search"]
+_fresh = count()
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request. ``known``: the service has seen the file, and is sent its key alone."""
+
+    kind: Kind
+    file: bytes = b""
+    known: bool = False
+    point: tuple[float, float] = (0.0, 0.0)
+    text: str = ""
+
+
+Visit = list[Ask]
+
+
+@cache
+def photographs() -> tuple[bytes, ...]:
+    """JPEG files of the photograph sets, 0.1 to 0.26 megapixels; without those scikit-image's."""
+    root = Path(os.environ.get("SAMCLIP_DATA", ROOT / "../shared/data"))
+    shards = [shard for name in SETS for shard in sorted((root / name).glob("*.tar"))]
+    return tuple(file for shard in shards for file in _jpegs(shard)) or _scikit_image()
+
+
+def _jpegs(shard: Path) -> Iterator[bytes]:
+    with tarfile.open(shard) as tar:
+        for member in tar:
+            if member.name.endswith(".jpg") and (file := tar.extractfile(member)):
+                yield file.read()
+
+
+def _scikit_image() -> tuple[bytes, ...]:
+    from skimage import data
+
+    return tuple(map(jpeg, (data.chelsea(), data.astronaut(), data.coffee(), data.rocket())))
+
+
+def jpeg(picture_HW3: Any) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture_HW3).save(file, "JPEG", quality=92)
+    return file.getvalue()
+
+
+def photograph(number: int) -> bytes:
+    return photographs()[number % len(photographs())]
+
+
+def fresh(number: int) -> bytes:
+    """A file that no process has sent before: a photograph with other bytes behind its end."""
+    mark = os.getpid().to_bytes(4, "little") + next(_fresh).to_bytes(8, "little")
+    return photograph(number) + mark
+
+
+def all_new() -> Iterator[Visit]:
+    """One classification of an image per visit, no image twice."""
+    return ([Ask("classify", fresh(number))] for number in count())
+
+
+def again(kind: Kind) -> Iterator[Visit]:
+    """Questions about a few images that are known, each sent in a visit of its own."""
+    few = [photograph(number) for number in range(4)]
+    return ([Ask(kind, file, True, point(number))] for number, file in enumerate(cycle(few)))
+
+
+def working_day(visits: int) -> Iterator[Visit]:
+    """A classification, three clicks on the same image and a text search per visit.
+
+    Images and texts are drawn from 1,000 by Zipf's law; every day is the same.
+    """
+    shares = np.arange(1, IMAGES + 1) ** -ZIPF
+    drawn = np.random.default_rng(0).choice(IMAGES, visits, p=shares / shares.sum())
+    for number, rank in enumerate(drawn.tolist()):
+        file = photograph(rank) + rank.to_bytes(2, "little")
+        clicks = [Ask("click", file, True, point(CLICKS * number + i)) for i in range(CLICKS)]
+        yield [Ask("classify", file), *clicks, Ask("search", text=phrase(rank))]
+
+
+def point(number: int) -> tuple[float, float]:
+    """Another one each time, inside every photograph."""
+    return 20.0 + number % 140, 20.0 + 7 * number % 140
+
+
+def phrase(number: int) -> str:
+    return f"a {ADJECTIVES[number % 10]} {NOUNS[number // 10 % 10]} in {PLACES[number // 100 % 10]}"
+
+
+def to_service(ask: Ask) -> tuple[str, str, bytes]:
+    """(path, content type, body): a form with the file, or JSON."""
+    fields: dict[str, Any] = {}
+    if ask.kind == "classify":
+        fields["labels"] = list(LABELS)
+    elif ask.kind == "click":
+        fields["prompts"] = [{"points": [dict(zip("xy", ask.point, strict=True))]}]
+    else:
+        fields |= {"collection": COLLECTION, "text": ask.text}
+    if ask.file and not ask.known:
+        return PATHS[ask.kind], *form(ask.file, fields)
+    if ask.file:
+        fields["image"] = {"key": hashlib.sha256(ask.file).hexdigest()}
+    return PATHS[ask.kind], "application/json", json.dumps(fields).encode()
+
+
+def to_peer(ask: Ask, in_form: bool) -> tuple[str, bytes]:
+    """(content type, body): a line of JSON, then the file, which a peer does not keep."""
+    head = json.dumps({"kind": ask.kind, "point": ask.point, "text": ask.text})
+    content = head.encode() + b"\n" + ask.file
+    return form(content, {}) if in_form else ("application/octet-stream", content)
+
+
+def collection() -> bytes:
+    """The JSON that puts a few images into the collection which is searched."""
+    files = [photograph(-1 - number) + b"indexed" for number in range(COLLECTION_SIZE)]
+    items = [
+        {"id": str(number), "image": base64.b64encode(file).decode()}
+        for number, file in enumerate(files)
+    ]
+    return json.dumps({"collection": COLLECTION, "items": items}).encode()
+
+
+def form(file: bytes, fields: dict[str, list[Any]]) -> tuple[str, bytes]:
+    """A multipart form: (content type, body)."""
+    parts = []
+    for name, values in fields.items():
+        for value in values:
+            text = value if isinstance(value, str) else json.dumps(value)
+            parts.append(f'form-data; name="{name}"\r\n\r\n{text}'.encode())
+    head = 'form-data; name="image"; filename="image.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
+    parts.append(head.encode() + file)
+    start = f"--{BOUNDARY}\r\nContent-Disposition: ".encode()
+    content = b"".join(start + part + b"\r\n" for part in parts) + f"--{BOUNDARY}--\r\n".encode()
+    return f"multipart/form-data; boundary={BOUNDARY}", content

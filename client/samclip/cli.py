@@ -1,0 +1,298 @@
+"""The ``samclip`` command: questions to a running service, and the commands that make and run one.
+
+Questions need nothing but the client. The other commands live in parts of the project that a bare
+install has no dependencies for, so their modules are only imported when they are called.
+"""
+
+import argparse
+import importlib
+import io
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from samclip import __version__, commands
+from samclip.client import Client
+from samclip.commands import Row
+from samclip.errors import ServiceError, Unavailable
+from samclip.session import credentials
+
+
+class Part(NamedTuple):
+    """A command in a module of its own, which has ``main(argv) -> exit status``."""
+
+    module: str
+    extra: str  # what to install for it
+    help: str
+
+
+PARTS = {
+    "serve": Part("services.launch.serve", "serve", "run the service until Ctrl-C"),
+    "keys": Part("services.front_door.keys", "serve", "make, list and remove API keys"),
+    "front-door": Part(
+        "services.front_door.haproxy", "serve", "open the front door of a Ray cluster"
+    ),
+    "cache": Part("services.cache.command", "serve", "count, remove or warm kept embeddings"),
+    "convert": Part(
+        "samclip_core.commands.convert", "torch", "make a checkpoint of official weights"
+    ),
+    "export": Part(
+        "samclip_core.commands.export", "export", "write a checkpoint's graphs for CPUs"
+    ),
+    "train": Part("training.train", "train", "train a checkpoint"),
+    "reindex": Part("services.retrieval.reindex", "serve", "index again for another checkpoint"),
+    "eval": Part("training.evaluation.evaluate", "train", "measure a checkpoint"),
+    "plan": Part("services.plan", "serve", "machines, Redis and cost for a load"),
+    "info": Part(
+        "samclip_core.commands.info", "core", "show a checkpoint's config, lineage and digest"
+    ),
+    "demo": Part("samclip.demo", "dev", "photographs through every head, drawn under out/"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    0: done. 1: failed. 2: not a command line of ours. 130: interrupted. 141: its output is closed.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        _discard_output()
+        return 128 + signal.SIGPIPE
+
+
+def _discard_output() -> None:
+    """Without this, Python would report the closed pipe once more as it ends."""
+    with open(os.devnull, "w") as nowhere:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments and arguments[0] in PARTS:
+        return _run_part(arguments[0], arguments[1:])
+    args = _parser().parse_args(arguments)
+    try:
+        with connect(args) as client:
+            rows = args.command(client, args)
+            model = client.model
+    except (ServiceError, OSError, ValueError) as error:
+        print(f"samclip: {error}", file=sys.stderr)
+        if isinstance(error, Unavailable):
+            print(f"Is a service running at {args.server}? samclip serve", file=sys.stderr)
+        return 1
+    if args.json:
+        answer = {"model": asdict(model) if model else None, "results": rows}
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        print(table(rows))
+    return 1 if any(row.get("error") for row in rows) else 0
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows under their keys, numbers to the right; long lists shortened."""
+    if not rows:
+        return "nothing found"
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [header] + [[_cell(row.get(key, "")) for key in header] for row in rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    numeric = [any(isinstance(row.get(key), int | float) for row in rows) for key in header]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _cell(value: Any) -> str:
+    match value:
+        case float():
+            return f"{value:.3f}"
+        case list() if len(value) > 4:
+            return f"[{', '.join(map(_cell, value[:3]))}, … {len(value)}]"
+        case list():
+            return f"[{', '.join(map(_cell, value))}]"
+        case dict():
+            return " ".join(f"{key}={item}" for key, item in value.items())
+        case _:
+            return str(value)
+
+
+def _run_part(command: str, argv: list[str]) -> int:
+    part = PARTS[command]
+    try:
+        module = importlib.import_module(part.module)
+    except ModuleNotFoundError as error:
+        print(
+            f"samclip {command} needs {error.name}, which is not installed: "
+            f"pip install 'samclip[{part.extra}]'",
+            file=sys.stderr,
+        )
+        return 1
+    return int(module.main(argv))
+
+
+def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
+    """A client with the options of ``add_service``. Raises OSError for a file that is not there."""
+    tls = credentials(args.ca, args.cert) if args.ca or args.cert else args.tls
+    return Client(args.server, api_key=args.api_key, tls=tls, timeout=args.timeout, bulk=bulk)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="samclip",
+        description="What is in a photograph, and where: one encoder, many heads.",
+    )
+    parser.add_argument("--version", action="version", version=f"samclip {__version__}")
+    found = parser.add_subparsers(title="commands", metavar="COMMAND [-h]", required=True)
+    _add_photo_commands(found)
+    _add_collection_commands(found)
+    for name, part in PARTS.items():  # for the list in --help; main has run them by now
+        found.add_parser(name, help=part.help, add_help=False)
+    return parser
+
+
+def _add(found: Any, name: str, help: str, description: str = "") -> argparse.ArgumentParser:
+    """A question's parser, with the options that all questions have."""
+    parser: argparse.ArgumentParser = found.add_parser(
+        name, help=help, description=description or f"{help[0].upper()}{help[1:]}."
+    )
+    parser.set_defaults(command=getattr(commands, name))
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_service(parser)
+    return parser
+
+
+def add_service(parser: argparse.ArgumentParser) -> None:
+    """The options that say where the service is, and how to come in."""
+    service = parser.add_argument_group("the service")
+    service.add_argument("--server", default="127.0.0.1:9000", metavar="HOST:PORT")
+    service.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
+    service.add_argument(
+        "--api-key", default=os.environ.get("SAMCLIP_API_KEY"), help="default: $SAMCLIP_API_KEY"
+    )
+    service.add_argument("--tls", action="store_true", help="the system's certificates")
+    service.add_argument("--ca", type=Path, metavar="FILE", help="TLS with this CA (PEM)")
+    service.add_argument(
+        "--cert", type=Path, metavar="FILE", help="TLS with this certificate and its key (PEM)"
+    )
+
+
+def _add_photo_commands(found: Any) -> None:
+    classify = _add(found, "classify", "say which of some labels fits a photograph")
+    classify.add_argument("images", nargs="+", metavar="IMAGE")
+    _labels(classify, "--labels", required=True)
+    _labels(classify, "--templates", help="texts with {} for the label")
+    classify.add_argument("--top-k", type=int, default=0, metavar="K", help="0: all labels")
+
+    segment = _add(found, "segment", "cut out what points, boxes or a text point at")
+    segment.add_argument("image", metavar="IMAGE")
+    for name, numbers, help in (
+        ("--point", 2, "a pixel of the object"),
+        ("--negative", 2, "a pixel that is not part of it"),
+        ("--box", 4, "around the object; several: one object each"),
+    ):
+        metavar = ("X", "Y") if numbers == 2 else ("X0", "Y0", "X1", "Y1")
+        segment.add_argument(
+            name, type=float, nargs=numbers, action="append", default=[], metavar=metavar, help=help
+        )
+    segment.add_argument("--text", default="", help="every instance of it")
+    segment.add_argument("--multimask", action="store_true", help="three masks an object")
+    _out(segment)
+
+    semantic = _add(found, "semantic", "give each pixel one of some labels")
+    semantic.add_argument("image", metavar="IMAGE")
+    _labels(semantic, "--labels", required=True)
+    semantic.add_argument("--refine", action="store_true", help="sharper, with the SAM head")
+    semantic.add_argument("--background", action="store_true", help="unclear pixels get no label")
+    _out(semantic)
+
+    everything = _add(found, "everything", "cut out every object")
+    everything.add_argument("image", metavar="IMAGE")
+    _labels(everything, "--labels", help="name each object with one of these")
+    everything.add_argument("--points-per-side", type=int, default=0, metavar="N")
+    _out(everything)
+
+    embed = _add(found, "embed", "print the vectors of photographs and texts")
+    embed.add_argument("images", nargs="*", metavar="IMAGE")
+    _labels(embed, "--text", help="texts to embed")
+
+
+def _add_collection_commands(found: Any) -> None:
+    index = _add(found, "index", "put photographs into a collection")
+    index.add_argument("collection", metavar="COLLECTION")
+    index.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files and folders")
+    _pairs(index, "--metadata", "to store with each; several: several times")
+
+    search = _add(found, "search", "find the photographs that are like a text or an image")
+    search.add_argument("collection", metavar="COLLECTION")
+    query = search.add_mutually_exclusive_group(required=True)
+    query.add_argument("--text")
+    query.add_argument("--image")
+    query.add_argument("--id", help="more like this one of the collection")
+    search.add_argument("--top-k", type=int, default=0, metavar="K", help="0: ten")
+    search.add_argument("--offset", type=int, default=0, metavar="N", help="leave out the first N")
+    _pairs(search, "--where", "only those with this metadata; several: all of it")
+
+    delete = _add(found, "delete", "remove photographs, or a whole collection")
+    delete.add_argument("collection", metavar="COLLECTION")
+    delete.add_argument("ids", nargs="*", metavar="ID")
+    delete.add_argument("--all", action="store_true", help="the whole collection, no IDs")
+    delete.add_argument("--yes", action="store_true", help="with --all: do not ask first")
+
+    describe = _add(found, "describe", "list the collections")
+    describe.add_argument("collection", nargs="?", default="", metavar="COLLECTION")
+
+
+def _labels(
+    parser: argparse.ArgumentParser, name: str, required: bool = False, help: str | None = None
+) -> None:
+    parser.add_argument(
+        name,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TEXT",
+        required=required,
+        help=help,
+    )
+
+
+def _pairs(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    form = "KEY=VALUE"
+    parser.add_argument(name, type=_pair, action="append", default=[], metavar=form, help=help)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def _out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write overlay.png and a mask-….png each"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""From the dense CLIP map to prompts for the SAM head: SAM-CLIP's two heads, one after the other.
+
+Everything here lies in the model frame at the resolution of SAM's low-resolution logits: s×s cells,
+four to a cell of the SAM embedding. C classes, N components.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.answers.dense import clip_side, upsampling
+from samclip_core.answers.steps import Steps, Terms, questions, run
+from samclip_core.types import FloatArray, ImageFeatures, MaskHead, MaskSet, Prompt
+
+MIN_AREA = 0.002
+"""Smallest component worth a prompt, as a part of the picture."""
+MAX_COMPONENTS = 64
+"""Largest number of prompts an image; the largest components are kept."""
+"""Below this the SAM head does not trust its own mask, and the CLIP map's stays."""
+_MASK_PROMPT_LIMIT = 2.0
+"""Log-odds of the class map as mask prompt are held to ±this: a hint of where, not an outline."""
+
+
+@dataclass(frozen=True, eq=False)
+class Component:
+    """One connected piece of what a class won in the dense CLIP map.
+
+    ``region_ss`` bool; ``score`` the mean probability of the class over it; ``prompt`` in pixels of
+    the model frame.
+    """
+
+    index: int
+    score: float
+    region_ss: NDArray[np.bool_]
+    prompt: Prompt
+
+
+def logits_side(features: ImageFeatures) -> int:
+    """s: the side of the SAM head's low-resolution logits for these features."""
+    if features.sam_Dhw is None:
+        raise ValueError("these features have no SAM embedding: encode with SAM")
+    return 4 * features.sam_Dhw.shape[-1]
+
+
+def to_logits_frame(features: ImageFeatures, maps_Chw: FloatArray) -> NDArray[np.float32]:
+    """Maps over the valid cells of the CLIP grid to C×s×s, bilinear, zero in the padding."""
+    side = logits_side(features)
+    valid_h, valid_w = features.geometry.grid(side)
+    rows, columns = upsampling(features.geometry, clip_side(features), valid_h, valid_w)
+    maps_Css = np.zeros((len(maps_Chw), side, side), np.float32)
+    maps_Css[:, :valid_h, :valid_w] = rows @ maps_Chw @ columns
+    return maps_Css
+
+
+def find_components(
+    features: ImageFeatures, probability_Css: FloatArray, won_Css: NDArray[np.bool_]
+) -> list[Component]:
+    """8-connected pieces of what each class won, largest first, each with its prompt.
+
+    A prompt is the piece's box, its most probable point and the map of its class.
+    """
+    geometry = features.geometry
+    side = probability_Css.shape[-1]
+    rows, columns = geometry.grid(side)
+    min_cells = max(1.0, MIN_AREA * rows * columns)
+    found = []
+    for index, won_ss in enumerate(won_Css):
+        _, piece_ss, stats, _ = cv2.connectedComponentsWithStats(won_ss.astype(np.uint8))
+        for piece, area in enumerate(stats[1:, cv2.CC_STAT_AREA], start=1):
+            if area >= min_cells:
+                found.append((int(area), index, piece_ss == piece))
+    found.sort(key=lambda item: -item[0])
+    cell = geometry.size / side
+    limit_xy = np.array([geometry.input_width, geometry.input_height])
+    return [
+        Component(
+            index,
+            float(probability_Css[index][region_ss].mean()),
+            region_ss,
+            _prompt(probability_Css[index], region_ss, cell, limit_xy),
+        )
+        for _, index, region_ss in found[:MAX_COMPONENTS]
+    ]
+
+
+def _prompt(
+    probability_ss: FloatArray, region_ss: NDArray[np.bool_], cell: float, limit_xy: FloatArray
+) -> Prompt:
+    y_N, x_N = np.nonzero(region_ss)
+    best = int(probability_ss[y_N, x_N].argmax())
+    low_xy = np.array([x_N.min(), y_N.min()]) * cell
+    high_xy = np.minimum(np.array([x_N.max() + 1, y_N.max() + 1]) * cell, limit_xy)
+    point_xy = np.minimum((np.array([x_N[best], y_N[best]]) + 0.5) * cell, limit_xy)
+    return Prompt(
+        points=((float(point_xy[0]), float(point_xy[1])),),
+        box=(float(low_xy[0]), float(low_xy[1]), float(high_xy[0]), float(high_xy[1])),
+        mask_input_hw=_log_odds(probability_ss).clip(-_MASK_PROMPT_LIMIT, _MASK_PROMPT_LIMIT),
+    )
+
+
+def _log_odds(probability: FloatArray) -> NDArray[np.float32]:
+    held = np.clip(probability, 1e-4, 1 - 1e-4)
+    return np.log(held / (1 - held)).astype(np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class RefinedMask:
+    """The SAM head's answer to a component, or the component itself where that is not trusted."""
+
+    component: Component
+    logits_ss: NDArray[np.float32]
+    predicted_iou: float
+    stability: float
+    trusted: bool
+
+
+def segment_components(
+    sam_head: MaskHead, features: ImageFeatures, components: Sequence[Component]
+) -> list[RefinedMask]:
+    """One mask per component, from one call of the SAM head for all of them."""
+    terms = Terms.of(sam_head, MAX_COMPONENTS)
+    return run(component_steps(terms, features, components), sam_head)
+
+
+def component_steps(
+    terms: Terms, features: ImageFeatures, components: Sequence[Component]
+) -> Steps[list[RefinedMask]]:
+    """``segment_components`` in steps."""
+    # The head scales masks up to the picture: told that the picture is the model frame, its work
+    # and memory stay the same for any size of photograph.
+    in_frame = replace(features, geometry=features.geometry.model_frame)
+    prompts = [component.prompt for component in components]
+    refined: list[RefinedMask] = []
+    for question in questions(in_frame, prompts, multimask=False, at_once=terms.at_once):
+        asked = components[len(refined) : len(refined) + len(question.prompts)]
+        refined += [
+            _refined(component, masks, terms.min_predicted_iou)
+            for component, masks in zip(asked, (yield question), strict=True)
+        ]
+    return refined
+
+
+def _refined(component: Component, masks: MaskSet, min_predicted_iou: float) -> RefinedMask:
+    predicted_iou, stability = float(masks.predicted_iou_M[0]), float(masks.stability_M[0])
+    trusted = predicted_iou >= min_predicted_iou
+    own_ss = np.where(component.region_ss, 1, -1).astype(np.float32)
+    logits_ss = masks.logits_Mhw[0] if trusted else own_ss
+    return RefinedMask(component, logits_ss, predicted_iou, stability, trusted)

@@ -1,0 +1,195 @@
+"""Prompts to masks: SAM's prompt encoder and mask decoder over embeddings that are already there.
+
+P prompts, N points, D width, h w grid, M masks, H W pixels of the original picture.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.config import SamClipConfig
+from samclip_core.engine import load as load_engine
+from samclip_core.engine.base import (
+    BOX_MAX,
+    BOX_MIN,
+    NOT_OBJECT,
+    OBJECT,
+    PADDING,
+    Engine,
+    Part,
+    PromptBatch,
+)
+from samclip_core.errors import InvalidPrompt
+from samclip_core.geometry import Geometry
+from samclip_core.io import checkpoint
+from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
+
+PROMPTS_PER_CALL = 32
+"""Of the mask decoder on a GPU: bounds its memory, about 1 GB at SAM's own size."""
+PROMPTS_PER_CALL_ON_CPU = 4
+"""The maps of more prompts do not fit in a CPU's caches."""
+
+T = TypeVar("T")
+Request = tuple[ImageFeatures, Sequence[Prompt]]
+
+
+class _Job(NamedTuple):
+    """One prompt of one request."""
+
+    features: ImageFeatures
+    prompt: Prompt
+
+    @property
+    def layout(self) -> tuple[int, bool, bool]:
+        """Prompts share a decoder call only where they make the same number of tokens.
+
+        Padding would be a token as well, which the decoder attends to: another answer than the
+        prompt gets alone.
+        """
+        prompt = self.prompt
+        return len(prompt.points), prompt.box is not None, prompt.mask_input_hw is not None
+
+
+class SamHead:
+    """Answers prompts as segment_anything's SamPredictor does, for many images at once.
+
+    Always float32. Holds no state of a request, so threads may share it.
+    """
+
+    def __init__(self, config: SamClipConfig, engine: Engine) -> None:
+        """``engine`` has the mask decoder."""
+        self.config = config
+        self.engine = engine
+        self.min_predicted_iou = config.min_predicted_iou
+        self.min_stability = config.min_stability
+        self._at_once = PROMPTS_PER_CALL_ON_CPU if engine.device == "cpu" else PROMPTS_PER_CALL
+
+    @classmethod
+    def load(cls, name_or_dir: str | Path, device: str = "cpu") -> Self:
+        """Load only this head's part of a checkpoint. Raises CheckpointError."""
+        directory = checkpoint.resolve(name_or_dir)
+        parts: tuple[Part, ...] = ("mask_decoder",)
+        return cls(checkpoint.read_config(directory), load_engine(directory, device, parts=parts))
+
+    def check(self, features: ImageFeatures, prompts: Sequence[Prompt]) -> None:
+        """Raise InvalidPrompt unless every prompt can be answered for that picture."""
+        if not prompts:
+            raise InvalidPrompt("no prompts: give at least one")
+        side = 4 * self.config.grid
+        for prompt in prompts:
+            prompt.validate(features.geometry)
+            mask_hw = prompt.mask_input_hw
+            if mask_hw is not None and mask_hw.shape != (side, side):
+                raise InvalidPrompt(
+                    f"mask_input has shape {mask_hw.shape}, this model's logits are {side}×{side}: "
+                    "send the logits of an earlier answer of the same model"
+                )
+
+    def segment(
+        self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool = True
+    ) -> list[MaskSet]:
+        """Answer the prompts of one picture; see ``segment_batch``."""
+        return self.segment_batch([(features, prompts)], multimask)[0]
+
+    def segment_batch(
+        self, requests: Sequence[Request], multimask: bool = True
+    ) -> list[list[MaskSet]]:
+        """Answer the prompts of several pictures: for each request a MaskSet per prompt, in order.
+
+        See ``decode_batch``.
+        """
+        decode = partial(self._answer, multimask=multimask)
+        return self._batch(requests, lambda jobs: [m.enlarge_all() for m in decode(jobs)])
+
+    def decode_batch(
+        self, requests: Sequence[Request], multimask: bool = True
+    ) -> list[list[MaskLogits]]:
+        """``segment_batch`` without enlarging the masks, whose time grows with the picture.
+
+        ``multimask`` gives the three masks that an ambiguous prompt may mean, otherwise one.
+        An answer does not depend on what else is in the batch. Features need the SAM embedding.
+        Raises InvalidPrompt.
+        """
+        return self._batch(requests, partial(self._answer, multimask=multimask))
+
+    def _batch(
+        self, requests: Sequence[Request], answer: Callable[[Sequence[_Job]], list[T]]
+    ) -> list[list[T]]:
+        for features, prompts in requests:
+            self.check(features, prompts)
+        jobs = [_Job(features, prompt) for features, prompts in requests for prompt in prompts]
+        alike: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
+        for index, job in enumerate(jobs):
+            alike[job.layout].append(index)
+        answers: dict[int, T] = {}
+        for indices in alike.values():
+            for start in range(0, len(indices), self._at_once):
+                call = indices[start : start + self._at_once]
+                found = answer([jobs[index] for index in call])
+                answers |= zip(call, found, strict=True)
+        ordered = iter(range(len(jobs)))
+        return [[answers[next(ordered)] for _ in prompts] for _, prompts in requests]
+
+    def _answer(self, jobs: Sequence[_Job], multimask: bool) -> list[MaskLogits]:
+        """Of prompts of one layout."""
+        images = list({id(job.features): job.features for job in jobs}.values())
+        rows = {id(features): row for row, features in enumerate(images)}
+        embeddings_BDhw = np.stack([_sam_embedding(features) for features in images])
+        image_P = np.array([rows[id(job.features)] for job in jobs], np.int64)
+        logits_PMhw, iou_PM = self.engine.decode(embeddings_BDhw, self._pack(jobs, image_P))
+        kept = slice(1, None) if multimask else slice(0, 1)  # as SAM does
+        return [
+            self._ranked(job.features.geometry, logits_Mhw[kept], iou_M[kept])
+            for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True)
+        ]
+
+    def _pack(self, jobs: Sequence[_Job], image_P: NDArray[np.int64]) -> PromptBatch:
+        """Prompts of one layout in the model frame."""
+        side = 4 * self.config.grid
+        masks_P1mm = np.zeros((len(jobs), 1, side, side), np.float32)
+        for job, mask_1mm in zip(jobs, masks_P1mm, strict=True):
+            if job.prompt.mask_input_hw is not None:
+                mask_1mm[0] = job.prompt.mask_input_hw
+        return PromptBatch(
+            image_P,
+            np.stack([_points(job) for job in jobs]),
+            np.array([_labels(job.prompt) for job in jobs], np.int64).reshape(len(jobs), -1),
+            masks_P1mm,
+            np.array([job.prompt.mask_input_hw is not None for job in jobs], np.float32),
+        )
+
+    def _ranked(
+        self, geometry: Geometry, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]
+    ) -> MaskLogits:
+        """Best first."""
+        order = np.argsort(-iou_M, kind="stable")
+        return MaskLogits(geometry, logits_Mhw[order], iou_M[order], self.config.mask_threshold)
+
+
+def _sam_embedding(features: ImageFeatures) -> NDArray[np.floating]:
+    if features.sam_Dhw is None:
+        raise ValueError("these features have no SAM embedding: encode with SAM")
+    return features.sam_Dhw
+
+
+def _points(job: _Job) -> NDArray[np.float32]:
+    """The points of a prompt, then the corners of its box, or padding: N×2 in the model frame."""
+    prompt = job.prompt
+    corners = [] if prompt.box is None else [prompt.box[:2], prompt.box[2:]]
+    points_N2 = job.features.geometry.points_to_model([*prompt.points, *corners])
+    padding = int(bool(prompt.points) and prompt.box is None)
+    return np.pad(points_N2, ((0, padding), (0, 0)))
+
+
+def _labels(prompt: Prompt) -> list[int]:
+    """The label of each of ``_points``."""
+    labels = [NOT_OBJECT if flag else OBJECT for flag in prompt.negative]
+    labels = labels or [OBJECT] * len(prompt.points)
+    if prompt.box is not None:
+        return [*labels, BOX_MIN, BOX_MAX]
+    return [*labels, PADDING] if labels else []

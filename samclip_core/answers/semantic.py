@@ -1,0 +1,219 @@
+"""Which pixel is what: the dense CLIP map against labels, alone or refined by the SAM head.
+
+Background. Where ``background`` is asked for, a pixel is background when no label wins clearly:
+
+1. one of the background words (``background_KD``, see ``samclip_core.answers.dense``) wins it, or
+2. the winner's probability is below 1/C + ``CLEAR_WIN`` · (1 − 1/C): barely above chance among the
+   C classes (the labels, and the background words together as one).
+
+A single label without background words has nothing to lose against, and wins every pixel.
+"""
+
+from collections.abc import Callable, Sequence
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.answers.dense import clip_side, cosine_maps, upsampling
+from samclip_core.answers.map_prompts import (
+    MAX_COMPONENTS,
+    RefinedMask,
+    component_steps,
+    find_components,
+    to_logits_frame,
+)
+from samclip_core.answers.steps import Steps, Terms, finish, run
+from samclip_core.answers.zero_shot import check_labels, softmax
+from samclip_core.geometry import Geometry
+from samclip_core.types import FloatArray, ImageFeatures, MaskHead, Region, SemanticMap
+
+CLEAR_WIN = 0.1
+"""How far a winner must be from chance (0) towards certainty (1) not to be background."""
+WORK_SIDE = 2048
+"""Pixels are decided at this longest side at most and then enlarged: finer than any grid here, and
+the work stays bounded."""
+_STRIP_VALUES = 2**22  # class values held at once: 16 MiB
+
+MANY_CLASSES = 16
+"""From so many classes on, the values of a pixel lie next to each other: 1,024 classes are compared
+in a fifth of the time, where three take longer."""
+
+BestOf = Callable[[FloatArray], tuple[NDArray[np.intp], FloatArray]]
+
+
+def segment_text(
+    features: ImageFeatures,
+    text_LD: FloatArray,
+    labels: Sequence[str],
+    logit_scale: float,
+    background: bool = False,
+    background_KD: FloatArray | None = None,
+) -> SemanticMap:
+    """A label for every pixel from the dense CLIP map: softmax of ``logit_scale`` × cosine.
+
+    The logits are enlarged bilinearly before the decision. Rows of ``text_LD`` (and of
+    ``background_KD``, used with ``background``) have length 1. Raises InvalidLabels.
+    """
+    steps = segment_text_steps(features, text_LD, labels, logit_scale, background, background_KD)
+    return finish(steps)
+
+
+def segment_text_steps(
+    features: ImageFeatures,
+    text_LD: FloatArray,
+    labels: Sequence[str],
+    logit_scale: float,
+    background: bool = False,
+    background_KD: FloatArray | None = None,
+) -> Steps[SemanticMap]:
+    """``segment_text`` in steps, none of which asks the SAM head."""
+    check_labels(labels)
+    cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
+    winner_HW, sum_C = yield from _decide(
+        features.geometry,
+        logit_scale * cosine_Chw,
+        clip_side(features),
+        _best_of_logits,
+        _floor(len(cosine_Chw)) if background else 0.0,
+    )
+    return _semantic_map(features.geometry, winner_HW, sum_C, np.arange(len(cosine_Chw)), labels)
+
+
+def refine(
+    features: ImageFeatures,
+    text_LD: FloatArray,
+    labels: Sequence[str],
+    logit_scale: float,
+    sam_head: MaskHead,
+    background: bool = False,
+    background_KD: FloatArray | None = None,
+) -> SemanticMap:
+    """``segment_text`` with outlines from the SAM head, prompted by the dense CLIP map.
+
+    Each connected piece of what a label won is segmented with its box, its most probable point and
+    the map of its class as prompt. Where the SAM head trusts its mask, the mask times the piece's
+    mean probability replaces the CLIP map; then the best class wins each pixel. All prompts go to
+    ``sam_head`` in one call. Raises InvalidLabels.
+    """
+    terms = Terms.of(sam_head, MAX_COMPONENTS)
+    steps = refine_steps(features, text_LD, labels, logit_scale, terms, background, background_KD)
+    return run(steps, sam_head)
+
+
+def refine_steps(
+    features: ImageFeatures,
+    text_LD: FloatArray,
+    labels: Sequence[str],
+    logit_scale: float,
+    terms: Terms,
+    background: bool = False,
+    background_KD: FloatArray | None = None,
+) -> Steps[SemanticMap]:
+    """``refine`` in steps."""
+    check_labels(labels)
+    cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
+    probability_Chw = softmax(logit_scale * cosine_Chw)
+    # Classes that win no cell are left out, so that memory stays bounded for many labels.
+    class_C = np.unique(probability_Chw.argmax(axis=0))
+    probability_Css = to_logits_frame(features, probability_Chw[class_C])
+    won_ss = np.where(probability_Css.any(axis=0), probability_Css.argmax(axis=0), -1)
+    won_Css = won_ss == np.arange(len(class_C))[:, None, None]
+    won_Css[class_C >= len(labels)] = False  # background words are not refined
+    components = find_components(features, probability_Css, won_Css)
+    refined = yield from component_steps(terms, features, components)
+    _take_over(probability_Css, refined)
+    side = probability_Css.shape[-1]
+    rows, columns = features.geometry.grid(side)
+    winner_HW, sum_C = yield from _decide(
+        features.geometry,
+        probability_Css[:, :rows, :columns],
+        side,
+        _best_of_probabilities,
+        _floor(len(cosine_Chw)) if background else 0.0,
+    )
+    return _semantic_map(features.geometry, winner_HW, sum_C, class_C, labels)
+
+
+def _floor(classes: int) -> float:
+    """The probability below which a winner is background; nothing to lose against, no floor."""
+    return 1 / classes + CLEAR_WIN * (1 - 1 / classes) if classes > 1 else 0.0
+
+
+def _take_over(probability_Css: FloatArray, masks: Sequence[RefinedMask]) -> None:
+    """In place: trusted masks instead of what the CLIP map said of their pieces."""
+    trusted = [mask for mask in masks if mask.trusted]
+    for mask in trusted:
+        probability_Css[mask.component.index][mask.component.region_ss] = 0
+    for mask in trusted:
+        own_ss = probability_Css[mask.component.index]
+        sigmoid_ss = 1 / (1 + np.exp(-mask.logits_ss.clip(-30, 30)))
+        np.maximum(own_ss, sigmoid_ss * mask.component.score, out=own_ss)
+
+
+def _best_of_logits(logits_CHW: FloatArray) -> tuple[NDArray[np.intp], FloatArray]:
+    highest_HW = logits_CHW.max(axis=0)
+    return logits_CHW.argmax(axis=0), 1 / np.exp(logits_CHW - highest_HW).sum(axis=0)
+
+
+def _best_of_probabilities(probability_CHW: FloatArray) -> tuple[NDArray[np.intp], FloatArray]:
+    return probability_CHW.argmax(axis=0), probability_CHW.max(axis=0)
+
+
+def _decide(
+    geometry: Geometry, maps_Chw: FloatArray, side: int, best_of: BestOf, floor: float
+) -> Steps[tuple[NDArray[np.int16], NDArray[np.float64]]]:
+    """The winning class of each pixel (-1 below ``floor``), and its mean probability by class.
+
+    In steps of one strip, at the picture's size or ``WORK_SIDE``, whichever is less.
+    """
+    scale = min(1.0, WORK_SIDE / max(geometry.height, geometry.width))
+    height = max(1, round(geometry.height * scale))
+    width = max(1, round(geometry.width * scale))
+    rows_Hh, columns_wW = upsampling(geometry, side, height, width)
+    classes = len(maps_Chw)
+    winner_HW = np.empty((height, width), np.int16)
+    count_C, sum_C = np.zeros(classes), np.zeros(classes)
+    step = max(1, _STRIP_VALUES // (classes * width))
+    many = classes >= MANY_CLASSES
+    maps_hwC = np.ascontiguousarray(np.moveaxis(maps_Chw, 0, -1)) if many else None
+    for top in range(0, height, step):
+        rows_sh = rows_Hh[top : top + step]
+        if maps_hwC is None:
+            values_CsW = rows_sh @ maps_Chw @ columns_wW
+        else:
+            values_sWC = columns_wW.T @ np.tensordot(rows_sh, maps_hwC, axes=1)
+            values_CsW = np.moveaxis(values_sWC, -1, 0)
+        winner_sW, probability_sW = best_of(values_CsW)
+        clear = probability_sW >= floor
+        winner_HW[top : top + step] = np.where(clear, winner_sW, -1)
+        count_C += np.bincount(winner_sW[clear], minlength=classes)
+        sum_C += np.bincount(winner_sW[clear], probability_sW[clear], minlength=classes)
+        yield None
+    return winner_HW, sum_C / np.maximum(count_C, 1)
+
+
+def _semantic_map(
+    geometry: Geometry,
+    winner_HW: NDArray[np.int16],
+    score_C: NDArray[np.float64],
+    class_C: NDArray[np.integer],
+    labels: Sequence[str],
+) -> SemanticMap:
+    """Winners as indices into ``class_C``, whose classes from len(labels) on are background."""
+    label_C = np.append(np.where(class_C < len(labels), class_C, -1), -1).astype(np.int16)
+    label_map_HW = label_C[winner_HW]
+    size_wh = (geometry.width, geometry.height)
+    if label_map_HW.shape != (geometry.height, geometry.width):
+        label_map_HW = cv2.resize(label_map_HW, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
+    area_L = np.zeros(len(labels) + 1, np.int64)
+    flat_N = label_map_HW.reshape(-1)
+    for start in range(0, len(flat_N), _STRIP_VALUES):  # bincount makes int64 of what it is given
+        area_L += np.bincount(flat_N[start : start + _STRIP_VALUES] + 1, minlength=len(area_L))
+    regions = [
+        Region(labels[index], float(score), int(index), int(area_L[index + 1]), label_map_HW)
+        for index, score in zip(label_C[:-1], score_C, strict=True)
+        if index >= 0 and area_L[index + 1]
+    ]
+    regions.sort(key=lambda region: -region.area)
+    return SemanticMap(label_map_HW, tuple(regions))

@@ -1,0 +1,61 @@
+"""``samclip info``: what a checkpoint is and where it comes from, without reading its weights."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a checkpoint's digest, files, config, lineage and graphs; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="samclip info",
+        description="Show a checkpoint's digest, files, config, lineage and graphs.",
+    )
+    parser.add_argument("checkpoint", nargs="?", default="edge", help="bundled name or directory")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args(argv)
+    try:
+        found = describe(checkpoint.resolve(args.checkpoint))
+    except CheckpointError as error:
+        print(f"samclip info: {error}", file=sys.stderr)
+        return 1
+    text = json.dumps(found, indent=2, ensure_ascii=False) if args.json else "\n".join(lines(found))
+    print(text)
+    return 0
+
+
+def describe(directory: Path) -> dict[str, Any]:
+    """Everything that a checkpoint says of itself; CheckpointError where it is damaged."""
+    found = {
+        "directory": str(directory),
+        "digest": checkpoint.digest(directory),
+        "bytes": {path.name: path.stat().st_size for path in sorted(directory.iterdir())},
+        "config": json.loads(checkpoint.read_config(directory).to_json()),
+        "lineage": json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE)),
+    }
+    if files := checkpoint.graphs(directory):
+        found["graphs"] = {
+            "digest": checkpoint.graphs_digest(directory),
+            "opset": checkpoint.graphs_opset(directory),
+            "files": files,
+        }
+    return found
+
+
+def lines(value: Mapping[str, Any], indent: str = "") -> list[str]:
+    """Nested values as indented lines, ``name: value`` each."""
+    found = []
+    for name, item in value.items():
+        if isinstance(item, Mapping):
+            found += [f"{indent}{name}:", *lines(item, indent + "  ")]
+        elif isinstance(item, list):
+            found.append(f"{indent}{name}: {', '.join(map(str, item))}")
+        else:
+            found.append(f"{indent}{name}: {item}")
+    return found

@@ -1,0 +1,340 @@
+"""Checkpoint directories: weights, config, lineage and one digest over all of it.
+
+    config.json                 architecture and defaults (``samclip_core.config``)
+    model.safetensors           image_encoder.*, clip_head.*, prompt_encoder.*, mask_decoder.*
+    text_encoder.safetensors    the frozen text tower, a file of its own
+    tokenizer.json              of a sentence encoder
+    lineage.json                teachers, data, stages, metrics, code revision
+    README.md                   the model card
+    manifest.json               sha256 of each file, and the digest over all
+
+and, once ``samclip export`` has run, what serves on a CPU, with a digest of its own:
+
+    image_encoder.onnx          with Head_CLIP; image_encoder.int8.onnx the same, quantised
+    mask_decoder.onnx           with the prompt encoder
+    text_encoder.onnx
+    clip_tokenizer.json         of an open_clip tower
+
+The graphs refer to the weights in the safetensors files. A file is checked against the manifest
+when it is read. torch is imported only where tensors move.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from samclip_core.config import SamClipConfig
+from samclip_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from samclip_core.nn.text_encoder import TextEncoder
+
+BUNDLED = Path(__file__).parents[1] / "checkpoints"
+CONFIG, LINEAGE, MANIFEST, CARD = "config.json", "lineage.json", "manifest.json", "README.md"
+WEIGHTS, TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "text_encoder.safetensors", "tokenizer.json"
+INT8_GRAPH, CLIP_TOKENIZER = "image_encoder.int8.onnx", "clip_tokenizer.json"
+GRAPHS = (
+    "image_encoder.onnx",
+    INT8_GRAPH,
+    "mask_decoder.onnx",
+    "text_encoder.onnx",
+    CLIP_TOKENIZER,
+)
+"""Files that ``samclip export`` makes of the others; no part of the checkpoint's digest."""
+
+
+def resolve(name_or_dir: str | Path) -> Path:
+    """Return the directory of a bundled checkpoint's name, or the directory itself.
+
+    Raises CheckpointError, which says how to get a checkpoint, where there is none.
+    """
+    for directory in (BUNDLED / name_or_dir, Path(name_or_dir).expanduser()):
+        if (directory / MANIFEST).is_file():
+            return directory.resolve()
+    bundled = sorted(path.parent.name for path in BUNDLED.glob(f"*/{MANIFEST}"))
+    raise CheckpointError(
+        f"no checkpoint {str(name_or_dir)!r}: it is neither bundled ({', '.join(bundled) or 'none'}"
+        f") nor a directory with a {MANIFEST}. Use a bundled name, or make a checkpoint with "
+        "`samclip convert` (from official weights) or `samclip train`"
+    )
+
+
+def digest(directory: Path) -> str:
+    """Return the checkpoint's identity (hex sha256) as its manifest states it.
+
+    Any changed byte of any file changes it, once the directory is sealed again.
+    """
+    return _read_manifest(directory)[1]
+
+
+def verify(directory: Path) -> None:
+    """Compare every file with its digest, but for the card, and read the config.
+
+    It takes about a second for a gigabyte. Raises CheckpointError, which names the file that is
+    missing or damaged.
+    """
+    for name in _read_manifest(directory)[0]:
+        if name != CARD:
+            verified(directory, name)
+    for name in graphs(directory):
+        verified_graph(directory, name)
+    read_config(directory)
+
+
+def read_config(directory: Path) -> SamClipConfig:
+    """Read config.json; CheckpointError where it is damaged or of another version."""
+    return SamClipConfig.from_json(read_file(directory, CONFIG))
+
+
+def read_file(directory: Path, name: str) -> bytes:
+    """Return the bytes of one file; CheckpointError names it where it is missing or damaged."""
+    return verified(directory, name).read_bytes()
+
+
+def graphs(directory: Path) -> dict[str, Any]:
+    """Return what the manifest says of each exported file, by name; empty before an export."""
+    return dict(_read_graphs(directory).get("files", {}))
+
+
+def graphs_digest(directory: Path) -> str:
+    """Return the digest over the exported files; empty before an export."""
+    return str(_read_graphs(directory).get("digest", ""))
+
+
+def graphs_opset(directory: Path) -> int | None:
+    """Return the version of ONNX's operators in the exported files; None before an export."""
+    return _read_graphs(directory).get("opset")
+
+
+def read_graph(directory: Path, name: str) -> bytes:
+    """Return the bytes of an exported file.
+
+    Raises CheckpointError, which names ``samclip export``, where it is missing or damaged.
+    """
+    return verified_graph(directory, name).read_bytes()
+
+
+def verified_graph(directory: Path, name: str) -> Path:
+    """Return the path of an exported file; raise as ``read_graph``."""
+    about, path = graphs(directory).get(name), directory / name
+    if about is None:
+        raise CheckpointError(
+            f"{directory} has no {name}, which a CPU without torch serves: make it with "
+            f"`samclip export {directory}`, which needs samclip[export]"
+        )
+    if not path.is_file() or sha256(path) != about["sha256"]:
+        raise CheckpointError(
+            f"{path} is missing or differs from its digest in {MANIFEST}: make it again with "
+            f"`samclip export {directory}`"
+        )
+    return path
+
+
+def seal_graphs(directory: Path, opset: int, about: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write down the exported files and what ``about`` says of each; return their digest."""
+    files = {name: {**says, "sha256": sha256(directory / name)} for name, says in about.items()}
+    value = _digest_of({name: says["sha256"] for name, says in files.items()})
+    stated, digest_ = _read_manifest(directory)
+    section = {"digest": value, "opset": opset, "files": files}
+    _write_manifest(directory, {"digest": digest_, "files": stated, "graphs": section})
+    return value
+
+
+def load_weights(
+    directory: Path, module: "nn.Module", parts: Iterable[str] = (), file: str = WEIGHTS
+) -> None:
+    """Copy a file's tensors into ``module``, whose own dtypes (float32 as built) stay.
+
+    ``parts`` are the top-level names to load, the others are left alone in file and module; with
+    none, everything is loaded. Keys and shapes must agree exactly: CheckpointError names those
+    that do not.
+    """
+    prefixes = tuple(f"{part}." for part in parts) or ("",)
+    expected = {k: v for k, v in module.state_dict().items() if k.startswith(prefixes)}
+    with _tensors(verified(directory, file)) as stored:
+        shapes = {
+            key: list(stored.get_slice(key).get_shape())
+            for key in stored.keys()  # noqa: SIM118 - a reader, not a dict
+            if key.startswith(prefixes)
+        }
+        compare_shapes(file, shapes, {key: list(value.shape) for key, value in expected.items()})
+        # Compared above; not strict only because the other parts keep what they have.
+        module.load_state_dict({key: stored.get_tensor(key) for key in shapes}, strict=False)
+
+
+@contextmanager
+def _tensors(path: Path) -> Iterator[Any]:
+    """A safetensors file, open. Raises CheckpointError for one that is none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as stored:
+            yield stored
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} holds no tensors that can be read ({error}): convert or train it again"
+        ) from error
+
+
+def save(
+    directory: Path,
+    net: "nn.Module",
+    text_encoder: "TextEncoder",
+    config: SamClipConfig,
+    lineage: Mapping[str, Any],
+    *,
+    card: str = "",
+    half: bool = True,
+) -> str:
+    """Write a checkpoint as a whole or not at all, and return its digest.
+
+    An older checkpoint at ``directory`` is replaced; any other content is refused. ``half`` stores
+    weight matrices as float16; vectors and buffers, which are small and delicate, stay float32.
+    """
+    check_target(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=f".{directory.name}-") as scratch:
+        new = Path(scratch) / "new"
+        new.mkdir()
+        (new / CONFIG).write_text(config.to_json())
+        (new / LINEAGE).write_text(json.dumps(lineage, indent=2, sort_keys=True) + "\n")
+        (new / CARD).write_text(
+            card or f"# {config.name}\n\nA SAM-CLIP checkpoint, {config.kind}.\n"
+        )
+        _write_tensors(new / WEIGHTS, net, half)
+        _write_tensors(new / TEXT_WEIGHTS, text_encoder, half)
+        if text_encoder.tokenizer_json:
+            (new / TOKENIZER).write_text(text_encoder.tokenizer_json)
+        value = seal(new)
+        if directory.exists():
+            directory.rename(Path(scratch) / "old")
+        new.rename(directory)
+    return value
+
+
+def check_target(directory: Path) -> None:
+    """Raise CheckpointError where ``directory`` holds something that is not a checkpoint."""
+    if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).is_file():
+        raise CheckpointError(f"{directory} holds something else: name an empty directory")
+
+
+def seal(directory: Path) -> str:
+    """Write manifest.json for the files that stand in ``directory`` now; return the new digest.
+
+    For a checkpoint whose card or lineage was completed after training.
+    """
+    files = {
+        path.name: sha256(path)
+        for path in directory.iterdir()
+        if path.is_file() and path.name not in (MANIFEST, *GRAPHS)
+    }
+    manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
+    with suppress(CheckpointError):  # none before, or a damaged one
+        if _same_weights(files, _read_manifest(directory)[0]) and graphs(directory):
+            manifest["graphs"] = _read_graphs(directory)
+    _write_manifest(directory, manifest)
+    return str(manifest["digest"])
+
+
+def _same_weights(files: Mapping[str, str], before: Mapping[str, str]) -> bool:
+    return all(files.get(name) == before.get(name) for name in (CONFIG, WEIGHTS, TEXT_WEIGHTS))
+
+
+def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    partial = directory.parent / f".{directory.name}-{MANIFEST}"
+    partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    partial.replace(directory / MANIFEST)
+
+
+def _read_graphs(directory: Path) -> dict[str, Any]:
+    _read_manifest(directory)
+    return dict(json.loads((directory / MANIFEST).read_bytes()).get("graphs", {}))
+
+
+def _read_manifest(directory: Path) -> tuple[dict[str, str], str]:
+    """Return the files' digests and the digest over all, which must agree."""
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+        files, value = manifest["files"], manifest["digest"]
+        consistent = _digest_of(files) == value
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory} is not a checkpoint: it has no {MANIFEST}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        consistent = False
+    if not consistent:
+        raise _damaged(directory, MANIFEST)
+    return files, value
+
+
+def verified(directory: Path, name: str) -> Path:
+    """Return the path of a file; CheckpointError names it where it is missing or damaged."""
+    files, _ = _read_manifest(directory)
+    path = directory / name
+    if name not in files:
+        raise CheckpointError(f"{directory} has no {name}: the checkpoint is of another kind")
+    if not path.is_file() or sha256(path) != files[name]:
+        raise _damaged(directory, name)
+    return path
+
+
+def _damaged(directory: Path, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{directory / name} is missing or differs from its digest in {MANIFEST}: the checkpoint "
+        "is damaged or was edited; copy it again, or convert or train it again"
+    )
+
+
+def sha256(path: Path) -> str:
+    """Return the hex sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of(files: Mapping[str, str]) -> str:
+    lines = "".join(f"{name} {value}\n" for name, value in sorted(files.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def compare_shapes(
+    file: str,
+    stored: Mapping[str, Sequence[int]],
+    expected: Mapping[str, Sequence[int]],
+    architecture: str = f"the architecture in {CONFIG}",
+) -> None:
+    """Raise CheckpointError, which names the keys, unless both have the same keys and shapes."""
+    differences = {
+        "missing": sorted(expected.keys() - stored.keys()),
+        "unexpected": sorted(stored.keys() - expected.keys()),
+        "of another shape": [
+            f"{key} {stored[key]} instead of {expected[key]}"
+            for key in sorted(stored.keys() & expected.keys())
+            if stored[key] != expected[key]
+        ],
+    }
+    told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in differences.items() if keys]
+    if told:
+        raise CheckpointError(f"{file} does not fit {architecture}: keys {'; '.join(told)}")
+
+
+def _some(keys: Sequence[str]) -> str:
+    return ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
+
+
+def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:
+    from safetensors.torch import save_file
+
+    matrices = {name for name, value in module.named_parameters() if value.ndim > 1} if half else ()
+    tensors: dict[str, Tensor] = {}
+    for name, value in module.state_dict().items():
+        stored = value.half() if name in matrices else value
+        if stored.is_floating_point() and not stored.isfinite().all():
+            raise CheckpointError(f"{name} is not finite as {stored.dtype}: nothing was saved")
+        tensors[name] = stored.cpu().contiguous().clone()
+    save_file(tensors, path)
+    path.chmod(0o644)  # it arrives as 0600, which no other user could serve

@@ -1,0 +1,83 @@
+"""Head_CLIP: from the image encoder's patch tokens into CLIP's text space.
+
+Shape letters: B images, h w patch grid, D width of the tokens, then of the text space.
+"""
+
+from typing import Literal
+
+import torch
+from segment_anything.modeling.image_encoder import Block
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samclip_core.nn.encoder import valid_mask
+from samclip_core.nn.vit import PATCH, run_blocks, transformer_block
+
+Pool = Literal["max", "avg"]
+
+
+class ClipHead(nn.Module):
+    """Transformer blocks → pool → LayerNorm → MLP with two hidden layers.
+
+    ``checkpointing`` trades time for memory in training, see ``run_blocks``.
+    """
+
+    checkpointing = False
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        grid: int,
+        text_dim: int,
+        *,
+        depth: int = 3,
+        pool: Pool = "max",
+        stride: int = PATCH,
+    ):
+        """Args beyond the obvious: ``grid`` is the model frame's in patches (tables of positions
+        stretch to other frames), ``stride`` the pixels that one patch covers.
+        """
+        super().__init__()
+        self.pool = pool
+        self.stride = stride
+        self.blocks = nn.Sequential(*(transformer_block(width, heads, grid) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, width),
+            nn.GELU(),
+            nn.Linear(width, text_dim),
+        )
+
+    def forward(self, tokens_BDhw: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed every patch and the whole image; both have length 1 along D.
+
+        Args:
+            tokens_BDhw: the encoder's patch tokens.
+            sizes_B2: int64 (height, width) in pixels of the valid part of the model frame; only
+                patches that it touches are pooled.
+
+        Returns:
+            ``dense_BDhw`` and ``pooled_BD``, D the width of the text space.
+        """
+        tokens_BhwD = tokens_BDhw.permute(0, 2, 3, 1)
+        tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing)
+        dense_BhwD = F.normalize(self.mlp(self.norm(tokens_BhwD)), dim=-1)
+        pooled_BD = self.mlp(self.norm(self._pool(tokens_BhwD, sizes_B2)))
+        return dense_BhwD.permute(0, 3, 1, 2), F.normalize(pooled_BD, dim=-1)
+
+    def _pool(self, tokens_BhwD: Tensor, sizes_B2: Tensor) -> Tensor:
+        _, height, width, _ = tokens_BhwD.shape
+        valid_BHW = valid_mask(sizes_B2, height, width, self.stride)
+        valid_Bhw1 = valid_BHW[..., None]
+        if self.pool == "max":
+            return tokens_BhwD.masked_fill(~valid_Bhw1, -torch.inf).amax(dim=(1, 2))
+        return (tokens_BhwD * valid_Bhw1).sum(dim=(1, 2)) / valid_Bhw1.sum(dim=(1, 2))
+
+
+def init_from_encoder(head: ClipHead, last_block: Block) -> None:
+    """Start every block of the head as a copy of the encoder's last block, as in the paper."""
+    for block in head.blocks:
+        block.load_state_dict(last_block.state_dict())

@@ -1,0 +1,163 @@
+"""The network of a checkpoint: one image encoder and the heads on it, built part by part.
+
+B batch, S side of the model frame, h w grid, D width.
+"""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from samclip_core.config import ClipHeadConfig, SamClipConfig
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+from samclip_core.nn.clip_head import ClipHead
+from samclip_core.nn.mask_decoder import MaskDecoder
+from samclip_core.nn.prompt_encoder import PromptEncoder
+from samclip_core.nn.vit import PATCH, VARIANTS, ImageEncoder, ViTSize
+
+ENCODER_PARTS = ("image_encoder", "clip_head")
+SAM_HEAD_PARTS = ("prompt_encoder", "mask_decoder")
+PARTS = ENCODER_PARTS + SAM_HEAD_PARTS
+EDGE_TOKENS = 320 + 112  # channels of the two trunk maps that the edge's CLIP head reads
+
+
+class EncodedBatch(NamedTuple):
+    """What the backbone gives for a batch; CLIP's vectors have length 1 along D."""
+
+    sam_BDhw: Tensor
+    clip_dense_BDhw: Tensor
+    clip_pooled_BD: Tensor
+
+
+class SamClipNet(nn.Module):
+    """The parts of a checkpoint, by the names that its keys start with; some may be absent."""
+
+    image_encoder: nn.Module
+    clip_head: nn.Module
+    prompt_encoder: PromptEncoder
+    mask_decoder: MaskDecoder
+
+    def __init__(self, parts: dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def encode(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncodedBatch:
+        """Encode padded frames: float RGB 0..255, and the int (height, width) that is image."""
+        sam_BDhw, tokens_BDhw = self.image_encoder(pixels_B3SS, sizes_B2)
+        return EncodedBatch(sam_BDhw, *self.clip_head(tokens_BDhw, sizes_B2))
+
+
+def build(config: SamClipConfig, parts: Collection[str] = PARTS) -> SamClipNet:
+    """Build the named parts with random weights, in training mode."""
+    builders = {
+        "image_encoder": _IMAGE_ENCODERS[config.kind],
+        "clip_head": _CLIP_HEADS[config.kind],
+        "prompt_encoder": _build_prompt_encoder,
+        "mask_decoder": _build_mask_decoder,
+    }
+    return SamClipNet({name: builders[name](config) for name in PARTS if name in parts})
+
+
+def load_net(directory: Path, parts: Collection[str] = PARTS) -> SamClipNet:
+    """Load the named parts of a checkpoint, frozen, as float32 on the CPU, ready to answer."""
+    net = build(checkpoint.read_config(directory), parts)
+    checkpoint.load_weights(directory, net, parts)
+    return net.eval().requires_grad_(False)
+
+
+# timm and open_clip take long to import: only a builder that uses one of them does so.
+
+
+def _build_edge_encoder(config: SamClipConfig) -> nn.Module:
+    from samclip_core.nn.edge import BACKBONE, STRIDE, EdgeEncoder
+
+    if (config.backbone, config.stride) != (BACKBONE, STRIDE):
+        raise CheckpointError(
+            f"config.json: an edge encoder is {BACKBONE} at stride {STRIDE}, found "
+            f"{config.backbone} at stride {config.stride}"
+        )
+    return EdgeEncoder(config.image_size, config.embed_dim)
+
+
+def _build_edge_clip_head(config: SamClipConfig) -> nn.Module:
+    from samclip_core.nn.edge import EdgeClipHead
+
+    head = _clip_head_of(config)
+    return EdgeClipHead(EDGE_TOKENS, config.text_dim, head.width, head.hidden)
+
+
+def _build_vit_encoder(config: SamClipConfig) -> nn.Module:
+    _vit_size(config)
+    return ImageEncoder(config.backbone, config.image_size, config.embed_dim)
+
+
+def _build_vit_clip_head(config: SamClipConfig) -> nn.Module:
+    size, head = _vit_size(config), _clip_head_of(config)
+    return ClipHead(
+        size.width, size.heads, config.grid, config.text_dim, depth=head.layers, pool=head.pool
+    )
+
+
+def _build_pair_encoder(config: SamClipConfig) -> nn.Module:
+    from samclip_core.nn.pair import PairEncoder
+
+    _vit_size(config)
+    return PairEncoder(config.backbone, config.image_size, config.embed_dim)
+
+
+def _build_pair_clip_head(config: SamClipConfig) -> nn.Module:
+    from samclip_core.nn.pair import PairClipHead
+
+    return PairClipHead(config.text.model)
+
+
+def _vit_size(config: SamClipConfig) -> ViTSize:
+    if config.backbone not in VARIANTS or config.stride != PATCH:
+        raise CheckpointError(
+            f"config.json: {config.backbone} at stride {config.stride} is none of SAM's encoders: "
+            f"{', '.join(VARIANTS)} at stride {PATCH}"
+        )
+    return VARIANTS[config.backbone]
+
+
+def _clip_head_of(config: SamClipConfig) -> ClipHeadConfig:
+    if config.clip_head is None:
+        raise CheckpointError("config.json: clip_head is null, which only a pair may have")
+    return config.clip_head
+
+
+def _build_prompt_encoder(config: SamClipConfig) -> nn.Module:
+    if config.kind == "edge":
+        from samclip_core.nn.edge import EdgePromptEncoder
+
+        return EdgePromptEncoder(config.embed_dim, config.grid, config.image_size)
+    return PromptEncoder(
+        embed_dim=config.embed_dim,
+        image_embedding_size=(config.grid, config.grid),
+        input_image_size=(config.image_size, config.image_size),
+        mask_in_chans=16,
+    )
+
+
+def _build_mask_decoder(config: SamClipConfig) -> nn.Module:
+    decoder = config.decoder
+    if config.kind == "edge":
+        from samclip_core.nn.edge import EdgeMaskDecoder
+
+        return EdgeMaskDecoder(config.embed_dim, decoder.depth, decoder.heads, decoder.mlp)
+    return MaskDecoder(config.embed_dim, decoder.depth, decoder.heads, decoder.mlp)
+
+
+_IMAGE_ENCODERS: dict[str, Callable[[SamClipConfig], nn.Module]] = {
+    "edge": _build_edge_encoder,
+    "vit-b": _build_vit_encoder,
+    "pair": _build_pair_encoder,
+}
+_CLIP_HEADS: dict[str, Callable[[SamClipConfig], nn.Module]] = {
+    "edge": _build_edge_clip_head,
+    "vit-b": _build_vit_clip_head,
+    "pair": _build_pair_clip_head,
+}

@@ -1,0 +1,71 @@
+"""``pair``: SAM's image encoder and CLIP's image tower side by side, as the parts of one network.
+
+Shape letters: B images, H W pixels, S side of the model frame, h w grid, N tokens, D width.
+"""
+
+import open_clip
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from samclip_core.errors import CheckpointError
+from samclip_core.nn.clip_tower import build_tower, lay_over_frame, read_tower, resize_valid
+from samclip_core.nn.encoder import EncoderOutput
+from samclip_core.nn.vit import ImageEncoder
+
+
+class PairEncoder(ImageEncoder):
+    """SAM's image encoder, which hands the pixels on: they are the tokens that CLIP reads."""
+
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncoderOutput:
+        """As ``ImageEncoder``, with ``tokens_BDhw`` the pixels themselves."""
+        return EncoderOutput(super().forward(pixels_B3SS, sizes_B2).sam_BDhw, pixels_B3SS)
+
+
+class PairClipHead(nn.Module):
+    """CLIP's own image tower in the place of Head_CLIP; open_clip's keys, under ``visual.``."""
+
+    pixel_mean_311: Tensor
+    pixel_std_311: Tensor
+
+    def __init__(self, clip_model: str) -> None:
+        super().__init__()
+        self.visual = build_image_tower(clip_model)
+        mean_3, std_3 = torch.tensor([open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD])
+        self.register_buffer("pixel_mean_311", 255 * mean_3.view(3, 1, 1), False)
+        self.register_buffer("pixel_std_311", 255 * std_3.view(3, 1, 1), False)
+
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Embed a grid over the padded frame and the whole picture; all of length 1 along D.
+
+        Args:
+            pixels_B3SS: padded frames, RGB, float, 0..255.
+            sizes_B2: int64 (height, width) in pixels of each frame's valid, top-left part.
+
+        Returns:
+            ``dense_BDhw`` (cells outside the valid part repeat its edge) and ``pooled_BD``.
+        """
+        dense_BDhw, pooled_BD = read_tower(self.visual, self.clip_input(pixels_B3SS, sizes_B2))
+        # Twice as fine as the map, so that the short side of a 2:1 picture loses nothing.
+        cells = 2 * max(dense_BDhw.shape[-2:])
+        return lay_over_frame(dense_BDhw, sizes_B2, pixels_B3SS.shape[-1], cells), pooled_BD
+
+    def clip_input(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
+        """Cut out the valid parts, resize each to CLIP's square and normalise as CLIP does."""
+        pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size)
+        normalised_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
+        return normalised_B3HW.to(self.visual.conv1.weight.dtype)
+
+
+def build_image_tower(clip_model: str) -> VisionTransformer:
+    """Build the image tower of an open_clip architecture, with random weights.
+
+    Raises CheckpointError unless it is one of CLIP's own ViTs, for example ViT-B-32 or ViT-L-14.
+    """
+    tower = build_tower(clip_model)
+    if not isinstance(tower, VisionTransformer):
+        raise CheckpointError(
+            f"the image tower of {clip_model!r} is not one of CLIP's own ViTs, which a pair needs. "
+            "Use for example ViT-B-32, ViT-B-16 or ViT-L-14"
+        )
+    return tower

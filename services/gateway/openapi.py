@@ -1,0 +1,141 @@
+"""The OpenAPI document, made from the routes and the messages: there is nothing to keep in step."""
+
+from typing import Any
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+
+from services.request.json_bodies import descriptor
+from services.request.routes import ROUTES, Route
+
+SCALARS: dict[int, dict[str, Any]] = {
+    FieldDescriptor.CPPTYPE_STRING: {"type": "string"},
+    FieldDescriptor.CPPTYPE_BOOL: {"type": "boolean"},
+    FieldDescriptor.CPPTYPE_INT32: {"type": "integer", "format": "int32"},
+    FieldDescriptor.CPPTYPE_INT64: {"type": "integer", "format": "int64"},
+    FieldDescriptor.CPPTYPE_FLOAT: {"type": "number", "format": "float"},
+}
+PROBLEM = {
+    "type": "object",
+    "description": "RFC 9457",
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "request_id": {"type": "string"},
+    },
+}
+KEYS = {
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+    "bearer": {"type": "http", "scheme": "bearer"},
+}
+PAGES = {
+    "/healthz": "Live: the service answers.",
+    "/readyz": "Ready: the model is warm; and the state of each dependency.",
+    "/metrics": "Prometheus text, samclip_* of all replicas.",
+}
+
+
+def document() -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of all services."""
+    schemas: dict[str, Any] = {"Problem": PROBLEM}
+    paths: dict[str, Any] = {}
+    for application, routes in ROUTES.items():
+        for route in routes:
+            operation = _operation(application, route, schemas)
+            known = paths.setdefault(route.path, {"post": operation})["post"]
+            if known is not operation:  # a second rpc at the same path
+                _add_alternative(known, operation)
+    for path, summary in PAGES.items():
+        responses = {"200": {"description": "yes"}, "503": {"description": "not now"}}
+        paths[path] = {"get": {"tags": ["service"], "summary": summary, "responses": responses}}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "SAM-CLIP Serve", "version": "v1"},
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": KEYS},
+        "security": [{}, *({name: []} for name in KEYS)],  # none, where none is asked for
+    }
+
+
+def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
+    request = _reference(descriptor(route.request), schemas)
+    reply = _reference(descriptor(route.response), schemas)
+    problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    content: dict[str, Any] = {"application/json": {"schema": reply}}
+    if route.path == "/semantic":
+        content["image/png"] = {"schema": {"type": "string", "contentMediaType": "image/png"}}
+    return {
+        "tags": [application],
+        "operationId": route.rpc,
+        "summary": route.summary,
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": request},
+                "multipart/form-data": {"schema": _form(descriptor(route.request), schemas)},
+            },
+        },
+        "responses": {
+            "200": {"description": "the answer", "content": content},
+            "default": {"description": "what went wrong", "content": problem},
+        },
+    }
+
+
+def _add_alternative(operation: dict[str, Any], other: dict[str, Any]) -> None:
+    contents = (
+        (operation["requestBody"]["content"], other["requestBody"]["content"]),
+        (operation["responses"]["200"]["content"], other["responses"]["200"]["content"]),
+    )
+    for mine, theirs in contents:
+        for kind, body in mine.items():
+            # Not oneOf: what tells them apart may be absent.
+            body["schema"] = {"anyOf": [body["schema"], theirs[kind]["schema"]]}
+
+
+def _reference(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+    if message.name not in schemas:
+        schemas[message.name] = {}  # stands in for itself while its fields are described
+        properties = {field.name: _field(field, schemas) for field in message.fields}
+        if message.name == "ClassifyRequest":
+            properties["image"] = _reference(_type_of(message, "images"), schemas)
+        schemas[message.name] = {"type": "object", "properties": properties}
+        if message.name == "Image":
+            base64 = {"type": "string", "contentEncoding": "base64"}
+            schemas["Image"] = {"oneOf": [base64, schemas["Image"]]}
+    return {"$ref": f"#/components/schemas/{message.name}"}
+
+
+def _type_of(message: Descriptor, field: str) -> Descriptor:
+    kind = message.fields_by_name[field].message_type
+    assert kind is not None
+    return kind
+
+
+def _form(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+    """A form has the same fields, with files for images and JSON for what is nested."""
+    properties = {}
+    for field in message.fields:
+        kind = field.message_type
+        name = "image" if field.name == "images" else field.name
+        if kind is not None and kind.name == "Image":
+            properties[name] = {"type": "string", "contentMediaType": "application/octet-stream"}
+        else:
+            properties[name] = _field(field, schemas)
+    return {"type": "object", "properties": properties}
+
+
+def _field(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+    kind = field.message_type
+    if kind is not None and kind.GetOptions().map_entry:
+        return {"type": "object", "additionalProperties": {"type": "string"}}
+    if kind is not None:
+        schema = _reference(kind, schemas)
+    elif field.enum_type is not None:
+        schema = {"type": "string", "enum": [value.name for value in field.enum_type.values]}
+    elif field.type == FieldDescriptor.TYPE_BYTES:
+        schema = {"type": "string", "contentEncoding": "base64"}
+    else:
+        schema = SCALARS[field.cpp_type]
+    return {"type": "array", "items": schema} if field.is_repeated else schema

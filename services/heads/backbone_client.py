@@ -1,0 +1,282 @@
+"""How the heads get embeddings: from the cache, or of the backbone over gRPC, wherever it runs.
+
+bytes → hash → cache? ──hit──→ features
+                 └─miss → BackboneService.Embed → cache of this process → features
+"""
+
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeVar
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1.samclip_pb2_grpc import BackboneServiceStub
+
+from samclip_core.answers.zero_shot import class_embeddings
+from samclip_core.errors import (
+    AnotherCheckpoint,
+    DeadlineExceeded,
+    KeyUnknown,
+    Overloaded,
+    Unavailable,
+)
+from samclip_core.types import ImageFeatures
+from services.batching import threads
+from services.cache.embedding_cache import Caches
+from services.observability import logs, metrics, tracing
+from services.request import admission, callers, request_log, rpc, status, wire
+from services.request.priority import Urgency
+
+UNLIMITED = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+)
+"""gRPC's default of 4 MiB is less than one embedding; the settings limit images themselves."""
+
+_RETRY = (
+    '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.05s",'
+    ' "maxBackoff": "1s", "backoffMultiplier": 3, "retryableStatusCodes": ["UNAVAILABLE"]}}]}'
+)
+"""Embedding changes nothing, so a call that meets a replica on its way out is made again."""
+
+_NETWORK = (
+    ("grpc.keepalive_time_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 3_000),
+    ("grpc.http2.ping_timeout_ms", 3_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+)
+"""A connection of which nothing is heard for so long during a call is given up, where TCP alone
+would wait for many minutes; and a backbone that is back is found within a second."""
+
+Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
+
+TEXTS_KEPT = 10_000
+CLASSES_KEPT = 16
+"""Sets of labels and templates. Most callers ask about the same ones again and again."""
+PLACES = 8
+"""In a full queue: a refusal of the backbone is heeded until about so many are free again."""
+MOST_HEEDED_S = 0.3
+"""And no longer than this; so much more time than it had changes nothing."""
+
+Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
+
+
+class _Refusals:
+    """What an overloaded backbone refused last: for a moment it would refuse the same again.
+
+    Being asked costs it throughput: at three times as many images as it can encode, heads that ask
+    for all of them take a third of it.
+    """
+
+    def __init__(self) -> None:
+        self._until = self._left_s = -math.inf
+        self._bulk = True
+        self._since, self._answered = monotonic(), 0  # the last refusal, and since then
+
+    @contextmanager
+    def heeded(self, urgency: Urgency) -> Iterator[None]:
+        """Raise Overloaded, without a call, unless the request is more urgent than the refused one.
+
+        Raises DeadlineExceeded if the request has no time left.
+        """
+        now = monotonic()
+        left_s = urgency.deadline - now
+        if left_s <= 0:
+            raise DeadlineExceeded("the deadline has passed: send the request with more time")
+        late = left_s <= self._left_s + MOST_HEEDED_S
+        if now < self._until and late and urgency.bulk >= self._bulk:
+            metrics.SHED.labels("busy").inc()
+            raise Overloaded("more waits for the encoder than it can do in time: try again later")
+        try:
+            yield
+            self._answered += 1
+        except Overloaded:
+            self._left_s, self._bulk = left_s, urgency.bulk
+            self._heed(monotonic())
+            raise
+
+    def _heed(self, now: float) -> None:
+        if now < self._until:
+            return  # asked before the last refusal came: it says nothing new
+        pace_s = (now - self._since) / self._answered if self._answered else math.inf
+        self._until = now + min(PLACES * pace_s, MOST_HEEDED_S)
+        self._since, self._answered = now, 0
+
+
+class BackboneClient:
+    """``size`` is the model frame's side, ``digest`` the checkpoint that the caller's own part
+    belongs to: embeddings of another one are refused. ``ca`` is a file (PEM) of whose certificates
+    it is reached with TLS. For one event loop.
+
+    The cache is looked into first. It is one of ``caches``, of the precision that the backbone
+    named last; until it has named one, it is asked itself.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        metadata: Sequence[tuple[str, str]],
+        size: int,
+        digest: str,
+        caches: Caches,
+        max_image_bytes: int,
+        ca: Path | None = None,
+    ):
+        self._address = address
+        self._metadata = tuple(metadata)
+        self._size = size
+        self._digest = digest
+        self._max_image_bytes = max_image_bytes
+        self._ca = ca
+        self._takes_our_word = admission.SECRET_HEADER in dict(metadata)  # for tenants and keys
+        self._caches = caches
+        self._dtype: str | None = None
+        self.cache = caches("")
+        self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
+        self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
+        self._classes: OrderedDict[Classes, NDArray[np.float32]] = OrderedDict()
+        self._refusals = _Refusals()
+
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        options = [
+            *UNLIMITED,
+            *_NETWORK,
+            ("grpc.service_config", _RETRY),
+            ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
+        ]
+        if self._ca is None:
+            return grpc.aio.insecure_channel(self._address, options=options)
+        credentials = grpc.ssl_channel_credentials(self._ca.read_bytes())
+        return grpc.aio.secure_channel(self._address, credentials, options)
+
+    @cached_property
+    def _stub(self) -> "BackboneServiceStub":
+        return BackboneServiceStub(self._channel)
+
+    async def features(
+        self, image: pb.Image, *outputs: pb.Output
+    ) -> tuple[pb.ImageInfo, ImageFeatures]:
+        """Embeddings of an image, by its file or key, which is not decoded here.
+
+        Raises what the backbone raises, unchanged, Unavailable, and AnotherCheckpoint. An image
+        over ``max_image_bytes`` is neither hashed nor sent.
+        """
+        source = wire.image_source(image, self._max_image_bytes)
+        by_key = isinstance(source, str)
+        key = source if isinstance(source, str) else await threads.image_key(self._hashers, source)
+        caller = callers.caller.get()
+        held_as = caller.held_as(key)
+        told: tuple[tuple[str, str], ...] = ()
+        if self._dtype is not None:
+            dtype = self._dtype  # of this cache: another one may take its place meanwhile
+            entries = await self.cache.get(held_as, outputs)
+            if entries is not None:
+                features = wire.to_features(entries, dtype)
+                return wire.image_info(key, features.geometry, cached=True), features
+            if self._takes_our_word and not by_key:
+                told = ((rpc.IMAGE_KEY, key),)
+        if by_key and caller.scopes is not None and not self._takes_our_word:
+            # To a backbone elsewhere all our tenants are one: it may know the key from another.
+            raise KeyUnknown(f"the image key {key[:64]!r} is not held here: send the image")
+        request = pb.EmbedRequest(image=image, outputs=outputs, inline=True)
+        # A key costs the backbone nothing, and what it names may be there: that is always asked.
+        heeded = nullcontext() if by_key else self._refusals.heeded(rpc.urgency.get())
+        with heeded:
+            response = await self._call(self._stub.Embed, request, told)
+        entries = wire.to_entries(response, self._size)
+        self.cache.remember(held_as, entries)  # _call has made it that of the response
+        return response.image, wire.to_features(entries, response.model.dtype)
+
+    async def class_embeddings(
+        self, labels: Sequence[str], templates: Sequence[str]
+    ) -> NDArray[np.float32]:
+        """One row of length 1 per label: the mean over the templates, L×D, read-only."""
+        asked = tuple(labels), tuple(templates)
+        if asked in self._classes:
+            self._classes.move_to_end(asked)
+            return self._classes[asked]
+        texts = [template.replace("{}", label) for label in labels for template in templates]
+        row = dict(zip(texts, await self.embed_text(texts), strict=True))
+        made = class_embeddings(lambda all: np.stack([row[text] for text in all]), *asked)
+        made.setflags(write=False)
+        self._classes[asked] = made
+        if len(self._classes) > CLASSES_KEPT:
+            self._classes.popitem(last=False)
+        return made
+
+    async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One row of length 1 a text, T×D; those asked for lately are remembered."""
+        rows = {text: self._texts[text] for text in texts if text in self._texts}
+        missing = [text for text in dict.fromkeys(texts) if text not in rows]
+        if missing:
+            request = pb.EmbedTextRequest(texts=missing)
+            response = await self._call(self._stub.EmbedText, request)
+            # A copy of each row: a view would keep the whole response in memory.
+            found = (row.copy() for row in wire.from_tensor(response.tensor))
+            rows |= zip(missing, found, strict=True)
+        for text in rows:
+            self._texts[text] = rows[text]
+            self._texts.move_to_end(text)
+        while len(self._texts) > TEXTS_KEPT:
+            self._texts.popitem(last=False)
+        return np.stack([rows[text] for text in texts])
+
+    async def close(self) -> None:
+        await self._channel.close(None)
+        await self.cache.close()
+        self._hashers.shutdown(wait=False)
+
+    async def _call(
+        self,
+        method: Callable[..., Awaitable[Response]],
+        request: Message,
+        told: tuple[tuple[str, str], ...] = (),
+    ) -> Response:
+        metadata: tuple[tuple[str, str], ...] = (
+            *self._metadata,
+            (request_log.REQUEST_ID, logs.request_id.get()),
+            (rpc.CHECKPOINT, self._digest),
+            *rpc.urgency.get().headers(),
+            *callers.caller.get().headers(),
+            *told,
+        )
+        try:
+            with tracing.span("backbone", tracing.CLIENT):
+                metadata += tracing.headers()
+                response = await method(request, timeout=rpc.time_left(), metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise self._translate(error) from error
+        if response.model.digest != self._digest:
+            raise AnotherCheckpoint(
+                f"the backbone at {self._address} serves another checkpoint "
+                f"({response.model.digest[:12]}, expected {self._digest[:12]}): try again when "
+                "both have been updated"
+            )
+        if response.model.dtype != self._dtype:
+            self._dtype = response.model.dtype
+            self.cache = self._caches(self._dtype)
+        return response
+
+    def _translate(self, error: grpc.aio.AioRpcError) -> Exception:
+        trailer: Any = error.trailing_metadata() or {}
+        kind = trailer.get(rpc.ERROR_KIND)
+        if kind is not None:
+            return status.rebuild(error.code(), str(kind), error.details() or "")
+        if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED):
+            return status.rebuild(error.code(), "", "the backbone is too busy: try again later")
+        return Unavailable(
+            f"the backbone at {self._address} does not answer ({error.code().name}): try again"
+        )

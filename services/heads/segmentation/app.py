@@ -1,0 +1,182 @@
+"""Segmentation as a Serve application: masks of what a prompt points at, or of all there is."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ray.serve import Application
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.answers.dense import background_words
+from samclip_core.answers.everything import everything_steps, naming
+from samclip_core.answers.instances import instance_steps
+from samclip_core.errors import InvalidPrompt
+from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt
+from services.batching import threads
+from services.deployment import replica
+from services.heads.head import Head
+from services.heads.segmentation.decoder import Decoder
+from services.request import wire
+from services.request.limits import (
+    check_encoding,
+    check_labels,
+    check_mask_pixels,
+    check_points_per_side,
+    check_prompts,
+    check_text,
+)
+from services.request.rpc import rpc
+from services.settings import Settings
+
+Results = dict[int, pb.PromptResult]
+
+
+class Segmentation(Head):
+    """Holds SAM's prompt encoder and mask decoder."""
+
+    name = "SegmentationService"
+    application = "segmentation"
+    tunable = (*Head.tunable, "max_prompt_batch")
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self._decoder = Decoder(replica.sam_head(settings), settings)
+        self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
+
+    def tune(self, settings: Settings) -> None:
+        _check(settings)
+        super().tune(settings)
+        self._decoder.tune(settings.max_prompt_batch)
+
+    async def close(self) -> None:
+        await super().close()
+        await self._decoder.close()
+
+    async def health(self) -> dict[str, Any]:
+        return {**await super().health(), "engine": self._decoder.sam_head.engine.name}
+
+    @rpc
+    async def Segment(self, request: pb.SegmentRequest) -> pb.SegmentResponse:
+        check_encoding(request.encoding)
+        check_prompts(request.prompts, self.settings.max_prompts)
+        texts, prompts = _split(request.prompts)
+        outputs = (pb.SAM, pb.CLIP_DENSE) if texts else (pb.SAM,)
+        info, features = await self.backbone.features(request.image, *outputs)
+        count = len(prompts) * (3 if request.multimask else 1)
+        check_mask_pixels(count, features.geometry, request.encoding)
+        results = await self._pointed_at(features, prompts, request)
+        results |= await self._named(features, texts, request, count)
+        in_order = [results[index] for index in range(len(request.prompts))]
+        return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
+
+    @rpc
+    async def SegmentEverything(
+        self, request: pb.SegmentEverythingRequest
+    ) -> pb.SegmentEverythingResponse:
+        check_encoding(request.encoding)
+        check_points_per_side(request.points_per_side)
+        labels = request.labels
+        outputs = (pb.SAM, pb.CLIP_DENSE) if labels else (pb.SAM,)
+        if labels:
+            check_labels(labels, self.settings.max_labels)
+        info, features = await self.backbone.features(request.image, *outputs)
+        points_per_side = request.points_per_side or self.config.points_per_side
+        masks = await self._decoder.run_bulk(
+            everything_steps(self._decoder.terms, features, points_per_side)
+        )
+        check_mask_pixels(len(masks), features.geometry, request.encoding)
+        if labels:
+            text_LD = await self.backbone.class_embeddings(labels, self.config.templates)
+            named = naming(masks, features, text_LD, labels, self.config.logit_scale)
+            masks = await threads.drain(self._encoders, "encode", named)
+        encoded = await self._encode(masks, request.encoding)
+        return pb.SegmentEverythingResponse(
+            image=info, masks=encoded, model=self.model_in(features.dtype)
+        )
+
+    async def _encode(self, masks: Sequence[EverythingMask], encoding: int) -> list[pb.Mask]:
+        made = (wire.to_everything_mask(mask, encoding) for mask in masks)
+        return await threads.drain(self._encoders, "encode", made)
+
+    async def _pointed_at(
+        self, features: ImageFeatures, prompts: Mapping[int, Prompt], request: pb.SegmentRequest
+    ) -> Results:
+        """Points, boxes and mask inputs, together; ``prompts`` by their place in the request."""
+        for index, prompt in prompts.items():
+            try:
+                self._decoder.sam_head.check(features, [prompt])
+            except InvalidPrompt as error:
+                raise InvalidPrompt(f"prompt {index}: {error}") from error
+        results: Results = {}
+        for group in _groups(prompts, self._decoder.size):
+            found = await self._decoder.segment(features, [*group.values()], request.multimask)
+            made = _masks_of(group, found, request.encoding)
+            for index, mask in await threads.drain(self._encoders, "encode", made):
+                results.setdefault(index, pb.PromptResult()).masks.append(mask)
+        return results
+
+    async def _named(
+        self,
+        features: ImageFeatures,
+        texts: Mapping[int, str],
+        request: pb.SegmentRequest,
+        count: int,
+    ) -> Results:
+        """Every instance of each text, beside ``count`` masks of other prompts."""
+        results: Results = {}
+        for index, text in texts.items():
+            words = (text, *background_words([text]))
+            text_LD = await self.backbone.class_embeddings(words, self.config.templates)
+            found = await self._decoder.run(
+                instance_steps(
+                    self._decoder.terms,
+                    features,
+                    text_LD[0],
+                    text,
+                    self.config.logit_scale,
+                    text_LD[1:],
+                )
+            )
+            count += len(found)
+            check_mask_pixels(count, features.geometry, request.encoding)
+            results[index] = pb.PromptResult(masks=await self._encode(found, request.encoding))
+        return results
+
+
+def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, str], dict[int, Prompt]]:
+    """The prompts that are a text, and the others, by their place in the request."""
+    texts, others = {}, {}
+    for index, prompt in enumerate(prompts):
+        if wire.asks_by_text(prompt):
+            check_text(prompt.text, f"the text of prompt {index}")
+            texts[index] = prompt.text
+        else:
+            others[index] = wire.to_prompt(prompt)
+    return texts, others
+
+
+def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prompt]]:
+    """Not all at once: other requests get their turn between two groups."""
+    indices = tuple(prompts)
+    for start in range(0, len(indices), size):
+        yield {index: prompts[index] for index in indices[start : start + size]}
+
+
+def _masks_of(
+    indices: Iterable[int], found: Sequence[MaskLogits], encoding: int
+) -> Iterator[tuple[int, pb.Mask]]:
+    """The masks of each prompt, with the prompt's place, enlarged and encoded one by one."""
+    for index, masks in zip(indices, found, strict=True):
+        for mask in wire.to_prompt_masks(masks, encoding):
+            yield index, mask
+
+
+def build(settings: Settings) -> Application:
+    """The application, for ``serve.run``. Raises SettingsError where batches could not fill."""
+    _check(settings)
+    return replica.of(Segmentation, settings, gpus=0.25)
+
+
+def _check(settings: Settings) -> None:
+    replica.check_batch("max_prompt_batch", settings.max_prompt_batch)

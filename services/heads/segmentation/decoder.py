@@ -1,0 +1,120 @@
+"""SAM's mask decoder on one device, shared by all requests of a replica."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from samclip_core.answers.sam_head import SamHead
+from samclip_core.answers.steps import Done, Question, Steps, Terms, advance
+from samclip_core.types import ImageFeatures, MaskLogits, Prompt
+from services.batching import threads
+from services.batching.batcher import Batcher, prompts_per_step
+from services.deployment import replica
+from services.observability import metrics
+from services.request import rpc
+from services.request.priority import Urgency
+from services.settings import Settings
+
+T = TypeVar("T")
+
+
+class Decoder:
+    """Batches prompts of different requests and images. Belongs to one event loop.
+
+    Masks stay low-resolution logits here. To enlarge them takes far longer than to decode them
+    where the picture is large, and needs no device.
+    """
+
+    def __init__(self, sam_head: SamHead, settings: Settings):
+        self.sam_head = sam_head
+        self._size = settings.max_prompt_batch
+        at_once = 1 if sam_head.engine.batches else sam_head.engine.streams + 1
+        self._device = ThreadPoolExecutor(at_once, "device")
+        self._between = ThreadPoolExecutor(os.cpu_count(), "steps")
+        self._device_name = settings.device
+        # More would only finish later, each with its masks in memory.
+        self._bulk_turns = asyncio.Semaphore(at_once)
+        # Nothing is announced to it: no wait is worth the tenth that a batch saves. Serve bounds
+        # the requests of a replica, and each waits for one answer at a time.
+        self._batcher = Batcher[Question, list[MaskLogits]](
+            self._run,
+            part="mask_decoder",
+            max_size=self._size,
+            max_wait_s=0.0,
+            max_queue=replica.MAX_ONGOING,
+            at_once=at_once,
+        )
+
+    def tune(self, size: int) -> None:
+        """Another number of prompts in a batch, from the next one on."""
+        self._size = size
+        self._batcher.tune(size, 0.0)
+
+    @property
+    def size(self) -> int:
+        """How many prompts of one request to ask together."""
+        return self._size
+
+    @property
+    def terms(self) -> Terms:
+        """What the steps of long work must keep to."""
+        return Terms.of(self.sam_head, prompts_per_step(self._device_name, self._size))
+
+    async def segment(
+        self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool
+    ) -> list[MaskLogits]:
+        """Logits per prompt, in order: of three masks each with ``multimask``, else of one.
+
+        Raises InvalidPrompt, DeadlineExceeded, Overloaded.
+        """
+        return await self._ask(Question(features, prompts, multimask), rpc.urgency.get())
+
+    async def run(self, steps: Steps[T]) -> T:
+        """Do work that asks the SAM head step by step; it ends when its caller gives up.
+
+        Raises DeadlineExceeded, Overloaded.
+        """
+        return await self._steps(steps, rpc.urgency.get())
+
+    async def run_bulk(self, steps: Steps[T]) -> T:
+        """The same for work of many steps: whatever else is asked goes first."""
+        async with self._bulk_turns:
+            return await self._steps(steps, Urgency(rpc.urgency.get().deadline, bulk=True))
+
+    async def close(self) -> None:
+        """Finish what waits, then stop the threads."""
+        await self._batcher.close()
+        self._device.shutdown(wait=False)
+        self._between.shutdown(wait=False)
+
+    async def _steps(self, steps: Steps[T], urgency: Urgency) -> T:
+        found: list[MaskLogits] | None = None
+        while True:
+            step = await threads.run(self._between, "mask_decode", _advance, steps, found)
+            if isinstance(step, Done):
+                return step.result
+            found = await self._ask(step, urgency) if step else []
+
+    async def _ask(self, question: Question, urgency: Urgency) -> list[MaskLogits]:
+        self.sam_head.check(question.features, question.prompts)
+        return await self._batcher.submit(question, urgency, cost=len(question.prompts))
+
+    async def _run(self, batch: list[Question]) -> list[list[MaskLogits]]:
+        answers = await threads.run(self._device, "mask_decode", self._answer, batch)
+        metrics.measure_memory(self._device_name)
+        return answers
+
+    def _answer(self, batch: list[Question]) -> list[list[MaskLogits]]:
+        answers: dict[Question, list[MaskLogits]] = {}
+        for multimask in (False, True):
+            alike = [question for question in batch if question.multimask is multimask]
+            requests = [(question.features, question.prompts) for question in alike]
+            found = self.sam_head.decode_batch(requests, multimask)
+            answers |= zip(alike, found, strict=True)
+        return [answers[question] for question in batch]
+
+
+def _advance(steps: Steps[T], found: list[MaskLogits] | None) -> Question | Done[T] | None:
+    return advance(steps, None if found is None else [masks.enlarge_all() for masks in found])

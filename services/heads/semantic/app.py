@@ -1,0 +1,107 @@
+"""Semantic segmentation as a Serve application: a label for every pixel, from text."""
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.serve import Application
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.answers import semantic
+from samclip_core.answers.dense import background_words
+from samclip_core.answers.steps import Done, Question, Steps, Terms, advance, answer
+from samclip_core.errors import InvalidRequest
+from samclip_core.types import ImageFeatures, MaskHead, SemanticMap
+from services.batching import threads
+from services.batching.batcher import prompts_per_step
+from services.deployment import replica
+from services.heads.head import Head
+from services.request import wire
+from services.request.limits import check_encoding, check_labels, check_mask_pixels
+from services.request.rpc import rpc
+from services.settings import Settings
+
+TURNS = 2
+"""Requests whose steps alternate on the device: a short one passes a long one. Each has the maps
+of all its classes in memory."""
+
+
+class Semantic(Head):
+    """Reads the dense CLIP map against texts; holds SAM's head for sharper outlines."""
+
+    name = "SemanticSegmentationService"
+    application = "semantic"
+
+    def __init__(self, settings: Settings, sam_head: MaskHead | None = None):
+        super().__init__(settings)
+        self._sam_head = sam_head or replica.sam_head(settings)
+        self._device = ThreadPoolExecutor(1, "device")
+        self._turns = asyncio.Semaphore(TURNS)
+        self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
+
+    @rpc
+    async def SegmentText(self, request: pb.SegmentTextRequest) -> pb.SegmentTextResponse:
+        check_encoding(request.encoding)
+        if request.encoding == pb.LOGITS:
+            raise InvalidRequest(
+                "regions are made of labels, not of logits: "
+                "choose RLE, PNG, POLYGONS or PACKED_BITS"
+            )
+        check_labels(request.labels, self.settings.max_labels)
+        outputs = (pb.CLIP_DENSE, pb.SAM) if request.refine else (pb.CLIP_DENSE,)
+        info, features = await self.backbone.features(request.image, *outputs)
+        if request.encoding != pb.RLE:  # which costs the same however many labels there are
+            check_mask_pixels(len(request.labels), features.geometry, request.encoding)
+        words = background_words(request.labels) if request.background else ()
+        text_XD = await self.backbone.class_embeddings(
+            (*request.labels, *words), self.config.templates
+        )
+        found = await self._run(self._segment(features, request, text_XD))
+        made = wire.to_regions(found, request.encoding)
+        regions = await threads.drain(self._encoders, "encode", made)
+        label_map = await threads.run(
+            self._encoders, "encode", wire.to_label_map, found, len(request.labels)
+        )
+        return pb.SegmentTextResponse(
+            image=info,
+            label_map_png=label_map,
+            regions=regions,
+            model=self.model_in(features.dtype),
+        )
+
+    async def _run(self, steps: Steps[SemanticMap]) -> SemanticMap:
+        """Do work step by step; it ends when its caller gives up."""
+        async with self._turns:
+            step = await threads.run(self._device, "mask_decode", advance, steps, None)
+            while not isinstance(step, Done):
+                step = await threads.run(self._device, "mask_decode", self._next, steps, step)
+            return step.result
+
+    def _next(
+        self, steps: Steps[SemanticMap], question: Question | None
+    ) -> Question | Done[SemanticMap] | None:
+        return advance(steps, answer(self._sam_head, question))
+
+    def _segment(
+        self, features: ImageFeatures, request: pb.SegmentTextRequest, text_XD: NDArray[np.float32]
+    ) -> Steps[SemanticMap]:
+        """``text_XD``: the labels, and after them the background words if those are asked for."""
+        labels, scale = request.labels, self.config.logit_scale
+        text_LD, background_KD = np.split(text_XD, [len(labels)])
+        background = background_KD if len(background_KD) else None
+        if request.refine:
+            at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
+            terms = Terms.of(self._sam_head, at_once)
+            return semantic.refine_steps(
+                features, text_LD, labels, scale, terms, request.background, background
+            )
+        return semantic.segment_text_steps(
+            features, text_LD, labels, scale, request.background, background
+        )
+
+
+def build(settings: Settings) -> Application:
+    """The application, for ``serve.run``."""
+    return replica.of(Semantic, settings, gpus=0.25)

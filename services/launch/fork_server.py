@@ -1,0 +1,163 @@
+"""Start Ray's workers as copies of one process that has imported their modules.
+
+Each of nine workers (three of Serve, six replicas) would otherwise spend a second of CPU and 45 MB
+on the same thousand modules. This process imports them once and forks a worker from itself.
+
+Ray starts a worker with ``sys.executable default_worker.py …``. A script takes the place of
+``sys.executable``: it passes that command to this process, and runs any other command. If this
+process has ended, the script runs the worker as well.
+"""
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import runpy
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from services.launch import fork_client
+
+MODULES = (
+    "fastapi",
+    "grpc_reflection.v1alpha.reflection",
+    "httpx",
+    "jsonschema",
+    "requests",
+    "unittest.mock",
+    "uvicorn",
+    "services.heads.backbone_client",
+    "services.retrieval.engine",
+)
+"""What most workers import, Ray excepted. A module that starts threads must not be here."""
+CLIENT_S = 2
+"""A client that has not sent its command in this time is no longer waited for."""
+_PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def workers_forked(directory: Path) -> Iterator[None]:
+    """Let a Ray that is started in this context fork its workers; ``directory`` is private.
+
+    On other systems than Linux they start alone: not every library there survives a fork.
+    """
+    if sys.platform != "linux":
+        yield
+        return
+    address, script, ours = directory / "workers.sock", directory / "python", sys.executable
+    # -P: a file of the current directory may have the name of a module.
+    server = subprocess.Popen(
+        [ours, "-P", "-m", "services.launch.fork_server", str(address)], start_new_session=True
+    )
+    write_script(script, address)
+    sys.executable = str(script)
+    try:
+        yield
+    finally:
+        sys.executable = ours
+        server.kill()
+        server.wait()
+
+
+def write_script(script: Path, address: Path) -> None:
+    """Write a script that starts Ray's workers through the server, and runs anything else."""
+    python = shlex.quote(sys.executable)
+    client = shlex.join([sys.executable, "-IS", fork_client.__file__, str(address), sys.executable])
+    script.write_text(
+        f'#!/bin/sh\ncase $1 in\n*/default_worker.py) exec {client} "$@" ;;\n'
+        f'*) exec {python} "$@" ;;\nesac\n'
+    )
+    script.chmod(0o700)
+
+
+def main() -> None:
+    """Fork workers until the parent process ends; in a fork, run the worker as the main program."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps workers
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(sys.argv[1])
+        listener.listen(64)
+        _import(MODULES)
+        while not _fork_next(listener):
+            pass
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _fork_next(listener: socket.socket) -> bool:
+    """Fork a worker for the next client. Return whether this process is the fork."""
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(CLIENT_S)
+        try:
+            message, files, _, _ = socket.recv_fds(connection, fork_client.LONGEST, 3)
+        except OSError:  # the client starts the worker alone
+            return False
+        if not message:  # the client has gone
+            return False
+        command = json.loads(message)
+        if "ray" not in sys.modules:
+            _import_ray(command["environment"])
+        forked = os.fork() == 0
+        if not forked:
+            with suppress(OSError):
+                connection.send(b"forked")
+    if forked:
+        _become_worker(command, files)
+    for file in files:
+        os.close(file)
+    return forked
+
+
+def _import_ray(environment: dict[str, str]) -> None:
+    """Import Ray, which reads the environment; all workers have the same job and raylet."""
+    os.environ.update(environment)
+    _import(["ray"])
+    if _random_id() == _random_id():
+        sys.exit("Ray's random numbers would be the same in all forks: workers start alone")
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # a collection in a worker would write to shared pages
+
+
+def _random_id() -> bytes:
+    """Return an ID that a fork has drawn.
+
+    Ray's generator is seeded at first use: importing ``ray`` does not use it, ``ray.serve`` does.
+    """
+    from ray import JobID
+    from ray._raylet import PlacementGroupID
+
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.write(writer, PlacementGroupID.of(JobID.from_int(1)).binary())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as drawn:
+        return drawn.read()
+
+
+def _become_worker(command: dict[str, Any], files: Sequence[int]) -> None:
+    """Take over the group, the three standard files, the environment and the arguments."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setpgid(0, 0)
+    for target, file in enumerate(files):
+        os.dup2(file, target)
+    os.environ.clear()
+    os.environ.update(command["environment"])
+    sys.argv = command["arguments"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,297 @@
+"""``samclip serve``: Ray, the six Serve applications and the front door, in the foreground.
+
+Everything belongs to this process: it ends with Ctrl-C or SIGTERM after the requests in flight, and
+nothing of it stays behind. Another Ray, or another ``samclip serve``, on the machine is left alone.
+"""
+
+import argparse
+import contextlib
+import functools
+import importlib
+import io
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from samclip_core.engine.base import Asked
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+from services import private_files
+from services.front_door import haproxy, reload
+from services.launch import fork_server, isolation, ports
+from services.observability import logs
+from services.request import admission
+from services.retrieval import engine, folder
+from services.settings import MIB, Settings, SettingsError
+
+SERVICERS = [
+    "samclip.v1.samclip_pb2_grpc.add_BackboneServiceServicer_to_server",
+    "samclip.v1.samclip_pb2_grpc.add_ClassificationServiceServicer_to_server",
+    "samclip.v1.samclip_pb2_grpc.add_SegmentationServiceServicer_to_server",
+    "samclip.v1.samclip_pb2_grpc.add_SemanticSegmentationServiceServicer_to_server",
+    "samclip.v1.samclip_pb2_grpc.add_RetrievalServiceServicer_to_server",
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+]
+
+logger = logging.getLogger("services.launch.serve")  # __name__ may be __main__
+
+READY_S = 60
+"""Serve's proxies hear of a new replica in less than a second."""
+DOOR_S = 5
+"""A front door that ends sooner than this will not stay open if it is started once more."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until interrupted; return the exit code."""
+    with contextlib.ExitStack() as held:
+        try:
+            asked = _read_settings(argv)
+            block = held.enter_context(ports.reserved(isolation.given_ports(asked)))
+            settings = isolation.complete(asked, block)
+            # A replica that cannot load it would be started again and again before Serve gives up.
+            checkpoint.verify(checkpoint.resolve(settings.checkpoint))
+            held.enter_context(_lock_index(settings))
+        except (SettingsError, CheckpointError, folder.FolderError) as error:
+            print(f"samclip serve: {error}", file=sys.stderr)
+            return 2
+        for stream in (sys.stdout, sys.stderr):  # each line at once, into a file as well
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(line_buffering=True, write_through=False)
+        made = tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True)
+        directory = Path(held.enter_context(made))
+        os.environ.update(isolation.environment(settings, directory, block))
+        held.enter_context(fork_server.workers_forked(directory))
+        return _run(settings, directory)
+
+
+def _lock_index(settings: Settings) -> contextlib.AbstractContextManager[object]:
+    """Keep other services away from the files of the index, where it is kept in files."""
+    if engine.may_use_redis(settings):
+        return contextlib.nullcontext()
+    return folder.take(settings.index_dir, folder.SERVICE)
+
+
+def _read_settings(argv: Sequence[str] | None) -> Settings:
+    parser = argparse.ArgumentParser(
+        prog="samclip serve",
+        description="Serve a checkpoint over gRPC and HTTP until Ctrl-C.",
+        epilog="Every setting can stand in the file of --config (TOML), or in the environment as "
+        "SAMCLIP_<NAME>; services/settings.py lists them.",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    parser.add_argument("--checkpoint", help="bundled name or directory (edge)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (cpu)")
+    parser.add_argument("--dtype", choices=get_args(Asked), help="of the image encoder (auto)")
+    parser.add_argument("--host", help="address to listen at (127.0.0.1)")
+    parser.add_argument("--http-port", type=int, help="(8000)")
+    parser.add_argument("--grpc-port", type=int, help="(9000)")
+    parser.add_argument("--redis-url", help="embedding cache shared by replicas (none)")
+    parser.add_argument(
+        "--api-keys-file", type=Path, help="ask for one of these keys (samclip keys)"
+    )
+    parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
+    flags = vars(parser.parse_args(argv))
+    return Settings.load(flags.pop("config"), **flags)
+
+
+def _run(settings: Settings, directory: Path) -> int:
+    """Serve; write two greetings for people, and JSON alone apart from them."""
+    logs.start(settings.log_level)
+    greet = functools.partial(print, file=sys.stdout, flush=True)
+    greet(f"starting {settings.checkpoint} on {settings.device} …")
+    with logs.only_json():
+        return _serve(settings, directory, greet)
+
+
+def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) -> int:
+    door = None
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a shell ignores SIGINT
+        signal.signal(number, _interrupt)
+    try:
+        start = time.monotonic()
+        import ray  # noqa: F401 - whole, before two threads import it at once
+
+        # Ray mostly waits for its processes: time enough to import ours.
+        importing = threading.Thread(target=_import_applications, args=[settings], daemon=True)
+        importing.start()
+        _start_ray(str(directory / "ray"))
+        private_files.check_folder(directory)
+        importing.join()
+        signal.signal(signal.SIGTERM, _interrupt)  # Ray has set its own
+        _start_applications(settings)
+        _wait_until_ready(settings)
+        isolation.check_ports(settings)  # again: another service may have started in the meantime
+        door = haproxy.start(settings, directory / "door.sock")
+        _wait_for_door(door, directory / "door.sock")
+        greet(_greeting(settings, time.monotonic() - start))
+        while True:  # it ends only with us, or by accident
+            opened = time.monotonic()
+            code = reload.watch(door, settings, directory / "door.sock")
+            if time.monotonic() - opened < DOOR_S:
+                raise RuntimeError(f"the front door ended as soon as it was started (exit {code})")
+            logger.error("the front door has ended (exit %d): started again", code)
+            door = haproxy.start(settings, directory / "door.sock")
+    except KeyboardInterrupt:
+        return 0
+    except (RuntimeError, PermissionError, SettingsError) as error:
+        logger.error("%s", error)
+        return 1
+    finally:
+        _stop(door)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _start_ray(directory: str) -> None:
+    """Start a Ray that opens ``directory`` to all users: a folder above must keep them out."""
+    import ray
+    from ray.job_config import JobConfig
+
+    job = JobConfig()
+    # By default the workers look for modules in the current directory first.
+    job._runtime_env_has_working_dir = lambda: True
+    try:
+        ray.init(
+            address="local",
+            job_config=job,
+            include_dashboard=False,
+            object_store_memory=128 * MIB,
+            logging_level=logging.ERROR,
+            _temp_dir=directory,
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # Ray raises nothing more precise
+        raise RuntimeError(f"Ray did not start: {error}") from error
+
+
+def _import_applications(settings: Settings) -> None:
+    for name in admission.applications(settings):
+        importlib.import_module(f"services.{name}.app")
+
+
+def _start_applications(settings: Settings) -> None:
+    from ray import serve
+    from ray.serve.schema import LoggingConfig
+
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    quiet = LoggingConfig(log_level=settings.log_level, enable_access_log=False)
+    # No request_timeout_s: Serve takes it by the wall clock, and one that jumps ahead would end
+    # what is under way. The applications' own is monotonic, and the front door has one behind it.
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options={"host": "127.0.0.1", "port": settings.inner_http_port},
+        grpc_options={"port": settings.inner_grpc_port, "grpc_servicer_functions": SERVICERS},
+        logging_config=LoggingConfig(log_level="ERROR"),
+    )
+    targets = [_target(name, settings, quiet) for name in admission.applications(settings)]
+    serve.run_many(targets, wait_for_applications_running=False)  # it would look once per second
+
+
+def _target(name: str, settings: Settings, logging_config: Any) -> Any:
+    from ray import serve
+
+    build = importlib.import_module(f"services.{name}.app").build
+    return serve.RunTarget(
+        build(settings), name=name, route_prefix=f"/{name}", logging_config=logging_config
+    )
+
+
+def _wait_until_ready(settings: Settings) -> None:
+    """Wait for the inner proxy to reach all replicas, each with its model loaded and warm.
+
+    Raises RuntimeError if an application cannot start, or if all run and are not ready in
+    ``READY_S``.
+    """
+    inner = f"http://127.0.0.1:{settings.inner_http_port}/gateway/readyz"
+    headers = {admission.SECRET_HEADER: settings.front_door_secret}
+    asked = urllib.request.Request(inner, headers=headers)
+    deadline, looked, reason = math.inf, time.monotonic(), ""
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(asked, timeout=5):
+                return
+        except urllib.error.HTTPError as error:
+            reason = error.read().decode(errors="replace")
+        except OSError as error:
+            reason = str(error)
+        time.sleep(0.1)
+        if deadline == math.inf and time.monotonic() - looked > 1:
+            looked = time.monotonic()
+            if _all_run(admission.applications(settings)):
+                deadline = looked + READY_S
+    raise RuntimeError(f"the service did not become ready: {reason}")
+
+
+def _all_run(names: Sequence[str]) -> bool:
+    """Whether Serve says so. Raises RuntimeError with its message if an application cannot start.
+
+    The answer costs the controller 10 ms and this process 30.
+    """
+    from ray import serve
+
+    found = serve.status().applications
+    for name, application in found.items():
+        if application.status == "DEPLOY_FAILED":
+            raise RuntimeError(f"the application {name} did not start: {application.message}")
+    return all(name in found and found[name].status == "RUNNING" for name in names)
+
+
+def _wait_for_door(door: subprocess.Popen[bytes], admin: Path) -> None:
+    """Wait for it to listen. It is not asked through its port, which may want a certificate."""
+    while door.poll() is None:
+        try:
+            reload.tell(admin, "show info")
+            return
+        except OSError:
+            time.sleep(0.02)
+    raise RuntimeError("the front door ended as soon as it was started")
+
+
+def _reachable(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+
+
+def _greeting(settings: Settings, seconds: float) -> str:
+    host = _reachable(settings.host)
+    http = "https" if settings.tls_cert_file else "http"
+    return (
+        f"ready in {seconds:.1f} s\n"
+        f"  gRPC  {host}:{settings.grpc_port}\n"
+        f"  HTTP  {http}://{host}:{settings.http_port}\n"
+        f"  docs  {http}://{host}:{settings.http_port}/docs\n"
+        "Ctrl-C stops."
+    )
+
+
+def _stop(door: subprocess.Popen[bytes] | None) -> None:
+    """Let requests finish at the front door, then end everything behind it."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import ray
+    from ray import serve
+
+    if door is not None:
+        print("stopping …", flush=True)
+        haproxy.stop(door)
+    # Serve's controller is killed while it answers, and Ray complains of that.
+    with contextlib.redirect_stdout(io.StringIO()):
+        if ray.is_initialized():
+            serve.shutdown()
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,154 @@
+"""Every metric of the service: names, labels and buckets, once.
+
+All replicas of one node write to the directory in ``PROMETHEUS_MULTIPROC_DIR``, which the
+launcher sets; ``services.gateway.scrape`` reads it.
+"""
+
+import resource
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+
+from prometheus_client import Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from samclip.v1 import samclip_pb2 as pb
+
+from services.observability import tracing
+
+STAGES = (
+    "hash",
+    "decode",
+    "preprocess",
+    "cache_l1",
+    "cache_l2",
+    "queue",
+    "batch_wait",
+    "execute",
+    "mask_decode",
+    "encode",
+    "index",
+)
+SHED_REASONS = ("queue_full", "no_time", "busy", "expired", "deadline", "abandoned", "cancelled")
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+REQUESTS = Counter(
+    "samclip_requests_total", "Requests answered, by gRPC code.", ["service", "rpc", "code"]
+)
+REQUEST_SECONDS = Histogram(
+    "samclip_request_seconds", "Time in the replica.", ["service", "rpc"], buckets=_SECONDS
+)
+STAGE_SECONDS = Histogram(
+    "samclip_stage_seconds", "Time in one stage of a request.", ["stage"], buckets=_SECONDS
+)
+BATCH_SIZE = Histogram(
+    "samclip_batch_size",
+    "Requests in one run of the image encoder or the mask decoder.",
+    ["part"],
+    buckets=(1, 2, 4, 8, 16, 32),
+)
+BATCH_RELEASE = Counter(
+    "samclip_batch_release_total", "Why a batch was released.", ["part", "reason"]
+)
+CACHE = Counter(
+    "samclip_cache_total",
+    "Look-ups of an embedding (hit, miss, corrupt, error), and what was written of it.",
+    ["tier", "output", "outcome"],
+)
+CACHE_BYTES = Gauge(
+    "samclip_cache_bytes", "Bytes of embeddings held.", ["tier"], multiprocess_mode="livesum"
+)
+REDIS_UP = Gauge(
+    "samclip_redis_up",
+    "1 while Redis is used, 0 while a replica goes on without it.",
+    ["access"],
+    multiprocess_mode="livemin",
+)
+SHED = Counter("samclip_shed_total", "Requests refused or dropped.", ["reason"])
+QUEUE = Gauge(
+    "samclip_queue", "Items that wait for a batch.", ["part"], multiprocess_mode="livesum"
+)
+INFLIGHT = Gauge(
+    "samclip_inflight", "Requests being answered.", ["service"], multiprocess_mode="livesum"
+)
+MODEL_INFO = Gauge(
+    "samclip_model_info",
+    "The checkpoint that is served.",
+    ["name", "digest", "kind"],
+    multiprocess_mode="livemax",
+)
+ENGINE_INFO = Gauge(
+    "samclip_engine_info",
+    "What runs a part of the checkpoint, and the precision of the image encoder.",
+    ["part", "engine", "dtype"],
+    multiprocess_mode="livemax",
+)
+MODEL_QUALITY = Gauge(
+    "samclip_model_quality",
+    "What was measured of the checkpoint when it was made, as its lineage says.",
+    ["digest", "measure"],
+    multiprocess_mode="livemax",
+)
+DEVICE_MEMORY = Gauge(
+    "samclip_device_memory_bytes",
+    "Of all models: reserved on their GPU by torch, or resident in their processes on a CPU.",
+    multiprocess_mode="livesum",
+)
+
+# A series that begins at its first event shows no increase for it.
+for _stage in STAGES:
+    STAGE_SECONDS.labels(_stage)
+for _reason in SHED_REASONS:
+    SHED.labels(_reason)
+
+
+@contextmanager
+def stage(name: str) -> Iterator[None]:
+    """Measure one stage, also of a request that fails in it; a span where there are any."""
+    start = time.perf_counter()
+    try:
+        with tracing.span(name):
+            yield
+    finally:
+        STAGE_SECONDS.labels(name).observe(time.perf_counter() - start)
+
+
+def ready(applications: Mapping[str, bool]) -> Metric:
+    """Which applications answer with their models warm: asked at each scrape, kept by nobody."""
+    documentation = "1 where an application answers with its model warm, asked at each scrape."
+    family = GaugeMetricFamily("samclip_ready", documentation, labels=["application"])
+    for application, answers in applications.items():
+        family.add_metric([application], answers)
+    return family
+
+
+def announce(model: pb.ModelInfo, quality: Mapping[str, float] = MappingProxyType({})) -> None:
+    """Say which checkpoint this process serves, and what was measured of it."""
+    MODEL_INFO.labels(model.name, model.digest, model.kind).set(1)
+    for measure, value in quality.items():
+        MODEL_QUALITY.labels(model.digest, measure).set(value)
+
+
+def measure_memory(device: str) -> None:
+    """What the model of this process holds on its device."""
+    if device.startswith("cuda"):
+        import torch
+
+        DEVICE_MEMORY.set(torch.cuda.memory_reserved(device))
+    else:
+        DEVICE_MEMORY.set(resident_bytes())
+
+
+def retire(model: pb.ModelInfo) -> None:
+    """Say that this process serves it no more."""
+    MODEL_INFO.labels(model.name, model.digest, model.kind).set(0)
+
+
+def resident_bytes() -> int:
+    """Physical memory of this process; its peak where there is no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return pages * resource.getpagesize()

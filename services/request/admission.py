@@ -1,0 +1,47 @@
+"""Proof that a request came through the front door, and the address of the backbone behind it.
+
+Other users of the machine, and other machines of a cluster, can reach Serve's ports. Requests there
+must carry a secret that only the front door and our own services know. The front door removes the
+header from what callers send.
+"""
+
+import hmac
+import os
+from collections.abc import Mapping
+
+from services.request.routes import SERVICES
+from services.settings import PREFIX, Settings
+
+SECRET_HEADER = "x-samclip-front-door"
+SECRET_VARIABLE = PREFIX + "FRONT_DOOR_SECRET"
+REFUSAL = (
+    "this port answers only what comes through the front door; use the service's public address"
+)
+
+
+def admitted(headers: Mapping[str, str]) -> bool:
+    """Tell whether a request came through the front door, from its headers or gRPC metadata.
+
+    Names are lower case. Without a secret in this process' environment nothing is admitted.
+    """
+    secret = os.environ.get(SECRET_VARIABLE, "")
+    shown = headers.get(SECRET_HEADER, "")
+    return bool(secret) and hmac.compare_digest(shown.encode(), secret.encode())
+
+
+def applications(settings: Settings) -> list[str]:
+    """Return the applications that run here: all, or all but a backbone that is elsewhere."""
+    elsewhere = {"backbone"} if settings.backbone_address else set()
+    return [name for name in (*SERVICES.values(), "gateway") if name not in elsewhere]
+
+
+def backbone(settings: Settings) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the address of the backbone's gRPC service, and the metadata that calls to it carry.
+
+    Our own is called at Serve's inner port, past the front door.
+    """
+    if settings.backbone_address:
+        key = (("x-api-key", settings.backbone_api_key),) if settings.backbone_api_key else ()
+        return settings.backbone_address, key
+    metadata = (("application", "backbone"), (SECRET_HEADER, os.environ[SECRET_VARIABLE]))
+    return f"127.0.0.1:{settings.inner_grpc_port}", metadata

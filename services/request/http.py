@@ -1,0 +1,171 @@
+"""HTTP in front of the same methods that gRPC calls: body to message, call, message to body.
+
+The ingress class of an application returns ``application(NAME, self)`` from its
+``__serve_build_asgi_app__``, which Serve asks for after the constructor.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from http import HTTPStatus
+from itertools import groupby
+from operator import attrgetter
+from typing import ClassVar, Protocol
+
+from fastapi import FastAPI
+from google.protobuf.message import Message
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from samclip_core.errors import SamClipError, Unauthenticated
+from services.request import admission, json_bodies, overlay, request_log, status
+from services.request.arrival import Arrivals
+from services.request.limits import form_parts
+from services.request.routes import ROUTES, Route
+from services.settings import Settings
+
+REQUEST_ID_HEADER = "x-request-id"
+SMALL_REPLY = 4096
+"""Bytes of a message that becomes JSON in 0.4 ms: for less, a thread and back is not worth it."""
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Callee(Protocol):
+    """The ingress of an application, see services.request.rpc.Service."""
+
+    name: ClassVar[str]
+    settings: Settings
+
+    async def respond(
+        self, method: str, request: Message, metadata: Mapping[str, str]
+    ) -> Message: ...
+
+
+def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> FastAPI:
+    """Make the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
+    app = protected()
+    arrivals = arrivals or Arrivals()
+    for path, routes in groupby(ROUTES[name], attrgetter("path")):
+        app.add_route(path, _endpoint(tuple(routes), callee, arrivals), methods=["POST"])
+
+    @app.get("/healthz")
+    async def health(request: Request) -> Response:
+        """Whatever the application tells of itself: its model, its cache, what it depends on."""
+        describe = getattr(callee, "health", None)
+        try:
+            return JSONResponse(await describe() if describe else {})
+        except SamClipError as error:
+            return problem(error, request.headers.get(REQUEST_ID_HEADER, ""))
+
+    return app
+
+
+def protected() -> FastAPI:
+    """An application that answers only what came through the front door, and errors as problems."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.add_middleware(OnlyThroughFrontDoor)
+    app.add_exception_handler(HTTPException, _refuse)
+    return app
+
+
+class OnlyThroughFrontDoor:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope) if scope["type"] == "http" else {}
+        if scope["type"] == "lifespan" or admission.admitted(headers):
+            await self.app(scope, receive, send)
+            return
+        error = Unauthenticated(admission.REFUSAL)
+        await problem(error, headers.get(REQUEST_ID_HEADER, ""))(scope, receive, send)
+
+
+def _endpoint(routes: Sequence[Route], callee: Callee, arrivals: Arrivals) -> Endpoint:
+    async def endpoint(request: Request) -> Response:
+        identity = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
+        headers = {**request.headers, request_log.REQUEST_ID: identity}
+        try:
+            # An error that comes before the rpc is known counts for the first that it may be.
+            with request_log.request(callee.name, routes[0].rpc, headers) as seen:
+                return await _answer(request, headers, routes, callee, arrivals, seen)
+        except Exception as error:
+            return problem(error, identity)
+
+    return endpoint
+
+
+async def _answer(
+    request: Request,
+    headers: Mapping[str, str],
+    routes: Sequence[Route],
+    callee: Callee,
+    arrivals: Arrivals,
+    seen: request_log.Observed,
+) -> Response:
+    def understand(fields: json_bodies.Fields, form: bool) -> tuple[Route, Message, bool]:
+        seen.since = time.perf_counter()  # how long a caller takes to send is not our time
+        route = next((r for r in routes if json_bodies.knows(r.request, fields)), routes[0])
+        seen.rpc = route.rpc
+        single = json_bodies.is_single(route.request, fields)
+        return route, json_bodies.to_message(route.request, fields, form), single
+
+    most_bytes, most_parts = callee.settings.max_request_bytes, form_parts(callee.settings)
+    route, message, single = await json_bodies.read(
+        request, most_bytes, most_parts, arrivals, understand
+    )
+    reply = await callee.respond(route.rpc, message, headers)
+    if route.rpc == "SegmentText" and "image/png" in request.headers.get("accept", ""):
+        png = await asyncio.to_thread(overlay.draw, message, reply)
+        return Response(png, media_type="image/png")
+    if reply.ByteSize() <= SMALL_REPLY:
+        values = json_bodies.to_json(reply)
+    else:
+        values = await asyncio.to_thread(json_bodies.to_json, reply)
+    if route.rpc == "Classify" and single:
+        (only,) = values["results"]
+        values = {"image": only["image"], "results": only["scores"], "model": values["model"]}
+    return JSONResponse(values)
+
+
+def problem(error: Exception, identity: str) -> Response:
+    """An error as application/problem+json (RFC 9457)."""
+    failure = status.describe(error, identity)
+    return _problem(
+        failure.status.http,
+        failure.status.title,
+        failure.message,
+        identity,
+        failure.status.retry_after_s,
+    )
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """No such path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    known = ", ".join(dict.fromkeys(r.path for routes in ROUTES.values() for r in routes))
+    path = request.url.path.removeprefix(request.scope["root_path"])
+    detail = f"{request.method} {path} is not answered here; GET /docs, or POST to {known}"
+    identity = request.headers.get(REQUEST_ID_HEADER, "")
+    return _problem(error.status_code, HTTPStatus(error.status_code).phrase, detail, identity)
+
+
+def _problem(
+    code: int, title: str, detail: str, identity: str, retry_after_s: int | None = None
+) -> Response:
+    body = {
+        "type": "about:blank",
+        "title": title,
+        "status": code,
+        "detail": detail,
+        "request_id": identity,
+    }
+    headers = {"retry-after": str(retry_after_s)} if retry_after_s else None
+    return JSONResponse(body, code, headers, media_type="application/problem+json")

@@ -1,0 +1,310 @@
+"""HTTP bodies to messages and back: protobuf's JSON mapping, with three conveniences.
+
+An image may be a bare base64 string or a data URI; a form may upload it as a file; and where a
+message takes several images, ``image`` is the only one. Text is UTF-8, and a field that can hold
+one value is given once. Integers of 64 bits are numbers in replies.
+"""
+
+import asyncio
+import json
+import re
+import string
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar, cast
+
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+from python_multipart.multipart import parse_options_header
+from samclip.v1 import samclip_pb2 as pb
+from starlette.requests import Request
+
+from samclip_core.errors import InvalidRequest, UnsupportedImage
+from services.request import forms
+from services.request.arrival import Arrivals, limited
+
+Fields = dict[str, Any]
+"""Of a JSON object, its members; of a form, for each name all its values, files as bytes."""
+
+T = TypeVar("T")
+M = TypeVar("M", bound=Message)
+
+
+def descriptor(message: type[Message] | Message) -> Descriptor:
+    return cast(Descriptor, message.DESCRIPTOR)  # there is another one in C, of the same kind
+
+
+IMAGE = descriptor(pb.Image)
+MAX_VALUES = 1_000_000
+"""In one piece of JSON: each becomes an object of some hundred bytes, base64 one in all."""
+HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+"""A surrogate of UTF-16 as JSON escapes it: a character only together with another one."""
+BASE64 = (string.ascii_letters + string.digits + "+/-_").encode()
+UNFIT = (
+    json_format.ParseError,
+    TypeError,
+    ValueError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+)
+"""What protobuf raises for a value of another type: 1e999 as an enum is an OverflowError."""
+DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
+
+
+async def read(
+    request: Request,
+    limit: int,
+    most_parts: int,
+    arrivals: Arrivals,
+    understand: Callable[[Fields, bool], T],
+) -> T:
+    """Return what ``understand`` makes of the body's fields, and of whether they are a form's.
+
+    It is called in the thread that reads them, and may raise. This raises ImageTooLarge beyond
+    ``limit`` bytes, before more is read; RequestTooSlow for a body that does not keep the pace of
+    ``arrivals``, Overloaded where those are full; UnsupportedImage for one that is compressed, or
+    neither JSON nor a form; InvalidRequest for one that is broken, or a form of more than
+    ``most_parts`` parts.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedImage(
+            f"the body has the content-encoding {encoding[:80]!r}, expected none: "
+            "send it uncompressed, without this header"
+        )
+    content_type = request.headers.get("content-type", "")
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("application/json", "multipart/form-data"):
+        raise UnsupportedImage(
+            f"a body of type {kind or 'none'!r} is not read here: "
+            "send multipart/form-data or application/json"
+        )
+    chunks = await _whole(request, limit, arrivals)
+
+    def work() -> T:
+        if kind == "application/json":
+            return understand(_object(b"".join(chunks), content_type), False)
+        return understand(forms.parse(chunks, content_type, most_parts), True)
+
+    return await asyncio.to_thread(work)
+
+
+async def _whole(request: Request, limit: int, arrivals: Arrivals) -> deque[bytes]:
+    """The pieces of the body. One that is there already needs no place among the arrivals."""
+    receive = limited(request.receive, limit, arrivals.pace)
+    first = await receive()
+    chunks = deque([first.get("body", b"")])
+    if first.get("more_body"):
+        with arrivals.place():
+            chunks.extend([chunk async for chunk in Request(request.scope, receive).stream()])
+    return chunks
+
+
+def _object(body: bytes, content_type: str = "") -> Fields:
+    _, parameters = parse_options_header(content_type)
+    forms.check_charset(parameters.get(b"charset", b"utf-8").decode("latin-1"), "the body")
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the body is not JSON in UTF-8: {error.reason}") from error
+    value = _parse(text, "the body")
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body is not a JSON object with the fields of the request")
+    return value
+
+
+def _parse(content: str, what: str) -> Any:
+    if sum(map(content.count, ",[{")) > MAX_VALUES:
+        raise InvalidRequest(f"{what} has more than {MAX_VALUES:,} values: send less at once")
+    try:
+        value = json.loads(content, object_pairs_hook=_members)
+        if HALF_A_PAIR.search(content):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{what} has one half of a surrogate pair: send both") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{what} is not JSON: {error}") from error
+    return value
+
+
+def _members(pairs: list[tuple[str, Any]]) -> Fields:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise InvalidRequest(f"{twice[:80]!r} is given more than once: send it once")
+    return members
+
+
+def knows(request: type[Message], fields: Fields) -> bool:
+    """Tell whether a message has all these fields."""
+    return all(_field(descriptor(request), name) for name in fields)
+
+
+def is_single(request: type[Message], fields: Fields) -> bool:
+    """Tell whether ``image`` stands for the only one of a message's ``images``."""
+    field = _field(descriptor(request), "image")
+    return fields.get("image") is not None and field is not None and field.name == "images"
+
+
+@cache
+def _named(message: Descriptor) -> dict[str, FieldDescriptor]:
+    """The fields by both names that JSON has for them, as ``top_k`` and ``topK``."""
+    return {name: field for field in message.fields for name in (field.name, field.json_name)}
+
+
+def _field(message: Descriptor, name: str) -> FieldDescriptor | None:
+    known = _named(message)
+    return known.get(name) or (known.get("images") if name == "image" else None)
+
+
+def to_message(request: type[M], fields: Fields, form: bool) -> M:
+    """Make the message.
+
+    Raises InvalidRequest for an unknown field, a value of another type, and for fields of which
+    only one can be meant.
+    """
+    files: dict[int, bytes] = {}
+    _check_alternatives(descriptor(request), fields)
+    if form:
+        values = _from_form(descriptor(request), fields, files)
+    elif is_single(request, fields):
+        values = {**fields, "images": [fields["image"]]}
+        del values["image"]
+    else:
+        absent = {"image"} if _field(descriptor(request), "image") else set()  # where it is null
+        values = {n: v for n, v in fields.items() if v is not None or n not in absent}
+    try:
+        message = json_format.ParseDict(_expand(descriptor(request), values), request())
+    except UNFIT as error:
+        raise InvalidRequest(f"the body does not fit the request: {error}") from error
+    several = "images" in request.DESCRIPTOR.fields_by_name
+    for index, content in files.items():
+        image = message.images[index] if several else message.image  # type: ignore[attr-defined]
+        image.encoded = content
+    return message
+
+
+def _check_alternatives(message: Descriptor, values: Fields) -> None:
+    """Raise InvalidRequest where two names mean one field, or two fields exclude each other."""
+    given: dict[str, list[str]] = {}
+    for name, value in values.items():
+        field = _field(message, name)
+        if field is not None and value is not None:
+            group = field.containing_oneof or field
+            given.setdefault(group.full_name, []).append(name)
+    for names in given.values():
+        if len(names) > 1:
+            raise InvalidRequest(
+                f"{' and '.join(map(repr, names))} exclude each other: send one of them"
+            )
+
+
+def _from_form(message: Descriptor, fields: Fields, files: dict[int, bytes]) -> Fields:
+    """Read form values as JSON ones, but put the files aside: base64 would only cost time.
+
+    ``files`` gets each file by its place among the images, where an empty message waits for it.
+    """
+    values: Fields = {}
+    for name, contents in fields.items():
+        field = _field(message, name)
+        if field is None:
+            known = ", ".join(message.fields_by_name)
+            raise InvalidRequest(f"unknown field {name[:80]!r}; the fields are {known}")
+        several = field.is_repeated and not _is_map(field) and name != "image"
+        if len(contents) > 1 and not several:
+            raise InvalidRequest(f"field {name!r} is given {len(contents)} times: send it once")
+        if field.message_type is IMAGE:
+            files.update((i, c) for i, c in enumerate(contents) if isinstance(c, bytes))
+            contents = [{"key": c} if isinstance(c, str) else {} for c in contents]
+        else:
+            contents = [_form_value(field, name, content) for content in contents]
+        if field.is_repeated and not _is_map(field):
+            nested = [c if isinstance(c, list) else [c] for c in contents]
+            values[field.name] = [value for group in nested for value in group]
+        else:
+            (values[field.name],) = contents
+    return values
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry
+
+
+def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
+    if isinstance(content, bytes):
+        raise InvalidRequest(f"field {name!r} is not an image: send it without a file name")
+    if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
+        return _parse(content, f"field {name!r} of the form")
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return {"true": True, "1": True, "false": False, "0": False}.get(content.lower(), content)
+    return content
+
+
+def _expand(message: Descriptor, value: Any) -> Any:
+    """Put bare strings where an image is meant into its ``encoded``; check all base64."""
+    if message is IMAGE and isinstance(value, str):
+        value = {"encoded": value}
+    if isinstance(value, dict) and not message.GetOptions().map_entry:
+        _check_alternatives(message, value)
+        value = {name: _base64(message, name, inner) for name, inner in value.items()}
+    return _map_messages(message, value, _expand)
+
+
+def _base64(message: Descriptor, name: str, value: Any) -> Any:
+    """The base64 of a field of bytes, without the head of a data URI; other values as they are."""
+    field = _named(message).get(name)
+    if field is None or field.type != FieldDescriptor.TYPE_BYTES or not isinstance(value, str):
+        return value
+    if message is IMAGE and value[:5].lower() == "data:":
+        head = DATA_URI.match(value)
+        if head is None:
+            raise UnsupportedImage(
+                f"{name!r} is another data URI than data:image/jpeg;base64,… (or png, webp): "
+                "send one of these, or base64 alone"
+            )
+        value = value[head.end() :]
+    digits = value.rstrip("=")
+    padding = len(value) - len(digits)
+    whole = len(digits) % 4 != 1 and padding in (0, -len(digits) % 4)
+    if not whole or not digits.isascii() or digits.encode().translate(None, BASE64):
+        raise InvalidRequest(
+            f"{name!r} is not base64: send letters, digits, + and / (or - and _), without line "
+            "breaks, and = only as padding at the end"
+        )
+    return value
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """Return a reply as JSON values: all fields, zero or not, named as in the proto."""
+    values = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return _numbers(descriptor(message), values)
+
+
+def _numbers(message: Descriptor, value: Any) -> Any:
+    """Make the strings of 64-bit integers, which JSON's own rules do not need, numbers."""
+    for field in message.fields:
+        if field.cpp_type == FieldDescriptor.CPPTYPE_INT64 and field.name in value:
+            inner = value[field.name]
+            value[field.name] = [int(i) for i in inner] if field.is_repeated else int(inner)
+    return _map_messages(message, value, _numbers)
+
+
+def _map_messages(message: Descriptor, value: Any, change: Callable[[Descriptor, Any], Any]) -> Any:
+    """Apply ``change`` to the messages directly inside of one."""
+    if not isinstance(value, dict) or message.GetOptions().map_entry:
+        return value
+    changed = dict(value)
+    for name, field in _named(message).items():
+        kind, inner = field.message_type, value.get(name)
+        if kind is None or inner is None or kind.GetOptions().map_entry:
+            continue
+        if field.is_repeated and isinstance(inner, list):
+            changed[name] = [change(kind, one) for one in inner]
+        elif not field.is_repeated:
+            changed[name] = change(kind, inner)
+    return changed

@@ -1,0 +1,192 @@
+"""What one request may hold, checked before any work is done for it."""
+
+from collections.abc import Mapping, Sequence, Sized
+
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest
+from samclip_core.geometry import Geometry
+from samclip_core.io.image import ImageLimits
+from services.settings import Settings
+
+MAX_TEXT = 1000  # characters of one label, template or text: far more than any tokenizer keeps
+MAX_EXPANDED = 2 * MAX_TEXT  # of a label within a template
+TEXTS_PER_LABEL = 16  # templates a label, at the largest number of labels
+MAX_POINTS_PER_SIDE = 64
+MAX_MASK_PIXELS = 2**33
+"""Pixels of all masks of one answer: 2,048 masks of a photograph of 4 megapixels, which take two
+cores half a minute. PNG and PACKED_BITS hold every pixel of the picture, and count twice."""
+MAX_TOP_K = 10_000
+MAX_FILTER = 32  # pairs of metadata that one search may ask for
+MAX_FORM_PARTS = 32_768  # even if the settings allow more: parsing them takes a second or two
+OTHER_FIELDS = 64  # more than any request has besides those that repeat
+
+
+def image_limits(settings: Settings) -> ImageLimits:
+    """The limits on one image file."""
+    return ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+
+
+def form_parts(settings: Settings) -> int:
+    """The fields and files of the largest request that a form may hold."""
+    texts = TEXTS_PER_LABEL * settings.max_labels
+    parts = texts + settings.max_prompts + settings.max_images + OTHER_FIELDS
+    return min(parts, MAX_FORM_PARTS)
+
+
+def check_images(images: Sized, most: int) -> None:
+    """Raise InvalidRequest unless there is at least one image and at most ``most``."""
+    if not len(images):
+        raise InvalidRequest("no image: send at least one")
+    if len(images) > most:
+        raise InvalidRequest(
+            f"{len(images)} images in one request, at most {most}: send them in several"
+        )
+
+
+def check_labels(labels: Sequence[str], most: int) -> None:
+    """Raise InvalidLabels unless there are 1 to ``most`` labels and none is blank."""
+    if not labels:
+        raise InvalidLabels("no labels: send at least one label to choose from")
+    if len(labels) > most:
+        raise InvalidLabels(f"{len(labels)} labels, at most {most}: send fewer")
+    for index, label in enumerate(labels):
+        check_text(label, f"label {index}")
+
+
+def check_text(text: str, what: str, most: int = MAX_TEXT) -> None:
+    """Raise InvalidLabels for a text that is blank or too long; ``what`` names it."""
+    if not text.strip():
+        raise InvalidLabels(f"{what} is empty: it needs some text")
+    if len(text) > most:
+        raise InvalidLabels(f"{what} has {len(text)} characters, at most {most}: shorten it")
+
+
+def check_templates(templates: Sequence[str], labels: Sequence[str], most: int) -> None:
+    """Raise InvalidLabels for a template without ``{}``, or too many or too long texts in all."""
+    longest = max(map(len, labels), default=0)
+    for index, template in enumerate(templates):
+        if "{}" not in template:
+            raise InvalidLabels(
+                f"template {index} is {template[:80]!r}: it needs {{}} where the label goes"
+            )
+        check_text(template, f"template {index}")
+        if len(template) + template.count("{}") * (longest - 2) > MAX_EXPANDED:
+            raise InvalidLabels(
+                f"template {index} with the longest label makes more than {MAX_EXPANDED} "
+                "characters: shorten one of them"
+            )
+    texts = len(templates) * len(labels)
+    if texts > TEXTS_PER_LABEL * most:
+        raise InvalidLabels(
+            f"{len(templates)} templates for {len(labels)} labels make {texts} texts, "
+            f"at most {TEXTS_PER_LABEL * most}: send fewer"
+        )
+
+
+def check_texts(texts: Sequence[str], most_labels: int) -> None:
+    """Raise InvalidLabels unless there is at least one text, none is blank, none is too long."""
+    if not texts:
+        raise InvalidLabels("no texts: send at least one to embed")
+    most = TEXTS_PER_LABEL * most_labels
+    if len(texts) > most:
+        raise InvalidLabels(f"{len(texts)} texts, at most {most}: send fewer")
+    for index, text in enumerate(texts):
+        check_text(text, f"text {index}", MAX_EXPANDED)
+
+
+def check_top_k(top_k: int) -> None:
+    """Raise InvalidRequest for a negative or unreasonable number of answers."""
+    if not 0 <= top_k <= MAX_TOP_K:
+        raise InvalidRequest(f"top_k is {top_k}, expected 0 to {MAX_TOP_K}")
+
+
+def check_offset(offset: int, top_k: int) -> None:
+    """Raise InvalidRequest for answers that lie outside of the first places of a ranking."""
+    if not 0 <= offset <= MAX_TOP_K - top_k:
+        raise InvalidRequest(
+            f"offset is {offset}, expected 0 to {MAX_TOP_K - top_k} with a top_k of {top_k}"
+        )
+
+
+def check_limit(limit: int) -> None:
+    """Raise InvalidRequest for a negative or unreasonable length of a page."""
+    if not 0 <= limit <= MAX_TOP_K:
+        raise InvalidRequest(f"limit is {limit}, expected 0 to {MAX_TOP_K}")
+
+
+def check_deletion(request: pb.DeleteRequest) -> None:
+    """Raise InvalidRequest unless the request names items, or all of a collection, and not both.
+
+    Each item takes a step of the one thread that all collections share, so their number is bounded.
+    """
+    if len(request.ids) > MAX_TOP_K:
+        raise InvalidRequest(
+            f"{len(request.ids):,} ids in one request, at most {MAX_TOP_K:,}: send them in several"
+        )
+    if bool(request.ids) == request.all:
+        found = "both ids and all" if request.all else "neither ids nor all"
+        raise InvalidRequest(
+            f"the request has {found}: send ids to delete these items, or all as true and no ids "
+            "to delete the whole collection"
+        )
+
+
+def check_filter(filter: Sized) -> None:
+    """Raise InvalidRequest for more pairs of metadata than one search may ask for."""
+    if len(filter) > MAX_FILTER:
+        raise InvalidRequest(f"a filter of {len(filter)} pairs, at most {MAX_FILTER}: send fewer")
+
+
+def check_metadata(metadata: Mapping[str, str], most: int) -> None:
+    """Raise InvalidRequest for more bytes of metadata than an item may have."""
+    size = sum(len(text.encode()) for pair in metadata.items() for text in pair)
+    if size > most:
+        raise InvalidRequest(f"the metadata has {size:,} bytes, at most {most:,}: send less of it")
+
+
+def check_points_per_side(points: int) -> None:
+    """Raise InvalidRequest for a negative or unreasonable number of points."""
+    if not 0 <= points <= MAX_POINTS_PER_SIDE:
+        raise InvalidRequest(
+            f"points_per_side is {points}, expected 1 to {MAX_POINTS_PER_SIDE}, "
+            "or 0 for the checkpoint's own"
+        )
+
+
+def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
+    """Raise InvalidRequest where so many masks of a picture have too many pixels together."""
+    whole = encoding in (pb.PNG, pb.PACKED_BITS)
+    most = MAX_MASK_PIXELS // (2 if whole else 1)
+    pixels = count * geometry.width * geometry.height
+    if pixels > most:
+        kind = pb.MaskEncoding.Name(encoding)
+        raise InvalidRequest(
+            f"up to {count:,} masks of {geometry.width}×{geometry.height} pixels as {kind} are "
+            f"{pixels:,} pixels, at most {most:,}: send a smaller image, or fewer prompts or "
+            f"labels{', or choose RLE' if whole else ''}"
+        )
+
+
+def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
+    """Raise InvalidPrompt unless there are 1 to ``most`` prompts, of at most ``most`` points."""
+    if not prompts:
+        raise InvalidPrompt("no prompts: send points, a box, a mask_input or a text")
+    if len(prompts) > most:
+        raise InvalidPrompt(
+            f"{len(prompts)} prompts in one request, at most {most}: send them in several"
+        )
+    for index, prompt in enumerate(prompts):
+        if len(prompt.points) > most:
+            raise InvalidPrompt(
+                f"prompt {index} has {len(prompt.points)} points, at most {most}: send fewer"
+            )
+
+
+def check_encoding(encoding: int) -> None:
+    """Raise InvalidRequest for an encoding that this service does not know."""
+    if encoding not in pb.MaskEncoding.values():
+        raise InvalidRequest(
+            f"mask encoding {encoding} is unknown, "
+            f"expected one of {', '.join(pb.MaskEncoding.keys())}"
+        )

@@ -1,0 +1,66 @@
+"""A semantic answer as a picture: each label in its colour, over the image where there is one.
+
+H W are pixels of the original image.
+"""
+
+import colorsys
+import io
+
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from PIL import Image
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.io.image import ImageLimits, decode
+from samclip_core.io.masks import decode_label_map
+
+OPACITY = 0.55
+STRIP_ROWS = 128
+"""Rows that are coloured at once: bounds the memory of intermediate arrays."""
+GOLDEN = 0.618033988749895  # hues a golden section apart stay distinct however many there are
+
+
+def colour(index: int) -> tuple[int, int, int]:
+    """The colour of a label, by its index in the request."""
+    red, green, blue = colorsys.hsv_to_rgb((0.03 + index * GOLDEN) % 1, 0.75, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def draw(request: Message, response: Message) -> bytes:
+    """Return a PNG of the original size: the labels' colours over the image.
+
+    Where the request named only a key, there is no image to draw on: the colours are then RGBA,
+    transparent where no label is.
+    """
+    assert isinstance(request, pb.SegmentTextRequest)
+    assert isinstance(response, pb.SegmentTextResponse)
+    label_map_HW = decode_label_map(response.label_map_png)
+    palette_L3 = np.array([colour(index) for index in range(len(request.labels))], np.uint8)
+    if encoded := request.image.encoded:
+        # The service has decoded this file before, so these limits cannot refuse it.
+        picture_HWC = decode(encoded, ImageLimits(len(encoded), label_map_HW.size))
+    else:
+        picture_HWC = np.zeros((*label_map_HW.shape, 4), np.uint8)
+    # Strip by strip: whole-picture intermediates of 64 megapixels would take gigabytes.
+    for top in range(0, len(picture_HWC), STRIP_ROWS):
+        rows = slice(top, top + STRIP_ROWS)
+        _colour_strip(picture_HWC[rows], label_map_HW[rows], palette_L3)
+    png = io.BytesIO()
+    Image.fromarray(picture_HWC).save(png, "PNG", compress_level=1)
+    return png.getvalue()
+
+
+def _colour_strip(
+    picture_HWC: NDArray[np.uint8], label_map_HW: NDArray[np.int32], palette_L3: NDArray[np.uint8]
+) -> None:
+    """Colour the labelled pixels in place: blended into RGB, or as they are with alpha (RGBA)."""
+    inside_HW = label_map_HW >= 0
+    colours_N3 = palette_L3[label_map_HW[inside_HW]]
+    if picture_HWC.shape[-1] == 4:
+        alpha_N1 = np.full((len(colours_N3), 1), round(255 * OPACITY), np.uint8)
+        picture_HWC[inside_HW] = np.hstack([colours_N3, alpha_N1])
+        return
+    below_N3 = picture_HWC[inside_HW]
+    blended_N3 = (1 - OPACITY) * below_N3 + OPACITY * colours_N3
+    picture_HWC[inside_HW] = np.rint(blended_N3).astype(np.uint8)

@@ -1,0 +1,189 @@
+"""What every rpc of every service has in common, in one wrapper.
+
+Request id, admission, deadline, metrics, and errors turned into gRPC status. A method sets the
+status on the context and returns an empty message: Ray Serve would send the text of an exception
+that leaves the method, stack trace included, to the caller.
+"""
+
+import asyncio
+import functools
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
+
+from google.protobuf.message import Message
+from samclip.v1 import samclip_pb2 as pb
+from starlette.types import ASGIApp
+
+from samclip_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
+from services.observability import logs, metrics, tracing
+from services.request import admission, callers, http, json_bodies, request_log, status
+from services.request.priority import Urgency
+from services.settings import Settings
+
+CHECKPOINT = "x-samclip-checkpoint"  # the digest of the one that must answer; any, without it
+ERROR_KIND = "x-samclip-error"  # trailing metadata: the class of the error, for other services
+IMAGE_KEY = "x-samclip-image-key"
+"""The key of the image in an EmbedRequest, from a head that has computed it and has found no
+embedding in Redis. The front door takes it from callers, who could name another image's key."""
+
+_NO_REQUEST = Urgency()
+urgency: ContextVar[Urgency] = ContextVar("urgency", default=_NO_REQUEST)
+image_key: ContextVar[str] = ContextVar("image_key", default="")
+"""What IMAGE_KEY says in the request that is being answered."""
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+Method = Callable[[Any, Request], Awaitable[Response]]
+
+
+class Context(Protocol):
+    """What is used of Serve's and of gRPC's own servicer context."""
+
+    def invocation_metadata(self) -> Any: ...
+    def set_code(self, code: Any) -> None: ...
+    def set_details(self, details: str) -> None: ...
+    def set_trailing_metadata(self, trailing_metadata: Any) -> None: ...
+
+
+def time_left() -> float | None:
+    """Seconds until the deadline of the request being answered; None outside of one."""
+    return urgency.get().time_left()
+
+
+class Service:
+    """Base of the ingress of each application; its rpcs are the methods marked ``@rpc``."""
+
+    name: ClassVar[str]  # the service in samclip.proto
+    application: ClassVar[str]  # in Serve
+    bulk: ClassVar[frozenset[str]] = frozenset()  # rpcs that are, unless their caller says not
+    tunable: ClassVar[tuple[str, ...]] = ("log_level",)  # settings that may change while it runs
+    model: pb.ModelInfo
+    figures: Mapping[str, float] = MappingProxyType({})  # what was measured of the model
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        if settings.otlp_endpoint:
+            tracing.start(self.application, settings.otlp_endpoint)
+
+    def tune(self, settings: Settings) -> None:
+        """Put the ``tunable`` ones of these settings into effect, or raise SettingsError.
+
+        Then everything is left as it was.
+        """
+        self.settings = settings
+        logs.start(settings.log_level)
+
+    def successor(self, settings: Settings) -> "Service":
+        """The same service with the checkpoint of these settings, beside this one."""
+        return type(self)(settings)
+
+    async def usable(self) -> bool:
+        """Whether all that it needs for its checkpoint is there."""
+        return True
+
+    async def close(self) -> None:
+        """Let go of what it holds: it answers nothing any more."""
+
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        """Serve asks for the HTTP side by this name."""
+        return http.application(self.application, self)
+
+    async def health(self) -> dict[str, Any]:
+        """What the application tells of itself; that it answers at all says that it is ready."""
+        return {"model": json_bodies.to_json(self.model)}
+
+    async def check_health(self) -> None:
+        """Serve calls this, and replaces a replica that keeps raising Unavailable."""
+        most, used = self.settings.max_replica_bytes, metrics.resident_bytes()
+        if most and used > most:
+            raise Unavailable(f"the replica has {used:,} bytes of memory, at most {most:,}")
+
+    def scope(self, method: str, request: Message) -> str:
+        """The scope of ``services.front_door.keys`` that a key needs for this."""
+        return "read"
+
+    async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+        """``respond``, observed as a whole request of its own."""
+        with request_log.request(self.name, method, metadata):
+            return await self.respond(method, request, metadata)
+
+    async def respond(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+        """Answer one request that came over HTTP or gRPC; ``metadata`` are its headers.
+
+        Raises an error of ``samclip_core.errors``, or whatever else went wrong inside, which
+        ``services.request.status`` translates.
+        """
+        with self._audited(method, request):
+            return await self._answer(method, request, metadata)
+
+    async def _answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+        if not admission.admitted(metadata):
+            raise Unauthenticated(admission.REFUSAL)
+        caller = callers.Caller.read(metadata, bool(self.settings.api_keys_file))
+        callers.caller.set(caller)
+        caller.check(self.scope(method, request))
+        image_key.set(metadata.get(IMAGE_KEY, ""))
+        most_s = self.settings.request_timeout_s
+        urgency.set(Urgency.read(metadata, most_s, bulk=method in self.bulk))
+        limit_s = time_left()
+        limit = asyncio.timeout(limit_s)
+        try:
+            async with limit:
+                return await self.answer(method, request, metadata)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            metrics.SHED.labels("deadline").inc()
+            raise DeadlineExceeded(
+                f"not answered within {limit_s:.3g} s; try again later, or with less in one request"
+            ) from error
+
+    async def answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+        """Do what the rpc says."""
+        body: Method[Message, Message] = getattr(self, method).answer
+        return await body(self, request)
+
+    @contextmanager
+    def _audited(self, method: str, request: Message) -> Iterator[None]:
+        """Write down who changes something, or tries to, and how that ends."""
+        code = "CANCELLED"
+        try:
+            yield
+            code = "OK"
+        except Exception as error:
+            code = status.describe(error, "").status.code.name
+            raise
+        finally:
+            if (scope := self.scope(method, request)) != "read":
+                collection = str(getattr(request, "collection", ""))[:80]
+                identity = logs.request_id.get()
+                callers.caller.get().audit(
+                    method, identity, code, scope=scope, collection=collection
+                )
+
+
+def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], Any]:
+    """Make a gRPC method, named as in samclip.proto, of ``async method(self, request)``."""
+    empty: type[Response] = get_type_hints(method)["return"]
+
+    @functools.wraps(method)
+    async def grpc_method(self: Service, request: Request, grpc_context: Context) -> Message:
+        metadata = dict(grpc_context.invocation_metadata())
+        metadata.setdefault(request_log.REQUEST_ID, uuid.uuid4().hex)
+        try:
+            return await self.call(method.__name__, request, metadata)
+        except Exception as error:
+            failure = status.describe(error, metadata[request_log.REQUEST_ID])
+            grpc_context.set_code(failure.status.code)
+            grpc_context.set_details(failure.message)
+            grpc_context.set_trailing_metadata([(ERROR_KIND, failure.kind)])
+            return empty()
+
+    # Serve passes the context to methods whose signature names it; ``wraps`` would hide it.
+    del grpc_method.__wrapped__
+    grpc_method.answer = method  # type: ignore[attr-defined]
+    return grpc_method

@@ -1,0 +1,256 @@
+"""Between the messages of ``samclip.v1`` and the library's own types: the only such place.
+
+Shape letters: D width, h w grid, H W pixels of the original image.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.answers.zero_shot import unit
+from samclip_core.errors import ImageTooLarge, InvalidImage, InvalidPrompt, InvalidRequest
+from samclip_core.geometry import Geometry
+from samclip_core.io import masks
+from samclip_core.types import (
+    EverythingMask,
+    ImageFeatures,
+    MaskLogits,
+    Prompt,
+    Region,
+    Score,
+    SemanticMap,
+)
+from services.cache.entry import Entries, Entry
+
+FIELDS = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "clip_pooled_D"}
+"""Which field of ImageFeatures each output of Embed is."""
+
+_NAMED = {pb.Output.Name(output): output for output in FIELDS}
+
+KEY_LENGTH = 64
+"""Characters of an image key, a sha256 in hex. A longer one names no image."""
+
+MAX_SIDES = 8
+"""Of a tensor: a product of a million sides would take minutes."""
+
+_DTYPES = {"float16": "<f2", "float32": "<f4", "int8": "i1"}
+
+
+# ------------------------------------------------------------------------------------ images
+
+
+def image_source(image: pb.Image, max_bytes: int) -> bytes | str:
+    """The encoded file, or the key of one that was sent earlier.
+
+    Raises InvalidImage and ImageTooLarge.
+    """
+    if image.WhichOneof("source") == "key":
+        if len(image.key) > KEY_LENGTH:
+            raise InvalidImage(
+                f"the image key has {len(image.key):,} characters, expected {KEY_LENGTH}: "
+                "send the key of an earlier answer, or the image"
+            )
+        return image.key
+    encoded = image.encoded  # each access copies it
+    if not encoded:
+        raise InvalidImage("the image is empty: send a JPEG, PNG or WebP file, or an image key")
+    if len(encoded) > max_bytes:
+        raise ImageTooLarge(
+            f"the image file has {len(encoded):,} bytes, at most {max_bytes:,}: send a smaller one"
+        )
+    return encoded
+
+
+def image_info(key: str, geometry: Geometry, cached: bool) -> pb.ImageInfo:
+    return pb.ImageInfo(key=key, width=geometry.width, height=geometry.height, cached=cached)
+
+
+# ------------------------------------------------------------------------------------ tensors
+
+
+def to_tensor(array: NDArray[Any], name: str = "", inline: bool = True) -> pb.Tensor:
+    """Little-endian, C order; without ``inline`` only dtype and shape."""
+    dtype = array.dtype.name
+    data = np.ascontiguousarray(array, _DTYPES[dtype]).tobytes() if inline else b""
+    return pb.Tensor(name=name, dtype=dtype, shape=array.shape, data=data)
+
+
+def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
+    """A read-only view of the message's bytes. Raises InvalidRequest if it contradicts itself."""
+    dtype = _DTYPES.get(tensor.dtype)
+    if dtype is None:
+        raise InvalidRequest(
+            f"tensor has dtype {tensor.dtype[:40]!r}, expected one of {', '.join(_DTYPES)}"
+        )
+    if len(tensor.shape) > MAX_SIDES:
+        raise InvalidRequest(f"tensor has {len(tensor.shape)} sides, at most {MAX_SIDES}")
+    shape = tuple(tensor.shape)
+    expected = math.prod(shape) * np.dtype(dtype).itemsize
+    if any(side < 0 for side in shape) or expected != len(tensor.data):
+        raise InvalidRequest(
+            f"tensor of shape {shape} and dtype {tensor.dtype} needs {expected} bytes, "
+            f"got {len(tensor.data)}"
+        )
+    try:
+        return np.frombuffer(tensor.data, dtype).reshape(shape)
+    except ValueError as error:  # of no bytes, but with more or longer sides than an array can have
+        raise InvalidRequest(f"tensor of shape {shape} cannot be: {error}") from error
+
+
+def to_embedding(output: pb.Output, entry: Entry, inline: bool) -> pb.Tensor:
+    """One tensor of EmbedResponse, float16; CLIP_POOLED has length 1, rounded."""
+    array = entry.array
+    if output == pb.CLIP_POOLED:
+        array = unit(array).astype(np.float16)
+    return to_tensor(array, pb.Output.Name(output), inline)
+
+
+def to_outputs(requested: Sequence[pb.Output]) -> tuple[pb.Output, ...]:
+    """The outputs of an EmbedRequest, each once, in its order; none means all."""
+    for output in requested:
+        if output not in FIELDS:
+            raise InvalidRequest(
+                f"output {output} is unknown, expected SAM, CLIP_DENSE or CLIP_POOLED"
+            )
+    return tuple(dict.fromkeys(requested)) or tuple(FIELDS)
+
+
+def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
+    """The embeddings of an Embed with ``inline``; ``size`` is the model frame's side."""
+    geometry = Geometry(response.image.height, response.image.width, size)
+    return {
+        _NAMED[tensor.name]: Entry(from_tensor(tensor), geometry) for tensor in response.tensors
+    }
+
+
+def to_features(entries: Entries, dtype: str) -> ImageFeatures:
+    """What a head works on; at least one output of one image, computed in ``dtype``."""
+    geometry = next(iter(entries.values())).geometry
+    arrays: dict[str, NDArray[np.floating]] = {
+        FIELDS[output]: unit(entry.array) if output == pb.CLIP_POOLED else entry.array
+        for output, entry in entries.items()
+    }
+    return ImageFeatures(geometry, **arrays, dtype=dtype)
+
+
+# ------------------------------------------------------------------------------------ prompts
+
+
+def to_prompt(prompt: pb.Prompt) -> Prompt:
+    """Points, box and mask input; not yet checked against an image."""
+    if prompt.text:
+        raise InvalidPrompt("text goes alone in a prompt: leave out points, box and mask_input")
+    box = prompt.box
+    return Prompt(
+        points=tuple((point.x, point.y) for point in prompt.points),
+        negative=tuple(point.negative for point in prompt.points),
+        box=(box.x_min, box.y_min, box.x_max, box.y_max) if prompt.HasField("box") else None,
+        mask_input_hw=_mask_input(prompt.mask_input) if prompt.HasField("mask_input") else None,
+    )
+
+
+def _mask_input(tensor: pb.Tensor) -> NDArray[np.float32]:
+    try:
+        return from_tensor(tensor).astype(np.float32)
+    except InvalidRequest as error:
+        raise InvalidPrompt(f"mask_input: {error}") from error
+
+
+def asks_by_text(prompt: pb.Prompt) -> bool:
+    """Whether it asks for every instance of a text."""
+    others = prompt.points or prompt.HasField("box") or prompt.HasField("mask_input")
+    return bool(prompt.text.strip()) and not others
+
+
+# ------------------------------------------------------------------------------------ masks
+
+
+def to_mask(
+    mask_HW: NDArray[np.bool_], encoding: int, logits_hw: NDArray[np.float32] | None = None
+) -> pb.Mask:
+    """A mask of the original image, with its box and area; LOGITS where it was made of some."""
+    x_min, y_min, x_max, y_max = masks.mask_box(mask_HW)
+    height, width = mask_HW.shape
+    message = pb.Mask(
+        box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max),
+        area=int(np.count_nonzero(mask_HW)),
+    )
+    match encoding:
+        case pb.RLE:
+            counts = masks.encode_rle(mask_HW)
+            message.rle.CopyFrom(pb.CocoRle(height=height, width=width, counts=counts))
+        case pb.PNG:
+            message.png = masks.encode_png(mask_HW)
+        case pb.POLYGONS:
+            polygons = [pb.Polygon(xy=ring) for ring in masks.encode_polygons(mask_HW)]
+            message.polygons.CopyFrom(pb.Polygons(polygons=polygons))
+        case pb.PACKED_BITS:
+            data = masks.pack_bits(mask_HW)
+            message.packed.CopyFrom(pb.PackedBits(height=height, width=width, data=data))
+        case pb.LOGITS if logits_hw is not None:
+            message.logits.CopyFrom(to_tensor(logits_hw))
+        case _:
+            raise InvalidRequest(
+                "this answer has no logits: choose RLE, PNG, POLYGONS or PACKED_BITS"
+            )
+    return message
+
+
+def to_prompt_masks(found: MaskLogits, encoding: int) -> Iterator[pb.Mask]:
+    """The masks of one prompt, each enlarged only when it is its turn."""
+    for index, (logits_hw, iou) in enumerate(
+        zip(found.logits_Mhw, found.predicted_iou_M, strict=True)
+    ):
+        mask_HW, stability = found.enlarge(index)
+        mask = to_mask(mask_HW, encoding, logits_hw)
+        mask.predicted_iou, mask.stability_score = float(iou), stability
+        yield mask
+
+
+def to_everything_mask(found: EverythingMask, encoding: int) -> pb.Mask:
+    mask = to_mask(found.mask_HW, encoding, found.logits_hw)
+    mask.predicted_iou, mask.stability_score = found.predicted_iou, found.stability
+    mask.label, mask.label_score = found.label, found.label_score
+    return mask
+
+
+def to_regions(found: SemanticMap, encoding: int) -> Iterator[pb.Region]:
+    """One region after another, each encoded inside its box where the encoding allows it."""
+    runs = masks.LabelRuns(found.label_map_HW)
+    for region in found.regions:
+        mask = _to_region_mask(region, runs.of(region.index), encoding)
+        mask.label, mask.label_score = region.label, region.score
+        yield pb.Region(label=region.label, score=region.score, area=mask.area, mask=mask)
+
+
+def _to_region_mask(region: Region, runs: masks.Runs, encoding: int) -> pb.Mask:
+    if encoding in (pb.PNG, pb.PACKED_BITS):  # they hold all pixels of the picture
+        return to_mask(region.mask_HW, encoding)
+    x_min, y_min, x_max, y_max = runs.box
+    message = pb.Mask(
+        box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max), area=region.area
+    )
+    if encoding == pb.RLE:
+        counts = masks.encode_runs(runs)
+        message.rle.CopyFrom(pb.CocoRle(height=runs.height, width=runs.width, counts=counts))
+        return message
+    crop_hw = region.label_map_HW[y_min:y_max, x_min:x_max] == region.index
+    rings = masks.encode_polygons_of(crop_hw, x_min, y_min)
+    message.polygons.CopyFrom(pb.Polygons(polygons=[pb.Polygon(xy=ring) for ring in rings]))
+    return message
+
+
+# ------------------------------------------------------------------------------------ scores
+
+
+def to_label_map(found: SemanticMap, labels: int) -> bytes:
+    """The PNG file of SegmentTextResponse."""
+    return masks.encode_label_map(found.label_map_HW, labels)
+
+
+def to_scores(scores: Sequence[Score]) -> list[pb.Score]:
+    return [pb.Score(label=s.label, score=s.score, similarity=s.similarity) for s in scores]

@@ -1,0 +1,151 @@
+"""One encoding among all processes: two engines that share nothing but a Redis."""
+
+import asyncio
+
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.io.image import image_key
+from services.backbone.engine import Engine
+from services.cache import lease
+from tests.fake_model import FakeModel
+from tests.in_process import png
+
+ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
+IMAGE = png(100)
+
+
+@pytest.fixture
+async def redis(own_redis):
+    async with Redis(port=own_redis.port) as client:
+        yield client
+
+
+@pytest.fixture
+async def engines(settings, own_redis):
+    shared = {"redis_url": own_redis.url, "redis_timeout_ms": 60_000}
+    engines = [Engine(FakeModel(), settings.model_copy(update=shared)) for _ in range(2)]
+    yield engines
+    for engine in engines:
+        engine.model.release()
+        await engine.close()
+
+
+def lease_name(engine: Engine) -> str:
+    return f"samclip:lease:{engine.cache._shared._contract}:{image_key(IMAGE)}"
+
+
+def encodings(engines: list[Engine]) -> int:
+    return sum(sum(engine.model.batches) for engine in engines)
+
+
+async def encoding(engine: Engine) -> asyncio.Task:
+    """Let one engine begin, and hold it up."""
+    engine.model.hold()
+    task = asyncio.create_task(engine.embed(IMAGE, ALL))
+    await asyncio.to_thread(engine.model.running.wait, 60)
+    return task
+
+
+async def test_64_identical_misses_on_two_replicas_cost_one_encoding(engines, redis):
+    found = await asyncio.gather(*(engines[i % 2].embed(IMAGE, ALL) for i in range(64)))
+    assert encodings(engines) == 1
+    for result in found:
+        for output in ALL:
+            np.testing.assert_array_equal(
+                result.entries[output].array, found[0].entries[output].array
+            )
+    again = await asyncio.gather(*(engine.embed(IMAGE, ALL) for engine in engines))
+    assert all(result.cached for result in again)
+
+
+async def test_others_wait_for_whoever_encodes(engines, redis):
+    first = await encoding(engines[0])
+    second = asyncio.create_task(engines[1].embed(IMAGE, ALL))
+    while not await redis.exists(lease_name(engines[0])):
+        await asyncio.sleep(0.001)
+    done, _ = await asyncio.wait([second], timeout=0.1)
+    assert not done
+    engines[0].model.release()
+    results = [await first, await second]
+    assert engines[1].model.batches == []
+    np.testing.assert_array_equal(*(result.entries[pb.SAM].array for result in results))
+
+
+async def test_the_lease_is_gone_after_the_work(engines, redis):
+    await engines[0].embed(IMAGE, ALL)
+    while await redis.exists(lease_name(engines[0])):
+        await asyncio.sleep(0.001)
+    assert await redis.exists(*[key async for key in redis.scan_iter("samclip:cache:*")]) == 3
+
+
+async def test_the_lease_of_a_process_that_crashed_runs_out(engines, redis):
+    await redis.set(lease_name(engines[0]), "crashed", nx=True, px=300)
+    found = await engines[0].embed(IMAGE, ALL)
+    assert not found.cached
+    assert encodings(engines) == 1
+
+
+async def test_a_lease_is_renewed_while_there_is_work(engines, redis, monkeypatch):
+    monkeypatch.setattr(lease, "LEASE_MS", 400)
+    task = await encoding(engines[0])
+    token = await redis.get(lease_name(engines[0]))
+    for _ in range(5):
+        await asyncio.sleep(0.2)
+        monkeypatch.setattr(lease, "LEASE_MS", 60_000)  # from the first renewal on
+        assert await redis.get(lease_name(engines[0])) in (token, None)
+        if (await redis.pttl(lease_name(engines[0]))) > 400:
+            break
+    else:
+        pytest.fail("the lease was never renewed")
+    engines[0].model.release()
+    await task
+
+
+async def test_nobody_takes_away_the_lease_of_another(engines, redis):
+    task = await encoding(engines[0])
+    await redis.set(lease_name(engines[0]), "another", px=60_000)  # ours had run out
+    engines[0].model.release()
+    await task
+    await engines[0].cache._shared._leases.close()
+    assert await redis.get(lease_name(engines[0])) == b"another"
+
+
+async def test_an_error_is_not_shared_with_other_processes(engines, redis):
+    engines[0].model.failure = RuntimeError("the device is lost")
+    first = await encoding(engines[0])
+    second = asyncio.create_task(engines[1].embed(IMAGE, ALL))
+    engines[0].model.release()
+    with pytest.raises(RuntimeError):
+        await first
+    assert not (await second).cached
+    assert engines[1].model.batches == [1]
+
+
+async def test_a_storm_of_cancelled_callers_leaves_the_others_alone(engines, redis):
+    calls = []
+    for round_ in range(20):
+        calls += [asyncio.create_task(engine.embed(IMAGE, ALL)) for engine in engines]
+        await asyncio.sleep(0)
+        if round_ % 2:
+            calls[-1].cancel()
+    for call in calls[:10]:
+        call.cancel()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    left = [result for result in results if not isinstance(result, asyncio.CancelledError)]
+    assert len(left) >= 20
+    assert all(result.key == image_key(IMAGE) for result in left)
+    assert encodings(engines) == 1
+
+
+async def test_when_all_callers_are_cancelled_the_next_need_not_wait_for_the_lease(engines, redis):
+    for pause_s in (0, 0, 0.001, 0.002, 0.005):
+        call = asyncio.create_task(engines[0].embed(IMAGE, ALL))
+        await asyncio.sleep(pause_s)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    await engines[0].cache._shared._leases.close()
+    assert not await redis.exists(lease_name(engines[0]))
+    assert (await engines[1].embed(IMAGE, ALL)).key == image_key(IMAGE)

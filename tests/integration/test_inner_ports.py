@@ -1,0 +1,170 @@
+"""What the guard makes of the servers that Serve starts in its proxies and replicas."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import httpx
+import psutil
+import pytest
+import ray
+import uvicorn
+from grpc.aio._server import Server
+from ray.serve._private import grpc_util
+from ray.serve.config import gRPCOptions
+from ray.serve.generated.serve_pb2 import HealthzRequest, ListApplicationsRequest
+from ray.serve.generated.serve_pb2_grpc import RayServeAPIServiceStub
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from services.front_door import inner_ports
+from services.request.admission import REFUSAL, SECRET_HEADER
+from tests.in_process import SECRET
+from tests.ports import free_port
+
+EMBED = "/samclip.v1.BackboneService/Embed"
+ADMITTED = ((SECRET_HEADER, SECRET),)
+
+
+def answers(service_method: str, streaming_type: object) -> Callable[..., Awaitable[bytes]]:
+    async def answer(request: bytes, context: object) -> bytes:
+        return b""
+
+    return answer
+
+
+@pytest.fixture
+async def channel_at(
+    monkeypatch: pytest.MonkeyPatch, settings: object
+) -> AsyncIterator[Callable[[str], Awaitable[tuple[grpc.aio.Channel, str]]]]:
+    """Start Serve's server on a node of an address; return a channel to it and where it listens."""
+    monkeypatch.setattr(grpc_util, "gRPCGenericServer", grpc_util.gRPCGenericServer)
+    monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
+    inner_ports.guard()
+    opened: list[Any] = []
+
+    async def start(node: str) -> tuple[grpc.aio.Channel, str]:
+        monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: node)
+        options = gRPCOptions(
+            port=free_port(),
+            grpc_servicer_functions=[
+                "samclip.v1.samclip_pb2_grpc.add_BackboneServiceServicer_to_server"
+            ],
+        )
+        loop = asyncio.get_running_loop()
+        task, server = await grpc_util.start_grpc_server(answers, options, event_loop=loop)
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{options.port}")
+        opened.append((task, server, channel))
+        (where,) = {
+            socket.laddr.ip
+            for socket in psutil.Process().net_connections()
+            if socket.status == psutil.CONN_LISTEN and socket.laddr.port == options.port
+        }
+        return channel, where
+
+    yield start
+    for task, server, channel in opened:
+        await channel.close()
+        await server.stop(None)
+        await task
+
+
+@pytest.fixture
+async def channel(channel_at: Any) -> grpc.aio.Channel:
+    opened, _ = await channel_at("127.0.0.1")
+    return opened
+
+
+async def refusal(call: Awaitable[object]) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    code: grpc.StatusCode = caught.value.code()
+    return code
+
+
+async def test_grpc_is_answered_with_the_secret_alone(channel: grpc.aio.Channel) -> None:
+    embed = channel.unary_unary(EMBED)
+    assert await embed(b"", metadata=ADMITTED) == b""
+    for metadata in ((), ((SECRET_HEADER, "guessed"),)):
+        assert await refusal(embed(b"", metadata=metadata)) is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_of_serves_own_calls_its_health_check_alone_needs_no_secret(
+    channel: grpc.aio.Channel,
+) -> None:
+    stub = RayServeAPIServiceStub(channel)
+    await stub.Healthz(HealthzRequest())
+    await stub.ListApplications(ListApplicationsRequest(), metadata=ADMITTED)
+    applications = stub.ListApplications(ListApplicationsRequest())
+    assert await refusal(applications) is grpc.StatusCode.UNAUTHENTICATED
+    reflection = channel.stream_stream(
+        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    )
+    call = reflection(iter([b""]))
+    assert await refusal(call.read()) is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("algorithm", ["Gzip", "Deflate"])
+async def test_a_compressed_message_is_refused(channel: grpc.aio.Channel, algorithm: str) -> None:
+    compression = grpc.Compression[algorithm]
+    call = channel.unary_unary(EMBED)(bytes(1000), metadata=ADMITTED, compression=compression)
+    assert await refusal(call) is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_node_alone_listens_at_the_loopback_interface(channel_at: Any) -> None:
+    _, where = await channel_at("127.0.0.1")
+    assert where in ("127.0.0.1", "::ffff:127.0.0.1")
+    _, where = await channel_at("10.0.0.1")
+    assert where == "::"
+
+
+async def test_http_is_answered_with_the_secret_alone_but_for_the_health_check(
+    settings: SimpleNamespace,
+) -> None:
+    guarded = inner_ports.GuardedPaths(PlainTextResponse("from Serve"))
+    transport = httpx.ASGITransport(guarded)
+    async with httpx.AsyncClient(transport=transport, base_url="http://serve") as client:
+        for path, headers, status in (
+            ("/-/healthz", {}, 200),
+            ("/-/routes", {}, 401),
+            ("/-/routes", dict(ADMITTED), 200),
+            ("/classify", {SECRET_HEADER: "guessed"}, 401),
+        ):
+            reply = await client.get(path, headers=headers)
+            assert reply.status_code == status
+    assert reply.json()["detail"] == REFUSAL
+
+
+async def names_of_headers(scope: Scope, receive: Receive, send: Send) -> None:
+    request = Request(scope, receive)
+    await request.body()
+    await PlainTextResponse(" ".join(request.headers.keys()))(scope, receive, send)
+
+
+async def test_a_trailer_is_no_header(monkeypatch: pytest.MonkeyPatch, settings: object) -> None:
+    complete = HttpToolsProtocol.on_headers_complete
+    monkeypatch.setattr(HttpToolsProtocol, "on_headers_complete", complete)
+    monkeypatch.setattr(grpc_util, "gRPCGenericServer", grpc_util.gRPCGenericServer)
+    monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
+    inner_ports.guard()
+    port = free_port()
+    config = uvicorn.Config(names_of_headers, port=port, lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx-samclip-tenant: ann\r\n\r\n"
+    )
+    reply = await reader.read()
+    writer.close()
+    server.should_exit = True
+    await serving
+    assert reply.startswith(b"HTTP/1.1 200")
+    assert reply.endswith(b"host connection transfer-encoding")

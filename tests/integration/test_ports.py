@@ -1,0 +1,88 @@
+import os
+import socket
+import subprocess
+import sys
+from contextlib import ExitStack
+
+import pytest
+
+from services.launch import ports
+from services.settings import SettingsError
+from tests.checkout import sources
+
+AT_ONCE = 12
+RESERVE = """
+import sys
+from services import ports
+sys.stdin.readline()
+with ports.reserved() as block:
+    print(block.start, block.stop, flush=True)
+    sys.stdin.readline()
+"""
+
+
+def process() -> subprocess.Popen[str]:
+    path = sources()
+    return subprocess.Popen(
+        [sys.executable, "-c", RESERVE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+
+
+def block_of(reserving: subprocess.Popen[str]) -> range:
+    assert reserving.stdout
+    return range(*map(int, reserving.stdout.readline().split()))
+
+
+def go_on(reserving: subprocess.Popen[str]) -> None:
+    assert reserving.stdin
+    reserving.stdin.write("\n")
+    reserving.stdin.flush()
+
+
+def test_processes_that_reserve_at_once_share_no_port() -> None:
+    processes = [process() for _ in range(AT_ONCE)]
+    try:
+        for each in processes:
+            go_on(each)
+        found = [port for each in processes for port in block_of(each)]
+        assert len(found) == len(set(found)) == AT_ONCE * ports.SIZE
+    finally:
+        for each in processes:
+            each.communicate("\n")
+
+
+def test_a_process_that_is_killed_gives_its_block_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    with process() as other:
+        go_on(other)
+        block = block_of(other)
+        monkeypatch.setattr(ports, "BLOCKS", [block])
+        with pytest.raises(SettingsError, match="in a row are free"), ports.reserved():
+            pass
+        other.kill()
+        other.wait()
+        with ports.reserved() as ours:
+            assert ours == block
+
+
+def test_a_block_with_a_listener_or_a_port_of_the_settings_is_passed_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with ExitStack() as held:
+        first, second, third = (held.enter_context(ports.reserved()) for _ in range(3))
+        held.close()
+        monkeypatch.setattr(ports, "BLOCKS", [first, second, third])
+        with socket.socket() as taken:
+            taken.bind(("", first[100]))
+            taken.listen()
+            with ports.reserved(besides=[8000, second[-1]]) as found:
+                assert found == third
+
+
+def test_a_process_may_reserve_any_number_of_times() -> None:
+    for _ in range(2 * len(ports.BLOCKS)):
+        with ports.reserved():
+            pass

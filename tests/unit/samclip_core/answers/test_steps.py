@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from samclip_core.answers.everything import everything_steps, segment_everything
+from samclip_core.answers.instances import find_instances, instance_steps
+from samclip_core.answers.semantic import refine, refine_steps, segment_text, segment_text_steps
+from samclip_core.answers.steps import Done, Steps, Terms, advance, answer, run
+from samclip_core.geometry import Geometry
+from tests.fakes import FakeSamHead, features_of
+
+WIDE = Geometry(640, 1280, 128)
+TEXT_D = np.eye(3)
+
+
+def head() -> FakeSamHead:
+    objects_ss = np.zeros((64, 64), int)
+    objects_ss[2:30, 3:25], objects_ss[4:14, 30:44], objects_ss[20:29, 50:60] = 1, 2, 3
+    return FakeSamHead(objects_ss)
+
+
+def blocks() -> np.ndarray:
+    """2×2 cells of one class, then of the next."""
+    y, x = np.mgrid[:16, :16] // 2
+    return (y + x) % 3
+
+
+FEATURES = features_of(WIDE, blocks(), 3)
+
+
+def everything(terms: Terms) -> Steps:
+    return everything_steps(terms, FEATURES, 9)
+
+
+def instances(terms: Terms) -> Steps:
+    return instance_steps(terms, FEATURES, TEXT_D[0], "cup", 20.0, TEXT_D[1:])
+
+
+def refined(terms: Terms) -> Steps:
+    return refine_steps(FEATURES, TEXT_D, ["a", "b", "c"], 20.0, terms)
+
+
+@pytest.mark.parametrize("work", [everything, instances, refined])
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+def test_no_question_has_more_prompts_than_the_terms_say(work, at_once) -> None:
+    sam_head = head()
+    run(work(Terms.of(sam_head, at_once)), sam_head)
+    sizes = [len(prompts) for _, prompts, _ in sam_head.calls]
+    assert max(sizes) == min(at_once, sum(sizes))
+    assert sum(sizes) >= 4
+
+
+@pytest.mark.parametrize("work", [everything, instances, refined])
+def test_work_that_is_left_asks_nothing_more(work) -> None:
+    sam_head = head()
+    steps = work(Terms.of(sam_head, 1))
+    step = advance(steps, None)
+    for _ in range(3):
+        step = advance(steps, answer(sam_head, step))
+    steps.close()
+    assert len(sam_head.calls) <= 3
+    assert not isinstance(step, Done)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 64])
+def test_masks_of_everything_do_not_depend_on_the_size_of_the_steps(at_once) -> None:
+    sam_head = head()
+    expected = segment_everything(sam_head, FEATURES, 9)
+    found = run(everything_steps(Terms.of(sam_head, at_once), FEATURES, 9), sam_head)
+    assert len(found) == len(expected) > 0
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours.logits_hw, theirs.logits_hw)
+        assert ours.predicted_iou == theirs.predicted_iou
+
+
+def test_instances_do_not_depend_on_the_size_of_the_steps() -> None:
+    sam_head = head()
+    expected = find_instances(sam_head, FEATURES, TEXT_D[0], "cup", 20.0, TEXT_D[1:])
+    found = run(instances(Terms.of(sam_head, 2)), sam_head)
+    assert [mask.label_score for mask in found] == [mask.label_score for mask in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours.logits_hw, theirs.logits_hw)
+
+
+def test_a_refined_map_does_not_depend_on_the_size_of_the_steps() -> None:
+    sam_head = head()
+    expected = refine(FEATURES, TEXT_D, ["a", "b", "c"], 20.0, sam_head)
+    found = run(refined(Terms.of(sam_head, 2)), sam_head)
+    np.testing.assert_array_equal(found.label_map_HW, expected.label_map_HW)
+
+
+def test_labelling_pixels_pauses_and_asks_nothing(monkeypatch) -> None:
+    monkeypatch.setattr("samclip_core.answers.semantic._STRIP_VALUES", 2**14)
+    expected = segment_text(FEATURES, TEXT_D, ["a", "b", "c"], 20.0)
+    steps = segment_text_steps(FEATURES, TEXT_D, ["a", "b", "c"], 20.0)
+    pauses, step = 0, advance(steps, None)
+    while not isinstance(step, Done):
+        assert step is None
+        pauses, step = pauses + 1, advance(steps, [])
+    assert pauses > 100
+    np.testing.assert_array_equal(step.result.label_map_HW, expected.label_map_HW)

@@ -1,0 +1,121 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from samclip_core.commands.convert import convert, main, read_state
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+from samclip_core.nn.network import load_net
+from samclip_core.nn.text_encoder import load_text_encoder
+from tests.clip_models import TEXT_DIM, add_small_clip
+from tests.official import clip, small_sam, write
+
+FRAME, WIDTH = 128, 32
+
+
+@pytest.fixture(scope="module")
+def clip_model(tmp_path_factory) -> str:
+    return add_small_clip(tmp_path_factory.mktemp("architecture"))
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory, clip_model):
+    directory = tmp_path_factory.mktemp("official")
+    sam = write(small_sam(FRAME, WIDTH), directory, "sam.pth")
+    return sam, write(clip(clip_model), directory, "clip.bin")
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory, clip_model, sources):
+    out = tmp_path_factory.mktemp("out") / "small"
+    assert main(["--sam", f"{sources[0]}", "--clip", f"{clip_model}:{sources[1]}",
+                 "--out", f"{out}"]) == 0  # fmt: skip
+    return out
+
+
+def test_config_is_found_in_the_shapes(converted, clip_model):
+    config = checkpoint.read_config(converted)
+    assert (config.kind, config.name, config.backbone) == ("pair", "small", "tiny")
+    assert (config.image_size, config.embed_dim, config.text_dim) == (FRAME, WIDTH, TEXT_DIM)
+    assert config.clip_head is None
+    assert config.text.model == clip_model
+    assert config.logit_scale == pytest.approx(clip(clip_model).logit_scale.exp().item())
+
+
+def test_every_tensor_arrives_bit_for_bit(converted, sources):
+    sam_state, clip_state = (read_state(path) for path in sources)
+    net, text_encoder = load_net(converted), load_text_encoder(converted)
+    stored = net.state_dict()
+    for key, value in sam_state.items():
+        assert torch.equal(stored.pop(key), value), key
+    stored = stored | text_encoder.state_dict()
+    for key, value in clip_state.items():
+        where = f"clip_head.{key}" if key.startswith("visual.") else f"model.{key}"
+        assert torch.equal(stored.pop(where), value), key
+    assert not stored
+
+
+def test_lineage_and_card_name_the_sources(converted, sources, clip_model):
+    lineage = json.loads(checkpoint.read_file(converted, checkpoint.LINEAGE))
+    assert lineage["sources"]["sam"]["sha256"] == checkpoint.sha256(sources[0])
+    assert lineage["sources"]["clip"]["model"] == clip_model
+    assert "sam.pth" in checkpoint.read_file(converted, checkpoint.CARD).decode()
+
+
+def test_safetensors_and_wrapped_state_dicts_are_read_alike(tmp_path, sources):
+    plain = read_state(sources[1])
+    save_file(plain, tmp_path / "clip.safetensors")
+    wrapped = {"state_dict": {f"module.{key}": value for key, value in plain.items()}}
+    torch.save(wrapped, tmp_path / "epoch.pt")
+    for name in ("clip.safetensors", "epoch.pt"):
+        read = read_state(tmp_path / name)
+        assert read.keys() == plain.keys()
+        assert all(torch.equal(read[key], value) for key, value in plain.items())
+
+
+@pytest.mark.parametrize(
+    ("part", "edit", "told"),
+    [
+        (0, lambda s: s.pop("mask_decoder.iou_token.weight"), "missing.*mask_decoder.iou_token"),
+        (0, lambda s: s.update(spare=torch.zeros(1)), "unexpected.*spare"),
+        (0, lambda s: s.pop("image_encoder.pos_embed"), "pos_embed' is missing"),
+        (0, lambda s: s.pop("image_encoder.blocks.0.norm1.weight"), "missing.*blocks.0.norm1"),
+        (0, lambda s: s.update({"image_encoder.pos_embed": torch.zeros(1, 8, 8, 9)}), "none of"),
+        (1, lambda s: s.update({"ln_final.weight": torch.zeros(9)}), r"ln_final.weight \[9\]"),
+        (1, lambda s: s.pop("visual.conv1.weight"), "missing.*visual.conv1"),
+    ],
+)
+def test_names_the_key_that_does_not_fit(tmp_path, sources, clip_model, part, edit, told):
+    paths = list(sources)
+    state = read_state(paths[part])
+    edit(state)
+    paths[part] = tmp_path / "edited.pth"
+    torch.save(state, paths[part])
+    with pytest.raises(CheckpointError, match=told):
+        convert(paths[0], clip_model, paths[1], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:DeprecationWarning", "ignore:.*TorchScript:UserWarning"
+)
+def test_refuses_what_is_not_tensors_alone(tmp_path):
+    torch.save({"weights": tmp_path}, tmp_path / "code.pth")
+    (tmp_path / "page.pth").write_text("<html>")
+    (tmp_path / "page.safetensors").write_text("<html>")
+    torch.save(torch.zeros(2), tmp_path / "tensor.pth")
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), tmp_path / "jit.pt")
+    for name in ("code.pth", "page.pth", "page.safetensors", "jit.pt", "tensor.pth", "none.pth"):
+        with pytest.raises(CheckpointError, match=name):
+            read_state(tmp_path / name)
+
+
+def test_command_line_says_what_is_wrong(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--sam", "a.pth", "--clip", "weights.bin", "--out", str(tmp_path / "out")])
+    assert "MODEL:FILE" in capsys.readouterr().err
+    status = main(["--sam", f"{tmp_path}/a.pth", "--clip", "M:b", "--out", f"{tmp_path}/out"])
+    assert status == 1
+    assert "no file" in capsys.readouterr().err

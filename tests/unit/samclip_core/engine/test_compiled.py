@@ -1,0 +1,181 @@
+"""The compiled engine on the bundled checkpoint: what it chooses, keeps and refuses."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from samclip_core import engine
+from samclip_core.engine import compiled
+from samclip_core.engine.base import Asked, Dtype, Part
+from samclip_core.engine.compiled import CompiledEngine
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+from tests.checkout import sources
+
+EDGE = checkpoint.resolve("edge")
+ENCODER: tuple[Part, ...] = ("image_encoder",)
+GREY = np.full((1, 3, 384, 384), 128, np.uint8), np.array([[384, 256]])
+
+
+@pytest.fixture
+def edge(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EDGE, tmp_path / "edge"))
+
+
+def _times(monkeypatch: pytest.MonkeyPatch, *milliseconds: float) -> list[int]:
+    """Let each precision take so long; list how many were measured each time."""
+    measured = []
+
+    def measure(encoders: dict[Dtype, object], _: object) -> dict[Dtype, float]:
+        measured.append(len(encoders))
+        return dict(zip(encoders, milliseconds, strict=False))
+
+    monkeypatch.setattr(compiled, "_milliseconds", measure)
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("times", "chosen"),
+    [
+        ((50, 30, 20, 22), "int8"),
+        ((50, 47, 46, 46), "float32"),
+        ((50, 30, 28, 29), "bfloat16"),
+        ((50, 30, 28, 20), "int8+bfloat16"),
+        ((20, 60, 60, 60), "float32"),
+    ],
+)
+def test_a_lower_precision_is_taken_where_it_is_clearly_faster(
+    times: tuple[float, ...], chosen: str
+) -> None:
+    names: tuple[Dtype, ...] = ("float32", "bfloat16", "int8", "int8+bfloat16")
+    assert compiled._best(dict(zip(names, times, strict=True))) == chosen
+
+
+def test_the_choice_and_the_graph_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    measured = _times(monkeypatch, 1.0, 2.0, 3.0, 4.0)
+    first = CompiledEngine(EDGE, "auto", ENCODER, tmp_path / "compiled")
+    monkeypatch.setattr(compiled, "_prepared", lambda *_: pytest.fail("compiled again"))
+    second = CompiledEngine(EDGE, "auto", ENCODER, tmp_path / "compiled")
+    assert len(measured) == 1
+    assert first.dtype == second.dtype == "float32"
+    for one, other in zip(first.encode(*GREY), second.encode(*GREY), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_int8_that_a_processor_computes_inexactly_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compiled, "agreement", lambda *_: 0.9)
+    _times(monkeypatch, 4.0, 3.0, 2.0, 1.0)
+    assert not CompiledEngine(EDGE, "auto", ENCODER).dtype.startswith("int8")
+    assert "results are wrong" in caplog.text
+    with pytest.raises(CheckpointError, match="cannot be served as int8"):
+        CompiledEngine(EDGE, "int8", ENCODER)
+
+
+def test_a_precision_that_cannot_be_compiled_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = CompiledEngine._compiled
+
+    def only_float(self: CompiledEngine, graph: compiled.Variant) -> object:
+        if graph != ("image_encoder.onnx", "f32"):
+            raise RuntimeError("no such instruction")
+        return whole(self, graph)
+
+    monkeypatch.setattr(CompiledEngine, "_compiled", only_float)
+    assert CompiledEngine(EDGE, "auto", ENCODER).dtype == "float32"
+
+
+def test_a_damaged_graph_on_disk_is_compiled_again(tmp_path: Path) -> None:
+    folder = tmp_path / "compiled"
+    first = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    (kept,) = folder.glob("*.onnx*")
+    kept.write_bytes(kept.read_bytes()[:-1000] + bytes(1000))
+    again = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    for one, other in zip(first.encode(*GREY), again.encode(*GREY), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_int8_alone_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "_CAPABILITIES", {**compiled._CAPABILITIES, "bfloat16": "none"})
+    assert CompiledEngine(EDGE, "int8", ENCODER).dtype == "int8"
+    monkeypatch.setattr(compiled, "agreement", lambda *_: 0.9)
+    with pytest.raises(CheckpointError, match="cannot be served as int8"):
+        CompiledEngine(EDGE, "int8", ENCODER)
+
+
+def test_a_graph_on_disk_that_the_runtime_cannot_read_is_compiled_again(tmp_path: Path) -> None:
+    folder = tmp_path / "compiled"
+    first = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    for path in folder.iterdir():
+        first._disk.write(path.name.split("-", 1)[1], b"no graph")
+    again = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    for one, other in zip(first.encode(*GREY), again.encode(*GREY), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_precision_that_is_asked_for_is_had(dtype: Asked) -> None:
+    found = engine.load(EDGE, dtype=dtype, parts=ENCODER)
+    assert found.name == "openvino"
+    assert found.dtype.startswith(dtype)
+
+
+def test_a_checkpoint_without_an_int8_graph_says_how_to_get_one(edge: Path) -> None:
+    manifest = json.loads((edge / checkpoint.MANIFEST).read_text())
+    del manifest["graphs"]["files"][checkpoint.INT8_GRAPH]
+    (edge / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="--calibrate"):
+        CompiledEngine(edge, "int8", ENCODER)
+
+
+def test_a_checkpoint_of_links_is_served(tmp_path: Path) -> None:
+    for file in EDGE.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    found = CompiledEngine(tmp_path, "float32", ENCODER).encode(*GREY)
+    expected = CompiledEngine(EDGE, "float32", ENCODER).encode(*GREY)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_damaged_graph_or_weight_is_named(edge: Path) -> None:
+    (edge / "mask_decoder.onnx").write_bytes(b"no graph")
+    with pytest.raises(CheckpointError, match=r"mask_decoder\.onnx.*samclip export"):
+        CompiledEngine(edge, parts=("mask_decoder",))
+    (edge / checkpoint.WEIGHTS).write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
+        CompiledEngine(edge, parts=ENCODER)
+
+
+def test_without_graphs_and_torch_the_error_names_the_export(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert engine.load(tiny_checkpoint).name == "torch"
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match="samclip export"):
+        engine.load(tiny_checkpoint)
+
+
+def test_signals_are_handled_after_engines_have_come_and_gone() -> None:
+    """Each of the runtime's own objects brings a stack for signal handlers and frees it."""
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from samclip_core.engine.compiled import CompiledEngine\n"
+        "make = lambda: CompiledEngine(Path(sys.argv[1]), 'float32', ('mask_decoder',))\n"
+        "first = make()\n"
+        "second = make()\n"
+        "del first\n"
+        "del second\n"
+        "signal.signal(signal.SIGUSR1, lambda *_: print('handled'))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)"
+    )
+    path = {"PYTHONPATH": sources()}
+    run = subprocess.run(
+        [sys.executable, "-c", code, EDGE], env=path, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout) == (0, "handled\n"), run.stderr

@@ -1,0 +1,186 @@
+"""Checkpoint directories with two small modules in place of a network and a text tower."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samclip_core.config import EDGE
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+from samclip_core.nn.text_encoder import TextEncoder
+
+LINEAGE = {"data": ["none"]}
+
+
+def _net() -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {"image_encoder": nn.Linear(3, 4), "mask_decoder": nn.Sequential(nn.BatchNorm1d(4))}
+    )
+
+
+class _Text(TextEncoder):
+    tokenizer_json = '{"tokens": 3}'
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(5, 3)
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        return torch.zeros(len(texts), 1, dtype=torch.long)
+
+    def forward(self, ids_TN: Tensor) -> Tensor:
+        return self.words(ids_TN)[:, 0]
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "one", _net(), _Text(), EDGE, LINEAGE)
+    return tmp_path / "one"
+
+
+def test_weights_come_back_as_float32(tmp_path: Path) -> None:
+    net, text = _net(), _Text()
+    checkpoint.save(tmp_path / "exact", net, text, EDGE, LINEAGE, half=False)
+    checkpoint.save(tmp_path / "half", net, text, EDGE, LINEAGE)
+    exact, half = _net(), _net()
+    checkpoint.load_weights(tmp_path / "exact", exact)
+    checkpoint.load_weights(tmp_path / "half", half)
+    weight = net["image_encoder"].weight
+    assert torch.equal(exact["image_encoder"].weight, weight)
+    assert half["image_encoder"].weight.dtype == torch.float32
+    assert torch.equal(half["image_encoder"].weight, weight.half().float())
+    assert torch.equal(half["image_encoder"].bias, net["image_encoder"].bias)
+
+
+def test_text_weights_have_their_own_file(saved: Path) -> None:
+    text = _Text()
+    checkpoint.load_weights(saved, text, file=checkpoint.TEXT_WEIGHTS)
+    assert text.words.weight.shape == (5, 3)
+    assert checkpoint.read_file(saved, checkpoint.TOKENIZER) == b'{"tokens": 3}'
+
+
+def test_config_comes_back(saved: Path) -> None:
+    assert checkpoint.read_config(saved) == EDGE
+
+
+def test_saving_is_reproducible(tmp_path: Path) -> None:
+    net, text = _net(), _Text()
+    digests = {checkpoint.save(tmp_path / d, net, text, EDGE, LINEAGE) for d in "ab"}
+    assert digests == {checkpoint.digest(tmp_path / "a")}
+
+
+def test_only_the_named_parts_are_loaded(saved: Path) -> None:
+    whole, head = _net(), nn.ModuleDict({"image_encoder": nn.Linear(3, 4)})
+    before = whole["mask_decoder"][0].weight.clone().fill_(7.0)
+    whole["mask_decoder"][0].weight.data.copy_(before)
+    checkpoint.load_weights(saved, whole, parts=["image_encoder"])
+    checkpoint.load_weights(saved, head, parts=["image_encoder"])
+    assert torch.equal(whole["image_encoder"].weight, head["image_encoder"].weight)
+    assert torch.equal(whole["mask_decoder"][0].weight, before)
+
+
+def test_other_files_are_not_read_for_a_part(saved: Path) -> None:
+    (saved / checkpoint.TEXT_WEIGHTS).write_bytes(b"damaged")
+    net = _net()
+    checkpoint.load_weights(saved, net)
+    with pytest.raises(CheckpointError, match=r"text_encoder\.safetensors"):
+        checkpoint.load_weights(saved, _Text(), file=checkpoint.TEXT_WEIGHTS)
+
+
+def test_weights_that_are_no_tensors_are_named(saved: Path) -> None:
+    (saved / checkpoint.WEIGHTS).write_bytes(b"no tensors")
+    checkpoint.seal(saved)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors holds no tensors"):
+        checkpoint.load_weights(saved, _net())
+
+
+@pytest.mark.parametrize(
+    ("net", "told"),
+    [
+        (nn.ModuleDict({"image_encoder": nn.Linear(3, 4)}), "unexpected .*mask_decoder.0.bias"),
+        (nn.ModuleDict({**_net(), "extra": nn.Linear(1, 1)}), "missing .*extra.bias, extra.weight"),
+        (
+            nn.ModuleDict({**_net(), "image_encoder": nn.Linear(3, 5)}),
+            r"another shape .*image_encoder.weight \[4, 3\] instead of \[5, 3\]",
+        ),
+    ],
+)
+def test_keys_and_shapes_are_strict(saved: Path, net: nn.Module, told: str) -> None:
+    with pytest.raises(CheckpointError, match=told):
+        checkpoint.load_weights(saved, net)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_changed_byte_is_refused_and_changes_the_digest(saved: Path, name: str) -> None:
+    before, content = checkpoint.digest(saved), bytearray((saved / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (saved / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=name):
+        checkpoint.read_file(saved, name)
+    assert checkpoint.seal(saved) != before
+
+
+def test_a_truncated_or_missing_file_is_named(saved: Path) -> None:
+    weights = saved / checkpoint.WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing or differs"):
+        checkpoint.load_weights(saved, _net())
+    weights.unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing or differs"):
+        checkpoint.load_weights(saved, _net())
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"files": {"a": "b"}, "digest": "c"}'])
+def test_an_inconsistent_manifest_is_refused(saved: Path, content: str) -> None:
+    (saved / checkpoint.MANIFEST).write_text(content)
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        checkpoint.digest(saved)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "lineage.json"])
+def test_the_whole_is_verified_but_for_the_card(saved: Path, name: str) -> None:
+    (saved / checkpoint.CARD).write_text("# not sealed yet")
+    assert checkpoint.verify(saved) is None
+    (saved / name).write_bytes((saved / name).read_bytes() + b" ")
+    with pytest.raises(CheckpointError, match=f"{name} is missing or differs"):
+        checkpoint.verify(saved)
+
+
+def test_a_finished_card_can_be_sealed(saved: Path) -> None:
+    before = checkpoint.digest(saved)
+    (saved / checkpoint.CARD).write_text("# measured")
+    assert checkpoint.digest(saved) == before
+    assert checkpoint.seal(saved) == checkpoint.digest(saved) != before
+
+
+def test_saving_replaces_a_checkpoint_and_leaves_nothing_behind(saved: Path) -> None:
+    value = checkpoint.save(saved, _net(), _Text(), EDGE, {"data": ["other"]})
+    assert checkpoint.digest(saved) == value
+    assert [path.name for path in saved.parent.iterdir()] == ["one"]
+
+
+def test_saving_refuses_a_directory_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(CheckpointError, match="something else"):
+        checkpoint.save(tmp_path, _net(), _Text(), EDGE, LINEAGE)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_a_failed_save_keeps_the_old_checkpoint(saved: Path) -> None:
+    before, net = checkpoint.digest(saved), _net()
+    net["image_encoder"].weight.data[0, 0] = 1e6  # beyond float16
+    with pytest.raises(CheckpointError, match=r"image_encoder\.weight is not finite"):
+        checkpoint.save(saved, net, _Text(), EDGE, LINEAGE)
+    assert checkpoint.digest(saved) == before
+    assert [path.name for path in saved.parent.iterdir()] == ["one"]
+
+
+def test_resolve(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "BUNDLED", saved.parent)
+    assert checkpoint.resolve("one") == saved.resolve()
+    assert checkpoint.resolve(saved) == saved.resolve()
+    with pytest.raises(CheckpointError, match=r"bundled \(one\).*samclip convert.*samclip train"):
+        checkpoint.resolve("two")

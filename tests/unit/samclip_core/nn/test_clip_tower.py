@@ -1,0 +1,120 @@
+"""All kinds of image towers that open_clip has, small and with random weights."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from samclip_core.errors import CheckpointError
+from samclip_core.nn.clip_tower import _read_cells, build_tower, read_tower, resize_valid
+from tests.clip_models import GRID, INPUT, TEXT_DIM, add_clip
+from tests.official import clip
+
+
+def timm(model: str, size: int, **more: Any) -> dict[str, Any]:
+    named = {"timm_model_name": model, "timm_model_pretrained": True, "image_size": size}
+    return named | {"timm_pool": "", "timm_proj": "linear"} | more
+
+
+# Architecture, and the side of its feature map: a class token, an average over patches and one
+# register, an attention over them, a convolutional trunk; CLIP's own ViT and ResNet.
+TOWERS: dict[str, tuple[dict[str, Any], int]] = {
+    "vit": ({}, GRID),
+    "resnet": ({"image_size": INPUT, "layers": [1, 1, 1, 1], "width": 32, "head_width": 64}, 2),
+    "timm-token": (timm("test_vit", 64), 4),
+    "timm-average": (timm("test_vit2", 64, timm_pool="avg"), 4),
+    "timm-attention": (timm("test_vit3", 160, timm_pool="map"), 10),
+    "timm-convolution": (timm("test_convnext", 64, timm_pool="avg"), 2),
+}
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory) -> Callable[[str], tuple[nn.Module, nn.Module]]:
+    """A tower of ours by its kind, and open_clip's model with the same weights."""
+
+    @cache
+    def build(kind: str) -> tuple[nn.Module, nn.Module]:
+        name = add_clip(tmp_path_factory.mktemp("clip"), f"samclip-test-{kind}", TOWERS[kind][0])
+        official = clip(name)
+        ours = build_tower(name).eval()
+        ours.load_state_dict(official.visual.state_dict())
+        return ours, official
+
+    return build
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+@torch.no_grad()
+def test_pooled_is_open_clips_and_patches_lie_in_the_same_space(towers, kind: str):
+    (ours, official), grid = towers(kind), TOWERS[kind][1]
+    size = ours.image_size if isinstance(ours.image_size, tuple) else (ours.image_size,) * 2
+    # Strong contrasts: a ResNet of random weights hardly looks at anything else.
+    pixels = 50 * torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
+    dense, pooled = read_tower(ours, pixels)
+    expected = official.encode_image(pixels, normalize=True)
+    torch.testing.assert_close(pooled, expected, atol=1e-5, rtol=0)
+    assert (pooled[0] - pooled[1]).abs().max() > 1e-3
+    assert dense.shape == (2, TEXT_DIM, grid, grid)
+    torch.testing.assert_close(dense.norm(dim=1), torch.ones(2, grid, grid))
+    assert (dense[..., 0, 0] - dense[..., 1, 1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TOWERS if kind.startswith("timm")])
+@torch.no_grad()
+def test_a_cell_says_what_a_picture_of_nothing_else_would(towers, kind: str):
+    ours, _ = towers(kind)
+    random = torch.Generator().manual_seed(2)
+    cells_NC = torch.randn(3, ours.trunk.num_features, generator=random)
+    if hasattr(ours.trunk, "num_prefix_tokens"):
+        uniform = cells_NC[:, None].expand(-1, ours.trunk.num_prefix_tokens + 16, -1)
+    else:
+        uniform = cells_NC[:, :, None, None].expand(-1, -1, 4, 4)
+    expected = ours.head(ours.trunk.forward_head(uniform))
+    torch.testing.assert_close(_read_cells(ours, cells_NC), expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_resnets_cell_is_the_value_that_its_attention_would_gather(towers):
+    ours, _ = towers("resnet")
+    pool = deepcopy(ours.attnpool)
+    pool.positional_embedding.zero_()
+    cell_1C = torch.randn(1, pool.v_proj.in_features, generator=torch.Generator().manual_seed(2))
+    expected = pool(cell_1C[:, :, None, None].expand(-1, -1, 2, 2))
+    torch.testing.assert_close(_read_cells(ours, cell_1C), expected, atol=1e-4, rtol=0)
+
+
+def test_the_valid_part_alone_is_resized_and_stays_a_picture():
+    pixels = torch.full((2, 3, 64, 64), 77.0)
+    pixels[1, :, :20, :40] = 255.0 * (torch.arange(40) % 8 < 4)
+    seen = resize_valid(pixels, torch.tensor([[64, 64], [20, 40]]), 48)
+    assert seen.shape == (2, 3, 48, 48)
+    torch.testing.assert_close(seen[0], torch.full((3, 48, 48), 77.0), atol=1e-3, rtol=0)
+    assert (seen[1].min(), seen[1].max()) == (0, 255)
+    alone = F.interpolate(pixels[1:, :, :20, :40], 48, mode="bicubic", antialias=True)
+    torch.testing.assert_close(seen[1:], alone.clamp(0, 255), atol=1e-3 * 255, rtol=0)
+
+
+@pytest.mark.parametrize("side", [48, (30, 70)], ids=str)
+def test_resizing_equals_torchs_own_for_every_size(side):
+    random = torch.Generator().manual_seed(3)
+    sizes = torch.tensor([[96, 96], [1, 96], [96, 2], [48, 48], [47, 49], [33, 95]])
+    pixels = 255 * torch.rand(len(sizes), 3, 96, 96, generator=random)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen = resize_valid(pixels, sizes, side)
+    for slot, (height, width) in enumerate(sizes.tolist()):
+        part = pixels[slot : slot + 1, :, :height, :width]
+        expected = F.interpolate(part, side, mode="bicubic", antialias=True).clamp(0, 255)
+        torch.testing.assert_close(seen[slot : slot + 1], expected, atol=1e-3 * 255, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "told"), [("ViT-Z-1", "no architecture"), ("coca_ViT-B-32", "attention of its own")]
+)
+def test_says_which_towers_cannot_be_read(model: str, told: str):
+    with torch.device("meta"), pytest.raises(CheckpointError, match=told):
+        build_tower(model)

@@ -1,0 +1,221 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from samclip_core.engine.base import BOX_MAX, BOX_MIN
+from samclip_core.nn.edge import (
+    DRAWN,
+    STRIDE,
+    Detail,
+    EdgeClipHead,
+    EdgeEncoder,
+    EdgeMaskDecoder,
+    EdgePromptEncoder,
+    Mixer,
+    Overview,
+    drawn_prompt,
+)
+from tests.weights import seeded
+
+SIZE, WIDTH = 64, 16
+GRID = SIZE // STRIDE
+
+
+CORNERS_P2 = torch.tensor([[BOX_MIN, BOX_MAX]])
+
+
+@pytest.fixture(scope="module")
+def encoder() -> EdgeEncoder:
+    return seeded(lambda: EdgeEncoder(SIZE, WIDTH), 0).eval()
+
+
+@pytest.fixture(scope="module")
+def prompts() -> EdgePromptEncoder:
+    return seeded(lambda: EdgePromptEncoder(WIDTH, GRID, SIZE), 0).eval()
+
+
+@torch.no_grad()
+def test_what_lies_in_the_padding_does_not_matter(encoder: EdgeEncoder) -> None:
+    pixels_B3SS = torch.rand(1, 3, SIZE, SIZE) * 255
+    sizes_B2 = torch.tensor([[SIZE, 40]])
+    noisy_B3SS = pixels_B3SS.clone()
+    noisy_B3SS[..., 40:] = 255 * torch.rand(1, 3, SIZE, SIZE - 40)
+    clean, noisy = encoder(pixels_B3SS, sizes_B2), encoder(noisy_B3SS, sizes_B2)
+    assert clean.sam_BDhw.shape == (1, WIDTH, GRID, GRID)
+    assert clean.tokens_BDhw.shape == (1, encoder.token_dim, GRID // 2, GRID // 2)
+    torch.testing.assert_close(clean.sam_BDhw, noisy.sam_BDhw)
+    torch.testing.assert_close(clean.tokens_BDhw, noisy.tokens_BDhw)
+
+
+@pytest.fixture(scope="module")
+def head(encoder: EdgeEncoder) -> EdgeClipHead:
+    return seeded(lambda: EdgeClipHead(encoder.token_dim, text_dim=5, width=8, hidden=7), 1)
+
+
+@pytest.mark.parametrize("side", [32, 64, 160])
+@torch.no_grad()
+def test_any_frame_is_encoded_and_only_its_image_pooled(
+    encoder: EdgeEncoder, head: EdgeClipHead, side: int
+) -> None:
+    """What stands in the padding, as pixels or as features, reaches no pooled embedding."""
+    pixels_B3SS = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(side)) * 255
+    sizes_B2 = torch.tensor([[side, side], [side, side // 2 - 3]])
+    cleared_B3SS = pixels_B3SS.clone()
+    cleared_B3SS[1, :, :, side // 2 - 3 :] = 0
+    out, other = encoder(pixels_B3SS, sizes_B2), encoder(cleared_B3SS, sizes_B2)
+    assert out.sam_BDhw.shape == (2, WIDTH, side // 8, side // 8)
+    assert out.tokens_BDhw.shape == (2, encoder.token_dim, side // 16, side // 16)
+    changed_BDhw = other.tokens_BDhw.clone()
+    changed_BDhw[1, :, :, -(-(side // 2 - 3) // 16) :] += 1
+    dense_BDhw, pooled_BD = head(out.tokens_BDhw, sizes_B2)
+    assert dense_BDhw.shape == (2, 5, side // 16, side // 16)
+    torch.testing.assert_close(pooled_BD, head(changed_BDhw, sizes_B2)[1])
+    alone = encoder(pixels_B3SS[1:], sizes_B2[1:])
+    torch.testing.assert_close(alone.sam_BDhw[0], out.sam_BDhw[1], atol=1e-4, rtol=0)
+    _, alone_BD = head(alone.tokens_BDhw, sizes_B2[1:])
+    torch.testing.assert_close(alone_BD[0], pooled_BD[1], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_head_pools_only_image_and_gives_vectors_of_length_one() -> None:
+    head = seeded(lambda: EdgeClipHead(6, text_dim=5, width=8, hidden=7), 0)
+    tokens_BDhw = torch.randn(2, 6, 4, 4)
+    changed_BDhw = tokens_BDhw.clone()
+    changed_BDhw[0, :, :, 2:] += 1
+    sizes_B2 = torch.tensor([[SIZE, 32], [SIZE, SIZE]])
+    dense_BDhw, pooled_BD = head(tokens_BDhw, sizes_B2)
+    _, changed_BD = head(changed_BDhw, sizes_B2)
+    torch.testing.assert_close(pooled_BD[0], changed_BD[0])
+    image_Bhw = torch.ones(2, 4, 4)
+    image_Bhw[0, :, 2:] = 0
+    torch.testing.assert_close(dense_BDhw.norm(dim=1), image_Bhw)
+    torch.testing.assert_close(pooled_BD.norm(dim=1), torch.ones(2))
+
+
+@torch.no_grad()
+def test_the_head_does_the_same_without_the_padding_that_all_share() -> None:
+    head = seeded(lambda: EdgeClipHead(6, text_dim=5, width=8, hidden=7), 0)
+    tokens_BDhw = torch.randn(2, 6, 4, 4)
+    wide, square = torch.tensor([[32, SIZE]]), torch.tensor([[SIZE, SIZE]])
+    dense_BDhw, pooled_BD = head(tokens_BDhw, torch.cat([wide, square]))
+    alone_BDhw, alone_BD = head(tokens_BDhw[:1], wide)
+    torch.testing.assert_close(alone_BDhw, dense_BDhw[:1])
+    torch.testing.assert_close(alone_BD, pooled_BD[:1])
+
+
+@torch.no_grad()
+def test_a_uniform_map_pools_to_what_each_patch_says() -> None:
+    head = seeded(lambda: EdgeClipHead(6, text_dim=5, width=8, hidden=7), 0)
+    tokens_BDhw = torch.randn(1, 6, 1, 1).expand(1, 6, 4, 4)
+    dense_BDhw, pooled_BD = head(tokens_BDhw, torch.tensor([[SIZE, SIZE]]))
+    torch.testing.assert_close(dense_BDhw[..., 2, 3], pooled_BD)
+
+
+def test_a_box_is_drawn_with_its_area_however_small(prompts: EdgePromptEncoder) -> None:
+    boxes_P4 = torch.tensor([[3.0, 5.0, 40.0, 22.0], [10.2, 10.2, 10.7, 10.4]])
+    cell = SIZE / prompts.mask_input_size[0]
+    drawn_Pmm = prompts._draw_boxes(boxes_P4.reshape(-1, 2, 2), CORNERS_P2)
+    areas_P = (boxes_P4[:, 2] - boxes_P4[:, 0]) * (boxes_P4[:, 3] - boxes_P4[:, 1])
+    torch.testing.assert_close(drawn_Pmm.sum(dim=(1, 2)) * cell**2, areas_P)
+    assert drawn_Pmm.max() <= 1
+
+
+def test_clicks_are_drawn_where_they_are_with_their_sign(prompts: EdgePromptEncoder) -> None:
+    points_PN2 = torch.tensor([[[8.5, 40.5], [50.5, 10.5], [0.0, 0.0]]])
+    labels_PN = torch.tensor([[1.0, 0.0, -1.0]])
+    narrow_mm, wide_mm = prompts._draw_points(points_PN2, labels_PN)[0]
+    column, row = (int(v) for v in ((points_PN2[0, 0] + 0.5) // 2))
+    assert narrow_mm.argmax() == row * narrow_mm.shape[1] + column
+    assert narrow_mm[10 // 2, 50 // 2] < -0.9
+    assert abs(float(narrow_mm[0, 0])) < 0.01  # padding is drawn nowhere
+    assert wide_mm.abs().sum() > narrow_mm.abs().sum()
+
+
+@torch.no_grad()
+def test_prompts_change_the_dense_embedding_as_well(prompts: EdgePromptEncoder) -> None:
+    point = torch.tensor([[[20.0, 20.0]]]), torch.ones(1, 1)
+    box_14 = torch.tensor([[4.0, 4.0, 30.0, 30.0]])
+    logits_P1mm = torch.randn(1, 1, *prompts.mask_input_size)
+    dense = [
+        prompts(point, None, None)[1],
+        prompts(None, box_14, None)[1],
+        prompts(None, None, logits_P1mm)[1],
+    ]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.allclose(dense[i], dense[j])
+    assert prompts(point, None, None)[0].shape == (1, 2, WIDTH)  # SAM's padding point
+    assert prompts(point, box_14, None)[0].shape == (1, 3, WIDTH)
+
+
+@torch.no_grad()
+def test_the_drawn_prompt_stands_behind_the_embedded_one(prompts: EdgePromptEncoder) -> None:
+    boxes_P4 = torch.tensor([[3.0, 5.0, 40.0, 22.0]])
+    _, dense_PDhw = prompts(None, boxes_P4, None)
+    drawn_PCmm = drawn_prompt(dense_PDhw[:, WIDTH:])
+    assert drawn_PCmm.shape == (1, DRAWN, *prompts.mask_input_size)
+    assert torch.equal(
+        drawn_PCmm[:, 1], prompts._draw_boxes(boxes_P4.reshape(-1, 2, 2), CORNERS_P2)
+    )
+    assert not drawn_PCmm[:, [0, 2, 3]].any()
+
+
+@pytest.fixture
+def decoder() -> EdgeMaskDecoder:
+    return seeded(lambda: EdgeMaskDecoder(WIDTH, depth=1, heads=2, mlp_dim=16), 0)
+
+
+@torch.no_grad()
+def test_a_mask_is_as_sharp_as_the_drawn_prompt(
+    decoder: EdgeMaskDecoder, prompts: EdgePromptEncoder
+) -> None:
+    """What the drawing counts for is added cell by cell, for each mask what its token says."""
+    image_BDhw, index_P = torch.randn(1, WIDTH, GRID, GRID), torch.zeros(1, dtype=torch.long)
+    sparse_PND, dense_PDhw = prompts(None, torch.tensor([[3.0, 5.0, 40.0, 22.0]]), None)
+    given = image_BDhw, prompts.get_dense_pe(), sparse_PND, dense_PDhw, index_P
+    nn.init.zeros_(decoder.drawing.weight)
+    nn.init.zeros_(decoder.drawing.bias)
+    without_PMmm, _ = decoder.decode(*given)
+    decoder.drawing.bias[1] = 2.0
+    with_PMmm, _ = decoder.decode(*given)
+    drawn_mm = drawn_prompt(dense_PDhw[:, WIDTH:])[0, 1]
+    torch.testing.assert_close(with_PMmm - without_PMmm, 2 * drawn_mm.expand(1, 4, -1, -1))
+
+
+@torch.no_grad()
+def test_the_decoder_mixes_neighbouring_places_and_overlooks_the_whole(
+    decoder: EdgeMaskDecoder,
+) -> None:
+    overview, *mixers = list(decoder.get_submodule("output_upscaling").children())[:3]
+    near_hw, far_hw = reached(nn.Sequential(*mixers), 32), reached(overview, 32)
+    assert near_hw[16, 16]
+    assert near_hw[11, 11]
+    assert not near_hw[0, 0]
+    assert far_hw.all()
+
+
+def reached(module: nn.Module, grid: int) -> Tensor:
+    """Which cells of a map change with its middle one."""
+    map_PDhw = torch.zeros(1, WIDTH, grid, grid)
+    spot_PDhw = map_PDhw.clone()
+    spot_PDhw[..., grid // 2, grid // 2] = 1
+    return (module(spot_PDhw) - module(map_PDhw)).abs().sum(dim=1)[0] > 1e-7
+
+
+def test_what_mixes_starts_as_the_identity() -> None:
+    """So that a trained network can be given more of it."""
+    map_PDhw = torch.randn(1, WIDTH, GRID, GRID)
+    for module in (Mixer(WIDTH), Mixer(WIDTH, 3 * WIDTH), Overview(WIDTH)):
+        torch.testing.assert_close(module(map_PDhw), map_PDhw)
+
+
+@torch.no_grad()
+def test_detail_starts_at_nothing_and_tells_pixels_of_one_cell_apart() -> None:
+    """A cell of the embedding is four cells of the finest map wide, and knows where in them."""
+    detail = Detail((3, 5), WIDTH)
+    s2_BDhw, s4_BDhw = torch.randn(1, 3, 4 * GRID, 4 * GRID), torch.zeros(1, 5, 2 * GRID, 2 * GRID)
+    assert not detail(s2_BDhw, s4_BDhw).any()
+    nn.init.normal_(detail.gather.weight)
+    moved_BDhw = s2_BDhw.roll(1, dims=-1)
+    here, there = (detail(map_BDhw, s4_BDhw) for map_BDhw in (s2_BDhw, moved_BDhw))
+    assert here.shape == (1, WIDTH, GRID, GRID)
+    assert (here - there).abs().amax(dim=1).min() > 1e-3

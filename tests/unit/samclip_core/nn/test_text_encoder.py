@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from samclip_core.config import TextConfig
+from samclip_core.errors import CheckpointError, InvalidLabels
+from samclip_core.nn.text_encoder import (
+    BATCH,
+    SentenceTextEncoder,
+    build_text_encoder,
+    load_text_encoder,
+)
+
+
+@pytest.fixture(scope="module")
+def encoder(tiny_checkpoint: Path) -> SentenceTextEncoder:
+    encoder = load_text_encoder(tiny_checkpoint)
+    assert isinstance(encoder, SentenceTextEncoder)
+    return encoder
+
+
+def _texts(count: int) -> list[str]:
+    return [f"the dog {index} " + "of the grass " * (index % 9) for index in range(count)]
+
+
+def test_rows_have_length_1(encoder: SentenceTextEncoder) -> None:
+    rows_TD = encoder.embed(["the dog", "a photo of the cat"])
+    assert rows_TD.shape == (2, 32)
+    assert rows_TD.dtype == torch.float32
+    torch.testing.assert_close(rows_TD.norm(dim=1), torch.ones(2))
+
+
+def test_many_texts_equal_single_ones(encoder: SentenceTextEncoder) -> None:
+    texts = _texts(2 * BATCH + 3)
+    alone_TD = torch.cat([encoder.embed([text]) for text in texts])
+    assert (encoder.embed(texts) - alone_TD).abs().max() <= 1e-5
+
+
+def test_a_text_of_any_length_is_cut_not_refused(encoder: SentenceTextEncoder) -> None:
+    long, longer = encoder.embed(["dog " * 500, "dog " * 501])
+    torch.testing.assert_close(long, longer)
+
+
+def test_frozen(encoder: SentenceTextEncoder) -> None:
+    assert not encoder.training
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_the_centre_is_taken_off(encoder: SentenceTextEncoder, tiny_checkpoint: Path) -> None:
+    centred, texts = load_text_encoder(tiny_checkpoint), _texts(8)
+    before_TD = encoder.embed(texts)
+    centred.center_D.copy_(before_TD.mean(dim=0))
+    expected_TD = torch.nn.functional.normalize(before_TD - before_TD.mean(dim=0), dim=1)
+    torch.testing.assert_close(centred.embed(texts), expected_TD)
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["dog", "  "]])
+def test_nothing_to_embed(encoder: SentenceTextEncoder, texts: list[str]) -> None:
+    with pytest.raises(InvalidLabels):
+        encoder.embed(texts)
+
+
+def test_results_can_go_into_a_loss(encoder: SentenceTextEncoder) -> None:
+    weight = torch.ones(32, requires_grad=True)
+    loss: Tensor = (encoder.embed(["dog"]) * weight).sum()
+    loss.backward()
+    assert weight.grad is not None
+
+
+@pytest.mark.parametrize("model", ["no-such-model", "ViT-B-16-SigLIP"])
+def test_an_open_clip_tower_that_cannot_work_offline_is_refused(model: str) -> None:
+    with pytest.raises(CheckpointError, match=model):
+        build_text_encoder(TextConfig(tower="open_clip", model=model))
+
+
+def test_an_open_clip_tower_is_open_clips_own() -> None:
+    tower = build_text_encoder(TextConfig(tower="open_clip", model="ViT-S-32-alt"))
+    theirs = open_clip.create_model("ViT-S-32-alt", pretrained=None).eval()
+    own = {key.removeprefix("model."): value for key, value in tower.state_dict().items()}
+    assert own.keys() == {key for key in theirs.state_dict() if not key.startswith("visual.")}
+    theirs.load_state_dict(own, strict=False)
+    texts = ["a dog", "a photo of a red double-decker bus"]
+    with torch.no_grad():
+        tokens_TN = open_clip.get_tokenizer("ViT-S-32-alt")(texts)
+        expected_TD = theirs.encode_text(tokens_TN, normalize=True)
+    assert (tower.embed(texts) - expected_TD).abs().max() <= 1e-5

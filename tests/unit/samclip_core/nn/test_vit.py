@@ -1,0 +1,146 @@
+from functools import partial
+
+import pytest
+import torch
+from segment_anything import build_sam_vit_b, modeling
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from samclip_core.nn import vit
+from samclip_core.nn.vit import VARIANTS, ImageEncoder, zero_padding
+from tests.weights import seeded
+
+SIZE = 96
+TINY = VARIANTS["tiny"]
+
+
+def official(image_size: int) -> modeling.ImageEncoderViT:
+    return modeling.ImageEncoderViT(
+        img_size=image_size,
+        embed_dim=TINY.width,
+        depth=TINY.depth,
+        num_heads=TINY.heads,
+        out_chans=32,
+        norm_layer=partial(nn.LayerNorm, eps=1e-6),
+        use_rel_pos=True,
+        window_size=TINY.window,
+        global_attn_indexes=TINY.global_blocks,
+    )
+
+
+@pytest.fixture(scope="module")
+def encoder() -> ImageEncoder:
+    return seeded(lambda: ImageEncoder("tiny", image_size=SIZE, embed_dim=32), 0)
+
+
+def frames(batch: int, height: int, width: int) -> torch.Tensor:
+    return 255 * torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(2))
+
+
+def sizes(batch: int, height: int, width: int) -> torch.Tensor:
+    return torch.tensor([[height, width]] * batch)
+
+
+def official_answer(encoder: ImageEncoder, pixels_B3HW: torch.Tensor) -> torch.Tensor:
+    """The official encoder's answer, with our weights and our interpolated position table."""
+    grid = torch.Size(length // 16 for length in pixels_B3HW.shape[-2:])
+    reference = official(SIZE).eval()
+    reference.load_state_dict(encoder.state_dict())
+    reference.pos_embed = nn.Parameter(encoder._positions(grid))
+    return reference((pixels_B3HW - encoder.pixel_mean_311) / encoder.pixel_std_311)
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(SIZE, SIZE), (48, 48), (160, 160), (64, 112)], ids=str
+)
+def test_any_frame_equals_the_official_encoder(encoder, height, width):
+    pixels = frames(2, height, width)
+    with torch.inference_mode():
+        out = encoder(pixels, sizes(2, height, width))
+        expected = official_answer(encoder, pixels)
+    assert expected.std() > 0.5
+    torch.testing.assert_close(out.sam_BDhw, expected, atol=1e-4, rtol=0)
+    assert out.tokens_BDhw.shape == (2, TINY.width, height // 16, width // 16)
+
+
+def test_attention_that_learns_runs_on_the_fused_kernel_alone(encoder):
+    pixels = frames(1, SIZE, SIZE)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+        out = encoder(pixels, sizes(1, SIZE, SIZE))
+    assert out.sam_BDhw.requires_grad
+    torch.testing.assert_close(out.sam_BDhw, official_answer(encoder, pixels), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 4, 16], ids=lambda rows: f"{rows} rows at once")
+@torch.no_grad()
+def test_attention_of_exported_graphs_equals_the_fused_one(monkeypatch, rows):
+    monkeypatch.setattr(vit, "ROWS_AT_ONCE", rows)
+    random = torch.Generator().manual_seed(4)
+    shapes = [(2, 3, 4, 6, 8)] * 3 + [(4, 4, 8), (6, 6, 8)]
+    given = [torch.randn(shape, generator=random) for shape in shapes]
+    torch.testing.assert_close(vit.attend_in_rows(*given), vit.attend_fused(*given))
+
+
+def test_what_stands_in_the_padding_does_not_matter(encoder):
+    pixels = frames(1, SIZE, SIZE)
+    padded = pixels.clone()
+    padded[:, :, 50:] = 0
+    valid = sizes(1, 50, SIZE)
+    with torch.inference_mode():
+        one, other = encoder(pixels, valid), encoder(padded, valid)
+    torch.testing.assert_close(one.sam_BDhw, other.sam_BDhw, atol=0, rtol=0)
+
+
+def test_zero_padding_keeps_the_top_left_part():
+    padded = zero_padding(torch.ones(2, 1, 4, 5), torch.tensor([[2, 5], [4, 1]]))
+    assert padded.sum(dim=(1, 2, 3)).tolist() == [10, 4]
+    assert padded[0, 0, :2].all()
+    assert padded[1, 0, :, 0].all()
+
+
+@pytest.mark.parametrize("side", [48, SIZE, 160])
+def test_an_image_alone_equals_it_in_a_batch(encoder, side):
+    pixels = frames(3, side, side)
+    valid = torch.tensor([[side, side], [40, side], [side, 17]])
+    with torch.inference_mode():
+        batch = encoder(pixels, valid)
+        for slot in range(3):
+            alone = encoder(pixels[slot : slot + 1], valid[slot : slot + 1])
+            for one, many in zip(alone, batch, strict=True):
+                torch.testing.assert_close(one[0], many[slot], atol=1e-4, rtol=0)
+
+
+def test_relative_positions_are_learnt_through_the_folded_product(encoder):
+    encoder(frames(1, SIZE, SIZE), sizes(1, SIZE, SIZE)).sam_BDhw.square().sum().backward()
+    for block in encoder.blocks:
+        assert block.attn.rel_pos_h.grad.any()
+        assert block.attn.rel_pos_w.grad.any()
+    encoder.zero_grad()
+
+
+def test_checkpointing_gives_the_same_gradients_for_less_memory(encoder):
+    pixels, valid = frames(2, SIZE, SIZE), sizes(2, SIZE, SIZE)
+    gradients, kept = [], []
+    for checkpointing in (False, True):
+        encoder.checkpointing = checkpointing
+        with saved_tensors_hooks(lambda x: kept[-1].append(x.numel()) or x, lambda x: x):
+            kept.append([])
+            out = encoder(pixels, valid)
+        (out.sam_BDhw.square().mean() + out.tokens_BDhw.square().mean()).backward()
+        gradients.append({name: p.grad.clone() for name, p in encoder.named_parameters()})
+        encoder.zero_grad()
+    encoder.checkpointing = False
+    assert all(gradient.any() for gradient in gradients[0].values())
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+    assert sum(kept[1]) < sum(kept[0]) / 4
+
+
+def test_vit_b_has_the_official_keys_and_shapes():
+    with torch.device("meta"):
+        expected = build_sam_vit_b().image_encoder.state_dict()
+        ours = ImageEncoder("vit_b").state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {
+        key: value.shape for key, value in expected.items()
+    }

@@ -1,0 +1,209 @@
+"""SamClip on tiny random checkpoints: whole answers, invariance, precision and threads."""
+
+import hashlib
+import io
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from samclip_core.errors import CheckpointError, ImageTooLarge, InvalidImage, InvalidLabels
+from samclip_core.io import checkpoint
+from samclip_core.io.image import ImageLimits
+from samclip_core.model import SamClip
+from samclip_core.types import ImageFeatures, Prompt
+from tests.tiny import make_tiny_checkpoint
+
+ARRAYS = ("sam_Dhw", "clip_dense_Dhw", "clip_pooled_D")
+POINT = Prompt(points=((20, 30),))
+
+
+@pytest.fixture(scope="module", params=["edge", "vit-b"])
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> SamClip:
+    directory = tmp_path_factory.mktemp("checkpoints") / request.param
+    return SamClip.load(make_tiny_checkpoint(directory, request.param))
+
+
+def _picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth blobs of colour: noise alone would look the same everywhere."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
+    return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
+
+
+PICTURES = [_picture(90, 150, 0), _picture(128, 128, 1), _picture(300, 40, 2), _picture(7, 200, 3)]
+
+
+def _assert_same(one: ImageFeatures, other: ImageFeatures, tolerance: float = 1e-4) -> None:
+    assert one.geometry == other.geometry
+    for name in ARRAYS:
+        difference = np.abs(getattr(one, name) - getattr(other, name)).max()
+        assert difference <= tolerance, name
+
+
+def test_encode(model: SamClip) -> None:
+    features, config = model.encode(PICTURES[0]), model.config
+    assert features.sam_Dhw.shape == (config.embed_dim, config.grid, config.grid)
+    assert features.clip_dense_Dhw.shape[0] == config.text_dim
+    assert features.clip_pooled_D.shape == (config.text_dim,)
+    assert {getattr(features, name).dtype for name in ARRAYS} == {np.dtype(np.float32)}
+    assert features.dtype == model.dtype == "float32"
+    assert model.encode(features) is features
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int8+bfloat16"])
+def test_int8_is_named_with_its_calibration(tiny_checkpoint: Path, tmp_path: Path, dtype) -> None:
+    directory = shutil.copytree(tiny_checkpoint, tmp_path / "tiny")
+    engine = SamClip.load(directory, engine="torch").engine
+    engine.dtype = dtype
+    found = []
+    for graph in (b"one calibration", b"another"):
+        (directory / checkpoint.INT8_GRAPH).write_bytes(graph)
+        checkpoint.seal_graphs(directory, 20, {checkpoint.INT8_GRAPH: {}})
+        found.append(SamClip(directory, engine).dtype)
+        assert found[-1] == f"{dtype}:{hashlib.sha256(graph).hexdigest()[:8]}"
+    assert found[0] != found[1]
+
+
+def test_a_picture_alone_equals_itself_in_any_slot_of_any_batch(model: SamClip) -> None:
+    prepared = [model.prepare(picture) for picture in PICTURES]
+    alone = [model.encode(item) for item in prepared]
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 0, 1, 2]):
+        together = model.encode_batch([prepared[index] for index in order])
+        for index, features in zip(order, together, strict=True):
+            _assert_same(features, alone[index])
+
+
+def test_pictures_differ(model: SamClip) -> None:
+    one, other = model.embed_image(PICTURES[0]), model.embed_image(PICTURES[1])
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_a_file_equals_its_pixels(model: SamClip) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(PICTURES[0]).save(buffer, "PNG")
+    _assert_same(model.encode(buffer.getvalue()), model.encode(PICTURES[0]), 0)
+
+
+def test_the_same_weights_give_the_same_answer(model: SamClip, tmp_path: Path) -> None:
+    again = SamClip.load(make_tiny_checkpoint(tmp_path / "again", model.config.kind))
+    assert again.digest == model.digest
+    _assert_same(again.encode(PICTURES[0]), model.encode(PICTURES[0]), 0)
+
+
+def test_classify(model: SamClip) -> None:
+    scores = model.classify(PICTURES[0], ["dog", "cat", "grass"])
+    assert sum(score.score for score in scores) == pytest.approx(1, abs=1e-5)
+    text_1D = model.embed_text([model.config.templates[0].replace("{}", scores[0].label)])
+    cosine = float(text_1D[0] @ model.embed_image(PICTURES[0]))
+    assert scores[0].similarity == pytest.approx(cosine, abs=1e-5)
+    assert model.classify(PICTURES[0], ["dog", "cat", "grass"], top_k=1) == scores[:1]
+
+
+def test_a_lone_string_is_one_text_and_not_its_letters(model: SamClip) -> None:
+    assert model.embed_text("cat").shape == model.embed_text(["cat"]).shape
+    photo = "a photo of a {}."
+    found = model.classify(PICTURES[0], "cat", photo)
+    assert found == model.classify(PICTURES[0], ["cat"], [photo])
+    assert [region.label for region in model.segment_text(PICTURES[0], "cat").regions] == ["cat"]
+    everything = model.segment_everything(PICTURES[0], 2, "cat")
+    assert {mask.label for mask in everything} <= {"cat"}
+
+
+def test_templates_change_the_text(model: SamClip) -> None:
+    plain, photo = (
+        model.classify(PICTURES[0], ["dog"], templates)[0].similarity
+        for templates in (["{}"], ["the photo of {}"])
+    )
+    assert plain != pytest.approx(photo, abs=1e-4)
+
+
+def test_segment(model: SamClip) -> None:
+    single, multiple = (model.segment(PICTURES[0], [POINT], many)[0] for many in (False, True))
+    assert single.masks_MHW.shape == (1, 90, 150)
+    assert multiple.masks_MHW.shape == (3, 90, 150)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_segment_text_labels_every_pixel(model: SamClip, refine: bool) -> None:
+    found = model.segment_text(PICTURES[0], ["dog", "cat", "grass"], refine=refine)
+    assert found.label_map_HW.shape == (90, 150)
+    assert set(np.unique(found.label_map_HW)) <= {0, 1, 2}
+    assert sum(region.area for region in found.regions) == 90 * 150
+
+
+def test_segment_text_with_background(model: SamClip) -> None:
+    found = model.segment_text(PICTURES[0], ["dog"], background=True)
+    assert set(np.unique(found.label_map_HW)) <= {-1, 0}
+
+
+def test_segment_everything(model: SamClip) -> None:
+    masks = model.segment_everything(PICTURES[0], labels=["dog", "cat"])
+    assert masks
+    for mask in masks:
+        assert mask.mask_HW.shape == (90, 150)
+        assert mask.label in ("dog", "cat")
+    assert {mask.label for mask in model.segment_everything(PICTURES[0], 2)} <= {""}
+
+
+def test_lower_precision_is_close(tmp_path: Path) -> None:
+    directory = make_tiny_checkpoint(tmp_path / "one")
+    full = SamClip.load(directory).encode(PICTURES[0])
+    half = SamClip.load(directory, dtype="bfloat16").encode(PICTURES[0])
+    assert half.clip_pooled_D.dtype == np.float32
+    assert half.clip_pooled_D @ full.clip_pooled_D > 0.99
+    assert not np.array_equal(half.sam_Dhw, full.sam_Dhw)
+
+
+def test_in_lower_precision_the_pooled_embedding_has_length_1(tmp_path: Path) -> None:
+    model = SamClip.load(make_tiny_checkpoint(tmp_path / "one"), dtype="bfloat16")
+    for picture in PICTURES:
+        vector_D = model.embed_image(picture)
+        assert np.linalg.norm(vector_D) == pytest.approx(1, abs=1e-6)
+        (score,) = model.classify(picture, ["dog"])
+        text_D = model._class_embeddings(["dog"])[0]
+        assert score.similarity == pytest.approx(float(text_D @ vector_D), abs=1e-6)
+
+
+def test_threads_share_a_model(model: SamClip) -> None:
+    expected = [model.encode(picture) for picture in PICTURES]
+    with ThreadPoolExecutor(4) as pool:
+        for index, features in enumerate(pool.map(model.encode, PICTURES * 4)):
+            _assert_same(features, expected[index % len(PICTURES)])
+
+
+@pytest.mark.parametrize(
+    ("image", "error"),
+    [
+        (b"text", InvalidImage),
+        (np.zeros((4, 4), np.uint8), InvalidImage),
+        (np.zeros((4, 4, 3), np.float32), InvalidImage),
+        (np.zeros((0, 4, 3), np.uint8), InvalidImage),
+    ],
+)
+def test_what_is_no_picture(model: SamClip, image: object, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        model.prepare(image)
+
+
+def test_limits(tmp_path: Path) -> None:
+    directory = make_tiny_checkpoint(tmp_path / "one")
+    model = SamClip.load(directory, limits=ImageLimits(max_bytes=10))
+    with pytest.raises(ImageTooLarge):
+        model.prepare(b"\x89PNG\r\n\x1a\n and more")
+
+
+def test_no_labels(model: SamClip) -> None:
+    for ask in (model.classify, model.segment_text):
+        with pytest.raises(InvalidLabels):
+            ask(PICTURES[0], [])
+
+
+def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="samclip train"):
+        SamClip.load(tmp_path)
+    with pytest.raises(CheckpointError, match="no int8"):
+        SamClip.load(make_tiny_checkpoint(tmp_path / "one"), dtype="int8")

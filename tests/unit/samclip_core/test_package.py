@@ -1,0 +1,34 @@
+import subprocess
+import sys
+import typing
+
+import pytest
+
+import samclip_core
+
+
+def test_public_names_are_sorted_and_exist() -> None:
+    assert samclip_core.__all__ == sorted(samclip_core.__all__)
+    assert samclip_core.__all__ == list(samclip_core._HOME)
+    for name in samclip_core.__all__:
+        value: typing.Any = getattr(samclip_core, name)
+        assert value.__name__ == name
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Sam'"):
+        samclip_core.Sam  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import samclip_core",
+        "from samclip_core import Geometry, Prompt, SamClipConfig",
+        "from samclip_core.io.checkpoint import digest, read_config, resolve",
+    ],
+)
+def test_imports_without_torch(statement: str) -> None:
+    code = f"{statement}; import sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

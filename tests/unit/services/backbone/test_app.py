@@ -1,0 +1,112 @@
+import json
+
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from services.backbone import app
+from services.deployment import replica
+from services.request import wire
+from services.settings import SettingsError
+from tests.in_process import png
+
+NAMES = ["SAM", "CLIP_DENSE", "CLIP_POOLED"]
+
+
+async def test_all_outputs_come_by_default_with_their_shapes(caller, tiny_model):
+    response = await caller("Embed", pb.EmbedRequest(image=pb.Image(encoded=png()), inline=True))
+    assert [tensor.name for tensor in response.tensors] == NAMES
+    assert response.model == pb.ModelInfo(
+        name="tiny-edge", digest=tiny_model.digest, kind="edge", dtype="float32"
+    )
+    assert (response.image.width, response.image.height) == (40, 30)
+    features = tiny_model.encode(png())
+    for tensor, field in zip(response.tensors, wire.FIELDS.values(), strict=True):
+        expected = getattr(features, field)
+        np.testing.assert_allclose(wire.from_tensor(tensor), expected, atol=2e-3, rtol=2e-3)
+
+
+async def test_without_inline_there_are_shapes_and_no_data(caller):
+    request = pb.EmbedRequest(image=pb.Image(encoded=png()), outputs=[pb.CLIP_POOLED])
+    first = await caller("Embed", request)
+    (tensor,) = first.tensors
+    assert (list(tensor.shape), tensor.data) == ([32], b"")
+    assert not first.cached
+    assert (await caller("Embed", request)).cached
+
+
+async def test_texts_become_rows_of_length_one(caller, tiny_model):
+    response = await caller("EmbedText", pb.EmbedTextRequest(texts=["a dog", "a cat"]))
+    rows = wire.from_tensor(response.tensor)
+    np.testing.assert_allclose(rows, tiny_model.embed_text(["a dog", "a cat"]), atol=1e-5)
+    assert rows.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("rpc", "request_", "message"),
+    [
+        ("EmbedText", pb.EmbedTextRequest(), "no texts"),
+        ("EmbedText", pb.EmbedTextRequest(texts=["a", ""]), "text 1 is empty"),
+        ("Embed", pb.EmbedRequest(), "the image is empty"),
+        (
+            "Embed",
+            pb.EmbedRequest(image=pb.Image(encoded=png()), outputs=[pb.OUTPUT_UNSPECIFIED]),
+            "output 0 is unknown",
+        ),
+    ],
+)
+async def test_bad_requests_are_refused(caller, rpc, request_, message):
+    code, details = await caller.refused(rpc, request_)
+    assert code == "INVALID_ARGUMENT"
+    assert message in details
+
+
+def test_a_batch_that_could_never_fill_is_a_mistake_in_the_settings(settings):
+    with pytest.raises(SettingsError, match="at most the 64 images that may wait"):
+        app.build(settings.model_copy(update={"max_batch_size": 65}))
+    half = replica.MAX_ONGOING // 2
+    with pytest.raises(SettingsError, match=f"choose {half} or less"):
+        app.build(settings.model_copy(update={"max_batch_size": half + 1, "max_queue": 1000}))
+    app.build(settings.model_copy(update={"max_batch_size": half, "max_queue": half}))
+
+
+def test_the_replica_works_on_more_requests_than_fill_a_batch(settings):
+    built = app.build(settings)._bound_deployment
+    assert built.name == "backbone"
+    assert built.max_ongoing_requests > replica.MAX_ONGOING > settings.max_batch_size
+
+
+def test_serve_gets_what_can_change_as_user_config(settings):
+    config = app.build(settings)._bound_deployment.user_config
+    assert config == {
+        "checkpoint": settings.checkpoint,
+        "log_level": "WARNING",
+        "max_batch_size": 4,
+        "batch_wait_ms": settings.batch_wait_ms,
+    }
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"max_batch": 2}, "user_config has max_batch; .* max_batch_size, batch_wait_ms"),
+        ({"max_queue": 2}, "user_config has max_queue"),
+        ({"max_batch_size": 0}, "'max_batch_size' is 0: .* greater than or equal to 1"),
+        ({"batch_wait_ms": "soon"}, "'batch_wait_ms' is 'soon'"),
+        ({"max_batch_size": 65}, "at most the 64 images that may wait"),
+    ],
+)
+async def test_a_bad_change_is_refused_and_nothing_changes(settings, tiny_model, config, message):
+    backbone = app.Backbone(settings, tiny_model)
+    with pytest.raises(SettingsError, match=message):
+        backbone.tune(settings.tuned(config, backbone.tunable))
+    assert backbone.engine._batcher._max_size == backbone.settings.max_batch_size == 4
+
+
+async def test_health_tells_of_queue_and_cache(settings, tiny_model):
+    health = await app.Backbone(settings, tiny_model).health()
+    assert health["queue"] == 0
+    assert health["cache"] == {"bytes": 0, "capacity": settings.cache_bytes}
+    assert health["redis"] == "off"
+    assert health["model"]["name"] == "tiny-edge"
+    assert json.loads(json.dumps(health)) == health

@@ -1,0 +1,97 @@
+import asyncio
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+
+import pytest
+
+from samclip_core.io import image
+from services.batching import threads
+from services.observability import metrics
+
+variable: ContextVar[str] = ContextVar("variable", default="")
+
+
+async def test_it_runs_elsewhere_with_the_callers_context_and_is_measured():
+    variable.set("here")
+    before = metrics.STAGE_SECONDS.labels("hash")._sum.get()
+    with ThreadPoolExecutor(1, "pool") as pool:
+        name, seen = await threads.run(
+            pool, "hash", lambda: (threading.current_thread().name, variable.get())
+        )
+    assert name.startswith("pool")
+    assert seen == "here"
+    assert metrics.STAGE_SECONDS.labels("hash")._sum.get() > before
+
+
+async def test_only_large_files_are_hashed_in_a_thread():
+    encoded = os.urandom(threads.SMALL_FILE + 1)
+    with ThreadPoolExecutor(1) as pool:
+        assert await threads.image_key(pool, encoded) == image.image_key(encoded)
+    # The pool has ended: this needs none.
+    assert await threads.image_key(pool, encoded[1:]) == image.image_key(encoded[1:])
+    with pytest.raises(RuntimeError):
+        await threads.image_key(pool, encoded)
+
+
+async def test_errors_come_back():
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
+        await threads.run(pool, "hash", lambda: 1 // 0)
+
+
+async def test_what_was_cancelled_in_the_queue_never_starts():
+    gate, started = threading.Event(), []
+    with ThreadPoolExecutor(1) as pool:
+        busy = asyncio.create_task(threads.run(pool, "hash", gate.wait, 30))
+        await asyncio.sleep(0.01)
+        queued = asyncio.create_task(threads.run(pool, "hash", started.append, 1))
+        await asyncio.sleep(0.01)
+        queued.cancel()
+        await asyncio.gather(queued, return_exceptions=True)
+        gate.set()
+        assert await busy
+    assert started == []
+
+
+async def test_long_work_gives_others_their_turn(monkeypatch):
+    """One thread: what comes later is answered before the end of what takes many turns."""
+    monkeypatch.setattr(threads, "TURN_S", 0.0)
+    order = []
+
+    def slow():
+        for number in range(100):
+            order.append(number)
+            yield number
+
+    with ThreadPoolExecutor(1) as pool:
+        long = asyncio.create_task(threads.drain(pool, "encode", slow()))
+        await asyncio.sleep(0)
+        await threads.run(pool, "encode", order.append, "short")
+        assert await long == list(range(100))
+    assert order.index("short") < 50
+
+
+async def test_work_in_turns_ends_when_it_is_given_up(monkeypatch):
+    monkeypatch.setattr(threads, "TURN_S", 0.0)
+    gate, made = threading.Event(), []
+
+    def slow():
+        for number in range(100):
+            made.append(number)
+            assert gate.wait(30)
+            yield number
+
+    with ThreadPoolExecutor(1) as pool:
+        call = asyncio.create_task(threads.drain(pool, "encode", slow()))
+        while not made:
+            await asyncio.sleep(0.001)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        gate.set()
+    assert made == [0]
+
+
+async def test_an_error_in_a_turn_comes_back():
+    with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
+        await threads.drain(pool, "encode", (1 // number for number in (1, 0)))

@@ -1,0 +1,132 @@
+import struct
+
+import numpy as np
+import pytest
+import xxhash
+
+from samclip_core.geometry import Geometry
+from samclip_core.io import image
+from services.cache import entry as entries
+from services.cache.entry import Entry, contract, name, pack, unpack
+from services.request import wire
+from tests.in_process import png
+
+GEOMETRY = Geometry(10, 20, 32)
+
+
+def random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def test_everything_that_decides_the_numbers_is_in_the_contract(monkeypatch):
+    contracts = {
+        contract("a", 384, "float32", "float16"),
+        contract("b", 384, "float32", "float16"),
+        contract("a", 512, "float32", "float16"),
+        contract("a", 384, "bfloat16", "float16"),
+        contract("a", 384, "float32", "int8"),
+    }
+    monkeypatch.setattr(entries, "PREPROCESS_VERSION", "another")
+    contracts.add(contract("a", 384, "float32", "float16"))
+    monkeypatch.setattr(entries, "LAYOUT", "another")
+    contracts.add(contract("a", 384, "float32", "float16"))
+    assert len(contracts) == 7
+
+
+def test_files_are_told_apart_by_their_bytes_alone():
+    pixels = png(100)
+    other_pixels, other_encoding = png(101), pixels[:-12] + b"\0" * 4 + b"tEXt" + pixels[-12:]
+    keys = {image.image_key(file) for file in (pixels, other_pixels, other_encoding)}
+    names = {name("c", key, output) for key in keys for output in wire.FIELDS}
+    assert len(names) == 9
+
+
+def test_the_outputs_of_an_image_lie_in_one_slot_of_a_cluster():
+    tags = {name("c", "k", o).partition("{")[2].partition("}")[0] for o in wire.FIELDS}
+    assert tags == {"k"}
+
+
+@pytest.mark.parametrize("stored_as", ["float16", "int8"])
+@pytest.mark.parametrize("shape", [(8, 3, 5), (8,), (1, 1, 1), (1,)])
+def test_what_is_unpacked_is_what_was_packed(stored_as, shape):
+    made = Entry.of(random(*shape), GEOMETRY, stored_as)
+    found = unpack("n", pack("n", made))
+    assert found is not None
+    np.testing.assert_array_equal(found.array, made.array)
+    assert (found.array.dtype, found.geometry) == (np.float16, GEOMETRY)
+    assert not found.array.flags.writeable
+    assert not made.array.flags.writeable
+    assert pack("n", found) == pack("n", made)
+
+
+def test_float16_is_the_array_rounded_once():
+    array = random(8, 3, 5)
+    np.testing.assert_array_equal(
+        Entry.of(array, GEOMETRY, "float16").array, array.astype(np.float16)
+    )
+
+
+def test_an_original_that_had_to_be_rounded_may_change_afterwards():
+    array = random(4)
+    made = Entry.of(array, GEOMETRY, "float16")
+    array[:] = 0
+    assert made.array.any()
+
+
+def test_a_float16_array_becomes_the_entry_s_without_a_copy_and_is_read_only():
+    array = random(4).astype(np.float16)
+    made = Entry.of(array, GEOMETRY, "float16")
+    assert made.array is array
+    assert not array.flags.writeable
+
+
+def test_int8_is_off_by_half_a_step_of_its_channel_at_most(tiny_model):
+    features = tiny_model.encode(png())
+    for array in (features.sam_Dhw, features.clip_dense_Dhw, 1000 * random(5, 4, 4)):
+        made = Entry.of(array, GEOMETRY, "int8")
+        assert made.step_D is not None
+        assert made.step_D.shape == (len(array),)
+        off_D = np.abs(made.array.astype(np.float32) - array).max(axis=(1, 2))
+        step_D = made.step_D.astype(np.float32)
+        assert (off_D <= step_D * 0.57).all()  # 0.5, and float16's own rounding of 127 steps
+        largest_D = np.abs(array.astype(np.float32)).max(axis=(1, 2))
+        np.testing.assert_allclose(step_D, np.maximum(largest_D / 127, 2**-14), rtol=1e-3)
+
+
+def test_int8_keeps_an_empty_channel_empty_and_a_vector_whole():
+    array = random(3, 4, 4)
+    array[1] = 0
+    made = Entry.of(array, GEOMETRY, "int8")
+    assert not made.array[1].any()
+    vector = Entry.of(random(8), GEOMETRY, "int8")
+    assert vector.step_D is None
+    np.testing.assert_array_equal(vector.array, random(8).astype(np.float16))
+
+
+def test_int8_takes_a_quarter_of_float32():
+    array = random(256, 24, 24)
+    size = len(pack("n", Entry.of(array, GEOMETRY, "int8")))
+    assert size == pytest.approx(array.nbytes / 4, rel=0.01)
+
+
+FIELDS = struct.Struct("<32s3I2B3IQ10x")  # written down again: what is in Redis must stay readable
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [(1, 0), (2, 0), (3, 0), (4, 1), (4, 2), (4, 255), (5, 2), (5, 0), (6, 9), (7, 0), (9, 11)],
+)
+def test_a_good_checksum_over_nonsense_is_a_miss(field, value):
+    whole = pack("n", Entry.of(random(8, 3, 5), GEOMETRY, "float16"))
+    header = [*FIELDS.unpack_from(whole, 20)]
+    header[field] = value
+    rest = FIELDS.pack(*header) + whole[96:]
+    assert unpack("n", b"SCE1" + xxhash.xxh3_128_digest(rest) + rest) is None
+
+
+@pytest.mark.parametrize("step", [np.inf, np.nan, 1000])
+def test_steps_that_lead_beyond_float16_are_a_miss(step):
+    whole = bytearray(pack("n", Entry.of(random(8, 3, 5), GEOMETRY, "int8")))
+    whole[96:98] = np.float16(step).tobytes()
+    rest = bytes(whole[20:])
+    assert unpack("n", b"SCE1" + xxhash.xxh3_128_digest(rest) + rest) is None

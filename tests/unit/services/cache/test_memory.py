@@ -1,0 +1,84 @@
+import numpy as np
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.geometry import Geometry
+from services.cache.entry import Entry
+from services.cache.memory import SHARES, MemoryTier
+from services.observability import metrics
+
+ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
+
+
+def entry(values: int, fill: float = 0.0) -> Entry:
+    return Entry(np.full(values, fill, np.float16), Geometry(10, 20, 32))
+
+
+def entries() -> dict:
+    return {pb.SAM: entry(300), pb.CLIP_DENSE: entry(150), pb.CLIP_POOLED: entry(5)}
+
+
+def count(output: str, outcome: str) -> float:
+    return metrics.CACHE.labels("l1", output, outcome)._value.get()
+
+
+def test_each_output_is_an_entry_of_its_own():
+    memory = MemoryTier(1 << 20)
+    memory.put("k", {pb.CLIP_POOLED: entry(5, 1.0)})
+    found = memory.get("k", ALL)
+    assert list(found) == [pb.CLIP_POOLED]
+    assert found[pb.CLIP_POOLED].array[0] == 1.0
+    assert memory.get("other", (pb.CLIP_POOLED,)) == {}
+
+
+def test_hits_and_misses_are_counted_by_output():
+    memory = MemoryTier(1 << 20)
+    memory.put("k", {pb.SAM: entry(5)})
+    hits, misses = count("SAM", "hit"), count("CLIP_DENSE", "miss")
+    memory.get("k", (pb.SAM, pb.CLIP_DENSE))
+    assert (count("SAM", "hit"), count("CLIP_DENSE", "miss")) == (hits + 1, misses + 1)
+
+
+def test_its_bytes_are_bounded_and_the_least_recently_used_goes_first():
+    memory = MemoryTier(int(2 * 600 / SHARES[pb.SAM]) + 1)  # room for two SAM maps
+    memory.put("a", {pb.SAM: entry(300)})
+    memory.put("b", {pb.SAM: entry(300)})
+    assert memory.get("a", (pb.SAM,))
+    memory.put("c", {pb.SAM: entry(300)})
+    assert not memory.get("b", (pb.SAM,))
+    assert memory.get("a", (pb.SAM,))
+    assert memory.get("c", (pb.SAM,))
+    assert memory.size == 1200
+
+
+def test_maps_do_not_push_out_vectors():
+    memory = MemoryTier(5000)
+    for key in range(20):
+        memory.put(str(key), entries())
+    assert list(memory.get("0", ALL)) == [pb.CLIP_POOLED]
+
+
+def test_replacing_counts_once_and_too_large_is_not_kept():
+    memory = MemoryTier(5000)
+    memory.put("k", {pb.SAM: entry(300)})
+    memory.put("k", {pb.SAM: entry(200)})
+    assert memory.size == 400
+    memory.put("huge", {pb.SAM: entry(100_000)})
+    assert not memory.get("huge", (pb.SAM,))
+    assert memory.size == 400
+
+
+def test_without_room_nothing_is_kept():
+    memory = MemoryTier(0)
+    memory.put("k", entries())
+    assert not memory.get("k", ALL)
+    assert memory.size == 0
+
+
+def test_what_was_pushed_out_leaves_nothing_behind():
+    memory = MemoryTier(100_000)
+    for key in range(20_000):
+        memory.put(str(key), entries())
+    held = sum(len(shelf.entries) for shelf in memory._shelves.values())
+    assert held == sum(
+        int(100_000 * SHARES[output]) // entry.array.nbytes for output, entry in entries().items()
+    )

@@ -1,0 +1,152 @@
+"""``samclip cache warm`` against a service that writes down what came."""
+
+import io
+import os
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from samclip import cli
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.io.image import image_key
+from services.cache import warm
+from tests.fake_server import FakeService, fake_server
+from tests.in_process import png
+
+Server = tuple[FakeService, str]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with fake_server() as running:
+        yield running
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """40 pictures in folders, two in a shard, and what is no picture."""
+    folder = tmp_path / "photographs"
+    for number in range(40):
+        path = folder / f"{number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(number))
+    (folder / "notes.txt").write_text("not a picture")
+    with tarfile.open(folder / "shard-0.tar", "w") as shard:
+        for name, content in {"a.png": png(50), "a.json": b"{}", "b.png": png(51)}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def run(server: Server, source: object, *more: str) -> int:
+    return cli.main(["cache", "warm", str(source), "--server", server[1], *more])
+
+
+@pytest.mark.parametrize("url", [False, True])
+def test_every_picture_is_sent_once_and_lets_others_pass(server, root, capsys, url):
+    service, _ = server
+    assert run(server, root.as_uri() if url else root) == 0
+    expected = {image_key(png(number)) for number in (*range(40), 50, 51)}
+    assert sorted(service.uploads) == sorted(expected)
+    assert {headers["x-samclip-priority"] for _, headers in service.calls} == {"bulk"}
+    assert capsys.readouterr().out == "42 embedded, 0 failed\n"
+    assert run(server, root) == 0
+    assert len(service.uploads) == 42  # the second time nothing was missing
+
+
+def test_a_run_that_was_stopped_goes_on_with_the_index(server, root, capsys):
+    service, _ = server
+    held = service.collections.setdefault("pets", {})
+    held["0/0.png"] = pb.IndexItem(id="0/0.png")
+    assert run(server, root, "--collection", "pets") == 0
+    assert len(held) == 42
+    assert held["shard-0.tar/b.png"].image.encoded == png(51)
+    assert not held["0/0.png"].image.encoded
+    assert capsys.readouterr().out == "41 embedded, 0 failed\n"
+
+
+@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # Ray Data's own defaults
+@pytest.mark.usefixtures("small_ray")
+def test_workers_share_a_source_out(server, root, capsys, monkeypatch):
+    monkeypatch.setattr(warm, "PART", 10)
+    service, _ = server
+    service.collections.setdefault("pets", {})["0/0.png"] = pb.IndexItem(id="0/0.png")
+    assert run(server, root, "--collection", "pets", "--workers", "2") == 0
+    assert len(service.collections["pets"]) == 42
+    assert capsys.readouterr().out == "41 embedded, 0 failed\n"
+    assert cli.main(["cache", "warm", str(root), "--workers", "2", "--server", "127.0.0.1:1"]) == 1
+    assert "samclip cache warm: " in capsys.readouterr().err
+
+
+def test_a_job_where_ray_data_is_absent_says_what_to_install(server, root, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.data", None)
+    assert run(server, root, "--workers", "2") == 1
+    assert "install samclip[train]" in capsys.readouterr().err
+
+
+def test_a_shard_that_ends_early_loses_nothing_before_its_end(server, root, capsys):
+    shard = root / "shard-0.tar"
+    shard.write_bytes(shard.read_bytes()[:-4096])  # in b.png; GNU tar's own end is longer
+    (root / "shard-1.tar").write_bytes(b"no shard")
+    assert run(server, root) == 1
+    out, err = capsys.readouterr()
+    assert out == "41 embedded, 2 failed\n"
+    assert "shard-0.tar: the shard cannot be read to its end" in err
+    assert "shard-1.tar: the shard cannot be read to its end" in err
+
+
+@pytest.mark.parametrize("more", [(), ("--collection", "pets")])
+def test_files_that_cannot_be_read_are_named_and_the_others_embedded(server, root, capsys, more):
+    (root / "empty.jpg").touch()
+    (root / "link.jpg").symlink_to("nowhere")
+    (root / os.fsdecode(b"latin-\xe9.png")).write_bytes(png(60))
+    assert run(server, root, *more) == 1
+    out, err = capsys.readouterr()
+    assert "empty.jpg: the file is empty" in err
+    assert "link.jpg: " in err
+    # A file is embedded whatever its name is; an id must be text.
+    assert out == ("42 embedded, 3 failed\n" if more else "43 embedded, 2 failed\n")
+    assert ("latin-" in err) == bool(more)
+
+
+@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")
+@pytest.mark.usefixtures("small_ray")
+def test_workers_pass_over_files_that_cannot_be_read(server, root, capsys):
+    (root / "empty.jpg").touch()
+    (root / os.fsdecode(b"latin-\xe9.png")).write_bytes(png(60))
+    assert run(server, root, "--workers", "2") == 1
+    out, err = capsys.readouterr()
+    assert out == "43 embedded, 1 failed\n"
+    assert "empty.jpg: the file is empty" in err
+
+
+def test_members_of_a_shard_that_are_no_files_or_share_a_name_are_named(server, root, capsys):
+    with tarfile.open(root / "shard-1.tar", "w") as shard:
+        link = tarfile.TarInfo("link.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "nowhere"
+        shard.addfile(link)
+        for shade in (60, 61):
+            member = tarfile.TarInfo("twice.png")
+            member.size = len(png(shade))
+            shard.addfile(member, io.BytesIO(png(shade)))
+    assert run(server, root) == 1
+    out, err = capsys.readouterr()
+    assert out == "43 embedded, 2 failed\n"
+    assert "shard-1.tar/link.png: " in err
+    assert "shard-1.tar/twice.png: " in err
+    assert image_key(png(60)) in server[0].uploads
+
+
+def test_a_source_without_pictures_is_an_error(server, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("not a picture")
+    assert run(server, tmp_path) == 1
+    assert "no picture in" in capsys.readouterr().err
+
+
+def test_a_service_that_is_away_is_told(root, capsys):
+    assert cli.main(["cache", "warm", str(root), "--server", "127.0.0.1:1"]) == 1
+    assert "samclip cache warm:" in capsys.readouterr().err

@@ -1,0 +1,236 @@
+"""A swap of the checkpoint in this process: two replicas of the backbone, heads, real gRPC."""
+
+import asyncio
+import gc
+import shutil
+import weakref
+from collections.abc import AsyncIterator
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.engine.base import Dtype
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+from samclip_core.model import SamClip
+from services.backbone.app import Backbone
+from services.deployment import swap
+from services.deployment.swap import Swapping, swapping
+from services.gateway import scrape
+from services.heads.classification.app import Classification
+from services.heads.segmentation.app import Segmentation
+from services.request import rpc
+from services.retrieval.app import Retrieval
+from services.settings import SettingsError
+from tests.in_process import ADMITTED, Caller, png, served
+from tests.ports import free_port
+from tests.tiny import make_tiny_checkpoint
+
+LABELS = ["a dog", "a cat", "grass"]
+CLASSIFY = pb.ClassifyRequest(images=[pb.Image(encoded=png())], labels=LABELS)
+SEGMENT = pb.SegmentRequest(
+    image=pb.Image(encoded=png()), prompts=[pb.Prompt(points=[pb.Point(x=20, y=15)])]
+)
+
+
+class Replicas:
+    """Answers each call by the next one, as a balancer does."""
+
+    def __init__(self, *replicas: Swapping):
+        self.name = replicas[0].name
+        self._next = cycle(replicas)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(next(self._next), name)
+
+
+@pytest.fixture(scope="module")
+def directories(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    other = tmp_path_factory.mktemp("other")
+    return str(tiny_checkpoint), str(make_tiny_checkpoint(other / "tiny", seed=1))
+
+
+@pytest.fixture
+async def fleet(settings, directories, monkeypatch) -> AsyncIterator[tuple[Caller, list[Swapping]]]:
+    """A caller; two replicas of the backbone, and the heads; all with the first checkpoint."""
+    monkeypatch.setattr(swap, "AGAIN_S", 0.01)
+    settings = settings.model_copy(update={"inner_grpc_port": free_port(), "cache_bytes": 0})
+    classes = Backbone, Backbone, Classification, Segmentation, Retrieval
+    members = [swapping(service)(settings) for service in classes]
+    for member in members:
+        await member.reconfigure({"checkpoint": directories[0]})
+    replicas: Any = Replicas(*members[:2])
+    async with served(replicas, *members[2:], port=settings.inner_grpc_port) as port:
+        caller = Caller(port)
+        yield caller, members
+        await caller.close()
+    for member in members:
+        if member._swap is not None:
+            member._swap.cancel()
+        for held in member._held:
+            await held.service.close()
+
+
+async def settle(member: Swapping) -> None:
+    while member._state == "under way":
+        await asyncio.sleep(0.01)
+
+
+def digests(member: Swapping) -> list[str]:
+    return [held.digest for held in member._held]
+
+
+def expected(directory: str, dtype: Dtype) -> tuple[str, list[float]]:
+    model = SamClip.load(directory, dtype=dtype)
+    scores = model.classify(model.encode(png()), LABELS)
+    return model.digest, [next(s.score for s in scores if s.label == label) for label in LABELS]
+
+
+async def test_no_request_is_lost_or_answered_by_two(fleet, settings, directories, monkeypatch):
+    caller, members = fleet
+    right = dict(expected(directory, settings.dtype) for directory in directories)
+    old, new = right
+    seen: list[str] = []
+    stop = asyncio.Event()
+
+    async def ask() -> None:
+        while not stop.is_set():
+            answer = await caller("Classify", CLASSIFY)
+            found = {score.label: score.score for score in answer.results[0].scores}
+            assert [found[label] for label in LABELS] == pytest.approx(
+                right[answer.model.digest], abs=2e-3
+            )
+            segmented = await caller("Segment", SEGMENT)
+            seen.extend((answer.model.digest, segmented.model.digest))
+
+    askers = [asyncio.create_task(ask()) for _ in range(4)]
+    while seen.count(old) < 8:
+        assert not any(task.done() for task in askers)
+        await asyncio.sleep(0.01)
+    for member in reversed(members):  # the heads first, one replica of the backbone last
+        await member.reconfigure({"checkpoint": directories[1]})
+        if member is members[1]:
+            await settle(members[2])
+    for member in members:
+        await settle(member)
+    seen.clear()
+    while len(seen) < 32:  # whatever was asked before that is answered
+        assert not any(task.done() for task in askers)
+        await asyncio.sleep(0.01)
+    monkeypatch.setattr(swap, "DRAIN_S", 0)
+    while any(digests(member) != [new] for member in members):
+        assert not any(task.done() for task in askers)
+        await asyncio.sleep(0.01)
+    stop.set()
+    await asyncio.gather(*askers)
+    assert set(seen[-8:]) == {new}
+    text = scrape.render({"": scrape.of_node()}).decode()
+    assert f'digest="{new}"' in text
+    assert f'digest="{old}"' not in text
+
+
+async def test_a_damaged_checkpoint_changes_nothing(fleet, directories, tmp_path, caplog):
+    caller, members = fleet
+    damaged = shutil.copytree(directories[1], tmp_path / "damaged")
+    (damaged / checkpoint.TEXT_WEIGHTS).write_bytes(b"damaged")
+    for member in members:
+        await member.reconfigure({"checkpoint": str(damaged)})
+    for member in members:
+        await settle(member)
+        assert (await member.health())["swap"].startswith("failed")
+    assert "is missing or differs" in caplog.text
+    answer = await caller("Classify", CLASSIFY)
+    assert answer.model.digest == checkpoint.digest(Path(directories[0]))
+
+
+async def test_heads_stay_with_what_the_backbone_has(fleet, directories):
+    caller, members = fleet
+    await members[2].reconfigure({"checkpoint": directories[1]})
+    await asyncio.sleep(0.3)
+    assert (await members[2].health())["swap"] == "under way"
+    answer = await caller("Classify", CLASSIFY)
+    assert answer.model.digest == checkpoint.digest(Path(directories[0]))
+    await members[2].reconfigure({"checkpoint": directories[0]})  # taken back
+    await settle(members[2])
+    assert (await members[2].health())["swap"] == "done"
+
+
+async def test_back_to_what_is_still_held_loads_nothing(fleet, directories, monkeypatch):
+    _, (backbone, *_) = fleet
+    old, new = (checkpoint.digest(Path(directory)) for directory in directories)
+    await backbone.reconfigure({"checkpoint": directories[1]})
+    await settle(backbone)
+    assert digests(backbone) == [new, old]
+    monkeypatch.setattr(Backbone, "successor", None)
+    await backbone.reconfigure({"checkpoint": directories[0]})
+    await settle(backbone)
+    assert digests(backbone) == [old, new]
+
+
+async def test_the_memory_of_the_one_before_is_free_again(fleet, directories, monkeypatch):
+    _, (backbone, *_) = fleet
+    gc.freeze()  # as Serve does
+    weights = weakref.ref(backbone._held[0].service.engine.model)
+    monkeypatch.setattr(swap, "DRAIN_S", 0)
+    await backbone.reconfigure({"checkpoint": directories[1]})
+    await backbone._swap
+    assert digests(backbone) == [checkpoint.digest(Path(directories[1]))]
+    assert weights() is None
+
+
+async def test_who_names_a_checkpoint_gets_that_one_or_none(fleet, directories):
+    _, (backbone, *_) = fleet
+    old, new = (checkpoint.digest(Path(directory)) for directory in directories)
+    request = pb.EmbedTextRequest(texts=["a dog"])
+    async with served(backbone) as port:
+        for digest, code in ((old, "OK"), (new, "ABORTED")):
+            caller = Caller(port, (*ADMITTED, (rpc.CHECKPOINT, digest)))
+            if code == "OK":
+                assert (await caller("EmbedText", request)).model.digest == digest
+            else:
+                assert (await caller.refused("EmbedText", request))[0] == code
+            await caller.close()
+
+
+async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, directories):
+    _, (backbone, *_) = fleet
+    batcher = backbone._held[0].service.engine._batcher
+    for config, limits in (
+        ({"max_batch_size": 2, "batch_wait_ms": 50}, (2, 0.05)),
+        ({"batch_wait_ms": 1}, (4, 0.001)),
+        ({"max_batch": 9}, (4, 0.001)),  # there is no such setting
+        ({"max_batch_size": 65, "batch_wait_ms": 9}, (4, 0.001)),  # more than may wait
+    ):
+        await backbone.reconfigure(config)
+        await settle(backbone)
+        assert (batcher._max_size, batcher._max_wait_s) == limits
+
+
+@pytest.mark.parametrize(
+    ("config", "error"),
+    [({"checkpoint": "none"}, CheckpointError), ({"max_queue": 9}, SettingsError)],
+)
+async def test_at_start_there_is_nothing_to_stay_with(settings, config, error):
+    with pytest.raises(error):
+        await swapping(Backbone)(settings).reconfigure(config)
+
+
+async def test_a_collection_is_kept_over_a_swap(fleet, directories):
+    caller, members = fleet
+    index = pb.IndexRequest(
+        collection="pets", items=[pb.IndexItem(id="a", image=pb.Image(encoded=png()))]
+    )
+    await caller("Index", index)
+    for member in members:
+        await member.reconfigure({"checkpoint": directories[1]})
+        await settle(member) if member.name == "BackboneService" else None
+    await settle(members[-1])
+    (found,) = (await caller("Describe", pb.DescribeRequest())).collections
+    assert (found.count, found.model_digest) == (1, checkpoint.digest(Path(directories[0])))
+    refused = await caller.refused("Search", pb.SearchRequest(collection="pets", text="a dog"))
+    assert "samclip reindex" in refused[1]
+    index.collection = "pets-2"
+    assert (await caller("Index", index)).indexed == 1

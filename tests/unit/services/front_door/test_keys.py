@@ -1,0 +1,199 @@
+import fcntl
+import io
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from services.front_door import keys
+from services.front_door.keys import Key
+from services.settings import SettingsError
+from tests.checkout import sources
+
+HASH = keys.digest("a key of the tests, long enough")
+
+
+def run(file: Path, *words: str) -> int:
+    return keys.main([words[0], "--file", str(file), *words[1:]])
+
+
+def test_a_key_is_printed_once_and_kept_hashed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys"
+    assert run(file, "add", "ann") == 0
+    first = capsys.readouterr().out.strip()
+    scopes = ("--scope", "read", "--scope", "index")
+    assert run(file, "add", "bob", *scopes, "--tenant", "acme", "--rate", "20") == 0
+    second = capsys.readouterr().out.strip()
+    assert keys.read(file) == [
+        Key(keys.digest(first), "ann", ("read",), "ann"),
+        Key(keys.digest(second), "bob", ("read", "index"), "acme", 20),
+    ]
+    assert len(first) >= 43
+    assert first not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_key_of_the_past_is_taken_in(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("a key of the tests, long enough\n"))
+    assert run(tmp_path / "keys", "add", "old", "--tenant", "-", "--from-stdin") == 0
+    assert capsys.readouterr().out == ""
+    assert keys.read(tmp_path / "keys") == [Key(HASH, "old", ("read",), "-")]
+    monkeypatch.setattr("sys.stdin", io.StringIO("secret\n"))
+    assert run(tmp_path / "keys", "add", "short", "--from-stdin") == 1
+    assert "a key of 6 characters" in capsys.readouterr().err
+
+
+def test_keys_are_listed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "acme"), Key("0" * 64, "bob", ("read",), "bob")])
+    assert run(file, "list") == 0
+    shown = capsys.readouterr().out
+    assert "ann" in shown
+    assert HASH not in shown
+    file.chmod(0o640)
+    assert run(file, "remove", "ann") == 0
+    assert [key.name for key in keys.read(file)] == ["bob"]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640  # a group that may read it still may
+    assert run(file, "remove", "ann") == 1
+    assert "no key 'ann'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_root_leaves_the_file_to_its_owner(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
+    os.chown(file, 10001, 10002)
+    file.chmod(0o640)
+    assert run(file, "add", "bob") == 0
+    held = file.stat()
+    assert (held.st_uid, held.st_gid, stat.S_IMODE(held.st_mode)) == (10001, 10002, 0o640)
+
+
+def test_a_file_that_would_change_its_owner_is_left_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    assert run(file, "add", "bob") == 1
+    assert "change it as that user or as root" in capsys.readouterr().err
+    assert [key.name for key in keys.read(file)] == ["ann"]
+    assert {path.name for path in tmp_path.iterdir()} == {"keys", ".keys.lock"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("add", "ann"), "there is a key 'ann' already"),
+        (("add", "a b"), "is it a key in the clear".capitalize()),
+        (("add", "eve", "--tenant", "a@b"), "name and tenant"),
+        (("add", "eve", "--rate", "-1"), "whole numbers"),
+    ],
+)
+def test_what_cannot_be_a_key_is_refused_and_nothing_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], message: str
+) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
+    before = file.read_text()
+    assert run(file, *words) == 1
+    assert message in capsys.readouterr().err
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("my-old-secret", "samclip keys add NAME --from-stdin"),
+        (f"{HASH} ann read ann 0", "expected a hash of 64 hex digits"),
+        (f"{HASH} ann read,write ann 0 0", "no scope write, there are read, index, admin"),
+        (f"{HASH} ann read acme/x 0 0", "expected name and tenant"),
+        (f"{HASH} ann read acme -1 0", "whole numbers"),
+        (f"{HASH} bob read acme ٣ 0", "whole numbers"),
+        (f"{HASH} bob read acme 0 0\r", "whole numbers"),
+        (f"{HASH} bob\u2003read acme 0 0", "expected a hash"),
+        (f"{HASH} bob read acme 0 0", "the same sha256"),
+    ],
+)
+def test_a_line_that_is_not_right_is_named_and_never_shown(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n\n{HASH} eve read eve 0 0\n{line}\n")
+    with pytest.raises(SettingsError, match=message) as caught:
+        keys.read(file)
+    assert "my-old-secret" not in str(caught.value)
+    if "same" not in message:
+        assert f"line 4 of {file}" in str(caught.value)
+
+
+def test_without_a_file_it_says_where_one_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("SAMCLIP_API_KEYS_FILE", raising=False)
+    assert keys.main(["list"]) == 1
+    assert "--file, or as SAMCLIP_API_KEYS_FILE" in capsys.readouterr().err
+
+
+def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    names = [f"ann-{number}" for number in range(6)]
+    path = sources()
+    adding = [
+        subprocess.Popen(
+            [sys.executable, "-m", "services.front_door.keys", "add", name, "--file", str(file)],
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=subprocess.DEVNULL,
+        )
+        for name in names
+    ]
+    assert [process.wait() for process in adding] == [0] * len(names)
+    assert sorted(key.name for key in keys.read(file)) == names
+
+
+def test_other_users_who_lock_the_folder_do_not_delay_a_revocation(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
+    folder = os.open(tmp_path, os.O_RDONLY)  # as every user can who may read it
+    try:
+        fcntl.flock(folder, fcntl.LOCK_SH)
+        command = [
+            sys.executable,
+            "-m",
+            "services.front_door.keys",
+            "remove",
+            "ann",
+            "--file",
+            str(file),
+        ]
+        path = sources()
+        subprocess.run(command, check=True, timeout=60, env={**os.environ, "PYTHONPATH": path})
+    finally:
+        os.close(folder)
+    assert keys.read(file) == []
+    assert stat.S_IMODE((tmp_path / ".keys.lock").stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_lock_that_root_has_made_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
+    os.chown(tmp_path, 10001, 10001)
+    assert run(tmp_path / "keys", "add", "ann") == 0
+    assert (tmp_path / ".keys.lock").stat().st_uid == 10001
+
+
+def test_a_list_writes_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
+    assert run(file, "list") == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["keys"]

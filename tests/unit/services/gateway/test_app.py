@@ -1,0 +1,248 @@
+"""The pages of the gateway, called without a socket."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from grpc import StatusCode
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from prometheus_client import Metric
+
+from services.deployment import replica
+from services.gateway import readiness, scrape
+from services.gateway.app import MAX_WATCHERS, Gateway, build, pages
+from services.gateway.readiness import Readiness
+from services.request import admission
+from services.request.routes import ROUTES
+from services.settings import Settings
+from tests.ports import free_port
+
+SECRET = "sesame"
+
+
+class Fixed(Readiness):
+    """Reports what it is told to."""
+
+    def __init__(self, **ready: bool):
+        self.reports = {name: {"ready": value} for name, value in ready.items()}
+
+    async def report(self) -> dict[str, dict[str, Any]]:
+        return self.reports
+
+
+class Context:
+    """What a health check sees of gRPC."""
+
+    def __init__(self, secret: str = SECRET):
+        self.secret = secret
+        self.code = StatusCode.OK
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [(admission.SECRET_HEADER, self.secret)]
+
+    def set_code(self, code: StatusCode) -> None:
+        self.code = code
+
+    def set_details(self, details: str) -> None:
+        assert details
+
+
+@pytest.fixture(autouse=True)
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
+
+
+async def counted() -> dict[str, list[Metric]]:
+    return {"this node": scrape.of_node()}
+
+
+def client(readiness: Readiness) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(pages(readiness, counted))
+    headers = {admission.SECRET_HEADER: SECRET}
+    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[httpx.AsyncClient]:
+    async with client(Fixed(backbone=True)) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("path", ["/", "/docs"])
+async def test_pages_ask_no_other_host_for_anything(door: httpx.AsyncClient, path: str) -> None:
+    page = await door.get(path)
+    assert page.headers["content-type"].startswith("text/html")
+    assert not re.findall(r"""(?:src|href|import|url)\W{1,3}(?:https?:)?//[^"']+""", page.text)
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/docs"])
+async def test_head_is_answered_as_get(door: httpx.AsyncClient, path: str) -> None:
+    head, page = await door.head(path), await door.get(path)
+    assert head.status_code == page.status_code == 200
+    assert head.headers["content-type"] == page.headers["content-type"]
+
+
+async def test_the_files_of_the_documentation_are_here(door: httpx.AsyncClient) -> None:
+    page = (await door.get("/docs")).text
+    files = re.findall(r"""["'](/[^"']+)["']""", page)
+    assert "/openapi.json" in files
+    assert len(files) == 4
+    for file in files:
+        assert (await door.get(file)).status_code == 200
+
+
+async def test_the_document_names_every_route_and_page(door: httpx.AsyncClient) -> None:
+    paths = (await door.get("/openapi.json")).json()["paths"]
+    posts = {route.path for routes in ROUTES.values() for route in routes}
+    assert set(paths) == posts | {"/healthz", "/readyz", "/metrics"}
+    for path in set(paths) - posts:
+        assert (await door.get(path)).status_code == 200
+
+
+async def test_metrics_are_ours_alone(door: httpx.AsyncClient) -> None:
+    text = (await door.get("/metrics")).text
+    samples = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert samples
+    assert all(line.startswith("samclip_") for line in samples)
+
+
+async def test_a_scrape_tells_which_applications_are_ready() -> None:
+    async with client(Fixed(backbone=True, semantic=False)) as door:
+        text = (await door.get("/metrics")).text
+    assert 'samclip_ready{application="backbone"} 1.0' in text
+    assert 'samclip_ready{application="semantic"} 0.0' in text
+
+
+async def test_ready_is_ready_only_when_all_are() -> None:
+    async with client(Fixed(backbone=True, semantic=False)) as door:
+        reply = await door.get("/readyz")
+        assert reply.status_code == 503
+        assert reply.json()["ready"] is False
+        assert reply.json()["services"]["backbone"] == {"ready": True}
+        assert (await door.get("/healthz")).status_code == 200
+
+
+async def test_what_an_application_says_of_itself_is_passed_on() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        if "backbone" in request.url.path:
+            headers = {"content-type": "application/problem+json"}
+            return httpx.Response(503, json={"detail": "the device hangs"}, headers=headers)
+        return httpx.Response(200, json={"redis": "up"})
+
+    readiness = Readiness(Settings(inner_http_port=free_port()))
+    readiness._client = httpx.AsyncClient(
+        transport=httpx.MockTransport(answer), base_url="http://test"
+    )
+    report = await readiness.report()
+    assert report["backbone"] == {"ready": False, "reason": "the device hangs"}
+    assert report["semantic"] == {"ready": True, "redis": "up"}
+
+
+class Counting(Readiness):
+    """Notes how often an application is asked, and answers when it is let."""
+
+    def __init__(self, ready: bool = True):
+        super().__init__(Settings(inner_http_port=free_port()))
+        self.ready, self.asked, self.gate = ready, 0, asyncio.Event()
+
+    async def _ask(self, application: str) -> dict[str, Any]:
+        self.asked += 1
+        await self.gate.wait()
+        return {"ready": self.ready}
+
+
+async def test_all_who_ask_share_one_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "FRESH_S", 1e6)
+    counting = Counting()
+    asking = [asyncio.create_task(counting.report()) for _ in range(100)]
+    await asyncio.sleep(0)
+    asking[0].cancel()
+    counting.gate.set()
+    (gone, *reports) = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(gone, asyncio.CancelledError)
+    assert all(report == {name: {"ready": True} for name in ROUTES} for report in reports)
+    await counting.report()
+    assert counting.asked == len(ROUTES)
+
+
+@pytest.mark.parametrize(("ready", "asked"), [(True, "FRESH_S"), (False, "FRESH_WHILE_STARTING_S")])
+async def test_a_report_grows_old(monkeypatch: pytest.MonkeyPatch, ready: bool, asked: str) -> None:
+    for name in ("FRESH_S", "FRESH_WHILE_STARTING_S"):
+        monkeypatch.setattr(readiness, name, 1e6)
+    monkeypatch.setattr(readiness, asked, -1)
+    counting = Counting(ready)
+    counting.gate.set()
+    await counting.report()
+    await counting.report()
+    assert counting.asked == 2 * len(ROUTES)
+
+
+async def test_an_application_that_does_not_answer_is_not_ready() -> None:
+    report = await Readiness(Settings(inner_http_port=free_port())).report()
+    assert set(report) == set(ROUTES)
+    assert not any(state["ready"] for state in report.values())
+    assert all(state["reason"] for state in report.values())
+
+
+def gateway(**ready: bool) -> Gateway:
+    made = Gateway(Settings())
+    made.readiness = Fixed(**ready)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("service", "status"),
+    [
+        ("", HealthCheckResponse.NOT_SERVING),
+        ("samclip.v1.BackboneService", HealthCheckResponse.SERVING),
+        ("samclip.v1.SemanticSegmentationService", HealthCheckResponse.NOT_SERVING),
+    ],
+)
+async def test_health_of_the_whole_and_of_each_service(
+    service: str, status: HealthCheckResponse.ServingStatus
+) -> None:
+    service_gateway = gateway(backbone=True, semantic=False)
+    request = HealthCheckRequest(service=service)
+    assert (await service_gateway.Check(request, Context())).status == status
+    async for first in service_gateway.Watch(request, Context()):
+        assert first.status == status
+        break
+
+
+async def test_only_so_many_may_watch() -> None:
+    served, request = gateway(backbone=True), HealthCheckRequest()
+    contexts = [Context() for _ in range(MAX_WATCHERS)]
+    watching = [served.Watch(request, context) for context in contexts]
+    for watcher in watching:
+        assert (await anext(watcher)).status == HealthCheckResponse.SERVING
+    one_more = Context()
+    assert not [status async for status in served.Watch(request, one_more)]
+    assert one_more.code is StatusCode.RESOURCE_EXHAUSTED
+    await watching.pop().aclose()
+    watching.append(served.Watch(request, Context()))
+    assert (await anext(watching[-1])).status == HealthCheckResponse.SERVING
+    for watcher in watching:
+        await watcher.aclose()
+    assert served.watchers == 0
+
+
+def test_watchers_have_places_of_their_own() -> None:
+    deployed = build(Settings())._bound_deployment
+    assert deployed.max_ongoing_requests == replica.MAX_ONGOING + MAX_WATCHERS
+
+
+async def test_health_of_an_unknown_service_is_not_found() -> None:
+    context = Context()
+    await gateway(backbone=True).Check(HealthCheckRequest(service="other"), context)
+    assert context.code is StatusCode.NOT_FOUND
+
+
+async def test_health_is_told_only_through_the_front_door() -> None:
+    context, watching = Context("guessed"), Context("guessed")
+    await gateway(backbone=True).Check(HealthCheckRequest(), context)
+    assert context.code is StatusCode.UNAUTHENTICATED
+    assert not [status async for status in gateway().Watch(HealthCheckRequest(), watching)]
+    assert watching.code is StatusCode.UNAUTHENTICATED

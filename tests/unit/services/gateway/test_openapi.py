@@ -1,0 +1,66 @@
+from typing import Any
+
+from samclip.v1 import samclip_pb2 as pb
+
+from services.gateway import openapi
+from services.request.routes import ROUTES, SERVICES
+
+
+def references(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        own = {value["$ref"]} if "$ref" in value else set()
+        return own.union(*map(references, value.values()))
+    return set().union(*map(references, value)) if isinstance(value, list) else set()
+
+
+def test_every_rpc_has_a_route_and_every_route_is_described() -> None:
+    rpcs = {
+        (SERVICES[service.full_name], method.name)
+        for service in pb.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+    }
+    assert rpcs == {(name, route.rpc) for name, routes in ROUTES.items() for route in routes}
+    posts = {path for path, item in openapi.document()["paths"].items() if "post" in item}
+    assert posts == {route.path for routes in ROUTES.values() for route in routes}
+
+
+def test_messages_are_those_of_the_proto() -> None:
+    for service in pb.DESCRIPTOR.services_by_name.values():
+        routes = {route.rpc: route for route in ROUTES[SERVICES[service.full_name]]}
+        for method in service.methods:
+            assert routes[method.name].request.DESCRIPTOR is method.input_type
+            assert routes[method.name].response.DESCRIPTOR is method.output_type
+
+
+def test_nothing_is_referred_to_that_is_not_there() -> None:
+    document = openapi.document()
+    schemas = {f"#/components/schemas/{name}" for name in document["components"]["schemas"]}
+    assert references(document) <= schemas
+    assert {} not in document["components"]["schemas"].values()
+
+
+def test_fields_have_the_types_that_bodies_take() -> None:
+    schemas = openapi.document()["components"]["schemas"]
+    mask = schemas["Mask"]["properties"]
+    assert mask["area"] == {"type": "integer", "format": "int64"}
+    assert mask["png"] == {"type": "string", "contentEncoding": "base64"}
+    assert schemas["Image"]["oneOf"][0] == {"type": "string", "contentEncoding": "base64"}
+    request = schemas["SegmentRequest"]["properties"]
+    assert request["encoding"]["enum"] == list(pb.MaskEncoding.keys())
+    assert request["prompts"]["items"] == {"$ref": "#/components/schemas/Prompt"}
+    assert schemas["IndexItem"]["properties"]["metadata"]["type"] == "object"
+    assert "image" in schemas["ClassifyRequest"]["properties"]
+
+
+def test_an_embedding_is_of_an_image_or_of_texts() -> None:
+    embed = openapi.document()["paths"]["/embed"]["post"]
+    schema = embed["requestBody"]["content"]["application/json"]["schema"]
+    names = [one["$ref"].rsplit("/", 1)[1] for one in schema["anyOf"]]
+    assert names == ["EmbedRequest", "EmbedTextRequest"]
+
+
+def test_a_key_may_be_needed_and_is_sent_in_one_of_two_ways() -> None:
+    found = openapi.document()
+    schemes = found["components"]["securitySchemes"]
+    assert schemes["key"] == {"type": "apiKey", "in": "header", "name": "x-api-key"}
+    assert found["security"] == [{}, {"key": []}, {"bearer": []}]

@@ -1,0 +1,510 @@
+import asyncio
+import time
+from contextlib import suppress
+from types import SimpleNamespace
+
+import grpc
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1.samclip_pb2_grpc import (
+    BackboneServiceServicer,
+    add_BackboneServiceServicer_to_server,
+)
+
+from samclip_core.errors import (
+    AnotherCheckpoint,
+    DeadlineExceeded,
+    ImageTooLarge,
+    InvalidImage,
+    KeyUnknown,
+    Overloaded,
+    Unavailable,
+    UnsupportedImage,
+)
+from samclip_core.io.image import image_key
+from services.backbone.app import Backbone
+from services.batching import threads
+from services.cache import embedding_cache
+from services.cache.embedding_cache import EmbeddingCache
+from services.heads import backbone_client
+from services.heads.backbone_client import UNLIMITED, BackboneClient
+from services.heads.head import Head
+from services.observability import metrics
+from services.request import callers, rpc, wire
+from services.request.priority import Urgency
+from tests import tls
+from tests.fake_model import SIZE, FakeModel, text_vector
+from tests.faults import relay
+from tests.in_process import ADMITTED, png, served
+
+MAX_BYTES = 2**23
+
+
+def client_of(port: int, digest: str, capacity: int = 0) -> BackboneClient:
+    caches = lambda dtype: EmbeddingCache(capacity)  # noqa: E731
+    return BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, digest, caches, MAX_BYTES)
+
+
+def asked() -> float:
+    return metrics.REQUESTS.labels("BackboneService", "Embed", "OK")._value.get()
+
+
+@pytest.fixture
+def model() -> FakeModel:
+    return FakeModel()
+
+
+@pytest.fixture
+async def backbone(model, settings):
+    service = Backbone(settings.model_copy(update={"max_queue": 4}), model)
+    model.batches.clear()
+    model.texts.clear()
+    async with served(service) as port:
+        client = client_of(port, model.digest)
+        yield client
+        model.release()
+        await client.close()
+
+
+async def test_features_by_file_and_by_key(backbone):
+    info, features = await backbone.features(pb.Image(encoded=png(100)), pb.SAM, pb.CLIP_POOLED)
+    assert (info.key, info.width, info.height, info.cached) == (image_key(png(100)), 40, 30, False)
+    assert features.geometry.size == SIZE
+    assert features.sam_Dhw.shape == (4, 4, 4)
+    assert features.clip_dense_Dhw is None
+    info, again = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    assert info.cached
+    np.testing.assert_array_equal(again.clip_pooled_D, features.clip_pooled_D)
+
+
+async def test_an_image_or_a_key_that_is_too_long_is_neither_hashed_nor_sent(monkeypatch):
+    client = client_of(1, "digest")  # nothing listens there
+    monkeypatch.setattr(backbone_client.threads, "image_key", None)
+    for image, error in (
+        (pb.Image(encoded=bytes(MAX_BYTES + 1)), ImageTooLarge),
+        (pb.Image(encoded=b""), InvalidImage),
+        (pb.Image(key="0" * 65), InvalidImage),
+    ):
+        with pytest.raises(error):
+            await client.features(image, pb.CLIP_POOLED)
+    await client.close()
+
+
+async def test_what_this_process_has_seen_is_not_asked_for_again(model, settings):
+    async with served(Backbone(settings, model)) as port:
+        client = client_of(port, model.digest, 2**20)
+        image = pb.Image(encoded=png(100))
+        info, features = await client.features(image, pb.SAM)
+        before = asked()
+        for again in (image, pb.Image(key=info.key)):
+            found, same = await client.features(again, pb.SAM)
+            assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
+            np.testing.assert_array_equal(same.sam_Dhw, features.sam_Dhw)
+            assert same.geometry == features.geometry
+        assert asked() == before
+        found, both = await client.features(image, pb.SAM, pb.CLIP_DENSE)  # one was not asked for
+        assert asked() == before + 1
+        assert found.cached
+        assert both.clip_dense_Dhw is not None
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (pb.Image(), InvalidImage, "the image is empty"),
+        (pb.Image(encoded=b"GIF89a" + bytes(9)), UnsupportedImage, "GIF files are not read"),
+        (pb.Image(encoded=png(1)[:100]), InvalidImage, "damaged or cut short"),
+        (pb.Image(key="0" * 64), KeyUnknown, "send the image"),
+    ],
+)
+async def test_errors_pass_through_unchanged(backbone, image, error, message):
+    with pytest.raises(error, match=message) as caught:
+        await backbone.features(image, pb.SAM)
+    assert type(caught.value) is error
+
+
+async def test_an_embedding_larger_than_grpcs_default_limit_passes(backbone):
+    large = png(1, 1500, 1500)
+    assert len(large) > 4 * 2**20
+    info, _ = await backbone.features(pb.Image(encoded=large), pb.SAM)
+    assert info.width == 1500
+
+
+async def test_overload_and_deadline_pass_through(backbone, model):
+    model.hold()
+    calls = [
+        asyncio.create_task(backbone.features(pb.Image(encoded=png(i)), pb.SAM)) for i in range(12)
+    ]
+    done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+    assert type(next(iter(done)).exception()) is Overloaded
+    model.release()
+    await asyncio.gather(*calls, return_exceptions=True)
+    await asyncio.sleep(backbone_client.MOST_HEEDED_S)  # a refusal is heeded
+    model.hold()
+    rpc.urgency.set(Urgency(deadline=asyncio.get_running_loop().time()))
+    with pytest.raises(DeadlineExceeded):
+        await backbone.features(pb.Image(encoded=png(99)), pb.SAM)
+
+
+async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbone, monkeypatch):
+    known = (await backbone.features(pb.Image(encoded=png(1)), pb.SAM))[0].key
+    clock = SimpleNamespace(now=time.monotonic())
+    monkeypatch.setattr(backbone_client, "monotonic", lambda: clock.now)
+    answers: list[Exception | None] = [Overloaded("too much")]
+    call, asked = backbone._call, []
+
+    async def watched(method, request, told):
+        asked.append(request)
+        if answers and (error := answers.pop()):
+            raise error
+        return await call(method, request, told)
+
+    monkeypatch.setattr(backbone, "_call", watched)
+
+    async def ask(image, left_s=5.0, bulk=False):
+        rpc.urgency.set(Urgency(clock.now + left_s, bulk))
+        await backbone.features(image, pb.SAM)
+
+    with pytest.raises(Overloaded, match="too much"):
+        await ask(pb.Image(encoded=png(2)))
+    before = metrics.SHED.labels("busy")._value.get()
+    with pytest.raises(Overloaded, match="try again later"):
+        await ask(pb.Image(encoded=png(3)))
+    with pytest.raises(Overloaded, match="try again later"):
+        await ask(pb.Image(encoded=png(3)), bulk=True, left_s=1)
+    assert (len(asked), metrics.SHED.labels("busy")._value.get()) == (1, before + 2)
+    await ask(pb.Image(encoded=png(3)), left_s=6)
+    await ask(pb.Image(key=known))
+    clock.now += backbone_client.MOST_HEEDED_S
+    await ask(pb.Image(encoded=png(4)))
+    assert len(asked) == 4
+
+
+async def test_a_refusal_of_bulk_work_is_none_of_interactive_work(backbone):
+    refusals = backbone_client._Refusals()
+    with pytest.raises(Overloaded), refusals.heeded(Urgency(bulk=True)):
+        raise Overloaded("for bulk work there is no room")
+    with refusals.heeded(Urgency()):
+        pass
+    with pytest.raises(Overloaded), refusals.heeded(Urgency(bulk=True)):
+        pytest.fail("it was asked")
+
+
+async def test_after_a_refusal_a_deadline_that_has_passed_is_no_overload(backbone):
+    refusals = backbone_client._Refusals()
+    late = Urgency(deadline=time.monotonic())
+    with pytest.raises(Overloaded), refusals.heeded(Urgency()):
+        raise Overloaded("too much")
+    with pytest.raises(DeadlineExceeded), refusals.heeded(late):
+        pytest.fail("it was asked")
+
+
+async def test_a_refusal_is_heeded_for_as_long_as_a_few_answers_take(monkeypatch):
+    clock = SimpleNamespace(now=100.0)
+    monkeypatch.setattr(backbone_client, "monotonic", lambda: clock.now)
+    refusals = backbone_client._Refusals()
+
+    def refused_until() -> float:
+        """The time at which it is asked again, after a refusal now."""
+        with pytest.raises(Overloaded), refusals.heeded(Urgency()):
+            raise Overloaded("too much")
+        start = clock.now
+        for step in range(1000):
+            clock.now = start + step / 1000
+            with suppress(Overloaded), refusals.heeded(Urgency()):
+                return clock.now - start
+        raise AssertionError("it is never asked again")
+
+    assert refused_until() == pytest.approx(backbone_client.MOST_HEEDED_S, abs=0.002)
+    for _ in range(99):  # a hundred answers in half a second, with the one above
+        with refusals.heeded(Urgency()):
+            clock.now += 0.2 / 99
+    assert refused_until() == pytest.approx(backbone_client.PLACES * 0.005, abs=0.002)
+
+
+async def test_a_backbone_that_is_not_there_is_unavailable():
+    client = client_of(1, "d")
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 does not answer"):
+        await client.features(pb.Image(key="k"), pb.SAM)
+    await client.close()
+
+
+async def test_a_bug_in_the_backbone_is_a_bug_here(backbone, model):
+    model.failure = ValueError("secret")
+    with pytest.raises(RuntimeError, match="internal error; request id") as caught:
+        await backbone.features(pb.Image(encoded=png(1)), pb.SAM)
+    assert "secret" not in str(caught.value)
+
+
+async def test_embeddings_of_another_checkpoint_are_refused(model, settings):
+    async with served(Backbone(settings, model)) as port:
+        client = client_of(port, "e" * 64)
+        with pytest.raises(AnotherCheckpoint, match="another checkpoint"):
+            await client.features(pb.Image(encoded=png(1)), pb.SAM)
+        with pytest.raises(AnotherCheckpoint, match="another checkpoint"):
+            await client.embed_text(["dog"])
+        await client.close()
+
+
+async def test_texts_are_asked_for_once(backbone, model):
+    rows = await backbone.embed_text(["dog", "cat", "dog"])
+    np.testing.assert_allclose(rows, [text_vector(t) for t in ("dog", "cat", "dog")], atol=1e-6)
+    assert model.texts == ["dog", "cat"]
+    await backbone.embed_text(["cat", "bird"])
+    assert model.texts == ["dog", "cat", "bird"]
+
+
+async def test_a_remembered_text_keeps_no_other_bytes_of_its_response(backbone):
+    await backbone.embed_text(["a", "b", "c"])
+    for row in backbone._texts.values():
+        assert row.base is None
+
+
+async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkeypatch):
+    monkeypatch.setattr(backbone_client, "TEXTS_KEPT", 2)
+    await backbone.embed_text(["a", "b"])
+    await backbone.embed_text(["a"])
+    await backbone.embed_text(["c"])  # b is the one used longest ago
+    await backbone.embed_text(["a", "b"])
+    assert model.texts == ["a", "b", "c", "b"]
+    rows = await backbone.embed_text(["d", "e", "f"])
+    assert rows.shape == (3, 4)
+
+
+async def test_class_embeddings_are_means_over_the_templates(backbone):
+    found = await backbone.class_embeddings(["dog", "cat"], ["a {}", "the {}"])
+    mean = text_vector("a cat") + text_vector("the cat")
+    np.testing.assert_allclose(found[1], mean / np.linalg.norm(mean), atol=1e-6)
+    assert found.shape == (2, 4)
+
+
+async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, shared_redis):
+    shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
+    settings = settings.model_copy(update=shared)
+    backbone = Backbone(settings, model)
+    image, outputs = pb.Image(encoded=png(77)), (pb.SAM, pb.CLIP_POOLED)
+    caches = embedding_cache.of_settings(settings, 0, model.digest, SIZE)
+    async with served(backbone) as port:
+        near = client_of(port, model.digest)
+        info, features = await near.features(image, *outputs)
+        await near.close()
+        address = f"127.0.0.1:{port}"
+        far = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+        await far.embed_text(["a photo"])  # and learns in which precision the backbone computes
+    await backbone.engine.close()  # what it wrote is there; it is not
+    for again in (image, pb.Image(key=info.key)):
+        found, same = await far.features(again, *outputs)
+        assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
+        np.testing.assert_array_equal(same.sam_Dhw, features.sam_Dhw)
+        np.testing.assert_array_equal(same.clip_pooled_D, features.clip_pooled_D)
+    with pytest.raises(Unavailable):
+        await far.features(pb.Image(encoded=png(78)), *outputs)
+    await far.close()
+
+
+async def test_until_the_backbone_has_named_its_precision_redis_is_not_asked(model):
+    asked = []
+
+    def caches(dtype: str) -> EmbeddingCache:
+        asked.append(dtype)
+        return EmbeddingCache(2**20)
+
+    client = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+    client.cache.get = None
+    with pytest.raises(Unavailable):
+        await client.features(pb.Image(encoded=png(1)), pb.SAM)
+    assert asked == [""]
+    await client.close()
+
+
+async def test_an_image_is_hashed_and_looked_for_in_redis_once(
+    model, settings, shared_redis, monkeypatch
+):
+    shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
+    settings = settings.model_copy(update=shared)
+    backbone, hashed, image = Backbone(settings, model), [], pb.Image(encoded=png(79))
+    monkeypatch.setattr(
+        threads.image, "image_key", lambda file: hashed.append(file) or image_key(file)
+    )
+
+    def looked_for() -> float:
+        return metrics.CACHE.labels("l2", "SAM", "miss")._value.get()
+
+    async with served(backbone) as port:
+        address, caches = (
+            f"127.0.0.1:{port}",
+            embedding_cache.of_settings(settings, 0, model.digest, SIZE),
+        )
+        client = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+        await client.embed_text(["a photo"])  # and learns in which precision the backbone computes
+        before = looked_for()
+        info, _ = await client.features(image, pb.SAM)
+        assert (info.key, info.cached) == (image_key(image.encoded), False)
+        assert (len(hashed), looked_for() - before) == (1, 1)
+        await client.close()
+        far = BackboneClient(address, (), SIZE, model.digest, caches, MAX_BYTES)
+        far._metadata = ADMITTED  # a front door lets it in, and takes the header that it might send
+        await far.embed_text(["a photo"])
+        assert (await far.features(pb.Image(encoded=png(80)), pb.SAM))[0].key == image_key(png(80))
+        assert len(hashed) == 3
+        await far.close()
+    await backbone.engine.close()
+
+
+async def test_classes_that_were_asked_about_lately_are_remembered(backbone, model):
+    first = await backbone.class_embeddings(["dog", "cat"], ["a {}"])
+    backbone._texts.clear()
+    assert await backbone.class_embeddings(["dog", "cat"], ["a {}"]) is first
+    for number in range(backbone_client.CLASSES_KEPT):
+        await backbone.class_embeddings([f"dog {number}"], ["a {}"])
+    again = await backbone.class_embeddings(["dog", "cat"], ["a {}"])
+    assert again is not first
+    np.testing.assert_array_equal(again, first)
+
+
+@pytest.fixture
+async def two_precisions(backbone, settings):
+    """A client of a backbone that computes in float32, and the stub of one that does in int8."""
+    other = FakeModel()
+    other.dtype = "int8"
+    async with served(Backbone(settings, other)) as port:
+        elsewhere = client_of(port, other.digest)
+        backbone._caches = lambda dtype: EmbeddingCache(2**20)
+        yield backbone, elsewhere._stub
+        await elsewhere.close()
+
+
+async def test_entries_of_another_precision_are_served_no_more(two_precisions):
+    """Both backbones are replicas behind one address."""
+    client, int8 = two_precisions
+    float32, image = client._stub, pb.Image(encoded=png(100))
+
+    async def dtype(stub: object, *outputs: pb.Output) -> str:
+        client._stub = stub
+        return (await client.features(image, *outputs))[1].dtype
+
+    assert await dtype(float32, pb.SAM) == "float32"
+    assert await dtype(int8, pb.SAM) == "float32"  # from memory, as it was computed
+    assert await dtype(int8, pb.SAM, pb.CLIP_DENSE) == "int8"
+    assert await dtype(None, pb.SAM) == "int8"  # from memory alone
+    assert await dtype(float32, pb.CLIP_POOLED) == "float32"
+    assert await dtype(int8, pb.SAM) == "int8"  # that of before is not in memory any more
+
+
+async def test_what_was_found_before_the_precision_changed_keeps_its_own(two_precisions):
+    client, int8 = two_precisions
+    image = pb.Image(encoded=png(100))
+    await client.features(image, pb.SAM)
+    get = client.cache.get
+
+    async def overtaken(key, outputs):
+        found = await get(key, outputs)
+        client._stub = int8
+        await client.embed_text(["a dog"])
+        return found
+
+    client.cache.get = overtaken
+    assert (await client.features(image, pb.SAM))[1].dtype == "float32"
+    assert client._dtype == "int8"
+
+
+async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
+    seen = []
+    answer = Backbone.call
+
+    async def call(self, method, request, metadata):
+        seen.append(Urgency.read(metadata, most_s=1e6))
+        return await answer(self, method, request, metadata)
+
+    monkeypatch.setattr(Backbone, "call", call)
+    rpc.urgency.set(Urgency(asyncio.get_running_loop().time() + 500, bulk=True))
+    await backbone.features(pb.Image(encoded=png(1)), pb.SAM)
+    assert seen[0].bulk
+    assert seen[0].deadline <= rpc.urgency.get().deadline + 1
+
+
+def as_tenant(name: str) -> None:
+    headers = {callers.KEY: name, callers.TENANT: name, callers.SCOPES: "read"}
+    callers.caller.set(callers.Caller.read(headers, keys_asked_for=True))
+
+
+async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone, model):
+    as_tenant("ann")
+    info, _ = await backbone.features(pb.Image(encoded=png(100)), pb.CLIP_POOLED)
+    by_key, _ = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    assert by_key.cached
+    as_tenant("bob")
+    with pytest.raises(KeyUnknown, match="send the image"):
+        await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    sent, _ = await backbone.features(pb.Image(encoded=png(100)), pb.CLIP_POOLED)
+    assert not sent.cached  # or it would tell that somebody else had sent it
+    assert sent.key == info.key
+    by_key, _ = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    assert by_key.cached
+    assert model.batches == [1, 1]
+
+
+@pytest.mark.parametrize("tenant", ["ann", "-"])
+async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings, tenant):
+    async with served(Backbone(settings, model)) as port:
+        client = BackboneClient(
+            f"127.0.0.1:{port}", (), SIZE, model.digest, lambda _: EmbeddingCache(0), MAX_BYTES
+        )
+        as_tenant(tenant)
+        with pytest.raises(KeyUnknown):
+            await client.features(pb.Image(key="0" * 64), pb.CLIP_POOLED)
+        await client.close()
+    assert metrics.REQUESTS.labels("BackboneService", "Embed", "UNAUTHENTICATED")._value.get() == 0
+
+
+async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, settings, tmp_path):
+    certificate = tls.certificate(tmp_path, "localhost")
+    pair = (certificate.read_bytes(), certificate.read_bytes())
+    server = grpc.aio.server(options=UNLIMITED)
+    seen = []
+
+    class Backbone(BackboneServiceServicer):
+        async def EmbedText(self, request, context):
+            seen.append(dict(context.invocation_metadata()).get("x-api-key"))
+            tensor = wire.to_tensor(np.ones((1, 4), np.float32))
+            return pb.EmbedTextResponse(tensor=tensor, model=pb.ModelInfo(digest=model.digest))
+
+    add_BackboneServiceServicer_to_server(Backbone(), server)
+    port = server.add_secure_port("localhost:0", grpc.ssl_server_credentials([pair]))
+    await server.start()
+    far = {"backbone_address": f"localhost:{port}", "backbone_api_key": "k"}
+    for ca in (certificate, tls.certificate(tmp_path, "stranger"), None):
+        update = {**far, "backbone_ca_file": ca}
+        head = Head(settings.model_copy(update=update))
+        client = head.backbone
+        client._digest = model.digest
+        if ca is certificate:
+            assert (await client.embed_text(["a"])).shape == (1, 4)
+        else:
+            rpc.urgency.set(Urgency(time.monotonic() + 0.5))  # it is tried again until then
+            with pytest.raises((Unavailable, DeadlineExceeded)):
+                await client.embed_text(["a"])
+        await client.close()
+    assert seen == ["k"]
+    await server.stop(None)
+
+
+async def test_a_connection_that_falls_silent_is_given_up_for_another(model, settings, monkeypatch):
+    """TCP alone would wait for many minutes, and so would this test: no deadline ends it."""
+    quick = tuple((name, min(value, 500)) for name, value in backbone_client._NETWORK)
+    monkeypatch.setattr(backbone_client, "_NETWORK", quick)
+    async with served(Backbone(settings, model)) as port:
+        with relay.running(port) as between:
+            client = client_of(between.port, model.digest)
+            await client.features(pb.Image(encoded=png(100)), pb.SAM)
+            between.silence()
+            info, _ = await client.features(pb.Image(encoded=png(101)), pb.SAM)
+            assert info.key == image_key(png(101))
+            between.cut()
+            with pytest.raises(Unavailable, match="does not answer"):
+                await client.features(pb.Image(encoded=png(102)), pb.SAM)
+            between.mend()
+            assert (await client.features(pb.Image(encoded=png(103)), pb.SAM))[0].width == 40
+            await client.close()

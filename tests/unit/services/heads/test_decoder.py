@@ -1,0 +1,189 @@
+"""The mask decoder that requests share, with random weights and a device that can be held up."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from samclip_core.answers.everything import everything_steps, segment_everything
+from samclip_core.answers.sam_head import SamHead
+from samclip_core.answers.steps import Steps
+from samclip_core.errors import DeadlineExceeded, InvalidPrompt
+from samclip_core.geometry import Geometry
+from samclip_core.types import ImageFeatures, MaskSet, Prompt
+from services.heads.segmentation.decoder import Decoder
+from services.observability import metrics
+from services.request import rpc
+from services.request.priority import Urgency
+
+CLICK, BOX = Prompt(points=((20, 15),)), Prompt(box=(5, 5, 30, 25))
+TWO = Prompt(points=((8, 9), (30, 12)), negative=(False, True))
+
+
+class Watched(SamHead):
+    """Notes how many prompts each image of a run has."""
+
+    batches: list[list[int]]
+
+    def decode_batch(self, requests, multimask=True):
+        if requests:
+            self.batches.append([len(prompts) for _, prompts in requests])
+        return super().decode_batch(requests, multimask)
+
+
+@pytest.fixture
+def decoder(settings, tiny_checkpoint) -> Decoder:
+    head = Watched.load(tiny_checkpoint)
+    head.batches = []
+    return Decoder(head, settings.model_copy(update={"max_prompt_batch": 4}))
+
+
+def features(decoder: Decoder, seed: int, width: int = 40, height: int = 30) -> ImageFeatures:
+    config = decoder.sam_head.config
+    shape = (config.embed_dim, config.grid, config.grid)
+    sam_Dhw = np.random.default_rng(seed).normal(size=shape).astype(np.float16)
+    return ImageFeatures(Geometry(height, width, config.image_size), sam_Dhw)
+
+
+async def together(decoder: Decoder, *questions: tuple, urgency: Urgency | None = None) -> list:
+    """The answers, or errors, of what is asked while the device is busy with something else."""
+    gate = threading.Event()
+    decoder._device.submit(gate.wait, 60)
+    first = asyncio.create_task(decoder.segment(features(decoder, 99), [CLICK], False))
+    await asyncio.sleep(0)
+    if urgency:
+        rpc.urgency.set(urgency)
+    calls = [asyncio.create_task(decoder.segment(*question)) for question in questions]
+    await asyncio.sleep(0)
+    gate.set()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    await first
+    assert decoder.sam_head.batches.pop(0) == [1]
+    return answers
+
+
+def assert_same(one: MaskSet, other: MaskSet) -> None:
+    np.testing.assert_allclose(one.logits_Mhw, other.logits_Mhw, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(one.predicted_iou_M, other.predicted_iou_M, atol=1e-4, rtol=0)
+    for ours, theirs in zip(one.masks_MHW, other.masks_MHW, strict=True):
+        union = (ours | theirs).sum()
+        assert union == 0 or (ours & theirs).sum() / union >= 0.999
+
+
+async def test_prompts_of_different_images_share_a_batch(decoder):
+    questions = [(features(decoder, seed), [CLICK], False) for seed in range(4)]
+    answers = await together(decoder, *questions)
+    assert decoder.sam_head.batches == [[1, 1, 1, 1]]
+    assert [len(answer) for answer in answers] == [1, 1, 1, 1]
+
+
+async def test_an_answer_does_not_depend_on_its_neighbours(decoder):
+    questions = [
+        (features(decoder, 1), [CLICK], True),
+        (features(decoder, 2, 60, 31), [BOX], False),
+        (features(decoder, 3, 31, 60), [TWO], True),
+        (features(decoder, 1), [CLICK], False),
+        (features(decoder, 4), [TWO, CLICK], False),
+    ]
+    for order in (questions, questions[::-1]):
+        for question, answer in zip(order, await together(decoder, *order), strict=True):
+            alone = SamHead.segment(decoder.sam_head, *question)
+            for ours, theirs in zip(answer, alone, strict=True):
+                assert_same(ours.enlarge_all(), theirs)
+        decoder.sam_head.batches.clear()
+
+
+async def test_prompts_are_counted_not_requests(decoder):
+    sizes = (2, 1, 2, 3)
+    await together(
+        decoder,
+        *((features(decoder, seed), [CLICK] * size, False) for seed, size in enumerate(sizes)),
+    )
+    assert decoder.sam_head.batches == [[2, 1], [2], [3]]
+
+
+async def test_one_that_fails_fails_alone(decoder):
+    broken = ImageFeatures(features(decoder, 2).geometry)
+    good = [(features(decoder, seed), [CLICK], False) for seed in (1, 3)]
+    answers = await together(decoder, good[0], (broken, [CLICK], False), good[1])
+    assert isinstance(answers.pop(1), ValueError)
+    for answer, question in zip(answers, good, strict=True):
+        assert_same(answer[0].enlarge_all(), SamHead.segment(decoder.sam_head, *question)[0])
+
+
+async def test_a_bad_prompt_is_refused_before_the_batch(decoder):
+    outside = Prompt(points=((41, 3),))
+    good, bad = await together(
+        decoder,
+        (features(decoder, 1), [CLICK], False),
+        (features(decoder, 2), [CLICK, outside], False),
+    )
+    assert isinstance(bad, InvalidPrompt)
+    assert len(good) == 1
+    assert decoder.sam_head.batches == [[1]]
+
+
+async def test_what_expired_is_not_decoded(decoder):
+    before = metrics.SHED.labels("expired")._value.get()
+    (answer,) = await together(
+        decoder, (features(decoder, 1), [CLICK], False), urgency=Urgency(deadline=0.0)
+    )
+    assert isinstance(answer, DeadlineExceeded)
+    assert decoder.sam_head.batches == []
+    assert metrics.SHED.labels("expired")._value.get() == before + 1
+
+
+async def test_its_size_can_change(decoder):
+    decoder.tune(2)
+    assert decoder.size == 2
+    await together(decoder, *[(features(decoder, 1), [CLICK], False)] * 3)
+    assert decoder.sam_head.batches == [[1, 1], [1]]
+
+
+def everything(decoder: Decoder, points_per_side: int) -> Steps:
+    return everything_steps(decoder.terms, features(decoder, 7), points_per_side)
+
+
+async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
+    gate = threading.Event()
+    decoder._device.submit(gate.wait, 60)
+    bulk = asyncio.create_task(decoder.run_bulk(everything(decoder, 6)))
+    while not decoder._batcher._running:
+        await asyncio.sleep(0.001)
+    click = asyncio.create_task(decoder.segment(features(decoder, 1), [CLICK], False))
+    await asyncio.sleep(0)
+    gate.set()
+    await click
+    assert not bulk.done()
+    assert len(decoder.sam_head.batches) <= 3  # a step, the click, perhaps the next step
+    await bulk
+    assert sorted(map(sum, decoder.sam_head.batches)) == [1, *[4] * 9]
+
+
+async def test_few_bulk_works_take_part_at_a_time(decoder):
+    gate = threading.Event()
+    decoder._device.submit(gate.wait, 60)
+    works = [asyncio.create_task(decoder.run_bulk(everything(decoder, 2))) for _ in range(5)]
+    while not decoder._batcher._running:
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.05)
+    assert len(decoder._batcher) == 0
+    gate.set()
+    await asyncio.gather(*works)
+    assert decoder.sam_head.batches == [[4]] * 5
+
+
+async def test_steps_get_what_the_library_finds(decoder):
+    found = await decoder.run(everything(decoder, 4))
+    expected = segment_everything(decoder.sam_head, features(decoder, 7), 4)
+    assert len(found) == len(expected) > 0
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours.logits_hw, theirs.logits_hw, atol=1e-4)
+
+
+async def test_work_without_time_left_asks_nothing(decoder):
+    rpc.urgency.set(Urgency(deadline=0.0))
+    with pytest.raises(DeadlineExceeded):
+        await decoder.run_bulk(everything(decoder, 4))
+    assert decoder.sam_head.batches == []

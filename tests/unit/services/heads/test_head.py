@@ -1,0 +1,59 @@
+import pytest
+
+from samclip_core.errors import CheckpointError
+from services.gateway import scrape
+from services.heads.classification.app import Classification
+from services.heads.head import Head
+from services.observability import metrics
+from services.request import admission
+from tests.in_process import SECRET
+
+
+def test_it_knows_the_model_without_reading_weights(settings, tiny_model):
+    head = Classification(settings)
+    assert (head.model.name, head.model.kind) == ("tiny-edge", "edge")
+    assert head.model.digest == tiny_model.digest
+    assert head.config == tiny_model.config
+
+
+def test_it_tells_what_was_measured_of_a_checkpoint(settings):
+    head = Classification(settings.model_copy(update={"checkpoint": "edge"}))
+    assert 0 < head.figures["imagen200_top1"] <= 1
+    metrics.announce(head.model, head.figures)
+    line = f'samclip_model_quality{{digest="{head.model.digest}",measure="imagen200_top1"}} 0.'
+    assert line in scrape.render({"": scrape.of_node()}).decode()
+
+
+def test_a_missing_checkpoint_says_how_to_get_one(settings):
+    with pytest.raises(CheckpointError, match="samclip convert"):
+        Head(settings.model_copy(update={"checkpoint": "nowhere"}))
+
+
+async def test_its_own_backbone_is_called_past_the_front_door(settings):
+    head = Classification(settings.model_copy(update={"inner_grpc_port": 4321}))
+    assert head.backbone._address == "127.0.0.1:4321"
+    assert (admission.SECRET_HEADER, SECRET) in head.backbone._metadata
+    assert ("application", "backbone") in head.backbone._metadata
+
+
+async def test_another_backbone_gets_no_secret(settings):
+    head = Classification(settings.model_copy(update={"backbone_address": "far:9000"}))
+    assert (head.backbone._address, head.backbone._metadata) == ("far:9000", ())
+
+
+async def test_health_tells_the_model(settings, tiny_model):
+    health = await Classification(settings).health()
+    assert health["model"]["digest"] == tiny_model.digest
+
+
+async def test_health_tells_of_redis(settings, shared_redis):
+    assert (await Classification(settings).health())["redis"] == "off"
+    shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
+    for address, state in (("", "up"), ("far:9000", "off")):
+        update = {**shared, "backbone_address": address}
+        head = Classification(settings.model_copy(update=update))
+        assert (await head.health())["redis"] == state
+        await head.backbone.close()
+    head = Classification(settings.model_copy(update={"redis_url": "redis://127.0.0.1:1/0"}))
+    assert (await head.health())["redis"] == "down"
+    await head.backbone.close()

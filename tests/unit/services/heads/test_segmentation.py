@@ -1,0 +1,220 @@
+import asyncio
+
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.io.masks import decode_rle
+from samclip_core.types import Prompt
+from services.deployment import replica
+from services.heads.segmentation import app
+from services.request import limits, wire
+from services.settings import SettingsError
+from tests.in_process import png
+
+POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
+BOX = pb.Prompt(box=pb.Box(x_min=5, y_min=5, x_max=30, y_max=25))
+IMAGE = pb.Image(encoded=png())
+
+
+def ask(*prompts: pb.Prompt, **fields) -> pb.SegmentRequest:
+    return pb.SegmentRequest(**{"image": IMAGE, "prompts": prompts, **fields})
+
+
+def read(mask: pb.Mask) -> np.ndarray:
+    return decode_rle(mask.rle.counts, mask.rle.height, mask.rle.width)
+
+
+async def test_masks_are_the_librarys_own(caller, tiny_model):
+    prompts = [Prompt(points=((20, 15),)), Prompt(box=(5, 5, 30, 25))]
+    response = await caller("Segment", ask(POINT, BOX, multimask=True))
+    assert response.model.dtype == "float32"
+    features = tiny_model.encode(png())
+    for result, expected in zip(
+        response.results, tiny_model.segment(features, prompts), strict=True
+    ):
+        assert len(result.masks) == 3
+        for mask, theirs, iou in zip(
+            result.masks, expected.masks_MHW, expected.predicted_iou_M, strict=True
+        ):
+            agreement = (read(mask) == theirs).mean()
+            assert agreement > 0.98  # embeddings travel as float16
+            assert mask.predicted_iou == pytest.approx(iou, abs=0.01)
+
+
+async def test_one_mask_a_prompt_without_multimask(caller):
+    response = await caller("Segment", ask(POINT, BOX, POINT))
+    assert [len(result.masks) for result in response.results] == [1, 1, 1]
+    assert response.results[0] == response.results[2]
+
+
+async def test_logits_can_be_fed_back(caller):
+    first = await caller("Segment", ask(POINT, encoding=pb.LOGITS))
+    (mask,) = first.results[0].masks
+    assert wire.from_tensor(mask.logits).shape == (64, 64)
+    refined = pb.Prompt(points=POINT.points, mask_input=mask.logits)
+    again = await caller("Segment", ask(refined, image=pb.Image(key=first.image.key)))
+    assert again.image.cached
+    assert len(again.results[0].masks) == 1
+
+
+@pytest.mark.parametrize("encoding", pb.MaskEncoding.values())
+async def test_every_encoding(caller, encoding):
+    response = await caller("Segment", ask(POINT, encoding=encoding))
+    field = {0: "rle", 1: "png", 2: "polygons", 3: "packed", 4: "logits"}[encoding]
+    assert response.results[0].masks[0].WhichOneof("data") == field
+
+
+async def test_a_text_gives_its_instances_beside_other_prompts(caller, monkeypatch):
+    monkeypatch.setattr(
+        "samclip_core.answers.instances.PRESENT", 0.0
+    )  # random weights: all is a dog
+    response = await caller("Segment", ask(POINT, pb.Prompt(text="dog"), BOX))
+    point, text, box = response.results
+    assert len(point.masks) == len(box.masks) == 1
+    assert {mask.label for mask in text.masks} == {"dog"}
+    assert all(0 <= mask.label_score <= 1 for mask in text.masks)
+
+
+async def test_a_text_that_is_nowhere_gives_no_mask(caller, monkeypatch):
+    monkeypatch.setattr("samclip_core.answers.instances.PRESENT", 1.0)
+    response = await caller("Segment", ask(pb.Prompt(text="dog")))
+    assert len(response.results) == 1
+    assert len(response.results[0].masks) == 0
+
+
+async def test_masks_of_too_many_pixels_are_refused(caller, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * 5)
+    for request in (ask(*[POINT] * 2, multimask=True), ask(*[POINT] * 3, encoding=pb.PNG)):
+        code, details = await caller.refused("Segment", request)
+        assert code == "INVALID_ARGUMENT"
+        assert "send a smaller image, or fewer prompts or labels" in details
+    assert len((await caller("Segment", ask(*[POINT] * 5))).results) == 5
+    everything = pb.SegmentEverythingRequest(image=IMAGE)
+    found = len((await caller("SegmentEverything", everything)).masks)
+    monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * (found - 1))
+    code, details = await caller.refused("SegmentEverything", everything)
+    assert (code, f"{found} masks of 40×30" in details) == ("INVALID_ARGUMENT", True)
+
+
+async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
+    found = await caller("Segment", ask(*[POINT, BOX] * 9, multimask=True))
+    assert [len(result.masks) for result in found.results] == [3] * 18
+    for result, same in zip(found.results[2:], found.results, strict=False):
+        assert [mask.area for mask in result.masks] == [mask.area for mask in same.masks]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (ask(), "no prompts"),
+        (ask(*[POINT] * 300), "300 prompts in one request, at most 256"),
+        (ask(pb.Prompt()), "prompt 0: the prompt is empty"),
+        (
+            ask(POINT, pb.Prompt(points=[pb.Point(x=41, y=3)])),
+            "prompt 1: point (41, 3) lies outside the image of 40×30 pixels",
+        ),
+        (ask(pb.Prompt(points=[pb.Point(x=float("nan"), y=3)])), "outside the image"),
+        (
+            ask(pb.Prompt(box=pb.Box(x_min=9, y_min=9, x_max=3, y_max=12))),
+            "inverted or empty",
+        ),
+        (ask(pb.Prompt(box=pb.Box(x_max=float("inf"), y_max=2))), "not finite"),
+        (ask(pb.Prompt(text="dog", points=POINT.points)), "text goes alone"),
+        (ask(pb.Prompt(text="x" * 2000)), "the text of prompt 0 has 2000 characters"),
+        (
+            ask(pb.Prompt(mask_input=wire.to_tensor(np.zeros((7, 7), np.float32)))),
+            "this model's logits are 64×64",
+        ),
+        (ask(POINT, encoding=9), "mask encoding 9 is unknown"),
+        (ask(POINT, image=pb.Image(encoded=b"what")), "not an image"),
+        (ask(POINT, image=pb.Image(encoded=png()[:300])), "damaged or cut short"),
+        (ask(POINT, image=pb.Image()), "the image is empty"),
+    ],
+)
+async def test_bad_requests_are_refused_and_a_good_one_beside_them_succeeds(
+    caller, request_, message
+):
+    code, details = await caller.refused("Segment", request_)
+    assert code == "INVALID_ARGUMENT"
+    assert message in details
+    assert len((await caller("Segment", ask(POINT))).results) == 1
+
+
+async def test_requests_at_once_are_answered_as_one_after_another(caller):
+    images = [pb.Image(encoded=png(red)) for red in range(0, 200, 40)]
+    asks = [ask(POINT, BOX, image=image, multimask=index % 2) for index, image in enumerate(images)]
+    expected = [await caller("Segment", request) for request in asks]
+    bad = ask(pb.Prompt(points=[pb.Point(x=41, y=3)]), image=images[0])
+    *found, refused = await asyncio.gather(
+        *(caller("Segment", request) for request in asks), caller.refused("Segment", bad)
+    )
+    assert refused[0] == "INVALID_ARGUMENT"
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.image.key == theirs.image.key
+        for result, other in zip(ours.results, theirs.results, strict=True):
+            for mask, same in zip(result.masks, other.masks, strict=True):
+                union = (read(mask) | read(same)).sum()
+                assert union == 0 or (read(mask) & read(same)).sum() / union >= 0.999
+
+
+def test_batches_of_the_decoder_can_change_while_it_runs(settings):
+    built = app.build(settings)._bound_deployment
+    assert built.user_config == {
+        "checkpoint": settings.checkpoint,
+        "log_level": "WARNING",
+        "max_prompt_batch": settings.max_prompt_batch,
+    }
+    half = replica.MAX_ONGOING // 2
+    with pytest.raises(SettingsError, match=f"max_prompt_batch is {half + 1}"):
+        app.build(settings.model_copy(update={"max_prompt_batch": half + 1}))
+
+
+def test_a_bad_change_is_refused_and_nothing_changes(settings):
+    service = app.Segmentation(settings)
+    service.tune(settings.model_copy(update={"max_prompt_batch": 9}))
+    assert service._decoder._batcher._max_size == 9
+    with pytest.raises(SettingsError, match="max_prompt_batch is 999"):
+        service.tune(settings.model_copy(update={"max_prompt_batch": 999}))
+    assert service._decoder._batcher._max_size == service.settings.max_prompt_batch == 9
+
+
+async def test_an_unknown_key_asks_for_the_image(caller):
+    code, details = await caller.refused("Segment", ask(POINT, image=pb.Image(key="0" * 64)))
+    assert code == "FAILED_PRECONDITION"
+    assert "send the image" in details
+
+
+async def test_everything_is_the_librarys_own(caller, tiny_model):
+    request = pb.SegmentEverythingRequest(image=IMAGE, labels=["dog", "cat"])
+    response = await caller("SegmentEverything", request)
+    expected = tiny_model.segment_everything(png(), labels=["dog", "cat"])
+    assert len(response.masks) == len(expected) > 0
+    assert {mask.label for mask in response.masks} <= {"dog", "cat"}
+    unnamed = await caller("SegmentEverything", pb.SegmentEverythingRequest(image=IMAGE))
+    assert {mask.label for mask in unnamed.masks} == {""}
+
+
+async def test_everything_with_more_points_and_logits(caller):
+    request = pb.SegmentEverythingRequest(image=IMAGE, points_per_side=2, encoding=pb.LOGITS)
+    response = await caller("SegmentEverything", request)
+    assert all(mask.WhichOneof("data") == "logits" for mask in response.masks)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"points_per_side": 65}, "points_per_side is 65"),
+        ({"labels": [""]}, "label 0 is empty"),
+        ({"encoding": 7}, "mask encoding 7"),
+    ],
+)
+async def test_bad_requests_for_everything(caller, fields, message):
+    request = pb.SegmentEverythingRequest(image=IMAGE, **fields)
+    code, details = await caller.refused("SegmentEverything", request)
+    assert code == "INVALID_ARGUMENT"
+    assert message in details
+
+
+def test_it_is_one_application(settings):
+    assert app.build(settings)._bound_deployment.name == "segmentation"

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.io.masks import decode_label_map, decode_rle
+from services.heads.semantic import app
+from services.request import limits
+from tests.in_process import png
+
+LABELS = ["dog", "grass", "cat"]
+IMAGE = pb.Image(encoded=png())
+
+
+def ask(**fields) -> pb.SegmentTextRequest:
+    return pb.SegmentTextRequest(**{"image": IMAGE, "labels": LABELS, **fields})
+
+
+@pytest.mark.parametrize("background", [False, True])
+@pytest.mark.parametrize("refine", [False, True])
+async def test_the_label_map_is_the_librarys_own(caller, tiny_model, background, refine):
+    response = await caller("SegmentText", ask(background=background, refine=refine))
+    assert response.model.dtype == "float32"
+    label_map = decode_label_map(response.label_map_png)
+    expected = tiny_model.segment_text(png(), LABELS, background, refine).label_map_HW
+    assert label_map.shape == (30, 40)
+    assert (label_map == expected).mean() > 0.98  # embeddings travel as float16
+
+
+async def test_regions_are_the_label_map_taken_apart(caller):
+    response = await caller("SegmentText", ask())
+    label_map = decode_label_map(response.label_map_png)
+    areas = [region.area for region in response.regions]
+    assert areas == sorted(areas, reverse=True)
+    assert sum(areas) == label_map.size
+    for region in response.regions:
+        mask = decode_rle(region.mask.rle.counts, 30, 40)
+        np.testing.assert_array_equal(mask, label_map == LABELS.index(region.label))
+        assert region.area == region.mask.area == mask.sum()
+        assert 0 < region.score <= 1
+
+
+async def test_many_labels_make_a_16_bit_map(caller):
+    labels = [f"thing {i}" for i in range(300)]
+    response = await caller("SegmentText", ask(labels=labels, encoding=pb.PACKED_BITS))
+    assert decode_label_map(response.label_map_png).max() < 300
+
+
+async def test_a_second_question_needs_only_the_key(caller):
+    first = await caller("SegmentText", ask())
+    again = await caller("SegmentText", ask(image=pb.Image(key=first.image.key), refine=True))
+    assert again.image.cached
+    assert (again.image.width, again.image.height) == (40, 30)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"labels": []}, "no labels"),
+        ({"labels": ["", "dog"]}, "label 0 is empty"),
+        ({"encoding": pb.LOGITS}, "not of logits"),
+        ({"encoding": 8}, "mask encoding 8"),
+        ({"image": pb.Image(encoded=b"nothing")}, "not an image"),
+    ],
+)
+async def test_bad_requests_are_refused(caller, fields, message):
+    code, details = await caller.refused("SegmentText", ask(**fields))
+    assert code == "INVALID_ARGUMENT"
+    assert message in details
+
+
+def test_it_is_one_application(settings):
+    assert app.build(settings)._bound_deployment.name == "semantic"
+
+
+@pytest.mark.parametrize("encoding", [pb.PNG, pb.PACKED_BITS, pb.POLYGONS])
+async def test_masks_of_too_many_pixels_are_refused_before_any_work(caller, monkeypatch, encoding):
+    """As a picture of 64 megapixels and 1,024 labels would be."""
+    monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * 2)
+    monkeypatch.setattr(app.Semantic, "_segment", None)  # which would fail
+    code, details = await caller.refused("SegmentText", ask(encoding=encoding))
+    assert code == "INVALID_ARGUMENT"
+    assert details.startswith("up to 3 masks of 40×30 pixels as ")
+    assert "send a smaller image, or fewer prompts or labels" in details
+
+
+async def test_run_lengths_cost_no_more_with_many_labels(caller, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30)
+    response = await caller("SegmentText", ask(labels=[f"thing {i}" for i in range(300)]))
+    assert sum(region.area for region in response.regions) == 40 * 30

@@ -1,0 +1,152 @@
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from services.launch import isolation
+from services.launch.ports import BLOCKS
+from services.settings import Settings, SettingsError
+from tests import tls
+from tests.ports import free_port
+
+
+def complete(block: range = BLOCKS[0], **values: object) -> Settings:
+    return isolation.complete(free_settings(**values), block)
+
+
+def free_settings(**values: object) -> Settings:
+    ports = {"http_port": free_port(), "grpc_port": free_port()}
+    return Settings.model_validate(ports | values)
+
+
+def test_inner_ports_and_the_secret_are_chosen_where_not_given() -> None:
+    first, second = complete(), complete()
+    assert first.inner_http_port
+    assert first.inner_grpc_port
+    assert len(first.front_door_secret) >= 32
+    assert first.front_door_secret != second.front_door_secret
+    given = free_settings(inner_http_port=1234, front_door_secret="sesame")
+    assert isolation.complete(given, BLOCKS[0]).inner_http_port == 1234
+    assert isolation.complete(given, BLOCKS[0]).front_door_secret == "sesame"
+
+
+def test_one_port_cannot_be_both(tmp_path: Path) -> None:
+    port = free_port()
+    with pytest.raises(SettingsError, match="the same"):
+        isolation.complete(Settings(http_port=port, grpc_port=port), BLOCKS[0])
+
+
+def test_a_redis_url_of_another_form_is_an_error() -> None:
+    with pytest.raises(SettingsError, match="redis_url begins with 'http'"):
+        complete(redis_url="http://cache")
+
+
+def test_a_file_of_api_keys_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="api_keys_file"):
+        complete(api_keys_file=tmp_path / "none")
+
+
+def test_keys_in_the_clear_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("my-old-secret\n")
+    with pytest.raises(SettingsError, match=r"line 1 .*--from-stdin"):
+        complete(api_keys_file=tmp_path / "keys")
+
+
+def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    (tmp_path / "nonsense.pem").write_text("nonsense")
+    certificate = tls.certificate(tmp_path, "localhost")
+    for name, values in (
+        ("nonsense.pem", {"tls_cert_file": tmp_path / "nonsense.pem"}),
+        ("none.pem", {"tls_cert_file": tmp_path / "none.pem"}),
+        (
+            "nonsense.pem",
+            {"tls_cert_file": certificate, "tls_client_ca_file": tmp_path / "nonsense.pem"},
+        ),
+        ("set tls_cert_file as well", {"tls_client_ca_file": certificate}),
+    ):
+        with pytest.raises(SettingsError, match=name):
+            complete(**values)
+
+
+def test_two_instances_share_no_port_and_no_file(tmp_path: Path) -> None:
+    environments = []
+    for name, block in (("a", BLOCKS[0]), ("b", BLOCKS[1])):
+        directory = tmp_path / name
+        directory.mkdir()
+        environments.append(isolation.environment(complete(block), directory, block))
+    endings = ("_PORT", "_PATH", "_LOC", "_DIR")
+    alike = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
+    own = {name for name in environments[0] if name.endswith(endings)}
+    own -= {*alike, "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"}
+    assert len(own) == 13
+    for name in (*own, "RAY_AUTH_TOKEN"):
+        assert environments[0][name] != environments[1][name]
+
+
+def test_a_row_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        # What a replica of another service does: others may bind its port, and would not notice.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(("", free_port(4) + 2))
+        taken.listen()
+        port = taken.getsockname()[1]
+        first = BLOCKS[-1].stop
+        offers = iter([port - 2 - first, port + 1 - first])
+        monkeypatch.setattr(isolation.secrets, "randbelow", lambda below: next(offers))
+        assert free_port(3) == port + 1
+
+
+def test_every_port_of_an_instance_is_in_its_block_and_given_away_once(tmp_path: Path) -> None:
+    block = BLOCKS[3]
+    settings = complete(block)
+    environment = isolation.environment(settings, tmp_path, block)
+    replicas = [
+        range(
+            int(environment[f"RAY_SERVE_DIRECT_INGRESS_MIN_{protocol}_PORT"]),
+            int(environment[f"RAY_SERVE_DIRECT_INGRESS_MAX_{protocol}_PORT"]) + 1,
+        )
+        for protocol in ("HTTP", "GRPC")
+    ]
+    own = [int(environment[name]) for name in isolation.SERVES_OWN]
+    given = [settings.inner_http_port, settings.inner_grpc_port, *own, *replicas[0], *replicas[1]]
+    assert len(given) == len(set(given)) == 206
+    assert set(given) <= set(block)
+
+
+def test_ports_of_the_settings_are_outside_of_the_block() -> None:
+    settings = Settings(http_port=1, grpc_port=2, inner_http_port=3, inner_grpc_port=4)
+    assert isolation.given_ports(settings) == {1, 2, 3, 4}
+
+
+def test_replicas_take_one_thread_each_unless_they_ask_for_more(tmp_path: Path) -> None:
+    environment = isolation.environment(complete(), tmp_path, BLOCKS[0])
+    assert environment["OPENBLAS_NUM_THREADS"] == "1"
+    assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+
+
+def test_a_tethered_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    script = isolation.tethered("/bin/sleep", tmp_path / "sleep")
+    start = f"import subprocess; print(subprocess.Popen([{str(script)!r}, '600']).pid, flush=True)"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", f"{start}; import time; time.sleep(600)"], stdout=subprocess.PIPE
+    )
+    assert parent.stdout
+    pid = int(parent.stdout.readline())
+    command = Path(f"/proc/{pid}/cmdline")
+    while command.read_bytes() != b"/bin/sleep\x00600\x00":
+        time.sleep(0.01)
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    while command.exists():
+        time.sleep(0.01)
+
+
+def test_serves_proxies_are_tethered(tmp_path: Path) -> None:
+    environment = isolation.environment(complete(), tmp_path, BLOCKS[0])
+    binary = environment["RAY_SERVE_HAPROXY_BINARY_PATH"]
+    version = subprocess.run([binary, "-v"], capture_output=True, text=True, check=True)
+    assert version.stdout.startswith("HAProxy version")

@@ -1,0 +1,101 @@
+"""What ``samclip serve`` refuses before it starts anything. That it serves is tests/e2e."""
+
+import shutil
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from samclip_core.io.checkpoint import WEIGHTS
+from services.launch import serve
+from services.settings import Settings
+from tests.ports import free_port
+
+
+def test_an_unknown_setting_ends_it_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAMCLIP_PORT", "1")
+    assert serve.main([]) == 2
+    assert "unknown environment variable SAMCLIP_PORT" in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_named_with_the_way_out(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert serve.main(["--grpc-port", str(port), "--http-port", str(free_port())]) == 2
+    error = capsys.readouterr().err
+    assert f"127.0.0.1:{port}" in error
+    assert "--grpc-port or SAMCLIP_GRPC_PORT" in error
+
+
+def test_a_missing_checkpoint_says_how_to_get_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ports = ["--http-port", str(free_port()), "--grpc-port", str(free_port())]
+    assert serve.main([*ports, "--checkpoint", str(tmp_path / "none")]) == 2
+    assert "samclip convert" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_refused_at_once_and_its_file_named(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "damaged"
+    shutil.copytree(tiny_checkpoint, directory)
+    weights = bytearray((directory / WEIGHTS).read_bytes())
+    weights[-1] ^= 1
+    (directory / WEIGHTS).write_bytes(weights)
+    ports = ["--http-port", str(free_port()), "--grpc-port", str(free_port())]
+    assert serve.main([*ports, "--checkpoint", str(directory)]) == 2
+    assert f"{directory / WEIGHTS} is missing or differs" in capsys.readouterr().err
+
+
+def test_a_folder_that_ray_has_opened_to_others_ends_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = tmp_path / "service"
+    directory.mkdir(mode=0o700)
+
+    def unexpected(*_: object) -> None:
+        pytest.fail("Serve was started in a folder that others may enter")
+
+    monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(serve.logs, "start", lambda level: None)
+    monkeypatch.setattr(serve, "_import_applications", lambda settings: None)
+    monkeypatch.setattr(serve, "_start_ray", lambda ray: directory.chmod(0o777))
+    monkeypatch.setattr(serve, "_start_applications", unexpected)
+    monkeypatch.setattr(serve, "_stop", lambda door: None)
+    errors: list[str] = []
+    monkeypatch.setattr(serve.logger, "error", lambda text, error: errors.append(str(error)))
+    assert serve._run(Settings(), directory) == 1
+    assert "has mode 0777" in errors[0]
+    assert capsys.readouterr().out.startswith("starting edge")
+
+
+@pytest.mark.parametrize(
+    ("status", "runs"), [("DEPLOYING", False), ("RUNNING", True), ("NOT_STARTED", False)]
+)
+def test_it_waits_until_all_applications_run(
+    monkeypatch: pytest.MonkeyPatch, status: str, runs: bool
+) -> None:
+    states = {
+        "backbone": SimpleNamespace(status=status),
+        "gateway": SimpleNamespace(status="RUNNING"),
+    }
+    monkeypatch.setattr("ray.serve.status", lambda: SimpleNamespace(applications=states))
+    assert serve._all_run(["backbone", "gateway"]) is runs
+    assert not serve._all_run(["backbone", "gateway", "retrieval"])
+
+
+def test_an_application_that_cannot_start_ends_the_wait_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed = SimpleNamespace(status="DEPLOY_FAILED", message="no memory")
+    monkeypatch.setattr(
+        "ray.serve.status", lambda: SimpleNamespace(applications={"backbone": failed})
+    )
+    with pytest.raises(RuntimeError, match="backbone did not start: no memory"):
+        serve._all_run(["backbone"])

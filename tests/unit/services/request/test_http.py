@@ -1,0 +1,286 @@
+"""The HTTP side of an application, called without a socket."""
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from google.protobuf.message import Message
+from PIL import Image
+from samclip.v1 import samclip_pb2 as pb
+from starlette.types import ASGIApp
+
+from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
+from samclip_core.io.masks import encode_label_map
+from services.observability import metrics
+from services.request import admission, http
+from services.request.arrival import Arrivals, Pace
+from services.settings import Settings
+
+SECRET = "sesame"
+SCOPE = {
+    "type": "http",
+    "method": "POST",
+    "path": "/classify",
+    "query_string": b"",
+    "root_path": "",
+    "headers": [
+        (b"content-type", b"application/json"),
+        (admission.SECRET_HEADER.encode(), SECRET.encode()),
+    ],
+}
+JSON = {"labels": ["a"], "image": base64.b64encode(b"photo").decode()}
+
+
+class Callee:
+    """Answers with what it is given, and remembers what it was asked."""
+
+    name = "Callee"
+
+    def __init__(self, reply: Message | Exception):
+        self.settings = Settings(max_request_bytes=10_000)
+        self.reply = reply
+        self.asked: list[tuple[str, Message, Mapping[str, str]]] = []
+
+    async def respond(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+        self.asked.append((method, request, metadata))
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        return self.reply
+
+    async def health(self) -> dict[str, Any]:
+        return {"cache": "warm"}
+
+
+@pytest.fixture(autouse=True)
+def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
+
+
+def client(name: str, callee: Callee, secret: str = SECRET) -> httpx.AsyncClient:
+    headers = {admission.SECRET_HEADER: secret, "x-request-id": "id-1"}
+    transport = httpx.ASGITransport(http.application(name, callee))
+    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+
+CLASSIFIED = pb.ClassifyResponse(
+    results=[pb.ClassifyResult(image=pb.ImageInfo(key="k"), scores=[pb.Score(label="a", score=1)])],
+    model=pb.ModelInfo(name="edge"),
+)
+
+
+async def test_a_call_has_the_method_the_message_and_the_request_id() -> None:
+    callee = Callee(CLASSIFIED)
+    async with client("classification", callee) as door:
+        assert (await door.post("/classify", json=JSON)).status_code == 200
+    ((method, message, metadata),) = callee.asked
+    assert method == "Classify"
+    assert message == pb.ClassifyRequest(images=[pb.Image(encoded=b"photo")], labels=["a"])
+    assert metadata["request_id"] == "id-1"
+
+
+async def test_one_image_has_a_flat_reply_and_several_have_grpcs() -> None:
+    async with client("classification", Callee(CLASSIFIED)) as door:
+        flat = (await door.post("/classify", json=JSON)).json()
+        several = (await door.post("/classify", json={"images": [JSON["image"]]})).json()
+    score = {"label": "a", "score": 1.0, "similarity": 0.0}
+    assert flat["image"]["key"] == "k"
+    assert flat["results"] == [score]
+    assert flat["model"]["name"] == "edge"
+    assert several["results"][0]["scores"] == [score]
+
+
+async def test_two_images_where_one_is_meant_are_refused() -> None:
+    callee = Callee(CLASSIFIED)
+    async with client("classification", callee) as door:
+        files = [("image", b"one"), ("image", b"two")]
+        reply = await door.post("/classify", files=files, data={"labels": "a"})
+    assert (reply.status_code, reply.json()["detail"]) == (
+        400,
+        "field 'image' is given 2 times: send it once",
+    )
+    assert not callee.asked
+
+
+async def test_embed_takes_an_image_or_texts() -> None:
+    callee = Callee(pb.EmbedResponse())
+    async with client("backbone", callee) as door:
+        await door.post("/embed", json={"image": JSON["image"], "inline": True})
+        await door.post("/embed", json={"texts": ["a"]})
+    assert [method for method, _, _ in callee.asked] == ["Embed", "EmbedText"]
+
+
+async def test_semantic_is_json_or_a_picture() -> None:
+    label_map_HW = np.array([[0, 1], [-1, -1], [0, 0]])
+    answer = pb.SegmentTextResponse(label_map_png=encode_label_map(label_map_HW, 2))
+    body = {"image": {"key": "k"}, "labels": ["a", "b"]}
+    async with client("semantic", Callee(answer)) as door:
+        plain = await door.post("/semantic", json=body)
+        picture = await door.post("/semantic", json=body, headers={"accept": "image/png"})
+    assert plain.headers["content-type"] == "application/json"
+    assert picture.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(picture.content)).size == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail", "retry_after"),
+    [
+        (KeyUnknown("send the image"), 409, "send the image", None),
+        (Overloaded("come back later"), 429, "come back later", "1"),
+        (ValueError("a secret of the server"), 500, "internal error; request id id-1", None),
+    ],
+)
+async def test_errors_are_problems(
+    error: Exception, status: int, detail: str, retry_after: str | None
+) -> None:
+    async with client("classification", Callee(error)) as door:
+        reply = await door.post("/classify", json=JSON)
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.headers.get("retry-after") == retry_after
+    problem = reply.json()
+    assert (reply.status_code, problem["status"], problem["detail"]) == (status, status, detail)
+    assert problem["request_id"] == "id-1"
+    assert problem["type"] == "about:blank"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/classify", 405), ("POST", "/nowhere", 404), ("POST", "/classify/", 404)],
+)
+async def test_paths_that_are_not_there_are_problems(method: str, path: str, status: int) -> None:
+    async with client("classification", Callee(CLASSIFIED)) as door:
+        reply = await door.request(method, path)
+    assert reply.status_code == reply.json()["status"] == status
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert f"{method} {path} is not answered here" in reply.json()["detail"]
+
+
+async def test_a_body_above_the_limit_is_413_and_of_another_type_415() -> None:
+    callee = Callee(CLASSIFIED)
+    async with client("classification", callee) as door:
+        large = await door.post("/classify", files={"image": b"x" * 20_000})
+        other = await door.post("/classify", content=b"x", headers={"content-type": "image/jpeg"})
+    assert (large.status_code, other.status_code) == (413, 415)
+    assert not callee.asked
+
+
+async def test_a_body_that_does_not_arrive_is_408() -> None:
+    callee = Callee(CLASSIFIED)
+    app = http.application("classification", callee, Arrivals(pace=Pace(most_s=0.1)))
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    headers = {"content-type": "application/json", admission.SECRET_HEADER: SECRET}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as door:
+        reply = await door.post("http://test/classify", content=slow(), headers=headers)
+    assert (reply.status_code, reply.json()["title"]) == (408, "request too slow")
+    assert reply.json()["detail"].startswith("the body is too slow: 1 bytes arrived")
+    assert not callee.asked
+
+
+async def status_of(app: ASGIApp, body: bytes) -> int:
+    """POST /classify with a body that is there at once, which httpx sends in two events."""
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        sent.append(event)
+
+    await app(SCOPE, receive, send)
+    return int(sent[0]["status"])
+
+
+async def test_slow_bodies_take_no_place_from_those_that_are_there() -> None:
+    callee, end = Callee(CLASSIFIED), asyncio.Event()
+    patient = Arrivals(most=1, pace=Pace(most_s=1e6, head_start_s=1e6))
+    app = http.application("classification", callee, patient)
+
+    async def slow() -> AsyncIterator[bytes]:
+        body = json.dumps(JSON).encode()
+        yield body[:10]
+        await end.wait()
+        yield body[10:]
+
+    headers = {"content-type": "application/json", admission.SECRET_HEADER: SECRET}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, headers=headers) as door:
+        url = "http://test/classify"
+        first = asyncio.create_task(door.post(url, content=slow()))
+        while not patient.number:
+            await asyncio.sleep(0)
+        refused = await door.post(url, content=slow())
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert await status_of(app, json.dumps(JSON).encode()) == 200
+        end.set()
+        assert (await first).is_success
+    assert patient.number == 0
+
+
+async def test_a_caller_who_hangs_up_while_sending_is_no_error_of_ours() -> None:
+    def cancelled() -> float:
+        return metrics.REQUESTS.labels("Callee", "Classify", "CANCELLED")._value.get()
+
+    events = [
+        {"type": "http.request", "body": b"{", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive() -> dict[str, Any]:
+        return events.pop(0)
+
+    async def send(event: object) -> None:
+        raise AssertionError(f"nobody is there for {event}")
+
+    callee = Callee(CLASSIFIED)
+    before = cancelled()
+    with pytest.raises(asyncio.CancelledError):
+        await http.application("classification", callee)(SCOPE, receive, send)
+    assert cancelled() == before + 1
+    assert not callee.asked
+
+
+async def test_every_answer_is_counted_under_its_rpc_and_code() -> None:
+    def counted(rpc: str, code: str) -> float:
+        return metrics.REQUESTS.labels("Callee", rpc, code)._value.get()
+
+    before = counted("EmbedText", "OK"), counted("Embed", "INVALID_ARGUMENT")
+    async with client("backbone", Callee(pb.EmbedTextResponse())) as door:
+        assert (await door.post("/embed", json={"texts": ["a"]})).status_code == 200
+        assert (await door.post("/embed", content=b"{")).status_code == 415
+        assert (await door.post("/embed", json={"colour": 1})).status_code == 400
+    assert counted("EmbedText", "OK") == before[0] + 1
+    assert counted("Embed", "INVALID_ARGUMENT") == before[1] + 2
+
+
+@pytest.mark.parametrize("path", ["/classify", "/healthz", "/nowhere"])
+async def test_what_did_not_come_through_the_front_door_is_refused(path: str) -> None:
+    callee = Callee(CLASSIFIED)
+    async with client("classification", callee, secret="guessed") as door:
+        reply = await door.post(path, json=JSON)
+    assert reply.status_code == 401
+    assert reply.json()["detail"] == admission.REFUSAL
+    assert not callee.asked
+
+
+async def test_the_gateway_is_told_what_an_application_depends_on() -> None:
+    async with client("classification", Callee(CLASSIFIED)) as door:
+        assert (await door.get("/healthz")).json() == {"cache": "warm"}
+
+
+async def test_an_application_that_is_not_well_says_why() -> None:
+    class Ill(Callee):
+        async def health(self) -> dict[str, Any]:
+            raise Unavailable("the device does not work")
+
+    async with client("classification", Ill(CLASSIFIED)) as door:
+        reply = await door.get("/healthz")
+    assert (reply.status_code, reply.json()["detail"]) == (503, "the device does not work")

@@ -1,0 +1,428 @@
+import base64
+import json
+import threading
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from samclip.v1 import samclip_pb2 as pb
+from starlette.requests import Request
+
+from samclip_core.errors import ImageTooLarge, InvalidPrompt, InvalidRequest, UnsupportedImage
+from samclip_core.geometry import Geometry
+from services.request import forms, json_bodies
+from services.request.arrival import Arrivals
+from services.request.limits import MAX_FORM_PARTS, form_parts
+from services.request.wire import to_prompt
+from services.settings import Settings
+
+PHOTO = b"\xff\xd8 a photograph"
+ENCODED = base64.b64encode(PHOTO).decode()
+BOUNDARY = "x"
+FORM = f"multipart/form-data; boundary={BOUNDARY}"
+
+
+def request(body: bytes, kind: str, chunk: int = 10) -> Request:
+    """A request whose body arrives in small pieces."""
+    pieces = [body[i : i + chunk] for i in range(0, len(body), chunk)] or [b""]
+
+    async def receive() -> dict[str, Any]:
+        piece = pieces.pop(0)
+        return {"type": "http.request", "body": piece, "more_body": bool(pieces)}
+
+    headers = [(b"content-type", kind.encode())] if kind else []
+    return Request({"type": "http", "method": "POST", "headers": headers}, receive)
+
+
+def form(*parts: tuple[str, bytes, bool]) -> bytes:
+    """A multipart body of (name, content, is it a file?)."""
+    body = b""
+    for name, content, is_file in parts:
+        file = '; filename="a.jpg"' if is_file else ""
+        head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="{name}"{file}\r\n\r\n'
+        body += head.encode() + content + b"\r\n"
+    return body + f"--{BOUNDARY}--\r\n".encode()
+
+
+async def read_fields(
+    request: Request, limit: int, most_parts: int = 1000
+) -> tuple[json_bodies.Fields, bool]:
+    def understand(fields: json_bodies.Fields, is_form: bool) -> tuple[json_bodies.Fields, bool]:
+        return fields, is_form
+
+    return await json_bodies.read(request, limit, most_parts, Arrivals(), understand)
+
+
+async def read(kind: type[Message], body: bytes, content_type: str) -> Message:
+    fields, is_form = await read_fields(request(body, content_type), 10_000)
+    return json_bodies.to_message(kind, fields, is_form)
+
+
+async def read_json(kind: type[Message], value: object) -> Message:
+    return await read(kind, json.dumps(value).encode(), "application/json; charset=utf-8")
+
+
+async def read_form(kind: type[Message], *parts: tuple[str, bytes, bool]) -> Message:
+    return await read(kind, form(*parts), FORM)
+
+
+async def test_a_compressed_body_is_refused_unread() -> None:
+    for encoding in (b"gzip", b"identity, gzip", b"br"):
+        compressed = request(b"{}", "application/json")
+        compressed.scope["headers"].append((b"content-encoding", encoding))
+        with pytest.raises(UnsupportedImage, match=f"content-encoding '{encoding.decode()}'"):
+            await read_fields(compressed, 10_000)
+    plain = request(b"{}", "application/json")
+    plain.scope["headers"].append((b"content-encoding", b"Identity"))
+    assert await read_fields(plain, 10_000) == ({}, False)
+
+
+async def test_a_map_is_one_json_object_of_a_form() -> None:
+    expected = pb.SearchRequest(text="cat", filter={"owner": "ann", "a.b": '"'}, offset=3)
+    filter = json.dumps(dict(expected.filter)).encode()
+    parts = (("text", b"cat", False), ("filter", filter, False), ("offset", b"3", False))
+    assert await read_form(pb.SearchRequest, *parts) == expected
+    value = {"text": "cat", "filter": dict(expected.filter), "offset": 3}
+    assert await read_json(pb.SearchRequest, value) == expected
+    for wrong in (b"[1]", b'"x"', b'{"a": {}}'):
+        with pytest.raises(InvalidRequest, match="does not fit the request"):
+            await read_form(pb.SearchRequest, ("filter", wrong, False))
+
+
+@pytest.mark.parametrize("image", [ENCODED, {"encoded": ENCODED}])
+async def test_json_image_is_base64_or_a_message(image: object) -> None:
+    prompts = [{"points": [{"x": 1.5, "y": 2}]}]
+    message = await read_json(pb.SegmentRequest, {"image": image, "prompts": prompts})
+    assert message == pb.SegmentRequest(
+        image=pb.Image(encoded=PHOTO), prompts=[pb.Prompt(points=[pb.Point(x=1.5, y=2)])]
+    )
+
+
+async def test_json_images_inside_lists() -> None:
+    several = await read_json(pb.ClassifyRequest, {"images": [ENCODED, {"key": "k"}]})
+    assert several == pb.ClassifyRequest(images=[pb.Image(encoded=PHOTO), pb.Image(key="k")])
+    item = {"id": "a", "image": ENCODED, "metadata": {"image": "is only a word here"}}
+    index = await read_json(pb.IndexRequest, {"collection": "c", "items": [item]})
+    assert index == pb.IndexRequest(
+        collection="c",
+        items=[
+            pb.IndexItem(
+                id="a", image=pb.Image(encoded=PHOTO), metadata={"image": "is only a word here"}
+            )
+        ],
+    )
+
+
+async def test_image_is_the_only_one_of_images() -> None:
+    expected = pb.ClassifyRequest(images=[pb.Image(encoded=PHOTO)], labels=["a", "b"], top_k=1)
+    one = {"image": ENCODED, "labels": ["a", "b"], "top_k": 1}
+    assert await read_json(pb.ClassifyRequest, one) == expected
+    parts = (("labels", b"a", False), ("image", PHOTO, True), ("labels", b"b", False))
+    assert await read_form(pb.ClassifyRequest, *parts, ("top_k", b"1", False)) == expected
+    assert json_bodies.is_single(pb.ClassifyRequest, one)
+    assert not json_bodies.is_single(pb.ClassifyRequest, {"images": []})
+    assert not json_bodies.is_single(pb.SegmentRequest, one)
+
+
+async def test_form_values_take_the_types_of_their_fields() -> None:
+    box = b'{"box": {"x_min": 1, "y_min": 2, "x_max": 3, "y_max": 4}}'
+    message = await read_form(
+        pb.SegmentRequest,
+        ("image", b"some-key", False),
+        ("prompts", b"[" + box + b"]", False),
+        ("prompts", box, False),
+        ("multimask", b"True", False),
+        ("encoding", b"PNG", False),
+    )
+    prompt = pb.Prompt(box=pb.Box(x_min=1, y_min=2, x_max=3, y_max=4))
+    assert message == pb.SegmentRequest(
+        image=pb.Image(key="some-key"), prompts=[prompt, prompt], multimask=True, encoding=pb.PNG
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"label": ["a"]}, "label"),
+        ({"labels": "a"}, "labels"),
+        ({"labels": [None]}, "labels"),
+        ({"images": 3}, "images"),
+        ({"top_k": "many"}, "top_k"),
+        ([1], "not a JSON object"),
+        ({"image": "é"}, "'encoded' is not base64"),
+    ],
+)
+async def test_json_that_does_not_fit_is_refused(value: object, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        await read_json(pb.ClassifyRequest, value)
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (("colour", b"red", False), "unknown field 'colour'; the fields are image, prompts"),
+        (("prompts", b"{", False), "'prompts' of the form is not JSON"),
+        (("multimask", b"perhaps", False), "multimask"),
+        (("encoding", b"PNG", True), "'encoding' is not an image"),
+    ],
+)
+async def test_a_form_that_does_not_fit_is_refused(
+    part: tuple[str, bytes, bool], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        await read_form(pb.SegmentRequest, part)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b"{", "application/json"),
+        (b"[" * 100_000, "application/json"),
+        (b"\xff", "application/json"),
+        (b"--y\r\nno form", "multipart/form-data; boundary=x"),
+        (b"", "multipart/form-data"),
+    ],
+)
+async def test_a_broken_body_is_refused(body: bytes, kind: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await read_fields(request(body, kind, chunk=1000), 1_000_000)
+
+
+@pytest.mark.parametrize("charset", ["punycode", "raw_unicode_escape", "latin-1", "utf-16", "no"])
+@pytest.mark.parametrize("kind", [FORM, "application/json"])
+async def test_another_charset_than_utf_8_is_refused(kind: str, charset: str) -> None:
+    body = form(("text", b"cat", False)) if kind == FORM else b'{"text": "cat"}'
+    assert await read(pb.SearchRequest, body, f'{kind}; charset="UTF-8"')
+    with pytest.raises(InvalidRequest, match=f"has the charset '{charset}': send UTF-8"):
+        await read(pb.SearchRequest, body, f"{kind}; charset={charset}")
+
+
+async def test_the_charset_of_a_field_is_utf_8() -> None:
+    head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="text"\r\n'
+    end = f"\r\n--{BOUNDARY}--\r\n"
+    for charset, fits in (("utf-8", True), ("iso-8859-1", False), ("utf-7", False)):
+        body = f"{head}content-type: text/plain; charset={charset}\r\n\r\ncat{end}".encode()
+        if fits:
+            assert await read(pb.SearchRequest, body, FORM) == pb.SearchRequest(text="cat")
+        else:
+            with pytest.raises(InvalidRequest, match=f"field 'text' has the charset '{charset}'"):
+                await read(pb.SearchRequest, body, FORM)
+
+
+async def test_the_charset_that_a_browser_names_in_a_field() -> None:
+    text = ("text", b"cat", False)
+    named = await read_form(pb.SearchRequest, ("_charset_", b"UTF-8", False), text)
+    assert named == pb.SearchRequest(text="cat")
+    with pytest.raises(InvalidRequest, match="the form has the charset 'windows-1252'"):
+        await read_form(pb.SearchRequest, ("_charset_", b"windows-1252", False), text)
+
+
+async def test_bytes_that_are_not_utf_8_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="field 'text' of the form is not UTF-8"):
+        await read_form(pb.SearchRequest, ("text", b"caf\xe9", False))
+    for encoding in ("latin-1", "utf-16", "utf-32"):
+        body = '{"text": "café"}'.encode(encoding)
+        with pytest.raises(InvalidRequest, match="the body is not JSON"):
+            await read(pb.SearchRequest, body, "application/json")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"labels": ["\ud800"]}, {"\udfff": 1}, {"image": "\ud83d"}, {"metadata": {"\ud800": "a"}}],
+)
+async def test_one_half_of_a_surrogate_pair_is_refused(value: object) -> None:
+    with pytest.raises(InvalidRequest, match="the body has one half of a surrogate pair"):
+        await read_json(pb.ClassifyRequest, value)
+    prompt = json.dumps(value).encode()
+    with pytest.raises(InvalidRequest, match="'prompts' of the form has one half of a surrogate"):
+        await read_form(pb.SegmentRequest, ("prompts", prompt, False))
+
+
+async def test_both_halves_of_a_surrogate_pair_are_a_character() -> None:
+    assert await read_json(pb.SearchRequest, {"text": "🐈"}) == pb.SearchRequest(text="🐈")
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "named"),
+    [
+        (pb.SearchRequest, {"text": "cat", "image": ENCODED}, "'text' and 'image'"),
+        (pb.SearchRequest, {"id": "1", "text": "cat"}, "'id' and 'text'"),
+        (pb.ClassifyRequest, {"image": ENCODED, "images": [ENCODED]}, "'image' and 'images'"),
+        (pb.ClassifyRequest, {"top_k": 1, "topK": 2}, "'top_k' and 'topK'"),
+    ],
+)
+async def test_fields_that_exclude_each_other_are_named(
+    kind: type[Message], fields: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=f"{named} exclude each other"):
+        await read_json(kind, fields)
+    parts = [
+        (name, PHOTO if name.startswith("image") else str(value).encode(), name.startswith("image"))
+        for name, value in fields.items()
+    ]
+    with pytest.raises(InvalidRequest, match=f"{named} exclude each other"):
+        await read_form(kind, *parts)
+
+
+async def test_the_key_and_the_file_of_one_image_exclude_each_other() -> None:
+    with pytest.raises(InvalidRequest, match="'encoded' and 'key' exclude each other"):
+        await read_json(pb.SegmentRequest, {"image": {"encoded": ENCODED, "key": "k"}})
+
+
+@pytest.mark.parametrize("kind", [pb.ClassifyRequest, pb.SegmentRequest])
+async def test_a_field_of_one_value_is_given_once(kind: type[Message]) -> None:
+    with pytest.raises(InvalidRequest, match="field 'image' is given 2 times"):
+        await read_form(kind, ("image", PHOTO, True), ("image", PHOTO, True))
+    with pytest.raises(InvalidRequest, match="field 'image' is given 2 times"):
+        await read_form(kind, ("image", PHOTO, True), ("image", b"key", False))
+    twice = f'{{"image": "{ENCODED}", "image": "{ENCODED}"}}'.encode()
+    with pytest.raises(InvalidRequest, match="'image' is given more than once"):
+        await read(kind, twice, "application/json")
+
+
+async def test_images_of_a_form_keep_their_order() -> None:
+    files = [("images", PHOTO, True), ("images", b"key", False), ("images", b"other", True)]
+    message = await read_form(pb.ClassifyRequest, *files)
+    assert message == pb.ClassifyRequest(
+        images=[pb.Image(encoded=PHOTO), pb.Image(key="key"), pb.Image(encoded=b"other")]
+    )
+
+
+async def test_a_form_holds_as_many_labels_as_a_request_may_have() -> None:
+    most = form_parts(Settings())
+    labels = [("labels", f"label {i}".encode(), False) for i in range(Settings().max_labels)]
+    body = form(*labels, ("image", PHOTO, True))
+    fields, is_form = await read_fields(request(body, FORM, 10_000), len(body), most)
+    message = json_bodies.to_message(pb.ClassifyRequest, fields, is_form)
+    assert len(message.labels) == Settings().max_labels
+    with pytest.raises(InvalidRequest, match="more than 1,000 parts"):
+        await read_fields(request(body, FORM, 10_000), len(body), 1000)
+    assert form_parts(Settings(max_labels=10**9)) == MAX_FORM_PARTS
+
+
+async def test_forms_are_parsed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    parse = forms.parse
+
+    def noted(*args: Any) -> dict[str, list[Any]]:
+        threads.append(threading.current_thread())
+        return parse(*args)
+
+    monkeypatch.setattr(forms, "parse", noted)
+    await read_form(pb.SearchRequest, ("text", b"cat", False))
+    assert threads[0] is not threading.current_thread()
+
+
+async def test_a_form_without_its_end_is_broken() -> None:
+    with pytest.raises(InvalidRequest, match="ends before its last boundary"):
+        await read(pb.SearchRequest, form(("text", b"cat", False))[:-8], FORM)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "PNG"])
+async def test_an_image_may_be_a_data_uri(kind: str) -> None:
+    uri = f"data:image/{kind};base64,{ENCODED}"
+    for image in (uri, {"encoded": uri}):
+        message = await read_json(pb.SegmentRequest, {"image": image})
+        assert message == pb.SegmentRequest(image=pb.Image(encoded=PHOTO))
+
+
+@pytest.mark.parametrize("uri", ["data:image/gif;base64,aGk=", "data:image/png,hi", "data:,hi"])
+async def test_another_data_uri_says_what_to_send(uri: str) -> None:
+    with pytest.raises(UnsupportedImage, match="another data URI than data:image/jpeg;base64,…"):
+        await read_json(pb.SegmentRequest, {"image": uri})
+
+
+@pytest.mark.parametrize("encoded", ["_-8", "_-8=", "/+8=", "/+8"])
+async def test_base64_has_either_alphabet_and_may_be_padded(encoded: str) -> None:
+    message = await read_json(pb.SegmentRequest, {"image": encoded})
+    assert message == pb.SegmentRequest(image=pb.Image(encoded=b"\xff\xef"))
+
+
+@pytest.mark.parametrize(
+    "encoded", ["a!Gk=", "aG\nk=", "a", "aGk==", "=", "aG=k", "aGk=aGk=", "ａGk"]
+)
+async def test_what_is_not_base64_is_refused(encoded: str) -> None:
+    tensor = {"dtype": "float32", "data": encoded}
+    for value in ({"image": encoded}, {"prompts": [{"mask_input": tensor}]}):
+        with pytest.raises(InvalidRequest, match="is not base64: send letters, digits"):
+            await read_json(pb.SegmentRequest, value)
+    with pytest.raises(InvalidRequest, match="'data' is not base64"):
+        await read_json(pb.SegmentRequest, {"prompts": [{"maskInput": tensor}]})
+
+
+@pytest.mark.parametrize("kind", ["", "image/jpeg", "text/plain"])
+async def test_another_type_of_body_is_unsupported(kind: str) -> None:
+    with pytest.raises(UnsupportedImage, match=r"multipart/form-data or application/json"):
+        await read_fields(request(PHOTO, kind), 1000)
+
+
+async def test_a_body_without_end_is_not_read_to_its_end() -> None:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"x" * 1000, "more_body": True}
+
+    headers = [(b"content-type", b"application/json")]
+    endless = Request({"type": "http", "method": "POST", "headers": headers}, receive)
+    with pytest.raises(ImageTooLarge, match="5,000 bytes"):
+        await read_fields(endless, 5000)
+
+
+def test_replies_show_zeros_and_make_integers_numbers() -> None:
+    mask = pb.Mask(area=2**40, rle=pb.CocoRle(height=1, width=2, counts=b"02"))
+    values = json_bodies.to_json(pb.SegmentResponse(results=[pb.PromptResult(masks=[mask])]))
+    assert values["results"][0]["masks"] == [
+        {
+            "area": 2**40,
+            "rle": {"height": 1, "width": 2, "counts": base64.b64encode(b"02").decode()},
+            "predicted_iou": 0.0,
+            "stability_score": 0.0,
+            "label": "",
+            "label_score": 0.0,
+        }
+    ]
+    tensor = json_bodies.to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[2, 3])]))
+    assert tensor["cached"] is False
+    assert tensor["tensors"][0]["shape"] == [2, 3]
+    hit = json_bodies.to_json(pb.Hit(id="a", metadata={"area": "7"}))
+    assert hit == {"id": "a", "score": 0.0, "metadata": {"area": "7"}}
+
+
+@pytest.mark.parametrize("nested", [b"[" * 100_000, b'{"a":' * 100_000])
+async def test_deep_nesting_is_no_json(nested: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="the body is not JSON"):
+        json_bodies._object(nested)
+    with pytest.raises(InvalidRequest, match="'filter' of the form is not JSON"):
+        json_bodies.to_message(pb.SearchRequest, {"filter": [nested.decode()]}, form=True)
+
+
+def test_more_values_than_any_request_needs_are_refused_before_they_are_made() -> None:
+    for many in (b"[" + b"0," * 1_000_001, b"[" + b"[]" * 1_000_001, b"[" + b"{}" * 1_000_001):
+        with pytest.raises(InvalidRequest, match="more than 1,000,000 values"):
+            json_bodies._object(b'{"labels": ' + many)
+    long = base64.b64encode(bytes(3_000_000))
+    assert len(json_bodies._object(b'{"image": "' + long + b'"}')["image"]) == len(long)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "9" * 5000])
+async def test_numbers_that_are_no_enum_are_refused(number: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await read(pb.SegmentRequest, f'{{"encoding": {number}}}'.encode(), "application/json")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
+async def test_numbers_that_are_none_reach_no_further_than_the_prompt(number: str) -> None:
+    body = f'{{"prompts": [{{"points": [{{"x": {number}, "y": 1}}]}}]}}'.encode()
+    try:
+        message = await read(pb.SegmentRequest, body, "application/json")
+    except InvalidRequest:
+        return
+    prompt = to_prompt(message.prompts[0])
+    with pytest.raises(InvalidPrompt, match="lies outside the image"):
+        prompt.validate(Geometry(10, 10, 16))
+
+
+def test_an_image_that_is_null_is_none_beside_images() -> None:
+    fields = {"image": None, "images": ["eA=="], "labels": ["cat"]}
+    message = json_bodies.to_message(pb.ClassifyRequest, fields, form=False)
+    assert [image.encoded for image in message.images] == [b"x"]
+    with pytest.raises(InvalidRequest, match="image"):
+        json_bodies.to_message(pb.DescribeRequest, {"image": None}, form=False)

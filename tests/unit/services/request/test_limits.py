@@ -1,0 +1,112 @@
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest
+from samclip_core.geometry import Geometry
+from services.request import limits
+from services.settings import Settings
+
+POINT = pb.Prompt(points=[pb.Point(x=1, y=1)])
+
+
+def test_image_limits_are_the_settings():
+    found = limits.image_limits(Settings(max_image_bytes=10, max_image_pixels=20))
+    assert (found.max_bytes, found.max_pixels) == (10, 20)
+
+
+@pytest.mark.parametrize(
+    ("check", "arguments", "error", "message"),
+    [
+        (limits.check_images, ([], 2), InvalidRequest, "no image"),
+        (limits.check_images, ([1, 2, 3], 2), InvalidRequest, "3 images in one request, at most 2"),
+        (limits.check_labels, ([], 2), InvalidLabels, "no labels"),
+        (limits.check_labels, (["a", "b", "c"], 2), InvalidLabels, "3 labels, at most 2"),
+        (limits.check_labels, (["a", " \t"], 2), InvalidLabels, "label 1 is empty"),
+        (limits.check_labels, (["a" * 1001], 2), InvalidLabels, "label 0 has 1001 characters"),
+        (limits.check_texts, ([], 2), InvalidLabels, "no texts"),
+        (limits.check_texts, (["a"] * 33, 2), InvalidLabels, "33 texts, at most 32"),
+        (limits.check_texts, (["a", "a" * 2001], 2), InvalidLabels, "text 1 has 2001 characters"),
+        (
+            limits.check_templates,
+            (["{}" * 500], ["a", "a" * 5], 2),
+            InvalidLabels,
+            "template 0 with the longest label makes more than 2000 characters",
+        ),
+        (
+            limits.check_metadata,
+            ({"a": "bc", "ä": ""}, 4),
+            InvalidRequest,
+            "the metadata has 5 bytes, at most 4",
+        ),
+        (limits.check_text, ("", "the text"), InvalidLabels, "the text is empty"),
+        (
+            limits.check_templates,
+            (["a {}.", "plain"], ["x"], 2),
+            InvalidLabels,
+            "template 1 is 'plain': it needs {} where the label goes",
+        ),
+        (
+            limits.check_templates,
+            (["{}"] * 20, ["a", "b"], 2),
+            InvalidLabels,
+            "make 40 texts, at most 32",
+        ),
+        (limits.check_prompts, ([], 2), InvalidPrompt, "no prompts"),
+        (limits.check_prompts, ([POINT] * 3, 2), InvalidPrompt, "3 prompts in one request"),
+        (
+            limits.check_prompts,
+            ([POINT, pb.Prompt(points=[pb.Point()] * 3)], 2),
+            InvalidPrompt,
+            "prompt 1 has 3 points, at most 2",
+        ),
+        (limits.check_top_k, (-1,), InvalidRequest, "top_k is -1"),
+        (limits.check_offset, (-1, 10), InvalidRequest, "offset is -1, expected 0 to 9990"),
+        (limits.check_offset, (9991, 10), InvalidRequest, "offset is 9991, expected 0 to 9990"),
+        (limits.check_limit, (-1,), InvalidRequest, "limit is -1"),
+        (limits.check_filter, ({str(i): "" for i in range(33)},), InvalidRequest, "of 33 pairs"),
+        (limits.check_points_per_side, (-1,), InvalidRequest, "points_per_side is -1"),
+        (limits.check_points_per_side, (65,), InvalidRequest, "expected 1 to 64"),
+        (limits.check_encoding, (9,), InvalidRequest, "mask encoding 9 is unknown"),
+    ],
+)
+def test_what_is_over_a_limit_is_refused_with_the_limit(check, arguments, error, message):
+    with pytest.raises(error) as caught:
+        check(*arguments)
+    assert message in str(caught.value)
+
+
+def test_what_is_just_within_the_limits_passes():
+    assert limits.check_images([1, 2], 2) is None
+    assert limits.check_labels(["a" * 1000, "b"], 2) is None
+    assert limits.check_templates(["{}"] * 16, ["a", "b"], 2) is None
+    assert limits.check_prompts([POINT, POINT], 2) is None
+    assert limits.check_top_k(0) is None
+    assert limits.check_offset(9990, 10) is None
+    assert limits.check_limit(10_000) is None
+    assert limits.check_metadata({"a": "bc", "ä": ""}, 5) is None
+    assert limits.check_templates(["{}" * 500], ["a" * 4], 2) is None
+    assert limits.check_filter({str(i): "" for i in range(32)}) is None
+    assert limits.check_points_per_side(64) is None
+    assert all(limits.check_encoding(value) is None for value in range(5))
+
+
+FOUR_MEGAPIXELS = Geometry(2048, 2048, 384)
+
+
+@pytest.mark.parametrize("encoding", pb.MaskEncoding.values())
+def test_a_mask_for_each_of_1024_labels_of_a_photograph_is_admitted(encoding):
+    limits.check_mask_pixels(1024, FOUR_MEGAPIXELS, encoding)
+
+
+@pytest.mark.parametrize(
+    ("count", "geometry", "encoding", "message"),
+    [
+        (768, Geometry(8000, 8000, 384), pb.RLE, "send a smaller image, or fewer prompts"),
+        (1025, FOUR_MEGAPIXELS, pb.PNG, "as PNG are 4,299,161,600 pixels, at most 4,294,967,296"),
+        (1024, Geometry(8000, 8000, 384), pb.PACKED_BITS, "or choose RLE"),
+        (1024, Geometry(8000, 8000, 384), pb.POLYGONS, "1,024 masks of 8000×8000 pixels"),
+    ],
+)
+def test_masks_of_too_many_pixels_are_refused(count, geometry, encoding, message):
+    with pytest.raises(InvalidRequest, match=message):
+        limits.check_mask_pixels(count, geometry, encoding)

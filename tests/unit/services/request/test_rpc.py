@@ -1,0 +1,247 @@
+import asyncio
+import inspect
+import json
+import logging
+
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import (
+    DeadlineExceeded,
+    InvalidLabels,
+    InvalidRequest,
+    KeyUnknown,
+    PermissionDenied,
+    Unauthenticated,
+    Unavailable,
+    UnsupportedImage,
+)
+from services.observability import logs, metrics
+from services.request import admission, callers, request_log, rpc
+from services.request.priority import PRIORITY, TIMEOUT
+from services.settings import Settings
+from tests.in_process import ADMITTED, SECRET, Caller, served
+
+pytestmark = pytest.mark.usefixtures("front_door_secret")
+
+HEADERS = {admission.SECRET_HEADER: SECRET}
+
+
+class Echo(rpc.Service):
+    """Answers with the first label as a result's label, or does what the label says."""
+
+    name = "ClassificationService"
+    application = "classification"
+
+    def __init__(self, settings: Settings):
+        super().__init__(settings)
+        self.cancelled = asyncio.Event()
+        self.seen: list[tuple[str, float | None]] = []
+        self.bulk_seen: list[bool] = []
+
+    @rpc.rpc
+    async def Classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+        self.seen.append((logs.request_id.get(), rpc.time_left()))
+        self.bulk_seen.append(rpc.urgency.get().bulk)
+        what = request.labels[0]
+        if what == "wait":
+            try:
+                await asyncio.sleep(60)
+            finally:
+                self.cancelled.set()
+        errors = {
+            "labels": InvalidLabels("no good labels"),
+            "type": UnsupportedImage("a GIF"),
+            "key": KeyUnknown("send the image"),
+            "bug": RuntimeError("password=hunter2"),
+            "timeout": TimeoutError("of something else"),
+        }
+        if what in errors:
+            raise errors[what]
+        return pb.ClassifyResponse(model=pb.ModelInfo(name=what))
+
+
+def ask(label: str) -> pb.ClassifyRequest:
+    return pb.ClassifyRequest(labels=[label])
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo(Settings(request_timeout_s=30))
+
+
+def requests(code: str) -> float:
+    return metrics.REQUESTS.labels("ClassificationService", "Classify", code)._value.get()
+
+
+async def test_both_sides_get_the_answer(echo):
+    before = requests("OK")
+    async with served(echo) as port:
+        caller = Caller(port)
+        assert (await caller("Classify", ask("dog"))).model.name == "dog"
+        await caller.close()
+    assert (await echo.call("Classify", ask("cat"), HEADERS)).model.name == "cat"
+    assert requests("OK") == before + 2
+    assert metrics.INFLIGHT.labels("ClassificationService")._value.get() == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "code", "message"),
+    [
+        ("labels", "INVALID_ARGUMENT", "no good labels"),
+        ("type", "INVALID_ARGUMENT", "a GIF"),
+        ("key", "FAILED_PRECONDITION", "send the image"),
+    ],
+)
+async def test_errors_become_status_and_message(echo, what, code, message):
+    before = requests(code)
+    async with served(echo) as port:
+        caller = Caller(port)
+        assert await caller.refused("Classify", ask(what)) == (code, message)
+        assert (await caller("Classify", ask("dog"))).model.name == "dog"
+        await caller.close()
+    assert requests(code) == before + 1
+
+
+@pytest.mark.parametrize("what", ["bug", "timeout"])
+async def test_a_bug_tells_the_request_id_and_nothing_more(echo, caplog, what):
+    async with served(echo) as port:
+        caller = Caller(port, (*ADMITTED, (request_log.REQUEST_ID, "r-77")))
+        code, message = await caller.refused("Classify", ask(what))
+        await caller.close()
+    assert (code, message) == ("INTERNAL", "internal error; request id r-77")
+    (record,) = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert "r-77" in record.getMessage()
+    assert record.exc_info
+
+
+async def test_a_request_without_an_id_gets_one(echo):
+    async with served(echo) as port:
+        caller = Caller(port)
+        _, message = await caller.refused("Classify", ask("bug"))
+        await caller.close()
+    identity = message.rpartition(" ")[2]
+    assert len(identity) == 32
+    assert echo.seen[0][0] == identity
+
+
+@pytest.mark.parametrize("metadata", [(), ((admission.SECRET_HEADER, "guessed"),)])
+async def test_what_did_not_come_through_the_front_door_is_refused(echo, metadata):
+    async with served(echo) as port:
+        caller = Caller(port, metadata)
+        code, _ = await caller.refused("Classify", ask("dog"))
+        await caller.close()
+    assert code == "UNAUTHENTICATED"
+    with pytest.raises(Unauthenticated):
+        await echo.call("Classify", ask("dog"), dict(metadata))
+    assert echo.seen == []
+
+
+async def test_a_key_needs_the_scope_and_is_known_to_the_work(echo):
+    about = {callers.KEY: "ann", callers.TENANT: "acme"}
+    with pytest.raises(PermissionDenied):
+        await echo.call("Classify", ask("dog"), {**HEADERS, **about, callers.SCOPES: "index"})
+    assert echo.seen == []
+    await echo.call("Classify", ask("dog"), {**HEADERS, **about, callers.SCOPES: "read"})
+    assert callers.caller.get().tenant == "acme"
+
+
+async def test_where_keys_are_configured_a_caller_without_one_is_refused(tmp_path):
+    echo = Echo(Settings(api_keys_file=tmp_path / "keys"))
+    with pytest.raises(Unauthenticated, match="API key"):
+        await echo.call("Classify", ask("dog"), HEADERS)
+    assert echo.seen == []
+
+
+async def test_changes_are_audited_and_questions_are_not(echo, monkeypatch):
+    lines: list[str] = []
+    monkeypatch.setattr(callers.audit_log, "info", lines.append)
+    about = {callers.KEY: "ann", callers.TENANT: "acme", callers.SCOPES: "read"}
+    await echo.call("Classify", ask("dog"), {**HEADERS, **about})
+    assert lines == []
+    monkeypatch.setattr(Echo, "scope", lambda *_: "index")
+    with pytest.raises(PermissionDenied):
+        await echo.call("Classify", ask("dog"), {**HEADERS, **about, request_log.REQUEST_ID: "r-1"})
+    (record,) = map(json.loads, lines)
+    assert (record["audit"], record["key"], record["code"], record["id"]) == (
+        "Classify",
+        "ann",
+        "PERMISSION_DENIED",
+        "r-1",
+    )
+
+
+async def test_a_replica_that_has_grown_too_large_is_not_healthy():
+    await Echo(Settings()).check_health()
+    await Echo(Settings(max_replica_bytes=2**40)).check_health()
+    with pytest.raises(Unavailable, match="at most 1,000"):
+        await Echo(Settings(max_replica_bytes=1000)).check_health()
+
+
+async def test_the_service_has_a_time_limit_of_its_own():
+    echo = Echo(Settings(request_timeout_s=0.05))
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
+        await echo.call("Classify", ask("wait"), HEADERS)
+    assert echo.cancelled.is_set()
+    assert requests("DEADLINE_EXCEEDED") >= 1
+
+
+async def test_the_callers_deadline_stops_the_work(echo):
+    before = requests("CANCELLED")
+    async with served(echo) as port:
+        caller = Caller(port)
+        code, _ = await caller.refused("Classify", ask("wait"), timeout=0.2)
+        await asyncio.wait_for(echo.cancelled.wait(), 10)
+        await caller.close()
+    assert code == "DEADLINE_EXCEEDED"
+    assert requests("CANCELLED") == before + 1
+
+
+async def test_work_knows_how_much_time_is_left(echo):
+    assert rpc.time_left() is None
+    await echo.call("Classify", ask("dog"), HEADERS)
+    ((_, left),) = echo.seen
+    assert left is not None
+    assert 0 < left <= 30
+
+
+async def test_a_deadline_in_the_headers_is_kept_where_it_is_earlier(echo):
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.0(5|4\d*) s"):  # by then
+        await echo.call("Classify", ask("wait"), {**HEADERS, TIMEOUT: "50m"})
+    assert echo.cancelled.is_set()
+    await echo.call("Classify", ask("dog"), {**HEADERS, TIMEOUT: "1H"})
+    assert echo.seen[-1][1] <= 30
+
+
+async def test_a_caller_says_what_is_bulk_and_a_service_what_is_by_default(echo, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(Echo, "bulk", frozenset({"Classify"}))
+        await echo.call("Classify", ask("dog"), HEADERS)
+        await echo.call("Classify", ask("dog"), {**HEADERS, PRIORITY: "interactive"})
+    await echo.call("Classify", ask("dog"), {**HEADERS, PRIORITY: "bulk"})
+    assert echo.bulk_seen == [True, False, True]
+
+
+@pytest.mark.parametrize("header", [TIMEOUT, PRIORITY])
+async def test_headers_that_mean_nothing_are_refused(echo, header):
+    with pytest.raises(InvalidRequest, match=header):
+        await echo.call("Classify", ask("dog"), {**HEADERS, header: "whenever"})
+    assert echo.seen == []
+
+
+async def test_the_level_of_the_log_changes_while_it_runs(echo):
+    logger = logging.getLogger("services")
+    at_start = echo.settings
+    for config, level in (({"log_level": "DEBUG"}, "DEBUG"), ({}, "WARNING")):
+        echo.tune(at_start.tuned(config, echo.tunable))
+        assert logging.getLevelName(logger.level) == level
+
+
+def test_serve_finds_the_context_in_the_signature():
+    assert list(inspect.signature(Echo.Classify).parameters) == ["self", "request", "grpc_context"]
+    assert Echo.Classify.__name__ == "Classify"
+
+
+def test_it_has_an_http_side(echo):
+    paths = {route.path for route in echo.__serve_build_asgi_app__().routes}
+    assert "/classify" in paths

@@ -1,0 +1,229 @@
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import ImageTooLarge, InvalidImage, InvalidPrompt, InvalidRequest
+from samclip_core.geometry import Geometry
+from samclip_core.io import masks
+from samclip_core.types import EverythingMask, MaskLogits, Region, Score, SemanticMap
+from services.cache.entry import Entry
+from services.request import wire
+
+GEOMETRY = Geometry(30, 40, 32)
+MASK = np.zeros((30, 40), np.bool_)
+MASK[5:10, 7:20] = True
+MASK[6, 8] = False
+
+
+def test_an_image_is_its_file_or_its_key():
+    assert wire.image_source(pb.Image(encoded=b"abc"), 3) == b"abc"
+    assert wire.image_source(pb.Image(key="k"), 3) == "k"
+    with pytest.raises(InvalidImage, match="has 65 characters"):
+        wire.image_source(pb.Image(key="k" * 65), 3)
+
+
+@pytest.mark.parametrize("image", [pb.Image(), pb.Image(encoded=b"")])
+def test_an_empty_image_is_refused(image):
+    with pytest.raises(InvalidImage, match="the image is empty"):
+        wire.image_source(image, 3)
+
+
+def test_a_large_file_is_refused_before_it_is_looked_at():
+    with pytest.raises(ImageTooLarge, match="4 bytes, at most 3"):
+        wire.image_source(pb.Image(encoded=b"abcd"), 3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8"])
+def test_tensors_round_trip(dtype):
+    array = (np.arange(24).reshape(2, 3, 4) - 5).astype(dtype)
+    tensor = wire.to_tensor(array.transpose(1, 0, 2), "SAM")
+    assert (tensor.name, tensor.dtype, list(tensor.shape)) == ("SAM", dtype, [3, 2, 4])
+    np.testing.assert_array_equal(wire.from_tensor(tensor), array.transpose(1, 0, 2))
+
+
+def test_tensors_are_little_endian_whatever_they_were():
+    tensor = wire.to_tensor(np.array([1.0], ">f4"))
+    assert tensor.data == b"\x00\x00\x80\x3f"
+
+
+def test_without_inline_a_tensor_tells_only_its_shape():
+    tensor = wire.to_tensor(np.zeros((2, 3), np.float16), inline=False)
+    assert (list(tensor.shape), tensor.data) == ([2, 3], b"")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (pb.Tensor(dtype="object", shape=[1], data=b"x"), "dtype 'object'"),
+        (pb.Tensor(dtype="float32", shape=[2, 2], data=b"1234"), "needs 16 bytes, got 4"),
+        (pb.Tensor(dtype="float32", shape=[-1, -1], data=b"1234"), "needs 4 bytes"),
+        (pb.Tensor(dtype="float32", shape=[0, 2**62]), "cannot be"),
+        (pb.Tensor(dtype="float32", shape=[1] * 100, data=b"1234"), "100 sides, at most 8"),
+        (pb.Tensor(dtype="float32", shape=[2**40, 2**40], data=b"1234"), "got 4"),
+        (pb.Tensor(dtype="float32", shape=[2**62] * 1_000_000, data=b"1234"), "1000000 sides"),
+    ],
+)
+def test_a_tensor_that_contradicts_itself_is_refused(tensor, message):
+    with pytest.raises(InvalidRequest, match=message):
+        wire.from_tensor(tensor)
+
+
+def test_outputs_are_each_once_in_order_and_all_by_default():
+    assert wire.to_outputs([pb.CLIP_POOLED, pb.SAM, pb.CLIP_POOLED]) == (pb.CLIP_POOLED, pb.SAM)
+    assert wire.to_outputs([]) == (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
+    with pytest.raises(InvalidRequest, match="output 0 is unknown"):
+        wire.to_outputs([pb.OUTPUT_UNSPECIFIED])
+
+
+def test_features_come_back_from_an_embed_response():
+    sam, pooled = np.ones((4, 2, 2), np.float16), np.full(4, 0.5, np.float16)
+    response = pb.EmbedResponse(
+        image=wire.image_info("k", GEOMETRY, True),
+        tensors=[wire.to_tensor(sam, "SAM"), wire.to_tensor(pooled, "CLIP_POOLED")],
+    )
+    features = wire.to_features(wire.to_entries(response, 32), "int8")
+    assert features.dtype == "int8"
+    assert features.geometry == GEOMETRY
+    assert features.clip_dense_Dhw is None
+    np.testing.assert_array_equal(features.sam_Dhw, sam)
+    np.testing.assert_array_equal(features.clip_pooled_D, pooled)
+
+
+@pytest.mark.parametrize("length", [0.998, 1.002])
+def test_a_pooled_embedding_that_lost_its_length_is_read_with_length_1(length):
+    direction = np.random.default_rng(0).normal(size=64)
+    stored = (length * direction / np.linalg.norm(direction)).astype(np.float16)
+    entry = Entry(stored, GEOMETRY)
+    features = wire.to_features({pb.CLIP_POOLED: entry}, "float32")
+    assert np.linalg.norm(features.clip_pooled_D) == pytest.approx(1, abs=1e-6)
+    sent = wire.from_tensor(wire.to_embedding(pb.CLIP_POOLED, entry, inline=True))
+    assert sent.dtype == np.float16
+    assert np.linalg.norm(sent.astype(np.float32)) == pytest.approx(1, abs=2e-4)
+    assert not wire.to_embedding(pb.CLIP_POOLED, entry, inline=False).data
+
+
+def test_prompts_keep_points_box_and_mask_input():
+    logits = np.linspace(-1, 1, 16, dtype=np.float32).reshape(4, 4)
+    prompt = wire.to_prompt(
+        pb.Prompt(
+            points=[pb.Point(x=1.5, y=2), pb.Point(x=3, y=4, negative=True)],
+            box=pb.Box(x_max=5, y_max=6),
+            mask_input=wire.to_tensor(logits.astype(np.float16)),
+        )
+    )
+    assert prompt.points == ((1.5, 2), (3, 4))
+    assert prompt.negative == (False, True)
+    assert prompt.box == (0, 0, 5, 6)
+    assert prompt.mask_input_hw.dtype == np.float32
+    np.testing.assert_allclose(prompt.mask_input_hw, logits, atol=1e-3)
+
+
+def test_what_a_prompt_does_not_have_is_none():
+    prompt = wire.to_prompt(pb.Prompt(points=[pb.Point()]))
+    assert prompt.box is None
+    assert prompt.mask_input_hw is None
+
+
+def test_text_goes_alone():
+    assert wire.asks_by_text(pb.Prompt(text="dog"))
+    assert not wire.asks_by_text(pb.Prompt(text=" "))
+    both = pb.Prompt(text="dog", points=[pb.Point()])
+    assert not wire.asks_by_text(both)
+    with pytest.raises(InvalidPrompt, match="text goes alone"):
+        wire.to_prompt(both)
+
+
+def test_a_broken_mask_input_is_a_broken_prompt():
+    with pytest.raises(InvalidPrompt, match="mask_input: tensor has dtype"):
+        wire.to_prompt(pb.Prompt(mask_input=pb.Tensor(dtype="f8")))
+
+
+def read(mask: pb.Mask) -> np.ndarray:
+    match mask.WhichOneof("data"):
+        case "rle":
+            return masks.decode_rle(mask.rle.counts, mask.rle.height, mask.rle.width)
+        case "png":
+            return masks.decode_png(mask.png)
+        case "polygons":
+            rings = [np.array(polygon.xy, np.float32) for polygon in mask.polygons.polygons]
+            return masks.decode_polygons(rings, *MASK.shape)
+        case "packed":
+            return masks.unpack_bits(mask.packed.data, mask.packed.height, mask.packed.width)
+    raise AssertionError(mask)
+
+
+@pytest.mark.parametrize("encoding", [pb.RLE, pb.PNG, pb.POLYGONS, pb.PACKED_BITS])
+@pytest.mark.parametrize("mask_HW", [MASK, np.zeros_like(MASK), np.ones_like(MASK)])
+def test_masks_survive_every_encoding(mask_HW, encoding):
+    message = wire.to_mask(mask_HW, encoding)
+    assert message.WhichOneof("data") == pb.MaskEncoding.Name(encoding).lower().removesuffix(
+        "_bits"
+    )
+    np.testing.assert_array_equal(read(message), mask_HW)
+    assert message.area == mask_HW.sum()
+    box = (message.box.x_min, message.box.y_min, message.box.x_max, message.box.y_max)
+    assert box == masks.mask_box(mask_HW)
+
+
+def test_logits_only_where_there_are_some():
+    with pytest.raises(InvalidRequest, match="no logits"):
+        wire.to_mask(MASK, pb.LOGITS)
+    logits = np.ones((8, 8), np.float32)
+    message = wire.to_mask(MASK, pb.LOGITS, logits)
+    np.testing.assert_array_equal(wire.from_tensor(message.logits), logits)
+    assert message.area == MASK.sum()
+
+
+def test_prompt_masks_keep_the_order_and_the_scores():
+    logits = np.full((2, 8, 8), -4.0, np.float32)
+    logits[0, :4, :4] = logits[1, 3, 3] = 4
+    found = MaskLogits(GEOMETRY, logits, np.array([0.9, 0.5], np.float32), 0.0)
+    whole = found.enlarge_all()
+    messages = list(wire.to_prompt_masks(found, pb.RLE))
+    for index, message in enumerate(messages):
+        assert message.predicted_iou == pytest.approx(found.predicted_iou_M[index])
+        assert message.stability_score == pytest.approx(whole.stability_M[index])
+        np.testing.assert_array_equal(read(message), whole.masks_MHW[index])
+    assert messages[0].area > messages[1].area > 0
+
+
+def test_prompt_masks_are_enlarged_one_by_one(monkeypatch):
+    enlarged = []
+    found = MaskLogits(GEOMETRY, np.ones((3, 8, 8), np.float32), np.ones(3, np.float32), 0.0)
+    enlarge = MaskLogits.enlarge
+    monkeypatch.setattr(
+        MaskLogits, "enlarge", lambda self, index: enlarged.append(index) or enlarge(self, index)
+    )
+    next(wire.to_prompt_masks(found, pb.RLE))
+    assert enlarged == [0]
+
+
+def test_everything_masks_have_names():
+    logits = np.full((8, 8), -1.0, np.float32)
+    logits[:4, :4] = 1
+    found = EverythingMask(GEOMETRY, logits, 0.9, 0.5, "dog", 0.75)
+    mask = wire.to_everything_mask(found, pb.RLE)
+    assert (mask.label, mask.label_score, mask.stability_score) == ("dog", 0.75, 0.5)
+    np.testing.assert_array_equal(read(mask), found.mask_HW)
+
+
+def test_regions_and_label_maps():
+    label_map = np.where(MASK, 1, -1).astype(np.int16)
+    region = Region("cat", 0.5, 1, int(MASK.sum()), label_map)
+    found = SemanticMap(label_map, (region,))
+    for encoding in (pb.RLE, pb.PNG, pb.POLYGONS, pb.PACKED_BITS):
+        (message,) = wire.to_regions(found, encoding)
+        assert (message.label, message.score, message.area) == ("cat", 0.5, MASK.sum())
+        expected = wire.to_mask(MASK, encoding)
+        expected.label, expected.label_score = "cat", 0.5
+        assert message.mask == expected
+    encoded = wire.to_label_map(found, 2)
+    np.testing.assert_array_equal(masks.decode_label_map(encoded), label_map)
+
+
+def test_scores_keep_their_order():
+    messages = wire.to_scores([Score("b", 0.75, 0.5), Score("a", 0.25, 0.125)])
+    assert [(m.label, m.score, m.similarity) for m in messages] == [
+        ("b", 0.75, 0.5),
+        ("a", 0.25, 0.125),
+    ]

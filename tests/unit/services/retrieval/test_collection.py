@@ -1,0 +1,138 @@
+from pathlib import Path
+
+import pytest
+
+from samclip_core.errors import Unavailable
+from services.retrieval import collection
+from services.retrieval.collection import EmbeddedCollection
+from services.retrieval.index import Item, Query
+from tests.integration.test_collection_engines import D, items, vector
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "pets"
+
+
+def reopen(path) -> EmbeddedCollection:
+    return EmbeddedCollection(
+        path, "other", 3, "int8"
+    )  # what is stored counts, not what is asked for
+
+
+def check(found: EmbeddedCollection, *seeds: int) -> None:
+    assert len(found) == len(seeds)
+    for seed in seeds:
+        hit = found.search(Query(vector(seed), 1))[0]
+        assert (hit.id, hit.metadata) == (f"id {seed}", {"seed": str(seed)})
+    assert (found.digest, found.dimension, found.dtype) == ("m", D, "float32")
+
+
+def test_it_is_there_again_after_closing(path):
+    found = EmbeddedCollection(path, "m", D, "float32")
+    found.upsert(items(1, 2, 3))
+    found.delete(["id 2"])
+    found.close()
+    assert path.with_name("pets.usearch").exists()
+    check(reopen(path), 1, 3)
+
+
+def test_it_is_there_again_after_a_kill_without_any_snapshot(path):
+    EmbeddedCollection(path, "m", D, "float32").upsert(items(1, 2, 3))
+    check(reopen(path), 1, 2, 3)
+
+
+def test_changes_after_the_snapshot_are_there_after_a_kill(path):
+    found = EmbeddedCollection(path, "m", D, "float32")
+    found.upsert(items(1, 2, 3))
+    found.save()
+    found.delete(["id 1"])
+    found.upsert([*items(4), Item("id 2", vector(2), {"seed": "2"})])
+    check(reopen(path), 2, 3, 4)
+
+
+@pytest.mark.parametrize("damage", [b"", b"garbage" * 50, None])
+def test_a_damaged_snapshot_is_made_anew(path, damage):
+    found = EmbeddedCollection(path, "m", D, "float32")
+    found.upsert(items(1, 2, 3))
+    found.close()
+    snapshot = path.with_name("pets.usearch")
+    content = bytearray(snapshot.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    snapshot.write_bytes(bytes(content) if damage is None else damage)
+    check(reopen(path), 1, 2, 3)
+
+
+def test_snapshots_are_written_after_many_changes(path, monkeypatch):
+    monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 3)
+    found = EmbeddedCollection(path, "m", D, "float32")
+    found.upsert(items(1, 2))
+    assert not path.with_name("pets.usearch").exists()
+    found.upsert(items(3))
+    assert path.with_name("pets.usearch").exists()
+
+
+def test_a_failed_upsert_changes_nothing(path):
+    found = EmbeddedCollection(path, "m", D, "float32")
+    found.upsert(items(1))
+    with pytest.raises(TypeError):
+        found.upsert([*items(2), Item("bad", vector(3), {"x": object()})])
+    check(found, 1)
+    check(reopen(path), 1)
+
+
+def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
+    found = EmbeddedCollection(path, "m", D, "float32")
+    found.upsert(items(1, 2))
+    pages = found._database.execute("PRAGMA page_count").fetchone()[0]
+    found._database.execute(f"PRAGMA max_page_count = {pages}")  # sqlite's own small disk
+    with pytest.raises(Unavailable, match="make room"):
+        found.upsert(items(*range(3, 100)))
+    check(found, 1, 2)
+    found._database.execute("PRAGMA max_page_count = 1000000")
+    found.upsert(items(3))
+    check(found, 1, 2, 3)
+
+
+def test_a_snapshot_that_cannot_be_written_is_done_without(path, monkeypatch, caplog):
+    found = EmbeddedCollection(path, "m", D, "float32")
+    monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 2)
+
+    def full(path: Path) -> str:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(collection, "_sha256", full)
+    found.upsert(items(1, 2))
+    check(found, 1, 2)
+    assert [*path.parent.glob("*.partial"), *path.parent.glob("*.usearch")] == []
+    assert "no snapshot of collection pets" in caplog.text
+
+
+def test_removed_files_are_gone_and_stay_so(path, monkeypatch):
+    found = EmbeddedCollection(path, "m", D, "float32")
+    found.upsert(items(1))
+    found.save()
+    synced = []
+    monkeypatch.setattr(
+        "os.fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").resolve())
+    )
+    found.remove_files()
+    assert list(path.parent.iterdir()) == []
+    assert synced == [path.parent]
+
+
+def test_what_is_acknowledged_is_on_the_disk(path):
+    found = EmbeddedCollection(path, "m", D, "float32")
+    (mode,) = found._database.execute("PRAGMA journal_mode").fetchone()
+    (synchronous,) = found._database.execute("PRAGMA synchronous").fetchone()
+    assert (mode, synchronous) == ("wal", 2)  # FULL: the log is synced at each commit
+    found.close()
+
+
+def test_a_collection_from_before_precision_was_recorded_counts_as_float32(path):
+    found = EmbeddedCollection(path, "m", D, "int8")
+    found.upsert(items(1))
+    found._database.execute("ALTER TABLE model DROP COLUMN dtype")
+    found.close()
+    check(reopen(path), 1)
+    assert collection.describe(path, "other", 3, "int8").dtype == "float32"

@@ -1,0 +1,279 @@
+import contextlib
+import logging
+import os
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from samclip_core.errors import DeadlineExceeded, Unavailable
+from services.launch import serve
+from services.retrieval import collection, embedded
+from services.retrieval.embedded import EmbeddedCollections
+from services.retrieval.index import Item, Query
+from tests.checkout import sources
+from tests.integration.test_collection_engines import D, items, vector
+from tests.ports import free_port
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from services.retrieval import folder
+held = folder.take(Path(sys.argv[1]), sys.argv[2])
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+def rights(folder: Path) -> set[str]:
+    return {oct(stat.S_IMODE(path.stat().st_mode)) for path in folder.iterdir()}
+
+
+def hold_elsewhere(folder: Path, lock: str) -> subprocess.Popen[str]:
+    """Another process that holds a lock of the folder."""
+    command = [sys.executable, "-c", HOLDER, str(folder), lock]
+    path = sources()
+    other = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert other.stdout
+    assert other.stdout.readline() == "held\n"
+    return other
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def test_a_damaged_collection_does_not_take_the_others_down(tmp_path, caplog):
+    collections = EmbeddedCollections(tmp_path, "m" * 64, D)
+    collections.get_or_make("good", "float32").upsert(items(1))
+    collections.close()
+    (tmp_path / "bad.sqlite").write_bytes(b"this is no database" * 100)
+    again = EmbeddedCollections(tmp_path, "m" * 64, D)
+    assert [d.name for d in again.describe()] == ["good"]
+    assert "bad.sqlite" in caplog.records[-1].getMessage()
+    assert caplog.records[-1].levelno == logging.ERROR
+    again.close()
+
+
+def test_other_users_may_read_no_file_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 1)
+    folder = tmp_path / "index"
+    found = EmbeddedCollections(folder, "m" * 64, D)
+    found.get_or_make("pets", "float32").upsert(items(1, 2))
+    assert {path.suffix for path in folder.iterdir()} >= {".sqlite", ".sqlite-wal", ".usearch"}
+    assert rights(folder) == {"0o600"}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    found.close()
+
+
+def test_opening_a_collection_does_not_list_the_folder(tmp_path, monkeypatch):
+    """Otherwise a description of n collections takes n² steps of the one thread of the index."""
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    for name in "abc":
+        found.get_or_make(name, "float32").upsert(items(1))
+    found.close()
+    again = EmbeddedCollections(tmp_path, "m" * 64, D)
+    listed: list[object] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: [listed.append(path), scandir(path)][1])
+    assert len(again.describe()) == 3
+    assert len(again.get("a")) == 1
+    assert listed == []
+    again.close()
+
+
+def test_files_of_an_older_version_are_closed_to_other_users(tmp_path):
+    folder = tmp_path / "index"
+    found = EmbeddedCollections(folder, "m" * 64, D)
+    found.get_or_make("pets", "float32").upsert(items(1, 2))
+    found.close()
+    for path in (folder, *folder.iterdir()):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    again = EmbeddedCollections(folder, "m" * 64, D)
+    assert len(again.get("pets")) == 2
+    assert rights(folder) == {"0o600"}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    again.close()
+
+
+def test_a_second_process_waits_until_the_first_has_ended(tmp_path, caplog):
+    other = hold_elsewhere(tmp_path, "replica.lock")
+    try:
+        with pytest.raises(Unavailable) as refused:
+            EmbeddedCollections(tmp_path, "m" * 64, D)
+    finally:
+        kill(other)
+    assert str(tmp_path) not in str(refused.value)  # callers see it
+    assert f"{tmp_path} is in use by process {other.pid} on" in caplog.records[-1].getMessage()
+    assert "SAMCLIP_INDEX_DIR" in caplog.records[-1].getMessage()
+    EmbeddedCollections(tmp_path, "m" * 64, D).close()
+
+
+def test_closing_lets_the_next_process_in(tmp_path):
+    EmbeddedCollections(tmp_path, "m" * 64, D).close()
+    kill(hold_elsewhere(tmp_path, "replica.lock"))
+
+
+def serve_with(index: Path, checkpoint: Path, *flags: str) -> int:
+    ports = ["--http-port", str(free_port()), "--grpc-port", str(free_port())]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMCLIP_INDEX_DIR", str(index))
+        patch.setattr(serve.instance, "environment", lambda *_: {})
+        patch.setattr(serve, "_run", lambda *_: 0)
+        return serve.main([*ports, "--checkpoint", str(checkpoint), *flags])
+
+
+def test_a_second_service_is_refused_at_its_start(tmp_path, tiny_checkpoint, capsys):
+    assert serve_with(tmp_path, tiny_checkpoint) == 0
+    other = hold_elsewhere(tmp_path, "service.lock")
+    try:
+        assert serve_with(tmp_path, tiny_checkpoint) == 2
+        error = capsys.readouterr().err
+        assert f"index_dir {tmp_path} is in use by process {other.pid} on" in error
+        assert "SAMCLIP_INDEX_DIR" in error
+        # Collections may be in Redis, so the files are locked where they are opened.
+        assert serve_with(tmp_path, tiny_checkpoint, "--redis-url", "redis://127.0.0.1:1/0") == 0
+    finally:
+        kill(other)
+    assert serve_with(tmp_path, tiny_checkpoint) == 0
+
+
+def test_a_folder_that_cannot_be_closed_is_refused_at_the_start(tmp_path, tiny_checkpoint, capsys):
+    tmp_path.chmod(0o1777)
+    assert serve_with(tmp_path, tiny_checkpoint) == 2
+    assert f"index_dir {tmp_path} cannot be used" in capsys.readouterr().err
+
+
+def open_files(directory: Path) -> int:
+    """How many descriptors of this process are files of the directory."""
+    found = 0
+    for descriptor in os.scandir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found += os.readlink(descriptor.path).startswith(f"{directory}/pets-")
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts files as Linux does")
+def test_collections_that_are_not_in_use_are_closed_and_opened_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded, "MOST_OPEN", 3, raising=False)
+    collections = EmbeddedCollections(tmp_path, "m" * 64, D)
+    for _ in range(2):
+        for number in range(10):
+            collections.get_or_make(f"pets-{number}", "float32").upsert(items(number, 10 + number))
+            assert open_files(tmp_path) <= 3 * 3
+    assert [d.count for d in collections.describe()] == [2] * 10
+    assert open_files(tmp_path) <= 3 * 3
+    collections.close()
+
+    again = EmbeddedCollections(tmp_path, "m" * 64, D)
+    assert len(again) == 10
+    assert [(d.name, d.count, d.dimension, d.digest) for d in again.describe()] == [
+        (f"pets-{number}", 2, D, "m" * 64) for number in range(10)
+    ]
+    assert open_files(tmp_path) == 0  # to describe them is not to open them
+    for number in range(10):
+        found = again.get(f"pets-{number}").search(Query(vector(number), 1))
+        assert [hit.id for hit in found] == [f"id {number}"]
+    assert again.drop("pets-0") == 2
+    assert len(again) == 9
+    again.close()
+
+
+def test_more_collections_than_the_process_may_open_files_are_all_answered(tmp_path):
+    script = """
+import resource, sys
+from pathlib import Path
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 96))
+from services.retrieval.embedded import EmbeddedCollections
+from services.retrieval.index import Query
+from tests.integration.test_collection_engines import D, items, vector
+collections = EmbeddedCollections(Path(sys.argv[1]), "m" * 64, D)
+for number in range(60):
+    collections.get_or_make(f"pets-{number}", "float32").upsert(items(number))
+for number in range(60):
+    hit, = collections.get(f"pets-{number}").search(Query(vector(number), 1))
+    assert hit.id == f"id {number}"
+"""
+    environment = {**os.environ, "PYTHONPATH": sources()}
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    subprocess.run(command, check=True, env=environment, timeout=250)
+
+
+def test_the_process_may_open_as_many_files_as_its_hard_limit(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    EmbeddedCollections(tmp_path, "m" * 64, D).close()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_collection_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
+    collections = EmbeddedCollections(tmp_path, "m" * 64, D)
+    broken = collection._SCHEMA + ";CREATE NONSENSE"
+    with monkeypatch.context() as patch:
+        patch.setattr(collection, "_SCHEMA", broken)
+        with pytest.raises(Unavailable):
+            collections.get_or_make("pets", "float32")
+    collections.get_or_make("pets", "float32").upsert(items(1))
+    assert collections.describe("pets")[0].count == 1
+    collections.close()
+
+
+def test_a_filtered_search_that_nobody_waits_for_reads_no_further(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "EXACT", 2)  # items per part
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    pets = found.get_or_make("pets", "float32")
+    pets.upsert(items(*range(7)))
+    parts = 0
+
+    class Abandoned(threading.Event):
+        def is_set(self):
+            nonlocal parts
+            parts += 1
+            return parts > 2
+
+    query = Query(vector(1), 3, filter={"seed": "1"}, abandoned=Abandoned())
+    with pytest.raises(DeadlineExceeded):
+        pets.search(query)
+    assert parts == 3  # of four
+    assert [hit.id for hit in pets.search(Query(vector(1), 3, filter={"seed": "1"}))] == ["id 1"]
+    found.close()
+
+
+def test_items_that_are_equally_near_are_compared_once(tmp_path, monkeypatch):
+    """A collection may hold one picture under very many ids."""
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    pets = found.get_or_make("pets", "float32")
+    pets.upsert([Item(f"copy {number}", vector(1), {"kind": "cat"}) for number in range(100)])
+    compared = 0
+    compare = collection.EmbeddedCollection._compare
+
+    def counted(*arguments):
+        nonlocal compared
+        compared += 1
+        return compare(*arguments)
+
+    monkeypatch.setattr(collection.EmbeddedCollection, "_compare", counted)
+    hits = pets.search(Query(vector(1), 3, filter={"kind": "cat"}))
+    assert [hit.id for hit in hits] == ["copy 0", "copy 1", "copy 2"]
+    assert compared == 1
+    found.close()
+
+
+def test_a_search_without_a_filter_that_nobody_waits_for_ends(tmp_path):
+    found = EmbeddedCollections(tmp_path, "m" * 64, D)
+    pets = found.get_or_make("pets", "float32")
+    pets.upsert(items(1, 2))
+    query = Query(vector(1), 1)
+    query.abandoned.set()
+    with pytest.raises(DeadlineExceeded):
+        pets.search(query)
+    found.close()

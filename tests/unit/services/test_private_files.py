@@ -1,0 +1,107 @@
+import os
+import stat
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+
+from services import private_files
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_new_folder_is_closed_under_any_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        private_files.make_folder(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "a" / "b") == 0o700
+
+
+def test_an_open_folder_is_closed(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o755)
+    private_files.make_folder(folder)
+    assert mode(folder) == 0o700
+
+
+def test_a_folder_that_users_share_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
+    with pytest.raises(PermissionError, match="is shared by the users"):
+        private_files.make_folder(tmp_path)
+    assert mode(tmp_path) == 0o1777
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+@pytest.mark.parametrize(("rights", "refused"), [(0o2775, False), (0o777, True)])
+def test_a_volume_of_another_owner_is_taken_unless_all_users_may_write_to_it(
+    tmp_path: Path, rights: int, refused: bool
+) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    os.chown(volume, 4321, 4321)
+    volume.chmod(rights)
+    with pytest.raises(PermissionError, match="is shared") if refused else nullcontext():
+        private_files.make_folder(volume)
+    assert stat.S_IMODE(volume.stat().st_mode) == rights & 0o7777
+
+
+def test_files_of_some_names_are_closed(tmp_path: Path) -> None:
+    for name in ("a.sqlite", "a.sqlite-wal", "notes"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o664)
+    private_files.close_files(tmp_path, "*.sqlite*", "*.usearch")
+    modes = {file.name: mode(file) for file in tmp_path.iterdir()}
+    assert modes == {"a.sqlite": 0o600, "a.sqlite-wal": 0o600, "notes": 0o664}
+
+
+def test_a_file_of_another_owner_does_not_keep_the_others_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.sqlite", "b.sqlite", "c.sqlite"):
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o664)
+    chmod = Path.chmod
+
+    def of_owner(path: Path, rights: int) -> None:
+        if path.name == "b.sqlite":
+            raise PermissionError(1, "Operation not permitted")
+        chmod(path, rights)
+
+    monkeypatch.setattr(Path, "chmod", of_owner)
+    private_files.close_files(tmp_path, "*.sqlite")
+    modes = {file.name: mode(file) for file in tmp_path.iterdir()}
+    assert modes == {"a.sqlite": 0o600, "b.sqlite": 0o664, "c.sqlite": 0o600}
+
+
+@pytest.mark.parametrize("rights", [0o777, 0o750, 0o701])
+def test_a_folder_that_others_may_enter_is_found(tmp_path: Path, rights: int) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir(mode=0o700)
+    private_files.check_folder(folder)
+    folder.chmod(rights)
+    with pytest.raises(PermissionError, match=f"has mode {rights:04o}.* expected 0700"):
+        private_files.check_folder(folder)
+
+
+def test_a_folder_that_others_may_replace_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir(mode=0o700)
+    tmp_path.chmod(0o1777)  # as /tmp: nobody may rename the folder of another user
+    private_files.check_folder(folder)
+    tmp_path.chmod(0o777)
+    with pytest.raises(PermissionError, match="could replace"):
+        private_files.check_folder(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_another_user_is_found(tmp_path: Path) -> None:
+    folder = tmp_path / "service"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(PermissionError, match="user 65534, expected 0700"):
+        private_files.check_folder(folder)

@@ -1,0 +1,99 @@
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from samclip_core.io.image import ImageLimits
+from tests.photographs import draw, outlined, png, write_classes, write_shard
+from training.claims import two_heads
+from training.evaluation.layouts import LabelledSet, Mapped
+
+TRUTHS = np.array(
+    [
+        [[1, 1], [2, 2]],  # both heads right, one head half
+        [[1, 2], [0, 0]],  # value 0 is no class; both heads spoil one of two
+        [[2, 2], [2, 2]],  # nothing changes
+    ],
+    np.uint8,
+)
+ONE = np.array([[[0, 1], [0, 1]], [[0, 1], [0, 0]], [[1, 1], [1, 1]]])
+TWO = np.array([[[0, 0], [1, 1]], [[1, 1], [1, 1]], [[1, 1], [1, 1]]])
+
+
+class Scripted:
+    """Answers the three pictures, which are known by their brightness, as written above."""
+
+    limits = ImageLimits()
+
+    def encode(self, encoded: bytes) -> int:
+        return [picture(place) for place in range(3)].index(encoded)
+
+    def segment_text(self, place: int, labels: Sequence[str], refine: bool) -> SimpleNamespace:
+        assert labels == ["sky", "brick wall"]
+        return SimpleNamespace(label_map_HW=(TWO if refine else ONE)[place])
+
+
+def picture(place: int) -> bytes:
+    return png(np.full((2, 2, 3), 50 * place, np.uint8))
+
+
+def scripted(shown: int) -> two_heads.Comparison:
+    pictures = [
+        Mapped(partial(picture, place), partial(np.array, TRUTHS[place])) for place in range(3)
+    ]
+    data = LabelledSet("scripted", {1: "sky", 2: "wall-brick"}, pictures)
+    return two_heads.compare(Scripted(), data, shown)
+
+
+def test_both_procedures_are_counted_and_the_largest_changes_kept() -> None:
+    found = scripted(shown=2)
+    assert found.one_CC.tolist() == [[2, 1], [1, 6]]
+    assert found.two_CC.tolist() == [[2, 1], [0, 7]]
+    assert [changed.gain for changed in found.changed] == [0.5, -0.5]
+    assert found.changed[1].maps_3HW.tolist() == [
+        [[0, 1], [-1, -1]],
+        ONE[1].tolist(),
+        TWO[1].tolist(),
+    ]
+    assert (found.changed[1].image_HW3 == 50).all()
+
+
+def test_the_iou_of_a_class_that_nobody_knows_is_undefined() -> None:
+    iou_C = two_heads.class_iou(np.array([[2, 1, 0], [1, 4, 0], [0, 0, 0]]))
+    np.testing.assert_allclose(iou_C, [2 / 4, 4 / 6, np.nan])
+
+
+def test_the_table_has_the_classes_that_occur_largest_gain_first() -> None:
+    head, *rows = two_heads.report("scripted", scripted(shown=0)).splitlines()
+    assert head.startswith("scripted: mIoU 62.50% with one head, 77.08% with two: +14.58 points")
+    assert rows[3:] == [
+        "| sky | 30.0% | 50.0% | 66.7% | +16.7 |",
+        "| brick wall | 70.0% | 75.0% | 87.5% | +12.5 |",
+    ]
+    assert two_heads.draw(scripted(shown=0)) is None
+
+
+def test_the_sheet_has_a_row_for_each_photograph() -> None:
+    figure = two_heads.draw(scripted(shown=2))
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes] == [*two_heads.COLUMNS] * 2
+    assert figure.axes[0].get_xlabel() == "+50.0 points of accuracy"
+
+
+def test_the_command_writes_what_it_prints(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_shard(tmp_path / "camvid/train-0.tar", {str(i): outlined(draw(i)) for i in range(2)})
+    write_classes(tmp_path / "camvid", {1: "dog", 2: "cat", 3: "grass"})
+    given = {"--checkpoint": tiny_checkpoint, "--root": tmp_path, "--set": "camvid"}
+    given |= {"--split": "train", "--shown": 1, "--out": tmp_path / "out"}
+    assert two_heads.main([str(word) for pair in given.items() for word in pair]) == 0
+    name = "two_heads_camvid_train"
+    found = json.loads((tmp_path / f"out/{name}.json").read_text())
+    one, two = found["camvid_semantic_miou"], found["camvid_semantic_two_heads_miou"]
+    assert f"mIoU {one:.2%} with one head, {two:.2%} with two" in capsys.readouterr().out
+    assert (tmp_path / f"out/{name}.png").read_bytes().startswith(b"\x89PNG")

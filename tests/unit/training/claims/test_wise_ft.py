@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from samclip_core.io import checkpoint
+from samclip_core.nn.network import SamClipNet, load_net
+from tests.photographs import draw, instance, jpg, write_classes, write_shard
+from tests.tiny import make_tiny_checkpoint
+from training.claims import wise_ft
+from training.claims.wise_ft import Point, interpolate, load_sam, verdict
+
+
+def small(value: float, head: bool) -> SamClipNet:
+    parts: dict[str, nn.Module] = {"image_encoder": nn.BatchNorm1d(1)}
+    if head:
+        parts["clip_head"] = nn.Linear(1, 1)
+    net = SamClipNet(parts)
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            tensor.fill_(value)
+    return net
+
+
+def test_weights_are_mixed_one_by_one_and_what_only_the_student_has_stays() -> None:
+    teacher, student = small(2, head=False), small(10, head=True)
+    mixed = interpolate(teacher, student, 0.25).state_dict()
+    assert mixed["image_encoder.weight"].item() == 4
+    assert mixed["image_encoder.running_var"].item() == 4
+    assert mixed["image_encoder.num_batches_tracked"].item() == 10
+    assert mixed["clip_head.weight"].item() == 10
+    assert student.state_dict()["image_encoder.weight"].item() == 10
+    assert teacher.state_dict()["image_encoder.weight"].item() == 2
+
+
+@pytest.mark.parametrize(("share", "value"), [(0.0, 2), (1.0, 10)])
+def test_the_ends_of_the_curve_are_the_networks_themselves(share: float, value: float) -> None:
+    mixed = interpolate(small(2, head=False), small(10, head=True), share)
+    assert mixed.state_dict()["image_encoder.bias"].item() == value
+
+
+def test_a_tensor_that_the_student_lacks_is_an_error() -> None:
+    with pytest.raises(KeyError, match="clip_head"):
+        interpolate(small(2, head=True), small(10, head=False), 0.5)
+
+
+def test_the_teacher_comes_from_a_directory_a_state_or_its_best_weights(
+    tmp_path: Path, tiny_checkpoint: Path
+) -> None:
+    own = load_net(tiny_checkpoint, wise_ft.SAM_PARTS).state_dict()
+    averaged = {f"module.{key}": value for key, value in own.items()}
+    state = {"averaged": averaged | {"n_averaged": torch.tensor(3)}, "model": {}, "done": 3}
+    torch.save(state, tmp_path / "state.pt")
+    torch.save(own, tmp_path / "best.pt")
+    for path in (tiny_checkpoint, tmp_path / "state.pt", tmp_path / "best.pt"):
+        loaded = load_sam(path, tiny_checkpoint).state_dict()
+        assert loaded.keys() == own.keys()
+        assert all(torch.equal(loaded[key], own[key]) for key in own)
+
+
+def test_only_better_on_both_axes_beats_the_merge() -> None:
+    merge = Point(None, 0.6, 0.7)
+    points = [Point(0.0, 0.65, 0.1), Point(0.5, 0.6, 0.8), Point(1.0, 0.4, 0.75)]
+    assert verdict(points, merge) == "No point of the curve beats the merge on both axes."
+    found = verdict([*points, Point(0.3, 0.61, 0.71)], merge)
+    assert found == "Shares that beat the merge on both axes: 0.3."
+
+
+def test_the_command_draws_the_curve_between_two_checkpoints(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The merge is the student itself here, so the curve ends in it."""
+    monkeypatch.setattr(wise_ft, "SHARES", (0.0, 0.5, 1.0))
+    sam = make_tiny_checkpoint(tmp_path / "sam", seed=1)
+    drawings = [draw(seed) for seed in range(2)]
+    for source in ("coco_multi", "imagen200"):
+        samples = {
+            str(place): {
+                "jpg": jpg(drawing.image_HW3),
+                "json": json.dumps(
+                    {"instances": [instance(mask, iscrowd=0) for mask in drawing.masks]}
+                ).encode(),
+                "cls": str(place).encode(),
+            }
+            for place, drawing in enumerate(drawings)
+        }
+        write_shard(tmp_path / source / "val-0.tar", samples)
+        write_classes(tmp_path / source, {0: "dog", 1: "cat"})
+    given = {"--sam": sam, "--student": tiny_checkpoint, "--merge": tiny_checkpoint}
+    given |= {"--root": tmp_path, "--out": tmp_path / "out"}
+    assert wise_ft.main([str(word) for pair in given.items() for word in pair]) == 0
+    found = json.loads((tmp_path / "out/wise_ft.json").read_text())
+    curve, merge = found["curve"], found["merge"]
+    assert [point.pop("share") for point in curve] == [*wise_ft.SHARES]
+    assert merge.pop("share") is None
+    assert curve[-1] == merge
+    assert curve[0]["coco_multi_box_miou"] != merge["coco_multi_box_miou"]
+    assert (tmp_path / "out/wise_ft.png").stat().st_size > 0
+    shown = capsys.readouterr().out
+    assert shown == (tmp_path / "out/wise_ft.md").read_text()
+    assert len([line for line in shown.splitlines() if "%" in line]) == len(curve) + 1
+    assert "on both axes" in shown
+    assert np.isfinite(list(merge.values())).all()
+    assert checkpoint.digest(sam) != checkpoint.digest(tiny_checkpoint)

@@ -1,0 +1,182 @@
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests import photographs
+from tests.photographs import annotated, draw, write_shard
+from tests.tiny import TINY
+from training import workers
+from training.data.sampling import HELD_OUT, Drawn, Kinds, Pool, Sampler, batches, seeded
+from training.recipes import Run, SamBatch, debug
+
+SIZE = TINY["edge"].image_size
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sets")
+    photographs.write_training_sets(root)
+    return root
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path) -> Run:
+    batch = SamBatch(images=4, prompts=2, corrected=0.5, at_once=2)
+    recipe = replace(debug(), sam_batch=batch, clip_images=5, at_once=3)
+    return Run(recipe=recipe, config=TINY["edge"], data=str(data), folder=tmp_path)
+
+
+def both(run: Run) -> Sampler:
+    return Sampler(run, 0, Kinds(photos=(SIZE,), outlined=True))
+
+
+def same(a: Drawn, b: Drawn) -> bool:
+    return a.rounds == b.rounds and _tensors(a) == _tensors(b)
+
+
+def _tensors(drawn: Drawn) -> str:
+    torch.set_printoptions(profile="full")
+    try:
+        return str((drawn.photos, drawn.outlined))
+    finally:
+        torch.set_printoptions(profile="default")
+
+
+def test_random_numbers_depend_on_their_key_alone():
+    keys = [(0, 0, 0, 0), (0, 0, 0, 1), (0, 0, 1, 0), (0, 1, 0, 0), (1, 0, 0, 0)]
+    drawn, again = ([seeded(*key).random() for key in keys] for _ in range(2))
+    assert drawn == again
+    assert len(set(drawn)) == len(keys)
+
+
+def test_a_step_is_the_same_whenever_it_is_drawn(run: Run):
+    sampler = both(run)
+    first, later = sampler[3], sampler[4]
+    assert same(both(run)[3], first)
+    assert not same(first, later)
+
+
+def test_a_step_comes_in_pieces_that_can_be_learnt_from_at_once(run: Run):
+    drawn = both(run)[0]
+    assert [len(piece.pixels_B3SS) for piece in drawn.photos] == [3, 2]
+    assert [len(piece.pixels_B3SS) for piece in drawn.outlined] == [2, 2]
+    for piece in drawn.outlined:
+        assert piece.pixels_B3SS.shape[1:] == (3, SIZE, SIZE)
+        assert piece.target_Pmm.shape[1:] == (SIZE // 2, SIZE // 2)
+        counts = Counter(piece.image_index_P.tolist())
+        assert set(counts) == {0, 1}
+        assert set(counts.values()) <= {1, 2}
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_workers_share_a_step_without_changing_it(
+    run: Run, count: int, monkeypatch: pytest.MonkeyPatch
+):
+    """All slots of all workers together are those of one worker, whatever its pieces."""
+    whole = both(run)[7]
+    parts = []
+    for rank in range(count):
+        monkeypatch.setattr(workers, "own", lambda slots, r=rank: range(r, slots, count))
+        parts.append(both(run)[7])
+    assert {part.rounds for part in parts} == {whole.rounds}
+
+    def images(drawn: list[Drawn], of: Callable[[Drawn], list]) -> Counter[bytes]:
+        pieces = [piece for one in drawn for piece in of(one)]
+        return Counter(image.numpy().tobytes() for p in pieces for image in p.pixels_B3SS)
+
+    for of in (lambda drawn: drawn.photos, lambda drawn: drawn.outlined):
+        assert images(parts, of) == images([whole], of)
+    clicks = [
+        sorted(row.tobytes() for one in drawn for p in one.outlined for row in p.chance_PR.numpy())
+        for drawn in (parts, [whole])
+    ]
+    assert clicks[0] == clicks[1]
+
+
+def test_photographs_keep_their_values_and_their_padding_is_black(run: Run):
+    for piece in both(run)[0].photos:
+        assert piece.pixels_B3SS.dtype == torch.float32
+        assert piece.pixels_B3SS.max() > 100  # still 0..255
+        for pixels_3SS, (height, width) in zip(
+            piece.pixels_B3SS, piece.sizes_B2.tolist(), strict=True
+        ):
+            assert not pixels_3SS[:, height:].any()
+            assert not pixels_3SS[:, :, width:].any()
+
+
+def test_frames_of_photographs_have_one_side_in_a_step_and_all_sides_in_time(run: Run):
+    sampler = Sampler(run, 0, Kinds(photos=(64, 96, 128)))
+    sides = [{piece.pixels_B3SS.shape[-1] for piece in sampler[i].photos} for i in range(20)]
+    assert all(len(side) == 1 for side in sides)
+    assert set.union(*sides) == {64, 96, 128}
+
+
+def test_prompts_are_boxes_in_half_of_the_steps_and_corrected_as_often_as_asked(run: Run):
+    sampler = Sampler(run, 0, Kinds(outlined=True))
+    drawn = [sampler[step] for step in range(60)]
+    boxes = sum(step.outlined[0].prompts.boxes_P4 is not None for step in drawn)
+    assert 18 < boxes < 42
+    assert 18 < sum(step.rounds == 2 for step in drawn) < 42
+
+
+def test_sets_are_drawn_as_often_as_their_weight_and_size_say(run: Run, tmp_path: Path):
+    write_shard(tmp_path / "bsds500/train-0.tar", {f"b{i}": annotated(draw(i)) for i in range(3)})
+    write_shard(tmp_path / "camvid/train-0.tar", {"c": photographs.outlined(draw(9))})
+    pool = Pool(replace(run, data=str(tmp_path)), (("bsds500", 1.0), ("camvid", 2.0)), False)
+    assert pool.share.tolist() == pytest.approx([0.6, 0.4])
+
+
+def test_every_fiftieth_photograph_validates_and_never_trains(run: Run, tmp_path: Path):
+    count = 2 * HELD_OUT + 3
+    jpg = photographs.jpg(draw(0, 20, 20).image_HW3)
+    write_shard(
+        tmp_path / "many/train-0.tar",
+        {f"{i:03}": {"jpg": jpg, "json": b"{}"} for i in range(count)},
+    )
+    here = replace(run, data=str(tmp_path))
+    drawn = []
+    for held_out in (False, True):
+        pool = Pool(here, (("many", 1.0),), held_out)
+        rng = np.random.default_rng(0)
+        drawn.append({int(pool.draw(rng, lambda sample, _: sample.key)) for _ in range(1500)})
+    trains, validates = drawn
+    assert validates == {HELD_OUT - 1, 2 * HELD_OUT - 1}
+    assert trains == set(range(count)) - validates
+
+
+def test_what_cannot_be_read_is_counted_logged_once_and_passed_over(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    broken = annotated(draw(1)) | {"jpg": annotated(draw(1))["jpg"][:200]}
+    write_shard(tmp_path / "bsds500/train-0.tar", {"good": annotated(draw(0)), "broken": broken})
+    recipe = replace(run.recipe, region_sets=(("bsds500", 1.0),))
+    sampler = Sampler(replace(run, data=str(tmp_path), recipe=recipe), 0, Kinds(outlined=True))
+    with caplog.at_level(logging.WARNING):
+        for step in range(5):
+            assert len(sampler[step].outlined) == 2
+    assert len(sampler.region_pool.bad) == 1
+    assert [
+        record.getMessage() for record in caplog.records if "bsds500/broken" in record.getMessage()
+    ]
+    assert len(caplog.records) == 1
+
+
+def test_a_set_without_a_single_region_is_an_error_not_an_endless_search(run: Run, tmp_path: Path):
+    blank = replace(draw(0), labels_HW=np.zeros((120, 160), np.uint8))
+    write_shard(tmp_path / "camvid/train-1.tar", {"nothing": photographs.outlined(blank)})
+    recipe = replace(run.recipe, region_sets=(("camvid", 1.0),))
+    sampler = Sampler(replace(run, data=str(tmp_path), recipe=recipe), 0, Kinds(outlined=True))
+    with pytest.raises(ValueError, match="100 photographs in a row were of no use"):
+        sampler[0]
+
+
+def test_readers_give_the_same_steps_in_order(run: Run):
+    sampler = both(run)
+    read = list(batches(sampler, range(2, 5), readers=2))
+    assert all(same(got, sampler[step]) for got, step in zip(read, range(2, 5), strict=True))

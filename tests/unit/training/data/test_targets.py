@@ -1,0 +1,149 @@
+import pickle
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tests.photographs import draw, jpg, write_shard
+from training.data.annotations import BadSample, Sample
+from training.data.sources import Source, open_source
+from training.data.targets import Plan, StoredTargets, dense_file, identity, view_of
+
+PLAN = Plan(teacher="a" * 64, size=64, views=2, dense=True, part=3)
+
+
+def photograph(**parts: object) -> Sample:
+    drawn = {"key": "one", "source": "set", "encoded": jpg(draw(1).image_HW3), "info": {}}
+    return Sample(**drawn | parts)
+
+
+def a_source(folder: Path, count: int = 5) -> Source:
+    write_shard(folder / "0.tar", {f"{i}": {"jpg": jpg(draw(i).image_HW3)} for i in range(count)})
+    return open_source(str(folder))
+
+
+def store(folder: Path, source: Source, plan: Plan = PLAN, broken: Sequence[int] = ()) -> None:
+    """What the job would leave: of sample i and view k, 10·i + k everywhere."""
+    replace(plan, sources={source.name: source.digest()}).write(folder)
+    value = 10 * np.arange(len(source), dtype=np.float16)[:, None] + np.arange(plan.views)
+    value[list(broken)] = np.nan
+    for number, file in enumerate(plan.files(folder, source)):
+        rows = slice(number * plan.part, (number + 1) * plan.part)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, value[rows, :, None].repeat(4, -1))
+        np.save(dense_file(file), value[rows, :, None, None, None].repeat(4, 2))
+
+
+def test_a_view_depends_on_its_name_and_number_alone():
+    frame, again = view_of(photograph(), 96, 0), view_of(photograph(info={"x": 1}), 96, 0)
+    assert np.array_equal(frame.pixels_3SS, again.pixels_3SS)
+    assert frame.valid == again.valid
+    assert frame.pixels_3SS.shape == (3, 96, 96)
+    others = [
+        view_of(photograph(), 96, 1),
+        view_of(photograph(key="two"), 96, 0),
+        view_of(photograph(source="other"), 96, 0),
+    ]
+    assert len({f.pixels_3SS.tobytes() for f in (frame, *others)}) == 4
+
+
+def test_a_view_is_pinned():
+    """Kept answers outlive a version of this code: a view must stay the same picture."""
+    valid = [view_of(photograph(), 96, view).valid for view in range(4)]
+    assert valid == [(64, 85), (74, 96), (85, 96), (78, 96)]
+
+
+def test_a_teacher_is_known_by_its_weights():
+    def net(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+
+    assert identity(net(0)) == identity(net(0))
+    moved = net(0)
+    moved[1].running_mean[0] = 1e-6
+    hidden = net(0)
+    hidden.register_buffer("scale", torch.ones(()), persistent=False)
+    half = net(0).to(torch.bfloat16)
+    assert len({identity(m) for m in (net(0), net(1), moved, hidden, half)}) == 5
+
+
+def test_what_was_kept_is_found_by_source_index_and_view(tmp_path: Path):
+    source = a_source(tmp_path / "set")
+    store(tmp_path / "kept", source)
+    targets = StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
+    assert replace(targets.plan, sources={}) == PLAN
+    for index in range(5):
+        for view in range(2):
+            pooled_D, dense_Dhw = targets.at("set", index, view)
+            assert pooled_D.tolist() == [10 * index + view] * 4
+            assert dense_Dhw is not None
+            assert dense_Dhw.shape == (4, 1, 1)
+            assert set(dense_Dhw.flat) == {10 * index + view}
+    copy = pickle.loads(pickle.dumps(targets))
+    assert copy.at("set", 4, 1)[0].tolist() == [41] * 4
+    with pytest.raises(IndexError):
+        targets.at("set", 0, 2)
+
+
+def test_without_dense_maps_only_the_pooled_embedding_is_there(tmp_path: Path):
+    source = a_source(tmp_path / "set")
+    store(tmp_path / "kept", source, replace(PLAN, dense=False))
+    targets = StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
+    pooled_D, dense_Dhw = targets.at("set", 3, 0)
+    assert (pooled_D.tolist(), dense_Dhw) == ([30] * 4, None)
+
+
+def test_a_sample_that_was_broken_has_no_target(tmp_path: Path):
+    source = a_source(tmp_path / "set")
+    store(tmp_path / "kept", source, broken=[3])
+    targets = StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
+    with pytest.raises(BadSample, match="set/3: it was broken when its targets were computed"):
+        targets.at("set", 3, 1)
+    assert targets.at("set", 4, 1)[0].tolist() == [41] * 4
+
+
+def test_another_teachers_targets_are_refused(tmp_path: Path):
+    source = a_source(tmp_path / "set")
+    store(tmp_path / "kept", source)
+    with pytest.raises(ValueError, match="answers of teacher aaaaaaaaaaaa, not of bbbbbbbbbbbb"):
+        StoredTargets.open(tmp_path / "kept", "b" * 64, [source])
+
+
+def test_targets_of_other_photographs_are_refused(tmp_path: Path):
+    store(tmp_path / "kept", a_source(tmp_path / "before/set"))
+    changed = a_source(tmp_path / "after/set", count=6)
+    with pytest.raises(ValueError, match="knows set with other photographs: use another folder"):
+        StoredTargets.open(tmp_path / "kept", PLAN.teacher, [changed])
+
+
+def test_targets_that_are_not_all_there_are_refused(tmp_path: Path):
+    source, other = a_source(tmp_path / "set"), a_source(tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match=r"run training\.embeddings first"):
+        StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
+    store(tmp_path / "kept", source)
+    with pytest.raises(FileNotFoundError, match="2 of 2 parts of other are missing"):
+        StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source, other])
+    PLAN.files(tmp_path / "kept", source)[1].unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 parts of set are missing .* goes on"):
+        StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
+
+
+def test_a_folder_for_other_views_is_no_place_for_these(tmp_path: Path):
+    plan = replace(PLAN, sources={"set": "1"})
+    plan.check(tmp_path, plan)
+    plan.check(tmp_path, replace(PLAN, sources={"another": "2"}))  # more sources may join
+    with pytest.raises(ValueError, match=r"2 views of 64 pixels with .*, not 3 views of 64 pixels"):
+        plan.check(tmp_path, replace(plan, views=3))
+    with pytest.raises(ValueError, match=r"with dense maps .*, not 2 views of 64 pixels without"):
+        plan.check(tmp_path, replace(plan, dense=False))
+
+
+def test_a_plan_is_read_as_it_was_written(tmp_path: Path):
+    assert Plan.read(tmp_path) is None
+    PLAN.write(tmp_path / "deep/kept")
+    assert Plan.read(tmp_path / "deep/kept") == PLAN
+    assert [file.name for file in (tmp_path / "deep/kept").iterdir()] == ["targets.json"]

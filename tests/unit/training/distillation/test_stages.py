@@ -1,0 +1,165 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samclip_core.nn.network import SamClipNet, build, load_net
+from tests import photographs
+from tests.fakes import ConstantTeacher
+from tests.tiny import TINY, make_tiny_checkpoint
+from tests.weights import seeded as seeded_weights
+from training.distillation.stages import (
+    SAM_PARTS,
+    ClipTeachers,
+    head_probing,
+    joint_distillation,
+    resolution_adaptation,
+    train_sam_teacher,
+)
+from training.distillation.teachers import imagenet_classifier
+from training.loop import Schedule
+from training.recipes import Recipe, Run, SamBatch, debug
+
+SIZE = TINY["edge"].image_size
+TEACHERS = ClipTeachers(
+    ConstantTeacher(TINY["edge"].text_dim), F.normalize(torch.ones(3, 32), dim=-1)
+)
+SHORT = Schedule(steps=2, rate=1e-3, warmup=1, average=0.5, save_every=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sets")
+    photographs.write_training_sets(root)
+    return root
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path) -> Run:
+    recipe = replace(
+        debug(),
+        sam_batch=SamBatch(images=2, prompts=2, corrected=0.5),
+        photo_sides=(SIZE,),
+        adaptation_sides=(SIZE, 2 * SIZE),
+    )
+    return Run(recipe=recipe, config=TINY["edge"], data=str(data), folder=tmp_path)
+
+
+def tiny_net(seed: int) -> SamClipNet:
+    return seeded_weights(lambda: build(TINY["edge"]), seed)
+
+
+def weights(net: nn.Module) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in net.state_dict().items()}
+
+
+def changed(net: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {key for key, value in net.state_dict().items() if not value.equal(before[key])}
+
+
+def parameters_of(net: SamClipNet, *parts: str) -> set[str]:
+    return {key for key, _ in net.named_parameters() if key.startswith(parts)}
+
+
+def test_the_sam_teacher_starts_at_imagenet_and_keeps_its_batch_statistics(run: Run):
+    net = tiny_net(0)
+    del net.clip_head
+    before = weights(net)
+    train_sam_teacher(run, net, SHORT)
+    published = imagenet_classifier(0).state_dict()
+    trunk = net.image_encoder.trunk.state_dict()
+    learnt = {key for key, _ in net.image_encoder.trunk.named_parameters()}
+    assert {key for key, value in trunk.items() if not value.equal(published[key])} == learnt
+    others = {key for key in changed(net, before) if not key.startswith("image_encoder.trunk.")}
+    assert others == parameters_of(net, "") - {f"image_encoder.trunk.{key}" for key in learnt}
+
+
+def test_head_probing_changes_head_clip_and_nothing_else(run: Run):
+    net = tiny_net(0)
+    before = weights(net)
+    head_probing(run, net, TEACHERS, SHORT)
+    assert changed(net, before) == parameters_of(net, "clip_head.")
+
+
+def test_the_joint_stage_changes_all_but_the_prompt_encoder_and_the_teacher(run: Run):
+    net, teacher = tiny_net(0), tiny_net(1)
+    before, taught = weights(net), weights(teacher)
+    joint_distillation(run, net, TEACHERS, teacher, SHORT)
+    parts = ("image_encoder.", "clip_head.", "mask_decoder.")
+    assert changed(net, before) == parameters_of(net, *parts)
+    assert not changed(teacher, taught)
+    assert not net.training
+
+
+def test_the_trunk_of_the_sam_teacher_may_stay_imagenets(run: Run):
+    net = tiny_net(0)
+    del net.clip_head
+    train_sam_teacher(run, net, replace(SHORT, encoder_rate=0.0))
+    published = imagenet_classifier(0).state_dict()
+    trunk = net.image_encoder.trunk.state_dict()
+    assert all(torch.equal(value, published[key]) for key, value in trunk.items())
+
+
+def test_the_sam_teacher_goes_on_from_a_checkpoint(run: Run, tmp_path: Path):
+    start = make_tiny_checkpoint(tmp_path / "start")
+    net = tiny_net(5)
+    del net.clip_head
+    nothing = replace(SHORT, rate=0.0, weight_decay=0.0)
+    train_sam_teacher(replace(run, start=str(start)), net, nothing)
+    expected = load_net(start, SAM_PARTS).state_dict()
+    assert not changed(net, expected)
+
+
+def test_adaptation_changes_head_clip_and_nothing_else(run: Run):
+    net = tiny_net(0)
+    before = weights(net)
+    resolution_adaptation(run, net, TEACHERS, SHORT)
+    assert changed(net, before) == parameters_of(net, "clip_head.")
+
+
+def test_without_lambda_nothing_of_sam_is_rehearsed(run: Run):
+    """Naive distillation: the mask decoder gets no gradient, the encoder only CLIP's."""
+    net, teacher = tiny_net(0), tiny_net(1)
+    before = weights(net)
+    alone = replace(run, recipe=replace(run.recipe, sam_weight=0.0, embedding_weight=0.0))
+    joint_distillation(alone, net, TEACHERS, teacher, SHORT)
+    assert not any(key.startswith("mask_decoder.") for key in changed(net, before))
+    assert any(key.startswith("image_encoder.trunk.") for key in changed(net, before))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"clip_loss": "angle"},
+        {"dense_weight": 0.0},
+        {"embedding_weight": 0.0},
+        {"name_weight": 0.0},
+    ],
+)
+def test_what_goes_beyond_the_paper_can_be_switched(run: Run, change: dict[str, str | float]):
+    def joint(recipe: Recipe, folder: Path) -> dict[str, Tensor]:
+        folder.mkdir()
+        net = tiny_net(0)
+        joint_distillation(
+            replace(run, recipe=recipe, folder=folder),
+            net,
+            TEACHERS,
+            tiny_net(1),
+            SHORT,
+        )
+        return weights(net)
+
+    plain = joint(run.recipe, run.folder / "plain")
+    other = joint(replace(run.recipe, **change), run.folder / "other")
+    assert any(not torch.equal(plain[key], other[key]) for key in plain)
+
+
+def test_head_clip_comes_closer_to_its_teacher(run: Run):
+    schedule = Schedule(steps=12, rate=1e-2, warmup=1, average=0.0)
+    head_probing(run, tiny_net(0), TEACHERS, schedule)
+    _, *log = (run.folder / "head-probing.losses.tsv").read_text().splitlines()
+    first, last = (float(line.split("\t")[1]) for line in (log[0], log[-1]))
+    assert last < 0.5 * first

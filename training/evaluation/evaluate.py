@@ -1,0 +1,157 @@
+"""``samclip eval``: what a checkpoint can do, in the paper's tasks, on photographs it never saw.
+
+A suite takes a model and a folder, and gives named figures in [0, 1]. Our own photograph sets and
+the public data sets, as they are published, are read in place; ``training/evaluation`` has a file
+for each task.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from samclip_core.engine.base import Asked, EngineName
+from samclip_core.engine.memory import keep_memory
+from samclip_core.errors import SamClipError
+from samclip_core.io import checkpoint
+from samclip_core.model import SamClip
+from training.evaluation import (
+    classification,
+    instances,
+    layouts,
+    points,
+    probing,
+    retrieval,
+    semantic,
+)
+from training.evaluation.bars import draw_bars
+from training.evaluation.probe_heads import HEADS
+from training.evaluation.suite import FeatureMap, Metrics, Options, Protocol, Task
+from training.results.card import complete, table
+
+OWN: dict[str, Task] = {
+    "masks": instances.own_sets,
+    "classification": classification.own_sets,
+    "retrieval": retrieval.own_sets,
+    "semantic": semantic.own_sets,
+}
+PROBES: dict[str, Task] = {
+    "probe": partial(probing.segmentation, list(HEADS)),
+    **{f"probe-{head}": partial(probing.segmentation, [head]) for head in HEADS},
+    "probe-classify": probing.classification,
+}
+SUITES: dict[str, Task] = {
+    **OWN,
+    "imagenet": classification.folders,
+    "flickr30k": retrieval.public,
+    "coco-captions": retrieval.public,
+    "coco-boxes": instances.coco_boxes,
+    "lvis-boxes": instances.lvis_boxes,
+    "points": points.public,
+    "voc": partial(semantic.public, layouts.voc),
+    "voc-context": partial(semantic.public, layouts.voc_context),
+    "ade20k": partial(semantic.public, layouts.ade20k),
+    "coco-stuff": partial(semantic.public, layouts.coco_stuff),
+    "coco-panoptic": partial(semantic.public, layouts.coco_panoptic),
+    **PROBES,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure a checkpoint; prints a table and writes it and metrics.json."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.card and (arguments.limit is not None or arguments.suite != "all"):
+        parser.error("--card is for whole figures of all our own sets: leave --limit and --suite")
+    try:
+        _measure(arguments)
+    except (SamClipError, OSError, ValueError) as error:
+        print(f"samclip eval: {error}", file=sys.stderr)
+        return 1
+    except KeyError as error:
+        print(f"samclip eval: a file of the data set has no {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _measure(arguments: argparse.Namespace) -> None:
+    torch.set_num_threads(arguments.threads)
+    keep_memory()
+    model = SamClip.load(
+        arguments.checkpoint, arguments.device, arguments.dtype, engine=arguments.engine
+    )
+    if arguments.templates == "openai":
+        model.config = replace(model.config, templates=_openai_templates())
+    names = vars(Options(root=arguments.root))
+    options = Options(**{name: getattr(arguments, name) for name in names})
+    chosen = OWN if arguments.suite == "all" else {arguments.suite: SUITES[arguments.suite]}
+    metrics: Metrics = {}
+    for task in chosen.values():
+        metrics |= task(model, options)
+    _write(arguments.out, model, metrics)
+    if arguments.suite in PROBES:
+        draw_bars({model.config.name: metrics}, arguments.out.with_suffix(".png"))
+    if arguments.card:
+        print(f"digest {complete(checkpoint.resolve(arguments.checkpoint), metrics)}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="samclip eval", description=main.__doc__)
+    add = parser.add_argument
+    add("--checkpoint", default="edge", help="name or directory")
+    add("--suite", choices=["all", *SUITES], default="all", help="all: our own photograph sets")
+    add("--root", type=Path, default=Path("../shared/data"), help="folder of the data set or sets")
+    add("--limit", type=_positive, help="pictures of each set, spread evenly over it")
+    add("--protocol", choices=get_args(Protocol), default="whole", help="semantic: how it is shown")
+    add("--refine", action="store_true", help="semantic: both heads together as well")
+    add("--annotations", type=Path, help="boxes, points: COCO-style json, if not the layout's own")
+    add("--detections", type=Path, help="boxes: a detector's json instead of the true boxes")
+    add("--features", choices=get_args(FeatureMap), default="tokens", help="probes: which map")
+    add("--seed", type=int, default=0, help="probes")
+    add("--templates", choices=["own", "openai"], default="own", help="openai: the paper's 80")
+    add("--out", type=Path, default=Path("out/metrics.json"))
+    add("--card", action="store_true", help="write the figures into the checkpoint's model card")
+    add("--device", type=_device, default="cpu", help="as torch names it: cpu, cuda, cuda:1")
+    add("--engine", choices=get_args(EngineName), default="torch", help="what runs it (torch)")
+    add("--dtype", choices=get_args(Asked), default="float32", help="of the encoder (float32)")
+    add("--threads", type=_positive, default=torch.get_num_threads())
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+    return int(text)
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
+        reason = str(error).splitlines()[0]
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error
+    return text
+
+
+def _openai_templates() -> tuple[str, ...]:
+    from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes seconds
+
+    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
+
+
+def _write(out: Path, model: SamClip, metrics: Metrics) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps({"digest": model.digest} | metrics, indent=2) + "\n")
+    shown = f"| figure | value |\n|---|---|\n{table(metrics)}\n"
+    out.with_suffix(".md").write_text(shown)
+    print(shown, end="")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,92 @@
+"""The report of a run: its curves, its figures and sample predictions, as report.md."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from pycocotools import mask as coco_mask
+
+from samclip_core.io.image import ImageLimits, decode
+from samclip_core.io.masks import mask_box
+from samclip_core.model import SamClip
+from samclip_core.types import Prompt
+from training.data.annotations import regions
+from training.data.sources import open_source
+from training.distillation.stages import NAMES
+from training.recipes import Run
+
+SAMPLES, REGIONS = 6, 8
+
+REPORT = """# {name}
+
+Checkpoint `{checkpoint}`, digest `{digest}`.
+
+![Curves of the losses](curves.png)
+
+![Boxes of people's outlines, and the masks that they give](samples.png)
+
+## Recipe
+
+| field | value |
+|---|---|
+{recipe}
+"""
+
+
+def write(run: Run, directory: Path) -> None:
+    """Write report.md, curves.png and samples.png beside the checkpoint at ``directory``."""
+    folder = directory.parent
+    curves(run.folder, folder / "curves.png")
+    model = SamClip.load(str(directory), engine="torch")
+    samples(run, model, folder / "samples.png")
+    rows = "\n".join(f"| {key} | `{value}` |" for key, value in asdict(run.recipe).items())
+    (folder / "report.md").write_text(
+        REPORT.format(name=run.recipe.name, checkpoint=directory, digest=model.digest, recipe=rows)
+    )
+
+
+def curves(states: Path, target: Path) -> None:
+    """Draw the losses of each stage (a moving mean over a fiftieth) and its validation loss."""
+    done = [stage for stage in NAMES if (states / f"{stage}.losses.tsv").exists()]
+    figure = Figure(figsize=(5 * len(done), 3.5), layout="tight")
+    axes = figure.subplots(1, len(done), squeeze=False)
+    for axis, stage in zip(axes[0], done, strict=True):
+        names, *rows = (states / f"{stage}.losses.tsv").read_text().splitlines()
+        values = np.array([[float(v) for v in row.split("\t")] for row in rows])
+        width = max(1, len(values) // 50)
+        for name, column in zip(names.split("\t")[1:], values.T[1:], strict=True):
+            smooth = np.convolve(column, np.ones(width) / width, mode="valid")
+            axis.plot(values[width - 1 :, 0], smooth, label=name)
+        _validation(axis, states / f"{stage}.validation.tsv")
+        axis.set(title=stage, xlabel="step")
+        axis.legend()
+    figure.savefig(target, dpi=110)
+
+
+def _validation(axis: Axes, path: Path) -> None:
+    if path.exists() and (values := np.loadtxt(path, ndmin=2, skiprows=1)).size:
+        axis.plot(values[:, 0], values[:, 1], "k.--", label="validation")
+
+
+def samples(run: Run, model: SamClip, target: Path) -> None:
+    """Draw a few outlined photographs with the masks that the boxes of their regions give."""
+    source = open_source(f"{run.data}/{run.recipe.region_sets[0][0]}")
+    shown = [source[i] for i in range(min(SAMPLES, len(source)))]
+    figure = Figure(figsize=(3 * len(shown), 6), layout="tight")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for (plain, masked), sample in zip(axes.T, shown, strict=True):
+        image_HW3 = decode(sample.encoded, ImageLimits())
+        truths = [coco_mask.decode(rle).astype(bool) for rle in regions(sample)[:REGIONS]]
+        prompts = [Prompt(box=mask_box(truth)) for truth in truths]
+        answers = model.segment(sample.encoded, prompts, multimask=False) if prompts else []
+        plain.imshow(image_HW3)
+        masked.imshow(image_HW3)
+        for truth in truths:
+            plain.contour(truth, [0.5], colors="w", linewidths=1)
+        for answer in answers:
+            masked.contourf(answer.masks_MHW[0], [0.5, 1.5], alpha=0.5)
+        plain.axis("off")
+        masked.axis("off")
+    figure.savefig(target, dpi=80)
