@@ -1,4 +1,4 @@
-"""Where this checkout is, and how another Python process imports one."""
+"""The root of this checkout, and the PYTHONPATH with which other processes import a checkout."""
 
 import os
 from pathlib import Path
@@ -7,5 +7,5 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def sources(root: Path = ROOT) -> str:
-    """The PYTHONPATH of a checkout. Older ones keep the client in ``proto``."""
+    """Return the PYTHONPATH of a checkout. Older checkouts keep the client in ``proto``."""
     return os.pathsep.join(str(root / folder) for folder in ("client", "proto", "."))

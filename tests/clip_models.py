@@ -1,4 +1,4 @@
-"""A CLIP architecture of open_clip's that is small enough for tests."""
+"""An open_clip architecture that is small enough for tests."""
 
 import json
 from pathlib import Path
@@ -29,12 +29,12 @@ ARCHITECTURE: dict[str, Any] = {
 
 
 def add_small_clip(directory: Path) -> str:
-    """Make the architecture known to open_clip in this process; returns its name."""
+    """Register the architecture with open_clip in this process, and return its name."""
     return add_clip(directory, SMALL_CLIP, {})
 
 
 def add_clip(directory: Path, name: str, vision: dict[str, Any]) -> str:
-    """The same under another name, with another image tower where ``vision`` describes one."""
+    """Register it as ``name``, with ``vision`` in place of its image tower unless that is empty."""
     path = directory / f"{name}.json"
     path.write_text(json.dumps(ARCHITECTURE | ({"vision_cfg": vision} if vision else {})))
     open_clip.add_model_config(path)

@@ -1,4 +1,4 @@
-"""Fixtures that several test folders share, those of services in this process among them."""
+"""Fixtures that several test folders share, including services that run in this process."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -27,7 +27,7 @@ from tests.in_process import SECRET, Caller, served
 from tests.ports import free_port
 from tests.tiny import make_tiny_checkpoint
 
-# Slowness of the machine that runs the tests is not a failure.
+# A slow machine is not a failure.
 hypothesis_settings.register_profile(
     "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -42,23 +42,23 @@ WITH_RAY = (
 
 
 class _ByFile(LoadScopeScheduling):
-    """One worker runs all that start Ray, the others the rest file by file."""
+    """Run all tests that start Ray on one worker, and distribute the others by file."""
 
     def _split_scope(self, nodeid: str) -> str:
         return "ray" if nodeid.startswith(WITH_RAY) else nodeid.split("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
-    # pytest-xdist's own groups are silently lost with pytest 9.2.
+    # With pytest 9.2, pytest-xdist silently ignores its own groups.
     return _ByFile(config, log)
 
 
 @pytest.fixture
 def small_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A Ray of two workers, for jobs of Ray Data."""
+    """Start Ray with two CPUs, for Ray Data jobs."""
     import ray
 
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # on a busy machine, workers would never start
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # nice workers never start on a busy machine
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
@@ -66,7 +66,7 @@ def small_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """``SamClip.load`` keeps compiled graphs in a folder of this run."""
+    """Make ``SamClip.load`` keep compiled graphs in a folder of this test run."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             samclip_core.model, "CACHE_DIR", tmp_path_factory.mktemp("cache") / "compiled"
@@ -76,7 +76,7 @@ def compiled_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """The photograph sets, read in place; tests that need them skip where they are absent."""
+    """Return the folder of the photograph sets; skip the test if they are absent."""
     root = Path(os.environ.get("SAMCLIP_DATA", ROOT / "../shared/data")).resolve()
     if not (root / "coco_multi").is_dir():
         pytest.skip(f"no photograph sets at {root}: set SAMCLIP_DATA to their folder")
@@ -85,27 +85,27 @@ def data_root() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ``edge`` checkpoint with small random weights."""
+    """Write an ``edge`` checkpoint with small random weights, and return its directory."""
     return make_tiny_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny-edge")
 
 
 @pytest.fixture(scope="session")
 def shared_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[redis_server.RedisServer]:
-    """One Redis for all tests that do not disturb it; each uses keys of its own."""
+    """Run one Redis for all tests that do not disturb it; each test uses its own keys."""
     with redis_server.running(tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
 @pytest.fixture
 def own_redis(tmp_path: Path) -> Iterator[redis_server.RedisServer]:
-    """A Redis that the test may kill, freeze and start again."""
+    """Run a Redis that the test may kill, freeze and restart."""
     with redis_server.running(tmp_path) as server:
         yield server
 
 
 @pytest.fixture(autouse=True, scope="session")
 def patience() -> Iterator[None]:
-    """Slowness of the machine that runs the tests is not a failure of Redis."""
+    """Raise the Redis timeouts, so that a slow machine is not taken for a failed Redis."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vector_sets, "ANSWER_S", 100)
         patch.setattr(retrieval, "HEALTH_S", 100)
@@ -136,7 +136,7 @@ def settings(tiny_checkpoint: Path, tmp_path: Path, front_door_secret: None) -> 
 
 @pytest.fixture
 async def caller(settings: Settings, tiny_model: SamClip) -> AsyncIterator[Caller]:
-    """Calls a backbone and all heads, on a checkpoint with random weights."""
+    """Return a caller of a backbone and all heads, which serve a checkpoint of random weights."""
     settings = settings.model_copy(update={"inner_grpc_port": free_port()})
     heads = Classification, Segmentation, Semantic, Retrieval
     backbone, opened = Backbone(settings, tiny_model), [head(settings) for head in heads]
@@ -146,5 +146,5 @@ async def caller(settings: Settings, tiny_model: SamClip) -> AsyncIterator[Calle
         await caller.close()
     for head in opened:
         await head.backbone.close()
-    opened[-1].__del__()  # as Serve does
+    opened[-1].__del__()  # Serve calls it when a replica stops
     await backbone.engine.close()

@@ -1,4 +1,4 @@
-"""The real HAProxy with our configuration, in front of small servers that stand in for Serve."""
+"""The real HAProxy with our configuration, in front of small servers in place of Serve."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ EMBED = "/samclip.v1.BackboneService/Embed"
 
 @dataclass
 class Serve:
-    """Stands in for Serve: remembers what reached it, and answers as told."""
+    """A stand-in for Serve that records requests and returns configured answers."""
 
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     answer: tuple[int, str, str] = (200, "application/json", "{}")
@@ -41,7 +41,7 @@ class Serve:
 
 @dataclass(frozen=True)
 class Door:
-    """The front door, open."""
+    """A running front door with its clients."""
 
     settings: Settings
     serve: Serve
@@ -77,7 +77,7 @@ def http_server(serve: Serve) -> Iterator[int]:
             self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
-            with suppress(ConnectionError):  # the front door may answer by itself, without it
+            with suppress(ConnectionError):  # the front door may have answered already
                 self.wfile.write(body.encode())
 
         do_POST = do_GET
@@ -148,7 +148,7 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
 
 
 def logged(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """All lines of the log of a front door that has been stopped, which are JSON."""
+    """Parse the JSON log lines of a front door that has stopped."""
     return [json.loads(line) for line in capfd.readouterr().out.splitlines()]
 
 

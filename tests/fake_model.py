@@ -1,4 +1,4 @@
-"""A stand-in for SamClip whose answers can be worked out, and whose device can be held up."""
+"""A stand-in for SamClip with predictable answers and a device that a test can block."""
 
 import hashlib
 import threading
@@ -15,9 +15,10 @@ SIZE, WIDTH = 32, 4
 
 
 class FakeModel:
-    """An image's maps hold the mean of its red channel; a text's vector comes from its hash.
+    """A model whose image maps hold the mean red value, and whose text vectors are hashes.
 
-    ``batches`` lists the sizes of what was encoded. While ``held``, the device does not finish.
+    ``batches`` lists the sizes of the encoded batches. Encoding blocks from ``hold`` to
+    ``release``.
     """
 
     def __init__(self) -> None:

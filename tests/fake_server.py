@@ -1,8 +1,8 @@
-"""A service without a model: its answers can be computed from the request by hand.
+"""A service without a model, whose answers can be computed from the request by hand.
 
-A box is answered with itself filled, points with the rectangle from the origin to the first of
-them, labels with bands of columns, scores with the labels' lengths. Everything that came in is
-written down.
+The mask of a box is the filled box; that of points is the rectangle from the origin to the first
+point. Labels become bands of columns, and scores follow from the labels' lengths. The service
+records all requests.
 """
 
 import io
@@ -34,11 +34,11 @@ class FakeService(
     pb_grpc.RetrievalServiceServicer,
     pb_grpc.BackboneServiceServicer,
 ):
-    """All services at once.
+    """A servicer of all services.
 
-    uploads: the keys of the files that came, in order. calls: (rpc's request, headers) in order.
-    refusal: (code, message, trailing metadata) that answers every call, if set.
-    release: clear it to make calls wait until it is set again.
+    uploads: keys of the uploaded files, in order. calls: (request, headers), in order.
+    refusal: if set, the (code, message, trailing metadata) with which every call fails.
+    release: while it is clear, calls wait.
     """
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class FakeService(
         self.release.set()
 
     def refuse_after(self, calls: int, code: grpc.StatusCode, message: str) -> None:
-        """Answer so many more calls, and refuse those after them."""
+        """Answer ``calls`` more calls, and refuse all later ones."""
         self._refuse_later = len(self.calls) + calls, (code, message, ())
 
     def _note(self, request: Any, context: grpc.ServicerContext) -> None:
@@ -224,13 +224,13 @@ class FakeService(
 
 
 def bands(height: int, width: int, count: int) -> np.ndarray:
-    """Int H×W: ``count`` bands of columns, numbered from the left."""
+    """Return int H×W: ``count`` bands of columns, numbered from the left."""
     return np.tile(np.arange(width) * count // width, (height, 1))
 
 
 @contextmanager
 def fake_server() -> Iterator[tuple[FakeService, str]]:
-    """The service and its address, on a free port, for the time of a ``with`` block."""
+    """Run the service on a free port, and yield it with its address."""
     service = FakeService()
     server = grpc.server(futures.ThreadPoolExecutor(4), options=LIMITS)
     for add in (

@@ -1,4 +1,4 @@
-"""Stand-ins whose answers can be worked out from what they are given."""
+"""Stand-ins whose answers can be computed from their inputs."""
 
 from collections.abc import Sequence
 
@@ -15,11 +15,11 @@ LOGIT = 8.0
 
 
 class FakeSamHead:
-    """Knows which object lies in each cell of the low-resolution logits (0: none).
+    """A SAM head that knows the object in each cell of the low-resolution logits (0: none).
 
-    A box means the object whose own box fits it best, else the first point means the object under
-    it. ``multimask`` adds the whole scene (predicted IoU 0.75) and an unstable speck.
-    ``predicted_iou`` is its opinion of the object's mask.
+    A box selects the object whose bounding box fits it best; without a box, the first point
+    selects the object under it. ``multimask`` adds the whole scene (predicted IoU 0.75) and an
+    unstable speck. ``predicted_iou`` is that of the object's mask.
     """
 
     min_predicted_iou, min_stability = 0.7, 0.8
@@ -76,13 +76,13 @@ def _box_iou(left: Sequence[float], right: Sequence[float]) -> float:
 def features_of(
     geometry: Geometry, classes_hw: np.ndarray, width: int, sam_side: int = 16
 ) -> ImageFeatures:
-    """Features whose dense CLIP map is, in each cell, the unit vector of that cell's class."""
+    """Return features whose dense CLIP map holds, in each cell, the unit vector of its class."""
     dense_Dhw = np.eye(width, dtype=np.float16)[classes_hw].transpose(2, 0, 1)
     return ImageFeatures(geometry, np.zeros((4, sam_side, sam_side), np.float16), dense_Dhw)
 
 
 class ConstantTeacher(nn.Module):
-    """A CLIP teacher that sees the same in every photograph and in each of its patches."""
+    """A CLIP teacher whose embedding of every photograph and patch is the same."""
 
     def __init__(self, text_dim: int) -> None:
         super().__init__()

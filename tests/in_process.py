@@ -1,4 +1,4 @@
-"""Services behind a gRPC server of this process, without Ray."""
+"""Services behind a gRPC server in this process, without Ray."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,14 +12,16 @@ from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from services.heads.backbone_client import UNLIMITED
 from services.request import admission
+from services.request.context import RequestContext
 from services.request.rpc import Service
 
 SECRET = "the front door's secret"
+ANYBODY = RequestContext()
 ADMITTED = ((admission.SECRET_HEADER, SECRET),)
 
 
 class Adapter:
-    """gRPC calls a servicer's method with the context by position, Serve by name."""
+    """An adapter of a servicer: gRPC passes the context by position, Serve by name."""
 
     def __init__(self, service: Service):
         self._service = service
@@ -35,7 +37,7 @@ class Adapter:
 
 @asynccontextmanager
 async def served(*services: Service, port: int = 0) -> AsyncIterator[int]:
-    """Serve on a free port of the loopback interface, and yield it."""
+    """Serve on ``port`` of the loopback interface (0: any free one), and yield the port."""
     server = grpc.aio.server(options=UNLIMITED)
     for service in services:
         add = getattr(pb_grpc, f"add_{service.name}Servicer_to_server")
@@ -49,7 +51,7 @@ async def served(*services: Service, port: int = 0) -> AsyncIterator[int]:
 
 
 class Caller:
-    """Calls any rpc of the services at a port, through the public stubs."""
+    """A client of any rpc of the services at a port, through the public stubs."""
 
     def __init__(self, port: int, metadata: tuple[tuple[str, str], ...] = ADMITTED):
         self.port = port
@@ -65,7 +67,7 @@ class Caller:
         raise AssertionError(f"no rpc {rpc}")
 
     async def refused(self, rpc: str, request: Any, timeout: float | None = 60) -> tuple[str, str]:
-        """The code and the details of a call that must fail."""
+        """Return the code and the details of a call that must fail."""
         try:
             response = await self(rpc, request, timeout)
         except grpc.aio.AioRpcError as error:
@@ -77,7 +79,7 @@ class Caller:
 
 
 def png(red: int = 100, width: int = 40, height: int = 30, noise: int = 0) -> bytes:
-    """A picture; another ``red`` or ``noise`` makes another file."""
+    """Return a PNG file; its bytes differ with ``red`` and ``noise``."""
     image = np.random.default_rng(noise).integers(0, 255, (height, width, 3), np.uint8)
     image[:, :, 2] = red  # OpenCV's order is blue, green, red
     return cv2.imencode(".png", image)[1].tobytes()

@@ -1,4 +1,4 @@
-"""Official models with random but seeded weights, and their files in the official layout."""
+"""Official models with seeded random weights, and their files in the official layout."""
 
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.weights import seeded
 
 
 def small_sam(image_size: int = 1024, width: int = 256, seed: int = 0) -> Sam:
-    """SAM as ``build_sam`` builds it, but for the ``tiny`` image encoder."""
+    """Return SAM as ``build_sam`` builds it, except for the ``tiny`` image encoder."""
     size, grid = VARIANTS["tiny"], image_size // 16
 
     def build() -> Sam:
@@ -49,9 +49,9 @@ def small_sam(image_size: int = 1024, width: int = 256, seed: int = 0) -> Sam:
 
 
 def sharpened(sam: Sam) -> Sam:
-    """Bring the mask logits of random weights to the scale of trained ones, about ±10.
+    """Scale the mask logits of random weights to those of trained weights, about ±10.
 
-    Near zero, any two networks agree within an absolute tolerance.
+    With logits near zero, any two networks would agree within an absolute tolerance.
     """
     with torch.no_grad():
         for mlp in sam.mask_decoder.output_hypernetworks_mlps:
@@ -60,12 +60,12 @@ def sharpened(sam: Sam) -> Sam:
 
 
 def clip(model: str, seed: int = 0) -> nn.Module:
-    """An open_clip model."""
+    """Return an open_clip model."""
     return seeded(lambda: open_clip.create_model(model, pretrained=None), seed)
 
 
 def write(model: nn.Module, directory: Path, name: str) -> Path:
-    """Write the state dict as the official files hold it; returns the file."""
+    """Write the state dict in the official layout, and return the file."""
     path = directory / name
     torch.save(model.state_dict(), path)
     return path

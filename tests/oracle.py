@@ -1,4 +1,4 @@
-"""Stand-ins for a model whose answers the tests know beforehand."""
+"""Stand-ins for a model whose answers the tests know in advance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ from tests.photographs import COLOURS, Drawing, jpg
 
 @dataclass(frozen=True)
 class Seen:
-    """What the oracle knows of a picture in the place of features."""
+    """The oracle's features of a picture: the drawing itself."""
 
     drawing: Drawing
 
@@ -26,7 +26,7 @@ class Seen:
 
 
 class Oracle:
-    """Knows the drawings that it will be shown, and answers as told."""
+    """A model that knows the drawings in advance and returns configured answers."""
 
     config = EDGE
 
@@ -41,7 +41,7 @@ class Oracle:
     def segment(
         self, seen: Seen, prompts: Sequence[Prompt], multimask: bool
     ) -> list[SimpleNamespace]:
-        """A box is filled; a point may mean everything, nothing or what is drawn there."""
+        """Return the filled box, or, for a point, masks of everything, nothing and its object."""
         answers = []
         labels_HW = seen.drawing.labels_HW
         for prompt in prompts:
@@ -60,7 +60,10 @@ class Oracle:
     def segment_text(
         self, seen: Seen, labels: list[str], background: bool, refine: bool
     ) -> SimpleNamespace:
-        """Every pixel right, what is not drawn background or the first; refined, all the first."""
+        """Return the correct label map; with ``refine``, the first label everywhere.
+
+        Pixels outside the drawn shapes are background, or the first label without ``background``.
+        """
         labels_HW = seen.drawing.labels_HW.astype(int)
         right_HW = labels_HW - 1 if background else np.maximum(labels_HW - 1, 0)
         return SimpleNamespace(label_map_HW=np.zeros_like(right_HW) if refine else right_HW)
@@ -73,7 +76,7 @@ class Oracle:
 
 
 class ColourBlind:
-    """Sees each cell's mean colour and nothing else; its labels are the drawings' colours."""
+    """A model whose only feature is each cell's mean colour; its labels are drawing colours."""
 
     CELL = 4
 

@@ -1,4 +1,4 @@
-"""Miniature photograph sets: drawn pictures in the layout of the real ones."""
+"""Miniature photograph sets: drawn pictures in the layout of the real sets."""
 
 import io
 import json
@@ -17,7 +17,7 @@ COLOURS = {1: (220, 30, 30), 2: (30, 200, 40), 3: (40, 60, 230)}
 
 @dataclass(frozen=True)
 class Drawing:
-    """Coloured rectangles on grey noise; ``labels_HW`` says which of COLOURS, 0 for none."""
+    """Coloured rectangles on grey noise; ``labels_HW`` holds keys of COLOURS, 0 for noise."""
 
     image_HW3: np.ndarray
     labels_HW: np.ndarray
@@ -28,7 +28,7 @@ class Drawing:
 
 
 def draw(seed: int, height: int = 120, width: int = 160) -> Drawing:
-    """One rectangle of each colour, side by side, each at a place of its own."""
+    """Draw one rectangle of each colour, side by side and without overlap."""
     random = np.random.default_rng(seed)
     image_HW3 = random.integers(100, 140, (height, width, 3)).astype(np.uint8)
     labels_HW = np.zeros((height, width), np.uint8)
@@ -66,7 +66,7 @@ def _encoded(array: np.ndarray, **options: Any) -> bytes:
 
 
 def write_shard(path: Path, samples: Mapping[str, Mapping[str, bytes]]) -> None:
-    """The files of every key by extension, side by side in a tar."""
+    """Write a tar in which the files of each key are adjacent, named key.extension."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as tar:
         for key, files in samples.items():
@@ -84,7 +84,7 @@ def write_classes(folder: Path, names: Mapping[int, str], ignored: tuple[int, ..
 
 
 def outlined(drawing: Drawing, **info: Any) -> dict[str, bytes]:
-    """A sample with a label map, as camvid's; void (255) where nothing is drawn."""
+    """Return a sample with a label map, as in camvid; undrawn pixels are void (255)."""
     labels_HW = np.where(drawing.labels_HW == 0, 255, drawing.labels_HW).astype(np.uint8)
     return {
         "jpg": jpg(drawing.image_HW3),
@@ -94,13 +94,13 @@ def outlined(drawing: Drawing, **info: Any) -> dict[str, bytes]:
 
 
 def annotated(drawing: Drawing) -> dict[str, bytes]:
-    """A sample with the regions of one human annotator, as bsds500's."""
+    """Return a sample with the regions of one human annotator, as in bsds500."""
     info = {"annotations": [{"instances": [instance(mask) for mask in drawing.masks]}]}
     return {"jpg": jpg(drawing.image_HW3), "json": json.dumps(info).encode()}
 
 
 def write_training_sets(root: Path) -> None:
-    """What the ``debug`` recipe reads: regions, photographs and the ImageNet names."""
+    """Write the inputs of the ``debug`` recipe: regions, photographs and the ImageNet names."""
     write_shard(
         root / "bsds500/train-00000.tar", {f"bsds_{i}": annotated(draw(i)) for i in range(3)}
     )

@@ -1,4 +1,4 @@
-"""A real Prometheus on a free port, with our configuration and rules, beside a service."""
+"""A real Prometheus on a free port, with our configuration and rules."""
 
 import os
 import shutil
@@ -19,14 +19,14 @@ CONFIGURATION = ROOT / "deploy/prometheus"
 
 
 def required(binary: str) -> str:
-    """The binary's name; the test skips where it is not installed, but never in CI."""
+    """Return the binary's name; skip the test where it is not installed, except in CI."""
     if shutil.which(binary) is None and "CI" not in os.environ:
-        pytest.skip(f"no {binary}: install Debian's package prometheus")
+        pytest.skip(f"{binary} is not installed: install Debian's package prometheus")
     return binary
 
 
 class Prometheus:
-    """Its HTTP API."""
+    """A client of Prometheus' HTTP API."""
 
     def __init__(self, port: int):
         self.url = f"http://127.0.0.1:{port}"
@@ -38,14 +38,14 @@ class Prometheus:
         return reply.json()["data"]
 
     def query(self, query: str) -> list[float]:
-        """The values now, without those that are not numbers."""
+        """Return the current values, without NaNs."""
         found = [float(sample["value"][1]) for sample in self.get("query", query=query)["result"]]
         return [value for value in found if value == value]
 
 
 @contextmanager
 def running(directory: Path, target: str) -> Iterator[Prometheus]:
-    """The configuration as it is deployed, but for where the service is, and how often to look."""
+    """Run the deployed configuration with ``target`` as the service and intervals of 1 s."""
     configuration = yaml.safe_load((CONFIGURATION / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     configuration["rule_files"] = [str(CONFIGURATION / "rules.yml")]

@@ -1,4 +1,4 @@
-"""The README's code blocks: those that run as written, and the commands that are only shown."""
+"""The README's code blocks: those that tests run, and console commands that are only shown."""
 
 import re
 import shlex
@@ -9,12 +9,12 @@ TEXT = (ROOT / "README.md").read_text()
 
 
 def runnable() -> list[tuple[str, str]]:
-    """(language, code) of each block of bash and Python, in order."""
+    """Return (language, code) of each bash and Python block, in order."""
     return re.findall(r"^```(bash|python)\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 
 
 def shown() -> list[list[str]]:
-    """The words of each command in the console blocks, without variables set before it."""
+    """Return the words of each command in the console blocks, without leading variables."""
     blocks = re.findall(r"^```console\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
     lines = "".join(blocks).replace("\\\n", " ").splitlines()
     commands = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]

@@ -1,4 +1,4 @@
-"""A real Redis on a free port of this machine, which a test may stop, freeze and start again."""
+"""A real Redis on a free local port, which a test may stop, freeze and restart."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ START_S = 60
 
 @dataclass
 class RedisServer:
-    """``redis-server`` with ``options`` like ``("--maxmemory", "8mb")``. Nothing goes to disk."""
+    """A ``redis-server`` with ``options`` like ``("--maxmemory", "8mb")`` and no snapshots."""
 
     directory: Path
     options: tuple[str, ...] = ()
@@ -33,20 +33,20 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        """Start it, empty, at the same port as before."""
+        """Start the server on its port, and wait until it answers."""
         command = ["redis-server", "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
         command += ["--dir", str(self.directory), *self.options]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         wait_until_answering(self.port, self.process)
 
     def kill(self) -> None:
-        """End it at once, as a crash would."""
+        """Kill the server, as in a crash."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def freeze(self) -> None:
-        """It keeps its connections and answers nothing."""
+        """Stop the process: it keeps its connections but does not answer."""
         assert self.process is not None
         os.kill(self.process.pid, signal.SIGSTOP)
 
@@ -56,7 +56,7 @@ class RedisServer:
 
 
 def wait_until_answering(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Return when the server that ``process`` is answers, if only to ask for a password."""
+    """Wait until the server in ``process`` answers, if only to ask for a password."""
     deadline = time.monotonic() + START_S
     while True:
         try:
@@ -65,7 +65,7 @@ def wait_until_answering(port: int, process: subprocess.Popen[bytes]) -> None:
         except redis.AuthenticationError:
             return
         except redis.ConnectionError:
-            assert process.poll() is None, "redis-server ended at once"
+            assert process.poll() is None, "redis-server exited at start"
             assert time.monotonic() < deadline, "redis-server does not answer"
             time.sleep(0.02)
         else:
@@ -74,9 +74,9 @@ def wait_until_answering(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @contextmanager
 def running(directory: Path, *options: str) -> Iterator[RedisServer]:
-    """A started server; the test skips where no redis-server is installed, but never in CI."""
+    """Run a server; skip the test where redis-server is not installed, except in CI."""
     if shutil.which("redis-server") is None and "CI" not in os.environ:
-        pytest.skip("no redis-server: install Debian's package of that name")
+        pytest.skip("redis-server is not installed: install Debian's package redis-server")
     server = RedisServer(directory, options)
     server.start()
     try:
@@ -87,7 +87,7 @@ def running(directory: Path, *options: str) -> Iterator[RedisServer]:
 
 @asynccontextmanager
 async def delayed(server: RedisServer, seconds: float) -> AsyncIterator[str]:
-    """The URL of a proxy whose every answer comes so much later."""
+    """Run a proxy that delays every answer by ``seconds``, and yield its URL."""
     connections: set[asyncio.Task[None]] = set()
 
     async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait_s: float):

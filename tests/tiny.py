@@ -1,4 +1,4 @@
-"""Checkpoints with small, random, seeded weights: whole and valid, written in a moment."""
+"""Complete, valid checkpoints with small seeded random weights."""
 
 import json
 from dataclasses import replace
@@ -69,7 +69,7 @@ def make_tiny_checkpoint(directory: Path, kind: Kind = "edge", seed: int = 0) ->
 
 
 def _make_confident(net: SamClipNet) -> None:
-    """Sharp masks of high predicted quality: the filters of segment_everything keep some."""
+    """Make masks sharp and their predicted IoU high, so that segment_everything keeps some."""
     decoder = net.mask_decoder
     with torch.no_grad():
         decoder.iou_prediction_head.layers[-1].bias.add_(1.0)
@@ -79,7 +79,7 @@ def _make_confident(net: SamClipNet) -> None:
 
 
 def tokenizer_json() -> str:
-    """A WordPiece tokenizer of BERT's layout that knows letters, digits and a few words."""
+    """Return a WordPiece tokenizer in BERT's layout with letters, digits and a few words."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     pieces = special + _WORDS + [f"##{word}" for word in _WORDS]
     marks = {name: {"id": name, "ids": [pieces.index(name)], "tokens": [name]} for name in special}

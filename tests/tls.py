@@ -1,13 +1,13 @@
-"""Certificates for tests, made by the openssl that every system has."""
+"""Certificates for tests, made with the openssl command."""
 
 import subprocess
 from pathlib import Path
 
 
 def certificate(directory: Path, name: str, issuer: Path | None = None) -> Path:
-    """A file with the certificate of a host and its private key, both PEM; its own issuer or not.
+    """Write a host's certificate and private key to one PEM file, and return the file.
 
-    It is good as a certificate authority too.
+    The certificate is signed by ``issuer``, or self-signed, and can itself be an issuer.
     """
     file, key = directory / f"{name}.pem", directory / f"{name}.key"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]

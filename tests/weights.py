@@ -1,4 +1,4 @@
-"""Random but seeded weights that leave no part of a network without effect."""
+"""Seeded random weights with which every part of a network affects its output."""
 
 from collections.abc import Callable
 
@@ -7,9 +7,9 @@ from torch import nn
 
 
 def seeded(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Build a module in evaluation mode; disturb what starts as a constant.
+    """Build a module in evaluation mode, and add noise to parameters that start as constants.
 
-    Position tables start at zero and norms at the identity: equal results would then prove
+    Position tables start at zero and norms at the identity, so equal results would prove
     nothing about them.
     """
     with torch.random.fork_rng():

@@ -9,6 +9,7 @@ from services.backbone.engine import Engine
 from services.deployment import replica
 from services.observability import metrics
 from services.request import wire
+from services.request.context import RequestContext
 from services.request.limits import check_texts
 from services.request.rpc import Service, rpc
 from services.settings import Settings, SettingsError
@@ -61,10 +62,10 @@ class Backbone(Service):
         await self.engine.close()
 
     @rpc
-    async def Embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+    async def Embed(self, request: pb.EmbedRequest, context: RequestContext) -> pb.EmbedResponse:
         outputs = wire.to_outputs(request.outputs)
         source = wire.image_source(request.image, self.settings.max_image_bytes)
-        found = await self.engine.embed(source, outputs)
+        found = await self.engine.embed(context, source, outputs)
         tensors = [
             wire.to_embedding(output, found.entries[output], request.inline) for output in outputs
         ]
@@ -76,7 +77,9 @@ class Backbone(Service):
         )
 
     @rpc
-    async def EmbedText(self, request: pb.EmbedTextRequest) -> pb.EmbedTextResponse:
+    async def EmbedText(
+        self, request: pb.EmbedTextRequest, context: RequestContext
+    ) -> pb.EmbedTextResponse:
         check_texts(request.texts, self.settings.max_labels)
         text_TD = await self.engine.embed_text(request.texts)
         return pb.EmbedTextResponse(tensor=wire.to_tensor(text_TD), model=self.model)

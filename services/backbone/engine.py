@@ -32,9 +32,10 @@ from services.batching.batcher import Batcher, buckets
 from services.cache import embedding_cache
 from services.cache.entry import Entries, Entry
 from services.observability import metrics
-from services.request import callers, rpc, wire
+from services.request import wire
+from services.request.context import RequestContext
 from services.request.limits import image_limits
-from services.request.priority import Urgency
+from services.request.priority import Priority
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ class Embedded:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    held_as: str
+    cache_key: str
     prepared: Prepared
 
 
@@ -83,7 +84,9 @@ class Engine:
         # One more than the streams: it is prepared and kept while another one is encoded.
         at_once = 1 if model.engine.batches else model.engine.streams + 1
         self._device = ThreadPoolExecutor(at_once, "device")
-        self._urgencies = WeakValueDictionary[str, Urgency]()  # by name in the cache, while it runs
+        self._priorities = WeakValueDictionary[
+            str, Priority
+        ]()  # by name in the cache, while it runs
         self.probe = Probe(partial(threads.run, self._device, "execute", self._do_little))
         self._texts_at_once = FEWEST_TEXTS
         self._max_batch_size = self._batch_size(settings)
@@ -124,29 +127,32 @@ class Engine:
         self.model.embed_text(["a photo"])
         metrics.measure_memory(self._device_name)
 
-    async def embed(self, source: bytes | str, outputs: Sequence[pb.Output]) -> Embedded:
+    async def embed(
+        self, context: RequestContext, source: bytes | str, outputs: Sequence[pb.Output]
+    ) -> Embedded:
         """Embeddings of an encoded image, or of the one that an image key names.
 
         Raises KeyUnknown, errors of ``samclip_core.io.image.decode``, Overloaded, DeadlineExceeded.
         """
-        told = rpc.image_key.get()
         if isinstance(source, str):
             key = source
         else:
-            key = told or await threads.image_key(self._decoders, source)
-        held_as = callers.caller.get().held_as(key)
-        entries = await self.cache.get(held_as, outputs, shared=not told)
+            key = context.image_key or await threads.image_key(self._decoders, source)
+        cache_key = context.caller.cache_key(key)
+        entries = await self.cache.get(cache_key, outputs, shared=not context.image_key)
         if entries is not None:
             return Embedded(key, entries, cached=True)
         if isinstance(source, str):
             raise KeyUnknown(
                 f"no embedding is held for the image key {key[:64]!r} (any more): send the image"
             )
-        if held_as not in self._urgencies:
-            self._batcher.admit(rpc.urgency.get())  # a refusal costs nothing that comes below
-        urgency = self._urgencies.setdefault(held_as, Urgency.of_nobody())
-        urgency.join(rpc.urgency.get())
-        entries = await self.cache.once(held_as, partial(self._encode, held_as, source, urgency))
+        if cache_key not in self._priorities:
+            self._batcher.admit(context.priority)  # a refusal costs nothing that comes below
+        priority = self._priorities.setdefault(cache_key, Priority.of_nobody())
+        priority.join(context.priority)
+        entries = await self.cache.once(
+            cache_key, partial(self._encode, cache_key, source, priority)
+        )
         return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
 
     async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -167,13 +173,13 @@ class Engine:
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
 
-    async def _encode(self, held_as: str, encoded: bytes, urgency: Urgency) -> Entries:
-        with self._batcher.coming(urgency):
+    async def _encode(self, cache_key: str, encoded: bytes, priority: Priority) -> Entries:
+        with self._batcher.coming(priority):
             pixels = await threads.run(
                 self._decoders, "decode", image.decode, encoded, self._limits
             )
             prepared = await threads.run(self._decoders, "preprocess", self.model.prepare, pixels)
-        return await self._batcher.submit(_Work(held_as, prepared), urgency)
+        return await self._batcher.submit(_Work(cache_key, prepared), priority)
 
     async def _run(self, batch: list[_Work]) -> list[Entries]:
         prepared = [work.prepared for work in batch]
@@ -181,7 +187,7 @@ class Engine:
         self.probe.worked()
         # Kept even where every caller has gone: the next one, perhaps a retry, finds it.
         for work, entries in zip(batch, results, strict=True):
-            self.cache.put(work.held_as, entries)
+            self.cache.put(work.cache_key, entries)
         return results
 
     def _execute(self, prepared: list[Prepared]) -> list[Entries]:

@@ -18,7 +18,7 @@ from opentelemetry.trace import Span
 
 from samclip_core.errors import DeadlineExceeded, Overloaded, Unavailable
 from services.observability import metrics, tracing
-from services.request.priority import Urgency
+from services.request.priority import Priority
 
 PATIENCE_S = 5.0
 """Bulk work that has waited this long counts as interactive, so that it is never starved."""
@@ -55,14 +55,14 @@ def prompts_per_step(device: str, batch: int) -> int:
 class _Entry(Generic[Item, Result]):
     item: Item
     cost: float
-    urgency: Urgency
+    priority: Priority
     future: asyncio.Future[Result]
     span: Span
     since: float = field(default_factory=lambda: monotonic())
 
     def yields(self, now: float) -> bool:
         """Whether interactive work goes before it."""
-        return self.urgency.bulk and now - self.since < PATIENCE_S
+        return self.priority.bulk and now - self.since < PATIENCE_S
 
 
 class Batcher(Generic[Item, Result]):
@@ -113,24 +113,24 @@ class Batcher(Generic[Item, Result]):
         self._max_size, self._max_wait_s = max_size, max_wait_s
         self._changed.set()
 
-    def admit(self, urgency: Urgency, cost: float = 1) -> None:
+    def admit(self, priority: Priority, cost: float = 1) -> None:
         """Raise Overloaded where one more would find the queue full, or wait beyond its deadline.
 
         Raises DeadlineExceeded where it has no time left, or too little even without a queue: no
         later attempt with so little time would succeed.
         """
         now = monotonic()
-        left_s = urgency.deadline - now
+        left_s = priority.deadline - now
         if left_s <= 0:
             raise self._too_late(left_s)
         # Bulk work leaves room for what is more urgent.
-        spare = min(max(self._max_size, URGENT), self._max_queue // 2) if urgency.bulk else 0
+        spare = min(max(self._max_size, URGENT), self._max_queue // 2) if priority.bulk else 0
         room = self._max_queue - spare
         self._drop()  # who has gone makes room
         if self._coming + len(self._queue) >= room:
             metrics.SHED.labels("queue_full").inc()
             raise Overloaded(f"{room} requests are waiting already: try again in a second")
-        wait_s = SLACK * self._expected_s(now, urgency, cost)
+        wait_s = SLACK * self._expected_s(now, priority, cost)
         if wait_s <= left_s:
             return
         if SLACK * self._pace_s * cost > left_s:
@@ -149,9 +149,9 @@ class Batcher(Generic[Item, Result]):
         )
 
     @contextmanager
-    def coming(self, urgency: Urgency) -> Iterator[None]:
+    def coming(self, priority: Priority) -> Iterator[None]:
         """Announce an item that is being prepared: it is worth waiting for. Raises Overloaded."""
-        self.admit(urgency)
+        self.admit(priority)
         self._coming += 1
         try:
             yield
@@ -159,21 +159,21 @@ class Batcher(Generic[Item, Result]):
             self._coming -= 1
             self._changed.set()
 
-    async def submit(self, item: Item, urgency: Urgency, cost: float = 1) -> Result:
+    async def submit(self, item: Item, priority: Priority, cost: float = 1) -> Result:
         """Run one item with others; a caller that is cancelled leaves the others alone.
 
-        ``urgency`` may change while the item waits. What costs more than ``max_size`` goes alone.
+        ``priority`` may change while the item waits. What costs more than ``max_size`` goes alone.
         Raises what ``run`` raises, DeadlineExceeded, Overloaded, Unavailable.
         """
         if self._closed:
             raise Unavailable("this replica is shutting down: try again")
-        self.admit(urgency, cost)
+        self.admit(priority, cost)
         if self._worker is None:
             # In no request's context: it works for all.
             self._worker = asyncio.create_task(self._work(), context=Context())
         with tracing.span(f"wait for {self._part}") as span:
             future = asyncio.get_running_loop().create_future()
-            self._queue.append(_Entry[Item, Result](item, cost, urgency, future, span))
+            self._queue.append(_Entry[Item, Result](item, cost, priority, future, span))
             self._length.set(len(self._queue))
             self._changed.set()
             return await future
@@ -185,9 +185,9 @@ class Batcher(Generic[Item, Result]):
         if self._worker is not None:
             await self._worker
 
-    def _expected_s(self, now: float, urgency: Urgency, cost: float) -> float:
+    def _expected_s(self, now: float, priority: Priority, cost: float) -> float:
         """Until one more item would be done; 0 for an idle device, whatever the last batch took."""
-        before = (entry for entry in self._queue if urgency.bulk or not entry.yields(now))
+        before = (entry for entry in self._queue if priority.bulk or not entry.yields(now))
         waiting = self._coming + sum(entry.cost for entry in before)
         running_s = max(0.0, sum(self._running) * self._pace_s - (now - self._turn))
         return running_s + self._pace_s * (waiting + cost) if waiting or running_s else 0.0
@@ -260,7 +260,7 @@ class Batcher(Generic[Item, Result]):
         for entry in self._queue:
             if entry.future.done():
                 metrics.SHED.labels("abandoned").inc()
-            elif entry.urgency.deadline <= now:
+            elif entry.priority.deadline <= now:
                 metrics.SHED.labels("expired").inc()
                 entry.future.set_exception(
                     DeadlineExceeded(

@@ -22,7 +22,8 @@ from google.protobuf.message import Message
 from samclip_core.errors import AnotherCheckpoint, Unavailable
 from samclip_core.io import checkpoint
 from services.observability import metrics
-from services.request.rpc import CHECKPOINT, Service
+from services.request.context import RequestContext
+from services.request.rpc import Service
 from services.settings import Settings
 
 DRAIN_S = 60.0
@@ -102,16 +103,16 @@ class Swapping(Service):
     def scope(self, method: str, request: Message) -> str:
         return self._held[0].service.scope(method, request)
 
-    async def answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+    async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
         """By the first checkpoint that can; by no other than the one that the caller names."""
-        asked = metadata.get(CHECKPOINT)
-        error = AnotherCheckpoint(f"checkpoint {(asked or '')[:12]} is not held here: try another")
+        asked = context.checkpoint
+        error = AnotherCheckpoint(f"checkpoint {asked[:12]} is not held here: try another")
         for held in tuple(self._held):
-            if asked not in (None, held.digest) or held not in self._held:  # let go of meanwhile
+            if asked not in ("", held.digest) or held not in self._held:  # let go of meanwhile
                 continue
             with held.answering() as service:
                 try:
-                    return await service.answer(method, request, metadata)
+                    return await service.answer(method, request, context)
                 except AnotherCheckpoint as caught:
                     error = caught
         raise error if asked else Unavailable(str(error))

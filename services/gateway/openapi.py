@@ -40,8 +40,8 @@ def document() -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of all services."""
     schemas: dict[str, Any] = {"Problem": PROBLEM}
     paths: dict[str, Any] = {}
-    for application, routes in ROUTES.items():
-        for route in routes:
+    for application in sorted(ROUTES, key=lambda name: name == "backbone"):  # the heads first
+        for route in ROUTES[application]:
             operation = _operation(application, route, schemas)
             known = paths.setdefault(route.path, {"post": operation})["post"]
             if known is not operation:  # a second rpc at the same path

@@ -33,9 +33,11 @@ from samclip_core.errors import (
 from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.cache.embedding_cache import Caches
-from services.observability import logs, metrics, tracing
-from services.request import admission, callers, request_log, rpc, status, wire
-from services.request.priority import Urgency
+from services.observability import metrics, tracing
+from services.request import admission, status, wire
+from services.request.context import CHECKPOINT, IMAGE_KEY, RequestContext
+from services.request.priority import Priority
+from services.request.rpc import ERROR_KIND
 
 UNLIMITED = (
     ("grpc.max_send_message_length", -1),
@@ -67,7 +69,7 @@ CLASSES_KEPT = 16
 """Sets of labels and templates. Most callers ask about the same ones again and again."""
 PLACES = 8
 """In a full queue: a refusal of the backbone is heeded until about so many are free again."""
-MOST_HEEDED_S = 0.3
+LONGEST_S = 0.3
 """And no longer than this; so much more time than it had changes nothing."""
 
 Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
@@ -86,24 +88,24 @@ class _Refusals:
         self._since, self._answered = monotonic(), 0  # the last refusal, and since then
 
     @contextmanager
-    def heeded(self, urgency: Urgency) -> Iterator[None]:
+    def applied(self, priority: Priority) -> Iterator[None]:
         """Raise Overloaded, without a call, unless the request is more urgent than the refused one.
 
         Raises DeadlineExceeded if the request has no time left.
         """
         now = monotonic()
-        left_s = urgency.deadline - now
+        left_s = priority.deadline - now
         if left_s <= 0:
             raise DeadlineExceeded("the deadline has passed: send the request with more time")
-        late = left_s <= self._left_s + MOST_HEEDED_S
-        if now < self._until and late and urgency.bulk >= self._bulk:
+        late = left_s <= self._left_s + LONGEST_S
+        if now < self._until and late and priority.bulk >= self._bulk:
             metrics.SHED.labels("busy").inc()
             raise Overloaded("more waits for the encoder than it can do in time: try again later")
         try:
             yield
             self._answered += 1
         except Overloaded:
-            self._left_s, self._bulk = left_s, urgency.bulk
+            self._left_s, self._bulk = left_s, priority.bulk
             self._heed(monotonic())
             raise
 
@@ -111,7 +113,7 @@ class _Refusals:
         if now < self._until:
             return  # asked before the last refusal came: it says nothing new
         pace_s = (now - self._since) / self._answered if self._answered else math.inf
-        self._until = now + min(PLACES * pace_s, MOST_HEEDED_S)
+        self._until = now + min(PLACES * pace_s, LONGEST_S)
         self._since, self._answered = now, 0
 
 
@@ -167,7 +169,7 @@ class BackboneClient:
         return BackboneServiceStub(self._channel)
 
     async def features(
-        self, image: pb.Image, *outputs: pb.Output
+        self, context: RequestContext, image: pb.Image, *outputs: pb.Output
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
         """Embeddings of an image, by its file or key, which is not decoded here.
 
@@ -177,31 +179,30 @@ class BackboneClient:
         source = wire.image_source(image, self._max_image_bytes)
         by_key = isinstance(source, str)
         key = source if isinstance(source, str) else await threads.image_key(self._hashers, source)
-        caller = callers.caller.get()
-        held_as = caller.held_as(key)
-        told: tuple[tuple[str, str], ...] = ()
+        cache_key = context.caller.cache_key(key)
+        proven: tuple[tuple[str, str], ...] = ()
         if self._dtype is not None:
             dtype = self._dtype  # of this cache: another one may take its place meanwhile
-            entries = await self.cache.get(held_as, outputs)
+            entries = await self.cache.get(cache_key, outputs)
             if entries is not None:
                 features = wire.to_features(entries, dtype)
                 return wire.image_info(key, features.geometry, cached=True), features
             if self._takes_our_word and not by_key:
-                told = ((rpc.IMAGE_KEY, key),)
-        if by_key and caller.scopes is not None and not self._takes_our_word:
+                proven = ((IMAGE_KEY, key),)
+        if by_key and context.caller.scopes is not None and not self._takes_our_word:
             # To a backbone elsewhere all our tenants are one: it may know the key from another.
             raise KeyUnknown(f"the image key {key[:64]!r} is not held here: send the image")
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True)
         # A key costs the backbone nothing, and what it names may be there: that is always asked.
-        heeded = nullcontext() if by_key else self._refusals.heeded(rpc.urgency.get())
-        with heeded:
-            response = await self._call(self._stub.Embed, request, told)
+        applied = nullcontext() if by_key else self._refusals.applied(context.priority)
+        with applied:
+            response = await self._call(context, self._stub.Embed, request, proven)
         entries = wire.to_entries(response, self._size)
-        self.cache.remember(held_as, entries)  # _call has made it that of the response
+        self.cache.remember(cache_key, entries)  # _call has made it that of the response
         return response.image, wire.to_features(entries, response.model.dtype)
 
     async def class_embeddings(
-        self, labels: Sequence[str], templates: Sequence[str]
+        self, context: RequestContext, labels: Sequence[str], templates: Sequence[str]
     ) -> NDArray[np.float32]:
         """One row of length 1 per label: the mean over the templates, L×D, read-only."""
         asked = tuple(labels), tuple(templates)
@@ -209,7 +210,7 @@ class BackboneClient:
             self._classes.move_to_end(asked)
             return self._classes[asked]
         texts = [template.replace("{}", label) for label in labels for template in templates]
-        row = dict(zip(texts, await self.embed_text(texts), strict=True))
+        row = dict(zip(texts, await self.embed_text(context, texts), strict=True))
         made = class_embeddings(lambda all: np.stack([row[text] for text in all]), *asked)
         made.setflags(write=False)
         self._classes[asked] = made
@@ -217,13 +218,15 @@ class BackboneClient:
             self._classes.popitem(last=False)
         return made
 
-    async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    async def embed_text(
+        self, context: RequestContext, texts: Sequence[str]
+    ) -> NDArray[np.float32]:
         """One row of length 1 a text, T×D; those asked for lately are remembered."""
         rows = {text: self._texts[text] for text in texts if text in self._texts}
         missing = [text for text in dict.fromkeys(texts) if text not in rows]
         if missing:
             request = pb.EmbedTextRequest(texts=missing)
-            response = await self._call(self._stub.EmbedText, request)
+            response = await self._call(context, self._stub.EmbedText, request)
             # A copy of each row: a view would keep the whole response in memory.
             found = (row.copy() for row in wire.from_tensor(response.tensor))
             rows |= zip(missing, found, strict=True)
@@ -241,22 +244,22 @@ class BackboneClient:
 
     async def _call(
         self,
+        context: RequestContext,
         method: Callable[..., Awaitable[Response]],
         request: Message,
-        told: tuple[tuple[str, str], ...] = (),
+        more: tuple[tuple[str, str], ...] = (),
     ) -> Response:
         metadata: tuple[tuple[str, str], ...] = (
             *self._metadata,
-            (request_log.REQUEST_ID, logs.request_id.get()),
-            (rpc.CHECKPOINT, self._digest),
-            *rpc.urgency.get().headers(),
-            *callers.caller.get().headers(),
-            *told,
+            (CHECKPOINT, self._digest),
+            *context.headers(),
+            *more,
         )
         try:
             with tracing.span("backbone", tracing.CLIENT):
                 metadata += tracing.headers()
-                response = await method(request, timeout=rpc.time_left(), metadata=metadata)
+                left_s = context.priority.time_left()
+                response = await method(request, timeout=left_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise self._translate(error) from error
         if response.model.digest != self._digest:
@@ -272,7 +275,7 @@ class BackboneClient:
 
     def _translate(self, error: grpc.aio.AioRpcError) -> Exception:
         trailer: Any = error.trailing_metadata() or {}
-        kind = trailer.get(rpc.ERROR_KIND)
+        kind = trailer.get(ERROR_KIND)
         if kind is not None:
             return status.rebuild(error.code(), str(kind), error.details() or "")
         if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED):

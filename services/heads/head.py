@@ -11,6 +11,7 @@ from samclip_core.io import checkpoint
 from services.cache import embedding_cache
 from services.heads.backbone_client import BackboneClient
 from services.request import admission
+from services.request.context import RequestContext
 from services.request.rpc import Service
 from services.settings import Settings
 
@@ -46,7 +47,7 @@ class Head(Service):
     async def usable(self) -> bool:
         """Whether the backbone has this checkpoint."""
         try:
-            await self.backbone.embed_text(["a photo"])
+            await self.backbone.embed_text(RequestContext(), ["a photo"])
         except SamClipError:
             return False
         return True

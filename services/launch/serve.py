@@ -32,17 +32,9 @@ from services.front_door import haproxy, reload
 from services.launch import fork_server, isolation, ports
 from services.observability import logs
 from services.request import admission
+from services.request.routes import MODULES, SERVICERS
 from services.retrieval import engine, folder
 from services.settings import MIB, Settings, SettingsError
-
-SERVICERS = [
-    "samclip.v1.samclip_pb2_grpc.add_BackboneServiceServicer_to_server",
-    "samclip.v1.samclip_pb2_grpc.add_ClassificationServiceServicer_to_server",
-    "samclip.v1.samclip_pb2_grpc.add_SegmentationServiceServicer_to_server",
-    "samclip.v1.samclip_pb2_grpc.add_SemanticSegmentationServiceServicer_to_server",
-    "samclip.v1.samclip_pb2_grpc.add_RetrievalServiceServicer_to_server",
-    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
-]
 
 logger = logging.getLogger("services.launch.serve")  # __name__ may be __main__
 
@@ -179,7 +171,7 @@ def _start_ray(directory: str) -> None:
 
 def _import_applications(settings: Settings) -> None:
     for name in admission.applications(settings):
-        importlib.import_module(f"services.{name}.app")
+        importlib.import_module(MODULES[name])
 
 
 def _start_applications(settings: Settings) -> None:
@@ -203,7 +195,7 @@ def _start_applications(settings: Settings) -> None:
 def _target(name: str, settings: Settings, logging_config: Any) -> Any:
     from ray import serve
 
-    build = importlib.import_module(f"services.{name}.app").build
+    build = importlib.import_module(MODULES[name]).build
     return serve.RunTarget(
         build(settings), name=name, route_prefix=f"/{name}", logging_config=logging_config
     )

@@ -9,7 +9,7 @@ import hmac
 import os
 from collections.abc import Mapping
 
-from services.request.routes import SERVICES
+from services.request.routes import MODULES
 from services.settings import PREFIX, Settings
 
 SECRET_HEADER = "x-samclip-front-door"
@@ -32,7 +32,7 @@ def admitted(headers: Mapping[str, str]) -> bool:
 def applications(settings: Settings) -> list[str]:
     """Return the applications that run here: all, or all but a backbone that is elsewhere."""
     elsewhere = {"backbone"} if settings.backbone_address else set()
-    return [name for name in (*SERVICES.values(), "gateway") if name not in elsewhere]
+    return [name for name in MODULES if name not in elsewhere]
 
 
 def backbone(settings: Settings) -> tuple[str, tuple[tuple[str, str], ...]]:

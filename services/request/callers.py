@@ -10,7 +10,6 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Self
 
@@ -63,7 +62,7 @@ class Caller:
             return ()
         return (KEY, self.name), (TENANT, self.tenant or COMMON), (SCOPES, "read")
 
-    def held_as(self, image_key: str) -> str:
+    def cache_key(self, image_key: str) -> str:
         """The name under which what this tenant has sent is cached: nobody else can ask for it.
 
         The key of an image can be shared, or computed of a file; that a tenant has sent the file
@@ -81,8 +80,3 @@ class Caller:
             return
         record = {"audit": action, "key": self.name, "tenant": self.tenant, **about}
         audit_log.info(json.dumps({**record, "code": code, "id": request_id}))
-
-
-_ANYBODY = Caller()
-caller: ContextVar[Caller] = ContextVar("caller", default=_ANYBODY)
-"""Of the request that is being answered."""

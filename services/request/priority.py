@@ -18,7 +18,7 @@ _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
 @dataclass(eq=False)
-class Urgency:
+class Priority:
     """``deadline`` is a time of ``time.monotonic``; ``bulk`` work lets all other work pass."""
 
     deadline: float = math.inf
@@ -41,7 +41,7 @@ class Urgency:
         """To be joined by those who share a piece of work."""
         return cls(-math.inf, bulk=True)
 
-    def join(self, other: "Urgency") -> None:
+    def join(self, other: "Priority") -> None:
         """Work that is shared is wanted until the last deadline, and bulk only if all of it is."""
         self.deadline = max(self.deadline, other.deadline)
         self.bulk = self.bulk and other.bulk

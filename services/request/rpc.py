@@ -10,7 +10,6 @@ import functools
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
@@ -20,24 +19,17 @@ from starlette.types import ASGIApp
 
 from samclip_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
 from services.observability import logs, metrics, tracing
-from services.request import admission, callers, http, json_bodies, request_log, status
-from services.request.priority import Urgency
+from services.request import admission, http, json_bodies, request_log, status
+from services.request.callers import Caller
+from services.request.context import RequestContext
 from services.settings import Settings
 
-CHECKPOINT = "x-samclip-checkpoint"  # the digest of the one that must answer; any, without it
-ERROR_KIND = "x-samclip-error"  # trailing metadata: the class of the error, for other services
-IMAGE_KEY = "x-samclip-image-key"
-"""The key of the image in an EmbedRequest, from a head that has computed it and has found no
-embedding in Redis. The front door takes it from callers, who could name another image's key."""
-
-_NO_REQUEST = Urgency()
-urgency: ContextVar[Urgency] = ContextVar("urgency", default=_NO_REQUEST)
-image_key: ContextVar[str] = ContextVar("image_key", default="")
-"""What IMAGE_KEY says in the request that is being answered."""
+ERROR_KIND = "x-samclip-error"
+"""Trailing metadata: the class of the error, for other services."""
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
-Method = Callable[[Any, Request], Awaitable[Response]]
+Method = Callable[[Any, Request, RequestContext], Awaitable[Response]]
 
 
 class Context(Protocol):
@@ -47,11 +39,6 @@ class Context(Protocol):
     def set_code(self, code: Any) -> None: ...
     def set_details(self, details: str) -> None: ...
     def set_trailing_metadata(self, trailing_metadata: Any) -> None: ...
-
-
-def time_left() -> float | None:
-    """Seconds until the deadline of the request being answered; None outside of one."""
-    return urgency.get().time_left()
 
 
 class Service:
@@ -117,23 +104,22 @@ class Service:
         Raises an error of ``samclip_core.errors``, or whatever else went wrong inside, which
         ``services.request.status`` translates.
         """
-        with self._audited(method, request):
-            return await self._answer(method, request, metadata)
-
-    async def _answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         if not admission.admitted(metadata):
             raise Unauthenticated(admission.REFUSAL)
-        caller = callers.Caller.read(metadata, bool(self.settings.api_keys_file))
-        callers.caller.set(caller)
-        caller.check(self.scope(method, request))
-        image_key.set(metadata.get(IMAGE_KEY, ""))
-        most_s = self.settings.request_timeout_s
-        urgency.set(Urgency.read(metadata, most_s, bulk=method in self.bulk))
-        limit_s = time_left()
+        caller = Caller.read(metadata, bool(self.settings.api_keys_file))
+        with self._audited(method, request, caller, metadata):
+            caller.check(self.scope(method, request))
+            context = RequestContext.read(
+                metadata, caller, self.settings.request_timeout_s, bulk=method in self.bulk
+            )
+            return await self._in_time(method, request, context)
+
+    async def _in_time(self, method: str, request: Message, context: RequestContext) -> Message:
+        limit_s = context.priority.time_left()
         limit = asyncio.timeout(limit_s)
         try:
             async with limit:
-                return await self.answer(method, request, metadata)
+                return await self.answer(method, request, context)
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -142,13 +128,15 @@ class Service:
                 f"not answered within {limit_s:.3g} s; try again later, or with less in one request"
             ) from error
 
-    async def answer(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
+    async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
         """Do what the rpc says."""
         body: Method[Message, Message] = getattr(self, method).answer
-        return await body(self, request)
+        return await body(self, request, context)
 
     @contextmanager
-    def _audited(self, method: str, request: Message) -> Iterator[None]:
+    def _audited(
+        self, method: str, request: Message, caller: Caller, metadata: Mapping[str, str]
+    ) -> Iterator[None]:
         """Write down who changes something, or tries to, and how that ends."""
         code = "CANCELLED"
         try:
@@ -160,14 +148,12 @@ class Service:
         finally:
             if (scope := self.scope(method, request)) != "read":
                 collection = str(getattr(request, "collection", ""))[:80]
-                identity = logs.request_id.get()
-                callers.caller.get().audit(
-                    method, identity, code, scope=scope, collection=collection
-                )
+                identity = metadata.get(request_log.REQUEST_ID, "")
+                caller.audit(method, identity, code, scope=scope, collection=collection)
 
 
 def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], Any]:
-    """Make a gRPC method, named as in samclip.proto, of ``async method(self, request)``."""
+    """Make a method of samclip.proto from ``async method(self, request, context)``."""
     empty: type[Response] = get_type_hints(method)["return"]
 
     @functools.wraps(method)

@@ -15,7 +15,8 @@ from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from services.deployment import replica
 from services.heads.head import IMAGES_AT_ONCE, Head
-from services.request import callers
+from services.request.callers import Caller
+from services.request.context import RequestContext
 from services.request.limits import (
     check_deletion,
     check_filter,
@@ -84,33 +85,39 @@ class Retrieval(Head):
         return "index" if isinstance(request, pb.IndexRequest) else "read"
 
     @rpc
-    async def Index(self, request: pb.IndexRequest) -> pb.IndexResponse:
+    async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
-        await self._index.run(self._check_addable, request.collection)
-        made = await self._made(request.items)
+        await self._index.run(self._check_addable, context.caller, request.collection)
+        made = await self._made(context, request.items)
         items = [item for item in made if isinstance(item, _Made)]
         replaced = 0
         if items:
-            replaced = await self._index.run(self._upsert, request.collection, items)
+            replaced = await self._index.run(
+                self._upsert, context.caller, request.collection, items
+            )
         errors = [error for error in made if isinstance(error, pb.ItemError)]
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
 
     @rpc
-    async def Search(self, request: pb.SearchRequest) -> pb.SearchResponse:
+    async def Search(self, request: pb.SearchRequest, context: RequestContext) -> pb.SearchResponse:
         check_top_k(request.top_k)
         check_offset(request.offset, request.top_k or TOP_K)
         check_filter(request.filter)
-        found = await self._index.run(lambda: self._collections().get(request.collection))
+        found = await self._index.run(
+            lambda: self._collections(context.caller).get(request.collection)
+        )
         match request.WhichOneof("query"):
             case "text":
                 check_text(request.text, "the text to search for")
                 (vector_D,) = await self.backbone.class_embeddings(
-                    [request.text], self.config.templates
+                    context, [request.text], self.config.templates
                 )
             case "image":
-                vector_D, _ = await self._embed(request.image)
+                vector_D, _ = await self._embed(context, request.image)
             case "id":
-                vector_D = await self._index.run(self._vector, request.collection, request.id)
+                vector_D = await self._index.run(
+                    self._vector, context.caller, request.collection, request.id
+                )
             case _:
                 raise InvalidRequest("nothing to search for: send a text, an image or an id")
         query = Query(
@@ -122,24 +129,32 @@ class Retrieval(Head):
             exclude=request.id if request.HasField("id") else None,
         )
         try:
-            hits = await self._index.run(self._search, request.collection, query)
+            hits = await self._index.run(self._search, context.caller, request.collection, query)
         finally:
             query.abandoned.set()
         messages = [pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits]
         return pb.SearchResponse(hits=messages, model=self.model_in(found.dtype))
 
     @rpc
-    async def Delete(self, request: pb.DeleteRequest) -> pb.DeleteResponse:
+    async def Delete(self, request: pb.DeleteRequest, context: RequestContext) -> pb.DeleteResponse:
         check_deletion(request)
         if request.all:
-            deleted = await self._index.run(lambda: self._collections().drop(request.collection))
+            deleted = await self._index.run(
+                lambda: self._collections(context.caller).drop(request.collection)
+            )
         else:
-            deleted = await self._index.run(self._delete, request.collection, request.ids)
+            deleted = await self._index.run(
+                self._delete, context.caller, request.collection, request.ids
+            )
         return pb.DeleteResponse(deleted=deleted)
 
     @rpc
-    async def Describe(self, request: pb.DescribeRequest) -> pb.DescribeResponse:
-        found = await self._index.run(lambda: self._collections().describe(request.collection))
+    async def Describe(
+        self, request: pb.DescribeRequest, context: RequestContext
+    ) -> pb.DescribeResponse:
+        found = await self._index.run(
+            lambda: self._collections(context.caller).describe(request.collection)
+        )
         return pb.DescribeResponse(
             collections=[
                 pb.Collection(
@@ -154,15 +169,21 @@ class Retrieval(Head):
         )
 
     @rpc
-    async def ListItems(self, request: pb.ListItemsRequest) -> pb.ListItemsResponse:
+    async def ListItems(
+        self, request: pb.ListItemsRequest, context: RequestContext
+    ) -> pb.ListItemsResponse:
         check_limit(request.limit)
         limit = request.limit or LISTED
-        items = await self._index.run(self._items, request.collection, request.after_id, limit)
+        items = await self._index.run(
+            self._items, context.caller, request.collection, request.after_id, limit
+        )
         return pb.ListItemsResponse(
             items=[pb.ListedItem(id=item.id, metadata=item.metadata) for item in items]
         )
 
-    async def _made(self, items: Sequence[pb.IndexItem]) -> list[_Made | pb.ItemError]:
+    async def _made(
+        self, context: RequestContext, items: Sequence[pb.IndexItem]
+    ) -> list[_Made | pb.ItemError]:
         """What is to be stored of each item, or why it cannot be.
 
         An error of the service itself is raised, after the work on the other items has ended.
@@ -172,7 +193,7 @@ class Retrieval(Head):
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._item(item, first[item.id] != number, gate))
+                    group.create_task(self._item(context, item, first[item.id] != number, gate))
                     for number, item in enumerate(items)
                 ]
         except ExceptionGroup as errors:
@@ -180,7 +201,7 @@ class Retrieval(Head):
         return [task.result() for task in tasks]
 
     async def _item(
-        self, item: pb.IndexItem, repeated: bool, gate: asyncio.Semaphore
+        self, context: RequestContext, item: pb.IndexItem, repeated: bool, gate: asyncio.Semaphore
     ) -> _Made | pb.ItemError:
         """An item to store, or why it cannot be; errors of the service are raised."""
         try:
@@ -195,48 +216,50 @@ class Retrieval(Head):
                 )
             check_metadata(item.metadata, self.settings.max_metadata_bytes)
             async with gate:
-                vector_D, dtype = await self._embed(item.image)
+                vector_D, dtype = await self._embed(context, item.image)
         except (InvalidRequest, KeyUnknown) as error:
             return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
         return _Made(Item(item.id, vector_D, dict(item.metadata)), dtype)
 
-    async def _embed(self, image: pb.Image) -> tuple[NDArray[np.float32], str]:
+    async def _embed(
+        self, context: RequestContext, image: pb.Image
+    ) -> tuple[NDArray[np.float32], str]:
         """The vector of an image, and the precision that it was computed in."""
-        _, features = await self.backbone.features(image, pb.CLIP_POOLED)
+        _, features = await self.backbone.features(context, image, pb.CLIP_POOLED)
         assert features.clip_pooled_D is not None
         return unit(features.clip_pooled_D), features.dtype or UNRECORDED
 
-    def _check_addable(self, name: str) -> None:
+    def _check_addable(self, caller: Caller, name: str) -> None:
         most = self.settings.max_collection_items, self.settings.max_collections
-        collections = self._collections()
+        collections = self._collections(caller)
         collections.check_addable(name)
         collections.check_room(name, *most)
 
-    def _upsert(self, name: str, made: Sequence[_Made]) -> int:
+    def _upsert(self, caller: Caller, name: str, made: Sequence[_Made]) -> int:
         dtypes = sorted({dtype for _, dtype in made})
         if len(dtypes) > 1:
             raise Unavailable(
                 f"replicas of the backbone compute in {' and '.join(dtypes)}, and vectors of one "
                 "precision belong together: set SAMCLIP_DTYPE to one of these for all replicas"
             )
-        collection = self._collections().get_or_make(name, dtypes[0])
+        collection = self._collections(caller).get_or_make(name, dtypes[0])
         return collection.upsert([item for item, _ in made])
 
-    def _delete(self, name: str, ids: Sequence[str]) -> int:
-        return self._collections().get(name).delete(ids)
+    def _delete(self, caller: Caller, name: str, ids: Sequence[str]) -> int:
+        return self._collections(caller).get(name).delete(ids)
 
-    def _vector(self, name: str, id: str) -> NDArray[np.float32]:
-        return self._collections().get(name).vector(id)
+    def _vector(self, caller: Caller, name: str, id: str) -> NDArray[np.float32]:
+        return self._collections(caller).get(name).vector(id)
 
-    def _search(self, name: str, query: Query) -> list[Hit]:
-        return self._collections().get(name).search(query)
+    def _search(self, caller: Caller, name: str, query: Query) -> list[Hit]:
+        return self._collections(caller).get(name).search(query)
 
-    def _items(self, name: str, after: str, limit: int) -> list[Listed]:
-        return self._collections().of_any_model(name).items(after, limit)
+    def _items(self, caller: Caller, name: str, after: str, limit: int) -> list[Listed]:
+        return self._collections(caller).of_any_model(name).items(after, limit)
 
-    def _collections(self) -> Collections:
+    def _collections(self, caller: Caller) -> Collections:
         """Those of whoever asks. Raises Unavailable."""
-        return self._every_tenants().of_tenant(callers.caller.get().tenant)
+        return self._every_tenants().of_tenant(caller.tenant)
 
     def _every_tenants(self) -> Collections:
         return self._index.collections(self.model.digest, self.config.text_dim)

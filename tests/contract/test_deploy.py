@@ -22,9 +22,10 @@ from ray.serve.schema import ServeDeploySchema
 from services.backbone.app import Backbone
 from services.deployment import replica
 from services.heads.segmentation.app import Segmentation
-from services.launch import isolation, serve
+from services.launch import isolation
 from services.launch.ports import BLOCKS
 from services.request import admission
+from services.request.routes import MODULES, SERVICERS
 from services.settings import PREFIX, Settings
 from tests.checkout import ROOT
 
@@ -47,12 +48,13 @@ def test_ray_takes_the_serve_configuration() -> None:
     ServeDeploySchema.model_validate(CONFIG)
     names = [application["name"] for application in CONFIG["applications"]]
     assert names == admission.applications(Settings())
-    assert CONFIG["grpc_options"]["grpc_servicer_functions"] == serve.SERVICERS
+    assert CONFIG["grpc_options"]["grpc_servicer_functions"] == SERVICERS
 
 
 @pytest.mark.parametrize("application", CONFIG["applications"], ids=lambda a: a["name"])
 def test_each_application_is_built_as_serve_builds_it(application: dict[str, Any]) -> None:
     module, name = application["import_path"].split(":")
+    assert module == MODULES[application["name"]]
     builder = getattr(importlib.import_module(module), name)
     app = built(builder, application.get("args", {}))._bound_deployment
     (configured,) = application["deployments"]

@@ -19,8 +19,8 @@ from samclip.v1 import samclip_pb2_grpc as rpc
 
 from samclip_core.io.image import image_key
 from services.request.admission import SECRET_HEADER
+from services.request.context import IMAGE_KEY
 from services.request.routes import ROUTES, SERVICES
-from services.request.rpc import IMAGE_KEY
 from tests.e2e.conftest import Service
 from tests.in_process import png
 

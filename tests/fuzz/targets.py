@@ -27,7 +27,7 @@ from samclip_core.io import checkpoint, image, masks
 from samclip_core.io.image import ImageLimits
 from services.cache import entry
 from services.request import forms, json_bodies, limits, wire
-from services.request.priority import TIMEOUT, Urgency
+from services.request.priority import TIMEOUT, Priority
 from services.request.routes import ROUTES
 from tests.in_process import png
 
@@ -154,7 +154,7 @@ def check_request(data: bytes) -> None:
 def read_timeout(data: bytes) -> None:
     """A deadline in a header."""
     try:
-        found = Urgency.read({TIMEOUT: data.decode("latin-1")}, most_s=60)
+        found = Priority.read({TIMEOUT: data.decode("latin-1")}, most_s=60)
     except InvalidRequest:
         return
     assert 0 <= (found.time_left() or 0) <= 60

@@ -17,7 +17,7 @@ import pytest
 from services.front_door import haproxy
 from services.request import admission
 from services.request.arrival import Pace
-from services.request.priority import Urgency
+from services.request.priority import Priority
 from services.settings import Settings
 from tests.door import EMBED, SECRET, Door, Serve, grpc_server, http_server, logged, opened
 from tests.ports import free_port
@@ -129,7 +129,7 @@ def test_headers_that_would_steer_serve_are_taken_away(door: Door) -> None:
 
 def test_the_deadline_of_a_call_is_told_in_a_header_that_serve_keeps(door: Door) -> None:
     door.call("/samclip.v1.BackboneService/Embed", ("x-samclip-timeout", "9H"))
-    told = Urgency.read(door.serve.requests[-1][1], most_s=1000)
+    told = Priority.read(door.serve.requests[-1][1], most_s=1000)
     left_s = told.time_left()
     assert left_s is not None
     assert left_s < 30  # the time-out of the call, a little rounded, whatever its caller claims

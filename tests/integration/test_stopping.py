@@ -15,7 +15,7 @@ from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
 from services.request import wire
 from tests.fakes import FakeSamHead, features_of
-from tests.in_process import png
+from tests.in_process import ANYBODY, png
 
 IMAGE = pb.Image(encoded=png())
 POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
@@ -115,10 +115,10 @@ class Backbone:
     def __init__(self, classes_hw: np.ndarray):
         self.found = features_of(WIDE, classes_hw, len(LABELS))
 
-    async def features(self, image, *outputs):
+    async def features(self, context, image, *outputs):
         return wire.image_info("key", WIDE, cached=True), self.found
 
-    async def class_embeddings(self, labels, templates):
+    async def class_embeddings(self, context, labels, templates):
         """Of each of LABELS its own class; of every other word the last one."""
         last = len(LABELS) - 1
         classes = [LABELS.index(label) if label in LABELS else last for label in labels]
@@ -157,9 +157,9 @@ def semantic_service(settings):
 async def test_refining_ends_when_its_caller_hangs_up(semantic_service):
     service, device = semantic_service
     request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS, refine=True)
-    await give_up(Semantic.SegmentText.answer(service, request), device)
+    await give_up(Semantic.SegmentText.answer(service, request, ANYBODY), device)
     assert await device.settled() == 2
-    answer = await Semantic.SegmentText.answer(service, request)
+    answer = await Semantic.SegmentText.answer(service, request, ANYBODY)
     assert {region.label for region in answer.regions} == {"a", "b"}
     assert device.done > 10
 
@@ -175,9 +175,9 @@ async def test_labelling_pixels_ends_when_its_caller_hangs_up(semantic_service, 
     monkeypatch.setattr(semantic, "_best_of_logits", watched)
     monkeypatch.setattr(semantic, "_STRIP_VALUES", 2**14)
     request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS)
-    await give_up(Semantic.SegmentText.answer(service, request), device)
+    await give_up(Semantic.SegmentText.answer(service, request, ANYBODY), device)
     assert await device.settled() == 1
-    await Semantic.SegmentText.answer(service, request)
+    await Semantic.SegmentText.answer(service, request, ANYBODY)
     assert device.done > 100
 
 
@@ -192,7 +192,7 @@ async def test_regions_are_not_encoded_for_a_caller_who_hung_up(semantic_service
     monkeypatch.setattr(wire, "to_mask", watched)
     monkeypatch.setattr("services.batching.threads.TURN_S", 0.0, raising=False)
     request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS, encoding=pb.PNG)
-    await give_up(Semantic.SegmentText.answer(service, request), device)
+    await give_up(Semantic.SegmentText.answer(service, request, ANYBODY), device)
     assert await device.settled() == 1
 
 
@@ -204,8 +204,8 @@ async def test_a_text_prompt_ends_when_its_caller_hangs_up(settings, device):
     sam_Dhw = np.zeros((config.embed_dim, config.grid, config.grid), np.float16)
     service.backbone.found = replace(service.backbone.found, sam_Dhw=sam_Dhw)
     request = pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(text="a")] * 3)
-    await give_up(Segmentation.Segment.answer(service, request), device)
+    await give_up(Segmentation.Segment.answer(service, request, ANYBODY), device)
     assert await device.settled() == 1
-    answer = await Segmentation.Segment.answer(service, request)
+    answer = await Segmentation.Segment.answer(service, request, ANYBODY)
     assert len(answer.results) == 3
     assert device.done > 10

@@ -12,6 +12,7 @@ from samclip_core.types import ImageFeatures
 from services.deployment import replica
 from services.heads.head import IMAGES_AT_ONCE, Head
 from services.request import wire
+from services.request.context import RequestContext
 from services.request.limits import check_images, check_labels, check_templates, check_top_k
 from services.request.rpc import rpc
 from services.settings import Settings
@@ -24,14 +25,16 @@ class Classification(Head):
     application = "classification"
 
     @rpc
-    async def Classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+    async def Classify(
+        self, request: pb.ClassifyRequest, context: RequestContext
+    ) -> pb.ClassifyResponse:
         check_images(request.images, self.settings.max_images)
         check_labels(request.labels, self.settings.max_labels)
         check_templates(request.templates, request.labels, self.settings.max_labels)
         check_top_k(request.top_k)
         templates = tuple(request.templates) or self.config.templates
-        embedded = await self._embed(request.images)  # first: it may be refused
-        text_LD = await self.backbone.class_embeddings(request.labels, templates)
+        embedded = await self._embed(context, request.images)  # first: it may be refused
+        text_LD = await self.backbone.class_embeddings(context, request.labels, templates)
         results = []
         for info, features in embedded:
             assert features.clip_pooled_D is not None
@@ -47,13 +50,15 @@ class Classification(Head):
         model = self.model_in(dtypes.pop() if len(dtypes) == 1 else "")
         return pb.ClassifyResponse(results=results, model=model)
 
-    async def _embed(self, images: Sequence[pb.Image]) -> list[tuple[pb.ImageInfo, ImageFeatures]]:
+    async def _embed(
+        self, context: RequestContext, images: Sequence[pb.Image]
+    ) -> list[tuple[pb.ImageInfo, ImageFeatures]]:
         """Many at once, so that they share batches; an error names the image that caused it."""
         gate = asyncio.Semaphore(IMAGES_AT_ONCE)
 
         async def embed(image: pb.Image) -> tuple[pb.ImageInfo, ImageFeatures]:
             async with gate:
-                return await self.backbone.features(image, pb.CLIP_POOLED)
+                return await self.backbone.features(context, image, pb.CLIP_POOLED)
 
         found = await asyncio.gather(*map(embed, images), return_exceptions=True)
         embedded = []

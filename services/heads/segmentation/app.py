@@ -18,6 +18,7 @@ from services.deployment import replica
 from services.heads.head import Head
 from services.heads.segmentation.decoder import Decoder
 from services.request import wire
+from services.request.context import RequestContext
 from services.request.limits import (
     check_encoding,
     check_labels,
@@ -57,22 +58,24 @@ class Segmentation(Head):
         return {**await super().health(), "engine": self._decoder.sam_head.engine.name}
 
     @rpc
-    async def Segment(self, request: pb.SegmentRequest) -> pb.SegmentResponse:
+    async def Segment(
+        self, request: pb.SegmentRequest, context: RequestContext
+    ) -> pb.SegmentResponse:
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
         texts, prompts = _split(request.prompts)
         outputs = (pb.SAM, pb.CLIP_DENSE) if texts else (pb.SAM,)
-        info, features = await self.backbone.features(request.image, *outputs)
+        info, features = await self.backbone.features(context, request.image, *outputs)
         count = len(prompts) * (3 if request.multimask else 1)
         check_mask_pixels(count, features.geometry, request.encoding)
-        results = await self._pointed_at(features, prompts, request)
-        results |= await self._named(features, texts, request, count)
+        results = await self._pointed_at(context, features, prompts, request)
+        results |= await self._named(context, features, texts, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
 
     @rpc
     async def SegmentEverything(
-        self, request: pb.SegmentEverythingRequest
+        self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> pb.SegmentEverythingResponse:
         check_encoding(request.encoding)
         check_points_per_side(request.points_per_side)
@@ -80,14 +83,14 @@ class Segmentation(Head):
         outputs = (pb.SAM, pb.CLIP_DENSE) if labels else (pb.SAM,)
         if labels:
             check_labels(labels, self.settings.max_labels)
-        info, features = await self.backbone.features(request.image, *outputs)
+        info, features = await self.backbone.features(context, request.image, *outputs)
         points_per_side = request.points_per_side or self.config.points_per_side
         masks = await self._decoder.run_bulk(
-            everything_steps(self._decoder.terms, features, points_per_side)
+            context, everything_steps(self._decoder.terms, features, points_per_side)
         )
         check_mask_pixels(len(masks), features.geometry, request.encoding)
         if labels:
-            text_LD = await self.backbone.class_embeddings(labels, self.config.templates)
+            text_LD = await self.backbone.class_embeddings(context, labels, self.config.templates)
             named = naming(masks, features, text_LD, labels, self.config.logit_scale)
             masks = await threads.drain(self._encoders, "encode", named)
         encoded = await self._encode(masks, request.encoding)
@@ -100,7 +103,11 @@ class Segmentation(Head):
         return await threads.drain(self._encoders, "encode", made)
 
     async def _pointed_at(
-        self, features: ImageFeatures, prompts: Mapping[int, Prompt], request: pb.SegmentRequest
+        self,
+        context: RequestContext,
+        features: ImageFeatures,
+        prompts: Mapping[int, Prompt],
+        request: pb.SegmentRequest,
     ) -> Results:
         """Points, boxes and mask inputs, together; ``prompts`` by their place in the request."""
         for index, prompt in prompts.items():
@@ -110,7 +117,9 @@ class Segmentation(Head):
                 raise InvalidPrompt(f"prompt {index}: {error}") from error
         results: Results = {}
         for group in _groups(prompts, self._decoder.size):
-            found = await self._decoder.segment(features, [*group.values()], request.multimask)
+            found = await self._decoder.segment(
+                context, features, [*group.values()], request.multimask
+            )
             made = _masks_of(group, found, request.encoding)
             for index, mask in await threads.drain(self._encoders, "encode", made):
                 results.setdefault(index, pb.PromptResult()).masks.append(mask)
@@ -118,6 +127,7 @@ class Segmentation(Head):
 
     async def _named(
         self,
+        context: RequestContext,
         features: ImageFeatures,
         texts: Mapping[int, str],
         request: pb.SegmentRequest,
@@ -127,8 +137,9 @@ class Segmentation(Head):
         results: Results = {}
         for index, text in texts.items():
             words = (text, *background_words([text]))
-            text_LD = await self.backbone.class_embeddings(words, self.config.templates)
+            text_LD = await self.backbone.class_embeddings(context, words, self.config.templates)
             found = await self._decoder.run(
+                context,
                 instance_steps(
                     self._decoder.terms,
                     features,
@@ -136,7 +147,7 @@ class Segmentation(Head):
                     text,
                     self.config.logit_scale,
                     text_LD[1:],
-                )
+                ),
             )
             count += len(found)
             check_mask_pixels(count, features.geometry, request.encoding)

@@ -13,8 +13,8 @@ from services.batching import threads
 from services.batching.batcher import Batcher, prompts_per_step
 from services.deployment import replica
 from services.observability import metrics
-from services.request import rpc
-from services.request.priority import Urgency
+from services.request.context import RequestContext
+from services.request.priority import Priority
 from services.settings import Settings
 
 T = TypeVar("T")
@@ -63,25 +63,29 @@ class Decoder:
         return Terms.of(self.sam_head, prompts_per_step(self._device_name, self._size))
 
     async def segment(
-        self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool
+        self,
+        context: RequestContext,
+        features: ImageFeatures,
+        prompts: Sequence[Prompt],
+        multimask: bool,
     ) -> list[MaskLogits]:
         """Logits per prompt, in order: of three masks each with ``multimask``, else of one.
 
         Raises InvalidPrompt, DeadlineExceeded, Overloaded.
         """
-        return await self._ask(Question(features, prompts, multimask), rpc.urgency.get())
+        return await self._ask(Question(features, prompts, multimask), context.priority)
 
-    async def run(self, steps: Steps[T]) -> T:
+    async def run(self, context: RequestContext, steps: Steps[T]) -> T:
         """Do work that asks the SAM head step by step; it ends when its caller gives up.
 
         Raises DeadlineExceeded, Overloaded.
         """
-        return await self._steps(steps, rpc.urgency.get())
+        return await self._steps(steps, context.priority)
 
-    async def run_bulk(self, steps: Steps[T]) -> T:
+    async def run_bulk(self, context: RequestContext, steps: Steps[T]) -> T:
         """The same for work of many steps: whatever else is asked goes first."""
         async with self._bulk_turns:
-            return await self._steps(steps, Urgency(rpc.urgency.get().deadline, bulk=True))
+            return await self._steps(steps, context.in_bulk().priority)
 
     async def close(self) -> None:
         """Finish what waits, then stop the threads."""
@@ -89,17 +93,17 @@ class Decoder:
         self._device.shutdown(wait=False)
         self._between.shutdown(wait=False)
 
-    async def _steps(self, steps: Steps[T], urgency: Urgency) -> T:
+    async def _steps(self, steps: Steps[T], priority: Priority) -> T:
         found: list[MaskLogits] | None = None
         while True:
             step = await threads.run(self._between, "mask_decode", _advance, steps, found)
             if isinstance(step, Done):
                 return step.result
-            found = await self._ask(step, urgency) if step else []
+            found = await self._ask(step, priority) if step else []
 
-    async def _ask(self, question: Question, urgency: Urgency) -> list[MaskLogits]:
+    async def _ask(self, question: Question, priority: Priority) -> list[MaskLogits]:
         self.sam_head.check(question.features, question.prompts)
-        return await self._batcher.submit(question, urgency, cost=len(question.prompts))
+        return await self._batcher.submit(question, priority, cost=len(question.prompts))
 
     async def _run(self, batch: list[Question]) -> list[list[MaskLogits]]:
         answers = await threads.run(self._device, "mask_decode", self._answer, batch)

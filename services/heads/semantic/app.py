@@ -19,6 +19,7 @@ from services.batching.batcher import prompts_per_step
 from services.deployment import replica
 from services.heads.head import Head
 from services.request import wire
+from services.request.context import RequestContext
 from services.request.limits import check_encoding, check_labels, check_mask_pixels
 from services.request.rpc import rpc
 from services.settings import Settings
@@ -42,7 +43,9 @@ class Semantic(Head):
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
 
     @rpc
-    async def SegmentText(self, request: pb.SegmentTextRequest) -> pb.SegmentTextResponse:
+    async def SegmentText(
+        self, request: pb.SegmentTextRequest, context: RequestContext
+    ) -> pb.SegmentTextResponse:
         check_encoding(request.encoding)
         if request.encoding == pb.LOGITS:
             raise InvalidRequest(
@@ -51,12 +54,12 @@ class Semantic(Head):
             )
         check_labels(request.labels, self.settings.max_labels)
         outputs = (pb.CLIP_DENSE, pb.SAM) if request.refine else (pb.CLIP_DENSE,)
-        info, features = await self.backbone.features(request.image, *outputs)
+        info, features = await self.backbone.features(context, request.image, *outputs)
         if request.encoding != pb.RLE:  # which costs the same however many labels there are
             check_mask_pixels(len(request.labels), features.geometry, request.encoding)
         words = background_words(request.labels) if request.background else ()
         text_XD = await self.backbone.class_embeddings(
-            (*request.labels, *words), self.config.templates
+            context, (*request.labels, *words), self.config.templates
         )
         found = await self._run(self._segment(features, request, text_XD))
         made = wire.to_regions(found, request.encoding)

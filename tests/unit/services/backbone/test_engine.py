@@ -11,10 +11,10 @@ from samclip_core.io.image import image_key
 from services.backbone import engine as module
 from services.backbone.engine import TEXTS_AT_ONCE, Embedded, Engine
 from services.observability import metrics
-from services.request import callers, rpc
-from services.request.priority import Urgency
+from services.request import callers
+from services.request.context import RequestContext
 from tests.fake_model import FakeModel
-from tests.in_process import png
+from tests.in_process import ANYBODY, png
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
 
@@ -36,7 +36,7 @@ async def busy(model: FakeModel, engine: Engine) -> asyncio.Task:
     """Hold the device up with one image, so that others have to queue."""
     model.hold()
     model.running.clear()
-    task = asyncio.create_task(engine.embed(png(1), ALL))
+    task = asyncio.create_task(engine.embed(ANYBODY, png(1), ALL))
     await asyncio.to_thread(model.running.wait, 30)
     return task
 
@@ -47,7 +47,7 @@ async def queued(engine: Engine, count: int) -> None:
 
 
 async def test_an_image_gives_all_outputs_as_float16_and_its_size(engine):
-    found = await engine.embed(png(100, width=40, height=30), ALL)
+    found = await engine.embed(ANYBODY, png(100, width=40, height=30), ALL)
     assert found.key == image_key(png(100))
     assert (found.geometry.width, found.geometry.height) == (40, 30)
     assert not found.cached
@@ -58,10 +58,10 @@ async def test_an_image_gives_all_outputs_as_float16_and_its_size(engine):
 
 async def test_the_second_time_it_comes_from_the_cache_undecoded(engine, model):
     image = png(100)
-    await engine.embed(image, ALL)
+    await engine.embed(ANYBODY, image, ALL)
     decoded = metrics.STAGE_SECONDS.labels("decode")._sum.get()
-    again = await engine.embed(image, (pb.CLIP_POOLED,))
-    by_key = await engine.embed(image_key(image), ALL)
+    again = await engine.embed(ANYBODY, image, (pb.CLIP_POOLED,))
+    by_key = await engine.embed(ANYBODY, image_key(image), ALL)
     assert again.cached
     assert by_key.cached
     assert list(again.entries) == [pb.CLIP_POOLED]
@@ -72,12 +72,12 @@ async def test_the_second_time_it_comes_from_the_cache_undecoded(engine, model):
 @pytest.mark.parametrize("key", ["0" * 64, "", "no such key"])
 async def test_an_unknown_key_asks_for_the_image(engine, key):
     with pytest.raises(KeyUnknown, match="send the image"):
-        await engine.embed(key, ALL)
+        await engine.embed(ANYBODY, key, ALL)
 
 
 async def test_identical_misses_at_once_cost_one_encoding(engine, model):
     image = png(100)
-    found = await asyncio.gather(*(engine.embed(image, ALL) for _ in range(20)))
+    found = await asyncio.gather(*(engine.embed(ANYBODY, image, ALL) for _ in range(20)))
     assert sum(model.batches) == 1
     assert {result.key for result in found} == {image_key(image)}
 
@@ -86,7 +86,7 @@ async def test_neighbours_of_a_broken_image_in_a_batch_are_answered(engine, mode
     first = await busy(model, engine)
     good = [png(50), png(60), png(70)]
     bad = [b"not an image", png(80)[:200], b"", b"GIF89a" + bytes(20)]
-    calls = [asyncio.create_task(engine.embed(image, ALL)) for image in good + bad]
+    calls = [asyncio.create_task(engine.embed(ANYBODY, image, ALL)) for image in good + bad]
     await queued(engine, len(good))
     model.release()
     results = await asyncio.gather(*calls, return_exceptions=True)
@@ -101,18 +101,18 @@ async def test_limits_hold_before_decoding(model, settings):
     small = settings.model_copy(update={"max_image_bytes": 500, "max_image_pixels": 1000})
     engine = Engine(model, small)
     with pytest.raises(ImageTooLarge):
-        await engine.embed(png(1, 100, 100), ALL)
+        await engine.embed(ANYBODY, png(1, 100, 100), ALL)
     engine = Engine(model, settings.model_copy(update={"max_image_pixels": 1000}))
     with pytest.raises(InvalidImage, match="1,200 pixels"):
-        await engine.embed(png(1, 40, 30), ALL)
+        await engine.embed(ANYBODY, png(1, 40, 30), ALL)
     assert model.batches == []
 
 
 async def test_a_cancelled_caller_does_not_cancel_what_another_waits_for(engine, model):
     first = await busy(model, engine)
     image = png(100)
-    leaver = asyncio.create_task(engine.embed(image, ALL))
-    stayer = asyncio.create_task(engine.embed(image, ALL))
+    leaver = asyncio.create_task(engine.embed(ANYBODY, image, ALL))
+    stayer = asyncio.create_task(engine.embed(ANYBODY, image, ALL))
     await queued(engine, 1)
     leaver.cancel()
     model.release()
@@ -123,8 +123,7 @@ async def test_a_cancelled_caller_does_not_cancel_what_another_waits_for(engine,
 
 
 async def as_bulk(engine: Engine, image: bytes) -> Embedded:
-    rpc.urgency.set(Urgency(bulk=True))
-    return await engine.embed(image, ALL)
+    return await engine.embed(ANYBODY.in_bulk(), image, ALL)
 
 
 async def test_bulk_work_lets_others_pass_until_one_of_them_wants_the_same(model, settings):
@@ -133,28 +132,28 @@ async def test_bulk_work_lets_others_pass_until_one_of_them_wants_the_same(model
     done: list[int] = []
     bulk = [asyncio.create_task(as_bulk(engine, png(red))) for red in (50, 60)]
     await queued(engine, 2)
-    joined = asyncio.create_task(engine.embed(png(60), ALL))
-    other = asyncio.create_task(engine.embed(png(70), ALL))
+    joined = asyncio.create_task(engine.embed(ANYBODY, png(60), ALL))
+    other = asyncio.create_task(engine.embed(ANYBODY, png(70), ALL))
     await queued(engine, 3)
     for red, task in zip((50, 60, 70), (*bulk, other), strict=True):
         task.add_done_callback(lambda _, red=red: done.append(red))
     model.release()
     await asyncio.gather(first, *bulk, joined, other)
     assert done == [60, 70, 50]
-    assert not engine._urgencies
+    assert not engine._priorities
     await engine.close()
 
 
 async def test_what_nobody_waits_for_any_more_is_not_encoded(engine, model):
     first = await busy(model, engine)
-    calls = [asyncio.create_task(engine.embed(png(100 + i), ALL)) for i in range(5)]
+    calls = [asyncio.create_task(engine.embed(ANYBODY, png(100 + i), ALL)) for i in range(5)]
     await queued(engine, 5)
     for call in calls[:4]:
         call.cancel()
     model.release()
     await asyncio.gather(first, *calls, return_exceptions=True)
     assert sum(model.batches) == 2
-    assert not (await engine.embed(png(200), ALL)).cached
+    assert not (await engine.embed(ANYBODY, png(200), ALL)).cached
 
 
 async def test_what_was_encoded_for_a_caller_who_left_is_kept(engine, model):
@@ -164,28 +163,28 @@ async def test_what_was_encoded_for_a_caller_who_left_is_kept(engine, model):
     model.release()
     while not engine.cache.memory.size:
         await asyncio.sleep(0.001)
-    assert (await engine.embed(png(1), ALL)).cached
+    assert (await engine.embed(ANYBODY, png(1), ALL)).cached
 
 
 async def test_a_full_queue_refuses_at_once_and_recovers(model, settings):
     engine = Engine(model, settings.model_copy(update={"max_queue": 2}))
     first = await busy(model, engine)
-    calls = [asyncio.create_task(engine.embed(png(100 + i), ALL)) for i in range(2)]
+    calls = [asyncio.create_task(engine.embed(ANYBODY, png(100 + i), ALL)) for i in range(2)]
     await queued(engine, 2)
     with pytest.raises(Overloaded, match="try again"):
-        await engine.embed(png(200), ALL)
+        await engine.embed(ANYBODY, png(200), ALL)
     model.release()
     await asyncio.gather(first, *calls)
-    assert not (await engine.embed(png(200), ALL)).cached
+    assert not (await engine.embed(ANYBODY, png(200), ALL)).cached
     await engine.close()
 
 
 async def test_a_failing_device_fails_the_batch_and_not_the_next_one(engine, model):
     model.failure = RuntimeError("the device is lost")
     with pytest.raises(RuntimeError, match="lost"):
-        await engine.embed(png(1), ALL)
+        await engine.embed(ANYBODY, png(1), ALL)
     model.failure = None
-    assert not (await engine.embed(png(1), ALL)).cached
+    assert not (await engine.embed(ANYBODY, png(1), ALL)).cached
 
 
 class Small(FakeModel):
@@ -204,7 +203,7 @@ async def test_a_batch_that_does_not_fit_into_memory_is_split(settings):
     model = Small()
     engine = Engine(model, settings)
     first = await busy(model, engine)
-    calls = [asyncio.create_task(engine.embed(png(red), ALL)) for red in (50, 60, 70, 80)]
+    calls = [asyncio.create_task(engine.embed(ANYBODY, png(red), ALL)) for red in (50, 60, 70, 80)]
     await queued(engine, 4)
     model.release()
     found = await asyncio.gather(*calls)
@@ -220,9 +219,9 @@ async def test_an_image_that_does_not_fit_alone_is_refused_for_now(settings):
     model.fits = 0
     engine = Engine(model, settings)
     with pytest.raises(Overloaded, match="not enough memory now"):
-        await engine.embed(png(1), ALL)
+        await engine.embed(ANYBODY, png(1), ALL)
     model.fits = 1
-    assert not (await engine.embed(png(1), ALL)).cached
+    assert not (await engine.embed(ANYBODY, png(1), ALL)).cached
     await engine.close()
 
 
@@ -235,14 +234,14 @@ async def test_the_device_is_probed_on_its_own_thread(engine, model, monkeypatch
 async def test_what_another_tenant_has_sent_is_not_found_by_its_key(engine, model):
     image = png(100)
     headers = {callers.TENANT: "ann", callers.KEY: "ann", callers.SCOPES: "read"}
-    callers.caller.set(callers.Caller.read(headers, True))
-    sent = await engine.embed(image, ALL)
-    assert (await engine.embed(sent.key, ALL)).cached
-    callers.caller.set(callers.Caller.read({**headers, callers.TENANT: "bob"}, True))
-    for key in (sent.key, callers.Caller.read(headers, True).held_as(sent.key)):
+    ann = RequestContext(caller=callers.Caller.read(headers, True))
+    sent = await engine.embed(ann, image, ALL)
+    assert (await engine.embed(ann, sent.key, ALL)).cached
+    bob = RequestContext(caller=callers.Caller.read({**headers, callers.TENANT: "bob"}, True))
+    for key in (sent.key, ann.caller.cache_key(sent.key)):
         with pytest.raises(KeyUnknown):
-            await engine.embed(key, ALL)
-    assert not (await engine.embed(image, ALL)).cached
+            await engine.embed(bob, key, ALL)
+    assert not (await engine.embed(bob, image, ALL)).cached
     assert model.batches == [1, 1]
 
 
@@ -319,7 +318,7 @@ async def test_texts_of_a_caller_who_hung_up_are_not_embedded(engine, model, mon
 async def test_an_image_alone_and_in_any_slot_gives_the_same(tiny_model, settings):
     images = [png(red, width, 30, noise=red) for red, width in ((10, 40), (90, 25), (200, 30))]
     alone = Engine(tiny_model, settings.model_copy(update={"max_batch_size": 1}))
-    expected = [(await alone.embed(image, ALL)).entries for image in images]
+    expected = [(await alone.embed(ANYBODY, image, ALL)).entries for image in images]
     for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
         together = Engine(tiny_model, settings)
         prepared = [tiny_model.prepare(image) for image in images]
@@ -336,4 +335,4 @@ async def test_an_image_alone_and_in_any_slot_gives_the_same(tiny_model, setting
 async def test_every_error_of_a_bad_image_is_in_the_tree(engine):
     for image in (b"x", png(1)[:60], b"\xff\xd8\xff" + bytes(100), b"RIFF....WEBPVP8 "):
         with pytest.raises(SamClipError):
-            await engine.embed(image, ALL)
+            await engine.embed(ANYBODY, image, ALL)

@@ -7,9 +7,9 @@ from samclip_core.errors import DeadlineExceeded, Overloaded, Unavailable
 from services.batching import batcher as module
 from services.batching.batcher import PATIENCE_S, Batcher, buckets
 from services.observability import metrics
-from services.request.priority import Urgency
+from services.request.priority import Priority
 
-NOW, BULK = Urgency(), Urgency(bulk=True)
+NOW, BULK = Priority(), Priority(bulk=True)
 
 
 class Device:
@@ -50,8 +50,8 @@ def make(
     )
 
 
-def submit(batcher: Batcher[int, int], *items: int, urgency: Urgency = NOW, cost: float = 1):
-    return [asyncio.create_task(batcher.submit(item, urgency, cost)) for item in items]
+def submit(batcher: Batcher[int, int], *items: int, priority: Priority = NOW, cost: float = 1):
+    return [asyncio.create_task(batcher.submit(item, priority, cost)) for item in items]
 
 
 async def busy(device: Device, batcher: Batcher[int, int]) -> asyncio.Task[int]:
@@ -263,15 +263,15 @@ async def test_what_would_wait_beyond_its_deadline_is_refused_at_once(clock):
     device.free.set()
     await first
     device.free.clear()
-    running = submit(batcher, 1, urgency=Urgency(deadline=clock.now + 0.1))  # it was idle
+    running = submit(batcher, 1, priority=Priority(deadline=clock.now + 0.1))  # it was idle
     await settle()
-    waiting = submit(batcher, 2, urgency=Urgency(deadline=clock.now + 6))
+    waiting = submit(batcher, 2, priority=Priority(deadline=clock.now + 6))
     await settle()
     before = shed("no_time")
     with pytest.raises(Overloaded, match=r"in 4\.0 s, and what waits already takes about 9\.0 s"):
-        await batcher.submit(3, Urgency(deadline=clock.now + 4))
+        await batcher.submit(3, Priority(deadline=clock.now + 4))
     assert shed("no_time") == before + 1
-    later = submit(batcher, 4, urgency=Urgency(deadline=clock.now + 10))
+    later = submit(batcher, 4, priority=Priority(deadline=clock.now + 10))
     await settle()
     device.free.set()
     assert await asyncio.gather(*running, *waiting, *later) == [2, 4, 8]
@@ -282,7 +282,7 @@ async def test_a_deadline_that_has_passed_is_never_called_overload(clock, pace_s
     """Not by an idle device, nor behind a queue, nor where the queue is full; fast or slow."""
     device = Device()
     batcher = make(device, max_size=1, max_queue=1)
-    passed = Urgency(deadline=clock.now)
+    passed = Priority(deadline=clock.now)
     with pytest.raises(DeadlineExceeded, match="send the request with more time"):
         await batcher.submit(1, passed)
     first = await busy(device, batcher)
@@ -292,7 +292,7 @@ async def test_a_deadline_that_has_passed_is_never_called_overload(clock, pace_s
     calls = [await busy(device, batcher), *submit(batcher, 2)]
     await settle()
     with pytest.raises(DeadlineExceeded, match="send the request with more time"):
-        await batcher.submit(3, Urgency(deadline=clock.now))
+        await batcher.submit(3, Priority(deadline=clock.now))
     device.free.set()
     await asyncio.gather(*calls)
 
@@ -308,9 +308,9 @@ async def test_too_little_time_even_without_a_queue_is_not_overload(clock):
     calls = [await busy(device, batcher)]
     before = shed("expired")
     with pytest.raises(DeadlineExceeded, match=r"0\.02 s are left until the deadline"):
-        await batcher.submit(2, Urgency(deadline=clock.now + 0.02))
+        await batcher.submit(2, Priority(deadline=clock.now + 0.02))
     with pytest.raises(DeadlineExceeded, match=r"25 s are left until the deadline"):
-        await batcher.submit(2, Urgency(deadline=clock.now + 25), cost=10)
+        await batcher.submit(2, Priority(deadline=clock.now + 25), cost=10)
     assert shed("expired") == before + 2
     device.free.set()
     await asyncio.gather(*calls)
@@ -323,11 +323,11 @@ async def test_bulk_work_that_waits_does_not_refuse_interactive_work(clock):
     clock.now += 1
     device.free.set()
     await first
-    calls = [await busy(device, batcher), *submit(batcher, *range(10), urgency=BULK)]
+    calls = [await busy(device, batcher), *submit(batcher, *range(10), priority=BULK)]
     await settle()
-    soon = Urgency(deadline=clock.now + 4)
+    soon = Priority(deadline=clock.now + 4)
     with pytest.raises(Overloaded, match="what waits already takes"):
-        batcher.admit(Urgency(soon.deadline, bulk=True))
+        batcher.admit(Priority(soon.deadline, bulk=True))
     batcher.admit(soon)
     device.free.set()
     await asyncio.gather(*calls)
@@ -398,8 +398,8 @@ async def test_what_expired_is_dropped_before_execution(clock):
     device = Device()
     batcher = make(device)
     first = await busy(device, batcher)
-    late = submit(batcher, 1, 2, urgency=Urgency(deadline=1003.0))
-    in_time = submit(batcher, 3, urgency=Urgency(deadline=1003.5))
+    late = submit(batcher, 1, 2, priority=Priority(deadline=1003.0))
+    in_time = submit(batcher, 3, priority=Priority(deadline=1003.5))
     await settle()
     before = shed("expired")
     clock.now = 1003.0
@@ -416,10 +416,10 @@ async def test_a_deadline_that_another_caller_moved_counts(clock):
     device = Device()
     batcher = make(device)
     first = await busy(device, batcher)
-    shared = Urgency(deadline=1001.0)
-    (call,) = submit(batcher, 1, urgency=shared)
+    shared = Priority(deadline=1001.0)
+    (call,) = submit(batcher, 1, priority=shared)
     await settle()
-    shared.join(Urgency(deadline=1010.0))
+    shared.join(Priority(deadline=1010.0))
     clock.now = 1005.0
     device.free.set()
     assert await asyncio.gather(first, call) == [0, 2]
@@ -429,7 +429,7 @@ async def test_interactive_work_goes_first_and_bulk_fills_the_rest():
     device = Device()
     batcher = make(device)
     first = await busy(device, batcher)
-    calls = [*submit(batcher, 1, 2, 3, urgency=BULK), *submit(batcher, 4, 5, 6)]
+    calls = [*submit(batcher, 1, 2, 3, priority=BULK), *submit(batcher, 4, 5, 6)]
     await settle()
     device.free.set()
     await asyncio.gather(first, *calls)
@@ -440,10 +440,10 @@ async def test_bulk_work_is_not_starved(clock):
     device = Device()
     batcher = make(device, max_size=2)
     first = await busy(device, batcher)
-    old = submit(batcher, 1, urgency=BULK)
+    old = submit(batcher, 1, priority=BULK)
     await settle()
     clock.now += PATIENCE_S
-    calls = [*submit(batcher, 2, urgency=BULK), *submit(batcher, 3, 4)]
+    calls = [*submit(batcher, 2, priority=BULK), *submit(batcher, 3, 4)]
     await settle()
     device.free.set()
     await asyncio.gather(first, *old, *calls)
@@ -454,8 +454,8 @@ async def test_bulk_work_that_an_interactive_caller_joins_goes_first():
     device = Device()
     batcher = make(device, max_size=1)
     first = await busy(device, batcher)
-    shared = Urgency(bulk=True)
-    calls = [*submit(batcher, 1, urgency=BULK), *submit(batcher, 2, urgency=shared)]
+    shared = Priority(bulk=True)
+    calls = [*submit(batcher, 1, priority=BULK), *submit(batcher, 2, priority=shared)]
     await settle()
     shared.join(NOW)
     device.free.set()
@@ -467,7 +467,7 @@ async def test_bulk_work_leaves_room_in_the_queue_for_a_batch_of_other_work():
     device = Device()
     batcher = make(device, max_size=2, max_queue=5)
     first = await busy(device, batcher)
-    calls = submit(batcher, 1, 2, 3, urgency=BULK)
+    calls = submit(batcher, 1, 2, 3, priority=BULK)
     await settle()
     with pytest.raises(Overloaded, match="3 requests are waiting"):
         await batcher.submit(9, BULK)
@@ -545,7 +545,7 @@ async def test_what_runs_side_by_side_is_counted_once_in_the_expected_wait(clock
     await settle()
     waits_s = 5 * batcher._pace_s
     with pytest.raises(Overloaded, match="what waits already takes"):
-        batcher.admit(Urgency(clock.now + 0.99 * module.SLACK * waits_s))
-    batcher.admit(Urgency(clock.now + 1.01 * module.SLACK * waits_s))
+        batcher.admit(Priority(clock.now + 0.99 * module.SLACK * waits_s))
+    batcher.admit(Priority(clock.now + 1.01 * module.SLACK * waits_s))
     device.free.set()
     await asyncio.gather(*calls)

@@ -22,7 +22,7 @@ from services.deployment.swap import Swapping, swapping
 from services.gateway import scrape
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
-from services.request import rpc
+from services.request.context import CHECKPOINT
 from services.retrieval.app import Retrieval
 from services.settings import SettingsError
 from tests.in_process import ADMITTED, Caller, png, served
@@ -187,7 +187,7 @@ async def test_who_names_a_checkpoint_gets_that_one_or_none(fleet, directories):
     request = pb.EmbedTextRequest(texts=["a dog"])
     async with served(backbone) as port:
         for digest, code in ((old, "OK"), (new, "ABORTED")):
-            caller = Caller(port, (*ADMITTED, (rpc.CHECKPOINT, digest)))
+            caller = Caller(port, (*ADMITTED, (CHECKPOINT, digest)))
             if code == "OK":
                 assert (await caller("EmbedText", request)).model.digest == digest
             else:

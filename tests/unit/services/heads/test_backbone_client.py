@@ -31,12 +31,13 @@ from services.heads import backbone_client
 from services.heads.backbone_client import UNLIMITED, BackboneClient
 from services.heads.head import Head
 from services.observability import metrics
-from services.request import callers, rpc, wire
-from services.request.priority import Urgency
+from services.request import callers, wire
+from services.request.context import RequestContext
+from services.request.priority import Priority
 from tests import tls
 from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.faults import relay
-from tests.in_process import ADMITTED, png, served
+from tests.in_process import ADMITTED, ANYBODY, png, served
 
 MAX_BYTES = 2**23
 
@@ -68,12 +69,14 @@ async def backbone(model, settings):
 
 
 async def test_features_by_file_and_by_key(backbone):
-    info, features = await backbone.features(pb.Image(encoded=png(100)), pb.SAM, pb.CLIP_POOLED)
+    info, features = await backbone.features(
+        ANYBODY, pb.Image(encoded=png(100)), pb.SAM, pb.CLIP_POOLED
+    )
     assert (info.key, info.width, info.height, info.cached) == (image_key(png(100)), 40, 30, False)
     assert features.geometry.size == SIZE
     assert features.sam_Dhw.shape == (4, 4, 4)
     assert features.clip_dense_Dhw is None
-    info, again = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    info, again = await backbone.features(ANYBODY, pb.Image(key=info.key), pb.CLIP_POOLED)
     assert info.cached
     np.testing.assert_array_equal(again.clip_pooled_D, features.clip_pooled_D)
 
@@ -87,7 +90,7 @@ async def test_an_image_or_a_key_that_is_too_long_is_neither_hashed_nor_sent(mon
         (pb.Image(key="0" * 65), InvalidImage),
     ):
         with pytest.raises(error):
-            await client.features(image, pb.CLIP_POOLED)
+            await client.features(ANYBODY, image, pb.CLIP_POOLED)
     await client.close()
 
 
@@ -95,15 +98,17 @@ async def test_what_this_process_has_seen_is_not_asked_for_again(model, settings
     async with served(Backbone(settings, model)) as port:
         client = client_of(port, model.digest, 2**20)
         image = pb.Image(encoded=png(100))
-        info, features = await client.features(image, pb.SAM)
+        info, features = await client.features(ANYBODY, image, pb.SAM)
         before = asked()
         for again in (image, pb.Image(key=info.key)):
-            found, same = await client.features(again, pb.SAM)
+            found, same = await client.features(ANYBODY, again, pb.SAM)
             assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
             np.testing.assert_array_equal(same.sam_Dhw, features.sam_Dhw)
             assert same.geometry == features.geometry
         assert asked() == before
-        found, both = await client.features(image, pb.SAM, pb.CLIP_DENSE)  # one was not asked for
+        found, both = await client.features(
+            ANYBODY, image, pb.SAM, pb.CLIP_DENSE
+        )  # one was not asked for
         assert asked() == before + 1
         assert found.cached
         assert both.clip_dense_Dhw is not None
@@ -121,51 +126,52 @@ async def test_what_this_process_has_seen_is_not_asked_for_again(model, settings
 )
 async def test_errors_pass_through_unchanged(backbone, image, error, message):
     with pytest.raises(error, match=message) as caught:
-        await backbone.features(image, pb.SAM)
+        await backbone.features(ANYBODY, image, pb.SAM)
     assert type(caught.value) is error
 
 
 async def test_an_embedding_larger_than_grpcs_default_limit_passes(backbone):
     large = png(1, 1500, 1500)
     assert len(large) > 4 * 2**20
-    info, _ = await backbone.features(pb.Image(encoded=large), pb.SAM)
+    info, _ = await backbone.features(ANYBODY, pb.Image(encoded=large), pb.SAM)
     assert info.width == 1500
 
 
 async def test_overload_and_deadline_pass_through(backbone, model):
     model.hold()
     calls = [
-        asyncio.create_task(backbone.features(pb.Image(encoded=png(i)), pb.SAM)) for i in range(12)
+        asyncio.create_task(backbone.features(ANYBODY, pb.Image(encoded=png(i)), pb.SAM))
+        for i in range(12)
     ]
     done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
     assert type(next(iter(done)).exception()) is Overloaded
     model.release()
     await asyncio.gather(*calls, return_exceptions=True)
-    await asyncio.sleep(backbone_client.MOST_HEEDED_S)  # a refusal is heeded
+    await asyncio.sleep(backbone_client.LONGEST_S)  # a refusal is heeded
     model.hold()
-    rpc.urgency.set(Urgency(deadline=asyncio.get_running_loop().time()))
+    late = RequestContext(priority=Priority(deadline=asyncio.get_running_loop().time()))
     with pytest.raises(DeadlineExceeded):
-        await backbone.features(pb.Image(encoded=png(99)), pb.SAM)
+        await backbone.features(late, pb.Image(encoded=png(99)), pb.SAM)
 
 
 async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbone, monkeypatch):
-    known = (await backbone.features(pb.Image(encoded=png(1)), pb.SAM))[0].key
+    known = (await backbone.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM))[0].key
     clock = SimpleNamespace(now=time.monotonic())
     monkeypatch.setattr(backbone_client, "monotonic", lambda: clock.now)
     answers: list[Exception | None] = [Overloaded("too much")]
     call, asked = backbone._call, []
 
-    async def watched(method, request, told):
+    async def watched(context, method, request, more):
         asked.append(request)
         if answers and (error := answers.pop()):
             raise error
-        return await call(method, request, told)
+        return await call(context, method, request, more)
 
     monkeypatch.setattr(backbone, "_call", watched)
 
     async def ask(image, left_s=5.0, bulk=False):
-        rpc.urgency.set(Urgency(clock.now + left_s, bulk))
-        await backbone.features(image, pb.SAM)
+        context = RequestContext(priority=Priority(clock.now + left_s, bulk))
+        await backbone.features(context, image, pb.SAM)
 
     with pytest.raises(Overloaded, match="too much"):
         await ask(pb.Image(encoded=png(2)))
@@ -177,27 +183,27 @@ async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbo
     assert (len(asked), metrics.SHED.labels("busy")._value.get()) == (1, before + 2)
     await ask(pb.Image(encoded=png(3)), left_s=6)
     await ask(pb.Image(key=known))
-    clock.now += backbone_client.MOST_HEEDED_S
+    clock.now += backbone_client.LONGEST_S
     await ask(pb.Image(encoded=png(4)))
     assert len(asked) == 4
 
 
 async def test_a_refusal_of_bulk_work_is_none_of_interactive_work(backbone):
     refusals = backbone_client._Refusals()
-    with pytest.raises(Overloaded), refusals.heeded(Urgency(bulk=True)):
+    with pytest.raises(Overloaded), refusals.applied(Priority(bulk=True)):
         raise Overloaded("for bulk work there is no room")
-    with refusals.heeded(Urgency()):
+    with refusals.applied(Priority()):
         pass
-    with pytest.raises(Overloaded), refusals.heeded(Urgency(bulk=True)):
+    with pytest.raises(Overloaded), refusals.applied(Priority(bulk=True)):
         pytest.fail("it was asked")
 
 
 async def test_after_a_refusal_a_deadline_that_has_passed_is_no_overload(backbone):
     refusals = backbone_client._Refusals()
-    late = Urgency(deadline=time.monotonic())
-    with pytest.raises(Overloaded), refusals.heeded(Urgency()):
+    late = Priority(deadline=time.monotonic())
+    with pytest.raises(Overloaded), refusals.applied(Priority()):
         raise Overloaded("too much")
-    with pytest.raises(DeadlineExceeded), refusals.heeded(late):
+    with pytest.raises(DeadlineExceeded), refusals.applied(late):
         pytest.fail("it was asked")
 
 
@@ -208,18 +214,18 @@ async def test_a_refusal_is_heeded_for_as_long_as_a_few_answers_take(monkeypatch
 
     def refused_until() -> float:
         """The time at which it is asked again, after a refusal now."""
-        with pytest.raises(Overloaded), refusals.heeded(Urgency()):
+        with pytest.raises(Overloaded), refusals.applied(Priority()):
             raise Overloaded("too much")
         start = clock.now
         for step in range(1000):
             clock.now = start + step / 1000
-            with suppress(Overloaded), refusals.heeded(Urgency()):
+            with suppress(Overloaded), refusals.applied(Priority()):
                 return clock.now - start
         raise AssertionError("it is never asked again")
 
-    assert refused_until() == pytest.approx(backbone_client.MOST_HEEDED_S, abs=0.002)
+    assert refused_until() == pytest.approx(backbone_client.LONGEST_S, abs=0.002)
     for _ in range(99):  # a hundred answers in half a second, with the one above
-        with refusals.heeded(Urgency()):
+        with refusals.applied(Priority()):
             clock.now += 0.2 / 99
     assert refused_until() == pytest.approx(backbone_client.PLACES * 0.005, abs=0.002)
 
@@ -227,14 +233,14 @@ async def test_a_refusal_is_heeded_for_as_long_as_a_few_answers_take(monkeypatch
 async def test_a_backbone_that_is_not_there_is_unavailable():
     client = client_of(1, "d")
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 does not answer"):
-        await client.features(pb.Image(key="k"), pb.SAM)
+        await client.features(ANYBODY, pb.Image(key="k"), pb.SAM)
     await client.close()
 
 
 async def test_a_bug_in_the_backbone_is_a_bug_here(backbone, model):
     model.failure = ValueError("secret")
     with pytest.raises(RuntimeError, match="internal error; request id") as caught:
-        await backbone.features(pb.Image(encoded=png(1)), pb.SAM)
+        await backbone.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
     assert "secret" not in str(caught.value)
 
 
@@ -242,39 +248,39 @@ async def test_embeddings_of_another_checkpoint_are_refused(model, settings):
     async with served(Backbone(settings, model)) as port:
         client = client_of(port, "e" * 64)
         with pytest.raises(AnotherCheckpoint, match="another checkpoint"):
-            await client.features(pb.Image(encoded=png(1)), pb.SAM)
+            await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
         with pytest.raises(AnotherCheckpoint, match="another checkpoint"):
-            await client.embed_text(["dog"])
+            await client.embed_text(ANYBODY, ["dog"])
         await client.close()
 
 
 async def test_texts_are_asked_for_once(backbone, model):
-    rows = await backbone.embed_text(["dog", "cat", "dog"])
+    rows = await backbone.embed_text(ANYBODY, ["dog", "cat", "dog"])
     np.testing.assert_allclose(rows, [text_vector(t) for t in ("dog", "cat", "dog")], atol=1e-6)
     assert model.texts == ["dog", "cat"]
-    await backbone.embed_text(["cat", "bird"])
+    await backbone.embed_text(ANYBODY, ["cat", "bird"])
     assert model.texts == ["dog", "cat", "bird"]
 
 
 async def test_a_remembered_text_keeps_no_other_bytes_of_its_response(backbone):
-    await backbone.embed_text(["a", "b", "c"])
+    await backbone.embed_text(ANYBODY, ["a", "b", "c"])
     for row in backbone._texts.values():
         assert row.base is None
 
 
 async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkeypatch):
     monkeypatch.setattr(backbone_client, "TEXTS_KEPT", 2)
-    await backbone.embed_text(["a", "b"])
-    await backbone.embed_text(["a"])
-    await backbone.embed_text(["c"])  # b is the one used longest ago
-    await backbone.embed_text(["a", "b"])
+    await backbone.embed_text(ANYBODY, ["a", "b"])
+    await backbone.embed_text(ANYBODY, ["a"])
+    await backbone.embed_text(ANYBODY, ["c"])  # b is the one used longest ago
+    await backbone.embed_text(ANYBODY, ["a", "b"])
     assert model.texts == ["a", "b", "c", "b"]
-    rows = await backbone.embed_text(["d", "e", "f"])
+    rows = await backbone.embed_text(ANYBODY, ["d", "e", "f"])
     assert rows.shape == (3, 4)
 
 
 async def test_class_embeddings_are_means_over_the_templates(backbone):
-    found = await backbone.class_embeddings(["dog", "cat"], ["a {}", "the {}"])
+    found = await backbone.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}", "the {}"])
     mean = text_vector("a cat") + text_vector("the cat")
     np.testing.assert_allclose(found[1], mean / np.linalg.norm(mean), atol=1e-6)
     assert found.shape == (2, 4)
@@ -288,19 +294,21 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, sh
     caches = embedding_cache.of_settings(settings, 0, model.digest, SIZE)
     async with served(backbone) as port:
         near = client_of(port, model.digest)
-        info, features = await near.features(image, *outputs)
+        info, features = await near.features(ANYBODY, image, *outputs)
         await near.close()
         address = f"127.0.0.1:{port}"
         far = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
-        await far.embed_text(["a photo"])  # and learns in which precision the backbone computes
+        await far.embed_text(
+            ANYBODY, ["a photo"]
+        )  # and learns in which precision the backbone computes
     await backbone.engine.close()  # what it wrote is there; it is not
     for again in (image, pb.Image(key=info.key)):
-        found, same = await far.features(again, *outputs)
+        found, same = await far.features(ANYBODY, again, *outputs)
         assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
         np.testing.assert_array_equal(same.sam_Dhw, features.sam_Dhw)
         np.testing.assert_array_equal(same.clip_pooled_D, features.clip_pooled_D)
     with pytest.raises(Unavailable):
-        await far.features(pb.Image(encoded=png(78)), *outputs)
+        await far.features(ANYBODY, pb.Image(encoded=png(78)), *outputs)
     await far.close()
 
 
@@ -314,7 +322,7 @@ async def test_until_the_backbone_has_named_its_precision_redis_is_not_asked(mod
     client = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
     client.cache.get = None
     with pytest.raises(Unavailable):
-        await client.features(pb.Image(encoded=png(1)), pb.SAM)
+        await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
     assert asked == [""]
     await client.close()
 
@@ -338,28 +346,32 @@ async def test_an_image_is_hashed_and_looked_for_in_redis_once(
             embedding_cache.of_settings(settings, 0, model.digest, SIZE),
         )
         client = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
-        await client.embed_text(["a photo"])  # and learns in which precision the backbone computes
+        await client.embed_text(
+            ANYBODY, ["a photo"]
+        )  # and learns in which precision the backbone computes
         before = looked_for()
-        info, _ = await client.features(image, pb.SAM)
+        info, _ = await client.features(ANYBODY, image, pb.SAM)
         assert (info.key, info.cached) == (image_key(image.encoded), False)
         assert (len(hashed), looked_for() - before) == (1, 1)
         await client.close()
         far = BackboneClient(address, (), SIZE, model.digest, caches, MAX_BYTES)
         far._metadata = ADMITTED  # a front door lets it in, and takes the header that it might send
-        await far.embed_text(["a photo"])
-        assert (await far.features(pb.Image(encoded=png(80)), pb.SAM))[0].key == image_key(png(80))
+        await far.embed_text(ANYBODY, ["a photo"])
+        assert (await far.features(ANYBODY, pb.Image(encoded=png(80)), pb.SAM))[0].key == image_key(
+            png(80)
+        )
         assert len(hashed) == 3
         await far.close()
     await backbone.engine.close()
 
 
 async def test_classes_that_were_asked_about_lately_are_remembered(backbone, model):
-    first = await backbone.class_embeddings(["dog", "cat"], ["a {}"])
+    first = await backbone.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"])
     backbone._texts.clear()
-    assert await backbone.class_embeddings(["dog", "cat"], ["a {}"]) is first
+    assert await backbone.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"]) is first
     for number in range(backbone_client.CLASSES_KEPT):
-        await backbone.class_embeddings([f"dog {number}"], ["a {}"])
-    again = await backbone.class_embeddings(["dog", "cat"], ["a {}"])
+        await backbone.class_embeddings(ANYBODY, [f"dog {number}"], ["a {}"])
+    again = await backbone.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"])
     assert again is not first
     np.testing.assert_array_equal(again, first)
 
@@ -383,7 +395,7 @@ async def test_entries_of_another_precision_are_served_no_more(two_precisions):
 
     async def dtype(stub: object, *outputs: pb.Output) -> str:
         client._stub = stub
-        return (await client.features(image, *outputs))[1].dtype
+        return (await client.features(ANYBODY, image, *outputs))[1].dtype
 
     assert await dtype(float32, pb.SAM) == "float32"
     assert await dtype(int8, pb.SAM) == "float32"  # from memory, as it was computed
@@ -396,17 +408,17 @@ async def test_entries_of_another_precision_are_served_no_more(two_precisions):
 async def test_what_was_found_before_the_precision_changed_keeps_its_own(two_precisions):
     client, int8 = two_precisions
     image = pb.Image(encoded=png(100))
-    await client.features(image, pb.SAM)
+    await client.features(ANYBODY, image, pb.SAM)
     get = client.cache.get
 
     async def overtaken(key, outputs):
         found = await get(key, outputs)
         client._stub = int8
-        await client.embed_text(["a dog"])
+        await client.embed_text(ANYBODY, ["a dog"])
         return found
 
     client.cache.get = overtaken
-    assert (await client.features(image, pb.SAM))[1].dtype == "float32"
+    assert (await client.features(ANYBODY, image, pb.SAM))[1].dtype == "float32"
     assert client._dtype == "int8"
 
 
@@ -415,33 +427,32 @@ async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
     answer = Backbone.call
 
     async def call(self, method, request, metadata):
-        seen.append(Urgency.read(metadata, most_s=1e6))
+        seen.append(Priority.read(metadata, most_s=1e6))
         return await answer(self, method, request, metadata)
 
     monkeypatch.setattr(Backbone, "call", call)
-    rpc.urgency.set(Urgency(asyncio.get_running_loop().time() + 500, bulk=True))
-    await backbone.features(pb.Image(encoded=png(1)), pb.SAM)
+    sent = RequestContext(priority=Priority(asyncio.get_running_loop().time() + 500, bulk=True))
+    await backbone.features(sent, pb.Image(encoded=png(1)), pb.SAM)
     assert seen[0].bulk
-    assert seen[0].deadline <= rpc.urgency.get().deadline + 1
+    assert seen[0].deadline <= sent.priority.deadline + 1
 
 
-def as_tenant(name: str) -> None:
+def tenant_called(name: str) -> RequestContext:
     headers = {callers.KEY: name, callers.TENANT: name, callers.SCOPES: "read"}
-    callers.caller.set(callers.Caller.read(headers, keys_asked_for=True))
+    return RequestContext(caller=callers.Caller.read(headers, keys_asked_for=True))
 
 
 async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone, model):
-    as_tenant("ann")
-    info, _ = await backbone.features(pb.Image(encoded=png(100)), pb.CLIP_POOLED)
-    by_key, _ = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    ann, bob = tenant_called("ann"), tenant_called("bob")
+    info, _ = await backbone.features(ann, pb.Image(encoded=png(100)), pb.CLIP_POOLED)
+    by_key, _ = await backbone.features(ann, pb.Image(key=info.key), pb.CLIP_POOLED)
     assert by_key.cached
-    as_tenant("bob")
     with pytest.raises(KeyUnknown, match="send the image"):
-        await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
-    sent, _ = await backbone.features(pb.Image(encoded=png(100)), pb.CLIP_POOLED)
+        await backbone.features(bob, pb.Image(key=info.key), pb.CLIP_POOLED)
+    sent, _ = await backbone.features(bob, pb.Image(encoded=png(100)), pb.CLIP_POOLED)
     assert not sent.cached  # or it would tell that somebody else had sent it
     assert sent.key == info.key
-    by_key, _ = await backbone.features(pb.Image(key=info.key), pb.CLIP_POOLED)
+    by_key, _ = await backbone.features(bob, pb.Image(key=info.key), pb.CLIP_POOLED)
     assert by_key.cached
     assert model.batches == [1, 1]
 
@@ -452,9 +463,8 @@ async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, sett
         client = BackboneClient(
             f"127.0.0.1:{port}", (), SIZE, model.digest, lambda _: EmbeddingCache(0), MAX_BYTES
         )
-        as_tenant(tenant)
         with pytest.raises(KeyUnknown):
-            await client.features(pb.Image(key="0" * 64), pb.CLIP_POOLED)
+            await client.features(tenant_called(tenant), pb.Image(key="0" * 64), pb.CLIP_POOLED)
         await client.close()
     assert metrics.REQUESTS.labels("BackboneService", "Embed", "UNAUTHENTICATED")._value.get() == 0
 
@@ -481,11 +491,11 @@ async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, setting
         client = head.backbone
         client._digest = model.digest
         if ca is certificate:
-            assert (await client.embed_text(["a"])).shape == (1, 4)
+            assert (await client.embed_text(ANYBODY, ["a"])).shape == (1, 4)
         else:
-            rpc.urgency.set(Urgency(time.monotonic() + 0.5))  # it is tried again until then
+            soon = RequestContext(priority=Priority(time.monotonic() + 0.5))  # retried until then
             with pytest.raises((Unavailable, DeadlineExceeded)):
-                await client.embed_text(["a"])
+                await client.embed_text(soon, ["a"])
         await client.close()
     assert seen == ["k"]
     await server.stop(None)
@@ -498,13 +508,15 @@ async def test_a_connection_that_falls_silent_is_given_up_for_another(model, set
     async with served(Backbone(settings, model)) as port:
         with relay.running(port) as between:
             client = client_of(between.port, model.digest)
-            await client.features(pb.Image(encoded=png(100)), pb.SAM)
+            await client.features(ANYBODY, pb.Image(encoded=png(100)), pb.SAM)
             between.silence()
-            info, _ = await client.features(pb.Image(encoded=png(101)), pb.SAM)
+            info, _ = await client.features(ANYBODY, pb.Image(encoded=png(101)), pb.SAM)
             assert info.key == image_key(png(101))
             between.cut()
             with pytest.raises(Unavailable, match="does not answer"):
-                await client.features(pb.Image(encoded=png(102)), pb.SAM)
+                await client.features(ANYBODY, pb.Image(encoded=png(102)), pb.SAM)
             between.mend()
-            assert (await client.features(pb.Image(encoded=png(103)), pb.SAM))[0].width == 40
+            assert (await client.features(ANYBODY, pb.Image(encoded=png(103)), pb.SAM))[
+                0
+            ].width == 40
             await client.close()

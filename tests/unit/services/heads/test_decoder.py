@@ -14,8 +14,9 @@ from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.heads.segmentation.decoder import Decoder
 from services.observability import metrics
-from services.request import rpc
-from services.request.priority import Urgency
+from services.request.context import RequestContext
+from services.request.priority import Priority
+from tests.in_process import ANYBODY
 
 CLICK, BOX = Prompt(points=((20, 15),)), Prompt(box=(5, 5, 30, 25))
 TWO = Prompt(points=((8, 9), (30, 12)), negative=(False, True))
@@ -46,15 +47,14 @@ def features(decoder: Decoder, seed: int, width: int = 40, height: int = 30) -> 
     return ImageFeatures(Geometry(height, width, config.image_size), sam_Dhw)
 
 
-async def together(decoder: Decoder, *questions: tuple, urgency: Urgency | None = None) -> list:
+async def together(decoder: Decoder, *questions: tuple, priority: Priority | None = None) -> list:
     """The answers, or errors, of what is asked while the device is busy with something else."""
     gate = threading.Event()
     decoder._device.submit(gate.wait, 60)
-    first = asyncio.create_task(decoder.segment(features(decoder, 99), [CLICK], False))
+    first = asyncio.create_task(decoder.segment(ANYBODY, features(decoder, 99), [CLICK], False))
     await asyncio.sleep(0)
-    if urgency:
-        rpc.urgency.set(urgency)
-    calls = [asyncio.create_task(decoder.segment(*question)) for question in questions]
+    context = RequestContext(priority=priority or Priority())
+    calls = [asyncio.create_task(decoder.segment(context, *question)) for question in questions]
     await asyncio.sleep(0)
     gate.set()
     answers = await asyncio.gather(*calls, return_exceptions=True)
@@ -127,7 +127,7 @@ async def test_a_bad_prompt_is_refused_before_the_batch(decoder):
 async def test_what_expired_is_not_decoded(decoder):
     before = metrics.SHED.labels("expired")._value.get()
     (answer,) = await together(
-        decoder, (features(decoder, 1), [CLICK], False), urgency=Urgency(deadline=0.0)
+        decoder, (features(decoder, 1), [CLICK], False), priority=Priority(deadline=0.0)
     )
     assert isinstance(answer, DeadlineExceeded)
     assert decoder.sam_head.batches == []
@@ -148,10 +148,10 @@ def everything(decoder: Decoder, points_per_side: int) -> Steps:
 async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
     gate = threading.Event()
     decoder._device.submit(gate.wait, 60)
-    bulk = asyncio.create_task(decoder.run_bulk(everything(decoder, 6)))
+    bulk = asyncio.create_task(decoder.run_bulk(ANYBODY, everything(decoder, 6)))
     while not decoder._batcher._running:
         await asyncio.sleep(0.001)
-    click = asyncio.create_task(decoder.segment(features(decoder, 1), [CLICK], False))
+    click = asyncio.create_task(decoder.segment(ANYBODY, features(decoder, 1), [CLICK], False))
     await asyncio.sleep(0)
     gate.set()
     await click
@@ -164,7 +164,9 @@ async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
 async def test_few_bulk_works_take_part_at_a_time(decoder):
     gate = threading.Event()
     decoder._device.submit(gate.wait, 60)
-    works = [asyncio.create_task(decoder.run_bulk(everything(decoder, 2))) for _ in range(5)]
+    works = [
+        asyncio.create_task(decoder.run_bulk(ANYBODY, everything(decoder, 2))) for _ in range(5)
+    ]
     while not decoder._batcher._running:
         await asyncio.sleep(0.001)
     await asyncio.sleep(0.05)
@@ -175,7 +177,7 @@ async def test_few_bulk_works_take_part_at_a_time(decoder):
 
 
 async def test_steps_get_what_the_library_finds(decoder):
-    found = await decoder.run(everything(decoder, 4))
+    found = await decoder.run(ANYBODY, everything(decoder, 4))
     expected = segment_everything(decoder.sam_head, features(decoder, 7), 4)
     assert len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected, strict=True):
@@ -183,7 +185,7 @@ async def test_steps_get_what_the_library_finds(decoder):
 
 
 async def test_work_without_time_left_asks_nothing(decoder):
-    rpc.urgency.set(Urgency(deadline=0.0))
+    late = RequestContext(priority=Priority(deadline=0.0))
     with pytest.raises(DeadlineExceeded):
-        await decoder.run_bulk(everything(decoder, 4))
+        await decoder.run_bulk(late, everything(decoder, 4))
     assert decoder.sam_head.batches == []

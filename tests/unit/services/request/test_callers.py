@@ -16,7 +16,7 @@ def test_without_keys_everybody_is_the_same_and_may_do_everything() -> None:
     caller.check("admin")
     assert caller.tenant == ""
     assert caller.headers() == ()
-    assert caller.held_as(IMAGE) == IMAGE
+    assert caller.cache_key(IMAGE) == IMAGE
 
 
 def test_where_keys_are_asked_for_silence_is_no_permission() -> None:
@@ -42,30 +42,30 @@ def test_the_next_service_is_told_whom_it_works_for_and_may_be_asked() -> None:
 
 def test_no_tenant_finds_what_another_has_sent_whatever_key_it_makes_up() -> None:
     tenants = [Caller.read({**ANN, TENANT: name}, True) for name in ("acme", "other", "-")]
-    names = {caller.held_as(IMAGE) for caller in tenants}
+    names = {caller.cache_key(IMAGE) for caller in tenants}
     assert len(names) == 3
     assert all(re.fullmatch("[0-9a-f]{64}|[0-9A-F]{64}", name) for name in names)
     # Not even a caller that knows the name under which something is held: it is nobody's key.
     held = names - {IMAGE}
     made_up = {change(name) for name in held for change in (str, str.lower, str.upper)}
-    assert not held & {caller.held_as(name) for caller in tenants for name in made_up}
+    assert not held & {caller.cache_key(name) for caller in tenants for name in made_up}
 
 
 def test_what_came_without_keys_belongs_to_the_common_tenant() -> None:
     without = Caller.read({}, keys_asked_for=False)
     common = Caller.read({**ANN, TENANT: "-"}, keys_asked_for=True)
-    assert common.held_as(IMAGE) == without.held_as(IMAGE) == IMAGE
+    assert common.cache_key(IMAGE) == without.cache_key(IMAGE) == IMAGE
 
 
 @pytest.mark.parametrize("tenant", ["-", "acme"])
 def test_image_keys_may_be_in_upper_case(tenant: str) -> None:
     caller = Caller.read({**ANN, TENANT: tenant}, keys_asked_for=True)
-    assert caller.held_as(IMAGE.upper()) == caller.held_as(IMAGE)
+    assert caller.cache_key(IMAGE.upper()) == caller.cache_key(IMAGE)
 
 
 def test_the_same_tenant_finds_it_with_another_key() -> None:
     one, other = (Caller.read({**ANN, KEY: name}, True) for name in ("ann", "ann-2"))
-    assert one.held_as(IMAGE) == other.held_as(IMAGE)
+    assert one.cache_key(IMAGE) == other.cache_key(IMAGE)
 
 
 def test_the_audit_log_is_json_and_shown_whatever_else_is() -> None:

@@ -16,8 +16,9 @@ from samclip_core.errors import (
     Unavailable,
     UnsupportedImage,
 )
-from services.observability import logs, metrics
+from services.observability import metrics
 from services.request import admission, callers, request_log, rpc
+from services.request.context import RequestContext
 from services.request.priority import PRIORITY, TIMEOUT
 from services.settings import Settings
 from tests.in_process import ADMITTED, SECRET, Caller, served
@@ -36,13 +37,15 @@ class Echo(rpc.Service):
     def __init__(self, settings: Settings):
         super().__init__(settings)
         self.cancelled = asyncio.Event()
-        self.seen: list[tuple[str, float | None]] = []
-        self.bulk_seen: list[bool] = []
+        self.seen: list[RequestContext] = []
+        self.times_left: list[float | None] = []
 
     @rpc.rpc
-    async def Classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
-        self.seen.append((logs.request_id.get(), rpc.time_left()))
-        self.bulk_seen.append(rpc.urgency.get().bulk)
+    async def Classify(
+        self, request: pb.ClassifyRequest, context: RequestContext
+    ) -> pb.ClassifyResponse:
+        self.seen.append(context)
+        self.times_left.append(context.priority.time_left())
         what = request.labels[0]
         if what == "wait":
             try:
@@ -122,7 +125,7 @@ async def test_a_request_without_an_id_gets_one(echo):
         await caller.close()
     identity = message.rpartition(" ")[2]
     assert len(identity) == 32
-    assert echo.seen[0][0] == identity
+    assert echo.seen[0].id == identity
 
 
 @pytest.mark.parametrize("metadata", [(), ((admission.SECRET_HEADER, "guessed"),)])
@@ -143,7 +146,7 @@ async def test_a_key_needs_the_scope_and_is_known_to_the_work(echo):
         await echo.call("Classify", ask("dog"), {**HEADERS, **about, callers.SCOPES: "index"})
     assert echo.seen == []
     await echo.call("Classify", ask("dog"), {**HEADERS, **about, callers.SCOPES: "read"})
-    assert callers.caller.get().tenant == "acme"
+    assert echo.seen[0].caller.tenant == "acme"
 
 
 async def test_where_keys_are_configured_a_caller_without_one_is_refused(tmp_path):
@@ -198,9 +201,9 @@ async def test_the_callers_deadline_stops_the_work(echo):
 
 
 async def test_work_knows_how_much_time_is_left(echo):
-    assert rpc.time_left() is None
+    assert RequestContext().priority.time_left() is None
     await echo.call("Classify", ask("dog"), HEADERS)
-    ((_, left),) = echo.seen
+    (left,) = echo.times_left
     assert left is not None
     assert 0 < left <= 30
 
@@ -210,7 +213,7 @@ async def test_a_deadline_in_the_headers_is_kept_where_it_is_earlier(echo):
         await echo.call("Classify", ask("wait"), {**HEADERS, TIMEOUT: "50m"})
     assert echo.cancelled.is_set()
     await echo.call("Classify", ask("dog"), {**HEADERS, TIMEOUT: "1H"})
-    assert echo.seen[-1][1] <= 30
+    assert echo.times_left[-1] <= 30
 
 
 async def test_a_caller_says_what_is_bulk_and_a_service_what_is_by_default(echo, monkeypatch):
@@ -219,7 +222,7 @@ async def test_a_caller_says_what_is_bulk_and_a_service_what_is_by_default(echo,
         await echo.call("Classify", ask("dog"), HEADERS)
         await echo.call("Classify", ask("dog"), {**HEADERS, PRIORITY: "interactive"})
     await echo.call("Classify", ask("dog"), {**HEADERS, PRIORITY: "bulk"})
-    assert echo.bulk_seen == [True, False, True]
+    assert [context.priority.bulk for context in echo.seen] == [True, False, True]
 
 
 @pytest.mark.parametrize("header", [TIMEOUT, PRIORITY])

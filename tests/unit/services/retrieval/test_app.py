@@ -12,7 +12,7 @@ from samclip_core.errors import Unavailable
 from samclip_core.io.image import image_key
 from services.backbone.engine import Engine
 from services.heads.backbone_client import BackboneClient
-from services.request import callers, json_bodies, rpc
+from services.request import callers, json_bodies
 from services.retrieval import app
 from services.retrieval.engine import OwnIndex
 from tests.in_process import ADMITTED, png
@@ -127,7 +127,7 @@ async def test_an_id_that_a_request_repeats_is_an_error_and_its_first_item_count
 async def test_when_the_service_fails_for_one_item_the_work_on_the_others_ends(caller, monkeypatch):
     ended = []
 
-    async def embed(self, image):
+    async def embed(self, context, image):
         if image.key == "bad":
             raise Unavailable("the backbone is away: try again")
         try:
@@ -164,8 +164,8 @@ def compute_in(monkeypatch, dtype: dict[str, str]) -> None:
     """Have the backbone of the tests say this of images, by their keys; "" is any other."""
     features = BackboneClient.features
 
-    async def said(self, image, *outputs):
-        info, found = await features(self, image, *outputs)
+    async def said(self, context, image, *outputs):
+        info, found = await features(self, context, image, *outputs)
         return info, replace(found, dtype=dtype.get(info.key, dtype[""]))
 
     monkeypatch.setattr(BackboneClient, "features", said)
@@ -302,7 +302,7 @@ async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
 
 async def test_a_restart_finds_everything(settings):
     service = app.Retrieval(settings)
-    service._upsert("pets", [ones("a"), ones("b")])
+    service._upsert(callers.Caller(), "pets", [ones("a"), ones("b")])
     service.__del__()
     again = app.Retrieval(settings)
     assert [item.id for item in again._items("pets", "", 9)] == ["a", "b"]
@@ -328,7 +328,7 @@ def test_it_is_one_application(settings):
 
 async def test_health_counts_the_collections(settings):
     service = app.Retrieval(settings)
-    service._upsert("pets", [ones("a")])
+    service._upsert(callers.Caller(), "pets", [ones("a")])
     health = await service.health()
     assert (health["index"], health["collections"]) == ("ready", 1)
     await service.backbone.close()
@@ -339,9 +339,9 @@ async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):
     seen = []
     embed = Engine.embed
 
-    async def watched(self, source, outputs):
-        seen.append(rpc.urgency.get().bulk)
-        return await embed(self, source, outputs)
+    async def watched(self, context, source, outputs):
+        seen.append(context.priority.bulk)
+        return await embed(self, context, source, outputs)
 
     monkeypatch.setattr(Engine, "embed", watched)
     items = [item("a", pb.Image(encoded=png(1)))]

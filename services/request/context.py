@@ -1,0 +1,53 @@
+"""One request as the services know it: made once from its headers, and passed on as an argument."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+from services.request.callers import Caller
+from services.request.priority import Priority
+from services.request.request_log import REQUEST_ID
+
+CHECKPOINT = "x-samclip-checkpoint"
+"""The digest of the checkpoint that must answer; absent: any."""
+IMAGE_KEY = "x-samclip-image-key"
+"""The key of the image in an EmbedRequest, from a head that has computed it and found no embedding
+in Redis. The front door removes it from what callers send: they could name another image's key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestContext:
+    """Who asks, how urgent it is, and the id in the log.
+
+    ``checkpoint`` and ``image_key`` are the headers of these names, "" where they are absent.
+    """
+
+    id: str = ""
+    caller: Caller = field(default_factory=Caller)
+    priority: Priority = field(default_factory=Priority)
+    checkpoint: str = ""
+    image_key: str = ""
+
+    @classmethod
+    def read(
+        cls, headers: Mapping[str, str], caller: Caller, most_s: float, bulk: bool = False
+    ) -> Self:
+        """Read the headers, whose names are in lower case. Raises InvalidRequest.
+
+        ``most_s`` limits the deadline; ``bulk`` holds where the headers do not say.
+        """
+        return cls(
+            id=headers.get(REQUEST_ID, ""),
+            caller=caller,
+            priority=Priority.read(headers, most_s, bulk),
+            checkpoint=headers.get(CHECKPOINT, ""),
+            image_key=headers.get(IMAGE_KEY, ""),
+        )
+
+    def in_bulk(self) -> Self:
+        """Return the same request as bulk work, with the same deadline."""
+        return replace(self, priority=Priority(self.priority.deadline, bulk=True))
+
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Return the headers to pass on to the next service."""
+        return ((REQUEST_ID, self.id), *self.priority.headers(), *self.caller.headers())
