@@ -1,7 +1,7 @@
-"""``make bench``: the library beside a baseline, the service beside its peers, on one machine.
+"""``make bench``: compare the library with a baseline and the service with other servers.
 
-Each part measures in rounds and in turns, and compares only figures of one run. Results are kept
-with those of earlier runs of the other parts.
+Each part measures its contenders in turns, for several rounds, and compares only figures of one
+run. Results are merged with those that earlier runs measured in other parts.
 """
 
 import argparse
@@ -35,13 +35,13 @@ PARTS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that services are ended as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # unwinds, so that services are stopped
     directory = checkpoint.resolve(args.checkpoint)
     path = args.out / "bench.json"
     name = {"name": directory.name, "digest": checkpoint.digest(directory)}
     found = Report.continued(path, name)
     for part in args.only:
-        with ExitStack() as stack:  # what a part has started does not run beside the next one
+        with ExitStack() as stack:  # stops a part's processes before the next part
             _measure(part, Bench(directory, args.out, stack, args.quick, args.baseline), found)
         found.write(path)
         print(f"\n{tables(found.parts[part])}\n", flush=True)
@@ -64,14 +64,16 @@ def _parser() -> argparse.ArgumentParser:
         choices=PARTS,
         default=[*PARTS],
         metavar="PART",
-        help=f"of {names}; alone: none",
+        help=f"parts to run, of {names}; without PART: none",
     )
-    parser.add_argument("--quick", action="store_true", help="one short round: a look")
-    parser.add_argument("--out", type=Path, default=Path("out/bench"), help="(out/bench)")
+    parser.add_argument("--quick", action="store_true", help="one short round, for a first look")
     parser.add_argument(
-        "--baseline", type=Path, metavar="DIR", help="a checkout of an older commit, measured too"
+        "--out", type=Path, default=Path("out/bench"), help="output folder (out/bench)"
     )
-    parser.add_argument("--results", action="store_true", help=f"renew {report.RESULTS.name}")
+    parser.add_argument(
+        "--baseline", type=Path, metavar="DIR", help="checkout of an older commit to compare with"
+    )
+    parser.add_argument("--results", action="store_true", help=f"update {report.RESULTS.name}")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""What the parts of the benchmark share: the checkpoint, the baseline, the length of the rounds."""
+"""The context of the benchmark's parts: checkpoint, baseline, length of the rounds."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from services.settings import Settings
 
 @dataclass
 class Bench:
-    """``stack`` ends what was started; ``baseline`` is a checkout of an older commit."""
+    """The context of a part; ``stack`` stops its processes, ``baseline`` is an older checkout."""
 
     directory: Path  # of the checkpoint
     out: Path
@@ -26,7 +26,7 @@ class Bench:
 
     @property
     def seconds(self) -> float:
-        """Of one measurement, in one round."""
+        """The length of one measurement in one round."""
         return 1.0 if self.quick else 3.0
 
     def log(self, message: str) -> None:
@@ -34,7 +34,7 @@ class Bench:
 
     @property
     def dtype(self) -> str:
-        """Of the encoder, as the service chooses it: the same in everything that we compare."""
+        """The encoder's precision in everything compared, chosen as the service does."""
         return Settings().dtype
 
     @cached_property

@@ -1,4 +1,4 @@
-"""The figures that ``samclip plan`` reads: seconds and bytes of each thing asked."""
+"""The figures that ``samclip plan`` reads: seconds per request and bytes per image."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,7 +11,7 @@ AT_ONCE = "32 clients"
 
 
 def of(lines: Iterable[Line]) -> dict[str, Any]:
-    """By the names of ``services.plan.Costs``; a figure that was not measured is absent."""
+    """Return figures by the names of ``services.plan.Costs``, without those not measured."""
     found = {line.name: line.median for line in lines}
 
     def per_request_s(row: str, column: str) -> float | None:

@@ -1,7 +1,7 @@
-"""Part ``cpu``: CPU time of each process per request, beside the bare loop; and while nobody asks.
+"""Part ``cpu``: CPU time per process, per request and while idle, compared with the bare loop.
 
-The bare loop is one process with the library, which decodes, encodes and classifies the same
-photographs in as many threads as there are cores, without a service.
+The bare loop is one process that decodes, encodes and classifies the same photographs with the
+library, in one thread per core and without a service.
 """
 
 import time
@@ -29,7 +29,7 @@ Samples = dict[tuple[str, str], list[float]]  # per round, by row and column
 
 
 def run(bench: Bench) -> list[Line]:
-    """In turns: nobody asks, the bare loop, each load."""
+    """Measure the idle service, the bare loop and each load in turns."""
     account: Samples = defaultdict(list)
     with running(bench.directory) as service, process(bench.directory, bench.dtype) as library:
         bench.load(Job(service.http, clients=8, seconds=2 * bench.seconds))
@@ -37,9 +37,9 @@ def run(bench: Bench) -> list[Line]:
         for number in range(bench.rounds):
             bench.log(f"round {number + 1}")
             bare = _bare(library, bench.seconds)
-            turn = {PER_SECOND: _nobody_asks(service, 2 * bench.seconds), BARE: bare}
+            turn = {PER_SECOND: _idle(service, 2 * bench.seconds), BARE: bare}
             for column, (work, clients) in LOADS.items():
-                turn[column] = _under(
+                turn[column] = _under_load(
                     bench, service, Job(service.http, work, clients, bench.seconds)
                 )
                 if work == "new":
@@ -50,15 +50,15 @@ def run(bench: Bench) -> list[Line]:
     return [*_lines(account), *_on_machines(account)]
 
 
-def _nobody_asks(service: Running, seconds: float) -> dict[str, float]:
-    """Milliseconds per second, by role."""
+def _idle(service: Running, seconds: float) -> dict[str, float]:
+    """Return milliseconds per second, by role."""
     before, begin = service.cpu_ms(), time.perf_counter()
     time.sleep(seconds)
     return _spent(before, service.cpu_ms(), time.perf_counter() - begin)
 
 
-def _under(bench: Bench, service: Running, job: Job) -> dict[str, float]:
-    """Milliseconds per request, by role, and answers per second."""
+def _under_load(bench: Bench, service: Running, job: Job) -> dict[str, float]:
+    """Return milliseconds per request, by role, and answers per second."""
     before = service.cpu_ms()
     outcome = bench.load(job)
     return {RATE: outcome.rate} | _spent(before, service.cpu_ms(), outcome.answered)
@@ -81,7 +81,7 @@ def _spent(
 
 
 def _lines(account: Samples) -> list[Line]:
-    """The rows in the order of the roles, the sums last."""
+    """Return the rows in the order of the roles, the sums last."""
     order = [RATE, *dict.fromkeys(row for row, _ in account if row not in (RATE, WHOLE, ABOVE))]
     return [
         Line(ACCOUNT, row, column, "/s" if row == RATE else "ms", values)
@@ -92,7 +92,7 @@ def _lines(account: Samples) -> list[Line]:
 
 
 def _on_machines(account: Samples) -> list[Line]:
-    """What the same processes take of machines with more cores while nobody asks."""
+    """Return the idle CPU time as a share of machines with 2 to 16 cores."""
     idle = {row: ms for (row, column), ms in account.items() if column == PER_SECOND}
     rays = zip(*(ms for role, ms in idle.items() if role.startswith("Ray's")), strict=True)
     rows = {"Ray's own processes": [sum(one) for one in rays], WHOLE: idle[WHOLE]}

@@ -1,4 +1,4 @@
-"""The goals of the project: each a bound for one figure."""
+"""The goals of the project: one bound per figure."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ SIGNS = {"at least": "≥", "at most": "≤"}
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound for the figure at ``row`` and ``column``, in its unit."""
+    """A bound for the figure at ``row`` and ``column``, in the unit of the figure."""
 
     what: str
     table: str
@@ -25,7 +25,7 @@ class Goal:
         return line.median >= self.bound if self.sense == "at least" else line.median <= self.bound
 
     def row_of_table(self, line: Line | None) -> str:
-        """Markdown."""
+        """Return a row of Markdown."""
         bound = f"{SIGNS[self.sense]} {self.bound:g}"
         if line is None:
             return f"| {self.what} | {bound} | not measured | |"
@@ -69,7 +69,7 @@ GOALS = [
 
 
 def table(lines: Iterable[Line]) -> str:
-    """Markdown: every goal with its figure."""
+    """Return a Markdown table of every goal with its figure."""
     found = {line.name: line for line in lines}
     rows = ["| figure | goal | measured | |", "|---|---|---|---|"]
     for goal in GOALS:

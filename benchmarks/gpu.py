@@ -1,6 +1,4 @@
-"""Part ``gpu``, where there is one: ``vit-b`` with random weights against segment_anything, and
-served on the device.
-"""
+"""Part ``gpu``: ``vit-b`` with random weights against segment_anything, and served on a GPU."""
 
 import tempfile
 import time
@@ -22,7 +20,7 @@ def run(bench: Bench) -> list[Line]:
     import torch
 
     if not torch.cuda.is_available():
-        bench.log("left out: torch finds no GPU")
+        bench.log("skipped: torch finds no GPU")
         return []
     from benchmarks import random_vit_b
 
@@ -39,7 +37,7 @@ def run(bench: Bench) -> list[Line]:
 
 
 def _encoders(directory: Path, rounds: int) -> list[Line]:
-    """Batches of eight, in turns; ours with all that the service does to them on the device."""
+    """Measure batches in turns; ours includes all of the service's work on the device."""
     import torch
     from segment_anything import sam_model_registry
 

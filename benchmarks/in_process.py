@@ -1,8 +1,9 @@
-"""The library in a process of its own, which measures the calls that it is told.
+"""The library in a separate process, which measures the calls that it is sent.
 
-Run by path with ``python -P`` and PYTHONPATH=CHECKOUT/client:CHECKOUT, for any commit: it imports
-nothing else of the benchmark. Arguments: a checkpoint, a dtype and a folder of JPEG files. Each
-line of its input names a call, the seconds to repeat it for and the least number of calls.
+Run by path with ``python -P`` and PYTHONPATH=CHECKOUT/client:CHECKOUT. It imports nothing else of
+the benchmark, so that it can measure any commit. Arguments: a checkpoint, a dtype and a folder of
+JPEG files. Each line of its input is JSON with a call, the seconds to repeat it for and the least
+number of calls.
 """
 
 import json
@@ -34,7 +35,7 @@ def load(checkpoint: str, dtype: str) -> Any:
 
 
 class SegmentAnything:
-    """The reference, SAM's ViT-B with random weights in float32."""
+    """The reference: SAM's ViT-B with random weights in float32."""
 
     def __init__(self) -> None:
         from segment_anything import SamPredictor, sam_model_registry
@@ -50,7 +51,7 @@ class SegmentAnything:
 
 
 class Calls:
-    """By name, called with the number of the turn. Files by name: ``everything.jpg`` is apart."""
+    """The measured calls, each with its turn; only ``everything`` uses ``everything.jpg``."""
 
     def __init__(self, model: Any, folder: Path) -> None:
         self._model = model
@@ -78,7 +79,7 @@ class Calls:
         self._model.segment_everything(self._everything)
 
     def classify_several(self, turn: int) -> None:
-        """The bare loop: files to answers, in as many threads as there are cores."""
+        """Run the bare loop: files to answers, one thread per core."""
         numbers = range(turn * SEVERAL, (turn + 1) * SEVERAL)
         deque(self._threads.map(self._classify, numbers), maxlen=0)
 
@@ -87,7 +88,7 @@ class Calls:
 
 
 def measure(call: Callable[[int], object], seconds: float, least: int) -> dict[str, Any]:
-    """Milliseconds of each call, and of CPU time per call on average."""
+    """Return the milliseconds of each call and the mean CPU time per call."""
     taken: list[float] = []
     cpu, end = time.process_time(), time.perf_counter() + seconds
     while len(taken) < least or time.perf_counter() < end:
@@ -104,8 +105,8 @@ def main(arguments: Sequence[str]) -> None:
     facts = {name: str(getattr(model, name, "")) for name in ("dtype", "engine_name")}
     print(json.dumps(facts), flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        print(json.dumps(measure(getattr(calls, asked.pop("call")), **asked)), flush=True)
+        request = json.loads(line)
+        print(json.dumps(measure(getattr(calls, request.pop("call")), **request)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Part ``library``: calls of the library on an idle machine and beside one busy core, in turns with
-the baseline. Each contender is a process of its own.
+"""Part ``library``: library calls on an idle machine and beside one busy core.
+
+The library and the baseline run in separate processes and are measured in turns.
 """
 
 import json
@@ -26,7 +27,7 @@ TABLE = "`edge` in the library"
 EVERYTHING = '"everything" of 451×300, idle'
 COMPARED = ("baseline float32 / ours", "baseline's best / ours")
 STATES = {"idle": nullcontext, "beside one busy core": busy_core}
-Call = Callable[..., dict[str, Any]]  # of a name, seconds and the least number
+Call = Callable[..., dict[str, Any]]  # (name, seconds, least number of calls)
 Samples = dict[tuple[str, str], list[float]]  # milliseconds per round, by row and contender
 
 
@@ -61,7 +62,7 @@ def _lines(samples: Samples) -> list[Line]:
 
 
 def compared(lines: list[Line]) -> list[Line]:
-    """How much faster we are than the baseline's float32, and than its faster precision."""
+    """Return our speed-up over the baseline's float32 and over its faster precision."""
     found = []
     for row in dict.fromkeys(line.row for line in lines):
         by_name = {line.column: line for line in lines if line.row == row}
@@ -75,7 +76,7 @@ def compared(lines: list[Line]) -> list[Line]:
 
 @contextmanager
 def process(checkpoint: Path | str, dtype: str, root: Path | None = None) -> Iterator[Call]:
-    """The library at ``root`` (this one), loaded. Raises RuntimeError where that fails."""
+    """Load the library at ``root`` (default: this one). Raises RuntimeError if that fails."""
     root = (root or ROOT).resolve()
     with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
         write_files(Path(folder))
@@ -85,8 +86,8 @@ def process(checkpoint: Path | str, dtype: str, root: Path | None = None) -> Ite
         with subprocess.Popen(command, env=environment, cwd=folder, **pipes) as library:
 
             def call(name: str, seconds: float, least: int) -> dict[str, Any]:
-                asked = {"call": name, "seconds": seconds, "least": least}
-                library.stdin.write(json.dumps(asked) + "\n")
+                request = {"call": name, "seconds": seconds, "least": least}
+                library.stdin.write(json.dumps(request) + "\n")
                 library.stdin.flush()
                 return _answer(library)
 
@@ -94,13 +95,13 @@ def process(checkpoint: Path | str, dtype: str, root: Path | None = None) -> Ite
                 print(f"  loaded from {root.name}: {_answer(library)}", flush=True)
                 yield call
             finally:
-                library.stdin.close()  # it ends
+                library.stdin.close()  # ends the process
 
 
 def _answer(library: subprocess.Popen[str]) -> dict[str, Any]:
     line = library.stdout.readline()
     if not line:
-        raise RuntimeError(f"{library.args} ended")
+        raise RuntimeError(f"{library.args} exited without an answer")
     return json.loads(line)
 
 

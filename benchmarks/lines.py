@@ -1,4 +1,4 @@
-"""One figure of the results, measured in several rounds, and tables of such figures."""
+"""Figures that were measured in several rounds, and tables of them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +26,7 @@ class Line:
         return float(np.median(self.rounds))
 
     def __str__(self) -> str:
-        """The median and, of several rounds, the least and the greatest value."""
+        """Return the median and, for several rounds, the least and the greatest value."""
         text = f"{_digits(self.median)} {self.unit}"
         if len(self.rounds) > 1:
             text += f" ({_digits(min(self.rounds))} to {_digits(max(self.rounds))})"
@@ -45,13 +45,13 @@ def _digits(value: float) -> str:
 
 
 def ratio(row: str, column: str, above: Line, below: Line) -> Line:
-    """Round by round: a machine that becomes slower slows both. In the table of ``above``."""
+    """Return the ratio in each round, as a slower machine slows both; in the table of ``above``."""
     rounds = [a / b for a, b in zip(above.rounds, below.rounds, strict=True)]
     return Line(above.table, row, column, "×", rounds)
 
 
 def tables(lines: Iterable[Line]) -> str:
-    """Markdown: one table for each that the lines name, in their order."""
+    """Return the tables that the lines name as Markdown, in the order of the lines."""
     found: dict[str, list[Line]] = {}
     for line in lines:
         found.setdefault(line.table, []).append(line)

@@ -1,5 +1,6 @@
-"""The load generator: a process of its own that gets jobs, one line of JSON each, and answers each
-with its outcome. Every client waits for its answer before it asks again.
+"""The load generator: a separate process that reads jobs and writes outcomes as lines of JSON.
+
+Each client waits for its answer before it sends the next request.
 """
 
 import asyncio
@@ -18,13 +19,13 @@ from benchmarks import traffic
 from benchmarks.traffic import Ask, Visit
 
 TIMEOUT_S = 120.0
-PAUSE_S = 0.01  # after a refusal
+PAUSE_S = 0.01  # after an error
 Work = Literal["new", "known", "click", "day"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """A load for ``seconds``, or until so many ``visits`` of a working day are over."""
+    """A load for ``seconds``, or until ``visits`` visits of a working day are over."""
 
     address: str  # host:port
     work: Work = "new"
@@ -32,7 +33,7 @@ class Job:
     seconds: float = 3.0
     warm_up_s: float = 0.5
     visits: int = 0
-    peer: Literal["", "form", "bytes"] = ""  # how a peer takes a file; empty: our service
+    peer: Literal["", "form", "bytes"] = ""  # how a peer receives a file; empty: our service
 
     def of(self, **changes: Any) -> "Job":
         return replace(self, **changes)
@@ -40,18 +41,18 @@ class Job:
 
 @dataclass
 class Outcome:
-    """Visits after the warm-up; ``rate`` is of requests per second."""
+    """The outcome of a job; latencies (per visit) and ``rate`` (requests/s) are without warm-up."""
 
     latencies_ms: list[float] = field(default_factory=list)
     rate: float = 0.0
-    answered: int = 0  # requests, the warm-up's too
+    answered: int = 0  # requests, with those of the warm-up
     errors: int = 0
     error: str = ""
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One visit: how many requests were answered in it."""
+    """A measured visit, and the number of its requests that were answered."""
 
     client: int
     answered: int
@@ -60,7 +61,7 @@ class _Seen:
 
 @contextmanager
 def generator() -> Iterator[Callable[[Job], Outcome]]:
-    """The process, as a function."""
+    """Start the process; yields a function that runs a job in it."""
     command = [sys.executable, "-m", "benchmarks.load"]
     with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdin is not None
@@ -71,7 +72,7 @@ def generator() -> Iterator[Callable[[Job], Outcome]]:
             process.stdin.flush()
             outcome = Outcome(**json.loads(process.stdout.readline()))
             if not outcome.latencies_ms:
-                raise RuntimeError(f"nothing was answered: {job}: {outcome.error}")
+                raise RuntimeError(f"no request of {job} was answered: {outcome.error}")
             if outcome.errors:
                 print(f"  {outcome.errors} errors, such as {outcome.error}", flush=True)
             return outcome
@@ -79,7 +80,7 @@ def generator() -> Iterator[Callable[[Job], Outcome]]:
         try:
             yield run
         finally:
-            process.stdin.close()  # it ends with its last job
+            process.stdin.close()  # ends the process
 
 
 async def measure(job: Job) -> Outcome:
@@ -97,7 +98,7 @@ async def measure(job: Job) -> Outcome:
                 try:
                     await _send(session, job, ask)
                     answered += 1
-                except Exception as error:  # of any kind: it was not answered
+                except Exception as error:  # any error counts as no answer
                     outcome.errors += 1
                     outcome.error = str(error)[:300]
                     await asyncio.sleep(PAUSE_S)
@@ -120,9 +121,9 @@ def _visits(job: Job) -> Iterator[Visit]:
 
 
 def _rate(seen: Iterable[_Seen]) -> float:
-    """The sum over the clients: each one's answers over the time that it waited for them.
+    """Return the sum over clients of answers per second of waiting.
 
-    Answers come in batches; a count within a span of time would depend on where it begins.
+    Answers come in batches, so that a count in a span of time would depend on where it begins.
     """
     of_client: dict[int, list[_Seen]] = {}
     for one in seen:
@@ -136,25 +137,27 @@ def _rate(seen: Iterable[_Seen]) -> float:
 async def _clients(
     job: Job, visits: Iterator[Visit], visit: Callable[[Visit, int, bool], Awaitable[None]]
 ) -> None:
-    """Every client has at least one visit that counts, and all of these meet the same load: no
-    client stops before the last one of them is over, unless there are no more visits.
+    """Run the clients until each has at least one measured visit.
+
+    No client stops before the last measured visit is over, so that all measured visits see the same
+    load, unless there are no more visits.
     """
     first = time.perf_counter() + job.warm_up_s
     last = first + job.seconds
-    without, waiting = set(range(job.clients)), set[int]()
+    unmeasured, measuring = set(range(job.clients)), set[int]()
 
     async def client(index: int) -> None:
-        while (now := time.perf_counter()) < last or without or waiting:
+        while (now := time.perf_counter()) < last or unmeasured or measuring:
             asks = next(visits, None)
             if asks is None:
-                without.discard(index)
+                unmeasured.discard(index)
                 return
-            counts = now >= first and (now < last or index in without)
+            counts = now >= first and (now < last or index in unmeasured)
             if counts:
-                without.discard(index)
-                waiting.add(index)
+                unmeasured.discard(index)
+                measuring.add(index)
             await visit(asks, index, counts)
-            waiting.discard(index)
+            measuring.discard(index)
 
     await asyncio.gather(*map(client, range(job.clients)))
 
@@ -173,7 +176,7 @@ async def _send(session: aiohttp.ClientSession, job: Job, ask: Ask) -> None:
 
 def main() -> None:
     async def answer() -> None:
-        traffic.photographs()  # read now, not by the first request
+        traffic.photographs()  # reads the files before the first request
         for line in sys.stdin:
             outcome = await measure(Job(**json.loads(line)))
             print(json.dumps(asdict(outcome)), flush=True)

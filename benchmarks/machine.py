@@ -1,4 +1,4 @@
-"""The machine that the figures depend on, and a load for one of its cores."""
+"""Facts about the machine, and a load for one of its cores."""
 
 import os
 import platform
@@ -40,7 +40,7 @@ def _version(package: str) -> str | None:
 
 @contextmanager
 def busy_core() -> Iterator[None]:
-    """Another process computes on one core for the length of the block."""
+    """Keep one core busy in another process until the end of the block."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
         try:
             yield

@@ -1,4 +1,4 @@
-"""Pictures of the results: requests per second beside the peers, CPU time by process."""
+"""Plots of the results: requests per second beside other servers, CPU time per process."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from benchmarks.lines import Line
 
 
 def draw(lines: Sequence[Line], folder: Path) -> list[Path]:
-    """The pictures that there are figures for."""
+    """Draw the plots that have figures; return their paths."""
     sums = {cpu.WHOLE, cpu.ABOVE, cpu.RATE}
     spent = [
         line
@@ -28,7 +28,7 @@ def draw(lines: Sequence[Line], folder: Path) -> list[Path]:
 
 
 def _bars(title: str, lines: Sequence[Line], stacked: bool, path: Path) -> None:
-    """A group or a stack of bars per column, a bar per row."""
+    """Draw a group or a stack of bars per column, with one bar per row."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,6 +1,7 @@
-"""Write a checkpoint of SAM's size with random weights, and a small text tower.
+"""Write a checkpoint of SAM's size with random weights and a small text encoder.
 
-Run by path with a directory, PYTHONPATH naming any checkout. The CLIP head has no layers.
+Run by path with a directory as argument; PYTHONPATH may be any checkout. The CLIP head has no
+layers.
 """
 
 import sys

@@ -1,5 +1,6 @@
-"""Part ``redis``: what an image takes there, and what one client reads per second; and the memory
-of a service after work. ``samclip plan`` needs them.
+"""Part ``redis``: bytes per image in Redis, bytes per second of one client, memory of the service.
+
+``samclip plan`` reads these figures.
 """
 
 import shutil
@@ -16,12 +17,12 @@ from benchmarks.service import running
 from tests import redis_server
 
 TABLE, COLUMN = "with Redis", "measured"
-OUTPUTS = 3  # entries of an image
+OUTPUTS = 3  # entries per image
 
 
 def run(bench: Bench) -> list[Line]:
     if shutil.which("redis-server") is None:
-        bench.log("left out: there is no redis-server here")
+        bench.log("skipped: redis-server is not installed")
         return []
     with (
         tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder,
@@ -40,7 +41,7 @@ def run(bench: Bench) -> list[Line]:
 
 
 def _redis(port: int) -> tuple[float, float]:
-    """Bytes of an image, and bytes that one client reads per second, an entry at a time."""
+    """Return bytes per image, and bytes per second that one client reads entry by entry."""
     with redis.Redis(port=port) as client:
         image = client.info("memory")["used_memory_dataset"] / (client.dbsize() / OUTPUTS)
         largest = max(client.scan_iter(count=1000), key=client.strlen)

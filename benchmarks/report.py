@@ -1,4 +1,4 @@
-"""The results on disk, part by part, and as text."""
+"""The results by part, as JSON and as Markdown."""
 
 import json
 from collections.abc import Mapping
@@ -15,15 +15,15 @@ BEGIN, END = "<!-- begin: made by make bench -->", "<!-- end -->"
 
 @dataclass
 class Report:
-    """Parts may come from different runs; each one's ratios are of one run."""
+    """Results by part; parts may come from different runs, the ratios of a part from one."""
 
     checkpoint: dict[str, str]
     parts: dict[str, list[Line]] = field(default_factory=dict)
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # of each part: date, machine
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # per part: date, machine, …
 
     @classmethod
     def continued(cls, path: Path, checkpoint: dict[str, str]) -> "Report":
-        """What earlier runs have measured of the same checkpoint, or nothing."""
+        """Read what earlier runs measured for the same checkpoint; empty if there is nothing."""
         if not path.exists():
             return cls(checkpoint)
         values = json.loads(path.read_text())
@@ -49,7 +49,7 @@ class Report:
 
 
 def markdown(report: Report) -> str:
-    """The goals, then the tables of each part."""
+    """Return the goals and the tables of each part as Markdown."""
     sections = [
         f"## {name}\n\n{_origin(name, report.facts[name])}\n\n{tables(part)}"
         for name, part in report.parts.items()
@@ -71,7 +71,7 @@ def _origin(part: str, facts: Mapping[str, Any]) -> str:
 
 
 def refresh(path: Path, report: Report) -> None:
-    """Renew what stands between the marks of a document."""
+    """Replace the text between the marks of a document."""
     before, _, rest = path.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
     path.write_text(f"{before}{BEGIN}\n\n{markdown(report)}\n\n{END}{after}")

@@ -1,8 +1,8 @@
-"""``python -m benchmarks.retrieval``: recall of both engines, and how they compare in time.
+"""``python -m benchmarks.retrieval``: recall and latency of both retrieval engines.
 
-The vectors are made up, of the width of the ``edge`` checkpoint: uniform noise, which is the
-hardest, and clusters, as photographs of a few hundred things make. Recall@10 is the share of the
-ten nearest of an exact search that are found.
+The vectors are synthetic, with the width of the ``edge`` checkpoint: uniform noise, the hardest
+case, and clusters, like photographs of a few hundred subjects. Recall@10 is the share of the ten
+nearest vectors of an exact search that an engine finds.
 """
 
 import argparse
@@ -34,19 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{'':20}{'recall@10':>10}{'same ids':>10}{'insert':>9}{'search':>9}{'filtered':>9}  ms")
     for kind, spread in (("clusters", SPREAD), ("uniform", None)):
         vectors_ND = make(args.vectors + args.queries, spread)
-        held_ND, queries_QD = vectors_ND[: args.vectors], vectors_ND[args.vectors :]
-        nearest_Q10 = np.argsort(-(queries_QD @ held_ND.T), axis=1)[:, :10]
+        stored_ND, queries_QD = vectors_ND[: args.vectors], vectors_ND[args.vectors :]
+        nearest_Q10 = np.argsort(-(queries_QD @ stored_ND.T), axis=1)[:, :10]
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             for name, engine in engines(Path(folder), stack):
                 row = measure(
-                    engine.get_or_make("bench", "float32"), held_ND, queries_QD, nearest_Q10
+                    engine.get_or_make("bench", "float32"), stored_ND, queries_QD, nearest_Q10
                 )
                 print(f"{kind + ', ' + name:20}" + row, flush=True)
     return 0
 
 
 def make(count: int, spread: float | None) -> np.ndarray:
-    """Float32 N×D, rows of length 1, around centres or anywhere."""
+    """Return float32 N×D, rows of length 1, around cluster centres or uniform (None)."""
     random = np.random.default_rng(0)
     vectors_ND = random.normal(size=(count, WIDTH)).astype(np.float32)
     if spread is not None:
@@ -62,17 +62,17 @@ def engines(folder: Path, stack: ExitStack) -> Iterator[tuple[str, Collections]]
 
 
 def measure(
-    found: Collection, held_ND: np.ndarray, queries_QD: np.ndarray, nearest_Q10: np.ndarray
+    found: Collection, stored_ND: np.ndarray, queries_QD: np.ndarray, nearest_Q10: np.ndarray
 ) -> str:
     begin = time.perf_counter()
-    for start in tqdm(range(0, len(held_ND), BATCH), desc="insert", leave=False):
-        rows = range(start, min(start + BATCH, len(held_ND)))
-        found.upsert([Item(str(n), held_ND[n], {"half": str(n % 2)}) for n in rows])
+    for start in tqdm(range(0, len(stored_ND), BATCH), desc="insert", leave=False):
+        rows = range(start, min(start + BATCH, len(stored_ND)))
+        found.upsert([Item(str(n), stored_ND[n], {"half": str(n % 2)}) for n in rows])
     inserted = time.perf_counter()
     answers = [found.search(Query(query_D, 10)) for query_D in queries_QD]
     searched = time.perf_counter()
-    some = queries_QD[:10]
-    for query_D in some:
+    filtered_QD = queries_QD[:10]
+    for query_D in filtered_QD:
         found.search(Query(query_D, 10, filter={"half": "1"}))
     filtered = time.perf_counter()
     hits = [
@@ -80,9 +80,9 @@ def measure(
         for answer, nearest_10 in zip(answers, nearest_Q10, strict=True)
     ]
     times = (
-        (inserted - begin) / len(held_ND),
+        (inserted - begin) / len(stored_ND),
         (searched - inserted) / len(queries_QD),
-        (filtered - searched) / len(some),
+        (filtered - searched) / len(filtered_QD),
     )
     whole = np.mean(np.array(hits) == 10)
     row = f"{np.mean(hits) / 10:10.4f}{whole:10.3f}"

@@ -1,4 +1,4 @@
-"""A running service seen from outside: its start, its memory, the CPU time of each process."""
+"""A running service observed from outside: start-up, memory, CPU time per process."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from benchmarks import traffic
 from tests.checkout import ROOT
 from tests.e2e.conftest import Service, start
 
-ROLES = {  # in this order, the first that the command line fits
+ROLES = {  # by pattern of the command line; the first match counts
     r"haproxy .*services/.*haproxy\.cfg": "front door",
     r"haproxy ": "Serve's HAProxy",
     r"-m (services\.|samclip\.cli serve)": "launcher",
@@ -42,26 +42,26 @@ class Running:
 
     @property
     def ready_s(self) -> float:
-        """Seconds until the service was ready, as it reports them itself."""
+        """The seconds until the service was ready, from its own log."""
         found = re.search(r"ready in ([\d.]+) s", self.service.log.read_text())
         assert found is not None
         return float(found[1])
 
     def cpu_ms(self) -> dict[str, float]:
-        """CPU time of the processes of each role until now."""
+        """Return the CPU time so far of the processes of each role."""
         spent: Counter[str] = Counter()
         for pid in self.service.processes():
             spent[role(_read(pid, "cmdline").replace("\0", " "))] += _cpu_ms(pid)
         return {name: spent[name] for name in ROLES.values()}
 
     def pss_bytes(self) -> int:
-        """Proportional set size of all processes: memory that is shared counts once."""
+        """Return the proportional set size of all processes; shared memory counts once."""
         found = [_read(pid, "smaps_rollup") for pid in self.service.processes()]
         kib = [re.search(r"^Pss:\s+(\d+)", text, re.M) for text in found]
         return 1024 * sum(int(one[1]) for one in kib if one)
 
     def index(self) -> None:
-        """Make the collection that a working day searches."""
+        """Create the collection that a working day searches."""
         self._post("/index", "application/json", traffic.collection())
 
     def ask(self, ask: traffic.Ask) -> Any:
@@ -80,7 +80,7 @@ def role(command: str) -> str:
 def _read(pid: int, name: str) -> str:
     try:
         return Path(f"/proc/{pid}/{name}").read_text()
-    except OSError:  # it ended
+    except OSError:  # the process ended
         return ""
 
 
@@ -93,7 +93,7 @@ def _cpu_ms(pid: int) -> float:
 def running(
     checkpoint: Path | str, python: str = sys.executable, root: Path = ROOT, **settings: object
 ) -> Iterator[Running]:
-    """A service of its own until the end of the block; ``root`` is the checkout of its code."""
+    """Run a service until the end of the block; ``root`` is the checkout of its code."""
     with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
         service = start(Path(folder), str(checkpoint), python, root, **settings)
         try:

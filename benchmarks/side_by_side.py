@@ -1,8 +1,8 @@
-"""Part ``peers``: other servers beside ours, in turns, each alone on the machine.
+"""Part ``peers``: our service and other servers in turns, each alone on the machine.
 
-*All new*: no image twice. *A working day*: Zipf 1.2 over 1,000 images, a cold cache at the start;
-per visit one classification, three clicks, one text search. ``work`` says what a peer does then,
-as its documentation would have it and with our library inside.
+*All new*: no image twice. *A working day*: images drawn by Zipf's law (1.2) from 1,000, with a cold
+cache at the start; per visit one classification, three clicks, one text search. ``peers.work``
+implements a peer's work, as its documentation suggests and with our library inside.
 """
 
 import statistics
@@ -26,7 +26,7 @@ TABLE, P50 = "requests per second", "p50 of a visit"
 OURS, BEST = "ours", "ours / best peer as documented"
 ALL_NEW = {"all new, 1 client": 1, "all new, 8 clients": 8, "all new, 32 clients": 32}
 DAY, DAY_CLIENTS, VISITS = "a working day, 8 clients", 8, 500
-WARM_UP_S = 6.0  # at first Serve's controller takes more than later
+WARM_UP_S = 6.0  # Serve's controller uses more CPU at first
 Turn = dict[str, Outcome]  # by column
 
 
@@ -46,19 +46,19 @@ def run(bench: Bench) -> list[Line]:
                     with serving(peer, work, bench, scores) as address:
                         turns[name].append(_measure(bench, Job(address, peer=peer.takes)))
                 except Absent as error:
-                    bench.log(f"left out: {error}")
+                    bench.log(f"skipped: {error}")
     complete = {name: rounds for name, rounds in turns.items() if len(rounds) == bench.rounds}
     return [*_lines(complete)]
 
 
 def _scores(service: Running) -> dict[str, float]:
-    """Of the first photograph, which the peers are checked with."""
+    """Return the scores of the first photograph, which peers are checked against."""
     answer = service.ask(traffic.Ask("classify", traffic.photograph(0)))
     return {score["label"]: score["score"] for score in answer["results"]}
 
 
 def _measure(bench: Bench, job: Job) -> Turn:
-    """Ours takes all visits of the day, as its cache fills; the others as many as there is time."""
+    """Measure each load. Only ours runs the whole day, as its cache fills; peers run for a time."""
     bench.load(job.of(clients=8, seconds=0.5 if bench.quick else WARM_UP_S))
     turn = {
         column: bench.load(job.of(clients=clients, seconds=bench.seconds))
@@ -71,7 +71,7 @@ def _measure(bench: Bench, job: Job) -> Turn:
 
 
 def _lines(turns: dict[str, list[Turn]]) -> Iterator[Line]:
-    """Rates and latencies; then ours to each peer's, and to the best of a round."""
+    """Yield rates and latencies, then our ratio to each peer and to the best of a round."""
     rates: dict[tuple[str, str], Line] = {}
     columns = (*ALL_NEW, DAY)
     for column in columns:

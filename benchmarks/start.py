@@ -1,6 +1,7 @@
-"""Part ``start``: seconds until the service is ready, and its memory while nobody asks.
+"""Part ``start``: seconds until the service is ready, and its memory while idle.
 
-In an environment that holds what ``make serve`` installs: Ray imports what else it finds.
+The service runs in an environment of what ``make serve`` installs, as Ray imports other packages
+that it finds. ``--quick`` uses the current environment.
 """
 
 import subprocess
@@ -19,7 +20,7 @@ TABLE = "start of the service"
 
 
 def run(bench: Bench) -> list[Line]:
-    """A first start finds no compiled models, a second one those of the first."""
+    """Measure first starts, without compiled models, and second starts, with those of the first."""
     python = sys.executable if bench.quick else _installed(bench, ROOT)
     other = _installed(bench, bench.baseline.resolve()) if bench.baseline else python
     seconds, memory = defaultdict(list), defaultdict(list)
@@ -46,7 +47,7 @@ def compiled_in(folder: Path) -> dict[str, Path]:
 
 
 def _installed(bench: Bench, root: Path) -> str:
-    """Return the interpreter of a checkout's own environment, which is made if it is absent."""
+    """Return the interpreter of a checkout's own environment, created if absent."""
     home = (bench.out / f"serve-{root.name}").resolve()
     subprocess.run(["make", f"--directory={root}", f"VENV={home}", f"{home}/.serve"], check=True)
     return str(home / "bin" / "python")

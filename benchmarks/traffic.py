@@ -1,4 +1,4 @@
-"""The photographs, and requests about them as HTTP sends them to the service and to its peers."""
+"""Photographs, and HTTP requests about them to the service and to other servers."""
 
 import base64
 import hashlib
@@ -35,7 +35,7 @@ _fresh = count()
 
 @dataclass(frozen=True)
 class Ask:
-    """One request. ``known``: the service has seen the file, and is sent its key alone."""
+    """One request. ``known``: the service has seen the file and receives only its key."""
 
     kind: Kind
     file: bytes = b""
@@ -49,7 +49,7 @@ Visit = list[Ask]
 
 @cache
 def photographs() -> tuple[bytes, ...]:
-    """JPEG files of the photograph sets, 0.1 to 0.26 megapixels; without those scikit-image's."""
+    """Return the photograph sets' JPEG files (0.1 to 0.26 megapixels), else scikit-image's."""
     root = Path(os.environ.get("SAMCLIP_DATA", ROOT / "../shared/data"))
     shards = [shard for name in SETS for shard in sorted((root / name).glob("*.tar"))]
     return tuple(file for shard in shards for file in _jpegs(shard)) or _scikit_image()
@@ -79,26 +79,26 @@ def photograph(number: int) -> bytes:
 
 
 def fresh(number: int) -> bytes:
-    """A file that no process has sent before: a photograph with other bytes behind its end."""
+    """Return a photograph that no process has sent before, with unique bytes after its end."""
     mark = os.getpid().to_bytes(4, "little") + next(_fresh).to_bytes(8, "little")
     return photograph(number) + mark
 
 
 def all_new() -> Iterator[Visit]:
-    """One classification of an image per visit, no image twice."""
+    """Yield visits of one classification, no image twice."""
     return ([Ask("classify", fresh(number))] for number in count())
 
 
 def again(kind: Kind) -> Iterator[Visit]:
-    """Questions about a few images that are known, each sent in a visit of its own."""
+    """Yield visits of one request about a few images that the service knows."""
     few = [photograph(number) for number in range(4)]
     return ([Ask(kind, file, True, point(number))] for number, file in enumerate(cycle(few)))
 
 
 def working_day(visits: int) -> Iterator[Visit]:
-    """A classification, three clicks on the same image and a text search per visit.
+    """Yield visits: a classification, three clicks on the same image and a text search.
 
-    Images and texts are drawn from 1,000 by Zipf's law; every day is the same.
+    Images and texts are drawn from 1,000 by Zipf's law, with a fixed seed.
     """
     shares = np.arange(1, IMAGES + 1) ** -ZIPF
     drawn = np.random.default_rng(0).choice(IMAGES, visits, p=shares / shares.sum())
@@ -109,7 +109,7 @@ def working_day(visits: int) -> Iterator[Visit]:
 
 
 def point(number: int) -> tuple[float, float]:
-    """Another one each time, inside every photograph."""
+    """Return a point inside every photograph, which varies with ``number``."""
     return 20.0 + number % 140, 20.0 + 7 * number % 140
 
 
@@ -118,7 +118,7 @@ def phrase(number: int) -> str:
 
 
 def to_service(ask: Ask) -> tuple[str, str, bytes]:
-    """(path, content type, body): a form with the file, or JSON."""
+    """Return (path, content type, body): a form with the file, or JSON."""
     fields: dict[str, Any] = {}
     if ask.kind == "classify":
         fields["labels"] = list(LABELS)
@@ -134,14 +134,14 @@ def to_service(ask: Ask) -> tuple[str, str, bytes]:
 
 
 def to_peer(ask: Ask, in_form: bool) -> tuple[str, bytes]:
-    """(content type, body): a line of JSON, then the file, which a peer does not keep."""
+    """Return (content type, body): a line of JSON, then the file, as peers do not keep it."""
     head = json.dumps({"kind": ask.kind, "point": ask.point, "text": ask.text})
     content = head.encode() + b"\n" + ask.file
     return form(content, {}) if in_form else ("application/octet-stream", content)
 
 
 def collection() -> bytes:
-    """The JSON that puts a few images into the collection which is searched."""
+    """Return the JSON that adds a few images to the collection that visits search."""
     files = [photograph(-1 - number) + b"indexed" for number in range(COLLECTION_SIZE)]
     items = [
         {"id": str(number), "image": base64.b64encode(file).decode()}
@@ -151,7 +151,7 @@ def collection() -> bytes:
 
 
 def form(file: bytes, fields: dict[str, list[Any]]) -> tuple[str, bytes]:
-    """A multipart form: (content type, body)."""
+    """Return a multipart form as (content type, body)."""
     parts = []
     for name, values in fields.items():
         for value in values:

@@ -1,6 +1,6 @@
-"""Part ``vit-b``: a new image at SAM's own size, beside segment_anything.
+"""Part ``vit-b``: encoding a new image at SAM's own size, compared with segment_anything.
 
-The weights are random, as speed does not depend on them. The CLIP head has no layers here: the
+The weights are random, as speed does not depend on them. The CLIP head has no layers, so that only
 image encoders are compared.
 """
 
@@ -26,7 +26,7 @@ DTYPES = {"ours": ("float32", "bfloat16", "int8"), "baseline": ("float32", "bflo
 
 
 def run(bench: Bench) -> list[Line]:
-    """In turns; a precision that a checkout does not have is left out."""
+    """Measure in turns; skips precisions that a checkout does not have."""
     with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder, ExitStack() as stack:
         calls = {REFERENCE: stack.enter_context(process(SEGMENT_ANYTHING, "float32"))}
         for name, root in (("ours", ROOT), ("baseline", bench.baseline)):
@@ -54,18 +54,18 @@ def _loaded(
         try:
             yield f"{name} {dtype}", stack.enter_context(process(directory, dtype, root))
         except RuntimeError as error:
-            bench.log(f"left out: {name} {dtype}: {error}")
+            bench.log(f"skipped: {name} {dtype}: {error}")
 
 
 def _make(directory: Path, root: Path) -> None:
-    """In the form that the checkout at ``root`` reads."""
+    """Write a checkpoint in the format that the checkout at ``root`` reads."""
     command = [sys.executable, "-P", random_vit_b.__file__, str(directory)]
     environment = os.environ | {"PYTHONPATH": sources(root)}
     subprocess.run(command, env=environment, check=True)
 
 
 def _export(directory: Path) -> None:
-    """Graphs in float32 and int8, calibrated with a few photographs."""
+    """Export graphs in float32 and int8, calibrated with a few photographs."""
     with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder:
         write_files(Path(folder), 8)
         command = [sys.executable, "-m", "samclip.cli", "export", str(directory)]

@@ -1,7 +1,6 @@
-"""SAM-CLIP as a plain library: one image encoder that knows what and where.
+"""SAM-CLIP as a plain library: one image encoder for classification and segmentation.
 
-The public names are loaded when they are first used, so importing this package costs nothing and
-brings in no torch.
+Public names are imported on first use, so importing this package is cheap and does not load torch.
 """
 
 from importlib import import_module
@@ -29,7 +28,7 @@ _HOME = {
     "EverythingMask": "types",
     "Geometry": "geometry",
     "ImageFeatures": "types",
-    "ImageLimits": "image",
+    "ImageLimits": "io.image",
     "MaskSet": "types",
     "Prepared": "model",
     "Prompt": "types",
@@ -37,7 +36,7 @@ _HOME = {
     "SamClip": "model",
     "SamClipConfig": "config",
     "SamClipError": "errors",
-    "SamHead": "sam_head",
+    "SamHead": "answers.sam_head",
     "Score": "types",
     "SemanticMap": "types",
 }

@@ -1,4 +1,4 @@
-"""What a checkpoint is: architecture, text tower and the numbers of its answers, as config.json."""
+"""The contents of config.json: a checkpoint's architecture, text tower and default settings."""
 
 import json
 import types
@@ -13,7 +13,7 @@ Kind = Literal["edge", "vit-b", "pair"]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipHeadConfig:
-    """Head_CLIP: ``layers`` and ``pool`` of a ViT's, ``width`` and ``hidden`` of the edge's."""
+    """The CLIP head: a ViT uses ``layers`` and ``pool``, the edge ``width`` and ``hidden``."""
 
     layers: int = 3
     pool: Literal["max", "avg"] = "max"
@@ -23,7 +23,7 @@ class ClipHeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """SAM's mask decoder; the defaults are SAM's own, ``embed_dim`` is its width."""
+    """SAM's mask decoder, of width ``embed_dim``; the defaults are SAM's own."""
 
     depth: int = 2
     heads: int = 8
@@ -32,10 +32,10 @@ class DecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """The text tower: a BERT sentence encoder of these sizes, or the one of an open_clip model."""
+    """The text tower: a BERT sentence encoder of these sizes, or an open_clip model's."""
 
     tower: Literal["sentence", "open_clip"]
-    model: str = ""  # open_clip: its architecture name
+    model: str = ""  # the open_clip architecture
     layers: int = 6
     width: int = 384
     heads: int = 12
@@ -46,13 +46,14 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SamClipConfig:
-    """One checkpoint's architecture and defaults; every field stands in config.json.
+    """The architecture and defaults of one checkpoint; config.json contains every field.
 
-    ``image_size`` is the side of the square model frame in pixels, ``stride`` the pixels of one
-    cell of the image embedding, ``embed_dim`` its width, ``text_dim`` the width that images and
-    texts share. ``backbone`` is a variant of SAM's ViT, or the edge's CNN. A ``pair`` has
-    the image tower of ``text.model`` for a CLIP head (``clip_head`` is null). ``logit_scale``
-    multiplies a cosine before the softmax over labels; a template holds one ``{}`` for the label.
+    ``image_size`` is the side of the square model frame in pixels, ``stride`` the side of a cell of
+    the image embedding in pixels, ``embed_dim`` the embedding's width, ``text_dim`` the width of
+    the space that images and texts share. ``backbone`` is a variant of SAM's ViT, or the edge's
+    CNN. A ``pair`` uses the image tower of ``text.model`` as its CLIP head (``clip_head`` is null).
+    ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
+    ``{}`` for the label.
     """
 
     kind: Kind
@@ -75,7 +76,7 @@ class SamClipConfig:
 
     @property
     def grid(self) -> int:
-        """Cells on a side of the image embedding."""
+        """Cells per side of the image embedding."""
         return self.image_size // self.stride
 
     def to_json(self) -> str:
@@ -84,7 +85,7 @@ class SamClipConfig:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Read config.json; CheckpointError names a key that is unknown, missing or ill-typed."""
+        """Read config.json. Raises CheckpointError for an unknown, missing or ill-typed key."""
         try:
             values = json.loads(text)
         except ValueError as error:
@@ -96,8 +97,8 @@ class SamClipConfig:
     def _check(self) -> None:
         if self.preprocess != PREPROCESS_VERSION:
             raise CheckpointError(
-                f"config.json: made for preprocessing version {self.preprocess!r}, this program "
-                f"has {PREPROCESS_VERSION!r}: get or convert the checkpoint again"
+                f"config.json: preprocessing version {self.preprocess!r}, this program expects "
+                f"{PREPROCESS_VERSION!r}: download or convert the checkpoint again"
             )
         if self.image_size < 1 or self.stride < 1 or self.image_size % self.stride:
             raise CheckpointError(
@@ -106,7 +107,7 @@ class SamClipConfig:
             )
         bad = [template for template in self.templates if template.count("{}") != 1]
         if bad or not self.templates:
-            raise CheckpointError(f"config.json: templates need one {{}} each, found {bad}")
+            raise CheckpointError(f"config.json: templates need exactly one {{}} each, found {bad}")
 
 
 EDGE = SamClipConfig(
@@ -124,7 +125,7 @@ EDGE = SamClipConfig(
     templates=("a photo of a {}.",),
     mask_threshold=0.0,
     points_per_side=16,
-    min_predicted_iou=0.35,  # a small decoder is modest: its best masks seldom claim more
+    min_predicted_iou=0.35,  # the small decoder rarely predicts more, even for its best masks
     min_stability=0.6,
     preprocess=PREPROCESS_VERSION,
 )
@@ -151,10 +152,10 @@ VIT_B = SamClipConfig(
 
 
 def _read(kind: Any, value: Any, where: str) -> Any:
-    """Return ``value`` of a JSON document as the declared type ``kind``, or say what differs."""
+    """Convert a JSON ``value`` to the type ``kind``. Raises CheckpointError if it does not fit."""
     if is_dataclass(kind):
         return _read_dataclass(kind, value, where)
-    if get_origin(kind) is types.UnionType:  # a dataclass, or null
+    if get_origin(kind) is types.UnionType:  # a dataclass or None
         return None if value is None else _read(get_args(kind)[0], value, where)
     if get_origin(kind) is tuple and isinstance(value, list):
         return tuple(_read(get_args(kind)[0], item, where) for item in value)
@@ -164,7 +165,7 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if kind in (int, str) and type(value) is kind:
         return value
-    raise CheckpointError(f"{where}: {value!r} is not {_spelled(kind)}")
+    raise CheckpointError(f"{where}: {value!r} is not {_type_name(kind)}")
 
 
 def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
@@ -175,12 +176,12 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     if unknown or missing:
         raise CheckpointError(
             f"{where}: unknown keys {unknown}, missing keys {missing}; "
-            "the checkpoint is of another version of this program"
+            "the checkpoint belongs to another version of this program"
         )
     hints = get_type_hints(kind)
     return kind(**{name: _read(hints[name], value[name], f"{where}: {name}") for name in value})
 
 
-def _spelled(kind: Any) -> str:
+def _type_name(kind: Any) -> str:
     choices = get_args(kind) if get_origin(kind) is Literal else ()
     return f"one of {', '.join(map(str, choices))}" if choices else f"of type {kind}"

@@ -1,33 +1,34 @@
-"""Every error that this project raises for a caller, as one tree.
+"""The exceptions that this project raises for its callers, as one tree.
 
     SamClipError
-    ├── InvalidRequest            the request can never succeed as it is
+    ├── InvalidRequest            a retry of the same request cannot succeed
     │   ├── InvalidImage          not an image, broken, animated, too many pixels
     │   │   ├── ImageTooLarge     more bytes than the limit
-    │   │   └── UnsupportedImage  an image, but of a format that is not read here
+    │   │   └── UnsupportedImage  an image in an unsupported format
     │   ├── InvalidPrompt         a point outside, an inverted box, nothing to segment
     │   └── InvalidLabels         no labels, an empty label, too many of them
-    ├── KeyUnknown                an image key whose embedding is gone: send the image
-    ├── NotFound                  a collection, or an id in it
+    ├── KeyUnknown                an image key without a stored embedding: send the image
+    ├── NotFound                  no such collection, or no such id in it
     ├── Unauthenticated           no API key, or a wrong one
-    ├── PermissionDenied          an API key without the scope that is needed
-    ├── Overloaded                the queue is full: come back later
-    ├── DeadlineExceeded          the caller's time is up
+    ├── PermissionDenied          an API key without the required scope
+    ├── Overloaded                the queue is full: retry later
+    ├── DeadlineExceeded          the caller's deadline has passed
     │   └── RequestTooSlow        the body did not arrive in time
     ├── Unavailable               a service that this one depends on does not answer
+    ├── AnotherCheckpoint         the requested checkpoint is not the one being served
     └── CheckpointError           a checkpoint that is missing, damaged or of another kind
 
-The message says what happened, what was expected and what to do. ``services.request.status`` maps
-these classes to gRPC and HTTP status.
+Each message states what happened, what was expected and what to do. ``services.request.status``
+maps these classes to gRPC and HTTP statuses.
 """
 
 
 class SamClipError(Exception):
-    """The root of the tree; never raised itself."""
+    """The base class; never raised directly."""
 
 
 class InvalidRequest(SamClipError):
-    """The request can never succeed as it is."""
+    """An invalid request: a retry of the same request cannot succeed."""
 
 
 class InvalidImage(InvalidRequest):
@@ -39,7 +40,7 @@ class ImageTooLarge(InvalidImage):
 
 
 class UnsupportedImage(InvalidImage):
-    """An image of a format that is not read here."""
+    """An image in an unsupported format."""
 
 
 class InvalidPrompt(InvalidRequest):
@@ -51,7 +52,7 @@ class InvalidLabels(InvalidRequest):
 
 
 class KeyUnknown(SamClipError):
-    """An image key whose embedding is no longer held."""
+    """An image key without a stored embedding."""
 
 
 class NotFound(SamClipError):
@@ -63,7 +64,7 @@ class Unauthenticated(SamClipError):
 
 
 class PermissionDenied(SamClipError):
-    """An API key that is known, without the scope that this needs."""
+    """A valid API key without the required scope."""
 
 
 class Overloaded(SamClipError):
@@ -83,7 +84,7 @@ class Unavailable(SamClipError):
 
 
 class AnotherCheckpoint(SamClipError):
-    """The checkpoint that was asked for is not the one that is served."""
+    """The requested checkpoint is not the one being served."""
 
 
 class CheckpointError(SamClipError):

@@ -1,4 +1,4 @@
-"""The one map between a picture as it was sent and the square frame that the model sees.
+"""The mapping between an original picture and the square frame that the model sees.
 
 Original frame: H×W pixels, (x, y) with (0, 0) the top-left corner. Model frame: the picture scaled
 so that its longest side is ``size`` (rounded as SAM's ResizeLongestSide rounds), in the top-left
@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 PREPROCESS_VERSION = "1"
-"""Part of every cache key: raise it when the same file would give other pixels."""
+"""Part of every cache key: increment it when the same file would give other pixels."""
 
 FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Original picture of ``height``×``width`` pixels in a model frame of ``size``×``size``."""
+    """An original picture of ``height``×``width`` pixels in a ``size``×``size`` model frame."""
 
     height: int
     width: int
@@ -50,38 +50,41 @@ class Geometry:
 
     @property
     def model_frame(self) -> "Geometry":
-        """The same picture as if it had been sent at the model's own resolution."""
+        """The geometry of the same picture, resized to the model's resolution."""
         return Geometry(self.input_height, self.input_width, self.size)
 
     def points_to_model(self, points_N2: ArrayLike) -> NDArray[np.float32]:
-        """(x, y) from original to model pixels: scaled only, the prompt encoder shifts by half."""
+        """Scale (x, y) from original to model pixels; the prompt encoder adds the half pixel."""
         points = np.asarray(points_N2, np.float64).reshape(-1, 2)
         return (points * self._scale_xy).astype(np.float32)
 
     def points_to_original(self, points_N2: ArrayLike) -> NDArray[np.float32]:
-        """(x, y) from model to original pixels."""
+        """Scale (x, y) from model to original pixels."""
         points = np.asarray(points_N2, np.float64).reshape(-1, 2)
         return (points / self._scale_xy).astype(np.float32)
 
     def boxes_to_model(self, boxes_N4: ArrayLike) -> NDArray[np.float32]:
-        """(x_min, y_min, x_max, y_max) from original to model pixels."""
+        """Scale (x_min, y_min, x_max, y_max) from original to model pixels."""
         return self.points_to_model(boxes_N4).reshape(-1, 4)
 
     def boxes_to_original(self, boxes_N4: ArrayLike) -> NDArray[np.float32]:
-        """(x_min, y_min, x_max, y_max) from model to original pixels."""
+        """Scale (x_min, y_min, x_max, y_max) from model to original pixels."""
         return self.points_to_original(boxes_N4).reshape(-1, 4)
 
     def grid(self, h: int) -> tuple[int, int]:
-        """Rows and columns that hold picture in an h×h grid over the padded frame, rounded up."""
+        """Return the rows and columns of an h×h grid over the padded frame that hold picture.
+
+        Partly filled cells count.
+        """
         rows = math.ceil(self.input_height * h / self.size)
         columns = math.ceil(self.input_width * h / self.size)
         return rows, columns
 
     def resize(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """RGB uint8 H×W×3 of this geometry's size to 3×size×size, bilinear, padded with zeros."""
+        """Resize RGB uint8 H×W×3 to the model frame, 3×size×size: bilinear, padded with zeros."""
         if image_HW3.shape != (self.height, self.width, 3):
             raise ValueError(
-                f"image is {image_HW3.shape}, expected ({self.height}, {self.width}, 3)"
+                f"image has shape {image_HW3.shape}, expected ({self.height}, {self.width}, 3)"
             )
         size_wh = (self.input_width, self.input_height)
         resized = Image.fromarray(image_HW3).resize(size_wh, Image.Resampling.BILINEAR)
@@ -92,9 +95,9 @@ class Geometry:
         return pixels_3SS
 
     def logits_to_original(self, logits_hw: FloatArray) -> NDArray[np.float32]:
-        """One square map over the padded model frame to float32 H×W over the original.
+        """Resize one square map over the padded model frame to float32 H×W over the original.
 
-        The two bilinear steps of SAM's post-processing: to the model frame, then, without the
+        Follows SAM's post-processing in two bilinear steps: to the model frame, then, without the
         padding, to the original size.
         """
         logits = np.ascontiguousarray(logits_hw, np.float32)
@@ -106,7 +109,10 @@ class Geometry:
     def masks_to_original(
         self, logits_Mhw: FloatArray, threshold: float = 0.0
     ) -> NDArray[np.bool_]:
-        """Square logits over the padded model frame to bool M×H×W, one full-size map at a time."""
+        """Resize square logits over the padded model frame and threshold them: bool M×H×W.
+
+        Only one full-size map of logits is in memory at a time.
+        """
         masks_MHW = np.empty((len(logits_Mhw), self.height, self.width), np.bool_)
         for mask_HW, logits_hw in zip(masks_MHW, logits_Mhw, strict=True):
             np.greater(self.logits_to_original(logits_hw), threshold, out=mask_HW)

@@ -1,4 +1,4 @@
-"""``SamClip``: a checkpoint in one process that answers everything the services do.
+"""``SamClip``: a checkpoint in one process, with every operation of the services.
 
 T texts, D width, S side of the model frame, H W pixels of the original picture.
 """
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from samclip_core.nn.network import SamClipNet
 
 TEXTS_AT_ONCE = 64
-"""Most texts in one run of the text encoder: more gain nothing."""
+"""Most texts per run of the text encoder: larger batches are no faster."""
 Image = bytes | NDArray[np.uint8] | ImageFeatures
-"""An encoded file, RGB uint8 H×W×3, or what ``SamClip.encode`` made of one."""
+"""An encoded file, RGB uint8 H×W×3, or the features that ``SamClip.encode`` returned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +48,10 @@ class Prepared:
 
 
 class SamClip:
-    """One image encoder, many answers. Holds no state of a request: threads may share it."""
+    """An image encoder and its heads. Holds no request state, so threads may share it."""
 
     def __init__(self, directory: Path, engine: Engine, limits: ImageLimits | None = None) -> None:
-        """Use ``SamClip.load``."""
+        """Not for direct use: call ``SamClip.load``."""
         self.config = checkpoint.read_config(directory)
         self.digest = checkpoint.digest(directory)
         int8 = checkpoint.graphs(directory).get(checkpoint.INT8_GRAPH, {})
@@ -60,7 +60,7 @@ class SamClip:
         self.sam_head = SamHead(self.config, engine)
         self.limits = limits or ImageLimits()
         self._tokenizer = tokenizer.load(directory)
-        # The same labels are asked of many pictures; texts cost far more than a look-up.
+        # The same labels are used for many pictures, and embedding them is slow.
         self._embedded = lru_cache(maxsize=16)(self._embed_classes)
 
     @classmethod
@@ -75,9 +75,9 @@ class SamClip:
         """Load a bundled checkpoint by name, or one from its directory.
 
         ``dtype`` is the precision of the image encoder; everything else is float32. "auto" takes
-        the fastest that the checkpoint has on this processor: float32, bfloat16 or int8. ``engine``
-        "auto" runs exported graphs on a CPU, and torch on a GPU or where there are no graphs.
-        Raises CheckpointError where something is missing, damaged or cannot be had.
+        the checkpoint's fastest precision on this processor: float32, bfloat16 or int8. ``engine``
+        "auto" runs exported graphs on a CPU, and torch on a GPU or if there are no graphs. Raises
+        CheckpointError if a file is missing or damaged, or the engine or precision is unavailable.
         """
         directory = checkpoint.resolve(name_or_dir)
         loaded = load_engine(
@@ -89,43 +89,45 @@ class SamClip:
     def dtype(self) -> str:
         """The precision of the image encoder, one of ``samclip_core.engine.base.Dtype``.
 
-        For int8, the first digits of the graph's digest follow, as in "int8:4caf4841": calibrated
-        in another way, the same weights give other embeddings.
+        For int8, the first digits of the graph's digest follow, as in "int8:4caf4841", because
+        another calibration of the same weights gives other embeddings.
         """
         dtype = self.engine.dtype
         return f"{dtype}:{self._int8_digest[:8]}" if dtype.startswith("int8") else dtype
 
     @property
     def net(self) -> "SamClipNet":
-        """The network itself, frozen; ValueError where the engine is not torch."""
+        """The torch network, frozen. Raises ValueError if the engine is not torch."""
         net: SamClipNet | None = getattr(self.engine, "net", None)
         if net is None:
             raise ValueError("compiled graphs have no modules: load with engine='torch'")
         return net
 
     def prepare(self, image: bytes | NDArray[np.uint8]) -> Prepared:
-        """Decode where need be, and bring into the model frame; no model is run.
+        """Decode an encoded image and resize it to the model frame; no model runs.
 
         Raises the errors of ``samclip_core.io.image.decode``.
         """
         image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
         shape = image_HW3.shape
         if image_HW3.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not image_HW3.size:
-            raise InvalidImage(f"an array of {image_HW3.dtype} {shape}: expected uint8 RGB, H×W×3")
+            raise InvalidImage(
+                f"image array is {image_HW3.dtype} {shape}: expected uint8 RGB, H×W×3"
+            )
         geometry = Geometry(shape[0], shape[1], self.config.image_size)
         return Prepared(geometry.resize(image_HW3), geometry)
 
     def encode(self, image: Image | Prepared) -> ImageFeatures:
-        """Encode one picture, once for every question about it; features pass through."""
+        """Encode one picture for any number of calls; features are returned unchanged."""
         if isinstance(image, ImageFeatures):
             return image
         prepared = image if isinstance(image, Prepared) else self.prepare(image)
         return self.encode_batch([prepared])[0]
 
     def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
-        """Encode prepared pictures together, in order; features in float16 or float32.
+        """Encode prepared pictures as one batch, in order; features in float16 or float32.
 
-        A picture's features do not depend on what else is in the batch.
+        A picture's features do not depend on the rest of the batch.
         """
         sizes = [(item.geometry.input_height, item.geometry.input_width) for item in batch]
         pixels_B3SS = np.stack([item.pixels_3SS for item in batch])
@@ -136,7 +138,7 @@ class SamClip:
         ]
 
     def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Embed texts as they stand: T×D, rows of length 1. Raises InvalidLabels."""
+        """Embed texts without templates: T×D, rows of length 1. Raises InvalidLabels."""
         texts = zero_shot.as_texts(texts)
         tokenizer.check_texts(texts)
         return np.concatenate(
@@ -147,15 +149,15 @@ class SamClip:
         )
 
     def tokenize(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Token ids T×N of texts, for ``embed_tokens``; no model is run. Raises InvalidLabels."""
+        """Return token ids T×N for ``embed_tokens``; no model runs. Raises InvalidLabels."""
         return self._tokenizer(texts)
 
     def embed_tokens(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed what ``tokenize`` returned: T×D, rows of length 1."""
+        """Embed token ids from ``tokenize``: T×D, rows of length 1."""
         return self.engine.embed_text(ids_TN)
 
     def embed_image(self, image: Image) -> NDArray[np.float32]:
-        """The pooled embedding: D, of length 1, comparable with ``embed_text``."""
+        """Return the pooled embedding: D, of length 1, comparable with ``embed_text``."""
         return zero_shot.unit(_present(self.encode(image).clip_pooled_D, "CLIP_POOLED"))
 
     def classify(
@@ -165,7 +167,7 @@ class SamClip:
         templates: Sequence[str] | None = None,
         top_k: int | None = None,
     ) -> list[Score]:
-        """Score each label, best first; without ``templates`` the checkpoint's own are used.
+        """Score each label, best first; ``templates`` defaults to the checkpoint's.
 
         Raises InvalidLabels.
         """
@@ -178,7 +180,7 @@ class SamClip:
     def segment(
         self, image: Image, prompts: Sequence[Prompt], multimask: bool = True
     ) -> list[MaskSet]:
-        """Answer each prompt with masks, best first: three with ``multimask``, else one.
+        """Return the masks of each prompt, best first: three with ``multimask``, else one.
 
         Raises InvalidPrompt.
         """
@@ -191,7 +193,7 @@ class SamClip:
         background: bool = False,
         refine: bool = False,
     ) -> SemanticMap:
-        """Give every pixel one of the labels, or with ``background`` none.
+        """Assign one of the labels to every pixel; with ``background``, possibly none.
 
         ``refine`` sharpens the outlines with the SAM head. Raises InvalidLabels.
         """
@@ -210,9 +212,9 @@ class SamClip:
     def segment_everything(
         self, image: Image, points_per_side: int | None = None, labels: Sequence[str] = ()
     ) -> list[EverythingMask]:
-        """Find every object, largest first; each gets the likeliest of ``labels`` if there are any.
+        """Find all objects, largest first, each with its most likely label if ``labels`` are given.
 
-        ``points_per_side`` None: the checkpoint's own. Raises InvalidLabels.
+        ``points_per_side`` defaults to the checkpoint's. Raises InvalidLabels.
         """
         labels = zero_shot.as_texts(labels)
         features = self.encode(image)
@@ -234,7 +236,7 @@ class SamClip:
         self, labels: tuple[str, ...], templates: tuple[str, ...]
     ) -> NDArray[np.float32]:
         text_LD = zero_shot.class_embeddings(self.embed_text, labels, templates)
-        text_LD.setflags(write=False)  # every later answer shares it
+        text_LD.setflags(write=False)  # the cache shares it between calls
         return text_LD
 
 

@@ -1,4 +1,4 @@
-"""The values that pass between the stages: frozen, numpy only, so they travel as they are.
+"""The values passed between stages: frozen, with numpy arrays only, so any process can read them.
 
 Shape letters: D width, h w grid, H W pixels of the original picture, M masks.
 """
@@ -12,19 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.errors import InvalidPrompt
-from samclip_core.geometry import Geometry
+from samclip_core.geometry import FloatArray, Geometry
 
-FloatArray = NDArray[np.floating]
 Box = tuple[float, float, float, float]
+
+PADDING, NOT_OBJECT, OBJECT, BOX_MIN, BOX_MAX = -1, 0, 1, 2, 3
+"""SAM's point labels. A box is two corner points; points without a box end with a padding point."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatures:
-    """What one pass of the image encoder left of a picture; an output nobody asked for is None.
+    """The image encoder's outputs for one picture; outputs that were not requested are None.
 
-    Arrays are float16 or float32; ``sam_Dhw`` and ``clip_dense_Dhw`` lie over the padded model
-    frame, and CLIP's vectors have length 1 along D. ``dtype`` is the precision of the encoder that
-    computed them, as in ``SamClip.dtype``; empty if it is not known.
+    Arrays are float16 or float32; ``sam_Dhw`` and ``clip_dense_Dhw`` cover the padded model frame,
+    and CLIP's vectors have length 1 along D. ``dtype`` is the precision of the encoder that
+    computed them, as in ``SamClip.dtype``; empty if unknown.
     """
 
     geometry: Geometry
@@ -38,8 +40,8 @@ class ImageFeatures:
 class Prompt:
     """One object to find, in pixels of the original picture.
 
-    ``negative`` goes with ``points`` one by one (empty: all are positive). ``mask_input_hw`` is the
-    low-resolution logits of an earlier answer, over the padded model frame.
+    ``negative`` has one flag per point (empty: all points are positive). ``mask_input_hw`` holds
+    the low-resolution logits of an earlier answer, over the padded model frame.
     """
 
     points: tuple[tuple[float, float], ...] = ()
@@ -48,7 +50,7 @@ class Prompt:
     mask_input_hw: FloatArray | None = None
 
     def validate(self, geometry: Geometry) -> None:
-        """Raise InvalidPrompt unless this prompt can be answered for a picture of that size."""
+        """Raise InvalidPrompt unless this prompt fits a picture of that size."""
         if not self.points and self.box is None and self.mask_input_hw is None:
             raise InvalidPrompt("the prompt is empty: give points, a box or a mask_input")
         self._validate_points(geometry)
@@ -61,7 +63,7 @@ class Prompt:
         if self.negative and len(self.negative) != len(self.points):
             raise InvalidPrompt(
                 f"{len(self.points)} points with {len(self.negative)} negative flags: "
-                "give one flag a point, or none"
+                "give one flag per point, or none"
             )
         for x, y in self.points:
             if not (0 <= x <= geometry.width and 0 <= y <= geometry.height):
@@ -75,14 +77,14 @@ def _validate_box(box: Box, geometry: Geometry) -> None:
     x_min, y_min, x_max, y_max = box
     shown = f"box ({x_min:g}, {y_min:g}, {x_max:g}, {y_max:g})"
     if not all(math.isfinite(value) for value in box):
-        raise InvalidPrompt(f"{shown} is not finite: give four numbers")
+        raise InvalidPrompt(f"{shown} is not finite: give four finite numbers")
     if x_min >= x_max or y_min >= y_max:
         raise InvalidPrompt(
             f"{shown} is inverted or empty: expected x_min < x_max and y_min < y_max"
         )
     if x_min < 0 or y_min < 0 or x_max > geometry.width or y_max > geometry.height:
         raise InvalidPrompt(
-            f"{shown} leaves the image of {geometry.width}×{geometry.height} pixels: "
+            f"{shown} extends beyond the image of {geometry.width}×{geometry.height} pixels: "
             "clip it to the image"
         )
 
@@ -94,7 +96,7 @@ def _validate_mask_input(mask_input_hw: FloatArray) -> None:
             f"mask_input has shape {shape}: send the square logits of an earlier answer"
         )
     if not np.isfinite(mask_input_hw).all():
-        raise InvalidPrompt("mask_input holds values that are not finite: send logits")
+        raise InvalidPrompt("mask_input contains values that are not finite: send logits")
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,14 +114,14 @@ class MaskSet:
 
 
 STABILITY_OFFSET = 1.0
-"""How far above and below the threshold a mask is compared for its stability, as SAM does."""
+"""Stability compares the masks at this offset above and below the threshold, as in SAM."""
 
 
 @dataclass(frozen=True, eq=False)
 class MaskLogits:
-    """A MaskSet before its masks are enlarged to the picture's size, best predicted IoU first.
+    """The masks of one prompt before they are enlarged, best predicted IoU first.
 
-    ``logits_Mhw`` as in MaskSet; pixels above ``threshold`` are inside.
+    ``logits_Mhw`` as in MaskSet; pixels above ``threshold`` belong to the mask.
     """
 
     geometry: Geometry
@@ -128,12 +130,12 @@ class MaskLogits:
     threshold: float
 
     def enlarge(self, index: int) -> tuple[NDArray[np.bool_], float]:
-        """One mask over the original picture, and its stability."""
+        """Return one mask over the original picture, and its stability."""
         logits_HW = self.geometry.logits_to_original(self.logits_Mhw[index])
         return logits_HW > self.threshold, _stability(logits_HW, self.threshold)
 
     def enlarge_all(self) -> MaskSet:
-        """Enlarge one mask after another."""
+        """Enlarge every mask."""
         count = len(self.logits_Mhw)
         masks_MHW = np.empty((count, self.geometry.height, self.geometry.width), np.bool_)
         stability_M = np.empty(count, np.float32)
@@ -143,16 +145,16 @@ class MaskLogits:
 
 
 def _stability(logits_HW: NDArray[np.float32], threshold: float) -> float:
-    """IoU of the mask at a threshold a little higher and a little lower; 0 for no mask at all."""
+    """Return the IoU of the masks at a raised and a lowered threshold; 0 if both are empty."""
     intersection = np.count_nonzero(logits_HW > threshold + STABILITY_OFFSET)
     union = np.count_nonzero(logits_HW > threshold - STABILITY_OFFSET)
     return intersection / union if union else 0.0
 
 
 class MaskHead(Protocol):
-    """Finds masks for prompts: ``samclip_core.answers.sam_head.SamHead``, or a test's fake.
+    """The interface of a head that finds masks: ``samclip_core.answers.sam_head.SamHead``.
 
-    Masks below its two thresholds are not worth showing unasked.
+    Masks below the two thresholds are dropped, except in the answer to a user's prompt.
     """
 
     min_predicted_iou: float
@@ -161,15 +163,15 @@ class MaskHead(Protocol):
     def segment(
         self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool
     ) -> list[MaskSet]:
-        """One MaskSet a prompt, in order: three masks each with ``multimask``, else one."""
+        """Return one MaskSet per prompt, in order: three masks with ``multimask``, else one."""
 
 
 @dataclass(frozen=True, eq=False)
 class EverythingMask:
-    """One object that was found without being pointed at; its name, where labels were given.
+    """One object found without a user's prompt, with its label if labels were given.
 
-    Kept as low-resolution logits over the padded model frame: a hundred full-size masks of a large
-    picture would not fit in memory, so ``mask_HW`` is made anew each time it is read.
+    Stored as low-resolution logits over the padded model frame, because a hundred full-size masks
+    of a large picture would not fit in memory; ``mask_HW`` is computed on each access.
     """
 
     geometry: Geometry
@@ -187,7 +189,7 @@ class EverythingMask:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """All pixels that one label won; ``score`` is the label's mean probability over them."""
+    """The pixels assigned to one label; ``score`` is the label's mean probability over them."""
 
     label: str
     score: float
@@ -197,15 +199,15 @@ class Region:
 
     @property
     def mask_HW(self) -> NDArray[np.bool_]:
-        """Bool over the original picture, made anew each time it is read."""
+        """Bool over the original picture, computed on each access."""
         return self.label_map_HW == self.index
 
 
 @dataclass(frozen=True, eq=False)
 class SemanticMap:
-    """A label for each pixel: int16 H×W index into the request's labels, -1 background.
+    """A label per pixel: int16 H×W indices into the request's labels, -1 for background.
 
-    ``regions``, largest first, leave out labels that won no pixel.
+    ``regions`` are sorted largest first and omit labels without pixels.
     """
 
     label_map_HW: NDArray[np.int16]
@@ -214,7 +216,7 @@ class SemanticMap:
 
 @dataclass(frozen=True)
 class Score:
-    """How well one label fits: softmax probability over the labels asked for, and the cosine."""
+    """The fit of one label: softmax probability over the requested labels, and the cosine."""
 
     label: str
     score: float

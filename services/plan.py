@@ -1,7 +1,7 @@
-"""``samclip plan``: what a load needs, from what ``make bench`` has measured.
+"""``samclip plan``: size a deployment for a load from the measurements of ``make bench``.
 
-The arithmetic is that of core-seconds: what each kind of request costs all processes of the service
-together, at saturation. A machine is one like that of the measurement, with a whole service on it.
+Sizes are computed from the core-seconds that each kind of request costs all processes of the
+service at saturation. Each machine equals the measured one and runs a complete service.
 """
 
 import argparse
@@ -18,15 +18,15 @@ HOURS_A_MONTH = 730
 
 
 class PlanError(ValueError):
-    """A load that makes no sense, or figures that are missing."""
+    """The load is invalid, or a measurement is missing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Costs:
-    """Seconds and bytes of each thing asked, as ``make bench`` writes them.
+    """Costs per request as measured by ``make bench``.
 
-    ``…_cpu_s`` are core-seconds per request at saturation, of all processes; ``encode_cpu_s`` is
-    the encoder's part of a new image.
+    ``…_cpu_s`` are core-seconds of all processes per request at saturation; ``encode_cpu_s`` is
+    the encoder's share of ``new_image_cpu_s``.
     """
 
     cores: int
@@ -41,49 +41,52 @@ class Costs:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Take them from the benchmark's JSON. Raises PlanError."""
+        """Read the costs from the benchmark's JSON. Raises PlanError if that fails."""
         try:
             return cls.of(json.loads(path.read_text())["costs"])
         except (OSError, ValueError, KeyError) as error:
-            raise PlanError(f"{path} has no figures to plan with ({error}): make bench") from error
+            raise PlanError(f"{path} has no costs ({error}): run `make bench`") from error
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Raises PlanError where a figure is absent."""
+        """Make costs from the benchmark's values. Raises PlanError if one is missing."""
         needed = {field.name for field in fields(cls)} - {"gpu_images_per_s"}
         if missing := sorted(needed - set(values)):
-            raise PlanError(f"not measured yet: {', '.join(missing)}: make bench")
+            raise PlanError(f"not measured yet: {', '.join(missing)}; run `make bench`")
         return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """``hit_ratio`` of the images are known already, and their file is not sent again."""
+    """Request rates of a service.
+
+    ``hit_ratio`` is the fraction of images in the cache, whose files are not sent again.
+    """
 
     images_per_s: float
     clicks_per_s: float = 0.0
     hit_ratio: float = 0.0
     image_bytes: float = 250_000
-    keep_hours: float = 24.0  # what has been encoded stays in Redis so long
+    keep_hours: float = 24.0  # lifetime of embeddings in Redis
 
     def check(self) -> None:
-        """Raise PlanError for what cannot be."""
+        """Raise PlanError if a value is out of range."""
         if min(self.images_per_s, self.clicks_per_s, self.keep_hours, self.image_bytes) < 0:
-            raise PlanError("rates, hours and bytes are not negative")
+            raise PlanError("rates, hours and bytes must not be negative")
         if not self.images_per_s and not self.clicks_per_s:
-            raise PlanError("nothing is asked: give images or clicks a second")
+            raise PlanError("the load is zero: give images or clicks per second")
         if not 0 <= self.hit_ratio <= 1:
             raise PlanError(f"the hit ratio is {self.hit_ratio}, expected 0 to 1")
 
     @property
     def new_per_s(self) -> float:
-        """Images that have to be encoded."""
+        """Images per second that have to be encoded."""
         return self.images_per_s * (1 - self.hit_ratio)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """What the operator decides: how full, how large a shard, and what things cost in USD."""
+    """The operator's choices: target utilisation, size of a Redis shard, and prices in USD."""
 
     utilisation: float = 0.7
     shard_gb: float = 25.0
@@ -107,7 +110,7 @@ class Plan:
 
 
 def plan(load: Load, costs: Costs, choices: Choices = Choices(), on_gpu: bool = False) -> Plan:
-    """The smallest number of machines that stays below ``utilisation``. Raises PlanError."""
+    """Return the smallest deployment that stays below ``utilisation``. Raises PlanError."""
     load.check()
     if not 0 < choices.utilisation <= 1:
         raise PlanError(f"the utilisation is {choices.utilisation}, expected 0 to 1")
@@ -115,7 +118,7 @@ def plan(load: Load, costs: Costs, choices: Choices = Choices(), on_gpu: bool = 
     busy = busy_cores(load, costs, on_gpu)
     replicas = max(1, gpus, ceil(busy / costs.cores / choices.utilisation))
     redis_gb = load.new_per_s * load.keep_hours * 3600 * costs.image_bytes_in_redis / GB
-    # At worst no click finds its image in the memory of its replica.
+    # Worst case: every click reads its image from Redis.
     redis_rate = (load.new_per_s + load.clicks_per_s) * costs.image_bytes_in_redis
     full = redis_rate / costs.redis_bytes_per_s / choices.utilisation
     shards = max(ceil(redis_gb / choices.shard_gb), ceil(full))
@@ -138,7 +141,7 @@ def plan(load: Load, costs: Costs, choices: Choices = Choices(), on_gpu: bool = 
 
 
 def busy_cores(load: Load, costs: Costs, on_gpu: bool = False) -> float:
-    """Core-seconds a second; a GPU takes over the encoding, and nothing else."""
+    """Return the core-seconds per second; a GPU only runs the encoder."""
     new = costs.new_image_cpu_s
     if on_gpu:
         new = max(new - costs.encode_cpu_s, 0.0)
@@ -148,7 +151,7 @@ def busy_cores(load: Load, costs: Costs, on_gpu: bool = False) -> float:
 
 def _gpus(load: Load, costs: Costs, choices: Choices) -> int:
     if costs.gpu_images_per_s is None:
-        raise PlanError("no figures of a GPU: make bench on a machine that has one")
+        raise PlanError("no GPU was measured: run `make bench` on a machine that has one")
     return max(1, ceil(load.new_per_s / costs.gpu_images_per_s / choices.utilisation))
 
 
@@ -185,24 +188,24 @@ def _fields(kind: type[Load] | type[Choices], given: Mapping[str, Any]) -> dict[
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="samclip plan",
-        description="Machines, GPUs, Redis and cost for a load, from the figures of make bench.",
-        epilog="Prices are examples, in USD: give your own.",
+        description="Size machines, GPUs and Redis for a load, from the results of make bench.",
+        epilog="The default prices are examples in USD.",
     )
     add = parser.add_argument
     number: dict[str, Any] = {"type": float, "metavar": "N"}
     add("--images-per-second", dest="images_per_s", required=True, **number)
-    add("--clicks-per-second", dest="clicks_per_s", help="on images that are known (0)", **number)
-    add("--hit-ratio", help="of the images: known already (0)", **number)
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="of the encoder (cpu)")
-    add("--image-bytes", help="of a file (250000)", **number)
-    add("--keep-hours", help="embeddings stay in Redis so long (24)", **number)
-    add("--utilisation", help="of cores, GPUs and Redis, at most (0.7)", **number)
-    add("--shard-gb", help="memory of one Redis (25)", **number)
-    add("--core-hour", help="price (0.04)", **number)
-    add("--gb-hour", help="price of memory (0.005)", **number)
-    add("--gpu-hour", help="price (2.5)", **number)
+    add("--clicks-per-second", dest="clicks_per_s", help="clicks on cached images (0)", **number)
+    add("--hit-ratio", help="fraction of images in the cache (0)", **number)
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="device of the encoder (cpu)")
+    add("--image-bytes", help="size of an image file (250000)", **number)
+    add("--keep-hours", help="lifetime of embeddings in Redis (24)", **number)
+    add("--utilisation", help="max of cores, GPUs and Redis (0.7)", **number)
+    add("--shard-gb", help="memory of one Redis shard (25)", **number)
+    add("--core-hour", help="hourly price of a core (0.04)", **number)
+    add("--gb-hour", help="hourly price of a GB of memory (0.005)", **number)
+    add("--gpu-hour", help="hourly price of a GPU (2.5)", **number)
     bench = Path("out/bench/bench.json")
-    add("--bench", type=Path, default=bench, metavar="FILE", help=f"the figures ({bench})")
+    add("--bench", type=Path, default=bench, metavar="FILE", help=f"measurements ({bench})")
     add("--json", action="store_true", help="print JSON")
     return parser
 

@@ -18,8 +18,6 @@ from samclip_core.engine.base import CACHE_DIR, Asked
 PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
 NOT_OURS = {"SAMCLIP_DATA", "SAMCLIP_API_KEY"}  # the tests' photographs, a client's key
-
-
 RENAMED = {"torch_threads": "threads"}
 
 
@@ -48,71 +46,122 @@ class SettingsError(ValueError):
 
 
 class Settings(BaseSettings):
-    """What an operator may choose. Sizes are in bytes, times in the unit that the name ends in."""
+    """What an operator may choose. Sizes are in bytes, times in the unit that the name ends in.
+
+    The text below each field is its row in ``docs/settings.md``.
+    """
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", validate_default=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        use_attribute_docstrings=True,
     )
 
-    # The model.
-    checkpoint: str = "edge"  # a bundled name or a directory
+    checkpoint: str = "edge"
+    """bundled name or directory"""
     device: str = "cpu"
-    dtype: Asked = "auto"  # of the encoder; auto: measured at load
-    threads: int = Field(0, ge=0)  # of each process with a model; 0: the runtime decides
+    """`cpu`, `cuda`, `cuda:1` …"""
+    dtype: Asked = "auto"
+    """precision of the image encoder: `float32`, `bfloat16`, `float16` or `int8` (reported as
+    `int8+bfloat16` where the layers that stay in float are in bfloat16). On a CPU, `auto` measures
+    the precisions that the checkpoint and the processor have, and takes a lower one where it is
+    clearly faster; on a GPU it is `bfloat16`"""
+    threads: int = Field(0, ge=0)
+    """of each process that holds a model; 0: the runtime decides"""
     compiled_cache_dir: AbsolutePath = CACHE_DIR
+    """where graphs compiled for this processor are kept, with what `auto` measured; the folder must
+    belong to this user alone"""
+    replica_cpus: float = Field(0, ge=0)
+    """CPUs that Ray reserves for each replica; 0: all replicas share them"""
 
-    replica_cpus: float = Field(0, ge=0)  # that Ray reserves for each replica; 0: all share them
-
-    # Where it listens. The inner ports are Serve's own, behind the front door.
     host: str = "127.0.0.1"
+    """address to listen at; `0.0.0.0`: every interface"""
     http_port: int = Field(8000, ge=1, le=65535)
+    """HTTP"""
     grpc_port: int = Field(9000, ge=1, le=65535)
-    inner_http_port: int = Field(0, ge=0, le=65535)  # 0: any free one
+    """gRPC"""
+    inner_http_port: int = Field(0, ge=0, le=65535)
+    """Ray Serve's own HTTP port, behind the front door; 0: any free one"""
     inner_grpc_port: int = Field(0, ge=0, le=65535)
-    serve_host: str = "127.0.0.1"  # where the front door finds the inner ports
-    front_door_secret: str = Field("", repr=False)  # empty: a new random one at each start
-    api_keys_file: AbsolutePath | None = (
-        None  # services/front_door/keys.py; absent: no key is asked for
-    )
-    allow_open: bool = False  # let everybody in who reaches an address beyond this machine
-    allowed_hosts: Hosts = None  # that a Host header may name beside this machine's own names
-    tls_cert_file: AbsolutePath | None = None  # certificates and private key, PEM; absent: no TLS
-    tls_client_ca_file: AbsolutePath | None = None  # whose certificates callers must show
+    """Ray Serve's own gRPC port, the same way"""
+    serve_host: str = "127.0.0.1"
+    """where the front door finds these two ports"""
+    front_door_secret: str = Field("", repr=False)
+    """the secret between front door and services; empty: a new one at each start"""
+    api_keys_file: AbsolutePath | None = None
+    """file of API keys, see [access](access.md); empty: callers need no key"""
+    allow_open: bool = False
+    """listen beyond this machine without asking callers for a key"""
+    allowed_hosts: Hosts = None
+    """names without ports, separated by commas, that the `Host` header of HTTP may have besides
+    `localhost`, `127.x.x.x` and `[::1]`; empty: any name where callers show a key or a certificate
+    or `allow_open` is set, otherwise no other name"""
+    tls_cert_file: AbsolutePath | None = None
+    """certificate, chain and private key in one PEM file; both ports then speak only TLS"""
+    tls_client_ca_file: AbsolutePath | None = None
+    """callers must show a certificate of this CA (mTLS)"""
 
-    # What it works with.
-    backbone_address: str = ""  # host:port of another cluster's front door; empty: our own
-    backbone_api_key: str = Field("", repr=False)  # that it asks us for
-    backbone_ca_file: AbsolutePath | None = None  # that its TLS certificate comes from
-    redis_url: str | None = Field(None, repr=False)  # may hold a password
-    redis_timeout_ms: float = Field(100, gt=0)  # one exchange; then on without it
+    backbone_address: str = ""
+    """`host:port` of the backbone of another cluster; empty: its own"""
+    backbone_api_key: str = Field("", repr=False)
+    """the key that it asks for"""
+    backbone_ca_file: AbsolutePath | None = None
+    """it is reached over TLS, with a certificate of this CA"""
+    redis_url: str | None = Field(None, repr=False)
+    """a Redis that keeps embeddings for all processes, and collections too where it is a single
+    Redis 8 server: `redis://`, `rediss://` (TLS), `unix://`, `redis+sentinel://host:port,…/service/db`,
+    `redis+cluster://host:port`"""
+    redis_timeout_ms: float = Field(100, gt=0)
+    """for one exchange with Redis; a slower one counts as a miss"""
     index_dir: AbsolutePath = Path("~/.local/share/samclip/index")
-    cache_bytes: int = Field(512 * MIB, ge=0)  # of the backbone
-    head_cache_bytes: int = Field(64 * MIB, ge=0)  # of each head
-    cache_dtype: Literal["float16", "int8"] = "float16"  # of what is kept
+    """where collections are kept without a Redis 8, by one service at a time"""
+    cache_bytes: int = Field(512 * MIB, ge=0)
+    """embeddings that the backbone keeps in memory"""
+    head_cache_bytes: int = Field(64 * MIB, ge=0)
+    """the same, in each head"""
+    cache_dtype: Literal["float16", "int8"] = "float16"
+    """how embeddings are kept; `int8` takes half the room and is slightly less exact"""
 
-    # Batching.
     max_batch_size: int = Field(8, ge=1)
-    # For images that are being decoded, even while the device has nothing to do.
+    """images in one run of the encoder, on a GPU and with PyTorch; a compiled graph on a CPU takes
+    one"""
     batch_wait_ms: float = Field(20.0, ge=0)
-    max_queue: int = Field(64, ge=1)  # images that wait for the encoder; more are refused
-    # On a CPU at most four of them in one call, as their maps outgrow the caches.
+    """how long a batch waits for images that are being decoded, even if the device is idle"""
+    max_queue: int = Field(64, ge=1)
+    """images that wait for the encoder; further ones are refused"""
     max_prompt_batch: int = Field(8, ge=1)
+    """prompts, of any images, in one run of the mask decoder"""
 
-    # Limits on one request.
     max_request_bytes: int = Field(256 * MIB, ge=1)
+    """of one request"""
     max_image_bytes: int = Field(32 * MIB, ge=1)
+    """of one image file"""
     max_image_pixels: int = Field(64_000_000, ge=1)
+    """of one image, checked before it is decoded"""
     max_images: int = Field(64, ge=1)
+    """in one request"""
     max_prompts: int = Field(256, ge=1)
+    """in one request"""
     max_labels: int = Field(1024, ge=1)
-    max_metadata_bytes: int = Field(4096, ge=0)  # of one item of a collection
+    """in one request"""
+    max_metadata_bytes: int = Field(4096, ge=0)
+    """of one item of a collection"""
     max_collection_items: int = Field(10_000_000, ge=1)
-    max_collections: int = Field(1000, ge=1)  # of one tenant
-    max_replica_bytes: int = Field(0, ge=0)  # of memory, before it is replaced; 0: no limit
+    """in one collection"""
+    max_collections: int = Field(1000, ge=1)
+    """of one tenant"""
+    max_replica_bytes: int = Field(0, ge=0)
+    """memory above which a replica is replaced; 0: no limit"""
     request_timeout_s: float = Field(60.0, gt=0)
+    """for one request; a caller may ask for less"""
 
-    otlp_endpoint: str = ""  # of a collector of OpenTelemetry; empty: no traces
+    otlp_endpoint: str = ""
+    """OpenTelemetry collector (OTLP over HTTP) such as `http://127.0.0.1:4318`; empty: no traces"""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    """`DEBUG`, `INFO`, `WARNING` or `ERROR`"""
 
     @classmethod
     def load(cls, file: Path | None = None, **flags: Any) -> Self:
@@ -143,7 +192,7 @@ class Settings(BaseSettings):
             raise SettingsError(_explain(error, sorted(cls.model_fields))) from error
 
     def tuned(self, config: Mapping[str, Any], names: Sequence[str]) -> Self:
-        """The same with the values of ``config``, whose names must be among ``names``.
+        """Return these settings with the values of ``config``, whose names must be in ``names``.
 
         Raises SettingsError.
         """
@@ -181,3 +230,12 @@ def _explain(error: ValidationError, known: list[str]) -> str:
 
 def _shown(value: object) -> str:
     return repr(str(value) if isinstance(value, Path) else value)
+
+
+def table() -> str:
+    """Return the settings as a table in Markdown, for ``docs/settings.md``."""
+    rows = ["| setting | default | |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = f"`{field.default}`" if field.default not in (None, "") else ""
+        rows.append(f"| `{name}` | {default} | {' '.join((field.description or '').split())} |")
+    return "\n".join(rows).replace(str(Path.home()), "~")

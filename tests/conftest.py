@@ -37,7 +37,7 @@ WITH_RAY = (
     "tests/e2e/",
     "tests/faults/",
     "tests/unit/services/cache/test_warm.py",
-    "tests/unit/training/data/test_embeddings.py",
+    "tests/unit/training/distillation/test_embeddings.py",
 )
 
 

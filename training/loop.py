@@ -1,4 +1,4 @@
-"""The one loop of every stage: learn, average, validate, report, save, resume."""
+"""The training loop of every stage: train, average, validate, report, save, resume."""
 
 import io
 import math
@@ -18,11 +18,11 @@ from training import workers
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """How long a stage runs and how fast it learns.
+    """The length and the learning rate of a stage.
 
-    ``encoder_rate`` multiplies the rate of the pretrained encoder: the paper's tenth. ``average``
-    is the decay of the moving average of the weights, which is what a stage gives: as it was where
-    validation found it ``best``, or as it is at ``last``.
+    ``encoder_rate`` multiplies the rate of the pretrained encoder (0.1 in the paper). ``average``
+    is the decay of the weights' moving average. A stage returns these averaged weights: those with
+    the lowest validation loss (``best``) or the final ones (``last``).
     """
 
     steps: int
@@ -37,9 +37,9 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a step's loss, scaled to its share of the global batch, and figures to show.
+    """A part of a step's loss, scaled to its share of the global batch, with figures to display.
 
-    The parts of a step are backpropagated one by one, so that one graph is alive at a time.
+    Parts are backpropagated one by one, so that only one graph is in memory at a time.
     """
 
     loss: Tensor
@@ -53,7 +53,7 @@ Parts = Callable[[Net, Any], Iterator[Part]]
 def optimizer(
     schedule: Schedule, slow: Iterable[nn.Parameter], fast: Iterable[nn.Parameter]
 ) -> torch.optim.AdamW:
-    """AdamW over the pretrained (slow) and the new (fast) parameters that may learn."""
+    """Return AdamW over the trainable parameters, pretrained (slow) and new (fast)."""
     groups = [
         {
             "params": [p for p in slow if p.requires_grad],
@@ -67,7 +67,7 @@ def optimizer(
 
 
 def rate_at(step: int, schedule: Schedule) -> float:
-    """The share of the full rate at a step: linear warm-up, then a half cosine down to zero."""
+    """Return a step's share of the full rate: linear warm-up, then cosine decay to zero."""
     if step < schedule.warmup:
         return (step + 1) / schedule.warmup
     progress = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
@@ -75,11 +75,11 @@ def rate_at(step: int, schedule: Schedule) -> float:
 
 
 class Stage(Generic[Net]):
-    """A stage of a run: its network, its weights' moving average, and the state it resumes from.
+    """A stage of a run: its network, the moving average of its weights, and its resumable state.
 
-    ``parts(net, batch)`` gives the loss of a step part by part. In ``folder``, ``NAME.state.pt``
-    is all that a resumed run needs, ``NAME.best.pt`` the averaged weights of the lowest validation
-    loss, ``NAME.losses.tsv`` and ``NAME.validation.tsv`` are the curves.
+    ``folder`` holds ``NAME.state.pt``, from which a run resumes, ``NAME.best.pt``, the averaged
+    weights with the lowest validation loss, and the curves ``NAME.losses.tsv`` and
+    ``NAME.validation.tsv``.
     """
 
     def __init__(
@@ -105,12 +105,12 @@ class Stage(Generic[Net]):
         validation: Callable[[], Iterable[Any]] = tuple,
         report: Callable[[dict[str, float]], None] | None = None,
     ) -> None:
-        """Run the steps that are left, and leave the averaged weights in the network.
+        """Run the remaining steps, then load the averaged weights into the network.
 
-        ``batches(steps)`` gives this worker's part of each step. A step depends on nothing but
-        its number, so a run that was killed goes on as if nothing had happened. With
-        ``validation``, the weights of the lowest validation loss win over the last ones, unless the
-        schedule keeps those. Every worker calls ``report`` at the same steps.
+        ``batches(steps)`` yields this worker's part of each step, ``parts(net, batch)`` the loss of
+        a step part by part. A step depends only on its number, so an interrupted run resumes with
+        the same result. With ``validation``, the weights with the lowest validation loss are used,
+        unless the schedule keeps the last ones. Every worker calls ``report`` at the same steps.
         """
         steps = range(self.done, self.schedule.steps)
         with (
@@ -123,16 +123,16 @@ class Stage(Generic[Net]):
                 disable=workers.rank() != 0,
             ) as bar,
         ):
-            for number, batch in zip(bar, batches(steps), strict=True):
+            for step, batch in zip(bar, batches(steps), strict=True):
                 figures = self._step(batch, parts)
-                _line(log, {"step": number} | figures)
+                _line(log, {"step": step} | figures)
                 bar.set_postfix({key: f"{value:.3f}" for key, value in figures.items()})
-                self.done = number + 1
+                self.done = step + 1
                 if self.done % self.schedule.save_every == 0 or self.done == self.schedule.steps:
                     log.flush()
                     figures |= self._validate(validation(), parts)
                     self._save()
-                    workers.wait()  # for the files of the first one
+                    workers.wait()  # until worker 0 has written the files
                     if report is not None:
                         figures |= {"step": self.done}
                         report({f"{self.name}/{key}": value for key, value in figures.items()})
@@ -153,7 +153,7 @@ class Stage(Generic[Net]):
 
     @torch.no_grad()
     def _validate(self, batches: Iterable[Any], parts: Parts[Net]) -> dict[str, float]:
-        """The mean loss of the averaged weights; the weights are kept where it is the lowest."""
+        """Return the mean loss of the averaged weights; save them if it is the lowest so far."""
         losses = []
         for batch in batches:
             figures: dict[str, Tensor] = {}
@@ -202,7 +202,7 @@ class Stage(Generic[Net]):
         return self.folder / f"{self.name}.{ending}"
 
     def _log(self) -> TextIO:
-        """The losses, a line for each step; the lines of steps to be repeated are dropped."""
+        """Open the loss log, one line per step; drop the lines of steps that will run again."""
         if workers.rank() != 0:
             return io.StringIO()
         for ending in ("losses.tsv", "validation.tsv"):
@@ -215,7 +215,7 @@ class Stage(Generic[Net]):
 
 
 def _line(log: TextIO, values: dict[str, float]) -> None:
-    """One line of a table, after the names of its columns where it is the first."""
+    """Write one row of a table, preceded by the column names if the table is empty."""
     if not log.tell():
         log.write("\t".join(values) + "\n")
     step, *others = values.values()
@@ -232,7 +232,7 @@ def _over_workers(figures: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _write(path: Path, content: object) -> None:
-    """As a whole or not at all; a full disk leaves the last good file and says what it needs."""
+    """Write a file atomically. Raises OSError with the free space if writing fails."""
     partial = path.with_suffix(".tmp")
     try:
         torch.save(content, partial)
@@ -241,6 +241,6 @@ def _write(path: Path, content: object) -> None:
         free = shutil.disk_usage(path.parent).free / 2**20
         raise OSError(
             f"{path} could not be written ({error}): {free:.0f} MiB are free in {path.parent}; "
-            "make room and start the run again, it goes on from its last saved state"
+            "free some space and start the run again, it resumes from its last saved state"
         ) from error
     partial.replace(path)

@@ -1,4 +1,4 @@
-"""Recipes: functions that return everything a run is, as frozen dataclasses."""
+"""Recipes: functions that return the full definition of a run as frozen dataclasses."""
 
 import json
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from training.loop import Schedule
 
 D = TypeVar("D")
 
-# One name, many photographs: how much more often a set is drawn than its size alone says.
+# Sets with their sampling weights relative to size.
 REGION_SETS = (
     ("coco_multi", 2.5),
     ("bsds500", 2.5),
@@ -29,10 +29,10 @@ PHOTO_SETS = (
 
 @dataclass(frozen=True, kw_only=True)
 class SamBatch:
-    """Images in a step and masks asked of each; ``at_once`` of them are learnt from at a time.
+    """Images per step and masks prompted per image; ``at_once`` images form one forward pass.
 
-    ``corrected`` is the share of steps in which correcting clicks follow, ``rounds`` the prompts
-    there are then.
+    In a share ``corrected`` of the steps, each mask gets ``rounds`` prompts: the first one and
+    correcting clicks.
     """
 
     images: int
@@ -44,14 +44,14 @@ class SamBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A whole run; a stage without a schedule is left out.
+    """The full definition of a run; stages without a schedule are skipped.
 
-    ``sam_weight`` is the paper's λ. Beyond the paper: ``dense_weight`` of the patch loss,
-    ``embedding_weight`` of the standardised SAM embedding's loss on the photographs, so that both
-    teachers see the same frames; ``name_weight`` of the class names of ``named_sets``, whose label
-    maps then teach Head_CLIP's patches; ``kept_start``, of an edge merge, the share of Head_CLIP's
-    first weights in its last ones. ``photo_sides`` and ``adaptation_sides`` are the frames of the
-    photographs in stages I and II, and in stage III.
+    ``sam_weight`` is the paper's λ. The other weights are not in the paper: ``dense_weight`` of the
+    patch loss; ``embedding_weight`` of the loss on the standardised SAM embedding of the
+    photographs, for which both teachers see the same frames; ``name_weight`` of the loss that
+    trains Head_CLIP's patches on the label maps of ``named_sets``. ``kept_start`` (edge only) is
+    the share of Head_CLIP's initial weights mixed into its final ones. ``photo_sides`` are the
+    frame sides of the photographs in stages I and II, ``adaptation_sides`` those in stage III.
     """
 
     name: str
@@ -73,27 +73,26 @@ class Recipe:
     kept_start: float = 0.0
     named_images: int = 0
     named_sets: tuple[str, ...] = ()
-    clip_loss: Literal["cosine", "angle"] = "cosine"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    checkpointing: bool = False  # vit-b: time for memory
+    checkpointing: bool = False  # vit-b: recompute activations to save memory
     clip_teacher: int = 2  # edge: EfficientNet-Lite version
     region_sets: tuple[tuple[str, float], ...] = REGION_SETS
     photo_sets: tuple[str, ...] = PHOTO_SETS
 
 
 def edge() -> Recipe:
-    """The bundled checkpoint: about an hour and a half on two cores, with ``--start edge``.
+    """Return the recipe of the bundled checkpoint: about 90 minutes on two cores.
 
-    That goes on from the SAM of the checkpoint before; from nothing, the SAM teacher wants twice
-    the steps.
+    This assumes ``--start edge``, which starts from the SAM of the previous checkpoint. From
+    ImageNet's trunk, the SAM teacher needs twice the steps.
     """
     return Recipe(
         name="edge",
         kind="edge",
-        # The trunk stays ImageNet's: a step costs a quarter less, and CLIP's features survive.
+        # Freezing ImageNet's trunk makes steps a quarter cheaper and preserves CLIP's features.
         sam_teacher=Schedule(steps=2200, rate=8e-4, encoder_rate=0.0, warmup=100),
-        # Validation cannot choose here: it has too few names, and without them it finds the head
-        # best that has learnt the least.
+        # Keep the last weights: the held-out photographs have too few names to choose by, and
+        # without names the validation loss favours the least trained head.
         head_probing=Schedule(
             steps=480,
             rate=1e-3,
@@ -103,7 +102,7 @@ def edge() -> Recipe:
             save_every=80,
             keep="last",
         ),
-        # Encoder and SAM's head have learnt all they need: small steps bring them together.
+        # The encoder and Head_SAM are already trained: a few small steps are enough.
         joint=Schedule(
             steps=25,
             rate=3e-4,
@@ -126,9 +125,9 @@ def edge() -> Recipe:
 
 
 def edge_naive_kd() -> Recipe:
-    """The paper's forgetting baseline (appendix D): the CLIP teacher alone, no rehearsal.
+    """Return the paper's forgetting baseline (appendix D): the CLIP teacher alone, no rehearsal.
 
-    The encoder learns at the full rate: nothing tells this student to keep what it knows.
+    The encoder learns at the full rate, since no loss here preserves SAM's features.
     """
     merge = edge()
     assert merge.joint is not None
@@ -137,12 +136,12 @@ def edge_naive_kd() -> Recipe:
 
 
 def edge_stage_1() -> Recipe:
-    """Head probing only: the encoder stays as it is."""
+    """Return the edge recipe without joint distillation: the encoder stays SAM's."""
     return replace(edge(), name="edge-stage-1", joint=None)
 
 
 def vit_b() -> Recipe:
-    """The paper's merge (section 2 and table 5) of SAM ViT-B and a CLIP, for many GPUs."""
+    """Return the paper's merge (section 2 and table 5) of SAM ViT-B and a CLIP, for many GPUs."""
     return Recipe(
         name="vit-b",
         kind="vit-b",
@@ -162,7 +161,7 @@ def vit_b() -> Recipe:
 
 
 def debug() -> Recipe:
-    """Every stage in seconds, for tests: it proves that the job runs, and teaches nothing."""
+    """Return a recipe for tests: every stage runs within seconds, without a useful result."""
     short = Schedule(steps=2, rate=1e-4, warmup=1, average=0.5, save_every=1)
     return Recipe(
         name="debug",
@@ -200,9 +199,9 @@ CONFIGS = {"edge": EDGE, "vit-b": VIT_B}
 
 
 def override(value: D, changes: Sequence[str]) -> D:
-    """The dataclass ``value`` with changes like ``joint.steps=10``; the right side is JSON.
+    """Return the dataclass ``value`` with changes such as ``joint.steps=10``; values are JSON.
 
-    Raises ValueError where there is no such field, or the value is of another type.
+    Raises ValueError if there is no such field or the value has another type.
     """
     for change in changes:
         path, equals, text = change.partition("=")
@@ -215,8 +214,8 @@ def override(value: D, changes: Sequence[str]) -> D:
 def _replaced(value: Any, path: Sequence[str], text: str, change: str) -> Any:
     names = [known.name for known in fields(value)] if is_dataclass(value) else []
     if path[0] not in names:
-        there = ", ".join(names) or "nothing: it is not there in this recipe"
-        raise ValueError(f"{change!r}: no field {path[0]!r}, there is {there}")
+        expected = ", ".join(names) or "no field: the recipe does not set this part"
+        raise ValueError(f"{change!r}: no field {path[0]!r}, expected {expected}")
     old = getattr(value, path[0])
     deeper = len(path) > 1
     new = _replaced(old, path[1:], text, change) if deeper else _read(text, old, change)
@@ -242,13 +241,13 @@ def _read(text: str, old: Any, change: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """Where a recipe runs: what is built, from what, and the folder of its states.
+    """A recipe with its inputs, its resources and the folder of its states.
 
-    ``text_tower`` is the checkpoint whose frozen text tower an edge merge keeps, ``start`` one
-    whose SAM its SAM teacher goes on from (none: ImageNet's trunk). ``sam`` and ``clip``
-    (MODEL:FILE) are the official teachers of a vit-b merge. ``readers`` processes of each worker
-    decode ahead of the training; a worker computes on ``threads``. ``targets`` is a folder in which
-    ``training.data.embeddings`` has kept the CLIP teacher's answers.
+    ``text_tower`` is the checkpoint whose frozen text tower an edge merge keeps, ``start`` the one
+    whose SAM initialises its SAM teacher (empty: ImageNet's trunk). ``sam`` and ``clip``
+    (MODEL:FILE) are the official teachers of a vit-b merge. ``targets`` is a folder of CLIP-teacher
+    outputs that ``training.distillation.embeddings`` stored. Each worker computes on ``threads``
+    threads while ``readers`` processes decode ahead.
     """
 
     recipe: Recipe
@@ -266,10 +265,10 @@ class Run:
 
     @property
     def side(self) -> int:
-        """Pixels on a side of SAM's frame."""
+        """Return the side of SAM's frame in pixels."""
         return self.config.image_size
 
     @property
     def mask_side(self) -> int:
-        """Cells on a side of a mask's logits."""
+        """Return the side of a mask's logits in cells."""
         return 4 * self.config.grid

@@ -1,8 +1,10 @@
-"""``samclip train`` and ``ray job submit -- python -m training.train``: teachers to checkpoint.
+"""Merge teachers into a checkpoint: ``samclip train``, or a Ray job.
+
+    ray job submit -- python -m training.train --recipe edge
 
     photographs → teachers → I head probing → II joint distillation → III adaptation → checkpoint
 
-A run that was stopped goes on from its folder: a stage that is done is not done again.
+A stopped run resumes from its folder and skips completed stages.
 """
 
 import argparse
@@ -23,10 +25,10 @@ from samclip_core.config import SamClipConfig
 from samclip_core.engine.memory import keep_memory
 from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeClipHead
-from samclip_core.nn.network import SamClipNet, build
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 from training import workers
-from training.data.annotations import class_names
+from training.data.annotations import class_names, imagenet_names
 from training.data.sources import open_source
 from training.data.targets import StoredTargets, identity
 from training.distillation import stages
@@ -39,13 +41,12 @@ from training.distillation.teachers import (
     start_clip_head,
     student_from_sam,
 )
-from training.distillation.text_tower import imagenet_names
 from training.evaluation.semantic import readable
 from training.recipes import CONFIGS, RECIPES, Run, override
 from training.results import report
 
-STEP_BYTES = 2**31 - 1  # kept from one step to the next
-RETRIES = 3  # of a whole run after a lost worker: it goes on from the last saved state
+STEP_BYTES = 2**31 - 1  # freed memory that the process keeps for the next step
+RETRIES = 3  # restarts after a lost worker; each resumes from the last saved state
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +86,7 @@ _OF_RUN = ("data", "text_tower", "start", "sam", "clip", "targets", "readers", "
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: which recipe, on what, to where."""
+    """Return the command-line parser."""
     options = argparse.ArgumentParser(
         prog="samclip train", description="Merge a CLIP and a SAM teacher into one checkpoint."
     )
@@ -101,10 +102,13 @@ def parser() -> argparse.ArgumentParser:
         "--data", default="../shared/data", help="folder or URL of the photograph sets"
     )
     options.add_argument(
-        "--out", type=Path, default=Path("runs/edge"), help="states to resume from, and the result"
+        "--out",
+        type=Path,
+        default=Path("runs/edge"),
+        help="folder of the states to resume from and of the result",
     )
     options.add_argument(
-        "--start", default="", help="edge: checkpoint whose SAM the SAM teacher goes on from"
+        "--start", default="", help="edge: checkpoint whose SAM initialises the SAM teacher"
     )
     options.add_argument(
         "--text-tower", default="edge", help="edge: checkpoint whose frozen text tower to keep"
@@ -116,23 +120,23 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--targets",
         default="",
-        help="folder of the CLIP teacher's answers (training.data.embeddings)",
+        help="folder of stored CLIP-teacher outputs (training.distillation.embeddings)",
     )
     options.add_argument(
-        "--workers", type=int, default=0, help="data-parallel workers; 0: in this process, no Ray"
+        "--workers", type=int, default=0, help="data-parallel workers; 0: train in this process"
     )
-    options.add_argument("--gpu", action="store_true", help="a GPU for each worker")
+    options.add_argument("--gpu", action="store_true", help="use one GPU per worker")
     options.add_argument(
-        "--readers", type=int, default=0, help="processes of each worker that decode ahead"
+        "--readers", type=int, default=0, help="processes per worker that decode ahead"
     )
     options.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="of each worker"
+        "--threads", type=int, default=torch.get_num_threads(), help="CPU threads per worker"
     )
     return options
 
 
 def train_worker(settings: dict[str, Run]) -> None:
-    """What every worker does; the first one writes the checkpoint and the report."""
+    """Run the merge on one worker; worker 0 writes the checkpoint and the report."""
     run = replace(settings["run"], device=get_device())
     torch.set_num_threads(run.threads)
     keep_memory(STEP_BYTES)
@@ -146,7 +150,7 @@ def train_worker(settings: dict[str, Run]) -> None:
 
 
 class Merged(NamedTuple):
-    """What a merge gives: all that a checkpoint holds, and who its teachers were."""
+    """The result of a merge: the contents of a checkpoint and the origin of its teachers."""
 
     net: SamClipNet
     text_encoder: TextEncoder
@@ -155,7 +159,7 @@ class Merged(NamedTuple):
 
 
 def merge_edge(run: Run) -> Merged:
-    """The edge merge: both teachers start from ImageNet classifiers, the SAM one is trained.
+    """Run the edge merge: both teachers start from ImageNet classifiers; SAM's is trained first.
 
     Head_CLIP's concepts are ImageNet's classes and those of the named sets.
     """
@@ -166,11 +170,11 @@ def merge_edge(run: Run) -> Merged:
     concepts_TD = torch.cat([class_text_TD, names_LD])
     config = _with_concepts(run.config, len(concepts_TD))
 
-    sam_teacher = build(config, stages.SAM_PARTS)
+    sam_teacher = build(config, SAM_PARTS)
     assert recipe.sam_teacher is not None
     stages.train_sam_teacher(run, sam_teacher, recipe.sam_teacher)
     net = build(config)
-    for part in stages.SAM_PARTS:
+    for part in SAM_PARTS:
         net.get_submodule(part).load_state_dict(sam_teacher.get_submodule(part).state_dict())
     assert isinstance(net.clip_head, EdgeClipHead)
     start_clip_head(net.clip_head, concepts_TD)
@@ -179,20 +183,22 @@ def merge_edge(run: Run) -> Merged:
     teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
     distil(run, net, teachers, sam_teacher)
     keep_start(net.clip_head, start, recipe.kept_start)
-    who = {
+    origins = {
         "clip": f"EfficientNet-Lite{recipe.clip_teacher}, ImageNet-1k, class names embedded",
         "sam": "EfficientNet-Lite0, ImageNet-1k, then outlined regions",
         "names": ", ".join(recipe.named_sets),
         "text": run.text_tower,
         "start": checkpoint.digest(checkpoint.resolve(run.start)) if run.start else "",
     }
-    return Merged(net, text_encoder, config, {key: what for key, what in who.items() if what})
+    return Merged(
+        net, text_encoder, config, {key: origin for key, origin in origins.items() if origin}
+    )
 
 
 def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:
-    """The CLIP teacher's answers, where they were computed before.
+    """Return the stored outputs of the CLIP teacher, or None if the run has no targets.
 
-    Raises ValueError or FileNotFoundError where they are not what this run needs.
+    Raises ValueError or FileNotFoundError if the targets do not fit this run.
     """
     if not run.targets:
         return None
@@ -201,13 +207,14 @@ def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:
     if run.recipe.photo_sides != (stored.plan.size,):
         raise ValueError(
             f"{run.targets} holds views of {stored.plan.size} pixels, the recipe has photo_sides "
-            f"{run.recipe.photo_sides}: keep others, or --set photo_sides=[{stored.plan.size}]"
+            f"{run.recipe.photo_sides}: compute other targets, or use "
+            f"--set photo_sides=[{stored.plan.size}]"
         )
     return stored
 
 
 def name_embeddings(run: Run, text_encoder: TextEncoder) -> Tensor:
-    """``names_LD``: the classes of the recipe's named sets, in the order that frames count them."""
+    """Return ``names_LD``, the class embeddings of the named sets, in ``Named``'s class order."""
     sets = run.recipe.named_sets
     names = [readable(name) for s in sets for name in class_names(Path(run.data), s).values()]
     return class_embeddings(text_encoder, names) if names else torch.empty(0, run.config.text_dim)
@@ -219,7 +226,7 @@ def _with_concepts(config: SamClipConfig, concepts: int) -> SamClipConfig:
 
 
 def merge_vit_b(run: Run) -> Merged:
-    """The paper's merge: the student is SAM with a new Head_CLIP, the text tower is CLIP's."""
+    """Run the paper's merge: the student is SAM with a new Head_CLIP, the text tower is CLIP's."""
     sam_teacher = official_sam(Path(run.sam)).to(run.device)
     model, _, file = run.clip.partition(":")
     clip_teacher = OpenClipTeacher(model, Path(file)).to(run.device)
@@ -228,11 +235,11 @@ def merge_vit_b(run: Run) -> Merged:
     net = student_from_sam(sam_teacher, run.config, run.recipe.checkpointing)
     teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
     distil(run, net, teachers, sam_teacher)
-    who = {
+    origins = {
         "clip": f"{model} {checkpoint.sha256(Path(file))}",
         "sam": checkpoint.sha256(Path(run.sam)),
     }
-    return Merged(net, text_encoder, run.config, who)
+    return Merged(net, text_encoder, run.config, origins)
 
 
 MERGES = {"edge": merge_edge, "vit-b": merge_vit_b}
@@ -241,7 +248,7 @@ MERGES = {"edge": merge_edge, "vit-b": merge_vit_b}
 def distil(
     run: Run, net: SamClipNet, clip_teachers: stages.ClipTeachers, sam_teacher: SamClipNet
 ) -> None:
-    """The paper's three stages, as many of them as the recipe has."""
+    """Run the paper's three stages, or those of them that the recipe sets."""
     recipe = run.recipe
     if recipe.head_probing:
         stages.head_probing(run, net, clip_teachers, recipe.head_probing)
@@ -252,7 +259,7 @@ def distil(
 
 
 def lineage(run: Run, teachers: dict[str, str]) -> dict[str, object]:
-    """Where the weights come from: everything that a rerun would need to know."""
+    """Return the origin of the weights: everything needed to repeat the run."""
     recipe = run.recipe
     sets = sorted({*recipe.photo_sets, *dict(recipe.region_sets), *recipe.named_sets})
     return {
@@ -265,7 +272,7 @@ def lineage(run: Run, teachers: dict[str, str]) -> dict[str, object]:
 
 
 def _revision() -> str:
-    """The commit of this code, where it runs from a checkout and there is a git to ask."""
+    """Return the commit of this code, or ``unknown`` outside a git checkout."""
     command = ["git", "rev-parse", "HEAD"]
     try:
         found = subprocess.run(

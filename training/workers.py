@@ -1,8 +1,8 @@
-"""The workers of a run: which part of a step is whose, and what they sum.
+"""The data-parallel workers of a run: how they share a step and sum their results.
 
 Every worker holds the whole network and takes every n-th slot of a step's global batch. Losses are
-scaled to their share of the global batch, so gradients and figures are plain sums over workers:
-the same for any number of them. Where torch.distributed is not started, there is one worker.
+scaled to their share of the global batch, so gradients and figures are plain sums over workers,
+whatever their number. Without torch.distributed there is one worker.
 """
 
 from collections.abc import Iterable
@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 
 def rank() -> int:
-    """Which worker this is; 0 writes and reports."""
+    """Return this worker's rank; rank 0 writes files and reports."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def count() -> int:
-    """How many workers there are."""
+    """Return the number of workers."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def own(slots: int) -> range:
-    """The slots of a global batch that this worker takes."""
+    """Return this worker's slots of a global batch."""
     return range(rank(), slots, count())
 
 
 def summed(values: Tensor) -> Tensor:
-    """The sum of every worker's ``values``; each worker gives the same shape."""
+    """Return the sum of ``values`` over all workers; their shapes must agree."""
     if dist.is_initialized():
         values = values.clone()
         dist.all_reduce(values)
@@ -39,7 +39,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def summed_by_name(figures: dict[str, float]) -> dict[str, float]:
-    """The sums of every worker's figures; one that had no part of a step has no names to give."""
+    """Return the sums of figures over all workers; a worker without data may have no names."""
     gathered = [figures] * count()
     if dist.is_initialized():
         dist.all_gather_object(gathered, figures)
@@ -51,15 +51,15 @@ def summed_by_name(figures: dict[str, float]) -> dict[str, float]:
 
 
 def wait() -> None:
-    """Return when every worker has come here."""
+    """Wait until every worker has reached this call."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace each gradient by its sum over the workers, in one message.
+    """Replace each gradient by its sum over the workers, in one all-reduce.
 
-    A parameter that this worker's part did not reach counts as zero: others may have reached it.
+    A parameter without a gradient counts as zero, because other workers may have one.
     """
     learning = [p for p in parameters if p.requires_grad]
     if not dist.is_initialized() or not learning:
@@ -74,9 +74,9 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def report(figures: dict[str, float]) -> None:
-    """Tell figures to Ray Train, and to who scrapes Ray: ``ray_samclip_training{figure}``.
+    """Report figures to Ray Train and as the Ray metric ``ray_samclip_training{figure}``.
 
-    A run without Ray has its progress bar.
+    Does nothing without torch.distributed.
     """
     if dist.is_initialized():
         ray.train.report(figures)
@@ -87,4 +87,6 @@ def report(figures: dict[str, float]) -> None:
 
 @cache
 def _gauge() -> Gauge:
-    return Gauge("samclip_training", "The latest figure of a training, STAGE/NAME.", ("figure",))
+    return Gauge(
+        "samclip_training", "Latest value of a training figure, named STAGE/NAME.", ("figure",)
+    )

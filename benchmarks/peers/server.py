@@ -1,4 +1,4 @@
-"""A peer's own environment, and its server while it is measured."""
+"""A peer's environment, and its server during a measurement."""
 
 import os
 import signal
@@ -22,17 +22,17 @@ from tests.ports import free_port
 
 START_S = 90
 STOP_S = 3
-SAME = 0.02  # of a score
+SAME = 0.02  # largest difference of two scores from the same model
 MARK = "BENCH_PEER_PORT"
 
 
 class Absent(Exception):
-    """A peer that could not be installed or started, or whose answers are not ours."""
+    """A peer cannot be installed or started, or its answers differ from ours."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """``requirement`` None: what it needs is in the project's own environment."""
+    """A server to compare with; if ``requirement`` is None, our environment has its packages."""
 
     name: str
     module: str
@@ -40,9 +40,9 @@ class Peer:
     takes: Literal["form", "bytes"] = "bytes"
 
     def python(self, folder: Path) -> str:
-        """Of an environment that has the requirement, and everything that this one has.
+        """Return the interpreter of an environment with the requirement and our own packages.
 
-        It is made where it is absent. Raises Absent.
+        Creates the environment if it is absent. Raises Absent if the installation fails.
         """
         if self.requirement is None:
             return sys.executable
@@ -62,9 +62,9 @@ class Peer:
 
 @contextmanager
 def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) -> Iterator[str]:
-    """The address of its running server. Raises Absent.
+    """Run a peer's server and yield its address. Raises Absent if it fails or answers wrongly.
 
-    ``work`` names a class of ``work.py``; ``scores`` are our service's of photograph 0.
+    ``work`` names a class of ``work.py``; ``scores`` are our service's for photograph 0.
     """
     folder = (bench.out / "peers").resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -92,15 +92,15 @@ def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) ->
 def check(
     name: str, found: Mapping[str, float], expected: Mapping[str, float], same_model: bool
 ) -> None:
-    """Raise Absent unless all labels have scores, of the same model our service's own."""
+    """Raise Absent unless the labels and, for the same model, the scores match ours."""
     if found.keys() != expected.keys() or (
         same_model and any(abs(found[label] - expected[label]) > SAME for label in expected)
     ):
-        raise Absent(f"{name} answers {dict(found)}, ours {dict(expected)}")
+        raise Absent(f"{name} answers {dict(found)}, expected {dict(expected)}")
 
 
 def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> Any:
-    """Its first answer."""
+    """Wait for the first answer and return it. Raises Absent."""
     ask = traffic.Ask("classify", traffic.photograph(0))
     kind, body = traffic.to_peer(ask, peer.takes == "form")
     deadline = time.monotonic() + START_S
@@ -112,12 +112,12 @@ def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> 
                 return reply.json()
             answer = f"{reply.status_code} {reply.text[:200]}"
         time.sleep(0.5)
-    told = log.read_text(errors="replace")[-1000:]
-    raise Absent(f"{peer.name} does not answer: {answer or 'nothing'}; {told}")
+    log_tail = log.read_text(errors="replace")[-1000:]
+    raise Absent(f"{peer.name} does not answer: {answer or 'no reply'}; log: {log_tail}")
 
 
 def _end(process: subprocess.Popen[bytes], mark: bytes) -> None:
-    """End all processes that have its mark, those that it has started too."""
+    """End the server and all processes that inherited its mark."""
     process.send_signal(signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S)

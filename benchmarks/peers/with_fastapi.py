@@ -1,4 +1,4 @@
-"""FastAPI as one would write it by hand: decoding in threads, a batcher in front of one more."""
+"""FastAPI with a hand-written batcher: threads decode, one more thread runs the batches."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,8 +25,8 @@ async def batches(model: work.Work) -> None:
                 batch.append(await asyncio.wait_for(waiting.get(), until - loop.time()))
             except TimeoutError:
                 break
-        asked = [one for one, _ in batch]
-        answers = await loop.run_in_executor(worker, model.run, asked)
+        inputs = [one for one, _ in batch]
+        answers = await loop.run_in_executor(worker, model.run, inputs)
         for (_, future), answer in zip(batch, answers, strict=True):
             future.set_result(answer)
 
@@ -44,9 +44,9 @@ app = FastAPI(lifespan=lifespan)
 
 @app.post(work.PATH)
 async def ask(request: Request) -> dict[str, Any]:
-    asked = await asyncio.to_thread(app.state.model.read, await request.body())
+    prepared = await asyncio.to_thread(app.state.model.read, await request.body())
     future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-    waiting.put_nowait((asked, future))
+    waiting.put_nowait((prepared, future))
     return await future
 
 

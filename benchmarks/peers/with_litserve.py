@@ -1,4 +1,4 @@
-"""LitServe: decoding and encoding in its one worker process, batches by its loop."""
+"""LitServe: one worker process decodes and encodes; its loop forms batches."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""mosec: its server in Rust, one worker process that decodes and encodes."""
+"""mosec: a server in Rust; one worker process decodes and encodes."""
 
 import sys
 from typing import Any

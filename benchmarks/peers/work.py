@@ -1,7 +1,7 @@
-"""What a peer's worker does with a batch of up to eight requests, in one of two ways.
+"""A peer's work on a batch of up to eight requests, in two versions.
 
-Each request holds all that it asks about, as a peer keeps nothing: a classification and a click the
-image, a search the text. Images of a batch are encoded together, texts too; clicks go through a
+Requests are self-contained, as a peer keeps nothing: classifications and clicks bring the image,
+searches the text. Images of a batch are encoded together, and so are texts; clicks go through a
 mask decoder one by one.
 """
 
@@ -22,7 +22,7 @@ MAX_BATCH = 8
 WAIT_S = 0.002  # for a batch to fill
 PATH = "/ask"
 PORT = int(os.environ.get("BENCH_PEER_PORT", "0"))
-ITEMS, WIDTH = 32, 384  # of what is searched
+ITEMS, WIDTH = 32, 384  # of the collection that is searched
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Asked:
     kind: str
     point: tuple[float, float]
     text: str
-    image: Any  # as ``prepare`` makes it; None for a search
+    image: Any  # from ``prepare``; None for a search
 
 
 class Work(ABC):
-    """``read`` before the batch, ``run`` in it."""
+    """A peer's work: ``read`` parses one request, ``run`` answers a batch."""
 
     def __init__(self) -> None:
         items = np.random.default_rng(0).normal(size=(ITEMS, WIDTH)).astype(np.float32)
@@ -78,19 +78,19 @@ class Work(ABC):
 
     @abstractmethod
     def mask(self, encoded: Any, asked: Asked) -> str:
-        """COCO's compressed RLE, at the size of the image."""
+        """Return COCO's compressed RLE, at the size of the image."""
 
     @abstractmethod
     def embed(self, texts: Sequence[str]) -> np.ndarray:
-        """Embed texts: one row each."""
+        """Embed texts, one row per text."""
 
 
 class Documented(Work):
-    """PyTorch in eager float32, random weights, no cache.
+    """PyTorch in eager float32 with random weights and no cache.
 
-    Images: timm's EfficientNet-Lite0 at 384 pixels with a linear classifier. A click: its map at
-    stride 8 through one 1×1 convolution, and SAM's own prompt encoder and mask decoder at the sizes
-    of ``edge``. A text: the text tower of ``edge``, a BERT of six layers.
+    Images: timm's EfficientNet-Lite0 at 384 pixels with a linear classifier. Clicks: its map at
+    stride 8 through a 1×1 convolution, then SAM's prompt encoder and mask decoder at the sizes of
+    ``edge``. Texts: the text encoder of ``edge``, a BERT with six layers.
     """
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class Documented(Work):
 
 
 class Library(Work):
-    """The library in the precision of our service, without its cache."""
+    """Our library in the precision of our service, without a cache."""
 
     def __init__(self) -> None:
         environment = os.environ
@@ -194,5 +194,5 @@ def _grey() -> bytes:
 
 
 def chosen() -> Work:
-    """The way that the environment names."""
+    """Create the version that the environment names."""
     return {"Documented": Documented, "Library": Library}[os.environ["BENCH_PEER_WORK"]]()

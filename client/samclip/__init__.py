@@ -1,7 +1,7 @@
-"""The client of SAM-CLIP Serve.
+"""Client for SAM-CLIP Serve.
 
 client = samclip.Client("127.0.0.1:9000")
-photo = client.image("dog.jpg")                      # hashed here; sent once
+photo = client.image("dog.jpg")                      # hashed locally; uploaded once
 photo.classify(["a dog", "a cat"])
 photo.segment(points=[(120, 80)])                    # numpy bool masks
 photo.semantic(["dog", "grass"], refine=True)

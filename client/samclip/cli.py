@@ -1,7 +1,7 @@
-"""The ``samclip`` command: questions to a running service, and the commands that make and run one.
+"""The ``samclip`` command: requests to a running service, and the tools to build and run one.
 
-Questions need nothing but the client. The other commands live in parts of the project that a bare
-install has no dependencies for, so their modules are only imported when they are called.
+Requests need only the client. The other commands need optional dependencies, so their modules are
+imported when they are called.
 """
 
 import argparse
@@ -24,46 +24,48 @@ from samclip.session import credentials
 
 
 class Part(NamedTuple):
-    """A command in a module of its own, which has ``main(argv) -> exit status``."""
+    """A command in another module, which defines ``main(argv) -> exit status``."""
 
     module: str
-    extra: str  # what to install for it
+    extra: str  # the pip extra with its dependencies
     help: str
 
 
 PARTS = {
     "serve": Part("services.launch.serve", "serve", "run the service until Ctrl-C"),
-    "keys": Part("services.front_door.keys", "serve", "make, list and remove API keys"),
+    "keys": Part("services.front_door.keys", "serve", "create, list and remove API keys"),
     "front-door": Part(
-        "services.front_door.haproxy", "serve", "open the front door of a Ray cluster"
+        "services.front_door.haproxy", "serve", "run the front door of a Ray cluster"
     ),
-    "cache": Part("services.cache.command", "serve", "count, remove or warm kept embeddings"),
+    "cache": Part("services.cache.command", "serve", "inspect, purge or warm the embedding cache"),
     "convert": Part(
-        "samclip_core.commands.convert", "torch", "make a checkpoint of official weights"
+        "samclip_core.commands.convert", "torch", "convert official weights to a checkpoint"
     ),
     "export": Part(
-        "samclip_core.commands.export", "export", "write a checkpoint's graphs for CPUs"
+        "samclip_core.commands.export", "export", "export a checkpoint's graphs for CPUs"
     ),
     "train": Part("training.train", "train", "train a checkpoint"),
-    "reindex": Part("services.retrieval.reindex", "serve", "index again for another checkpoint"),
-    "eval": Part("training.evaluation.evaluate", "train", "measure a checkpoint"),
-    "plan": Part("services.plan", "serve", "machines, Redis and cost for a load"),
+    "reindex": Part(
+        "services.retrieval.reindex", "serve", "rebuild a collection for another checkpoint"
+    ),
+    "eval": Part("training.evaluation.evaluate", "train", "evaluate a checkpoint"),
+    "plan": Part("services.plan", "serve", "estimate machines, Redis and cost for a load"),
     "info": Part(
         "samclip_core.commands.info", "core", "show a checkpoint's config, lineage and digest"
     ),
-    "demo": Part("samclip.demo", "dev", "photographs through every head, drawn under out/"),
+    "demo": Part("samclip.demo", "dev", "run sample photographs through every head"),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status.
 
-    0: done. 1: failed. 2: not a command line of ours. 130: interrupted. 141: its output is closed.
+    0: success. 1: failure. 2: usage error. 130: interrupted. 141: the output was closed.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may be any bytes
+            stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
     try:
         try:
             return _run(arguments)
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _discard_output() -> None:
-    """Without this, Python would report the closed pipe once more as it ends."""
+    """Redirect output to /dev/null: Python would report the closed pipe again at exit."""
     with open(os.devnull, "w") as nowhere:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(nowhere.fileno(), stream.fileno())
@@ -95,7 +97,9 @@ def _run(arguments: list[str]) -> int:
     except (ServiceError, OSError, ValueError) as error:
         print(f"samclip: {error}", file=sys.stderr)
         if isinstance(error, Unavailable):
-            print(f"Is a service running at {args.server}? samclip serve", file=sys.stderr)
+            print(
+                f"Is a service running at {args.server}? Start one: samclip serve", file=sys.stderr
+            )
         return 1
     if args.json:
         answer = {"model": asdict(model) if model else None, "results": rows}
@@ -106,7 +110,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows under their keys, numbers to the right; long lists shortened."""
+    """Format rows as a table with their keys as header, numbers aligned right, long lists cut."""
     if not rows:
         return "nothing found"
     header = list(dict.fromkeys(key for row in rows for key in row))
@@ -151,7 +155,7 @@ def _run_part(command: str, argv: list[str]) -> int:
 
 
 def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
-    """A client with the options of ``add_service``. Raises OSError for a file that is not there."""
+    """Return a client for the options of ``add_service``. Raises OSError if a file is missing."""
     tls = credentials(args.ca, args.cert) if args.ca or args.cert else args.tls
     return Client(args.server, api_key=args.api_key, tls=tls, timeout=args.timeout, bulk=bulk)
 
@@ -159,20 +163,20 @@ def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="samclip",
-        description="What is in a photograph, and where: one encoder, many heads.",
+        description="Classify, segment and search photographs: one encoder, many heads.",
     )
     parser.add_argument("--version", action="version", version=f"samclip {__version__}")
-    found = parser.add_subparsers(title="commands", metavar="COMMAND [-h]", required=True)
-    _add_photo_commands(found)
-    _add_collection_commands(found)
-    for name, part in PARTS.items():  # for the list in --help; main has run them by now
-        found.add_parser(name, help=part.help, add_help=False)
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND [-h]", required=True)
+    _add_photo_commands(subparsers)
+    _add_collection_commands(subparsers)
+    for name, part in PARTS.items():  # only for --help: _run handles these commands
+        subparsers.add_parser(name, help=part.help, add_help=False)
     return parser
 
 
-def _add(found: Any, name: str, help: str, description: str = "") -> argparse.ArgumentParser:
-    """A question's parser, with the options that all questions have."""
-    parser: argparse.ArgumentParser = found.add_parser(
+def _add(subparsers: Any, name: str, help: str, description: str = "") -> argparse.ArgumentParser:
+    """Add the parser of a request, with the options that all requests share."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
         name, help=help, description=description or f"{help[0].upper()}{help[1:]}."
     )
     parser.set_defaults(command=getattr(commands, name))
@@ -182,83 +186,90 @@ def _add(found: Any, name: str, help: str, description: str = "") -> argparse.Ar
 
 
 def add_service(parser: argparse.ArgumentParser) -> None:
-    """The options that say where the service is, and how to come in."""
-    service = parser.add_argument_group("the service")
+    """Add the options for the service's address and for authentication."""
+    service = parser.add_argument_group("service")
     service.add_argument("--server", default="127.0.0.1:9000", metavar="HOST:PORT")
     service.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
     service.add_argument(
         "--api-key", default=os.environ.get("SAMCLIP_API_KEY"), help="default: $SAMCLIP_API_KEY"
     )
-    service.add_argument("--tls", action="store_true", help="the system's certificates")
-    service.add_argument("--ca", type=Path, metavar="FILE", help="TLS with this CA (PEM)")
+    service.add_argument("--tls", action="store_true", help="use TLS with the system's CAs")
+    service.add_argument("--ca", type=Path, metavar="FILE", help="use TLS with this CA (PEM)")
     service.add_argument(
-        "--cert", type=Path, metavar="FILE", help="TLS with this certificate and its key (PEM)"
+        "--cert",
+        type=Path,
+        metavar="FILE",
+        help="use TLS with this client certificate and key (PEM)",
     )
 
 
-def _add_photo_commands(found: Any) -> None:
-    classify = _add(found, "classify", "say which of some labels fits a photograph")
+def _add_photo_commands(subparsers: Any) -> None:
+    classify = _add(subparsers, "classify", "rank labels for each photograph")
     classify.add_argument("images", nargs="+", metavar="IMAGE")
     _labels(classify, "--labels", required=True)
-    _labels(classify, "--templates", help="texts with {} for the label")
+    _labels(classify, "--templates", help="prompt templates, with {} for the label")
     classify.add_argument("--top-k", type=int, default=0, metavar="K", help="0: all labels")
 
-    segment = _add(found, "segment", "cut out what points, boxes or a text point at")
+    segment = _add(subparsers, "segment", "segment objects by points, boxes or a text")
     segment.add_argument("image", metavar="IMAGE")
     for name, numbers, help in (
-        ("--point", 2, "a pixel of the object"),
-        ("--negative", 2, "a pixel that is not part of it"),
-        ("--box", 4, "around the object; several: one object each"),
+        ("--point", 2, "a pixel inside the object"),
+        ("--negative", 2, "a pixel outside the object"),
+        ("--box", 4, "a box around the object; repeat for several objects"),
     ):
         metavar = ("X", "Y") if numbers == 2 else ("X0", "Y0", "X1", "Y1")
         segment.add_argument(
             name, type=float, nargs=numbers, action="append", default=[], metavar=metavar, help=help
         )
-    segment.add_argument("--text", default="", help="every instance of it")
-    segment.add_argument("--multimask", action="store_true", help="three masks an object")
+    segment.add_argument("--text", default="", help="segment every instance of this text")
+    segment.add_argument("--multimask", action="store_true", help="three masks per object")
     _out(segment)
 
-    semantic = _add(found, "semantic", "give each pixel one of some labels")
+    semantic = _add(subparsers, "semantic", "assign one of the labels to each pixel")
     semantic.add_argument("image", metavar="IMAGE")
     _labels(semantic, "--labels", required=True)
-    semantic.add_argument("--refine", action="store_true", help="sharper, with the SAM head")
-    semantic.add_argument("--background", action="store_true", help="unclear pixels get no label")
+    semantic.add_argument("--refine", action="store_true", help="refine regions with the SAM head")
+    semantic.add_argument(
+        "--background", action="store_true", help="leave ambiguous pixels unlabelled"
+    )
     _out(semantic)
 
-    everything = _add(found, "everything", "cut out every object")
+    everything = _add(subparsers, "everything", "segment every object")
     everything.add_argument("image", metavar="IMAGE")
-    _labels(everything, "--labels", help="name each object with one of these")
+    _labels(everything, "--labels", help="label each object with one of these")
     everything.add_argument("--points-per-side", type=int, default=0, metavar="N")
     _out(everything)
 
-    embed = _add(found, "embed", "print the vectors of photographs and texts")
+    embed = _add(subparsers, "embed", "print the embeddings of photographs and texts")
     embed.add_argument("images", nargs="*", metavar="IMAGE")
     _labels(embed, "--text", help="texts to embed")
 
 
-def _add_collection_commands(found: Any) -> None:
-    index = _add(found, "index", "put photographs into a collection")
+def _add_collection_commands(subparsers: Any) -> None:
+    index = _add(subparsers, "index", "add photographs to a collection")
     index.add_argument("collection", metavar="COLLECTION")
     index.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="files and folders")
-    _pairs(index, "--metadata", "to store with each; several: several times")
+    _pairs(index, "--metadata", "metadata of each photograph; repeatable")
 
-    search = _add(found, "search", "find the photographs that are like a text or an image")
+    search = _add(subparsers, "search", "find photographs similar to a text or an image")
     search.add_argument("collection", metavar="COLLECTION")
     query = search.add_mutually_exclusive_group(required=True)
     query.add_argument("--text")
     query.add_argument("--image")
-    query.add_argument("--id", help="more like this one of the collection")
-    search.add_argument("--top-k", type=int, default=0, metavar="K", help="0: ten")
-    search.add_argument("--offset", type=int, default=0, metavar="N", help="leave out the first N")
-    _pairs(search, "--where", "only those with this metadata; several: all of it")
+    query.add_argument("--id", help="photographs similar to this one of the collection")
+    search.add_argument("--top-k", type=int, default=0, metavar="K", help="0: 10")
+    search.add_argument("--offset", type=int, default=0, metavar="N", help="skip the first N hits")
+    _pairs(search, "--where", "only photographs with this metadata; repeat to require several")
 
-    delete = _add(found, "delete", "remove photographs, or a whole collection")
+    delete = _add(subparsers, "delete", "delete photographs or a whole collection")
     delete.add_argument("collection", metavar="COLLECTION")
     delete.add_argument("ids", nargs="*", metavar="ID")
-    delete.add_argument("--all", action="store_true", help="the whole collection, no IDs")
-    delete.add_argument("--yes", action="store_true", help="with --all: do not ask first")
+    delete.add_argument(
+        "--all", action="store_true", help="delete the whole collection; takes no IDs"
+    )
+    delete.add_argument("--yes", action="store_true", help="with --all: skip the confirmation")
 
-    describe = _add(found, "describe", "list the collections")
+    describe = _add(subparsers, "describe", "list collections")
     describe.add_argument("collection", nargs="?", default="", metavar="COLLECTION")
 
 
@@ -290,7 +301,7 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", help="write overlay.png and a mask-….png each"
+        "--out", type=Path, metavar="FOLDER", help="write overlay.png, and mask-NNN.png per mask"
     )
 
 

@@ -1,4 +1,4 @@
-"""The client of a running service: ``Client``, whose calls block, and ``AsyncClient``, its twin.
+"""Clients for a running service: ``Client``, whose calls block, and ``AsyncClient``.
 
 All calls raise ``samclip.ServiceError``.
 """
@@ -27,10 +27,10 @@ _NO_METADATA: Mapping[str, Mapping[str, str]] = {}
 class _Client(Generic[AnyPhoto]):
     """A connection to one address, closed by ``close`` or at the end of a ``with`` block.
 
-    api_key: sent with every call, where the service wants one.
-    tls: True for the system's certificates, or ``samclip.credentials`` (a private CA, mTLS).
-    timeout: seconds that one question may take.
-    bulk: its questions let those of others pass.
+    api_key: sent with every call, for services that require one.
+    tls: True for the system's CAs, or ``samclip.credentials(…)`` for a private CA or mTLS.
+    timeout: deadline of each request, in seconds.
+    bulk: send requests with bulk priority, behind interactive ones.
     """
 
     _library: ModuleType
@@ -53,20 +53,20 @@ class _Client(Generic[AnyPhoto]):
 
     @property
     def model(self) -> Model | None:
-        """The checkpoint that gave the latest answer; None before the first."""
+        """The checkpoint of the latest reply; None before the first."""
         return self._session.model
 
     def image(self, source: ImageSource | AnyPhoto) -> AnyPhoto:
-        """A photograph to ask about: a path, a file's bytes, a Pillow image or a uint8 array.
+        """Return a photograph from a path, a file's bytes, a Pillow image or a uint8 array.
 
-        It is hashed here, and sent once: at the first question, if the service does not hold it.
+        It is hashed locally, and uploaded only when the service does not have it cached.
         """
         if isinstance(source, Photo | AsyncPhoto):
             return source
         return self._photo(self._session, source)
 
     def by_key(self, key: str) -> AnyPhoto:
-        """A photograph that the service holds already; questions raise KeyUnknown if not."""
+        """Return a photograph by its key; requests raise KeyUnknown if it is not cached."""
         return self._photo(self._session, key=key)
 
     def _items(
@@ -75,7 +75,7 @@ class _Client(Generic[AnyPhoto]):
         metadata: Mapping[str, Mapping[str, str]],
         errors: dict[str, str],
     ) -> Iterator[pb.IndexItem]:
-        """The items of a collection; those that cannot be made are added to ``errors`` instead."""
+        """Yield an item per image; record images that cannot be read or named in ``errors``."""
         for name, image in images.items():
             try:
                 photo = self.image(image)
@@ -88,7 +88,7 @@ class _Client(Generic[AnyPhoto]):
 
 @names_its_keywords
 class AsyncClient(_Client[AsyncPhoto]):
-    """The client for ``async`` code: same methods as ``Client``, each to be awaited."""
+    """A client for ``async`` code: the methods of ``Client``, with requests as coroutines."""
 
     _library = grpc.aio
     _photo = AsyncPhoto
@@ -100,11 +100,11 @@ class AsyncClient(_Client[AsyncPhoto]):
         await self.close()
 
     async def close(self) -> None:
-        """Close the connection; calls under way are cancelled."""
+        """Close the connection and cancel calls in progress."""
         await self._session.close()
 
     async def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Float32 (T, D), rows of length 1, in the space of ``Photo.embed``."""
+        """Return float32 (T, D) with rows of unit length, in the space of ``Photo.embed``."""
         reply = await self._session.ask(pb.EmbedTextRequest(texts=wire.texts(texts)))
         return wire.tensor_to_array(reply.tensor)
 
@@ -115,10 +115,10 @@ class AsyncClient(_Client[AsyncPhoto]):
         *,
         metadata: Mapping[str, Mapping[str, str]] = _NO_METADATA,
     ) -> Indexed:
-        """Put images (id → image) into a collection, in as many requests as their sizes need.
+        """Add images (id → image) to a collection, in as many requests as their sizes require.
 
-        metadata: id → what a search shall give back with it.
-        An image that cannot be read or used is in the errors, and the others are indexed.
+        metadata: id → metadata that searches return and filter by.
+        ``Indexed.errors`` lists images that cannot be read or indexed; the others are indexed.
         """
         errors: dict[str, str] = {}
         indexed = replaced = 0
@@ -140,11 +140,11 @@ class AsyncClient(_Client[AsyncPhoto]):
         filter: Mapping[str, str] | None = None,
         offset: int = 0,
     ) -> list[Hit]:
-        """The images of a collection that are most like a text, an image or one of their own.
+        """Return the images most similar to a text, an image or an indexed image, best first.
 
-        top_k: how many; 0 means 10.
-        filter: only images whose metadata has all of these.
-        offset: leaves out so many of the best; the next page starts at offset + top_k.
+        top_k: number of hits; 0 means 10.
+        filter: only images whose metadata has all of these pairs.
+        offset: number of hits to skip; the next page starts at offset + top_k.
         """
         if sum(query is not None for query in (text, image, id)) != 1:
             raise ValueError("search takes exactly one of text=, image= and id=")
@@ -158,12 +158,12 @@ class AsyncClient(_Client[AsyncPhoto]):
         return wire.hits(await self._session.ask(request, slots))
 
     async def delete(self, collection: str, ids: Sequence[str] = (), *, all: bool = False) -> int:
-        """Delete images by id, or with ``all=True`` a whole collection; return how many.
+        """Delete images by id, or a whole collection with ``all=True``; return the number deleted.
 
-        Raises ValueError for neither and for both.
+        Raises ValueError if both or neither are given.
         """
         names = wire.texts(ids) if len(ids) else []
-        if bool(names) == all:  # checked here too: to older services, no ids meant all
+        if bool(names) == all:  # older services delete everything if there are no ids
             found = "both ids and all=True" if all else "no ids"
             raise ValueError(
                 f"delete got {found}: pass ids to delete these images, or all=True alone to "
@@ -171,34 +171,34 @@ class AsyncClient(_Client[AsyncPhoto]):
             )
         deleted = 0
         for start in range(0, max(1, len(names)), wire.CHUNK_IDS):
-            some = names[start : start + wire.CHUNK_IDS]
-            request = pb.DeleteRequest(collection=collection, ids=some, all=all)
+            batch = names[start : start + wire.CHUNK_IDS]
+            request = pb.DeleteRequest(collection=collection, ids=batch, all=all)
             deleted += (await self._session.ask(request)).deleted
         return deleted
 
     async def describe(self, collection: str = "") -> list[Collection]:
-        """The collections that there are, or the one of this name."""
+        """Return all collections, or the one with this name."""
         reply = await self._session.ask(pb.DescribeRequest(collection=collection))
         return wire.collections(reply)
 
     async def list_items(
         self, collection: str, *, after: str = "", limit: int = 0
     ) -> list[ListedItem]:
-        """A page of what a collection holds, by id; it may be of another model than the service's.
+        """Return a page of items in order of id; the collection may be of another model.
 
-        after: the last id of the page before. limit: how many; 0 means 100. No items: the end.
+        after: last id of the previous page. limit: page size; 0 means 100. No items: the end.
         """
         request = pb.ListItemsRequest(collection=collection, after_id=after, limit=limit)
         return wire.listed_items(await self._session.ask(request))
 
 
 class Client(_Client[Photo]):
-    """The client: its calls block, and may be made from several threads.
+    """A client whose calls block; several threads may share it.
 
-    api_key: sent with every call, where the service wants one.
-    tls: True for the system's certificates, or ``samclip.credentials`` (a private CA, mTLS).
-    timeout: seconds that one question may take.
-    bulk: its questions let those of others pass.
+    api_key: sent with every call, for services that require one.
+    tls: True for the system's CAs, or ``samclip.credentials(…)`` for a private CA or mTLS.
+    timeout: deadline of each request, in seconds.
+    bulk: send requests with bulk priority, behind interactive ones.
     """
 
     _library = grpc

@@ -1,6 +1,6 @@
-"""The questions that ``samclip`` asks a service: each takes its arguments, and returns rows.
+"""Requests of the ``samclip`` command: each function takes its arguments and returns rows.
 
-A row is what one line of the table shows and one object of the JSON holds.
+A row is a line of the table, or an object of the JSON output.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from samclip.types import Mask
 
 Row = dict[str, Any]
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
-FILES_AT_ONCE = 8  # between two steps of the progress count
+FILES_AT_ONCE = 8  # per step of the progress count
 
 
 def classify(client: Client, args: argparse.Namespace) -> list[Row]:
@@ -52,7 +52,7 @@ def segment(client: Client, args: argparse.Namespace) -> list[Row]:
 def everything(client: Client, args: argparse.Namespace) -> list[Row]:
     photo = client.image(args.image)
     masks = photo.everything(args.labels, points_per_side=args.points_per_side)
-    # The largest lies at the bottom.
+    # Smallest on top: the first mask covers the others.
     picture = drawing.draw_masks(drawing.read_pixels(photo.encoded), masks[::-1])
     return _mask_rows(masks, args.out, picture)
 
@@ -93,19 +93,19 @@ def index(client: Client, args: argparse.Namespace) -> list[Row]:
     files = _image_files(args.paths)
     names = list(files)
     if not names:
-        raise ValueError(f"no {', '.join(sorted(IMAGE_SUFFIXES))} files there")
+        raise ValueError(f"no image files found: expected {', '.join(sorted(IMAGE_SUFFIXES))}")
     indexed, replaced, errors = 0, 0, dict[str, str]()
     for start in range(0, len(names), FILES_AT_ONCE):
-        some = names[start : start + FILES_AT_ONCE]
+        batch = names[start : start + FILES_AT_ONCE]
         done = client.index(
             args.collection,
-            {name: files[name] for name in some},
-            metadata={name: dict(args.metadata) for name in some},
+            {name: files[name] for name in batch},
+            metadata={name: dict(args.metadata) for name in batch},
         )
         indexed += done.indexed
         replaced += done.replaced
         errors.update(done.errors)
-        print(f"\rindexing {start + len(some)}/{len(names)}", end="", file=sys.stderr, flush=True)
+        print(f"\rindexing {start + len(batch)}/{len(names)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     counts = {"indexed": indexed, "replaced": replaced, "failed": len(errors)}
     rows: list[Row] = [{"collection": args.collection, **counts, "error": ""}]
@@ -131,7 +131,7 @@ def delete(client: Client, args: argparse.Namespace) -> list[Row]:
     name = args.collection
     if args.ids and args.all:
         raise ValueError(
-            "nothing was deleted: name IDs to delete these photographs, or pass --all --yes "
+            "nothing was deleted: pass IDs to delete those photographs, or --all --yes "
             "without IDs to delete the whole collection"
         )
     if args.ids:
@@ -142,10 +142,10 @@ def delete(client: Client, args: argparse.Namespace) -> list[Row]:
 
 
 def _confirm_deletion(client: Client, name: str) -> None:
-    """Ask the person at the terminal. Raises ValueError for a no, and without a terminal."""
+    """Ask for confirmation. Raises ValueError if it is refused, or stdin is no terminal."""
     if not sys.stdin.isatty():
         raise ValueError(
-            "nothing was deleted: no ID was named; pass --all --yes to delete the whole collection"
+            "nothing was deleted: no IDs were given; pass --all --yes to delete the collection"
         )
     (found,) = client.describe(name)
     question = f"Delete all {found.count:,} photographs of {name!r}? Type the collection's name: "
@@ -183,9 +183,9 @@ def _save(image: Image.Image, path: Path) -> None:
 
 
 def _each(names: Sequence[str], key: str, ask: Callable[[str], list[Row]]) -> list[Row]:
-    """The answers about several images; one that fails has a row with its error instead.
+    """Return the rows of several images; an image that fails gets a row with its error.
 
-    Raises what ``ask`` raises for a single image, and where the service itself refuses the first.
+    Raises the exception of ``ask`` for a single image, or if the service refuses the first one.
     """
     if len(names) == 1:
         return ask(names[0])
@@ -196,7 +196,7 @@ def _each(names: Sequence[str], key: str, ask: Callable[[str], list[Row]]) -> li
         except (Unavailable, Unauthenticated, PermissionDenied) as error:
             if not rows:
                 raise
-            rows.append({key: name, "error": f"{error}; the images after it were not asked about"})
+            rows.append({key: name, "error": f"{error}; the remaining images were skipped"})
             break
         except (ServiceError, OSError, ValueError) as error:
             rows.append({key: name, "error": str(error)})
@@ -204,9 +204,9 @@ def _each(names: Sequence[str], key: str, ask: Callable[[str], list[Row]]) -> li
 
 
 def _image_files(paths: Sequence[Path]) -> dict[str, Path]:
-    """The id and path of each image: its name, or its path below a folder that was given.
+    """Return id → path. The id is the file's name, or its path relative to a given folder.
 
-    Raises ValueError for two images of one id.
+    Raises ValueError if two files would have the same id.
     """
     files: dict[str, Path] = {}
     for path in paths:
@@ -220,6 +220,6 @@ def _image_files(paths: Sequence[Path]) -> dict[str, Path]:
             if os.path.abspath(other) != os.path.abspath(file):
                 raise ValueError(
                     f"{other} and {file} would both have the id {id!r}: index the folder that "
-                    "holds both (ids are paths below it), or rename one"
+                    "contains both (ids are paths relative to it), or rename one"
                 )
     return files

@@ -1,6 +1,6 @@
-"""``samclip demo``: photographs that two packages ship, through every head, drawn under out/.
+"""Run sample photographs through every head and draw the results under out/.
 
-It asks the service at --server or, where none answers, one that it starts on free ports and stops.
+The demo uses the service at --server or, if none answers, starts one on free ports and stops it.
 """
 
 import argparse
@@ -29,15 +29,15 @@ from samclip.photo import Photo
 from samclip.types import Box, Mask, Point
 
 COLLECTION = "samclip-demo"
-PATIENCE_SECONDS = 600  # a busy machine may need minutes for what takes seconds
+TIMEOUT_SECONDS = 600  # a start takes minutes on a busy machine
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A photograph and what is asked of it, in its own pixels."""
+    """A photograph with its prompts, in pixels, and its labels."""
 
     name: str
-    file: tuple[str, str]  # package, path in it
+    file: tuple[str, str]  # package, path inside it
     click: Point
     box: Box
     labels: tuple[str, ...]
@@ -105,7 +105,7 @@ SEARCHES = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demonstration; its exit status."""
+    """Run the demo and return its exit status."""
     parser = argparse.ArgumentParser(prog="samclip demo", description=__doc__)
     parser.add_argument("--server", default="127.0.0.1:9000", metavar="HOST:PORT")
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER")
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         files = [(scene, _find(*scene.file)) for scene in SCENES]
         with ExitStack() as stack:
             address = args.server if _answers(args.server) else stack.enter_context(_service())
-            client = stack.enter_context(Client(address, timeout=PATIENCE_SECONDS))
+            client = stack.enter_context(Client(address, timeout=TIMEOUT_SECONDS))
             _show(client, files, args.out)
     except (ServiceError, FileNotFoundError, RuntimeError) as error:
         print(f"samclip demo: {error}", file=sys.stderr)
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _find(package: str, path: str) -> Path:
-    """Where an installed package keeps a file; the package itself is not imported."""
+    """Return the path of a file in an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise RuntimeError(
@@ -144,11 +144,11 @@ def _answers(address: str) -> bool:
 
 @contextmanager
 def _service() -> Iterator[str]:
-    """A service of our own; yields the address where it answers."""
+    """Run a service on free ports; yield its gRPC address."""
     http, grpc = _free_port(), _free_port()
     with tempfile.TemporaryDirectory(prefix="samclip-demo-") as index:
         settings = {"HTTP_PORT": http, "GRPC_PORT": grpc, "INDEX_DIR": index}
-        settings |= {"REQUEST_TIMEOUT_S": PATIENCE_SECONDS}
+        settings |= {"REQUEST_TIMEOUT_S": TIMEOUT_SECONDS}
         environment = os.environ | {f"SAMCLIP_{key}": str(value) for key, value in settings.items()}
         process = subprocess.Popen(
             [sys.executable, "-m", "samclip.cli", "serve"], env=environment, stdout=sys.stderr
@@ -162,14 +162,14 @@ def _service() -> Iterator[str]:
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise RuntimeError("the service did not start: see its message above")
+            raise RuntimeError("the service did not start: see its output above")
         with suppress(OSError), urllib.request.urlopen(url, timeout=5):
             return
         time.sleep(0.2)
-    raise RuntimeError(f"the service was not ready within {PATIENCE_SECONDS} seconds")
+    raise RuntimeError(f"the service was not ready within {TIMEOUT_SECONDS} seconds")
 
 
 def _free_port() -> int:
@@ -198,21 +198,21 @@ def _show(client: Client, files: Sequence[tuple[Scene, Path]], out: Path) -> Non
     )
     if client.model:
         print(f"answered by {client.model.name} ({client.model.digest[:12]})")
-    print(f"pictures: {out / 'demo.png'} shows all; one each in {out}/")
+    print(f"pictures: {out / 'demo.png'} shows all; single pictures are in {out}/")
 
 
 def _ask(photo: Photo, scene: Scene) -> tuple[Row, dict[str, Image.Image]]:
-    """Every question about one photograph: what was found, and pictures of it."""
+    """Run every head on one photograph; return its table row and pictures."""
     pixels_HW3 = drawing.read_pixels(photo.encoded)
     start = time.perf_counter()
     best = photo.classify(LABELS)[0]
     first = time.perf_counter() - start
-    clicked = photo.segment([scene.click], multimask=True)[0]  # a click may mean three things
-    then = time.perf_counter() - start - first
+    clicked = photo.segment([scene.click], multimask=True)[0]  # best of three: a click is ambiguous
+    cached = time.perf_counter() - start - first
     (boxed,) = photo.segment(boxes=[scene.box])
     semantic = photo.semantic(scene.labels, refine=True)
     everything = photo.everything(scene.labels)
-    said = f"{best.label} {best.score:.0%}"
+    top_label = f"{best.label} {best.score:.0%}"
     pictures = {
         "click": drawing.draw_prompts(drawing.draw_masks(pixels_HW3, [clicked]), [scene.click]),
         "box": drawing.draw_prompts(drawing.draw_masks(pixels_HW3, [boxed]), boxes=[scene.box]),
@@ -220,14 +220,14 @@ def _ask(photo: Photo, scene: Scene) -> tuple[Row, dict[str, Image.Image]]:
         "everything": drawing.draw_masks(pixels_HW3, everything[::-1]),
     }
     titles = (
-        f"{said}; one click, IoU {clicked.predicted_iou:.2f}",
+        f"{top_label}; one click, IoU {clicked.predicted_iou:.2f}",
         f"one box, IoU {boxed.predicted_iou:.2f}",
-        "which pixel is what",
+        "semantic segmentation",
         f"everything: {len(everything)} masks",
     )
     row = {
         "photograph": scene.name,
-        "looks like": said,
+        "top label": top_label,
         "click": _share(clicked),
         "box": _share(boxed),
         "regions": ", ".join(
@@ -235,7 +235,7 @@ def _ask(photo: Photo, scene: Scene) -> tuple[Row, dict[str, Image.Image]]:
         ),
         "masks": len(everything),
         "first ms": round(first * 1000),
-        "then ms": round(then * 1000),
+        "cached ms": round(cached * 1000),
     }
     titled = zip(pictures.items(), titles, strict=True)
     return row, {kind: drawing.with_title(picture, text) for (kind, picture), text in titled}
@@ -246,12 +246,12 @@ def _share(mask: Mask) -> str:
 
 
 def _search(client: Client, paths: dict[str, Path]) -> tuple[list[Row], list[Image.Image]]:
-    """The photographs as a collection for the time of the demonstration; the best for each text."""
+    """Search the photographs in a temporary collection; return table rows and the best hits."""
     client.index(COLLECTION, paths)
     rows, pictures = [], []
     for text in SEARCHES:
         best, second = client.search(COLLECTION, text=text, top_k=2)
-        rows.append({"search": text, "found": best.id, "score": best.score, "then": second.id})
+        rows.append({"search": text, "best": best.id, "score": best.score, "second": second.id})
         picture = Image.open(paths[best.id]).convert("RGB")
         pictures.append(drawing.with_title(picture, f"“{text}”"))
     client.delete(COLLECTION, all=True)

@@ -1,4 +1,4 @@
-"""Answers drawn over their photographs, with Pillow alone."""
+"""Drawing of replies over photographs, with Pillow only."""
 
 import colorsys
 import io
@@ -23,16 +23,16 @@ _TURNS = {  # by EXIF orientation
 
 
 def colour(index: int) -> Colour:
-    """One of endlessly many colours, neighbours far apart: cyan, then golden steps in hue."""
+    """Return the colour of an index: golden-ratio steps in hue from cyan, so neighbours differ."""
     hue, value = (0.52 + index * 0.618034) % 1.0, 1.0 if index % 2 == 0 else 0.8
     red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, value)
     return (int(red * 255), int(green * 255), int(blue * 255))
 
 
 def read_pixels(encoded: bytes) -> np.ndarray:
-    """uint8 H×W×3 of an image file, turned as its EXIF data say: the frame of every answer.
+    """Return uint8 H×W×3 of an image file after EXIF orientation, the frame of all replies.
 
-    Like the service, it heeds EXIF data before the pixels alone; a PNG may have some behind them.
+    Like the service, it ignores EXIF data after the pixels of a PNG.
     """
     with Image.open(io.BytesIO(encoded)) as image:
         orientation = _orientation(image)
@@ -43,19 +43,19 @@ def read_pixels(encoded: bytes) -> np.ndarray:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        # Not the method of PNG files, which reads up to the end of the file first.
+        # The override for PNG would first read to the end of the file.
         return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
     except Exception:  # a parser may raise anything on damaged metadata
         return 1
 
 
 def mask_image(mask_HW: np.ndarray) -> Image.Image:
-    """Black and white: white is the object."""
+    """Return a mask as an image: the object white, the rest black."""
     return Image.fromarray(mask_HW.astype(np.uint8) * 255)
 
 
 def draw_masks(image_HW3: np.ndarray, masks: Sequence[Mask]) -> Image.Image:
-    """The photograph with each mask tinted and outlined; the first mask lies on top."""
+    """Return the photograph with each mask tinted and outlined, the first mask on top."""
     canvas_HW3 = image_HW3.copy()
     for index in reversed(range(len(masks))):
         _tint(canvas_HW3, masks[index].array, colour(index))
@@ -63,7 +63,7 @@ def draw_masks(image_HW3: np.ndarray, masks: Sequence[Mask]) -> Image.Image:
 
 
 def draw_semantic(image_HW3: np.ndarray, found: SemanticMap) -> Image.Image:
-    """The photograph with each label's pixels tinted, and a legend beneath."""
+    """Return the photograph with each label's pixels tinted, and a legend below."""
     canvas_HW3 = image_HW3.copy()
     entries = []
     for region in found.regions:
@@ -80,7 +80,7 @@ def draw_prompts(
     boxes: Sequence[tuple[float, float, float, float]] = (),
     negative: Sequence[tuple[float, float]] = (),
 ) -> Image.Image:
-    """What was asked, over the answer: green dots, red dots, yellow boxes."""
+    """Draw prompts over an image: green points, red negative points, yellow boxes."""
     image = image.copy()
     draw = ImageDraw.Draw(image)
     line = max(2, max(image.size) // 250)
@@ -93,7 +93,7 @@ def draw_prompts(
 
 
 def with_legend(image: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
-    """The image with a coloured square and a text for each entry beneath it."""
+    """Return the image with a legend below: a coloured square and a text per entry."""
     size = max(14, image.width // 36)
     font = ImageFont.load_default(size)
     columns = max(1, image.width // (14 * size))
@@ -111,7 +111,7 @@ def with_legend(image: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Im
 
 
 def with_title(image: Image.Image, title: str) -> Image.Image:
-    """The image with a line of text above it."""
+    """Return the image with a line of text above it."""
     size = max(14, image.width // 30)
     sheet = Image.new("RGB", (image.width, image.height + size * 2), _BACKGROUND)
     sheet.paste(image, (0, size * 2))
@@ -121,7 +121,7 @@ def with_title(image: Image.Image, title: str) -> Image.Image:
 
 
 def contact_sheet(images: Sequence[Image.Image], columns: int, width: int) -> Image.Image:
-    """All images, each ``width`` wide, in rows that are as high as their highest."""
+    """Return one sheet of all images, each ``width`` wide, with rows as high as their tallest."""
     scaled = [image.resize((width, image.height * width // image.width)) for image in images]
     rows = [scaled[start : start + columns] for start in range(0, len(scaled), columns)]
     heights = [max(image.height for image in row) for row in rows]
@@ -133,8 +133,8 @@ def contact_sheet(images: Sequence[Image.Image], columns: int, width: int) -> Im
 
 
 def _tint(canvas_HW3: np.ndarray, mask_HW: np.ndarray, tint: Colour) -> None:
-    """Half the colour inside, the whole colour on the outline."""
-    around = np.pad(mask_HW, 2)  # two pixels from the edge, in each direction
+    """Tint the canvas in place: half opaque inside the mask, opaque on its outline."""
+    around = np.pad(mask_HW, 2)  # the outline is two pixels wide
     inner_HW = around[:-4, 2:-2] & around[4:, 2:-2] & around[2:-2, :-4] & around[2:-2, 4:]
     canvas_HW3[mask_HW] = canvas_HW3[mask_HW] // 2 + np.array(tint, np.uint8) // 2
     canvas_HW3[mask_HW & ~inner_HW] = tint

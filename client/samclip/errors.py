@@ -1,22 +1,22 @@
-"""What a call to the service can end in.
+"""Exceptions that calls to the service raise.
 
 ServiceError
-├── InvalidArgument    INVALID_ARGUMENT: the request can never succeed as it is
-├── KeyUnknown         FAILED_PRECONDITION: the service no longer holds the image, send it
-├── NotFound           NOT_FOUND: a collection, or an id in it
-├── Unauthenticated    UNAUTHENTICATED: no API key, or a wrong one
-├── PermissionDenied   PERMISSION_DENIED: an API key without the scope that this needs
-├── Overloaded         RESOURCE_EXHAUSTED: the queue is full, or a message is too large
-├── DeadlineExceeded   DEADLINE_EXCEEDED: the client's time is up
-├── Unavailable        UNAVAILABLE: nobody answers at this address
-└── InternalError      anything else
+├── InvalidArgument    INVALID_ARGUMENT: the request is invalid and cannot succeed
+├── KeyUnknown         FAILED_PRECONDITION: the image is not cached; send it
+├── NotFound           NOT_FOUND: no such collection, or no such id in it
+├── Unauthenticated    UNAUTHENTICATED: the API key is missing or wrong
+├── PermissionDenied   PERMISSION_DENIED: the API key lacks the required scope
+├── Overloaded         RESOURCE_EXHAUSTED: overload, a rate limit, or a message too large
+├── DeadlineExceeded   DEADLINE_EXCEEDED: the deadline passed before the reply
+├── Unavailable        UNAVAILABLE: the service cannot be reached
+└── InternalError      any other status
 """
 
 import grpc
 
 
 class ServiceError(Exception):
-    """A call that failed: ``code`` (gRPC's status), ``message`` and ``request_id`` of it."""
+    """A failed call, with its gRPC status ``code``, ``message`` and ``request_id``."""
 
     def __init__(self, code: grpc.StatusCode, message: str, request_id: str) -> None:
         super().__init__(code, message, request_id)
@@ -27,39 +27,39 @@ class ServiceError(Exception):
 
 
 class InvalidArgument(ServiceError):
-    """The request can never succeed as it is: a broken image, a point outside, no labels."""
+    """The request is invalid: a broken image, a point outside the image, no labels."""
 
 
 class KeyUnknown(ServiceError):
-    """The service no longer holds what this image key stands for: send the image."""
+    """The service does not have the image of this key cached: send the image."""
 
 
 class NotFound(ServiceError):
-    """A collection, or an id in a collection, that does not exist."""
+    """The collection, or the id in a collection, does not exist."""
 
 
 class Unauthenticated(ServiceError):
-    """No API key where one is needed, or a wrong one."""
+    """The API key is missing or wrong."""
 
 
 class PermissionDenied(ServiceError):
-    """An API key without the scope that this needs."""
+    """The API key lacks the scope that the request requires."""
 
 
 class Overloaded(ServiceError):
-    """Too much at once, of all or of this key, try again later; or a message too large."""
+    """The service is overloaded, a limit of the API key is reached, or a message is too large."""
 
 
 class DeadlineExceeded(ServiceError):
-    """The client's deadline passed before the answer came."""
+    """The client's deadline passed before the reply arrived."""
 
 
 class Unavailable(ServiceError):
-    """Nobody answers at this address."""
+    """The service cannot be reached at this address."""
 
 
 class InternalError(ServiceError):
-    """Anything else; the request id finds it in the service's log."""
+    """Any other error; the service's log has the details under the request id."""
 
 
 BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
@@ -75,7 +75,7 @@ BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
 
 
 def from_rpc(error: grpc.RpcError, request_id: str) -> ServiceError:
-    """The exception for gRPC's own; the service's request id, where it sent one, wins."""
+    """Convert a gRPC error; a request id sent by the service takes precedence."""
     code = error.code()
     trailing: dict[str, str] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
     request_id = str(trailing.get("x-request-id", request_id))

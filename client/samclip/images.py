@@ -1,4 +1,4 @@
-"""Any image that a caller may hold → the file that travels."""
+"""Conversion of a caller's image to an encoded file."""
 
 import hashlib
 import io
@@ -12,10 +12,10 @@ ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 
 def encode_image(source: ImageSource) -> bytes:
-    """The bytes of a JPEG, PNG or WebP file: read, passed on as they are, or written as PNG.
+    """Return the bytes of an image file: files and bytes unchanged, pixels encoded as PNG.
 
     source: a path, a file's bytes, a Pillow image, or uint8 H×W (grey) or H×W×3 (RGB).
-    Raises OSError for a path that cannot be read, ValueError for an empty file, TypeError for any
+    Raises OSError if a path cannot be read, ValueError if the file is empty, TypeError for any
     other kind of source.
     """
     if isinstance(source, str | os.PathLike):
@@ -26,17 +26,17 @@ def encode_image(source: ImageSource) -> bytes:
         return source
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8:
-            raise TypeError(f"an image array is uint8 H×W or H×W×3, not {source.dtype}")
+            raise TypeError(f"expected an array of uint8 H×W or H×W×3, found {source.dtype}")
         source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
         raise TypeError(
-            f"an image is a path, bytes, a Pillow image or an array, not {type(source).__name__}"
+            f"expected a path, bytes, a Pillow image or an array, found {type(source).__name__}"
         )
     buffer = io.BytesIO()
-    source.save(buffer, "PNG", compress_level=1)  # lossless, and quick
+    source.save(buffer, "PNG", compress_level=1)  # lossless and fast
     return buffer.getvalue()
 
 
 def image_key(encoded: bytes) -> str:
-    """The service's name for an image: lower-case hex sha256 of the encoded bytes."""
+    """Return an image's key: lower-case hex sha256 of the encoded bytes."""
     return hashlib.sha256(encoded).hexdigest()

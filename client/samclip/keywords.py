@@ -1,4 +1,4 @@
-"""Methods whose errors name the keywords that there are."""
+"""Errors for unknown keyword arguments that list the known ones."""
 
 import functools
 import inspect
@@ -9,7 +9,7 @@ C = TypeVar("C", bound=type)
 
 
 def names_its_keywords(cls: C) -> C:
-    """Class decorator: an unknown keyword is a TypeError that names the known ones."""
+    """Decorate a class: an unknown keyword raises a TypeError that lists the known ones."""
     for name, method in list(vars(cls).items()):
         if inspect.isfunction(method) and (name == "__init__" or not name.startswith("_")):
             setattr(cls, name, _checked(method))

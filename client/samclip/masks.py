@@ -1,4 +1,4 @@
-"""Masks as they travel → numpy, without the libraries that the service itself uses for them."""
+"""Decoding of masks to numpy arrays, with numpy and Pillow only."""
 
 import io
 from collections.abc import Sequence
@@ -8,11 +8,11 @@ from PIL import Image
 
 
 def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
-    """Bool H×W from COCO's compressed run lengths. Raises ValueError if they do not fill it.
+    """Decode COCO's compressed run lengths to bool H×W. Raises ValueError if they do not fill it.
 
-    Each number is a group of characters (value + 48): five bits each, least significant first,
-    0x20 set on all but the last, 0x10 of the last being the sign. From the fourth number on, it
-    is the difference to the run two before. Runs are column-major and begin with zeros.
+    Each number is a group of characters (value + 48) of five bits, least significant first; 0x20
+    is set on all but the last, and 0x10 of the last is the sign. From the fourth number on, it is
+    the difference from the run two before. Runs are column-major and begin with zeros.
     """
     chars = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
     ends = np.flatnonzero((chars & 0x20) == 0)
@@ -29,23 +29,25 @@ def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
 
 
 def decode_png(png: bytes) -> np.ndarray:
-    """Bool H×W from a one-channel PNG of 0 and 255."""
+    """Decode a one-channel PNG of 0 and 255 to bool H×W."""
     return np.asarray(Image.open(io.BytesIO(png))) > 127
 
 
 def decode_polygons(rings: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Bool H×W from closed rings float32 (x0, y0, x1, y1, …): even-odd rule at pixel centres.
+    """Rasterise closed float32 rings (x0, y0, x1, y1, …) to bool H×W: even-odd at pixel centres.
 
-    Raises ValueError for a ring that is none.
+    Raises ValueError if a ring has an odd number of coordinates or one that is not finite.
     """
     if not all(len(ring) % 2 == 0 and np.isfinite(ring).all() for ring in rings):
-        raise ValueError("a mask's polygon has half a point, or one that is not finite")
-    flips_HW = np.zeros((height, width + 1), bool)  # where a row, read from the left, changes side
+        raise ValueError(
+            "a mask's polygon has an odd number of coordinates or one that is not finite"
+        )
+    flips_HW = np.zeros((height, width + 1), bool)  # where a row crosses an edge
     for ring in rings:
         start_K2 = ring.reshape(-1, 2).astype(np.float64)
         for (x0, y0), (x1, y1) in zip(start_K2, np.roll(start_K2, -1, axis=0), strict=True):
             top, bottom = np.ceil(np.clip(sorted((y0, y1)), 0, height) - 0.5).astype(int)
-            if top == bottom:  # no row's centre line between its ends
+            if top == bottom:  # the edge crosses no row's centre line
                 continue
             rows = np.arange(top, bottom)
             crossed = x0 + (rows + 0.5 - y0) / (y1 - y0) * (x1 - x0)
@@ -54,13 +56,13 @@ def decode_polygons(rings: Sequence[np.ndarray], height: int, width: int) -> np.
 
 
 def unpack_bits(data: bytes, height: int, width: int) -> np.ndarray:
-    """Bool H×W from one bit a pixel, row-major, most significant bit first."""
+    """Unpack one bit per pixel, row-major, most significant bit first, to bool H×W."""
     bits = np.unpackbits(np.frombuffer(data, np.uint8), count=height * width)
     return bits.reshape(height, width).astype(bool)
 
 
 def decode_label_map(png: bytes) -> np.ndarray:
-    """Int32 H×W from a one-channel PNG of 8 or 16 bits; its type's largest value becomes -1."""
+    """Decode a one-channel PNG of 8 or 16 bits to int32 H×W; the type's maximum becomes -1."""
     stored = np.asarray(Image.open(io.BytesIO(png)))
     background = 0xFF if stored.dtype == np.uint8 else 0xFFFF
     label_map = stored.astype(np.int32)

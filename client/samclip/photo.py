@@ -1,6 +1,6 @@
-"""A photograph and the questions about it, in two kinds that share every line but the waiting.
+"""A photograph and the requests about it, asynchronous and blocking.
 
-``AsyncPhoto`` is written out; ``Photo`` has the same methods over a session whose calls block.
+``AsyncPhoto`` has the code; ``Photo`` runs the same methods over a session whose calls block.
 """
 
 import functools
@@ -23,7 +23,7 @@ T = TypeVar("T")
 def blocking(
     method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Any, P], T]:
-    """The method for a session whose calls block: nothing is left to wait for in its coroutine."""
+    """Wrap a coroutine method for a blocking session, in which it ends without suspending."""
 
     @functools.wraps(method)
     def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -31,13 +31,13 @@ def blocking(
             method(self, *args, **kwargs).send(None)
         except StopIteration as done:
             return done.value
-        raise RuntimeError("a blocking call waited: the session is not a blocking one")
+        raise RuntimeError("a blocking call was suspended: its session is not a blocking one")
 
     return call
 
 
 class _Photo:
-    """An image of the caller's: its key, its file, and what the service last said of it."""
+    """An image: its key, its encoded file, and the info from the latest reply."""
 
     def __init__(self, session: Session, source: ImageSource = b"", *, key: str = "") -> None:
         self._session = session
@@ -74,15 +74,15 @@ class _Photo:
 
 @names_its_keywords
 class AsyncPhoto(_Photo):
-    """A photograph, and the questions about it; made by ``AsyncClient.image``."""
+    """A photograph and the requests about it, made by ``AsyncClient.image``."""
 
     async def classify(
         self, labels: Sequence[str], *, templates: Sequence[str] = (), top_k: int = 0
     ) -> list[Score]:
-        """The labels with their scores, best first.
+        """Return the labels with their scores, best first.
 
-        templates: texts like "a photo of a {}."; none means the checkpoint's own.
-        top_k: how many of the labels; 0 means all.
+        templates: texts such as "a photo of a {}."; empty means the checkpoint's own.
+        top_k: number of labels; 0 means all.
         """
         request = pb.ClassifyRequest(
             labels=wire.texts(labels), templates=wire.texts(templates), top_k=top_k
@@ -92,7 +92,7 @@ class AsyncPhoto(_Photo):
         self.info = wire.image_info(reply.results[0].image)
         return wire.scores(reply.results[0].scores)
 
-    async def segment(  # noqa: PLR0913 - each is a word of the public interface
+    async def segment(  # noqa: PLR0913 - the public interface
         self,
         points: Points = (),
         *,
@@ -104,13 +104,13 @@ class AsyncPhoto(_Photo):
         multimask: bool = False,
         encoding: str = "rle",
     ) -> list[Mask]:
-        """One object (points, at most one box, an earlier mask), several (boxes), all of a text.
+        """Segment one object (points, a box, an earlier mask), one per box, or all of a text.
 
-        points, negative: (x, y) pixels that belong to the object, that do not; one or several.
-        box, boxes: (x_min, y_min, x_max, y_max); more than one asks for one object each.
-        mask_input: a mask got with ``encoding="logits"``.
-        multimask: three masks for each object, best first, instead of one.
-        encoding: how masks travel: "rle", "png", "polygons", "packed_bits"; "logits" for reuse.
+        points, negative: (x, y) pixels inside and outside the object; one or several.
+        box, boxes: (x_min, y_min, x_max, y_max); several boxes give one object each.
+        mask_input: a mask from a reply with ``encoding="logits"``.
+        multimask: three masks per object, best first, instead of one.
+        encoding: wire format: "rle", "png", "polygons", "packed_bits"; "logits" for mask_input.
         """
         if box is not None and len(boxes):
             raise ValueError("segment got both box and boxes: pass one of them")
@@ -122,16 +122,16 @@ class AsyncPhoto(_Photo):
     async def segment_prompts(
         self, prompts: Sequence[Prompt], *, multimask: bool = False, encoding: str = "rle"
     ) -> list[list[Mask]]:
-        """The masks of each prompt, in order, best first."""
+        """Return the masks of each prompt, in order of the prompts, best mask first."""
         return await self._segment(prompts, multimask, encoding)
 
     async def everything(
         self, labels: Sequence[str] = (), *, points_per_side: int = 0, encoding: str = "rle"
     ) -> list[Mask]:
-        """Every object that a grid of clicks finds, largest first.
+        """Segment every object that a grid of points finds, largest first.
 
-        labels: name each mask with the likeliest of these.
-        points_per_side: of the grid; 0 means the checkpoint's own choice.
+        labels: label each mask with the most likely of these.
+        points_per_side: size of the grid; 0 means the checkpoint's default.
         """
         reply = await self._ask(
             pb.SegmentEverythingRequest(
@@ -150,10 +150,10 @@ class AsyncPhoto(_Photo):
         background: bool = False,
         encoding: str = "rle",
     ) -> SemanticMap:
-        """Which pixel is what.
+        """Assign one of the labels to each pixel.
 
-        refine: both heads, the dense CLIP map and then the SAM head.
-        background: pixels that no label wins clearly become background.
+        refine: use both heads, the dense CLIP map and then the SAM head.
+        background: pixels without a clear best label become background.
         """
         labels = wire.texts(labels)
         request = pb.SegmentTextRequest(
@@ -162,18 +162,18 @@ class AsyncPhoto(_Photo):
         return wire.semantic_map(await self._ask(request), labels)
 
     async def embed(self) -> np.ndarray:
-        """Float32 (D,) of length 1, in the space of ``embed_text``."""
+        """Return float32 (D,) of unit length, in the space of ``embed_text``."""
         features = await self._features(["clip_pooled"])
         pooled = features["clip_pooled"].astype(np.float32)
-        return pooled / np.linalg.norm(pooled)  # float16 leaves the length a little off
+        return pooled / np.linalg.norm(pooled)  # not exactly 1 in float16
 
     async def features(self, *outputs: str) -> dict[str, np.ndarray]:
-        """The embeddings by name: "sam" D×h×w, "clip_dense" D×h×w, "clip_pooled" D; none: all."""
+        """Return embeddings: "sam" D×h×w, "clip_dense" D×h×w, "clip_pooled" D; all by default."""
         return await self._features(outputs)
 
 
 class Photo(_Photo):
-    """A photograph, and the questions about it; made by ``Client.image``."""
+    """A photograph and the requests about it, made by ``Client.image``."""
 
     classify = blocking(AsyncPhoto.classify)
     segment = blocking(AsyncPhoto.segment)

@@ -1,4 +1,4 @@
-"""The connection to a service: one channel, its limits, and the headers of every call."""
+"""The connection to a service: the channel, its limits and retries, and the call headers."""
 
 import inspect
 import json
@@ -18,8 +18,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 MAX_MESSAGE_BYTES = 64 * 2**20
-_RETRY = {  # every call may be repeated: none of them adds anything twice
-    "maxAttempts": 5,  # what is started again is back before the last of them
+_RETRY = {  # all calls are idempotent
+    "maxAttempts": 5,  # time enough for a process to restart
     "initialBackoff": "0.2s",
     "maxBackoff": "2s",
     "backoffMultiplier": 2,
@@ -41,10 +41,10 @@ _STUBS = (
 
 
 def credentials(ca: Path | str | None = None, cert: Path | str | None = None) -> Any:
-    """What ``Client(tls=…)`` takes, from PEM files.
+    """Return TLS credentials for ``Client(tls=…)`` from PEM files.
 
-    ca: whom to trust; None: the system's certificates. cert: one's own certificate and its private
-    key in one file, where the service asks for one (mTLS). Raises OSError.
+    ca: the CA to trust; None means the system's. cert: the client's certificate and private key in
+    one file, for services that require one (mTLS). Raises OSError if a file cannot be read.
     """
     trusted = Path(ca).read_bytes() if ca else None
     own = Path(cert).read_bytes() if cert else None
@@ -52,7 +52,7 @@ def credentials(ca: Path | str | None = None, cert: Path | str | None = None) ->
 
 
 class Session:
-    """Calls of either kind: they block with ``grpc`` as the library, and wait with ``grpc.aio``."""
+    """A channel with its stubs, whose calls block (``grpc``) or are awaited (``grpc.aio``)."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Session:
             if tls
             else library.insecure_channel(address, _OPTIONS)
         )
-        # An rpc is named as its request: SegmentTextRequest → SegmentText.
+        # The request type names the RPC: SegmentTextRequest → SegmentText.
         self._rpcs = {
             f"{rpc}Request": call
             for stub in _STUBS
@@ -83,9 +83,9 @@ class Session:
         self.model: Model | None = None
 
     async def ask(self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = ()) -> Any:
-        """The reply to a request about images: (slot in the request, key, file) each.
+        """Send a request and return its reply. images: (slot in the request, key, file) each.
 
-        The keys travel first, the files only when the service does not know the keys.
+        The keys are sent first; the files only if the service does not know the keys.
         """
         deadline = time.monotonic() + self._timeout
         for slot, key, _ in images:

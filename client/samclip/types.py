@@ -1,6 +1,6 @@
-"""The answers as plain values: small, frozen, with numpy arrays where the wire has bytes.
+"""Requests and replies as frozen dataclasses, with numpy arrays in place of encoded bytes.
 
-Coordinates are pixels of the original image, (0, 0) its top-left corner.
+Coordinates are pixels of the original image; (0, 0) is its top-left corner.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ Boxes = Sequence[Box] | Box
 class Prompt:
     """One object to find; points, box and mask_input may be combined.
 
-    points: pixels of the object, or one of them. negative: pixels that are not part of it.
-    mask_input: a mask got with ``encoding="logits"``, float32 h×w in the model's frame.
-    text: alone, asks for every instance of it.
+    points: pixels inside the object, one or several. negative: pixels outside it.
+    mask_input: a mask from a reply with ``encoding="logits"``, float32 h×w in the model's frame.
+    text: used alone; finds every instance of it.
     """
 
     points: Points = ()
@@ -36,10 +36,10 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """One object. ``array`` is bool H×W of the original image's size, and what numpy sees here.
+    """One object. ``array`` is bool H×W in the original image's size; numpy reads a Mask as it.
 
-    A mask got with ``encoding="logits"`` holds float32 h×w logits in the model's frame instead.
-    ``label`` and ``label_score`` are set where the question had labels or a text.
+    With ``encoding="logits"``, ``array`` is float32 h×w logits in the model's frame.
+    ``label`` and ``label_score`` are set if the request had labels or a text.
     """
 
     array: np.ndarray = field(repr=False)
@@ -56,7 +56,7 @@ class Mask:
 
 @dataclass(frozen=True)
 class Score:
-    """How well a label fits: softmax over the labels of the question, and the plain cosine."""
+    """A label with its softmax over the labels of the request, and its cosine similarity."""
 
     label: str
     score: float
@@ -65,7 +65,7 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """The pixels of one label: ``score`` is its mean probability over them."""
+    """The pixels of one label; ``score`` is its mean probability over them."""
 
     label: str
     score: float
@@ -75,10 +75,10 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class SemanticMap:
-    """One label for each pixel.
+    """One label per pixel.
 
-    label_map: int32 H×W, the index into ``labels``; -1 is background.
-    regions: one for each label that has a pixel, largest first.
+    label_map: int32 H×W, indices into ``labels``; -1 is background.
+    regions: one per label that has pixels, largest first.
     """
 
     label_map: np.ndarray = field(repr=False)
@@ -88,7 +88,7 @@ class SemanticMap:
 
 @dataclass(frozen=True)
 class Hit:
-    """An image found in a collection; ``score`` is the cosine with the question."""
+    """An image found in a collection; ``score`` is its cosine similarity to the query."""
 
     id: str
     score: float
@@ -97,7 +97,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class ListedItem:
-    """An image of a collection: its id, and the metadata that it was indexed with."""
+    """An image of a collection: its id and the metadata that it was indexed with."""
 
     id: str
     metadata: Mapping[str, str]
@@ -105,9 +105,9 @@ class ListedItem:
 
 @dataclass(frozen=True)
 class Indexed:
-    """How many images went into a collection, and why the others (id → message) did not.
+    """The number of images indexed, and the errors of the others (id → message).
 
-    replaced: how many of them took the place of an image that had their id.
+    replaced: number of images indexed under an id that the collection already had.
     """
 
     indexed: int
@@ -117,9 +117,9 @@ class Indexed:
 
 @dataclass(frozen=True)
 class Collection:
-    """A collection of indexed images, and the checkpoint its vectors come from.
+    """A collection of indexed images and the checkpoint that made its vectors.
 
-    dtype: the precision of the image encoder that made the vectors, as in ``Model``.
+    dtype: precision of the image encoder that made the vectors, as in ``Model``.
     """
 
     name: str
@@ -131,7 +131,7 @@ class Collection:
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What the service knows of an image: its key, its size in pixels, was it held already."""
+    """An image's key, its size in pixels, and whether the reply needed no encoding."""
 
     key: str
     width: int
@@ -143,9 +143,9 @@ class ImageInfo:
 class Model:
     """The checkpoint that answered; ``kind`` is "vit-b", "edge" or "pair".
 
-    dtype: the precision in which the image encoder computed: "float32", "bfloat16", "float16",
-    "int8" or "int8+bfloat16", where the last two are followed by the first digits of their graph's
-    digest ("int8:4caf4841"). Empty if the service does not say, or if the images of a request
+    dtype: precision of the image encoder: "float32", "bfloat16", "float16", "int8" or
+    "int8+bfloat16"; the last two are followed by the first digits of the graph's digest
+    ("int8:4caf4841"). Empty if the service does not report it, or if the images of one request
     differ in it.
     """
 

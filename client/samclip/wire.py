@@ -1,4 +1,4 @@
-"""Messages ↔ values: the one place where the client knows the wire."""
+"""Conversion between protobuf messages and the types of the client."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
@@ -23,36 +23,36 @@ from samclip.types import (
 )
 from samclip.v1 import samclip_pb2 as pb
 
-CHUNK_BYTES = 32 * 2**20  # of one Index request: half of what a message may hold
+CHUNK_BYTES = 32 * 2**20  # per Index request: half of the maximum message size
 CHUNK_ITEMS = 32
-CHUNK_IDS = 10_000  # of one Delete request: the most that a service takes
+CHUNK_IDS = 10_000  # per Delete request: the service's maximum
 
 
 def tensor_to_array(tensor: pb.Tensor) -> np.ndarray:
-    """A tensor of the wire (little-endian, C order) as a read-only array of its dtype and shape."""
+    """Convert a tensor (little-endian, C order) to a read-only array of its dtype and shape."""
     dtype = np.dtype(tensor.dtype).newbyteorder("<")
     return np.frombuffer(tensor.data, dtype).reshape(tensor.shape)
 
 
 def array_to_tensor(array: np.ndarray) -> pb.Tensor:
-    """An array as a tensor of the wire."""
+    """Convert an array to a tensor message."""
     data = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
     return pb.Tensor(dtype=array.dtype.name, shape=array.shape, data=data.tobytes())
 
 
 def texts(value: Iterable[str]) -> list[str]:
-    """The texts, or the only one: a string is one text, not its letters."""
+    """Return texts as a list; a string is one text, not a sequence of characters."""
     return [value] if isinstance(value, str) else list(value)
 
 
 def _rows(value: Iterable[Any], length: int, what: str) -> list[tuple[float, ...]]:
-    """Points or boxes as rows of ``length`` numbers; a row alone is one of them."""
+    """Return points or boxes as rows of ``length`` numbers; accepts a single row as well."""
     try:
         rows = np.atleast_2d(np.asarray(list(value), np.float64))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} has {length} numbers each: {error}") from error
+        raise ValueError(f"{what} has {length} numbers: {error}") from error
     if rows.size and rows.shape[1:] != (length,):
-        raise ValueError(f"{what} has {length} numbers each, found shape {rows.shape}")
+        raise ValueError(f"{what} has {length} numbers, found shape {rows.shape}")
     return [tuple(row) for row in rows.tolist() if row]
 
 
@@ -63,13 +63,13 @@ def prompts(
     mask_input: "np.ndarray | Mask | None",
     text: str,
 ) -> list[Prompt]:
-    """The arguments of ``segment`` as prompts: one, or one for each of several boxes."""
+    """Convert the arguments of ``segment`` to prompts: one, or one per box if there are several."""
     boxes = cast(list[Box], _rows(boxes, 4, "a box (x_min, y_min, x_max, y_max)"))
     if len(boxes) > 1:
         if len(points) or len(negative) or mask_input is not None or text:
             raise ValueError(
-                "several boxes ask for several objects, and take no points, mask_input or text "
-                "beside them: use segment_prompts"
+                "several boxes cannot be combined with points, mask_input or text: "
+                "use segment_prompts"
             )
         return [Prompt(box=box) for box in boxes]
     box = boxes[0] if len(boxes) else None
@@ -103,7 +103,7 @@ def mask(message: pb.Mask, info: pb.ImageInfo) -> Mask:
 
 
 def _pixels(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray:
-    """Bool H×W whatever the encoding; float32 h×w for logits."""
+    """Decode a mask of any encoding to bool H×W, or logits to float32 h×w."""
     match message.WhichOneof("data"):
         case "rle":
             rle = message.rle
@@ -119,7 +119,7 @@ def _pixels(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray:
         case "logits":
             return tensor_to_array(message.logits).astype(np.float32)
         case unknown:
-            raise ValueError(f"a mask in an encoding that this client does not know: {unknown}")
+            raise ValueError(f"a mask has an unknown encoding ({unknown}): update this client")
 
 
 def scores(messages: Iterable[pb.Score]) -> list[Score]:
@@ -157,20 +157,20 @@ def model(message: pb.ModelInfo) -> Model:
 
 
 def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str]) -> pb.IndexItem:
-    """An item that carries its file, where there is one: a collection is filled but once.
+    """Return an item with its file if there is one: images to index are rarely cached.
 
-    Raises ValueError for a name that the wire cannot carry.
+    Raises ValueError if the name is not valid UTF-8.
     """
     try:
         name.encode()
-    except UnicodeEncodeError:  # a file's name may be any bytes
+    except UnicodeEncodeError:  # file names may hold any bytes
         raise ValueError("the id is not valid UTF-8: rename the file") from None
     image = pb.Image(encoded=encoded) if encoded else pb.Image(key=key)
     return pb.IndexItem(id=name, image=image, metadata=metadata)
 
 
 def chunks(items: Iterable[pb.IndexItem]) -> Iterator[list[pb.IndexItem]]:
-    """The items in groups that fit a message each."""
+    """Yield the items in groups that each fit in one message."""
     chunk: list[pb.IndexItem] = []
     size = 0
     for item in items:

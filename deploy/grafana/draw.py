@@ -1,4 +1,4 @@
-"""Draw every dashboard from a Prometheus server, one PNG each: a look without Grafana.
+"""Draw every dashboard from a Prometheus server to a PNG, without Grafana.
 
 python deploy/grafana/draw.py http://127.0.0.1:9090 --minutes 10 --out out/dashboards
 """
@@ -22,15 +22,15 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 DASHBOARDS = Path(__file__).with_name("dashboards")
-POINTS = 120  # of a curve
-LINES = 14  # that a legend names
+POINTS = 120  # per curve
+LINES = 14  # per legend
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("prometheus", help="its URL")
-    options.add_argument("--minutes", type=float, default=10, help="up to now (10)")
-    options.add_argument("--window", default="1m", help="of rates (1m)")
+    options.add_argument("prometheus", help="URL of the Prometheus server")
+    options.add_argument("--minutes", type=float, default=10, help="time range up to now (10)")
+    options.add_argument("--window", default="1m", help="window of rates (1m)")
     options.add_argument("--out", type=Path, default=Path("out/dashboards"))
     arguments = options.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def queries(panel: dict[str, Any], window: str) -> list[tuple[str, str]]:
-    """The queries of a panel, and the legend of each, with Grafana's variable filled in."""
+    """Return each query of a panel with its legend, with Grafana's rate interval filled in."""
     return [
         (target["expr"].replace("$__rate_interval", window), target["legendFormat"])
         for target in panel["targets"]
@@ -50,7 +50,7 @@ def queries(panel: dict[str, Any], window: str) -> list[tuple[str, str]]:
 
 
 def ask(prometheus: str, query: str, minutes: float) -> list[dict[str, Any]]:
-    """The series of a query over the last minutes."""
+    """Return the series of a query over the last minutes."""
     end = time.time()
     step = max(1.0, 60 * minutes / POINTS)
     fields = {"query": query, "start": end - 60 * minutes, "end": end, "step": step}
@@ -94,8 +94,8 @@ def _named(legend: str, labels: dict[str, str]) -> str:
 
 def _curves(ax: Axes, panel: dict[str, Any], series: list[tuple[str, list[Any]]]) -> None:
     custom = panel["fieldConfig"]["defaults"]["custom"]
-    ends = sorted(series, key=lambda found: -max(float(value) for _, value in found[1]))
-    for index, (name, values) in enumerate(ends):
+    ranked = sorted(series, key=lambda found: -max(float(value) for _, value in found[1]))
+    for index, (name, values) in enumerate(ranked):
         times = [datetime.fromtimestamp(at, UTC) for at, _ in values]
         label = name if index < LINES else None
         points = np.array([float(value) for _, value in values])
@@ -103,11 +103,11 @@ def _curves(ax: Axes, panel: dict[str, Any], series: list[tuple[str, list[Any]]]
     if "scaleDistribution" in custom:
         ax.set_yscale("log")
     else:
-        ax.set_ylim(0, 1.1 * max(line.get_ydata().max() for line in ax.lines) if ends else 1)
+        ax.set_ylim(0, 1.1 * max(line.get_ydata().max() for line in ax.lines) if ranked else 1)
     locator = ax.xaxis.get_major_locator()
     ax.xaxis.set_major_formatter(mdates.ConciseDateFormatter(locator, show_offset=False))
     ax.grid(alpha=0.3)
-    if ends:
+    if ranked:
         ax.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 
 

@@ -1,6 +1,6 @@
-"""The dense CLIP map read against texts: a value for each class in each cell of the grid.
+"""The dense CLIP map compared with texts: one value per class and cell of the grid.
 
-Shape letters: C classes (L labels, and one for K background words where there are any), D width,
+Shape letters: C classes (L labels, plus one for all K background words if there are any), D width,
 h w valid cells of the grid (those that hold picture), H W pixels.
 """
 
@@ -10,31 +10,31 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.geometry import Geometry
-from samclip_core.types import FloatArray, ImageFeatures
+from samclip_core.geometry import FloatArray, Geometry
+from samclip_core.types import ImageFeatures
 
 BACKGROUND_WORDS = (
     "background", "sky", "clouds", "grass", "ground", "soil", "sand", "snow", "water", "sea",
     "tree", "leaves", "mountain", "rock", "road", "pavement", "wall", "fence", "building",
     "window", "door", "floor", "ceiling", "carpet", "curtain", "table", "shadow", "blurred texture",
 )  # fmt: skip
-"""What most pictures hold around the thing that was asked for."""
+"""Common surroundings of the objects that labels name."""
 
 
 def background_words(labels: Sequence[str]) -> tuple[str, ...]:
-    """The background words that no label names: asked for grass, grass is not background."""
+    """Return the background words that no label names: with label "grass", grass is excluded."""
     named = set(re.findall(r"\w+", " ".join(labels).lower()))
     return tuple(word for word in BACKGROUND_WORDS if word not in named)
 
 
 def valid_cells(features: ImageFeatures) -> NDArray[np.float32]:
-    """The dense CLIP map without the cells that hold only padding, float32 D×h×w."""
+    """Return the dense CLIP map without cells that hold only padding, float32 D×h×w."""
     rows, columns = features.geometry.grid(clip_side(features))
     return _dense(features)[:, :rows, :columns].astype(np.float32)
 
 
 def clip_side(features: ImageFeatures) -> int:
-    """Cells on a side of the dense CLIP map."""
+    """Return the number of cells per side of the dense CLIP map."""
     return _dense(features).shape[-1]
 
 
@@ -47,9 +47,9 @@ def _dense(features: ImageFeatures) -> FloatArray:
 def cosine_maps(
     features: ImageFeatures, text_LD: FloatArray, background_KD: FloatArray | None = None
 ) -> NDArray[np.float32]:
-    """Cosine of each text with each valid cell, float32 C×h×w.
+    """Return the cosine of each text with each valid cell, float32 C×h×w.
 
-    With background words, one more map comes last: the best of them in each cell.
+    With background words, an additional last map holds their maximum in each cell.
     """
     dense_Dhw = valid_cells(features)
     maps_Lhw = np.tensordot(text_LD.astype(np.float32), dense_Dhw, axes=1)
@@ -62,10 +62,10 @@ def cosine_maps(
 def upsampling(
     geometry: Geometry, side: int, height: int, width: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Bilinear weights: ``rows_Hh @ map_hw @ columns_wW`` is the map over the picture.
+    """Return bilinear weights: ``rows_Hh @ map_hw @ columns_wW`` is the map over the picture.
 
-    ``map_hw`` is the valid part of a side×side grid over the padded frame, and height×width any
-    size to show the whole picture at. Row blocks of ``rows_Hh`` give horizontal strips.
+    ``map_hw`` is the valid part of a side×side grid over the padded frame; height×width is the size
+    of the result, which covers the whole picture. Row blocks of ``rows_Hh`` give horizontal strips.
     """
     cells_h, cells_w = geometry.grid(side)
     rows_Hh = _weights(height, geometry.input_height * side / geometry.size, cells_h)
@@ -74,7 +74,7 @@ def upsampling(
 
 
 def _weights(pixels: int, extent: float, cells: int) -> NDArray[np.float32]:
-    """Linear interpolation weights pixels×cells where the pixels span ``extent`` cells."""
+    """Return linear interpolation weights pixels×cells for pixels that span ``extent`` cells."""
     position = (np.arange(pixels) + 0.5) * (extent / pixels) - 0.5
     position = np.clip(position, 0, cells - 1)
     low = position.astype(int)

@@ -1,7 +1,7 @@
-"""Every object in a picture: a grid of points through the SAM head, filtered and named.
+"""Every object in a picture: masks from a grid of points, filtered and labelled.
 
-Masks stay low-resolution logits throughout; they are enlarged one by one when they are read. So
-memory depends on how many survive, not on the size of the picture. M masks, N points, s×s cells.
+Masks remain low-resolution logits and are enlarged one at a time on access, so memory depends on
+the number of masks kept, not on the size of the picture. M masks, N points, s×s cells.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from samclip_core.answers.dense import clip_side, valid_cells
 from samclip_core.answers.steps import Steps, Terms, questions, run
 from samclip_core.answers.zero_shot import check_labels, softmax
-from samclip_core.geometry import Geometry
+from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.io.masks import mask_box
-from samclip_core.types import EverythingMask, FloatArray, ImageFeatures, MaskHead, Prompt
+from samclip_core.types import EverythingMask, ImageFeatures, MaskHead, Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class EverythingSettings:
-    """What a mask must be to be kept."""
+    """The criteria for keeping a mask."""
 
     min_predicted_iou: float | None = None
     min_stability: float | None = None
-    """None: the SAM head's own thresholds."""
+    """None, here or in ``min_predicted_iou``: the SAM head's threshold."""
     max_box_iou: float = 0.7
-    """Of two masks whose boxes overlap more, the one with the better predicted IoU is kept."""
+    """Of two masks whose boxes overlap more, only the one with the better predicted IoU is kept."""
     min_area: float = 0.0005
-    """Smallest mask, island or hole, as a part of the picture."""
+    """Smallest mask, island or hole, as a fraction of the picture."""
     points_per_call: int = 64
-    """Duplicates are dropped after so many points."""
+    """Duplicates are dropped after this many points, which bounds memory."""
 
 
 DEFAULT = EverythingSettings()
@@ -43,9 +43,9 @@ def segment_everything(
     points_per_side: int,
     settings: EverythingSettings = DEFAULT,
 ) -> list[EverythingMask]:
-    """The masks that points on an even grid, ``points_per_side`` squared, find; largest first.
+    """Return the masks from an even grid of ``points_per_side`` squared points, largest first.
 
-    ``features`` need the SAM embedding. ValueError for fewer than one point per side.
+    ``features`` need the SAM embedding. Raises ValueError if ``points_per_side`` is below 1.
     """
     terms = Terms.of(sam_head, settings.points_per_call)
     return run(everything_steps(terms, features, points_per_side, settings), sam_head)
@@ -57,17 +57,17 @@ def everything_steps(
     points_per_side: int,
     settings: EverythingSettings = DEFAULT,
 ) -> Steps[list[EverythingMask]]:
-    """``segment_everything`` in steps; the result does not depend on ``terms.at_once``."""
+    """Run ``segment_everything`` in steps; the result does not depend on ``terms.at_once``."""
     if points_per_side < 1:
         raise ValueError(f"points_per_side is {points_per_side}, expected at least 1")
-    # The head scales masks up to the picture: told that the picture is the model frame, its work
-    # and memory stay the same for any size of photograph.
+    # The head enlarges masks to the picture's size. With the model frame as the picture, its time
+    # and memory do not depend on the size of the photograph.
     frame = features.geometry.model_frame
     in_frame = replace(features, geometry=frame)
     points_N2 = _grid_points(frame, points_per_side)
     min_iou, min_stability = (
-        own if asked is None else asked
-        for asked, own in (
+        default if value is None else value
+        for value, default in (
             (settings.min_predicted_iou, terms.min_predicted_iou),
             (settings.min_stability, terms.min_stability),
         )
@@ -87,7 +87,7 @@ def everything_steps(
                             features.geometry, logits_ss, float(iou), float(stability)
                         )
                         kept.append(found)
-        # Chunk by chunk, so that never more than the survivors and one chunk are held.
+        # After every chunk, so that memory holds at most the kept masks and one chunk.
         quality_M = [mask.predicted_iou for mask in kept]
         kept = drop_duplicates(kept, quality_M, settings.max_box_iou)
     return sorted(kept, key=lambda mask: -_inside(mask).sum())
@@ -96,12 +96,12 @@ def everything_steps(
 def drop_duplicates(
     masks: Sequence[EverythingMask], quality_M: Sequence[float], max_box_iou: float = 0.7
 ) -> list[EverythingMask]:
-    """Non-maximum suppression of the masks' boxes: the best first, less what overlaps a better."""
+    """Apply non-maximum suppression to the masks' boxes; return the kept masks, best first."""
     if not masks:
         return []
     boxes_M4 = np.array([mask_box(_inside(mask)) for mask in masks], float)  # in cells
     boxes_M4[:, 2:] -= boxes_M4[:, :2]  # width and height
-    above_M = [quality - min(quality_M) + 1 for quality in quality_M]  # OpenCV wants them positive
+    above_M = [quality - min(quality_M) + 1 for quality in quality_M]  # OpenCV needs scores > 0
     return [masks[index] for index in cv2.dnn.NMSBoxes(boxes_M4.tolist(), above_M, 0, max_box_iou)]
 
 
@@ -112,7 +112,7 @@ def name_masks(
     labels: Sequence[str],
     logit_scale: float,
 ) -> list[EverythingMask]:
-    """The same masks, each with its likeliest label and that label's probability.
+    """Return the masks, each with its most likely label and that label's probability.
 
     A mask's embedding is the mean of the dense CLIP map under it. Raises InvalidLabels.
     """
@@ -126,7 +126,7 @@ def naming(
     labels: Sequence[str],
     logit_scale: float,
 ) -> Iterator[EverythingMask]:
-    """``name_masks`` one by one."""
+    """Yield the masks of ``name_masks`` one at a time."""
     check_labels(labels)
     dense_Dhw = valid_cells(features)
     _, rows, columns = dense_Dhw.shape
@@ -142,14 +142,14 @@ def naming(
 
 
 def _grid_points(geometry: Geometry, points_per_side: int) -> NDArray[np.float64]:
-    """N×2 (x, y): the centres of a points_per_side² division of the picture."""
+    """Return N×2 (x, y): the centres of a points_per_side² division of the picture."""
     fraction = (np.arange(points_per_side) + 0.5) / points_per_side
     x, y = np.meshgrid(fraction * geometry.width, fraction * geometry.height)
     return np.stack([x.reshape(-1), y.reshape(-1)], axis=1)
 
 
 def _inside(mask: EverythingMask) -> NDArray[np.bool_]:
-    """Which cells of the picture's part of the logits are in the mask."""
+    """Return the mask over the valid cells of its logits."""
     rows, columns = mask.geometry.grid(mask.logits_hw.shape[-1])
     return mask.logits_hw[:rows, :columns] > 0
 
@@ -157,12 +157,12 @@ def _inside(mask: EverythingMask) -> NDArray[np.bool_]:
 def _without_specks(
     logits_ss: NDArray[np.float32], geometry: Geometry, min_area: float
 ) -> NDArray[np.float32] | None:
-    """The logits with small islands put outside and small holes inside; None if nothing is left."""
+    """Remove small islands and fill small holes; return None if nothing is left."""
     rows, columns = geometry.grid(logits_ss.shape[-1])
     cleaned_ss = logits_ss.copy()
     valid_hw = cleaned_ss[:rows, :columns]
     min_cells = min_area * rows * columns
-    for sign in (-1, 1):  # holes first: an island is judged with its holes filled
+    for sign in (-1, 1):  # holes first: they count towards their island's area
         side_hw = (sign * valid_hw > 0).astype(np.uint8)
         _, piece_hw, stats, _ = cv2.connectedComponentsWithStats(side_hw)
         small = stats[:, cv2.CC_STAT_AREA] < min_cells

@@ -10,10 +10,11 @@ from samclip_core.answers.map_prompts import (
 )
 from samclip_core.answers.steps import Steps, Terms, run
 from samclip_core.answers.zero_shot import softmax
-from samclip_core.types import EverythingMask, FloatArray, ImageFeatures, MaskHead
+from samclip_core.geometry import FloatArray
+from samclip_core.types import EverythingMask, ImageFeatures, MaskHead
 
 PRESENT = 0.5
-"""Where the text is likelier than all background words together, it is taken to be there."""
+"""The text is present where its probability against the background exceeds this."""
 
 
 def find_instances(
@@ -24,11 +25,11 @@ def find_instances(
     logit_scale: float,
     background_KD: FloatArray,
 ) -> list[EverythingMask]:
-    """Masks of what ``text_D`` means, the most probable first; none where it is nowhere.
+    """Return the masks of objects that match ``text_D``, most probable first.
 
     Each connected piece of the cells where the text beats every background word prompts the SAM
     head once, all in one call. ``label_score`` is the piece's mean probability against those words
-    (``samclip_core.answers.dense.background_words``). Two things that touch count as one.
+    (``samclip_core.answers.dense.background_words``). Objects that touch count as one.
     """
     terms = Terms.of(sam_head, MAX_COMPONENTS)
     steps = instance_steps(terms, features, text_D, label, logit_scale, background_KD)
@@ -43,7 +44,7 @@ def instance_steps(
     logit_scale: float,
     background_KD: FloatArray,
 ) -> Steps[list[EverythingMask]]:
-    """``find_instances`` in steps."""
+    """Run ``find_instances`` in steps."""
     cosine_Chw = cosine_maps(features, text_D[None], background_KD)
     probability_Chw = softmax(logit_scale * cosine_Chw)[:1]
     probability_Css = to_logits_frame(features, probability_Chw)

@@ -1,7 +1,7 @@
-"""From the dense CLIP map to prompts for the SAM head: SAM-CLIP's two heads, one after the other.
+"""Prompts for the SAM head from the dense CLIP map: SAM-CLIP's two heads in sequence.
 
-Everything here lies in the model frame at the resolution of SAM's low-resolution logits: s×s cells,
-four to a cell of the SAM embedding. C classes, N components.
+All maps cover the model frame at the resolution of SAM's low-resolution logits: s×s cells, four per
+side of an embedding cell. C classes, N components.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.dense import clip_side, upsampling
 from samclip_core.answers.steps import Steps, Terms, questions, run
-from samclip_core.types import FloatArray, ImageFeatures, MaskHead, MaskSet, Prompt
+from samclip_core.geometry import FloatArray
+from samclip_core.types import ImageFeatures, MaskHead, MaskSet, Prompt
 
 MIN_AREA = 0.002
-"""Smallest component worth a prompt, as a part of the picture."""
+"""Smallest component that becomes a prompt, as a fraction of the picture."""
 MAX_COMPONENTS = 64
-"""Largest number of prompts an image; the largest components are kept."""
-"""Below this the SAM head does not trust its own mask, and the CLIP map's stays."""
+"""Most prompts per image, to bound the SAM head's work; the largest components are kept."""
 _MASK_PROMPT_LIMIT = 2.0
-"""Log-odds of the class map as mask prompt are held to ±this: a hint of where, not an outline."""
+"""Log-odds in a mask prompt are clipped to ±this: a class map shows the place, not the outline."""
 
 
 @dataclass(frozen=True, eq=False)
 class Component:
-    """One connected piece of what a class won in the dense CLIP map.
+    """One connected piece of the region that a class won in the dense CLIP map.
 
-    ``region_ss`` bool; ``score`` the mean probability of the class over it; ``prompt`` in pixels of
-    the model frame.
+    ``region_ss`` is bool; ``score`` is the mean probability of the class over it; ``prompt`` is in
+    pixels of the model frame.
     """
 
     index: int
@@ -39,14 +39,14 @@ class Component:
 
 
 def logits_side(features: ImageFeatures) -> int:
-    """s: the side of the SAM head's low-resolution logits for these features."""
+    """Return s, the side of the SAM head's low-resolution logits for these features."""
     if features.sam_Dhw is None:
         raise ValueError("these features have no SAM embedding: encode with SAM")
     return 4 * features.sam_Dhw.shape[-1]
 
 
 def to_logits_frame(features: ImageFeatures, maps_Chw: FloatArray) -> NDArray[np.float32]:
-    """Maps over the valid cells of the CLIP grid to C×s×s, bilinear, zero in the padding."""
+    """Resample maps over the valid CLIP cells to C×s×s: bilinear, zero in the padding."""
     side = logits_side(features)
     valid_h, valid_w = features.geometry.grid(side)
     rows, columns = upsampling(features.geometry, clip_side(features), valid_h, valid_w)
@@ -58,9 +58,9 @@ def to_logits_frame(features: ImageFeatures, maps_Chw: FloatArray) -> NDArray[np
 def find_components(
     features: ImageFeatures, probability_Css: FloatArray, won_Css: NDArray[np.bool_]
 ) -> list[Component]:
-    """8-connected pieces of what each class won, largest first, each with its prompt.
+    """Return the 8-connected pieces of each class's region, largest first, with their prompts.
 
-    A prompt is the piece's box, its most probable point and the map of its class.
+    A prompt consists of the piece's box, its most probable point and the map of its class.
     """
     geometry = features.geometry
     side = probability_Css.shape[-1]
@@ -102,13 +102,13 @@ def _prompt(
 
 
 def _log_odds(probability: FloatArray) -> NDArray[np.float32]:
-    held = np.clip(probability, 1e-4, 1 - 1e-4)
-    return np.log(held / (1 - held)).astype(np.float32)
+    clipped = np.clip(probability, 1e-4, 1 - 1e-4)
+    return np.log(clipped / (1 - clipped)).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class RefinedMask:
-    """The SAM head's answer to a component, or the component itself where that is not trusted."""
+    """The SAM head's mask of a component, or the component itself if the mask is not trusted."""
 
     component: Component
     logits_ss: NDArray[np.float32]
@@ -120,7 +120,7 @@ class RefinedMask:
 def segment_components(
     sam_head: MaskHead, features: ImageFeatures, components: Sequence[Component]
 ) -> list[RefinedMask]:
-    """One mask per component, from one call of the SAM head for all of them."""
+    """Return one mask per component, from one call of the SAM head."""
     terms = Terms.of(sam_head, MAX_COMPONENTS)
     return run(component_steps(terms, features, components), sam_head)
 
@@ -128,17 +128,17 @@ def segment_components(
 def component_steps(
     terms: Terms, features: ImageFeatures, components: Sequence[Component]
 ) -> Steps[list[RefinedMask]]:
-    """``segment_components`` in steps."""
-    # The head scales masks up to the picture: told that the picture is the model frame, its work
-    # and memory stay the same for any size of photograph.
+    """Run ``segment_components`` in steps."""
+    # The head enlarges masks to the picture's size. With the model frame as the picture, its time
+    # and memory do not depend on the size of the photograph.
     in_frame = replace(features, geometry=features.geometry.model_frame)
     prompts = [component.prompt for component in components]
     refined: list[RefinedMask] = []
     for question in questions(in_frame, prompts, multimask=False, at_once=terms.at_once):
-        asked = components[len(refined) : len(refined) + len(question.prompts)]
+        batch = components[len(refined) : len(refined) + len(question.prompts)]
         refined += [
             _refined(component, masks, terms.min_predicted_iou)
-            for component, masks in zip(asked, (yield question), strict=True)
+            for component, masks in zip(batch, (yield question), strict=True)
         ]
     return refined
 

@@ -1,4 +1,4 @@
-"""Prompts to masks: SAM's prompt encoder and mask decoder over embeddings that are already there.
+"""Masks from prompts: SAM's prompt encoder and mask decoder over existing image embeddings.
 
 P prompts, N points, D width, h w grid, M masks, H W pixels of the original picture.
 """
@@ -14,25 +14,26 @@ from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import load as load_engine
-from samclip_core.engine.base import (
+from samclip_core.engine.base import Engine, Part, PromptBatch
+from samclip_core.errors import InvalidPrompt
+from samclip_core.geometry import Geometry
+from samclip_core.io import checkpoint
+from samclip_core.types import (
     BOX_MAX,
     BOX_MIN,
     NOT_OBJECT,
     OBJECT,
     PADDING,
-    Engine,
-    Part,
-    PromptBatch,
+    ImageFeatures,
+    MaskLogits,
+    MaskSet,
+    Prompt,
 )
-from samclip_core.errors import InvalidPrompt
-from samclip_core.geometry import Geometry
-from samclip_core.io import checkpoint
-from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 
 PROMPTS_PER_CALL = 32
-"""Of the mask decoder on a GPU: bounds its memory, about 1 GB at SAM's own size."""
+"""Most prompts per decoder call on a GPU: bounds its memory to about 1 GB at SAM's own size."""
 PROMPTS_PER_CALL_ON_CPU = 4
-"""The maps of more prompts do not fit in a CPU's caches."""
+"""Most prompts per decoder call on a CPU: the maps of more would not fit in its caches."""
 
 T = TypeVar("T")
 Request = tuple[ImageFeatures, Sequence[Prompt]]
@@ -46,10 +47,9 @@ class _Job(NamedTuple):
 
     @property
     def layout(self) -> tuple[int, bool, bool]:
-        """Prompts share a decoder call only where they make the same number of tokens.
+        """The key of prompts that may share a decoder call: they have the same number of tokens.
 
-        Padding would be a token as well, which the decoder attends to: another answer than the
-        prompt gets alone.
+        Padding would add tokens that the decoder attends to, and so change a prompt's answer.
         """
         prompt = self.prompt
         return len(prompt.points), prompt.box is not None, prompt.mask_input_hw is not None
@@ -58,11 +58,11 @@ class _Job(NamedTuple):
 class SamHead:
     """Answers prompts as segment_anything's SamPredictor does, for many images at once.
 
-    Always float32. Holds no state of a request, so threads may share it.
+    Computes in float32. Holds no request state, so threads may share it.
     """
 
     def __init__(self, config: SamClipConfig, engine: Engine) -> None:
-        """``engine`` has the mask decoder."""
+        """Use an ``engine`` that has the mask decoder."""
         self.config = config
         self.engine = engine
         self.min_predicted_iou = config.min_predicted_iou
@@ -77,7 +77,7 @@ class SamHead:
         return cls(checkpoint.read_config(directory), load_engine(directory, device, parts=parts))
 
     def check(self, features: ImageFeatures, prompts: Sequence[Prompt]) -> None:
-        """Raise InvalidPrompt unless every prompt can be answered for that picture."""
+        """Raise InvalidPrompt unless there are prompts and each fits the picture."""
         if not prompts:
             raise InvalidPrompt("no prompts: give at least one")
         side = 4 * self.config.grid
@@ -87,7 +87,7 @@ class SamHead:
             if mask_hw is not None and mask_hw.shape != (side, side):
                 raise InvalidPrompt(
                     f"mask_input has shape {mask_hw.shape}, this model's logits are {side}×{side}: "
-                    "send the logits of an earlier answer of the same model"
+                    "send the logits of an earlier answer from the same model"
                 )
 
     def segment(
@@ -99,7 +99,7 @@ class SamHead:
     def segment_batch(
         self, requests: Sequence[Request], multimask: bool = True
     ) -> list[list[MaskSet]]:
-        """Answer the prompts of several pictures: for each request a MaskSet per prompt, in order.
+        """Answer the prompts of several pictures: per request, one MaskSet per prompt, in order.
 
         See ``decode_batch``.
         """
@@ -109,11 +109,11 @@ class SamHead:
     def decode_batch(
         self, requests: Sequence[Request], multimask: bool = True
     ) -> list[list[MaskLogits]]:
-        """``segment_batch`` without enlarging the masks, whose time grows with the picture.
+        """Answer as ``segment_batch`` does, but without enlarging the masks to the pictures' sizes.
 
-        ``multimask`` gives the three masks that an ambiguous prompt may mean, otherwise one.
-        An answer does not depend on what else is in the batch. Features need the SAM embedding.
-        Raises InvalidPrompt.
+        ``multimask`` gives the three candidate masks of an ambiguous prompt, otherwise one. An
+        answer does not depend on the rest of the batch. Features need the SAM embedding. Raises
+        InvalidPrompt.
         """
         return self._batch(requests, partial(self._answer, multimask=multimask))
 
@@ -136,20 +136,20 @@ class SamHead:
         return [[answers[next(ordered)] for _ in prompts] for _, prompts in requests]
 
     def _answer(self, jobs: Sequence[_Job], multimask: bool) -> list[MaskLogits]:
-        """Of prompts of one layout."""
+        """Decode prompts of one layout."""
         images = list({id(job.features): job.features for job in jobs}.values())
         rows = {id(features): row for row, features in enumerate(images)}
         embeddings_BDhw = np.stack([_sam_embedding(features) for features in images])
         image_P = np.array([rows[id(job.features)] for job in jobs], np.int64)
         logits_PMhw, iou_PM = self.engine.decode(embeddings_BDhw, self._pack(jobs, image_P))
-        kept = slice(1, None) if multimask else slice(0, 1)  # as SAM does
+        kept = slice(1, None) if multimask else slice(0, 1)  # as in SAM
         return [
             self._ranked(job.features.geometry, logits_Mhw[kept], iou_M[kept])
             for job, logits_Mhw, iou_M in zip(jobs, logits_PMhw, iou_PM, strict=True)
         ]
 
     def _pack(self, jobs: Sequence[_Job], image_P: NDArray[np.int64]) -> PromptBatch:
-        """Prompts of one layout in the model frame."""
+        """Return prompts of one layout as a batch in the model frame."""
         side = 4 * self.config.grid
         masks_P1mm = np.zeros((len(jobs), 1, side, side), np.float32)
         for job, mask_1mm in zip(jobs, masks_P1mm, strict=True):
@@ -166,7 +166,7 @@ class SamHead:
     def _ranked(
         self, geometry: Geometry, logits_Mhw: NDArray[np.float32], iou_M: NDArray[np.float32]
     ) -> MaskLogits:
-        """Best first."""
+        """Return masks with the best predicted IoU first."""
         order = np.argsort(-iou_M, kind="stable")
         return MaskLogits(geometry, logits_Mhw[order], iou_M[order], self.config.mask_threshold)
 
@@ -178,7 +178,7 @@ def _sam_embedding(features: ImageFeatures) -> NDArray[np.floating]:
 
 
 def _points(job: _Job) -> NDArray[np.float32]:
-    """The points of a prompt, then the corners of its box, or padding: N×2 in the model frame."""
+    """Return a prompt's points, then its box's corners or padding: N×2 in the model frame."""
     prompt = job.prompt
     corners = [] if prompt.box is None else [prompt.box[:2], prompt.box[2:]]
     points_N2 = job.features.geometry.points_to_model([*prompt.points, *corners])
@@ -187,7 +187,7 @@ def _points(job: _Job) -> NDArray[np.float32]:
 
 
 def _labels(prompt: Prompt) -> list[int]:
-    """The label of each of ``_points``."""
+    """Return the label of each of ``_points``."""
     labels = [NOT_OBJECT if flag else OBJECT for flag in prompt.negative]
     labels = labels or [OBJECT] * len(prompt.points)
     if prompt.box is not None:

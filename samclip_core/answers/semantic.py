@@ -1,12 +1,12 @@
-"""Which pixel is what: the dense CLIP map against labels, alone or refined by the SAM head.
+"""Semantic segmentation: the dense CLIP map against labels, alone or refined by the SAM head.
 
-Background. Where ``background`` is asked for, a pixel is background when no label wins clearly:
+With ``background``, a pixel is background when no label wins clearly:
 
 1. one of the background words (``background_KD``, see ``samclip_core.answers.dense``) wins it, or
-2. the winner's probability is below 1/C + ``CLEAR_WIN`` · (1 − 1/C): barely above chance among the
-   C classes (the labels, and the background words together as one).
+2. the winner's probability is below 1/C + ``CLEAR_WIN`` · (1 − 1/C), barely above chance among the
+   C classes (the labels, plus one for all background words).
 
-A single label without background words has nothing to lose against, and wins every pixel.
+A single label without background words has no competitor and wins every pixel.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,19 +25,19 @@ from samclip_core.answers.map_prompts import (
 )
 from samclip_core.answers.steps import Steps, Terms, finish, run
 from samclip_core.answers.zero_shot import check_labels, softmax
-from samclip_core.geometry import Geometry
-from samclip_core.types import FloatArray, ImageFeatures, MaskHead, Region, SemanticMap
+from samclip_core.geometry import FloatArray, Geometry
+from samclip_core.types import ImageFeatures, MaskHead, Region, SemanticMap
 
 CLEAR_WIN = 0.1
-"""How far a winner must be from chance (0) towards certainty (1) not to be background."""
+"""Least margin of a winner, from chance (0) to certainty (1); below it the pixel is background."""
 WORK_SIDE = 2048
-"""Pixels are decided at this longest side at most and then enlarged: finer than any grid here, and
-the work stays bounded."""
-_STRIP_VALUES = 2**22  # class values held at once: 16 MiB
+"""Longest side at which pixels are decided before they are enlarged: bounds the work, and is finer
+than any grid here."""
+_STRIP_VALUES = 2**22  # class values in memory at once: 16 MiB
 
 MANY_CLASSES = 16
-"""From so many classes on, the values of a pixel lie next to each other: 1,024 classes are compared
-in a fifth of the time, where three take longer."""
+"""From this many classes, the values of a pixel are contiguous in memory: five times faster for
+1,024 classes, but slower for few."""
 
 BestOf = Callable[[FloatArray], tuple[NDArray[np.intp], FloatArray]]
 
@@ -50,9 +50,9 @@ def segment_text(
     background: bool = False,
     background_KD: FloatArray | None = None,
 ) -> SemanticMap:
-    """A label for every pixel from the dense CLIP map: softmax of ``logit_scale`` × cosine.
+    """Label every pixel from the dense CLIP map: softmax of ``logit_scale`` × cosine.
 
-    The logits are enlarged bilinearly before the decision. Rows of ``text_LD`` (and of
+    The logits are upsampled bilinearly before the decision. Rows of ``text_LD`` (and of
     ``background_KD``, used with ``background``) have length 1. Raises InvalidLabels.
     """
     steps = segment_text_steps(features, text_LD, labels, logit_scale, background, background_KD)
@@ -67,7 +67,7 @@ def segment_text_steps(
     background: bool = False,
     background_KD: FloatArray | None = None,
 ) -> Steps[SemanticMap]:
-    """``segment_text`` in steps, none of which asks the SAM head."""
+    """Run ``segment_text`` in steps, without questions for the SAM head."""
     check_labels(labels)
     cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
     winner_HW, sum_C = yield from _decide(
@@ -89,12 +89,12 @@ def refine(
     background: bool = False,
     background_KD: FloatArray | None = None,
 ) -> SemanticMap:
-    """``segment_text`` with outlines from the SAM head, prompted by the dense CLIP map.
+    """Label every pixel as ``segment_text`` does, with outlines from the SAM head.
 
-    Each connected piece of what a label won is segmented with its box, its most probable point and
-    the map of its class as prompt. Where the SAM head trusts its mask, the mask times the piece's
-    mean probability replaces the CLIP map; then the best class wins each pixel. All prompts go to
-    ``sam_head`` in one call. Raises InvalidLabels.
+    Each connected piece of a label's region is segmented with its box, its most probable point and
+    the map of its class as prompt. If the mask's predicted IoU is high enough, the mask times the
+    piece's mean probability replaces the CLIP map; then the best class wins each pixel. All prompts
+    go to ``sam_head`` in one call. Raises InvalidLabels.
     """
     terms = Terms.of(sam_head, MAX_COMPONENTS)
     steps = refine_steps(features, text_LD, labels, logit_scale, terms, background, background_KD)
@@ -110,7 +110,7 @@ def refine_steps(
     background: bool = False,
     background_KD: FloatArray | None = None,
 ) -> Steps[SemanticMap]:
-    """``refine`` in steps."""
+    """Run ``refine`` in steps."""
     check_labels(labels)
     cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
     probability_Chw = softmax(logit_scale * cosine_Chw)
@@ -136,12 +136,12 @@ def refine_steps(
 
 
 def _floor(classes: int) -> float:
-    """The probability below which a winner is background; nothing to lose against, no floor."""
+    """Return the probability below which a winner is background; 0 for a single class."""
     return 1 / classes + CLEAR_WIN * (1 - 1 / classes) if classes > 1 else 0.0
 
 
 def _take_over(probability_Css: FloatArray, masks: Sequence[RefinedMask]) -> None:
-    """In place: trusted masks instead of what the CLIP map said of their pieces."""
+    """Replace the CLIP map by the trusted masks over their pieces, in place."""
     trusted = [mask for mask in masks if mask.trusted]
     for mask in trusted:
         probability_Css[mask.component.index][mask.component.region_ss] = 0
@@ -163,9 +163,9 @@ def _best_of_probabilities(probability_CHW: FloatArray) -> tuple[NDArray[np.intp
 def _decide(
     geometry: Geometry, maps_Chw: FloatArray, side: int, best_of: BestOf, floor: float
 ) -> Steps[tuple[NDArray[np.int16], NDArray[np.float64]]]:
-    """The winning class of each pixel (-1 below ``floor``), and its mean probability by class.
+    """Return each pixel's winning class (-1 below ``floor``), and each class's mean probability.
 
-    In steps of one strip, at the picture's size or ``WORK_SIDE``, whichever is less.
+    Each step decides one strip, at the picture's size or ``WORK_SIDE``, whichever is smaller.
     """
     scale = min(1.0, WORK_SIDE / max(geometry.height, geometry.width))
     height = max(1, round(geometry.height * scale))
@@ -200,7 +200,7 @@ def _semantic_map(
     class_C: NDArray[np.integer],
     labels: Sequence[str],
 ) -> SemanticMap:
-    """Winners as indices into ``class_C``, whose classes from len(labels) on are background."""
+    """Turn winners, indices into ``class_C``, into labels; classes past ``labels`` are -1."""
     label_C = np.append(np.where(class_C < len(labels), class_C, -1), -1).astype(np.int16)
     label_map_HW = label_C[winner_HW]
     size_wh = (geometry.width, geometry.height)
@@ -208,7 +208,7 @@ def _semantic_map(
         label_map_HW = cv2.resize(label_map_HW, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
     area_L = np.zeros(len(labels) + 1, np.int64)
     flat_N = label_map_HW.reshape(-1)
-    for start in range(0, len(flat_N), _STRIP_VALUES):  # bincount makes int64 of what it is given
+    for start in range(0, len(flat_N), _STRIP_VALUES):  # bincount converts to int64
         area_L += np.bincount(flat_N[start : start + _STRIP_VALUES] + 1, minlength=len(area_L))
     regions = [
         Region(labels[index], float(score), int(index), int(area_L[index + 1]), label_map_HW)

@@ -1,7 +1,7 @@
-"""Long answers in steps: between two of them, the caller can stop or serve others.
+"""Long computations in steps, between which the caller can stop or serve other requests.
 
-A function in steps is a generator. It yields a Question for the SAM head and is sent the answer, or
-it yields None after some work of its own and is sent an empty list; it returns its result.
+A function in steps is a generator. It yields a Question for the SAM head and receives the answer,
+or yields None after other work and receives an empty list; it returns its result.
 """
 
 from collections.abc import Generator, Iterator, Sequence
@@ -24,7 +24,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Terms:
-    """How a SAM head is asked: its thresholds, and the most prompts in one question."""
+    """A SAM head's thresholds, and the most prompts per question."""
 
     min_predicted_iou: float
     min_stability: float
@@ -32,7 +32,7 @@ class Terms:
 
     @classmethod
     def of(cls, sam_head: MaskHead, at_once: int) -> Self:
-        """The head's own thresholds."""
+        """Take the thresholds of ``sam_head``."""
         return cls(sam_head.min_predicted_iou, sam_head.min_stability, at_once)
 
 
@@ -47,7 +47,7 @@ Steps: TypeAlias = Generator[Question | None, list[MaskSet], T]
 
 
 def advance(steps: Steps[T], answer: list[MaskSet] | None) -> Question | Done[T] | None:
-    """Do the next step; ``answer`` is None for the first one."""
+    """Run the next step; ``answer`` is None for the first one."""
     try:
         return next(steps) if answer is None else steps.send(answer)
     except StopIteration as stop:
@@ -55,14 +55,14 @@ def advance(steps: Steps[T], answer: list[MaskSet] | None) -> Question | Done[T]
 
 
 def answer(sam_head: MaskHead, question: Question | None) -> list[MaskSet]:
-    """The SAM head's answer to a step; a step that asks nothing gets no masks."""
+    """Return the SAM head's answer to a question; no masks if there is none."""
     if question is None:
         return []
     return sam_head.segment(question.features, question.prompts, question.multimask)
 
 
 def run(steps: Steps[T], sam_head: MaskHead) -> T:
-    """Do all steps, one after another."""
+    """Run all steps and return their result."""
     step = advance(steps, None)
     while not isinstance(step, Done):
         step = advance(steps, answer(sam_head, step))
@@ -70,7 +70,7 @@ def run(steps: Steps[T], sam_head: MaskHead) -> T:
 
 
 def finish(steps: Steps[T]) -> T:
-    """Do all steps of a function that asks no questions."""
+    """Run all steps of a function without questions and return their result."""
     step = advance(steps, None)
     while not isinstance(step, Done):
         step = advance(steps, [])
@@ -80,6 +80,6 @@ def finish(steps: Steps[T]) -> T:
 def questions(
     features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool, at_once: int
 ) -> Iterator[Question]:
-    """The prompts in questions of at most ``at_once``."""
+    """Split prompts into questions of at most ``at_once``."""
     for start in range(0, len(prompts), at_once):
         yield Question(features, prompts[start : start + at_once], multimask)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: names to class embeddings, and a picture's score for each."""
+"""Zero-shot classification: class embeddings from labels, and a picture's score for each."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,15 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.errors import InvalidLabels
-from samclip_core.types import FloatArray, Score
+from samclip_core.geometry import FloatArray
+from samclip_core.types import Score
 
 MAX_LABELS = 10_000
 
 
 def unit(vectors: FloatArray) -> NDArray[np.float32]:
-    """Float32 vectors of length 1 along the last axis.
+    """Return float32 vectors of length 1 along the last axis.
 
-    An encoder of lower precision, and a cache that keeps float16, leave their length a little off.
+    Encoders of lower precision and a float16 cache make lengths slightly inexact.
     """
     vectors = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
@@ -22,7 +23,7 @@ def unit(vectors: FloatArray) -> NDArray[np.float32]:
 
 
 def as_texts(texts: Sequence[str]) -> Sequence[str]:
-    """The texts; a lone string is one text, not its letters."""
+    """Return the texts; a single string counts as one text, not as its letters."""
     return [texts] if isinstance(texts, str) else texts
 
 
@@ -33,7 +34,7 @@ def check_labels(labels: Sequence[str], limit: int = MAX_LABELS) -> None:
     if len(labels) > limit:
         raise InvalidLabels(f"{len(labels)} labels, the limit is {limit}: give fewer")
     if any(not label.strip() for label in labels):
-        raise InvalidLabels("a label is empty: give each one some text")
+        raise InvalidLabels("a label is empty: give every label some text")
 
 
 def class_embeddings(
@@ -41,11 +42,11 @@ def class_embeddings(
     labels: Sequence[str],
     templates: Sequence[str],
 ) -> NDArray[np.float32]:
-    """One float32 row of length 1 a label: the mean over the templates, normalised again.
+    """Return one float32 row of length 1 per label: the normalised mean over the templates.
 
-    ``embed_text`` gives one row of length 1 a text and is called once, with all of them. Each
-    template holds ``{}`` where the label goes; without templates the labels stand as they are.
-    Raises InvalidLabels.
+    ``embed_text`` returns one row of length 1 per text and is called once, with all texts. Each
+    template contains ``{}`` for the label; without templates, the labels are the texts. Raises
+    InvalidLabels.
     """
     check_labels(labels)
     templates = templates or ["{}"]
@@ -64,10 +65,10 @@ def classify(
     logit_scale: float,
     top_k: int | None = None,
 ) -> list[Score]:
-    """The ``top_k`` likeliest labels (None or 0: all), best first.
+    """Return the ``top_k`` most likely labels (None or 0: all), best first.
 
-    The rows of ``text_LD`` have length 1, ``pooled_D`` need not; the score is the softmax of
-    ``logit_scale`` × cosine over all the labels. Raises InvalidLabels.
+    Rows of ``text_LD`` must have length 1, ``pooled_D`` need not. The score is the softmax of
+    ``logit_scale`` × cosine over all labels. Raises InvalidLabels.
     """
     check_labels(labels)
     cosine_L = np.asarray(text_LD, np.float32) @ unit(pooled_D)
@@ -77,6 +78,6 @@ def classify(
 
 
 def softmax(logits: FloatArray, axis: int = 0) -> FloatArray:
-    """Softmax along ``axis``, safe for any finite logits."""
+    """Return the softmax along ``axis``, safe for any finite logits."""
     exponentials = np.exp(logits - logits.max(axis=axis, keepdims=True))
     return exponentials / exponentials.sum(axis=axis, keepdims=True)

@@ -1,4 +1,4 @@
-"""``samclip convert``: official SAM and open_clip files → a ``pair`` checkpoint directory."""
+"""``samclip convert``: make a ``pair`` checkpoint from official SAM and open_clip weights."""
 
 import argparse
 import math
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from samclip_core.config import VIT_B, SamClipConfig, TextConfig
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.io import checkpoint
-from samclip_core.nn.network import SAM_HEAD_PARTS, build
+from samclip_core.nn.network import SAM_PARTS, build
 from samclip_core.nn.text_encoder import OpenClipTextEncoder
 from samclip_core.nn.vit import PATCH, VARIANTS
 
 CARD = """# {name}
 
 A SAM-CLIP checkpoint of kind `pair`: SAM's {backbone} and CLIP's {model} side by side, made by
-`samclip convert`. Nothing was trained: each answers as the original does. The weights keep the
-licences that they came with.
+`samclip convert`. Nothing was trained: each gives the results of the original. The weights keep
+their original licences.
 
 - SAM: `{sam}`
 - CLIP: `{clip}`
@@ -35,20 +35,20 @@ def convert(sam: Path, clip_model: str, clip: Path, out: Path, name: str = "pair
     """Write a ``pair`` checkpoint of two official files to ``out``; return its digest.
 
     ``sam`` is a SAM .pth, ``clip`` the weights of the open_clip architecture ``clip_model``; both
-    may be safetensors instead. Raises CheckpointError where a file cannot be read, or a key or a
-    shape is not what the architecture has.
+    may be safetensors instead. Raises CheckpointError if a file cannot be read, or if its keys or
+    shapes do not match the architecture.
     """
     sam_state, clip_state = read_state(sam), read_state(clip)
     config = pair_config(sam_state, clip_model, clip_state, name)
     net = build(config).eval()
     text_encoder = OpenClipTextEncoder(config.text).eval()
 
-    sam_parts = nn.ModuleDict({part: net.get_submodule(part) for part in _SAM_PARTS})
+    sam_parts = nn.ModuleDict({part: net.get_submodule(part) for part in SAM_PARTS})
     fill(sam_parts, sam_state, sam, f"SAM's {config.backbone}")
-    whole_clip = text_encoder.model  # whose image tower stands in the net: complete for a moment
-    whole_clip.visual = net.clip_head.visual
-    fill(whole_clip, clip_state, clip, f"open_clip's {clip_model}")
-    whole_clip.visual = None
+    clip_net = text_encoder.model  # its image tower is part of the net: attach it only to load it
+    clip_net.visual = net.clip_head.visual
+    fill(clip_net, clip_state, clip, f"open_clip's {clip_model}")
+    clip_net.visual = None
 
     sources = {
         "sam": {"variant": config.backbone, "file": sam.name, "sha256": checkpoint.sha256(sam)},
@@ -62,20 +62,20 @@ def convert(sam: Path, clip_model: str, clip: Path, out: Path, name: str = "pair
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .pth or .safetensors file; no code in it is run.
+    """Read the tensors of a .pth or .safetensors file, without running code from it.
 
-    The layers that training scripts wrap around a state dict (``state_dict``, ``module.``) are
-    taken off. Raises CheckpointError where it is missing, damaged, or more than tensors.
+    Wrappers that training scripts put around a state dict (``state_dict``, ``module.``) are
+    removed. Raises CheckpointError if the file is missing or damaged, or contains other objects.
     """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise CheckpointError(f"no file {path}: give the path of downloaded weights") from None
+        raise CheckpointError(f"no file {path}: give the path of the downloaded weights") from None
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]}): give a .pth "
+            f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]}): give a .pth "
             "or .safetensors state dict, not a TorchScript archive or a pickled model"
         ) from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
@@ -85,9 +85,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def sam_config(sam_state: Mapping[str, Tensor]) -> SamClipConfig:
-    """The config ``VIT_B`` with the variant, the frame and the width that the weights have.
+    """Return ``VIT_B`` with the variant, the frame and the width of the weights.
 
-    Raises CheckpointError where they are not SAM's official ones.
+    Raises CheckpointError if they are not official SAM weights.
     """
     try:
         positions_1hwD = sam_state["image_encoder.pos_embed"]
@@ -108,9 +108,9 @@ def pair_config(
     clip_state: Mapping[str, Tensor],
     name: str,
 ) -> SamClipConfig:
-    """Find the config in the shapes: SAM's variant and frame, CLIP's width and logit scale.
+    """Derive the config from the weights: SAM's variant and frame, CLIP's width and logit scale.
 
-    Raises CheckpointError where they are those of no variant.
+    Raises CheckpointError if they match no variant.
     """
     try:
         text_dim = clip_state["visual.proj"].shape[1]
@@ -118,7 +118,7 @@ def pair_config(
     except KeyError as error:
         raise CheckpointError(
             f"{error} is missing: expected the weights of an open_clip model with one of CLIP's "
-            "own ViTs"
+            "original ViTs"
         ) from None
     return replace(
         sam_config(sam_state),
@@ -132,22 +132,24 @@ def pair_config(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; its exit status."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="samclip convert",
-        description="Make a checkpoint of kind `pair` of official SAM and open_clip weights.",
-        epilog="OpenAI's weights were trained with another activation: take the architecture whose "
-        "name ends in -quickgelu, open_clip cannot tell from the file.",
+        description="Make a checkpoint of kind `pair` from official SAM and open_clip weights.",
+        epilog="OpenAI's weights were trained with QuickGELU, which open_clip cannot detect from "
+        "the file: use the architecture whose name ends in -quickgelu.",
     )
-    parser.add_argument("--sam", type=Path, required=True, metavar="FILE", help="a SAM .pth")
+    parser.add_argument("--sam", type=Path, required=True, metavar="FILE", help="SAM's .pth file")
     parser.add_argument(
         "--clip",
         required=True,
         metavar="MODEL:FILE",
-        help="open_clip's name of the architecture and its weights: ViT-L-14:weights.safetensors",
+        help="open_clip architecture and its weights, such as ViT-L-14:weights.safetensors",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the new checkpoint")
-    parser.add_argument("--name", default="", help="default: the name of DIR")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint"
+    )
+    parser.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     args = parser.parse_args(argv)
     clip_model, colon, clip = args.clip.partition(":")
     if not colon:
@@ -161,9 +163,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-_SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
-
-
 def _variant(sam_state: Mapping[str, Tensor]) -> str:
     width = sam_state["image_encoder.pos_embed"].shape[-1]
     blocks = {key.split(".")[2] for key in sam_state if key.startswith("image_encoder.blocks.")}
@@ -171,12 +170,13 @@ def _variant(sam_state: Mapping[str, Tensor]) -> str:
         if (size.width, size.depth) == (width, len(blocks)):
             return name
     raise CheckpointError(
-        f"a SAM encoder of {len(blocks)} blocks of width {width} is none of {', '.join(VARIANTS)}"
+        f"the SAM encoder has {len(blocks)} blocks of width {width}, expected one of "
+        f"{', '.join(VARIANTS)}"
     )
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], file: Path, architecture: str) -> None:
-    """Copy a state dict into a module; CheckpointError names each key that does not fit."""
+    """Copy a state dict into a module. Raises CheckpointError unless keys and shapes match."""
     checkpoint.compare_shapes(
         file.name,
         {key: list(value.shape) for key, value in state.items()},

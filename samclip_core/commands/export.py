@@ -1,4 +1,4 @@
-"""``samclip export``: the networks of a checkpoint as ONNX graphs beside its weights."""
+"""``samclip export``: write the networks of a checkpoint as ONNX graphs beside its weights."""
 
 import argparse
 import sys
@@ -22,9 +22,9 @@ from samclip_core.nn.network import SamClipNet, load_net
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 
 LARGEST_TO_QUANTISE = 2**31
-"""Bytes: the quantisation holds the weights in the graph, and protobuf takes no more."""
+"""Bytes of float weights: quantisation needs them in the graph, and protobuf's limit is 2 GiB."""
 SAMPLES = 300
-"""Photographs that are enough to calibrate with."""
+"""Maximum number of photographs to calibrate with, which is enough."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
@@ -33,11 +33,11 @@ def export(
     samples: Sequence[Mapping[str, NDArray]] = (),
     progress: Callable[[str], object] = lambda _: None,
 ) -> str:
-    """Write the graphs of a checkpoint into its directory; return the digest over them.
+    """Write the graphs of a checkpoint into its directory; return their digest.
 
-    With ``samples`` (``pixels`` and ``sizes`` of some hundred photographs) an int8 graph of the
-    image encoder as well. ``progress`` gets a line for each graph that is written. Raises
-    CheckpointError where the checkpoint is damaged.
+    ``samples`` (``pixels`` and ``sizes`` of a few hundred photographs) add an int8 graph of the
+    image encoder. ``progress`` receives one line per graph. Raises CheckpointError if the
+    checkpoint is damaged.
     """
     config = checkpoint.read_config(directory)
     text_encoder = load_text_encoder(directory)
@@ -61,7 +61,7 @@ def export(
         for name in checkpoint.GRAPHS:
             _unfinished(directory, name).unlink(missing_ok=True)
     if not samples and (kept := checkpoint.graphs(directory).get(checkpoint.INT8_GRAPH)):
-        about[checkpoint.INT8_GRAPH] = kept  # of these weights as well
+        about[checkpoint.INT8_GRAPH] = kept  # made from the same weights
     return checkpoint.seal_graphs(directory, graphs.OPSET, about)
 
 
@@ -70,7 +70,7 @@ def _unfinished(directory: Path, name: str) -> Path:
 
 
 def _int8_agreement(directory: Path, side: int) -> float:
-    """The least cosine between the outputs of the int8 graph and of the float one, on noise."""
+    """Return the smallest cosine between outputs of the int8 and the float graph, on noise."""
     import onnxruntime
 
     inputs = dict(zip(("pixels", "sizes"), noise(side), strict=True))
@@ -88,12 +88,12 @@ def _graphs(
     config: SamClipConfig,
     samples: Sequence[Mapping[str, NDArray]],
 ) -> Iterator[tuple[str, ir.Model]]:
-    """File name and graph of each network, one after the other; weights are inside."""
+    """Yield file name and graph of each network; the graphs contain their weights."""
     weights = sum(4 * parameter.numel() for parameter in net.parameters())
     if samples and weights >= LARGEST_TO_QUANTISE:
         raise CheckpointError(
-            f"weights of {weights / 1e9:.1f} GB are too many for an int8 graph, which may have "
-            f"{LARGEST_TO_QUANTISE / 1e9:.1f} GB in float: export without photographs"
+            f"the float weights have {weights / 1e9:.1f} GB, the limit for an int8 graph is "
+            f"{LARGEST_TO_QUANTISE / 1e9:.1f} GB: export without photographs"
         )
     encoder = graphs.image_encoder(net, config)
     if samples:
@@ -109,19 +109,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export a checkpoint; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="samclip export",
-        description="Write the networks of a checkpoint as ONNX graphs into its directory. A CPU "
-        "serves them without PyTorch, and faster. Weights are not copied, and the digest of the "
-        "checkpoint stays as it is. Takes about a minute.",
+        description="Write the networks of a checkpoint as ONNX graphs into its directory, to "
+        "serve them on a CPU without PyTorch, and faster. The weights are not copied, and the "
+        "checkpoint's digest does not change. Takes about a minute.",
     )
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="directory of a checkpoint, or a bundled name"
-    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="bundled name or directory")
     parser.add_argument(
         "--calibrate",
         type=Path,
         metavar="DIR",
-        help="also write an int8 image encoder, calibrated on the photographs in this folder: some "
-        "hundred, like those that will be served",
+        help="also write an int8 image encoder, calibrated on the photographs in this folder: "
+        "a few hundred, similar to those to be served",
     )
     args = parser.parse_args(argv)
     try:
@@ -136,13 +134,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def calibration(directory: Path, folder: Path) -> list[dict[str, NDArray]]:
-    """Up to ``SAMPLES`` photographs of a folder, evenly chosen, in the model frame.
+    """Read up to ``SAMPLES`` evenly chosen photographs of a folder, in the model frame.
 
-    Raises CheckpointError where it holds none, or one that cannot be read.
+    Raises CheckpointError if there are none, or if one cannot be read.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise CheckpointError(f"{folder} holds no photographs ({', '.join(SUFFIXES)})")
+        raise CheckpointError(f"{folder} contains no photographs ({', '.join(SUFFIXES)})")
     chosen = paths[:: -(-len(paths) // SAMPLES)]
     side = checkpoint.read_config(directory).image_size
     samples: list[dict[str, NDArray]] = []

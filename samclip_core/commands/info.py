@@ -1,4 +1,4 @@
-"""``samclip info``: what a checkpoint is and where it comes from, without reading its weights."""
+"""``samclip info``: describe a checkpoint and its lineage, without reading its weights."""
 
 import argparse
 import json
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def describe(directory: Path) -> dict[str, Any]:
-    """Everything that a checkpoint says of itself; CheckpointError where it is damaged."""
+    """Return a checkpoint's description. Raises CheckpointError if the checkpoint is damaged."""
     found = {
         "directory": str(directory),
         "digest": checkpoint.digest(directory),
@@ -49,7 +49,7 @@ def describe(directory: Path) -> dict[str, Any]:
 
 
 def lines(value: Mapping[str, Any], indent: str = "") -> list[str]:
-    """Nested values as indented lines, ``name: value`` each."""
+    """Format nested values as indented lines of ``name: value``."""
     found = []
     for name, item in value.items():
         if isinstance(item, Mapping):

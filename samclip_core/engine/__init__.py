@@ -1,4 +1,4 @@
-"""What runs the networks: compiled graphs on a CPU, torch on a GPU; one interface, in ``base``."""
+"""Engines that run the networks: compiled graphs on a CPU, torch on a GPU. See ``base``."""
 
 from collections.abc import Collection
 from importlib.util import find_spec
@@ -21,13 +21,13 @@ def load(
 ) -> Engine:
     """Load parts of a checkpoint on a device.
 
-    ``engine`` "auto" takes the compiled graphs on a CPU, where the checkpoint has them, and torch
-    elsewhere. Raises CheckpointError where something is missing, and says how to get it.
+    ``engine`` "auto" uses the compiled graphs on a CPU if the checkpoint has them, else torch.
+    Raises CheckpointError, which says how to install or create it, if something is missing.
     """
     exported = bool(checkpoint.graphs(directory))
     if engine == "openvino" or (engine == "auto" and device == "cpu" and exported):
         if device != "cpu":
-            raise CheckpointError(f"compiled graphs run on a cpu, not on {device!r}: use torch")
+            raise CheckpointError(f"compiled graphs run on cpu, not on {device!r}: use torch")
         from samclip_core.engine.compiled import CompiledEngine
 
         return CompiledEngine(directory, dtype, parts, cache_dir, threads)
@@ -35,13 +35,13 @@ def load(
         if engine == "torch" or device != "cpu":
             raise CheckpointError(f"{device} needs PyTorch: install samclip[gpu]")
         raise CheckpointError(
-            f"{directory} has no graphs to run without torch: make them with `samclip export "
+            f"{directory} has no graphs to run without torch: create them with `samclip export "
             f"{directory}` where samclip[export] is installed, or install samclip[gpu]"
         )
     from samclip_core.engine.torch_engine import TorchEngine
 
     if dtype in ("int8", "int8+bfloat16"):
-        raise CheckpointError("torch computes in no int8: choose float32 or bfloat16")
+        raise CheckpointError("torch does not support int8: choose float32 or bfloat16")
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     return TorchEngine.load(directory, device, dtype, parts)

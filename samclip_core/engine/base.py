@@ -1,7 +1,7 @@
-"""What an engine is: the networks of a checkpoint as three functions of NumPy arrays.
+"""The engine interface: the networks of a checkpoint as three functions of NumPy arrays.
 
-B images, S side of the model frame, D width, h w grid, P prompts, N points, M masks, m side of a
-low-resolution mask, T texts.
+Shape letters: B images, S side of the model frame, D width, h w grid, P prompts, N points, M masks,
+m side of a low-resolution mask, T texts.
 """
 
 from collections.abc import Mapping
@@ -11,25 +11,21 @@ from typing import Literal, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.types import FloatArray
+from samclip_core.geometry import FloatArray
 
 CACHE_DIR = Path("~/.cache/samclip/compiled")
-"""Where compiled graphs are kept unless another folder is asked for."""
+"""Default folder for compiled graphs."""
 Part = Literal["image_encoder", "mask_decoder", "text_encoder"]
 PARTS: tuple[Part, ...] = ("image_encoder", "mask_decoder", "text_encoder")
 Dtype = Literal["float32", "bfloat16", "float16", "int8", "int8+bfloat16"]
-"""A precision. int8 alone leaves some layers in float32, int8+bfloat16 leaves them in bfloat16."""
+"""A precision. int8 keeps some layers in float32, int8+bfloat16 keeps them in bfloat16."""
 Asked = Literal["auto", "float32", "bfloat16", "float16", "int8", "int8+bfloat16"]
-"""A precision to load: "int8" means the faster one of both, "auto" the fastest of all."""
+"""A precision to load: "int8" selects the faster of the two, "auto" the fastest of all."""
 EngineName = Literal["auto", "torch", "openvino"]
-
-PADDING, NOT_OBJECT, OBJECT, BOX_MIN, BOX_MAX = -1, 0, 1, 2, 3
-"""SAM's labels of points. The two corners of a box are points; prompts without a box end with one
-point of padding."""
 
 
 class Encoded(NamedTuple):
-    """A batch after the image encoder; the CLIP vectors have length 1 along D."""
+    """The image encoder's output for a batch; the CLIP vectors have unit length along D."""
 
     sam_BDhw: FloatArray
     clip_dense_BDhw: FloatArray
@@ -39,9 +35,9 @@ class Encoded(NamedTuple):
 class PromptBatch(NamedTuple):
     """Prompts with the same number of points, in the model frame.
 
-    ``image_P`` int64 is the row of the image that a prompt asks about; ``points_PN2`` float32 (x,
-    y); ``labels_PN`` int64; ``masks_P1mm`` float32 logits, which count where ``has_mask_P``
-    (float32) is 1.
+    ``image_P`` int64 is the row of each prompt's image; ``points_PN2`` float32 (x, y);
+    ``labels_PN`` int64; ``masks_P1mm`` float32 logits, used only where ``has_mask_P`` (float32) is
+    1.
     """
 
     image_P: NDArray[np.int64]
@@ -52,12 +48,12 @@ class PromptBatch(NamedTuple):
 
 
 class Engine(Protocol):
-    """Threads may share an engine. Only the parts that were loaded may be used.
+    """Parts of a checkpoint, loaded on a device. Thread-safe.
 
     ``dtype`` is the precision of the image encoder; everything else is float32. ``streams`` calls
-    run at the same time, more wait. ``batches`` says whether one call with several images takes
-    less time than one call for each. ``measured_ms`` is the time of one image in each precision
-    that was tried; empty where nothing was to choose.
+    run concurrently, further calls wait. ``batches`` is whether one call with several images takes
+    less time than one call per image. ``measured_ms`` is the time per image in each precision that
+    was tried; empty if there was no choice.
     """
 
     name: EngineName
@@ -68,15 +64,15 @@ class Engine(Protocol):
     measured_ms: Mapping[Dtype, float]
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
-        """Encode padded RGB frames, of which the top-left (height, width) is image.
+        """Encode padded RGB frames; the image is the top-left (height, width) of its frame.
 
-        Raises MemoryError where the device has not enough memory for so many.
+        Raises MemoryError if the batch does not fit into the device's memory.
         """
 
     def decode(
         self, sam_BDhw: FloatArray, prompts: PromptBatch
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return ``logits_PMmm`` and predicted ``iou_PM`` of all M = 4 masks of each prompt."""
+        """Return ``logits_PMmm`` and predicted ``iou_PM`` of all M = 4 masks per prompt."""
 
     def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed token ids: ``text_TD``, rows of length 1."""
+        """Embed token ids; return ``text_TD``, rows of unit length."""

@@ -1,4 +1,4 @@
-"""The exported graphs, compiled by OpenVINO: what serves on a CPU. Letters as in ``base``."""
+"""The CPU engine: exported graphs, compiled by OpenVINO. Shape letters as in ``base``."""
 
 import logging
 import math
@@ -21,24 +21,25 @@ from samclip_core.engine.base import PARTS, Asked, Dtype, Encoded, EngineName, P
 from samclip_core.engine.disk import DiskCache
 from samclip_core.engine.likeness import agreement, noise
 from samclip_core.errors import CheckpointError
+from samclip_core.geometry import FloatArray
 from samclip_core.io import checkpoint
-from samclip_core.types import FloatArray
 
 logger = logging.getLogger(__name__)
 
 CORES_PER_STREAM = 4
-"""More cores gain little for one image of the edge model; machines with more run several."""
+"""One image of the edge model gains little from more cores, so the rest run further images."""
 RUNS = 8
-"""Timed runs of each precision when ``auto`` chooses; two where they take longer than this:"""
+"""Maximum number of timed runs per precision when ``auto`` chooses; the minimum is two."""
 LONGEST_S = 2.0
+"""Time after which no further timed run starts."""
 WORTH = 0.9
-"""A lower precision is taken where it needs less than this part of the time of a higher one."""
+"""A lower precision must take less than this fraction of the time of a higher one."""
 MARGIN = 0.02
-"""Cosine by which int8 may be further from float32 than it was at the export."""
+"""How much int8's cosine to float32 may be lower than at the export."""
 FORMAT = "1"
-"""Version of the files on disk. Raise it when ``_prepared`` or the options change."""
+"""Version of the files on disk. Increment it when ``_prepared`` or the options change."""
 Variant = tuple[str, str]
-"""A graph, and the runtime's name of the precision of its layers in float."""
+"""A graph's file name, and OpenVINO's name for the precision of its float layers."""
 _HINTS: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES: dict[Dtype, str] = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
 _OF_INT8: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
@@ -46,7 +47,7 @@ _FLOAT: Variant = ("image_encoder.onnx", "f32")
 
 
 class CompiledEngine:
-    """The parts of a checkpoint that were asked for, compiled for this processor."""
+    """The requested parts of a checkpoint, compiled for this processor."""
 
     name: EngineName = "openvino"
     device = "cpu"
@@ -62,9 +63,9 @@ class CompiledEngine:
     ) -> None:
         """Load parts of a checkpoint.
 
-        ``dtype`` "auto" takes the fastest precision that the checkpoint has a graph for.
-        ``cache_dir`` keeps compiled graphs. ``threads`` 0: the runtime decides. Raises
-        CheckpointError where a graph is missing or damaged, or the precision cannot be had.
+        ``dtype`` "auto" selects the fastest precision that the checkpoint has a graph for.
+        ``cache_dir`` stores compiled graphs. ``threads`` 0 lets the runtime decide. Raises
+        CheckpointError if a graph is missing or damaged, or the precision is not available.
         """
         self._core = _runtime()
         self._directory = directory
@@ -79,7 +80,7 @@ class CompiledEngine:
         }
         self.dtype: Dtype = "float32"
         self.measured_ms: Mapping[Dtype, float] = {}
-        """Of one image, of each precision that was tried."""
+        """Time per image in each precision that was tried."""
         if "image_encoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
             self._choose(dtype)
@@ -91,7 +92,7 @@ class CompiledEngine:
             self._text = self._load("text_encoder.onnx")
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
-        """As in ``base``; float16."""
+        """See ``base``; returns float16."""
         each = [
             self._encoder.run(pixels_B3SS[i : i + 1], sizes_B2[i : i + 1])
             for i in range(len(sizes_B2))
@@ -101,39 +102,39 @@ class CompiledEngine:
     def decode(
         self, sam_BDhw: FloatArray, prompts: PromptBatch
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As in ``base``."""
+        """See ``base``."""
         logits_PMmm, iou_PM = self._decoder.run(sam_BDhw.astype(np.float16, copy=False), *prompts)
         return logits_PMmm, iou_PM
 
     def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
-        """As in ``base``."""
+        """See ``base``."""
         (text_TD,) = self._text.run(ids_TN)
         return text_TD
 
     def _choose(self, dtype: Asked) -> None:
-        """Compile the image encoder in the fastest way that ``dtype`` allows."""
+        """Compile the image encoder in the fastest precision that ``dtype`` allows."""
         variants = self._variants(dtype)
         known: dict[Dtype, float] | None = self._disk.read_json(f"choice-{dtype}")
         if isinstance(known, dict) and known.keys() <= variants.keys():
             self.measured_ms, self.dtype = known, _best(known)
             self._encoder = self._compiled(variants[self.dtype])
         else:
-            encoders = self._able(variants)
+            encoders = self._supported(variants)
             if not encoders:
                 raise CheckpointError(
                     f"{self._directory} cannot be served as {dtype} on this CPU: choose auto or "
                     "float32; int8 needs `samclip export --calibrate`, and a CPU with "
-                    "instructions for it"
+                    "int8 instructions"
                 )
             known = _milliseconds(encoders, self._config.image_size)
             self.measured_ms, self.dtype = known, _best(known)
             self._encoder = encoders[self.dtype]
             self._keep(variants[self.dtype], self._encoder)
             self._disk.write_json(f"choice-{dtype}", known)
-        logger.info("image encoder in %s, of %s ms", self.dtype, dict(self.measured_ms))
+        logger.info("image encoder in %s; measured ms: %s", self.dtype, dict(self.measured_ms))
 
     def _variants(self, dtype: Asked) -> dict[Dtype, Variant]:
-        """Precisions that are asked for, the most precise first."""
+        """Return the requested precisions with their graphs, the most precise first."""
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         variants: dict[Dtype, Variant] = {
             name: ("image_encoder.onnx", hint)
@@ -141,23 +142,23 @@ class CompiledEngine:
             if _CAPABILITIES[name] in capabilities
         }
         if checkpoint.INT8_GRAPH in checkpoint.graphs(self._directory):
-            for name, rest in _OF_INT8.items():
-                if rest in variants:
-                    variants[name] = (checkpoint.INT8_GRAPH, _HINTS[rest])
+            for name, float_dtype in _OF_INT8.items():
+                if float_dtype in variants:
+                    variants[name] = (checkpoint.INT8_GRAPH, _HINTS[float_dtype])
         return {
             name: variant
             for name, variant in variants.items()
             if dtype in ("auto", name) or (dtype == "int8" and name in _OF_INT8)
         }
 
-    def _able(self, variants: Mapping[Dtype, Variant]) -> dict[Dtype, "_Requests"]:
-        """Encoders of the precisions that this processor computes rightly."""
+    def _supported(self, variants: Mapping[Dtype, Variant]) -> dict[Dtype, "_Requests"]:
+        """Compile the precisions that give correct results on this processor."""
         encoders: dict[Dtype, _Requests] = {}
         for name, variant in variants.items():
             try:
                 encoder = self._compiled(variant)
             except RuntimeError as error:
-                logger.warning("%s cannot be compiled here: %s", name, error)
+                logger.warning("%s cannot be compiled on this processor: %s", name, error)
                 continue
             if variant[0] == checkpoint.INT8_GRAPH:
                 exact = encoders.get("float32") or self._compiled(_FLOAT)
@@ -168,16 +169,16 @@ class CompiledEngine:
         return encoders
 
     def _agrees(self, encoder: "_Requests", exact: "_Requests") -> bool:
-        """Whether int8 is as near to float32 as it was at the export.
+        """Return whether int8 is about as close to float32 as it was at the export.
 
-        Without instructions for int8, sums of products overflow on some processors.
+        Some processors without int8 instructions overflow when they accumulate products.
         """
-        about = checkpoint.graphs(self._directory)[checkpoint.INT8_GRAPH]
-        picture = noise(self._config.image_size)
-        return agreement(encoder.run(*picture), exact.run(*picture)) > about["agreement"] - MARGIN
+        entry = checkpoint.graphs(self._directory)[checkpoint.INT8_GRAPH]
+        image = noise(self._config.image_size)
+        return agreement(encoder.run(*image), exact.run(*image)) > entry["agreement"] - MARGIN
 
     def _load(self, name: str) -> "_Requests":
-        """Compile a graph in float32 and keep it, or take what was compiled before."""
+        """Compile a graph in float32 and cache it, or load it from the cache."""
         requests = self._compiled((name, "f32"))
         self._keep((name, "f32"), requests)
         return requests
@@ -185,11 +186,11 @@ class CompiledEngine:
     def _compiled(self, graph: Variant) -> "_Requests":
         name, hint = graph
         options = {**self._options, "INFERENCE_PRECISION_HINT": hint}
-        if kept := self._disk.read(f"{name}-{hint}"):
+        if cached := self._disk.read(f"{name}-{hint}"):
             try:
-                return _Requests(self._core.import_model(kept, "CPU", options), self.streams)
+                return _Requests(self._core.import_model(cached, "CPU", options), self.streams)
             except RuntimeError as error:
-                logger.warning("a graph that was compiled before cannot be read: %s", error)
+                logger.warning("a cached graph cannot be loaded and is compiled again: %s", error)
         checkpoint.verified_graph(self._directory, name)
         with _without_links(self._directory, name) as path:
             model = _prepared(self._core.read_model(path), self._config.image_size)
@@ -203,17 +204,17 @@ class CompiledEngine:
 
 @cache
 def _runtime() -> ov.Core:
-    """The runtime, once per process and for as long as it lives.
+    """Return the runtime, of which a process has one for its whole life.
 
-    Each ``ov.Core`` with a CPU plugin sets an alternate stack for signal handlers, and restores the
-    one before it at its end. Where several end in another order than the reverse of their making,
-    the process is left with a stack that is freed, and dies at its next signal.
+    Each ``ov.Core`` with a CPU plugin installs an alternate signal stack and restores the previous
+    one when it is destroyed. Unless several are destroyed in the reverse order of their creation,
+    the process is left with a freed stack and crashes at its next signal.
     """
     return ov.Core()
 
 
 class _Requests:
-    """As many requests of a compiled graph as run at the same time; more callers wait."""
+    """A fixed pool of inference requests for a compiled graph; callers wait for a free one."""
 
     def __init__(self, compiled: ov.CompiledModel, number: int) -> None:
         self.compiled = compiled
@@ -222,7 +223,7 @@ class _Requests:
             self._free.put(compiled.create_infer_request())
 
     def run(self, *inputs: NDArray) -> list[NDArray[Any]]:
-        """The outputs, copied: the next call overwrites the runtime's own."""
+        """Run the graph; return copies of the outputs, which the next call would overwrite."""
         request = self._free.get()
         try:
             request.infer(dict(enumerate(inputs)), share_inputs=True)
@@ -233,7 +234,7 @@ class _Requests:
 
 @contextmanager
 def _without_links(directory: Path, name: str) -> Iterator[Path]:
-    """A graph beside its weights; copies where files are links, which the runtime refuses."""
+    """Yield the path of a graph beside its weights; symbolic links, which fail, become copies."""
     files = [name, checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS]
     if not any((directory / file).is_symlink() for file in files):
         yield directory / name
@@ -245,10 +246,10 @@ def _without_links(directory: Path, name: str) -> Iterator[Path]:
 
 
 def _prepared(model: ov.Model, side: int) -> ov.Model:
-    """With maps and vectors of pictures in float16, and one picture per run of the encoder.
+    """Set the image features to float16, and the encoder's batch size to one.
 
-    A batch of one has no unknown sizes, which the runtime would compute again and again; several
-    at a time gain nothing on a CPU.
+    A fixed batch size saves the runtime from computing shapes in every run; larger batches gain
+    nothing on a CPU.
     """
     names = {port.any_name: port for port in model.inputs}
     convert = ov.preprocess.PrePostProcessor(model)
@@ -262,16 +263,16 @@ def _prepared(model: ov.Model, side: int) -> ov.Model:
 
 
 def _milliseconds(encoders: Mapping[Dtype, _Requests], side: int) -> dict[Dtype, float]:
-    """The least time of one picture in each precision, in turns; 0 where there is only one."""
+    """Return the minimum time per image in each precision; 0 if there is only one precision."""
     if len(encoders) == 1:
         return dict.fromkeys(encoders, 0.0)
-    picture = noise(side)
+    image = noise(side)
     least = dict.fromkeys(encoders, math.inf)
     end = perf_counter() + LONGEST_S
     for run in range(RUNS):
         for name, encoder in encoders.items():
             begin = perf_counter()
-            encoder.run(*picture)
+            encoder.run(*image)
             least[name] = min(least[name], round(1000 * (perf_counter() - begin), 2))
         if run and perf_counter() > end:
             break
@@ -279,7 +280,7 @@ def _milliseconds(encoders: Mapping[Dtype, _Requests], side: int) -> dict[Dtype,
 
 
 def _best(milliseconds: Mapping[Dtype, float]) -> Dtype:
-    """The fastest precision, of those from the most precise on that are clearly faster."""
+    """Return the fastest precision; a lower one must be clearly faster than a higher one."""
     best, *others = milliseconds
     for name in others:
         if milliseconds[name] < WORTH * milliseconds[best]:
@@ -288,7 +289,10 @@ def _best(milliseconds: Mapping[Dtype, float]) -> Dtype:
 
 
 def _processor(core: ov.Core) -> list[str]:
-    """What a compiled graph depends on: two machines of one name may have other instructions."""
+    """Return the properties that a compiled graph depends on.
+
+    CPUs of the same name can differ in their instructions.
+    """
     flags = Path("/proc/cpuinfo")
     return [
         ov.__version__,

@@ -1,4 +1,4 @@
-"""Compiled graphs on disk: each with a checksum, in a folder that belongs to this user alone."""
+"""Compiled graphs on disk, each with a checksum, in a folder that only this user can access."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 UNUSED_S = 30 * 86400
-"""Files that were neither written nor read for this long are removed by the next write."""
+"""Files that were neither read nor written for this long are deleted at the next write."""
 _SUM_BYTES = 32
 
 
 class DiskCache:
-    """Named bytes for one ``key``. A folder that cannot be used is as good as an empty one."""
+    """Named bytes under one ``key``. A folder that cannot be used counts as empty."""
 
     def __init__(self, folder: Path | None, *key: str) -> None:
-        """Keep nothing where ``folder`` is None."""
+        """Store nothing if ``folder`` is None."""
         self._folder = folder
         self._key = hashlib.sha256("\0".join(key).encode()).hexdigest()[:16]
         if folder is None:
@@ -32,29 +32,29 @@ class DiskCache:
             if about.st_uid != _user() or about.st_mode & 0o077:
                 raise PermissionError(f"{folder} is open to other users: chmod 700 {folder}")
         except OSError as error:
-            logger.warning("compiled graphs are not kept: %s", error)
+            logger.warning("compiled graphs are not cached: %s", error)
             self._folder = None
 
     @property
     def usable(self) -> bool:
-        """Whether anything is kept."""
+        """Whether the cache stores anything."""
         return self._folder is not None
 
     def read(self, name: str) -> bytes | None:
-        """Return what was written under that name; None where it is absent or damaged."""
+        """Return the bytes written under a name; None if they are absent or damaged."""
         if self._folder is None:
             return None
         try:
             path = self._path(self._folder, name)
-            kept = path.read_bytes()
+            stored = path.read_bytes()
             os.utime(path)
         except OSError:
             return None
-        content = kept[_SUM_BYTES:]
-        return content if hashlib.sha256(content).digest() == kept[:_SUM_BYTES] else None
+        content = stored[_SUM_BYTES:]
+        return content if hashlib.sha256(content).digest() == stored[:_SUM_BYTES] else None
 
     def write(self, name: str, content: bytes) -> None:
-        """Keep it as a whole or not at all; what cannot be written is not kept."""
+        """Write a file atomically; a failed write is ignored."""
         if self._folder is None:
             return
         with suppress(OSError), tempfile.TemporaryDirectory(dir=self._folder) as scratch:
@@ -66,13 +66,13 @@ class DiskCache:
                     path.unlink()
 
     def read_json(self, name: str) -> Any:
-        """``read`` of what ``write_json`` wrote."""
+        """Return a value written by ``write_json``; None if it is absent or damaged."""
         with suppress(ValueError):
             return json.loads(self.read(name) or b"null")
         return None
 
     def write_json(self, name: str, value: Any) -> None:
-        """Keep a JSON value."""
+        """Write a JSON value."""
         self.write(name, json.dumps(value).encode())
 
     def _path(self, folder: Path, name: str) -> Path:

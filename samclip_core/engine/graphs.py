@@ -1,7 +1,7 @@
-"""The networks of a checkpoint as ONNX graphs without weights of their own.
+"""Export the networks of a checkpoint to ONNX graphs that contain no weights.
 
-They refer to the safetensors files, where each weight stands once, as float16 where it was stored
-so. Letters as in ``samclip_core.engine.base``.
+The graphs refer to the safetensors files, which store each weight once, in float16 or float32.
+Shape letters as in ``samclip_core.engine.base``.
 """
 
 import json
@@ -26,7 +26,7 @@ from samclip_core.nn.text_encoder import TextEncoder
 
 OPSET = 20
 LARGEST_CONSTANT = 1024
-"""Values of a constant that is computed at the export; a larger one is left to the runtime."""
+"""Maximum size of a constant to fold at export, in elements; the runtime computes larger ones."""
 Dims = Mapping[str, Mapping[int, Any]]
 
 
@@ -68,7 +68,7 @@ class _TextEncoder(nn.Module):
 
 
 def describe(model: ir.Model) -> dict[str, Any]:
-    """Data type and shape of each input and output, for the manifest."""
+    """Return data type and shape of each input and output, for the manifest."""
 
     def of(values: Sequence[ir.Value]) -> dict[str, str]:
         return {str(value.name): f"{value.dtype}{value.shape}" for value in values}
@@ -77,7 +77,7 @@ def describe(model: ir.Model) -> dict[str, Any]:
 
 
 def image_encoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
-    """Image encoder and Head_CLIP: ``pixels`` uint8 B×3×S×S and ``sizes`` int64 B×2."""
+    """Export image encoder and Head_CLIP: ``pixels`` uint8 B×3×S×S and ``sizes`` int64 B×2."""
     side, batch = config.image_size, Dim("batch")
     inputs = {
         "pixels": torch.zeros(2, 3, side, side, dtype=torch.uint8),
@@ -88,7 +88,7 @@ def image_encoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
 
 
 def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
-    """Prompt encoder and mask decoder: the fields of ``PromptBatch`` after ``sam``."""
+    """Export prompt encoder and mask decoder: ``sam``, then the fields of ``PromptBatch``."""
     grid, mask = config.grid, net.prompt_encoder.mask_input_size[0]
     images, prompts, points = Dim("images"), Dim("prompts"), Dim("points")
     inputs = {
@@ -111,7 +111,7 @@ def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
 
 
 def text_encoder(encoder: TextEncoder, config: SamClipConfig) -> ir.Model:
-    """The text tower: ``ids`` int64 T×N. An open_clip tower has one N."""
+    """Export the text tower: ``ids`` int64 T×N, where N is fixed for an open_clip tower."""
     ids_TN = torch.from_numpy(encoder.tokenizer(["a photo of a dog", "a cat"]))
     shapes: dict[str, dict[int, Any]] = {"ids": {0: Dim("texts")}}
     if config.text.tower == "sentence":
@@ -122,7 +122,7 @@ def text_encoder(encoder: TextEncoder, config: SamClipConfig) -> ir.Model:
 def _graph(
     module: nn.Module, inputs: Mapping[str, Tensor], outputs: Sequence[str], shapes: Dims
 ) -> ir.Model:
-    """Trace a module whose parameters stay initializers under their names."""
+    """Trace a module; its parameters stay initializers under their names."""
     with _quiet():
         program = torch.onnx.export(
             module.eval(),
@@ -151,7 +151,7 @@ def _graph(
 
 
 def _should_fold(node: ir.Node) -> bool | None:
-    """No weights: they would no longer be those of the safetensors file."""
+    """Refuse to fold weights, which would then differ from those in the safetensors file."""
     return False if any(_is_large(value) for value in node.inputs) else None
 
 
@@ -162,7 +162,7 @@ def _is_large(value: ir.Value | None) -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide what the exporter says of itself; torch's fused transformer layers do not convert."""
+    """Hide the exporter's warnings, and disable torch's fused transformer layers for the export."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -174,7 +174,7 @@ def _quiet() -> Iterator[None]:
 
 
 def refer_to_weights(model: ir.Model, directory: Path) -> None:
-    """Let each initializer that a safetensors file holds refer to its bytes there."""
+    """Make each initializer that is stored in a safetensors file refer to its bytes there."""
     places = {
         key: (file, *place)
         for file in (checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS)
@@ -192,21 +192,21 @@ def refer_to_weights(model: ir.Model, directory: Path) -> None:
             file, first, length, dtype, shape=shape, name=name, base_dir=directory
         )
         if not np.array_equal(stored.numpy().astype(np.float32), value.const_value.numpy()):
-            continue  # quantisation has changed it
+            continue  # changed by quantisation
         if dtype == value.dtype:
             value.const_value = stored
             continue
-        kept = ir.Value(name=f"{name}.stored", shape=shape, type=ir.TensorType(dtype))
-        kept.const_value = stored
-        cast = ir.node("Cast", [kept], {"to": value.dtype}, name=f"{name}.cast")
+        uncast = ir.Value(name=f"{name}.stored", shape=shape, type=ir.TensorType(dtype))
+        uncast.const_value = stored
+        cast = ir.node("Cast", [uncast], {"to": value.dtype}, name=f"{name}.cast")
         ir.convenience.replace_all_uses_with(value, cast.outputs[0])
         del graph.initializers[name]
-        graph.initializers.add(kept)
+        graph.initializers.add(uncast)
         graph.insert_before(graph[0], cast)
 
 
 def _places(path: Path) -> dict[str, tuple[ir.DataType, int, int]]:
-    """Data type, first byte and length of each tensor in a safetensors file."""
+    """Return data type, offset and length in bytes of each tensor in a safetensors file."""
     with path.open("rb") as file:
         header_length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(header_length))

@@ -1,20 +1,19 @@
-"""What has been freed is kept for what comes next, where glibc would give it back to the system."""
+"""Keep freed memory for reuse, where glibc would return it to the system."""
 
 import ctypes
 import platform
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
-_LARGEST_ONCE = 2**25  # block that glibc allowed to be kept until 2.34
+_LARGEST_ONCE = 2**25  # maximum of _MMAP_THRESHOLD until glibc 2.34
 
 
 def keep_memory(most: int = 2**28) -> None:
-    """Keep up to ``most`` bytes (below 2**31) of what this process frees from now on.
+    """Make glibc keep up to ``most`` bytes (below 2**31) of the memory that this process frees.
 
-    Blocks of an eighth of that or more are given back all the same. glibc by itself gives back any
-    that is large; to be given 3,900 empty pages again takes an eighth of the time of an image, and
-    a sixth of that of a step of training. All threads share one heap from now on: in one of its own
-    a thread gives back each 64 MB that become free, whatever is to be kept (a tenth of the time of
-    clicks on two cores). Other C libraries are left alone.
+    Blocks of at least an eighth of that are still returned. By default glibc returns every large
+    block, and the page faults to allocate it again take an eighth of the time to encode an image.
+    All threads share one heap from then on, because a thread's own heap returns every 64 MB that
+    become free, regardless of this setting. Does nothing with other C libraries.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt

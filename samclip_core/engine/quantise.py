@@ -1,10 +1,11 @@
-"""Post-training quantisation: the float graph of an image encoder becomes one that runs in int8.
+"""Post-training quantisation of an image encoder's float graph to int8.
 
-A quantised layer reads a map as uint8 and its weight as int8. Both are float in the graph, each
-with a pair of QuantizeLinear and DequantizeLinear behind it, which the runtime folds into the
-layer. So weights stay initializers under their names, and a checkpoint holds them once.
+A quantised layer reads a feature map as uint8 and its weight as int8. Both stay float in the graph,
+each followed by a QuantizeLinear and DequantizeLinear pair, which the runtime folds into the layer.
+So weights stay initializers under their names, and a checkpoint stores them once.
 
-C channels of a map, O of a layer's output, G groups of a convolution.
+Shape letters: C channels of a map, O channels of a layer's output, I of its input, G groups of a
+convolution.
 """
 
 import re
@@ -18,13 +19,13 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 KEEP_FLOAT = r"clip_head\.|\.conv_stem\.|\.blocks\.0\.|\.blocks\.1\.0\.conv_pw\."
-"""Weights of layers that stay in float. Head_CLIP, because its softmax over concepts enlarges any
-error. The first four convolutions of the edge encoder, because all later layers inherit theirs: in
-int8, two of them put the pooled embedding three times as far from float32 (1 - cosine)."""
+"""Weights of layers that stay in float: Head_CLIP, because its softmax over concepts amplifies
+errors, and the first four convolutions of the edge encoder, because all later layers inherit their
+errors. In int8, two of these triple the pooled embedding's distance to float32 (1 - cosine)."""
 
 
 class _Layer(NamedTuple):
-    """A Conv, or a MatMul with a weight, and the names of what is quantised for it."""
+    """A Conv, or a MatMul with a weight, and the names of the tensors to quantise for it."""
 
     node: NodeProto
     map_reader: NodeProto
@@ -36,11 +37,11 @@ class _Layer(NamedTuple):
     weight_OI: NDArray[np.float32]
     """Or O×I×kernel."""
     output_axis: int
-    """Where O is in the weight as it is stored."""
+    """Axis of O in the stored weight."""
 
 
-class _Seen(NamedTuple):
-    """A map over the samples."""
+class _MapRange(NamedTuple):
+    """Range and channel means of a map over the samples."""
 
     low: float
     high: float
@@ -52,9 +53,9 @@ def quantise(
 ) -> ModelProto:
     """Return a copy of the model with its convolutions and linear layers in int8.
 
-    ``samples`` are some hundred inputs like those to be served. ``keep_float`` is a regular
-    expression: a layer stays in float where it matches within the name of the layer's weight.
-    Raises ValueError where there are no samples, or no layers to quantise.
+    ``samples`` are a few hundred inputs like those to be served. ``keep_float`` is a regular
+    expression: a layer stays in float if its weight's name contains a match. Raises ValueError if
+    there are no samples, or no layers to quantise.
     """
     quantised = ModelProto()
     quantised.CopyFrom(model)
@@ -87,18 +88,18 @@ def _layers(model: ModelProto) -> list[_Layer]:
 
 
 def _before(node: NodeProto, index: int, kind: str, makers: Mapping[str, NodeProto]) -> NodeProto:
-    """The node of that kind that makes an input, or else the node itself."""
+    """Return the node of this kind that produces an input, or else the node itself."""
     maker = makers.get(node.input[index])
     return maker if maker is not None and maker.op_type == kind else node
 
 
 def _observe(
     model: ModelProto, layers: list[_Layer], samples: Iterable[Mapping[str, NDArray]]
-) -> dict[str, _Seen]:
-    """Run the float model; return the range and the channels' means of each map to quantise.
+) -> dict[str, _MapRange]:
+    """Run the float model; return the range and channel means of each map to quantise.
 
-    The range is the mean of the samples' extremes: an odd sample must not coarsen the steps for
-    all others.
+    The range is the mean of the samples' extremes, so that an outlier does not coarsen the scale
+    for all others.
     """
     channels = {layer.map: 1 if layer.node.op_type == "Conv" else -1 for layer in layers}
     session = _session_with_outputs(model, list(channels))
@@ -108,9 +109,9 @@ def _observe(
             map_C = np.moveaxis(array, channels[name], 0).reshape(array.shape[channels[name]], -1)
             rows[name].append(np.concatenate([[map_C.min(), map_C.max()], map_C.mean(axis=1)]))
     if not all(rows.values()):
-        raise ValueError("no samples to calibrate with: some hundred are needed")
+        raise ValueError("no samples to calibrate with: a few hundred are needed")
     means = {name: np.stack(row).mean(axis=0) for name, row in rows.items()}
-    return {name: _Seen(mean[0], mean[1], mean[2:]) for name, mean in means.items()}
+    return {name: _MapRange(mean[0], mean[1], mean[2:]) for name, mean in means.items()}
 
 
 def _session_with_outputs(model: ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
@@ -125,47 +126,47 @@ def _session_with_outputs(model: ModelProto, names: list[str]) -> onnxruntime.In
     )
 
 
-def _rewrite(model: ModelProto, layers: list[_Layer], seen: Mapping[str, _Seen]) -> None:
-    """Put the pairs behind maps and weights, let the layers read them, and correct the layers."""
-    behind: dict[str, list[NodeProto]] = {}  # new nodes, by the tensor that they follow
+def _rewrite(model: ModelProto, layers: list[_Layer], ranges: Mapping[str, _MapRange]) -> None:
+    """Insert pairs after maps and weights, connect the layers to them, and correct the outputs."""
+    new: dict[str, list[NodeProto]] = {}  # nodes by the tensor that they follow
     for layer in layers:
-        scale_O, correction_O = _rounded(layer, seen[layer.map].mean_C)
-        behind[layer.map] = _pair(model, layer.map, *_steps(seen[layer.map]))
+        scale_O, correction_O = _weight_scale(layer, ranges[layer.map].mean_C)
+        new[layer.map] = _pair(model, layer.map, *_map_scale(ranges[layer.map]))
         zero_O = np.zeros(scale_O.shape, np.int8)
-        behind[layer.weight] = _pair(model, layer.weight, scale_O, zero_O, layer.output_axis)
+        new[layer.weight] = _pair(model, layer.weight, scale_O, zero_O, layer.output_axis)
         _rename(layer.map_reader.input, layer.map, f"{layer.map}.dequantised")
         _rename(layer.weight_reader.input, layer.weight, f"{layer.weight}.dequantised")
         output = layer.node.output[0]
         layer.node.output[0] = f"{output}.uncorrected"
-        behind[layer.node.output[0]] = [_correct(model, layer, output, correction_O)]
+        new[layer.node.output[0]] = [_correct(model, layer, output, correction_O)]
     graph = model.graph
     given = [*(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)]
-    nodes = list(_following(given, behind))
+    nodes = list(_following(given, new))
     for node in graph.node:
-        nodes += [node, *_following(node.output, behind)]
+        nodes += [node, *_following(node.output, new)]
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def _following(names: Iterable[str], behind: Mapping[str, list[NodeProto]]) -> Iterator[NodeProto]:
-    """The new nodes behind tensors, and behind those that the new nodes make."""
+def _following(names: Iterable[str], new: Mapping[str, list[NodeProto]]) -> Iterator[NodeProto]:
+    """Yield the new nodes after these tensors, and recursively those after their outputs."""
     for name in names:
-        for node in behind.get(name, ()):
+        for node in new.get(name, ()):
             yield node
-            yield from _following(node.output, behind)
+            yield from _following(node.output, new)
 
 
-def _steps(seen: _Seen) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Scale and zero point of a map, so that zero, with which maps are padded, is exact."""
-    low, high = min(seen.low, 0), max(seen.high, 0)
+def _map_scale(range_: _MapRange) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Return scale and zero point of a map; they represent zero, the padding value, exactly."""
+    low, high = min(range_.low, 0), max(range_.high, 0)
     scale = (high - low) / 255 or 1
     return np.array(scale, np.float32), np.array(round(-low / scale), np.uint8)
 
 
-def _rounded(
+def _weight_scale(
     layer: _Layer, mean_C: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scale of a layer's weight, and what rounding it takes off the layer's mean output."""
+    """Return the scale of a layer's weight, and the loss of mean output caused by rounding it."""
     weight_OI = layer.weight_OI.reshape(*layer.weight_OI.shape[:2], -1)
     largest_O = np.abs(weight_OI).max(axis=(1, 2))
     scale_O = np.where(largest_O > 0, largest_O / 127, 1).astype(np.float32)
@@ -180,7 +181,7 @@ def _rounded(
 def _pair(
     model: ModelProto, name: str, scale: NDArray, zero_point: NDArray, axis: int = 1
 ) -> list[NodeProto]:
-    """QuantizeLinear and DequantizeLinear of a tensor."""
+    """Make the QuantizeLinear and DequantizeLinear nodes of a tensor."""
     steps = [
         _constant(model, f"{name}.scale", scale),
         _constant(model, f"{name}.zero_point", zero_point),
@@ -195,7 +196,7 @@ def _pair(
 def _correct(
     model: ModelProto, layer: _Layer, output: str, correction_O: NDArray[np.float32]
 ) -> NodeProto:
-    """Add to a layer's output what rounding takes off its mean."""
+    """Make the node that adds the loss of mean output caused by rounding."""
     shape = (-1, *[1] * (layer.weight_OI.ndim - 2))
     correction = _constant(model, f"{output}.correction", correction_O.reshape(shape))
     return helper.make_node("Add", [layer.node.output[0], correction], [output], f"{output}.add")

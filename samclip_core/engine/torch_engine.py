@@ -1,4 +1,4 @@
-"""The networks in torch: on a GPU, and as the reference on a CPU. Letters as in ``base``."""
+"""The torch engine: for GPUs, and the reference on a CPU. Shape letters as in ``base``."""
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samclip_core.engine.base import PARTS, Dtype, Encoded, EngineName, Part, PromptBatch
+from samclip_core.geometry import FloatArray
 from samclip_core.nn.fused import cast_weights, fold_norms
 from samclip_core.nn.network import ENCODER_PARTS, SAM_HEAD_PARTS, SamClipNet, load_net
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
-from samclip_core.types import FloatArray
 
 NET_PARTS: dict[Part, tuple[str, ...]] = {
     "image_encoder": ENCODER_PARTS,
@@ -25,7 +25,7 @@ NET_PARTS: dict[Part, tuple[str, ...]] = {
 
 
 class TorchEngine:
-    """An engine of modules that are there already, frozen and in evaluation mode."""
+    """An engine over loaded modules that are frozen and in evaluation mode."""
 
     name: EngineName = "torch"
     streams = 1
@@ -35,7 +35,7 @@ class TorchEngine:
     def __init__(
         self, net: SamClipNet, text_encoder: TextEncoder | None, dtype: Dtype = "float32"
     ) -> None:
-        """``dtype`` is what the image encoder computes in under autocast; not int8."""
+        """``dtype`` is the autocast precision of the image encoder; not int8."""
         self.net = net
         self.text_encoder = text_encoder
         self.dtype = dtype
@@ -47,7 +47,7 @@ class TorchEngine:
     def load(
         cls, directory: Path, device: str, dtype: Dtype, parts: Collection[Part] = PARTS
     ) -> Self:
-        """Load parts of a checkpoint. Raises CheckpointError."""
+        """Load parts of a checkpoint. Raises CheckpointError if one is missing or damaged."""
         names = [name for part in parts for name in NET_PARTS[part]]
         net = load_net(directory, names).to(device)
         text_encoder = load_text_encoder(directory).to(device) if "text_encoder" in parts else None
@@ -60,7 +60,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
-        """As in ``base``; float32."""
+        """See ``base``; returns float32."""
         with _memory_checked(), self._autocast():
             encoded = self.net.encode(self._moved(pixels_B3SS).float(), self._moved(sizes_B2))
         return Encoded(*(output.float().cpu().numpy() for output in encoded))
@@ -69,9 +69,9 @@ class TorchEngine:
     def decode(
         self, sam_BDhw: FloatArray, prompts: PromptBatch
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As in ``base``."""
-        image_P, *asked = [self._moved(array) for array in prompts]
-        sparse_PND, dense_PDhw = self.net.prompt_encoder.embed(*asked)
+        """See ``base``."""
+        image_P, *prompt = [self._moved(array) for array in prompts]
+        sparse_PND, dense_PDhw = self.net.prompt_encoder.embed(*prompt)
         logits_PMmm, iou_PM = self.net.mask_decoder.decode(
             self._moved(sam_BDhw).float(),
             self.net.prompt_encoder.positions(),
@@ -83,7 +83,7 @@ class TorchEngine:
 
     @torch.inference_mode()
     def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
-        """As in ``base``."""
+        """See ``base``."""
         if self.text_encoder is None:
             raise ValueError("this engine was loaded without its text encoder")
         text_TD: Tensor = self.text_encoder(self._moved(ids_TN))
@@ -102,7 +102,7 @@ class TorchEngine:
 
 @contextmanager
 def _memory_checked() -> Iterator[None]:
-    """Turn what torch raises where memory is short, of a GPU or of the CPU, into MemoryError."""
+    """Turn torch's out-of-memory errors, of GPU and CPU, into MemoryError."""
     try:
         yield
     except RuntimeError as error:

@@ -1,22 +1,23 @@
-"""Checkpoint directories: weights, config, lineage and one digest over all of it.
+"""Checkpoint directories: weights, config, lineage and a digest over all files.
 
     config.json                 architecture and defaults (``samclip_core.config``)
     model.safetensors           image_encoder.*, clip_head.*, prompt_encoder.*, mask_decoder.*
-    text_encoder.safetensors    the frozen text tower, a file of its own
-    tokenizer.json              of a sentence encoder
+    text_encoder.safetensors    the frozen text tower
+    tokenizer.json              only with a sentence encoder
     lineage.json                teachers, data, stages, metrics, code revision
     README.md                   the model card
-    manifest.json               sha256 of each file, and the digest over all
+    manifest.json               SHA-256 of each file, and the digest over all files
 
-and, once ``samclip export`` has run, what serves on a CPU, with a digest of its own:
+``samclip export`` adds the files to serve on a CPU, with a separate digest:
 
-    image_encoder.onnx          with Head_CLIP; image_encoder.int8.onnx the same, quantised
-    mask_decoder.onnx           with the prompt encoder
+    image_encoder.onnx          including Head_CLIP
+    image_encoder.int8.onnx     the same, quantised
+    mask_decoder.onnx           including the prompt encoder
     text_encoder.onnx
-    clip_tokenizer.json         of an open_clip tower
+    clip_tokenizer.json         only with an open_clip tower
 
 The graphs refer to the weights in the safetensors files. A file is checked against the manifest
-when it is read. torch is imported only where tensors move.
+when it is read. torch is imported only to load and save tensors.
 """
 
 import hashlib
@@ -33,8 +34,6 @@ from samclip_core.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from samclip_core.nn.text_encoder import TextEncoder
-
 BUNDLED = Path(__file__).parents[1] / "checkpoints"
 CONFIG, LINEAGE, MANIFEST, CARD = "config.json", "lineage.json", "manifest.json", "README.md"
 WEIGHTS, TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "text_encoder.safetensors", "tokenizer.json"
@@ -46,13 +45,13 @@ GRAPHS = (
     "text_encoder.onnx",
     CLIP_TOKENIZER,
 )
-"""Files that ``samclip export`` makes of the others; no part of the checkpoint's digest."""
+"""Files that ``samclip export`` derives from the others; not part of the checkpoint's digest."""
 
 
 def resolve(name_or_dir: str | Path) -> Path:
-    """Return the directory of a bundled checkpoint's name, or the directory itself.
+    """Return the directory of a bundled checkpoint, or the given directory.
 
-    Raises CheckpointError, which says how to get a checkpoint, where there is none.
+    Raises CheckpointError, which says how to get a checkpoint, if there is none.
     """
     for directory in (BUNDLED / name_or_dir, Path(name_or_dir).expanduser()):
         if (directory / MANIFEST).is_file():
@@ -66,18 +65,18 @@ def resolve(name_or_dir: str | Path) -> Path:
 
 
 def digest(directory: Path) -> str:
-    """Return the checkpoint's identity (hex sha256) as its manifest states it.
+    """Return the checkpoint's identity: the hex SHA-256 over all files, from the manifest.
 
-    Any changed byte of any file changes it, once the directory is sealed again.
+    A change to any file changes it when the directory is sealed again.
     """
     return _read_manifest(directory)[1]
 
 
 def verify(directory: Path) -> None:
-    """Compare every file with its digest, but for the card, and read the config.
+    """Check every file except the model card against its digest, and read the config.
 
-    It takes about a second for a gigabyte. Raises CheckpointError, which names the file that is
-    missing or damaged.
+    This takes about one second per gigabyte. Raises CheckpointError, which names the file, if one
+    is missing or damaged.
     """
     for name in _read_manifest(directory)[0]:
         if name != CARD:
@@ -88,17 +87,17 @@ def verify(directory: Path) -> None:
 
 
 def read_config(directory: Path) -> SamClipConfig:
-    """Read config.json; CheckpointError where it is damaged or of another version."""
+    """Read config.json. Raises CheckpointError if it is damaged or of another version."""
     return SamClipConfig.from_json(read_file(directory, CONFIG))
 
 
 def read_file(directory: Path, name: str) -> bytes:
-    """Return the bytes of one file; CheckpointError names it where it is missing or damaged."""
+    """Return the bytes of a file. Raises CheckpointError if it is missing or damaged."""
     return verified(directory, name).read_bytes()
 
 
 def graphs(directory: Path) -> dict[str, Any]:
-    """Return what the manifest says of each exported file, by name; empty before an export."""
+    """Return the manifest's entries for the exported files, by name; empty before an export."""
     return dict(_read_graphs(directory).get("files", {}))
 
 
@@ -108,38 +107,38 @@ def graphs_digest(directory: Path) -> str:
 
 
 def graphs_opset(directory: Path) -> int | None:
-    """Return the version of ONNX's operators in the exported files; None before an export."""
+    """Return the ONNX opset version of the exported files; None before an export."""
     return _read_graphs(directory).get("opset")
 
 
 def read_graph(directory: Path, name: str) -> bytes:
     """Return the bytes of an exported file.
 
-    Raises CheckpointError, which names ``samclip export``, where it is missing or damaged.
+    Raises CheckpointError, which suggests ``samclip export``, if it is missing or damaged.
     """
     return verified_graph(directory, name).read_bytes()
 
 
 def verified_graph(directory: Path, name: str) -> Path:
-    """Return the path of an exported file; raise as ``read_graph``."""
-    about, path = graphs(directory).get(name), directory / name
-    if about is None:
+    """Return the path of an exported file after checking it. Raises as ``read_graph``."""
+    entry, path = graphs(directory).get(name), directory / name
+    if entry is None:
         raise CheckpointError(
-            f"{directory} has no {name}, which a CPU without torch serves: make it with "
+            f"{directory} has no {name}, which serving without torch needs: create it with "
             f"`samclip export {directory}`, which needs samclip[export]"
         )
-    if not path.is_file() or sha256(path) != about["sha256"]:
+    if not path.is_file() or sha256(path) != entry["sha256"]:
         raise CheckpointError(
-            f"{path} is missing or differs from its digest in {MANIFEST}: make it again with "
+            f"{path} is missing or differs from its digest in {MANIFEST}: create it again with "
             f"`samclip export {directory}`"
         )
     return path
 
 
 def seal_graphs(directory: Path, opset: int, about: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write down the exported files and what ``about`` says of each; return their digest."""
-    files = {name: {**says, "sha256": sha256(directory / name)} for name, says in about.items()}
-    value = _digest_of({name: says["sha256"] for name, says in files.items()})
+    """Add the exported files and their ``about`` entries to the manifest; return their digest."""
+    files = {name: {**entry, "sha256": sha256(directory / name)} for name, entry in about.items()}
+    value = _digest_of({name: entry["sha256"] for name, entry in files.items()})
     stated, digest_ = _read_manifest(directory)
     section = {"digest": value, "opset": opset, "files": files}
     _write_manifest(directory, {"digest": digest_, "files": stated, "graphs": section})
@@ -149,11 +148,10 @@ def seal_graphs(directory: Path, opset: int, about: Mapping[str, Mapping[str, An
 def load_weights(
     directory: Path, module: "nn.Module", parts: Iterable[str] = (), file: str = WEIGHTS
 ) -> None:
-    """Copy a file's tensors into ``module``, whose own dtypes (float32 as built) stay.
+    """Copy a file's tensors into ``module``, which keeps its dtypes (float32 as built).
 
-    ``parts`` are the top-level names to load, the others are left alone in file and module; with
-    none, everything is loaded. Keys and shapes must agree exactly: CheckpointError names those
-    that do not.
+    ``parts`` are the top-level names to load; without any, everything is loaded. Raises
+    CheckpointError, which names the keys, unless keys and shapes match exactly.
     """
     prefixes = tuple(f"{part}." for part in parts) or ("",)
     expected = {k: v for k, v in module.state_dict().items() if k.startswith(prefixes)}
@@ -164,13 +162,13 @@ def load_weights(
             if key.startswith(prefixes)
         }
         compare_shapes(file, shapes, {key: list(value.shape) for key, value in expected.items()})
-        # Compared above; not strict only because the other parts keep what they have.
+        # Keys were compared above; strict loading would reject the parts that are left out.
         module.load_state_dict({key: stored.get_tensor(key) for key in shapes}, strict=False)
 
 
 @contextmanager
 def _tensors(path: Path) -> Iterator[Any]:
-    """A safetensors file, open. Raises CheckpointError for one that is none."""
+    """Open a safetensors file. Raises CheckpointError if it is not one."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -178,24 +176,24 @@ def _tensors(path: Path) -> Iterator[Any]:
             yield stored
     except SafetensorError as error:
         raise CheckpointError(
-            f"{path} holds no tensors that can be read ({error}): convert or train it again"
+            f"{path} is not a readable safetensors file ({error}): convert or train it again"
         ) from error
 
 
 def save(
     directory: Path,
     net: "nn.Module",
-    text_encoder: "TextEncoder",
+    text_encoder: "nn.Module",
     config: SamClipConfig,
     lineage: Mapping[str, Any],
     *,
     card: str = "",
     half: bool = True,
 ) -> str:
-    """Write a checkpoint as a whole or not at all, and return its digest.
+    """Write a checkpoint atomically and return its digest.
 
-    An older checkpoint at ``directory`` is replaced; any other content is refused. ``half`` stores
-    weight matrices as float16; vectors and buffers, which are small and delicate, stay float32.
+    An existing checkpoint at ``directory`` is replaced; other content is refused. ``half`` stores
+    weight matrices as float16; vectors and buffers are small and need the precision of float32.
     """
     check_target(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -209,8 +207,9 @@ def save(
         )
         _write_tensors(new / WEIGHTS, net, half)
         _write_tensors(new / TEXT_WEIGHTS, text_encoder, half)
-        if text_encoder.tokenizer_json:
-            (new / TOKENIZER).write_text(text_encoder.tokenizer_json)
+        tokenizer_json: str | None = getattr(text_encoder, "tokenizer_json", None)
+        if tokenizer_json:
+            (new / TOKENIZER).write_text(tokenizer_json)
         value = seal(new)
         if directory.exists():
             directory.rename(Path(scratch) / "old")
@@ -219,15 +218,17 @@ def save(
 
 
 def check_target(directory: Path) -> None:
-    """Raise CheckpointError where ``directory`` holds something that is not a checkpoint."""
+    """Raise CheckpointError if ``directory`` contains anything other than a checkpoint."""
     if directory.exists() and any(directory.iterdir()) and not (directory / MANIFEST).is_file():
-        raise CheckpointError(f"{directory} holds something else: name an empty directory")
+        raise CheckpointError(
+            f"{directory} is neither empty nor a checkpoint: choose an empty directory"
+        )
 
 
 def seal(directory: Path) -> str:
-    """Write manifest.json for the files that stand in ``directory`` now; return the new digest.
+    """Write manifest.json for the current files of ``directory``; return the new digest.
 
-    For a checkpoint whose card or lineage was completed after training.
+    Call it after completing the card or the lineage of a trained checkpoint.
     """
     files = {
         path.name: sha256(path)
@@ -235,7 +236,7 @@ def seal(directory: Path) -> str:
         if path.is_file() and path.name not in (MANIFEST, *GRAPHS)
     }
     manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
-    with suppress(CheckpointError):  # none before, or a damaged one
+    with suppress(CheckpointError):  # no manifest yet, or a damaged one
         if _same_weights(files, _read_manifest(directory)[0]) and graphs(directory):
             manifest["graphs"] = _read_graphs(directory)
     _write_manifest(directory, manifest)
@@ -258,7 +259,7 @@ def _read_graphs(directory: Path) -> dict[str, Any]:
 
 
 def _read_manifest(directory: Path) -> tuple[dict[str, str], str]:
-    """Return the files' digests and the digest over all, which must agree."""
+    """Return the files' digests and the digest over all files, after checking that they agree."""
     try:
         manifest = json.loads((directory / MANIFEST).read_bytes())
         files, value = manifest["files"], manifest["digest"]
@@ -273,7 +274,7 @@ def _read_manifest(directory: Path) -> tuple[dict[str, str], str]:
 
 
 def verified(directory: Path, name: str) -> Path:
-    """Return the path of a file; CheckpointError names it where it is missing or damaged."""
+    """Return the path of a file after checking it. Raises CheckpointError if it fails the check."""
     files, _ = _read_manifest(directory)
     path = directory / name
     if name not in files:
@@ -291,7 +292,7 @@ def _damaged(directory: Path, name: str) -> CheckpointError:
 
 
 def sha256(path: Path) -> str:
-    """Return the hex sha256 of a file."""
+    """Return the hex SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -307,19 +308,19 @@ def compare_shapes(
     expected: Mapping[str, Sequence[int]],
     architecture: str = f"the architecture in {CONFIG}",
 ) -> None:
-    """Raise CheckpointError, which names the keys, unless both have the same keys and shapes."""
+    """Raise CheckpointError, which names the keys, unless keys and shapes are the same."""
     differences = {
         "missing": sorted(expected.keys() - stored.keys()),
         "unexpected": sorted(stored.keys() - expected.keys()),
-        "of another shape": [
+        "with another shape": [
             f"{key} {stored[key]} instead of {expected[key]}"
             for key in sorted(stored.keys() & expected.keys())
             if stored[key] != expected[key]
         ],
     }
-    told = [f"{len(keys)} {what} ({_some(keys)})" for what, keys in differences.items() if keys]
-    if told:
-        raise CheckpointError(f"{file} does not fit {architecture}: keys {'; '.join(told)}")
+    found = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in differences.items() if keys]
+    if found:
+        raise CheckpointError(f"{file} does not match {architecture}: keys {'; '.join(found)}")
 
 
 def _some(keys: Sequence[str]) -> str:
@@ -337,4 +338,4 @@ def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:
             raise CheckpointError(f"{name} is not finite as {stored.dtype}: nothing was saved")
         tensors[name] = stored.cpu().contiguous().clone()
     save_file(tensors, path)
-    path.chmod(0o644)  # it arrives as 0600, which no other user could serve
+    path.chmod(0o644)  # safetensors writes 0600, which other users could not serve

@@ -1,8 +1,7 @@
-"""Encoded bytes to RGB pixels: JPEG, PNG and WebP, each limit checked before a pixel is decoded.
+"""Decode JPEG, PNG and WebP files to RGB pixels; all limits are checked before decoding.
 
-Safe to call from many threads: a call neither reads nor changes anything global. Pillow's own
-``Image.open`` is avoided for that reason, since its pixel limit is a global. Colour profiles are
-not applied.
+Thread-safe: no call reads or changes global state, which rules out Pillow's ``Image.open`` with
+its global pixel limit. Colour profiles are not applied.
 """
 
 import hashlib
@@ -22,7 +21,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 
-# Pillow warns of each damaged EXIF tag: 60,000 lines of log for a picture of 700 kB.
+# Pillow warns about every damaged EXIF tag: a 700 kB image can log 60,000 lines.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
 _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
@@ -54,36 +53,36 @@ _TRANSPOSE = {
 }
 _SWAPS_SIDES = (5, 6, 7, 8)
 
-# A small file can make a decoder work for hours: it goes over the whole picture once for each scan
-# of a JPEG, and over every piece of metadata, however small. Real files have a dozen scans and at
-# most a few hundred segments or chunks.
+# A small file can keep a decoder busy for hours: a JPEG decoder passes over the whole image once
+# per scan, and every piece of metadata is parsed, however small. Real files have about a dozen
+# scans and at most a few hundred segments or chunks.
 _MAX_SCANS = 50
-_MAX_SEGMENTS = 1000  # of a JPEG; chunks of a PNG that are not pixels
+_MAX_SEGMENTS = 1000  # of a JPEG; also chunks of a PNG other than IDAT
 _MAX_FILL = 1000  # bytes between two segments
 _MAX_CHUNKS = 100_000  # of a PNG
 MAX_SIDE = 65_535
-"""Pixels of width and of height. JPEG ends there; libpng, which writes the masks, at 1,000,000."""
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")  # all but those within a scan
+"""Maximum width and height: JPEG's limit. libpng, which writes the masks, allows 1,000,000."""
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")  # except those inside a scan
 _SCAN, _END = 0xDA, 0xD9
 
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is still worth decoding: encoded bytes, and pixels (width × height)."""
+    """Limits on an image to decode: encoded bytes, and pixels (width × height)."""
 
     max_bytes: int = 32 * 2**20
     max_pixels: int = 64_000_000
 
 
 def image_key(encoded: bytes) -> str:
-    """Lower-case hex sha256 of the file: the name under which its features are kept."""
+    """Return the lower-case hex SHA-256 of the file, the cache key of its features."""
     return hashlib.sha256(encoded).hexdigest()
 
 
 def probe(encoded: bytes, limits: ImageLimits) -> tuple[int, int]:
-    """(width, height) in pixels after EXIF orientation, from the header alone.
+    """Return (width, height) in pixels after EXIF orientation, from the header alone.
 
-    Raises what ``decode`` raises, except for damage that only shows in the pixels.
+    Raises the errors of ``decode``, except for damage in the pixel data.
     """
     with _open(encoded, limits) as image:
         width, height = image.size
@@ -91,12 +90,12 @@ def probe(encoded: bytes, limits: ImageLimits) -> tuple[int, int]:
 
 
 def decode(encoded: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
-    """A JPEG, PNG or WebP file to RGB uint8 H×W×3, upright (EXIF), transparency over white.
+    """Decode a JPEG, PNG or WebP file to upright (EXIF) RGB uint8 H×W×3, transparency over white.
 
-    A JPEG with further pictures behind the first (a phone's depth or HDR map) is read as its first.
+    Only the first image of a multi-picture JPEG (a phone's depth or HDR map follows it) is read.
 
-    Raises ImageTooLarge (bytes), UnsupportedImage (another format) and InvalidImage (too many
-    pixels, animated, broken, not an image).
+    Raises ImageTooLarge (too many bytes), UnsupportedImage (another format) or InvalidImage (too
+    many pixels, animated, damaged, not an image).
     """
     with _open(encoded, limits) as image:
         orientation = _orientation(image)
@@ -104,7 +103,7 @@ def decode(encoded: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
             image.load()
         except Exception as error:  # a decoder may raise anything on damaged bytes
             raise InvalidImage(
-                f"the {image.format} file is damaged or cut short ({error}): send it whole"
+                f"the {image.format} file is damaged or truncated ({error}): send the complete file"
             ) from error
         rgb = _to_rgb(image)
     if orientation in _TRANSPOSE:
@@ -113,28 +112,28 @@ def decode(encoded: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
 
 
 def _open(encoded: bytes, limits: ImageLimits) -> ImageFile:
-    """Header read, limits checked, no pixel decoded."""
+    """Read the header and check the limits, without decoding pixels."""
     if len(encoded) > limits.max_bytes:
         raise ImageTooLarge(
             f"the file has {len(encoded):,} bytes, the limit is {limits.max_bytes:,}: "
-            "send a smaller or more strongly compressed one"
+            "send a smaller or more compressed file"
         )
     kind = _kind(encoded)
     if kind != "WebP":
         _CHECKS[kind](encoded)
     try:
-        if kind == "WebP":  # its decoder allocates the canvas as soon as it is made
+        if kind == "WebP":  # its decoder allocates the canvas when it is constructed
             _check_pixels(*_webp_size(encoded), limits)
         image = _OPENERS[kind](BytesIO(encoded))
     except InvalidImage:
         raise
     except Exception as error:  # a parser may raise anything on damaged bytes
         raise InvalidImage(
-            f"the {kind} file has a damaged header ({error}): send it whole"
+            f"the {kind} file has a damaged header ({error}): send the complete file"
         ) from error
     _check_pixels(*image.size, limits)
     if kind != "JPEG" and getattr(image, "is_animated", False):
-        raise InvalidImage(f"the {kind} file is animated: send one picture, such as its first")
+        raise InvalidImage(f"the {kind} file is animated: send one image, such as its first frame")
     return image
 
 
@@ -149,14 +148,14 @@ def _kind(encoded: bytes) -> str:
     if encoded[4:8] == b"ftyp":
         foreign = "HEIC, AVIF or video"
     if foreign:
-        raise UnsupportedImage(f"{foreign} files are not read: send JPEG, PNG or WebP")
+        raise UnsupportedImage(f"{foreign} files are not supported: send JPEG, PNG or WebP")
     raise InvalidImage(
-        f"the {len(encoded):,} bytes are not an image: send a whole JPEG, PNG or WebP file"
+        f"the {len(encoded):,} bytes are not an image: send a complete JPEG, PNG or WebP file"
     )
 
 
 def _check_jpeg(encoded: bytes) -> None:
-    """Raise InvalidImage for more segments or scans than a picture needs."""
+    """Raise InvalidImage if the file has more segments or scans than an image needs."""
     segments = scans = 0
     position = 2
     while found := _JPEG_MARKER.search(encoded, position):
@@ -169,13 +168,13 @@ def _check_jpeg(encoded: bytes) -> None:
         if scans > _MAX_SCANS or segments > _MAX_SEGMENTS or (not scans and fill > _MAX_FILL):
             raise InvalidImage(
                 f"the JPEG file has more than {_MAX_SCANS} scans, {_MAX_SEGMENTS} segments or "
-                f"{_MAX_FILL} bytes between two of them: save it anew"
+                f"{_MAX_FILL} bytes between two of them: re-encode it"
             )
         position = found.end() + int.from_bytes(encoded[found.end() : found.end() + 2])
 
 
 def _check_png(encoded: bytes) -> None:
-    """Raise InvalidImage for more chunks than a picture needs."""
+    """Raise InvalidImage if the file has more chunks than an image needs."""
     chunks = others = 0
     position = 8
     while position < len(encoded):
@@ -183,8 +182,8 @@ def _check_png(encoded: bytes) -> None:
         others += encoded[position + 4 : position + 8] != b"IDAT"
         if others > _MAX_SEGMENTS or chunks > _MAX_CHUNKS:
             raise InvalidImage(
-                f"the PNG file has more than {_MAX_CHUNKS:,} chunks, or {_MAX_SEGMENTS} that are "
-                "not pixels: save it anew"
+                f"the PNG file has more than {_MAX_CHUNKS:,} chunks, or {_MAX_SEGMENTS} other than "
+                "IDAT: re-encode it"
             )
         position += 12 + int.from_bytes(encoded[position : position + 4])
 
@@ -193,7 +192,7 @@ _CHECKS: dict[str, Callable[[bytes], None]] = {"JPEG": _check_jpeg, "PNG": _chec
 
 
 def _webp_size(encoded: bytes) -> tuple[int, int]:
-    """(width, height) as the first chunk of a WebP file states it."""
+    """Read (width, height) from the first chunk of a WebP file."""
     chunk, body = encoded[12:16], encoded[20:30]
     if chunk == b"VP8X":
         return (
@@ -211,11 +210,11 @@ def _webp_size(encoded: bytes) -> tuple[int, int]:
 
 def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
     if width < 1 or height < 1:
-        raise InvalidImage(f"the header states {width}×{height} pixels: send the file whole")
+        raise InvalidImage(f"the header states {width}×{height} pixels: send the complete file")
     if max(width, height) > MAX_SIDE:
         raise InvalidImage(
-            f"the image has {width}×{height} pixels, the limit is {MAX_SIDE:,} for each side: "
-            "cut it into parts, or scale it down"
+            f"the image has {width}×{height} pixels, the limit is {MAX_SIDE:,} per side: "
+            "split it, or scale it down"
         )
     if width * height > limits.max_pixels:
         raise InvalidImage(
@@ -225,11 +224,11 @@ def _check_pixels(width: int, height: int, limits: ImageLimits) -> None:
 
 
 def _orientation(image: ImageFile) -> int:
-    """EXIF orientation from what stands before the pixels; 1 where it is absent or unreadable."""
+    """Return the EXIF orientation in the header; 1 if it is absent or unreadable."""
     try:
-        # The base method: PNG's own decodes all pixels to look for EXIF behind them.
+        # PNG's override decodes all pixels to look for EXIF data after them.
         return int(Image.Image.getexif(image).get(_EXIF_ORIENTATION, 1))
-    except Exception:  # damaged metadata is no reason to refuse a good picture
+    except Exception:  # damaged metadata is no reason to reject a valid image
         return 1
 
 

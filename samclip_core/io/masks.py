@@ -1,4 +1,4 @@
-"""Mask codecs: bool H×W to the encodings of the wire and back, bit for bit."""
+"""Mask codecs: lossless conversion between bool H×W arrays and the wire encodings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pycocotools import mask as coco
 BoolMask = NDArray[np.bool_]
 Polygon = NDArray[np.float32]
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max; the last two are exclusive
-Run = tuple[int, int, int, int]  # x0, y0, x1, y1 of a straight piece of outline
+Run = tuple[int, int, int, int]  # x0, y0, x1, y1 of a straight piece of the outline
 
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 _MAX_LABELS_8_BIT = 254
@@ -19,9 +19,9 @@ _MAX_LABELS_8_BIT = 254
 
 @dataclass(frozen=True, eq=False)
 class Runs:
-    """A mask of ``height``×``width`` as runs of pixels inside, column by column.
+    """A mask of ``height``×``width`` as runs of set pixels in column-major order.
 
-    ``start_K`` and ``end_K`` (exclusive) count pixels from the top-left corner, down the columns.
+    ``start_K`` and ``end_K`` (exclusive) are offsets in pixels from the top-left corner.
     """
 
     start_K: NDArray[np.intp]
@@ -31,21 +31,21 @@ class Runs:
 
     @property
     def box(self) -> Box:
-        """(x_min, y_min, x_max, y_max) as of ``mask_box``, in whole pixels."""
+        """(x_min, y_min, x_max, y_max) in whole pixels, as ``pixel_box`` returns it."""
         if not len(self.start_K):
             return (0, 0, 0, 0)
         last_K = self.end_K - 1
         column_K, last_column_K = self.start_K // self.height, last_K // self.height
-        across = column_K != last_column_K  # such a run reaches the bottom, and the top behind it
+        across = column_K != last_column_K  # runs that touch both the bottom and the top edge
         y_min = 0 if across.any() else int((self.start_K % self.height).min())
         y_max = self.height if across.any() else int((last_K % self.height).max()) + 1
         return (int(column_K[0]), y_min, int(last_column_K[-1]) + 1, y_max)
 
 
 class LabelRuns:
-    """The runs of every label of a label map, from one pass over it however many labels there are.
+    """The runs of all labels in a label map, found in one pass for any number of labels.
 
-    ``label_map_HW`` holds indices of labels, -1 where there is none.
+    ``label_map_HW`` has label indices, and -1 for no label.
     """
 
     def __init__(self, label_map_HW: NDArray[np.integer]):
@@ -59,23 +59,23 @@ class LabelRuns:
         self._start_K, self._end_K = start_K[order_K], end_K[order_K]
 
     def of(self, label: int) -> Runs:
-        """The pixels of one label."""
+        """Return the runs of one label."""
         first, last = np.searchsorted(self._label_K, [label, label + 1])
         own = slice(first, last)
         return Runs(self._start_K[own], self._end_K[own], self._height, self._width)
 
 
 def encode_rle(mask_HW: BoolMask) -> bytes:
-    """COCO's compressed run-length counts, column-major, as pycocotools writes them."""
+    """Encode a mask as COCO's compressed RLE counts, column-major, as pycocotools does."""
     return encode_runs(_runs(mask_HW))
 
 
 def encode_runs(runs: Runs) -> bytes:
-    """The same of a mask that is there as its runs."""
+    """Encode the runs of a mask as ``encode_rle`` does."""
     size = runs.height * runs.width
     bounds_K = np.stack([runs.start_K, runs.end_K], axis=1).reshape(-1)
     count_K = np.diff(bounds_K, prepend=0, append=size)
-    if len(count_K) > 1 and not count_K[-1]:  # the mask ends inside
+    if len(count_K) > 1 and not count_K[-1]:  # the last pixel is set
         count_K = count_K[:-1]
     rle = coco.frPyObjects(
         {"size": [runs.height, runs.width], "counts": count_K}, runs.height, runs.width
@@ -84,45 +84,45 @@ def encode_runs(runs: Runs) -> bytes:
 
 
 def _runs(mask_HW: BoolMask) -> Runs:
-    """Found inside the mask's box: a small object of a large picture costs little."""
+    """Find the runs of a mask, only within its box: a small object in a large image is cheap."""
     height, width = mask_HW.shape
     x_min, y_min, x_max, y_max = pixel_box(mask_HW)
     crop_hw = np.ascontiguousarray(mask_HW[y_min:y_max, x_min:x_max]).view(np.uint8)
     padded_wh = np.zeros((x_max - x_min, y_max - y_min + 2), np.uint8)  # columns as rows
-    if crop_hw.size:  # which OpenCV wants
+    if crop_hw.size:  # OpenCV rejects empty arrays
         padded_wh[:, 1:-1] = cv2.transpose(crop_hw)
-    changes = np.flatnonzero(padded_wh[:, 1:] != padded_wh[:, :-1])  # into the mask and out again
+    changes = np.flatnonzero(padded_wh[:, 1:] != padded_wh[:, :-1])  # start and end alternate
     column_K, row_K = np.divmod(changes, y_max - y_min + 1)
     bounds_K = (x_min + column_K) * height + y_min + row_K
     start_K, end_K = bounds_K[::2], bounds_K[1::2]
-    # From the bottom of a column to the top of the next it is one run.
+    # A run at the bottom of a column and one at the top of the next column are the same run.
     apart_K = start_K[1:] != end_K[:-1]
     first_K = np.append(True, apart_K)[: len(start_K)]
     return Runs(start_K[first_K], end_K[np.roll(first_K, -1)], height, width)
 
 
 def decode_rle(counts: bytes, height: int, width: int) -> BoolMask:
-    """COCO's compressed counts to bool height×width."""
+    """Decode COCO's compressed RLE counts to bool height×width."""
     return np.ascontiguousarray(coco.decode({"size": [height, width], "counts": counts}), np.bool_)
 
 
 def encode_png(mask_HW: BoolMask) -> bytes:
-    """One-channel 8-bit PNG file, 255 inside and 0 outside."""
+    """Encode a mask as a one-channel 8-bit PNG file, 255 inside and 0 outside."""
     return _write_png(mask_HW.astype(np.uint8) * 255)
 
 
 def decode_png(encoded: bytes) -> BoolMask:
-    """One-channel PNG file to bool; ValueError when it is not one."""
+    """Decode a one-channel PNG file to bool. Raises ValueError if it is not one."""
     return _read_png(encoded) > 0
 
 
 def pack_bits(mask_HW: BoolMask) -> bytes:
-    """One bit a pixel, row-major, most significant bit first, rows not padded."""
+    """Pack a mask to one bit per pixel, row-major, most significant bit first, rows not padded."""
     return np.packbits(mask_HW).tobytes()
 
 
 def unpack_bits(packed: bytes, height: int, width: int) -> BoolMask:
-    """``pack_bits`` undone; ValueError when the length does not fit the size."""
+    """Undo ``pack_bits``. Raises ValueError if the length does not match the size."""
     expected = -(-height * width // 8)
     if len(packed) != expected:
         raise ValueError(f"{len(packed)} bytes for {height}×{width} bits, expected {expected}")
@@ -131,20 +131,19 @@ def unpack_bits(packed: bytes, height: int, width: int) -> BoolMask:
 
 
 def encode_polygons(mask_HW: BoolMask) -> list[Polygon]:
-    """Closed rings float32 (x0, y0, x1, y1, …) along the pixels' edges.
+    """Trace a mask as closed float32 rings (x0, y0, x1, y1, …) along the pixel edges.
 
     Parts run clockwise on the screen and holes anticlockwise; pixels that touch only at a corner
-    are separate parts. The tolerance is zero: filling the rings by the even-odd rule, a pixel being
-    inside when its centre is, gives back the same mask.
+    are separate parts. The outline is exact: ``decode_polygons`` returns the same mask.
     """
     x_min, y_min, x_max, y_max = pixel_box(mask_HW)
     return encode_polygons_of(mask_HW[y_min:y_max, x_min:x_max], x_min, y_min)
 
 
 def encode_polygons_of(crop_hw: BoolMask, x_min: int, y_min: int) -> list[Polygon]:
-    """The same of a mask that is false outside of a crop, whose corner is (x_min, y_min)."""
+    """Trace a mask that is false outside a crop with top-left corner (x_min, y_min)."""
     rows_K3, columns_K3 = _edge_runs(crop_hw), _edge_runs(crop_hw.T)
-    # Horizontal runs keep the mask on their right hand; in the transposed mask that is the left.
+    # Horizontal runs have the mask on their right; in the transposed mask, on their left.
     runs = [(x, y, end, y) for y, x, end in rows_K3.tolist()]
     runs += [(x, end, x, y) for x, y, end in columns_K3.tolist()]
     rings = _link(runs)
@@ -153,17 +152,17 @@ def encode_polygons_of(crop_hw: BoolMask, x_min: int, y_min: int) -> list[Polygo
 
 
 def decode_polygons(polygons: Sequence[Polygon], height: int, width: int) -> BoolMask:
-    """Rings to bool height×width by the even-odd rule: a pixel is inside when its centre is.
+    """Fill rings by the even-odd rule to bool height×width; a pixel is inside if its centre is.
 
-    Raises ValueError for a ring that is none.
+    Raises ValueError for an invalid ring.
     """
     if not all(len(ring) % 2 == 0 and np.isfinite(ring).all() for ring in polygons):
-        raise ValueError("a polygon has half a point, or one that is not finite")
+        raise ValueError("a polygon has an odd number of coordinates, or one that is not finite")
     crossings_HW = np.zeros((height, width + 1), np.bool_)
     for polygon in polygons:
         start_K2 = np.asarray(polygon, np.float64).reshape(-1, 2)
         end_K2 = np.roll(start_K2, -1, axis=0)
-        # Edge by edge, the rows whose centre line (y + 0.5) it crosses, and where.
+        # For each edge, the rows whose centre line (y + 0.5) it crosses, and the x of the crossing.
         row_K2 = np.ceil(np.sort(np.stack([start_K2[:, 1], end_K2[:, 1]], 1), axis=1) - 0.5)
         row_K2 = np.clip(row_K2, 0, height).astype(int)
         count_K = row_K2[:, 1] - row_K2[:, 0]
@@ -171,22 +170,21 @@ def decode_polygons(polygons: Sequence[Polygon], height: int, width: int) -> Boo
         first_N = np.repeat(np.cumsum(count_K) - count_K, count_K)
         row_N = row_K2[edge_N, 0] + np.arange(len(edge_N)) - first_N
         (x_N, y_N), (dx_N, dy_N) = start_K2[edge_N].T, (end_K2 - start_K2)[edge_N].T
-        cross_N = (
-            x_N + (row_N + 0.5 - y_N) * dx_N / dy_N
-        )  # multiplied first: exact on pixel centres
+        # Multiplying before dividing is exact at pixel centres.
+        cross_N = x_N + (row_N + 0.5 - y_N) * dx_N / dy_N
         column_N = np.clip(np.ceil(cross_N - 0.5), 0, width).astype(int)
         np.logical_xor.at(crossings_HW, (row_N, column_N), True)
     return np.logical_xor.accumulate(crossings_HW, axis=1)[:, :width]
 
 
 def mask_box(mask_HW: BoolMask) -> tuple[float, float, float, float]:
-    """(x_min, y_min, x_max, y_max) around the mask's pixels, edges included; zeros when empty."""
+    """Return (x_min, y_min, x_max, y_max) along the mask's pixel edges; zeros if it is empty."""
     x_min, y_min, x_max, y_max = pixel_box(mask_HW)
     return (float(x_min), float(y_min), float(x_max), float(y_max))
 
 
 def pixel_box(mask_HW: BoolMask) -> Box:
-    """``mask_box`` in whole pixels, to index by."""
+    """Return ``mask_box`` as integers, for slicing."""
     x_N, y_N = np.flatnonzero(mask_HW.any(axis=0)), np.flatnonzero(mask_HW.any(axis=1))
     if not len(x_N):
         return (0, 0, 0, 0)
@@ -194,7 +192,7 @@ def pixel_box(mask_HW: BoolMask) -> Box:
 
 
 def encode_label_map(label_map_HW: NDArray[np.integer], labels: int) -> bytes:
-    """Indices into ``labels`` labels, -1 background, to a one-channel PNG file.
+    """Encode indices into ``labels`` labels, -1 for background, as a one-channel PNG file.
 
     8-bit up to 254 labels, else 16-bit; the type's largest value is background.
     """
@@ -202,11 +200,11 @@ def encode_label_map(label_map_HW: NDArray[np.integer], labels: int) -> bytes:
     background = np.iinfo(dtype).max
     if labels > background:
         raise ValueError(f"{labels} labels do not fit a 16-bit label map")
-    return _write_png(label_map_HW.astype(dtype))  # -1 wraps round to the largest value
+    return _write_png(label_map_HW.astype(dtype))  # -1 wraps around to the largest value
 
 
 def decode_label_map(encoded: bytes) -> NDArray[np.int32]:
-    """A label map's PNG file to int32 indices, -1 background; ValueError when it is not one."""
+    """Decode a label map to int32 indices, -1 for background. Raises ValueError if it is no PNG."""
     values_HW = _read_png(encoded)
     labels_HW = values_HW.astype(np.int32)
     labels_HW[values_HW == np.iinfo(values_HW.dtype).max] = -1
@@ -227,9 +225,9 @@ def _read_png(encoded: bytes) -> NDArray[np.unsignedinteger]:
 
 
 def _edge_runs(mask_HW: BoolMask) -> NDArray[np.intp]:
-    """Straight runs of horizontal pixel edges between inside and outside, as K×(y, start, end).
+    """Find the horizontal runs of pixel edges between inside and outside, as K×(y, start, end).
 
-    From left to right (start < end) with the mask below, right to left with the mask above.
+    They go left to right (start < end) with the mask below, right to left with the mask above.
     """
     height, width = mask_HW.shape
     sides = np.zeros((height + 2, width), np.int8)
@@ -238,13 +236,13 @@ def _edge_runs(mask_HW: BoolMask) -> NDArray[np.intp]:
     edges[:, 1:-1] = np.diff(sides, axis=0)
     changed = edges[:, 1:] != edges[:, :-1]
     y_S, x_S = np.nonzero(changed & (edges[:, 1:] != 0))
-    _, x_E = np.nonzero(changed & (edges[:, :-1] != 0))  # the same order: runs never overlap
+    _, x_E = np.nonzero(changed & (edges[:, :-1] != 0))  # in the same order: runs never overlap
     downward = edges[y_S, x_S + 1] > 0
     return np.stack([y_S, np.where(downward, x_S, x_E), np.where(downward, x_E, x_S)], axis=1)
 
 
 def _link(runs: list[Run]) -> list[list[tuple[int, int]]]:
-    """Runs joined end to start into rings, turning right where two ways are open."""
+    """Join runs end to start into rings, turning right where two runs continue."""
     outgoing = {(*run[:2], *_heading(run)): run for run in runs}
     rings = []
     while outgoing:

@@ -1,6 +1,6 @@
-"""Head_CLIP: from the image encoder's patch tokens into CLIP's text space.
+"""The CLIP head: maps the image encoder's patch tokens into CLIP's text space.
 
-Shape letters: B images, h w patch grid, D width of the tokens, then of the text space.
+Shape letters: B images, h w patch grid, D width of the tokens or of the text space.
 """
 
 from typing import Literal
@@ -19,7 +19,7 @@ Pool = Literal["max", "avg"]
 class ClipHead(nn.Module):
     """Transformer blocks → pool → LayerNorm → MLP with two hidden layers.
 
-    ``checkpointing`` trades time for memory in training, see ``run_blocks``.
+    ``checkpointing`` trades time for memory in training; see ``run_blocks``.
     """
 
     checkpointing = False
@@ -35,8 +35,9 @@ class ClipHead(nn.Module):
         pool: Pool = "max",
         stride: int = PATCH,
     ):
-        """Args beyond the obvious: ``grid`` is the model frame's in patches (tables of positions
-        stretch to other frames), ``stride`` the pixels that one patch covers.
+        """Build the head for a model frame of ``grid``×``grid`` patches of ``stride`` pixels.
+
+        The position tables are interpolated for frames of other sizes.
         """
         super().__init__()
         self.pool = pool
@@ -56,11 +57,11 @@ class ClipHead(nn.Module):
 
         Args:
             tokens_BDhw: the encoder's patch tokens.
-            sizes_B2: int64 (height, width) in pixels of the valid part of the model frame; only
-                patches that it touches are pooled.
+            sizes_B2: int64 (height, width) in pixels of the valid part of the model frame; patches
+                outside it are not pooled.
 
         Returns:
-            ``dense_BDhw`` and ``pooled_BD``, D the width of the text space.
+            ``dense_BDhw`` and ``pooled_BD``; D is the width of the text space.
         """
         tokens_BhwD = tokens_BDhw.permute(0, 2, 3, 1)
         tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing)
@@ -78,6 +79,6 @@ class ClipHead(nn.Module):
 
 
 def init_from_encoder(head: ClipHead, last_block: Block) -> None:
-    """Start every block of the head as a copy of the encoder's last block, as in the paper."""
+    """Initialise every block of the head from the encoder's last block, as in the paper."""
     for block in head.blocks:
         block.load_state_dict(last_block.state_dict())

@@ -1,4 +1,4 @@
-"""open_clip's image towers: what they see of a padded frame, and what their patches say.
+"""open_clip's image towers: their input from padded frames, and embeddings of their patches.
 
 Shape letters: B images, C channels, H W pixels, S side of the model frame, L pixels of a resized
 side, h w grid, N cells, D width.
@@ -17,14 +17,14 @@ from torch.nn import functional as F
 
 from samclip_core.errors import CheckpointError
 
-Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel  # all that open_clip has
+Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel  # all of open_clip's
 
 
 def build_tower(clip_model: str) -> Tower:
     """Build the image tower of an open_clip architecture, with random weights.
 
-    Raises CheckpointError where there is no such architecture, or its patches cannot be read
-    against texts because it pools them with an attention of another width.
+    Raises CheckpointError if there is no such architecture, or if it pools patches by attention,
+    so that single patches have no embedding in the text space.
     """
     if clip_model not in open_clip.list_models():
         raise CheckpointError(
@@ -33,39 +33,39 @@ def build_tower(clip_model: str) -> Tower:
         )
     architecture = open_clip.get_model_config(clip_model)
     vision = architecture["vision_cfg"] | {"timm_model_pretrained": False}
-    # The whole model would be built, and its text tower thrown away, by open_clip.create_model.
+    # open_clip.create_model would also build the text tower.
     tower: Tower = _build_vision_tower(
         architecture["embed_dim"], vision, architecture.get("quick_gelu", False)
     )
     pools = tower.head if isinstance(tower, TimmModel) else tower
     if hasattr(pools, "pool") or getattr(pools, "attn_pool", None) is not None:
         raise CheckpointError(
-            f"the image tower of {clip_model!r} pools its patches by an attention of its own: they "
-            "cannot be read against texts. Use for example ViT-B-32, ViT-B-16 or ViT-L-14"
+            f"the image tower of {clip_model!r} pools its patches by attention, so single patches "
+            "cannot be compared with texts: use for example ViT-B-32, ViT-B-16 or ViT-L-14"
         )
     return tower
 
 
 def resize_valid(pixels_B3SS: Tensor, sizes_B2: Tensor, side: int | tuple[int, int]) -> Tensor:
-    """Cut out the valid parts and resize each to a tower's square: ``pixels_B3HW``, 0..255.
+    """Crop the valid parts and resize each to a tower's input: ``pixels_B3HW``, 0..255.
 
-    Equal to ``F.interpolate(mode="bicubic", antialias=True)`` of each part, for the whole batch
-    at once and without sizes that a graph cannot know.
+    Equals ``F.interpolate(mode="bicubic", antialias=True)`` of each part, but runs on the whole
+    batch and without data-dependent shapes, so that it can be exported to a graph.
     """
     height, width = (side, side) if isinstance(side, int) else side
     rows_BHS = _bicubic_weights(sizes_B2[:, 0], height, pixels_B3SS.shape[-2])
     columns_BWS = _bicubic_weights(sizes_B2[:, 1], width, pixels_B3SS.shape[-1])
-    with torch.autocast(pixels_B3SS.device.type, enabled=False):  # pixel values need 8 bits
+    with torch.autocast(pixels_B3SS.device.type, enabled=False):  # bfloat16 rounds pixels
         resized_B3HW = rows_BHS[:, None] @ pixels_B3SS.float() @ columns_BWS[:, None].mT
-    # Bicubic overshoots at edges; an 8-bit picture, which CLIP was trained on, cannot.
+    # Bicubic interpolation overshoots at edges; CLIP was trained on 8-bit pictures, which cannot.
     return resized_B3HW.clamp(0, 255)
 
 
 def _bicubic_weights(valid_B: Tensor, length: int, frame: int) -> Tensor:
-    """How much each of ``frame`` pixels counts in each of ``length`` resized ones: ``B×L×S``.
+    """Return the weight of each of ``frame`` pixels in each of ``length`` resized ones: ``B×L×S``.
 
-    Only the first ``valid_B`` pixels count. The kernel is the cubic one with a = -0.5, as wide as
-    a resized pixel where that covers more than one.
+    Only the first ``valid_B`` pixels count. The kernel is cubic with a = -0.5, and is scaled to the
+    size of a resized pixel when downsampling.
     """
     scale_B11 = (valid_B / length)[:, None, None]
     centre_BL1 = (torch.arange(length, device=valid_B.device)[:, None] + 0.5) * scale_B11
@@ -80,8 +80,8 @@ def _bicubic_weights(valid_B: Tensor, length: int, frame: int) -> Tensor:
 def read_tower(tower: Tower, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
     """Embed the patches of normalised pixels and the whole picture, all of length 1 along D.
 
-    ``dense_BDhw`` gives each patch the answer of a picture that were this patch alone: whatever
-    pools a picture's patches pools one. ``pooled_BD`` is open_clip's ``encode_image``.
+    ``dense_BDhw`` embeds each patch as if it were the whole picture: the tower's pooling is applied
+    to that patch alone. ``pooled_BD`` is open_clip's ``encode_image``.
     """
     if isinstance(tower, VisionTransformer):
         dense_BDhw, pooled_BD = _read_vit(tower, pixels_B3HW)
@@ -95,10 +95,10 @@ def read_tower(tower: Tower, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _read_vit(tower: VisionTransformer, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
-    """CLIP's own ViTs as MaskCLIP reads them: in the last block each patch attends to itself.
+    """Embed the patches of CLIP's own ViTs as MaskCLIP does, and the whole picture.
 
-    So its value stays where it stands; then ``ln_post`` and ``proj``, as for the class token. The
-    picture's own attention there gathers what is global, not local.
+    In the last block each patch attends only to itself, because full attention there gathers global
+    instead of local information. ``ln_post`` and ``proj`` follow, as for the class token.
     """
     *_, last_block = tower.transformer.resblocks
     out = tower.forward_intermediates(
@@ -115,9 +115,9 @@ def _read_vit(tower: VisionTransformer, pixels_B3HW: Tensor) -> tuple[Tensor, Te
 
 def _read_cells(tower: TimmModel | ModifiedResNet, cells_NC: Tensor) -> Tensor:
     """Pool each cell of the last feature map alone, and project it into the text space."""
-    if isinstance(tower, ModifiedResNet):  # attention over one cell is that cell's value
+    if isinstance(tower, ModifiedResNet):  # attention over one cell returns its value
         return tower.attnpool.c_proj(tower.attnpool.v_proj(cells_NC))
-    if hasattr(tower.trunk, "num_prefix_tokens"):  # a class token or an average: both find the cell
+    if hasattr(tower.trunk, "num_prefix_tokens"):  # class-token or average pooling
         tokens = 1 + tower.trunk.num_prefix_tokens
         return tower.head(tower.trunk.forward_head(cells_NC[:, None].expand(-1, tokens, -1)))
     return tower.head(tower.trunk.forward_head(cells_NC[:, :, None, None]))
@@ -130,7 +130,7 @@ def lay_over_frame(dense_BDhw: Tensor, sizes_B2: Tensor, frame: int, cells: int)
     """
     centres_h = (torch.arange(cells, device=sizes_B2.device) + 0.5) * (frame / cells)
     y_Bh, x_Bw = (2 * centres_h / sizes_B2[:, axis, None] - 1 for axis in (0, 1))
-    shape = (sizes_B2.shape[0], cells, cells)  # len() would fix the batch of an exported graph
+    shape = (sizes_B2.shape[0], cells, cells)  # len() would fix the batch size of a graph
     grid_Bhw2 = torch.stack([x_Bw[:, None].expand(shape), y_Bh[:, :, None].expand(shape)], dim=-1)
     laid_BDhw = F.grid_sample(
         dense_BDhw, grid_Bhw2.to(dense_BDhw.dtype), padding_mode="border", align_corners=False

@@ -1,4 +1,4 @@
-"""The ``edge`` size: a CNN image encoder, its CLIP head, and prompts that a small decoder can read.
+"""The ``edge`` kind: a CNN image encoder, its CLIP head, and SAM's prompt encoder and decoder.
 
 B batch, C channels, H W pixels of the model frame, h w grid, D width, P prompts, N points.
 """
@@ -10,26 +10,26 @@ import torch.nn.functional as F
 from segment_anything.modeling.common import LayerNorm2d
 from torch import Tensor, nn
 
-from samclip_core.engine.base import BOX_MAX, BOX_MIN, PADDING
 from samclip_core.nn.encoder import EncoderOutput, valid_mask
 from samclip_core.nn.fused import use_fused
 from samclip_core.nn.mask_decoder import MaskDecoder
 from samclip_core.nn.prompt_encoder import PromptEncoder
+from samclip_core.types import BOX_MAX, BOX_MIN, PADDING
 
 BACKBONE = "tf_efficientnet_lite0"
 STRIDE = 8  # of the SAM embedding
 TOKEN_STRIDE = 2 * STRIDE
 UPSCALING = 4  # of the mask decoder
-WIDEST = 24  # values for each pixel of the frame in the widest map: 96 channels at stride 2
+WIDEST = 24  # values per pixel of the frame in the widest map: 96 channels at stride 2
 SPOTS = (3.0, 16.0)  # standard deviations of a drawn click, in cells of the mask
 DRAWN = 2 + len(SPOTS)  # channels of a drawn prompt
 
 
 class EdgeEncoder(nn.Module):
-    """EfficientNet-Lite features, and a neck that gathers five of their scales at stride 8."""
+    """EfficientNet-Lite with a neck that merges five of its scales at stride 8."""
 
     def __init__(self, image_size: int = 384, embed_dim: int = 128) -> None:
-        import timm  # takes a second, and who only decodes masks does without
+        import timm  # slow to import, and not needed to decode masks
 
         super().__init__()
         self.image_size = image_size
@@ -59,7 +59,7 @@ class EdgeEncoder(nn.Module):
         """Encode padded square frames, whose side is any multiple of 32.
 
         ``pixels_B3SS``: float, RGB 0..255, padded right and bottom; ``sizes_B2``: int, the valid
-        (height, width). Gives ``sam_BDhw`` at stride 8 and ``tokens_BDhw`` at stride 16: the
+        (height, width). Returns ``sam_BDhw`` at stride 8 and ``tokens_BDhw`` at stride 16: the
         trunk's two coarsest maps, the coarser one first.
         """
         valid_BSS = valid_mask(sizes_B2, *pixels_B3SS.shape[-2:])
@@ -81,9 +81,9 @@ class EdgeClipHead(nn.Module):
     """Tokens → features → pooling over the image → MLP into the text space.
 
     The hidden layer of the MLP is a softmax over ``hidden`` visual concepts, and its output layer
-    places each concept in the text space: started from an ImageNet classifier and the embeddings
-    of its class names, it is a zero-shot classifier before any training. Without pooling, the
-    same MLP reads every position: the dense map.
+    maps each concept into the text space. Initialised from an ImageNet classifier and the
+    embeddings of its class names, the head is a zero-shot classifier before any training. Applied
+    to every position without pooling, the same MLP gives the dense map.
     """
 
     def __init__(
@@ -96,9 +96,10 @@ class EdgeClipHead(nn.Module):
         self.project = nn.Linear(hidden, text_dim, bias=False)
 
     def forward(self, tokens_BDhw: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
-        """Give ``dense_BDhw`` and ``pooled_BD`` in the text space, every vector of length 1.
+        """Return ``dense_BDhw`` and ``pooled_BD`` in the text space, every vector of length 1.
 
-        Cells that hold no picture are zero, and no work where the whole batch has none.
+        Cells without picture are zero; rows and columns that are padding in the whole batch are
+        not computed.
         """
         grid = tokens_BDhw.shape[-1]
         valid_B1hw = valid_mask(sizes_B2, grid, grid, TOKEN_STRIDE)[:, None]
@@ -118,9 +119,9 @@ class EdgeClipHead(nn.Module):
 class EdgeMaskDecoder(MaskDecoder):
     """SAM's mask decoder, with convolutions that mix picture and prompt before the upscaling.
 
-    SAM's decoder mixes places only through a few tokens, and needs millions of masks to learn to.
-    Its masks see the prompt at the embedding's stride alone: here each mask's token also says how
-    much the drawn prompt counts, at the mask's own resolution, so that a box's edge stays sharp.
+    SAM's decoder exchanges information between places only through a few tokens, which takes
+    millions of masks to learn, and sees the prompt only at the embedding's stride. Here each mask's
+    token also weights the drawn prompt at the mask's resolution, so that a box's edges stay sharp.
     """
 
     def __init__(self, width: int, depth: int, heads: int, mlp_dim: int) -> None:
@@ -140,9 +141,9 @@ class EdgeMaskDecoder(MaskDecoder):
 
 
 class Mixer(nn.Module):
-    """A residual block: what is around (depthwise 7×7), then what it means (pointwise).
+    """A residual block: a depthwise 7×7 convolution, then a pointwise MLP.
 
-    It starts as the identity, so that a trained network can be given more of them.
+    Initialised as the identity, so that more blocks can be added to a trained network.
     """
 
     def __init__(self, width: int, hidden: int | None = None) -> None:
@@ -161,9 +162,9 @@ class Mixer(nn.Module):
 
 
 class Detail(nn.Module):
-    """Where edges run, from the trunk's two finest maps, as far as the embedding has room for it.
+    """A branch that adds edges from the trunk's two finest maps to the embedding.
 
-    It starts at zero, so that a trained network can be given it.
+    Its output is initialised to zero, so that it can be added to a trained network.
     """
 
     def __init__(self, widths: tuple[int, int], embed_dim: int, width: int = 48) -> None:
@@ -176,7 +177,7 @@ class Detail(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, s2_BDhw: Tensor, s4_BDhw: Tensor) -> Tensor:
-        """Maps at strides 2 and 4 to one at stride 8."""
+        """Merge maps at strides 2 and 4 into one at stride 8."""
         x_BDhw = self.finest(s2_BDhw) + self.fine(s4_BDhw)
         for refine in self.refine:
             x_BDhw = x_BDhw + refine(_gelu(x_BDhw))
@@ -184,14 +185,14 @@ class Detail(nn.Module):
 
 
 def _gelu(x_BDhw: Tensor) -> Tensor:
-    """PyTorch's own, cut off where it gives next to nothing: a seventh of a CPU's time."""
+    """GELU of inputs clamped where it is almost zero: seven times faster on a CPU."""
     return F.gelu(x_BDhw.clamp(min=-12))
 
 
 class Overview(nn.Module):
-    """Mixers at a quarter of the resolution: they see the whole frame, for little work.
+    """Mixers at a quarter of the resolution, which see the whole frame at low cost.
 
-    Starts as the identity as well.
+    Initialised as the identity.
     """
 
     def __init__(self, width: int) -> None:
@@ -207,8 +208,8 @@ class Overview(nn.Module):
 def drawn_prompt(behind_PDhw: Tensor) -> Tensor:
     """``drawn_PCmm`` from the channels that follow an embedded dense prompt.
 
-    They hold it as it lies in memory: to put every cell's 4×4 into channels, and back, would take
-    0.6 ms of a core for each prompt.
+    The channels keep its memory layout, because moving every cell's 4×4 into channels and back
+    would take 0.6 ms of a core per prompt.
     """
     side = UPSCALING * behind_PDhw.shape[-1]
     return behind_PDhw.reshape(-1, DRAWN, side, side)
@@ -217,10 +218,10 @@ def drawn_prompt(behind_PDhw: Tensor) -> Tensor:
 class EdgePromptEncoder(PromptEncoder):
     """SAM's prompt encoder, which also draws clicks and boxes into the dense mask prompt.
 
-    From tokens alone, a small decoder takes very long to learn where a prompt is; drawn at the
-    resolution of the mask, it knows from the first step. The dense prompt has four channels:
-    the logits of ``masks`` (zero without any), the inside of the box, and the clicks as signed
-    Gaussian spots, narrow (what was clicked) and wide (what is near).
+    A small decoder takes very long to learn a prompt's position from tokens alone; a drawing at the
+    mask's resolution gives it from the first step. The dense prompt has four channels: the logits
+    of ``masks`` (zero if there are none), the inside of the box, and the clicks as signed Gaussian
+    spots, narrow (the clicked point) and wide (its surroundings).
     """
 
     def __init__(self, embed_dim: int, grid: int, image_size: int, mask_in_chans: int = 64) -> None:
@@ -235,10 +236,10 @@ class EdgePromptEncoder(PromptEncoder):
         boxes: Tensor | None,
         masks: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """As the base class: coordinates in the model frame, labels 1, 0 or -1 (padding).
+        """Embed prompts: coordinates in the model frame, labels 1, 0 or -1 (padding).
 
-        Gives ``sparse_PND`` and ``dense_PDhw``: the embedded dense prompt, and in the channels
-        behind it the drawn one, which ``drawn_prompt`` reads.
+        Returns ``sparse_PND`` and ``dense_PDhw``: the embedded dense prompt, followed by the
+        channels of the drawn one, which ``drawn_prompt`` reads.
         """
         prompts, device = self._get_batch_size(points, boxes, masks), self._get_device()
         points_PN2 = torch.empty(prompts, 0, 2, device=device)
@@ -261,7 +262,7 @@ class EdgePromptEncoder(PromptEncoder):
     def embed(
         self, points_PN2: Tensor, labels_PN: Tensor, masks_P1mm: Tensor, has_mask_P: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """As the base class; a prompt without a mask has one of zeros."""
+        """Embed prompts as the base class does; the mask of a prompt without one is zero."""
         drawn_PCmm = torch.cat(
             [
                 masks_P1mm.clamp(-10, 10) / 10,
@@ -276,7 +277,7 @@ class EdgePromptEncoder(PromptEncoder):
         return self._tokens(points_PN2, labels_PN), dense_PDhw
 
     def _cells_m(self) -> Tensor:
-        """The centres of the mask's cells, in pixels of the model frame."""
+        """Return the centres of the mask's cells, in pixels of the model frame."""
         side = self.mask_input_size[0]
         return (torch.arange(side, device=self._get_device()) + 0.5) * self._cell
 
@@ -285,7 +286,7 @@ class EdgePromptEncoder(PromptEncoder):
         return self.input_image_size[0] / self.mask_input_size[0]
 
     def _draw_boxes(self, points_PN2: Tensor, labels_PN: Tensor) -> Tensor:
-        """How much of each cell lies in the box, so that no box is too small to be seen."""
+        """Return the fraction of each cell inside the box, so that no box is too small to show."""
         low_P2, high_P2 = (
             (points_PN2 * (labels_PN == corner)[..., None]).sum(dim=1)
             for corner in (BOX_MIN, BOX_MAX)

@@ -1,4 +1,4 @@
-"""What every image encoder gives, and which part of its frame is image.
+"""The output of every image encoder, and the mask of the valid part of its frame.
 
 B images, D width, h w grid, H W cells or pixels of a frame that is padded right and bottom.
 """
@@ -11,13 +11,13 @@ from torch import Tensor
 
 class EncoderOutput(NamedTuple):
     sam_BDhw: Tensor  # SAM's image embedding
-    tokens_BDhw: Tensor  # what the CLIP head reads
+    tokens_BDhw: Tensor  # the input of the CLIP head
 
 
 def valid_mask(sizes_B2: Tensor, height: int, width: int, stride: int = 1) -> Tensor:
-    """``mask_BHW``, bool: true where a cell of ``stride`` pixels holds image, even in part.
+    """Return ``mask_BHW``, bool: true where a cell of ``stride`` pixels holds image, even in part.
 
-    ``sizes_B2``: int, the (height, width) in pixels of each image in the frame's top left corner.
+    ``sizes_B2``: int (height, width) in pixels of each image, in the frame's top-left corner.
     """
     rows_H1 = torch.arange(height, device=sizes_B2.device)[:, None]
     columns_W = torch.arange(width, device=sizes_B2.device)

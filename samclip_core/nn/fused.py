@@ -1,4 +1,4 @@
-"""Layers that give the same results faster: fused twins, and norms folded into convolutions.
+"""Faster equivalents of layers: fused kernels, and norms folded into convolutions.
 
 P prompts, N queries, K keys, H heads, D width of a head, C channels, h w grid.
 """
@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 class FusedAttention(nn.Module):
-    """The two-way transformer's attention through ``scaled_dot_product_attention``."""
+    """The two-way transformer's attention with ``scaled_dot_product_attention``."""
 
     def __init__(self, attention: Attention):
         super().__init__()
@@ -36,8 +36,8 @@ class FusedAttention(nn.Module):
 class FusedLayerNorm2d(LayerNorm2d):
     """Layer norm over the channels of a map in one kernel.
 
-    Nothing is copied where the map lies channels last, as the decoder's do; and bfloat16 stays
-    bfloat16, where the original turns it into float32.
+    Channels-last maps, such as the decoder's, are not copied. bfloat16 stays bfloat16, which the
+    original converts to float32.
     """
 
     def __init__(self, norm: LayerNorm2d):
@@ -51,33 +51,30 @@ class FusedLayerNorm2d(LayerNorm2d):
 
 
 def use_fused(module: nn.Module) -> None:
-    """Put the twins, which keep the keys, in place of segment_anything's layers in ``module``."""
-    twins: dict[type[nn.Module], Callable[..., nn.Module]] = {
+    """Replace segment_anything's layers in ``module`` by fused ones with the same keys."""
+    replacements: dict[type[nn.Module], Callable[..., nn.Module]] = {
         Attention: FusedAttention,
         LayerNorm2d: FusedLayerNorm2d,
     }
     for name, child in list(module.named_children()):
-        if type(child) in twins:
-            setattr(module, name, twins[type(child)](child))
+        if type(child) in replacements:
+            setattr(module, name, replacements[type(child)](child))
         else:
             use_fused(child)
 
 
 def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
-    """Keep the weights of ``module`` that autocast multiplies with in its dtype.
-
-    It would cast them again and again, once an image.
-    """
+    """Convert weights to ``dtype`` once; autocast would convert them again for every image."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             layer.to(dtype)
 
 
 def fold_norms(module: nn.Module) -> None:
-    """Put every batch norm of ``module`` into the convolution right before it.
+    """Fold every batch norm of ``module`` into the convolution right before it.
 
-    For a module in evaluation mode that has its weights and learns no more: its keys change. A norm
-    of timm's, which holds the activation as well, leaves that behind.
+    For a trained module in evaluation mode: its keys change. timm's norms include an activation,
+    which remains.
     """
     before = ("", module)
     for name, child in list(module.named_children()):

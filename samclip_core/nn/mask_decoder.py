@@ -13,7 +13,7 @@ from samclip_core.nn.fused import use_fused
 class MaskDecoder(mask_decoder.MaskDecoder):
     """SAM's mask decoder with its state-dict keys; ``decode`` batches over images.
 
-    The inherited ``forward`` stays the official one: one image, its prompts.
+    The inherited ``forward`` is SAM's own, for one image and its prompts.
     """
 
     def __init__(self, width: int = 256, depth: int = 2, heads: int = 8, mlp_dim: int = 2048):
@@ -42,8 +42,8 @@ class MaskDecoder(mask_decoder.MaskDecoder):
             image_embeddings_BDhw: embeddings of the images.
             image_pe_1Dhw: the prompt encoder's ``get_dense_pe()``.
             sparse_PND: embedded points and boxes, the same number of tokens for each prompt.
-            dense_PDhw: embedded mask prompts; what follows their D channels is for ``_paint``.
-            image_index_P: int64, the row of ``image_embeddings_BDhw`` that a prompt asks about.
+            dense_PDhw: embedded mask prompts; channels after the first D are for ``_paint``.
+            image_index_P: int64, the row of each prompt's image in ``image_embeddings_BDhw``.
 
         Returns:
             ``logits_PMhw`` (M = 4, four times the embedding's grid) and predicted ``iou_PM``.
@@ -57,14 +57,14 @@ class MaskDecoder(mask_decoder.MaskDecoder):
         hidden_PND, keys_PLD = self.transformer(image_PDhw, image_pe_1Dhw, tokens_PND)
 
         mask_tokens_PMD = hidden_PND[:, 1 : 1 + self.num_mask_tokens]
-        # Transposed and viewed, one prompt alone has strides that no convolution takes for
-        # channels last.
+        # A transpose and a view would give a single prompt strides that convolutions do not
+        # recognise as channels last.
         keys_PDhw = keys_PLD.unflatten(1, image_PDhw.shape[-2:]).permute(0, 3, 1, 2)
         logits_PMhw = self._paint(mask_tokens_PMD, keys_PDhw, dense_PDhw[:, width:])
         return logits_PMhw, self.iou_prediction_head(hidden_PND[:, 0])
 
     def _paint(self, mask_tokens_PMD: Tensor, keys_PDhw: Tensor, _: Tensor) -> Tensor:
-        """Each mask's token says how much every channel of the enlarged picture counts."""
+        """Weight the channels of the upscaled picture by a kernel from each mask's token."""
         upscaled_PDhw = self.output_upscaling(keys_PDhw)
         kernels_PMD = torch.stack(
             [

@@ -1,4 +1,4 @@
-"""The network of a checkpoint: one image encoder and the heads on it, built part by part.
+"""The network of a checkpoint: an image encoder and its heads, built part by part.
 
 B batch, S side of the model frame, h w grid, D width.
 """
@@ -20,11 +20,12 @@ from samclip_core.nn.vit import PATCH, VARIANTS, ImageEncoder, ViTSize
 ENCODER_PARTS = ("image_encoder", "clip_head")
 SAM_HEAD_PARTS = ("prompt_encoder", "mask_decoder")
 PARTS = ENCODER_PARTS + SAM_HEAD_PARTS
+SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
 EDGE_TOKENS = 320 + 112  # channels of the two trunk maps that the edge's CLIP head reads
 
 
 class EncodedBatch(NamedTuple):
-    """What the backbone gives for a batch; CLIP's vectors have length 1 along D."""
+    """The backbone's output for a batch; CLIP's vectors have length 1 along D."""
 
     sam_BDhw: Tensor
     clip_dense_BDhw: Tensor
@@ -32,7 +33,7 @@ class EncodedBatch(NamedTuple):
 
 
 class SamClipNet(nn.Module):
-    """The parts of a checkpoint, by the names that its keys start with; some may be absent."""
+    """The parts of a checkpoint, named as the prefixes of its keys; some may be absent."""
 
     image_encoder: nn.Module
     clip_head: nn.Module
@@ -45,7 +46,7 @@ class SamClipNet(nn.Module):
             self.add_module(name, part)
 
     def encode(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncodedBatch:
-        """Encode padded frames: float RGB 0..255, and the int (height, width) that is image."""
+        """Encode padded frames: float RGB 0..255, and int (height, width) of their valid part."""
         sam_BDhw, tokens_BDhw = self.image_encoder(pixels_B3SS, sizes_B2)
         return EncodedBatch(sam_BDhw, *self.clip_head(tokens_BDhw, sizes_B2))
 
@@ -62,13 +63,13 @@ def build(config: SamClipConfig, parts: Collection[str] = PARTS) -> SamClipNet:
 
 
 def load_net(directory: Path, parts: Collection[str] = PARTS) -> SamClipNet:
-    """Load the named parts of a checkpoint, frozen, as float32 on the CPU, ready to answer."""
+    """Load the named parts of a checkpoint in evaluation mode, frozen, as float32 on the CPU."""
     net = build(checkpoint.read_config(directory), parts)
     checkpoint.load_weights(directory, net, parts)
     return net.eval().requires_grad_(False)
 
 
-# timm and open_clip take long to import: only a builder that uses one of them does so.
+# timm and open_clip are slow to import: only the builders that need them import them.
 
 
 def _build_edge_encoder(config: SamClipConfig) -> nn.Module:
@@ -117,15 +118,15 @@ def _build_pair_clip_head(config: SamClipConfig) -> nn.Module:
 def _vit_size(config: SamClipConfig) -> ViTSize:
     if config.backbone not in VARIANTS or config.stride != PATCH:
         raise CheckpointError(
-            f"config.json: {config.backbone} at stride {config.stride} is none of SAM's encoders: "
-            f"{', '.join(VARIANTS)} at stride {PATCH}"
+            f"config.json: {config.backbone} at stride {config.stride} is not one of SAM's "
+            f"encoders: expected {', '.join(VARIANTS)} at stride {PATCH}"
         )
     return VARIANTS[config.backbone]
 
 
 def _clip_head_of(config: SamClipConfig) -> ClipHeadConfig:
     if config.clip_head is None:
-        raise CheckpointError("config.json: clip_head is null, which only a pair may have")
+        raise CheckpointError("config.json: clip_head is null, which only the kind 'pair' allows")
     return config.clip_head
 
 

@@ -1,4 +1,4 @@
-"""``pair``: SAM's image encoder and CLIP's image tower side by side, as the parts of one network.
+"""The ``pair`` kind: SAM's image encoder and CLIP's image tower as parts of one network.
 
 Shape letters: B images, H W pixels, S side of the model frame, h w grid, N tokens, D width.
 """
@@ -15,15 +15,15 @@ from samclip_core.nn.vit import ImageEncoder
 
 
 class PairEncoder(ImageEncoder):
-    """SAM's image encoder, which hands the pixels on: they are the tokens that CLIP reads."""
+    """SAM's image encoder, which passes the pixels to CLIP as tokens."""
 
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> EncoderOutput:
-        """As ``ImageEncoder``, with ``tokens_BDhw`` the pixels themselves."""
+        """Encode as ``ImageEncoder`` does; ``tokens_BDhw`` are the pixels."""
         return EncoderOutput(super().forward(pixels_B3SS, sizes_B2).sam_BDhw, pixels_B3SS)
 
 
 class PairClipHead(nn.Module):
-    """CLIP's own image tower in the place of Head_CLIP; open_clip's keys, under ``visual.``."""
+    """CLIP's own image tower as the CLIP head, with open_clip's keys under ``visual.``."""
 
     pixel_mean_311: Tensor
     pixel_std_311: Tensor
@@ -46,12 +46,12 @@ class PairClipHead(nn.Module):
             ``dense_BDhw`` (cells outside the valid part repeat its edge) and ``pooled_BD``.
         """
         dense_BDhw, pooled_BD = read_tower(self.visual, self.clip_input(pixels_B3SS, sizes_B2))
-        # Twice as fine as the map, so that the short side of a 2:1 picture loses nothing.
+        # Twice the resolution of the map, so that the short side of a 2:1 picture loses none.
         cells = 2 * max(dense_BDhw.shape[-2:])
         return lay_over_frame(dense_BDhw, sizes_B2, pixels_B3SS.shape[-1], cells), pooled_BD
 
     def clip_input(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
-        """Cut out the valid parts, resize each to CLIP's square and normalise as CLIP does."""
+        """Crop the valid parts, resize each to CLIP's square and normalise as CLIP does."""
         pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size)
         normalised_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
         return normalised_B3HW.to(self.visual.conv1.weight.dtype)
@@ -65,7 +65,7 @@ def build_image_tower(clip_model: str) -> VisionTransformer:
     tower = build_tower(clip_model)
     if not isinstance(tower, VisionTransformer):
         raise CheckpointError(
-            f"the image tower of {clip_model!r} is not one of CLIP's own ViTs, which a pair needs. "
-            "Use for example ViT-B-32, ViT-B-16 or ViT-L-14"
+            f"the image tower of {clip_model!r} is not one of CLIP's own ViTs, which a pair needs: "
+            "use for example ViT-B-32, ViT-B-16 or ViT-L-14"
         )
     return tower

@@ -1,4 +1,4 @@
-"""SAM's prompt encoder in a form that also converts to a graph: without branches, in one call.
+"""SAM's prompt encoder without branches, so that it can be exported to a graph.
 
 P prompts, N points, D width, h w grid, m side of a low-resolution mask.
 """
@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 class PromptEncoder(prompt_encoder.PromptEncoder):
-    """SAM's prompt encoder, its state-dict keys unchanged, for square frames.
+    """SAM's prompt encoder for square frames, with unchanged state-dict keys.
 
-    The inherited ``forward`` stays the official one, which training calls.
+    The inherited ``forward`` is SAM's own, which training calls.
     """
 
     def embed(
         self, points_PN2: Tensor, labels_PN: Tensor, masks_P1mm: Tensor, has_mask_P: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Embed prompts as ``samclip_core.engine.base.PromptBatch`` holds them.
+        """Embed the prompts of a ``samclip_core.engine.base.PromptBatch``.
 
         Returns ``sparse_PND`` and ``dense_PDhw``, equal to those of ``forward``.
         """
@@ -37,7 +37,7 @@ class PromptEncoder(prompt_encoder.PromptEncoder):
         return torch.where(has_mask_P[:, None, None, None] > 0, masks_PDhw, no_mask_1D11)
 
     def positions(self) -> Tensor:
-        """``get_dense_pe()``, from operations that convert to a small graph: ``1Dhw``."""
+        """Return ``get_dense_pe()``, ``1Dhw``, from operations that export to a small graph."""
         h, w = self.image_embedding_size
         like = self.not_a_point_embed.weight
         y_h, x_w = ((torch.arange(n, device=like.device) + 0.5) / n for n in (h, w))

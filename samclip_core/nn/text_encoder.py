@@ -1,4 +1,4 @@
-"""Text towers: a sentence encoder (edge), or open_clip's own (vit-b, pair).
+"""Text towers: a sentence encoder (edge), or open_clip's (vit-b, pair).
 
 T texts, N tokens, D width.
 """
@@ -20,10 +20,10 @@ BATCH = 64
 
 
 class TextEncoder(nn.Module):
-    """What both towers share: batches in, rows of length 1 out."""
+    """The base class of text towers: embeds texts in batches, as rows of length 1."""
 
     tokenizer: TextTokenizer
-    tokenizer_json: str | None = None  # stored beside the weights, where the tower needs one
+    tokenizer_json: str | None = None  # stored beside the weights if the tower needs it
 
     @abstractmethod
     def forward(self, ids_TN: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class TextEncoder(nn.Module):
     def embed(self, texts: Sequence[str]) -> Tensor:
         """Embed texts: float32 T×D on the tower's device, each row of length 1.
 
-        Raises InvalidLabels where there is no text, or an empty one.
+        Raises InvalidLabels if there are no texts, or an empty one.
         """
         check_texts(texts)
         device = next(self.parameters()).device
@@ -43,10 +43,10 @@ class TextEncoder(nn.Module):
 
 
 class SentenceTextEncoder(TextEncoder):
-    """BERT as a sentence encoder: transformer → mean over the tokens → centre → length 1.
+    """BERT as a sentence encoder: transformer → mean over the tokens → centring → length 1.
 
-    ``center_D`` is subtracted from the pooled vector, whose length is 1 already: sentence vectors
-    share a large common part, which says nothing about the picture.
+    ``center_D`` is subtracted from the pooled vector of length 1, because sentence vectors share a
+    large common component that is unrelated to the picture.
     """
 
     center_D: Tensor
@@ -81,17 +81,17 @@ class SentenceTextEncoder(TextEncoder):
 
 
 class OpenClipTextEncoder(TextEncoder):
-    """The text tower of an open_clip architecture, its state-dict keys under ``model.``."""
+    """The text tower of an open_clip architecture, with its state-dict keys under ``model.``."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        import open_clip  # takes seconds, and a sentence encoder does without
+        import open_clip  # slow to import, and not needed by a sentence encoder
 
         architecture = open_clip.get_model_config(config.model)
         if architecture is None or "hf_tokenizer_name" in architecture["text_cfg"]:
             raise CheckpointError(
-                f"open_clip has no architecture {config.model!r} with its own tokenizer: only "
-                "such a text tower works without a network, for example ViT-B-32 or ViT-L-14"
+                f"open_clip has no architecture {config.model!r} with its own tokenizer, which "
+                "works offline: use for example ViT-B-32 or ViT-L-14"
             )
         self.model = open_clip.create_model(config.model, pretrained=None)
         self.model.visual = None
@@ -121,10 +121,10 @@ def load_text_encoder(directory: Path) -> TextEncoder:
 
 
 def convert_bert(state: Mapping[str, Tensor], config: TextConfig) -> dict[str, Tensor]:
-    """Turn a BERT state dict in the Hugging Face layout into SentenceTextEncoder's.
+    """Convert a BERT state dict in the Hugging Face layout to SentenceTextEncoder's.
 
-    The token type that single sentences have (0) is added into the word table, and positions
-    beyond ``config.max_tokens`` and the pooler, which is not used, are dropped.
+    The embedding of token type 0, which single sentences have, is added to the word table.
+    Positions beyond ``config.max_tokens`` and the unused pooler are dropped.
     """
     embeddings = "embeddings."
     converted = {

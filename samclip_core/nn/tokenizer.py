@@ -1,4 +1,4 @@
-"""Texts to token ids, by the tokenizers library alone. T texts, N tokens."""
+"""Text tokenizers, based on the tokenizers library alone. T texts, N tokens."""
 
 import html
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
 
 PAD = 0
-"""Token id of padding in both kinds of tokenizer."""
+"""The padding token's id in both kinds of tokenizer."""
 _CLIP_WORDS = (
     r"(?i)<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
@@ -27,13 +27,13 @@ class TextTokenizer:
     """Tokenizes batches of texts; threads may share one."""
 
     def __init__(self, json: str, split: Callable[[str], list[str]] | None = None) -> None:
-        """Use ``of_sentences``, ``of_clip`` or ``load``."""
+        """Not for direct use: call ``of_sentences``, ``of_clip`` or ``load``."""
         self.json = json
         self._split = split
         self._tokenizer = Tokenizer.from_str(json)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return ``ids_TN``. Raises InvalidLabels where there is no text, or an empty one."""
+        """Return ``ids_TN``. Raises InvalidLabels if there are no texts, or an empty one."""
         check_texts(texts)
         if self._split is None:
             encoded = self._tokenizer.encode_batch(list(texts))
@@ -44,7 +44,7 @@ class TextTokenizer:
 
 
 def check_texts(texts: Sequence[str]) -> None:
-    """Raise InvalidLabels where there is no text, or an empty one."""
+    """Raise InvalidLabels if there are no texts, or an empty one."""
     if not texts:
         raise InvalidLabels("no texts to embed: give at least one")
     empty = [index for index, text in enumerate(texts) if not text.strip()]
@@ -55,7 +55,8 @@ def check_texts(texts: Sequence[str]) -> None:
 def load(directory: Path) -> TextTokenizer:
     """Load the tokenizer of a checkpoint. Raises CheckpointError.
 
-    That of an open_clip tower comes with its graphs, or before an export from open_clip.
+    An open_clip tower's tokenizer is stored with its exported graphs; without graphs, open_clip
+    provides it.
     """
     config = checkpoint.read_config(directory).text
     if config.tower == "sentence":
@@ -69,7 +70,7 @@ def load(directory: Path) -> TextTokenizer:
 
 
 def of_sentences(json: str, config: TextConfig) -> TextTokenizer:
-    """A sentence encoder's own tokenizer: ids padded to the longest text of a batch."""
+    """Build a sentence encoder's tokenizer, which pads ids to the longest text of a batch."""
     tokenizer = Tokenizer.from_str(json)
     tokenizer.enable_truncation(config.max_tokens)
     tokenizer.enable_padding(pad_id=PAD, pad_token="[PAD]")
@@ -77,16 +78,15 @@ def of_sentences(json: str, config: TextConfig) -> TextTokenizer:
 
 
 def of_clip(theirs: "SimpleTokenizer") -> TextTokenizer:
-    """The same tokens as open_clip's tokenizer, in time that grows with the length of a text.
+    """Build a tokenizer with the tokens of open_clip's, in time linear in a text's length.
 
-    open_clip's own time grows with the square of a word's length, 0.7 s for 2,000 letters, and its
-    cache keeps every word for ever. Raises CheckpointError for a tokenizer that cleans texts in
-    another way than CLIP's.
+    open_clip's tokenizer takes time quadratic in a word's length, 0.7 s for 2,000 letters, and its
+    cache is unbounded. Raises CheckpointError if ``theirs`` does not clean texts as CLIP does.
     """
     if theirs.clean_fn.__name__ != "_clean_lower" or theirs.reduction_fn is not None:
         raise CheckpointError(
-            f"open_clip's tokenizer cleans texts by {theirs.clean_fn.__name__}: only CLIP's own "
-            "way is known here; use for example ViT-B-32 or ViT-L-14"
+            f"open_clip's tokenizer cleans texts with {theirs.clean_fn.__name__}, expected CLIP's "
+            "own _clean_lower: use for example ViT-B-32 or ViT-L-14"
         )
     start, end = (theirs.decoder[token] for token in (theirs.sot_token_id, theirs.eot_token_id))
     tokenizer = Tokenizer(
@@ -105,11 +105,11 @@ def of_clip(theirs: "SimpleTokenizer") -> TextTokenizer:
 
 
 def words_for_clip(text: str) -> list[str]:
-    """Mend wrong encodings and HTML entities, join white space, lower the case; split as CLIP does.
+    """Clean a text (encodings, HTML entities, white space, case) and split it as CLIP does.
 
-    The tokenizers library could split as well, but knows the letters of an older Unicode.
+    The tokenizers library could split as well, but uses an older version of Unicode.
     """
-    import ftfy  # a sentence encoder does without both
+    import ftfy  # a sentence encoder needs neither
     import regex
 
     text = html.unescape(html.unescape(ftfy.fix_text(text)))

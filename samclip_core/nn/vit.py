@@ -1,4 +1,4 @@
-"""SAM's ViT image encoder with fused attention, for any frame that is a multiple of the patch.
+"""SAM's ViT image encoder with fused attention, for frames of any multiple of the patch size.
 
 Shape letters: B images, C channels, H W pixels, h w patch grid, N tokens, D width, G heads.
 """
@@ -18,9 +18,9 @@ from samclip_core.nn.encoder import EncoderOutput, valid_mask
 
 PATCH = 16
 ROWS_AT_ONCE = 16
-"""Rows of a map whose biases a graph writes out at once: 0.2 GB in ViT-B, which all 64 rows would
-make 0.8 GB. No fewer than a window has."""
-# SAM's constants, in units of pixel values 0..255.
+"""Most rows of a map whose position biases a graph holds at once: 0.2 GB in ViT-B, a quarter of all
+64 rows. At least 14, so that a window is one block."""
+# SAM's constants, for pixel values 0..255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
 
@@ -43,9 +43,9 @@ VARIANTS = {
 
 
 class ImageEncoder(image_encoder.ImageEncoderViT):
-    """SAM's image encoder, its state-dict keys unchanged.
+    """SAM's image encoder, with unchanged state-dict keys.
 
-    ``checkpointing`` trades time for memory in training, see ``run_blocks``.
+    ``checkpointing`` trades time for memory in training; see ``run_blocks``.
     """
 
     checkpointing = False
@@ -82,7 +82,7 @@ class ImageEncoder(image_encoder.ImageEncoderViT):
         pixels_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
         pixels_B3HW = zero_padding(pixels_B3HW, sizes_B2).to(self.patch_embed.proj.weight.dtype)
         tokens_BhwD = self.patch_embed(pixels_B3HW)
-        # Laid out as it is read from here on: every layer norm would copy it otherwise.
+        # Contiguous, because otherwise every later layer norm would copy it.
         tokens_BhwD = tokens_BhwD.contiguous() + self._positions(tokens_BhwD.shape[1:3])
         tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing)
         tokens_BDhw = tokens_BhwD.permute(0, 3, 1, 2)
@@ -100,12 +100,12 @@ class ImageEncoder(image_encoder.ImageEncoderViT):
 def run_blocks(blocks: Iterable[nn.Module], tokens_BhwD: Tensor, checkpointing: bool) -> Tensor:
     """Apply blocks in turn.
 
-    With ``checkpointing``, only what enters a block is kept for the backward pass, which computes
-    the rest again: the same gradients, a third more arithmetic, a fraction of the memory.
+    With ``checkpointing``, only the input of each block is kept for the backward pass, which
+    recomputes the rest: the same gradients, a third more arithmetic, a fraction of the memory.
     """
     for block in blocks:
         if checkpointing:
-            # No block draws random numbers: there is no state of theirs to keep.
+            # Blocks draw no random numbers, so the RNG state need not be saved.
             tokens_BhwD = checkpoint(
                 block, tokens_BhwD, use_reentrant=False, preserve_rng_state=False
             )
@@ -115,12 +115,12 @@ def run_blocks(blocks: Iterable[nn.Module], tokens_BhwD: Tensor, checkpointing: 
 
 
 def zero_padding(pixels_BCHW: Tensor, sizes_B2: Tensor) -> Tensor:
-    """Zero what lies right of or below each frame's valid (height, width)."""
+    """Set pixels right of or below each frame's valid (height, width) to zero."""
     return pixels_BCHW * valid_mask(sizes_B2, *pixels_BCHW.shape[-2:])[:, None]
 
 
 def transformer_block(width: int, heads: int, grid: int) -> image_encoder.Block:
-    """Build one of SAM's blocks: global attention over a grid×grid map, fused."""
+    """Build one of SAM's blocks, with fused global attention over a grid×grid map."""
     block = image_encoder.Block(
         dim=width,
         num_heads=heads,
@@ -135,8 +135,8 @@ def transformer_block(width: int, heads: int, grid: int) -> image_encoder.Block:
 class RelPosAttention(nn.Module):
     """SAM's attention with decomposed relative positions, fused by torch or by a graph's compiler.
 
-    SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the scaled ``q·k``, both of them products
-    of q with a table of positions.
+    SAM adds ``rel_h[q, row(k)] + rel_w[q, column(k)]`` to the scaled ``q·k``; both terms are
+    products of q with a table of positions.
     """
 
     def __init__(self, attention: image_encoder.Attention):
@@ -162,11 +162,11 @@ class RelPosAttention(nn.Module):
 def attend_fused(
     q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
 ) -> Tensor:
-    """One fused call, for torch. Takes scaled keys, gives ``BGhwD``.
+    """Attend in one fused call, for torch. Takes scaled keys, returns ``BGhwD``.
 
     Appending both biases to q, and the one-hot row and column to k, makes the sum a plain dot
-    product. Values are padded to the same width because the fused kernels ask for equal widths;
-    the padding comes out as zeros and is cut off.
+    product. Values are padded to the same width because the fused kernels require equal widths;
+    the padding yields zeros and is cut off.
     """
     batch, heads, h, w, width = q_BGhwD.shape
     bias_BGhwh, bias_BGhww = _biases(q_BGhwD, rows_hhD, columns_wwD)
@@ -184,10 +184,10 @@ def attend_fused(
 def attend_in_rows(
     q_BGhwD: Tensor, k_BGhwD: Tensor, v_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor
 ) -> Tensor:
-    """Some rows of queries at a time, for exported graphs. Takes scaled keys, gives ``BGhwD``.
+    """Attend by blocks of query rows, for exported graphs. Takes scaled keys, returns ``BGhwD``.
 
-    OpenVINO fuses a product, a bias, a softmax and a product into one kernel. With a third of
-    ``attend_fused``'s arithmetic, SAM's ViT-B takes two thirds of the time.
+    OpenVINO fuses each GEMM, bias, softmax and GEMM into one kernel, with a third of the arithmetic
+    of ``attend_fused``: SAM's ViT-B takes two thirds of the time.
     """
     bias_BGhwh, bias_BGhww = _biases(q_BGhwD, rows_hhD, columns_wwD)
     key_BGDN, value_BGND = k_BGhwD.flatten(2, 3).mT, v_BGhwD.flatten(2, 3)
@@ -202,7 +202,7 @@ def attend_in_rows(
 
 
 def _biases(q_BGhwD: Tensor, rows_hhD: Tensor, columns_wwD: Tensor) -> tuple[Tensor, Tensor]:
-    """``rel_h`` and ``rel_w`` of every query: ``BGhwh`` and ``BGhww``."""
+    """Return ``rel_h`` and ``rel_w`` of every query: ``BGhwh`` and ``BGhww``."""
     bias_BGhwh = torch.einsum("bghwd,hkd->bghwk", q_BGhwD, rows_hhD)
     bias_BGhww = torch.einsum("bghwd,wkd->bghwk", q_BGhwD, columns_wwD)
     return bias_BGhwh, bias_BGhww

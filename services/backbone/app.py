@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Backbone(Service):
-    """The only service that holds the encoders."""
+    """Runs the image encoder and the text encoder."""
 
     name = "BackboneService"
     application = "backbone"
@@ -86,7 +86,7 @@ class Backbone(Service):
 
 
 def build(settings: Settings) -> Application:
-    """The application, for ``serve.run``. Raises SettingsError where batches could not fill."""
+    """Return the application for ``serve.run``. Raises SettingsError if batches cannot fill."""
     _check(settings)
     return replica.of(Backbone, settings, gpus=0.5)
 
@@ -95,7 +95,6 @@ def _check(settings: Settings) -> None:
     replica.check_batch("max_batch_size", settings.max_batch_size)
     if settings.max_batch_size > settings.max_queue:
         raise SettingsError(
-            f"max_batch_size is {settings.max_batch_size}: a batch has at most the "
-            f"{settings.max_queue} images that may wait, so choose that or less, or a larger "
-            "max_queue"
+            f"max_batch_size is {settings.max_batch_size}, but at most {settings.max_queue} images "
+            "may wait for a batch: choose a smaller max_batch_size or a larger max_queue"
         )

@@ -1,10 +1,10 @@
-"""The backbone without its transport: images to embeddings, through cache, decoders and batches.
+"""The backbone without its transport: images to embeddings, via cache, decoders and batches.
 
     bytes → hash → cache? ──hit────────────────────────────────────────────→ answer
                      └─miss → decode, validate, resize → batch → encoder → cache → answer
 
-Decoding stands in front of the batch, so that a bad file fails alone; the model runs in a thread of
-its own, never on the event loop.
+Images are decoded before they join a batch, so that a bad file fails alone. The model runs in its
+own thread, never on the event loop.
 """
 
 import logging
@@ -41,17 +41,17 @@ from services.settings import Settings
 logger = logging.getLogger(__name__)
 
 TEXTS_AT_ONCE = 64
-"""Most texts in one run of the text tower: more gain nothing."""
+"""Most texts in one run of the text tower: larger runs gain nothing."""
 FEWEST_TEXTS = 8
-"""Texts in the first run. A run of fewer spends most of its time on the calls themselves."""
+"""Texts in the first run, and the minimum: smaller runs spend most of their time on overhead."""
 TEXT_RUN_S = 0.3
-"""Images, and a caller who hangs up, wait for one run of the text tower: a run that takes longer
-halves the texts of the next one."""
+"""Longest run of the text tower, since images and cancellation wait for it: a longer run halves the
+texts of the next one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """Embeddings of one image; ``cached`` when no encoding was needed."""
+    """Embeddings of one image; ``cached`` if it did not have to be encoded."""
 
     key: str
     entries: Entries
@@ -69,7 +69,7 @@ class _Work:
 
 
 class Engine:
-    """One model on one device. Its methods belong to one event loop."""
+    """One model on one device, for one event loop."""
 
     def __init__(self, model: SamClip, settings: Settings):
         self.model = model
@@ -81,13 +81,12 @@ class Engine:
         self._limits = image_limits(settings)
         self._device_name = settings.device
         self._decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
-        # One more than the streams: it is prepared and kept while another one is encoded.
+        # One more than the streams: one image is prepared or stored while others are encoded.
         at_once = 1 if model.engine.batches else model.engine.streams + 1
         self._device = ThreadPoolExecutor(at_once, "device")
-        self._priorities = WeakValueDictionary[
-            str, Priority
-        ]()  # by name in the cache, while it runs
-        self.probe = Probe(partial(threads.run, self._device, "execute", self._do_little))
+        # By cache key, while the encoding runs.
+        self._priorities = WeakValueDictionary[str, Priority]()
+        self.probe = Probe(partial(threads.run, self._device, "execute", self._run_probe))
         self._texts_at_once = FEWEST_TEXTS
         self._max_batch_size = self._batch_size(settings)
         self._batcher = Batcher[_Work, Entries](
@@ -102,18 +101,18 @@ class Engine:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What runs the encoders, and the milliseconds by which it chose its precision."""
+        """The engine of the encoders, and the milliseconds by which it chose its precision."""
         engine = self.model.engine
         measured = dict(engine.measured_ms)
         return {"name": engine.name, "dtype": engine.dtype, "measured_ms": measured}
 
     @property
     def queue(self) -> int:
-        """Images that wait for the encoder."""
+        """Number of images waiting for the encoder."""
         return len(self._batcher)
 
     def tune(self, settings: Settings) -> None:
-        """Batches of these settings from the next one on."""
+        """Apply the batch settings from the next batch on."""
         self._batcher.tune(self._batch_size(settings), settings.batch_wait_ms / 1000)
 
     def _batch_size(self, settings: Settings) -> int:
@@ -130,9 +129,10 @@ class Engine:
     async def embed(
         self, context: RequestContext, source: bytes | str, outputs: Sequence[pb.Output]
     ) -> Embedded:
-        """Embeddings of an encoded image, or of the one that an image key names.
+        """Return the embeddings of an encoded image, or of the image with this key.
 
-        Raises KeyUnknown, errors of ``samclip_core.io.image.decode``, Overloaded, DeadlineExceeded.
+        Raises KeyUnknown, Overloaded, DeadlineExceeded and the errors of
+        ``samclip_core.io.image.decode``.
         """
         if isinstance(source, str):
             key = source
@@ -144,10 +144,10 @@ class Engine:
             return Embedded(key, entries, cached=True)
         if isinstance(source, str):
             raise KeyUnknown(
-                f"no embedding is held for the image key {key[:64]!r} (any more): send the image"
+                f"no embedding is cached for the image key {key[:64]!r}: send the image"
             )
         if cache_key not in self._priorities:
-            self._batcher.admit(context.priority)  # a refusal costs nothing that comes below
+            self._batcher.admit(context.priority)  # refuse before decoding
         priority = self._priorities.setdefault(cache_key, Priority.of_nobody())
         priority.join(context.priority)
         entries = await self.cache.once(
@@ -156,7 +156,7 @@ class Engine:
         return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
 
     async def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One row of length 1 a text, T×D."""
+        """Return one unit-length row per text, T×D."""
         rows: list[NDArray[np.float32]] = []
         done = 0
         while done < len(texts):
@@ -167,7 +167,7 @@ class Engine:
         return np.concatenate(rows)
 
     async def close(self) -> None:
-        """Finish what waits, then stop the threads."""
+        """Finish the queued work, then stop the threads."""
         await self._batcher.close()
         await self.cache.close()
         self._decoders.shutdown(wait=False)
@@ -185,23 +185,23 @@ class Engine:
         prepared = [work.prepared for work in batch]
         results = await threads.run(self._device, "execute", self._execute, prepared)
         self.probe.worked()
-        # Kept even where every caller has gone: the next one, perhaps a retry, finds it.
+        # Cached even if every caller has gone: a retry finds it.
         for work, entries in zip(batch, results, strict=True):
             self.cache.put(work.cache_key, entries)
         return results
 
     def _execute(self, prepared: list[Prepared]) -> list[Entries]:
-        """Entries of each; in halves where the memory is not enough for all at once.
+        """Return the entries of each image; halves the batch if the memory is not enough.
 
-        Raises Overloaded where it is not enough for one.
+        Raises Overloaded if it is not enough for one image.
         """
         try:
             return [self._entries(found) for found in self.model.encode_batch(prepared)]
         except MemoryError as error:
             logger.warning("not enough memory for a batch of %d: %s", len(prepared), error)
-        # Only now: the error holds the frames that it came through, and they hold the memory.
+        # Outside ``except``: the error keeps its frames alive, and they hold the memory.
         if len(prepared) == 1:
-            raise Overloaded("the device has not enough memory now, for one image: try again later")
+            raise Overloaded("the device is out of memory for even one image: try again later")
         half = len(prepared) // 2
         return [*self._execute(prepared[:half]), *self._execute(prepared[half:])]
 
@@ -212,7 +212,7 @@ class Engine:
         return entries
 
     def _embed_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Embed one run of texts, and learn how many the next one may have."""
+        """Embed one run of texts, and adjust the size of the next one."""
         since = monotonic()
         rows = self.model.embed_tokens(tokens)
         seconds = monotonic() - since
@@ -222,5 +222,5 @@ class Engine:
             self._texts_at_once = min(TEXTS_AT_ONCE, 2 * len(rows))
         return rows
 
-    def _do_little(self) -> None:
+    def _run_probe(self) -> None:
         self.model.embed_text(["a photo"])

@@ -1,4 +1,4 @@
-"""Whether the device still works: asked of the device itself, seldom, and never waited for long."""
+"""A health check of the device: an occasional small run, with a short wait for the result."""
 
 import asyncio
 import logging
@@ -8,17 +8,17 @@ from time import monotonic
 from samclip_core.errors import Unavailable
 
 EVERY_S = 10.0
-"""What has worked so lately is not tried again."""
+"""A device that has worked this recently is not tested."""
 ANSWER_S = 0.5
-"""How long one check waits: those who ask for health have little time."""
+"""How long one check waits: health checks have short time-outs."""
 WEDGED_S = 60.0
-"""A try that takes this long does not wait behind other work any more: the device hangs."""
+"""A test that takes this long is not waiting behind other work: the device hangs."""
 
 logger = logging.getLogger(__name__)
 
 
 class Probe:
-    """``run`` makes the device do something very small. For one event loop."""
+    """Tests a device with ``run``, a very small piece of work. For one event loop."""
 
     def __init__(self, run: Callable[[], Awaitable[object]]):
         self._run = run
@@ -27,11 +27,11 @@ class Probe:
         self._trying: asyncio.Future[object] | None = None
 
     def worked(self) -> None:
-        """Say that it has just done something."""
+        """Record that the device has just completed some work."""
         self._worked = monotonic()
 
     async def check(self) -> None:
-        """Raise Unavailable if the device has failed at a try, or hangs; busy is well."""
+        """Raise Unavailable if the device fails a test or hangs; a busy device is healthy."""
         if self._trying is None and monotonic() - self._worked > EVERY_S:
             self._trying, self._since = asyncio.ensure_future(self._run()), monotonic()
         if self._trying is None:
@@ -46,5 +46,5 @@ class Probe:
         self._trying = None
         if error := trying.exception():
             logger.error("the model's device does not work", exc_info=error)
-            raise Unavailable("the model's device does not work: our log says more") from error
+            raise Unavailable("the model's device does not work: see the service log") from error
         self.worked()

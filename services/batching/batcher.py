@@ -1,8 +1,8 @@
 """Dynamic batching on one event loop, in front of one device.
 
-A batch is released when it is full, when nothing else is on its way (the device never idles for
-the sake of a larger batch), or when its oldest item has waited long enough. Interactive work goes
-first and bulk work fills the rest; what nobody waits for any more is never run.
+A batch is released when it is full, when no other item is being prepared (the device never idles
+only to get a larger batch), or when its oldest item has waited for the maximum time. Interactive
+items go first and bulk items fill the rest. Cancelled items are never run.
 """
 
 import asyncio
@@ -21,15 +21,14 @@ from services.observability import metrics, tracing
 from services.request.priority import Priority
 
 PATIENCE_S = 5.0
-"""Bulk work that has waited this long counts as interactive, so that it is never starved."""
+"""Bulk items that have waited this long count as interactive, so that they never starve."""
 
 URGENT = 8
-"""Places in the queue that bulk work leaves free; a batch's where those are more; half at most."""
+"""Places in the queue reserved for interactive items: this many or a batch, at most half of it."""
 SLACK = 1.5
-"""A wait may turn out this much longer than it is expected to be: what ends too late was for
-nothing."""
+"""Safety factor on the expected wait: an item that misses its deadline wastes device time."""
 LATEST = 0.2
-"""Weight of the newest batch in the mean of how long one takes."""
+"""Weight of the newest batch in the moving average of the time per cost."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -38,15 +37,15 @@ logger = logging.getLogger(__name__)
 
 
 def buckets(max_size: int) -> tuple[int, ...]:
-    """The batch sizes that are ever run: powers of two, and the largest one."""
+    """Return the batch sizes of a bucketed batcher: powers of two, and ``max_size``."""
     powers = (1 << exponent for exponent in range(max_size.bit_length()))
     return tuple(sorted({*powers, max_size}))
 
 
 def prompts_per_step(device: str, batch: int) -> int:
-    """How many prompts of long work go to the SAM head together, before others get their turn.
+    """Return how many prompts of a long request the SAM head runs before other items get a turn.
 
-    A GPU is through with 64 in a few milliseconds, and would be idle with fewer.
+    A GPU runs 64 in a few milliseconds and would be underused with fewer.
     """
     return batch if device == "cpu" else max(64, batch)
 
@@ -61,19 +60,18 @@ class _Entry(Generic[Item, Result]):
     since: float = field(default_factory=lambda: monotonic())
 
     def yields(self, now: float) -> bool:
-        """Whether interactive work goes before it."""
+        """Return whether interactive items go first."""
         return self.priority.bulk and now - self.since < PATIENCE_S
 
 
 class Batcher(Generic[Item, Result]):
-    """Runs items in batches, by priority, then in the order of their arrival.
+    """A queue whose items run in batches, by priority and then in the order of arrival.
 
-    ``run`` gets a list of items and returns a list of as many results. A batch that fails is run
-    again item by item, so that only the guilty one's caller gets the error. ``part`` names in the
-    metrics what runs. ``max_size`` bounds the sum of the costs in a batch. ``at_once`` batches run
-    at the same time: with two, a device that ends one has the next already. With ``bucketed`` only
-    the sizes of ``buckets`` are run, so that compiled graphs are reused; what does not fill one
-    goes with the next batch, right after.
+    ``run`` gets a list of items and returns a list of as many results. If a batch fails, its items
+    run again one by one, so that only the item at fault fails. ``part`` is the label in metrics.
+    ``max_size`` limits the sum of the costs in a batch. ``at_once`` batches run concurrently: with
+    two, the device has the next batch when it ends one. With ``bucketed`` only the sizes of
+    ``buckets`` run, so that compiled graphs are reused; the other items wait for the next batch.
     """
 
     def __init__(
@@ -96,37 +94,36 @@ class Batcher(Generic[Item, Result]):
         self._bucketed = bucketed
         self._queue: list[_Entry[Item, Result]] = []  # in the order of arrival
         self._coming = 0
-        self._running: list[float] = []  # the costs of the batches that run
-        self._pace_s = 0.0  # that the device needs for a cost of 1
-        self._turn = 0.0  # when it last began with something: at first, or when it ended a batch
+        self._running: list[float] = []  # costs of the running batches
+        self._pace_s = 0.0  # device time per cost of 1
+        self._turn = 0.0  # when the device last began to work, or ended a batch
         self._changed = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
         self._closed = False
         self._length = metrics.QUEUE.labels(part)
 
     def __len__(self) -> int:
-        """Items that wait for the device."""
+        """Return how many items wait for the device."""
         return len(self._queue)
 
     def tune(self, max_size: int, max_wait_s: float) -> None:
-        """Other limits from the next batch on."""
+        """Set the limits of the next batches."""
         self._max_size, self._max_wait_s = max_size, max_wait_s
         self._changed.set()
 
     def admit(self, priority: Priority, cost: float = 1) -> None:
-        """Raise Overloaded where one more would find the queue full, or wait beyond its deadline.
+        """Check whether one more item can be queued and done before its deadline.
 
-        Raises DeadlineExceeded where it has no time left, or too little even without a queue: no
-        later attempt with so little time would succeed.
+        Raises Overloaded if the queue is full or the wait too long. Raises DeadlineExceeded if the
+        time left is too short even for an empty queue, so that a retry could not succeed either.
         """
         now = monotonic()
         left_s = priority.deadline - now
         if left_s <= 0:
             raise self._too_late(left_s)
-        # Bulk work leaves room for what is more urgent.
         spare = min(max(self._max_size, URGENT), self._max_queue // 2) if priority.bulk else 0
         room = self._max_queue - spare
-        self._drop()  # who has gone makes room
+        self._drop()  # cancelled items make room
         if self._coming + len(self._queue) >= room:
             metrics.SHED.labels("queue_full").inc()
             raise Overloaded(f"{room} requests are waiting already: try again in a second")
@@ -137,20 +134,23 @@ class Batcher(Generic[Item, Result]):
             raise self._too_late(left_s)
         metrics.SHED.labels("no_time").inc()
         raise Overloaded(
-            f"the deadline is in {left_s:.1f} s, and what waits already takes about "
-            f"{wait_s:.1f} s: try again later, or with more time"
+            f"the deadline is in {left_s:.1f} s, but the queue takes about {wait_s:.1f} s: "
+            "try again later, or with a later deadline"
         )
 
     def _too_late(self, left_s: float) -> DeadlineExceeded:
         metrics.SHED.labels("expired").inc()
         return DeadlineExceeded(
-            f"{max(left_s, 0.0):.2g} s are left until the deadline, not enough for the answer: "
-            "send the request with more time"
+            f"{max(left_s, 0.0):.2g} s are left until the deadline, which is too short: "
+            "set a later deadline"
         )
 
     @contextmanager
     def coming(self, priority: Priority) -> Iterator[None]:
-        """Announce an item that is being prepared: it is worth waiting for. Raises Overloaded."""
+        """Announce an item that is being prepared, so that a batch may wait for it.
+
+        Raises the errors of ``admit``.
+        """
         self.admit(priority)
         self._coming += 1
         try:
@@ -160,16 +160,16 @@ class Batcher(Generic[Item, Result]):
             self._changed.set()
 
     async def submit(self, item: Item, priority: Priority, cost: float = 1) -> Result:
-        """Run one item with others; a caller that is cancelled leaves the others alone.
+        """Run one item in a batch and return its result. Cancellation does not affect other items.
 
-        ``priority`` may change while the item waits. What costs more than ``max_size`` goes alone.
-        Raises what ``run`` raises, DeadlineExceeded, Overloaded, Unavailable.
+        ``priority`` may change while the item waits. An item that costs more than ``max_size`` runs
+        alone. Raises DeadlineExceeded, Overloaded, Unavailable, and the errors of ``run``.
         """
         if self._closed:
             raise Unavailable("this replica is shutting down: try again")
         self.admit(priority, cost)
         if self._worker is None:
-            # In no request's context: it works for all.
+            # An empty context: the worker serves all requests.
             self._worker = asyncio.create_task(self._work(), context=Context())
         with tracing.span(f"wait for {self._part}") as span:
             future = asyncio.get_running_loop().create_future()
@@ -179,14 +179,14 @@ class Batcher(Generic[Item, Result]):
             return await future
 
     async def close(self) -> None:
-        """Take no more items, finish those that wait."""
+        """Refuse new items and finish the queued ones."""
         self._closed = True
         self._changed.set()
         if self._worker is not None:
             await self._worker
 
     def _expected_s(self, now: float, priority: Priority, cost: float) -> float:
-        """Until one more item would be done; 0 for an idle device, whatever the last batch took."""
+        """Return the time until one more item would be done; 0 if the device is idle."""
         before = (entry for entry in self._queue if priority.bulk or not entry.yields(now))
         waiting = self._coming + sum(entry.cost for entry in before)
         running_s = max(0.0, sum(self._running) * self._pace_s - (now - self._turn))
@@ -196,7 +196,7 @@ class Batcher(Generic[Item, Result]):
         running: set[asyncio.Task[None]] = set()
         while batch := await self._next():
             running.add(asyncio.create_task(self._execute(batch)))
-            del batch  # its images are not kept while there is nothing to do
+            del batch  # free its images while this waits for the next batch
             if len(running) == self._at_once:
                 _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
         if running:
@@ -212,7 +212,9 @@ class Batcher(Generic[Item, Result]):
             answered = list(zip(batch, results, strict=True))
         except Exception as error:
             if len(batch) > 1:
-                logger.warning("a batch of %d failed, each alone now", len(batch), exc_info=True)
+                logger.warning(
+                    "a batch of %d failed: running its items one by one", len(batch), exc_info=True
+                )
                 for entry in batch:
                     if not entry.future.done():
                         await self._execute([entry])
@@ -225,7 +227,7 @@ class Batcher(Generic[Item, Result]):
 
     @contextmanager
     def _timed(self, cost: float) -> Iterator[None]:
-        """Learn from a batch how long the device takes."""
+        """Update the average device time per cost with a batch."""
         if not self._running:
             self._turn = monotonic()
         self._running.append(cost)
@@ -238,7 +240,7 @@ class Batcher(Generic[Item, Result]):
             self._turn = monotonic()
 
     async def _next(self) -> list[_Entry[Item, Result]]:
-        """Wait for the next batch; empty when closed and done."""
+        """Wait for the next batch and return it; empty once closed and done."""
         free = monotonic()
         while True:
             self._changed.clear()
@@ -255,7 +257,7 @@ class Batcher(Generic[Item, Result]):
                 continue
 
     def _drop(self) -> None:
-        """Leave out those whose caller has gone, and those whose time is over."""
+        """Remove cancelled and expired items from the queue."""
         now = monotonic()
         for entry in self._queue:
             if entry.future.done():
@@ -265,19 +267,19 @@ class Batcher(Generic[Item, Result]):
                 entry.future.set_exception(
                     DeadlineExceeded(
                         f"waited {now - entry.since:.1f} s for the device until the deadline: "
-                        "try again later, or with more time"
+                        "try again later, or with a later deadline"
                     )
                 )
         self._queue = [entry for entry in self._queue if not entry.future.done()]
         self._length.set(len(self._queue))
 
     def _foremost(self) -> tuple[list[_Entry[Item, Result]], bool]:
-        """Whose turn it is, and whether that is a full batch."""
+        """Return the items that go next, and whether they fill a batch."""
         now = monotonic()
         batch: list[_Entry[Item, Result]] = []
         cost = 0.0
         for entry in sorted(self._queue, key=lambda entry: entry.yields(now)):
-            # Smaller ones behind it do not overtake: it would wait for ever.
+            # Smaller items do not overtake a large one, which could then wait for ever.
             if batch and cost + entry.cost > self._max_size:
                 return batch, True
             batch.append(entry)
@@ -285,7 +287,7 @@ class Batcher(Generic[Item, Result]):
         return batch, cost >= self._max_size
 
     def _reason(self, full: bool) -> tuple[str, float | None]:
-        """Why the batch goes now; or an empty reason, and for how long to wait at most."""
+        """Return why the batch is released now; or "" and the longest time to wait."""
         if not self._queue:
             return "", None
         if full:

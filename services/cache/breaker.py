@@ -1,4 +1,4 @@
-"""A circuit breaker: what keeps failing is left alone, and tried in the background alone."""
+"""A circuit breaker: stop calling a backend that keeps failing, and probe it in the background."""
 
 import asyncio
 import logging
@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Callable
 from prometheus_client import Gauge
 
 FAILURES = 3
-"""In a row, after which nothing more is tried."""
+"""Consecutive failures that open the breaker."""
 PROBE_S = 1.0
-"""Between two tries in the background."""
+"""Interval between two probes in the background."""
 
 logger = logging.getLogger(__name__)
 
 
 class Breaker:
-    """``closed``: go ahead, which ``shown`` says as 1. ``what`` names it in the log.
+    """A circuit breaker for one event loop. While it is ``closed``, calls are allowed.
 
-    For one event loop.
+    ``what`` is the name in the log; the gauge ``shown`` is 1 while the breaker is closed.
     """
 
     def __init__(self, what: str, probe: Callable[[], Awaitable[object]], shown: Gauge):
@@ -32,12 +32,12 @@ class Breaker:
         self._failures = 0
 
     def failed(self, error: BaseException) -> None:
-        """Count a failure; the last one too many opens it, and starts the tries to heal."""
+        """Count a failure; after FAILURES consecutive ones, open the breaker and start to probe."""
         self._failures += 1
         if self.closed and self._failures >= FAILURES:
             self._set(closed=False)
             reason = str(error) or type(error).__name__
-            logger.warning("%s: %s; going on without it", self._what, reason)
+            logger.warning("%s disabled after repeated failures: %s", self._what, reason)
             self._healing = asyncio.create_task(self._heal())
 
     async def _heal(self) -> None:
@@ -46,17 +46,17 @@ class Breaker:
             try:
                 await self._probe()
             except Exception:
-                logger.debug("%s: still failing", self._what, exc_info=True)
+                logger.debug("%s: probe failed", self._what, exc_info=True)
             else:
                 self._set(closed=True)
                 self._failures = 0
-                logger.warning("%s: works again", self._what)
+                logger.warning("%s enabled again", self._what)
 
     def _set(self, closed: bool) -> None:
         self.closed = closed
         self._shown.set(closed)
 
     def close(self) -> None:
-        """Stop trying."""
+        """Stop probing."""
         if self._healing is not None:
             self._healing.cancel()

@@ -1,4 +1,4 @@
-"""``samclip cache``: what the Redis of the embedding cache holds, and how to empty and fill it."""
+"""``samclip cache``: inspect, empty and fill the embedding cache in Redis."""
 
 import argparse
 import asyncio
@@ -25,7 +25,7 @@ KEYS_AT_ONCE = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code."""
+    """Run ``samclip cache``; return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["warm"]:
         return warm.main(words[1:])
@@ -45,16 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="samclip cache",
-        description="The embeddings that services keep: count them, remove them, make them early.",
-        epilog="Removing is always safe: what is missing is encoded again when it is asked for.",
+        description="Count, remove or precompute the embeddings in the Redis of a service.",
+        epilog="Removal is always safe: a missing embedding is computed again when it is needed.",
     )
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--redis-url", help="where it is (the setting redis_url)")
+    common.add_argument("--redis-url", help="Redis of the cache (the setting redis_url)")
     common.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     common.add_argument("--json", action="store_true", help="print JSON")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     stats = commands.add_parser(
-        "stats", parents=[common], help="entries and bytes by checkpoint and output"
+        "stats", parents=[common], help="count entries and bytes per checkpoint and output"
     )
     stats.set_defaults(run=_stats)
     purge = commands.add_parser(
@@ -62,27 +62,30 @@ def _parser() -> argparse.ArgumentParser:
     )
     which = purge.add_mutually_exclusive_group()
     which.add_argument(
-        "--digest", type=_digest, metavar="D", help="of a checkpoint: its first characters"
+        "--digest",
+        type=_digest,
+        metavar="D",
+        help="only entries of checkpoints whose digest starts with D",
     )
     which.add_argument(
-        "--old", action="store_true", help="of all checkpoints but the one of the settings"
+        "--old", action="store_true", help="only entries of checkpoints other than --checkpoint"
     )
-    purge.add_argument("--checkpoint", help="the one that --old keeps (the setting checkpoint)")
+    purge.add_argument("--checkpoint", help="checkpoint that --old keeps (the setting checkpoint)")
     purge.set_defaults(run=_purge)
-    commands.add_parser("warm", help="embed pictures before anybody asks about them")
+    commands.add_parser("warm", help="embed images in advance")
     return parser
 
 
 def _digest(text: str) -> str:
     if not re.fullmatch("[0-9a-f]{4,64}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no digest: give 4 to 64 hex digits")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a digest: expected 4 to 64 hex digits")
     return text
 
 
 async def _run(settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
     if not settings.redis_url:
         raise SettingsError(
-            "no Redis is set: name it with --redis-url redis://host:port/0, or as SAMCLIP_REDIS_URL"
+            "no Redis is configured: set --redis-url redis://host:port/0 or SAMCLIP_REDIS_URL"
         )
     client = connect(settings.redis_url, TIMEOUT_S)
     try:
@@ -118,7 +121,7 @@ async def _stats(client: Any, settings: Settings, args: argparse.Namespace) -> d
 
 
 def _memory(info: dict[str, Any]) -> list[dict[str, Any]]:
-    """Of each server: a Cluster tells of several."""
+    """Return the memory usage per server; a Cluster has several."""
     servers = info if all(isinstance(part, dict) for part in info.values()) else {"": info}
     names = {"used_memory": "used", "maxmemory": "maximum", "maxmemory_policy": "policy"}
     return [
@@ -142,7 +145,7 @@ def _belongs(key: str, digest: str) -> bool:
 
 
 async def _keys(client: Any, digest: str) -> AsyncIterator[list[str]]:
-    """The names of all entries of checkpoints whose digest begins so, many at once."""
+    """Yield the keys of checkpoints whose digest starts with ``digest``, in batches."""
     keys: list[str] = []
     async for key in client.scan_iter(match=f"{PREFIX}{digest}*", count=KEYS_AT_ONCE):
         keys.append(key.decode())

@@ -1,11 +1,11 @@
-"""A client of the Redis that a URL names: one server, what Sentinel watches, or a Cluster.
+"""Connect to the Redis of a URL: one server, a service behind Sentinel, or a Cluster.
 
     redis://[user:password@]host:port/db              rediss:// with TLS
     unix://[user:password@]/path/to/socket?db=0
     redis+sentinel://[user:password@]host:port,host:port/service/db
     redis+cluster://[user:password@]host:port         rediss+cluster:// with TLS
 
-What may follow as ``?name=value`` is documented by redis-py, ``ssl_ca_certs`` for one.
+redis-py documents the options, ``?name=value``, such as ``ssl_ca_certs``.
 """
 
 from typing import Any, TypeAlias
@@ -22,19 +22,21 @@ Client: TypeAlias = Redis | RedisCluster
 
 FORMS = "redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or rediss+cluster://"
 SENTINEL_PORT = 26379
-MAX_CONNECTIONS = 1024  # far more than requests at once: none fails for want of one
+MAX_CONNECTIONS = (
+    1024  # far more than concurrent requests, so that none fails for lack of a connection
+)
 
 
 def connect(url: str, timeout_s: float) -> Client:
-    """A client that connects at its first command, and then never tries a command twice.
+    """Return a client that connects at its first command and never retries a command.
 
-    Raises SettingsError for a URL of another form; the message leaves the password out.
+    Raises SettingsError for an invalid URL; the message does not contain the password.
     """
     options: dict[str, Any] = {
         "protocol": 2,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
-        "retry": Retry(NoBackoff(), 0),  # whoever asks goes on without an answer
+        "retry": Retry(NoBackoff(), 0),  # callers continue without an answer
     }
     scheme = url.partition("://")[0]
     try:
@@ -52,7 +54,7 @@ def connect(url: str, timeout_s: float) -> Client:
 
 
 async def close(client: Client) -> None:
-    """Close its connections, those to sentinels included, which redis-py leaves to us."""
+    """Close all connections, also those to sentinels, which redis-py leaves open."""
     await client.aclose()
     if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
         for sentinel in client.connection_pool.sentinel_manager.sentinels:
@@ -60,11 +62,13 @@ async def close(client: Client) -> None:
 
 
 def _behind_sentinel(parts: SplitResult, options: dict[str, Any]) -> Redis:
-    """The master of a service, wherever it is when a connection is made."""
+    """Return a client that looks up the master of a service for each new connection."""
     login, _, hosts = parts.netloc.rpartition("@")
     service, _, db = parts.path.strip("/").partition("/")
     if not service:
-        raise ValueError("redis+sentinel:// needs a service: redis+sentinel://host:port/service/db")
+        raise ValueError(
+            "redis+sentinel:// needs a service: use redis+sentinel://host:port/service/db"
+        )
     user, _, password = (unquote(part) or None for part in login.partition(":"))
     sentinels = [
         (split.hostname, split.port or SENTINEL_PORT)

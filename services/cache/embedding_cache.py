@@ -1,4 +1,4 @@
-"""The embedding cache: memory of this process, Redis behind it, and one encoding at a time."""
+"""The embedding cache: memory, then Redis, then a single encoding for all concurrent callers."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,14 +15,11 @@ from services.cache.shared import SharedTier
 from services.observability import metrics
 from services.settings import Settings
 
-IMAGE_KEY = re.compile("[0-9a-f]{64}|[0-9A-F]{64}")  # of a caller; and what a tenant's is held as
+IMAGE_KEY = re.compile("[0-9a-f]{64}|[0-9A-F]{64}")  # upper case: hashed with a tenant
 
 
 class EmbeddingCache:
-    """Embeddings of one contract: ``capacity`` bytes of them in this process, and ``shared``.
-
-    For one event loop.
-    """
+    """A cache of one contract for one event loop: ``capacity`` bytes in memory, then ``shared``."""
 
     def __init__(self, capacity: int, shared: SharedTier | None = None):
         self.memory = MemoryTier(capacity)
@@ -33,9 +30,9 @@ class EmbeddingCache:
     async def get(
         self, image_key: str, outputs: Sequence[pb.Output], shared: bool = True
     ) -> Entries | None:
-        """All of these outputs, or None where one of them is missing. Never fails.
+        """Return all ``outputs``, or None if one of them is missing. Never fails.
 
-        Without ``shared`` only in this process.
+        Without ``shared``, looks only in this process.
         """
         with metrics.stage("cache_l1"):
             found = self.memory.get(image_key, outputs)
@@ -48,30 +45,29 @@ class EmbeddingCache:
         return {output: found[output] for output in outputs} if len(found) == len(outputs) else None
 
     def remember(self, image_key: str, entries: Entries) -> None:
-        """Keep them in this process."""
+        """Store entries in this process."""
         self.memory.put(image_key, entries)
 
     def put(self, image_key: str, entries: Entries) -> None:
-        """Keep them in this process now, and in Redis soon."""
+        """Store entries in this process now, and in Redis in the background."""
         self.memory.put(image_key, entries)
         if self._shared is not None:
             self._shared.put(image_key, entries)
 
     async def once(self, image_key: str, encode: Callable[[], Awaitable[Entries]]) -> Entries:
-        """All outputs of an image that was not found: from ``encode``, which ``put``s them.
+        """Return all outputs of an image that is not cached, from ``encode``, which ``put``s them.
 
-        Of all callers at the same time, in all processes that share a Redis, one encodes; its
-        error is that of all callers in its process. A caller that is cancelled leaves the others
-        alone.
+        Of the concurrent callers in all processes that share a Redis, one encodes. All callers in
+        its process get its error. Cancelling one caller does not affect the others.
         """
         return await self._flights.run(image_key, partial(self._once, image_key, encode))
 
     async def state(self) -> Literal["up", "down", "off"]:
-        """Of Redis."""
+        """Return the state of Redis; "off" without Redis."""
         return await self._shared.state() if self._shared else "off"
 
     async def close(self) -> None:
-        """Finish what is being written, and leave Redis."""
+        """Finish pending writes and disconnect from Redis."""
         if self._shared:
             await self._shared.close()
 
@@ -91,16 +87,17 @@ class EmbeddingCache:
 
 
 Caches = Callable[[str], EmbeddingCache]
-"""Makes an empty cache of embeddings that the encoder computed in this precision."""
+"""Return an empty cache for embeddings that the encoder computes in the given precision."""
 
 
 def of_settings(
     settings: Settings, capacity: int, digest: str, image_size: int, share: bool = True
 ) -> Caches:
-    """The caches of the backbone or of a head; without ``share`` of this process alone.
+    """Return a factory of caches for the backbone or a head; without ``share`` they use no Redis.
 
-    All who serve the checkpoint ``digest`` by the same settings share the entries of a precision;
-    caches of one process share its connection to Redis. Raises SettingsError for a bad redis_url.
+    Processes that serve the checkpoint ``digest`` with the same settings share the entries of a
+    precision. All caches of the factory share one connection to Redis. Raises SettingsError for an
+    invalid redis_url.
     """
     if not settings.redis_url or not share:
         return lambda dtype: EmbeddingCache(capacity)

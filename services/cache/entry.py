@@ -1,8 +1,8 @@
-"""One output of the encoder for one image: its name, and its bytes outside of this process.
+"""Cache entries: one output of the encoder for one image, its key in Redis and its bytes there.
 
-The name is the contract and the content: digest of the weights, version of the preprocessing,
-resolution, dtype, layout, and sha256 of the encoded file. The bytes say whose they are and carry a
-checksum, so that whatever is damaged, cut short or in another's place is a miss.
+The key consists of the contract (digest of the weights, version of the preprocessing, resolution,
+dtype, layout) and the sha256 of the encoded file. The bytes contain a digest of the key and a
+checksum, so that a damaged, truncated or misplaced entry is a miss.
 """
 
 import hashlib
@@ -20,29 +20,29 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.geometry import PREPROCESS_VERSION, Geometry
 
 LAYOUT = "1"
-"""Of the names and bytes below. Raise it when an old entry would be misread."""
+"""Version of the keys and bytes below. Raise it if old entries would be misread."""
 
 PREFIX = "samclip:cache:"
 
 StoredAs = Literal["float16", "int8"]
 
 _MAGIC = b"SCE1"
-_SUM = struct.Struct("<4s16s")  # magic, checksum over all that follows
-# Digest of the name; height, width and frame of the picture; dtype, dimensions, shape, bytes.
-# Padded, so that the numbers behind it lie well in memory.
+_SUM = struct.Struct("<4s16s")  # magic, checksum of the rest
+# Digest of the key; height, width and frame of the image; dtype, ndim, shape and bytes of the
+# payload. The padding aligns the payload.
 _HEADER = struct.Struct("<32s3I2B3IQ10x")
 _START = _SUM.size + _HEADER.size
 _DTYPES: tuple[StoredAs, ...] = ("float16", "int8")
-_SMALLEST_STEP = np.float16(2**-14)  # float16 loses precision below
-_LARGEST_STEP = np.float16(511.75)  # 128 of them are the largest float16
+_SMALLEST_STEP = np.float16(2**-14)  # smaller float16 numbers are subnormal
+_LARGEST_STEP = np.float16(511.75)  # 128 times this is the largest float16
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """``array`` as everybody uses it: float16, read-only; and the geometry of the image.
+    """One output: a read-only float16 ``array``, and the geometry of the image.
 
-    ``step_D`` (float16) is there where the array was rounded to int8: each channel is a multiple,
-    -127 to 127, of its step. So it is stored as int8 without any further loss.
+    ``step_D`` (float16) holds the quantisation scales of an array that was rounded to int8: all
+    values of a channel are -127 to 127 times its scale, so int8 stores them without further loss.
     """
 
     array: NDArray[np.float16]
@@ -51,11 +51,11 @@ class Entry:
 
     @classmethod
     def of(cls, array: NDArray[np.floating], geometry: Geometry, stored_as: StoredAs) -> "Entry":
-        """What a cache that stores ``stored_as`` will give back, so that hits and misses agree.
+        """Return the entry as a cache with ``stored_as`` returns it, so that hits and misses agree.
 
-        An ``array`` that is float16 already becomes that of the entry, so it must not be a part of
-        a larger one, which would stay in memory with it, and must not be changed afterwards. Only
-        maps (D×h×w) become int8; a vector is small, and would lose more.
+        A float16 ``array`` is used without a copy: it must not be a view of a larger array, which
+        would stay in memory, and must not change afterwards. Only maps (D×h×w) become int8: a
+        vector is small and would lose more precision.
         """
         if stored_as == "int8" and array.ndim == 3:
             step_D = _steps(array)
@@ -70,20 +70,20 @@ Entries = Mapping[pb.Output, Entry]
 
 
 def contract(digest: str, image_size: int, dtype: str, stored_as: StoredAs) -> str:
-    """What, besides the image, decides the numbers of an entry.
+    """Return the part of a key that identifies all inputs of an entry except the image.
 
-    ``dtype`` is the precision in which the encoder really computes, as the backbone reports it.
+    ``dtype`` is the precision in which the encoder computes, as the backbone reports it.
     """
     return f"{digest}:{PREPROCESS_VERSION}:{image_size}:{dtype}:{stored_as}-{LAYOUT}"
 
 
 def name(contract: str, image_key: str, output: pb.Output) -> str:
-    """Of an entry. In braces what a Redis Cluster places by: an image's outputs lie together."""
+    """Return the key of an entry. Redis Cluster hashes the part in braces: one slot per image."""
     return f"{PREFIX}{contract}:{{{image_key}}}:{pb.Output.Name(output)}"
 
 
 def pack(name: str, entry: Entry) -> bytes:
-    """The bytes of an entry that is kept under that name."""
+    """Return the bytes of an entry whose key is ``name``."""
     payload, stored_as = _payload(entry)
     geometry = entry.geometry
     header = _HEADER.pack(
@@ -104,7 +104,7 @@ def pack(name: str, entry: Entry) -> bytes:
 
 
 def unpack(name: str, data: bytes) -> Entry | None:
-    """The entry, its array a view of ``data``; None unless every byte is as ``pack`` wrote it."""
+    """Return the entry, a view of ``data`` if float16; None unless ``pack`` wrote these bytes."""
     if len(data) < _START:
         return None
     magic, checksum = _SUM.unpack_from(data)
@@ -115,12 +115,12 @@ def unpack(name: str, data: bytes) -> Entry | None:
         return None
     try:
         return _read(data, *header)
-    except (ValueError, IndexError):  # a good checksum over nonsense: not written by ``pack``
+    except (ValueError, IndexError):  # a valid checksum, but not written by ``pack``
         return None
 
 
 def _read(data: bytes, height: int, width: int, size: int, dtype: int, *layout: int) -> Entry:
-    """The entry behind a header that is sound. Raises ValueError or IndexError if it is not."""
+    """Return the entry of a header. Raises ValueError or IndexError if the header is invalid."""
     ndim, *sides, length = layout
     shape = sides[:ndim]
     geometry = Geometry(height, width, size)
@@ -133,7 +133,7 @@ def _read(data: bytes, height: int, width: int, size: int, dtype: int, *layout: 
         return Entry(np.frombuffer(data, "<f2", offset=_START).reshape(shape), geometry)
     step_D = np.frombuffer(data, "<f2", shape[0], _START)
     if not (np.isfinite(step_D).all() and (np.abs(step_D) <= _LARGEST_STEP).all()):
-        raise ValueError("steps that lead beyond float16")
+        raise ValueError("scales that overflow float16")
     steps_Dhw = np.frombuffer(data, np.int8, offset=_START + step_bytes).reshape(shape)
     array = _restore(steps_Dhw, step_D)
     array.flags.writeable = False

@@ -1,4 +1,4 @@
-"""The same thing at the same time is done once in this process: single flight."""
+"""Single flight: run the same work once for all concurrent callers in this process."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -15,16 +15,16 @@ class _Flight(Generic[T]):
 
 
 class SingleFlight(Generic[T]):
-    """Callers that want the same thing at the same time share one piece of work.
+    """Work in progress by key. Concurrent callers with the same key share one task.
 
-    A caller that is cancelled leaves; the work is cancelled only when nobody waits for it.
+    A task is cancelled only when all its callers are.
     """
 
     def __init__(self) -> None:
         self._flights: dict[str, _Flight[T]] = {}
 
     async def run(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """The result (or the error) of ``work``, started here unless it is under way."""
+        """Return the result of ``work``, or raise its error. Starts it unless it is running."""
         flight = self._flights.get(key)
         if flight is None:
             flight = self._flights[key] = _Flight(asyncio.create_task(work()))

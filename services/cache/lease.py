@@ -1,7 +1,8 @@
-"""The same thing at the same time is done once among all processes: a lease in Redis.
+"""Run the same work once for all processes that share a Redis, with a lease.
 
-Whoever gets the lease works and renews it; the others wait for the result. A process that crashed
-renews nothing, and another one takes over. Where Redis does not answer, each works for itself.
+The process that gets the lease does the work and renews the lease; the others wait for the result.
+The lease of a crashed process expires and another process takes over. If Redis does not answer,
+each process does the work itself.
 """
 
 import asyncio
@@ -13,9 +14,9 @@ from typing import TypeVar
 from services.cache.link import RedisLink, Unanswered
 
 LEASE_MS = 3000
-"""For which a process that has said nothing is believed to be alive."""
+"""Lifetime of a lease that is not renewed: a crash delays the other processes this long."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.005, 0.05
-"""Between two looks for what another process makes."""
+"""Backoff between two checks for the result of another process."""
 
 _IF_OURS = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call({}) end return 0"
 _RENEW = _IF_OURS.format("'pexpire', KEYS[1], ARGV[2]")
@@ -25,7 +26,7 @@ T = TypeVar("T")
 
 
 class Leases:
-    """For the work of one contract, and one event loop."""
+    """The leases of one contract, for one event loop."""
 
     def __init__(self, link: RedisLink, contract: str):
         self._link = link
@@ -39,10 +40,10 @@ class Leases:
         work: Callable[[], Awaitable[T]],
         settle: Callable[[], Awaitable[None]],
     ) -> T:
-        """What ``find`` sees of another process' work, or the result (the error) of ``work``.
+        """Return the result of another process from ``find``, or of ``work`` (or its error).
 
-        ``find`` may raise Unanswered. ``settle`` returns when others can find the result: the
-        lease is kept until then, after this call has returned.
+        ``find`` may raise Unanswered. ``settle`` returns when other processes can find the result;
+        the lease is kept until then, after this call has returned.
         """
         lease = _Lease(self._link, f"samclip:lease:{self._contract}:{key}")
         try:
@@ -52,7 +53,7 @@ class Leases:
             self._release(lease, settle)
 
     async def close(self) -> None:
-        """Let go of all leases."""
+        """Wait until all leases are released."""
         if self._releases:
             await asyncio.wait(self._releases)
 
@@ -67,12 +68,12 @@ class Leases:
 
 
 async def _wait(lease: "_Lease", find: Callable[[], Awaitable[T | None]]) -> T | None:
-    """What another process has made meanwhile; None when the work is ours."""
+    """Return the result of another process, or None if this process must do the work."""
     pause_s = FIRST_WAIT_S
     try:
         while True:
             taken = await lease.take()
-            found = await find()  # also when taken: it may have been made just before
+            found = await find()  # even with the lease: another process may just have ended
             if taken or found is not None:
                 return found
             await asyncio.sleep(pause_s)
@@ -82,7 +83,7 @@ async def _wait(lease: "_Lease", find: Callable[[], Awaitable[T | None]]) -> T |
 
 
 class _Lease:
-    """A key in Redis that holds the token of whoever works."""
+    """A key in Redis that holds the token of the process that does the work."""
 
     def __init__(self, link: RedisLink, name: str):
         self._link = link
@@ -91,9 +92,9 @@ class _Lease:
         self._taking: asyncio.Task[object] | None = None
 
     async def take(self) -> bool:
-        """Tell whether it was free. Raises Unanswered; it may be ours even then.
+        """Return whether the lease was free. Raises Unanswered, after which it may still be taken.
 
-        A caller that is cancelled leaves the command under way: it is known when it has arrived.
+        Cancellation does not cancel the command, so that ``release`` can wait for its outcome.
         """
         write = self._link.write(
             self._link.client.set, self._name, self._token, nx=True, px=LEASE_MS
@@ -109,7 +110,7 @@ class _Lease:
             renewal.cancel()
 
     async def release(self) -> None:
-        """Free it if it is ours, once that is decided."""
+        """Release the lease if this process holds it, after a pending ``take``."""
         if self._taking is not None:
             await asyncio.wait([self._taking])
         with suppress(Unanswered):

@@ -1,6 +1,6 @@
-"""The way to Redis: every exchange is bounded in time, and none is tried while Redis keeps failing.
+"""Send commands to Redis with a timeout each, and none while Redis keeps failing.
 
-Reading and writing fail apart: a full Redis, or a read-only replica, still answers.
+Reads and writes have separate breakers: a full Redis or a read-only replica still answers reads.
 """
 
 import asyncio
@@ -17,32 +17,33 @@ T = TypeVar("T")
 
 
 class Unanswered(Exception):
-    """Redis did not answer in time, refused, or has failed so often that it was not asked."""
+    """Redis did not answer in time, returned an error, or has failed too often to be called."""
 
 
 class RedisLink:
-    """For one event loop; connects when it is first asked. Raises SettingsError for a bad URL.
+    """A connection to Redis for one event loop, made at the first command.
 
-    ``timeout_s`` bounds each exchange, a new connection included.
+    ``timeout_s`` limits each command, including a new connection. Raises SettingsError for an
+    invalid URL.
     """
 
     def __init__(self, url: str, timeout_s: float):
-        self.client: Any = connect(url, timeout_s)  # Redis and RedisCluster: no type has both
+        self.client: Any = connect(url, timeout_s)  # Redis and RedisCluster share no type
         self._timeout_s = timeout_s
         up = metrics.REDIS_UP.labels
-        self.reads = Breaker("Redis does not answer", self._try_read, up("read"))
-        self.writes = Breaker("Redis takes no writes", self._try_write, up("write"))
+        self.reads = Breaker("Redis reads", self._try_read, up("read"))
+        self.writes = Breaker("Redis writes", self._try_write, up("write"))
 
     async def read(self, command: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """Send a command of ``client``. Raises Unanswered, and nothing else."""
+        """Send a command of ``client``. Raises only Unanswered."""
         return await self._ask(self.reads, command, *args)
 
     async def write(self, command: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
-        """Send a command that writes. Raises Unanswered, and nothing else."""
+        """Send a command that writes. Raises only Unanswered."""
         return await self._ask(self.writes, command, *args, **options)
 
     async def state(self) -> Literal["up", "down"]:
-        """Whether Redis answers now."""
+        """Return whether Redis answers now."""
         try:
             await self.read(self.client.ping)
         except Unanswered:
@@ -58,12 +59,12 @@ class RedisLink:
         self, breaker: Breaker, command: Callable[..., Awaitable[T]], *args: Any, **options: Any
     ) -> T:
         if not breaker.closed:
-            raise Unanswered("Redis has kept failing")
+            raise Unanswered("Redis has failed repeatedly")
         try:
             with tracing.span(f"redis {getattr(command, '__name__', '')}", tracing.CLIENT):
                 async with asyncio.timeout(self._timeout_s):
                     answer = await command(*args, **options)
-        except Exception as error:  # whatever a library raises, no request fails of it
+        except Exception as error:  # no library error may fail a request
             breaker.failed(error)
             raise Unanswered(str(error) or type(error).__name__) from error
         breaker.succeeded()

@@ -1,7 +1,7 @@
-"""The first tier of the embedding cache: in this process, bounded by bytes, oldest use out first.
+"""The first tier of the embedding cache: an LRU cache in this process, limited in bytes.
 
-The three outputs of the encoder have their own room, so that large maps never push out the small
-vectors. Every operation takes the same time, however much is held.
+Each of the encoder's three outputs has its own share, so that large maps never evict the small
+vectors. All operations take constant time.
 """
 
 from collections import OrderedDict
@@ -13,11 +13,11 @@ from services.cache.entry import Entries, Entry
 from services.observability import metrics
 
 SHARES = {pb.SAM: 0.6, pb.CLIP_DENSE: 0.35, pb.CLIP_POOLED: 0.05}
-"""Of the cache's bytes; a pooled vector is about a thousandth of a map."""
+"""Shares of the capacity; a pooled vector has about a thousandth of the bytes of a map."""
 
 
 class _Shelf:
-    """The entries of one output."""
+    """An LRU cache of one output."""
 
     def __init__(self, capacity: int):
         self.capacity = capacity
@@ -42,7 +42,7 @@ class _Shelf:
 
 
 class MemoryTier:
-    """Embeddings of one contract by image key and output. For one event loop: not thread-safe."""
+    """Embeddings of one contract by image key and output. Not thread-safe."""
 
     def __init__(self, capacity: int):
         self.capacity = capacity
@@ -50,11 +50,11 @@ class MemoryTier:
 
     @property
     def size(self) -> int:
-        """Bytes held."""
+        """The bytes of all entries."""
         return sum(shelf.size for shelf in self._shelves.values())
 
     def get(self, image_key: str, outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:
-        """Those of the outputs that are held."""
+        """Return those of ``outputs`` that are in memory."""
         found = {}
         for output in outputs:
             entry = self._shelves[output].get(image_key)

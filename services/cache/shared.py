@@ -1,7 +1,7 @@
 """The second tier of the embedding cache: Redis, shared by all processes.
 
-A request never fails here: what goes wrong is a miss. Every entry has its expiry, so that an
-eviction policy ``volatile-…`` finds only what may be lost.
+Errors count as misses, so no request fails here. Every entry expires, so that a ``volatile-…``
+eviction policy removes only cache entries.
 """
 
 import asyncio
@@ -18,22 +18,19 @@ from services.observability import metrics
 
 DAY_S = 86_400
 LIFETIME_S = {pb.SAM: DAY_S, pb.CLIP_DENSE: 3 * DAY_S, pb.CLIP_POOLED: 30 * DAY_S}
-"""What takes much room for few questions goes first; a vector costs next to nothing to keep."""
+"""Expiry by output: short for the large maps, which few requests reuse; long for small vectors."""
 
 OUTPUTS = tuple(LIFETIME_S)
 OUTCOMES = ("hit", "miss", "corrupt", "error", "written", "write_error", "write_dropped")
 
 WRITE_BYTES = 64 * 2**20
-"""On their way to Redis at once; what would exceed them is not written."""
+"""Limit of the bytes in pending writes; entries beyond it are dropped."""
 READS_AT_ONCE, WRITES_AT_ONCE = 32, 4
-"""Of images. Waiting for one's turn is not Redis' fault: its time begins after that."""
+"""Concurrent reads and writes, of one image each. The timeout starts after the wait for a slot."""
 
 
 class SharedTier:
-    """Embeddings of one contract (``entry.contract``) by image key and output.
-
-    For one event loop.
-    """
+    """Embeddings in Redis of one ``entry.contract`` by image key and output, for one event loop."""
 
     def __init__(self, link: RedisLink, contract: str):
         self._link = link
@@ -43,11 +40,11 @@ class SharedTier:
         self._write_slots = asyncio.Semaphore(WRITES_AT_ONCE)
         self._writing: dict[str, asyncio.Task[None]] = {}  # by image key
         self._writing_bytes = 0
-        for outcome in OUTCOMES:  # a series that began with its first event would not show it
+        for outcome in OUTCOMES:  # else a rate would miss the first event of a series
             _count(OUTPUTS, outcome, 0)
 
     async def get(self, image_key: str, outputs: Sequence[pb.Output]) -> dict[pb.Output, Entry]:
-        """Those of the outputs that are there and whole."""
+        """Return those of ``outputs`` that are in Redis and valid."""
         names = self._names(image_key, outputs)
         try:
             async with self._read_slots:
@@ -66,7 +63,7 @@ class SharedTier:
         return found
 
     def put(self, image_key: str, entries: Entries) -> None:
-        """Write them in the background, unless too much is being written already."""
+        """Write entries in the background, or drop them if WRITE_BYTES are pending."""
         size = sum(entry.array.nbytes for entry in entries.values())
         if not self._link.writes.closed or self._writing_bytes + size > WRITE_BYTES:
             _count(entries, "write_dropped")
@@ -83,26 +80,26 @@ class SharedTier:
         task.add_done_callback(done)
 
     async def once(self, image_key: str, encode: Callable[[], Awaitable[Entries]]) -> Entries:
-        """All outputs: those that another process makes meanwhile, or of ``encode``.
+        """Return all outputs, from another process that encodes the image or from ``encode``.
 
-        ``encode`` puts what it has made.
+        ``encode`` must ``put`` its outputs.
         """
         find, settle = partial(self._find, image_key), partial(self._written, image_key)
         return await self._leases.once(image_key, find, encode, settle)
 
     async def state(self) -> Literal["up", "down"]:
-        """Whether Redis answers now."""
+        """Return whether Redis answers now."""
         return await self._link.state()
 
     async def close(self) -> None:
-        """Finish what is being written, and leave."""
+        """Finish pending writes and disconnect."""
         if self._writing:
             await asyncio.wait(self._writing.values())
         await self._leases.close()
         await self._link.close()
 
     async def _find(self, image_key: str) -> Entries | None:
-        """All outputs, read only once all are there. Raises Unanswered."""
+        """Return all outputs, or None unless all are in Redis. Raises Unanswered."""
         names = self._names(image_key, OUTPUTS)
         if await self._link.read(self._link.client.exists, *names) < len(names):
             return None
@@ -110,12 +107,12 @@ class SharedTier:
         return found if len(found) == len(OUTPUTS) else None
 
     async def _written(self, image_key: str) -> None:
-        """Wait for what is being written of an image."""
+        """Wait for a pending write of an image."""
         if image_key in self._writing:
             await asyncio.wait([self._writing[image_key]])
 
     async def _write(self, image_key: str, entries: Entries) -> None:
-        """All in one exchange."""
+        """Write all entries in one round trip."""
         names = self._names(image_key, entries)
         packed = await asyncio.to_thread(_pack_all, names, entries.values())
         pipeline = self._link.client.pipeline(transaction=False)

@@ -1,8 +1,8 @@
-"""``samclip cache warm``: pictures are embedded, and indexed, before anybody asks about them.
+"""``samclip cache warm``: embed images in advance, and optionally index them.
 
-Through the public client, so it runs anywhere: beside the service, or as a job on a cluster whose
-workers share the source out, ``ray job submit -- python -m services.cache.warm … --workers 8``.
-What the service holds already costs a look-up and no upload, so a run that was stopped goes on.
+It uses the public client, so it runs beside the service or as a job on a cluster, whose workers
+split the source: ``ray job submit -- python -m services.cache.warm … --workers 8``. A known image
+costs a lookup and no upload, so a run that was stopped can be repeated.
 """
 
 import argparse
@@ -22,25 +22,25 @@ from tqdm import tqdm
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 FILES_AT_ONCE = 32
-PART = 256  # pictures that a worker is given at once; a shard is a part as well
+PART = 256  # images per part of a source; a shard is one part
 LISTED_AT_ONCE = 1000
 
 Connect = Callable[[], Client]
 
 
 class Warmed(NamedTuple):
-    """What was done, and what is wrong with the pictures that failed, by their ids."""
+    """How many images were embedded, and the errors of the others by id."""
 
     done: int
     errors: dict[str, str]
 
 
 class WorkerFailed(RuntimeError):
-    """The service or the source failed a worker of the job; the text says how."""
+    """A worker of the job got an error from the service or the source."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Embed every picture of a source; return 0 when none failed."""
+    """Run ``samclip cache warm``; return 0 if all images were embedded."""
     args = _parser().parse_args(argv)
     connect = functools.partial(cli.connect, args, bulk=True)
     try:
@@ -57,17 +57,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="samclip cache warm",
-        description="Embed pictures before anybody asks about them, and index them.",
-        epilog="A run that was stopped goes on: what the service holds is not sent again.",
+        description="Embed images in advance, and index them in a collection if one is given.",
+        epilog="A repeated run does not send known images again, so it can finish a stopped run.",
     )
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of pictures or of WebDataset shards (.tar), as path or fsspec URL",
+        help="folder of images or of WebDataset shards (.tar), as path or fsspec URL",
     )
-    parser.add_argument("--collection", metavar="NAME", help="index them here, by their paths")
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="as a Ray Data job on so many workers"
+        "--collection", metavar="NAME", help="index the images here, under their paths"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="run as a Ray Data job on N workers"
     )
     cli.add_service(parser)
     return parser
@@ -76,24 +78,24 @@ def _parser() -> argparse.ArgumentParser:
 def warm(
     connect: Connect, source: str, collection: str | None = None, workers: int | None = None
 ) -> Warmed:
-    """Have the service embed every picture of ``source``, and index it under its path.
+    """Have the service embed all images of ``source``, and index them under their paths.
 
-    Here, or by ``workers`` of the Ray that this runs in, each with a connection of its own. What is
-    broken is told, and does not stop the rest. Raises ServiceError when the service itself fails,
-    WorkerFailed when it fails a worker, ValueError where there is no picture.
+    Runs here, or on ``workers`` of the current Ray, each with its own connection. Images that fail
+    are reported and do not stop the others. Raises ServiceError if the service fails, WorkerFailed
+    if it fails in a worker, ValueError if the source has no images.
     """
     with connect() as client:
-        have = held(client, collection) if collection else frozenset[str]()
-    embed = functools.partial(_embed, connect, source, collection, have)
+        indexed = held(client, collection) if collection else frozenset[str]()
+    embed = functools.partial(_embed, connect, source, collection, indexed)
     parts, done, errors = _parts(source), 0, dict[str, str]()
-    by_32 = _share_out(embed, parts, workers) if workers else (w for p in parts for w in embed(p))
+    batches = _share_out(embed, parts, workers) if workers else (b for p in parts for b in embed(p))
     with tqdm(desc=source, unit="image") as progress:
-        for some in by_32:
-            done += some.done
-            errors.update(some.errors)
-            progress.update(some.done + len(some.errors))
-    if not (done or errors or have):
-        raise ValueError(f"no picture in {source}: expected {', '.join(SUFFIXES)}, or .tar of them")
+        for batch in batches:
+            done += batch.done
+            errors.update(batch.errors)
+            progress.update(batch.done + len(batch.errors))
+    if not (done or errors or indexed):
+        raise ValueError(f"no images in {source}: expected {', '.join(SUFFIXES)}, or .tar of them")
     return Warmed(done, errors)
 
 
@@ -102,11 +104,13 @@ def _share_out(
     parts: Iterator[Sequence[str]],
     workers: int,
 ) -> Iterator[Warmed]:
-    """A Ray Data job: its workers wait for the service, so that they need no cores."""
+    """Run ``embed`` as a Ray Data job. The workers wait for the service, so they need no cores."""
     try:
-        import ray.data  # not above: the rest does without
+        import ray.data  # only a job needs it
     except ImportError as error:
-        raise WorkerFailed(f"no Ray Data is installed ({error}): install samclip[train]") from error
+        raise WorkerFailed(
+            f"Ray Data is not installed ({error}): install samclip[train]"
+        ) from error
 
     def work(row: dict[str, Any]) -> dict[str, str]:
         try:
@@ -115,40 +119,40 @@ def _share_out(
             return {"failure": str(error), "found": "[]"}
         return {"failure": "", "found": json.dumps(found)}
 
-    todo = [{"part": json.dumps(part)} for part in parts]  # Arrow's text has no stray bytes
+    todo = [{"part": json.dumps(part)} for part in parts]  # Arrow needs valid UTF-8
     job = ray.data.from_items(todo, override_num_blocks=len(todo) or 1).map(
         work, compute=ray.data.TaskPoolStrategy(size=workers), num_cpus=0
     )
     for row in job.iter_rows():
         if row["failure"]:
             raise WorkerFailed(row["failure"])
-        yield from (Warmed(*some) for some in json.loads(row["found"]))
+        yield from (Warmed(*batch) for batch in json.loads(row["found"]))
 
 
 def _embed(
     connect: Connect,
     source: str,
     collection: str | None,
-    held: frozenset[str],
+    indexed: frozenset[str],
     part: Sequence[str],
 ) -> Iterator[Warmed]:
-    """Embed a part of the source, some pictures at a time."""
+    """Embed a part of the source, FILES_AT_ONCE images at a time, without those ``indexed``."""
     broken: dict[str, str] = {}
-    pictures = (one for one in _pictures(source, part, broken) if one[0] not in held)
+    images = ((id, file) for id, file in _pictures(source, part, broken) if id not in indexed)
     with connect() as client, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        while some := dict(islice(pictures, FILES_AT_ONCE)):
+        while batch := dict(islice(images, FILES_AT_ONCE)):
             if collection:
-                indexed = client.index(collection, some)
-                yield Warmed(indexed.indexed, dict(indexed.errors))
+                reply = client.index(collection, batch)
+                yield Warmed(reply.indexed, dict(reply.errors))
             else:
-                answers = pool.map(lambda encoded: _wrong(client, encoded), some.values())
-                errors = {id: answer for id, answer in zip(some, answers, strict=True) if answer}
-                yield Warmed(len(some) - len(errors), errors)
+                answers = pool.map(lambda encoded: _wrong(client, encoded), batch.values())
+                errors = {id: answer for id, answer in zip(batch, answers, strict=True) if answer}
+                yield Warmed(len(batch) - len(errors), errors)
     yield Warmed(0, broken)
 
 
 def _wrong(client: Client, encoded: bytes) -> str:
-    """What is wrong with the picture; empty when it is embedded."""
+    """Embed an image; return its error, or "" if it was embedded."""
     try:
         client.image(encoded).embed()
     except (InvalidArgument, ValueError) as error:
@@ -157,7 +161,7 @@ def _wrong(client: Client, encoded: bytes) -> str:
 
 
 def held(client: Client, collection: str) -> frozenset[str]:
-    """The ids of what a collection holds; none where there is no such collection."""
+    """Return the ids of the items in a collection; none if it does not exist."""
     ids: list[str] = []
     try:
         while page := client.list_items(
@@ -170,7 +174,7 @@ def held(client: Client, collection: str) -> frozenset[str]:
 
 
 def _parts(source: str) -> Iterator[list[str]]:
-    """The paths below ``source``: some pictures, or one shard."""
+    """Yield parts of ``source``: the paths below it of up to PART images, or of one shard."""
     files, folder = fsspec.url_to_fs(source)
     names = [PurePosixPath(path).relative_to(folder).as_posix() for path in files.find(folder)]
     pictures = sorted(name for name in names if name.lower().endswith(SUFFIXES))
@@ -181,9 +185,9 @@ def _parts(source: str) -> Iterator[list[str]]:
 def _pictures(
     source: str, part: Sequence[str], broken: dict[str, str]
 ) -> Iterator[tuple[str, bytes]]:
-    """The path below ``source``, and the file, of each picture, also of those in a shard.
+    """Yield the path below ``source`` and the file of each image, including those in shards.
 
-    Files that cannot be read, and shards that cannot be read to their end, are added to ``broken``.
+    Adds files and shards that cannot be read completely to ``broken``.
     """
     files, folder = fsspec.url_to_fs(source)
     for name in part:
@@ -203,8 +207,8 @@ def _pictures(
 def _members(
     shard: tarfile.TarFile, name: str, broken: dict[str, str]
 ) -> Iterator[tuple[str, bytes]]:
-    """The pictures of a shard; members that are no files or share a name are in ``broken``."""
-    seen: set[str] = set()
+    """Yield the images of a shard. Adds members that are no files or share a name to ``broken``."""
+    ids: set[str] = set()
     for member in shard:
         if not member.name.lower().endswith(SUFFIXES):
             continue
@@ -212,10 +216,10 @@ def _members(
         content = shard.extractfile(member) if member.isfile() else None
         if content is None:
             broken[id] = "a folder or link, expected a file: replace it in the shard"
-        elif id in seen:
-            broken[id] = "the shard has two pictures of this name: the first was used, rename one"
+        elif id in ids:
+            broken[id] = "the shard has two images of this name: the first was used, rename one"
         else:
-            seen.add(id)
+            ids.add(id)
             yield id, content.read()
 
 

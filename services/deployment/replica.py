@@ -1,4 +1,4 @@
-"""How each service runs under Ray Serve: one place for the numbers that all of them share."""
+"""The deployment of a service under Ray Serve, with the options that all services share."""
 
 import logging
 
@@ -19,17 +19,17 @@ from services.settings import Settings, SettingsError
 logger = logging.getLogger(__name__)
 
 MAX_ONGOING = 256
-"""Requests that a replica works on at once. Far above a batch, which Serve's own 5 would starve:
-what is bounded here is the queue of the encoder (``max_queue``), and the wait for a slot."""
+"""Requests that a replica works on at once. Far more than a batch, which Serve's default of 5 would
+starve: the effective limits are the encoder's queue (``max_queue``) and the wait for a slot."""
 MAX_QUEUED = 256
-"""Requests that wait for a slot; those beyond get 429 or RESOURCE_EXHAUSTED at once."""
+"""Requests that may wait for a slot; others get 429 or RESOURCE_EXHAUSTED at once."""
 HEALTH = {"health_check_period_s": 1, "health_check_timeout_s": 2}
-"""A replica whose process has ended is replaced at once; one that hangs, after three checks that
-got no answer: about seven seconds, where Serve's own numbers would make it a hundred."""
+"""A replica whose process has ended is replaced at once; one that hangs, after three checks without
+an answer. That takes about seven seconds, compared with a hundred for Serve's defaults."""
 
 
 def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.Application:
-    """One replica of a service. ``gpus`` is its part of a GPU where the settings name one."""
+    """Deploy one replica of a service. ``gpus`` is its share of a GPU if the settings name one."""
     on_gpu = settings.device.startswith("cuda")
     deployed = serve.deployment(
         serve.ingress()(swapping(service)),
@@ -47,7 +47,7 @@ def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.A
 
 
 def check_batch(name: str, size: int) -> None:
-    """Raise SettingsError for a batch that Serve would never let fill while another one runs."""
+    """Raise SettingsError for a batch that could never fill while another one runs."""
     if 2 * size > MAX_ONGOING:
         raise SettingsError(
             f"{name} is {size}: a replica works on {MAX_ONGOING} requests at once, and one batch "
@@ -79,5 +79,5 @@ def _engine(settings: Settings, *parts: Part) -> Engine:
     for part in parts:
         dtype = engine.dtype if part == "image_encoder" else "float32"
         metrics.ENGINE_INFO.labels(part, engine.name, dtype).set(1)
-        logger.info("%s runs in %s, %s", part, engine.name, dtype)
+        logger.info("%s runs on %s, %s", part, engine.name, dtype)
     return engine

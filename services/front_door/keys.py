@@ -1,8 +1,8 @@
-"""API keys: the file that holds them, hashed, and ``samclip keys``, which writes it.
+"""API keys: the file of their hashes, and ``samclip keys``, which changes it.
 
-A key a line, as HAProxy reads it: the front door looks up the hash of what a caller sends, and
-finds who that is. A key has 256 random bits, so its plain sha256 tells nothing about it; and what
-is compared is a hash, which a caller cannot steer, so the time that it takes tells nothing either.
+The file has one key per line, in HAProxy's map format: the front door looks up the hash of the key
+that a client sends. Keys have 256 random bits, so a plain sha256 is enough. The lookup compares
+hashes, which a client cannot choose, so its timing reveals nothing about the keys.
 """
 
 import argparse
@@ -24,19 +24,22 @@ from services.request.callers import COMMON
 from services.settings import Settings, SettingsError
 
 SCOPES = {
-    "read": "ask about images, search, and list what there is",
-    "index": "add and replace images of collections, and delete them one by one",
+    "read": "query images, search, and list collections and items",
+    "index": "add, replace and delete images of collections",
     "admin": "delete whole collections",
 }
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
-SHORTEST = 20  # characters of a key that somebody else has made
+SHORTEST = 20  # characters of a key from --from-stdin
 
-_HEADER = "# sha256 of the key, name, scopes, tenant, requests a second, in flight (0: no limit)\n"
+_HEADER = "# sha256 of the key, name, scopes, tenant, requests/s, in flight (0: no limit)\n"
 
 
 @dataclass(frozen=True)
 class Key:
-    """``sha256`` in lower-case hex. ``rate``: requests a second, ``inflight``: at the same time."""
+    """One line of the file: the key's ``sha256`` in lower-case hex, its owner and its limits.
+
+    ``rate`` limits requests per second, ``inflight`` concurrent requests; 0 means no limit.
+    """
 
     sha256: str
     name: str
@@ -47,20 +50,20 @@ class Key:
 
     @classmethod
     def parse(cls, line: str) -> Self:
-        """Read a line of the file. Raises ValueError, which says what is wrong with it."""
+        """Parse a line of the file. Raises ValueError if it is invalid."""
         sha256, *fields = re.split("[ \t]+", line.strip(" \t"))  # as HAProxy reads it
         if not re.fullmatch("[0-9a-f]{64}", sha256) or len(fields) != 5:
             raise ValueError(
-                "expected a hash of 64 hex digits, name, scopes, tenant and two numbers. Is it "
-                "a key in the clear? `samclip keys add NAME --from-stdin` takes and hashes it"
+                "expected a hash of 64 hex digits, name, scopes, tenant and two numbers. If it is "
+                "a key in the clear, run `samclip keys add NAME --from-stdin`, which hashes it"
             )
         name, scopes, tenant, rate, inflight = fields
         if unknown := set(scopes.split(",")) - SCOPES.keys():
-            raise ValueError(f"no scope {', '.join(unknown)}, there are {', '.join(SCOPES)}")
+            raise ValueError(f"unknown scope {', '.join(unknown)}, expected {', '.join(SCOPES)}")
         if not NAME.fullmatch(name) or not (tenant == COMMON or NAME.fullmatch(tenant)):
-            raise ValueError("expected name and tenant of 1 to 64 letters, digits, . _ and -")
+            raise ValueError("expected a name and a tenant of 1 to 64 letters, digits, . _ and -")
         if not (re.fullmatch("[0-9]{1,9}", rate) and re.fullmatch("[0-9]{1,9}", inflight)):
-            raise ValueError("expected the limits as whole numbers, 0 for none")
+            raise ValueError("expected whole numbers as limits, 0 for no limit")
         return cls(sha256, name, tuple(scopes.split(",")), tenant, int(rate), int(inflight))
 
     def __str__(self) -> str:
@@ -69,12 +72,15 @@ class Key:
 
 
 def digest(key: str) -> str:
-    """What is kept of a key."""
+    """Return the hash under which the file lists ``key``."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 
 def read(file: Path) -> list[Key]:
-    """Read all keys of a file. Raises SettingsError, which names the line but never shows it."""
+    """Read all keys of a file.
+
+    Raises SettingsError, which names an invalid line but never shows its text.
+    """
     try:
         lines = file.read_bytes().decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -86,7 +92,7 @@ def read(file: Path) -> list[Key]:
         try:
             found.append(Key.parse(line))
         except ValueError as error:
-            raise SettingsError(f"line {number} of {file} is no API key of ours: {error}") from None
+            raise SettingsError(f"line {number} of {file} is no valid API key: {error}") from None
     for what in ("name", "sha256"):
         if len({getattr(key, what) for key in found}) < len(found):
             raise SettingsError(f"two API keys in {file} have the same {what}: remove one of them")
@@ -94,9 +100,9 @@ def read(file: Path) -> list[Key]:
 
 
 def write(file: Path, keys: Sequence[Key]) -> None:
-    """Replace the file, whole or not at all; its owner and its rights stay as they are.
+    """Replace the file atomically; keep its owner and permissions.
 
-    Others than its owner cannot read a new one. Raises SettingsError.
+    Only its owner can read a new file. Raises SettingsError if the owner cannot be kept.
     """
     partial = file.with_name(f".{file.name}.partial")
     partial.unlink(missing_ok=True)
@@ -108,17 +114,17 @@ def write(file: Path, keys: Sequence[Key]) -> None:
 
 
 def _dress_as(file: Path, partial: Path) -> None:
-    """Give a new file the owner and the rights of the one that it replaces."""
-    held = file.stat()
+    """Give a new file the owner and the permissions of the file that it replaces."""
+    status = file.stat()
     try:
-        os.chown(partial, held.st_uid, held.st_gid)
+        os.chown(partial, status.st_uid, status.st_gid)
     except PermissionError as error:
         partial.unlink()
         raise SettingsError(
-            f"{file} belongs to user {held.st_uid} and group {held.st_gid}, who could not read it "
-            "afterwards: change it as that user or as root"
+            f"{file} belongs to user {status.st_uid} and group {status.st_gid}, which could not "
+            "read a file written by this user: change it as that user or as root"
         ) from error
-    partial.chmod(held.st_mode & 0o777)
+    partial.chmod(status.st_mode & 0o777)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,8 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         file = args.file or Settings.load().api_keys_file
         if file is None:
-            raise SettingsError("no file: name it with --file, or as SAMCLIP_API_KEYS_FILE")
-        # A list needs no lock, and its folder may be mounted read-only.
+            raise SettingsError("no file of API keys: set --file or SAMCLIP_API_KEYS_FILE")
+        # `list` needs no lock, and the folder may be mounted read-only.
         with nullcontext() if args.run is _list else _one_at_a_time(file):
             return int(args.run(file, args))
     except (SettingsError, OSError) as error:
@@ -138,9 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _one_at_a_time(file: Path) -> Iterator[None]:
-    """Wait for other processes that change this file: each would undo the other's change.
+    """Lock the file against changes by other processes while the context lasts.
 
-    A user who can open a file or folder can also lock it. The lock is therefore a file that other
+    A user who can open a file or folder can also lock it, so the lock is a separate file that other
     users cannot open.
     """
     descriptor = _open_lock(file)
@@ -152,14 +158,14 @@ def _one_at_a_time(file: Path) -> Iterator[None]:
 
 
 def _open_lock(file: Path) -> int:
-    """Open the lock file beside ``file``; a new one belongs to the owner of the folder."""
+    """Open the lock file beside ``file``; the folder's owner becomes the owner of a new one."""
     path, flags = file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return os.open(path, flags)
     folder = file.parent.stat()
-    with suppress(PermissionError):  # only root can, and only root needs it
+    with suppress(PermissionError):  # only root may change the owner
         os.chown(descriptor, folder.st_uid, folder.st_gid)
     return descriptor
 
@@ -167,16 +173,16 @@ def _open_lock(file: Path) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="samclip keys",
-        description="The API keys of a service, which sees a change of their file at once.",
-        epilog="To replace a key: add another one of the same tenant, then remove the old one.",
+        description="Manage the API keys of a service. A running service reloads a changed file.",
+        epilog="To replace a key, add another one of the same tenant, then remove the old one.",
     )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--file", type=Path, metavar="FILE", help="default: the setting api_keys_file"
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add = commands.add_parser("add", parents=[common], help="make a key, and print it this once")
-    add.add_argument("name", metavar="NAME", help="of who will hold it")
+    add = commands.add_parser("add", parents=[common], help="make a key and print it once")
+    add.add_argument("name", metavar="NAME", help="the key's owner")
     add.add_argument(
         "--scope",
         action="append",
@@ -185,35 +191,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument(
         "--tenant",
-        help="whose collections and images it reaches (NAME); "
-        f"{COMMON}: what came in without any key",
+        help="tenant whose collections and images the key can use (NAME); "
+        f"{COMMON}: those added without a key",
     )
-    add.add_argument("--rate", type=int, default=0, metavar="N", help="requests a second, at most")
-    add.add_argument("--inflight", type=int, default=0, metavar="N", help="at the same time")
-    add.add_argument("--from-stdin", action="store_true", help="take a key that there is already")
+    add.add_argument("--rate", type=int, default=0, metavar="N", help="max requests per second")
+    add.add_argument("--inflight", type=int, default=0, metavar="N", help="max requests in flight")
+    add.add_argument("--from-stdin", action="store_true", help="read an existing key")
     add.set_defaults(run=_add)
-    shown = commands.add_parser("list", parents=[common], help="show whose keys there are")
+    shown = commands.add_parser("list", parents=[common], help="list the keys")
     shown.set_defaults(run=_list)
-    remove = commands.add_parser("remove", parents=[common], help="let a key in no more")
+    remove = commands.add_parser("remove", parents=[common], help="revoke a key")
     remove.add_argument("name", metavar="NAME")
     remove.set_defaults(run=_remove)
     return parser
 
 
 def _add(file: Path, args: argparse.Namespace) -> int:
-    held = read(file) if file.exists() else []
-    if any(key.name == args.name for key in held):
-        raise SettingsError(f"there is a key {args.name!r} already: give this one another name")
+    existing = read(file) if file.exists() else []
+    if any(key.name == args.name for key in existing):
+        raise SettingsError(f"a key {args.name!r} exists already: choose another name")
     secret = sys.stdin.readline().strip() if args.from_stdin else secrets.token_urlsafe(32)
     if len(secret) < SHORTEST:
-        raise SettingsError(f"a key of {len(secret)} characters is guessed, give {SHORTEST} random")
+        raise SettingsError(
+            f"a key of {len(secret)} characters is too short: give {SHORTEST} random characters"
+        )
     scopes = ",".join(dict.fromkeys(args.scope or ["read"]))
     fields = (args.name, scopes, args.tenant or args.name, str(args.rate), str(args.inflight))
     try:
         key = Key.parse(" ".join((digest(secret), *fields)))
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    write(file, [*held, key])
+    write(file, [*existing, key])
     if not args.from_stdin:
         print(secret)
     return 0
@@ -235,11 +243,11 @@ def _list(file: Path, args: argparse.Namespace) -> int:
 
 
 def _remove(file: Path, args: argparse.Namespace) -> int:
-    held = read(file)
-    left = [key for key in held if key.name != args.name]
-    if len(left) == len(held):
-        raise SettingsError(f"no key {args.name!r} in {file}: `samclip keys list` shows them")
-    write(file, left)
+    existing = read(file)
+    remaining = [key for key in existing if key.name != args.name]
+    if len(remaining) == len(existing):
+        raise SettingsError(f"no key {args.name!r} in {file}: `samclip keys list` lists the keys")
+    write(file, remaining)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What changes while a service is open: keys and certificates with their files, and the clock."""
+"""Reload changed API keys and certificates while the front door runs; report clock changes."""
 
 import logging
 import socket
@@ -11,34 +11,34 @@ from services.front_door import keys
 from services.settings import Settings, SettingsError
 
 LOOK_S = 1.0
-"""Between two looks at the files."""
+"""Interval between two checks of the files."""
 LINES = 50
-"""Of keys in one command to HAProxy, which takes 16 KB at once."""
+"""Keys per HAProxy command, which is at most 16 KB long."""
 STEP_S = 10.0
-"""A clock that is set back by more than this is told of."""
+"""A clock that is set back by more than this is reported."""
 
 logger = logging.getLogger(__name__)
 
 
 def watch(process: subprocess.Popen[bytes], settings: Settings, admin: Path) -> int:
-    """Hand changed keys and certificates to HAProxy until it ends; return its exit code.
+    """Load changed keys and certificates into HAProxy until it ends; return its exit code.
 
-    Tells meanwhile of a clock that was set back.
+    Logs an error if the clock is set back.
     """
     handlers = {settings.api_keys_file: hand_in_keys, settings.tls_cert_file: hand_in_certificate}
-    seen: dict[Path, tuple[int, ...]] = {}
+    states: dict[Path, tuple[int, ...]] = {}
     ahead_s = _clock_ahead_s()
     while True:
         ahead_s, before_s = _clock_ahead_s(), ahead_s
         if before_s - ahead_s > STEP_S:
             _tell_of_step(before_s - ahead_s)
         for file, hand_in in handlers.items():
-            if file is not None and (state := _state(file)) != seen.get(file):
-                seen[file] = state
+            if file is not None and (state := _state(file)) != states.get(file):
+                states[file] = state
                 try:
                     hand_in(admin, file)
                 except (SettingsError, OSError, RuntimeError) as error:
-                    logger.error("%s; what was there before goes on", error)
+                    logger.error("%s; the previous keys or certificate stay in use", error)
         try:
             return process.wait(LOOK_S)
         except subprocess.TimeoutExpired:
@@ -46,14 +46,14 @@ def watch(process: subprocess.Popen[bytes], settings: Settings, admin: Path) -> 
 
 
 def hand_in_keys(admin: Path, file: Path) -> None:
-    """Replace all keys at once. Raises SettingsError for a file that is not right."""
+    """Replace all keys at once. Raises SettingsError if the file is invalid."""
     lines = [str(key) for key in keys.read(file)]
     version = _done(tell(admin, f"prepare map {file}"), "New version created: ")
     for start in range(0, len(lines), LINES):
         some = "\n".join(lines[start : start + LINES])
         _done(tell(admin, f"add map @{version} {file} <<\n{some}"))
     _done(tell(admin, f"commit map @{version} {file}"))
-    logger.info("%d API keys are in use now", len(lines))
+    logger.info("%d API keys loaded", len(lines))
 
 
 def hand_in_certificate(admin: Path, file: Path) -> None:
@@ -64,41 +64,41 @@ def hand_in_certificate(admin: Path, file: Path) -> None:
 
 
 def tell(admin: Path, command: str) -> str:
-    """HAProxy's answer to a command. Raises OSError while it does not listen."""
+    """Send HAProxy a command and return its answer. Raises OSError while it does not listen."""
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(5)
         line.connect(str(admin))
-        # An empty line ends what is sent with a command.
+        # An empty line ends a payload.
         line.sendall(command.encode() + (b"\n\n" if "\n" in command else b"\n"))
         return b"".join(iter(lambda: line.recv(65536), b"")).decode().strip()
 
 
 def _done(answer: str, expected: str = "") -> str:
-    """What follows the expected beginning of an answer. Raises RuntimeError for another answer."""
+    """Return an answer without its expected prefix. Raises RuntimeError for any other answer."""
     if not answer.startswith(expected) or (answer and not expected):
-        raise RuntimeError(f"HAProxy answers {answer[:200]!r} where keys or certificates change")
+        raise RuntimeError(f"HAProxy rejected the change of keys or certificate: {answer[:200]!r}")
     return answer.removeprefix(expected)
 
 
 def _clock_ahead_s() -> float:
-    """How far the wall clock is ahead of one that nobody sets."""
+    """Return how far the wall clock is ahead of the monotonic clock."""
     return time.time() - time.monotonic()
 
 
 def _tell_of_step(back_s: float) -> None:
-    # Ray's periodic timers and Serve's controller wait for a time of the wall clock.
+    # Ray's periodic timers and Serve's controller wait until a time of the wall clock.
     logger.error(
-        "the clock was set back by %.0f s: requests are answered as before, but Ray replaces "
-        "nothing that fails until %s; start the service again to have that back at once",
+        "the clock was set back by %.0f s: requests are served as before, but Ray will not replace "
+        "failed processes until %s; restart the service to fix this now",
         back_s,
         datetime.fromtimestamp(time.time() + back_s).strftime("%H:%M:%S"),
     )
 
 
 def _state(file: Path) -> tuple[int, ...]:
-    """What changes whenever a file is replaced or written; the same while it is gone."""
+    """Return a value that changes when the file is replaced or written; () if it is missing."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return ()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size

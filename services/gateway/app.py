@@ -1,6 +1,6 @@
-"""The gateway: pages, documentation, readiness and metrics of the service as a whole.
+"""The gateway: pages, documentation, readiness and metrics of the whole service.
 
-It also answers grpc.health.v1. Server reflection is Serve's own, the same in every replica.
+It also serves grpc.health.v1. Server reflection is Serve's, the same in every replica.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ PLAYGROUND = Path(__file__).with_name("playground.html")
 PAGE = ["GET", "HEAD"]
 WATCH_S = 1.0
 MAX_WATCHERS = 64
-"""Callers of Health/Watch at the same time: each holds its place until it hangs up."""
+"""Maximum number of concurrent Health/Watch calls: each takes a slot until it disconnects."""
 
 
 class Gateway:
@@ -48,20 +48,20 @@ class Gateway:
         status = await self._status(request.service)
         if status == HealthCheckResponse.SERVICE_UNKNOWN:
             grpc_context.set_code(StatusCode.NOT_FOUND)
-            grpc_context.set_details(f"no service {request.service[:80]!r} here")
+            grpc_context.set_details(f"unknown service {request.service[:80]!r}")
             return HealthCheckResponse()
         return HealthCheckResponse(status=status)
 
     async def Watch(
         self, request: HealthCheckRequest, grpc_context: Any
     ) -> AsyncIterator[HealthCheckResponse]:
-        """Send the status now and whenever it changes, until the caller or Serve ends the call."""
+        """Send the status now and after each change, until the caller or Serve ends the call."""
         if not _admitted(grpc_context):
             return
         if self.watchers >= MAX_WATCHERS:
             grpc_context.set_code(StatusCode.RESOURCE_EXHAUSTED)
             grpc_context.set_details(
-                f"{MAX_WATCHERS} callers watch already: ask Health/Check, or come back later"
+                f"there are {MAX_WATCHERS} watchers already: use Health/Check, or try again later"
             )
             return
         self.watchers += 1
@@ -88,7 +88,7 @@ class Gateway:
 
 
 def _admitted(grpc_context: Any) -> bool:
-    """Whether a call came through the front door; otherwise it gets UNAUTHENTICATED."""
+    """Return whether a call came through the front door; if not, set UNAUTHENTICATED."""
     if admission.admitted(dict(grpc_context.invocation_metadata())):
         return True
     grpc_context.set_code(StatusCode.UNAUTHENTICATED)
@@ -99,7 +99,7 @@ def _admitted(grpc_context: Any) -> bool:
 def pages(
     readiness: Readiness, counted: Callable[[], Awaitable[dict[str, list[Metric]]]]
 ) -> FastAPI:
-    """Make the routes that belong to no single model service; ``counted`` is asked at a scrape."""
+    """Make the routes that belong to no single model service; ``counted`` returns the metrics."""
     app = http.protected()
     playground = PLAYGROUND.read_text()
     schema = openapi.document()
@@ -139,13 +139,13 @@ def pages(
             swagger_favicon_url="/docs/static/favicon.png",
         )
 
-    # Swagger's own files, from a package: no other host is asked for them.
+    # Swagger's files come from a package, so that browsers need no other host.
     app.mount("/docs/static", StaticFiles(packages=[("fastapi_offline", "static")]))
     return app
 
 
 def build(settings: Settings) -> serve.Application:
-    """The application, for ``serve.run``."""
+    """Return the application for ``serve.run``."""
     deployed = serve.deployment(
         serve.ingress()(Gateway),
         name="gateway",

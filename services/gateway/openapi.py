@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the routes and the messages: there is nothing to keep in step."""
+"""The OpenAPI document, generated from the routes and the messages."""
 
 from typing import Any
 
@@ -30,9 +30,9 @@ KEYS = {
     "bearer": {"type": "http", "scheme": "bearer"},
 }
 PAGES = {
-    "/healthz": "Live: the service answers.",
-    "/readyz": "Ready: the model is warm; and the state of each dependency.",
-    "/metrics": "Prometheus text, samclip_* of all replicas.",
+    "/healthz": "Liveness: the service responds.",
+    "/readyz": "Readiness: the models are warm. Also reports the state of each dependency.",
+    "/metrics": "Metrics samclip_* of all replicas, in Prometheus' text format.",
 }
 
 
@@ -44,17 +44,17 @@ def document() -> dict[str, Any]:
         for route in ROUTES[application]:
             operation = _operation(application, route, schemas)
             known = paths.setdefault(route.path, {"post": operation})["post"]
-            if known is not operation:  # a second rpc at the same path
+            if known is not operation:  # a second RPC at the same path
                 _add_alternative(known, operation)
     for path, summary in PAGES.items():
-        responses = {"200": {"description": "yes"}, "503": {"description": "not now"}}
+        responses = {"200": {"description": "OK"}, "503": {"description": "Unavailable"}}
         paths[path] = {"get": {"tags": ["service"], "summary": summary, "responses": responses}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "SAM-CLIP Serve", "version": "v1"},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": KEYS},
-        "security": [{}, *({name: []} for name in KEYS)],  # none, where none is asked for
+        "security": [{}, *({name: []} for name in KEYS)],  # {}: keys are optional
     }
 
 
@@ -77,8 +77,8 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
             },
         },
         "responses": {
-            "200": {"description": "the answer", "content": content},
-            "default": {"description": "what went wrong", "content": problem},
+            "200": {"description": "The response", "content": content},
+            "default": {"description": "An error", "content": problem},
         },
     }
 
@@ -90,13 +90,13 @@ def _add_alternative(operation: dict[str, Any], other: dict[str, Any]) -> None:
     )
     for mine, theirs in contents:
         for kind, body in mine.items():
-            # Not oneOf: what tells them apart may be absent.
+            # Not oneOf: the fields that distinguish the two may be absent.
             body["schema"] = {"anyOf": [body["schema"], theirs[kind]["schema"]]}
 
 
 def _reference(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
     if message.name not in schemas:
-        schemas[message.name] = {}  # stands in for itself while its fields are described
+        schemas[message.name] = {}  # placeholder that ends recursion
         properties = {field.name: _field(field, schemas) for field in message.fields}
         if message.name == "ClassifyRequest":
             properties["image"] = _reference(_type_of(message, "images"), schemas)
@@ -114,7 +114,7 @@ def _type_of(message: Descriptor, field: str) -> Descriptor:
 
 
 def _form(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
-    """A form has the same fields, with files for images and JSON for what is nested."""
+    """Return the schema of a form: the same fields, with images as files, nested ones as JSON."""
     properties = {}
     for field in message.fields:
         kind = field.message_type

@@ -1,4 +1,4 @@
-"""Whether the service is ready: asked of every application, at Serve's inner port."""
+"""Readiness of the service, collected from every application through Serve's inner port."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ from services.settings import Settings
 
 TIMEOUT_S = 2.0
 FRESH_S = 1.0
-"""How long a report is good for all who ask, however many they are."""
+"""Time for which all callers share a report, so that their number does not matter."""
 FRESH_WHILE_STARTING_S = 0.1
 
 
@@ -20,7 +20,7 @@ Report = dict[str, dict[str, Any]]
 
 
 class Readiness:
-    """Asks the applications that run here. One that answers has its model loaded and warm."""
+    """Polls the applications that run here. An application that answers has a warm model."""
 
     def __init__(self, settings: Settings):
         self.applications = [name for name in admission.applications(settings) if name != "gateway"]
@@ -33,13 +33,14 @@ class Readiness:
         self._good_until = 0.0
 
     async def report(self) -> Report:
-        """Return for each application ``ready`` and the state of its dependencies.
+        """Return ``ready`` and the state of the dependencies of each application.
 
-        All who ask within ``FRESH_S`` share one report.
+        Callers within ``FRESH_S`` share one report.
         """
         if self._asking is None or (self._asking.done() and monotonic() > self._good_until):
             self._asking = asyncio.create_task(self._ask_all())
-        return await asyncio.shield(self._asking)  # a caller who hangs up cancels it for no other
+        # A caller that disconnects must not cancel the report for others.
+        return await asyncio.shield(self._asking)
 
     async def _ask_all(self) -> Report:
         answers = await asyncio.gather(*map(self._ask, self.applications))

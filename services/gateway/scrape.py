@@ -1,4 +1,4 @@
-"""What all replicas have counted, on one node or all of a cluster, as Prometheus' text."""
+"""Metrics of all replicas, on one node or across a cluster, in Prometheus' text format."""
 
 import asyncio
 import logging
@@ -14,15 +14,15 @@ from prometheus_client.samples import Sample
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 ANSWER_S = 5.0
-"""For a node: less than the ten seconds that Prometheus gives a scrape."""
+"""Timeout per node, below Prometheus' default scrape timeout of ten seconds."""
 
 logger = logging.getLogger(__name__)
 
 
 def of_node() -> list[Metric]:
-    """What the replicas of this node have counted together, without other libraries' metrics.
+    """Return the aggregated metrics of this node's replicas, without other libraries' metrics.
 
-    They write to the directory in ``PROMETHEUS_MULTIPROC_DIR``; without it, what this process has.
+    Reads the directory ``PROMETHEUS_MULTIPROC_DIR``; if that is not set, this process's metrics.
     """
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
     registry = REGISTRY
@@ -37,12 +37,12 @@ def of_node() -> list[Metric]:
 
 
 async def of_cluster() -> dict[str, list[Metric]]:
-    """What each node has, by its address; one that does not answer in time is left out."""
+    """Return each node's metrics by its address, without nodes that do not answer in time."""
     alive = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
-    asked = await asyncio.gather(*(_ask(node["NodeID"]) for node in alive))
+    answers = await asyncio.gather(*(_ask(node["NodeID"]) for node in alive))
     return {
         node["NodeManagerAddress"]: found
-        for node, found in zip(alive, asked, strict=True)
+        for node, found in zip(alive, answers, strict=True)
         if found is not None
     }
 
@@ -51,20 +51,21 @@ async def _ask(node: str) -> list[Metric] | None:
     if node == ray.get_runtime_context().get_node_id():
         return await asyncio.to_thread(of_node)
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    # A process that has imported this file alone: one with our counters would leave its own there.
+    # The task's process imports only this module. With our metrics imported, it would add files of
+    # its own to the node's directory.
     answer = ray.remote(of_node).options(num_cpus=0, scheduling_strategy=there).remote()
     try:
         async with asyncio.timeout(ANSWER_S):
             found: list[Metric] = await answer
             return found
     except (ray.exceptions.RayError, TimeoutError) as error:
-        logger.warning("node %s does not tell what it has counted: %r", node, error)
+        logger.warning("node %s does not report its metrics: %r", node, error)
         ray.cancel(answer)
         return None
 
 
 def render(nodes: Mapping[str, Sequence[Metric]], *shared: Metric) -> bytes:
-    """Prometheus' text; of several nodes, a sample says which it is of, if it is not ``shared``."""
+    """Return Prometheus' text; with several nodes, samples not ``shared`` get the label node."""
     families = {metric.name: metric for metric in shared}
     for address, metrics in nodes.items():
         for metric in metrics:
@@ -89,7 +90,7 @@ class _Families:
 
 
 def _forget_dead(directory: Path) -> None:
-    """A replica that was killed could not take back its gauges; its counters stay true."""
+    """Delete the live gauges of killed replicas; their counters remain valid."""
     for path in directory.glob("gauge_live*.db"):
         match = re.fullmatch(r"gauge_live[a-z]+_(\d+)\.db", path.name)
         if match and not _alive(int(match[1])):
@@ -106,5 +107,5 @@ def _alive(pid: int) -> bool:
 
 
 def _is_retired(sample: Sample) -> bool:
-    """The processes' files have no way to remove a series: a retired checkpoint is 0 there."""
+    """Return whether a sample is of a retired checkpoint: 0, as files cannot drop a series."""
     return sample.name == "samclip_model_info" and sample.value == 0

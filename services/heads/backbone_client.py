@@ -1,4 +1,4 @@
-"""How the heads get embeddings: from the cache, or of the backbone over gRPC, wherever it runs.
+"""Embeddings for the heads: from the cache, or from the backbone over gRPC.
 
 bytes → hash → cache? ──hit──→ features
                  └─miss → BackboneService.Embed → cache of this process → features
@@ -43,13 +43,13 @@ UNLIMITED = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 )
-"""gRPC's default of 4 MiB is less than one embedding; the settings limit images themselves."""
+"""gRPC's default limit of 4 MiB is less than one embedding; the settings limit the images."""
 
 _RETRY = (
     '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.05s",'
     ' "maxBackoff": "1s", "backoffMultiplier": 3, "retryableStatusCodes": ["UNAVAILABLE"]}}]}'
 )
-"""Embedding changes nothing, so a call that meets a replica on its way out is made again."""
+"""Embedding has no side effects, so a call to a replica that is stopping is repeated."""
 
 _NETWORK = (
     ("grpc.keepalive_time_ms", 5_000),
@@ -59,37 +59,37 @@ _NETWORK = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
 )
-"""A connection of which nothing is heard for so long during a call is given up, where TCP alone
-would wait for many minutes; and a backbone that is back is found within a second."""
+"""A connection that is silent for this long during a call is dropped; TCP alone would wait for many
+minutes. A backbone that comes back is found within a second."""
 
 Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
 
 TEXTS_KEPT = 10_000
 CLASSES_KEPT = 16
-"""Sets of labels and templates. Most callers ask about the same ones again and again."""
+"""Sets of labels and templates. Most callers repeat the same few."""
 PLACES = 8
-"""In a full queue: a refusal of the backbone is heeded until about so many are free again."""
+"""A refusal by the backbone applies until about this many places in its queue are free again."""
 LONGEST_S = 0.3
-"""And no longer than this; so much more time than it had changes nothing."""
+"""Longest time that a refusal applies, and the extra time up to which it covers other requests."""
 
 Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
 
 
 class _Refusals:
-    """What an overloaded backbone refused last: for a moment it would refuse the same again.
+    """The last refusal of an overloaded backbone, which applies for a moment to similar requests.
 
-    Being asked costs it throughput: at three times as many images as it can encode, heads that ask
-    for all of them take a third of it.
+    Calls that are refused cost throughput: at three times the images that the backbone can encode,
+    they take a third of it.
     """
 
     def __init__(self) -> None:
         self._until = self._left_s = -math.inf
         self._bulk = True
-        self._since, self._answered = monotonic(), 0  # the last refusal, and since then
+        self._since, self._answered = monotonic(), 0  # time of the last refusal, answers since then
 
     @contextmanager
     def applied(self, priority: Priority) -> Iterator[None]:
-        """Raise Overloaded, without a call, unless the request is more urgent than the refused one.
+        """Raise Overloaded without a call, unless the request is more urgent than the refused one.
 
         Raises DeadlineExceeded if the request has no time left.
         """
@@ -100,30 +100,31 @@ class _Refusals:
         late = left_s <= self._left_s + LONGEST_S
         if now < self._until and late and priority.bulk >= self._bulk:
             metrics.SHED.labels("busy").inc()
-            raise Overloaded("more waits for the encoder than it can do in time: try again later")
+            raise Overloaded("the encoder cannot finish its queue in time: try again later")
         try:
             yield
             self._answered += 1
         except Overloaded:
             self._left_s, self._bulk = left_s, priority.bulk
-            self._heed(monotonic())
+            self._remember(monotonic())
             raise
 
-    def _heed(self, now: float) -> None:
+    def _remember(self, now: float) -> None:
         if now < self._until:
-            return  # asked before the last refusal came: it says nothing new
+            return  # a call made before the last refusal: it says nothing new
         pace_s = (now - self._since) / self._answered if self._answered else math.inf
         self._until = now + min(PLACES * pace_s, LONGEST_S)
         self._since, self._answered = now, 0
 
 
 class BackboneClient:
-    """``size`` is the model frame's side, ``digest`` the checkpoint that the caller's own part
-    belongs to: embeddings of another one are refused. ``ca`` is a file (PEM) of whose certificates
-    it is reached with TLS. For one event loop.
+    """Client of the backbone with a cache of embeddings. For one event loop.
 
-    The cache is looked into first. It is one of ``caches``, of the precision that the backbone
-    named last; until it has named one, it is asked itself.
+    ``size`` is the model frame's side. ``digest`` is the caller's checkpoint: embeddings of another
+    one are refused. ``ca`` is a PEM file with the certificates to trust; it turns TLS on.
+
+    The cache is the one of ``caches`` for the precision that the backbone last reported. Until the
+    backbone has reported one, the client does not look up the cache.
     """
 
     def __init__(
@@ -142,7 +143,8 @@ class BackboneClient:
         self._digest = digest
         self._max_image_bytes = max_image_bytes
         self._ca = ca
-        self._takes_our_word = admission.SECRET_HEADER in dict(metadata)  # for tenants and keys
+        # A backbone behind the same front door trusts our tenants and image keys.
+        self._trusted = admission.SECRET_HEADER in dict(metadata)
         self._caches = caches
         self._dtype: str | None = None
         self.cache = caches("")
@@ -171,10 +173,10 @@ class BackboneClient:
     async def features(
         self, context: RequestContext, image: pb.Image, *outputs: pb.Output
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
-        """Embeddings of an image, by its file or key, which is not decoded here.
+        """Return the embeddings of an image, given as a file or key; it is not decoded here.
 
-        Raises what the backbone raises, unchanged, Unavailable, and AnotherCheckpoint. An image
-        over ``max_image_bytes`` is neither hashed nor sent.
+        Raises the backbone's errors unchanged, Unavailable and AnotherCheckpoint. An image over
+        ``max_image_bytes`` is neither hashed nor sent.
         """
         source = wire.image_source(image, self._max_image_bytes)
         by_key = isinstance(source, str)
@@ -182,38 +184,38 @@ class BackboneClient:
         cache_key = context.caller.cache_key(key)
         proven: tuple[tuple[str, str], ...] = ()
         if self._dtype is not None:
-            dtype = self._dtype  # of this cache: another one may take its place meanwhile
+            dtype = self._dtype  # of this cache, which may be replaced during the look-up
             entries = await self.cache.get(cache_key, outputs)
             if entries is not None:
                 features = wire.to_features(entries, dtype)
                 return wire.image_info(key, features.geometry, cached=True), features
-            if self._takes_our_word and not by_key:
+            if self._trusted and not by_key:
                 proven = ((IMAGE_KEY, key),)
-        if by_key and context.caller.scopes is not None and not self._takes_our_word:
-            # To a backbone elsewhere all our tenants are one: it may know the key from another.
-            raise KeyUnknown(f"the image key {key[:64]!r} is not held here: send the image")
+        if by_key and context.caller.scopes is not None and not self._trusted:
+            # A remote backbone sees all tenants as one: it may know the key from another tenant.
+            raise KeyUnknown(f"the image key {key[:64]!r} is not cached here: send the image")
         request = pb.EmbedRequest(image=image, outputs=outputs, inline=True)
-        # A key costs the backbone nothing, and what it names may be there: that is always asked.
+        # A look-up by key costs the backbone nothing and may succeed, so it is always made.
         applied = nullcontext() if by_key else self._refusals.applied(context.priority)
         with applied:
             response = await self._call(context, self._stub.Embed, request, proven)
         entries = wire.to_entries(response, self._size)
-        self.cache.remember(cache_key, entries)  # _call has made it that of the response
+        self.cache.remember(cache_key, entries)  # the response's cache: ``_call`` sets it
         return response.image, wire.to_features(entries, response.model.dtype)
 
     async def class_embeddings(
         self, context: RequestContext, labels: Sequence[str], templates: Sequence[str]
     ) -> NDArray[np.float32]:
-        """One row of length 1 per label: the mean over the templates, L×D, read-only."""
-        asked = tuple(labels), tuple(templates)
-        if asked in self._classes:
-            self._classes.move_to_end(asked)
-            return self._classes[asked]
+        """Return one unit-length row per label, the mean over the templates: L×D, read-only."""
+        classes = tuple(labels), tuple(templates)
+        if classes in self._classes:
+            self._classes.move_to_end(classes)
+            return self._classes[classes]
         texts = [template.replace("{}", label) for label in labels for template in templates]
         row = dict(zip(texts, await self.embed_text(context, texts), strict=True))
-        made = class_embeddings(lambda all: np.stack([row[text] for text in all]), *asked)
+        made = class_embeddings(lambda all: np.stack([row[text] for text in all]), *classes)
         made.setflags(write=False)
-        self._classes[asked] = made
+        self._classes[classes] = made
         if len(self._classes) > CLASSES_KEPT:
             self._classes.popitem(last=False)
         return made
@@ -221,7 +223,7 @@ class BackboneClient:
     async def embed_text(
         self, context: RequestContext, texts: Sequence[str]
     ) -> NDArray[np.float32]:
-        """One row of length 1 a text, T×D; those asked for lately are remembered."""
+        """Return one unit-length row per text, T×D; recent texts are cached."""
         rows = {text: self._texts[text] for text in texts if text in self._texts}
         missing = [text for text in dict.fromkeys(texts) if text not in rows]
         if missing:

@@ -1,4 +1,4 @@
-"""What every head has: the checkpoint's config, and the backbone to ask for embeddings."""
+"""The base of all heads: the checkpoint's config and the client of the backbone."""
 
 import json
 from functools import cached_property
@@ -16,12 +16,12 @@ from services.request.rpc import Service
 from services.settings import Settings
 
 IMAGES_AT_ONCE = 16
-"""Of one request that are embedded at the same time: two batches, so that the encoder always has
-work, and far below ``max_queue``, so that one large request does not shut out all others."""
+"""Images of one request embedded at once: two batches, so that the encoder always has work, and far
+below ``max_queue``, so that one large request does not shut out all others."""
 
 
 class Head(Service):
-    """Base of the services that work on embeddings. Reads no weights, imports no torch."""
+    """Base of the services that work on embeddings. Needs neither weights nor torch."""
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -39,13 +39,13 @@ class Head(Service):
         return {**await super().health(), "redis": await self.backbone.cache.state()}
 
     def model_in(self, dtype: str) -> pb.ModelInfo:
-        """The model of an answer whose embeddings were computed in ``dtype``."""
+        """Return the model of an answer whose embeddings were computed in ``dtype``."""
         answered = pb.ModelInfo(dtype=dtype)
         answered.MergeFrom(self.model)
         return answered
 
     async def usable(self) -> bool:
-        """Whether the backbone has this checkpoint."""
+        """Return whether the backbone has this checkpoint."""
         try:
             await self.backbone.embed_text(RequestContext(), ["a photo"])
         except SamClipError:
@@ -58,8 +58,8 @@ class Head(Service):
     @cached_property
     def backbone(self) -> BackboneClient:
         address, metadata = admission.backbone(self.settings)
-        # A backbone elsewhere may prepare images another way than our code does, so its entries
-        # have no name that we could know: what is kept of them stays in this process.
+        # A remote backbone may preprocess images differently, so that its entries have no key that
+        # we can know: they are cached in this process only.
         caches = embedding_cache.of_settings(
             self.settings,
             self.settings.head_cache_bytes,

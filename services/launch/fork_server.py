@@ -1,10 +1,10 @@
-"""Start Ray's workers as copies of one process that has imported their modules.
+"""Start Ray's workers as forks of one process that has imported their modules.
 
-Each of nine workers (three of Serve, six replicas) would otherwise spend a second of CPU and 45 MB
-on the same thousand modules. This process imports them once and forks a worker from itself.
+Otherwise each of the nine workers (three of Serve, six replicas) would need a second of CPU time
+and 45 MB for the same modules.
 
-Ray starts a worker with ``sys.executable default_worker.py …``. A script takes the place of
-``sys.executable``: it passes that command to this process, and runs any other command. If this
+Ray starts a worker with ``sys.executable default_worker.py …``. A script replaces
+``sys.executable``: it sends that command to this process and runs any other command. If this
 process has ended, the script runs the worker as well.
 """
 
@@ -37,38 +37,38 @@ MODULES = (
     "services.heads.backbone_client",
     "services.retrieval.engine",
 )
-"""What most workers import, Ray excepted. A module that starts threads must not be here."""
+"""Modules that most workers import, except Ray. None of them may start threads."""
 CLIENT_S = 2
-"""A client that has not sent its command in this time is no longer waited for."""
+"""Time limit for a client to send its command."""
 _PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
 def workers_forked(directory: Path) -> Iterator[None]:
-    """Let a Ray that is started in this context fork its workers; ``directory`` is private.
+    """Fork the workers of a Ray that is started in this context; ``directory`` is private.
 
-    On other systems than Linux they start alone: not every library there survives a fork.
+    Does nothing on systems other than Linux, where some libraries do not survive a fork.
     """
     if sys.platform != "linux":
         yield
         return
-    address, script, ours = directory / "workers.sock", directory / "python", sys.executable
-    # -P: a file of the current directory may have the name of a module.
+    address, script, python = directory / "workers.sock", directory / "python", sys.executable
+    # -P: a file in the current directory may have the name of a module.
     server = subprocess.Popen(
-        [ours, "-P", "-m", "services.launch.fork_server", str(address)], start_new_session=True
+        [python, "-P", "-m", "services.launch.fork_server", str(address)], start_new_session=True
     )
     write_script(script, address)
     sys.executable = str(script)
     try:
         yield
     finally:
-        sys.executable = ours
+        sys.executable = python
         server.kill()
         server.wait()
 
 
 def write_script(script: Path, address: Path) -> None:
-    """Write a script that starts Ray's workers through the server, and runs anything else."""
+    """Write a script that starts Ray's workers through the server and runs other commands."""
     python = shlex.quote(sys.executable)
     client = shlex.join([sys.executable, "-IS", fork_client.__file__, str(address), sys.executable])
     script.write_text(
@@ -79,7 +79,7 @@ def write_script(script: Path, address: Path) -> None:
 
 
 def main() -> None:
-    """Fork workers until the parent process ends; in a fork, run the worker as the main program."""
+    """Fork workers until the parent process ends; in a fork, run the worker as main program."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps workers
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
@@ -98,9 +98,9 @@ def _fork_next(listener: socket.socket) -> bool:
         connection.settimeout(CLIENT_S)
         try:
             message, files, _, _ = socket.recv_fds(connection, fork_client.LONGEST, 3)
-        except OSError:  # the client starts the worker alone
+        except OSError:  # the client runs the worker itself
             return False
-        if not message:  # the client has gone
+        if not message:  # the client has disconnected
             return False
         command = json.loads(message)
         if "ray" not in sys.modules:
@@ -117,11 +117,13 @@ def _fork_next(listener: socket.socket) -> bool:
 
 
 def _import_ray(environment: dict[str, str]) -> None:
-    """Import Ray, which reads the environment; all workers have the same job and raylet."""
+    """Import Ray with the environment of a worker; all workers have the same job and raylet."""
     os.environ.update(environment)
     _import(["ray"])
     if _random_id() == _random_id():
-        sys.exit("Ray's random numbers would be the same in all forks: workers start alone")
+        sys.exit(
+            "Ray would draw the same random numbers in all forks: workers start without forking"
+        )
 
 
 def _import(names: Sequence[str]) -> None:
@@ -132,9 +134,10 @@ def _import(names: Sequence[str]) -> None:
 
 
 def _random_id() -> bytes:
-    """Return an ID that a fork has drawn.
+    """Return a random ID drawn in a fork.
 
-    Ray's generator is seeded at first use: importing ``ray`` does not use it, ``ray.serve`` does.
+    Ray seeds its generator at first use: importing ``ray.serve`` uses it, importing ``ray`` does
+    not.
     """
     from ray import JobID
     from ray._raylet import PlacementGroupID
@@ -149,7 +152,7 @@ def _random_id() -> bytes:
 
 
 def _become_worker(command: dict[str, Any], files: Sequence[int]) -> None:
-    """Take over the group, the three standard files, the environment and the arguments."""
+    """Set the process group, the standard files, the environment and the arguments."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setpgid(0, 0)
     for target, file in enumerate(files):

@@ -1,6 +1,6 @@
-"""What one running instance has to itself: ports, a secret, a directory, an environment.
+"""Give an instance its own ports, secret, directory and environment.
 
-Another Ray, or another ``samclip serve``, on the machine is left alone.
+It then does not interfere with another Ray or ``samclip serve`` on the machine.
 """
 
 import secrets
@@ -22,68 +22,67 @@ SERVES_OWN = (
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT",
     "RAY_SERVE_FALLBACK_PROXY_GRPC_PORT",
 )
-"""Ports of Serve that nobody calls."""
+"""Ports that Serve opens and this service does not use."""
 SINGLE_MACHINE = {
     "RAY_USAGE_STATS_ENABLED": 0,
-    # Ray executes code for every caller with its token. By default the token is a file in the
-    # home directory that other users may be able to read.
+    # Ray executes code for every client with its token. By default the token is a file in the
+    # home directory, which other users may be able to read.
     "RAY_AUTH_MODE": "token",
-    # Ray's mode for a single machine: all of its servers listen on the loopback interface.
+    # Ray's mode for a single machine: all its servers listen on the loopback interface.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": 0,
-    # Ray's two Prometheus servers have no switch; an invalid port keeps them from starting.
+    # Ray's two Prometheus servers cannot be switched off; an invalid port prevents their start.
     "AUTOSCALER_METRIC_PORT": -1,
     "DASHBOARD_METRIC_PORT": -1,
-    "RAY_DEDUP_LOGS": 0,  # the lines of two requests are alike, and both matter
-    # Lines of the services are JSON, and reach the output of this process as they are.
+    "RAY_DEDUP_LOGS": 0,  # similar lines of two requests both matter
+    # The services log JSON, which must reach the output of this process unchanged.
     "RAY_DISABLE_WORKER_LOG_PREFIX": 1,
     "RAY_COLOR_PREFIX": 0,
-    "RAY_worker_niceness": 0,  # Ray takes workers for background work
+    "RAY_worker_niceness": 0,  # by default Ray lowers the priority of workers
     "RAY_worker_register_timeout_seconds": 300,  # on a busy machine
     "RAY_SERVE_ENABLE_HA_PROXY": 1,
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "services.front_door.inner_ports.guard",
-    # An image is sent on in pieces of up to 64 KB, not 16, and without waiting for the next hop to
-    # acknowledge each 64 KB of it: a quarter less CPU in both HAProxies.
+    # Larger frames and windows: images need a quarter less CPU time in both HAProxies.
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": haproxy.BUFFER_BYTES,
     "RAY_SERVE_HAPROXY_H2_MAX_FRAME_SIZE": haproxy.BUFFER_BYTES,
     "RAY_SERVE_HAPROXY_H2_BE_INITIAL_WINDOW_SIZE": MIB,
     "RAY_SERVE_HAPROXY_H2_FE_INITIAL_WINDOW_SIZE": MIB,
-    # Our services do not block an event loop: one is enough, and saves changes of threads.
+    # The services do not block the event loop: a single loop saves thread switches.
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": 0,
-    # By default Serve kills a proxy that is not up in 5 seconds, too early on a slow machine.
+    # By default Serve kills a proxy that is not ready in 5 seconds: too early on a slow machine.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": 60,
-    # After three failed checks in a row Serve starts its HAProxy again.
+    # Serve restarts its HAProxy after three consecutive failed checks.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 1,
-    # A replica that answers no health check does not answer a request to stop either.
+    # A replica that does not answer health checks does not answer a request to stop either.
     "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": 1,
-    # The front door has drained before Serve is told to stop.
+    # The front door drains before Serve stops.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 0.1,
-    # The idle service takes a third less CPU with these: we do not read Ray's metrics, and four
-    # rounds of the control loop per second are enough for one machine.
+    # These save a third of the idle service's CPU time: Ray's metrics are not read, and four
+    # iterations of the control loop per second are enough for one machine.
     "RAY_enable_metrics_collection": 0,
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": 5000,
     "RAY_event_stats": 0,
     "RAY_task_events_report_interval_ms": 0,
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": 0.25,
-    # NumPy's products are small, and all processes share the cores.
+    # NumPy's matrix products are small, and all processes share the cores.
     "OPENBLAS_NUM_THREADS": 1,
-    "GRPC_ENABLE_FORK_SUPPORT": 0,  # only a process that has not used gRPC forks others
-    "MALLOC_ARENA_MAX": 1,  # of glibc: each further one keeps up to 64 MB of what is freed
+    "GRPC_ENABLE_FORK_SUPPORT": 0,  # processes fork only before they use gRPC
+    "MALLOC_ARENA_MAX": 1,  # each further arena keeps up to 64 MB of freed memory
 }
 """Variables of Ray and Serve that are the same for each instance."""
-REPLICA_PORTS = 100  # for as many replicas on this machine, and again for their gRPC
+REPLICA_PORTS = 100  # per protocol, HTTP and gRPC; one per replica on this machine
 
 
 def complete(settings: Settings, block: range) -> Settings:
-    """Fill in what is chosen at start, ports out of the reserved ``block``.
+    """Set the secret and the inner ports, the latter from the reserved ``block``.
 
-    Raises SettingsError for what cannot work.
+    Raises SettingsError if the settings cannot work.
     """
     check_ports(settings)
     if settings.http_port == settings.grpc_port:
-        raise SettingsError("http_port and grpc_port are the same: choose another for one of them")
+        raise SettingsError("http_port and grpc_port are the same: set different ports")
     haproxy.check_access(settings)
     if settings.redis_url:
-        connect(settings.redis_url, settings.redis_timeout_ms / 1000)  # not yet: at first use
+        connect(settings.redis_url, settings.redis_timeout_ms / 1000)  # checks the URL only
     chosen = {
         "inner_http_port": settings.inner_http_port or block.start,
         "inner_grpc_port": settings.inner_grpc_port or block.start + 1,
@@ -93,13 +92,13 @@ def complete(settings: Settings, block: range) -> Settings:
 
 
 def given_ports(settings: Settings) -> set[int]:
-    """Return the ports that the settings name, which must not be in the reserved block."""
+    """Return the ports in the settings, which the reserved block must not contain."""
     inner = settings.inner_http_port, settings.inner_grpc_port
     return {settings.http_port, settings.grpc_port, *inner}
 
 
 def check_ports(settings: Settings) -> None:
-    """Raise SettingsError where another process listens at a port of the front door."""
+    """Raise SettingsError if another process listens at a port of the front door."""
     for name in ("http_port", "grpc_port"):
         _check_free(settings.host, getattr(settings, name), name)
 
@@ -113,8 +112,8 @@ def _check_free(host: str, port: int, name: str) -> None:
         except OSError as error:
             flag = "--" + name.replace("_", "-")
             raise SettingsError(
-                f"cannot listen at {host}:{port} ({error.strerror}): stop what listens there, or "
-                f"choose another with {flag} or SAMCLIP_{name.upper()}"
+                f"cannot listen at {host}:{port} ({error.strerror}): stop the process that listens "
+                f"there, or choose another port with {flag} or SAMCLIP_{name.upper()}"
             ) from error
 
 
@@ -128,7 +127,7 @@ def tethered(binary: str, script: Path) -> Path:
 
 
 def _ports(block: range) -> dict[str, int]:
-    """Ports for the replicas and for Serve itself, behind the two that ``complete`` gives away."""
+    """Return the ports of the replicas and of Serve, after the two that ``complete`` uses."""
     first = block.start + 2
     own = {name: first + 2 * REPLICA_PORTS + i for i, name in enumerate(SERVES_OWN)}
     return own | {
@@ -140,10 +139,10 @@ def _ports(block: range) -> dict[str, int]:
 
 
 def environment(settings: Settings, directory: Path, block: range) -> dict[str, str]:
-    """Return what Ray, Serve and all replicas find in their environment.
+    """Return the environment variables of Ray, Serve and all replicas.
 
-    ``block`` holds the ports that this instance has reserved. Serve reads its variables when it is
-    imported, so they must be set before.
+    ``block`` is the block of reserved ports. Serve reads its variables at import, so they must be
+    set before.
     """
     metrics = directory / "metrics"
     metrics.mkdir()
@@ -155,7 +154,7 @@ def environment(settings: Settings, directory: Path, block: range) -> dict[str, 
         "SERVER_STATE_FILE": directory / "server-state",
         "METRICS_SOCKET_PATH": directory / "metrics.sock",
         "METRICS_ENABLED": 0,
-        "LOG_TARGET": directory / "no.log",  # does not exist: the front door logs requests
+        "LOG_TARGET": directory / "no.log",  # does not exist; the front door logs requests
         "NBTHREAD": 1,
         "HARD_STOP_AFTER_S": haproxy.DRAIN_S,
     }

@@ -1,7 +1,7 @@
 """``samclip serve``: Ray, the six Serve applications and the front door, in the foreground.
 
-Everything belongs to this process: it ends with Ctrl-C or SIGTERM after the requests in flight, and
-nothing of it stays behind. Another Ray, or another ``samclip serve``, on the machine is left alone.
+All processes belong to this one. Ctrl-C or SIGTERM ends them after the requests in flight. Another
+Ray or ``samclip serve`` on the machine is not affected.
 """
 
 import argparse
@@ -39,36 +39,36 @@ from services.settings import MIB, Settings, SettingsError
 logger = logging.getLogger("services.launch.serve")  # __name__ may be __main__
 
 READY_S = 60
-"""Serve's proxies hear of a new replica in less than a second."""
+"""Time limit for Serve's proxies to reach running replicas, which takes less than a second."""
 DOOR_S = 5
-"""A front door that ends sooner than this will not stay open if it is started once more."""
+"""A front door that ends sooner than this is not restarted: it would fail again."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         try:
-            asked = _read_settings(argv)
-            block = held.enter_context(ports.reserved(isolation.given_ports(asked)))
-            settings = isolation.complete(asked, block)
-            # A replica that cannot load it would be started again and again before Serve gives up.
+            given = _read_settings(argv)
+            block = stack.enter_context(ports.reserved(isolation.given_ports(given)))
+            settings = isolation.complete(given, block)
+            # Otherwise Serve would restart a replica that cannot load it several times.
             checkpoint.verify(checkpoint.resolve(settings.checkpoint))
-            held.enter_context(_lock_index(settings))
+            stack.enter_context(_lock_index(settings))
         except (SettingsError, CheckpointError, folder.FolderError) as error:
             print(f"samclip serve: {error}", file=sys.stderr)
             return 2
-        for stream in (sys.stdout, sys.stderr):  # each line at once, into a file as well
+        for stream in (sys.stdout, sys.stderr):  # flush each line, also into a file
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(line_buffering=True, write_through=False)
         made = tempfile.TemporaryDirectory(prefix="samclip-", ignore_cleanup_errors=True)
-        directory = Path(held.enter_context(made))
+        directory = Path(stack.enter_context(made))
         os.environ.update(isolation.environment(settings, directory, block))
-        held.enter_context(fork_server.workers_forked(directory))
+        stack.enter_context(fork_server.workers_forked(directory))
         return _run(settings, directory)
 
 
 def _lock_index(settings: Settings) -> contextlib.AbstractContextManager[object]:
-    """Keep other services away from the files of the index, where it is kept in files."""
+    """Lock the folder of the index against other services, unless the index is in Redis."""
     if engine.may_use_redis(settings):
         return contextlib.nullcontext()
     return folder.take(settings.index_dir, folder.SERVICE)
@@ -78,19 +78,21 @@ def _read_settings(argv: Sequence[str] | None) -> Settings:
     parser = argparse.ArgumentParser(
         prog="samclip serve",
         description="Serve a checkpoint over gRPC and HTTP until Ctrl-C.",
-        epilog="Every setting can stand in the file of --config (TOML), or in the environment as "
+        epilog="All settings can be set in the --config file (TOML), or in the environment as "
         "SAMCLIP_<NAME>; services/settings.py lists them.",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
-    parser.add_argument("--checkpoint", help="bundled name or directory (edge)")
+    parser.add_argument("--checkpoint", help="name of a bundled checkpoint, or directory (edge)")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 … (cpu)")
-    parser.add_argument("--dtype", choices=get_args(Asked), help="of the image encoder (auto)")
+    parser.add_argument(
+        "--dtype", choices=get_args(Asked), help="precision of the image encoder (auto)"
+    )
     parser.add_argument("--host", help="address to listen at (127.0.0.1)")
-    parser.add_argument("--http-port", type=int, help="(8000)")
-    parser.add_argument("--grpc-port", type=int, help="(9000)")
+    parser.add_argument("--http-port", type=int, help="port for HTTP (8000)")
+    parser.add_argument("--grpc-port", type=int, help="port for gRPC (9000)")
     parser.add_argument("--redis-url", help="embedding cache shared by replicas (none)")
     parser.add_argument(
-        "--api-keys-file", type=Path, help="ask for one of these keys (samclip keys)"
+        "--api-keys-file", type=Path, help="require an API key of this file (samclip keys)"
     )
     parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     flags = vars(parser.parse_args(argv))
@@ -98,7 +100,7 @@ def _read_settings(argv: Sequence[str] | None) -> Settings:
 
 
 def _run(settings: Settings, directory: Path) -> int:
-    """Serve; write two greetings for people, and JSON alone apart from them."""
+    """Serve; print two greetings, and otherwise only JSON."""
     logs.start(settings.log_level)
     greet = functools.partial(print, file=sys.stdout, flush=True)
     greet(f"starting {settings.checkpoint} on {settings.device} …")
@@ -108,31 +110,31 @@ def _run(settings: Settings, directory: Path) -> int:
 
 def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) -> int:
     door = None
-    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a shell ignores SIGINT
+    for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a shell ignore SIGINT
         signal.signal(number, _interrupt)
     try:
         start = time.monotonic()
-        import ray  # noqa: F401 - whole, before two threads import it at once
+        import ray  # noqa: F401 - before two threads import it concurrently
 
-        # Ray mostly waits for its processes: time enough to import ours.
+        # Ray mostly waits for its processes while it starts, so import the applications now.
         importing = threading.Thread(target=_import_applications, args=[settings], daemon=True)
         importing.start()
         _start_ray(str(directory / "ray"))
         private_files.check_folder(directory)
         importing.join()
-        signal.signal(signal.SIGTERM, _interrupt)  # Ray has set its own
+        signal.signal(signal.SIGTERM, _interrupt)  # Ray has replaced the handler
         _start_applications(settings)
         _wait_until_ready(settings)
-        isolation.check_ports(settings)  # again: another service may have started in the meantime
+        isolation.check_ports(settings)  # again: a service may have started since
         door = haproxy.start(settings, directory / "door.sock")
         _wait_for_door(door, directory / "door.sock")
         greet(_greeting(settings, time.monotonic() - start))
-        while True:  # it ends only with us, or by accident
-            opened = time.monotonic()
+        while True:  # HAProxy ends only with this process, or on a failure
+            started = time.monotonic()
             code = reload.watch(door, settings, directory / "door.sock")
-            if time.monotonic() - opened < DOOR_S:
-                raise RuntimeError(f"the front door ended as soon as it was started (exit {code})")
-            logger.error("the front door has ended (exit %d): started again", code)
+            if time.monotonic() - started < DOOR_S:
+                raise RuntimeError(f"the front door ended right after its start (exit {code})")
+            logger.error("the front door ended (exit %d): restarting it", code)
             door = haproxy.start(settings, directory / "door.sock")
     except KeyboardInterrupt:
         return 0
@@ -148,12 +150,12 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _start_ray(directory: str) -> None:
-    """Start a Ray that opens ``directory`` to all users: a folder above must keep them out."""
+    """Start Ray, which opens ``directory`` to all users: a parent folder must be private."""
     import ray
     from ray.job_config import JobConfig
 
     job = JobConfig()
-    # By default the workers look for modules in the current directory first.
+    # Otherwise workers import modules from the current directory first.
     job._runtime_env_has_working_dir = lambda: True
     try:
         ray.init(
@@ -165,7 +167,7 @@ def _start_ray(directory: str) -> None:
             _temp_dir=directory,
             _node_ip_address="127.0.0.1",
         )
-    except Exception as error:  # Ray raises nothing more precise
+    except Exception as error:  # Ray raises no more precise type
         raise RuntimeError(f"Ray did not start: {error}") from error
 
 
@@ -180,8 +182,8 @@ def _start_applications(settings: Settings) -> None:
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     quiet = LoggingConfig(log_level=settings.log_level, enable_access_log=False)
-    # No request_timeout_s: Serve takes it by the wall clock, and one that jumps ahead would end
-    # what is under way. The applications' own is monotonic, and the front door has one behind it.
+    # No request_timeout_s: Serve measures it by the wall clock, so a clock that jumps ahead would
+    # end requests in flight. The applications and the front door have their own time limits.
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": "127.0.0.1", "port": settings.inner_http_port},
@@ -189,7 +191,7 @@ def _start_applications(settings: Settings) -> None:
         logging_config=LoggingConfig(log_level="ERROR"),
     )
     targets = [_target(name, settings, quiet) for name in admission.applications(settings)]
-    serve.run_many(targets, wait_for_applications_running=False)  # it would look once per second
+    serve.run_many(targets, wait_for_applications_running=False)  # it polls once per second
 
 
 def _target(name: str, settings: Settings, logging_config: Any) -> Any:
@@ -204,33 +206,34 @@ def _target(name: str, settings: Settings, logging_config: Any) -> Any:
 def _wait_until_ready(settings: Settings) -> None:
     """Wait for the inner proxy to reach all replicas, each with its model loaded and warm.
 
-    Raises RuntimeError if an application cannot start, or if all run and are not ready in
-    ``READY_S``.
+    Raises RuntimeError if an application cannot start, or if all applications run but are not ready
+    within ``READY_S``.
     """
     inner = f"http://127.0.0.1:{settings.inner_http_port}/gateway/readyz"
     headers = {admission.SECRET_HEADER: settings.front_door_secret}
-    asked = urllib.request.Request(inner, headers=headers)
-    deadline, looked, reason = math.inf, time.monotonic(), ""
+    request = urllib.request.Request(inner, headers=headers)
+    deadline, checked, reason = math.inf, time.monotonic(), ""
     while time.monotonic() < deadline:
         try:
-            with urllib.request.urlopen(asked, timeout=5):
+            with urllib.request.urlopen(request, timeout=5):
                 return
         except urllib.error.HTTPError as error:
             reason = error.read().decode(errors="replace")
         except OSError as error:
             reason = str(error)
         time.sleep(0.1)
-        if deadline == math.inf and time.monotonic() - looked > 1:
-            looked = time.monotonic()
+        if deadline == math.inf and time.monotonic() - checked > 1:
+            checked = time.monotonic()
             if _all_run(admission.applications(settings)):
-                deadline = looked + READY_S
+                deadline = checked + READY_S
     raise RuntimeError(f"the service did not become ready: {reason}")
 
 
 def _all_run(names: Sequence[str]) -> bool:
-    """Whether Serve says so. Raises RuntimeError with its message if an application cannot start.
+    """Return whether Serve reports all applications as running.
 
-    The answer costs the controller 10 ms and this process 30.
+    A call costs the controller 10 ms and this process 30. Raises RuntimeError with Serve's message
+    if an application cannot start.
     """
     from ray import serve
 
@@ -242,14 +245,14 @@ def _all_run(names: Sequence[str]) -> bool:
 
 
 def _wait_for_door(door: subprocess.Popen[bytes], admin: Path) -> None:
-    """Wait for it to listen. It is not asked through its port, which may want a certificate."""
+    """Wait until HAProxy listens. The public port cannot be probed: it may need a certificate."""
     while door.poll() is None:
         try:
             reload.tell(admin, "show info")
             return
         except OSError:
             time.sleep(0.02)
-    raise RuntimeError("the front door ended as soon as it was started")
+    raise RuntimeError("the front door ended right after its start")
 
 
 def _reachable(host: str) -> str:
@@ -269,7 +272,7 @@ def _greeting(settings: Settings, seconds: float) -> str:
 
 
 def _stop(door: subprocess.Popen[bytes] | None) -> None:
-    """Let requests finish at the front door, then end everything behind it."""
+    """Drain the front door, then stop Serve and Ray."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     import ray
@@ -278,7 +281,7 @@ def _stop(door: subprocess.Popen[bytes] | None) -> None:
     if door is not None:
         print("stopping …", flush=True)
         haproxy.stop(door)
-    # Serve's controller is killed while it answers, and Ray complains of that.
+    # Ray prints an error because Serve's controller is killed while it answers.
     with contextlib.redirect_stdout(io.StringIO()):
         if ray.is_initialized():
             serve.shutdown()

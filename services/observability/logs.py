@@ -1,4 +1,4 @@
-"""The log of the services: JSON, one object a line, each with the id of the request it is about."""
+"""The log of the services: one JSON object per line, with the id of the request."""
 
 import contextlib
 import io
@@ -13,13 +13,13 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""The id of the request that is being answered."""
+"""The id of the current request."""
 
 _handler = logging.StreamHandler()
 
 
 class JsonLines(logging.Formatter):
-    """A record with what its ``extra`` gave as ``fields``; nothing that a request held."""
+    """Formats a record with the ``fields`` of its ``extra``; never with a request's content."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -32,15 +32,15 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)  # ASCII, which any stream takes, half a surrogate pair included
+        return json.dumps(line)  # ASCII: any stream accepts it, even a lone surrogate
 
 
 class JsonStream(io.TextIOBase):
-    """Standard output or error of a process where libraries print: every line of it is JSON."""
+    """Standard output or error for libraries that print: each line becomes JSON."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
-        self._begun = threading.local()  # of a line: ``print`` writes it and its end one by one
+        self._begun = threading.local()  # a line without its end, which ``print`` writes separately
 
     def write(self, text: str) -> int:
         begun = getattr(self._begun, "text", "")
@@ -58,14 +58,14 @@ class JsonStream(io.TextIOBase):
 
 @contextmanager
 def only_json() -> Iterator[None]:
-    """Print nothing but JSON to standard output and error meanwhile."""
+    """Write only JSON to standard output and error within this context."""
     out, error = JsonStream(sys.stdout), JsonStream(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         yield
 
 
 def as_json(line: str) -> str:
-    """A line that is a JSON object as it is, any other one as the message of a record."""
+    """Return a line that is a JSON object unchanged, any other as the message of a record."""
     with contextlib.suppress(ValueError, RecursionError):
         if isinstance(json.loads(line), dict):
             return line
@@ -74,7 +74,7 @@ def as_json(line: str) -> str:
 
 
 def start(level: str) -> None:
-    """Write what is at least of this level to standard error; again to change the level."""
+    """Log to standard error from this level up; call again to change the level."""
     logger = logging.getLogger("services")
     _handler.setFormatter(JsonLines())
     logger.addHandler(_handler)

@@ -1,7 +1,7 @@
-"""Every metric of the service: names, labels and buckets, once.
+"""Every metric of the service, with its name, labels and buckets.
 
-All replicas of one node write to the directory in ``PROMETHEUS_MULTIPROC_DIR``, which the
-launcher sets; ``services.gateway.scrape`` reads it.
+All replicas of a node write to the directory in ``PROMETHEUS_MULTIPROC_DIR``, which the launcher
+sets; ``services.gateway.scrape`` reads it.
 """
 
 import resource
@@ -53,50 +53,48 @@ BATCH_RELEASE = Counter(
 )
 CACHE = Counter(
     "samclip_cache_total",
-    "Look-ups of an embedding (hit, miss, corrupt, error), and what was written of it.",
+    "Lookups of an embedding (hit, miss, corrupt, error), and its writes.",
     ["tier", "output", "outcome"],
 )
 CACHE_BYTES = Gauge(
-    "samclip_cache_bytes", "Bytes of embeddings held.", ["tier"], multiprocess_mode="livesum"
+    "samclip_cache_bytes", "Bytes of cached embeddings.", ["tier"], multiprocess_mode="livesum"
 )
 REDIS_UP = Gauge(
     "samclip_redis_up",
-    "1 while Redis is used, 0 while a replica goes on without it.",
+    "1 while Redis is used, 0 while a replica runs without it.",
     ["access"],
     multiprocess_mode="livemin",
 )
 SHED = Counter("samclip_shed_total", "Requests refused or dropped.", ["reason"])
-QUEUE = Gauge(
-    "samclip_queue", "Items that wait for a batch.", ["part"], multiprocess_mode="livesum"
-)
+QUEUE = Gauge("samclip_queue", "Items waiting for a batch.", ["part"], multiprocess_mode="livesum")
 INFLIGHT = Gauge(
     "samclip_inflight", "Requests being answered.", ["service"], multiprocess_mode="livesum"
 )
 MODEL_INFO = Gauge(
     "samclip_model_info",
-    "The checkpoint that is served.",
+    "The checkpoint being served.",
     ["name", "digest", "kind"],
     multiprocess_mode="livemax",
 )
 ENGINE_INFO = Gauge(
     "samclip_engine_info",
-    "What runs a part of the checkpoint, and the precision of the image encoder.",
+    "The engine that runs each part of the checkpoint, and its precision.",
     ["part", "engine", "dtype"],
     multiprocess_mode="livemax",
 )
 MODEL_QUALITY = Gauge(
     "samclip_model_quality",
-    "What was measured of the checkpoint when it was made, as its lineage says.",
+    "Quality of the checkpoint, measured when it was made (from its lineage).",
     ["digest", "measure"],
     multiprocess_mode="livemax",
 )
 DEVICE_MEMORY = Gauge(
     "samclip_device_memory_bytes",
-    "Of all models: reserved on their GPU by torch, or resident in their processes on a CPU.",
+    "Memory of all models: reserved by torch on a GPU, or resident in their processes on a CPU.",
     multiprocess_mode="livesum",
 )
 
-# A series that begins at its first event shows no increase for it.
+# Prometheus sees no increase at the first event of a series that does not exist before it.
 for _stage in STAGES:
     STAGE_SECONDS.labels(_stage)
 for _reason in SHED_REASONS:
@@ -105,7 +103,7 @@ for _reason in SHED_REASONS:
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Measure one stage, also of a request that fails in it; a span where there are any."""
+    """Time one stage, even if it fails, and open a span for it."""
     start = time.perf_counter()
     try:
         with tracing.span(name):
@@ -115,8 +113,8 @@ def stage(name: str) -> Iterator[None]:
 
 
 def ready(applications: Mapping[str, bool]) -> Metric:
-    """Which applications answer with their models warm: asked at each scrape, kept by nobody."""
-    documentation = "1 where an application answers with its model warm, asked at each scrape."
+    """Return which applications answer with a warm model, as known at this scrape."""
+    documentation = "1 if an application answers with a warm model, checked at each scrape."
     family = GaugeMetricFamily("samclip_ready", documentation, labels=["application"])
     for application, answers in applications.items():
         family.add_metric([application], answers)
@@ -124,14 +122,14 @@ def ready(applications: Mapping[str, bool]) -> Metric:
 
 
 def announce(model: pb.ModelInfo, quality: Mapping[str, float] = MappingProxyType({})) -> None:
-    """Say which checkpoint this process serves, and what was measured of it."""
+    """Publish the checkpoint that this process serves, and its measured quality."""
     MODEL_INFO.labels(model.name, model.digest, model.kind).set(1)
     for measure, value in quality.items():
         MODEL_QUALITY.labels(model.digest, measure).set(value)
 
 
 def measure_memory(device: str) -> None:
-    """What the model of this process holds on its device."""
+    """Publish the memory that the model of this process uses on its device."""
     if device.startswith("cuda"):
         import torch
 
@@ -141,12 +139,12 @@ def measure_memory(device: str) -> None:
 
 
 def retire(model: pb.ModelInfo) -> None:
-    """Say that this process serves it no more."""
+    """Publish that this process no longer serves the checkpoint."""
     MODEL_INFO.labels(model.name, model.digest, model.kind).set(0)
 
 
 def resident_bytes() -> int:
-    """Physical memory of this process; its peak where there is no /proc."""
+    """Return the physical memory of this process, or its peak if there is no /proc."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:

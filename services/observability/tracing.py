@@ -1,9 +1,9 @@
-"""Spans of OpenTelemetry for a collector that ``otlp_endpoint`` names; without it, nothing at all.
+"""OpenTelemetry spans, sent to the collector that ``otlp_endpoint`` names; without it, no spans.
 
-A request is a span in the trace that its caller began (W3C ``traceparent``, as header or gRPC
-metadata), its stages and its exchanges with Redis and the backbone are spans within. Work for
-several requests is one span in the trace of the first, linked with all. A caller decides whether
-its trace is sampled; of all others one in a hundred is, unless ``OTEL_*`` variables say otherwise.
+A request is a span in its caller's trace (W3C ``traceparent``, as header or gRPC metadata); its
+stages and its calls to Redis and the backbone are spans within it. Work for several requests is
+one span in the trace of the first, linked with the others. The caller decides whether its trace is
+sampled; of all other requests one in a hundred is, unless ``OTEL_*`` variables say otherwise.
 """
 
 import os
@@ -32,7 +32,7 @@ _tracer: Tracer | None = None
 
 
 def start(service: str, endpoint: str) -> None:
-    """Send the spans of this process to an OTLP collector, as ``http://127.0.0.1:4318``, once."""
+    """Send spans to an OTLP collector such as ``http://127.0.0.1:4318``; call again: no effect."""
     if _tracer is not None:
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -41,7 +41,7 @@ def start(service: str, endpoint: str) -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     os.environ.setdefault("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
-    # One in ten cost 9 % of 900 requests a second that were answered from memory.
+    # Sampling one in ten costs 9 % of the throughput of requests answered from memory.
     os.environ.setdefault("OTEL_TRACES_SAMPLER_ARG", "0.01")
     provider = TracerProvider(resource=Resource.create({"service.name": f"samclip-{service}"}))
     exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
@@ -50,7 +50,7 @@ def start(service: str, endpoint: str) -> None:
 
 
 def use(tracer: Tracer | None) -> None:
-    """Make spans with this tracer from now on; None: no more."""
+    """Make spans with this tracer from now on, or none if it is None."""
     global _tracer
     _tracer = tracer
 
@@ -61,25 +61,25 @@ def span(
     within: Context | None = None,
     links: Sequence[Link] = (),
 ) -> AbstractContextManager[Span]:
-    """A span while the context lasts, inside of the current one or of ``within``.
+    """Open a span within the current one or ``within``.
 
-    Only a request (SERVER) begins a trace; in one that is not sampled nothing more is done.
+    Only a request (SERVER) starts a trace. A trace that is not sampled gets no further spans.
     """
     if _tracer is None or (kind is not SERVER and not get_current_span(within).is_recording()):
         return _NOTHING
-    # The text of an error may quote the request, so it stays out.
+    # An error's text may quote the request, so it is not recorded.
     return _tracer.start_as_current_span(
         name, within, kind, links=links, record_exception=False, set_status_on_exception=False
     )
 
 
 def caller(metadata: Mapping[str, str]) -> Context | None:
-    """The span that a request says it belongs to, for ``within``."""
+    """Return the parent span that a request names, for ``within``."""
     return _W3C.extract(metadata) if _tracer else None
 
 
 def headers() -> tuple[tuple[str, str], ...]:
-    """Metadata that tells the next service which span its call belongs to."""
+    """Return the metadata that gives the current span to the next service."""
     if _tracer is None:
         return ()
     carrier: dict[str, str] = {}
@@ -89,7 +89,7 @@ def headers() -> tuple[tuple[str, str], ...]:
 
 @contextmanager
 def shared(name: str, members: Sequence[Span]) -> Iterator[None]:
-    """A span of work that is done once for several spans, which wait for it."""
+    """Open one span for work that several spans wait for."""
     first, *others = sorted(members, key=lambda member: not member.is_recording())
     links = [Link(other.get_span_context()) for other in others]
     with span(name, within=set_span_in_context(first), links=links) as work:

@@ -1,8 +1,8 @@
 """Proof that a request came through the front door, and the address of the backbone behind it.
 
-Other users of the machine, and other machines of a cluster, can reach Serve's ports. Requests there
-must carry a secret that only the front door and our own services know. The front door removes the
-header from what callers send.
+Other users of the machine, and other machines of a cluster, can reach Serve's ports. Requests to
+these ports must carry a secret that only the front door and the services know. The front door
+removes the header from incoming requests.
 """
 
 import hmac
@@ -20,9 +20,9 @@ REFUSAL = (
 
 
 def admitted(headers: Mapping[str, str]) -> bool:
-    """Tell whether a request came through the front door, from its headers or gRPC metadata.
+    """Return whether a request came through the front door, from its headers or gRPC metadata.
 
-    Names are lower case. Without a secret in this process' environment nothing is admitted.
+    Names are in lower case. Without a secret in the environment, no request is admitted.
     """
     secret = os.environ.get(SECRET_VARIABLE, "")
     shown = headers.get(SECRET_HEADER, "")
@@ -30,15 +30,15 @@ def admitted(headers: Mapping[str, str]) -> bool:
 
 
 def applications(settings: Settings) -> list[str]:
-    """Return the applications that run here: all, or all but a backbone that is elsewhere."""
+    """Return the applications that run here: all, except a backbone that runs elsewhere."""
     elsewhere = {"backbone"} if settings.backbone_address else set()
     return [name for name in MODULES if name not in elsewhere]
 
 
 def backbone(settings: Settings) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Return the address of the backbone's gRPC service, and the metadata that calls to it carry.
+    """Return the address of the backbone's gRPC service, and the metadata for calls to it.
 
-    Our own is called at Serve's inner port, past the front door.
+    A local backbone is called at Serve's inner port, bypassing the front door.
     """
     if settings.backbone_address:
         key = (("x-api-key", settings.backbone_api_key),) if settings.backbone_api_key else ()

@@ -1,4 +1,4 @@
-"""How long the bodies of HTTP requests may take to arrive, and how many may be on their way."""
+"""Limits on HTTP bodies in transit: how slowly one may arrive, and how many may arrive at once."""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,31 +12,31 @@ from starlette.types import Receive
 from samclip_core.errors import ImageTooLarge, Overloaded, RequestTooSlow
 
 MAX_ARRIVING = 256
-"""Bodies that a replica waits for at once. Serve gives it as many places more than it works on, so
-slow callers take none from the requests that are whole."""
+"""Bodies that a replica may receive at once. Serve's limit on ongoing requests includes it, so that
+slow uploads take no slots from complete requests."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """The slowest body that is waited for; a slower one would hold its place in a replica."""
+    """The slowest upload that is accepted; a slower one would hold its slot in the replica."""
 
     most_s: float = 60.0
     least_bytes_per_s: float = 16_000.0
-    head_start_s: float = 10.0  # for a connection that stalls for a moment
+    head_start_s: float = 10.0  # for a connection that stalls briefly
 
     def allowed_s(self, received: int) -> float:
-        """Seconds that the wait may have taken once ``received`` bytes are there."""
+        """Return the total seconds of waiting allowed once ``received`` bytes have arrived."""
         return min(self.most_s, self.head_start_s + received / self.least_bytes_per_s)
 
     def __str__(self) -> str:
-        return f"{self.most_s:g} seconds, and {self.least_bytes_per_s:,.0f} bytes per second"
+        return f"{self.most_s:g} seconds and {self.least_bytes_per_s:,.0f} bytes per second"
 
 
 PACE = Pace()
 
 
 class Arrivals:
-    """The bodies that one application waits for."""
+    """The uploads in progress to one application."""
 
     def __init__(self, most: int = MAX_ARRIVING, pace: Pace = PACE):
         self.most, self.pace = most, pace
@@ -44,9 +44,9 @@ class Arrivals:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place while a body is on its way. Raises Overloaded where all are taken."""
+        """Hold a slot while a body arrives. Raises Overloaded if none is free."""
         if self.number >= self.most:
-            raise Overloaded(f"{self.most} bodies are on their way already: come back later")
+            raise Overloaded(f"{self.most} request bodies are arriving already: try again later")
         self.number += 1
         try:
             yield
@@ -55,10 +55,10 @@ class Arrivals:
 
 
 def limited(receive: Receive, most_bytes: int, pace: Pace) -> Receive:
-    """Receive a body of at most ``most_bytes``, at this pace or a faster one.
+    """Wrap ``receive`` to enforce a maximum size and a minimum pace.
 
-    Only the wait for the caller counts, not the time that the work on its bytes takes. Raises
-    ImageTooLarge and RequestTooSlow; CancelledError where the caller hangs up.
+    Only the time spent waiting for the caller counts, not the time spent processing its bytes.
+    Raises ImageTooLarge and RequestTooSlow, and CancelledError if the caller disconnects.
     """
     received, waited_s = 0, 0.0
 
@@ -70,8 +70,8 @@ def limited(receive: Receive, most_bytes: int, pace: Pace) -> Receive:
                 event = await receive()
         except TimeoutError as error:
             raise RequestTooSlow(
-                f"the body is too slow: {received:,} bytes arrived, and the rest did not follow "
-                f"in time; it has {pace} at least: send less at once, or over a faster connection"
+                f"the body is too slow: {received:,} bytes arrived in the time allowed; the limits "
+                f"are {pace}: send less at once, or use a faster connection"
             ) from error
         waited_s += monotonic() - start
         if event["type"] == "http.disconnect":

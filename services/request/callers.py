@@ -1,8 +1,8 @@
-"""Who sends a request, as the front door has found out, and the scopes and tenant of that key.
+"""The caller of a request: the name, scopes and tenant of its API key.
 
-The front door knows the keys (``services.front_door.keys``). It removes the headers below from what
-callers send, and writes into them whose key it was. Services pass the headers on to each other.
-Without a file of keys nobody sets them: there is one tenant then, who may do everything.
+The front door checks the keys (``services.front_door.keys``). It removes the headers below from
+incoming requests and sets them from the key. Services pass them on to each other. Without a key
+file nobody sets them: there is then a single tenant, with all permissions.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from typing import Self
 from samclip_core.errors import PermissionDenied, Unauthenticated
 
 COMMON = "-"
-"""The tenant of collections and images that came in while no keys were asked for."""
+"""The tenant of collections and images that were added while no keys were required."""
 KEY, TENANT, SCOPES = "x-samclip-key", "x-samclip-tenant", "x-samclip-scopes"
 
 audit_log = logging.getLogger("samclip.audit")
-"""A JSON object for each change of a collection, on stderr whatever else is logged."""
+"""Writes one JSON object per change of a collection to stderr, at any log level."""
 audit_log.setLevel(logging.INFO)
 audit_log.propagate = False
 audit_log.addHandler(logging.StreamHandler(sys.stderr))
@@ -28,7 +28,7 @@ audit_log.addHandler(logging.StreamHandler(sys.stderr))
 
 @dataclass(frozen=True)
 class Caller:
-    """``scopes`` is None where no keys are asked for; ``tenant`` is empty there as well."""
+    """The owner of an API key. If no keys are required, ``scopes`` is None and ``tenant`` empty."""
 
     name: str = ""
     tenant: str = ""
@@ -36,13 +36,13 @@ class Caller:
 
     @classmethod
     def read(cls, headers: Mapping[str, str], keys_asked_for: bool) -> Self:
-        """What the headers say, names in lower case. Raises Unauthenticated if that is too little.
+        """Read the headers, names in lower case. Raises Unauthenticated if a key is missing.
 
-        Only for headers that came through the front door, which is checked before.
+        The headers must be known to come from the front door.
         """
         if SCOPES not in headers:
             if keys_asked_for:
-                raise Unauthenticated("the front door does not know who asks: send an API key")
+                raise Unauthenticated("the front door found no valid API key: send one")
             return cls()
         tenant = headers.get(TENANT, "")
         scopes = frozenset(headers[SCOPES].split(","))
@@ -57,25 +57,25 @@ class Caller:
             )
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """The headers to pass on to the next service: whom a service works for may also ask it."""
+        """Return the headers for the next service, with ``read``, the only scope it needs."""
         if self.scopes is None:
             return ()
         return (KEY, self.name), (TENANT, self.tenant or COMMON), (SCOPES, "read")
 
     def cache_key(self, image_key: str) -> str:
-        """The name under which what this tenant has sent is cached: nobody else can ask for it.
+        """Return the cache key of an image that this tenant has sent; no other tenant can use it.
 
-        The key of an image can be shared, or computed of a file; that a tenant has sent the file
-        is proven by nothing else than that it is found under this name.
+        An image key can be shared, or computed from the file; only an entry under this name proves
+        that the tenant has sent the file.
         """
         image_key = image_key.lower()
-        if not self.tenant:  # it owns the images that came in without keys
+        if not self.tenant:  # the tenant of images sent without API keys
             return image_key
-        # Image keys are in lower case: nobody can ask for another tenant's image by this name.
+        # Image keys are lower case, so no caller can pass this upper-case name as an image key.
         return hashlib.sha256(f"{self.tenant}/{image_key}".encode()).hexdigest().upper()
 
     def audit(self, action: str, request_id: str, code: str, **about: object) -> None:
-        """Write down what was done with a key, or tried."""
+        """Log an action that was taken, or attempted, with a key."""
         if self.scopes is None:
             return
         record = {"audit": action, "key": self.name, "tenant": self.tenant, **about}

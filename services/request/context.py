@@ -1,4 +1,4 @@
-"""One request as the services know it: made once from its headers, and passed on as an argument."""
+"""The context of one request, made once from its headers and passed on as an argument."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -9,17 +9,17 @@ from services.request.priority import Priority
 from services.request.request_log import REQUEST_ID
 
 CHECKPOINT = "x-samclip-checkpoint"
-"""The digest of the checkpoint that must answer; absent: any."""
+"""Header with the digest of the checkpoint that must answer; if absent, any may."""
 IMAGE_KEY = "x-samclip-image-key"
-"""The key of the image in an EmbedRequest, from a head that has computed it and found no embedding
-in Redis. The front door removes it from what callers send: they could name another image's key."""
+"""Header with the key of the image in an EmbedRequest, from a head that found no embedding of it in
+Redis. The front door removes it from incoming requests: a caller could name another key."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestContext:
-    """Who asks, how urgent it is, and the id in the log.
+    """The caller, priority and id of a request.
 
-    ``checkpoint`` and ``image_key`` are the headers of these names, "" where they are absent.
+    ``checkpoint`` and ``image_key`` are the headers of these names, "" if absent.
     """
 
     id: str = ""
@@ -34,7 +34,7 @@ class RequestContext:
     ) -> Self:
         """Read the headers, whose names are in lower case. Raises InvalidRequest.
 
-        ``most_s`` limits the deadline; ``bulk`` holds where the headers do not say.
+        ``most_s`` limits the deadline; ``bulk`` is the default if the headers name no priority.
         """
         return cls(
             id=headers.get(REQUEST_ID, ""),

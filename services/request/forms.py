@@ -1,7 +1,7 @@
-"""multipart/form-data to the values of its fields: text as UTF-8, files as bytes.
+"""Parse multipart/form-data into the values of its fields: text as UTF-8, files as bytes.
 
-Starlette's own parser takes any of Python's encodings from the request, some of which need seconds
-for a megabyte, and parses on the event loop.
+Starlette's parser accepts any Python encoding that the request names, some of which take seconds
+per megabyte, and it parses on the event loop.
 """
 
 from collections import deque
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 CHARSET_FIELD = "_charset_"
-"""A field in which browsers name the encoding of all other fields (RFC 7578, section 4.6)."""
+"""The field in which browsers name the encoding of all others (RFC 7578, section 4.6)."""
 
 
 def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> dict[str, list[Any]]:
-    """Return for each name all its values, in their order. Empties ``chunks``.
+    """Return all values of each name, in order. Empties ``chunks``.
 
-    Raises InvalidRequest for a form that is broken, has more than ``most_parts`` parts, or has text
-    that is not UTF-8.
+    Raises InvalidRequest for a form that is malformed, has more than ``most_parts`` parts, or
+    contains text that is not UTF-8.
     """
     _, parameters = parse_options_header(content_type)
     check_charset(parameters.get(b"charset", b"utf-8").decode("latin-1"), "the form")
@@ -33,7 +33,7 @@ def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> dict[str,
     form = _Form(most_parts)
     try:
         parser = MultipartParser(boundary, form.callbacks())
-        while chunks:  # frees the memory of each as soon as it is parsed
+        while chunks:  # free the memory of each as soon as it is parsed
             parser.write(chunks.popleft())
     except FormParserError as error:
         raise InvalidRequest(f"the form is broken: {error}") from error
@@ -43,13 +43,13 @@ def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> dict[str,
 
 
 def check_charset(name: str, what: str) -> None:
-    """Raise InvalidRequest unless ``name`` means UTF-8; ``what`` names the text."""
+    """Raise InvalidRequest unless ``name`` is UTF-8 or ASCII; ``what`` names the text."""
     if name.lower() not in ("utf-8", "utf8", "us-ascii"):
         raise InvalidRequest(f"{what} has the charset {name[:40]!r}: send UTF-8")
 
 
 class _Form:
-    """Takes what the parser finds, part by part."""
+    """The parts of a form, collected through the parser's callbacks."""
 
     def __init__(self, most_parts: int):
         self.most_parts = most_parts

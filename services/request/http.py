@@ -1,7 +1,7 @@
-"""HTTP in front of the same methods that gRPC calls: body to message, call, message to body.
+"""HTTP in front of the gRPC methods: body to message, call, message to body.
 
-The ingress class of an application returns ``application(NAME, self)`` from its
-``__serve_build_asgi_app__``, which Serve asks for after the constructor.
+The ingress class of an application returns ``application(NAME, self)`` from
+``__serve_build_asgi_app__``, which Serve calls after the constructor.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from services.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
 SMALL_REPLY = 4096
-"""Bytes of a message that becomes JSON in 0.4 ms: for less, a thread and back is not worth it."""
+"""Bytes of a message up to which JSON is made without a thread: 0.4 ms is not worth the switch."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class Callee(Protocol):
-    """The ingress of an application, see services.request.rpc.Service."""
+    """The ingress of an application; see ``services.request.rpc.Service``."""
 
     name: ClassVar[str]
     settings: Settings
@@ -47,7 +47,7 @@ class Callee(Protocol):
 
 
 def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> FastAPI:
-    """Make the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
+    """Build the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
     app = protected()
     arrivals = arrivals or Arrivals()
     for path, routes in groupby(ROUTES[name], attrgetter("path")):
@@ -55,7 +55,7 @@ def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> 
 
     @app.get("/healthz")
     async def health(request: Request) -> Response:
-        """Whatever the application tells of itself: its model, its cache, what it depends on."""
+        """Return the application's report: its model, its cache and its dependencies."""
         describe = getattr(callee, "health", None)
         try:
             return JSONResponse(await describe() if describe else {})
@@ -66,7 +66,7 @@ def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> 
 
 
 def protected() -> FastAPI:
-    """An application that answers only what came through the front door, and errors as problems."""
+    """Build an app that accepts only requests from the front door; errors are problem documents."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.add_middleware(OnlyThroughFrontDoor)
     app.add_exception_handler(HTTPException, _refuse)
@@ -74,7 +74,7 @@ def protected() -> FastAPI:
 
 
 class OnlyThroughFrontDoor:
-    """ASGI middleware."""
+    """ASGI middleware that refuses requests that did not come through the front door."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
@@ -93,9 +93,9 @@ def _endpoint(routes: Sequence[Route], callee: Callee, arrivals: Arrivals) -> En
         identity = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
         headers = {**request.headers, request_log.REQUEST_ID: identity}
         try:
-            # An error that comes before the rpc is known counts for the first that it may be.
-            with request_log.request(callee.name, routes[0].rpc, headers) as seen:
-                return await _answer(request, headers, routes, callee, arrivals, seen)
+            # An error raised before the rpc is known is counted under the first candidate.
+            with request_log.request(callee.name, routes[0].rpc, headers) as observed:
+                return await _answer(request, headers, routes, callee, arrivals, observed)
         except Exception as error:
             return problem(error, identity)
 
@@ -108,12 +108,12 @@ async def _answer(
     routes: Sequence[Route],
     callee: Callee,
     arrivals: Arrivals,
-    seen: request_log.Observed,
+    observed: request_log.Observed,
 ) -> Response:
     def understand(fields: json_bodies.Fields, form: bool) -> tuple[Route, Message, bool]:
-        seen.since = time.perf_counter()  # how long a caller takes to send is not our time
+        observed.since = time.perf_counter()  # exclude the time of the upload
         route = next((r for r in routes if json_bodies.knows(r.request, fields)), routes[0])
-        seen.rpc = route.rpc
+        observed.rpc = route.rpc
         single = json_bodies.is_single(route.request, fields)
         return route, json_bodies.to_message(route.request, fields, form), single
 
@@ -136,7 +136,7 @@ async def _answer(
 
 
 def problem(error: Exception, identity: str) -> Response:
-    """An error as application/problem+json (RFC 9457)."""
+    """Return an error as application/problem+json (RFC 9457)."""
     failure = status.describe(error, identity)
     return _problem(
         failure.status.http,
@@ -148,11 +148,11 @@ def problem(error: Exception, identity: str) -> Response:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """No such path, or not with this method."""
+    """Answer a request for an unknown path or with an unsupported method."""
     assert isinstance(error, HTTPException)
     known = ", ".join(dict.fromkeys(r.path for routes in ROUTES.values() for r in routes))
     path = request.url.path.removeprefix(request.scope["root_path"])
-    detail = f"{request.method} {path} is not answered here; GET /docs, or POST to {known}"
+    detail = f"{request.method} {path} is not a route here: GET /docs, or POST to {known}"
     identity = request.headers.get(REQUEST_ID_HEADER, "")
     return _problem(error.status_code, HTTPStatus(error.status_code).phrase, detail, identity)
 

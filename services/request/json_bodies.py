@@ -1,8 +1,8 @@
-"""HTTP bodies to messages and back: protobuf's JSON mapping, with three conveniences.
+"""Conversion between HTTP bodies and messages: protobuf's JSON mapping, with three conveniences.
 
 An image may be a bare base64 string or a data URI; a form may upload it as a file; and where a
-message takes several images, ``image`` is the only one. Text is UTF-8, and a field that can hold
-one value is given once. Integers of 64 bits are numbers in replies.
+message takes several images, ``image`` gives a single one. Text is UTF-8, and a field with one
+value may be given only once. 64-bit integers are numbers in replies.
 """
 
 import asyncio
@@ -26,21 +26,21 @@ from services.request import forms
 from services.request.arrival import Arrivals, limited
 
 Fields = dict[str, Any]
-"""Of a JSON object, its members; of a form, for each name all its values, files as bytes."""
+"""The members of a JSON object, or all values of each name in a form, with files as bytes."""
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 
 def descriptor(message: type[Message] | Message) -> Descriptor:
-    return cast(Descriptor, message.DESCRIPTOR)  # there is another one in C, of the same kind
+    return cast(Descriptor, message.DESCRIPTOR)  # the C implementation has its own class
 
 
 IMAGE = descriptor(pb.Image)
 MAX_VALUES = 1_000_000
-"""In one piece of JSON: each becomes an object of some hundred bytes, base64 one in all."""
+"""Values in one JSON text: each becomes an object of some hundred bytes."""
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
-"""A surrogate of UTF-16 as JSON escapes it: a character only together with another one."""
+"""An escaped UTF-16 high surrogate, which is a character only as half of a pair."""
 BASE64 = (string.ascii_letters + string.digits + "+/-_").encode()
 UNFIT = (
     json_format.ParseError,
@@ -50,7 +50,7 @@ UNFIT = (
     AttributeError,
     RecursionError,
 )
-"""What protobuf raises for a value of another type: 1e999 as an enum is an OverflowError."""
+"""Protobuf's errors for a value of the wrong type: 1e999 as an enum is an OverflowError."""
 DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 
 
@@ -61,13 +61,12 @@ async def read(
     arrivals: Arrivals,
     understand: Callable[[Fields, bool], T],
 ) -> T:
-    """Return what ``understand`` makes of the body's fields, and of whether they are a form's.
+    """Read the body and return ``understand(fields, is_form)``, which runs in a worker thread.
 
-    It is called in the thread that reads them, and may raise. This raises ImageTooLarge beyond
-    ``limit`` bytes, before more is read; RequestTooSlow for a body that does not keep the pace of
-    ``arrivals``, Overloaded where those are full; UnsupportedImage for one that is compressed, or
-    neither JSON nor a form; InvalidRequest for one that is broken, or a form of more than
-    ``most_parts`` parts.
+    Raises the errors of ``understand``; ImageTooLarge beyond ``limit`` bytes, without reading more;
+    RequestTooSlow for a body slower than the pace of ``arrivals``, Overloaded if those are full;
+    UnsupportedImage for a body that is compressed, or neither JSON nor a form; InvalidRequest for
+    one that is malformed, or a form of more than ``most_parts`` parts.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
@@ -79,7 +78,7 @@ async def read(
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
         raise UnsupportedImage(
-            f"a body of type {kind or 'none'!r} is not read here: "
+            f"the body has the content-type {kind or 'none'!r}, which is unsupported: "
             "send multipart/form-data or application/json"
         )
     chunks = await _whole(request, limit, arrivals)
@@ -93,7 +92,7 @@ async def read(
 
 
 async def _whole(request: Request, limit: int, arrivals: Arrivals) -> deque[bytes]:
-    """The pieces of the body. One that is there already needs no place among the arrivals."""
+    """Return the chunks of the body. A body that has already arrived needs no slot."""
     receive = limited(request.receive, limit, arrivals.pace)
     first = await receive()
     chunks = deque([first.get("body", b"")])
@@ -124,7 +123,7 @@ def _parse(content: str, what: str) -> Any:
         if HALF_A_PAIR.search(content):
             json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequest(f"{what} has one half of a surrogate pair: send both") from error
+        raise InvalidRequest(f"{what} has half of a surrogate pair: send both halves") from error
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{what} is not JSON: {error}") from error
     return value
@@ -139,19 +138,19 @@ def _members(pairs: list[tuple[str, Any]]) -> Fields:
 
 
 def knows(request: type[Message], fields: Fields) -> bool:
-    """Tell whether a message has all these fields."""
+    """Return whether a message has all these fields."""
     return all(_field(descriptor(request), name) for name in fields)
 
 
 def is_single(request: type[Message], fields: Fields) -> bool:
-    """Tell whether ``image`` stands for the only one of a message's ``images``."""
+    """Return whether ``image`` gives the only one of a message's ``images``."""
     field = _field(descriptor(request), "image")
     return fields.get("image") is not None and field is not None and field.name == "images"
 
 
 @cache
 def _named(message: Descriptor) -> dict[str, FieldDescriptor]:
-    """The fields by both names that JSON has for them, as ``top_k`` and ``topK``."""
+    """Return the fields by both of their JSON names, such as ``top_k`` and ``topK``."""
     return {name: field for field in message.fields for name in (field.name, field.json_name)}
 
 
@@ -161,10 +160,10 @@ def _field(message: Descriptor, name: str) -> FieldDescriptor | None:
 
 
 def to_message(request: type[M], fields: Fields, form: bool) -> M:
-    """Make the message.
+    """Build the message.
 
-    Raises InvalidRequest for an unknown field, a value of another type, and for fields of which
-    only one can be meant.
+    Raises InvalidRequest for an unknown field, a value of the wrong type, or fields that exclude
+    each other.
     """
     files: dict[int, bytes] = {}
     _check_alternatives(descriptor(request), fields)
@@ -174,7 +173,7 @@ def to_message(request: type[M], fields: Fields, form: bool) -> M:
         values = {**fields, "images": [fields["image"]]}
         del values["image"]
     else:
-        absent = {"image"} if _field(descriptor(request), "image") else set()  # where it is null
+        absent = {"image"} if _field(descriptor(request), "image") else set()  # if null
         values = {n: v for n, v in fields.items() if v is not None or n not in absent}
     try:
         message = json_format.ParseDict(_expand(descriptor(request), values), request())
@@ -188,7 +187,7 @@ def to_message(request: type[M], fields: Fields, form: bool) -> M:
 
 
 def _check_alternatives(message: Descriptor, values: Fields) -> None:
-    """Raise InvalidRequest where two names mean one field, or two fields exclude each other."""
+    """Raise InvalidRequest if two names mean one field, or two fields exclude each other."""
     given: dict[str, list[str]] = {}
     for name, value in values.items():
         field = _field(message, name)
@@ -203,9 +202,9 @@ def _check_alternatives(message: Descriptor, values: Fields) -> None:
 
 
 def _from_form(message: Descriptor, fields: Fields, files: dict[int, bytes]) -> Fields:
-    """Read form values as JSON ones, but put the files aside: base64 would only cost time.
+    """Convert form values to JSON values, without the files: base64 would only cost time.
 
-    ``files`` gets each file by its place among the images, where an empty message waits for it.
+    ``files`` receives each file by its index among the images; the images get empty messages.
     """
     values: Fields = {}
     for name, contents in fields.items():
@@ -244,7 +243,7 @@ def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
 
 
 def _expand(message: Descriptor, value: Any) -> Any:
-    """Put bare strings where an image is meant into its ``encoded``; check all base64."""
+    """Wrap a bare string given as an image in ``encoded``; check all base64."""
     if message is IMAGE and isinstance(value, str):
         value = {"encoded": value}
     if isinstance(value, dict) and not message.GetOptions().map_entry:
@@ -254,7 +253,7 @@ def _expand(message: Descriptor, value: Any) -> Any:
 
 
 def _base64(message: Descriptor, name: str, value: Any) -> Any:
-    """The base64 of a field of bytes, without the head of a data URI; other values as they are."""
+    """Return the base64 of a bytes field without a data URI's prefix, or other values unchanged."""
     field = _named(message).get(name)
     if field is None or field.type != FieldDescriptor.TYPE_BYTES or not isinstance(value, str):
         return value
@@ -262,8 +261,8 @@ def _base64(message: Descriptor, name: str, value: Any) -> Any:
         head = DATA_URI.match(value)
         if head is None:
             raise UnsupportedImage(
-                f"{name!r} is another data URI than data:image/jpeg;base64,… (or png, webp): "
-                "send one of these, or base64 alone"
+                f"{name!r} is not a data URI of the form data:image/jpeg;base64,… (or png, webp): "
+                "send one of these, or plain base64"
             )
         value = value[head.end() :]
     digits = value.rstrip("=")
@@ -278,7 +277,7 @@ def _base64(message: Descriptor, name: str, value: Any) -> Any:
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """Return a reply as JSON values: all fields, zero or not, named as in the proto."""
+    """Return a reply as JSON values: all fields, zeros included, named as in the proto."""
     values = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
@@ -286,7 +285,7 @@ def to_json(message: Message) -> dict[str, Any]:
 
 
 def _numbers(message: Descriptor, value: Any) -> Any:
-    """Make the strings of 64-bit integers, which JSON's own rules do not need, numbers."""
+    """Convert 64-bit integers, which protobuf writes as strings, to numbers."""
     for field in message.fields:
         if field.cpp_type == FieldDescriptor.CPPTYPE_INT64 and field.name in value:
             inner = value[field.name]
@@ -295,7 +294,7 @@ def _numbers(message: Descriptor, value: Any) -> Any:
 
 
 def _map_messages(message: Descriptor, value: Any, change: Callable[[Descriptor, Any], Any]) -> Any:
-    """Apply ``change`` to the messages directly inside of one."""
+    """Apply ``change`` to the messages directly inside a message."""
     if not isinstance(value, dict) or message.GetOptions().map_entry:
         return value
     changed = dict(value)

@@ -1,4 +1,4 @@
-"""What one request may hold, checked before any work is done for it."""
+"""Limits on the content of a request, checked before any work starts."""
 
 from collections.abc import Mapping, Sequence, Sized
 
@@ -10,25 +10,25 @@ from samclip_core.io.image import ImageLimits
 from services.settings import Settings
 
 MAX_TEXT = 1000  # characters of one label, template or text: far more than any tokenizer keeps
-MAX_EXPANDED = 2 * MAX_TEXT  # of a label within a template
-TEXTS_PER_LABEL = 16  # templates a label, at the largest number of labels
+MAX_EXPANDED = 2 * MAX_TEXT  # characters of a template with its label filled in
+TEXTS_PER_LABEL = 16  # templates per label, at the maximum number of labels
 MAX_POINTS_PER_SIDE = 64
 MAX_MASK_PIXELS = 2**33
-"""Pixels of all masks of one answer: 2,048 masks of a photograph of 4 megapixels, which take two
-cores half a minute. PNG and PACKED_BITS hold every pixel of the picture, and count twice."""
+"""Total pixels of the masks in one answer: 2,048 masks of a 4-megapixel photograph, which take two
+cores half a minute. PNG and PACKED_BITS store every pixel, so they count twice."""
 MAX_TOP_K = 10_000
-MAX_FILTER = 32  # pairs of metadata that one search may ask for
-MAX_FORM_PARTS = 32_768  # even if the settings allow more: parsing them takes a second or two
-OTHER_FIELDS = 64  # more than any request has besides those that repeat
+MAX_FILTER = 32  # metadata pairs in one search
+MAX_FORM_PARTS = 32_768  # even if the settings allow more: parsing this many takes over a second
+OTHER_FIELDS = 64  # more than any request has besides its repeated fields
 
 
 def image_limits(settings: Settings) -> ImageLimits:
-    """The limits on one image file."""
+    """Return the limits on one image file."""
     return ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
 
 
 def form_parts(settings: Settings) -> int:
-    """The fields and files of the largest request that a form may hold."""
+    """Return the number of form parts in the largest request that the settings allow."""
     texts = TEXTS_PER_LABEL * settings.max_labels
     parts = texts + settings.max_prompts + settings.max_images + OTHER_FIELDS
     return min(parts, MAX_FORM_PARTS)
@@ -55,7 +55,7 @@ def check_labels(labels: Sequence[str], most: int) -> None:
 
 
 def check_text(text: str, what: str, most: int = MAX_TEXT) -> None:
-    """Raise InvalidLabels for a text that is blank or too long; ``what`` names it."""
+    """Raise InvalidLabels if a text is blank or too long; ``what`` names it in the message."""
     if not text.strip():
         raise InvalidLabels(f"{what} is empty: it needs some text")
     if len(text) > most:
@@ -63,7 +63,7 @@ def check_text(text: str, what: str, most: int = MAX_TEXT) -> None:
 
 
 def check_templates(templates: Sequence[str], labels: Sequence[str], most: int) -> None:
-    """Raise InvalidLabels for a template without ``{}``, or too many or too long texts in all."""
+    """Raise InvalidLabels for a template without ``{}``, or for too many or too long texts."""
     longest = max(map(len, labels), default=0)
     for index, template in enumerate(templates):
         if "{}" not in template:
@@ -85,7 +85,7 @@ def check_templates(templates: Sequence[str], labels: Sequence[str], most: int) 
 
 
 def check_texts(texts: Sequence[str], most_labels: int) -> None:
-    """Raise InvalidLabels unless there is at least one text, none is blank, none is too long."""
+    """Raise InvalidLabels for no texts, too many, or a text that is blank or too long."""
     if not texts:
         raise InvalidLabels("no texts: send at least one to embed")
     most = TEXTS_PER_LABEL * most_labels
@@ -96,13 +96,13 @@ def check_texts(texts: Sequence[str], most_labels: int) -> None:
 
 
 def check_top_k(top_k: int) -> None:
-    """Raise InvalidRequest for a negative or unreasonable number of answers."""
+    """Raise InvalidRequest unless ``top_k`` is between 0 and MAX_TOP_K."""
     if not 0 <= top_k <= MAX_TOP_K:
         raise InvalidRequest(f"top_k is {top_k}, expected 0 to {MAX_TOP_K}")
 
 
 def check_offset(offset: int, top_k: int) -> None:
-    """Raise InvalidRequest for answers that lie outside of the first places of a ranking."""
+    """Raise InvalidRequest unless all results lie within the first MAX_TOP_K of the ranking."""
     if not 0 <= offset <= MAX_TOP_K - top_k:
         raise InvalidRequest(
             f"offset is {offset}, expected 0 to {MAX_TOP_K - top_k} with a top_k of {top_k}"
@@ -110,15 +110,15 @@ def check_offset(offset: int, top_k: int) -> None:
 
 
 def check_limit(limit: int) -> None:
-    """Raise InvalidRequest for a negative or unreasonable length of a page."""
+    """Raise InvalidRequest unless the page length is between 0 and MAX_TOP_K."""
     if not 0 <= limit <= MAX_TOP_K:
         raise InvalidRequest(f"limit is {limit}, expected 0 to {MAX_TOP_K}")
 
 
 def check_deletion(request: pb.DeleteRequest) -> None:
-    """Raise InvalidRequest unless the request names items, or all of a collection, and not both.
+    """Raise InvalidRequest unless the request names either items or the whole collection.
 
-    Each item takes a step of the one thread that all collections share, so their number is bounded.
+    The number of items is limited because all collections share the thread that deletes them.
     """
     if len(request.ids) > MAX_TOP_K:
         raise InvalidRequest(
@@ -127,35 +127,35 @@ def check_deletion(request: pb.DeleteRequest) -> None:
     if bool(request.ids) == request.all:
         found = "both ids and all" if request.all else "neither ids nor all"
         raise InvalidRequest(
-            f"the request has {found}: send ids to delete these items, or all as true and no ids "
-            "to delete the whole collection"
+            f"the request has {found}: send ids to delete those items, or all set to true and no "
+            "ids to delete the whole collection"
         )
 
 
 def check_filter(filter: Sized) -> None:
-    """Raise InvalidRequest for more pairs of metadata than one search may ask for."""
+    """Raise InvalidRequest if a filter has too many metadata pairs."""
     if len(filter) > MAX_FILTER:
-        raise InvalidRequest(f"a filter of {len(filter)} pairs, at most {MAX_FILTER}: send fewer")
+        raise InvalidRequest(f"a filter has {len(filter)} pairs, at most {MAX_FILTER}: send fewer")
 
 
 def check_metadata(metadata: Mapping[str, str], most: int) -> None:
-    """Raise InvalidRequest for more bytes of metadata than an item may have."""
+    """Raise InvalidRequest if an item has more than ``most`` bytes of metadata."""
     size = sum(len(text.encode()) for pair in metadata.items() for text in pair)
     if size > most:
-        raise InvalidRequest(f"the metadata has {size:,} bytes, at most {most:,}: send less of it")
+        raise InvalidRequest(f"the metadata has {size:,} bytes, at most {most:,}: send less")
 
 
 def check_points_per_side(points: int) -> None:
-    """Raise InvalidRequest for a negative or unreasonable number of points."""
+    """Raise InvalidRequest unless ``points`` is between 0 and MAX_POINTS_PER_SIDE."""
     if not 0 <= points <= MAX_POINTS_PER_SIDE:
         raise InvalidRequest(
             f"points_per_side is {points}, expected 1 to {MAX_POINTS_PER_SIDE}, "
-            "or 0 for the checkpoint's own"
+            "or 0 for the checkpoint's default"
         )
 
 
 def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
-    """Raise InvalidRequest where so many masks of a picture have too many pixels together."""
+    """Raise InvalidRequest if ``count`` masks of the image have too many pixels in total."""
     whole = encoding in (pb.PNG, pb.PACKED_BITS)
     most = MAX_MASK_PIXELS // (2 if whole else 1)
     pixels = count * geometry.width * geometry.height
@@ -169,7 +169,7 @@ def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
 
 
 def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
-    """Raise InvalidPrompt unless there are 1 to ``most`` prompts, of at most ``most`` points."""
+    """Raise InvalidPrompt unless there are 1 to ``most`` prompts, each of up to ``most`` points."""
     if not prompts:
         raise InvalidPrompt("no prompts: send points, a box, a mask_input or a text")
     if len(prompts) > most:
@@ -184,7 +184,7 @@ def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
 
 
 def check_encoding(encoding: int) -> None:
-    """Raise InvalidRequest for an encoding that this service does not know."""
+    """Raise InvalidRequest for an unknown mask encoding."""
     if encoding not in pb.MaskEncoding.values():
         raise InvalidRequest(
             f"mask encoding {encoding} is unknown, "

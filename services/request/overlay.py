@@ -1,4 +1,4 @@
-"""A semantic answer as a picture: each label in its colour, over the image where there is one.
+"""A semantic answer as a picture: each label in its colour, over the image if the request has it.
 
 H W are pixels of the original image.
 """
@@ -17,12 +17,12 @@ from samclip_core.io.masks import decode_label_map
 
 OPACITY = 0.55
 STRIP_ROWS = 128
-"""Rows that are coloured at once: bounds the memory of intermediate arrays."""
-GOLDEN = 0.618033988749895  # hues a golden section apart stay distinct however many there are
+"""Rows coloured at once: intermediates for a whole image of 64 megapixels would take gigabytes."""
+GOLDEN = 0.618033988749895  # hues a golden section apart stay distinct for any number of labels
 
 
 def colour(index: int) -> tuple[int, int, int]:
-    """The colour of a label, by its index in the request."""
+    """Return the colour of a label by its index in the request."""
     red, green, blue = colorsys.hsv_to_rgb((0.03 + index * GOLDEN) % 1, 0.75, 0.95)
     return round(red * 255), round(green * 255), round(blue * 255)
 
@@ -30,19 +30,18 @@ def colour(index: int) -> tuple[int, int, int]:
 def draw(request: Message, response: Message) -> bytes:
     """Return a PNG of the original size: the labels' colours over the image.
 
-    Where the request named only a key, there is no image to draw on: the colours are then RGBA,
-    transparent where no label is.
+    If the request has only a key, there is no image to draw on: the PNG is then RGBA, transparent
+    where there is no label.
     """
     assert isinstance(request, pb.SegmentTextRequest)
     assert isinstance(response, pb.SegmentTextResponse)
     label_map_HW = decode_label_map(response.label_map_png)
     palette_L3 = np.array([colour(index) for index in range(len(request.labels))], np.uint8)
     if encoded := request.image.encoded:
-        # The service has decoded this file before, so these limits cannot refuse it.
+        # The service has already decoded this file, so these limits cannot refuse it.
         picture_HWC = decode(encoded, ImageLimits(len(encoded), label_map_HW.size))
     else:
         picture_HWC = np.zeros((*label_map_HW.shape, 4), np.uint8)
-    # Strip by strip: whole-picture intermediates of 64 megapixels would take gigabytes.
     for top in range(0, len(picture_HWC), STRIP_ROWS):
         rows = slice(top, top + STRIP_ROWS)
         _colour_strip(picture_HWC[rows], label_map_HW[rows], palette_L3)
@@ -54,7 +53,7 @@ def draw(request: Message, response: Message) -> bytes:
 def _colour_strip(
     picture_HWC: NDArray[np.uint8], label_map_HW: NDArray[np.int32], palette_L3: NDArray[np.uint8]
 ) -> None:
-    """Colour the labelled pixels in place: blended into RGB, or as they are with alpha (RGBA)."""
+    """Colour the labelled pixels in place: blended into RGB, or with alpha in RGBA."""
     inside_HW = label_map_HW >= 0
     colours_N3 = palette_L3[label_map_HW[inside_HW]]
     if picture_HWC.shape[-1] == 4:

@@ -1,4 +1,4 @@
-"""How soon a request is wanted: its deadline and its priority, as they travel in its headers."""
+"""The urgency of a request: its deadline and priority, as its headers carry them."""
 
 import math
 import re
@@ -11,24 +11,24 @@ from samclip_core.errors import InvalidRequest
 
 PRIORITY = "x-samclip-priority"  # interactive or bulk
 TIMEOUT = "x-samclip-timeout"
-"""What is left until the caller's deadline, written as gRPC writes it: ``30S``, ``250m``. The front
-door copies it from ``grpc-timeout``, which ends at Serve; between services it is sent as well."""
+"""Time left until the deadline, in gRPC's format: ``30S``, ``250m``. The front door copies it from
+``grpc-timeout``, which Serve does not pass on; services send it to each other as well."""
 
 _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 
 @dataclass(eq=False)
 class Priority:
-    """``deadline`` is a time of ``time.monotonic``; ``bulk`` work lets all other work pass."""
+    """A deadline on the clock of ``time.monotonic``; ``bulk`` work yields to all other work."""
 
     deadline: float = math.inf
     bulk: bool = False
 
     @classmethod
     def read(cls, headers: Mapping[str, str], most_s: float, bulk: bool = False) -> Self:
-        """What the headers say, names in lower case; ``most_s`` and ``bulk`` where they do not.
+        """Read the headers, names in lower case; ``most_s`` and ``bulk`` are the defaults.
 
-        A deadline later than ``most_s`` from now is cut to that. Raises InvalidRequest.
+        A deadline more than ``most_s`` away is shortened to that. Raises InvalidRequest.
         """
         priority = headers.get(PRIORITY) or ("bulk" if bulk else "interactive")
         if priority not in ("interactive", "bulk"):
@@ -38,20 +38,20 @@ class Priority:
 
     @classmethod
     def of_nobody(cls) -> Self:
-        """To be joined by those who share a piece of work."""
+        """Return the priority of shared work that no request has joined yet."""
         return cls(-math.inf, bulk=True)
 
     def join(self, other: "Priority") -> None:
-        """Work that is shared is wanted until the last deadline, and bulk only if all of it is."""
+        """Add a request that shares the work: the last deadline counts; bulk if all are."""
         self.deadline = max(self.deadline, other.deadline)
         self.bulk = self.bulk and other.bulk
 
     def time_left(self) -> float | None:
-        """Seconds until the deadline; None without one."""
+        """Return the seconds until the deadline, or None if there is none."""
         return None if math.isinf(self.deadline) else max(0.0, self.deadline - monotonic())
 
     def headers(self) -> tuple[tuple[str, str], ...]:
-        """The headers to pass on to the next service."""
+        """Return the headers to pass on to the next service."""
         priority = (PRIORITY, "bulk" if self.bulk else "interactive")
         left_s = self.time_left()
         return (priority,) if left_s is None else (priority, (TIMEOUT, f"{int(1000 * left_s)}m"))

@@ -1,4 +1,4 @@
-"""One request as an operator sees it: counted, timed, traced, and under one id."""
+"""One request as an operator sees it: counted, timed, traced and logged under one id."""
 
 import asyncio
 import logging
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from services.observability import logs, metrics, tracing
 from services.request import status
 
-REQUEST_ID = "request_id"  # Serve's own name for it, set by the front door
+REQUEST_ID = "request_id"  # Serve's name for it; the front door sets it
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Observed:
-    """A request: its rpc and when it had come in, as far as is known, and the code of its end."""
+    """A request: its rpc and start time as far as they are known, and its status code."""
 
     rpc: str
     code: str = "OK"
@@ -27,36 +27,41 @@ class Observed:
 
 @contextmanager
 def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Observed]:
-    """Observe the answer to one request, or the error that it ends with; ``metadata`` are headers.
+    """Record one request and its answer or error; ``metadata`` are its headers.
 
-    What goes wrong inside, and is in no table of errors, is logged with its stack.
+    Logs the stack trace of an error that is not in the table of ``services.request.status``.
     """
     identity = metadata.get(REQUEST_ID) or uuid.uuid4().hex
     logs.request_id.set(identity)
-    seen = Observed(rpc)
+    observed = Observed(rpc)
     parent = tracing.caller(metadata)
     with (
         metrics.INFLIGHT.labels(service).track_inprogress(),
         tracing.span(service, tracing.SERVER, parent) as span,
     ):
         try:
-            yield seen
+            yield observed
         except asyncio.CancelledError:
-            seen.code = "CANCELLED"
+            observed.code = "CANCELLED"
             metrics.SHED.labels("cancelled").inc()
             raise
         except Exception as error:
             failure = status.describe(error, identity)
-            seen.code = failure.status.code.name
+            observed.code = failure.status.code.name
             span.set_status(tracing.ERROR)
             if failure.status is status.INTERNAL:
-                logger.exception("%s.%s failed; request id %s", service, seen.rpc, identity)
+                logger.exception("%s.%s failed; request id %s", service, observed.rpc, identity)
             raise
         finally:
-            metrics.REQUESTS.labels(service, seen.rpc, seen.code).inc()
-            seconds = time.perf_counter() - seen.since
-            metrics.REQUEST_SECONDS.labels(service, seen.rpc).observe(seconds)
-            span.update_name(f"{service}/{seen.rpc}")
-            span.set_attributes({"request_id": identity, "code": seen.code})
-            fields = {"service": service, "rpc": seen.rpc, "code": seen.code, "seconds": seconds}
+            metrics.REQUESTS.labels(service, observed.rpc, observed.code).inc()
+            seconds = time.perf_counter() - observed.since
+            metrics.REQUEST_SECONDS.labels(service, observed.rpc).observe(seconds)
+            span.update_name(f"{service}/{observed.rpc}")
+            span.set_attributes({"request_id": identity, "code": observed.code})
+            fields = {
+                "service": service,
+                "rpc": observed.rpc,
+                "code": observed.code,
+                "seconds": seconds,
+            }
             logger.info("answered", extra={"fields": fields})

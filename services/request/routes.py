@@ -1,7 +1,7 @@
-"""The one table of routes: the applications, their gRPC services, and the POST route of each rpc.
+"""The table of routes: the applications, their gRPC services, and the POST route of each rpc.
 
-The Serve applications, the servicers and the OpenAPI document are made from it. Tests check that
-HAProxy's rules and ``deploy/serve_config.yaml`` say the same.
+The Serve applications, the servicers and the OpenAPI document are generated from it. Tests check
+that HAProxy's rules and ``deploy/serve_config.yaml`` agree with it.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 @dataclass(frozen=True)
 class Route:
-    """One rpc at one path. Where a path has several, the fields of the body select the rpc."""
+    """One rpc at one path. If several rpcs share a path, the fields of the body select one."""
 
     path: str
     rpc: str
@@ -23,7 +23,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Application:
-    """An application of Serve: ``module`` has its ``build``, ``service`` is in samclip.proto."""
+    """A Serve application: ``module`` defines ``build``, ``service`` is from samclip.proto."""
 
     module: str
     service: str
@@ -40,7 +40,7 @@ APPLICATIONS = {
                 "Embed",
                 pb.EmbedRequest,
                 pb.EmbedResponse,
-                "The embeddings of an image; with texts instead, theirs.",
+                "The embeddings of an image, or of texts if the body has texts instead.",
             ),
             Route(
                 "/embed",
@@ -60,7 +60,7 @@ APPLICATIONS = {
                 "Classify",
                 pb.ClassifyRequest,
                 pb.ClassifyResponse,
-                "What is this? The labels, likeliest first.",
+                "What is this? The labels, most likely first.",
             ),
         ),
     ),
@@ -73,14 +73,14 @@ APPLICATIONS = {
                 "Segment",
                 pb.SegmentRequest,
                 pb.SegmentResponse,
-                "Where is it? Masks of what points, a box or a text ask for.",
+                "Where is it? The masks for points, a box or a text.",
             ),
             Route(
                 "/everything",
                 "SegmentEverything",
                 pb.SegmentEverythingRequest,
                 pb.SegmentEverythingResponse,
-                "Masks of all that there is, named with labels where some are given.",
+                "Masks of everything in the image, named if labels are given.",
             ),
         ),
     ),
@@ -93,7 +93,7 @@ APPLICATIONS = {
                 "SegmentText",
                 pb.SegmentTextRequest,
                 pb.SegmentTextResponse,
-                "Which pixel is what? A region for each label; a picture with Accept: image/png.",
+                "Which pixel is what? One region per label, or a picture with Accept: image/png.",
             ),
         ),
     ),
@@ -106,28 +106,28 @@ APPLICATIONS = {
                 "Index",
                 pb.IndexRequest,
                 pb.IndexResponse,
-                "Put images into a collection.",
+                "Add images to a collection.",
             ),
             Route(
                 "/search",
                 "Search",
                 pb.SearchRequest,
                 pb.SearchResponse,
-                "The images of a collection that are nearest to a text, an image or an id.",
+                "The images of a collection nearest to a text, an image or an id.",
             ),
             Route(
                 "/delete",
                 "Delete",
                 pb.DeleteRequest,
                 pb.DeleteResponse,
-                "Take images out of a collection by ids, or with all remove the whole collection.",
+                "Delete images from a collection by id, or the whole collection with all.",
             ),
             Route(
                 "/describe",
                 "Describe",
                 pb.DescribeRequest,
                 pb.DescribeResponse,
-                "How much the collections hold, and of which model.",
+                "The number of items in each collection, and the model of their embeddings.",
             ),
             Route(
                 "/items",
@@ -139,12 +139,12 @@ APPLICATIONS = {
         ),
     ),
 }
-"""By the name in Serve, which is the name in the header ``application`` as well."""
+"""By name in Serve, which is also the value of the header ``application``."""
 
 MODULES = {name: application.module for name, application in APPLICATIONS.items()} | {
     "gateway": "services.gateway.app"
 }
-"""Of every application: the gateway has the pages, and no rpc of its own."""
+"""The module of each application, including the gateway, which has pages and no rpcs."""
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
 SERVICES = {f"samclip.v1.{each.service}": name for name, each in APPLICATIONS.items()}
 """The application that answers each gRPC service."""
@@ -155,4 +155,4 @@ SERVICERS = [
     ),
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
 ]
-"""What Serve's gRPC proxy answers, as it takes it."""
+"""The ``grpc_servicer_functions`` of Serve's gRPC proxy."""

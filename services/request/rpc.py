@@ -1,8 +1,7 @@
-"""What every rpc of every service has in common, in one wrapper.
+"""The wrapper of every rpc: request id, admission, deadline, metrics and error status.
 
-Request id, admission, deadline, metrics, and errors turned into gRPC status. A method sets the
-status on the context and returns an empty message: Ray Serve would send the text of an exception
-that leaves the method, stack trace included, to the caller.
+A failed method sets the status on the context and returns an empty message: Ray Serve would send
+the text of an exception, stack trace included, to the caller.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from services.request.context import RequestContext
 from services.settings import Settings
 
 ERROR_KIND = "x-samclip-error"
-"""Trailing metadata: the class of the error, for other services."""
+"""Trailing metadata with the class of the error, for other services."""
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -33,7 +32,7 @@ Method = Callable[[Any, Request, RequestContext], Awaitable[Response]]
 
 
 class Context(Protocol):
-    """What is used of Serve's and of gRPC's own servicer context."""
+    """The methods used of Serve's or gRPC's servicer context."""
 
     def invocation_metadata(self) -> Any: ...
     def set_code(self, code: Any) -> None: ...
@@ -46,10 +45,10 @@ class Service:
 
     name: ClassVar[str]  # the service in samclip.proto
     application: ClassVar[str]  # in Serve
-    bulk: ClassVar[frozenset[str]] = frozenset()  # rpcs that are, unless their caller says not
-    tunable: ClassVar[tuple[str, ...]] = ("log_level",)  # settings that may change while it runs
+    bulk: ClassVar[frozenset[str]] = frozenset()  # rpcs that are bulk work by default
+    tunable: ClassVar[tuple[str, ...]] = ("log_level",)  # settings that may change at run time
     model: pb.ModelInfo
-    figures: Mapping[str, float] = MappingProxyType({})  # what was measured of the model
+    figures: Mapping[str, float] = MappingProxyType({})  # measured quality of the model
 
     def __init__(self, settings: Settings):
         self.settings = settings
@@ -57,52 +56,49 @@ class Service:
             tracing.start(self.application, settings.otlp_endpoint)
 
     def tune(self, settings: Settings) -> None:
-        """Put the ``tunable`` ones of these settings into effect, or raise SettingsError.
-
-        Then everything is left as it was.
-        """
+        """Apply the ``tunable`` settings. Raises SettingsError, and then changes nothing."""
         self.settings = settings
         logs.start(settings.log_level)
 
     def successor(self, settings: Settings) -> "Service":
-        """The same service with the checkpoint of these settings, beside this one."""
+        """Load the same service with the checkpoint of these settings, beside this one."""
         return type(self)(settings)
 
     async def usable(self) -> bool:
-        """Whether all that it needs for its checkpoint is there."""
+        """Return whether everything that the checkpoint depends on is available."""
         return True
 
     async def close(self) -> None:
-        """Let go of what it holds: it answers nothing any more."""
+        """Release all resources. The service answers nothing afterwards."""
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Serve asks for the HTTP side by this name."""
+        """Build the HTTP side; Serve calls this method by name."""
         return http.application(self.application, self)
 
     async def health(self) -> dict[str, Any]:
-        """What the application tells of itself; that it answers at all says that it is ready."""
+        """Return the application's report; any answer means that it is ready."""
         return {"model": json_bodies.to_json(self.model)}
 
     async def check_health(self) -> None:
-        """Serve calls this, and replaces a replica that keeps raising Unavailable."""
+        """Raise Unavailable if the replica is unhealthy; Serve replaces it if that persists."""
         most, used = self.settings.max_replica_bytes, metrics.resident_bytes()
         if most and used > most:
-            raise Unavailable(f"the replica has {used:,} bytes of memory, at most {most:,}")
+            raise Unavailable(f"the replica uses {used:,} bytes of memory, at most {most:,}")
 
     def scope(self, method: str, request: Message) -> str:
-        """The scope of ``services.front_door.keys`` that a key needs for this."""
+        """Return the scope of ``services.front_door.keys`` that a key needs for this rpc."""
         return "read"
 
     async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
-        """``respond``, observed as a whole request of its own."""
+        """Call ``respond`` and record it as one request."""
         with request_log.request(self.name, method, metadata):
             return await self.respond(method, request, metadata)
 
     async def respond(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         """Answer one request that came over HTTP or gRPC; ``metadata`` are its headers.
 
-        Raises an error of ``samclip_core.errors``, or whatever else went wrong inside, which
-        ``services.request.status`` translates.
+        Raises an error of ``samclip_core.errors``, or any other; ``services.request.status``
+        translates both.
         """
         if not admission.admitted(metadata):
             raise Unauthenticated(admission.REFUSAL)
@@ -125,11 +121,11 @@ class Service:
                 raise
             metrics.SHED.labels("deadline").inc()
             raise DeadlineExceeded(
-                f"not answered within {limit_s:.3g} s; try again later, or with less in one request"
+                f"no answer within {limit_s:.3g} s: try again later, or send less in one request"
             ) from error
 
     async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
-        """Do what the rpc says."""
+        """Run the method of the rpc."""
         body: Method[Message, Message] = getattr(self, method).answer
         return await body(self, request, context)
 
@@ -137,7 +133,7 @@ class Service:
     def _audited(
         self, method: str, request: Message, caller: Caller, metadata: Mapping[str, str]
     ) -> Iterator[None]:
-        """Write down who changes something, or tries to, and how that ends."""
+        """Audit each attempted change: the caller, the rpc and the outcome."""
         code = "CANCELLED"
         try:
             yield
@@ -153,7 +149,7 @@ class Service:
 
 
 def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], Any]:
-    """Make a method of samclip.proto from ``async method(self, request, context)``."""
+    """Wrap ``async method(self, request, context)`` as a gRPC method of samclip.proto."""
     empty: type[Response] = get_type_hints(method)["return"]
 
     @functools.wraps(method)
@@ -169,7 +165,7 @@ def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], 
             grpc_context.set_trailing_metadata([(ERROR_KIND, failure.kind)])
             return empty()
 
-    # Serve passes the context to methods whose signature names it; ``wraps`` would hide it.
+    # Serve passes the context only if the signature names it, and ``wraps`` would hide that.
     del grpc_method.__wrapped__
     grpc_method.answer = method  # type: ignore[attr-defined]
     return grpc_method

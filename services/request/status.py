@@ -1,6 +1,6 @@
-"""The one table from the errors of ``samclip_core`` to gRPC code and HTTP status, and back.
+"""The table that maps the errors of ``samclip_core`` to gRPC codes and HTTP statuses, and back.
 
-What is not in the table is our own fault: the caller gets a request id and nothing more.
+An error outside the table is a fault of the service: the caller gets only a request id.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from samclip_core import errors
 
 @dataclass(frozen=True)
 class Status:
-    """How one class of errors looks from outside."""
+    """The gRPC code and HTTP status of one class of errors."""
 
     code: StatusCode
     http: int
@@ -61,10 +61,10 @@ def describe(error: BaseException, request_id: str) -> Failure:
 
 
 def rebuild(code: StatusCode, kind: str, message: str) -> Exception:
-    """The error that another service described, so that it passes through unchanged.
+    """Return the error that another service described, so that it passes through unchanged.
 
-    ``kind`` is ``Failure.kind`` where the other side told it; without it (a proxy answered, or
-    another implementation) the first class with that code is taken.
+    ``kind`` is the other side's ``Failure.kind``. If it is missing, as in answers of proxies and
+    other implementations, the first class with that code is used.
     """
     for error, status in TABLE.items():
         if error.__name__ == kind and status.code is code:

@@ -1,4 +1,4 @@
-"""Between the messages of ``samclip.v1`` and the library's own types: the only such place.
+"""All conversion between the messages of ``samclip.v1`` and the library's types.
 
 Shape letters: D width, h w grid, H W pixels of the original image.
 """
@@ -27,15 +27,15 @@ from samclip_core.types import (
 from services.cache.entry import Entries, Entry
 
 FIELDS = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "clip_pooled_D"}
-"""Which field of ImageFeatures each output of Embed is."""
+"""The field of ImageFeatures for each output of Embed."""
 
 _NAMED = {pb.Output.Name(output): output for output in FIELDS}
 
 KEY_LENGTH = 64
-"""Characters of an image key, a sha256 in hex. A longer one names no image."""
+"""Characters of an image key, a SHA-256 digest in hex. A longer string names no image."""
 
 MAX_SIDES = 8
-"""Of a tensor: a product of a million sides would take minutes."""
+"""Dimensions of a tensor: the product of a million sides would take minutes."""
 
 _DTYPES = {"float16": "<f2", "float32": "<f4", "int8": "i1"}
 
@@ -44,7 +44,7 @@ _DTYPES = {"float16": "<f2", "float32": "<f4", "int8": "i1"}
 
 
 def image_source(image: pb.Image, max_bytes: int) -> bytes | str:
-    """The encoded file, or the key of one that was sent earlier.
+    """Return the encoded file, or the key of an image that was sent earlier.
 
     Raises InvalidImage and ImageTooLarge.
     """
@@ -73,21 +73,21 @@ def image_info(key: str, geometry: Geometry, cached: bool) -> pb.ImageInfo:
 
 
 def to_tensor(array: NDArray[Any], name: str = "", inline: bool = True) -> pb.Tensor:
-    """Little-endian, C order; without ``inline`` only dtype and shape."""
+    """Convert to little-endian, C order; without ``inline`` only dtype and shape."""
     dtype = array.dtype.name
     data = np.ascontiguousarray(array, _DTYPES[dtype]).tobytes() if inline else b""
     return pb.Tensor(name=name, dtype=dtype, shape=array.shape, data=data)
 
 
 def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
-    """A read-only view of the message's bytes. Raises InvalidRequest if it contradicts itself."""
+    """Return a read-only view of the data. Raises InvalidRequest if it does not match the shape."""
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         raise InvalidRequest(
             f"tensor has dtype {tensor.dtype[:40]!r}, expected one of {', '.join(_DTYPES)}"
         )
     if len(tensor.shape) > MAX_SIDES:
-        raise InvalidRequest(f"tensor has {len(tensor.shape)} sides, at most {MAX_SIDES}")
+        raise InvalidRequest(f"tensor has {len(tensor.shape)} dimensions, at most {MAX_SIDES}")
     shape = tuple(tensor.shape)
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if any(side < 0 for side in shape) or expected != len(tensor.data):
@@ -97,12 +97,12 @@ def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
         )
     try:
         return np.frombuffer(tensor.data, dtype).reshape(shape)
-    except ValueError as error:  # of no bytes, but with more or longer sides than an array can have
-        raise InvalidRequest(f"tensor of shape {shape} cannot be: {error}") from error
+    except ValueError as error:  # an empty tensor whose other sides are too long for numpy
+        raise InvalidRequest(f"tensor of shape {shape} is invalid: {error}") from error
 
 
 def to_embedding(output: pb.Output, entry: Entry, inline: bool) -> pb.Tensor:
-    """One tensor of EmbedResponse, float16; CLIP_POOLED has length 1, rounded."""
+    """Return one tensor of an EmbedResponse; CLIP_POOLED is normalised, then rounded to float16."""
     array = entry.array
     if output == pb.CLIP_POOLED:
         array = unit(array).astype(np.float16)
@@ -110,7 +110,7 @@ def to_embedding(output: pb.Output, entry: Entry, inline: bool) -> pb.Tensor:
 
 
 def to_outputs(requested: Sequence[pb.Output]) -> tuple[pb.Output, ...]:
-    """The outputs of an EmbedRequest, each once, in its order; none means all."""
+    """Return the outputs of an EmbedRequest without duplicates, in order; none means all."""
     for output in requested:
         if output not in FIELDS:
             raise InvalidRequest(
@@ -120,7 +120,7 @@ def to_outputs(requested: Sequence[pb.Output]) -> tuple[pb.Output, ...]:
 
 
 def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
-    """The embeddings of an Embed with ``inline``; ``size`` is the model frame's side."""
+    """Return the embeddings of an inline EmbedResponse; ``size`` is the model frame's side."""
     geometry = Geometry(response.image.height, response.image.width, size)
     return {
         _NAMED[tensor.name]: Entry(from_tensor(tensor), geometry) for tensor in response.tensors
@@ -128,7 +128,7 @@ def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
 
 
 def to_features(entries: Entries, dtype: str) -> ImageFeatures:
-    """What a head works on; at least one output of one image, computed in ``dtype``."""
+    """Return the features of one image from one or more outputs, computed in ``dtype``."""
     geometry = next(iter(entries.values())).geometry
     arrays: dict[str, NDArray[np.floating]] = {
         FIELDS[output]: unit(entry.array) if output == pb.CLIP_POOLED else entry.array
@@ -141,9 +141,11 @@ def to_features(entries: Entries, dtype: str) -> ImageFeatures:
 
 
 def to_prompt(prompt: pb.Prompt) -> Prompt:
-    """Points, box and mask input; not yet checked against an image."""
+    """Convert points, box and mask input, without checking them against an image."""
     if prompt.text:
-        raise InvalidPrompt("text goes alone in a prompt: leave out points, box and mask_input")
+        raise InvalidPrompt(
+            "a prompt with text takes nothing else: leave out points, box and mask_input"
+        )
     box = prompt.box
     return Prompt(
         points=tuple((point.x, point.y) for point in prompt.points),
@@ -161,7 +163,7 @@ def _mask_input(tensor: pb.Tensor) -> NDArray[np.float32]:
 
 
 def asks_by_text(prompt: pb.Prompt) -> bool:
-    """Whether it asks for every instance of a text."""
+    """Return whether a prompt is a text, which asks for all its instances."""
     others = prompt.points or prompt.HasField("box") or prompt.HasField("mask_input")
     return bool(prompt.text.strip()) and not others
 
@@ -172,7 +174,7 @@ def asks_by_text(prompt: pb.Prompt) -> bool:
 def to_mask(
     mask_HW: NDArray[np.bool_], encoding: int, logits_hw: NDArray[np.float32] | None = None
 ) -> pb.Mask:
-    """A mask of the original image, with its box and area; LOGITS where it was made of some."""
+    """Encode a mask of the original image, with box and area; LOGITS requires ``logits_hw``."""
     x_min, y_min, x_max, y_max = masks.mask_box(mask_HW)
     height, width = mask_HW.shape
     message = pb.Mask(
@@ -201,7 +203,7 @@ def to_mask(
 
 
 def to_prompt_masks(found: MaskLogits, encoding: int) -> Iterator[pb.Mask]:
-    """The masks of one prompt, each enlarged only when it is its turn."""
+    """Yield the masks of one prompt, enlarging each only when it is needed."""
     for index, (logits_hw, iou) in enumerate(
         zip(found.logits_Mhw, found.predicted_iou_M, strict=True)
     ):
@@ -219,7 +221,7 @@ def to_everything_mask(found: EverythingMask, encoding: int) -> pb.Mask:
 
 
 def to_regions(found: SemanticMap, encoding: int) -> Iterator[pb.Region]:
-    """One region after another, each encoded inside its box where the encoding allows it."""
+    """Yield the regions, each encoded only within its box if the encoding allows it."""
     runs = masks.LabelRuns(found.label_map_HW)
     for region in found.regions:
         mask = _to_region_mask(region, runs.of(region.index), encoding)
@@ -228,7 +230,7 @@ def to_regions(found: SemanticMap, encoding: int) -> Iterator[pb.Region]:
 
 
 def _to_region_mask(region: Region, runs: masks.Runs, encoding: int) -> pb.Mask:
-    if encoding in (pb.PNG, pb.PACKED_BITS):  # they hold all pixels of the picture
+    if encoding in (pb.PNG, pb.PACKED_BITS):  # these store every pixel of the image
         return to_mask(region.mask_HW, encoding)
     x_min, y_min, x_max, y_max = runs.box
     message = pb.Mask(
@@ -248,7 +250,7 @@ def _to_region_mask(region: Region, runs: masks.Runs, encoding: int) -> pb.Mask:
 
 
 def to_label_map(found: SemanticMap, labels: int) -> bytes:
-    """The PNG file of SegmentTextResponse."""
+    """Return the PNG file of a SegmentTextResponse."""
     return masks.encode_label_map(found.label_map_HW, labels)
 
 

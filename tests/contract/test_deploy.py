@@ -1,4 +1,4 @@
-"""What ``deploy/`` says is what the code, Ray, Kubernetes and Docker Compose understand by it."""
+"""The files in ``deploy/`` are valid for Ray, Kubernetes and Docker Compose, and match the code."""
 
 import importlib
 import json
@@ -77,7 +77,7 @@ def test_the_ports_of_a_cluster_agree() -> None:
 
 
 def test_serve_limits_no_time() -> None:
-    """It would do so by the wall clock: see tests/faults/test_clock.py."""
+    """Serve's timeouts follow the wall clock: see tests/faults/test_clock.py."""
     assert "request_timeout_s" not in CONFIG["http_options"] | CONFIG["grpc_options"]
 
 
@@ -93,7 +93,7 @@ def test_a_node_has_the_environment_that_samclip_serve_makes(variable: str, tmp_
 def tool(name: str) -> str:
     found = shutil.which(name)
     if found is None:
-        pytest.skip(f"no {name} here: install Debian's package of this name")
+        pytest.skip(f"{name} is not installed: install Debian's package {name}")
     return found
 
 
@@ -127,7 +127,7 @@ def test_compose_sets_what_are_settings(compose: dict[str, Any]) -> None:
 
 
 def test_keys_are_mounted_with_their_folder(compose: dict[str, Any]) -> None:
-    """A mount of the file would keep its old content: ``samclip keys`` replaces it."""
+    """``samclip keys`` replaces the file, and a mount of the file would keep the old content."""
     service = compose["services"]["samclip"]
     file = Path(service["environment"]["SAMCLIP_API_KEYS_FILE"])
     folders = {mount["target"]: mount for mount in service["volumes"]}
@@ -177,7 +177,7 @@ def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 
 
 def templates(value: Any) -> Iterator[dict[str, Any]]:
-    """The pod templates in a manifest, however deep."""
+    """Yield the pod templates in a manifest, at any depth."""
     if isinstance(value, list):
         value = dict(enumerate(value))
     if isinstance(value, dict):
@@ -239,7 +239,7 @@ def test_the_ray_service_has_the_serve_configuration(manifests: list[dict[str, A
 
 
 def test_all_replicas_compute_in_one_precision(manifests: list[dict[str, Any]]) -> None:
-    """One that every CPU has, and every GPU where the service runs on these."""
+    """All CPUs support float32, and all GPUs bfloat16."""
     for data in (each["data"] for each in manifests if each["kind"] == "ConfigMap"):
         on_gpus = data.get("SAMCLIP_DEVICE") == "cuda"
         assert data["SAMCLIP_DTYPE"] == ("bfloat16" if on_gpus else "float32")
@@ -264,7 +264,7 @@ def test_only_the_front_door_reaches_the_inner_ports_from_elsewhere(
         for rule in policy["ingress"]:
             (peer,) = rule["from"]
             ports = {port["port"] for port in rule.get("ports", ())}
-            if not ports:  # any
+            if not ports:  # a rule without ports allows all
                 assert peer == {"podSelector": policy["podSelector"]}
             elif selects(peer["podSelector"], door):
                 assert ports == inner

@@ -1,4 +1,4 @@
-"""What the documents say is there: commands, options, settings, files."""
+"""The commands, options, settings, files and headings in the documents exist."""
 
 import re
 import subprocess
@@ -6,44 +6,57 @@ import sys
 from pathlib import Path
 
 import pytest
-from pydantic_core import PydanticUndefined
 
-from services.settings import Settings
-from tests import readme
+from tests import documents
 from tests.checkout import ROOT
+from tests.documents import DOCUMENTS
 
-DOCUMENTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "deploy/README.md")]
+SHOWN = [(document, words) for document in DOCUMENTS for words in documents.shown(document)]
+PROGRAMS = {"pip", "ray", "export", "docker", "kubectl", "serve", "chown", "cp", "mkdir"}
 
 
-@pytest.mark.parametrize("words", readme.shown(), ids=" ".join)
+def name(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    "words", [words for _, words in SHOWN], ids=[f"{name(d)}: {' '.join(w)}" for d, w in SHOWN]
+)
 def test_commands_exist(words: list[str]) -> None:
     if "training.train" in words:
         words = ["samclip", "train", *words[words.index("training.train") + 1 :]]
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    elif words[0] == "samclip":
-        command = [sys.executable, "-m", "samclip.cli", words[1], "--help"]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    elif words[0] in ("samclip", "python"):
+        command = ["-m", "samclip.cli"] if words[0] == "samclip" else []
+        command += words[1 : 2 if command else 3]
+        run = subprocess.run(
+            [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
+        )
         assert run.returncode == 0, run.stderr
         for option in (word for word in words if word.startswith("--")):
             assert option in run.stdout, option
     else:
-        assert words[0] in {"pip", "ray", "export"}
+        assert words[0] in PROGRAMS
 
 
-def test_the_table_of_settings() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (?:`(.*?)`)? ?\|", readme.TEXT, re.MULTILINE)
-    fields = Settings.model_fields.items()
-    assert rows == [(name, _shown(field.default)) for name, field in fields]
+def test_the_table_of_settings_is_what_the_code_says() -> None:
+    text = (ROOT / "docs/settings.md").read_text()
+    assert documents.with_table(text) == text, "run make docs"
 
 
-def _shown(default: object) -> str:
-    assert default is not PydanticUndefined
-    return "" if default is None else str(default)
+def headings(document: Path) -> set[str]:
+    """Return the anchors of a document's headings, as GitHub makes them."""
+    found = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_to_files(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#]+)", document.read_text())
-    for link in (link for link in links if "://" not in link):
-        assert (document.parent / link).exists(), link
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_links_lead_to_files_and_headings(document: Path) -> None:
+    for link in re.findall(r"\]\(([^)]+)", document.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), link
+        assert not anchor or anchor in headings(target), link

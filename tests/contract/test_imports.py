@@ -1,8 +1,9 @@
-"""What may import what, read from the source; and what comes in at run time."""
+"""Packages import only allowed packages, in the source and at run time."""
 
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,31 +18,111 @@ MAY_NOT = {
 }
 
 
-def imported(folder: str) -> dict[str, set[str]]:
-    """File → the top-level packages that it imports, wherever in the file."""
+FOLDERS = ("samclip", "samclip_core", "services", "training")
+LAYERS = {
+    "samclip_core": (
+        "errors geometry",
+        "config types",
+        "io",
+        "nn",
+        "engine",
+        "answers",
+        "model",
+        "commands",
+    ),
+    "services": (
+        "settings private_files observability plan",
+        "cache",
+        "request",
+        "batching deployment front_door",
+        "backbone heads gateway",
+        "retrieval",
+        "launch",
+    ),
+    "training": (
+        "workers",
+        "loop",
+        "recipes",
+        "data",
+        "distillation",
+        "results",
+        "evaluation",
+        "claims",
+        "train",
+    ),
+}
+"""Parts of each package from the bottom to the top; a part imports only parts in lower rows."""
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the project by its dotted name."""
     found = {}
-    for path in sorted((ROOT / folder).rglob("*.py")):
-        names = set()
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Import):
-                names |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path}: a relative import"
-                names.add(str(node.module).split(".")[0])
-        found[str(path.relative_to(ROOT))] = names
-    assert found
+    for folder in FOLDERS:
+        root = ROOT / "client" if folder == "samclip" else ROOT
+        for path in sorted((root / folder).rglob("*.py")):
+            name = ".".join(path.relative_to(root).with_suffix("").parts)
+            found[name.removesuffix(".__init__")] = path
     return found
 
 
+MODULES = modules()
+
+
+def imported(path: Path) -> set[str]:
+    """Return the modules imported anywhere in a file, the project's own by their full names."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else str(node.module) for name in inside}
+    return names
+
+
+IMPORTS = {name: imported(path) for name, path in MODULES.items()}
+
+
+def part(module: str) -> str:
+    """Return the part of its package that a module belongs to: "io" for samclip_core.io.image."""
+    return f"{module}.".split(".")[1]
+
+
+@pytest.mark.parametrize("folder", LAYERS)
+def test_imports_point_down(folder: str) -> None:
+    level = {name: number for number, row in enumerate(LAYERS[folder]) for name in row.split()}
+    level[""] = len(LAYERS[folder])  # the package itself may import every part
+    own = [name for name in MODULES if name.split(".")[0] == folder]
+    assert {part(name) for name in own} == set(level)
+    for module in own:
+        for name in IMPORTS[module]:
+            mine, theirs = part(module), part(name)
+            if name.split(".")[0] == folder and mine != theirs:
+                assert level[theirs] < level[mine], f"{module} imports {name}"
+
+
+def test_there_is_no_circle() -> None:
+    TopologicalSorter({name: IMPORTS[name] & MODULES.keys() - {name} for name in MODULES}).prepare()
+
+
+def packages(module: str) -> set[str]:
+    return {name.split(".")[0] for name in IMPORTS[module]}
+
+
 def test_the_client_needs_little() -> None:
-    for file, names in imported("client").items():
-        assert names <= CLIENT_MAY, f"{file} imports {names - CLIENT_MAY}"
+    for module in MODULES:
+        if module.startswith("samclip.") or module == "samclip":
+            names = packages(module)
+            assert names <= CLIENT_MAY, f"{module} imports {names - CLIENT_MAY}"
 
 
 @pytest.mark.parametrize("folder", MAY_NOT)
 def test_folders(folder: str) -> None:
-    for file, names in imported(folder).items():
-        assert not names & MAY_NOT[folder], f"{file} imports {names & MAY_NOT[folder]}"
+    for module in MODULES:
+        if module.split(".")[0] == folder:
+            names = packages(module) & MAY_NOT[folder]
+            assert not names, f"{module} imports {names}"
 
 
 def test_proto_is_no_package() -> None:
@@ -58,7 +139,7 @@ def test_proto_is_no_package() -> None:
             "masks; from samclip_core.answers import zero_shot",
             {"torch", "ray", "grpc", "samclip"},
         ),
-        # Who starts the service imports these to say what runs; replicas bring in the rest.
+        # The launcher imports these to build the applications; only replicas load the libraries.
         ("from services.backbone import app", {"torch", "openvino"}),
         ("from services.heads.segmentation import app", {"torch", "openvino"}),
         ("from services.heads.semantic import app", {"torch", "openvino"}),
@@ -79,6 +160,5 @@ def test_importing_brings_little(code: str, without: set[str]) -> None:
 
 
 def test_no_module_is_called_for_its_drawer() -> None:
-    for folder in ("client", "samclip_core", "services", "training"):
-        for path in Path(ROOT / folder).rglob("*.py"):
-            assert path.stem not in {"utils", "util", "misc", "helpers", "common"}, path
+    for path in MODULES.values():
+        assert path.stem not in {"utils", "util", "misc", "helpers", "common"}, path

@@ -1,4 +1,4 @@
-"""The wire's names and numbers, which clients outside this repository are written against."""
+"""Names and numbers of the wire format, on which clients outside this repository depend."""
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor

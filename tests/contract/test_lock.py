@@ -1,4 +1,4 @@
-"""requirements.lock is that of pyproject.toml: make lock."""
+"""requirements.lock matches pyproject.toml; ``make lock`` updates it."""
 
 import re
 import tomllib
@@ -7,7 +7,7 @@ from packaging.requirements import Requirement
 
 from tests.checkout import ROOT
 
-NOT_LOCKED = {"samclip", "torch", "torchvision"}  # they depend on the machine
+NOT_LOCKED = {"samclip", "torch", "torchvision"}  # torch wheels depend on the machine
 
 
 def test_the_lock_has_what_the_service_needs_within_its_ranges() -> None:
@@ -20,7 +20,7 @@ def test_the_lock_has_what_the_service_needs_within_its_ranges() -> None:
     for requirement in wanted:
         name = re.sub("[._]", "-", requirement.name).lower()
         if name not in NOT_LOCKED:
-            assert requirement.specifier.contains(locked[name]), f"{name}: make lock"
+            assert requirement.specifier.contains(locked[name]), f"{name}: run make lock"
 
 
 def test_every_pin_has_its_hashes() -> None:

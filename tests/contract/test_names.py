@@ -1,4 +1,4 @@
-"""The public names of the client: exported, sorted, documented, and those of the interface."""
+"""The client's public names are exported, sorted and documented, and cover the interface."""
 
 import inspect
 import re

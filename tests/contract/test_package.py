@@ -1,4 +1,4 @@
-"""An installed package is whole: the files beside its code come with it."""
+"""Installed packages include the data files beside their code."""
 
 import tomllib
 
@@ -25,4 +25,4 @@ def test_files_beside_the_code_are_installed(name: str) -> None:
         for path in folder.joinpath(*package.split(".")[1:]).glob(pattern)
     }
     beside = {p for p in folder.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"}}
-    assert beside <= packaged, f"pyproject.toml has no package-data for {beside - packaged}"
+    assert beside <= packaged, f"package-data in pyproject.toml lacks {beside - packaged}"

@@ -1,4 +1,4 @@
-"""The committed stubs are what the schema says, and run with the oldest libraries allowed."""
+"""The committed stubs match the schema, and run with the oldest supported libraries."""
 
 import re
 import tomllib
@@ -35,10 +35,10 @@ def test_stubs_are_current(tmp_path: Path) -> None:
     made = tmp_path / "samclip/v1"
     for of in (protobuf_version, grpc_version):
         if of(made) != of(COMMITTED):
-            pytest.skip(f"grpcio-tools here makes {of(made)}, the stubs are of {of(COMMITTED)}")
+            pytest.skip(f"grpcio-tools generates {of(made)}, the stubs are {of(COMMITTED)}")
     for name in STUBS:
         assert (made / name).read_bytes() == (COMMITTED / name).read_bytes(), (
-            f"run make proto: {name}"
+            f"{name} is out of date: run make proto"
         )
 
 

@@ -1,4 +1,4 @@
-"""The real service, as a user starts it: one for the whole session, on ports of its own."""
+"""The real service, started as a user would start it, once per session on free ports."""
 
 import os
 import secrets
@@ -21,21 +21,19 @@ from services.request.admission import SECRET_VARIABLE
 from tests.checkout import ROOT, sources
 from tests.ports import free_port
 
-START_S = (
-    840  # a busy machine may need minutes for what takes seconds; see the timeout of the tests
-)
+START_S = 840  # a busy machine takes minutes; below the tests' timeout
 STOP_S = 600
 
 
 def processes_with(secret: str) -> list[int]:
-    """All processes with this front-door secret in their environment."""
+    """Return the processes with this front-door secret in their environment."""
     marker = f"{SECRET_VARIABLE}={secret}".encode()
     found = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             if marker in path.read_bytes().split(b"\0"):
                 found.append(int(path.parent.name))
-        except OSError:  # it ended meanwhile, or is not ours
+        except OSError:  # the process has ended, or belongs to another user
             continue
     return found
 
@@ -61,14 +59,14 @@ class Service:
         return f"127.0.0.1:{self.grpc_port}"
 
     def processes(self) -> list[int]:
-        """All processes that it has brought into being: they have its secret."""
+        """Return the service's processes, which share its secret."""
         return processes_with(self.secret)
 
     def stop(self) -> int:
-        """Press Ctrl-C: a terminal tells the whole process group. Return the exit code.
+        """Send SIGINT to the process group, as Ctrl-C does, and return the exit code.
 
-        SIGTERM is for the launcher alone: Ray's own processes end by it too, before Serve has shut
-        down, which then waits for them in vain.
+        SIGTERM must go to the launcher only: it would end Ray's processes before Serve has shut
+        down, and Serve would wait for them in vain.
         """
         os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(STOP_S)
@@ -81,7 +79,7 @@ def start(
     root: Path = ROOT,
     **settings: object,
 ) -> Service:
-    """Start the service of the checkout at ``root``, and wait until it says that it is ready."""
+    """Start the service of the checkout at ``root``, and wait until it reports that it is ready."""
     first_port = free_port(4)
     ports = range(first_port, first_port + 4)
     secret = secrets.token_hex(16)
@@ -119,7 +117,7 @@ def start(
 
 @pytest.fixture(scope="session")
 def checkpoint_name(request: pytest.FixtureRequest) -> str:
-    """SAMCLIP_CHECKPOINT, or the bundled checkpoint, or where there is none a random one."""
+    """Return SAMCLIP_CHECKPOINT or the bundled checkpoint, or a random one if that is absent."""
     name = os.environ.get("SAMCLIP_CHECKPOINT", "edge")
     try:
         return str(checkpoint.resolve(name))
@@ -129,7 +127,7 @@ def checkpoint_name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, checkpoint_name: str) -> Iterator[Service]:
-    """One service for all tests that do not change it."""
+    """Run one service for all tests that do not change it."""
     running = start(tmp_path_factory.mktemp("service"), checkpoint_name)
     yield running
     running.stop()
@@ -137,7 +135,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, checkpoint_name: str) -> I
 
 @contextmanager
 def channel_to(service: Service) -> Iterator[grpc.Channel]:
-    """A plain channel: no metadata, no headers."""
+    """Open a plain channel, without metadata."""
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(service.address, options=options) as opened:
         yield opened
@@ -157,7 +155,7 @@ def http(service: Service) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="session")
 def photo() -> bytes:
-    """A cat, as a JPEG file."""
+    """Return a JPEG photograph of a cat."""
     import io
 
     from PIL import Image

@@ -1,6 +1,6 @@
-"""Does what ``grpcurl -plaintext`` does, on machines that have none.
+"""A stand-in for ``grpcurl -plaintext`` on machines without it.
 
-All that it knows of a service comes from the service's reflection, as with the real one.
+Like grpcurl, it learns the schema of a service by reflection.
 """
 
 import argparse
@@ -18,9 +18,9 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("-plaintext", action="store_true", required=True)
-    parser.add_argument("-d", choices=["@"], help="the request, as JSON, stands in stdin")
+    parser.add_argument("-d", choices=["@"], help="read the request as JSON from stdin")
     parser.add_argument("address")
-    parser.add_argument("what", help="list, or package.Service/Method")
+    parser.add_argument("what", help="'list' or package.Service/Method")
     args = parser.parse_args()
     with grpc.insecure_channel(args.address) as channel:
         reflection = ProtoReflectionDescriptorDatabase(channel)

@@ -94,14 +94,14 @@ def test_each_key_may_do_what_its_scopes_say_and_that_is_written_down(
         assert ann.describe()[0].count == 1
     written = '"audit": "Index", "key": "ann", "tenant": "ann", "scope": "index"'
     refused = '"audit": "Delete", "key": "ann", "tenant": "ann", "scope": "admin"'
-    for _ in range(600):  # Ray collects what its processes write
+    for _ in range(600):  # Ray forwards the logs of its processes with a delay
         log = guarded.service.log.read_text()
         if written in log and refused in log:
             break
         time.sleep(0.1)
     assert written in log
     assert refused in log
-    assert '"refused":"key","method":"GET","path":"/index"' in log  # of who had none
+    assert '"refused":"key","method":"GET","path":"/index"' in log  # the request without a key
     assert not any(secret in log for secret in SECRETS.values())
 
 
@@ -117,7 +117,7 @@ def test_tenants_do_not_see_each_other(guarded: Guarded, photo: bytes) -> None:
         ):
             with pytest.raises(samclip.KeyUnknown):
                 question(bob.by_key(key))
-        assert bob.image(photo).classify(["a cat"])[0].label == "a cat"  # by sending it
+        assert bob.image(photo).classify(["a cat"])[0].label == "a cat"  # this sends the image
         bob.by_key(key).segment(points=[(200, 60)])
         ann.index("secrets", {"chelsea": photo})
         assert "secrets" not in [found.name for found in bob.describe()]
@@ -129,14 +129,14 @@ def test_tenants_do_not_see_each_other(guarded: Guarded, photo: bytes) -> None:
 
 
 def wait_for(client: samclip.Client) -> None:
-    """Until its key is in use."""
+    """Wait until the service accepts the client's key."""
     for _ in range(600):
         try:
             client.describe()
             return
         except samclip.Unauthenticated:
             time.sleep(0.1)
-    pytest.fail("the key never came into use")
+    pytest.fail("the service does not accept the key after 60 s")
 
 
 def test_keys_are_replaced_while_it_runs(guarded: Guarded, photo: bytes) -> None:

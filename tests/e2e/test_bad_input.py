@@ -1,6 +1,6 @@
-"""Bad input at the real service: the status and message of the interface, and nothing broken.
+"""Bad input to the real service gets the documented status and message, and breaks nothing.
 
-Each case goes over gRPC and over HTTP, with a good request of a new image beside it.
+Each case is sent over gRPC and HTTP, beside a good request with a new image.
 """
 
 import io
@@ -32,7 +32,7 @@ GOOD = png(7, 40, 30)
 
 
 def header_of(width: int, height: int) -> bytes:
-    """A PNG file whose header states a size, with one byte of pixels."""
+    """Return a PNG file whose header states this size, with one byte of pixels."""
     size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", size) + _chunk(b"IDAT", b"\0")
 
@@ -43,7 +43,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def many_scans() -> bytes:
-    """A small JPEG file, over whose picture a decoder has to go ten thousand times."""
+    """Return a small progressive JPEG file of ten thousand scans."""
     file = io.BytesIO()
     Image.new("L", (64, 64)).save(file, "JPEG", progressive=True)
     encoded = file.getvalue()
@@ -52,7 +52,7 @@ def many_scans() -> bytes:
 
 
 def long_line(width: int) -> bytes:
-    """A whole PNG file, one pixel high."""
+    """Return a valid PNG file, one pixel high."""
     file = io.BytesIO()
     Image.new("L", (width, 1)).save(file, "PNG")
     return file.getvalue()
@@ -67,7 +67,7 @@ def segment(*prompts: pb.Prompt, image: bytes = GOOD) -> pb.SegmentRequest:
 
 @dataclass(frozen=True)
 class Case:
-    """A bad request, and how it must be answered."""
+    """A bad request, and its expected message and status."""
 
     request: Message
     message: str
@@ -78,16 +78,16 @@ class Case:
 CASES = {
     "not an image": Case(segment(POINT, image=b"not an image"), "are not an image"),
     "another format": Case(
-        segment(POINT, image=b"GIF89a" + bytes(40)), "GIF files are not read", http=415
+        segment(POINT, image=b"GIF89a" + bytes(40)), "GIF files are not supported", http=415
     ),
-    "truncated file": Case(segment(POINT, image=GOOD[: len(GOOD) // 2]), "damaged or cut short"),
+    "truncated file": Case(segment(POINT, image=GOOD[: len(GOOD) // 2]), "damaged or truncated"),
     "empty file": Case(segment(POINT, image=b""), "the image is empty"),
     "50,000×50,000 header": Case(
         segment(POINT, image=header_of(50_000, 50_000)), "50000×50000 = 2,500,000,000 pixels"
     ),
     "1,100,000×1 pixels": Case(
         segment(POINT, image=long_line(1_100_000)),
-        "1100000×1 pixels, the limit is 65,535 for each side",
+        "1100000×1 pixels, the limit is 65,535 per side",
     ),
     "empty labels": Case(
         pb.ClassifyRequest(images=[pb.Image(encoded=GOOD)], labels=[]), "no labels"
@@ -162,7 +162,7 @@ def refused(channel: grpc.Channel, request: Message) -> tuple[str, str]:
 
 
 def replicas(service: Service) -> set[int]:
-    """The processes of the replicas."""
+    """Return the process ids of the replicas."""
     return {
         pid
         for pid in service.processes()
@@ -180,13 +180,13 @@ def no_replica_dies(service: Service) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def number() -> Iterator[int]:
-    """Numbers for images that no cache has seen."""
+    """Return seeds of images that no cache holds."""
     return itertools.count(secrets.randbits(32))
 
 
 @pytest.fixture
 def good_neighbour(channel: grpc.Channel, number: Iterator[int]) -> Iterator[None]:
-    """A good request of a new image that is under way while the test sends its bad one."""
+    """Send a good request with a new image while the test sends a bad one."""
     request = segment(POINT, image=png(9, 40, 30, noise=next(number)))
     call = rpc.SegmentationServiceStub(channel).Segment.future(request, timeout=300)
     yield
@@ -249,7 +249,7 @@ def test_good_and_bad_images_in_one_rush(channel: grpc.Channel, number: Iterator
 
 
 def cancelled(http: httpx.Client) -> float:
-    """Requests whose work was given up because the caller had gone."""
+    """Return the count of requests cancelled because their caller hung up."""
     lines = http.get("/metrics").text.splitlines()
     name = 'samclip_requests_total{code="CANCELLED",rpc="Segment",service="SegmentationService"} '
     return sum(float(line.removeprefix(name)) for line in lines if line.startswith(name))
@@ -265,7 +265,7 @@ def test_work_for_callers_who_hang_up_is_given_up(
             stub.Segment.future(segment(POINT, image=png(9, 400, 300, noise=next(number))))
             for _ in range(8)
         ]
-        time.sleep(0.05 * attempt)  # until it has arrived, but has not been answered
+        time.sleep(0.05 * attempt)  # find a time between arrival and answer
         for call in calls:
             call.cancel()
         if cancelled(http) > before:

@@ -1,4 +1,4 @@
-"""Every method of the client, on photographs, against the real service."""
+"""Every method of the client against the real service, on photographs."""
 
 import asyncio
 import json
@@ -35,9 +35,9 @@ def cat(client: samclip.Client) -> samclip.Photo:
 
 @pytest.fixture(scope="session")
 def trained(checkpoint_name: str) -> None:
-    """For what only a model that has learnt something gets right."""
+    """Skip tests that need a trained model if the checkpoint is random."""
     if Path(checkpoint_name).name.startswith("tiny"):
-        pytest.skip("a random checkpoint knows nothing: train one, or set SAMCLIP_CHECKPOINT")
+        pytest.skip("the checkpoint has random weights: set SAMCLIP_CHECKPOINT to a trained one")
 
 
 def iou(one: np.ndarray, other: np.ndarray) -> float:
@@ -65,7 +65,7 @@ def test_classify(client: samclip.Client, cat: samclip.Photo) -> None:
     assert sum(score.score for score in scores) == pytest.approx(1, abs=1e-3)
     assert [score.score for score in scores] == sorted((s.score for s in scores), reverse=True)
     assert cat.classify(labels, templates=TEMPLATES, top_k=1) == scores[:1]
-    # The same cosine from the two embeddings; they travel as float16.
+    # The cosine of the two embeddings agrees within float16, in which they are sent.
     texts_TD = client.embed_text([TEMPLATES[0].format(label) for label in labels])
     cosines = dict(zip(labels, texts_TD @ cat.embed(), strict=True))
     for score in scores:
@@ -206,7 +206,7 @@ def test_errors_say_what_to_do(client: samclip.Client, cat: samclip.Photo) -> No
     assert caught.value.request_id
     with pytest.raises(samclip.InvalidArgument):
         client.image(b"no image").embed()
-    cat.embed()  # and life goes on
+    cat.embed()  # the client still works
 
 
 async def test_the_async_twin(service: Service) -> None:

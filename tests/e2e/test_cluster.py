@@ -1,6 +1,6 @@
-"""``serve deploy`` on a real cluster of two nodes, each in a network of its own on this machine.
+"""``serve deploy`` on a real cluster of two nodes, each in its own network namespace.
 
-``make cluster`` runs it, for minutes; it needs root, to make the second network.
+``make cluster`` runs these tests, which take minutes and need root for the second namespace.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from tests.tiny import make_tiny_checkpoint
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif("TEST_CLUSTER" not in os.environ, reason="minutes long: make cluster"),
+    pytest.mark.skipif("TEST_CLUSTER" not in os.environ, reason="takes minutes: run make cluster"),
 ]
 
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
@@ -54,7 +54,7 @@ def run(*command: str | Path, **options: Any) -> None:
 
 
 def environment(directory: Path, secret: str) -> dict[str, str]:
-    """What deploy/README.md says that a node has, with folders of its own."""
+    """Return the environment of a node as in deploy/README.md, with its own folders."""
     lines = (ROOT / "deploy/cluster.env").read_text().splitlines()
     common = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     directory.mkdir()
@@ -89,7 +89,7 @@ class Cluster:
     head: dict[str, str]
 
     def deploy(self, directory: Path) -> None:
-        """``serve deploy`` with this checkpoint in user_config."""
+        """Run ``serve deploy`` with this checkpoint in user_config."""
         config = copy.deepcopy(self.config)
         for application in config["applications"]:
             for deployment in application["deployments"]:
@@ -108,14 +108,14 @@ class Cluster:
 
 
 def small(settings: dict[str, Any]) -> dict[str, Any]:
-    """The configuration as it is delivered, in a size for two cores."""
+    """Return the shipped configuration, reduced for two cores."""
     config: dict[str, Any] = yaml.safe_load((ROOT / "deploy/serve_config.yaml").read_text())
     for application in config["applications"]:
         application["args"] = {**settings, "replica_cpus": 0.1}
         (deployment,) = application["deployments"]
         if "autoscaling_config" in deployment:
             deployment["autoscaling_config"]["max_replicas"] = 2
-        if application["name"] in ("semantic", "retrieval"):  # not asked below
+        if application["name"] in ("semantic", "retrieval"):  # not under load below
             deployment.pop("autoscaling_config", None)
             deployment["num_replicas"] = 1
     return config
@@ -130,7 +130,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def directory() -> Iterator[Path]:
-    """A short one: sockets lie in it, whose paths have at most 97 characters."""
+    """Make a folder with a short path: socket paths in it may have at most 97 characters."""
     with tempfile.TemporaryDirectory(prefix="s-", dir="/tmp", ignore_cleanup_errors=True) as made:
         yield Path(made)
 
@@ -179,14 +179,14 @@ def cluster(directory: Path, checkpoints: tuple[Path, Path]) -> Iterator[Cluster
             door_process.terminate()
             door_process.wait(60)
         kill(SPACE)
-        for pid in processes_with(secret):  # `ray stop` would end every Ray of the machine
+        for pid in processes_with(secret):  # `ray stop` would end every Ray on the machine
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         run("ip", "netns", "del", SPACE)
 
 
 def kill(space: str) -> None:
-    """End a node as a power cut does, all at once."""
+    """Kill all processes of a node at once, like a power failure."""
     pids = subprocess.run(["ip", "netns", "pids", space], check=True, capture_output=True).stdout
     for pid in map(int, pids.split()):
         with suppress(ProcessLookupError):
@@ -209,15 +209,19 @@ def wait_until_ready() -> None:
 
 @dataclass
 class Load:
-    """What clients saw: the digests of answers in their order, errors, and who waits now."""
+    """Observations of the clients.
+
+    digests: of the answers, in order. errors: (time, message). waiting: requests in flight.
+    codes: counts by (service, code).
+    """
 
     digests: list[str] = field(default_factory=list)
     errors: list[tuple[float, str]] = field(default_factory=list)
     waiting: int = 0
-    codes: Counter[tuple[str, str]] = field(default_factory=Counter)  # of service and code
+    codes: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     async def until(self, count: int) -> None:
-        """Until so many more answers have come."""
+        """Wait for ``count`` more answers."""
         target = len(self.digests) + count
         while len(self.digests) < target:
             await asyncio.sleep(0.05)
@@ -225,7 +229,7 @@ class Load:
 
 @asynccontextmanager
 async def load() -> AsyncIterator[Load]:
-    """Clients with channels of their own, that ask for one new picture after the other."""
+    """Run clients with separate channels that send requests with new pictures in a loop."""
     seen, stop = Load(), asyncio.Event()
 
     async def ask(client: int) -> None:
@@ -265,7 +269,7 @@ async def load() -> AsyncIterator[Load]:
 
 
 async def mistakes(seen: Load, number: int) -> None:
-    """So many requests that must fail, one after the other and so on each replica in turn."""
+    """Send ``number`` requests that must fail, sequentially and thus to alternating replicas."""
     unknown, points = pb.Image(key="0" * 64), [pb.Prompt(points=[pb.Point(x=1, y=1)])]
     async with grpc.aio.insecure_channel("127.0.0.1:9000") as channel:
         classify = stubs.ClassificationServiceStub(channel).Classify
@@ -282,12 +286,12 @@ async def mistakes(seen: Load, number: int) -> None:
 
 
 def scrape() -> str:
-    """The metrics of both nodes."""
+    """Return the metrics of both nodes."""
     return httpx.get("http://127.0.0.1:8000/metrics", timeout=60).text
 
 
 def counted() -> dict[str, Counter[tuple[str, str]]]:
-    """By node: the answers of the services that the load asks."""
+    """Return, by node, the counts of answers of the services under load."""
     found: dict[str, Counter[tuple[str, str]]] = {HEAD: Counter(), WORKER: Counter()}
     for family in text_string_to_metric_families(scrape()):
         for sample in family.samples:
@@ -299,7 +303,7 @@ def counted() -> dict[str, Counter[tuple[str, str]]]:
 
 
 async def settled(state: str) -> None:
-    """Until every service tells this of its swap, ten times, as each asks one replica of two."""
+    """Wait until every service reports this swap state ten times; each poll asks one replica."""
     deadline = time.monotonic() + PATIENCE_S
     found: list[str] = []
     while len(found) < 50 or not all(swap.startswith(state) for swap in found[-50:]):
@@ -309,7 +313,7 @@ async def settled(state: str) -> None:
 
 
 async def swapped(cluster: Cluster, directory: Path, load: Load) -> float:
-    """Deploy a checkpoint, and wait until only its answers come; the seconds that this took."""
+    """Deploy a checkpoint, wait until all answers are from it, and return the seconds taken."""
     start = time.monotonic()
     await asyncio.to_thread(cluster.deploy, directory)
     digest = checkpoint.digest(directory)
@@ -319,7 +323,7 @@ async def swapped(cluster: Cluster, directory: Path, load: Load) -> float:
     return time.monotonic() - start
 
 
-def told(name: str, **figures: Any) -> None:
+def print_figures(name: str, **figures: Any) -> None:
     print(f"\n{name}: {json.dumps(figures)}")
 
 
@@ -330,7 +334,7 @@ async def test_counters_of_all_nodes_agree_exactly_with_the_callers_own(cluster:
     await mistakes(seen, 250)
     now = await asyncio.to_thread(counted)
     by_node = {node: now[node] - before[node] for node in now}
-    told("counters", **{node: sum(counts.values()) for node, counts in by_node.items()})
+    print_figures("counters", **{node: sum(counts.values()) for node, counts in by_node.items()})
     assert all(by_node.values())
     assert {code for _, code in seen.codes} == {"OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
     assert sum(by_node.values(), Counter()) == seen.codes
@@ -347,7 +351,9 @@ async def test_a_checkpoint_is_swapped_under_load(
         await asyncio.sleep(DRAIN_S + 5)
         text = await asyncio.to_thread(scrape)
         back = await swapped(cluster, checkpoints[0], seen)
-    told("swap", answers=len(seen.digests), errors=len(seen.errors), seconds=seconds, back=back)
+    print_figures(
+        "swap", answers=len(seen.digests), errors=len(seen.errors), seconds=seconds, back=back
+    )
     assert seen.errors == []
     assert set(seen.digests) == {old, new}
     assert all(
@@ -361,7 +367,7 @@ async def test_a_damaged_checkpoint_is_refused(
     cluster: Cluster, checkpoints: tuple[Path, Path], tmp_path: Path
 ) -> None:
     old = checkpoint.digest(checkpoints[0])
-    damaged = make_tiny_checkpoint(tmp_path / "damaged", seed=2)  # held nowhere yet
+    damaged = make_tiny_checkpoint(tmp_path / "damaged", seed=2)  # not loaded by any replica
     (damaged / checkpoint.WEIGHTS).write_bytes(b"damaged")
     async with load() as seen:
         await asyncio.to_thread(cluster.deploy, damaged)
@@ -386,7 +392,7 @@ async def test_a_node_is_killed_under_load(cluster: Cluster) -> None:
         errors = list(seen.errors)
         await seen.until(100)
     last = max((when - start for when, _ in errors), default=0.0)
-    told(
+    print_figures(
         "kill",
         waiting=at_kill,
         errors=Counter(text for _, text in errors),

@@ -1,4 +1,4 @@
-"""A short run of what `make fuzz` sends to a service for long."""
+"""A short run of the requests of ``make fuzz``."""
 
 import grpc
 import pytest

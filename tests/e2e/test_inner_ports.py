@@ -1,4 +1,4 @@
-"""The ports behind the front door: where they listen, and what they answer without the secret."""
+"""The ports behind the front door: their interfaces, and their answers without the secret."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -64,7 +64,7 @@ def processes(service: Service) -> dict[psutil.Process, str]:
 
 
 def listeners(service: Service) -> dict[tuple[str, int], str]:
-    """The command that listens at each address and port, over TCP or UDP."""
+    """Return (address, port) → the command that listens there, over TCP or UDP."""
     return {
         (socket.laddr.ip, socket.laddr.port): command
         for process, command in processes(service).items()
@@ -75,13 +75,13 @@ def listeners(service: Service) -> dict[tuple[str, int], str]:
 
 @pytest.fixture(scope="module")
 def http_ports(service: Service) -> dict[int, str]:
-    """The inner ports that answer HTTP/1.1, and the command that listens at each."""
+    """Return the inner ports that answer HTTP/1.1, with the commands that listen there."""
     return {port: name for port, name in inner_ports(service).items() if speaks_http(port)}
 
 
 @pytest.fixture(scope="module")
 def grpc_ports(service: Service, http_ports: dict[int, str]) -> dict[int, str]:
-    """All other inner ports."""
+    """Return all other inner ports, with the commands that listen there."""
     return {port: name for port, name in inner_ports(service).items() if port not in http_ports}
 
 
@@ -119,7 +119,7 @@ def bounded_memory(service: Service) -> Iterator[None]:
 def refusal(
     port: int, application: str, compression: grpc.Compression, *secret: tuple[str, str]
 ) -> grpc.StatusCode:
-    """Send IMAGE to an application at this port; return the code of the error."""
+    """Send IMAGE to an application at this port, and return the code of the error."""
     path, request = {
         "backbone": ("BackboneService/Embed", pb.EmbedRequest(image=IMAGE)),
         "classification": (
@@ -165,7 +165,7 @@ def test_inner_ports_answer_no_grpc_without_the_secret(
         with channel_to(port) as channel:
             try:
                 answers[port] = name, CALLS[call](channel)
-            except (grpc.RpcError, KeyError):  # KeyError: reflection without our services
+            except (grpc.RpcError, KeyError):  # KeyError: reflection does not know our services
                 continue
     assert grpc_ports
     assert not answers
@@ -194,4 +194,4 @@ def test_a_message_without_the_secret_costs_no_memory(
     with bounded_memory(service):
         for port in ports:
             code = refusal(port, "classification", grpc.Compression[compression])
-            assert code is not grpc.StatusCode.INVALID_ARGUMENT  # from a service that has read it
+            assert code is not grpc.StatusCode.INVALID_ARGUMENT  # a service would have read it

@@ -1,4 +1,4 @@
-"""The log of a running service: each line is JSON, and one id follows a request through all."""
+"""The log of a running service is JSON, and one id follows a request through all services."""
 
 import json
 import time
@@ -19,7 +19,7 @@ REQUEST = {"message": "answered", "request_id": ID}
 
 
 def lines(service: Service) -> list[dict[str, Any]]:
-    """All lines but the greeting. Raises ValueError for one that is not JSON."""
+    """Parse all lines except the greeting. Raises ValueError if one is not JSON."""
     whole = service.log.read_text().rpartition("\n")[0]
     before, _, after = whole.partition("ready in ")
     greeting, _, after = after.partition("Ctrl-C stops.\n")

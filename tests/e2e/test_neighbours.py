@@ -1,4 +1,4 @@
-"""Beside other users of the machine, and beside a second service of the same user."""
+"""A service beside other users of the machine, and beside a second service of the same user."""
 
 import os
 import re
@@ -44,7 +44,7 @@ for path in sys.stdin.read().split("\\0"):
     except OSError:
         pass
 """
-"""Prints each path that another user may read, write, enter, rename or connect to."""
+"""Script that prints each path which another user may read, write, enter, rename or connect to."""
 ASK_RAY = """
 import sys
 from ray._raylet import GcsClient
@@ -62,12 +62,12 @@ if kill -0 $neighbour; then echo survived; fi
 {ray} stop --force
 wait $neighbour || echo ended
 """
-"""Run among processes of its own: the second `ray stop` ends every Ray that it sees."""
+"""Script for its own PID namespace: the second `ray stop` ends every Ray that it sees."""
 
 
 @pytest.fixture(scope="module")
 def public() -> Iterator[Path]:
-    """A folder that all users may enter: pytest's own are closed to others."""
+    """Make a folder that all users may enter; pytest's folders are private."""
     with tempfile.TemporaryDirectory(prefix="samclip-test-", dir="/tmp") as made:
         Path(made).chmod(0o755)
         yield Path(made)
@@ -75,7 +75,7 @@ def public() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def alone(public: Path, tiny_checkpoint: Path) -> Iterator[Service]:
-    """A service that keeps collections in files, in a folder that an older version left open."""
+    """Run a service with collections in a folder that an older version left readable."""
     index = public / "index"
     index.mkdir()
     index.chmod(0o755)
@@ -87,7 +87,7 @@ def alone(public: Path, tiny_checkpoint: Path) -> Iterator[Service]:
 
 
 def variable(service: Service, name: str) -> str:
-    """An environment variable of a process that the service has started."""
+    """Return an environment variable of a child process of the service."""
     for pid in service.processes():
         found = psutil.Process(pid).environ().get(name)
         if found and pid != service.process.pid:
@@ -160,9 +160,9 @@ def test_a_second_service_is_refused_the_same_folder(
     index(alone, "pets", "cat")
     with pytest.raises(pytest.fail.Exception) as refused:
         start(tmp_path, str(tiny_checkpoint), INDEX_DIR=public / "index").stop()
-    told = str(refused.value)
-    assert f"{public / 'index'} is in use by process {alone.process.pid} on" in told
-    assert "SAMCLIP_INDEX_DIR" in told
+    log = str(refused.value)
+    assert f"{public / 'index'} is in use by process {alone.process.pid} on" in log
+    assert "SAMCLIP_INDEX_DIR" in log
     index(alone, "pets", "dog")
     assert held(alone, "pets") >= {"cat", "dog"}
 
@@ -200,5 +200,5 @@ def test_a_ray_beside_make_cluster_survives_what_is_stopped_inside(
         timeout=300,
     )
     assert run.returncode == 0, run.stderr
-    told = [line for line in run.stdout.splitlines() if line in ("survived", "ended")]
-    assert told == ["survived", "ended"]
+    events = [line for line in run.stdout.splitlines() if line in ("survived", "ended")]
+    assert events == ["survived", "ended"]

@@ -1,4 +1,4 @@
-"""The README's examples run as written, in its order, against a running service."""
+"""The README's examples run as written, in order, against a running service."""
 
 import os
 import shlex
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import readme
-from tests.checkout import ROOT
+from tests import documents
+from tests.checkout import ROOT, sources
 from tests.e2e.conftest import Service
 
 pytestmark = pytest.mark.e2e
@@ -18,13 +18,13 @@ pytestmark = pytest.mark.e2e
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the examples run, and where each finds what the one before it has left."""
+    """Make the working directory that the examples share."""
     return tmp_path_factory.mktemp("readme")
 
 
 @pytest.fixture(scope="module")
 def environment(folder: Path, service: Service) -> dict[str, str]:
-    """This Python's commands, of which samclip asks our service; without grpcurl, a stand-in."""
+    """Return an environment in which samclip uses our service, and grpcurl exists."""
     python = shlex.quote(sys.executable)
     scripts = {"samclip": f'{python} -m samclip.cli "$@" --server {service.address}'}
     if not shutil.which("grpcurl"):
@@ -35,11 +35,10 @@ def environment(folder: Path, service: Service) -> dict[str, str]:
         (programs / name).write_text(f"#!/bin/sh\nexec {line}\n")
         (programs / name).chmod(0o755)
     path = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
-    sources = [str(ROOT / "client"), str(ROOT)]
-    return os.environ | {"PATH": os.pathsep.join(path), "PYTHONPATH": os.pathsep.join(sources)}
+    return os.environ | {"PATH": os.pathsep.join(path), "PYTHONPATH": sources()}
 
 
-@pytest.mark.parametrize(("language", "code"), readme.runnable())
+@pytest.mark.parametrize(("language", "code"), documents.runnable(ROOT / "README.md"))
 def test_example(
     language: str, code: str, service: Service, folder: Path, environment: dict[str, str]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Callers of the real service who hang up, are slow, or stay."""
+"""Callers of the real service that hang up, are slow, or stay connected."""
 
 import base64
 import itertools
@@ -25,7 +25,7 @@ from tests.in_process import png
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 IMAGES = 256
-PATIENCE_S = 300  # on a busy machine
+PATIENCE_S = 300  # for a busy machine
 
 
 def metric(http: httpx.Client, name: str, **labels: str) -> float:
@@ -47,7 +47,7 @@ def wait_until(happened: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def number() -> Iterator[int]:
-    """Numbers for images that no cache has seen."""
+    """Return seeds of images that no cache holds."""
     return itertools.count(secrets.randbits(32))
 
 
@@ -101,7 +101,7 @@ def test_work_for_callers_who_hang_up_is_given_up(
 
 
 def test_a_body_that_is_too_slow_is_408(service: Service, http: httpx.Client) -> None:
-    """More of it than the front door's buffer holds has come, so it is the application's."""
+    """A body larger than the front door's buffer reaches the application, which times out."""
 
     def refused() -> float:
         code = "DEADLINE_EXCEEDED"

@@ -1,4 +1,4 @@
-"""What keeps the start short and the memory small: few processes, and workers that are forks."""
+"""Measures for a short start and low memory: few processes, and forked workers."""
 
 import base64
 import os
@@ -29,7 +29,7 @@ def parent(process: int) -> int:
 
 
 def workers(service: Service) -> dict[str, int]:
-    """Processes by what Ray calls them, such as ``ServeReplica:gateway:gateway``, no methods."""
+    """Return processes by Ray's title, such as ``ServeReplica:gateway:gateway``."""
     commands = {process: command(process) for process in service.processes()}
     return {
         title.removeprefix("ray::").split(".")[0]: process
@@ -73,11 +73,11 @@ def test_no_process_has_loaded_torch_where_openvino_runs_the_graphs(
 
 def test_ray_adds_no_current_directory_to_the_path_of_its_workers(tmp_path: Path) -> None:
     code = (
-        "import sys; from services import serve; serve._start_ray(sys.argv[1]); import ray\n"
+        "import sys; from services.launch import serve; serve._start_ray(sys.argv[1]); import ray\n"
         "print(ray.get(ray.remote(lambda: sys.path).remote()))"
     )
     environment = {**os.environ, "PYTHONPATH": sources()}
-    with tempfile.TemporaryDirectory() as short:  # the address of a socket has 107 characters
+    with tempfile.TemporaryDirectory() as short:  # socket paths have at most 107 characters
         run = subprocess.run(
             [sys.executable, "-P", "-c", code, short],
             cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""A second service beside the first, with keys; and what is left of it after Ctrl-C."""
+"""A second service beside the first, with keys, and its complete stop by Ctrl-C."""
 
 import json
 from pathlib import Path

@@ -33,7 +33,7 @@ STAGES = stages.NAMES
 
 @pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Sums in another order are other sums; a training sets the number of threads for good."""
+    """Restore the number of threads, which a training changes, and with it the order of sums."""
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
@@ -48,7 +48,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", autouse=True)
 def _names_are_embedded_once() -> Iterator[None]:
-    """A thousand names take seconds, and are the same in every run."""
+    """Embed the class names once: it takes seconds, and they are the same in every run."""
     known: dict[tuple[str, ...], torch.Tensor] = {}
 
     def embed(tower: TextEncoder, names: Sequence[str]) -> torch.Tensor:
@@ -62,7 +62,7 @@ def _names_are_embedded_once() -> Iterator[None]:
 
 
 def arguments(data: Path, out: Path, *more: str) -> list[str]:
-    """In float32: processors round bfloat16 in their own ways, and some of them slowly."""
+    """Return arguments for float32: CPUs differ in rounding and in the speed of bfloat16."""
     return [
         *("--recipe", "debug", "--data", str(data), "--out", str(out), "--threads", "1"),
         *("--set", "dtype=float32"),
@@ -76,7 +76,7 @@ def start(data: Path, out: Path, *more: str) -> int:
 
 @pytest.fixture(scope="module")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing disturbed."""
+    """Return the folder of an uninterrupted run."""
     out = tmp_path_factory.mktemp("runs") / "debug"
     assert start(data, out) == 0
     return out
@@ -88,7 +88,7 @@ def model(trained: Path) -> SamClip:
 
 
 def test_the_checkpoint_is_whole_and_keeps_the_text_tower(model: SamClip, trained: Path):
-    concepts = 1000 + len(photographs.COLOURS)  # ImageNet's, and those of the named set
+    concepts = 1000 + len(photographs.COLOURS)  # ImageNet's classes and those of camvid
     assert model.config == replace(EDGE, clip_head=replace(EDGE.clip_head, hidden=concepts))
     bundled = checkpoint.resolve("edge")
     for file in (checkpoint.TEXT_WEIGHTS, checkpoint.TOKENIZER):
@@ -97,7 +97,7 @@ def test_the_checkpoint_is_whole_and_keeps_the_text_tower(model: SamClip, traine
 
 def test_half_of_the_classifier_that_head_clip_started_from_is_kept(model: SamClip, trained: Path):
     head = build(model.config, ("clip_head",)).clip_head
-    start_clip_head(head, torch.zeros_like(head.project.weight.T))  # the names' places aside
+    start_clip_head(head, torch.zeros_like(head.project.weight.T))  # project is not compared
     last = torch.load(trained / "states/adaptation.best.pt", weights_only=True)
     for name, kept in model.net.clip_head.named_parameters():
         if name != "project.weight":
@@ -156,7 +156,7 @@ def test_every_stage_leaves_its_losses(trained: Path):
 
 
 def test_the_losses_match_the_golden_figures(trained: Path):
-    """Instruction sets from AVX2 to AVX-512 with bfloat16 change these losses by 1e-5 at most."""
+    """Instruction sets from AVX2 to AVX-512 change these losses by at most 1e-5."""
     golden = json.loads((ROOT / "tests/golden/debug_losses.json").read_text())
     assert set(golden) == set(STAGES)
     for stage, steps in golden.items():
@@ -168,8 +168,8 @@ def test_the_losses_match_the_golden_figures(trained: Path):
 
 
 def test_each_stage_moves_its_own_parts(trained: Path):
-    """The encoder is SAM's until the joint stage; prompts are to the end."""
-    taught, probed, joint, adapted = (  # what each hands on: not always its last step's weights
+    """The image encoder is SAM's until the joint stage; the prompt encoder never changes."""
+    taught, probed, joint, adapted = (  # the best weights, which the next stage starts from
         torch.load(trained / f"states/{stage}.best.pt", weights_only=True) for stage in STAGES
     )
     moved = {
@@ -190,11 +190,11 @@ def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> s
 
 
 def killed_in(stage: str, data: Path, out: Path) -> None:
-    """Run in a process of its own, and kill it as soon as ``stage`` has saved a state."""
+    """Run in a subprocess, and kill it as soon as ``stage`` has saved a state."""
     command = [sys.executable, "-m", "training.train", *arguments(data, out)]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as job:
         while not (out / f"states/{stage}.state.pt").exists():
-            assert job.poll() is None, f"it ended by itself: {job.returncode}"
+            assert job.poll() is None, f"the run ended with exit code {job.returncode}"
             time.sleep(0.02)
         job.kill()
 
@@ -202,7 +202,7 @@ def killed_in(stage: str, data: Path, out: Path) -> None:
 def test_a_run_that_is_killed_in_a_stage_ends_as_one_that_never_was(
     trained: Path, data: Path, tmp_path: Path
 ):
-    """Kill -9 after the first joint step: the losses and the weights are those of the whole."""
+    """After kill -9 in the joint stage, losses and weights equal those of an uninterrupted run."""
     killed_in("joint", data, tmp_path)
     assert not (tmp_path / "checkpoint").exists()
     assert start(data, tmp_path) == 0
@@ -215,7 +215,7 @@ def test_a_run_that_is_killed_in_a_stage_ends_as_one_that_never_was(
 
 @pytest.fixture
 def own_ray() -> Iterator[None]:
-    """Ray starts by itself where workers are asked for; the next test may want another one."""
+    """Shut down the Ray that the training starts, for the next test."""
     yield
     ray.shutdown()
 
@@ -244,25 +244,25 @@ def test_the_report_shows_curves_and_masks(trained: Path, model: SamClip):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
-        ("joint.stepz=10", "no field 'stepz', there is steps, rate"),
+        ("joint.stepz=10", "no field 'stepz', expected steps, rate"),
         ("joint.steps=many", "expected a value like 2"),
         ("dtype=float16", "expected one of bfloat16, float32"),
         ("joint", "expected NAME=VALUE"),
     ],
 )
 def test_an_unknown_change_of_the_recipe_is_an_error(
-    change: str, told: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    change: str, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(SystemExit):
         start(data, tmp_path, "--set", change)
-    assert told in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_an_occupied_output_is_refused_before_any_training(data: Path, tmp_path: Path):
     (tmp_path / "checkpoint").mkdir()
     (tmp_path / "checkpoint/thesis.tex").write_text("all of it")
-    with pytest.raises(CheckpointError, match="holds something else"):
+    with pytest.raises(CheckpointError, match="neither empty nor a checkpoint"):
         start(data, tmp_path)
     assert not (tmp_path / "states").exists()

@@ -62,8 +62,8 @@ def test_an_image_is_sent_once_and_then_named_by_its_key(http: httpx.Client, pho
 def test_nobody_can_have_an_image_kept_under_the_key_of_another(
     channel: grpc.Channel, http: httpx.Client
 ) -> None:
-    """Heads tell the backbone the key in a header, which the front door takes from callers."""
-    victim = image_key(png(7, noise=secrets.randbits(32)))  # a picture that nobody has sent
+    """Heads send the key to the backbone in a header, which the front door removes."""
+    victim = image_key(png(7, noise=secrets.randbits(32)))  # of a picture never sent
     header, embed = {IMAGE_KEY: victim}, rpc.BackboneServiceStub(channel).Embed
     request = pb.EmbedRequest(image=pb.Image(encoded=png(8)))
     answers = [embed(request, metadata=tuple(header.items())).image.key]

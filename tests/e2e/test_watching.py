@@ -1,4 +1,4 @@
-"""What an operator sees of the real service: counters, dashboards, alerts, traces and the log."""
+"""Observability of the real service: counters, dashboards, alerts, traces and the log."""
 
 import json
 import re
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 REQUESTS, CALLERS = 1000, 8
 LABELS = ["a cat", "a dog"]
 GRAFANA = ROOT / "deploy/grafana"
-# Panels without data here: nothing was measured of random weights, and no training runs.
+# Panels without data here: random weights have no measured quality, and no training runs.
 EMPTY = {"Quality", "Losses", "Validation", "Steps done"}
 CODES = {200: "OK", 400: "INVALID_ARGUMENT", 409: "FAILED_PRECONDITION", 404: "NOT_FOUND"}
 CODES |= {415: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED"}
@@ -43,7 +43,7 @@ Outcome = tuple[str, str, str]  # service, rpc, code
 
 
 class Collector:
-    """Takes spans as an OTLP collector does: (trace, name, service)."""
+    """A minimal OTLP collector; ``spans`` holds (trace, name, service)."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, str, str]] = []
@@ -88,7 +88,7 @@ def collector() -> Iterator[Collector]:
 def watched(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, collector: Collector
 ) -> Iterator[Service]:
-    """With a Redis, a log of every request, and a queue that is soon full."""
+    """Run a service with Redis, a log line per request, traces, and a short queue."""
     with (
         pytest.MonkeyPatch.context() as patch,
         redis_server.running(tmp_path_factory.mktemp("store")) as store,
@@ -109,7 +109,7 @@ def watched(
 
 
 class Load:
-    """Requests of every kind, counted as their caller sees them."""
+    """A load of every kind of request, and its outcomes as the caller sees them."""
 
     def __init__(self, service: Service):
         self.channel = grpc.insecure_channel(service.address)
@@ -167,7 +167,7 @@ class Load:
         return service, name, CODES[self.http.post(path, **body).status_code]
 
     def many_new_images(self) -> Outcome:
-        """More than the queue takes at once: some of them, and so the request, may be refused."""
+        """Send more images than the queue holds, so that the request may be refused."""
         images = [pb.Image(encoded=self.picture()) for _ in range(16)]
         return self.grpc("ClassificationService", "Classify", self.classify(*images))
 
@@ -204,7 +204,7 @@ def until(condition: Callable[[], object]) -> None:
 
 
 def counted(service: Service) -> Counter[Outcome]:
-    """Of the services that only callers ask."""
+    """Return the counters of all services except the backbone, which heads call as well."""
     text = httpx.get(f"{service.url}/metrics", timeout=60).text
     return Counter(
         {
@@ -217,7 +217,7 @@ def counted(service: Service) -> Counter[Outcome]:
 
 
 def answered(service: Service) -> list[dict[str, Any]]:
-    """The lines of the log about requests."""
+    """Return the log lines of requests."""
     lines = service.log.read_text().splitlines()
     return [json.loads(line) for line in lines if '"message": "answered"' in line]
 
@@ -267,7 +267,7 @@ def test_a_request_has_one_line_in_each_service_and_one_trace(
 
 
 def queries() -> dict[str, list[str]]:
-    """What every panel and every rule asks; an alert without its comparison."""
+    """Return the queries of every panel and rule; those of alerts without their comparison."""
     found = {}
     for path in sorted((GRAFANA / "dashboards").glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:

@@ -1,4 +1,4 @@
-"""One service behind which Redis keeps both the cache and the collections; and the table."""
+"""One service with its cache and collections in Redis, and the table of results."""
 
 import resource
 import secrets
@@ -25,7 +25,7 @@ Loaded = Callable[[str], AbstractAsyncContextManager[Load]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--table", type=Path, help="write what each fault did to this file")
+    parser.addoption("--table", type=Path, help="write the effect of each fault to this file")
 
 
 @pytest.fixture(scope="package")
@@ -51,14 +51,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="package")
 def line(store: RedisServer) -> Iterator[Relay]:
-    """Between the service and Redis."""
+    """Run a relay between the service and Redis."""
     with relay.running(store.port) as running:
         yield running
 
 
 @pytest.fixture(scope="package")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundled checkpoint as a directory that a test may damage."""
+    """Return a directory of links to the bundled checkpoint, which a test may damage."""
     directory = tmp_path_factory.mktemp("checkpoint") / "edge"
     directory.mkdir()
     for file in checkpoint.resolve("edge").iterdir():
@@ -68,10 +68,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="package")
 def descriptors() -> int:
-    """How many files a process may have open: as many as there may be, or as root may allow."""
+    """Raise the limit of open files as far as this user may, and return it."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     for limit in (most, max(most, DESCRIPTORS)):
-        with suppress(ValueError):  # the second is for those who may raise it
+        with suppress(ValueError):  # only root may raise the hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
@@ -80,9 +80,9 @@ def descriptors() -> int:
 def service(
     tmp_path_factory: pytest.TempPathFactory, weights: Path, line: Relay, descriptors: int
 ) -> Iterator[Service]:
-    """For all faults: each waits until the one before has healed.
+    """Run one service for all faults; each test waits until the service has recovered.
 
-    The heads keep nothing in their own memory, so that half of the questions go to Redis.
+    The heads have no in-memory cache, so that half of the requests reach Redis.
     """
     running = start(
         tmp_path_factory.mktemp("service"),
@@ -90,7 +90,7 @@ def service(
         REDIS_URL=f"redis://127.0.0.1:{line.port}/0",
         REDIS_TIMEOUT_MS=1000,
         HEAD_CACHE_BYTES=0,
-        DTYPE="float32",  # as the library whose answers it must give
+        DTYPE="float32",  # as in the library, whose answers it must give
     )
     yield running
     running.stop()
@@ -98,7 +98,7 @@ def service(
 
 @pytest.fixture
 def loaded(service: Service, pictures: Pictures, report: Report) -> Loaded:
-    """Load on the service during a fault that is named in the table."""
+    """Return a context manager that applies load during the named fault."""
     return lambda fault: under_load(service, pictures, report, fault)
 
 
@@ -106,7 +106,7 @@ def loaded(service: Service, pictures: Pictures, report: Report) -> Loaded:
 async def under_load(
     service: Service, pictures: Pictures, report: Report, fault: str, backbone: bool = True
 ) -> AsyncIterator[Load]:
-    """Whatever happens, no answer may be wrong and nothing that was acknowledged lost."""
+    """Apply load, record its results, and check that no answer was wrong and no write lost."""
     name = f"c{secrets.token_hex(4)}"
     async with Load(Questions(service, pictures, name, backbone)) as load:
         yield load

@@ -1,7 +1,8 @@
-"""A steady load that knows every right answer and keeps a record of every request.
+"""A steady load that checks every answer and records every request.
 
-One caller a kind of question. What fails is sent again, unchanged, as a client's retries would,
-until it is answered. Half of the photographs have been sent before, half are new files.
+There is one caller per kind of request. A failed request is sent again unchanged until it is
+answered, as a client would retry it. Half of the pictures have been sent before, half are new
+files.
 """
 
 import asyncio
@@ -26,34 +27,34 @@ from samclip_core import Prompt, SamClip
 from tests.e2e.conftest import Service
 
 PACE_S = 0.25
-"""Between two questions of one caller."""
+"""Pause between two requests of a caller."""
 ATTEMPT_S = 30.0
-"""The deadline of one attempt; the client's own is 60 seconds."""
+"""Deadline of one attempt; the client's default is 60 seconds."""
 AGAIN_S = 0.2
-"""Before what failed is sent again."""
+"""Pause before a failed request is sent again."""
 IN_A_ROW = 4
-"""Answers of a kind in a row, without a failure, that show that it works."""
+"""Consecutive answers of a kind that count as recovery."""
 LABELS = ["a cat", "a dog", "the sea", "a red car", "grass"]
 POINT = (20.0, 15.0)
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),  # as soon as it is back, not when a client thinks so
+    ("grpc.max_reconnect_backoff_ms", 500),  # measure the service's recovery, not the back-off
 ]
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One request as it was sent and how it ended, in seconds of ``time.monotonic``."""
+    """An attempt of a request: its times of ``time.monotonic`` and its outcome."""
 
     sent: float
     done: float
-    code: str  # OK, WRONG, or a gRPC status
+    code: str  # OK, WRONG, a gRPC status, or an HTTP error
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A file, and what the library, without any service, says of it."""
+    """A file with the library's answers for it."""
 
     file: bytes
     pooled_D: np.ndarray
@@ -63,7 +64,7 @@ class Picture:
 
 
 class Pictures:
-    """A few pictures that differ much; ``fresh`` gives files that no cache has seen."""
+    """A few different pictures, also as fresh files that no cache holds."""
 
     def __init__(self, model: SamClip, number: int = 6):
         self._known = [_picture(model, seed) for seed in range(number)]
@@ -76,7 +77,7 @@ class Pictures:
         return self._known[number]
 
     def file(self, number: int, fresh: bool) -> bytes:
-        """A few bytes behind the end of a PNG file make it another file of the same pixels."""
+        """Return a PNG file; trailing bytes make a ``fresh`` one a new file of the same pixels."""
         tail = next(self._fresh).to_bytes(8, "little") if fresh else b""
         return self._known[number].file + tail
 
@@ -97,13 +98,15 @@ def _picture(model: SamClip, seed: int) -> Picture:
 
 
 def _close(found: np.ndarray, expected: np.ndarray) -> bool:
-    """Float16 in between may move the edge of a mask by a pixel, and nothing else."""
+    """Compare masks or label maps; storage as float16 may move their edges by a pixel."""
     return found.shape == expected.shape and bool(np.mean(found == expected) > 0.97)
 
 
 class Questions:
-    """Every kind of question, as ``name: ask(number, seconds)``, which tells if it was answered
-    right; of heads alone, without a ``backbone`` of theirs, those that they answer.
+    """Requests of every kind, each of which checks its answer.
+
+    ``kinds`` maps a name to a coroutine function of (number, timeout in seconds), which returns
+    whether the answer was correct. Without ``backbone``, there are no backbone requests.
     """
 
     def __init__(self, service: Service, pictures: Pictures, name: str, backbone: bool = True):
@@ -182,7 +185,7 @@ class Questions:
         return bool(reply.json() == {"status": "live"})
 
     async def index_known(self) -> None:
-        """What ``search`` finds."""
+        """Index the images that ``search`` finds."""
         items = [
             pb.IndexItem(id=f"known-{i}", image=pb.Image(encoded=self._pictures[i].file))
             for i in range(len(self._pictures))
@@ -191,7 +194,7 @@ class Questions:
         assert reply.indexed == len(items)
 
     async def lost(self) -> set[str]:
-        """Ids whose writing was acknowledged and which are not there."""
+        """Return the acknowledged ids that the collection lacks."""
         found: set[str] = set()
         after = ""
         while self.acknowledged:
@@ -216,7 +219,7 @@ class Questions:
 
 @dataclass
 class Load:
-    """The load while ``async with`` lasts."""
+    """A load that runs inside ``async with``, and its record."""
 
     questions: Questions
     attempts: dict[str, list[Attempt]] = field(default_factory=dict)
@@ -242,23 +245,23 @@ class Load:
         await self.questions.close()
 
     def mark(self) -> None:
-        """What happens from now on is measured from now on."""
+        """Measure failures and recovery from now on."""
         self.fault_at = time.monotonic()
 
     async def recovered(self, within_s: float) -> None:
-        """Wait until every kind is answered again and again.
+        """Wait until IN_A_ROW consecutive requests of every kind succeed.
 
-        ``recovery_s`` is from the mark to the first answer, of the slowest kind, behind which
-        nothing failed.
+        ``recovery_s`` is the time from the mark to the first answer after which nothing failed,
+        for the slowest kind.
         """
         deadline = time.monotonic() + within_s
         while not all(map(self._answered, self.attempts)):
-            assert time.monotonic() < deadline, f"not well after {within_s} s: {self.failures()}"
+            assert time.monotonic() < deadline, f"failing after {within_s} s: {self.failures()}"
             await asyncio.sleep(0.05)
         self.recovery_s = max(map(self._first_good, self.attempts)) - self.fault_at
 
     def failures(self) -> dict[str, Counter[str]]:
-        """How each kind failed since the mark: kind → status → times."""
+        """Count failures since the mark: kind → status → number."""
         failed = {
             kind: Counter(a.code for a in attempts if a.done > self.fault_at and a.code != "OK")
             for kind, attempts in self.attempts.items()
@@ -266,7 +269,7 @@ class Load:
         return {kind: codes for kind, codes in failed.items() if codes}
 
     def all_failures(self) -> dict[str, Counter[str]]:
-        """How each kind failed, from the beginning."""
+        """Count failures since the start: kind → status → number."""
         failed = {
             kind: Counter(a.code for a in attempts if a.code not in ("OK", "WRONG"))
             for kind, attempts in self.attempts.items()
@@ -274,7 +277,7 @@ class Load:
         return {kind: codes for kind, codes in failed.items() if codes}
 
     def wrong(self) -> int:
-        """Answers that were not right, from the beginning."""
+        """Count wrong answers since the start."""
         return sum(a.code == "WRONG" for attempts in self.attempts.values() for a in attempts)
 
     def _answered(self, kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""The processes of a running service by what they are."""
+"""The processes of a running service, by their roles."""
 
 import signal
 
@@ -11,12 +11,12 @@ PROXY_ACTOR = "HAProxyManager"
 
 
 def replica(application: str) -> str:
-    """What the title of a replica's process holds."""
+    """Return the text that the process title of a replica contains."""
     return f"ServeReplica:{application}"
 
 
 def titled(service: Service, title: str) -> list[psutil.Process]:
-    """Processes in whose command line this stands."""
+    """Return the service's processes whose command line contains ``title``."""
     found = []
     for pid in service.processes():
         try:
@@ -38,13 +38,13 @@ def kill(service: Service, title: str) -> None:
 
 
 def front_door(service: Service) -> psutil.Process:
-    """The HAProxy that the service itself has started."""
+    """Return the HAProxy that the launcher started."""
     (door,) = _haproxies(service, own=True)
     return door
 
 
 def inner_proxies(service: Service) -> list[psutil.Process]:
-    """Serve's own HAProxy, and those of earlier configurations that still answer something."""
+    """Return Serve's HAProxy, and those of earlier configurations that still drain."""
     return _haproxies(service, own=False)
 
 

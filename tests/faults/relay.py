@@ -1,4 +1,4 @@
-"""A relay between two sides of TCP connections, which a test may slow down, cut or silence."""
+"""A TCP relay that a test may slow down, cut or silence."""
 
 import asyncio
 from collections.abc import Iterator
@@ -16,34 +16,31 @@ class _Connection:
 
 @dataclass
 class Relay:
-    """Passes on what comes to ``port`` to the port ``target`` of this machine, and the answers.
-
-    It runs on the loop of a thread of its own.
-    """
+    """A relay from ``port`` to the local port ``target``, on the event loop of its own thread."""
 
     target: int
     loop: asyncio.AbstractEventLoop
     port: int = 0
     delay_s: float = 0.0
-    """Before each piece of an answer is passed on."""
+    """Delay before each chunk of an answer is forwarded."""
     closed: bool = False
-    """New connections are closed at once."""
+    """Whether new connections are closed at once."""
     _connections: set[_Connection] = field(default_factory=set)
 
     def cut(self) -> None:
-        """End all connections, and take no new ones."""
+        """End all connections, and accept no new ones."""
         self.closed = True
         for connection in list(self._connections):
             assert connection.task is not None
             self.loop.call_soon_threadsafe(connection.task.cancel)
 
     def silence(self) -> None:
-        """Of what is connected now nothing is heard again, not even its end: a cable is out."""
+        """Forward nothing more on the open connections, not even their end, as if unplugged."""
         for connection in list(self._connections):
             connection.silent = True
 
     def mend(self) -> None:
-        """Take new connections again."""
+        """Accept new connections again."""
         self.closed = False
 
     async def end(self, server: asyncio.Server) -> None:
@@ -94,7 +91,7 @@ class Relay:
 
 @contextmanager
 def running(target: int) -> Iterator[Relay]:
-    """A relay to ``target`` on a free port."""
+    """Run a relay to ``target`` on a free port."""
     loop = asyncio.new_event_loop()
     thread = Thread(target=loop.run_forever, name="relay", daemon=True)
     thread.start()

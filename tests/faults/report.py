@@ -1,4 +1,4 @@
-"""The table of what each fault did: tests/faults/RESULTS.md."""
+"""The table of the effects of each fault: tests/faults/RESULTS.md."""
 
 import platform
 import re
@@ -9,27 +9,26 @@ from pathlib import Path
 from tests.faults.load import Load
 
 HEAD = """\
-# What faults do
+# Results of the fault tests
 
-Written by `make faults`, on {machine}, with the checkpoint `{checkpoint}`. Steady load of seven
-kinds of questions, one caller each; every answer is compared with the library's. A request that
-fails is sent again until it is answered, and each attempt counts. Recovery: from the fault (or,
-where the fault lasts, from its end) to the first answer, of the slowest kind, behind which nothing
-failed. Goals: nothing wrong, nothing lost, failures only of what was in flight on the broken part;
-recovery within 5 s for Redis, 15 s for a replica, 30 s for the controller. A run of some of the
-tests rewrites their rows.
+Written by `make faults` on {machine}, with the checkpoint `{checkpoint}`. Seven callers, one per
+kind of request, apply a steady load, and every answer is compared with the library's. A failed
+request is retried until it succeeds, and each attempt counts. Recovery is the time from the fault
+(from its end, if it lasts) to the first answer after which nothing fails, for the slowest kind of
+request. Goals: no wrong answers, no lost writes, and failures only of requests in flight on the
+failed component; recovery within 5 s for Redis, 15 s for a replica and 30 s for the controller. A
+partial run rewrites only the rows of its tests.
 
-| fault | requests | failed, and how | lost writes | wrong answers | recovery | date |
+| fault | requests | failures | lost writes | wrong answers | recovery | date |
 |---|---|---|---|---|---|---|
 """
 
 
 @dataclass
 class Report:
-    """Rows in the order of the tests, by fault; paragraphs below them, by title.
+    """Table rows by fault, in the order of the tests, and paragraphs by title.
 
-    Written to ``path``, where there is one, as soon as anything is known; what this run has not
-    done stays there as it was.
+    Each addition updates the file at ``path``, if any; rows and paragraphs of other tests stay.
     """
 
     checkpoint: str
@@ -39,11 +38,11 @@ class Report:
 
     def add(self, fault: str, load: Load) -> None:
         requests = sum(map(len, load.attempts.values()))
-        told = "; ".join(
+        failures = "; ".join(
             f"{kind}: {', '.join(f'{n} {code}' for code, n in codes.items())}"
             for kind, codes in load.all_failures().items()
         )
-        counts = (requests, told or "0", load.lost, load.wrong(), f"{load.recovery_s:.1f} s")
+        counts = (requests, failures or "0", load.lost, load.wrong(), f"{load.recovery_s:.1f} s")
         self.rows[fault] = " | ".join(map(str, (*counts, datetime.now(UTC).date())))
         self._write()
 
@@ -61,8 +60,8 @@ class Report:
             machine=f"{platform.machine()}, {_cores()} cores", checkpoint=self.checkpoint
         )
         table = "".join(f"| {fault} | {cells} |\n" for fault, cells in rows.items())
-        told = "".join(f"\n**{title}.** {text}\n" for title, text in notes.items())
-        self.path.write_text(head + table + told)
+        paragraphs = "".join(f"\n**{title}.** {text}\n" for title, text in notes.items())
+        self.path.write_text(head + table + paragraphs)
 
 
 def _cores() -> int:

@@ -1,4 +1,4 @@
-"""Clients that give up, send rubbish, dawdle, or come by the thousand, beside those that do not."""
+"""Clients that cancel, send garbage, are slow, or connect by the thousand, under normal load."""
 
 import asyncio
 import random
@@ -22,11 +22,11 @@ from tests.faults.test_processes import FAULTS, ROOMY_S
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 STORM_S = 4
-H2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # and empty SETTINGS
+H2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # empty SETTINGS
 SLOW_HEAD = b"POST /classify HTTP/1.1\r\nhost: localhost\r\nx-slow: "
 SLOW_BODY = (
     b"POST /classify HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
-    b"content-length: 100000\r\n\r\n{" + b" " * 20_000  # more than the front door waits for
+    b"content-length: 100000\r\n\r\n{" + b" " * 20_000  # more than the front door buffers
 )
 
 
@@ -34,7 +34,7 @@ SLOW_BODY = (
 async def callers(
     number: int, service: Service, call: Callable[[rpc.ClassificationServiceStub], Awaitable[str]]
 ) -> AsyncIterator[Counter[str]]:
-    """So many who call again and again; what came of it."""
+    """Run ``number`` callers that call in a loop, and yield the counts of their outcomes."""
     outcomes: Counter[str] = Counter()
     stopped = asyncio.Event()
 
@@ -53,7 +53,7 @@ async def callers(
 async def test_nine_clients_of_ten_give_up(
     loaded: Loaded, service: Service, pictures: Pictures
 ) -> None:
-    """What they asked for is not done; all others are answered, and the queue is empty after."""
+    """Cancelled requests are not processed, and all others are answered."""
     chance = random.Random(0)
 
     async def ask(stub: rpc.ClassificationServiceStub) -> str:
@@ -113,7 +113,7 @@ async def test_a_bad_image_in_every_batch(
 
 @contextmanager
 def connections(number: int, port: int, start: bytes = b"") -> Iterator[list[socket.socket]]:
-    """So many connections that have sent ``start`` and wait."""
+    """Open ``number`` connections that send ``start`` and then stay idle."""
     with ExitStack() as stack:
         opened = []
         for _ in range(number):
@@ -125,7 +125,7 @@ def connections(number: int, port: int, start: bytes = b"") -> Iterator[list[soc
 
 @FAULTS
 async def test_slow_and_half_open_connections(loaded: Loaded, service: Service) -> None:
-    """A byte now and then, of a header or of a body; nothing at all; and an end without goodbye."""
+    """Some send a header or a body byte by byte, some send nothing, some are reset."""
     async with loaded("900 connections that dawdle, are half open or vanish, for 6 s") as load:
         load.mark()
         with (
@@ -136,7 +136,7 @@ async def test_slow_and_half_open_connections(loaded: Loaded, service: Service) 
             connections(100, service.grpc_port),
             connections(100, service.grpc_port, H2_START) as vanishing,
         ):
-            for connection in vanishing:  # a reset in place of an end
+            for connection in vanishing:  # with SO_LINGER 0, close sends a reset
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.close()
             for _ in range(12):
@@ -152,7 +152,7 @@ async def test_slow_and_half_open_connections(loaded: Loaded, service: Service) 
 async def test_ten_thousand_connections(
     loaded: Loaded, service: Service, pictures: Pictures, descriptors: int
 ) -> None:
-    """They do nothing; who comes as the next one is answered. HAProxy takes half of `ulimit -n`."""
+    """A new client is answered beside idle connections. HAProxy accepts half of `ulimit -n`."""
     each = min(5000, descriptors // 4 - 200)
     async with loaded(f"{2 * each:,} idle connections") as load:
         load.mark()

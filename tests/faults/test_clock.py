@@ -1,4 +1,4 @@
-"""A clock that jumps, which libfaketime shows to all processes of a service."""
+"""A clock that jumps, simulated by libfaketime for all processes of a service."""
 
 import asyncio
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
 @pytest.fixture(scope="module")
 def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file that says how far the clock is off."""
+    """Return the file from which libfaketime reads the clock's offset."""
     if FAKETIME is None:
-        pytest.skip("no libfaketime: install Debian's package of that name")
+        pytest.skip("libfaketime is not installed: install Debian's package libfaketime")
     file = tmp_path_factory.mktemp("clock") / "offset"
     file.write_text("+0")
     return file
@@ -32,7 +32,7 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def heads(
     tmp_path_factory: pytest.TempPathFactory, weights: Path, service: Service, clock: Path
 ) -> Iterator[Service]:
-    """Without a backbone: of the processes, those that look at the clock."""
+    """Run a service without a backbone: only the heads' processes see the fake clock."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LD_PRELOAD", str(FAKETIME))
         patch.setenv("FAKETIME_TIMESTAMP_FILE", str(clock))
@@ -47,7 +47,7 @@ def heads(
 async def test_the_clock_jumps(
     heads: Service, pictures: Pictures, report: Report, clock: Path
 ) -> None:
-    """Nobody notices an hour ahead; and what is killed then is replaced."""
+    """A clock an hour ahead causes no failures, and a killed replica is replaced."""
     fault = "clock an hour ahead"
     await jumps(heads, pictures, report, fault, clock, "+3600")
     await replaced(heads, pictures, report, f"`kill -9`, replica of semantic, {fault}", ROOMY_S)
@@ -56,14 +56,14 @@ async def test_the_clock_jumps(
 async def test_the_clock_jumps_back(
     heads: Service, pictures: Pictures, report: Report, clock: Path
 ) -> None:
-    """Nobody notices that either, and it is told that nothing is replaced from now on."""
+    """A clock set back causes no failures; the log warns that replicas are no longer replaced."""
     fault = "clock an hour back"
     await jumps(heads, pictures, report, fault, clock, "+0")
     assert "the clock was set back by 3600 s" in heads.log.read_text()
     report.note(
-        "A clock that was set back",
-        "Ray's timers and Serve's controller wait for a time of the wall clock: until it has "
-        "caught up, what is killed has no successor. The service tells so in its log.",
+        "Clock set back",
+        "Ray's timers and Serve's controller wait for a wall-clock time: until the clock has "
+        "caught up, killed replicas are not replaced. The service warns of this in its log.",
     )
 
 
@@ -78,7 +78,7 @@ async def test_what_is_killed_after_it_is_replaced(
 async def jumps(
     heads: Service, pictures: Pictures, report: Report, fault: str, clock: Path, to: str
 ) -> None:
-    """Nothing fails while the clock goes ``to`` so many seconds off."""
+    """Set the clock's offset to ``to`` under load, and check that nothing fails."""
     async with under_load(heads, pictures, report, fault, backbone=False) as load:
         load.mark()
         clock.write_text(to)
@@ -90,7 +90,7 @@ async def jumps(
 async def replaced(
     heads: Service, pictures: Pictures, report: Report, fault: str, within_s: float
 ) -> None:
-    """Of the replicas, that of semantic segmentation ends, and has a successor in time."""
+    """Kill the replica of semantic segmentation, and check that it is replaced in time."""
     async with under_load(heads, pictures, report, fault, backbone=False) as load:
         load.mark()
         processes.kill(heads, processes.replica("semantic"))

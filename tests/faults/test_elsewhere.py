@@ -1,4 +1,4 @@
-"""Heads without a backbone of their own, which ask one in another place; collections in files."""
+"""Heads that use the backbone of another service, with collections in files."""
 
 import asyncio
 import os
@@ -28,10 +28,10 @@ DISK_MB = 64
 
 @contextmanager
 def small_disk(directory: Path) -> Iterator[None]:
-    """A file system that can be filled. Skips where this user may not mount one."""
+    """Mount a small file system that a test can fill; skip the test if that is not permitted."""
     command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "none", str(directory)]
     if os.geteuid() or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("needs a small file system, which only root may mount")
+        pytest.skip("cannot mount a small file system: run as root")
     try:
         yield
     finally:
@@ -40,7 +40,7 @@ def small_disk(directory: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def cable(service: Service) -> Iterator[Relay]:
-    """The network between the heads and the backbone."""
+    """Run a relay between the heads and the backbone."""
     with relay.running(service.grpc_port) as running:
         yield running
 
@@ -69,7 +69,7 @@ def heads(
 async def test_the_network_is_cut(
     heads: Service, pictures: Pictures, report: Report, cable: Relay
 ) -> None:
-    """What is remembered is answered; the rest says that it may be asked again."""
+    """Cached requests are answered; the others fail with a status that allows a retry."""
     async with under_load(
         heads, pictures, report, "network to the backbone cut, for 10 s", backbone=False
     ) as load:
@@ -85,7 +85,7 @@ async def test_the_network_is_cut(
 async def test_the_network_falls_silent(
     heads: Service, pictures: Pictures, report: Report, cable: Relay
 ) -> None:
-    """Connections that nobody ends are given up, and new ones made."""
+    """The heads abandon silent connections and open new ones."""
     fault = "connections to the backbone fall silent for ever"
     async with under_load(heads, pictures, report, fault, backbone=False) as load:
         load.mark()
@@ -108,7 +108,7 @@ async def test_retrieval_is_killed_while_it_writes_files(
 async def test_the_disk_of_the_index_is_full(
     heads: Service, pictures: Pictures, report: Report, disk: Path
 ) -> None:
-    """Nothing is acknowledged that is not there; and room is enough to go on."""
+    """Only stored items are acknowledged, and writes resume when there is space again."""
     async with under_load(
         heads, pictures, report, "disk of the index full, for 5 s", backbone=False
     ) as load:
@@ -126,7 +126,7 @@ async def test_the_disk_of_the_index_is_full(
 async def test_a_second_service_wants_the_same_collections(
     heads: Service, pictures: Pictures, report: Report, disk: Path
 ) -> None:
-    """It is refused at its start, and the first one does not notice."""
+    """The second service refuses to start, and the first is not affected."""
     fault = "a second service starts with the same `index_dir`"
     async with under_load(heads, pictures, report, fault, backbone=False) as load:
         load.mark()
@@ -141,14 +141,14 @@ async def test_a_second_service_wants_the_same_collections(
         second = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "services.launch.serve", env=environment, stderr=subprocess.PIPE
         )
-        _, told = await second.communicate()
+        _, stderr = await second.communicate()
         await load.recovered(ROOMY_S)
     assert second.returncode == 2
-    assert b"is in use by process" in told
+    assert b"is in use by process" in stderr
     assert not load.all_failures()
 
 
 def only_unavailable(load: Load, kinds: set[str]) -> None:
-    """What fails since the mark is of these kinds, and says that it may be sent again."""
+    """Check that only these kinds failed since the mark, with a status that allows a retry."""
     assert load.failures().keys() <= kinds
     assert {code for codes in load.failures().values() for code in codes} <= {"UNAVAILABLE"}

@@ -1,4 +1,4 @@
-"""Requests that are made to harm, beside a load that must not notice them."""
+"""Malicious requests under a load that they must not affect."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ Attack = Callable[[], Awaitable[str]]
 
 
 async def storm(load: Load, attackers: int, attack: Attack) -> Counter[str]:
-    """Run so many attackers beside the load for STORM_S; return the outcomes of their requests."""
+    """Run ``attackers`` for STORM_S under load, and return the outcomes of their requests."""
     outcomes: Counter[str] = Counter()
     stopped = asyncio.Event()
 
@@ -52,7 +52,7 @@ async def storm(load: Load, attackers: int, attack: Attack) -> Counter[str]:
 
 
 async def code_of(call: Awaitable[object]) -> str:
-    """The gRPC status that a call ends with."""
+    """Return the name of the call's gRPC status."""
     try:
         await call
     except grpc.aio.AioRpcError as error:
@@ -61,7 +61,7 @@ async def code_of(call: Awaitable[object]) -> str:
 
 
 def posting(client: httpx.AsyncClient, path: str, **content: object) -> Attack:
-    """An attack that posts the same request each time."""
+    """Return an attack that posts the same request each time."""
 
     async def attack() -> str:
         reply = await client.post(path, **content)  # type: ignore[arg-type]
@@ -71,12 +71,12 @@ def posting(client: httpx.AsyncClient, path: str, **content: object) -> Attack:
 
 
 def private_bytes(service: Service) -> int:
-    """Memory of all processes of the service that no other process shares."""
+    """Return the private memory of all processes of the service."""
     return sum(psutil.Process(pid).memory_full_info().uss for pid in service.processes())
 
 
 async def test_another_user_looks_for_a_way_in(loaded: Loaded, service: Service) -> None:
-    """The folder of the service lets nobody in (each file: tests/e2e/test_neighbours.py)."""
+    """Other users cannot open the service's folder; test_neighbours.py in e2e checks its files."""
     if os.geteuid():
         pytest.skip("only root may become another user")
     async with loaded("another user reads and writes the folder of the service") as load:
@@ -101,7 +101,7 @@ INTRUDER = 'for folder; do ls "$folder"; touch "$folder/x" && echo written; done
 
 
 def _folders(service: Service) -> list[str]:
-    """The private folders of the launcher, as its children name them."""
+    """Return the private folders of the launcher, from the environment of its children."""
     folders = {
         str(Path(process.environ()["PROMETHEUS_MULTIPROC_DIR"]).parent)
         for process in processes.titled(service, "ServeReplica")
@@ -126,7 +126,7 @@ async def test_forms_in_a_charset_that_takes_seconds(loaded: Loaded, service: Se
 
 
 async def test_messages_that_inflate(loaded: Loaded, service: Service) -> None:
-    """A hundred kilobytes of gzip that are a hundred megabytes of zeros."""
+    """100 kB of gzip expand to 100 MB of zeros."""
     bomb = pb.ClassifyRequest(images=[pb.Image(encoded=bytes(100 * 2**20))], labels=["a"])
     before = private_bytes(service)
     async with (
@@ -157,7 +157,7 @@ async def test_inner_ports_without_the_secret(loaded: Loaded, service: Service) 
 async def test_everything_of_a_dense_grid_with_half_a_second(
     loaded: Loaded, service: Service, pictures: Pictures
 ) -> None:
-    """The device is free again soon after each deadline, so that clicks are answered."""
+    """Work stops soon after its deadline, so that other requests are answered."""
     request = pb.SegmentEverythingRequest(
         image=pb.Image(encoded=pictures[0].file), points_per_side=64
     )
@@ -175,7 +175,7 @@ async def test_everything_of_a_dense_grid_with_half_a_second(
 async def test_callers_over_http_hang_up(
     loaded: Loaded, service: Service, pictures: Pictures
 ) -> None:
-    """Requests to index 40 new images, each abandoned after a moment."""
+    """Requests to index 40 new images are abandoned after 0.5 s."""
     async with (
         httpx.AsyncClient(base_url=service.url) as client,
         loaded("POST /index of 40 new images, abandoned after 0.5 s, 2 callers") as load,
@@ -202,7 +202,7 @@ def _base64(content: bytes) -> str:
 
 
 async def test_a_crowd_of_health_watchers(loaded: Loaded, service: Service) -> None:
-    """Those beyond the limit are refused, and Check is answered beside them."""
+    """Watchers beyond the limit are refused, and Check is still answered."""
     async with (
         grpc.aio.insecure_channel(service.address, OPTIONS) as channel,
         loaded("300 callers of Health/Watch") as load,
@@ -223,7 +223,7 @@ async def test_a_crowd_of_health_watchers(loaded: Loaded, service: Service) -> N
 
 
 async def test_a_page_whose_name_points_here(loaded: Loaded, service: Service) -> None:
-    """DNS rebinding: the browser believes that the service is the page's own host."""
+    """DNS rebinding makes a browser treat the service as the page's own host."""
     evil = {"host": "evil.example", "origin": "http://evil.example"}
     async with (
         httpx.AsyncClient(base_url=service.url, headers=evil) as client,
@@ -236,7 +236,7 @@ async def test_a_page_whose_name_points_here(loaded: Loaded, service: Service) -
 
 
 async def test_words_without_end(loaded: Loaded, service: Service) -> None:
-    """Texts of 2,000 letters in one word, each a new one."""
+    """Each text is one new word of 2,000 letters."""
     async with (
         grpc.aio.insecure_channel(service.address, OPTIONS) as channel,
         loaded("words of 2,000 letters, 4 callers") as load,

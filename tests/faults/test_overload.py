@@ -1,4 +1,4 @@
-"""Three times as many requests as the encoder can do: it goes on doing what it can."""
+"""Three times the load that saturates the encoder: its throughput stays."""
 
 import asyncio
 import random
@@ -20,18 +20,18 @@ from tests.faults.test_processes import FAULTS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
 
-AT_ONCE = 16  # callers who wait for their answers saturate it: two batches
+AT_ONCE = 16  # two batches saturate the encoder
 MEASURED_S = 10
 ROUNDS = 3
 TIMES = 3
 DEADLINE_S = 5.0
 
 Ask = Callable[[float], Awaitable[Attempt]]
-"""For so many seconds at most."""
+"""Sends a request with a timeout in seconds."""
 
 
 async def closed_loop(ask: Ask) -> list[Attempt]:
-    """Each of a few callers asks again as soon as it is answered."""
+    """Run AT_ONCE callers, each of which sends a request when the previous one is answered."""
     end = time.monotonic() + MEASURED_S
 
     async def caller() -> list[Attempt]:
@@ -45,7 +45,7 @@ async def closed_loop(ask: Ask) -> list[Attempt]:
 
 
 async def open_loop(ask: Ask, rate: float) -> list[Attempt]:
-    """``rate`` requests a second at random moments, whatever becomes of those before."""
+    """Send ``rate`` requests per second at random times, independent of the answers."""
     chance, tasks = random.Random(0), []
     end = time.monotonic() + 1.5 * MEASURED_S
     while time.monotonic() < end:
@@ -55,7 +55,7 @@ async def open_loop(ask: Ask, rate: float) -> list[Attempt]:
 
 
 def goodput(attempts: list[Attempt]) -> float:
-    """Answers a second, without those of the beginning and of the end."""
+    """Return answers per second, without the start-up and the last answers."""
     start = min(a.sent for a in attempts) + 0.2 * MEASURED_S
     end = max(a.sent for a in attempts)
     return sum(a.code == "OK" and start <= a.done < end for a in attempts) / (end - start)
@@ -76,7 +76,7 @@ async def test_three_times_saturation(service: Service, pictures: Pictures, repo
             return Attempt(sent, time.monotonic(), code)
 
         peaks, goods, attempts = [goodput(await closed_loop(ask))], list[float](), list[Attempt]()
-        for _ in range(ROUNDS):  # the machine has better and worse minutes
+        for _ in range(ROUNDS):  # the machine's speed varies over minutes
             overload = asyncio.create_task(open_loop(ask, TIMES * peaks[-1]))
             await asyncio.sleep(MEASURED_S / 2)
             refused = await asyncio.wait_for(refusal_over_http(service, pictures), MEASURED_S)
@@ -91,16 +91,17 @@ async def test_three_times_saturation(service: Service, pictures: Pictures, repo
     p50, p95, p99 = np.percentile(waits, [50, 95, 99])
     report.note(
         "Overload",
-        f"New images only, in turns: {AT_ONCE} callers who wait, and an open loop at {TIMES} times "
-        f"what those got, deadline {DEADLINE_S:g} s. Peak: {_listed(peaks)} answers a second; "
-        f"overloaded: {_listed(goods)}, {np.median(shares):.0%} of the peaks before and after in "
-        f"the middle ({min(shares):.0%} to {max(shares):.0%}). {len(attempts)} requests, "
+        f"New images only, in alternating rounds: a closed loop of {AT_ONCE} callers, and an open "
+        f"loop at {TIMES} times its throughput with a deadline of {DEADLINE_S:g} s. Closed loop: "
+        f"{_listed(peaks)} answers per second. Open loop: {_listed(goods)}, at the median "
+        f"{np.median(shares):.0%} of the closed loops before and after it ({min(shares):.0%} to "
+        f"{max(shares):.0%}). {len(attempts)} requests: "
         f"{', '.join(f'{n} {code}' for code, n in codes.items())}. A refusal takes {p50:.0f} ms "
-        f"in the middle, {p95:.0f} ms at the 95th and {p99:.0f} ms at the 99th percentile.",
+        f"at the median, {p95:.0f} ms at the 95th and {p99:.0f} ms at the 99th percentile.",
     )
     assert codes.keys() <= {"OK", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"}
     assert refused.headers["retry-after"] == "1"
-    assert np.median(shares) > 0.6  # 0.9 is the goal; two measurements of a busy machine differ
+    assert np.median(shares) > 0.6  # the goal is 0.9; measurements on a busy machine vary
 
 
 def _listed(rates: list[float]) -> str:
@@ -108,7 +109,7 @@ def _listed(rates: list[float]) -> str:
 
 
 async def refusal_over_http(service: Service, pictures: Pictures) -> httpx.Response:
-    """The first 429."""
+    """Send requests until one is refused with 429, and return that response."""
     headers = {"x-samclip-timeout": f"{DEADLINE_S:.0f}S"}
     async with httpx.AsyncClient(base_url=service.url, headers=headers, timeout=60) as client:
         while True:

@@ -1,4 +1,4 @@
-"""Processes that are killed, stopped, or cannot be started, while the service is asked."""
+"""Processes that are killed, stopped, or cannot be started under load."""
 
 import asyncio
 from pathlib import Path
@@ -13,9 +13,9 @@ from tests.faults.load import Load
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 ROOMY_S = 120
-"""For what takes seconds on an idle machine; the table has the figures."""
+"""Limit of recovery on a busy machine; on an idle one it takes seconds, see the table."""
 NOTICED_S = 5
-"""What was sent later than this after a fault is no longer in flight on what was killed."""
+"""Requests sent later than this after a fault are not in flight on the killed process."""
 NEEDS_BACKBONE = {"backbone", "classification", "segmentation", "semantic", "index", "search"}
 AFFECTED = {
     "backbone": NEEDS_BACKBONE,
@@ -30,7 +30,7 @@ BROKEN_OFF = {"UNAVAILABLE", "HTTP 502", "HTTP 503", "RemoteProtocolError", "Rea
 
 
 def only_in_flight(load: Load, kinds: set[str]) -> None:
-    """What failed was sent before the fault was noticed, and says that it may be sent again."""
+    """Check that all failed requests were in flight at the fault, and may be retried."""
     assert load.failures().keys() <= kinds
     for kind, attempts in load.attempts.items():
         for attempt in (a for a in attempts if a.code != "OK"):
@@ -46,7 +46,7 @@ def only_in_flight(load: Load, kinds: set[str]) -> None:
     ],
 )
 async def test_a_replica_is_killed(loaded: Loaded, service: Service, application: str) -> None:
-    """Who asks while it is started again waits; nobody else notices."""
+    """Requests to the replica wait until it has restarted; others are not affected."""
     async with loaded(f"`kill -9`, replica of {application}") as load:
         load.mark()
         processes.kill(service, processes.replica(application))
@@ -57,7 +57,7 @@ async def test_a_replica_is_killed(loaded: Loaded, service: Service, application
 @FAULTS
 @pytest.mark.parametrize("application", ["classification", "backbone"])
 async def test_a_replica_hangs(loaded: Loaded, service: Service, application: str) -> None:
-    """It is found out and replaced, and the process that hung is gone."""
+    """Serve detects and replaces the replica, and the hung process is gone."""
     hanging = processes.the(service, processes.replica(application))
     async with loaded(f"`SIGSTOP`, replica of {application}") as load:
         load.mark()
@@ -69,7 +69,7 @@ async def test_a_replica_hangs(loaded: Loaded, service: Service, application: st
 
 @FAULTS
 async def test_the_controller_is_killed(loaded: Loaded, service: Service) -> None:
-    """Nobody notices; and it is back when it is needed, for a replica that is killed as well."""
+    """Requests are not affected, and the restarted controller replaces a killed replica."""
     async with loaded("`kill -9`, Serve's controller") as load:
         load.mark()
         processes.kill(service, processes.CONTROLLER)
@@ -112,7 +112,7 @@ async def test_the_actor_of_the_inner_proxy_is_killed(loaded: Loaded, service: S
 async def test_a_replica_that_cannot_be_started(
     loaded: Loaded, service: Service, weights: Path
 ) -> None:
-    """It is tried again and again; what needs no encoding is answered meanwhile."""
+    """Serve retries the start; requests that need no encoding are answered."""
     file = weights / "model.safetensors"
     async with loaded("the backbone cannot be started for 15 s") as load:
         target = file.readlink()

@@ -1,4 +1,4 @@
-"""A Redis that is killed, frozen, slow, full, wrong or empty while the service is asked."""
+"""A Redis that is killed, frozen, slow, full, corrupt or empty under load."""
 
 import asyncio
 import shutil
@@ -23,12 +23,12 @@ from tests.redis_server import RedisServer
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 INDEX = {"index", "search"}
-"""What Redis holds nobody else has, so these wait for it; nothing else fails at all."""
+"""The kinds of request that depend on Redis: only it holds the collections."""
 ENTRIES = "samclip:cache:*"
 
 
 def states(service: Service) -> set[str]:
-    """What the services tell of Redis, all of which are ready."""
+    """Return the states of Redis that the services report; all services must be ready."""
     reply = httpx.get(f"{service.url}/readyz", timeout=60)
     assert reply.status_code == 200
     return {part["redis"] for part in reply.json()["services"].values()}
@@ -68,7 +68,7 @@ async def test_a_head_finds_what_another_had_encoded(
 async def test_killed_and_started_again(
     loaded: Loaded, service: Service, store: RedisServer
 ) -> None:
-    """What it had acknowledged is there again, and the cache is used again."""
+    """Acknowledged writes are there after the restart, and the cache is used again."""
     assert states(service) == {"up"}
     async with loaded("`kill -9`, Redis; started again from its file") as load:
         load.mark()
@@ -99,7 +99,7 @@ async def test_frozen(loaded: Loaded, service: Service, store: RedisServer) -> N
 
 @FAULTS
 async def test_slow(loaded: Loaded, line: Relay) -> None:
-    """Slower than the cache waits for it, not slower than the index does."""
+    """The delay exceeds the cache's timeout, but not the index's."""
     async with loaded("every answer of Redis 1.5 s late, for 10 s") as load:
         load.mark()
         line.delay_s = 1.5
@@ -124,7 +124,7 @@ async def test_full(loaded: Loaded, store: RedisServer) -> None:
 
 
 def corrupt(client: redis.Redis) -> None:
-    """Each entry in another way: flipped, cut short, in another's place, of another type."""
+    """Damage the entries: by turns flip bytes, truncate, swap, and change the type."""
     before = b""
     for number, name in enumerate(client.scan_iter(ENTRIES, count=1000, _type="string")):
         value = client.get(name) or b""
@@ -143,7 +143,7 @@ def corrupt(client: redis.Redis) -> None:
 
 @FAULTS
 async def test_corrupt_entries(loaded: Loaded, store: RedisServer) -> None:
-    """Never an answer, never an error."""
+    """A corrupt entry is a miss: it causes neither a wrong answer nor an error."""
     with admin(store) as client:
         async with loaded("entries of the cache in Redis are damaged, for 5 s") as load:
             load.mark()
@@ -159,7 +159,7 @@ async def test_corrupt_entries(loaded: Loaded, store: RedisServer) -> None:
 
 @FAULTS
 async def test_started_again_empty(loaded: Loaded, store: RedisServer) -> None:
-    """What was in it is gone, and what is written from then on is kept."""
+    """The old items are gone, and writes after the restart are kept."""
     async with loaded("Redis is started again empty; writes since then") as load:
         load.mark()
         store.kill()

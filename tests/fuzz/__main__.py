@@ -1,7 +1,7 @@
-"""``make fuzz``: every target for a while, each beginning from what earlier runs have kept.
+"""Fuzz every target, starting from the corpus of earlier runs (``make fuzz``).
 
-Targets that take bytes run under atheris where it is installed, else under hypothesis; messages of
-every rpc, and whatever the OpenAPI document allows, go to a service of its own.
+Targets that take bytes run under atheris where it is installed, otherwise under hypothesis. A
+service receives messages of every rpc, and requests derived from its OpenAPI document.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tests.fuzz.targets import TARGETS, seeds
 from tests.fuzz.wire import Tally, fuzz_grpc, fuzz_http
 from tests.tiny import make_tiny_checkpoint
 
-BATCH = 500  # examples of hypothesis between two looks at the clock
+BATCH = 500  # hypothesis examples between checks of the time
 FLAGS = ("-timeout=20", "-rss_limit_mb=3000", "-max_len=4096", "-print_final_stats=1")
 
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.fuzz", description=__doc__.replace("``", "")
     )
-    parser.add_argument("--seconds", type=int, default=600, help="in all, roughly (600)")
+    parser.add_argument("--seconds", type=int, default=600, help="approximate total (600)")
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"), help="(out/fuzz)")
     args = parser.parse_args(argv)
     each_s = max(1, args.seconds // (len(TARGETS) + 2))
@@ -46,12 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         outcomes = ", ".join(f"{n:,} {what}" for what, n in tally.outcomes.most_common())
         print(f"{name:20}{tally.sent.total():10,} requests: {outcomes}", flush=True)
         total += tally.sent.total()
-    print(f"{'in all':20}{total:10,}, and nothing found")
+    print(f"{'total':20}{total:10,}, no failures")
     return 0
 
 
 def _guided(name: str, seconds: int, out: Path) -> int:
-    """Exits with libFuzzer's report where the target fails; the input is left in ``out``."""
+    """Run atheris, and return the number of inputs.
+
+    If the target fails, exit with libFuzzer's report; the input is in ``out``.
+    """
     corpus = out / "corpus" / name
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(seeds(name)):

@@ -1,6 +1,6 @@
-"""``python -m tests.fuzz.guided TARGET CORPUS …``: one target under atheris, as libFuzzer wants.
+"""Run one target under atheris: ``python -m tests.fuzz.guided TARGET CORPUS …``.
 
-What follows the target is libFuzzer's own: folders of inputs, and flags like -max_total_time=60.
+The arguments after the target are libFuzzer's: corpus folders, and flags like -max_total_time=60.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Inputs by hypothesis: damaged bytes, and messages of every type in the contract."""
+"""Hypothesis strategies: damaged bytes, and messages of every type in the schema."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ _EDIT = st.tuples(st.integers(0, 2**16), st.integers(0, 8), st.binary(max_size=8
 
 @st.composite
 def damaged(draw: st.DrawFn, name: str) -> bytes:
-    """A valid input of a target in which pieces are taken out, and others put in."""
+    """Draw a valid input of a target with pieces replaced, removed or inserted."""
     data = draw(st.sampled_from(seeds(name)))
     for place, length, piece in draw(st.lists(_EDIT, max_size=4)):
         at = place % (len(data) + 1)
@@ -45,12 +45,12 @@ def damaged(draw: st.DrawFn, name: str) -> bytes:
 
 
 def inputs(name: str) -> st.SearchStrategy[bytes]:
-    """Of a target: damaged ones, and any bytes."""
+    """Return a strategy for a target: damaged valid inputs, and arbitrary bytes."""
     return damaged(name) | st.binary(max_size=300)
 
 
 def messages(kind: type[Message]) -> st.SearchStrategy[Message]:
-    """Messages of a type: some fields set, to what is likely to pass or to break something."""
+    """Return a strategy for messages of a type, with some fields set to valid or odd values."""
     fields = {field.name: _field(field) for field in kind.DESCRIPTOR.fields}
     return st.fixed_dictionaries({}, optional=fields).map(lambda values: _fill(kind, values))
 

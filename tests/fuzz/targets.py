@@ -1,7 +1,7 @@
-"""What is fed with bytes: each target takes any, and raises only where something is wrong.
+"""Fuzz targets: functions that take any bytes, and raise only if the code has a bug.
 
-``TARGETS`` are run by hypothesis in the test suite, and by atheris, which steers by what the bytes
-make run, in ``make fuzz``. ``seeds`` are inputs to start from.
+Hypothesis runs ``TARGETS`` in the test suite, and the coverage-guided atheris in ``make fuzz``.
+``seeds`` are the initial inputs.
 """
 
 import json
@@ -33,12 +33,12 @@ from tests.in_process import png
 
 LIMITS = ImageLimits(max_bytes=2**16, max_pixels=2**18)
 NAME = "samclip:cache:fuzz"
-SIZE = struct.Struct("<BB")  # of a mask, before its encoding
+SIZE = struct.Struct("<BB")  # height and width of a mask, before its encoding
 REQUESTS = [route.request for routes in ROUTES.values() for route in routes]
 
 
 def decode_image(data: bytes) -> None:
-    """Pixels within the limits, as many as the header stated; or an error for the caller."""
+    """Decode an image: either SamClipError, or pixels of the size in the header."""
     try:
         stated = image.probe(data, LIMITS)
         pixels_HW3 = image.decode(data, LIMITS)
@@ -50,7 +50,7 @@ def decode_image(data: bytes) -> None:
 
 
 def decode_mask(data: bytes) -> None:
-    """What the client makes of a mask: of the size that was stated, or ValueError."""
+    """Decode a mask: either ValueError, or a mask of the stated size."""
     if len(data) < SIZE.size:
         return
     height, width = SIZE.unpack_from(data)
@@ -75,7 +75,7 @@ def decode_mask(data: bytes) -> None:
 
 
 def read_cache_entry(data: bytes) -> None:
-    """An entry that is written back as it was, or None: with its own checksum, and a right one."""
+    """Unpack an entry, as it is and with a valid checksum: either None, or a read-only array."""
     sealed = data[:4] + xxhash.xxh3_128_digest(data[20:]) + data[20:]
     for stored in (data, sealed):
         found = entry.unpack(NAME, stored)
@@ -85,7 +85,7 @@ def read_cache_entry(data: bytes) -> None:
 
 
 def read_config(data: bytes) -> None:
-    """config.json: valid, or CheckpointError."""
+    """Read config.json: either a config, or CheckpointError."""
     try:
         SamClipConfig.from_json(data)
     except CheckpointError:
@@ -93,7 +93,7 @@ def read_config(data: bytes) -> None:
 
 
 def load_checkpoint(data: bytes) -> None:
-    """A checkpoint whose weights, or whose manifest, are anything: CheckpointError."""
+    """Load a checkpoint with arbitrary weights or manifest: either success, or CheckpointError."""
     with tempfile.TemporaryDirectory() as scratch:
         directory = Path(scratch)
         (directory / checkpoint.MANIFEST).write_bytes(data)
@@ -115,7 +115,7 @@ def _module() -> "object":
 
 
 def read_body(data: bytes) -> None:
-    """A JSON body as each request, and a request of the wire as its checks."""
+    """Read a JSON body as each kind of request: either a message, or InvalidRequest."""
     for request in REQUESTS:
         try:
             json_bodies.to_message(request, json_bodies._object(data), form=False)
@@ -124,7 +124,7 @@ def read_body(data: bytes) -> None:
 
 
 def read_form(data: bytes) -> None:
-    """A form as each request."""
+    """Read a form as each kind of request: either a message, or InvalidRequest."""
     try:
         fields = forms.parse(deque([data]), "multipart/form-data; boundary=x", 100)
     except InvalidRequest:
@@ -135,7 +135,7 @@ def read_form(data: bytes) -> None:
 
 
 def check_request(data: bytes) -> None:
-    """A request to segment, with all that is looked at before an image is there."""
+    """Check a SegmentRequest as the service does before it decodes the image."""
     try:
         request = pb.SegmentRequest.FromString(data)
     except DecodeError:
@@ -152,7 +152,7 @@ def check_request(data: bytes) -> None:
 
 
 def read_timeout(data: bytes) -> None:
-    """A deadline in a header."""
+    """Read a deadline from a header."""
     try:
         found = Priority.read({TIMEOUT: data.decode("latin-1")}, most_s=60)
     except InvalidRequest:
@@ -178,7 +178,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 
 @cache
 def seeds(name: str) -> tuple[bytes, ...]:
-    """Valid inputs of a target."""
+    """Return valid inputs of a target."""
     picture = np.random.default_rng(0).integers(0, 255, (12, 9, 3), np.uint8)
     mask_HW = picture[:, :, 0] > 128
     size = SIZE.pack(*mask_HW.shape)

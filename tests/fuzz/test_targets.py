@@ -1,4 +1,4 @@
-"""A short run of every target; `make fuzz` runs them for long."""
+"""A short run of every target; ``make fuzz`` runs longer."""
 
 import pytest
 from hypothesis import given, settings

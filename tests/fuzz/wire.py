@@ -1,6 +1,6 @@
-"""Any request over gRPC and HTTP to a running service: what it must never do.
+"""Arbitrary gRPC and HTTP requests to a running service.
 
-It never says INTERNAL or 5xx, never keeps silent, and never tells of its files or its code.
+The service must never reply INTERNAL or 5xx, never hang, and never reveal its files or code.
 """
 
 import re
@@ -33,14 +33,14 @@ LEAK = re.compile(
         (re.escape(str(ROOT)), "site-packages", "Traceback", r"\.py\b", r"line \d+, in ", "ray::")
     )
 )
-"""Of what callers may send, nothing looks like this."""
+"""Traces of the server's files and code; no input of the fuzzers contains them."""
 CONFORMANCE = [
     checks.status_code_conformance,
     checks.content_type_conformance,
     checks.response_headers_conformance,
     checks.response_schema_conformance,
 ]
-"""The document says which types a request has, not which values make sense: 400 is no breach."""
+"""The OpenAPI document states types, not all constraints on values, so 400 is allowed."""
 METHODS = [
     (f"/{service.full_name}/{method.name}", method)
     for service in pb.DESCRIPTOR.services_by_name.values()
@@ -50,7 +50,7 @@ METHODS = [
 
 @dataclass
 class Tally:
-    """How many requests were sent, by rpc or route, and their outcomes."""
+    """Counts of requests by rpc or route, and of their outcomes."""
 
     sent: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -61,7 +61,7 @@ class Tally:
 
 
 def fuzz_grpc(channel: grpc.Channel, examples: int, number: int, tally: Tally) -> None:
-    """Messages of every rpc, as many of each, and bytes that are none."""
+    """Send messages of every rpc in equal numbers, and arbitrary bytes."""
     each = -(-examples // len(METHODS))
     for path, method in METHODS:
         requests = messages(GetMessageClass(method.input_type)) | st.binary(max_size=100)
@@ -84,18 +84,18 @@ def _fuzz_rpc(
     def check(request: Message | bytes) -> None:
         data = request if isinstance(request, bytes) else request.SerializeToString()
         try:
-            code, told = "OK", call(data, timeout=HANG_S)
+            code, reply = "OK", call(data, timeout=HANG_S)
         except grpc.RpcError as error:
-            code, told = error.code().name, (error.details() or "").encode()
+            code, reply = error.code().name, (error.details() or "").encode()
         tally.add(path, code)
-        assert code in EXPECTED, (path, code, told[:500])
-        assert not LEAK.search(told.decode("latin-1")), (path, told[:500])
+        assert code in EXPECTED, (path, code, reply[:500])
+        assert not LEAK.search(reply.decode("latin-1")), (path, reply[:500])
 
     check()
 
 
 def fuzz_http(service: Service, examples: int, number: int, tally: Tally) -> None:
-    """What the OpenAPI document allows and what it does not, and replies that are as it says."""
+    """Send requests derived from the OpenAPI document, valid or not, and check the replies."""
     schema = schemathesis.openapi.from_url(f"{service.url}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
 

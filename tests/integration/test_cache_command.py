@@ -21,14 +21,14 @@ def client(own_redis):
 
 @pytest.fixture
 def current(tiny_checkpoint, monkeypatch, own_redis) -> str:
-    """The digest of the checkpoint in the settings."""
+    """Configure a checkpoint and Redis, and return the checkpoint's digest."""
     monkeypatch.setenv("SAMCLIP_CHECKPOINT", str(tiny_checkpoint))
     monkeypatch.setenv("SAMCLIP_REDIS_URL", own_redis.url)
     return checkpoint.digest(tiny_checkpoint)
 
 
 def fill(client: redis.Redis, digest: str, images: int) -> int:
-    """Entries of so many images; how many bytes a map has."""
+    """Write the entries of ``images`` images, and return the bytes per entry."""
     entry = Entry.of(np.zeros((4, 8, 8), np.float32), Geometry(1, 1, 8), "float16")
     for image in range(images):
         for output in (pb.SAM, pb.CLIP_POOLED):

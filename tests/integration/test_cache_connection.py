@@ -18,7 +18,7 @@ from tests.ports import free_port
 
 
 async def remembers(url: str) -> bool:
-    """Whether a value that is set at that URL is there afterwards."""
+    """Return whether a value that is set at this URL can be read back."""
     client = connect(url, timeout_s=20)
     try:
         await client.set("samclip:test", b"value", ex=60)
@@ -28,7 +28,7 @@ async def remembers(url: str) -> bool:
 
 
 async def keeps_entries(url: str) -> bool:
-    """Whether all that the cache sends to Redis is understood there."""
+    """Return whether all commands of the cache work on the Redis at this URL."""
     tier, key = SharedTier(RedisLink(url, 20), "test"), "0" * 64
     entry = Entry.of(np.ones((2, 3, 3), np.float32), Geometry(1, 1, 8), "float16")
     made = dict.fromkeys(OUTPUTS, entry)
@@ -75,7 +75,7 @@ async def test_a_cluster(tmp_path):
 
 @contextmanager
 def sentinel(directory: Path, master: int) -> Iterator[int]:
-    """A sentinel that watches the server at a port as the service ``cache``; yields its own."""
+    """Run a sentinel that monitors the server at ``master`` as ``cache``; yield its own port."""
     port = free_port()
     configuration = directory / "sentinel.conf"
     watched = f"sentinel monitor cache 127.0.0.1 {master} 1"
@@ -92,7 +92,7 @@ def sentinel(directory: Path, master: int) -> Iterator[int]:
 
 async def test_the_master_that_sentinels_name(tmp_path, shared_redis):
     with sentinel(tmp_path, shared_redis.port) as port:
-        absent = free_port()  # a sentinel that does not answer is passed over
+        absent = free_port()  # a sentinel that does not answer is skipped
         assert await remembers(f"redis+sentinel://127.0.0.1:{absent},127.0.0.1:{port}/cache/0")
 
 

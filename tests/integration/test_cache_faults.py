@@ -1,4 +1,4 @@
-"""Whatever Redis does, every request is answered; and once Redis is well, it is used again."""
+"""Every request is answered whatever state Redis is in, and a recovered Redis is used again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +30,7 @@ def quick(monkeypatch):
 def engine_at(settings) -> Callable:
     @asynccontextmanager
     async def open_(url: str, timeout_ms: float = 60_000) -> AsyncIterator[Engine]:
-        """An engine that keeps nothing in its own memory, so that it always asks Redis."""
+        """Run an engine without an in-memory cache, so that every lookup reaches Redis."""
         chosen = {"redis_url": url, "redis_timeout_ms": timeout_ms, "cache_bytes": 0}
         engine = Engine(FakeModel(), settings.model_copy(update=chosen))
         yield engine
@@ -40,13 +40,13 @@ def engine_at(settings) -> Callable:
 
 
 def breakers(engine: Engine) -> tuple[bool, bool]:
-    """Whether reading and writing are tried."""
+    """Return whether the breakers of (reads, writes) are closed."""
     link = engine.cache._shared._link
     return link.reads.closed, link.writes.closed
 
 
 async def answers(engine: Engine, requests: int = 8) -> None:
-    """Each of so many requests at once, each for another image, is answered."""
+    """Check that concurrent requests for different images are all answered."""
     images = [png(next(IMAGES) % 256, 40 + next(IMAGES) % 50) for _ in range(requests)]
     found = await asyncio.gather(*(engine.embed(image, ALL) for image in images))
     assert [list(result.entries) for result in found] == [list(ALL)] * requests
@@ -58,7 +58,7 @@ async def answers_until(engine: Engine, reads: bool, writes: bool) -> None:
 
 
 async def heals(engine: Engine) -> None:
-    """After a while an image is found again that was encoded before."""
+    """Wait until an encoded image is found in the cache."""
     image = png(next(IMAGES) % 256, 99)
     while not (await engine.embed(image, ALL)).cached:
         await asyncio.sleep(0.01)
@@ -113,7 +113,7 @@ async def test_slow(engine_at, own_redis):
         asked = engine.cache._shared._link.reads
         for _ in range(20):
             await answers(engine)
-        assert not asked.closed  # no probe came through in time
+        assert not asked.closed  # every probe timed out
         assert await engine.cache.state() == "down"
 
 

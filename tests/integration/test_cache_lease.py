@@ -1,4 +1,4 @@
-"""One encoding among all processes: two engines that share nothing but a Redis."""
+"""One encoding per image among all processes: two engines that share only a Redis."""
 
 import asyncio
 
@@ -42,7 +42,7 @@ def encodings(engines: list[Engine]) -> int:
 
 
 async def encoding(engine: Engine) -> asyncio.Task:
-    """Let one engine begin, and hold it up."""
+    """Start an encoding, and block it."""
     engine.model.hold()
     task = asyncio.create_task(engine.embed(IMAGE, ALL))
     await asyncio.to_thread(engine.model.running.wait, 60)
@@ -94,7 +94,7 @@ async def test_a_lease_is_renewed_while_there_is_work(engines, redis, monkeypatc
     token = await redis.get(lease_name(engines[0]))
     for _ in range(5):
         await asyncio.sleep(0.2)
-        monkeypatch.setattr(lease, "LEASE_MS", 60_000)  # from the first renewal on
+        monkeypatch.setattr(lease, "LEASE_MS", 60_000)  # applies from the first renewal
         assert await redis.get(lease_name(engines[0])) in (token, None)
         if (await redis.pttl(lease_name(engines[0]))) > 400:
             break
@@ -106,7 +106,7 @@ async def test_a_lease_is_renewed_while_there_is_work(engines, redis, monkeypatc
 
 async def test_nobody_takes_away_the_lease_of_another(engines, redis):
     task = await encoding(engines[0])
-    await redis.set(lease_name(engines[0]), "another", px=60_000)  # ours had run out
+    await redis.set(lease_name(engines[0]), "another", px=60_000)  # as if ours had expired
     engines[0].model.release()
     await task
     await engines[0].cache._shared._leases.close()

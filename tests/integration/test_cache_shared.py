@@ -75,7 +75,7 @@ async def test_every_entry_has_its_lifetime(tier, redis):
     for seconds, output in zip(left, ALL, strict=True):
         assert 0 < seconds <= LIFETIME_S[output]
     assert left == sorted(left)
-    assert left[0] < left[2]  # maps go before vectors
+    assert left[0] < left[2]  # maps expire before vectors
 
 
 async def test_another_contract_finds_nothing(tier, shared_redis):

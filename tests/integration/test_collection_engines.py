@@ -1,4 +1,4 @@
-"""What both engines of the index do alike, each held against an exact search."""
+"""Common behaviour of both index engines, each compared with an exact search."""
 
 import string
 from collections.abc import Callable, Iterator, Mapping
@@ -45,11 +45,11 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def start(engine: str, tmp_path, request) -> Iterator[Start]:
-    """Opens the index with a model's digest, as often as wanted, one after the other."""
+    """Return a function that opens the index for a model's digest and closes the previous one."""
     opened: list[Collections] = []
     if engine == "redis":
         server: RedisServer = request.getfixturevalue("shared_redis")
-        url = f"redis://127.0.0.1:{server.port}/5"  # a database of these tests alone
+        url = f"redis://127.0.0.1:{server.port}/5"  # a database only for these tests
         with redis.Redis.from_url(url) as client:
             client.flushdb()
 
@@ -77,7 +77,7 @@ def pets(collections: Collections) -> index.Collection:
 
 
 def exact(held: Mapping[str, Item], query: Query) -> dict[str, float]:
-    """All that a search may find, with their cosines, best first."""
+    """Return id → cosine of all items that a search may find, best first."""
     cosines = {
         id: float(item.vector_D @ query.vector_D)
         for id, item in held.items()
@@ -87,7 +87,7 @@ def exact(held: Mapping[str, Item], query: Query) -> dict[str, float]:
 
 
 def check(found: index.Collection, held: Mapping[str, Item], query: Query) -> None:
-    """Equally near ones may stand in any order, all else is as it must be."""
+    """Compare a search with the exact one; items of equal score may be in any order."""
     expected = exact(held, query)
     hits = found.search(query)
     scores = [*expected.values()][query.offset : query.offset + query.top_k]
@@ -185,7 +185,7 @@ def test_it_holds_what_a_dict_would(engine_of_many, steps, seed, excluded, offse
 
 @pytest.fixture(scope="module")
 def engine_of_many(engine, tmp_path_factory, request) -> Iterator[Callable[[], index.Collection]]:
-    """A collection that is empty at each call."""
+    """Return a function that returns an empty collection."""
     if engine == "redis":
         server = request.getfixturevalue("shared_redis")
         client = vector_sets.connect(f"redis://127.0.0.1:{server.port}/6")
@@ -236,7 +236,7 @@ PAIRS = [(a, b) for a in range(3) for b in range(3)]
 def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
     monkeypatch.setattr(index, "EXACT", limit)
     kinds = ("even", "odd")
-    made = [Item(f"id {n}", vector(n // 3), {"kind": kinds[n % 2]}) for n in range(90)]  # and ties
+    made = [Item(f"id {n}", vector(n // 3), {"kind": kinds[n % 2]}) for n in range(90)]  # with ties
     pets.upsert(made)
     whole = pets.search(Query(vector(5), 90, filter=filter))
     pages = [pets.search(Query(vector(5), 7, n, filter)) for n in range(0, 100, 7)]
@@ -246,17 +246,17 @@ def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
 
 WALK, EXACT = 16, 64
 SIZES = (1, WALK - 1, WALK, WALK + 1, EXACT - 1, EXACT, EXACT + 1, 8 * WALK, 25 * WALK + 3)
-WIDE_D = 48  # in so many dimensions, narrow walks miss much
+WIDE_D = 48  # high-dimensional, so that narrow graph walks miss items
 
 
 def wide(seed: int) -> Item:
-    values = np.random.default_rng(seed // 2).normal(size=WIDE_D).astype(np.float32)  # and ties
+    values = np.random.default_rng(seed // 2).normal(size=WIDE_D).astype(np.float32)  # with ties
     return Item(f"id {seed}", values / np.linalg.norm(values), {"kind": str(seed % 3)})
 
 
 @pytest.fixture(scope="module")
 def of_sizes(engine, tmp_path_factory, request) -> Iterator[Collections]:
-    """A collection of each size, named by it, with small thresholds."""
+    """Open collections of each size, named by it, with small thresholds."""
     if engine == "redis":
         server = request.getfixturevalue("shared_redis")
         client = vector_sets.connect(f"redis://127.0.0.1:{server.port}/8")
@@ -297,7 +297,7 @@ def test_pages_neither_repeat_nor_skip_an_item(of_sizes, size, top_k, seed, excl
 def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeypatch):
     monkeypatch.setattr(index, "EXACT", 10)
     made = [Item(f"id {n}", vector(n // 3), {}) for n in range(90)]
-    for n in range(30):  # how a graph comes out may be chance
+    for n in range(30):  # the graph's construction is random
         collection = collections.get_or_make(f"pets-{n}", "float32")
         collection.upsert(made)
         assert len(collection.search(Query(vector(5), 90))) == 90
@@ -409,7 +409,7 @@ def test_room_has_an_end(collections):
         collections.check_room("pets", most_items=2, most_collections=9)
     with pytest.raises(InvalidRequest, match="1 collections already"):
         collections.check_room("cars", most_items=9, most_collections=1)
-    # Each tenant has room of its own.
+    # Each tenant has its own limits.
     collections.of_tenant("ann").check_room("cars", most_items=9, most_collections=1)
 
 

@@ -1,4 +1,4 @@
-"""Rules, alerts and runbook agree, and promtool finds nothing wrong with them."""
+"""Rules, alerts and runbook are consistent, and pass promtool's checks."""
 
 import re
 import subprocess

@@ -35,7 +35,7 @@ def counts(tier: str, outcome: str) -> float:
 
 @pytest.fixture
 async def caches(shared_redis):
-    """Two processes' caches of one contract."""
+    """Two caches with the same contract, as in two processes."""
     contract = f"test-{uuid.uuid4()}"
     caches = [
         EmbeddingCache(2**20, SharedTier(RedisLink(shared_redis.url, 60), contract))

@@ -30,7 +30,7 @@ def worker(tmp_path: Path) -> Path:
 
 
 def connected(address: Path) -> socket.socket:
-    """A connection to a server as soon as it listens."""
+    """Connect to a server as soon as it listens."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     while client.connect_ex(str(address)):
         time.sleep(0.01)
@@ -53,9 +53,9 @@ def test_a_worker_is_a_fork_with_its_own_arguments_environment_and_output(
     python: Path, worker: Path
 ) -> None:
     for colour in ("red", "blue"):
-        told = output(python, worker, "--id", colour, COLOUR=colour)
-        assert told.startswith(f"['--id', '{colour}'] {colour} ")
-        assert "services.launch.fork_server" in told
+        printed = output(python, worker, "--id", colour, COLOUR=colour)
+        assert printed.startswith(f"['--id', '{colour}'] {colour} ")
+        assert "services.launch.fork_server" in printed
 
 
 def test_another_command_runs_in_a_process_of_its_own(python: Path) -> None:
@@ -65,9 +65,9 @@ def test_another_command_runs_in_a_process_of_its_own(python: Path) -> None:
 
 def test_a_worker_starts_without_the_server_too(tmp_path: Path, worker: Path) -> None:
     fork_server.write_script(tmp_path / "python", tmp_path / "nobody.sock")
-    told = output(tmp_path / "python", worker, "--id", "7", COLOUR="red")
-    assert told.startswith("['--id', '7'] red ")
-    assert "services.launch.fork_server" not in told
+    printed = output(tmp_path / "python", worker, "--id", "7", COLOUR="red")
+    assert printed.startswith("['--id', '7'] red ")
+    assert "services.launch.fork_server" not in printed
 
 
 def test_python_is_itself_again_and_the_server_gone_afterwards(
@@ -110,9 +110,9 @@ def test_no_file_of_the_current_directory_is_imported(
     monkeypatch.setenv("PYTHONPATH", sources())
     with fork_server.workers_forked(tmp_path):
         connected(tmp_path / "workers.sock").close()
-        told = output(sys.executable, worker)
-    assert "services.launch.fork_server" in told
-    path = told.splitlines()[-1]
+        printed = output(sys.executable, worker)
+    assert "services.launch.fork_server" in printed
+    path = printed.splitlines()[-1]
     assert repr(str(ROOT)) in path
     assert repr(str(tmp_path)) not in path
     assert "''" not in path
@@ -144,19 +144,19 @@ def test_a_worker_ends_as_any_program_does(
 
 
 def forked_in_place(address: Path, worker: Path) -> subprocess.Popen[str]:
-    """Run a server that becomes the worker itself: the exit code of a fork is not ours to see."""
+    """Run a server that becomes the worker, since a fork's exit code is not visible here."""
     code = (
         "import os, sys\n"
-        "from services import fork_server\n"
+        "from services.launch import fork_server\n"
         "os.fork, os.setpgid, fork_server.MODULES = lambda: 0, lambda *group: None, ()\n"
-        "sys.modules['ray'] = fork_server\n"  # neither imported nor asked for an ID
+        "sys.modules['ray'] = fork_server\n"  # so that Ray is not imported
         "fork_server.main()"
     )
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = subprocess.Popen([sys.executable, "-c", code, str(address)], text=True, **pipes)
     message = json.dumps({"arguments": [str(worker)], "environment": {}}).encode()
     with connected(address) as client:
-        client.send(message)  # and no files: the process keeps its own
+        client.send(message)  # without file descriptors, so the process keeps its own
     return process
 
 
@@ -170,7 +170,7 @@ def test_the_shared_modules_start_no_thread_and_bring_in_neither_ray_nor_torch()
     code = (
         "import os; os.environ['OPENBLAS_NUM_THREADS'] = '1'\n"
         "import sys\n"
-        "from services import fork_server\n"
+        "from services.launch import fork_server\n"
         "fork_server._import(fork_server.MODULES)\n"
         "print(len(os.listdir('/proc/self/task')), {'ray', 'torch'} & sys.modules.keys())"
     )

@@ -1,4 +1,4 @@
-"""Who comes in at the front door: keys, their limits, certificates."""
+"""Access at the front door: keys, their limits, and certificates."""
 
 import ssl
 import time
@@ -23,7 +23,7 @@ SECOND = keys.Key(keys.digest("second, key"), "bob", ("read",), "-")
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Door]:
-    """A door that asks for keys, those in its file."""
+    """Run a front door that requires the keys in its file."""
     file = tmp_path / "keys"
     keys.write(file, [FIRST, SECOND])
     serve = Serve()
@@ -104,7 +104,7 @@ def test_a_key_may_ask_so_often(guarded: Door) -> None:
     for _ in range(60):
         assert guarded.http.get("/classify", headers={"x-api-key": "second, key"}).is_success
     while (reply := guarded.http.get("/classify", headers=sent)).status_code == 429:
-        time.sleep(0.1)  # what was refused does not count
+        time.sleep(0.1)  # refused requests do not count
     assert reply.is_success
 
 
@@ -206,5 +206,5 @@ def test_others_may_not_unless_that_was_said(host: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["my keys", "a,b", "a(b)", "a'b", "a\\b", 'a"b', "a\nb"])
 def test_paths_that_haproxy_would_read_another_way_are_refused(tmp_path: Path, name: str) -> None:
     keys.write(tmp_path / name, [])
-    with pytest.raises(SettingsError, match=r"(?s)api_keys_file is .* takes no path with"):
+    with pytest.raises(SettingsError, match=r"(?s)api_keys_file is .* accepts no spaces"):
         haproxy.check_access(Settings(api_keys_file=tmp_path / name))

@@ -1,4 +1,4 @@
-"""Routes, headers and errors at the front door; who comes in is test_front_door_access.py."""
+"""Routes, headers and errors at the front door; test_front_door_access.py tests access."""
 
 import json
 import os
@@ -129,10 +129,10 @@ def test_headers_that_would_steer_serve_are_taken_away(door: Door) -> None:
 
 def test_the_deadline_of_a_call_is_told_in_a_header_that_serve_keeps(door: Door) -> None:
     door.call("/samclip.v1.BackboneService/Embed", ("x-samclip-timeout", "9H"))
-    told = Priority.read(door.serve.requests[-1][1], most_s=1000)
-    left_s = told.time_left()
+    priority = Priority.read(door.serve.requests[-1][1], most_s=1000)
+    left_s = priority.time_left()
     assert left_s is not None
-    assert left_s < 30  # the time-out of the call, a little rounded, whatever its caller claims
+    assert left_s < 30  # the rounded time-out of the call, not that of the header
 
 
 def test_every_request_has_an_id_and_a_harmless_one_is_kept(door: Door) -> None:
@@ -310,8 +310,8 @@ def test_security_headers(door: Door) -> None:
 
 
 def test_bytes_that_are_no_message_are_the_callers_fault(door: Door) -> None:
-    told = "Unexpected <class 'google.protobuf.message.DecodeError'>: Error parsing message"
-    door.serve.grpc_answer = (grpc.StatusCode.UNKNOWN, told)
+    message = "Unexpected <class 'google.protobuf.message.DecodeError'>: Error parsing message"
+    door.serve.grpc_answer = (grpc.StatusCode.UNKNOWN, message)
     with pytest.raises(grpc.RpcError) as caught:
         door.call("/samclip.v1.BackboneService/Embed")
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -336,7 +336,7 @@ HOSTILE_TARGETS = (
 def test_every_line_of_its_log_is_json_with_the_id_of_the_caller(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """Hostile bytes in the request line do not break it."""
+    """Hostile bytes in the request line do not break the log."""
     serve = Serve()
     serve.gate.set()
     with opened(serve, ready=False, log_level="INFO") as door:
@@ -353,7 +353,7 @@ def test_every_line_of_its_log_is_json_with_the_id_of_the_caller(
 
 
 def ask_raw(door: Door, line: bytes, identity: str) -> None:
-    """Send bytes that a client library would refuse to send, and read all that comes back."""
+    """Send a request line that client libraries reject, and read the reply to its end."""
     with socket.create_connection(("127.0.0.1", door.settings.http_port), timeout=20) as opened_:
         headers = f"host: localhost\r\nx-request-id: {identity}\r\nconnection: close"
         opened_.sendall(line + b"\r\n" + headers.encode() + b"\r\n\r\n")

@@ -17,7 +17,7 @@ from services.launch import isolation
 from services.request import admission
 from tests.ports import free_port
 
-SECRET = "-sesame"  # one in 64 of those made at start begins so
+SECRET = "-sesame"  # one in 64 generated secrets starts with a dash
 CONFIGURATION = """
 defaults
     mode http
@@ -41,7 +41,7 @@ listen stats
 
 @pytest.fixture
 def ports(tmp_path: Path) -> Iterator[range]:
-    """Ports of a HAProxy that is started with CONFIGURATION, as Serve starts it."""
+    """Start HAProxy with CONFIGURATION as Serve does, and yield its ports."""
     first = free_port(4)
     found = range(first, first + 4)
     file = tmp_path / "haproxy.cfg"

@@ -1,4 +1,4 @@
-"""What the guard makes of the servers that Serve starts in its proxies and replicas."""
+"""The guard of the servers that Serve starts in its proxies and replicas."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -41,7 +41,7 @@ def answers(service_method: str, streaming_type: object) -> Callable[..., Awaita
 async def channel_at(
     monkeypatch: pytest.MonkeyPatch, settings: object
 ) -> AsyncIterator[Callable[[str], Awaitable[tuple[grpc.aio.Channel, str]]]]:
-    """Start Serve's server on a node of an address; return a channel to it and where it listens."""
+    """Return a function that starts Serve's server; it returns a channel and the bind address."""
     monkeypatch.setattr(grpc_util, "gRPCGenericServer", grpc_util.gRPCGenericServer)
     monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
     inner_ports.guard()

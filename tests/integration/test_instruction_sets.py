@@ -1,4 +1,4 @@
-"""The compiled graphs on processors with fewer instructions than this one."""
+"""The compiled graphs on CPUs with smaller instruction sets."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from tests.checkout import ROOT
 
 CODE = """
 import json
-from samclip_core import checkpoint
+from samclip_core.io import checkpoint
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.engine.likeness import agreement, noise
 edge = checkpoint.resolve("edge")
@@ -27,7 +27,7 @@ print(json.dumps({
 
 
 def on(instructions: str) -> dict[str, list[list[float]]]:
-    """What a process that is limited to these instructions computes; empty: all there are."""
+    """Run CODE in a process limited to these instructions, and return its results."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "ONEDNN_MAX_CPU_ISA": instructions}
     run = subprocess.run(
         [sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True
@@ -46,5 +46,5 @@ def test_float32_is_the_same_and_the_choice_right(
 ) -> None:
     limited = on(instructions)
     for ours, theirs in zip(limited["values"], everything["values"], strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=2e-3)  # of float16, in which they are given
+        np.testing.assert_allclose(ours, theirs, atol=2e-3)  # the outputs are float16
     assert limited["agreement"] > 0.97

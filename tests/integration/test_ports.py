@@ -13,7 +13,7 @@ from tests.checkout import sources
 AT_ONCE = 12
 RESERVE = """
 import sys
-from services import ports
+from services.launch import ports
 sys.stdin.readline()
 with ports.reserved() as block:
     print(block.start, block.stop, flush=True)

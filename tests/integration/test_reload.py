@@ -1,4 +1,4 @@
-"""What is handed to the real HAProxy while it runs."""
+"""Updates of keys and certificates in a running HAProxy."""
 
 import itertools
 import subprocess
@@ -20,7 +20,7 @@ from tests.integration.test_front_door_access import FIRST, SECOND
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Iterator[Door]:
-    """A door that asks for keys, those in its file."""
+    """Run a front door that requires the keys in its file."""
     keys.write(tmp_path / "keys", [FIRST, SECOND])
     serve = Serve()
     serve.gate.set()
@@ -82,5 +82,5 @@ def test_a_clock_that_is_set_back_is_told_of_once(
     monkeypatch.setattr(reload, "LOOK_S", 0.02)
     with subprocess.Popen(["sleep", "0.5"]) as process:
         assert reload.watch(process, Settings.load(), Path("no admin")) == 0
-    (told,) = caplog.records
-    assert "set back by 3600 s" in told.message
+    (record,) = caplog.records
+    assert "set back by 3600 s" in record.message

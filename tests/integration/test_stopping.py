@@ -1,4 +1,4 @@
-"""Work that nobody waits for any more ends, and long work lets short work pass."""
+"""Abandoned work is cancelled, and short work overtakes long work."""
 
 import asyncio
 import threading
@@ -26,7 +26,7 @@ LABELS = ["a", "b", "c"]
 
 
 class Device:
-    """Counts what is done, and holds it up until it is let go."""
+    """A device that counts its work, and blocks until ``free`` is set."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -42,7 +42,7 @@ class Device:
         assert await asyncio.to_thread(self.held.wait, 60)
 
     async def settled(self) -> int:
-        """Let everything finish that still runs, and return how much was done in all."""
+        """Unblock the device, wait until all work has ended, and return its total."""
         self.free.set()
         before = -1
         while self.done != before:
@@ -53,7 +53,7 @@ class Device:
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch):
-    """Of the mask decoder, which counts prompts."""
+    """Replace the mask decoder's device with one that counts prompts."""
     device, answer = Device(), SamHead._answer
 
     def watched(self, jobs, multimask):
@@ -66,7 +66,7 @@ def device(monkeypatch: pytest.MonkeyPatch):
 
 
 async def give_up(call, device: Device) -> None:
-    """Hang up while the device is at work."""
+    """Cancel the call while the device works on it."""
     task = asyncio.create_task(call)
     await device.reached()
     task.cancel()
@@ -95,7 +95,7 @@ async def test_after_a_caller_hung_up_the_mask_decoder_does_nothing_more(
 
 
 async def test_a_click_is_answered_while_64_points_per_side_are_segmented(caller, monkeypatch):
-    """Two requests of 4,096 points each, which one device would otherwise do first."""
+    """Without priorities, the two requests of 4,096 points each would run first."""
     await caller("Segment", CLICK)
     long = [asyncio.create_task(caller("SegmentEverything", EVERYTHING, None)) for _ in range(2)]
     answers = 0
@@ -110,7 +110,7 @@ async def test_a_click_is_answered_while_64_points_per_side_are_segmented(caller
 
 
 class Backbone:
-    """Answers with the same features, and unit vectors for texts."""
+    """A backbone client that returns fixed features, and unit vectors for texts."""
 
     def __init__(self, classes_hw: np.ndarray):
         self.found = features_of(WIDE, classes_hw, len(LABELS))
@@ -119,14 +119,14 @@ class Backbone:
         return wire.image_info("key", WIDE, cached=True), self.found
 
     async def class_embeddings(self, context, labels, templates):
-        """Of each of LABELS its own class; of every other word the last one."""
+        """Return the class of each of LABELS; any other label gets the last class."""
         last = len(LABELS) - 1
         classes = [LABELS.index(label) if label in LABELS else last for label in labels]
         return np.eye(len(LABELS), dtype=np.float32)[classes]
 
 
 class HeldHead(FakeSamHead):
-    """Each of its calls is work of a device."""
+    """A SAM head whose calls are work of a device."""
 
     def __init__(self, device: Device):
         objects_ss = np.zeros((64, 64), int)
@@ -140,7 +140,7 @@ class HeldHead(FakeSamHead):
 
 
 def pieces() -> np.ndarray:
-    """Every third cell of every third row is the first class: 18 pieces of it."""
+    """Return a class map in which the first class consists of isolated cells."""
     y, x = np.mgrid[:16, :16]
     return np.where((y % 3 == 0) & (x % 3 == 0), 0, 1)
 

@@ -1,4 +1,4 @@
-"""Two workers learn what one does: the same losses from the same global batch."""
+"""Two workers have the same losses as one from the same global batch."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,7 @@ STEPS = 20
 
 
 def learn(rank: int, count: int, data: Path, folder: Path) -> None:
-    """One worker of a joint stage, in float32."""
+    """Run one worker of a joint stage, in float32."""
     torch.set_num_threads(1)
     if count > 1:
         store = f"file://{folder}/meeting"
@@ -36,7 +36,7 @@ def learn(rank: int, count: int, data: Path, folder: Path) -> None:
         dtype="float32",
         photo_sides=(config.image_size,),
         clip_images=3,
-        # No correcting clicks: they jump where a rounding error moves the edge of a mask.
+        # No correcting clicks: a rounding error at the edge of a mask would move them.
         sam_batch=SamBatch(images=3, prompts=3, corrected=0.0),
     )
     run = Run(recipe=recipe, config=config, data=str(data), folder=folder)
@@ -51,13 +51,13 @@ def learn(rank: int, count: int, data: Path, folder: Path) -> None:
 
 
 def built(config: SamClipConfig, seed: int) -> SamClipNet:
-    """As a training begins: with every layer disturbed, rounding errors grow five times as far."""
+    """Build a network with its initial weights; added noise would amplify rounding errors."""
     torch.manual_seed(seed)
     return build(config).eval()
 
 
 def test_two_workers_give_the_losses_of_one(tmp_path: Path):
-    """Three images for two workers: their parts are not even alike."""
+    """Three images for two workers give them unequal shares."""
     photographs.write_training_sets(tmp_path / "data")
     losses = []
     for count in (1, 2):
@@ -71,8 +71,8 @@ def test_two_workers_give_the_losses_of_one(tmp_path: Path):
     weights = [1, recipe.dense_weight, recipe.embedding_weight, recipe.name_weight]
     weights.append(recipe.sam_weight)
     np.testing.assert_allclose(two[:, 1:] @ weights, one[:, 1:] @ weights, rtol=0, atol=1e-4)
-    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)  # each part, by its own size
-    assert (one[-1, 1:4] < one[0, 1:4]).all()  # and it does learn
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
+    assert (one[-1, 1:4] < one[0, 1:4]).all()  # the training makes progress
 
 
 def test_the_first_worker_tells_its_figures_to_ray(monkeypatch: pytest.MonkeyPatch):
@@ -81,7 +81,7 @@ def test_the_first_worker_tells_its_figures_to_ray(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(workers.ray.train, "report", reported.append)
     monkeypatch.setattr(workers, "_gauge", lambda: gauge)
     figures = {"joint/sam": 0.5, "joint/step": 20}
-    workers.report(figures)  # alone: to nobody
+    workers.report(figures)  # a single worker reports nothing
     monkeypatch.setattr(workers.dist, "is_initialized", lambda: True)
     for rank in (1, 0):
         assert shown == {}

@@ -1,4 +1,4 @@
-"""The index in Redis, where Redis itself makes trouble; and which engine is taken when."""
+"""The index in Redis when Redis fails, and the choice of the engine."""
 
 import contextlib
 import logging
@@ -60,7 +60,7 @@ def test_a_frozen_redis_is_unavailable_and_heals(own_redis, monkeypatch):
         found.get("pets")
     own_redis.thaw()
     while True:
-        with contextlib.suppress(Unavailable):  # a slow machine may need more than one attempt
+        with contextlib.suppress(Unavailable):  # a slow machine may need several attempts
             assert found.get("pets").search(Query(vector(1), 1))[0].id == "id 1"
             break
     found.close()
@@ -178,7 +178,7 @@ def test_a_redis_with_vector_sets_is_taken(own_redis, tmp_path):
 
 
 def test_a_redis_without_vector_sets_is_told_and_left(own_redis, tmp_path, caplog, monkeypatch):
-    # What an older one, or Valkey, answers to a command that it does not know.
+    # An older Redis, or Valkey, rejects the command as unknown.
     monkeypatch.setattr("redis.commands.vectorset.commands.VCARD_CMD", "VCARD.UNKNOWN")
     settings = Settings(index_dir=tmp_path / "index", redis_url=own_redis.url)
     found = open_index(settings, MODEL, D)

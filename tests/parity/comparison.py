@@ -1,4 +1,4 @@
-"""One prompt, asked of segment_anything's SamPredictor and of us."""
+"""Comparison of our answers with those of segment_anything's SamPredictor."""
 
 import numpy as np
 from segment_anything import SamPredictor
@@ -10,7 +10,7 @@ MASK_IOU = 0.999
 
 
 def prompts(height: int, width: int, mask_input_hw: np.ndarray) -> list[Prompt]:
-    """Every kind of prompt, and mixtures of kinds, for a picture of that size."""
+    """Return prompts of every kind, and combinations of kinds, for a picture of this size."""
     inside, outside = (0.4 * width, 0.3 * height), (0.9 * width, 0.85 * height)
     box = (0.2 * width, 0.1 * height, 0.7 * width, 0.95 * height)
     return [
@@ -27,7 +27,7 @@ def prompts(height: int, width: int, mask_input_hw: np.ndarray) -> list[Prompt]:
 def ask_official(
     predictor: SamPredictor, prompt: Prompt, multimask: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks, predicted IoU and low-resolution logits, best predicted IoU first."""
+    """Return masks, predicted IoU and low-resolution logits, best predicted IoU first."""
     negative = prompt.negative or (False,) * len(prompt.points)
     masks, iou, logits = predictor.predict(
         point_coords=np.array(prompt.points) if prompt.points else None,
@@ -41,9 +41,9 @@ def ask_official(
 
 
 def assert_same_answer(ours: MaskSet, official: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
-    """Equal within the tolerances, and answers that a wrong network would not give by chance."""
+    """Check that the answers are equal within the tolerances, and not degenerate."""
     masks, iou, logits = official
-    assert logits.std() > 2, "degenerate logits would prove nothing"
+    assert logits.std() > 2, "degenerate logits prove nothing"
     np.testing.assert_allclose(ours.logits_Mhw, logits, atol=LOGITS_TOLERANCE, rtol=0)
     np.testing.assert_allclose(ours.predicted_iou_M, iou, atol=LOGITS_TOLERANCE, rtol=0)
     assert ours.masks_MHW.shape == masks.shape

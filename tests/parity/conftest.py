@@ -1,4 +1,4 @@
-"""Official models and the checkpoint that ``samclip convert`` makes of their files."""
+"""Official models, and checkpoints that ``samclip convert`` makes from their files."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -21,7 +21,7 @@ Photograph = Callable[[int, int], NDArray[np.uint8]]
 
 
 class Small(NamedTuple):
-    """A whole model beside the official ones whose weights it was converted from."""
+    """A model, and the official models from whose weights it was converted."""
 
     model: SamClip
     predictor: SamPredictor
@@ -31,13 +31,13 @@ class Small(NamedTuple):
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory) -> Small:
-    """SAM's own frame, prompt encoder and mask decoder, and a tiny image encoder."""
+    """Convert a model with SAM's frame, prompt encoder and mask decoder, and a tiny encoder."""
     return _small(tmp_path_factory, image_size=1024, width=256)
 
 
 @pytest.fixture(scope="session")
 def small_without_resizing(tmp_path_factory) -> Small:
-    """SAM's frame is as large as CLIP's input: a picture of that size passes as it is."""
+    """Convert a model whose SAM frame equals CLIP's input size, so neither resizes a picture."""
     return _small(tmp_path_factory, image_size=64, width=32)
 
 
@@ -52,7 +52,7 @@ def _small(tmp_path_factory, image_size: int, width: int) -> Small:
 
 @pytest.fixture(scope="session")
 def photograph() -> Photograph:
-    """A real photograph, as RGB uint8 of any height and width."""
+    """Return a function that resizes a photograph to (height, width), RGB uint8."""
     original = Image.fromarray(data.astronaut())
     return lambda height, width: np.asarray(original.resize((width, height)))
 

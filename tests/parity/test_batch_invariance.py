@@ -1,4 +1,4 @@
-"""An image alone, and in any slot of any batch, gives the same answer."""
+"""An image gives the same answer alone and in any slot of any batch."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Features and probabilities of a pair against open_clip's own."""
+"""Features and probabilities of a ``pair`` model against those of open_clip."""
 
 import numpy as np
 import open_clip
@@ -40,7 +40,7 @@ def test_image_features_with_open_clips_own_preprocessing(small_without_resizing
 
 
 def test_image_features_stay_close_where_the_frame_is_resized(small, photograph):
-    """Twice resized instead of once: near, not equal."""
+    """An image resized twice has features close to those of one resized once, not equal."""
     image = photograph(512, 512)
     assert small.model.embed_image(image) @ official_image(small.clip, image)[0].numpy() > 0.999
 
@@ -59,7 +59,7 @@ def test_class_probabilities(small_without_resizing, photograph):
 
 
 def test_vit_b_32_features():
-    """The real architecture: image and text, the same input tensors on both sides."""
+    """The real architecture agrees on image and text when both sides get the same tensors."""
     official = clip("ViT-B-32")
     head, text_encoder = (
         PairClipHead("ViT-B-32").eval(),

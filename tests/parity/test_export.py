@@ -1,7 +1,7 @@
 """Exported graphs in onnxruntime and in the OpenVINO engine against the torch engine.
 
-Outputs may differ by 1e-3 of their largest value: random weights give outputs of any scale, and
-the mask logits of the tiny ``edge`` and ``vit-b`` are 300 times those of an untrained network.
+The tolerance is 1e-3 of the largest value of an output, because random weights give outputs of
+any scale.
 """
 
 import io
@@ -40,7 +40,7 @@ from tests.tiny import make_tiny_checkpoint
 TOLERANCE = 1e-3
 SIDE = 128  # of the model frame
 GRAPHS = ("image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx")
-# Valid (height, width) of the pictures of a batch: square, wide, high, small; one and three.
+# Valid (height, width) of the pictures of a batch.
 SIZES = {
     "square": [(SIDE, SIDE)],
     "wide": [(50, SIDE)],
@@ -48,7 +48,7 @@ SIZES = {
     "one pixel": [(1, 1)],
     "three": [(SIDE, 43), (30, 70), (64, SIDE)],
 }
-LAYOUTS: dict[str, list[int]] = {  # labels of the points of a prompt
+LAYOUTS: dict[str, list[int]] = {  # point labels of a prompt
     "point": [1, -1],
     "negative points": [1, 0, 0, -1],
     "box": [2, 3],
@@ -59,11 +59,11 @@ LAYOUTS: dict[str, list[int]] = {  # labels of the points of a prompt
 }
 TEXTS = ["a photo of the dog", "cat", "the grass of the dog " * 40]
 
-pytestmark = pytest.mark.timeout(1200)  # tracing takes half a minute, and several on a busy machine
+pytestmark = pytest.mark.timeout(1200)  # tracing takes minutes on a busy machine
 
 
 class Runtime:
-    """The graphs in onnxruntime, as an engine runs them."""
+    """An engine that runs the graphs in onnxruntime."""
 
     def __init__(self, directory: Path) -> None:
         self.encoder, self.decoder, self.text = (
@@ -86,13 +86,13 @@ class Runtime:
 class Exported(NamedTuple):
     directory: Path
     digest: str  # before the export
-    said: str
+    output: str
     torch: TorchEngine
 
 
 @pytest.fixture(scope="module")
 def export_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Exported]:
-    """Export a small checkpoint of a kind, however often pytest comes back to it."""
+    """Return a function that exports a small checkpoint of a kind once."""
     return cache(lambda kind: _exported(kind, tmp_path_factory.mktemp(kind)))
 
 
@@ -102,7 +102,7 @@ def exported(request: pytest.FixtureRequest, export_once: Callable[[str], Export
 
 
 def _exported(kind: str, root: Path) -> Exported:
-    """``edge`` and ``vit-b`` store matrices as float16, ``pair`` everything as float32."""
+    """Export a checkpoint: ``edge`` and ``vit-b`` with float16 matrices, ``pair`` in float32."""
     directory = root / "checkpoint"
     if kind == "pair":
         name = add_small_clip(root)
@@ -110,17 +110,17 @@ def _exported(kind: str, root: Path) -> Exported:
         convert(files[0], name, files[1], directory)
     else:
         make_tiny_checkpoint(directory, kind)
-    digest, said = checkpoint.digest(directory), io.StringIO()
+    digest, output = checkpoint.digest(directory), io.StringIO()
     arguments = [str(directory)]
     if kind == "vit-b":
         (root / "photographs").mkdir()
         for seed in range(3):
             (root / f"photographs/{seed}.png").write_bytes(png(draw(seed).image_HW3))
         arguments += ["--calibrate", str(root / "photographs")]
-    with redirect_stdout(said), redirect_stderr(said):
+    with redirect_stdout(output), redirect_stderr(output):
         assert export.main(arguments) == 0
     torch = TorchEngine.load(directory, "cpu", "float32")
-    return Exported(directory, digest, said.getvalue(), torch)
+    return Exported(directory, digest, output.getvalue(), torch)
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino"])
@@ -137,7 +137,7 @@ def assert_close(found: NDArray, expected: NDArray) -> None:
 
 
 def pictures(sizes: list[tuple[int, int]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Padded frames of noise, whose padding is noise as well."""
+    """Return frames of noise, including their padding, and their valid sizes."""
     pixels = np.random.default_rng(0).integers(0, 256, (len(sizes), 3, SIDE, SIDE), np.uint8)
     return pixels, np.array(sizes, np.int64)
 
@@ -186,7 +186,7 @@ def test_tokens_are_those_of_the_text_encoder(exported: Exported) -> None:
 
 
 def test_weights_are_those_of_the_safetensors_files(exported: Exported) -> None:
-    """None is stored again, but for what was computed of a few values at the export."""
+    """The graphs store no weights themselves, except small constants computed at the export."""
     kinds = set[int]()
     for name in GRAPHS:
         path = exported.directory / name
@@ -206,7 +206,7 @@ def test_weights_are_those_of_the_safetensors_files(exported: Exported) -> None:
 
 
 def stored(path: Path) -> dict[int, int]:
-    """Length of each tensor of a safetensors file, by its first byte."""
+    """Return offset → length of the tensors in a safetensors file."""
     content = path.read_bytes()
     start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
@@ -217,13 +217,13 @@ def stored(path: Path) -> dict[int, int]:
 
 def test_the_digest_of_the_weights_stays(exported: Exported) -> None:
     assert checkpoint.digest(exported.directory) == exported.digest
-    assert checkpoint.graphs_digest(exported.directory)[:12] in exported.said
+    assert checkpoint.graphs_digest(exported.directory)[:12] in exported.output
     checkpoint.verify(exported.directory)
 
 
 def test_a_line_is_printed_for_each_graph(exported: Exported) -> None:
-    said = exported.said.splitlines()
-    assert all(any(line.startswith(f"{name}: ") for line in said) for name in GRAPHS)
+    output = exported.output.splitlines()
+    assert all(any(line.startswith(f"{name}: ") for line in output) for name in GRAPHS)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -295,16 +295,16 @@ def test_the_bundled_graphs_are_those_of_the_bundled_weights(picture: str) -> No
 
 
 def test_command_line_says_what_is_wrong(tmp_path: Path, tiny_checkpoint, capsys, monkeypatch):
-    def said(*arguments: object) -> str:
+    def error_of(*arguments: object) -> str:
         assert export.main([str(argument) for argument in arguments]) == 1
         return str(capsys.readouterr().err)
 
-    assert "samclip export: no checkpoint" in said(tmp_path / "none")
-    assert "holds no photographs" in said(tiny_checkpoint, "--calibrate", tmp_path)
+    assert "samclip export: no checkpoint" in error_of(tmp_path / "none")
+    assert "contains no photographs" in error_of(tiny_checkpoint, "--calibrate", tmp_path)
     (tmp_path / "a.png").write_bytes(png(draw(0).image_HW3))
     monkeypatch.setattr(export, "LARGEST_TO_QUANTISE", 1000)
-    assert "too many for an int8 graph" in said(tiny_checkpoint, "--calibrate", tmp_path)
+    assert "limit for an int8 graph" in error_of(tiny_checkpoint, "--calibrate", tmp_path)
     (tmp_path / "b.png").write_bytes(b"no picture")
-    assert f"{tmp_path}/b.png: " in said(tiny_checkpoint, "--calibrate", tmp_path)
+    assert f"{tmp_path}/b.png: " in error_of(tiny_checkpoint, "--calibrate", tmp_path)
     monkeypatch.setattr(export, "export", lambda *_: (tmp_path / "none/x").write_text(""))
-    assert "No such file" in said(tiny_checkpoint)
+    assert "No such file" in error_of(tiny_checkpoint)

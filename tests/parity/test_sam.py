@@ -1,4 +1,4 @@
-"""Our SAM head against SamPredictor: every kind of prompt, any aspect ratio, at SAM's own size."""
+"""Our SAM head against SamPredictor: every kind of prompt, several aspect ratios, SAM's size."""
 
 from itertools import pairwise
 
@@ -40,6 +40,6 @@ def test_masks_equal_sam_predictors(small, photograph, size, multimask):
     for prompt, answer in zip(asked, answers, strict=True):
         assert len(answer.masks_MHW) == (3 if multimask else 1)
         assert_same_answer(answer, ask_official(small.predictor, prompt, multimask))
-    for one, other in pairwise(answers):  # else these weights would not show a prompt mixed up
+    for one, other in pairwise(answers):  # otherwise swapped prompts would go undetected
         assert np.abs(one.logits_Mhw - other.logits_Mhw).max() > 100 * LOGITS_TOLERANCE
     assert any(0.01 < answer.masks_MHW.mean() < 0.99 for answer in answers)

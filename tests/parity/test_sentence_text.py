@@ -1,4 +1,4 @@
-"""Our sentence encoder against the published one, from the same files."""
+"""Our sentence encoder against the published encoder, from the same files."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ SENTENCES = [
     "a plate with fish & chips",
     "empty street",
     "x",
-    " ".join(["word"] * 300),  # longer than the tower reads
+    " ".join(["word"] * 300),  # longer than max_tokens
 ]
 
 

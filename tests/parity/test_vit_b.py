@@ -1,4 +1,4 @@
-"""The whole of SAM ViT-B at 1024 pixels against SamPredictor, on one photograph."""
+"""The full SAM ViT-B at 1024 pixels against SamPredictor, on one photograph."""
 
 import numpy as np
 import pytest
@@ -16,12 +16,12 @@ from tests.parity.comparison import ask_official, assert_same_answer, prompts
 from tests.weights import seeded
 
 SIZE = (300, 450)
-pytestmark = pytest.mark.timeout(900)  # two encodes: a minute, and several on a busy machine
+pytestmark = pytest.mark.timeout(900)  # two encodes take minutes on a busy machine
 
 
 @pytest.fixture(scope="module")
 def answers(photograph) -> tuple[SamPredictor, SamHead, ImageFeatures]:
-    """The official predictor and our head and features, with the same weights and photograph."""
+    """Return the official predictor, and our head and features of the same photograph."""
     image = photograph(*SIZE)
     official = sharpened(seeded(build_sam_vit_b, 5))
     net = build(VIT_B, ("image_encoder", *SAM_HEAD_PARTS)).eval()

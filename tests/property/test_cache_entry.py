@@ -1,4 +1,4 @@
-"""Whatever happens to the bytes of a cached entry, it is found as it was or not at all."""
+"""A cache entry with damaged bytes is a miss; it never yields a different array."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_an_entry_in_anothers_place_is_a_miss(name, other, entry, another):
     if name != other:
         assert unpack(other, pack(name, entry)) is None
     left, right = pack(name, entry), pack(name, another)
-    if left[4:20] != right[4:20]:  # the head of one before the body of the other
+    if left[4:20] != right[4:20]:  # combine the head of one with the body of the other
         assert unpack(name, left[:96] + right[96:]) is None or left[96:] == right[96:]
 
 

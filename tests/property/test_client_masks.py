@@ -1,4 +1,4 @@
-"""The client reads every mask that the service writes, without the service's libraries."""
+"""The client decodes every mask that the service encodes, without the service's libraries."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,8 @@ def test_polygons(mask_HW: np.ndarray) -> None:
     ring=arrays(np.float32, st.integers(3, 8).map(lambda n: 2 * n), elements=st.integers(-20, 60))
 )
 def test_slanted_polygons(ring: np.ndarray) -> None:
-    rings = [ring * np.float32(0.51) + np.tile([0.013, 0.0], len(ring) // 2)]  # off the centres
+    # No vertex or edge may pass through a pixel's centre.
+    rings = [ring * np.float32(0.51) + np.tile([0.013, 0.0], len(ring) // 2)]
     np.testing.assert_array_equal(
         reader.decode_polygons(rings, 20, 24), writer.decode_polygons(rings, 20, 24)
     )
@@ -71,5 +72,5 @@ def test_label_map(label_map_HW: np.ndarray, labels: int) -> None:
 
 @pytest.mark.parametrize("ring", [[0, 0, 1], [0, 0, np.nan, 1], [0, 0, np.inf, 1]])
 def test_rings_that_are_none_are_refused(ring: list[float]) -> None:
-    with pytest.raises(ValueError, match="half a point, or one that is not finite"):
+    with pytest.raises(ValueError, match="odd number of coordinates or one that is not finite"):
         reader.decode_polygons([np.array(ring, np.float32)], 4, 4)

@@ -1,4 +1,4 @@
-"""Geometry holds for every size, from one pixel to a large panorama."""
+"""Invariants of Geometry for every size, from one pixel to a large panorama."""
 
 import numpy as np
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Whatever the bytes are, a picture comes out or InvalidImage says why not."""
+"""Any bytes either decode to a picture or raise InvalidImage."""
 
 from io import BytesIO
 

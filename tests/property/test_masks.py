@@ -1,4 +1,4 @@
-"""Every mask codec gives back the same bits, whatever the mask."""
+"""Every mask codec is lossless for any mask."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ noise = arrays(np.bool_, shapes)
 
 @st.composite
 def blobs(draw: st.DrawFn) -> np.ndarray:
-    """Rectangles put on and cut out of each other: parts, holes, islands in holes."""
+    """Draw a mask of XORed rectangles: with parts, holes, and islands in holes."""
     mask_HW = np.zeros(draw(st.tuples(st.integers(1, 60), st.integers(1, 60))), np.bool_)
     corner = st.integers(0, 60)
     for x0, y0, x1, y1 in draw(st.lists(st.tuples(corner, corner, corner, corner), max_size=8)):
@@ -111,12 +111,12 @@ def test_the_box_is_tight(mask_HW: np.ndarray) -> None:
 
 
 def signed_area(polygon: np.ndarray) -> float:
-    """Positive for a ring that runs clockwise on the screen (y points down)."""
+    """Return the signed area of a ring, positive if it is clockwise with y pointing down."""
     x_K, y_K = polygon.reshape(-1, 2).T.astype(np.float64)
     return float((x_K * np.roll(y_K, -1) - np.roll(x_K, -1) * y_K).sum() / 2)
 
 
 @pytest.mark.parametrize("ring", [[0, 0, 1], [0, 0, np.nan, 1], [0, 0, np.inf, 1]])
 def test_rings_that_are_none_are_refused(ring: list[float]) -> None:
-    with pytest.raises(ValueError, match="half a point, or one that is not finite"):
+    with pytest.raises(ValueError, match="odd number of coordinates, or one that is not finite"):
         masks.decode_polygons([np.array(ring, np.float32)], 4, 4)

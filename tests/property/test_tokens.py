@@ -1,4 +1,4 @@
-"""Words are split into the tokens of open_clip's own tokenizer, whatever the text."""
+"""Any text gives the same tokens as open_clip's tokenizer."""
 
 import numpy as np
 import open_clip

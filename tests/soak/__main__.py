@@ -1,7 +1,7 @@
-"""``make soak``: mixed traffic for long, and what grows meanwhile.
+"""Run mixed traffic for long, and report growth (``make soak``).
 
-Memory (private to each process), open files and threads of every process of the service, and how
-long its answers take. The first part of the run is a warm-up; a slope is over the rest.
+The report covers private memory, open files and threads of every process of the service, and its
+latencies. Growth is measured after a warm-up.
 """
 
 import argparse
@@ -22,18 +22,18 @@ from tests import redis_server
 from tests.e2e.conftest import Service, start
 from tests.faults.load import Load, Pictures, Questions
 
-WARM_UP = 0.3  # of the run
-SAMPLES = 60  # in the run, at least 2 s apart
-GROWTH = 0.02  # of memory, from the warm-up's end to the run's, that is allowed
-NOISE_BYTES = 4 * 2**20  # what an allocator takes or gives back at once is no leak
+WARM_UP = 0.3  # fraction of the run
+SAMPLES = 60  # per run, at least 2 s apart
+GROWTH = 0.02  # allowed growth of memory after the warm-up
+NOISE_BYTES = 4 * 2**20  # allocators take and return memory in such steps
 MIB = 2**20
-FILES, THREADS = 8, 4  # more of them at the end than after the warm-up, that are allowed
+FILES, THREADS = 8, 4  # allowed growth after the warm-up
 EVICTING = ("--maxmemory-policy", "volatile-lru")
 
 
 @dataclass
 class Grown:
-    """One process: its samples (seconds, bytes, open files, threads)."""
+    """A process and its samples (seconds, bytes, open files, threads)."""
 
     name: str
     samples: list[tuple[float, int, int, int]] = field(default_factory=list)
@@ -53,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="samclip-soak-") as folder:
         directory = Path(folder)
         with redis_server.running(directory, "--maxmemory", "64mb", *EVICTING) as store:
-            # Small caches: they are full, and evict, long before the warm-up is over.
+            # Small caches are full, and evict entries, long before the warm-up ends.
             service = start(
                 directory,
                 str(checkpoint.resolve("edge")),
-                DTYPE="float32",  # as the library whose answers it must give
+                DTYPE="float32",  # as in the library, whose answers it must give
                 REDIS_URL=store.url,
                 CACHE_BYTES=16 * MIB,
                 HEAD_CACHE_BYTES=4 * MIB,
@@ -98,7 +98,7 @@ def _sample(service: Service, found: dict[int, Grown], now: float) -> None:
 
 
 def _name(process: psutil.Process) -> str:
-    """A replica's application, a script's or module's name, or that of the program."""
+    """Return the name of a replica's application, or of the script, module or program."""
     words = process.cmdline() or [process.name()]
     if words[0].startswith("ray::"):
         return words[0].removeprefix("ray::").rpartition(":")[2]
@@ -108,7 +108,7 @@ def _name(process: psutil.Process) -> str:
 
 
 def report(processes: Sequence[Grown], load: Load, seconds: float) -> tuple[str, bool]:
-    """The table, and whether nothing grew and no answer failed or was wrong."""
+    """Return the tables, and whether nothing grew, failed or was wrong."""
     warm_up_s = WARM_UP * seconds
     lines = [
         f"{seconds / 60:.0f} minutes, of which the first {warm_up_s / 60:.1f} are the warm-up.",
@@ -119,7 +119,7 @@ def report(processes: Sequence[Grown], load: Load, seconds: float) -> tuple[str,
     sound = True
     for process in processes:
         samples = process.after(warm_up_s)
-        if len(samples) < 10:  # one that came and went, or a proxy of an earlier configuration
+        if len(samples) < 10:  # a short-lived process, or a proxy of an earlier configuration
             continue
         first, grown = line(samples[:, 0], samples[:, 1])
         leaks = grown > max(GROWTH * first, NOISE_BYTES)
@@ -127,17 +127,17 @@ def report(processes: Sequence[Grown], load: Load, seconds: float) -> tuple[str,
         more_files = line(samples[:, 0], samples[:, 2])[1] > FILES
         more_threads = line(samples[:, 0], samples[:, 3])[1] > THREADS
         sound &= not (leaks or more_files or more_threads)
-        told = f"{grown / MIB:+.1f} MiB ({grown / first:+.1%}){', too much' if leaks else ''}"
-        lines.append(f"| {process.name} | {first / MIB:.0f} | {told} | {files} | {threads} |")
+        growth = f"{grown / MIB:+.1f} MiB ({grown / first:+.1%}){', too much' if leaks else ''}"
+        lines.append(f"| {process.name} | {first / MIB:.0f} | {growth} | {files} | {threads} |")
     failures, wrong = load.failures(), load.wrong()
     sound &= not failures and not wrong and not load.lost
     return "\n".join([*lines, "", *_latencies(load, seconds)]) + "\n", sound
 
 
 def line(seconds_N: np.ndarray, values_N: np.ndarray) -> tuple[float, float]:
-    """Where the straight line through these begins, and how much it rises in all.
+    """Fit a line with the Theil-Sen estimator; return its start and its total rise.
 
-    Theil and Sen's: the median of the slopes between any two samples, which outliers do not move.
+    The slope is the median over all pairs of samples, so outliers do not move it.
     """
     i, j = np.triu_indices(len(seconds_N), 1)
     slope = np.median((values_N[j] - values_N[i]) / (seconds_N[j] - seconds_N[i]))
@@ -146,10 +146,10 @@ def line(seconds_N: np.ndarray, values_N: np.ndarray) -> tuple[float, float]:
 
 
 def _latencies(load: Load, seconds: float) -> list[str]:
-    """Milliseconds of each kind in the first and in the last third behind the warm-up."""
+    """Return the table of latencies in the first and last third after the warm-up."""
     start, end = load.fault_at + WARM_UP * seconds, load.fault_at + seconds
     third = (end - start) / 3
-    lines = ["| question | asked | p50, then and now | p95, then and now |", "|---|---|---|---|"]
+    lines = ["| kind | requests | p50, early → late | p95, early → late |", "|---|---|---|---|"]
     for kind, attempts in load.attempts.items():
         early = [1000 * (a.done - a.sent) for a in attempts if start <= a.sent < start + third]
         late = [1000 * (a.done - a.sent) for a in attempts if end - third <= a.sent < end]
@@ -157,8 +157,8 @@ def _latencies(load: Load, seconds: float) -> list[str]:
             f"{np.percentile(early, q):.0f} → {np.percentile(late, q):.0f} ms" for q in (50, 95)
         ]
         lines.append(f"| {kind} | {len(attempts)} | {' | '.join(cells)} |")
-    told = f"{load.wrong()} wrong, {load.lost} writes lost, failed: {load.failures() or 'none'}"
-    return [*lines, "", told]
+    totals = f"{load.wrong()} wrong, {load.lost} lost writes, failures: {load.failures() or 'none'}"
+    return [*lines, "", totals]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the soak calls a leak, on samples made up."""
+"""The soak report detects growth in synthetic samples."""
 
 from types import SimpleNamespace
 

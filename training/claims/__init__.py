@@ -1,1 +1,1 @@
-"""The paper's claims, each a command that measures it on checkpoints and writes what it found."""
+"""The paper's claims: one command each, which measures checkpoints and writes the results."""

@@ -1,9 +1,8 @@
-"""The paper's figures from what the other commands wrote: curve, bars and a sheet of photographs.
+"""The paper's figures from the results of other commands: curve, bars and a sheet of photographs.
 
-``--curve`` takes the json of ``training.claims.wise_ft`` (figure of appendix D), ``--probes`` the
-metrics of ``samclip eval --suite probe`` by checkpoint (table 3 as bars). The sheet shows what one
-head and two make of photographs that come with scikit-image and scikit-learn, so it may be shown
-anywhere.
+``--curve`` reads the JSON of ``training.claims.wise_ft`` (figure of appendix D), ``--probes`` the
+metrics of ``samclip eval --suite probe`` per checkpoint (table 3 as bars). The sheet compares one
+head with two on photographs that ship with scikit-image and scikit-learn, so it may be published.
 """
 
 import argparse
@@ -33,25 +32,25 @@ COLUMNS = ("photograph", "one head", "two heads")
 
 
 def curve(path: Path) -> Figure:
-    """The forgetting curve from wise_ft.json."""
+    """Draw the forgetting curve from wise_ft.json."""
     content = json.loads(path.read_text())
     return draw_curve([Point(**point) for point in content["curve"]], Point(**content["merge"]))
 
 
 def named_metrics(pairs: Sequence[str]) -> dict[str, dict[str, float]]:
-    """``NAME=metrics.json`` each: the figures by name, without the checkpoint's digest."""
+    """Read ``NAME=metrics.json`` arguments: figures per name, without the checkpoint's digest."""
     found = {}
     for pair in pairs:
         name, sign, path = pair.partition("=")
         if not sign:
-            raise ValueError(f"{pair!r} has no =: give NAME=metrics.json")
+            raise ValueError(f"{pair!r} has no =: expected NAME=metrics.json")
         content = json.loads(Path(path).read_text())
         found[name] = {key: value for key, value in content.items() if key != "digest"}
     return found
 
 
 def sheet(model: SamClip) -> Figure:
-    """Each packaged photograph, its label map by one head and by both."""
+    """Draw each packaged photograph with its label maps by one head and by both."""
     figure = Figure(figsize=(11, 3.6 * len(PHOTOGRAPHS)), layout="constrained")
     rows = figure.subplots(len(PHOTOGRAPHS), len(COLUMNS), squeeze=False)
     for axes, ((package, inside), labels) in zip(rows, PHOTOGRAPHS.items(), strict=True):
@@ -67,35 +66,39 @@ def sheet(model: SamClip) -> Figure:
 
 
 def packaged(package: str, inside: str) -> Path:
-    """A file that comes with an installed package, which is not imported."""
+    """Return the path of a file of an installed package, without importing the package."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"the package {package} is missing: pip install -e .[dev]")
+        raise FileNotFoundError(f"package {package} is missing: run pip install -e .[dev]")
     return Path(spec.origin).parent / inside
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figures that were asked for into a folder."""
+    """Draw the requested figures into a folder."""
     parser = argparse.ArgumentParser(prog="training.claims.figures", description=main.__doc__)
-    parser.add_argument("--curve", type=Path, help="wise_ft.json: curve.png")
+    parser.add_argument("--curve", type=Path, help="wise_ft.json; draws curve.png")
     parser.add_argument(
-        "--probes", nargs="+", default=[], metavar="NAME=FILE", help="metrics.json's: probes.png"
+        "--probes",
+        nargs="+",
+        default=[],
+        metavar="NAME=FILE",
+        help="metrics.json files; draws probes.png",
     )
-    parser.add_argument("--checkpoint", help="name or directory: sheet.png")
+    parser.add_argument("--checkpoint", help="name or directory; draws sheet.png")
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
-    given = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     try:
-        probes = named_metrics(given.probes)
+        probes = named_metrics(args.probes)
     except ValueError as error:
         parser.error(str(error))
-    given.out.mkdir(parents=True, exist_ok=True)
-    if given.curve:
-        curve(given.curve).savefig(given.out / "curve.png", dpi=110)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.curve:
+        curve(args.curve).savefig(args.out / "curve.png", dpi=110)
     if probes:
-        draw_bars(probes, given.out / "probes.png")
-    if given.checkpoint:
-        sheet(SamClip.load(given.checkpoint, engine="torch")).savefig(
-            given.out / "sheet.png", dpi=110
+        draw_bars(probes, args.out / "probes.png")
+    if args.checkpoint:
+        sheet(SamClip.load(args.checkpoint, engine="torch")).savefig(
+            args.out / "sheet.png", dpi=110
         )
     return 0
 

@@ -1,9 +1,9 @@
-"""The pipeline that one merged model replaces: SAM's masks, each cut out and named by CLIP.
+"""The two-model pipeline that one merged model replaces: SAM's masks, cropped and named by CLIP.
 
-Paper, table 2, last row (27.2 mIoU on Pascal VOC against 60.6 and 66.0). Masks of everything are
-cut out of the photograph one by one, every cut is encoded again, and its class painted into the
-mask. Both steps use the same checkpoint, so the difference is the procedure. A pixel in no mask
-gets the label of the nearest one.
+Paper, table 2, last row (27.2 mIoU on Pascal VOC against 60.6 and 66.0). The photograph is cropped
+to each mask of everything, each crop is encoded again, and its class is painted into the mask. Both
+steps use the same checkpoint, so only the procedure differs. A pixel outside all masks gets the
+label of the nearest mask.
 """
 
 import argparse
@@ -27,13 +27,13 @@ from training.evaluation.measures import confusion, mean_iou
 from training.evaluation.semantic import own_set, readable
 from training.evaluation.suite import Options, progress
 
-Surroundings = Literal["kept", "grey"]  # of a mask in its cut
-GREY = 124  # the mean of ImageNet's pixels, near enough for each channel
+Surroundings = Literal["kept", "grey"]  # of a mask in its crop
+GREY = 124  # about ImageNet's mean in every channel
 CUTS_AT_ONCE = 8
 
 
 class Answer(NamedTuple):
-    """A label for every pixel (places in the labels), and how often the encoder ran for it."""
+    """The label index of each pixel, and the number of encoder runs that it took."""
 
     label_map_HW: NDArray[np.integer]
     encodes: int
@@ -42,23 +42,24 @@ class Answer(NamedTuple):
 def cut_out(
     image_HW3: NDArray[np.uint8], mask_HW: NDArray[np.bool_], surroundings: Surroundings
 ) -> NDArray[np.uint8]:
-    """The part of the picture in the mask's box; what is not in the mask is kept or grey."""
+    """Crop an image to the mask's box; pixels outside the mask are kept or grey."""
     x0, y0, x1, y1 = (int(edge) for edge in mask_box(mask_HW))
-    cut_HW3 = image_HW3[y0:y1, x0:x1]
+    crop_HW3 = image_HW3[y0:y1, x0:x1]
     if surroundings == "grey":
-        cut_HW3 = np.where(mask_HW[y0:y1, x0:x1, None], cut_HW3, np.uint8(GREY))
-    return np.ascontiguousarray(cut_HW3)
+        crop_HW3 = np.where(mask_HW[y0:y1, x0:x1, None], crop_HW3, np.uint8(GREY))
+    return np.ascontiguousarray(crop_HW3)
 
 
 def paint(
     masks: Sequence[NDArray[np.bool_]], label_M: Sequence[int], whole: int
 ) -> NDArray[np.int16]:
-    """Masks one over the other, the last on top; elsewhere the nearest pixel's label.
+    """Paint labels into masks, the last on top; other pixels get the nearest pixel's label.
 
-    ``whole`` is the label of the picture, which stands where there is no mask at all.
+    ``whole`` is the label of the whole image, used if all masks are empty. Raises ValueError if
+    there is no mask.
     """
     if not masks:
-        raise ValueError("no mask to paint: give the whole picture as one")
+        raise ValueError("no mask to paint: pass a mask of the whole image")
     label_map_HW = np.full(masks[0].shape, -1, np.int16)
     for mask_HW, label in zip(masks, label_M, strict=True):
         label_map_HW[mask_HW] = label
@@ -68,7 +69,7 @@ def paint(
     _, nearest_HW = cv2.distanceTransformWithLabels(
         empty_HW.astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL
     )
-    # OpenCV numbers the painted pixels: the label of each number, then of each pixel's number.
+    # OpenCV numbers the painted pixels: map numbers to labels, then pixels to labels.
     label_N = np.zeros(nearest_HW.max() + 1, np.int16)
     label_N[nearest_HW[~empty_HW]] = label_map_HW[~empty_HW]
     return label_N[nearest_HW]
@@ -80,24 +81,24 @@ def pipeline(
     labels_LD: NDArray[np.float32],
     surroundings: Surroundings,
 ) -> Answer:
-    """Everything's masks, each cut out, encoded and named; the smallest are painted last.
+    """Crop, encode and name each mask of everything; the smallest are painted last.
 
-    ``labels_LD``: the class embeddings, rows of length 1.
+    ``labels_LD``: class embeddings, rows of length 1.
     """
     features = model.encode(image_HW3)
     masks = [found.mask_HW for found in model.segment_everything(features)]
     masks = [mask_HW for mask_HW in masks if mask_HW.any()]
-    cuts = [model.prepare(cut_out(image_HW3, mask_HW, surroundings)) for mask_HW in masks]
+    crops = [model.prepare(cut_out(image_HW3, mask_HW, surroundings)) for mask_HW in masks]
     encoded: list[ImageFeatures] = []
-    for start in range(0, len(cuts), CUTS_AT_ONCE):
-        encoded += model.encode_batch(cuts[start : start + CUTS_AT_ONCE])
-    best_M = [int((labels_LD @ model.embed_image(cut)).argmax()) for cut in [features, *encoded]]
+    for start in range(0, len(crops), CUTS_AT_ONCE):
+        encoded += model.encode_batch(crops[start : start + CUTS_AT_ONCE])
+    best_M = [int((labels_LD @ model.embed_image(crop)).argmax()) for crop in [features, *encoded]]
     whole_HW = np.ones(image_HW3.shape[:2], np.bool_)
-    return Answer(paint(masks or [whole_HW], best_M[1:] or best_M, best_M[0]), 1 + len(cuts))
+    return Answer(paint(masks or [whole_HW], best_M[1:] or best_M, best_M[0]), 1 + len(crops))
 
 
 def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Answer]]:
-    """What is compared, by name: each takes a picture, uint8 H×W×3."""
+    """Return the compared procedures by name; each takes an image, uint8 H×W×3."""
     labels_LD = class_embeddings(model.embed_text, labels, model.config.templates)
 
     def merged(image_HW3: NDArray[np.uint8], refine: bool) -> Answer:
@@ -116,7 +117,7 @@ def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Ans
 
 
 class Row(NamedTuple):
-    """A procedure's mean IoU over a set; encodes and seconds are means over its photographs."""
+    """A procedure's mean IoU over a set, and its mean encodes and seconds per photograph."""
 
     semantic_miou: float
     encodes: float
@@ -124,7 +125,7 @@ class Row(NamedTuple):
 
 
 def measure(model: SamClip, data: LabelledSet) -> dict[str, Row]:
-    """Every procedure on every photograph of a set, one after the other on the same one."""
+    """Run the procedures in turns on every photograph of a set."""
     values, labels = list(data.classes), [readable(name) for name in data.classes.values()]
     known = procedures(model, labels)
     total_CC = {name: np.zeros((len(values), len(values)), np.int64) for name in known}
@@ -144,23 +145,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training.claims.pipeline", description=main.__doc__)
     parser.add_argument("--checkpoint", default="edge", help="name or directory")
     parser.add_argument("--set", default="coco_multi", help="coco_multi, labelmefacade or camvid")
-    parser.add_argument("--split", default="val", help="train is for choosing procedures")
+    parser.add_argument("--split", default="val", help="val, or train to choose procedures")
     parser.add_argument("--root", type=Path, default=Path("../shared/data"))
     parser.add_argument("--limit", type=int, help="photographs, spread evenly over the set")
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
-    given = parser.parse_args(argv)
-    model = SamClip.load(given.checkpoint, engine="torch")
-    data = own_set(Options(root=given.root, limit=given.limit), given.set, given.split)
+    args = parser.parse_args(argv)
+    model = SamClip.load(args.checkpoint, engine="torch")
+    data = own_set(Options(root=args.root, limit=args.limit), args.set, args.split)
     rows = measure(model, data)
     text = results.table(
-        ["procedure", "mIoU", "encodes a photograph", "seconds a photograph"],
+        ["procedure", "mIoU", "encodes per photograph", "seconds per photograph"],
         [
             [name, f"{row.semantic_miou:.2%}", f"{row.encodes:.1f}", f"{row.seconds:.2f}"]
             for name, row in rows.items()
         ],
     )
     found = {"digest": model.digest} | {name: row._asdict() for name, row in rows.items()}
-    results.write(given.out, f"pipeline_{given.set}_{given.split}", found, text, None)
+    results.write(args.out, f"pipeline_{args.set}_{args.split}", found, text, None)
     return 0
 
 

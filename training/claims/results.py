@@ -1,4 +1,4 @@
-"""What every claim leaves behind: its figures as json, its table as Markdown, its picture."""
+"""The output of every claim: figures as JSON, a table as Markdown, a plot."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 
 def write(out: Path, name: str, found: Mapping[str, Any], text: str, figure: Figure | None) -> None:
-    """Write ``name.json``, ``name.md`` and, with a figure, ``name.png`` into ``out``; print."""
+    """Write ``name.json``, ``name.md`` and, given a figure, ``name.png``; print the text."""
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
     (out / f"{name}.md").write_text(text)
@@ -19,6 +19,6 @@ def write(out: Path, name: str, found: Mapping[str, Any], text: str, figure: Fig
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)

@@ -1,7 +1,7 @@
-"""Retention: how much of what each teacher knows is left in the merge (paper, table 1).
+"""Retention: the share of each teacher's figures that the merge keeps (paper, table 1).
 
-Both teachers stand side by side as one model, the CLIP teacher for names and the SAM teacher for
-masks, and answer the same questions about the same photographs as the merge does.
+Both teachers form one model, the CLIP teacher for names and the SAM teacher for masks, which is
+evaluated on the same photographs as the merge.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from samclip_core.nn.network import EncodedBatch, SamClipNet
 from samclip_core.nn.text_encoder import load_text_encoder
 from training.claims import results
 from training.claims.wise_ft import load_sam
+from training.data.annotations import imagenet_names
 from training.distillation.teachers import ClipTeacher, class_embeddings
-from training.distillation.text_tower import imagenet_names
 from training.evaluation.evaluate import OWN
 from training.evaluation.suite import Metrics, Options
 
 
 class TeacherPair(SamClipNet):
-    """Two encoders: masks are the SAM teacher's, names the CLIP teacher's."""
+    """Two encoders: the SAM teacher's for masks, the CLIP teacher's for names."""
 
     def __init__(self, sam: SamClipNet, clip: ClipTeacher) -> None:
         super().__init__(dict(sam.named_children()))
@@ -38,9 +38,9 @@ class TeacherPair(SamClipNet):
 
 
 def teachers(sam: Path, like: Path, data: Path, version: int) -> SamClip:
-    """The teachers of the edge merge at ``like`` as one model; ``sam`` as for ``load_sam``.
+    """Load the teachers of the edge merge at ``like`` as one model; ``sam`` as for ``load_sam``.
 
-    ``version`` is the EfficientNet-Lite that the CLIP teacher is.
+    ``version`` is that of the CLIP teacher's EfficientNet-Lite.
     """
     text_encoder = load_text_encoder(like)
     clip = ClipTeacher(class_embeddings(text_encoder, imagenet_names(data)), version)
@@ -49,7 +49,7 @@ def teachers(sam: Path, like: Path, data: Path, version: int) -> SamClip:
 
 
 def table(taught: Mapping[str, float], merged: Mapping[str, float]) -> str:
-    """Each figure of both teachers and of the merge, and what share of it is kept."""
+    """Tabulate each figure of the teachers and the merge, and the share that is kept."""
     rows = [
         [
             name.replace("_", " "),
@@ -63,34 +63,36 @@ def table(taught: Mapping[str, float], merged: Mapping[str, float]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure both teachers and the merge alike: every figure, and how much of it is kept."""
+    """Evaluate the teachers and the merge; report each figure and the share that is kept."""
     parser = argparse.ArgumentParser(prog="training.claims.retention", description=main.__doc__)
     parser.add_argument(
         "--sam", type=Path, required=True, help="SAM teacher: checkpoint directory or state file"
     )
-    parser.add_argument("--clip", type=int, default=2, help="CLIP teacher: EfficientNet-Lite …")
+    parser.add_argument(
+        "--clip", type=int, default=2, help="version of the CLIP teacher's EfficientNet-Lite"
+    )
     parser.add_argument("--merge", default="edge", help="the merged checkpoint")
     parser.add_argument(
-        "--card", action="store_true", help="take the merge's figures from its card (samclip eval)"
+        "--card", action="store_true", help="read the merge's figures from its card (samclip eval)"
     )
     parser.add_argument("--suites", nargs="+", choices=OWN, default=list(OWN))
     parser.add_argument("--root", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--limit", type=int, help="photographs of each set")
+    parser.add_argument("--limit", type=int, help="photographs per set")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
-    given = parser.parse_args(argv)
-    torch.set_num_threads(given.threads)
-    options = Options(root=given.root, limit=given.limit)
-    merge = checkpoint.resolve(given.merge)
-    pair = teachers(given.sam, merge, given.root, given.clip)
-    taught = _measured(pair, given.suites, options)
-    if given.card:
+    args = parser.parse_args(argv)
+    torch.set_num_threads(args.threads)
+    options = Options(root=args.root, limit=args.limit)
+    merge = checkpoint.resolve(args.merge)
+    pair = teachers(args.sam, merge, args.root, args.clip)
+    taught = _measured(pair, args.suites, options)
+    if args.card:
         lineage = json.loads(checkpoint.read_file(merge, checkpoint.LINEAGE))
         merged = {name: lineage["metrics"][name] for name in taught}
     else:
-        merged = _measured(SamClip.load(merge, engine="torch"), given.suites, options)
+        merged = _measured(SamClip.load(merge, engine="torch"), args.suites, options)
     found = {"digest": checkpoint.digest(merge), "teachers": taught, "merge": merged}
-    results.write(given.out, "retention", found, table(taught, merged), None)
+    results.write(args.out, "retention", found, table(taught, merged), None)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Two heads against one: what the SAM head adds to text-prompted semantic segmentation.
 
-The paper's composition gains 5.4 points of mIoU on Pascal VOC (section 4.4). This command says
-where it gains and loses on a set, class by class, and shows the photographs that changed most.
+The paper's composition gains 5.4 points of mIoU on Pascal VOC (section 4.4). This command
+reports the gain or loss per class of a set, and draws the photographs that changed most.
 """
 
 import argparse
@@ -28,9 +28,9 @@ COLUMNS = ("photograph", "truth", "one head", "two heads")
 
 @dataclass(frozen=True, eq=False)
 class Changed:
-    """One photograph by both procedures; maps hold places in the set's classes, -1 for none.
+    """One photograph: class indices of truth, one head and two heads, -1 for none.
 
-    ``gain``: the share of its labelled pixels that two heads put right, less what they spoilt.
+    ``gain``: the change in accuracy on labelled pixels from one head to two.
     """
 
     gain: float
@@ -49,7 +49,7 @@ class Comparison:
 
 
 def compare(model: SamClip, data: LabelledSet, shown: int) -> Comparison:
-    """Answer every photograph of a set by one head and by both, from one encoding."""
+    """Segment each photograph of a set by one head and by both, from one encoding."""
     values, labels = list(data.classes), [readable(name) for name in data.classes.values()]
     nothing_CC = np.zeros((len(values), len(values)), np.int64)
     found = Comparison(labels, nothing_CC, nothing_CC)
@@ -72,14 +72,14 @@ def compare(model: SamClip, data: LabelledSet, shown: int) -> Comparison:
 
 
 def class_iou(confusion_CC: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Overlap over union of each class; NaN for a class that neither occurs nor is answered."""
+    """Return IoU per class; NaN for a class that is neither present nor predicted."""
     hit_C = np.diag(confusion_CC)
     union_C = confusion_CC.sum(axis=0) + confusion_CC.sum(axis=1) - hit_C
     return np.divide(hit_C, union_C, out=np.full(len(hit_C), np.nan), where=union_C > 0)
 
 
 def report(name: str, found: Comparison) -> str:
-    """Both figures, and each class that occurs, the largest gain first."""
+    """Format both figures, and a table of the classes that occur, the largest gain first."""
     one, two = mean_iou(found.one_CC), mean_iou(found.two_CC)
     one_C, two_C = class_iou(found.one_CC), class_iou(found.two_CC)
     pixels_C = found.one_CC.sum(axis=1)
@@ -102,7 +102,7 @@ def report(name: str, found: Comparison) -> str:
 
 
 def draw(found: Comparison) -> Figure | None:
-    """The photographs that changed most, one a row; None where there are none."""
+    """Draw the photographs that changed most, one per row; None if there are none."""
     if not found.changed:
         return None
     count = len(found.changed)
@@ -119,26 +119,26 @@ def draw(found: Comparison) -> Figure | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare one head with two on a semantic set: mIoU, class by class, and the changes."""
+    """Compare one head with two on a semantic set: mIoU, IoU per class, largest changes."""
     parser = argparse.ArgumentParser(prog="training.claims.two_heads", description=main.__doc__)
     parser.add_argument("--checkpoint", default="edge", help="name or directory")
     parser.add_argument("--set", default="coco_multi", help="coco_multi, labelmefacade or camvid")
-    parser.add_argument("--split", default="val", help="train is for choosing procedures")
+    parser.add_argument("--split", default="val", help="val, or train to choose procedures")
     parser.add_argument("--root", type=Path, default=Path("../shared/data"))
     parser.add_argument("--limit", type=int, help="photographs, spread evenly over the set")
     parser.add_argument("--shown", type=int, default=8, help="photographs on the sheet")
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
-    given = parser.parse_args(argv)
-    model = SamClip.load(given.checkpoint, engine="torch")
-    data = own_set(Options(root=given.root, limit=given.limit), given.set, given.split)
-    found = compare(model, data, given.shown)
-    name = f"two_heads_{given.set}_{given.split}"
+    args = parser.parse_args(argv)
+    model = SamClip.load(args.checkpoint, engine="torch")
+    data = own_set(Options(root=args.root, limit=args.limit), args.set, args.split)
+    found = compare(model, data, args.shown)
+    name = f"two_heads_{args.set}_{args.split}"
     figures = {
         "digest": model.digest,
-        f"{given.set}_semantic_miou": mean_iou(found.one_CC),
-        f"{given.set}_semantic_two_heads_miou": mean_iou(found.two_CC),
+        f"{args.set}_semantic_miou": mean_iou(found.one_CC),
+        f"{args.set}_semantic_two_heads_miou": mean_iou(found.two_CC),
     }
-    results.write(given.out, name, figures, report(name, found), draw(found))
+    results.write(args.out, name, figures, report(name, found), draw(found))
     return 0
 
 

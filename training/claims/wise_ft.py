@@ -1,7 +1,7 @@
-"""Wise-FT (paper, appendix D): does any mixture of SAM and a CLIP-only student reach the merge?
+"""Wise-FT (paper, appendix D): does any mixture of SAM and a CLIP-only student match the merge?
 
-A student that learns from CLIP alone forgets how to segment. Every point of the curve is a mixture
-of its weights with those of the SAM teacher, judged by masks from boxes and by zero-shot names.
+A student trained on CLIP alone forgets how to segment. Each point of the curve mixes its weights
+with those of the SAM teacher and is evaluated on masks from boxes and zero-shot names.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
-from samclip_core.nn.network import SAM_HEAD_PARTS, SamClipNet, build, load_net
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net
 from samclip_core.nn.text_encoder import load_text_encoder
 from training.claims import results
 from training.data.annotations import class_names, regions
@@ -28,7 +28,6 @@ from training.evaluation.instances import box_overlaps
 from training.evaluation.suite import Options, own_samples, progress
 
 SHARES = tuple(tenth / 10 for tenth in range(11))
-SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Point:
     imagen200_top1: float
 
     def beats(self, other: "Point") -> bool:
-        """Whether this is better on both axes."""
+        """Return whether this point is better on both axes."""
         return (
             self.coco_multi_box_miou > other.coco_multi_box_miou
             and self.imagen200_top1 > other.imagen200_top1
@@ -48,10 +47,10 @@ class Point:
 
 
 def interpolate(a: SamClipNet, b: SamClipNet, share: float) -> SamClipNet:
-    """``(1 - share) · a + share · b``, weight by weight; neither changes.
+    """Return ``(1 - share) · a + share · b`` per weight; neither network changes.
 
-    What only ``b`` has (a SAM teacher has no CLIP head) is b's. Buffers of whole numbers are b's
-    as well. Raises KeyError where ``a`` has a tensor that ``b`` lacks.
+    Integer buffers and tensors that only ``b`` has (a SAM teacher has no CLIP head) are copied from
+    ``b``. Raises KeyError if ``a`` has a tensor that ``b`` lacks.
     """
     mixed = copy.deepcopy(b)
     tensors = mixed.state_dict()
@@ -63,10 +62,10 @@ def interpolate(a: SamClipNet, b: SamClipNet, share: float) -> SamClipNet:
 
 
 def load_sam(path: Path, like: Path) -> SamClipNet:
-    """The SAM teacher: a checkpoint directory, or a state file of a stage of training.
+    """Load the SAM teacher from a checkpoint directory or a state file of a training stage.
 
-    A stage's ``state.pt`` holds more than weights: the averaged ones are taken. ``like`` is the
-    checkpoint whose architecture the state file has.
+    A stage's ``state.pt`` has more than weights: the averaged weights are loaded. ``like`` is a
+    checkpoint with the architecture of the state file.
     """
     if path.is_dir():
         net = build(checkpoint.read_config(path), SAM_PARTS)
@@ -85,7 +84,7 @@ def load_sam(path: Path, like: Path) -> SamClipNet:
 def measure(
     model: SamClip, names: dict[int, str], labels_LD: NDArray[np.float32], options: Options
 ) -> tuple[float, float]:
-    """Box mIoU on coco_multi's outlines, and top-1 on imagen200, over the validation parts."""
+    """Return box mIoU on coco_multi's outlines and top-1 on imagen200, on their val splits."""
     overlaps = []
     for sample in progress(own_samples(options, "coco_multi", usable=regions), "boxes"):
         truths = [coco_mask.decode(rle).astype(bool) for rle in regions(sample)]
@@ -99,7 +98,7 @@ def measure(
 
 
 def curve(sam: Path, student: Path, merged: Path, options: Options) -> tuple[list[Point], Point]:
-    """The points of the curve by their share, and the merge."""
+    """Measure the points of the curve, by share, and the merge."""
     text_encoder = load_text_encoder(student)
     names = class_names(options.root, "imagen200")
     merge = SamClip.load(merged, engine="torch")
@@ -114,7 +113,7 @@ def curve(sam: Path, student: Path, merged: Path, options: Options) -> tuple[lis
 
 
 def verdict(points: Sequence[Point], merge: Point) -> str:
-    """Which points of the curve, if any, are better than the merge on both axes."""
+    """State which points of the curve, if any, beat the merge on both axes."""
     better = [f"{point.share:.1f}" for point in points if point.beats(merge)]
     if not better:
         return "No point of the curve beats the merge on both axes."
@@ -122,7 +121,7 @@ def verdict(points: Sequence[Point], merge: Point) -> str:
 
 
 def draw(points: Sequence[Point], merge: Point) -> Figure:
-    """The curve over both axes, in per cent, and the merge as one marked point."""
+    """Plot the curve on both axes, in per cent, and the merge as a marked point."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="imagen200 zero-shot top-1, %", ylabel="box mIoU, %")
     x = [100 * point.imagen200_top1 for point in points]
@@ -137,7 +136,7 @@ def draw(points: Sequence[Point], merge: Point) -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the Wise-FT curve between SAM and a CLIP-only student, and the merge beside it."""
+    """Draw the Wise-FT curve between SAM and a CLIP-only student, and the merge."""
     parser = argparse.ArgumentParser(prog="training.claims.wise_ft", description=main.__doc__)
     parser.add_argument(
         "--sam", type=Path, required=True, help="SAM teacher: checkpoint directory or state file"
@@ -145,14 +144,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--student", default="runs/edge-naive-kd/checkpoint", help="CLIP-only")
     parser.add_argument("--merge", default="edge", help="the merged checkpoint")
     parser.add_argument("--root", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--limit", type=int, help="photographs of each set")
+    parser.add_argument("--limit", type=int, help="photographs per set")
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
-    given = parser.parse_args(argv)
+    args = parser.parse_args(argv)
     points, merge = curve(
-        given.sam,
-        checkpoint.resolve(given.student),
-        checkpoint.resolve(given.merge),
-        Options(root=given.root, limit=given.limit),
+        args.sam,
+        checkpoint.resolve(args.student),
+        checkpoint.resolve(args.merge),
+        Options(root=args.root, limit=args.limit),
     )
     rows = [
         [
@@ -165,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     head = ["share of the student", "coco_multi box mIoU", "imagen200 top-1"]
     text = f"{results.table(head, rows)}\n{verdict(points, merge)}\n"
     found = {"curve": [asdict(point) for point in points], "merge": asdict(merge)}
-    results.write(given.out, "wise_ft", found, text, draw(points, merge))
+    results.write(args.out, "wise_ft", found, text, draw(points, merge))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What a sample shows: label maps and outlined regions; and square cuts of it to learn from."""
+"""Read the label maps and outlined regions of samples, and cut square training frames."""
 
 import io
 import json
@@ -25,6 +25,7 @@ __all__ = (
     "class_names",
     "classes",
     "cut",
+    "imagenet_names",
     "label_map",
     "read_shards",
     "regions",
@@ -36,19 +37,19 @@ IGNORED = {"labelmefacade": {0}, "camvid": {255}, "ccp_clothing": set(), "coco_m
 
 
 def read_shards(root: Path, source: str, split: str) -> list[Sample]:
-    """All samples of a set in memory, in order; a broken one is left out with a warning."""
+    """Return all samples of a set in order; broken ones are skipped with a warning."""
     opened = open_source(str(root / source), split)
     samples = []
     for index in range(len(opened)):
         try:
             samples.append(opened[index])
         except BadSample as error:
-            log.warning("left out: %s", error)
+            log.warning("skipped: %s", error)
     return samples
 
 
 def label_map(sample: Sample) -> np.ndarray:
-    """The sample's map of class indices, uint8 H×W. Raises BadSample."""
+    """Return the sample's map of class indices, uint8 H×W. Raises BadSample if it is broken."""
     return _indices(sample, sample.label_png)
 
 
@@ -58,7 +59,7 @@ def _indices(sample: Sample, encoded: bytes) -> NDArray[Any]:
 
 
 def classes(sample: Sample, indices: Collection[int]) -> dict[int, dict[str, Any]]:
-    """What each of the classes ``indices`` covers in a sample with a label map, as COCO RLE."""
+    """Return the mask of each class of ``indices`` in the sample's label map, as COCO RLE."""
     labels_HW = label_map(sample)
     present = sorted(set(np.unique(labels_HW).tolist()) & set(indices))
     masks = [np.asfortranarray((labels_HW == index).astype(np.uint8)) for index in present]
@@ -66,16 +67,22 @@ def classes(sample: Sample, indices: Collection[int]) -> dict[int, dict[str, Any
 
 
 def class_names(root: Path, source: str) -> dict[int, str]:
-    """The names of a set's classes by their index; the indices to ignore are left out."""
+    """Return the names of a set's classes by index, without the ignored indices."""
     content = json.loads((root / source / "classes.json").read_text())
     ignored = set(content.get("ignore_ids", ()))
     return {c["id"]: c["name"] for c in content["classes"] if c["id"] not in ignored}
 
 
-def regions(sample: Sample, min_area: int = 25) -> list[dict[str, Any]]:
-    """Every region that somebody outlined, class-agnostic, as COCO RLE at the photograph's size.
+def imagenet_names(data: Path) -> list[str]:
+    """Return the 1,000 ImageNet class names in the classifier's order."""
+    names = class_names(data, "imagenet1k_sample")
+    return [names[index] for index in range(len(names))]
 
-    Reads SA-1B's annotations as well. Raises BadSample where they are not what they should be.
+
+def regions(sample: Sample, min_area: int = 25) -> list[dict[str, Any]]:
+    """Return every outlined region, class-agnostic, as COCO RLE at the photograph's size.
+
+    Also reads SA-1B's annotations. Raises BadSample if the regions are malformed.
     """
     if sample.instance_png:
         ids_HW = _indices(sample, sample.instance_png)
@@ -92,25 +99,25 @@ def regions(sample: Sample, min_area: int = 25) -> list[dict[str, Any]]:
 
 
 def _outlined(sample: Sample) -> list[dict[str, Any]]:
-    """COCO's instances without the crowds, SA-1B's annotations, or those of BSDS500's people."""
+    """Return COCO's instances without crowds, or the annotations of SA-1B or BSDS500."""
     if "annotations" in sample.info:
         return [i for a in sample.info["annotations"] for i in a.get("instances", [a])]
     return [i for i in sample.info["instances"] if not i["iscrowd"]]
 
 
 def _rle(segmentation: dict[str, Any]) -> dict[str, Any]:
-    """A compressed COCO RLE that is safe to give to pycocotools, whose parser trusts its input."""
+    """Return a checked compressed COCO RLE, because pycocotools does not validate its input."""
     height, width = segmentation["size"]
     counts = segmentation["counts"]
     digits = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8)
-    # Six bits in each character from "0" on; the sixth says that the number goes on.
+    # Each character is "0" plus six bits; the sixth bit marks a number that continues.
     if not len(digits) or digits.min() < 48 or digits.max() > 111 or (digits[-1] - 48) & 32:
-        raise ValueError("an RLE is damaged or cut short")
+        raise ValueError("an RLE is damaged or truncated")
     return {"size": [int(height), int(width)], "counts": counts}
 
 
 def _components(labels_HW: np.ndarray, ignored: set[int], min_area: int = 100) -> list[np.ndarray]:
-    """The connected parts of every class: where a map has no instances, its best guess at them."""
+    """Return the connected components of every class, which stand in for instances."""
     parts = []
     for value in set(np.unique(labels_HW)) - ignored:
         count, parts_HW, stats, _ = cv2.connectedComponentsWithStats(
@@ -122,12 +129,12 @@ def _components(labels_HW: np.ndarray, ignored: set[int], min_area: int = 100) -
 
 @dataclass(frozen=True)
 class Frame:
-    """A square cut of a photograph in the model frame, with masks to ask for.
+    """A square cut of a photograph in the model frame, with the masks to predict.
 
-    ``pixels_3SS`` uint8 RGB; ``masks_Pmm`` float, the share of each cell that the mask covers;
-    ``boxes_P4`` float, their tight boxes x0, y0, x1, y1 in pixels of the frame, from the outlines
-    themselves: a cell is as large as a small thing; ``valid`` the (height, width) that holds
-    photograph.
+    ``pixels_3SS``: uint8 RGB. ``masks_Pmm``: float, the share of each cell that the mask covers.
+    ``boxes_P4``: float, tight boxes x0, y0, x1, y1 in frame pixels, computed from the outlines
+    because a small object may fill a single cell. ``valid``: the (height, width) that the
+    photograph covers.
     """
 
     pixels_3SS: NDArray[np.uint8]
@@ -136,16 +143,16 @@ class Frame:
     valid: tuple[int, int]
 
     def first(self, count: int) -> "Frame":
-        """The same cut with its first ``count`` masks."""
+        """Return the same cut with its first ``count`` masks."""
         return replace(self, masks_Pmm=self.masks_Pmm[:count], boxes_P4=self.boxes_P4[:count])
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Where a square cut lies in a photograph of ``shape`` (height, width).
+    """The position of a square cut in a photograph of ``shape`` (height, width).
 
-    ``scaled`` is the photograph's (height, width) in pixels of the frame, ``corner`` the (y, x) of
-    the window in it, ``valid`` the (height, width) of the window that holds photograph.
+    ``scaled`` is the photograph's (height, width) in frame pixels, ``corner`` the (y, x) of the
+    window in it, ``valid`` the (height, width) of the window that the photograph covers.
     """
 
     size: int
@@ -182,19 +189,16 @@ class _Window:
         return cv2.resize(padded, (cells, cells), interpolation=cv2.INTER_AREA)
 
     def box(self, mask_HW: np.ndarray) -> NDArray[np.float32]:
-        """The tight box of what the window shows of a mask, in pixels of the frame.
-
-        Zeros where it shows nothing.
-        """
+        """Return the tight box of a mask's visible part in frame pixels; zeros if there is none."""
         scale_2, corner_2 = np.divide(self.scaled, self.shape), np.array(self.corner)
         first_2 = np.floor(corner_2 / scale_2).astype(int)
         last_2 = np.ceil((corner_2 + self.valid) / scale_2).astype(int)
-        seen_2N = np.nonzero(mask_HW[first_2[0] : last_2[0], first_2[1] : last_2[1]])
-        if not seen_2N[0].size:
+        visible_2N = np.nonzero(mask_HW[first_2[0] : last_2[0], first_2[1] : last_2[1]])
+        if not visible_2N[0].size:
             return np.zeros(4, np.float32)
         low_2, high_2 = (
             ((first_2 + ends) * scale_2 - corner_2).clip(0, self.valid)
-            for ends in (np.min(seen_2N, axis=1), np.max(seen_2N, axis=1) + 1)
+            for ends in (np.min(visible_2N, axis=1), np.max(visible_2N, axis=1) + 1)
         )
         (y0, x0), (y1, x1) = low_2, high_2
         if self.flip:
@@ -211,11 +215,11 @@ def cut(
     scales: tuple[float, float] = (0.7, 1.7),
     every: bool = False,
 ) -> Frame:
-    """A random scale, place and flip of ``sample`` with as many of ``rles`` as stay visible.
+    """Return a cut of ``sample`` at a random scale, position and flip, with the visible ``rles``.
 
-    The longer side is scaled to ``scales`` times ``size``, and a ``size``×``size`` window cut out.
-    With ``every``, all of ``rles`` stay, even where nothing of them is left.
-    Raises BadSample where the photograph or a mask is broken.
+    The longer side is scaled to ``scales`` times ``size``, then a ``size``×``size`` window is cut
+    out. With ``every``, all of ``rles`` are kept, even those that are not visible.
+    Raises BadSample if the photograph or a mask is broken.
     """
     with reading(sample.source, sample.key, "the photograph is broken"):
         image_HW3 = image.decode(sample.encoded, image.ImageLimits())
@@ -240,5 +244,7 @@ def cut(
 def _mask(sample: Sample, rle: dict[str, Any], height: int, width: int) -> NDArray[np.float32]:
     with reading(sample.source, sample.key, "a mask is broken"):
         if list(rle["size"]) != [height, width]:
-            raise ValueError(f"{rle['size']} pixels for a photograph of {[height, width]}")
+            raise ValueError(
+                f"its size is {rle['size']}, expected the photograph's {[height, width]}"
+            )
         return coco_mask.decode(rle).astype(np.float32)

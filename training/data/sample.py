@@ -1,4 +1,4 @@
-"""One photograph and what is known of it, as read; and the one error for a broken one."""
+"""A photograph with its annotations, as read, and the error for a broken one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One photograph and what is known of it; absent parts are empty."""
+    """A photograph and its annotations; absent annotations are empty."""
 
     key: str
     source: str
@@ -20,7 +20,7 @@ class Sample:
 
 
 class BadSample(ValueError):
-    """A photograph or what belongs to it cannot be read: draw another one."""
+    """A photograph or its annotations cannot be read; the caller should draw another one."""
 
     def __init__(self, source: str, key: str, reason: str) -> None:
         super().__init__(source, key, reason)
@@ -32,7 +32,7 @@ class BadSample(ValueError):
 
 @contextmanager
 def reading(source: str, key: str, what: str) -> Iterator[None]:
-    """Turn whatever a decoder says about damaged bytes into BadSample; for decoder calls only."""
+    """Turn a decoder's errors about damaged bytes into BadSample; wrap nothing but decoders."""
     try:
         yield
     except BadSample:

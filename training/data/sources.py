@@ -1,13 +1,13 @@
-"""Photograph sets as random-access sequences, wherever they lie and in whichever public layout.
+"""Read photograph sets in common public layouts as random-access sequences.
 
     LOCATION/train-00000.tar …      WebDataset shards: KEY.jpg, KEY.json, KEY.txt, KEY.png …
-    LOCATION/train/00000.tar …      the same, a folder for each split; or no split in any name
-    LOCATION/train/CLASS/*.JPEG     a folder for each class (ImageNet)
-    LOCATION/*.jpg                  flat or in folders, with or without KEY.json beside each (SA-1B)
+    LOCATION/train/00000.tar …      the same with a folder per split, or without split names
+    LOCATION/train/CLASS/*.JPEG     a folder per class (ImageNet)
+    LOCATION/*.jpg                  flat or in folders, with or without a KEY.json each (SA-1B)
 
-A location is a path or any fsspec URL. A shard's headers are read once, when the source is opened:
-after that, a member is a range of bytes. A source holds arrays and names and no open file, so it
-can be forked and pickled: open it once, and send it to every worker.
+A location is a path or any fsspec URL. Shard headers are read once, when the source is opened;
+afterwards a member is a byte range. A source holds arrays and names but no open file, so it can be
+forked and pickled: open it once and send it to every worker.
 """
 
 import hashlib
@@ -32,17 +32,17 @@ from training.data.sample import Sample, reading
 
 log = logging.getLogger(__name__)
 
-PHOTOGRAPHS = ("jpg", "jpeg", "webp", "png")  # a png beside one of the others is a label map
+PHOTOGRAPHS = ("jpg", "jpeg", "webp", "png")  # a png next to one of the others is a label map
 KNOWN = (*PHOTOGRAPHS, "inst.png", "json", "txt", "cls")
 SPLITS = {"train", "val", "validation", "test"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
-    """Samples by index. N samples, M files: those of sample i are ``first_N1[i]:first_N1[i + 1]``.
+    """Samples by index. N samples, M files; sample i has files ``first_N1[i]:first_N1[i + 1]``.
 
-    About 75 bytes for a sample in shards. ``shards`` is empty where each file stands for itself;
-    then ``folder`` and the key make its path.
+    Takes about 75 bytes per sample in shards. ``shards`` is empty for plain files, whose paths
+    consist of ``folder`` and the key.
     """
 
     name: str
@@ -62,9 +62,9 @@ class Source:
         return len(self.keys_N)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one sample. Raises BadSample where its json, caption or class cannot be read."""
+        """Read one sample. Raises BadSample if its json, caption or class cannot be read."""
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} has {len(self)} samples, and none at {index}")
+            raise IndexError(f"{self.name} has {len(self)} samples, got index {index}")
         members = range(self.first_N1[index], self.first_N1[index + 1])
         key = str(self.keys_N[index])
         names = [self.extensions[self.extension_M[m]] for m in members]
@@ -76,7 +76,7 @@ class Source:
             ends = [int(self.offset_M[m]) + int(self.size_M[m]) for m in members]
         else:
             paths = [f"{self.folder}/{key}.{name}" for name in names]
-        # Looked up anew for each sample: fsspec keeps one file system for each process.
+        # Looked up for every sample, because fsspec caches one file system per process.
         system, _ = fsspec.url_to_fs(self.location)
         contents = system.cat_ranges(paths, starts, ends, on_error="raise")
         files = dict(zip(map(str.lower, names), contents, strict=True))
@@ -85,9 +85,9 @@ class Source:
         return _sample(self.name, key, files, class_index)
 
     def digest(self) -> str:
-        """Hex sha256 over the keys in order, and the sizes of what is in shards.
+        """Return the hex sha256 of the keys in order and of the file sizes in shards.
 
-        It tells whether an index still means the same photograph.
+        While it is unchanged, an index refers to the same photograph.
         """
         digest = hashlib.sha256(self.size_M.tobytes())
         for key in self.keys_N:
@@ -96,9 +96,9 @@ class Source:
 
 
 def open_source(location: str, split: str = "train") -> Source:
-    """The photographs of one set, in the order of their names.
+    """Open the photographs of one set, ordered by name.
 
-    Raises FileNotFoundError where there is none, or only other splits.
+    Raises FileNotFoundError if there are none, or only other splits.
     """
     system, root = fsspec.url_to_fs(location)
     root = root.rstrip("/")
@@ -113,8 +113,8 @@ def open_source(location: str, split: str = "train") -> Source:
         index = _index(_walk(system, folder, set() if has_own_folder else SPLITS - {split}))
     if not len(index["keys_N"]):
         raise FileNotFoundError(
-            f"no shards {split}-*.tar in {location}, nor any photograph in shards without a split, "
-            f"in {split}/ or beside each other"
+            f"no shards {split}-*.tar in {location}, nor any photographs in shards without a "
+            f"split, in {split}/ or as plain files"
         )
     name = root.rsplit("/", 1)[-1]
     classes = () if shards else _classes(index)
@@ -124,7 +124,7 @@ def open_source(location: str, split: str = "train") -> Source:
 
 
 def _of_split(shards: list[str], split: str) -> list[str]:
-    """The shards that name the split; all of them where none names any."""
+    """Return the shards that name the split, or all of them if none names any split."""
     words = {path: set(re.split(r"[-_.]", path.rsplit("/", 1)[-1])) for path in shards}
     if not split or not any(SPLITS & named for named in words.values()):
         return shards
@@ -142,7 +142,7 @@ _Group = tuple[str, list[_Member]]
 
 
 def _scan(system: AbstractFileSystem, number: int, path: str) -> list[_Group]:
-    """The samples of a shard; of one that ends early, those before its end, with a warning."""
+    """Return the samples of a shard; for a damaged one, warn and return those before the damage."""
     groups: dict[str, list[_Member]] = {}
     key, whole = "", False
     with system.open(path, "rb") as file:
@@ -158,21 +158,21 @@ def _scan(system: AbstractFileSystem, number: int, path: str) -> list[_Group]:
                     key = f"{folder}{slash}{stem}"
                     place = _Member(extension, number, member.offset_data, member.size)
                     groups.setdefault(key, []).append(place)
-                # tarfile takes a damaged or missing header for the end of the archive.
+                # tarfile treats a damaged or missing header as the end of the archive.
                 file.seek(tar.offset)
                 whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
         except tarfile.ReadError:
             pass
     if not whole:
-        _drop_half(groups, key, length)
+        _drop_incomplete(groups, key, length)
         log.warning(
-            "%s is damaged or cut short: the %d samples before that are used", path, len(groups)
+            "%s is damaged or truncated: only its first %d samples are used", path, len(groups)
         )
     return list(groups.items())
 
 
-def _drop_half(groups: dict[str, list[_Member]], last: str, length: int) -> None:
-    """Leave out the last sample of a cut shard unless it has all the files that the first has."""
+def _drop_incomplete(groups: dict[str, list[_Member]], last: str, length: int) -> None:
+    """Drop the last sample of a truncated shard unless it has the same files as the first one."""
     members = [m for m in groups.pop(last, []) if m.offset + m.size <= length]
     first = next(iter(groups.values()), [])
     if members and {m.extension for m in members} == {m.extension for m in first}:
@@ -180,7 +180,7 @@ def _drop_half(groups: dict[str, list[_Member]], last: str, length: int) -> None
 
 
 def _walk(system: AbstractFileSystem, root: str, skipped: set[str]) -> Iterator[_Group]:
-    """The samples of plain folders: files that differ in the extension alone belong together."""
+    """Yield the samples of plain folders; files that differ only in extension form a sample."""
     for folder, _, names in sorted(system.walk(root)):
         inside = folder[len(root) :].strip("/")
         if inside.partition("/")[0] in skipped:
@@ -195,7 +195,7 @@ def _walk(system: AbstractFileSystem, root: str, skipped: set[str]) -> Iterator[
 
 
 def _index(groups: Iterable[_Group]) -> dict[str, Any]:
-    """The samples that have a photograph, as the arrays of a Source."""
+    """Return the samples that have a photograph, as the arrays of a Source."""
     keys: list[str] = []
     extensions: dict[str, int] = {}
     first, extension_M = array("q", [0]), array("B")
@@ -222,14 +222,14 @@ def _index(groups: Iterable[_Group]) -> dict[str, Any]:
 
 
 def _classes(index: dict[str, Any]) -> tuple[str, ...]:
-    """The names of the outermost folders, sorted. Where each has a json, they are parts."""
+    """Return the sorted names of the outermost folders; with json files, they are not classes."""
     if "json" in index["extensions"]:
         return ()
     return tuple(sorted({str(k).partition("/")[0] for k in index["keys_N"] if "/" in k}))
 
 
 def _sample(source: str, key: str, files: dict[str, bytes], class_index: int) -> Sample:
-    """A sample of its files by extension. A caption, alone or in the json, joins the captions."""
+    """Build a sample from its files by extension; a caption in txt or json becomes ``captions``."""
     encoded = next(files.pop(extension) for extension in PHOTOGRAPHS if extension in files)
     with reading(source, key, "its json, caption or class cannot be read"):
         info = json.loads(files.get("json", b"{}"))

@@ -1,11 +1,11 @@
-"""A CLIP teacher's answers as ``training.data.embeddings`` keeps them, and the views they are for.
+"""The outputs of a CLIP teacher that ``training.distillation.embeddings`` stored, and their views.
 
-A photograph has a few fixed views, random cuts that depend on its name and the view's number alone,
-so that training makes the same picture again beside the answer that was kept for it.
+A photograph has a few fixed views: random cuts that depend only on its name and the view's number,
+so that training can reproduce the picture of each stored output.
 
-    FOLDER/targets.json                  which teacher, what views, of which photographs
+    FOLDER/targets.json                  the teacher, the views and the photographs
     FOLDER/SOURCE/000000.pooled.npy      float16 n×K×D: n samples of the part, K views
-    FOLDER/SOURCE/000000.dense.npy       float16 n×K×D×h×w, if asked for
+    FOLDER/SOURCE/000000.dense.npy       float16 n×K×D×h×w, optional
 
 The rows of a broken sample are NaN.
 """
@@ -29,14 +29,14 @@ Array = NDArray[np.float16]
 
 
 def view_of(sample: Sample, size: int, view: int) -> Frame:
-    """The ``size``×``size`` cut of ``sample`` that has this number. Raises BadSample."""
+    """Return view number ``view`` of ``sample``, ``size``×``size``. Raises BadSample."""
     name = f"{sample.source}\0{sample.key}\0{view}"
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])
     return cut(sample, (), size, 1, np.random.default_rng(seed), scales=(0.7, 1.3))
 
 
 def identity(teacher: nn.Module) -> str:
-    """Hex sha256 over the names, types and values of a teacher's weights."""
+    """Return the hex sha256 of the names, types and values of a teacher's weights."""
     digest = hashlib.sha256()
     weights: dict[str, Tensor] = dict(teacher.named_parameters()) | dict(teacher.named_buffers())
     for name, value in sorted(weights.items()):
@@ -48,9 +48,9 @@ def identity(teacher: nn.Module) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is kept: ``views`` of ``size`` pixels, in parts of ``part`` samples.
+    """The contents of a targets folder: ``views`` of ``size`` pixels, ``part`` samples per file.
 
-    ``teacher`` is its identity, ``sources`` the digest of each source by its name.
+    ``teacher`` is the teacher's ``identity``, ``sources`` the digest of each source by name.
     """
 
     teacher: str
@@ -61,34 +61,36 @@ class Plan:
     sources: dict[str, str] = field(default_factory=dict)
 
     def files(self, folder: Path, source: Source) -> list[Path]:
-        """The pooled file of each part, which is written last: where it is, the part is done."""
+        """Return the pooled file of each part, which is written last and marks a complete part."""
         return [
             pooled_file(folder, source.name, start, self.part)
             for start in range(0, len(source), self.part)
         ]
 
     def check(self, folder: Path, wanted: "Plan") -> None:
-        """Raise ValueError where ``folder``, which holds this, is no place for ``wanted``."""
+        """Raise ValueError if ``folder``, which holds this plan, does not fit ``wanted``."""
         advice = "use another folder, or empty this one"
         if self.teacher != wanted.teacher:
             raise ValueError(
-                f"{folder} holds the answers of teacher {self.teacher[:12]}, not of "
+                f"{folder} holds outputs of teacher {self.teacher[:12]}, not of "
                 f"{wanted.teacher[:12]}: {advice}"
             )
         if replace(self, sources={}) != replace(wanted, sources={}):
-            raise ValueError(f"{folder} holds {self._said()}, not {wanted._said()}: {advice}")
+            raise ValueError(
+                f"{folder} holds {self._description()}, not {wanted._description()}: {advice}"
+            )
         for name, digest in wanted.sources.items():
             if self.sources.get(name, digest) != digest:
-                raise ValueError(f"{folder} knows {name} with other photographs: {advice}")
+                raise ValueError(f"{folder} was made from other photographs of {name}: {advice}")
 
-    def _said(self) -> str:
+    def _description(self) -> str:
         return (
             f"{self.views} views of {self.size} pixels {'with' if self.dense else 'without'} "
             f"dense maps in parts of {self.part} samples"
         )
 
     def write(self, folder: Path) -> None:
-        """Leave word in ``folder`` of what it holds."""
+        """Write the plan to ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / "targets.partial"
         partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -96,29 +98,29 @@ class Plan:
 
     @classmethod
     def read(cls, folder: Path) -> "Plan | None":
-        """What ``folder`` holds; None where nothing was begun."""
+        """Read the plan of ``folder``, or return None if it has none."""
         file = folder / "targets.json"
         return cls(**json.loads(file.read_text())) if file.exists() else None
 
 
 @dataclass(frozen=True)
 class StoredTargets:
-    """Reads what the job has kept; holds no open file, so it can be forked and pickled."""
+    """The stored outputs in a folder; holds no open file, so it can be forked and pickled."""
 
     folder: Path
     plan: Plan
 
     @classmethod
     def open(cls, folder: Path, teacher: str, sources: Sequence[Source]) -> "StoredTargets":
-        """The targets of ``sources`` by the teacher of this ``identity``.
+        """Open the targets of ``sources`` by the teacher with this ``identity``.
 
-        Raises FileNotFoundError where the job has not been or is not done, ValueError where it ran
-        with another teacher or other photographs.
+        Raises FileNotFoundError if the job has not run or is incomplete, ValueError if it ran with
+        another teacher or other photographs.
         """
         plan = Plan.read(folder)
         if plan is None:
             raise FileNotFoundError(
-                f"no targets.json in {folder}: run training.data.embeddings first"
+                f"no targets.json in {folder}: run training.distillation.embeddings first"
             )
         digests = {source.name: source.digest() for source in sources}
         plan.check(folder, replace(plan, teacher=teacher, sources=digests))
@@ -128,14 +130,14 @@ class StoredTargets:
             if missing:
                 raise FileNotFoundError(
                     f"{missing} of {len(files)} parts of {source.name} are missing in {folder}: "
-                    "start training.data.embeddings again, it goes on where it stopped"
+                    "run training.distillation.embeddings again, it resumes where it stopped"
                 )
         return cls(folder, plan)
 
     def at(self, source: str, index: int, view: int) -> tuple[Array, Array | None]:
-        """``pooled_D`` and, where they were kept, ``dense_Dhw`` of ``view_of(sample, size, view)``.
+        """Return ``pooled_D`` and, if stored, ``dense_Dhw`` of ``view_of(sample, size, view)``.
 
-        Raises BadSample where the sample was broken.
+        Raises BadSample if the sample was broken.
         """
         file = pooled_file(self.folder, source, index, self.plan.part)
         row = index % self.plan.part, view
@@ -151,10 +153,10 @@ def _stored(file: Path) -> Array:
 
 
 def pooled_file(folder: Path, source: str, index: int, part: int) -> Path:
-    """The file that holds the pooled embeddings of a sample."""
+    """Return the file with a sample's pooled embeddings."""
     return folder / source / f"{index // part:06d}.pooled.npy"
 
 
 def dense_file(pooled: Path) -> Path:
-    """The file of the dense maps beside a file of pooled embeddings."""
+    """Return the file of dense maps that belongs to a file of pooled embeddings."""
     return pooled.with_name(pooled.name.replace(".pooled.", ".dense."))

@@ -9,49 +9,28 @@ from torch import Tensor
 
 
 def clip_loss(student_BD: Tensor, teacher_BD: Tensor) -> Tensor:
-    """L_CLIP: one minus the cosine of the two embeddings (paper, equation 1). Gives ``B``."""
+    """Return L_CLIP, one minus the cosine of two embeddings (paper, equation 1). Shape ``B``."""
     return 1 - F.cosine_similarity(student_BD, teacher_BD, dim=-1)
 
 
-def angle_loss(student_BD: Tensor, teacher_BD: Tensor, dispersion: float = 1.0) -> Tensor:
-    """The squared angle (radians) of the two embeddings over ``dispersion``. Gives ``B``.
-
-    The summary loss of C-RADIOv4 (arXiv 2601.17237), in the place of ``clip_loss``: divided by
-    ``angular_dispersion`` of its teacher, it weighs the same whatever the teacher's spread. The
-    angle comes from chords: the arc cosine has no gradient where both agree.
-    """
-    student_BD, teacher_BD = F.normalize(student_BD, dim=-1), F.normalize(teacher_BD, dim=-1)
-    apart_B, together_B = (
-        (student_BD - teacher_BD).norm(dim=-1),
-        (student_BD + teacher_BD).norm(dim=-1),
-    )
-    return (2 * torch.atan2(apart_B, together_B)) ** 2 / dispersion
-
-
-def angular_dispersion(teacher_ND: Tensor) -> Tensor:
-    """The mean squared angle of a teacher's embeddings to their mean direction, a scalar."""
-    center_D = F.normalize(teacher_ND, dim=-1).mean(dim=0)
-    return angle_loss(teacher_ND, center_D).mean()
-
-
 def dense_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) -> Tensor:
-    """One minus the cosine of patches, the mean over each image's valid cells, then over images."""
+    """Return one minus the cosine of patches: the mean over valid cells, then over images."""
     return _over_valid(1 - F.cosine_similarity(student_BDhw, teacher_BDhw, dim=1), valid_Bhw)
 
 
 def embedding_loss(student_BDhw: Tensor, teacher_BDhw: Tensor, valid_Bhw: Tensor) -> Tensor:
-    """Mean squared difference of feature maps, over valid cells and channels, then over images.
+    """Return the mean squared difference of feature maps over valid cells, then over images.
 
-    Both maps are standardised (``training.distillation.standardise``). Otherwise the teacher's
-    variance would decide the weight of this loss.
+    Both maps must be standardised (``training.distillation.standardise``); otherwise the teacher's
+    variance would determine the weight of this loss.
     """
     return _over_valid((student_BDhw - teacher_BDhw).square().mean(dim=1), valid_Bhw)
 
 
 def name_loss(logits_BLhw: Tensor, share_BLhw: Tensor) -> Tensor:
-    """Cross-entropy of cells, the classes weighted by how much of a cell they cover.
+    """Return the cross-entropy of cells, with each class weighted by its share of the cell.
 
-    The mean over each image's covered part, then over images.
+    The mean is taken over each image's covered area, then over images.
     """
     entropy_B = -(share_BLhw * logits_BLhw.log_softmax(dim=1)).sum(dim=(1, 2, 3))
     return (entropy_B / share_BLhw.sum(dim=(1, 2, 3)).clamp(min=1)).mean()
@@ -62,7 +41,7 @@ def _over_valid(loss_Bhw: Tensor, valid_Bhw: Tensor) -> Tensor:
 
 
 def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
-    """One minus the soft Dice overlap; ``target_Mmm`` are probabilities. Gives ``M``."""
+    """Return one minus the soft Dice overlap with the probabilities ``target_Mmm``. Shape ``M``."""
     probability_Mmm = logits_Mmm.sigmoid()
     overlap_M = (probability_Mmm * target_Mmm).sum(dim=(-2, -1))
     total_M = probability_Mmm.sum(dim=(-2, -1)) + target_Mmm.sum(dim=(-2, -1))
@@ -70,10 +49,10 @@ def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
 
 
 def focal_loss(logits_Mmm: Tensor, target_Mmm: Tensor, gamma: float = 2.0) -> Tensor:
-    """Binary cross-entropy weighted by the prediction's distance from soft targets. Gives ``M``.
+    """Return binary cross-entropy weighted by the distance from soft targets. Shape ``M``.
 
-    With hard targets this is the focal loss; with a teacher's probabilities it is zero-weighted
-    where student and teacher agree, which is what distillation wants of it.
+    With hard targets this is the focal loss. With a teacher's probabilities the weight is zero
+    where student and teacher agree, as distillation requires.
     """
     entropy_Mmm = F.binary_cross_entropy_with_logits(logits_Mmm, target_Mmm, reduction="none")
     distance_Mmm = (logits_Mmm.sigmoid() - target_Mmm).abs()
@@ -81,26 +60,26 @@ def focal_loss(logits_Mmm: Tensor, target_Mmm: Tensor, gamma: float = 2.0) -> Te
 
 
 def cross_entropy_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
-    """Mean binary cross-entropy of each mask. Gives ``M``."""
+    """Return the mean binary cross-entropy of each mask. Shape ``M``."""
     return F.binary_cross_entropy_with_logits(logits_Mmm, target_Mmm, reduction="none").mean(
         dim=(-2, -1)
     )
 
 
 def soft_iou(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
-    """Overlap of the predicted mask with the target's, both cut at one half. Gives ``M``."""
+    """Return the IoU of predicted and target masks, both thresholded at 0.5. Shape ``M``."""
     mask_Mmm, truth_Mmm = logits_Mmm > 0, target_Mmm > 0.5
     overlap_M = (mask_Mmm & truth_Mmm).sum(dim=(-2, -1))
     return overlap_M / (mask_Mmm | truth_Mmm).sum(dim=(-2, -1)).clamp(min=1)
 
 
 def sam_loss(logits_P4mm: Tensor, iou_P4: Tensor, target_Pmm: Tensor) -> tuple[Tensor, Tensor]:
-    """Learn the masks that people outlined; also gives the best alternative ``best_P`` (1..3).
+    """Return the loss on human outlines, and the best alternative mask ``best_P`` (1..3).
 
-    Mask 0 answers alone; of the three alternatives only the best one learns, so that they part
-    (Segment Anything, section 3). Cross-entropy and Dice 1:4: the 20:1 focal mixture starts much
-    more slowly from random weights, and more cross-entropy gives blunter edges. The IoU head
-    regresses the true overlap.
+    Mask 0 is always trained; of the three alternatives only the best one is, so that they
+    specialise (Segment Anything, section 3). Cross-entropy and Dice are weighted 1:4: the 20:1
+    focal mixture starts much more slowly from random weights, and more cross-entropy gives blunter
+    edges. The IoU head regresses the true overlap.
     """
     target_P4mm = target_Pmm[:, None].expand_as(logits_P4mm)
     entropy_P4 = cross_entropy_loss(logits_P4mm, target_P4mm)
@@ -115,10 +94,11 @@ def sam_loss(logits_P4mm: Tensor, iou_P4: Tensor, target_Pmm: Tensor) -> tuple[T
 def sam_distillation_loss(
     logits_P4mm: Tensor, iou_P4: Tensor, teacher_P4mm: Tensor, teacher_iou_P4: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """L_SAM: focal and Dice 20:1 against the teacher's mask scores (paper, equation 2).
+    """Return L_SAM, focal and Dice 20:1 against the teacher's masks (paper, equation 2).
 
-    Each mask follows the teacher's mask of the same rank, the IoU head its prediction; also gives
-    the alternative ``best_P`` (1..3) that the teacher trusts most. ``teacher_P4mm`` are logits.
+    Each mask follows the teacher's mask of the same index, the IoU head the teacher's prediction.
+    Also returns ``best_P`` (1..3), the teacher's alternative with the highest predicted IoU.
+    ``teacher_P4mm`` are logits.
     """
     target_P4mm = teacher_P4mm.sigmoid()
     focal_P4 = focal_loss(logits_P4mm, target_P4mm)

@@ -1,7 +1,7 @@
-"""One step of learning to segment: prompts for a batch of frames, masks, the loss.
+"""One training step of segmentation: prompts for a batch of frames, masks, loss.
 
-Both the edge SAM teacher (against the masks that people drew) and the merge (against the
-teacher's masks) take this step.
+Shared by the edge SAM teacher, which learns human outlines, and the merge, which learns the
+teacher's masks.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from training.data.prompts import correction, noised, point_in
 
 @dataclass(frozen=True)
 class Prompts:
-    """One kind of prompt for all masks of a batch, so that tokens stack."""
+    """Prompts of the same kind for all masks of a batch, so that tokens stack."""
 
     boxes_P4: Tensor | None = None
     points_PN2: Tensor | None = None
@@ -28,11 +28,11 @@ class Prompts:
     logits_P1mm: Tensor | None = None
 
     def to(self, device: torch.device) -> "Prompts":
-        """The same prompts on a device."""
+        """Return the same prompts on ``device``."""
         return Prompts(**_on(device, self))
 
     def after(self, point_P2: Tensor, label_P: Tensor, logits_Pmm: Tensor) -> "Prompts":
-        """The same prompts with one more click each and the logits of the last answer."""
+        """Return the same prompts with one more click each and the previous mask logits."""
         points_PN2, labels_PN = point_P2[:, None], label_P[:, None]
         if self.points_PN2 is not None and self.labels_PN is not None:
             points_PN2 = torch.cat([self.points_PN2, points_PN2], dim=1)
@@ -41,15 +41,15 @@ class Prompts:
 
 
 Kind = Literal["box", "point"]
-# Loss and best alternative of (logits_P4mm, iou_P4) for the prompts that gave them.
+# Maps (logits_P4mm, iou_P4, prompts) to the loss and each mask's best alternative.
 Criterion = Callable[[Tensor, Tensor, Prompts], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames, the masks to find in them, and what points at each mask.
+    """Frames, their target masks, and a prompt for each mask.
 
-    ``chance_PR``: uniform numbers in [0, 1), which choose the point of each mask's clicks.
+    ``chance_PR``: uniform numbers in [0, 1) that select the points of each mask's clicks.
     """
 
     pixels_B3SS: Tensor
@@ -60,7 +60,7 @@ class Batch:
     chance_PR: Tensor
 
     def to(self, device: torch.device) -> "Batch":
-        """The same batch on a device."""
+        """Return the same batch on ``device``."""
         return Batch(**_on(device, self))
 
 
@@ -76,9 +76,9 @@ def make_batch(
     kind: Kind,
     rounds: int,
 ) -> Batch:
-    """All masks of the frames, and for each of them a box or a point, by its frame's numbers.
+    """Return all masks of the frames, each with a box or a point drawn from its frame's generator.
 
-    Half of the frames' boxes are drawn by a hurried hand.
+    In half of the frames, the boxes are imprecise.
     """
     count_B = [len(frame.masks_Pmm) for frame in frames]
     target_Pmm = torch.cat([torch.from_numpy(frame.masks_Pmm) for frame in frames])
@@ -115,7 +115,7 @@ def segment_step(
     rounds: int,
     criterion: Criterion,
 ) -> Tensor:
-    """The mean loss over ``rounds`` prompts, each later one a correcting click on the last mask."""
+    """Return the mean loss over ``rounds`` prompts: the first one, then correcting clicks."""
     cell = prompt_encoder.input_image_size[0] / batch.target_Pmm.shape[-1]
     prompts, losses = batch.prompts, list[Tensor]()
     for number in range(rounds):
@@ -123,10 +123,10 @@ def segment_step(
         loss, best_P = criterion(logits_P4mm, iou_P4, prompts)
         losses.append(loss)
         if number + 1 < rounds:
-            shown_Pmm = logits_P4mm.detach()[torch.arange(len(best_P)), best_P]
+            previous_Pmm = logits_P4mm.detach()[torch.arange(len(best_P)), best_P]
             chance_P = batch.chance_PR[:, number + 1]
-            point_P2, label_P = correction(shown_Pmm, batch.target_Pmm, cell, chance_P)
-            prompts = prompts.after(point_P2, label_P, shown_Pmm)
+            point_P2, label_P = correction(previous_Pmm, batch.target_Pmm, cell, chance_P)
+            prompts = prompts.after(point_P2, label_P, previous_Pmm)
     return torch.stack(losses).mean()
 
 
@@ -137,7 +137,7 @@ def decode(
     batch: Batch,
     prompts: Prompts,
 ) -> tuple[Tensor, Tensor]:
-    """Float32 ``logits_P4mm`` and ``iou_P4`` for the prompts of a batch."""
+    """Return float32 ``logits_P4mm`` and ``iou_P4`` for the prompts of a batch."""
     points = None
     if prompts.points_PN2 is not None and prompts.labels_PN is not None:
         points = prompts.points_PN2, prompts.labels_PN

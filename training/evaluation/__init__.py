@@ -1,1 +1,1 @@
-"""The paper's evaluation: one file a task, over our own photograph sets and the public ones."""
+"""The paper's evaluation on our own photograph sets and public data sets, one file per task."""

@@ -1,4 +1,4 @@
-"""The probing figure: one group of bars for each figure, one bar for each checkpoint."""
+"""Bar chart of probing results: one group per figure, one bar per checkpoint."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,19 +9,19 @@ from training.evaluation.suite import Metrics
 
 
 def draw_bars(figures: Mapping[str, Metrics], path: Path) -> None:
-    """Write a PNG of the same figures of several checkpoints, by their names, in per cent."""
-    from matplotlib.figure import Figure  # takes long, and only a plot uses it
+    """Write a PNG with the figures of several checkpoints, keyed by name, in per cent."""
+    from matplotlib.figure import Figure  # slow to import, and only plots need it
 
     names = list(dict.fromkeys(name for metrics in figures.values() for name in metrics))
-    place = np.arange(len(names))
+    position = np.arange(len(names))
     thickness = 0.8 / len(figures)
     figure = Figure(figsize=(8, 1 + 0.3 * len(names) * (1 + len(figures))), layout="constrained")
     axes = figure.add_subplot(xlabel="%", xlim=(0, 100))
     for row, (checkpoint, metrics) in enumerate(figures.items()):
         values = [100 * metrics.get(name, 0.0) for name in names]
-        bars = axes.barh(place + row * thickness, values, thickness, label=checkpoint)
+        bars = axes.barh(position + row * thickness, values, thickness, label=checkpoint)
         axes.bar_label(bars, fmt="%.1f", padding=2)
-    axes.set_yticks(place + 0.4 - thickness / 2, [name.replace("_", " ") for name in names])
+    axes.set_yticks(position + 0.4 - thickness / 2, [name.replace("_", " ") for name in names])
     axes.invert_yaxis()
     figure.legend(loc="outside lower center", ncols=len(figures))
     figure.savefig(path, dpi=150)

@@ -1,4 +1,4 @@
-"""Zero-shot classification: how often the class whose name fits best is the right one."""
+"""Zero-shot classification: top-1 and top-5 accuracy over class names."""
 
 from collections.abc import Iterable
 
@@ -14,19 +14,19 @@ OWN_SETS = ("caltech101", "imagen200", "imagenet1k_sample")
 
 
 def own_sets(model: SamClip, options: Options) -> Metrics:
-    """Top-1 over the class names of each of our own sets."""
+    """Return top-1 accuracy on each of our own sets, over the set's class names."""
     metrics = {}
     for source in OWN_SETS:
         names = class_names(options.root, source)
-        place = {value: index for index, value in enumerate(names)}
+        index_of = {value: index for index, value in enumerate(names)}
         samples = progress(own_samples(options, source), f"classification {source}")
-        pictures = ((sample.encoded, place[sample.class_index]) for sample in samples)
+        pictures = ((sample.encoded, index_of[sample.class_index]) for sample in samples)
         metrics[f"{source}_top1"] = _top_k(model, pictures, list(names.values()))[0]
     return metrics
 
 
 def folders(model: SamClip, options: Options) -> Metrics:
-    """Top-1 and top-5 over a folder for each class: ImageNet's layout (paper, table 1)."""
+    """Return top-1 and top-5 accuracy on ImageNet's layout (paper, table 1)."""
     val = options.root / "val"
     pictures, names = class_folders(val if val.is_dir() else options.root)
     chosen = progress(limited(pictures, options.limit), "classification")
@@ -37,7 +37,7 @@ def folders(model: SamClip, options: Options) -> Metrics:
 def _top_k(
     model: SamClip, pictures: Iterable[tuple[bytes, int]], names: list[str]
 ) -> tuple[float, float]:
-    """How often the right class is the first, and among the first five."""
+    """Return top-1 and top-5 accuracy; ``pictures`` has (encoded file, class index)."""
     labels_LD = class_embeddings(model.embed_text, names, model.config.templates)
     best = []
     for encoded, truth in pictures:

@@ -1,7 +1,7 @@
-"""COCO-style json: read, found its pictures, and average precision by pycocotools.
+"""COCO-style JSON: reading, image paths, and average precision with pycocotools.
 
-LVIS is evaluated by the same code with its two federated rules: the lvis package (0.5.3, of 2020)
-uses names that NumPy has since removed, and asks for an OpenCV that excludes the headless one.
+LVIS uses the same code with its two federated rules, because the lvis package (0.5.3, 2020) uses
+names that NumPy has since removed and needs an OpenCV package that conflicts with the headless one.
 """
 
 import contextlib
@@ -17,33 +17,36 @@ from pycocotools.cocoeval import COCOeval
 from training.evaluation.layouts import existing, read_json
 from training.evaluation.suite import Metrics
 
-LVIS_DETECTIONS = 300  # of a picture; COCO counts 100 of each of its categories
+LVIS_DETECTIONS = 300  # per image; COCO allows 100 per image and category
 RARITY = {"r": "rare", "c": "common", "f": "frequent"}
 SIZES = {"small": 1, "medium": 2, "large": 3}  # COCOeval's area ranges
 
 
 def read_coco(path: Path) -> COCO:
-    """Read a COCO-style json; annotations without ``iscrowd`` (LVIS) are no crowds."""
+    """Read a COCO-style JSON; annotations without ``iscrowd`` (LVIS) are not crowds."""
     coco = COCO()
     coco.dataset = read_json(path)
     for annotation in coco.dataset["annotations"]:
         annotation.setdefault("iscrowd", 0)
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints as it goes
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints progress
         coco.createIndex()
     return coco
 
 
 def image_path(root: Path, annotations: Path, record: dict[str, Any]) -> Path:
-    """Where a picture lies: ``val2017/`` of ``…_val2017.json``, LVIS's own url, ``images/``."""
+    """Return the path of an image. Raises FileNotFoundError.
+
+    Tries the folder in LVIS's URL, ``val2017/`` for ``…_val2017.json``, ``root`` and ``images/``.
+    """
     url = record.get("coco_url", "").split("/")[-2:]
     name = record.get("file_name") or url[-1]
     folders = [annotations.stem.rpartition("_")[2], ".", "images"]
     places = [root / folder / name for folder in folders]
-    return existing([root.joinpath(*url), *places] if len(url) == 2 else places, "picture")
+    return existing([root.joinpath(*url), *places] if len(url) == 2 else places, "image")
 
 
 class FederatedEval(COCOeval):
-    """LVIS: where a picture's category is not exhaustive, what matches nothing is not counted."""
+    """LVIS evaluation: ignores unmatched detections of an image's non-exhaustive categories."""
 
     def evaluateImg(self, imgId: int, catId: int, aRng: list[float], maxDet: int) -> Any:
         result = super().evaluateImg(imgId, catId, aRng, maxDet)
@@ -56,14 +59,15 @@ class FederatedEval(COCOeval):
 def average_precision(
     coco: COCO, results: list[dict[str, Any]], images: list[int], federated: bool = False
 ) -> Metrics:
-    """AP of masks over IoU .5 to .95, at .5 and .75, by size, and for LVIS by frequency.
+    """Return mask AP over IoU .5 to .95, at .5 and .75, by size, and for LVIS by frequency.
 
-    ``results``: COCO's results format with ``segmentation`` and ``score``. Only ``images`` count.
+    ``results``: COCO's results format with ``segmentation`` and ``score``. Only ``images`` are
+    evaluated.
     """
     if federated:
         results = _federated(coco, results)
     with contextlib.redirect_stdout(io.StringIO()):
-        # loadRes writes into what it is given, and takes no empty list.
+        # loadRes modifies its argument and rejects an empty list.
         found = coco.loadRes([dict(result) for result in results]) if results else COCO()
         if not results:
             found.createIndex()
@@ -85,19 +89,19 @@ def average_precision(
 
 
 def _mean(precision: np.ndarray) -> float:
-    """Categories that do not occur have -1; nothing at all is 0."""
+    """Return the mean over categories that occur (absent ones have -1); 0 if none does."""
     occurring = precision[precision > -1]
     return float(occurring.mean()) if occurring.size else 0.0
 
 
 def _federated(coco: COCO, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The best of each picture, of the categories that were looked for in it."""
+    """Keep the best results of each image, in the categories that were annotated in it."""
     by_image = defaultdict(list)
     for result in sorted(results, key=lambda result: -result["score"]):
         by_image[result["image_id"]].append(result)
     kept = []
     for image, found in by_image.items():
-        looked_for = {a["category_id"] for a in coco.imgToAnns[image]}
-        looked_for |= set(coco.imgs[image]["neg_category_ids"])
-        kept += [r for r in found[:LVIS_DETECTIONS] if r["category_id"] in looked_for]
+        annotated = {a["category_id"] for a in coco.imgToAnns[image]}
+        annotated |= set(coco.imgs[image]["neg_category_ids"])
+        kept += [r for r in found[:LVIS_DETECTIONS] if r["category_id"] in annotated]
     return kept

@@ -1,8 +1,8 @@
-"""``samclip eval``: what a checkpoint can do, in the paper's tasks, on photographs it never saw.
+"""``samclip eval``: evaluate a checkpoint in the paper's tasks on held-out photographs.
 
-A suite takes a model and a folder, and gives named figures in [0, 1]. Our own photograph sets and
-the public data sets, as they are published, are read in place; ``training/evaluation`` has a file
-for each task.
+A suite takes a model and a folder and returns named figures in [0, 1]. Our own photograph sets and
+the public data sets, in their published layouts, are read in place; ``training/evaluation`` has one
+file per task.
 """
 
 import argparse
@@ -64,18 +64,18 @@ SUITES: dict[str, Task] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure a checkpoint; prints a table and writes it and metrics.json."""
+    """Evaluate a checkpoint; print the figures and write them as JSON and Markdown."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.card and (arguments.limit is not None or arguments.suite != "all"):
-        parser.error("--card is for whole figures of all our own sets: leave --limit and --suite")
+        parser.error("--card needs full results on all our own sets: remove --limit and --suite")
     try:
         _measure(arguments)
     except (SamClipError, OSError, ValueError) as error:
         print(f"samclip eval: {error}", file=sys.stderr)
         return 1
     except KeyError as error:
-        print(f"samclip eval: a file of the data set has no {error}", file=sys.stderr)
+        print(f"samclip eval: a data set file has no {error} key", file=sys.stderr)
         return 1
     return 0
 
@@ -106,27 +106,27 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--checkpoint", default="edge", help="name or directory")
     add("--suite", choices=["all", *SUITES], default="all", help="all: our own photograph sets")
-    add("--root", type=Path, default=Path("../shared/data"), help="folder of the data set or sets")
-    add("--limit", type=_positive, help="pictures of each set, spread evenly over it")
-    add("--protocol", choices=get_args(Protocol), default="whole", help="semantic: how it is shown")
-    add("--refine", action="store_true", help="semantic: both heads together as well")
-    add("--annotations", type=Path, help="boxes, points: COCO-style json, if not the layout's own")
-    add("--detections", type=Path, help="boxes: a detector's json instead of the true boxes")
-    add("--features", choices=get_args(FeatureMap), default="tokens", help="probes: which map")
-    add("--seed", type=int, default=0, help="probes")
+    add("--root", type=Path, default=Path("../shared/data"), help="data set folder")
+    add("--limit", type=_positive, help="images per set, spread evenly over it")
+    add("--protocol", choices=get_args(Protocol), default="whole", help="semantic: image framing")
+    add("--refine", action="store_true", help="semantic: also measure both heads together")
+    add("--annotations", type=Path, help="boxes, points: COCO-style JSON instead of the layout's")
+    add("--detections", type=Path, help="boxes: a detector's JSON instead of the true boxes")
+    add("--features", choices=get_args(FeatureMap), default="tokens", help="probes: feature map")
+    add("--seed", type=int, default=0, help="probes: seed")
     add("--templates", choices=["own", "openai"], default="own", help="openai: the paper's 80")
     add("--out", type=Path, default=Path("out/metrics.json"))
     add("--card", action="store_true", help="write the figures into the checkpoint's model card")
-    add("--device", type=_device, default="cpu", help="as torch names it: cpu, cuda, cuda:1")
-    add("--engine", choices=get_args(EngineName), default="torch", help="what runs it (torch)")
-    add("--dtype", choices=get_args(Asked), default="float32", help="of the encoder (float32)")
+    add("--device", type=_device, default="cpu", help="torch device: cpu, cuda, cuda:1")
+    add("--engine", choices=get_args(EngineName), default="torch", help="inference engine (torch)")
+    add("--dtype", choices=get_args(Asked), default="float32", help="encoder precision (float32)")
     add("--threads", type=_positive, default=torch.get_num_threads())
     return parser
 
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1")
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a positive integer")
     return int(text)
 
 
@@ -135,12 +135,12 @@ def _device(text: str) -> str:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError) as error:  # AssertionError: a build without CUDA
         reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be used here: {reason}") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not available: {reason}") from error
     return text
 
 
 def _openai_templates() -> tuple[str, ...]:
-    from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes seconds
+    from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes seconds to import
 
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 

@@ -25,11 +25,11 @@ from training.evaluation.suite import (
     progress,
 )
 
-THING_AREA = 32 * 32  # pixels: smaller things are few cells of any mask here
+THING_AREA = 32 * 32  # pixels; smaller objects cover few cells of the mask grid
 
 
 def own_sets(model: SamClip, options: Options) -> Metrics:
-    """Mean IoU of a box prompt's one mask, and of the best of three masks of a centre point."""
+    """Return mean IoU of box prompts, and of centre points with the first and the best mask."""
     metrics = {}
     for source in ("coco_multi", "bsds500"):
         box, point, thing = [], [], []
@@ -50,14 +50,14 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
 def box_overlaps(
     model: SamClip, features: ImageFeatures, truths: Sequence[NDArray[np.bool_]]
 ) -> list[float]:
-    """IoU of the one mask that answers each truth's own box."""
+    """Return the IoU of the single mask for each true mask's own box."""
     prompts = [Prompt(box=box_around(truth)) for truth in truths]
     masks = (answer.masks_MHW[0] for answer in answers(model, features, prompts, False))
     return [iou(mask, truth) for mask, truth in zip(masks, truths, strict=True)]
 
 
 def _things(sample: Sample) -> list[dict[str, Any]]:
-    """The countable objects among coco_multi's outlines, large enough to be judged."""
+    """Return coco_multi's countable objects that are large enough to judge."""
     return [
         instance["segmentation"]
         for instance in sample.info.get("instances", ())
@@ -70,15 +70,15 @@ def _decoded(rles: Sequence[dict[str, Any]]) -> list[NDArray[np.bool_]]:
 
 
 def coco_boxes(model: SamClip, options: Options) -> Metrics:
-    """COCO: each box, true or of a detector (ViTDet's json), to one mask (paper, table 1)."""
+    """Return mask AP on COCO from true or detected boxes (ViTDet's JSON; paper, table 1)."""
     annotations = options.annotations or options.root / "annotations/instances_val2017.json"
     return _from_boxes(model, options, annotations, federated=False)
 
 
 def lvis_boxes(model: SamClip, options: Options) -> Metrics:
-    """LVIS v1, as ``coco_boxes``."""
+    """Return mask AP on LVIS v1, as ``coco_boxes``."""
     names = ("annotations/lvis_v1_val.json", "lvis_v1_val.json")
-    annotations = options.annotations or existing((options.root / n for n in names), "LVIS json")
+    annotations = options.annotations or existing((options.root / n for n in names), "LVIS JSON")
     return _from_boxes(model, options, annotations, federated=True)
 
 
@@ -95,7 +95,7 @@ def _from_boxes(model: SamClip, options: Options, annotations: Path, federated: 
 
 
 def _boxes(coco: COCO, detections: Path | None) -> dict[int, list[dict[str, Any]]]:
-    """Each picture's boxes: a detector's, or those that people drew, crowds left out."""
+    """Return each image's boxes: a detector's, or the annotated ones without crowds."""
     found = coco.dataset["annotations"]
     if detections is not None:
         found = read_json(detections)
@@ -109,7 +109,7 @@ def _boxes(coco: COCO, detections: Path | None) -> dict[int, list[dict[str, Any]
 def _segmented(
     model: SamClip, features: ImageFeatures, boxes: Sequence[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """COCO's results: a detector's score, or for a true box the predicted IoU."""
+    """Return COCO results; their score is the detector's, or the predicted IoU of a true box."""
     height, width = features.geometry.height, features.geometry.width
     kept, prompts = [], []
     for box in boxes:

@@ -1,6 +1,6 @@
-"""The public data sets as they are published: pictures with their class, captions or label map.
+"""Public data sets in their published layouts: images with a class, captions or a label map.
 
-Nothing is downloaded or converted; class names come from the files that a set ships.
+Nothing is downloaded or converted; class names come from files of the data set where it has them.
 """
 
 import json
@@ -29,25 +29,25 @@ VOC_CLASSES = (
     "dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa",
     "train", "tv monitor",
 )  # fmt: skip
-_UNSPACED = {name.replace(" ", ""): name for name in VOC_CLASSES}  # as the VOC files spell them
+_UNSPACED = {name.replace(" ", ""): name for name in VOC_CLASSES}  # as VOC's files spell them
 
 
 class Classified(NamedTuple):
-    """Pictures, each with the index of its class in ``names``."""
+    """Images, each with the index of its class in ``names``."""
 
     pictures: list[tuple[Path, int]]
     names: list[str]
 
 
 class Captioned(NamedTuple):
-    """A picture and all sentences that describe it."""
+    """The path of an image and all its captions."""
 
     path: Path
     captions: list[str]
 
 
 class Mapped(NamedTuple):
-    """A picture and its label map, both read when asked for: a file's bytes, integers H×W."""
+    """An image's file content and its label map (integers H×W), both read lazily."""
 
     read: Callable[[], bytes]
     labels: Callable[[], NDArray[np.integer]]
@@ -55,9 +55,9 @@ class Mapped(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Pictures with label maps, and the class that each value stands for.
+    """Images with label maps, and the class name of each value.
 
-    Values that are no class are not counted, but for ``background``: none of the classes.
+    Other values are ignored, except ``background``, which means none of the classes.
     """
 
     name: str
@@ -66,14 +66,14 @@ class LabelledSet:
     background: int | None = None
 
     def values(self, background: bool) -> list[int]:
-        """The values that are counted, the background first where it is asked for and known."""
+        """Return the evaluated values; the background comes first if requested and known."""
         if background and self.background is not None:
             return [self.background, *self.classes]
         return list(self.classes)
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file. Raises OSError, and ValueError that names the file."""
+    """Return the content of a JSON file. Raises OSError, or ValueError that names the file."""
     try:
         return json.loads(path.read_text())
     except ValueError as error:
@@ -81,26 +81,27 @@ def read_json(path: Path) -> Any:
 
 
 def existing(candidates: Iterable[Path], what: str) -> Path:
-    """Return the first path that exists; FileNotFoundError says where it was looked for."""
+    """Return the first path that exists. Raises FileNotFoundError that lists all candidates."""
     tried = list(candidates)
     for path in tried:
         if path.exists():
             return path
-    raise FileNotFoundError(f"no {what}: looked for {', '.join(map(str, tried))}")
+    raise FileNotFoundError(f"no {what} found; tried {', '.join(map(str, tried))}")
 
 
 def class_folders(folder: Path) -> Classified:
-    """Read a folder for each class: ImageNet, ImageNet-v2, Places365 or anybody's own.
+    """Read a set with one folder per class: ImageNet, ImageNet-v2, Places365 or custom.
 
-    Names come from one of ``NAME_FILES``, in the folder or above it: json ``{folder: name}`` or
+    Names come from one of ``NAME_FILES``, in the folder or its parent: JSON ``{folder: name}`` or
     ``{index: [folder, name]}``, or text lines ``folder name, more names``. Without such a file,
-    ImageNet's thousand folders (WordNet ids, or v2's 0 to 999) have CLIP's names, and others
-    their own.
+    ImageNet's thousand folders (WordNet ids, or v2's 0 to 999) get CLIP's names, and other folders
+    are named after themselves. Raises FileNotFoundError if the folder is empty or WordNet ids have
+    no names, and ValueError if one folder has none.
     """
     keys = [child.name for child in folder.iterdir() if child.is_dir()]
     keys.sort(key=lambda key: (int(key), key) if key.isdecimal() else (0, key))
     if not keys:
-        raise FileNotFoundError(f"{folder} has no folders: expected one for each class")
+        raise FileNotFoundError(f"{folder} has no subfolders: expected one per class")
     names = _folder_names(folder, keys)
     pictures = [
         (path, index)
@@ -121,7 +122,7 @@ def _folder_names(folder: Path, keys: list[str]) -> list[str]:
             return [table[key] for key in keys]
     wnids = all(WNID.fullmatch(key) for key in keys)
     if len(keys) == 1000 and (wnids or keys == [str(i) for i in range(1000)]):
-        from open_clip import IMAGENET_CLASSNAMES  # takes seconds
+        from open_clip import IMAGENET_CLASSNAMES  # takes seconds to import
 
         return list(IMAGENET_CLASSNAMES)
     if wnids:
@@ -147,7 +148,7 @@ def _name_table(path: Path) -> dict[str, str]:
 
 
 def captioned(root: Path) -> list[Captioned]:
-    """Flickr30k or COCO: the test part of Karpathy's ``dataset_*.json``, or COCO's own val json."""
+    """Read Flickr30k or COCO: Karpathy's ``dataset_*.json`` (test split), or COCO's val JSON."""
     karpathy = sorted(root.glob("dataset_*.json"))
     if karpathy:
         records = read_json(karpathy[0])["images"]
@@ -177,11 +178,11 @@ def captioned(root: Path) -> list[Captioned]:
 
 def _picture(root: Path, folder: str, name: str) -> Path:
     places = (folder, "", "images", "flickr30k_images", "flickr30k-images")
-    return existing((root / place / name for place in places), "picture")
+    return existing((root / place / name for place in places), "image")
 
 
 def read_map(path: Path) -> NDArray[np.integer]:
-    """The values of an indexed or grey PNG, H×W."""
+    """Return the values of an indexed or greyscale PNG, H×W."""
     with Image.open(path) as image:
         return np.array(image)
 
@@ -191,7 +192,7 @@ def _mapped(picture: Path, label_map: Path) -> Mapped:
 
 
 def voc(root: Path, part: str = "val") -> LabelledSet:
-    """Pascal VOC 2012 (``root`` is VOC2012): 20 classes, 0 background, 255 outlines."""
+    """Read Pascal VOC 2012 (``root`` is VOC2012): 20 classes, 0 background, 255 outlines."""
     stems = (root / f"ImageSets/Segmentation/{part}.txt").read_text().split()
     pictures = [
         _mapped(root / f"JPEGImages/{stem}.jpg", root / f"SegmentationClass/{stem}.png")
@@ -201,10 +202,10 @@ def voc(root: Path, part: str = "val") -> LabelledSet:
 
 
 def voc_context(root: Path) -> LabelledSet:
-    """Pascal Context (``root`` is VOC2010 with ``59_context_labels/`` and ``59_labels.txt``).
+    """Read Pascal Context (``root`` is VOC2010 with ``59_context_labels/``, ``59_labels.txt``).
 
-    The authors' own maps of 59 classes, 0 background. Maps that other tools make of their .mat
-    files number the classes by the alphabet and do not belong to this class list.
+    The label maps are the authors': 59 classes, 0 background. Maps that other tools extract from
+    the .mat files number the classes alphabetically and do not match this class list.
     """
     classes = {}
     for line in (root / "59_labels.txt").read_text().splitlines():
@@ -222,7 +223,7 @@ def voc_context(root: Path) -> LabelledSet:
 
 
 def ade20k(root: Path, part: str = "validation") -> LabelledSet:
-    """ADE20K (``root`` is ADEChallengeData2016): 150 classes, 0 not counted."""
+    """Read ADE20K (``root`` is ADEChallengeData2016): 150 classes, 0 is ignored."""
     classes = {}
     for line in (root / "objectInfo150.txt").read_text().splitlines()[1:]:
         fields = line.split("\t")
@@ -237,7 +238,7 @@ def _categories(path: Path) -> dict[int, str]:
 
 
 def coco_stuff(root: Path) -> LabelledSet:
-    """COCO-Stuff: 171 classes; ``stuffthingmaps/val2017`` hold category - 1, 255 not counted."""
+    """Read COCO-Stuff: 171 classes; ``stuffthingmaps/val2017`` has category - 1, 255 ignored."""
     names = _categories(root / "annotations/instances_val2017.json")
     stuff = _categories(root / "annotations/stuff_val2017.json")
     names |= {category: name for category, name in stuff.items() if name != "other"}
@@ -247,7 +248,7 @@ def coco_stuff(root: Path) -> LabelledSet:
 
 
 def coco_panoptic(root: Path) -> LabelledSet:
-    """COCO panoptic: 133 classes; a segment's id stands in the colours of its pixels."""
+    """Read COCO panoptic: 133 classes; the colour of a pixel encodes its segment's id."""
     content = read_json(root / "annotations/panoptic_val2017.json")
     maps = root / "annotations/panoptic_val2017"
     pictures = []
@@ -263,6 +264,6 @@ def coco_panoptic(root: Path) -> LabelledSet:
 def _category_map(path: Path, segments: list[dict[str, Any]]) -> NDArray[np.integer]:
     rgb_HW3 = read_map(path).astype(np.int32)
     ids_HW = rgb_HW3 @ np.array([1, 256, 65536], np.int32)
-    values, places_HW = np.unique(ids_HW, return_inverse=True)
+    values, inverse_HW = np.unique(ids_HW, return_inverse=True)
     category = {segment["id"]: segment["category_id"] for segment in segments}
-    return np.array([category.get(int(v), 0) for v in values])[places_HW].reshape(ids_HW.shape)
+    return np.array([category.get(int(v), 0) for v in values])[inverse_HW].reshape(ids_HW.shape)

@@ -1,6 +1,6 @@
-"""The figures themselves: overlap of masks, confusion of classes, recall of rankings.
+"""Metrics: IoU of masks, confusion of classes, ranks in retrieval.
 
-C classes, T texts, B images, H W pixels.
+C classes, T texts, B images, H×W pixels.
 """
 
 import cv2
@@ -9,36 +9,36 @@ from numpy.typing import NDArray
 
 
 def iou(a_HW: NDArray[np.bool_], b_HW: NDArray[np.bool_]) -> float:
-    """Overlap over union; two empty masks have none."""
+    """Return intersection over union; 0 for two empty masks."""
     return float((a_HW & b_HW).sum() / max(1, (a_HW | b_HW).sum()))
 
 
 def box_around(mask_HW: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """(x_min, y_min, x_max, y_max) in pixels: it ends after the mask's last pixel."""
+    """Return (x_min, y_min, x_max, y_max) in pixels; the maxima are one past the last pixel."""
     y, x = np.nonzero(mask_HW)
     return float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)
 
 
 def centre(mask_HW: NDArray[np.bool_]) -> tuple[float, float]:
-    """The middle of the pixel that is furthest from the mask's edge and the picture's."""
+    """Return the centre of the pixel furthest from the edges of the mask and the image."""
     distance = cv2.distanceTransform(np.pad(mask_HW, 1).astype(np.uint8), cv2.DIST_L2, 5)
     y, x = np.unravel_index(distance.argmax(), distance.shape)
     return float(x) - 0.5, float(y) - 0.5
 
 
 def class_rows(labels_HW: NDArray[np.integer], values: list[int]) -> NDArray[np.integer]:
-    """Each pixel's place in ``values``; -1 where its value is not among them."""
-    place = np.full(int(max(labels_HW.max(), *values)) + 1, -1)
-    place[values] = np.arange(len(values))
-    return place[labels_HW]
+    """Return each pixel's index in ``values``; -1 for other values."""
+    index = np.full(int(max(labels_HW.max(), *values)) + 1, -1)
+    index[values] = np.arange(len(values))
+    return index[labels_HW]
 
 
 def confusion(
     truth_HW: NDArray[np.integer], answer_HW: NDArray[np.integer], values: list[int]
 ) -> NDArray[np.int64]:
-    """Pixels C×C by (true class, answered class); pixels of other values are not counted.
+    """Count pixels by (true class, predicted class), C×C; other true values are ignored.
 
-    ``truth_HW`` holds values, ``answer_HW`` places in ``values``.
+    ``truth_HW`` has values, ``answer_HW`` has indices into ``values``.
     """
     row_HW = class_rows(truth_HW, values)
     counted = row_HW >= 0
@@ -47,7 +47,7 @@ def confusion(
 
 
 def mean_iou(confusion_CC: NDArray[np.int64]) -> float:
-    """Overlap over union of each class, averaged over the classes that occur."""
+    """Return the IoU averaged over the classes that occur in the ground truth."""
     hit_C = np.diag(confusion_CC)
     union_C = confusion_CC.sum(axis=0) + confusion_CC.sum(axis=1) - hit_C
     present_C = confusion_CC.sum(axis=1) > 0
@@ -57,10 +57,10 @@ def mean_iou(confusion_CC: NDArray[np.int64]) -> float:
 def ranks(
     similarity_TB: NDArray[np.floating], image_T: NDArray[np.integer]
 ) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
-    """How many come before the right one: for each text among images, and the other way.
+    """Return each text's rank of its image, and each image's rank of its best text, from 0.
 
-    ``image_T`` is the image that each text describes. An image's best own text counts. A tie with
-    a wrong one counts against: who says the same of everything knows nothing.
+    ``image_T`` is the index of each text's image. Ties count as errors, so that constant
+    similarities do not score.
     """
     own_T = similarity_TB[np.arange(len(image_T)), image_T]
     text_rank_T = (similarity_TB >= own_T[:, None]).sum(axis=1) - 1

@@ -1,4 +1,4 @@
-"""Masks from one click each, as Segment Anything measures them (its section 7.1)."""
+"""Masks from single clicks, measured as in Segment Anything (section 7.1)."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,7 +22,7 @@ Outlined = tuple[Path, Callable[[], list[dict[str, Any]]]]
 
 
 def public(model: SamClip, options: Options) -> Metrics:
-    """COCO-style json or SA-1B folders: the best of three masks, and the most trusted one."""
+    """Return mean IoU on COCO or SA-1B: of the best of three masks, and of the most confident."""
     best, first = [], []
     for path, rles in progress(limited(_pictures(options), options.limit), "points"):
         truths = [coco_mask.decode(rle).astype(bool) for rle in rles()]
@@ -38,7 +38,7 @@ def public(model: SamClip, options: Options) -> Metrics:
 def point_overlaps(
     model: SamClip, features: ImageFeatures, truths: Sequence[NDArray[np.bool_]]
 ) -> Iterator[list[float]]:
-    """IoU of the three masks that answer a click at each truth's centre, most trusted first."""
+    """Yield the IoU of three masks per click on a true mask's centre, most confident first."""
     prompts = [Prompt(points=(centre(truth),)) for truth in truths]
     for answer, truth in zip(answers(model, features, prompts, True), truths, strict=True):
         yield [iou(mask, truth) for mask in answer.masks_MHW]
@@ -47,14 +47,14 @@ def point_overlaps(
 def answers(
     model: SamClip, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool
 ) -> Iterator[MaskSet]:
-    """Masks for any number of prompts, a decoder call's at a time: a picture may have hundreds."""
+    """Yield masks for any number of prompts, one decoder call's worth at a time."""
     for start in range(0, len(prompts), PROMPTS_PER_CALL):
-        some = prompts[start : start + PROMPTS_PER_CALL]
-        yield from model.segment(features, some, multimask=multimask)
+        batch = prompts[start : start + PROMPTS_PER_CALL]
+        yield from model.segment(features, batch, multimask=multimask)
 
 
 def _pictures(options: Options) -> list[Outlined]:
-    """Pictures that have outlines, each with what reads them; empty and crowd outlines left out."""
+    """List images with outlines, each with a reader of its non-empty, non-crowd outlines."""
     if options.annotations is None and (files := sorted(options.root.rglob("sa_*.json"))):
         return [(file.with_suffix(".jpg"), partial(_sa1b_rles, file)) for file in files]
     annotations = options.annotations or options.root / "annotations/instances_val2017.json"

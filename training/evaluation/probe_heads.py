@@ -1,4 +1,4 @@
-"""The heads that are trained on a frozen encoder's map: ``B×D×h×w`` to logits ``B×C×h×w``."""
+"""Heads trained on a frozen encoder's feature map: ``B×D×h×w`` to logits ``B×C×h×w``."""
 
 from collections.abc import Callable
 
@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
-PYRAMID = (1, 2, 3, 6)  # cells on a side of each pooled map (PSPNet, section 3.2)
+PYRAMID = (1, 2, 3, 6)  # cells per side of each pooled map (PSPNet, section 3.2)
 HIDDEN = 256
 
 
 class PyramidHead(nn.Module):
-    """PSPNet's head: what is here, beside what is around at four scales."""
+    """PSPNet's head: classifies the map concatenated with context pooled at four scales."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
@@ -30,11 +30,11 @@ class PyramidHead(nn.Module):
         )
 
     def forward(self, map_BDhw: Tensor) -> Tensor:
-        around = [
+        context = [
             F.interpolate(level(map_BDhw), map_BDhw.shape[-2:], mode="bilinear")
             for level in self.levels
         ]
-        return self.classify(torch.cat([map_BDhw, *around], dim=1))
+        return self.classify(torch.cat([map_BDhw, *context], dim=1))
 
 
 def _linear(width: int, classes: int) -> nn.Module:

@@ -1,10 +1,10 @@
-"""Head probing: how much a small head learns from the frozen encoder (paper, tables 3 and 4).
+"""Head probing: how well a small head learns on the frozen encoder (paper, tables 3 and 4).
 
-The encoder's maps are computed once for each training picture, without augmentation, and kept in
-a temporary file; only the head learns, for a fixed number of steps. Classification is the same
-for pictures of one pixel: the mean over the map, and a linear head.
+The encoder's maps are computed once per training image, without augmentation, and kept in a
+temporary file; only the head is trained, for a fixed number of steps. Classification works the same
+way on maps of one cell: the mean over the encoder's map, and a linear head.
 
-N pictures, B of them in a step, D width, h w grid, C classes, t t cells of a label map.
+N images, B images per step, D width, h×w grid, C classes, t×t cells of a label map.
 """
 
 import tempfile
@@ -33,7 +33,7 @@ from training.evaluation.probe_heads import HEADS
 from training.evaluation.semantic import own_set
 from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
 
-LABEL_STRIDE = 4  # pixels of the model frame that one cell of a training label covers
+LABEL_STRIDE = 4  # pixels of the model frame per side of a label cell
 IGNORED = -1
 
 Encode = Callable[[bytes], tuple[Geometry, Tensor]]
@@ -41,7 +41,7 @@ Encode = Callable[[bytes], tuple[Geometry, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How a head learns: AdamW, its rate falling to zero, batches drawn under the seed."""
+    """How a head is trained: AdamW, a rate that decays to zero, batches drawn with ``seed``."""
 
     steps: int
     batch: int
@@ -55,7 +55,7 @@ PICTURES = Fit(steps=2000, batch=256)
 
 
 class Split(NamedTuple):
-    """What a head learns from, and what it is then asked."""
+    """The sets that heads are trained and evaluated on."""
 
     train: LabelledSet
     val: LabelledSet
@@ -63,7 +63,7 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Cache:
-    """A set's maps in a file, and the place of each cell's class, IGNORED for none."""
+    """A set's maps in a file, and the class index of each label cell (IGNORED: none)."""
 
     maps_NDhw: NDArray[np.float16]
     valid_N1hw: Tensor
@@ -71,22 +71,22 @@ class Cache:
 
 
 class Scale(NamedTuple):
-    """Mean and deviation of each channel: encoders differ in scale, heads learn at one rate."""
+    """Mean and deviation per channel, so that one learning rate suits every encoder."""
 
     mean_D11: Tensor
     deviation_D11: Tensor
 
     def apply(self, maps_BDhw: Tensor, valid_B1hw: Tensor) -> Tensor:
-        """Mean 0 and deviation 1, and 0 where there is no picture."""
+        """Normalise maps to mean 0 and deviation 1; cells outside the image become 0."""
         maps_BDhw = maps_BDhw.to(self.mean_D11)
         valid_B1hw = valid_B1hw.to(self.mean_D11.device)
         return (maps_BDhw - self.mean_D11) / self.deviation_D11 * valid_B1hw
 
 
 def encoder(model: SamClip, options: Options) -> Encode:
-    """What a checkpoint's encoder gives for a picture, before any head: float ``D×h×w``."""
+    """Return a function from a file to its geometry and the encoder's map, float ``D×h×w``."""
     if model.config.kind == "pair" and options.features == "tokens":
-        raise ValueError("a pair's tokens are the pixels themselves: probe --features sam")
+        raise ValueError("the tokens of a pair are raw pixels: use --features sam")
 
     @torch.inference_mode()
     def encode(encoded: bytes) -> tuple[Geometry, Tensor]:
@@ -103,7 +103,7 @@ def encoder(model: SamClip, options: Options) -> Encode:
 
 
 def segmentation(heads: Sequence[str], model: SamClip, options: Options) -> Metrics:
-    """Mean IoU of heads on each set that ``root`` holds: VOC, ADE20K, or our own."""
+    """Return mean IoU per head on each set in ``root``: VOC, ADE20K, or our own."""
     metrics = {}
     for split in _labelled(options):
         fit = replace(PIXELS, seed=options.seed)
@@ -117,7 +117,7 @@ def segmentation(heads: Sequence[str], model: SamClip, options: Options) -> Metr
 
 
 def classification(model: SamClip, options: Options) -> Metrics:
-    """Top-1 of a linear classifier of pooled features: ``root/train`` and ``val``, or our own."""
+    """Return linear top-1 on pooled features: of ``root/train`` and ``val``, or our own sets."""
     metrics = {}
     for split in _classified(options):
         fit = replace(PICTURES, seed=options.seed)
@@ -129,7 +129,7 @@ def classification(model: SamClip, options: Options) -> Metrics:
 
 
 def pooled(encode: Encode) -> Encode:
-    """The mean over the cells that hold picture, as the map of a picture of one pixel."""
+    """Return an encode function for the mean over the cells inside the image, ``D×1×1``."""
 
     def pool(encoded: bytes) -> tuple[Geometry, Tensor]:
         geometry, map_Dhw = encode(encoded)
@@ -182,9 +182,9 @@ def _own_classes(options: Options, source: str, part: str) -> LabelledSet:
 def probe(
     encode: Encode, split: Split, heads: Sequence[str], fit: Fit, device: torch.device
 ) -> dict[str, NDArray[np.int64]]:
-    """Train each head on one part and give its C×C confusion on the other.
+    """Train each head on one split and return its C×C confusion on the other.
 
-    A set's background, which a head can learn, is a class like any other.
+    The background of a set counts as a class, as a head can learn it.
     """
     values = split.val.values(background=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -222,7 +222,7 @@ def _valid(geometry: Geometry, side: int) -> Tensor:
 
 
 def _frame_labels(row_HW: NDArray[np.integer], geometry: Geometry) -> NDArray[np.int16]:
-    """Classes over the padded model frame, coarser, IGNORED outside the picture."""
+    """Return classes over the padded model frame at LABEL_STRIDE, IGNORED outside the image."""
     stride = min(LABEL_STRIDE, geometry.size)
     height, width = (-(-side // stride) for side in (geometry.input_height, geometry.input_width))
     labels_tt = np.full((geometry.size // stride,) * 2, IGNORED, np.int16)
@@ -270,7 +270,7 @@ def _fit(head: str, cache: Cache, scale: Scale, classes: int, fit: Fit) -> nn.Mo
 
 
 def _decide(logits_1Chw: Tensor, geometry: Geometry) -> NDArray[np.integer]:
-    """The best class of each pixel of the original picture: H×W."""
+    """Return the best class of each pixel of the original image, H×W."""
     frame = F.interpolate(logits_1Chw, (geometry.size, geometry.size), mode="bilinear")
     shown = frame[:, :, : geometry.input_height, : geometry.input_width]
     logits_1CHW = F.interpolate(shown, (geometry.height, geometry.width), mode="bilinear")

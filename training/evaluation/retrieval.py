@@ -1,4 +1,4 @@
-"""Image-text retrieval: how often the right one is among the first k, both ways."""
+"""Image-text retrieval: recall at 1, 5 and 10 in both directions."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,14 +15,14 @@ Described = tuple[Callable[[], bytes], list[str]]
 
 
 def own_sets(model: SamClip, options: Options) -> Metrics:
-    """The captioned photographs of coco_multi."""
+    """Return recall on the captioned photographs of coco_multi."""
     samples = own_samples(options, "coco_multi", usable=lambda sample: sample.info["captions"])
     described = [(partial(bytes, sample.encoded), sample.info["captions"]) for sample in samples]
     return _recall(model, described, "coco_multi_")
 
 
 def public(model: SamClip, options: Options) -> Metrics:
-    """Flickr30k or COCO captions (paper, table 1), in Karpathy's json or COCO's own."""
+    """Return recall on Flickr30k or COCO captions (paper, table 1)."""
     chosen = limited(captioned(options.root), options.limit)
     return _recall(model, [(item.path.read_bytes, item.captions) for item in chosen], "")
 

@@ -1,8 +1,8 @@
 """Text-prompted semantic segmentation: mean IoU over the classes that occur.
 
-Three protocols (paper, section 4.2 and appendix C): ``whole``, the picture as it is served;
-``square``, squashed to the square model frame as the paper does at 448; ``sliding``, its aspect
-kept, its shorter side as long as the frame, and overlapping windows of it averaged.
+Three protocols (paper, section 4.2 and appendix C): ``whole`` encodes the image as the service
+does; ``square`` squashes it to the square model frame, as the paper does at 448; ``sliding`` keeps
+its aspect ratio, scales its shorter side to the frame and averages overlapping windows.
 """
 
 import math
@@ -36,7 +36,7 @@ HEADS = {"": False, "_two_heads": True}
 
 
 def own_set(options: Options, source: str, split: str = "val") -> LabelledSet:
-    """One of our own sets; of coco_multi only what is labelled in full."""
+    """Read one of our own sets; of coco_multi, only the fully labelled images."""
     samples = own_samples(
         options,
         source,
@@ -48,7 +48,7 @@ def own_set(options: Options, source: str, split: str = "val") -> LabelledSet:
 
 
 def own_sets(model: SamClip, options: Options) -> Metrics:
-    """Our own sets, by the CLIP head alone and by both heads."""
+    """Return mean IoU on our own sets, by the CLIP head alone and by both heads."""
     metrics = {}
     for source in ("coco_multi", "labelmefacade", "camvid"):
         data = own_set(options, source)
@@ -59,10 +59,10 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
 
 
 def public(read: Callable[[Path], LabelledSet], model: SamClip, options: Options) -> Metrics:
-    """A public set by the CLIP head, and with ``refine`` by both; with its background and without.
+    """Return mean IoU on a public set, by the CLIP head and with ``refine`` also by both heads.
 
-    The background is a class of its own where the set knows one: nobody names it, it is what no
-    class wins clearly (``samclip_core.answers.semantic``).
+    A set with a background is measured without and with it as a class: the pixels that no class
+    wins clearly (``samclip_core.answers.semantic``).
     """
     data = read(options.root)
     data = replace(data, pictures=limited(data.pictures, options.limit))
@@ -88,7 +88,7 @@ def measure(
     refine: bool = False,
     background: bool = False,
 ) -> float:
-    """Mean IoU over a set; with ``background`` its background value is a class as well."""
+    """Return mean IoU over a set; ``background`` counts its background value as a class."""
     values = data.values(background)
     labels = [readable(name) for name in data.classes.values()]
     total_CC = np.zeros((len(values), len(values)), np.int64)
@@ -104,7 +104,7 @@ def measure(
 
 
 def encode(model: SamClip, encoded: bytes, protocol: Protocol) -> ImageFeatures:
-    """Features of a picture under a protocol; ``square`` gives those of the squashed picture."""
+    """Encode an image under a protocol; ``square`` returns features of the squashed image."""
     if protocol == "whole":
         return model.encode(encoded)
     image_HW3 = decode(encoded, model.limits)
@@ -115,10 +115,10 @@ def encode(model: SamClip, encoded: bytes, protocol: Protocol) -> ImageFeatures:
 
 
 def sliding(model: SamClip, image_HW3: NDArray[np.uint8]) -> ImageFeatures:
-    """The picture's features with a dense CLIP map from windows as large as the model frame.
+    """Encode an image with a dense CLIP map averaged over windows as large as the model frame.
 
-    The windows lie on one grid of cells, so that their vectors can be averaged cell by cell; a
-    logit is linear in them, so this averages logits.
+    The windows share one grid of cells, so that their vectors can be averaged per cell. Logits are
+    linear in the vectors, so this averages logits.
     """
     whole = model.encode(image_HW3)
     assert whole.clip_dense_Dhw is not None
@@ -126,9 +126,8 @@ def sliding(model: SamClip, image_HW3: NDArray[np.uint8]) -> ImageFeatures:
     frame, size = whole.geometry, model.config.image_size
     longer, shorter = max(frame.height, frame.width), min(frame.height, frame.width)
     cells = math.ceil(side * longer / shorter)
-    while (
-        min(frame.grid(cells)) < side
-    ):  # the frame's own rounding may take one from the short side
+    # Rounding to the grid may cost the shorter side one cell.
+    while min(frame.grid(cells)) < side:
         cells += 1
     rows, columns = frame.grid(cells)
     scale = cells / side
@@ -150,7 +149,7 @@ def sliding(model: SamClip, image_HW3: NDArray[np.uint8]) -> ImageFeatures:
 
 
 def _starts(cells: int, side: int) -> list[int]:
-    """Where windows of ``side`` cells begin, so that they overlap and the last ends at the end."""
+    """Return starts of overlapping windows of ``side`` cells; the last ends at the edge."""
     step = max(1, round(side * (1 - OVERLAP)))
     return sorted({min(start, cells - side) for start in range(0, cells, step)})
 
@@ -164,7 +163,7 @@ def _resized(image_HW3: NDArray[np.uint8], height: int, width: int) -> NDArray[n
 
 
 def readable(name: str) -> str:
-    """A COCO-Stuff class name as a person would say it: "wall-brick" is a brick wall."""
+    """Rewrite a COCO-Stuff class name in plain English: "wall-brick" becomes "brick wall"."""
     for suffix in ("-merged", "-other", "-stuff"):
         name = name.replace(suffix, "")
     kind, _, material = name.partition("-")

@@ -1,4 +1,4 @@
-"""What every task is given and gives back."""
+"""The inputs and outputs of every evaluation task."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ FeatureMap = Literal["tokens", "sam"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """One run of a suite.
+    """The options of one evaluation run.
 
-    ``limit``: pictures of each set, spread evenly over it (None: all). ``annotations`` and
-    ``detections``: json files in the place of the layout's own, and of the true boxes.
+    ``limit``: images per set, spread evenly over it (None: all). ``annotations`` and
+    ``detections``: JSON files that replace the layout's annotations and the true boxes.
     """
 
     root: Path
@@ -39,7 +39,7 @@ Task = Callable[[SamClip, Options], Metrics]
 
 
 def limited(items: Sequence[T], limit: int | None) -> list[T]:
-    """``limit`` of the items, spread evenly; all of them where there are not more."""
+    """Return ``limit`` items, spread evenly, or all if there are fewer."""
     if limit is None or limit >= len(items):
         return list(items)
     return [items[i * len(items) // limit] for i in range(limit)]
@@ -51,11 +51,11 @@ def own_samples(
     split: str = "val",
     usable: Callable[[Sample], object] = lambda _: True,
 ) -> list[Sample]:
-    """What is usable of a part of one of our own photograph sets, within the limit."""
+    """Return the usable samples of a split of one of our own sets, up to the limit."""
     samples = read_shards(options.root, source, split)
     return limited([sample for sample in samples if usable(sample)], options.limit)
 
 
 def progress(items: Iterable[T], what: str) -> Iterator[T]:
-    """The items, with a bar on standard error."""
+    """Iterate over the items with a progress bar on standard error."""
     return iter(tqdm(items, desc=what, mininterval=2))

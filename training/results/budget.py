@@ -1,9 +1,9 @@
-"""What a ``vit-b`` merge costs before it is started: memory, arithmetic, steps, hours, money.
+"""Estimate the cost of a ``vit-b`` merge: memory, arithmetic, steps, hours, money.
 
     python -m training.results.budget --recipe vit-b
 
-Everything is counted from the networks (``training.results.footprint``) and from the plain numbers
-of the plan. The speed of a GPU follows from one assumed number, its utilisation.
+All numbers are computed from the networks (``training.results.footprint``) and the plan. The speed
+of a GPU follows from one assumption, its utilisation.
 """
 
 import argparse
@@ -17,14 +17,14 @@ from training.results.footprint import Forward, Memory, count_forward, estimate_
 
 SAM_SIDE = VIT_B.image_size
 SIDES = (224, 448, SAM_SIDE)
-D_CLIP = 40_200_000  # the paper's 40.6 million images without the hundredth that is held out
+D_CLIP = 40_200_000  # the paper's 40.6 million images without the held-out 1%
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """``peak``: dense bfloat16 FLOP/s of the data sheet; ``memory`` in bytes; US dollars an hour.
+    """A GPU: ``peak`` dense bfloat16 FLOP/s, ``price`` in US dollars per hour, ``memory`` in bytes.
 
-    The price is an assumption, about what clouds ask in 2026 for one GPU of a node of eight.
+    The price is an assumption: a typical cloud price in 2026 for one GPU of a node of eight.
     """
 
     name: str
@@ -39,7 +39,7 @@ A100 = Accelerator(name="A100", peak=312e12, price=1.8)
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """``sides`` of frames are drawn equally often; where ``all`` learns, SAM's batch comes too."""
+    """A stage of a plan: ``sides`` of frames occur equally often; ``all`` adds SAM's batch."""
 
     name: str
     epochs: float
@@ -49,10 +49,10 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run in plain numbers; the defaults are the paper's (section 2).
+    """A run in numbers; the defaults are the paper's (section 2).
 
-    ``rounds`` prompts are asked of every mask, one after another. ``checkpointing`` computes the
-    student's blocks twice. ``utilisation`` is the share of its peak that a GPU is assumed to reach.
+    Each mask gets ``rounds`` prompts, one after another. ``checkpointing`` computes the student's
+    blocks twice. ``utilisation`` is the assumed share of a GPU's peak.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Plan:
 
 
 def stages(probing: float, joint: float, adaptation: float) -> tuple[Stage, ...]:
-    """The paper's three stages with so many epochs each."""
+    """Return the paper's three stages with the given epochs."""
     return (
         Stage(name="I head probing", epochs=probing, sides=SIDES[:2], learns="head"),
         Stage(name="II joint distillation", epochs=joint, sides=SIDES[:2], learns="all"),
@@ -80,7 +80,7 @@ PLANS = {
     "vit-b": (
         Plan(name="The paper's schedule", images=D_CLIP, stages=stages(20, 16, 3)),
         Plan(
-            name="Shortened: a tenth of the images, half of the epochs, three prompts a mask",
+            name="Shortened: a tenth of the images, half of the epochs, three prompts per mask",
             images=D_CLIP // 10,
             stages=stages(10, 8, 1.5),
             rounds=3,
@@ -90,12 +90,12 @@ PLANS = {
 
 
 def steps(plan: Plan, stage: Stage) -> int:
-    """Optimizer steps of a stage."""
+    """Return the number of optimizer steps of a stage."""
     return round(stage.epochs * plan.images / plan.batch)
 
 
 def step_flops(plan: Plan, stage: Stage, forward: Forward) -> float:
-    """FLOPs of an optimizer step over all GPUs; a backward pass costs two forward ones."""
+    """Return the FLOPs of an optimizer step over all GPUs; a backward pass costs two forward."""
     learning = 4 if plan.checkpointing else 3
     encoding = learning if stage.learns == "all" else 1
     sides = [
@@ -105,27 +105,27 @@ def step_flops(plan: Plan, stage: Stage, forward: Forward) -> float:
     clip = plan.batch * sum(sides) / len(sides)
     if stage.learns == "head":
         return clip
-    # The teacher is as large as the student, and answers every prompt as well.
+    # The teacher has the student's size and also decodes every prompt.
     prompts = plan.sam_prompts * plan.rounds * (3 + 1) * forward.prompt
     return clip + plan.sam_images * ((learning + 1) * forward.encoder[SAM_SIDE] + prompts)
 
 
 def hours(plan: Plan, stage: Stage, forward: Forward, gpu: Accelerator) -> float:
-    """Wall-clock hours of a stage on all GPUs of the plan."""
+    """Return the wall-clock hours of a stage on all GPUs of the plan."""
     speed = plan.gpus * plan.utilisation * gpu.peak
     return steps(plan, stage) * step_flops(plan, stage, forward) / speed / 3600
 
 
 def report(plans: Sequence[Plan], forward: Forward, memory: Memory) -> str:
-    """The budget as Markdown."""
-    sections = [_INTRODUCTION, _arithmetic(forward), _room(memory)]
+    """Return the budget as Markdown."""
+    sections = [_INTRODUCTION, _arithmetic(forward), _memory(memory)]
     for plan in plans:
         sections += [f"## {plan.name}", _assumptions(plan), _schedule(plan, forward)]
     return "\n\n".join(sections) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the budget, and write it."""
+    """Print the budget and write it to a file."""
     parser = argparse.ArgumentParser(prog="python -m training.results.budget", description=__doc__)
     parser.add_argument("--recipe", choices=PLANS, default="vit-b")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("BUDGET.md"))
@@ -137,12 +137,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-_INTRODUCTION = """# What the `vit-b` merge costs
+_INTRODUCTION = """# Cost of the `vit-b` merge
 
-Made by `python -m training.results.budget --recipe vit-b`. Counted from the networks of this
-repository, not measured: no GPU was at hand. FLOPs are exact for these networks
-(multiply and add are two); memory is an estimate; hours follow from an assumed utilisation, money
-from an assumed price."""
+Generated by `python -m training.results.budget --recipe vit-b`. All numbers are computed from the
+networks of this repository; none is measured on a GPU. FLOPs are exact for these networks (a
+multiplication and an addition are two); memory is an estimate; hours follow from an assumed
+utilisation, cost from an assumed price."""
 
 
 def _arithmetic(forward: Forward) -> str:
@@ -151,20 +151,21 @@ def _arithmetic(forward: Forward) -> str:
     ]
     rows += [(f"student, Head_CLIP, {side} px", forward.head[side]) for side in SIDES]
     rows += [
-        ("CLIP teacher, ViT-L/14 at its 224 px, with its patches", forward.clip_teacher),
+        ("CLIP teacher, ViT-L/14 at 224 px, with patches", forward.clip_teacher),
         ("prompt encoder and mask decoder, one prompt", forward.prompt),
     ]
     shown = [(name, f"{flops / 1e9:,.1f}", f"{3 * flops / 1e9:,.1f}") for name, flops in rows]
     return (
         "## Arithmetic of one image\n\n"
         + _table(("part", "forward, GFLOP", "forward and backward (3×)"), shown)
-        + "\n\nWith gradient checkpointing, what learns costs 4× instead of 3×. Attention carries "
-        "its relative\npositions in widened queries and keys: exact, without a map of all pairs in "
-        "memory, and at 1024 px\nthree times the arithmetic of plain attention in global blocks."
+        + "\n\nWith gradient checkpointing, trained parts cost 4× instead of 3×. Attention encodes "
+        "relative\npositions in widened queries and keys, which is exact and needs no map of all "
+        "pairs in memory, but at\n1024 px costs three times the arithmetic of plain attention in "
+        "global blocks."
     )
 
 
-def _room(memory: Memory) -> str:
+def _memory(memory: Memory) -> str:
     free = H100.memory - memory.held
     rows = [
         (
@@ -178,25 +179,25 @@ def _room(memory: Memory) -> str:
             (side, memory.image[side], memory.image_checkpointed[side]) for side in SIDES
         )
     ]
-    head = ("frame", "MB an image", "checkpointed", "images at once", "checkpointed")
+    head = ("frame", "MB per image", "checkpointed", "images at once", "checkpointed")
     return (
-        f"## Memory of one GPU\n\nHeld all the time: {memory.held / 1e9:.1f} GB (weights, their "
-        "average, gradients, the optimizer's moments,\nboth teachers). Activations of encoder and "
-        "Head_CLIP in bfloat16, and how many images at once 80 GB\nwould hold at most:\n\n"
+        f"## Memory of one GPU\n\nConstant: {memory.held / 1e9:.1f} GB (weights, their average, "
+        "gradients, optimizer moments, both teachers).\nActivations of the encoder and Head_CLIP "
+        "in bfloat16, and the most images that fit into 80 GB at once:\n\n"
         + _table(head, rows)
-        + f"\n\nEvery prompt of SAM's batch keeps {memory.prompt / 1e6:,.0f} MB more until its "
-        "frames' backward pass, in every round."
+        + f"\n\nIn every round, each prompt of SAM's batch adds {memory.prompt / 1e6:,.0f} MB "
+        "until the backward pass of its frames."
     )
 
 
 def _assumptions(plan: Plan) -> str:
     return (
-        f"{plan.images / 1e6:.2f} M images, {plan.batch} in a step; in stage II also "
+        f"{plan.images / 1e6:.2f} M images, {plan.batch} per step; in stage II also "
         f"{plan.sam_images} images of SA-1B × {plan.sam_prompts} masks × {plan.rounds} prompts.\n"
         f"{plan.gpus} GPUs at {plan.utilisation:.0%} of their bfloat16 peak "
         f"({H100.name} {H100.peak / 1e12:.0f}, {A100.name} {A100.peak / 1e12:.0f} TFLOP/s), "
         f"{'with' if plan.checkpointing else 'without'} checkpointing;\n"
-        f"${H100.price:.2f} and ${A100.price:.2f} an hour and GPU."
+        f"${H100.price:.2f} and ${A100.price:.2f} per GPU-hour."
     )
 
 
@@ -223,8 +224,8 @@ def _schedule(plan: Plan, forward: Forward) -> str:
     )
     rows.append(("**cost**", *[""] * 4, *costs))
     names = (f"hours, {plan.gpus} × {gpu.name}" for gpu in gpus)
-    reading = f"images a second, {gpus[0].name}"  # what the readers must decode to keep up
-    return _table(("stage", "epochs", "steps", "TFLOP a step", reading, *names), rows)
+    reading = f"images per second, {gpus[0].name}"  # the decoding rate that the readers must reach
+    return _table(("stage", "epochs", "steps", "TFLOP per step", reading, *names), rows)
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

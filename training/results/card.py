@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: what it is, where it comes from, what was measured."""
+"""Write the model card of a checkpoint: description, origin and measured figures."""
 
 import json
 from collections.abc import Mapping
@@ -10,11 +10,12 @@ from samclip_core.io import checkpoint
 CARD = """# {name}
 
 A SAM-CLIP checkpoint of kind `{kind}`: one image encoder ({backbone}, {size} px) whose features
-answer what a photograph shows and where it is.
+serve both recognition and segmentation.
 
 ## Figures
 
-Measured by `samclip eval` on the validation parts of the photograph sets, which training never saw.
+Measured by `samclip eval` on the validation parts of the photograph sets, which are not used in
+training.
 
 | figure | value |
 |---|---|
@@ -26,25 +27,26 @@ Measured by `samclip eval` on the validation parts of the photograph sets, which
 
 ## Data
 
-Photographs of {sets}. They are for research use; so is a model trained on them. Outlines taught
-only the SAM teacher{named}; captions and the classes of whole photographs taught nothing.
+Photographs of {sets}. They are for research use, and so is a model trained on them. Outlines were
+used only for the SAM teacher{named}; captions and the classes of whole photographs were not used.
 
 ## Limits
 
-It knows the things of ImageNet's 1,000 classes and what lies between them, not brands, people,
-text or numbers; it counts badly. Masks have {cells}×{cells} cells over the longer side: thin and
-small things are lost. Photographs only: drawings, scans and medical pictures were never shown.
+The model knows ImageNet's 1,000 classes and related concepts, but no brands, people, text or
+numbers, and it counts badly. Masks have {cells}×{cells} cells over the longer side, so thin and
+small objects are lost. It was trained on photographs only, without drawings, scans or medical
+images.
 
 ## Licence
 
-The weights are released under Apache-2.0, as their sources are: EfficientNet-Lite (Apache-2.0) and
-all-MiniLM-L6-v2 (Apache-2.0). The photographs' own licences restrict them to research; whoever
-uses the weights otherwise has to judge what that means for them.
+The weights are released under Apache-2.0, like their sources: EfficientNet-Lite (Apache-2.0) and
+all-MiniLM-L6-v2 (Apache-2.0). The photographs' licences restrict them to research; users with other
+purposes must judge for themselves how this affects the weights.
 """
 
 
 def complete(directory: Path, metrics: Mapping[str, float]) -> str:
-    """Write measured figures into a checkpoint's lineage and card; give the new digest."""
+    """Write measured figures into a checkpoint's lineage and card; return the new digest."""
     config = checkpoint.read_config(directory)
     lineage: dict[str, Any] = json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE))
     lineage["metrics"] = dict(metrics)
@@ -59,16 +61,16 @@ def complete(directory: Path, metrics: Mapping[str, float]) -> str:
         size=config.image_size,
         cells=4 * config.grid,
         figures=table(metrics),
-        teachers="\n".join(f"- **{key}**: {what}" for key, what in lineage["teachers"].items()),
+        teachers="\n".join(f"- **{key}**: {origin}" for key, origin in lineage["teachers"].items()),
         sets=", ".join(sorted(lineage["data"])),
-        named=f", and the classes of {named}'s label maps Head_CLIP's patches" if named else "",
+        named=f", and the label maps of {named} for Head_CLIP's patches" if named else "",
     )
     (directory / checkpoint.CARD).write_text(card)
     return checkpoint.seal(directory)
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """The rows of a Markdown table: one figure each, in per cent."""
+    """Return the rows of a Markdown table, one figure per row, in per cent."""
     return "\n".join(
         f"| {name.replace('_', ' ')} | {value:.1%} |" for name, value in metrics.items()
     )

@@ -1,7 +1,7 @@
-"""Arithmetic and memory of the networks of a ``vit-b`` merge, counted without running them.
+"""Count the arithmetic and memory of a ``vit-b`` merge's networks without running them.
 
-Their tensors have shapes and no content (torch's ``meta`` device). An addition and a multiplication
-are two FLOPs. B images, S side of the frame, h w grid, D width.
+Tensors have shapes but no content (torch's ``meta`` device). An addition and a multiplication are
+two FLOPs. B images, S side of the frame, h w grid, D width.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ from samclip_core.nn.clip_tower import build_tower, read_tower
 from samclip_core.nn.network import SamClipNet, build
 from samclip_core.nn.vit import ImageEncoder
 
-LOGITS = 4  # cells of a mask's logits on a side of a cell of the embedding
+LOGITS = 4  # mask logits along the side of an embedding cell
 
 
 @dataclass(frozen=True)
 class Forward:
-    """FLOPs of one forward pass: of an image by the side of its frame, or of one prompt."""
+    """FLOPs of one forward pass: per image, by the side of its frame, and per prompt."""
 
     encoder: dict[int, float]
     head: dict[int, float]
@@ -34,7 +34,7 @@ class Forward:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes: what every GPU holds; activations of an image by its frame's side, and of a prompt."""
+    """Bytes on a GPU: ``held`` always, activations per image by frame side, and per prompt."""
 
     held: float
     image: dict[int, float]
@@ -43,7 +43,7 @@ class Memory:
 
 
 def count_forward(config: SamClipConfig, sides: Sequence[int], clip_model: str) -> Forward:
-    """Count the FLOPs of the student, of the CLIP teacher at its own size, and of a prompt."""
+    """Count the FLOPs of the student, of the CLIP teacher at its input size, and of a prompt."""
     with torch.device("meta"):
         net, tower = build(config).eval(), build_tower(clip_model).eval()
         own = tower.image_size
@@ -55,14 +55,14 @@ def count_forward(config: SamClipConfig, sides: Sequence[int], clip_model: str) 
         tokens_1Dhw = net.image_encoder(*frame).tokens_BDhw.detach()
         head[side] = _flops(net.clip_head, tokens_1Dhw, frame[1])
     teacher = _flops(read_tower, tower, square_13HW)
-    return Forward(encoder, head, teacher, _flops(_ask, net, config))
+    return Forward(encoder, head, teacher, _flops(_decode_prompt, net, config))
 
 
 def estimate_memory(config: SamClipConfig, sides: Sequence[int], clip_model: str) -> Memory:
-    """Float32 weights; activations in bfloat16 between float32 sums at the blocks' borders.
+    """Estimate memory: float32 weights and block inputs, other activations in bfloat16.
 
-    Fused attention keeps no map of all pairs of tokens. An estimate: what the kernels of a GPU keep
-    differs by some tenths.
+    Assumes fused attention, which saves no map of all pairs of tokens. The tensors that GPU kernels
+    save differ from this by some tens of per cent.
     """
     with torch.device("meta"):
         net, tower = build(config).bfloat16(), build_tower(clip_model)
@@ -75,25 +75,25 @@ def estimate_memory(config: SamClipConfig, sides: Sequence[int], clip_model: str
         frame = _frame(side)
         tokens_1hwD = student(*frame).tokens_BDhw.permute(0, 2, 3, 1)
         borders = 4 * len(blocks) * tokens_1hwD.numel()
-        largest = max(_kept(block, tokens_1hwD.detach().requires_grad_()) for block in blocks)
-        image[side] = borders + _kept(net.encode, *frame)
+        largest = max(_saved(block, tokens_1hwD.detach().requires_grad_()) for block in blocks)
+        image[side] = borders + _saved(net.encode, *frame)
         student.checkpointing = head.checkpointing = True
-        checkpointed[side] = borders + largest + _kept(net.encode, *frame)
+        checkpointed[side] = borders + largest + _saved(net.encode, *frame)
         student.checkpointing = head.checkpointing = False
-    # The student's weights, their moving average, gradients and AdamW's two moments; the teachers.
+    # The student's weights, moving average, gradients and two AdamW moments; the teachers' weights.
     teachers = _size(student) + _size(net.mask_decoder) + _size(tower)
     held = 4 * (5 * _size(net) + teachers)
-    return Memory(held, image, checkpointed, _kept(_ask, net, config))
+    return Memory(held, image, checkpointed, _saved(_decode_prompt, net, config))
 
 
 def _frame(side: int) -> tuple[Tensor, Tensor]:
-    """Pixels and valid size of one image."""
+    """Return the pixels and the valid size of one image."""
     pixels_13SS = torch.empty(1, 3, side, side, device="meta")
     return pixels_13SS, torch.empty(1, 2, dtype=torch.long, device="meta")
 
 
-def _ask(net: SamClipNet, config: SamClipConfig) -> tuple[Tensor, Tensor]:
-    """One prompt of a point and the logits before it, the embedding's own frame."""
+def _decode_prompt(net: SamClipNet, config: SamClipConfig) -> tuple[Tensor, Tensor]:
+    """Decode one prompt, a point with previous mask logits, in the embedding's frame."""
     like = next(net.mask_decoder.parameters())
     sam_1Dhw = like.new_empty(1, config.embed_dim, config.grid, config.grid)
     sparse_1ND = like.new_empty(1, 2, config.embed_dim)
@@ -109,22 +109,22 @@ def _flops(run: Callable[..., object], *arguments: Any) -> float:
     return counter.get_total_flops()
 
 
-def _kept(run: Callable[..., object], *arguments: Any) -> float:
-    """Bytes of the tensors that ``run`` keeps for its backward pass, weights not counted."""
-    kept: list[Tensor] = []
+def _saved(run: Callable[..., object], *arguments: Any) -> float:
+    """Return the bytes of tensors that ``run`` saves for its backward pass, without weights."""
+    saved: list[Tensor] = []
 
-    def keep(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
+    def save(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        answer = run(*arguments)
+    with saved_tensors_hooks(save, lambda tensor: tensor):
+        output = run(*arguments)
     sizes = {
         tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
-        for tensor in kept
-        if not _is_weight(tensor) and not _pairs(tensor)
+        for tensor in saved
+        if not _is_weight(tensor) and not _is_attention_map(tensor)
     }
-    del answer  # until here its graph holds every storage, so that no two share an address
+    del output  # keeps every storage alive until here, so that no two share an address
     return sum(sizes.values())
 
 
@@ -132,8 +132,8 @@ def _is_weight(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
 
 
-def _pairs(tensor: Tensor) -> bool:
-    """Whether it is an attention map, which only the unfused formula writes out."""
+def _is_attention_map(tensor: Tensor) -> bool:
+    """Return whether a tensor is an attention map, which fused attention does not save."""
     return tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2]
 
 

@@ -1,4 +1,4 @@
-"""The report of a run: its curves, its figures and sample predictions, as report.md."""
+"""Write the report of a run: loss curves, sample predictions and the recipe, as report.md."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -23,9 +23,9 @@ REPORT = """# {name}
 
 Checkpoint `{checkpoint}`, digest `{digest}`.
 
-![Curves of the losses](curves.png)
+![Loss curves](curves.png)
 
-![Boxes of people's outlines, and the masks that they give](samples.png)
+![Human outlines, and the masks predicted from their boxes](samples.png)
 
 ## Recipe
 
@@ -48,7 +48,7 @@ def write(run: Run, directory: Path) -> None:
 
 
 def curves(states: Path, target: Path) -> None:
-    """Draw the losses of each stage (a moving mean over a fiftieth) and its validation loss."""
+    """Plot the losses of each stage (moving mean over 2% of its steps) and its validation loss."""
     done = [stage for stage in NAMES if (states / f"{stage}.losses.tsv").exists()]
     figure = Figure(figsize=(5 * len(done), 3.5), layout="tight")
     axes = figure.subplots(1, len(done), squeeze=False)
@@ -71,7 +71,7 @@ def _validation(axis: Axes, path: Path) -> None:
 
 
 def samples(run: Run, model: SamClip, target: Path) -> None:
-    """Draw a few outlined photographs with the masks that the boxes of their regions give."""
+    """Draw a few outlined photographs with the masks predicted from their regions' boxes."""
     source = open_source(f"{run.data}/{run.recipe.region_sets[0][0]}")
     shown = [source[i] for i in range(min(SAMPLES, len(source)))]
     figure = Figure(figsize=(3 * len(shown), 6), layout="tight")

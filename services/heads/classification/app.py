@@ -33,7 +33,7 @@ class Classification(Head):
         check_templates(request.templates, request.labels, self.settings.max_labels)
         check_top_k(request.top_k)
         templates = tuple(request.templates) or self.config.templates
-        embedded = await self._embed(context, request.images)  # first: it may be refused
+        embedded = await self._embed(context, request.images)  # first: the backbone may refuse it
         text_LD = await self.backbone.class_embeddings(context, request.labels, templates)
         results = []
         for info, features in embedded:
@@ -53,7 +53,7 @@ class Classification(Head):
     async def _embed(
         self, context: RequestContext, images: Sequence[pb.Image]
     ) -> list[tuple[pb.ImageInfo, ImageFeatures]]:
-        """Many at once, so that they share batches; an error names the image that caused it."""
+        """Embed the images together, so that they share batches; an error names its image."""
         gate = asyncio.Semaphore(IMAGES_AT_ONCE)
 
         async def embed(image: pb.Image) -> tuple[pb.ImageInfo, ImageFeatures]:
@@ -72,5 +72,5 @@ class Classification(Head):
 
 
 def build(settings: Settings) -> Application:
-    """The application, for ``serve.run``."""
+    """Return the application for ``serve.run``."""
     return replica.of(Classification, settings)

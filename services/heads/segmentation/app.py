@@ -1,4 +1,4 @@
-"""Segmentation as a Serve application: masks of what a prompt points at, or of all there is."""
+"""Segmentation as a Serve application: masks for prompts, or of everything in an image."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ Results = dict[int, pb.PromptResult]
 
 
 class Segmentation(Head):
-    """Holds SAM's prompt encoder and mask decoder."""
+    """Runs SAM's prompt encoder and mask decoder."""
 
     name = "SegmentationService"
     application = "segmentation"
@@ -109,7 +109,7 @@ class Segmentation(Head):
         prompts: Mapping[int, Prompt],
         request: pb.SegmentRequest,
     ) -> Results:
-        """Points, boxes and mask inputs, together; ``prompts`` by their place in the request."""
+        """Answer points, boxes and mask inputs; ``prompts`` are by index in the request."""
         for index, prompt in prompts.items():
             try:
                 self._decoder.sam_head.check(features, [prompt])
@@ -133,7 +133,7 @@ class Segmentation(Head):
         request: pb.SegmentRequest,
         count: int,
     ) -> Results:
-        """Every instance of each text, beside ``count`` masks of other prompts."""
+        """Find every instance of each text; ``count`` masks come from other prompts."""
         results: Results = {}
         for index, text in texts.items():
             words = (text, *background_words([text]))
@@ -156,7 +156,7 @@ class Segmentation(Head):
 
 
 def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, str], dict[int, Prompt]]:
-    """The prompts that are a text, and the others, by their place in the request."""
+    """Return the text prompts and the others, both by index in the request."""
     texts, others = {}, {}
     for index, prompt in enumerate(prompts):
         if wire.asks_by_text(prompt):
@@ -168,7 +168,7 @@ def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, str], dict[int, Prom
 
 
 def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prompt]]:
-    """Not all at once: other requests get their turn between two groups."""
+    """Yield groups of prompts, between which other requests get their turn."""
     indices = tuple(prompts)
     for start in range(0, len(indices), size):
         yield {index: prompts[index] for index in indices[start : start + size]}
@@ -177,14 +177,14 @@ def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prom
 def _masks_of(
     indices: Iterable[int], found: Sequence[MaskLogits], encoding: int
 ) -> Iterator[tuple[int, pb.Mask]]:
-    """The masks of each prompt, with the prompt's place, enlarged and encoded one by one."""
+    """Yield each mask with the index of its prompt, enlarged and encoded one by one."""
     for index, masks in zip(indices, found, strict=True):
         for mask in wire.to_prompt_masks(masks, encoding):
             yield index, mask
 
 
 def build(settings: Settings) -> Application:
-    """The application, for ``serve.run``. Raises SettingsError where batches could not fill."""
+    """Return the application for ``serve.run``. Raises SettingsError if batches cannot fill."""
     _check(settings)
     return replica.of(Segmentation, settings, gpus=0.25)
 

@@ -21,10 +21,10 @@ T = TypeVar("T")
 
 
 class Decoder:
-    """Batches prompts of different requests and images. Belongs to one event loop.
+    """Batches the prompts of different requests and images. For one event loop.
 
-    Masks stay low-resolution logits here. To enlarge them takes far longer than to decode them
-    where the picture is large, and needs no device.
+    Masks stay low-resolution logits here. For a large image, enlarging them takes far longer than
+    decoding them, and needs no device.
     """
 
     def __init__(self, sam_head: SamHead, settings: Settings):
@@ -34,10 +34,10 @@ class Decoder:
         self._device = ThreadPoolExecutor(at_once, "device")
         self._between = ThreadPoolExecutor(os.cpu_count(), "steps")
         self._device_name = settings.device
-        # More would only finish later, each with its masks in memory.
+        # More would only finish later, each holding its masks in memory.
         self._bulk_turns = asyncio.Semaphore(at_once)
-        # Nothing is announced to it: no wait is worth the tenth that a batch saves. Serve bounds
-        # the requests of a replica, and each waits for one answer at a time.
+        # A batch saves a tenth, which is not worth a wait. Serve limits the requests of a replica,
+        # and each waits for one answer at a time.
         self._batcher = Batcher[Question, list[MaskLogits]](
             self._run,
             part="mask_decoder",
@@ -48,18 +48,18 @@ class Decoder:
         )
 
     def tune(self, size: int) -> None:
-        """Another number of prompts in a batch, from the next one on."""
+        """Set the number of prompts per batch, from the next batch on."""
         self._size = size
         self._batcher.tune(size, 0.0)
 
     @property
     def size(self) -> int:
-        """How many prompts of one request to ask together."""
+        """Number of prompts of one request to decode together."""
         return self._size
 
     @property
     def terms(self) -> Terms:
-        """What the steps of long work must keep to."""
+        """Thresholds and prompts per question for work in steps."""
         return Terms.of(self.sam_head, prompts_per_step(self._device_name, self._size))
 
     async def segment(
@@ -69,26 +69,26 @@ class Decoder:
         prompts: Sequence[Prompt],
         multimask: bool,
     ) -> list[MaskLogits]:
-        """Logits per prompt, in order: of three masks each with ``multimask``, else of one.
+        """Return the logits of each prompt, in order: three masks with ``multimask``, else one.
 
-        Raises InvalidPrompt, DeadlineExceeded, Overloaded.
+        Raises InvalidPrompt, DeadlineExceeded and Overloaded.
         """
         return await self._ask(Question(features, prompts, multimask), context.priority)
 
     async def run(self, context: RequestContext, steps: Steps[T]) -> T:
-        """Do work that asks the SAM head step by step; it ends when its caller gives up.
+        """Run work that queries the SAM head in steps; stops when its caller gives up.
 
-        Raises DeadlineExceeded, Overloaded.
+        Raises DeadlineExceeded and Overloaded.
         """
         return await self._steps(steps, context.priority)
 
     async def run_bulk(self, context: RequestContext, steps: Steps[T]) -> T:
-        """The same for work of many steps: whatever else is asked goes first."""
+        """Run work of many steps like ``run``, but after all other work."""
         async with self._bulk_turns:
             return await self._steps(steps, context.in_bulk().priority)
 
     async def close(self) -> None:
-        """Finish what waits, then stop the threads."""
+        """Finish the queued work, then stop the threads."""
         await self._batcher.close()
         self._device.shutdown(wait=False)
         self._between.shutdown(wait=False)

@@ -25,12 +25,12 @@ from services.request.rpc import rpc
 from services.settings import Settings
 
 TURNS = 2
-"""Requests whose steps alternate on the device: a short one passes a long one. Each has the maps
+"""Requests whose steps alternate on the device: a short one overtakes a long one. Each keeps the maps
 of all its classes in memory."""
 
 
 class Semantic(Head):
-    """Reads the dense CLIP map against texts; holds SAM's head for sharper outlines."""
+    """Compares the dense CLIP map with texts; refines outlines with the SAM head."""
 
     name = "SemanticSegmentationService"
     application = "semantic"
@@ -49,13 +49,12 @@ class Semantic(Head):
         check_encoding(request.encoding)
         if request.encoding == pb.LOGITS:
             raise InvalidRequest(
-                "regions are made of labels, not of logits: "
-                "choose RLE, PNG, POLYGONS or PACKED_BITS"
+                "semantic regions have no logits: choose RLE, PNG, POLYGONS or PACKED_BITS"
             )
         check_labels(request.labels, self.settings.max_labels)
         outputs = (pb.CLIP_DENSE, pb.SAM) if request.refine else (pb.CLIP_DENSE,)
         info, features = await self.backbone.features(context, request.image, *outputs)
-        if request.encoding != pb.RLE:  # which costs the same however many labels there are
+        if request.encoding != pb.RLE:  # RLE costs the same for any number of labels
             check_mask_pixels(len(request.labels), features.geometry, request.encoding)
         words = background_words(request.labels) if request.background else ()
         text_XD = await self.backbone.class_embeddings(
@@ -75,7 +74,7 @@ class Semantic(Head):
         )
 
     async def _run(self, steps: Steps[SemanticMap]) -> SemanticMap:
-        """Do work step by step; it ends when its caller gives up."""
+        """Run work in steps; stops when its caller gives up."""
         async with self._turns:
             step = await threads.run(self._device, "mask_decode", advance, steps, None)
             while not isinstance(step, Done):
@@ -90,7 +89,7 @@ class Semantic(Head):
     def _segment(
         self, features: ImageFeatures, request: pb.SegmentTextRequest, text_XD: NDArray[np.float32]
     ) -> Steps[SemanticMap]:
-        """``text_XD``: the labels, and after them the background words if those are asked for."""
+        """Return the steps; ``text_XD`` has the labels, then the background words if requested."""
         labels, scale = request.labels, self.config.logit_scale
         text_LD, background_KD = np.split(text_XD, [len(labels)])
         background = background_KD if len(background_KD) else None
@@ -106,5 +105,5 @@ class Semantic(Head):
 
 
 def build(settings: Settings) -> Application:
-    """The application, for ``serve.run``."""
+    """Return the application for ``serve.run``."""
     return replica.of(Semantic, settings, gpus=0.25)

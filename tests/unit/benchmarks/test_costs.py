@@ -1,4 +1,4 @@
-"""The figures that ``samclip plan`` is given."""
+"""The cost figures that ``samclip plan`` uses."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The contenders of the library's figures: measured in turns, compared with the baseline."""
+"""The library benchmark measures its contenders in turns, and compares them with the baseline."""
 
 import ast
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ FACTOR = {"float32": 30.0, "bfloat16": 20.0, "ours": 10.0}
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
-    """What was asked of whom; each answers in its own time."""
+    """Replace measured processes by fakes with fixed times; return the calls they receive."""
     found: list[tuple[str, str]] = []
 
     @contextmanager
@@ -69,7 +69,7 @@ def test_calls_are_repeated_for_as_long_as_asked() -> None:
 
 
 def test_a_measured_process_needs_nothing_else_of_the_benchmark() -> None:
-    """It is run with the library of another commit."""
+    """The module also runs in an environment with the library of another commit."""
     tree = ast.parse(Path(in_process.__file__).read_text())
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Import)]
     assert not [name for name in map(ast.unparse, imports) if "tests" in name]

@@ -1,4 +1,4 @@
-"""Figures, their ratios and their tables."""
+"""Benchmark figures, their ratios and tables."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The load generator, against a server of this process."""
+"""The load generator, against a server in this process."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from benchmarks.load import Job, _rate, _Seen, measure
 
 
 class Server:
-    """It refuses every third request where it is told to."""
+    """A server that can refuse every third request."""
 
     def __init__(self) -> None:
         self.address, self.refuses = "", False
@@ -72,7 +72,7 @@ async def test_a_peer_is_sent_the_file_with_every_question(server: Server) -> No
 
 
 def test_the_rate_does_not_depend_on_where_batches_fall() -> None:
-    """Two clients, answered together every second, and a third one four times as often."""
+    """Two clients are answered together every second, and a third four times as often."""
     together = [_Seen(client, 1, 1.0) for client in (0, 1) for _ in range(3)]
     often = [_Seen(2, 1, 0.25) for _ in range(12)]
     assert _rate(together + often) == pytest.approx(6)

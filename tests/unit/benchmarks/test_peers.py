@@ -1,4 +1,4 @@
-"""The peers of the benchmark do the work that they are asked, or are left out."""
+"""The benchmark's peers do the requested work, or are left out."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def test_a_batch_answers_each_in_its_place(
 ) -> None:
     monkeypatch.setenv("BENCH_PEER_CHECKPOINT", str(checkpoint.resolve("edge")))
     monkeypatch.setenv("BENCH_PEER_DTYPE", "float32")
-    monkeypatch.setattr(work, "MAX_BATCH", 1)  # of the warm-up
+    monkeypatch.setattr(work, "MAX_BATCH", 1)  # shortens the warm-up
     model = kind()
     visit = next(traffic.working_day(1))
     asked = [model.read(traffic.to_peer(ask, in_form=False)[1]) for ask in visit]

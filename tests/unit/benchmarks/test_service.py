@@ -1,4 +1,4 @@
-"""What the benchmark reads off a running service."""
+"""Measurements of a running service by the benchmark."""
 
 import os
 import time

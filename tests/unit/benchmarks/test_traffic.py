@@ -1,4 +1,4 @@
-"""What the benchmark asks is what the service understands."""
+"""The benchmark's requests are valid for the service."""
 
 from collections import Counter
 from functools import partial
@@ -61,4 +61,4 @@ def test_a_working_day_follows_zipfs_law() -> None:
 def test_points_are_inside_every_photograph() -> None:
     points = np.array([traffic.point(number) for number in range(1000)])
     assert points.min() > 0
-    assert points.max() < 169  # the shortest side
+    assert points.max() < 169  # the shortest side of all photographs

@@ -1,4 +1,4 @@
-"""The ``samclip`` command, its questions asked of a service whose answers are known."""
+"""The ``samclip`` command, against a service with known answers."""
 
 import io
 import json
@@ -40,7 +40,7 @@ def photo(tmp_path: Path) -> str:
 
 @pytest.fixture
 def ask(server: tuple[FakeService, str], capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run a question with --json; its answer."""
+    """Return a function that runs a command with --json and returns its output."""
 
     def run(*argv: str) -> Any:
         assert cli.main([*argv, "--json", "--server", server[1]]) == 0
@@ -102,7 +102,7 @@ def test_semantic(ask: Any, photo: str, tmp_path: Path) -> None:
         ("sea", 0.5, 0.75),
     ]
     assert (read(out / "mask-001.png")[:, WIDTH // 2 :] == 255).all()
-    assert read(out / "overlay.png").shape[0] > HEIGHT  # the legend stands beneath
+    assert read(out / "overlay.png").shape[0] > HEIGHT  # with the legend below the image
 
 
 def test_everything(ask: Any, photo: str, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_everything(ask: Any, photo: str, tmp_path: Path) -> None:
 def test_embed(ask: Any, photo: str) -> None:
     rows = ask("embed", photo, "--text", "a", "bb")["results"]
     assert [row["of"] for row in rows] == [photo, "a", "bb"]
-    assert rows[0]["vector"] == [0.5] * 4  # of length 1
+    assert rows[0]["vector"] == [0.5] * 4  # unit length
     assert rows[1]["vector"] == [0, 1, 0, 0]
 
 
@@ -138,7 +138,10 @@ def test_collections(ask: Any, photo: str, server: tuple[FakeService, str]) -> N
 
 @pytest.fixture
 def greys(server: tuple[FakeService, str], photo: str) -> Iterator[Any]:
-    """Delete from a collection of two photographs; the exit status, and how many are left."""
+    """Make a collection of two photographs; return a function that deletes from it.
+
+    The function returns the exit status and the number of remaining items.
+    """
     other = Path(photo).with_name("other.png")
     other.write_bytes(Path(photo).read_bytes())
     cli.main(["index", "greys", photo, str(other), "--server", server[1]])
@@ -177,7 +180,7 @@ def test_a_person_is_asked_before_a_collection_is_deleted(
 
 
 class Terminal(io.StringIO):
-    """What a person types."""
+    """A stand-in for a terminal with typed input."""
 
     def isatty(self) -> bool:
         return True
@@ -224,7 +227,7 @@ def test_photographs_that_would_share_an_id_are_named_and_none_is_sent(
 
 
 def test_index_reports_the_photographs_that_it_replaced(ask: Any, photo: str) -> None:
-    (row,) = ask("index", "greys", photo, photo)["results"]  # one file given twice is no clash
+    (row,) = ask("index", "greys", photo, photo)["results"]  # a repeated file is not replaced
     assert (row["indexed"], row["replaced"]) == (1, 0)
     (row,) = ask("index", "greys", photo)["results"]
     assert (row["indexed"], row["replaced"]) == (1, 1)
@@ -232,7 +235,7 @@ def test_index_reports_the_photographs_that_it_replaced(ask: Any, photo: str) ->
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """A folder with one photograph, and four paths that no photograph can be read from."""
+    """Make a folder with one photograph, and four paths that cannot be indexed."""
     Image.new("L", (4, 4), 5).save(tmp_path / "good.png")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
@@ -293,7 +296,7 @@ def test_a_service_that_stops_between_two_photographs_keeps_the_first_answer(
     assert (answered["image"], answered["label"]) == (photo, "cat")
     assert failed["image"] == str(other)
     assert "stopped" in failed["error"]
-    assert "not asked" in failed["error"]
+    assert "skipped" in failed["error"]
 
 
 def test_the_table(
@@ -319,7 +322,7 @@ def test_errors_are_one_line(photo: str, capsys: pytest.CaptureFixture[str]) -> 
     assert cli.main(["embed", photo, "--server", "127.0.0.1:1"]) == 1
     message, hint = capsys.readouterr().err.splitlines()
     assert message.startswith("samclip: failed to connect")
-    assert hint == "Is a service running at 127.0.0.1:1? samclip serve"
+    assert hint == "Is a service running at 127.0.0.1:1? Start one: samclip serve"
     assert cli.main(["embed", "no/such.jpg"]) == 1
     assert "no/such.jpg" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""The client against a service whose answers are known."""
+"""The client against a service with known answers."""
 
 import asyncio
 import io
@@ -356,7 +356,7 @@ def test_nobody_there() -> None:
 def test_large_messages_pass(service: FakeService, client: samclip.Client) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
     photo = client.image(noise)
-    assert len(photo.encoded) > 4 * 2**20  # gRPC's own limit
+    assert len(photo.encoded) > 4 * 2**20  # gRPC's default limit
     assert photo.everything()[0].area == 1500 * 750
     assert service.uploads == [photo.key]
 

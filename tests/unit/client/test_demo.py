@@ -1,4 +1,4 @@
-"""The demonstration against a service whose answers are known."""
+"""The demonstration against a service with known answers."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_pictures_and_tables(
     with Image.open(tmp_path / "out/demo.png") as sheet:
         assert sheet.width == 4 * 480
     assert len(set(service.uploads)) == len(demo.SCENES)
-    assert service.collections[demo.COLLECTION] == {}  # nothing stays behind
+    assert service.collections[demo.COLLECTION] == {}  # the demo deletes its items
     shown = capsys.readouterr().out
     for scene in demo.SCENES:
         assert f"\n{scene.name} " in shown

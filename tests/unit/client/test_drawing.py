@@ -1,4 +1,4 @@
-"""What is drawn lies where it was found."""
+"""Drawings are in the right place, and images in the right orientation."""
 
 import io
 
@@ -54,7 +54,7 @@ def test_a_map_has_a_legend_beneath() -> None:
 def test_pixels_are_turned_as_the_camera_says() -> None:
     buffer = io.BytesIO()
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by a quarter
+    exif[0x0112] = 6  # rotated by 90°
     Image.new("RGB", (30, 20)).save(buffer, "JPEG", exif=exif)
     assert drawing.read_pixels(buffer.getvalue()).shape == (30, 20, 3)
 
@@ -78,7 +78,7 @@ def test_sheets() -> None:
 
 
 def oriented(kind: str, orientation: int, late: bool, damaged: bool) -> bytes:
-    """A picture with EXIF data; those of a PNG may lie behind its pixels."""
+    """Return a picture with EXIF data; in a PNG, ``late`` puts it after the pixels."""
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     buffer = io.BytesIO()
@@ -94,7 +94,7 @@ def oriented(kind: str, orientation: int, late: bool, damaged: bool) -> bytes:
     return encoded[:start] + encoded[end:last] + chunk + encoded[last:]
 
 
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # of Pillow, about the damaged ones
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # Pillow warns of damaged data
 @pytest.mark.parametrize("damaged", [False, True])
 @pytest.mark.parametrize("orientation", range(10))
 @pytest.mark.parametrize(

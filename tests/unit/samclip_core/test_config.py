@@ -17,7 +17,7 @@ def _changed(**changes: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("{", "not JSON"),
         ("[]", "expected an object"),
@@ -27,14 +27,14 @@ def _changed(**changes: object) -> str:
         (_changed(image_size="384"), "image_size: '384'"),
         (_changed(image_size=True), "image_size: True"),
         (_changed(templates="a {}"), "templates"),
-        (_changed(templates=["a photo"]), "templates need one {}"),
-        (_changed(templates=[]), "templates need one {}"),
+        (_changed(templates=["a photo"]), "templates need exactly one {}"),
+        (_changed(templates=[]), "templates need exactly one {}"),
         (_changed(image_size=385), "not a multiple of stride"),
         (_changed(preprocess="0"), "preprocessing version '0'"),
     ],
 )
-def test_strict(text: str, told: str) -> None:
-    with pytest.raises(CheckpointError, match=told):
+def test_strict(text: str, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
         SamClipConfig.from_json(text)
 
 

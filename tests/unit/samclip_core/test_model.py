@@ -1,4 +1,4 @@
-"""SamClip on tiny random checkpoints: whole answers, invariance, precision and threads."""
+"""SamClip on tiny random checkpoints: answers, invariance, precision and threads."""
 
 import hashlib
 import io
@@ -29,7 +29,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def _picture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
-    """Smooth blobs of colour: noise alone would look the same everywhere."""
+    """Return smooth blobs of colour: noise would look the same everywhere."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), np.uint8)
     return np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
 

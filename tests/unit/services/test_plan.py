@@ -28,7 +28,7 @@ def test_the_cores_of_all_three_kinds_add_up() -> None:
 
 def test_replicas_stay_below_the_utilisation() -> None:
     found = plan(Load(images_per_s=50), COSTS, Choices(utilisation=0.5))
-    assert found.replicas == 5  # 5 busy cores, one of two on each machine
+    assert found.replicas == 5  # 5 busy cores, at one of two cores per machine
     assert found.cores == 10
     assert found.memory_gb == pytest.approx(15)
     assert found.gpus == 0
@@ -73,7 +73,7 @@ def test_the_cost_is_of_cores_and_memory() -> None:
 @pytest.mark.parametrize(
     ("load", "choices", "words"),
     [
-        (Load(images_per_s=0), Choices(), "nothing is asked"),
+        (Load(images_per_s=0), Choices(), "load is zero"),
         (Load(images_per_s=1, hit_ratio=1.5), Choices(), "hit ratio is 1.5"),
         (Load(images_per_s=-1), Choices(), "not negative"),
         (Load(images_per_s=1), Choices(utilisation=0), "utilisation is 0"),

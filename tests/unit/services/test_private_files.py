@@ -31,12 +31,12 @@ def test_an_open_folder_is_closed(tmp_path: Path) -> None:
 
 def test_a_folder_that_users_share_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     tmp_path.chmod(0o1777)
-    with pytest.raises(PermissionError, match="is shared by the users"):
+    with pytest.raises(PermissionError, match="is shared by all users"):
         private_files.make_folder(tmp_path)
     assert mode(tmp_path) == 0o1777
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give a folder to another user")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
 @pytest.mark.parametrize(("rights", "refused"), [(0o2775, False), (0o777, True)])
 def test_a_volume_of_another_owner_is_taken_unless_all_users_may_write_to_it(
     tmp_path: Path, rights: int, refused: bool
@@ -91,14 +91,14 @@ def test_a_folder_that_others_may_enter_is_found(tmp_path: Path, rights: int) ->
 def test_a_folder_that_others_may_replace_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "service"
     folder.mkdir(mode=0o700)
-    tmp_path.chmod(0o1777)  # as /tmp: nobody may rename the folder of another user
+    tmp_path.chmod(0o1777)  # as /tmp: users may not rename each other's folders
     private_files.check_folder(folder)
     tmp_path.chmod(0o777)
     with pytest.raises(PermissionError, match="could replace"):
         private_files.check_folder(folder)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
 def test_a_folder_of_another_user_is_found(tmp_path: Path) -> None:
     folder = tmp_path / "service"
     folder.mkdir(mode=0o700)

@@ -58,15 +58,15 @@ def test_a_renamed_setting_is_an_error_that_says_its_new_name(
 def test_without_a_home_directory_only_folders_in_it_must_be_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a uid without an entry
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a uid not in passwd
     with pytest.raises(SettingsError) as raised:
         Settings.load(api_keys_file=tmp_path / "keys")
-    for told in (
+    for part in (
         "SAMCLIP_INDEX_DIR",
         "SAMCLIP_COMPILED_CACHE_DIR",
         "'~/.local/share/samclip/index'",
     ):
-        assert told in str(raised.value)
+        assert part in str(raised.value)
     assert "api_keys_file" not in str(raised.value)
     monkeypatch.setenv("SAMCLIP_INDEX_DIR", str(tmp_path / "index"))
     settings = Settings.load(compiled_cache_dir=tmp_path / "compiled")

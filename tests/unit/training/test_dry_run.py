@@ -1,4 +1,4 @@
-"""A small ``vit-b`` student takes the paper's step: bfloat16, checkpointed blocks, two frames."""
+"""A training step of a small ``vit-b`` student: bfloat16, checkpointed blocks, two frames."""
 
 from copy import copy
 from dataclasses import replace
@@ -11,7 +11,7 @@ from segment_anything.modeling import PromptEncoder
 from torch import Tensor
 
 from samclip_core.nn.encoder import valid_mask
-from samclip_core.nn.network import SamClipNet, build
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
 from tests.clip_models import TEXT_DIM, add_small_clip
 from tests.official import clip, sharpened, write
 from tests.tiny import TINY
@@ -32,7 +32,7 @@ from training.distillation.segmentation import (
     segment_step,
 )
 from training.distillation.standardise import PhiS
-from training.distillation.teachers import SAM_PARTS, OpenClipTeacher, SamTeacher, student_from_sam
+from training.distillation.teachers import OpenClipTeacher, SamTeacher, student_from_sam
 
 CONFIG = replace(TINY["vit-b"], text_dim=TEXT_DIM)
 SIDES = (CONFIG.image_size, CONFIG.image_size // 2)
@@ -54,7 +54,7 @@ def sam_teacher() -> SamTeacher:
 
 @pytest.fixture
 def student(sam_teacher: SamTeacher) -> SamClipNet:
-    """As stage II trains it, and a little beside its teacher, or L_SAM would have no gradient."""
+    """Return a student as in stage II, with noise, since L_SAM is flat at the teacher's weights."""
     torch.manual_seed(1)
     net = student_from_sam(sam_teacher, CONFIG, checkpointing=True).eval()
     with torch.no_grad():
@@ -68,7 +68,7 @@ def student(sam_teacher: SamTeacher) -> SamClipNet:
 
 
 def frames(side: int) -> list[Frame]:
-    """Two frames of noise, the second half padded, with two rectangles each."""
+    """Return two frames of noise, the second half padded, with two rectangles each."""
     random = np.random.default_rng(side)
     pixels_B3SS = random.integers(0, 256, (2, 3, side, side)).astype(np.uint8)
     masks_Pmm = np.zeros((2, side // 4, side // 4), np.float32)
@@ -85,7 +85,7 @@ def batch(side: int, kind: Kind) -> Batch:
 
 
 def at_frame(prompt_encoder: PromptEncoder, side: int) -> PromptEncoder:
-    """SAM's prompt encoder knows one frame; its twin, with the same weights, knows another."""
+    """Return a prompt encoder for another frame size, with the same weights."""
     twin = copy(prompt_encoder)
     grid = side // CONFIG.stride
     twin.image_embedding_size, twin.input_image_size = (grid, grid), (side, side)

@@ -24,7 +24,7 @@ def model_of(seed: int = 0) -> nn.Module:
 
 
 def square(net: nn.Module, number: int) -> Iterator[Part]:
-    """A step's loss in two parts of the batch, each with its share."""
+    """Yield a step's loss in two parts of the batch."""
     x_B3 = torch.randn(16, 3, generator=torch.Generator().manual_seed(number))
     for half_B3 in x_B3.chunk(2):
         loss = (net(half_B3) - half_B3.sum(dim=1, keepdim=True)).square().mean() / 2
@@ -68,7 +68,7 @@ def stop_at(step: int) -> Callable[[int], None]:
 
 @pytest.mark.parametrize("stopped", [1, 4, 5])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, stopped: int):
-    """Bit for bit, whether it stops just after a save or loses a step; the log has no seam."""
+    """Weights and log are identical, whether it stops just after a save or loses a step."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     whole.mkdir()
     resumed.mkdir()
@@ -166,7 +166,7 @@ def test_the_rate_climbs_in_a_line_and_falls_in_half_a_cosine():
     assert rates[60] == pytest.approx(0.5)
     assert rates[110] == pytest.approx(0)
     assert all(later < earlier for earlier, later in pairwise(rates[10:]))
-    # Symmetric about its middle.
+    # The curve is symmetric about its middle.
     assert [1 - rate for rate in rates[:9:-1]] == pytest.approx(rates[10:])
 
 
@@ -197,7 +197,7 @@ def _folder(path: Path) -> Path:
 def test_the_weights_of_the_lowest_validation_loss_win_or_the_last(
     tmp_path: Path, keep: Literal["best", "last"], kept: int
 ):
-    """Validated at steps 2, 4, 6 and 7; the second time is the best."""
+    """Validation runs at steps 2, 4, 6 and 7; the second is the best."""
     schedule = replace(SCHEDULE, keep=keep)
     losses = iter([3.0, 1.0, 2.0, 4.0])
     seen: list[dict[str, Tensor]] = []
@@ -227,7 +227,7 @@ def test_a_full_disk_says_what_to_do_and_leaves_the_last_good_state(
     good = (tmp_path / "stage.state.pt").read_bytes()
     with monkeypatch.context() as disk:
         disk.setattr(torch, "save", _full)
-        with pytest.raises(OSError, match=r"could not be written .*make room and start"):
+        with pytest.raises(OSError, match=r"could not be written .*free some space and start"):
             run(tmp_path)
     assert (tmp_path / "stage.state.pt").read_bytes() == good
     assert {path.suffix for path in tmp_path.iterdir()} == {".pt", ".tsv"}

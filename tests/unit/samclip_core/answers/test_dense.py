@@ -41,7 +41,7 @@ def test_upsampling_is_torchs_bilinear_where_cells_fit_the_picture(height: int, 
 
 
 def test_a_cell_that_is_half_padding_keeps_its_place() -> None:
-    # 100 of 160 rows hold picture: 6.25 of 10 cells. A ramp over cell centres stays a ramp.
+    # The image covers 100 of 160 rows: 6.25 of 10 cells. A ramp over cell centres stays a ramp.
     geometry = Geometry(100, 160, 160)
     rows_Hh, _ = upsampling(geometry, 10, 100, 160)
     ramp = rows_Hh @ np.arange(7, dtype=np.float32)

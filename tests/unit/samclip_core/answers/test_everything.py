@@ -13,7 +13,7 @@ from samclip_core.types import EverythingMask, ImageFeatures
 from tests.fakes import FakeSamHead, features_of
 
 WIDE = Geometry(640, 1280, 128)  # the lower half of the 64×64 cells is padding
-NO_SCENE = EverythingSettings(min_predicted_iou=0.8)  # without the mask of all objects together
+NO_SCENE = EverythingSettings(min_predicted_iou=0.8)  # filters the mask of the whole scene
 
 
 def scene() -> np.ndarray:
@@ -42,7 +42,7 @@ def test_thresholds_decide_what_is_kept() -> None:
     sam_head = FakeSamHead(scene())
     whole = segment_everything(sam_head, features(), 8)
     assert len(whole) == 4
-    assert whole[0].predicted_iou == pytest.approx(0.75)  # all objects together, the largest
+    assert whole[0].predicted_iou == pytest.approx(0.75)  # the whole scene, the largest mask
     for settings in (
         EverythingSettings(min_predicted_iou=0.96),
         EverythingSettings(min_stability=0.96),
@@ -74,7 +74,7 @@ def test_small_islands_and_holes_are_cleaned() -> None:
 
 def test_padding_is_not_part_of_a_mask() -> None:
     objects_ss = np.zeros((64, 64), int)
-    objects_ss[34:, :] = 1  # only below the picture
+    objects_ss[34:, :] = 1  # only in the padding
     objects_ss[:, 40:] = 2
     found = segment_everything(FakeSamHead(objects_ss), features(), 8, NO_SCENE)
     assert [mask.mask_HW.mean() for mask in found] == [pytest.approx(24 / 64, abs=0.001)]

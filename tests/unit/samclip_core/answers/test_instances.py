@@ -10,7 +10,7 @@ SCALE = 20.0
 
 
 def scene() -> tuple[np.ndarray, np.ndarray]:
-    """Two objects in the logits frame, and the CLIP grid's coarse view of them as class 0."""
+    """Return two objects in the logits frame, and a coarse CLIP grid with them as class 0."""
     objects_ss = np.zeros((64, 64), int)
     objects_ss[5:14, 5:14], objects_ss[9:27, 40:59] = 1, 2
     classes_hw = np.ones((16, 16), int)
@@ -37,7 +37,7 @@ def test_each_instance_is_found_once_with_its_outline() -> None:
 
 def test_two_pieces_of_one_object_give_it_once() -> None:
     objects_ss, classes_hw = scene()
-    classes_hw[4] = 1  # the larger object's view falls apart
+    classes_hw[4] = 1  # splits the larger object in the grid
     features = features_of(WIDE, classes_hw, 3)
     found = find_instances(FakeSamHead(objects_ss), features, TEXT_D[0], "cup", SCALE, TEXT_D[1:])
     assert len(found) == 2

@@ -1,4 +1,4 @@
-"""The SAM head alone, on random features: prompts one by one, in batches, and what is refused."""
+"""The SAM head on random features: single prompts, batches, and invalid prompts."""
 
 import numpy as np
 import pytest
@@ -127,7 +127,7 @@ def test_half_precision_features_are_accepted(head: SamHead) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "told"),
+    ("prompts", "message"),
     [
         ([], "no prompts"),
         ([Prompt()], "empty"),
@@ -136,8 +136,8 @@ def test_half_precision_features_are_accepted(head: SamHead) -> None:
         ([Prompt(mask_input_hw=np.zeros((8, 8), np.float32))], r"this model's logits are"),
     ],
 )
-def test_what_cannot_be_answered(head: SamHead, prompts: list[Prompt], told: str) -> None:
-    with pytest.raises(InvalidPrompt, match=told):
+def test_what_cannot_be_answered(head: SamHead, prompts: list[Prompt], message: str) -> None:
+    with pytest.raises(InvalidPrompt, match=message):
         head.segment(_features(head, 60, 55), prompts)
 
 

@@ -54,7 +54,7 @@ def test_labels_and_scores_are_those_of_the_upsampled_logits() -> None:
 
 def test_an_unclear_win_is_background_only_when_asked() -> None:
     dense_Dhw = np.zeros((2, 16, 16), np.float32)
-    dense_Dhw[:, :, :8] = 0.5**0.5  # as near to one label as to the other
+    dense_Dhw[:, :, :8] = 0.5**0.5  # equally similar to both labels
     dense_Dhw[0, :, 8:] = 1
     features = ImageFeatures(WIDE, None, dense_Dhw)
     found = segment_text(features, np.eye(2), ["a", "b"], SCALE, background=True)
@@ -108,7 +108,7 @@ def test_memory_is_bounded_for_a_large_picture() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.label_map_HW.shape == (3000, 4000)
-    assert peak < 200 * 2**20  # all classes of all pixels would be 960 MB
+    assert peak < 200 * 2**20  # scores of all classes for all pixels would take 960 MB
     np.testing.assert_array_equal(found.label_map_HW[125::250, 125::250], classes_hw[:12])
 
 
@@ -118,7 +118,7 @@ def test_no_labels_are_refused() -> None:
 
 
 def scene() -> tuple[ImageFeatures, FakeSamHead, np.ndarray]:
-    """A disc that the SAM head knows and the CLIP grid sees as a coarse square, on class 1."""
+    """Return features, head and mask of a disc, which is a coarse square in the CLIP grid."""
     y, x = np.ogrid[:64, :64]
     objects_ss = ((x - 30) ** 2 + (y - 14) ** 2 < 11**2).astype(int)
     classes_hw = np.ones((16, 16), int)
@@ -129,7 +129,7 @@ def scene() -> tuple[ImageFeatures, FakeSamHead, np.ndarray]:
 
 def test_refine_takes_the_outline_from_the_sam_head() -> None:
     features, sam_head, disc_HW = scene()
-    sam_head.objects_ss = np.where(sam_head.objects_ss == 0, 2, 1)  # the rest is an object, too
+    sam_head.objects_ss = np.where(sam_head.objects_ss == 0, 2, 1)  # the rest is an object too
     coarse = segment_text(features, np.eye(3), ["disc", "rest", "none"], SCALE)
     refined = refine(features, np.eye(3), ["disc", "rest", "none"], SCALE, sam_head)
     assert iou(coarse.label_map_HW == 0, disc_HW) < 0.8

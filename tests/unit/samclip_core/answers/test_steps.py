@@ -19,7 +19,7 @@ def head() -> FakeSamHead:
 
 
 def blocks() -> np.ndarray:
-    """2×2 cells of one class, then of the next."""
+    """Return a class map of 2×2 blocks."""
     y, x = np.mgrid[:16, :16] // 2
     return (y + x) % 3
 

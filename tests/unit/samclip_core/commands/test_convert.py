@@ -76,7 +76,7 @@ def test_safetensors_and_wrapped_state_dicts_are_read_alike(tmp_path, sources):
 
 
 @pytest.mark.parametrize(
-    ("part", "edit", "told"),
+    ("part", "edit", "message"),
     [
         (0, lambda s: s.pop("mask_decoder.iou_token.weight"), "missing.*mask_decoder.iou_token"),
         (0, lambda s: s.update(spare=torch.zeros(1)), "unexpected.*spare"),
@@ -87,13 +87,13 @@ def test_safetensors_and_wrapped_state_dicts_are_read_alike(tmp_path, sources):
         (1, lambda s: s.pop("visual.conv1.weight"), "missing.*visual.conv1"),
     ],
 )
-def test_names_the_key_that_does_not_fit(tmp_path, sources, clip_model, part, edit, told):
+def test_names_the_key_that_does_not_fit(tmp_path, sources, clip_model, part, edit, message):
     paths = list(sources)
     state = read_state(paths[part])
     edit(state)
     paths[part] = tmp_path / "edited.pth"
     torch.save(state, paths[part])
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         convert(paths[0], clip_model, paths[1], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

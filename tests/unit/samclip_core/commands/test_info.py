@@ -1,4 +1,4 @@
-"""``samclip info`` tells what a checkpoint directory says of itself."""
+"""``samclip info`` prints the metadata of a checkpoint directory."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The compiled engine on the bundled checkpoint: what it chooses, keeps and refuses."""
+"""The compiled engine on the bundled checkpoint: its choice of precision, its cache, its errors."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def edge(tmp_path: Path) -> Path:
 
 
 def _times(monkeypatch: pytest.MonkeyPatch, *milliseconds: float) -> list[int]:
-    """Let each precision take so long; list how many were measured each time."""
+    """Fake the time of each precision; return a list of the number measured per call."""
     measured = []
 
     def measure(encoders: dict[Dtype, object], _: object) -> dict[Dtype, float]:
@@ -161,7 +161,7 @@ def test_without_graphs_and_torch_the_error_names_the_export(
 
 
 def test_signals_are_handled_after_engines_have_come_and_gone() -> None:
-    """Each of the runtime's own objects brings a stack for signal handlers and frees it."""
+    """Each OpenVINO runtime installs a stack for signal handlers, and frees it at its end."""
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"

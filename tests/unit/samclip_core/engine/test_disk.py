@@ -1,4 +1,4 @@
-"""Compiled graphs on disk: what is damaged, open to others or cannot be written is not used."""
+"""The disk cache of compiled graphs ignores files that are damaged, unsafe or not writable."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Quantisation on a small random graph with each kind of layer that the encoders have."""
+"""Quantisation of a small random graph with each kind of layer in the encoders."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ WEIGHTS = {
 
 @pytest.fixture
 def model() -> ModelProto:
-    """Conv, Pad, depthwise Conv, a residual Add and MatMuls: transposed, as stored, in float."""
+    """Build a graph of Conv, Pad, depthwise Conv, a residual Add and several MatMuls."""
     rng = np.random.default_rng(0)
     arrays = {name: rng.normal(0.05, 0.3, shape) for name, shape in WEIGHTS.items()}
     arrays["net.stem.bias"] = rng.normal(size=WIDTH)
@@ -88,7 +88,7 @@ def test_layers_read_int8_and_named_ones_stay_float(
 ) -> None:
     quantised = quantise(model, samples)
     pairs = Counter(node.op_type for node in quantised.graph.node)
-    assert pairs["QuantizeLinear"] == pairs["DequantizeLinear"] == 4 + 4  # maps and weights
+    assert pairs["QuantizeLinear"] == pairs["DequantizeLinear"] == 4 + 4  # activations and weights
     read = {name for node in quantised.graph.node for name in node.input}
     assert "net.clip_head.weight.quantised" not in read
     assert "net.stem.weight.quantised" in read
@@ -148,5 +148,5 @@ def _run(
 
 
 def _noise(before: NDArray, after: NDArray) -> float:
-    """Relative error, root mean square."""
+    """Return the relative error in the L2 norm."""
     return float(np.linalg.norm(after - before) / np.linalg.norm(before))

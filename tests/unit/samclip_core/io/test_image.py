@@ -131,7 +131,7 @@ def test_a_huge_header_is_refused_before_decoding() -> None:
         with pytest.raises(InvalidImage, match=r"50000×50000 = 2,500,000,000 pixels, the limit is"):
             call(png_header(50_000, 50_000), LIMITS)
         with pytest.raises(InvalidImage, match=r"10000×10000 .* the limit is 64,000,000"):
-            call(png_header(10_000, 10_000), LIMITS)  # Pillow would only warn here
+            call(png_header(10_000, 10_000), LIMITS)  # Pillow would only warn
 
 
 @pytest.mark.parametrize(
@@ -225,12 +225,12 @@ BOMB = zlib.compress(bytes(50_000_000))
     ids=["scans", "segments", "fill", "chunks", "late chunks", "pixel chunks", "text", "profile"],
 )
 def test_what_makes_a_decoder_work_for_nothing_is_refused(encoded: bytes) -> None:
-    with pytest.raises(InvalidImage, match=r"save it anew|damaged header|damaged or cut short"):
+    with pytest.raises(InvalidImage, match=r"re-encode it|damaged header|damaged or truncated"):
         decode(encoded, LIMITS)
 
 
 def test_files_with_much_in_them_are_no_bombs() -> None:
-    profile = bytes(range(256)) * 4000  # a megabyte, in 16 segments
+    profile = bytes(range(256)) * 4000  # 1 MB in 16 segments
     for options in ({"progressive": True}, {"icc_profile": profile}, {"restart_marker_blocks": 1}):
         encoded = encode(Image.fromarray(RAMP_HW3), "JPEG", **options)
         assert decode(encoded, LIMITS).shape == RAMP_HW3.shape
@@ -240,7 +240,7 @@ def test_files_with_much_in_them_are_no_bombs() -> None:
 
 
 def test_what_else_a_file_may_be_does_not_matter() -> None:
-    """A page or an archive behind the picture is never looked at; before it, it is no picture."""
+    """Data after the picture is ignored; data before it makes the file invalid."""
     page, archive = b"<html><script>alert(1)</script>", b"PK\3\4" + bytes(100)
     for encoded in (JPEG, PNG):
         expected = decode(encoded, LIMITS)
@@ -250,12 +250,12 @@ def test_what_else_a_file_may_be_does_not_matter() -> None:
             decode(page + encoded, LIMITS)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow says that it is odd
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow warns of odd EXIF data
 @pytest.mark.parametrize(
     "exif",
     [
-        b"Exif\0\0II*\0\x08\0\0\0\xff\xff",  # 65,535 entries that are not there
-        b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x63\0\0\0\x08\0\0\0",  # 99, then itself
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff",  # 65,535 absent entries
+        b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x63\0\0\0\x08\0\0\0",  # 99, then a cycle
         b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\4\0\xff\xff\xff\x7f\x08\0\0\0",  # 2**31 values
     ],
     ids=["too few entries", "no such orientation", "too many values"],
@@ -301,7 +301,7 @@ def test_the_key_is_the_sha256_of_the_file() -> None:
 
 
 def webp_canvas(width: int, height: int) -> bytes:
-    """The start of a WebP file that states the size of its canvas."""
+    """Return the start of a WebP file whose header states this canvas size."""
     sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     return b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + sides
 
@@ -343,7 +343,7 @@ def test_damaged_exif_writes_nothing_to_the_log() -> None:
     tags = b"".join(struct.pack("<HHII", tag, 2, 4000, 20) for tag in range(100))
     exif = b"II*\0\x08\0\0\0" + struct.pack("<H", 100) + tags
     encoded = encode(Image.fromarray(RAMP_HW3), exif=exif)
-    # In another process, because pytest replaces the warning filters.
+    # In a subprocess, because pytest replaces the warning filters.
     command = [sys.executable, "-c", DECODE]
     ended = subprocess.run(command, input=encoded, capture_output=True, check=True)
     assert ended.stderr == b""

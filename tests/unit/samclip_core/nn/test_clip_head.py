@@ -58,7 +58,7 @@ def test_other_frames_pool_their_own_valid_cells_alone_or_in_a_batch(pool, grid)
     with torch.inference_mode():
         dense, pooled = model(tokens, valid)
         mapped_BhwD = model.blocks(tokens.permute(0, 2, 3, 1))
-        mapped_BhwD[1, :, 1:] = 1e4  # what is there must not be read
+        mapped_BhwD[1, :, 1:] = 1e4  # padding must not be read
         expected = model.mlp(model.norm(model._pool(mapped_BhwD, valid)))
         _, alone = model(tokens[1:], valid[1:])
     assert dense.shape == (2, TEXT, grid, grid)
@@ -67,7 +67,7 @@ def test_other_frames_pool_their_own_valid_cells_alone_or_in_a_batch(pool, grid)
 
 
 def test_relative_positions_stretch_to_another_frame(tokens):
-    """Twice the frame, twice the table: as if each of its rows stood between its neighbours."""
+    """For a frame of twice the size, the table of relative positions is interpolated."""
     model = head()
     stretched = seeded(lambda: ClipHead(WIDTH, 2, 2 * GRID, TEXT), 1)
     state = model.state_dict()

@@ -1,4 +1,4 @@
-"""All kinds of image towers that open_clip has, small and with random weights."""
+"""All kinds of open_clip image towers, small and with random weights."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -21,8 +21,7 @@ def timm(model: str, size: int, **more: Any) -> dict[str, Any]:
     return named | {"timm_pool": "", "timm_proj": "linear"} | more
 
 
-# Architecture, and the side of its feature map: a class token, an average over patches and one
-# register, an attention over them, a convolutional trunk; CLIP's own ViT and ResNet.
+# Architecture and side of its feature map, by kind.
 TOWERS: dict[str, tuple[dict[str, Any], int]] = {
     "vit": ({}, GRID),
     "resnet": ({"image_size": INPUT, "layers": [1, 1, 1, 1], "width": 32, "head_width": 64}, 2),
@@ -35,7 +34,7 @@ TOWERS: dict[str, tuple[dict[str, Any], int]] = {
 
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory) -> Callable[[str], tuple[nn.Module, nn.Module]]:
-    """A tower of ours by its kind, and open_clip's model with the same weights."""
+    """Return a function from kind to our tower and open_clip's model with the same weights."""
 
     @cache
     def build(kind: str) -> tuple[nn.Module, nn.Module]:
@@ -53,7 +52,7 @@ def towers(tmp_path_factory) -> Callable[[str], tuple[nn.Module, nn.Module]]:
 def test_pooled_is_open_clips_and_patches_lie_in_the_same_space(towers, kind: str):
     (ours, official), grid = towers(kind), TOWERS[kind][1]
     size = ours.image_size if isinstance(ours.image_size, tuple) else (ours.image_size,) * 2
-    # Strong contrasts: a ResNet of random weights hardly looks at anything else.
+    # A ResNet with random weights responds only to strong contrasts.
     pixels = 50 * torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     dense, pooled = read_tower(ours, pixels)
     expected = official.encode_image(pixels, normalize=True)
@@ -113,8 +112,8 @@ def test_resizing_equals_torchs_own_for_every_size(side):
 
 
 @pytest.mark.parametrize(
-    ("model", "told"), [("ViT-Z-1", "no architecture"), ("coca_ViT-B-32", "attention of its own")]
+    ("model", "message"), [("ViT-Z-1", "no architecture"), ("coca_ViT-B-32", "pools its patches")]
 )
-def test_says_which_towers_cannot_be_read(model: str, told: str):
-    with torch.device("meta"), pytest.raises(CheckpointError, match=told):
+def test_says_which_towers_cannot_be_read(model: str, message: str):
+    with torch.device("meta"), pytest.raises(CheckpointError, match=message):
         build_tower(model)

@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from samclip_core.engine.base import BOX_MAX, BOX_MIN
 from samclip_core.nn.edge import (
     DRAWN,
     STRIDE,
@@ -15,6 +14,7 @@ from samclip_core.nn.edge import (
     Overview,
     drawn_prompt,
 )
+from samclip_core.types import BOX_MAX, BOX_MIN
 from tests.weights import seeded
 
 SIZE, WIDTH = 64, 16
@@ -57,7 +57,7 @@ def head(encoder: EdgeEncoder) -> EdgeClipHead:
 def test_any_frame_is_encoded_and_only_its_image_pooled(
     encoder: EdgeEncoder, head: EdgeClipHead, side: int
 ) -> None:
-    """What stands in the padding, as pixels or as features, reaches no pooled embedding."""
+    """Neither pixels nor features in the padding affect the pooled embedding."""
     pixels_B3SS = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(side)) * 255
     sizes_B2 = torch.tensor([[side, side], [side, side // 2 - 3]])
     cleared_B3SS = pixels_B3SS.clone()
@@ -127,7 +127,7 @@ def test_clicks_are_drawn_where_they_are_with_their_sign(prompts: EdgePromptEnco
     column, row = (int(v) for v in ((points_PN2[0, 0] + 0.5) // 2))
     assert narrow_mm.argmax() == row * narrow_mm.shape[1] + column
     assert narrow_mm[10 // 2, 50 // 2] < -0.9
-    assert abs(float(narrow_mm[0, 0])) < 0.01  # padding is drawn nowhere
+    assert abs(float(narrow_mm[0, 0])) < 0.01  # padding points are not drawn
     assert wide_mm.abs().sum() > narrow_mm.abs().sum()
 
 
@@ -168,7 +168,7 @@ def decoder() -> EdgeMaskDecoder:
 def test_a_mask_is_as_sharp_as_the_drawn_prompt(
     decoder: EdgeMaskDecoder, prompts: EdgePromptEncoder
 ) -> None:
-    """What the drawing counts for is added cell by cell, for each mask what its token says."""
+    """The drawn prompt is added to the logits cell by cell, with a weight per mask token."""
     image_BDhw, index_P = torch.randn(1, WIDTH, GRID, GRID), torch.zeros(1, dtype=torch.long)
     sparse_PND, dense_PDhw = prompts(None, torch.tensor([[3.0, 5.0, 40.0, 22.0]]), None)
     given = image_BDhw, prompts.get_dense_pe(), sparse_PND, dense_PDhw, index_P
@@ -194,7 +194,7 @@ def test_the_decoder_mixes_neighbouring_places_and_overlooks_the_whole(
 
 
 def reached(module: nn.Module, grid: int) -> Tensor:
-    """Which cells of a map change with its middle one."""
+    """Return the mask of output cells that depend on the centre cell."""
     map_PDhw = torch.zeros(1, WIDTH, grid, grid)
     spot_PDhw = map_PDhw.clone()
     spot_PDhw[..., grid // 2, grid // 2] = 1
@@ -202,7 +202,7 @@ def reached(module: nn.Module, grid: int) -> Tensor:
 
 
 def test_what_mixes_starts_as_the_identity() -> None:
-    """So that a trained network can be given more of it."""
+    """A mixing layer can be added to a trained network without changing its output."""
     map_PDhw = torch.randn(1, WIDTH, GRID, GRID)
     for module in (Mixer(WIDTH), Mixer(WIDTH, 3 * WIDTH), Overview(WIDTH)):
         torch.testing.assert_close(module(map_PDhw), map_PDhw)
@@ -210,7 +210,7 @@ def test_what_mixes_starts_as_the_identity() -> None:
 
 @torch.no_grad()
 def test_detail_starts_at_nothing_and_tells_pixels_of_one_cell_apart() -> None:
-    """A cell of the embedding is four cells of the finest map wide, and knows where in them."""
+    """An embedding cell spans four cells of the finest map, and encodes positions within them."""
     detail = Detail((3, 5), WIDTH)
     s2_BDhw, s4_BDhw = torch.randn(1, 3, 4 * GRID, 4 * GRID), torch.zeros(1, 5, 2 * GRID, 2 * GRID)
     assert not detail(s2_BDhw, s4_BDhw).any()

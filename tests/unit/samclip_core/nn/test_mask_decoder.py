@@ -56,7 +56,7 @@ def test_decode_equals_the_official_decoder(decoders, inputs, multimask):
 
 
 def test_one_prompt_alone_reaches_the_convolutions_channels_last(decoders, inputs, monkeypatch):
-    """Strides that only seem to be, as of a transposed view, make every convolution copy."""
+    """With other strides, such as those of a transposed view, every convolution would copy."""
     strides = []
 
     def paint(tokens_PMD, keys_PDhw, behind_PDhw):

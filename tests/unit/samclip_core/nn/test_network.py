@@ -34,7 +34,7 @@ def test_encode_shapes_and_lengths(config: SamClipConfig) -> None:
     assert dense_BDhw.shape[:2] == (2, config.text_dim)
     lengths_Bhw = dense_BDhw.norm(dim=1)
     torch.testing.assert_close(lengths_Bhw[0], torch.ones_like(lengths_Bhw[0]))
-    # Half of the second frame is padding, where the head of kind edge has nothing to say.
+    # Half of the second frame is padding, where the head of kind edge returns zeros.
     picture_hw, padding_hw = lengths_Bhw[1].chunk(2, dim=-1)
     torch.testing.assert_close(picture_hw, torch.ones_like(picture_hw))
     torch.testing.assert_close(

@@ -41,7 +41,7 @@ def test_pooled_equals_open_clips_encode_image(clip_model, head, pixels):
 
 
 def test_clip_sees_the_valid_part_alone_as_its_own_preprocessing_gives_it(head, pixels):
-    """A picture of CLIP's input size is not resized: only cut out and normalised."""
+    """A picture of CLIP's input size is only cropped and normalised, not resized."""
     image = pixels[:1].clone()
     image[:, :, INPUT:] = image[:, :, :, INPUT:] = 7.0
     seen = head.clip_input(image, torch.tensor([[INPUT, INPUT]]))
@@ -62,7 +62,7 @@ def test_resizing_stays_close_to_open_clips_on_pictures(head):
 
 
 def test_dense_lets_each_patch_attend_only_to_itself_in_the_last_block(head, pixels):
-    """With the attention of the last block written out as values → output projection."""
+    """In the reference, the last block's attention is only values → output projection."""
     visual = head.visual
     *blocks, last = visual.transformer.resblocks
     with torch.inference_mode():
@@ -80,7 +80,7 @@ def test_dense_lets_each_patch_attend_only_to_itself_in_the_last_block(head, pix
 
 
 def test_dense_lies_over_the_padded_frame(head, pixels):
-    """A 2:1 picture fills the upper half of its frame: so does its map, the rest repeats it."""
+    """The map of a 2:1 picture fills the upper half of the frame; the rest repeats its edge."""
     with torch.inference_mode():
         half, _ = head(pixels[1:2], torch.tensor([[FRAME // 2, FRAME]]))
         grid, _ = read_tower(
@@ -119,7 +119,9 @@ def test_supports_the_usual_towers(model):
     assert tower.attn_pool is None
 
 
-@pytest.mark.parametrize(("model", "told"), [("ViT-Z-1", "no architecture"), ("RN50", "not one")])
-def test_says_which_towers_cannot_be_used(model, told):
-    with torch.device("meta"), pytest.raises(CheckpointError, match=told):
+@pytest.mark.parametrize(
+    ("model", "message"), [("ViT-Z-1", "no architecture"), ("RN50", "not one")]
+)
+def test_says_which_towers_cannot_be_used(model, message):
+    with torch.device("meta"), pytest.raises(CheckpointError, match=message):
         build_image_tower(model)

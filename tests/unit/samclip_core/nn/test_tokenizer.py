@@ -1,4 +1,4 @@
-"""Tokenizers of checkpoints: their limits, and what they refuse."""
+"""Tokenizers of checkpoints: their limits and errors."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -62,11 +62,11 @@ def test_what_was_written_down_gives_the_same_tokens(clip: tokenizer.TextTokeniz
 
 
 def test_letters_are_not_merged_in_python(monkeypatch: pytest.MonkeyPatch) -> None:
-    """open_clip's loop takes time with the square of a word's length."""
+    """open_clip's Python loop takes quadratic time in a word's length."""
     theirs = open_clip.SimpleTokenizer()
 
     def slow(self: object, word: str) -> str:
-        raise AssertionError(f"open_clip's own loop got a word of {len(word)} letters")
+        raise AssertionError(f"open_clip's loop got a word of {len(word)} letters")
 
     monkeypatch.setattr(open_clip.SimpleTokenizer, "bpe", slow)
     assert tokenizer.of_clip(theirs)(["ab" * 1000]).shape == (1, 77)

@@ -43,7 +43,7 @@ def sizes(batch: int, height: int, width: int) -> torch.Tensor:
 
 
 def official_answer(encoder: ImageEncoder, pixels_B3HW: torch.Tensor) -> torch.Tensor:
-    """The official encoder's answer, with our weights and our interpolated position table."""
+    """Return the official encoder's output with our weights and interpolated position table."""
     grid = torch.Size(length // 16 for length in pixels_B3HW.shape[-2:])
     reference = official(SIZE).eval()
     reference.load_state_dict(encoder.state_dict())

@@ -33,7 +33,7 @@ async def engine(model, settings):
 
 
 async def busy(model: FakeModel, engine: Engine) -> asyncio.Task:
-    """Hold the device up with one image, so that others have to queue."""
+    """Block the device with one image, so that others have to queue."""
     model.hold()
     model.running.clear()
     task = asyncio.create_task(engine.embed(ANYBODY, png(1), ALL))
@@ -188,7 +188,7 @@ async def test_a_failing_device_fails_the_batch_and_not_the_next_one(engine, mod
 
 
 class Small(FakeModel):
-    """A device with memory for two images."""
+    """A model whose device has memory for two images."""
 
     fits = 2
 
@@ -311,7 +311,7 @@ async def test_texts_of_a_caller_who_hung_up_are_not_embedded(engine, model, mon
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     free.set()
-    await engine.embed_text(["another"])  # behind whatever still runs
+    await engine.embed_text(["another"])  # queued behind running work
     assert runs == [module.FEWEST_TEXTS, 1]
 
 
@@ -328,7 +328,7 @@ async def test_an_image_alone_and_in_any_slot_gives_the_same(tiny_model, setting
                 np.testing.assert_allclose(
                     results[slot][output].array.astype(np.float32),
                     expected[index][output].array.astype(np.float32),
-                    atol=2e-3,  # of float16, in which they are kept
+                    atol=2e-3,  # entries are float16
                 )
 
 

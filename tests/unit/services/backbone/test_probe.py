@@ -8,7 +8,7 @@ from services.backbone.probe import Probe
 
 
 class Device:
-    """Does what it is told, when it is let; ``tries`` counts."""
+    """A device that runs while ``free`` is set; ``tries`` counts the runs."""
 
     def __init__(self) -> None:
         self.tries = 0
@@ -36,7 +36,7 @@ async def test_it_is_tried_seldom_and_not_where_it_has_just_worked(clock):
     asked = Probe(device.run)
     for _ in range(5):
         await asked.check()
-    assert device.tries == 0  # it has just been made
+    assert device.tries == 0  # the probe is new
     clock[0] += probe.EVERY_S + 1
     for _ in range(5):
         await asked.check()
@@ -75,7 +75,7 @@ async def test_busy_is_well_and_hanging_is_not(clock):
     clock[0] += probe.WEDGED_S
     with pytest.raises(Unavailable, match="has not answered for"):
         await asked.check()
-    asked.worked()  # a batch came through: it was only busy
+    asked.worked()  # a batch has finished, so the device was only busy
     await asked.check()
     device.free.set()
     await asked.check()

@@ -13,7 +13,7 @@ NOW, BULK = Priority(), Priority(bulk=True)
 
 
 class Device:
-    """Doubles numbers, when it is let. Fails where it meets a ``poison``ed one."""
+    """A device that doubles numbers while ``free`` is set, and fails on the item ``poison``."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -55,7 +55,7 @@ def submit(batcher: Batcher[int, int], *items: int, priority: Priority = NOW, co
 
 
 async def busy(device: Device, batcher: Batcher[int, int]) -> asyncio.Task[int]:
-    """Hold the device up with an item, 0, so that others have to wait."""
+    """Block the device with the item 0, so that others have to wait."""
     device.free.clear()
     (first,) = submit(batcher, 0)
     await settle()
@@ -72,14 +72,14 @@ def shed(reason: str) -> float:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The batcher's own time, which stands still unless ``now`` is set."""
+    """Replace the batcher's clock by one that only advances when ``now`` is set."""
     clock = SimpleNamespace(now=1000.0)
     monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     return clock
 
 
 async def settle() -> None:
-    """Let everything run that can run without time passing."""
+    """Run all tasks that are ready."""
     for _ in range(20):
         await asyncio.sleep(0)
 
@@ -110,7 +110,7 @@ async def test_what_comes_while_the_device_is_busy_goes_together_in_order():
     device.free.set()
     assert await asyncio.gather(*calls) == [0, 2, 4, 6, 8, 10]
     assert metrics.QUEUE.labels("test")._value.get() == 0
-    assert device.batches[0] == [0, 1, 2, 3]  # all six came before the worker ran
+    assert device.batches[0] == [0, 1, 2, 3]  # all six arrived before the worker ran
     assert device.batches[1:] == [[4, 5]]
 
 
@@ -235,7 +235,7 @@ async def test_the_queue_is_bounded_before_the_work_of_preparing():
     device.free.set()
     assert await asyncio.gather(running, waiting) == [0, 2]
     with batcher.coming(NOW):
-        pass  # there is room again
+        pass  # the queue has space again
 
 
 async def test_callers_who_have_gone_make_room_while_a_batch_runs():
@@ -255,7 +255,7 @@ async def test_callers_who_have_gone_make_room_while_a_batch_runs():
 
 
 async def test_what_would_wait_beyond_its_deadline_is_refused_at_once(clock):
-    """A batch of one took 2 s: a third one in a row is not done within 4 s."""
+    """At 2 s per batch of one, a third request in the queue cannot finish within 4 s."""
     device = Device()
     batcher = make(device, max_size=1)
     first = await busy(device, batcher)
@@ -263,12 +263,12 @@ async def test_what_would_wait_beyond_its_deadline_is_refused_at_once(clock):
     device.free.set()
     await first
     device.free.clear()
-    running = submit(batcher, 1, priority=Priority(deadline=clock.now + 0.1))  # it was idle
+    running = submit(batcher, 1, priority=Priority(deadline=clock.now + 0.1))  # the device is idle
     await settle()
     waiting = submit(batcher, 2, priority=Priority(deadline=clock.now + 6))
     await settle()
     before = shed("no_time")
-    with pytest.raises(Overloaded, match=r"in 4\.0 s, and what waits already takes about 9\.0 s"):
+    with pytest.raises(Overloaded, match=r"in 4\.0 s, but the queue takes about 9\.0 s"):
         await batcher.submit(3, Priority(deadline=clock.now + 4))
     assert shed("no_time") == before + 1
     later = submit(batcher, 4, priority=Priority(deadline=clock.now + 10))
@@ -279,11 +279,11 @@ async def test_what_would_wait_beyond_its_deadline_is_refused_at_once(clock):
 
 @pytest.mark.parametrize("pace_s", [0.001, 10.0])
 async def test_a_deadline_that_has_passed_is_never_called_overload(clock, pace_s):
-    """Not by an idle device, nor behind a queue, nor where the queue is full; fast or slow."""
+    """This holds for an idle device, behind a queue and with a full queue, at any pace."""
     device = Device()
     batcher = make(device, max_size=1, max_queue=1)
     passed = Priority(deadline=clock.now)
-    with pytest.raises(DeadlineExceeded, match="send the request with more time"):
+    with pytest.raises(DeadlineExceeded, match="set a later deadline"):
         await batcher.submit(1, passed)
     first = await busy(device, batcher)
     clock.now += pace_s
@@ -291,14 +291,14 @@ async def test_a_deadline_that_has_passed_is_never_called_overload(clock, pace_s
     await first
     calls = [await busy(device, batcher), *submit(batcher, 2)]
     await settle()
-    with pytest.raises(DeadlineExceeded, match="send the request with more time"):
+    with pytest.raises(DeadlineExceeded, match="set a later deadline"):
         await batcher.submit(3, Priority(deadline=clock.now))
     device.free.set()
     await asyncio.gather(*calls)
 
 
 async def test_too_little_time_even_without_a_queue_is_not_overload(clock):
-    """A batch of one took 2 s: 0.02 s are too few, whoever else is here."""
+    """At 2 s per batch of one, a deadline in 0.02 s cannot be met, with or without a queue."""
     device = Device()
     batcher = make(device, max_size=1)
     first = await busy(device, batcher)
@@ -326,7 +326,7 @@ async def test_bulk_work_that_waits_does_not_refuse_interactive_work(clock):
     calls = [await busy(device, batcher), *submit(batcher, *range(10), priority=BULK)]
     await settle()
     soon = Priority(deadline=clock.now + 4)
-    with pytest.raises(Overloaded, match="what waits already takes"):
+    with pytest.raises(Overloaded, match="the queue takes about"):
         batcher.admit(Priority(soon.deadline, bulk=True))
     batcher.admit(soon)
     device.free.set()
@@ -538,13 +538,13 @@ async def test_what_runs_side_by_side_is_counted_once_in_the_expected_wait(clock
     clock.now += 2.0
     device.free.set()
     await asyncio.gather(*calls)
-    # The first batch took two seconds; the other one, done at the same moment, no time of its own.
+    # The first batch counts two seconds; the second, finished at the same time, counts none.
     assert batcher._pace_s == pytest.approx(1.0 * (1 - module.LATEST))
     device.free.clear()
     calls = submit(batcher, 5, 6, 7, 8)
     await settle()
     waits_s = 5 * batcher._pace_s
-    with pytest.raises(Overloaded, match="what waits already takes"):
+    with pytest.raises(Overloaded, match="the queue takes about"):
         batcher.admit(Priority(clock.now + 0.99 * module.SLACK * waits_s))
     batcher.admit(Priority(clock.now + 1.01 * module.SLACK * waits_s))
     device.free.set()

@@ -29,7 +29,7 @@ async def test_only_large_files_are_hashed_in_a_thread():
     encoded = os.urandom(threads.SMALL_FILE + 1)
     with ThreadPoolExecutor(1) as pool:
         assert await threads.image_key(pool, encoded) == image.image_key(encoded)
-    # The pool has ended: this needs none.
+    # The pool has shut down, and small files do not need it.
     assert await threads.image_key(pool, encoded[1:]) == image.image_key(encoded[1:])
     with pytest.raises(RuntimeError):
         await threads.image_key(pool, encoded)
@@ -55,7 +55,7 @@ async def test_what_was_cancelled_in_the_queue_never_starts():
 
 
 async def test_long_work_gives_others_their_turn(monkeypatch):
-    """One thread: what comes later is answered before the end of what takes many turns."""
+    """With one thread, a short call overtakes a long one that was submitted before it."""
     monkeypatch.setattr(threads, "TURN_S", 0.0)
     order = []
 

@@ -55,11 +55,11 @@ async def test_it_heals_by_itself_and_opens_again(caplog):
         while not found.closed:
             await asyncio.sleep(0.001)
         assert SHOWN._value.get() == 1
-    assert caplog.text.count("it: gone; going on without it") == 2
-    assert caplog.text.count("it: works again") == 2
+    assert caplog.text.count("it disabled after repeated failures: gone") == 2
+    assert caplog.text.count("it enabled again") == 2
     probes = patient.probes
     await asyncio.sleep(0.01)
-    assert patient.probes == probes  # it is left alone once it is well
+    assert patient.probes == probes  # probing ends after recovery
 
 
 async def test_closed_it_tries_no_more():

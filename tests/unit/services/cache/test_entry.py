@@ -88,7 +88,7 @@ def test_int8_is_off_by_half_a_step_of_its_channel_at_most(tiny_model):
         assert made.step_D.shape == (len(array),)
         off_D = np.abs(made.array.astype(np.float32) - array).max(axis=(1, 2))
         step_D = made.step_D.astype(np.float32)
-        assert (off_D <= step_D * 0.57).all()  # 0.5, and float16's own rounding of 127 steps
+        assert (off_D <= step_D * 0.57).all()  # 0.5, and the rounding of 127 steps to float16
         largest_D = np.abs(array.astype(np.float32)).max(axis=(1, 2))
         np.testing.assert_allclose(step_D, np.maximum(largest_D / 127, 2**-14), rtol=1e-3)
 
@@ -109,7 +109,7 @@ def test_int8_takes_a_quarter_of_float32():
     assert size == pytest.approx(array.nbytes / 4, rel=0.01)
 
 
-FIELDS = struct.Struct("<32s3I2B3IQ10x")  # written down again: what is in Redis must stay readable
+FIELDS = struct.Struct("<32s3I2B3IQ10x")  # a copy: existing entries in Redis must stay readable
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ async def test_the_same_at_the_same_time_is_done_once():
     work.go.set()
     assert await asyncio.gather(*calls) == [1] * 10
     assert await other == 2
-    assert await flights.run("k", work) == 3  # later is done again
+    assert await flights.run("k", work) == 3  # a later call runs again
 
 
 async def test_a_failure_reaches_all_and_is_not_kept():

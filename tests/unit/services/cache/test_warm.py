@@ -1,4 +1,4 @@
-"""``samclip cache warm`` against a service that writes down what came."""
+"""``samclip cache warm`` against a service that records its requests."""
 
 import io
 import os
@@ -27,7 +27,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """40 pictures in folders, two in a shard, and what is no picture."""
+    """Make 40 pictures in folders, two in a shard, and a text file."""
     folder = tmp_path / "photographs"
     for number in range(40):
         path = folder / f"{number % 3}" / f"{number}.png"
@@ -55,7 +55,7 @@ def test_every_picture_is_sent_once_and_lets_others_pass(server, root, capsys, u
     assert {headers["x-samclip-priority"] for _, headers in service.calls} == {"bulk"}
     assert capsys.readouterr().out == "42 embedded, 0 failed\n"
     assert run(server, root) == 0
-    assert len(service.uploads) == 42  # the second time nothing was missing
+    assert len(service.uploads) == 42  # the second run uploads nothing
 
 
 def test_a_run_that_was_stopped_goes_on_with_the_index(server, root, capsys):
@@ -69,7 +69,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_index(server, root, capsys):
     assert capsys.readouterr().out == "41 embedded, 0 failed\n"
 
 
-@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # Ray Data's own defaults
+@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # Ray Data's defaults
 @pytest.mark.usefixtures("small_ray")
 def test_workers_share_a_source_out(server, root, capsys, monkeypatch):
     monkeypatch.setattr(warm, "PART", 10)
@@ -90,7 +90,7 @@ def test_a_job_where_ray_data_is_absent_says_what_to_install(server, root, capsy
 
 def test_a_shard_that_ends_early_loses_nothing_before_its_end(server, root, capsys):
     shard = root / "shard-0.tar"
-    shard.write_bytes(shard.read_bytes()[:-4096])  # in b.png; GNU tar's own end is longer
+    shard.write_bytes(shard.read_bytes()[:-4096])  # cut in b.png
     (root / "shard-1.tar").write_bytes(b"no shard")
     assert run(server, root) == 1
     out, err = capsys.readouterr()
@@ -108,7 +108,7 @@ def test_files_that_cannot_be_read_are_named_and_the_others_embedded(server, roo
     out, err = capsys.readouterr()
     assert "empty.jpg: the file is empty" in err
     assert "link.jpg: " in err
-    # A file is embedded whatever its name is; an id must be text.
+    # Files of any name are embedded, but an id must be valid text.
     assert out == ("42 embedded, 3 failed\n" if more else "43 embedded, 2 failed\n")
     assert ("latin-" in err) == bool(more)
 
@@ -144,7 +144,7 @@ def test_members_of_a_shard_that_are_no_files_or_share_a_name_are_named(server, 
 def test_a_source_without_pictures_is_an_error(server, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("not a picture")
     assert run(server, tmp_path) == 1
-    assert "no picture in" in capsys.readouterr().err
+    assert "no images in" in capsys.readouterr().err
 
 
 def test_a_service_that_is_away_is_told(root, capsys):

@@ -1,4 +1,4 @@
-"""A swap of the checkpoint in this process: two replicas of the backbone, heads, real gRPC."""
+"""Swaps of the checkpoint in this process, with two backbone replicas, heads and real gRPC."""
 
 import asyncio
 import gc
@@ -37,7 +37,7 @@ SEGMENT = pb.SegmentRequest(
 
 
 class Replicas:
-    """Answers each call by the next one, as a balancer does."""
+    """A round-robin balancer over replicas."""
 
     def __init__(self, *replicas: Swapping):
         self.name = replicas[0].name
@@ -55,7 +55,7 @@ def directories(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 async def fleet(settings, directories, monkeypatch) -> AsyncIterator[tuple[Caller, list[Swapping]]]:
-    """A caller; two replicas of the backbone, and the heads; all with the first checkpoint."""
+    """Run two backbone replicas and the heads on the first checkpoint; yield them and a caller."""
     monkeypatch.setattr(swap, "AGAIN_S", 0.01)
     settings = settings.model_copy(update={"inner_grpc_port": free_port(), "cache_bytes": 0})
     classes = Backbone, Backbone, Classification, Segmentation, Retrieval
@@ -110,14 +110,14 @@ async def test_no_request_is_lost_or_answered_by_two(fleet, settings, directorie
     while seen.count(old) < 8:
         assert not any(task.done() for task in askers)
         await asyncio.sleep(0.01)
-    for member in reversed(members):  # the heads first, one replica of the backbone last
+    for member in reversed(members):  # the heads first, one backbone replica last
         await member.reconfigure({"checkpoint": directories[1]})
         if member is members[1]:
             await settle(members[2])
     for member in members:
         await settle(member)
     seen.clear()
-    while len(seen) < 32:  # whatever was asked before that is answered
+    while len(seen) < 32:  # requests sent before the swap ended are answered
         assert not any(task.done() for task in askers)
         await asyncio.sleep(0.01)
     monkeypatch.setattr(swap, "DRAIN_S", 0)
@@ -153,7 +153,7 @@ async def test_heads_stay_with_what_the_backbone_has(fleet, directories):
     assert (await members[2].health())["swap"] == "under way"
     answer = await caller("Classify", CLASSIFY)
     assert answer.model.digest == checkpoint.digest(Path(directories[0]))
-    await members[2].reconfigure({"checkpoint": directories[0]})  # taken back
+    await members[2].reconfigure({"checkpoint": directories[0]})  # cancels the swap
     await settle(members[2])
     assert (await members[2].health())["swap"] == "done"
 
@@ -172,7 +172,7 @@ async def test_back_to_what_is_still_held_loads_nothing(fleet, directories, monk
 
 async def test_the_memory_of_the_one_before_is_free_again(fleet, directories, monkeypatch):
     _, (backbone, *_) = fleet
-    gc.freeze()  # as Serve does
+    gc.freeze()  # Serve does so
     weights = weakref.ref(backbone._held[0].service.engine.model)
     monkeypatch.setattr(swap, "DRAIN_S", 0)
     await backbone.reconfigure({"checkpoint": directories[1]})
@@ -201,8 +201,8 @@ async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, d
     for config, limits in (
         ({"max_batch_size": 2, "batch_wait_ms": 50}, (2, 0.05)),
         ({"batch_wait_ms": 1}, (4, 0.001)),
-        ({"max_batch": 9}, (4, 0.001)),  # there is no such setting
-        ({"max_batch_size": 65, "batch_wait_ms": 9}, (4, 0.001)),  # more than may wait
+        ({"max_batch": 9}, (4, 0.001)),  # no such setting
+        ({"max_batch_size": 65, "batch_wait_ms": 9}, (4, 0.001)),  # more than max_queue
     ):
         await backbone.reconfigure(config)
         await settle(backbone)

@@ -60,12 +60,12 @@ def test_keys_are_listed_and_removed(tmp_path: Path, capsys: pytest.CaptureFixtu
     file.chmod(0o640)
     assert run(file, "remove", "ann") == 0
     assert [key.name for key in keys.read(file)] == ["bob"]
-    assert stat.S_IMODE(file.stat().st_mode) == 0o640  # a group that may read it still may
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640  # the group keeps its access
     assert run(file, "remove", "ann") == 1
     assert "no key 'ann'" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a file's owner")
 def test_root_leaves_the_file_to_its_owner(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
@@ -95,9 +95,9 @@ def test_a_file_that_would_change_its_owner_is_left_as_it_is(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("add", "ann"), "there is a key 'ann' already"),
-        (("add", "a b"), "is it a key in the clear".capitalize()),
-        (("add", "eve", "--tenant", "a@b"), "name and tenant"),
+        (("add", "ann"), "a key 'ann' exists already"),
+        (("add", "a b"), "If it is a key in the clear"),
+        (("add", "eve", "--tenant", "a@b"), "a name and a tenant"),
         (("add", "eve", "--rate", "-1"), "whole numbers"),
     ],
 )
@@ -117,8 +117,8 @@ def test_what_cannot_be_a_key_is_refused_and_nothing_changed(
     [
         ("my-old-secret", "samclip keys add NAME --from-stdin"),
         (f"{HASH} ann read ann 0", "expected a hash of 64 hex digits"),
-        (f"{HASH} ann read,write ann 0 0", "no scope write, there are read, index, admin"),
-        (f"{HASH} ann read acme/x 0 0", "expected name and tenant"),
+        (f"{HASH} ann read,write ann 0 0", "unknown scope write, expected read, index, admin"),
+        (f"{HASH} ann read acme/x 0 0", "expected a name and a tenant"),
         (f"{HASH} ann read acme -1 0", "whole numbers"),
         (f"{HASH} bob read acme ٣ 0", "whole numbers"),
         (f"{HASH} bob read acme 0 0\r", "whole numbers"),
@@ -143,7 +143,7 @@ def test_without_a_file_it_says_where_one_is_named(
 ) -> None:
     monkeypatch.delenv("SAMCLIP_API_KEYS_FILE", raising=False)
     assert keys.main(["list"]) == 1
-    assert "--file, or as SAMCLIP_API_KEYS_FILE" in capsys.readouterr().err
+    assert "--file or SAMCLIP_API_KEYS_FILE" in capsys.readouterr().err
 
 
 def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> No
 def test_other_users_who_lock_the_folder_do_not_delay_a_revocation(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
-    folder = os.open(tmp_path, os.O_RDONLY)  # as every user can who may read it
+    folder = os.open(tmp_path, os.O_RDONLY)  # any user with read access can lock it
     try:
         fcntl.flock(folder, fcntl.LOCK_SH)
         command = [
@@ -185,7 +185,7 @@ def test_other_users_who_lock_the_folder_do_not_delay_a_revocation(tmp_path: Pat
     assert stat.S_IMODE((tmp_path / ".keys.lock").stat().st_mode) == 0o600
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a file's owner")
 def test_a_lock_that_root_has_made_belongs_to_the_owner_of_the_folder(tmp_path: Path) -> None:
     os.chown(tmp_path, 10001, 10001)
     assert run(tmp_path / "keys", "add", "ann") == 0

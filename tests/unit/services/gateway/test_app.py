@@ -24,7 +24,7 @@ SECRET = "sesame"
 
 
 class Fixed(Readiness):
-    """Reports what it is told to."""
+    """A Readiness with a fixed report."""
 
     def __init__(self, **ready: bool):
         self.reports = {name: {"ready": value} for name, value in ready.items()}
@@ -34,7 +34,7 @@ class Fixed(Readiness):
 
 
 class Context:
-    """What a health check sees of gRPC."""
+    """The part of a gRPC context that health checks use."""
 
     def __init__(self, secret: str = SECRET):
         self.secret = secret
@@ -142,7 +142,7 @@ async def test_what_an_application_says_of_itself_is_passed_on() -> None:
 
 
 class Counting(Readiness):
-    """Notes how often an application is asked, and answers when it is let."""
+    """A Readiness that counts its checks, and blocks until it is released."""
 
     def __init__(self, ready: bool = True):
         super().__init__(Settings(inner_http_port=free_port()))

@@ -1,4 +1,4 @@
-"""What replicas have counted, put together."""
+"""The combined metrics of all replicas."""
 
 import os
 import subprocess
@@ -9,14 +9,15 @@ from services.observability import metrics
 
 WRITER = """
 from samclip.v1 import samclip_pb2 as pb
-from services import metrics
+from services.observability import metrics
 metrics.REQUESTS.labels("S", "R", "OK").inc(2)
 metrics.CACHE_BYTES.labels("l1").set(10)
 metrics.REDIS_UP.labels("read").set(0)
 metrics.announce(pb.ModelInfo(digest="old"))
 """
 READER = """
-from services import metrics, scrape
+from services.gateway import scrape
+from services.observability import metrics
 metrics.REQUESTS.labels("S", "R", "OK").inc(3)
 metrics.CACHE_BYTES.labels("l1").set(7)
 metrics.REDIS_UP.labels("read").set(1)

@@ -82,7 +82,7 @@ async def test_features_by_file_and_by_key(backbone):
 
 
 async def test_an_image_or_a_key_that_is_too_long_is_neither_hashed_nor_sent(monkeypatch):
-    client = client_of(1, "digest")  # nothing listens there
+    client = client_of(1, "digest")  # no server listens there
     monkeypatch.setattr(backbone_client.threads, "image_key", None)
     for image, error in (
         (pb.Image(encoded=bytes(MAX_BYTES + 1)), ImageTooLarge),
@@ -108,7 +108,7 @@ async def test_what_this_process_has_seen_is_not_asked_for_again(model, settings
         assert asked() == before
         found, both = await client.features(
             ANYBODY, image, pb.SAM, pb.CLIP_DENSE
-        )  # one was not asked for
+        )  # CLIP_DENSE was not requested before
         assert asked() == before + 1
         assert found.cached
         assert both.clip_dense_Dhw is not None
@@ -119,8 +119,8 @@ async def test_what_this_process_has_seen_is_not_asked_for_again(model, settings
     ("image", "error", "message"),
     [
         (pb.Image(), InvalidImage, "the image is empty"),
-        (pb.Image(encoded=b"GIF89a" + bytes(9)), UnsupportedImage, "GIF files are not read"),
-        (pb.Image(encoded=png(1)[:100]), InvalidImage, "damaged or cut short"),
+        (pb.Image(encoded=b"GIF89a" + bytes(9)), UnsupportedImage, "GIF files are not supported"),
+        (pb.Image(encoded=png(1)[:100]), InvalidImage, "damaged or truncated"),
         (pb.Image(key="0" * 64), KeyUnknown, "send the image"),
     ],
 )
@@ -147,7 +147,7 @@ async def test_overload_and_deadline_pass_through(backbone, model):
     assert type(next(iter(done)).exception()) is Overloaded
     model.release()
     await asyncio.gather(*calls, return_exceptions=True)
-    await asyncio.sleep(backbone_client.LONGEST_S)  # a refusal is heeded
+    await asyncio.sleep(backbone_client.LONGEST_S)  # until requests are sent again
     model.hold()
     late = RequestContext(priority=Priority(deadline=asyncio.get_running_loop().time()))
     with pytest.raises(DeadlineExceeded):
@@ -213,7 +213,7 @@ async def test_a_refusal_is_heeded_for_as_long_as_a_few_answers_take(monkeypatch
     refusals = backbone_client._Refusals()
 
     def refused_until() -> float:
-        """The time at which it is asked again, after a refusal now."""
+        """Return how long requests are held back after a refusal."""
         with pytest.raises(Overloaded), refusals.applied(Priority()):
             raise Overloaded("too much")
         start = clock.now
@@ -221,10 +221,10 @@ async def test_a_refusal_is_heeded_for_as_long_as_a_few_answers_take(monkeypatch
             clock.now = start + step / 1000
             with suppress(Overloaded), refusals.applied(Priority()):
                 return clock.now - start
-        raise AssertionError("it is never asked again")
+        raise AssertionError("requests are never sent again")
 
     assert refused_until() == pytest.approx(backbone_client.LONGEST_S, abs=0.002)
-    for _ in range(99):  # a hundred answers in half a second, with the one above
+    for _ in range(99):  # with the answer above, a hundred in half a second
         with refusals.applied(Priority()):
             clock.now += 0.2 / 99
     assert refused_until() == pytest.approx(backbone_client.PLACES * 0.005, abs=0.002)
@@ -272,7 +272,7 @@ async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkey
     monkeypatch.setattr(backbone_client, "TEXTS_KEPT", 2)
     await backbone.embed_text(ANYBODY, ["a", "b"])
     await backbone.embed_text(ANYBODY, ["a"])
-    await backbone.embed_text(ANYBODY, ["c"])  # b is the one used longest ago
+    await backbone.embed_text(ANYBODY, ["c"])  # evicts b, the least recently used
     await backbone.embed_text(ANYBODY, ["a", "b"])
     assert model.texts == ["a", "b", "c", "b"]
     rows = await backbone.embed_text(ANYBODY, ["d", "e", "f"])
@@ -298,10 +298,8 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, sh
         await near.close()
         address = f"127.0.0.1:{port}"
         far = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
-        await far.embed_text(
-            ANYBODY, ["a photo"]
-        )  # and learns in which precision the backbone computes
-    await backbone.engine.close()  # what it wrote is there; it is not
+        await far.embed_text(ANYBODY, ["a photo"])  # the answer states the backbone's precision
+    await backbone.engine.close()  # only its entries in Redis remain
     for again in (image, pb.Image(key=info.key)):
         found, same = await far.features(ANYBODY, again, *outputs)
         assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
@@ -346,16 +344,14 @@ async def test_an_image_is_hashed_and_looked_for_in_redis_once(
             embedding_cache.of_settings(settings, 0, model.digest, SIZE),
         )
         client = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
-        await client.embed_text(
-            ANYBODY, ["a photo"]
-        )  # and learns in which precision the backbone computes
+        await client.embed_text(ANYBODY, ["a photo"])  # the answer states the backbone's precision
         before = looked_for()
         info, _ = await client.features(ANYBODY, image, pb.SAM)
         assert (info.key, info.cached) == (image_key(image.encoded), False)
         assert (len(hashed), looked_for() - before) == (1, 1)
         await client.close()
         far = BackboneClient(address, (), SIZE, model.digest, caches, MAX_BYTES)
-        far._metadata = ADMITTED  # a front door lets it in, and takes the header that it might send
+        far._metadata = ADMITTED  # a front door admits it, but removes the key's header
         await far.embed_text(ANYBODY, ["a photo"])
         assert (await far.features(ANYBODY, pb.Image(encoded=png(80)), pb.SAM))[0].key == image_key(
             png(80)
@@ -378,7 +374,7 @@ async def test_classes_that_were_asked_about_lately_are_remembered(backbone, mod
 
 @pytest.fixture
 async def two_precisions(backbone, settings):
-    """A client of a backbone that computes in float32, and the stub of one that does in int8."""
+    """Return a client of a backbone in float32, and the stub of a backbone in int8."""
     other = FakeModel()
     other.dtype = "int8"
     async with served(Backbone(settings, other)) as port:
@@ -389,7 +385,7 @@ async def two_precisions(backbone, settings):
 
 
 async def test_entries_of_another_precision_are_served_no_more(two_precisions):
-    """Both backbones are replicas behind one address."""
+    """Both backbones act as replicas behind one address."""
     client, int8 = two_precisions
     float32, image = client._stub, pb.Image(encoded=png(100))
 
@@ -398,11 +394,11 @@ async def test_entries_of_another_precision_are_served_no_more(two_precisions):
         return (await client.features(ANYBODY, image, *outputs))[1].dtype
 
     assert await dtype(float32, pb.SAM) == "float32"
-    assert await dtype(int8, pb.SAM) == "float32"  # from memory, as it was computed
+    assert await dtype(int8, pb.SAM) == "float32"  # from memory
     assert await dtype(int8, pb.SAM, pb.CLIP_DENSE) == "int8"
-    assert await dtype(None, pb.SAM) == "int8"  # from memory alone
+    assert await dtype(None, pb.SAM) == "int8"  # from memory, without a backbone
     assert await dtype(float32, pb.CLIP_POOLED) == "float32"
-    assert await dtype(int8, pb.SAM) == "int8"  # that of before is not in memory any more
+    assert await dtype(int8, pb.SAM) == "int8"  # the earlier entry has been dropped
 
 
 async def test_what_was_found_before_the_precision_changed_keeps_its_own(two_precisions):
@@ -450,7 +446,7 @@ async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone
     with pytest.raises(KeyUnknown, match="send the image"):
         await backbone.features(bob, pb.Image(key=info.key), pb.CLIP_POOLED)
     sent, _ = await backbone.features(bob, pb.Image(encoded=png(100)), pb.CLIP_POOLED)
-    assert not sent.cached  # or it would tell that somebody else had sent it
+    assert not sent.cached  # otherwise it would reveal another tenant's upload
     assert sent.key == info.key
     by_key, _ = await backbone.features(bob, pb.Image(key=info.key), pb.CLIP_POOLED)
     assert by_key.cached
@@ -493,7 +489,7 @@ async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, setting
         if ca is certificate:
             assert (await client.embed_text(ANYBODY, ["a"])).shape == (1, 4)
         else:
-            soon = RequestContext(priority=Priority(time.monotonic() + 0.5))  # retried until then
+            soon = RequestContext(priority=Priority(time.monotonic() + 0.5))  # limits the retries
             with pytest.raises((Unavailable, DeadlineExceeded)):
                 await client.embed_text(soon, ["a"])
         await client.close()
@@ -502,7 +498,7 @@ async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, setting
 
 
 async def test_a_connection_that_falls_silent_is_given_up_for_another(model, settings, monkeypatch):
-    """TCP alone would wait for many minutes, and so would this test: no deadline ends it."""
+    """Without keep-alive, TCP would wait for minutes; the calls have no deadline."""
     quick = tuple((name, min(value, 500)) for name, value in backbone_client._NETWORK)
     monkeypatch.setattr(backbone_client, "_NETWORK", quick)
     async with served(Backbone(settings, model)) as port:

@@ -1,4 +1,4 @@
-"""The mask decoder that requests share, with random weights and a device that can be held up."""
+"""The shared mask decoder, with random weights and a device that tests can block."""
 
 import asyncio
 import threading
@@ -23,7 +23,7 @@ TWO = Prompt(points=((8, 9), (30, 12)), negative=(False, True))
 
 
 class Watched(SamHead):
-    """Notes how many prompts each image of a run has."""
+    """A SAM head that records the number of prompts per image of each run."""
 
     batches: list[list[int]]
 
@@ -48,7 +48,7 @@ def features(decoder: Decoder, seed: int, width: int = 40, height: int = 30) -> 
 
 
 async def together(decoder: Decoder, *questions: tuple, priority: Priority | None = None) -> list:
-    """The answers, or errors, of what is asked while the device is busy with something else."""
+    """Send the requests while the device is busy, and return their answers or errors."""
     gate = threading.Event()
     decoder._device.submit(gate.wait, 60)
     first = asyncio.create_task(decoder.segment(ANYBODY, features(decoder, 99), [CLICK], False))
@@ -156,7 +156,7 @@ async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
     gate.set()
     await click
     assert not bulk.done()
-    assert len(decoder.sam_head.batches) <= 3  # a step, the click, perhaps the next step
+    assert len(decoder.sam_head.batches) <= 3  # a step, the click, and perhaps the next step
     await bulk
     assert sorted(map(sum, decoder.sam_head.batches)) == [1, *[4] * 9]
 

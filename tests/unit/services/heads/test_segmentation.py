@@ -38,7 +38,7 @@ async def test_masks_are_the_librarys_own(caller, tiny_model):
             result.masks, expected.masks_MHW, expected.predicted_iou_M, strict=True
         ):
             agreement = (read(mask) == theirs).mean()
-            assert agreement > 0.98  # embeddings travel as float16
+            assert agreement > 0.98  # embeddings are sent as float16
             assert mask.predicted_iou == pytest.approx(iou, abs=0.01)
 
 
@@ -68,7 +68,7 @@ async def test_every_encoding(caller, encoding):
 async def test_a_text_gives_its_instances_beside_other_prompts(caller, monkeypatch):
     monkeypatch.setattr(
         "samclip_core.answers.instances.PRESENT", 0.0
-    )  # random weights: all is a dog
+    )  # with random weights, everything is a dog
     response = await caller("Segment", ask(POINT, pb.Prompt(text="dog"), BOX))
     point, text, box = response.results
     assert len(point.masks) == len(box.masks) == 1
@@ -128,7 +128,7 @@ async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
         ),
         (ask(POINT, encoding=9), "mask encoding 9 is unknown"),
         (ask(POINT, image=pb.Image(encoded=b"what")), "not an image"),
-        (ask(POINT, image=pb.Image(encoded=png()[:300])), "damaged or cut short"),
+        (ask(POINT, image=pb.Image(encoded=png()[:300])), "damaged or truncated"),
         (ask(POINT, image=pb.Image()), "the image is empty"),
     ],
 )

@@ -23,7 +23,7 @@ async def test_the_label_map_is_the_librarys_own(caller, tiny_model, background,
     label_map = decode_label_map(response.label_map_png)
     expected = tiny_model.segment_text(png(), LABELS, background, refine).label_map_HW
     assert label_map.shape == (30, 40)
-    assert (label_map == expected).mean() > 0.98  # embeddings travel as float16
+    assert (label_map == expected).mean() > 0.98  # embeddings are sent as float16
 
 
 async def test_regions_are_the_label_map_taken_apart(caller):
@@ -74,9 +74,9 @@ def test_it_is_one_application(settings):
 
 @pytest.mark.parametrize("encoding", [pb.PNG, pb.PACKED_BITS, pb.POLYGONS])
 async def test_masks_of_too_many_pixels_are_refused_before_any_work(caller, monkeypatch, encoding):
-    """As a picture of 64 megapixels and 1,024 labels would be."""
+    """A picture of 64 megapixels with 1,024 labels would exceed the real limit."""
     monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * 2)
-    monkeypatch.setattr(app.Semantic, "_segment", None)  # which would fail
+    monkeypatch.setattr(app.Semantic, "_segment", None)  # any work would fail
     code, details = await caller.refused("SegmentText", ask(encoding=encoding))
     assert code == "INVALID_ARGUMENT"
     assert details.startswith("up to 3 masks of 40×30 pixels as ")

@@ -88,7 +88,7 @@ def test_two_instances_share_no_port_and_no_file(tmp_path: Path) -> None:
 
 def test_a_row_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
-        # What a replica of another service does: others may bind its port, and would not notice.
+        # Replicas of other services use SO_REUSEPORT, so that binding their ports would succeed.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         taken.bind(("", free_port(4) + 2))
         taken.listen()

@@ -1,4 +1,4 @@
-"""What ``samclip serve`` refuses before it starts anything. That it serves is tests/e2e."""
+"""Errors of ``samclip serve`` before it starts anything; tests/e2e test the running service."""
 
 import shutil
 import socket
@@ -60,7 +60,7 @@ def test_a_folder_that_ray_has_opened_to_others_ends_the_start(
     directory.mkdir(mode=0o700)
 
     def unexpected(*_: object) -> None:
-        pytest.fail("Serve was started in a folder that others may enter")
+        pytest.fail("Serve was started in a folder that other users may enter")
 
     monkeypatch.setattr(serve.signal, "signal", lambda *_: None)
     monkeypatch.setattr(serve.logs, "start", lambda level: None)

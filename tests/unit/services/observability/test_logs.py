@@ -11,7 +11,7 @@ from services.observability import logs
 
 @pytest.fixture
 def written(monkeypatch, tmp_path):
-    """The lines that the services write, at whatever level is set."""
+    """Capture the services' log; return a function that parses its lines."""
     logger = logging.getLogger("services")
     monkeypatch.setattr(logger, "handlers", [])
     level = logger.level

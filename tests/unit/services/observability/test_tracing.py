@@ -19,7 +19,7 @@ POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
 
 @pytest.fixture
 def exported():
-    """What is traced while the test runs."""
+    """Export the spans of the test to memory."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -30,7 +30,7 @@ def exported():
 
 
 def parents(spans: list[ReadableSpan]) -> dict[str, str]:
-    """By the name of a span, that of the one it lies in; "" where that is not ours."""
+    """Return span name → name of its parent, "" for a parent outside these spans."""
     names = {span.context.span_id: span.name for span in spans}
     return {span.name: names.get(span.parent.span_id, "") if span.parent else "" for span in spans}
 
@@ -60,7 +60,7 @@ async def test_one_trace_from_the_caller_to_the_batch_whose_other_members_are_li
         while metrics.QUEUE.labels("image_encoder")._value.get() != count:
             await asyncio.sleep(0.001)
 
-    alone = segment(caller, 1)  # which has the whole device
+    alone = segment(caller, 1)  # occupies the device
     assert await asyncio.to_thread(running.wait, 60)
     ours = segment(traced, 2)
     await waiting(1)

@@ -13,7 +13,7 @@ PATIENT = Pace(most_s=1e6, head_start_s=1e6)
 
 
 def body(*pieces: bytes, end: bool = True) -> Receive:
-    """A caller who sends these pieces at once, and then nothing for ever."""
+    """Return a receive function that yields these pieces at once and then blocks."""
     left = list(pieces)
 
     async def receive() -> Event:

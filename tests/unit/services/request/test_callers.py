@@ -35,9 +35,9 @@ def test_a_key_has_its_scopes_and_no_others() -> None:
 def test_the_next_service_is_told_whom_it_works_for_and_may_be_asked() -> None:
     for headers in (ANN, {**ANN, TENANT: "-"}, {**ANN, SCOPES: "index"}):
         caller = Caller.read(headers, keys_asked_for=True)
-        told = Caller.read(dict(caller.headers()), keys_asked_for=True)
-        assert (told.name, told.tenant) == (caller.name, caller.tenant)
-        assert told.scopes == {"read"}
+        forwarded = Caller.read(dict(caller.headers()), keys_asked_for=True)
+        assert (forwarded.name, forwarded.tenant) == (caller.name, caller.tenant)
+        assert forwarded.scopes == {"read"}
 
 
 def test_no_tenant_finds_what_another_has_sent_whatever_key_it_makes_up() -> None:
@@ -45,7 +45,7 @@ def test_no_tenant_finds_what_another_has_sent_whatever_key_it_makes_up() -> Non
     names = {caller.cache_key(IMAGE) for caller in tenants}
     assert len(names) == 3
     assert all(re.fullmatch("[0-9a-f]{64}|[0-9A-F]{64}", name) for name in names)
-    # Not even a caller that knows the name under which something is held: it is nobody's key.
+    # Even a caller that knows the name of an entry cannot use it as a key.
     held = names - {IMAGE}
     made_up = {change(name) for name in held for change in (str, str.lower, str.upper)}
     assert not held & {caller.cache_key(name) for caller in tenants for name in made_up}
@@ -75,7 +75,7 @@ def test_the_audit_log_is_json_and_shown_whatever_else_is() -> None:
     audit_log.addHandler(handler)
     try:
         Caller.read(ANN, True).audit("Index", "r-1", "OK", collection="pe\nts")
-        Caller.read({}, False).audit("Index", "r-2", "OK")  # nobody to name
+        Caller.read({}, False).audit("Index", "r-2", "OK")  # anonymous, so not logged
     finally:
         audit_log.removeHandler(handler)
     assert len(records) == 1

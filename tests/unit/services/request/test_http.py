@@ -1,4 +1,4 @@
-"""The HTTP side of an application, called without a socket."""
+"""The HTTP interface of an application, called without a socket."""
 
 import asyncio
 import base64
@@ -38,7 +38,7 @@ JSON = {"labels": ["a"], "image": base64.b64encode(b"photo").decode()}
 
 
 class Callee:
-    """Answers with what it is given, and remembers what it was asked."""
+    """A service that returns a given answer and records its requests."""
 
     name = "Callee"
 
@@ -186,7 +186,7 @@ async def test_a_body_that_does_not_arrive_is_408() -> None:
 
 
 async def status_of(app: ASGIApp, body: bytes) -> int:
-    """POST /classify with a body that is there at once, which httpx sends in two events."""
+    """POST /classify with the body in one event (httpx would send two), and return the status."""
     sent: list[MutableMapping[str, Any]] = []
 
     async def receive() -> dict[str, Any]:

@@ -23,7 +23,7 @@ FORM = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 def request(body: bytes, kind: str, chunk: int = 10) -> Request:
-    """A request whose body arrives in small pieces."""
+    """Return a request whose body arrives in small pieces."""
     pieces = [body[i : i + chunk] for i in range(0, len(body), chunk)] or [b""]
 
     async def receive() -> dict[str, Any]:
@@ -35,7 +35,7 @@ def request(body: bytes, kind: str, chunk: int = 10) -> Request:
 
 
 def form(*parts: tuple[str, bytes, bool]) -> bytes:
-    """A multipart body of (name, content, is it a file?)."""
+    """Return a multipart body of parts (name, content, whether it is a file)."""
     body = b""
     for name, content, is_file in parts:
         file = '; filename="a.jpg"' if is_file else ""

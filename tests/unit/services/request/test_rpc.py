@@ -29,7 +29,7 @@ HEADERS = {admission.SECRET_HEADER: SECRET}
 
 
 class Echo(rpc.Service):
-    """Answers with the first label as a result's label, or does what the label says."""
+    """A service that echoes the first label, or does what the label names."""
 
     name = "ClassificationService"
     application = "classification"
@@ -209,7 +209,7 @@ async def test_work_knows_how_much_time_is_left(echo):
 
 
 async def test_a_deadline_in_the_headers_is_kept_where_it_is_earlier(echo):
-    with pytest.raises(DeadlineExceeded, match=r"within 0\.0(5|4\d*) s"):  # by then
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.0(5|4\d*) s"):  # some time has passed
         await echo.call("Classify", ask("wait"), {**HEADERS, TIMEOUT: "50m"})
     assert echo.cancelled.is_set()
     await echo.call("Classify", ask("dog"), {**HEADERS, TIMEOUT: "1H"})

@@ -20,11 +20,11 @@ from tests.in_process import ADMITTED, png
 
 @pytest.fixture(params=["embedded", "redis"])
 def settings(settings, request):
-    """With each of the engines."""
+    """Return settings for each of the engines."""
     if request.param == "embedded":
         return settings
     server = request.getfixturevalue("shared_redis")
-    url = f"redis://127.0.0.1:{server.port}/7"  # a database of these tests alone
+    url = f"redis://127.0.0.1:{server.port}/7"  # a database only for these tests
     with redis.Redis.from_url(url) as client:
         client.flushdb()
     return settings.model_copy(update={"redis_url": url})
@@ -161,14 +161,14 @@ async def test_describe_and_delete(pets, tiny_model):
 
 
 def compute_in(monkeypatch, dtype: dict[str, str]) -> None:
-    """Have the backbone of the tests say this of images, by their keys; "" is any other."""
+    """Make the backbone report these precisions by image key; "" stands for all other images."""
     features = BackboneClient.features
 
-    async def said(self, context, image, *outputs):
+    async def patched(self, context, image, *outputs):
         info, found = await features(self, context, image, *outputs)
         return info, replace(found, dtype=dtype.get(info.key, dtype[""]))
 
-    monkeypatch.setattr(BackboneClient, "features", said)
+    monkeypatch.setattr(BackboneClient, "features", patched)
 
 
 async def test_vectors_of_two_precisions_are_not_mixed(pets, monkeypatch):
@@ -176,8 +176,8 @@ async def test_vectors_of_two_precisions_are_not_mixed(pets, monkeypatch):
     index = pb.IndexRequest(items=[item("new", pb.Image(encoded=png(60)))], collection="pets")
     code, details = await pets.refused("Index", index)
     assert code == "INVALID_ARGUMENT"
-    for told in ("'pets'", "computed in float32", "in int8", "SAMCLIP_DTYPE", "samclip reindex"):
-        assert told in details
+    for part in ("'pets'", "computed in float32", "in int8", "SAMCLIP_DTYPE", "samclip reindex"):
+        assert part in details
     search = pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(120)))
     found = await pets("Search", search)
     assert (found.hits[0].id, found.model.dtype) == ("middle", "float32")

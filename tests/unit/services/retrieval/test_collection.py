@@ -17,7 +17,7 @@ def path(tmp_path):
 def reopen(path) -> EmbeddedCollection:
     return EmbeddedCollection(
         path, "other", 3, "int8"
-    )  # what is stored counts, not what is asked for
+    )  # the stored values count, not the arguments
 
 
 def check(found: EmbeddedCollection, *seeds: int) -> None:
@@ -85,7 +85,7 @@ def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
     found = EmbeddedCollection(path, "m", D, "float32")
     found.upsert(items(1, 2))
     pages = found._database.execute("PRAGMA page_count").fetchone()[0]
-    found._database.execute(f"PRAGMA max_page_count = {pages}")  # sqlite's own small disk
+    found._database.execute(f"PRAGMA max_page_count = {pages}")  # simulates a full disk
     with pytest.raises(Unavailable, match="make room"):
         found.upsert(items(*range(3, 100)))
     check(found, 1, 2)
@@ -125,7 +125,7 @@ def test_what_is_acknowledged_is_on_the_disk(path):
     found = EmbeddedCollection(path, "m", D, "float32")
     (mode,) = found._database.execute("PRAGMA journal_mode").fetchone()
     (synchronous,) = found._database.execute("PRAGMA synchronous").fetchone()
-    assert (mode, synchronous) == ("wal", 2)  # FULL: the log is synced at each commit
+    assert (mode, synchronous) == ("wal", 2)  # 2 is FULL: each commit syncs the log
     found.close()
 
 

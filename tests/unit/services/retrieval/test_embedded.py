@@ -35,7 +35,7 @@ def rights(folder: Path) -> set[str]:
 
 
 def hold_elsewhere(folder: Path, lock: str) -> subprocess.Popen[str]:
-    """Another process that holds a lock of the folder."""
+    """Start a process that holds a lock of the folder."""
     command = [sys.executable, "-c", HOLDER, str(folder), lock]
     path = sources()
     other = subprocess.Popen(
@@ -75,7 +75,7 @@ def test_other_users_may_read_no_file_of_it(tmp_path, monkeypatch):
 
 
 def test_opening_a_collection_does_not_list_the_folder(tmp_path, monkeypatch):
-    """Otherwise a description of n collections takes n² steps of the one thread of the index."""
+    """Otherwise, describing n collections would take n² steps in the index's only thread."""
     found = EmbeddedCollections(tmp_path, "m" * 64, D)
     for name in "abc":
         found.get_or_make(name, "float32").upsert(items(1))
@@ -111,7 +111,7 @@ def test_a_second_process_waits_until_the_first_has_ended(tmp_path, caplog):
             EmbeddedCollections(tmp_path, "m" * 64, D)
     finally:
         kill(other)
-    assert str(tmp_path) not in str(refused.value)  # callers see it
+    assert str(tmp_path) not in str(refused.value)  # callers see this message
     assert f"{tmp_path} is in use by process {other.pid} on" in caplog.records[-1].getMessage()
     assert "SAMCLIP_INDEX_DIR" in caplog.records[-1].getMessage()
     EmbeddedCollections(tmp_path, "m" * 64, D).close()
@@ -139,7 +139,7 @@ def test_a_second_service_is_refused_at_its_start(tmp_path, tiny_checkpoint, cap
         error = capsys.readouterr().err
         assert f"index_dir {tmp_path} is in use by process {other.pid} on" in error
         assert "SAMCLIP_INDEX_DIR" in error
-        # Collections may be in Redis, so the files are locked where they are opened.
+        # With Redis, the collections may not be in files, so the start does not lock them.
         assert serve_with(tmp_path, tiny_checkpoint, "--redis-url", "redis://127.0.0.1:1/0") == 0
     finally:
         kill(other)
@@ -153,7 +153,7 @@ def test_a_folder_that_cannot_be_closed_is_refused_at_the_start(tmp_path, tiny_c
 
 
 def open_files(directory: Path) -> int:
-    """How many descriptors of this process are files of the directory."""
+    """Return the number of this process's open files in the directory."""
     found = 0
     for descriptor in os.scandir("/proc/self/fd"):
         with contextlib.suppress(OSError):
@@ -161,7 +161,7 @@ def open_files(directory: Path) -> int:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts files as Linux does")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc/self/fd")
 def test_collections_that_are_not_in_use_are_closed_and_opened_again(tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "MOST_OPEN", 3, raising=False)
     collections = EmbeddedCollections(tmp_path, "m" * 64, D)
@@ -178,7 +178,7 @@ def test_collections_that_are_not_in_use_are_closed_and_opened_again(tmp_path, m
     assert [(d.name, d.count, d.dimension, d.digest) for d in again.describe()] == [
         (f"pets-{number}", 2, D, "m" * 64) for number in range(10)
     ]
-    assert open_files(tmp_path) == 0  # to describe them is not to open them
+    assert open_files(tmp_path) == 0  # describing collections does not open them
     for number in range(10):
         found = again.get(f"pets-{number}").search(Query(vector(number), 1))
         assert [hit.id for hit in found] == [f"id {number}"]
@@ -243,13 +243,13 @@ def test_a_filtered_search_that_nobody_waits_for_reads_no_further(tmp_path, monk
     query = Query(vector(1), 3, filter={"seed": "1"}, abandoned=Abandoned())
     with pytest.raises(DeadlineExceeded):
         pets.search(query)
-    assert parts == 3  # of four
+    assert parts == 3  # the search stops before the fourth part
     assert [hit.id for hit in pets.search(Query(vector(1), 3, filter={"seed": "1"}))] == ["id 1"]
     found.close()
 
 
 def test_items_that_are_equally_near_are_compared_once(tmp_path, monkeypatch):
-    """A collection may hold one picture under very many ids."""
+    """A collection may hold the same picture under many ids."""
     found = EmbeddedCollections(tmp_path, "m" * 64, D)
     pets = found.get_or_make("pets", "float32")
     pets.upsert([Item(f"copy {number}", vector(1), {"kind": "cat"}) for number in range(100)])

@@ -20,7 +20,7 @@ def server() -> Iterator[tuple[FakeService, str]]:
 
 @pytest.fixture
 def root(tmp_path: Path, server: tuple[FakeService, str]) -> Path:
-    """A folder of 70 pictures, of which a collection knows the names and owners."""
+    """Make a folder of 70 pictures, and a collection with their names and owners."""
     held = server[0].collections.setdefault("old", {})
     folder = tmp_path / "photographs"
     for number in range(70):

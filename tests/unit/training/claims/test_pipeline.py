@@ -27,7 +27,7 @@ COLOUR_LD = np.eye(3, dtype=np.float32)
 
 
 class ColourBlindToPlaces:
-    """Knows the drawings' masks; embeds a picture as its mean colour, without the grey share."""
+    """A model that knows the drawings' masks, and embeds a picture as its mean colour."""
 
     config = EDGE
     limits = ImageLimits()
@@ -61,7 +61,7 @@ class ColourBlindToPlaces:
     def segment_text(
         self, image_HW3: np.ndarray, labels: list[str], refine: bool
     ) -> SimpleNamespace:
-        """Right with both heads; one head alone says the first label everywhere."""
+        """Return the correct map with both heads, and the first label everywhere with one."""
         right_HW = self._drawing(image_HW3).labels_HW.astype(int) - 1
         return SimpleNamespace(label_map_HW=right_HW if refine else np.zeros_like(right_HW))
 
@@ -87,7 +87,7 @@ def test_later_masks_lie_on_top_and_gaps_go_to_the_nearest() -> None:
 
 def test_masks_that_hold_no_pixel_leave_the_pictures_own_label() -> None:
     assert (paint([np.zeros((2, 3), np.bool_)], [1], whole=9) == 9).all()
-    with pytest.raises(ValueError, match="whole picture"):
+    with pytest.raises(ValueError, match="whole image"):
         paint([], [], whole=9)
 
 

@@ -38,7 +38,7 @@ def test_the_table_says_what_is_kept() -> None:
 def test_the_command_measures_both(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The merge is its own SAM teacher here, so nothing of its masks may be lost."""
+    """The merged model is its own SAM teacher here, so it retains its masks completely."""
     drawing = draw(0)
     things = {"instances": [instance(mask, iscrowd=0) for mask in drawing.masks]}
     thing = {"jpg": jpg(drawing.image_HW3), "json": json.dumps(things).encode()}

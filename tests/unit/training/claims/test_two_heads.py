@@ -14,9 +14,9 @@ from training.evaluation.layouts import LabelledSet, Mapped
 
 TRUTHS = np.array(
     [
-        [[1, 1], [2, 2]],  # both heads right, one head half
-        [[1, 2], [0, 0]],  # value 0 is no class; both heads spoil one of two
-        [[2, 2], [2, 2]],  # nothing changes
+        [[1, 1], [2, 2]],  # two heads are right, one head is half right
+        [[1, 2], [0, 0]],  # 0 is not a class; the second head makes one of two pixels wrong
+        [[2, 2], [2, 2]],  # the second head changes nothing
     ],
     np.uint8,
 )
@@ -25,7 +25,7 @@ TWO = np.array([[[0, 0], [1, 1]], [[1, 1], [1, 1]], [[1, 1], [1, 1]]])
 
 
 class Scripted:
-    """Answers the three pictures, which are known by their brightness, as written above."""
+    """A model with scripted answers for the three pictures, which differ in brightness."""
 
     limits = ImageLimits()
 

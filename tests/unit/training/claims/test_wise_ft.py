@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from samclip_core.io import checkpoint
-from samclip_core.nn.network import SamClipNet, load_net
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, load_net
 from tests.photographs import draw, instance, jpg, write_classes, write_shard
 from tests.tiny import make_tiny_checkpoint
 from training.claims import wise_ft
@@ -50,7 +50,7 @@ def test_a_tensor_that_the_student_lacks_is_an_error() -> None:
 def test_the_teacher_comes_from_a_directory_a_state_or_its_best_weights(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
-    own = load_net(tiny_checkpoint, wise_ft.SAM_PARTS).state_dict()
+    own = load_net(tiny_checkpoint, SAM_PARTS).state_dict()
     averaged = {f"module.{key}": value for key, value in own.items()}
     state = {"averaged": averaged | {"n_averaged": torch.tensor(3)}, "model": {}, "done": 3}
     torch.save(state, tmp_path / "state.pt")
@@ -75,7 +75,7 @@ def test_the_command_draws_the_curve_between_two_checkpoints(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The merge is the student itself here, so the curve ends in it."""
+    """The merged model is the student here, so the curve ends at the student."""
     monkeypatch.setattr(wise_ft, "SHARES", (0.0, 0.5, 1.0))
     sam = make_tiny_checkpoint(tmp_path / "sam", seed=1)
     drawings = [draw(seed) for seed in range(2)]

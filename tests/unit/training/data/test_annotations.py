@@ -72,7 +72,7 @@ def test_a_broken_sample_is_left_out_of_the_list(tmp_path: Path, caplog: pytest.
         tmp_path / "set/val-0.tar", {"a": good, "b": {"jpg": b"b", "json": b"{"}, "c": good}
     )
     assert [s.key for s in read_shards(tmp_path, "set", "val")] == ["a", "c"]
-    assert "left out: set/b: its json, caption or class cannot be read" in caplog.text
+    assert "skipped: set/b: its json, caption or class cannot be read" in caplog.text
 
 
 def test_class_names_leave_out_what_is_not_a_class(tmp_path: Path):
@@ -145,7 +145,7 @@ BROKEN_SEGMENTATIONS = {
     "no size": {"counts": "0"},
     "size of one": {"size": [40], "counts": "0"},
     "empty": {"size": [40, 60], "counts": ""},
-    "cut short": {"size": [40, 60], "counts": "P"},  # its number should go on
+    "cut short": {"size": [40, 60], "counts": "P"},  # an incomplete number
     "other characters": {"size": [40, 60], "counts": "\x01\x02"},
 }
 
@@ -196,7 +196,7 @@ def frame_of(drawing: Drawing, seed: int, size: int = 256, mask_size: int = 256,
 
 
 def labels_seen(pixels_3SS: np.ndarray) -> np.ndarray:
-    """Which of COLOURS each pixel shows, 0 for none."""
+    """Return the key of COLOURS that each pixel shows, 0 for none."""
     seen_SS = np.zeros(pixels_3SS.shape[1:], np.uint8)
     for label, colour in COLOURS.items():
         off_SS = np.abs(pixels_3SS.astype(int) - np.array(colour)[:, None, None]).max(axis=0)
@@ -207,7 +207,7 @@ def labels_seen(pixels_3SS: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("shape", [(240, 320), (320, 240)])
 @pytest.mark.parametrize("mask_size", [256, 128])
 def test_masks_stay_on_what_they_outline(shape: tuple[int, int], mask_size: int):
-    """Through any scale, cut and flip, the mask of a rectangle covers its colour and no other."""
+    """After any scaling, cropping and flipping, a mask covers its rectangle's colour only."""
     drawing, overlaps = draw(3, *shape), []
     for seed in range(12):
         frame = frame_of(drawing, seed, mask_size=mask_size)
@@ -219,8 +219,8 @@ def test_masks_stay_on_what_they_outline(shape: tuple[int, int], mask_size: int)
             colour_SS = seen_SS == label
             overlaps.append((mask_SS & colour_SS).sum() / (mask_SS | colour_SS).sum())
     assert len(overlaps) > 24
-    assert min(overlaps) > 0.92  # half a pixel of a narrow mask's edge
-    assert np.mean(overlaps) > 0.975  # a shift by one pixel would not pass
+    assert min(overlaps) > 0.92  # allows half a pixel at a narrow mask's edge
+    assert np.mean(overlaps) > 0.975  # detects a shift by one pixel
 
 
 def test_boxes_are_tight_around_what_the_window_shows_however_large_the_cells():
@@ -241,7 +241,7 @@ def test_a_box_is_as_exact_as_its_outline():
         frame = frame_of(photograph, seed, scales=(0.75, 0.75))
         left, top, right, bottom = frame.boxes_P4[0]
         assert (top, bottom) == pytest.approx((10 * 0.96, 17 * 0.96))
-        ends = {(20 * 0.96, 34 * 0.96), (192 - 34 * 0.96, 192 - 20 * 0.96)}  # as it is, and flipped
+        ends = {(20 * 0.96, 34 * 0.96), (192 - 34 * 0.96, 192 - 20 * 0.96)}  # unflipped and flipped
         assert any((left, right) == pytest.approx(pair, abs=1e-4) for pair in ends)
 
 
@@ -251,7 +251,7 @@ def test_both_flips_and_many_scales_occur():
     assert any(seen == other[::-1] for seen in order for other in order if len(seen) == 3)
     valid = {frame_of(drawing, seed).valid for seed in range(20)}
     assert len(valid) > 5
-    assert (256, 256) in valid  # cut out of a larger scale
+    assert (256, 256) in valid  # cropped
     assert min(valid) < (256, 256)  # padded
 
 
@@ -266,7 +266,7 @@ def test_padding_is_black_and_masks_end_with_the_photograph():
     full.labels_HW[:, 100:] = 2
     frame = frame_of(full, 0, scales=(0.75, 0.75))
     height, width = frame.valid
-    assert (height, width) == (96, 192)  # three quarters of 256, the shorter side a half of that
+    assert (height, width) == (96, 192)  # the longer side is three quarters of 256
     assert frame.pixels_3SS[:, :height, :width].min() > 0
     assert not frame.pixels_3SS[:, height:].any()
     assert not frame.pixels_3SS[:, :, width:].any()
@@ -313,11 +313,11 @@ def encoded(image: Image.Image, **options: object) -> bytes:
 
 
 def test_a_cut_shows_the_photograph_upright_and_in_its_colours():
-    """As it is served: a turned and a CMYK photograph look like the plain one."""
+    """Rotated and CMYK photographs give the same frame as the plain one, as in serving."""
     drawing = draw(2, 90, 90)
     plain = Image.fromarray(drawing.image_HW3)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: what is stored must be turned to the right
+    exif[0x0112] = 6  # the stored image must be rotated clockwise
     turned = encoded(plain.rotate(90), format="JPEG", quality=95, subsampling=0, exif=exif)
     cmyk = encoded(plain.convert("CMYK"), format="JPEG", quality=95)
     frames = [
@@ -351,7 +351,7 @@ def test_a_broken_photograph_is_the_samples_fault(broken: bytes):
         ({"size": [40, 60], "counts": "0" * 3 + "o" * 6 + "0"}, "RLE"),
         (
             {"size": [60, 40], "counts": photographs.rle(np.ones((60, 40)))["counts"]},
-            "photograph of",
+            "expected the photograph's",
         ),
         ({"size": [40, 60]}, "counts"),
         ({"size": [40, 60], "counts": 7}, ""),

@@ -66,7 +66,7 @@ def test_where_there_is_no_mask_a_point_may_be_anywhere():
 
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_a_correction_is_a_click_where_the_answer_is_wrong(generator, label: float):
-    """Too much was answered: a click that says no. Too little: one that says yes."""
+    """A false positive gets a negative click, a false negative a positive click."""
     target_mm = two_parts()
     wrong_mm = torch.zeros_like(target_mm)
     wrong_mm[3, 3:7] = label == 1
@@ -84,13 +84,13 @@ def test_a_correction_is_a_click_where_the_answer_is_wrong(generator, label: flo
 def test_each_correction_belongs_to_its_own_mask(generator):
     target_Pmm = torch.zeros(3, 8, 8)
     logits_Pmm = torch.full((3, 8, 8), -1.0)
-    target_Pmm[0, 1, 2] = 1  # missed
-    logits_Pmm[1, 6, 5] = 1  # too much
+    target_Pmm[0, 1, 2] = 1  # false negative
+    logits_Pmm[1, 6, 5] = 1  # false positive
     points_P2, labels_P = correction(
         logits_Pmm, target_Pmm, 1.0, torch.rand(3, generator=generator)
     )
     assert points_P2[:2].tolist() == [[2.5, 1.5], [5.5, 6.5]]
-    assert labels_P.tolist() == [1, 0, 0]  # the third was right: any click says what is true
+    assert labels_P.tolist() == [1, 0, 0]  # the third was right: any click is negative
 
 
 def test_a_right_answer_is_confirmed_by_a_click_that_tells_the_truth(generator):

@@ -51,7 +51,7 @@ def test_any_sample_of_the_shards_is_read_by_its_index(tmp_path: Path):
     assert source[0].info == {"name": "one"}
     assert source[0].class_index == -1
     assert source[1].encoded == annotated(draw(0))["jpg"]
-    with pytest.raises(IndexError, match="set has 3 samples, and none at 3"):
+    with pytest.raises(IndexError, match="set has 3 samples, got index 3"):
         source[3]
     with pytest.raises(IndexError):
         source[-1]
@@ -101,7 +101,7 @@ def test_sa_1b_brings_its_masks(tmp_path: Path, layout: str):
         "sa_1.jpg": jpg(first.image_HW3),
         "sa_2.jpg": jpg(second.image_HW3),
         "sa_3.jpg": PHOTO,
-        "sa_2.json": sa_1b(second),  # a key's files need not stand side by side
+        "sa_2.json": sa_1b(second),  # a key's files need not be adjacent
         "sa_1.json": sa_1b(first),
         "sa_3.json": empty,
     }
@@ -115,7 +115,7 @@ def test_sa_1b_brings_its_masks(tmp_path: Path, layout: str):
         write_files(tmp_path / "sa_000000", files)
     found = samples(open_source(str(tmp_path)))
     assert [s.key.rpartition("/")[2] for s in found] == ["sa_1", "sa_2", "sa_3"]
-    assert {s.class_index for s in found} == {-1}  # a folder of parts is not a class
+    assert {s.class_index for s in found} == {-1}  # the folder is a part, not a class
     for sample, drawing in zip(found, (first, second), strict=False):
         masks = [coco_mask.decode(rle).astype(bool) for rle in regions(sample)]
         assert np.array_equal(masks, drawing.masks)
@@ -182,7 +182,7 @@ def test_of_a_shard_cut_anywhere_the_whole_samples_before_the_cut_are_used(
         assert length // sample_bytes - 1 <= len(kept) <= length // sample_bytes + 1
         (record,) = caplog.records
         assert record.levelno == logging.WARNING
-        assert f"cut/train-0.tar is damaged or cut short: the {len(kept)} samples" in (
+        assert f"cut/train-0.tar is damaged or truncated: only its first {len(kept)} samples" in (
             record.getMessage()
         )
 
@@ -197,7 +197,7 @@ def test_a_shard_damaged_in_its_middle_keeps_what_stands_before(
         content[:header] + b"\xff" * 512 + content[header + 512 :]
     )
     assert [s.key for s in samples(open_source(str(tmp_path)))] == ["0", "1"]
-    assert "the 2 samples before that are used" in caplog.text
+    assert "only its first 2 samples are used" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_broken_sample_is_blamed_and_its_neighbours_stay(
     assert (raised.value.source, raised.value.key) == ("set", "bad")
     assert str(raised.value).startswith("set/bad: its json, caption or class cannot be read: ")
     assert source[0].key == "good"
-    copy = pickle.loads(pickle.dumps(raised.value))  # a worker process hands it on
+    copy = pickle.loads(pickle.dumps(raised.value))  # worker processes pickle it
     assert (copy.source, copy.key, copy.reason, str(copy)) == (
         "set", "bad", raised.value.reason, str(raised.value),
     )  # fmt: skip
@@ -248,7 +248,7 @@ def test_the_index_is_small_enough_for_millions(tmp_path: Path):
     source = open_source(str(tmp_path))
     assert len(source) == 500
     assert len(pickle.dumps(source)) < 80 * 500 + 2000
-    # In memory as well: nothing but the arrays grows with the number of samples.
+    # In memory, only the arrays grow with the number of samples.
     arrays = [value for value in vars(source).values() if isinstance(value, np.ndarray)]
     assert sum(array.nbytes for array in arrays) < 80 * 500
     others = [value for value in vars(source).values() if not isinstance(value, np.ndarray)]

@@ -27,7 +27,7 @@ def a_source(folder: Path, count: int = 5) -> Source:
 
 
 def store(folder: Path, source: Source, plan: Plan = PLAN, broken: Sequence[int] = ()) -> None:
-    """What the job would leave: of sample i and view k, 10·i + k everywhere."""
+    """Write targets as the job does, with 10·i + k for sample i and view k."""
     replace(plan, sources={source.name: source.digest()}).write(folder)
     value = 10 * np.arange(len(source), dtype=np.float16)[:, None] + np.arange(plan.views)
     value[list(broken)] = np.nan
@@ -52,7 +52,7 @@ def test_a_view_depends_on_its_name_and_number_alone():
 
 
 def test_a_view_is_pinned():
-    """Kept answers outlive a version of this code: a view must stay the same picture."""
+    """Stored answers outlive this version of the code, so a view must never change."""
     valid = [view_of(photograph(), 96, view).valid for view in range(4)]
     assert valid == [(64, 85), (74, 96), (85, 96), (78, 96)]
 
@@ -109,33 +109,33 @@ def test_a_sample_that_was_broken_has_no_target(tmp_path: Path):
 def test_another_teachers_targets_are_refused(tmp_path: Path):
     source = a_source(tmp_path / "set")
     store(tmp_path / "kept", source)
-    with pytest.raises(ValueError, match="answers of teacher aaaaaaaaaaaa, not of bbbbbbbbbbbb"):
+    with pytest.raises(ValueError, match="outputs of teacher aaaaaaaaaaaa, not of bbbbbbbbbbbb"):
         StoredTargets.open(tmp_path / "kept", "b" * 64, [source])
 
 
 def test_targets_of_other_photographs_are_refused(tmp_path: Path):
     store(tmp_path / "kept", a_source(tmp_path / "before/set"))
     changed = a_source(tmp_path / "after/set", count=6)
-    with pytest.raises(ValueError, match="knows set with other photographs: use another folder"):
+    with pytest.raises(ValueError, match="made from other photographs of set: use another folder"):
         StoredTargets.open(tmp_path / "kept", PLAN.teacher, [changed])
 
 
 def test_targets_that_are_not_all_there_are_refused(tmp_path: Path):
     source, other = a_source(tmp_path / "set"), a_source(tmp_path / "other")
-    with pytest.raises(FileNotFoundError, match=r"run training\.embeddings first"):
+    with pytest.raises(FileNotFoundError, match=r"run training\.data\.embeddings first"):
         StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
     store(tmp_path / "kept", source)
     with pytest.raises(FileNotFoundError, match="2 of 2 parts of other are missing"):
         StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source, other])
     PLAN.files(tmp_path / "kept", source)[1].unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 2 parts of set are missing .* goes on"):
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 parts of set are missing .* resumes"):
         StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
 
 
 def test_a_folder_for_other_views_is_no_place_for_these(tmp_path: Path):
     plan = replace(PLAN, sources={"set": "1"})
     plan.check(tmp_path, plan)
-    plan.check(tmp_path, replace(PLAN, sources={"another": "2"}))  # more sources may join
+    plan.check(tmp_path, replace(PLAN, sources={"another": "2"}))  # sources may be added
     with pytest.raises(ValueError, match=r"2 views of 64 pixels with .*, not 3 views of 64 pixels"):
         plan.check(tmp_path, replace(plan, views=3))
     with pytest.raises(ValueError, match=r"with dense maps .*, not 2 views of 64 pixels without"):

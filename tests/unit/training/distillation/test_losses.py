@@ -6,8 +6,6 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from training.distillation.losses import (
-    angle_loss,
-    angular_dispersion,
     clip_loss,
     cross_entropy_loss,
     dense_loss,
@@ -31,33 +29,6 @@ def test_clip_loss_is_one_minus_the_cosine():
     teacher_BD = torch.tensor([[1.0, 0.0]]).expand(4, 2)
     expected_B = torch.tensor([0.0, 1 - math.sqrt(0.5), 1.0, 2.0])
     torch.testing.assert_close(clip_loss(student_BD, teacher_BD), expected_B)
-
-
-def test_angle_loss_is_the_squared_angle_over_the_dispersion():
-    student_BD = torch.tensor([[2.0, 0.0], [1.0, 1.0], [0.0, 3.0], [-1.0, 0.0]])
-    teacher_BD = torch.tensor([[5.0, 0.0]]).expand(4, 2)
-    angle_B = torch.tensor([0.0, math.pi / 4, math.pi / 2, math.pi])
-    torch.testing.assert_close(angle_loss(student_BD, teacher_BD), angle_B**2)
-    torch.testing.assert_close(angle_loss(student_BD, teacher_BD, 0.4), angle_B**2 / 0.4)
-
-
-def test_angle_loss_has_a_gradient_everywhere():
-    """Also where both agree, where they are opposite, and where the angle is tiny."""
-    teacher_BD = F.normalize(noise(3, 8), dim=-1)
-    student_BD = teacher_BD * torch.tensor([[1.0], [-1.0], [1.0]])
-    student_BD[2, 0] += 1e-5
-    student_BD.requires_grad_()
-    angle_loss(student_BD, teacher_BD).sum().backward()
-    assert student_BD.grad.isfinite().all()
-    assert student_BD.grad[2].any()
-
-
-def test_dispersion_is_the_mean_squared_angle_to_the_mean_direction():
-    # Two each at 0.3 and at -0.3 radians from the first axis, of any length.
-    angle_N = torch.tensor([0.3, -0.3, 0.3, -0.3])
-    length_N1 = torch.tensor([[1.0], [1.0], [4.0], [0.5]])
-    teacher_ND = length_N1 * torch.stack([angle_N.cos(), angle_N.sin()], dim=1)
-    assert float(angular_dispersion(teacher_ND)) == pytest.approx(0.09)
 
 
 def test_patches_count_only_where_there_is_image_and_images_count_the_same():
@@ -84,7 +55,7 @@ def test_dice_of_hand_counted_masks():
     target_Mmm = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]).repeat(3, 1, 1)
     answers = [[[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[-1, -1], [1, 1]]]
     loss_M = dice_loss(SURE * torch.tensor(answers, dtype=torch.float32), target_Mmm)
-    # (2 · overlap + 1) / (sum + 1), both masks of two cells.
+    # Dice is (2 · overlap + 1) / (sum + 1); both masks have two cells.
     torch.testing.assert_close(loss_M, 1 - torch.tensor([5 / 5, 3 / 5, 1 / 5]))
 
 
@@ -141,8 +112,8 @@ def test_sam_loss_adds_up_for_one_prompt():
     logits_P4mm = torch.stack([wrong, wrong, right, wrong], dim=1)
     iou_P4 = torch.tensor([[0.5, 0.0, 0.5, 0.0]])
     loss, best_P = sam_loss(logits_P4mm, iou_P4, target_Pmm)
-    # Mask 0 is all wrong: cross-entropy 30 a cell, of which a quarter counts, Dice 1 - 1/5; the
-    # best is right; the true overlaps are 0, 0, 1, 0.
+    # Mask 0 is all wrong: cross-entropy 30 per cell, weighted by a quarter, and Dice 1 - 1/5. The
+    # best mask is right; the true overlaps are 0, 0, 1, 0.
     assert float(loss) == pytest.approx(SURE / 4 + 0.8 + 0.0 + (0.25 + 0.25) / 4)
     assert best_P.tolist() == [2]
 
@@ -165,5 +136,5 @@ def test_distillation_is_twenty_focal_one_dice_and_the_quality():
     pairs = [(student_P4mm[p, m], target_P4mm[p, m]) for p in range(2) for m in range(4)]
     expected = sum(20 * focal_loss(a, b) + dice_loss(a, b) for a, b in pairs) / 8
     assert float(loss) == pytest.approx(float(expected + F.mse_loss(iou_P4, taught_P4)))
-    # Mask 0 is none of the alternatives, however much the teacher trusts it.
+    # Mask 0 is not an alternative, although the teacher predicts the highest IoU for it.
     assert best_P.tolist() == [3, 2]

@@ -31,7 +31,7 @@ def net() -> SamClipNet:
 
 
 def frames() -> list[Frame]:
-    """Two frames with three and one mask: rectangles, all different."""
+    """Return two frames with three masks and one: different rectangles."""
     masks_Pmm = np.zeros((4, CELLS, CELLS), np.float32)
     boxes_P4 = np.zeros((4, 4), np.float32)
     for place, mask_mm in enumerate(masks_Pmm):
@@ -98,7 +98,7 @@ def test_boxes_are_tight_or_drawn_by_a_hurried_hand_a_frame_at_a_time():
 
 
 def test_a_frames_prompts_do_not_depend_on_the_others_in_its_batch():
-    """So that any split of a batch over workers learns the same."""
+    """Otherwise the training would depend on how a batch is split over workers."""
     for kind in ("box", "point"):
         whole, alone = batch_of(kind=kind), batch_of(frames()[:1], kind=kind)
         for name in ("boxes_P4", "points_PN2"):
@@ -173,7 +173,7 @@ def test_masks_have_the_targets_resolution_and_full_precision(net: SamClipNet):
 
 
 def test_steps_teach_the_heads_to_answer_the_same_prompts():
-    """The gradient reaches the embedding and both heads, and goes downhill."""
+    """The gradient reaches the embedding and both heads, and the loss decreases."""
     net = seeded(lambda: build(CONFIG, SAM_HEAD_PARTS), 0)
     sam_BDhw = embeddings().requires_grad_()
     batch = batch_of()

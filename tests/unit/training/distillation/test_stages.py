@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.nn.network import SamClipNet, build, load_net
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net
 from tests import photographs
 from tests.fakes import ConstantTeacher
 from tests.tiny import TINY, make_tiny_checkpoint
 from tests.weights import seeded as seeded_weights
 from training.distillation.stages import (
-    SAM_PARTS,
     ClipTeachers,
     head_probing,
     joint_distillation,
@@ -121,7 +120,7 @@ def test_adaptation_changes_head_clip_and_nothing_else(run: Run):
 
 
 def test_without_lambda_nothing_of_sam_is_rehearsed(run: Run):
-    """Naive distillation: the mask decoder gets no gradient, the encoder only CLIP's."""
+    """In naive distillation, the decoder gets no gradient, and the encoder only CLIP's."""
     net, teacher = tiny_net(0), tiny_net(1)
     before = weights(net)
     alone = replace(run, recipe=replace(run.recipe, sam_weight=0.0, embedding_weight=0.0))
@@ -133,7 +132,6 @@ def test_without_lambda_nothing_of_sam_is_rehearsed(run: Run):
 @pytest.mark.parametrize(
     "change",
     [
-        {"clip_loss": "angle"},
         {"dense_weight": 0.0},
         {"embedding_weight": 0.0},
         {"name_weight": 0.0},

@@ -10,7 +10,7 @@ WIDTHS = [1, 2, 4, 12, 20, 24, 48, 64, 72]
 
 
 def correlated(width: int, seed: int, count: int = 400) -> Tensor:
-    """Features far from 0 whose channels differ and depend on each other; some have no variance."""
+    """Return correlated features with a large mean, different scales and constant channels."""
     random = torch.Generator().manual_seed(seed)
     spread_D = torch.logspace(-2, 2, width) * (torch.arange(width) % 5 != 4)
     mixing_DD = torch.randn(width, width, generator=random)
@@ -23,7 +23,7 @@ def test_channels_have_mean_0_and_all_the_same_variance_1(width: int, seed: int)
     features_ND = correlated(width, seed)
     standard = PhiS.fit(features_ND.split(90))
     standard_ND = standard.double()(features_ND.double())
-    # What is stored is float32: its mean is as exact as that of numbers of this size can be.
+    # The parameters are float32, which limits the precision of the mean.
     rounding = 1e-6 * features_ND.abs().max() / standard.scale
     assert standard_ND.mean(dim=0).abs().max() < 1e-4 + rounding
     torch.testing.assert_close(
@@ -42,7 +42,7 @@ def test_the_inverse_gives_the_features_back(width: int, seed: int):
 
 
 def test_distances_keep_their_proportions():
-    """Unlike whitening: an error there is the same error here, but for one factor."""
+    """Unlike whitening, the transformation scales all distances by the same factor."""
     features_ND = correlated(48, 3)
     standard = PhiS.fit([features_ND])
     ratio_MN = torch.cdist(features_ND[:9], features_ND[9:]) / torch.cdist(

@@ -44,13 +44,13 @@ def class_text() -> Tensor:
 
 @pytest.fixture(scope="module")
 def teacher(class_text: Tensor) -> ClipTeacher:
-    """The teacher of the network's own architecture."""
+    """Return the teacher with the network's architecture."""
     return ClipTeacher(class_text, version=0)
 
 
 @pytest.fixture(scope="module")
 def started(class_text: Tensor) -> SamClipNet:
-    """A network as it stands before it learns anything."""
+    """Return a network before training."""
     net = build(EDGE, ("image_encoder", "clip_head")).eval()
     assert isinstance(net.image_encoder, EdgeEncoder)
     assert isinstance(net.clip_head, EdgeClipHead)
@@ -60,7 +60,7 @@ def started(class_text: Tensor) -> SamClipNet:
 
 
 def pixels(*seeds: int) -> Tensor:
-    """Drawn photographs that fill the model frame."""
+    """Return drawn photographs that fill the model frame, float32 B×3×S×S."""
     frames = [cv2.resize(draw(seed).image_HW3, (SIZE, SIZE)) for seed in seeds]
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2).float()
 
@@ -74,7 +74,7 @@ def test_the_published_classifiers_fit_their_architectures(version: int, width: 
     assert not model.training
     assert model.classifier.weight.shape == (1000, width)
     assert all(value.isfinite().all() for value in model.state_dict().values())
-    # Trained, not drawn: no batch norm stands as it was built.
+    # The weights are trained: no batch norm has its initial statistics.
     variances = [v for key, v in model.state_dict().items() if key.endswith("running_var")]
     assert all(not torch.equal(v, torch.ones_like(v)) for v in variances)
 
@@ -89,7 +89,7 @@ def test_a_file_of_another_architecture_is_refused(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.data
 def test_the_classes_are_in_imagenets_order(data_root: Path):
-    """Photographs of 24 classes get the index of theirs, mostly."""
+    """Most photographs of 24 classes get the index of their class."""
     names = class_names(data_root, "imagenet1k_sample")
     assert list(names) == list(range(1000))
     samples = read_shards(data_root, "imagenet1k_sample", "val")[:24]
@@ -142,7 +142,7 @@ def test_what_lies_in_the_padding_does_not_matter_to_it(teacher: ClipTeacher):
     dirty_B3SS = clean_B3SS.clone()
     dirty_B3SS[:, :, 256:] = 255 - dirty_B3SS[:, :, 256:]
     assert torch.equal(teacher(clean_B3SS, sizes_B2)[1], teacher(dirty_B3SS, sizes_B2)[1])
-    # Pooled over the upper two thirds alone, however the rest looks to the classifier.
+    # Pooling covers only the upper two thirds.
     assert not torch.allclose(teacher(clean_B3SS, FULL[:1])[1], teacher(clean_B3SS, sizes_B2)[1])
 
 
@@ -158,7 +158,7 @@ def test_the_trunk_starts_as_the_classifiers(teacher: ClipTeacher, started: SamC
 def test_the_head_starts_as_the_teacher_of_its_own_architecture(
     teacher: ClipTeacher, started: SamClipNet
 ):
-    """On a full frame the padding's bounds agree, and so do all answers, pooled and dense."""
+    """On full frames, which have no padding, the pooled and dense outputs agree."""
     x_B3SS = pixels(0, 1)
     taught_BDhw, taught_BD = teacher(x_B3SS, FULL)
     with torch.inference_mode():
@@ -168,7 +168,7 @@ def test_the_head_starts_as_the_teacher_of_its_own_architecture(
     torch.testing.assert_close(pooled_BD, taught_BD, atol=1e-4, rtol=0)
     doubled_BDhw = taught_BDhw.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     torch.testing.assert_close(dense_BDhw, doubled_BDhw, atol=1e-3, rtol=0)
-    # Two photographs, two answers: the agreement is not that of constants.
+    # The outputs of the two photographs differ, so they do not agree as constants.
     assert not torch.allclose(pooled_BD[0], pooled_BD[1], atol=1e-2)
 
 
@@ -177,7 +177,7 @@ CLIP_SIZES = torch.tensor([[128, 128], [128, 50]])
 
 @pytest.fixture(scope="module")
 def clip_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A small architecture of open_clip and weights in its own layout."""
+    """Return a small open_clip architecture, and its weights in open_clip's layout."""
     directory = tmp_path_factory.mktemp("open_clip")
     name = add_small_clip(directory)
     return name, write(clip(name), directory, "clip.bin")
@@ -208,7 +208,7 @@ def test_an_open_clip_teacher_gives_encode_image_and_a_map_over_the_frame(
     torch.testing.assert_close(pooled_BD, official, atol=1e-5, rtol=0)
     assert dense_BDhw.shape == (2, TEXT_DIM, 8, 8)
     torch.testing.assert_close(dense_BDhw.norm(dim=1), torch.ones(2, 8, 8))
-    # Beyond the 50 columns of the picture, the map repeats its edge.
+    # Beyond the 50 columns of the picture, the map repeats the edge.
     assert torch.equal(dense_BDhw[1, :, :, 5], dense_BDhw[1, :, :, 7])
     assert not torch.allclose(dense_BDhw[1, :, :, 1], dense_BDhw[1, :, :, 2])
     assert not dense_BDhw.requires_grad
@@ -247,7 +247,7 @@ def test_its_text_tower_is_the_models(open_clip_teacher: OpenClipTeacher):
 def test_published_weights_come_with_their_own_mean(
     clip_file: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ):
-    """As if open_clip had downloaded them; a file takes the place of the download."""
+    """The mean applies to downloaded weights and to a file in their place."""
     name, file = clip_file
     published = {"mean": (0.5, 0.25, 0.5), "std": (0.5, 0.5, 0.125)}
     downloaded = clip(name)
@@ -261,16 +261,16 @@ def test_published_weights_come_with_their_own_mean(
 
 
 @pytest.mark.parametrize(
-    ("model", "tag", "told"),
+    ("model", "tag", "message"),
     [("ViT-B-32", "", "openai"), ("ViT-B-32", "mine", "no weights 'mine'"), ("ViT-Z", "x", "none")],
 )
-def test_unknown_weights_are_refused_by_name(model: str, tag: str, told: str):
-    with pytest.raises(CheckpointError, match=told):
+def test_unknown_weights_are_refused_by_name(model: str, tag: str, message: str):
+    with pytest.raises(CheckpointError, match=message):
         OpenClipTeacher(model, pretrained=tag)
 
 
 def test_a_file_of_another_model_is_refused(clip_file: tuple[str, Path]):
-    with pytest.raises(CheckpointError, match="does not fit open_clip's ViT-B-32"):
+    with pytest.raises(CheckpointError, match="does not match open_clip's ViT-B-32"):
         OpenClipTeacher("ViT-B-32", clip_file[1])
     with pytest.raises(CheckpointError, match="expected SAM's official weights"):
         official_sam(clip_file[1])
@@ -316,7 +316,7 @@ def test_the_student_starts_as_sam_with_the_last_block_in_its_clip_head(sam_file
     assert len(student.clip_head.blocks) == 2
     for block in student.clip_head.blocks:
         assert all(torch.equal(value, last[key]) for key, value in block.state_dict().items())
-    # A copy: what the student learns does not reach its teacher.
+    # The student has its own copy: training it does not change the teacher.
     assert all(parameter.requires_grad for parameter in student.parameters())
     with torch.no_grad():
         student.image_encoder.neck[0].weight.zero_()

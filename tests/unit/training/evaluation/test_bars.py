@@ -7,7 +7,7 @@ from training.evaluation.bars import draw_bars
 
 
 def test_a_bar_for_each_figure_of_each_checkpoint(tmp_path: Path):
-    """Colours of the palette: one for each checkpoint, as wide as its figure is high."""
+    """Each checkpoint has a bar in its colour, as long as its figure."""
     path = tmp_path / "bars.png"
     draw_bars({"one": {"camvid_miou": 0.25}, "two": {"camvid_miou": 0.75}}, path)
     pixels_HW3 = np.asarray(Image.open(path).convert("RGB")).astype(int)

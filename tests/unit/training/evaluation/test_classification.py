@@ -29,7 +29,7 @@ def test_top_1_counts_the_photographs_whose_class_is_named(tmp_path: Path):
 
 
 def test_folders_give_the_first_and_the_first_five(tmp_path: Path):
-    """Of seven classes, the right one is the 1st, 2nd, 5th and 6th: by rising index of the rest."""
+    """Of seven classes, the right one ranks 1st, 2nd, 5th and 6th."""
     names = {f"n0000000{i}": f"thing {i}" for i in range(7)}
     (tmp_path / "classes.json").write_text(json.dumps(names))
     oracle = Oracle()

@@ -45,7 +45,7 @@ def test_the_same_masks_have_an_average_precision_of_1(tmp_path: Path):
     results = [result(1 + i % 2, mask, 0.9) for i, mask in enumerate(masks, 1)]
     metrics = average_precision(coco, results, [1, 2])
     expected = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    # 20² pixels are small; 40² and 90² medium: nothing here is large.
+    # 20² pixels are small, 40² and 90² medium; no mask is large.
     assert metrics == dict.fromkeys(expected, pytest.approx(1)) | {"ap_large": 0}
 
 
@@ -56,7 +56,7 @@ def test_nothing_found_has_none(tmp_path: Path):
 
 def test_a_loose_mask_counts_up_to_its_overlap(tmp_path: Path):
     coco = read_coco(write(tmp_path / "a.json", [annotation(1, 1, square(0, 50))]))
-    half = square(0, 50) & (np.arange(200) < 31)  # IoU 0.62: above .5, .55 and .6
+    half = square(0, 50) & (np.arange(200) < 31)  # IoU 0.62: above 0.5, 0.55 and 0.6
     metrics = average_precision(coco, [result(1, half, 0.9)], [1])
     assert metrics["ap"] == pytest.approx(0.3)
     assert (metrics["ap50"], metrics["ap75"]) == (pytest.approx(1), 0)
@@ -71,7 +71,7 @@ def test_pictures_outside_the_limit_do_not_count(tmp_path: Path):
 
 
 def test_lvis_counts_only_what_was_looked_for(tmp_path: Path):
-    """Dogs were looked for and not found in picture 2; cats there were not all outlined."""
+    """In picture 2, dogs are negative, and the annotation of cats is not exhaustive."""
     truths = [annotation(1, 1, square(0)), annotation(2, 2, square(60))]
     truths.append(annotation(3, 1, square(0), image=2))
     path = write(tmp_path / "a.json", truths, neg_category_ids=[], not_exhaustive_category_ids=[1])
@@ -81,7 +81,7 @@ def test_lvis_counts_only_what_was_looked_for(tmp_path: Path):
     metrics = average_precision(coco, right + more, [1, 2], federated=True)
     for name in ("ap", "ap_rare", "ap_frequent"):
         assert metrics[name] == pytest.approx(1)
-    assert metrics["ap_common"] == 0  # there is none
+    assert metrics["ap_common"] == 0  # there is no common class
     assert average_precision(coco, right + more, [1, 2])["ap"] < 0.8
     coco.imgs[2]["neg_category_ids"] = [2]
     assert average_precision(coco, right + more, [1, 2], federated=True)["ap_rare"] < 0.8

@@ -41,7 +41,7 @@ def test_the_command_writes_what_it_prints(
 
 
 def write_ade20k(root: Path) -> None:
-    """Two pictures of each part, in the layout of ADEChallengeData2016."""
+    """Write two pictures of each part, in the layout of ADEChallengeData2016."""
     (root / "objectInfo150.txt").write_text(
         "Idx\tRatio\tTrain\tVal\tName\n1\t\t\t\tdog\n2\t\t\t\tcat"
     )
@@ -106,7 +106,7 @@ def test_a_card_holds_no_part_of_the_figures(
 ):
     with pytest.raises(SystemExit):
         run(tiny_checkpoint, "--card", part)
-    assert "leave --limit and --suite" in capsys.readouterr().err
+    assert "remove --limit and --suite" in capsys.readouterr().err
 
 
 def test_all_means_our_own_photographs(

@@ -35,13 +35,13 @@ def test_boxes_and_points_ask_for_the_regions_that_people_outlined(tmp_path: Pat
     for source in ("coco_multi", "bsds500"):
         assert metrics.pop(f"{source}_box_miou") == 1
         assert metrics.pop(f"{source}_point_best_of_3_miou") == 1
-        # The first of the three is what the model itself thinks best: here, everything.
+        # The first of the three masks, with the highest predicted IoU, is everything.
         assert metrics.pop(f"{source}_point_miou") == pytest.approx(share)
     assert metrics == {"coco_multi_things_box_miou": 1}
 
 
 def test_things_are_neither_crowds_nor_small_nor_stuff(tmp_path: Path):
-    """A ring of 32² pixels counts, and its box is not it; all that is filled would be."""
+    """A ring of 32² pixels counts by its area, not by its box, which the oracle fills."""
     drawing = draw(0)
     ring = np.zeros(drawing.labels_HW.shape, np.bool_)
     ring[20:56, 20:56] = True
@@ -49,8 +49,15 @@ def test_things_are_neither_crowds_nor_small_nor_stuff(tmp_path: Path):
     small, crowd = np.zeros_like(ring), np.zeros_like(ring)
     small[:31, :33] = True
     crowd[60:110, 60:150] = True
-    told = [instance(ring, iscrowd=0), instance(small, iscrowd=0), instance(crowd, iscrowd=1)]
-    sample = {"jpg": jpg(drawing.image_HW3), "json": json.dumps({"instances": told}).encode()}
+    annotations = [
+        instance(ring, iscrowd=0),
+        instance(small, iscrowd=0),
+        instance(crowd, iscrowd=1),
+    ]
+    sample = {
+        "jpg": jpg(drawing.image_HW3),
+        "json": json.dumps({"instances": annotations}).encode(),
+    }
     write_shard(tmp_path / "coco_multi/val-0.tar", {"one": sample})
     write_shard(tmp_path / "bsds500/val-0.tar", {"one": annotated(drawing)})
     metrics = instances.own_sets(Oracle([drawing]), Options(root=tmp_path))

@@ -19,7 +19,7 @@ def write(path: Path, content: bytes | str = PICTURE) -> Path:
 
 
 def write_palette(path: Path, labels_HW: np.ndarray) -> None:
-    """An indexed PNG with colours, as VOC's."""
+    """Write an indexed PNG with a palette, as in VOC."""
     image = Image.fromarray(labels_HW).convert("P")
     image.putpalette([(7 * i) % 256 for i in range(768)])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def test_a_folder_without_a_name_is_said(folders: Path):
     write(folders / "classes.json", '{"n00000001": "shark"}')
     with pytest.raises(ValueError, match="no name for the folder n00000002"):
         layouts.class_folders(folders)
-    with pytest.raises(FileNotFoundError, match="no folders"):
+    with pytest.raises(FileNotFoundError, match="no subfolders"):
         layouts.class_folders(folders / "n00000001")
 
 
@@ -115,7 +115,7 @@ def test_a_missing_picture_is_named(tmp_path: Path):
 
 
 def only(data: layouts.LabelledSet) -> np.ndarray:
-    """The label map of a set's one picture."""
+    """Return the label map of a set's only picture."""
     (picture,) = data.pictures
     assert picture.read() == PICTURE
     return picture.labels()
@@ -177,7 +177,7 @@ def test_coco_stuff(tmp_path: Path):
 
 
 def test_coco_panoptic(tmp_path: Path):
-    """Ids over one byte, a void of 0, and an id that no segment has."""
+    """Ids above one byte, the void id 0, and an id without a segment are read correctly."""
     ids_HW = np.array([[0, 1, 300], [70000, 300, 5]])
     rgb_HW3 = np.stack([ids_HW % 256, ids_HW // 256 % 256, ids_HW // 65536], axis=-1)
     write(tmp_path / "val2017/1.jpg")

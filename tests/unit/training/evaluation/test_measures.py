@@ -25,7 +25,7 @@ def test_confusion_of_a_picture_without_any_class_is_empty():
 
 
 def test_mean_iou_is_over_the_classes_that_occur():
-    # Class 0: 3 of 4 found, 1 of another called so. Class 1: 1 of 2. Class 2 is only answered.
+    # Class 0: 3 of 4 found, 1 false positive. Class 1: 1 of 2 found. Class 2 is only predicted.
     confusion_CC = np.array([[3, 0, 1], [1, 1, 0], [0, 0, 0]])
     assert mean_iou(confusion_CC) == pytest.approx((3 / 5 + 1 / 2) / 2)
 
@@ -62,7 +62,7 @@ def test_ranks_of_a_hand_made_ranking():
     similarity_TB = np.array([[0.9, 0.1, 0.1], [0.3, 0.8, 0.4], [0.5, 0.7, 0.6], [0.1, 0.9, 0.2]])
     text_rank_T, image_rank_B = ranks(similarity_TB, np.array([0, 0, 1, 2]))
     assert text_rank_T.tolist() == [0, 2, 0, 1]
-    # Image 0 finds text 0 first; image 1 has texts 3 and 1 before its own; image 2 texts 2 and 1.
+    # Image 0 ranks text 0 first; image 1 ranks texts 3 and 1 before its own; image 2 texts 2 and 1.
     assert image_rank_B.tolist() == [0, 2, 2]
 
 

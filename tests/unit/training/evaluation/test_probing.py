@@ -26,7 +26,7 @@ SHORT = Fit(steps=150, batch=8, rate=3e-2)
 
 
 def colours(encoded: bytes) -> tuple[Geometry, Tensor]:
-    """An encoder that sees mean colours, each channel at a scale of its own, and odd padding."""
+    """Encode mean colours, with a different scale per channel and outliers in the padding."""
     image_HW3 = decode(encoded, ImageLimits())
     geometry = Geometry(*image_HW3.shape[:2], 64)
     map_3hw = F.avg_pool2d(torch.from_numpy(geometry.resize(image_HW3)).float(), 4)
@@ -60,7 +60,7 @@ def test_a_background_is_learnt_as_a_class():
     confusion_CC = probe(colours, split, ["linear"], SHORT, CPU)["linear"]
     assert confusion_CC.shape == (4, 4)
     assert confusion_CC.sum() == 3 * 120 * 160
-    assert mean_iou(confusion_CC) > 0.7  # cells of ten pixels: edges are coarse
+    assert mean_iou(confusion_CC) > 0.7  # with cells of ten pixels, edges are coarse
 
 
 def test_several_heads_share_one_pass_over_the_pictures():
@@ -112,7 +112,7 @@ def test_channels_are_brought_to_one_scale_over_the_picture_alone(tmp_path: Path
     cells_Dn = maps_NDhw.transpose(0, 1)[:, cache.valid_N1hw[:, 0]]
     assert cells_Dn.mean(dim=1) == pytest.approx([0, 0, 0], abs=0.01)
     assert cells_Dn.std(dim=1) == pytest.approx([1, 1, 1], abs=0.01)
-    assert not maps_NDhw[:, :, 12:].any()  # 120 of 160 rows: 12 of 16
+    assert not maps_NDhw[:, :, 12:].any()  # 120 of 160 rows are 12 of 16 cells
 
 
 @pytest.mark.parametrize(("features", "shape"), [("tokens", (432, 8, 8)), ("sam", (32, 16, 16))])

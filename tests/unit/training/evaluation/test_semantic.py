@@ -26,7 +26,7 @@ def labelled(drawings: list[Drawing], background: int | None = None) -> Labelled
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("person", "person"),
         ("tree-merged", "tree"),
@@ -38,13 +38,13 @@ def labelled(drawings: list[Drawing], background: int | None = None) -> Labelled
         ("playingfield", "playingfield"),
     ],
 )
-def test_names_are_said_as_people_say_them(name: str, said: str):
-    assert readable(name) == said
+def test_names_are_said_as_people_say_them(name: str, expected: str):
+    assert readable(name) == expected
 
 
 def test_our_own_maps_are_compared_where_there_is_a_class(tmp_path: Path):
     drawings = [draw(seed) for seed in range(2)]
-    partly = draw(5)  # not fully labelled, so not asked for
+    partly = draw(5)  # not fully labelled, so not evaluated
     for source, kind in {"coco_multi": "panoptic", "labelmefacade": "", "camvid": ""}.items():
         info = json.dumps({"label_kind": kind}).encode()
         samples = {
@@ -92,7 +92,7 @@ def test_a_set_without_background_has_one_figure(tmp_path: Path):
 
 
 def tiled(height: int, width: int, tile: int) -> Drawing:
-    """Tiles of the three colours, without a gap."""
+    """Return a drawing of tiles in the three colours, without gaps."""
     y, x = np.ogrid[:height, :width]
     labels_HW = (1 + (y // tile + x // tile) % 3).astype(np.uint8)
     palette = np.array([(0, 0, 0), *photographs.COLOURS.values()], np.uint8)
@@ -102,7 +102,7 @@ def tiled(height: int, width: int, tile: int) -> Drawing:
 @pytest.mark.parametrize("protocol", ["whole", "square", "sliding"])
 @pytest.mark.parametrize("shape", [(120, 160), (160, 120), (131, 131)])
 def test_each_protocol_finds_the_colours_where_they_are(protocol, shape):
-    """A shift by one cell, four or five pixels, would bring it below a half."""
+    """A shift by one cell, four or five pixels, would reduce the measure below 0.5."""
     data = labelled([tiled(*shape, tile=23)])
     assert semantic.measure(ColourBlind(128), data, protocol) > 0.85
 

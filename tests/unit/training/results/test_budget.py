@@ -66,7 +66,7 @@ def test_the_report_names_every_stage_and_adds_up():
     text = report([PLAN], FORWARD, MEMORY)
     rows = [line for line in text.splitlines() if line.startswith(("| head", "| all"))]
     assert [row.split(" | ")[1:3] for row in rows] == [["2", "200"], ["1", "100"]]
-    assert "780" in text  # images at once: 78 GB over 100 MB
+    assert "780" in text  # images per batch: 78 GB / 100 MB
     lengths = {line.count("|") for line in text.splitlines() if line.startswith("| stage")}
     assert lengths == {8}
 

@@ -1,4 +1,4 @@
-"""The small network, on the meta device and for real."""
+"""Estimates on the meta device against a real run of a small network."""
 
 from pathlib import Path
 
@@ -27,13 +27,13 @@ def test_flops_are_those_of_a_real_pass_and_three_times_with_its_gradients(clip_
     forward = count_forward(CONFIG, SIDES, clip_model)
     net, side = build(CONFIG), SIDES[1]
     frame = torch.zeros(1, 3, side, side), torch.tensor([[side, side]])
-    with sdpa_kernel(SDPBackend.MATH):  # the counter does not know the fused kernel of the CPU
+    with sdpa_kernel(SDPBackend.MATH):  # the counter does not support the CPU's fused kernel
         with FlopCounterMode(display=False) as counter:
             out = net.image_encoder(*frame)
         assert counter.get_total_flops() == forward.encoder[side]
         with FlopCounterMode(display=False) as counter:
             (out.sam_BDhw.sum() + out.tokens_BDhw.sum()).backward()
-        # Twice as many, but for the gradient of the pixels, which nobody asks for.
+        # Twice as many, without the gradient of the pixels, which is not computed.
         patches = 2 * (3 * 16 * 16) * 64 * (side // 16) ** 2
         assert counter.get_total_flops() == 2 * forward.encoder[side] - patches
     assert 4 < forward.encoder[128] / forward.encoder[64] < 16
@@ -53,7 +53,7 @@ def test_memory_grows_with_the_frame_and_shrinks_with_checkpointing(clip_model: 
 
 
 def test_memory_is_that_of_a_step_on_a_real_device(clip_model: str):
-    """Float32 tensors that a step keeps, halved, are what is estimated for bfloat16."""
+    """The estimate for bfloat16 is half of the float32 tensors that a step keeps."""
     memory = estimate_memory(CONFIG, SIDES, clip_model)
     net, side = build(CONFIG), SIDES[1]
     kept: dict[int, int] = {}

@@ -1,8 +1,9 @@
-"""What a step learns from, drawn by the step's number: any worker can draw its part, and again.
+"""Draw the data of a step from the step's number, so that any worker can draw any part again.
 
-A step's global batch is a list of slots. Each slot has random numbers of its own, from (seed,
-stage, step, slot), and what a whole step shares (the kind of prompt, the frame's size) has the
-slot 0. So a run is the same for any number of workers, and after any interruption.
+A step's global batch is a list of slots. Each slot has its own random numbers, seeded by (seed,
+stage, step, kind, slot); values that a whole step shares (the kind of prompt, the frame's size)
+are seeded by (seed, stage, step, 0). A run is therefore the same for any number of workers and
+after any interruption.
 """
 
 import logging
@@ -28,19 +29,19 @@ from training.recipes import Run
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-HELD_OUT = 50  # of each set, every so many-th photograph validates and never trains
+HELD_OUT = 50  # one photograph in this many of each set is held out for validation
 TRIES = 100
-NAMED_STRIDE = 16  # pixels of a cell in which classes are counted
+NAMED_STRIDE = 16  # side in pixels of the cells in which class shares are computed
 VALIDATION_STEPS = 4
 
 
 def seeded(*key: int) -> np.random.Generator:
-    """Random numbers that depend on ``key`` alone."""
+    """Return a random generator that depends only on ``key``."""
     return np.random.default_rng(np.random.SeedSequence(key))
 
 
 class Pool:
-    """Photographs of several sets, drawn by random numbers; the unusable are passed over."""
+    """Photographs of several sets, drawn at random; unusable ones are skipped."""
 
     def __init__(self, run: Run, sets: Sequence[tuple[str, float]], held_out: bool) -> None:
         self.sources = [open_source(f"{run.data}/{name}") for name, _ in sets]
@@ -51,10 +52,10 @@ class Pool:
         self.bad: set[tuple[str, int]] = set()
 
     def draw(self, rng: np.random.Generator, make: Callable[[Sample, int], T | None]) -> T:
-        """What ``make`` gives for a drawn photograph and its index; for None, another is drawn.
+        """Draw photographs until ``make(sample, index)`` returns a result, and return it.
 
-        Broken photographs are logged once, counted in ``bad`` and passed over. Raises ValueError
-        where a hundred in a row are of no use.
+        Broken photographs are logged once, added to ``bad`` and skipped. Raises ValueError after
+        ``TRIES`` unusable photographs in a row.
         """
         for _ in range(TRIES):
             source = self.sources[rng.choice(len(self.sources), p=self.share)]
@@ -64,18 +65,18 @@ class Pool:
             except BadSample as error:
                 if (source.name, index) not in self.bad:
                     self.bad.add((source.name, index))
-                    log.warning("passed over: %s (%d so far)", error, len(self.bad))
+                    log.warning("skipped: %s (%d so far)", error, len(self.bad))
                 continue
             if made is not None:
                 return made
         raise ValueError(
-            f"{TRIES} photographs in a row were of no use ({len(self.bad)} broken): look at the "
+            f"{TRIES} photographs in a row were unusable ({len(self.bad)} broken): check the "
             f"sets {[source.name for source in self.sources]}"
         )
 
 
 def _index(source: Source, rng: np.random.Generator, held_out: bool) -> int:
-    """One of the photographs that train, or of those that validate; small sets hold none out."""
+    """Draw the index of a training or a held-out photograph; small sets hold none out."""
     groups, place = divmod(len(source), HELD_OUT)
     if not groups:
         return int(rng.integers(len(source)))
@@ -87,9 +88,9 @@ def _index(source: Source, rng: np.random.Generator, held_out: bool) -> int:
 
 @dataclass(frozen=True)
 class Photos:
-    """Photographs without a label: float ``pixels_B3SS`` 0..255, int valid ``sizes_B2``.
+    """Photographs without labels: float ``pixels_B3SS`` 0..255, int valid ``sizes_B2``.
 
-    Where the CLIP teacher's answers are kept, ``pooled_BD`` and ``dense_BDhw`` are those.
+    ``pooled_BD`` and ``dense_BDhw`` are the CLIP teacher's stored outputs, if any.
     """
 
     pixels_B3SS: Tensor
@@ -98,20 +99,20 @@ class Photos:
     dense_BDhw: Tensor | None = None
 
     def to(self, device: torch.device) -> "Photos":
-        """The same photographs on a device."""
-        answers = (self.pooled_BD, self.dense_BDhw)
+        """Return the same photographs on ``device``."""
+        outputs = (self.pooled_BD, self.dense_BDhw)
         return Photos(
             self.pixels_B3SS.to(device),
             self.sizes_B2.to(device),
-            *(part if part is None else part.to(device) for part in answers),
+            *(part if part is None else part.to(device) for part in outputs),
         )
 
 
 @dataclass(frozen=True)
 class Named:
-    """Photographs whose classes are known: ``share_BLhw``, how much of a cell each one covers.
+    """Photographs with known classes: ``share_BLhw`` is the share of a cell that each one covers.
 
-    L are the classes of all named sets, in their order; void covers nothing.
+    L: the classes of all named sets, in the sets' order. Void belongs to no class.
     """
 
     pixels_B3SS: Tensor
@@ -119,7 +120,7 @@ class Named:
     share_BLhw: Tensor
 
     def to(self, device: torch.device) -> "Named":
-        """The same photographs on a device."""
+        """Return the same photographs on ``device``."""
         return Named(
             *(part.to(device) for part in (self.pixels_B3SS, self.sizes_B2, self.share_BLhw))
         )
@@ -127,7 +128,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A worker's part of a step: pieces that are small enough to be learnt from at once."""
+    """A worker's part of a step, in pieces small enough for one forward and backward pass."""
 
     photos: list[Photos] = field(default_factory=list)
     outlined: list[Batch] = field(default_factory=list)
@@ -135,7 +136,7 @@ class Drawn:
     rounds: int = 1
 
     def to(self, device: torch.device) -> "Drawn":
-        """The same on a device."""
+        """Return the same data on ``device``."""
         return Drawn(
             [piece.to(device) for piece in self.photos],
             [piece.to(device) for piece in self.outlined],
@@ -146,9 +147,9 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class Kinds:
-    """What the steps of a stage have: photographs in frames of these sides, regions, names.
+    """The kinds of data in a stage's steps: photographs at the sides ``photos``, regions, names.
 
-    Where there are ``kept`` answers of the CLIP teacher, photographs are the views they are for.
+    With ``kept`` outputs of the CLIP teacher, photographs are the views of those outputs.
     """
 
     photos: Sequence[int] = ()
@@ -158,12 +159,12 @@ class Kinds:
 
 
 class Sampler(Dataset[Drawn]):
-    """Draws a worker's part of each step of a stage."""
+    """A dataset whose item ``step`` is this worker's part of that step."""
 
     def __init__(
         self, run: Run, stage: int, kinds: Kinds, held_out: bool = False, whole: bool = False
     ) -> None:
-        """With ``held_out``, of what validates. With ``whole``, every worker draws all slots."""
+        """With ``held_out``, draw validation data; with ``whole``, draw all workers' slots."""
         recipe = run.recipe
         self.run, self.stage, self.kinds, self.whole = run, stage, kinds, whole
         photos, named = (
@@ -188,7 +189,7 @@ class Sampler(Dataset[Drawn]):
     def _slots(
         self, step: int, kind: int, images: int, at_once: int
     ) -> Iterator[list[np.random.Generator]]:
-        """Random numbers of this worker's slots, in pieces of at most ``at_once``."""
+        """Yield the random generators of this worker's slots, in pieces of at most ``at_once``."""
         key = self.run.recipe.seed, self.stage, step
         slots = range(images) if self.whole else workers.own(images)
         rngs = [seeded(*key, 1 + kind, slot) for slot in slots]
@@ -199,13 +200,13 @@ class Sampler(Dataset[Drawn]):
         recipe = self.run.recipe
         for rngs in self._slots(step, 0, recipe.clip_images, recipe.at_once):
             drawn = [self.photo_pool.draw(rng, partial(self._photo, rng, side)) for rng in rngs]
-            frames, *answers = zip(*drawn, strict=True)
-            yield Photos(*_stacked(frames), *map(_answers, answers))
+            frames, *outputs = zip(*drawn, strict=True)
+            yield Photos(*_stacked(frames), *map(_stacked_outputs, outputs))
 
     def _photo(
         self, rng: np.random.Generator, side: int, sample: Sample, index: int
     ) -> tuple[Frame, Array | None, Array | None]:
-        """A frame, and what the teacher said of it where that is kept: pooled, dense."""
+        """Return a frame and the teacher's stored outputs for it, if any: pooled, dense."""
         kept = self.kinds.kept
         if kept is None:
             return cut(sample, (), side, 1, rng, scales=(0.7, 1.3)), None, None
@@ -221,10 +222,10 @@ class Sampler(Dataset[Drawn]):
             yield make_batch(frames, rngs, self.run.side, kind, recipe.sam_batch.rounds)
 
     def _frame(self, rng: np.random.Generator, sample: Sample, _: int) -> Frame | None:
-        """A frame with the masks to ask for; None where nothing outlined is left in it."""
+        """Return a frame with the masks to predict, or None if no region stays visible."""
         side, prompts = self.run.side, self.run.recipe.sam_batch.prompts
         rles = regions(sample)
-        # A few more than needed: the cut loses some.
+        # A few more than needed, because the cut drops some.
         chosen = [rles[i] for i in rng.permutation(len(rles))[: prompts + 6]]
         frame = cut(sample, chosen, side, self.run.mask_side, rng)
         return frame.first(prompts) if len(frame.masks_Pmm) else None
@@ -233,14 +234,14 @@ class Sampler(Dataset[Drawn]):
         assert self.named_pool is not None
         recipe = self.run.recipe
         for rngs in self._slots(step, 2, recipe.named_images, recipe.at_once):
-            drawn = [self.named_pool.draw(rng, partial(self._counted, rng)) for rng in rngs]
+            drawn = [self.named_pool.draw(rng, partial(self._with_shares, rng)) for rng in rngs]
             frames, shares = zip(*drawn, strict=True)
             yield Named(*_stacked(frames), torch.from_numpy(np.stack(shares)))
 
-    def _counted(
+    def _with_shares(
         self, rng: np.random.Generator, sample: Sample, _: int
     ) -> tuple[Frame, NDArray[np.float32]] | None:
-        """A frame, and how much each class covers of each cell; None without a label map."""
+        """Return a frame and each class's share of each cell, or None without a label map."""
         if not sample.label_png:
             return None
         places = {i: at for at, (name, i) in enumerate(self.classes) if name == sample.source}
@@ -253,16 +254,16 @@ class Sampler(Dataset[Drawn]):
 
 
 def _stacked(frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
-    """``pixels_B3SS`` and ``sizes_B2`` of frames."""
+    """Return ``pixels_B3SS`` and ``sizes_B2`` of frames."""
     pixels_B3SS = torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float()
     return pixels_B3SS, torch.tensor([frame.valid for frame in frames])
 
 
-def _answers(kept: Sequence[Array | None]) -> Tensor | None:
-    there = [answer for answer in kept if answer is not None]
-    return torch.from_numpy(np.stack(there)).float() if there else None
+def _stacked_outputs(outputs: Sequence[Array | None]) -> Tensor | None:
+    stored = [output for output in outputs if output is not None]
+    return torch.from_numpy(np.stack(stored)).float() if stored else None
 
 
 def batches(sampler: Sampler, steps: range, readers: int = 0) -> Iterable[Drawn]:
-    """The drawn steps in order; ``readers`` processes decode ahead of the training."""
+    """Return the drawn steps in order; ``readers`` processes decode ahead."""
     return DataLoader(sampler, batch_size=None, sampler=steps, num_workers=readers)

@@ -1,9 +1,9 @@
-"""The CLIP teacher's answers, computed once and kept: epochs need not run the teacher again.
+"""Compute and store a CLIP teacher's outputs, so that epochs need not run the teacher again.
 
-    python -m training.data.embeddings --recipe edge --views 4 --out runs/targets
+    python -m training.distillation.embeddings --recipe edge --views 4 --out runs/targets
 
-A Ray Data job works through the photographs in parts, on as many workers as it is given; a part
-that is there is not done again. ``training.data.targets`` says what is kept, and reads it.
+A Ray Data job processes the photographs in parts on the given number of workers and skips parts
+that exist. ``training.data.targets`` defines and reads the stored files.
 """
 
 import argparse
@@ -25,83 +25,88 @@ from tqdm import tqdm
 
 from samclip_core.io import checkpoint
 from samclip_core.nn.text_encoder import load_text_encoder
-from training.data.annotations import BadSample, Frame
+from training.data.annotations import BadSample, Frame, imagenet_names
 from training.data.sources import Source, open_source
 from training.data.targets import Array, Plan, dense_file, identity, pooled_file, view_of
 from training.distillation.teachers import ClipTeacher, OpenClipTeacher, class_embeddings
-from training.distillation.text_tower import imagenet_names
 from training.recipes import RECIPES, Recipe
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 16  # samples whose views the teacher sees in one batch
+AT_ONCE = 16  # samples whose views form one batch of the teacher
 
 
 class Embedder:
-    """Does one part: the map function of the job, with a teacher of its own."""
+    """The map function of the Ray Data job: computes one part with its own copy of the teacher."""
 
     def __init__(
         self, teacher: Any, sources: Sequence[Source], plan: Plan, folder: Path, device: str
     ) -> None:
-        """``teacher`` is a module or a Ray reference to one."""
+        """Load ``teacher``, a module or a Ray reference to one."""
         module = ray.get(teacher) if isinstance(teacher, ray.ObjectRef) else teacher
         self.teacher: nn.Module = module.to(device)
         self.sources = {source.name: source for source in sources}
         self.plan, self.folder, self.device = plan, folder, device
         side = plan.size
-        dense_1Dhw, pooled_1D = self._ask(torch.zeros(1, 3, side, side), torch.tensor([[side] * 2]))
+        dense_1Dhw, pooled_1D = self._run_teacher(
+            torch.zeros(1, 3, side, side), torch.tensor([[side] * 2])
+        )
         self.shapes = pooled_1D.shape[1:], dense_1Dhw.shape[1:]
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Do the part that starts at ``row``'s sample; gives how many samples are broken."""
+        """Compute the part that starts at ``row``'s sample; return the number of broken samples."""
         source, start = self.sources[row["source"]], int(row["start"])
         indices = range(start, min(start + self.plan.part, len(source)))
         kinds = self.shapes if self.plan.dense else self.shapes[:1]
         rows = len(indices), self.plan.views
-        kept = [np.full((*rows, *shape), np.nan, np.float16) for shape in kinds]
-        made, usable = self._ahead(source, indices), 0
+        arrays = [np.full((*rows, *shape), np.nan, np.float16) for shape in kinds]
+        decoded, usable = self._ahead(source, indices), 0
         for first in range(0, len(indices), AT_ONCE):
-            good = {row: views for row, views in enumerate(islice(made, AT_ONCE), first) if views}
+            good = {
+                row: views for row, views in enumerate(islice(decoded, AT_ONCE), first) if views
+            }
             usable += len(good)
             if good:
-                for array, answer in zip(kept, self._answers(list(good.values())), strict=False):
-                    array[list(good)] = answer
+                for array, output in zip(arrays, self._outputs(list(good.values())), strict=False):
+                    array[list(good)] = output
         pooled = pooled_file(self.folder, source.name, start, self.plan.part)
-        # The pooled file says that a part is done: it comes last.
-        for path, array in reversed(list(zip((pooled, dense_file(pooled)), kept, strict=False))):
+        # The pooled file marks a part as complete, so it is written last.
+        for path, array in reversed(list(zip((pooled, dense_file(pooled)), arrays, strict=False))):
             _write(path, array)
         return {"broken": len(indices) - usable}
 
     def _ahead(self, source: Source, indices: range) -> Iterator[list[Frame]]:
-        """The views of each sample; the next ones are decoded while the teacher works."""
-        coming: deque[Future[list[Frame]]] = deque()
+        """Yield the views of each sample; decode the next ones while the teacher runs."""
+        pending: deque[Future[list[Frame]]] = deque()
         with ThreadPoolExecutor() as pool:
             for index in indices:
-                coming.append(pool.submit(self._views, source, index))
-                if len(coming) == 2 * AT_ONCE:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
+                pending.append(pool.submit(self._views, source, index))
+                if len(pending) == 2 * AT_ONCE:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
 
     def _views(self, source: Source, index: int) -> list[Frame]:
-        """All views of a sample; none of a broken one."""
+        """Return all views of a sample, or none if it is broken."""
         try:
             sample = source[index]
             return [view_of(sample, self.plan.size, view) for view in range(self.plan.views)]
         except BadSample as error:
-            log.warning("left out: %s", error)
+            log.warning("skipped: %s", error)
             return []
 
-    def _answers(self, views: Sequence[list[Frame]]) -> Iterator[Array]:
-        """``pooled_BKD`` and ``dense_BKDhw`` of K views of B samples."""
+    def _outputs(self, views: Sequence[list[Frame]]) -> Iterator[Array]:
+        """Yield ``pooled_BKD`` and ``dense_BKDhw`` of K views of B samples."""
         frames = [frame for of_sample in views for frame in of_sample]
         pixels_B3SS = torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float()
-        dense, pooled = self._ask(pixels_B3SS, torch.tensor([frame.valid for frame in frames]))
-        for answer in (pooled, dense):
-            yield answer.unflatten(0, (len(views), -1)).half().cpu().numpy()
+        dense, pooled = self._run_teacher(
+            pixels_B3SS, torch.tensor([frame.valid for frame in frames])
+        )
+        for output in (pooled, dense):
+            yield output.unflatten(0, (len(views), -1)).half().cpu().numpy()
 
     @torch.no_grad()
-    def _ask(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
+    def _run_teacher(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             return self.teacher(pixels_B3SS.to(self.device), sizes_B2.to(self.device))
 
@@ -123,20 +128,20 @@ def embed(
     workers: int = 1,
     gpu: bool = False,
 ) -> int:
-    """Keep the teacher's answers to all views in ``folder``; gives how many samples were broken.
+    """Store the teacher's outputs for all views in ``folder``; return the number of broken samples.
 
-    Teacher: float ``pixels_B3SS`` 0..255 and ``sizes_B2`` → ``dense_BDhw``, ``pooled_BD``. What
-    ``plan`` says of teacher and sources is filled in here. Raises ValueError where ``folder`` holds
-    something else, or two sources have one name.
+    The teacher maps float ``pixels_B3SS`` 0..255 and ``sizes_B2`` to ``dense_BDhw`` and
+    ``pooled_BD``. The plan's ``teacher`` and ``sources`` are filled in here. Raises ValueError if
+    ``folder`` holds other targets or two sources have the same name.
     """
     digests = {source.name: source.digest() for source in sources}
     if len(digests) < len(sources):
-        raise ValueError(f"two sources of one name in {[source.name for source in sources]}")
+        raise ValueError(f"expected unique source names, got {[source.name for source in sources]}")
     plan = replace(plan, teacher=identity(teacher), sources=digests)
-    there = Plan.read(folder)
-    if there:
-        there.check(folder, plan)
-    replace(plan, sources=(there.sources if there else {}) | digests).write(folder)
+    existing = Plan.read(folder)
+    if existing:
+        existing.check(folder, plan)
+    replace(plan, sources=(existing.sources if existing else {}) | digests).write(folder)
     todo = [
         {"source": source.name, "start": number * plan.part}
         for source in sources
@@ -167,12 +172,12 @@ def embed(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Keep the answers of a recipe's CLIP teacher; see ``--help``."""
+    """Store the outputs of a recipe's CLIP teacher; see ``--help``."""
     options = parser()
     arguments = options.parse_args(argv)
     recipe = RECIPES[arguments.recipe]()
     if recipe.kind == "vit-b" and not arguments.clip:
-        options.error(f"the CLIP teacher of recipe {recipe.name} is an official one: give --clip")
+        options.error(f"recipe {recipe.name} uses an official CLIP teacher: give --clip")
     names = [f"{arguments.data}/{name}" for name in recipe.photo_sets]
     sources = [open_source(location) for location in arguments.sources or names]
     plan = Plan(
@@ -184,30 +189,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     teacher = _teacher(recipe, arguments)
     out = arguments.out.resolve()
     broken = embed(teacher, sources, out, plan, workers=arguments.workers, gpu=arguments.gpu)
-    print(f"{out}: {sum(map(len, sources))} photographs, {broken} newly found broken")
+    print(f"{out}: {sum(map(len, sources))} photographs, {broken} of those computed now are broken")
     return 0
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line: whose answers, to which photographs, to where."""
+    """Return the command-line parser."""
     options = argparse.ArgumentParser(
-        prog="python -m training.data.embeddings", description="Keep a CLIP teacher's answers."
+        prog="python -m training.distillation.embeddings",
+        description="Compute and store a CLIP teacher's outputs.",
     )
-    options.add_argument("--recipe", choices=RECIPES, default="edge", help="whose teacher")
-    options.add_argument("--data", default="../shared/data", help="folder or URL of the sets")
     options.add_argument(
-        "--sources", nargs="+", help="folders or URLs of single sets; default: the recipe's"
+        "--recipe", choices=RECIPES, default="edge", help="recipe whose teacher runs"
     )
-    options.add_argument("--views", type=int, default=4, help="cuts of each photograph")
-    options.add_argument("--size", type=int, help="pixels on a side; default: the recipe's first")
-    options.add_argument("--dense", action="store_true", help="keep the dense maps as well")
+    options.add_argument(
+        "--data", default="../shared/data", help="folder or URL of the photograph sets"
+    )
+    options.add_argument(
+        "--sources", nargs="+", help="folders or URLs of single sets; default: those of the recipe"
+    )
+    options.add_argument("--views", type=int, default=4, help="random cuts per photograph")
+    options.add_argument(
+        "--size", type=int, help="side of a view in pixels; default: the recipe's first photo side"
+    )
+    options.add_argument("--dense", action="store_true", help="also store the dense maps")
     options.add_argument("--out", type=Path, default=Path("runs/targets"))
     options.add_argument("--text-tower", default="edge", help="edge: checkpoint of the text tower")
     options.add_argument(
         "--clip", metavar="MODEL:FILE", help="vit-b: an open_clip model and its weights"
     )
     options.add_argument("--workers", type=int, default=1)
-    options.add_argument("--gpu", action="store_true", help="a GPU for each worker")
+    options.add_argument("--gpu", action="store_true", help="use one GPU per worker")
     return options
 
 

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from tests.photographs import draw, jpg, write_shard
 from training.data.annotations import BadSample
-from training.data.embeddings import Embedder, embed, main
 from training.data.sources import Source, open_source
 from training.data.targets import Plan, StoredTargets, identity, view_of
+from training.distillation.embeddings import Embedder, embed, main
 
 PLAN = Plan(teacher="", size=64, views=3, dense=True, part=20)
 
 
 class MeanColour(nn.Module):
-    """A teacher whose answers can be computed by hand: colours over the valid pixels, scaled."""
+    """A teacher that returns scaled mean colours of the valid pixels."""
 
     def __init__(self, scale: float = 1 / 255) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class MeanColour(nn.Module):
 
 
 class Asked(MeanColour):
-    """Remembers how many pictures it was asked about."""
+    """A teacher that records its batch sizes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def a_source(folder: Path, count: int, broken: tuple[int, ...] = ()) -> Source:
 
 
 def expect_all_right(targets: StoredTargets, source: Source, broken: tuple[int, ...]) -> None:
-    """Every answer is the teacher's to the very view that training makes again."""
+    """Check that every stored answer is the teacher's for the view that training recreates."""
     for index in range(len(source)):
         for view in range(targets.plan.views):
             if index in broken:
@@ -78,11 +78,11 @@ def test_a_part_holds_the_answers_to_all_views_and_leaves_out_the_broken(
     source, teacher = a_source(tmp_path / "set", 25, broken=(2, 21)), Asked()
     work = embedder(teacher, source, tmp_path / "kept")
     assert [work({"source": "set", "start": start}) for start in (0, 20)] == [{"broken": 1}] * 2
-    # The first call asks for the shapes; then come three views of up to 16 photographs each.
+    # The first call determines the shapes; the others hold three views of up to 16 photographs.
     assert teacher.batches == [1, 3 * 15, 3 * 4, 3 * 4]
     targets = StoredTargets.open(tmp_path / "kept", identity(teacher), [source])
     expect_all_right(targets, source, broken=(2, 21))
-    assert "left out: set/02: the photograph is broken" in caplog.text
+    assert "skipped: set/02: the photograph is broken" in caplog.text
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
 
 
@@ -104,7 +104,7 @@ def test_without_dense_maps_none_is_written(tmp_path: Path):
 
 def test_two_sources_of_one_name_are_refused(tmp_path: Path):
     sources = [a_source(tmp_path / f"{i}/set", 1) for i in range(2)]
-    with pytest.raises(ValueError, match=r"two sources of one name in .*set"):
+    with pytest.raises(ValueError, match=r"expected unique source names, got .*set"):
         embed(MeanColour(), sources, tmp_path / "kept", PLAN)
     assert not (tmp_path / "kept").exists()
 
@@ -115,7 +115,7 @@ def test_an_official_teacher_must_be_named(capsys: pytest.CaptureFixture[str]):
     assert "give --clip" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # Ray Data's own defaults
+@pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # Ray Data's defaults
 @pytest.mark.usefixtures("small_ray")
 def test_the_job_does_what_is_missing_and_refuses_another_teacher(tmp_path: Path):
     folder, plan = tmp_path / "kept", replace(PLAN, part=2)
@@ -124,13 +124,13 @@ def test_the_job_does_what_is_missing_and_refuses_another_teacher(tmp_path: Path
     done = plan.files(folder, first)[0]
     made = done.stat().st_mtime_ns
 
-    assert embed(MeanColour(), [first, second], folder, plan) == 1  # the other was met before
+    assert embed(MeanColour(), [first, second], folder, plan) == 1  # one was reported before
     assert done.stat().st_mtime_ns == made
     targets = StoredTargets.open(folder, identity(MeanColour()), [first, second])
     expect_all_right(targets, first, broken=(1, 3))
     expect_all_right(targets, second, broken=())
 
-    assert embed(MeanColour(), [second], folder, plan) == 0  # nothing is left to do
-    with pytest.raises(ValueError, match="holds the answers of teacher"):
+    assert embed(MeanColour(), [second], folder, plan) == 0  # everything is done
+    with pytest.raises(ValueError, match="holds outputs of teacher"):
         embed(MeanColour(1 / 254), [first], folder, plan)
     assert Plan.read(folder) == targets.plan

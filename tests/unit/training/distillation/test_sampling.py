@@ -12,7 +12,7 @@ from tests import photographs
 from tests.photographs import annotated, draw, write_shard
 from tests.tiny import TINY
 from training import workers
-from training.data.sampling import HELD_OUT, Drawn, Kinds, Pool, Sampler, batches, seeded
+from training.distillation.sampling import HELD_OUT, Drawn, Kinds, Pool, Sampler, batches, seeded
 from training.recipes import Run, SamBatch, debug
 
 SIZE = TINY["edge"].image_size
@@ -78,7 +78,7 @@ def test_a_step_comes_in_pieces_that_can_be_learnt_from_at_once(run: Run):
 def test_workers_share_a_step_without_changing_it(
     run: Run, count: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """All slots of all workers together are those of one worker, whatever its pieces."""
+    """The slots of all workers together equal those of one worker, however they are split."""
     whole = both(run)[7]
     parts = []
     for rank in range(count):
@@ -102,7 +102,7 @@ def test_workers_share_a_step_without_changing_it(
 def test_photographs_keep_their_values_and_their_padding_is_black(run: Run):
     for piece in both(run)[0].photos:
         assert piece.pixels_B3SS.dtype == torch.float32
-        assert piece.pixels_B3SS.max() > 100  # still 0..255
+        assert piece.pixels_B3SS.max() > 100  # the range is 0–255
         for pixels_3SS, (height, width) in zip(
             piece.pixels_B3SS, piece.sizes_B2.tolist(), strict=True
         ):
@@ -172,7 +172,7 @@ def test_a_set_without_a_single_region_is_an_error_not_an_endless_search(run: Ru
     write_shard(tmp_path / "camvid/train-1.tar", {"nothing": photographs.outlined(blank)})
     recipe = replace(run.recipe, region_sets=(("camvid", 1.0),))
     sampler = Sampler(replace(run, data=str(tmp_path), recipe=recipe), 0, Kinds(outlined=True))
-    with pytest.raises(ValueError, match="100 photographs in a row were of no use"):
+    with pytest.raises(ValueError, match="100 photographs in a row were unusable"):
         sampler[0]
 
 
