@@ -199,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", choices=("cpu", "cuda"), default="cpu", help="device of the encoder (cpu)")
     add("--image-bytes", help="size of an image file (250000)", **number)
     add("--keep-hours", help="lifetime of embeddings in Redis (24)", **number)
-    add("--utilisation", help="max of cores, GPUs and Redis (0.7)", **number)
+    add("--utilisation", help="max utilisation of cores, GPUs, Redis (0.7)", **number)
     add("--shard-gb", help="memory of one Redis shard (25)", **number)
     add("--core-hour", help="hourly price of a core (0.04)", **number)
     add("--gb-hour", help="hourly price of a GB of memory (0.005)", **number)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from samclip_core.io.files import replacing
 from training import workers
 
 
@@ -233,14 +234,12 @@ def _over_workers(figures: dict[str, Tensor]) -> dict[str, float]:
 
 def _write(path: Path, content: object) -> None:
     """Write a file atomically. Raises OSError with the free space if writing fails."""
-    partial = path.with_suffix(".tmp")
     try:
-        torch.save(content, partial)
+        with replacing(path) as partial:
+            torch.save(content, partial)
     except (OSError, RuntimeError) as error:
-        partial.unlink(missing_ok=True)
         free = shutil.disk_usage(path.parent).free / 2**20
         raise OSError(
             f"{path} could not be written ({error}): {free:.0f} MiB are free in {path.parent}; "
             "free some space and start the run again, it resumes from its last saved state"
         ) from error
-    partial.replace(path)

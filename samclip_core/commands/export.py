@@ -17,7 +17,7 @@ from samclip_core.engine.likeness import agreement, noise
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
-from samclip_core.io.image import ImageLimits, decode
+from samclip_core.io.image import SUFFIXES, ImageLimits, decode
 from samclip_core.nn.network import SamClipNet, load_net
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 
@@ -25,7 +25,6 @@ LARGEST_TO_QUANTISE = 2**31
 """Bytes of float weights: quantisation needs them in the graph, and protobuf's limit is 2 GiB."""
 SAMPLES = 300
 """Maximum number of photographs to calibrate with, which is enough."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def export(

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
+from samclip_core.io.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -226,14 +227,14 @@ def check_target(directory: Path) -> None:
 
 
 def seal(directory: Path) -> str:
-    """Write manifest.json for the current files of ``directory``; return the new digest.
+    """Write manifest.json for the files of ``directory`` but hidden ones; return the new digest.
 
     Call it after completing the card or the lineage of a trained checkpoint.
     """
     files = {
         path.name: sha256(path)
         for path in directory.iterdir()
-        if path.is_file() and path.name not in (MANIFEST, *GRAPHS)
+        if path.is_file() and path.name not in (MANIFEST, *GRAPHS) and path.name[0] != "."
     }
     manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
     with suppress(CheckpointError):  # no manifest yet, or a damaged one
@@ -248,9 +249,8 @@ def _same_weights(files: Mapping[str, str], before: Mapping[str, str]) -> bool:
 
 
 def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
-    partial = directory.parent / f".{directory.name}-{MANIFEST}"
-    partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-    partial.replace(directory / MANIFEST)
+    with replacing(directory / MANIFEST) as partial:
+        partial.write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
 
 
 def _read_graphs(directory: Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 # Pillow warns about every damaged EXIF tag: a 700 kB image can log 60,000 lines.
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+"""Of the files that ``decode`` reads."""
 _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,

@@ -22,9 +22,7 @@ Client: TypeAlias = Redis | RedisCluster
 
 FORMS = "redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or rediss+cluster://"
 SENTINEL_PORT = 26379
-MAX_CONNECTIONS = (
-    1024  # far more than concurrent requests, so that none fails for lack of a connection
-)
+MAX_CONNECTIONS = 1024  # far above the number of concurrent requests, none of which may fail
 
 
 def connect(url: str, timeout_s: float) -> Client:

@@ -40,7 +40,7 @@ class Leases:
         work: Callable[[], Awaitable[T]],
         settle: Callable[[], Awaitable[None]],
     ) -> T:
-        """Return the result of another process from ``find``, or of ``work`` (or its error).
+        """Return the result of another process, found by ``find``, or the result of ``work``.
 
         ``find`` may raise Unanswered. ``settle`` returns when other processes can find the result;
         the lease is kept until then, after this call has returned.
@@ -92,7 +92,7 @@ class _Lease:
         self._taking: asyncio.Task[object] | None = None
 
     async def take(self) -> bool:
-        """Return whether the lease was free. Raises Unanswered, after which it may still be taken.
+        """Return whether the lease was free. Raises Unanswered; it may be taken even then.
 
         Cancellation does not cancel the command, so that ``release`` can wait for its outcome.
         """

@@ -20,7 +20,8 @@ import fsspec
 from samclip import Client, InvalidArgument, NotFound, ServiceError, cli
 from tqdm import tqdm
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+from samclip_core.io.image import SUFFIXES
+
 FILES_AT_ONCE = 32
 PART = 256  # images per part of a source; a shard is one part
 LISTED_AT_ONCE = 1000
@@ -108,9 +109,7 @@ def _share_out(
     try:
         import ray.data  # only a job needs it
     except ImportError as error:
-        raise WorkerFailed(
-            f"Ray Data is not installed ({error}): install samclip[train]"
-        ) from error
+        raise WorkerFailed(f"Ray Data is missing ({error}): install samclip[train]") from error
 
     def work(row: dict[str, Any]) -> dict[str, str]:
         try:

@@ -56,7 +56,7 @@ def _replaced(pattern: str, replacement: str, configuration: str) -> str:
 
 
 def main() -> None:
-    """Restrict the configuration, then replace this process by HAProxy."""
+    """Restrict the configuration, then replace this process with HAProxy."""
     command = sys.argv[1:]
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     # The same script starts the front door, which has none of Serve's variables.

@@ -92,7 +92,7 @@ def _read_settings(argv: Sequence[str] | None) -> Settings:
     parser.add_argument("--grpc-port", type=int, help="port for gRPC (9000)")
     parser.add_argument("--redis-url", help="embedding cache shared by replicas (none)")
     parser.add_argument(
-        "--api-keys-file", type=Path, help="require an API key of this file (samclip keys)"
+        "--api-keys-file", type=Path, help="require an API key from this file (samclip keys)"
     )
     parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
     flags = vars(parser.parse_args(argv))

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from samclip_core.io.files import replacing
 from training.data.annotations import BadSample, Frame, Sample, cut
 from training.data.sources import Source
 
@@ -92,9 +93,8 @@ class Plan:
     def write(self, folder: Path) -> None:
         """Write the plan to ``folder``."""
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / "targets.partial"
-        partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        partial.replace(folder / "targets.json")
+        with replacing(folder / "targets.json") as partial:
+            partial.write_text(json.dumps(asdict(self), indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Plan | None":

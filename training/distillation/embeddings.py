@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from samclip_core.io import checkpoint
+from samclip_core.io.files import replacing
 from samclip_core.nn.text_encoder import load_text_encoder
 from training.data.annotations import BadSample, Frame, imagenet_names
 from training.data.sources import Source, open_source
@@ -113,10 +114,8 @@ class Embedder:
 
 def _write(path: Path, array: Array) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
+    with replacing(path) as partial, partial.open("wb") as file:
         np.save(file, array)
-    partial.replace(path)
 
 
 def embed(

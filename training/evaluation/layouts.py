@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+from samclip_core.io.image import SUFFIXES
+
 WNID = re.compile(r"n\d{8}")
 NAME_FILES = (
     "imagenet_class_index.json",
@@ -107,7 +108,7 @@ def class_folders(folder: Path) -> Classified:
         (path, index)
         for index, key in enumerate(keys)
         for path in sorted((folder / key).rglob("*"))
-        if path.suffix.lower() in PICTURES
+        if path.suffix.lower() in SUFFIXES
     ]
     return Classified(pictures, names)
 

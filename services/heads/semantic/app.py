@@ -25,8 +25,8 @@ from services.request.rpc import rpc
 from services.settings import Settings
 
 TURNS = 2
-"""Requests whose steps alternate on the device: a short one overtakes a long one. Each keeps the maps
-of all its classes in memory."""
+"""Requests whose steps alternate on the device: a short one overtakes a long one. Each keeps the
+maps of all its classes in memory."""
 
 
 class Semantic(Head):
