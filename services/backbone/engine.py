@@ -28,7 +28,8 @@ from samclip_core.model import Prepared, SamClip
 from samclip_core.types import ImageFeatures
 from services.backbone.probe import Probe
 from services.batching import threads
-from services.batching.batcher import Batcher, buckets
+from services.batching.batcher import Batcher
+from services.batching.queue import buckets
 from services.cache import embedding_cache
 from services.cache.entry import Entries, Entry
 from services.observability import metrics
@@ -45,8 +46,8 @@ TEXTS_AT_ONCE = 64
 FEWEST_TEXTS = 8
 """Texts in the first run, and the minimum: smaller runs spend most of their time on overhead."""
 TEXT_RUN_S = 0.3
-"""Longest run of the text tower, since images and cancellation wait for it: a longer run halves the
-texts of the next one."""
+"""Target for one run of the text tower, since images and cancellation wait for it: a longer run
+halves the texts of the next one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,9 +192,9 @@ class Engine:
         return results
 
     def _execute(self, prepared: list[Prepared]) -> list[Entries]:
-        """Return the entries of each image; halves the batch if the memory is not enough.
+        """Return the entries of each image; halves the batch if memory runs out.
 
-        Raises Overloaded if it is not enough for one image.
+        Raises Overloaded if there is not enough for one image.
         """
         try:
             return [self._entries(found) for found in self.model.encode_batch(prepared)]

@@ -137,7 +137,7 @@ class Swapping(Service):
         digest = checkpoint.digest(directory)
         held = next((each for each in self._held if each.digest == digest), None)
         if held is None:
-            # A head reads few of the files; it must not start a checkpoint that others refuse.
+            # A head reads few of the files: verify all, or it accepts what other services refuse.
             await asyncio.to_thread(checkpoint.verify, directory)
             successor = self._held[0].service.successor
             held = _Held(await asyncio.to_thread(successor, settings))
@@ -157,7 +157,7 @@ class Swapping(Service):
                 self._held.remove(held)
                 metrics.retire(held.service.model)
                 await held.service.close()
-        # Serve freezes the objects of the start: weights in cycles would never be freed.
+        # Serve freezes all objects at start, so weights in cycles would never be freed.
         gc.unfreeze()
         gc.collect()
 

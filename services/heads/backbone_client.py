@@ -70,7 +70,7 @@ CLASSES_KEPT = 16
 PLACES = 8
 """A refusal by the backbone applies until about this many places in its queue are free again."""
 LONGEST_S = 0.3
-"""Longest time that a refusal applies, and the extra time up to which it covers other requests."""
+"""Longest time that a refusal applies. It covers requests that have up to this much more time."""
 
 Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
 
@@ -200,7 +200,7 @@ class BackboneClient:
         with applied:
             response = await self._call(context, self._stub.Embed, request, proven)
         entries = wire.to_entries(response, self._size)
-        self.cache.remember(cache_key, entries)  # the response's cache: ``_call`` sets it
+        self.cache.remember(cache_key, entries)  # now the response's cache: see ``_call``
         return response.image, wire.to_features(entries, response.model.dtype)
 
     async def class_embeddings(

@@ -94,7 +94,7 @@ DEVICE_MEMORY = Gauge(
     multiprocess_mode="livesum",
 )
 
-# Prometheus sees no increase at the first event of a series that does not exist before it.
+# Prometheus sees no increase at the first event unless the series exists before it.
 for _stage in STAGES:
     STAGE_SECONDS.labels(_stage)
 for _reason in SHED_REASONS:

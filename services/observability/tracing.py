@@ -32,7 +32,7 @@ _tracer: Tracer | None = None
 
 
 def start(service: str, endpoint: str) -> None:
-    """Send spans to an OTLP collector such as ``http://127.0.0.1:4318``; call again: no effect."""
+    """Send spans to an OTLP collector, such as ``http://127.0.0.1:4318``; once per process."""
     if _tracer is not None:
         return
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter

@@ -30,7 +30,7 @@ from services.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
 SMALL_REPLY = 4096
-"""Bytes of a message up to which JSON is made without a thread: 0.4 ms is not worth the switch."""
+"""Bytes of a message that becomes JSON on the event loop: 0.4 ms is not worth a thread."""
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 

@@ -40,7 +40,7 @@ IMAGE = descriptor(pb.Image)
 MAX_VALUES = 1_000_000
 """Values in one JSON text: each becomes an object of some hundred bytes."""
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
-"""An escaped UTF-16 high surrogate, which is a character only as half of a pair."""
+"""An escaped UTF-16 surrogate, which is a character only as half of a pair."""
 BASE64 = (string.ascii_letters + string.digits + "+/-_").encode()
 UNFIT = (
     json_format.ParseError,

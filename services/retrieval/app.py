@@ -1,4 +1,4 @@
-"""Retrieval as a Serve application: collections of images, searched by text, image or example."""
+"""The retrieval application: collections of images, searched by text, image or example."""
 
 import asyncio
 import logging
@@ -36,20 +36,21 @@ TOP_K = 10
 LISTED = 100
 MAX_ID = 256
 MAX_ITEMS = 1024
-HEALTH_S = 1.0  # that the index has to answer before it is reported: readiness is asked for 2 s
+HEALTH_S = 1.0
+"""Timeout of the index's health check, below the two seconds of the gateway's readiness check."""
 
 logger = logging.getLogger(__name__)
 
 
 class _Made(NamedTuple):
-    """An item to store, and the precision that its vector was computed in."""
+    """An item to store, and the precision of its vector."""
 
     item: Item
     dtype: str
 
 
 class Retrieval(Head):
-    """Keeps collections; exactly one replica of it may run."""
+    """Serves the collections. Exactly one replica may run."""
 
     name = "RetrievalService"
     application = "retrieval"
@@ -64,7 +65,7 @@ class Retrieval(Head):
             logger.warning("starting without the index: %s", error)
 
     def __del__(self) -> None:
-        """Let go of the index, which is closed when nobody holds it."""
+        """Drop the reference to the index, which closes with the last one."""
         vars(self).pop("_index", None)
 
     def successor(self, settings: Settings) -> "Retrieval":
@@ -79,7 +80,7 @@ class Retrieval(Head):
         return {**await super().health(), "index": "ready", "collections": count}
 
     def scope(self, method: str, request: Message) -> str:
-        """Changing is ``index``; to lose a whole collection takes more."""
+        """Require ``index`` for changes, and ``admin`` to delete a whole collection."""
         if isinstance(request, pb.DeleteRequest):
             return "admin" if request.all else "index"
         return "index" if isinstance(request, pb.IndexRequest) else "read"
@@ -125,7 +126,7 @@ class Retrieval(Head):
             request.top_k or TOP_K,
             request.offset,
             dict(request.filter),
-            # An item is always the nearest to itself: more like this one means others.
+            # An item is always nearest to itself.
             exclude=request.id if request.HasField("id") else None,
         )
         try:
@@ -184,9 +185,9 @@ class Retrieval(Head):
     async def _made(
         self, context: RequestContext, items: Sequence[pb.IndexItem]
     ) -> list[_Made | pb.ItemError]:
-        """What is to be stored of each item, or why it cannot be.
+        """Embed the items; return an item to store, or an error, for each of them.
 
-        An error of the service itself is raised, after the work on the other items has ended.
+        An error of the service is raised, after the work on the other items has ended.
         """
         gate = asyncio.Semaphore(IMAGES_AT_ONCE)
         first = {item.id: number for number, item in reversed([*enumerate(items)])}
@@ -203,12 +204,12 @@ class Retrieval(Head):
     async def _item(
         self, context: RequestContext, item: pb.IndexItem, repeated: bool, gate: asyncio.Semaphore
     ) -> _Made | pb.ItemError:
-        """An item to store, or why it cannot be; errors of the service are raised."""
+        """Embed an item; return it, or its error. Errors of the service are raised."""
         try:
             if repeated:
                 raise InvalidRequest(
-                    f"an earlier item of the request has the id {item.id[:MAX_ID]!r} too: send "
-                    "each item under an id of its own"
+                    f"an earlier item of the request also has the id {item.id[:MAX_ID]!r}: give "
+                    "each item a unique id"
                 )
             if not 0 < len(item.id) <= MAX_ID:
                 raise InvalidRequest(
@@ -224,7 +225,7 @@ class Retrieval(Head):
     async def _embed(
         self, context: RequestContext, image: pb.Image
     ) -> tuple[NDArray[np.float32], str]:
-        """The vector of an image, and the precision that it was computed in."""
+        """Return the vector of an image, and the precision that it was computed in."""
         _, features = await self.backbone.features(context, image, pb.CLIP_POOLED)
         assert features.clip_pooled_D is not None
         return unit(features.clip_pooled_D), features.dtype or UNRECORDED
@@ -239,8 +240,8 @@ class Retrieval(Head):
         dtypes = sorted({dtype for _, dtype in made})
         if len(dtypes) > 1:
             raise Unavailable(
-                f"replicas of the backbone compute in {' and '.join(dtypes)}, and vectors of one "
-                "precision belong together: set SAMCLIP_DTYPE to one of these for all replicas"
+                f"replicas of the backbone compute in {' and '.join(dtypes)}, and a collection "
+                "cannot mix precisions: set SAMCLIP_DTYPE to one of these for all replicas"
             )
         collection = self._collections(caller).get_or_make(name, dtypes[0])
         return collection.upsert([item for item, _ in made])
@@ -258,7 +259,7 @@ class Retrieval(Head):
         return self._collections(caller).of_any_model(name).items(after, limit)
 
     def _collections(self, caller: Caller) -> Collections:
-        """Those of whoever asks. Raises Unavailable."""
+        """Return the collections of the caller's tenant. Raises Unavailable."""
         return self._every_tenants().of_tenant(caller.tenant)
 
     def _every_tenants(self) -> Collections:
@@ -266,5 +267,5 @@ class Retrieval(Head):
 
 
 def build(settings: Settings) -> Application:
-    """The application, for ``serve.run``."""
+    """Return the application for ``serve.run``."""
     return replica.of(Retrieval, settings)

@@ -1,9 +1,9 @@
-"""One collection of image vectors on disk: which pictures are nearest to a vector.
+"""One collection of image vectors on disk, with nearest-neighbour search.
 
-It is two files. NAME.sqlite is the truth: ids, metadata, vectors, and the model they
-come from; a change is there, whole, before it is acknowledged. NAME.usearch is a snapshot of the
-search graph, which only saves time at the start: a row's number is never used again, so comparing
-numbers tells what the snapshot lacks and what it has too much, after any kind of crash.
+A collection is two files. NAME.sqlite is authoritative: it has the ids, metadata, vectors and
+model, and a change is committed to it before it is acknowledged. NAME.usearch is a snapshot of the
+search graph, which only saves time at the start. Row numbers are never reused, so comparing them
+shows which rows the snapshot lacks and which it must drop, after any kind of crash.
 """
 
 import hashlib
@@ -34,10 +34,10 @@ from services.retrieval.index import (
 )
 
 SNAPSHOT_EVERY = 5_000
-"""Changes after which the graph is written again."""
+"""Number of changes after which the snapshot is written again."""
 
 _FILES = ("", "-wal", "-shm")
-"""What SQLite adds to the name of a database: nothing, or one of these for its log."""
+"""Suffixes of a database's files: the database, and the two of its write-ahead log."""
 
 _SCHEMA = """
 CREATE TABLE model (digest TEXT NOT NULL, dimension INTEGER NOT NULL, dtype TEXT NOT NULL);
@@ -55,21 +55,21 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def on_disk() -> Iterator[None]:
-    """Raise Unavailable where the disk is full, or does not do its part in another way."""
+    """Raise Unavailable if the disk is full or fails."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        logger.warning("the index on disk: %s", error)
+        logger.warning("the index on disk failed: %s", error)
         raise Unavailable(
-            f"the disk that holds the index does not take this ({error}): make room, try again"
+            f"the index on disk failed ({error}): free some space and try again"
         ) from error
 
 
 class EmbeddedCollection:
-    """One collection, open. For one thread at a time. Changes raise Unavailable: none was made."""
+    """An open collection. Not thread-safe. A change that raises Unavailable has no effect."""
 
     def __init__(self, path: Path, digest: str, dimension: int, dtype: str):
-        """Open the collection at ``path`` (without suffix), or make an empty one."""
+        """Open the collection at ``path`` (without suffix), or create an empty one."""
         self.name = path.name
         self._snapshot = path.with_name(f"{path.name}.usearch")
         self._database = _connect(path, digest, dimension, dtype)
@@ -81,10 +81,7 @@ class EmbeddedCollection:
         return len(self._graph)
 
     def upsert(self, items: Iterable[Item]) -> int:
-        """Add items, all or none; one whose id is there already takes its place.
-
-        Return how many did.
-        """
+        """Add items atomically, replacing those with the same ids; return how many it replaced."""
         rows = {
             item.id: (item.id, json.dumps(dict(item.metadata)), _blob(item.vector_D))
             for item in items
@@ -102,25 +99,25 @@ class EmbeddedCollection:
         return len(replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Take items out; ids that are not there do not count."""
+        """Delete items; return how many there were. Unknown ids are ignored."""
         with on_disk(), self._database:
             removed = self._remove(tuple(dict.fromkeys(ids)))
         self._change(removed, {})
         return len(removed)
 
     def vector(self, id: str) -> NDArray[np.float32]:
-        """The vector of an item, D. Raises NotFound."""
+        """Return the vector of an item, D. Raises NotFound."""
         row = self._database.execute("SELECT vector FROM items WHERE id = ?", (id,)).fetchone()
         if row is None:
             raise no_item(id, self.name)
         return np.frombuffer(row[0], "<f4")
 
     def search(self, query: Query) -> list[Hit]:
-        """The nearest items by cosine, best first; with a filter always one by one."""
+        """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
         if not len(self):
             return []
 
-        # Once, however often the ranking is asked for more of equally near items.
+        # Computed once: ``page`` calls ``ranked`` again to resolve ties.
         compared = self._compare(query, query.filter) if query.filter else None
 
         def ranked(most: int, exact: bool) -> Iterator[tuple[int, float]]:
@@ -141,14 +138,14 @@ class EmbeddedCollection:
         return [self._hit(number, score) for number, score in page]
 
     def items(self, after: str, limit: int) -> list[Listed]:
-        """Items by id, in the order of its UTF-8 bytes, from the first one after ``after``."""
+        """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
         rows = self._database.execute(
             "SELECT id, metadata FROM items WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )
         return [Listed(id, json.loads(metadata)) for id, metadata in rows]
 
     def save(self) -> None:
-        """Write the snapshot, whole or not at all: nothing is lost without it."""
+        """Write the snapshot atomically. A failure is logged and loses no data."""
         if not self._unsaved:
             return
         partial = self._snapshot.with_suffix(".partial")
@@ -160,7 +157,7 @@ class EmbeddedCollection:
                 self._database.execute("INSERT INTO snapshot VALUES (?)", (_sha256(partial),))
             partial.replace(self._snapshot)
         except (OSError, RuntimeError, sqlite3.OperationalError) as error:  # RuntimeError: usearch
-            logger.warning("no snapshot of collection %s: %s", self.name, error)
+            logger.warning("cannot write the snapshot of collection %s: %s", self.name, error)
             partial.unlink(missing_ok=True)
         self._unsaved = 0
 
@@ -169,7 +166,7 @@ class EmbeddedCollection:
         self._database.close()
 
     def remove_files(self) -> None:
-        """Close for good: the collection is gone."""
+        """Close the collection and delete its files."""
         path = Path(self._database.execute("PRAGMA database_list").fetchone()[2])
         self._database.close()
         self._snapshot.unlink(missing_ok=True)
@@ -179,27 +176,27 @@ class EmbeddedCollection:
     def _compare(
         self, query: Query, filter: Mapping[str, str]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Numbers and cosines of the items with this metadata, best first.
+        """Return numbers and cosines of the items with this metadata, best first.
 
-        The database looks for the pairs as they are written, which may also occur inside other
-        strings, so the metadata of its results is read. Raises DeadlineExceeded where the caller
-        has gone: millions of items take long, and other requests wait for this thread.
+        The database searches for the encoded pairs, which may also occur inside other strings, so
+        the metadata of its results is checked again. Raises DeadlineExceeded if the caller has
+        gone: comparing millions of items takes long, and other requests wait for this thread.
         """
         vector_D = query.vector_D
-        written = [json.dumps({key: value})[1:-1] for key, value in filter.items()]
+        pairs = [json.dumps({key: value})[1:-1] for key, value in filter.items()]
         statement = "SELECT number, metadata, vector FROM items WHERE number BETWEEN ? AND ? AND "
-        statement += " AND ".join(["instr(metadata, ?)"] * len(written))
+        statement += " AND ".join(["instr(metadata, ?)"] * len(pairs))
         (last,) = self._database.execute("SELECT max(number) FROM items").fetchone()
         numbers, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         for first in range(1, last + 1, EXACT):
             query.check_wanted()
-            part = (first, first + EXACT - 1, *written)
-            some = self._database.execute(statement, part).fetchall()
-            held = [(n, v) for n, m, v in some if filter.items() <= json.loads(m).items()]
-            vectors_ND = np.frombuffer(b"".join(v for _, v in held), "<f4")
+            part = (first, first + EXACT - 1, *pairs)
+            rows = self._database.execute(statement, part).fetchall()
+            matches = [(n, v) for n, m, v in rows if filter.items() <= json.loads(m).items()]
+            vectors_ND = np.frombuffer(b"".join(v for _, v in matches), "<f4")
             vectors_ND = vectors_ND.reshape(-1, self.dimension)
             lengths_N = np.linalg.norm(vectors_ND, axis=1) * np.linalg.norm(vector_D)
-            numbers.append(np.array([n for n, _ in held], np.int64))
+            numbers.append(np.array([n for n, _ in matches], np.int64))
             scores.append(vectors_ND @ vector_D / lengths_N)
         all_numbers, all_scores = np.concatenate(numbers), np.concatenate(scores)
         order = np.argsort(-all_scores, kind="stable")
@@ -221,28 +218,28 @@ class EmbeddedCollection:
         return numbers
 
     def _change(self, removed: Sequence[int], added: Mapping[int, bytes]) -> None:
-        """Bring the graph up to date with what the database has committed."""
+        """Apply the changes that the database has committed to the graph."""
         if removed:
             self._graph.remove(np.array(removed, np.uint64))
         if added:
             vectors_ND = np.stack([np.frombuffer(blob, "<f4") for blob in added.values()])
-            # One thread: several at once can leave the first items of a graph with no way to them.
+            # One thread: concurrent insertions can leave the first items of a graph unreachable.
             self._graph.add(np.array([*added], np.uint64), vectors_ND, threads=1)
         self._unsaved += len(removed) + len(added)
         if self._unsaved >= SNAPSHOT_EVERY:
             self.save()
 
     def _load(self) -> Graph:
-        """The snapshot, if it is what was written, and all that happened since."""
+        """Load the snapshot if it is intact, and apply all changes since."""
         graph = Graph(ndim=self.dimension, metric="cos", dtype="f32")
         stated = self._database.execute("SELECT sha256 FROM snapshot").fetchone()
         if stated and self._snapshot.exists() and _sha256(self._snapshot) == stated[0]:
             graph.load(str(self._snapshot))
-        held = set(np.asarray(graph.keys).tolist())
+        indexed = set(np.asarray(graph.keys).tolist())
         stored = {row[0] for row in self._database.execute("SELECT number FROM items")}
-        if held - stored:
-            graph.remove(np.array([*held - stored], np.uint64))
-        for number in sorted(stored - held):
+        if indexed - stored:
+            graph.remove(np.array([*indexed - stored], np.uint64))
+        for number in sorted(stored - indexed):
             blob = self._database.execute(
                 "SELECT vector FROM items WHERE number = ?", (number,)
             ).fetchone()[0]
@@ -251,7 +248,7 @@ class EmbeddedCollection:
 
 
 def describe(path: Path, digest: str, dimension: int, dtype: str) -> Description:
-    """The closed collection at ``path``, as ``EmbeddedCollection`` would open it, without graph."""
+    """Describe the closed collection at ``path`` without loading its graph."""
     with closing(_connect(path, digest, dimension, dtype)) as database:
         digest, dimension, dtype = _model(database)
         (count,) = database.execute("SELECT COUNT(*) FROM items").fetchone()
@@ -259,30 +256,30 @@ def describe(path: Path, digest: str, dimension: int, dtype: str) -> Description
 
 
 def _model(database: sqlite3.Connection) -> tuple[str, int, str]:
-    """Digest, dimension and dtype of the vectors; older files have no dtype."""
+    """Return digest, dimension and dtype of the vectors; older files have no dtype."""
     digest, dimension, *dtype = database.execute("SELECT * FROM model").fetchone()
     return digest, dimension, dtype[0] if dtype else UNRECORDED
 
 
 def _connect(path: Path, digest: str, dimension: int, dtype: str) -> sqlite3.Connection:
     file = path.with_name(f"{path.name}.sqlite")
-    # The threads of a pool of one take turns; sqlite3 would only accept the one that connected.
+    # Calls are serialised, but not always from the thread that connected, as sqlite3 requires.
     database = sqlite3.connect(file, check_same_thread=False)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'model'").fetchone():
         with database:
-            database.execute("BEGIN")  # made whole or not at all
+            database.execute("BEGIN")  # otherwise each CREATE would be committed immediately
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
             database.execute("INSERT INTO model VALUES (?, ?, ?)", (digest, dimension, dtype))
-    for suffix in _FILES:  # by name: a pattern would search the whole folder, for each collection
+    for suffix in _FILES:  # by name: a glob would scan the whole folder for each collection
         private_files.close_files(path.parent, file.name + suffix)
     return database
 
 
 def _sync(directory: Path) -> None:
-    """What was removed stays so whatever happens: SQLite does this for what it writes itself."""
+    """Make deletions in a directory durable; SQLite does this only for its own writes."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The embedded engine: all collections of a directory, in files of their own."""
+"""The embedded engine: all collections of a directory, each in its own files."""
 
 import logging
 import resource
@@ -13,35 +13,35 @@ from services.retrieval.collection import EmbeddedCollection, on_disk
 from services.retrieval.index import UNRECORDED, Collections, Description
 
 MOST_OPEN = 1000
-"""Collections whose files and graph are open at the same time, where ``ulimit -n`` allows it."""
+"""Maximum number of open collections (files and graph), if ``ulimit -n`` allows it."""
 DESCRIPTORS = 6
-"""Of the process, per open collection: three are its files, the others are left to the rest."""
+"""File descriptors reserved per open collection: three for its files, three for the process."""
 
 logger = logging.getLogger(__name__)
 
 
 class EmbeddedCollections(Collections):
-    """All collections of a directory, which this process alone has open until ``close``."""
+    """All collections of a directory, which is locked for this process until ``close``."""
 
     def __init__(self, directory: Path, digest: str, dimension: int):
-        """Lock the directory. Raises Unavailable while another process has it open."""
+        """Lock the directory. Raises Unavailable while another process has locked it."""
         super().__init__(digest, dimension)
         try:
             self._lock = folder.take(directory, folder.REPLICA)
         except folder.FolderError as error:
             logger.warning("%s", error)
             raise Unavailable(
-                "the index cannot be opened here, as the log of the service explains: try again"
+                "the index cannot be opened; the service log says why: try again"
             ) from error
         self._directory = directory
-        self._open: OrderedDict[str, EmbeddedCollection] = OrderedDict()  # last used at the end
+        self._open: OrderedDict[str, EmbeddedCollection] = OrderedDict()  # in LRU order
         self._most_open = max(1, min(MOST_OPEN, _descriptors() // DESCRIPTORS))
         private_files.close_files(directory, "*.sqlite*", "*.usearch", "*.partial", "*.lock")
         names = sorted(path.stem for path in directory.glob("*.sqlite"))
         self._known: dict[str, Description | None] = dict.fromkeys(names)
 
     def close(self) -> None:
-        """Write all snapshots."""
+        """Write all snapshots and unlock the directory."""
         for opened in self._open.values():
             opened.close()
         self._lock.close()
@@ -63,7 +63,7 @@ class EmbeddedCollections(Collections):
             return None
 
     def _describe(self, name: str) -> Description | None:
-        """Of a closed collection without its graph, which may take seconds to load."""
+        """Describe a closed collection without its graph, which can take seconds to load."""
         if name in self._open or name not in self._known:
             return super()._describe(name)
         if self._known[name] is None:
@@ -79,7 +79,7 @@ class EmbeddedCollections(Collections):
         return self._known[name]
 
     def _leave_out(self, name: str) -> None:
-        logger.exception("collection %s.sqlite is damaged and left out", self._directory / name)
+        logger.exception("collection %s.sqlite is damaged and ignored", self._directory / name)
         del self._known[name]
 
     def _make(self, name: str, dtype: str) -> EmbeddedCollection:
@@ -87,13 +87,13 @@ class EmbeddedCollections(Collections):
             return self._load(name, dtype)
 
     def _load(self, name: str, dtype: str) -> EmbeddedCollection:
-        """Open a collection; ``dtype`` is for one that is not there yet."""
+        """Open a collection, or create it with ``dtype``; evict the least recently used ones."""
         while len(self._open) >= self._most_open:
-            _, longest_unused = self._open.popitem(last=False)
-            longest_unused.close()
+            _, oldest = self._open.popitem(last=False)
+            oldest.close()
         path = self._directory / name
         self._open[name] = EmbeddedCollection(path, self._digest, self._dimension, dtype)
-        self._known[name] = None  # it may change until it is closed
+        self._known[name] = None  # an open collection may change
         return self._open[name]
 
     def _remove(self, name: str) -> None:
@@ -102,7 +102,7 @@ class EmbeddedCollections(Collections):
 
 
 def _descriptors() -> int:
-    """How many files this process may open: as many as its hard limit, from now on."""
+    """Raise the limit of open files to the hard limit, and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard if hard != resource.RLIM_INFINITY else MOST_OPEN * DESCRIPTORS

@@ -1,4 +1,4 @@
-"""Which engine keeps the index: Redis where one with vector sets is configured, else files."""
+"""Choose the engine of the index: Redis if one with vector sets is configured, else files."""
 
 import logging
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from services.retrieval.vector_sets import VectorSets, connect, has_vector_sets
 from services.settings import Settings
 
 ONE_SERVER = ("redis", "rediss", "unix")
-"""A Cluster's and a Sentinel's URL serve the cache; collections then stay in files."""
+"""URL schemes of a single server. With a Cluster or Sentinel URL, collections stay in files."""
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 class OwnIndex:
-    """The one index of this process, which every checkpoint that it serves shares.
+    """The index of this process, shared by all checkpoints that it serves.
 
-    Everything is asked in a thread of its own, by ``run``.
+    Use it only in its dedicated thread, through ``run``.
     """
 
     def __init__(self, settings: Settings):
@@ -32,16 +32,16 @@ class OwnIndex:
         self._opened: Collections | None = None
 
     def __del__(self) -> None:
-        # What is under way may hold the last reference, and let go of it in the thread itself.
+        # A running call may hold the last reference, and then this thread cannot join itself.
         with suppress(RuntimeError):
             self._thread.shutdown(wait=True)
         if self._opened is not None:
             self._opened.close()
 
     def collections(self, digest: str, dimension: int) -> Collections:
-        """All that it holds, for vectors of a model; opened as soon as that is possible.
+        """Return all collections, for vectors of a model; open the index on first use.
 
-        Raises Unavailable.
+        Raises Unavailable if it cannot be opened; the next call tries again.
         """
         if self._opened is None:
             self._opened = open_index(self._settings, digest, dimension)
@@ -56,24 +56,24 @@ def _scheme(settings: Settings) -> str:
 
 
 def may_use_redis(settings: Settings) -> bool:
-    """Whether collections are kept in Redis if it has vector sets; else they are kept in files."""
+    """Return whether to store collections in Redis, provided that it has vector sets."""
     return _scheme(settings) in ONE_SERVER
 
 
 def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
-    """The collections, for vectors of a model.
+    """Open the collections, for vectors of a model.
 
-    Raises Unavailable while Redis does not answer: it may hold collections, and files beside it
-    would hold others of the same names.
+    Raises Unavailable while Redis does not answer: it may have collections, and opening files
+    instead would create a second set under the same names.
     """
     if settings.redis_url and may_use_redis(settings):
         client = connect(settings.redis_url)
         if has_vector_sets(client):
             return VectorSets(client, digest, dimension)
         client.close()
-        reason = "the Redis of redis_url has no vector sets, which came with version 8"
+        reason = "the Redis at redis_url has no vector sets, which need version 8"
     else:
-        reason = f"redis_url is {_scheme(settings)}://, and vector sets are used on one server"
+        reason = f"redis_url is {_scheme(settings)}://, and vector sets need a single server"
     if settings.redis_url:
-        logger.warning("%s: collections are kept in %s instead", reason, settings.index_dir)
+        logger.warning("%s: collections are stored in %s instead", reason, settings.index_dir)
     return EmbeddedCollections(settings.index_dir, digest, dimension)

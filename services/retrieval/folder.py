@@ -1,4 +1,4 @@
-"""The folder of the collections: closed to other users, and open in one service at a time."""
+"""The folder of the collections: closed to other users, and used by one service at a time."""
 
 import fcntl
 import os
@@ -10,27 +10,28 @@ from pathlib import Path
 from services import private_files
 
 SERVICE, REPLICA = "service.lock", "replica.lock"
-"""What `samclip serve` holds while it runs, so that a second one is refused at its start, and what
-the process that has the files open holds: that one is replaced while the service runs."""
+"""Lock files. `samclip serve` locks the first, so that a second service is refused at its start.
+The process that opens the collections, which can be replaced while the service runs, locks the
+second."""
 
 
 class FolderError(Exception):
-    """The folder cannot be used. The message names it, so only operators may see the message."""
+    """The folder cannot be used. The message contains its path and is only for operators."""
 
 
 def take(folder: Path, lock: str) -> FileIO:
-    """Make the folder, close it to other users, and hold one of its locks.
+    """Create the folder, close it to other users, and take one of its locks.
 
-    The lock is held until the file that is returned is closed, or its process has ended. Raises
-    FolderError.
+    The lock is held until the returned file is closed or its process ends. Raises FolderError if
+    the folder cannot be used or is locked.
     """
     try:
         private_files.make_folder(folder)
         file = FileIO(os.open(folder / lock, os.O_RDWR | os.O_CREAT, 0o600), "r+")
     except OSError as error:
         raise FolderError(
-            f"index_dir {folder} cannot be used ({error}): collections are kept in a folder of "
-            "this user alone, so name another (SAMCLIP_INDEX_DIR)"
+            f"index_dir {folder} cannot be used ({error}): choose a folder that belongs to this "
+            "user alone (SAMCLIP_INDEX_DIR)"
         ) from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,9 +40,9 @@ def take(folder: Path, lock: str) -> FileIO:
         file.close()
         raise FolderError(
             f"index_dir {folder} is in use by {holder} ({error.strerror}): stop that service, or "
-            "name another folder for this one (SAMCLIP_INDEX_DIR)"
+            "choose another folder for this one (SAMCLIP_INDEX_DIR)"
         ) from error
-    with suppress(OSError):  # a full disk: the lock holds, and its holder has no name
+    with suppress(OSError):  # on a full disk, only the holder's name is missing
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
     return file

@@ -1,4 +1,4 @@
-"""An index of image vectors: what any engine of it does, and the rules that all of them keep."""
+"""The index of image vectors: the interface of its engines, and the rules they share."""
 
 import copy
 import re
@@ -15,22 +15,22 @@ from samclip_core.errors import DeadlineExceeded, InvalidRequest, NotFound
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 OF = "@"
-"""Between a tenant and the name of its collection, where both are kept."""
+"""Separates the tenant from the collection in stored names."""
 EXACT = 10_000
-"""Up to so many vectors are compared one by one: that costs little and misses nothing."""
+"""Up to this many vectors are compared exhaustively, which is cheap and misses nothing."""
 UNRECORDED = "float32"
-"""The precision of vectors in collections from before it was recorded. Most of them have it, and
-what the other formats of that time differ from it is far less than what int8 does."""
+"""Assumed precision of vectors in collections from before it was recorded. Most of them are
+float32, and the other formats of that time differ from it far less than int8 does."""
 WALK = 256
-"""Hits of each walk of a graph: wide enough for the first pages to miss next to nothing
-(``benchmarks/retrieval.py``), and the same for all pages, so that they fit together."""
+"""Hits per graph search: wide enough for the first pages to miss next to nothing
+(``benchmarks/retrieval.py``), and the same for all pages, so that they are consistent."""
 
 Key = TypeVar("Key", str, int)
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """A picture to store; ``vector_D`` is float32 of length 1."""
+    """An image to store; ``vector_D`` is float32 of unit length."""
 
     id: str
     vector_D: NDArray[np.float32]
@@ -39,7 +39,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Hit:
-    """A picture that was found; ``score`` is the cosine."""
+    """An image that was found; ``score`` is the cosine."""
 
     id: str
     score: float
@@ -48,7 +48,7 @@ class Hit:
 
 @dataclass(frozen=True)
 class Listed:
-    """A picture of a collection, without its vector."""
+    """An image of a collection, without its vector."""
 
     id: str
     metadata: Mapping[str, str]
@@ -56,11 +56,11 @@ class Listed:
 
 @dataclass(frozen=True)
 class Query:
-    """What to search for, and which part of the ranking to return.
+    """A search, and the part of the ranking to return.
 
     vector_D: float32. filter: pairs that an item's metadata must all have. exclude: an id to leave
-    out. The hits are those at places ``offset`` to ``offset + top_k`` of what is left. abandoned is
-    set when the caller has gone: an engine looks at it between two parts of a long comparison.
+    out. The hits are at positions ``offset`` to ``offset + top_k`` of the remaining ranking.
+    abandoned is set when the caller has gone; engines check it between parts of a long comparison.
     """
 
     vector_D: NDArray[np.float32]
@@ -71,9 +71,9 @@ class Query:
     abandoned: threading.Event = field(default_factory=threading.Event)
 
     def check_wanted(self) -> None:
-        """Raise DeadlineExceeded where nobody waits for the hits any more."""
+        """Raise DeadlineExceeded if the caller has gone."""
         if self.abandoned.is_set():
-            raise DeadlineExceeded("the search was given up: search again, with more time")
+            raise DeadlineExceeded("the search was abandoned: try again with a longer deadline")
 
     def page(
         self,
@@ -82,15 +82,15 @@ class Query:
         walk: Callable[[int], Iterable[tuple[Key, float]]],
         compare: Callable[[int], Iterable[tuple[Key, float]]],
     ) -> list[tuple[Key, float]]:
-        """Keys and cosines of the hits, best first, in a collection of ``count`` items.
+        """Return keys and cosines of the hits, best first, in a collection of ``count`` items.
 
-        walk: about the nearest n, by the graph. compare: the nearest n, by comparing all vectors.
-        excluded: the key of ``exclude``.
+        walk: approximately the nearest n, by graph search. compare: exactly the nearest n, by
+        comparing all vectors. excluded: the key of ``exclude``.
 
-        All pages are parts of one ranking, so they repeat and skip nothing. Above EXACT items the
-        ranking begins with the hits of one walk, which is equally deep for every page: walks of
-        different depths find different hits. All other items follow, ranked by comparison, which
-        only deep pages pay for.
+        All pages are slices of one ranking, so they repeat and skip nothing. Above EXACT items the
+        ranking starts with the hits of one graph search, equally wide for every page, because
+        different widths find different hits. All other items follow, ranked by comparison, whose
+        cost only deep pages pay.
         """
         wanted = self.offset + self.top_k
 
@@ -112,21 +112,21 @@ class Query:
 def _nearest(
     compare: Callable[[int], Iterable[tuple[Key, float]]], count: int
 ) -> list[tuple[Key, float]]:
-    """The nearest ``count``, in the same order for every ``count``: equally near ones by key.
+    """Return the nearest ``count``, in the same order for every ``count``: ties by key.
 
-    Engines return any of equally near items, so all of those at the end must be seen.
+    Engines return an arbitrary subset of tied items, so all ties with the last hit are fetched.
     """
-    asked = count + 1
+    requested = count + 1
     while True:
-        found = sorted(compare(asked), key=lambda hit: (-hit[1], hit[0]))
-        if len(found) < asked or found[-1][1] < found[count - 1][1]:
+        found = sorted(compare(requested), key=lambda hit: (-hit[1], hit[0]))
+        if len(found) < requested or found[-1][1] < found[count - 1][1]:
             return found[:count]
-        asked *= 2
+        requested *= 2
 
 
 @dataclass(frozen=True)
 class Description:
-    """A collection from outside."""
+    """Summary of a collection."""
 
     name: str
     count: int
@@ -136,9 +136,9 @@ class Description:
 
 
 class Collection(Protocol):
-    """Images of one name, with vectors of the model ``digest``. For one thread at a time.
+    """A named set of images, with vectors of the model ``digest``. Not thread-safe.
 
-    The image encoder made all vectors in the precision ``dtype``.
+    The image encoder computed all vectors in the precision ``dtype``.
     """
 
     digest: str
@@ -148,26 +148,26 @@ class Collection(Protocol):
     def __len__(self) -> int: ...
 
     def upsert(self, items: Iterable[Item]) -> int:
-        """Add items; one whose id is there already takes its place. Return how many did."""
+        """Add items, replacing those with the same ids; return how many it replaced."""
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Take items out; how many were there."""
+        """Delete items; return how many there were."""
 
     def vector(self, id: str) -> NDArray[np.float32]:
-        """The vector of an item, D. Raises NotFound."""
+        """Return the vector of an item, D. Raises NotFound."""
 
     def search(self, query: Query) -> list[Hit]:
-        """The nearest items by cosine, best first."""
+        """Return the nearest items by cosine, best first."""
 
     def items(self, after: str, limit: int) -> list[Listed]:
-        """Items by id, in the order of its UTF-8 bytes, from the first one after ``after``."""
+        """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
 
 
 class Collections(ABC):
-    """All collections of an index, by name, or those of a tenant. For one thread at a time."""
+    """The collections of an index or of one of its tenants, by name. Not thread-safe."""
 
     def __init__(self, digest: str, dimension: int):
-        """``digest`` and ``dimension`` are those of the model that the vectors are made with."""
+        """``digest`` and ``dimension`` are those of the model that computes the vectors."""
         self._digest = digest
         self._dimension = dimension
 
@@ -175,15 +175,15 @@ class Collections(ABC):
         return len(self._names())
 
     def of_model(self, digest: str, dimension: int) -> Self:
-        """The same collections, for vectors of another model."""
+        """Return the same collections, for vectors of another model."""
         view = copy.copy(self)
         Collections.__init__(view, digest, dimension)
         return view
 
     def get(self, name: str) -> Collection:
-        """A collection to search or change.
+        """Return a collection to search or change.
 
-        Raises NotFound, and InvalidRequest for one that another model made.
+        Raises NotFound, or InvalidRequest if its vectors come from another model.
         """
         collection = self.of_any_model(name)
         check_model(name, collection.digest, self._digest)
@@ -196,11 +196,12 @@ class Collections(ABC):
             self.get(name)
 
     def check_room(self, name: str, most_items: int, most_collections: int) -> None:
-        """Raise InvalidRequest where the collection is full, or would be one too many."""
+        """Raise InvalidRequest if the collection is full, or is new and there are too many."""
         collection = self._find(name)
         if collection is None and len(self._names()) >= most_collections:
             raise InvalidRequest(
-                f"there are {most_collections:,} collections already: delete one, or add to one"
+                f"there are {most_collections:,} collections already, which is the limit: delete "
+                "one, or add to an existing one"
             )
         if collection is not None and len(collection) >= most_items:
             raise InvalidRequest(
@@ -209,7 +210,7 @@ class Collections(ABC):
             )
 
     def get_or_make(self, name: str, dtype: str) -> Collection:
-        """A collection to add vectors of this precision to. Raises InvalidRequest."""
+        """Return a collection to add vectors of this precision to. Raises InvalidRequest."""
         check_name(name)
         collection = self._find(name)
         if collection is None:
@@ -219,7 +220,7 @@ class Collections(ABC):
         return collection
 
     def of_any_model(self, name: str) -> Collection:
-        """A collection to list or drop. Raises NotFound."""
+        """Return a collection to list or drop. Raises NotFound."""
         check_name(name)
         collection = self._find(name)
         if collection is None:
@@ -227,14 +228,14 @@ class Collections(ABC):
         return collection
 
     def drop(self, name: str) -> int:
-        """Remove a collection, of whatever model; how many items it had. Raises NotFound."""
+        """Delete a collection of any model; return how many items it had. Raises NotFound."""
         collection = self.of_any_model(name)
         count = len(collection)
         self._remove(name)
         return count
 
     def describe(self, name: str = "") -> list[Description]:
-        """One collection, or all of them by name. Raises NotFound."""
+        """Describe one collection, or all of them by name. Raises NotFound."""
         if name:
             check_name(name)
         found = [self._describe(each) for each in ([name] if name else self._names())]
@@ -243,7 +244,7 @@ class Collections(ABC):
         return [description for description in found if description is not None]
 
     def of_tenant(self, tenant: str) -> "Collections":
-        """Those of one tenant, who sees no others; without a name, those of nobody."""
+        """Return the collections of one tenant; with an empty name, those without a tenant."""
         return _Tenant(self, tenant)
 
     def _describe(self, name: str) -> Description | None:
@@ -254,7 +255,7 @@ class Collections(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Nothing may be asked afterwards."""
+        """Close the index; it cannot be used afterwards."""
 
     @abstractmethod
     def _names(self) -> list[str]: ...
@@ -270,7 +271,7 @@ class Collections(ABC):
 
 
 class _Tenant(Collections):
-    """Keeps PETS as TENANT@PETS, which no caller can ask for: ``check_name`` knows no such name."""
+    """Stores PETS as TENANT@PETS, a name that no caller can use: ``check_name`` refuses it."""
 
     def __init__(self, everybody: Collections, tenant: str):
         super().__init__(everybody._digest, everybody._dimension)
@@ -300,11 +301,11 @@ class _Tenant(Collections):
 
 
 def check_name(name: str) -> None:
-    """Raise InvalidRequest unless it can be a collection's name, and so a file's."""
+    """Raise InvalidRequest unless the name is valid for a collection, and so for its files."""
     if not NAME.fullmatch(name):
         raise InvalidRequest(
             f"collection {name[:80]!r}: expected a name of 1 to 64 letters, digits, dots, dashes "
-            "and underscores, which does not start with a dot or dash"
+            "and underscores that does not start with a dot or dash"
         )
 
 
@@ -313,18 +314,18 @@ def check_model(name: str, digest: str, ours: str) -> None:
     if digest != ours:
         raise InvalidRequest(
             f"collection {name!r} was made with model {digest[:12]}, this service "
-            f"runs {ours[:12]}, and their vectors do not compare: index the images "
+            f"runs {ours[:12]}, and their vectors cannot be compared: index the images "
             "again under another name (samclip reindex), or delete the collection first"
         )
 
 
 def check_dtype(name: str, dtype: str, ours: str) -> None:
-    """Raise InvalidRequest unless a collection's vectors have the precision of those to add."""
+    """Raise InvalidRequest unless a collection's vectors have the precision of the new ones."""
     if dtype != ours:
         setting, here = dtype.partition(":")[0], ours.partition(":")[0]
         raise InvalidRequest(
-            f"collection {name!r} has vectors that the image encoder computed in {dtype}, and here "
-            f"it computes in {ours}: vectors of one precision belong together, so "
+            f"collection {name!r} has vectors computed in {dtype}, but this service computes in "
+            f"{ours}, and a collection cannot mix precisions: "
             + (f"set SAMCLIP_DTYPE to {setting}, or " if setting != here else "")
             + "index the images again under another name (samclip reindex)"
         )
@@ -335,7 +336,7 @@ def _no_collection(name: str) -> NotFound:
 
 
 def no_item(id: str, name: str) -> NotFound:
-    """The error for an id that a collection does not have."""
+    """Return the error for an id that a collection does not have."""
     return NotFound(
         f"no item {id[:80]!r} in collection {name.rpartition(OF)[2]!r}: index it first, or search "
         "by text or image"

@@ -1,9 +1,9 @@
-"""``samclip reindex``: a collection's pictures indexed again, into a collection of another name.
+"""``samclip reindex``: index a collection's images again, into a new collection.
 
-Vectors of two checkpoints do not compare, and vectors of two precisions are not mixed. After a
-change of either, the running service still lists what the old collection holds; its pictures are
-read from where they are, and embedded as the service does now.
-What is in the new collection already is left alone, so a run that was stopped goes on.
+Vectors of different checkpoints cannot be compared, and a collection cannot mix precisions. After a
+change of either, the service still lists the items of the old collection; this command reads their
+images from a folder and has the service embed them anew. Items that are already in the new
+collection are skipped, so an interrupted run can be resumed.
 """
 
 import argparse
@@ -22,19 +22,19 @@ FILES_AT_ONCE = 32
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Index again; return 0 when every item is in the new collection."""
+    """Run the command; return 0 if every item is in the new collection."""
     parser = argparse.ArgumentParser(
         prog="samclip reindex",
-        description="Index a collection's pictures again for another checkpoint or precision, "
-        "under a new name.",
+        description="Index a collection's images again for another checkpoint or precision, under "
+        "a new name.",
     )
     parser.add_argument("source", metavar="OLD", help="collection of any checkpoint and precision")
-    parser.add_argument("target", metavar="NEW", help="collection to make, or to go on with")
+    parser.add_argument("target", metavar="NEW", help="collection to create or to continue")
     parser.add_argument(
         "--root",
         required=True,
         metavar="FOLDER",
-        help="where the pictures are, as path or fsspec URL: ids are paths below it",
+        help="path or fsspec URL of the folder with the images; ids are paths below it",
     )
     cli.add_service(parser)
     args = parser.parse_args(argv)
@@ -51,9 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
-    """Index what ``target`` lacks of ``source``, with its metadata, from pictures below ``root``.
+    """Index the items that ``target`` lacks, with their metadata, from images below ``root``.
 
-    Pictures that are missing or broken are told, and do not stop the others. Raises ServiceError.
+    Missing and broken images are reported in the result and do not stop the others. Raises
+    ServiceError.
     """
     if source == target:
         raise ValueError("the new collection needs another name than the old one")
@@ -85,10 +86,10 @@ def _pages(client: Client, collection: str) -> Iterator[list[ListedItem]]:
 
 
 def _read(files: AbstractFileSystem, folder: str, id: str) -> bytes:
-    """The file of an id, which whoever may index has chosen: never one outside of the folder."""
+    """Read the file of an id. Ids are untrusted, so paths outside the folder are refused."""
     path = PurePosixPath(id)
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError("its id is no path below the root")
+        raise ValueError("its id is not a path below the root")
     return bytes(files.cat_file(f"{folder}/{id}"))
 
 

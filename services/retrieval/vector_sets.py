@@ -1,13 +1,13 @@
-"""The Redis engine: each collection is a vector set, and what belongs to it.
+"""The Redis engine: each collection is a vector set with two auxiliary keys.
 
 A collection NAME has three keys, which share a cluster's slot and never expire:
 
     samclip:index:{NAME}:model      hash: the model's digest, the vectors' dimension and dtype
-    samclip:index:{NAME}:vectors    vector set: id → vector, float32 as it is, and attributes
-    samclip:index:{NAME}:ids        sorted set of all ids, for lists
+    samclip:index:{NAME}:vectors    vector set: id → unquantised float32 vector, and attributes
+    samclip:index:{NAME}:ids        sorted set of all ids, for listing
 
-``samclip:index`` is the set of all names. A change is in Redis before it is acknowledged, each item
-whole; what a restart of Redis leaves of it is up to Redis' own persistence.
+``samclip:index`` is the set of all names. Redis has applied a change before it is acknowledged, and
+applies each item atomically; durability across restarts depends on Redis' persistence settings.
 """
 
 import hashlib
@@ -48,9 +48,9 @@ REFUSALS = (
     redis.exceptions.NoPermissionError,
 )
 
-# One item is one step for all others. Its model is checked in that step: a service that runs
-# another one may have made the collection anew a moment ago. An item at a time, because Redis
-# answers nobody else during a step, and a vector's place in the graph takes a millisecond to find.
+# The script adds one item atomically and checks the model in the same step, because a service with
+# another model may just have re-created the collection. It adds one item per call, because Redis
+# serves no other client during a script, and an insertion into the graph takes about 1 ms.
 _UPSERT = """
 if redis.call('HSETNX', KEYS[1], 'digest', ARGV[1]) == 1 then
     redis.call('HSET', KEYS[1], 'dimension', ARGV[2], 'dtype', ARGV[3])
@@ -66,7 +66,7 @@ return {digest, dtype, added}
 
 
 def connect(url: str) -> redis.Redis:
-    """A client for one thread at a time; it connects when it is used, and again when it must."""
+    """Return a client for one thread at a time; it connects on first use and reconnects."""
     return redis.Redis.from_url(
         url,
         protocol=2,
@@ -78,7 +78,7 @@ def connect(url: str) -> redis.Redis:
 
 
 def has_vector_sets(client: redis.Redis) -> bool:
-    """Tell whether this server knows vector sets. Raises Unavailable."""
+    """Return whether this server supports vector sets. Raises Unavailable."""
     with _answers():
         try:
             client.vset().vcard(_key("", "vectors"))
@@ -91,23 +91,23 @@ def has_vector_sets(client: redis.Redis) -> bool:
 
 @contextmanager
 def _answers() -> Iterator[None]:
-    """Raise Unavailable where Redis cannot do its part, and pass on what is our own fault."""
+    """Raise Unavailable if Redis fails; errors that are our own fault pass through."""
     try:
         yield
     except (redis.ConnectionError, redis.TimeoutError) as error:
-        logger.warning("the index in Redis: %s", error)
-        raise Unavailable("Redis, which holds the index, does not answer: try again") from error
+        logger.warning("the index in Redis failed: %s", error)
+        raise Unavailable("the index is unavailable: Redis does not answer, try again") from error
     except redis.ResponseError as error:
         if not isinstance(error, REFUSALS) and "MISCONF" not in str(error):
             raise
-        logger.warning("the index in Redis: %s", error)
+        logger.warning("the index in Redis failed: %s", error)
         raise Unavailable(
-            "Redis, which holds the index, is full, read-only or forbids this: our log says which"
+            "the index is unavailable: Redis is full, read-only or forbids this, see the service log"
         ) from error
 
 
 class VectorSet:
-    """One collection in Redis. For one thread at a time."""
+    """A collection in Redis. Not thread-safe."""
 
     def __init__(self, client: redis.Redis, name: str, digest: str, dimension: int, dtype: str):
         self.name, self.digest, self.dimension, self.dtype = name, digest, dimension, dtype
@@ -121,10 +121,9 @@ class VectorSet:
             return self._client.vset().vcard(self._vectors)
 
     def upsert(self, items: Iterable[Item]) -> int:
-        """Add items; one whose id is there already takes its place. Return how many did.
+        """Add items, replacing those with the same ids; return how many it replaced.
 
-        Raises InvalidRequest if a collection of this name has been made meanwhile by another model
-        or in another precision.
+        Raises InvalidRequest if the collection was re-created with another model or precision.
         """
         model = self.digest, self.dimension, self.dtype
         with _answers(), self._client.pipeline(transaction=False) as pipe:
@@ -141,7 +140,7 @@ class VectorSet:
         return sum(not added for *_, added in done)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Take items out; ids that are not there do not count."""
+        """Delete items; return how many there were. Unknown ids are ignored."""
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.zrem(self._ids, id)
@@ -149,7 +148,7 @@ class VectorSet:
             return sum(pipe.execute()[1::2])
 
     def vector(self, id: str) -> NDArray[np.float32]:
-        """The vector of an item, D. Raises NotFound."""
+        """Return the vector of an item, D. Raises NotFound."""
         with _answers():
             found = cast(
                 dict[str, Any] | None, self._client.vset().vemb(self._vectors, id, raw=True)
@@ -159,7 +158,7 @@ class VectorSet:
         return np.frombuffer(found["raw"], "<f4") * np.float32(found["l2"])
 
     def search(self, query: Query) -> list[Hit]:
-        """The nearest items by cosine, best first; with a filter always one by one."""
+        """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
 
         def ranked(most: int, truth: bool) -> list[tuple[str, float]]:
             query.check_wanted()
@@ -181,14 +180,14 @@ class VectorSet:
         return [Hit(one.id, page[one.id], one.metadata) for one in self._listed([*page])]
 
     def items(self, after: str, limit: int) -> list[Listed]:
-        """Items by id, in the order of its UTF-8 bytes, from the first one after ``after``."""
+        """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
         start = f"({after}" if after else "-"
         with _answers():
             ids = self._client.zrange(self._ids, start, "+", bylex=True, offset=0, num=limit)
         return self._listed(cast(list[str], ids))
 
     def _listed(self, ids: Sequence[str]) -> list[Listed]:
-        """The items of these ids, without those that were deleted a moment ago."""
+        """Return the items of these ids, without those that were just deleted."""
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.vset().vgetattr(self._vectors, id)
@@ -201,7 +200,7 @@ class VectorSet:
 
 
 class VectorSets(Collections):
-    """All collections of a Redis. For one thread at a time; other processes may share them."""
+    """All collections in a Redis. Not thread-safe, but other processes may share them."""
 
     def __init__(self, client: redis.Redis, digest: str, dimension: int):
         super().__init__(digest, dimension)
@@ -223,12 +222,12 @@ class VectorSets(Collections):
         return VectorSet(self._client, name, model["digest"], int(model["dimension"]), dtype)
 
     def _make(self, name: str, dtype: str) -> VectorSet:
-        """A collection that its first item will make: Redis keeps nothing that is empty."""
+        """Return a collection, which its first item will create: Redis stores no empty keys."""
         return VectorSet(self._client, name, self._digest, self._dimension, dtype)
 
     def _remove(self, name: str) -> None:
-        # One step for other processes: between two, one of them could make the collection anew, and
-        # its name would be removed. Collections are on one server, so the keys need no common slot.
+        # A transaction: between two steps, another process could re-create the collection and lose
+        # its name. Collections are on one server, so the keys need no common slot.
         with _answers(), self._client.pipeline(transaction=True) as pipe:
             pipe.unlink(*(_key(name, kind) for kind in ("model", "vectors", "ids")))
             pipe.srem(NAMES, name)
@@ -245,7 +244,7 @@ def _attributes(item: Item) -> str:
 
 
 def _expression(filter: Mapping[str, str]) -> str:
-    """An expression of VSIM FILTER in which no text of a caller stands: pairs go by their hash."""
+    """Return an expression for VSIM FILTER; it has hashes of the pairs, not the caller's text."""
     return " and ".join(f'"{_pair(*pair)}" in .pairs' for pair in filter.items())
 
 

@@ -109,7 +109,7 @@ CASES = {
     ),
     "a mask_input without end": Case(
         segment(pb.Prompt(mask_input=pb.Tensor(dtype="float32", shape=[2**62] * 1000))),
-        "mask_input: tensor has 1000 sides",
+        "mask_input: tensor has 1000 dimensions",
     ),
     "a JPEG of many scans": Case(segment(POINT, image=MANY_SCANS), "more than 50 scans"),
     "a template of many places": Case(

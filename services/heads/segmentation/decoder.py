@@ -59,7 +59,7 @@ class Decoder:
 
     @property
     def terms(self) -> Terms:
-        """Thresholds and prompts per question for work in steps."""
+        """The thresholds and the prompts per question for work in steps."""
         return Terms.of(self.sam_head, prompts_per_step(self._device_name, self._size))
 
     async def segment(

@@ -218,7 +218,7 @@ async def test_an_image_that_does_not_fit_alone_is_refused_for_now(settings):
     model = Small()
     model.fits = 0
     engine = Engine(model, settings)
-    with pytest.raises(Overloaded, match="not enough memory now"):
+    with pytest.raises(Overloaded, match="out of memory for even one image"):
         await engine.embed(ANYBODY, png(1), ALL)
     model.fits = 1
     assert not (await engine.embed(ANYBODY, png(1), ALL)).cached

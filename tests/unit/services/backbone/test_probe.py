@@ -54,7 +54,7 @@ async def test_a_device_that_fails_is_told_of_until_it_works_again(clock, caplog
     device.failure = RuntimeError("CUDA error: /secret/path")
     clock[0] += probe.EVERY_S + 1
     for _ in range(2):
-        with pytest.raises(Unavailable, match="does not work: our log says more") as caught:
+        with pytest.raises(Unavailable, match="does not work: see the service log") as caught:
             await asked.check()
         assert "/secret" not in str(caught.value)
     assert "CUDA error" in caplog.text

@@ -4,8 +4,10 @@ from types import SimpleNamespace
 import pytest
 
 from samclip_core.errors import DeadlineExceeded, Overloaded, Unavailable
-from services.batching import batcher as module
-from services.batching.batcher import PATIENCE_S, Batcher, buckets
+from services.batching import admission, queue
+from services.batching import batcher as batching
+from services.batching.batcher import Batcher
+from services.batching.queue import PATIENCE_S, buckets
 from services.observability import metrics
 from services.request.priority import Priority
 
@@ -74,7 +76,8 @@ def shed(reason: str) -> float:
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Replace the batcher's clock by one that only advances when ``now`` is set."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(module, "monotonic", lambda: clock.now)
+    for module in (admission, batching, queue):
+        monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     return clock
 
 
@@ -539,13 +542,13 @@ async def test_what_runs_side_by_side_is_counted_once_in_the_expected_wait(clock
     device.free.set()
     await asyncio.gather(*calls)
     # The first batch counts two seconds; the second, finished at the same time, counts none.
-    assert batcher._pace_s == pytest.approx(1.0 * (1 - module.LATEST))
+    assert batcher._admission.pace_s == pytest.approx(1.0 * (1 - admission.LATEST))
     device.free.clear()
     calls = submit(batcher, 5, 6, 7, 8)
     await settle()
-    waits_s = 5 * batcher._pace_s
+    waits_s = 5 * batcher._admission.pace_s
     with pytest.raises(Overloaded, match="the queue takes about"):
-        batcher.admit(Priority(clock.now + 0.99 * module.SLACK * waits_s))
-    batcher.admit(Priority(clock.now + 1.01 * module.SLACK * waits_s))
+        batcher.admit(Priority(clock.now + 0.99 * admission.SLACK * waits_s))
+    batcher.admit(Priority(clock.now + 1.01 * admission.SLACK * waits_s))
     device.free.set()
     await asyncio.gather(*calls)

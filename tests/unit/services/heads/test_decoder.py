@@ -149,7 +149,7 @@ async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
     gate = threading.Event()
     decoder._device.submit(gate.wait, 60)
     bulk = asyncio.create_task(decoder.run_bulk(ANYBODY, everything(decoder, 6)))
-    while not decoder._batcher._running:
+    while not decoder._batcher._admission.running:
         await asyncio.sleep(0.001)
     click = asyncio.create_task(decoder.segment(ANYBODY, features(decoder, 1), [CLICK], False))
     await asyncio.sleep(0)
@@ -167,7 +167,7 @@ async def test_few_bulk_works_take_part_at_a_time(decoder):
     works = [
         asyncio.create_task(decoder.run_bulk(ANYBODY, everything(decoder, 2))) for _ in range(5)
     ]
-    while not decoder._batcher._running:
+    while not decoder._batcher._admission.running:
         await asyncio.sleep(0.001)
     await asyncio.sleep(0.05)
     assert len(decoder._batcher) == 0

@@ -120,7 +120,7 @@ async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
             "inverted or empty",
         ),
         (ask(pb.Prompt(box=pb.Box(x_max=float("inf"), y_max=2))), "not finite"),
-        (ask(pb.Prompt(text="dog", points=POINT.points)), "text goes alone"),
+        (ask(pb.Prompt(text="dog", points=POINT.points)), "takes nothing else"),
         (ask(pb.Prompt(text="x" * 2000)), "the text of prompt 0 has 2000 characters"),
         (
             ask(pb.Prompt(mask_input=wire.to_tensor(np.zeros((7, 7), np.float32)))),

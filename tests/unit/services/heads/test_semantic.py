@@ -57,7 +57,7 @@ async def test_a_second_question_needs_only_the_key(caller):
     [
         ({"labels": []}, "no labels"),
         ({"labels": ["", "dog"]}, "label 0 is empty"),
-        ({"encoding": pb.LOGITS}, "not of logits"),
+        ({"encoding": pb.LOGITS}, "no logits"),
         ({"encoding": 8}, "mask encoding 8"),
         ({"image": pb.Image(encoded=b"nothing")}, "not an image"),
     ],

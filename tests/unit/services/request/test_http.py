@@ -157,7 +157,7 @@ async def test_paths_that_are_not_there_are_problems(method: str, path: str, sta
         reply = await door.request(method, path)
     assert reply.status_code == reply.json()["status"] == status
     assert reply.headers["content-type"] == "application/problem+json"
-    assert f"{method} {path} is not answered here" in reply.json()["detail"]
+    assert f"{method} {path} is not a route here" in reply.json()["detail"]
 
 
 async def test_a_body_above_the_limit_is_413_and_of_another_type_415() -> None:

@@ -82,7 +82,7 @@ async def test_a_filter_and_pages(pets):
         assert [hit.id for hit in hits] == whole[request.offset : request.offset + 1]
     request.filter.update({str(number): "" for number in range(33)})
     code, details = await pets.refused("Search", request)
-    assert (code, "a filter of 33 pairs" in details) == ("INVALID_ARGUMENT", True)
+    assert (code, "a filter has 33 pairs" in details) == ("INVALID_ARGUMENT", True)
 
 
 async def test_items_are_listed_page_by_page(pets):
