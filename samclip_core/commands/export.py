@@ -24,7 +24,7 @@ from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 LARGEST_TO_QUANTISE = 2**31
 """Bytes of float weights: quantisation needs them in the graph, and protobuf's limit is 2 GiB."""
 SAMPLES = 300
-"""Maximum number of photographs to calibrate with, which is enough."""
+"""Maximum number of photographs for calibration; a few hundred are enough."""
 
 
 def export(
@@ -108,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export a checkpoint; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="samclip export",
-        description="Write the networks of a checkpoint as ONNX graphs into its directory, to "
-        "serve them on a CPU without PyTorch, and faster. The weights are not copied, and the "
+        description="Write the networks of a checkpoint as ONNX graphs into its directory. A CPU "
+        "then serves them faster, and without PyTorch. The weights are not copied, and the "
         "checkpoint's digest does not change. Takes about a minute.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="bundled name or directory")

@@ -27,7 +27,7 @@ from samclip_core.io import checkpoint
 logger = logging.getLogger(__name__)
 
 CORES_PER_STREAM = 4
-"""One image of the edge model gains little from more cores, so the rest run further images."""
+"""An image of the edge model gains little from more cores; larger machines run several streams."""
 RUNS = 8
 """Maximum number of timed runs per precision when ``auto`` chooses; the minimum is two."""
 LONGEST_S = 2.0
@@ -35,7 +35,7 @@ LONGEST_S = 2.0
 WORTH = 0.9
 """A lower precision must take less than this fraction of the time of a higher one."""
 MARGIN = 0.02
-"""How much int8's cosine to float32 may be lower than at the export."""
+"""Maximum drop of int8's cosine to float32 below its value at the export."""
 FORMAT = "1"
 """Version of the files on disk. Increment it when ``_prepared`` or the options change."""
 Variant = tuple[str, str]
@@ -234,7 +234,7 @@ class _Requests:
 
 @contextmanager
 def _without_links(directory: Path, name: str) -> Iterator[Path]:
-    """Yield the path of a graph beside its weights; symbolic links, which fail, become copies."""
+    """Yield the path of a graph beside its weights; OpenVINO refuses links, so they are copied."""
     files = [name, checkpoint.WEIGHTS, checkpoint.TEXT_WEIGHTS]
     if not any((directory / file).is_symlink() for file in files):
         yield directory / name

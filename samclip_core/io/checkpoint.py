@@ -227,7 +227,7 @@ def check_target(directory: Path) -> None:
 
 
 def seal(directory: Path) -> str:
-    """Write manifest.json for the files of ``directory`` but hidden ones; return the new digest.
+    """Write manifest.json for the files of ``directory`` except hidden ones; return the new digest.
 
     Call it after completing the card or the lineage of a trained checkpoint.
     """

@@ -25,7 +25,7 @@ from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 warnings.filterwarnings("ignore", module=r"PIL\.TiffImagePlugin")
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""Of the files that ``decode`` reads."""
+"""File name suffixes of the formats that ``decode`` reads."""
 _OPENERS: dict[str, Callable[[BytesIO], ImageFile]] = {
     "JPEG": JpegImageFile,
     "PNG": PngImageFile,

@@ -204,7 +204,10 @@ def encode_label_map(label_map_HW: NDArray[np.integer], labels: int) -> bytes:
 
 
 def decode_label_map(encoded: bytes) -> NDArray[np.int32]:
-    """Decode a label map to int32 indices, -1 for background. Raises ValueError if it is no PNG."""
+    """Decode a label map's PNG file to int32 indices, -1 for background.
+
+    Raises ValueError if it is not a one-channel PNG file.
+    """
     values_HW = _read_png(encoded)
     labels_HW = values_HW.astype(np.int32)
     labels_HW[values_HW == np.iinfo(values_HW.dtype).max] = -1
@@ -242,7 +245,7 @@ def _edge_runs(mask_HW: BoolMask) -> NDArray[np.intp]:
 
 
 def _link(runs: list[Run]) -> list[list[tuple[int, int]]]:
-    """Join runs end to start into rings, turning right where two runs continue."""
+    """Join runs end to start into rings, turning right where two runs can follow."""
     outgoing = {(*run[:2], *_heading(run)): run for run in runs}
     rings = []
     while outgoing:

@@ -20,7 +20,7 @@ from typing import Self
 
 from samclip.cli import table
 
-from services.request.callers import COMMON
+from services.request.callers import COMMON, NAME
 from services.settings import Settings, SettingsError
 
 SCOPES = {
@@ -28,7 +28,6 @@ SCOPES = {
     "index": "add, replace and delete images of collections",
     "admin": "delete whole collections",
 }
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 SHORTEST = 20  # characters of a key from --from-stdin
 
 _HEADER = "# sha256 of the key, name, scopes, tenant, requests/s, in flight (0: no limit)\n"

@@ -12,7 +12,7 @@ from services.settings import Settings
 
 TIMEOUT_S = 2.0
 FRESH_S = 1.0
-"""Time for which all callers share a report, so that their number does not matter."""
+"""Seconds for which all callers share a report, which bounds the load on the applications."""
 FRESH_WHILE_STARTING_S = 0.1
 
 

@@ -8,6 +8,7 @@ file nobody sets them: there is then a single tenant, with all permissions.
 import hashlib
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from typing import Self
 
 from samclip_core.errors import PermissionDenied, Unauthenticated
 
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+"""The name of a key, a tenant or a collection."""
 COMMON = "-"
 """The tenant of collections and images that were added while no keys were required."""
 KEY, TENANT, SCOPES = "x-samclip-key", "x-samclip-tenant", "x-samclip-scopes"

@@ -1,18 +1,19 @@
-"""The table of routes: the applications, their gRPC services, and the POST route of each rpc.
+"""The one table of routes: the applications, their gRPC services, and the POST route of each rpc.
 
-The Serve applications, the servicers and the OpenAPI document are generated from it. Tests check
-that HAProxy's rules and ``deploy/serve_config.yaml`` agree with it.
+The Serve applications, the servicers and the OpenAPI document are made from it. Tests check
+HAProxy's rules and ``deploy/serve_config.yaml`` against it.
 """
 
 from dataclasses import dataclass
 
 from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
 from samclip.v1 import samclip_pb2 as pb
 
 
 @dataclass(frozen=True)
 class Route:
-    """One rpc at one path. If several rpcs share a path, the fields of the body select one."""
+    """One rpc at one path. If a path has several, the fields of the body select the rpc."""
 
     path: str
     rpc: str
@@ -21,13 +22,25 @@ class Route:
     summary: str
 
 
-@dataclass(frozen=True)
 class Application:
-    """A Serve application: ``module`` defines ``build``, ``service`` is from samclip.proto."""
+    """An application of Serve: ``module`` has its ``build``, ``service`` is in samclip.proto.
 
-    module: str
-    service: str
-    routes: tuple[Route, ...]
+    ``rows`` are the path, rpc and summary of each route; the proto has the types of the messages.
+    """
+
+    def __init__(self, module: str, service: str, *rows: tuple[str, str, str]):
+        self.module, self.service = module, service
+        methods = pb.DESCRIPTOR.services_by_name[service].methods_by_name
+        self.routes = tuple(
+            Route(
+                path,
+                rpc,
+                GetMessageClass(methods[rpc].input_type),
+                GetMessageClass(methods[rpc].output_type),
+                summary,
+            )
+            for path, rpc, summary in rows
+        )
 
 
 APPLICATIONS = {
@@ -35,108 +48,52 @@ APPLICATIONS = {
         "services.backbone.app",
         "BackboneService",
         (
-            Route(
-                "/embed",
-                "Embed",
-                pb.EmbedRequest,
-                pb.EmbedResponse,
-                "The embeddings of an image, or of texts if the body has texts instead.",
-            ),
-            Route(
-                "/embed",
-                "EmbedText",
-                pb.EmbedTextRequest,
-                pb.EmbedTextResponse,
-                "The embeddings of texts.",
-            ),
+            "/embed",
+            "Embed",
+            "The embeddings of an image, or of texts if the body has texts instead.",
         ),
+        ("/embed", "EmbedText", "The embeddings of texts."),
     ),
     "classification": Application(
         "services.heads.classification.app",
         "ClassificationService",
-        (
-            Route(
-                "/classify",
-                "Classify",
-                pb.ClassifyRequest,
-                pb.ClassifyResponse,
-                "What is this? The labels, most likely first.",
-            ),
-        ),
+        ("/classify", "Classify", "What is this? The labels, most likely first."),
     ),
     "segmentation": Application(
         "services.heads.segmentation.app",
         "SegmentationService",
+        ("/segment", "Segment", "Where is it? The masks for points, a box or a text."),
         (
-            Route(
-                "/segment",
-                "Segment",
-                pb.SegmentRequest,
-                pb.SegmentResponse,
-                "Where is it? The masks for points, a box or a text.",
-            ),
-            Route(
-                "/everything",
-                "SegmentEverything",
-                pb.SegmentEverythingRequest,
-                pb.SegmentEverythingResponse,
-                "Masks of everything in the image, named if labels are given.",
-            ),
+            "/everything",
+            "SegmentEverything",
+            "Masks of everything in the image, named if labels are given.",
         ),
     ),
     "semantic": Application(
         "services.heads.semantic.app",
         "SemanticSegmentationService",
         (
-            Route(
-                "/semantic",
-                "SegmentText",
-                pb.SegmentTextRequest,
-                pb.SegmentTextResponse,
-                "Which pixel is what? One region per label, or a picture with Accept: image/png.",
-            ),
+            "/semantic",
+            "SegmentText",
+            "Which pixel is what? One region per label, or a picture with Accept: image/png.",
         ),
     ),
     "retrieval": Application(
         "services.retrieval.app",
         "RetrievalService",
+        ("/index", "Index", "Add images to a collection."),
+        ("/search", "Search", "The images of a collection nearest to a text, an image or an id."),
         (
-            Route(
-                "/index",
-                "Index",
-                pb.IndexRequest,
-                pb.IndexResponse,
-                "Add images to a collection.",
-            ),
-            Route(
-                "/search",
-                "Search",
-                pb.SearchRequest,
-                pb.SearchResponse,
-                "The images of a collection nearest to a text, an image or an id.",
-            ),
-            Route(
-                "/delete",
-                "Delete",
-                pb.DeleteRequest,
-                pb.DeleteResponse,
-                "Delete images from a collection by id, or the whole collection with all.",
-            ),
-            Route(
-                "/describe",
-                "Describe",
-                pb.DescribeRequest,
-                pb.DescribeResponse,
-                "The number of items in each collection, and the model of their embeddings.",
-            ),
-            Route(
-                "/items",
-                "ListItems",
-                pb.ListItemsRequest,
-                pb.ListItemsResponse,
-                "The ids and metadata of a collection, page by page.",
-            ),
+            "/delete",
+            "Delete",
+            "Delete images from a collection by id, or the whole collection with all.",
         ),
+        (
+            "/describe",
+            "Describe",
+            "The number of items in each collection, and the model of their embeddings.",
+        ),
+        ("/items", "ListItems", "The ids and metadata of a collection, page by page."),
     ),
 }
 """By name in Serve, which is also the value of the header ``application``."""

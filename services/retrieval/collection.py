@@ -6,7 +6,6 @@ search graph, which only saves time at the start. Row numbers are never reused, 
 shows which rows the snapshot lacks and which it must drop, after any kind of crash.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from usearch.index import Index as Graph
 
 from samclip_core.errors import Unavailable
+from samclip_core.io import checkpoint
 from services import private_files
 from services.retrieval.index import (
     EXACT,
@@ -154,7 +154,9 @@ class EmbeddedCollection:
             private_files.close_files(partial.parent, partial.name)
             with self._database:
                 self._database.execute("DELETE FROM snapshot")
-                self._database.execute("INSERT INTO snapshot VALUES (?)", (_sha256(partial),))
+                self._database.execute(
+                    "INSERT INTO snapshot VALUES (?)", (checkpoint.sha256(partial),)
+                )
             partial.replace(self._snapshot)
         except (OSError, RuntimeError, sqlite3.OperationalError) as error:  # RuntimeError: usearch
             logger.warning("cannot write the snapshot of collection %s: %s", self.name, error)
@@ -233,7 +235,7 @@ class EmbeddedCollection:
         """Load the snapshot if it is intact, and apply all changes since."""
         graph = Graph(ndim=self.dimension, metric="cos", dtype="f32")
         stated = self._database.execute("SELECT sha256 FROM snapshot").fetchone()
-        if stated and self._snapshot.exists() and _sha256(self._snapshot) == stated[0]:
+        if stated and self._snapshot.exists() and checkpoint.sha256(self._snapshot) == stated[0]:
             graph.load(str(self._snapshot))
         indexed = set(np.asarray(graph.keys).tolist())
         stored = {row[0] for row in self._database.execute("SELECT number FROM items")}
@@ -263,7 +265,7 @@ def _model(database: sqlite3.Connection) -> tuple[str, int, str]:
 
 def _connect(path: Path, digest: str, dimension: int, dtype: str) -> sqlite3.Connection:
     file = path.with_name(f"{path.name}.sqlite")
-    # Calls are serialised, but not always from the thread that connected, as sqlite3 requires.
+    # Calls are serialised, but may come from other threads than this one, which sqlite3 refuses.
     database = sqlite3.connect(file, check_same_thread=False)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
@@ -289,8 +291,3 @@ def _sync(directory: Path) -> None:
 
 def _blob(vector_D: NDArray[np.float32]) -> bytes:
     return np.ascontiguousarray(vector_D, "<f4").tobytes()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from services.retrieval.index import UNRECORDED, Collections, Description
 MOST_OPEN = 1000
 """Maximum number of open collections (files and graph), if ``ulimit -n`` allows it."""
 DESCRIPTORS = 6
-"""File descriptors reserved per open collection: three for its files, three for the process."""
+"""File descriptors reserved per open collection: three for its files, three for other uses."""
 
 logger = logging.getLogger(__name__)
 

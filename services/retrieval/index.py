@@ -1,7 +1,6 @@
 """The index of image vectors: the interface of its engines, and the rules they share."""
 
 import copy
-import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.errors import DeadlineExceeded, InvalidRequest, NotFound
+from services.request.callers import NAME
 
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 OF = "@"
 """Separates the tenant from the collection in stored names."""
 EXACT = 10_000
@@ -112,7 +111,7 @@ class Query:
 def _nearest(
     compare: Callable[[int], Iterable[tuple[Key, float]]], count: int
 ) -> list[tuple[Key, float]]:
-    """Return the nearest ``count``, in the same order for every ``count``: ties by key.
+    """Return the nearest ``count``, in the same order for every ``count``: ties are sorted by key.
 
     Engines return an arbitrary subset of tied items, so all ties with the last hit are fetched.
     """
@@ -196,7 +195,7 @@ class Collections(ABC):
             self.get(name)
 
     def check_room(self, name: str, most_items: int, most_collections: int) -> None:
-        """Raise InvalidRequest if the collection is full, or is new and there are too many."""
+        """Raise InvalidRequest if the collection is full, or if it is new and would be too many."""
         collection = self._find(name)
         if collection is None and len(self._names()) >= most_collections:
             raise InvalidRequest(
@@ -271,7 +270,7 @@ class Collections(ABC):
 
 
 class _Tenant(Collections):
-    """Stores PETS as TENANT@PETS, a name that no caller can use: ``check_name`` refuses it."""
+    """One tenant's collections. PETS is stored as TENANT@PETS, which ``check_name`` refuses."""
 
     def __init__(self, everybody: Collections, tenant: str):
         super().__init__(everybody._digest, everybody._dimension)

@@ -102,7 +102,7 @@ def _answers() -> Iterator[None]:
             raise
         logger.warning("the index in Redis failed: %s", error)
         raise Unavailable(
-            "the index is unavailable: Redis is full, read-only or forbids this, see the service log"
+            "the index is unavailable: Redis is full, read-only or forbids this; see the log"
         ) from error
 
 

@@ -377,7 +377,9 @@ def test_a_collection_of_another_model_is_refused_but_can_be_listed_and_dropped(
 def test_vectors_of_another_precision_are_refused_but_those_that_are_there_are_searched(start):
     start(MODEL).get_or_make("pets", "int8").upsert(items(1, 2))
     again = start(MODEL)
-    expected = r"computed in int8, and here it computes in float32: .* SAMCLIP_DTYPE to int8, or .*"
+    expected = (
+        r"computed in int8, but this service computes in float32, .* SAMCLIP_DTYPE to int8, or .*"
+    )
     with pytest.raises(InvalidRequest, match=expected + r"samclip reindex"):
         again.get_or_make("pets", "float32")
     assert again.get("pets").search(Query(vector(1), 1))[0].id == "id 1"
@@ -389,7 +391,9 @@ def test_vectors_of_another_precision_are_refused_but_those_that_are_there_are_s
 
 def test_vectors_of_another_calibration_are_refused(start):
     start(MODEL).get_or_make("pets", "int8:4caf4841").upsert(items(1))
-    expected = r"in int8:4caf4841, and here it computes in int8:01234567: .* together, so index the"
+    expected = (
+        r"in int8:4caf4841, but this service computes in int8:01234567, .* precisions: index the"
+    )
     with pytest.raises(InvalidRequest, match=expected):
         start(MODEL).get_or_make("pets", "int8:01234567")
 

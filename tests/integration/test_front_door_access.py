@@ -99,7 +99,7 @@ def test_a_key_may_ask_so_often(guarded: Door) -> None:
     replies = [guarded.http.get("/classify", headers=sent) for _ in range(60)]
     late = [reply for reply in replies if reply.status_code == 429]
     assert late
-    assert "ann may ask 3 times a second" in late[0].json()["detail"]
+    assert "ann is limited to 3 requests per second" in late[0].json()["detail"]
     assert late[0].headers["retry-after"] == "1"
     for _ in range(60):
         assert guarded.http.get("/classify", headers={"x-api-key": "second, key"}).is_success
@@ -123,7 +123,7 @@ def test_a_key_may_have_so_many_requests_in_flight(guarded: Door) -> None:
         guarded.serve.gate.set()
         assert first.result().is_success
     assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "ann may have 1 requests in flight" in details
+    assert "ann is limited to 1 requests in flight" in details
     guarded.call(EMBED, ("x-api-key", "first-key"))
 
 

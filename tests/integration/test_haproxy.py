@@ -315,7 +315,7 @@ def test_bytes_that_are_no_message_are_the_callers_fault(door: Door) -> None:
     with pytest.raises(grpc.RpcError) as caught:
         door.call("/samclip.v1.BackboneService/Embed")
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "no message of this rpc" in (caught.value.details() or "")
+    assert "not a message of this rpc" in (caught.value.details() or "")
 
 
 HOSTILE_TARGETS = (

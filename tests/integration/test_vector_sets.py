@@ -20,7 +20,7 @@ from tests.in_process import Caller, served
 from tests.integration.test_collection_engines import MODEL, OTHER, D, items, vector
 from tests.ports import free_port
 
-LOST = "Redis, which holds the index, does not answer: try again"
+LOST = "the index is unavailable: Redis does not answer, try again"
 
 
 def collections(server: redis_server.RedisServer, digest: str = MODEL) -> VectorSets:
@@ -117,7 +117,9 @@ def test_a_collection_that_was_made_in_another_precision_meanwhile_is_left_alone
     ours, theirs = collections(own_redis), collections(own_redis)
     late = ours.get_or_make("pets", "int8")
     theirs.get_or_make("pets", "float32").upsert(items(1))
-    with pytest.raises(InvalidRequest, match="computed in float32, and here it computes in int8"):
+    with pytest.raises(
+        InvalidRequest, match="computed in float32, but this service computes in int8"
+    ):
         late.upsert(items(1, 2))
     assert [item.id for item in theirs.get("pets").items("", 9)] == ["id 1"]
     for found in (ours, theirs):
@@ -196,7 +198,7 @@ def test_collections_stay_in_files_beside_a_redis_of_several_servers(url, tmp_pa
     with caplog.at_level("WARNING"):
         found = open_index(settings, MODEL, D)
     assert isinstance(found, EmbeddedCollections)
-    assert "on one server" in caplog.text
+    assert "a single server" in caplog.text
     found.close()
 
 

@@ -119,7 +119,7 @@ async def test_an_id_that_a_request_repeats_is_an_error_and_its_first_item_count
     assert (response.indexed, response.replaced) == (2, 1)
     (error,) = response.errors
     assert error.id == "a"
-    assert "an earlier item of the request has the id 'a' too" in error.message
+    assert "an earlier item of the request also has the id 'a'" in error.message
     request = pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(1)), top_k=1)
     assert (await pets("Search", request)).hits[0].score == pytest.approx(1, abs=1e-4)
 

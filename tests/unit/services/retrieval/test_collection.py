@@ -86,7 +86,7 @@ def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
     found.upsert(items(1, 2))
     pages = found._database.execute("PRAGMA page_count").fetchone()[0]
     found._database.execute(f"PRAGMA max_page_count = {pages}")  # simulates a full disk
-    with pytest.raises(Unavailable, match="make room"):
+    with pytest.raises(Unavailable, match="free some space"):
         found.upsert(items(*range(3, 100)))
     check(found, 1, 2)
     found._database.execute("PRAGMA max_page_count = 1000000")
@@ -105,7 +105,7 @@ def test_a_snapshot_that_cannot_be_written_is_done_without(path, monkeypatch, ca
     found.upsert(items(1, 2))
     check(found, 1, 2)
     assert [*path.parent.glob("*.partial"), *path.parent.glob("*.usearch")] == []
-    assert "no snapshot of collection pets" in caplog.text
+    assert "cannot write the snapshot of collection pets" in caplog.text
 
 
 def test_removed_files_are_gone_and_stay_so(path, monkeypatch):

@@ -82,7 +82,7 @@ def test_missing_broken_and_foreign_pictures_are_told_and_the_others_indexed(ser
     captured = capsys.readouterr()
     assert captured.out == "new: 67 indexed, 6 failed\n"
     for id in foreign:
-        assert f"{id}: its id is no path below the root" in captured.err
+        assert f"{id}: its id is not a path below the root" in captured.err
     assert "0/0 é.png: [Errno 2]" in captured.err
     assert "1/1 é.png: not an image" in captured.err
     assert "2/2 é.png: the file is empty" in captured.err
