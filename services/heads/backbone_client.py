@@ -6,7 +6,6 @@ bytes → hash → cache? ──hit──→ features
 
 import math
 import os
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
@@ -17,6 +16,7 @@ from typing import Any, TypeVar
 
 import grpc
 import numpy as np
+from cachetools import LRUCache
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
@@ -149,8 +149,8 @@ class BackboneClient:
         self._dtype: str | None = None
         self.cache = caches("")
         self._hashers = ThreadPoolExecutor(os.cpu_count(), "hash")
-        self._texts: OrderedDict[str, NDArray[np.float32]] = OrderedDict()
-        self._classes: OrderedDict[Classes, NDArray[np.float32]] = OrderedDict()
+        self._texts = LRUCache[str, NDArray[np.float32]](TEXTS_KEPT)
+        self._classes = LRUCache[Classes, NDArray[np.float32]](CLASSES_KEPT)
         self._refusals = _Refusals()
 
     @cached_property
@@ -208,16 +208,13 @@ class BackboneClient:
     ) -> NDArray[np.float32]:
         """Return one unit-length row per label, the mean over the templates: L×D, read-only."""
         classes = tuple(labels), tuple(templates)
-        if classes in self._classes:
-            self._classes.move_to_end(classes)
-            return self._classes[classes]
+        if (known := self._classes.get(classes)) is not None:
+            return known
         texts = [template.replace("{}", label) for label in labels for template in templates]
         row = dict(zip(texts, await self.embed_text(context, texts), strict=True))
         made = class_embeddings(lambda all: np.stack([row[text] for text in all]), *classes)
         made.setflags(write=False)
         self._classes[classes] = made
-        if len(self._classes) > CLASSES_KEPT:
-            self._classes.popitem(last=False)
         return made
 
     async def embed_text(
@@ -232,11 +229,7 @@ class BackboneClient:
             # A copy of each row: a view would keep the whole response in memory.
             found = (row.copy() for row in wire.from_tensor(response.tensor))
             rows |= zip(missing, found, strict=True)
-        for text in rows:
-            self._texts[text] = rows[text]
-            self._texts.move_to_end(text)
-        while len(self._texts) > TEXTS_KEPT:
-            self._texts.popitem(last=False)
+        self._texts.update(rows)
         return np.stack([rows[text] for text in texts])
 
     async def close(self) -> None:

@@ -78,7 +78,7 @@ def test_what_was_pushed_out_leaves_nothing_behind():
     memory = MemoryTier(100_000)
     for key in range(20_000):
         memory.put(str(key), entries())
-    held = sum(len(shelf.entries) for shelf in memory._shelves.values())
+    held = sum(len(shelf) for shelf in memory._shelves.values())
     assert held == sum(
         int(100_000 * SHARES[output]) // entry.array.nbytes for output, entry in entries().items()
     )

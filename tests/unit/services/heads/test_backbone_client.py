@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import grpc
 import numpy as np
 import pytest
+from cachetools import LRUCache
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1.samclip_pb2_grpc import (
     BackboneServiceServicer,
@@ -269,7 +270,7 @@ async def test_a_remembered_text_keeps_no_other_bytes_of_its_response(backbone):
 
 
 async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkeypatch):
-    monkeypatch.setattr(backbone_client, "TEXTS_KEPT", 2)
+    monkeypatch.setattr(backbone, "_texts", LRUCache(2))
     await backbone.embed_text(ANYBODY, ["a", "b"])
     await backbone.embed_text(ANYBODY, ["a"])
     await backbone.embed_text(ANYBODY, ["c"])  # evicts b, the least recently used
