@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := client:.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test cluster faults fuzz soak lint format proto docs bench lock audit clean
+.PHONY: help serve demo test package cluster faults fuzz soak lint format proto docs bench lock audit clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ demo: $(VENV)/.dev ## run sample photographs through every head; pictures under 
 
 test: $(VENV)/.dev tools ## run the test suite, or the part in ARGS
 	@GOMP_SPINCOUNT=1000 $(RUN) -m pytest -n 2 --max-worker-restart 0 $(ARGS)
+
+package: $(VENV)/.dev ## build the wheel, and test it in an environment of its own
+	@$(RUN) -m pytest tests/package -m package
 
 faults: $(VENV)/.dev tools ## inject every fault under load; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md

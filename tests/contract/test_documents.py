@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.checkout import ROOT
 from tests.documents import DOCUMENTS
 
 SHOWN = [(document, words) for document in DOCUMENTS for words in documents.shown(document)]
-PROGRAMS = {"pip", "ray", "export", "docker", "kubectl", "serve", "chown", "cp", "mkdir"}
+PROGRAMS = {"pip", "ray", "export", "set", "docker", "kubectl", "serve", "chown", "cp", "mkdir"}
 
 
 def name(document: Path) -> str:
@@ -28,8 +29,11 @@ def test_commands_exist(words: list[str]) -> None:
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
     elif words[0] in ("samclip", "python"):
-        command = ["-m", "samclip.cli"] if words[0] == "samclip" else []
-        command += words[1 : 2 if command else 3]
+        plain = [*takewhile(lambda word: re.fullmatch("[a-z-]+", word), words[1:])]
+        if words[0] == "samclip":
+            command = ["-m", "samclip.cli", *plain[: 2 if plain[0] in ("cache", "keys") else 1]]
+        else:
+            command = words[1:3]
         run = subprocess.run(
             [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
         )

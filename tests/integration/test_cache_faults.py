@@ -14,7 +14,7 @@ from services.cache import breaker
 from services.observability import metrics
 from tests import redis_server
 from tests.fake_model import FakeModel
-from tests.in_process import png
+from tests.in_process import ANYBODY, png
 from tests.ports import free_port
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
@@ -48,7 +48,7 @@ def breakers(engine: Engine) -> tuple[bool, bool]:
 async def answers(engine: Engine, requests: int = 8) -> None:
     """Check that concurrent requests for different images are all answered."""
     images = [png(next(IMAGES) % 256, 40 + next(IMAGES) % 50) for _ in range(requests)]
-    found = await asyncio.gather(*(engine.embed(image, ALL) for image in images))
+    found = await asyncio.gather(*(engine.embed(ANYBODY, image, ALL) for image in images))
     assert [list(result.entries) for result in found] == [list(ALL)] * requests
 
 
@@ -60,7 +60,7 @@ async def answers_until(engine: Engine, reads: bool, writes: bool) -> None:
 async def heals(engine: Engine) -> None:
     """Wait until an encoded image is found in the cache."""
     image = png(next(IMAGES) % 256, 99)
-    while not (await engine.embed(image, ALL)).cached:
+    while not (await engine.embed(ANYBODY, image, ALL)).cached:
         await asyncio.sleep(0.01)
     assert await engine.cache.state() == "up"
 

@@ -11,7 +11,7 @@ from samclip_core.io.image import image_key
 from services.backbone.engine import Engine
 from services.cache import lease
 from tests.fake_model import FakeModel
-from tests.in_process import png
+from tests.in_process import ANYBODY, png
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
 IMAGE = png(100)
@@ -44,26 +44,26 @@ def encodings(engines: list[Engine]) -> int:
 async def encoding(engine: Engine) -> asyncio.Task:
     """Start an encoding, and block it."""
     engine.model.hold()
-    task = asyncio.create_task(engine.embed(IMAGE, ALL))
+    task = asyncio.create_task(engine.embed(ANYBODY, IMAGE, ALL))
     await asyncio.to_thread(engine.model.running.wait, 60)
     return task
 
 
 async def test_64_identical_misses_on_two_replicas_cost_one_encoding(engines, redis):
-    found = await asyncio.gather(*(engines[i % 2].embed(IMAGE, ALL) for i in range(64)))
+    found = await asyncio.gather(*(engines[i % 2].embed(ANYBODY, IMAGE, ALL) for i in range(64)))
     assert encodings(engines) == 1
     for result in found:
         for output in ALL:
             np.testing.assert_array_equal(
                 result.entries[output].array, found[0].entries[output].array
             )
-    again = await asyncio.gather(*(engine.embed(IMAGE, ALL) for engine in engines))
+    again = await asyncio.gather(*(engine.embed(ANYBODY, IMAGE, ALL) for engine in engines))
     assert all(result.cached for result in again)
 
 
 async def test_others_wait_for_whoever_encodes(engines, redis):
     first = await encoding(engines[0])
-    second = asyncio.create_task(engines[1].embed(IMAGE, ALL))
+    second = asyncio.create_task(engines[1].embed(ANYBODY, IMAGE, ALL))
     while not await redis.exists(lease_name(engines[0])):
         await asyncio.sleep(0.001)
     done, _ = await asyncio.wait([second], timeout=0.1)
@@ -75,7 +75,7 @@ async def test_others_wait_for_whoever_encodes(engines, redis):
 
 
 async def test_the_lease_is_gone_after_the_work(engines, redis):
-    await engines[0].embed(IMAGE, ALL)
+    await engines[0].embed(ANYBODY, IMAGE, ALL)
     while await redis.exists(lease_name(engines[0])):
         await asyncio.sleep(0.001)
     assert await redis.exists(*[key async for key in redis.scan_iter("samclip:cache:*")]) == 3
@@ -83,7 +83,7 @@ async def test_the_lease_is_gone_after_the_work(engines, redis):
 
 async def test_the_lease_of_a_process_that_crashed_runs_out(engines, redis):
     await redis.set(lease_name(engines[0]), "crashed", nx=True, px=300)
-    found = await engines[0].embed(IMAGE, ALL)
+    found = await engines[0].embed(ANYBODY, IMAGE, ALL)
     assert not found.cached
     assert encodings(engines) == 1
 
@@ -116,7 +116,7 @@ async def test_nobody_takes_away_the_lease_of_another(engines, redis):
 async def test_an_error_is_not_shared_with_other_processes(engines, redis):
     engines[0].model.failure = RuntimeError("the device is lost")
     first = await encoding(engines[0])
-    second = asyncio.create_task(engines[1].embed(IMAGE, ALL))
+    second = asyncio.create_task(engines[1].embed(ANYBODY, IMAGE, ALL))
     engines[0].model.release()
     with pytest.raises(RuntimeError):
         await first
@@ -127,7 +127,7 @@ async def test_an_error_is_not_shared_with_other_processes(engines, redis):
 async def test_a_storm_of_cancelled_callers_leaves_the_others_alone(engines, redis):
     calls = []
     for round_ in range(20):
-        calls += [asyncio.create_task(engine.embed(IMAGE, ALL)) for engine in engines]
+        calls += [asyncio.create_task(engine.embed(ANYBODY, IMAGE, ALL)) for engine in engines]
         await asyncio.sleep(0)
         if round_ % 2:
             calls[-1].cancel()
@@ -142,10 +142,10 @@ async def test_a_storm_of_cancelled_callers_leaves_the_others_alone(engines, red
 
 async def test_when_all_callers_are_cancelled_the_next_need_not_wait_for_the_lease(engines, redis):
     for pause_s in (0, 0, 0.001, 0.002, 0.005):
-        call = asyncio.create_task(engines[0].embed(IMAGE, ALL))
+        call = asyncio.create_task(engines[0].embed(ANYBODY, IMAGE, ALL))
         await asyncio.sleep(pause_s)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
     await engines[0].cache._shared._leases.close()
     assert not await redis.exists(lease_name(engines[0]))
-    assert (await engines[1].embed(IMAGE, ALL)).key == image_key(IMAGE)
+    assert (await engines[1].embed(ANYBODY, IMAGE, ALL)).key == image_key(IMAGE)

@@ -482,7 +482,7 @@ def test_alone_it_must_know_where_the_cluster_is(
 ) -> None:
     monkeypatch.setenv("SAMCLIP_INNER_HTTP_PORT", "8100")
     assert haproxy.main([]) == 2
-    assert "set SAMCLIP_INNER_GRPC_PORT to what" in capsys.readouterr().err
+    assert "set SAMCLIP_INNER_GRPC_PORT to the value" in capsys.readouterr().err
 
 
 def test_two_front_doors_cannot_share_a_port(door: Door) -> None:

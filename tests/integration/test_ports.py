@@ -60,7 +60,7 @@ def test_a_process_that_is_killed_gives_its_block_back(monkeypatch: pytest.Monke
         go_on(other)
         block = block_of(other)
         monkeypatch.setattr(ports, "BLOCKS", [block])
-        with pytest.raises(SettingsError, match="in a row are free"), ports.reserved():
+        with pytest.raises(SettingsError, match="consecutive ports are free"), ports.reserved():
             pass
         other.kill()
         other.wait()

@@ -75,7 +75,7 @@ def test_the_cost_is_of_cores_and_memory() -> None:
     [
         (Load(images_per_s=0), Choices(), "load is zero"),
         (Load(images_per_s=1, hit_ratio=1.5), Choices(), "hit ratio is 1.5"),
-        (Load(images_per_s=-1), Choices(), "not negative"),
+        (Load(images_per_s=-1), Choices(), "must not be negative"),
         (Load(images_per_s=1), Choices(utilisation=0), "utilisation is 0"),
     ],
 )

@@ -289,8 +289,8 @@ def ones(id: str) -> app._Made:
 async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
     kept, vector = [], app.Retrieval._vector
 
-    def watched(self, name, id):
-        kept.append(vector(self, name, id))
+    def watched(self, caller, name, id):
+        kept.append(vector(self, caller, name, id))
         return kept[-1]
 
     monkeypatch.setattr(app.Retrieval, "_vector", watched)
@@ -305,9 +305,9 @@ async def test_a_restart_finds_everything(settings):
     service._upsert(callers.Caller(), "pets", [ones("a"), ones("b")])
     service.__del__()
     again = app.Retrieval(settings)
-    assert [item.id for item in again._items("pets", "", 9)] == ["a", "b"]
+    assert [item.id for item in again._items(callers.Caller(), "pets", "", 9)] == ["a", "b"]
     query = app.Query(ones("a").item.vector_D, 9)
-    assert {hit.id for hit in again._search("pets", query)} == {"a", "b"}
+    assert {hit.id for hit in again._search(callers.Caller(), "pets", query)} == {"a", "b"}
     again.__del__()
 
 
@@ -434,7 +434,7 @@ async def test_a_search_knows_when_its_caller_has_gone(pets, monkeypatch):
     queries = asyncio.Queue()
     go_on = Event()
 
-    def search(self, name, query):
+    def search(self, caller, name, query):
         asyncio.run_coroutine_threadsafe(queries.put(query), loop)
         go_on.wait(60)
         return []

@@ -101,7 +101,7 @@ def test_a_snapshot_that_cannot_be_written_is_done_without(path, monkeypatch, ca
     def full(path: Path) -> str:
         raise OSError("no space left")
 
-    monkeypatch.setattr(collection, "_sha256", full)
+    monkeypatch.setattr(collection.checkpoint, "sha256", full)
     found.upsert(items(1, 2))
     check(found, 1, 2)
     assert [*path.parent.glob("*.partial"), *path.parent.glob("*.usearch")] == []

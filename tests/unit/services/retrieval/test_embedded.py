@@ -126,7 +126,7 @@ def serve_with(index: Path, checkpoint: Path, *flags: str) -> int:
     ports = ["--http-port", str(free_port()), "--grpc-port", str(free_port())]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SAMCLIP_INDEX_DIR", str(index))
-        patch.setattr(serve.instance, "environment", lambda *_: {})
+        patch.setattr(serve.isolation, "environment", lambda *_: {})
         patch.setattr(serve, "_run", lambda *_: 0)
         return serve.main([*ports, "--checkpoint", str(checkpoint), *flags])
 

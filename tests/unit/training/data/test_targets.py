@@ -122,7 +122,7 @@ def test_targets_of_other_photographs_are_refused(tmp_path: Path):
 
 def test_targets_that_are_not_all_there_are_refused(tmp_path: Path):
     source, other = a_source(tmp_path / "set"), a_source(tmp_path / "other")
-    with pytest.raises(FileNotFoundError, match=r"run training\.data\.embeddings first"):
+    with pytest.raises(FileNotFoundError, match=r"run training\.distillation\.embeddings first"):
         StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
     store(tmp_path / "kept", source)
     with pytest.raises(FileNotFoundError, match="2 of 2 parts of other are missing"):
