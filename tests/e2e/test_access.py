@@ -163,4 +163,4 @@ def test_the_command_line_comes_in_as_well(
     server = ["--server", f"localhost:{guarded.service.grpc_port}", "--ca", str(guarded.ca)]
     assert main(["describe", *server, "--api-key", SECRETS["bob"]]) == 0
     assert main(["describe", *server, "--api-key", "wrong"]) == 1
-    assert "no API key, or one that is not known" in capsys.readouterr().err
+    assert "no API key, or an unknown one" in capsys.readouterr().err
