@@ -1,10 +1,5 @@
-"""Write a checkpoint of SAM's size with random weights and a small text encoder.
+"""A checkpoint of SAM's size with random weights and a small text tower; its CLIP head has no layers."""
 
-Run by path with a directory as argument; PYTHONPATH may be any checkout. The CLIP head has no
-layers.
-"""
-
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +21,3 @@ def make(directory: Path) -> None:
     )
     text_encoder = build_text_encoder(text, tiny.tokenizer_json())
     checkpoint.save(directory, build(config).eval(), text_encoder, config, {}, card="# Random\n")
-
-
-if __name__ == "__main__":
-    make(Path(sys.argv[1]))

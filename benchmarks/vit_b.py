@@ -4,7 +4,7 @@ The weights are random, as speed does not depend on them. The CLIP head has no l
 image encoders are compared.
 """
 
-import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +17,7 @@ from benchmarks.bench import Bench
 from benchmarks.in_process import SEGMENT_ANYTHING
 from benchmarks.library import Call, process, write_files
 from benchmarks.lines import Line, ratio
-from tests.checkout import ROOT, sources
+from tests.checkout import ROOT
 
 TABLE, ROW = "`vit-b`, random weights", "new image, idle"
 REFERENCE = f"{SEGMENT_ANYTHING} float32"
@@ -29,13 +29,13 @@ def run(bench: Bench) -> list[Line]:
     """Measure in turns; skips precisions that a checkout does not have."""
     with tempfile.TemporaryDirectory(prefix="samclip-bench-") as folder, ExitStack() as stack:
         calls = {REFERENCE: stack.enter_context(process(SEGMENT_ANYTHING, "float32"))}
-        for name, root in (("ours", ROOT), ("baseline", bench.baseline)):
-            if root is not None:
-                directory = Path(folder) / name
-                _make(directory, root)
-                if root is ROOT:
-                    _export(directory)
-                calls |= _loaded(bench, stack, name, directory, root)
+        ours, theirs = Path(folder) / "ours", Path(folder) / "baseline"
+        random_vit_b.make(ours)
+        shutil.copytree(ours, theirs)
+        _export(ours)
+        calls |= _loaded(bench, stack, "ours", ours, ROOT)
+        if bench.baseline:
+            calls |= _loaded(bench, stack, "baseline", theirs, bench.baseline)
         taken: dict[str, list[float]] = {name: [] for name in calls}
         for number in range(bench.rounds + 1):
             bench.log(f"round {number}" if number else "warm-up")
@@ -55,13 +55,6 @@ def _loaded(
             yield f"{name} {dtype}", stack.enter_context(process(directory, dtype, root))
         except RuntimeError as error:
             bench.log(f"skipped: {name} {dtype}: {error}")
-
-
-def _make(directory: Path, root: Path) -> None:
-    """Write a checkpoint in the format that the checkout at ``root`` reads."""
-    command = [sys.executable, "-P", random_vit_b.__file__, str(directory)]
-    environment = os.environ | {"PYTHONPATH": sources(root)}
-    subprocess.run(command, env=environment, check=True)
 
 
 def _export(directory: Path) -> None:

@@ -146,5 +146,6 @@ async def caller(settings: Settings, tiny_model: SamClip) -> AsyncIterator[Calle
         await caller.close()
     for head in opened:
         await head.backbone.close()
-    opened[-1].__del__()  # Serve calls it when a replica stops
+        if isinstance(head, Retrieval):
+            head.__del__()  # Serve calls it when a replica stops
     await backbone.engine.close()

@@ -31,13 +31,6 @@ _OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 4_000),
     ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": _RETRY}]})),
 ]
-_STUBS = (
-    pb_grpc.BackboneServiceStub,
-    pb_grpc.ClassificationServiceStub,
-    pb_grpc.RetrievalServiceStub,
-    pb_grpc.SegmentationServiceStub,
-    pb_grpc.SemanticSegmentationServiceStub,
-)
 
 
 def credentials(ca: Path | str | None = None, cert: Path | str | None = None) -> Any:
@@ -73,8 +66,8 @@ class Session:
         # The request type names the RPC: SegmentTextRequest → SegmentText.
         self._rpcs = {
             f"{rpc}Request": call
-            for stub in _STUBS
-            for rpc, call in vars(stub(self._channel)).items()
+            for service in pb.DESCRIPTOR.services_by_name
+            for rpc, call in vars(getattr(pb_grpc, f"{service}Stub")(self._channel)).items()
         }
         self._headers = [("authorization", f"Bearer {api_key}")] if api_key else []
         if bulk:

@@ -155,7 +155,7 @@ def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], 
     @functools.wraps(method)
     async def grpc_method(self: Service, request: Request, grpc_context: Context) -> Message:
         metadata = dict(grpc_context.invocation_metadata())
-        metadata.setdefault(request_log.REQUEST_ID, uuid.uuid4().hex)
+        metadata[request_log.REQUEST_ID] = metadata.get(request_log.REQUEST_ID) or uuid.uuid4().hex
         try:
             return await self.call(method.__name__, request, metadata)
         except Exception as error:

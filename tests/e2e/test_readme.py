@@ -15,6 +15,10 @@ from tests.e2e.conftest import Service
 
 pytestmark = pytest.mark.e2e
 
+EXAMPLES = [
+    example for name in ("README.md", "docs/api.md") for example in documents.runnable(ROOT / name)
+]
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,7 +42,7 @@ def environment(folder: Path, service: Service) -> dict[str, str]:
     return os.environ | {"PATH": os.pathsep.join(path), "PYTHONPATH": sources()}
 
 
-@pytest.mark.parametrize(("language", "code"), documents.runnable(ROOT / "README.md"))
+@pytest.mark.parametrize(("language", "code"), EXAMPLES)
 def test_example(
     language: str, code: str, service: Service, folder: Path, environment: dict[str, str]
 ) -> None:

@@ -18,6 +18,7 @@ from services.front_door import haproxy
 from services.request import admission
 from services.request.arrival import Pace
 from services.request.priority import Priority
+from services.request.routes import ROUTES, SERVICES
 from services.settings import Settings
 from tests.door import EMBED, SECRET, Door, Serve, grpc_server, http_server, logged, opened
 from tests.ports import free_port
@@ -42,16 +43,8 @@ def door(shared: Door) -> Door:
 @pytest.mark.parametrize(
     ("path", "inner"),
     [
-        ("/classify", "/classification/classify"),
-        ("/segment", "/segmentation/segment"),
-        ("/everything", "/segmentation/everything"),
+        *((each.path, f"/{name}{each.path}") for name, rows in ROUTES.items() for each in rows),
         ("/semantic?x=1", "/semantic/semantic?x=1"),
-        ("/index", "/retrieval/index"),
-        ("/search", "/retrieval/search"),
-        ("/delete", "/retrieval/delete"),
-        ("/describe", "/retrieval/describe"),
-        ("/items", "/retrieval/items"),
-        ("/embed", "/backbone/embed"),
         ("/", "/gateway/"),
         ("/docs/static/x.js", "/gateway/docs/static/x.js"),
         ("/backbone/healthz", "/gateway/backbone/healthz"),
@@ -78,11 +71,7 @@ def test_what_the_front_door_counts_is_told_by_itself(door: Door) -> None:
 @pytest.mark.parametrize(
     ("method", "application"),
     [
-        ("/samclip.v1.ClassificationService/Classify", "classification"),
-        ("/samclip.v1.SegmentationService/Segment", "segmentation"),
-        ("/samclip.v1.SemanticSegmentationService/SegmentText", "semantic"),
-        ("/samclip.v1.RetrievalService/Search", "retrieval"),
-        ("/samclip.v1.BackboneService/Embed", "backbone"),
+        *((f"/{service}/{ROUTES[name][0].rpc}", name) for service, name in SERVICES.items()),
         ("/grpc.health.v1.Health/Check", "gateway"),
         ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "gateway"),
     ],
