@@ -1,4 +1,4 @@
-"""A checkpoint of SAM's size with random weights and a small text tower; its CLIP head has no layers."""
+"""Write a checkpoint of SAM's size with random weights, a small text tower and an empty CLIP head."""
 
 from dataclasses import replace
 from pathlib import Path

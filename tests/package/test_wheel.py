@@ -1,6 +1,7 @@
 """The built wheel: the client that ``pip install samclip`` brings works, and no file is missing."""
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -26,9 +27,12 @@ def run(*command: object, cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    run(
-        sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", folder, ROOT, cwd=folder
-    )
+    source = folder / "source"
+    for name in run("git", "ls-files", cwd=ROOT).splitlines():  # setuptools leaves build/ behind
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", folder)
+    run(*pip, source, cwd=folder)
     (found,) = folder.glob("samclip-*.whl")
     return found
 
