@@ -1,4 +1,4 @@
-"""Write a checkpoint of SAM's size with random weights, a small text tower and an empty CLIP head."""
+"""Write a checkpoint of SAM's size with random weights, a small text tower and no CLIP layers."""
 
 from dataclasses import replace
 from pathlib import Path
