@@ -34,8 +34,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     monkeypatch.setattr(library, "process", process)
     monkeypatch.setattr(vit_b, "process", process)
     monkeypatch.setattr(library, "STATES", dict.fromkeys(library.STATES, nullcontext))
-    for name in ("_make", "_export"):
-        monkeypatch.setattr(vit_b, name, lambda *_: None)
+    monkeypatch.setattr(vit_b.random_vit_b, "make", lambda directory: directory.mkdir())
+    monkeypatch.setattr(vit_b, "_export", lambda directory: None)
     return found
 
 
