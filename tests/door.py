@@ -154,7 +154,7 @@ def logged(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 
 def is_up(admin: Path) -> bool:
     try:
-        return reload.tell(admin, "show info").startswith("Name: HAProxy")
+        return reload.send(admin, "show info").startswith("Name: HAProxy")
     except OSError:
         return False
 

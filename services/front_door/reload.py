@@ -25,18 +25,18 @@ def watch(process: subprocess.Popen[bytes], settings: Settings, admin: Path) -> 
 
     Logs an error if the clock is set back.
     """
-    handlers = {settings.api_keys_file: hand_in_keys, settings.tls_cert_file: hand_in_certificate}
+    handlers = {settings.api_keys_file: load_keys, settings.tls_cert_file: load_certificate}
     states: dict[Path, tuple[int, ...]] = {}
     ahead_s = _clock_ahead_s()
     while True:
         ahead_s, before_s = _clock_ahead_s(), ahead_s
         if before_s - ahead_s > STEP_S:
-            _tell_of_step(before_s - ahead_s)
-        for file, hand_in in handlers.items():
+            _report_step(before_s - ahead_s)
+        for file, load in handlers.items():
             if file is not None and (state := _state(file)) != states.get(file):
                 states[file] = state
                 try:
-                    hand_in(admin, file)
+                    load(admin, file)
                 except (SettingsError, OSError, RuntimeError) as error:
                     logger.error("%s; the previous keys or certificate stay in use", error)
         try:
@@ -45,25 +45,25 @@ def watch(process: subprocess.Popen[bytes], settings: Settings, admin: Path) -> 
             continue
 
 
-def hand_in_keys(admin: Path, file: Path) -> None:
+def load_keys(admin: Path, file: Path) -> None:
     """Replace all keys at once. Raises SettingsError if the file is invalid."""
     lines = [str(key) for key in keys.read(file)]
-    version = _done(tell(admin, f"prepare map {file}"), "New version created: ")
+    version = _done(send(admin, f"prepare map {file}"), "New version created: ")
     for start in range(0, len(lines), LINES):
         some = "\n".join(lines[start : start + LINES])
-        _done(tell(admin, f"add map @{version} {file} <<\n{some}"))
-    _done(tell(admin, f"commit map @{version} {file}"))
+        _done(send(admin, f"add map @{version} {file} <<\n{some}"))
+    _done(send(admin, f"commit map @{version} {file}"))
     logger.info("%d API keys loaded", len(lines))
 
 
-def hand_in_certificate(admin: Path, file: Path) -> None:
+def load_certificate(admin: Path, file: Path) -> None:
     """Replace the certificate and its key for new connections."""
     content = "\n".join(line for line in file.read_text().splitlines() if line.strip())
-    _done(tell(admin, f"set ssl cert {file} <<\n{content}"), "Transaction created")
-    _done(tell(admin, f"commit ssl cert {file}"), "Committing")
+    _done(send(admin, f"set ssl cert {file} <<\n{content}"), "Transaction created")
+    _done(send(admin, f"commit ssl cert {file}"), "Committing")
 
 
-def tell(admin: Path, command: str) -> str:
+def send(admin: Path, command: str) -> str:
     """Send HAProxy a command and return its answer. Raises OSError while it does not listen."""
     with socket.socket(socket.AF_UNIX) as line:
         line.settimeout(5)
@@ -85,7 +85,7 @@ def _clock_ahead_s() -> float:
     return time.time() - time.monotonic()
 
 
-def _tell_of_step(back_s: float) -> None:
+def _report_step(back_s: float) -> None:
     # Ray's periodic timers and Serve's controller wait until a time of the wall clock.
     logger.error(
         "the clock was set back by %.0f s: requests are served as before, but Ray will not replace "

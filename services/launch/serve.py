@@ -248,7 +248,7 @@ def _wait_for_door(door: subprocess.Popen[bytes], admin: Path) -> None:
     """Wait until HAProxy listens. The public port cannot be probed: it may need a certificate."""
     while door.poll() is None:
         try:
-            reload.tell(admin, "show info")
+            reload.send(admin, "show info")
             return
         except OSError:
             time.sleep(0.02)

@@ -94,7 +94,7 @@ def test_a_key_may_ask_so_often(guarded: Door) -> None:
     file = guarded.settings.api_keys_file
     assert file
     keys.write(file, [replace(FIRST, rate=3), SECOND])
-    reload.hand_in_keys(guarded.admin, file)
+    reload.load_keys(guarded.admin, file)
     sent = {"x-api-key": "first-key"}
     replies = [guarded.http.get("/classify", headers=sent) for _ in range(60)]
     late = [reply for reply in replies if reply.status_code == 429]
@@ -112,7 +112,7 @@ def test_a_key_may_have_so_many_requests_in_flight(guarded: Door) -> None:
     file = guarded.settings.api_keys_file
     assert file
     keys.write(file, [replace(FIRST, inflight=1)])
-    reload.hand_in_keys(guarded.admin, file)
+    reload.load_keys(guarded.admin, file)
     guarded.serve.gate.clear()
     sent = {"x-api-key": "first-key"}
     with futures.ThreadPoolExecutor(1) as pool:

@@ -33,13 +33,13 @@ def test_keys_change_without_a_restart(guarded: Door) -> None:
     assert file
     many = [keys.Key(keys.digest(f"key-{i}"), f"n{i}", ("read",), "t") for i in range(120)]
     keys.write(file, [FIRST, *many])
-    reload.hand_in_keys(guarded.admin, file)
+    reload.load_keys(guarded.admin, file)
     assert guarded.http.get("/classify", headers={"x-api-key": "key-119"}).is_success
     assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
     assert guarded.http.get("/classify", headers={"x-api-key": "second, key"}).status_code == 401
     file.write_text("a key in the clear\n")
     with pytest.raises(SettingsError, match="line 1"):
-        reload.hand_in_keys(guarded.admin, file)
+        reload.load_keys(guarded.admin, file)
     assert guarded.http.get("/classify", headers={"x-api-key": "first-key"}).is_success
 
 
@@ -51,7 +51,7 @@ def test_a_certificate_is_renewed_without_a_restart(tmp_path: Path) -> None:
     with opened(serve, ready=False, tls_cert_file=file) as door:
         assert asked(door, samclip.credentials(first)) == b"hello"
         tls.certificate(tmp_path, "localhost", second)
-        reload.hand_in_certificate(door.admin, file)
+        reload.load_certificate(door.admin, file)
         assert asked(door, samclip.credentials(second)) == b"hello"
         with pytest.raises(grpc.RpcError):
             asked(door, samclip.credentials(first))
