@@ -1,7 +1,7 @@
 """Part ``start``: seconds until the service is ready, and its memory while idle.
 
-The service runs in an environment of what ``make serve`` installs, as Ray imports other packages
-that it finds. ``--quick`` uses the current environment.
+The service runs in an environment with only the packages that ``make serve`` installs, because Ray
+imports optional packages if they are present. ``--quick`` uses the current environment.
 """
 
 import subprocess

@@ -51,7 +51,8 @@ class Queue(Generic[Item, Result]):
 
     def append(self, entry: Entry[Item, Result]) -> None:
         """Add an item that has just arrived."""
-        self._replace([*self.entries, entry])
+        self.entries.append(entry)
+        self._length.set(len(self.entries))
 
     def cost_before(self, now: float, priority: Priority) -> float:
         """Return the cost of the items that would run before a new one."""

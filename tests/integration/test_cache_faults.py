@@ -1,4 +1,4 @@
-"""Every request is answered whatever state Redis is in, and a recovered Redis is used again."""
+"""Every request is answered in any state of Redis, and a recovered Redis is used again."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -61,7 +61,7 @@ def count_forward(config: SamClipConfig, sides: Sequence[int], clip_model: str) 
 def estimate_memory(config: SamClipConfig, sides: Sequence[int], clip_model: str) -> Memory:
     """Estimate memory: float32 weights and block inputs, other activations in bfloat16.
 
-    Assumes fused attention, which saves no map of all pairs of tokens. The tensors that GPU kernels
+    Assumes fused attention, which does not store the attention matrix. The tensors that GPU kernels
     save differ from this by some tens of per cent.
     """
     with torch.device("meta"):
