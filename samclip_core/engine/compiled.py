@@ -1,49 +1,44 @@
 """The CPU engine: exported graphs, compiled by OpenVINO. Shape letters as in ``base``."""
 
 import logging
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from queue import SimpleQueue
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from samclip_core.config import SamClipConfig
 from samclip_core.engine.base import PARTS, Asked, Dtype, Encoded, EngineName, Part, PromptBatch
+from samclip_core.engine.choice import fastest, milliseconds
 from samclip_core.engine.disk import DiskCache
 from samclip_core.engine.likeness import agreement, noise
 from samclip_core.errors import CheckpointError
 from samclip_core.geometry import FloatArray
 from samclip_core.io import checkpoint
+from samclip_core.types import OBJECT, PADDING
 
 logger = logging.getLogger(__name__)
 
 CORES_PER_STREAM = 4
 """An image of the edge model gains little from more cores; larger machines run several streams."""
-RUNS = 8
-"""Maximum number of timed runs per precision when ``auto`` chooses; the minimum is two."""
-LONGEST_S = 2.0
-"""Time after which no further timed run starts."""
-WORTH = 0.9
-"""A lower precision must take less than this fraction of the time of a higher one."""
 MARGIN = 0.02
 """Maximum drop of int8's cosine to float32 below its value at the export."""
-FORMAT = "1"
+FORMAT = "2"
 """Version of the files on disk. Increment it when ``_prepared`` or the options change."""
 Variant = tuple[str, str]
 """A graph's file name, and OpenVINO's name for the precision of its float layers."""
 _HINTS: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _CAPABILITIES: dict[Dtype, str] = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
 _OF_INT8: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
-_FLOAT: Variant = ("image_encoder.onnx", "f32")
+_ENCODER, _DECODER, _TEXT = "image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx"
 
 
 class CompiledEngine:
@@ -83,13 +78,23 @@ class CompiledEngine:
         """Time per image in each precision that was tried."""
         if "image_encoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
-            self._choose(dtype)
+            inputs = noise(self._config.image_size)
+            self._encoder, self.measured_ms = self._fastest(
+                "image_encoder", dtype, self._of_encoder(dtype), inputs
+            )
+            self.dtype = fastest(self.measured_ms)
         if "mask_decoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
-            self._decoder = self._load("mask_decoder.onnx")
+            variants = {
+                name: variant
+                for name, variant in self._floats(_DECODER).items()
+                if dtype != "float32" or name == "float32"
+            }
+            self._decoder, _ = self._fastest("mask_decoder", dtype, variants, _click(self._config))
         if "text_encoder" in parts:
             checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
-            self._text = self._load("text_encoder.onnx")
+            self._text = self._compiled((_TEXT, "f32"))
+            self._keep((_TEXT, "f32"), self._text)
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """See ``base``; returns float16."""
@@ -103,7 +108,15 @@ class CompiledEngine:
         self, sam_BDhw: FloatArray, prompts: PromptBatch
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """See ``base``."""
-        logits_PMmm, iou_PM = self._decoder.run(sam_BDhw.astype(np.float16, copy=False), *prompts)
+        sam_BDhw = sam_BDhw.astype(np.float16, copy=False)
+        first_1 = np.zeros(1, np.int64)
+        each = [
+            self._decoder.run(
+                sam_BDhw[image : image + 1], first_1, *(field[p : p + 1] for field in prompts[1:])
+            )
+            for p, image in enumerate(prompts.image_P)
+        ]
+        logits_PMmm, iou_PM = map(np.concatenate, zip(*each, strict=True))
         return logits_PMmm, iou_PM
 
     def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -111,36 +124,47 @@ class CompiledEngine:
         (text_TD,) = self._text.run(ids_TN)
         return text_TD
 
-    def _choose(self, dtype: Asked) -> None:
-        """Compile the image encoder in the fastest precision that ``dtype`` allows."""
-        variants = self._variants(dtype)
-        known: dict[Dtype, float] | None = self._disk.read_json(f"choice-{dtype}")
-        if isinstance(known, dict) and known.keys() <= variants.keys():
-            self.measured_ms, self.dtype = known, _best(known)
-            self._encoder = self._compiled(variants[self.dtype])
-        else:
-            encoders = self._supported(variants)
-            if not encoders:
-                raise CheckpointError(
-                    f"{self._directory} cannot be served as {dtype} on this CPU: choose auto or "
-                    "float32; int8 needs `samclip export --calibrate`, and a CPU with "
-                    "int8 instructions"
-                )
-            known = _milliseconds(encoders, self._config.image_size)
-            self.measured_ms, self.dtype = known, _best(known)
-            self._encoder = encoders[self.dtype]
-            self._keep(variants[self.dtype], self._encoder)
-            self._disk.write_json(f"choice-{dtype}", known)
-        logger.info("image encoder in %s; measured ms: %s", self.dtype, dict(self.measured_ms))
+    def _fastest(
+        self,
+        part: Part,
+        dtype: Asked,
+        variants: Mapping[Dtype, Variant],
+        inputs: Sequence[NDArray],
+    ) -> tuple["_Requests", Mapping[Dtype, float]]:
+        """Compile the fastest of a part's variants; return it with the times of all of them.
 
-    def _variants(self, dtype: Asked) -> dict[Dtype, Variant]:
-        """Return the requested precisions with their graphs, the most precise first."""
+        ``inputs`` are those of one run. The choice is cached.
+        """
+        choice = f"choice-{part}-{dtype}"
+        known: dict[Dtype, float] | None = self._disk.read_json(choice)
+        if isinstance(known, dict) and known and known.keys() <= variants.keys():
+            return self._compiled(variants[fastest(known)]), known
+        requests = self._supported(variants)
+        if not requests:
+            raise CheckpointError(
+                f"{self._directory} cannot be served as {dtype} on this CPU: choose auto or "
+                "float32; int8 needs `samclip export --calibrate`, and a CPU with "
+                "int8 instructions"
+            )
+        known = milliseconds({name: partial(each.run, *inputs) for name, each in requests.items()})
+        best = fastest(known)
+        self._keep(variants[best], requests[best])
+        self._disk.write_json(choice, known)
+        logger.info("%s in %s; measured ms: %s", part, best, known)
+        return requests[best], known
+
+    def _floats(self, graph: str) -> dict[Dtype, Variant]:
+        """Return the floating-point precisions of this processor with a graph's variants."""
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        variants: dict[Dtype, Variant] = {
-            name: ("image_encoder.onnx", hint)
+        return {
+            name: (graph, hint)
             for name, hint in _HINTS.items()
             if _CAPABILITIES[name] in capabilities
         }
+
+    def _of_encoder(self, dtype: Asked) -> dict[Dtype, Variant]:
+        """Return the encoder's variants that ``dtype`` allows, the most precise first."""
+        variants = self._floats(_ENCODER)
         if checkpoint.INT8_GRAPH in checkpoint.graphs(self._directory):
             for name, float_dtype in _OF_INT8.items():
                 if float_dtype in variants:
@@ -152,21 +176,21 @@ class CompiledEngine:
         }
 
     def _supported(self, variants: Mapping[Dtype, Variant]) -> dict[Dtype, "_Requests"]:
-        """Compile the precisions that give correct results on this processor."""
-        encoders: dict[Dtype, _Requests] = {}
+        """Compile the variants that give correct results on this processor."""
+        compiled: dict[Dtype, _Requests] = {}
         for name, variant in variants.items():
             try:
-                encoder = self._compiled(variant)
+                requests = self._compiled(variant)
             except RuntimeError as error:
                 logger.warning("%s cannot be compiled on this processor: %s", name, error)
                 continue
             if variant[0] == checkpoint.INT8_GRAPH:
-                exact = encoders.get("float32") or self._compiled(_FLOAT)
-                if not self._agrees(encoder, exact):
+                exact = compiled.get("float32") or self._compiled((_ENCODER, "f32"))
+                if not self._agrees(requests, exact):
                     logger.warning("%s is not used: its results are wrong on this processor", name)
                     continue
-            encoders[name] = encoder
-        return encoders
+            compiled[name] = requests
+        return compiled
 
     def _agrees(self, encoder: "_Requests", exact: "_Requests") -> bool:
         """Return whether int8 is about as close to float32 as it was at the export.
@@ -176,12 +200,6 @@ class CompiledEngine:
         entry = checkpoint.graphs(self._directory)[checkpoint.INT8_GRAPH]
         image = noise(self._config.image_size)
         return agreement(encoder.run(*image), exact.run(*image)) > entry["agreement"] - MARGIN
-
-    def _load(self, name: str) -> "_Requests":
-        """Compile a graph in float32 and cache it, or load it from the cache."""
-        requests = self._compiled((name, "f32"))
-        self._keep((name, "f32"), requests)
-        return requests
 
     def _compiled(self, graph: Variant) -> "_Requests":
         name, hint = graph
@@ -193,7 +211,7 @@ class CompiledEngine:
                 logger.warning("a cached graph cannot be loaded and is compiled again: %s", error)
         checkpoint.verified_graph(self._directory, name)
         with _without_links(self._directory, name) as path:
-            model = _prepared(self._core.read_model(path), self._config.image_size)
+            model = _prepared(self._core.read_model(path))
             return _Requests(self._core.compile_model(model, "CPU", options), self.streams)
 
     def _keep(self, graph: Variant, requests: "_Requests") -> None:
@@ -245,47 +263,37 @@ def _without_links(directory: Path, name: str) -> Iterator[Path]:
         yield Path(scratch) / name
 
 
-def _prepared(model: ov.Model, side: int) -> ov.Model:
-    """Set the image features to float16, and the encoder's batch size to one.
+def _prepared(model: ov.Model) -> ov.Model:
+    """Set the image features to float16, and the batch size of images and prompts to one.
 
-    A fixed batch size saves the runtime from computing shapes in every run; larger batches gain
-    nothing on a CPU.
+    A fixed batch size saves the runtime from computing shapes in every run, and lets it fuse
+    more layers; larger batches gain nothing on a CPU.
     """
     names = {port.any_name: port for port in model.inputs}
     convert = ov.preprocess.PrePostProcessor(model)
     if "pixels" in names:
-        model.reshape({names["pixels"]: [1, 3, side, side], names["sizes"]: [1, 2]})
         for index in range(len(model.outputs)):
             convert.output(index).tensor().set_element_type(ov.Type.f16)
     elif "sam" in names:
         convert.input("sam").tensor().set_element_type(ov.Type.f16)
+    else:
+        return model
+    model.reshape({port: [1, *list(port.partial_shape)[1:]] for port in model.inputs})
     return convert.build()
 
 
-def _milliseconds(encoders: Mapping[Dtype, _Requests], side: int) -> dict[Dtype, float]:
-    """Return the minimum time per image in each precision; 0 if there is only one precision."""
-    if len(encoders) == 1:
-        return dict.fromkeys(encoders, 0.0)
-    image = noise(side)
-    least = dict.fromkeys(encoders, math.inf)
-    end = perf_counter() + LONGEST_S
-    for run in range(RUNS):
-        for name, encoder in encoders.items():
-            begin = perf_counter()
-            encoder.run(*image)
-            least[name] = min(least[name], round(1000 * (perf_counter() - begin), 2))
-        if run and perf_counter() > end:
-            break
-    return least
-
-
-def _best(milliseconds: Mapping[Dtype, float]) -> Dtype:
-    """Return the fastest precision; a lower one must be clearly faster than a higher one."""
-    best, *others = milliseconds
-    for name in others:
-        if milliseconds[name] < WORTH * milliseconds[best]:
-            best = name
-    return best
+def _click(config: SamClipConfig) -> list[NDArray]:
+    """Return the inputs of the mask decoder for one click."""
+    side = 4 * config.grid
+    rng = np.random.default_rng(0)
+    return [
+        rng.standard_normal((1, config.embed_dim, config.grid, config.grid)).astype(np.float16),
+        np.zeros(1, np.int64),
+        np.full((1, 2, 2), config.image_size / 2, np.float32),
+        np.array([[OBJECT, PADDING]], np.int64),
+        np.zeros((1, 1, side, side), np.float32),
+        np.zeros(1, np.float32),
+    ]
 
 
 def _processor(core: ov.Core) -> list[str]:
