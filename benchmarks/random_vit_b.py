@@ -18,6 +18,7 @@ def make(directory: Path) -> None:
         text=text,
         text_dim=text.width,
         clip_head=ClipHeadConfig(layers=0),
+        task_sizes=None,
     )
     text_encoder = build_text_encoder(text, tiny.tokenizer_json())
     checkpoint.save(directory, build(config).eval(), text_encoder, config, {}, card="# Random\n")

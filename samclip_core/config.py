@@ -5,10 +5,13 @@ import types
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
-from samclip_core.errors import CheckpointError
+from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import PREPROCESS_VERSION
 
 Kind = Literal["edge", "vit-b", "pair"]
+Task = Literal["classify", "semantic", "retrieval"]
+_EDGE_STEP = 32
+"""The edge's CNN halves its frame five times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +35,30 @@ class DecoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """The text tower: a BERT sentence encoder of these sizes, or an open_clip model's."""
+    """The text tower: a BERT sentence encoder of these sizes, or that of an open_clip model.
+
+    ``open_clip`` has the content of the model's open_clip_config.json. Older files lack it: the
+    architecture is then the one that open_clip knows as ``model``.
+    """
 
     tower: Literal["sentence", "open_clip"]
-    model: str = ""  # the open_clip architecture
+    model: str = ""
+    open_clip: dict[str, Any] | None = None
     layers: int = 6
     width: int = 384
     heads: int = 12
     hidden: int = 1536
     vocabulary: int = 30522
     max_tokens: int = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSizes:
+    """The side of the model frame, in pixels, for the tasks that need only the CLIP head."""
+
+    classify: int
+    semantic: int
+    retrieval: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +70,8 @@ class SamClipConfig:
     the space that images and texts share. ``backbone`` is a variant of SAM's ViT, or the edge's
     CNN. A ``pair`` uses the image tower of ``text.model`` as its CLIP head (``clip_head`` is null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
-    ``{}`` for the label.
+    ``{}`` for the label. ``task_sizes`` null means ``image_size`` for every task; older files lack
+    the key.
     """
 
     kind: Kind
@@ -73,11 +91,31 @@ class SamClipConfig:
     min_predicted_iou: float
     min_stability: float
     preprocess: str
+    task_sizes: TaskSizes | None = None
 
     @property
     def grid(self) -> int:
         """Cells per side of the image embedding."""
         return self.image_size // self.stride
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sides at which pictures are encoded, without duplicates; ``image_size`` first."""
+        others = asdict(self.task_sizes).values() if self.task_sizes else ()
+        return tuple(dict.fromkeys((self.image_size, *others)))
+
+    def size_of(self, task: Task) -> int:
+        """Return the side of the model frame for a task that needs only the CLIP head."""
+        return getattr(self.task_sizes, task) if self.task_sizes else self.image_size
+
+    def check_size(self, size: int) -> None:
+        """Raise InvalidRequest unless the image encoder accepts a frame of this side."""
+        step = _EDGE_STEP if self.kind == "edge" else self.stride
+        if size < step or size % step:
+            raise InvalidRequest(
+                f"the image encoder of {self.name} cannot read a frame of {size} pixels: choose a "
+                f"positive multiple of {step}"
+            )
 
     def to_json(self) -> str:
         """Return the text of config.json."""
@@ -105,6 +143,11 @@ class SamClipConfig:
                 f"config.json: image_size {self.image_size} is not a multiple of stride "
                 f"{self.stride}"
             )
+        for size in self.sizes[1:]:
+            try:
+                self.check_size(size)
+            except InvalidRequest as error:
+                raise CheckpointError(f"config.json: task_sizes: {error}") from error
         bad = [template for template in self.templates if template.count("{}") != 1]
         if bad or not self.templates:
             raise CheckpointError(f"config.json: templates need exactly one {{}} each, found {bad}")
@@ -148,6 +191,7 @@ VIT_B = SamClipConfig(
     min_predicted_iou=0.88,
     min_stability=0.95,
     preprocess=PREPROCESS_VERSION,
+    task_sizes=TaskSizes(classify=336, semantic=448, retrieval=336),  # as the paper evaluates
 )
 
 
@@ -157,6 +201,8 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return _read_dataclass(kind, value, where)
     if get_origin(kind) is types.UnionType:  # a dataclass or None
         return None if value is None else _read(get_args(kind)[0], value, where)
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return value
     if get_origin(kind) is tuple and isinstance(value, list):
         return tuple(_read(get_args(kind)[0], item, where) for item in value)
     if get_origin(kind) is Literal and value in get_args(kind):
@@ -172,7 +218,8 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: expected an object, found {value!r}")
     names = {field.name for field in fields(kind)}
-    unknown, missing = sorted(value.keys() - names), sorted(names - value.keys())
+    optional = {field.name for field in fields(kind) if field.default is None}
+    unknown, missing = sorted(value.keys() - names), sorted(names - value.keys() - optional)
     if unknown or missing:
         raise CheckpointError(
             f"{where}: unknown keys {unknown}, missing keys {missing}; "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from samclip_core.answers import dense, everything, semantic, zero_shot
 from samclip_core.answers.sam_head import SamHead
+from samclip_core.config import Task
 from samclip_core.engine import load as load_engine
 from samclip_core.engine.base import CACHE_DIR, Asked, Engine, EngineName
 from samclip_core.errors import InvalidImage
@@ -36,7 +37,10 @@ if TYPE_CHECKING:
 TEXTS_AT_ONCE = 64
 """Most texts per run of the text encoder: larger batches are no faster."""
 Image = bytes | NDArray[np.uint8] | ImageFeatures
-"""An encoded file, RGB uint8 H×W×3, or the features that ``SamClip.encode`` returned."""
+"""An encoded file, RGB uint8 H×W×3, or the features that ``SamClip.encode`` returned.
+
+A file or array is encoded at the task's side (``SamClipConfig.size_of``), features are used as they
+are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,31 +107,39 @@ class SamClip:
             raise ValueError("compiled graphs have no modules: load with engine='torch'")
         return net
 
-    def prepare(self, image: bytes | NDArray[np.uint8]) -> Prepared:
+    def prepare(self, image: bytes | NDArray[np.uint8], size: int | None = None) -> Prepared:
         """Decode an encoded image and resize it to the model frame; no model runs.
 
-        Raises the errors of ``samclip_core.io.image.decode``.
+        ``size`` is the side of the frame in pixels, by default the checkpoint's ``image_size``,
+        which masks need. Raises InvalidRequest for a side that the encoder cannot read, and the
+        errors of ``samclip_core.io.image.decode``.
         """
+        size = self.config.image_size if size is None else size
+        self.config.check_size(size)
         image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
         shape = image_HW3.shape
         if image_HW3.dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not image_HW3.size:
             raise InvalidImage(
                 f"image array is {image_HW3.dtype} {shape}: expected uint8 RGB, H×W×3"
             )
-        geometry = Geometry(shape[0], shape[1], self.config.image_size)
+        geometry = Geometry(shape[0], shape[1], size)
         return Prepared(geometry.resize(image_HW3), geometry)
 
-    def encode(self, image: Image | Prepared) -> ImageFeatures:
-        """Encode one picture for any number of calls; features are returned unchanged."""
+    def encode(self, image: Image | Prepared, size: int | None = None) -> ImageFeatures:
+        """Encode one picture for any number of calls; features are returned unchanged.
+
+        ``size`` as in ``prepare``; it does not change a picture that is already prepared.
+        """
         if isinstance(image, ImageFeatures):
             return image
-        prepared = image if isinstance(image, Prepared) else self.prepare(image)
+        prepared = image if isinstance(image, Prepared) else self.prepare(image, size)
         return self.encode_batch([prepared])[0]
 
     def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:
         """Encode prepared pictures as one batch, in order; features in float16 or float32.
 
-        A picture's features do not depend on the rest of the batch.
+        Their frames have the same side. A picture's features do not depend on the rest of the
+        batch.
         """
         sizes = [(item.geometry.input_height, item.geometry.input_width) for item in batch]
         pixels_B3SS = np.stack([item.pixels_3SS for item in batch])
@@ -158,7 +170,7 @@ class SamClip:
 
     def embed_image(self, image: Image) -> NDArray[np.float32]:
         """Return the pooled embedding: D, of length 1, comparable with ``embed_text``."""
-        return zero_shot.unit(_present(self.encode(image).clip_pooled_D, "CLIP_POOLED"))
+        return self._pooled(image, "retrieval")
 
     def classify(
         self,
@@ -174,7 +186,7 @@ class SamClip:
         labels = zero_shot.as_texts(labels)
         text_LD = self._class_embeddings(labels, templates)
         return zero_shot.classify(
-            self.embed_image(image), text_LD, labels, self.config.logit_scale, top_k
+            self._pooled(image, "classify"), text_LD, labels, self.config.logit_scale, top_k
         )
 
     def segment(
@@ -198,7 +210,9 @@ class SamClip:
         ``refine`` sharpens the outlines with the SAM head. Raises InvalidLabels.
         """
         labels = zero_shot.as_texts(labels)
-        features, text_LD = self.encode(image), self._class_embeddings(labels)
+        # The refinement reads both heads' maps of one encoding.
+        size = self.config.image_size if refine else self.config.size_of("semantic")
+        features, text_LD = self.encode(image, size), self._class_embeddings(labels)
         background_KD = None
         if background:
             background_KD = self._class_embeddings(dense.background_words(labels))
@@ -225,6 +239,10 @@ class SamClip:
         if text_LD is None:
             return masks
         return everything.name_masks(masks, features, text_LD, labels, self.config.logit_scale)
+
+    def _pooled(self, image: Image, task: Task) -> NDArray[np.float32]:
+        features = self.encode(image, self.config.size_of(task))
+        return zero_shot.unit(_present(features.clip_pooled_D, "CLIP_POOLED"))
 
     def _class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str] | None = None

@@ -3,10 +3,12 @@
 import hashlib
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 
+from samclip_core.config import EDGE
 from samclip_core.geometry import Geometry
 from samclip_core.model import Prepared
 from samclip_core.types import ImageFeatures
@@ -22,7 +24,7 @@ class FakeModel:
     """
 
     def __init__(self) -> None:
-        self.config = SimpleNamespace(name="fake", kind="edge", image_size=SIZE)
+        self.config = replace(EDGE, name="fake", image_size=SIZE)
         self.digest = "d" * 64
         self.engine = SimpleNamespace(
             batches=True, streams=1, name="fake", dtype="float32", measured_ms={}
@@ -41,8 +43,8 @@ class FakeModel:
     def release(self) -> None:
         self._free.set()
 
-    def prepare(self, image: np.ndarray) -> Prepared:
-        geometry = Geometry(*image.shape[:2], SIZE)
+    def prepare(self, image: np.ndarray, size: int = SIZE) -> Prepared:
+        geometry = Geometry(*image.shape[:2], size)
         return Prepared(geometry.resize(image), geometry)
 
     def encode_batch(self, batch: Sequence[Prepared]) -> list[ImageFeatures]:

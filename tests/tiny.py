@@ -13,6 +13,7 @@ from samclip_core.config import (
     DecoderConfig,
     Kind,
     SamClipConfig,
+    TaskSizes,
     TextConfig,
 )
 from samclip_core.io import checkpoint
@@ -54,13 +55,16 @@ TINY: dict[Kind, SamClipConfig] = {
         decoder=DecoderConfig(depth=1, heads=2, mlp=64),
         text=_SENTENCE,
         points_per_side=4,
+        task_sizes=None,
     ),
 }
 
 
-def make_tiny_checkpoint(directory: Path, kind: Kind = "edge", seed: int = 0) -> Path:
+def make_tiny_checkpoint(
+    directory: Path, kind: Kind = "edge", seed: int = 0, task_sizes: TaskSizes | None = None
+) -> Path:
     """Write a checkpoint with random weights to ``directory``, and return it."""
-    config = TINY[kind]
+    config = replace(TINY[kind], task_sizes=task_sizes)
     net = seeded(lambda: build(config), seed)
     _make_confident(net)
     text_encoder = seeded(lambda: build_text_encoder(config.text, tokenizer_json()), seed)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import load as load_engine
 from samclip_core.engine.base import Engine, Part, PromptBatch
-from samclip_core.errors import InvalidPrompt
+from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.types import (
@@ -77,7 +77,15 @@ class SamHead:
         return cls(checkpoint.read_config(directory), load_engine(directory, device, parts=parts))
 
     def check(self, features: ImageFeatures, prompts: Sequence[Prompt]) -> None:
-        """Raise InvalidPrompt unless there are prompts and each fits the picture."""
+        """Raise InvalidPrompt unless there are prompts and each fits the picture.
+
+        Raises InvalidRequest if the picture was encoded in another frame than the checkpoint's.
+        """
+        if features.geometry.size != self.config.image_size:
+            raise InvalidRequest(
+                f"the picture was encoded in a frame of {features.geometry.size} pixels, and masks "
+                f"need {self.config.image_size}: encode it without a size"
+            )
         if not prompts:
             raise InvalidPrompt("no prompts: give at least one")
         side = 4 * self.config.grid

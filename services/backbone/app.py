@@ -65,7 +65,7 @@ class Backbone(Service):
     async def Embed(self, request: pb.EmbedRequest, context: RequestContext) -> pb.EmbedResponse:
         outputs = wire.to_outputs(request.outputs)
         source = wire.image_source(request.image, self.settings.max_image_bytes)
-        found = await self.engine.embed(context, source, outputs)
+        found = await self.engine.embed(context, source, outputs, request.size)
         tensors = [
             wire.to_embedding(output, found.entries[output], request.inline) for output in outputs
         ]

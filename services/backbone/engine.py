@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import KeyUnknown, Overloaded
+from samclip_core.config import Task
+from samclip_core.errors import InvalidRequest, KeyUnknown, Overloaded
 from samclip_core.geometry import Geometry
 from samclip_core.io import image
 from samclip_core.model import Prepared, SamClip
@@ -31,7 +32,7 @@ from services.batching import threads
 from services.batching.batcher import Batcher
 from services.batching.queue import buckets
 from services.cache import embedding_cache
-from services.cache.entry import Entries, Entry
+from services.cache.entry import Entries, Entry, at_size
 from services.observability import metrics
 from services.request import wire
 from services.request.context import RequestContext
@@ -41,6 +42,11 @@ from services.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_TASK: dict[tuple[pb.Output, ...], Task] = {
+    (pb.CLIP_POOLED,): "retrieval",
+    (pb.CLIP_DENSE,): "semantic",
+}
+"""The task whose frame is used for these outputs if the request gives no size."""
 TEXTS_AT_ONCE = 64
 """Most texts in one run of the text tower: larger runs gain nothing."""
 FEWEST_TEXTS = 8
@@ -120,26 +126,32 @@ class Engine:
         return settings.max_batch_size if self.model.engine.batches else 1
 
     def warm_up(self) -> None:
-        """Run every batch size once, so that the first requests find everything compiled."""
-        blank = self.model.prepare(np.zeros((64, 64, 3), np.uint8))
-        for size in buckets(self._max_batch_size):
-            self.model.encode_batch([blank] * size)
+        """Run every batch size at every side once, so that first requests find all compiled."""
+        for side in self.model.config.sizes:
+            blank = self.model.prepare(np.zeros((64, 64, 3), np.uint8), side)
+            for count in buckets(self._max_batch_size):
+                self.model.encode_batch([blank] * count)
         self.model.embed_text(["a photo"])
         metrics.measure_memory(self._device_name)
 
     async def embed(
-        self, context: RequestContext, source: bytes | str, outputs: Sequence[pb.Output]
+        self,
+        context: RequestContext,
+        source: bytes | str,
+        outputs: Sequence[pb.Output],
+        size: int = 0,
     ) -> Embedded:
         """Return the embeddings of an encoded image, or of the image with this key.
 
-        Raises KeyUnknown, Overloaded, DeadlineExceeded and the errors of
-        ``samclip_core.io.image.decode``.
+        ``size`` is the side of the frame, as in ``EmbedRequest``. Raises InvalidRequest,
+        KeyUnknown, Overloaded, DeadlineExceeded and the errors of ``samclip_core.io.image.decode``.
         """
         if isinstance(source, str):
             key = source
         else:
             key = context.image_key or await threads.image_key(self._decoders, source)
-        cache_key = context.caller.cache_key(key)
+        size = self._size(outputs, size)
+        cache_key = at_size(context.caller.cache_key(key), size, self.model.config.image_size)
         entries = await self.cache.get(cache_key, outputs, shared=not context.image_key)
         if entries is not None:
             return Embedded(key, entries, cached=True)
@@ -152,7 +164,9 @@ class Engine:
         priority = self._priorities.setdefault(cache_key, Priority.of_nobody())
         priority.join(context.priority)
         entries = await self.cache.once(
-            cache_key, partial(self._encode, cache_key, source, priority)
+            cache_key,
+            self._outputs(size),
+            partial(self._encode, cache_key, source, size, priority),
         )
         return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
 
@@ -174,13 +188,40 @@ class Engine:
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
 
-    async def _encode(self, cache_key: str, encoded: bytes, priority: Priority) -> Entries:
+    def _size(self, outputs: Sequence[pb.Output], requested: int) -> int:
+        """Return the side of the frame for a request. Raises InvalidRequest."""
+        config = self.model.config
+        if not requested:
+            task = DEFAULT_TASK.get(tuple(outputs))
+            return config.size_of(task) if task else config.image_size
+        if requested not in config.sizes:
+            raise InvalidRequest(
+                f"this checkpoint encodes images at {', '.join(map(str, config.sizes))} pixels, "
+                f"not {requested}: choose one of these, or no size"
+            )
+        if pb.SAM in outputs and requested != config.image_size:
+            raise InvalidRequest(
+                f"the output SAM needs size {config.image_size}, not {requested}: leave out SAM, "
+                "or choose no size"
+            )
+        return requested
+
+    def _outputs(self, size: int) -> tuple[pb.Output, ...]:
+        """Return the outputs that are computed and cached at this side."""
+        masks = size == self.model.config.image_size
+        return tuple(output for output in wire.FIELDS if masks or output != pb.SAM)
+
+    async def _encode(
+        self, cache_key: str, encoded: bytes, size: int, priority: Priority
+    ) -> Entries:
         with self._batcher.coming(priority):
             pixels = await threads.run(
                 self._decoders, "decode", image.decode, encoded, self._limits
             )
-            prepared = await threads.run(self._decoders, "preprocess", self.model.prepare, pixels)
-        return await self._batcher.submit(_Work(cache_key, prepared), priority)
+            prepared = await threads.run(
+                self._decoders, "preprocess", self.model.prepare, pixels, size
+            )
+        return await self._batcher.submit(_Work(cache_key, prepared), priority, kind=size)
 
     async def _run(self, batch: list[_Work]) -> list[Entries]:
         prepared = [work.prepared for work in batch]
@@ -207,10 +248,11 @@ class Engine:
         return [*self._execute(prepared[:half]), *self._execute(prepared[half:])]
 
     def _entries(self, features: ImageFeatures) -> Entries:
-        entries = {}
-        for output, field in wire.FIELDS.items():
-            entries[output] = Entry.of(getattr(features, field), features.geometry, self._stored_as)
-        return entries
+        geometry = features.geometry
+        return {
+            output: Entry.of(getattr(features, wire.FIELDS[output]), geometry, self._stored_as)
+            for output in self._outputs(geometry.size)
+        }
 
     def _embed_tokens(self, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Embed one run of texts, and adjust the size of the next one."""

@@ -93,11 +93,14 @@ class Batcher(Generic[Item, Result]):
         finally:
             self._changed.set()
 
-    async def submit(self, item: Item, priority: Priority, cost: float = 1) -> Result:
+    async def submit(
+        self, item: Item, priority: Priority, cost: float = 1, kind: int = 0
+    ) -> Result:
         """Run one item in a batch and return its result. Cancellation does not affect other items.
 
         ``priority`` may change while the item waits. An item that costs more than ``max_size`` runs
-        alone. Raises DeadlineExceeded, Overloaded, Unavailable, and the errors of ``run``.
+        alone, and only items of the same ``kind`` run together. Raises DeadlineExceeded,
+        Overloaded, Unavailable, and the errors of ``run``.
         """
         if self._closed:
             raise Unavailable("this replica is shutting down: try again")
@@ -107,7 +110,7 @@ class Batcher(Generic[Item, Result]):
             self._worker = asyncio.create_task(self._work(), context=Context())
         with tracing.span(f"wait for {self._part}") as span:
             future = asyncio.get_running_loop().create_future()
-            self._queue.append(Entry[Item, Result](item, cost, priority, future, span))
+            self._queue.append(Entry[Item, Result](item, cost, kind, priority, future, span))
             self._changed.set()
             return await future
 

@@ -28,6 +28,7 @@ def buckets(max_size: int) -> tuple[int, ...]:
 class Entry(Generic[Item, Result]):
     item: Item
     cost: float
+    kind: int
     priority: Priority
     future: asyncio.Future[Result]
     span: Span
@@ -76,11 +77,13 @@ class Queue(Generic[Item, Result]):
         self._replace([entry for entry in self.entries if not entry.future.done()])
 
     def foremost(self, max_size: int) -> tuple[list[Entry[Item, Result]], bool]:
-        """Return the items that go next, and whether they fill a batch."""
+        """Return the items that go next, all of one kind, and whether they fill a batch."""
         now = monotonic()
         batch: list[Entry[Item, Result]] = []
         cost = 0.0
         for entry in sorted(self.entries, key=lambda entry: entry.yields(now)):
+            if batch and entry.kind != batch[0].kind:
+                continue
             # Smaller items do not overtake a large one, which could then wait for ever.
             if batch and cost + entry.cost > max_size:
                 return batch, True

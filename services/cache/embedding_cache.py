@@ -15,7 +15,8 @@ from services.cache.shared import SharedTier
 from services.observability import metrics
 from services.settings import Settings
 
-IMAGE_KEY = re.compile("[0-9a-f]{64}|[0-9A-F]{64}")  # upper case: hashed with a tenant
+IMAGE_KEY = re.compile("([0-9a-f]{64}|[0-9A-F]{64})(:[0-9]+)?")
+"""Cache keys that may be in Redis: upper case if hashed with a tenant; the number is a side."""
 
 
 class EmbeddingCache:
@@ -54,13 +55,20 @@ class EmbeddingCache:
         if self._shared is not None:
             self._shared.put(image_key, entries)
 
-    async def once(self, image_key: str, encode: Callable[[], Awaitable[Entries]]) -> Entries:
-        """Return all outputs of an image that is not cached, from ``encode``, which ``put``s them.
+    async def once(
+        self,
+        image_key: str,
+        outputs: Sequence[pb.Output],
+        encode: Callable[[], Awaitable[Entries]],
+    ) -> Entries:
+        """Return all ``outputs`` of an image that is not cached, from ``encode``.
+
+        ``encode`` returns and ``put``s these outputs, the same for all callers of one key.
 
         Of the concurrent callers in all processes that share a Redis, one encodes. All callers in
         its process get its error. Cancelling one caller does not affect the others.
         """
-        return await self._flights.run(image_key, partial(self._once, image_key, encode))
+        return await self._flights.run(image_key, partial(self._once, image_key, outputs, encode))
 
     async def state(self) -> Literal["up", "down", "off"]:
         """Return the state of Redis; "off" without Redis."""
@@ -71,10 +79,15 @@ class EmbeddingCache:
         if self._shared:
             await self._shared.close()
 
-    async def _once(self, image_key: str, encode: Callable[[], Awaitable[Entries]]) -> Entries:
+    async def _once(
+        self,
+        image_key: str,
+        outputs: Sequence[pb.Output],
+        encode: Callable[[], Awaitable[Entries]],
+    ) -> Entries:
         if self._shared is None:
             return await encode()
-        entries = await self._shared.once(image_key, encode)
+        entries = await self._shared.once(image_key, outputs, encode)
         self.memory.put(image_key, entries)
         return entries
 

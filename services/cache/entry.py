@@ -1,8 +1,9 @@
 """Cache entries: one output of the encoder for one image, its key in Redis and its bytes there.
 
 The key consists of the contract (digest of the weights, version of the preprocessing, resolution,
-dtype, layout) and the sha256 of the encoded file. The bytes contain a digest of the key and a
-checksum, so that a damaged, truncated or misplaced entry is a miss.
+dtype, layout) and the sha256 of the encoded file, followed by the side of the frame if it is not
+the checkpoint's ``image_size``. The bytes contain a digest of the key and a checksum, so that a
+damaged, truncated or misplaced entry is a miss.
 """
 
 import hashlib
@@ -75,6 +76,11 @@ def contract(digest: str, image_size: int, dtype: str, stored_as: StoredAs) -> s
     ``dtype`` is the precision in which the encoder computes, as the backbone reports it.
     """
     return f"{digest}:{PREPROCESS_VERSION}:{image_size}:{dtype}:{stored_as}-{LAYOUT}"
+
+
+def at_size(cache_key: str, size: int, image_size: int) -> str:
+    """Return the cache key of an image in a frame of ``size``; ``image_size`` has the plain key."""
+    return cache_key if size == image_size else f"{cache_key}:{size}"
 
 
 def name(contract: str, image_key: str, output: pb.Output) -> str:

@@ -79,12 +79,17 @@ class SharedTier:
 
         task.add_done_callback(done)
 
-    async def once(self, image_key: str, encode: Callable[[], Awaitable[Entries]]) -> Entries:
-        """Return all outputs, from another process that encodes the image or from ``encode``.
+    async def once(
+        self,
+        image_key: str,
+        outputs: Sequence[pb.Output],
+        encode: Callable[[], Awaitable[Entries]],
+    ) -> Entries:
+        """Return ``outputs``, from another process that encodes the image or from ``encode``.
 
-        ``encode`` must ``put`` its outputs.
+        ``encode`` must ``put`` them.
         """
-        find, settle = partial(self._find, image_key), partial(self._written, image_key)
+        find, settle = partial(self._find, image_key, outputs), partial(self._written, image_key)
         return await self._leases.once(image_key, find, encode, settle)
 
     async def state(self) -> Literal["up", "down"]:
@@ -98,13 +103,13 @@ class SharedTier:
         await self._leases.close()
         await self._link.close()
 
-    async def _find(self, image_key: str) -> Entries | None:
-        """Return all outputs, or None unless all are in Redis. Raises Unanswered."""
-        names = self._names(image_key, OUTPUTS)
+    async def _find(self, image_key: str, outputs: Sequence[pb.Output]) -> Entries | None:
+        """Return all ``outputs``, or None unless all are in Redis. Raises Unanswered."""
+        names = self._names(image_key, outputs)
         if await self._link.read(self._link.client.exists, *names) < len(names):
             return None
-        found = await self.get(image_key, OUTPUTS)
-        return found if len(found) == len(OUTPUTS) else None
+        found = await self.get(image_key, outputs)
+        return found if len(found) == len(outputs) else None
 
     async def _written(self, image_key: str) -> None:
         """Wait for a pending write of an image."""

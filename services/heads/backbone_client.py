@@ -33,6 +33,7 @@ from samclip_core.errors import (
 from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.cache.embedding_cache import Caches
+from services.cache.entry import at_size
 from services.observability import metrics, tracing
 from services.request import admission, status, wire
 from services.request.context import CHECKPOINT, IMAGE_KEY, RequestContext
@@ -120,8 +121,9 @@ class _Refusals:
 class BackboneClient:
     """Client of the backbone with a cache of embeddings. For one event loop.
 
-    ``size`` is the model frame's side. ``digest`` is the caller's checkpoint: embeddings of another
-    one are refused. ``ca`` is a PEM file with the certificates to trust; it turns TLS on.
+    ``image_size`` is the side of the frame that masks need. ``digest`` is the caller's checkpoint:
+    embeddings of another one are refused. ``ca`` is a PEM file with the certificates to trust; it
+    turns TLS on.
 
     The cache is the one of ``caches`` for the precision that the backbone last reported. Until the
     backbone has reported one, the client does not look up the cache.
@@ -131,7 +133,7 @@ class BackboneClient:
         self,
         address: str,
         metadata: Sequence[tuple[str, str]],
-        size: int,
+        image_size: int,
         digest: str,
         caches: Caches,
         max_image_bytes: int,
@@ -139,7 +141,7 @@ class BackboneClient:
     ):
         self._address = address
         self._metadata = tuple(metadata)
-        self._size = size
+        self._image_size = image_size
         self._digest = digest
         self._max_image_bytes = max_image_bytes
         self._ca = ca
@@ -171,17 +173,19 @@ class BackboneClient:
         return BackboneServiceStub(self._channel)
 
     async def features(
-        self, context: RequestContext, image: pb.Image, *outputs: pb.Output
+        self, context: RequestContext, image: pb.Image, *outputs: pb.Output, size: int = 0
     ) -> tuple[pb.ImageInfo, ImageFeatures]:
         """Return the embeddings of an image, given as a file or key; it is not decoded here.
 
-        Raises the backbone's errors unchanged, Unavailable and AnotherCheckpoint. An image over
-        ``max_image_bytes`` is neither hashed nor sent.
+        ``size`` is the side of the model frame (0: ``image_size``). Raises the backbone's errors
+        unchanged, Unavailable and AnotherCheckpoint. An image over ``max_image_bytes`` is neither
+        hashed nor sent.
         """
         source = wire.image_source(image, self._max_image_bytes)
         by_key = isinstance(source, str)
         key = source if isinstance(source, str) else await threads.image_key(self._hashers, source)
-        cache_key = context.caller.cache_key(key)
+        size = size or self._image_size
+        cache_key = at_size(context.caller.cache_key(key), size, self._image_size)
         proven: tuple[tuple[str, str], ...] = ()
         if self._dtype is not None:
             dtype = self._dtype  # of this cache, which may be replaced during the look-up
@@ -194,12 +198,12 @@ class BackboneClient:
         if by_key and context.caller.scopes is not None and not self._trusted:
             # A remote backbone sees all tenants as one: it may know the key from another tenant.
             raise KeyUnknown(f"the image key {key[:64]!r} is not cached here: send the image")
-        request = pb.EmbedRequest(image=image, outputs=outputs, inline=True)
+        request = pb.EmbedRequest(image=image, outputs=outputs, inline=True, size=size)
         # A look-up by key costs the backbone nothing and may succeed, so it is always made.
         applied = nullcontext() if by_key else self._refusals.applied(context.priority)
         with applied:
             response = await self._call(context, self._stub.Embed, request, proven)
-        entries = wire.to_entries(response, self._size)
+        entries = wire.to_entries(response, size)
         self.cache.remember(cache_key, entries)  # now the response's cache: see ``_call``
         return response.image, wire.to_features(entries, response.model.dtype)
 

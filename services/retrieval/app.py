@@ -226,7 +226,9 @@ class Retrieval(Head):
         self, context: RequestContext, image: pb.Image
     ) -> tuple[NDArray[np.float32], str]:
         """Return the vector of an image, and the precision that it was computed in."""
-        _, features = await self.backbone.features(context, image, pb.CLIP_POOLED)
+        _, features = await self.backbone.features(
+            context, image, pb.CLIP_POOLED, size=self.config.size_of("retrieval")
+        )
         assert features.clip_pooled_D is not None
         return unit(features.clip_pooled_D), features.dtype or UNRECORDED
 

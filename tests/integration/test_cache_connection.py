@@ -38,7 +38,7 @@ async def keeps_entries(url: str) -> bool:
         return made
 
     try:
-        await tier.once(key, encode)
+        await tier.once(key, OUTPUTS, encode)
         await tier._leases.close()
         found = await tier.get(key, OUTPUTS)
         return (

@@ -115,7 +115,7 @@ class Backbone:
     def __init__(self, classes_hw: np.ndarray):
         self.found = features_of(WIDE, classes_hw, len(LABELS))
 
-    async def features(self, context, image, *outputs):
+    async def features(self, context, image, *outputs, size=0):
         return wire.image_info("key", WIDE, cached=True), self.found
 
     async def class_embeddings(self, context, labels, templates):

@@ -460,14 +460,16 @@ class ListItemsResponse(_message.Message):
     def __init__(self, items: _Optional[_Iterable[_Union[ListedItem, _Mapping]]] = ...) -> None: ...
 
 class EmbedRequest(_message.Message):
-    __slots__ = ("image", "outputs", "inline")
+    __slots__ = ("image", "outputs", "inline", "size")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     OUTPUTS_FIELD_NUMBER: _ClassVar[int]
     INLINE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
     image: Image
     outputs: _containers.RepeatedScalarFieldContainer[Output]
     inline: bool
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., inline: _Optional[bool] = ...) -> None: ...
+    size: int
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., outputs: _Optional[_Iterable[_Union[Output, str]]] = ..., inline: _Optional[bool] = ..., size: _Optional[int] = ...) -> None: ...
 
 class EmbedResponse(_message.Message):
     __slots__ = ("image", "tensors", "cached", "model")

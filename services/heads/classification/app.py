@@ -58,7 +58,9 @@ class Classification(Head):
 
         async def embed(image: pb.Image) -> tuple[pb.ImageInfo, ImageFeatures]:
             async with gate:
-                return await self.backbone.features(context, image, pb.CLIP_POOLED)
+                return await self.backbone.features(
+                    context, image, pb.CLIP_POOLED, size=self.config.size_of("classify")
+                )
 
         found = await asyncio.gather(*map(embed, images), return_exceptions=True)
         embedded = []

@@ -52,8 +52,11 @@ class Semantic(Head):
                 "semantic regions have no logits: choose RLE, PNG, POLYGONS or PACKED_BITS"
             )
         check_labels(request.labels, self.settings.max_labels)
-        outputs = (pb.CLIP_DENSE, pb.SAM) if request.refine else (pb.CLIP_DENSE,)
-        info, features = await self.backbone.features(context, request.image, *outputs)
+        outputs: tuple[pb.Output, ...] = (pb.CLIP_DENSE,)
+        size = self.config.size_of("semantic")
+        if request.refine:  # both maps come from one encoding
+            outputs, size = (pb.CLIP_DENSE, pb.SAM), self.config.image_size
+        info, features = await self.backbone.features(context, request.image, *outputs, size=size)
         if request.encoding != pb.RLE:  # RLE costs the same for any number of labels
             check_mask_pixels(len(request.labels), features.geometry, request.encoding)
         words = background_words(request.labels) if request.background else ()

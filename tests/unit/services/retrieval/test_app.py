@@ -164,8 +164,8 @@ def compute_in(monkeypatch, dtype: dict[str, str]) -> None:
     """Make the backbone report these precisions by image key; "" stands for all other images."""
     features = BackboneClient.features
 
-    async def patched(self, context, image, *outputs):
-        info, found = await features(self, context, image, *outputs)
+    async def patched(self, context, image, *outputs, size=0):
+        info, found = await features(self, context, image, *outputs, size=size)
         return info, replace(found, dtype=dtype.get(info.key, dtype[""]))
 
     monkeypatch.setattr(BackboneClient, "features", patched)
@@ -339,9 +339,9 @@ async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):
     seen = []
     embed = Engine.embed
 
-    async def watched(self, context, source, outputs):
+    async def watched(self, context, source, outputs, size):
         seen.append(context.priority.bulk)
-        return await embed(self, context, source, outputs)
+        return await embed(self, context, source, outputs, size)
 
     monkeypatch.setattr(Engine, "embed", watched)
     items = [item("a", pb.Image(encoded=png(1)))]
