@@ -6,6 +6,8 @@ from typing import Any
 
 import open_clip
 
+from samclip_core.config import TextConfig
+
 SMALL_CLIP = "samclip-test-small"
 WIDTH, TEXT_DIM, INPUT, GRID = 64, 48, 64, 4
 
@@ -26,6 +28,11 @@ ARCHITECTURE: dict[str, Any] = {
         "layers": 2,
     },
 }
+
+
+def named(model: str) -> TextConfig:
+    """Return the configuration of a model in open_clip's list."""
+    return TextConfig(tower="open_clip", model=model)
 
 
 def add_small_clip(directory: Path) -> str:

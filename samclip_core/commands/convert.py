@@ -1,23 +1,19 @@
 """``samclip convert``: make a ``pair`` checkpoint from official SAM and open_clip weights."""
 
 import argparse
-import math
-import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from samclip_core.config import VIT_B, SamClipConfig, TextConfig
+from samclip_core.config import VIT_B, SamClipConfig
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.io import checkpoint
+from samclip_core.io.official import fill, read_state
 from samclip_core.nn.network import SAM_PARTS, build
-from samclip_core.nn.text_encoder import OpenClipTextEncoder
+from samclip_core.nn.official_clip import FORMS, load_official_clip
 from samclip_core.nn.vit import PATCH, VARIANTS
 
 CARD = """# {name}
@@ -31,57 +27,38 @@ their original licences.
 """
 
 
-def convert(sam: Path, clip_model: str, clip: Path, out: Path, name: str = "pair") -> str:
-    """Write a ``pair`` checkpoint of two official files to ``out``; return its digest.
+def convert(sam: Path, clip: str, out: Path, name: str = "pair") -> str:
+    """Write a ``pair`` checkpoint of two official models to ``out``; return its digest.
 
-    ``sam`` is a SAM .pth, ``clip`` the weights of the open_clip architecture ``clip_model``; both
-    may be safetensors instead. Raises CheckpointError if a file cannot be read, or if its keys or
-    shapes do not match the architecture.
+    ``sam`` is a SAM .pth or safetensors, ``clip`` an open_clip model in one of the forms of
+    ``official_clip``. Raises CheckpointError if a file cannot be read, or if its keys or shapes do
+    not match the architecture.
     """
-    sam_state, clip_state = read_state(sam), read_state(clip)
-    config = pair_config(sam_state, clip_model, clip_state, name)
-    net = build(config).eval()
-    text_encoder = OpenClipTextEncoder(config.text).eval()
-
+    sam_state, official = read_state(sam), load_official_clip(clip)
+    config = official.describe_in(
+        replace(
+            sam_config(sam_state),
+            kind="pair",
+            name=name,
+            clip_head=None,
+            task_sizes=None,  # CLIP's own tower resizes the frame
+        )
+    )
+    net, text_encoder = build(config).eval(), official.text_encoder()
     sam_parts = nn.ModuleDict({part: net.get_submodule(part) for part in SAM_PARTS})
     fill(sam_parts, sam_state, sam, f"SAM's {config.backbone}")
-    clip_net = text_encoder.model  # its image tower is part of the net: attach it only to load it
-    clip_net.visual = net.clip_head.visual
-    fill(clip_net, clip_state, clip, f"open_clip's {clip_model}")
-    clip_net.visual = None
+    net.clip_head.get_submodule("visual").load_state_dict(official.model.visual.state_dict())
 
+    model, weights = official.text.model, official.weights
     sources = {
         "sam": {"variant": config.backbone, "file": sam.name, "sha256": checkpoint.sha256(sam)},
-        "clip": {"model": clip_model, "file": clip.name, "sha256": checkpoint.sha256(clip)},
+        "clip": {"model": model, "file": weights.name, "sha256": checkpoint.sha256(weights)},
     }
     card = CARD.format(
-        name=name, backbone=config.backbone, model=clip_model, sam=sam.name, clip=clip.name
+        name=name, backbone=config.backbone, model=model, sam=sam.name, clip=weights.name
     )
     lineage = {"made_by": "samclip convert", "sources": sources}
     return checkpoint.save(out, net, text_encoder, config, lineage, card=card, half=False)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a .pth or .safetensors file, without running code from it.
-
-    Wrappers that training scripts put around a state dict (``state_dict``, ``module.``) are
-    removed. Raises CheckpointError if the file is missing or damaged, or contains other objects.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise CheckpointError(f"no file {path}: give the path of the downloaded weights") from None
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as plain tensors ({str(error).splitlines()[0]}): give a .pth "
-            "or .safetensors state dict, not a TorchScript archive or a pickled model"
-        ) from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise CheckpointError(f"{path} is not a state dict: expected tensors by name")
-    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def sam_config(sam_state: Mapping[str, Tensor]) -> SamClipConfig:
@@ -94,40 +71,13 @@ def sam_config(sam_state: Mapping[str, Tensor]) -> SamClipConfig:
         neck_width = len(sam_state["image_encoder.neck.0.weight"])
     except KeyError as error:
         raise CheckpointError(f"{error} is missing: expected SAM's official weights") from None
+    side = positions_1hwD.shape[1] * PATCH
     return replace(
         VIT_B,
         backbone=_variant(sam_state),
-        image_size=positions_1hwD.shape[1] * PATCH,
+        image_size=side,
         embed_dim=neck_width,
-    )
-
-
-def pair_config(
-    sam_state: Mapping[str, Tensor],
-    clip_model: str,
-    clip_state: Mapping[str, Tensor],
-    name: str,
-) -> SamClipConfig:
-    """Derive the config from the weights: SAM's variant and frame, CLIP's width and logit scale.
-
-    Raises CheckpointError if they match no variant.
-    """
-    try:
-        text_dim = clip_state["visual.proj"].shape[1]
-        logit_scale = math.exp(clip_state["logit_scale"].item())
-    except KeyError as error:
-        raise CheckpointError(
-            f"{error} is missing: expected the weights of an open_clip model with one of CLIP's "
-            "original ViTs"
-        ) from None
-    return replace(
-        sam_config(sam_state),
-        kind="pair",
-        name=name,
-        text_dim=text_dim,
-        clip_head=None,
-        text=TextConfig(tower="open_clip", model=clip_model),
-        logit_scale=logit_scale,
+        task_sizes=VIT_B.task_sizes if side == VIT_B.image_size else None,
     )
 
 
@@ -136,26 +86,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="samclip convert",
         description="Make a checkpoint of kind `pair` from official SAM and open_clip weights.",
-        epilog="OpenAI's weights were trained with QuickGELU, which open_clip cannot detect from "
-        "the file: use the architecture whose name ends in -quickgelu.",
+        epilog="OpenAI's weights were trained with QuickGELU, which no file says: use the "
+        "architecture whose name ends in -quickgelu, or name the tag, which is then checked.",
     )
     parser.add_argument("--sam", type=Path, required=True, metavar="FILE", help="SAM's .pth file")
     parser.add_argument(
         "--clip",
         required=True,
         metavar="MODEL:FILE",
-        help="open_clip architecture and its weights, such as ViT-L-14:weights.safetensors",
+        help="open_clip architecture and its weights, such as ViT-L-14:weights.safetensors; or "
+        "MODEL/TAG:FILE with open_clip's tag of the weights, or local-dir:FOLDER",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint"
     )
     parser.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     args = parser.parse_args(argv)
-    clip_model, colon, clip = args.clip.partition(":")
-    if not colon:
-        parser.error(f"--clip {args.clip}: expected MODEL:FILE, as in ViT-L-14:weights.safetensors")
+    if ":" not in args.clip:
+        parser.error(f"--clip {args.clip}: expected {FORMS}")
     try:
-        digest = convert(args.sam, clip_model, Path(clip), args.out, args.name or args.out.name)
+        digest = convert(args.sam, args.clip, args.out, args.name or args.out.name)
     except SamClipError as error:
         print(f"samclip: {error}", file=sys.stderr)
         return 1
@@ -173,14 +123,3 @@ def _variant(sam_state: Mapping[str, Tensor]) -> str:
         f"the SAM encoder has {len(blocks)} blocks of width {width}, expected one of "
         f"{', '.join(VARIANTS)}"
     )
-
-
-def fill(module: nn.Module, state: Mapping[str, Tensor], file: Path, architecture: str) -> None:
-    """Copy a state dict into a module. Raises CheckpointError unless keys and shapes match."""
-    checkpoint.compare_shapes(
-        file.name,
-        {key: list(value.shape) for key, value in state.items()},
-        {key: list(value.shape) for key, value in module.state_dict().items()},
-        architecture,
-    )
-    module.load_state_dict(state)

@@ -47,7 +47,7 @@ def export(
             ir.save(model, _unfinished(directory, name))
             about[name] = graphs.describe(model)
             progress(f"{name}: {len(model.graph)} nodes")
-        if config.text.tower == "open_clip":
+        if text_encoder.tokenizer_json is None:  # not part of the checkpoint
             json_path = _unfinished(directory, checkpoint.CLIP_TOKENIZER)
             json_path.write_text(text_encoder.tokenizer.json)
             about[checkpoint.CLIP_TOKENIZER] = {}

@@ -6,7 +6,6 @@ side, h w grid, N cells, D width.
 
 from typing import TypeAlias
 
-import open_clip
 import torch
 from open_clip.model import _build_vision_tower
 from open_clip.modified_resnet import ModifiedResNet
@@ -15,33 +14,38 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
+from samclip_core.config import TextConfig
 from samclip_core.errors import CheckpointError
+from samclip_core.nn.clip_model import description
 
 Tower: TypeAlias = VisionTransformer | ModifiedResNet | TimmModel  # all of open_clip's
 
 
-def build_tower(clip_model: str) -> Tower:
-    """Build the image tower of an open_clip architecture, with random weights.
+def build_tower(text: TextConfig) -> Tower:
+    """Build the image tower of an open_clip model, with random weights.
 
-    Raises CheckpointError if there is no such architecture, or if it pools patches by attention,
-    so that single patches have no embedding in the text space.
+    Raises CheckpointError if there is no such model, or if ``with_patches`` refuses it.
     """
-    if clip_model not in open_clip.list_models():
-        raise CheckpointError(
-            f"open_clip has no architecture {clip_model!r}: give one of open_clip.list_models(), "
-            "for example ViT-B-32 or ViT-L-14"
-        )
-    architecture = open_clip.get_model_config(clip_model)
+    architecture = description(text)["model_cfg"]
     vision = architecture["vision_cfg"] | {"timm_model_pretrained": False}
-    # open_clip.create_model would also build the text tower.
+    # A complete model would have the text tower as well.
     tower: Tower = _build_vision_tower(
         architecture["embed_dim"], vision, architecture.get("quick_gelu", False)
     )
+    return with_patches(tower, text.model)
+
+
+def with_patches(tower: Tower, model: str) -> Tower:
+    """Return ``tower`` if single patches have an embedding in the text space.
+
+    Raises CheckpointError if an attention over several queries pools them. Attention with one query
+    returns a patch's value where that patch is the only one.
+    """
     pools = tower.head if isinstance(tower, TimmModel) else tower
     if hasattr(pools, "pool") or getattr(pools, "attn_pool", None) is not None:
         raise CheckpointError(
-            f"the image tower of {clip_model!r} pools its patches by attention, so single patches "
-            "cannot be compared with texts: use for example ViT-B-32, ViT-B-16 or ViT-L-14"
+            f"the image tower of {model!r} pools its patches by attention, so single patches "
+            "cannot be compared with texts: use for example ViT-B-32, ViT-L-14 or a SigLIP"
         )
     return tower
 

@@ -112,7 +112,7 @@ def _build_pair_encoder(config: SamClipConfig) -> nn.Module:
 def _build_pair_clip_head(config: SamClipConfig) -> nn.Module:
     from samclip_core.nn.pair import PairClipHead
 
-    return PairClipHead(config.text.model)
+    return PairClipHead(config.text)
 
 
 def _vit_size(config: SamClipConfig) -> ViTSize:

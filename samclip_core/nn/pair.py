@@ -3,12 +3,12 @@
 Shape letters: B images, H W pixels, S side of the model frame, h w grid, N tokens, D width.
 """
 
-import open_clip
-import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from samclip_core.config import TextConfig
 from samclip_core.errors import CheckpointError
+from samclip_core.nn.clip_model import pixel_statistics
 from samclip_core.nn.clip_tower import build_tower, lay_over_frame, read_tower, resize_valid
 from samclip_core.nn.encoder import EncoderOutput
 from samclip_core.nn.vit import ImageEncoder
@@ -28,12 +28,12 @@ class PairClipHead(nn.Module):
     pixel_mean_311: Tensor
     pixel_std_311: Tensor
 
-    def __init__(self, clip_model: str) -> None:
+    def __init__(self, text: TextConfig) -> None:
         super().__init__()
-        self.visual = build_image_tower(clip_model)
-        mean_3, std_3 = torch.tensor([open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD])
-        self.register_buffer("pixel_mean_311", 255 * mean_3.view(3, 1, 1), False)
-        self.register_buffer("pixel_std_311", 255 * std_3.view(3, 1, 1), False)
+        self.visual = build_image_tower(text)
+        mean_311, std_311 = pixel_statistics(text)
+        self.register_buffer("pixel_mean_311", mean_311, False)
+        self.register_buffer("pixel_std_311", std_311, False)
 
     def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         """Embed a grid over the padded frame and the whole picture; all of length 1 along D.
@@ -57,15 +57,15 @@ class PairClipHead(nn.Module):
         return normalised_B3HW.to(self.visual.conv1.weight.dtype)
 
 
-def build_image_tower(clip_model: str) -> VisionTransformer:
-    """Build the image tower of an open_clip architecture, with random weights.
+def build_image_tower(text: TextConfig) -> VisionTransformer:
+    """Build the image tower of an open_clip model, with random weights.
 
     Raises CheckpointError unless it is one of CLIP's own ViTs, for example ViT-B-32 or ViT-L-14.
     """
-    tower = build_tower(clip_model)
+    tower = build_tower(text)
     if not isinstance(tower, VisionTransformer):
         raise CheckpointError(
-            f"the image tower of {clip_model!r} is not one of CLIP's own ViTs, which a pair needs: "
+            f"the image tower of {text.model!r} is not one of CLIP's own ViTs, which a pair needs: "
             "use for example ViT-B-32, ViT-B-16 or ViT-L-14"
         )
     return tower

@@ -12,9 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core.config import TextConfig
-from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
-from samclip_core.nn.tokenizer import PAD, TextTokenizer, check_texts, of_clip, of_sentences
+from samclip_core.nn.tokenizer import (
+    PAD,
+    TextTokenizer,
+    check_texts,
+    of_open_clip,
+    of_sentences,
+    stored_tokenizer,
+)
 
 BATCH = 64
 
@@ -81,41 +87,35 @@ class SentenceTextEncoder(TextEncoder):
 
 
 class OpenClipTextEncoder(TextEncoder):
-    """The text tower of an open_clip architecture, with its state-dict keys under ``model.``."""
+    """The text tower of an open_clip model, with its state-dict keys under ``model.``."""
 
-    def __init__(self, config: TextConfig) -> None:
+    def __init__(self, config: TextConfig, tokenizer_json: str | None = None) -> None:
+        """Build the tower; a model with a tokenizer of its own needs its JSON."""
         super().__init__()
-        import open_clip  # slow to import, and not needed by a sentence encoder
+        # Slow to import, and not needed by a sentence encoder.
+        from samclip_core.nn.clip_model import build_model
 
-        architecture = open_clip.get_model_config(config.model)
-        if architecture is None or "hf_tokenizer_name" in architecture["text_cfg"]:
-            raise CheckpointError(
-                f"open_clip has no architecture {config.model!r} with its own tokenizer, which "
-                "works offline: use for example ViT-B-32 or ViT-L-14"
-            )
-        self.model = open_clip.create_model(config.model, pretrained=None)
-        self.model.visual = None
-        self.tokenizer = of_clip(open_clip.get_tokenizer(config.model))
+        self.tokenizer_json = tokenizer_json
+        self.tokenizer = of_open_clip(config, tokenizer_json)
+        self.model = build_model(config, images=False)
 
     def forward(self, ids_TN: Tensor) -> Tensor:
         """Embed token ids."""
         return F.normalize(self.model.encode_text(ids_TN).float(), dim=-1)
 
 
-def build_text_encoder(config: TextConfig, tokenizer_json: str = "") -> TextEncoder:
-    """Build a tower with random weights; a sentence encoder needs its tokenizer's JSON."""
+def build_text_encoder(config: TextConfig, tokenizer_json: str | None = None) -> TextEncoder:
+    """Build a tower with random weights, and with the tokenizer that its checkpoint stores."""
     if config.tower == "sentence":
+        assert tokenizer_json is not None
         return SentenceTextEncoder(config, tokenizer_json).eval()
-    return OpenClipTextEncoder(config).eval()
+    return OpenClipTextEncoder(config, tokenizer_json).eval()
 
 
 def load_text_encoder(directory: Path) -> TextEncoder:
     """Load a checkpoint's text tower, frozen, as float32 on the CPU."""
     config = checkpoint.read_config(directory).text
-    tokenizer = ""
-    if config.tower == "sentence":
-        tokenizer = checkpoint.read_file(directory, checkpoint.TOKENIZER).decode()
-    encoder = build_text_encoder(config, tokenizer)
+    encoder = build_text_encoder(config, stored_tokenizer(directory))
     checkpoint.load_weights(directory, encoder, file=checkpoint.TEXT_WEIGHTS)
     return encoder.requires_grad_(False)
 

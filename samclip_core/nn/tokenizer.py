@@ -1,9 +1,11 @@
 """Text tokenizers, based on the tokenizers library alone. T texts, N tokens."""
 
 import html
+import json
+import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
 
 PAD = 0
-"""The padding token's id in both kinds of tokenizer."""
+"""The padding token's id in a sentence encoder's and in CLIP's tokenizer."""
+_NO_PUNCTUATION = str.maketrans("_", " ", string.punctuation.replace("_", ""))
 _CLIP_WORDS = (
     r"(?i)<start_of_text>|<end_of_text>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
@@ -26,20 +29,23 @@ _CLIP_WORDS = (
 class TextTokenizer:
     """Tokenizes batches of texts; threads may share one."""
 
-    def __init__(self, json: str, split: Callable[[str], list[str]] | None = None) -> None:
-        """Not for direct use: call ``of_sentences``, ``of_clip`` or ``load``."""
+    def __init__(
+        self, json: str, clean: Callable[[str], Any] | None = None, split: bool = False
+    ) -> None:
+        """Not for direct use: call ``of_sentences``, ``of_open_clip`` or ``load``.
+
+        ``clean`` returns a text's words if ``split``, otherwise a text.
+        """
         self.json = json
+        self._clean = clean
         self._split = split
         self._tokenizer = Tokenizer.from_str(json)
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return ``ids_TN``. Raises InvalidLabels if there are no texts, or an empty one."""
         check_texts(texts)
-        if self._split is None:
-            encoded = self._tokenizer.encode_batch(list(texts))
-        else:
-            words = [self._split(text) for text in texts]
-            encoded = self._tokenizer.encode_batch(words, is_pretokenized=True)
+        cleaned = list(map(self._clean, texts)) if self._clean else list(texts)
+        encoded = self._tokenizer.encode_batch(cleaned, is_pretokenized=self._split)
         return np.array([text.ids for text in encoded], np.int64)
 
 
@@ -55,18 +61,23 @@ def check_texts(texts: Sequence[str]) -> None:
 def load(directory: Path) -> TextTokenizer:
     """Load the tokenizer of a checkpoint. Raises CheckpointError.
 
-    An open_clip tower's tokenizer is stored with its exported graphs; without graphs, open_clip
-    provides it.
+    CLIP's own tokenizer is stored with the exported graphs; without graphs, open_clip provides it.
     """
-    config = checkpoint.read_config(directory).text
-    if config.tower == "sentence":
-        return of_sentences(checkpoint.read_file(directory, checkpoint.TOKENIZER).decode(), config)
-    if checkpoint.CLIP_TOKENIZER in checkpoint.graphs(directory):
+    config, stored = checkpoint.read_config(directory).text, stored_tokenizer(directory)
+    if config.tower == "sentence" and stored:
+        return of_sentences(stored, config)
+    if not stored and checkpoint.CLIP_TOKENIZER in checkpoint.graphs(directory):
         json = checkpoint.read_graph(directory, checkpoint.CLIP_TOKENIZER).decode()
-        return TextTokenizer(json, words_for_clip)
-    import open_clip
+        return TextTokenizer(json, words_for_clip, split=True)
+    return of_open_clip(config, stored)
 
-    return of_clip(open_clip.get_tokenizer(config.model))
+
+def stored_tokenizer(directory: Path) -> str | None:
+    """Return the content of a checkpoint's tokenizer.json, or None if it has CLIP's tokenizer."""
+    config = checkpoint.read_config(directory).text
+    if config.tower == "sentence" or own_tokenizer(config):
+        return checkpoint.read_file(directory, checkpoint.TOKENIZER).decode()
+    return None
 
 
 def of_sentences(json: str, config: TextConfig) -> TextTokenizer:
@@ -101,7 +112,7 @@ def of_clip(theirs: "SimpleTokenizer") -> TextTokenizer:
     )
     tokenizer.enable_truncation(theirs.context_length)
     tokenizer.enable_padding(length=theirs.context_length, pad_id=PAD)
-    return TextTokenizer(tokenizer.to_str(), words_for_clip)
+    return TextTokenizer(tokenizer.to_str(), words_for_clip, split=True)
 
 
 def words_for_clip(text: str) -> list[str]:
@@ -109,8 +120,82 @@ def words_for_clip(text: str) -> list[str]:
 
     The tokenizers library could split as well, but uses an older version of Unicode.
     """
-    import ftfy  # a sentence encoder needs neither
-    import regex
+    import regex  # a sentence encoder does not need it
 
-    text = html.unescape(html.unescape(ftfy.fix_text(text)))
-    return regex.findall(_CLIP_WORDS, " ".join(text.split()).lower())
+    return regex.findall(_CLIP_WORDS, _one_line(text).lower())
+
+
+def _one_line(text: str) -> str:
+    import ftfy  # a sentence encoder does not need it
+
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
+
+
+def _canonical(text: str) -> str:
+    """Remove punctuation and capitals, as SigLIP does (big_vision's ``canonicalize_text``)."""
+    return " ".join(_one_line(text).translate(_NO_PUNCTUATION).lower().split())
+
+
+_CLEAN = {"whitespace": _one_line, "canonicalize": _canonical}
+
+
+def own_tokenizer(config: TextConfig) -> dict[str, Any] | None:
+    """Return the text_cfg of an open_clip model whose tokenizer is not CLIP's, otherwise None."""
+    text: dict[str, Any] = config.open_clip["model_cfg"]["text_cfg"] if config.open_clip else {}
+    return text if "hf_tokenizer_name" in text else None
+
+
+def of_open_clip(config: TextConfig, json: str | None = None) -> TextTokenizer:
+    """Build the tokenizer of an open_clip model; ``json`` is that of ``published_tokenizer``.
+
+    Raises CheckpointError if the model is unknown, or if ``json`` is missing.
+    """
+    from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer  # slow to import
+
+    from samclip_core.nn.clip_model import description
+
+    text = description(config)["model_cfg"]["text_cfg"]
+    if "hf_tokenizer_name" not in text:
+        length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
+        return of_clip(SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {})))
+    if json is None:
+        raise CheckpointError(
+            f"{config.model} has a tokenizer of its own, {text['hf_tokenizer_name']}: convert or "
+            "train the checkpoint from its published files"
+        )
+    return TextTokenizer(json, _CLEAN[text.get("tokenizer_kwargs", {}).get("clean", "whitespace")])
+
+
+def published_tokenizer(config: TextConfig, folder: Path) -> str | None:
+    """Return the JSON of an open_clip model's own tokenizer, padding and truncation included.
+
+    Reads tokenizer.json and tokenizer_config.json, which ``folder`` has from the model's page. None
+    if the model uses CLIP's tokenizer. Raises CheckpointError if a file is missing, or if open_clip
+    does more to the tokens than this program does.
+    """
+    text = own_tokenizer(config)
+    if text is None:
+        return None
+    options = text.get("tokenizer_kwargs", {})
+    if (
+        text.get("tokenizer_mode")
+        or options.keys() - {"clean"}
+        or (options.get("clean", "whitespace") not in _CLEAN)
+    ):
+        raise CheckpointError(
+            f"the tokenizer of {config.model} has the options {options}, which are not supported: "
+            "use for example a SigLIP, a MobileCLIP or one of CLIP's own models"
+        )
+    try:
+        tokenizer = Tokenizer.from_str((folder / "tokenizer.json").read_text())
+        padding = json.loads((folder / "tokenizer_config.json").read_text())["pad_token"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{config.model} has a tokenizer of its own: download tokenizer.json and "
+            f"tokenizer_config.json of {text['hf_tokenizer_name']} into {folder} ({error})"
+        ) from error
+    token = padding if isinstance(padding, str) else padding["content"]
+    length = text["context_length"]
+    tokenizer.enable_truncation(length)
+    tokenizer.enable_padding(length=length, pad_id=tokenizer.token_to_id(token), pad_token=token)
+    return tokenizer.to_str()

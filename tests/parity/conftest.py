@@ -46,7 +46,7 @@ def _small(tmp_path_factory, image_size: int, width: int) -> Small:
     clip_name = add_small_clip(directory)
     sam, clip_model = small_sam(image_size, width), clip(clip_name)
     files = write(sam, directory, "sam.pth"), write(clip_model, directory, "clip.bin")
-    convert(files[0], clip_name, files[1], directory / "pair")
+    convert(files[0], f"{clip_name}:{files[1]}", directory / "pair")
     return Small(SamClip.load(directory / "pair"), SamPredictor(sam), clip_model, clip_name)
 
 

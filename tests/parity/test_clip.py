@@ -60,10 +60,10 @@ def test_class_probabilities(small_without_resizing, photograph):
 
 def test_vit_b_32_features():
     """The real architecture agrees on image and text when both sides get the same tensors."""
-    official = clip("ViT-B-32")
+    official, text = clip("ViT-B-32"), TextConfig(tower="open_clip", model="ViT-B-32")
     head, text_encoder = (
-        PairClipHead("ViT-B-32").eval(),
-        OpenClipTextEncoder(TextConfig(tower="open_clip", model="ViT-B-32")),
+        PairClipHead(text).eval(),
+        OpenClipTextEncoder(text),
     )
     state = official.state_dict()
     head.load_state_dict({k: v for k, v in state.items() if k.startswith("visual.")})

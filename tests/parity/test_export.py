@@ -107,7 +107,7 @@ def _exported(kind: str, root: Path) -> Exported:
     if kind == "pair":
         name = add_small_clip(root)
         files = write(small_sam(SIDE, 32), root, "sam.pth"), write(clip(name), root, "clip.bin")
-        convert(files[0], name, files[1], directory)
+        convert(files[0], f"{name}:{files[1]}", directory)
     else:
         make_tiny_checkpoint(directory, kind)
     digest, output = checkpoint.digest(directory), io.StringIO()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
-from samclip_core.config import SamClipConfig
+from samclip_core.config import SamClipConfig, TextConfig
 from samclip_core.nn.clip_head import ClipHead
 from samclip_core.nn.clip_tower import build_tower, read_tower
 from samclip_core.nn.network import SamClipNet, build
@@ -45,7 +45,7 @@ class Memory:
 def count_forward(config: SamClipConfig, sides: Sequence[int], clip_model: str) -> Forward:
     """Count the FLOPs of the student, of the CLIP teacher at its input size, and of a prompt."""
     with torch.device("meta"):
-        net, tower = build(config).eval(), build_tower(clip_model).eval()
+        net, tower = build(config).eval(), build_tower(_text(clip_model)).eval()
         own = tower.image_size
         square_13HW = torch.empty(1, 3, *(own if isinstance(own, tuple) else (own, own)))
     encoder, head = {}, {}
@@ -65,7 +65,7 @@ def estimate_memory(config: SamClipConfig, sides: Sequence[int], clip_model: str
     save differ from this by some tens of per cent.
     """
     with torch.device("meta"):
-        net, tower = build(config).bfloat16(), build_tower(clip_model)
+        net, tower = build(config).bfloat16(), build_tower(_text(clip_model))
     student, head = net.image_encoder, net.clip_head
     assert isinstance(student, ImageEncoder)
     assert isinstance(head, ClipHead)
@@ -84,6 +84,10 @@ def estimate_memory(config: SamClipConfig, sides: Sequence[int], clip_model: str
     teachers = _size(student) + _size(net.mask_decoder) + _size(tower)
     held = 4 * (5 * _size(net) + teachers)
     return Memory(held, image, checkpointed, _saved(_decode_prompt, net, config))
+
+
+def _text(clip_model: str) -> TextConfig:
+    return TextConfig(tower="open_clip", model=clip_model)
 
 
 def _frame(side: int) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from samclip_core.commands.convert import convert, main, read_state
+from samclip_core.commands.convert import convert, main
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
+from samclip_core.io.official import read_state
 from samclip_core.nn.network import load_net
 from samclip_core.nn.text_encoder import load_text_encoder
 from tests.clip_models import TEXT_DIM, add_small_clip
@@ -98,7 +99,7 @@ def test_names_the_key_that_does_not_fit(tmp_path, sources, clip_model, part, ed
     paths[part] = tmp_path / "edited.pth"
     torch.save(state, paths[part])
     with pytest.raises(CheckpointError, match=message):
-        convert(paths[0], clip_model, paths[1], tmp_path / "out")
+        convert(paths[0], f"{clip_model}:{paths[1]}", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

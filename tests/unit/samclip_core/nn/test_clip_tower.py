@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from samclip_core.errors import CheckpointError
 from samclip_core.nn.clip_tower import _read_cells, build_tower, read_tower, resize_valid
-from tests.clip_models import GRID, INPUT, TEXT_DIM, add_clip
+from tests.clip_models import GRID, INPUT, TEXT_DIM, add_clip, named
 from tests.official import clip
 
 
@@ -40,7 +40,7 @@ def towers(tmp_path_factory) -> Callable[[str], tuple[nn.Module, nn.Module]]:
     def build(kind: str) -> tuple[nn.Module, nn.Module]:
         name = add_clip(tmp_path_factory.mktemp("clip"), f"samclip-test-{kind}", TOWERS[kind][0])
         official = clip(name)
-        ours = build_tower(name).eval()
+        ours = build_tower(named(name)).eval()
         ours.load_state_dict(official.visual.state_dict())
         return ours, official
 
@@ -116,4 +116,4 @@ def test_resizing_equals_torchs_own_for_every_size(side):
 )
 def test_says_which_towers_cannot_be_read(model: str, message: str):
     with torch.device("meta"), pytest.raises(CheckpointError, match=message):
-        build_tower(model)
+        build_tower(named(model))

@@ -8,7 +8,7 @@ from samclip_core.errors import CheckpointError
 from samclip_core.nn.clip_tower import read_tower
 from samclip_core.nn.pair import PairClipHead, PairEncoder, build_image_tower
 from samclip_core.nn.vit import ImageEncoder
-from tests.clip_models import GRID, INPUT, TEXT_DIM, add_small_clip
+from tests.clip_models import GRID, INPUT, TEXT_DIM, add_small_clip, named
 from tests.weights import seeded
 
 FRAME = 128
@@ -22,7 +22,7 @@ def clip_model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def head(clip_model) -> PairClipHead:
-    return seeded(lambda: PairClipHead(clip_model), 0)
+    return seeded(lambda: PairClipHead(named(clip_model)), 0)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_encoder_is_sams_and_hands_the_pixels_on(pixels):
 @pytest.mark.parametrize("model", ["ViT-B-32", "ViT-B-16", "ViT-L-14"])
 def test_supports_the_usual_towers(model):
     with torch.device("meta"):
-        tower = build_image_tower(model)
+        tower = build_image_tower(named(model))
     assert tower.attn_pool is None
 
 
@@ -124,4 +124,4 @@ def test_supports_the_usual_towers(model):
 )
 def test_says_which_towers_cannot_be_used(model, message):
     with torch.device("meta"), pytest.raises(CheckpointError, match=message):
-        build_image_tower(model)
+        build_image_tower(named(model))

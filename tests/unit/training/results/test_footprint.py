@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from samclip_core.nn.clip_tower import build_tower
 from samclip_core.nn.network import build
-from tests.clip_models import add_small_clip
+from tests.clip_models import add_small_clip, named
 from tests.tiny import TINY
 from training.results.footprint import count_forward, estimate_memory
 
@@ -48,7 +48,7 @@ def test_memory_grows_with_the_frame_and_shrinks_with_checkpointing(clip_model: 
     assert memory.prompt > 0
     assert 3.5 < memory.image[128] / memory.image[64] < 8
     student = sum(p.numel() for p in build(CONFIG).parameters())
-    tower = sum(p.numel() for p in build_tower(clip_model).parameters())
+    tower = sum(p.numel() for p in build_tower(named(clip_model)).parameters())
     assert 4 * (5 * student + tower) < memory.held < 4 * (6 * student + tower)
 
 

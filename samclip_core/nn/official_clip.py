@@ -1,0 +1,96 @@
+"""Load the published files of an open_clip model.
+
+    MODEL:FILE         weights of an architecture in open_clip's list
+    MODEL/TAG:FILE     the same; TAG names them in open_clip's list of published weights
+    local-dir:FOLDER   a folder in open_clip's layout, with open_clip_config.json
+
+A model with a tokenizer of its own, such as SigLIP's, needs tokenizer.json and
+tokenizer_config.json beside its weights.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import open_clip
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
+
+from samclip_core.config import SamClipConfig, TextConfig
+from samclip_core.errors import CheckpointError
+from samclip_core.io.official import fill, read_state
+from samclip_core.nn.clip_model import Model, build_model, describe, description
+from samclip_core.nn.text_encoder import OpenClipTextEncoder
+from samclip_core.nn.tokenizer import published_tokenizer
+
+FORMS = "MODEL:FILE, MODEL/TAG:FILE or local-dir:FOLDER"
+_LOCAL = "local-dir"
+_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
+
+@dataclass(frozen=True)
+class OfficialClip:
+    """An open_clip model with its weights; ``tokenizer_json`` is None for CLIP's own tokenizer."""
+
+    text: TextConfig
+    weights: Path
+    model: Model
+    tokenizer_json: str | None
+
+    def describe_in(self, config: SamClipConfig) -> SamClipConfig:
+        """Return ``config`` with this model's text tower, width and logit scale.
+
+        SigLIP's logit bias is the same for every label, so that it has no effect on a softmax.
+        """
+        return replace(
+            config,
+            text=self.text,
+            text_dim=description(self.text)["model_cfg"]["embed_dim"],
+            logit_scale=self.model.logit_scale.exp().item(),
+        )
+
+    def text_encoder(self) -> OpenClipTextEncoder:
+        """Return the frozen text tower."""
+        encoder = OpenClipTextEncoder(self.text, self.tokenizer_json)
+        state = self.model.state_dict()
+        encoder.model.load_state_dict({key: state[key] for key in encoder.model.state_dict()})
+        return encoder.eval().requires_grad_(False)
+
+
+def load_official_clip(given: str) -> OfficialClip:
+    """Load a model from its files; ``given`` has one of the module's forms.
+
+    Raises CheckpointError if it has another form, or if a file is missing or does not fit.
+    """
+    name, _, path = given.partition(":")
+    if not (name and path):
+        raise CheckpointError(f"{given!r} names no CLIP model: expected {FORMS}")
+    text, weights = _in_folder(Path(path)) if name == _LOCAL else _listed(name, Path(path))
+    model = build_model(text)
+    state = convert_state_dict(model, read_state(weights))
+    if isinstance(model, open_clip.CustomTextCLIP):
+        state = convert_to_custom_text_state_dict(state)
+    fill(model, state, weights, f"open_clip's {text.model}")
+    tokenizer = published_tokenizer(text, weights.parent)
+    return OfficialClip(text, weights, model.eval().requires_grad_(False), tokenizer)
+
+
+def _listed(name: str, weights: Path) -> tuple[TextConfig, Path]:
+    model, _, tag = name.partition("/")
+    return TextConfig(tower="open_clip", model=model, open_clip=describe(model, tag)), weights
+
+
+def _in_folder(folder: Path) -> tuple[TextConfig, Path]:
+    try:
+        description = json.loads((folder / "open_clip_config.json").read_text())
+        found = {part: description[part] for part in ("model_cfg", "preprocess_cfg")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder} has no usable open_clip_config.json with model_cfg and preprocess_cfg "
+            f"({error}): download every file of the model's page into this folder"
+        ) from error
+    files = [folder / file for file in _WEIGHTS if (folder / file).is_file()]
+    if not files:
+        raise CheckpointError(f"{folder} has no weights: expected {' or '.join(_WEIGHTS)}")
+    text = TextConfig(tower="open_clip", model=folder.resolve().name, open_clip=found)
+    return text, files[0]
