@@ -9,6 +9,7 @@ A stopped run resumes from its folder and skips completed stages.
 
 import argparse
 import copy
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -29,6 +30,8 @@ from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 from training import workers
 from training.data.annotations import class_names, imagenet_names
+from training.data.drawn import DRAWN_SETS, write_drawn_sets
+from training.data.folder import VARIABLE, photograph_sets
 from training.data.sources import open_source
 from training.data.targets import StoredTargets, identity
 from training.distillation import stages
@@ -59,9 +62,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error(str(error))
     if recipe.kind == "vit-b" and not (arguments.sam and arguments.clip):
         options.error(f"recipe {recipe.name} merges official teachers: give --sam and --clip")
-    out = arguments.out.resolve()
+    out = (arguments.out or Path("runs") / recipe.name).resolve()
+    drawn = recipe.name == "debug" and not (arguments.data or os.environ.get(VARIABLE))
+    if drawn:
+        recipe = replace(recipe, **DRAWN_SETS)
+        arguments.data = str(out / "photographs")
+    arguments.data = photograph_sets(options, "--data", arguments.data)
     checkpoint.check_target(out / "checkpoint")
     (out / "states").mkdir(parents=True, exist_ok=True)
+    if drawn:
+        write_drawn_sets(Path(arguments.data))
     run = Run(
         recipe=recipe,
         config=CONFIGS[recipe.kind],
@@ -99,13 +109,13 @@ def parser() -> argparse.ArgumentParser:
         help="change a field of the recipe, as in joint.steps=10; may be repeated",
     )
     options.add_argument(
-        "--data", default="../shared/data", help="folder or URL of the photograph sets"
+        "--data",
+        help="folder or URL of the photograph sets (SAMCLIP_DATA); debug draws its own without it",
     )
     options.add_argument(
         "--out",
         type=Path,
-        default=Path("runs/edge"),
-        help="folder of the states to resume from and of the result",
+        help="folder of the states to resume from and of the result (runs/RECIPE)",
     )
     options.add_argument(
         "--start", default="", help="edge: checkpoint whose SAM initialises the SAM teacher"

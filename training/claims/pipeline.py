@@ -22,6 +22,7 @@ from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.claims import results
+from training.data.folder import photograph_sets
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import confusion, mean_iou
 from training.evaluation.semantic import own_set, readable
@@ -146,12 +147,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="edge", help="name or directory")
     parser.add_argument("--set", default="coco_multi", help="coco_multi, labelmefacade or camvid")
     parser.add_argument("--split", default="val", help="val, or train to choose procedures")
-    parser.add_argument("--root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
     parser.add_argument("--limit", type=int, help="photographs, spread evenly over the set")
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
     args = parser.parse_args(argv)
+    root = Path(photograph_sets(parser, "--root", args.root))
     model = SamClip.load(args.checkpoint, engine="torch")
-    data = own_set(Options(root=args.root, limit=args.limit), args.set, args.split)
+    data = own_set(Options(root=root, limit=args.limit), args.set, args.split)
     rows = measure(model, data)
     text = results.table(
         ["procedure", "mIoU", "encodes per photograph", "seconds per photograph"],

@@ -20,6 +20,7 @@ from samclip_core.nn.text_encoder import load_text_encoder
 from training.claims import results
 from training.claims.wise_ft import load_sam
 from training.data.annotations import imagenet_names
+from training.data.folder import photograph_sets
 from training.distillation.teachers import ClipTeacher, class_embeddings
 from training.evaluation.evaluate import OWN
 from training.evaluation.suite import Metrics, Options
@@ -76,15 +77,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--card", action="store_true", help="read the merge's figures from its card (samclip eval)"
     )
     parser.add_argument("--suites", nargs="+", choices=OWN, default=list(OWN))
-    parser.add_argument("--root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
     parser.add_argument("--limit", type=int, help="photographs per set")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
     args = parser.parse_args(argv)
+    root = Path(photograph_sets(parser, "--root", args.root))
     torch.set_num_threads(args.threads)
-    options = Options(root=args.root, limit=args.limit)
+    options = Options(root=root, limit=args.limit)
     merge = checkpoint.resolve(args.merge)
-    pair = teachers(args.sam, merge, args.root, args.clip)
+    pair = teachers(args.sam, merge, root, args.clip)
     taught = _measured(pair, args.suites, options)
     if args.card:
         lineage = json.loads(checkpoint.read_file(merge, checkpoint.LINEAGE))

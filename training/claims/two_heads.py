@@ -18,6 +18,7 @@ from samclip_core.io.image import decode
 from samclip_core.model import SamClip
 from training.claims import results
 from training.claims.sheet import draw_labels
+from training.data.folder import photograph_sets
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import class_rows, confusion, mean_iou
 from training.evaluation.semantic import own_set, readable
@@ -124,13 +125,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", default="edge", help="name or directory")
     parser.add_argument("--set", default="coco_multi", help="coco_multi, labelmefacade or camvid")
     parser.add_argument("--split", default="val", help="val, or train to choose procedures")
-    parser.add_argument("--root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
     parser.add_argument("--limit", type=int, help="photographs, spread evenly over the set")
     parser.add_argument("--shown", type=int, default=8, help="photographs on the sheet")
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
     args = parser.parse_args(argv)
+    root = Path(photograph_sets(parser, "--root", args.root))
     model = SamClip.load(args.checkpoint, engine="torch")
-    data = own_set(Options(root=args.root, limit=args.limit), args.set, args.split)
+    data = own_set(Options(root=root, limit=args.limit), args.set, args.split)
     found = compare(model, data, args.shown)
     name = f"two_heads_{args.set}_{args.split}"
     figures = {

@@ -24,6 +24,7 @@ from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net
 from samclip_core.nn.text_encoder import load_text_encoder
 from training.claims import results
 from training.data.annotations import class_names, regions
+from training.data.folder import photograph_sets
 from training.evaluation.instances import box_overlaps
 from training.evaluation.suite import Options, own_samples, progress
 
@@ -143,15 +144,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--student", default="runs/edge-naive-kd/checkpoint", help="CLIP-only")
     parser.add_argument("--merge", default="edge", help="the merged checkpoint")
-    parser.add_argument("--root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
     parser.add_argument("--limit", type=int, help="photographs per set")
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
     args = parser.parse_args(argv)
+    root = Path(photograph_sets(parser, "--root", args.root))
     points, merge = curve(
         args.sam,
         checkpoint.resolve(args.student),
         checkpoint.resolve(args.merge),
-        Options(root=args.root, limit=args.limit),
+        Options(root=root, limit=args.limit),
     )
     rows = [
         [

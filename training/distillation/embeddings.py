@@ -27,6 +27,7 @@ from samclip_core.io import checkpoint
 from samclip_core.io.files import replacing
 from samclip_core.nn.text_encoder import load_text_encoder
 from training.data.annotations import BadSample, Frame, imagenet_names
+from training.data.folder import photograph_sets
 from training.data.sources import Source, open_source
 from training.data.targets import Array, Plan, dense_file, identity, pooled_file, view_of
 from training.distillation.teachers import ClipTeacher, OpenClipTeacher, class_embeddings
@@ -177,6 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = RECIPES[arguments.recipe]()
     if recipe.kind == "vit-b" and not arguments.clip:
         options.error(f"recipe {recipe.name} uses an official CLIP teacher: give --clip")
+    if recipe.kind == "edge" or not arguments.sources:
+        arguments.data = photograph_sets(options, "--data", arguments.data)
     names = [f"{arguments.data}/{name}" for name in recipe.photo_sets]
     sources = [open_source(location) for location in arguments.sources or names]
     plan = Plan(
@@ -201,9 +204,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--recipe", choices=RECIPES, default="edge", help="recipe whose teacher runs"
     )
-    options.add_argument(
-        "--data", default="../shared/data", help="folder or URL of the photograph sets"
-    )
+    options.add_argument("--data", help="folder or URL of the photograph sets (SAMCLIP_DATA)")
     options.add_argument(
         "--sources", nargs="+", help="folders or URLs of single sets; default: those of the recipe"
     )

@@ -1,0 +1,39 @@
+"""A first training: the ``debug`` recipe without any data set."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from samclip_core.model import SamClip
+from training import train
+
+
+def test_the_debug_recipe_needs_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Two stages read all kinds of its photographs: outlines, label maps and plain ones."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SAMCLIP_DATA", raising=False)
+    threads = torch.get_num_threads()
+    short = ("dtype=float32", "joint=null", "adaptation=null")  # CPUs differ in bfloat16's speed
+    changes = [word for change in short for word in ("--set", change)]
+    try:
+        assert train.main(["--recipe", "debug", "--threads", "1", *changes]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    model = SamClip.load(tmp_path / "runs/debug/checkpoint")
+    (best, *_) = model.classify(
+        (tmp_path / "runs/debug/photographs/drawn/chelsea.jpg").read_bytes(), ["a cat", "a rocket"]
+    )
+    assert best.label == "a cat"
+    assert (tmp_path / "runs/debug/report.md").exists()
+
+
+def test_another_recipe_says_that_it_needs_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SAMCLIP_DATA", raising=False)
+    with pytest.raises(SystemExit):
+        train.main(["--recipe", "edge"])
+    assert "give --data or set SAMCLIP_DATA" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
