@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.in_process import LABELS
-from tests.checkout import ROOT
 
 SETS = ("coco_multi", "bsds500")
 COLLECTION = "bench"
@@ -49,9 +48,13 @@ Visit = list[Ask]
 
 @cache
 def photographs() -> tuple[bytes, ...]:
-    """Return the photograph sets' JPEG files (0.1 to 0.26 megapixels), else scikit-image's."""
-    root = Path(os.environ.get("SAMCLIP_DATA", ROOT / "../shared/data"))
-    shards = [shard for name in SETS for shard in sorted((root / name).glob("*.tar"))]
+    """Return the JPEG files of the sets in ``SAMCLIP_DATA``, or else scikit-image's photographs.
+
+    The sets' photographs have 0.1 to 0.26 megapixels.
+    """
+    folder = os.environ.get("SAMCLIP_DATA")
+    places = [Path(folder) / name for name in SETS] if folder else []
+    shards = [shard for place in places for shard in sorted(place.glob("*.tar"))]
     return tuple(file for shard in shards for file in _jpegs(shard)) or _scikit_image()
 
 
