@@ -35,8 +35,8 @@ class Oracle:
         self.images: dict[bytes, np.ndarray] = {}
         self.texts: dict[str, np.ndarray] = {}
 
-    def encode(self, encoded: bytes) -> Seen:
-        return Seen(self.drawings[encoded])
+    def encode(self, encoded: bytes, size: int | None = None) -> Seen | bytes:
+        return Seen(self.drawings[encoded]) if encoded in self.drawings else encoded
 
     def segment(
         self, seen: Seen, prompts: Sequence[Prompt], multimask: bool
@@ -84,11 +84,11 @@ class ColourBlind:
         self.config = replace(EDGE, image_size=image_size)
         self.limits = ImageLimits()
 
-    def encode(self, image: bytes | np.ndarray) -> ImageFeatures:
+    def encode(self, image: bytes | np.ndarray, size: int) -> ImageFeatures:
         image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
-        geometry = Geometry(*image_HW3.shape[:2], self.config.image_size)
+        geometry = Geometry(*image_HW3.shape[:2], size)
         pixels_3SS = geometry.resize(image_HW3).astype(np.float32) / 127.5 - 1
-        side = self.config.image_size // self.CELL
+        side = size // self.CELL
         cells = pixels_3SS.reshape(3, side, self.CELL, side, self.CELL)
         return ImageFeatures(geometry, clip_dense_Dhw=cells.mean(axis=(2, 4)))
 

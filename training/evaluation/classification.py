@@ -41,6 +41,7 @@ def _top_k(
     labels_LD = class_embeddings(model.embed_text, names, model.config.templates)
     best = []
     for encoded, truth in pictures:
-        cosine_L = labels_LD @ model.embed_image(encoded)
+        features = model.encode(encoded, model.config.size_of("classify"))
+        cosine_L = labels_LD @ model.embed_image(features)
         best.append(np.argsort(-cosine_L, kind="stable")[:5] == truth)
     return float(np.mean([row[0] for row in best])), float(np.mean([row.any() for row in best]))

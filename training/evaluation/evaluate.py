@@ -16,6 +16,7 @@ from typing import get_args
 
 import torch
 
+from samclip_core.config import TaskSizes
 from samclip_core.engine.base import Asked, EngineName
 from samclip_core.engine.memory import keep_memory
 from samclip_core.errors import SamClipError
@@ -67,8 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate a checkpoint; print the figures and write them as JSON and Markdown."""
     parser = _parser()
     arguments = parser.parse_args(argv)
-    if arguments.card and (arguments.limit is not None or arguments.suite != "all"):
-        parser.error("--card needs full results on all our own sets: remove --limit and --suite")
+    restricted = (arguments.limit, arguments.size) != (None, None) or arguments.suite != "all"
+    if arguments.card and restricted:
+        parser.error(
+            "--card needs full results on all our own sets, as they are served: remove --limit, "
+            "--size and --suite"
+        )
     try:
         _measure(arguments)
     except (SamClipError, OSError, ValueError) as error:
@@ -88,6 +93,12 @@ def _measure(arguments: argparse.Namespace) -> None:
     )
     if arguments.templates == "openai":
         model.config = replace(model.config, templates=_openai_templates())
+    if arguments.size is not None:
+        model.config.check_size(arguments.size)
+        sizes = TaskSizes(
+            classify=arguments.size, semantic=arguments.size, retrieval=arguments.size
+        )
+        model.config = replace(model.config, task_sizes=sizes)
     names = vars(Options(root=arguments.root))
     options = Options(**{name: getattr(arguments, name) for name in names})
     chosen = OWN if arguments.suite == "all" else {arguments.suite: SUITES[arguments.suite]}
@@ -107,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--checkpoint", default="edge", help="name or directory")
     add("--suite", choices=["all", *SUITES], default="all", help="all: our own photograph sets")
     add("--root", type=Path, default=Path("../shared/data"), help="data set folder")
+    add("--size", type=_positive, help="side of the frame for the CLIP head; masks keep SAM's own")
     add("--limit", type=_positive, help="images per set, spread evenly over it")
     add("--protocol", choices=get_args(Protocol), default="whole", help="semantic: image framing")
     add("--refine", action="store_true", help="semantic: also measure both heads together")

@@ -91,10 +91,11 @@ def measure(
     """Return mean IoU over a set; ``background`` counts its background value as a class."""
     values = data.values(background)
     labels = [readable(name) for name in data.classes.values()]
+    size = model.config.image_size if refine else model.config.size_of("semantic")
     total_CC = np.zeros((len(values), len(values)), np.int64)
     for picture in progress(data.pictures, f"semantic {data.name} {protocol} refine={refine}"):
         truth_HW = picture.labels()
-        features = encode(model, picture.read(), protocol)
+        features = encode(model, picture.read(), protocol, size)
         answer_HW = model.segment_text(features, labels, background, refine).label_map_HW
         if answer_HW.shape != truth_HW.shape:
             size_wh = (truth_HW.shape[1], truth_HW.shape[0])
@@ -103,27 +104,26 @@ def measure(
     return mean_iou(total_CC)
 
 
-def encode(model: SamClip, encoded: bytes, protocol: Protocol) -> ImageFeatures:
-    """Encode an image under a protocol; ``square`` returns features of the squashed image."""
+def encode(model: SamClip, encoded: bytes, protocol: Protocol, size: int) -> ImageFeatures:
+    """Encode an image in frames of ``size`` pixels; ``square`` encodes the squashed image."""
     if protocol == "whole":
-        return model.encode(encoded)
+        return model.encode(encoded, size)
     image_HW3 = decode(encoded, model.limits)
     if protocol == "sliding":
-        return sliding(model, image_HW3)
-    side = model.config.image_size
-    return model.encode(_resized(image_HW3, side, side))
+        return sliding(model, image_HW3, size)
+    return model.encode(_resized(image_HW3, size, size), size)
 
 
-def sliding(model: SamClip, image_HW3: NDArray[np.uint8]) -> ImageFeatures:
+def sliding(model: SamClip, image_HW3: NDArray[np.uint8], size: int) -> ImageFeatures:
     """Encode an image with a dense CLIP map averaged over windows as large as the model frame.
 
     The windows share one grid of cells, so that their vectors can be averaged per cell. Logits are
     linear in the vectors, so this averages logits.
     """
-    whole = model.encode(image_HW3)
+    whole = model.encode(image_HW3, size)
     assert whole.clip_dense_Dhw is not None
     width, side, _ = whole.clip_dense_Dhw.shape
-    frame, size = whole.geometry, model.config.image_size
+    frame = whole.geometry
     longer, shorter = max(frame.height, frame.width), min(frame.height, frame.width)
     cells = math.ceil(side * longer / shorter)
     # Rounding to the grid may cost the shorter side one cell.
@@ -142,7 +142,7 @@ def sliding(model: SamClip, image_HW3: NDArray[np.uint8]) -> ImageFeatures:
     for top in _starts(rows, side):
         for left in _starts(columns, side):
             y, x = _pixel(top, size, side), _pixel(left, size, side)
-            window = model.encode(scaled[y : y + size, x : x + size])
+            window = model.encode(scaled[y : y + size, x : x + size], size)
             dense_Dhw[:, top : top + side, left : left + side] += window.clip_dense_Dhw
             count_hw[top : top + side, left : left + side] += 1
     return replace(whole, clip_dense_Dhw=dense_Dhw / np.maximum(count_hw, 1))

@@ -100,13 +100,33 @@ def test_a_suite_is_given_what_the_command_line_says(
     ]
 
 
-@pytest.mark.parametrize("part", ["--limit=3", "--suite=masks"])
+def test_the_clip_head_is_measured_at_the_given_side(
+    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    sides = []
+
+    def task(model: SamClip, options: Options) -> Metrics:
+        frame = np.zeros((9, 9, 3), np.uint8)
+        sides.extend(model.config.size_of(task) for task in ("classify", "semantic", "retrieval"))
+        sides.append(model.encode(frame, sides[0]).geometry.size)
+        sides.append(model.encode(frame).geometry.size)
+        return {"figure": 0.5}
+
+    monkeypatch.setitem(evaluate.SUITES, "points", task)
+    out = tmp_path / "metrics.json"
+    assert run(tiny_checkpoint, suite="points", root=tmp_path, out=out, size=96) == 0
+    assert sides == [96, 96, 96, 96, 128]
+    assert run(tiny_checkpoint, suite="points", root=tmp_path, out=out, size=100) == 1
+    assert "frame of 100 pixels: choose a positive multiple of 32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ["--limit=3", "--suite=masks", "--size=96"])
 def test_a_card_holds_no_part_of_the_figures(
     tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str], part: str
 ):
     with pytest.raises(SystemExit):
         run(tiny_checkpoint, "--card", part)
-    assert "remove --limit and --suite" in capsys.readouterr().err
+    assert "remove --limit, --size and --suite" in capsys.readouterr().err
 
 
 def test_all_means_our_own_photographs(

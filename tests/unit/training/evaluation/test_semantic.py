@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from samclip_core.config import TaskSizes
 from samclip_core.geometry import Geometry
 from tests import photographs
 from tests.oracle import ColourBlind, Oracle
@@ -113,8 +115,21 @@ def test_the_protocol_is_part_of_the_name(tmp_path: Path):
     assert list(metrics) == ["drawn_sliding_miou"]
 
 
+@pytest.mark.parametrize(("refine", "size"), [(False, 64), (True, 128)])
+def test_only_the_clip_head_is_measured_at_the_side_of_its_task(monkeypatch, refine, size):
+    model, sizes = ColourBlind(128), []
+    task_sizes = TaskSizes(classify=32, semantic=64, retrieval=32)
+    model.config = replace(model.config, task_sizes=task_sizes)
+    encode = ColourBlind.encode
+    monkeypatch.setattr(
+        ColourBlind, "encode", lambda *given: sizes.append(given[-1]) or encode(*given)
+    )
+    semantic.measure(model, labelled([tiled(120, 160, tile=40)]), "square", refine)
+    assert sizes == [size]
+
+
 def test_a_squashed_picture_fills_the_frame():
-    features = semantic.encode(ColourBlind(64), jpg(draw(0, 60, 240).image_HW3), "square")
+    features = semantic.encode(ColourBlind(64), jpg(draw(0, 60, 240).image_HW3), "square", 64)
     assert features.geometry == Geometry(64, 64, 64)
 
 
@@ -123,14 +138,14 @@ def test_sliding_windows_see_a_long_picture_more_finely():
     coarse, fine = (semantic.measure(model, data, p) for p in ("whole", "sliding"))
     assert coarse < 0.5
     assert fine > 0.8
-    features = semantic.encode(model, data.pictures[0].read(), "sliding")
+    features = semantic.encode(model, data.pictures[0].read(), "sliding", 32)
     assert features.geometry == Geometry(60, 300, 32)
     assert features.clip_dense_Dhw.shape == (3, 40, 40)  # 8 cells for the shorter side
 
 
 def test_a_square_picture_is_one_window():
     model, encoded = ColourBlind(32), jpg(draw(0, 32, 32).image_HW3)
-    once, slid = (semantic.encode(model, encoded, p) for p in ("whole", "sliding"))
+    once, slid = (semantic.encode(model, encoded, p, 32) for p in ("whole", "sliding"))
     assert np.array_equal(slid.clip_dense_Dhw, once.clip_dense_Dhw)
 
 
