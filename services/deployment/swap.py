@@ -66,7 +66,7 @@ class Swapping(Service):
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
-        self._at_start = settings
+        self._at_start = self._tuned = settings
         self._held: list[_Held] = []  # the current one, then older ones
         self._swap: asyncio.Task[None] | None = None
         self._state = "done"
@@ -91,6 +91,7 @@ class Swapping(Service):
         settings = self._chosen(config)
         first = await asyncio.to_thread(self.service, settings)
         first.tune(settings)
+        self._tuned = settings
         self._put_first(_Held(first))
 
     async def health(self) -> dict[str, Any]:
@@ -124,6 +125,7 @@ class Swapping(Service):
         try:
             await self._change(self._chosen(config))
         except Exception:
+            self._tune(self._tuned)
             self._state = "failed: the previous checkpoint is still served; see the log"
             logger.exception("user_config %s of %s was not applied", config, self.application)
             return
@@ -131,8 +133,7 @@ class Swapping(Service):
         await self._drain()
 
     async def _change(self, settings: Settings) -> None:
-        for each in self._held:
-            each.service.tune(settings)
+        self._tune(settings)
         directory = checkpoint.resolve(settings.checkpoint)
         digest = checkpoint.digest(directory)
         held = next((each for each in self._held if each.digest == digest), None)
@@ -144,6 +145,11 @@ class Swapping(Service):
         while not await held.service.usable():
             await asyncio.sleep(AGAIN_S)
         self._put_first(held)
+        self._tuned = settings
+
+    def _tune(self, settings: Settings) -> None:
+        for each in self._held:
+            each.service.tune(settings)
 
     def _put_first(self, held: _Held) -> None:
         self._held = [held, *(each for each in self._held if each is not held)]

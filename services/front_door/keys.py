@@ -59,8 +59,7 @@ class Key:
         name, scopes, tenant, rate, inflight = fields
         if unknown := set(scopes.split(",")) - SCOPES.keys():
             raise ValueError(f"unknown scope {', '.join(unknown)}, expected {', '.join(SCOPES)}")
-        if not NAME.fullmatch(name) or not (tenant == COMMON or NAME.fullmatch(tenant)):
-            raise ValueError("expected a name and a tenant of 1 to 64 letters, digits, . _ and -")
+        _check_names(name, tenant)
         if not (re.fullmatch("[0-9]{1,9}", rate) and re.fullmatch("[0-9]{1,9}", inflight)):
             raise ValueError("expected whole numbers as limits, 0 for no limit")
         return cls(sha256, name, tuple(scopes.split(",")), tenant, int(rate), int(inflight))
@@ -68,6 +67,11 @@ class Key:
     def __str__(self) -> str:
         scopes = ",".join(self.scopes)
         return f"{self.sha256} {self.name} {scopes} {self.tenant} {self.rate} {self.inflight}"
+
+
+def _check_names(name: str, tenant: str) -> None:
+    if not NAME.fullmatch(name) or not (tenant == COMMON or NAME.fullmatch(tenant)):
+        raise ValueError("expected a name and a tenant of 1 to 64 letters, digits, . _ and -")
 
 
 def digest(key: str) -> str:
@@ -215,8 +219,10 @@ def _add(file: Path, args: argparse.Namespace) -> int:
             f"a key of {len(secret)} characters is too short: give {SHORTEST} random characters"
         )
     scopes = ",".join(dict.fromkeys(args.scope or ["read"]))
-    fields = (args.name, scopes, args.tenant or args.name, str(args.rate), str(args.inflight))
+    tenant = args.tenant or args.name
+    fields = (args.name, scopes, tenant, str(args.rate), str(args.inflight))
     try:
+        _check_names(args.name, tenant)  # before a space in a name adds a field to the line
         key = Key.parse(" ".join((digest(secret), *fields)))
     except ValueError as error:
         raise SettingsError(str(error)) from error

@@ -60,9 +60,9 @@ def on_disk() -> Iterator[None]:
         yield
     except sqlite3.OperationalError as error:
         logger.warning("the index on disk failed: %s", error)
-        raise Unavailable(
-            f"the index on disk failed ({error}): free some space and try again"
-        ) from error
+        full = error.sqlite_errorcode == sqlite3.SQLITE_FULL
+        advice = "free some space and try again" if full else "check the disk and the folder"
+        raise Unavailable(f"the index on disk failed ({error}): {advice}") from error
 
 
 class EmbeddedCollection:

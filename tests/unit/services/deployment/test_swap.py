@@ -146,6 +146,18 @@ async def test_a_damaged_checkpoint_changes_nothing(fleet, directories, tmp_path
     assert answer.model.digest == checkpoint.digest(Path(directories[0]))
 
 
+async def test_settings_of_a_swap_that_fails_are_not_applied(fleet, directories, tmp_path):
+    _, (backbone, *_) = fleet
+    batcher = backbone._held[0].service.engine._batcher
+    change = {"checkpoint": str(tmp_path / "absent"), "batch_wait_ms": 70}
+    await backbone.reconfigure(change)
+    await settle(backbone)
+    assert batcher._max_wait_s != 0.07
+    await backbone.reconfigure({**change, "checkpoint": directories[0]})
+    await settle(backbone)
+    assert batcher._max_wait_s == 0.07
+
+
 async def test_heads_stay_with_what_the_backbone_has(fleet, directories):
     caller, members = fleet
     await members[2].reconfigure({"checkpoint": directories[1]})

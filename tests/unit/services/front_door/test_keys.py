@@ -96,7 +96,7 @@ def test_a_file_that_would_change_its_owner_is_left_as_it_is(
     ("words", "message"),
     [
         (("add", "ann"), "a key 'ann' exists already"),
-        (("add", "a b"), "If it is a key in the clear"),
+        (("add", "a b"), "a name and a tenant"),
         (("add", "eve", "--tenant", "a@b"), "a name and a tenant"),
         (("add", "eve", "--rate", "-1"), "whole numbers"),
     ],

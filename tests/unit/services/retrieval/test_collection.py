@@ -81,6 +81,13 @@ def test_a_failed_upsert_changes_nothing(path):
     check(reopen(path), 1)
 
 
+def test_only_a_full_disk_needs_space(path):
+    found = EmbeddedCollection(path, "m", D, "float32")
+    found._database.execute("PRAGMA query_only = true")
+    with pytest.raises(Unavailable, match="check the disk and the folder"):
+        found.upsert(items(1))
+
+
 def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
     found = EmbeddedCollection(path, "m", D, "float32")
     found.upsert(items(1, 2))
