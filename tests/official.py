@@ -18,9 +18,11 @@ from samclip_core.nn.vit import VARIANTS
 from tests.weights import seeded
 
 
-def small_sam(image_size: int = 1024, width: int = 256, seed: int = 0) -> Sam:
-    """Return SAM as ``build_sam`` builds it, except for the ``tiny`` image encoder."""
-    size, grid = VARIANTS["tiny"], image_size // 16
+def small_sam(
+    image_size: int = 1024, width: int = 256, seed: int = 0, variant: str = "tiny"
+) -> Sam:
+    """Return SAM as ``build_sam`` builds it, except for the image encoder's size."""
+    size, grid = VARIANTS[variant], image_size // 16
 
     def build() -> Sam:
         return Sam(

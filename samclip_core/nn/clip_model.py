@@ -80,8 +80,8 @@ def build_model(text: TextConfig, images: bool = True) -> Model:
     architecture = dict(description(text)["model_cfg"])
     if "multimodal_cfg" in architecture or "hf_model_name" in architecture["text_cfg"]:
         raise CheckpointError(
-            f"the text tower of {text.model!r} writes captions or belongs to the transformers "
-            "library: use a model with one of open_clip's own, for example ViT-L-14"
+            f"{text.model!r} is a captioning model, or its text tower comes from the transformers "
+            "library, which this program does not use: choose for example ViT-L-14 or a SigLIP"
         )
     custom = architecture.pop("custom_text", False)
     vision = architecture["vision_cfg"] | (

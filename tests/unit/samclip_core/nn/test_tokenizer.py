@@ -96,3 +96,10 @@ def test_a_tokenizer_of_sentences_is_that_of_its_json() -> None:
     config = TINY["edge"].text
     made = tokenizer.of_sentences(tokenizer_json(), config)
     assert made(["the dog"]).tolist() == [[2, *made(["the"])[0, 1:2], *made(["dog"])[0, 1:2], 3]]
+
+
+@pytest.mark.parametrize("clean", ["whitespace", "canonicalize"])
+def test_texts_are_cleaned_as_by_open_clip(clean: str) -> None:
+    theirs = open_clip.tokenizer.get_clean_fn(clean)
+    for text in ("  A_dog's\nphoto &amp;amp; MORE!  ", "Ünïcödé “quotes” – 犬", "{}", "x_1 -- y"):
+        assert tokenizer._CLEAN[clean](text) == theirs(text)

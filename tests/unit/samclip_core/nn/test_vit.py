@@ -5,6 +5,7 @@ import torch
 from segment_anything import build_sam_vit_b, modeling
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samclip_core.nn import vit
@@ -62,6 +63,29 @@ def test_any_frame_equals_the_official_encoder(encoder, height, width):
     assert expected.std() > 0.5
     torch.testing.assert_close(out.sam_BDhw, expected, atol=1e-4, rtol=0)
     assert out.tokens_BDhw.shape == (2, TINY.width, height // 16, width // 16)
+
+
+@pytest.mark.parametrize("side", [64, 160])
+def test_another_side_equals_the_official_encoder_with_interpolated_tables(encoder, side):
+    """The absolute table is resized bicubically, the global blocks' relative ones linearly."""
+    grid, reference = side // 16, official(side).eval()
+    tables = {}
+    for key, table in encoder.state_dict().items():
+        wanted = reference.state_dict()[key].shape
+        if key == "pos_embed":
+            resized = F.interpolate(
+                table.permute(0, 3, 1, 2), (grid, grid), mode="bicubic", antialias=True
+            )
+            table = resized.permute(0, 2, 3, 1)
+        elif "rel_pos" in key and table.shape != wanted:
+            table = F.interpolate(table.T[None], wanted[0], mode="linear")[0].T
+        tables[key] = table
+    reference.load_state_dict(tables)
+    pixels = frames(2, side, side)
+    with torch.inference_mode():
+        found = encoder(pixels, sizes(2, side, side)).sam_BDhw
+        expected = reference((pixels - encoder.pixel_mean_311) / encoder.pixel_std_311)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 def test_attention_that_learns_runs_on_the_fused_kernel_alone(encoder):

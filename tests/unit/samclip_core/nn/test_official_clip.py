@@ -1,0 +1,140 @@
+"""open_clip models from their published files."""
+
+import json
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+from samclip_core.config import VIT_B, TextConfig
+from samclip_core.errors import CheckpointError
+from samclip_core.nn.clip_model import build_model, describe, pixel_statistics
+from samclip_core.nn.official_clip import OfficialClip, load_official_clip
+from tests.clip_models import SIGLIP, add_small_clip, named, write_siglip
+from tests.official import clip, write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_siglip(tmp_path_factory.mktemp("hub") / "siglip")
+
+
+@pytest.fixture(scope="module")
+def siglip(folder: Path) -> OfficialClip:
+    return load_official_clip(f"local-dir:{folder}")
+
+
+def test_a_folder_of_the_hub_describes_its_model(siglip: OfficialClip):
+    config = siglip.describe_in(VIT_B)
+    assert config.text == TextConfig(tower="open_clip", model="siglip", open_clip=SIGLIP)
+    assert config.text_dim == 64
+    assert config.logit_scale == pytest.approx(siglip.model.logit_scale.exp().item())
+    assert type(config).from_json(config.to_json()) == config
+    mean_311, std_311 = pixel_statistics(config.text)
+    assert mean_311.flatten().tolist() == [127.5] * 3
+    assert std_311.flatten().tolist() == [127.5, 63.75, 127.5]
+
+
+def test_its_tokens_end_and_are_padded_as_published(siglip: OfficialClip):
+    ids_TN = siglip.text_encoder().tokenizer(["A_photo of: a DOG!", "cat " * 40])
+    assert ids_TN.tolist() == [[3, 4, 5, 3, 6, 2] + [1] * 10, [7] * 15 + [2]]
+
+
+def test_its_text_tower_is_open_clips(siglip: OfficialClip):
+    encoder, texts = siglip.text_encoder(), ["a photo of a dog", "cat"]
+    ids_TN = torch.from_numpy(encoder.tokenizer(texts))
+    with torch.no_grad():
+        expected_TD = siglip.model.encode_text(ids_TN, normalize=True)
+    torch.testing.assert_close(encoder.embed(texts), expected_TD, atol=1e-5, rtol=0)
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    # Its cosines, scaled, differ from SigLIP's logits by the same bias for every text.
+    assert siglip.model.logit_bias is not None
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_missing_tokenizer_is_named_with_its_place(tmp_path: Path, file: str):
+    folder = write_siglip(tmp_path / "siglip")
+    (folder / file).unlink()
+    with pytest.raises(CheckpointError, match=r"download tokenizer\.json .*samclip-test-siglip"):
+        load_official_clip(f"local-dir:{folder}")
+
+
+def test_a_tokenizer_with_other_options_is_refused(tmp_path: Path):
+    folder = write_siglip(tmp_path / "siglip")
+    content = json.loads((folder / "open_clip_config.json").read_text())
+    content["model_cfg"]["text_cfg"]["tokenizer_kwargs"] = {"strip_sep_token": True}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="strip_sep_token"):
+        load_official_clip(f"local-dir:{folder}")
+
+
+def test_a_folder_that_is_not_from_the_hub_is_refused(tmp_path: Path):
+    with pytest.raises(CheckpointError, match=r"no usable open_clip_config\.json"):
+        load_official_clip(f"local-dir:{tmp_path}")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(SIGLIP))
+    with pytest.raises(CheckpointError, match=r"has no weights: expected open_clip_model"):
+        load_official_clip(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize("given", ["ViT-B-32", "ViT-B-32:", ":weights.pt"])
+def test_another_form_is_refused(given: str):
+    with pytest.raises(CheckpointError, match="expected MODEL:FILE"):
+        load_official_clip(given)
+
+
+def test_a_tag_says_how_pixels_are_normalised():
+    for name, tag, mean, std in [
+        ("ViT-L-14", "laion2b_s32b_b82k", 0.5, 0.5),
+        ("ViT-B-16-SigLIP2", "webli", 0.5, 0.5),
+        ("MobileCLIP-S1", "datacompdr", 0.0, 1.0),
+    ]:
+        assert describe(name, tag)["preprocess_cfg"] == {"mean": [mean] * 3, "std": [std] * 3}
+
+
+def test_without_a_tag_most_of_the_published_weights_decide(caplog: pytest.LogCaptureFixture):
+    assert describe("ViT-B-16-SigLIP2")["preprocess_cfg"]["mean"] == [0.5] * 3
+    assert not caplog.records
+    usual = list(open_clip.OPENAI_DATASET_MEAN)
+    assert describe("ViT-L-14")["preprocess_cfg"]["mean"] == usual
+    assert "ViT-L-14/openai:FILE" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "tag", "message"),
+    [
+        ("ViT-Z-1", "", "no architecture"),
+        ("ViT-B-32", "mine", r"no weights 'mine' of ViT-B-32: give one of openai"),
+        ("ViT-L-14", "openai", "use ViT-L-14-quickgelu"),
+        ("ViT-L-14-quickgelu", "datacomp_xl_s13b_b90k", r"no weights .* of ViT-L-14-quickgelu"),
+    ],
+)
+def test_a_model_or_tag_that_does_not_fit_is_refused(model: str, tag: str, message: str):
+    with pytest.raises(CheckpointError, match=message):
+        describe(model, tag)
+
+
+@pytest.mark.parametrize("model", ["coca_ViT-B-32", "xlm-roberta-base-ViT-B-32"])
+def test_a_text_tower_of_another_library_is_refused(model: str):
+    with pytest.raises(CheckpointError, match="captioning model, or"):
+        build_model(named(model))
+
+
+@pytest.mark.parametrize(
+    "model", ["ViT-L-14-quickgelu", "ViT-B-16-SigLIP2", "MobileCLIP-S1", "MobileCLIP-B"]
+)
+def test_published_architectures_have_open_clips_tensors(model: str):
+    with torch.device("meta"):
+        ours, theirs = build_model(named(model)), open_clip.create_model(model, device="meta")
+        text = build_model(named(model), images=False)
+    shapes = {key: value.shape for key, value in theirs.state_dict().items()}
+    assert {key: value.shape for key, value in ours.state_dict().items()} == shapes
+    assert text.state_dict().keys() == {key for key in shapes if not key.startswith("visual.")}
+    activations = [{type(m) for m in net.modules()} for net in (ours, theirs)]
+    assert activations[0] == activations[1]
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path: Path):
+    file = write(clip(add_small_clip(tmp_path)), tmp_path, "clip.bin")
+    with pytest.raises(CheckpointError, match="does not match open_clip's ViT-S-32-alt"):
+        load_official_clip(f"ViT-S-32-alt:{file}")
