@@ -91,16 +91,23 @@ def probe(encoded: bytes, limits: ImageLimits) -> tuple[int, int]:
         return (height, width) if _orientation(image) in _SWAPS_SIDES else (width, height)
 
 
-def decode(encoded: bytes, limits: ImageLimits) -> NDArray[np.uint8]:
+def decode(
+    encoded: bytes, limits: ImageLimits, least: tuple[int, int] | None = None
+) -> NDArray[np.uint8]:
     """Decode a JPEG, PNG or WebP file to upright (EXIF) RGB uint8 H×W×3, transparency over white.
 
     Only the first image of a multi-picture JPEG (a phone's depth or HDR map follows it) is read.
+    With ``least``, an upright (width, height), a JPEG is decoded at 1/2, 1/4 or 1/8 of its size if
+    that is not smaller in either dimension.
 
     Raises ImageTooLarge (too many bytes), UnsupportedImage (another format) or InvalidImage (too
     many pixels, animated, damaged, not an image).
     """
     with _open(encoded, limits) as image:
         orientation = _orientation(image)
+        if least is not None:
+            # Its size in the file. Pillow leaves other formats at full size.
+            image.draft(None, least[::-1] if orientation in _SWAPS_SIDES else least)
         try:
             image.load()
         except Exception as error:  # a decoder may raise anything on damaged bytes
@@ -243,4 +250,4 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGB", rgba.size, "white")
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,10 +1,9 @@
-"""Read the label maps and outlined regions of samples, and cut square training frames."""
+"""Read the label maps and outlined regions of samples."""
 
 import io
 import json
 import logging
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from samclip_core.io import image
+from training.data.frames import Frame, cut
 from training.data.sample import BadSample, Sample, reading
 from training.data.sources import open_source
 
@@ -125,126 +124,3 @@ def _components(labels_HW: np.ndarray, ignored: set[int], min_area: int = 100) -
         )
         parts += [parts_HW == i for i in range(1, count) if stats[i, cv2.CC_STAT_AREA] >= min_area]
     return parts
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A square cut of a photograph in the model frame, with the masks to predict.
-
-    ``pixels_3SS``: uint8 RGB. ``masks_Pmm``: float, the share of each cell that the mask covers.
-    ``boxes_P4``: float, tight boxes x0, y0, x1, y1 in frame pixels, computed from the outlines
-    because a small object may fill a single cell. ``valid``: the (height, width) that the
-    photograph covers.
-    """
-
-    pixels_3SS: NDArray[np.uint8]
-    masks_Pmm: NDArray[np.float32]
-    boxes_P4: NDArray[np.float32]
-    valid: tuple[int, int]
-
-    def first(self, count: int) -> "Frame":
-        """Return the same cut with its first ``count`` masks."""
-        return replace(self, masks_Pmm=self.masks_Pmm[:count], boxes_P4=self.boxes_P4[:count])
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The position of a square cut in a photograph of ``shape`` (height, width).
-
-    ``scaled`` is the photograph's (height, width) in frame pixels, ``corner`` the (y, x) of the
-    window in it, ``valid`` the (height, width) of the window that the photograph covers.
-    """
-
-    size: int
-    shape: tuple[int, int]
-    scaled: tuple[int, int]
-    corner: tuple[int, int]
-    flip: bool
-
-    @classmethod
-    def draw(
-        cls,
-        shape: tuple[int, int],
-        size: int,
-        scales: tuple[float, float],
-        random: np.random.Generator,
-    ) -> "_Window":
-        scale = size * random.uniform(*scales) / max(shape)
-        scaled_h, scaled_w = (max(1, round(side * scale)) for side in shape)
-        y, x = (int(random.integers(max(side - size, 0) + 1)) for side in (scaled_h, scaled_w))
-        return cls(size, shape, (scaled_h, scaled_w), (y, x), bool(random.random() < 0.5))
-
-    @property
-    def valid(self) -> tuple[int, int]:
-        return min(self.scaled[0], self.size), min(self.scaled[1], self.size)
-
-    def place(self, array: np.ndarray, cells: int) -> np.ndarray:
-        """Resize to the drawn scale, cut the window, flip, pad, and shrink to ``cells``."""
-        resized = cv2.resize(array, self.scaled[::-1], interpolation=cv2.INTER_AREA)
-        (y, x), size = self.corner, self.size
-        window = resized[y : y + size, x : x + size]
-        window = window[:, ::-1] if self.flip else window
-        padding = [(0, size - window.shape[0]), (0, size - window.shape[1]), (0, 0)][: array.ndim]
-        padded = np.pad(window, padding)
-        return cv2.resize(padded, (cells, cells), interpolation=cv2.INTER_AREA)
-
-    def box(self, mask_HW: np.ndarray) -> NDArray[np.float32]:
-        """Return the tight box of a mask's visible part in frame pixels; zeros if there is none."""
-        scale_2, corner_2 = np.divide(self.scaled, self.shape), np.array(self.corner)
-        first_2 = np.floor(corner_2 / scale_2).astype(int)
-        last_2 = np.ceil((corner_2 + self.valid) / scale_2).astype(int)
-        visible_2N = np.nonzero(mask_HW[first_2[0] : last_2[0], first_2[1] : last_2[1]])
-        if not visible_2N[0].size:
-            return np.zeros(4, np.float32)
-        low_2, high_2 = (
-            ((first_2 + ends) * scale_2 - corner_2).clip(0, self.valid)
-            for ends in (np.min(visible_2N, axis=1), np.max(visible_2N, axis=1) + 1)
-        )
-        (y0, x0), (y1, x1) = low_2, high_2
-        if self.flip:
-            x0, x1 = self.valid[1] - x1, self.valid[1] - x0
-        return np.array([x0, y0, x1, y1], np.float32)
-
-
-def cut(
-    sample: Sample,
-    rles: Sequence[dict[str, Any]],
-    size: int,
-    mask_size: int,
-    random: np.random.Generator,
-    scales: tuple[float, float] = (0.7, 1.7),
-    every: bool = False,
-) -> Frame:
-    """Return a cut of ``sample`` at a random scale, position and flip, with the visible ``rles``.
-
-    The longer side is scaled to ``scales`` times ``size``, then a ``size``×``size`` window is cut
-    out. With ``every``, all of ``rles`` are kept, even those that are not visible.
-    Raises BadSample if the photograph or a mask is broken.
-    """
-    with reading(sample.source, sample.key, "the photograph is broken"):
-        image_HW3 = image.decode(sample.encoded, image.ImageLimits())
-    height, width = image_HW3.shape[:2]
-    window = _Window.draw((height, width), size, scales, random)
-    cells = window.valid[0] * window.valid[1] * (mask_size / size) ** 2
-    masks, boxes = [], []
-    for rle in rles:
-        mask_HW = _mask(sample, rle, height, width)
-        mask_mm = window.place(mask_HW, mask_size)
-        if every or 5 < (mask_mm > 0.5).sum() < 0.9 * cells:
-            masks.append(mask_mm)
-            boxes.append(window.box(mask_HW))
-    return Frame(
-        np.ascontiguousarray(window.place(image_HW3, size).transpose(2, 0, 1)),
-        np.array(masks, np.float32).reshape(-1, mask_size, mask_size),
-        np.array(boxes, np.float32).reshape(-1, 4),
-        window.valid,
-    )
-
-
-def _mask(sample: Sample, rle: dict[str, Any], height: int, width: int) -> NDArray[np.float32]:
-    with reading(sample.source, sample.key, "a mask is broken"):
-        if list(rle["size"]) != [height, width]:
-            raise ValueError(
-                f"its size is {rle['size']}, expected the photograph's {[height, width]}"
-            )
-        return coco_mask.decode(rle).astype(np.float32)

@@ -5,75 +5,64 @@
     LOCATION/train/CLASS/*.JPEG     a folder per class (ImageNet)
     LOCATION/*.jpg                  flat or in folders, with or without a KEY.json each (SA-1B)
 
-A location is a path or any fsspec URL. Shard headers are read once, when the source is opened;
-afterwards a member is a byte range. A source holds arrays and names but no open file, so it can be
-forked and pickled: open it once and send it to every worker.
+A location is a path or any fsspec URL. Shard headers are read once and indexed on disk
+(``training.data.index``); afterwards a member is a byte range. A source holds arrays and names but
+no open file, so it can be forked and pickled.
 """
 
-import hashlib
 import json
-import logging
-import re
-import tarfile
-from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from io import SEEK_END
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
 import numpy as np
 from fsspec import AbstractFileSystem
-from numpy.typing import NDArray
 
+from training.data.index import PHOTOGRAPHS, Group, Index, Member, of_shards
 from training.data.sample import Sample, reading
-
-log = logging.getLogger(__name__)
-
-PHOTOGRAPHS = ("jpg", "jpeg", "webp", "png")  # a png next to one of the others is a label map
-KNOWN = (*PHOTOGRAPHS, "inst.png", "json", "txt", "cls")
-SPLITS = {"train", "val", "validation", "test"}
+from training.data.shards import KNOWN, SPLITS, of_split, scan
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
-    """Samples by index. N samples, M files; sample i has files ``first_N1[i]:first_N1[i + 1]``.
+    """Samples by index.
 
-    Takes about 75 bytes per sample in shards. ``shards`` is empty for plain files, whose paths
-    consist of ``folder`` and the key.
+    ``shards`` is empty for plain files, whose paths consist of ``folder`` and the key.
     """
 
     name: str
     location: str
+    split: str
     folder: str
-    keys_N: NDArray[Any]
-    first_N1: NDArray[np.int64]
-    extension_M: NDArray[np.uint8]
-    extensions: tuple[str, ...]
+    index: Index
     classes: tuple[str, ...] = ()
     shards: tuple[str, ...] = ()
-    shard_M: NDArray[np.uint32]
-    offset_M: NDArray[np.uint64]
-    size_M: NDArray[np.uint32]
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickle a source with a stored index as its location, a few bytes, and others whole."""
+        if isinstance(self.index.size_M, np.memmap):
+            return open_source, (self.location, self.split)
+        return super().__reduce__()
 
     def __len__(self) -> int:
-        return len(self.keys_N)
+        return len(self.index)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, number: int) -> Sample:
         """Read one sample. Raises BadSample if its json, caption or class cannot be read."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} has {len(self)} samples, got index {index}")
-        members = range(self.first_N1[index], self.first_N1[index + 1])
-        key = str(self.keys_N[index])
-        names = [self.extensions[self.extension_M[m]] for m in members]
+        if not 0 <= number < len(self):
+            raise IndexError(f"{self.name} has {len(self)} samples, got index {number}")
+        index = self.index
+        members = slice(index.first_N1[number], index.first_N1[number + 1])
+        key = index.key(number)
+        names = [index.extensions[extension] for extension in index.extension_M[members]]
         starts: list[int] | None = None
         ends: list[int] | None = None
         if self.shards:
-            paths = [self.shards[self.shard_M[m]] for m in members]
-            starts = [int(self.offset_M[m]) for m in members]
-            ends = [int(self.offset_M[m]) + int(self.size_M[m]) for m in members]
+            paths = [self.shards[shard] for shard in index.shard_M[members]]
+            starts = index.offset_M[members].tolist()
+            ends = (index.offset_M[members] + index.size_M[members]).tolist()
         else:
             paths = [f"{self.folder}/{key}.{name}" for name in names]
         # Looked up for every sample, because fsspec caches one file system per process.
@@ -85,14 +74,11 @@ class Source:
         return _sample(self.name, key, files, class_index)
 
     def digest(self) -> str:
-        """Return the hex sha256 of the keys in order and of the file sizes in shards.
+        """Return the hex sha256 of the file sizes in shards and of the keys in order.
 
         While it is unchanged, an index refers to the same photograph.
         """
-        digest = hashlib.sha256(self.size_M.tobytes())
-        for key in self.keys_N:
-            digest.update(f"{key}\n".encode())
-        return digest.hexdigest()
+        return self.index.digest()
 
 
 def open_source(location: str, split: str = "train") -> Source:
@@ -104,128 +90,50 @@ def open_source(location: str, split: str = "train") -> Source:
     root = root.rstrip("/")
     has_own_folder = system.isdir(f"{root}/{split}")
     folder = f"{root}/{split}" if has_own_folder else root
-    shards = _of_split(sorted(system.glob(f"{folder}/*.tar")), "" if has_own_folder else split)
+    details = system.glob(f"{folder}/*.tar", detail=True)
+    shards = of_split(sorted(details), "" if has_own_folder else split)
     if shards:
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            scanned = pool.map(lambda numbered: _scan(system, *numbered), enumerate(shards))
-            index = _index(group for groups in scanned for group in groups)
+        chosen = {path: details[path] for path in shards}
+        index = of_shards(system, folder, split, chosen, lambda: scan(system, shards))
     else:
-        index = _index(_walk(system, folder, set() if has_own_folder else SPLITS - {split}))
-    if not len(index["keys_N"]):
+        index = Index.of(_walk(system, folder, set() if has_own_folder else SPLITS - {split}))
+    if not len(index):
         raise FileNotFoundError(
             f"no shards {split}-*.tar in {location}, nor any photographs in shards without a "
             f"split, in {split}/ or as plain files"
         )
-    name = root.rsplit("/", 1)[-1]
-    classes = () if shards else _classes(index)
     return Source(
-        name=name, location=location, folder=folder, shards=tuple(shards), classes=classes, **index
+        name=root.rsplit("/", 1)[-1],
+        location=location,
+        split=split,
+        folder=folder,
+        index=index,
+        classes=() if shards else _classes(index),
+        shards=tuple(shards),
     )
 
 
-def _of_split(shards: list[str], split: str) -> list[str]:
-    """Return the shards that name the split, or all of them if none names any split."""
-    words = {path: set(re.split(r"[-_.]", path.rsplit("/", 1)[-1])) for path in shards}
-    if not split or not any(SPLITS & named for named in words.values()):
-        return shards
-    return [path for path in shards if split in words[path]]
-
-
-class _Member(NamedTuple):
-    extension: str
-    shard: int = 0
-    offset: int = 0
-    size: int = 0
-
-
-_Group = tuple[str, list[_Member]]
-
-
-def _scan(system: AbstractFileSystem, number: int, path: str) -> list[_Group]:
-    """Return the samples of a shard; for a damaged one, warn and return those before the damage."""
-    groups: dict[str, list[_Member]] = {}
-    key, whole = "", False
-    with system.open(path, "rb") as file:
-        length = file.seek(0, SEEK_END)
-        file.seek(0)
-        try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
-                    folder, slash, name = member.name.removeprefix("./").rpartition("/")
-                    stem, _, extension = name.partition(".")
-                    if not member.isfile() or extension.lower() not in KNOWN:
-                        continue
-                    key = f"{folder}{slash}{stem}"
-                    place = _Member(extension, number, member.offset_data, member.size)
-                    groups.setdefault(key, []).append(place)
-                # tarfile treats a damaged or missing header as the end of the archive.
-                file.seek(tar.offset)
-                whole = file.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
-        except tarfile.ReadError:
-            pass
-    if not whole:
-        _drop_incomplete(groups, key, length)
-        log.warning(
-            "%s is damaged or truncated: only its first %d samples are used", path, len(groups)
-        )
-    return list(groups.items())
-
-
-def _drop_incomplete(groups: dict[str, list[_Member]], last: str, length: int) -> None:
-    """Drop the last sample of a truncated shard unless it has the same files as the first one."""
-    members = [m for m in groups.pop(last, []) if m.offset + m.size <= length]
-    first = next(iter(groups.values()), [])
-    if members and {m.extension for m in members} == {m.extension for m in first}:
-        groups[last] = members
-
-
-def _walk(system: AbstractFileSystem, root: str, skipped: set[str]) -> Iterator[_Group]:
+def _walk(system: AbstractFileSystem, root: str, skipped: set[str]) -> Iterator[Group]:
     """Yield the samples of plain folders; files that differ only in extension form a sample."""
     for folder, _, names in sorted(system.walk(root)):
         inside = folder[len(root) :].strip("/")
         if inside.partition("/")[0] in skipped:
             continue
-        groups: dict[str, list[_Member]] = {}
+        groups: dict[str, list[Member]] = {}
         for name in sorted(names):
             stem, _, extension = name.rpartition(".")
             if extension.lower() in KNOWN:
                 key = f"{inside}/{stem}" if inside else stem
-                groups.setdefault(key, []).append(_Member(extension))
+                groups.setdefault(key, []).append(Member(extension))
         yield from groups.items()
 
 
-def _index(groups: Iterable[_Group]) -> dict[str, Any]:
-    """Return the samples that have a photograph, as the arrays of a Source."""
-    keys: list[str] = []
-    extensions: dict[str, int] = {}
-    first, extension_M = array("q", [0]), array("B")
-    shard_M, offset_M, size_M = array("I"), array("Q"), array("I")
-    for key, members in groups:
-        if not any(member.extension.lower() in PHOTOGRAPHS for member in members):
-            continue
-        keys.append(key)
-        for member in members:
-            extension_M.append(extensions.setdefault(member.extension, len(extensions)))
-            shard_M.append(member.shard)
-            offset_M.append(member.offset)
-            size_M.append(member.size)
-        first.append(len(extension_M))
-    return {
-        "keys_N": np.array(keys, np.dtypes.StringDType()),
-        "first_N1": np.array(first),
-        "extension_M": np.array(extension_M),
-        "extensions": tuple(extensions),
-        "shard_M": np.array(shard_M),
-        "offset_M": np.array(offset_M),
-        "size_M": np.array(size_M),
-    }
-
-
-def _classes(index: dict[str, Any]) -> tuple[str, ...]:
+def _classes(index: Index) -> tuple[str, ...]:
     """Return the sorted names of the outermost folders; with json files, they are not classes."""
-    if "json" in index["extensions"]:
+    if "json" in index.extensions:
         return ()
-    return tuple(sorted({str(k).partition("/")[0] for k in index["keys_N"] if "/" in k}))
+    keys = map(index.key, range(len(index)))
+    return tuple(sorted({key.partition("/")[0] for key in keys if "/" in key}))
 
 
 def _sample(source: str, key: str, files: dict[str, bytes], class_index: int) -> Sample:

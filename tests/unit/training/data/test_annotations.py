@@ -1,19 +1,16 @@
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from pycocotools import mask as coco_mask
 
 from tests import photographs
-from tests.photographs import COLOURS, Drawing, draw, instance, jpg, png, write_shard
+from tests.photographs import draw, instance, jpg, png, write_shard
 from training.data.annotations import (
     BadSample,
     Sample,
     class_names,
-    cut,
     label_map,
     read_shards,
     regions,
@@ -187,176 +184,3 @@ def test_the_connected_parts_of_a_label_map_stand_for_objects(source: str, ignor
     labels_HW[beside] = 5
     found = regions(sample(source, label_png=png(labels_HW)))
     assert same(decoded(found), [near, far, beside])
-
-
-def frame_of(drawing: Drawing, seed: int, size: int = 256, mask_size: int = 256, **more: object):
-    rles = [photographs.rle(mask) for mask in drawing.masks]
-    random = np.random.default_rng(seed)
-    return cut(sample("bsds500", drawing.image_HW3), rles, size, mask_size, random, **more)
-
-
-def labels_seen(pixels_3SS: np.ndarray) -> np.ndarray:
-    """Return the key of COLOURS that each pixel shows, 0 for none."""
-    seen_SS = np.zeros(pixels_3SS.shape[1:], np.uint8)
-    for label, colour in COLOURS.items():
-        off_SS = np.abs(pixels_3SS.astype(int) - np.array(colour)[:, None, None]).max(axis=0)
-        seen_SS[off_SS < 40] = label
-    return seen_SS
-
-
-@pytest.mark.parametrize("shape", [(240, 320), (320, 240)])
-@pytest.mark.parametrize("mask_size", [256, 128])
-def test_masks_stay_on_what_they_outline(shape: tuple[int, int], mask_size: int):
-    """After any scaling, cropping and flipping, a mask covers its rectangle's colour only."""
-    drawing, overlaps = draw(3, *shape), []
-    for seed in range(12):
-        frame = frame_of(drawing, seed, mask_size=mask_size)
-        seen_SS = labels_seen(frame.pixels_3SS)
-        for mask_mm in frame.masks_Pmm > 0.5:
-            mask_SS = mask_mm.repeat(256 // mask_size, 0).repeat(256 // mask_size, 1)
-            label = np.bincount(seen_SS[mask_SS]).argmax()
-            assert label in COLOURS
-            colour_SS = seen_SS == label
-            overlaps.append((mask_SS & colour_SS).sum() / (mask_SS | colour_SS).sum())
-    assert len(overlaps) > 24
-    assert min(overlaps) > 0.92  # allows half a pixel at a narrow mask's edge
-    assert np.mean(overlaps) > 0.975  # detects a shift by one pixel
-
-
-def test_boxes_are_tight_around_what_the_window_shows_however_large_the_cells():
-    drawing = draw(3, 240, 320)
-    for seed in range(12):
-        fine, coarse = (frame_of(drawing, seed, mask_size=side) for side in (256, 64))
-        for box_4, mask_SS in zip(fine.boxes_P4, fine.masks_Pmm, strict=True):
-            y, x = np.nonzero(mask_SS > 0.5)
-            assert np.abs(box_4 - [x.min(), y.min(), x.max() + 1, y.max() + 1]).max() <= 1
-        assert {tuple(box_4) for box_4 in coarse.boxes_P4} <= {tuple(b) for b in fine.boxes_P4}
-
-
-def test_a_box_is_as_exact_as_its_outline():
-    shown = np.zeros((100, 200), np.bool_)
-    shown[10:17, 20:34] = True
-    photograph = Drawing(draw(5, 100, 200).image_HW3, shown.astype(np.uint8))
-    for seed in range(4):
-        frame = frame_of(photograph, seed, scales=(0.75, 0.75))
-        left, top, right, bottom = frame.boxes_P4[0]
-        assert (top, bottom) == pytest.approx((10 * 0.96, 17 * 0.96))
-        ends = {(20 * 0.96, 34 * 0.96), (192 - 34 * 0.96, 192 - 20 * 0.96)}  # unflipped and flipped
-        assert any((left, right) == pytest.approx(pair, abs=1e-4) for pair in ends)
-
-
-def test_both_flips_and_many_scales_occur():
-    drawing = draw(3, 240, 320)
-    order = {tuple(dict.fromkeys(column_labels(frame_of(drawing, s)))) for s in range(20)}
-    assert any(seen == other[::-1] for seen in order for other in order if len(seen) == 3)
-    valid = {frame_of(drawing, seed).valid for seed in range(20)}
-    assert len(valid) > 5
-    assert (256, 256) in valid  # cropped
-    assert min(valid) < (256, 256)  # padded
-
-
-def column_labels(frame) -> list[int]:
-    seen_SS = labels_seen(frame.pixels_3SS)
-    return [int(label) for label in seen_SS[frame.valid[0] // 2] if label]
-
-
-def test_padding_is_black_and_masks_end_with_the_photograph():
-    drawing = draw(5, 100, 200)
-    full = Drawing(drawing.image_HW3, np.ones_like(drawing.labels_HW))
-    full.labels_HW[:, 100:] = 2
-    frame = frame_of(full, 0, scales=(0.75, 0.75))
-    height, width = frame.valid
-    assert (height, width) == (96, 192)  # the longer side is three quarters of 256
-    assert frame.pixels_3SS[:, :height, :width].min() > 0
-    assert not frame.pixels_3SS[:, height:].any()
-    assert not frame.pixels_3SS[:, :, width:].any()
-    assert len(frame.masks_Pmm) == 2
-    assert frame.masks_Pmm.sum(axis=0)[:height, :width].min() == 1
-    assert not frame.masks_Pmm[:, height:].any()
-    assert not frame.masks_Pmm[:, :, width:].any()
-
-
-def test_masks_that_are_cut_away_or_fill_the_frame_are_dropped():
-    shown, everything, speck = np.zeros((3, 40, 60), np.bool_)
-    shown[:20], everything[:], speck[0, :2] = True, True, True
-    rles = [photographs.rle(mask) for mask in (everything, speck, shown)]
-    frame = cut(sample("bsds500"), rles, 60, 60, np.random.default_rng(0), scales=(1, 1))
-    assert frame.masks_Pmm.sum(axis=(1, 2)).tolist() == [20 * 60]
-    nothing = cut(sample("bsds500"), rles[:2], 60, 30, np.random.default_rng(0), scales=(1, 1))
-    assert nothing.masks_Pmm.shape == (0, 30, 30)
-    assert nothing.boxes_P4.shape == (0, 4)
-
-
-def test_a_frame_depends_on_its_random_numbers_only():
-    first, again, other = (frame_of(draw(1), seed) for seed in (4, 4, 5))
-    assert np.array_equal(first.pixels_3SS, again.pixels_3SS)
-    assert np.array_equal(first.masks_Pmm, again.masks_Pmm)
-    assert first.valid == again.valid
-    assert not np.array_equal(first.pixels_3SS, other.pixels_3SS)
-    assert first.pixels_3SS.shape == (3, 256, 256)
-    assert first.pixels_3SS.dtype == np.uint8
-
-
-def test_a_frame_keeps_as_many_masks_as_are_asked_for():
-    frame = frame_of(draw(1), 4)
-    assert len(frame.masks_Pmm) > 1
-    assert np.array_equal(frame.first(1).masks_Pmm, frame.masks_Pmm[:1])
-    assert np.array_equal(frame.first(1).boxes_P4, frame.boxes_P4[:1])
-    assert np.array_equal(frame.first(9).masks_Pmm, frame.masks_Pmm)
-    assert frame.first(1).pixels_3SS is frame.pixels_3SS
-
-
-def encoded(image: Image.Image, **options: object) -> bytes:
-    file = io.BytesIO()
-    image.save(file, **options)
-    return file.getvalue()
-
-
-def test_a_cut_shows_the_photograph_upright_and_in_its_colours():
-    """Rotated and CMYK photographs give the same frame as the plain one, as in serving."""
-    drawing = draw(2, 90, 90)
-    plain = Image.fromarray(drawing.image_HW3)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the stored image must be rotated clockwise
-    turned = encoded(plain.rotate(90), format="JPEG", quality=95, subsampling=0, exif=exif)
-    cmyk = encoded(plain.convert("CMYK"), format="JPEG", quality=95)
-    frames = [
-        cut(sample("set", encoded=file), (), 90, 1, np.random.default_rng(3), scales=(1, 1))
-        for file in (jpg(drawing.image_HW3), turned, cmyk)
-    ]
-    for frame in frames[1:]:
-        off = np.abs(frame.pixels_3SS.astype(int) - frames[0].pixels_3SS)
-        assert off.mean() < 6
-
-
-BROKEN_PHOTOGRAPHS = {
-    "empty": b"",
-    "text": b"<html>404</html>",
-    "GIF": b"GIF89a" + bytes(40),
-    "cut short": jpg(draw(0).image_HW3)[:2000],
-    "header only": jpg(GREY)[:20],
-}
-
-
-@pytest.mark.parametrize("broken", BROKEN_PHOTOGRAPHS.values(), ids=list(BROKEN_PHOTOGRAPHS))
-def test_a_broken_photograph_is_the_samples_fault(broken: bytes):
-    with pytest.raises(BadSample, match="set/one: the photograph is broken: ") as raised:
-        cut(sample("set", encoded=broken), (), 64, 32, np.random.default_rng(0))
-    assert (raised.value.source, raised.value.key) == ("set", "one")
-
-
-@pytest.mark.parametrize(
-    ("broken", "reason"),
-    [
-        ({"size": [40, 60], "counts": "0" * 3 + "o" * 6 + "0"}, "RLE"),
-        (
-            {"size": [60, 40], "counts": photographs.rle(np.ones((60, 40)))["counts"]},
-            "expected the photograph's",
-        ),
-        ({"size": [40, 60]}, "counts"),
-        ({"size": [40, 60], "counts": 7}, ""),
-    ],
-)
-def test_a_mask_that_does_not_fit_is_the_samples_fault(broken: dict, reason: str):
-    with pytest.raises(BadSample, match=f"set/one: a mask is broken: .*{reason}"):
-        cut(sample("set"), [broken], 64, 32, np.random.default_rng(0))

@@ -240,21 +240,6 @@ def test_worker_processes_read_from_a_source_that_was_already_used(tmp_path: Pat
     assert [s.encoded for s in expected] == [PHOTO + bytes(i) for i in range(12)]
 
 
-def test_the_index_is_small_enough_for_millions(tmp_path: Path):
-    keys = [f"{i:09d}" for i in range(500)]
-    write_shard(
-        tmp_path / "0.tar", {key: {"jpg": b"j", "txt": b"t", "json": b"{}"} for key in keys}
-    )
-    source = open_source(str(tmp_path))
-    assert len(source) == 500
-    assert len(pickle.dumps(source)) < 80 * 500 + 2000
-    # In memory, only the arrays grow with the number of samples.
-    arrays = [value for value in vars(source).values() if isinstance(value, np.ndarray)]
-    assert sum(array.nbytes for array in arrays) < 80 * 500
-    others = [value for value in vars(source).values() if not isinstance(value, np.ndarray)]
-    assert len(pickle.dumps(others)) < 1000
-
-
 def test_a_digest_says_whether_an_index_still_means_the_same_photograph(tmp_path: Path):
     for name, keys in {"one": "abc", "same": "abc", "moved": "acb", "fewer": "ab"}.items():
         write_shard(tmp_path / f"{name}/0.tar", {key: {"jpg": PHOTO} for key in keys})

@@ -1,0 +1,301 @@
+import io
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests import photographs
+from tests.photographs import COLOURS, Drawing, draw, jpg
+from training.data import frames
+from training.data.frames import Frame, cut, stacked
+from training.data.sample import BadSample, Sample
+
+GREY = np.full((40, 60, 3), 128, np.uint8)
+
+
+def sample(source: str, image_HW3: np.ndarray = GREY, **parts: object) -> Sample:
+    return Sample(**{"key": "one", "source": source, "encoded": jpg(image_HW3), "info": {}} | parts)
+
+
+def frame_of(drawing: Drawing, seed: int, size: int = 256, mask_size: int = 256, **more: object):
+    rles = [photographs.rle(mask) for mask in drawing.masks]
+    random = np.random.default_rng(seed)
+    return cut(sample("bsds500", drawing.image_HW3), rles, size, mask_size, random, **more)
+
+
+def labels_seen(pixels_3SS: np.ndarray) -> np.ndarray:
+    """Return the key of COLOURS that each pixel shows, 0 for none."""
+    seen_SS = np.zeros(pixels_3SS.shape[1:], np.uint8)
+    for label, colour in COLOURS.items():
+        off_SS = np.abs(pixels_3SS.astype(int) - np.array(colour)[:, None, None]).max(axis=0)
+        seen_SS[off_SS < 40] = label
+    return seen_SS
+
+
+def reference(window: frames._Window, mask_HW: np.ndarray, cells: int) -> np.ndarray:
+    """Resize a whole mask to the drawn scale, cut the window, flip, pad, and shrink to cells."""
+    (y, x), (height, width) = window.corner, window.valid
+    area = cv2.INTER_AREA
+    resized = cv2.resize(mask_HW.astype(np.float32), window.scaled[::-1], interpolation=area)
+    shown = resized[y : y + height, x : x + width]
+    shown = shown[:, ::-1] if window.flip else shown
+    padded = np.pad(shown, [(0, window.size - height), (0, window.size - width)])
+    return cv2.resize(padded, (cells, cells), interpolation=area)
+
+
+def reference_box(window: frames._Window, mask_HW: np.ndarray) -> np.ndarray:
+    """Return the tight box of those pixels of the photograph that the window shows."""
+    scale_2, corner_2 = np.divide(window.scaled, window.shape), np.array(window.corner)
+    first_2 = np.floor(corner_2 / scale_2 + 1e-9).astype(int)
+    last_2 = np.ceil((corner_2 + window.valid) / scale_2 - 1e-9).astype(int)
+    seen_2N = np.argwhere(mask_HW[first_2[0] : last_2[0], first_2[1] : last_2[1]]).T
+    if not seen_2N.size:
+        return np.zeros(4)
+    low_2, high_2 = (
+        ((first_2 + ends) * scale_2 - corner_2).clip(0, window.valid)
+        for ends in (seen_2N.min(axis=1), seen_2N.max(axis=1) + 1)
+    )
+    (y0, x0), (y1, x1) = low_2, high_2
+    if window.flip:
+        x0, x1 = window.valid[1] - x1, window.valid[1] - x0
+    return np.array([x0, y0, x1, y1])
+
+
+def shapes(random: np.random.Generator, height: int, width: int) -> Sequence[np.ndarray]:
+    """Draw a large, a small, a ragged and a full mask."""
+    large, small, full = np.zeros((3, height, width), np.uint8)
+    cv2.ellipse(large, (width // 2, height // 2), (width // 3, height // 4), 30, 0, 360, (1,), -1)
+    small[height // 3 : height // 3 + 5, width // 4 : width // 4 + 7] = 1
+    full[:] = 1
+    ragged = (random.random((height, width)) < 0.4).astype(np.uint8)
+    return large, small, ragged, full
+
+
+@pytest.mark.parametrize("shape", [(300, 451), (97, 64), (333, 500)])
+@pytest.mark.parametrize("cells", [256, 64])
+def test_masks_and_boxes_equal_those_cut_from_whole_masks(shape: tuple[int, int], cells: int):
+    random = np.random.default_rng(1)
+    masks = shapes(random, *shape)
+    rles = [photographs.rle(mask_HW) for mask_HW in masks]
+    photograph = sample("set", np.full((*shape, 3), 90, np.uint8))
+    for seed in range(8):
+        window = frames._Window.draw(shape, 256, (0.7, 1.7), np.random.default_rng(seed))
+        frame = cut(photograph, rles, 256, cells, np.random.default_rng(seed), every=True)
+        assert frame.valid == window.valid
+        for mask_mm, box_4, mask_HW in zip(frame.masks_Pmm, frame.boxes_P4, masks, strict=True):
+            assert np.abs(mask_mm - reference(window, mask_HW, cells)).max() < 1e-3
+            assert box_4 == pytest.approx(reference_box(window, mask_HW), abs=1e-3)
+
+
+def test_a_photograph_is_resampled_as_in_serving():
+    """Within a level of Pillow's antialiased bilinear filter, enlarged, shrunk and shrunk a lot."""
+    image_HW3 = cv2.GaussianBlur(draw(4, 260, 390).image_HW3, (3, 3), 1)
+    for size in (64, 200, 400):
+        for seed in range(4):
+            window = frames._Window.draw((260, 390), size, (0.7, 1.7), np.random.default_rng(seed))
+            resized = Image.fromarray(image_HW3).resize(
+                window.scaled[::-1], Image.Resampling.BILINEAR
+            )
+            (y, x), (height, width) = window.corner, window.valid
+            expected = np.asarray(resized)[y : y + height, x : x + width]
+            expected = expected[:, ::-1] if window.flip else expected
+            found = window.pixels(image_HW3)
+            assert np.abs(found[:height, :width].astype(int) - expected).max() <= 1
+            assert not found[height:].any()
+            assert not found[:, width:].any()
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_at_the_least_scale_that_is_enough(
+    monkeypatch: pytest.MonkeyPatch, orientation: int
+):
+    image_HW3 = cv2.GaussianBlur(draw(4, 480, 640).image_HW3, (9, 9), 2)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    large = encoded(Image.fromarray(image_HW3), format="JPEG", quality=95, exif=exif)
+    seen, whole = [], frames._Window.pixels
+    monkeypatch.setattr(
+        frames._Window, "pixels", lambda w, im: seen.append((w, im)) or whole(w, im)
+    )
+    for size, decoded in ((60, 80), (140, 160), (180, 320), (400, 640)):
+        cut(sample("set", encoded=large), (), size, 1, np.random.default_rng(0), scales=(1.1, 1.1))
+        window, found_HW3 = seen.pop()
+        assert max(found_HW3.shape) == decoded
+        assert found_HW3.shape >= window.scaled
+        assert (found_HW3.shape[0] > found_HW3.shape[1]) == (orientation == 6)
+        upright_HW3 = np.rot90(image_HW3, -1) if orientation == 6 else image_HW3
+        off = whole(window, found_HW3).astype(int) - whole(
+            window, np.ascontiguousarray(upright_HW3)
+        )
+        assert np.abs(off).mean() < 2
+
+
+def test_frames_stack_to_pixels_of_one_byte_with_the_channels_last():
+    pixels_B3SS, sizes_B2 = stacked([frame_of(draw(seed), seed) for seed in range(3)])
+    assert pixels_B3SS.dtype == torch.uint8
+    assert pixels_B3SS.is_contiguous(memory_format=torch.channels_last)
+    for seed in range(3):
+        frame: Frame = frame_of(draw(seed), seed)
+        assert np.array_equal(pixels_B3SS[seed].numpy(), frame.pixels_3SS)
+        assert sizes_B2[seed].tolist() == [*frame.valid]
+
+
+@pytest.mark.parametrize("shape", [(240, 320), (320, 240)])
+@pytest.mark.parametrize("mask_size", [256, 128])
+def test_masks_stay_on_what_they_outline(shape: tuple[int, int], mask_size: int):
+    """After any scaling, cropping and flipping, a mask covers its rectangle's colour only."""
+    drawing, overlaps = draw(3, *shape), []
+    for seed in range(12):
+        frame = frame_of(drawing, seed, mask_size=mask_size)
+        seen_SS = labels_seen(frame.pixels_3SS)
+        for mask_mm in frame.masks_Pmm > 0.5:
+            mask_SS = mask_mm.repeat(256 // mask_size, 0).repeat(256 // mask_size, 1)
+            label = np.bincount(seen_SS[mask_SS]).argmax()
+            assert label in COLOURS
+            colour_SS = seen_SS == label
+            overlaps.append((mask_SS & colour_SS).sum() / (mask_SS | colour_SS).sum())
+    assert len(overlaps) > 24
+    assert min(overlaps) > 0.92  # allows half a pixel at a narrow mask's edge
+    assert np.mean(overlaps) > 0.975  # detects a shift by one pixel
+
+
+def test_boxes_are_tight_around_what_the_window_shows_however_large_the_cells():
+    drawing = draw(3, 240, 320)
+    for seed in range(12):
+        fine, coarse = (frame_of(drawing, seed, mask_size=side) for side in (256, 64))
+        for box_4, mask_SS in zip(fine.boxes_P4, fine.masks_Pmm, strict=True):
+            y, x = np.nonzero(mask_SS > 0.5)
+            assert np.abs(box_4 - [x.min(), y.min(), x.max() + 1, y.max() + 1]).max() <= 1
+        assert {tuple(box_4) for box_4 in coarse.boxes_P4} <= {tuple(b) for b in fine.boxes_P4}
+
+
+def test_a_box_is_as_exact_as_its_outline():
+    shown = np.zeros((100, 200), np.bool_)
+    shown[10:17, 20:34] = True
+    photograph = Drawing(draw(5, 100, 200).image_HW3, shown.astype(np.uint8))
+    for seed in range(4):
+        frame = frame_of(photograph, seed, scales=(0.75, 0.75))
+        left, top, right, bottom = frame.boxes_P4[0]
+        assert (top, bottom) == pytest.approx((10 * 0.96, 17 * 0.96))
+        ends = {(20 * 0.96, 34 * 0.96), (192 - 34 * 0.96, 192 - 20 * 0.96)}  # unflipped and flipped
+        assert any((left, right) == pytest.approx(pair, abs=1e-4) for pair in ends)
+
+
+def test_both_flips_and_many_scales_occur():
+    drawing = draw(3, 240, 320)
+    order = {tuple(dict.fromkeys(column_labels(frame_of(drawing, s)))) for s in range(20)}
+    assert any(seen == other[::-1] for seen in order for other in order if len(seen) == 3)
+    valid = {frame_of(drawing, seed).valid for seed in range(20)}
+    assert len(valid) > 5
+    assert (256, 256) in valid  # cropped
+    assert min(valid) < (256, 256)  # padded
+
+
+def column_labels(frame) -> list[int]:
+    seen_SS = labels_seen(frame.pixels_3SS)
+    return [int(label) for label in seen_SS[frame.valid[0] // 2] if label]
+
+
+def test_padding_is_black_and_masks_end_with_the_photograph():
+    drawing = draw(5, 100, 200)
+    full = Drawing(drawing.image_HW3, np.ones_like(drawing.labels_HW))
+    full.labels_HW[:, 100:] = 2
+    frame = frame_of(full, 0, scales=(0.75, 0.75))
+    height, width = frame.valid
+    assert (height, width) == (96, 192)  # the longer side is three quarters of 256
+    assert frame.pixels_3SS[:, :height, :width].min() > 0
+    assert not frame.pixels_3SS[:, height:].any()
+    assert not frame.pixels_3SS[:, :, width:].any()
+    assert len(frame.masks_Pmm) == 2
+    assert frame.masks_Pmm.sum(axis=0)[:height, :width].min() == 1
+    assert not frame.masks_Pmm[:, height:].any()
+    assert not frame.masks_Pmm[:, :, width:].any()
+
+
+def test_masks_that_are_cut_away_or_fill_the_frame_are_dropped():
+    shown, everything, speck = np.zeros((3, 40, 60), np.bool_)
+    shown[:20], everything[:], speck[0, :2] = True, True, True
+    rles = [photographs.rle(mask) for mask in (everything, speck, shown)]
+    frame = cut(sample("bsds500"), rles, 60, 60, np.random.default_rng(0), scales=(1, 1))
+    assert frame.masks_Pmm.sum(axis=(1, 2)).tolist() == [20 * 60]
+    nothing = cut(sample("bsds500"), rles[:2], 60, 30, np.random.default_rng(0), scales=(1, 1))
+    assert nothing.masks_Pmm.shape == (0, 30, 30)
+    assert nothing.boxes_P4.shape == (0, 4)
+
+
+def test_a_frame_depends_on_its_random_numbers_only():
+    first, again, other = (frame_of(draw(1), seed) for seed in (4, 4, 5))
+    assert np.array_equal(first.pixels_3SS, again.pixels_3SS)
+    assert np.array_equal(first.masks_Pmm, again.masks_Pmm)
+    assert first.valid == again.valid
+    assert not np.array_equal(first.pixels_3SS, other.pixels_3SS)
+    assert first.pixels_3SS.shape == (3, 256, 256)
+    assert first.pixels_3SS.dtype == np.uint8
+
+
+def test_a_frame_keeps_as_many_masks_as_are_asked_for():
+    frame = frame_of(draw(1), 4)
+    assert len(frame.masks_Pmm) > 1
+    assert np.array_equal(frame.first(1).masks_Pmm, frame.masks_Pmm[:1])
+    assert np.array_equal(frame.first(1).boxes_P4, frame.boxes_P4[:1])
+    assert np.array_equal(frame.first(9).masks_Pmm, frame.masks_Pmm)
+    assert frame.first(1).pixels_3SS is frame.pixels_3SS
+
+
+def encoded(image: Image.Image, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, **options)
+    return file.getvalue()
+
+
+def test_a_cut_shows_the_photograph_upright_and_in_its_colours():
+    """Rotated and CMYK photographs give the same frame as the plain one, as in serving."""
+    drawing = draw(2, 90, 90)
+    plain = Image.fromarray(drawing.image_HW3)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the stored image must be rotated clockwise
+    turned = encoded(plain.rotate(90), format="JPEG", quality=95, subsampling=0, exif=exif)
+    cmyk = encoded(plain.convert("CMYK"), format="JPEG", quality=95)
+    frames = [
+        cut(sample("set", encoded=file), (), 90, 1, np.random.default_rng(3), scales=(1, 1))
+        for file in (jpg(drawing.image_HW3), turned, cmyk)
+    ]
+    for frame in frames[1:]:
+        off = np.abs(frame.pixels_3SS.astype(int) - frames[0].pixels_3SS)
+        assert off.mean() < 6
+
+
+BROKEN_PHOTOGRAPHS = {
+    "empty": b"",
+    "text": b"<html>404</html>",
+    "GIF": b"GIF89a" + bytes(40),
+    "cut short": jpg(draw(0).image_HW3)[:2000],
+    "header only": jpg(GREY)[:20],
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_PHOTOGRAPHS.values(), ids=list(BROKEN_PHOTOGRAPHS))
+def test_a_broken_photograph_is_the_samples_fault(broken: bytes):
+    with pytest.raises(BadSample, match="set/one: the photograph is broken: ") as raised:
+        cut(sample("set", encoded=broken), (), 64, 32, np.random.default_rng(0))
+    assert (raised.value.source, raised.value.key) == ("set", "one")
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        ({"size": [40, 60], "counts": "0" * 3 + "o" * 6 + "0"}, "RLE"),
+        (
+            {"size": [60, 40], "counts": photographs.rle(np.ones((60, 40)))["counts"]},
+            "expected the photograph's",
+        ),
+        ({"size": [40, 60]}, "counts"),
+        ({"size": [40, 60], "counts": 7}, ""),
+    ],
+)
+def test_a_mask_that_does_not_fit_is_the_samples_fault(broken: dict, reason: str):
+    with pytest.raises(BadSample, match=f"set/one: a mask is broken: .*{reason}"):
+        cut(sample("set"), [broken], 64, 32, np.random.default_rng(0))

@@ -1,0 +1,204 @@
+"""The index of shards on disk: shared, checked against the shards, replaced when it is damaged."""
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import pickle
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from tests.photographs import write_shard
+from training.data import index, shards
+from training.data.index import Index, Member
+from training.data.sources import Source, open_source
+
+
+@pytest.fixture(autouse=True)
+def scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the shards that were scanned; indexes are read from disk, not from memory."""
+    paths, scan = [], shards._scan
+    monkeypatch.setattr(
+        shards, "_scan", lambda *parts: paths.append(Path(parts[2]).name) or scan(*parts)
+    )
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(index, "_verified", index._verified.__wrapped__)
+    return paths
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for number in range(2):
+        keys = (f"{number}{letter}" for letter in "abc")
+        write_shard(
+            tmp_path / f"set/train-{number}.tar",
+            {key: {"jpg": key.encode(), "json": b'{"n": 1}'} for key in keys},
+        )
+    return tmp_path / "set"
+
+
+def content(source: Source) -> list[tuple[str, bytes]]:
+    return [(sample.key, sample.encoded) for sample in (source[i] for i in range(len(source)))]
+
+
+def stored(place: Path) -> list[str]:
+    return sorted(path.name for path in place.iterdir() if path.is_dir())
+
+
+def test_shards_are_scanned_once(folder: Path, scanned: list[str]):
+    first = open_source(str(folder))
+    again = open_source(str(folder))
+    assert sorted(scanned) == ["train-0.tar", "train-1.tar"]
+    assert content(again) == content(first)
+    assert [key for key, _ in content(again)] == ["0a", "0b", "0c", "1a", "1b", "1c"]
+    assert again.digest() == first.digest()
+    assert isinstance(again.index.offset_M, np.memmap)
+
+
+@pytest.mark.parametrize("change", ["size", "time", "name", "more"])
+def test_changed_shards_are_scanned_again(folder: Path, scanned: list[str], change: str):
+    open_source(str(folder))
+    scanned.clear()
+    second = folder / "train-1.tar"
+    match change:
+        case "size":
+            write_shard(second, {"new": {"jpg": b"new"}})
+        case "time":
+            os.utime(second, (1, 1))
+        case "name":
+            second.rename(folder / "train-2.tar")
+        case "more":
+            write_shard(folder / "train-2.tar", {"new": {"jpg": b"new"}})
+    source = open_source(str(folder))
+    assert len(scanned) == (3 if change == "more" else 2)
+    assert ("new" in dict(content(source))) == (change in ("size", "more"))
+    (name,) = stored(folder / ".samclip-index")  # the older index was removed
+    assert name.startswith("train-")
+
+
+@pytest.mark.parametrize("damage", ["byte", "short", "absent", "json"])
+def test_a_damaged_index_is_replaced(
+    folder: Path, scanned: list[str], damage: str, caplog: pytest.LogCaptureFixture
+):
+    expected = content(open_source(str(folder)))
+    (name,) = stored(folder / ".samclip-index")
+    array = folder / ".samclip-index" / name / "offset_M.npy"
+    whole = array.read_bytes()
+    match damage:
+        case "byte":
+            array.write_bytes(whole[:-1] + b"\1")
+        case "short":
+            array.write_bytes(whole[:-9])
+        case "absent":
+            array.unlink()
+        case "json":
+            array.with_name("index.json").write_text('{"checksums"')
+    scanned.clear()
+    assert content(open_source(str(folder))) == expected
+    assert len(scanned) == 2
+    assert f"{name} is damaged" in caplog.text
+    scanned.clear()
+    assert content(open_source(str(folder))) == expected
+    assert not scanned
+
+
+def test_splits_have_their_own_indexes(folder: Path, scanned: list[str]):
+    write_shard(folder / "val-0.tar", {"v": {"jpg": b"v"}})
+    for _ in range(2):
+        assert len(open_source(str(folder))) == 6
+        assert len(open_source(str(folder), "val")) == 1
+    assert len(scanned) == 3
+    assert len(stored(folder / ".samclip-index")) == 2
+
+
+def test_read_only_folders_and_urls_use_the_cache_folder(
+    folder: Path, scanned: list[str], tmp_path: Path
+):
+    memory = fsspec.filesystem("memory")
+    for path in folder.glob("*.tar"):
+        memory.pipe(f"/indexed/{path.name}", path.read_bytes())
+    folder.chmod(0o555)
+    for location in (str(folder), "memory://indexed"):
+        scanned.clear()
+        first, again = open_source(location), open_source(location)
+        assert len(scanned) == 2
+        assert content(first) == content(again)
+    assert not (folder / ".samclip-index").exists()
+    assert len(list((tmp_path / "home/.cache/samclip/index").iterdir())) == 2
+
+
+def test_without_a_writable_folder_the_index_stays_in_memory(
+    folder: Path, scanned: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    folder.chmod(0o555)
+    (tmp_path / "home").mkdir(mode=0o555)
+    assert len(open_source(str(folder))) == 6
+    assert "the index of" in caplog.text
+    assert str(tmp_path / "home") in caplog.text
+
+
+def test_a_disk_error_while_storing_is_not_the_end(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(index.np, "save", full)
+    source = open_source(str(folder))
+    assert len(content(source)) == 6
+    assert "could not be stored" in caplog.text
+    assert not stored(folder / ".samclip-index")
+    assert content(pickle.loads(pickle.dumps(source))) == content(source)
+
+
+def _count(location: str, scans: "multiprocessing.Queue[str]") -> None:
+    scan = shards._scan
+    shards._scan = lambda *parts: scans.put(parts[2]) or scan(*parts)
+    assert len(open_source(location)) == 6
+
+
+def test_of_several_processes_one_scans(folder: Path):
+    context = multiprocessing.get_context("forkserver")
+    scans = context.Queue()
+    workers = [context.Process(target=_count, args=(str(folder), scans)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    found = {scans.get(timeout=60) for _ in range(2)}
+    for worker in workers:
+        worker.join(60)
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    assert len(found) == 2
+    assert scans.empty()
+
+
+def test_a_pickled_source_is_small_and_reads_the_same(folder: Path):
+    source = open_source(str(folder))
+    pickled = pickle.dumps(source)
+    assert len(pickled) < 400
+    assert content(pickle.loads(pickled)) == content(source)
+
+
+def test_the_index_is_small_enough_for_millions():
+    members = [Member(extension, 1, 2, 3) for extension in ("jpg", "txt", "json")]
+    made = Index.of((f"{i:09d}", members) for i in range(5000))
+    assert len(made) == 5000
+    arrays = [value for value in vars(made).values() if isinstance(value, np.ndarray)]
+    assert sum(array.nbytes for array in arrays) < 80 * 5000
+    assert made.key(4999) == "000004999"
+
+
+def test_the_digest_covers_sizes_and_keys():
+    made = Index.of([("ä", [Member("jpg", 0, 7, 2), Member("json", 0, 9, 1)]), ("b", [])])
+    expected = hashlib.sha256(np.array([2, 1], np.uint32).tobytes() + "ä\n".encode())
+    assert made.digest() == expected.hexdigest()
+
+
+def test_names_that_are_not_text_are_kept(folder: Path, caplog: pytest.LogCaptureFixture):
+    caplog.set_level(logging.WARNING)
+    name = os.fsdecode(b"caf\xe9")
+    write_shard(folder / "train-1.tar", {name: {"jpg": b"x"}})
+    assert name in dict(content(open_source(str(folder))))
+    assert not caplog.records

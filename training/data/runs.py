@@ -1,0 +1,107 @@
+"""COCO's run-length encoded masks as runs of rows, without ever decoding them to pixels.
+
+A photograph of SA-1B has dozens of masks of its own size, of which a training frame needs a few
+thousand cells each. R: vertical runs of a mask.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+class Runs(NamedTuple):
+    """The vertical runs of a mask: rows ``top_R`` to ``bottom_R`` (exclusive) of ``column_R``."""
+
+    column_R: Integers
+    top_R: Integers
+    bottom_R: Integers
+
+
+class Rectangles(NamedTuple):
+    """Disjoint rectangles of positive area, in pixels or cells of a frame."""
+
+    left_R: Floats
+    top_R: Floats
+    right_R: Floats
+    bottom_R: Floats
+
+    def box(self) -> tuple[float, float, float, float]:
+        """Return the tight box around all rectangles, x0, y0, x1, y1; zeros if there are none."""
+        if not len(self.left_R):
+            return 0.0, 0.0, 0.0, 0.0
+        return self.left_R.min(), self.top_R.min(), self.right_R.max(), self.bottom_R.max()
+
+
+def runs(rle: dict[str, Any]) -> Runs:
+    """Return the runs of a compressed COCO RLE. Raises ValueError if it does not fill its size."""
+    height, width = rle["size"]
+    counts = _counts(rle["counts"])
+    if counts.min() < 0 or counts.sum() != height * width:
+        raise ValueError(f"the RLE does not fill its size, {height}×{width} pixels")
+    ends = np.cumsum(counts)
+    begin, end = ends[0:-1:2], ends[1::2]  # the first count is background
+    begin, end = begin[end > begin], end[end > begin]
+    first = begin // height
+    columns = (end - 1) // height - first + 1  # a run may continue in the next columns
+    run = np.repeat(np.arange(len(begin)), columns)
+    column_R = first[run] + np.arange(len(run)) - (np.cumsum(columns) - columns)[run]
+    top_R = np.maximum(begin[run] - column_R * height, 0)
+    bottom_R = np.minimum(end[run] - column_R * height, height)
+    return Runs(column_R, top_R, bottom_R)
+
+
+def _counts(text: str | bytes) -> Integers:
+    """Return the run lengths, background first.
+
+    Each number consists of characters "0" + six bits, the least significant five first; the sixth
+    bit continues the number, the fifth of its last character is its sign. From the fourth on, a
+    number is the difference to the length two before (pycocotools, maskApi.c, rleFrString).
+    """
+    bits = np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8) - 48
+    last = np.flatnonzero(~bits & 32)
+    begin = np.concatenate([[0], last[:-1] + 1])
+    length = last - begin + 1
+    if not len(last) or last[-1] != len(bits) - 1 or bits.max() > 63 or length.max() > 7:
+        raise ValueError("an RLE is damaged or truncated")
+    shift = 5 * (np.arange(len(bits)) - np.repeat(begin, length))
+    counts = np.add.reduceat((bits & 31).astype(np.int64) << shift, begin)
+    counts -= (bits[last] & 16).astype(np.int64) // 16 << 5 * length
+    counts[1::2] = np.cumsum(counts[1::2])
+    counts[2::2] = np.cumsum(counts[2::2])
+    return counts
+
+
+def coverage(rectangles: Rectangles, cells: int) -> NDArray[np.float32]:
+    """Return the exact share of each cell that the rectangles cover, ``share_mm``."""
+    left_R, top_R, right_R, bottom_R = rectangles
+    share_mm = np.zeros((cells, cells), np.float32)
+    if not len(left_R):
+        return share_mm
+    x0, y0 = int(left_R.min()), int(top_R.min())
+    x1, y1 = int(np.ceil(right_R.max())), int(np.ceil(bottom_R.max()))
+    width, height = x1 - x0 + 2, y1 - y0 + 2
+    column_4R, across_4R = _steps(left_R - x0, right_R - x0)
+    row_4R, down_4R = _steps(top_R - y0, bottom_R - y0)
+    place_44R = row_4R[:, None] * width + column_4R
+    weight_44R = down_4R[:, None] * across_4R
+    sums = np.bincount(place_44R.ravel(), weight_44R.ravel(), height * width)
+    sums_hw = sums.reshape(height, width)[::-1, ::-1].cumsum(0).cumsum(1)[::-1, ::-1]
+    share_mm[y0:y1, x0:x1] = sums_hw[1:-1, 1:-1]
+    return share_mm
+
+
+def _steps(low_R: Floats, high_R: Floats) -> tuple[Integers, Floats]:
+    """Return ``index_4R`` and ``weight_4R`` of four steps per interval.
+
+    The sum of the steps after index i is the interval's share of cell i.
+    """
+    ends_2R = np.stack([high_R, low_R])
+    index_2R = ends_2R.astype(np.int64)
+    part_2R = ends_2R - index_2R
+    sign_21 = np.array([[1.0], [-1.0]])
+    index_4R = np.concatenate([index_2R, index_2R + 1])
+    return index_4R, np.concatenate([sign_21 * (1 - part_2R), sign_21 * part_2R])
