@@ -3,10 +3,10 @@
 import io
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TextIO, TypeVar, cast
+from typing import Any, Generic, TextIO, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +15,7 @@ from tqdm import tqdm
 
 from samclip_core.io.files import replacing
 from training import workers
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """The length and the learning rate of a stage.
-
-    ``encoder_rate`` multiplies the rate of the pretrained encoder (0.1 in the paper). ``average``
-    is the decay of the weights' moving average. A stage returns these averaged weights: those with
-    the lowest validation loss (``best``) or the final ones (``last``).
-    """
-
-    steps: int
-    rate: float
-    encoder_rate: float = 0.1
-    warmup: int = 50
-    weight_decay: float = 0.05
-    average: float = 0.998
-    save_every: int = 200
-    keep: Literal["best", "last"] = "best"
+from training.schedule import Schedule, rate_at
 
 
 @dataclass(frozen=True)
@@ -48,31 +30,8 @@ class Part:
 
 
 Net = TypeVar("Net", bound=nn.Module)
+GRADIENT_NORM = "gradient_norm"  # the figure that every step adds to those of its parts
 Parts = Callable[[Net, Any], Iterator[Part]]
-
-
-def optimizer(
-    schedule: Schedule, slow: Iterable[nn.Parameter], fast: Iterable[nn.Parameter]
-) -> torch.optim.AdamW:
-    """Return AdamW over the trainable parameters, pretrained (slow) and new (fast)."""
-    groups = [
-        {
-            "params": [p for p in slow if p.requires_grad],
-            "lr": schedule.rate * schedule.encoder_rate,
-        },
-        {"params": [p for p in fast if p.requires_grad], "lr": schedule.rate},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], weight_decay=schedule.weight_decay
-    )
-
-
-def rate_at(step: int, schedule: Schedule) -> float:
-    """Return a step's share of the full rate: linear warm-up, then cosine decay to zero."""
-    if step < schedule.warmup:
-        return (step + 1) / schedule.warmup
-    progress = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 class Stage(Generic[Net]):
@@ -90,8 +49,15 @@ class Stage(Generic[Net]):
         optimiser: torch.optim.Optimizer,
         schedule: Schedule,
         folder: Path,
+        shown: Sequence[str],
     ) -> None:
+        """Resume from ``folder``; ``shown`` names all figures that parts of this stage display.
+
+        A worker without a share of a part does not display its figures, so it cannot know them.
+        """
         self.name, self.net, self.schedule, self.folder = name, net, schedule, folder
+        self.shown = shown
+        self.device = next(net.parameters()).device
         self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))
         self.optimiser = optimiser
         self.rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: rate_at(s, schedule))
@@ -133,37 +99,67 @@ class Stage(Generic[Net]):
                     log.flush()
                     figures |= self._validate(validation(), parts)
                     self._save()
-                    workers.wait()  # until worker 0 has written the files
+                    workers.wait(self.device)  # until worker 0 has written the files
                     if report is not None:
                         figures |= {"step": self.done}
                         report({f"{self.name}/{key}": value for key, value in figures.items()})
         self.net.load_state_dict(self._result())
 
     def _step(self, batch: Any, parts: Parts[Net]) -> dict[str, float]:
+        """Return the step's figures and the length of its gradient before clipping.
+
+        Raises FloatingPointError, before the weights change, if one of them is not finite.
+        """
         self.optimiser.zero_grad(set_to_none=True)
         figures: dict[str, Tensor] = {}
         for part in parts(self.net, batch):
             part.loss.backward()
             _add(figures, part.shown)
         workers.sum_gradients(self.net.parameters())
-        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        assert figures.keys() <= set(self.shown), f"{[*figures]} are not all of {self.shown}"
+        values = workers.summed(self._row(figures.get(name) for name in self.shown))
+        names = [*self.shown, GRADIENT_NORM]
+        row = dict(zip(names, workers.read(torch.cat([values, self._row([norm])])), strict=True))
+        self._check(row)
+        nn.utils.clip_grads_with_norm_(self.net.parameters(), 1.0, norm)
         self.optimiser.step()
         self.rates.step()
         self.averaged.update_parameters(self.net)
-        return _over_workers(figures)
+        return row
+
+    def _row(self, values: Iterable[Tensor | None]) -> Tensor:
+        """Return scalars as one vector, so that they are summed and read at once; None is 0."""
+        zero = torch.zeros((), device=self.device)
+        return torch.stack([zero if value is None else value.float() for value in values])
+
+    def _check(self, row: dict[str, float]) -> None:
+        """Raise FloatingPointError, on all workers alike, if a figure of a step is not finite."""
+        bad = [name for name, value in row.items() if not math.isfinite(value)]
+        if bad:
+            figures = ", ".join(f"{name} {value:.4g}" for name, value in row.items())
+            learning = self.net.named_parameters()
+            wrong = [n for n, p in learning if p.grad is not None and not p.grad.isfinite().all()]
+            raise FloatingPointError(
+                f"stage {self.name}, step {self.done}: expected finite figures, got {figures}; "
+                f"not finite: {', '.join(bad)}; gradients that are not finite: "
+                f"{len(wrong)} {wrong[:3]}. The saved states are those of earlier steps. Try a "
+                "lower rate (--set STAGE.rate=…) or --set dtype=float32: the run resumes from "
+                f"{self._file('state.pt')}"
+            )
 
     @torch.no_grad()
     def _validate(self, batches: Iterable[Any], parts: Parts[Net]) -> dict[str, float]:
         """Return the mean loss of the averaged weights; save them if it is the lowest so far."""
         losses = []
         for batch in batches:
-            figures: dict[str, Tensor] = {}
-            for part in parts(cast(Net, self.averaged.module), batch):
-                _add(figures, {"loss": part.loss.detach()})
-            losses.append(_over_workers(figures)["loss"])
+            own = [part.loss.detach() for part in parts(cast(Net, self.averaged.module), batch)]
+            losses.append(self._row(own).sum() if own else None)
         if not losses:
             return {}
-        loss = sum(losses) / len(losses)
+        loss = workers.read(workers.summed(self._row(losses)).mean()[None])[0]
+        self._check({"validation": loss})
         if workers.rank() == 0:
             with self._file("validation.tsv").open("a") as log:
                 _line(log, {"step": self.done, "loss": loss})
@@ -226,10 +222,6 @@ def _line(log: TextIO, values: dict[str, float]) -> None:
 def _add(figures: dict[str, Tensor], more: dict[str, Tensor]) -> None:
     for key, value in more.items():
         figures[key] = figures[key] + value if key in figures else value
-
-
-def _over_workers(figures: dict[str, Tensor]) -> dict[str, float]:
-    return workers.summed_by_name({key: float(value) for key, value in figures.items()})
 
 
 def _write(path: Path, content: object) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, get_args, get_type_hints
 import torch
 
 from samclip_core.config import EDGE, VIT_B, SamClipConfig
-from training.loop import Schedule
+from training.schedule import Schedule
 
 D = TypeVar("D")
 
@@ -32,7 +32,8 @@ class SamBatch:
     """Images per step and masks prompted per image; ``at_once`` images form one forward pass.
 
     In a share ``corrected`` of the steps, each mask gets ``rounds`` prompts: the first one and
-    correcting clicks.
+    correcting clicks. With ``refined``, two more rounds add no click, only the mask before, as in
+    SAM's training.
     """
 
     images: int
@@ -40,6 +41,7 @@ class SamBatch:
     at_once: int = 4
     rounds: int = 2
     corrected: float = 0.3
+    refined: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class Recipe:
     trains Head_CLIP's patches on the label maps of ``named_sets``. ``kept_start`` (edge only) is
     the share of Head_CLIP's initial weights mixed into its final ones. ``photo_sides`` are the
     frame sides of the photographs in stages I and II, ``adaptation_sides`` those in stage III.
+    ``dice`` is the form of the Dice loss: ``semimetric``, which suits a teacher's soft masks, or
+    SAM's ``product``.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Recipe:
     kept_start: float = 0.0
     named_images: int = 0
     named_sets: tuple[str, ...] = ()
+    dice: Literal["semimetric", "product"] = "semimetric"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     checkpointing: bool = False  # vit-b: recompute activations to save memory
     clip_teacher: int = 2  # edge: EfficientNet-Lite version
@@ -148,7 +153,7 @@ def vit_b() -> Recipe:
         head_probing=Schedule(steps=392_500, rate=8e-4, warmup=2000, save_every=2000),
         joint=Schedule(steps=314_000, rate=4e-5, encoder_rate=0.1, warmup=2000, save_every=2000),
         adaptation=Schedule(steps=59_000, rate=8e-4, warmup=2000, save_every=2000),
-        sam_batch=SamBatch(images=32, prompts=32, at_once=2, rounds=10, corrected=1.0),
+        sam_batch=SamBatch(images=32, prompts=32, at_once=2, rounds=9, corrected=1.0, refined=True),
         clip_images=2048,
         at_once=64,
         photo_sides=(224, 448),

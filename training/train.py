@@ -35,6 +35,7 @@ from training.data.folder import VARIABLE, photograph_sets
 from training.data.sources import open_source
 from training.data.targets import StoredTargets, identity
 from training.distillation import stages
+from training.distillation.parts import ClipTeachers
 from training.distillation.teachers import (
     ClipTeacher,
     OpenClipTeacher,
@@ -190,7 +191,7 @@ def merge_edge(run: Run) -> Merged:
     start_clip_head(net.clip_head, concepts_TD)
     start = copy.deepcopy(net.clip_head)
     clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
-    teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
+    teachers = ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
     distil(run, net, teachers, sam_teacher)
     keep_start(net.clip_head, start, recipe.kept_start)
     origins = {
@@ -243,7 +244,7 @@ def merge_vit_b(run: Run) -> Merged:
     text_encoder = clip_teacher.text_encoder()
     names_LD = name_embeddings(run, text_encoder)
     net = student_from_sam(sam_teacher, run.config, run.recipe.checkpointing)
-    teachers = stages.ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
+    teachers = ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
     distil(run, net, teachers, sam_teacher)
     origins = {
         "clip": f"{model} {checkpoint.sha256(Path(file))}",
@@ -256,7 +257,7 @@ MERGES = {"edge": merge_edge, "vit-b": merge_vit_b}
 
 
 def distil(
-    run: Run, net: SamClipNet, clip_teachers: stages.ClipTeachers, sam_teacher: SamClipNet
+    run: Run, net: SamClipNet, clip_teachers: ClipTeachers, sam_teacher: SamClipNet
 ) -> None:
     """Run the paper's three stages, or those of them that the recipe sets."""
     recipe = run.recipe

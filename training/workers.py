@@ -31,45 +31,44 @@ def own(slots: int) -> range:
 
 
 def summed(values: Tensor) -> Tensor:
-    """Return the sum of ``values`` over all workers; their shapes must agree."""
+    """Return the sum of ``values`` over all workers; their shapes must agree.
+
+    ``values`` must be on the run's device: a group for GPUs has no backend for other tensors.
+    """
     if dist.is_initialized():
         values = values.clone()
         dist.all_reduce(values)
     return values
 
 
-def summed_by_name(figures: dict[str, float]) -> dict[str, float]:
-    """Return the sums of figures over all workers; a worker without data may have no names."""
-    gathered = [figures] * count()
-    if dist.is_initialized():
-        dist.all_gather_object(gathered, figures)
-    total: dict[str, float] = {}
-    for part in gathered:
-        for name, value in part.items():
-            total[name] = total.get(name, 0.0) + value
-    return total
+def read(values: Tensor) -> list[float]:
+    """Copy a vector to the host, which waits for the device."""
+    numbers: list[float] = values.tolist()
+    return numbers
 
 
-def wait() -> None:
+def wait(device: torch.device) -> None:
     """Wait until every worker has reached this call."""
-    if dist.is_initialized():
-        dist.barrier()
+    read(summed(torch.zeros(1, device=device)))
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its sum over the workers, in one all-reduce.
 
-    A parameter without a gradient counts as zero, because other workers may have one.
+    A parameter that no worker's loss reached keeps no gradient, so that AdamW does not decay it.
     """
     learning = [p for p in parameters if p.requires_grad]
     if not dist.is_initialized() or not learning:
         return
-    for p in learning:
-        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-    flat = torch.cat([p.grad.flatten() for p in learning if p.grad is not None])
+    own = torch.tensor([float(p.grad is not None) for p in learning], device=learning[0].device)
+    reached = [p for p, by in zip(learning, read(summed(own)), strict=True) if by]
+    if not reached:
+        return
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in reached]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(flat)
-    pieces = flat.split([p.numel() for p in learning])
-    for p, piece in zip(learning, pieces, strict=True):
+    pieces = flat.split([p.numel() for p in reached])
+    for p, piece in zip(reached, pieces, strict=True):
         p.grad = piece.view_as(p)
 
 

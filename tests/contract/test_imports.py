@@ -40,9 +40,8 @@ LAYERS = {
         "launch",
     ),
     "training": (
-        "workers",
-        "loop",
-        "recipes",
+        "schedule workers",
+        "loop recipes",
         "data",
         "distillation",
         "results",

@@ -3,7 +3,6 @@
 P prompts, m m cells of a mask. Coordinates are pixels of the model frame.
 """
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,30 +17,39 @@ def noised(boxes_P4: Tensor, size: int, normal_P4: Tensor) -> Tensor:
     return (boxes_P4 + normal_P4 * spread_P4).clamp(0, size)
 
 
-def point_in(mask_mm: Tensor, cell: float, chance: float) -> Tensor:
-    """Return the point x, y of a boolean mask that ``chance``, uniform in [0, 1), selects.
+def click_rounds(rng: np.random.Generator, clicks: int, refined: bool) -> tuple[bool, ...]:
+    """Return for each round after the first prompt whether it adds a click.
 
-    A cell's probability grows with its distance from the mask's edge, because people click the
-    middle of an object. In an empty mask, every cell of the frame is equally likely.
+    With ``refined``, two more rounds only feed the mask back: one at a random place, one last.
     """
-    inside_mm = np.pad(mask_mm.cpu().numpy(), 1).astype(np.uint8)
-    depth_mm = cv2.distanceTransform(inside_mm, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    if not depth_mm.any():
-        depth_mm = np.ones(mask_mm.shape)
-    cumulative = depth_mm.cumsum(dtype=np.float64)
-    chosen = int(np.searchsorted(cumulative, chance * cumulative[-1], side="right"))
-    row, column = divmod(chosen, mask_mm.shape[1])
-    return torch.tensor([cell * (column + 0.5), cell * (row + 0.5)], device=mask_mm.device)
+    rounds = [True] * clicks
+    if refined:
+        rounds.insert(int(rng.integers(clicks + 1)), False)
+        rounds.append(False)
+    return tuple(rounds)
+
+
+def points_in(mask_Pmm: Tensor, cell: float, chance_P: Tensor) -> Tensor:
+    """Return points x, y, uniform over the cells of boolean masks.
+
+    ``chance_P``, uniform in [0, 1), selects the cells. In an empty mask, every cell of the frame is
+    equally likely.
+    """
+    inside_PL = mask_Pmm.flatten(1)
+    inside_PL = inside_PL | ~inside_PL.any(dim=1, keepdim=True)
+    counted_PL = inside_PL.cumsum(dim=1)
+    rank_P = (chance_P * counted_PL[:, -1]).long()
+    index_P = torch.searchsorted(counted_PL, rank_P[:, None], right=True)[:, 0]
+    column_P, row_P = index_P % mask_Pmm.shape[2], index_P // mask_Pmm.shape[2]
+    return cell * (torch.stack([column_P, row_P], dim=1) + 0.5)
 
 
 def correction(
     logits_Pmm: Tensor, target_Pmm: Tensor, cell: float, chance_P: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return the next click: a point where prediction and truth differ, and its label."""
+    """Return the next click: a point where prediction and truth differ, and its label (int64)."""
     truth_Pmm = target_Pmm > 0.5
-    wrong_Pmm = (logits_Pmm > 0) != truth_Pmm
-    chances = zip(wrong_Pmm, chance_P.tolist(), strict=True)
-    points_P2 = torch.stack([point_in(wrong, cell, chance) for wrong, chance in chances])
+    points_P2 = points_in((logits_Pmm > 0) != truth_Pmm, cell, chance_P)
     column_P, row_P = (points_P2 / cell).long().unbind(1)
-    labels_P = truth_Pmm[torch.arange(len(points_P2)), row_P, column_P].float()
+    labels_P = truth_Pmm[torch.arange(len(points_P2)), row_P, column_P].long()
     return points_P2, labels_P

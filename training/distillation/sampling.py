@@ -1,7 +1,7 @@
 """Draw the data of a step from the step's number, so that any worker can draw any part again.
 
 A step's global batch is a list of slots. Each slot has its own random numbers, seeded by (seed,
-stage, step, kind, slot); values that a whole step shares (the kind of prompt, the frame's size)
+stage, step, kind, slot); values that a whole step shares (the frame's size, the rounds of clicks)
 are seeded by (seed, stage, step, 0). A run is therefore the same for any number of workers and
 after any interruption.
 """
@@ -21,9 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from training import workers
 from training.data.annotations import BadSample, Frame, Sample, class_names, classes, cut, regions
+from training.data.prompts import click_rounds
 from training.data.sources import Source, open_source
 from training.data.targets import Array, StoredTargets, view_of
-from training.distillation.segmentation import Batch, Kind, make_batch
+from training.distillation.segmentation import Batch, make_batch
 from training.recipes import Run
 
 log = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ class Drawn:
     photos: list[Photos] = field(default_factory=list)
     outlined: list[Batch] = field(default_factory=list)
     named: list[Named] = field(default_factory=list)
-    rounds: int = 1
+    clicks: tuple[bool, ...] = ()
 
     def to(self, device: torch.device) -> "Drawn":
         """Return the same data on ``device``."""
@@ -141,7 +142,7 @@ class Drawn:
             [piece.to(device) for piece in self.photos],
             [piece.to(device) for piece in self.outlined],
             [piece.to(device) for piece in self.named],
-            self.rounds,
+            self.clicks,
         )
 
 
@@ -180,11 +181,12 @@ class Sampler(Dataset[Drawn]):
         shared = seeded(self.run.recipe.seed, self.stage, step, 0)
         side = int(shared.choice(self.kinds.photos)) if self.photo_pool else 0
         photos = list(self._photos(step, side)) if self.photo_pool else []
-        outlined = list(self._outlined(step, shared)) if self.region_pool else []
+        outlined = list(self._outlined(step)) if self.region_pool else []
         named = list(self._named(step)) if self.named_pool else []
-        clicks = self.run.recipe.sam_batch
-        rounds = clicks.rounds if shared.random() < clicks.corrected else 1
-        return Drawn(photos, outlined, named, rounds)
+        sam = self.run.recipe.sam_batch
+        corrected = shared.random() < sam.corrected
+        clicks = click_rounds(shared, sam.rounds - 1, sam.refined) if corrected else ()
+        return Drawn(photos, outlined, named, clicks)
 
     def _slots(
         self, step: int, kind: int, images: int, at_once: int
@@ -213,13 +215,12 @@ class Sampler(Dataset[Drawn]):
         view = int(rng.integers(kept.plan.views))
         return view_of(sample, side, view), *kept.at(sample.source, index, view)
 
-    def _outlined(self, step: int, shared: np.random.Generator) -> Iterator[Batch]:
+    def _outlined(self, step: int) -> Iterator[Batch]:
         assert self.region_pool is not None
         recipe = self.run.recipe
-        kind: Kind = "point" if shared.random() < 0.5 else "box"
         for rngs in self._slots(step, 1, recipe.sam_batch.images, recipe.sam_batch.at_once):
             frames = [self.region_pool.draw(rng, partial(self._frame, rng)) for rng in rngs]
-            yield make_batch(frames, rngs, self.run.side, kind, recipe.sam_batch.rounds)
+            yield make_batch(frames, rngs, self.run.side, recipe.sam_batch.rounds)
 
     def _frame(self, rng: np.random.Generator, sample: Sample, _: int) -> Frame | None:
         """Return a frame with the masks to predict, or None if no region stays visible."""

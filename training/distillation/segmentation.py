@@ -4,52 +4,59 @@ Shared by the edge SAM teacher, which learns human outlines, and the merge, whic
 teacher's masks.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from segment_anything.modeling import PromptEncoder
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from samclip_core.nn.mask_decoder import MaskDecoder
+from samclip_core.nn.prompt_encoder import PromptEncoder
+from samclip_core.types import BOX_MAX, BOX_MIN, OBJECT, PADDING
 from training.data.annotations import Frame
-from training.data.prompts import correction, noised, point_in
+from training.data.prompts import correction, noised, points_in
 
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts of the same kind for all masks of a batch, so that tokens stack."""
+    """A prompt for each mask of a batch, as tokens with SAM's labels (``samclip_core.types``).
 
-    boxes_P4: Tensor | None = None
-    points_PN2: Tensor | None = None
-    labels_PN: Tensor | None = None
+    A box is its two corners, a point is followed by padding, as in SAM's prompt encoder: all
+    prompts of a batch have the same number of tokens.
+    """
+
+    points_PN2: Tensor
+    labels_PN: Tensor
     logits_P1mm: Tensor | None = None
 
     def to(self, device: torch.device) -> "Prompts":
         """Return the same prompts on ``device``."""
         return Prompts(**_on(device, self))
 
-    def after(self, point_P2: Tensor, label_P: Tensor, logits_Pmm: Tensor) -> "Prompts":
-        """Return the same prompts with one more click each and the previous mask logits."""
-        points_PN2, labels_PN = point_P2[:, None], label_P[:, None]
-        if self.points_PN2 is not None and self.labels_PN is not None:
-            points_PN2 = torch.cat([self.points_PN2, points_PN2], dim=1)
-            labels_PN = torch.cat([self.labels_PN, labels_PN], dim=1)
-        return Prompts(self.boxes_P4, points_PN2, labels_PN, logits_Pmm[:, None])
+    def clicked(self, point_P2: Tensor, label_P: Tensor) -> "Prompts":
+        """Return the same prompts with one more click each."""
+        points_PN2 = torch.cat([point_P2[:, None], self.points_PN2], dim=1)
+        return replace(
+            self,
+            points_PN2=points_PN2,
+            labels_PN=torch.cat([label_P[:, None], self.labels_PN], dim=1),
+        )
 
 
-Kind = Literal["box", "point"]
-# Maps (logits_P4mm, iou_P4, prompts) to the loss and each mask's best alternative.
-Criterion = Callable[[Tensor, Tensor, Prompts], tuple[Tensor, Tensor]]
+# Maps (logits_P4mm, iou_P4, prompts) to the loss.
+Criterion = Callable[[Tensor, Tensor, Prompts], Tensor]
 
 
 @dataclass(frozen=True)
 class Batch:
     """Frames, their target masks, and a prompt for each mask.
 
-    ``chance_PR``: uniform numbers in [0, 1) that select the points of each mask's clicks.
+    ``chance_PR``: uniform numbers in [0, 1) that select the points of each mask's clicks, the
+    first prompt's included.
     """
 
     pixels_B3SS: Tensor
@@ -70,40 +77,42 @@ def _on(device: torch.device, value: Prompts | Batch) -> dict[str, Any]:
 
 
 def make_batch(
-    frames: list[Frame],
-    rngs: list[np.random.Generator],
-    size: int,
-    kind: Kind,
-    rounds: int,
+    frames: list[Frame], rngs: list[np.random.Generator], size: int, rounds: int
 ) -> Batch:
-    """Return all masks of the frames, each with a box or a point drawn from its frame's generator.
+    """Return all masks of the frames, each with a box or a point, which are equally likely.
 
-    In half of the frames, the boxes are imprecise.
+    Prompts and up to ``rounds`` - 1 clicks are drawn from the frame's generator. In half of the
+    frames, the boxes are imprecise.
     """
     count_B = [len(frame.masks_Pmm) for frame in frames]
     target_Pmm = torch.cat([torch.from_numpy(frame.masks_Pmm) for frame in frames])
-    cell = size / target_Pmm.shape[-1]
     pairs = list(zip(rngs, count_B, strict=True))
-    chance_PR = torch.from_numpy(np.concatenate([rng.random((n, rounds)) for rng, n in pairs]))
-    normal_P4 = torch.from_numpy(
-        np.concatenate([(rng.random() < 0.5) * rng.standard_normal((n, 4)) for rng, n in pairs])
-    ).float()
-    if kind == "box":
-        boxes_P4 = torch.from_numpy(np.concatenate([frame.boxes_P4 for frame in frames]))
-        prompts = Prompts(boxes_P4=noised(boxes_P4, size, normal_P4))
-    else:
-        first = zip(target_Pmm, chance_PR[:, 0].tolist(), strict=True)
-        points = [point_in(mask > 0.5, cell, chance) for mask, chance in first]
-        prompts = Prompts(
-            points_PN2=torch.stack(points)[:, None], labels_PN=torch.ones(len(points), 1)
-        )
+    chance_PR = _joined(rng.random((n, rounds)) for rng, n in pairs)
+    normal_P4 = _joined((rng.random() < 0.5) * rng.standard_normal((n, 4)) for rng, n in pairs)
+    is_box_P = _joined(rng.random(n) < 0.5 for rng, n in pairs)
+    boxes_P4 = noised(_joined(frame.boxes_P4 for frame in frames), size, normal_P4.float())
+    points_P2 = points_in(target_Pmm > 0.5, size / target_Pmm.shape[-1], chance_PR[:, 0])
     return Batch(
         torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float(),
         torch.tensor([frame.valid for frame in frames]),
         target_Pmm,
         torch.arange(len(frames)).repeat_interleave(torch.tensor(count_B)),
-        prompts,
+        first_prompts(boxes_P4, points_P2, is_box_P),
         chance_PR,
+    )
+
+
+def _joined(arrays: Iterable[NDArray[Any]]) -> Tensor:
+    return torch.from_numpy(np.concatenate(list(arrays)))
+
+
+def first_prompts(boxes_P4: Tensor, points_P2: Tensor, is_box_P: Tensor) -> Prompts:
+    """Return a box or a point for each mask."""
+    padded_P22 = F.pad(points_P2[:, None], (0, 0, 0, 1))
+    box_2, point_2 = torch.tensor([[BOX_MIN, BOX_MAX], [OBJECT, PADDING]])
+    return Prompts(
+        torch.where(is_box_P[:, None, None], boxes_P4.view(-1, 2, 2), padded_P22),
+        torch.where(is_box_P[:, None], box_2, point_2),
     )
 
 
@@ -112,22 +121,38 @@ def segment_step(
     mask_decoder: MaskDecoder,
     sam_BDhw: Tensor,
     batch: Batch,
-    rounds: int,
+    clicks: Sequence[bool],
     criterion: Criterion,
 ) -> Tensor:
-    """Return the mean loss over ``rounds`` prompts: the first one, then correcting clicks."""
+    """Return the mean loss over the first prompt and one more round for each of ``clicks``.
+
+    Each later round adds the logits of the mask before to the prompt, and a correcting click where
+    ``clicks`` is true.
+    """
     cell = prompt_encoder.input_image_size[0] / batch.target_Pmm.shape[-1]
     prompts, losses = batch.prompts, list[Tensor]()
-    for number in range(rounds):
+    chances = iter(batch.chance_PR[:, 1:].unbind(1))
+    for number in range(1 + len(clicks)):
         logits_P4mm, iou_P4 = decode(prompt_encoder, mask_decoder, sam_BDhw, batch, prompts)
-        loss, best_P = criterion(logits_P4mm, iou_P4, prompts)
-        losses.append(loss)
-        if number + 1 < rounds:
-            previous_Pmm = logits_P4mm.detach()[torch.arange(len(best_P)), best_P]
-            chance_P = batch.chance_PR[:, number + 1]
-            point_P2, label_P = correction(previous_Pmm, batch.target_Pmm, cell, chance_P)
-            prompts = prompts.after(point_P2, label_P, previous_Pmm)
+        losses.append(criterion(logits_P4mm, iou_P4, prompts))
+        if number < len(clicks):
+            shown_Pmm = shown(logits_P4mm.detach(), iou_P4.detach(), alone=number == 0)
+            prompts = replace(prompts, logits_P1mm=shown_Pmm[:, None])
+            if clicks[number]:
+                click = correction(shown_Pmm, batch.target_Pmm, cell, next(chances))
+                prompts = prompts.clicked(*click)
     return torch.stack(losses).mean()
+
+
+def shown(logits_P4mm: Tensor, iou_P4: Tensor, alone: bool) -> Tensor:
+    """Return the mask that is corrected and fed back (Segment Anything, appendix A).
+
+    For a prompt ``alone`` that is the alternative with the highest predicted IoU, later mask 0.
+    """
+    if not alone:
+        return logits_P4mm[:, 0]
+    best_P = iou_P4[:, 1:].argmax(dim=1) + 1
+    return logits_P4mm[torch.arange(len(best_P)), best_P]
 
 
 def decode(
@@ -137,12 +162,19 @@ def decode(
     batch: Batch,
     prompts: Prompts,
 ) -> tuple[Tensor, Tensor]:
-    """Return float32 ``logits_P4mm`` and ``iou_P4`` for the prompts of a batch."""
-    points = None
-    if prompts.points_PN2 is not None and prompts.labels_PN is not None:
-        points = prompts.points_PN2, prompts.labels_PN
-    sparse_PND, dense_PDhw = prompt_encoder(points, prompts.boxes_P4, prompts.logits_P1mm)
-    pe_1Dhw = prompt_encoder.get_dense_pe()
+    """Return float32 ``logits_P4mm`` and ``iou_P4`` for the prompts of a batch.
+
+    Prompts are embedded in float32 also under autocast: bfloat16 would move them by pixels.
+    """
+    masks_P1mm, count = prompts.logits_P1mm, len(prompts.labels_PN)
+    has_mask_P = prompts.points_PN2.new_full((count,), float(masks_P1mm is not None))
+    if masks_P1mm is None:
+        masks_P1mm = torch.zeros_like(batch.target_Pmm[:, None])
+    with torch.autocast(sam_BDhw.device.type, enabled=False):
+        sparse_PND, dense_PDhw = prompt_encoder.embed(
+            prompts.points_PN2, prompts.labels_PN, masks_P1mm, has_mask_P
+        )
+        pe_1Dhw = prompt_encoder.get_dense_pe()
     logits_P4mm, iou_P4 = mask_decoder.decode(
         sam_BDhw, pe_1Dhw, sparse_PND, dense_PDhw, batch.image_index_P
     )

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from segment_anything.modeling import PromptEncoder
 from torch import Tensor
 
 from samclip_core.nn.encoder import valid_mask
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
+from samclip_core.nn.prompt_encoder import PromptEncoder
 from tests.clip_models import TEXT_DIM, add_small_clip
 from tests.official import clip, sharpened, write
 from tests.tiny import TINY
@@ -25,7 +25,6 @@ from training.distillation.losses import (
 )
 from training.distillation.segmentation import (
     Batch,
-    Kind,
     Prompts,
     decode,
     make_batch,
@@ -79,9 +78,9 @@ def frames(side: int) -> list[Frame]:
     return [Frame(pixels, masks_Pmm, boxes_P4, size) for pixels, size in pairs]
 
 
-def batch(side: int, kind: Kind) -> Batch:
+def batch(side: int) -> Batch:
     rngs = [np.random.default_rng(seed) for seed in range(2)]
-    return make_batch(frames(side), rngs, side, kind, rounds=2)
+    return make_batch(frames(side), rngs, side, rounds=2)
 
 
 def at_frame(prompt_encoder: PromptEncoder, side: int) -> PromptEncoder:
@@ -115,30 +114,28 @@ def sam_step(net: SamClipNet, teacher: SamTeacher, given: Batch) -> Tensor:
     with torch.no_grad():
         taught_BDhw = teacher.image_encoder(given.pixels_B3SS, given.sizes_B2).sam_BDhw
 
-    def criterion(logits_P4mm: Tensor, iou_P4: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
+    def criterion(logits_P4mm: Tensor, iou_P4: Tensor, prompts: Prompts) -> Tensor:
         heads = at_frame(teacher.prompt_encoder, side), teacher.mask_decoder
         with torch.no_grad():
             taught = decode(*heads, taught_BDhw, given, prompts)
         return sam_distillation_loss(logits_P4mm, iou_P4, *taught)
 
     sam_BDhw = net.image_encoder(given.pixels_B3SS, given.sizes_B2).sam_BDhw
-    return segment_step(prompt_encoder, net.mask_decoder, sam_BDhw, given, 2, criterion)
+    return segment_step(prompt_encoder, net.mask_decoder, sam_BDhw, given, (True,), criterion)
 
 
-@pytest.mark.parametrize("kind", ["box", "point"])
 @pytest.mark.parametrize("side", SIDES)
 def test_a_joint_step_reaches_every_parameter_and_no_teacher(
     student: SamClipNet,
     clip_teacher: OpenClipTeacher,
     sam_teacher: SamTeacher,
     side: int,
-    kind: Kind,
 ):
     teachers = torch.nn.ModuleList([clip_teacher, sam_teacher])
     before = {key: value.clone() for key, value in teachers.state_dict().items()}
     learning = [p for p in student.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=1e-4)
-    given = batch(side, kind)
+    given = batch(side)
 
     with torch.autocast("cpu", dtype=torch.bfloat16):
         losses = clip_step(student, clip_teacher, sam_teacher, given)
@@ -163,7 +160,7 @@ def test_steps_lower_both_losses(
     student: SamClipNet, clip_teacher: OpenClipTeacher, sam_teacher: SamTeacher
 ):
     optimiser = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=3e-4)
-    given = batch(SIDES[1], "box")
+    given = batch(SIDES[1])
     curve = []
     for _ in range(6):
         optimiser.zero_grad()

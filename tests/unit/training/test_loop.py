@@ -1,14 +1,22 @@
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from training.loop import Part, Parts, Schedule, Stage, optimizer, rate_at
+from samclip_core.config import EDGE
+from training import workers
+from training.distillation.parts import sam_parts
+from training.distillation.sampling import Drawn
+from training.loop import Part, Parts, Stage
+from training.recipes import Run, debug
+from training.schedule import Schedule, optimizer
 
 SCHEDULE = Schedule(steps=7, rate=0.1, warmup=2, average=0.5, save_every=2)
 
@@ -51,10 +59,11 @@ def fit(
     folder: Path,
     schedule: Schedule = SCHEDULE,
     batches: Callable[[range], Iterable[int]] = iter,
+    shown: Sequence[str] = ("square",),
     **more: Any,
 ) -> nn.Module:
-    learning = more.pop("learning", None) or optimizer(schedule, (), model.parameters())
-    Stage("stage", model, learning, schedule, folder).fit(batches, parts, **more)
+    learning = more.pop("learning", None) or optimizer(schedule, (), model.named_parameters())
+    Stage("stage", model, learning, schedule, folder, shown).fit(batches, parts, **more)
     return model
 
 
@@ -83,7 +92,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, stopped
     logs = [(folder / "stage.losses.tsv").read_text() for folder in (whole, resumed)]
     assert logs[0] == logs[1]
     names, *lines = logs[0].splitlines()
-    assert names == "step\tsquare"
+    assert names == "step\tsquare\tgradient_norm"
     assert [line.split("\t")[0] for line in lines] == [str(i) for i in range(7)]
 
 
@@ -112,7 +121,8 @@ def test_it_gives_the_moving_average_of_the_weights(tmp_path: Path):
         yield Part(loss, {"weight": loss.detach()})
 
     schedule = Schedule(steps=3, rate=1.0, warmup=1, average=0.75)
-    fit(model, parts, tmp_path, schedule, learning=torch.optim.SGD(model.parameters(), lr=1.0))
+    learning = torch.optim.SGD(model.parameters(), lr=1.0)
+    fit(model, parts, tmp_path, schedule, learning=learning, shown=["weight"])
     # The rates are 1, 1 and 1/2 (half of the cosine), the gradient is 1/2.
     first, second, third = -0.5, -1.0, -1.25
     assert seen == pytest.approx([0, first, second])
@@ -129,51 +139,21 @@ def test_a_wild_gradient_is_cut_to_length_one(tmp_path: Path):
         yield Part(loss, {"wild": loss.detach()})
 
     schedule = Schedule(steps=1, rate=1.0, warmup=1)
-    fit(model, parts, tmp_path, schedule, learning=torch.optim.SGD(model.parameters(), lr=1.0))
+    learning = torch.optim.SGD(model.parameters(), lr=1.0)
+    reports: list[dict[str, float]] = []
+    fit(model, parts, tmp_path, schedule, learning=learning, shown=["wild"], report=reports.append)
     torch.testing.assert_close(before - model.weight.detach(), torch.tensor([[0.6, 0.8]]))
+    assert reports[0]["stage/gradient_norm"] == 5e4  # as it was
 
 
 def test_frozen_parts_stay_as_they_are_to_the_bit(tmp_path: Path):
     model = model_of()
     model[0].requires_grad_(False)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    optimiser = optimizer(SCHEDULE, model[0].parameters(), model[2].parameters())
+    optimiser = optimizer(SCHEDULE, model[0].named_parameters(), model[2].named_parameters())
     fit(model, square, tmp_path, learning=optimiser)
     changed = {key for key, value in model.state_dict().items() if not value.equal(before[key])}
     assert changed == {"2.weight", "2.bias"}
-
-
-def test_the_pretrained_part_learns_at_a_share_of_the_rate():
-    schedule = Schedule(steps=1, rate=1e-3, encoder_rate=0.1)
-    slow, fast = nn.Linear(2, 2), nn.Linear(2, 2)
-    groups = optimizer(schedule, slow.parameters(), fast.parameters()).param_groups
-    assert [group["lr"] for group in groups] == pytest.approx([1e-4, 1e-3])
-    assert [group["params"] for group in groups] == [[*slow.parameters()], [*fast.parameters()]]
-
-
-def test_what_may_not_learn_is_not_given_to_the_optimizer():
-    slow, fast = nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2)
-    fast.bias.requires_grad_(False)
-    groups = optimizer(SCHEDULE, slow.parameters(), fast.parameters()).param_groups
-    assert [group["params"] for group in groups] == [[fast.weight]]
-
-
-def test_the_rate_climbs_in_a_line_and_falls_in_half_a_cosine():
-    schedule = Schedule(steps=110, rate=1.0, warmup=10)
-    rates = [rate_at(step, schedule) for step in range(111)]
-    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
-    assert rates[10] == 1
-    assert rates[60] == pytest.approx(0.5)
-    assert rates[110] == pytest.approx(0)
-    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
-    # The curve is symmetric about its middle.
-    assert [1 - rate for rate in rates[:9:-1]] == pytest.approx(rates[10:])
-
-
-def test_a_schedule_may_be_all_warm_up_or_have_none():
-    assert rate_at(0, Schedule(steps=5, rate=1.0, warmup=0)) == 1
-    assert rate_at(4, Schedule(steps=5, rate=1.0, warmup=5)) == 1
-    assert rate_at(9, Schedule(steps=5, rate=1.0, warmup=0)) == pytest.approx(0)
 
 
 def test_parts_add_up_to_the_loss_of_the_whole_step(tmp_path: Path):
@@ -237,3 +217,65 @@ def test_a_full_disk_says_what_to_do_and_leaves_the_last_good_state(
 def _full(content: object, path: Path) -> None:
     path.write_bytes(b"half of it")
     raise RuntimeError("PytorchStreamWriter failed writing file: no space left on device")
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_state(tmp_path: Path, where: str):
+    """The error names stage, step, part and parameter; the run resumes from the state before."""
+    model = model_of()
+
+    def parts(net: nn.Module, number: int) -> Iterator[Part]:
+        yield from square(net, number)
+        weight = net[2].weight.sum()
+        loss = (weight - weight.detach()).sqrt() if where == "gradient" else weight * math.nan
+        yield Part(loss * (1.0 if number == 5 else 0.0), {"other": loss.detach()})
+
+    def sound(net: nn.Module, number: int) -> Iterator[Part]:
+        yield from parts(net, number) if number == 5 else square(net, number)
+
+    part = "other, gradient_norm" if where == "loss" else "gradient_norm"
+    with pytest.raises(FloatingPointError) as stop:
+        fit(model, sound, tmp_path, shown=("square", "other"))
+    assert "stage stage, step 5: expected finite figures, got square 0." in str(stop.value)
+    assert f"not finite: {part}; gradients that are not finite: 1 ['2.weight']" in str(stop.value)
+    assert torch.load(tmp_path / "stage.state.pt", weights_only=True)["done"] == 4
+    resumed = fit(model_of(), square, tmp_path, shown=("square", "other"))
+    assert all(value.isfinite().all() for value in resumed.state_dict().values())
+
+
+def test_a_validation_loss_that_is_not_finite_stops_the_run(tmp_path: Path):
+    def parts(net: nn.Module, batch: int | float) -> Iterator[Part]:
+        if isinstance(batch, float):
+            yield Part(torch.tensor(batch), {})
+        else:
+            yield from square(net, batch)
+
+    with pytest.raises(FloatingPointError, match="not finite: validation"):
+        fit(model_of(), parts, tmp_path, validation=lambda: [math.nan])
+
+
+@pytest.fixture
+def device_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """Join a group that has a backend for one device and none for the CPU, as NCCL alone."""
+    dist.init_process_group("meta:fake", store=FakeStore(), rank=0, world_size=2)
+    monkeypatch.setattr(workers, "read", lambda values: [1.0] * len(values))
+    with pytest.raises(RuntimeError, match="No backend type associated with device type cpu"):
+        workers.summed(torch.zeros(1))
+    yield torch.device("meta")
+    dist.destroy_process_group()
+
+
+def test_a_stage_needs_no_collective_on_the_cpu(tmp_path: Path, device_only: torch.device):
+    def parts(net: nn.Module, number: int) -> Iterator[Part]:
+        loss = net(torch.ones(4, 3, device=device_only)).mean()
+        yield Part(loss, {"loss": loss.detach()})
+
+    model = model_of().to(device_only)
+    validation = {"validation": lambda: [0, 1], "report": [].append}
+    fit(model, parts, tmp_path, shown=["loss", "of another worker"], **validation)
+    assert len((tmp_path / "stage.losses.tsv").read_text().splitlines()) == 8
+
+
+def test_masks_are_counted_over_workers_on_the_runs_device(device_only: torch.device):
+    run = Run(recipe=debug(), config=EDGE, data="", folder=Path(), device=device_only)
+    assert list(sam_parts(run, nn.Identity(), Drawn(), lambda batch: None)) == []

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from training.data.prompts import correction, noised, point_in
+from training.data.prompts import click_rounds, correction, noised, points_in
 
 CELL = 4.0
 
@@ -40,28 +41,43 @@ def test_noised_boxes_stay_in_the_frame(generator):
     assert noised_P4.max() == 384
 
 
-def test_chances_reach_every_cell_of_the_mask_and_the_middle_most_often():
-    mask_mm = two_parts()
-    points_N2 = torch.stack([point_in(mask_mm, CELL, (i + 0.5) / 2000) for i in range(2000)])
-    assert (points_N2 % CELL == CELL / 2).all()
-    column_N, row_N = (points_N2 / CELL).long().unbind(1)
-    hits_mm = torch.zeros(mask_mm.shape)
-    hits_mm.index_put_((row_N, column_N), torch.ones(2000), accumulate=True)
-    assert torch.equal(hits_mm > 0, mask_mm)
-    middle, edge = hits_mm[3, 4:9], hits_mm[2, 3:10]
-    assert middle.min() > 1.9 * edge.max()
+def test_chances_select_every_cell_of_the_mask_equally_often():
+    mask_Pmm = two_parts().expand(2200, -1, -1)
+    points_P2 = points_in(mask_Pmm, CELL, (torch.arange(2200, dtype=torch.float64) + 0.5) / 2200)
+    assert (points_P2 % CELL == CELL / 2).all()
+    column_P, row_P = (points_P2 / CELL).long().unbind(1)
+    hits_mm = torch.zeros(12, 16)
+    hits_mm.index_put_((row_P, column_P), torch.ones(2200), accumulate=True)
+    assert torch.equal(hits_mm, two_parts() * 100.0)  # 22 cells
 
 
 def test_the_ends_of_chance_are_inside():
-    mask_mm = two_parts()
-    first, last = point_in(mask_mm, 1.0, 0.0), point_in(mask_mm, 1.0, 1 - 2**-53)
-    assert (first.tolist(), last.tolist()) == ([3.5, 2.5], [12.5, 8.5])
+    ends_P = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    points_P2 = points_in(two_parts().expand(2, -1, -1), 1.0, ends_P)
+    assert points_P2.tolist() == [[3.5, 2.5], [12.5, 8.5]]
 
 
 def test_where_there_is_no_mask_a_point_may_be_anywhere():
-    nothing_mm = torch.zeros(2, 3, dtype=torch.bool)
-    points = {tuple(point_in(nothing_mm, 2.0, i / 6).tolist()) for i in range(6)}
-    assert points == {(x, y) for x in (1.0, 3.0, 5.0) for y in (1.0, 3.0)}
+    nothing_Pmm = torch.zeros(6, 2, 3, dtype=torch.bool)
+    points_P2 = points_in(nothing_Pmm, 2.0, torch.arange(6) / 6 + 0.01)
+    assert {(x, y) for x, y in points_P2.tolist()} == {(x, y) for x in (1, 3, 5) for y in (1, 3)}
+
+
+def test_every_mask_has_a_point_of_its_own():
+    mask_Pmm = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask_Pmm[0, 1, 2] = mask_Pmm[1, 3, 0] = True
+    assert points_in(mask_Pmm, 1.0, torch.zeros(2)).tolist() == [[2.5, 1.5], [0.5, 3.5]]
+
+
+def test_two_rounds_of_eleven_only_feed_the_mask_back_one_of_them_last():
+    """As in SAM's training: a first prompt, eight clicks, two rounds without a click."""
+    places = set()
+    for seed in range(60):
+        rounds = click_rounds(np.random.default_rng(seed), 8, refined=True)
+        assert (len(rounds), sum(rounds), rounds[-1]) == (10, 8, False)
+        places.add(rounds.index(False))
+    assert places == set(range(9))
+    assert click_rounds(np.random.default_rng(0), 3, refined=False) == (True, True, True)
 
 
 @pytest.mark.parametrize("label", [0.0, 1.0])

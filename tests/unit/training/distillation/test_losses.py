@@ -2,16 +2,20 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from training.distillation.losses import (
+    MaskLoss,
     clip_loss,
     cross_entropy_loss,
     dense_loss,
     dice_loss,
     embedding_loss,
     focal_loss,
+    product_dice_loss,
     sam_distillation_loss,
     sam_loss,
     soft_iou,
@@ -51,25 +55,59 @@ def test_padded_patches_learn_nothing(loss):
     assert (student_BDhw.grad.abs().sum(dim=1) > 0).equal(valid_Bhw)
 
 
-def test_dice_of_hand_counted_masks():
+DICE = pytest.mark.parametrize("dice", [dice_loss, product_dice_loss])
+
+
+@DICE
+def test_dice_of_hand_counted_masks(dice: MaskLoss):
     target_Mmm = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]]).repeat(3, 1, 1)
     answers = [[[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[-1, -1], [1, 1]]]
-    loss_M = dice_loss(SURE * torch.tensor(answers, dtype=torch.float32), target_Mmm)
+    loss_M = dice(SURE * torch.tensor(answers, dtype=torch.float32), target_Mmm)
     # Dice is (2 · overlap + 1) / (sum + 1); both masks have two cells.
     torch.testing.assert_close(loss_M, 1 - torch.tensor([5 / 5, 3 / 5, 1 / 5]))
 
 
-def test_dice_of_two_empty_masks_is_zero():
-    loss_M = dice_loss(torch.full((1, 4, 4), -SURE), torch.zeros(1, 4, 4))
+@DICE
+def test_dice_of_two_empty_masks_is_zero(dice: MaskLoss):
+    loss_M = dice(torch.full((1, 4, 4), -SURE), torch.zeros(1, 4, 4))
     torch.testing.assert_close(loss_M, torch.zeros(1))
+
+
+def test_both_dice_losses_agree_on_hard_targets():
+    logits_Mmm, target_Mmm = 3 * noise(5, 7, 7), (noise(5, 7, 7, seed=1) > 0).float()
+    expected_M = product_dice_loss(logits_Mmm, target_Mmm)
+    torch.testing.assert_close(dice_loss(logits_Mmm, target_Mmm), expected_M)
+
+
+@given(st.lists(st.floats(0.02, 0.98), min_size=4, max_size=4), st.integers(0, 99))
+def test_dice_is_lowest_at_a_soft_target(target: list[float], seed: int):
+    target_Mmm = torch.tensor(target).view(1, 2, 2)
+    at_target = dice_loss(target_Mmm.logit(), target_Mmm)
+    assert at_target == pytest.approx(0, abs=1e-6)
+    assert dice_loss(target_Mmm.logit() + noise(1, 2, 2, seed=seed), target_Mmm) > at_target
+
+
+def test_a_soft_target_of_a_half_is_reached_by_descent():
+    """The product form goes past it, to certainty."""
+    found = {}
+    for dice in (dice_loss, product_dice_loss):
+        logits_Mmm = torch.full((1, 4, 4), 1.0, requires_grad=True)
+        optimiser = torch.optim.SGD([logits_Mmm], lr=2.0)
+        for _ in range(300):
+            optimiser.zero_grad()
+            dice(logits_Mmm, torch.full((1, 4, 4), 0.5)).sum().backward()
+            optimiser.step()
+        found[dice] = logits_Mmm.detach().sigmoid().mean().item()
+    assert found[dice_loss] == pytest.approx(0.5, abs=0.02)
+    assert found[product_dice_loss] > 0.9
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 2.0])
 def test_focal_with_hard_targets_is_the_published_one(gamma: float):
     logits_Mmm, target_Mmm = 3 * noise(5, 7, 7), (noise(5, 7, 7, seed=1) > 0).float()
-    published = sigmoid_focal_loss(logits_Mmm, target_Mmm, alpha=-1, gamma=gamma)
+    published = sigmoid_focal_loss(logits_Mmm, target_Mmm, alpha=0.25, gamma=gamma)
     torch.testing.assert_close(
-        focal_loss(logits_Mmm, target_Mmm, gamma), published.mean(dim=(-2, -1))
+        focal_loss(logits_Mmm, target_Mmm, gamma=gamma), published.mean(dim=(-2, -1))
     )
 
 
@@ -98,9 +136,7 @@ def test_only_the_single_mask_and_the_best_alternative_learn():
     for prompt, best in enumerate((3, 1)):
         logits_P4mm[prompt, best] = 2 * (2 * target_Pmm[prompt] - 1)
     logits_P4mm.requires_grad_()
-    loss, best_P = sam_loss(logits_P4mm, torch.zeros(2, 4), target_Pmm)
-    loss.backward()
-    assert best_P.tolist() == [3, 1]
+    sam_loss(logits_P4mm, torch.zeros(2, 4), target_Pmm).backward()
     learns_P4 = logits_P4mm.grad.abs().sum(dim=(-2, -1)) > 0
     assert learns_P4.tolist() == [[True, False, False, True], [True, True, False, False]]
 
@@ -111,30 +147,27 @@ def test_sam_loss_adds_up_for_one_prompt():
     right, wrong = SURE * (2 * target_Pmm - 1), SURE * (1 - 2 * target_Pmm)
     logits_P4mm = torch.stack([wrong, wrong, right, wrong], dim=1)
     iou_P4 = torch.tensor([[0.5, 0.0, 0.5, 0.0]])
-    loss, best_P = sam_loss(logits_P4mm, iou_P4, target_Pmm)
+    loss = sam_loss(logits_P4mm, iou_P4, target_Pmm)
     # Mask 0 is all wrong: cross-entropy 30 per cell, weighted by a quarter, and Dice 1 - 1/5. The
     # best mask is right; the true overlaps are 0, 0, 1, 0.
     assert float(loss) == pytest.approx(SURE / 4 + 0.8 + 0.0 + (0.25 + 0.25) / 4)
-    assert best_P.tolist() == [2]
 
 
 def test_the_iou_head_learns_and_the_masks_do_not_learn_from_it():
     logits_P4mm, iou_P4 = noise(1, 4, 4, 4), torch.full((1, 4), 0.5).requires_grad_()
     target_Pmm = torch.ones(1, 4, 4)
-    loss, _ = sam_loss(logits_P4mm, iou_P4, target_Pmm)
-    loss.backward()
+    sam_loss(logits_P4mm, iou_P4, target_Pmm).backward()
     truth_P4 = soft_iou(logits_P4mm, target_Pmm[:, None].expand_as(logits_P4mm))
     torch.testing.assert_close(iou_P4.grad, 2 * (0.5 - truth_P4) / 4)
 
 
-def test_distillation_is_twenty_focal_one_dice_and_the_quality():
+@DICE
+def test_distillation_is_twenty_focal_one_dice_and_the_quality(dice: MaskLoss):
     student_P4mm, teacher_P4mm = noise(2, 4, 5, 5), noise(2, 4, 5, 5, seed=1)
     iou_P4 = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0.5, 0.5]])
     taught_P4 = torch.tensor([[0.9, 0.2, 0.1, 0.3], [0.1, 0.4, 0.8, 0.3]])
-    loss, best_P = sam_distillation_loss(student_P4mm, iou_P4, teacher_P4mm, taught_P4)
+    loss = sam_distillation_loss(student_P4mm, iou_P4, teacher_P4mm, taught_P4, dice)
     target_P4mm = teacher_P4mm.sigmoid()
     pairs = [(student_P4mm[p, m], target_P4mm[p, m]) for p in range(2) for m in range(4)]
-    expected = sum(20 * focal_loss(a, b) + dice_loss(a, b) for a, b in pairs) / 8
+    expected = sum(20 * focal_loss(a, b) + dice(a, b) for a, b in pairs) / 8
     assert float(loss) == pytest.approx(float(expected + F.mse_loss(iou_P4, taught_P4)))
-    # Mask 0 is not an alternative, although the teacher predicts the highest IoU for it.
-    assert best_P.tolist() == [3, 2]

@@ -37,7 +37,7 @@ def both(run: Run) -> Sampler:
 
 
 def same(a: Drawn, b: Drawn) -> bool:
-    return a.rounds == b.rounds and _tensors(a) == _tensors(b)
+    return a.clicks == b.clicks and _tensors(a) == _tensors(b)
 
 
 def _tensors(drawn: Drawn) -> str:
@@ -84,7 +84,7 @@ def test_workers_share_a_step_without_changing_it(
     for rank in range(count):
         monkeypatch.setattr(workers, "own", lambda slots, r=rank: range(r, slots, count))
         parts.append(both(run)[7])
-    assert {part.rounds for part in parts} == {whole.rounds}
+    assert {part.clicks for part in parts} == {whole.clicks}
 
     def images(drawn: list[Drawn], of: Callable[[Drawn], list]) -> Counter[bytes]:
         pieces = [piece for one in drawn for piece in of(one)]
@@ -117,12 +117,11 @@ def test_frames_of_photographs_have_one_side_in_a_step_and_all_sides_in_time(run
     assert set.union(*sides) == {64, 96, 128}
 
 
-def test_prompts_are_boxes_in_half_of_the_steps_and_corrected_as_often_as_asked(run: Run):
+def test_masks_are_corrected_in_as_many_steps_as_asked(run: Run):
     sampler = Sampler(run, 0, Kinds(outlined=True))
     drawn = [sampler[step] for step in range(60)]
-    boxes = sum(step.outlined[0].prompts.boxes_P4 is not None for step in drawn)
-    assert 18 < boxes < 42
-    assert 18 < sum(step.rounds == 2 for step in drawn) < 42
+    assert {step.clicks for step in drawn} == {(), (True,)}
+    assert 18 < sum(step.clicks == (True,) for step in drawn) < 42
 
 
 def test_sets_are_drawn_as_often_as_their_weight_and_size_say(run: Run, tmp_path: Path):

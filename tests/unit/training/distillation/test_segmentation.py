@@ -1,21 +1,25 @@
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from samclip_core.nn.edge import EdgePromptEncoder
 from samclip_core.nn.network import SAM_HEAD_PARTS, SamClipNet, build
+from samclip_core.nn.prompt_encoder import PromptEncoder
+from samclip_core.types import BOX_MAX, BOX_MIN, OBJECT, PADDING
 from tests.tiny import TINY
 from tests.weights import seeded
 from training.data.annotations import Frame
 from training.distillation.losses import sam_loss
 from training.distillation.segmentation import (
     Batch,
-    Kind,
     Prompts,
     decode,
+    first_prompts,
     make_batch,
     segment_step,
 )
@@ -23,6 +27,7 @@ from training.distillation.segmentation import (
 CONFIG = TINY["edge"]
 SIZE, CELLS = CONFIG.image_size, CONFIG.image_size // 2
 CELL = 2
+BOX, POINT = [BOX_MIN, BOX_MAX], [OBJECT, PADDING]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +57,10 @@ def embeddings(images: int = 2) -> Tensor:
     return torch.randn(images, CONFIG.embed_dim, CONFIG.grid, CONFIG.grid, generator=generator())
 
 
-def batch_of(
-    given: list[Frame] | None = None, seed: int = 0, kind: Kind = "point", rounds: int = 3
-) -> Batch:
+def batch_of(given: list[Frame] | None = None, seed: int = 0, rounds: int = 3) -> Batch:
     given = frames() if given is None else given
     rngs = [np.random.default_rng([seed, slot]) for slot in range(len(given))]
-    return make_batch(given, rngs, SIZE, kind, rounds)
+    return make_batch(given, rngs, SIZE, rounds)
 
 
 def inside(mask_mm: Tensor, x: Tensor, y: Tensor) -> bool:
@@ -67,7 +70,7 @@ def inside(mask_mm: Tensor, x: Tensor, y: Tensor) -> bool:
 def test_a_batch_has_the_frames_and_a_prompt_for_each_of_its_masks():
     given = frames()
     batch = batch_of(given)
-    assert batch.pixels_B3SS.dtype == torch.float32
+    assert batch.pixels_B3SS.dtype == torch.uint8
     assert batch.pixels_B3SS[:, 0, 0, 0].tolist() == [7, 8]
     assert batch.sizes_B2.tolist() == [[SIZE, SIZE], [50, 100]]
     assert batch.image_index_P.tolist() == [0, 0, 0, 1]
@@ -76,79 +79,122 @@ def test_a_batch_has_the_frames_and_a_prompt_for_each_of_its_masks():
     }
 
 
-def test_points_lie_in_their_masks():
-    for seed in range(8):
+def test_half_of_the_masks_get_a_point_inside_and_half_a_box():
+    kinds: list[list[int]] = []
+    for seed in range(30):
         batch = batch_of(seed=seed)
-        assert batch.prompts.boxes_P4 is None
-        assert batch.prompts.labels_PN.tolist() == [[1.0]] * 4
-        pairs = zip(batch.target_Pmm, batch.prompts.points_PN2[:, 0], strict=True)
-        assert all(inside(mask_mm, *point_2) for mask_mm, point_2 in pairs)
+        kinds += batch.prompts.labels_PN.tolist()
+        pairs = zip(batch.target_Pmm, batch.prompts.points_PN2, kinds[-4:], strict=True)
+        for mask_mm, points_N2, labels in pairs:
+            assert labels != POINT or inside(mask_mm, *points_N2[0])
+    assert 45 < kinds.count(BOX) < 75
+    assert kinds.count(BOX) + kinds.count(POINT) == 120
+    mixed = [len({tuple(kind) for kind in kinds[i : i + 3]}) == 2 for i in range(0, 120, 4)]
+    assert any(mixed)  # also within a frame
 
 
 def test_boxes_are_tight_or_drawn_by_a_hurried_hand_a_frame_at_a_time():
-    tight = 0
-    for seed in range(24):
-        batch = batch_of(seed=seed, kind="box")
-        assert batch.prompts.points_PN2 is None
-        expected_P4 = torch.from_numpy(np.concatenate([frame.boxes_P4 for frame in frames()]))
-        off_P4 = batch.prompts.boxes_P4 - expected_P4
-        tight += not off_P4[:3].any()
-        assert off_P4.abs().max() < 20
-    assert 6 < tight < 18
+    expected_P4 = torch.from_numpy(np.concatenate([frame.boxes_P4 for frame in frames()]))
+    tight = boxed = 0
+    for seed in range(40):
+        prompts = batch_of(seed=seed).prompts
+        is_box_P = prompts.labels_PN[:, 0] == BOX_MIN
+        is_box_P[3] = False  # of the other frame
+        off_P4 = prompts.points_PN2.flatten(1)[is_box_P] - expected_P4[is_box_P]
+        boxed += bool(is_box_P.any())
+        tight += bool(is_box_P.any() and not off_P4.any())
+        assert off_P4.numel() == 0 or off_P4.abs().max() < 20
+    assert 0.25 < tight / boxed < 0.75
 
 
 def test_a_frames_prompts_do_not_depend_on_the_others_in_its_batch():
     """Otherwise the training would depend on how a batch is split over workers."""
-    for kind in ("box", "point"):
-        whole, alone = batch_of(kind=kind), batch_of(frames()[:1], kind=kind)
-        for name in ("boxes_P4", "points_PN2"):
-            prompts = getattr(whole.prompts, name), getattr(alone.prompts, name)
-            assert prompts == (None, None) or torch.equal(prompts[0][:3], prompts[1])
-        assert torch.equal(whole.chance_PR[:3], alone.chance_PR)
+    whole, alone = batch_of(), batch_of(frames()[:1])
+    assert torch.equal(whole.prompts.points_PN2[:3], alone.prompts.points_PN2)
+    assert torch.equal(whole.prompts.labels_PN[:3], alone.prompts.labels_PN)
+    assert torch.equal(whole.chance_PR[:3], alone.chance_PR)
 
 
-def test_another_click_is_added_to_what_was_asked_before():
-    boxes_P4, logits_Pmm = torch.ones(3, 4), torch.randn(3, 8, 8)
-    first = Prompts(boxes_P4=boxes_P4).after(torch.zeros(3, 2), torch.zeros(3), logits_Pmm)
-    assert first.boxes_P4 is boxes_P4
-    assert first.points_PN2.shape == (3, 1, 2)
-    assert torch.equal(first.logits_P1mm[:, 0], logits_Pmm)
-    second = first.after(torch.ones(3, 2), torch.ones(3), logits_Pmm + 1)
-    assert second.points_PN2[0].tolist() == [[0, 0], [1, 1]]
-    assert second.labels_PN[0].tolist() == [0, 1]
-    assert torch.equal(second.logits_P1mm[:, 0], logits_Pmm + 1)
+def test_boxes_and_points_in_one_batch_are_embedded_as_sam_embeds_them_one_by_one():
+    """Also after clicks and with the mask before: SAM pads points, and boxes not."""
+    torch.manual_seed(0)
+    ours = PromptEncoder(32, (8, 8), (128, 128), 16)
+    boxes_P4, points_P2 = 128 * torch.rand(2, 4), 128 * torch.rand(2, 2)
+    prompts = first_prompts(boxes_P4, points_P2, torch.tensor([True, False]))
+    click_P2, label_P = 128 * torch.rand(2, 2), torch.tensor([0, 1])
+    asked = [(None, boxes_P4[:1]), ((points_P2[1:, None], torch.ones(1, 1)), None)]
+    asked_clicked = [
+        ((click_P2[:1, None], label_P[:1, None]), boxes_P4[:1]),
+        ((torch.stack([click_P2[1:], points_P2[1:]], 1), torch.ones(1, 2)), None),
+    ]
+    logits_P1mm = torch.randn(2, 1, 32, 32)
+    no_mask = torch.zeros_like(logits_P1mm), torch.zeros(2)
+    for given, masks, sam in (
+        (prompts, no_mask, asked),
+        (prompts.clicked(click_P2, label_P), (logits_P1mm, torch.ones(2)), asked_clicked),
+    ):
+        sparse_PND, dense_PDhw = ours.embed(given.points_PN2, given.labels_PN, *masks)
+        for p, (points, boxes) in enumerate(sam):
+            mask = masks[0][p : p + 1] if masks[1].any() else None
+            sparse_1ND, dense_1Dhw = ours.forward(points, boxes, mask)
+            torch.testing.assert_close(sparse_PND[p], sparse_1ND[0])
+            torch.testing.assert_close(dense_PDhw[p], dense_1Dhw[0])
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_later_rounds_correct_the_mask_that_was_shown(net: SamClipNet, seed: int):
+    """The best alternative by the predicted IoU, then mask 0; the last round adds no click."""
     batch = batch_of(seed=seed)
-    seen: list[tuple[Prompts, Tensor]] = []
+    seen: list[tuple[Prompts, Tensor, Tensor]] = []
 
-    def criterion(logits_P4mm: Tensor, iou_P4: Tensor, prompts: Prompts) -> tuple[Tensor, Tensor]:
-        seen.append((prompts, logits_P4mm.detach()))
-        return torch.tensor(float(len(seen))), torch.tensor([1, 2, 3, 1])
+    def criterion(logits_P4mm: Tensor, iou_P4: Tensor, prompts: Prompts) -> Tensor:
+        seen.append((prompts, logits_P4mm.detach(), iou_P4.detach()))
+        return torch.tensor(float(len(seen)))
 
     parts = net.prompt_encoder, net.mask_decoder
-    loss = segment_step(*parts, embeddings(), batch, 3, criterion)
+    loss = segment_step(*parts, embeddings(), batch, (True, True, False), criterion)
 
-    assert loss == 2  # the mean of 1, 2, 3
-    assert len(seen) == 3
+    assert loss == 2.5  # the mean of 1, 2, 3, 4
     assert seen[0][0] is batch.prompts
-    for (_, logits_P4mm), (prompts, _) in pairwise(seen):
-        shown_Pmm = logits_P4mm[torch.arange(4), torch.tensor([1, 2, 3, 1])]
+    for number, ((_, logits_P4mm, iou_P4), (prompts, *_)) in enumerate(pairwise(seen)):
+        best_P = iou_P4[:, 1:].argmax(dim=1) + 1 if number == 0 else torch.zeros(4).long()
+        shown_Pmm = logits_P4mm[torch.arange(4), best_P]
         assert torch.equal(prompts.logits_P1mm[:, 0], shown_Pmm)
+        if number == 2:
+            assert prompts.points_PN2 is seen[2][0].points_PN2
+            continue
         for mask_mm, target_mm, point_2, label in zip(
             shown_Pmm,
             batch.target_Pmm,
-            prompts.points_PN2[:, -1],
-            prompts.labels_PN[:, -1],
+            prompts.points_PN2[:, 0],
+            prompts.labels_PN[:, 0],
             strict=True,
         ):
             x, y = (point_2 / CELL).long()
             assert (mask_mm[y, x] > 0) != (target_mm[y, x] > 0.5)
             assert label == (target_mm[y, x] > 0.5)
-    before = 0 if batch.prompts.points_PN2 is None else 1
-    assert seen[2][0].points_PN2.shape[1] == before + 2
+    assert seen[3][0].points_PN2.shape[1] == 4  # two clicks and the first prompt's two tokens
+
+
+@pytest.mark.parametrize("kind", [EdgePromptEncoder, PromptEncoder])
+def test_prompts_are_embedded_in_float32_whatever_the_precision_of_the_run(kind: type):
+    torch.manual_seed(0)
+    arguments = (32, 8, 128) if kind is EdgePromptEncoder else (32, (8, 8), (128, 128), 16)
+    seen: list[tuple[Tensor, ...]] = []
+
+    def decoder(_: Tensor, *embedded: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append(embedded[:3])  # positions, sparse and dense prompts
+        return torch.zeros(4, 4, 1, 1), torch.zeros(4, 4)
+
+    encoder, batch = kind(*arguments), batch_of()
+    prompts = replace(batch.prompts, logits_P1mm=torch.randn(4, 1, 32, 32))
+    with torch.no_grad():
+        for enabled in (False, True):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+                decode(encoder, SimpleNamespace(decode=decoder), embeddings(), batch, prompts)
+    for exact, under_autocast in zip(*seen, strict=True):
+        assert under_autocast.dtype == torch.float32
+        assert torch.equal(exact, under_autocast)
 
 
 def test_every_mask_reads_the_embedding_of_its_own_image(net: SamClipNet):
@@ -187,7 +233,7 @@ def test_steps_teach_the_heads_to_answer_the_same_prompts():
             net.mask_decoder,
             sam_BDhw,
             batch,
-            1,
+            (),
             lambda logits_P4mm, iou_P4, _: sam_loss(logits_P4mm, iou_P4, batch.target_Pmm),
         )
         loss.backward()

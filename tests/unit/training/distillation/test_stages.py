@@ -11,16 +11,16 @@ from tests import photographs
 from tests.fakes import ConstantTeacher
 from tests.tiny import TINY, make_tiny_checkpoint
 from tests.weights import seeded as seeded_weights
+from training.distillation.parts import ClipTeachers
 from training.distillation.stages import (
-    ClipTeachers,
     head_probing,
     joint_distillation,
     resolution_adaptation,
     train_sam_teacher,
 )
 from training.distillation.teachers import imagenet_classifier
-from training.loop import Schedule
 from training.recipes import Recipe, Run, SamBatch, debug
+from training.schedule import Schedule
 
 SIZE = TINY["edge"].image_size
 TEACHERS = ClipTeachers(
@@ -73,7 +73,10 @@ def test_the_sam_teacher_starts_at_imagenet_and_keeps_its_batch_statistics(run: 
     learnt = {key for key, _ in net.image_encoder.trunk.named_parameters()}
     assert {key for key, value in trunk.items() if not value.equal(published[key])} == learnt
     others = {key for key in changed(net, before) if not key.startswith("image_encoder.trunk.")}
-    assert others == parameters_of(net, "") - {f"image_encoder.trunk.{key}" for key in learnt}
+    rest = parameters_of(net, "") - {f"image_encoder.trunk.{key}" for key in learnt}
+    # Of the three alternatives of a mask only the best one learns.
+    alternatives = parameters_of(net, "mask_decoder.output_hypernetworks_mlps.")
+    assert rest - alternatives <= others <= rest
 
 
 def test_head_probing_changes_head_clip_and_nothing_else(run: Run):

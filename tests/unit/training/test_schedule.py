@@ -1,0 +1,63 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from samclip_core.config import EDGE, VIT_B, SamClipConfig
+from samclip_core.nn.network import build
+from training.schedule import Schedule, optimizer, rate_at
+
+SCHEDULE = Schedule(steps=7, rate=0.1, warmup=2)
+
+
+def test_the_pretrained_part_learns_at_a_share_of_the_rate():
+    schedule = Schedule(steps=1, rate=1e-3, encoder_rate=0.1)
+    slow, fast = nn.Linear(2, 2), nn.Linear(2, 2)
+    groups = optimizer(schedule, slow.named_parameters(), fast.named_parameters()).param_groups
+    assert [group["lr"] for group in groups] == pytest.approx([1e-4, 1e-4, 1e-3, 1e-3])
+    parameters = [[slow.weight], [slow.bias], [fast.weight], [fast.bias]]
+    assert [group["params"] for group in groups] == parameters
+
+
+def test_what_may_not_learn_is_not_given_to_the_optimizer():
+    slow, fast = nn.Linear(2, 2).requires_grad_(False), nn.Linear(2, 2)
+    fast.bias.requires_grad_(False)
+    groups = optimizer(SCHEDULE, slow.named_parameters(), fast.named_parameters()).param_groups
+    assert [group["params"] for group in groups] == [[fast.weight]]
+
+
+@pytest.mark.parametrize("config", [EDGE, VIT_B], ids=["edge", "vit-b"])
+def test_norms_biases_and_position_tables_do_not_decay(config: SamClipConfig):
+    with torch.device("meta"):
+        net = build(config)
+    names = {parameter: name for name, parameter in net.named_parameters()}
+    fixed = set[str]()
+    for module_name, module in net.named_modules():
+        norm = "Norm" in type(module).__name__
+        own = module.named_parameters(module_name, recurse=False)
+        fixed |= {name for name, _ in own if norm or name.endswith("bias")}
+    fixed |= {name for name in names.values() if "pos" in name.rpartition(".")[2]}
+    assert ("image_encoder.pos_embed" in fixed) == (config.kind == "vit-b")
+    groups = optimizer(SCHEDULE, net.named_parameters(), ()).param_groups
+    kept = {names[p] for group in groups if not group["weight_decay"] for p in group["params"]}
+    assert kept == fixed
+    assert sum(len(group["params"]) for group in groups) == len(names)
+
+
+def test_the_rate_climbs_in_a_line_and_falls_in_half_a_cosine():
+    schedule = Schedule(steps=110, rate=1.0, warmup=10)
+    rates = [rate_at(step, schedule) for step in range(111)]
+    assert rates[:10] == pytest.approx([0.1 * (step + 1) for step in range(10)])
+    assert rates[10] == 1
+    assert rates[60] == pytest.approx(0.5)
+    assert rates[110] == pytest.approx(0)
+    assert all(later < earlier for earlier, later in pairwise(rates[10:]))
+    # The curve is symmetric about its middle.
+    assert [1 - rate for rate in rates[:9:-1]] == pytest.approx(rates[10:])
+
+
+def test_a_schedule_may_be_all_warm_up_or_have_none():
+    assert rate_at(0, Schedule(steps=5, rate=1.0, warmup=0)) == 1
+    assert rate_at(4, Schedule(steps=5, rate=1.0, warmup=5)) == 1
+    assert rate_at(9, Schedule(steps=5, rate=1.0, warmup=0)) == pytest.approx(0)

@@ -1,0 +1,58 @@
+"""The length, the learning rate and the optimizer of a stage."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+Named = Iterable[tuple[str, nn.Parameter]]
+POSITION_TABLES = ("pos_embed", "rel_pos_h", "rel_pos_w")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """The length and the learning rate of a stage.
+
+    ``encoder_rate`` multiplies the rate of the pretrained encoder (0.1 in the paper). ``average``
+    is the decay of the weights' moving average. A stage returns these averaged weights: those with
+    the lowest validation loss (``best``) or the final ones (``last``).
+    """
+
+    steps: int
+    rate: float
+    encoder_rate: float = 0.1
+    warmup: int = 50
+    weight_decay: float = 0.05
+    average: float = 0.998
+    save_every: int = 200
+    keep: Literal["best", "last"] = "best"
+
+
+def optimizer(schedule: Schedule, slow: Named, fast: Named) -> torch.optim.AdamW:
+    """Return AdamW over the trainable named parameters, pretrained (slow) and new (fast).
+
+    Norms, biases and position tables do not decay.
+    """
+    rates = (slow, schedule.rate * schedule.encoder_rate), (fast, schedule.rate)
+    groups: list[dict[str, Any]] = []
+    for named, rate in rates:
+        learning = [(name, p) for name, p in named if p.requires_grad]
+        for decays, decay in ((True, schedule.weight_decay), (False, 0.0)):
+            chosen = [p for name, p in learning if _decays(name, p) == decays]
+            groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
+    return torch.optim.AdamW([group for group in groups if group["params"]])
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    return parameter.ndim > 1 and not name.endswith(POSITION_TABLES)
+
+
+def rate_at(step: int, schedule: Schedule) -> float:
+    """Return a step's share of the full rate: linear warm-up, then cosine decay to zero."""
+    if step < schedule.warmup:
+        return (step + 1) / schedule.warmup
+    progress = (step - schedule.warmup) / max(1, schedule.steps - schedule.warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
