@@ -1,17 +1,13 @@
 """Recipes: functions that return the full definition of a run as frozen dataclasses."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Literal
 
 import torch
 
 from samclip_core.config import EDGE, VIT_B, SamClipConfig
 from training.schedule import Schedule
-
-D = TypeVar("D")
 
 # Sets with their sampling weights relative to size.
 REGION_SETS = (
@@ -21,9 +17,12 @@ REGION_SETS = (
     ("labelmefacade", 0.7),
     ("camvid", 0.5),
 )
-PHOTO_SETS = (
-    *(name for name, _ in REGION_SETS),
-    *("caltech101", "imagen200", "imagenet1k_sample", "unlabeled", "extra"),
+PHOTO_SETS = tuple(
+    (name, 1.0)
+    for name in (
+        *dict(REGION_SETS),
+        *("caltech101", "imagen200", "imagenet1k_sample", "unlabeled", "extra"),
+    )
 )
 
 
@@ -82,7 +81,7 @@ class Recipe:
     checkpointing: bool = False  # vit-b: recompute activations to save memory
     clip_teacher: int = 2  # edge: EfficientNet-Lite version
     region_sets: tuple[tuple[str, float], ...] = REGION_SETS
-    photo_sets: tuple[str, ...] = PHOTO_SETS
+    photo_sets: tuple[tuple[str, float], ...] = PHOTO_SETS
 
 
 def edge() -> Recipe:
@@ -160,7 +159,7 @@ def vit_b() -> Recipe:
         adaptation_sides=(224, 448, 1024),
         sam_weight=10.0,
         checkpointing=True,
-        photo_sets=("cc3m", "cc12m", "yfcc15m", "imagenet21k"),
+        photo_sets=(("cc3m", 1.0), ("cc12m", 1.0), ("yfcc15m", 1.0), ("imagenet21k", 1.0)),
         region_sets=(("sa1b", 1.0),),
     )
 
@@ -187,7 +186,7 @@ def debug() -> Recipe:
         named_images=2,
         named_sets=("camvid",),
         region_sets=(("bsds500", 1.0),),
-        photo_sets=("camvid",),
+        photo_sets=(("camvid", 1.0),),
     )
 
 
@@ -203,56 +202,15 @@ RECIPES = {
 CONFIGS = {"edge": EDGE, "vit-b": VIT_B}
 
 
-def override(value: D, changes: Sequence[str]) -> D:
-    """Return the dataclass ``value`` with changes such as ``joint.steps=10``; values are JSON.
-
-    Raises ValueError if there is no such field or the value has another type.
-    """
-    for change in changes:
-        path, equals, text = change.partition("=")
-        if not equals:
-            raise ValueError(f"{change!r}: expected NAME=VALUE, as in joint.steps=10")
-        value = _replaced(value, path.split("."), text, change)
-    return value
-
-
-def _replaced(value: Any, path: Sequence[str], text: str, change: str) -> Any:
-    names = [known.name for known in fields(value)] if is_dataclass(value) else []
-    if path[0] not in names:
-        expected = ", ".join(names) or "no field: the recipe does not set this part"
-        raise ValueError(f"{change!r}: no field {path[0]!r}, expected {expected}")
-    old = getattr(value, path[0])
-    deeper = len(path) > 1
-    new = _replaced(old, path[1:], text, change) if deeper else _read(text, old, change)
-    allowed = get_args(get_type_hints(type(value))[path[0]])
-    if isinstance(new, str) and allowed and new not in allowed:
-        raise ValueError(f"{change!r}: expected one of {', '.join(map(str, allowed))}")
-    return replace(value, **{path[0]: new})
-
-
-def _read(text: str, old: Any, change: str) -> Any:
-    try:
-        new = json.loads(text)
-    except ValueError:
-        new = text
-    if isinstance(new, list):
-        new = tuple(tuple(item) if isinstance(item, list) else item for item in new)
-    if isinstance(old, float) and type(new) is int:
-        new = float(new)
-    if new is not None and type(new) is not type(old):
-        raise ValueError(f"{change!r}: expected a value like {old!r}")
-    return new
-
-
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A recipe with its inputs, its resources and the folder of its states.
 
     ``text_tower`` is the checkpoint whose frozen text tower an edge merge keeps, ``start`` the one
-    whose SAM initialises its SAM teacher (empty: ImageNet's trunk). ``sam`` and ``clip``
-    (MODEL:FILE) are the official teachers of a vit-b merge. ``targets`` is a folder of CLIP-teacher
-    outputs that ``training.distillation.embeddings`` stored. Each worker computes on ``threads``
-    threads while ``readers`` processes decode ahead.
+    whose SAM initialises its SAM teacher (empty: ImageNet's trunk). ``sam`` and ``clip`` are the
+    official teachers of a vit-b merge, ``start`` the official SAM of its student (empty: ``sam``).
+    ``targets`` is a folder of CLIP-teacher outputs that ``training.distillation.embeddings``
+    stored. Each worker computes on ``threads`` threads while ``readers`` processes decode ahead.
     """
 
     recipe: Recipe

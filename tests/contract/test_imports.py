@@ -42,11 +42,13 @@ LAYERS = {
     "training": (
         "schedule workers",
         "loop recipes",
+        "recipe_options",
         "data",
         "distillation",
         "results",
         "evaluation",
         "claims",
+        "merges",
         "train",
     ),
 }

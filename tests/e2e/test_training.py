@@ -23,7 +23,7 @@ from samclip_core.nn.text_encoder import TextEncoder
 from samclip_core.types import Prompt
 from tests import photographs
 from tests.checkout import ROOT
-from training import train
+from training import merges, train
 from training.data.sources import open_source
 from training.distillation import stages
 from training.distillation.teachers import class_embeddings, start_clip_head
@@ -57,7 +57,7 @@ def _names_are_embedded_once() -> Iterator[None]:
         return known[tuple(names)]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "class_embeddings", embed)
+        patch.setattr(merges, "class_embeddings", embed)
         yield
 
 

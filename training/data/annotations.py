@@ -13,17 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from training.data.frames import Frame, cut
 from training.data.sample import BadSample, Sample, reading
 from training.data.sources import open_source
 
 __all__ = (
     "BadSample",
-    "Frame",
     "Sample",
     "class_names",
     "classes",
-    "cut",
     "imagenet_names",
     "label_map",
     "read_shards",

@@ -18,7 +18,7 @@ from pycocotools import mask as coco_mask
 
 DRAWN_SETS: dict[str, Any] = {
     "region_sets": (("drawn", 1.0),),
-    "photo_sets": ("drawn",),
+    "photo_sets": (("drawn", 1.0),),
     "named_sets": ("drawn",),
 }
 """The fields of a recipe that trains on these photographs."""

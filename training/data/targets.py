@@ -1,7 +1,8 @@
 """The outputs of a CLIP teacher that ``training.distillation.embeddings`` stored, and their views.
 
 A photograph has a few fixed views: random cuts that depend only on its name and the view's number,
-so that training can reproduce the picture of each stored output.
+so that training can reproduce the picture of each stored output. The teacher resizes every view to
+its own input; the student may see a view at any smaller side.
 
     FOLDER/targets.json                  the teacher, the views and the photographs
     FOLDER/SOURCE/000000.pooled.npy      float16 n×K×D: n samples of the part, K views
@@ -17,13 +18,15 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from samclip_core.io.files import replacing
-from training.data.annotations import BadSample, Frame, Sample, cut
+from training.data.frames import Frame, cut
+from training.data.sample import BadSample, Sample
 from training.data.sources import Source
 
 Array = NDArray[np.float16]
@@ -34,6 +37,18 @@ def view_of(sample: Sample, size: int, view: int) -> Frame:
     name = f"{sample.source}\0{sample.key}\0{view}"
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16])
     return cut(sample, (), size, 1, np.random.default_rng(seed), scales=(0.7, 1.3))
+
+
+def _shrunk(frame: Frame, side: int) -> Frame:
+    """Return a frame without masks at a smaller side."""
+    size = frame.pixels_3SS.shape[-1]
+    height, width = (max(1, round(length * side / size)) for length in frame.valid)
+    inside_HW3 = frame.pixels_3SS[:, : frame.valid[0], : frame.valid[1]].transpose(1, 2, 0)
+    pixels_3SS = np.zeros((3, side, side), np.uint8)
+    pixels_3SS[:, :height, :width] = cv2.resize(
+        inside_HW3, (width, height), interpolation=cv2.INTER_AREA
+    ).transpose(2, 0, 1)
+    return replace(frame, pixels_3SS=pixels_3SS, valid=(height, width))
 
 
 def identity(teacher: nn.Module) -> str:
@@ -134,8 +149,13 @@ class StoredTargets:
                 )
         return cls(folder, plan)
 
+    def view(self, sample: Sample, side: int, view: int) -> Frame:
+        """Return view number ``view`` of ``sample`` at ``side``×``side``. Raises BadSample."""
+        frame = view_of(sample, self.plan.size, view)
+        return frame if side == self.plan.size else _shrunk(frame, side)
+
     def at(self, source: str, index: int, view: int) -> tuple[Array, Array | None]:
-        """Return ``pooled_D`` and, if stored, ``dense_Dhw`` of ``view_of(sample, size, view)``.
+        """Return the teacher's ``pooled_D`` and, if stored, ``dense_Dhw`` of a view.
 
         Raises BadSample if the sample was broken.
         """

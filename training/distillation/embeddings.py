@@ -25,13 +25,16 @@ from tqdm import tqdm
 
 from samclip_core.io import checkpoint
 from samclip_core.io.files import replacing
+from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.text_encoder import load_text_encoder
-from training.data.annotations import BadSample, Frame, imagenet_names
+from training.data.annotations import BadSample, imagenet_names
 from training.data.folder import photograph_sets
+from training.data.frames import Frame, stacked
 from training.data.sources import Source, open_source
 from training.data.targets import Array, Plan, dense_file, identity, pooled_file, view_of
 from training.distillation.teachers import ClipTeacher, OpenClipTeacher, class_embeddings
-from training.recipes import RECIPES, Recipe
+from training.recipe_options import RECIPE_FORMS, recipe_of
+from training.recipes import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -100,17 +103,14 @@ class Embedder:
     def _outputs(self, views: Sequence[list[Frame]]) -> Iterator[Array]:
         """Yield ``pooled_BKD`` and ``dense_BKDhw`` of K views of B samples."""
         frames = [frame for of_sample in views for frame in of_sample]
-        pixels_B3SS = torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float()
-        dense, pooled = self._run_teacher(
-            pixels_B3SS, torch.tensor([frame.valid for frame in frames])
-        )
+        dense, pooled = self._run_teacher(*stacked(frames))
         for output in (pooled, dense):
             yield output.unflatten(0, (len(views), -1)).half().cpu().numpy()
 
     @torch.no_grad()
     def _run_teacher(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            return self.teacher(pixels_B3SS.to(self.device), sizes_B2.to(self.device))
+            return self.teacher(pixels_B3SS.to(self.device).float(), sizes_B2.to(self.device))
 
 
 def _write(path: Path, array: Array) -> None:
@@ -175,16 +175,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Store the outputs of a recipe's CLIP teacher; see ``--help``."""
     options = parser()
     arguments = options.parse_args(argv)
-    recipe = RECIPES[arguments.recipe]()
+    recipe = arguments.recipe
     if recipe.kind == "vit-b" and not arguments.clip:
         options.error(f"recipe {recipe.name} uses an official CLIP teacher: give --clip")
     if recipe.kind == "edge" or not arguments.sources:
         arguments.data = photograph_sets(options, "--data", arguments.data)
-    names = [f"{arguments.data}/{name}" for name in recipe.photo_sets]
+    names = [f"{arguments.data}/{name}" for name, _ in recipe.photo_sets]
     sources = [open_source(location) for location in arguments.sources or names]
     plan = Plan(
         teacher="",
-        size=arguments.size or recipe.photo_sides[0],
+        size=arguments.size or max(recipe.photo_sides),
         views=arguments.views,
         dense=arguments.dense,
     )
@@ -202,7 +202,11 @@ def parser() -> argparse.ArgumentParser:
         description="Compute and store a CLIP teacher's outputs.",
     )
     options.add_argument(
-        "--recipe", choices=RECIPES, default="edge", help="recipe whose teacher runs"
+        "--recipe",
+        type=recipe_of,
+        default="edge",
+        metavar="NAME",
+        help=f"recipe whose teacher runs: {RECIPE_FORMS}",
     )
     options.add_argument("--data", help="folder or URL of the photograph sets (SAMCLIP_DATA)")
     options.add_argument(
@@ -210,13 +214,15 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--views", type=int, default=4, help="random cuts per photograph")
     options.add_argument(
-        "--size", type=int, help="side of a view in pixels; default: the recipe's first photo side"
+        "--size",
+        type=int,
+        help="side of a view in pixels; default: the recipe's largest photo side",
     )
     options.add_argument("--dense", action="store_true", help="also store the dense maps")
     options.add_argument("--out", type=Path, default=Path("runs/targets"))
     options.add_argument("--text-tower", default="edge", help="edge: checkpoint of the text tower")
     options.add_argument(
-        "--clip", metavar="MODEL:FILE", help="vit-b: an open_clip model and its weights"
+        "--clip", metavar="MODEL:FILE", help="vit-b: an open_clip model, as in training"
     )
     options.add_argument("--workers", type=int, default=1)
     options.add_argument("--gpu", action="store_true", help="use one GPU per worker")
@@ -225,8 +231,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _teacher(recipe: Recipe, arguments: argparse.Namespace) -> nn.Module:
     if recipe.kind == "vit-b":
-        model, _, file = arguments.clip.partition(":")
-        return OpenClipTeacher(model, Path(file))
+        return OpenClipTeacher(load_official_clip(arguments.clip))
     text_encoder = load_text_encoder(checkpoint.resolve(arguments.text_tower))
     names = imagenet_names(Path(arguments.data))
     return ClipTeacher(class_embeddings(text_encoder, names), recipe.clip_teacher)

@@ -6,13 +6,12 @@ are seeded by (seed, stage, step, 0). A run is therefore the same for any number
 after any interruption.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,18 +19,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training import workers
-from training.data.annotations import BadSample, Frame, Sample, class_names, classes, cut, regions
+from training.data.annotations import class_names, classes, regions
+from training.data.frames import Frame, cut, stacked
+from training.data.pool import Pool
 from training.data.prompts import click_rounds
-from training.data.sources import Source, open_source
-from training.data.targets import Array, StoredTargets, view_of
+from training.data.sample import Sample
+from training.data.targets import Array, StoredTargets
+from training.data.tensors import on_device, pinned
 from training.distillation.segmentation import Batch, make_batch
 from training.recipes import Run
 
-log = logging.getLogger(__name__)
-T = TypeVar("T")
-
-HELD_OUT = 50  # one photograph in this many of each set is held out for validation
-TRIES = 100
 NAMED_STRIDE = 16  # side in pixels of the cells in which class shares are computed
 VALIDATION_STEPS = 4
 
@@ -41,72 +38,18 @@ def seeded(*key: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(key))
 
 
-class Pool:
-    """Photographs of several sets, drawn at random; unusable ones are skipped."""
-
-    def __init__(self, run: Run, sets: Sequence[tuple[str, float]], held_out: bool) -> None:
-        self.sources = [open_source(f"{run.data}/{name}") for name, _ in sets]
-        self.held_out = held_out
-        weights = np.array([weight for _, weight in sets])
-        sizes = np.array([len(source) for source in self.sources])
-        self.share = weights * sizes / (weights * sizes).sum()
-        self.bad: set[tuple[str, int]] = set()
-
-    def draw(self, rng: np.random.Generator, make: Callable[[Sample, int], T | None]) -> T:
-        """Draw photographs until ``make(sample, index)`` returns a result, and return it.
-
-        Broken photographs are logged once, added to ``bad`` and skipped. Raises ValueError after
-        ``TRIES`` unusable photographs in a row.
-        """
-        for _ in range(TRIES):
-            source = self.sources[rng.choice(len(self.sources), p=self.share)]
-            index = _index(source, rng, self.held_out)
-            try:
-                made = make(source[index], index)
-            except BadSample as error:
-                if (source.name, index) not in self.bad:
-                    self.bad.add((source.name, index))
-                    log.warning("skipped: %s (%d so far)", error, len(self.bad))
-                continue
-            if made is not None:
-                return made
-        raise ValueError(
-            f"{TRIES} photographs in a row were unusable ({len(self.bad)} broken): check the "
-            f"sets {[source.name for source in self.sources]}"
-        )
-
-
-def _index(source: Source, rng: np.random.Generator, held_out: bool) -> int:
-    """Draw the index of a training or a held-out photograph; small sets hold none out."""
-    groups, place = divmod(len(source), HELD_OUT)
-    if not groups:
-        return int(rng.integers(len(source)))
-    if held_out:
-        return int(rng.integers(groups)) * HELD_OUT + HELD_OUT - 1
-    index = int(rng.integers(groups * (HELD_OUT - 1) + place))
-    return index + index // (HELD_OUT - 1)
-
-
 @dataclass(frozen=True)
 class Photos:
-    """Photographs without labels: float ``pixels_B3SS`` 0..255, int valid ``sizes_B2``.
+    """Photographs without labels: ``pixels_B3SS`` 0..255, int valid ``sizes_B2``.
 
-    ``pooled_BD`` and ``dense_BDhw`` are the CLIP teacher's stored outputs, if any.
+    Pixels are uint8 until they are moved to the run's device, and float then. ``pooled_BD`` and
+    ``dense_BDhw`` are the CLIP teacher's stored outputs, if any.
     """
 
     pixels_B3SS: Tensor
     sizes_B2: Tensor
     pooled_BD: Tensor | None = None
     dense_BDhw: Tensor | None = None
-
-    def to(self, device: torch.device) -> "Photos":
-        """Return the same photographs on ``device``."""
-        outputs = (self.pooled_BD, self.dense_BDhw)
-        return Photos(
-            self.pixels_B3SS.to(device),
-            self.sizes_B2.to(device),
-            *(part if part is None else part.to(device) for part in outputs),
-        )
 
 
 @dataclass(frozen=True)
@@ -120,12 +63,6 @@ class Named:
     sizes_B2: Tensor
     share_BLhw: Tensor
 
-    def to(self, device: torch.device) -> "Named":
-        """Return the same photographs on ``device``."""
-        return Named(
-            *(part.to(device) for part in (self.pixels_B3SS, self.sizes_B2, self.share_BLhw))
-        )
-
 
 @dataclass(frozen=True)
 class Drawn:
@@ -136,14 +73,18 @@ class Drawn:
     named: list[Named] = field(default_factory=list)
     clicks: tuple[bool, ...] = ()
 
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        pieces: list[Photos | Batch | Named] = [*self.photos, *self.outlined, *self.named]
+        return sum(len(piece.pixels_B3SS) for piece in pieces)
+
+    def pin_memory(self) -> "Drawn":
+        """Return the same data in page-locked memory; the loader calls this method by its name."""
+        return pinned(self)
+
     def to(self, device: torch.device) -> "Drawn":
-        """Return the same data on ``device``."""
-        return Drawn(
-            [piece.to(device) for piece in self.photos],
-            [piece.to(device) for piece in self.outlined],
-            [piece.to(device) for piece in self.named],
-            self.clicks,
-        )
+        """Return the same data on ``device``, pixels as float."""
+        return on_device(self, device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,12 +109,10 @@ class Sampler(Dataset[Drawn]):
         """With ``held_out``, draw validation data; with ``whole``, draw all workers' slots."""
         recipe = run.recipe
         self.run, self.stage, self.kinds, self.whole = run, stage, kinds, whole
-        photos, named = (
-            [(name, 1.0) for name in s] for s in (recipe.photo_sets, recipe.named_sets)
-        )
-        self.photo_pool = Pool(run, photos, held_out) if kinds.photos else None
-        self.region_pool = Pool(run, recipe.region_sets, held_out) if kinds.outlined else None
-        self.named_pool = Pool(run, named, held_out) if kinds.named else None
+        named = [(name, 1.0) for name in recipe.named_sets]
+        self.photo_pool = Pool(run.data, recipe.photo_sets, held_out) if kinds.photos else None
+        self.region_pool = Pool(run.data, recipe.region_sets, held_out) if kinds.outlined else None
+        self.named_pool = Pool(run.data, named, held_out) if kinds.named else None
         sets = recipe.named_sets if kinds.named else ()
         self.classes = [(s, index) for s in sets for index in class_names(Path(run.data), s)]
 
@@ -203,7 +142,7 @@ class Sampler(Dataset[Drawn]):
         for rngs in self._slots(step, 0, recipe.clip_images, recipe.at_once):
             drawn = [self.photo_pool.draw(rng, partial(self._photo, rng, side)) for rng in rngs]
             frames, *outputs = zip(*drawn, strict=True)
-            yield Photos(*_stacked(frames), *map(_stacked_outputs, outputs))
+            yield Photos(*stacked(frames), *map(_stacked_outputs, outputs))
 
     def _photo(
         self, rng: np.random.Generator, side: int, sample: Sample, index: int
@@ -213,7 +152,7 @@ class Sampler(Dataset[Drawn]):
         if kept is None:
             return cut(sample, (), side, 1, rng, scales=(0.7, 1.3)), None, None
         view = int(rng.integers(kept.plan.views))
-        return view_of(sample, side, view), *kept.at(sample.source, index, view)
+        return kept.view(sample, side, view), *kept.at(sample.source, index, view)
 
     def _outlined(self, step: int) -> Iterator[Batch]:
         assert self.region_pool is not None
@@ -237,7 +176,7 @@ class Sampler(Dataset[Drawn]):
         for rngs in self._slots(step, 2, recipe.named_images, recipe.at_once):
             drawn = [self.named_pool.draw(rng, partial(self._with_shares, rng)) for rng in rngs]
             frames, shares = zip(*drawn, strict=True)
-            yield Named(*_stacked(frames), torch.from_numpy(np.stack(shares)))
+            yield Named(*stacked(frames), torch.from_numpy(np.stack(shares)))
 
     def _with_shares(
         self, rng: np.random.Generator, sample: Sample, _: int
@@ -254,17 +193,24 @@ class Sampler(Dataset[Drawn]):
         return frame, share_Lhw
 
 
-def _stacked(frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
-    """Return ``pixels_B3SS`` and ``sizes_B2`` of frames."""
-    pixels_B3SS = torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float()
-    return pixels_B3SS, torch.tensor([frame.valid for frame in frames])
-
-
 def _stacked_outputs(outputs: Sequence[Array | None]) -> Tensor | None:
     stored = [output for output in outputs if output is not None]
-    return torch.from_numpy(np.stack(stored)).float() if stored else None
+    return torch.from_numpy(np.stack(stored)) if stored else None
 
 
 def batches(sampler: Sampler, steps: range, readers: int = 0) -> Iterable[Drawn]:
-    """Return the drawn steps in order; ``readers`` processes decode ahead."""
-    return DataLoader(sampler, batch_size=None, sampler=steps, num_workers=readers)
+    """Return the drawn steps in order; ``readers`` processes decode ahead, one thread each."""
+    return DataLoader(
+        sampler,
+        batch_size=None,
+        sampler=steps,
+        num_workers=readers,
+        # A step may have a gigabyte of pixels, so each reader prepares a single one.
+        prefetch_factor=1 if readers else None,
+        pin_memory=sampler.run.device.type == "cuda",
+        worker_init_fn=_use_one_thread,
+    )
+
+
+def _use_one_thread(_: int) -> None:
+    cv2.setNumThreads(1)  # torch already limits itself in a reader

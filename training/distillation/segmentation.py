@@ -17,7 +17,7 @@ from torch import Tensor
 from samclip_core.nn.mask_decoder import MaskDecoder
 from samclip_core.nn.prompt_encoder import PromptEncoder
 from samclip_core.types import BOX_MAX, BOX_MIN, OBJECT, PADDING
-from training.data.annotations import Frame
+from training.data.frames import Frame, stacked
 from training.data.prompts import correction, noised, points_in
 
 
@@ -32,10 +32,6 @@ class Prompts:
     points_PN2: Tensor
     labels_PN: Tensor
     logits_P1mm: Tensor | None = None
-
-    def to(self, device: torch.device) -> "Prompts":
-        """Return the same prompts on ``device``."""
-        return Prompts(**_on(device, self))
 
     def clicked(self, point_P2: Tensor, label_P: Tensor) -> "Prompts":
         """Return the same prompts with one more click each."""
@@ -55,6 +51,7 @@ Criterion = Callable[[Tensor, Tensor, Prompts], Tensor]
 class Batch:
     """Frames, their target masks, and a prompt for each mask.
 
+    ``pixels_B3SS`` is uint8 until the batch is moved to the run's device, and float 0..255 then.
     ``chance_PR``: uniform numbers in [0, 1) that select the points of each mask's clicks, the
     first prompt's included.
     """
@@ -65,15 +62,6 @@ class Batch:
     image_index_P: Tensor
     prompts: Prompts
     chance_PR: Tensor
-
-    def to(self, device: torch.device) -> "Batch":
-        """Return the same batch on ``device``."""
-        return Batch(**_on(device, self))
-
-
-def _on(device: torch.device, value: Prompts | Batch) -> dict[str, Any]:
-    parts = vars(value)
-    return {key: part if part is None else part.to(device) for key, part in parts.items()}
 
 
 def make_batch(
@@ -93,8 +81,7 @@ def make_batch(
     boxes_P4 = noised(_joined(frame.boxes_P4 for frame in frames), size, normal_P4.float())
     points_P2 = points_in(target_Pmm > 0.5, size / target_Pmm.shape[-1], chance_PR[:, 0])
     return Batch(
-        torch.from_numpy(np.stack([frame.pixels_3SS for frame in frames])).float(),
-        torch.tensor([frame.valid for frame in frames]),
+        *stacked(frames),
         target_Pmm,
         torch.arange(len(frames)).repeat_interleave(torch.tensor(count_B)),
         first_prompts(boxes_P4, points_P2, is_box_P),

@@ -13,22 +13,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-import open_clip
 import timm
 import torch
 import torch.nn.functional as F
 from timm.models import EfficientNet
 from torch import Tensor, nn
 
-from samclip_core.commands.convert import fill, read_state, sam_config
-from samclip_core.config import VIT_B, SamClipConfig, TextConfig
-from samclip_core.errors import CheckpointError
+from samclip_core.commands.convert import sam_config
+from samclip_core.config import SamClipConfig
+from samclip_core.io.official import fill, read_state
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
-from samclip_core.nn.clip_tower import Tower, build_tower, lay_over_frame, read_tower, resize_valid
+from samclip_core.nn.clip_model import pixel_statistics
+from samclip_core.nn.clip_tower import (
+    Tower,
+    lay_over_frame,
+    read_tower,
+    resize_valid,
+    with_patches,
+)
 from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.nn.encoder import valid_mask
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
-from samclip_core.nn.text_encoder import OpenClipTextEncoder, TextEncoder
+from samclip_core.nn.official_clip import OfficialClip
+from samclip_core.nn.text_encoder import TextEncoder
 from samclip_core.nn.vit import PATCH, ImageEncoder
 
 TEMPLATE = "a photo of a {}."
@@ -54,30 +61,31 @@ class SamTeacher(Frozen, SamClipNet):
         self.freeze()
 
 
-def official_sam(file: Path) -> SamTeacher:
+def official_sam(file: Path) -> tuple[SamTeacher, SamClipConfig]:
     """Load SAM ViT-B, L or H, detected by its sizes, from its published .pth (or safetensors).
 
-    Raises CheckpointError if the file cannot be read or is not SAM's.
+    Also returns the config of a student of the same size. Raises CheckpointError if the file cannot
+    be read or is not SAM's.
     """
     state = read_state(file)
     config = sam_config(state)
     teacher = SamTeacher(dict(build(config, SAM_PARTS).named_children()))
     fill(teacher, state, file, f"SAM's {config.backbone}")
-    return teacher
+    return teacher, config
 
 
 def student_from_sam(
-    teacher: SamClipNet, config: SamClipConfig = VIT_B, checkpointing: bool = False
+    start: SamClipNet, config: SamClipConfig, checkpointing: bool = False
 ) -> SamClipNet:
-    """Return the paper's student: a SAM of the teacher's size with a new Head_CLIP (appendix A).
+    """Return the paper's student: the SAM ``start`` with a new Head_CLIP (appendix A).
 
     Each of the head's blocks starts as the encoder's last one. ``config`` is the student's, of
     kind ``vit-b``. ``checkpointing`` recomputes blocks in the backward pass to save memory. Raises
-    RuntimeError, which names the tensors, if the teacher has another size.
+    RuntimeError, which names the tensors, if ``start`` has another size.
     """
     net = build(config)
     for part in SAM_PARTS:
-        net.get_submodule(part).load_state_dict(teacher.get_submodule(part).state_dict())
+        net.get_submodule(part).load_state_dict(start.get_submodule(part).state_dict())
     assert isinstance(net.image_encoder, ImageEncoder)
     assert isinstance(net.clip_head, ClipHead)
     init_from_encoder(net.clip_head, net.image_encoder.blocks[-1])
@@ -92,31 +100,16 @@ class OpenClipTeacher(Frozen):
     pixel_mean_311: Tensor
     pixel_std_311: Tensor
 
-    def __init__(self, model: str, weights: Path | None = None, pretrained: str = "") -> None:
-        """Load ``weights`` of the architecture ``model``; without a file, open_clip downloads them.
+    def __init__(self, official: OfficialClip) -> None:
+        """Take the image tower and its pixel statistics from a loaded model.
 
-        ``pretrained`` is open_clip's tag of published weights, whose pixel mean and deviation are
-        used (without a tag, CLIP's). Raises CheckpointError if the architecture or the tag is
-        unknown, or the file does not fit.
+        Raises CheckpointError if its patches cannot be compared with texts.
         """
         super().__init__()
-        published = open_clip.get_pretrained_cfg(model, pretrained)
-        if not published and (pretrained or weights is None):
-            raise CheckpointError(
-                f"open_clip has no weights {pretrained!r} of {model}: give a file, or one of "
-                f"{', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}"
-            )
-        self.model, self.weights, self.pretrained = model, weights, pretrained
-        self.visual = build_tower(model)
-        state, prefix = self._state(), "visual."
-        image = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        self._fill(self.visual, image)
-        for name, default in (
-            ("mean", open_clip.OPENAI_DATASET_MEAN),
-            ("std", open_clip.OPENAI_DATASET_STD),
-        ):
-            value_311 = 255 * torch.tensor(published.get(name, default)).view(3, 1, 1)
-            self.register_buffer(f"pixel_{name}_311", value_311, False)
+        self.visual = with_patches(official.model.visual, official.text.model)
+        mean_311, std_311 = pixel_statistics(official.text)
+        self.register_buffer("pixel_mean_311", mean_311, False)
+        self.register_buffer("pixel_std_311", std_311, False)
         self.freeze()
 
     @torch.no_grad()
@@ -127,23 +120,6 @@ class OpenClipTeacher(Frozen):
         dense_BDhw, pooled_BD = read_tower(self.visual, x_B3HW)
         side = pixels_B3SS.shape[-1]
         return lay_over_frame(dense_BDhw.float(), sizes_B2, side, side // PATCH), pooled_BD
-
-    def text_encoder(self) -> OpenClipTextEncoder:
-        """Return the model's frozen text tower, which a merged checkpoint keeps unchanged."""
-        encoder = OpenClipTextEncoder(TextConfig(tower="open_clip", model=self.model))
-        text = {k: v for k, v in self._state().items() if not k.startswith("visual.")}
-        self._fill(encoder.model, text)
-        return encoder.eval().requires_grad_(False)
-
-    def _state(self) -> dict[str, Tensor]:
-        if self.weights is not None:
-            return read_state(self.weights)
-        whole = open_clip.create_model(self.model, pretrained=self.pretrained)
-        return dict(whole.state_dict())
-
-    def _fill(self, part: nn.Module, state: Mapping[str, Tensor]) -> None:
-        file = self.weights or Path(self.pretrained)
-        fill(part, state, file, f"open_clip's {self.model}")
 
 
 def imagenet_classifier(version: int) -> EfficientNet:

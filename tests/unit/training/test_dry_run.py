@@ -11,12 +11,13 @@ from torch import Tensor
 
 from samclip_core.nn.encoder import valid_mask
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
+from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.prompt_encoder import PromptEncoder
 from tests.clip_models import TEXT_DIM, add_small_clip
 from tests.official import clip, sharpened, write
 from tests.tiny import TINY
 from tests.weights import seeded
-from training.data.annotations import Frame
+from training.data.frames import Frame
 from training.distillation.losses import (
     clip_loss,
     dense_loss,
@@ -42,7 +43,8 @@ LAMBDA = 10.0
 def clip_teacher(tmp_path_factory: pytest.TempPathFactory) -> OpenClipTeacher:
     directory: Path = tmp_path_factory.mktemp("clip")
     name = add_small_clip(directory)
-    return OpenClipTeacher(name, write(clip(name), directory, "clip.bin"))
+    file = write(clip(name), directory, "clip.bin")
+    return OpenClipTeacher(load_official_clip(f"{name}:{file}"))
 
 
 @pytest.fixture(scope="module")

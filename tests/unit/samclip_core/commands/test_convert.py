@@ -3,12 +3,13 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from segment_anything import sam_model_registry
 
-from samclip_core.commands.convert import convert, main
+from samclip_core.commands.convert import convert, main, sam_config
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.io.official import read_state
-from samclip_core.nn.network import load_net
+from samclip_core.nn.network import SAM_PARTS, build, load_net
 from samclip_core.nn.text_encoder import load_text_encoder
 from tests.clip_models import TEXT_DIM, add_small_clip
 from tests.official import clip, small_sam, write
@@ -124,3 +125,15 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     status = main(["--sam", f"{tmp_path}/a.pth", "--clip", "M:b", "--out", f"{tmp_path}/out"])
     assert status == 1
     assert "no file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("variant", ["vit_b", "vit_l", "vit_h"])
+def test_every_published_sam_is_found_by_its_shapes(variant):
+    with torch.device("meta"):
+        official = sam_model_registry[variant]().state_dict()
+        config = sam_config(official)
+        ours = build(config, SAM_PARTS).state_dict()
+    assert (config.backbone, config.image_size, config.embed_dim) == (variant, 1024, 256)
+    assert {key: value.shape for key, value in ours.items()} == {
+        key: value.shape for key, value in official.items()
+    }

@@ -57,6 +57,21 @@ def test_a_view_is_pinned():
     assert valid == [(64, 85), (74, 96), (85, 96), (78, 96)]
 
 
+def test_a_student_may_see_a_view_at_a_smaller_side(tmp_path: Path):
+    targets = StoredTargets(tmp_path, replace(PLAN, size=96))
+    for view in range(4):
+        whole, half = (targets.view(photograph(), side, view) for side in (96, 48))
+        assert np.array_equal(whole.pixels_3SS, view_of(photograph(), 96, view).pixels_3SS)
+        assert half.valid == tuple(round(length / 2) for length in whole.valid)
+        height, width = half.valid
+        outside = half.pixels_3SS.copy()
+        outside[:, :height, :width] = 0
+        assert not outside.any()
+        inside = half.pixels_3SS[:, : height - 1, : width - 1].astype(float)
+        mean = whole.pixels_3SS.reshape(3, 48, 2, 48, 2).mean((2, 4))[:, : height - 1, : width - 1]
+        assert np.abs(inside - mean).mean() < 3  # the sides of an odd view differ by half a pixel
+
+
 def test_a_teacher_is_known_by_its_weights():
     def net(seed: int) -> nn.Module:
         torch.manual_seed(seed)

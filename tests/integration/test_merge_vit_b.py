@@ -1,0 +1,284 @@
+"""The paper's merge of a small SAM and a small CLIP, whose files have the official layout."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from safetensors.torch import save_file
+from torch import nn
+
+from samclip_core.config import VIT_B, TextConfig
+from samclip_core.engine import graphs
+from samclip_core.io import checkpoint
+from samclip_core.io.official import read_state
+from samclip_core.model import SamClip
+from samclip_core.nn import tokenizer
+from samclip_core.nn.clip_model import build_model
+from samclip_core.nn.official_clip import load_official_clip
+from samclip_core.nn.text_encoder import load_text_encoder
+from samclip_core.types import Prompt
+from tests import photographs
+from tests.clip_models import ARCHITECTURE, TEXT_DIM, write_siglip
+from tests.official import small_sam, write
+from tests.weights import seeded
+from training import train, workers
+from training.data.sources import Source, open_source
+from training.data.targets import Plan, identity
+from training.distillation.embeddings import Embedder
+from training.distillation.stages import NAMES
+from training.distillation.teachers import OpenClipTeacher
+from training.merges import kept
+from training.recipes import Recipe, Run, SamBatch, debug
+
+FRAME, WIDTH = 64, 32
+STAGES = NAMES[1:]  # the first one trains the edge's SAM
+TEXTS = ["a photo of a dog", "a cat"]
+QUICK = {
+    "model_cfg": ARCHITECTURE | {"quick_gelu": True},
+    "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.1]},
+}
+"""A CLIP with OpenAI's activation, another width than ViT-L/14's, and pixel statistics of its own.
+"""
+
+
+class Official(NamedTuple):
+    """The photographs and the official files of a merge."""
+
+    data: Path
+    sam: Path
+    clip: str
+
+    def run(self, folder: Path, recipe: Recipe, **more: str) -> Run:
+        (folder / "states").mkdir(parents=True, exist_ok=True)
+        files = {"sam": str(self.sam), "clip": self.clip} | more
+        common = {"data": str(self.data), "folder": folder / "states"}
+        return Run(recipe=recipe, config=VIT_B, **common, **files)
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory: pytest.TempPathFactory) -> Official:
+    root = tmp_path_factory.mktemp("official")
+    photographs.write_training_sets(root / "sets")
+    (root / "clip").mkdir()
+    (root / "clip/open_clip_config.json").write_text(json.dumps(QUICK))
+    text = TextConfig(tower="open_clip", model="clip", open_clip=QUICK)
+    model = seeded(lambda: build_model(text), 0)
+    save_file(model.state_dict(), root / "clip/open_clip_model.safetensors")
+    sam = write(small_sam(FRAME, WIDTH), root, "sam.pth")
+    return Official(root / "sets", sam, f"local-dir:{root / 'clip'}")
+
+
+def recipe(**changes: object) -> Recipe:
+    """Return a recipe with every loss, two steps a stage, in float32."""
+    return replace(
+        debug(),
+        name="tiny-vit",
+        kind="vit-b",
+        sam_teacher=None,
+        photo_sides=(32, FRAME),
+        adaptation_sides=(FRAME,),
+        clip_images=4,
+        named_images=4,
+        # No correcting clicks: a rounding error at the edge of a mask would move them.
+        sam_batch=SamBatch(images=4, prompts=2, corrected=0.0),
+        dtype="float32",
+        checkpointing=True,
+        **changes,
+    )
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> Iterator[None]:
+    """Run workers outside Ray, and restore the number of threads afterwards."""
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        yield
+    torch.set_num_threads(threads)
+
+
+def without_ray(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(train, "get_device", lambda: torch.device("cpu"))
+    patch.setattr(train.report, "write", lambda run, target: None)
+    patch.setattr(workers, "report", lambda figures: None)
+
+
+def worker(rank: int, count: int, run: Run) -> None:
+    """Run one of several workers, in a process of its own."""
+    store = f"file://{run.folder}/meeting"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count)
+    with pytest.MonkeyPatch.context() as patch:
+        without_ray(patch)
+        train.train_worker({"run": run})
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def merged(official: Official, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of an uninterrupted run of the command, with a recipe of one's own."""
+    folder = tmp_path_factory.mktemp("of-1")
+    own = folder / "own.py"
+    own.write_text(f"from {__name__} import recipe\n\ndef small():\n    return recipe()\n")
+    files = "--sam", str(official.sam), "--clip", official.clip, "--data", str(official.data)
+    arguments = ["--recipe", f"{own}:small", *files, "--out", str(folder), "--threads", "1"]
+    assert train.main(arguments) == 0
+    return folder
+
+
+def losses(folder: Path) -> dict[str, np.ndarray]:
+    tables = {name: folder / f"states/{name}.losses.tsv" for name in STAGES}
+    return {name: np.loadtxt(path, skiprows=1) for name, path in tables.items()}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_more_workers_give_the_losses_of_one(
+    official: Official, merged: Path, tmp_path: Path, count: int
+):
+    run = official.run(tmp_path, recipe())
+    mp.get_context("forkserver").set_forkserver_preload([__name__])  # import everything once
+    mp.start_processes(worker, (count, run), nprocs=count, start_method="forkserver")
+    for name, expected in losses(merged).items():
+        assert expected.shape[0] == 2
+        np.testing.assert_allclose(losses(tmp_path)[name], expected, rtol=1e-4, atol=1e-4)
+    assert checkpoint.read_config(tmp_path / "checkpoint").text_dim == TEXT_DIM
+
+
+def test_an_interrupted_run_ends_as_one_that_never_was(
+    official: Official, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run, reported = official.run(tmp_path, recipe()), []
+
+    def lost(figures: dict[str, float]) -> None:
+        reported.append(figures)
+        if len(reported) == 3:  # the first step of the joint stage
+            raise ConnectionError("the node is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workers, "report", lost)
+        with pytest.raises(ConnectionError):
+            train.train_worker({"run": run})
+    assert not (tmp_path / "states/adaptation.state.pt").exists()
+    train.train_worker({"run": run})
+    resumed, whole = (folder / "checkpoint" / checkpoint.WEIGHTS for folder in (tmp_path, merged))
+    assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_the_config_is_that_of_both_teachers(official: Official, merged: Path):
+    config = checkpoint.read_config(merged / "checkpoint")
+    weights = Path(official.clip.partition(":")[2]) / "open_clip_model.safetensors"
+    assert (config.kind, config.backbone, config.image_size) == ("vit-b", "tiny", FRAME)
+    assert (config.embed_dim, config.text_dim) == (WIDTH, TEXT_DIM)
+    assert config.logit_scale == pytest.approx(read_state(weights)["logit_scale"].exp().item())
+    assert config.text.open_clip == QUICK
+    lineage = json.loads((merged / "checkpoint" / checkpoint.LINEAGE).read_text())
+    assert lineage["teachers"] == {
+        "clip": f"{weights.name} {checkpoint.sha256(weights)}",
+        "clip_model": "clip",
+        "sam": f"sam.pth {checkpoint.sha256(official.sam)}",
+    }
+    assert "tiny-vit" in (merged / "report.md").read_text()
+
+
+def text_of(model: nn.Module, model_ids_TN: torch.Tensor) -> np.ndarray:
+    with torch.no_grad():
+        return model.eval().encode_text(model_ids_TN, normalize=True).numpy()
+
+
+def test_texts_are_served_with_the_teachers_activation(official: Official, merged: Path):
+    served = SamClip.load(merged / "checkpoint", engine="torch").embed_text(TEXTS)
+    teacher = load_official_clip(official.clip)
+    ids_TN = torch.from_numpy(teacher.text_encoder().tokenizer(TEXTS))
+    quick = text_of(teacher.model, ids_TN)
+    plain = build_model(
+        TextConfig(tower="open_clip", open_clip=QUICK | {"model_cfg": ARCHITECTURE})
+    )
+    plain.load_state_dict(teacher.model.state_dict())
+    np.testing.assert_allclose(served, quick, atol=1e-3, rtol=0)  # stored as float16
+    assert np.abs(served - quick).max() < 0.1 * np.abs(served - text_of(plain, ids_TN)).max()
+
+
+def test_it_answers(merged: Path):
+    model, drawing = SamClip.load(merged / "checkpoint", engine="torch"), photographs.draw(0)
+    scores = model.classify(drawing.image_HW3, TEXTS)
+    assert sum(score.score for score in scores) == pytest.approx(1, abs=1e-5)
+    (answer,) = model.segment(drawing.image_HW3, [Prompt(points=((20.5, 30.5),))])
+    assert answer.masks_MHW.shape == (3, *drawing.labels_HW.shape)
+
+
+def test_a_teacher_like_siglip_trains_and_is_served(official: Official, tmp_path: Path):
+    """With the tokenizer that the checkpoint stores, from torch and from an exported graph."""
+    clip = f"local-dir:{write_siglip(tmp_path / 'siglip')}"
+    short = recipe(joint=None, adaptation=None)
+    train.train_worker({"run": official.run(tmp_path, short, clip=clip)})
+    directory, teacher = tmp_path / "checkpoint", load_official_clip(clip)
+    model = SamClip.load(directory, engine="torch")
+    ids_TN = tokenizer.load(directory)(TEXTS)
+    expected_TD = text_of(teacher.model, torch.from_numpy(ids_TN))
+    np.testing.assert_allclose(model.embed_text(TEXTS), expected_TD, atol=1e-3, rtol=0)
+    assert len(model.classify(photographs.draw(0).image_HW3, TEXTS)) == 2
+    graph = graphs.text_encoder(load_text_encoder(directory), model.config)
+    session = onnxruntime.InferenceSession(ir.to_proto(graph).SerializeToString())
+    (exported_TD,) = session.run(None, {"ids": ids_TN})
+    np.testing.assert_allclose(exported_TD, expected_TD, atol=1e-3, rtol=0)
+
+
+def test_stored_targets_serve_both_sides_of_the_recipe(
+    official: Official, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The teacher saw views of the larger side; the student sees them at both."""
+    teacher = OpenClipTeacher(load_official_clip(official.clip))
+    sources = [open_source(str(official.data / "camvid"))]
+    store(teacher, sources, tmp_path / "targets", size=FRAME)
+    short = recipe(joint=None, adaptation=None)
+    run = official.run(tmp_path, short, targets=str(tmp_path / "targets"))
+    with monkeypatch.context() as patch:
+        patch.setattr(OpenClipTeacher, "forward", None)  # the teacher does not run again
+        train.train_worker({"run": run})
+    log = np.loadtxt(tmp_path / "states/head-probing.losses.tsv", skiprows=1)
+    assert (log[:, 1] > 0).all()
+
+    store(teacher, sources, tmp_path / "smaller", size=32)
+    with pytest.raises(ValueError, match="compute targets with --size 64"):
+        kept(replace(run, targets=str(tmp_path / "smaller")), teacher)
+
+
+def store(teacher: OpenClipTeacher, sources: list[Source], folder: Path, size: int) -> None:
+    """Compute targets as the job does, in this process."""
+    digests = {source.name: source.digest() for source in sources}
+    plan = Plan(teacher=identity(teacher), size=size, views=2, dense=True, sources=digests)
+    plan.write(folder)
+    work = Embedder(teacher, sources, plan, folder, "cpu")
+    for source in sources:
+        work({"source": source.name, "start": 0})
+
+
+def test_a_student_may_be_smaller_than_its_sam_teacher(
+    official: Official, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """``--start`` has the student's weights; masks are distilled through their logits."""
+    from samclip_core.nn import vit
+
+    deep = replace(vit.VARIANTS["tiny"], depth=6, global_blocks=(2, 5))
+    monkeypatch.setitem(vit.VARIANTS, "deep", deep)
+    teacher = write(small_sam(FRAME, WIDTH, variant="deep"), tmp_path, "deep.pth")
+    short = recipe(head_probing=None, adaptation=None)
+    files = {"sam": str(teacher), "start": str(official.sam)}
+    train.train_worker({"run": official.run(tmp_path, short, **files)})
+    assert checkpoint.read_config(tmp_path / "checkpoint").backbone == "tiny"
+    log = np.loadtxt(tmp_path / "states/joint.losses.tsv", skiprows=1)
+    assert np.isfinite(log).all()
+
+
+def test_sam_teachers_of_another_frame_are_refused(official: Official, tmp_path: Path):
+    small = write(small_sam(FRAME // 2, WIDTH), tmp_path, "small.pth")
+    with pytest.raises(ValueError, match="give --sam and --start of one frame size"):
+        train.train_worker({"run": official.run(tmp_path, recipe(), start=str(small))})

@@ -1,0 +1,156 @@
+"""The merges: from official or ImageNet models to the contents of a checkpoint.
+
+L classes of the named sets, T classes, D width of the text space.
+"""
+
+import copy
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from samclip_core.config import SamClipConfig
+from samclip_core.io import checkpoint
+from samclip_core.nn.edge import EdgeClipHead
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
+from samclip_core.nn.official_clip import load_official_clip
+from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
+from training.data.annotations import class_names, imagenet_names
+from training.data.sources import open_source
+from training.data.targets import StoredTargets, identity
+from training.distillation import stages
+from training.distillation.parts import ClipTeachers
+from training.distillation.teachers import (
+    ClipTeacher,
+    OpenClipTeacher,
+    class_embeddings,
+    keep_start,
+    official_sam,
+    start_clip_head,
+    student_from_sam,
+)
+from training.evaluation.semantic import readable
+from training.recipes import Run
+
+
+class Merged(NamedTuple):
+    """The result of a merge: the contents of a checkpoint and the origin of its teachers."""
+
+    net: SamClipNet
+    text_encoder: TextEncoder
+    config: SamClipConfig
+    teachers: dict[str, str]
+
+
+def merge_edge(run: Run) -> Merged:
+    """Run the edge merge: both teachers start from ImageNet classifiers; SAM's is trained first.
+
+    Head_CLIP's concepts are ImageNet's classes and those of the named sets.
+    """
+    recipe = run.recipe
+    text_encoder = load_text_encoder(checkpoint.resolve(run.text_tower))
+    class_text_TD = class_embeddings(text_encoder, imagenet_names(Path(run.data)))
+    names_LD = name_embeddings(run, text_encoder)
+    concepts_TD = torch.cat([class_text_TD, names_LD])
+    config = _with_concepts(run.config, len(concepts_TD))
+
+    sam_teacher = build(config, SAM_PARTS)
+    assert recipe.sam_teacher is not None
+    stages.train_sam_teacher(run, sam_teacher, recipe.sam_teacher)
+    net = build(config)
+    for part in SAM_PARTS:
+        net.get_submodule(part).load_state_dict(sam_teacher.get_submodule(part).state_dict())
+    assert isinstance(net.clip_head, EdgeClipHead)
+    start_clip_head(net.clip_head, concepts_TD)
+    start = copy.deepcopy(net.clip_head)
+    clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
+    teachers = ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
+    distil(run, net, teachers, sam_teacher)
+    keep_start(net.clip_head, start, recipe.kept_start)
+    origins = {
+        "clip": f"EfficientNet-Lite{recipe.clip_teacher}, ImageNet-1k, class names embedded",
+        "sam": "EfficientNet-Lite0, ImageNet-1k, then outlined regions",
+        "names": ", ".join(recipe.named_sets),
+        "text": run.text_tower,
+        "start": checkpoint.digest(checkpoint.resolve(run.start)) if run.start else "",
+    }
+    return Merged(
+        net, text_encoder, config, {key: origin for key, origin in origins.items() if origin}
+    )
+
+
+def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:
+    """Return the stored outputs of the CLIP teacher, or None if the run has no targets.
+
+    Raises ValueError or FileNotFoundError if the targets do not fit this run.
+    """
+    if not run.targets:
+        return None
+    sources = [open_source(f"{run.data}/{name}") for name, _ in run.recipe.photo_sets]
+    stored = StoredTargets.open(Path(run.targets), identity(clip_teacher), sources)
+    largest = max(run.recipe.photo_sides)
+    if largest > stored.plan.size:
+        raise ValueError(
+            f"{run.targets} holds views of {stored.plan.size} pixels, smaller than the recipe's "
+            f"largest photo side, {largest}: compute targets with --size {largest}"
+        )
+    return stored
+
+
+def name_embeddings(run: Run, text_encoder: TextEncoder) -> Tensor:
+    """Return ``names_LD``, the class embeddings of the named sets, in ``Named``'s class order."""
+    sets = run.recipe.named_sets
+    names = [readable(name) for s in sets for name in class_names(Path(run.data), s).values()]
+    return class_embeddings(text_encoder, names) if names else torch.empty(0, run.config.text_dim)
+
+
+def _with_concepts(config: SamClipConfig, concepts: int) -> SamClipConfig:
+    assert config.clip_head is not None
+    return replace(config, clip_head=replace(config.clip_head, hidden=concepts))
+
+
+def merge_vit_b(run: Run) -> Merged:
+    """Run the paper's merge: the student is SAM with a new Head_CLIP, the text tower is CLIP's."""
+    official = load_official_clip(run.clip)
+    sam_teacher, config = official_sam(Path(run.sam))
+    start = sam_teacher
+    if run.start:
+        start, config = official_sam(Path(run.start))
+    run = replace(run, config=official.describe_in(config))
+    _check_frames(sam_teacher, start)
+    net = student_from_sam(start, run.config, run.recipe.checkpointing)
+    clip_teacher, text_encoder = OpenClipTeacher(official).to(run.device), official.text_encoder()
+    names_LD = name_embeddings(run, text_encoder)
+    teachers = ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
+    distil(run, net, teachers, sam_teacher.to(run.device))
+    files = {"clip": official.weights, "sam": Path(run.sam), "start": Path(run.start)}
+    origins = {
+        key: f"{file.name} {checkpoint.sha256(file)}" for key, file in files.items() if file.name
+    }
+    return Merged(net, text_encoder, run.config, origins | {"clip_model": official.text.model})
+
+
+def _check_frames(teacher: SamClipNet, start: SamClipNet) -> None:
+    """Raise ValueError if the masks of the SAM teacher and of the student differ in size."""
+    sizes = [net.prompt_encoder.input_image_size for net in (teacher, start)]
+    if sizes[0] != sizes[1]:
+        raise ValueError(
+            f"the SAM teacher segments frames of {sizes[0]} pixels, the student's SAM frames of "
+            f"{sizes[1]}: give --sam and --start of one frame size"
+        )
+
+
+MERGES = {"edge": merge_edge, "vit-b": merge_vit_b}
+
+
+def distil(run: Run, net: SamClipNet, clip_teachers: ClipTeachers, sam_teacher: SamClipNet) -> None:
+    """Run the paper's three stages, or those of them that the recipe sets."""
+    recipe = run.recipe
+    if recipe.head_probing:
+        stages.head_probing(run, net, clip_teachers, recipe.head_probing)
+    if recipe.joint:
+        stages.joint_distillation(run, net, clip_teachers, sam_teacher, recipe.joint)
+    if recipe.adaptation:
+        stages.resolution_adaptation(run, net, clip_teachers, recipe.adaptation)

@@ -1,0 +1,91 @@
+"""Recipes from the command line: by name, from a file, and with changed fields."""
+
+import json
+import runpy
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from inspect import isfunction
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+from training.recipes import RECIPES, Recipe
+
+D = TypeVar("D")
+RECIPE_FORMS = f"{', '.join(RECIPES)}, or FILE.py:FUNCTION of your own"
+
+
+def recipe_of(name: str) -> Recipe:
+    """Return a recipe by name, or that of a function in a file, given as FILE.py:FUNCTION.
+
+    Raises ArgumentTypeError if there is none.
+    """
+    file, colon, function = name.rpartition(":")
+    make = _function_of(Path(file), function) if colon else RECIPES.get(name)
+    if make is None:
+        raise ArgumentTypeError(f"there is no recipe {name!r}: expected {RECIPE_FORMS}")
+    recipe = make()
+    if not isinstance(recipe, Recipe):
+        raise ArgumentTypeError(
+            f"{name} returned {recipe!r}: expected a training.recipes.Recipe, for example "
+            "replace(training.recipes.debug(), name='mine')"
+        )
+    return recipe
+
+
+def _function_of(file: Path, function: str) -> Callable[[], object]:
+    if not file.is_file():
+        raise ArgumentTypeError(f"no file {file}: expected {RECIPE_FORMS}")
+    content = runpy.run_path(str(file), run_name=file.stem)
+    own = {
+        key: value
+        for key, value in content.items()
+        if isfunction(value) and value.__module__ == file.stem
+    }
+    if function not in own:
+        raise ArgumentTypeError(
+            f"{file} has no function {function!r}, which would return a training.recipes.Recipe: "
+            f"it has {', '.join(own) or 'none'}"
+        )
+    return own[function]
+
+
+def override(value: D, changes: Sequence[str]) -> D:
+    """Return the dataclass ``value`` with changes such as ``joint.steps=10``; values are JSON.
+
+    Raises ValueError if there is no such field or the value has another type.
+    """
+    for change in changes:
+        path, equals, text = change.partition("=")
+        if not equals:
+            raise ValueError(f"{change!r}: expected NAME=VALUE, as in joint.steps=10")
+        value = _replaced(value, path.split("."), text, change)
+    return value
+
+
+def _replaced(value: Any, path: Sequence[str], text: str, change: str) -> Any:
+    names = [known.name for known in fields(value)] if is_dataclass(value) else []
+    if path[0] not in names:
+        expected = ", ".join(names) or "no field: the recipe does not set this part"
+        raise ValueError(f"{change!r}: no field {path[0]!r}, expected {expected}")
+    old = getattr(value, path[0])
+    deeper = len(path) > 1
+    new = _replaced(old, path[1:], text, change) if deeper else _read(text, old, change)
+    allowed = get_args(get_type_hints(type(value))[path[0]])
+    if isinstance(new, str) and allowed and new not in allowed:
+        raise ValueError(f"{change!r}: expected one of {', '.join(map(str, allowed))}")
+    return replace(value, **{path[0]: new})
+
+
+def _read(text: str, old: Any, change: str) -> Any:
+    try:
+        new = json.loads(text)
+    except ValueError:
+        new = text
+    if isinstance(new, list):
+        new = tuple(tuple(item) if isinstance(item, list) else item for item in new)
+    if isinstance(old, float) and type(new) is int:
+        new = float(new)
+    if new is not None and type(new) is not type(old):
+        raise ValueError(f"{change!r}: expected a value like {old!r}")
+    return new
