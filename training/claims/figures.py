@@ -38,14 +38,14 @@ def curve(path: Path) -> Figure:
 
 
 def named_metrics(pairs: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Read ``NAME=metrics.json`` arguments: figures per name, without the checkpoint's digest."""
+    """Read ``NAME=metrics.json`` arguments: figures per name, without what they are of."""
     found = {}
     for pair in pairs:
         name, sign, path = pair.partition("=")
         if not sign:
             raise ValueError(f"{pair!r} has no =: expected NAME=metrics.json")
         content = json.loads(Path(path).read_text())
-        found[name] = {key: value for key, value in content.items() if key != "digest"}
+        found[name] = {key: v for key, v in content.items() if not isinstance(v, str)}
     return found
 
 

@@ -24,9 +24,10 @@ from samclip_core.types import ImageFeatures
 from training.claims import results
 from training.data.folder import photograph_sets
 from training.evaluation.layouts import LabelledSet
-from training.evaluation.measures import confusion, mean_iou
+from training.evaluation.measures import class_pixels
+from training.evaluation.overlap import semantic_figures
 from training.evaluation.semantic import own_set, readable
-from training.evaluation.suite import Options, progress
+from training.evaluation.suite import Metrics, Options, add_part, progress
 
 Surroundings = Literal["kept", "grey"]  # of a mask in its crop
 GREY = 124  # about ImageNet's mean in every channel
@@ -117,19 +118,14 @@ def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Ans
     }
 
 
-class Row(NamedTuple):
-    """A procedure's mean IoU over a set, and its mean encodes and seconds per photograph."""
+def measure(model: SamClip, data: LabelledSet) -> dict[str, Metrics]:
+    """Run the procedures in turns on every photograph of a set.
 
-    semantic_miou: float
-    encodes: float
-    seconds: float
-
-
-def measure(model: SamClip, data: LabelledSet) -> dict[str, Row]:
-    """Run the procedures in turns on every photograph of a set."""
+    Returns their ``semantic`` figures, and ``encodes`` and ``seconds`` per photograph.
+    """
     values, labels = list(data.classes), [readable(name) for name in data.classes.values()]
     known = procedures(model, labels)
-    total_CC = {name: np.zeros((len(values), len(values)), np.int64) for name in known}
+    counts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in known}
     spent: dict[str, list[tuple[int, float]]] = {name: [] for name in known}
     for picture in progress(data.pictures, f"pipeline {data.name}"):
         image_HW3, truth_HW = decode(picture.read(), model.limits), picture.labels()
@@ -137,8 +133,12 @@ def measure(model: SamClip, data: LabelledSet) -> dict[str, Row]:
             start = perf_counter()
             answer = procedure(image_HW3)
             spent[name].append((answer.encodes, perf_counter() - start))
-            total_CC[name] += confusion(truth_HW, answer.label_map_HW, values)
-    return {name: Row(mean_iou(total_CC[name]), *np.mean(spent[name], axis=0)) for name in known}
+            counts[name].append(class_pixels(truth_HW, answer.label_map_HW, values))
+    return {
+        name: semantic_figures("semantic", counts[name])
+        | dict(zip(("encodes", "seconds"), np.mean(spent[name], axis=0).tolist(), strict=True))
+        for name in known
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,23 +146,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training.claims.pipeline", description=main.__doc__)
     parser.add_argument("--checkpoint", default="edge", help="name or directory")
     parser.add_argument("--set", default="coco_multi", help="coco_multi, labelmefacade or camvid")
-    parser.add_argument("--split", default="val", help="val, or train to choose procedures")
+    parser.add_argument("--split", default="val", help="val or train")
+    add_part(parser)
     parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
     parser.add_argument("--limit", type=int, help="photographs, spread evenly over the set")
     parser.add_argument("--out", type=Path, default=Path("out/claims"))
     args = parser.parse_args(argv)
     root = Path(photograph_sets(parser, "--root", args.root))
     model = SamClip.load(args.checkpoint, engine="torch")
-    data = own_set(Options(root=root, limit=args.limit), args.set, args.split)
+    options = Options(root=root, limit=args.limit, part=args.part)
+    data = own_set(options, args.set, args.split)
     rows = measure(model, data)
     text = results.table(
-        ["procedure", "mIoU", "encodes per photograph", "seconds per photograph"],
+        ["procedure", "mIoU", "interval", "encodes per photograph", "seconds per photograph"],
         [
-            [name, f"{row.semantic_miou:.2%}", f"{row.encodes:.1f}", f"{row.seconds:.2f}"]
+            [
+                name,
+                f"{row['semantic_miou']:.2%}",
+                f"{row['semantic_miou_low']:.2%} to {row['semantic_miou_high']:.2%}",
+                f"{row['encodes']:.1f}",
+                f"{row['seconds']:.2f}",
+            ]
             for name, row in rows.items()
         ],
     )
-    found = {"digest": model.digest} | {name: row._asdict() for name, row in rows.items()}
+    found = {"digest": model.digest, "part": args.part, **rows}
     results.write(args.out, f"pipeline_{args.set}_{args.split}", found, text, None)
     return 0
 

@@ -22,8 +22,8 @@ from training.claims.wise_ft import load_sam
 from training.data.annotations import imagenet_names
 from training.data.folder import photograph_sets
 from training.distillation.teachers import ClipTeacher, class_embeddings
-from training.evaluation.evaluate import OWN
-from training.evaluation.suite import Metrics, Options
+from training.evaluation.suite import Metrics, Options, add_part
+from training.evaluation.suites import OWN
 
 
 class TeacherPair(SamClipNet):
@@ -54,11 +54,12 @@ def table(taught: Mapping[str, float], merged: Mapping[str, float]) -> str:
     rows = [
         [
             name.replace("_", " "),
-            f"{taught[name]:.1%}",
+            f"{value:.1%}",
             f"{merged[name]:.1%}",
-            f"{merged[name] / taught[name]:.1%}" if taught[name] else "",
+            f"{merged[name] / value:.1%}" if value else "",
         ]
-        for name in taught
+        for name, value in taught.items()
+        if not isinstance(value, int)  # counts of classes and photographs
     ]
     return results.table(["figure", "teacher", "merge", "kept"], rows)
 
@@ -74,8 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--merge", default="edge", help="the merged checkpoint")
     parser.add_argument(
-        "--card", action="store_true", help="read the merge's figures from its card (samclip eval)"
+        "--card",
+        action="store_true",
+        help="read the merge's figures, and the part they are of, from its card (samclip eval)",
     )
+    add_part(parser)
     parser.add_argument("--suites", nargs="+", choices=OWN, default=list(OWN))
     parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
     parser.add_argument("--limit", type=int, help="photographs per set")
@@ -84,16 +88,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     root = Path(photograph_sets(parser, "--root", args.root))
     torch.set_num_threads(args.threads)
-    options = Options(root=root, limit=args.limit)
     merge = checkpoint.resolve(args.merge)
-    pair = teachers(args.sam, merge, root, args.clip)
-    taught = _measured(pair, args.suites, options)
+    lineage = json.loads(checkpoint.read_file(merge, checkpoint.LINEAGE))
+    part = lineage.get("part", "all") if args.card else args.part  # older cards are of all
+    options = Options(root=root, limit=args.limit, part=part)
+    taught = _measured(teachers(args.sam, merge, root, args.clip), args.suites, options)
     if args.card:
-        lineage = json.loads(checkpoint.read_file(merge, checkpoint.LINEAGE))
-        merged = {name: lineage["metrics"][name] for name in taught}
+        merged = lineage["metrics"]
+        taught = {name: value for name, value in taught.items() if name in merged}
     else:
         merged = _measured(SamClip.load(merge, engine="torch"), args.suites, options)
-    found = {"digest": checkpoint.digest(merge), "teachers": taught, "merge": merged}
+    found = {"digest": checkpoint.digest(merge), "part": part, "teachers": taught, "merge": merged}
     results.write(args.out, "retention", found, table(taught, merged), None)
     return 0
 
@@ -101,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measured(model: SamClip, suites: Sequence[str], options: Options) -> Metrics:
     metrics: Metrics = {}
     for suite in suites:
-        metrics |= OWN[suite](model, options)
+        metrics |= OWN[suite].task(model, options)
     return metrics
 
 

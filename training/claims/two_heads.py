@@ -20,9 +20,11 @@ from training.claims import results
 from training.claims.sheet import draw_labels
 from training.data.folder import photograph_sets
 from training.evaluation.layouts import LabelledSet
-from training.evaluation.measures import class_rows, confusion, mean_iou
+from training.evaluation.measures import class_iou, class_pixels, class_rows
+from training.evaluation.overlap import semantic_figures
 from training.evaluation.semantic import own_set, readable
-from training.evaluation.suite import Options, progress
+from training.evaluation.suite import Metrics, Options, add_part, progress
+from training.results.card import table
 
 COLUMNS = ("photograph", "truth", "one head", "two heads")
 
@@ -41,19 +43,18 @@ class Changed:
 
 @dataclass
 class Comparison:
-    """Confusion C×C of each procedure over a set, and the photographs that changed most."""
+    """Pixel counts 3×C of each photograph by each procedure, and the largest changes."""
 
     labels: list[str]
-    one_CC: NDArray[np.int64]
-    two_CC: NDArray[np.int64]
+    one_N3C: list[NDArray[np.int64]] = field(default_factory=list)
+    two_N3C: list[NDArray[np.int64]] = field(default_factory=list)
     changed: list[Changed] = field(default_factory=list)
 
 
 def compare(model: SamClip, data: LabelledSet, shown: int) -> Comparison:
     """Segment each photograph of a set by one head and by both, from one encoding."""
     values, labels = list(data.classes), [readable(name) for name in data.classes.values()]
-    nothing_CC = np.zeros((len(values), len(values)), np.int64)
-    found = Comparison(labels, nothing_CC, nothing_CC)
+    found = Comparison(labels)
     for picture in progress(data.pictures, f"two heads {data.name}"):
         truth_HW, encoded = picture.labels(), picture.read()
         features = model.encode(encoded)
@@ -61,8 +62,8 @@ def compare(model: SamClip, data: LabelledSet, shown: int) -> Comparison:
             model.segment_text(features, labels, refine=refine).label_map_HW
             for refine in (False, True)
         )
-        found.one_CC = found.one_CC + confusion(truth_HW, one_HW, values)
-        found.two_CC = found.two_CC + confusion(truth_HW, two_HW, values)
+        found.one_N3C.append(class_pixels(truth_HW, one_HW, values))
+        found.two_N3C.append(class_pixels(truth_HW, two_HW, values))
         row_HW = class_rows(truth_HW, values)
         right = (two_HW == row_HW).astype(int) - (one_HW == row_HW)
         gain = float(right[row_HW >= 0].sum() / max(1, (row_HW >= 0).sum()))
@@ -72,18 +73,19 @@ def compare(model: SamClip, data: LabelledSet, shown: int) -> Comparison:
     return found
 
 
-def class_iou(confusion_CC: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return IoU per class; NaN for a class that is neither present nor predicted."""
-    hit_C = np.diag(confusion_CC)
-    union_C = confusion_CC.sum(axis=0) + confusion_CC.sum(axis=1) - hit_C
-    return np.divide(hit_C, union_C, out=np.full(len(hit_C), np.nan), where=union_C > 0)
+def figures(source: str, found: Comparison) -> Metrics:
+    """Return the semantic figures of both procedures, named as by ``samclip eval``."""
+    return semantic_figures(f"{source}_semantic", found.one_N3C) | semantic_figures(
+        f"{source}_semantic_two_heads", found.two_N3C
+    )
 
 
-def report(name: str, found: Comparison) -> str:
-    """Format both figures, and a table of the classes that occur, the largest gain first."""
-    one, two = mean_iou(found.one_CC), mean_iou(found.two_CC)
-    one_C, two_C = class_iou(found.one_CC), class_iou(found.two_CC)
-    pixels_C = found.one_CC.sum(axis=1)
+def report(source: str, found: Comparison) -> str:
+    """Format all figures, and a table of the classes that occur, the largest gain first."""
+    measured = figures(source, found)
+    one, two = (measured[f"{source}_semantic{head}_miou"] for head in ("", "_two_heads"))
+    one_3C, two_3C = (np.sum(counts, axis=0) for counts in (found.one_N3C, found.two_N3C))
+    one_C, two_C, pixels_C = class_iou(one_3C), class_iou(two_3C), one_3C[1]
     order = [c for c in np.argsort(one_C - two_C, kind="stable") if pixels_C[c]]
     rows = [
         [
@@ -97,8 +99,8 @@ def report(name: str, found: Comparison) -> str:
     ]
     classes = results.table(["class", "pixels", "one head", "two heads", "difference"], rows)
     return (
-        f"{name}: mIoU {one:.2%} with one head, {two:.2%} with two: {100 * (two - one):+.2f} "
-        f"points\n\n{classes}"
+        f"{source}: mIoU {one:.2%} with one head, {two:.2%} with two: {100 * (two - one):+.2f} "
+        f"points\n\n| figure | value |\n|---|---|\n{table(measured)}\n\n{classes}"
     )
 
 
@@ -124,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training.claims.two_heads", description=main.__doc__)
     parser.add_argument("--checkpoint", default="edge", help="name or directory")
     parser.add_argument("--set", default="coco_multi", help="coco_multi, labelmefacade or camvid")
-    parser.add_argument("--split", default="val", help="val, or train to choose procedures")
+    parser.add_argument("--split", default="val", help="val or train")
+    add_part(parser)
     parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
     parser.add_argument("--limit", type=int, help="photographs, spread evenly over the set")
     parser.add_argument("--shown", type=int, default=8, help="photographs on the sheet")
@@ -132,15 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     root = Path(photograph_sets(parser, "--root", args.root))
     model = SamClip.load(args.checkpoint, engine="torch")
-    data = own_set(Options(root=root, limit=args.limit), args.set, args.split)
-    found = compare(model, data, args.shown)
+    options = Options(root=root, limit=args.limit, part=args.part)
+    found = compare(model, own_set(options, args.set, args.split), args.shown)
     name = f"two_heads_{args.set}_{args.split}"
-    figures = {
-        "digest": model.digest,
-        f"{args.set}_semantic_miou": mean_iou(found.one_CC),
-        f"{args.set}_semantic_two_heads_miou": mean_iou(found.two_CC),
-    }
-    results.write(args.out, name, figures, report(name, found), draw(found))
+    measured = {"digest": model.digest, "part": args.part} | figures(args.set, found)
+    results.write(args.out, name, measured, report(args.set, found), draw(found))
     return 0
 
 

@@ -9,10 +9,14 @@ from training.evaluation.suite import Metrics
 
 
 def draw_bars(figures: Mapping[str, Metrics], path: Path) -> None:
-    """Write a PNG with the figures of several checkpoints, keyed by name, in per cent."""
+    """Write a PNG with the figures of several checkpoints, keyed by name, in per cent.
+
+    Only mIoU and accuracies are drawn, without their bounds and counts.
+    """
     from matplotlib.figure import Figure  # slow to import, and only plots need it
 
-    names = list(dict.fromkeys(name for metrics in figures.values() for name in metrics))
+    known = dict.fromkeys(name for metrics in figures.values() for name in metrics)
+    names = [name for name in known if name.endswith(("_miou", "_top1"))]
     position = np.arange(len(names))
     thickness = 0.8 / len(figures)
     figure = Figure(figsize=(8, 1 + 0.3 * len(names) * (1 + len(figures))), layout="constrained")

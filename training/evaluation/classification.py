@@ -7,7 +7,7 @@ import numpy as np
 from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.model import SamClip
 from training.data.annotations import class_names
-from training.evaluation.layouts import class_folders
+from training.evaluation.class_layouts import Classified, class_folders, read_places365
 from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
 
 OWN_SETS = ("caltech101", "imagen200", "imagenet1k_sample")
@@ -26,11 +26,20 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
 
 
 def folders(model: SamClip, options: Options) -> Metrics:
-    """Return top-1 and top-5 accuracy on ImageNet's layout (paper, table 1)."""
+    """Return top-1 and top-5 accuracy on a folder per class: ImageNet and ImageNet-v2."""
     val = options.root / "val"
-    pictures, names = class_folders(val if val.is_dir() else options.root)
-    chosen = progress(limited(pictures, options.limit), "classification")
-    top = _top_k(model, ((path.read_bytes(), index) for path, index in chosen), names)
+    return _public(model, class_folders(val if val.is_dir() else options.root), options)
+
+
+def places365(model: SamClip, options: Options) -> Metrics:
+    """Return top-1 and top-5 accuracy on Places365 in either of its layouts."""
+    return _public(model, read_places365(options.root), options)
+
+
+def _public(model: SamClip, classified: Classified, options: Options) -> Metrics:
+    chosen = progress(limited(classified.pictures, options.limit), "classification")
+    pictures = ((path.read_bytes(), index) for path, index in chosen)
+    top = _top_k(model, pictures, classified.names)
     return {"top1": top[0], "top5": top[1]}
 
 

@@ -1,8 +1,7 @@
 """``samclip eval``: evaluate a checkpoint in the paper's tasks on held-out photographs.
 
-A suite takes a model and a folder and returns named figures in [0, 1]. Our own photograph sets and
-the public data sets, in their published layouts, are read in place; ``training/evaluation`` has one
-file per task.
+A suite takes a model and a folder and returns named figures. Our own photograph sets and the public
+data sets, in their published layouts, are read in place; ``suites`` lists them.
 """
 
 import argparse
@@ -10,7 +9,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -22,46 +20,11 @@ from samclip_core.engine.memory import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
-from training.evaluation import (
-    classification,
-    instances,
-    layouts,
-    points,
-    probing,
-    retrieval,
-    semantic,
-)
+from training.data.folder import photograph_sets
 from training.evaluation.bars import draw_bars
-from training.evaluation.probe_heads import HEADS
-from training.evaluation.suite import FeatureMap, Metrics, Options, Protocol, Task
+from training.evaluation.suite import FeatureMap, Metrics, Options, Protocol, add_part
+from training.evaluation.suites import OWN, PROBES, SUITES, described
 from training.results.card import complete, table
-
-OWN: dict[str, Task] = {
-    "masks": instances.own_sets,
-    "classification": classification.own_sets,
-    "retrieval": retrieval.own_sets,
-    "semantic": semantic.own_sets,
-}
-PROBES: dict[str, Task] = {
-    "probe": partial(probing.segmentation, list(HEADS)),
-    **{f"probe-{head}": partial(probing.segmentation, [head]) for head in HEADS},
-    "probe-classify": probing.classification,
-}
-SUITES: dict[str, Task] = {
-    **OWN,
-    "imagenet": classification.folders,
-    "flickr30k": retrieval.public,
-    "coco-captions": retrieval.public,
-    "coco-boxes": instances.coco_boxes,
-    "lvis-boxes": instances.lvis_boxes,
-    "points": points.public,
-    "voc": partial(semantic.public, layouts.voc),
-    "voc-context": partial(semantic.public, layouts.voc_context),
-    "ade20k": partial(semantic.public, layouts.ade20k),
-    "coco-stuff": partial(semantic.public, layouts.coco_stuff),
-    "coco-panoptic": partial(semantic.public, layouts.coco_panoptic),
-    **PROBES,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--card needs full results on all our own sets, as they are served: remove --limit, "
             "--size and --suite"
         )
+    arguments.root = Path(photograph_sets(parser, "--root", arguments.root))
     try:
         _measure(arguments)
     except (SamClipError, OSError, ValueError) as error:
@@ -91,7 +55,9 @@ def _measure(arguments: argparse.Namespace) -> None:
     model = SamClip.load(
         arguments.checkpoint, arguments.device, arguments.dtype, engine=arguments.engine
     )
-    if arguments.templates == "openai":
+    chosen = OWN if arguments.suite == "all" else {arguments.suite: SUITES[arguments.suite]}
+    public_names = any(suite.names for suite in chosen.values())
+    if arguments.templates == "openai" or (public_names and arguments.templates is None):
         model.config = replace(model.config, templates=_openai_templates())
     if arguments.size is not None:
         model.config.check_size(arguments.size)
@@ -101,23 +67,31 @@ def _measure(arguments: argparse.Namespace) -> None:
         model.config = replace(model.config, task_sizes=sizes)
     names = vars(Options(root=arguments.root))
     options = Options(**{name: getattr(arguments, name) for name in names})
-    chosen = OWN if arguments.suite == "all" else {arguments.suite: SUITES[arguments.suite]}
     metrics: Metrics = {}
-    for task in chosen.values():
-        metrics |= task(model, options)
-    _write(arguments.out, model, metrics)
+    for suite in chosen.values():
+        metrics |= suite.task(model, options)
+    part = arguments.part if arguments.suite in ("all", *OWN) else "all"
+    _write(arguments.out, {"digest": model.digest, "part": part}, metrics)
     if arguments.suite in PROBES:
         draw_bars({model.config.name: metrics}, arguments.out.with_suffix(".png"))
     if arguments.card:
-        print(f"digest {complete(checkpoint.resolve(arguments.checkpoint), metrics)}")
+        directory = checkpoint.resolve(arguments.checkpoint)
+        print(f"digest {complete(directory, metrics, arguments.part)}")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="samclip eval", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="samclip eval",
+        description=main.__doc__,
+        epilog=described(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = parser.add_argument
     add("--checkpoint", default="edge", help="name or directory")
-    add("--suite", choices=["all", *SUITES], default="all", help="all: our own photograph sets")
-    add("--root", type=Path, default=Path("../shared/data"), help="data set folder")
+    suites = ["all", *SUITES]
+    add("--suite", choices=suites, default="all", metavar="NAME", help="all: our own, or see below")
+    add("--root", help="folder of the data set, or of our own sets (SAMCLIP_DATA)")
+    add_part(parser)
     add("--size", type=_positive, help="side of the frame for the CLIP head; masks keep SAM's own")
     add("--limit", type=_positive, help="images per set, spread evenly over it")
     add("--protocol", choices=get_args(Protocol), default="whole", help="semantic: image framing")
@@ -126,7 +100,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--detections", type=Path, help="boxes: a detector's JSON instead of the true boxes")
     add("--features", choices=get_args(FeatureMap), default="tokens", help="probes: feature map")
     add("--seed", type=int, default=0, help="probes: seed")
-    add("--templates", choices=["own", "openai"], default="own", help="openai: the paper's 80")
+    add("--epochs", type=_positive, help="probes: passes over the training set (50; classify: 90)")
+    add(
+        "--templates",
+        choices=["own", "openai"],
+        help="own: the checkpoint's; openai: the paper's 80 (default of public sets with names)",
+    )
     add("--out", type=Path, default=Path("out/metrics.json"))
     add("--card", action="store_true", help="write the figures into the checkpoint's model card")
     add("--device", type=_device, default="cpu", help="torch device: cpu, cuda, cuda:1")
@@ -157,10 +136,10 @@ def _openai_templates() -> tuple[str, ...]:
     return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
 
-def _write(out: Path, model: SamClip, metrics: Metrics) -> None:
+def _write(out: Path, origin: dict[str, str], metrics: Metrics) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"digest": model.digest} | metrics, indent=2) + "\n")
-    shown = f"| figure | value |\n|---|---|\n{table(metrics)}\n"
+    out.write_text(json.dumps(origin | metrics, indent=2) + "\n")
+    shown = f"| figure ({origin['part']}) | value |\n|---|---|\n{table(metrics)}\n"
     out.with_suffix(".md").write_text(shown)
     print(shown, end="")
 

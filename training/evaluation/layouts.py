@@ -1,10 +1,9 @@
-"""Public data sets in their published layouts: images with a class, captions or a label map.
+"""Public data sets in their published layouts: images with captions or a label map.
 
 Nothing is downloaded or converted; class names come from files of the data set where it has them.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -15,29 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip_core.io.image import SUFFIXES
-
-WNID = re.compile(r"n\d{8}")
-NAME_FILES = (
-    "imagenet_class_index.json",
-    "classes.json",
-    "LOC_synset_mapping.txt",
-    "synset_words.txt",
-    "classes.txt",
-)
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "dining table", "dog", "horse", "motorbike", "person", "potted plant", "sheep", "sofa",
     "train", "tv monitor",
 )  # fmt: skip
+VOC_PROMPTS = (
+    "background", *VOC_CLASSES[:10], "table", *VOC_CLASSES[11:19], "television monitor",
+    "bag", "bed", "bench", "book", "building", "cabinet", "ceiling", "cloth", "computer", "cup",
+    "door", "fence", "floor", "flower", "food", "grass", "ground", "keyboard", "light", "mountain",
+    "mouse", "curtain", "platform", "sign", "plate", "road", "rock", "shelves", "sidewalk", "sky",
+    "snow", "bedclothes", "track", "tree", "truck", "wall", "water", "window", "wood",
+)  # fmt: skip
+"""CLIPpy's prompts: background, the classes in its words, then 39 words that mean background.
+
+From the list in its published evaluation (github.com/kahnchana/clippy, evaluation/datasets.py).
+"""
 _UNSPACED = {name.replace(" ", ""): name for name in VOC_CLASSES}  # as VOC's files spell them
-
-
-class Classified(NamedTuple):
-    """Images, each with the index of its class in ``names``."""
-
-    pictures: list[tuple[Path, int]]
-    names: list[str]
 
 
 class Captioned(NamedTuple):
@@ -58,13 +51,15 @@ class Mapped(NamedTuple):
 class LabelledSet:
     """Images with label maps, and the class name of each value.
 
-    Other values are ignored, except ``background``, which means none of the classes.
+    Other values are ignored, except ``background``, which means none of the classes. ``prompts``
+    are those of a published protocol: background, each class, then words that mean background.
     """
 
     name: str
     classes: dict[int, str]
     pictures: list[Mapped]
     background: int | None = None
+    prompts: tuple[str, ...] = ()
 
     def values(self, background: bool) -> list[int]:
         """Return the evaluated values; the background comes first if requested and known."""
@@ -88,64 +83,6 @@ def existing(candidates: Iterable[Path], what: str) -> Path:
         if path.exists():
             return path
     raise FileNotFoundError(f"no {what} found; tried {', '.join(map(str, tried))}")
-
-
-def class_folders(folder: Path) -> Classified:
-    """Read a set with one folder per class: ImageNet, ImageNet-v2, Places365 or custom.
-
-    Names come from one of ``NAME_FILES``, in the folder or its parent: JSON ``{folder: name}`` or
-    ``{index: [folder, name]}``, or text lines ``folder name, more names``. Without such a file,
-    ImageNet's thousand folders (WordNet ids, or v2's 0 to 999) get CLIP's names, and other folders
-    are named after themselves. Raises FileNotFoundError if the folder is empty or WordNet ids have
-    no names, and ValueError if one folder has none.
-    """
-    keys = [child.name for child in folder.iterdir() if child.is_dir()]
-    keys.sort(key=lambda key: (int(key), key) if key.isdecimal() else (0, key))
-    if not keys:
-        raise FileNotFoundError(f"{folder} has no subfolders: expected one per class")
-    names = _folder_names(folder, keys)
-    pictures = [
-        (path, index)
-        for index, key in enumerate(keys)
-        for path in sorted((folder / key).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
-    ]
-    return Classified(pictures, names)
-
-
-def _folder_names(folder: Path, keys: list[str]) -> list[str]:
-    for path in (place / name for place in (folder, folder.parent) for name in NAME_FILES):
-        if path.exists():
-            table = _name_table(path)
-            missing = [key for key in keys if key not in table]
-            if missing:
-                raise ValueError(f"{path} has no name for the folder {missing[0]}")
-            return [table[key] for key in keys]
-    wnids = all(WNID.fullmatch(key) for key in keys)
-    if len(keys) == 1000 and (wnids or keys == [str(i) for i in range(1000)]):
-        from open_clip import IMAGENET_CLASSNAMES  # takes seconds to import
-
-        return list(IMAGENET_CLASSNAMES)
-    if wnids:
-        raise FileNotFoundError(
-            f"no names for the WordNet ids in {folder}: put one of {', '.join(NAME_FILES)} there"
-        )
-    return [key.replace("_", " ").replace("-", " ") for key in keys]
-
-
-def _name_table(path: Path) -> dict[str, str]:
-    table = {}
-    if path.suffix == ".txt":
-        for line in path.read_text().splitlines():
-            key, _, names = line.strip().partition(" ")
-            table[key] = names.split(",")[0].strip()
-        return table
-    for key, value in read_json(path).items():
-        name = value if isinstance(value, str) else value[1]
-        table[key] = name.replace("_", " ")
-        if not isinstance(value, str):
-            table[value[0]] = table[key]
-    return table
 
 
 def captioned(root: Path) -> list[Captioned]:
@@ -199,7 +136,7 @@ def voc(root: Path, part: str = "val") -> LabelledSet:
         _mapped(root / f"JPEGImages/{stem}.jpg", root / f"SegmentationClass/{stem}.png")
         for stem in stems
     ]
-    return LabelledSet("voc", dict(enumerate(VOC_CLASSES, 1)), pictures, background=0)
+    return LabelledSet("voc", dict(enumerate(VOC_CLASSES, 1)), pictures, 0, VOC_PROMPTS)
 
 
 def voc_context(root: Path) -> LabelledSet:

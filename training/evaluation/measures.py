@@ -1,7 +1,9 @@
-"""Metrics: IoU of masks, confusion of classes, ranks in retrieval.
+"""Metrics: IoU of masks and of classes, ranks in retrieval.
 
-C classes, T texts, B images, H×W pixels.
+C classes, N photographs, T texts, B images, H×W pixels.
 """
+
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -33,25 +35,38 @@ def class_rows(labels_HW: NDArray[np.integer], values: list[int]) -> NDArray[np.
     return index[labels_HW]
 
 
-def confusion(
+Rule = Literal["truth", "union"]
+"""The classes that a mean IoU is over: those in the ground truth, or those with a union above 0.
+
+The second also counts classes that are only predicted, with an IoU of 0, as mmsegmentation does.
+"""
+
+
+def class_pixels(
     truth_HW: NDArray[np.integer], answer_HW: NDArray[np.integer], values: list[int]
 ) -> NDArray[np.int64]:
-    """Count pixels by (true class, predicted class), C×C; other true values are ignored.
+    """Count each class's right, true and predicted pixels, 3×C; other true values are ignored.
 
     ``truth_HW`` has values, ``answer_HW`` has indices into ``values``.
     """
     row_HW = class_rows(truth_HW, values)
-    counted = row_HW >= 0
-    cells = row_HW[counted] * len(values) + answer_HW[counted]
-    return np.bincount(cells, minlength=len(values) ** 2).reshape(len(values), -1)
+    counted_HW = row_HW >= 0
+    true_P, answer_P = row_HW[counted_HW], answer_HW[counted_HW]
+    parts = true_P[true_P == answer_P], true_P, answer_P
+    return np.stack([np.bincount(part, minlength=len(values)) for part in parts])
 
 
-def mean_iou(confusion_CC: NDArray[np.int64]) -> float:
-    """Return the IoU averaged over the classes that occur in the ground truth."""
-    hit_C = np.diag(confusion_CC)
-    union_C = confusion_CC.sum(axis=0) + confusion_CC.sum(axis=1) - hit_C
-    present_C = confusion_CC.sum(axis=1) > 0
-    return float((hit_C[present_C] / union_C[present_C]).mean())
+def class_iou(pixels_3C: NDArray[np.number], rule: Rule = "union") -> NDArray[np.float64]:
+    """Return the IoU of each class, NaN for a class that the rule leaves out; …×3×C to …×C."""
+    right_C, true_C, predicted_C = np.moveaxis(pixels_3C, -2, 0)
+    union_C = true_C + predicted_C - right_C
+    counted_C = (true_C if rule == "truth" else union_C) > 0
+    return np.divide(right_C, union_C, out=np.full(union_C.shape, np.nan), where=counted_C)
+
+
+def mean_iou(pixels_3C: NDArray[np.number], rule: Rule = "truth") -> float:
+    """Return the IoU averaged over the classes that the rule counts."""
+    return float(np.nanmean(class_iou(pixels_3C, rule)))
 
 
 def ranks(

@@ -1,8 +1,13 @@
-"""Text-prompted semantic segmentation: mean IoU over the classes that occur.
+"""Text-prompted semantic segmentation, measured by mean IoU.
 
 Three protocols (paper, section 4.2 and appendix C): ``whole`` encodes the image as the service
 does; ``square`` squashes it to the square model frame, as the paper does at 448; ``sliding`` keeps
 its aspect ratio, scales its shorter side to the frame and averages overlapping windows.
+
+Three rules for the background of a set: ``ignored``, its pixels do not count; ``clippy``, it is a
+class that "background" or one of 39 further words wins (the paper's protocol for VOC, after CLIPpy,
+arXiv 2210.09996); ``clear_win``, it is the class of pixels that no label wins clearly
+(``samclip_core.answers.semantic``).
 """
 
 import math
@@ -10,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -21,7 +27,8 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import class_names, label_map
 from training.evaluation.layouts import LabelledSet, Mapped
-from training.evaluation.measures import confusion, mean_iou
+from training.evaluation.measures import class_pixels
+from training.evaluation.overlap import semantic_figures
 from training.evaluation.suite import (
     Metrics,
     Options,
@@ -33,6 +40,7 @@ from training.evaluation.suite import (
 
 OVERLAP = 1 / 3  # of neighbouring windows
 HEADS = {"": False, "_two_heads": True}
+Background = Literal["ignored", "clippy", "clear_win"]
 
 
 def own_set(options: Options, source: str, split: str = "val") -> LabelledSet:
@@ -48,33 +56,43 @@ def own_set(options: Options, source: str, split: str = "val") -> LabelledSet:
 
 
 def own_sets(model: SamClip, options: Options) -> Metrics:
-    """Return mean IoU on our own sets, by the CLIP head alone and by both heads."""
-    metrics = {}
+    """Return the figures of our own sets, by the CLIP head alone and by both heads."""
+    metrics: Metrics = {}
     for source in ("coco_multi", "labelmefacade", "camvid"):
         data = own_set(options, source)
         for head, refine in HEADS.items():
-            name = f"{source}_semantic{head}{_suffix(options)}_miou"
-            metrics[name] = measure(model, data, options.protocol, refine)
+            name = f"{source}_semantic{head}{_suffix(options)}"
+            metrics |= semantic_figures(name, measure(model, data, options.protocol, refine))
     return metrics
 
 
 def public(read: Callable[[Path], LabelledSet], model: SamClip, options: Options) -> Metrics:
-    """Return mean IoU on a public set, by the CLIP head and with ``refine`` also by both heads.
+    """Return the figures of a public set, by the CLIP head and with ``refine`` also by both heads.
 
-    A set with a background is measured without and with it as a class: the pixels that no class
-    wins clearly (``samclip_core.answers.semantic``).
+    A set with a background is measured by each rule that applies to it.
     """
     data = read(options.root)
     data = replace(data, pictures=limited(data.pictures, options.limit))
-    metrics = {}
+    metrics: Metrics = {}
     for head, refine in HEADS.items():
         if refine and not options.refine:
             continue
-        for background in (False, True)[: 1 if data.background is None else 2]:
-            number = f"_{len(data.classes) + background}" if data.background is not None else ""
-            name = f"{data.name}{number}{head}{_suffix(options)}_miou"
-            metrics[name] = measure(model, data, options.protocol, refine, background)
+        for rule, suffix in _rules(data).items():
+            name = f"{data.name}{suffix}{head}{_suffix(options)}"
+            pixels_N3C = measure(model, data, options.protocol, refine, rule)
+            metrics |= semantic_figures(name, pixels_N3C)
     return metrics
+
+
+def _rules(data: LabelledSet) -> dict[Background, str]:
+    """Return the rules that apply to a set, and how each one shows in the figures' names."""
+    if data.background is None:
+        return {"ignored": ""}
+    count = len(data.classes)
+    rules: dict[Background, str] = {"ignored": f"_{count}"}
+    if data.prompts:
+        rules["clippy"] = f"_{count + 1}_clippy"
+    return rules | {"clear_win": f"_{count + 1}_clear_win"}
 
 
 def _suffix(options: Options) -> str:
@@ -86,22 +104,34 @@ def measure(
     data: LabelledSet,
     protocol: Protocol = "whole",
     refine: bool = False,
-    background: bool = False,
-) -> float:
-    """Return mean IoU over a set; ``background`` counts its background value as a class."""
-    values = data.values(background)
+    rule: Background = "ignored",
+) -> list[NDArray[np.int64]]:
+    """Return the pixel counts 3×C of each photograph of a set (``class_pixels``)."""
+    values = data.values(background=rule != "ignored")
     labels = [readable(name) for name in data.classes.values()]
+    if rule == "clippy":
+        labels = list(data.prompts)
     size = model.config.image_size if refine else model.config.size_of("semantic")
-    total_CC = np.zeros((len(values), len(values)), np.int64)
+    counts = []
     for picture in progress(data.pictures, f"semantic {data.name} {protocol} refine={refine}"):
         truth_HW = picture.labels()
         features = encode(model, picture.read(), protocol, size)
-        answer_HW = model.segment_text(features, labels, background, refine).label_map_HW
+        answer = model.segment_text(features, labels, rule == "clear_win", refine)
+        answer_HW = _indices(answer.label_map_HW, rule, len(values))
         if answer_HW.shape != truth_HW.shape:
             size_wh = (truth_HW.shape[1], truth_HW.shape[0])
             answer_HW = cv2.resize(answer_HW, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
-        total_CC += confusion(truth_HW, answer_HW + background, values)
-    return mean_iou(total_CC)
+        counts.append(class_pixels(truth_HW, answer_HW, values))
+    return counts
+
+
+def _indices(
+    label_map_HW: NDArray[np.integer], rule: Background, classes: int
+) -> NDArray[np.integer]:
+    """Turn indices of labels into indices of the evaluated classes; background is 0."""
+    if rule == "clear_win":
+        return label_map_HW + 1
+    return np.where(label_map_HW < classes, label_map_HW, 0) if rule == "clippy" else label_map_HW
 
 
 def encode(model: SamClip, encoded: bytes, protocol: Protocol, size: int) -> ImageFeatures:

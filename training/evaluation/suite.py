@@ -1,9 +1,11 @@
 """The inputs and outputs of every evaluation task."""
 
+import argparse
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from tqdm import tqdm
 
@@ -12,9 +14,11 @@ from training.data.annotations import Sample, read_shards
 
 T = TypeVar("T")
 
-Metrics = dict[str, float]  # named figures in [0, 1]
+Metrics = dict[str, float]  # named figures in [0, 1]; an int is a count
 Protocol = Literal["whole", "square", "sliding"]
 FeatureMap = Literal["tokens", "sam"]
+Part = Literal["all", "select", "report"]
+"""A third of each of our own validation sets is for choosing settings, the rest for reporting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +26,8 @@ class Options:
     """The options of one evaluation run.
 
     ``limit``: images per set, spread evenly over it (None: all). ``annotations`` and
-    ``detections``: JSON files that replace the layout's annotations and the true boxes.
+    ``detections``: JSON files that replace the layout's annotations and the true boxes. ``part``:
+    of our own validation sets. ``epochs``: of a probe (None: the usual number).
     """
 
     root: Path
@@ -33,9 +38,22 @@ class Options:
     detections: Path | None = None
     features: FeatureMap = "tokens"
     seed: int = 0
+    part: Part = "all"
+    epochs: int | None = None
 
 
 Task = Callable[[SamClip, Options], Metrics]
+
+
+def add_part(parser: argparse.ArgumentParser) -> None:
+    """Add ``--part``, which chooses the part of our own validation sets."""
+    parser.add_argument(
+        "--part",
+        choices=get_args(Part),
+        default="report",
+        help="part of our own validation sets: select, a third, to choose settings; report, the "
+        "rest, for figures to publish (default); all, for models that were chosen on all",
+    )
 
 
 def limited(items: Sequence[T], limit: int | None) -> list[T]:
@@ -51,9 +69,24 @@ def own_samples(
     split: str = "val",
     usable: Callable[[Sample], object] = lambda _: True,
 ) -> list[Sample]:
-    """Return the usable samples of a split of one of our own sets, up to the limit."""
-    samples = read_shards(options.root, source, split)
-    return limited([sample for sample in samples if usable(sample)], options.limit)
+    """Return the usable samples of a split of one of our own sets, up to the limit.
+
+    Of the ``val`` split, only those of the requested part. Raises ValueError if there are none.
+    """
+    samples = [sample for sample in read_shards(options.root, source, split) if usable(sample)]
+    if split == "val" and options.part != "all":
+        samples = [sample for sample in samples if part_of(sample.key) == options.part]
+    if not samples:
+        raise ValueError(
+            f"{options.root / source} has no usable {split} photographs in part {options.part}"
+        )
+    return limited(samples, options.limit)
+
+
+def part_of(key: str) -> Part:
+    """Return the part of a validation set that a photograph belongs to; it depends on the key."""
+    digest = hashlib.md5(key.encode(), usedforsecurity=False).digest()
+    return "select" if int.from_bytes(digest) % 3 == 0 else "report"
 
 
 def progress(items: Iterable[T], what: str) -> Iterator[T]:

@@ -14,8 +14,12 @@ serve both recognition and segmentation.
 
 ## Figures
 
-Measured by `samclip eval` on the validation parts of the photograph sets, which are not used in
-training.
+Measured by `samclip eval` on {part}. Their
+photographs were not used in this training. `imagenet1k_sample` and `imagen200` are not zero-shot
+for a trunk that is an ImageNet classifier: the first is probably part of its training set, the
+second consists of ImageNet's own categories. `miou` is over the classes that occur, with a 95 %
+bootstrap interval over photographs (`low`, `high`); `miou union` is over those that occur or are
+predicted.
 
 | figure | value |
 |---|---|
@@ -45,11 +49,18 @@ purposes must judge for themselves how this affects the weights.
 """
 
 
-def complete(directory: Path, metrics: Mapping[str, float]) -> str:
-    """Write measured figures into a checkpoint's lineage and card; return the new digest."""
+PARTS = {
+    "all": "the validation sets",
+    "select": "the third of the validation sets that is for choosing",
+    "report": "the two thirds of the validation sets that are for reporting",
+}
+
+
+def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
+    """Write the figures of ``part`` into a checkpoint's lineage and card; return the new digest."""
     config = checkpoint.read_config(directory)
     lineage: dict[str, Any] = json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE))
-    lineage["metrics"] = dict(metrics)
+    lineage |= {"metrics": dict(metrics), "part": part}
     (directory / checkpoint.LINEAGE).write_text(
         json.dumps(lineage, indent=2, sort_keys=True) + "\n"
     )
@@ -60,6 +71,7 @@ def complete(directory: Path, metrics: Mapping[str, float]) -> str:
         backbone=config.backbone,
         size=config.image_size,
         cells=4 * config.grid,
+        part=PARTS[part],
         figures=table(metrics),
         teachers="\n".join(f"- **{key}**: {origin}" for key, origin in lineage["teachers"].items()),
         sets=", ".join(sorted(lineage["data"])),
@@ -70,7 +82,8 @@ def complete(directory: Path, metrics: Mapping[str, float]) -> str:
 
 
 def table(metrics: Mapping[str, float]) -> str:
-    """Return the rows of a Markdown table, one figure per row, in per cent."""
+    """Return the rows of a Markdown table, one figure per row: in per cent, counts as they are."""
     return "\n".join(
-        f"| {name.replace('_', ' ')} | {value:.1%} |" for name, value in metrics.items()
+        f"| {name.replace('_', ' ')} | {value if isinstance(value, int) else f'{value:.1%}'} |"
+        for name, value in metrics.items()
     )

@@ -30,7 +30,9 @@ def test_masks_are_the_sam_teachers_and_names_the_clip_teachers(tiny_checkpoint:
 
 
 def test_the_table_says_what_is_kept() -> None:
-    text = table({"box_miou": 0.5, "top1": 0.0}, {"box_miou": 0.49, "top1": 0.1})
+    counts = {"photographs": 12}
+    text = table({"box_miou": 0.5, "top1": 0.0} | counts, {"box_miou": 0.49, "top1": 0.1} | counts)
+    assert "photographs" not in text
     assert "| box miou | 50.0% | 49.0% | 98.0% |" in text
     assert "| top1 | 0.0% | 10.0% |  |" in text
 
@@ -60,8 +62,9 @@ def test_the_command_measures_both(
     own = make_tiny_checkpoint(tmp_path / "own")
     (own / checkpoint.LINEAGE).write_text('{"teachers": {}, "data": {}}')
     checkpoint.seal(own)
-    complete(own, dict.fromkeys(found["merge"], 0.25))
+    complete(own, dict.fromkeys(found["merge"], 0.25), "all")
     retention.main([*given, "--merge", str(own), "--card"])
     carded = json.loads((tmp_path / "out/retention.json").read_text())
     assert carded["merge"] == dict.fromkeys(found["merge"], 0.25)
     assert carded["teachers"] == found["teachers"]
+    assert (found["part"], carded["part"]) == ("report", "all")  # a card's figures are of its part

@@ -11,7 +11,7 @@ from samclip_core.nn.network import SAM_PARTS, SamClipNet, load_net
 from tests.photographs import draw, instance, jpg, write_classes, write_shard
 from tests.tiny import make_tiny_checkpoint
 from training.claims import wise_ft
-from training.claims.wise_ft import Point, interpolate, load_sam, verdict
+from training.claims.wise_ft import Point, better, interpolate, load_sam, verdict
 
 
 def small(value: float, head: bool) -> SamClipNet:
@@ -64,9 +64,14 @@ def test_the_teacher_comes_from_a_directory_a_state_or_its_best_weights(
 def test_only_better_on_both_axes_beats_the_merge() -> None:
     merge = Point(None, 0.6, 0.7)
     points = [Point(0.0, 0.65, 0.1), Point(0.5, 0.6, 0.8), Point(1.0, 0.4, 0.75)]
-    assert verdict(points, merge) == "No point of the curve beats the merge on both axes."
-    found = verdict([*points, Point(0.3, 0.61, 0.71)], merge)
-    assert found == "Shares that beat the merge on both axes: 0.3."
+    assert better(points, merge) == []
+    assert better([*points, Point(0.3, 0.61, 0.71)], merge) == ["0.3"]
+
+
+def test_a_share_must_beat_the_merge_on_other_photographs_than_it_was_chosen_on() -> None:
+    assert verdict([], ["0.5"]).startswith("No point of the curve beats the merge")
+    assert verdict(["0.3", "0.4"], ["0.4", "0.5"]).endswith("of these beat it: 0.4.")
+    assert verdict(["0.3"], []).endswith("of these beat it: none.")
 
 
 def test_the_command_draws_the_curve_between_two_checkpoints(
@@ -76,27 +81,29 @@ def test_the_command_draws_the_curve_between_two_checkpoints(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The merged model is the student here, so the curve ends at the student."""
-    monkeypatch.setattr(wise_ft, "SHARES", (0.0, 0.5, 1.0))
+    monkeypatch.setattr(wise_ft, "SHARES", (0.0, 1.0))
     sam = make_tiny_checkpoint(tmp_path / "sam", seed=1)
-    drawings = [draw(seed) for seed in range(2)]
+    drawings = {"1": draw(0), "2": draw(1)}  # one photograph for reporting, one for choosing
     for source in ("coco_multi", "imagen200"):
         samples = {
-            str(place): {
+            key: {
                 "jpg": jpg(drawing.image_HW3),
                 "json": json.dumps(
                     {"instances": [instance(mask, iscrowd=0) for mask in drawing.masks]}
                 ).encode(),
-                "cls": str(place).encode(),
+                "cls": key.encode(),
             }
-            for place, drawing in enumerate(drawings)
+            for key, drawing in drawings.items()
         }
         write_shard(tmp_path / source / "val-0.tar", samples)
-        write_classes(tmp_path / source, {0: "dog", 1: "cat"})
+        write_classes(tmp_path / source, {1: "dog", 2: "cat"})
     given = {"--sam": sam, "--student": tiny_checkpoint, "--merge": tiny_checkpoint}
     given |= {"--root": tmp_path, "--out": tmp_path / "out"}
     assert wise_ft.main([str(word) for pair in given.items() for word in pair]) == 0
     found = json.loads((tmp_path / "out/wise_ft.json").read_text())
     curve, merge = found["curve"], found["merge"]
+    assert found["select"]["curve"][0]["share"] == 0
+    assert found["select"]["merge"] != merge
     assert [point.pop("share") for point in curve] == [*wise_ft.SHARES]
     assert merge.pop("share") is None
     assert curve[-1] == merge

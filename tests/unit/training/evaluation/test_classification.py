@@ -50,6 +50,41 @@ def test_folders_give_the_first_and_the_first_five(tmp_path: Path):
     assert classification.folders(oracle, Options(root=tmp_path)) == {"top1": 0.25, "top5": 0.75}
 
 
+def write_places(root: Path, layout: str) -> Oracle:
+    """Write a photograph of each of two places, of which one is recognised."""
+    oracle = Oracle()
+    places = {"airfield": 0, "apartment_building/outdoor": 1}
+    rows = []
+    for name, index in places.items():
+        encoded = jpg(draw(index).image_HW3)
+        oracle.images[encoded] = np.eye(2)[0]
+        oracle.texts[EDGE.templates[0].format(name.replace("_", " ").replace("/", " "))] = np.eye(
+            2
+        )[index]
+        folder = root / "val_256" if layout == "lists" else root / "val" / name.replace("/", "-")
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"Places365_val_0000000{index}.jpg").write_bytes(encoded)
+        rows.append(f"Places365_val_0000000{index}.jpg {index}")
+    if layout == "lists":
+        categories = [f"/{name[0]}/{name} {index}" for name, index in places.items()]
+        (root / "categories_places365.txt").write_text("\n".join(categories) + "\n")
+        (root / "places365_val.txt").write_text("\n".join(rows) + "\n")
+    return oracle
+
+
+@pytest.mark.parametrize("layout", ["lists", "folders"])
+def test_places365_in_both_of_its_layouts(tmp_path: Path, layout: str):
+    oracle = write_places(tmp_path, layout)
+    found = classification.places365(oracle, Options(root=tmp_path))
+    assert found == {"top1": 0.5, "top5": 1.0}
+
+
+def test_a_missing_list_of_places_is_named(tmp_path: Path):
+    (tmp_path / "val_256").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"list of classes.*categories_places365\.txt"):
+        classification.places365(Oracle(), Options(root=tmp_path))
+
+
 def test_the_folders_may_be_the_root_itself(tmp_path: Path):
     (tmp_path / "red fish").mkdir()
     encoded = jpg(draw(0).image_HW3)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from samclip_core.model import SamClip
 from tests.photographs import draw, jpg, png, write_shard
 from training.evaluation import evaluate, probing
 from training.evaluation.suite import Metrics, Options
+from training.evaluation.suites import Suite
 
 
 def run(checkpoint: Path, *flags: str, **options: object) -> int:
@@ -31,6 +33,7 @@ def test_the_command_writes_what_it_prints(
     assert run(tiny_checkpoint, suite="retrieval", root=tmp_path, out=out) == 0
     written = json.loads(out.read_text())
     assert written.pop("digest") == SamClip.load(tiny_checkpoint).digest
+    assert written.pop("part") == "report"
     ways = ("text_to_image", "image_to_text")
     assert list(written) == [f"coco_multi_{way}_r{k}" for way in ways for k in (1, 5, 10)]
     assert written["coco_multi_text_to_image_r5"] == 1
@@ -54,15 +57,22 @@ def write_ade20k(root: Path) -> None:
             (root / f"annotations/{part}/{seed}.png").write_bytes(png(drawing.labels_HW))
 
 
+def figures(name: str) -> list[str]:
+    """Return the names of the figures of a semantic result."""
+    rules = ["miou", "miou_low", "miou_high", "miou_union"]
+    return [f"{name}_{ending}" for ending in (*rules, "classes", "classes_union", "photographs")]
+
+
 def test_a_probe_has_its_bars(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(probing, "PIXELS", probing.Fit(steps=1, batch=2))
+    monkeypatch.setattr(probing, "PIXELS", replace(probing.PIXELS, epochs=1, batch=2))
     write_ade20k(tmp_path)
     out = tmp_path / "metrics.json"
     options = {"suite": "probe-linear", "features": "sam", "root": tmp_path, "out": out}
     assert run(tiny_checkpoint, **options) == 0
-    assert list(json.loads(out.read_text())) == ["digest", "ade20k_probe_linear_sam_miou"]
+    name = "ade20k_probe_linear_sam"
+    assert list(json.loads(out.read_text())) == ["digest", "part", *figures(name)]
     assert np.asarray(Image.open(out.with_suffix(".png"))).shape[1] == 1200
 
 
@@ -74,9 +84,11 @@ def test_a_public_set_under_each_protocol(tmp_path: Path, tiny_checkpoint: Path,
     assert run(tiny_checkpoint, "--refine", **options) == 0
     written = json.loads(out.read_text())
     suffix = "" if protocol == "whole" else f"_{protocol}"
-    heads = [f"ade20k{suffix}_miou", f"ade20k_two_heads{suffix}_miou"]
-    assert list(written) == ["digest", *heads]
-    assert all(0 <= written[name] <= 1 for name in heads)
+    heads = [f"ade20k{suffix}", f"ade20k_two_heads{suffix}"]
+    assert list(written) == ["digest", "part", *(f for name in heads for f in figures(name))]
+    assert written["part"] == "all"  # public sets are measured whole
+    assert all(0 <= written[f"{name}_miou"] <= 1 for name in heads)
+    assert all(written[f"{name}_photographs"] == 1 for name in heads)
 
 
 def test_a_suite_is_given_what_the_command_line_says(
@@ -88,16 +100,61 @@ def test_a_suite_is_given_what_the_command_line_says(
         given.append((len(model.config.templates), options))
         return {"figure": 0.5}
 
-    monkeypatch.setitem(evaluate.SUITES, "points", task)
+    monkeypatch.setitem(evaluate.SUITES, "points", Suite(task, ""))
     out, more = tmp_path / "metrics.json", {"annotations": Path("a"), "detections": Path("b")}
-    run(tiny_checkpoint, suite="points", root=tmp_path, out=out)
-    more |= {"limit": 3, "seed": 7, "features": "sam", "protocol": "square"}
-    options = more | {"templates": "openai", "suite": "points", "root": tmp_path, "out": out}
+    monkeypatch.setenv("SAMCLIP_DATA", str(tmp_path))
+    run(tiny_checkpoint, suite="points", out=out)
+    more |= {"limit": 3, "seed": 7, "features": "sam", "protocol": "square", "epochs": 2}
+    more |= {"part": "select"}
+    options = more | {"templates": "openai", "suite": "points", "root": tmp_path / "x", "out": out}
     run(tiny_checkpoint, "--refine", **options)
     assert given == [
-        (1, Options(root=tmp_path)),
-        (80, Options(root=tmp_path, refine=True, **more)),  # the paper's templates
+        (1, Options(root=tmp_path, part="report")),
+        (80, Options(root=tmp_path / "x", refine=True, **more)),  # the paper's templates
     ]
+
+
+@pytest.mark.parametrize(
+    ("suite", "flags", "count"),
+    [("imagenet", [], 80), ("voc", [], 80), ("voc", ["--templates=own"], 1), ("semantic", [], 1)],
+)
+def test_public_sets_with_names_have_the_papers_templates(
+    tmp_path: Path,
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suite: str,
+    flags: list[str],
+    count: int,
+):
+    given = []
+
+    def task(model: SamClip, options: Options) -> Metrics:
+        given.append(len(model.config.templates))
+        return {}
+
+    own = evaluate.SUITES[suite]
+    monkeypatch.setitem(evaluate.SUITES, suite, replace(own, task=task))
+    run(tiny_checkpoint, *flags, suite=suite, root=tmp_path, out=tmp_path / "metrics.json")
+    assert given == [count]
+
+
+def test_the_help_names_the_source_of_every_protocol(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        evaluate.main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for name in evaluate.SUITES:
+        (line,) = [line for line in lines if line.startswith(f"  {name} ")]
+        known = any(word in line for word in ("table", "own", "section", "the same"))
+        assert known, line
+
+
+def test_without_a_folder_the_command_says_what_is_expected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.delenv("SAMCLIP_DATA", raising=False)
+    with pytest.raises(SystemExit):
+        evaluate.main([])
+    assert "give --root or set SAMCLIP_DATA" in capsys.readouterr().err
 
 
 def test_the_clip_head_is_measured_at_the_given_side(
@@ -112,7 +169,7 @@ def test_the_clip_head_is_measured_at_the_given_side(
         sides.append(model.encode(frame).geometry.size)
         return {"figure": 0.5}
 
-    monkeypatch.setitem(evaluate.SUITES, "points", task)
+    monkeypatch.setitem(evaluate.SUITES, "points", Suite(task, ""))
     out = tmp_path / "metrics.json"
     assert run(tiny_checkpoint, suite="points", root=tmp_path, out=out, size=96) == 0
     assert sides == [96, 96, 96, 96, 128]
@@ -133,13 +190,13 @@ def test_all_means_our_own_photographs(
     tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for name in evaluate.SUITES:
-        monkeypatch.setitem(evaluate.SUITES, name, lambda *_, name=name: {name: 0.5})
+        monkeypatch.setitem(evaluate.SUITES, name, Suite(lambda *_, name=name: {name: 0.5}, ""))
     for name in evaluate.OWN:
-        monkeypatch.setitem(evaluate.OWN, name, lambda *_, name=name: {name: 0.5})
+        monkeypatch.setitem(evaluate.OWN, name, evaluate.SUITES[name])
     out = tmp_path / "metrics.json"
     run(tiny_checkpoint, suite="all", root=tmp_path, out=out)
     written = json.loads(out.read_text())
-    assert list(written) == ["digest", "masks", "classification", "retrieval", "semantic"]
+    assert list(written) == ["digest", "part", "masks", "classification", "retrieval", "semantic"]
 
 
 @pytest.mark.parametrize(

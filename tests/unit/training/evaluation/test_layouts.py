@@ -26,60 +26,6 @@ def write_palette(path: Path, labels_HW: np.ndarray) -> None:
     image.save(path)
 
 
-@pytest.fixture
-def folders(tmp_path: Path) -> Path:
-    for name in ("n02", "n01"):
-        for picture in ("b.JPEG", "a.JPEG", "notes.txt"):
-            write(tmp_path / f"val/n000000{name[1:]}" / picture)
-    return tmp_path / "val"
-
-
-@pytest.mark.parametrize(
-    ("file", "content"),
-    [
-        ("classes.json", '{"n00000001": "great_white shark", "n00000002": "tench"}'),
-        (
-            "imagenet_class_index.json",
-            '{"0": ["n00000001", "great_white_shark"], "1": ["n00000002", "tench"]}',
-        ),
-        ("LOC_synset_mapping.txt", "n00000001 great white shark, man-eater\nn00000002 tench"),
-    ],
-)
-def test_class_names_stand_beside_the_folders(folders: Path, file: str, content: str):
-    write(folders.parent / file, content)
-    pictures, names = layouts.class_folders(folders)
-    assert names == ["great white shark", "tench"]
-    stems = [(path.parent.name, path.name, index) for path, index in pictures]
-    assert stems == [
-        (f"n0000000{index + 1}", name, index) for index in (0, 1) for name in ("a.JPEG", "b.JPEG")
-    ]
-
-
-def test_a_folder_without_a_name_is_said(folders: Path):
-    with pytest.raises(FileNotFoundError, match=r"put one of imagenet_class_index\.json"):
-        layouts.class_folders(folders)
-    write(folders / "classes.json", '{"n00000001": "shark"}')
-    with pytest.raises(ValueError, match="no name for the folder n00000002"):
-        layouts.class_folders(folders)
-    with pytest.raises(FileNotFoundError, match="no subfolders"):
-        layouts.class_folders(folders / "n00000001")
-
-
-def test_imagenet_v2_counts_its_folders(tmp_path: Path):
-    for index in range(1000):
-        (tmp_path / str(index)).mkdir()
-    write(tmp_path / "2/x.jpeg")
-    write(tmp_path / "10/y.jpeg")
-    pictures, names = layouts.class_folders(tmp_path)
-    assert [index for _, index in pictures] == [2, 10]
-    assert (names[2], len(names)) == ("great white shark", 1000)
-
-
-def test_other_folders_are_their_own_names(tmp_path: Path):
-    write(tmp_path / "bus_station-indoor/1.png")
-    assert layouts.class_folders(tmp_path).names == ["bus station indoor"]
-
-
 def test_karpathys_json(tmp_path: Path):
     sentences = [{"raw": "A dog."}, {"raw": "It runs."}]
     records = [
@@ -135,7 +81,7 @@ def test_voc(tmp_path: Path):
         "dining table",
         "tv monitor",
     )
-    assert (len(data.classes), data.background) == (20, 0)
+    assert (len(data.classes), data.background, len(data.prompts)) == (20, 0, 60)
 
 
 def test_voc_context(tmp_path: Path):

@@ -1,7 +1,15 @@
 import numpy as np
 import pytest
 
-from training.evaluation.measures import box_around, centre, confusion, iou, mean_iou, ranks
+from training.evaluation.measures import (
+    box_around,
+    centre,
+    class_iou,
+    class_pixels,
+    iou,
+    mean_iou,
+    ranks,
+)
 
 
 def test_the_overlap_of_hand_counted_masks():
@@ -13,21 +21,31 @@ def test_the_overlap_of_hand_counted_masks():
     assert iou(np.zeros_like(a_HW), np.zeros_like(a_HW)) == 0
 
 
-def test_confusion_counts_truth_in_rows_and_skips_what_is_no_class():
+def test_pixels_are_counted_per_class_without_those_of_no_class():
     truth_HW = np.array([[2, 2, 7], [7, 255, 0]], np.uint8)
     answer_HW = np.array([[0, 1, 1], [1, 0, 1]])
-    assert confusion(truth_HW, answer_HW, [2, 7]).tolist() == [[1, 1], [0, 2]]
+    assert class_pixels(truth_HW, answer_HW, [2, 7]).tolist() == [[1, 2], [2, 2], [1, 3]]
 
 
-def test_confusion_of_a_picture_without_any_class_is_empty():
+def test_a_picture_without_any_class_counts_nothing():
     nothing_HW = np.zeros((2, 2), np.uint8)
-    assert confusion(nothing_HW, nothing_HW.astype(int), [1, 2, 5]).tolist() == [[0] * 3] * 3
+    assert class_pixels(nothing_HW, nothing_HW.astype(int), [1, 2, 5]).tolist() == [[0] * 3] * 3
 
 
-def test_mean_iou_is_over_the_classes_that_occur():
-    # Class 0: 3 of 4 found, 1 false positive. Class 1: 1 of 2 found. Class 2 is only predicted.
-    confusion_CC = np.array([[3, 0, 1], [1, 1, 0], [0, 0, 0]])
-    assert mean_iou(confusion_CC) == pytest.approx((3 / 5 + 1 / 2) / 2)
+# Class 0: 3 of 4 found, 1 false positive. Class 1: 1 of 2 found. Class 2 is only predicted, class 3
+# is neither.
+PIXELS_3C = np.array([[3, 1, 0, 0], [4, 2, 0, 0], [4, 1, 1, 0]])
+
+
+def test_mean_iou_is_over_the_classes_that_the_rule_counts():
+    assert mean_iou(PIXELS_3C) == pytest.approx((3 / 5 + 1 / 2) / 2)
+    assert mean_iou(PIXELS_3C, "union") == pytest.approx((3 / 5 + 1 / 2 + 0) / 3)
+
+
+def test_the_iou_of_a_class_that_nobody_knows_is_undefined():
+    np.testing.assert_allclose(class_iou(PIXELS_3C), [3 / 5, 1 / 2, 0, np.nan])
+    several_N3C = np.stack([PIXELS_3C, 2 * PIXELS_3C])
+    np.testing.assert_allclose(class_iou(several_N3C), [class_iou(PIXELS_3C)] * 2)
 
 
 def test_a_box_ends_after_its_last_pixel():

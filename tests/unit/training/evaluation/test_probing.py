@@ -10,29 +10,30 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from samclip_core.config import EDGE
-from samclip_core.geometry import Geometry
-from samclip_core.io.image import ImageLimits, decode
 from samclip_core.model import SamClip
 from tests.photographs import draw, jpg, outlined, write_classes, write_shard
 from training.evaluation import probing
 from training.evaluation.layouts import LabelledSet, Mapped
 from training.evaluation.measures import mean_iou
+from training.evaluation.probe_cuts import Cuts, draw_crop, draw_window
+from training.evaluation.probe_fit import Fit, Frozen, Scale, fit_heads
 from training.evaluation.probe_heads import HEADS
-from training.evaluation.probing import Fit, Split, pooled, probe
+from training.evaluation.probing import Split, probe
 from training.evaluation.suite import Options
 
 CPU = torch.device("cpu")
-SHORT = Fit(steps=150, batch=8, rate=3e-2)
+SHORT = Fit(epochs=25, batch=3, draw=draw_window, rate=3e-2)
 
 
-def colours(encoded: bytes) -> tuple[Geometry, Tensor]:
+def colours(pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
     """Encode mean colours, with a different scale per channel and outliers in the padding."""
-    image_HW3 = decode(encoded, ImageLimits())
-    geometry = Geometry(*image_HW3.shape[:2], 64)
-    map_3hw = F.avg_pool2d(torch.from_numpy(geometry.resize(image_HW3)).float(), 4)
-    rows, columns = geometry.grid(16)
-    map_3hw[:, rows:], map_3hw[:, :, columns:] = 999, 999
-    return geometry, map_3hw * torch.tensor([1e-3, 1, 50])[:, None, None]
+    map_B3hw = F.avg_pool2d(pixels_B3SS, 4)
+    for map_3hw, (height, width) in zip(map_B3hw, sizes_B2.tolist(), strict=True):
+        map_3hw[:, -(-height // 4) :], map_3hw[:, :, -(-width // 4) :] = 999, 999
+    return map_B3hw * torch.tensor([1e-3, 1, 50])[:, None, None]
+
+
+FROZEN = Frozen(64, CPU, colours)
 
 
 def drawn(seeds: range) -> LabelledSet:
@@ -46,42 +47,81 @@ SPLIT = Split(drawn(range(6)), drawn(range(20, 23)))
 
 
 @pytest.mark.parametrize(
-    ("head", "fit"), [("linear", SHORT), ("psp", Fit(steps=40, batch=4, rate=1e-2))]
+    ("head", "fit"), [("linear", SHORT), ("psp", replace(SHORT, epochs=12, batch=2, rate=1e-2))]
 )
 def test_a_head_learns_what_the_features_tell(head: str, fit: Fit):
-    confusion_CC = probe(colours, SPLIT, [head], fit, CPU)[head]
+    pixels_3C = np.sum(probe(FROZEN, SPLIT, [head], fit)[head], axis=0)
     labels_N = np.concatenate([picture.labels().ravel() for picture in SPLIT.val.pictures])
-    assert confusion_CC.sum(axis=1).tolist() == [(labels_N == value).sum() for value in (1, 2, 3)]
-    assert mean_iou(confusion_CC) > 0.9
+    assert pixels_3C[1].tolist() == [(labels_N == value).sum() for value in (1, 2, 3)]
+    assert mean_iou(pixels_3C) > 0.9
 
 
 def test_a_background_is_learnt_as_a_class():
     split = Split(*(replace(part, background=0) for part in SPLIT))
-    confusion_CC = probe(colours, split, ["linear"], SHORT, CPU)["linear"]
-    assert confusion_CC.shape == (4, 4)
-    assert confusion_CC.sum() == 3 * 120 * 160
-    assert mean_iou(confusion_CC) > 0.7  # with cells of ten pixels, edges are coarse
+    pixels_3C = np.sum(probe(FROZEN, split, ["linear"], SHORT)["linear"], axis=0)
+    assert pixels_3C.shape == (3, 4)
+    assert pixels_3C[1].sum() == 3 * 120 * 160
+    assert mean_iou(pixels_3C) > 0.7  # with cells of ten pixels, edges are coarse
 
 
-def test_several_heads_share_one_pass_over_the_pictures():
+def test_several_heads_share_one_pass_per_epoch_and_nothing_is_stored():
     seen = []
 
-    def encode(encoded: bytes) -> tuple[Geometry, Tensor]:
-        seen.append(encoded)
-        return colours(encoded)
+    def encode(pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
+        seen.extend(pixels_B3SS)
+        return colours(pixels_B3SS, sizes_B2)
 
-    answers = probe(encode, SPLIT, list(HEADS), Fit(steps=1, batch=2), CPU)
+    fit = Fit(epochs=2, batch=3, draw=draw_window)
+    answers = probe(replace(FROZEN, encode=encode), SPLIT, list(HEADS), fit)
     assert list(answers) == ["linear", "deeplab", "psp"]
-    assert len(seen) == len(SPLIT.train.pictures) + len(SPLIT.val.pictures)
+    trained, measured = len(SPLIT.train.pictures), len(SPLIT.val.pictures)
+    assert len(seen) == trained + 2 * trained + measured  # the first pass sets the scale
 
 
 def test_the_seed_decides():
     first, again, other = (
-        probe(colours, SPLIT, ["linear"], Fit(steps=3, batch=2, seed=seed), CPU)["linear"]
+        probe(FROZEN, SPLIT, ["linear"], Fit(epochs=1, batch=2, draw=draw_window, seed=seed))
         for seed in (0, 0, 1)
     )
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
+    assert np.array_equal(first["linear"], again["linear"])
+    assert not np.array_equal(first["linear"], other["linear"])
+
+
+def test_every_epoch_cuts_anew():
+    cuts = Cuts(SPLIT.train.pictures, [1, 2, 3], 64, draw_window, seed=0)
+    first, again = cuts[0], cuts[0]
+    assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
+    cuts.epoch = 1
+    assert not np.array_equal(cuts[0][0], first[0])
+
+
+def test_labels_lie_where_the_colours_do():
+    """In every window, a labelled cell has the colour of its class, also flipped and padded."""
+    cuts = Cuts(SPLIT.train.pictures, [1, 2, 3], 64, draw_window, seed=0)
+    flipped, padded = set(), set()
+    for cuts.epoch in range(24):
+        for pixels_3SS, (height, width), labels_tt in map(cuts.__getitem__, [0]):
+            assert not pixels_3SS[:, height:].any()
+            assert (labels_tt[-(-height // 4) :] == -1).all()
+            assert (labels_tt[:, -(-width // 4) :] == -1).all()
+            cells_3tt = F.avg_pool2d(torch.from_numpy(pixels_3SS).float(), 4).numpy()
+            inside_tt = labels_tt >= 0
+            right = cells_3tt.argmax(axis=0)[inside_tt] == labels_tt[inside_tt]
+            assert right.mean() > 0.85  # cells at an edge are mixed
+            padded.add(bool(height < 64))
+            columns = [np.nonzero(labels_tt == label)[1] for label in (0, 1)]
+            if all(map(len, columns)):
+                flipped.add(columns[0].mean() < columns[1].mean())
+    assert padded == flipped == {True, False}
+
+
+def test_a_crop_fills_the_frame():
+    image_HW3 = draw(0).image_HW3
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        pixels_3SS, size_2, label_11 = draw_crop(image_HW3, np.array([[3]]), 64, random)
+        assert pixels_3SS.min() > 0
+        assert (size_2.tolist(), label_11.tolist()) == ([64, 64], [[3]])
 
 
 def test_heads_answer_at_the_size_of_the_map():
@@ -92,74 +132,67 @@ def test_heads_answer_at_the_size_of_the_map():
 
 def test_pooling_leaves_the_padding_out():
     image_HW3 = np.full((32, 64, 3), (10, 20, 30), np.uint8)
-    geometry, map_D11 = pooled(colours)(jpg(image_HW3))
-    assert (geometry.height, geometry.width, map_D11.shape) == (1, 1, (3, 1, 1))
-    assert map_D11[1].item() == pytest.approx(20, abs=2)
+    _, map_1D11, valid_1111 = replace(FROZEN, pooled=True).whole(jpg(image_HW3))
+    assert (map_1D11.shape, valid_1111.shape) == ((1, 3, 1, 1), (1, 1, 1, 1))
+    assert map_1D11[0, 1].item() == pytest.approx(20, abs=2)
+    assert valid_1111.all()
 
 
-def test_training_labels_lie_where_the_picture_does():
-    row_HW = np.repeat(np.array([[0, 1], [2, -1]]), 20, axis=0).repeat(40, axis=1)  # 40×80
-    labels_tt = probing._frame_labels(row_HW, Geometry(40, 80, 64))
-    expected_tt = np.full((16, 16), -1)
-    expected_tt[:4, :8], expected_tt[:4, 8:], expected_tt[4:8, :8] = 0, 1, 2
-    assert np.array_equal(labels_tt, expected_tt)
-
-
-def test_channels_are_brought_to_one_scale_over_the_picture_alone(tmp_path: Path):
-    cache = probing._cached(colours, SPLIT.train.pictures, [1, 2, 3], tmp_path)
-    scale = probing._scale(cache, CPU)
-    maps_NDhw = scale.apply(torch.from_numpy(cache.maps_NDhw[:]), cache.valid_N1hw)
-    cells_Dn = maps_NDhw.transpose(0, 1)[:, cache.valid_N1hw[:, 0]]
+def test_channels_are_brought_to_one_scale_over_the_picture_alone():
+    scale = Scale.measured(FROZEN, SPLIT.train.pictures)
+    normal, cells = [], []
+    for picture in SPLIT.train.pictures:
+        _, map_1Dhw, valid_11hw = FROZEN.whole(picture.read())
+        normal.append(scale.apply(map_1Dhw, valid_11hw)[0])
+        cells.append(normal[-1][:, valid_11hw[0, 0]])
+    cells_Dn = torch.cat(cells, dim=1)
     assert cells_Dn.mean(dim=1) == pytest.approx([0, 0, 0], abs=0.01)
     assert cells_Dn.std(dim=1) == pytest.approx([1, 1, 1], abs=0.01)
-    assert not maps_NDhw[:, :, 12:].any()  # 120 of 160 rows are 12 of 16 cells
+    assert not torch.stack(normal)[:, :, 12:].any()  # 120 of 160 rows are 12 of 16 cells
 
 
 @pytest.mark.parametrize(("features", "shape"), [("tokens", (432, 8, 8)), ("sam", (32, 16, 16))])
 def test_a_checkpoints_encoder_before_any_head(tiny_checkpoint: Path, features, shape):
-    model = SamClip.load(tiny_checkpoint)
+    model = SamClip.load(tiny_checkpoint, engine="torch")
     encoded = jpg(draw(0).image_HW3)
-    options = Options(root=Path(), features=features)
-    geometry, map_Dhw = probing.encoder(model, options)(encoded)
+    frozen = probing.frozen_encoder(model, Options(root=Path(), features=features))
+    geometry, map_1Dhw, _ = frozen.whole(encoded)
     assert (geometry.height, geometry.width) == (120, 160)
-    assert map_Dhw.shape == shape
+    assert map_1Dhw.shape == (1, *shape)
     if features == "sam":
-        assert np.allclose(map_Dhw.numpy(), model.encode(encoded).sam_Dhw, atol=1e-5)
+        assert np.allclose(map_1Dhw[0].numpy(), model.encode(encoded).sam_Dhw, atol=1e-5)
 
 
 def test_a_pairs_tokens_are_no_features():
     model = SimpleNamespace(config=replace(EDGE, kind="pair"))
     with pytest.raises(ValueError, match="--features sam"):
-        probing.encoder(model, Options(root=Path()))
+        probing.frozen_encoder(model, Options(root=Path()))
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probing, "PIXELS", Fit(steps=1, batch=2))
-    monkeypatch.setattr(probing, "PICTURES", Fit(steps=100, batch=8, rate=3e-2))
+    monkeypatch.setattr(probing, "PIXELS", replace(probing.PIXELS, epochs=1, batch=2))
+    monkeypatch.setattr(probing, "PICTURES", replace(probing.PICTURES, batch=3, rate=3e-2))
+    monkeypatch.setattr(
+        probing, "frozen_encoder", lambda *given, pooled=False: replace(FROZEN, pooled=pooled)
+    )
 
 
-def test_our_own_sets_are_probed_from_their_training_part(
-    tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(probing, "encoder", lambda *_: colours)
+def test_our_own_sets_are_probed_from_their_training_part(tmp_path: Path, short: None):
     for source in ("coco_multi", "labelmefacade", "camvid"):
         write_classes(tmp_path / source, {1: "red", 2: "green", 3: "blue"})
         for part, seeds in {"train": range(3), "val": range(5, 7)}.items():
             samples = {str(s): outlined(draw(s), label_kind="panoptic") for s in seeds}
             write_shard(tmp_path / source / f"{part}-0.tar", samples)
-    model = SimpleNamespace(engine=SimpleNamespace(device="cpu"))
-    metrics = probing.segmentation(["linear"], model, Options(root=tmp_path, features="sam"))
-    assert list(metrics) == [
+    options = Options(root=tmp_path, features="sam", epochs=2)
+    metrics = probing.segmentation(["linear"], None, options)
+    assert [name for name in metrics if name.endswith("_miou")] == [
         f"{source}_probe_linear_sam_miou" for source in ("coco_multi", "labelmefacade", "camvid")
     ]
 
 
 @pytest.mark.parametrize("layout", ["own", "folders"])
-def test_pictures_of_one_colour_are_classified(
-    tmp_path: Path, short: None, monkeypatch: pytest.MonkeyPatch, layout: str
-):
-    monkeypatch.setattr(probing, "encoder", lambda *_: colours)
+def test_pictures_of_one_colour_are_classified(tmp_path: Path, short: None, layout: str):
     shades = {"red": (200, 40, 40), "green": (40, 200, 40), "blue": (40, 40, 200)}
     random = np.random.default_rng(0)
     for part in ("train", "val"):
@@ -176,13 +209,11 @@ def test_pictures_of_one_colour_are_classified(
         for source in ("caltech101", "imagen200") if layout == "own" else ():
             write_shard(tmp_path / source / f"{part}-0.tar", samples)
             write_classes(tmp_path / source, dict(enumerate(shades)))
-    metrics = probing.classification(
-        SimpleNamespace(engine=SimpleNamespace(device="cpu")), Options(root=tmp_path)
-    )
+    metrics = probing.classification(None, Options(root=tmp_path, epochs=8))
     sets = ("caltech101", "imagen200") if layout == "own" else ("folders",)
     assert metrics == {f"{name}_probe_classify_tokens_top1": 1.0 for name in sets}
 
 
 def test_nothing_to_learn_from_is_said():
     with pytest.raises(ValueError, match="no pictures"):
-        probe(colours, Split(drawn(range(0)), SPLIT.val), ["linear"], SHORT, CPU)
+        fit_heads(FROZEN, [], [1, 2, 3], ["linear"], SHORT)

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from samclip_core.geometry import Geometry
 from tests import photographs
 from tests.oracle import ColourBlind, Oracle
 from tests.photographs import Drawing, draw, jpg, png, write_shard
-from training.evaluation import semantic
+from training.evaluation import layouts, semantic
 from training.evaluation.layouts import LabelledSet, Mapped
+from training.evaluation.measures import mean_iou
 from training.evaluation.semantic import readable
-from training.evaluation.suite import Options
+from training.evaluation.suite import Options, Protocol
 
 NAMES = {1: "car", 2: "sky-other-merged", 3: "wall-brick"}
 
@@ -66,31 +68,67 @@ def test_our_own_maps_are_compared_where_there_is_a_class(tmp_path: Path):
     labels_N = np.concatenate([drawing.labels_HW.ravel() for drawing in drawings])
     always_first = (labels_N == 1).sum() / (labels_N > 0).sum() / 3
     for source in ("coco_multi", "labelmefacade", "camvid"):
-        assert metrics.pop(f"{source}_semantic_miou") == 1
-        assert metrics.pop(f"{source}_semantic_two_heads_miou") == pytest.approx(always_first)
-    assert not metrics
+        assert metrics[f"{source}_semantic_miou"] == 1
+        assert metrics[f"{source}_semantic_two_heads_miou"] == pytest.approx(always_first)
+        numbers = ("classes", "classes_union", "photographs")
+        assert [metrics[f"{source}_semantic_{number}"] for number in numbers] == [3, 3, 2]
+
+
+def public(data: LabelledSet, model: object, options: Options) -> dict[str, float]:
+    """Return the mean IoU of each way in which a public set is measured."""
+    metrics = semantic.public(lambda root: data, model, options)
+    return {name: value for name, value in metrics.items() if name.endswith("_miou")}
 
 
 def test_a_background_is_a_class_or_is_not_counted(tmp_path: Path):
     drawings = [draw(seed) for seed in range(3)]
     data = labelled(drawings, background=0)
-    metrics = semantic.public(lambda root: data, Oracle(drawings), Options(root=tmp_path))
-    assert metrics == {"drawn_3_miou": 1, "drawn_4_miou": 1}
+    metrics = public(data, Oracle(drawings), Options(root=tmp_path))
+    assert metrics == {"drawn_3_miou": 1, "drawn_4_clear_win_miou": 1}
     oracle, options = Oracle(drawings), Options(root=tmp_path, refine=True, limit=1)
-    refined = semantic.public(lambda root: data, oracle, options)
     labels_N = drawings[0].labels_HW.ravel()
-    assert refined == {
+    assert public(data, oracle, options) == {
         "drawn_3_miou": 1,
-        "drawn_4_miou": 1,
+        "drawn_4_clear_win_miou": 1,
         "drawn_3_two_heads_miou": pytest.approx((labels_N == 1).sum() / (labels_N > 0).sum() / 3),
-        "drawn_4_two_heads_miou": pytest.approx((labels_N == 1).mean() / 4),
+        "drawn_4_clear_win_two_heads_miou": pytest.approx((labels_N == 1).mean() / 4),
     }
 
 
 def test_a_set_without_background_has_one_figure(tmp_path: Path):
-    data = labelled([draw(0)])
-    metrics = semantic.public(lambda root: data, Oracle([draw(0)]), Options(root=tmp_path))
+    metrics = public(labelled([draw(0)]), Oracle([draw(0)]), Options(root=tmp_path))
     assert metrics == {"drawn_miou": 1}
+
+
+class Wordy(Oracle):
+    """A model that gives the drawn classes their prompts, and the rest of a picture by halves to
+    "background" and to the last of the words that mean background."""
+
+    def segment_text(self, seen, labels: list[str], background: bool, refine: bool):
+        if labels[0] != "background":
+            return super().segment_text(seen, labels, background, refine)
+        assert not background
+        labels_HW = seen.drawing.labels_HW.astype(int)
+        assert [labels[value] for value in (1, 2, 3)] == ["car", "sky", "brick wall"]
+        labels_HW[60:][labels_HW[60:] == 0] = len(labels) - 1
+        return SimpleNamespace(label_map_HW=labels_HW)
+
+
+def test_clippys_words_are_background(tmp_path: Path):
+    drawings = [draw(seed) for seed in range(2)]
+    prompts = ("background", "car", "sky", "brick wall", "grass", "wood")
+    data = replace(labelled(drawings, background=0), prompts=prompts)
+    metrics = public(data, Wordy(drawings), Options(root=tmp_path))
+    assert metrics == {"drawn_3_miou": 1, "drawn_4_clippy_miou": 1, "drawn_4_clear_win_miou": 1}
+
+
+def test_vocs_prompts_are_clippys():
+    """Background, 20 classes and 39 words, so that an index from 21 on is background."""
+    prompts, classes = layouts.VOC_PROMPTS, layouts.VOC_CLASSES
+    assert len(prompts) == len(set(prompts)) == 1 + 20 + 39
+    assert (prompts[0], prompts[21], prompts[-1]) == ("background", "bag", "wood")
+    differing = set(zip(classes, prompts[1:21], strict=True)) - {(name, name) for name in classes}
+    assert differing == {("dining table", "table"), ("tv monitor", "television monitor")}
 
 
 def tiled(height: int, width: int, tile: int) -> Drawing:
@@ -101,18 +139,21 @@ def tiled(height: int, width: int, tile: int) -> Drawing:
     return Drawing(palette[labels_HW], labels_HW)
 
 
+def measured(model: ColourBlind, data: LabelledSet, protocol: Protocol) -> float:
+    return mean_iou(np.sum(semantic.measure(model, data, protocol), axis=0))
+
+
 @pytest.mark.parametrize("protocol", ["whole", "square", "sliding"])
 @pytest.mark.parametrize("shape", [(120, 160), (160, 120), (131, 131)])
 def test_each_protocol_finds_the_colours_where_they_are(protocol, shape):
     """A shift by one cell, four or five pixels, would reduce the measure below 0.5."""
     data = labelled([tiled(*shape, tile=23)])
-    assert semantic.measure(ColourBlind(128), data, protocol) > 0.85
+    assert measured(ColourBlind(128), data, protocol) > 0.85
 
 
 def test_the_protocol_is_part_of_the_name(tmp_path: Path):
     options = Options(root=tmp_path, protocol="sliding")
-    metrics = semantic.public(lambda root: labelled([draw(0)]), ColourBlind(64), options)
-    assert list(metrics) == ["drawn_sliding_miou"]
+    assert list(public(labelled([draw(0)]), ColourBlind(64), options)) == ["drawn_sliding_miou"]
 
 
 @pytest.mark.parametrize(("refine", "size"), [(False, 64), (True, 128)])
@@ -135,7 +176,7 @@ def test_a_squashed_picture_fills_the_frame():
 
 def test_sliding_windows_see_a_long_picture_more_finely():
     data, model = labelled([tiled(60, 300, tile=30)]), ColourBlind(32)
-    coarse, fine = (semantic.measure(model, data, p) for p in ("whole", "sliding"))
+    coarse, fine = (measured(model, data, p) for p in ("whole", "sliding"))
     assert coarse < 0.5
     assert fine > 0.8
     features = semantic.encode(model, data.pictures[0].read(), "sliding", 32)

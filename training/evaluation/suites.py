@@ -1,0 +1,126 @@
+"""The suites of ``samclip eval``: what each one measures, on which layout, by whose protocol."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from training.evaluation import (
+    classification,
+    instances,
+    layouts,
+    points,
+    probing,
+    retrieval,
+    semantic,
+)
+from training.evaluation.probe_heads import HEADS
+from training.evaluation.suite import Task
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A task on a data set, with its layout and the source of its protocol for ``--help``.
+
+    ``names``: it embeds class names, by default with the 80 templates of the paper.
+    """
+
+    task: Task
+    about: str
+    names: bool = False
+
+
+OWN: dict[str, Suite] = {
+    "masks": Suite(instances.own_sets, "our own sets: boxes and points, IoU of outlined regions"),
+    "classification": Suite(classification.own_sets, "our own sets: top-1"),
+    "retrieval": Suite(retrieval.own_sets, "our own captions: recall"),
+    "semantic": Suite(semantic.own_sets, "our own label maps: mIoU with one head and with two"),
+}
+PROBES: dict[str, Suite] = {
+    "probe": Suite(
+        partial(probing.segmentation, list(HEADS)),
+        "VOC2012, ADEChallengeData2016 or our own sets: heads on the frozen encoder, table 3",
+    ),
+    **{
+        f"probe-{head}": Suite(partial(probing.segmentation, [head]), f"the same, {head} alone")
+        for head in HEADS
+    },
+    "probe-classify": Suite(
+        probing.classification,
+        "train/CLASS/, val/CLASS/ or our own sets: linear head on pooled features, table 4",
+    ),
+}
+SUITES: dict[str, Suite] = {
+    **OWN,
+    "imagenet": Suite(
+        classification.folders,
+        "val/WNID/*.JPEG; open_clip's class names and templates, table 1",
+        names=True,
+    ),
+    "imagenet-v2": Suite(
+        classification.folders,
+        "0/ to 999/*.jpeg, as published (matched-frequency); as imagenet, table 1",
+        names=True,
+    ),
+    "places365": Suite(
+        classification.places365,
+        "val/CLASS/*.jpg, or val_256/ with places365_val.txt and categories_places365.txt; table 1",
+        names=True,
+    ),
+    "flickr30k": Suite(
+        retrieval.public, "dataset_flickr30k.json (Karpathy's test split); R@k, table 1"
+    ),
+    "coco-captions": Suite(
+        retrieval.public, "dataset_coco.json (Karpathy's) or captions_val2017.json; table 1"
+    ),
+    "coco-boxes": Suite(
+        instances.coco_boxes,
+        "instances_val2017.json, --detections of ViTDet-B; mask AP by pycocotools, table 1",
+    ),
+    "lvis-boxes": Suite(
+        instances.lvis_boxes, "lvis_v1_val.json, --detections of ViTDet-B; LVIS's rules, table 1"
+    ),
+    "points": Suite(
+        points.public, "COCO or SA-1B: a click on each centre, Segment Anything's section 7.1"
+    ),
+    "voc": Suite(
+        partial(semantic.public, layouts.voc),
+        "VOC2012: 21 classes by CLIPpy's rule (the paper's, table 2) and by ours, 20 without",
+        names=True,
+    ),
+    "voc-context": Suite(
+        partial(semantic.public, layouts.voc_context),
+        "VOC2010 with 59_context_labels/: 59 classes, 60 with background; table 2",
+        names=True,
+    ),
+    "ade20k": Suite(
+        partial(semantic.public, layouts.ade20k),
+        "ADEChallengeData2016: 150 classes, table 2",
+        names=True,
+    ),
+    "coco-stuff": Suite(
+        partial(semantic.public, layouts.coco_stuff),
+        "stuffthingmaps/val2017: 171 classes, table 2",
+        names=True,
+    ),
+    "coco-panoptic": Suite(
+        partial(semantic.public, layouts.coco_panoptic),
+        "panoptic_val2017/: 133 classes, table 2",
+        names=True,
+    ),
+    **PROBES,
+}
+
+
+def described() -> str:
+    """Return a line per suite, and the flags that reproduce the paper's tables."""
+    rows = [f"  {name:<15} {suite.about}" for name, suite in SUITES.items()]
+    return "\n".join(
+        [
+            "suites, with the layout under --root and the paper's table (arXiv 2310.15308):",
+            *rows,
+            "",
+            "The paper evaluates names at --size 336, table 2 at --protocol square --size 448 and",
+            "boxes at SAM's own 1024. Semantic figures: miou is over the classes in the ground",
+            "truth, miou_union over those with a union above 0 (mmsegmentation's rule), miou_low",
+            "and miou_high are the 95 % bootstrap interval of miou over photographs.",
+        ]
+    )
