@@ -61,7 +61,7 @@ class Plan:
     batch: int = 2048
     sam_images: int = 32
     sam_prompts: int = 32
-    rounds: int = 10
+    rounds: int = 11
     checkpointing: bool = False
     gpus: int = 8
     utilisation: float = 0.35

@@ -15,6 +15,7 @@ from samclip_core.types import Prompt
 from training.data.annotations import regions
 from training.data.sources import open_source
 from training.distillation.stages import NAMES
+from training.loop import GRADIENT_NORM
 from training.recipes import Run
 
 SAMPLES, REGIONS = 6, 8
@@ -57,6 +58,8 @@ def curves(states: Path, target: Path) -> None:
         values = np.array([[float(v) for v in row.split("\t")] for row in rows])
         width = max(1, len(values) // 50)
         for name, column in zip(names.split("\t")[1:], values.T[1:], strict=True):
+            if name == GRADIENT_NORM:
+                continue  # not a loss
             smooth = np.convolve(column, np.ones(width) / width, mode="valid")
             axis.plot(values[width - 1 :, 0], smooth, label=name)
         _validation(axis, states / f"{stage}.validation.tsv")

@@ -4,7 +4,8 @@ from matplotlib.figure import Figure
 
 from training.results import report
 
-LOSSES = "step\tclip\tname\n" + "".join(f"{i}\t0.5\t{3 - i}\n" for i in range(3))
+LOSSES = "step\tclip\tname\tgradient_norm\n"
+LOSSES += "".join(f"{i}\t0.5\t{3 - i}\t90\n" for i in range(3))
 VALIDATION = "step\tloss\n2\t0.75000\n3\t0.50000\n"
 
 
