@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,24 +26,28 @@ LARGEST_TO_QUANTISE = 2**31
 """Bytes of float weights: quantisation needs them in the graph, and protobuf's limit is 2 GiB."""
 SAMPLES = 300
 """Maximum number of photographs for calibration; a few hundred are enough."""
+Samples = Mapping[int, Sequence[Mapping[str, NDArray]]]
+"""For each side of the frame, ``pixels`` and ``sizes`` of the photographs for calibration."""
 
 
 def export(
     directory: Path,
-    samples: Sequence[Mapping[str, NDArray]] = (),
+    samples: Samples = MappingProxyType({}),
     progress: Callable[[str], object] = lambda _: None,
 ) -> str:
     """Write the graphs of a checkpoint into its directory; return their digest.
 
-    ``samples`` (``pixels`` and ``sizes`` of a few hundred photographs) add an int8 graph of the
-    image encoder. ``progress`` receives one line per graph. Raises CheckpointError if the
-    checkpoint is damaged.
+    ``samples`` add int8 graphs of the image encoder, which has one graph per side of the frame
+    (``SamClipConfig.sizes``). ``progress`` receives one line per graph. Raises CheckpointError if
+    the checkpoint is damaged.
     """
     config = checkpoint.read_config(directory)
     text_encoder = load_text_encoder(directory)
     about: dict[str, dict[str, Any]] = {}
+    started = [checkpoint.CLIP_TOKENIZER]
     try:
         for name, model in _graphs(load_net(directory), text_encoder, config, samples):
+            started.append(name)
             graphs.refer_to_weights(model, directory)
             ir.save(model, _unfinished(directory, name))
             about[name] = graphs.describe(model)
@@ -57,10 +62,11 @@ def export(
         for name in about:
             _unfinished(directory, name).replace(directory / name)
     finally:
-        for name in checkpoint.GRAPHS:
+        for name in started:
             _unfinished(directory, name).unlink(missing_ok=True)
-    if not samples and (kept := checkpoint.graphs(directory).get(checkpoint.INT8_GRAPH)):
-        about[checkpoint.INT8_GRAPH] = kept  # made from the same weights
+    if not samples:  # keep the int8 graphs, which were made from the same weights
+        before = checkpoint.graphs(directory).items()
+        about |= {name: entry for name, entry in before if name.endswith(".int8.onnx")}
     return checkpoint.seal_graphs(directory, graphs.OPSET, about)
 
 
@@ -85,7 +91,7 @@ def _graphs(
     net: SamClipNet,
     text_encoder: TextEncoder,
     config: SamClipConfig,
-    samples: Sequence[Mapping[str, NDArray]],
+    samples: Samples,
 ) -> Iterator[tuple[str, ir.Model]]:
     """Yield file name and graph of each network; the graphs contain their weights."""
     weights = sum(4 * parameter.numel() for parameter in net.parameters())
@@ -94,12 +100,15 @@ def _graphs(
             f"the float weights have {weights / 1e9:.1f} GB, the limit for an int8 graph is "
             f"{LARGEST_TO_QUANTISE / 1e9:.1f} GB: export without photographs"
         )
-    encoder = graphs.image_encoder(net, config)
-    if samples:
-        from samclip_core.engine.quantise import quantise
+    for side in config.sizes:
+        encoder = graphs.image_encoder(net, side)
+        name = checkpoint.at_size("image_encoder.onnx", side, config.image_size)
+        if samples:
+            from samclip_core.engine.quantise import quantise
 
-        yield checkpoint.INT8_GRAPH, ir.from_proto(quantise(ir.to_proto(encoder), samples))
-    yield "image_encoder.onnx", encoder
+            int8 = quantise(ir.to_proto(encoder), samples[side])
+            yield name.replace(".onnx", ".int8.onnx"), ir.from_proto(int8)
+        yield name, encoder
     yield "mask_decoder.onnx", graphs.mask_decoder(net, config)
     yield "text_encoder.onnx", graphs.text_encoder(text_encoder, config)
 
@@ -123,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         directory = checkpoint.resolve(args.checkpoint)
-        samples = calibration(directory, args.calibrate) if args.calibrate else []
+        samples = calibration(directory, args.calibrate) if args.calibrate else {}
         digest = export(directory, samples, partial(print, file=sys.stderr, flush=True))
     except (SamClipError, OSError) as error:
         print(f"samclip export: {error}", file=sys.stderr)
@@ -132,8 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def calibration(directory: Path, folder: Path) -> list[dict[str, NDArray]]:
-    """Read up to ``SAMPLES`` evenly chosen photographs of a folder, in the model frame.
+def calibration(directory: Path, folder: Path) -> Samples:
+    """Read up to ``SAMPLES`` evenly chosen photographs of a folder, in frames of each side.
 
     Raises CheckpointError if there are none, or if one cannot be read.
     """
@@ -141,17 +150,19 @@ def calibration(directory: Path, folder: Path) -> list[dict[str, NDArray]]:
     if not paths:
         raise CheckpointError(f"{folder} contains no photographs ({', '.join(SUFFIXES)})")
     chosen = paths[:: -(-len(paths) // SAMPLES)]
-    side = checkpoint.read_config(directory).image_size
-    samples: list[dict[str, NDArray]] = []
+    sides = checkpoint.read_config(directory).sizes
+    samples: dict[int, list[dict[str, NDArray]]] = {side: [] for side in sides}
     for path in chosen:
         try:
             image_HW3 = decode(path.read_bytes(), ImageLimits())
         except SamClipError as error:
             raise CheckpointError(f"{path}: {error}") from error
         height, width = image_HW3.shape[:2]
-        geometry = Geometry(height, width, side)
-        size_12 = np.array([[geometry.input_height, geometry.input_width]], np.int64)
-        samples.append({"pixels": geometry.resize(image_HW3)[None], "sizes": size_12})
+        for side in sides:
+            geometry = Geometry(height, width, side)
+            size_12 = np.array([[geometry.input_height, geometry.input_width]], np.int64)
+            pixels_13SS = geometry.resize(image_HW3)[None]
+            samples[side].append({"pixels": pixels_13SS, "sizes": size_12})
     return samples
 
 

@@ -66,7 +66,8 @@ class Engine(Protocol):
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """Encode padded RGB frames; the image is the top-left (height, width) of its frame.
 
-        Raises MemoryError if the batch does not fit into the device's memory.
+        Raises MemoryError if the batch does not fit into the device's memory, and InvalidRequest if
+        the engine has no graph for this side of the frame.
         """
 
     def decode(

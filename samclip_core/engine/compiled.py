@@ -20,7 +20,7 @@ from samclip_core.engine.base import PARTS, Asked, Dtype, Encoded, EngineName, P
 from samclip_core.engine.choice import fastest, milliseconds
 from samclip_core.engine.disk import DiskCache
 from samclip_core.engine.likeness import agreement, noise
-from samclip_core.errors import CheckpointError
+from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import FloatArray
 from samclip_core.io import checkpoint
 from samclip_core.types import OBJECT, PADDING
@@ -78,11 +78,14 @@ class CompiledEngine:
         """Time per image in each precision that was tried."""
         if "image_encoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
-            inputs = noise(self._config.image_size)
-            self._encoder, self.measured_ms = self._fastest(
-                "image_encoder", dtype, self._of_encoder(dtype), inputs
-            )
+            inputs, variants = noise(self._config.image_size), self._of_encoder(dtype)
+            encoder, self.measured_ms = self._fastest("image_encoder", dtype, variants, inputs)
             self.dtype = fastest(self.measured_ms)
+            self._encoders = {self._config.image_size: encoder}
+            graph, hint = variants[self.dtype]
+            for side in self._config.sizes[1:]:
+                name = checkpoint.at_size(graph, side, self._config.image_size)
+                self._encoders[side] = self._kept((name, hint))
         if "mask_decoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
             variants = {
@@ -93,13 +96,18 @@ class CompiledEngine:
             self._decoder, _ = self._fastest("mask_decoder", dtype, variants, _click(self._config))
         if "text_encoder" in parts:
             checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
-            self._text = self._compiled((_TEXT, "f32"))
-            self._keep((_TEXT, "f32"), self._text)
+            self._text = self._kept((_TEXT, "f32"))
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """See ``base``; returns float16."""
+        side = pixels_B3SS.shape[-1]
+        if side not in self._encoders:
+            raise InvalidRequest(
+                f"the exported graphs read frames of {', '.join(map(str, self._encoders))} pixels, "
+                f"not {side}: choose one of these, or load the checkpoint with engine='torch'"
+            )
         each = [
-            self._encoder.run(pixels_B3SS[i : i + 1], sizes_B2[i : i + 1])
+            self._encoders[side].run(pixels_B3SS[i : i + 1], sizes_B2[i : i + 1])
             for i in range(len(sizes_B2))
         ]
         return Encoded(*map(np.concatenate, zip(*each, strict=True)))
@@ -213,6 +221,11 @@ class CompiledEngine:
         with _without_links(self._directory, name) as path:
             model = _prepared(self._core.read_model(path))
             return _Requests(self._core.compile_model(model, "CPU", options), self.streams)
+
+    def _kept(self, graph: Variant) -> "_Requests":
+        requests = self._compiled(graph)
+        self._keep(graph, requests)
+        return requests
 
     def _keep(self, graph: Variant, requests: "_Requests") -> None:
         name = "-".join(graph)

@@ -23,6 +23,7 @@ from samclip_core.config import SamClipConfig
 from samclip_core.io import checkpoint
 from samclip_core.nn.network import SamClipNet
 from samclip_core.nn.text_encoder import TextEncoder
+from samclip_core.nn.vit import PATCH, with_positions
 
 OPSET = 20
 LARGEST_CONSTANT = 1024
@@ -76,15 +77,19 @@ def describe(model: ir.Model) -> dict[str, Any]:
     return {"inputs": of(model.graph.inputs), "outputs": of(model.graph.outputs)}
 
 
-def image_encoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
-    """Export image encoder and Head_CLIP: ``pixels`` uint8 B×3×S×S and ``sizes`` int64 B×2."""
-    side, batch = config.image_size, Dim("batch")
+def image_encoder(net: SamClipNet, side: int) -> ir.Model:
+    """Export image encoder and Head_CLIP: ``pixels`` uint8 B×3×S×S and ``sizes`` int64 B×2.
+
+    ``side`` is S: the graph contains the position tables interpolated to it.
+    """
+    batch = Dim("batch")
     inputs = {
         "pixels": torch.zeros(2, 3, side, side, dtype=torch.uint8),
         "sizes": torch.tensor([[side, side // 2], [side // 3, side]]),
     }
     shapes = {"pixels": {0: batch}, "sizes": {0: batch}}
-    return _graph(_ImageEncoder(net), inputs, ("sam", "clip_dense", "clip_pooled"), shapes)
+    encoder = _ImageEncoder(with_positions(net, side // PATCH))
+    return _graph(encoder, inputs, ("sam", "clip_dense", "clip_pooled"), shapes)
 
 
 def mask_decoder(net: SamClipNet, config: SamClipConfig) -> ir.Model:
@@ -187,6 +192,8 @@ def refer_to_weights(model: ir.Model, directory: Path) -> None:
             continue
         file, dtype, first, length = places[key]
         assert value.const_value is not None
+        if value.const_value.size * dtype.itemsize != length:
+            continue  # a position table for another side
         shape = ir.Shape(value.const_value.shape.numpy())
         stored = ir.ExternalTensor(
             file, first, length, dtype, shape=shape, name=name, base_dir=directory

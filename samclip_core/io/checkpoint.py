@@ -3,7 +3,7 @@
     config.json                 architecture and defaults (``samclip_core.config``)
     model.safetensors           image_encoder.*, clip_head.*, prompt_encoder.*, mask_decoder.*
     text_encoder.safetensors    the frozen text tower
-    tokenizer.json              only with a sentence encoder
+    tokenizer.json              unless the text tower has CLIP's own tokenizer
     lineage.json                teachers, data, stages, metrics, code revision
     README.md                   the model card
     manifest.json               SHA-256 of each file, and the digest over all files
@@ -12,9 +12,10 @@
 
     image_encoder.onnx          including Head_CLIP
     image_encoder.int8.onnx     the same, quantised
+    image_encoder.336.onnx      the same for another side of the frame, also as .336.int8.onnx
     mask_decoder.onnx           including the prompt encoder
     text_encoder.onnx
-    clip_tokenizer.json         only with an open_clip tower
+    clip_tokenizer.json         CLIP's own tokenizer, if the text tower has it
 
 The graphs refer to the weights in the safetensors files. A file is checked against the manifest
 when it is read. torch is imported only to load and save tensors.
@@ -39,14 +40,6 @@ BUNDLED = Path(__file__).parents[1] / "checkpoints"
 CONFIG, LINEAGE, MANIFEST, CARD = "config.json", "lineage.json", "manifest.json", "README.md"
 WEIGHTS, TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "text_encoder.safetensors", "tokenizer.json"
 INT8_GRAPH, CLIP_TOKENIZER = "image_encoder.int8.onnx", "clip_tokenizer.json"
-GRAPHS = (
-    "image_encoder.onnx",
-    INT8_GRAPH,
-    "mask_decoder.onnx",
-    "text_encoder.onnx",
-    CLIP_TOKENIZER,
-)
-"""Files that ``samclip export`` derives from the others; not part of the checkpoint's digest."""
 
 
 def resolve(name_or_dir: str | Path) -> Path:
@@ -100,6 +93,11 @@ def read_file(directory: Path, name: str) -> bytes:
 def graphs(directory: Path) -> dict[str, Any]:
     """Return the manifest's entries for the exported files, by name; empty before an export."""
     return dict(_read_graphs(directory).get("files", {}))
+
+
+def at_size(graph: str, size: int, image_size: int) -> str:
+    """Return the name of an image encoder's graph for frames of ``size`` pixels."""
+    return graph if size == image_size else graph.replace(".", f".{size}.", 1)
 
 
 def graphs_digest(directory: Path) -> str:
@@ -234,7 +232,7 @@ def seal(directory: Path) -> str:
     files = {
         path.name: sha256(path)
         for path in directory.iterdir()
-        if path.is_file() and path.name not in (MANIFEST, *GRAPHS) and path.name[0] != "."
+        if path.is_file() and not _derived(path.name) and path.name[0] != "."
     }
     manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
     with suppress(CheckpointError):  # no manifest yet, or a damaged one
@@ -242,6 +240,11 @@ def seal(directory: Path) -> str:
             manifest["graphs"] = _read_graphs(directory)
     _write_manifest(directory, manifest)
     return str(manifest["digest"])
+
+
+def _derived(name: str) -> bool:
+    """Return whether a file follows from the others, and so is not part of the digest."""
+    return name in (MANIFEST, CLIP_TOKENIZER) or name.endswith(".onnx")
 
 
 def _same_weights(files: Mapping[str, str], before: Mapping[str, str]) -> bool:

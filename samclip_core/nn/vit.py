@@ -4,8 +4,10 @@ Shape letters: B images, C channels, H W pixels, h w patch grid, N tokens, D wid
 """
 
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 from segment_anything.modeling import image_encoder
@@ -16,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from samclip_core.nn.encoder import EncoderOutput, valid_mask
 
+Module = TypeVar("Module", bound=nn.Module)
 PATCH = 16
 ROWS_AT_ONCE = 16
 """Most rows of a map whose position biases a graph holds at once: 0.2 GB in ViT-B, a quarter of all
@@ -95,6 +98,24 @@ class ImageEncoder(image_encoder.ImageEncoderViT):
             self.pos_embed.permute(0, 3, 1, 2), grid, mode="bicubic", antialias=True
         )
         return table_1Dhw.permute(0, 2, 3, 1)
+
+
+def with_positions(module: Module, grid: int) -> Module:
+    """Return a copy of an encoder, a head or both whose tables fit a map of ``grid``×``grid``.
+
+    Exported graphs need them: runtimes resize differently from torch.
+    """
+    resized = deepcopy(module)
+    for part in resized.modules():
+        if isinstance(part, ImageEncoder):
+            part.pos_embed = nn.Parameter(part._positions(torch.Size((grid, grid))))
+        elif isinstance(part, image_encoder.Block) and not part.window_size:
+            for name in ("rel_pos_h", "rel_pos_w"):
+                table_ND = getattr(part.attn, name)
+                if len(table_ND) != 2 * grid - 1:  # as SAM's ``get_rel_pos`` resizes it
+                    table_1DN = F.interpolate(table_ND.T[None], 2 * grid - 1, mode="linear")
+                    setattr(part.attn, name, nn.Parameter(table_1DN[0].T))
+    return resized
 
 
 def run_blocks(blocks: Iterable[nn.Module], tokens_BhwD: Tensor, checkpointing: bool) -> Tensor:

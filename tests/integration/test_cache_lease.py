@@ -1,12 +1,14 @@
 """One encoding per image among all processes: two engines that share only a Redis."""
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from redis.asyncio import Redis
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.config import TaskSizes
 from samclip_core.io.image import image_key
 from services.backbone.engine import Engine
 from services.cache import lease
@@ -31,6 +33,19 @@ async def engines(settings, own_redis):
     for engine in engines:
         engine.model.release()
         await engine.close()
+
+
+async def test_at_another_side_all_replicas_share_one_encoding_without_sam(engines, redis):
+    for engine in engines:
+        sizes = TaskSizes(classify=64, semantic=64, retrieval=64)
+        engine.model.config = replace(engine.model.config, task_sizes=sizes)
+    outputs = pb.CLIP_POOLED, pb.CLIP_DENSE
+    calls = (engines[i % 2].embed(ANYBODY, IMAGE, (outputs[i % 2],)) for i in range(8))
+    assert {found.geometry.size for found in await asyncio.gather(*calls)} == {64}
+    assert encodings(engines) == 1
+    names = await redis.keys("samclip:cache:*")
+    expected = {f"{{{image_key(IMAGE)}:64}}:{pb.Output.Name(output)}" for output in outputs}
+    assert {name.decode().partition("-1:")[2] for name in names} == expected
 
 
 def lease_name(engine: Engine) -> str:

@@ -23,11 +23,12 @@ from skimage import data
 
 from samclip_core.commands import export
 from samclip_core.commands.convert import convert
+from samclip_core.config import TaskSizes
 from samclip_core.engine import graphs
 from samclip_core.engine.base import Encoded, Engine, PromptBatch
 from samclip_core.engine.compiled import CompiledEngine
 from samclip_core.engine.torch_engine import TorchEngine
-from samclip_core.errors import CheckpointError
+from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.nn.text_encoder import load_text_encoder
@@ -39,6 +40,7 @@ from tests.tiny import make_tiny_checkpoint
 
 TOLERANCE = 1e-3
 SIDE = 128  # of the model frame
+SIDES = TaskSizes(classify=64, semantic=64, retrieval=64)  # of the kind vit-b
 GRAPHS = ("image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx")
 # Valid (height, width) of the pictures of a batch.
 SIZES = {
@@ -109,7 +111,7 @@ def _exported(kind: str, root: Path) -> Exported:
         files = write(small_sam(SIDE, 32), root, "sam.pth"), write(clip(name), root, "clip.bin")
         convert(files[0], f"{name}:{files[1]}", directory)
     else:
-        make_tiny_checkpoint(directory, kind)
+        make_tiny_checkpoint(directory, kind, task_sizes=SIDES if kind == "vit-b" else None)
     digest, output = checkpoint.digest(directory), io.StringIO()
     arguments = [str(directory)]
     if kind == "vit-b":
@@ -136,9 +138,11 @@ def assert_close(found: NDArray, expected: NDArray) -> None:
     np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max(), rtol=0)
 
 
-def pictures(sizes: list[tuple[int, int]]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def pictures(
+    sizes: list[tuple[int, int]], side: int = SIDE
+) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Return frames of noise, including their padding, and their valid sizes."""
-    pixels = np.random.default_rng(0).integers(0, 256, (len(sizes), 3, SIDE, SIDE), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (len(sizes), 3, side, side), np.uint8)
     return pixels, np.array(sizes, np.int64)
 
 
@@ -243,7 +247,7 @@ def test_an_export_that_fails_leaves_the_checkpoint_as_it_was(
     before = {path.name: path.read_bytes() for path in copy.iterdir()}
 
     def interrupted(net, text_encoder, config, samples):
-        yield "image_encoder.onnx", graphs.image_encoder(net, config)
+        yield "image_encoder.onnx", graphs.image_encoder(net, config.image_size)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export, "_graphs", interrupted)
@@ -259,13 +263,27 @@ def test_an_export_without_photographs_keeps_the_int8_graph(
     about = checkpoint.graphs(copy)
     monkeypatch.setattr(export, "_graphs", lambda *_: iter(()))
     export.export(copy)
-    assert checkpoint.graphs(copy) == {checkpoint.INT8_GRAPH: about[checkpoint.INT8_GRAPH]}
+    kept = [f"image_encoder{side}.int8.onnx" for side in ("", ".64")]
+    assert checkpoint.graphs(copy) == {name: about[name] for name in kept}
 
 
-def test_a_vision_transformer_runs_in_int8(export_once: Callable[[str], Exported]) -> None:
+def test_the_side_of_a_task_has_a_graph_of_its_own(export_once, tmp_path: Path) -> None:
+    exported, encoder = export_once("vit-b"), ("image_encoder",)
+    given = pictures([(64, 32)], 64)
+    expected = exported.torch.encode(*given)
+    for _ in ("compiled", "read from the disk"):
+        found = CompiledEngine(exported.directory, "float32", encoder, tmp_path).encode(*given)
+        for ours, theirs in zip(found, expected, strict=True):
+            assert_close(ours, theirs)
+    with pytest.raises(InvalidRequest, match=r"frames of 128, 64 pixels, not 160.*'torch'"):
+        CompiledEngine(exported.directory, "float32", encoder, tmp_path).encode(*pictures([], 160))
+
+
+@pytest.mark.parametrize("side", [SIDE, 64])
+def test_a_vision_transformer_runs_in_int8(export_once: Callable[[str], Exported], side) -> None:
     exported = export_once("vit-b")
     int8 = CompiledEngine(exported.directory, "int8", ("image_encoder",))
-    given = pictures(SIZES["square"])
+    given = pictures([(side, side)], side)
     for found, expected in zip(int8.encode(*given), exported.torch.encode(*given), strict=True):
         cosine = (found * expected).sum() / np.linalg.norm(found) / np.linalg.norm(expected)
         assert cosine > 0.97

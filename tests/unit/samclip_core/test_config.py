@@ -4,12 +4,15 @@ from dataclasses import replace
 import pytest
 
 from samclip_core.config import EDGE, VIT_B, SamClipConfig
-from samclip_core.errors import CheckpointError
+from samclip_core.errors import CheckpointError, InvalidRequest
 
 
 @pytest.mark.parametrize("config", [EDGE, VIT_B, replace(EDGE, clip_head=None)])
 def test_json_round_trip(config: SamClipConfig) -> None:
     assert SamClipConfig.from_json(config.to_json()) == config
+
+
+SIZES = ("classify", "semantic", "retrieval")
 
 
 def _changed(**changes: object) -> str:
@@ -31,6 +34,8 @@ def _changed(**changes: object) -> str:
         (_changed(templates=[]), "templates need exactly one {}"),
         (_changed(image_size=385), "not a multiple of stride"),
         (_changed(preprocess="0"), "preprocessing version '0'"),
+        (_changed(task_sizes={"classify": 96}), r"task_sizes: .*missing keys"),
+        (_changed(task_sizes=dict.fromkeys(SIZES, 100)), "task_sizes: .*multiple of 32"),
     ],
 )
 def test_strict(text: str, message: str) -> None:
@@ -43,6 +48,27 @@ def test_a_missing_key_is_named() -> None:
     del values["logit_scale"]
     with pytest.raises(CheckpointError, match=r"missing keys \['logit_scale'\]"):
         SamClipConfig.from_json(json.dumps(values))
+
+
+def test_a_file_without_task_sizes_uses_one_side() -> None:
+    values = json.loads(EDGE.to_json())
+    del values["task_sizes"]
+    config = SamClipConfig.from_json(json.dumps(values))
+    assert config.sizes == (384,)
+    assert [config.size_of(task) for task in SIZES] == [384, 384, 384]
+
+
+def test_vit_b_has_the_papers_sides() -> None:
+    assert VIT_B.sizes == (1024, 336, 448)
+    assert [VIT_B.size_of(task) for task in SIZES] == [336, 448, 336]
+
+
+@pytest.mark.parametrize(
+    ("config", "size"), [(EDGE, 0), (EDGE, -32), (EDGE, 400), (VIT_B, 8), (VIT_B, 337)]
+)
+def test_a_side_that_the_encoder_cannot_read(config: SamClipConfig, size: int) -> None:
+    with pytest.raises(InvalidRequest, match=f"frame of {size} pixels: choose a positive multiple"):
+        config.check_size(size)
 
 
 def test_grid() -> None:

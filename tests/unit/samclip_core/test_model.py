@@ -11,7 +11,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip_core.errors import CheckpointError, ImageTooLarge, InvalidImage, InvalidLabels
+from samclip_core.config import TaskSizes
+from samclip_core.errors import (
+    CheckpointError,
+    ImageTooLarge,
+    InvalidImage,
+    InvalidLabels,
+    InvalidRequest,
+)
 from samclip_core.io import checkpoint
 from samclip_core.io.image import ImageLimits
 from samclip_core.model import SamClip
@@ -52,6 +59,39 @@ def test_encode(model: SamClip) -> None:
     assert {getattr(features, name).dtype for name in ARRAYS} == {np.dtype(np.float32)}
     assert features.dtype == model.dtype == "float32"
     assert model.encode(features) is features
+
+
+@pytest.mark.parametrize("size", [64, 160])
+def test_another_side(model: SamClip, size: int) -> None:
+    features, own = model.encode(PICTURES[0], size), model.encode(PICTURES[0])
+    assert features.geometry.size == model.prepare(PICTURES[0], size).geometry.size == size
+    cells = own.clip_dense_Dhw.shape[-1] * size // model.config.image_size
+    assert features.clip_dense_Dhw.shape == (model.config.text_dim, cells, cells)
+    assert 0.5 < features.clip_pooled_D @ own.clip_pooled_D < 0.99999
+    with pytest.raises(InvalidRequest, match=f"in a frame of {size} pixels, and masks need 128"):
+        model.segment(features, [POINT])
+
+
+def test_a_side_that_is_no_multiple_of_the_stride(model: SamClip) -> None:
+    with pytest.raises(InvalidRequest, match="frame of 100 pixels: choose a positive multiple of"):
+        model.encode(PICTURES[0], 100)
+
+
+def test_each_task_uses_its_own_side(tmp_path: Path) -> None:
+    sizes = TaskSizes(classify=64, semantic=96, retrieval=80)
+    model = SamClip.load(make_tiny_checkpoint(tmp_path / "tiny", "vit-b", task_sizes=sizes))
+    picture, labels = PICTURES[0], ["dog", "cat", "grass"]
+    at = {size: model.encode(picture, size) for size in model.config.sizes}
+    assert list(at) == [128, 64, 96, 80]
+    assert model.classify(picture, labels) == model.classify(at[64], labels)
+    assert model.classify(picture, labels) != model.classify(at[80], labels)
+    np.testing.assert_array_equal(model.embed_image(picture), model.embed_image(at[80]))
+    for refine, size in ((False, 96), (True, 128)):
+        found = model.segment_text(picture, labels, refine=refine).label_map_HW
+        expected = model.segment_text(at[size], labels, refine=refine).label_map_HW
+        np.testing.assert_array_equal(found, expected)
+    assert model.segment(picture, [POINT])
+    assert model.segment_everything(picture, 2, labels) is not None
 
 
 @pytest.mark.parametrize("dtype", ["int8", "int8+bfloat16"])

@@ -1,12 +1,21 @@
 import asyncio
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import ImageTooLarge, InvalidImage, KeyUnknown, Overloaded, SamClipError
+from samclip_core.config import TaskSizes
+from samclip_core.errors import (
+    ImageTooLarge,
+    InvalidImage,
+    InvalidRequest,
+    KeyUnknown,
+    Overloaded,
+    SamClipError,
+)
 from samclip_core.io.image import image_key
 from services.backbone import engine as module
 from services.backbone.engine import TEXTS_AT_ONCE, Embedded, Engine
@@ -223,6 +232,76 @@ async def test_an_image_that_does_not_fit_alone_is_refused_for_now(settings):
     model.fits = 1
     assert not (await engine.embed(ANYBODY, png(1), ALL)).cached
     await engine.close()
+
+
+@pytest.fixture
+async def three_sides(model, settings):
+    """An engine whose tasks have the sides 64, 96 and 128, and whose masks have 32."""
+    sizes = TaskSizes(classify=64, semantic=96, retrieval=128)
+    model.config = replace(model.config, task_sizes=sizes)
+    engine = Engine(model, settings)
+    yield engine
+    model.release()
+    await engine.close()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "size", "used"),
+    [
+        (ALL, 0, 32),
+        ((pb.SAM,), 32, 32),
+        ((pb.CLIP_DENSE, pb.CLIP_POOLED), 0, 32),
+        ((pb.CLIP_DENSE,), 0, 96),
+        ((pb.CLIP_POOLED,), 0, 128),
+        ((pb.CLIP_POOLED,), 64, 64),
+        ((pb.CLIP_DENSE, pb.CLIP_POOLED), 96, 96),
+    ],
+)
+async def test_outputs_are_computed_at_the_side_that_is_asked_for(
+    three_sides, model, outputs, size, used
+):
+    found = await three_sides.embed(ANYBODY, png(100), outputs, size)
+    assert (list(found.entries), found.geometry.size) == (list(outputs), used)
+    assert (await three_sides.embed(ANYBODY, found.key, outputs, used)).cached
+    for other in {32, 64, 96, 128} - {used}:
+        with pytest.raises(KeyUnknown):
+            await three_sides.embed(ANYBODY, found.key, (pb.CLIP_DENSE, pb.CLIP_POOLED), other)
+    assert model.batches == [1]
+
+
+async def test_one_encoding_at_a_side_answers_all_that_needs_it(three_sides, model):
+    for outputs in ((pb.CLIP_POOLED,), (pb.CLIP_DENSE,), ALL):
+        await three_sides.embed(ANYBODY, png(100), outputs, 32)
+    for outputs in ((pb.CLIP_POOLED,), (pb.CLIP_DENSE,)):
+        await three_sides.embed(ANYBODY, png(100), outputs, 64)
+    assert model.batches == [1, 1]
+
+
+async def test_a_batch_has_images_of_one_side(three_sides, model):
+    first = await busy(model, three_sides)
+    calls = [
+        asyncio.create_task(three_sides.embed(ANYBODY, png(red), (pb.CLIP_POOLED,), size))
+        for red, size in ((50, 64), (60, 96), (70, 64), (80, 96))
+    ]
+    await queued(three_sides, 4)
+    model.release()
+    found = await asyncio.gather(first, *calls)
+    assert [result.geometry.size for result in found] == [32, 64, 96, 64, 96]
+    assert model.batches == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "size", "message"),
+    [
+        ((pb.CLIP_POOLED,), 48, "at 32, 64, 96, 128 pixels, not 48"),
+        ((pb.CLIP_POOLED,), -1, "not -1"),
+        (ALL, 64, "SAM needs size 32, not 64"),
+    ],
+)
+async def test_another_side_is_refused(three_sides, model, outputs, size, message):
+    with pytest.raises(InvalidRequest, match=message):
+        await three_sides.embed(ANYBODY, png(100), outputs, size)
+    assert model.batches == []
 
 
 async def test_the_device_is_probed_on_its_own_thread(engine, model, monkeypatch):

@@ -117,6 +117,17 @@ async def test_what_comes_while_the_device_is_busy_goes_together_in_order():
     assert device.batches[1:] == [[4, 5]]
 
 
+async def test_only_items_of_one_kind_go_together_and_none_is_forgotten():
+    device = Device()
+    batcher = make(device, max_size=2)
+    first = await busy(device, batcher)
+    others = [asyncio.create_task(batcher.submit(i, NOW, kind=i % 2)) for i in range(1, 6)]
+    await settle()
+    device.free.set()
+    await asyncio.gather(first, *others)
+    assert device.batches == [[0], [1, 3], [2, 4], [5]]
+
+
 async def test_only_bucket_sizes_are_run():
     device = Device()
     batcher = make(device, max_size=8)

@@ -7,7 +7,7 @@ import xxhash
 from samclip_core.geometry import Geometry
 from samclip_core.io import image
 from services.cache import entry as entries
-from services.cache.entry import Entry, contract, name, pack, unpack
+from services.cache.entry import Entry, at_size, contract, name, pack, unpack
 from services.request import wire
 from tests.in_process import png
 
@@ -39,6 +39,11 @@ def test_files_are_told_apart_by_their_bytes_alone():
     keys = {image.image_key(file) for file in (pixels, other_pixels, other_encoding)}
     names = {name("c", key, output) for key in keys for output in wire.FIELDS}
     assert len(names) == 9
+
+
+def test_the_key_of_an_image_contains_a_side_that_is_not_the_checkpoints_own():
+    assert at_size("k", 384, 384) == "k"
+    assert at_size("k", 336, 384) != at_size("k", 448, 384) != "k"
 
 
 def test_the_outputs_of_an_image_lie_in_one_slot_of_a_cluster():
