@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error(str(error))
     if recipe.kind == "vit-b" and not (arguments.sam and arguments.clip):
         options.error(f"recipe {recipe.name} merges official teachers: give --sam and --clip")
+    if arguments.clip and ":" not in arguments.clip:
+        options.error(f"--clip {arguments.clip}: expected {FORMS}")
     out = (arguments.out or Path("runs") / recipe.name).resolve()
     drawn = recipe.name == "debug" and not (arguments.data or os.environ.get(VARIABLE))
     if drawn:

@@ -78,15 +78,13 @@ def build_model(text: TextConfig, images: bool = True) -> Model:
     Raises CheckpointError if the text tower is not one of open_clip's own.
     """
     architecture = dict(description(text)["model_cfg"])
-    if "multimodal_cfg" in architecture or "hf_model_name" in architecture["text_cfg"]:
+    if "multimodal_cfg" in architecture or architecture["text_cfg"].get("hf_model_name"):
         raise CheckpointError(
             f"{text.model!r} is a captioning model, or its text tower comes from the transformers "
             "library, which this program does not use: choose for example ViT-L-14 or a SigLIP"
         )
     custom = architecture.pop("custom_text", False)
-    vision = architecture["vision_cfg"] | (
-        {"timm_model_pretrained": False} if "timm_model_name" in architecture["vision_cfg"] else {}
-    )
+    vision = architecture["vision_cfg"] | {"timm_model_pretrained": False}
     architecture["vision_cfg"] = vision if images else _NO_IMAGES
     model: Model = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**architecture)
     if not images:

@@ -142,7 +142,7 @@ _CLEAN = {"whitespace": _one_line, "canonicalize": _canonical}
 def own_tokenizer(config: TextConfig) -> dict[str, Any] | None:
     """Return the text_cfg of an open_clip model whose tokenizer is not CLIP's, otherwise None."""
     text: dict[str, Any] = config.open_clip["model_cfg"]["text_cfg"] if config.open_clip else {}
-    return text if "hf_tokenizer_name" in text else None
+    return text if text.get("hf_tokenizer_name") else None
 
 
 def of_open_clip(config: TextConfig, json: str | None = None) -> TextTokenizer:
@@ -150,20 +150,21 @@ def of_open_clip(config: TextConfig, json: str | None = None) -> TextTokenizer:
 
     Raises CheckpointError if the model is unknown, or if ``json`` is missing.
     """
+    if json is not None:
+        options = (own_tokenizer(config) or {}).get("tokenizer_kwargs", {})
+        return TextTokenizer(json, _CLEAN[options.get("clean", "whitespace")])
     from open_clip.tokenizer import DEFAULT_CONTEXT_LENGTH, SimpleTokenizer  # slow to import
 
     from samclip_core.nn.clip_model import description
 
     text = description(config)["model_cfg"]["text_cfg"]
-    if "hf_tokenizer_name" not in text:
-        length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
-        return of_clip(SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {})))
-    if json is None:
+    if text.get("hf_tokenizer_name"):
         raise CheckpointError(
             f"{config.model} has a tokenizer of its own, {text['hf_tokenizer_name']}: convert or "
             "train the checkpoint from its published files"
         )
-    return TextTokenizer(json, _CLEAN[text.get("tokenizer_kwargs", {}).get("clean", "whitespace")])
+    length = text.get("context_length", DEFAULT_CONTEXT_LENGTH)
+    return of_clip(SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {})))
 
 
 def published_tokenizer(config: TextConfig, folder: Path) -> str | None:

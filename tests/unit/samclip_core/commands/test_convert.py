@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 from segment_anything import sam_model_registry
 
@@ -11,7 +12,7 @@ from samclip_core.io import checkpoint
 from samclip_core.io.official import read_state
 from samclip_core.nn.network import SAM_PARTS, build, load_net
 from samclip_core.nn.text_encoder import load_text_encoder
-from tests.clip_models import TEXT_DIM, add_small_clip
+from tests.clip_models import ARCHITECTURE, TEXT_DIM, add_small_clip
 from tests.official import clip, small_sam, write
 
 FRAME, WIDTH = 128, 32
@@ -125,6 +126,25 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
     status = main(["--sam", f"{tmp_path}/a.pth", "--clip", "M:b", "--out", f"{tmp_path}/out"])
     assert status == 1
     assert "no file" in capsys.readouterr().err
+
+
+def test_a_folder_of_the_hub_keeps_its_description(tmp_path, sources):
+    """A model that open_clip does not know is served with its own activation and pixels."""
+    described = {
+        "model_cfg": ARCHITECTURE | {"quick_gelu": True},
+        "preprocess_cfg": {"mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.1]},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    save_file(read_state(sources[1]), tmp_path / "open_clip_model.safetensors")
+    convert(sources[0], f"local-dir:{tmp_path}", tmp_path / "out")
+    net, text_encoder = load_net(tmp_path / "out"), load_text_encoder(tmp_path / "out")
+    assert checkpoint.read_config(tmp_path / "out").text.open_clip == described
+    assert net.clip_head.pixel_mean_311.flatten().tolist() == pytest.approx([102, 127.5, 153])
+    assert net.clip_head.pixel_std_311.flatten().tolist() == pytest.approx([76.5, 51, 25.5])
+    for tower in (net.clip_head, text_encoder):
+        kinds = {type(module) for module in tower.modules()}
+        assert QuickGELU in kinds
+        assert torch.nn.GELU not in kinds
 
 
 @pytest.mark.parametrize("variant", ["vit_b", "vit_l", "vit_h"])
