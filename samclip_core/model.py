@@ -78,8 +78,9 @@ class SamClip:
     ) -> Self:
         """Load a bundled checkpoint by name, or one from its directory.
 
-        ``dtype`` is the precision of the image encoder; everything else is float32. "auto" takes
-        the checkpoint's fastest precision on this processor: float32, bfloat16 or int8. ``engine``
+        ``dtype`` is the precision of the image encoder; "auto" takes the fastest one on this
+        processor: float32, bfloat16 or int8. The mask decoder runs in the processor's fastest
+        floating-point precision, and in float32 if ``dtype`` is "float32". ``engine``
         "auto" runs exported graphs on a CPU, and torch on a GPU or if there are no graphs. Raises
         CheckpointError if a file is missing or damaged, or the engine or precision is unavailable.
         """

@@ -68,7 +68,8 @@ class Settings(BaseSettings):
     """precision of the image encoder: `float32`, `bfloat16`, `float16` or `int8` (reported as
     `int8+bfloat16` where the layers that stay in float are in bfloat16). On a CPU, `auto` measures
     the precisions that the checkpoint and the processor have, and takes a lower one where it is
-    clearly faster; on a GPU it is `bfloat16`"""
+    clearly faster; on a GPU it is `bfloat16`. Masks are decoded in the processor's fastest
+    floating-point precision, and in float32 if this is `float32`"""
     threads: int = Field(0, ge=0)
     """of each process that holds a model; 0: the runtime decides"""
     compiled_cache_dir: AbsolutePath = CACHE_DIR

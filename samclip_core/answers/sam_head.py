@@ -58,7 +58,7 @@ class _Job(NamedTuple):
 class SamHead:
     """Answers prompts as segment_anything's SamPredictor does, for many images at once.
 
-    Computes in float32. Holds no request state, so threads may share it.
+    Holds no request state, so threads may share it.
     """
 
     def __init__(self, config: SamClipConfig, engine: Engine) -> None:

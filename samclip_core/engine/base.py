@@ -50,15 +50,16 @@ class PromptBatch(NamedTuple):
 class Engine(Protocol):
     """Parts of a checkpoint, loaded on a device. Thread-safe.
 
-    ``dtype`` is the precision of the image encoder; everything else is float32. ``streams`` calls
-    run concurrently, further calls wait. ``batches`` is whether one call with several images takes
-    less time than one call per image. ``measured_ms`` is the time per image in each precision that
-    was tried; empty if there was no choice.
+    ``dtype`` is the precision of the image encoder, ``decoder_dtype`` that of the mask decoder; the
+    text encoder is float32. ``streams`` calls run concurrently, further calls wait. ``batches`` is
+    whether one call with several images takes less time than one call per image. ``measured_ms`` is
+    the time per image in each precision that was tried; empty if there was no choice.
     """
 
     name: EngineName
     device: str
     dtype: Dtype
+    decoder_dtype: Dtype
     streams: int
     batches: bool
     measured_ms: Mapping[Dtype, float]

@@ -74,6 +74,7 @@ class CompiledEngine:
             **({"INFERENCE_NUM_THREADS": str(threads)} if threads else {}),
         }
         self.dtype: Dtype = "float32"
+        self.decoder_dtype: Dtype = "float32"
         self.measured_ms: Mapping[Dtype, float] = {}
         """Time per image in each precision that was tried."""
         if "image_encoder" in parts:
@@ -93,7 +94,9 @@ class CompiledEngine:
                 for name, variant in self._floats(_DECODER).items()
                 if dtype != "float32" or name == "float32"
             }
-            self._decoder, _ = self._fastest("mask_decoder", dtype, variants, _click(self._config))
+            click = _click(self._config)
+            self._decoder, decoder_ms = self._fastest("mask_decoder", dtype, variants, click)
+            self.decoder_dtype = fastest(decoder_ms)
         if "text_encoder" in parts:
             checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
             self._text = self._kept((_TEXT, "f32"))

@@ -28,6 +28,7 @@ class TorchEngine:
     """An engine over loaded modules that are frozen and in evaluation mode."""
 
     name: EngineName = "torch"
+    decoder_dtype: Dtype = "float32"
     streams = 1
     batches = True
     measured_ms: Mapping[Dtype, float] = MappingProxyType({})

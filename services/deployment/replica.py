@@ -76,8 +76,9 @@ def _engine(settings: Settings, *parts: Part) -> Engine:
         cache_dir=settings.compiled_cache_dir,
         threads=settings.threads,
     )
+    dtypes = {"image_encoder": engine.dtype, "mask_decoder": engine.decoder_dtype}
     for part in parts:
-        dtype = engine.dtype if part == "image_encoder" else "float32"
-        metrics.ENGINE_INFO.labels(part, engine.name, dtype).set(1)
+        dtype = dtypes.get(part, "float32")
+        metrics.announce_engine(part, engine.name, dtype)
         logger.info("%s runs on %s, %s", part, engine.name, dtype)
     return engine

@@ -128,6 +128,17 @@ def announce(model: pb.ModelInfo, quality: Mapping[str, float] = MappingProxyTyp
         MODEL_QUALITY.labels(model.digest, measure).set(value)
 
 
+def announce_engine(part: str, engine: str, dtype: str) -> None:
+    """Publish the engine and precision of a part, in place of the previous ones."""
+    if previous := _engines.get(part):
+        ENGINE_INFO.labels(part, *previous).set(0)
+    ENGINE_INFO.labels(part, engine, dtype).set(1)
+    _engines[part] = engine, dtype
+
+
+_engines: dict[str, tuple[str, str]] = {}
+
+
 def measure_memory(device: str) -> None:
     """Publish the memory that the model of this process uses on its device."""
     if device.startswith("cuda"):

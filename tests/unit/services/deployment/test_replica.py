@@ -1,5 +1,6 @@
 from services.deployment import replica
 from services.heads.classification.app import Classification
+from services.observability import metrics
 from services.request.arrival import MAX_ARRIVING
 from services.settings import Settings
 
@@ -33,3 +34,15 @@ def test_what_every_service_can_change_while_it_runs_is_its_user_config():
 def test_a_replica_reserves_the_cpus_of_the_settings():
     built = replica.of(Classification, Settings(replica_cpus=2))._bound_deployment
     assert built.ray_actor_options["num_cpus"] == 2
+
+
+def test_only_the_latest_precision_of_a_part_is_published():
+    for dtype in ("float32", "bfloat16"):
+        metrics.announce_engine("mask_decoder", "openvino", dtype)
+    values = {
+        sample.labels["dtype"]: sample.value
+        for metric in metrics.ENGINE_INFO.collect()
+        for sample in metric.samples
+        if sample.labels["part"] == "mask_decoder"
+    }
+    assert (values["float32"], values["bfloat16"]) == (0, 1)
