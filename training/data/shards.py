@@ -30,7 +30,9 @@ def scan(system: AbstractFileSystem, shards: Sequence[str]) -> Iterator[Group]:
     """Yield the samples of all shards in order, and show the progress of a long scan."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         found = pool.map(lambda numbered: _scan(system, *numbered), enumerate(shards))
-        for groups in tqdm(found, "index of the shards", len(shards), unit="shard", delay=5):
+        for groups in tqdm(
+            found, "index of the shards", len(shards), unit="shard", delay=5, mininterval=5
+        ):
             yield from groups
 
 

@@ -18,6 +18,7 @@ from tests.official import clip, sharpened, write
 from tests.tiny import TINY
 from tests.weights import seeded
 from training.data.frames import Frame
+from training.data.tensors import on_device
 from training.distillation.losses import (
     clip_loss,
     dense_loss,
@@ -82,7 +83,7 @@ def frames(side: int) -> list[Frame]:
 
 def batch(side: int) -> Batch:
     rngs = [np.random.default_rng(seed) for seed in range(2)]
-    return make_batch(frames(side), rngs, side, rounds=2)
+    return on_device(make_batch(frames(side), rngs, side, rounds=2), torch.device("cpu"))
 
 
 def at_frame(prompt_encoder: PromptEncoder, side: int) -> PromptEncoder:

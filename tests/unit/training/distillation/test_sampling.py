@@ -1,7 +1,7 @@
 import logging
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,8 @@ from tests import photographs
 from tests.photographs import annotated, draw, write_shard
 from tests.tiny import TINY
 from training import workers
-from training.distillation.sampling import HELD_OUT, Drawn, Kinds, Pool, Sampler, batches, seeded
+from training.data.pool import HELD_OUT, Pool
+from training.distillation.sampling import Drawn, Kinds, Sampler, batches, seeded
 from training.recipes import Run, SamBatch, debug
 
 SIZE = TINY["edge"].image_size
@@ -37,15 +38,19 @@ def both(run: Run) -> Sampler:
 
 
 def same(a: Drawn, b: Drawn) -> bool:
-    return a.clicks == b.clicks and _tensors(a) == _tensors(b)
+    pairs = zip(tensors(a), tensors(b), strict=True)
+    return a.clicks == b.clicks and all(torch.equal(*pair) for pair in pairs)
 
 
-def _tensors(drawn: Drawn) -> str:
-    torch.set_printoptions(profile="full")
-    try:
-        return str((drawn.photos, drawn.outlined))
-    finally:
-        torch.set_printoptions(profile="default")
+def tensors(value: object) -> Iterator[torch.Tensor]:
+    """Yield every tensor in lists and dataclasses."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list):
+        for item in value:
+            yield from tensors(item)
+    elif is_dataclass(value):
+        yield from tensors([*vars(value).values()])
 
 
 def test_random_numbers_depend_on_their_key_alone():
@@ -101,13 +106,42 @@ def test_workers_share_a_step_without_changing_it(
 
 def test_photographs_keep_their_values_and_their_padding_is_black(run: Run):
     for piece in both(run)[0].photos:
-        assert piece.pixels_B3SS.dtype == torch.float32
+        assert piece.pixels_B3SS.dtype == torch.uint8
         assert piece.pixels_B3SS.max() > 100  # the range is 0–255
         for pixels_3SS, (height, width) in zip(
             piece.pixels_B3SS, piece.sizes_B2.tolist(), strict=True
         ):
             assert not pixels_3SS[:, height:].any()
             assert not pixels_3SS[:, :, width:].any()
+
+
+def test_pixels_are_bytes_until_they_are_on_the_device(run: Run):
+    drawn = both(run)[0]
+    moved = drawn.to(torch.device("meta"))
+    assert len(drawn) == len(moved) == 9
+    assert moved.clicks == drawn.clicks
+    for before, after in zip(
+        drawn.photos + drawn.outlined, moved.photos + moved.outlined, strict=True
+    ):
+        assert before.pixels_B3SS.dtype == torch.uint8
+        assert (after.pixels_B3SS.dtype, after.pixels_B3SS.device.type) == (torch.float32, "meta")
+        assert after.sizes_B2.dtype == before.sizes_B2.dtype
+    assert moved.outlined[0].prompts.points_PN2.is_meta
+    assert torch.equal(drawn.to(torch.device("cpu")).photos[0].pixels_B3SS,
+                       drawn.photos[0].pixels_B3SS.float())  # fmt: skip
+
+
+def test_a_gpus_steps_come_in_page_locked_memory(run: Run, monkeypatch: pytest.MonkeyPatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    drawn = both(run)[0]
+    assert same(drawn.pin_memory(), drawn)
+    tensors = [piece.pixels_B3SS for piece in (*drawn.photos, *drawn.outlined)]
+    tensors += [drawn.outlined[0].prompts.points_PN2, drawn.photos[0].sizes_B2]
+    assert all(any(tensor is known for known in pinned) for tensor in tensors)
+    for device, locked in (("cuda", True), ("cpu", False)):
+        sampler = both(replace(run, device=torch.device(device)))
+        assert batches(sampler, range(1)).pin_memory is locked
 
 
 def test_frames_of_photographs_have_one_side_in_a_step_and_all_sides_in_time(run: Run):
@@ -127,7 +161,7 @@ def test_masks_are_corrected_in_as_many_steps_as_asked(run: Run):
 def test_sets_are_drawn_as_often_as_their_weight_and_size_say(run: Run, tmp_path: Path):
     write_shard(tmp_path / "bsds500/train-0.tar", {f"b{i}": annotated(draw(i)) for i in range(3)})
     write_shard(tmp_path / "camvid/train-0.tar", {"c": photographs.outlined(draw(9))})
-    pool = Pool(replace(run, data=str(tmp_path)), (("bsds500", 1.0), ("camvid", 2.0)), False)
+    pool = Pool(str(tmp_path), (("bsds500", 1.0), ("camvid", 2.0)), False)
     assert pool.share.tolist() == pytest.approx([0.6, 0.4])
 
 
@@ -138,10 +172,9 @@ def test_every_fiftieth_photograph_validates_and_never_trains(run: Run, tmp_path
         tmp_path / "many/train-0.tar",
         {f"{i:03}": {"jpg": jpg, "json": b"{}"} for i in range(count)},
     )
-    here = replace(run, data=str(tmp_path))
     drawn = []
     for held_out in (False, True):
-        pool = Pool(here, (("many", 1.0),), held_out)
+        pool = Pool(str(tmp_path), (("many", 1.0),), held_out)
         rng = np.random.default_rng(0)
         drawn.append({int(pool.draw(rng, lambda sample, _: sample.key)) for _ in range(1500)})
     trains, validates = drawn

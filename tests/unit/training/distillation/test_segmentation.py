@@ -13,7 +13,7 @@ from samclip_core.nn.prompt_encoder import PromptEncoder
 from samclip_core.types import BOX_MAX, BOX_MIN, OBJECT, PADDING
 from tests.tiny import TINY
 from tests.weights import seeded
-from training.data.annotations import Frame
+from training.data.frames import Frame
 from training.distillation.losses import sam_loss
 from training.distillation.segmentation import (
     Batch,

@@ -1,0 +1,178 @@
+"""``python -m benchmarks.data_path``: how many training frames a core reads per second.
+
+Photographs of 640×480 for CLIP; photographs of 1500×1000 with 38 masks, as in SA-1B. A frame is
+read from a shard, decoded, cut and resized, as in a reader of ``samclip train``. Processor time is
+measured, so other processes hardly disturb. With ``--shards N``, it measures instead how long a run
+over N small shards takes to open its sets, without and with an index.
+"""
+
+import argparse
+import io
+import json
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from benchmarks.traffic import photograph
+from samclip_core.engine.memory import keep_memory
+from training.data.annotations import regions
+from training.data.frames import cut
+from training.data.sources import Source, open_source
+from training.distillation.sampling import seeded
+from training.train import STEP_BYTES
+
+CLIP_SIZE, SA_1B_SIZE = (640, 480), (1500, 1000)
+CLIP_SIDES = (224, 448, 1024)
+MASKS, SAM_SIDE = 38, 1024
+FILES, SA_1B_FILES = 48, 8
+OPENINGS = 7  # of a set by a worker, as of a set that serves photographs, regions and names
+SAMPLES = 50  # per small shard
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.data_path", description=__doc__.replace("``", "")
+    )
+    parser.add_argument("--shards", type=int, help="measure the start over this many shards")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="rounds, of which the best counts (5)"
+    )
+    parser.add_argument("--open", metavar="FOLDER", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    keep_memory(STEP_BYTES)
+    if arguments.open:
+        _open(arguments.open)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.shards:
+            _start(Path(folder), arguments.shards)
+        else:
+            _frames(Path(folder), arguments.rounds)
+    return 0
+
+
+def _frames(folder: Path, rounds: int) -> None:
+    _write(folder / "clip/train-0.tar", _clip_files())
+    _write(folder / "sa1b/train-0.tar", _sa_1b_files())
+    clip, sa_1b = (open_source(str(folder / name)) for name in ("clip", "sa1b"))
+
+    def bare(source: Source, index: int) -> None:
+        np.asarray(Image.open(io.BytesIO(source[index].encoded)))
+
+    def photo(side: int, source: Source, index: int) -> None:
+        cut(source[index], (), side, 1, seeded(index), scales=(0.7, 1.3))
+
+    def outlined(source: Source, index: int) -> None:
+        sample = source[index]
+        cut(sample, regions(sample), SAM_SIDE, SAM_SIDE // 4, seeded(index))
+
+    print("| frames | per second and core | milliseconds |\n|---|---:|---:|")
+    _row("640×480 JPEG, full decoding alone", clip, bare, rounds)
+    for side in CLIP_SIDES:
+        _row(f"CLIP, {side} px", clip, partial(photo, side), rounds)
+    _row("1500×1000 JPEG, full decoding alone", sa_1b, bare, rounds)
+    _row(f"SA-1B-like, {SAM_SIDE} px, {MASKS} masks", sa_1b, outlined, rounds)
+
+
+def _row(name: str, source: Source, read: Callable[[Source, int], None], rounds: int) -> None:
+    taken = []
+    for _ in range(rounds):
+        begin = time.process_time()
+        for index in range(len(source)):
+            read(source, index)
+        taken.append((time.process_time() - begin) / len(source))
+    print(f"| {name} | {1 / min(taken):,.1f} | {1000 * min(taken):.2f} |", flush=True)
+
+
+def _clip_files() -> Iterator[tuple[str, bytes]]:
+    for number in range(FILES):
+        yield f"{number:06}.jpg", _jpeg(photograph(number), CLIP_SIZE)
+        yield f"{number:06}.json", b'{"caption": "a photograph"}'
+
+
+def _sa_1b_files() -> Iterator[tuple[str, bytes]]:
+    random = np.random.default_rng(0)
+    for number in range(SA_1B_FILES):
+        masks = [_blob(random, *SA_1B_SIZE) for _ in range(MASKS)]
+        annotations = [
+            {"segmentation": _rle(mask_HW), "area": int(mask_HW.sum())} for mask_HW in masks
+        ]
+        yield f"sa_{number}.jpg", _jpeg(photograph(number), SA_1B_SIZE)
+        yield f"sa_{number}.json", json.dumps({"annotations": annotations}).encode()
+
+
+def _jpeg(file: bytes, size: tuple[int, int]) -> bytes:
+    content = io.BytesIO()
+    picture = Image.open(io.BytesIO(file)).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    picture.save(content, "JPEG", quality=90)
+    return content.getvalue()
+
+
+def _blob(random: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
+    """Draw a wavy shape of 0.03 to 30 % of the photograph, small ones more often."""
+    radius = np.sqrt(np.exp(random.uniform(np.log(3e-4), np.log(0.3))) * width * height / np.pi)
+    angle_K = np.linspace(0, 2 * np.pi, 200, endpoint=False)
+    waves = sum(
+        random.uniform(0, 0.25) * np.sin(n * angle_K + random.uniform(0, 6)) for n in (2, 3, 7, 19)
+    )
+    centre_2 = random.uniform((0, 0), (width, height))
+    ring_K2 = np.stack([np.cos(angle_K), np.sin(angle_K)], axis=1) * (radius * (1 + waves))[:, None]
+    mask_HW = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(mask_HW, [(centre_2 + ring_K2).astype(np.int32)], (1,))
+    return mask_HW
+
+
+def _rle(mask_HW: NDArray[np.uint8]) -> dict[str, object]:
+    rle = coco_mask.encode(np.asfortranarray(mask_HW))
+    return {"size": rle["size"], "counts": rle["counts"].decode()}
+
+
+def _write(path: Path, files: Iterator[tuple[str, bytes]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+
+
+def _start(folder: Path, shards: int) -> None:
+    for number in range(shards):
+        names = (f"{number:05}{sample:04}" for sample in range(SAMPLES))
+        files = ((f"{name}.{end}", b"{}") for name in names for end in ("jpg", "json"))
+        _write(folder / f"train-{number:05}.tar", files)
+    print(f"{shards:,} shards, {shards * SAMPLES:,} samples")
+    for name in ("without an index", "with the index"):
+        begin = time.perf_counter()
+        subprocess.run([sys.executable, "-m", __spec__.name, "--open", str(folder)], check=True)
+        print(f"{name}: {time.perf_counter() - begin:.1f} s, Python's start included", flush=True)
+
+
+def _open(folder: str) -> None:
+    for number in range(OPENINGS):
+        begin = time.perf_counter()
+        source = open_source(folder)
+        source[len(source) - 1]
+        if number in (0, OPENINGS - 1):
+            print(f"  opening {number + 1}: {time.perf_counter() - begin:.2f} s", flush=True)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    print(f"  peak memory: {peak:,.0f} MiB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
