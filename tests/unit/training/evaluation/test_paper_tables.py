@@ -1,0 +1,141 @@
+"""The paper's tables, one command each, on small folders in the published layouts."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.photographs import draw, jpg, png, rle
+from training.evaluation import evaluate
+
+DRAWINGS = [draw(seed, 48, 64) for seed in range(2)]
+PICTURES = [jpg(drawing.image_HW3) for drawing in DRAWINGS]
+MAPS = [drawing.labels_HW for drawing in DRAWINGS]
+
+
+def write(path: Path, content: bytes | str | Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = content if isinstance(content, bytes | str) else json.dumps(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def classes(root: Path) -> None:
+    for part in ("train", "val"):
+        for wnid, picture in zip(("n01440764", "n02012849"), PICTURES, strict=True):
+            write(root / part / wnid / "1.JPEG", picture)
+
+
+def numbered(root: Path) -> None:
+    for index in range(1000):
+        (root / str(index)).mkdir()
+    write(root / "2/a.jpeg", PICTURES[0])
+
+
+def places(root: Path) -> None:
+    write(root / "val_256/Places365_val_00000001.jpg", PICTURES[0])
+    write(root / "places365_val.txt", "Places365_val_00000001.jpg 1\n")
+    write(root / "categories_places365.txt", "/a/airfield 0\n/a/airplane_cabin 1\n")
+
+
+def flickr30k(root: Path) -> None:
+    records = [
+        {"filename": f"{i}.jpg", "split": "test", "sentences": [{"raw": f"the dog {i}"}]}
+        for i in range(2)
+    ]
+    write(root / "dataset_flickr30k.json", {"images": records})
+    for i, picture in enumerate(PICTURES):
+        write(root / f"flickr30k_images/{i}.jpg", picture)
+
+
+def coco(root: Path) -> None:
+    """Write COCO 2017's validation set with boxes, captions, stuff and panoptic maps."""
+    images, instances, captions, panoptic = [], [], [], []
+    for i, drawing in enumerate(DRAWINGS):
+        write(root / f"val2017/{i}.jpg", PICTURES[i])
+        images.append(
+            {"id": i, "file_name": f"{i}.jpg", "height": 48, "width": 64}
+            | {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+            | {"coco_url": f"http://images.cocodataset.org/val2017/{i}.jpg"}
+        )
+        captions.append({"image_id": i, "caption": f"the dog {i}"})
+        for value, mask in enumerate(drawing.masks, 1):
+            y, x = np.nonzero(mask)
+            box = [x.min(), y.min(), x.max() + 1 - x.min(), y.max() + 1 - y.min()]
+            instances.append(
+                {"id": len(instances) + 1, "image_id": i, "category_id": value}
+                | {"bbox": [float(side) for side in box], "area": int(mask.sum())}
+                | {"segmentation": rle(mask)}
+            )
+        write(root / f"stuffthingmaps/val2017/{i}.png", png(MAPS[i]))
+        ids_HW3 = np.stack([MAPS[i], 0 * MAPS[i], 0 * MAPS[i]], axis=-1)
+        write(root / f"annotations/panoptic_val2017/{i}.png", png(ids_HW3))
+        segments = [{"id": value, "category_id": value} for value in (1, 2, 3)]
+        panoptic.append({"file_name": f"{i}.png", "segments_info": segments})
+    names = [{"id": i, "name": name, "frequency": "f"} for i, name in enumerate("abc", 1)]
+    boxes = {"images": images, "annotations": instances, "categories": names}
+    write(root / "annotations/instances_val2017.json", boxes)
+    write(root / "annotations/lvis_v1_val.json", boxes)
+    write(root / "annotations/stuff_val2017.json", {"categories": [{"id": 4, "name": "d"}]})
+    written = {"images": images, "annotations": captions}
+    write(root / "annotations/captions_val2017.json", written)
+    content = {"annotations": panoptic, "categories": names}
+    write(root / "annotations/panoptic_val2017.json", content)
+
+
+def voc(root: Path) -> None:
+    for part in ("train", "val"):
+        write(root / f"ImageSets/Segmentation/{part}.txt", "0\n1\n")
+    for i, (picture, labels_HW) in enumerate(zip(PICTURES, MAPS, strict=True)):
+        write(root / f"JPEGImages/{i}.jpg", picture)
+        write(root / f"SegmentationClass/{i}.png", png(labels_HW))
+
+
+def voc_context(root: Path) -> None:
+    write(root / "59_labels.txt", "0: background\n1: aeroplane\n2: sky\n3: dog\n")
+    write(root / "ImageSets/Main/val.txt", "0\n")
+    write(root / "JPEGImages/0.jpg", PICTURES[0])
+    write(root / "59_context_labels/0.png", png(MAPS[0]))
+
+
+def ade20k(root: Path) -> None:
+    rows = "\n".join(f"{value}\t0\t0\t0\t{name}" for value, name in enumerate("abc", 1))
+    write(root / "objectInfo150.txt", f"Idx\tRatio\tTrain\tVal\tName\n{rows}\n")
+    write(root / "images/validation/1.jpg", PICTURES[0])
+    write(root / "annotations/validation/1.png", png(MAPS[0]))
+
+
+TABLES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "imagenet": (classes, ("top1", "top5")),
+    "imagenet-v2": (numbered, ("top1", "top5")),
+    "places365": (places, ("top1", "top5")),
+    "flickr30k": (flickr30k, ("text_to_image_r1",)),
+    "coco-captions": (coco, ("text_to_image_r1",)),
+    "coco-boxes": (coco, ("ap",)),
+    "lvis-boxes": (coco, ("ap", "ap_rare")),
+    "voc": (voc, ("voc_20_miou", "voc_21_clippy_miou", "voc_21_clear_win_miou")),
+    "voc-context": (voc_context, ("voc_context_3_miou", "voc_context_4_clear_win_miou")),
+    "ade20k": (ade20k, ("ade20k_miou",)),
+    "coco-stuff": (coco, ("coco_stuff_miou",)),
+    "coco-panoptic": (coco, ("coco_panoptic_miou", "coco_panoptic_miou_union")),
+    "probe-linear": (voc, ("voc_probe_linear_tokens_miou",)),
+    "probe-classify": (classes, ("folders_probe_classify_tokens_top1",)),
+}
+
+
+@pytest.mark.parametrize("suite", TABLES)
+def test_each_table_is_one_command(tmp_path: Path, tiny_checkpoint: Path, suite: str):
+    write_layout, names = TABLES[suite]
+    write_layout(tmp_path)
+    flags = ["--templates=own"] if suite in ("imagenet-v2", "voc") else []  # 80 take seconds
+    flags += ["--epochs=1"] if suite.startswith("probe") else []
+    flags += ["--protocol=square", "--size=96"] if suite == "voc" else []
+    out = tmp_path / "out/metrics.json"
+    given = [f"--checkpoint={tiny_checkpoint}", f"--suite={suite}", f"--root={tmp_path}", *flags]
+    assert evaluate.main([*given, f"--out={out}"]) == 0
+    written = json.loads(out.read_text())
+    for name in names:
+        name = f"{name.removesuffix('_miou')}_square_miou" if suite == "voc" else name
+        assert 0 <= written[name] <= 1
