@@ -134,7 +134,7 @@ def verdict(chosen: Sequence[str], reported: Sequence[str]) -> str:
 def draw(points: Sequence[Point], merge: Point) -> Figure:
     """Plot the curve on both axes, in per cent, and the merge as a marked point."""
     figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="imagen200 zero-shot top-1, %", ylabel="box mIoU, %")
+    axes = figure.add_subplot(xlabel="imagen200 top-1, %", ylabel="box mIoU, %")
     x = [100 * point.imagen200_top1 for point in points]
     y = [100 * point.coco_multi_box_miou for point in points]
     axes.plot(x, y, "o-", label="SAM ↔ CLIP-only student")
