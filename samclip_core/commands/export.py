@@ -117,9 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Export a checkpoint; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="samclip export",
-        description="Write the networks of a checkpoint as ONNX graphs into its directory. A CPU "
-        "then serves them faster, and without PyTorch. The weights are not copied, and the "
-        "checkpoint's digest does not change. Takes about a minute.",
+        description="Write the networks of a checkpoint as ONNX graphs into its directory, the "
+        "image encoder once for each side of the frame in its config. A CPU then serves them "
+        "faster, and without PyTorch. The weights are not copied, and the checkpoint's digest does "
+        "not change. Takes about a minute.",
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="bundled name or directory")
     parser.add_argument(
