@@ -3,7 +3,7 @@
 import io
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TextIO, TypeVar, cast
@@ -93,7 +93,8 @@ class Stage(Generic[Net]):
             for step, batch in zip(bar, batches(steps), strict=True):
                 figures = self._step(batch, parts)
                 _line(log, {"step": step} | figures)
-                bar.set_postfix({key: f"{value:.3f}" for key, value in figures.items()})
+                shown = {key: f"{value:.3f}" for key, value in figures.items()}
+                bar.set_postfix(shown | frames_per_second(bar.format_dict["rate"], batch))
                 self.done = step + 1
                 if self.done % self.schedule.save_every == 0 or self.done == self.schedule.steps:
                     log.flush()
@@ -209,6 +210,13 @@ class Stage(Generic[Net]):
                 kept = [line for line in lines[1:] if int(line.split("\t")[0]) < limit]
                 path.write_text("".join([lines[0], *kept]))
         return self._file("losses.tsv").open("a")
+
+
+def frames_per_second(steps_per_second: float | None, batch: Any) -> dict[str, str]:
+    """Return all workers' frames per second, to display beside the steps; empty if unknown."""
+    if steps_per_second is None or not isinstance(batch, Sized):
+        return {}
+    return {"frames/s": f"{steps_per_second * len(batch) * workers.count():.0f}"}
 
 
 def _line(log: TextIO, values: dict[str, float]) -> None:

@@ -210,7 +210,8 @@ class Run:
     whose SAM initialises its SAM teacher (empty: ImageNet's trunk). ``sam`` and ``clip`` are the
     official teachers of a vit-b merge, ``start`` the official SAM of its student (empty: ``sam``).
     ``targets`` is a folder of CLIP-teacher outputs that ``training.distillation.embeddings``
-    stored. Each worker computes on ``threads`` threads while ``readers`` processes decode ahead.
+    stored. Each worker computes on ``threads`` threads while ``readers`` processes decode ahead
+    (None: as many as ``workers.readers`` says).
     """
 
     recipe: Recipe
@@ -222,7 +223,7 @@ class Run:
     sam: str = ""
     clip: str = ""
     targets: str = ""
-    readers: int = 0
+    readers: int | None = 0
     threads: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 

@@ -129,7 +129,10 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--gpu", action="store_true", help="use one GPU per worker")
     options.add_argument(
-        "--readers", type=int, default=0, help="processes per worker that decode ahead"
+        "--readers",
+        type=int,
+        help="processes per worker that decode ahead; default: with --gpu the worker's cores less "
+        f"one, at most {workers.MOST_READERS}, else 0",
     )
     options.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="CPU threads per worker"
@@ -140,6 +143,8 @@ def parser() -> argparse.ArgumentParser:
 def train_worker(settings: dict[str, Run]) -> None:
     """Run the merge on one worker; worker 0 writes the checkpoint and the report."""
     run = replace(settings["run"], device=get_device())
+    if run.readers is None:
+        run = replace(run, readers=workers.readers(run.device))
     torch.set_num_threads(run.threads)
     keep_memory(STEP_BYTES)
     torch.manual_seed(run.recipe.seed)

@@ -5,14 +5,20 @@ scaled to their share of the global batch, so gradients and figures are plain su
 whatever their number. Without torch.distributed there is one worker.
 """
 
+import os
 from collections.abc import Iterable
 from functools import cache
 
+import ray
 import ray.train
 import torch
 import torch.distributed as dist
 from ray.util.metrics import Gauge
 from torch import Tensor, nn
+
+MOST_READERS = 8
+"""Maximum of decoding processes per worker, twice what an H100 needs (``training.results.budget``).
+Each prepares a step, up to a gigabyte of pixels."""
 
 
 def rank() -> int:
@@ -70,6 +76,25 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     pieces = flat.split([p.numel() for p in reached])
     for p, piece in zip(reached, pieces, strict=True):
         p.grad = piece.view_as(p)
+
+
+def readers(device: torch.device) -> int:
+    """Return how many processes decode ahead for this worker: one per core that it leaves idle.
+
+    A worker on a GPU keeps a single core busy, one on CPUs all of them.
+    """
+    if device.type != "cuda":
+        return 0
+    return min(_cores() - 1, MOST_READERS)
+
+
+def _cores() -> int:
+    """Return this worker's share of the cores that Ray counts on its machine."""
+    if not dist.is_initialized():
+        return os.cpu_count() or 1
+    here = ray.get_runtime_context().get_node_id()
+    cores = {node["NodeID"]: node["Resources"].get("CPU", 1.0) for node in ray.nodes()}
+    return max(1, int(cores[here]) // ray.train.get_context().get_local_world_size())
 
 
 def report(figures: dict[str, float]) -> None:

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 log = logging.getLogger(__name__)
 
 PHOTOGRAPHS = ("jpg", "jpeg", "webp", "png")  # a png next to one of the others is a label map
+_BESIDE = ".samclip-index"
 _STAMPS = ("mtime", "LastModified", "last_modified", "updated")  # names in fsspec's file systems
 
 
@@ -161,7 +162,7 @@ def _places(system: AbstractFileSystem, folder: str) -> list[Path]:
     """Return the folders that may hold the index, the preferred one first."""
     location = hashlib.sha256(system.unstrip_protocol(folder).encode()).hexdigest()[:16]
     cache = Path.home() / ".cache/samclip/index" / location
-    beside = [Path(folder) / ".samclip-index"] if isinstance(system, LocalFileSystem) else []
+    beside = [Path(folder) / _BESIDE] if isinstance(system, LocalFileSystem) else []
     return [*beside, cache]
 
 
@@ -185,7 +186,10 @@ def _locked(place: Path) -> Iterator[None]:
 
 
 def _store(index: Index, place: Path, split: str, name: str) -> None:
-    """Write ``index`` to ``place``, then remove the split's older ones. Disk errors are logged."""
+    """Write ``index`` to ``place``; log disk errors. Beside the shards, remove the split's others.
+
+    In the cache folder, those may belong to copies of the shards on other machines' disks.
+    """
     partial = place / f".{name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
@@ -197,7 +201,7 @@ def _store(index: Index, place: Path, split: str, name: str) -> None:
                 checksums[field] = zlib.crc32(values.data)
         content = {"extensions": index.extensions, "checksums": checksums}
         (partial / "index.json").write_text(json.dumps(content))
-        for old in place.glob(f"{split}-*"):
+        for old in place.glob(f"{split}-*" if place.name == _BESIDE else name):
             shutil.rmtree(old)
         partial.rename(place / name)
     except OSError as error:

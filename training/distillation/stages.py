@@ -148,7 +148,7 @@ def _fit(
 
     shown = _shown(run.recipe, stage, kinds)
     Stage(stage, net, learning, schedule, run.folder, shown).fit(
-        lambda steps: drawn(training, steps, run.readers),
+        lambda steps: drawn(training, steps, run.readers or 0),
         parts,
         lambda: drawn(held_out, range(VALIDATION_STEPS), 0),
         workers.report,

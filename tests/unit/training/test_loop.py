@@ -14,7 +14,7 @@ from samclip_core.config import EDGE
 from training import workers
 from training.distillation.parts import sam_parts
 from training.distillation.sampling import Drawn
-from training.loop import Part, Parts, Stage
+from training.loop import Part, Parts, Stage, frames_per_second
 from training.recipes import Run, debug
 from training.schedule import Schedule, optimizer
 
@@ -279,3 +279,10 @@ def test_a_stage_needs_no_collective_on_the_cpu(tmp_path: Path, device_only: tor
 def test_masks_are_counted_over_workers_on_the_runs_device(device_only: torch.device):
     run = Run(recipe=debug(), config=EDGE, data="", folder=Path(), device=device_only)
     assert list(sam_parts(run, nn.Identity(), Drawn(), lambda batch: None)) == []
+
+
+def test_the_frames_of_all_workers_are_counted(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(workers, "count", lambda: 8)
+    assert frames_per_second(0.5, [0] * 256) == {"frames/s": "1024"}
+    assert frames_per_second(None, [0] * 256) == {}
+    assert frames_per_second(0.5, 7) == {}

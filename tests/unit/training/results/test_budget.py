@@ -10,6 +10,7 @@ from training.results.budget import (
     SAM_SIDE,
     Plan,
     Stage,
+    cores,
     hours,
     report,
     step_flops,
@@ -54,6 +55,18 @@ def test_hours_are_steps_over_the_speed_that_is_reached():
     assert hours(PLAN, HEAD, FORWARD, gpu) == pytest.approx(200 * 395 / speed / 3600)
 
 
+def test_a_gpu_needs_the_cores_that_read_its_frames_in_the_time_of_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(budget, "FRAMES_PER_CORE", {224: 5.0, 448: 2.5})
+    monkeypatch.setattr(budget, "SAM_FRAMES_PER_CORE", 0.5)
+    gpu = replace(H100, peak=1e3)
+    seconds = step_flops(PLAN, HEAD, FORWARD) / (8 * 0.35 * 1e3)
+    assert cores(PLAN, HEAD, FORWARD, gpu) == pytest.approx(10 * (0.2 + 0.4) / 2 / seconds / 8)
+    seconds = step_flops(PLAN, ALL, FORWARD) / (8 * 0.35 * 1e3)
+    assert cores(PLAN, ALL, FORWARD, gpu) == pytest.approx((10 * 0.2 + 2 / 0.5) / seconds / 8)
+
+
 def test_the_papers_schedule_has_the_papers_steps():
     paper, short = PLANS["vit-b"]
     counts = [steps(paper, stage) for stage in paper.stages]
@@ -68,7 +81,7 @@ def test_the_report_names_every_stage_and_adds_up():
     assert [row.split(" | ")[1:3] for row in rows] == [["2", "200"], ["1", "100"]]
     assert "780" in text  # images per batch: 78 GB / 100 MB
     lengths = {line.count("|") for line in text.splitlines() if line.startswith("| stage")}
-    assert lengths == {8}
+    assert lengths == {9}
 
 
 def test_the_command_prints_and_writes_the_budget(
