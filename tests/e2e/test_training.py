@@ -26,8 +26,8 @@ from tests.checkout import ROOT
 from training import merges, train
 from training.data.sources import open_source
 from training.distillation import stages
-from training.loop import GRADIENT_NORM
 from training.distillation.teachers import class_embeddings, start_clip_head
+from training.loop import GRADIENT_NORM
 
 STAGES = stages.NAMES
 
