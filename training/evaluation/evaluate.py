@@ -21,6 +21,7 @@ from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from training.data.folder import photograph_sets
+from training.evaluation import probing
 from training.evaluation.bars import draw_bars
 from training.evaluation.suite import FeatureMap, Metrics, Options, Protocol, add_part
 from training.evaluation.suites import OWN, PROBES, SUITES, described
@@ -70,7 +71,9 @@ def _measure(arguments: argparse.Namespace) -> None:
     metrics: Metrics = {}
     for suite in chosen.values():
         metrics |= suite.task(model, options)
-    part = arguments.part if arguments.suite in ("all", *OWN) else "all"
+    own = arguments.suite in ("all", *OWN)
+    own |= arguments.suite in PROBES and not probing.is_public(arguments.root)
+    part = arguments.part if own else "all"  # public sets are measured whole
     _write(arguments.out, {"digest": model.digest, "part": part}, metrics)
     if arguments.suite in PROBES:
         draw_bars({model.config.name: metrics}, arguments.out.with_suffix(".png"))

@@ -7,6 +7,7 @@ set with the usual augmentation (``probe_cuts``), and evaluated on whole photogr
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -50,6 +51,13 @@ def frozen_encoder(model: SamClip, options: Options, pooled: bool = False) -> Fr
 
     size = model.config.size_of("classify" if pooled else "semantic")
     return Frozen(size, torch.device(model.engine.device), encode, pooled)
+
+
+def is_public(root: Path) -> bool:
+    """Return whether a folder is a public set that is probed, not the folder of our own sets."""
+    return any(
+        (root / name).exists() for name in ("SegmentationClass", "objectInfo150.txt", "train")
+    )
 
 
 def segmentation(heads: Sequence[str], model: SamClip, options: Options) -> Metrics:

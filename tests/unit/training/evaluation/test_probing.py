@@ -184,6 +184,7 @@ def test_our_own_sets_are_probed_from_their_training_part(tmp_path: Path, short:
         for part, seeds in {"train": range(3), "val": range(5, 7)}.items():
             samples = {str(s): outlined(draw(s), label_kind="panoptic") for s in seeds}
             write_shard(tmp_path / source / f"{part}-0.tar", samples)
+    assert not probing.is_public(tmp_path)
     options = Options(root=tmp_path, features="sam", epochs=2)
     metrics = probing.segmentation(["linear"], None, options)
     assert [name for name in metrics if name.endswith("_miou")] == [
