@@ -1,0 +1,29 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from samclip_core.io import checkpoint
+from tests.tiny import make_tiny_checkpoint
+from training.results.card import complete, table
+
+
+def test_counts_are_no_percentages() -> None:
+    rows = table({"camvid_miou": 0.25, "camvid_photographs": 26}).splitlines()
+    assert rows == ["| camvid miou | 25.0% |", "| camvid photographs | 26 |"]
+
+
+@pytest.mark.parametrize(
+    ("part", "said"), [("report", "two thirds of the validation sets"), ("all", "validation sets")]
+)
+def test_a_card_says_what_its_figures_are_of(tmp_path: Path, part: str, said: str) -> None:
+    directory = make_tiny_checkpoint(tmp_path / "own")
+    (directory / checkpoint.LINEAGE).write_text('{"teachers": {}, "data": {"camvid": ""}}')
+    checkpoint.seal(directory)
+    digest = complete(directory, {"camvid_miou": 0.25}, part)
+    assert digest == checkpoint.digest(directory)
+    lineage = json.loads(checkpoint.read_file(directory, checkpoint.LINEAGE))
+    assert (lineage["metrics"], lineage["part"]) == ({"camvid_miou": 0.25}, part)
+    card = checkpoint.read_file(directory, checkpoint.CARD).decode()
+    assert said in card
+    assert "are not zero-shot" in card
