@@ -17,7 +17,7 @@ from training.results.footprint import Forward, Memory, count_forward, estimate_
 
 SAM_SIDE = VIT_B.image_size
 SIDES = (224, 448, SAM_SIDE)
-FRAMES_PER_CORE = {224: 500.0, 448: 320.0, SAM_SIDE: 260.0}
+FRAMES_PER_CORE = {224: 490.0, 448: 320.0, SAM_SIDE: 255.0}
 """Frames of the CLIP loss that a core reads per second, by their side, from JPEG files of 640×480
 (``python -m benchmarks.data_path`` on one core of an AMD EPYC)."""
 SAM_FRAMES_PER_CORE = 45.0
