@@ -17,7 +17,7 @@ from ray.util.metrics import Gauge
 from torch import Tensor, nn
 
 MOST_READERS = 8
-"""Maximum of decoding processes per worker, thrice what an H100 needs (``training.results.budget``).
+"""Maximum of decoding processes per worker: three times an H100's need (``results.budget``).
 Each prepares a step, up to a gigabyte of pixels."""
 
 
