@@ -1,21 +1,20 @@
 """The training loop of every stage: train, average, validate, report, save, resume."""
 
-import io
 import math
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TextIO, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from samclip_core.io.files import replacing
 from training import workers
-from training.schedule import Schedule, rate_at
+from training.journal import LOSSES, MEASURES, VALIDATION, Journal
+from training.schedule import Measures, Schedule, rate_at
+from training.storage import Folder, load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,18 @@ class Part:
 
 
 Net = TypeVar("Net", bound=nn.Module)
+PROGRESS = "done", "lowest", "without_gain"  # numbers of a stage that its state holds
 GRADIENT_NORM = "gradient_norm"  # the figure that every step adds to those of its parts
 Parts = Callable[[Net, Any], Iterator[Part]]
+Measure = Callable[[Net, Measures], Mapping[str, float]]
+"""Returns the figures of a network, as ``samclip eval`` does; only worker 0 calls it."""
 
 
 class Stage(Generic[Net]):
     """A stage of a run: its network, the moving average of its weights, and its resumable state.
 
-    ``folder`` holds ``NAME.state.pt``, from which a run resumes, ``NAME.best.pt``, the averaged
-    weights with the lowest validation loss, and the curves ``NAME.losses.tsv`` and
-    ``NAME.validation.tsv``.
+    ``folder`` holds ``NAME.state.pt``, from which a run resumes, ``NAME.best.pt``, the best
+    averaged weights, and the curves of the ``Journal``.
     """
 
     def __init__(
@@ -48,20 +49,21 @@ class Stage(Generic[Net]):
         net: Net,
         optimiser: torch.optim.Optimizer,
         schedule: Schedule,
-        folder: Path,
+        folder: str | Path,
         shown: Sequence[str],
     ) -> None:
         """Resume from ``folder``; ``shown`` names all figures that parts of this stage display.
 
         A worker without a share of a part does not display its figures, so it cannot know them.
         """
-        self.name, self.net, self.schedule, self.folder = name, net, schedule, folder
+        self.name, self.net, self.schedule, self.folder = name, net, schedule, Folder(folder)
         self.shown = shown
         self.device = next(net.parameters()).device
         self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))
         self.optimiser = optimiser
         self.rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda s: rate_at(s, schedule))
-        self.lowest = math.inf
+        self.lowest = math.inf  # the validation loss, or the negative of the measured figure
+        self.without_gain = 0  # measures since the best one
         self.done = 0
         self._resume()
 
@@ -71,39 +73,43 @@ class Stage(Generic[Net]):
         parts: Parts[Net],
         validation: Callable[[], Iterable[Any]] = tuple,
         report: Callable[[dict[str, float]], None] | None = None,
+        measure: Measure[Net] | None = None,
     ) -> None:
         """Run the remaining steps, then load the averaged weights into the network.
 
         ``batches(steps)`` yields this worker's part of each step, ``parts(net, batch)`` the loss of
         a step part by part. A step depends only on its number, so an interrupted run resumes with
         the same result. With ``validation``, the weights with the lowest validation loss are used,
-        unless the schedule keeps the last ones. Every worker calls ``report`` at the same steps.
+        unless the schedule measures another figure or keeps the last ones. Every worker calls
+        ``report`` at the same steps. Raises ValueError if the schedule has measures but there is no
+        ``measure``.
         """
-        steps = range(self.done, self.schedule.steps)
+        end = self.schedule.steps
+        steps = range(self.done, self.done if self._ended() else end)
+        off = workers.rank() != 0
         with (
-            self._log() as log,
-            tqdm(
-                steps,
-                desc=self.name,
-                initial=self.done,
-                total=self.schedule.steps,
-                disable=workers.rank() != 0,
-            ) as bar,
+            Journal(self.folder, self.name, self.done, end) as journal,
+            tqdm(steps, self.name, initial=self.done, total=end, disable=off) as bar,
         ):
+            if not self.done:
+                self._measure(measure, journal)
             for step, batch in zip(bar, batches(steps), strict=True):
+                rate = max(map(float, self.rates.get_last_lr()))
                 figures = self._step(batch, parts)
-                _line(log, {"step": step} | figures)
+                more = frames_per_second(bar.format_dict["rate"], batch)
                 shown = {key: f"{value:.3f}" for key, value in figures.items()}
-                bar.set_postfix(shown | frames_per_second(bar.format_dict["rate"], batch))
+                bar.set_postfix(shown | {key: f"{value:.0f}" for key, value in more.items()})
+                journal.add(LOSSES, step, figures, more | {"learning_rate": rate})
                 self.done = step + 1
-                if self.done % self.schedule.save_every == 0 or self.done == self.schedule.steps:
-                    log.flush()
-                    figures |= self._validate(validation(), parts)
-                    self._save()
-                    workers.wait(self.device)  # until worker 0 has written the files
+                if self.done % self.schedule.save_every == 0 or self.done == end:
+                    figures |= self._validate(validation(), parts, journal)
+                    figures |= self._measure(measure, journal)
+                    self._save(journal)
                     if report is not None:
                         figures |= {"step": self.done}
                         report({f"{self.name}/{key}": value for key, value in figures.items()})
+                    if self._ended():
+                        break
         self.net.load_state_dict(self._result())
 
     def _step(self, batch: Any, parts: Parts[Net]) -> dict[str, float]:
@@ -147,12 +153,14 @@ class Stage(Generic[Net]):
                 f"not finite: {', '.join(bad)}; gradients that are not finite: "
                 f"{len(wrong)} {wrong[:3]}. The saved states are those of earlier steps. Try a "
                 "lower rate (--set STAGE.rate=…) or --set dtype=float32: the run resumes from "
-                f"{self._file('state.pt')}"
+                f"{self.folder.url}/{self._file('state')}"
             )
 
     @torch.no_grad()
-    def _validate(self, batches: Iterable[Any], parts: Parts[Net]) -> dict[str, float]:
-        """Return the mean loss of the averaged weights; save them if it is the lowest so far."""
+    def _validate(
+        self, batches: Iterable[Any], parts: Parts[Net], journal: Journal
+    ) -> dict[str, float]:
+        """Return the mean loss of the averaged weights, and judge them by it unless measured."""
         losses = []
         for batch in batches:
             own = [part.loss.detach() for part in parts(cast(Net, self.averaged.module), batch)]
@@ -161,19 +169,57 @@ class Stage(Generic[Net]):
             return {}
         loss = workers.read(workers.summed(self._row(losses)).mean()[None])[0]
         self._check({"validation": loss})
-        if workers.rank() == 0:
-            with self._file("validation.tsv").open("a") as log:
-                _line(log, {"step": self.done, "loss": loss})
-            if loss < self.lowest:
-                _write(self._file("best.pt"), self.averaged.module.state_dict())
-        self.lowest = min(self.lowest, loss)
+        journal.add(VALIDATION, self.done, {"loss": loss})
+        if self.schedule.measures is None:
+            self._judge(loss)
         return {"validation": loss}
+
+    def _measure(self, measure: Measure[Net] | None, journal: Journal) -> dict[str, float]:
+        """Return the figures of the averaged weights at a step that measures; judge them.
+
+        Only worker 0 knows all of them. Those before the first step are there to compare with.
+        """
+        wanted = self.schedule.measures
+        if wanted is None or (self.done % wanted.every and self.done < self.schedule.steps):
+            return {}
+        if measure is None:
+            raise ValueError(f"stage {self.name} cannot be measured: remove its measures")
+        figures: Mapping[str, float] = {}
+        if workers.rank() == 0:
+            figures = measure(cast(Net, self.averaged.module), wanted)
+            if not isinstance(figures.get(wanted.best), float):
+                known = ", ".join(
+                    name for name, value in figures.items() if isinstance(value, float)
+                )
+                raise ValueError(f"no figure {wanted.best!r} to choose by: expected one of {known}")
+            journal.add(MEASURES, self.done, figures)
+        own = torch.tensor(figures.get(wanted.best, 0.0), device=self.device)
+        best = workers.read(workers.summed(own[None]))[0]
+        if self.done:
+            self._judge(-best)
+        return dict(figures)
+
+    def _judge(self, score: float) -> None:
+        """Keep the averaged weights if their score is the lowest so far."""
+        better = score < self.lowest
+        if better and workers.rank() == 0:
+            save_tensors(self.folder, self._file("best"), self.averaged.module.state_dict())
+        self.lowest = min(self.lowest, score)
+        self.without_gain = 0 if better else self.without_gain + 1
+
+    def _ended(self) -> bool:
+        """Return whether the stage has ended early, after its patience."""
+        measures = self.schedule.measures
+        return measures is not None and 0 < measures.patience <= self.without_gain
 
     def _result(self) -> dict[str, Tensor]:
         if self.schedule.keep == "best" and self.lowest < math.inf:
-            best: dict[str, Tensor] = torch.load(self._file("best.pt"), weights_only=True)
+            best: dict[str, Tensor] = load_tensors(self.folder, self._file("best"))
             return best
         return self.averaged.module.state_dict()
+
+    def _file(self, content: str) -> str:
+        return f"{self.name}.{content}.pt"
 
     def _parts_of_state(self) -> dict[str, Any]:
         return {
@@ -183,63 +229,31 @@ class Stage(Generic[Net]):
             "schedule": self.rates,
         }
 
-    def _save(self) -> None:
+    def _save(self, journal: Journal) -> None:
+        journal.save()
         if workers.rank() == 0:
             state = {key: part.state_dict() for key, part in self._parts_of_state().items()}
-            _write(self._file("state.pt"), state | {"done": self.done, "lowest": self.lowest})
+            progress = {key: getattr(self, key) for key in PROGRESS}
+            save_tensors(self.folder, self._file("state"), state | progress)
+        workers.wait(self.device)  # until worker 0 has written the files
 
     def _resume(self) -> None:
-        if not self._file("state.pt").exists():
+        if not self.folder.exists(self._file("state")):
             return
-        state = torch.load(self._file("state.pt"), map_location="cpu", weights_only=True)
+        state = load_tensors(self.folder, self._file("state"))
         for key, part in self._parts_of_state().items():
             part.load_state_dict(state[key])
-        self.done, self.lowest = int(state["done"]), float(state["lowest"])
-
-    def _file(self, ending: str) -> Path:
-        return self.folder / f"{self.name}.{ending}"
-
-    def _log(self) -> TextIO:
-        """Open the loss log, one line per step; drop the lines of steps that will run again."""
-        if workers.rank() != 0:
-            return io.StringIO()
-        for ending in ("losses.tsv", "validation.tsv"):
-            path = self._file(ending)
-            limit = self.done + (ending == "validation.tsv")
-            if path.exists() and (lines := path.read_text().splitlines(keepends=True)):
-                kept = [line for line in lines[1:] if int(line.split("\t")[0]) < limit]
-                path.write_text("".join([lines[0], *kept]))
-        return self._file("losses.tsv").open("a")
+        for key in PROGRESS:
+            setattr(self, key, state[key])
 
 
-def frames_per_second(steps_per_second: float | None, batch: Any) -> dict[str, str]:
+def frames_per_second(steps_per_second: float | None, batch: Any) -> dict[str, float]:
     """Return all workers' frames per second, to display beside the steps; empty if unknown."""
     if steps_per_second is None or not isinstance(batch, Sized):
         return {}
-    return {"frames/s": f"{steps_per_second * len(batch) * workers.count():.0f}"}
-
-
-def _line(log: TextIO, values: dict[str, float]) -> None:
-    """Write one row of a table, preceded by the column names if the table is empty."""
-    if not log.tell():
-        log.write("\t".join(values) + "\n")
-    step, *others = values.values()
-    log.write("\t".join([f"{step:.0f}", *(f"{value:.5f}" for value in others)]) + "\n")
+    return {"frames/s": steps_per_second * len(batch) * workers.count()}
 
 
 def _add(figures: dict[str, Tensor], more: dict[str, Tensor]) -> None:
     for key, value in more.items():
         figures[key] = figures[key] + value if key in figures else value
-
-
-def _write(path: Path, content: object) -> None:
-    """Write a file atomically. Raises OSError with the free space if writing fails."""
-    try:
-        with replacing(path) as partial:
-            torch.save(content, partial)
-    except (OSError, RuntimeError) as error:
-        free = shutil.disk_usage(path.parent).free / 2**20
-        raise OSError(
-            f"{path} could not be written ({error}): {free:.0f} MiB are free in {path.parent}; "
-            "free some space and start the run again, it resumes from its last saved state"
-        ) from error

@@ -41,6 +41,8 @@ LAYERS = {
     ),
     "training": (
         "schedule workers",
+        "storage",
+        "journal",
         "loop recipes",
         "recipe_options",
         "data",

@@ -23,7 +23,14 @@ from samclip_core.model import SamClip
 from training.data.folder import photograph_sets
 from training.evaluation import probing
 from training.evaluation.bars import draw_bars
-from training.evaluation.suite import FeatureMap, Metrics, Options, Protocol, add_part
+from training.evaluation.suite import (
+    FeatureMap,
+    Metrics,
+    Options,
+    Protocol,
+    add_part,
+    openai_templates,
+)
 from training.evaluation.suites import OWN, PROBES, SUITES, described
 from training.results.card import complete, table
 
@@ -59,7 +66,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     chosen = OWN if arguments.suite == "all" else {arguments.suite: SUITES[arguments.suite]}
     public_names = any(suite.names for suite in chosen.values())
     if arguments.templates == "openai" or (public_names and arguments.templates is None):
-        model.config = replace(model.config, templates=_openai_templates())
+        model.config = replace(model.config, templates=openai_templates())
     if arguments.size is not None:
         model.config.check_size(arguments.size)
         sizes = TaskSizes(
@@ -131,12 +138,6 @@ def _device(text: str) -> str:
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(f"{text!r} is not available: {reason}") from error
     return text
-
-
-def _openai_templates() -> tuple[str, ...]:
-    from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes seconds to import
-
-    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)
 
 
 def _write(out: Path, origin: dict[str, str], metrics: Metrics) -> None:

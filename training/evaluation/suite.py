@@ -14,7 +14,7 @@ from training.data.annotations import Sample, read_shards
 
 T = TypeVar("T")
 
-Metrics = dict[str, float]  # named figures in [0, 1]; an int is a count
+Metrics = dict[str, float]  # named figures in [0, 1], higher is better; an int is a count
 Protocol = Literal["whole", "square", "sliding"]
 FeatureMap = Literal["tokens", "sam"]
 Part = Literal["all", "select", "report"]
@@ -92,3 +92,10 @@ def part_of(key: str) -> Part:
 def progress(items: Iterable[T], what: str) -> Iterator[T]:
     """Iterate over the items with a progress bar on standard error."""
     return iter(tqdm(items, desc=what, mininterval=2))
+
+
+def openai_templates() -> tuple[str, ...]:
+    """Return the paper's 80 templates."""
+    from open_clip import OPENAI_IMAGENET_TEMPLATES  # takes seconds to import
+
+    return tuple(template("{}") for template in OPENAI_IMAGENET_TEMPLATES)

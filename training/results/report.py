@@ -4,8 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from samclip_core.io.image import ImageLimits, decode
@@ -15,8 +15,10 @@ from samclip_core.types import Prompt
 from training.data.annotations import regions
 from training.data.sources import open_source
 from training.distillation.stages import NAMES
+from training.journal import LOSSES, VALIDATION
 from training.loop import GRADIENT_NORM
 from training.recipes import Run
+from training.storage import Folder
 
 SAMPLES, REGIONS = 6, 8
 
@@ -38,39 +40,45 @@ Checkpoint `{checkpoint}`, digest `{digest}`.
 
 def write(run: Run, directory: Path) -> None:
     """Write report.md, curves.png and samples.png beside the checkpoint at ``directory``."""
-    folder = directory.parent
-    curves(run.folder, folder / "curves.png")
+    folder, states = directory.parent, Folder(run.folder)
+    curves(states, folder / "curves.png")
     model = SamClip.load(str(directory), engine="torch")
     samples(run, model, folder / "samples.png")
     rows = "\n".join(f"| {key} | `{value}` |" for key, value in asdict(run.recipe).items())
     (folder / "report.md").write_text(
-        REPORT.format(name=run.recipe.name, checkpoint=directory, digest=model.digest, recipe=rows)
+        REPORT.format(
+            name=run.recipe.name,
+            checkpoint=f"{states.parent.url}/{directory.name}",
+            digest=model.digest,
+            recipe=rows,
+        )
     )
 
 
-def curves(states: Path, target: Path) -> None:
+def curves(states: Folder, target: Path) -> None:
     """Plot the losses of each stage (moving mean over 2% of its steps) and its validation loss."""
-    done = [stage for stage in NAMES if (states / f"{stage}.losses.tsv").exists()]
+    done = [stage for stage in NAMES if states.exists(f"{stage}.{LOSSES}.tsv")]
     figure = Figure(figsize=(5 * len(done), 3.5), layout="tight")
     axes = figure.subplots(1, len(done), squeeze=False)
     for axis, stage in zip(axes[0], done, strict=True):
-        names, *rows = (states / f"{stage}.losses.tsv").read_text().splitlines()
-        values = np.array([[float(v) for v in row.split("\t")] for row in rows])
+        names, values = _table(states, f"{stage}.{LOSSES}.tsv")
         width = max(1, len(values) // 50)
-        for name, column in zip(names.split("\t")[1:], values.T[1:], strict=True):
+        for name, column in zip(names[1:], values.T[1:], strict=True):
             if name == GRADIENT_NORM:
                 continue  # not a loss
             smooth = np.convolve(column, np.ones(width) / width, mode="valid")
             axis.plot(values[width - 1 :, 0], smooth, label=name)
-        _validation(axis, states / f"{stage}.validation.tsv")
+        if states.exists(f"{stage}.{VALIDATION}.tsv"):
+            _, values = _table(states, f"{stage}.{VALIDATION}.tsv")
+            axis.plot(values[:, 0], values[:, 1], "k.--", label="validation")
         axis.set(title=stage, xlabel="step")
         axis.legend()
     figure.savefig(target, dpi=110)
 
 
-def _validation(axis: Axes, path: Path) -> None:
-    if path.exists() and (values := np.loadtxt(path, ndmin=2, skiprows=1)).size:
-        axis.plot(values[:, 0], values[:, 1], "k.--", label="validation")
+def _table(states: Folder, name: str) -> tuple[list[str], NDArray[np.float64]]:
+    head, *rows = states.text(name).splitlines()
+    return head.split("\t"), np.array([[float(v) for v in row.split("\t")] for row in rows])
 
 
 def samples(run: Run, model: SamClip, target: Path) -> None:

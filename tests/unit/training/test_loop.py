@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from samclip_core.config import EDGE
+from tests.events import scalars
 from training import workers
 from training.distillation.parts import sam_parts
 from training.distillation.sampling import Drawn
 from training.loop import Part, Parts, Stage, frames_per_second
 from training.recipes import Run, debug
-from training.schedule import Schedule, optimizer
+from training.schedule import Measures, Schedule, optimizer
+from training.storage import Folder
 
 SCHEDULE = Schedule(steps=7, rate=0.1, warmup=2, average=0.5, save_every=2)
 
@@ -40,7 +42,7 @@ def square(net: nn.Module, number: int) -> Iterator[Part]:
 
 
 def run(
-    folder: Path,
+    folder: Path | str,
     before: Callable[[int], None] = lambda number: None,
     schedule: Schedule = SCHEDULE,
     **more: Any,
@@ -56,7 +58,7 @@ def run(
 def fit(
     model: nn.Module,
     parts: Parts,
-    folder: Path,
+    folder: Path | str,
     schedule: Schedule = SCHEDULE,
     batches: Callable[[range], Iterable[int]] = iter,
     shown: Sequence[str] = ("square",),
@@ -107,7 +109,8 @@ def test_a_stage_that_is_done_is_not_done_again(tmp_path: Path):
 
 def test_nothing_but_the_state_and_the_log_is_left(tmp_path: Path):
     run(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"stage.state.pt", "stage.losses.tsv"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"stage.state.pt", "stage.losses.tsv", "tensorboard"}
 
 
 def test_it_gives_the_moving_average_of_the_weights(tmp_path: Path):
@@ -199,6 +202,73 @@ def test_the_weights_of_the_lowest_validation_loss_win_or_the_last(
     assert lines == ["step\tloss", "2\t3.00000", "4\t1.00000", "6\t2.00000", "7\t4.00000"]
 
 
+def test_a_run_at_a_url_resumes_as_one_on_a_disk(tmp_path: Path):
+    expected = run(tmp_path)
+    url = f"memory://{tmp_path}"
+    with pytest.raises(StoppedError):
+        run(url, stop_at(5))
+    steps: list[int] = []
+    model = run(url, steps.append)
+    assert steps == [4, 5, 6]
+    for key, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[key], value), key
+    assert Folder(url).text("stage.losses.tsv") == (tmp_path / "stage.losses.tsv").read_text()
+
+
+MEASURED = Measures(suites=(), every=2, limit=1, best="suite/ap", patience=2)
+
+
+class Measured:
+    """A measure that returns one figure after the other and remembers the weights."""
+
+    def __init__(self, *figures: float) -> None:
+        self.figures = iter(figures)
+        self.seen: list[dict[str, Tensor]] = []
+
+    def __call__(self, net: nn.Module, measures: Measures) -> dict[str, float]:
+        assert measures is MEASURED
+        self.seen.append({key: value.clone() for key, value in net.state_dict().items()})
+        return {"suite/ap": next(self.figures), "suite/images": 1}
+
+
+def test_a_stage_ends_when_its_figure_falls_and_keeps_the_best_weights(tmp_path: Path):
+    """The measure before the first step is the highest, but only there to compare with."""
+    schedule = replace(SCHEDULE, steps=20, measures=MEASURED)
+    measured = Measured(0.9, 0.3, 0.5, 0.4, 0.5)
+    reports: list[dict[str, float]] = []
+    more = {"measure": measured, "report": reports.append, "validation": lambda: [0]}
+    model = run(tmp_path, schedule=schedule, **more)
+    assert [report["stage/step"] for report in reports] == [2, 4, 6, 8]
+    assert [report["stage/suite/ap"] for report in reports] == [0.3, 0.5, 0.4, 0.5]
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, measured.seen[2][key])
+    rows = (tmp_path / "stage.measures.tsv").read_text().splitlines()
+    assert rows[:2] == ["step\tsuite/ap\tsuite/images", "0\t0.90000\t1.00000"]
+    assert scalars(tmp_path / "tensorboard/stage")["measures/suite/ap"].keys() == {0, 2, 4, 6, 8}
+    again = run(tmp_path, stop_at(8), schedule, **more)  # it has ended
+    assert all(torch.equal(again.state_dict()[k], v) for k, v in model.state_dict().items())
+
+
+def test_patience_survives_an_interruption(tmp_path: Path):
+    schedule = replace(SCHEDULE, steps=20, measures=MEASURED)
+    with pytest.raises(StoppedError):
+        run(tmp_path, stop_at(5), schedule, measure=Measured(0.9, 0.5, 0.4))
+    steps: list[int] = []
+    run(tmp_path, steps.append, schedule, measure=Measured(0.3))
+    assert steps == [4, 5]
+
+
+def test_a_measure_needs_its_figure_and_a_state(tmp_path: Path):
+    schedule = replace(SCHEDULE, measures=replace(MEASURED, best="suite/images"))
+    known = r"no figure 'suite/images' to choose by: expected one of suite/ap"
+    with pytest.raises(ValueError, match=known):
+        run(tmp_path, schedule=schedule, measure=lambda *_: {"suite/ap": 0.5, "suite/images": 1})
+    with pytest.raises(ValueError, match="stage stage cannot be measured: remove its measures"):
+        run(tmp_path, schedule=schedule)
+    with pytest.raises(ValueError, match="measures every 2 steps, states every 5"):
+        replace(schedule, save_every=5)
+
+
 def test_a_full_disk_says_what_to_do_and_leaves_the_last_good_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -210,7 +280,7 @@ def test_a_full_disk_says_what_to_do_and_leaves_the_last_good_state(
         with pytest.raises(OSError, match=r"could not be written .*free some space and start"):
             run(tmp_path)
     assert (tmp_path / "stage.state.pt").read_bytes() == good
-    assert {path.suffix for path in tmp_path.iterdir()} == {".pt", ".tsv"}
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pt", ".tsv", ""}
     run(tmp_path)
 
 
@@ -283,6 +353,6 @@ def test_masks_are_counted_over_workers_on_the_runs_device(device_only: torch.de
 
 def test_the_frames_of_all_workers_are_counted(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(workers, "count", lambda: 8)
-    assert frames_per_second(0.5, [0] * 256) == {"frames/s": "1024"}
+    assert frames_per_second(0.5, [0] * 256) == {"frames/s": 1024}
     assert frames_per_second(None, [0] * 256) == {}
     assert frames_per_second(0.5, 7) == {}

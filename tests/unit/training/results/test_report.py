@@ -3,6 +3,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from training.results import report
+from training.storage import Folder
 
 LOSSES = "step\tclip\tname\tgradient_norm\n"
 LOSSES += "".join(f"{i}\t0.5\t{3 - i}\t90\n" for i in range(3))
@@ -15,7 +16,7 @@ def test_curves_are_drawn_of_the_stages_that_there_are(tmp_path: Path, monkeypat
     (tmp_path / "joint.validation.tsv").write_text(VALIDATION)
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
-    report.curves(tmp_path, tmp_path / "curves.png")
+    report.curves(Folder(tmp_path), tmp_path / "curves.png")
     probing, joint = drawn[0].axes
     assert (probing.get_title(), joint.get_title()) == ("head-probing", "joint")
     assert [line.get_label() for line in probing.lines] == ["clip", "name"]
