@@ -44,6 +44,12 @@ PARTS = {
     "export": Part(
         "samclip_core.commands.export", "export", "export a checkpoint's graphs for CPUs"
     ),
+    "push": Part(
+        "samclip_core.commands.push", "hub", "publish a checkpoint on the Hugging Face hub"
+    ),
+    "pull": Part(
+        "samclip_core.commands.pull", "hub", "fetch a checkpoint from the Hugging Face hub"
+    ),
     "train": Part("training.train", "train", "train a checkpoint"),
     "reindex": Part(
         "services.retrieval.reindex", "serve", "rebuild a collection for another checkpoint"

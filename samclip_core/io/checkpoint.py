@@ -66,6 +66,11 @@ def digest(directory: Path) -> str:
     return _read_manifest(directory)[1]
 
 
+def file_names(directory: Path) -> list[str]:
+    """Return the names of a checkpoint's files, the manifest included."""
+    return [MANIFEST, *_read_manifest(directory)[0], *graphs(directory)]
+
+
 def verify(directory: Path) -> None:
     """Check every file except the model card against its digest, and read the config.
 

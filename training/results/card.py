@@ -7,7 +7,18 @@ from typing import Any
 
 from samclip_core.io import checkpoint
 
-CARD = """# {name}
+CARD = """---
+license: {license}
+library_name: samclip
+pipeline_tag: image-segmentation
+tags:
+- sam-clip
+- mask-generation
+- zero-shot-image-classification
+- image-feature-extraction
+---
+
+# {name}
 
 A SAM-CLIP checkpoint of kind `{kind}`: one image encoder ({backbone}, {size} px) whose features
 serve both recognition and segmentation.
@@ -43,10 +54,15 @@ images.
 
 ## Licence
 
-The weights are released under Apache-2.0, like their sources: EfficientNet-Lite (Apache-2.0) and
-all-MiniLM-L6-v2 (Apache-2.0). The photographs' licences restrict them to research; users with other
-purposes must judge for themselves how this affects the weights.
+{licence}
 """
+
+
+EDGE_LICENCE = """The weights are released under Apache-2.0, like their sources: EfficientNet-Lite
+(Apache-2.0) and all-MiniLM-L6-v2 (Apache-2.0). The photographs' licences restrict them to research;
+users with other purposes must judge for themselves how this affects the weights."""
+OTHER_LICENCE = """Those of the photographs and of the teachers' weights, which this model was made
+from: SAM's are under Apache-2.0, a CLIP's under the licence that was published with them."""
 
 
 PARTS = {
@@ -65,7 +81,10 @@ def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
         json.dumps(lineage, indent=2, sort_keys=True) + "\n"
     )
     named = lineage["teachers"].get("names")
+    edge = config.kind == "edge"
     card = CARD.format(
+        license="apache-2.0" if edge else "other",
+        licence=EDGE_LICENCE if edge else OTHER_LICENCE,
         name=config.name,
         kind=config.kind,
         backbone=config.backbone,

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from samclip_core.io import checkpoint
 from tests.tiny import make_tiny_checkpoint
@@ -27,3 +28,10 @@ def test_a_card_says_what_its_figures_are_of(tmp_path: Path, part: str, said: st
     card = checkpoint.read_file(directory, checkpoint.CARD).decode()
     assert said in card
     assert "are not zero-shot" in card
+    _, front, text = card.split("---\n", 2)  # the hub reads it
+    about = yaml.safe_load(front)
+    assert (about["license"], about["library_name"]) == ("apache-2.0", "samclip")
+    assert about["pipeline_tag"] == "image-segmentation"
+    assert "mask-generation" in about["tags"]
+    assert text.startswith("\n# ")
+    assert "Apache-2.0" in text

@@ -1,0 +1,59 @@
+"""``samclip pull``: fetch a checkpoint from the Hugging Face hub."""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Download a checkpoint and check it; print its directory and digest; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="samclip pull",
+        description="Fetch a checkpoint from the Hugging Face hub and check every file against its "
+        "digest. An interrupted download goes on. The token, for private repositories, is that of "
+        "`hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.",
+    )
+    parser.add_argument("repository", metavar="OWNER/NAME")
+    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (main)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="new directory (NAME)")
+    args = parser.parse_args(argv)
+    out = args.out or Path(args.repository.rpartition("/")[2])
+    try:
+        digest = pull(args.repository, out, args.revision)
+    except (CheckpointError, HfHubHTTPError, HFValidationError, OSError) as error:
+        print(f"samclip pull: {error}", file=sys.stderr)
+        return 1
+    print(f"{out}\ndigest {digest}")
+    return 0
+
+
+def pull(repository: str, out: Path, revision: str | None = None) -> str:
+    """Download the files of a repository's manifest into a new directory; return the digest.
+
+    Nothing is at ``out`` until every file is whole. Raises CheckpointError if ``out`` exists, if
+    the repository has no checkpoint or if a file differs from its digest, and the hub's errors.
+    """
+    if out.exists():
+        raise CheckpointError(f"{out} exists: choose a new directory with --out")
+    partial = out.with_name(f".{out.name}.pull")
+    try:
+        hf_hub_download(repository, checkpoint.MANIFEST, revision=revision, local_dir=partial)
+    except EntryNotFoundError as error:
+        raise CheckpointError(
+            f"{repository} has no {checkpoint.MANIFEST}: expected a repository that `samclip push` "
+            "has written"
+        ) from error
+    names = checkpoint.file_names(partial)
+    snapshot_download(repository, revision=revision, local_dir=partial, allow_patterns=names)
+    checkpoint.verify(partial)
+    shutil.rmtree(partial / ".cache")  # the hub's records of the download
+    partial.rename(out)
+    return checkpoint.digest(out)

@@ -1,0 +1,53 @@
+"""``samclip push``: publish a checkpoint on the Hugging Face hub."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from samclip_core.errors import CheckpointError
+from samclip_core.io import checkpoint
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Upload a checkpoint; print its address and digest; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="samclip push",
+        description="Publish a checkpoint as a model repository on the Hugging Face hub, which is "
+        "created if there is none. The token is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT "
+        "names another hub.",
+    )
+    parser.add_argument("checkpoint", help="bundled name or directory")
+    parser.add_argument("repository", metavar="OWNER/NAME")
+    parser.add_argument("--private", action="store_true", help="if the repository is created")
+    args = parser.parse_args(argv)
+    try:
+        directory = checkpoint.resolve(args.checkpoint)
+        address = push(directory, args.repository, args.private)
+    except (CheckpointError, HfHubHTTPError, HFValidationError, OSError) as error:
+        print(f"samclip push: {error}", file=sys.stderr)
+        return 1
+    print(f"{address}\ndigest {checkpoint.digest(directory)}")
+    return 0
+
+
+def push(directory: Path, repository: str, private: bool = False) -> str:
+    """Upload the files of the manifest as one commit and return the repository's address.
+
+    Files of a checkpoint that was there before are deleted. Raises CheckpointError if a file is
+    damaged, and the hub's errors.
+    """
+    checkpoint.verify(directory)
+    hub = HfApi()
+    address = hub.create_repo(repository, private=private, exist_ok=True)
+    hub.upload_folder(
+        repo_id=repository,
+        folder_path=directory,
+        commit_message=f"samclip push: digest {checkpoint.digest(directory)}",
+        allow_patterns=checkpoint.file_names(directory),
+        delete_patterns="*",
+    )
+    return str(address)

@@ -1,0 +1,86 @@
+"""``samclip push`` and ``pull`` against a stand-in for the Hugging Face hub."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from samclip_core.io import checkpoint
+from tests.checkout import sources
+from tests.hub_server import Hub, running
+from tests.tiny import make_tiny_checkpoint
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def hub() -> Iterator[Hub]:
+    with running() as hub:
+        yield hub
+
+
+@pytest.fixture
+def samclip(hub: Hub, tmp_path: Path) -> Run:
+    """Return a function that runs a command with this hub, in a folder of its own."""
+    (tmp_path / "here").mkdir()
+    own = {"HF_ENDPOINT": hub.address, "HF_HOME": f"{tmp_path}/home", "HF_TOKEN": "hf_token"}
+    own |= {"HF_HUB_DISABLE_XET": "1"}  # large files through Git LFS
+    environment = os.environ | own | {"PYTHONPATH": sources(), "NO_PROXY": "127.0.0.1"}
+
+    def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "samclip.cli", *map(str, words)]
+        return subprocess.run(
+            command, cwd=tmp_path / "here", env=environment, capture_output=True, text=True
+        )
+
+    return run
+
+
+def test_a_checkpoint_is_pushed_and_pulled(hub: Hub, samclip: Run, tmp_path: Path):
+    directory = make_tiny_checkpoint(tmp_path / "small")
+    (directory / ".graph.partial").write_text("not a file of the checkpoint")
+    digest = checkpoint.digest(directory)
+    hub.files = {".gitattributes": b"", "an old graph.onnx": b""}
+    pushed = samclip("push", directory, "me/small")
+    assert (pushed.returncode, pushed.stdout) == (
+        *(0, f"{hub.address}/me/small\ndigest {digest}\n"),
+    ), pushed.stderr
+    assert hub.files.keys() == {".gitattributes", *checkpoint.file_names(directory)}
+    assert hub.messages == [f"samclip push: digest {digest}"]
+    assert set(hub.objects.values()) == {p.read_bytes() for p in directory.glob("*.safetensors")}
+
+    pulled = samclip("pull", "me/small")
+    assert (pulled.returncode, pulled.stdout) == (0, f"small\ndigest {digest}\n"), pulled.stderr
+    copy = tmp_path / "here/small"
+    assert {path.name for path in copy.iterdir()} == {*checkpoint.file_names(directory)}
+    checkpoint.verify(copy)
+
+    again = samclip("pull", "me/small")
+    assert (again.returncode, again.stderr) == (
+        *(1, "samclip pull: small exists: choose a new directory with --out\n"),
+    )
+
+
+def test_a_damaged_file_is_neither_pushed_nor_pulled(hub: Hub, samclip: Run, tmp_path: Path):
+    directory = make_tiny_checkpoint(tmp_path / "small")
+    good = (directory / checkpoint.WEIGHTS).read_bytes()
+    (directory / checkpoint.WEIGHTS).write_bytes(good[:-1] + b"x")
+    assert "differs from its digest" in samclip("push", directory, "me/small").stderr
+    assert hub.files is None
+    hub.files = {path.name: path.read_bytes() for path in directory.iterdir()}
+    pulled = samclip("pull", "me/small", "--out", tmp_path / "copy")
+    assert (pulled.returncode, pulled.stdout) == (1, "")
+    assert f"{checkpoint.WEIGHTS} is missing or differs from its digest" in pulled.stderr
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_repository_of_another_kind_is_refused(hub: Hub, samclip: Run):
+    hub.files = {"model.safetensors": b"a BERT"}
+    pulled = samclip("pull", "me/small")
+    assert pulled.returncode == 1
+    assert (
+        "me/small has no manifest.json: expected a repository that `samclip push`" in pulled.stderr
+    )
