@@ -2,140 +2,44 @@
 
     python -m training.results.budget --recipe vit-b
 
-All numbers are computed from the networks (``training.results.footprint``) and the plan. The speed
-of a GPU follows from one assumption, its utilisation.
+All numbers are computed from the networks (``training.results.footprint``), the recipe and the
+assumptions in ``training.results.costs``.
 """
 
 import argparse
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from samclip_core.config import VIT_B
+from training.results.costs import (
+    A100,
+    FRAMES_PER_CORE,
+    H100,
+    NODE,
+    PLANS,
+    REACHED,
+    SAM_FRAMES_PER_CORE,
+    SIDES,
+    Plan,
+    cores,
+    peak_memory,
+    step_flops,
+    step_seconds,
+    steps,
+)
 from training.results.footprint import Forward, Memory, count_forward, estimate_memory
 
-SAM_SIDE = VIT_B.image_size
-SIDES = (224, 448, SAM_SIDE)
-FRAMES_PER_CORE = {224: 490.0, 448: 320.0, SAM_SIDE: 255.0}
-"""Frames of the CLIP loss that a core reads per second, by their side, from JPEG files of 640×480
-(``python -m benchmarks.data_path`` on one core of an AMD EPYC)."""
-SAM_FRAMES_PER_CORE = 45.0
-"""The same for SA-1B's, from JPEG files of 1500×1000 with 38 masks."""
-D_CLIP = 40_200_000  # the paper's 40.6 million images without the held-out 1%
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accelerator:
-    """A GPU: ``peak`` dense bfloat16 FLOP/s, ``price`` in US dollars per hour, ``memory`` in bytes.
-
-    The price is an assumption: a typical cloud price in 2026 for one GPU of a node of eight.
-    """
-
-    name: str
-    peak: float
-    price: float
-    memory: float = 80e9
-
-
-H100 = Accelerator(name="H100", peak=989e12, price=3.0)
-A100 = Accelerator(name="A100", peak=312e12, price=1.8)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A stage of a plan: ``sides`` of frames occur equally often; ``all`` adds SAM's batch."""
-
-    name: str
-    epochs: float
-    sides: tuple[int, ...]
-    learns: Literal["head", "all"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A run in numbers; the defaults are the paper's (section 2).
-
-    Each mask gets ``rounds`` prompts, one after another. ``checkpointing`` computes the student's
-    blocks twice. ``utilisation`` is the assumed share of a GPU's peak.
-    """
-
-    name: str
-    images: int
-    stages: tuple[Stage, ...]
-    batch: int = 2048
-    sam_images: int = 32
-    sam_prompts: int = 32
-    rounds: int = 11
-    checkpointing: bool = False
-    gpus: int = 8
-    utilisation: float = 0.35
-
-
-def stages(probing: float, joint: float, adaptation: float) -> tuple[Stage, ...]:
-    """Return the paper's three stages with the given epochs."""
-    return (
-        Stage(name="I head probing", epochs=probing, sides=SIDES[:2], learns="head"),
-        Stage(name="II joint distillation", epochs=joint, sides=SIDES[:2], learns="all"),
-        Stage(name="III resolution adaptation", epochs=adaptation, sides=SIDES, learns="head"),
-    )
-
-
-PLANS = {
-    "vit-b": (
-        Plan(name="The paper's schedule", images=D_CLIP, stages=stages(20, 16, 3)),
-        Plan(
-            name="Shortened: a tenth of the images, half of the epochs, three prompts per mask",
-            images=D_CLIP // 10,
-            stages=stages(10, 8, 1.5),
-            rounds=3,
-        ),
-    )
-}
-
-
-def steps(plan: Plan, stage: Stage) -> int:
-    """Return the number of optimizer steps of a stage."""
-    return round(stage.epochs * plan.images / plan.batch)
-
-
-def step_flops(plan: Plan, stage: Stage, forward: Forward) -> float:
-    """Return the FLOPs of an optimizer step over all GPUs; a backward pass costs two forward."""
-    learning = 4 if plan.checkpointing else 3
-    encoding = learning if stage.learns == "all" else 1
-    sides = [
-        encoding * forward.encoder[side] + learning * forward.head[side] + forward.clip_teacher
-        for side in stage.sides
-    ]
-    clip = plan.batch * sum(sides) / len(sides)
-    if stage.learns == "head":
-        return clip
-    # The teacher has the student's size and also decodes every prompt.
-    prompts = plan.sam_prompts * plan.rounds * (3 + 1) * forward.prompt
-    return clip + plan.sam_images * ((learning + 1) * forward.encoder[SAM_SIDE] + prompts)
-
-
-def cores(plan: Plan, stage: Stage, forward: Forward, gpu: Accelerator) -> float:
-    """Return how many cores must read frames to keep one GPU busy."""
-    seconds = plan.batch * sum(1 / FRAMES_PER_CORE[side] for side in stage.sides) / len(stage.sides)
-    if stage.learns == "all":
-        seconds += plan.sam_images / SAM_FRAMES_PER_CORE
-    return seconds * plan.utilisation * gpu.peak / step_flops(plan, stage, forward)
-
-
-def hours(plan: Plan, stage: Stage, forward: Forward, gpu: Accelerator) -> float:
-    """Return the wall-clock hours of a stage on all GPUs of the plan."""
-    speed = plan.gpus * plan.utilisation * gpu.peak
-    return steps(plan, stage) * step_flops(plan, stage, forward) / speed / 3600
+GPUS = (8, 32, 256)
 
 
 def report(plans: Sequence[Plan], forward: Forward, memory: Memory) -> str:
     """Return the budget as Markdown."""
     clip = ", ".join(f"{rate:.0f} at {side} px" for side, rate in FRAMES_PER_CORE.items())
     introduction = _INTRODUCTION.format(clip=clip, sam=SAM_FRAMES_PER_CORE)
-    sections = [introduction, _arithmetic(forward), _memory(memory)]
+    sections = [introduction, _arithmetic(forward), _memory(memory), _SCALING]
     for plan in plans:
-        sections += [f"## {plan.name}", _assumptions(plan), _schedule(plan, forward)]
+        sections += [f"## {plan.name}", _assumptions(plan), _schedule(plan, forward, memory)]
+        sections += [_hours(plan, forward, memory)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -211,39 +115,67 @@ def _assumptions(plan: Plan) -> str:
     return (
         f"{plan.images / 1e6:.2f} M images, {plan.batch} per step; in stage II also "
         f"{plan.sam_images} images of SA-1B × {plan.sam_prompts} masks × {plan.rounds} prompts.\n"
-        f"{plan.gpus} GPUs at {plan.utilisation:.0%} of their bfloat16 peak "
+        f"GPUs at {plan.utilisation:.0%} of their bfloat16 peak "
         f"({H100.name} {H100.peak / 1e12:.0f}, {A100.name} {A100.peak / 1e12:.0f} TFLOP/s), "
-        f"{'with' if plan.checkpointing else 'without'} checkpointing;\n"
-        f"${H100.price:.2f} and ${A100.price:.2f} per GPU-hour."
+        f"{'with' if plan.checkpointing else 'without'} checkpointing; "
+        f"{plan.at_once} CLIP and {plan.sam_at_once} SA-1B images at once."
     )
 
 
-def _schedule(plan: Plan, forward: Forward) -> str:
-    gpus = (H100, A100)
-    rows, totals = [], [0.0 for _ in gpus]
-    for stage in plan.stages:
-        spent = [hours(plan, stage, forward, gpu) for gpu in gpus]
-        totals = [total + more for total, more in zip(totals, spent, strict=True)]
-        rows.append(
-            (
-                stage.name,
-                f"{stage.epochs:g}",
-                f"{steps(plan, stage):,}",
-                f"{step_flops(plan, stage, forward) / 1e12:,.0f}",
-                f"{steps(plan, stage) * plan.batch / spent[0] / 3600:,.0f}",
-                f"{cores(plan, stage, forward, gpus[0]):.1f}",
-                *(f"{value:,.1f}" for value in spent),
-            )
+def _schedule(plan: Plan, forward: Forward, memory: Memory) -> str:
+    rows = [
+        (
+            stage.name,
+            f"{stage.epochs:g}",
+            f"{steps(plan, stage):,}",
+            f"{step_flops(plan, stage, forward) / 1e12:,.0f}",
+            f"{memory.gradients[stage.learns] / 1e6:,.0f}",
+            f"{peak_memory(plan, stage, memory, GPUS[0]) / 1e9:,.0f}",
+            f"{plan.batch / step_seconds(plan, stage, forward, memory, H100, GPUS[0]):,.0f}",
+            f"{cores(plan, stage, forward, H100):.1f}",
         )
-    rows.append(("**all**", *[""] * 5, *(f"**{total:,.1f}**" for total in totals)))
-    costs = (
-        f"**${plan.gpus * total * gpu.price:,.0f}**"
-        for total, gpu in zip(totals, gpus, strict=True)
-    )
-    rows.append(("**cost**", *[""] * 5, *costs))
-    names = (f"hours, {plan.gpus} × {gpu.name}" for gpu in gpus)
-    reading = (f"images per second, {gpus[0].name}", f"cores to read them, per {gpus[0].name}")
-    return _table(("stage", "epochs", "steps", "TFLOP per step", *reading, *names), rows)
+        for stage in plan.stages
+    ]
+    names = ("stage", "epochs", "steps", "TFLOP per step", "MB of gradients", "GB per GPU")
+    reading = f"images per second, {GPUS[0]} × H100", "cores to read them, per H100"
+    return _table((*names, *reading), rows)
+
+
+def _hours(plan: Plan, forward: Forward, memory: Memory) -> str:
+    """Return the hours and the cost on each number of GPUs, by kind."""
+    kinds = [(gpu, gpus) for gpu in (H100, A100) for gpus in GPUS]
+    rows, totals = [], [0.0] * len(kinds)
+    for stage in plan.stages:
+        spent = [
+            steps(plan, stage) * step_seconds(plan, stage, forward, memory, *kind) / 3600
+            for kind in kinds
+        ]
+        totals = [total + more for total, more in zip(totals, spent, strict=True)]
+        rows.append((stage.name, *(f"{value:,.1f}" for value in spent)))
+    spent_on = list(zip(kinds, totals, strict=True))
+    costs = [gpus * hours * gpu.price for (gpu, gpus), hours in spent_on]
+    least = {gpu.name: GPUS[0] * hours for (gpu, gpus), hours in spent_on if gpus == GPUS[0]}
+    rows += [
+        ("**all**", *(f"**{total:,.1f}**" for total in totals)),
+        ("**cost**", *(f"**${cost:,.0f}**" for cost in costs)),
+        ("efficiency", *(f"{least[k.name] / (n * hours):.0%}" for (k, n), hours in spent_on)),
+    ]
+    return _table(("hours", *(f"{gpus} × {gpu.name}" for gpu, gpus in kinds)), rows)
+
+
+_LINKS = ", ".join(
+    f"{gpu.name} {gpu.links[0] / 1e9:.0f} and {gpu.links[1] / 1e9:.0f} GB/s" for gpu in (H100, A100)
+)
+_SCALING = f"""## More GPUs
+
+A step takes as long as the GPU with most images, then sums the gradients in float32 with one ring
+all-reduce, which does not overlap the backward pass: each of n GPUs sends 2 (n - 1) / n times their
+bytes over the slowest link, of whose speed {REACHED:.0%} is assumed to be reached. The links
+are NVLink within a node of {NODE} GPUs, and a network card per GPU between nodes ({_LINKS}).
+
+The batch is the paper's on any number of GPUs. Of 256 GPUs, 32 get an image of SA-1B in each step
+of stage II and the others wait for them. Fewer images per GPU also lower the utilisation; this is
+not counted. An {H100.name} costs ${H100.price:.2f} per hour, an {A100.name} ${A100.price:.2f}."""
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,7 +6,7 @@ two FLOPs. B images, S side of the frame, h w grid, D width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +34,13 @@ class Forward:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on a GPU: ``held`` always, activations per image by frame side, and per prompt."""
+    """Bytes on a GPU: ``held`` always, activations per image by frame side, and per prompt.
+
+    ``gradients`` are those of the parts that learn: Head_CLIP alone, or all but the prompt encoder.
+    """
 
     held: float
+    gradients: dict[Literal["head", "all"], float]
     image: dict[int, float]
     image_checkpointed: dict[int, float]
     prompt: float
@@ -83,7 +87,9 @@ def estimate_memory(config: SamClipConfig, sides: Sequence[int], clip_model: str
     # The student's weights, moving average, gradients and two AdamW moments; the teachers' weights.
     teachers = _size(student) + _size(net.mask_decoder) + _size(tower)
     held = 4 * (5 * _size(net) + teachers)
-    return Memory(held, image, checkpointed, _saved(_decode_prompt, net, config))
+    learning = _size(student) + _size(head) + _size(net.mask_decoder)
+    gradients: dict[Literal["head", "all"], float] = {"head": 4 * _size(head), "all": 4 * learning}
+    return Memory(held, gradients, image, checkpointed, _saved(_decode_prompt, net, config))
 
 
 def _text(clip_model: str) -> TextConfig:
