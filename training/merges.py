@@ -5,6 +5,7 @@ L classes of the named sets, T classes, D width of the text space.
 
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ from training.distillation.teachers import (
     student_from_sam,
 )
 from training.evaluation.semantic import readable
+from training.evaluation.while_training import measure
 from training.recipes import Run
 
 
@@ -67,6 +69,7 @@ def merge_edge(run: Run) -> Merged:
     start = copy.deepcopy(net.clip_head)
     clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
     teachers = ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
+    run = replace(run, measure=partial(measure, replace(run, config=config), text_encoder))
     distil(run, net, teachers, sam_teacher)
     keep_start(net.clip_head, start, recipe.kept_start)
     origins = {
@@ -124,6 +127,7 @@ def merge_vit_b(run: Run) -> Merged:
     clip_teacher, text_encoder = OpenClipTeacher(official).to(run.device), official.text_encoder()
     names_LD = name_embeddings(run, text_encoder)
     teachers = ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
+    run = replace(run, measure=partial(measure, run, text_encoder))
     distil(run, net, teachers, sam_teacher.to(run.device))
     files = {"clip": official.weights, "sam": Path(run.sam), "start": Path(run.start)}
     origins = {

@@ -1,13 +1,14 @@
 """Recipes: functions that return the full definition of a run as frozen dataclasses."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from samclip_core.config import EDGE, VIT_B, SamClipConfig
-from training.schedule import Schedule
+from training.schedule import Measures, Schedule
 
 # Sets with their sampling weights relative to size.
 REGION_SETS = (
@@ -204,20 +205,21 @@ CONFIGS = {"edge": EDGE, "vit-b": VIT_B}
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A recipe with its inputs, its resources and the folder of its states.
+    """A recipe with its inputs, its resources and the folder of its states, a path or a URL.
 
     ``text_tower`` is the checkpoint whose frozen text tower an edge merge keeps, ``start`` the one
     whose SAM initialises its SAM teacher (empty: ImageNet's trunk). ``sam`` and ``clip`` are the
     official teachers of a vit-b merge, ``start`` the official SAM of its student (empty: ``sam``).
     ``targets`` is a folder of CLIP-teacher outputs that ``training.distillation.embeddings``
     stored. Each worker computes on ``threads`` threads while ``readers`` processes decode ahead
-    (None: as many as ``workers.readers`` says).
+    (None: as many as ``workers.readers`` says). ``measure`` returns a network's figures for the
+    ``measures`` of a stage.
     """
 
     recipe: Recipe
     config: SamClipConfig
     data: str
-    folder: Path
+    folder: str | Path
     text_tower: str = "edge"
     start: str = ""
     sam: str = ""
@@ -225,6 +227,7 @@ class Run:
     targets: str = ""
     readers: int | None = 0
     threads: int = 1
+    measure: Callable[[Any, Measures], Mapping[str, float]] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property

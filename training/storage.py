@@ -51,6 +51,10 @@ class Folder:
         with self.open(name) as file:
             return file.read().decode()
 
+    def remove(self, name: str) -> None:
+        """Remove a file."""
+        self.system.rm(f"{self.path}/{name}")
+
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
         """Yield a file on a disk to write to; afterwards it replaces the folder's file ``name``."""
@@ -84,7 +88,7 @@ class Folder:
             with self.replacing(name) as file:
                 file.write_text(name)
             same = self.text(name) == name
-            self.system.rm_file(f"{self.path}/{name}")
+            self.remove(name)
         except Exception as error:  # each file system has its own errors
             reason = f"{type(error).__name__}: {error}"
             raise OSError(
@@ -97,14 +101,18 @@ class Folder:
 
 def check_shared(folder: Folder, device: torch.device) -> None:
     """Raise OSError, on all workers alike, unless each of them reads what worker 0 has written."""
-    name, token = ".shared", float(random.SystemRandom().randrange(1, 2**24))
+    token = float(random.SystemRandom().randrange(1, 2**24))  # exact in float32
+    own = torch.tensor([token if workers.rank() == 0 else 0.0], device=device)
+    # A new name each time: network file systems remember for seconds what a known one held.
+    name = f".shared-{workers.read(workers.summed(own))[0]:.0f}"
     if workers.rank() == 0:
         with folder.replacing(name) as file:
-            file.write_text(f"{token:.0f}")
-    own = torch.tensor([token if workers.rank() == 0 else 0.0], device=device)
-    expected = f"{workers.read(workers.summed(own))[0]:.0f}"  # also waits for worker 0
-    blind = float(not folder.exists(name) or folder.text(name) != expected)
-    total = workers.read(workers.summed(torch.tensor([blind], device=device)))[0]
+            file.touch()
+    workers.wait(device)
+    blind = torch.tensor([float(not folder.exists(name))], device=device)
+    total = workers.read(workers.summed(blind))[0]
+    if workers.rank() == 0:
+        folder.remove(name)
     if total:
         raise OSError(
             f"{total:.0f} of {workers.count()} workers do not see what worker 0 writes to "

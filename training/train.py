@@ -11,11 +11,13 @@ import argparse
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
@@ -30,6 +32,7 @@ from training.merges import MERGES
 from training.recipe_options import RECIPE_FORMS, override, recipe_of
 from training.recipes import CONFIGS, Run
 from training.results import report
+from training.storage import Folder, check_shared
 
 STEP_BYTES = 2**31 - 1  # freed memory that the process keeps for the next step
 RETRIES = 3  # restarts after a lost worker; each resumes from the last saved state
@@ -47,34 +50,48 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error(f"recipe {recipe.name} merges official teachers: give --sam and --clip")
     if arguments.clip and ":" not in arguments.clip:
         options.error(f"--clip {arguments.clip}: expected {FORMS}")
-    out = (arguments.out or Path("runs") / recipe.name).resolve()
+    try:
+        out = Folder(arguments.out or Path("runs") / recipe.name)
+    except (ValueError, ImportError) as error:
+        options.error(f"--out {arguments.out}: {error}")
     drawn = recipe.name == "debug" and not (arguments.data or os.environ.get(VARIABLE))
     if drawn:
         recipe = replace(recipe, **DRAWN_SETS)
-        arguments.data = str(out / "photographs")
+        arguments.data = str((out.disk or Path("runs/debug").resolve()) / "photographs")
     arguments.data = photograph_sets(options, "--data", arguments.data)
-    checkpoint.check_target(out / "checkpoint")
-    (out / "states").mkdir(parents=True, exist_ok=True)
+    if out.disk is not None:
+        checkpoint.check_target(out.disk / "checkpoint")
+    try:
+        out.check()
+    except OSError as error:
+        print(f"samclip train: --out: {error}", file=sys.stderr)
+        return 1
     if drawn:
         write_drawn_sets(Path(arguments.data))
     run = Run(
         recipe=recipe,
         config=CONFIGS[recipe.kind],
-        folder=out / "states",
+        folder=(out / "states").url,
         **{key: getattr(arguments, key) for key in _OF_RUN},
     )
-    TorchTrainer(
+    _trainer(run, out, arguments.workers, arguments.gpu).fit()
+    print(out.text("report.md"))
+    return 0
+
+
+def _trainer(run: Run, out: Folder, count: int, gpu: bool) -> TorchTrainer:
+    system = None if out.disk is not None else PyFileSystem(FSSpecHandler(out.system))
+    return TorchTrainer(
         train_worker,
         train_loop_config={"run": run},
-        scaling_config=ScalingConfig(num_workers=arguments.workers, use_gpu=arguments.gpu),
+        scaling_config=ScalingConfig(num_workers=count, use_gpu=gpu),
         run_config=RunConfig(
-            name=out.name,
-            storage_path=str(out / "ray"),
+            name=out.path.rpartition("/")[2],
+            storage_path=f"{out.path}/ray",
+            storage_filesystem=system,
             failure_config=FailureConfig(max_failures=RETRIES),
         ),
-    ).fit()
-    print((out / "report.md").read_text())
-    return 0
+    )
 
 
 _OF_RUN = ("data", "text_tower", "start", "sam", "clip", "targets", "readers", "threads")
@@ -101,8 +118,8 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--out",
-        type=Path,
-        help="folder of the states to resume from and of the result (runs/RECIPE)",
+        help="folder or URL of the states to resume from and of the result, the same one for all "
+        "workers (runs/RECIPE)",
     )
     options.add_argument(
         "--start",
@@ -148,12 +165,14 @@ def train_worker(settings: dict[str, Run]) -> None:
     torch.set_num_threads(run.threads)
     keep_memory(STEP_BYTES)
     torch.manual_seed(run.recipe.seed)
+    check_shared(Folder(run.folder), run.device)
     net, text_encoder, config, teachers = MERGES[run.recipe.kind](run)
     if workers.rank() == 0:
-        target = run.folder.parent / "checkpoint"
         net.cpu().eval().requires_grad_(False)
-        checkpoint.save(target, net, text_encoder, config, lineage(run, teachers))
-        report.write(run, target)
+        with Folder(run.folder).parent.on_disk() as out:
+            target = out / "checkpoint"
+            checkpoint.save(target, net, text_encoder, config, lineage(run, teachers))
+            report.write(run, target)
 
 
 def lineage(run: Run, teachers: dict[str, str]) -> dict[str, object]:

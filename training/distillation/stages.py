@@ -152,6 +152,7 @@ def _fit(
         parts,
         lambda: drawn(held_out, range(VALIDATION_STEPS), 0),
         workers.report,
+        run.measure,
     )
 
 
