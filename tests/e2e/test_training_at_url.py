@@ -20,8 +20,12 @@ from training.schedule import Measures
 def small():
     suites = (("coco-boxes", "coco2017"), ("imagenet", "imagenet"))
     measures = Measures(suites=suites, every=1, limit=1, best="coco-boxes/ap", patience=1)
-    joint = replace(debug().joint, steps=50, rate=0.0, measures=measures)
-    return replace(debug(), dtype="float32", head_probing=None, adaptation=None, joint=joint)
+    short = replace(debug().joint, steps=1)
+    probing = replace(short, steps=50, rate=0.0, measures=measures)
+    return replace(
+        debug(), dtype="float32", sam_teacher=short, head_probing=probing, joint=None,
+        adaptation=None, photo_sides=(96,), dense_weight=0.0, name_weight=0.0,
+    )
 """
 
 
@@ -52,13 +56,13 @@ def test_a_run_at_a_url_measures_and_ends_early(tmp_path: Path, monkeypatch: pyt
     run = Folder(url)
     assert f"{run.url}/checkpoint" in run.text("report.md")
     states = run / "states"
-    names, *rows = states.text("joint.measures.tsv").splitlines()
+    names, *rows = states.text("head-probing.measures.tsv").splitlines()
     assert names.split("\t")[:2] == ["step", "coco-boxes/ap"]
     assert names.endswith("imagenet/top1\timagenet/top5")
     figures = np.loadtxt(rows)
     assert figures[:, 0].tolist() == [0, 1, 2]
     assert (figures[1:, 1:] == figures[0, 1:]).all()
-    assert states.exists("tensorboard/joint")
+    assert states.exists("tensorboard/head-probing")
     run.system.get(f"{run.path}/checkpoint/", f"{tmp_path}/copy", recursive=True)
     checkpoint.verify(tmp_path / "copy")
     assert SamClip.load(tmp_path / "copy").digest in run.text("report.md")
