@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchvision.ops import sigmoid_focal_loss
 
 from training.distillation.losses import (
+    NEAR,
     MaskLoss,
     clip_loss,
     cross_entropy_loss,
@@ -64,7 +65,8 @@ def test_dice_of_hand_counted_masks(dice: MaskLoss):
     answers = [[[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[-1, -1], [1, 1]]]
     loss_M = dice(SURE * torch.tensor(answers, dtype=torch.float32), target_Mmm)
     # Dice is (2 · overlap + 1) / (sum + 1); both masks have two cells.
-    torch.testing.assert_close(loss_M, 1 - torch.tensor([5 / 5, 3 / 5, 1 / 5]))
+    expected_M = 1 - torch.tensor([5 / 5, 3 / 5, 1 / 5])
+    torch.testing.assert_close(loss_M, expected_M, rtol=0, atol=NEAR)
 
 
 @DICE
@@ -76,7 +78,7 @@ def test_dice_of_two_empty_masks_is_zero(dice: MaskLoss):
 def test_both_dice_losses_agree_on_hard_targets():
     logits_Mmm, target_Mmm = 3 * noise(5, 7, 7), (noise(5, 7, 7, seed=1) > 0).float()
     expected_M = product_dice_loss(logits_Mmm, target_Mmm)
-    torch.testing.assert_close(dice_loss(logits_Mmm, target_Mmm), expected_M)
+    torch.testing.assert_close(dice_loss(logits_Mmm, target_Mmm), expected_M, rtol=0, atol=NEAR)
 
 
 @given(st.lists(st.floats(0.02, 0.98), min_size=4, max_size=4), st.integers(0, 99))
@@ -85,6 +87,19 @@ def test_dice_is_lowest_at_a_soft_target(target: list[float], seed: int):
     at_target = dice_loss(target_Mmm.logit(), target_Mmm)
     assert at_target == pytest.approx(0, abs=1e-6)
     assert dice_loss(target_Mmm.logit() + noise(1, 2, 2, seed=seed), target_Mmm) > at_target
+
+
+@given(st.floats(-12, 12), st.integers(0, 99))
+def test_dice_does_not_learn_from_rounding_errors(middle: float, seed: int):
+    """Its gradient vanishes at the target; that of the plain absolute difference jumps there."""
+    target_Mmm = (middle + noise(1, 8, 8, seed=seed)).sigmoid()
+    logits_Mmm = target_Mmm.logit(eps=1e-7) + 1e-6 * noise(1, 8, 8, seed=seed + 1)
+    far_Mmm = (logits_Mmm + 2.0).requires_grad_()
+    logits_Mmm.requires_grad_()
+    dice_loss(logits_Mmm, target_Mmm).sum().backward()
+    assert logits_Mmm.grad.norm() < 1e-4
+    dice_loss(far_Mmm, target_Mmm).sum().backward()
+    assert logits_Mmm.grad.norm() < 1e-2 * far_Mmm.grad.norm()
 
 
 def test_a_soft_target_of_a_half_is_reached_by_descent():
@@ -148,9 +163,10 @@ def test_sam_loss_adds_up_for_one_prompt():
     logits_P4mm = torch.stack([wrong, wrong, right, wrong], dim=1)
     iou_P4 = torch.tensor([[0.5, 0.0, 0.5, 0.0]])
     loss = sam_loss(logits_P4mm, iou_P4, target_Pmm)
-    # Mask 0 is all wrong: cross-entropy 30 per cell, weighted by a quarter, and Dice 1 - 1/5. The
-    # best mask is right; the true overlaps are 0, 0, 1, 0.
-    assert float(loss) == pytest.approx(SURE / 4 + 0.8 + 0.0 + (0.25 + 0.25) / 4)
+    # Mask 0 is all wrong: cross-entropy 30 per cell, weighted by a quarter, and Dice 1 - 1/5,
+    # whose differences of 1 lose half of NEAR. The best mask is right; the true overlaps are 0, 0,
+    # 1, 0.
+    assert float(loss) == pytest.approx(SURE / 4 + 0.8 * (1 - NEAR / 2) + 0.0 + (0.25 + 0.25) / 4)
 
 
 def test_the_iou_head_learns_and_the_masks_do_not_learn_from_it():
