@@ -40,7 +40,7 @@ LAYERS = {
         "launch",
     ),
     "training": (
-        "schedule workers",
+        "failures schedule workers",
         "storage",
         "journal",
         "loop recipes",

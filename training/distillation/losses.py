@@ -43,8 +43,8 @@ def _over_valid(loss_Bhw: Tensor, valid_Bhw: Tensor) -> Tensor:
 
 
 NEAR = 0.02
-"""Difference of probabilities below which ``dice_loss`` is quadratic: a few times the rounding error
-of masks in bfloat16."""
+"""Difference of probabilities below which ``dice_loss`` is quadratic: a few times the rounding
+error of masks in bfloat16."""
 
 
 def dice_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
