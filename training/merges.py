@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from samclip_core.config import SamClipConfig
 from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeClipHead
-from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, token_width
 from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
 from training.data.annotations import class_names, imagenet_names
 from training.data.sources import open_source
 from training.data.targets import StoredTargets, identity
 from training.distillation import stages
-from training.distillation.parts import ClipTeachers
+from training.distillation.dense import DenseHead, DenseTeacher, load_dense_teacher
+from training.distillation.features import fit_standard
+from training.distillation.parts import DENSE_HEAD, PhotoTeachers
 from training.distillation.teachers import (
     ClipTeacher,
     OpenClipTeacher,
@@ -68,7 +70,7 @@ def merge_edge(run: Run) -> Merged:
     start_clip_head(net.clip_head, concepts_TD)
     start = copy.deepcopy(net.clip_head)
     clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
-    teachers = ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
+    teachers = photo_teachers(run, clip_teacher, names_LD)
     run = replace(run, measure=partial(measure, replace(run, config=config), text_encoder))
     distil(run, net, teachers, sam_teacher)
     keep_start(net.clip_head, start, recipe.kept_start)
@@ -79,9 +81,27 @@ def merge_edge(run: Run) -> Merged:
         "text": run.text_tower,
         "start": checkpoint.digest(checkpoint.resolve(run.start)) if run.start else "",
     }
-    return Merged(
-        net, text_encoder, config, {key: origin for key, origin in origins.items() if origin}
-    )
+    known = {key: origin for key, origin in origins.items() if origin}
+    return Merged(net, text_encoder, config, known | dense_origins(run))
+
+
+def photo_teachers(run: Run, clip_teacher: nn.Module, names_LD: Tensor) -> PhotoTeachers:
+    """Return the teachers on photographs, on the run's device.
+
+    Raises CheckpointError if the dense teacher's file does not fit, and what ``kept`` raises.
+    """
+    dense = load_dense_teacher(run.dense).to(run.device) if run.dense_teacher else None
+    return PhotoTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher), dense)
+
+
+def dense_origins(run: Run) -> dict[str, str]:
+    """Return the model and the file of the dense teacher, if the run learns from one."""
+    model, _, file = run.dense_teacher.partition(":")
+    return {"dense": _identity(Path(file)), "dense_model": model} if file else {}
+
+
+def _identity(file: Path) -> str:
+    return f"{file.name} {checkpoint.sha256(file)}"
 
 
 def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:
@@ -126,14 +146,13 @@ def merge_vit_b(run: Run) -> Merged:
     net = student_from_sam(start, run.config, run.recipe.checkpointing)
     clip_teacher, text_encoder = OpenClipTeacher(official).to(run.device), official.text_encoder()
     names_LD = name_embeddings(run, text_encoder)
-    teachers = ClipTeachers(clip_teacher, names_LD.to(run.device), kept(run, clip_teacher))
+    teachers = photo_teachers(run, clip_teacher, names_LD)
     run = replace(run, measure=partial(measure, run, text_encoder))
     distil(run, net, teachers, sam_teacher.to(run.device))
     files = {"clip": official.weights, "sam": Path(run.sam), "start": Path(run.start)}
-    origins = {
-        key: f"{file.name} {checkpoint.sha256(file)}" for key, file in files.items() if file.name
-    }
-    return Merged(net, text_encoder, run.config, origins | {"clip_model": official.text.model})
+    origins = {key: _identity(file) for key, file in files.items() if file.name}
+    origins |= {"clip_model": official.text.model} | dense_origins(run)
+    return Merged(net, text_encoder, run.config, origins)
 
 
 def _check_frames(teacher: SamClipNet, start: SamClipNet) -> None:
@@ -149,12 +168,24 @@ def _check_frames(teacher: SamClipNet, start: SamClipNet) -> None:
 MERGES = {"edge": merge_edge, "vit-b": merge_vit_b}
 
 
-def distil(run: Run, net: SamClipNet, clip_teachers: ClipTeachers, sam_teacher: SamClipNet) -> None:
-    """Run the paper's three stages, or those of them that the recipe sets."""
+def distil(run: Run, net: SamClipNet, teachers: PhotoTeachers, sam_teacher: SamClipNet) -> None:
+    """Run the paper's three stages, or those of them that the recipe sets.
+
+    A dense teacher's head is added to the student for the training and removed afterwards.
+    """
     recipe = run.recipe
+    if teachers.dense is not None:
+        net.add_module(DENSE_HEAD, _dense_head(run, teachers.dense))
     if recipe.head_probing:
-        stages.head_probing(run, net, clip_teachers, recipe.head_probing)
+        stages.head_probing(run, net, teachers, recipe.head_probing)
     if recipe.joint:
-        stages.joint_distillation(run, net, clip_teachers, sam_teacher, recipe.joint)
+        stages.joint_distillation(run, net, teachers, sam_teacher, recipe.joint)
     if recipe.adaptation:
-        stages.resolution_adaptation(run, net, clip_teachers, recipe.adaptation)
+        stages.resolution_adaptation(run, net, teachers, recipe.adaptation)
+    if teachers.dense is not None:
+        delattr(net, DENSE_HEAD)
+
+
+def _dense_head(run: Run, teacher: DenseTeacher) -> DenseHead:
+    standard = fit_standard(run, stages.NAMES.index(stages.HEAD_PROBING), teacher)
+    return DenseHead(token_width(run.config), standard)

@@ -51,9 +51,11 @@ class Recipe:
     ``sam_weight`` is the paper's λ. The other weights are not in the paper: ``dense_weight`` of the
     patch loss; ``embedding_weight`` of the loss on the standardised SAM embedding of the
     photographs, for which both teachers see the same frames; ``name_weight`` of the loss that
-    trains Head_CLIP's patches on the label maps of ``named_sets``. ``kept_start`` (edge only) is
-    the share of Head_CLIP's initial weights mixed into its final ones. ``photo_sides`` are the
-    frame sides of the photographs in stages I and II, ``adaptation_sides`` those in stage III.
+    trains Head_CLIP's patches on the label maps of ``named_sets``; ``dense_teacher_weight`` of the
+    loss on a dense teacher's standardised features, if the run has one. The weight of CLIP's
+    pooled embedding is 1. ``kept_start`` (edge only) is the share of Head_CLIP's initial weights
+    mixed into its final ones. ``photo_sides`` are the frame sides of the photographs in stages I
+    and II, ``adaptation_sides`` those in stage III.
     ``dice`` is the form of the Dice loss: ``semimetric``, which suits a teacher's soft masks, or
     SAM's ``product``.
     """
@@ -74,6 +76,7 @@ class Recipe:
     dense_weight: float = 0.0
     embedding_weight: float = 0.0
     name_weight: float = 0.0
+    dense_teacher_weight: float = 1.0
     kept_start: float = 0.0
     named_images: int = 0
     named_sets: tuple[str, ...] = ()
@@ -210,6 +213,7 @@ class Run:
     ``text_tower`` is the checkpoint whose frozen text tower an edge merge keeps, ``start`` the one
     whose SAM initialises its SAM teacher (empty: ImageNet's trunk). ``sam`` and ``clip`` are the
     official teachers of a vit-b merge, ``start`` the official SAM of its student (empty: ``sam``).
+    ``dense`` is the timm model and file of a third teacher (empty: none).
     ``targets`` is a folder of CLIP-teacher outputs that ``training.distillation.embeddings``
     stored. Each worker computes on ``threads`` threads while ``readers`` processes decode ahead
     (None: as many as ``workers.readers`` says). ``measure`` returns a network's figures for the
@@ -224,11 +228,17 @@ class Run:
     start: str = ""
     sam: str = ""
     clip: str = ""
+    dense: str = ""
     targets: str = ""
     readers: int | None = 0
     threads: int = 1
     measure: Callable[[Any, Measures], Mapping[str, float]] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def dense_teacher(self) -> str:
+        """Return ``dense``, or nothing if the recipe gives that teacher no weight."""
+        return self.dense if self.recipe.dense_teacher_weight else ""
 
     @property
     def side(self) -> int:

@@ -28,6 +28,7 @@ from training import workers
 from training.data.drawn import DRAWN_SETS, write_drawn_sets
 from training.data.folder import VARIABLE, photograph_sets
 from training.data.sources import open_source
+from training.distillation.dense import FORM as DENSE_FORM
 from training.merges import MERGES
 from training.recipe_options import RECIPE_FORMS, override, recipe_of
 from training.recipes import CONFIGS, Run
@@ -94,7 +95,7 @@ def _trainer(run: Run, out: Folder, count: int, gpu: bool) -> TorchTrainer:
     )
 
 
-_OF_RUN = ("data", "text_tower", "start", "sam", "clip", "targets", "readers", "threads")
+_OF_RUN = ("data", "text_tower", "start", "sam", "clip", "dense", "targets", "readers", "threads")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -137,6 +138,14 @@ def parser() -> argparse.ArgumentParser:
         "--clip", default="", metavar="MODEL:FILE", help=f"vit-b: an open_clip model as {FORMS}"
     )
     options.add_argument(
+        "--dense",
+        type=_with_file,
+        default="",
+        metavar=DENSE_FORM,
+        help="a third teacher, whose features of patches the encoder learns too: timm's name of a "
+        "model such as DINOv2 or DINOv3, and its weights",
+    )
+    options.add_argument(
         "--targets",
         default="",
         help="folder of stored CLIP-teacher outputs (training.distillation.embeddings)",
@@ -155,6 +164,12 @@ def parser() -> argparse.ArgumentParser:
         "--threads", type=int, default=torch.get_num_threads(), help="CPU threads per worker"
     )
     return options
+
+
+def _with_file(given: str) -> str:
+    if given and ":" not in given:
+        raise argparse.ArgumentTypeError(f"{given}: expected {DENSE_FORM}")
+    return given
 
 
 def train_worker(settings: dict[str, Run]) -> None:

@@ -58,6 +58,13 @@ def wait(device: torch.device) -> None:
     read(summed(torch.zeros(1, device=device)))
 
 
+def share(values: Iterable[Tensor]) -> None:
+    """Overwrite ``values``, on the run's device, with those of worker 0 on every worker."""
+    if dist.is_initialized():
+        for value in values:
+            dist.broadcast(value, src=0)
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace each gradient by its sum over the workers, in one all-reduce.
 

@@ -128,15 +128,19 @@ def _read_cells(tower: TimmModel | ModifiedResNet, cells_NC: Tensor) -> Tensor:
 
 
 def lay_over_frame(dense_BDhw: Tensor, sizes_B2: Tensor, frame: int, cells: int) -> Tensor:
+    """Resample as ``resample_over_frame``, to vectors of length 1."""
+    return F.normalize(resample_over_frame(dense_BDhw, sizes_B2, frame, cells), dim=1)
+
+
+def resample_over_frame(map_BDhw: Tensor, sizes_B2: Tensor, frame: int, cells: int) -> Tensor:
     """Resample maps of the valid parts onto a square grid of ``cells`` over the padded frame.
 
-    Cells outside the valid part repeat its edge. Every vector has length 1.
+    Cells outside the valid part repeat its edge.
     """
     centres_h = (torch.arange(cells, device=sizes_B2.device) + 0.5) * (frame / cells)
     y_Bh, x_Bw = (2 * centres_h / sizes_B2[:, axis, None] - 1 for axis in (0, 1))
     shape = (sizes_B2.shape[0], cells, cells)  # len() would fix the batch size of a graph
     grid_Bhw2 = torch.stack([x_Bw[:, None].expand(shape), y_Bh[:, :, None].expand(shape)], dim=-1)
-    laid_BDhw = F.grid_sample(
-        dense_BDhw, grid_Bhw2.to(dense_BDhw.dtype), padding_mode="border", align_corners=False
+    return F.grid_sample(
+        map_BDhw, grid_Bhw2.to(map_BDhw.dtype), padding_mode="border", align_corners=False
     )
-    return F.normalize(laid_BDhw, dim=1)

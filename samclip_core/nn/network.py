@@ -62,6 +62,11 @@ def build(config: SamClipConfig, parts: Collection[str] = PARTS) -> SamClipNet:
     return SamClipNet({name: builders[name](config) for name in PARTS if name in parts})
 
 
+def token_width(config: SamClipConfig) -> int:
+    """Return the width of the encoder's tokens, which the CLIP head reads."""
+    return EDGE_TOKENS if config.kind == "edge" else _vit_size(config).width
+
+
 def load_net(directory: Path, parts: Collection[str] = PARTS) -> SamClipNet:
     """Load the named parts of a checkpoint in evaluation mode, frozen, as float32 on the CPU."""
     net = build(checkpoint.read_config(directory), parts)
@@ -87,7 +92,7 @@ def _build_edge_clip_head(config: SamClipConfig) -> nn.Module:
     from samclip_core.nn.edge import EdgeClipHead
 
     head = _clip_head_of(config)
-    return EdgeClipHead(EDGE_TOKENS, config.text_dim, head.width, head.hidden)
+    return EdgeClipHead(token_width(config), config.text_dim, head.width, head.hidden)
 
 
 def _build_vit_encoder(config: SamClipConfig) -> nn.Module:

@@ -1,6 +1,7 @@
 """The ``debug`` recipe end to end, on photographs that the test draws."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ from samclip_core.nn.text_encoder import TextEncoder
 from samclip_core.types import Prompt
 from tests import photographs
 from tests.checkout import ROOT
+from tests.dense_models import write_dense
 from training import merges, train
 from training.data.sources import open_source
 from training.distillation import stages
@@ -212,6 +214,31 @@ def test_a_run_that_is_killed_in_a_stage_ends_as_one_that_never_was(
         assert resumed.read_text() == whole.read_text()
     resumed, whole = (folder / "checkpoint" / checkpoint.WEIGHTS for folder in (tmp_path, trained))
     assert resumed.read_bytes() == whole.read_bytes()
+
+
+def test_a_dense_teacher_is_a_third_one(trained: Path, data: Path, tmp_path: Path):
+    """It changes no other loss of the first step, to the last digit, and is not served."""
+    (tmp_path / "states").mkdir()
+    for file in (trained / "states").glob("sam-teacher.*"):
+        shutil.copy(file, tmp_path / "states")
+    changes = ["head_probing.steps=1", "joint=null", "adaptation=null"]
+    given = [word for change in changes for word in ("--set", change)]
+    assert start(data, tmp_path, *given, "--dense", write_dense(tmp_path)) == 0
+    whole, row = (
+        first_row(folder / "states/head-probing.losses.tsv") for folder in (trained, tmp_path)
+    )
+    assert float(row.pop("dense_teacher")) > 0
+    del row[GRADIENT_NORM], whole[GRADIENT_NORM]
+    assert row == whole
+    lineage = json.loads((tmp_path / "checkpoint" / checkpoint.LINEAGE).read_text())
+    assert lineage["teachers"]["dense_model"] == "test_vit2"
+    assert lineage["teachers"]["dense"].startswith("dense.pth ")
+    assert SamClip.load(tmp_path / "checkpoint").config.kind == "edge"
+
+
+def first_row(log: Path) -> dict[str, str]:
+    names, row, *_ = log.read_text().splitlines()
+    return dict(zip(names.split("\t"), row.split("\t"), strict=True))
 
 
 @pytest.fixture

@@ -29,6 +29,7 @@ from samclip_core.nn.text_encoder import load_text_encoder
 from samclip_core.types import Prompt
 from tests import photographs
 from tests.clip_models import ARCHITECTURE, TEXT_DIM, write_siglip
+from tests.dense_models import write_dense
 from tests.official import small_sam, write
 from tests.weights import seeded
 from training import train, workers
@@ -37,7 +38,7 @@ from training.data.targets import Plan, identity
 from training.distillation.embeddings import Embedder
 from training.distillation.stages import NAMES
 from training.distillation.teachers import OpenClipTeacher
-from training.merges import kept
+from training.merges import dense_origins, kept, photo_teachers
 from training.recipes import Recipe, Run, SamBatch, debug
 
 FRAME, WIDTH = 64, 32
@@ -57,10 +58,11 @@ class Official(NamedTuple):
     data: Path
     sam: Path
     clip: str
+    dense: str
 
     def run(self, folder: Path, recipe: Recipe, **more: str) -> Run:
         (folder / "states").mkdir(parents=True, exist_ok=True)
-        files = {"sam": str(self.sam), "clip": self.clip} | more
+        files = {"sam": str(self.sam), "clip": self.clip, "dense": self.dense} | more
         common = {"data": str(self.data), "folder": folder / "states"}
         return Run(recipe=recipe, config=VIT_B, **common, **files)
 
@@ -75,7 +77,7 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Official:
     model = seeded(lambda: build_model(text), 0)
     save_file(model.state_dict(), root / "clip/open_clip_model.safetensors")
     sam = write(small_sam(FRAME, WIDTH), root, "sam.pth")
-    return Official(root / "sets", sam, f"local-dir:{root / 'clip'}")
+    return Official(root / "sets", sam, f"local-dir:{root / 'clip'}", write_dense(root))
 
 
 def recipe(**changes: object) -> Recipe:
@@ -130,8 +132,9 @@ def merged(official: Official, tmp_path_factory: pytest.TempPathFactory) -> Path
     folder = tmp_path_factory.mktemp("of-1")
     own = folder / "own.py"
     own.write_text(f"from {__name__} import recipe\n\ndef small():\n    return recipe()\n")
-    files = "--sam", str(official.sam), "--clip", official.clip, "--data", str(official.data)
-    arguments = ["--recipe", f"{own}:small", *files, "--out", str(folder), "--threads", "1"]
+    files = "--sam", str(official.sam), "--clip", official.clip, "--dense", official.dense
+    others = "--data", str(official.data), "--out", str(folder), "--threads", "1"
+    arguments = ["--recipe", f"{own}:small", *files, *others]
     assert train.main(arguments) == 0
     return folder
 
@@ -185,6 +188,8 @@ def test_the_config_is_that_of_both_teachers(official: Official, merged: Path):
     assert lineage["teachers"] == {
         "clip": f"{weights.name} {checkpoint.sha256(weights)}",
         "clip_model": "clip",
+        "dense": f"dense.pth {checkpoint.sha256(Path(official.dense.partition(':')[2]))}",
+        "dense_model": "test_vit2",
         "sam": f"sam.pth {checkpoint.sha256(official.sam)}",
     }
     assert "tiny-vit" in (merged / "report.md").read_text()
@@ -265,6 +270,12 @@ def store(teacher: OpenClipTeacher, sources: list[Source], folder: Path, size: i
     work = Embedder(teacher, sources, plan, folder, "cpu")
     for source in sources:
         work({"source": source.name, "start": 0})
+
+
+def test_without_weight_a_dense_teacher_is_not_even_loaded(official: Official, tmp_path: Path):
+    run = official.run(tmp_path, recipe(dense_teacher_weight=0.0), dense="test_vit2:none.pth")
+    assert photo_teachers(run, nn.Identity(), torch.zeros(1, TEXT_DIM)).dense is None
+    assert dense_origins(run) == {}
 
 
 def test_a_student_may_be_smaller_than_its_sam_teacher(

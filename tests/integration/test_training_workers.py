@@ -17,7 +17,7 @@ from tests import photographs
 from tests.fakes import ConstantTeacher
 from tests.tiny import TINY
 from training import workers
-from training.distillation.parts import ClipTeachers
+from training.distillation.parts import PhotoTeachers
 from training.distillation.stages import (
     head_probing,
     joint_distillation,
@@ -47,7 +47,7 @@ def learn(rank: int, count: int, data: Path, folder: Path) -> None:
         sam_batch=SamBatch(images=3, prompts=3, corrected=0.0),
     )
     run = Run(recipe=recipe, config=config, data=str(data), folder=folder)
-    teachers = ClipTeachers(ConstantTeacher(config.text_dim), torch.ones(3, config.text_dim))
+    teachers = PhotoTeachers(ConstantTeacher(config.text_dim), torch.ones(3, config.text_dim))
     schedule = Schedule(steps=STEPS, rate=1e-4, warmup=1, save_every=STEPS // 2)
     short = replace(schedule, steps=1)
 

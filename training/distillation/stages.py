@@ -14,11 +14,12 @@ from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeEncoder
 from samclip_core.nn.network import SAM_PARTS, SamClipNet
 from training import workers
+from training.distillation.features import embedding_criterion
 from training.distillation.losses import DICE_LOSSES, sam_loss
 from training.distillation.parts import (
-    ClipTeachers,
+    DENSE_HEAD,
+    PhotoTeachers,
     clip_parts,
-    embedding_criterion,
     sam_criterion,
     sam_parts,
 )
@@ -27,7 +28,7 @@ from training.distillation.segmentation import Batch, Criterion
 from training.distillation.teachers import load_trunk
 from training.loop import Part, Stage
 from training.recipes import Recipe, Run
-from training.schedule import Schedule, optimizer
+from training.schedule import Named, Schedule, optimizer
 
 NAMES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
     "sam-teacher",
@@ -63,43 +64,51 @@ def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None
     _fit(run, SAM_TEACHER, kinds, teacher, learning, schedule, parts)
 
 
-def head_probing(run: Run, net: SamClipNet, teachers: ClipTeachers, schedule: Schedule) -> None:
-    """Run stage I: only Head_CLIP learns; the encoder is still SAM's."""
+def head_probing(run: Run, net: SamClipNet, teachers: PhotoTeachers, schedule: Schedule) -> None:
+    """Run stage I: only Head_CLIP and a dense teacher's head learn; the encoder is still SAM's."""
     _clip_stage(run, HEAD_PROBING, net, teachers, schedule)
 
 
 def resolution_adaptation(
-    run: Run, net: SamClipNet, teachers: ClipTeachers, schedule: Schedule
+    run: Run, net: SamClipNet, teachers: PhotoTeachers, schedule: Schedule
 ) -> None:
     """Run stage III: Head_CLIP also learns frames of SAM's size, so that one encoding is enough."""
     _clip_stage(run, ADAPTATION, net, teachers, schedule)
 
 
 def _clip_stage(
-    run: Run, stage: str, net: SamClipNet, teachers: ClipTeachers, schedule: Schedule
+    run: Run, stage: str, net: SamClipNet, teachers: PhotoTeachers, schedule: Schedule
 ) -> None:
-    net.requires_grad_(False)
-    net.clip_head.requires_grad_(True)
     recipe = run.recipe
+    sides = recipe.photo_sides
+    if stage == ADAPTATION:
+        sides = recipe.adaptation_sides
+        teachers = teachers._replace(kept=None, dense=None)
+    net.requires_grad_(False)
+    learning = optimizer(schedule, (), _new_heads(net, teachers))
 
     def parts(net: SamClipNet, drawn: Drawn) -> Iterator[Part]:
         yield from clip_parts(run, net, drawn, teachers)
 
-    learning = optimizer(schedule, (), net.clip_head.named_parameters())
-    sides = recipe.adaptation_sides if stage == ADAPTATION else recipe.photo_sides
-    kept = None if stage == ADAPTATION else teachers.kept
-    kinds = Kinds(photos=sides, named=recipe.name_weight > 0, kept=kept)
+    kinds = Kinds(photos=sides, named=recipe.name_weight > 0, kept=teachers.kept)
     _fit(run, stage, kinds, net, learning, schedule, parts)
+
+
+def _new_heads(net: SamClipNet, teachers: PhotoTeachers) -> Named:
+    """Make the heads trainable that photographs teach; return their named parameters."""
+    names = ["clip_head"] if teachers.dense is None else ["clip_head", DENSE_HEAD]
+    heads = [net.get_submodule(name).requires_grad_(True) for name in names]
+    return [named for head in heads for named in head.named_parameters()]
 
 
 def joint_distillation(
     run: Run,
     net: SamClipNet,
-    clip_teachers: ClipTeachers,
+    teachers: PhotoTeachers,
     sam_teacher: SamClipNet,
     schedule: Schedule,
 ) -> None:
-    """Run stage II: the encoder and both heads learn from both teachers in every optimizer step.
+    """Run stage II: the encoder and all heads learn from all teachers in every optimizer step.
 
     The prompt encoder stays frozen; the encoder and Head_SAM learn at a fraction of Head_CLIP's
     rate (paper, section 2). With λ = 0, SAM is not rehearsed.
@@ -113,17 +122,17 @@ def joint_distillation(
         embedding = embedding_criterion(run, NAMES.index(JOINT), sam_teacher)
 
     def parts(net: SamClipNet, drawn: Drawn) -> Iterator[Part]:
-        yield from clip_parts(run, net, drawn, clip_teachers, embedding)
+        yield from clip_parts(run, net, drawn, teachers, embedding)
         yield from sam_parts(run, net, drawn, sam_criterion(run, sam_teacher), weight)
 
     slow = [*net.image_encoder.named_parameters(), *net.mask_decoder.named_parameters()]
-    learning = optimizer(schedule, slow, net.clip_head.named_parameters())
+    learning = optimizer(schedule, slow, _new_heads(net, teachers))
     recipe = run.recipe
     kinds = Kinds(
         photos=recipe.photo_sides,
         outlined=weight > 0,
         named=recipe.name_weight > 0,
-        kept=clip_teachers.kept,
+        kept=teachers.kept,
     )
     _fit(run, JOINT, kinds, net, learning, schedule, parts)
 
@@ -146,7 +155,7 @@ def _fit(
     def drawn(sampler: Sampler, steps: range, readers: int) -> Iterator[Drawn]:
         return (step.to(run.device) for step in batches(sampler, steps, readers))
 
-    shown = _shown(run.recipe, stage, kinds)
+    shown = _shown(run.recipe, stage, kinds, net)
     Stage(stage, net, learning, schedule, run.folder, shown).fit(
         lambda steps: drawn(training, steps, run.readers or 0),
         parts,
@@ -156,12 +165,13 @@ def _fit(
     )
 
 
-def _shown(recipe: Recipe, stage: str, kinds: Kinds) -> list[str]:
+def _shown(recipe: Recipe, stage: str, kinds: Kinds, net: SamClipNet) -> list[str]:
     """Return the names of all figures that a stage's parts display."""
     photos = bool(kinds.photos)
     names = {
         "clip": photos,
         "dense": photos and recipe.dense_weight > 0,
+        "dense_teacher": stage != ADAPTATION and hasattr(net, DENSE_HEAD),
         "embedding": stage == JOINT and recipe.embedding_weight > 0,
         "name": kinds.named,
         "sam": kinds.outlined,

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net
+from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net, token_width
 from tests import photographs
+from tests.dense_models import write_dense
 from tests.fakes import ConstantTeacher
 from tests.tiny import TINY, make_tiny_checkpoint
 from tests.weights import seeded as seeded_weights
-from training.distillation.parts import ClipTeachers
+from training.distillation.dense import DenseHead, load_dense_teacher
+from training.distillation.features import fit_standard
+from training.distillation.parts import DENSE_HEAD, PhotoTeachers
 from training.distillation.stages import (
     head_probing,
     joint_distillation,
@@ -23,7 +26,7 @@ from training.recipes import Recipe, Run, SamBatch, debug
 from training.schedule import Schedule
 
 SIZE = TINY["edge"].image_size
-TEACHERS = ClipTeachers(
+TEACHERS = PhotoTeachers(
     ConstantTeacher(TINY["edge"].text_dim), F.normalize(torch.ones(3, 32), dim=-1)
 )
 SHORT = Schedule(steps=2, rate=1e-3, warmup=1, average=0.5, save_every=1)
@@ -164,3 +167,63 @@ def test_head_clip_comes_closer_to_its_teacher(run: Run):
     _, *log = (run.folder / "head-probing.losses.tsv").read_text().splitlines()
     first, last = (float(line.split("\t")[1]) for line in (log[0], log[-1]))
     assert last < 0.5 * first
+
+
+@pytest.fixture(scope="module")
+def with_dense(tmp_path_factory: pytest.TempPathFactory) -> PhotoTeachers:
+    teacher = load_dense_teacher(write_dense(tmp_path_factory.mktemp("dense")))
+    return TEACHERS._replace(dense=teacher)
+
+
+def student(run: Run, teachers: PhotoTeachers) -> SamClipNet:
+    """Return a net with a head for the dense teacher."""
+    net = tiny_net(0)
+    torch.manual_seed(0)
+    standard = fit_standard(run, 1, teachers.dense)
+    net.add_module(DENSE_HEAD, DenseHead(token_width(run.config), standard))
+    return net
+
+
+def test_the_encoder_and_a_head_learn_the_features_of_a_dense_teacher(
+    run: Run, with_dense: PhotoTeachers
+):
+    """The encoder only in the joint stage, the head not in the last one."""
+    net = student(run, with_dense)
+    before = weights(net)
+    head_probing(run, net, with_dense, Schedule(steps=8, rate=1e-2, warmup=1, average=0.0))
+    assert changed(net, before) == parameters_of(net, "clip_head.", "dense_head.")
+    before = weights(net)
+    one = replace(SHORT, steps=1, average=0.0)
+    joint_distillation(run, net, with_dense, tiny_net(1), one)
+    parts = ("image_encoder.", "clip_head.", "mask_decoder.", "dense_head.")
+    assert changed(net, before) == parameters_of(net, *parts)
+    before = weights(net)
+    resolution_adaptation(run, net, with_dense, one)
+    assert changed(net, before) == parameters_of(net, "clip_head.")
+    losses = losses_of(run, "head-probing")
+    assert losses[0] == pytest.approx(1, abs=0.3)
+    assert max(losses[4:]) < 0.9 * losses[0]
+    assert len(losses_of(run, "joint")) == 1
+    assert "dense_teacher" not in (run.folder / "adaptation.losses.tsv").read_text()
+
+
+def losses_of(run: Run, stage: str) -> list[float]:
+    """Return the loss on the dense teacher's features at each step."""
+    names, *rows = (run.folder / f"{stage}.losses.tsv").read_text().splitlines()
+    place = names.split("\t").index("dense_teacher")
+    return [float(row.split("\t")[place]) for row in rows]
+
+
+def test_a_dense_teacher_changes_no_other_loss(run: Run, with_dense: PhotoTeachers):
+    """The losses of the first step, before the weights differ, are equal to the last bit."""
+    rows = []
+    for name, teachers in {"without": TEACHERS, "with": with_dense}.items():
+        own = replace(run, folder=run.folder / name)
+        own.folder.mkdir()
+        net = tiny_net(0) if teachers.dense is None else student(own, teachers)
+        head_probing(own, net, teachers, replace(SHORT, steps=1))
+        names, values = (own.folder / "head-probing.losses.tsv").read_text().splitlines()
+        rows.append(dict(zip(names.split("\t"), values.split("\t"), strict=True)))
+        del rows[-1]["gradient_norm"]
+    assert rows[1].pop("dense_teacher")
+    assert rows[0] == rows[1]

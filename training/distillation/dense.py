@@ -1,0 +1,106 @@
+"""A dense teacher, such as DINOv2 or DINOv3, and the student's head for its features of patches.
+
+The head serves training only: it is part of a run's states, not of a checkpoint.
+
+B images, S side of the model frame, L pixels of a resized side, h w grid, D width.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from samclip_core.errors import CheckpointError
+from samclip_core.io.official import read_state
+from samclip_core.nn.clip_tower import resample_over_frame, resize_valid
+from training.distillation.standardise import PhiS
+from training.distillation.teachers import Frozen
+
+FORM = "MODEL:FILE"
+
+
+class DenseTeacher(Frozen):
+    """The patch features of a timm model, which resizes pictures to its own input size."""
+
+    model: Any  # nn.Module's attributes are tensors or modules to a type checker
+    pixel_mean_311: Tensor
+    pixel_std_311: Tensor
+
+    def __init__(self, model: nn.Module) -> None:
+        """Take a timm model with its weights; its published configuration has size, mean and std.
+
+        Raises ValueError if it returns no feature maps.
+        """
+        super().__init__()
+        if not hasattr(model, "forward_intermediates"):
+            raise ValueError(
+                f"timm's {type(model).__name__} returns no feature maps: expected a model with "
+                "forward_intermediates, such as vit_base_patch14_dinov2"
+            )
+        self.model = model
+        published: Mapping[str, Any] = resolve_model_data_config(model)
+        self.input_size: tuple[int, int] = published["input_size"][1:]
+        for name in ("mean", "std"):
+            value_311 = 255 * torch.tensor(published[name]).view(3, 1, 1)
+            self.register_buffer(f"pixel_{name}_311", value_311, False)
+        self.freeze()
+
+    @torch.no_grad()
+    def forward(self, pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
+        """Return ``dense_BDhw``, the normalised features of the last block over the padded frame.
+
+        The frame has as many cells as the teacher's own map, so that nothing finer is lost.
+        """
+        pixels_B3LL = resize_valid(pixels_B3SS, sizes_B2, self.input_size)
+        x_B3LL = (pixels_B3LL - self.pixel_mean_311) / self.pixel_std_311
+        (dense_BDhw,) = self.model.forward_intermediates(
+            x_B3LL, indices=1, norm=True, intermediates_only=True
+        )
+        cells = max(dense_BDhw.shape[-2:])
+        return resample_over_frame(dense_BDhw.float(), sizes_B2, pixels_B3SS.shape[-1], cells)
+
+
+def load_dense_teacher(given: str) -> DenseTeacher:
+    """Load ``given``, MODEL:FILE: timm's name of a model, with or without a tag, and its weights.
+
+    Raises CheckpointError if timm has no such model, or if the file cannot be read or does not hold
+    its weights.
+    """
+    name, _, file = given.partition(":")
+    weights = {"state_dict": read_state(Path(file))}
+    try:
+        # Loading as "pretrained" also converts the layout of DINOv2's and DINOv3's own files.
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=weights)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(
+            f"{file} does not hold weights of timm's {name!r} ({' '.join(str(error).split())[:200]}"
+            f"): expected {FORM}, a name from timm.list_models() and its published weights"
+        ) from error
+    del model.pretrained_cfg["state_dict"]  # a second copy
+    return DenseTeacher(model)
+
+
+class DenseHead(nn.Module):
+    """Tokens of the student's encoder → MLP → the dense teacher's standardised features.
+
+    Two layers as RADIO's adaptors (github.com/NVlabs/RADIO, radio/adaptor_mlp.py). ``standard``,
+    the standardisation of the targets, is part of the state because a fit on another machine may
+    rotate differently.
+    """
+
+    def __init__(self, token_dim: int, standard: PhiS) -> None:
+        super().__init__()
+        width = len(standard.mean_D)
+        self.standard = standard
+        self.layers = nn.Sequential(
+            nn.Linear(token_dim, width), nn.LayerNorm(width), nn.GELU(), nn.Linear(width, width)
+        )
+
+    def forward(self, tokens_BDhw: Tensor) -> Tensor:
+        """Return ``standard_BDhw``, the prediction of the teacher's standardised features."""
+        predicted: Tensor = self.layers(tokens_BDhw.movedim(1, -1))
+        return predicted.movedim(-1, 1)
