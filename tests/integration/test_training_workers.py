@@ -129,10 +129,12 @@ def reach(rank: int, folder: Path) -> None:
     assert net[2].weight.grad is None
     torch.optim.AdamW(net.parameters(), lr=0.1, weight_decay=0.5).step()
     assert torch.equal(net[2].weight, kept)
+    workers.share(net[2].weight.data.fill_(rank).unbind())
+    assert not net[2].weight.any()
     leave()
 
 
-def test_weights_that_no_loss_reached_on_any_worker_do_not_decay(tmp_path: Path):
+def test_weights_that_no_loss_reached_do_not_decay_and_a_share_is_worker_0s(tmp_path: Path):
     mp.spawn(reach, (tmp_path,), nprocs=2)
 
 

@@ -207,6 +207,17 @@ def test_the_encoder_and_a_head_learn_the_features_of_a_dense_teacher(
     assert "dense_teacher" not in (run.folder / "adaptation.losses.tsv").read_text()
 
 
+def test_a_resumed_run_keeps_the_standardisation_of_its_state(
+    run: Run, with_dense: PhotoTeachers
+):
+    """A fit on another machine may choose other axes, which the head has not learnt."""
+    first, again = student(run, with_dense), student(run, with_dense)
+    again.dense_head.standard.rotation_DD.neg_()
+    head_probing(run, first, with_dense, SHORT)
+    head_probing(run, again, with_dense, SHORT)
+    assert not changed(again, weights(first))
+
+
 def losses_of(run: Run, stage: str) -> list[float]:
     """Return the loss on the dense teacher's features at each step."""
     names, *rows = (run.folder / f"{stage}.losses.tsv").read_text().splitlines()
