@@ -207,9 +207,7 @@ def test_the_encoder_and_a_head_learn_the_features_of_a_dense_teacher(
     assert "dense_teacher" not in (run.folder / "adaptation.losses.tsv").read_text()
 
 
-def test_a_resumed_run_keeps_the_standardisation_of_its_state(
-    run: Run, with_dense: PhotoTeachers
-):
+def test_a_resumed_run_keeps_the_standardisation_of_its_state(run: Run, with_dense: PhotoTeachers):
     """A fit on another machine may choose other axes, which the head has not learnt."""
     first, again = student(run, with_dense), student(run, with_dense)
     again.dense_head.standard.rotation_DD.neg_()
