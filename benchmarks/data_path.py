@@ -1,9 +1,10 @@
 """``python -m benchmarks.data_path``: how many training frames a core reads per second.
 
 Photographs of 640×480 for CLIP; photographs of 1500×1000 with 38 masks, as in SA-1B. A frame is
-read from a shard, decoded, cut and resized, as in a reader of ``samclip train``. Processor time is
-measured, so other processes hardly disturb. With ``--shards N``, it measures instead how long a run
-over N small shards takes to open its sets, without and with an index.
+read from a shard, decoded, cut, resized and made a batch with its prompts, as in a reader of
+``samclip train``. Processor time is measured, so other processes hardly disturb. With
+``--shards N``, it measures instead how long a run over N small shards takes to open its sets,
+without and with an index.
 """
 
 import argparse
@@ -27,16 +28,20 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from benchmarks.traffic import photograph
+from samclip_core.config import VIT_B
 from samclip_core.engine.memory import keep_memory
 from training.data.annotations import regions
-from training.data.frames import cut
+from training.data.frames import cut, stacked
 from training.data.sources import Source, open_source
 from training.distillation.sampling import seeded
+from training.distillation.segmentation import make_batch
+from training.recipes import vit_b
 from training.train import STEP_BYTES
 
 CLIP_SIZE, SA_1B_SIZE = (640, 480), (1500, 1000)
 CLIP_SIDES = (224, 448, 1024)
-MASKS, SAM_SIDE = 38, 1024
+SAM, SAM_SIDE = vit_b().sam_batch, VIT_B.image_size
+MASKS = SAM.prompts + 6  # as many as are cut for a step
 FILES, SA_1B_FILES = 48, 8
 OPENINGS = 7  # of a set by a worker, as of a set that serves photographs, regions and names
 SAMPLES = 50  # per small shard
@@ -75,11 +80,12 @@ def _frames(folder: Path, rounds: int) -> None:
         np.asarray(Image.open(io.BytesIO(source[index].encoded)))
 
     def photo(side: int, source: Source, index: int) -> None:
-        cut(source[index], (), side, 1, seeded(index), scales=(0.7, 1.3))
+        stacked([cut(source[index], (), side, 1, seeded(index), scales=(0.7, 1.3))])
 
     def outlined(source: Source, index: int) -> None:
-        sample = source[index]
-        cut(sample, regions(sample), SAM_SIDE, SAM_SIDE // 4, seeded(index))
+        sample, random = source[index], seeded(index)
+        frame = cut(sample, regions(sample), SAM_SIDE, SAM_SIDE // 4, random)
+        make_batch([frame.first(SAM.prompts)], [random], SAM_SIDE, SAM.rounds)
 
     print("| frames | per second and core | milliseconds |\n|---|---:|---:|")
     _row("640×480 JPEG, full decoding alone", clip, bare, rounds)

@@ -35,13 +35,17 @@ def points_in(mask_Pmm: Tensor, cell: float, chance_P: Tensor) -> Tensor:
     ``chance_P``, uniform in [0, 1), selects the cells. In an empty mask, every cell of the frame is
     equally likely.
     """
-    inside_PL = mask_Pmm.flatten(1)
-    inside_PL = inside_PL | ~inside_PL.any(dim=1, keepdim=True)
-    counted_PL = inside_PL.cumsum(dim=1)
-    rank_P = (chance_P * counted_PL[:, -1]).long()
-    index_P = torch.searchsorted(counted_PL, rank_P[:, None], right=True)[:, 0]
-    column_P, row_P = index_P % mask_Pmm.shape[2], index_P // mask_Pmm.shape[2]
-    return cell * (torch.stack([column_P, row_P], dim=1) + 0.5)
+    # First the row, then the column: numbering all cells of a batch would take most of its time.
+    count_Pm = mask_Pmm.count_nonzero(dim=2)
+    empty_P1 = (count_Pm == 0).all(dim=1, keepdim=True)
+    count_Pm = count_Pm.masked_fill(empty_P1, mask_Pmm.shape[2])
+    upto_Pm = count_Pm.cumsum(dim=1)
+    rank_P1 = (chance_P * upto_Pm[:, -1]).long()[:, None]
+    row_P1 = torch.searchsorted(upto_Pm, rank_P1, right=True)
+    rank_P1 = rank_P1 - (upto_Pm - count_Pm).gather(1, row_P1)
+    cells_Pm = mask_Pmm.take_along_dim(row_P1[:, :, None], dim=1)[:, 0] | empty_P1
+    column_P1 = torch.searchsorted(cells_Pm.cumsum(dim=1), rank_P1, right=True)
+    return cell * (torch.cat([column_P1, row_P1], dim=1) + 0.5)
 
 
 def correction(

@@ -14,8 +14,8 @@ SIDES = RECIPE.adaptation_sides
 FRAMES_PER_CORE = {224: 490.0, 448: 320.0, SAM_SIDE: 255.0}
 """Frames of the CLIP loss that a core reads per second, by their side, from JPEG files of 640×480
 (``python -m benchmarks.data_path`` on one core of an AMD EPYC)."""
-SAM_FRAMES_PER_CORE = 45.0
-"""The same for SA-1B's, from JPEG files of 1500×1000 with 38 masks."""
+SAM_FRAMES_PER_CORE = 40.0
+"""The same for SA-1B's with their prompts, from JPEG files of 1500×1000 with 38 masks."""
 D_CLIP = 40_200_000  # the paper's 40.6 million images without the held-out 1%
 
 

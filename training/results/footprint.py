@@ -18,6 +18,7 @@ from samclip_core.nn.clip_head import ClipHead
 from samclip_core.nn.clip_tower import build_tower, read_tower
 from samclip_core.nn.network import SamClipNet, build
 from samclip_core.nn.vit import ImageEncoder
+from training.distillation.losses import sam_distillation_loss
 
 LOGITS = 4  # mask logits along the side of an embedding cell
 
@@ -89,7 +90,8 @@ def estimate_memory(config: SamClipConfig, sides: Sequence[int], clip_model: str
     held = 4 * (5 * _size(net) + teachers)
     learning = _size(student) + _size(head) + _size(net.mask_decoder)
     gradients: dict[Literal["head", "all"], float] = {"head": 4 * _size(head), "all": 4 * learning}
-    return Memory(held, gradients, image, checkpointed, _saved(_decode_prompt, net, config))
+    prompt = _saved(_prompt_loss, net, config, square=True)
+    return Memory(held, gradients, image, checkpointed, prompt)
 
 
 def _text(clip_model: str) -> TextConfig:
@@ -113,14 +115,25 @@ def _decode_prompt(net: SamClipNet, config: SamClipConfig) -> tuple[Tensor, Tens
     return net.mask_decoder.decode(sam_1Dhw, sam_1Dhw, sparse_1ND, dense_1Dhw, index_1)
 
 
+def _prompt_loss(net: SamClipNet, config: SamClipConfig) -> Tensor:
+    """Return L_SAM of one prompt; masks and loss are in float32, as in training."""
+    logits_14mm, iou_14 = (output.float() for output in _decode_prompt(net, config))
+    teacher = torch.empty_like(logits_14mm), torch.empty_like(iou_14)
+    return sam_distillation_loss(logits_14mm, iou_14, *teacher)
+
+
 def _flops(run: Callable[..., object], *arguments: Any) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         run(*arguments)
     return counter.get_total_flops()
 
 
-def _saved(run: Callable[..., object], *arguments: Any) -> float:
-    """Return the bytes of tensors that ``run`` saves for its backward pass, without weights."""
+def _saved(run: Callable[..., object], *arguments: Any, square: bool = False) -> float:
+    """Return the bytes of tensors that ``run`` saves for its backward pass, without weights.
+
+    Square maps are those of attention, which fused kernels do not save, unless ``square`` says that
+    they are masks.
+    """
     saved: list[Tensor] = []
 
     def save(tensor: Tensor) -> Tensor:
@@ -132,7 +145,7 @@ def _saved(run: Callable[..., object], *arguments: Any) -> float:
     sizes = {
         tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes()
         for tensor in saved
-        if not _is_weight(tensor) and not _is_attention_map(tensor)
+        if not _is_weight(tensor) and (square or not _is_square(tensor))
     }
     del output  # keeps every storage alive until here, so that no two share an address
     return sum(sizes.values())
@@ -142,8 +155,7 @@ def _is_weight(tensor: Tensor) -> bool:
     return isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter)
 
 
-def _is_attention_map(tensor: Tensor) -> bool:
-    """Return whether a tensor is an attention map, which fused attention does not save."""
+def _is_square(tensor: Tensor) -> bool:
     return tensor.ndim > 2 and tensor.shape[-1] == tensor.shape[-2]
 
 
