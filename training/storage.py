@@ -100,7 +100,7 @@ class Folder:
 
 
 def check_shared(folder: Folder, device: torch.device) -> None:
-    """Raise OSError, on all workers alike, unless each of them reads what worker 0 has written."""
+    """Raise ValueError, on all workers alike, unless each of them sees a file of worker 0."""
     token = float(random.SystemRandom().randrange(1, 2**24))  # exact in float32
     own = torch.tensor([token if workers.rank() == 0 else 0.0], device=device)
     # A new name each time: network file systems remember for seconds what a known one held.
@@ -114,7 +114,7 @@ def check_shared(folder: Folder, device: torch.device) -> None:
     if workers.rank() == 0:
         folder.remove(name)
     if total:
-        raise OSError(
+        raise ValueError(
             f"{total:.0f} of {workers.count()} workers do not see what worker 0 writes to "
             f"{folder.url}: expected a folder that all nodes share, or a URL such as s3://…, as "
             "--out"

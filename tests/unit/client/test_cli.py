@@ -335,7 +335,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     for command in (
         *("serve", "classify", "segment", "semantic", "everything", "index", "search"),
         *("embed", "convert", "export", "train", "eval", "info", "demo", "delete", "describe"),
-        "reindex",
+        *("reindex", "push", "pull"),
     ):
         assert f"\n    {command} " in text
 

@@ -65,7 +65,7 @@ def meet(rank: int, root: Path) -> None:
     device = torch.device("cpu")
     for _ in range(2):  # a file of an earlier run does not count
         check_shared(Folder(root / "run"), device)
-        with pytest.raises(OSError, match=r"1 of 2 workers do not see .* that all nodes share"):
+        with pytest.raises(ValueError, match=r"1 of 2 workers do not see .* that all nodes share"):
             check_shared(Folder(root / f"of-{rank}"), device)
     dist.destroy_process_group()
 
