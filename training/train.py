@@ -15,10 +15,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
 
 from samclip_core.engine.memory import keep_memory
@@ -29,35 +30,29 @@ from training.data.drawn import DRAWN_SETS, write_drawn_sets
 from training.data.folder import VARIABLE, photograph_sets
 from training.data.sources import open_source
 from training.distillation.dense import FORM as DENSE_FORM
+from training.failures import EndOnFinalErrors
 from training.merges import MERGES
 from training.recipe_options import RECIPE_FORMS, override, recipe_of
-from training.recipes import CONFIGS, Run
+from training.recipes import CONFIGS, Recipe, Run
 from training.results import report
 from training.storage import Folder, check_shared
 
 STEP_BYTES = 2**31 - 1  # freed memory that the process keeps for the next step
-RETRIES = 3  # restarts after a lost worker; each resumes from the last saved state
+RETRIES = 3  # restarts after lost workers; each resumes from the last saved state
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a recipe; see ``--help``."""
     options = parser()
     arguments = options.parse_args(argv)
-    try:
-        recipe = override(arguments.recipe, arguments.set)
-    except ValueError as error:
-        options.error(str(error))
-    if recipe.kind == "vit-b" and not (arguments.sam and arguments.clip):
-        options.error(f"recipe {recipe.name} merges official teachers: give --sam and --clip")
-    if arguments.clip and ":" not in arguments.clip:
-        options.error(f"--clip {arguments.clip}: expected {FORMS}")
+    given = arguments.data or os.environ.get(VARIABLE)
+    drawn = arguments.recipe.name == "debug" and not given
+    recipe = _recipe(options, arguments, DRAWN_SETS if drawn else {})
     try:
         out = Folder(arguments.out or Path("runs") / recipe.name)
     except (ValueError, ImportError) as error:
         options.error(f"--out {arguments.out}: {error}")
-    drawn = recipe.name == "debug" and not (arguments.data or os.environ.get(VARIABLE))
     if drawn:
-        recipe = replace(recipe, **DRAWN_SETS)
         arguments.data = str((out.disk or Path("runs/debug").resolve()) / "photographs")
     arguments.data = photograph_sets(options, "--data", arguments.data)
     if out.disk is not None:
@@ -75,14 +70,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder=(out / "states").url,
         **{key: getattr(arguments, key) for key in _OF_RUN},
     )
-    _trainer(run, out, arguments.workers, arguments.gpu).fit()
+    _fit(run, out, arguments.workers, arguments.gpu)
     print(out.text("report.md"))
     return 0
 
 
-def _trainer(run: Run, out: Folder, count: int, gpu: bool) -> TorchTrainer:
+def _recipe(
+    options: argparse.ArgumentParser, arguments: argparse.Namespace, sets: dict[str, Any]
+) -> Recipe:
+    """Return the recipe on ``sets`` with the user's changes; check the teachers' options."""
+    try:
+        recipe = override(replace(arguments.recipe, **sets), arguments.set)
+    except ValueError as error:
+        options.error(str(error))
+    if recipe.kind == "vit-b" and not (arguments.sam and arguments.clip):
+        options.error(f"recipe {recipe.name} merges official teachers: give --sam and --clip")
+    if arguments.clip and ":" not in arguments.clip:
+        options.error(f"--clip {arguments.clip}: expected {FORMS}")
+    return recipe
+
+
+def _fit(run: Run, out: Folder, count: int, gpu: bool) -> None:
+    """Train on the workers; raise a final error of theirs as if it were this process's own."""
     system = None if out.disk is not None else PyFileSystem(FSSpecHandler(out.system))
-    return TorchTrainer(
+    trainer = TorchTrainer(
         train_worker,
         train_loop_config={"run": run},
         scaling_config=ScalingConfig(num_workers=count, use_gpu=gpu),
@@ -91,8 +102,13 @@ def _trainer(run: Run, out: Folder, count: int, gpu: bool) -> TorchTrainer:
             storage_path=f"{out.path}/ray",
             storage_filesystem=system,
             failure_config=FailureConfig(max_failures=RETRIES),
+            callbacks=[EndOnFinalErrors()],
         ),
     )
+    try:
+        trainer.fit()
+    except ControllerError as error:
+        raise error.controller_failure from error
 
 
 _OF_RUN = ("data", "text_tower", "start", "sam", "clip", "dense", "targets", "readers", "threads")

@@ -7,6 +7,7 @@ import torch
 
 from samclip_core.model import SamClip
 from training import train
+from training.recipes import Run
 
 
 def test_the_debug_recipe_needs_no_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -26,6 +27,25 @@ def test_the_debug_recipe_needs_no_data_set(tmp_path: Path, monkeypatch: pytest.
     )
     assert best.label == "a cat"
     assert (tmp_path / "runs/debug/report.md").exists()
+
+
+def test_its_own_photographs_are_a_start_that_can_be_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    runs: list[Run] = []
+
+    def fit(run: Run, *_: object) -> None:
+        runs.append(run)
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SAMCLIP_DATA", raising=False)
+    monkeypatch.setattr(train, "_fit", fit)
+    for changes in ((), ("--set", "named_sets=[]", "--set", 'photo_sets=[["drawn", 2]]')):
+        with pytest.raises(KeyboardInterrupt):
+            train.main(["--recipe", "debug", *changes])
+    assert [run.recipe.named_sets for run in runs] == [("drawn",), ()]
+    assert [run.recipe.photo_sets for run in runs] == [(("drawn", 1.0),), (("drawn", 2),)]
 
 
 def test_another_recipe_says_that_it_needs_photographs(

@@ -174,8 +174,10 @@ bytes over the slowest link, of whose speed {REACHED:.0%} is assumed to be reach
 are NVLink within a node of {NODE} GPUs, and a network card per GPU between nodes ({_LINKS}).
 
 The batch is the paper's on any number of GPUs. Of 256 GPUs, 32 get an image of SA-1B in each step
-of stage II; the other 224 have none and wait for them. Fewer images per GPU also lower the utilisation; this is
-not counted. An {H100.name} costs ${H100.price:.2f} per hour, an {A100.name} ${A100.price:.2f}."""
+of stage II; the other 224 have none and wait for them. Fewer images per GPU also lower the
+utilisation; this is not counted.
+
+An {H100.name} costs ${H100.price:.2f} per hour, an {A100.name} ${A100.price:.2f}."""
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
