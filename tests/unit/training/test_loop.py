@@ -341,8 +341,11 @@ def test_a_stage_needs_no_collective_on_the_cpu(tmp_path: Path, device_only: tor
         yield Part(loss, {"loss": loss.detach()})
 
     model = model_of().to(device_only)
-    validation = {"validation": lambda: [0, 1], "report": [].append}
-    fit(model, parts, tmp_path, shown=["loss", "of another worker"], **validation)
+    more = {"validation": lambda: [0, 1], "report": [].append}
+    schedule = replace(SCHEDULE, measures=replace(MEASURED, patience=0))
+    more["measure"] = lambda *_: {"suite/ap": 0.5}
+    fit(model, parts, tmp_path, schedule, shown=["loss", "of another worker"], **more)
+    assert len((tmp_path / "stage.measures.tsv").read_text().splitlines()) == 1 + 5
     assert len((tmp_path / "stage.losses.tsv").read_text().splitlines()) == 8
 
 
