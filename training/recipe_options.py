@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import traceback
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 from training.recipes import RECIPES, Recipe
 
 D = TypeVar("D")
+T = TypeVar("T")
 RECIPE_FORMS = f"{', '.join(RECIPES)}, or FILE.py:FUNCTION of your own"
 
 
@@ -24,7 +26,7 @@ def recipe_of(name: str) -> Recipe:
     make = _function_of(Path(file), function) if colon else RECIPES.get(name)
     if make is None:
         raise ArgumentTypeError(f"there is no recipe {name!r}: expected {RECIPE_FORMS}")
-    recipe = make()
+    recipe = _own(make, Path(file)) if colon else make()
     if not isinstance(recipe, Recipe):
         raise ArgumentTypeError(
             f"{name} returned {recipe!r}: expected a training.recipes.Recipe, for example "
@@ -36,7 +38,7 @@ def recipe_of(name: str) -> Recipe:
 def _function_of(file: Path, function: str) -> Callable[[], object]:
     if not file.is_file():
         raise ArgumentTypeError(f"no file {file}: expected {RECIPE_FORMS}")
-    content = runpy.run_path(str(file), run_name=file.stem)
+    content = _own(lambda: runpy.run_path(str(file), run_name=file.stem), file)
     own = {
         key: value
         for key, value in content.items()
@@ -48,6 +50,17 @@ def _function_of(file: Path, function: str) -> Callable[[], object]:
             f"it has {', '.join(own) or 'none'}"
         )
     return own[function]
+
+
+def _own(run: Callable[[], T], file: Path) -> T:
+    """Run code of the user's file. Its errors name the line; argparse would hide most of them."""
+    try:
+        return run()
+    except Exception as error:
+        trace = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in trace if frame.filename == str(file)]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+        raise ArgumentTypeError(f"{file}, line {line}: {type(error).__name__}: {error}") from error
 
 
 def override(value: D, changes: Sequence[str]) -> D:

@@ -1,12 +1,14 @@
 """``samclip push``: publish a checkpoint on the Hugging Face hub."""
 
 import argparse
+import glob
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -17,8 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="samclip push",
         description="Publish a checkpoint as a model repository on the Hugging Face hub, which is "
-        "created if there is none. The token is that of `hf auth login` or HF_TOKEN; HF_ENDPOINT "
-        "names another hub.",
+        "created if there is none. Of the files there, those of a checkpoint that was pushed "
+        "before are replaced or deleted, and the others stay. The token is that of `hf auth login` "
+        "or HF_TOKEN; HF_ENDPOINT names another hub.",
     )
     parser.add_argument("checkpoint", help="bundled name or directory")
     parser.add_argument("repository", metavar="OWNER/NAME")
@@ -37,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def push(directory: Path, repository: str, private: bool = False) -> str:
     """Upload the files of the manifest as one commit and return the repository's address.
 
-    Files of a checkpoint that was there before are deleted. Raises CheckpointError if a file is
-    damaged, and the hub's errors.
+    The files of the repository's former manifest are deleted unless they are replaced. Raises
+    CheckpointError if a file is damaged, or the manifest in the repository, and the hub's errors.
     """
     checkpoint.verify(directory)
     hub = HfApi()
@@ -48,6 +51,16 @@ def push(directory: Path, repository: str, private: bool = False) -> str:
         folder_path=directory,
         commit_message=f"samclip push: digest {checkpoint.digest(directory)}",
         allow_patterns=checkpoint.file_names(directory),
-        delete_patterns="*",
+        delete_patterns=[glob.escape(name) for name in _former_files(hub, repository)],
     )
     return str(address)
+
+
+def _former_files(hub: HfApi, repository: str) -> list[str]:
+    """Return the files of the checkpoint in a repository; none if it has no manifest."""
+    with TemporaryDirectory() as scratch:
+        try:
+            hub.hf_hub_download(repository, checkpoint.MANIFEST, local_dir=scratch)
+        except EntryNotFoundError:
+            return []
+        return checkpoint.file_names(Path(scratch))

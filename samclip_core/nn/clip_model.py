@@ -6,6 +6,7 @@ mean and the standard deviation of pixels, among others (``preprocess_cfg``).
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import open_clip
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 Description = dict[str, Any]
 Model: TypeAlias = open_clip.CLIP | open_clip.CustomTextCLIP
+Floats: TypeAlias = tuple[float, ...]
 _NO_IMAGES = {"layers": 1, "width": 32, "head_width": 32, "patch_size": 32, "image_size": 32}
 
 
@@ -33,30 +35,58 @@ def describe(model: str, tag: str = "") -> Description:
             f"open_clip has no architecture {model!r}: give one of open_clip.list_models(), "
             "for example ViT-B-32 or ViT-L-14"
         )
-    architecture = open_clip.get_model_config(model)
     tags = open_clip.list_pretrained_tags_by_model(model)
     if tag and tag not in tags:
         raise CheckpointError(
             f"open_clip has no weights {tag!r} of {model}: give one of {', '.join(tags) or 'none'}"
         )
-    published = [open_clip.get_pretrained_cfg(model, name) for name in ([tag] if tag else tags)]
-    quick = bool(architecture.get("quick_gelu"))
-    if tag and bool(published[0].get("quick_gelu")) != quick:
-        other = model.removesuffix("-quickgelu") if quick else f"{model}-quickgelu"
+    if tag in _misfits(model):
         raise CheckpointError(
-            f"the weights {tag} were trained with another activation than {model}: use {other}"
+            f"the weights {tag} were trained with another activation than {model}: "
+            f"use {_other_activation(model)}"
         )
-    default = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
-    complete = [default | cfg for cfg in published or [default]]
-    normalised = Counter((tuple(cfg["mean"]), tuple(cfg["std"])) for cfg in complete)
-    if len(normalised) > 1:
+    ((mean, std), _) = _normalised(model, [tag] if tag else tags).most_common(1)[0]
+    architecture = open_clip.get_model_config(model)
+    return {"model_cfg": architecture, "preprocess_cfg": {"mean": [*mean], "std": [*std]}}
+
+
+def warn_without_tag(model: str) -> None:
+    """Log a warning if the published weights of ``model`` differ in more than their values."""
+    tags, misfits = open_clip.list_pretrained_tags_by_model(model), _misfits(model)
+    fitting = [tag for tag in tags if tag not in misfits]
+    if misfits:
+        log.warning(
+            "the published weights %s of %s were trained with another activation: for these, give "
+            "%s/%s:FILE",
+            *(", ".join(misfits), model, _other_activation(model), misfits[0]),
+        )
+    if len(_normalised(model, fitting)) > 1:
         log.warning(
             "published weights of %s differ in the mean of their pixels: name the tag, as in "
             "%s/%s:FILE, to get the right one",
-            *(model, model, tags[0]),
+            *(model, model, fitting[0]),
         )
-    ((mean, std), _) = normalised.most_common(1)[0]
-    return {"model_cfg": architecture, "preprocess_cfg": {"mean": [*mean], "std": [*std]}}
+
+
+def _misfits(model: str) -> list[str]:
+    """Return the tags of the published weights that need another activation than ``model`` has."""
+    quick = bool(open_clip.get_model_config(model).get("quick_gelu"))
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    needed = {tag: open_clip.get_pretrained_cfg(model, tag).get("quick_gelu") for tag in tags}
+    return [tag for tag, quick_gelu in needed.items() if bool(quick_gelu) != quick]
+
+
+def _other_activation(model: str) -> str:
+    name = model.removesuffix("-quickgelu")
+    return name if name != model else f"{model}-quickgelu"
+
+
+def _normalised(model: str, tags: Sequence[str]) -> Counter[tuple[Floats, Floats]]:
+    """Count the published means and standard deviations of pixels; by default OpenAI's."""
+    default = {"mean": open_clip.OPENAI_DATASET_MEAN, "std": open_clip.OPENAI_DATASET_STD}
+    published = [open_clip.get_pretrained_cfg(model, tag) for tag in tags] or [default]
+    complete = [default | cfg for cfg in published]
+    return Counter((tuple(cfg["mean"]), tuple(cfg["std"])) for cfg in complete)
 
 
 def description(text: TextConfig) -> Description:

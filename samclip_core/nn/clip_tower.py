@@ -38,9 +38,14 @@ def build_tower(text: TextConfig) -> Tower:
 def with_patches(tower: Tower, model: str) -> Tower:
     """Return ``tower`` if single patches have an embedding in the text space.
 
-    Raises CheckpointError if an attention over several queries pools them. Attention with one query
-    returns a patch's value where that patch is the only one.
+    Raises CheckpointError if an attention over several queries pools them, or if timm cannot read
+    the patches. Attention with one query returns a patch's value where that patch is the only one.
     """
+    if isinstance(tower, TimmModel) and not hasattr(tower.trunk, "forward_intermediates"):
+        raise CheckpointError(
+            f"timm reads no map of patches from the image tower of {model!r} (its model has no "
+            "forward_intermediates): use for example ViT-B-32, ViT-L-14 or a SigLIP"
+        )
     pools = tower.head if isinstance(tower, TimmModel) else tower
     if hasattr(pools, "pool") or getattr(pools, "attn_pool", None) is not None:
         raise CheckpointError(
@@ -90,8 +95,7 @@ def read_tower(tower: Tower, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
     if isinstance(tower, VisionTransformer):
         dense_BDhw, pooled_BD = _read_vit(tower, pixels_B3HW)
     else:
-        out = tower.forward_intermediates(pixels_B3HW, indices=1, normalize_intermediates=True)
-        (map_BChw,), pooled_BD = out["image_intermediates"], out["image_features"]
+        map_BChw, pooled_BD = _read_map(tower, pixels_B3HW)
         cells_NC = map_BChw.permute(0, 2, 3, 1).flatten(0, 2)
         grid = map_BChw.shape[0], *map_BChw.shape[2:]
         dense_BDhw = _read_cells(tower, cells_NC).unflatten(0, grid).permute(0, 3, 1, 2)
@@ -117,6 +121,18 @@ def _read_vit(tower: VisionTransformer, pixels_B3HW: Tensor) -> tuple[Tensor, Te
     return dense_BND.transpose(1, 2).unflatten(2, tower.grid_size), out["image_features"]
 
 
+def _read_map(tower: TimmModel | ModifiedResNet, pixels_B3HW: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the feature map ``map_BChw`` that the tower pools, and its ``pooled_BD``."""
+    if isinstance(tower, ModifiedResNet):
+        out = tower.forward_intermediates(pixels_B3HW, indices=1)
+        return out["image_intermediates"][0], out["image_features"]
+    trunk = tower.trunk
+    features, (map_BChw,) = trunk.forward_intermediates(pixels_B3HW, indices=1, norm=True)
+    if hasattr(trunk, "final_conv"):  # FastViT widens its last intermediate map with it
+        map_BChw = features
+    return map_BChw, tower.head(trunk.forward_head(features))
+
+
 def _read_cells(tower: TimmModel | ModifiedResNet, cells_NC: Tensor) -> Tensor:
     """Pool each cell of the last feature map alone, and project it into the text space."""
     if isinstance(tower, ModifiedResNet):  # attention over one cell returns its value
@@ -124,7 +140,9 @@ def _read_cells(tower: TimmModel | ModifiedResNet, cells_NC: Tensor) -> Tensor:
     if hasattr(tower.trunk, "num_prefix_tokens"):  # class-token or average pooling
         tokens = 1 + tower.trunk.num_prefix_tokens
         return tower.head(tower.trunk.forward_head(cells_NC[:, None].expand(-1, tokens, -1)))
-    return tower.head(tower.trunk.forward_head(cells_NC[:, :, None, None]))
+    channels_last = getattr(tower.trunk, "output_fmt", "NCHW") == "NHWC"  # Swin
+    map_N11 = cells_NC[:, None, None] if channels_last else cells_NC[:, :, None, None]
+    return tower.head(tower.trunk.forward_head(map_N11))
 
 
 def lay_over_frame(dense_BDhw: Tensor, sizes_B2: Tensor, frame: int, cells: int) -> Tensor:

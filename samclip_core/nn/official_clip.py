@@ -19,7 +19,7 @@ from open_clip.model import convert_to_custom_text_state_dict
 from samclip_core.config import SamClipConfig, TextConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io.official import fill, read_state
-from samclip_core.nn.clip_model import Model, build_model, describe, description
+from samclip_core.nn.clip_model import Model, build_model, describe, description, warn_without_tag
 from samclip_core.nn.text_encoder import OpenClipTextEncoder
 from samclip_core.nn.tokenizer import published_tokenizer
 
@@ -77,7 +77,10 @@ def load_official_clip(given: str) -> OfficialClip:
 
 def _listed(name: str, weights: Path) -> tuple[TextConfig, Path]:
     model, _, tag = name.partition("/")
-    return TextConfig(tower="open_clip", model=model, open_clip=describe(model, tag)), weights
+    text = TextConfig(tower="open_clip", model=model, open_clip=describe(model, tag))
+    if not tag:
+        warn_without_tag(model)
+    return text, weights
 
 
 def _in_folder(folder: Path) -> tuple[TextConfig, Path]:

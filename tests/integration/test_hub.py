@@ -1,5 +1,7 @@
 """``samclip push`` and ``pull`` against a stand-in for the Hugging Face hub."""
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -39,16 +41,25 @@ def samclip(hub: Hub, tmp_path: Path) -> Run:
     return run
 
 
+def _manifest(*names: str) -> bytes:
+    files = dict.fromkeys(names, "0" * 64)
+    lines = "".join(f"{name} {value}\n" for name, value in sorted(files.items()))
+    digest = hashlib.sha256(lines.encode()).hexdigest()
+    return json.dumps({"digest": digest, "files": files}).encode()
+
+
 def test_a_checkpoint_is_pushed_and_pulled(hub: Hub, samclip: Run, tmp_path: Path):
     directory = make_tiny_checkpoint(tmp_path / "small")
     (directory / ".graph.partial").write_text("not a file of the checkpoint")
     digest = checkpoint.digest(directory)
-    hub.files = {".gitattributes": b"", "an old graph.onnx": b""}
+    hub.files = {".gitattributes": b"", "paper.pdf": b"", "old [1].onnx": b"", "an.onnx": b""}
+    hub.files[checkpoint.MANIFEST] = _manifest("old [1].onnx", "gone.onnx")
     pushed = samclip("push", directory, "me/small")
     assert (pushed.returncode, pushed.stdout) == (
         *(0, f"{hub.address}/me/small\ndigest {digest}\n"),
     ), pushed.stderr
-    assert hub.files.keys() == {".gitattributes", *checkpoint.file_names(directory)}
+    kept = {".gitattributes", "paper.pdf", "an.onnx"}
+    assert hub.files.keys() == kept | {*checkpoint.file_names(directory)}
     assert hub.messages == [f"samclip push: digest {digest}"]
     assert set(hub.objects.values()) == {p.read_bytes() for p in directory.glob("*.safetensors")}
 

@@ -9,6 +9,7 @@ from samclip_core.io.image import SUFFIXES
 from training.evaluation.layouts import existing, read_json
 
 WNID = re.compile(r"n\d{8}")
+V2_FOLDERS = [str(index) for index in range(1000)]
 OWN_NAMES = ("classes.json", "classes.txt")
 PUBLISHED_NAMES = ("imagenet_class_index.json", "LOC_synset_mapping.txt", "synset_words.txt")
 
@@ -27,10 +28,10 @@ def class_folders(folder: Path) -> Classified:
     folders (WordNet ids, or v2's 0 to 999) get the names that CLIP is evaluated with, other WordNet
     ids those in ``PUBLISHED_NAMES``, and other folders are named after themselves. A file of names
     is JSON ``{folder: name}`` or ``{index: [folder, name]}``, or text lines ``folder name, more
-    names``. Raises FileNotFoundError if the folder is empty or WordNet ids have no names, and
-    ValueError if one folder has none.
+    names``. Hidden folders are no classes. Raises FileNotFoundError if the folder is empty or
+    WordNet ids have no names, and ValueError if one folder has none, or is named unlike the others.
     """
-    keys = [child.name for child in folder.iterdir() if child.is_dir()]
+    keys = [child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != "."]
     keys.sort(key=lambda key: (int(key), key) if key.isdecimal() else (0, key))
     if not keys:
         raise FileNotFoundError(f"{folder} has no subfolders: expected one per class")
@@ -48,9 +49,18 @@ def _folder_names(folder: Path, keys: list[str]) -> list[str]:
     own = _names_in(folder, keys, OWN_NAMES)
     if own:
         return own
-    if keys == [str(i) for i in range(1000)]:
+    wnids = {key for key in keys if WNID.fullmatch(key)}
+    known = wnids or set(V2_FOLDERS).intersection(keys)
+    others = [key for key in keys if key not in known]
+    if others and (wnids or len(known) == len(V2_FOLDERS)):
+        raise ValueError(
+            f"{folder} has {len(known)} folders named like {min(known)!r}, and {others[0]!r}: "
+            f"expected one folder per class. Remove the other ones, or name every class in "
+            f"{OWN_NAMES[0]}"
+        )
+    if keys == V2_FOLDERS:
         return list(_imagenet_names().values())
-    if not all(WNID.fullmatch(key) for key in keys):
+    if not wnids:
         return [_spaced(key) for key in keys]
     curated = _imagenet_names()
     if all(key in curated for key in keys):

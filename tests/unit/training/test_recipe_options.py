@@ -1,3 +1,4 @@
+import re
 from argparse import ArgumentTypeError
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from training.recipe_options import override, recipe_of
 from training.recipes import RECIPES, debug, vit_b
+from training.train import parser
 
 OWN = """
 from dataclasses import replace
@@ -15,6 +17,12 @@ def mine():
 
 def nothing():
     return "mine"
+
+def misspelt():
+    return replace(debug(), nam="mine")
+
+def broken():
+    raise ValueError("no photo set cc99m")
 """
 
 
@@ -23,6 +31,28 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "recipe.py"
     path.write_text(OWN)
     return path
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("misspelt", r"recipe\.py, line 12: TypeError: .*unexpected keyword argument 'nam'"),
+        ("broken", r"recipe\.py, line 15: ValueError: no photo set cc99m"),
+    ],
+)
+def test_a_mistake_in_the_file_is_shown_with_its_line(
+    file: Path, function: str, message: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--recipe", f"{file}:{function}"])
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("line", ["def mine(:", "import no_such_package", "1 / 0"])
+def test_a_file_that_does_not_run_is_shown_with_its_line(tmp_path: Path, line: str):
+    (tmp_path / "own.py").write_text(f"\n\n{line}\n")
+    with pytest.raises(ArgumentTypeError, match=r"own\.py, line 3: \w+Error: \w+"):
+        recipe_of(f"{tmp_path}/own.py:mine")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -43,7 +73,10 @@ def test_a_recipe_of_ones_own_comes_from_a_function_in_a_file(file: Path):
         ("large", r"no recipe 'large': expected edge, .*, or FILE\.py:FUNCTION"),
         ("recipe.py", r"no recipe 'recipe\.py'"),
         ("FOLDER/none.py:mine", r"no file .*none\.py: expected"),
-        ("FOLDER/recipe.py:yours", r"no function 'yours', .* it has mine, nothing"),
+        (
+            "FOLDER/recipe.py:yours",
+            r"no function 'yours', .* it has mine, nothing",
+        ),
         ("FOLDER/recipe.py:debug", r"no function 'debug'"),
         ("FOLDER/recipe.py:nothing", r"returned 'mine': expected a training\.recipes\.Recipe"),
     ],

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from samclip_core.errors import CheckpointError
+from samclip_core.nn.clip_model import describe
 from samclip_core.nn.clip_tower import _read_cells, build_tower, read_tower, resize_valid
 from tests.clip_models import GRID, INPUT, TEXT_DIM, add_clip, named
 from tests.official import clip
@@ -29,7 +30,16 @@ TOWERS: dict[str, tuple[dict[str, Any], int]] = {
     "timm-average": (timm("test_vit2", 64, timm_pool="avg"), 4),
     "timm-attention": (timm("test_vit3", 160, timm_pool="map"), 10),
     "timm-convolution": (timm("test_convnext", 64, timm_pool="avg"), 2),
+    "timm-fastvit": (timm("fastvit_t8", 64, timm_pool="avg", timm_proj=None), 2),
 }
+
+# One published architecture per kind of tower and pooling in open_clip's list.
+FAMILIES = (
+    *("RN50", "ViT-B-32", "ViT-M-16-alt", "ViT-L-14-CLIPA", "EVA02-B-16", "MobileCLIP-B"),
+    *("MobileCLIP-S1", "MobileCLIP2-S3", "ViT-B-16-SigLIP", "ViTamin-S", "convnext_base"),
+    *("convnext_large_d", "swin_base_patch4_window7_224", "vit_medium_patch16_gap_256"),
+    "vit_relpos_medium_patch16_cls_224",
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +71,17 @@ def test_pooled_is_open_clips_and_patches_lie_in_the_same_space(towers, kind: st
     assert dense.shape == (2, TEXT_DIM, grid, grid)
     torch.testing.assert_close(dense.norm(dim=1), torch.ones(2, grid, grid))
     assert (dense[..., 0, 0] - dense[..., 1, 1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+@torch.no_grad()
+def test_open_clips_published_towers_give_patches_in_the_space_of_texts(model: str):
+    with torch.device("meta"):
+        tower = build_tower(named(model))
+        size = tower.image_size if isinstance(tower.image_size, tuple) else (tower.image_size,) * 2
+        dense, pooled = read_tower(tower, torch.empty(2, 3, *size))
+    assert pooled.shape == (2, describe(model)["model_cfg"]["embed_dim"])
+    assert (dense.shape[:2], dense.shape[2] > 1, dense.shape[3] > 1) == (pooled.shape, True, True)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TOWERS if kind.startswith("timm")])

@@ -1,6 +1,7 @@
 """open_clip models from their published files."""
 
 import json
+import re
 from pathlib import Path
 
 import open_clip
@@ -92,12 +93,32 @@ def test_a_tag_says_how_pixels_are_normalised():
         assert describe(name, tag)["preprocess_cfg"] == {"mean": [mean] * 3, "std": [std] * 3}
 
 
-def test_without_a_tag_most_of_the_published_weights_decide(caplog: pytest.LogCaptureFixture):
+def test_without_a_tag_most_of_the_published_weights_decide():
     assert describe("ViT-B-16-SigLIP2")["preprocess_cfg"]["mean"] == [0.5] * 3
-    assert not caplog.records
     usual = list(open_clip.OPENAI_DATASET_MEAN)
     assert describe("ViT-L-14")["preprocess_cfg"]["mean"] == usual
-    assert "ViT-L-14/openai:FILE" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("model", "warnings"),
+    [
+        ("ViT-B-16-SigLIP2", 0),
+        ("ViT-B-32", 1),  # OpenAI's weights need another activation
+        ("ViT-L-14", 2),  # and one tag has another mean
+        ("RN50", 1),  # no published weights have its activation
+        ("ViT-L-14-quickgelu", 0),
+    ],
+)
+def test_what_a_missing_tag_leaves_open_is_said_with_advice_that_is_accepted(
+    caplog: pytest.LogCaptureFixture, model: str, warnings: int
+):
+    with pytest.raises(CheckpointError, match=r"no file none\.pt"):
+        load_official_clip(f"{model}:none.pt")
+    advice = [re.search(r"(\S+)/(\S+):FILE", said) for said in caplog.messages]
+    assert len(advice) == warnings
+    for found in advice:
+        describe(*found.groups())
+    assert ("another activation: for these" in caplog.text) == (warnings > 0)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from tests.photographs import draw, jpg
 from training.evaluation import class_layouts
 
+V2 = tuple(class_layouts.V2_FOLDERS)
 PICTURE = jpg(draw(0, 8, 10).image_HW3)
 
 
@@ -67,6 +68,20 @@ def test_imagenet_v2_counts_its_folders(tmp_path: Path):
 def test_other_folders_are_their_own_names(tmp_path: Path):
     write(tmp_path / "bus_station-indoor/1.png")
     assert class_layouts.class_folders(tmp_path).names == ["bus station indoor"]
+
+
+@pytest.mark.parametrize("keys", [("n01440764", "n01443537"), V2])
+def test_a_folder_that_is_no_class_changes_no_names(tmp_path: Path, keys: tuple[str, ...]):
+    for key in keys:
+        (tmp_path / key).mkdir()
+    names = class_layouts.class_folders(tmp_path).names
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert class_layouts.class_folders(tmp_path).names == names
+    (tmp_path / "lost+found").mkdir()
+    with pytest.raises(ValueError, match=r"folders named like .*, and 'lost\+found'.*Remove"):
+        class_layouts.class_folders(tmp_path)
+    write(tmp_path / "classes.json", json.dumps(dict.fromkeys((*keys, "lost+found"), "fish")))
+    assert class_layouts.class_folders(tmp_path).names == ["fish"] * (len(keys) + 1)
 
 
 def imagenet(root: Path, wnids: tuple[str, ...]) -> Path:
