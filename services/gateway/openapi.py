@@ -4,7 +4,7 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from services.request.json_bodies import descriptor
+from services.request.json_bodies import COORDINATES, descriptor
 from services.request.routes import ROUTES, Route
 
 SCALARS: dict[int, dict[str, Any]] = {
@@ -100,10 +100,14 @@ def _reference(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
         properties = {field.name: _field(field, schemas) for field in message.fields}
         if message.name == "ClassifyRequest":
             properties["image"] = _reference(_type_of(message, "images"), schemas)
-        schemas[message.name] = {"type": "object", "properties": properties}
+        schema: dict[str, Any] = {"type": "object", "properties": properties}
         if message.name == "Image":
-            base64 = {"type": "string", "contentEncoding": "base64"}
-            schemas["Image"] = {"oneOf": [base64, schemas["Image"]]}
+            schema = {"oneOf": [{"type": "string", "contentEncoding": "base64"}, schema]}
+        elif message in COORDINATES:
+            size = len(COORDINATES[message])
+            numbers = {"type": "array", "items": {"type": "number"}}
+            schema = {"anyOf": [schema, {**numbers, "minItems": size, "maxItems": size}]}
+        schemas[message.name] = schema
     return {"$ref": f"#/components/schemas/{message.name}"}
 
 
@@ -134,6 +138,8 @@ def _field(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
         schema = _reference(kind, schemas)
     elif field.enum_type is not None:
         schema = {"type": "string", "enum": [value.name for value in field.enum_type.values]}
+    elif field.full_name == "samclip.v1.CocoRle.counts":  # ASCII, as in COCO's JSON
+        schema = SCALARS[FieldDescriptor.CPPTYPE_STRING]
     elif field.type == FieldDescriptor.TYPE_BYTES:
         schema = {"type": "string", "contentEncoding": "base64"}
     else:

@@ -1,11 +1,13 @@
-"""Conversion between HTTP bodies and messages: protobuf's JSON mapping, with three conveniences.
+"""Conversion between HTTP bodies and messages: protobuf's JSON mapping, with conveniences.
 
-An image may be a bare base64 string or a data URI; a form may upload it as a file; and where a
-message takes several images, ``image`` gives a single one. Text is UTF-8, and a field with one
-value may be given only once. 64-bit integers are numbers in replies.
+An image may be a bare base64 string or a data URI; a form may upload it as a file; where a message
+takes several images, ``image`` gives a single one; points and boxes may be lists of coordinates.
+Text is UTF-8, and a field with one value may be given only once. In replies, 64-bit integers are
+numbers, an RLE's counts are ASCII as in COCO's JSON, and a tensor without data has no ``data``.
 """
 
 import asyncio
+import base64
 import json
 import re
 import string
@@ -37,6 +39,12 @@ def descriptor(message: type[Message] | Message) -> Descriptor:
 
 
 IMAGE = descriptor(pb.Image)
+RLE, TENSOR = descriptor(pb.CocoRle), descriptor(pb.Tensor)
+COORDINATES = {
+    descriptor(pb.Point): ("x", "y"),
+    descriptor(pb.Box): ("x_min", "y_min", "x_max", "y_max"),
+}
+"""The fields that a list of numbers gives."""
 MAX_VALUES = 1_000_000
 """Values in one JSON text: each becomes an object of some hundred bytes."""
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
@@ -210,8 +218,7 @@ def _from_form(message: Descriptor, fields: Fields, files: dict[int, bytes]) -> 
     for name, contents in fields.items():
         field = _field(message, name)
         if field is None:
-            known = ", ".join(message.fields_by_name)
-            raise InvalidRequest(f"unknown field {name[:80]!r}; the fields are {known}")
+            raise _unknown(message, name)
         several = field.is_repeated and not _is_map(field) and name != "image"
         if len(contents) > 1 and not several:
             raise InvalidRequest(f"field {name!r} is given {len(contents)} times: send it once")
@@ -226,6 +233,11 @@ def _from_form(message: Descriptor, fields: Fields, files: dict[int, bytes]) -> 
         else:
             (values[field.name],) = contents
     return values
+
+
+def _unknown(message: Descriptor, name: str) -> InvalidRequest:
+    known = ", ".join(message.fields_by_name)
+    return InvalidRequest(f"unknown field {name[:80]!r}; the fields are {known}")
 
 
 def _is_map(field: FieldDescriptor) -> bool:
@@ -243,10 +255,21 @@ def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
 
 
 def _expand(message: Descriptor, value: Any) -> Any:
-    """Wrap a bare string given as an image in ``encoded``; check all base64."""
+    """Convert the short forms of images, points and boxes; check names and base64."""
     if message is IMAGE and isinstance(value, str):
         value = {"encoded": value}
+    if message in COORDINATES and isinstance(value, list):
+        names = COORDINATES[message]
+        if len(value) != len(names):
+            raise InvalidRequest(
+                f"a {message.name.lower()} has {len(value)} numbers, expected {len(names)}: "
+                f"[{', '.join(names)}]"
+            )
+        value = dict(zip(names, value, strict=True))
     if isinstance(value, dict) and not message.GetOptions().map_entry:
+        for name in value:
+            if _field(message, name) is None:
+                raise _unknown(message, name)
         _check_alternatives(message, value)
         value = {name: _base64(message, name, inner) for name, inner in value.items()}
     return _map_messages(message, value, _expand)
@@ -281,16 +304,20 @@ def to_json(message: Message) -> dict[str, Any]:
     values = json_format.MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    return _numbers(descriptor(message), values)
+    return _shown(descriptor(message), values)
 
 
-def _numbers(message: Descriptor, value: Any) -> Any:
-    """Convert 64-bit integers, which protobuf writes as strings, to numbers."""
+def _shown(message: Descriptor, value: Any) -> Any:
+    """Convert 64-bit integers, which protobuf writes as strings, to numbers, and RLEs to ASCII."""
+    if message is RLE:
+        value["counts"] = base64.b64decode(value["counts"]).decode("ascii")
+    if message is TENSOR and not value["data"]:
+        del value["data"]
     for field in message.fields:
         if field.cpp_type == FieldDescriptor.CPPTYPE_INT64 and field.name in value:
             inner = value[field.name]
             value[field.name] = [int(i) for i in inner] if field.is_repeated else int(inner)
-    return _map_messages(message, value, _numbers)
+    return _map_messages(message, value, _shown)
 
 
 def _map_messages(message: Descriptor, value: Any, change: Callable[[Descriptor, Any], Any]) -> Any:

@@ -44,6 +44,8 @@ def test_fields_have_the_types_that_bodies_take() -> None:
     mask = schemas["Mask"]["properties"]
     assert mask["area"] == {"type": "integer", "format": "int64"}
     assert mask["png"] == {"type": "string", "contentEncoding": "base64"}
+    assert schemas["CocoRle"]["properties"]["counts"] == {"type": "string"}
+    assert schemas["Box"]["anyOf"][1]["minItems"] == 4
     assert schemas["Image"]["oneOf"][0] == {"type": "string", "contentEncoding": "base64"}
     request = schemas["SegmentRequest"]["properties"]
     assert request["encoding"]["enum"] == list(pb.MaskEncoding.keys())

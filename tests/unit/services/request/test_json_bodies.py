@@ -98,6 +98,38 @@ async def test_json_image_is_base64_or_a_message(image: object) -> None:
     )
 
 
+async def test_points_and_boxes_may_be_lists_of_numbers() -> None:
+    expected = pb.SegmentRequest(
+        prompts=[
+            pb.Prompt(points=[pb.Point(x=200, y=60.5), pb.Point(x=1, y=2, negative=True)]),
+            pb.Prompt(box=pb.Box(x_min=15, y_min=0, x_max=385, y_max=299)),
+        ]
+    )
+    prompts = [
+        {"points": [[200, 60.5], {"x": 1, "y": 2, "negative": True}]},
+        {"box": [15, 0, 385, 299]},
+    ]
+    assert await read_json(pb.SegmentRequest, {"prompts": prompts}) == expected
+    parts = [("prompts", json.dumps(prompt).encode(), False) for prompt in prompts]
+    assert await read_form(pb.SegmentRequest, *parts) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ({"box": [1, 2, 3]}, r"a box has 3 numbers, expected 4: \[x_min, y_min, x_max, y_max\]"),
+        ({"points": [[1, 2, 3]]}, r"a point has 3 numbers, expected 2: \[x, y\]"),
+        ({"points": [200, 60]}, "does not fit the request"),
+        ({"points": [["a", "b"]]}, "does not fit the request"),
+        ({"pionts": [[1, 2]]}, "unknown field 'pionts'; the fields are points, box, mask_input"),
+    ],
+)
+async def test_prompts_that_do_not_fit_are_named(prompt: object, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as refused:
+        await read_json(pb.SegmentRequest, {"prompts": [prompt]})
+    assert "samclip.v1" not in str(refused.value)
+
+
 async def test_json_images_inside_lists() -> None:
     several = await read_json(pb.ClassifyRequest, {"images": [ENCODED, {"key": "k"}]})
     assert several == pb.ClassifyRequest(images=[pb.Image(encoded=PHOTO), pb.Image(key="k")])
@@ -374,7 +406,7 @@ def test_replies_show_zeros_and_make_integers_numbers() -> None:
     assert values["results"][0]["masks"] == [
         {
             "area": 2**40,
-            "rle": {"height": 1, "width": 2, "counts": base64.b64encode(b"02").decode()},
+            "rle": {"height": 1, "width": 2, "counts": "02"},
             "predicted_iou": 0.0,
             "stability_score": 0.0,
             "label": "",
@@ -383,7 +415,9 @@ def test_replies_show_zeros_and_make_integers_numbers() -> None:
     ]
     tensor = json_bodies.to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[2, 3])]))
     assert tensor["cached"] is False
-    assert tensor["tensors"][0]["shape"] == [2, 3]
+    assert tensor["tensors"] == [{"name": "", "dtype": "", "shape": [2, 3]}]
+    inline = json_bodies.to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[1], data=b"ab")]))
+    assert inline["tensors"][0]["data"] == "YWI="
     hit = json_bodies.to_json(pb.Hit(id="a", metadata={"area": "7"}))
     assert hit == {"id": "a", "score": 0.0, "metadata": {"area": "7"}}
 
