@@ -55,7 +55,7 @@ def merge_edge(run: Run) -> Merged:
     """
     recipe = run.recipe
     text_encoder = load_text_encoder(checkpoint.resolve(run.text_tower))
-    class_text_TD = class_embeddings(text_encoder, imagenet_names(Path(run.data)))
+    class_text_TD = class_embeddings(text_encoder, imagenet_names(run.data))
     names_LD = name_embeddings(run, text_encoder)
     concepts_TD = torch.cat([class_text_TD, names_LD])
     config = _with_concepts(run.config, len(concepts_TD))
@@ -125,7 +125,7 @@ def kept(run: Run, clip_teacher: nn.Module) -> StoredTargets | None:
 def name_embeddings(run: Run, text_encoder: TextEncoder) -> Tensor:
     """Return ``names_LD``, the class embeddings of the named sets, in ``Named``'s class order."""
     sets = run.recipe.named_sets
-    names = [readable(name) for s in sets for name in class_names(Path(run.data), s).values()]
+    names = [readable(name) for s in sets for name in class_names(run.data, s).values()]
     return class_embeddings(text_encoder, names) if names else torch.empty(0, run.config.text_dim)
 
 

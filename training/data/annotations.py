@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import fsspec
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -62,14 +63,18 @@ def classes(sample: Sample, indices: Collection[int]) -> dict[int, dict[str, Any
     return dict(zip(present, map(coco_mask.encode, masks), strict=True))
 
 
-def class_names(root: Path, source: str) -> dict[int, str]:
-    """Return the names of a set's classes by index, without the ignored indices."""
-    content = json.loads((root / source / "classes.json").read_text())
+def class_names(root: Path | str, source: str) -> dict[int, str]:
+    """Return the names of a set's classes by index, without the ignored indices.
+
+    ``root`` is a folder or any fsspec URL.
+    """
+    with fsspec.open(f"{root}/{source}/classes.json", encoding="utf-8", mode="r") as file:
+        content = json.load(file)
     ignored = set(content.get("ignore_ids", ()))
     return {c["id"]: c["name"] for c in content["classes"] if c["id"] not in ignored}
 
 
-def imagenet_names(data: Path) -> list[str]:
+def imagenet_names(data: Path | str) -> list[str]:
     """Return the 1,000 ImageNet class names in the classifier's order."""
     names = class_names(data, "imagenet1k_sample")
     return [names[index] for index in range(len(names))]

@@ -233,7 +233,7 @@ def _teacher(recipe: Recipe, arguments: argparse.Namespace) -> nn.Module:
     if recipe.kind == "vit-b":
         return OpenClipTeacher(load_official_clip(arguments.clip))
     text_encoder = load_text_encoder(checkpoint.resolve(arguments.text_tower))
-    names = imagenet_names(Path(arguments.data))
+    names = imagenet_names(arguments.data)
     return ClipTeacher(class_embeddings(text_encoder, names), recipe.clip_teacher)
 
 

@@ -9,7 +9,6 @@ after any interruption.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -114,7 +113,7 @@ class Sampler(Dataset[Drawn]):
         self.region_pool = Pool(run.data, recipe.region_sets, held_out) if kinds.outlined else None
         self.named_pool = Pool(run.data, named, held_out) if kinds.named else None
         sets = recipe.named_sets if kinds.named else ()
-        self.classes = [(s, index) for s in sets for index in class_names(Path(run.data), s)]
+        self.classes = [(s, index) for s in sets for index in class_names(run.data, s)]
 
     def __getitem__(self, step: int) -> Drawn:
         shared = seeded(self.run.recipe.seed, self.stage, step, 0)
@@ -213,4 +212,6 @@ def batches(sampler: Sampler, steps: range, readers: int = 0) -> Iterable[Drawn]
 
 
 def _use_one_thread(_: int) -> None:
-    cv2.setNumThreads(1)  # torch already limits itself in a reader
+    # torch already limits itself in a reader. With 1 instead of 0, OpenCV waits for ever for the
+    # threads that it had before the fork.
+    cv2.setNumThreads(0)

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
@@ -74,7 +75,10 @@ def test_a_broken_sample_is_left_out_of_the_list(tmp_path: Path, caplog: pytest.
 
 def test_class_names_leave_out_what_is_not_a_class(tmp_path: Path):
     photographs.write_classes(tmp_path / "set", {0: "various", 1: "car", 5: "sky"}, ignored=(0,))
-    assert class_names(tmp_path, "set") == {1: "car", 5: "sky"}
+    names = {1: "car", 5: "sky"}
+    assert class_names(tmp_path, "set") == class_names(str(tmp_path), "set") == names
+    fsspec.filesystem("memory").put(f"{tmp_path}/set", "named/set", recursive=True)
+    assert class_names("memory://named", "set") == names
 
 
 def test_a_label_map_is_read_as_it_was_written():

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -210,5 +211,6 @@ def test_a_set_without_a_single_region_is_an_error_not_an_endless_search(run: Ru
 
 def test_readers_give_the_same_steps_in_order(run: Run):
     sampler = both(run)
+    cv2.connectedComponentsWithStats(np.eye(2000, dtype=np.uint8))  # starts OpenCV's threads
     read = list(batches(sampler, range(2, 5), readers=2))
     assert all(same(got, sampler[step]) for got, step in zip(read, range(2, 5), strict=True))
