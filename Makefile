@@ -79,9 +79,11 @@ format: $(VENV)/.dev ## format the code
 	@$(RUN) -m ruff format .
 	@$(RUN) -m ruff check --fix .
 
-proto: $(VENV)/.dev ## regenerate the committed stubs
+proto: $(VENV)/.dev ## regenerate the committed stubs and the descriptions of fields
 	@$(RUN) -m grpc_tools.protoc -I proto --python_out=client --pyi_out=client \
 		--grpc_python_out=client proto/samclip/v1/samclip.proto
+	@$(RUN) -m grpc_tools.protoc -I proto --include_source_info --descriptor_set_out=/dev/stdout \
+		proto/samclip/v1/samclip.proto | $(RUN) -m services.gateway.descriptions
 
 docs: $(VENV)/.dev ## update the table of settings in docs/settings.md
 	@$(RUN) -m tests.documents

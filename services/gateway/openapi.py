@@ -1,9 +1,13 @@
-"""The OpenAPI document, generated from the routes and the messages."""
+"""The OpenAPI document, generated from the routes, the messages and the comments of the proto."""
 
+import base64
+import io
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from PIL import Image
 
+from services.gateway import descriptions
 from services.request.json_bodies import COORDINATES, descriptor
 from services.request.routes import ROUTES, Route
 
@@ -34,6 +38,32 @@ PAGES = {
     "/readyz": "Readiness: the models are warm. Also reports the state of each dependency.",
     "/metrics": "Metrics samclip_* of all replicas, in Prometheus' text format.",
 }
+
+
+DESCRIPTIONS = descriptions.read()
+
+
+def _small_image() -> str:
+    file = io.BytesIO()
+    Image.radial_gradient("L").resize((64, 64)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+_IMAGE, _COLLECTION = {"image": _small_image()}, {"collection": "example"}
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "Embed": {**_IMAGE, "outputs": ["CLIP_POOLED"], "inline": True},
+    "EmbedText": {"texts": ["a photo of a cat"]},
+    "Classify": {**_IMAGE, "labels": ["a ball", "a cat"]},
+    "Segment": {**_IMAGE, "prompts": [{"points": [[32, 32]]}, {"box": [8, 8, 56, 56]}]},
+    "SegmentEverything": {**_IMAGE, "points_per_side": 4, "labels": ["a ball", "a cat"]},
+    "SegmentText": {**_IMAGE, "labels": ["a ball", "a wall"]},
+    "Index": {**_COLLECTION, "items": [{"id": "ball", **_IMAGE, "metadata": {"by": "me"}}]},
+    "Search": {**_COLLECTION, "text": "a ball", "top_k": 3},
+    "Delete": {**_COLLECTION, "ids": ["ball"]},
+    "Describe": {},
+    "ListItems": {**_COLLECTION, "limit": 10},
+}
+"""A request per rpc that the service answers, those of a collection after Index."""
 
 
 def document() -> dict[str, Any]:
@@ -72,7 +102,7 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": request},
+                "application/json": {"schema": request, "example": EXAMPLES[route.rpc]},
                 "multipart/form-data": {"schema": _form(descriptor(route.request), schemas)},
             },
         },
@@ -97,10 +127,11 @@ def _add_alternative(operation: dict[str, Any], other: dict[str, Any]) -> None:
 def _reference(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
     if message.name not in schemas:
         schemas[message.name] = {}  # placeholder that ends recursion
-        properties = {field.name: _field(field, schemas) for field in message.fields}
+        properties = {field.name: _described(field, schemas) for field in message.fields}
         if message.name == "ClassifyRequest":
-            properties["image"] = _reference(_type_of(message, "images"), schemas)
-        schema: dict[str, Any] = {"type": "object", "properties": properties}
+            one = _reference(_type_of(message, "images"), schemas)
+            properties["image"] = {**one, "description": "the only image, instead of images"}
+        schema: dict[str, Any] = {"type": "object", "properties": properties, **_required(message)}
         if message.name == "Image":
             schema = {"oneOf": [{"type": "string", "contentEncoding": "base64"}, schema]}
         elif message in COORDINATES:
@@ -124,10 +155,31 @@ def _form(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
         kind = field.message_type
         name = "image" if field.name == "images" else field.name
         if kind is not None and kind.name == "Image":
-            properties[name] = {"type": "string", "contentMediaType": "application/octet-stream"}
+            properties[name] = {
+                "type": "string",
+                "contentMediaType": "application/octet-stream",
+                "description": "a file, or the key of one sent earlier",
+            }
         else:
-            properties[name] = _field(field, schemas)
-    return {"type": "object", "properties": properties}
+            properties[name] = _described(field, schemas)
+    return {"type": "object", "properties": properties, **_required(message)}
+
+
+def _required(message: Descriptor) -> dict[str, list[str]]:
+    """Return the ``required`` of a schema; a reply's fields are not marked."""
+    marked = [
+        field.name
+        for field in message.fields
+        if DESCRIPTIONS[f"{message.name}.{field.name}"].startswith(descriptions.REQUIRED)
+    ]
+    return {"required": marked} if marked else {}
+
+
+def _described(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
+    message = field.containing_type
+    assert message is not None
+    text = DESCRIPTIONS[f"{message.name}.{field.name}"].removeprefix(descriptions.REQUIRED)
+    return {**_field(field, schemas), "description": text}
 
 
 def _field(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from grpc_tools import protoc
 
+from services.gateway import descriptions
 from tests.checkout import ROOT
 
 COMMITTED = ROOT / "client/samclip/v1"
@@ -40,6 +41,18 @@ def test_stubs_are_current(tmp_path: Path) -> None:
         assert (made / name).read_bytes() == (COMMITTED / name).read_bytes(), (
             f"{name} is out of date: run make proto"
         )
+
+
+def test_the_descriptions_are_the_comments_of_the_proto_and_none_is_missing(
+    tmp_path: Path,
+) -> None:
+    compiled = tmp_path / "set.pb"
+    arguments = ["protoc", f"-I{ROOT / 'proto'}", "--include_source_info"]
+    schema = str(ROOT / "proto/samclip/v1/samclip.proto")
+    assert protoc.main([*arguments, f"--descriptor_set_out={compiled}", schema]) == 0
+    comments = descriptions.extract(compiled.read_bytes())
+    assert comments == descriptions.read(), "run make proto"
+    assert all(comments.values()), [name for name, text in comments.items() if not text]
 
 
 def test_stubs_run_with_the_oldest_libraries_that_are_allowed() -> None:

@@ -3,6 +3,7 @@ from typing import Any
 from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway import openapi
+from services.request import json_bodies
 from services.request.routes import ROUTES, SERVICES
 
 
@@ -42,9 +43,11 @@ def test_nothing_is_referred_to_that_is_not_there() -> None:
 def test_fields_have_the_types_that_bodies_take() -> None:
     schemas = openapi.document()["components"]["schemas"]
     mask = schemas["Mask"]["properties"]
-    assert mask["area"] == {"type": "integer", "format": "int64"}
-    assert mask["png"] == {"type": "string", "contentEncoding": "base64"}
-    assert schemas["CocoRle"]["properties"]["counts"] == {"type": "string"}
+    assert (mask["area"]["type"], mask["area"]["format"]) == ("integer", "int64")
+    assert (mask["png"]["type"], mask["png"]["contentEncoding"]) == ("string", "base64")
+    counts = schemas["CocoRle"]["properties"]["counts"]
+    assert counts["type"] == "string"
+    assert "contentEncoding" not in counts
     assert schemas["Box"]["anyOf"][1]["minItems"] == 4
     assert schemas["Image"]["oneOf"][0] == {"type": "string", "contentEncoding": "base64"}
     request = schemas["SegmentRequest"]["properties"]
@@ -52,6 +55,23 @@ def test_fields_have_the_types_that_bodies_take() -> None:
     assert request["prompts"]["items"] == {"$ref": "#/components/schemas/Prompt"}
     assert schemas["IndexItem"]["properties"]["metadata"]["type"] == "object"
     assert "image" in schemas["ClassifyRequest"]["properties"]
+
+
+def test_fields_are_described_and_the_necessary_ones_required() -> None:
+    schemas = openapi.document()["components"]["schemas"]
+    for name, schema in schemas.items():
+        for variant in (schema, *schema.get("oneOf", ()), *schema.get("anyOf", ())):
+            for field, described in variant.get("properties", {}).items():
+                assert name == "Problem" or described["description"], f"{name}.{field}"
+    assert schemas["SegmentRequest"]["required"] == ["image", "prompts"]
+    assert schemas["ClassifyRequest"]["required"] == ["labels"]
+    assert "required" not in schemas["Mask"]
+
+
+def test_examples_are_requests() -> None:
+    for route in (route for routes in ROUTES.values() for route in routes):
+        example = openapi.EXAMPLES[route.rpc]
+        assert json_bodies.to_message(route.request, example, form=False)
 
 
 def test_an_embedding_is_of_an_image_or_of_texts() -> None:

@@ -1,0 +1,38 @@
+"""The comments of samclip.proto, which describe the fields in the OpenAPI document.
+
+``make proto`` runs this module: the stubs do not contain the comments.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+FILE = Path(__file__).with_suffix(".json")
+REQUIRED = "Required. "
+MESSAGES, FIELDS = 4, 2  # numbers of these fields in FileDescriptorProto and DescriptorProto
+
+
+def read() -> dict[str, str]:
+    """Return the comment of each field, by MESSAGE.FIELD."""
+    descriptions: dict[str, str] = json.loads(FILE.read_text())
+    return descriptions
+
+
+def extract(compiled: bytes) -> dict[str, str]:
+    """Return the comments in a FileDescriptorSet of protoc ``--include_source_info``."""
+    (file,) = FileDescriptorSet.FromString(compiled).file
+    comments = {}
+    for place in file.source_code_info.location:
+        match list(place.path):
+            case [kind, message, inner, field] if (kind, inner) == (MESSAGES, FIELDS):
+                described = file.message_type[message]
+                comment = place.leading_comments or place.trailing_comments
+                name = f"{described.name}.{described.field[field].name}"
+                comments[name] = " ".join(comment.split())
+    return comments
+
+
+if __name__ == "__main__":
+    FILE.write_text(json.dumps(extract(sys.stdin.buffer.read()), indent=1, ensure_ascii=False))
