@@ -14,7 +14,7 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from prometheus_client import Metric
 from ray import serve
-from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from services.deployment import replica
@@ -128,6 +128,10 @@ def pages(
     @app.api_route("/openapi.json", methods=PAGE)
     async def describe() -> JSONResponse:
         return JSONResponse(schema)
+
+    @app.api_route("/docs/", methods=PAGE)
+    async def without_slash() -> RedirectResponse:
+        return RedirectResponse("/docs")
 
     @app.api_route("/docs", methods=PAGE)
     async def documentation() -> HTMLResponse:

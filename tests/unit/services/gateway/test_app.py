@@ -85,6 +85,12 @@ async def test_head_is_answered_as_get(door: httpx.AsyncClient, path: str) -> No
     assert head.headers["content-type"] == page.headers["content-type"]
 
 
+async def test_the_documentation_is_found_with_a_slash_too(door: httpx.AsyncClient) -> None:
+    reply = await door.get("/docs/")
+    assert (reply.status_code, reply.headers["location"]) == (307, "/docs")
+    assert (await door.get("/docs/static/swagger-ui.css")).status_code == 200
+
+
 async def test_the_files_of_the_documentation_are_here(door: httpx.AsyncClient) -> None:
     page = (await door.get("/docs")).text
     files = re.findall(r"""["'](/[^"']+)["']""", page)
