@@ -62,7 +62,7 @@ class TorchEngine:
     @torch.inference_mode()
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """See ``base``; returns float32."""
-        with _memory_checked(), self._autocast():
+        with _memory_checked(), self.autocast():
             encoded = self.net.encode(self._moved(pixels_B3SS).float(), self._moved(sizes_B2))
         return Encoded(*(output.float().cpu().numpy() for output in encoded))
 
@@ -96,7 +96,8 @@ class TorchEngine:
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
-    def _autocast(self) -> AbstractContextManager[object]:
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context that the image encoder needs, whose weights may have its dtype."""
         lower = self.dtype != "float32"
         return torch.autocast(self._device.type, getattr(torch, self.dtype), enabled=lower)
 

@@ -160,7 +160,7 @@ class Engine:
                 f"no embedding is cached for the image key {key[:64]!r}: send the image"
             )
         if cache_key not in self._priorities:
-            self._batcher.admit(context.priority)  # refuse before decoding
+            self._batcher.admit(context.priority, self._work_of(size))  # refuse before decoding
         priority = self._priorities.setdefault(cache_key, Priority.of_nobody())
         priority.join(context.priority)
         entries = await self.cache.once(
@@ -214,14 +214,21 @@ class Engine:
     async def _encode(
         self, cache_key: str, encoded: bytes, size: int, priority: Priority
     ) -> Entries:
-        with self._batcher.coming(priority):
+        work = self._work_of(size)
+        with self._batcher.coming(priority, work):
             pixels = await threads.run(
                 self._decoders, "decode", image.decode, encoded, self._limits
             )
             prepared = await threads.run(
                 self._decoders, "preprocess", self.model.prepare, pixels, size
             )
-        return await self._batcher.submit(_Work(cache_key, prepared), priority, kind=size)
+        return await self._batcher.submit(
+            _Work(cache_key, prepared), priority, kind=size, work=work
+        )
+
+    def _work_of(self, size: int) -> float:
+        """Return the share of the device's time for one image, by its pixels."""
+        return (size / self.model.config.image_size) ** 2
 
     async def _run(self, batch: list[_Work]) -> list[Entries]:
         prepared = [work.prepared for work in batch]

@@ -15,21 +15,21 @@ URGENT = 8
 SLACK = 1.5
 """Safety factor on the expected wait: an item that misses its deadline wastes device time."""
 LATEST = 0.2
-"""Weight of the newest batch in the moving average of the time per cost."""
+"""Weight of the newest batch in the moving average of the time per work."""
 
 
 class Admission:
     """Knows the items in the queue and those ``coming``, and measures the pace of the device."""
 
     def __init__(self, queue: Queue[Any, Any], max_queue: int):
-        self.coming = 0
-        self.running: list[float] = []  # costs of the batches on the device
-        self.pace_s = 0.0  # device time per cost of 1
+        self.coming: list[float] = []  # work of the items that are being prepared
+        self.running: list[float] = []  # work of the batches on the device
+        self.pace_s = 0.0  # device time per work of 1
         self._queue = queue
         self._max_queue = max_queue
         self._turn = 0.0  # when the device last began to work, or ended a batch
 
-    def check(self, priority: Priority, cost: float, max_size: int) -> None:
+    def check(self, priority: Priority, work: float, max_size: int) -> None:
         """Check whether one more item can be queued, beside batches of up to ``max_size``.
 
         Raises Overloaded if the queue is full or the wait too long. Raises DeadlineExceeded if the
@@ -42,13 +42,13 @@ class Admission:
         spare = min(max(max_size, URGENT), self._max_queue // 2) if priority.bulk else 0
         room = self._max_queue - spare
         self._queue.drop()  # cancelled items make room
-        if self.coming + len(self._queue) >= room:
+        if len(self.coming) + len(self._queue) >= room:
             metrics.SHED.labels("queue_full").inc()
             raise Overloaded(f"{room} requests are waiting already: try again in a second")
-        wait_s = SLACK * self._expected_s(now, priority, cost)
+        wait_s = SLACK * self._expected_s(now, priority, work)
         if wait_s <= left_s:
             return
-        if SLACK * self.pace_s * cost > left_s:
+        if SLACK * self.pace_s * work > left_s:
             raise self._too_late(left_s)
         metrics.SHED.labels("no_time").inc()
         raise Overloaded(
@@ -64,30 +64,30 @@ class Admission:
         )
 
     @contextmanager
-    def preparing(self) -> Iterator[None]:
+    def preparing(self, work: float) -> Iterator[None]:
         """Count one item as coming."""
-        self.coming += 1
+        self.coming.append(work)
         try:
             yield
         finally:
-            self.coming -= 1
+            self.coming.remove(work)
 
     @contextmanager
-    def timed(self, cost: float) -> Iterator[None]:
-        """Update the average device time per cost with a batch."""
+    def timed(self, work: float) -> Iterator[None]:
+        """Update the average device time per work with a batch."""
         if not self.running:
             self._turn = monotonic()
-        self.running.append(cost)
+        self.running.append(work)
         try:
             yield
-            pace_s = (monotonic() - self._turn) / cost
+            pace_s = (monotonic() - self._turn) / work
             self.pace_s += (LATEST if self.pace_s else 1) * (pace_s - self.pace_s)
         finally:
-            self.running.remove(cost)
+            self.running.remove(work)
             self._turn = monotonic()
 
-    def _expected_s(self, now: float, priority: Priority, cost: float) -> float:
+    def _expected_s(self, now: float, priority: Priority, work: float) -> float:
         """Return the time until one more item would be done; 0 if the device is idle."""
-        waiting = self.coming + self._queue.cost_before(now, priority)
+        waiting = sum(self.coming) + self._queue.work_before(now, priority)
         running_s = max(0.0, sum(self.running) * self.pace_s - (now - self._turn))
-        return running_s + self.pace_s * (waiting + cost) if waiting or running_s else 0.0
+        return running_s + self.pace_s * (waiting + work) if waiting or running_s else 0.0

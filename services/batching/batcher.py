@@ -72,45 +72,52 @@ class Batcher(Generic[Item, Result]):
         self._max_size, self._max_wait_s = max_size, max_wait_s
         self._changed.set()
 
-    def admit(self, priority: Priority, cost: float = 1) -> None:
+    def admit(self, priority: Priority, work: float = 1) -> None:
         """Check whether one more item can be queued and done before its deadline.
 
-        Raises Overloaded if the queue is full or the wait too long. Raises DeadlineExceeded if the
-        time left is too short even for an empty queue, so that a retry could not succeed either.
+        ``work`` is its share of the device's time, relative to the other items. Raises
+        Overloaded if the queue is full or the wait too long. Raises DeadlineExceeded if the time
+        left is too short even for an empty queue, so that a retry could not succeed either.
         """
-        self._admission.check(priority, cost, self._max_size)
+        self._admission.check(priority, work, self._max_size)
 
     @contextmanager
-    def coming(self, priority: Priority) -> Iterator[None]:
+    def coming(self, priority: Priority, work: float = 1) -> Iterator[None]:
         """Announce an item that is being prepared, so that a batch may wait for it.
 
         Raises the errors of ``admit``.
         """
-        self.admit(priority)
+        self.admit(priority, work)
         try:
-            with self._admission.preparing():
+            with self._admission.preparing(work):
                 yield
         finally:
             self._changed.set()
 
     async def submit(
-        self, item: Item, priority: Priority, cost: float = 1, kind: int = 0
+        self,
+        item: Item,
+        priority: Priority,
+        cost: float = 1,
+        kind: int = 0,
+        work: float | None = None,
     ) -> Result:
         """Run one item in a batch and return its result. Cancellation does not affect other items.
 
         ``priority`` may change while the item waits. An item that costs more than ``max_size`` runs
-        alone, and only items of the same ``kind`` run together. Raises DeadlineExceeded,
-        Overloaded, Unavailable, and the errors of ``run``.
+        alone, and only items of the same ``kind`` run together. ``work`` as in ``admit`` (None:
+        ``cost``). Raises DeadlineExceeded, Overloaded, Unavailable, and the errors of ``run``.
         """
+        work = cost if work is None else work
         if self._closed:
             raise Unavailable("this replica is shutting down: try again")
-        self.admit(priority, cost)
+        self.admit(priority, work)
         if self._worker is None:
             # An empty context: the worker serves all requests.
             self._worker = asyncio.create_task(self._work(), context=Context())
         with tracing.span(f"wait for {self._part}") as span:
             future = asyncio.get_running_loop().create_future()
-            self._queue.append(Entry[Item, Result](item, cost, kind, priority, future, span))
+            self._queue.append(Entry[Item, Result](item, cost, work, kind, priority, future, span))
             self._changed.set()
             return await future
 
@@ -135,7 +142,7 @@ class Batcher(Generic[Item, Result]):
         try:
             with (
                 tracing.shared(f"batch of {self._part}", [entry.span for entry in batch]),
-                self._admission.timed(sum(entry.cost for entry in batch)),
+                self._admission.timed(sum(entry.work for entry in batch)),
             ):
                 results = await self._run([entry.item for entry in batch])
             answered = list(zip(batch, results, strict=True))

@@ -26,8 +26,11 @@ def buckets(max_size: int) -> tuple[int, ...]:
 
 @dataclass(eq=False)
 class Entry(Generic[Item, Result]):
+    """An item with its share of a batch, ``cost``, and of the device's time, ``work``."""
+
     item: Item
     cost: float
+    work: float
     kind: int
     priority: Priority
     future: asyncio.Future[Result]
@@ -55,10 +58,10 @@ class Queue(Generic[Item, Result]):
         self.entries.append(entry)
         self._length.set(len(self.entries))
 
-    def cost_before(self, now: float, priority: Priority) -> float:
-        """Return the cost of the items that would run before a new one."""
+    def work_before(self, now: float, priority: Priority) -> float:
+        """Return the work of the items that would run before a new one."""
         before = (entry for entry in self.entries if priority.bulk or not entry.yields(now))
-        return sum(entry.cost for entry in before)
+        return sum(entry.work for entry in before)
 
     def drop(self) -> None:
         """Remove cancelled and expired items from the queue."""

@@ -26,11 +26,9 @@ serve both recognition and segmentation.
 ## Figures
 
 Measured by `samclip eval` on {part}. Their
-photographs were not used in this training. `imagenet1k_sample` and `imagen200` are not zero-shot
-for a trunk that is an ImageNet classifier: the first is probably part of its training set, the
-second consists of ImageNet's own categories. `miou` is over the classes that occur, with a 95 %
-bootstrap interval over photographs (`low`, `high`); `miou union` is over those that occur or are
-predicted.
+photographs were not used in this training. {seen}
+`miou` is over the classes that occur, with a 95 % bootstrap interval over photographs (`low`,
+`high`); `miou union` is over those that occur or are predicted.
 
 | figure | value |
 |---|---|
@@ -42,13 +40,11 @@ predicted.
 
 ## Data
 
-Photographs of {sets}. They are for research use, and so is a model trained on them. Outlines were
-used only for the SAM teacher{named}; captions and the classes of whole photographs were not used.
+Photographs of {sets}. {use}{named}; captions and the classes of whole photographs were not used.
 
 ## Limits
 
-The model knows ImageNet's 1,000 classes and related concepts, but no brands, people, text or
-numbers, and it counts badly. Masks have {cells}×{cells} cells over the longer side, so thin and
+{knows} Masks have {cells}×{cells} cells over the longer side, so thin and
 small objects are lost. It was trained on photographs only, without drawings, scans or medical
 images.
 
@@ -58,11 +54,29 @@ images.
 """
 
 
-EDGE_LICENCE = """The weights are released under Apache-2.0, like their sources: EfficientNet-Lite
+EDGE = {
+    "license": "apache-2.0",
+    "seen": """`imagenet1k_sample` and `imagen200` are not zero-shot
+for a trunk that is an ImageNet classifier: the first is probably part of its training set, the
+second consists of ImageNet's own categories.""",
+    "use": """They are for research use, and so is a model trained on them. Outlines were
+used only for the SAM teacher""",
+    "knows": """The model knows ImageNet's 1,000 classes and related concepts, but no brands,
+people, text or numbers, and it counts badly.""",
+    "licence": """The weights are released under Apache-2.0, like their sources: EfficientNet-Lite
 (Apache-2.0) and all-MiniLM-L6-v2 (Apache-2.0). The photographs' licences restrict them to research;
-users with other purposes must judge for themselves how this affects the weights."""
-OTHER_LICENCE = """Those of the photographs and of the teachers' weights, which this model was made
-from: SAM's are under Apache-2.0, a CLIP's under the licence that was published with them."""
+users with other purposes must judge for themselves how this affects the weights.""",
+}
+OTHER = {
+    "license": "other",
+    "seen": """No labels of these sets
+were used either, but the teachers' own training data may contain their photographs.""",
+    "use": """Their licences apply to a model trained on them, and many allow research
+only. Outlines were used only to place prompts""",
+    "knows": "The model knows what its CLIP teacher knows, and nothing that this teacher does not.",
+    "licence": """Those of the photographs and of the teachers' weights, which this model was made
+from: SAM's are under Apache-2.0, a CLIP's under the licence that was published with them.""",
+}
 
 
 PARTS = {
@@ -81,10 +95,8 @@ def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
         json.dumps(lineage, indent=2, sort_keys=True) + "\n"
     )
     named = lineage["teachers"].get("names")
-    edge = config.kind == "edge"
     card = CARD.format(
-        license="apache-2.0" if edge else "other",
-        licence=EDGE_LICENCE if edge else OTHER_LICENCE,
+        **(EDGE if config.kind == "edge" else OTHER),
         name=config.name,
         kind=config.kind,
         backbone=config.backbone,

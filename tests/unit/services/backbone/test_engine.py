@@ -290,6 +290,20 @@ async def test_a_batch_has_images_of_one_side(three_sides, model):
     assert model.batches == [1, 2, 2]
 
 
+async def test_an_image_is_admitted_by_the_work_of_its_side(three_sides, monkeypatch):
+    """A side of 64 has four times the pixels of the masks' 32."""
+    works = []
+    check = three_sides._batcher._admission.check
+    monkeypatch.setattr(
+        three_sides._batcher._admission,
+        "check",
+        lambda priority, work, size: works.append(work) or check(priority, work, size),
+    )
+    for size in (32, 64):
+        await three_sides.embed(ANYBODY, png(100), (pb.CLIP_POOLED,), size)
+    assert works == [1, 1, 1, 4, 4, 4]  # before decoding, while decoding, and in the queue
+
+
 @pytest.mark.parametrize(
     ("outputs", "size", "message"),
     [

@@ -330,6 +330,28 @@ async def test_too_little_time_even_without_a_queue_is_not_overload(clock):
     await asyncio.gather(*calls)
 
 
+async def test_small_and_large_items_are_expected_by_their_work(clock):
+    """A large item has taken 10 s, so a small one, of a tenth of the work, is expected in 1 s."""
+    device = Device()
+    batcher = make(device, max_size=1)
+    first = await busy(device, batcher)
+    clock.now += 10
+    device.free.set()
+    await first
+    device.free.clear()
+    small = asyncio.create_task(batcher.submit(1, NOW, kind=336, work=0.1))
+    await settle()
+    in_11_s, in_2_s = (Priority(clock.now + admission.SLACK * s) for s in (11.1, 2.1))
+    with batcher.coming(NOW, work=0.1), pytest.raises(Overloaded, match=r"about 18\.0 s"):
+        batcher.admit(in_11_s)
+    batcher.admit(in_11_s)
+    batcher.admit(in_2_s, work=0.1)
+    clock.now += 1
+    device.free.set()
+    assert await small == 2
+    assert batcher._admission.pace_s == pytest.approx(10)
+
+
 async def test_bulk_work_that_waits_does_not_refuse_interactive_work(clock):
     device = Device()
     batcher = make(device, max_size=1)

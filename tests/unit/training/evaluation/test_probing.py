@@ -1,3 +1,5 @@
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -7,11 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from samclip_core.config import EDGE
 from samclip_core.model import SamClip
+from samclip_core.nn.fused import cast_weights, fold_norms
 from tests.photographs import draw, jpg, outlined, write_classes, write_shard
+from tests.tiny import make_tiny_checkpoint
 from training.evaluation import probing
 from training.evaluation.layouts import LabelledSet, Mapped
 from training.evaluation.measures import mean_iou
@@ -46,11 +51,19 @@ def drawn(seeds: range) -> LabelledSet:
 SPLIT = Split(drawn(range(6)), drawn(range(20, 23)))
 
 
+def summed(counted: Iterable[dict[str, NDArray[np.int64]]]) -> dict[str, NDArray[np.int64]]:
+    """Sum the counts 3×C of each head over the photographs."""
+    total = Counter()
+    for counts in counted:
+        total.update(counts)
+    return total
+
+
 @pytest.mark.parametrize(
     ("head", "fit"), [("linear", SHORT), ("psp", replace(SHORT, epochs=12, batch=2, rate=1e-2))]
 )
 def test_a_head_learns_what_the_features_tell(head: str, fit: Fit):
-    pixels_3C = np.sum(probe(FROZEN, SPLIT, [head], fit)[head], axis=0)
+    pixels_3C = summed(probe(FROZEN, SPLIT, [head], fit))[head]
     labels_N = np.concatenate([picture.labels().ravel() for picture in SPLIT.val.pictures])
     assert pixels_3C[1].tolist() == [(labels_N == value).sum() for value in (1, 2, 3)]
     assert mean_iou(pixels_3C) > 0.9
@@ -58,7 +71,7 @@ def test_a_head_learns_what_the_features_tell(head: str, fit: Fit):
 
 def test_a_background_is_learnt_as_a_class():
     split = Split(*(replace(part, background=0) for part in SPLIT))
-    pixels_3C = np.sum(probe(FROZEN, split, ["linear"], SHORT)["linear"], axis=0)
+    pixels_3C = summed(probe(FROZEN, split, ["linear"], SHORT))["linear"]
     assert pixels_3C.shape == (3, 4)
     assert pixels_3C[1].sum() == 3 * 120 * 160
     assert mean_iou(pixels_3C) > 0.7  # with cells of ten pixels, edges are coarse
@@ -72,15 +85,15 @@ def test_several_heads_share_one_pass_per_epoch_and_nothing_is_stored():
         return colours(pixels_B3SS, sizes_B2)
 
     fit = Fit(epochs=2, batch=3, draw=draw_window)
-    answers = probe(replace(FROZEN, encode=encode), SPLIT, list(HEADS), fit)
-    assert list(answers) == ["linear", "deeplab", "psp"]
+    answers = list(probe(replace(FROZEN, encode=encode), SPLIT, list(HEADS), fit))
+    assert list(answers[0]) == ["linear", "deeplab", "psp"]
     trained, measured = len(SPLIT.train.pictures), len(SPLIT.val.pictures)
     assert len(seen) == trained + 2 * trained + measured  # the first pass sets the scale
 
 
 def test_the_seed_decides():
     first, again, other = (
-        probe(FROZEN, SPLIT, ["linear"], Fit(epochs=1, batch=2, draw=draw_window, seed=seed))
+        summed(probe(FROZEN, SPLIT, ["linear"], replace(SHORT, epochs=1, batch=2, seed=seed)))
         for seed in (0, 0, 1)
     )
     assert np.array_equal(first["linear"], again["linear"])
@@ -161,6 +174,26 @@ def test_a_checkpoints_encoder_before_any_head(tiny_checkpoint: Path, features, 
     assert map_1Dhw.shape == (1, *shape)
     if features == "sam":
         assert np.allclose(map_1Dhw[0].numpy(), model.encode(encoded).sam_Dhw, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["edge", "vit-b"])
+def test_the_encoder_runs_in_the_precision_of_the_engine(tmp_path: Path, kind):
+    directory, encoded = make_tiny_checkpoint(tmp_path / kind, kind), jpg(draw(0).image_HW3)
+    whole, lower, as_on_a_gpu = (
+        SamClip.load(directory, dtype=dtype, engine="torch")
+        for dtype in ("float32", "bfloat16", "bfloat16")
+    )
+    fold_norms(as_on_a_gpu.net.image_encoder)
+    cast_weights(as_on_a_gpu.net.image_encoder, torch.bfloat16)
+    options = Options(root=Path(), features="sam")
+    exact, *others = (
+        probing.frozen_encoder(model, options).whole(encoded)[1]
+        for model in (whole, lower, as_on_a_gpu)
+    )
+    for rounded in others:
+        assert rounded.dtype == torch.float32
+        torch.testing.assert_close(rounded, exact, atol=0.1 * exact.std().item(), rtol=0.1)
+        assert not torch.equal(rounded, exact)
 
 
 def test_a_pairs_tokens_are_no_features():

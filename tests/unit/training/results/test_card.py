@@ -35,3 +35,17 @@ def test_a_card_says_what_its_figures_are_of(tmp_path: Path, part: str, said: st
     assert "mask-generation" in about["tags"]
     assert text.startswith("\n# ")
     assert "Apache-2.0" in text
+
+
+def test_a_card_of_official_teachers_says_nothing_of_the_edge(tmp_path: Path) -> None:
+    directory = make_tiny_checkpoint(tmp_path / "own", "vit-b")
+    origins = {"clip": "clip.bin 12ab", "clip_model": "ViT-L-14", "sam": "sam.pth 34cd"}
+    lineage = {"teachers": origins, "data": {"cc12m": "", "sa1b": ""}}
+    (directory / checkpoint.LINEAGE).write_text(json.dumps(lineage))
+    checkpoint.seal(directory)
+    complete(directory, {"coco_multi_box_miou": 0.6}, "report")
+    card = checkpoint.read_file(directory, checkpoint.CARD).decode()
+    assert not [word for word in ("1,000", "EfficientNet", "MiniLM", "imagen200") if word in card]
+    assert "knows what its CLIP teacher knows" in card
+    assert "Photographs of cc12m, sa1b." in card
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == "other"
