@@ -56,7 +56,7 @@ class Journal:
         rows = self.tables[kind]
         if not rows:
             rows.append("\t".join(["step", *figures]))
-        rows.append("\t".join([str(step), *(f"{value:.5f}" for value in figures.values())]))
+        rows.append("\t".join([str(step), *(f"{value:.6g}" for value in figures.values())]))
         self.changed.add(kind)
         if kind != LOSSES or step % self.every == 0:
             for name, value in {**figures, **(more or {})}.items():

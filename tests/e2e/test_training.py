@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -241,18 +243,29 @@ def first_row(log: Path) -> dict[str, str]:
     return dict(zip(names.split("\t"), row.split("\t"), strict=True))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_ray() -> Iterator[None]:
-    """Shut down the Ray that the training starts, for the next test."""
+    """Shut down the Ray that the training starts, for the next tests."""
     yield
     ray.shutdown()
 
 
+def kill_a_worker(states: Path) -> None:
+    """End a worker of this process's Ray as soon as the joint stage has saved a state."""
+    while not (states / "joint.state.pt").exists():
+        time.sleep(0.02)
+    processes = psutil.Process().children(recursive=True)
+    next(p for p in processes if "TrainWorker" in "".join(p.cmdline())).kill()
+
+
 @pytest.mark.usefixtures("own_ray")
-def test_two_workers_of_ray_train_write_the_losses_of_one(
+def test_two_workers_of_ray_train_write_the_losses_of_one_though_one_is_killed(
     data: Path, trained: Path, tmp_path: Path
 ):
-    assert start(data, tmp_path, "--workers", "2") == 0
+    with ThreadPoolExecutor() as pool:
+        killing = pool.submit(kill_a_worker, tmp_path / "states")
+        assert start(data, tmp_path, "--workers", "2") == 0
+        killing.result()
     for name in STAGES:
         one, two = (
             np.loadtxt(run / f"states/{name}.losses.tsv", skiprows=1) for run in (trained, tmp_path)
@@ -260,6 +273,13 @@ def test_two_workers_of_ray_train_write_the_losses_of_one(
         np.testing.assert_allclose(two[:, :-1], one[:, :-1], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(two[:, -1], one[:, -1], rtol=1e-2)  # the gradient's norm
     assert SamClip.load(str(tmp_path / "checkpoint")).config.kind == "edge"
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_an_error_of_a_worker_is_raised_without_a_restart(tmp_path: Path):
+    """After its restarts, Ray Train would raise an error of its own."""
+    with pytest.raises(FileNotFoundError, match=r"imagenet1k_sample.classes\.json"):
+        start(tmp_path / "absent", tmp_path, "--workers", "2")
 
 
 def test_the_report_shows_curves_and_masks(trained: Path, model: SamClip):

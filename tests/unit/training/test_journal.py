@@ -25,13 +25,18 @@ def test_a_resumed_journal_is_that_of_an_uninterrupted_run(tmp_path: Path, proto
     whole, resumed = (Folder(f"{protocol}{tmp_path}/{name}") for name in ("whole", "resumed"))
     write(whole, 0, range(6))
     write(resumed, 0, range(5))  # its last state is that after four steps
-    assert "\n4\t0.20000\n" in resumed.text("joint.losses.tsv")
+    assert "\n4\t0.2\n" in resumed.text("joint.losses.tsv")
     write(resumed, 4, range(4, 6))
     for table in ("losses", "validation", "measures"):
         assert resumed.text(f"joint.{table}.tsv") == whole.text(f"joint.{table}.tsv")
-    assert whole.text("joint.validation.tsv").splitlines()[1:] == [
-        *("2\t1.00000", "4\t3.00000", "6\t5.00000")
-    ]
+    assert whole.text("joint.validation.tsv").splitlines()[1:] == ["2\t1", "4\t3", "6\t5"]
+
+
+def test_small_losses_are_not_rounded_to_nothing(tmp_path: Path):
+    """L_SAM starts there: the student is its own teacher."""
+    with Journal(Folder(tmp_path), "joint", 0, 1) as written:
+        written.add(LOSSES, 0, {"sam": 5.637938e-7})
+    assert (tmp_path / "joint.losses.tsv").read_text() == "step\tsam\n0\t5.63794e-07\n"
 
 
 def test_tensorboard_gets_the_curves(tmp_path: Path):

@@ -199,7 +199,7 @@ def test_the_weights_of_the_lowest_validation_loss_win_or_the_last(
         assert torch.equal(value, seen[kept][key])
     assert [report["stage/validation"] for report in reports] == [3, 1, 2, 4]
     lines = (tmp_path / "stage.validation.tsv").read_text().splitlines()
-    assert lines == ["step\tloss", "2\t3.00000", "4\t1.00000", "6\t2.00000", "7\t4.00000"]
+    assert lines == ["step\tloss", "2\t3", "4\t1", "6\t2", "7\t4"]
 
 
 def test_a_run_at_a_url_resumes_as_one_on_a_disk(tmp_path: Path):
@@ -243,7 +243,7 @@ def test_a_stage_ends_when_its_figure_falls_and_keeps_the_best_weights(tmp_path:
     for key, value in model.state_dict().items():
         assert torch.equal(value, measured.seen[2][key])
     rows = (tmp_path / "stage.measures.tsv").read_text().splitlines()
-    assert rows[:2] == ["step\tsuite/ap\tsuite/images", "0\t0.90000\t1.00000"]
+    assert rows[:2] == ["step\tsuite/ap\tsuite/images", "0\t0.9\t1"]
     assert scalars(tmp_path / "tensorboard/stage")["measures/suite/ap"].keys() == {0, 2, 4, 6, 8}
     again = run(tmp_path, stop_at(8), schedule, **more)  # it has ended
     assert all(torch.equal(again.state_dict()[k], v) for k, v in model.state_dict().items())
