@@ -40,6 +40,9 @@ HostName = Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[\w.-]+)$")]
 Hosts = Annotated[tuple[HostName, ...] | None, NoDecode, BeforeValidator(_split)]
 """Names or addresses without ports: a list in TOML, between commas in the environment."""
 
+Origin = Annotated[str, Field(pattern=r"^https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d+)?$")]
+Origins = Annotated[tuple[Origin, ...] | None, NoDecode, BeforeValidator(_split)]
+
 
 class SettingsError(ValueError):
     """A setting that does not exist, or a value that it cannot take."""
@@ -100,6 +103,9 @@ class Settings(BaseSettings):
     """names without ports, separated by commas, that the `Host` header of HTTP may have besides
     `localhost`, `127.x.x.x` and `[::1]`; empty: any name where callers show a key or a certificate
     or `allow_open` is set, otherwise no other name"""
+    cors_origins: Origins = None
+    """origins of other sites whose pages may use the HTTP API, such as `https://app.example`,
+    separated by commas; empty: none"""
     tls_cert_file: AbsolutePath | None = None
     """certificate, chain and private key in one PEM file; both ports then speak only TLS"""
     tls_client_ca_file: AbsolutePath | None = None

@@ -100,6 +100,7 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
     optional = {
         "ALLOWED_HOSTS": _allowed_hosts(settings),
         "API_KEYS_FILE": settings.api_keys_file,
+        "CORS_ORIGINS": " ".join(settings.cors_origins or ()),
         "TLS_CERT_FILE": settings.tls_cert_file,
         "TLS_CLIENT_CA_FILE": settings.tls_client_ca_file,
         "FRONT_DOOR_SOCKET": admin,

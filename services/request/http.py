@@ -138,13 +138,9 @@ async def _answer(
 def problem(error: Exception, identity: str) -> Response:
     """Return an error as application/problem+json (RFC 9457)."""
     failure = status.describe(error, identity)
-    return _problem(
-        failure.status.http,
-        failure.status.title,
-        failure.message,
-        identity,
-        failure.status.retry_after_s,
-    )
+    later = failure.status.retry_after_s
+    headers = {"retry-after": str(later)} if later else None
+    return _problem(failure.status.http, failure.status.title, failure.message, identity, headers)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -154,11 +150,16 @@ async def _refuse(request: Request, error: Exception) -> Response:
     path = request.url.path.removeprefix(request.scope["root_path"])
     detail = f"{request.method} {path} is not a route here: GET /docs, or POST to {known}"
     identity = request.headers.get(REQUEST_ID_HEADER, "")
-    return _problem(error.status_code, HTTPStatus(error.status_code).phrase, detail, identity)
+    title = HTTPStatus(error.status_code).phrase
+    return _problem(error.status_code, title, detail, identity, headers=error.headers)
 
 
 def _problem(
-    code: int, title: str, detail: str, identity: str, retry_after_s: int | None = None
+    code: int,
+    title: str,
+    detail: str,
+    identity: str,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
     body = {
         "type": "about:blank",
@@ -167,5 +168,4 @@ def _problem(
         "detail": detail,
         "request_id": identity,
     }
-    headers = {"retry-after": str(retry_after_s)} if retry_after_s else None
     return JSONResponse(body, code, headers, media_type="application/problem+json")

@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx
 import pytest
 
-from services.front_door import haproxy
+from services.front_door import haproxy, keys
 from services.request import admission
 from services.request.arrival import Pace
 from services.request.priority import Priority
@@ -206,6 +207,35 @@ def test_pages_of_other_sites_may_not_ask(door: Door) -> None:
         assert (reply.status_code, reply.json()["status"]) == (403, 403)
         assert "access-control-allow-origin" not in reply.headers
     assert len(door.serve.requests) == 1
+
+
+def test_pages_of_the_sites_in_the_setting_may_ask_with_a_key(tmp_path: Path) -> None:
+    file, key = tmp_path / "keys", "a" * 20
+    keys.write(file, [keys.Key(keys.digest(key), "ann", ("read",), "ann")])
+    serve, site = Serve(), "https://app.example:8443"
+    serve.gate.set()
+    values = {"api_keys_file": file, "cors_origins": f"{site}, http://other.example"}
+    with opened(serve, ready=False, **values) as door:
+        asked = {"origin": site, "access-control-request-method": "POST"}
+        before = door.http.request("OPTIONS", "/classify", headers=asked)
+        assert (before.status_code, serve.requests) == (204, [])
+        assert "x-api-key" in before.headers["access-control-allow-headers"]
+        reply = door.http.post("/classify", headers={"origin": site, "x-api-key": key})
+        refused = door.http.post("/classify", headers={"origin": site})
+        for each, code in ((before, 204), (reply, 200), (refused, 401)):
+            assert each.status_code == code
+            assert each.headers["access-control-allow-origin"] == site
+            assert each.headers["vary"] == "origin"
+        evil = {"origin": "https://evil.example", "x-api-key": key}
+        assert door.http.post("/classify", headers=evil).status_code == 403
+        reply = door.http.request("OPTIONS", "/classify", headers=evil)
+        assert "access-control-allow-origin" not in reply.headers
+
+
+@pytest.mark.parametrize("origin", ["*", "app.example", "https://app.example/page", "null"])
+def test_what_is_no_origin_is_no_setting(origin: str) -> None:
+    with pytest.raises(ValueError, match="cors_origins"):
+        Settings(cors_origins=origin)
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", ""])

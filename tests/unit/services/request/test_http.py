@@ -158,6 +158,7 @@ async def test_paths_that_are_not_there_are_problems(method: str, path: str, sta
     assert reply.status_code == reply.json()["status"] == status
     assert reply.headers["content-type"] == "application/problem+json"
     assert f"{method} {path} is not a route here" in reply.json()["detail"]
+    assert reply.headers.get("allow") == ("POST" if status == 405 else None)
 
 
 async def test_a_body_above_the_limit_is_413_and_of_another_type_415() -> None:
