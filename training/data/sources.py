@@ -11,6 +11,8 @@ no open file, so it can be forked and pickled.
 """
 
 import json
+import logging
+import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +25,10 @@ from fsspec import AbstractFileSystem
 from training.data.index import PHOTOGRAPHS, Group, Index, Member, of_shards
 from training.data.sample import Sample, reading
 from training.data.shards import KNOWN, SPLITS, of_split, scan
+
+log = logging.getLogger(__name__)
+
+PAUSES = (0.5, 2.0, 8.0)  # seconds before another try of a read that failed
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -67,7 +73,7 @@ class Source:
             paths = [f"{self.folder}/{key}.{name}" for name in names]
         # Looked up for every sample, because fsspec caches one file system per process.
         system, _ = fsspec.url_to_fs(self.location)
-        contents = system.cat_ranges(paths, starts, ends, on_error="raise")
+        contents = _read(system, paths, starts, ends)
         files = dict(zip(map(str.lower, names), contents, strict=True))
         folder, slash, _ = key.partition("/")
         class_index = bisect_left(self.classes, folder) if slash and self.classes else -1
@@ -79,6 +85,31 @@ class Source:
         While it is unchanged, an index refers to the same photograph.
         """
         return self.index.digest()
+
+
+def _read(
+    system: AbstractFileSystem, paths: list[str], starts: list[int] | None, ends: list[int] | None
+) -> list[bytes]:
+    """Read ranges of files, or whole ones; try again after ``PAUSES``. Raises OSError after that.
+
+    File systems return errors among the contents, some of them even if told to raise them.
+    """
+    pauses = iter(PAUSES)
+    while True:
+        contents = system.cat_ranges(paths, starts, ends, on_error="return")
+        pairs = zip(paths, contents, strict=True)
+        failed = next((pair for pair in pairs if isinstance(pair[1], Exception)), None)
+        if failed is None:
+            return list(contents)
+        url, error = system.unstrip_protocol(failed[0]), failed[1]
+        pause = next(pauses, None)
+        if pause is None:
+            raise OSError(
+                f"{url} could not be read {len(PAUSES) + 1} times ({type(error).__name__}: "
+                f"{error}): expected a file system that answers and whose files stay"
+            ) from error
+        log.warning("%s could not be read (%r): tried again in %g s", url, error, pause)
+        time.sleep(pause)
 
 
 def open_source(location: str, split: str = "train") -> Source:

@@ -9,10 +9,12 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from tests.photographs import Drawing, annotated, draw, instance, jpg, outlined, write_shard
+from training.data import sources
 from training.data.annotations import BadSample, Sample, regions
 from training.data.sources import Source, open_source
 
@@ -73,6 +75,30 @@ def test_a_bucket_reads_like_a_folder(tmp_path: Path):
     assert (cat.key, cat.encoded, cat.class_index) == ("cat/1", PHOTO, 0)
     with pytest.raises(FileNotFoundError, match="memory://bucket/absent"):
         open_source("memory://bucket/absent")
+
+
+@pytest.mark.parametrize("failures", [2, 9])
+def test_a_read_that_fails_is_tried_again_and_is_no_broken_photograph(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+):
+    """Network file systems of fsspec returned their errors until 2026, whatever was asked for."""
+    left, pauses = [ConnectionError("reset by peer")] * failures, []
+    read = MemoryFileSystem.cat_ranges
+
+    def unsteady(system: MemoryFileSystem, paths: list[str], *ranges: object, **_: object):
+        whole = read(system, paths, *ranges, on_error="return")
+        return [*whole[:-1], left.pop()] if left else whole
+
+    fsspec.filesystem("memory").pipe("/unsteady/set/a.jpg", PHOTO)
+    monkeypatch.setattr(MemoryFileSystem, "cat_ranges", unsteady)
+    monkeypatch.setattr(sources.time, "sleep", pauses.append)
+    source = open_source("memory://unsteady/set")
+    if failures == 2:
+        assert source[0].encoded == PHOTO
+    else:
+        with pytest.raises(OSError, match=r"memory://.unsteady/set/a.jpg could.*reset by peer"):
+            source[0]
+    assert pauses == [*sources.PAUSES][:failures]
 
 
 def test_captions_come_from_a_text_or_from_the_json(tmp_path: Path):
