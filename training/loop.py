@@ -187,11 +187,7 @@ class Stage(Generic[Net]):
         figures: Mapping[str, float] = {}
         if workers.rank() == 0:
             figures = measure(cast(Net, self.averaged.module), wanted)
-            if not isinstance(figures.get(wanted.best), float):
-                known = ", ".join(
-                    name for name, value in figures.items() if isinstance(value, float)
-                )
-                raise ValueError(f"no figure {wanted.best!r} to choose by: expected one of {known}")
+            wanted.check(figures)
             journal.add(MEASURES, self.done, figures)
         own = torch.tensor(figures.get(wanted.best, 0.0), device=self.device)
         best = workers.read(workers.summed(own[None]))[0]

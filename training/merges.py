@@ -12,12 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from samclip_core.answers.labels import readable
 from samclip_core.config import SamClipConfig
 from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeClipHead
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, token_width
 from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.text_encoder import TextEncoder, load_text_encoder
+from training import workers
 from training.data.annotations import class_names, imagenet_names
 from training.data.sources import open_source
 from training.data.targets import StoredTargets, identity
@@ -34,8 +36,7 @@ from training.distillation.teachers import (
     start_clip_head,
     student_from_sam,
 )
-from training.evaluation.semantic import readable
-from training.evaluation.while_training import measure
+from training.evaluation.while_training import measure, try_measures
 from training.recipes import Run
 
 
@@ -174,6 +175,8 @@ def distil(run: Run, net: SamClipNet, teachers: PhotoTeachers, sam_teacher: SamC
     A dense teacher's head is added to the student for the training and removed afterwards.
     """
     recipe = run.recipe
+    if workers.rank() == 0:
+        try_measures(run, net)
     if teachers.dense is not None:
         net.add_module(DENSE_HEAD, _dense_head(run, teachers.dense))
     if recipe.head_probing:

@@ -1,7 +1,7 @@
 """The length, the learning rate and the optimizer of a stage."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,14 @@ class Measures:
     limit: int
     best: str
     patience: int = 0
+
+    def check(self, figures: Mapping[str, float]) -> None:
+        """Raise ValueError if there is no such figure as ``best``; a count is none."""
+        known = [name for name, value in figures.items() if isinstance(value, float)]
+        if self.best not in known:
+            raise ValueError(
+                f"no figure {self.best!r} to choose by: expected one of {', '.join(known)}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from samclip_core.engine.memory import keep_memory
+from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.nn.official_clip import FORMS
 from training import workers
@@ -30,7 +31,9 @@ from training.data.drawn import DRAWN_SETS, write_drawn_sets
 from training.data.folder import VARIABLE, photograph_sets
 from training.data.sources import open_source
 from training.distillation.dense import FORM as DENSE_FORM
+from training.evaluation.while_training import check_measures
 from training.failures import EndOnFinalErrors
+from training.inputs import LOCATIONS, locate
 from training.merges import MERGES
 from training.recipe_options import RECIPE_FORMS, override, recipe_of
 from training.recipes import CONFIGS, Recipe, Run
@@ -39,6 +42,9 @@ from training.storage import Folder, check_shared
 
 STEP_BYTES = 2**31 - 1  # freed memory that the process keeps for the next step
 RETRIES = 3  # restarts after lost workers; each resumes from the last saved state
+LONGEST_MEASURE_S = 6 * 3600
+"""How long workers wait for each other. Worker 0 measures alone: all of COCO and of ImageNet take
+more than the 30 minutes that Ray allows. Ray notices a lost worker without this limit."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,24 +61,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     if drawn:
         arguments.data = str((out.disk or Path("runs/debug").resolve()) / "photographs")
     arguments.data = photograph_sets(options, "--data", arguments.data)
-    if out.disk is not None:
-        checkpoint.check_target(out.disk / "checkpoint")
     try:
+        if out.disk is not None:
+            checkpoint.check_target(out.disk / "checkpoint")
         out.check()
-    except OSError as error:
-        print(f"samclip train: --out: {error}", file=sys.stderr)
-        return 1
-    if drawn:
-        write_drawn_sets(Path(arguments.data))
+        if drawn:
+            write_drawn_sets(Path(arguments.data))
+        run = _run(recipe, out, arguments)
+    except (SamClipError, OSError, ImportError, ValueError) as error:
+        return _failed(error)
+    try:
+        _fit(run, out, arguments.workers, arguments.gpu)
+    except (SamClipError, OSError) as error:
+        return _failed(error)
+    print(out.text("report.md"))
+    return 0
+
+
+def _failed(error: Exception) -> int:
+    print(f"samclip train: {error}", file=sys.stderr)
+    return 1
+
+
+def _run(recipe: Recipe, out: Folder, arguments: argparse.Namespace) -> Run:
+    """Return the run, whose files and measures are checked before any worker starts."""
     run = Run(
         recipe=recipe,
         config=CONFIGS[recipe.kind],
         folder=(out / "states").url,
-        **{key: getattr(arguments, key) for key in _OF_RUN},
+        **{name: getattr(arguments, name) for name in ("readers", "threads", *LOCATIONS)},
     )
-    _fit(run, out, arguments.workers, arguments.gpu)
-    print(out.text("report.md"))
-    return 0
+    run = replace(run, **locate({name: getattr(run, name) for name in LOCATIONS}, recipe.kind))
+    check_measures(recipe, run.data)
+    return run
 
 
 def _recipe(
@@ -104,14 +125,12 @@ def _fit(run: Run, out: Folder, count: int, gpu: bool) -> None:
             failure_config=FailureConfig(max_failures=RETRIES),
             callbacks=[EndOnFinalErrors()],
         ),
+        torch_config=TorchConfig(timeout_s=LONGEST_MEASURE_S),
     )
     try:
         trainer.fit()
     except ControllerError as error:
         raise error.controller_failure from error
-
-
-_OF_RUN = ("data", "text_tower", "start", "sam", "clip", "dense", "targets", "readers", "threads")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -40,7 +40,7 @@ LAYERS = {
         "launch",
     ),
     "training": (
-        "failures schedule workers",
+        "failures inputs schedule workers",
         "storage",
         "journal",
         "loop recipes",

@@ -74,7 +74,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_before_any_training(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a file").write_text("")
     assert train.main(["--recipe", "debug", "--out", "a file/run"]) == 1
-    assert "samclip train: --out: no file could be written to" in capsys.readouterr().err
+    assert "samclip train: no file could be written to" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         train.main(["--recipe", "debug", "--out", "nowhere://run"])
     assert "--out nowhere://run: Protocol not known: nowhere" in capsys.readouterr().err

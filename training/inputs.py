@@ -1,0 +1,48 @@
+"""The files and folders of a run, as its workers find them: Ray starts each in another folder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from samclip_core.io import checkpoint
+
+LOCATIONS = ("data", "text_tower", "start", "sam", "clip", "dense", "targets")
+OF_MODELS = ("clip", "dense")
+"""Options whose value is a model's name, a colon and a file."""
+
+
+def locate(given: Mapping[str, str], kind: str) -> dict[str, Any]:
+    """Return the values of a command's options with absolute paths; ``kind`` is the recipe's.
+
+    URLs and the names of bundled checkpoints stay. Raises FileNotFoundError, which names the
+    option, or CheckpointError if there is no such file, folder or checkpoint.
+    """
+    found = {}
+    for name, value in given.items():
+        option, location = f"--{name.replace('_', '-')} {value}", value
+        model, colon = "", ""
+        if name in OF_MODELS:
+            model, colon, location = value.partition(":")
+        if not location:
+            found[name] = value
+        elif name == "text_tower" or (name == "start" and kind == "edge"):
+            found[name] = _checkpoint(location) if kind == "edge" else value
+        else:
+            found[name] = f"{model}{colon}{_absolute(location, option)}"
+    return found
+
+
+def _absolute(location: str, option: str) -> str:
+    system, path = fsspec.url_to_fs(location)
+    if not isinstance(system, LocalFileSystem):
+        return location
+    if not system.exists(path):
+        raise FileNotFoundError(f"{option}: there is no such file or folder")
+    return path.rstrip("/")
+
+
+def _checkpoint(name: str) -> str:
+    directory = checkpoint.resolve(name)
+    return name if directory.parent == checkpoint.BUNDLED.resolve() else str(directory)
