@@ -5,26 +5,31 @@
     LOCATION/train/CLASS/*.JPEG     a folder per class (ImageNet)
     LOCATION/*.jpg                  flat or in folders, with or without a KEY.json each (SA-1B)
 
-A location is a path or any fsspec URL. Shard headers are read once and indexed on disk
-(``training.data.index``); afterwards a member is a byte range. A source holds arrays and names but
-no open file, so it can be forked and pickled.
+A location is a path or any fsspec URL. The headers of shards are read once, folders on a disk are
+listed once, and both are indexed on disk (``training.data.stored``); afterwards a member is a byte
+range or a file. A source holds arrays and names but no open file, so it can be forked and pickled.
 """
 
 import json
 import logging
+import os
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
-from training.data.index import PHOTOGRAPHS, Group, Index, Member, of_shards
+from training.data.index import PHOTOGRAPHS, Group, Index, Member
 from training.data.sample import Sample, reading
 from training.data.shards import KNOWN, SPLITS, of_split, scan
+from training.data.stored import of_folders, of_shards
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +132,8 @@ def open_source(location: str, split: str = "train") -> Source:
         chosen = {path: details[path] for path in shards}
         index = of_shards(system, folder, split, chosen, lambda: scan(system, shards))
     else:
-        index = Index.of(_walk(system, folder, set() if has_own_folder else SPLITS - {split}))
+        skipped = set() if has_own_folder else SPLITS - {split}
+        index = of_folders(system, folder, split, partial(_walk, system, folder, skipped))
     if not len(index):
         raise FileNotFoundError(
             f"no shards {split}-*.tar in {location}, nor any photographs in shards without a "
@@ -139,17 +145,18 @@ def open_source(location: str, split: str = "train") -> Source:
         split=split,
         folder=folder,
         index=index,
-        classes=() if shards else _classes(index),
+        # With json files, the folders are not classes.
+        classes=() if shards or "json" in index.extensions else index.outermost,
         shards=tuple(shards),
     )
 
 
-def _walk(system: AbstractFileSystem, root: str, skipped: set[str]) -> Iterator[Group]:
+def _walk(
+    system: AbstractFileSystem, root: str, skipped: set[str], changed: dict[str, int]
+) -> Iterator[Group]:
     """Yield the samples of plain folders; files that differ only in extension form a sample."""
-    for folder, _, names in sorted(system.walk(root)):
+    for folder, names in sorted(_folders(system, root, skipped, changed)):
         inside = folder[len(root) :].strip("/")
-        if inside.partition("/")[0] in skipped:
-            continue
         groups: dict[str, list[Member]] = {}
         for name in sorted(names):
             stem, _, extension = name.rpartition(".")
@@ -159,12 +166,19 @@ def _walk(system: AbstractFileSystem, root: str, skipped: set[str]) -> Iterator[
         yield from groups.items()
 
 
-def _classes(index: Index) -> tuple[str, ...]:
-    """Return the sorted names of the outermost folders; with json files, they are not classes."""
-    if "json" in index.extensions:
-        return ()
-    keys = map(index.key, range(len(index)))
-    return tuple(sorted({key.partition("/")[0] for key in keys if "/" in key}))
+def _folders(
+    system: AbstractFileSystem, root: str, skipped: set[str], changed: dict[str, int]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield each folder with its files; on a disk, note its time of change before it is listed."""
+    on_disk = isinstance(system, LocalFileSystem) and Path(root).exists()
+    if on_disk:
+        changed[root] = os.stat(root).st_mtime_ns
+    for folder, inner, names in system.walk(root):
+        if folder == root:
+            inner[:] = [name for name in inner if name not in skipped]
+        for name in inner if on_disk else ():
+            changed[f"{folder}/{name}"] = os.stat(f"{folder}/{name}").st_mtime_ns
+        yield folder, names
 
 
 def _sample(source: str, key: str, files: dict[str, bytes], class_index: int) -> Sample:

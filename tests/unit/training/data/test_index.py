@@ -1,18 +1,21 @@
 """The index of shards on disk: shared, checked against the shards, replaced when it is damaged."""
 
+import errno
 import hashlib
 import logging
 import multiprocessing
 import os
 import pickle
+import shutil
 from pathlib import Path
+from typing import IO
 
 import fsspec
 import numpy as np
 import pytest
 
 from tests.photographs import write_shard
-from training.data import index, shards
+from training.data import shards, sources, stored
 from training.data.index import Index, Member
 from training.data.sources import Source, open_source
 
@@ -25,7 +28,7 @@ def scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         shards, "_scan", lambda *parts: paths.append(Path(parts[2]).name) or scan(*parts)
     )
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(index, "_verified", index._verified.__wrapped__)
+    monkeypatch.setattr(stored, "_verified", stored._verified.__wrapped__)
     return paths
 
 
@@ -44,7 +47,7 @@ def content(source: Source) -> list[tuple[str, bytes]]:
     return [(sample.key, sample.encoded) for sample in (source[i] for i in range(len(source)))]
 
 
-def stored(place: Path) -> list[str]:
+def indexes(place: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir() if path.is_dir())
 
 
@@ -75,7 +78,7 @@ def test_changed_shards_are_scanned_again(folder: Path, scanned: list[str], chan
     source = open_source(str(folder))
     assert len(scanned) == (3 if change == "more" else 2)
     assert ("new" in dict(content(source))) == (change in ("size", "more"))
-    (name,) = stored(folder / ".samclip-index")  # the older index was removed
+    (name,) = indexes(folder / ".samclip-index")  # the older index was removed
     assert name.startswith("train-")
 
 
@@ -84,7 +87,7 @@ def test_a_damaged_index_is_replaced(
     folder: Path, scanned: list[str], damage: str, caplog: pytest.LogCaptureFixture
 ):
     expected = content(open_source(str(folder)))
-    (name,) = stored(folder / ".samclip-index")
+    (name,) = indexes(folder / ".samclip-index")
     array = folder / ".samclip-index" / name / "offset_M.npy"
     whole = array.read_bytes()
     match damage:
@@ -111,7 +114,7 @@ def test_splits_have_their_own_indexes(folder: Path, scanned: list[str]):
         assert len(open_source(str(folder))) == 6
         assert len(open_source(str(folder), "val")) == 1
     assert len(scanned) == 3
-    assert len(stored(folder / ".samclip-index")) == 2
+    assert len(indexes(folder / ".samclip-index")) == 2
 
 
 def test_read_only_folders_and_urls_use_the_cache_folder(
@@ -140,18 +143,104 @@ def test_without_a_writable_folder_the_index_stays_in_memory(
     assert str(tmp_path / "home") in caplog.text
 
 
+def test_a_file_system_without_locks_or_space_leaves_the_index_to_the_next_place(
+    folder: Path, scanned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    lock, save = stored.fcntl.flock, np.save
+
+    def flock(file: IO[str], operation: int) -> None:
+        if ".samclip-index" in file.name:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+        lock(file, operation)
+
+    def full(path: Path, values: np.ndarray) -> None:
+        if ".samclip-index" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(path, values)
+
+    for function, failing in (("fcntl.flock", flock), ("np.save", full)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"training.data.stored.{function}", failing)
+            scanned.clear()
+            expected = content(open_source(str(folder)))
+            assert content(open_source(str(folder))) == expected
+        assert len(scanned) == 2
+        assert not indexes(folder / ".samclip-index")
+        shutil.rmtree(tmp_path / "home")
+
+
 def test_a_disk_error_while_storing_is_not_the_end(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(index.np, "save", full)
+    monkeypatch.setattr(stored.np, "save", full)
     source = open_source(str(folder))
     assert len(content(source)) == 6
     assert "could not be stored" in caplog.text
-    assert not stored(folder / ".samclip-index")
+    assert not indexes(folder / ".samclip-index")
     assert content(pickle.loads(pickle.dumps(source))) == content(source)
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the sets in plain folders that were walked."""
+    walked, folders = [], sources._folders
+    monkeypatch.setattr(
+        sources, "_folders", lambda *parts: walked.append(Path(parts[1]).name) or folders(*parts)
+    )
+    return walked
+
+
+def write_folders(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+
+
+def test_plain_folders_are_walked_once(tmp_path: Path, walks: list[str]):
+    write_folders(tmp_path / "set", "n1/a.jpg", "n2/b.jpg", "val/n1/v.jpg")
+    first = open_source(str(tmp_path / "set"))
+    again = open_source(str(tmp_path / "set"))
+    copy = pickle.loads(pickle.dumps(again))
+    assert len(pickle.dumps(again)) < 400
+    assert walks == ["set"]
+    assert content(copy) == content(again) == content(first) != []
+    assert [source.classes for source in (copy, first)] == [("n1", "n2")] * 2
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {"n1", "n2", "val"}
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "folder", "renamed"])
+def test_changed_plain_folders_are_walked_again(tmp_path: Path, walks: list[str], change: str):
+    write_folders(tmp_path / "set", "n1/a.jpg", "n2/b.jpg")
+    open_source(str(tmp_path / "set"))
+    match change:
+        case "added":
+            write_folders(tmp_path / "set", "n1/c.jpg")
+        case "removed":
+            (tmp_path / "set/n1/a.jpg").unlink()
+        case "folder":
+            write_folders(tmp_path / "set", "n3/c.jpg")
+        case "renamed":
+            (tmp_path / "set/n2").rename(tmp_path / "set/n0")
+    walks.clear()
+    found = [key for key, _ in content(open_source(str(tmp_path / "set")))]
+    assert (
+        found
+        == {
+            "added": ["n1/a", "n1/c", "n2/b"],
+            "removed": ["n2/b"],
+            "folder": ["n1/a", "n2/b", "n3/c"],
+            "renamed": ["n0/b", "n1/a"],
+        }[change]
+    )
+    assert walks
+    walks.clear()
+    open_source(str(tmp_path / "set"))
+    assert not walks
+    (place,) = (tmp_path / "home/.cache/samclip/index").iterdir()
+    assert len(indexes(place)) == 1
 
 
 def _count(location: str, scans: "multiprocessing.Queue[str]") -> None:
