@@ -81,21 +81,19 @@ def official(tmp_path_factory: pytest.TempPathFactory) -> Official:
 
 
 def recipe(**changes: object) -> Recipe:
-    """Return a recipe with every loss, two steps a stage, in float32."""
+    """Return a recipe with every loss and every kind of prompt, two steps a stage, in float32."""
     short = replace(debug().joint, save_every=2)
     return replace(
         debug(),
         name="tiny-vit",
         kind="vit-b",
         sam_teacher=None,
-        **{"head_probing": short, "adaptation": short} | changes,
+        **{"head_probing": short, "adaptation": short, "dtype": "float32"} | changes,
         photo_sides=(32, FRAME),
         adaptation_sides=(FRAME,),
         clip_images=4,
         named_images=4,
-        # No correcting clicks: a rounding error at the edge of a mask would move them.
-        sam_batch=SamBatch(images=4, prompts=2, corrected=0.0),
-        dtype="float32",
+        sam_batch=SamBatch(images=4, prompts=2, rounds=3, corrected=1.0, refined=True),
         checkpointing=True,
     )
 
@@ -144,37 +142,40 @@ def losses(folder: Path) -> dict[str, np.ndarray]:
     return {name: np.loadtxt(path, skiprows=1) for name, path in tables.items()}
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_more_workers_give_the_losses_of_one(
-    official: Official, merged: Path, tmp_path: Path, count: int
-):
-    run = official.run(tmp_path, recipe())
+def test_four_workers_give_the_losses_of_one(official: Official, merged: Path, tmp_path: Path):
+    """The norm of the gradient agrees less: AdamW's first step amplifies rounding errors."""
+    run, count = official.run(tmp_path, recipe()), 4
     mp.get_context("forkserver").set_forkserver_preload([__name__])  # import everything once
     mp.start_processes(worker, (count, run), nprocs=count, start_method="forkserver")
     for name, expected in losses(merged).items():
         assert expected.shape[0] == 2
-        np.testing.assert_allclose(losses(tmp_path)[name], expected, rtol=1e-4, atol=1e-4)
+        found = losses(tmp_path)[name]
+        np.testing.assert_allclose(found[:, :-1], expected[:, :-1], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(found[:, -1], expected[:, -1], rtol=2e-2)
     assert checkpoint.read_config(tmp_path / "checkpoint").text_dim == TEXT_DIM
 
 
 def test_an_interrupted_run_ends_as_one_that_never_was(
-    official: Official, merged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    official: Official, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    run, reported = official.run(tmp_path, recipe()), []
+    """In bfloat16, as the recipe of the paper's merge."""
+    joint = replace(debug().joint, save_every=1)
+    mixed = recipe(head_probing=None, joint=joint, dtype="bfloat16")
+    run, whole = (official.run(tmp_path / name, mixed) for name in ("run", "whole"))
+    train.train_worker({"run": whole})
 
     def lost(figures: dict[str, float]) -> None:
-        reported.append(figures)
-        if len(reported) == 2:  # after the first step of the joint stage
+        if figures["joint/step"] == 1:
             raise ConnectionError("the node is gone")
 
     with monkeypatch.context() as patch:
         patch.setattr(workers, "report", lost)
         with pytest.raises(ConnectionError):
             train.train_worker({"run": run})
-    assert not (tmp_path / "states/adaptation.state.pt").exists()
+    assert not (tmp_path / "run/states/adaptation.state.pt").exists()
     train.train_worker({"run": run})
-    resumed, whole = (folder / "checkpoint" / checkpoint.WEIGHTS for folder in (tmp_path, merged))
-    assert resumed.read_bytes() == whole.read_bytes()
+    weights = [tmp_path / name / "checkpoint" / checkpoint.WEIGHTS for name in ("run", "whole")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_the_config_is_that_of_both_teachers(official: Official, merged: Path):

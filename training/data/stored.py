@@ -5,10 +5,11 @@ All processes of a machine share an index.
     PLACE/NAME/index.json     extensions, folders, and a checksum of each array
     PLACE/NAME/FIELD.npy      the arrays of an ``Index``
 
-The PLACE of shards is ``.samclip-index`` beside them, or a folder in ``~/.cache/samclip`` for URLs
-and read-only folders. Their NAME covers the names, sizes and modification times of the shards. An
-index of plain folders is in the cache alone, because other tools take a folder beside photographs
-for a class. It holds as long as none of the folders has changed.
+The PLACE of shards is ``.samclip-index`` beside them or, for URLs and read-only folders, a folder in
+the cache: ``~/.cache/samclip``, or ``$XDG_CACHE_HOME/samclip``, which nodes may share. Their NAME
+covers the names, sizes and modification times of the shards. An index of plain folders is in the
+cache alone, because other tools take a folder beside photographs for a class. It holds as long as
+none of the folders has changed.
 """
 
 import fcntl
@@ -136,7 +137,8 @@ def _hash(facts: object) -> str:
 
 def _cache(system: AbstractFileSystem, folder: str) -> Path:
     location = hashlib.sha256(system.unstrip_protocol(folder).encode()).hexdigest()[:16]
-    return Path.home() / ".cache/samclip/index" / location
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "samclip/index" / location
 
 
 def _locked(place: Path) -> IO[str]:

@@ -16,6 +16,7 @@ import pytest
 
 from tests.photographs import write_shard
 from training.data import shards, sources, stored
+from training.data.__main__ import main as index_sets
 from training.data.index import Index, Member
 from training.data.sources import Source, open_source
 
@@ -28,6 +29,7 @@ def scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         shards, "_scan", lambda *parts: paths.append(Path(parts[2]).name) or scan(*parts)
     )
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(stored, "_verified", stored._verified.__wrapped__)
     return paths
 
@@ -131,6 +133,19 @@ def test_read_only_folders_and_urls_use_the_cache_folder(
         assert content(first) == content(again)
     assert not (folder / ".samclip-index").exists()
     assert len(list((tmp_path / "home/.cache/samclip/index").iterdir())) == 2
+
+
+def test_a_command_indexes_sets_for_all_nodes_that_share_the_cache(
+    folder: Path, scanned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "shared"))
+    folder.chmod(0o555)
+    assert index_sets([str(folder)]) == 0
+    assert f"{folder}: 6 photographs" in capsys.readouterr().out
+    monkeypatch.setenv("HOME", str(tmp_path / "another-node"))
+    scanned.clear()
+    assert len(open_source(str(folder))) == 6
+    assert not scanned
 
 
 def test_without_a_writable_folder_the_index_stays_in_memory(
