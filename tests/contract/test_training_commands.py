@@ -9,6 +9,7 @@ from timm.models import get_pretrained_cfg
 from tests import documents
 from tests.checkout import ROOT
 from training import train
+from training.evaluation.while_training import check_measures, measures_of
 from training.recipe_options import override, recipe_of
 
 DOCUMENT = ROOT / "docs/training.md"
@@ -38,9 +39,15 @@ def test_a_training_command_is_valid(words: list[str]):
         assert model == "local-dir" or tag in open_clip.list_pretrained_tags_by_model(model)
 
 
-def test_the_documented_recipe_is_one():
+def test_the_documented_recipes_are_some(tmp_path: Path):
     recipe = recipe_of("mine.py:flowers")
     assert dict(recipe.photo_sets)["flowers"] == 5
+    watched = recipe_of("mine.py:watched")
+    for measures in measures_of(watched):
+        for _, folder in measures.suites:
+            (tmp_path / folder).mkdir()
+    check_measures(watched, str(tmp_path))
+    assert measures_of(watched)
 
 
 def test_a_dense_teacher_without_a_file_is_refused(capsys: pytest.CaptureFixture[str]):

@@ -122,5 +122,10 @@ def described() -> str:
             "boxes at SAM's own 1024. Semantic figures: miou is over the classes in the ground",
             "truth, miou_union over those with a union above 0 (mmsegmentation's rule), miou_low",
             "and miou_high are the 95 % bootstrap interval of miou over photographs.",
+            "",
+            "probe-classify on ImageNet is 90 epochs of its 1.28 million images. For vit-b, with",
+            "--size 336 --device cuda --dtype bfloat16, this takes about 10 hours of an H100 or 30",
+            "of an A100, at 35 % of their peak. probe takes minutes on VOC2012 and ADE20K. Heads",
+            "are not saved: a stopped probe starts again from the beginning.",
         ]
     )
