@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.answers.labels import readable
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import FloatArray
 from samclip_core.types import Score
@@ -44,18 +45,26 @@ def class_embeddings(
 ) -> NDArray[np.float32]:
     """Return one float32 row of length 1 per label: the normalised mean over the templates.
 
-    ``embed_text`` returns one row of length 1 per text and is called once, with all texts. Each
-    template contains ``{}`` for the label; without templates, the labels are the texts. Raises
+    ``embed_text`` returns one row of length 1 per text and is called once, with ``class_texts``.
+    Raises InvalidLabels.
+    """
+    texts = class_texts(labels, templates)
+    text_XD = np.asarray(embed_text(texts), np.float32)
+    return unit(text_XD.reshape(len(labels), -1, text_XD.shape[-1]).mean(axis=1))
+
+
+def class_texts(labels: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Return the texts of the labels, for each one with every template, in ``readable`` words.
+
+    Each template contains ``{}`` for the label; without templates, the labels are the texts. Raises
     InvalidLabels.
     """
     check_labels(labels)
-    templates = templates or ["{}"]
     for template in templates:
         if "{}" not in template:
             raise InvalidLabels(f"template {template!r} has no {{}}: put it where the label goes")
-    texts = [template.replace("{}", label) for label in labels for template in templates]
-    text_LTD = np.asarray(embed_text(texts), np.float32).reshape(len(labels), len(templates), -1)
-    return unit(text_LTD.mean(axis=1))
+    words = [readable(label) for label in labels]
+    return [template.replace("{}", word) for word in words for template in templates or ["{}"]]
 
 
 def classify(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1.samclip_pb2_grpc import BackboneServiceStub
 
-from samclip_core.answers.zero_shot import class_embeddings
+from samclip_core.answers.zero_shot import class_embeddings, class_texts
 from samclip_core.errors import (
     AnotherCheckpoint,
     DeadlineExceeded,
@@ -214,7 +214,7 @@ class BackboneClient:
         classes = tuple(labels), tuple(templates)
         if (known := self._classes.get(classes)) is not None:
             return known
-        texts = [template.replace("{}", label) for label in labels for template in templates]
+        texts = class_texts(labels, templates)
         row = dict(zip(texts, await self.embed_text(context, texts), strict=True))
         made = class_embeddings(lambda all: np.stack([row[text] for text in all]), *classes)
         made.setflags(write=False)

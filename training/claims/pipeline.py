@@ -26,7 +26,7 @@ from training.data.folder import photograph_sets
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import class_pixels
 from training.evaluation.overlap import semantic_figures
-from training.evaluation.semantic import own_set, readable
+from training.evaluation.semantic import own_set
 from training.evaluation.suite import Metrics, Options, add_part, progress
 
 Surroundings = Literal["kept", "grey"]  # of a mask in its crop
@@ -123,7 +123,7 @@ def measure(model: SamClip, data: LabelledSet) -> dict[str, Metrics]:
 
     Returns their ``semantic`` figures, and ``encodes`` and ``seconds`` per photograph.
     """
-    values, labels = list(data.classes), [readable(name) for name in data.classes.values()]
+    values, labels = list(data.classes), list(data.classes.values())
     known = procedures(model, labels)
     counts: dict[str, list[NDArray[np.int64]]] = {name: [] for name in known}
     spent: dict[str, list[tuple[int, float]]] = {name: [] for name in known}

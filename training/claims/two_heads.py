@@ -22,7 +22,7 @@ from training.data.folder import photograph_sets
 from training.evaluation.layouts import LabelledSet
 from training.evaluation.measures import class_iou, class_pixels, class_rows
 from training.evaluation.overlap import semantic_figures
-from training.evaluation.semantic import own_set, readable
+from training.evaluation.semantic import own_set
 from training.evaluation.suite import Metrics, Options, add_part, progress
 from training.results.card import table
 
@@ -53,7 +53,7 @@ class Comparison:
 
 def compare(model: SamClip, data: LabelledSet, shown: int) -> Comparison:
     """Segment each photograph of a set by one head and by both, from one encoding."""
-    values, labels = list(data.classes), [readable(name) for name in data.classes.values()]
+    values, labels = list(data.classes), list(data.classes.values())
     found = Comparison(labels)
     for picture in progress(data.pictures, f"two heads {data.name}"):
         truth_HW, encoded = picture.labels(), picture.read()

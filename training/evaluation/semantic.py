@@ -108,7 +108,7 @@ def measure(
 ) -> list[NDArray[np.int64]]:
     """Return the pixel counts 3×C of each photograph of a set (``class_pixels``)."""
     values = data.values(background=rule != "ignored")
-    labels = [readable(name) for name in data.classes.values()]
+    labels = list(data.classes.values())
     if rule == "clippy":
         labels = list(data.prompts)
     size = model.config.image_size if refine else model.config.size_of("semantic")
@@ -190,15 +190,3 @@ def _pixel(cell: int, size: int, side: int) -> int:
 
 def _resized(image_HW3: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
-
-
-def readable(name: str) -> str:
-    """Rewrite a COCO-Stuff class name in plain English: "wall-brick" becomes "brick wall"."""
-    for suffix in ("-merged", "-other", "-stuff"):
-        name = name.replace(suffix, "")
-    kind, _, material = name.partition("-")
-    return (
-        f"{material} {kind}"
-        if kind in ("floor", "wall") and material
-        else " ".join(name.split("-"))
-    )

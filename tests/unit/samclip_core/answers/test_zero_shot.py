@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from samclip_core.answers.zero_shot import check_labels, class_embeddings, classify
+from samclip_core.answers.zero_shot import check_labels, class_embeddings, class_texts, classify
 from samclip_core.errors import InvalidLabels
 
 VECTORS = {
@@ -22,6 +22,11 @@ def test_embeddings_are_the_mean_over_templates_made_length_one() -> None:
     text_LD = class_embeddings(embed_text, ["cat", "dog"], ["a {}", "the {}"])
     assert text_LD.dtype == np.float32
     np.testing.assert_allclose(text_LD, [[0.5**0.5, 0.5**0.5, 0], [0, 0, 1]], atol=1e-6)
+
+
+def test_labels_of_data_sets_are_embedded_in_plain_words() -> None:
+    texts = class_texts(["wall-other-merged", "t-shirt"], ["a {}", "the {}"])
+    assert texts == ["a wall", "the wall", "a t-shirt", "the t-shirt"]
 
 
 def test_labels_stand_as_they_are_without_templates() -> None:

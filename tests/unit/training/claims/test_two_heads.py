@@ -33,7 +33,7 @@ class Scripted:
         return [picture(place) for place in range(3)].index(encoded)
 
     def segment_text(self, place: int, labels: Sequence[str], refine: bool) -> SimpleNamespace:
-        assert labels == ["sky", "brick wall"]
+        assert labels == ["sky", "wall-brick"]
         return SimpleNamespace(label_map_HW=(TWO if refine else ONE)[place])
 
 
@@ -68,7 +68,7 @@ def test_the_table_has_the_classes_that_occur_largest_gain_first() -> None:
     assert "| scripted semantic two heads photographs | 3 |" in rows
     assert rows[-2:] == [
         "| sky | 30.0% | 50.0% | 66.7% | +16.7 |",
-        "| brick wall | 70.0% | 75.0% | 87.5% | +12.5 |",
+        "| wall-brick | 70.0% | 75.0% | 87.5% | +12.5 |",
     ]
     assert two_heads.draw(scripted(shown=0)) is None
 

@@ -15,7 +15,6 @@ from tests.photographs import Drawing, draw, jpg, png, write_shard
 from training.evaluation import layouts, semantic
 from training.evaluation.layouts import LabelledSet, Mapped
 from training.evaluation.measures import mean_iou
-from training.evaluation.semantic import readable
 from training.evaluation.suite import Options, Protocol
 
 NAMES = {1: "car", 2: "sky-other-merged", 3: "wall-brick"}
@@ -27,23 +26,6 @@ def labelled(drawings: list[Drawing], background: int | None = None) -> Labelled
         for drawing in drawings
     ]
     return LabelledSet("drawn", NAMES, pictures, background)
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("person", "person"),
-        ("tree-merged", "tree"),
-        ("sky-other-merged", "sky"),
-        ("wall-brick", "brick wall"),
-        ("wall-other-merged", "wall"),
-        ("floor-wood", "wood floor"),
-        ("window-blind", "window blind"),
-        ("playingfield", "playingfield"),
-    ],
-)
-def test_names_are_said_as_people_say_them(name: str, expected: str):
-    assert readable(name) == expected
 
 
 def test_our_own_maps_are_compared_where_there_is_a_class(tmp_path: Path):
