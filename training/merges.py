@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from samclip_core.answers.labels import readable
 from samclip_core.config import SamClipConfig
 from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeClipHead
@@ -35,7 +36,6 @@ from training.distillation.teachers import (
     start_clip_head,
     student_from_sam,
 )
-from training.evaluation.semantic import readable
 from training.evaluation.while_training import measure, try_measures
 from training.recipes import Run
 
