@@ -28,6 +28,7 @@ from services.request import admission
 from services.request.routes import MODULES, SERVICERS
 from services.settings import PREFIX, Settings
 from tests.checkout import ROOT
+from training.recipes import vit_b
 
 DEPLOY = ROOT / "deploy"
 CONFIG = yaml.safe_load((DEPLOY / "serve_config.yaml").read_text())
@@ -221,6 +222,23 @@ def test_pods_are_confined_and_have_no_variables_but_settings(
             assert re.search(r":[\w.-]+$", container["image"])
             names = [variable["name"] for variable in container.get("env", ())]
             assert all(is_setting(name) for name in names if name.startswith(PREFIX))
+
+
+def test_the_sets_of_the_recipe_are_indexed_where_the_training_job_looks() -> None:
+    index, training = (
+        yaml.safe_load((DEPLOY / f"kuberay/training/{name}.yaml").read_text())
+        for name in ("index", "rayjob")
+    )
+    kubernetes_validate.validate(index, KUBERNETES, strict=True)
+    pods = [template["spec"] for manifest in (index, training) for template in templates(manifest)]
+    for key in ("volumes", "securityContext"):
+        assert all(pod[key] == pods[0][key] for pod in pods)
+    containers = [container for pod in pods for container in pod["containers"]]
+    for key in ("env", "image", "securityContext", "volumeMounts"):
+        assert all(container[key] == containers[0][key] for container in containers)
+    recipe = vit_b()
+    sets = (*recipe.photo_sets, *recipe.region_sets)
+    assert containers[0]["args"] == [f"/data/photographs/{name}" for name, _ in sets]
 
 
 def test_the_ray_service_has_the_serve_configuration(manifests: list[dict[str, Any]]) -> None:

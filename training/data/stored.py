@@ -5,11 +5,11 @@ All processes of a machine share an index.
     PLACE/NAME/index.json     extensions, folders, and a checksum of each array
     PLACE/NAME/FIELD.npy      the arrays of an ``Index``
 
-The PLACE of shards is ``.samclip-index`` beside them or, for URLs and read-only folders, a folder in
-the cache: ``~/.cache/samclip``, or ``$XDG_CACHE_HOME/samclip``, which nodes may share. Their NAME
-covers the names, sizes and modification times of the shards. An index of plain folders is in the
-cache alone, because other tools take a folder beside photographs for a class. It holds as long as
-none of the folders has changed.
+The PLACE of shards is ``.samclip-index`` beside them or, for URLs and read-only folders, a folder
+in the cache: ``~/.cache/samclip``, or ``$XDG_CACHE_HOME/samclip``, which nodes may share. Their
+NAME covers the names, sizes and modification times of the shards. An index of plain folders is in
+the cache alone, because other tools take a folder beside photographs for a class. It holds as long
+as none of the folders has changed.
 """
 
 import fcntl
