@@ -33,6 +33,7 @@ from training.data.stored import of_folders, of_shards
 
 log = logging.getLogger(__name__)
 
+TICK = 2_000_000_000  # nanoseconds, the coarsest that file systems note times of change in
 PAUSES = (0.5, 2.0, 8.0)  # seconds before another try of a read that failed
 
 
@@ -172,13 +173,19 @@ def _folders(
     """Yield each folder with its files; on a disk, note its time of change before it is listed."""
     on_disk = isinstance(system, LocalFileSystem) and Path(root).exists()
     if on_disk:
-        changed[root] = os.stat(root).st_mtime_ns
+        changed[root] = _changed(root)
     for folder, inner, names in system.walk(root):
         if folder == root:
             inner[:] = [name for name in inner if name not in skipped]
         for name in inner if on_disk else ():
-            changed[f"{folder}/{name}"] = os.stat(f"{folder}/{name}").st_mtime_ns
+            changed[f"{folder}/{name}"] = _changed(f"{folder}/{name}")
         yield folder, names
+
+
+def _changed(folder: str) -> int:
+    """Return a folder's time of change in nanoseconds, or 0 if another change may have the same."""
+    changed = os.stat(folder).st_mtime_ns
+    return changed if time.time_ns() - changed > TICK else 0
 
 
 def _sample(source: str, key: str, files: dict[str, bytes], class_index: int) -> Sample:

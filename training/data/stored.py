@@ -107,7 +107,7 @@ def _kept(
             if found := valid(place):  # written by another process while this one waited
                 return found
             name, index = made = made or make()
-            if not len(index):
+            if not len(index) or not all(index.changed.values()):  # it would not be valid
                 return index
             if _store(index, place, split, name):
                 return _load(place / name) or index

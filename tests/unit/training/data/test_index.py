@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import shutil
+import time
 from pathlib import Path
 from typing import IO
 
@@ -212,6 +213,24 @@ def write_folders(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
+    settle(root)
+
+
+def settle(root: Path) -> None:
+    """Let the last changes of folders be some time ago."""
+    for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
+        changed = folder.stat().st_mtime_ns
+        if time.time_ns() - changed < sources.TICK:
+            os.utime(folder, ns=(changed, changed - 10 * sources.TICK))
+
+
+def test_a_folder_that_has_just_changed_is_walked_again(tmp_path: Path, walks: list[str]):
+    """A file that was added within the tick of its clock would be missed for ever."""
+    write_folders(tmp_path / "set", "n1/a.jpg")
+    (tmp_path / "set/n1/b.jpg").write_bytes(b"b")
+    for _ in range(2):
+        assert len(open_source(str(tmp_path / "set"))) == 2
+    assert len(walks) == 2
 
 
 def test_plain_folders_are_walked_once(tmp_path: Path, walks: list[str]):
@@ -239,6 +258,7 @@ def test_changed_plain_folders_are_walked_again(tmp_path: Path, walks: list[str]
             write_folders(tmp_path / "set", "n3/c.jpg")
         case "renamed":
             (tmp_path / "set/n2").rename(tmp_path / "set/n0")
+    settle(tmp_path / "set")
     walks.clear()
     found = [key for key, _ in content(open_source(str(tmp_path / "set")))]
     assert (
