@@ -41,7 +41,7 @@ def check_measures(recipe: Recipe, data: str) -> None:
 
 
 def try_measures(run: Run, net: SamClipNet) -> None:
-    """Measure a few images as every stage will, so that a mistake is found before the first one.
+    """Measure a few images as every stage will, so that a mistake is found before head probing.
 
     Raises ValueError if there is no figure to choose by, and the errors of ``measure``.
     """
