@@ -251,7 +251,9 @@ def own_ray() -> Iterator[None]:
 
 def kill_a_worker(states: Path) -> None:
     """End a worker of this process's Ray as soon as the joint stage has saved a state."""
+    deadline = time.monotonic() + 300
     while not (states / "joint.state.pt").exists():
+        assert time.monotonic() < deadline, "the run has not reached the joint stage"
         time.sleep(0.02)
     processes = psutil.Process().children(recursive=True)
     next(p for p in processes if "TrainWorker" in "".join(p.cmdline())).kill()
