@@ -145,7 +145,7 @@ def to_peer(ask: Ask, in_form: bool) -> tuple[str, bytes]:
 
 def collection() -> bytes:
     """Return the JSON that adds a few images to the collection that visits search."""
-    files = [photograph(-1 - number) + b"indexed" for number in range(COLLECTION_SIZE)]
+    files = [photograph(-1 - n) + b"indexed%d" % n for n in range(COLLECTION_SIZE)]
     items = [
         {"id": str(number), "image": base64.b64encode(file).decode()}
         for number, file in enumerate(files)
