@@ -185,6 +185,11 @@ def parser() -> argparse.ArgumentParser:
         default="",
         help="folder of stored CLIP-teacher outputs (training.distillation.embeddings)",
     )
+    _add_resources(options)
+    return options
+
+
+def _add_resources(options: argparse.ArgumentParser) -> None:
     options.add_argument(
         "--workers", type=int, default=0, help="data-parallel workers; 0: train in this process"
     )
@@ -198,7 +203,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--threads", type=int, default=torch.get_num_threads(), help="CPU threads per worker"
     )
-    return options
 
 
 def _with_file(given: str) -> str:

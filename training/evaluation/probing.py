@@ -58,7 +58,7 @@ def frozen_encoder(model: SamClip, options: Options, pooled: bool = False) -> Fr
 
 
 def is_public(root: Path) -> bool:
-    """Return whether a folder is a public set that is probed, not the folder of our own sets."""
+    """Return whether the folder has the layout of a public set that can be probed."""
     return any(
         (root / name).exists() for name in ("SegmentationClass", "objectInfo150.txt", "train")
     )

@@ -47,7 +47,7 @@ def reference(window: frames._Window, mask_HW: np.ndarray, cells: int) -> np.nda
 
 
 def reference_box(window: frames._Window, mask_HW: np.ndarray) -> np.ndarray:
-    """Return the tight box of those pixels of the photograph that the window shows."""
+    """Return the tight box of the photograph's pixels in the window."""
     scale_2, corner_2 = np.divide(window.scaled, window.shape), np.array(window.corner)
     first_2 = np.floor(corner_2 / scale_2 + 1e-9).astype(int)
     last_2 = np.ceil((corner_2 + window.valid) / scale_2 - 1e-9).astype(int)

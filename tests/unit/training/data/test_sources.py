@@ -81,7 +81,7 @@ def test_a_bucket_reads_like_a_folder(tmp_path: Path):
 def test_a_read_that_fails_is_tried_again_and_is_no_broken_photograph(
     failures: int, monkeypatch: pytest.MonkeyPatch
 ):
-    """Network file systems of fsspec returned their errors until 2026, whatever was asked for."""
+    """Before 2026, fsspec's network file systems returned errors that they were told to raise."""
     left, pauses = [ConnectionError("reset by peer")] * failures, []
     read = MemoryFileSystem.cat_ranges
 

@@ -92,7 +92,7 @@ class Constant(nn.Module):
 def test_a_dense_teacher_of_any_scale_starts_with_a_loss_of_one(
     run: Run, teacher: DenseTeacher, scale: float, monkeypatch: pytest.MonkeyPatch
 ):
-    """So that its weight is relative to 1, whatever the variance of its features."""
+    """The loss starts near 1 for any variance of the teacher's features."""
     whole = type(teacher).forward
     monkeypatch.setattr(type(teacher), "forward", lambda self, *x: scale * whole(self, *x))
     standard = fit_standard(run, 1, teacher)
