@@ -14,6 +14,7 @@ class MaskEncoding(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     POLYGONS: _ClassVar[MaskEncoding]
     PACKED_BITS: _ClassVar[MaskEncoding]
     LOGITS: _ClassVar[MaskEncoding]
+    PANOPTIC: _ClassVar[MaskEncoding]
 
 class Output(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -26,6 +27,7 @@ PNG: MaskEncoding
 POLYGONS: MaskEncoding
 PACKED_BITS: MaskEncoding
 LOGITS: MaskEncoding
+PANOPTIC: MaskEncoding
 OUTPUT_UNSPECIFIED: Output
 SAM: Output
 CLIP_DENSE: Output
@@ -98,16 +100,18 @@ class Box(_message.Message):
     def __init__(self, x_min: _Optional[float] = ..., y_min: _Optional[float] = ..., x_max: _Optional[float] = ..., y_max: _Optional[float] = ...) -> None: ...
 
 class Prompt(_message.Message):
-    __slots__ = ("points", "box", "mask_input", "text")
+    __slots__ = ("points", "box", "mask_input", "text", "not_texts")
     POINTS_FIELD_NUMBER: _ClassVar[int]
     BOX_FIELD_NUMBER: _ClassVar[int]
     MASK_INPUT_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    NOT_TEXTS_FIELD_NUMBER: _ClassVar[int]
     points: _containers.RepeatedCompositeFieldContainer[Point]
     box: Box
     mask_input: Tensor
     text: str
-    def __init__(self, points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., mask_input: _Optional[_Union[Tensor, _Mapping]] = ..., text: _Optional[str] = ...) -> None: ...
+    not_texts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., mask_input: _Optional[_Union[Tensor, _Mapping]] = ..., text: _Optional[str] = ..., not_texts: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CocoRle(_message.Message):
     __slots__ = ("height", "width", "counts")
@@ -167,17 +171,27 @@ class Mask(_message.Message):
     label_score: float
     def __init__(self, rle: _Optional[_Union[CocoRle, _Mapping]] = ..., png: _Optional[bytes] = ..., polygons: _Optional[_Union[Polygons, _Mapping]] = ..., packed: _Optional[_Union[PackedBits, _Mapping]] = ..., logits: _Optional[_Union[Tensor, _Mapping]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., area: _Optional[int] = ..., predicted_iou: _Optional[float] = ..., stability_score: _Optional[float] = ..., label: _Optional[str] = ..., label_score: _Optional[float] = ...) -> None: ...
 
+class Area(_message.Message):
+    __slots__ = ("box", "rle")
+    BOX_FIELD_NUMBER: _ClassVar[int]
+    RLE_FIELD_NUMBER: _ClassVar[int]
+    box: Box
+    rle: CocoRle
+    def __init__(self, box: _Optional[_Union[Box, _Mapping]] = ..., rle: _Optional[_Union[CocoRle, _Mapping]] = ...) -> None: ...
+
 class SegmentRequest(_message.Message):
-    __slots__ = ("image", "prompts", "encoding", "multimask")
+    __slots__ = ("image", "prompts", "encoding", "multimask", "min_score")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     PROMPTS_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
     MULTIMASK_FIELD_NUMBER: _ClassVar[int]
+    MIN_SCORE_FIELD_NUMBER: _ClassVar[int]
     image: Image
     prompts: _containers.RepeatedCompositeFieldContainer[Prompt]
     encoding: MaskEncoding
     multimask: bool
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ...) -> None: ...
+    min_score: float
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., prompts: _Optional[_Iterable[_Union[Prompt, _Mapping]]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ..., min_score: _Optional[float] = ...) -> None: ...
 
 class PromptResult(_message.Message):
     __slots__ = ("masks",)
@@ -195,19 +209,23 @@ class SegmentResponse(_message.Message):
     model: ModelInfo
     def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., results: _Optional[_Iterable[_Union[PromptResult, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
-class SegmentEverythingRequest(_message.Message):
-    __slots__ = ("image", "points_per_side", "encoding", "labels")
+class SegmentStreamRequest(_message.Message):
+    __slots__ = ("image", "restart", "points", "box", "encoding", "multimask")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
-    POINTS_PER_SIDE_FIELD_NUMBER: _ClassVar[int]
+    RESTART_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    BOX_FIELD_NUMBER: _ClassVar[int]
     ENCODING_FIELD_NUMBER: _ClassVar[int]
-    LABELS_FIELD_NUMBER: _ClassVar[int]
+    MULTIMASK_FIELD_NUMBER: _ClassVar[int]
     image: Image
-    points_per_side: int
+    restart: bool
+    points: _containers.RepeatedCompositeFieldContainer[Point]
+    box: Box
     encoding: MaskEncoding
-    labels: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., points_per_side: _Optional[int] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., labels: _Optional[_Iterable[str]] = ...) -> None: ...
+    multimask: bool
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., restart: _Optional[bool] = ..., points: _Optional[_Iterable[_Union[Point, _Mapping]]] = ..., box: _Optional[_Union[Box, _Mapping]] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., multimask: _Optional[bool] = ...) -> None: ...
 
-class SegmentEverythingResponse(_message.Message):
+class SegmentStreamResponse(_message.Message):
     __slots__ = ("image", "masks", "model")
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     MASKS_FIELD_NUMBER: _ClassVar[int]
@@ -217,17 +235,94 @@ class SegmentEverythingResponse(_message.Message):
     model: ModelInfo
     def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., masks: _Optional[_Iterable[_Union[Mask, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
+class SegmentEverythingRequest(_message.Message):
+    __slots__ = ("image", "points_per_side", "encoding", "labels", "vocabulary", "min_label_score", "crop_layers")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    POINTS_PER_SIDE_FIELD_NUMBER: _ClassVar[int]
+    ENCODING_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_FIELD_NUMBER: _ClassVar[int]
+    MIN_LABEL_SCORE_FIELD_NUMBER: _ClassVar[int]
+    CROP_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    image: Image
+    points_per_side: int
+    encoding: MaskEncoding
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    vocabulary: str
+    min_label_score: float
+    crop_layers: int
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., points_per_side: _Optional[int] = ..., encoding: _Optional[_Union[MaskEncoding, str]] = ..., labels: _Optional[_Iterable[str]] = ..., vocabulary: _Optional[str] = ..., min_label_score: _Optional[float] = ..., crop_layers: _Optional[int] = ...) -> None: ...
+
+class PanopticSegment(_message.Message):
+    __slots__ = ("id", "category_id", "area", "bbox", "iscrowd", "label")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CATEGORY_ID_FIELD_NUMBER: _ClassVar[int]
+    AREA_FIELD_NUMBER: _ClassVar[int]
+    BBOX_FIELD_NUMBER: _ClassVar[int]
+    ISCROWD_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    category_id: int
+    area: int
+    bbox: _containers.RepeatedScalarFieldContainer[float]
+    iscrowd: int
+    label: str
+    def __init__(self, id: _Optional[int] = ..., category_id: _Optional[int] = ..., area: _Optional[int] = ..., bbox: _Optional[_Iterable[float]] = ..., iscrowd: _Optional[int] = ..., label: _Optional[str] = ...) -> None: ...
+
+class Panoptic(_message.Message):
+    __slots__ = ("png", "segments_info")
+    PNG_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_INFO_FIELD_NUMBER: _ClassVar[int]
+    png: bytes
+    segments_info: _containers.RepeatedCompositeFieldContainer[PanopticSegment]
+    def __init__(self, png: _Optional[bytes] = ..., segments_info: _Optional[_Iterable[_Union[PanopticSegment, _Mapping]]] = ...) -> None: ...
+
+class SegmentEverythingResponse(_message.Message):
+    __slots__ = ("image", "masks", "model", "panoptic")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    MASKS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    PANOPTIC_FIELD_NUMBER: _ClassVar[int]
+    image: ImageInfo
+    masks: _containers.RepeatedCompositeFieldContainer[Mask]
+    model: ModelInfo
+    panoptic: Panoptic
+    def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., masks: _Optional[_Iterable[_Union[Mask, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ..., panoptic: _Optional[_Union[Panoptic, _Mapping]] = ...) -> None: ...
+
+class EverythingUpdate(_message.Message):
+    __slots__ = ("image", "found", "withdrawn", "progress", "model")
+    class Found(_message.Message):
+        __slots__ = ("id", "mask")
+        ID_FIELD_NUMBER: _ClassVar[int]
+        MASK_FIELD_NUMBER: _ClassVar[int]
+        id: int
+        mask: Mask
+        def __init__(self, id: _Optional[int] = ..., mask: _Optional[_Union[Mask, _Mapping]] = ...) -> None: ...
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    FOUND_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAWN_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    image: ImageInfo
+    found: _containers.RepeatedCompositeFieldContainer[EverythingUpdate.Found]
+    withdrawn: _containers.RepeatedScalarFieldContainer[int]
+    progress: float
+    model: ModelInfo
+    def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., found: _Optional[_Iterable[_Union[EverythingUpdate.Found, _Mapping]]] = ..., withdrawn: _Optional[_Iterable[int]] = ..., progress: _Optional[float] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
+
 class ClassifyRequest(_message.Message):
-    __slots__ = ("images", "labels", "templates", "top_k")
+    __slots__ = ("images", "labels", "templates", "top_k", "areas")
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     TEMPLATES_FIELD_NUMBER: _ClassVar[int]
     TOP_K_FIELD_NUMBER: _ClassVar[int]
+    AREAS_FIELD_NUMBER: _ClassVar[int]
     images: _containers.RepeatedCompositeFieldContainer[Image]
     labels: _containers.RepeatedScalarFieldContainer[str]
     templates: _containers.RepeatedScalarFieldContainer[str]
     top_k: int
-    def __init__(self, images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., templates: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ...) -> None: ...
+    areas: _containers.RepeatedCompositeFieldContainer[Area]
+    def __init__(self, images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ..., labels: _Optional[_Iterable[str]] = ..., templates: _Optional[_Iterable[str]] = ..., top_k: _Optional[int] = ..., areas: _Optional[_Iterable[_Union[Area, _Mapping]]] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("label", "score", "similarity")
@@ -293,6 +388,30 @@ class SegmentTextResponse(_message.Message):
     model: ModelInfo
     def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., label_map_png: _Optional[bytes] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
 
+class ExplainRequest(_message.Message):
+    __slots__ = ("image", "label", "others")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    OTHERS_FIELD_NUMBER: _ClassVar[int]
+    image: Image
+    label: str
+    others: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, image: _Optional[_Union[Image, _Mapping]] = ..., label: _Optional[str] = ..., others: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("image", "heat_png", "low", "high", "model")
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    HEAT_PNG_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    image: ImageInfo
+    heat_png: bytes
+    low: float
+    high: float
+    model: ModelInfo
+    def __init__(self, image: _Optional[_Union[ImageInfo, _Mapping]] = ..., heat_png: _Optional[bytes] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., model: _Optional[_Union[ModelInfo, _Mapping]] = ...) -> None: ...
+
 class IndexItem(_message.Message):
     __slots__ = ("id", "image", "metadata")
     class MetadataEntry(_message.Message):
@@ -337,7 +456,7 @@ class IndexResponse(_message.Message):
     def __init__(self, indexed: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[ItemError, _Mapping]]] = ..., replaced: _Optional[int] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
-    __slots__ = ("collection", "text", "image", "id", "top_k", "filter", "offset")
+    __slots__ = ("collection", "text", "image", "id", "top_k", "filter", "offset", "area", "with_text")
     class FilterEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -352,6 +471,8 @@ class SearchRequest(_message.Message):
     TOP_K_FIELD_NUMBER: _ClassVar[int]
     FILTER_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    AREA_FIELD_NUMBER: _ClassVar[int]
+    WITH_TEXT_FIELD_NUMBER: _ClassVar[int]
     collection: str
     text: str
     image: Image
@@ -359,7 +480,9 @@ class SearchRequest(_message.Message):
     top_k: int
     filter: _containers.ScalarMap[str, str]
     offset: int
-    def __init__(self, collection: _Optional[str] = ..., text: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., id: _Optional[str] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Mapping[str, str]] = ..., offset: _Optional[int] = ...) -> None: ...
+    area: Area
+    with_text: str
+    def __init__(self, collection: _Optional[str] = ..., text: _Optional[str] = ..., image: _Optional[_Union[Image, _Mapping]] = ..., id: _Optional[str] = ..., top_k: _Optional[int] = ..., filter: _Optional[_Mapping[str, str]] = ..., offset: _Optional[int] = ..., area: _Optional[_Union[Area, _Mapping]] = ..., with_text: _Optional[str] = ...) -> None: ...
 
 class Hit(_message.Message):
     __slots__ = ("id", "score", "metadata")

@@ -39,10 +39,20 @@ class SegmentationServiceStub:
                 request_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentRequest.SerializeToString,
                 response_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentResponse.FromString,
                 _registered_method=True)
+        self.SegmentStream = channel.stream_stream(
+                '/samclip.v1.SegmentationService/SegmentStream',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentStreamRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentStreamResponse.FromString,
+                _registered_method=True)
         self.SegmentEverything = channel.unary_unary(
                 '/samclip.v1.SegmentationService/SegmentEverything',
                 request_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentEverythingRequest.SerializeToString,
                 response_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentEverythingResponse.FromString,
+                _registered_method=True)
+        self.StreamEverything = channel.unary_stream(
+                '/samclip.v1.SegmentationService/StreamEverything',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentEverythingRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.EverythingUpdate.FromString,
                 _registered_method=True)
 
 
@@ -55,7 +65,19 @@ class SegmentationServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SegmentStream(self, request_iterator, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SegmentEverything(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamEverything(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -69,10 +91,20 @@ def add_SegmentationServiceServicer_to_server(servicer, server):
                     request_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentRequest.FromString,
                     response_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentResponse.SerializeToString,
             ),
+            'SegmentStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SegmentStream,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentStreamRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentStreamResponse.SerializeToString,
+            ),
             'SegmentEverything': grpc.unary_unary_rpc_method_handler(
                     servicer.SegmentEverything,
                     request_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentEverythingRequest.FromString,
                     response_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentEverythingResponse.SerializeToString,
+            ),
+            'StreamEverything': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamEverything,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentEverythingRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.EverythingUpdate.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -113,6 +145,33 @@ class SegmentationService:
             _registered_method=True)
 
     @staticmethod
+    def SegmentStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/samclip.v1.SegmentationService/SegmentStream',
+            samclip_dot_v1_dot_samclip__pb2.SegmentStreamRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.SegmentStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def SegmentEverything(request,
             target,
             options=(),
@@ -129,6 +188,33 @@ class SegmentationService:
             '/samclip.v1.SegmentationService/SegmentEverything',
             samclip_dot_v1_dot_samclip__pb2.SegmentEverythingRequest.SerializeToString,
             samclip_dot_v1_dot_samclip__pb2.SegmentEverythingResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamEverything(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/samclip.v1.SegmentationService/StreamEverything',
+            samclip_dot_v1_dot_samclip__pb2.SegmentEverythingRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.EverythingUpdate.FromString,
             options,
             channel_credentials,
             insecure,
@@ -226,12 +312,23 @@ class SemanticSegmentationServiceStub:
                 request_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentTextRequest.SerializeToString,
                 response_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentTextResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/samclip.v1.SemanticSegmentationService/Explain',
+                request_serializer=samclip_dot_v1_dot_samclip__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=samclip_dot_v1_dot_samclip__pb2.ExplainResponse.FromString,
+                _registered_method=True)
 
 
 class SemanticSegmentationServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def SegmentText(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Explain(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -244,6 +341,11 @@ def add_SemanticSegmentationServiceServicer_to_server(servicer, server):
                     servicer.SegmentText,
                     request_deserializer=samclip_dot_v1_dot_samclip__pb2.SegmentTextRequest.FromString,
                     response_serializer=samclip_dot_v1_dot_samclip__pb2.SegmentTextResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=samclip_dot_v1_dot_samclip__pb2.ExplainRequest.FromString,
+                    response_serializer=samclip_dot_v1_dot_samclip__pb2.ExplainResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -273,6 +375,33 @@ class SemanticSegmentationService:
             '/samclip.v1.SemanticSegmentationService/SegmentText',
             samclip_dot_v1_dot_samclip__pb2.SegmentTextRequest.SerializeToString,
             samclip_dot_v1_dot_samclip__pb2.SegmentTextResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/samclip.v1.SemanticSegmentationService/Explain',
+            samclip_dot_v1_dot_samclip__pb2.ExplainRequest.SerializeToString,
+            samclip_dot_v1_dot_samclip__pb2.ExplainResponse.FromString,
             options,
             channel_credentials,
             insecure,
