@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from samclip.v1 import samclip_pb2 as pb
 
 from services.front_door import haproxy, reload
 from services.settings import Settings
@@ -26,6 +27,12 @@ from tests.ports import free_port
 
 SECRET = "sesame"
 EMBED = "/samclip.v1.BackboneService/Embed"
+SESSIONS = [
+    f"/{service.full_name}/{method.name}"
+    for service in pb.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+    if method.client_streaming
+]
 
 
 @dataclass
@@ -105,6 +112,12 @@ def grpc_server(serve: Serve) -> Iterator[int]:
                     context.abort(code, message)
                 return request
 
+            def echo(messages: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+                serve.requests.append((details.method, metadata))
+                yield from messages
+
+            if details.method in SESSIONS:
+                return grpc.stream_stream_rpc_method_handler(echo)
             return grpc.unary_unary_rpc_method_handler(answer)
 
     server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[Anything()])

@@ -1,5 +1,6 @@
 """Services behind a gRPC server in this process, without Ray."""
 
+import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,18 +22,29 @@ ADMITTED = ((admission.SECRET_HEADER, SECRET),)
 
 
 class Adapter:
-    """An adapter of a servicer: gRPC passes the context by position, Serve by name."""
+    """An adapter of a servicer: gRPC passes the context by position, Serve by name.
+
+    An rpc that the service lacks is not implemented.
+    """
 
     def __init__(self, service: Service):
         self._service = service
 
     def __getattr__(self, name: str) -> Any:
-        method = getattr(self._service, name)
+        method = getattr(self._service, name, _missing)
+
+        async def stream(request: Any, context: Any) -> Any:
+            async for message in method(request, grpc_context=context):
+                yield message
 
         async def call(request: Any, context: Any) -> Any:
             return await method(request, grpc_context=context)
 
-        return call
+        return stream if inspect.isasyncgenfunction(method) else call
+
+
+async def _missing(request: Any, grpc_context: Any) -> None:
+    await grpc_context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such rpc")
 
 
 @asynccontextmanager
@@ -59,12 +71,18 @@ class Caller:
         self._metadata = metadata
 
     async def __call__(self, rpc: str, request: Any, timeout: float | None = 60) -> Any:
+        return await self._method(rpc)(request, timeout=timeout, metadata=self._metadata)
+
+    def _method(self, rpc: str) -> Any:
         for descriptor in pb.DESCRIPTOR.services_by_name.values():
             if rpc in descriptor.methods_by_name:
                 stub = getattr(pb_grpc, f"{descriptor.name}Stub")(self._channel)
-                call = getattr(stub, rpc)
-                return await call(request, timeout=timeout, metadata=self._metadata)
+                return getattr(stub, rpc)
         raise AssertionError(f"no rpc {rpc}")
+
+    def stream(self, rpc: str, request: Any, timeout: float | None = 60) -> Any:
+        """Call an rpc that answers with a stream, of a request or of an iterator of messages."""
+        return self._method(rpc)(request, timeout=timeout, metadata=self._metadata)
 
     async def refused(self, rpc: str, request: Any, timeout: float | None = 60) -> tuple[str, str]:
         """Return the code and the details of a call that must fail."""

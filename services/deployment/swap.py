@@ -14,7 +14,7 @@ import gc
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import Any, ClassVar
 
 from google.protobuf.message import Message
@@ -23,7 +23,7 @@ from samclip_core.errors import AnotherCheckpoint, Unavailable
 from samclip_core.io import checkpoint
 from services.observability import metrics
 from services.request.context import RequestContext
-from services.request.rpc import Service
+from services.request.rpc import Answers, Messages, Service
 from services.settings import Settings
 
 DRAIN_S = 60.0
@@ -101,22 +101,43 @@ class Swapping(Service):
         for held in tuple(self._held):
             await held.service.check_health()
 
-    def scope(self, method: str, request: Message) -> str:
+    def scope(self, method: str, request: Message | Messages) -> str:
         return self._held[0].service.scope(method, request)
 
     async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
         """Answer with the first checkpoint that can, or only with the one that the caller names."""
-        required = context.checkpoint
-        error = AnotherCheckpoint(f"checkpoint {required[:12]} is not loaded here: try another")
-        for held in tuple(self._held):
-            if required not in ("", held.digest) or held not in self._held:  # unloaded since
-                continue
+        error = _not_loaded(context)
+        for held in self._candidates(context):
             with held.answering() as service:
                 try:
                     return await service.answer(method, request, context)
                 except AnotherCheckpoint as caught:
                     error = caught
-        raise error if required else Unavailable(str(error))
+        raise error if context.checkpoint else Unavailable(str(error))
+
+    async def answers(
+        self, method: str, request: Message | Messages, context: RequestContext
+    ) -> Answers:
+        """Answer as ``answer`` does. A stream that has begun is never continued by another one."""
+        error, begun = _not_loaded(context), False
+        for held in self._candidates(context):
+            with held.answering() as service:
+                try:
+                    async with aclosing(service.answers(method, request, context)) as answers:
+                        async for answer in answers:
+                            begun = True
+                            yield answer
+                    return
+                except AnotherCheckpoint as caught:
+                    error = caught
+            if begun or not isinstance(request, Message):  # a session's messages are gone
+                break
+        raise error if context.checkpoint else Unavailable(str(error))
+
+    def _candidates(self, context: RequestContext) -> Iterator[_Held]:
+        for held in tuple(self._held):
+            if context.checkpoint in ("", held.digest) and held in self._held:  # not unloaded since
+                yield held
 
     def _chosen(self, config: Mapping[str, Any]) -> Settings:
         return self._at_start.tuned(config, ("checkpoint", *self.service.tunable))
@@ -166,6 +187,12 @@ class Swapping(Service):
         # Serve freezes all objects at start, so weights in cycles would never be freed.
         gc.unfreeze()
         gc.collect()
+
+
+def _not_loaded(context: RequestContext) -> AnotherCheckpoint:
+    return AnotherCheckpoint(
+        f"checkpoint {context.checkpoint[:12]} is not loaded here: try another"
+    )
 
 
 def swapping(service: type[Service]) -> type[Swapping]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from time import monotonic
 from typing import Self
 
 from services.request.callers import Caller
@@ -47,6 +48,11 @@ class RequestContext:
     def in_bulk(self) -> Self:
         """Return the same request as bulk work, with the same deadline."""
         return replace(self, priority=Priority(self.priority.deadline, bulk=True))
+
+    def within(self, most_s: float) -> Self:
+        """Return the same request with a deadline at most ``most_s`` away."""
+        deadline = min(self.priority.deadline, monotonic() + most_s)
+        return replace(self, priority=Priority(deadline, self.priority.bulk))
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return the headers to pass on to the next service."""

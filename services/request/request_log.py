@@ -41,7 +41,7 @@ def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Obs
     ):
         try:
             yield observed
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter ends a stream of answers
             observed.code = "CANCELLED"
             metrics.SHED.labels("cancelled").inc()
             raise

@@ -1,14 +1,16 @@
-"""The wrapper of every rpc: request id, admission, deadline, metrics and error status.
+"""The wrappers of all rpcs: request id, admission, deadline, metrics and error status.
 
-A failed method sets the status on the context and returns an empty message: Ray Serve would send
-the text of an exception, stack trace included, to the caller.
+``rpc`` wraps a method with one answer; ``stream_rpc`` wraps one that yields answers, to one request
+or, in a session, to a stream of messages. A failed method sets the status on the context, and
+returns an empty message if its rpc has one answer: Ray Serve would send the text of an exception,
+stack trace included, to the caller.
 """
 
 import asyncio
 import functools
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
@@ -18,7 +20,7 @@ from starlette.types import ASGIApp
 
 from samclip_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
 from services.observability import logs, metrics, tracing
-from services.request import admission, http, json_bodies, request_log, status
+from services.request import admission, http, json_bodies, request_log, sessions, status
 from services.request.callers import Caller
 from services.request.context import RequestContext
 from services.settings import Settings
@@ -29,6 +31,9 @@ ERROR_KIND = "x-samclip-error"
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
 Method = Callable[[Any, Request, RequestContext], Awaitable[Response]]
+Messages = AsyncIterator[Any]
+"""What the caller of a session sends."""
+Answers = AsyncGenerator[Any, None]
 
 
 class Context(Protocol):
@@ -52,6 +57,7 @@ class Service:
 
     def __init__(self, settings: Settings):
         self.settings = settings
+        self._sessions = sessions.Sessions()
         if settings.otlp_endpoint:
             tracing.start(self.application, settings.otlp_endpoint)
 
@@ -85,7 +91,7 @@ class Service:
         if most and used > most:
             raise Unavailable(f"the replica uses {used:,} bytes of memory, at most {most:,}")
 
-    def scope(self, method: str, request: Message) -> str:
+    def scope(self, method: str, request: Message | Messages) -> str:
         """Return the scope of ``services.front_door.keys`` that a key needs for this rpc."""
         return "read"
 
@@ -100,34 +106,62 @@ class Service:
         Raises an error of ``samclip_core.errors``, or any other; ``services.request.status``
         translates both.
         """
+        caller = self._caller(metadata)
+        with self._audited(method, request, caller, metadata):
+            limit_s = self.settings.request_timeout_s
+            context = self._context(method, request, caller, metadata, limit_s)
+            async with time_limit(context):
+                return await self.answer(method, request, context)
+
+    async def stream(
+        self, method: str, request: Message | Messages, metadata: Mapping[str, str]
+    ) -> Answers:
+        """Yield the answers to one request, or to each message of a session, and record it as one.
+
+        Raises as ``respond`` does, and the errors of ``services.request.sessions``.
+        """
+        session = not isinstance(request, Message)
+        limit_s = sessions.LONGEST_S if session else self.settings.request_timeout_s
+        with request_log.request(self.name, method, metadata):
+            context = self._context(method, request, self._caller(metadata), metadata, limit_s)
+            with self._sessions.opened() if session else nullcontext():
+                async with (
+                    time_limit(context),
+                    aclosing(self.answers(method, request, context)) as answers,
+                ):
+                    async for answer in answers:
+                        yield answer
+
+    def _caller(self, metadata: Mapping[str, str]) -> Caller:
         if not admission.admitted(metadata):
             raise Unauthenticated(admission.REFUSAL)
-        caller = Caller.read(metadata, bool(self.settings.api_keys_file))
-        with self._audited(method, request, caller, metadata):
-            caller.check(self.scope(method, request))
-            context = RequestContext.read(
-                metadata, caller, self.settings.request_timeout_s, bulk=method in self.bulk
-            )
-            return await self._in_time(method, request, context)
+        return Caller.read(metadata, bool(self.settings.api_keys_file))
 
-    async def _in_time(self, method: str, request: Message, context: RequestContext) -> Message:
-        limit_s = context.priority.time_left()
-        limit = asyncio.timeout(limit_s)
-        try:
-            async with limit:
-                return await self.answer(method, request, context)
-        except TimeoutError as error:
-            if not limit.expired():
-                raise
-            metrics.SHED.labels("deadline").inc()
-            raise DeadlineExceeded(
-                f"no answer within {limit_s:.3g} s: try again later, or send less in one request"
-            ) from error
+    def _context(
+        self,
+        method: str,
+        request: Message | Messages,
+        caller: Caller,
+        metadata: Mapping[str, str],
+        most_s: float,
+    ) -> RequestContext:
+        caller.check(self.scope(method, request))
+        return RequestContext.read(metadata, caller, most_s, bulk=method in self.bulk)
 
     async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
         """Run the method of the rpc."""
         body: Method[Message, Message] = getattr(self, method).answer
         return await body(self, request, context)
+
+    async def answers(
+        self, method: str, request: Message | Messages, context: RequestContext
+    ) -> Answers:
+        """Run the method of an rpc that answers with a stream."""
+        if not isinstance(request, Message):
+            request = sessions.within_limits(request)
+        async with aclosing(getattr(self, method).answer(self, request, context)) as answers:
+            async for answer in answers:
+                yield answer
 
     @contextmanager
     def _audited(
@@ -148,24 +182,75 @@ class Service:
                 caller.audit(method, identity, code, scope=scope, collection=collection)
 
 
+@asynccontextmanager
+async def time_limit(context: RequestContext) -> AsyncIterator[None]:
+    """Stop the work in this context at its deadline. Raises DeadlineExceeded then."""
+    limit_s = context.priority.time_left()
+    limit = asyncio.timeout(limit_s)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        metrics.SHED.labels("deadline").inc()
+        raise DeadlineExceeded(
+            f"no answer within {limit_s:.3g} s: try again later, or send less in one request"
+        ) from error
+
+
 def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], Any]:
     """Wrap ``async method(self, request, context)`` as a gRPC method of samclip.proto."""
     empty: type[Response] = get_type_hints(method)["return"]
 
     @functools.wraps(method)
     async def grpc_method(self: Service, request: Request, grpc_context: Context) -> Message:
-        metadata = dict(grpc_context.invocation_metadata())
-        metadata[request_log.REQUEST_ID] = metadata.get(request_log.REQUEST_ID) or uuid.uuid4().hex
+        metadata = _metadata(grpc_context)
         try:
             return await self.call(method.__name__, request, metadata)
         except Exception as error:
-            failure = status.describe(error, metadata[request_log.REQUEST_ID])
-            grpc_context.set_code(failure.status.code)
-            grpc_context.set_details(failure.message)
-            grpc_context.set_trailing_metadata([(ERROR_KIND, failure.kind)])
+            _fail(grpc_context, error, metadata)
             return empty()
 
+    return _published(grpc_method, method)
+
+
+def stream_rpc(method: Callable[[Any, Any, RequestContext], Answers]) -> Callable[..., Any]:
+    """Wrap ``async method(self, request, context)`` that yields messages as a gRPC method.
+
+    In a session, ``request`` is an asynchronous iterator over the caller's messages.
+    """
+
+    @functools.wraps(method)
+    async def grpc_method(self: Service, request: Any, grpc_context: Context) -> Answers:
+        metadata = _metadata(grpc_context)
+        try:
+            async with aclosing(self.stream(method.__name__, request, metadata)) as answers:
+                async for answer in answers:
+                    yield answer
+        except Exception as error:
+            _fail(grpc_context, error, metadata)
+
+    return _published(grpc_method, method)
+
+
+def _metadata(grpc_context: Context) -> dict[str, str]:
+    """Return the headers of a call, with a request id in any case."""
+    metadata = dict(grpc_context.invocation_metadata())
+    metadata[request_log.REQUEST_ID] = metadata.get(request_log.REQUEST_ID) or uuid.uuid4().hex
+    return metadata
+
+
+def _fail(grpc_context: Context, error: Exception, metadata: Mapping[str, str]) -> None:
+    failure = status.describe(error, metadata[request_log.REQUEST_ID])
+    grpc_context.set_code(failure.status.code)
+    grpc_context.set_details(failure.message)
+    grpc_context.set_trailing_metadata([(ERROR_KIND, failure.kind)])
+
+
+def _published(grpc_method: Any, method: Callable[..., Any]) -> Any:
+    """Give a wrapper the signature that Serve needs, and its method as ``answer``."""
     # Serve passes the context only if the signature names it, and ``wraps`` would hide that.
     del grpc_method.__wrapped__
-    grpc_method.answer = method  # type: ignore[attr-defined]
+    grpc_method.answer = method
     return grpc_method

@@ -27,7 +27,7 @@ from services.request.limits import (
     check_text,
     check_top_k,
 )
-from services.request.rpc import rpc
+from services.request.rpc import Messages, rpc
 from services.retrieval.engine import OwnIndex
 from services.retrieval.index import UNRECORDED, Collections, Hit, Item, Listed, Query
 from services.settings import Settings
@@ -79,7 +79,7 @@ class Retrieval(Head):
             return {**await super().health(), "index": "does not answer"}
         return {**await super().health(), "index": "ready", "collections": count}
 
-    def scope(self, method: str, request: Message) -> str:
+    def scope(self, method: str, request: Message | Messages) -> str:
         """Require ``index`` for changes, and ``admin`` to delete a whole collection."""
         if isinstance(request, pb.DeleteRequest):
             return "admin" if request.all else "index"

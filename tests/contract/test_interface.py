@@ -20,6 +20,8 @@ FIELDS = {
     "stability_score=9 label=10 label_score=11",
     "SegmentRequest": "image=1 prompts=2* encoding=3 multimask=4",
     "PromptResult": "masks=1*",
+    "SegmentStreamRequest": "image=1 restart=2 points=3* box=4 encoding=5 multimask=6",
+    "SegmentStreamResponse": "image=1 masks=2* model=3",
     "SegmentResponse": "image=1 results=2* model=3",
     "SegmentEverythingRequest": "image=1 points_per_side=2 encoding=3 labels=4*",
     "SegmentEverythingResponse": "image=1 masks=2* model=3",
@@ -60,7 +62,7 @@ ENUMS = {
     "Output": "OUTPUT_UNSPECIFIED=0 SAM=1 CLIP_DENSE=2 CLIP_POOLED=3",
 }
 RPCS = {
-    "SegmentationService": "Segment SegmentEverything",
+    "SegmentationService": "Segment SegmentStream SegmentEverything",
     "ClassificationService": "Classify",
     "SemanticSegmentationService": "SegmentText",
     "RetrievalService": "Index Search Delete Describe ListItems",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import socket
 import subprocess
 import sys
@@ -21,7 +22,17 @@ from services.request.arrival import Pace
 from services.request.priority import Priority
 from services.request.routes import ROUTES, SERVICES
 from services.settings import Settings
-from tests.door import EMBED, SECRET, Door, Serve, grpc_server, http_server, logged, opened
+from tests.door import (
+    EMBED,
+    SECRET,
+    SESSIONS,
+    Door,
+    Serve,
+    grpc_server,
+    http_server,
+    logged,
+    opened,
+)
 from tests.ports import free_port
 
 GENERIC = "Path not found. Ping http://.../-/routes for available routes."
@@ -82,6 +93,19 @@ def test_each_service_reaches_its_application(door: Door, method: str, applicati
     ((path, metadata),) = door.serve.requests
     assert path == method
     assert metadata["application"] == application
+
+
+@pytest.mark.parametrize("method", SESSIONS)
+def test_a_session_may_be_silent_for_longer_than_a_request_takes(method: str) -> None:
+    messages: queue.Queue[bytes] = queue.Queue()
+    with opened(Serve(), request_timeout_s=0.5) as door:
+        answers = door.channel.stream_stream(method)(iter(messages.get, b""), timeout=60)
+        for silence_s in (0, 3, 0):
+            time.sleep(silence_s)
+            messages.put(b"a click")
+            assert next(answers) == b"a click"
+        messages.put(b"")
+        assert list(answers) == []
 
 
 def test_an_unknown_service_is_unimplemented(door: Door) -> None:

@@ -1,7 +1,7 @@
 """Segmentation as a Serve application: masks for prompts, or of everything in an image."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,11 +11,12 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.dense import background_words
 from samclip_core.answers.everything import everything_steps, naming
 from samclip_core.answers.instances import instance_steps
-from samclip_core.errors import InvalidPrompt
+from samclip_core.errors import InvalidPrompt, SamClipError
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt
 from services.batching import threads
 from services.deployment import replica
 from services.heads.head import Head
+from services.heads.segmentation.clicks import Clicks
 from services.heads.segmentation.decoder import Decoder
 from services.request import wire
 from services.request.context import RequestContext
@@ -27,7 +28,7 @@ from services.request.limits import (
     check_prompts,
     check_text,
 )
-from services.request.rpc import rpc
+from services.request.rpc import rpc, stream_rpc, time_limit
 from services.settings import Settings
 
 Results = dict[int, pb.PromptResult]
@@ -72,6 +73,26 @@ class Segmentation(Head):
         results |= await self._named(context, features, texts, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
+
+    @stream_rpc
+    async def SegmentStream(
+        self, request: AsyncIterator[pb.SegmentStreamRequest], context: RequestContext
+    ) -> AsyncGenerator[pb.SegmentStreamResponse, None]:
+        clicks, number = Clicks(self._decoder, self._encoders, self.settings.max_prompts), 0
+        async for message in request:
+            number += 1
+            turn = context.within(self.settings.request_timeout_s)
+            try:
+                async with time_limit(turn):
+                    if message.HasField("image"):
+                        clicks.look_at(*await self.backbone.features(turn, message.image, pb.SAM))
+                    masks = await clicks.answer(turn, message)
+            except SamClipError as error:
+                raise type(error)(f"message {number}: {error}") from error
+            info, features = clicks.image
+            yield pb.SegmentStreamResponse(
+                image=info, masks=masks, model=self.model_in(features.dtype)
+            )
 
     @rpc
     async def SegmentEverything(

@@ -2,7 +2,9 @@ import asyncio
 import inspect
 import json
 import logging
+from collections.abc import AsyncGenerator, AsyncIterator
 
+import grpc
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
@@ -17,7 +19,7 @@ from samclip_core.errors import (
     UnsupportedImage,
 )
 from services.observability import metrics
-from services.request import admission, callers, request_log, rpc
+from services.request import admission, callers, request_log, rpc, sessions
 from services.request.context import RequestContext
 from services.request.priority import PRIORITY, TIMEOUT
 from services.settings import Settings
@@ -62,6 +64,39 @@ class Echo(rpc.Service):
         if what in errors:
             raise errors[what]
         return pb.ClassifyResponse(model=pb.ModelInfo(name=what))
+
+    @rpc.stream_rpc
+    async def SegmentStream(
+        self, request: AsyncIterator[pb.SegmentStreamRequest], context: RequestContext
+    ) -> AsyncGenerator[pb.SegmentStreamResponse, None]:
+        self.seen.append(context)
+        try:
+            async for message in request:
+                width = len(message.points)
+                if width == 3:
+                    raise InvalidRequest("three points")
+                if width == 4:
+                    await asyncio.sleep(60)
+                yield pb.SegmentStreamResponse(image=pb.ImageInfo(width=width))
+        finally:
+            self.cancelled.set()
+
+    @rpc.stream_rpc
+    async def StreamEverything(
+        self, request: pb.SegmentEverythingRequest, context: RequestContext
+    ) -> AsyncGenerator[pb.EverythingUpdate, None]:
+        for index in range(request.points_per_side):
+            yield pb.EverythingUpdate(progress=index / request.points_per_side)
+        await asyncio.sleep(60)
+
+
+class EchoStream(Echo):
+    name = "SegmentationService"
+    application = "segmentation"
+
+
+def points(count: int) -> pb.SegmentStreamRequest:
+    return pb.SegmentStreamRequest(points=[pb.Point()] * count)
 
 
 def ask(label: str) -> pb.ClassifyRequest:
@@ -240,7 +275,122 @@ async def test_the_level_of_the_log_changes_while_it_runs(echo):
         assert logging.getLevelName(logger.level) == level
 
 
+@pytest.fixture
+async def session() -> AsyncIterator[tuple[EchoStream, Caller]]:
+    echo = EchoStream(Settings(request_timeout_s=30))
+    async with served(echo) as port:
+        caller = Caller(port)
+        yield echo, caller
+        await caller.close()
+
+
+def ended(rpc: str, code: str) -> float:
+    return metrics.REQUESTS.labels("SegmentationService", rpc, code)._value.get()
+
+
+async def test_a_session_answers_message_by_message(session):
+    _, caller = session
+    before = ended("SegmentStream", "OK")
+    call = caller.stream("SegmentStream", None)
+    for count in (0, 2, 1):
+        await call.write(points(count))
+        assert (await call.read()).image.width == count
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    assert ended("SegmentStream", "OK") == before + 1
+
+
+async def test_an_error_in_a_session_ends_it_with_a_status(session):
+    echo, caller = session
+    before = ended("SegmentStream", "INVALID_ARGUMENT")
+    call = caller.stream("SegmentStream", None)
+    for count in (1, 3):
+        await call.write(points(count))
+    assert (await call.read()).image.width == 1
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert (caught.value.code().name, caught.value.details()) == (
+        "INVALID_ARGUMENT",
+        "three points",
+    )
+    assert dict(await call.trailing_metadata())[rpc.ERROR_KIND] == "InvalidRequest"
+    assert ended("SegmentStream", "INVALID_ARGUMENT") == before + 1
+    assert echo.cancelled.is_set()
+
+
+async def test_a_session_ends_when_its_caller_leaves(session, monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
+    echo, caller = session
+    call = caller.stream("SegmentStream", None)
+    await call.write(points(1))
+    await call.read()
+    with pytest.raises(grpc.aio.AioRpcError, match="1 sessions are open"):
+        await caller.stream("SegmentStream", None).read()
+    call.cancel()
+    await asyncio.wait_for(echo.cancelled.wait(), 10)
+    again = caller.stream("SegmentStream", None)
+    await again.write(points(2))
+    assert (await again.read()).image.width == 2
+
+
+async def test_work_in_a_session_stops_when_its_caller_leaves(session):
+    echo, caller = session
+    before = ended("SegmentStream", "CANCELLED")
+    call = caller.stream("SegmentStream", None)
+    await call.write(points(4))
+    while not echo.seen:
+        await asyncio.sleep(0.01)
+    call.cancel()
+    await asyncio.wait_for(echo.cancelled.wait(), 10)
+    assert ended("SegmentStream", "CANCELLED") == before + 1
+
+
+async def test_an_idle_session_ends_with_an_error(session, monkeypatch):
+    monkeypatch.setattr(sessions, "IDLE_S", 0.1)
+    _, caller = session
+    call = caller.stream("SegmentStream", None)
+    with pytest.raises(grpc.aio.AioRpcError, match=r"no message for 0\.1 seconds") as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_a_session_may_last_longer_than_a_request_and_has_the_callers_deadline(session):
+    echo, caller = session
+    call = caller.stream("SegmentStream", None, timeout=0.2)
+    await call.write(points(1))
+    await call.read()
+    assert echo.seen[0].priority.time_left() > 1000
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call.read()
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    await asyncio.wait_for(echo.cancelled.wait(), 10)
+
+
+async def test_answers_are_streamed_until_the_time_limit():
+    echo = EchoStream(Settings(request_timeout_s=0.2))
+    request = pb.SegmentEverythingRequest(points_per_side=2)
+    answers = echo.stream("StreamEverything", request, HEADERS)
+    assert [(await anext(answers)).progress for _ in range(2)] == [0, 0.5]
+    with pytest.raises(DeadlineExceeded):
+        await anext(answers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [({}, Unauthenticated), ({**HEADERS, callers.SCOPES: "index"}, PermissionDenied)],
+)
+async def test_a_stream_is_admitted_like_a_request(echo, headers, error):
+    with pytest.raises(error):
+        await anext(echo.stream("StreamEverything", pb.SegmentEverythingRequest(), headers))
+    with pytest.raises(error):
+        await anext(echo.stream("SegmentStream", object(), headers))
+    assert echo.seen == []
+
+
 def test_serve_finds_the_context_in_the_signature():
+    assert inspect.isasyncgenfunction(Echo.SegmentStream)
+    names = list(inspect.signature(Echo.SegmentStream).parameters)
+    assert names == ["self", "request", "grpc_context"]
     assert list(inspect.signature(Echo.Classify).parameters) == ["self", "request", "grpc_context"]
     assert Echo.Classify.__name__ == "Classify"
 

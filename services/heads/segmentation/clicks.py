@@ -1,0 +1,78 @@
+"""One caller's session of clicks: each answer refines the last one."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import InvalidPrompt, InvalidRequest
+from samclip_core.types import ImageFeatures, Prompt
+from services.batching import threads
+from services.heads.segmentation.decoder import Decoder
+from services.request import wire
+from services.request.context import RequestContext
+from services.request.limits import check_encoding, check_mask_pixels
+
+
+class Clicks:
+    """An image, the clicks on one object of it, and the logits of the last answer.
+
+    ``most`` limits the points of an object.
+    """
+
+    def __init__(self, decoder: Decoder, encoders: ThreadPoolExecutor, most: int):
+        self._decoder = decoder
+        self._encoders = encoders
+        self._most = most
+        self._image: tuple[pb.ImageInfo, ImageFeatures] | None = None
+        self._prompt = Prompt()
+
+    @property
+    def image(self) -> tuple[pb.ImageInfo, ImageFeatures]:
+        """The image and its features. Raises InvalidRequest if there is none yet."""
+        if self._image is None:
+            raise InvalidRequest("no image: the first message of a session has to name one")
+        return self._image
+
+    def look_at(self, info: pb.ImageInfo, features: ImageFeatures) -> None:
+        """Start again on another image."""
+        self._image = info, features
+        self._prompt = Prompt()
+
+    async def answer(
+        self, context: RequestContext, message: pb.SegmentStreamRequest
+    ) -> list[pb.Mask]:
+        """Add the message's points and box, and return the masks for all so far, best first.
+
+        Returns no masks for a message without points and box. Raises InvalidPrompt,
+        InvalidRequest, DeadlineExceeded and Overloaded.
+        """
+        _, features = self.image
+        check_encoding(message.encoding)
+        if message.restart:
+            self._prompt = Prompt()
+        if not message.points and not message.HasField("box"):
+            return []
+        prompt = self._with(wire.to_prompt(pb.Prompt(points=message.points, box=_box(message))))
+        check_mask_pixels(3 if message.multimask else 1, features.geometry, message.encoding)
+        (masks,) = await self._decoder.segment(context, features, [prompt], message.multimask)
+        self._prompt = replace(prompt, mask_input_hw=masks.logits_Mhw[0])
+        encoded = wire.to_prompt_masks(masks, message.encoding)
+        return await threads.drain(self._encoders, "encode", encoded)
+
+    def _with(self, added: Prompt) -> Prompt:
+        points = self._prompt.points + added.points
+        if len(points) > self._most:
+            raise InvalidPrompt(
+                f"{len(points)} points on one object, at most {self._most}: restart with fewer"
+            )
+        return replace(
+            self._prompt,
+            points=points,
+            negative=self._prompt.negative + added.negative,
+            box=added.box or self._prompt.box,
+        )
+
+
+def _box(message: pb.SegmentStreamRequest) -> pb.Box | None:
+    return message.box if message.HasField("box") else None

@@ -1,0 +1,118 @@
+"""Sessions of the real service: streams through the front door, in both directions."""
+
+import os
+import queue
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import grpc
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as rpc
+
+from services.front_door import keys
+from services.request.rpc import ERROR_KIND
+from tests.checkout import ROOT, sources
+from tests.e2e import conftest
+from tests.e2e.conftest import Service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+CAT = pb.Point(x=230, y=120)
+KEY = "the key of ann, who has one place"
+HOLD = """
+import sys, threading, grpc
+from samclip.v1 import samclip_pb2 as pb, samclip_pb2_grpc as rpc
+address, key, photo = sys.argv[1:]
+def messages():
+    yield pb.SegmentStreamRequest(image=pb.Image(encoded=open(photo, "rb").read()))
+    threading.Event().wait()
+stub = rpc.SegmentationServiceStub(grpc.insecure_channel(address))
+for answer in stub.SegmentStream(messages(), metadata=[("x-api-key", key)]):
+    print("open", flush=True)
+"""
+
+
+class Session:
+    """A session that sends one message at a time."""
+
+    def __init__(self, channel: grpc.Channel, *metadata: tuple[str, str]):
+        self._messages: queue.Queue[pb.SegmentStreamRequest | None] = queue.Queue()
+        stub = rpc.SegmentationServiceStub(channel)
+        messages = iter(self._messages.get, None)
+        self.call = stub.SegmentStream(messages, timeout=300, metadata=metadata)
+
+    def send(self, **fields: object) -> pb.SegmentStreamResponse:
+        """Send one message and return its answer, before the next one is sent."""
+        self._messages.put(pb.SegmentStreamRequest(**fields))
+        return next(self.call)
+
+    def end(self) -> list[pb.SegmentStreamResponse]:
+        self._messages.put(None)
+        return list(self.call)
+
+
+def test_each_message_is_answered_before_the_next_one(channel: grpc.Channel, photo: bytes) -> None:
+    session = Session(channel)
+    first = session.send(image=pb.Image(encoded=photo))
+    assert (first.image.width, first.image.height, len(first.masks)) == (451, 300, 0)
+    (mask,) = session.send(points=[CAT]).masks
+    assert mask.area > 0
+    three = session.send(points=[pb.Point(x=10, y=10, negative=True)], multimask=True)
+    assert len(three.masks) == 3
+    assert three.model == first.model
+    again = session.send(restart=True, points=[CAT])
+    assert again.masks == [mask]
+    assert session.end() == []
+    assert session.call.code() is grpc.StatusCode.OK
+
+
+def test_an_error_has_a_status_and_names_the_message(channel: grpc.Channel, photo: bytes) -> None:
+    session = Session(channel, ("x-request-id", "id-session"))
+    session.send(image=pb.Image(encoded=photo))
+    with pytest.raises(grpc.RpcError) as caught:
+        session.send(points=[pb.Point(x=9999, y=1)])
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "message 2: point (9999, 1) lies outside the image" in caught.value.details()
+    assert dict(caught.value.trailing_metadata())[ERROR_KIND] == "InvalidPrompt"
+    with pytest.raises(grpc.RpcError, match="message 1: no image"):
+        Session(channel).send(points=[CAT])
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, checkpoint_name: str) -> Iterator[Service]:
+    file = tmp_path / "keys"
+    keys.write(file, [keys.Key(keys.digest(KEY), "ann", ("read",), "ann", inflight=1)])
+    running = conftest.start(tmp_path, checkpoint_name, API_KEYS_FILE=file)
+    yield running
+    running.stop()
+
+
+def test_a_session_holds_a_place_of_its_key_until_its_caller_is_gone(
+    guarded: Service, photo: bytes, tmp_path: Path
+) -> None:
+    image = tmp_path / "photo.jpg"
+    image.write_bytes(photo)
+    command = [sys.executable, "-c", HOLD, guarded.address, KEY, str(image)]
+    environment = {**os.environ, "PYTHONPATH": sources(ROOT)}
+    request = pb.SegmentRequest(image=pb.Image(encoded=photo), prompts=[pb.Prompt(points=[CAT])])
+    with (
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as holder,
+        conftest.channel_to(guarded) as channel,
+    ):
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "open\n"
+        segment = partial(rpc.SegmentationServiceStub(channel).Segment, request, timeout=300)
+        with pytest.raises(grpc.RpcError, match="limited to 1 requests in flight"):
+            segment(metadata=[("x-api-key", KEY)])
+        holder.kill()
+        while True:  # the front door notices the end within moments
+            try:
+                assert segment(metadata=[("x-api-key", KEY)]).results
+                break
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise

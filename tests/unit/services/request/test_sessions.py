@@ -1,0 +1,49 @@
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack
+
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import DeadlineExceeded, InvalidRequest, Overloaded
+from services.request import sessions
+
+
+async def clicks(count: int, gate: asyncio.Event | None = None) -> AsyncIterator[pb.Point]:
+    for x in range(count):
+        yield pb.Point(x=x)
+    if gate is not None:
+        await gate.wait()
+
+
+async def received(messages: AsyncIterator[pb.Point]) -> list[float]:
+    return [point.x async for point in sessions.within_limits(messages)]
+
+
+async def test_messages_pass_in_order(monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_MESSAGES", 3)
+    assert await received(clicks(3)) == [0, 1, 2]
+
+
+async def test_one_message_too_many_ends_the_session(monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_MESSAGES", 3)
+    with pytest.raises(InvalidRequest, match="at most 3 messages"):
+        await received(clicks(4))
+
+
+async def test_an_idle_session_ends(monkeypatch):
+    monkeypatch.setattr(sessions, "IDLE_S", 0.05)
+    with pytest.raises(DeadlineExceeded, match=r"no message for 0\.05 seconds"):
+        await received(clicks(2, gate=asyncio.Event()))
+
+
+def test_a_replica_holds_a_limited_number_of_sessions(monkeypatch):
+    monkeypatch.setattr(sessions, "MAX_SESSIONS", 2)
+    replica = sessions.Sessions()
+    with ExitStack() as stack:
+        stack.enter_context(replica.opened())
+        stack.enter_context(replica.opened())
+        with pytest.raises(Overloaded, match="2 sessions"):
+            stack.enter_context(replica.opened())
+    with replica.opened():
+        pass
