@@ -1,0 +1,76 @@
+"""The SAM embedding as attention for the dense CLIP map (ProxyCLIP, arXiv 2408.04883).
+
+CLIP's vectors vary from cell to cell, SAM's are alike within an object. So each cell of the CLIP
+map takes the mean of the cells that look the same to SAM.
+
+Shape letters: D width of the CLIP map, E width of the SAM embedding, h w valid cells of the CLIP
+map (those that hold picture), N = h·w, Q cells at once.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.answers.dense import clip_side, valid_cells
+from samclip_core.answers.zero_shot import softmax, unit
+from samclip_core.types import ImageFeatures
+
+SHARPNESS = 40.0
+"""Scale of a similarity before the softmax: the best of 20, 40 and 80 on training photographs."""
+_ROUNDING = 1e-6  # where all cells are alike, each one's s is 0 but for this
+_WEIGHTS_AT_ONCE = 2**22  # 16 MiB
+
+
+def attend(features: ImageFeatures) -> ImageFeatures:
+    """Return the features with a dense CLIP map that follows SAM's objects.
+
+    Every vector becomes the mean of all valid ones, weighted by softmax(``SHARPNESS`` · s), again
+    of length 1; s is the cosine of two cells in the SAM embedding minus its mean over the valid
+    cells, and cells with s < 0 are left out. Padding is zero. The result replaces ``features``
+    wherever the dense map is read::
+
+        maps_Chw = cosine_maps(attend(features), text_LD)
+
+    Call it once per request: it takes 5 ms for 576 cells. Features need CLIP_DENSE and SAM of one
+    encoding; otherwise raises ValueError.
+    """
+    dense_Dhw = valid_cells(features)
+    key_NE = _keys(features, *dense_Dhw.shape[1:])
+    value_ND = dense_Dhw.reshape(len(dense_Dhw), -1).T
+    centre_E = key_NE.mean(axis=0)
+    attended_ND = np.empty_like(value_ND)
+    step = max(1, _WEIGHTS_AT_ONCE // len(key_NE))
+    for start in range(0, len(key_NE), step):
+        query_QE = key_NE[start : start + step]
+        above_QN = query_QE @ (key_NE - centre_E).T
+        logit_QN = np.where(above_QN < -_ROUNDING, -np.inf, SHARPNESS * above_QN)
+        weight_QN = softmax(logit_QN, axis=1)
+        attended_ND[start : start + step] = unit(weight_QN @ value_ND)
+    side = clip_side(features)
+    map_Dss = np.zeros((len(dense_Dhw), side, side), np.float32)
+    map_Dss[:, : dense_Dhw.shape[1], : dense_Dhw.shape[2]] = attended_ND.T.reshape(dense_Dhw.shape)
+    return replace(features, clip_dense_Dhw=map_Dss)
+
+
+def _keys(features: ImageFeatures, rows: int, columns: int) -> NDArray[np.float32]:
+    """Return the SAM embedding of each valid cell of the CLIP map, averaged over its area: N×E."""
+    if features.sam_Dhw is None:
+        raise ValueError("these features have no SAM embedding: encode with SAM")
+    sam_side, side = features.sam_Dhw.shape[-1], clip_side(features)
+    valid_h, valid_w = features.geometry.grid(sam_side)
+    share_ss = _overlap(side, sam_side)
+    pooled_Ehw = (
+        share_ss[:rows, :valid_h]
+        @ features.sam_Dhw[:, :valid_h, :valid_w].astype(np.float32)
+        @ share_ss[:columns, :valid_w].T
+    )
+    return unit(pooled_Ehw.reshape(len(pooled_Ehw), -1).T)
+
+
+def _overlap(cells: int, others: int) -> NDArray[np.float32]:
+    """Return the length that each of ``cells`` equal parts of a line shares with ``others``."""
+    edge_I, edge_J = np.linspace(0, 1, cells + 1), np.linspace(0, 1, others + 1)
+    low_IJ = np.maximum(edge_I[:-1, None], edge_J[:-1])
+    high_IJ = np.minimum(edge_I[1:, None], edge_J[1:])
+    return (high_IJ - low_IJ).clip(0).astype(np.float32)
