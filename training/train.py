@@ -45,6 +45,8 @@ RETRIES = 3  # restarts after lost workers; each resumes from the last saved sta
 LONGEST_MEASURE_S = 6 * 3600
 """How long workers wait for each other. Worker 0 measures alone: all of COCO and of ImageNet take
 more than the 30 minutes that Ray allows. Ray notices a lost worker without this limit."""
+EXPLAINED = (SamClipError, FloatingPointError, ImportError, OSError, ValueError)
+"""Errors whose message says enough: the command ends with it, without a traceback."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,11 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if drawn:
             write_drawn_sets(Path(arguments.data))
         run = _run(recipe, out, arguments)
-    except (SamClipError, OSError, ImportError, ValueError) as error:
+    except EXPLAINED as error:
         return _failed(error)
     try:
         _fit(run, out, arguments.workers, arguments.gpu)
-    except (SamClipError, OSError) as error:
+    except EXPLAINED as error:
         return _failed(error)
     print(out.text("report.md"))
     return 0

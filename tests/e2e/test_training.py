@@ -289,6 +289,15 @@ def test_an_error_of_a_worker_ends_the_command_without_a_restart(
     assert f"{tmp_path}/empty/imagenet1k_sample/classes.json" in last
 
 
+def test_a_loss_that_is_not_finite_ends_the_command_with_a_plain_error(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert start(data, tmp_path, "--set", "sam_teacher.rate=1e30") == 1
+    *_, last = capsys.readouterr().err.splitlines()
+    assert last.startswith("samclip train: stage sam-teacher, step ")
+    assert "not finite" in last
+
+
 def test_the_report_shows_curves_and_masks(trained: Path, model: SamClip):
     report = (trained / "report.md").read_text()
     assert model.digest in report

@@ -41,6 +41,7 @@ def test_a_run_at_a_url_measures_and_ends_early(tmp_path: Path, monkeypatch: pyt
     """At a rate of 0 the second measure gains nothing, so that the stage ends after two steps."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SAMCLIP_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "own.py").write_text(RECIPE)
     write_sets(tmp_path / "runs/debug/photographs")
     # Embedding a thousand names takes seconds, and the result is of no interest here.

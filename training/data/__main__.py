@@ -18,7 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="train", help="the part to index (train)")
     arguments = parser.parse_args(argv)
     for location in arguments.sets:
-        print(f"{location}: {len(open_source(location, arguments.split)):,} photographs")
+        try:
+            photographs = open_source(location, arguments.split)
+        except (OSError, ImportError, ValueError) as error:
+            parser.exit(1, f"{parser.prog}: {location}: {error}\n")
+        print(f"{location}: {len(photographs):,} photographs")
     return 0
 
 

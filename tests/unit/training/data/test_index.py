@@ -149,6 +149,19 @@ def test_a_command_indexes_sets_for_all_nodes_that_share_the_cache(
     assert not scanned
 
 
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [("/nowhere", "no shards train-*.tar in /nowhere"), ("nowhere://set", "Protocol not known")],
+)
+def test_the_command_ends_with_a_plain_error_if_there_is_no_such_set(
+    location: str, message: str, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as end:
+        index_sets([location])
+    assert end.value.code == 1
+    assert capsys.readouterr().err.startswith(f"python -m training.data: {location}: {message}")
+
+
 def test_without_a_writable_folder_the_index_stays_in_memory(
     folder: Path, scanned: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from tests.photographs import Drawing, annotated, draw, instance, jpg, outlined, write_shard
-from training.data import sources
+from training.data import sources, stored
 from training.data.annotations import BadSample, Sample, regions
 from training.data.sources import Source, open_source
 
@@ -75,6 +75,11 @@ def test_a_bucket_reads_like_a_folder(tmp_path: Path):
     assert (cat.key, cat.encoded, cat.class_index) == ("cat/1", PHOTO, 0)
     with pytest.raises(FileNotFoundError, match="memory://bucket/absent"):
         open_source("memory://bucket/absent")
+
+
+def test_indexes_of_tests_are_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
+    place = stored._cache(fsspec.filesystem("memory"), "/bucket/set")
+    assert place.is_relative_to(tmp_path_factory.getbasetemp())
 
 
 @pytest.mark.parametrize("failures", [2, 9])
