@@ -3,37 +3,19 @@
 ``AsyncPhoto`` has the code; ``Photo`` runs the same methods over a session whose calls block.
 """
 
-import functools
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from samclip import wire
+from samclip.blocking import blocking
+from samclip.clicks import AsyncClicks, Clicks
 from samclip.images import ImageSource, encode_image, image_key
 from samclip.keywords import names_its_keywords
 from samclip.session import Session
 from samclip.types import Box, Boxes, ImageInfo, Mask, Points, Prompt, Score, SemanticMap
 from samclip.v1 import samclip_pb2 as pb
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def blocking(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Any, P], T]:
-    """Wrap a coroutine method for a blocking session, in which it ends without suspending."""
-
-    @functools.wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            method(self, *args, **kwargs).send(None)
-        except StopIteration as done:
-            return done.value
-        raise RuntimeError("a blocking call was suspended: its session is not a blocking one")
-
-    return call
 
 
 class _Photo:
@@ -125,6 +107,13 @@ class AsyncPhoto(_Photo):
         """Return the masks of each prompt, in order of the prompts, best mask first."""
         return await self._segment(prompts, multimask, encoding)
 
+    def clicks(self) -> AsyncClicks:
+        """Open a session on one object, as ``async with photo.clicks() as session``.
+
+        Each ``await session.click(x, y)`` refines the mask; ``box``, ``undo`` and ``restart``.
+        """
+        return AsyncClicks(self._session, self.key, self.encoded)
+
     async def everything(
         self, labels: Sequence[str] = (), *, points_per_side: int = 0, encoding: str = "rle"
     ) -> list[Mask]:
@@ -182,3 +171,10 @@ class Photo(_Photo):
     semantic = blocking(AsyncPhoto.semantic)
     embed = blocking(AsyncPhoto.embed)
     features = blocking(AsyncPhoto.features)
+
+    def clicks(self) -> Clicks:
+        """Open a session on one object, as ``with photo.clicks() as session``.
+
+        Each ``session.click(x, y)`` refines the mask; ``box``, ``undo`` and ``restart``.
+        """
+        return Clicks(self._session, self.key, self.encoded)
