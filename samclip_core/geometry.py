@@ -20,6 +20,22 @@ FloatArray = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
+class Crop:
+    """A part of a picture: its top-left corner, its size, and the picture's, all in pixels."""
+
+    x: int
+    y: int
+    height: int
+    width: int
+    picture_height: int
+    picture_width: int
+
+    def of(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the pixels of the crop."""
+        return image_HW3[self.y : self.y + self.height, self.x : self.x + self.width]
+
+
+@dataclass(frozen=True)
 class Geometry:
     """An original picture of ``height``×``width`` pixels in a ``size``×``size`` model frame."""
 
@@ -82,17 +98,19 @@ class Geometry:
 
     def resize(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize RGB uint8 H×W×3 to the model frame, 3×size×size: bilinear, padded with zeros."""
+        pixels_3SS = np.zeros((3, self.size, self.size), np.uint8)
+        fitted_hw3 = self.fit(image_HW3)
+        pixels_3SS[:, : self.input_height, : self.input_width] = fitted_hw3.transpose(2, 0, 1)
+        return pixels_3SS
+
+    def fit(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize RGB uint8 H×W×3 to ``input_height``×``input_width``×3, bilinear."""
         if image_HW3.shape != (self.height, self.width, 3):
             raise ValueError(
                 f"image has shape {image_HW3.shape}, expected ({self.height}, {self.width}, 3)"
             )
         size_wh = (self.input_width, self.input_height)
-        resized = Image.fromarray(image_HW3).resize(size_wh, Image.Resampling.BILINEAR)
-        pixels_3SS = np.zeros((3, self.size, self.size), np.uint8)
-        pixels_3SS[:, : self.input_height, : self.input_width] = np.asarray(resized).transpose(
-            2, 0, 1
-        )
-        return pixels_3SS
+        return np.asarray(Image.fromarray(image_HW3).resize(size_wh, Image.Resampling.BILINEAR))
 
     def logits_to_original(self, logits_hw: FloatArray) -> NDArray[np.float32]:
         """Resize one square map over the padded model frame to float32 H×W over the original.
@@ -100,11 +118,18 @@ class Geometry:
         Follows SAM's post-processing in two bilinear steps: to the model frame, then, without the
         padding, to the original size.
         """
+        valid_hw = self.logits_to_frame(logits_hw)
+        size_wh = (self.width, self.height)
+        return np.asarray(cv2.resize(valid_hw, size_wh, interpolation=cv2.INTER_LINEAR), np.float32)
+
+    def logits_to_frame(self, logits_hw: FloatArray) -> NDArray[np.float32]:
+        """Resize one square map over the padded model frame to the pixels that hold picture.
+
+        Float32, ``input_height``×``input_width``: the first step of ``logits_to_original``.
+        """
         logits = np.ascontiguousarray(logits_hw, np.float32)
         frame = cv2.resize(logits, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
-        valid = np.ascontiguousarray(frame[: self.input_height, : self.input_width])
-        size_wh = (self.width, self.height)
-        return np.asarray(cv2.resize(valid, size_wh, interpolation=cv2.INTER_LINEAR), np.float32)
+        return np.ascontiguousarray(frame[: self.input_height, : self.input_width])
 
     def masks_to_original(
         self, logits_Mhw: FloatArray, threshold: float = 0.0

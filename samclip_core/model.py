@@ -3,7 +3,7 @@
 T texts, D width, S side of the model frame, H W pixels of the original picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers import dense, everything, semantic, zero_shot
+from samclip_core.answers import crops, dense, everything, semantic, vocabularies, zero_shot
+from samclip_core.answers.naming import Namer
 from samclip_core.answers.sam_head import SamHead
+from samclip_core.answers.steps import Terms, run
 from samclip_core.config import Task
 from samclip_core.engine import load as load_engine
 from samclip_core.engine.base import CACHE_DIR, Asked, Engine, EngineName
-from samclip_core.errors import InvalidImage
-from samclip_core.geometry import Geometry
+from samclip_core.errors import InvalidImage, InvalidRequest
+from samclip_core.geometry import Crop, Geometry
 from samclip_core.io import checkpoint
 from samclip_core.io.image import ImageLimits, decode
 from samclip_core.nn import tokenizer
@@ -225,21 +227,50 @@ class SamClip:
         return semantic.segment_text(features, text_LD, labels, scale, background, background_KD)
 
     def segment_everything(
-        self, image: Image, points_per_side: int | None = None, labels: Sequence[str] = ()
+        self,
+        image: Image,
+        points_per_side: int | None = None,
+        labels: Sequence[str] = (),
+        *,
+        vocabulary: str = "",
+        min_label_score: float | None = None,
+        crop_layers: int = 0,
     ) -> list[EverythingMask]:
-        """Find all objects, largest first, each with its most likely label if ``labels`` are given.
+        """Find all objects, largest first.
 
-        ``points_per_side`` defaults to the checkpoint's. Raises InvalidLabels.
+        ``points_per_side`` is that of the finest grid, by default the checkpoint's. ``labels``, or
+        a vocabulary of ``samclip_core.answers.vocabularies``, name each mask whose most likely
+        label has at least the probability ``min_label_score``. ``crop_layers`` also searches the
+        crops of ``samclip_core.answers.crops``, which are encoded too: ``image`` is then a file or
+        an array. Raises InvalidLabels and InvalidRequest.
         """
-        labels = zero_shot.as_texts(labels)
-        features = self.encode(image)
-        text_LD = self._class_embeddings(labels) if labels else None
-        masks = everything.segment_everything(
-            self.sam_head, features, points_per_side or self.config.points_per_side
-        )
-        if text_LD is None:
-            return masks
-        return everything.name_masks(masks, features, text_LD, labels, self.config.logit_scale)
+        names = vocabularies.labels_or_names(zero_shot.as_texts(labels), vocabulary)
+        settings = everything.settings_of(self.config.kind)
+        search = everything.Search(Terms.of(self.sam_head, settings.points_per_round), settings)
+        for crop, features in self._crops(image, crop_layers):
+            points = points_per_side or self.config.points_per_side
+            for steps in search.rounds(features, points, crop):
+                run(steps, self.sam_head)
+        found = everything.largest_first(search.found)
+        if not names:
+            return [one.mask for one in found]
+        text_LD = self._class_embeddings(names)
+        namer = Namer(names, text_LD, self.config.logit_scale, min_label_score)
+        return [namer.name(one.mask, one.features) for one in found]
+
+    def _crops(self, image: Image, layers: int) -> Iterator[tuple[Crop | None, ImageFeatures]]:
+        """Yield the features of the picture, then those of its crops."""
+        crops.check_layers(layers)
+        if not layers:
+            yield None, self.encode(image)
+            return
+        if isinstance(image, ImageFeatures):
+            raise InvalidRequest("crops are encoded on their own: pass the image, not its features")
+        image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
+        yield None, self.encode(image_HW3)
+        height, width, _ = image_HW3.shape
+        for crop in crops.crops_of(height, width, layers):
+            yield crop, self.encode(crop.of(image_HW3))
 
     def _pooled(self, image: Image, task: Task) -> NDArray[np.float32]:
         features = self.encode(image, self.config.size_of(task))

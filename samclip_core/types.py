@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.errors import InvalidPrompt
-from samclip_core.geometry import FloatArray, Geometry
+from samclip_core.geometry import Crop, FloatArray, Geometry
 
 Box = tuple[float, float, float, float]
 
@@ -171,20 +171,28 @@ class EverythingMask:
     """One object found without a user's prompt, with its label if labels were given.
 
     Stored as low-resolution logits over the padded model frame, because a hundred full-size masks
-    of a large picture would not fit in memory; ``mask_HW`` is computed on each access.
+    of a large picture would not fit in memory; ``mask_HW`` is computed on each access. With
+    ``crop``, ``geometry`` and ``logits_hw`` are those of this crop of the picture.
     """
 
     geometry: Geometry
-    logits_hw: NDArray[np.float32]
+    logits_hw: FloatArray
     predicted_iou: float
     stability: float
     label: str = ""
     label_score: float = 0.0
+    crop: Crop | None = None
 
     @property
     def mask_HW(self) -> NDArray[np.bool_]:
         """Bool over the original picture."""
-        return self.geometry.masks_to_original(self.logits_hw[None])[0]
+        mask_hw = self.geometry.masks_to_original(self.logits_hw[None])[0]
+        if self.crop is None:
+            return mask_hw
+        crop = self.crop
+        mask_HW = np.zeros((crop.picture_height, crop.picture_width), np.bool_)
+        mask_HW[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] = mask_hw
+        return mask_HW
 
 
 @dataclass(frozen=True, eq=False)

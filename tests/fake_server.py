@@ -7,7 +7,7 @@ records all requests.
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent import futures
 from contextlib import contextmanager
 from typing import Any
@@ -112,40 +112,35 @@ class FakeService(
             results.append(pb.PromptResult(masks=masks))
         return pb.SegmentResponse(image=info, results=results, model=MODEL)
 
-    def SegmentStream(self, messages: Iterator[Any], context: Any) -> Iterator[Any]:
-        """Answer with the rectangle from the origin to the last point, and count the points."""
-        info, points = pb.ImageInfo(), 0
-        for message in messages:
-            self._note(message, context)
-            if message.HasField("image"):
-                info = self._info(message.image, context)
-            points = (0 if message.restart else points) + len(message.points)
-            masks = []
-            for point in message.points:
-                if point.x > info.width:
-                    context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a point outside")
-                mask_HW = np.zeros((info.height, info.width), bool)
-                mask_HW[: int(point.y), : int(point.x)] = True
-                masks = [to_mask(mask_HW, message.encoding)]
-                masks[0].predicted_iou = 1 - 1 / 2**points
-            if message.HasField("box"):
-                box = message.box
-                mask_HW = np.zeros((info.height, info.width), bool)
-                mask_HW[int(box.y_min) : int(box.y_max), int(box.x_min) : int(box.x_max)] = True
-                masks = [to_mask(mask_HW, message.encoding)]
-            yield pb.SegmentStreamResponse(image=info, masks=masks, model=MODEL)
-
     def SegmentEverything(self, request: Any, context: Any) -> pb.SegmentEverythingResponse:
         self._note(request, context)
         info = self._info(request.image, context)
         label_map_HW = bands(info.height, info.width, request.points_per_side or 2)
+        names = request.labels or ([f"a word of {request.vocabulary}"] * bool(request.vocabulary))
+        if request.encoding == pb.PANOPTIC:
+            return pb.SegmentEverythingResponse(
+                image=info, panoptic=_panoptic(label_map_HW, names), model=MODEL
+            )
         masks = []
         for index in np.unique(label_map_HW):
             mask = to_mask(label_map_HW == index, request.encoding)
-            if request.labels:
-                mask.label = request.labels[index % len(request.labels)]
+            if names:
+                mask.label = names[index % len(names)]
             masks.append(mask)
         return pb.SegmentEverythingResponse(image=info, masks=masks, model=MODEL)
+
+    def StreamEverything(self, request: Any, context: Any) -> Iterator[pb.EverythingUpdate]:
+        """Find the masks of SegmentEverything one by one, after one that is withdrawn."""
+        reply = self.SegmentEverything(request, context)
+        yield pb.EverythingUpdate(
+            image=reply.image, model=MODEL, found=[{"id": 1, "mask": reply.masks[0]}]
+        )
+        for number, mask in enumerate(reply.masks, start=2):
+            yield pb.EverythingUpdate(
+                found=[{"id": number, "mask": mask}],
+                withdrawn=[1] if number == 2 else [],
+                progress=(number - 1) / len(reply.masks),
+            )
 
     def SegmentText(self, request: Any, context: Any) -> pb.SegmentTextResponse:
         self._note(request, context)
@@ -244,6 +239,29 @@ class FakeService(
         self._note(request, context)
         rows_TD = np.eye(4, dtype=np.float32)[[len(text) % 4 for text in request.texts]]
         return pb.EmbedTextResponse(tensor=to_tensor(rows_TD), model=MODEL)
+
+
+def _panoptic(label_map_HW: np.ndarray, names: Sequence[str]) -> pb.Panoptic:
+    """Return the bands as segments with the ids 256, 512 …: their colours are shades of green."""
+    colours_HW3 = np.zeros((*label_map_HW.shape, 3), np.uint8)
+    colours_HW3[:, :, 1] = label_map_HW + 1
+    file = io.BytesIO()
+    Image.fromarray(colours_HW3).save(file, "PNG")
+    segments = []
+    for index in np.unique(label_map_HW).tolist():
+        inside_HW = label_map_HW == index
+        x_N = np.flatnonzero(inside_HW.any(axis=0))
+        category = index % len(names) if names else -1
+        segments.append(
+            pb.PanopticSegment(
+                id=256 * (index + 1),
+                category_id=category + 1,
+                area=int(inside_HW.sum()),
+                bbox=[int(x_N[0]), 0, len(x_N), len(inside_HW)],
+                label=names[category] if names else "",
+            )
+        )
+    return pb.Panoptic(png=file.getvalue(), segments_info=segments)
 
 
 def bands(height: int, width: int, count: int) -> np.ndarray:

@@ -8,7 +8,6 @@ photo.semantic(["dog", "grass"], refine=True)
 client.search("pets", text="a brown dog")
 """
 
-from samclip.clicks import AsyncClicks, Clicks
 from samclip.client import AsyncClient, Client
 from samclip.errors import (
     DeadlineExceeded,
@@ -26,28 +25,30 @@ from samclip.photo import AsyncPhoto, Photo
 from samclip.session import credentials
 from samclip.types import (
     Collection,
+    EverythingUpdate,
     Hit,
     ImageInfo,
     Indexed,
     ListedItem,
     Mask,
     Model,
+    Panoptic,
     Prompt,
     Region,
     Score,
+    Segment,
     SemanticMap,
 )
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "AsyncClicks",
     "AsyncClient",
     "AsyncPhoto",
-    "Clicks",
     "Client",
     "Collection",
     "DeadlineExceeded",
+    "EverythingUpdate",
     "Hit",
     "ImageInfo",
     "Indexed",
@@ -59,11 +60,13 @@ __all__ = [
     "Model",
     "NotFound",
     "Overloaded",
+    "Panoptic",
     "PermissionDenied",
     "Photo",
     "Prompt",
     "Region",
     "Score",
+    "Segment",
     "SemanticMap",
     "ServiceError",
     "Unauthenticated",

@@ -243,7 +243,33 @@ def _add_photo_commands(subparsers: Any) -> None:
     everything = _add(subparsers, "everything", "segment every object")
     everything.add_argument("image", metavar="IMAGE")
     _labels(everything, "--labels", help="label each object with one of these")
-    everything.add_argument("--points-per-side", type=int, default=0, metavar="N")
+    everything.add_argument(
+        "--vocabulary",
+        choices=["coco", "lvis"],
+        default="",
+        help="label each object with a name of this data set instead",
+    )
+    everything.add_argument(
+        "--min-label-score",
+        type=float,
+        metavar="X",
+        help="leave objects without a label that is less probable",
+    )
+    everything.add_argument(
+        "--points-per-side", type=int, default=0, metavar="N", help="size of the finest grid"
+    )
+    everything.add_argument(
+        "--crop-layers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also search crops, for small objects: 4 with 1, 16 more with 2",
+    )
+    everything.add_argument(
+        "--panoptic",
+        action="store_true",
+        help="one picture in COCO's panoptic format, with --out as PNG and JSON",
+    )
     _out(everything)
 
     embed = _add(subparsers, "embed", "print the embeddings of photographs and texts")

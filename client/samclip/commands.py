@@ -4,6 +4,7 @@ A row is a line of the table, or an object of the JSON output.
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from PIL import Image
 from samclip import drawing
 from samclip.client import Client
 from samclip.errors import PermissionDenied, ServiceError, Unauthenticated, Unavailable
-from samclip.types import Mask
+from samclip.types import Mask, Panoptic
 
 Row = dict[str, Any]
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -51,10 +52,29 @@ def segment(client: Client, args: argparse.Namespace) -> list[Row]:
 
 def everything(client: Client, args: argparse.Namespace) -> list[Row]:
     photo = client.image(args.image)
-    masks = photo.everything(args.labels, points_per_side=args.points_per_side)
+    asked = {
+        "vocabulary": args.vocabulary,
+        "min_label_score": args.min_label_score,
+        "points_per_side": args.points_per_side,
+        "crop_layers": args.crop_layers,
+    }
+    if args.panoptic:
+        return _panoptic_rows(photo.panoptic(args.labels, **asked), args)
+    masks = photo.everything(args.labels, **asked)
     # Smallest on top: the first mask covers the others.
     picture = drawing.draw_masks(drawing.read_pixels(photo.encoded), masks[::-1])
     return _mask_rows(masks, args.out, picture)
+
+
+def _panoptic_rows(found: Panoptic, args: argparse.Namespace) -> list[Row]:
+    """Write the picture and its JSON, as panopticapi reads them, beside each other."""
+    if args.out:
+        folder = args.out / "panoptic"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "panoptic.png").write_bytes(found.png)
+        content = json.dumps(found.coco(Path(args.image).name, "panoptic.png"))
+        (args.out / "panoptic.json").write_text(content + "\n")
+    return [{**vars(segment), "bbox": list(segment.bbox)} for segment in found.segments]
 
 
 def semantic(client: Client, args: argparse.Namespace) -> list[Row]:

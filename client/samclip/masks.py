@@ -67,3 +67,9 @@ def decode_label_map(png: bytes) -> np.ndarray:
     background = 0xFF if stored.dtype == np.uint8 else 0xFFFF
     label_map = stored.astype(np.int32)
     return np.where(label_map == background, -1, label_map)
+
+
+def decode_ids(png: bytes) -> np.ndarray:
+    """Decode a panoptic PNG to int32 H×W ids: red + 256 × green + 65536 × blue; 0 is no segment."""
+    colours = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(np.int32)
+    return colours @ np.array([1, 256, 65536], np.int32)

@@ -3,19 +3,72 @@
 ``AsyncPhoto`` has the code; ``Photo`` runs the same methods over a session whose calls block.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import functools
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
 from samclip import wire
-from samclip.blocking import blocking
-from samclip.clicks import AsyncClicks, Clicks
 from samclip.images import ImageSource, encode_image, image_key
 from samclip.keywords import names_its_keywords
 from samclip.session import Session
-from samclip.types import Box, Boxes, ImageInfo, Mask, Points, Prompt, Score, SemanticMap
+from samclip.types import (
+    Box,
+    Boxes,
+    EverythingUpdate,
+    ImageInfo,
+    Mask,
+    Panoptic,
+    Points,
+    Prompt,
+    Score,
+    SemanticMap,
+)
 from samclip.v1 import samclip_pb2 as pb
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def blocking(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, P], T]:
+    """Wrap a coroutine method for a blocking session, in which it ends without suspending."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            method(self, *args, **kwargs).send(None)
+        except StopIteration as done:
+            return done.value
+        raise RuntimeError("a blocking call was suspended: its session is not a blocking one")
+
+    return call
+
+
+def blocking_stream(
+    method: Callable[Concatenate[Any, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """Wrap a method that yields for a blocking session, in which it never suspends."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        items = method(self, *args, **kwargs)
+        try:
+            while True:
+                try:
+                    items.__anext__().__await__().send(None)
+                except StopIteration as done:
+                    yield done.value
+                except StopAsyncIteration:
+                    return
+        finally:
+            with suppress(StopIteration):
+                items.aclose().__await__().send(None)
+
+    return call
 
 
 class _Photo:
@@ -107,29 +160,64 @@ class AsyncPhoto(_Photo):
         """Return the masks of each prompt, in order of the prompts, best mask first."""
         return await self._segment(prompts, multimask, encoding)
 
-    def clicks(self) -> AsyncClicks:
-        """Open a session on one object, as ``async with photo.clicks() as session``.
-
-        Each ``await session.click(x, y)`` refines the mask; ``box``, ``undo`` and ``restart``.
-        """
-        return AsyncClicks(self._session, self.key, self.encoded)
-
     async def everything(
-        self, labels: Sequence[str] = (), *, points_per_side: int = 0, encoding: str = "rle"
+        self,
+        labels: Sequence[str] = (),
+        *,
+        vocabulary: str = "",
+        min_label_score: float | None = None,
+        points_per_side: int = 0,
+        crop_layers: int = 0,
+        encoding: str = "rle",
     ) -> list[Mask]:
-        """Segment every object that a grid of points finds, largest first.
+        """Segment every object that clicks over the image find, largest first.
 
-        labels: label each mask with the most likely of these.
-        points_per_side: size of the grid; 0 means the checkpoint's default.
+        labels: label each mask with the most likely of these; or vocabulary: "coco" or "lvis".
+        min_label_score: leave masks without a less probable label; None means the default.
+        points_per_side: size of the finest grid of clicks; 0 means the checkpoint's default.
+        crop_layers: also search crops, 4 in the first layer, 16 in the second, 64 in the third.
         """
-        reply = await self._ask(
-            pb.SegmentEverythingRequest(
-                labels=wire.texts(labels),
-                points_per_side=points_per_side,
-                encoding=encoding.upper(),
-            )
+        request = wire.everything(
+            labels, vocabulary, min_label_score, points_per_side, crop_layers, encoding
         )
+        reply = await self._ask(request)
         return [wire.mask(mask, reply.image) for mask in reply.masks]
+
+    async def stream_everything(
+        self,
+        labels: Sequence[str] = (),
+        *,
+        vocabulary: str = "",
+        min_label_score: float | None = None,
+        points_per_side: int = 0,
+        crop_layers: int = 0,
+        encoding: str = "rle",
+    ) -> AsyncGenerator[EverythingUpdate, None]:
+        """Yield masks as they are found; together they are those of ``everything``."""
+        request = wire.everything(
+            labels, vocabulary, min_label_score, points_per_side, crop_layers, encoding
+        )
+        images = [(request.image, self.key, self.encoded)]
+        async for message in self._session.stream("StreamEverything", request, images):
+            if message.HasField("image"):
+                image, self.info = message.image, wire.image_info(message.image)
+            found = {each.id: wire.mask(each.mask, image) for each in message.found}
+            yield EverythingUpdate(found, list(message.withdrawn), message.progress)
+
+    async def panoptic(
+        self,
+        labels: Sequence[str] = (),
+        *,
+        vocabulary: str = "",
+        min_label_score: float | None = None,
+        points_per_side: int = 0,
+        crop_layers: int = 0,
+    ) -> Panoptic:
+        """Segment every object as one picture in COCO's panoptic format; see ``everything``."""
+        request = wire.everything(
+            labels, vocabulary, min_label_score, points_per_side, crop_layers, "panoptic"
+        )
+        return wire.panoptic((await self._ask(request)).panoptic)
 
     async def semantic(
         self,
@@ -168,13 +256,8 @@ class Photo(_Photo):
     segment = blocking(AsyncPhoto.segment)
     segment_prompts = blocking(AsyncPhoto.segment_prompts)
     everything = blocking(AsyncPhoto.everything)
+    stream_everything = blocking_stream(AsyncPhoto.stream_everything)
+    panoptic = blocking(AsyncPhoto.panoptic)
     semantic = blocking(AsyncPhoto.semantic)
     embed = blocking(AsyncPhoto.embed)
     features = blocking(AsyncPhoto.features)
-
-    def clicks(self) -> Clicks:
-        """Open a session on one object, as ``with photo.clicks() as session``.
-
-        Each ``session.click(x, y)`` refines the mask; ``box``, ``undo`` and ``restart``.
-        """
-        return Clicks(self._session, self.key, self.encoded)

@@ -4,7 +4,7 @@ import inspect
 import json
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,8 +12,7 @@ from typing import Any
 import grpc
 
 from samclip import wire
-from samclip.errors import DeadlineExceeded, KeyUnknown, Unavailable, from_rpc
-from samclip.stream import AsyncStream, Stream
+from samclip.errors import KeyUnknown, from_rpc
 from samclip.types import Model
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
@@ -74,7 +73,6 @@ class Session:
         if bulk:
             self._headers.append(("x-samclip-priority", "bulk"))
         self._timeout = timeout
-        self._stream = Stream if library is grpc else AsyncStream
         self.model: Model | None = None
 
     async def ask(self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = ()) -> Any:
@@ -94,26 +92,6 @@ class Session:
             slot.encoded = encoded
         return await self._send(request, deadline)
 
-    def stream(self, request: str) -> Stream | AsyncStream:
-        """Open the call that takes messages of this type, each of which has one answer."""
-        headers = [("x-request-id", uuid.uuid4().hex), *self._headers]
-        return self._stream(self._rpcs[request], headers, self._timeout)
-
-    async def exchange(self, stream: Stream | AsyncStream, message: Any) -> Any:
-        """Send a message in a stream and return its answer."""
-        try:
-            reply = await stream.ask(message)
-        except TimeoutError as error:
-            late = f"no answer within {self._timeout:g} s"
-            raise DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, late, stream.id) from error
-        except grpc.RpcError as error:
-            raise from_rpc(error, stream.id) from error
-        if reply is None:
-            over = "the service has ended the session"
-            raise Unavailable(grpc.StatusCode.UNAVAILABLE, over, stream.id)
-        self.model = wire.model(reply.model)
-        return reply
-
     async def _send(self, request: Any, deadline: float) -> Any:
         request_id = uuid.uuid4().hex
         try:
@@ -128,6 +106,44 @@ class Session:
         if "model" in reply.DESCRIPTOR.fields_by_name:
             self.model = wire.model(reply.model)
         return reply
+
+    async def stream(
+        self, rpc: str, request: Any, images: Sequence[tuple[pb.Image, str, bytes]]
+    ) -> AsyncGenerator[Any, None]:
+        """Send a request and yield the messages of its answer; images as in ``ask``."""
+        deadline = time.monotonic() + self._timeout
+        for slot, key, _ in images:
+            slot.key = key
+        try:
+            async for message in self._receive(rpc, request, deadline):
+                yield message
+            return
+        except KeyUnknown:  # only ever before the first message
+            if not all(encoded for _, _, encoded in images):
+                raise
+        for slot, _, encoded in images:
+            slot.encoded = encoded
+        async for message in self._receive(rpc, request, deadline):
+            yield message
+
+    async def _receive(self, rpc: str, request: Any, deadline: float) -> AsyncGenerator[Any, None]:
+        request_id = uuid.uuid4().hex
+        call = self._rpcs[f"{rpc}Request"](
+            request,
+            timeout=deadline - time.monotonic(),
+            metadata=(("x-request-id", request_id), *self._headers),
+        )
+        try:
+            if hasattr(call, "__aiter__"):
+                async for message in call:
+                    yield message
+            else:
+                for message in call:
+                    yield message
+        except grpc.RpcError as error:
+            raise from_rpc(error, request_id) from error
+        finally:
+            call.cancel()  # if the caller wants no more; otherwise it does nothing
 
     async def close(self) -> None:
         closing = self._channel.close()

@@ -54,6 +54,72 @@ class Mask:
         return np.array(self.array, dtype=dtype, copy=copy)
 
 
+@dataclass(frozen=True, eq=False)
+class EverythingUpdate:
+    """What a search for everything has found since the last update.
+
+    found: new masks by number. withdrawn: numbers of earlier masks that a better one replaces.
+    progress: share of the work done, 0 to 1.
+    """
+
+    found: Mapping[int, Mask]
+    withdrawn: Sequence[int]
+    progress: float
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of a panoptic picture; ``bbox`` is x, y, width and height in pixels.
+
+    category_id: index of its label in the request's labels or vocabulary, from 1; 0 without label.
+    """
+
+    id: int
+    category_id: int
+    area: int  # pixels
+    bbox: tuple[float, float, float, float]
+    label: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Panoptic:
+    """One picture in which each pixel belongs to at most one segment.
+
+    png: file in COCO's panoptic format. ids: int32 H×W, the segment of each pixel; 0 is none.
+    segments: largest first.
+    """
+
+    png: bytes = field(repr=False)
+    ids: np.ndarray = field(repr=False)
+    segments: list[Segment]
+
+    def coco(self, image: str, picture: str) -> dict[str, Any]:
+        """Return the content of COCO's panoptic JSON for one image.
+
+        image, picture: names of the files with the image and with ``png``.
+        """
+        height, width = self.ids.shape
+        segments = [
+            {
+                "id": segment.id,
+                "category_id": segment.category_id,
+                "area": segment.area,
+                "bbox": list(segment.bbox),
+                "iscrowd": 0,
+            }
+            for segment in self.segments
+        ]
+        names = {segment.category_id: segment.label or "unnamed" for segment in self.segments}
+        return {
+            "images": [{"id": 1, "file_name": image, "width": width, "height": height}],
+            "annotations": [{"image_id": 1, "file_name": picture, "segments_info": segments}],
+            "categories": [
+                {"id": id, "name": name, "supercategory": name, "isthing": 1}
+                for id, name in sorted(names.items())
+            ],
+        }
+
+
 @dataclass(frozen=True)
 class Score:
     """A label with its softmax over the labels of the request, and its cosine similarity."""

@@ -15,10 +15,12 @@ from samclip.types import (
     ListedItem,
     Mask,
     Model,
+    Panoptic,
     Points,
     Prompt,
     Region,
     Score,
+    Segment,
     SemanticMap,
 )
 from samclip.v1 import samclip_pb2 as pb
@@ -87,6 +89,32 @@ def prompt(value: Prompt) -> pb.Prompt:
     if value.mask_input is not None:
         message.mask_input.CopyFrom(array_to_tensor(np.asarray(value.mask_input, np.float32)))
     return message
+
+
+def everything(
+    labels: Iterable[str],
+    vocabulary: str,
+    min_label_score: float | None,
+    points_per_side: int,
+    crop_layers: int,
+    encoding: str,
+) -> pb.SegmentEverythingRequest:
+    return pb.SegmentEverythingRequest(
+        labels=texts(labels),
+        vocabulary=vocabulary,
+        min_label_score=min_label_score,
+        points_per_side=points_per_side,
+        crop_layers=crop_layers,
+        encoding=encoding.upper(),
+    )
+
+
+def panoptic(message: pb.Panoptic) -> Panoptic:
+    segments = [
+        Segment(s.id, s.category_id, s.area, (s.bbox[0], s.bbox[1], s.bbox[2], s.bbox[3]), s.label)
+        for s in message.segments_info
+    ]
+    return Panoptic(message.png, masks.decode_ids(message.png), segments)
 
 
 def mask(message: pb.Mask, info: pb.ImageInfo) -> Mask:

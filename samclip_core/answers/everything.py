@@ -1,7 +1,6 @@
-"""Every object in a picture: masks from a grid of points, filtered and labelled.
+"""Segment everything: points over the picture, filtering and non-maximum suppression.
 
-Masks remain low-resolution logits and are enlarged one at a time on access, so memory depends on
-the number of masks kept, not on the size of the picture. M masks, N points, s×s cells.
+N points, M masks, s side of the low-resolution logits, K kept masks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,154 +10,255 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.dense import clip_side, valid_cells
+from samclip_core.answers.crops import Box, is_cut
+from samclip_core.answers.duplicates import MAX_IOU, not_suppressed, of_boxes, of_masks
+from samclip_core.answers.points import PointGrid, grid_points
 from samclip_core.answers.steps import Steps, Terms, questions, run
-from samclip_core.answers.zero_shot import check_labels, softmax
-from samclip_core.geometry import FloatArray, Geometry
-from samclip_core.io.masks import mask_box
-from samclip_core.types import EverythingMask, ImageFeatures, MaskHead, Prompt
+from samclip_core.config import Kind
+from samclip_core.geometry import Crop, Geometry
+from samclip_core.io.masks import pixel_box
+from samclip_core.types import EverythingMask, ImageFeatures, MaskHead, MaskSet, Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
 class EverythingSettings:
-    """The criteria for keeping a mask."""
+    """Where to look, and the criteria for keeping a mask."""
 
+    adaptive: bool
+    """Ask only the points that ``samclip_core.answers.points`` chooses, and compare masks; or ask
+    all points and compare the masks' boxes, as SAM does."""
     min_predicted_iou: float | None = None
     min_stability: float | None = None
     """None, here or in ``min_predicted_iou``: the SAM head's threshold."""
-    max_box_iou: float = 0.7
-    """Of two masks whose boxes overlap more, only the one with the better predicted IoU is kept."""
-    min_area: float = 0.0005
-    """Smallest mask, island or hole, as a fraction of the picture."""
-    points_per_call: int = 64
-    """Duplicates are dropped after this many points, which bounds memory."""
+    max_iou: float = MAX_IOU
+    min_area: float = 0.0
+    """Smallest mask, island or hole, as a fraction of the picture; 0 keeps all."""
+    points_per_round: int = 64
+    """The masks are compared with each other, and can be read, after this many points."""
 
 
-DEFAULT = EverythingSettings()
+EDGE = EverythingSettings(
+    adaptive=True, min_predicted_iou=0.325, min_area=0.0005, points_per_round=32
+)
+"""For the small decoder; chosen on training photographs."""
+SAM = EverythingSettings(adaptive=False)
+"""With these, segment_anything's SamAutomaticMaskGenerator finds the same masks."""
+
+
+def settings_of(kind: Kind) -> EverythingSettings:
+    """Return the settings for a kind of checkpoint: SAM's for those with SAM's own decoder."""
+    return EDGE if kind == "edge" else SAM
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """A mask, and the features of the picture or crop in which it was found.
+
+    ``box`` lies in the whole picture, from the first to the last pixel as in segment_anything;
+    ``area`` is in pixels of the picture. ``inside_hw`` is the mask over the cells of its
+    logits that hold picture.
+    """
+
+    mask: EverythingMask
+    features: ImageFeatures
+    inside_hw: NDArray[np.bool_]
+    box: Box
+    area: float
+
+
+class Search:
+    """A search for everything in one picture, which can be read after every round.
+
+    Masks are kept by SAM's rules: in one crop the better predicted IoU wins, among crops the
+    smaller one. A later round may withdraw a mask in favour of another, or bring it back.
+    """
+
+    def __init__(self, terms: Terms, settings: EverythingSettings) -> None:
+        """Use the thresholds of ``terms`` for those that the settings leave open."""
+        self._settings = settings
+        self._at_once = terms.at_once
+        own_iou, own_stability = settings.min_predicted_iou, settings.min_stability
+        self._min_iou = terms.min_predicted_iou if own_iou is None else own_iou
+        self._min_stability = terms.min_stability if own_stability is None else own_stability
+        self._earlier: list[Found] = []  # what was kept in each of the crops before this one
+        self._here: list[Found] = []
+        self._kept: list[Found] = []
+        self.points = 0
+        """Number of points asked so far."""
+        self.progress = 0.0
+        """Share of the work on this picture or crop that is done."""
+        self._next_N: NDArray[np.intp] = np.empty(0, np.intp)
+
+    @property
+    def found(self) -> list[Found]:
+        """The masks so far, without duplicates, the better ones first."""
+        if not self._earlier:
+            return self._kept
+        every = [*self._earlier, *self._kept]
+        sizes = [one.mask.geometry for one in every]
+        quality_M = [1 / (size.height * size.width) for size in sizes]
+        overlap = of_boxes([one.box for one in every])
+        return [every[i] for i in not_suppressed(overlap, quality_M, self._settings.max_iou)]
+
+    def rounds(
+        self, features: ImageFeatures, points_per_side: int, crop: Crop | None = None
+    ) -> Iterator[Steps[None]]:
+        """Yield the rounds of a search of one picture, or one crop of it: run each before the next.
+
+        ``features`` are those of the crop if there is one, and need the SAM embedding. What is
+        found does not depend on ``terms.at_once``. Raises ValueError if ``points_per_side`` is
+        below 1.
+        """
+        if points_per_side < 1:
+            raise ValueError(f"points_per_side is {points_per_side}, expected at least 1")
+        self._earlier += self._kept
+        self._here, self._kept, self.progress = [], [], 0.0
+        if not self._settings.adaptive:
+            points_N2, size = grid_points(points_per_side), self._settings.points_per_round
+            for start in range(0, len(points_N2), size):
+                done = min(1.0, (start + size) / len(points_N2))
+                yield self._round(features, points_N2[start : start + size], crop, done)
+            return
+        grid = PointGrid(features, points_per_side)
+        self._next_N = grid.first()
+        while len(self._next_N):
+            yield self._adaptive_round(grid, features, crop)
+
+    def _adaptive_round(
+        self, grid: PointGrid, features: ImageFeatures, crop: Crop | None
+    ) -> Steps[None]:
+        yield from self._round(features, grid.points_N2[self._next_N], crop, grid.progress)
+        masks_Khw = [one.inside_hw for one in self._kept]
+        self._next_N = grid.following(masks_Khw, self._settings.points_per_round)
+        if not len(self._next_N):
+            self.progress = 1.0
+
+    def _round(
+        self,
+        features: ImageFeatures,
+        points_N2: NDArray[np.float64],
+        crop: Crop | None,
+        progress: float,
+    ) -> Steps[None]:
+        """Ask at points, given as shares of the picture's width and height."""
+        judged = _judged_in(features.geometry)
+        in_frame = replace(features, geometry=judged)
+        prompts = [
+            Prompt(points=((float(x), float(y)),))
+            for x, y in points_N2 * (judged.width, judged.height)
+        ]
+        for question in questions(in_frame, prompts, multimask=True, at_once=self._at_once):
+            for masks in (yield question):
+                self._here += self._good(masks, judged, features, crop)
+        self.points += len(prompts)
+        self._kept = self._without_duplicates()
+        self.progress = progress
+
+    def _good(
+        self, masks: MaskSet, judged: Geometry, features: ImageFeatures, crop: Crop | None
+    ) -> Iterator[Found]:
+        """Yield the masks of one point that meet the criteria."""
+        good_M = masks.predicted_iou_M >= self._min_iou
+        good_M &= masks.stability_M >= self._min_stability
+        for index in np.flatnonzero(good_M):
+            logits_ss, shape_HW = masks.logits_Mhw[index], masks.masks_MHW[index]
+            rows, columns = judged.grid(logits_ss.shape[-1])
+            if self._settings.min_area:
+                logits_ss = _without_specks(logits_ss, rows, columns, self._settings.min_area)
+                shape_HW = logits_ss[:rows, :columns] > 0
+            inside_hw = logits_ss[:rows, :columns] > 0
+            box = _box_in_picture(shape_HW, features.geometry, crop)
+            if shape_HW.any() and not (crop and is_cut(box, crop)):
+                mask = EverythingMask(
+                    features.geometry,
+                    logits_ss.astype(np.float16),  # half the memory
+                    float(masks.predicted_iou_M[index]),
+                    float(masks.stability_M[index]),
+                    crop=crop,
+                )
+                pixels = features.geometry.height * features.geometry.width
+                yield Found(mask, features, inside_hw, box, float(shape_HW.mean()) * pixels)
+
+    def _without_duplicates(self) -> list[Found]:
+        """Return what has been found in this picture or crop, the better masks first."""
+        every, max_iou = self._here, self._settings.max_iou
+        if self._settings.adaptive:
+            overlap = of_masks([one.inside_hw for one in every], max_iou)
+        else:
+            overlap = of_boxes([one.box for one in every])
+        quality_M = [one.mask.predicted_iou for one in every]
+        return [every[index] for index in not_suppressed(overlap, quality_M, max_iou)]
+
+
+class Changes:
+    """What changed in a search between two looks at it; every mask has a number of its own."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[Found, int] = {}
+        self._next = 1
+
+    def since(self, found: Sequence[Found]) -> tuple[dict[int, Found], list[int]]:
+        """Return the new masks by number, and the numbers of those that are gone."""
+        now = set(found)
+        gone = [one for one in self._numbers if one not in now]
+        withdrawn = [self._numbers.pop(one) for one in gone]
+        new = [one for one in found if one not in self._numbers]
+        numbered = dict(enumerate(new, start=self._next))
+        self._next += len(new)
+        self._numbers |= {one: number for number, one in numbered.items()}
+        return numbered, withdrawn
 
 
 def segment_everything(
     sam_head: MaskHead,
     features: ImageFeatures,
     points_per_side: int,
-    settings: EverythingSettings = DEFAULT,
-) -> list[EverythingMask]:
-    """Return the masks from an even grid of ``points_per_side`` squared points, largest first.
-
-    ``features`` need the SAM embedding. Raises ValueError if ``points_per_side`` is below 1.
-    """
-    terms = Terms.of(sam_head, settings.points_per_call)
+    settings: EverythingSettings,
+) -> list[Found]:
+    """Return what a search of one picture finds, the better masks first; see ``Search.rounds``."""
+    terms = Terms.of(sam_head, settings.points_per_round)
     return run(everything_steps(terms, features, points_per_side, settings), sam_head)
 
 
 def everything_steps(
-    terms: Terms,
-    features: ImageFeatures,
-    points_per_side: int,
-    settings: EverythingSettings = DEFAULT,
-) -> Steps[list[EverythingMask]]:
-    """Run ``segment_everything`` in steps; the result does not depend on ``terms.at_once``."""
-    if points_per_side < 1:
-        raise ValueError(f"points_per_side is {points_per_side}, expected at least 1")
-    # The head enlarges masks to the picture's size. With the model frame as the picture, its time
-    # and memory do not depend on the size of the photograph.
-    frame = features.geometry.model_frame
-    in_frame = replace(features, geometry=frame)
-    points_N2 = _grid_points(frame, points_per_side)
-    min_iou, min_stability = (
-        default if value is None else value
-        for value, default in (
-            (settings.min_predicted_iou, terms.min_predicted_iou),
-            (settings.min_stability, terms.min_stability),
-        )
-    )
-    kept: list[EverythingMask] = []
-    for start in range(0, len(points_N2), settings.points_per_call):
-        chunk = points_N2[start : start + settings.points_per_call]
-        prompts = [Prompt(points=((float(x), float(y)),)) for x, y in chunk]
-        for question in questions(in_frame, prompts, multimask=True, at_once=terms.at_once):
-            for masks in (yield question):
-                good_M = (masks.predicted_iou_M >= min_iou) & (masks.stability_M >= min_stability)
-                for index in np.flatnonzero(good_M):
-                    logits_ss = _without_specks(masks.logits_Mhw[index], frame, settings.min_area)
-                    iou, stability = masks.predicted_iou_M[index], masks.stability_M[index]
-                    if logits_ss is not None:
-                        found = EverythingMask(
-                            features.geometry, logits_ss, float(iou), float(stability)
-                        )
-                        kept.append(found)
-        # After every chunk, so that memory holds at most the kept masks and one chunk.
-        quality_M = [mask.predicted_iou for mask in kept]
-        kept = drop_duplicates(kept, quality_M, settings.max_box_iou)
-    return sorted(kept, key=lambda mask: -_inside(mask).sum())
+    terms: Terms, features: ImageFeatures, points_per_side: int, settings: EverythingSettings
+) -> Steps[list[Found]]:
+    """Run ``segment_everything`` in steps."""
+    search = Search(terms, settings)
+    for steps in search.rounds(features, points_per_side):
+        yield from steps
+    return search.found
 
 
-def drop_duplicates(
-    masks: Sequence[EverythingMask], quality_M: Sequence[float], max_box_iou: float = 0.7
-) -> list[EverythingMask]:
-    """Apply non-maximum suppression to the masks' boxes; return the kept masks, best first."""
-    if not masks:
-        return []
-    boxes_M4 = np.array([mask_box(_inside(mask)) for mask in masks], float)  # in cells
-    boxes_M4[:, 2:] -= boxes_M4[:, :2]  # width and height
-    above_M = [quality - min(quality_M) + 1 for quality in quality_M]  # OpenCV needs scores > 0
-    return [masks[index] for index in cv2.dnn.NMSBoxes(boxes_M4.tolist(), above_M, 0, max_box_iou)]
+def largest_first(every: Sequence[Found]) -> list[Found]:
+    """Sort by area."""
+    return sorted(every, key=lambda one: -one.area)
 
 
-def name_masks(
-    masks: Sequence[EverythingMask],
-    features: ImageFeatures,
-    text_LD: FloatArray,
-    labels: Sequence[str],
-    logit_scale: float,
-) -> list[EverythingMask]:
-    """Return the masks, each with its most likely label and that label's probability.
+def _judged_in(geometry: Geometry) -> Geometry:
+    """Return the size at which masks are judged: the picture's, at most the model frame's.
 
-    A mask's embedding is the mean of the dense CLIP map under it. Raises InvalidLabels.
+    The head enlarges masks to this size, so its time and memory do not depend on the size of a
+    large photograph.
     """
-    return list(naming(masks, features, text_LD, labels, logit_scale))
+    larger = max(geometry.height, geometry.width) > geometry.size
+    return geometry.model_frame if larger else geometry
 
 
-def naming(
-    masks: Sequence[EverythingMask],
-    features: ImageFeatures,
-    text_LD: FloatArray,
-    labels: Sequence[str],
-    logit_scale: float,
-) -> Iterator[EverythingMask]:
-    """Yield the masks of ``name_masks`` one at a time."""
-    check_labels(labels)
-    dense_Dhw = valid_cells(features)
-    _, rows, columns = dense_Dhw.shape
-    side = clip_side(features)
-    for mask in masks:
-        inside_ss = (mask.logits_hw > 0).astype(np.float32)
-        share_hw = cv2.resize(inside_ss, (side, side), interpolation=cv2.INTER_AREA)
-        pooled_D = np.tensordot(dense_Dhw, share_hw[:rows, :columns], axes=2)
-        pooled_D /= max(float(np.linalg.norm(pooled_D)), 1e-6)
-        probability_L = softmax(logit_scale * (text_LD.astype(np.float32) @ pooled_D))
-        best = int(probability_L.argmax())
-        yield replace(mask, label=labels[best], label_score=float(probability_L[best]))
-
-
-def _grid_points(geometry: Geometry, points_per_side: int) -> NDArray[np.float64]:
-    """Return N×2 (x, y): the centres of a points_per_side² division of the picture."""
-    fraction = (np.arange(points_per_side) + 0.5) / points_per_side
-    x, y = np.meshgrid(fraction * geometry.width, fraction * geometry.height)
-    return np.stack([x.reshape(-1), y.reshape(-1)], axis=1)
-
-
-def _inside(mask: EverythingMask) -> NDArray[np.bool_]:
-    """Return the mask over the valid cells of its logits."""
-    rows, columns = mask.geometry.grid(mask.logits_hw.shape[-1])
-    return mask.logits_hw[:rows, :columns] > 0
+def _box_in_picture(mask_HW: NDArray[np.bool_], geometry: Geometry, crop: Crop | None) -> Box:
+    """Return the box from the first to the last pixel of a mask that has any size."""
+    x_min, y_min, x_max, y_max = pixel_box(mask_HW)
+    height, width = mask_HW.shape
+    scale = np.array([geometry.width / width, geometry.height / height] * 2)
+    corner = np.array([crop.x, crop.y] * 2 if crop else [0] * 4)
+    box = np.array([x_min, y_min, max(x_max - 1, 0), max(y_max - 1, 0)]) * scale + corner
+    return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
 
 
 def _without_specks(
-    logits_ss: NDArray[np.float32], geometry: Geometry, min_area: float
-) -> NDArray[np.float32] | None:
-    """Remove small islands and fill small holes; return None if nothing is left."""
-    rows, columns = geometry.grid(logits_ss.shape[-1])
+    logits_ss: NDArray[np.float32], rows: int, columns: int, min_area: float
+) -> NDArray[np.float32]:
+    """Remove small islands and fill small holes in the cells that hold picture."""
     cleaned_ss = logits_ss.copy()
     valid_hw = cleaned_ss[:rows, :columns]
     min_cells = min_area * rows * columns
@@ -168,4 +268,4 @@ def _without_specks(
         small = stats[:, cv2.CC_STAT_AREA] < min_cells
         small[0] = False
         valid_hw[small[piece_hw]] = -sign
-    return cleaned_ss if (valid_hw > 0).any() else None
+    return cleaned_ss

@@ -1,7 +1,7 @@
 """Every instance of a text: the dense CLIP map against background words, then the SAM head."""
 
 from samclip_core.answers.dense import cosine_maps
-from samclip_core.answers.everything import drop_duplicates
+from samclip_core.answers.duplicates import drop_duplicates
 from samclip_core.answers.map_prompts import (
     MAX_COMPONENTS,
     component_steps,

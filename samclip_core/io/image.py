@@ -120,6 +120,13 @@ def decode(
     return np.array(rgb)
 
 
+def encode_png(image_HW3: NDArray[np.uint8]) -> bytes:
+    """Encode RGB pixels as a PNG file, without loss."""
+    file = BytesIO()
+    Image.fromarray(image_HW3).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
 def _open(encoded: bytes, limits: ImageLimits) -> ImageFile:
     """Read the header and check the limits, without decoding pixels."""
     if len(encoded) > limits.max_bytes:

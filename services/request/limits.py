@@ -183,10 +183,20 @@ def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
             )
 
 
-def check_encoding(encoding: int) -> None:
-    """Raise InvalidRequest for an unknown mask encoding."""
+def check_encoding(encoding: int, panoptic: bool = False) -> None:
+    """Raise InvalidRequest for an unknown mask encoding, or PANOPTIC unless it is allowed."""
     if encoding not in pb.MaskEncoding.values():
         raise InvalidRequest(
             f"mask encoding {encoding} is unknown, "
             f"expected one of {', '.join(pb.MaskEncoding.keys())}"
         )
+    if encoding == pb.PANOPTIC and not panoptic:
+        raise InvalidRequest(
+            "PANOPTIC is one picture of everything: choose another encoding, or SegmentEverything"
+        )
+
+
+def check_label_score(score: float) -> None:
+    """Raise InvalidRequest unless ``score`` is a probability."""
+    if not 0 <= score <= 1:
+        raise InvalidRequest(f"min_label_score is {score:g}, expected 0 to 1")

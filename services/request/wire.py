@@ -14,7 +14,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import ImageTooLarge, InvalidImage, InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Geometry
-from samclip_core.io import masks
+from samclip_core.io import masks, panoptic
+from samclip_core.io.logit_runs import runs_of_logits
 from samclip_core.types import (
     EverythingMask,
     ImageFeatures,
@@ -214,10 +215,43 @@ def to_prompt_masks(found: MaskLogits, encoding: int) -> Iterator[pb.Mask]:
 
 
 def to_everything_mask(found: EverythingMask, encoding: int) -> pb.Mask:
-    mask = to_mask(found.mask_HW, encoding, found.logits_hw)
+    """Encode a mask with its scores; an RLE without enlarging the logits."""
+    if encoding == pb.RLE:
+        mask = _to_rle(runs_of_logits(found.geometry, found.logits_hw, found.crop))
+    else:
+        mask = to_mask(found.mask_HW, encoding, found.logits_hw.astype(np.float32))
     mask.predicted_iou, mask.stability_score = found.predicted_iou, found.stability
     mask.label, mask.label_score = found.label, found.label_score
     return mask
+
+
+def _to_rle(runs: masks.Runs) -> pb.Mask:
+    x_min, y_min, x_max, y_max = runs.box
+    counts = masks.encode_runs(runs)
+    return pb.Mask(
+        rle=pb.CocoRle(height=runs.height, width=runs.width, counts=counts),
+        box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max),
+        area=int((runs.end_K - runs.start_K).sum()),
+    )
+
+
+def to_panoptic(
+    found: Sequence[EverythingMask], geometry: Geometry, labels: Sequence[str]
+) -> pb.Panoptic:
+    """Return one picture of all masks, of the size of ``geometry``; the smallest are on top."""
+    picture = panoptic.paint(found, geometry.height, geometry.width)
+    category = {label: index for index, label in enumerate(labels, start=1)}
+    segments = [
+        pb.PanopticSegment(
+            id=segment.id,
+            category_id=category.get(found[segment.index].label, 0),
+            area=segment.area,
+            bbox=segment.bbox,
+            label=found[segment.index].label,
+        )
+        for segment in picture.segments
+    ]
+    return pb.Panoptic(png=picture.png, segments_info=segments)
 
 
 def to_regions(found: SemanticMap, encoding: int) -> Iterator[pb.Region]:
@@ -232,14 +266,12 @@ def to_regions(found: SemanticMap, encoding: int) -> Iterator[pb.Region]:
 def _to_region_mask(region: Region, runs: masks.Runs, encoding: int) -> pb.Mask:
     if encoding in (pb.PNG, pb.PACKED_BITS):  # these store every pixel of the image
         return to_mask(region.mask_HW, encoding)
+    if encoding == pb.RLE:
+        return _to_rle(runs)
     x_min, y_min, x_max, y_max = runs.box
     message = pb.Mask(
         box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max), area=region.area
     )
-    if encoding == pb.RLE:
-        counts = masks.encode_runs(runs)
-        message.rle.CopyFrom(pb.CocoRle(height=runs.height, width=runs.width, counts=counts))
-        return message
     crop_hw = region.label_map_HW[y_min:y_max, x_min:x_max] == region.index
     rings = masks.encode_polygons_of(crop_hw, x_min, y_min)
     message.polygons.CopyFrom(pb.Polygons(polygons=[pb.Polygon(xy=ring) for ring in rings]))

@@ -23,8 +23,12 @@ FIELDS = {
     "SegmentStreamRequest": "image=1 restart=2 points=3* box=4 encoding=5 multimask=6",
     "SegmentStreamResponse": "image=1 masks=2* model=3",
     "SegmentResponse": "image=1 results=2* model=3",
-    "SegmentEverythingRequest": "image=1 points_per_side=2 encoding=3 labels=4*",
-    "SegmentEverythingResponse": "image=1 masks=2* model=3",
+    "SegmentEverythingRequest": "image=1 points_per_side=2 encoding=3 labels=4* vocabulary=5 "
+    "min_label_score=6 crop_layers=7",
+    "SegmentEverythingResponse": "image=1 masks=2* model=3 panoptic=4",
+    "PanopticSegment": "id=1 category_id=2 area=3 bbox=4* iscrowd=5 label=6",
+    "Panoptic": "png=1 segments_info=2*",
+    "EverythingUpdate": "image=1 found=2* withdrawn=3* progress=4 model=5",
     "ClassifyRequest": "images=1* labels=2* templates=3* top_k=4",
     "Score": "label=1 score=2 similarity=3",
     "ClassifyResult": "image=1 scores=2*",
@@ -58,7 +62,7 @@ ONEOFS = {
     ("SearchRequest", "query"): "text image id",
 }
 ENUMS = {
-    "MaskEncoding": "RLE=0 PNG=1 POLYGONS=2 PACKED_BITS=3 LOGITS=4",
+    "MaskEncoding": "RLE=0 PNG=1 POLYGONS=2 PACKED_BITS=3 LOGITS=4 PANOPTIC=5",
     "Output": "OUTPUT_UNSPECIFIED=0 SAM=1 CLIP_DENSE=2 CLIP_POOLED=3",
 }
 RPCS = {
@@ -110,6 +114,15 @@ def test_services() -> None:
         for name in rpcs.split():
             assert methods[name].input_type.name == f"{name}Request"
             assert methods[name].output_type.name == f"{name}Response"
+
+
+def test_everything_also_streams() -> None:
+    method = pb.DESCRIPTOR.services_by_name["SegmentationService"].methods_by_name[
+        "StreamEverything"
+    ]
+    assert method.input_type.name == "SegmentEverythingRequest"
+    assert method.output_type.name == "EverythingUpdate"
+    assert (method.client_streaming, method.server_streaming) == (False, True)
 
 
 def test_scalar_types() -> None:

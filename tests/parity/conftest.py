@@ -32,16 +32,17 @@ class Small(NamedTuple):
 @pytest.fixture(scope="session")
 def small(tmp_path_factory) -> Small:
     """Convert a model with SAM's frame, prompt encoder and mask decoder, and a tiny encoder."""
-    return _small(tmp_path_factory, image_size=1024, width=256)
+    return convert_small(tmp_path_factory, image_size=1024, width=256)
 
 
 @pytest.fixture(scope="session")
 def small_without_resizing(tmp_path_factory) -> Small:
     """Convert a model whose SAM frame equals CLIP's input size, so neither resizes a picture."""
-    return _small(tmp_path_factory, image_size=64, width=32)
+    return convert_small(tmp_path_factory, image_size=64, width=32)
 
 
-def _small(tmp_path_factory, image_size: int, width: int) -> Small:
+def convert_small(tmp_path_factory, image_size: int, width: int) -> Small:
+    """Convert official models whose SAM frame and decoder have these sizes."""
     directory = tmp_path_factory.mktemp("official")
     clip_name = add_small_clip(directory)
     sam, clip_model = small_sam(image_size, width), clip(clip_name)

@@ -31,7 +31,7 @@ from training.evaluation.suite import (
     add_part,
     openai_templates,
 )
-from training.evaluation.suites import OWN, PROBES, SUITES, described
+from training.evaluation.suites import OWN, PROBES, SLOW, SUITES, described
 from training.results.card import complete, table
 
 
@@ -78,7 +78,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     metrics: Metrics = {}
     for suite in chosen.values():
         metrics |= suite.task(model, options)
-    own = arguments.suite in ("all", *OWN)
+    own = arguments.suite in ("all", *OWN, *SLOW)
     own |= arguments.suite in PROBES and not probing.is_public(arguments.root)
     part = arguments.part if own else "all"  # public sets are measured whole
     _write(arguments.out, {"digest": model.digest, "part": part}, metrics)

@@ -5,6 +5,7 @@ from functools import partial
 
 from training.evaluation import (
     classification,
+    everything,
     instances,
     layouts,
     points,
@@ -34,6 +35,12 @@ OWN: dict[str, Suite] = {
     "retrieval": Suite(retrieval.own_sets, "our own captions: recall"),
     "semantic": Suite(semantic.own_sets, "our own label maps: mIoU with one head and with two"),
 }
+SLOW: dict[str, Suite] = {
+    "everything": Suite(
+        everything.own_sets,
+        "our own sets, not part of all: outlined regions that a search for everything finds",
+    ),
+}
 PROBES: dict[str, Suite] = {
     "probe": Suite(
         partial(probing.segmentation, list(HEADS)),
@@ -50,6 +57,7 @@ PROBES: dict[str, Suite] = {
 }
 SUITES: dict[str, Suite] = {
     **OWN,
+    **SLOW,
     "imagenet": Suite(
         classification.folders,
         "val/WNID/*.JPEG; open_clip's class names and templates, table 1",

@@ -9,7 +9,6 @@ from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.dense import background_words
-from samclip_core.answers.everything import everything_steps, naming
 from samclip_core.answers.instances import instance_steps
 from samclip_core.errors import InvalidPrompt, SamClipError
 from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt
@@ -18,13 +17,12 @@ from services.deployment import replica
 from services.heads.head import Head
 from services.heads.segmentation.clicks import Clicks
 from services.heads.segmentation.decoder import Decoder
+from services.heads.segmentation.everything import Everything
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import (
     check_encoding,
-    check_labels,
     check_mask_pixels,
-    check_points_per_side,
     check_prompts,
     check_text,
 )
@@ -98,26 +96,20 @@ class Segmentation(Head):
     async def SegmentEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> pb.SegmentEverythingResponse:
-        check_encoding(request.encoding)
-        check_points_per_side(request.points_per_side)
-        labels = request.labels
-        outputs = (pb.SAM, pb.CLIP_DENSE) if labels else (pb.SAM,)
-        if labels:
-            check_labels(labels, self.settings.max_labels)
-        info, features = await self.backbone.features(context, request.image, *outputs)
-        points_per_side = request.points_per_side or self.config.points_per_side
-        masks = await self._decoder.run_bulk(
-            context, everything_steps(self._decoder.terms, features, points_per_side)
-        )
-        check_mask_pixels(len(masks), features.geometry, request.encoding)
-        if labels:
-            text_LD = await self.backbone.class_embeddings(context, labels, self.config.templates)
-            named = naming(masks, features, text_LD, labels, self.config.logit_scale)
-            masks = await threads.drain(self._encoders, "encode", named)
-        encoded = await self._encode(masks, request.encoding)
-        return pb.SegmentEverythingResponse(
-            image=info, masks=encoded, model=self.model_in(features.dtype)
-        )
+        every = Everything(self, self._decoder, self._encoders, request)
+        await every.begin(context)
+        async for _ in every.rounds():
+            pass
+        return await every.reply()
+
+    @stream_rpc
+    async def StreamEverything(
+        self, request: pb.SegmentEverythingRequest, context: RequestContext
+    ) -> AsyncGenerator[pb.EverythingUpdate, None]:
+        every = Everything(self, self._decoder, self._encoders, request)
+        await every.begin(context)
+        async for update in every.updates():
+            yield update
 
     async def _encode(self, masks: Sequence[EverythingMask], encoding: int) -> list[pb.Mask]:
         made = (wire.to_everything_mask(mask, encoding) for mask in masks)

@@ -112,6 +112,30 @@ def test_everything(ask: Any, photo: str, tmp_path: Path) -> None:
     assert len(list(out.iterdir())) == 4
 
 
+def test_a_panoptic_picture_and_its_json_as_cocos_tools_read_them(
+    ask: Any, photo: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rows = ask("everything", photo, "--labels", "a", "b", "--panoptic", "--out", str(out))
+    content = json.loads((out / "panoptic.json").read_text())
+    (image,), (annotation,) = content["images"], content["annotations"]
+    assert annotation["image_id"] == image["id"]
+    assert (image["file_name"], image["width"]) == (Path(photo).name, WIDTH)
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    colours_HW3 = np.asarray(Image.open(out / "panoptic" / annotation["file_name"])).astype(int)
+    ids_HW = colours_HW3[..., 0] + 256 * colours_HW3[..., 1] + 256**2 * colours_HW3[..., 2]
+    assert {segment["id"] for segment in annotation["segments_info"]} == set(np.unique(ids_HW))
+    for segment, row in zip(annotation["segments_info"], rows["results"], strict=True):
+        y_N, x_N = np.nonzero(ids_HW == segment["id"])
+        x, y, width, height = segment["bbox"]
+        assert (x, y, x + width, y + height) == (
+            x_N.min(), y_N.min(), x_N.max() + 1, y_N.max() + 1,
+        )  # fmt: skip
+        assert segment["area"] == len(y_N) == row["area"]
+        assert segment["iscrowd"] == 0
+        assert names[segment["category_id"]] == row["label"] != ""
+
+
 def test_embed(ask: Any, photo: str) -> None:
     rows = ask("embed", photo, "--text", "a", "bb")["results"]
     assert [row["of"] for row in rows] == [photo, "a", "bb"]

@@ -217,6 +217,52 @@ def test_everything(client: samclip.Client) -> None:
     assert sum(mask.area for mask in masks) == WIDTH * HEIGHT
 
 
+def test_a_vocabulary_instead_of_labels(client: samclip.Client, service: FakeService) -> None:
+    masks = client.image(png()).everything(vocabulary="coco", min_label_score=0.2, crop_layers=1)
+    assert {mask.label for mask in masks} == {"a word of coco"}
+    request, _ = service.calls[-1]
+    assert (request.min_label_score, request.crop_layers) == (pytest.approx(0.2), 1)
+    client.image(png()).everything()
+    assert not service.calls[-1][0].HasField("min_label_score")
+
+
+def test_a_stream_adds_up_to_everything(client: samclip.Client, service: FakeService) -> None:
+    photo, shown = client.image(png()), {}
+    updates = list(photo.stream_everything(["a", "b"], points_per_side=3))
+    for update in updates:
+        for number in update.withdrawn:
+            del shown[number]
+        shown |= update.found
+    expected = photo.everything(["a", "b"], points_per_side=3)
+    assert [mask.label for mask in shown.values()] == [mask.label for mask in expected]
+    for mask, other in zip(shown.values(), expected, strict=True):
+        np.testing.assert_array_equal(mask.array, other.array)
+    assert updates[-1].progress == 1
+    assert photo.info.width == WIDTH
+    assert service.uploads == [photo.key]
+
+
+def test_a_stream_may_be_left(client: samclip.Client) -> None:
+    first = next(iter(client.image(png()).stream_everything()))
+    assert list(first.found) == [1]
+
+
+def test_a_stream_that_fails_raises_the_services_error(client: samclip.Client) -> None:
+    with pytest.raises(samclip.KeyUnknown, match="send the image"):
+        next(iter(client.by_key("0" * 64).stream_everything()))
+
+
+def test_a_panoptic_picture(client: samclip.Client) -> None:
+    found = client.image(png()).panoptic(["a", "b"], points_per_side=3)
+    np.testing.assert_array_equal(found.ids, 256 * (bands(HEIGHT, WIDTH, 3) + 1))
+    assert [(s.id, s.category_id, s.label) for s in found.segments] == [
+        (256, 1, "a"),
+        (512, 2, "b"),
+        (768, 1, "a"),
+    ]
+    assert client.image(png()).panoptic().segments[0].category_id == 0
+
+
 def test_semantic(client: samclip.Client) -> None:
     found = client.image(png()).semantic(["dog", "grass", "sky"], refine=True, background=True)
     expected_HW = bands(HEIGHT, WIDTH, 3)
@@ -395,6 +441,8 @@ async def test_the_async_twin(server: tuple[FakeService, str]) -> None:
             await client.search("cars", text="a")
         with pytest.raises(samclip.KeyUnknown):
             await client.by_key("0" * 64).everything()
+        updates = [update async for update in client.image(png()).stream_everything()]
+        assert updates[-1].progress == 1
 
 
 def test_both_clients_have_the_same_methods() -> None:

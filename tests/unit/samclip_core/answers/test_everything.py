@@ -1,19 +1,33 @@
 import numpy as np
 import pytest
 
+from samclip_core.answers.crops import crops_of
+from samclip_core.answers.duplicates import drop_duplicates
 from samclip_core.answers.everything import (
+    EDGE,
+    SAM,
     EverythingSettings,
-    drop_duplicates,
-    name_masks,
+    Found,
+    Search,
+    largest_first,
     segment_everything,
+    settings_of,
 )
+from samclip_core.answers.naming import Namer
+from samclip_core.answers.steps import Terms, run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask, ImageFeatures
 from tests.fakes import FakeSamHead, features_of
 
 WIDE = Geometry(640, 1280, 128)  # the lower half of the 64×64 cells is padding
-NO_SCENE = EverythingSettings(min_predicted_iou=0.8)  # filters the mask of the whole scene
+
+
+def settings(adaptive: bool = False, **other) -> EverythingSettings:
+    """By default, the mask of the whole scene is filtered."""
+    return EverythingSettings(
+        adaptive=adaptive, **{"min_predicted_iou": 0.8, "min_area": 0.0005, **other}
+    )
 
 
 def scene() -> np.ndarray:
@@ -26,34 +40,41 @@ def features(classes_hw: np.ndarray | None = None) -> ImageFeatures:
     return features_of(WIDE, np.zeros((16, 16), int) if classes_hw is None else classes_hw, 3)
 
 
-def test_every_object_is_found_once_largest_first() -> None:
+def search(objects_ss: np.ndarray, side: int, chosen: EverythingSettings) -> list[Found]:
+    return largest_first(segment_everything(FakeSamHead(objects_ss), features(), side, chosen))
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_every_object_is_found_once_largest_first(adaptive: bool) -> None:
     objects_ss = scene()
-    found = segment_everything(FakeSamHead(objects_ss), features(), 8, NO_SCENE)
+    found = search(objects_ss, 12, settings(adaptive))
     assert len(found) == 3
-    for mask, target in zip(found, (1, 2, 3), strict=True):
+    for one, target in zip(found, (1, 2, 3), strict=True):
         expected_HW = WIDE.masks_to_original((objects_ss == target)[None] - 0.5)[0]
-        assert mask.mask_HW.shape == (640, 1280)
-        np.testing.assert_array_equal(mask.mask_HW, expected_HW)
-        assert (mask.predicted_iou, mask.stability) == pytest.approx((0.95, 0.95))
-        assert (mask.label, mask.label_score) == ("", 0.0)
+        np.testing.assert_array_equal(one.mask.mask_HW, expected_HW)
+        assert one.area == pytest.approx(expected_HW.sum(), rel=0.01)
+        y_N, x_N = np.nonzero(expected_HW)
+        ends = (x_N.min(), y_N.min(), x_N.max(), y_N.max())
+        np.testing.assert_allclose(one.box, ends, atol=20)  # a cell has 20 pixels
+        assert (one.mask.predicted_iou, one.mask.stability) == pytest.approx((0.95, 0.95))
+        assert (one.mask.label, one.mask.label_score) == ("", 0.0)
 
 
 def test_thresholds_decide_what_is_kept() -> None:
-    sam_head = FakeSamHead(scene())
-    whole = segment_everything(sam_head, features(), 8)
+    whole = search(scene(), 8, SAM)
     assert len(whole) == 4
-    assert whole[0].predicted_iou == pytest.approx(0.75)  # the whole scene, the largest mask
-    for settings in (
-        EverythingSettings(min_predicted_iou=0.96),
-        EverythingSettings(min_stability=0.96),
-        EverythingSettings(min_predicted_iou=0.8, min_area=0.35),
+    assert whole[0].mask.predicted_iou == pytest.approx(0.75)  # the whole scene, the largest mask
+    for chosen in (
+        settings(min_predicted_iou=0.96),
+        settings(min_stability=0.96),
+        settings(min_area=0.35),
     ):
-        assert segment_everything(sam_head, features(), 8, settings) == []
+        assert search(scene(), 8, chosen) == []
 
 
-def test_points_cover_the_picture_in_chunks_at_the_models_own_size() -> None:
+def test_points_cover_the_picture_in_rounds_at_the_models_own_size() -> None:
     sam_head = FakeSamHead(scene())
-    segment_everything(sam_head, features(), 6, EverythingSettings(points_per_call=10))
+    segment_everything(sam_head, features(), 6, settings(points_per_round=10))
     assert [len(prompts) for _, prompts, _ in sam_head.calls] == [10, 10, 10, 6]
     assert all(multimask for _, _, multimask in sam_head.calls)
     assert {sent.geometry for sent, _, _ in sam_head.calls} == {Geometry(64, 128, 128)}
@@ -63,21 +84,80 @@ def test_points_cover_the_picture_in_chunks_at_the_models_own_size() -> None:
     assert len(set(points)) == 36
 
 
+def test_a_small_picture_is_judged_at_its_own_size() -> None:
+    sam_head = FakeSamHead(np.ones((64, 64), int))
+    small = features_of(Geometry(40, 90, 128), np.zeros((16, 16), int), 3)
+    segment_everything(sam_head, small, 2, SAM)
+    assert {sent.geometry for sent, _, _ in sam_head.calls} == {small.geometry}
+
+
+def test_the_adaptive_search_asks_less_than_half_of_the_points() -> None:
+    whole, chosen = Search(TERMS, settings()), Search(TERMS, settings(adaptive=True))
+    for each in (whole, chosen):
+        for steps in each.rounds(features(), 16):
+            run(steps, FakeSamHead(scene()))
+        assert each.progress == 1
+    assert whole.points == 256
+    assert 0 < chosen.points <= 112
+
+
+def test_a_search_can_be_read_after_every_round() -> None:
+    """A better mask replaces an earlier one."""
+    quality = iter([0.81, 0.9, 0.85])
+    sam_head, whole = FakeSamHead(np.ones((64, 64), int)), Search(TERMS, ONE_POINT)
+    seen = []
+    for steps in whole.rounds(features(), 2):
+        sam_head.predicted_iou = next(quality, 0.5)
+        run(steps, sam_head)
+        (one,) = whole.found
+        seen.append((round(one.mask.predicted_iou, 2), whole.progress))
+    assert seen == [(0.81, 0.25), (0.9, 0.5), (0.9, 0.75), (0.9, 1.0)]
+
+
 def test_small_islands_and_holes_are_cleaned() -> None:
     objects_ss = scene()
     objects_ss[10, 10] = 0
     objects_ss[1, 62] = 1
-    settings = EverythingSettings(min_predicted_iou=0.8, min_area=0.002)
-    largest = segment_everything(FakeSamHead(objects_ss), features(), 8, settings)[0]
-    np.testing.assert_array_equal(largest.logits_hw[:32] > 0, scene()[:32] == 1)
+    largest = search(objects_ss, 8, settings(min_area=0.002))[0]
+    np.testing.assert_array_equal(largest.mask.logits_hw[:32] > 0, scene()[:32] == 1)
 
 
 def test_padding_is_not_part_of_a_mask() -> None:
     objects_ss = np.zeros((64, 64), int)
     objects_ss[34:, :] = 1  # only in the padding
     objects_ss[:, 40:] = 2
-    found = segment_everything(FakeSamHead(objects_ss), features(), 8, NO_SCENE)
-    assert [mask.mask_HW.mean() for mask in found] == [pytest.approx(24 / 64, abs=0.001)]
+    found = search(objects_ss, 8, settings())
+    assert [one.mask.mask_HW.mean() for one in found] == [pytest.approx(24 / 64, abs=0.001)]
+
+
+def test_masks_of_crops_lie_in_the_whole_picture_and_the_smaller_crop_wins() -> None:
+    objects_ss = np.zeros((64, 64), int)
+    objects_ss[10:20, 10:20] = 1  # cut by no edge
+    crop = crops_of(640, 1280, 1)[0]
+    assert (crop.x, crop.y) == (0, 0)
+    in_crop = features_of(Geometry(crop.height, crop.width, 128), np.zeros((16, 16), int), 3)
+    sam_head, whole = FakeSamHead(objects_ss), Search(TERMS, settings())
+    for sent, place in ((features(), None), (in_crop, crop)):
+        for steps in whole.rounds(sent, 8, place):
+            run(steps, sam_head)
+    assert {one.mask.crop for one in whole.found} == {None, crop}  # different places
+    for one in whole.found:
+        assert one.mask.mask_HW.shape == (640, 1280)
+        assert one.mask.mask_HW.sum() == pytest.approx(one.area, rel=0.05)
+        y_N, x_N = np.nonzero(one.mask.mask_HW)
+        ends = (x_N.min(), y_N.min(), x_N.max(), y_N.max())
+        np.testing.assert_allclose(one.box, ends, atol=20)
+
+
+def test_objects_that_a_crop_cuts_are_left_to_the_whole_picture() -> None:
+    objects_ss = np.zeros((64, 64), int)
+    objects_ss[5:20, 40:] = 1  # to the right edge of the crop
+    crop = crops_of(640, 1280, 1)[0]
+    in_crop = features_of(Geometry(crop.height, crop.width, 128), np.zeros((16, 16), int), 3)
+    whole = Search(TERMS, settings())
+    for steps in whole.rounds(in_crop, 8, crop):
+        run(steps, FakeSamHead(objects_ss))
+    assert whole.found == []
 
 
 def test_duplicates_give_way_to_the_better() -> None:
@@ -97,14 +177,34 @@ def test_masks_are_named_by_what_lies_under_them() -> None:
     classes_hw[0:8, 0:7] = 0
     classes_hw[1:4, 7:11] = 1
     sent = features(classes_hw)
-    found = segment_everything(FakeSamHead(scene()), sent, 8, NO_SCENE)
-    named = name_masks(found, sent, np.eye(3), ["dog", "cat", "grass"], 20.0)
+    found = largest_first(segment_everything(FakeSamHead(scene()), sent, 8, settings()))
+    namer = Namer(["dog", "cat", "grass"], np.eye(3), 20.0)
+    named = [namer.name(one.mask, one.features) for one in found]
     assert [mask.label for mask in named] == ["dog", "cat", "grass"]
     assert all(mask.label_score > 0.99 for mask in named)
     with pytest.raises(InvalidLabels):
-        name_masks(found, sent, np.zeros((0, 3)), [], 20.0)
+        Namer([], np.zeros((0, 3)), 20.0)
+
+
+def test_a_mask_without_a_likely_label_has_no_name() -> None:
+    sent = features()
+    (one, *_) = segment_everything(FakeSamHead(scene()), sent, 8, settings())
+    unlike = np.array([[0, 1, 0], [0, 0, 1]])  # nothing in the picture is like these
+    assert Namer(["cat", "dog"], unlike, 20.0, 0.51).name(one.mask, sent).label == ""
+    assert Namer(["cat", "dog"], unlike, 20.0, 0.5).name(one.mask, sent).label == "cat"
 
 
 def test_no_points_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        segment_everything(FakeSamHead(scene()), features(), 0)
+    for chosen in (EDGE, SAM):
+        with pytest.raises(ValueError, match="at least 1"):
+            segment_everything(FakeSamHead(scene()), features(), 0, chosen)
+
+
+def test_only_the_small_decoder_searches_adaptively() -> None:
+    assert settings_of("edge").adaptive
+    assert not settings_of("vit-b").adaptive
+    assert settings_of("pair") == settings_of("vit-b")
+
+
+TERMS = Terms.of(FakeSamHead(scene()), 10)
+ONE_POINT = settings(points_per_round=1)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from samclip_core.answers.everything import everything_steps, segment_everything
+from samclip_core.answers.everything import SAM, everything_steps, segment_everything
 from samclip_core.answers.instances import find_instances, instance_steps
 from samclip_core.answers.semantic import refine, refine_steps, segment_text, segment_text_steps
 from samclip_core.answers.steps import Done, Steps, Terms, advance, answer, run
@@ -28,7 +28,7 @@ FEATURES = features_of(WIDE, blocks(), 3)
 
 
 def everything(terms: Terms) -> Steps:
-    return everything_steps(terms, FEATURES, 9)
+    return everything_steps(terms, FEATURES, 9, SAM)
 
 
 def instances(terms: Terms) -> Steps:
@@ -64,12 +64,12 @@ def test_work_that_is_left_asks_nothing_more(work) -> None:
 @pytest.mark.parametrize("at_once", [1, 7, 64])
 def test_masks_of_everything_do_not_depend_on_the_size_of_the_steps(at_once) -> None:
     sam_head = head()
-    expected = segment_everything(sam_head, FEATURES, 9)
-    found = run(everything_steps(Terms.of(sam_head, at_once), FEATURES, 9), sam_head)
+    expected = segment_everything(sam_head, FEATURES, 9, SAM)
+    found = run(everything(Terms.of(sam_head, at_once)), sam_head)
     assert len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(ours.logits_hw, theirs.logits_hw)
-        assert ours.predicted_iou == theirs.predicted_iou
+        np.testing.assert_array_equal(ours.mask.logits_hw, theirs.mask.logits_hw)
+        assert ours.mask.predicted_iou == theirs.mask.predicted_iou
 
 
 def test_instances_do_not_depend_on_the_size_of_the_steps() -> None:

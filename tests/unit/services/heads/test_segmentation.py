@@ -1,9 +1,11 @@
 import asyncio
 
+import grpc
 import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.vocabularies import names_of
 from samclip_core.io.masks import decode_rle
 from samclip_core.types import Prompt
 from services.deployment import replica
@@ -19,6 +21,10 @@ IMAGE = pb.Image(encoded=png())
 
 def ask(*prompts: pb.Prompt, **fields) -> pb.SegmentRequest:
     return pb.SegmentRequest(**{"image": IMAGE, "prompts": prompts, **fields})
+
+
+def everything(**fields) -> pb.SegmentEverythingRequest:
+    return pb.SegmentEverythingRequest(**{"image": IMAGE, **fields})
 
 
 def read(mask: pb.Mask) -> np.ndarray:
@@ -58,7 +64,7 @@ async def test_logits_can_be_fed_back(caller):
     assert len(again.results[0].masks) == 1
 
 
-@pytest.mark.parametrize("encoding", pb.MaskEncoding.values())
+@pytest.mark.parametrize("encoding", range(5))
 async def test_every_encoding(caller, encoding):
     response = await caller("Segment", ask(POINT, encoding=encoding))
     field = {0: "rle", 1: "png", 2: "polygons", 3: "packed", 4: "logits"}[encoding]
@@ -90,10 +96,9 @@ async def test_masks_of_too_many_pixels_are_refused(caller, monkeypatch):
         assert code == "INVALID_ARGUMENT"
         assert "send a smaller image, or fewer prompts or labels" in details
     assert len((await caller("Segment", ask(*[POINT] * 5))).results) == 5
-    everything = pb.SegmentEverythingRequest(image=IMAGE)
-    found = len((await caller("SegmentEverything", everything)).masks)
+    found = len((await caller("SegmentEverything", everything())).masks)
     monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * (found - 1))
-    code, details = await caller.refused("SegmentEverything", everything)
+    code, details = await caller.refused("SegmentEverything", everything())
     assert (code, f"{found} masks of 40×30" in details) == ("INVALID_ARGUMENT", True)
 
 
@@ -127,6 +132,7 @@ async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
             "this model's logits are 64×64",
         ),
         (ask(POINT, encoding=9), "mask encoding 9 is unknown"),
+        (ask(POINT, encoding=pb.PANOPTIC), "choose another encoding, or SegmentEverything"),
         (ask(POINT, image=pb.Image(encoded=b"what")), "not an image"),
         (ask(POINT, image=pb.Image(encoded=png()[:300])), "damaged or truncated"),
         (ask(POINT, image=pb.Image()), "the image is empty"),
@@ -195,6 +201,70 @@ async def test_everything_is_the_librarys_own(caller, tiny_model):
     assert {mask.label for mask in unnamed.masks} == {""}
 
 
+async def test_names_come_only_from_the_caller_and_only_if_they_are_likely(caller):
+    for fields, names in (
+        ({"labels": ["dog", "cat"], "min_label_score": 1.0}, {""}),
+        ({"vocabulary": "coco", "min_label_score": 1.0}, {""}),
+        ({"vocabulary": "coco", "min_label_score": 0.0}, set(names_of("coco"))),
+    ):
+        response = await caller("SegmentEverything", everything(**fields))
+        assert {mask.label for mask in response.masks} <= names
+        assert response.masks
+
+
+@pytest.mark.parametrize("fields", [{}, {"crop_layers": 1}, {"labels": ["dog"]}], ids=str)
+async def test_replaying_the_stream_gives_the_reply(caller, fields):
+    updates = [update async for update in caller.stream("StreamEverything", everything(**fields))]
+    shown = {}
+    for update in updates:
+        for number in update.withdrawn:
+            del shown[number]
+        shown |= {found.id: found.mask for found in update.found}
+    expected = await caller("SegmentEverything", everything(**fields))
+    assert sorted(mask.SerializeToString() for mask in shown.values()) == sorted(
+        mask.SerializeToString() for mask in expected.masks
+    )
+    assert len(updates) > 1
+    assert (updates[0].image.key, updates[0].model) == (expected.image.key, expected.model)
+    assert not any(update.HasField("image") or update.HasField("model") for update in updates[1:])
+    progress = [update.progress for update in updates]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1
+
+
+async def test_a_stream_has_no_panoptic_picture(caller):
+    with pytest.raises(grpc.aio.AioRpcError, match="choose another encoding than PANOPTIC"):
+        async for _ in caller.stream("StreamEverything", everything(encoding=pb.PANOPTIC)):
+            pass
+
+
+async def test_crops_add_masks_in_the_whole_picture(caller, tiny_model):
+    response = await caller("SegmentEverything", everything(crop_layers=1))
+    expected = tiny_model.segment_everything(png(), crop_layers=1)
+    assert len(response.masks) == len(expected) > 0
+    for mask in response.masks:
+        assert read(mask).shape == (30, 40)
+        assert read(mask).sum() == mask.area
+    code, details = await caller.refused(
+        "SegmentEverything", everything(crop_layers=1, image=pb.Image(key=response.image.key))
+    )
+    assert (code, "send the image" in details) == ("FAILED_PRECONDITION", True)
+
+
+async def test_a_panoptic_picture_has_the_masks(caller):
+    fields = {"labels": ["dog", "cat"], "min_label_score": 0.0}
+    masks = (await caller("SegmentEverything", everything(**fields))).masks
+    response = await caller("SegmentEverything", everything(**fields, encoding=pb.PANOPTIC))
+    segments = response.panoptic.segments_info
+    assert not response.masks
+    assert 0 < len(segments) <= len(masks)
+    covered = np.zeros((30, 40), bool)
+    for mask in masks:
+        covered |= read(mask)
+    assert sum(segment.area for segment in segments) == covered.sum()
+    assert {(s.category_id, s.label) for s in segments} <= {(1, "dog"), (2, "cat")}
+
+
 async def test_everything_with_more_points_and_logits(caller):
     request = pb.SegmentEverythingRequest(image=IMAGE, points_per_side=2, encoding=pb.LOGITS)
     response = await caller("SegmentEverything", request)
@@ -207,6 +277,12 @@ async def test_everything_with_more_points_and_logits(caller):
         ({"points_per_side": 65}, "points_per_side is 65"),
         ({"labels": [""]}, "label 0 is empty"),
         ({"encoding": 7}, "mask encoding 7"),
+        ({"labels": ["dog"], "vocabulary": "coco"}, "exclude each other"),
+        ({"vocabulary": "imagenet"}, "choose one of coco, lvis"),
+        ({"min_label_score": 1.5}, "min_label_score is 1.5, expected 0 to 1"),
+        ({"min_label_score": float("nan")}, "min_label_score is nan"),
+        ({"crop_layers": 4}, "crop_layers is 4, expected 0 to 3"),
+        ({"crop_layers": 1, "encoding": pb.LOGITS}, "the logits of a crop are no mask_input"),
     ],
 )
 async def test_bad_requests_for_everything(caller, fields, message):

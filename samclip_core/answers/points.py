@@ -1,0 +1,103 @@
+"""Where to click next: the points of a grid whose places nothing asked so far explains.
+
+N points of the grid, K masks, D width of the SAM embedding, h w its cells.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.types import ImageFeatures
+
+STEP = 4
+"""Every fourth row and column of the grid is asked first."""
+MOST = 0.44
+"""Largest share of the points that is asked."""
+REACH = 2.5
+"""A point explains points within this many rows and columns."""
+PARTED = 0.3
+"""Added to the distance of two points that a mask separates."""
+EXPLAINED = 0.35
+"""A point is explained by an asked one at a smaller distance."""
+_FAR = 9.0  # more than any distance: nothing near has been asked
+
+
+class PointGrid:
+    """An even grid of points over a picture, of which a part is asked.
+
+    The distance of two points is the difference of their SAM embeddings, one minus the cosine, and
+    more if a mask contains only one of them. The next point is the one furthest from all asked.
+    """
+
+    def __init__(self, features: ImageFeatures, points_per_side: int) -> None:
+        """``features`` need the SAM embedding."""
+        self._side = points_per_side
+        self.points_N2 = grid_points(points_per_side)
+        self._embedding_ND = _embedding_at(features, self.points_N2)
+        self._row_N, self._column_N = np.divmod(np.arange(points_per_side**2), points_per_side)
+        self._asked: list[int] = []
+        self._most = max(1, int(MOST * points_per_side**2))
+
+    @property
+    def progress(self) -> float:
+        """Share of the points that may be asked which have been chosen."""
+        return min(1.0, len(self._asked) / self._most)
+
+    def first(self) -> NDArray[np.intp]:
+        """Return the indices of the points to begin with."""
+        start = min(STEP // 2, (self._side - 1) // 2)
+        chosen_N = (self._row_N % STEP == start) & (self._column_N % STEP == start)
+        self._asked = np.flatnonzero(chosen_N).tolist()
+        return np.flatnonzero(chosen_N)
+
+    def following(self, masks_Khw: Sequence[NDArray[np.bool_]], most: int) -> NDArray[np.intp]:
+        """Return the indices of at most ``most`` further points; none if all are explained.
+
+        ``masks_Khw`` cover the picture, at any resolution.
+        """
+        inside_NK = np.zeros((len(self.points_N2), len(masks_Khw)), np.bool_)
+        for index, mask_hw in enumerate(masks_Khw):
+            height, width = mask_hw.shape
+            x_N, y_N = (self.points_N2 * (width, height)).astype(np.intp).T
+            inside_NK[:, index] = mask_hw[y_N, x_N]
+        distance_N = np.full(len(self.points_N2), _FAR)
+        for point in self._asked:
+            self._shorten(distance_N, point, inside_NK)
+        chosen: list[int] = []
+        while len(chosen) < min(most, self._most - len(self._asked)):
+            point = int(distance_N.argmax())
+            if distance_N[point] < EXPLAINED:
+                break
+            chosen.append(point)
+            self._shorten(distance_N, point, inside_NK)
+        self._asked += chosen
+        return np.array(chosen, np.intp)
+
+    def _shorten(
+        self, distance_N: NDArray[np.float64], point: int, inside_NK: NDArray[np.bool_]
+    ) -> None:
+        """Take a point into account that is asked."""
+        rows_N, columns_N = self._row_N - self._row_N[point], self._column_N - self._column_N[point]
+        near_P = np.flatnonzero(rows_N**2 + columns_N**2 <= REACH**2)
+        parted_P = (inside_NK[near_P] != inside_NK[point]).any(axis=1)
+        own_P = 1 - self._embedding_ND[near_P] @ self._embedding_ND[point] + PARTED * parted_P
+        distance_N[near_P] = np.minimum(distance_N[near_P], own_P)
+        distance_N[point] = 0
+
+
+def grid_points(points_per_side: int) -> NDArray[np.float64]:
+    """Return N×2 (x, y): the centres of a points_per_side² division of the unit square."""
+    share = (np.arange(points_per_side) + 0.5) / points_per_side
+    x, y = np.meshgrid(share, share)
+    return np.stack([x.reshape(-1), y.reshape(-1)], axis=1)
+
+
+def _embedding_at(features: ImageFeatures, points_N2: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the SAM embedding of the cell at each point, N×D, rows of length 1."""
+    assert features.sam_Dhw is not None
+    geometry, side = features.geometry, features.sam_Dhw.shape[-1]
+    frame_xy = np.array([geometry.input_width, geometry.input_height]) / geometry.size * side
+    x_N, y_N = (points_N2 * frame_xy).astype(np.intp).T
+    embedding_ND = features.sam_Dhw[:, y_N, x_N].T.astype(np.float32)
+    return embedding_ND / np.linalg.norm(embedding_ND, axis=1, keepdims=True).clip(1e-6)

@@ -1,0 +1,171 @@
+"""One request for everything: the picture and its crops, round by round, to messages."""
+
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.answers.crops import check_layers, crops_of
+from samclip_core.answers.everything import Changes, Found, Search, largest_first, settings_of
+from samclip_core.answers.naming import Namer
+from samclip_core.answers.vocabularies import labels_or_names
+from samclip_core.errors import InvalidRequest, KeyUnknown
+from samclip_core.geometry import Crop, Geometry
+from samclip_core.io import image
+from samclip_core.types import EverythingMask, ImageFeatures
+from services.batching import threads
+from services.heads.head import Head
+from services.heads.segmentation.decoder import Decoder
+from services.request import wire
+from services.request.context import RequestContext
+from services.request.limits import (
+    check_encoding,
+    check_label_score,
+    check_labels,
+    check_mask_pixels,
+    check_points_per_side,
+    image_limits,
+)
+
+
+class Everything:
+    """The search that one request asks for: ``begin``, then ``rounds``, then ``reply``."""
+
+    info: pb.ImageInfo
+    _features: ImageFeatures
+    _namer: Namer | None = None
+
+    def __init__(
+        self, head: Head, decoder: Decoder, encoders: Executor, request: pb.SegmentEverythingRequest
+    ) -> None:
+        """Check the request. Raises InvalidRequest, InvalidLabels and KeyUnknown."""
+        _check(request, head.settings.max_labels)
+        self._head, self._decoder, self._encoders = head, decoder, encoders
+        self._request = request
+        self._search = Search(decoder.terms, settings_of(head.config.kind))
+        self._names = labels_or_names(request.labels, request.vocabulary)
+        self._outputs = (pb.SAM, pb.CLIP_DENSE) if self._names else (pb.SAM,)
+
+    async def begin(self, context: RequestContext) -> None:
+        """Encode the image and embed the labels."""
+        backbone, config, request = self._head.backbone, self._head.config, self._request
+        self._context = context
+        self.info, self._features = await backbone.features(context, request.image, *self._outputs)
+        if self._names:
+            text_LD = await backbone.class_embeddings(context, self._names, config.templates)
+            given = request.HasField("min_label_score")
+            self._namer = Namer(
+                self._names,
+                text_LD,
+                config.logit_scale,
+                request.min_label_score if given else None,
+            )
+
+    @property
+    def model(self) -> pb.ModelInfo:
+        return self._head.model_in(self._features.dtype)
+
+    @property
+    def found(self) -> list[Found]:
+        """What has been found so far, the better masks first."""
+        return self._search.found
+
+    async def rounds(self) -> AsyncGenerator[float, None]:
+        """Run the rounds; yield the share of the work that is done after each."""
+        side = self._request.points_per_side or self._head.config.points_per_side
+        crops = self._crops()
+        pixels_HW3 = await self._decoded() if self._request.crop_layers else None
+        for done, crop in enumerate(crops):
+            features = self._features
+            if crop is not None and pixels_HW3 is not None:
+                features = await self._encode_crop(crop, crop.of(pixels_HW3))
+            for steps in self._search.rounds(features, side, crop):
+                await self._decoder.run_bulk(self._context, steps)
+                yield (done + self._search.progress) / len(crops)
+
+    async def updates(self) -> AsyncGenerator[pb.EverythingUpdate, None]:
+        """Run the rounds; yield what each of them finds and withdraws."""
+        if self._request.encoding == pb.PANOPTIC:
+            raise InvalidRequest(
+                "a stream has single masks, not one picture: choose another encoding than PANOPTIC"
+            )
+        changes = Changes()
+        update = pb.EverythingUpdate(image=self.info, model=self.model)
+        async for update.progress in self.rounds():
+            new, update.withdrawn[:] = changes.since(self.found)
+            for number, mask in zip(new, await self._masks(list(new.values())), strict=True):
+                update.found.add(id=number, mask=mask)
+            yield update
+            update = pb.EverythingUpdate()
+
+    async def _masks(self, found: Sequence[Found]) -> list[pb.Mask]:
+        """Name and encode masks."""
+        encoding = self._request.encoding
+        check_mask_pixels(len(found), self._features.geometry, encoding)
+        made = (wire.to_everything_mask(self._named(one), encoding) for one in found)
+        return await threads.drain(self._encoders, "encode", made)
+
+    async def reply(self) -> pb.SegmentEverythingResponse:
+        """Return what the rounds found."""
+        reply = pb.SegmentEverythingResponse(image=self.info, model=self.model)
+        found = largest_first(self.found)
+        if self._request.encoding != pb.PANOPTIC:
+            reply.masks.extend(await self._masks(found))
+            return reply
+        check_mask_pixels(len(found), self._features.geometry, pb.PANOPTIC)
+        named = await threads.drain(self._encoders, "encode", map(self._named, found))
+        size = self._features.geometry
+        made = threads.run(
+            self._encoders, "encode", wire.to_panoptic, named, size, tuple(self._names)
+        )
+        reply.panoptic.CopyFrom(await made)
+        return reply
+
+    def _named(self, one: Found) -> EverythingMask:
+        return self._namer.name(one.mask, one.features) if self._namer else one.mask
+
+    def _crops(self) -> list[Crop | None]:
+        size = self._features.geometry
+        return [None, *crops_of(size.height, size.width, self._request.crop_layers)]
+
+    async def _decoded(self) -> NDArray[np.uint8]:
+        limits = image_limits(self._head.settings)
+        encoded = self._request.image.encoded
+        return await threads.run(self._encoders, "decode", image.decode, encoded, limits)
+
+    async def _encode_crop(self, crop: Crop, pixels_HW3: NDArray[np.uint8]) -> ImageFeatures:
+        """Return the features of a crop, which is sent to the backbone in the model's resolution.
+
+        The backbone would resize it to that in any case.
+        """
+        geometry = Geometry(crop.height, crop.width, self._head.config.image_size)
+
+        def fitted() -> bytes:
+            return image.encode_png(geometry.fit(pixels_HW3))
+
+        file = await threads.run(self._encoders, "preprocess", fitted)
+        _, features = await self._head.backbone.features(
+            self._context, pb.Image(encoded=file), *self._outputs
+        )
+        return replace(features, geometry=geometry)
+
+
+def _check(request: pb.SegmentEverythingRequest, max_labels: int) -> None:
+    """Raise InvalidRequest, InvalidLabels or KeyUnknown for a request that cannot be answered."""
+    check_encoding(request.encoding, panoptic=True)
+    check_points_per_side(request.points_per_side)
+    check_layers(request.crop_layers)
+    if request.labels:
+        check_labels(request.labels, max_labels)
+    if request.HasField("min_label_score"):
+        check_label_score(request.min_label_score)
+    if request.crop_layers and request.encoding == pb.LOGITS:
+        raise InvalidRequest(
+            "the logits of a crop are no mask_input for the image: choose another encoding, or "
+            "no crop_layers"
+        )
+    if request.crop_layers and request.image.WhichOneof("source") == "key":
+        raise KeyUnknown("crops need the image's pixels, not only its key: send the image")

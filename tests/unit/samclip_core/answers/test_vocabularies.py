@@ -1,0 +1,23 @@
+import pytest
+
+from samclip_core.answers.vocabularies import labels_or_names, names_of
+from samclip_core.errors import InvalidLabels
+
+
+def test_the_vocabularies_have_the_names_of_their_data_sets() -> None:
+    coco, lvis = names_of("coco"), names_of("lvis")
+    assert (len(coco), coco[0], coco[-1]) == (133, "person", "rug-merged")
+    assert (len(lvis), lvis[0], lvis[-1]) == (1203, "aerosol_can", "zucchini")
+    for names in (coco, lvis):
+        assert len(set(names)) == len(names)
+        assert all(name == name.strip() != "" for name in names)
+
+
+def test_labels_or_a_vocabulary_but_not_both() -> None:
+    assert labels_or_names(["dog"], "") == ["dog"]
+    assert labels_or_names([], "coco") == names_of("coco")
+    assert labels_or_names([], "") == []
+    with pytest.raises(InvalidLabels, match="exclude each other"):
+        labels_or_names(["dog"], "coco")
+    with pytest.raises(InvalidLabels, match="choose one of coco, lvis"):
+        labels_or_names([], "imagenet")
