@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from samclip_core.answers.areas import Area
     from samclip_core.answers.sam_head import SamHead
     from samclip_core.config import SamClipConfig
     from samclip_core.errors import CheckpointError, SamClipError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "Area": "answers.areas",
     "CheckpointError": "errors",
     "EverythingMask": "types",
     "Geometry": "geometry",
@@ -42,6 +44,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Area",
     "CheckpointError",
     "EverythingMask",
     "Geometry",

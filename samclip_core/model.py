@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers import crops, dense, everything, semantic, vocabularies, zero_shot
+from samclip_core.answers import (
+    areas,
+    crops,
+    dense,
+    everything,
+    semantic,
+    vocabularies,
+    zero_shot,
+)
+from samclip_core.answers.areas import Area
 from samclip_core.answers.naming import Namer
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Terms, run
@@ -171,9 +180,22 @@ class SamClip:
         """Embed token ids from ``tokenize``: T×D, rows of length 1."""
         return self.engine.embed_text(ids_TN)
 
-    def embed_image(self, image: Image) -> NDArray[np.float32]:
-        """Return the pooled embedding: D, of length 1, comparable with ``embed_text``."""
-        return self._pooled(image, "retrieval")
+    def embed_image(
+        self, image: Image, *, area: Area | None = None, with_text: str = ""
+    ) -> NDArray[np.float32]:
+        """Return the pooled embedding: D, of length 1, comparable with ``embed_text``.
+
+        ``area`` embeds this part of the picture instead; ``with_text`` returns a query for pictures
+        that resemble the picture, or its part, and that this text describes as well. Raises
+        InvalidRequest and InvalidLabels.
+        """
+        if area is None:
+            image_D = self._pooled(image, "retrieval")
+        else:
+            (image_D,) = self._embed_areas(image, [area])
+        if not with_text:
+            return image_D
+        return areas.combine(image_D, self._class_embeddings([with_text])[0])
 
     def classify(
         self,
@@ -191,6 +213,25 @@ class SamClip:
         return zero_shot.classify(
             self._pooled(image, "classify"), text_LD, labels, self.config.logit_scale, top_k
         )
+
+    def classify_areas(
+        self,
+        image: Image,
+        areas: Sequence[Area],
+        labels: Sequence[str],
+        templates: Sequence[str] | None = None,
+        top_k: int | None = None,
+    ) -> list[list[Score]]:
+        """Score each label for each part of a picture, as ``classify``.
+
+        Raises InvalidRequest, with the number of the area, and InvalidLabels.
+        """
+        labels = zero_shot.as_texts(labels)
+        text_LD = self._class_embeddings(labels, templates)
+        return [
+            zero_shot.classify(area_D, text_LD, labels, self.config.logit_scale, top_k)
+            for area_D in self._embed_areas(image, areas)
+        ]
 
     def segment(
         self, image: Image, prompts: Sequence[Prompt], multimask: bool = True
@@ -275,6 +316,9 @@ class SamClip:
     def _pooled(self, image: Image, task: Task) -> NDArray[np.float32]:
         features = self.encode(image, self.config.size_of(task))
         return zero_shot.unit(_present(features.clip_pooled_D, "CLIP_POOLED"))
+
+    def _embed_areas(self, image: Image, parts: Sequence[Area]) -> list[NDArray[np.float32]]:
+        return list(areas.embed_areas(self.encode(image, self.config.size_of("semantic")), parts))
 
     def _class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str] | None = None

@@ -87,6 +87,7 @@ class FakeService(
             for label in labels
         ]
         infos = [self._info(image, context) for image in request.images]
+        infos = infos * len(request.areas) or infos
         results = [pb.ClassifyResult(image=info, scores=scores) for info in infos]
         return pb.ClassifyResponse(results=results, model=MODEL)
 

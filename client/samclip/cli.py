@@ -215,6 +215,15 @@ def _add_photo_commands(subparsers: Any) -> None:
     _labels(classify, "--labels", required=True)
     _labels(classify, "--templates", help="prompt templates, with {} for the label")
     classify.add_argument("--top-k", type=int, default=0, metavar="K", help="0: all labels")
+    classify.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        action="append",
+        default=[],
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="classify this part instead; repeat for several parts",
+    )
 
     segment = _add(subparsers, "segment", "segment objects by points, boxes or a text")
     segment.add_argument("image", metavar="IMAGE")
@@ -289,6 +298,19 @@ def _add_collection_commands(subparsers: Any) -> None:
     query.add_argument("--text")
     query.add_argument("--image")
     query.add_argument("--id", help="photographs similar to this one of the collection")
+    search.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="with --image: search by this part of it",
+    )
+    search.add_argument(
+        "--with-text",
+        default="",
+        metavar="TEXT",
+        help="with --image or --id: that this text describes as well",
+    )
     search.add_argument("--top-k", type=int, default=0, metavar="K", help="0: 10")
     search.add_argument("--offset", type=int, default=0, metavar="N", help="skip the first N hits")
     _pairs(search, "--where", "only photographs with this metadata; repeat to require several")

@@ -16,7 +16,7 @@ from samclip.images import ImageSource
 from samclip.keywords import names_its_keywords
 from samclip.photo import AsyncPhoto, Photo, blocking
 from samclip.session import Session
-from samclip.types import Collection, Hit, Indexed, ListedItem, Model
+from samclip.types import Box, Collection, Hit, Indexed, ListedItem, Mask, Model
 from samclip.v1 import samclip_pb2 as pb
 
 AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
@@ -129,7 +129,7 @@ class AsyncClient(_Client[AsyncPhoto]):
             errors.update({error.id: error.message for error in reply.errors})
         return Indexed(indexed, errors, replaced)
 
-    async def search(
+    async def search(  # noqa: PLR0913 - the public interface
         self,
         collection: str,
         *,
@@ -139,17 +139,32 @@ class AsyncClient(_Client[AsyncPhoto]):
         top_k: int = 0,
         filter: Mapping[str, str] | None = None,
         offset: int = 0,
+        box: Box | None = None,
+        mask: np.ndarray | Mask | None = None,
+        with_text: str = "",
     ) -> list[Hit]:
         """Return the images most similar to a text, an image or an indexed image, best first.
 
+        box, mask: search by this part of ``image``, as in ``classify_areas``.
+        with_text: with image or id, prefer images that this text describes as well.
         top_k: number of hits; 0 means 10.
         filter: only images whose metadata has all of these pairs.
         offset: number of hits to skip; the next page starts at offset + top_k.
         """
         if sum(query is not None for query in (text, image, id)) != 1:
             raise ValueError("search takes exactly one of text=, image= and id=")
+        areas = wire.areas(() if box is None else box, () if mask is None else [mask])
+        if len(areas) > 1 or (areas and image is None):
+            raise ValueError("search takes box= or mask= with image=, and not both")
         request = pb.SearchRequest(
-            collection=collection, text=text, id=id, top_k=top_k, filter=filter, offset=offset
+            collection=collection,
+            text=text,
+            id=id,
+            top_k=top_k,
+            filter=filter,
+            offset=offset,
+            area=areas[0] if areas else None,
+            with_text=with_text,
         )
         slots = []
         if image is not None:

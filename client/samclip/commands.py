@@ -24,13 +24,19 @@ FILES_AT_ONCE = 8  # per step of the progress count
 
 
 def classify(client: Client, args: argparse.Namespace) -> list[Row]:
+    options = {"templates": args.templates, "top_k": args.top_k}
+
     def ask(name: str) -> list[Row]:
-        scores = client.image(name).classify(
-            args.labels, templates=args.templates, top_k=args.top_k
-        )
+        photo = client.image(name)
+        if args.box:
+            of = [{"image": name, "box": box} for box in args.box]
+            scores = photo.classify_areas(args.labels, boxes=args.box, **options)
+        else:
+            of, scores = [{"image": name}], [photo.classify(args.labels, **options)]
         return [
-            {"image": name, "label": s.label, "score": s.score, "similarity": s.similarity}
-            for s in scores
+            {**what, "label": s.label, "score": s.score, "similarity": s.similarity}
+            for what, ranking in zip(of, scores, strict=True)
+            for s in ranking
         ]
 
     return _each(args.images, "image", ask)
@@ -143,6 +149,8 @@ def search(client: Client, args: argparse.Namespace) -> list[Row]:
         top_k=args.top_k,
         filter=dict(args.where),
         offset=args.offset,
+        box=args.box,
+        with_text=args.with_text,
     )
     return [{"id": hit.id, "score": hit.score, "metadata": dict(hit.metadata)} for hit in hits]
 

@@ -1,4 +1,4 @@
-"""Decoding of masks to numpy arrays, with numpy and Pillow only."""
+"""Masks as numpy arrays: decoding, and RLE in both directions, with numpy and Pillow only."""
 
 import io
 from collections.abc import Sequence
@@ -26,6 +26,23 @@ def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
         raise ValueError(f"the run lengths of a mask do not fill {width}×{height} pixels")
     values = np.arange(len(runs)) % 2 == 1
     return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+
+
+def encode_rle(mask_HW: np.ndarray) -> bytes:
+    """Encode bool H×W as COCO's compressed run lengths; ``decode_rle`` describes them."""
+    pixels = np.concatenate([[False], mask_HW.T.reshape(-1)])
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
+    runs = np.diff(changes, prepend=0, append=len(pixels) - 1)
+    numbers = runs.copy()
+    numbers[3:] -= runs[1:-2]
+    counts = bytearray()
+    for number in numbers.tolist():
+        more = True
+        while more:
+            digit, number = number & 0x1F, number >> 5
+            more = number != (-1 if digit & 0x10 else 0)
+            counts.append(digit + 0x20 * more + 48)
+    return bytes(counts)
 
 
 def decode_png(png: bytes) -> np.ndarray:

@@ -127,6 +127,34 @@ class AsyncPhoto(_Photo):
         self.info = wire.image_info(reply.results[0].image)
         return wire.scores(reply.results[0].scores)
 
+    async def classify_areas(
+        self,
+        labels: Sequence[str],
+        *,
+        boxes: Boxes = (),
+        masks: Sequence[np.ndarray | Mask] = (),
+        templates: Sequence[str] = (),
+        top_k: int = 0,
+    ) -> list[list[Score]]:
+        """Classify parts of the image: return the scores per box, then per mask, best first.
+
+        boxes: (x_min, y_min, x_max, y_max); one or several.
+        masks: bool H×W in the image's size, or masks of earlier replies.
+        templates, top_k: as for ``classify``.
+        """
+        request = pb.ClassifyRequest(
+            labels=wire.texts(labels),
+            templates=wire.texts(templates),
+            top_k=top_k,
+            areas=wire.areas(boxes, masks),
+        )
+        if not request.areas:
+            raise ValueError("classify_areas got no areas: pass boxes or masks")
+        slot = request.images.add()
+        reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
+        self.info = wire.image_info(reply.results[0].image)
+        return [wire.scores(result.scores) for result in reply.results]
+
     async def segment(  # noqa: PLR0913 - the public interface
         self,
         points: Points = (),
@@ -253,6 +281,7 @@ class Photo(_Photo):
     """A photograph and the requests about it, made by ``Client.image``."""
 
     classify = blocking(AsyncPhoto.classify)
+    classify_areas = blocking(AsyncPhoto.classify_areas)
     segment = blocking(AsyncPhoto.segment)
     segment_prompts = blocking(AsyncPhoto.segment_prompts)
     everything = blocking(AsyncPhoto.everything)

@@ -117,6 +117,21 @@ def panoptic(message: pb.Panoptic) -> Panoptic:
     return Panoptic(message.png, masks.decode_ids(message.png), segments)
 
 
+def areas(boxes: Boxes, mask_arrays: Iterable["np.ndarray | Mask"]) -> list[pb.Area]:
+    """Convert boxes, then bool masks H×W of the image's size, to areas."""
+    found = []
+    for x_min, y_min, x_max, y_max in _rows(boxes, 4, "a box (x_min, y_min, x_max, y_max)"):
+        box = pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max)
+        found.append(pb.Area(box=box))
+    for array in map(np.asarray, mask_arrays):
+        if array.ndim != 2 or array.dtype != bool:
+            raise ValueError(f"a mask is {array.dtype} {array.shape}: expected bool H×W")
+        height, width = array.shape
+        rle = pb.CocoRle(height=height, width=width, counts=masks.encode_rle(array))
+        found.append(pb.Area(rle=rle))
+    return found
+
+
 def mask(message: pb.Mask, info: pb.ImageInfo) -> Mask:
     box = message.box
     return Mask(

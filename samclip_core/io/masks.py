@@ -15,6 +15,7 @@ Run = tuple[int, int, int, int]  # x0, y0, x1, y1 of a straight piece of the out
 
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 _MAX_LABELS_8_BIT = 254
+_MAX_RLE_DIGITS = 7  # of five bits, after the first one
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,13 @@ class Runs:
         y_min = 0 if across.any() else int((self.start_K % self.height).min())
         y_max = self.height if across.any() else int((last_K % self.height).max()) + 1
         return (int(column_K[0]), y_min, int(last_column_K[-1]) + 1, y_max)
+
+    def pixels_before(self, offsets: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Return the number of set pixels before each offset."""
+        pixels_N = np.append(0, np.cumsum(self.end_K - self.start_K))
+        end_N = np.append(0, self.end_K)
+        run = np.searchsorted(self.start_K, offsets)  # runs that start before the offset
+        return pixels_N[run] - np.maximum(end_N[run] - offsets, 0)
 
 
 class LabelRuns:
@@ -67,7 +75,7 @@ class LabelRuns:
 
 def encode_rle(mask_HW: BoolMask) -> bytes:
     """Encode a mask as COCO's compressed RLE counts, column-major, as pycocotools does."""
-    return encode_runs(_runs(mask_HW))
+    return encode_runs(find_runs(mask_HW))
 
 
 def encode_runs(runs: Runs) -> bytes:
@@ -83,7 +91,7 @@ def encode_runs(runs: Runs) -> bytes:
     return bytes(rle["counts"])
 
 
-def _runs(mask_HW: BoolMask) -> Runs:
+def find_runs(mask_HW: BoolMask) -> Runs:
     """Find the runs of a mask, only within its box: a small object in a large image is cheap."""
     height, width = mask_HW.shape
     x_min, y_min, x_max, y_max = pixel_box(mask_HW)
@@ -99,6 +107,35 @@ def _runs(mask_HW: BoolMask) -> Runs:
     apart_K = start_K[1:] != end_K[:-1]
     first_K = np.append(True, apart_K)[: len(start_K)]
     return Runs(start_K[first_K], end_K[np.roll(first_K, -1)], height, width)
+
+
+def decode_runs(counts: bytes, height: int, width: int) -> Runs:
+    """Decode COCO's compressed RLE counts of any origin; memory depends on their length alone.
+
+    Raises ValueError unless they are well formed and fill the mask exactly: pycocotools writes
+    beyond its memory for others. The format: each number is a group of characters (value + 48) of
+    five bits, the lowest first; 0x20 is set on all but the last, 0x10 of the last is the sign. From
+    the fourth on, a number is the difference from the one two before it.
+    """
+    code_N = np.frombuffer(counts, np.uint8) - 48
+    if not len(code_N) or code_N.max() > 0x3F or code_N[-1] & 0x20:
+        raise ValueError("the counts are not COCO's compressed RLE")
+    last_K = np.flatnonzero(code_N & 0x20 == 0)
+    first_K = np.append(0, last_K[:-1] + 1)
+    if (last_K - first_K).max() > _MAX_RLE_DIGITS:
+        raise ValueError("a count of the RLE is too large")
+    place_N = np.arange(len(code_N)) - np.repeat(first_K, last_K - first_K + 1)
+    count_K = np.add.reduceat((code_N & 0x1F).astype(np.int64) << 5 * place_N, first_K)
+    count_K -= np.where(code_N[last_K] & 0x10, 1 << 5 * (place_N[last_K] + 1), 0)
+    count_K[1::2] = count_K[1::2].cumsum()
+    count_K[2::2] = count_K[2::2].cumsum()
+    bound_K = count_K.cumsum()
+    if count_K.min() < 0 or bound_K[-1] != height * width:
+        raise ValueError(f"the counts of the RLE do not fill {width}×{height} pixels")
+    end_K = bound_K[1::2]
+    start_K = bound_K[::2][: len(end_K)]
+    filled_K = start_K < end_K
+    return Runs(start_K[filled_K], end_K[filled_K], height, width)
 
 
 def decode_rle(counts: bytes, height: int, width: int) -> BoolMask:

@@ -8,7 +8,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from PIL import Image
 
 from services.gateway import descriptions
-from services.request.json_bodies import COORDINATES, descriptor
+from services.request.json_bodies import AREA, COORDINATES, descriptor
 from services.request.routes import ROUTES, Route
 
 SCALARS: dict[int, dict[str, Any]] = {
@@ -53,12 +53,18 @@ _IMAGE, _COLLECTION = {"image": _small_image()}, {"collection": "example"}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "Embed": {**_IMAGE, "outputs": ["CLIP_POOLED"], "inline": True},
     "EmbedText": {"texts": ["a photo of a cat"]},
-    "Classify": {**_IMAGE, "labels": ["a ball", "a cat"]},
+    "Classify": {**_IMAGE, "labels": ["a ball", "a cat"], "areas": [[8, 8, 56, 56]]},
     "Segment": {**_IMAGE, "prompts": [{"points": [[32, 32]]}, {"box": [8, 8, 56, 56]}]},
     "SegmentEverything": {**_IMAGE, "points_per_side": 4, "labels": ["a ball", "a cat"]},
     "SegmentText": {**_IMAGE, "labels": ["a ball", "a wall"]},
     "Index": {**_COLLECTION, "items": [{"id": "ball", **_IMAGE, "metadata": {"by": "me"}}]},
-    "Search": {**_COLLECTION, "text": "a ball", "top_k": 3},
+    "Search": {
+        **_COLLECTION,
+        **_IMAGE,
+        "area": [8, 8, 56, 56],
+        "with_text": "a ball",
+        "top_k": 3,
+    },
     "Delete": {**_COLLECTION, "ids": ["ball"]},
     "Describe": {},
     "ListItems": {**_COLLECTION, "limit": 10},
@@ -138,6 +144,8 @@ def _reference(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
             size = len(COORDINATES[message])
             numbers = {"type": "array", "items": {"type": "number"}}
             schema = {"anyOf": [schema, {**numbers, "minItems": size, "maxItems": size}]}
+        elif message is AREA:
+            schema = {"anyOf": [schema, _reference(_type_of(message, "box"), schemas)]}
         schemas[message.name] = schema
     return {"$ref": f"#/components/schemas/{message.name}"}
 

@@ -1,16 +1,23 @@
 """The base of all heads: the checkpoint's config and the client of the backbone."""
 
 import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.areas import embed_areas
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
+from services.batching import threads
 from services.cache import embedding_cache
 from services.heads.backbone_client import BackboneClient
-from services.request import admission
+from services.request import admission, wire
 from services.request.context import RequestContext
 from services.request.rpc import Service
 from services.settings import Settings
@@ -54,6 +61,22 @@ class Head(Service):
 
     async def close(self) -> None:
         await self.backbone.close()
+
+    async def embed_areas(
+        self, context: RequestContext, image: pb.Image, areas: Sequence[pb.Area]
+    ) -> tuple[pb.ImageInfo, str, list[NDArray[np.float32]]]:
+        """Return the image's info, the precision, and the embedding D of each area, of length 1.
+
+        ``areas`` have passed ``check_areas``. Raises InvalidRequest, with the number of the area.
+        """
+        size = self.config.size_of("semantic")
+        info, features = await self.backbone.features(context, image, pb.CLIP_DENSE, size=size)
+        made = embed_areas(features, wire.to_areas(areas, features.geometry))
+        return info, features.dtype, await threads.drain(self._decoders, "decode", made)
+
+    @cached_property
+    def _decoders(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(os.cpu_count(), "decode")
 
     @cached_property
     def backbone(self) -> BackboneClient:

@@ -1,9 +1,10 @@
 """Conversion between HTTP bodies and messages: protobuf's JSON mapping, with conveniences.
 
 An image may be a bare base64 string or a data URI; a form may upload it as a file; where a message
-takes several images, ``image`` gives a single one; points and boxes may be lists of coordinates.
-Text is UTF-8, and a field with one value may be given only once. In replies, 64-bit integers are
-numbers, an RLE's counts are ASCII as in COCO's JSON, and a tensor without data has no ``data``.
+takes several images, ``image`` gives a single one; points and boxes may be lists of coordinates,
+and an area may be its box. Text is UTF-8, and a field with one value may be given only once. An
+RLE's counts are ASCII as in COCO's JSON. In replies, 64-bit integers are numbers, and a tensor
+without data has no ``data``.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ def descriptor(message: type[Message] | Message) -> Descriptor:
 
 
 IMAGE = descriptor(pb.Image)
-RLE, TENSOR = descriptor(pb.CocoRle), descriptor(pb.Tensor)
+AREA, RLE, TENSOR = descriptor(pb.Area), descriptor(pb.CocoRle), descriptor(pb.Tensor)
 COORDINATES = {
     descriptor(pb.Point): ("x", "y"),
     descriptor(pb.Box): ("x_min", "y_min", "x_max", "y_max"),
@@ -255,9 +256,11 @@ def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
 
 
 def _expand(message: Descriptor, value: Any) -> Any:
-    """Convert the short forms of images, points and boxes; check names and base64."""
+    """Convert the short forms of images, points, boxes and areas; check names and base64."""
     if message is IMAGE and isinstance(value, str):
         value = {"encoded": value}
+    if message is AREA and isinstance(value, list):
+        value = {"box": value}
     if message in COORDINATES and isinstance(value, list):
         names = COORDINATES[message]
         if len(value) != len(names):
@@ -276,10 +279,12 @@ def _expand(message: Descriptor, value: Any) -> Any:
 
 
 def _base64(message: Descriptor, name: str, value: Any) -> Any:
-    """Return the base64 of a bytes field without a data URI's prefix, or other values unchanged."""
+    """Return the base64 of a bytes field, which is ASCII in an RLE; other values are unchanged."""
     field = _named(message).get(name)
     if field is None or field.type != FieldDescriptor.TYPE_BYTES or not isinstance(value, str):
         return value
+    if message is RLE:
+        return base64.b64encode(value.encode()).decode()
     if message is IMAGE and value[:5].lower() == "data:":
         head = DATA_URI.match(value)
         if head is None:

@@ -16,6 +16,8 @@ MAX_POINTS_PER_SIDE = 64
 MAX_MASK_PIXELS = 2**33
 """Total pixels of the masks in one answer: 2,048 masks of a 4-megapixel photograph, which take two
 cores half a minute. PNG and PACKED_BITS store every pixel, so they count twice."""
+MAX_RLE_BYTES = 2**20
+"""Bytes of one mask in a request: several times a detailed mask of 64 megapixels."""
 MAX_TOP_K = 10_000
 MAX_FILTER = 32  # metadata pairs in one search
 MAX_FORM_PARTS = 32_768  # even if the settings allow more: parsing this many takes over a second
@@ -180,6 +182,27 @@ def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
         if len(prompt.points) > most:
             raise InvalidPrompt(
                 f"prompt {index} has {len(prompt.points)} points, at most {most}: send fewer"
+            )
+
+
+def check_areas(areas: Sequence[pb.Area], images: int, most: int) -> None:
+    """Raise InvalidRequest for areas of several images, too many, an empty one or a huge RLE.
+
+    The rest is checked when the size of the image is known.
+    """
+    if areas and images != 1:
+        raise InvalidRequest(f"areas of {images} images: send exactly one image with areas")
+    if len(areas) > most:
+        raise InvalidRequest(
+            f"{len(areas)} areas in one request, at most {most}: send them in several"
+        )
+    for index, area in enumerate(areas):
+        if area.WhichOneof("shape") is None:
+            raise InvalidRequest(f"area {index} is empty: give a box or an rle")
+        if area.ByteSize() > MAX_RLE_BYTES:
+            raise InvalidRequest(
+                f"area {index}: the mask has {area.ByteSize():,} bytes, at most {MAX_RLE_BYTES:,}: "
+                "send one with smoother outlines"
             )
 
 

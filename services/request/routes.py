@@ -57,7 +57,11 @@ APPLICATIONS = {
     "classification": Application(
         "services.heads.classification.app",
         "ClassificationService",
-        ("/classify", "Classify", "What is this? The labels, most likely first."),
+        (
+            "/classify",
+            "Classify",
+            "What is this, or what is in these areas? The labels, most likely first.",
+        ),
     ),
     "segmentation": Application(
         "services.heads.segmentation.app",
@@ -82,7 +86,11 @@ APPLICATIONS = {
         "services.retrieval.app",
         "RetrievalService",
         ("/index", "Index", "Add images to a collection."),
-        ("/search", "Search", "The images of a collection nearest to a text, an image or an id."),
+        (
+            "/search",
+            "Search",
+            "The images of a collection nearest to a text, an image, a part of one, or an id.",
+        ),
         (
             "/delete",
             "Delete",

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.areas import Area
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import ImageTooLarge, InvalidImage, InvalidPrompt, InvalidRequest
 from samclip_core.geometry import Geometry
@@ -167,6 +168,28 @@ def asks_by_text(prompt: pb.Prompt) -> bool:
     """Return whether a prompt is a text, which asks for all its instances."""
     others = prompt.points or prompt.HasField("box") or prompt.HasField("mask_input")
     return bool(prompt.text.strip()) and not others
+
+
+def to_areas(areas: Sequence[pb.Area], geometry: Geometry) -> Iterator[Area]:
+    """Convert the areas of an image one at a time.
+
+    Raises InvalidRequest, with the number of the area, for an RLE that is broken or of another
+    size; nothing else is checked against the image.
+    """
+    for index, area in enumerate(areas):
+        box, rle = area.box, area.rle
+        if area.WhichOneof("shape") == "box":
+            yield Area(box=(box.x_min, box.y_min, box.x_max, box.y_max))
+            continue
+        if (rle.height, rle.width) != (geometry.height, geometry.width):
+            raise InvalidRequest(
+                f"area {index}: the mask has {rle.width}×{rle.height} pixels, the image "
+                f"{geometry.width}×{geometry.height}: send a mask of the image's size"
+            )
+        try:
+            yield Area(mask=masks.decode_runs(rle.counts, rle.height, rle.width))
+        except ValueError as error:
+            raise InvalidRequest(f"area {index}: {error}") from error
 
 
 # ------------------------------------------------------------------------------------ masks

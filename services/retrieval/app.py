@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.areas import combine
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from services.deployment import replica
@@ -18,6 +19,7 @@ from services.heads.head import IMAGES_AT_ONCE, Head
 from services.request.callers import Caller
 from services.request.context import RequestContext
 from services.request.limits import (
+    check_areas,
     check_deletion,
     check_filter,
     check_images,
@@ -104,6 +106,7 @@ class Retrieval(Head):
         check_top_k(request.top_k)
         check_offset(request.offset, request.top_k or TOP_K)
         check_filter(request.filter)
+        _check_parts(request)
         found = await self._index.run(
             lambda: self._collections(context.caller).get(request.collection)
         )
@@ -113,6 +116,8 @@ class Retrieval(Head):
                 (vector_D,) = await self.backbone.class_embeddings(
                     context, [request.text], self.config.templates
                 )
+            case "image" if request.HasField("area"):
+                _, _, (vector_D,) = await self.embed_areas(context, request.image, [request.area])
             case "image":
                 vector_D, _ = await self._embed(context, request.image)
             case "id":
@@ -121,6 +126,11 @@ class Retrieval(Head):
                 )
             case _:
                 raise InvalidRequest("nothing to search for: send a text, an image or an id")
+        if request.with_text:
+            (text_D,) = await self.backbone.class_embeddings(
+                context, [request.with_text], self.config.templates
+            )
+            vector_D = combine(vector_D, text_D)
         query = Query(
             vector_D,
             request.top_k or TOP_K,
@@ -266,6 +276,21 @@ class Retrieval(Head):
 
     def _every_tenants(self) -> Collections:
         return self._index.collections(self.model.digest, self.config.text_dim)
+
+
+def _check_parts(request: pb.SearchRequest) -> None:
+    """Raise InvalidRequest for an area without an image, or a text with another text."""
+    query = request.WhichOneof("query")
+    if request.HasField("area"):
+        if query != "image":
+            raise InvalidRequest("an area without its image: send the image that it is a part of")
+        check_areas([request.area], 1, 1)
+    if request.with_text:
+        if query not in ("image", "id"):
+            raise InvalidRequest(
+                "with_text is for a search by image or id: send one of these, or the text as text"
+            )
+        check_text(request.with_text, "with_text")
 
 
 def build(settings: Settings) -> Application:

@@ -29,7 +29,8 @@ FIELDS = {
     "PanopticSegment": "id=1 category_id=2 area=3 bbox=4* iscrowd=5 label=6",
     "Panoptic": "png=1 segments_info=2*",
     "EverythingUpdate": "image=1 found=2* withdrawn=3* progress=4 model=5",
-    "ClassifyRequest": "images=1* labels=2* templates=3* top_k=4",
+    "Area": "box=1 rle=2",
+    "ClassifyRequest": "images=1* labels=2* templates=3* top_k=4 areas=5*",
     "Score": "label=1 score=2 similarity=3",
     "ClassifyResult": "image=1 scores=2*",
     "ClassifyResponse": "results=1* model=2",
@@ -40,7 +41,8 @@ FIELDS = {
     "IndexRequest": "collection=1 items=2*",
     "ItemError": "id=1 message=2",
     "IndexResponse": "indexed=1 errors=2* replaced=3",
-    "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5 filter=6* offset=7",
+    "SearchRequest": "collection=1 text=2 image=3 id=4 top_k=5 filter=6* offset=7 "
+    "area=8 with_text=9",
     "Hit": "id=1 score=2 metadata=3*",
     "SearchResponse": "hits=1* model=2",
     "DeleteRequest": "collection=1 ids=2* all=3",
@@ -59,6 +61,7 @@ FIELDS = {
 ONEOFS = {
     ("Image", "source"): "encoded key",
     ("Mask", "data"): "rle png polygons packed logits",
+    ("Area", "shape"): "box rle",
     ("SearchRequest", "query"): "text image id",
 }
 ENUMS = {

@@ -19,12 +19,18 @@ def test_rle(mask_HW: np.ndarray) -> None:
         np.testing.assert_array_equal(reader.decode_rle(counts, *mask_HW.shape), mask_HW)
 
 
+@given(mask_HW=any_mask)
+def test_rle_is_written_as_the_service_writes_it(mask_HW: np.ndarray) -> None:
+    assert reader.encode_rle(mask_HW) == writer.encode_rle(mask_HW)
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (600, 900)])
 @pytest.mark.parametrize("value", [False, True])
 def test_rle_with_long_runs(shape: tuple[int, int], value: bool) -> None:
     mask_HW = np.full(shape, value)
     counts = writer.encode_rle(mask_HW)
     np.testing.assert_array_equal(reader.decode_rle(counts, *shape), mask_HW)
+    assert reader.encode_rle(mask_HW) == counts
 
 
 def test_rle_of_another_size_is_refused() -> None:

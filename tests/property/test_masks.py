@@ -36,6 +36,49 @@ def test_rle(mask_HW: np.ndarray) -> None:
 
 
 @given(mask_HW=any_mask)
+def test_runs_of_an_rle_are_those_of_its_mask(mask_HW: np.ndarray) -> None:
+    decoded = masks.decode_runs(masks.encode_rle(mask_HW), *mask_HW.shape)
+    found = masks.find_runs(mask_HW)
+    np.testing.assert_array_equal(decoded.start_K, found.start_K)
+    np.testing.assert_array_equal(decoded.end_K, found.end_K)
+    offsets = np.arange(mask_HW.size + 1)
+    before = np.append(0, mask_HW.T.reshape(-1).cumsum())
+    np.testing.assert_array_equal(found.pixels_before(offsets), before)
+
+
+@given(counts=st.binary(max_size=12) | st.text("0123456789:;<=>?@PQ_`ano", max_size=12))
+def test_an_rle_of_any_origin_fills_its_mask_or_is_refused(counts: bytes | str) -> None:
+    encoded = counts.encode() if isinstance(counts, str) else counts
+    try:
+        runs = masks.decode_runs(encoded, 3, 4)
+    except ValueError:
+        return
+    bounds = np.stack([runs.start_K, runs.end_K], axis=1).reshape(-1)
+    assert (np.diff(bounds) >= 0).all()
+    assert (bounds >= 0).all()
+    assert (bounds <= 12).all()
+    official = coco.decode({"size": [3, 4], "counts": encoded})
+    np.testing.assert_array_equal(runs.pixels_before(np.array([12])), [official.sum()])
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        (b"", "not COCO's"),
+        (b"0P", "not COCO's"),
+        (b"4 8", "not COCO's"),
+        (b"44", "do not fill 4×4 pixels"),
+        (b"4440O4", "do not fill"),
+        (b"oooo4", "do not fill"),
+        (b"o" * 20 + b"4", "too large"),
+    ],
+)
+def test_a_broken_rle_is_refused(counts: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        masks.decode_runs(counts, 4, 4)
+
+
+@given(mask_HW=any_mask)
 def test_rle_is_byte_for_byte_that_of_pycocotools(mask_HW: np.ndarray) -> None:
     expected = coco.encode(np.asfortranarray(mask_HW, np.uint8))["counts"]
     assert masks.encode_rle(mask_HW) == expected

@@ -10,6 +10,7 @@ from training.evaluation import (
     layouts,
     points,
     probing,
+    regions,
     retrieval,
     semantic,
 )
@@ -39,6 +40,10 @@ SLOW: dict[str, Suite] = {
     "everything": Suite(
         everything.own_sets,
         "our own sets, not part of all: outlined regions that a search for everything finds",
+    ),
+    "regions": Suite(
+        regions.own_sets,
+        "our own sets, not part of all: outlined objects, their names, photographs they find",
     ),
 }
 PROBES: dict[str, Suite] = {

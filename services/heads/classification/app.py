@@ -2,24 +2,40 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.zero_shot import classify
 from samclip_core.errors import SamClipError
-from samclip_core.types import ImageFeatures
 from services.deployment import replica
 from services.heads.head import IMAGES_AT_ONCE, Head
 from services.request import wire
 from services.request.context import RequestContext
-from services.request.limits import check_images, check_labels, check_templates, check_top_k
+from services.request.limits import (
+    check_areas,
+    check_images,
+    check_labels,
+    check_templates,
+    check_top_k,
+)
 from services.request.rpc import rpc
 from services.settings import Settings
 
 
+class _Embedded(NamedTuple):
+    """An image, or a part of it: its vector, and the precision that it was computed in."""
+
+    info: pb.ImageInfo
+    vector_D: NDArray[np.floating]
+    dtype: str
+
+
 class Classification(Head):
-    """Compares pooled CLIP embeddings with those of the labels."""
+    """Compares the CLIP embeddings of images, or of parts of one, with those of the labels."""
 
     name = "ClassificationService"
     application = "classification"
@@ -29,38 +45,43 @@ class Classification(Head):
         self, request: pb.ClassifyRequest, context: RequestContext
     ) -> pb.ClassifyResponse:
         check_images(request.images, self.settings.max_images)
+        check_areas(request.areas, len(request.images), self.settings.max_prompts)
         check_labels(request.labels, self.settings.max_labels)
         check_templates(request.templates, request.labels, self.settings.max_labels)
         check_top_k(request.top_k)
         templates = tuple(request.templates) or self.config.templates
-        embedded = await self._embed(context, request.images)  # first: the backbone may refuse it
+        # The images first: the backbone may refuse them.
+        if request.areas:
+            info, dtype, areas_D = await self.embed_areas(context, request.images[0], request.areas)
+            embedded = [_Embedded(info, area_D, dtype) for area_D in areas_D]
+        else:
+            embedded = await self._embed(context, request.images)
         text_LD = await self.backbone.class_embeddings(context, request.labels, templates)
         results = []
-        for info, features in embedded:
-            assert features.clip_pooled_D is not None
+        for one in embedded:
             scores = classify(
-                features.clip_pooled_D,
+                one.vector_D,
                 text_LD,
                 request.labels,
                 self.config.logit_scale,
                 request.top_k or None,
             )
-            results.append(pb.ClassifyResult(image=info, scores=wire.to_scores(scores)))
-        dtypes = {features.dtype for _, features in embedded}
+            results.append(pb.ClassifyResult(image=one.info, scores=wire.to_scores(scores)))
+        dtypes = {one.dtype for one in embedded}
         model = self.model_in(dtypes.pop() if len(dtypes) == 1 else "")
         return pb.ClassifyResponse(results=results, model=model)
 
-    async def _embed(
-        self, context: RequestContext, images: Sequence[pb.Image]
-    ) -> list[tuple[pb.ImageInfo, ImageFeatures]]:
+    async def _embed(self, context: RequestContext, images: Sequence[pb.Image]) -> list[_Embedded]:
         """Embed the images together, so that they share batches; an error names its image."""
         gate = asyncio.Semaphore(IMAGES_AT_ONCE)
 
-        async def embed(image: pb.Image) -> tuple[pb.ImageInfo, ImageFeatures]:
+        async def embed(image: pb.Image) -> _Embedded:
             async with gate:
-                return await self.backbone.features(
+                info, features = await self.backbone.features(
                     context, image, pb.CLIP_POOLED, size=self.config.size_of("classify")
                 )
+            assert features.clip_pooled_D is not None
+            return _Embedded(info, features.clip_pooled_D, features.dtype)
 
         found = await asyncio.gather(*map(embed, images), return_exceptions=True)
         embedded = []

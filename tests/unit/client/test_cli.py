@@ -61,6 +61,24 @@ def test_classify(ask: Any, photo: str) -> None:
     assert (row["image"], row["label"], row["score"]) == (photo, "horse", 0.625)
 
 
+def test_classify_parts(ask: Any, photo: str) -> None:
+    boxes = ("--box", "3", "4", "10", "12", "--box", "0", "0", "2", "2")
+    rows = ask("classify", photo, "--labels", "cat", "horse", "--top-k", "1", *boxes)["results"]
+    assert [(row["box"], row["label"]) for row in rows] == [
+        ([3, 4, 10, 12], "horse"),
+        ([0, 0, 2, 2], "horse"),
+    ]
+
+
+def test_search_by_a_part_and_a_text(ask: Any, photo: str, server: tuple[FakeService, str]) -> None:
+    ask("index", "greys", photo)
+    ask("search", "greys", "--image", photo, "--box", "1", "2", "5", "6", "--with-text", "asleep")
+    request = server[0].calls[-1][0]
+    box = request.area.box
+    assert (box.x_min, box.y_min, box.x_max, box.y_max) == (1, 2, 5, 6)
+    assert request.with_text == "asleep"
+
+
 def test_segment_writes_masks(ask: Any, photo: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     boxes = ("--box", "3", "4", "10", "12", "--box", "0", "0", "2", "2")

@@ -14,6 +14,7 @@ from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.image import image_key
+from samclip_core.io.masks import decode_rle, encode_rle
 from tests.fake_server import FakeService, bands, fake_server
 
 WIDTH, HEIGHT = 30, 20
@@ -113,6 +114,45 @@ def test_classify(client: samclip.Client) -> None:
     assert [score.label for score in scores] == ["a longer one", "dog house"]
     assert scores[0].score == pytest.approx(12 / 24)
     assert scores[0].similarity == pytest.approx(0.12)
+
+
+def test_classify_areas(service: FakeService, client: samclip.Client) -> None:
+    photo = client.image(png())
+    (mask,) = photo.segment(boxes=[(3, 4, 10, 12)])
+    rankings = photo.classify_areas(
+        ["cat", "horse"], boxes=[(1, 2, 5, 6), (0, 0, 2, 2)], masks=[mask, mask.array], top_k=1
+    )
+    assert [[score.label for score in ranking] for ranking in rankings] == [["horse"]] * 4
+    first, second, *masks = service.calls[-1][0].areas
+    assert first.box == pb.Box(x_min=1, y_min=2, x_max=5, y_max=6)
+    assert second.box == pb.Box(x_max=2, y_max=2)
+    for area in masks:
+        decoded_HW = decode_rle(area.rle.counts, area.rle.height, area.rle.width)
+        np.testing.assert_array_equal(decoded_HW, rectangle(3, 4, 10, 12))
+    assert len(photo.classify_areas(["cat"], boxes=(1, 2, 5, 6))) == 1
+    with pytest.raises(ValueError, match="no areas: pass boxes or masks"):
+        photo.classify_areas(["cat"])
+    with pytest.raises(ValueError, match="expected bool H×W"):
+        photo.classify_areas(["cat"], masks=[np.zeros((4, 4))])
+
+
+def test_search_by_parts(service: FakeService, client: samclip.Client) -> None:
+    client.index("pets", {"a": png()})
+    photo, mask = client.image(png()), rectangle(3, 4, 10, 12)
+    client.search("pets", image=photo, box=(1, 2, 5, 6), with_text="asleep")
+    request = service.calls[-1][0]
+    assert request.area.box == pb.Box(x_min=1, y_min=2, x_max=5, y_max=6)
+    assert request.with_text == "asleep"
+    client.search("pets", image=photo, mask=mask)
+    assert service.calls[-1][0].area.rle.counts == encode_rle(mask)
+    client.search("pets", id="a", with_text="asleep")
+    assert not service.calls[-1][0].HasField("area")
+    for wrong in (
+        {"image": photo, "box": (1, 2, 5, 6), "mask": mask},
+        {"id": "a", "box": (1, 2, 5, 6)},
+    ):
+        with pytest.raises(ValueError, match="with image=, and not both"):
+            client.search("pets", **wrong)
 
 
 @pytest.mark.parametrize("encoding", ["rle", "png", "polygons", "packed_bits"])
@@ -428,6 +468,7 @@ async def test_the_async_twin(server: tuple[FakeService, str]) -> None:
         photo = client.image(png())
         scores = await photo.classify(["cat", "horse"])
         assert scores[0].label == "horse"
+        assert len(await photo.classify_areas(["cat"], boxes=[(1, 2, 5, 6)] * 2)) == 2
         (mask,), found, vector = await asyncio.gather(
             photo.segment(boxes=[(3, 4, 10, 12)]), photo.semantic(["a", "b"]), photo.embed()
         )

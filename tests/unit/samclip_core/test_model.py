@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from samclip_core.answers.areas import Area, combine
 from samclip_core.config import TaskSizes
 from samclip_core.errors import (
     CheckpointError,
@@ -247,3 +248,25 @@ def test_what_cannot_be_loaded(tmp_path: Path) -> None:
         SamClip.load(tmp_path)
     with pytest.raises(CheckpointError, match="not support int8"):
         SamClip.load(make_tiny_checkpoint(tmp_path / "one"), dtype="int8")
+
+
+def test_areas_are_classified_by_their_embedding(model: SamClip) -> None:
+    features = model.encode(PICTURES[0], model.config.size_of("semantic"))
+    mask_HW = np.zeros((90, 150), np.bool_)
+    mask_HW[20:60, 30:90] = True
+    areas = [Area(box=(30, 20, 90, 60)), Area.of_mask(mask_HW)]
+    rankings = model.classify_areas(features, areas, ["a cat", "a dog"])
+    text_LD = model._class_embeddings(["a cat", "a dog"])
+    for area, ranking in zip(areas, rankings, strict=True):
+        area_D = model.embed_image(features, area=area)
+        assert np.linalg.norm(area_D) == pytest.approx(1, abs=1e-5)
+        cosines = dict(zip(["a cat", "a dog"], text_LD @ area_D, strict=True))
+        assert {s.label: pytest.approx(s.similarity, abs=1e-5) for s in ranking} == cosines
+    with pytest.raises(InvalidRequest, match="area 1: the mask has"):
+        model.classify_areas(features, [areas[0], Area.of_mask(mask_HW.T)], ["a cat"])
+
+
+def test_a_text_is_part_of_a_query(model: SamClip) -> None:
+    image_D, text_D = model.embed_image(PICTURES[0]), model._class_embeddings(["a cat"])[0]
+    query_D = model.embed_image(PICTURES[0], with_text="a cat")
+    np.testing.assert_allclose(query_D, combine(image_D, text_D), atol=1e-6)

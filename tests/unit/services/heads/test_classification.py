@@ -2,9 +2,12 @@ import asyncio
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.areas import Area
+from samclip_core.io.masks import encode_rle
 from services.heads.classification import app
 from tests.in_process import png
 
@@ -84,6 +87,62 @@ async def test_bad_requests_are_refused_with_what_is_wrong(caller, fields, messa
     code, details = await caller.refused("Classify", request)
     assert code == "INVALID_ARGUMENT"
     assert message in details
+
+
+def mask_area(mask_HW: np.ndarray) -> pb.Area:
+    height, width = mask_HW.shape
+    return pb.Area(rle=pb.CocoRle(height=height, width=width, counts=encode_rle(mask_HW)))
+
+
+BOX = pb.Area(box=pb.Box(x_min=5, y_min=0, x_max=20, y_max=30))
+MASK_HW = np.zeros((30, 40), np.bool_)
+MASK_HW[3:9, 10:30] = True
+
+
+async def test_areas_are_classified_as_the_library_does(caller, tiny_model):
+    request = ask(pb.Image(encoded=png()), areas=[BOX, mask_area(MASK_HW)], top_k=2)
+    response = await caller("Classify", request)
+    areas = [Area(box=(5, 0, 20, 30)), Area.of_mask(MASK_HW)]
+    expected = tiny_model.classify_areas(png(), areas, LABELS, top_k=2)
+    assert len(response.results) == 2
+    for result, scores in zip(response.results, expected, strict=True):
+        assert (result.image.width, result.image.height) == (40, 30)
+        assert [score.label for score in result.scores] == [score.label for score in scores]
+        for ours, theirs in zip(result.scores, scores, strict=True):
+            assert ours.similarity == pytest.approx(theirs.similarity, abs=2e-3)
+    assert response.model.dtype == "float32"
+    by_key = ask(pb.Image(key=response.results[0].image.key), areas=[BOX])
+    again = await caller("Classify", by_key)
+    assert again.results[0].image.cached
+    assert again.results[0].scores[:2] == response.results[0].scores
+
+
+@pytest.mark.parametrize(
+    ("areas", "message"),
+    [
+        ([BOX, pb.Area()], "area 1 is empty: give a box or an rle"),
+        ([BOX] * 257, "257 areas in one request, at most 256"),
+        ([pb.Area(box=pb.Box(x_max=41, y_max=5))], "area 0: box (0, 0, 41, 5) extends beyond"),
+        ([BOX, pb.Area(box=pb.Box(x_min=4, x_max=4, y_max=5))], "area 1: box (4, 0, 4, 5) is inv"),
+        ([BOX, mask_area(MASK_HW.T)], "area 1: the mask has 30×40 pixels, the image 40×30"),
+        ([mask_area(MASK_HW & False)], "area 0: the mask is empty"),
+        ([pb.Area(rle=pb.CocoRle(height=30, width=40, counts=b"0"))], "area 0: the counts of"),
+        ([pb.Area(rle=pb.CocoRle(height=30, width=40))], "area 0: the counts are not COCO's"),
+        ([pb.Area(rle=pb.CocoRle(counts=b"0" * 2**20))], "area 0: the mask has 1,048,58"),
+    ],
+)
+async def test_bad_areas_are_refused_by_number(caller, areas, message):
+    request = ask(pb.Image(encoded=png()), areas=areas)
+    code, details = await caller.refused("Classify", request)
+    assert code == "INVALID_ARGUMENT"
+    assert message in details
+
+
+async def test_areas_need_exactly_one_image(caller):
+    code, details = await caller.refused(
+        "Classify", ask(*[pb.Image(encoded=png())] * 2, areas=[BOX])
+    )
+    assert (code, "send exactly one image" in details) == ("INVALID_ARGUMENT", True)
 
 
 def test_classification_and_retrieval_need_no_torch():

@@ -114,6 +114,21 @@ async def test_points_and_boxes_may_be_lists_of_numbers() -> None:
     assert await read_form(pb.SegmentRequest, *parts) == expected
 
 
+async def test_an_area_may_be_its_box_and_an_rle_has_ascii_counts() -> None:
+    box, rle = pb.Box(x_min=15, y_min=0, x_max=385, y_max=299), pb.CocoRle(height=1, width=2)
+    rle.counts = b"02"
+    expected = pb.ClassifyRequest(areas=[pb.Area(box=box), pb.Area(box=box), pb.Area(rle=rle)])
+    as_json = {"height": 1, "width": 2, "counts": "02"}
+    areas = [[15, 0, 385, 299], {"box": [15, 0, 385, 299]}, {"rle": as_json}]
+    assert await read_json(pb.ClassifyRequest, {"areas": areas}) == expected
+    part = ("areas", json.dumps(areas).encode(), False)
+    assert await read_form(pb.ClassifyRequest, part) == expected
+    (search,) = [await read_json(pb.SearchRequest, {"area": [15, 0, 385, 299]})]
+    assert search.area.box == box
+    with pytest.raises(InvalidRequest, match="a box has 2 numbers"):
+        await read_json(pb.SearchRequest, {"area": [1, 2]})
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [

@@ -8,6 +8,7 @@ import pytest
 import redis
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.areas import Area
 from samclip_core.errors import Unavailable
 from samclip_core.io.image import image_key
 from services.backbone.engine import Engine
@@ -63,6 +64,56 @@ async def test_a_text_is_compared_as_the_model_would(pets, tiny_model):
     for hit in response.hits:
         assert hit.score == pytest.approx(cosine[hit.id], abs=2e-3)
     assert response.hits[0].score >= response.hits[1].score
+
+
+BOX = pb.Area(box=pb.Box(x_min=5, y_min=0, x_max=20, y_max=30))
+
+
+async def test_a_part_of_an_image_and_a_text_are_searched_for_as_the_library_embeds_them(
+    pets, tiny_model
+):
+    image, area = pb.Image(encoded=png(120)), Area(box=(5, 0, 20, 30))
+    vectors = {id: tiny_model.embed_image(png(red)) for id, red in REDS.items()}
+    for fields, query_D in (
+        ({"area": BOX}, tiny_model.embed_image(png(120), area=area)),
+        ({"with_text": "dog"}, tiny_model.embed_image(png(120), with_text="dog")),
+        (
+            {"area": BOX, "with_text": "dog"},
+            tiny_model.embed_image(png(120), area=area, with_text="dog"),
+        ),
+    ):
+        request = pb.SearchRequest(collection="pets", image=image, **fields)
+        hits = (await pets("Search", request)).hits
+        assert {hit.id for hit in hits} == set(REDS)
+        for hit in hits:
+            assert hit.score == pytest.approx(float(query_D @ vectors[hit.id]), abs=3e-3)
+    request = pb.SearchRequest(collection="pets", id="dark", with_text="dog")
+    hits = (await pets("Search", request)).hits
+    query_D = tiny_model.embed_image(png(10), with_text="dog")
+    assert {hit.id for hit in hits} == {"middle", "bright"}
+    for hit in hits:
+        assert hit.score == pytest.approx(float(query_D @ vectors[hit.id]), abs=3e-3)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"text": "dog", "area": BOX}, "an area without its image"),
+        ({"id": "dark", "area": BOX}, "an area without its image"),
+        ({"image": pb.Image(encoded=png()), "area": pb.Area()}, "area 0 is empty"),
+        (
+            {"image": pb.Image(encoded=png()), "area": pb.Area(box=pb.Box(x_max=99, y_max=1))},
+            "area 0: box (0, 0, 99, 1) extends beyond",
+        ),
+        ({"text": "dog", "with_text": "cat"}, "with_text is for a search by image or id"),
+        ({"with_text": "cat"}, "with_text is for a search by image or id"),
+        ({"id": "dark", "with_text": " "}, "with_text is empty"),
+    ],
+)
+async def test_parts_of_a_query_that_do_not_fit_are_refused(pets, fields, message):
+    code, details = await pets.refused("Search", pb.SearchRequest(collection="pets", **fields))
+    assert code == "INVALID_ARGUMENT"
+    assert message in details
 
 
 async def test_more_like_one_leaves_that_one_out(pets):
