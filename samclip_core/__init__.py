@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from samclip_core.model import Prepared, SamClip
     from samclip_core.types import (
         EverythingMask,
+        HeatMap,
         ImageFeatures,
         MaskSet,
         Prompt,
@@ -29,6 +30,7 @@ _HOME = {
     "CheckpointError": "errors",
     "EverythingMask": "types",
     "Geometry": "geometry",
+    "HeatMap": "types",
     "ImageFeatures": "types",
     "ImageLimits": "io.image",
     "MaskSet": "types",
@@ -48,6 +50,7 @@ __all__ = [
     "CheckpointError",
     "EverythingMask",
     "Geometry",
+    "HeatMap",
     "ImageFeatures",
     "ImageLimits",
     "MaskSet",

@@ -104,6 +104,11 @@ class SamClipConfig:
         others = asdict(self.task_sizes).values() if self.task_sizes else ()
         return tuple(dict.fromkeys((self.image_size, *others)))
 
+    @property
+    def sam_sizes(self) -> tuple[int, ...]:
+        """The sides at which the SAM embedding is used; ``image_size``, that of masks, first."""
+        return tuple(dict.fromkeys((self.image_size, self.size_of("semantic"))))
+
     def size_of(self, task: Task) -> int:
         """Return the side of the model frame for a task that needs only the CLIP head."""
         return getattr(self.task_sizes, task) if self.task_sizes else self.image_size

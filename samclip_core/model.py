@@ -17,12 +17,14 @@ from samclip_core.answers import (
     crops,
     dense,
     everything,
+    explain,
     semantic,
     vocabularies,
     zero_shot,
 )
 from samclip_core.answers.areas import Area
 from samclip_core.answers.naming import Namer
+from samclip_core.answers.proxy_attention import attend
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.steps import Terms, run
 from samclip_core.config import Task
@@ -35,6 +37,7 @@ from samclip_core.io.image import ImageLimits, decode
 from samclip_core.nn import tokenizer
 from samclip_core.types import (
     EverythingMask,
+    HeatMap,
     ImageFeatures,
     MaskSet,
     Prompt,
@@ -265,7 +268,18 @@ class SamClip:
             return semantic.refine(
                 features, text_LD, labels, scale, self.sam_head, background, background_KD
             )
-        return semantic.segment_text(features, text_LD, labels, scale, background, background_KD)
+        attended = attend(features)
+        return semantic.segment_text(attended, text_LD, labels, scale, background, background_KD)
+
+    def explain(self, image: Image, label: str, others: Sequence[str] = ()) -> HeatMap:
+        """Return how well a label fits each pixel: its cosine similarity.
+
+        With ``others``, return its probability against them instead. Raises InvalidLabels.
+        """
+        labels = [label, *zero_shot.as_texts(others)]
+        features = attend(self.encode(image, self.config.size_of("semantic")))
+        text_LD = self._class_embeddings(labels)
+        return explain.explain(features, text_LD, labels, self.config.logit_scale)
 
     def segment_everything(
         self,

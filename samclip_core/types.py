@@ -222,6 +222,15 @@ class SemanticMap:
     regions: tuple[Region, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """How well a label fits each pixel: uint8 H×W, from ``low`` (0) to ``high`` (255)."""
+
+    levels_HW: NDArray[np.uint8]
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class Score:
     """The fit of one label: softmax probability over the requested labels, and the cosine."""

@@ -19,7 +19,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from samclip_core.io.image import image_key
-from samclip_core.io.masks import encode_label_map
+from samclip_core.io.masks import encode_label_map, write_png
 from services.request.wire import to_mask, to_tensor
 
 MODEL = pb.ModelInfo(name="fake", digest="d1935", kind="edge", dtype="int8")
@@ -160,6 +160,15 @@ class FakeService(
         ]
         png = encode_label_map(label_map_HW, len(request.labels))
         return pb.SegmentTextResponse(image=info, label_map_png=png, regions=regions, model=MODEL)
+
+    def Explain(self, request: Any, context: Any) -> pb.ExplainResponse:
+        self._note(request, context)
+        info = self._info(request.image, context)
+        levels_HW = (255 * bands(info.height, info.width, 2)).astype(np.uint8)
+        high = 1 / (1 + len(request.others))
+        return pb.ExplainResponse(
+            image=info, heat_png=write_png(levels_HW), low=0, high=high, model=MODEL
+        )
 
     def Index(self, request: Any, context: Any) -> pb.IndexResponse:
         self._note(request, context)

@@ -26,6 +26,7 @@ from samclip.session import credentials
 from samclip.types import (
     Collection,
     EverythingUpdate,
+    HeatMap,
     Hit,
     ImageInfo,
     Indexed,
@@ -49,6 +50,7 @@ __all__ = [
     "Collection",
     "DeadlineExceeded",
     "EverythingUpdate",
+    "HeatMap",
     "Hit",
     "ImageInfo",
     "Indexed",

@@ -249,6 +249,14 @@ def _add_photo_commands(subparsers: Any) -> None:
     )
     _out(semantic)
 
+    explain = _add(subparsers, "explain", "show where the model sees a label, as a heat map")
+    explain.add_argument("image", metavar="IMAGE")
+    explain.add_argument("--label", required=True, metavar="TEXT")
+    _labels(explain, "--others", help="show the label's probability against these instead")
+    explain.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write overlay.png, and heat.png of the levels"
+    )
+
     everything = _add(subparsers, "everything", "segment every object")
     everything.add_argument("image", metavar="IMAGE")
     _labels(everything, "--labels", help="label each object with one of these")

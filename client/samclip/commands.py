@@ -104,6 +104,17 @@ def semantic(client: Client, args: argparse.Namespace) -> list[Row]:
     ]
 
 
+def explain(client: Client, args: argparse.Namespace) -> list[Row]:
+    photo = client.image(args.image)
+    found = photo.explain(args.label, args.others)
+    if args.out:
+        pixels = drawing.read_pixels(photo.encoded)
+        _save(drawing.draw_heat(pixels, found), args.out / "overlay.png")
+        _save(Image.fromarray(found.levels), args.out / "heat.png")
+    y, x = divmod(int(found.levels.argmax()), found.levels.shape[1])
+    return [{"label": args.label, "low": found.low, "high": found.high, "highest_at": [x, y]}]
+
+
 def embed(client: Client, args: argparse.Namespace) -> list[Row]:
     def ask(name: str) -> list[Row]:
         return [{"of": name, "vector": client.image(name).embed().tolist()}]

@@ -3,14 +3,24 @@
 import colorsys
 import io
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from PIL import ExifTags, Image, ImageDraw, ImageFont
 
-from samclip.types import Mask, SemanticMap
+from samclip.types import HeatMap, Mask, SemanticMap
 
 Colour = tuple[int, int, int]
 _BACKGROUND: Colour = (32, 32, 32)
+_HEAT: list[Colour] = [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)]
+HEAT_256_3 = np.stack(
+    [
+        np.interp(np.arange(256), np.linspace(0, 255, len(_HEAT)), band)
+        for band in np.transpose(_HEAT)
+    ],
+    axis=1,
+).astype(np.uint8)
+"""The colour of each level of a heat map: black, violet, red, orange, light yellow."""
 _TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -72,6 +82,14 @@ def draw_semantic(image_HW3: np.ndarray, found: SemanticMap) -> Image.Image:
         share = region.area / found.label_map.size
         entries.append((f"{region.label}  {share:.0%}", colour(index)))
     return with_legend(Image.fromarray(canvas_HW3), entries)
+
+
+def draw_heat(image_HW3: np.ndarray, found: HeatMap) -> Image.Image:
+    """Return the photograph under the colours of a heat map, and its range below."""
+    blended_HW3 = image_HW3 // 2 + HEAT_256_3[found.levels] // 2
+    ends = [(f"{found.low:.3f}", 0), (f"{found.label}  {found.high:.3f}", 255)]
+    entries = [(text, cast(Colour, tuple(HEAT_256_3[level].tolist()))) for text, level in ends]
+    return with_legend(Image.fromarray(blended_HW3), entries)
 
 
 def draw_prompts(

@@ -50,6 +50,11 @@ def decode_png(png: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(png))) > 127
 
 
+def decode_levels(png: bytes) -> np.ndarray:
+    """Decode a one-channel PNG of 8 bits to uint8 H×W."""
+    return np.asarray(Image.open(io.BytesIO(png)))
+
+
 def decode_polygons(rings: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
     """Rasterise closed float32 rings (x0, y0, x1, y1, …) to bool H×W: even-odd at pixel centres.
 

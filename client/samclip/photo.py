@@ -18,6 +18,7 @@ from samclip.types import (
     Box,
     Boxes,
     EverythingUpdate,
+    HeatMap,
     ImageInfo,
     Mask,
     Panoptic,
@@ -266,6 +267,14 @@ class AsyncPhoto(_Photo):
         )
         return wire.semantic_map(await self._ask(request), labels)
 
+    async def explain(self, label: str, others: Sequence[str] = ()) -> HeatMap:
+        """Return where the model sees a label: its cosine similarity at each pixel.
+
+        others: return the label's probability against these instead.
+        """
+        reply = await self._ask(pb.ExplainRequest(label=label, others=wire.texts(others)))
+        return wire.heat_map(reply, label)
+
     async def embed(self) -> np.ndarray:
         """Return float32 (D,) of unit length, in the space of ``embed_text``."""
         features = await self._features(["clip_pooled"])
@@ -288,5 +297,6 @@ class Photo(_Photo):
     stream_everything = blocking_stream(AsyncPhoto.stream_everything)
     panoptic = blocking(AsyncPhoto.panoptic)
     semantic = blocking(AsyncPhoto.semantic)
+    explain = blocking(AsyncPhoto.explain)
     embed = blocking(AsyncPhoto.embed)
     features = blocking(AsyncPhoto.features)

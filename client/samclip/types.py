@@ -152,6 +152,25 @@ class SemanticMap:
     regions: list[Region]
 
 
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """How well ``label`` fits each pixel of the original image.
+
+    levels: uint8 H×W, 0 for the value ``low`` and 255 for ``high``.
+    low, high: cosine similarities, or probabilities if the label had competitors.
+    """
+
+    label: str
+    levels: np.ndarray = field(repr=False)
+    low: float
+    high: float
+
+    @property
+    def values(self) -> np.ndarray:
+        """Float32 H×W: the similarity or probability of each pixel."""
+        return self.low + self.levels * np.float32((self.high - self.low) / 255)
+
+
 @dataclass(frozen=True)
 class Hit:
     """An image found in a collection; ``score`` is its cosine similarity to the query."""

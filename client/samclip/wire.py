@@ -10,6 +10,7 @@ from samclip.types import (
     Box,
     Boxes,
     Collection,
+    HeatMap,
     Hit,
     ImageInfo,
     ListedItem,
@@ -175,6 +176,10 @@ def semantic_map(reply: pb.SegmentTextResponse, labels: Sequence[str]) -> Semant
         for region in reply.regions
     ]
     return SemanticMap(masks.decode_label_map(reply.label_map_png), tuple(labels), regions)
+
+
+def heat_map(reply: pb.ExplainResponse, label: str) -> HeatMap:
+    return HeatMap(label, masks.decode_levels(reply.heat_png), reply.low, reply.high)
 
 
 def hits(reply: pb.SearchResponse) -> list[Hit]:

@@ -21,6 +21,12 @@ BACKGROUND_WORDS = (
 """Common surroundings of the objects that labels name."""
 
 
+WORK_SIDE = 2048
+"""Longest side at which pixels are decided before they are enlarged: bounds the work, and is finer
+than any grid here."""
+STRIP_VALUES = 2**22  # values of all classes in memory at once: 16 MiB
+
+
 def background_words(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the background words that no label names: with label "grass", grass is excluded."""
     named = set(re.findall(r"\w+", " ".join(labels).lower()))
@@ -57,6 +63,12 @@ def cosine_maps(
         return maps_Lhw
     maps_Khw = np.tensordot(background_KD.astype(np.float32), dense_Dhw, axes=1)
     return np.concatenate([maps_Lhw, maps_Khw.max(axis=0, keepdims=True)])
+
+
+def work_size(geometry: Geometry) -> tuple[int, int]:
+    """Return the height and width at which pixels are decided before they are enlarged."""
+    scale = min(1.0, WORK_SIDE / max(geometry.height, geometry.width))
+    return max(1, round(geometry.height * scale)), max(1, round(geometry.width * scale))
 
 
 def upsampling(

@@ -15,7 +15,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.dense import clip_side, cosine_maps, upsampling
+from samclip_core.answers.dense import (
+    STRIP_VALUES,
+    clip_side,
+    cosine_maps,
+    upsampling,
+    work_size,
+)
 from samclip_core.answers.map_prompts import (
     MAX_COMPONENTS,
     RefinedMask,
@@ -30,10 +36,6 @@ from samclip_core.types import ImageFeatures, MaskHead, Region, SemanticMap
 
 CLEAR_WIN = 0.1
 """Least margin of a winner, from chance (0) to certainty (1); below it the pixel is background."""
-WORK_SIDE = 2048
-"""Longest side at which pixels are decided before they are enlarged: bounds the work, and is finer
-than any grid here."""
-_STRIP_VALUES = 2**22  # class values in memory at once: 16 MiB
 
 MANY_CLASSES = 16
 """From this many classes, the values of a pixel are contiguous in memory: five times faster for
@@ -165,16 +167,14 @@ def _decide(
 ) -> Steps[tuple[NDArray[np.int16], NDArray[np.float64]]]:
     """Return each pixel's winning class (-1 below ``floor``), and each class's mean probability.
 
-    Each step decides one strip, at the picture's size or ``WORK_SIDE``, whichever is smaller.
+    Each step decides one strip, at ``work_size``.
     """
-    scale = min(1.0, WORK_SIDE / max(geometry.height, geometry.width))
-    height = max(1, round(geometry.height * scale))
-    width = max(1, round(geometry.width * scale))
+    height, width = work_size(geometry)
     rows_Hh, columns_wW = upsampling(geometry, side, height, width)
     classes = len(maps_Chw)
     winner_HW = np.empty((height, width), np.int16)
     count_C, sum_C = np.zeros(classes), np.zeros(classes)
-    step = max(1, _STRIP_VALUES // (classes * width))
+    step = max(1, STRIP_VALUES // (classes * width))
     many = classes >= MANY_CLASSES
     maps_hwC = np.ascontiguousarray(np.moveaxis(maps_Chw, 0, -1)) if many else None
     for top in range(0, height, step):
@@ -208,8 +208,8 @@ def _semantic_map(
         label_map_HW = cv2.resize(label_map_HW, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
     area_L = np.zeros(len(labels) + 1, np.int64)
     flat_N = label_map_HW.reshape(-1)
-    for start in range(0, len(flat_N), _STRIP_VALUES):  # bincount converts to int64
-        area_L += np.bincount(flat_N[start : start + _STRIP_VALUES] + 1, minlength=len(area_L))
+    for start in range(0, len(flat_N), STRIP_VALUES):  # bincount converts to int64
+        area_L += np.bincount(flat_N[start : start + STRIP_VALUES] + 1, minlength=len(area_L))
     regions = [
         Region(labels[index], float(score), int(index), int(area_L[index + 1]), label_map_HW)
         for index, score in zip(label_C[:-1], score_C, strict=True)

@@ -145,12 +145,12 @@ def decode_rle(counts: bytes, height: int, width: int) -> BoolMask:
 
 def encode_png(mask_HW: BoolMask) -> bytes:
     """Encode a mask as a one-channel 8-bit PNG file, 255 inside and 0 outside."""
-    return _write_png(mask_HW.astype(np.uint8) * 255)
+    return write_png(mask_HW.astype(np.uint8) * 255)
 
 
 def decode_png(encoded: bytes) -> BoolMask:
     """Decode a one-channel PNG file to bool. Raises ValueError if it is not one."""
-    return _read_png(encoded) > 0
+    return read_png(encoded) > 0
 
 
 def pack_bits(mask_HW: BoolMask) -> bytes:
@@ -237,7 +237,7 @@ def encode_label_map(label_map_HW: NDArray[np.integer], labels: int) -> bytes:
     background = np.iinfo(dtype).max
     if labels > background:
         raise ValueError(f"{labels} labels do not fit a 16-bit label map")
-    return _write_png(label_map_HW.astype(dtype))  # -1 wraps around to the largest value
+    return write_png(label_map_HW.astype(dtype))  # -1 wraps around to the largest value
 
 
 def decode_label_map(encoded: bytes) -> NDArray[np.int32]:
@@ -245,17 +245,19 @@ def decode_label_map(encoded: bytes) -> NDArray[np.int32]:
 
     Raises ValueError if it is not a one-channel PNG file.
     """
-    values_HW = _read_png(encoded)
+    values_HW = read_png(encoded)
     labels_HW = values_HW.astype(np.int32)
     labels_HW[values_HW == np.iinfo(values_HW.dtype).max] = -1
     return labels_HW
 
 
-def _write_png(values_HW: NDArray[np.unsignedinteger]) -> bytes:
+def write_png(values_HW: NDArray[np.unsignedinteger]) -> bytes:
+    """Encode uint8 or uint16 values as a one-channel PNG file."""
     return cv2.imencode(".png", values_HW, _FAST_PNG)[1].tobytes()
 
 
-def _read_png(encoded: bytes) -> NDArray[np.unsignedinteger]:
+def read_png(encoded: bytes) -> NDArray[np.unsignedinteger]:
+    """Decode a one-channel PNG file to its values. Raises ValueError if it is not one."""
     values = None
     if encoded.startswith(b"\x89PNG"):
         values = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -199,17 +199,17 @@ class Engine:
                 f"this checkpoint encodes images at {', '.join(map(str, config.sizes))} pixels, "
                 f"not {requested}: choose one of these, or no size"
             )
-        if pb.SAM in outputs and requested != config.image_size:
+        if pb.SAM in outputs and requested not in config.sam_sizes:
             raise InvalidRequest(
-                f"the output SAM needs size {config.image_size}, not {requested}: leave out SAM, "
-                "or choose no size"
+                f"the output SAM needs size {' or '.join(map(str, config.sam_sizes))}, not "
+                f"{requested}: leave out SAM, or choose no size"
             )
         return requested
 
     def _outputs(self, size: int) -> tuple[pb.Output, ...]:
         """Return the outputs that are computed and cached at this side."""
-        masks = size == self.model.config.image_size
-        return tuple(output for output in wire.FIELDS if masks or output != pb.SAM)
+        with_sam = size in self.model.config.sam_sizes
+        return tuple(output for output in wire.FIELDS if with_sam or output != pb.SAM)
 
     async def _encode(
         self, cache_key: str, encoded: bytes, size: int, priority: Priority

@@ -8,6 +8,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from PIL import Image
 
 from services.gateway import descriptions
+from services.request import overlay
 from services.request.json_bodies import AREA, COORDINATES, descriptor
 from services.request.routes import ROUTES, Route
 
@@ -57,6 +58,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Segment": {**_IMAGE, "prompts": [{"points": [[32, 32]]}, {"box": [8, 8, 56, 56]}]},
     "SegmentEverything": {**_IMAGE, "points_per_side": 4, "labels": ["a ball", "a cat"]},
     "SegmentText": {**_IMAGE, "labels": ["a ball", "a wall"]},
+    "Explain": {**_IMAGE, "label": "a ball", "others": ["a wall"]},
     "Index": {**_COLLECTION, "items": [{"id": "ball", **_IMAGE, "metadata": {"by": "me"}}]},
     "Search": {
         **_COLLECTION,
@@ -99,7 +101,7 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
     reply = _reference(descriptor(route.response), schemas)
     problem = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
     content: dict[str, Any] = {"application/json": {"schema": reply}}
-    if route.path == "/semantic":
+    if route.rpc in overlay.DRAWN:
         content["image/png"] = {"schema": {"type": "string", "contentMediaType": "image/png"}}
     return {
         "tags": [application],

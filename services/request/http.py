@@ -122,8 +122,9 @@ async def _answer(
         request, most_bytes, most_parts, arrivals, understand
     )
     reply = await callee.respond(route.rpc, message, headers)
-    if route.rpc == "SegmentText" and "image/png" in request.headers.get("accept", ""):
-        png = await asyncio.to_thread(overlay.draw, message, reply)
+    draw = overlay.DRAWN.get(route.rpc)
+    if draw and "image/png" in request.headers.get("accept", ""):
+        png = await asyncio.to_thread(draw, message, reply)
         return Response(png, media_type="image/png")
     if reply.ByteSize() <= SMALL_REPLY:
         values = json_bodies.to_json(reply)

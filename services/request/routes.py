@@ -81,6 +81,11 @@ APPLICATIONS = {
             "SegmentText",
             "Which pixel is what? One region per label, or a picture with Accept: image/png.",
         ),
+        (
+            "/explain",
+            "Explain",
+            "Where does the model see a label? A heat map, or a picture with Accept: image/png.",
+        ),
     ),
     "retrieval": Application(
         "services.retrieval.app",

@@ -37,6 +37,8 @@ FIELDS = {
     "SegmentTextRequest": "image=1 labels=2* background=3 refine=4 encoding=5",
     "Region": "label=1 score=2 area=3 mask=4",
     "SegmentTextResponse": "image=1 label_map_png=2 regions=3* model=4",
+    "ExplainRequest": "image=1 label=2 others=3*",
+    "ExplainResponse": "image=1 heat_png=2 low=3 high=4 model=5",
     "IndexItem": "id=1 image=2 metadata=3*",
     "IndexRequest": "collection=1 items=2*",
     "ItemError": "id=1 message=2",
@@ -71,7 +73,7 @@ ENUMS = {
 RPCS = {
     "SegmentationService": "Segment SegmentStream SegmentEverything",
     "ClassificationService": "Classify",
-    "SemanticSegmentationService": "SegmentText",
+    "SemanticSegmentationService": "SegmentText Explain",
     "RetrievalService": "Index Search Delete Describe ListItems",
     "BackboneService": "Embed EmbedText",
 }
@@ -87,6 +89,7 @@ SCALARS = {
     "Mask.area": "INT64",
     "Mask.predicted_iou": "FLOAT",
     "SegmentTextResponse.label_map_png": "BYTES",
+    "ExplainResponse.heat_png": "BYTES",
 }
 
 

@@ -154,6 +154,16 @@ def test_semantic(client: samclip.Client) -> None:
     assert photo.semantic(labels, background=True).label_map.min() >= -1
 
 
+def test_explain(client: samclip.Client) -> None:
+    photo = client.image(path("temple"))
+    similarity, probability = (photo.explain("sky", others) for others in ((), ("temple", "trees")))
+    for found in (similarity, probability):
+        assert found.values.shape == (427, 640)
+        assert found.low < found.high
+        assert (found.levels.min(), found.levels.max()) == (0, 255)
+    assert 0 <= probability.low < probability.high <= 1
+
+
 @pytest.mark.usefixtures("trained")
 def test_the_sky_is_above(client: samclip.Client) -> None:
     found = client.image(path("temple")).semantic(["temple", "sky", "trees"], refine=True)

@@ -84,9 +84,15 @@ def test_nobody_can_have_an_image_kept_under_the_key_of_another(
     assert failure(lambda: embed(by_key)).code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def test_semantic_gives_a_picture_to_those_who_accept_one(http: httpx.Client, photo: bytes) -> None:
-    files, data = {"image": photo}, {"labels": LABELS}
-    reply = http.post("/semantic", files=files, data=data, headers={"accept": "image/png"})
+@pytest.mark.parametrize(
+    ("path", "data"),
+    [("/semantic", {"labels": LABELS}), ("/explain", {"label": LABELS[0], "others": LABELS[1:]})],
+)
+def test_those_who_accept_a_picture_get_one(
+    http: httpx.Client, photo: bytes, path: str, data: dict[str, object]
+) -> None:
+    files = {"image": photo}
+    reply = http.post(path, files=files, data=data, headers={"accept": "image/png"})
     assert reply.headers["content-type"] == "image/png"
     width, height = reply.content[16:20], reply.content[20:24]
     assert (int.from_bytes(width), int.from_bytes(height)) == (451, 300)

@@ -173,7 +173,7 @@ async def test_labelling_pixels_ends_when_its_caller_hangs_up(semantic_service, 
         return best_of(logits_CHW)
 
     monkeypatch.setattr(semantic, "_best_of_logits", watched)
-    monkeypatch.setattr(semantic, "_STRIP_VALUES", 2**14)
+    monkeypatch.setattr(semantic, "STRIP_VALUES", 2**14)
     request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS)
     await give_up(Semantic.SegmentText.answer(service, request, ANYBODY), device)
     assert await device.settled() == 1

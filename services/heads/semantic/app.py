@@ -2,18 +2,22 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers import semantic
+from samclip_core.answers import explain, semantic
 from samclip_core.answers.dense import background_words
+from samclip_core.answers.proxy_attention import attend
 from samclip_core.answers.steps import Done, Question, Steps, Terms, advance, answer
 from samclip_core.errors import InvalidRequest
-from samclip_core.types import ImageFeatures, MaskHead, SemanticMap
+from samclip_core.io import masks
+from samclip_core.types import HeatMap, ImageFeatures, MaskHead, SemanticMap
 from services.batching import threads
 from services.batching.batcher import prompts_per_step
 from services.deployment import replica
@@ -24,6 +28,10 @@ from services.request.limits import check_encoding, check_labels, check_mask_pix
 from services.request.rpc import rpc
 from services.settings import Settings
 
+T = TypeVar("T")
+
+OUTPUTS = (pb.CLIP_DENSE, pb.SAM)
+"""The SAM embedding says which cells of the dense CLIP map belong together."""
 TURNS = 2
 """Requests whose steps alternate on the device: a short one overtakes a long one. Each keeps the
 maps of all its classes in memory."""
@@ -52,11 +60,9 @@ class Semantic(Head):
                 "semantic regions have no logits: choose RLE, PNG, POLYGONS or PACKED_BITS"
             )
         check_labels(request.labels, self.settings.max_labels)
-        outputs: tuple[pb.Output, ...] = (pb.CLIP_DENSE,)
-        size = self.config.size_of("semantic")
-        if request.refine:  # both maps come from one encoding
-            outputs, size = (pb.CLIP_DENSE, pb.SAM), self.config.image_size
-        info, features = await self.backbone.features(context, request.image, *outputs, size=size)
+        # The SAM head reads only the frame of masks.
+        size = self.config.image_size if request.refine else self.config.size_of("semantic")
+        info, features = await self.backbone.features(context, request.image, *OUTPUTS, size=size)
         if request.encoding != pb.RLE:  # RLE costs the same for any number of labels
             check_mask_pixels(len(request.labels), features.geometry, request.encoding)
         words = background_words(request.labels) if request.background else ()
@@ -76,7 +82,26 @@ class Semantic(Head):
             model=self.model_in(features.dtype),
         )
 
-    async def _run(self, steps: Steps[SemanticMap]) -> SemanticMap:
+    @rpc
+    async def Explain(
+        self, request: pb.ExplainRequest, context: RequestContext
+    ) -> pb.ExplainResponse:
+        labels = [request.label, *request.others]
+        check_labels(labels, self.settings.max_labels)
+        size = self.config.size_of("semantic")
+        info, features = await self.backbone.features(context, request.image, *OUTPUTS, size=size)
+        text_LD = await self.backbone.class_embeddings(context, labels, self.config.templates)
+        found = await self._run(self._explain(features, labels, text_LD))
+        png = await threads.run(self._encoders, "encode", masks.write_png, found.levels_HW)
+        return pb.ExplainResponse(
+            image=info,
+            heat_png=png,
+            low=found.low,
+            high=found.high,
+            model=self.model_in(features.dtype),
+        )
+
+    async def _run(self, steps: Steps[T]) -> T:
         """Run work in steps; stops when its caller gives up."""
         async with self._turns:
             step = await threads.run(self._device, "mask_decode", advance, steps, None)
@@ -84,9 +109,7 @@ class Semantic(Head):
                 step = await threads.run(self._device, "mask_decode", self._next, steps, step)
             return step.result
 
-    def _next(
-        self, steps: Steps[SemanticMap], question: Question | None
-    ) -> Question | Done[SemanticMap] | None:
+    def _next(self, steps: Steps[T], question: Question | None) -> Question | Done[T] | None:
         return advance(steps, answer(self._sam_head, question))
 
     def _segment(
@@ -99,12 +122,22 @@ class Semantic(Head):
         if request.refine:
             at_once = prompts_per_step(self.settings.device, self.settings.max_prompt_batch)
             terms = Terms.of(self._sam_head, at_once)
-            return semantic.refine_steps(
-                features, text_LD, labels, scale, terms, request.background, background
+            return (
+                yield from semantic.refine_steps(
+                    features, text_LD, labels, scale, terms, request.background, background
+                )
             )
-        return semantic.segment_text_steps(
-            features, text_LD, labels, scale, request.background, background
+        return (
+            yield from semantic.segment_text_steps(
+                attend(features), text_LD, labels, scale, request.background, background
+            )
         )
+
+    def _explain(
+        self, features: ImageFeatures, labels: Sequence[str], text_LD: NDArray[np.float32]
+    ) -> Steps[HeatMap]:
+        scale = self.config.logit_scale
+        return (yield from explain.explain_steps(attend(features), text_LD, labels, scale))
 
 
 def build(settings: Settings) -> Application:

@@ -123,6 +123,18 @@ def test_semantic(ask: Any, photo: str, tmp_path: Path) -> None:
     assert read(out / "overlay.png").shape[0] > HEIGHT  # with the legend below the image
 
 
+def test_explain(ask: Any, photo: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--label", "a dog", "--others", "sky", "--out", str(out))
+    rows = ask("explain", photo, *options)["results"]
+    highest_at = [WIDTH // 2, 0]
+    assert rows == [{"label": "a dog", "low": 0, "high": 0.5, "highest_at": highest_at}]
+    levels_HW = read(out / "heat.png")
+    assert levels_HW.shape == (HEIGHT, WIDTH)
+    assert (levels_HW[:, WIDTH // 2 :] == 255).all()
+    assert read(out / "overlay.png").shape[0] > HEIGHT  # with the range below the image
+
+
 def test_everything(ask: Any, photo: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     answer = ask("everything", photo, "--points-per-side", "3", "--labels", "a", "--out", str(out))
@@ -375,7 +387,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     for command in (
-        *("serve", "classify", "segment", "semantic", "everything", "index", "search"),
+        *("serve", "classify", "segment", "semantic", "explain", "everything", "index", "search"),
         *("embed", "convert", "export", "train", "eval", "info", "demo", "delete", "describe"),
         *("reindex", "push", "pull"),
     ):

@@ -314,6 +314,16 @@ def test_semantic(client: samclip.Client) -> None:
         assert (region.area, region.score) == (190, 0.75)
 
 
+def test_explain(client: samclip.Client) -> None:
+    photo = client.image(png())
+    for others, high in (([], 1), ("cat", 0.5)):
+        found = photo.explain("dog", others)
+        assert (found.label, found.low, found.high) == ("dog", 0, high)
+        expected_HW = bands(HEIGHT, WIDTH, 2)
+        np.testing.assert_array_equal(found.levels, 255 * expected_HW)
+        np.testing.assert_allclose(found.values, high * expected_HW, rtol=1e-6)
+
+
 def test_label_maps_of_sixteen_bits(client: samclip.Client) -> None:
     wide = client.image(np.zeros((2, 600), np.uint8))
     found = wide.semantic([f"label {i}" for i in range(300)], background=True)

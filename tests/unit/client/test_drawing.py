@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from samclip import Mask, Region, SemanticMap, drawing
+from samclip import HeatMap, Mask, Region, SemanticMap, drawing
 
 from samclip_core.io import image
 
@@ -49,6 +49,16 @@ def test_a_map_has_a_legend_beneath() -> None:
     assert (drawn_HW3[:40, 31:] == 100).all()
     assert (drawn_HW3[:40, 0] == drawing.colour(1)).all()
     assert (drawn_HW3[40:] == drawing.colour(1)).all(axis=2).any()
+
+
+def test_heat_is_bright_where_it_is_high_and_the_range_is_beneath() -> None:
+    levels_HW = np.zeros((40, 60), np.uint8)
+    levels_HW[:, 30:] = 255
+    drawn_HW3 = np.asarray(drawing.draw_heat(GREY_HW3, HeatMap("sea", levels_HW, 0.1, 0.2)))
+    low_3, high_3 = (50 + drawing.HEAT_256_3[level] // 2 for level in (0, 255))
+    assert (drawn_HW3[:40, :30] == low_3).all()
+    assert (drawn_HW3[:40, 30:] == high_3).all()
+    assert (drawn_HW3[40:] == drawing.HEAT_256_3[255]).all(axis=2).any()
 
 
 def test_pixels_are_turned_as_the_camera_says() -> None:

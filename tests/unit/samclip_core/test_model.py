@@ -11,7 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from samclip_core.answers import semantic
 from samclip_core.answers.areas import Area, combine
+from samclip_core.answers.explain import explain
+from samclip_core.answers.proxy_attention import attend
 from samclip_core.config import TaskSizes
 from samclip_core.errors import (
     CheckpointError,
@@ -91,6 +94,10 @@ def test_each_task_uses_its_own_side(tmp_path: Path) -> None:
         found = model.segment_text(picture, labels, refine=refine).label_map_HW
         expected = model.segment_text(at[size], labels, refine=refine).label_map_HW
         np.testing.assert_array_equal(found, expected)
+    heat = model.explain(picture, "dog", labels[1:])
+    np.testing.assert_array_equal(
+        heat.levels_HW, model.explain(at[96], "dog", labels[1:]).levels_HW
+    )
     assert model.segment(picture, [POINT])
     assert model.segment_everything(picture, 2, labels) is not None
 
@@ -179,6 +186,33 @@ def test_segment_text_labels_every_pixel(model: SamClip, refine: bool) -> None:
 def test_segment_text_with_background(model: SamClip) -> None:
     found = model.segment_text(PICTURES[0], ["dog"], background=True)
     assert set(np.unique(found.label_map_HW)) <= {-1, 0}
+
+
+def test_explain_is_the_similarity_or_the_probability_in_the_map_that_sam_attends(
+    model: SamClip,
+) -> None:
+    labels = ["dog", "cat", "grass"]
+    features = attend(model.encode(PICTURES[0]))
+    for others in ([], labels[1:]):
+        asked = ["dog", *others]
+        found = model.explain(PICTURES[0], "dog", others)
+        text_LD = model._class_embeddings(asked)
+        expected = explain(features, text_LD, asked, model.config.logit_scale)
+        assert found.levels_HW.shape == (90, 150)
+        assert (found.low, found.high) == (expected.low, expected.high)
+        np.testing.assert_array_equal(found.levels_HW, expected.levels_HW)
+
+
+@pytest.mark.parametrize("refine", [False, True])
+def test_only_one_head_reads_the_map_that_sam_attends(model: SamClip, refine: bool) -> None:
+    features, labels = model.encode(PICTURES[0]), ["dog", "cat", "grass"]
+    text_LD, scale = model._class_embeddings(labels), model.config.logit_scale
+    found = model.segment_text(features, labels, refine=refine).label_map_HW
+    if refine:
+        expected = semantic.refine(features, text_LD, labels, scale, model.sam_head)
+    else:
+        expected = semantic.segment_text(attend(features), text_LD, labels, scale)
+    np.testing.assert_array_equal(found, expected.label_map_HW)
 
 
 def test_segment_everything(model: SamClip) -> None:

@@ -89,7 +89,7 @@ def test_a_refined_map_does_not_depend_on_the_size_of_the_steps() -> None:
 
 
 def test_labelling_pixels_pauses_and_asks_nothing(monkeypatch) -> None:
-    monkeypatch.setattr("samclip_core.answers.semantic._STRIP_VALUES", 2**14)
+    monkeypatch.setattr("samclip_core.answers.semantic.STRIP_VALUES", 2**14)
     expected = segment_text(FEATURES, TEXT_D, ["a", "b", "c"], 20.0)
     steps = segment_text_steps(FEATURES, TEXT_D, ["a", "b", "c"], 20.0)
     pauses, step = 0, advance(steps, None)

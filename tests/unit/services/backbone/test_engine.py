@@ -254,7 +254,7 @@ async def three_sides(model, settings):
         ((pb.CLIP_DENSE,), 0, 96),
         ((pb.CLIP_POOLED,), 0, 128),
         ((pb.CLIP_POOLED,), 64, 64),
-        ((pb.CLIP_DENSE, pb.CLIP_POOLED), 96, 96),
+        ((pb.SAM, pb.CLIP_DENSE), 96, 96),
     ],
 )
 async def test_outputs_are_computed_at_the_side_that_is_asked_for(
@@ -309,7 +309,7 @@ async def test_an_image_is_admitted_by_the_work_of_its_side(three_sides, monkeyp
     [
         ((pb.CLIP_POOLED,), 48, "at 32, 64, 96, 128 pixels, not 48"),
         ((pb.CLIP_POOLED,), -1, "not -1"),
-        (ALL, 64, "SAM needs size 32, not 64"),
+        (ALL, 64, "SAM needs size 32 or 96, not 64"),
     ],
 )
 async def test_another_side_is_refused(three_sides, model, outputs, size, message):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.io.masks import decode_label_map, decode_rle
+from samclip_core.io.masks import decode_label_map, decode_rle, read_png
 from services.heads.semantic import app
 from services.request import limits
 from tests.in_process import png
@@ -64,6 +64,37 @@ async def test_a_second_question_needs_only_the_key(caller):
 )
 async def test_bad_requests_are_refused(caller, fields, message):
     code, details = await caller.refused("SegmentText", ask(**fields))
+    assert code == "INVALID_ARGUMENT"
+    assert message in details
+
+
+@pytest.mark.parametrize("others", [[], ["grass", "cat"]])
+async def test_the_heat_map_is_the_librarys_own(caller, tiny_model, others):
+    asked = pb.ExplainRequest(image=IMAGE, label="dog", others=others)
+    response = await caller("Explain", asked)
+    expected = tiny_model.explain(png(), "dog", others)
+    assert (response.image.width, response.image.height) == (40, 30)
+    assert response.model.dtype == "float32"
+    found = response.low, response.high
+    assert found == pytest.approx((expected.low, expected.high), abs=2e-3)
+    levels_HW = read_png(response.heat_png)
+    assert levels_HW.dtype == np.uint8
+    difference_HW = np.abs(levels_HW.astype(int) - expected.levels_HW)
+    assert np.percentile(difference_HW, 95) <= 10  # embeddings are sent as float16
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"label": ""}, "label 0 is empty"),
+        ({"others": ["cat", " "]}, "label 2 is empty"),
+        ({"others": ["cat"] * 2000}, "labels, at most"),
+        ({"image": pb.Image(encoded=b"nothing")}, "not an image"),
+    ],
+)
+async def test_bad_questions_for_a_heat_map_are_refused(caller, fields, message):
+    asked = pb.ExplainRequest(**{"image": IMAGE, "label": "dog", **fields})
+    code, details = await caller.refused("Explain", asked)
     assert code == "INVALID_ARGUMENT"
     assert message in details
 

@@ -16,7 +16,7 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.types import ASGIApp
 
 from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
-from samclip_core.io.masks import encode_label_map
+from samclip_core.io.masks import encode_label_map, read_png, write_png
 from services.observability import metrics
 from services.request import admission, http
 from services.request.arrival import Arrivals, Pace
@@ -124,6 +124,19 @@ async def test_semantic_is_json_or_a_picture() -> None:
         picture = await door.post("/semantic", json=body, headers={"accept": "image/png"})
     assert plain.headers["content-type"] == "application/json"
     assert picture.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(picture.content)).size == (2, 3)
+
+
+async def test_explain_is_json_or_a_picture() -> None:
+    levels_HW = np.array([[0, 255], [7, 7], [0, 0]], np.uint8)
+    answer = pb.ExplainResponse(heat_png=write_png(levels_HW), low=0.25, high=0.5)
+    body = {"image": {"key": "k"}, "label": "a", "others": ["b"]}
+    async with client("semantic", Callee(answer)) as door:
+        plain = await door.post("/explain", json=body)
+        picture = await door.post("/explain", json=body, headers={"accept": "image/png"})
+    found = plain.json()
+    assert (found["low"], found["high"]) == (0.25, 0.5)
+    np.testing.assert_array_equal(read_png(base64.b64decode(found["heat_png"])), levels_HW)
     assert Image.open(io.BytesIO(picture.content)).size == (2, 3)
 
 

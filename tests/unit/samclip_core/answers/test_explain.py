@@ -1,0 +1,59 @@
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from samclip_core.answers.explain import explain
+from samclip_core.errors import InvalidLabels
+from samclip_core.geometry import Geometry
+from samclip_core.types import ImageFeatures
+from tests.fakes import features_of
+
+SCALE = 20.0
+WIDE = Geometry(64, 128, 128)  # the lower half of the frame is padding
+
+
+def random_features(width: int) -> ImageFeatures:
+    dense_Dhw = np.random.default_rng(0).normal(size=(width, 16, 16)).astype(np.float32)
+    return ImageFeatures(WIDE, None, dense_Dhw / np.linalg.norm(dense_Dhw, axis=0))
+
+
+@pytest.mark.parametrize("competitors", [0, 2])
+def test_it_is_the_upsampled_similarity_or_the_probability(competitors: int) -> None:
+    features, labels = random_features(3), ["a", "b", "c"][: 1 + competitors]
+    found = explain(features, np.eye(3)[: len(labels)], labels, SCALE)
+    cosine_Lhw = torch.from_numpy(features.clip_dense_Dhw[None, : len(labels), :8])
+    expected_LHW = torch.nn.functional.interpolate(cosine_Lhw, (64, 128), mode="bilinear")[0]
+    if competitors:
+        expected_LHW = (SCALE * expected_LHW).softmax(dim=0)
+    expected_HW = expected_LHW[0].numpy()
+    assert (found.low, found.high) == pytest.approx((expected_HW.min(), expected_HW.max()))
+    values_HW = found.low + found.levels_HW / 255 * (found.high - found.low)
+    assert found.levels_HW.dtype == np.uint8
+    assert np.abs(values_HW - expected_HW).max() <= 0.51 * (found.high - found.low) / 255
+
+
+def test_a_label_that_fits_everywhere_alike_has_one_level() -> None:
+    found = explain(features_of(WIDE, np.zeros((16, 16), int), 2), np.eye(2)[:1], ["a"], SCALE)
+    assert (found.low, found.high) == (1, 1)
+    assert not found.levels_HW.any()
+
+
+def test_memory_is_bounded_for_a_large_picture_and_many_competitors() -> None:
+    classes_hw = np.arange(256).reshape(16, 16) % 300
+    features = features_of(Geometry(3000, 4000, 1024), classes_hw, 300)
+    tracemalloc.start()
+    found = explain(features, np.eye(300), [str(index) for index in range(300)], SCALE)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.levels_HW.shape == (3000, 4000)
+    assert peak < 200 * 2**20  # all values would take 3.8 GB
+    assert found.levels_HW[0, 0] == 255
+    assert found.levels_HW[:, 500:].max() == 0
+
+
+@pytest.mark.parametrize("labels", [[], ["a", " "]])
+def test_labels_without_text_are_refused(labels: list[str]) -> None:
+    with pytest.raises(InvalidLabels):
+        explain(random_features(2), np.eye(2)[: len(labels)], labels, SCALE)
