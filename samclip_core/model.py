@@ -18,6 +18,7 @@ from samclip_core.answers import (
     dense,
     everything,
     explain,
+    instances,
     semantic,
     vocabularies,
     zero_shot,
@@ -43,6 +44,7 @@ from samclip_core.types import (
     Prompt,
     Score,
     SemanticMap,
+    TextPrompt,
 )
 
 if TYPE_CHECKING:
@@ -244,6 +246,26 @@ class SamClip:
         Raises InvalidPrompt.
         """
         return self.sam_head.segment(self.encode(image), prompts, multimask)
+
+    def find(
+        self,
+        image: Image,
+        prompts: Sequence[str | TextPrompt],
+        min_score: float | None = None,
+    ) -> list[list[EverythingMask]]:
+        """Return the objects that each text describes, most probable first; none if none is there.
+
+        Objects whose ``label_score`` is below ``min_score`` are left out (None: the default, 0 to
+        1). Texts of one call compete for the same pixels. Raises InvalidLabels and InvalidPrompt.
+        """
+        asked = [TextPrompt(each) if isinstance(each, str) else each for each in prompts]
+        features = self.encode(image)
+        instances.check(dict(enumerate(asked)), features.geometry, min_score)
+        texts, background = instances.asked_words(asked)
+        words = [*texts, *background]
+        vectors = dict(zip(words, self._class_embeddings(words), strict=True))
+        scale = self.config.logit_scale
+        return instances.find_instances(self.sam_head, features, asked, vectors, scale, min_score)
 
     def segment_text(
         self,

@@ -11,13 +11,17 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.errors import InvalidPrompt
+from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import Crop, FloatArray, Geometry
 
 Box = tuple[float, float, float, float]
 
 PADDING, NOT_OBJECT, OBJECT, BOX_MIN, BOX_MAX = -1, 0, 1, 2, 3
 """SAM's point labels. A box is two corner points; points without a box end with a padding point."""
+
+
+MAX_NOT_TEXTS = 64
+"""Most unwanted texts of one prompt: each is compared with every cell of the CLIP map."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +75,36 @@ class Prompt:
                     f"point ({x:g}, {y:g}) lies outside the image of {geometry.width}×"
                     f"{geometry.height} pixels: give x and y in pixels of the original image"
                 )
+
+
+@dataclass(frozen=True, eq=False)
+class TextPrompt:
+    """Every object that a text describes.
+
+    ``not_texts`` describe what is not wanted. ``where`` leaves out objects: its box those outside
+    it, its points those that miss a positive one or contain a negative one.
+    """
+
+    text: str
+    not_texts: tuple[str, ...] = ()
+    where: Prompt | None = None
+
+    def validate(self, geometry: Geometry) -> None:
+        """Raise InvalidLabels for an empty text, InvalidPrompt if ``where`` does not fit."""
+        if not all(text.strip() for text in (self.text, *self.not_texts)):
+            raise InvalidLabels("a text is empty: give every text some words")
+        if len(self.not_texts) > MAX_NOT_TEXTS:
+            raise InvalidLabels(
+                f"{len(self.not_texts)} not_texts, at most {MAX_NOT_TEXTS}: give fewer"
+            )
+        if self.where is None:
+            return
+        if self.where.mask_input_hw is not None:
+            raise InvalidPrompt(
+                "a text and a mask_input exclude each other: leave out one of them, or give the "
+                "text points or a box"
+            )
+        self.where.validate(geometry)
 
 
 def _validate_box(box: Box, geometry: Geometry) -> None:

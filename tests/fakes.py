@@ -76,9 +76,14 @@ def _box_iou(left: Sequence[float], right: Sequence[float]) -> float:
 def features_of(
     geometry: Geometry, classes_hw: np.ndarray, width: int, sam_side: int = 16
 ) -> ImageFeatures:
-    """Return features whose dense CLIP map holds, in each cell, the unit vector of its class."""
+    """Return features whose dense CLIP map holds, in each cell, the unit vector of its class.
+
+    The image vector has the same length along every class.
+    """
     dense_Dhw = np.eye(width, dtype=np.float16)[classes_hw].transpose(2, 0, 1)
-    return ImageFeatures(geometry, np.zeros((4, sam_side, sam_side), np.float16), dense_Dhw)
+    sam_Dhw = np.zeros((4, sam_side, sam_side), np.float16)
+    pooled_D = np.full(width, width**-0.5, np.float32)
+    return ImageFeatures(geometry, sam_Dhw, dense_Dhw, pooled_D)
 
 
 class ConstantTeacher(nn.Module):

@@ -1,64 +1,289 @@
-"""Every instance of a text: the dense CLIP map against background words, then the SAM head."""
+"""Every object that texts describe, or nothing where there is none.
 
-from samclip_core.answers.dense import cosine_maps
-from samclip_core.answers.duplicates import drop_duplicates
-from samclip_core.answers.map_prompts import (
-    MAX_COMPONENTS,
-    component_steps,
-    find_components,
-    to_logits_frame,
+Each text's evidence map (``samclip_core.answers.presence``) says where to look. Cells where another
+text of the request or an unwanted one has more evidence are left out. If the rest is too weak, the
+text is refused without a run of the SAM head. Otherwise the maxima of the map, and the pieces above
+half-way to its maximum, prompt the SAM head, whose masks separate objects that touch.
+
+Shape letters: s×s cells of the SAM head's low-resolution logits, M masks.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.answers.dense import BACKGROUND_WORDS, background_words
+from samclip_core.answers.map_prompts import find_components, highest_points
+from samclip_core.answers.presence import PEAK, Evidence, peak, probability
+from samclip_core.answers.steps import Question, Steps, Terms, questions, run
+from samclip_core.errors import InvalidLabels, InvalidPrompt
+from samclip_core.geometry import FloatArray, Geometry
+from samclip_core.types import (
+    EverythingMask,
+    ImageFeatures,
+    MaskHead,
+    MaskSet,
+    Prompt,
+    TextPrompt,
 )
-from samclip_core.answers.steps import Steps, Terms, run
-from samclip_core.answers.zero_shot import softmax
-from samclip_core.geometry import FloatArray
-from samclip_core.types import EverythingMask, ImageFeatures, MaskHead
 
-PRESENT = 0.5
-"""The text is present where its probability against the background exceeds this."""
+MIN_SCORE = 0.55
+"""Default of ``min_score``: one absent name in ten reaches it, on the photographs for choosing."""
+MAX_TEXTS = 256
+"""Most different texts of a call, wanted or not: each has a map in memory."""
+MAX_POINTS, MAX_PIECES = 4, 3
+"""Most maxima and pieces of a text's map that prompt the SAM head."""
+RISE = 0.6
+"""Maxima and pieces lie above this fraction of the way from the map's median to its maximum."""
+MAX_IOU, MAX_INSIDE = 0.5, 0.8
+"""A mask is left out if a better one of its text overlaps it more, or shares this much of the
+smaller of the two."""
+IN_BOX = 0.8
+"""A mask is in a box if this much of it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """One prompt's evidence and the cells where it may be; ``where`` is in the model frame."""
+
+    prompt: TextPrompt
+    where: Prompt | None
+    map_ss: NDArray[np.float32]
+    allowed_ss: NDArray[np.bool_]
+    pooled: float
+    cells: int
+
+    def score(self, inside_ss: NDArray[np.bool_]) -> float:
+        """Return the probability that the text describes what is in these cells."""
+        return probability(peak(self.map_ss, inside_ss & self.allowed_ss, self.cells), self.pooled)
+
+
+def check(
+    prompts: Mapping[int, TextPrompt], geometry: Geometry, min_score: float | None = None
+) -> None:
+    """Raise InvalidPrompt or InvalidLabels unless all fit the picture.
+
+    ``prompts`` are by the index that errors name.
+    """
+    if not prompts:
+        raise InvalidPrompt("no prompts: give at least one text")
+    if min_score is not None and not 0 <= min_score <= 1:
+        raise InvalidPrompt(f"min_score is {min_score:g}, expected 0 to 1")
+    texts = {text for prompt in prompts.values() for text in (prompt.text, *prompt.not_texts)}
+    if len(texts) > MAX_TEXTS:
+        raise InvalidPrompt(
+            f"the prompts have {len(texts)} different texts, at most {MAX_TEXTS}: ask for them in "
+            "several calls"
+        )
+    for index, prompt in prompts.items():
+        try:
+            prompt.validate(geometry)
+        except (InvalidLabels, InvalidPrompt) as error:
+            raise type(error)(f"prompt {index}: {error}") from error
+
+
+def asked_words(prompts: Sequence[TextPrompt]) -> tuple[list[str], list[str]]:
+    """Return the texts of the prompts, wanted or not, and the background words to embed."""
+    texts = list(dict.fromkeys(text for p in prompts for text in (p.text, *p.not_texts)))
+    return texts, list(background_words(texts) or BACKGROUND_WORDS)
 
 
 def find_instances(
     sam_head: MaskHead,
     features: ImageFeatures,
-    text_D: FloatArray,
-    label: str,
+    prompts: Sequence[TextPrompt],
+    vectors: Mapping[str, FloatArray],
     logit_scale: float,
-    background_KD: FloatArray,
-) -> list[EverythingMask]:
-    """Return the masks of objects that match ``text_D``, most probable first.
+    min_score: float | None = None,
+) -> list[list[EverythingMask]]:
+    """Return the masks of the objects that each prompt describes, most probable first.
 
-    Each connected piece of the cells where the text beats every background word prompts the SAM
-    head once, all in one call. ``label_score`` is the piece's mean probability against those words
-    (``samclip_core.answers.dense.background_words``). Objects that touch count as one.
+    ``vectors`` has the unit vector of each of ``asked_words``. ``label_score`` is the probability
+    that the text describes the object; objects below ``min_score`` are left out (None:
+    ``MIN_SCORE``). A pixel that masks of several texts cover belongs to the text with most evidence
+    there. Prompts are valid (``TextPrompt.validate``); ``features`` need all outputs.
     """
-    terms = Terms.of(sam_head, MAX_COMPONENTS)
-    steps = instance_steps(terms, features, text_D, label, logit_scale, background_KD)
-    return run(steps, sam_head)
+    terms = Terms.of(sam_head, MAX_POINTS + MAX_PIECES)
+    return run(find_steps(terms, features, prompts, vectors, logit_scale, min_score), sam_head)
 
 
-def instance_steps(
+def find_steps(
     terms: Terms,
     features: ImageFeatures,
-    text_D: FloatArray,
-    label: str,
+    prompts: Sequence[TextPrompt],
+    vectors: Mapping[str, FloatArray],
     logit_scale: float,
-    background_KD: FloatArray,
-) -> Steps[list[EverythingMask]]:
+    min_score: float | None = None,
+) -> Steps[list[list[EverythingMask]]]:
     """Run ``find_instances`` in steps."""
-    cosine_Chw = cosine_maps(features, text_D[None], background_KD)
-    probability_Chw = softmax(logit_scale * cosine_Chw)[:1]
-    probability_Css = to_logits_frame(features, probability_Chw)
-    components = find_components(features, probability_Css, probability_Css > PRESENT)
-    refined = yield from component_steps(terms, features, components)
-    masks = [
-        EverythingMask(
-            features.geometry,
-            found.logits_ss,
-            found.predicted_iou,
-            found.stability,
-            label,
-            found.component.score,
+    least = MIN_SCORE if min_score is None else min_score
+    found = []
+    searches = list(_searches(features, prompts, vectors, logit_scale))
+    for search in searches:
+        masks: list[EverythingMask] = []
+        if search.score(search.allowed_ss) >= least:
+            for question in _questions(terms, features, search):
+                for answer in (yield question):
+                    masks += _scored(features, search, answer, least)
+            yield None
+        found.append(_without_doubles(masks))
+    return _settle(found, searches)
+
+
+def _searches(
+    features: ImageFeatures,
+    prompts: Sequence[TextPrompt],
+    vectors: Mapping[str, FloatArray],
+    logit_scale: float,
+) -> Iterator[_Search]:
+    texts, background = asked_words(prompts)
+    wanted = {text: vectors[text] for text in texts}
+    background_KD = np.stack([vectors[word] for word in background])
+    evidence = Evidence.of(features, wanted, background_KD, logit_scale)
+    side = evidence.map_Xss.shape[-1]
+    rows, columns = features.geometry.grid(side)
+    picture_ss = np.zeros((side, side), np.bool_)
+    picture_ss[:rows, :columns] = True
+    best_ss = evidence.map_Xss[[evidence.row[p.text] for p in prompts]].max(axis=0)
+    for prompt in prompts:
+        own = evidence.row[prompt.text]
+        rival_ss = best_ss
+        for text in prompt.not_texts:
+            rival_ss = np.maximum(rival_ss, evidence.map_Xss[evidence.row[text]])
+        where = _in_model_frame(features, prompt.where)
+        yield _Search(
+            prompt,
+            where,
+            evidence.map_Xss[own],
+            picture_ss
+            & (evidence.map_Xss[own] >= rival_ss)
+            & _in_box(where, features.geometry.size / side, side),
+            float(evidence.pooled_X[own]),
+            max(1, round(PEAK * rows * columns)),
         )
-        for found in refined
-    ]
-    return drop_duplicates(masks, [mask.label_score for mask in masks])
+
+
+def _in_model_frame(features: ImageFeatures, where: Prompt | None) -> Prompt | None:
+    """Return points and box in pixels of the model frame."""
+    if where is None:
+        return None
+    geometry = features.geometry
+    points = tuple((float(x), float(y)) for x, y in geometry.points_to_model(where.points))
+    box = None if where.box is None else geometry.boxes_to_model([where.box])[0]
+    corners = None if box is None else (float(box[0]), float(box[1]), float(box[2]), float(box[3]))
+    return Prompt(points=points, negative=where.negative, box=corners)
+
+
+def _in_box(where: Prompt | None, cell: float, side: int) -> NDArray[np.bool_]:
+    """Return the cells whose centre is in the box; all if there is none."""
+    if where is None or where.box is None:
+        return np.ones((side, side), np.bool_)
+    x_min, y_min, x_max, y_max = where.box
+    centre_s = (np.arange(side) + 0.5) * cell
+    in_x_s, in_y_s = (
+        (centre_s >= x_min) & (centre_s <= x_max),
+        (centre_s >= y_min) & (centre_s <= y_max),
+    )
+    return in_y_s[:, None] & in_x_s
+
+
+def _questions(terms: Terms, features: ImageFeatures, search: _Search) -> Iterator[Question]:
+    """Yield the prompts that the map gives, and the user's own points and box."""
+    in_frame = replace(features, geometry=features.geometry.model_frame)
+    picture_ss = search.map_ss[: features.geometry.grid(len(search.map_ss))[0]]
+    low, high = float(np.median(picture_ss)), float(search.map_ss[search.allowed_ss].max())
+    level = low + RISE * (high - low)
+    points = highest_points(features, search.map_ss, search.allowed_ss, level, MAX_POINTS)
+    several = [Prompt(points=(point,)) for point in points]
+    if search.where is not None:
+        several.append(search.where)
+    yield from questions(in_frame, several, multimask=True, at_once=terms.at_once)
+    above_ss = search.allowed_ss & (search.map_ss > level)
+    probability_ss = 1 / (1 + np.exp(level - search.map_ss))
+    pieces = find_components(features, probability_ss[None], above_ss[None])[:MAX_PIECES]
+    single = [piece.prompt for piece in pieces]
+    yield from questions(in_frame, single, multimask=False, at_once=terms.at_once)
+
+
+def _scored(
+    features: ImageFeatures, search: _Search, answer: MaskSet, least: float
+) -> Iterator[EverythingMask]:
+    """Yield the masks of an answer that are where they should be and score enough."""
+    for index, logits_ss in enumerate(answer.logits_Mhw):
+        inside_ss = logits_ss > 0
+        if inside_ss.any() and _fits(search.where, inside_ss, features.geometry.size):
+            score = search.score(inside_ss)
+            if score >= least:
+                iou, stability = answer.predicted_iou_M[index], answer.stability_M[index]
+                yield EverythingMask(
+                    features.geometry,
+                    logits_ss,
+                    float(iou),
+                    float(stability),
+                    search.prompt.text,
+                    score,
+                )
+
+
+def _fits(where: Prompt | None, inside_ss: NDArray[np.bool_], size: int) -> bool:
+    """Return whether a mask contains the positive points only, and is in the box."""
+    if where is None:
+        return True
+    side = len(inside_ss)
+    in_box = inside_ss & _in_box(where, size / side, side)
+    if in_box.sum() < IN_BOX * inside_ss.sum():
+        return False
+    negative = where.negative or (False,) * len(where.points)
+    for (x, y), unwanted in zip(where.points, negative, strict=True):
+        row, column = (min(int(value * side / size), side - 1) for value in (y, x))
+        if inside_ss[row, column] == unwanted:
+            return False
+    return True
+
+
+def _without_doubles(masks: Sequence[EverythingMask]) -> list[EverythingMask]:
+    """Return the masks that no better one makes redundant, most probable first."""
+    kept: list[EverythingMask] = []
+    for mask in sorted(masks, key=lambda mask: -mask.predicted_iou):
+        if not any(_redundant(mask, better) for better in kept):
+            kept.append(mask)
+    return sorted(kept, key=lambda mask: -mask.label_score)
+
+
+def _redundant(mask: EverythingMask, better: EverythingMask) -> bool:
+    inside_ss, other_ss = mask.logits_hw > 0, better.logits_hw > 0
+    area, other, common = inside_ss.sum(), other_ss.sum(), (inside_ss & other_ss).sum()
+    overlaps = common > MAX_IOU * (area + other - common)
+    return bool(overlaps or common > MAX_INSIDE * min(area, other))
+
+
+def _settle(
+    found: Sequence[Sequence[EverythingMask]], searches: Sequence[_Search]
+) -> list[list[EverythingMask]]:
+    """Give each cell that several texts' masks cover to the one with most evidence there.
+
+    A mask that loses half of its cells is left out.
+    """
+    best_ss = np.full_like(searches[0].map_ss, -np.inf)
+    for masks, search in zip(found, searches, strict=True):
+        for mask in masks:
+            np.maximum(best_ss, search.map_ss, out=best_ss, where=mask.logits_hw > 0)
+    settled: list[list[EverythingMask]] = []
+    for masks, search in zip(found, searches, strict=True):
+        lost_ss = search.map_ss < best_ss
+        cut = [_cut(mask, lost_ss) for mask in masks]
+        settled.append([mask for mask in cut if mask is not None])
+    return settled
+
+
+def _cut(mask: EverythingMask, lost_ss: NDArray[np.bool_]) -> EverythingMask | None:
+    inside_ss = mask.logits_hw > 0
+    lost = np.count_nonzero(inside_ss & lost_ss)
+    if not lost:
+        return mask
+    if 2 * lost >= np.count_nonzero(inside_ss):
+        return None
+    logits_ss = np.where(lost_ss, -np.abs(mask.logits_hw), mask.logits_hw)
+    return replace(mask, logits_hw=logits_ss.astype(np.float32))

@@ -86,6 +86,34 @@ def find_components(
     ]
 
 
+SPACING = 0.05
+"""Least distance between two maxima, as a fraction of the model frame."""
+
+
+def highest_points(
+    features: ImageFeatures,
+    map_ss: FloatArray,
+    allowed_ss: NDArray[np.bool_],
+    level: float,
+    most: int,
+) -> list[tuple[float, float]]:
+    """Return the highest cells above ``level`` that are apart, in pixels of the model frame."""
+    geometry, side = features.geometry, len(map_ss)
+    left_ss = np.where(allowed_ss & (map_ss > level), map_ss, -np.inf)
+    cell = geometry.size / side
+    y_s1, x_s = np.arange(side)[:, None], np.arange(side)
+    points: list[tuple[float, float]] = []
+    while len(points) < most and np.isfinite(left_ss.max()):
+        y, x = divmod(int(left_ss.argmax()), side)
+        point = (
+            min((x + 0.5) * cell, geometry.input_width),
+            min((y + 0.5) * cell, geometry.input_height),
+        )
+        points.append(point)
+        left_ss[(y_s1 - y) ** 2 + (x_s - x) ** 2 <= (SPACING * side) ** 2] = -np.inf
+    return points
+
+
 def _prompt(
     probability_ss: FloatArray, region_ss: NDArray[np.bool_], cell: float, limit_xy: FloatArray
 ) -> Prompt:

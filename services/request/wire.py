@@ -25,6 +25,7 @@ from samclip_core.types import (
     Region,
     Score,
     SemanticMap,
+    TextPrompt,
 )
 from services.cache.entry import Entries, Entry
 
@@ -144,10 +145,6 @@ def to_features(entries: Entries, dtype: str) -> ImageFeatures:
 
 def to_prompt(prompt: pb.Prompt) -> Prompt:
     """Convert points, box and mask input, without checking them against an image."""
-    if prompt.text:
-        raise InvalidPrompt(
-            "a prompt with text takes nothing else: leave out points, box and mask_input"
-        )
     box = prompt.box
     return Prompt(
         points=tuple((point.x, point.y) for point in prompt.points),
@@ -164,10 +161,10 @@ def _mask_input(tensor: pb.Tensor) -> NDArray[np.float32]:
         raise InvalidPrompt(f"mask_input: {error}") from error
 
 
-def asks_by_text(prompt: pb.Prompt) -> bool:
-    """Return whether a prompt is a text, which asks for all its instances."""
-    others = prompt.points or prompt.HasField("box") or prompt.HasField("mask_input")
-    return bool(prompt.text.strip()) and not others
+def to_text_prompt(prompt: pb.Prompt) -> TextPrompt:
+    """Convert a text with what is not wanted, and the points and box that say where it is."""
+    placed = prompt.points or prompt.HasField("box") or prompt.HasField("mask_input")
+    return TextPrompt(prompt.text, tuple(prompt.not_texts), to_prompt(prompt) if placed else None)
 
 
 def to_areas(areas: Sequence[pb.Area], geometry: Geometry) -> Iterator[Area]:

@@ -145,8 +145,8 @@ def check_request(data: bytes) -> None:
         limits.check_prompts(request.prompts, 16)
         wire.image_source(request.image, LIMITS.max_bytes)
         for prompt in request.prompts:
-            if not wire.asks_by_text(prompt):
-                wire.to_prompt(prompt).validate(Geometry(30, 40, 128))
+            made = wire.to_text_prompt(prompt) if prompt.text else wire.to_prompt(prompt)
+            made.validate(Geometry(30, 40, 128))
     except InvalidRequest:
         return
 

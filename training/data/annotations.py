@@ -26,6 +26,7 @@ __all__ = (
     "label_map",
     "read_shards",
     "regions",
+    "thing_names",
 )
 
 log = logging.getLogger(__name__)
@@ -68,10 +69,20 @@ def class_names(root: Path | str, source: str) -> dict[int, str]:
 
     ``root`` is a folder or any fsspec URL.
     """
-    with fsspec.open(f"{root}/{source}/classes.json", encoding="utf-8", mode="r") as file:
-        content = json.load(file)
+    content = _classes(root, source)
     ignored = set(content.get("ignore_ids", ()))
     return {c["id"]: c["name"] for c in content["classes"] if c["id"] not in ignored}
+
+
+def thing_names(root: Path | str, source: str) -> list[str]:
+    """Return the names of a set's countable classes, in the order of their indices."""
+    return [c["name"] for c in _classes(root, source)["classes"] if c["isthing"]]
+
+
+def _classes(root: Path | str, source: str) -> dict[str, Any]:
+    with fsspec.open(f"{root}/{source}/classes.json", encoding="utf-8", mode="r") as file:
+        content: dict[str, Any] = json.load(file)
+    return content
 
 
 def imagenet_names(data: Path | str) -> list[str]:

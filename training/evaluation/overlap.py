@@ -1,4 +1,7 @@
-"""The figures of a semantic result: mean IoU by both rules, an interval, and what was counted."""
+"""The figures of a semantic result: mean IoU by both rules, an interval, and what was counted.
+
+Also the interval of a share of things that several photographs have.
+"""
 
 from collections.abc import Sequence
 
@@ -58,4 +61,15 @@ def interval(pixels_N3C: NDArray[np.int64]) -> tuple[float, float]:
         means.append(np.nanmean(iou_RC, axis=1))
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(np.concatenate(means), [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def ratio_interval(part_N: NDArray[np.int64], whole_N: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the percentile bootstrap interval of Σ ``part_N`` / Σ ``whole_N`` over photographs."""
+    count = len(part_N)
+    random = np.random.default_rng(0)
+    drawn_RN = random.multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    ratio_R = (drawn_RN @ part_N) / np.maximum(drawn_RN @ whole_N, 1)
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(ratio_R, [tail, 100 - tail])
     return float(low), float(high)

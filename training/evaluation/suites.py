@@ -13,6 +13,7 @@ from training.evaluation import (
     regions,
     retrieval,
     semantic,
+    words,
 )
 from training.evaluation.probe_heads import HEADS
 from training.evaluation.suite import Task
@@ -35,6 +36,7 @@ OWN: dict[str, Suite] = {
     "classification": Suite(classification.own_sets, "our own sets: top-1"),
     "retrieval": Suite(retrieval.own_sets, "our own captions: recall"),
     "semantic": Suite(semantic.own_sets, "our own label maps: mIoU with one head and with two"),
+    "words": Suite(words.own_set, "our own things by name: found, fitted; absent names refused"),
 }
 SLOW: dict[str, Suite] = {
     "everything": Suite(

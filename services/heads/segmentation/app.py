@@ -8,10 +8,9 @@ from typing import Any
 from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.dense import background_words
-from samclip_core.answers.instances import instance_steps
+from samclip_core.answers import instances
 from samclip_core.errors import InvalidPrompt, SamClipError
-from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt
+from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
 from services.deployment import replica
 from services.heads.head import Head
@@ -63,7 +62,7 @@ class Segmentation(Head):
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
         texts, prompts = _split(request.prompts)
-        outputs = (pb.SAM, pb.CLIP_DENSE) if texts else (pb.SAM,)
+        outputs = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED) if texts else (pb.SAM,)
         info, features = await self.backbone.features(context, request.image, *outputs)
         count = len(prompts) * (3 if request.multimask else 1)
         check_mask_pixels(count, features.geometry, request.encoding)
@@ -142,39 +141,40 @@ class Segmentation(Head):
         self,
         context: RequestContext,
         features: ImageFeatures,
-        texts: Mapping[int, str],
+        texts: Mapping[int, TextPrompt],
         request: pb.SegmentRequest,
         count: int,
     ) -> Results:
-        """Find every instance of each text; ``count`` masks come from other prompts."""
-        results: Results = {}
-        for index, text in texts.items():
-            words = (text, *background_words([text]))
-            text_LD = await self.backbone.class_embeddings(context, words, self.config.templates)
-            found = await self._decoder.run(
-                context,
-                instance_steps(
-                    self._decoder.terms,
-                    features,
-                    text_LD[0],
-                    text,
-                    self.config.logit_scale,
-                    text_LD[1:],
-                ),
-            )
-            count += len(found)
-            check_mask_pixels(count, features.geometry, request.encoding)
-            results[index] = pb.PromptResult(masks=await self._encode(found, request.encoding))
-        return results
+        """Find the objects that the texts describe; ``count`` masks come from other prompts."""
+        if not texts:
+            return {}
+        least = request.min_score if request.HasField("min_score") else None
+        instances.check(texts, features.geometry, least)
+        asked = [*texts.values()]
+        words = [word for part in instances.asked_words(asked) for word in part]
+        text_XD = await self.backbone.class_embeddings(context, words, self.config.templates)
+        vectors = dict(zip(words, text_XD, strict=True))
+        terms, scale = self._decoder.terms, self.config.logit_scale
+        found = await self._decoder.run(
+            context, instances.find_steps(terms, features, asked, vectors, scale, least)
+        )
+        count += sum(map(len, found))
+        check_mask_pixels(count, features.geometry, request.encoding)
+        return {
+            index: pb.PromptResult(masks=await self._encode(masks, request.encoding))
+            for index, masks in zip(texts, found, strict=True)
+        }
 
 
-def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, str], dict[int, Prompt]]:
+def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, TextPrompt], dict[int, Prompt]]:
     """Return the text prompts and the others, both by index in the request."""
     texts, others = {}, {}
     for index, prompt in enumerate(prompts):
-        if wire.asks_by_text(prompt):
+        if prompt.text or prompt.not_texts:
             check_text(prompt.text, f"the text of prompt {index}")
-            texts[index] = prompt.text
+            for text in prompt.not_texts:
+                check_text(text, f"a not_text of prompt {index}")
+            texts[index] = wire.to_text_prompt(prompt)
         else:
             others[index] = wire.to_prompt(prompt)
     return texts, others

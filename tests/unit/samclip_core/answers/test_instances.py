@@ -1,51 +1,177 @@
-import numpy as np
+from collections.abc import Sequence
 
-from samclip_core.answers.instances import find_instances
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samclip_core.answers import instances, presence
+from samclip_core.answers.dense import BACKGROUND_WORDS
+from samclip_core.answers.instances import asked_words, check, find_instances
+from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import Geometry
+from samclip_core.types import EverythingMask, ImageFeatures, Prompt, TextPrompt
 from tests.fakes import FakeSamHead, features_of
 
 WIDE = Geometry(640, 1280, 128)
-TEXT_D = np.eye(3)
+CUP, SAUCER, OTHER, NOWHERE = range(4)  # rows of the identity, the classes of a scene
+WORDS = {"cup": CUP, "mug": CUP, "saucer": SAUCER, "unicorn": NOWHERE}
 SCALE = 20.0
+CELL = 10  # pixels of the photograph per cell of the CLIP map, times 8
 
 
-def scene() -> tuple[np.ndarray, np.ndarray]:
-    """Return two objects in the logits frame, and a coarse CLIP grid with them as class 0."""
+def vectors(prompts: Sequence[TextPrompt]) -> dict[str, np.ndarray]:
+    words = [word for part in asked_words(prompts) for word in part]
+    return {word: np.eye(4)[WORDS.get(word, OTHER)] for word in words}
+
+
+def find(
+    sam_head: FakeSamHead,
+    features: ImageFeatures,
+    *prompts: TextPrompt,
+    min_score: float | None = None,
+) -> list[list[EverythingMask]]:
+    return find_instances(sam_head, features, prompts, vectors(prompts), SCALE, min_score)
+
+
+def scene() -> tuple[FakeSamHead, ImageFeatures]:
+    """Return two cups that touch and one apart, in 64×64 logits, and their map of 16×16 cells."""
     objects_ss = np.zeros((64, 64), int)
-    objects_ss[5:14, 5:14], objects_ss[9:27, 40:59] = 1, 2
-    classes_hw = np.ones((16, 16), int)
-    classes_hw[1:4, 1:4] = classes_hw[2:7, 10:15] = 0
-    return objects_ss, classes_hw
+    objects_ss[4:16, 4:16], objects_ss[4:16, 16:28], objects_ss[16:28, 44:60] = 1, 2, 3
+    classes_hw = np.full((16, 16), OTHER)
+    classes_hw[1:4, 1:7] = classes_hw[4:7, 11:15] = CUP
+    return FakeSamHead(objects_ss), features_of(WIDE, classes_hw, 4)
 
 
-def test_each_instance_is_found_once_with_its_outline() -> None:
-    objects_ss, classes_hw = scene()
-    sam_head = FakeSamHead(objects_ss)
-    features = features_of(WIDE, classes_hw, 3)
-    found = find_instances(sam_head, features, TEXT_D[0], "cup", SCALE, TEXT_D[1:])
-    assert len(sam_head.calls) == 1
-    assert [mask.label for mask in found] == ["cup", "cup"]
-    assert all(0.5 < mask.label_score <= 1 for mask in found)
-    assert found[0].label_score >= found[1].label_score
-    masks = [mask.mask_HW for mask in found]
-    assert masks[0].shape == (640, 1280)
-    objects = [WIDE.masks_to_original((objects_ss == k)[None] - 0.5)[0] for k in (1, 2)]
-    for mask_HW in masks:
-        assert any((mask_HW == object_HW).all() for object_HW in objects)
-    assert not (masks[0] & masks[1]).any()
+def object_of(mask: EverythingMask, sam_head: FakeSamHead) -> int:
+    """Return the object that a mask has exactly."""
+    inside_ss = mask.logits_hw > 0
+    (number,) = np.unique(sam_head.objects_ss[inside_ss])
+    assert (inside_ss == (sam_head.objects_ss == number)).all()
+    return int(number)
 
 
-def test_two_pieces_of_one_object_give_it_once() -> None:
-    objects_ss, classes_hw = scene()
-    classes_hw[4] = 1  # splits the larger object in the grid
-    features = features_of(WIDE, classes_hw, 3)
-    found = find_instances(FakeSamHead(objects_ss), features, TEXT_D[0], "cup", SCALE, TEXT_D[1:])
-    assert len(found) == 2
+def test_objects_that_touch_are_found_one_by_one() -> None:
+    sam_head, features = scene()
+    (found,) = find(sam_head, features, TextPrompt("cup"))
+    assert sorted(object_of(mask, sam_head) for mask in found) == [1, 2, 3]
+    assert all(mask.label == "cup" and 0.9 < mask.label_score <= 1 for mask in found)
+    assert found[0].mask_HW.shape == (640, 1280)
 
 
-def test_what_is_not_there_is_not_found() -> None:
-    objects_ss, classes_hw = scene()
-    sam_head = FakeSamHead(objects_ss)
-    features = features_of(WIDE, classes_hw, 3)
-    assert find_instances(sam_head, features, TEXT_D[2], "cup", SCALE, TEXT_D[:2]) == []
+def test_what_is_not_there_is_refused_without_a_run_of_the_sam_head() -> None:
+    sam_head, features = scene()
+    assert find(sam_head, features, TextPrompt("unicorn")) == [[]]
     assert sam_head.calls == []
+
+
+def test_min_score_0_keeps_all_and_1_nothing() -> None:
+    sam_head, features = scene()
+    (weak,) = find(sam_head, features, TextPrompt("unicorn"), min_score=0.0)
+    assert weak
+    assert all(mask.label_score < instances.MIN_SCORE for mask in weak)
+    assert find(sam_head, features, TextPrompt("cup"), min_score=1.0) == [[]]
+
+
+def test_texts_compete_for_what_they_share() -> None:
+    sam_head, features = scene()
+    dense_Dhw = features.clip_dense_Dhw
+    dense_Dhw[:, 1:4, 4:7] = (np.eye(4)[SAUCER] * 0.76 + np.eye(4)[CUP] * 0.65)[:, None, None]
+    there = Prompt(box=(310, 60, 580, 340))
+    (alone,) = find(sam_head, features, TextPrompt("cup", where=there))
+    assert {object_of(mask, sam_head) for mask in alone} == {2}
+    cups, saucers = find(sam_head, features, TextPrompt("cup"), TextPrompt("saucer"))
+    assert {object_of(mask, sam_head) for mask in cups} == {1, 3}
+    assert {object_of(mask, sam_head) for mask in saucers} == {2}
+    for one in cups:
+        assert not any((one.mask_HW & other.mask_HW).any() for other in saucers)
+
+
+def test_the_same_text_twice_gives_the_same_twice() -> None:
+    sam_head, features = scene()
+    first, second = find(sam_head, features, TextPrompt("cup"), TextPrompt("cup"))
+    assert [mask.label_score for mask in first] == [mask.label_score for mask in second]
+    assert len(first) == 3
+
+
+def test_what_a_not_text_describes_better_is_left_out() -> None:
+    sam_head, features = scene()
+    dense_Dhw = features.clip_dense_Dhw
+    dense_Dhw[:, 1:4, 4:7] = (np.eye(4)[SAUCER] * 0.76 + np.eye(4)[CUP] * 0.65)[:, None, None]
+    (found,) = find(sam_head, features, TextPrompt("cup", not_texts=("saucer",)))
+    assert {object_of(mask, sam_head) for mask in found} == {1, 3}
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (Prompt(box=(60, 60, 300, 340)), {1}),
+        (Prompt(box=(700, 200, 1280, 640)), {3}),
+        (Prompt(points=((200, 200),)), {1}),
+        (Prompt(points=((200, 200), (450, 200)), negative=(False, True)), {1}),
+        (Prompt(points=((200, 200),), negative=(True,)), {2, 3}),
+        (Prompt(points=((200, 600),)), set()),
+    ],
+)
+def test_a_box_and_points_say_where(where: Prompt, expected: set[int]) -> None:
+    sam_head, features = scene()
+    (found,) = find(sam_head, features, TextPrompt("cup", where=where))
+    assert {object_of(mask, sam_head) for mask in found} == expected
+
+
+def test_what_is_elsewhere_in_the_box_is_not_found() -> None:
+    sam_head, features = scene()
+    box = Prompt(box=(0, 400, 600, 640))
+    assert find(sam_head, features, TextPrompt("cup", where=box)) == [[]]
+    assert sam_head.calls == []
+
+
+def test_background_words_are_there_whatever_is_asked() -> None:
+    texts, background = asked_words([TextPrompt(word) for word in BACKGROUND_WORDS])
+    assert texts == list(BACKGROUND_WORDS)
+    assert background
+    assert asked_words([TextPrompt("cup"), TextPrompt("cup", ("mug",))])[0] == ["cup", "mug"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "message"),
+    [
+        (TextPrompt(" "), InvalidLabels, "prompt 1: a text is empty"),
+        (TextPrompt("cup", ("",)), InvalidLabels, "prompt 1: a text is empty"),
+        (TextPrompt("cup", ("mug",) * 65), InvalidLabels, "prompt 1: 65 not_texts, at most 64"),
+        (
+            TextPrompt("cup", where=Prompt(mask_input_hw=np.zeros((4, 4)))),
+            InvalidPrompt,
+            "prompt 1: a text and a mask_input exclude each other",
+        ),
+        (
+            TextPrompt("cup", where=Prompt(points=((2000, 3),))),
+            InvalidPrompt,
+            r"prompt 1: point \(2000, 3\) lies outside",
+        ),
+    ],
+)
+def test_a_prompt_that_cannot_be_is_named(
+    prompt: TextPrompt, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        check({0: TextPrompt("cup"), 1: prompt}, WIDE)
+
+
+def test_there_are_limits() -> None:
+    many = {index: TextPrompt(f"cup {index}") for index in range(instances.MAX_TEXTS + 1)}
+    with pytest.raises(InvalidPrompt, match="257 different texts, at most 256"):
+        check(many, WIDE)
+    for least in (-0.1, 1.1, float("nan")):
+        with pytest.raises(InvalidPrompt, match=r"min_score is .*, expected 0 to 1"):
+            check({0: TextPrompt("cup")}, WIDE, least)
+    with pytest.raises(InvalidPrompt, match="no prompts"):
+        check({}, WIDE)
+
+
+@given(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 50))
+def test_more_evidence_is_never_less_probable(peak: float, pooled: float, more: float) -> None:
+    before = presence.probability(peak, pooled)
+    assert 0 <= before <= 1
+    assert presence.probability(peak + more, pooled) >= before
+    assert presence.probability(peak, pooled + more) >= before

@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from samclip_core.answers.everything import SAM, everything_steps, segment_everything
-from samclip_core.answers.instances import find_instances, instance_steps
+from samclip_core.answers.instances import asked_words, find_instances, find_steps
 from samclip_core.answers.semantic import refine, refine_steps, segment_text, segment_text_steps
 from samclip_core.answers.steps import Done, Steps, Terms, advance, answer, run
 from samclip_core.geometry import Geometry
+from samclip_core.types import TextPrompt
 from tests.fakes import FakeSamHead, features_of
 
 WIDE = Geometry(640, 1280, 128)
@@ -25,6 +26,10 @@ def blocks() -> np.ndarray:
 
 
 FEATURES = features_of(WIDE, blocks(), 3)
+PROMPTS = [TextPrompt("cup")]
+VECTORS = {
+    word: TEXT_D[0 if word == "cup" else 1] for part in asked_words(PROMPTS) for word in part
+}
 
 
 def everything(terms: Terms) -> Steps:
@@ -32,7 +37,7 @@ def everything(terms: Terms) -> Steps:
 
 
 def instances(terms: Terms) -> Steps:
-    return instance_steps(terms, FEATURES, TEXT_D[0], "cup", 20.0, TEXT_D[1:])
+    return find_steps(terms, FEATURES, PROMPTS, VECTORS, 20.0)
 
 
 def refined(terms: Terms) -> Steps:
@@ -45,7 +50,7 @@ def test_no_question_has_more_prompts_than_the_terms_say(work, at_once) -> None:
     sam_head = head()
     run(work(Terms.of(sam_head, at_once)), sam_head)
     sizes = [len(prompts) for _, prompts, _ in sam_head.calls]
-    assert max(sizes) == min(at_once, sum(sizes))
+    assert max(sizes) == at_once or (max(sizes) < at_once and len(sizes) <= 2)
     assert sum(sizes) >= 4
 
 
@@ -74,8 +79,8 @@ def test_masks_of_everything_do_not_depend_on_the_size_of_the_steps(at_once) -> 
 
 def test_instances_do_not_depend_on_the_size_of_the_steps() -> None:
     sam_head = head()
-    expected = find_instances(sam_head, FEATURES, TEXT_D[0], "cup", 20.0, TEXT_D[1:])
-    found = run(instances(Terms.of(sam_head, 2)), sam_head)
+    (expected,) = find_instances(sam_head, FEATURES, PROMPTS, VECTORS, 20.0)
+    (found,) = run(instances(Terms.of(sam_head, 2)), sam_head)
     assert [mask.label_score for mask in found] == [mask.label_score for mask in expected]
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours.logits_hw, theirs.logits_hw)

@@ -7,7 +7,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.vocabularies import names_of
 from samclip_core.io.masks import decode_rle
-from samclip_core.types import Prompt
+from samclip_core.types import Prompt, TextPrompt
 from services.deployment import replica
 from services.heads.segmentation import app
 from services.request import limits, wire
@@ -71,20 +71,25 @@ async def test_every_encoding(caller, encoding):
     assert response.results[0].masks[0].WhichOneof("data") == field
 
 
-async def test_a_text_gives_its_instances_beside_other_prompts(caller, monkeypatch):
-    monkeypatch.setattr(
-        "samclip_core.answers.instances.PRESENT", 0.0
-    )  # with random weights, everything is a dog
-    response = await caller("Segment", ask(POINT, pb.Prompt(text="dog"), BOX))
-    point, text, box = response.results
-    assert len(point.masks) == len(box.masks) == 1
-    assert {mask.label for mask in text.masks} == {"dog"}
-    assert all(0 <= mask.label_score <= 1 for mask in text.masks)
+async def test_texts_give_what_the_library_finds_beside_other_prompts(caller, tiny_model):
+    box = pb.Box(x_min=5, y_min=5, x_max=30, y_max=25)
+    dog, cat = pb.Prompt(text="dog", not_texts=["wolf"], box=box), pb.Prompt(text="cat")
+    response = await caller("Segment", ask(POINT, dog, BOX, cat, min_score=0.0))
+    point, *_ = results = response.results
+    assert len(point.masks) == len(results[2].masks) == 1
+    asked = [
+        TextPrompt("dog", not_texts=("wolf",), where=Prompt(box=(5, 5, 30, 25))),
+        TextPrompt("cat"),
+    ]
+    expected = tiny_model.find(tiny_model.encode(png()), asked, 0.0)
+    assert sum(map(len, expected)) > 0
+    for result, label, masks in zip(results[1::2], ("dog", "cat"), expected, strict=True):
+        assert {mask.label for mask in result.masks} <= {label}
+        assert len(result.masks) == len(masks)
 
 
-async def test_a_text_that_is_nowhere_gives_no_mask(caller, monkeypatch):
-    monkeypatch.setattr("samclip_core.answers.instances.PRESENT", 1.0)
-    response = await caller("Segment", ask(pb.Prompt(text="dog")))
+async def test_a_text_that_is_nowhere_gives_no_mask(caller):
+    response = await caller("Segment", ask(pb.Prompt(text="dog"), min_score=1.0))
     assert len(response.results) == 1
     assert len(response.results[0].masks) == 0
 
@@ -125,7 +130,21 @@ async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
             "inverted or empty",
         ),
         (ask(pb.Prompt(box=pb.Box(x_max=float("inf"), y_max=2))), "not finite"),
-        (ask(pb.Prompt(text="dog", points=POINT.points)), "takes nothing else"),
+        (
+            ask(
+                POINT,
+                pb.Prompt(text="dog", mask_input=wire.to_tensor(np.zeros((64, 64), np.float32))),
+            ),
+            "prompt 1: a text and a mask_input exclude each other",
+        ),
+        (ask(pb.Prompt(not_texts=["dog"])), "the text of prompt 0 is empty"),
+        (ask(pb.Prompt(text="dog", not_texts=["cat", " "])), "a not_text of prompt 0 is empty"),
+        (ask(pb.Prompt(text="dog", not_texts=["x"] * 65)), "prompt 0: 65 not_texts, at most 64"),
+        (ask(pb.Prompt(text="dog"), min_score=1.5), "min_score is 1.5, expected 0 to 1"),
+        (
+            ask(POINT, pb.Prompt(text="dog", points=[pb.Point(x=41, y=3)])),
+            "prompt 1: point (41, 3) lies outside the image of 40×30 pixels",
+        ),
         (ask(pb.Prompt(text="x" * 2000)), "the text of prompt 0 has 2000 characters"),
         (
             ask(pb.Prompt(mask_input=wire.to_tensor(np.zeros((7, 7), np.float32)))),

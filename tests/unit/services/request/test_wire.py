@@ -124,13 +124,12 @@ def test_what_a_prompt_does_not_have_is_none():
     assert prompt.mask_input_hw is None
 
 
-def test_text_goes_alone():
-    assert wire.asks_by_text(pb.Prompt(text="dog"))
-    assert not wire.asks_by_text(pb.Prompt(text=" "))
-    both = pb.Prompt(text="dog", points=[pb.Point()])
-    assert not wire.asks_by_text(both)
-    with pytest.raises(InvalidPrompt, match="takes nothing else"):
-        wire.to_prompt(both)
+def test_a_text_keeps_what_is_not_wanted_and_where_it_is():
+    alone = wire.to_text_prompt(pb.Prompt(text="dog", not_texts=["cat", "wolf"]))
+    assert (alone.text, alone.not_texts, alone.where) == ("dog", ("cat", "wolf"), None)
+    placed = wire.to_text_prompt(pb.Prompt(text="dog", points=[pb.Point(x=1, y=2, negative=True)]))
+    assert (placed.where.points, placed.where.negative) == (((1, 2),), (True,))
+    assert wire.to_text_prompt(pb.Prompt(text="dog", box=pb.Box(x_max=3))).where.box == (0, 0, 3, 0)
 
 
 def test_a_broken_mask_input_is_a_broken_prompt():

@@ -1,0 +1,103 @@
+"""Objects asked for by name: what is there is found and fitted, what is not there is refused.
+
+Each photograph of coco_multi with outlined things is asked for every name of its things, and for
+``ABSENT`` names of the set that none of its things has, each in a request of its own.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from samclip_core.model import SamClip
+from training.data.annotations import Sample, thing_names
+from training.evaluation.measures import iou
+from training.evaluation.overlap import ratio_interval
+from training.evaluation.suite import Metrics, Options, own_samples, progress
+
+SOURCE = "coco_multi"
+ABSENT = 3
+FITS = 0.5
+"""A mask fits if its IoU with one thing, or with all things of that name, is at least this."""
+
+
+class Counts(NamedTuple):
+    """The names of one photograph: asked and there, found, fitted; asked and not there, refused."""
+
+    present: int
+    found: int
+    fitted: int
+    absent: int
+    refused: int
+
+
+def own_set(model: SamClip, options: Options) -> Metrics:
+    """Return the shares of present names found and fitted, and of absent names refused.
+
+    With 95 % bootstrap intervals over photographs, and the numbers of names.
+    """
+    samples = own_samples(options, SOURCE, usable=truths)
+    names = thing_names(options.root, SOURCE)
+    rows = [measure(model, sample, names) for sample in progress(samples, "words")]
+    counts_N5 = np.array(rows)
+    metrics: Metrics = {}
+    for name, part, whole in (
+        ("found", Counts._fields.index("found"), 0),
+        ("fitted", Counts._fields.index("fitted"), 0),
+        ("refused", Counts._fields.index("refused"), Counts._fields.index("absent")),
+    ):
+        low, high = ratio_interval(counts_N5[:, part], counts_N5[:, whole])
+        share = float(counts_N5[:, part].sum() / counts_N5[:, whole].sum())
+        metrics |= {f"words_{name}": share, f"words_{name}_low": low, f"words_{name}_high": high}
+    total = Counts(*counts_N5.sum(axis=0).tolist())
+    return metrics | {
+        "words_present": total.present,
+        "words_absent": total.absent,
+        "words_photographs": len(samples),
+    }
+
+
+def measure(model: SamClip, sample: Sample, names: Sequence[str]) -> Counts:
+    """Ask for the names of one photograph, and for some that are not there."""
+    features = model.encode(sample.encoded)
+    present = truths(sample)
+    absent = absent_names(sample, names)
+    answers = {name: model.find(features, [name])[0] for name in (*present, *absent)}
+    fitted = sum(
+        any(iou(mask.mask_HW, truth) >= FITS for mask in answers[name] for truth in masks)
+        for name, masks in present.items()
+    )
+    return Counts(
+        present=len(present),
+        found=sum(bool(answers[name]) for name in present),
+        fitted=fitted,
+        absent=len(absent),
+        refused=sum(not answers[name] for name in absent),
+    )
+
+
+def truths(sample: Sample) -> dict[str, list[NDArray[np.bool_]]]:
+    """Return the masks that fit each name of a photograph's things: each thing, and all together.
+
+    A crowd counts only in the mask of all together.
+    """
+    outlined: dict[str, list[dict[str, Any]]] = {}
+    for instance in sample.info.get("instances", ()):
+        outlined.setdefault(instance["category"], []).append(instance)
+    found = {}
+    for name, instances in sorted(outlined.items()):
+        single = [i["segmentation"] for i in instances if not i["iscrowd"]]
+        if single:
+            whole = coco_mask.merge([i["segmentation"] for i in instances])
+            found[name] = [coco_mask.decode(rle).astype(bool) for rle in (*single, whole)]
+    return found
+
+
+def absent_names(sample: Sample, names: Sequence[str]) -> list[str]:
+    """Return ``ABSENT`` names that no thing of a photograph has, drawn by the photograph's key."""
+    there = {instance["category"] for instance in sample.info["instances"]}
+    random = np.random.default_rng(list(sample.key.encode()))
+    others = [name for name in names if name not in there]
+    return [str(name) for name in random.choice(others, ABSENT, replace=False)]
