@@ -225,7 +225,7 @@ def _add_photo_commands(subparsers: Any) -> None:
         help="classify this part instead; repeat for several parts",
     )
 
-    segment = _add(subparsers, "segment", "segment objects by points, boxes or a text")
+    segment = _add(subparsers, "segment", "segment objects by points, boxes or texts")
     segment.add_argument("image", metavar="IMAGE")
     for name, numbers, help in (
         ("--point", 2, "a pixel inside the object"),
@@ -236,7 +236,20 @@ def _add_photo_commands(subparsers: Any) -> None:
         segment.add_argument(
             name, type=float, nargs=numbers, action="append", default=[], metavar=metavar, help=help
         )
-    segment.add_argument("--text", default="", help="segment every instance of this text")
+    for name, dest, help in (
+        (
+            "--text",
+            "text",
+            "segment what this describes, if it is there; repeat to let them compete",
+        ),
+        ("--not", "not_texts", "leave out what this describes better than --text"),
+    ):
+        segment.add_argument(
+            name, dest=dest, action="append", default=[], metavar="PHRASE", help=help
+        )
+    segment.add_argument(
+        "--min-score", type=float, metavar="X", help="for --text: least label_score, 0 to 1"
+    )
     segment.add_argument("--multimask", action="store_true", help="three masks per object")
     _out(segment)
 

@@ -49,6 +49,8 @@ def segment(client: Client, args: argparse.Namespace) -> list[Row]:
         negative=args.negative,
         boxes=args.box,
         text=args.text,
+        not_texts=args.not_texts,
+        min_score=args.min_score,
         multimask=args.multimask,
     )
     picture = drawing.draw_masks(drawing.read_pixels(photo.encoded), masks)

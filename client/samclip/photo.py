@@ -91,12 +91,17 @@ class _Photo:
         return reply
 
     async def _segment(
-        self, prompts: Sequence[Prompt], multimask: bool, encoding: str
+        self,
+        prompts: Sequence[Prompt],
+        multimask: bool,
+        encoding: str,
+        min_score: float | None,
     ) -> list[list[Mask]]:
         request = pb.SegmentRequest(
             prompts=[wire.prompt(prompt) for prompt in prompts],
             multimask=multimask,
             encoding=encoding.upper(),
+            min_score=min_score,
         )
         reply = await self._ask(request)
         return [[wire.mask(mask, reply.image) for mask in r.masks] for r in reply.results]
@@ -164,7 +169,9 @@ class AsyncPhoto(_Photo):
         box: Box | None = None,
         boxes: Boxes = (),
         mask_input: np.ndarray | Mask | None = None,
-        text: str = "",
+        text: str | Sequence[str] = "",
+        not_texts: Sequence[str] = (),
+        min_score: float | None = None,
         multimask: bool = False,
         encoding: str = "rle",
     ) -> list[Mask]:
@@ -173,21 +180,34 @@ class AsyncPhoto(_Photo):
         points, negative: (x, y) pixels inside and outside the object; one or several.
         box, boxes: (x_min, y_min, x_max, y_max); several boxes give one object each.
         mask_input: a mask from a reply with ``encoding="logits"``.
+        text: every object it describes, or none; several texts compete. With points or a box, only
+        objects that contain the points or are in the box.
+        not_texts: leave out objects that one of these describes better.
+        min_score: leave out objects of a text with a lower label_score, 0 to 1; None: the default.
         multimask: three masks per object, best first, instead of one.
         encoding: wire format: "rle", "png", "polygons", "packed_bits"; "logits" for mask_input.
         """
         if box is not None and len(boxes):
             raise ValueError("segment got both box and boxes: pass one of them")
         wanted = boxes if box is None else box
-        prompts = wire.prompts(points, negative, wanted, mask_input, text)
-        results = await self._segment(prompts, multimask, encoding)
+        asked = wire.texts(text) if text else []
+        prompts = wire.prompts(points, negative, wanted, mask_input, asked, not_texts)
+        results = await self._segment(prompts, multimask, encoding, min_score)
         return [mask for masks in results for mask in masks]
 
     async def segment_prompts(
-        self, prompts: Sequence[Prompt], *, multimask: bool = False, encoding: str = "rle"
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        multimask: bool = False,
+        encoding: str = "rle",
+        min_score: float | None = None,
     ) -> list[list[Mask]]:
-        """Return the masks of each prompt, in order of the prompts, best mask first."""
-        return await self._segment(prompts, multimask, encoding)
+        """Return the masks of each prompt, in order of the prompts, best mask first.
+
+        min_score: for texts, as in ``segment``.
+        """
+        return await self._segment(prompts, multimask, encoding, min_score)
 
     async def everything(
         self,

@@ -20,11 +20,13 @@ Boxes = Sequence[Box] | Box
 @names_its_keywords
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prompt:
-    """One object to find; points, box and mask_input may be combined.
+    """One object to find, or a text that asks for every object it describes.
 
     points: pixels inside the object, one or several. negative: pixels outside it.
     mask_input: a mask from a reply with ``encoding="logits"``, float32 h×w in the model's frame.
-    text: used alone; finds every instance of it.
+    text: every object it describes; with points or a box, only those that contain the points or
+    are in the box. Not together with mask_input.
+    not_texts: what is not wanted; objects that one of these describes better are left out.
     """
 
     points: Points = ()
@@ -32,6 +34,7 @@ class Prompt:
     box: Box | None = None
     mask_input: "np.ndarray | Mask | None" = None
     text: str = ""
+    not_texts: Sequence[str] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,23 +64,34 @@ def prompts(
     negative: Points,
     boxes: Boxes,
     mask_input: "np.ndarray | Mask | None",
-    text: str,
+    asked: Sequence[str],
+    not_texts: Sequence[str],
 ) -> list[Prompt]:
-    """Convert the arguments of ``segment`` to prompts: one, or one per box if there are several."""
+    """Convert the arguments of ``segment``: one prompt per text, or one per box if several."""
     boxes = cast(list[Box], _rows(boxes, 4, "a box (x_min, y_min, x_max, y_max)"))
     if len(boxes) > 1:
-        if len(points) or len(negative) or mask_input is not None or text:
+        if len(points) or len(negative) or mask_input is not None or asked:
             raise ValueError(
                 "several boxes cannot be combined with points, mask_input or text: "
                 "use segment_prompts"
             )
         return [Prompt(box=box) for box in boxes]
     box = boxes[0] if len(boxes) else None
-    return [Prompt(points=points, negative=negative, box=box, mask_input=mask_input, text=text)]
+    return [
+        Prompt(
+            points=points,
+            negative=negative,
+            box=box,
+            mask_input=mask_input,
+            text=text,
+            not_texts=not_texts,
+        )
+        for text in asked or [""]
+    ]
 
 
 def prompt(value: Prompt) -> pb.Prompt:
-    message = pb.Prompt(text=value.text)
+    message = pb.Prompt(text=value.text, not_texts=texts(value.not_texts))
     for points, negative in ((value.points, False), (value.negative, True)):
         for x, y in _rows(points, 2, "a point (x, y)"):
             message.points.add(x=x, y=y, negative=negative)
