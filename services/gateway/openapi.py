@@ -55,7 +55,15 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "Embed": {**_IMAGE, "outputs": ["CLIP_POOLED"], "inline": True},
     "EmbedText": {"texts": ["a photo of a cat"]},
     "Classify": {**_IMAGE, "labels": ["a ball", "a cat"], "areas": [[8, 8, 56, 56]]},
-    "Segment": {**_IMAGE, "prompts": [{"points": [[32, 32]]}, {"box": [8, 8, 56, 56]}]},
+    "Segment": {
+        **_IMAGE,
+        "prompts": [
+            {"points": [[32, 32]]},
+            {"box": [8, 8, 56, 56]},
+            {"text": "a ball", "not_texts": ["a moon"]},
+        ],
+        "min_score": 0.4,
+    },
     "SegmentEverything": {**_IMAGE, "points_per_side": 4, "labels": ["a ball", "a cat"]},
     "SegmentText": {**_IMAGE, "labels": ["a ball", "a wall"]},
     "Explain": {**_IMAGE, "label": "a ball", "others": ["a wall"]},

@@ -127,9 +127,20 @@ def test_several_boxes_and_a_mask_that_goes_back_in(cat: samclip.Photo) -> None:
 
 
 def test_segment_by_text(cat: samclip.Photo) -> None:
-    for mask in cat.segment(text="a cat"):
+    found = cat.segment(text="a cat")
+    assert found
+    for mask in found:
         assert mask.label == "a cat"
         assert mask.array.any()
+        assert mask.label_score >= 0.55
+    assert cat.segment(text="a unicorn") == []
+    assert cat.segment(text="a cat", min_score=1.0) == []
+    cats, dogs = cat.segment_prompts(
+        [samclip.Prompt(text="a cat"), samclip.Prompt(text="a dog", not_texts=["a cat"])],
+        min_score=0.0,
+    )
+    assert cats
+    assert all(mask.label == "a dog" for mask in dogs)
 
 
 def test_everything(client: samclip.Client) -> None:

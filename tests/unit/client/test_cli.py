@@ -109,7 +109,12 @@ def test_segment_passes_its_prompt_on(
         (5, 6, False),
         (1, 2, True),
     ]
-    assert ask("segment", photo, "--text", "a dog")["results"][0]["label"] == "a dog"
+    texts = "--text", "a dog", "--text", "a cat", "--not", "a wolf", "--min-score", "0.5"
+    rows = ask("segment", photo, *texts)
+    assert [row["label"] for row in rows["results"]] == ["a dog", "a cat"]
+    request = server[0].calls[-1][0]
+    assert request.min_score == 0.5
+    assert [list(prompt.not_texts) for prompt in request.prompts] == [["a wolf"]] * 2
 
 
 def test_semantic(ask: Any, photo: str, tmp_path: Path) -> None:

@@ -182,6 +182,15 @@ def test_prompts(service: FakeService, client: samclip.Client) -> None:
     one, other = photo.segment(boxes=[(0, 0, 4, 4), (2, 2, 9, 9)])
     assert (one.area, other.area) == (16, 49)
     assert photo.segment(text="a dog")[0].label == "a dog"
+    assert not service.calls[-1][0].HasField("min_score")
+    both = photo.segment(
+        box=(0, 0, 4, 4), text=["a dog", "a cat"], not_texts="a wolf", min_score=0.25
+    )
+    assert [mask.label for mask in both] == ["a dog", "a cat"]
+    request = service.calls[-1][0]
+    assert request.min_score == 0.25
+    assert [list(prompt.not_texts) for prompt in request.prompts] == [["a wolf"]] * 2
+    assert all(prompt.box == pb.Box(x_max=4, y_max=4) for prompt in request.prompts)
     with pytest.raises(ValueError, match="segment_prompts"):
         photo.segment([(1, 1)], boxes=[(0, 0, 4, 4), (2, 2, 9, 9)])
 
