@@ -24,8 +24,13 @@ SIZES = {"small": 1, "medium": 2, "large": 3}  # COCOeval's area ranges
 
 def read_coco(path: Path) -> COCO:
     """Read a COCO-style JSON; annotations without ``iscrowd`` (LVIS) are not crowds."""
+    return to_coco(read_json(path))
+
+
+def to_coco(dataset: dict[str, Any]) -> COCO:
+    """Return an annotation set in COCO's format, indexed."""
     coco = COCO()
-    coco.dataset = read_json(path)
+    coco.dataset = dataset
     for annotation in coco.dataset["annotations"]:
         annotation.setdefault("iscrowd", 0)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints progress

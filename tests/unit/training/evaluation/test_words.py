@@ -1,0 +1,110 @@
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco_mask
+
+from samclip_core.geometry import Geometry
+from samclip_core.types import EverythingMask
+from training.data.annotations import thing_names
+from training.evaluation import presence, words
+from training.evaluation.overlap import ratio_interval
+
+NAMES = ["cup", "dog", "cat", "car", "tie", "bed"]
+SQUARE = Geometry(64, 64, 64)
+
+
+def rle(x: int) -> dict:
+    """Return the outline of a column of 16 pixels from ``x``."""
+    mask_HW = np.zeros((64, 64), np.uint8)
+    mask_HW[:, x : x + 16] = 1
+    return coco_mask.encode(np.asfortranarray(mask_HW))
+
+
+def sample(key: str = "a") -> SimpleNamespace:
+    """Return a photograph with two cups, a dog and a crowd of cars."""
+    instances = [
+        {"category": category, "segmentation": rle(x), "iscrowd": crowd}
+        for category, x, crowd in (("cup", 0, 0), ("cup", 16, 0), ("dog", 32, 0), ("car", 48, 1))
+    ]
+    return SimpleNamespace(key=key, encoded=b"", info={"instances": instances})
+
+
+class Finder:
+    """A model that finds the given columns of each name."""
+
+    def __init__(self, columns: dict[str, list[slice]]) -> None:
+        self.columns = columns
+
+    def encode(self, encoded: bytes) -> bytes:
+        return encoded
+
+    def find(self, _: bytes, names: list[str]) -> list[list[EverythingMask]]:
+        (name,) = names
+        masks = []
+        for column in self.columns.get(name, []):
+            logits_hw = np.full((64, 64), -1, np.float32)
+            logits_hw[:, column] = 1
+            masks.append(EverythingMask(SQUARE, logits_hw, 0.9, 0.9, name, 0.8))
+        return [masks]
+
+
+def test_a_thing_or_all_of_its_name_fit_but_not_a_crowd() -> None:
+    found = words.truths(sample())
+    assert sorted(found) == ["cup", "dog"]
+    assert [int(mask.sum()) for mask in found["cup"]] == [16 * 64, 16 * 64, 32 * 64]
+
+
+@pytest.mark.parametrize(
+    ("columns", "found", "fitted"),
+    [
+        ({}, 0, 0),
+        ({"cup": [slice(0, 16)], "dog": [slice(0, 16)]}, 2, 1),
+        ({"cup": [slice(40, 60), slice(0, 32)]}, 1, 1),
+        ({"cup": [slice(0, 7)]}, 1, 0),
+    ],
+)
+def test_names_are_found_and_fitted(columns: dict, found: int, fitted: int) -> None:
+    counts = words.measure(Finder(columns), sample(), NAMES)
+    assert counts == words.Counts(2, found, fitted, 3, 3)
+
+
+def test_absent_names_are_refused_or_not() -> None:
+    everywhere = {name: [slice(0, 16)] for name in NAMES}
+    assert words.measure(Finder(everywhere), sample(), NAMES).refused == 0
+
+
+def test_absent_names_depend_on_the_photograph_alone_and_are_not_there() -> None:
+    drawn = [words.absent_names(sample(str(key)), NAMES) for key in range(20)]
+    assert drawn == [words.absent_names(sample(str(key)), NAMES) for key in range(20)]
+    assert all(len(set(names)) == 3 and set(names) <= {"cat", "tie", "bed"} for names in drawn)
+
+
+def test_the_interval_of_a_share_holds_it_and_narrows_with_more_photographs() -> None:
+    part_N, whole_N = np.tile([1, 2, 0, 3], 5), np.tile([2, 2, 1, 4], 5)
+    low, high = ratio_interval(part_N, whole_N)
+    assert low < part_N.sum() / whole_N.sum() < high
+    more = ratio_interval(np.tile(part_N, 20), np.tile(whole_N, 20))
+    assert more[1] - more[0] < (high - low) / 2
+    assert ratio_interval(whole_N, whole_N) == (1.0, 1.0)
+
+
+def test_the_fit_gives_evidence_its_weight_and_both_answers_the_same() -> None:
+    random = np.random.default_rng(0)
+    there_N = np.arange(4000) < 200
+    values_N2 = random.normal(size=(4000, 2)) + np.where(there_N, 2.0, 0.0)[:, None] * [1, 0]
+    weights_3 = presence.fit(values_N2, there_N)
+    score_N = 1 / (1 + np.exp(-(values_N2 @ weights_3[:2] + weights_3[2])))
+    assert weights_3[0] == pytest.approx(2, abs=0.4)
+    assert weights_3[1] == pytest.approx(0, abs=0.3)
+    assert score_N[there_N].mean() == pytest.approx(1 - score_N[~there_N].mean(), abs=0.05)
+
+
+def test_names_of_things(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "classes.json").write_text(
+        '{"classes": [{"id": 1, "name": "cup", "isthing": 1},'
+        ' {"id": 2, "name": "sky", "isthing": 0}]}'
+    )
+    assert thing_names(tmp_path, "set") == ["cup"]
