@@ -99,7 +99,10 @@ def _truth(samples: Sequence[Sample], names: Sequence[str]) -> COCO:
             annotations.append(known | place)
     return to_coco(
         {
-            "images": [{"id": number} for number in range(1, len(samples) + 1)],
+            "images": [
+                {"id": number, "height": sample.info["height"], "width": sample.info["width"]}
+                for number, sample in enumerate(samples, start=1)
+            ],
             "annotations": annotations,
             "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
         }
