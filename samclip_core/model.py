@@ -250,7 +250,7 @@ class SamClip:
     def find(
         self,
         image: Image,
-        prompts: Sequence[str | TextPrompt],
+        prompts: Sequence[str | TextPrompt] | str,
         min_score: float | None = None,
     ) -> list[list[EverythingMask]]:
         """Return the objects that each text describes, most probable first; none if none is there.
@@ -258,7 +258,8 @@ class SamClip:
         Objects whose ``label_score`` is below ``min_score`` are left out (None: the default, 0 to
         1). Texts of one call compete for the same pixels. Raises InvalidLabels and InvalidPrompt.
         """
-        asked = [TextPrompt(each) if isinstance(each, str) else each for each in prompts]
+        several = [prompts] if isinstance(prompts, str) else prompts
+        asked = [TextPrompt(each) if isinstance(each, str) else each for each in several]
         features = self.encode(image)
         instances.check(dict(enumerate(asked)), features.geometry, min_score)
         texts, background = instances.asked_words(asked)

@@ -66,6 +66,8 @@ class Segmentation(Head):
         info, features = await self.backbone.features(context, request.image, *outputs)
         count = len(prompts) * (3 if request.multimask else 1)
         check_mask_pixels(count, features.geometry, request.encoding)
+        if texts:
+            instances.check(texts, features.geometry, _least(request))
         results = await self._pointed_at(context, features, prompts, request)
         results |= await self._named(context, features, texts, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
@@ -148,8 +150,7 @@ class Segmentation(Head):
         """Find the objects that the texts describe; ``count`` masks come from other prompts."""
         if not texts:
             return {}
-        least = request.min_score if request.HasField("min_score") else None
-        instances.check(texts, features.geometry, least)
+        least = _least(request)
         asked = [*texts.values()]
         words = [word for part in instances.asked_words(asked) for word in part]
         text_XD = await self.backbone.class_embeddings(context, words, self.config.templates)
@@ -178,6 +179,11 @@ def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, TextPrompt], dict[in
         else:
             others[index] = wire.to_prompt(prompt)
     return texts, others
+
+
+def _least(request: pb.SegmentRequest) -> float | None:
+    """Return the least score of a text's objects; None for the default."""
+    return request.min_score if request.HasField("min_score") else None
 
 
 def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prompt]]:
