@@ -60,14 +60,17 @@ def _check_mask(mask: Runs, geometry: Geometry) -> None:
 
 def embed_areas(features: ImageFeatures, areas: Iterable[Area]) -> Iterator[NDArray[np.float32]]:
     """Yield the embedding of each area, D of length 1. Raises InvalidRequest with its number."""
-    dense_Dhw = valid_cells(features)
     for index, area in enumerate(areas):
         try:
             area.validate(features.geometry)
         except InvalidRequest as error:
             raise type(error)(f"area {index}: {error}") from error
-        weights_hw = _weights(area, features.geometry, clip_side(features))
-        yield unit(np.tensordot(dense_Dhw, weights_hw, axes=2))
+        yield mean_under(features, _weights(area, features.geometry, clip_side(features)))
+
+
+def mean_under(features: ImageFeatures, weights_hw: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean of the dense CLIP map weighted per valid cell, D, made of length 1."""
+    return unit(np.tensordot(valid_cells(features), weights_hw, axes=2))
 
 
 def combine(image_D: NDArray[np.float32], text_D: NDArray[np.float32]) -> NDArray[np.float32]:

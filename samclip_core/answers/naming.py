@@ -6,7 +6,8 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from samclip_core.answers.dense import clip_side, valid_cells
+from samclip_core.answers.areas import mean_under
+from samclip_core.answers.dense import clip_side
 from samclip_core.answers.zero_shot import check_labels, softmax
 from samclip_core.geometry import FloatArray
 from samclip_core.types import EverythingMask, ImageFeatures
@@ -41,17 +42,14 @@ class Namer:
     def name(self, mask: EverythingMask, features: ImageFeatures) -> EverythingMask:
         """Return the mask with its most likely label and that label's probability.
 
-        The mask's embedding is the mean of the dense CLIP map under it; ``features`` are those of
-        the picture or crop in which it was found.
+        ``features`` are those of the picture or crop in which it was found.
         """
-        dense_Dhw = valid_cells(features)
-        _, rows, columns = dense_Dhw.shape
         side = clip_side(features)
+        rows, columns = features.geometry.grid(side)
         inside_ss = (mask.logits_hw > 0).astype(np.float32)
         share_hw = cv2.resize(inside_ss, (side, side), interpolation=cv2.INTER_AREA)
-        pooled_D = np.tensordot(dense_Dhw, share_hw[:rows, :columns], axes=2)
-        pooled_D /= max(float(np.linalg.norm(pooled_D)), 1e-6)
-        probability_L = softmax(self._logit_scale * (self._text_LD @ pooled_D))
+        mask_D = mean_under(features, share_hw[:rows, :columns])
+        probability_L = softmax(self._logit_scale * (self._text_LD @ mask_D))
         best = int(probability_L.argmax())
         score = float(probability_L[best])
         if score < self._min_score:

@@ -82,6 +82,33 @@ def test_the_right_label_wins(client: samclip.Client, name: str) -> None:
     assert name in best.label
 
 
+def test_parts_of_a_photograph(client: samclip.Client, cat: samclip.Photo) -> None:
+    box = SCENES["cat"].box
+    (mask,) = cat.segment(boxes=[box])
+    labels = ["a cat", "a cup of coffee", "a temple"]
+    rankings = cat.classify_areas(labels, boxes=[box], masks=[mask], top_k=2)
+    assert [len(ranking) for ranking in rankings] == [2, 2]
+    assert cat.info is not None
+    with pytest.raises(samclip.ServiceError, match="area 1: box"):
+        cat.classify_areas(labels, boxes=[box, (0, 0, cat.info.width + 1, 9)])
+
+    client.index("e2e-parts", {name: path(name) for name in ("cat", "coffee")})
+    by_box = client.search("e2e-parts", image=cat, box=box, with_text="a cat")
+    by_mask = client.search("e2e-parts", image=cat, mask=mask, with_text="a cat")
+    assert {hit.id for hit in by_box} == {hit.id for hit in by_mask} == {"cat", "coffee"}
+    (other,) = client.search("e2e-parts", id="cat", with_text="coffee")
+    assert other.id == "coffee"
+    client.delete("e2e-parts", all=True)
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("name", ["cat", "coffee", "temple", "flower"])
+def test_the_right_label_wins_in_a_box(client: samclip.Client, name: str) -> None:
+    labels = ["a cat", "a cup of coffee", "a temple", "a flower", "a bicycle"]
+    ((best,),) = client.image(path(name)).classify_areas(labels, boxes=[SCENES[name].box], top_k=1)
+    assert name in best.label
+
+
 @pytest.mark.usefixtures("trained")
 @pytest.mark.parametrize("name", ["cat", "coffee", "temple", "flower", "motorcycle"])
 def test_a_box_is_filled_by_its_object(client: samclip.Client, name: str) -> None:
