@@ -37,9 +37,11 @@ MAX_POINTS, MAX_PIECES = 4, 3
 """Most maxima and pieces of a text's map that prompt the SAM head."""
 RISE = 0.6
 """Maxima and pieces lie above this fraction of the way from the map's median to its maximum."""
-MAX_IOU, MAX_INSIDE = 0.5, 0.8
-"""A mask is left out if a better one of its text overlaps it more, or shares this much of the
-smaller of the two."""
+MAX_IOU, MAX_COVER = 0.5, 0.8
+"""A mask is left out if a better one of its text has a higher IoU with it, or is covered by it to
+more than this. Parts of a better mask stay: which of the two is meant, only the caller knows."""
+MAX_MASKS = 5
+"""Most masks of a text, those with the highest predicted IoU."""
 IN_BOX = 0.8
 """A mask is in a box if this much of it is."""
 
@@ -123,7 +125,7 @@ def find_steps(
     searches = list(_searches(features, prompts, vectors, logit_scale))
     for search in searches:
         masks: list[EverythingMask] = []
-        if search.score(search.allowed_ss) >= least:
+        if search.allowed_ss.any() and search.score(search.allowed_ss) >= least:
             for question in _questions(terms, features, search):
                 for answer in (yield question):
                     masks += _scored(features, search, answer, least)
@@ -192,8 +194,9 @@ def _in_box(where: Prompt | None, cell: float, side: int) -> NDArray[np.bool_]:
 def _questions(terms: Terms, features: ImageFeatures, search: _Search) -> Iterator[Question]:
     """Yield the prompts that the map gives, and the user's own points and box."""
     in_frame = replace(features, geometry=features.geometry.model_frame)
-    picture_ss = search.map_ss[: features.geometry.grid(len(search.map_ss))[0]]
-    low, high = float(np.median(picture_ss)), float(search.map_ss[search.allowed_ss].max())
+    rows, columns = features.geometry.grid(len(search.map_ss))
+    low = float(np.median(search.map_ss[:rows, :columns]))
+    high = float(search.map_ss[search.allowed_ss].max())
     level = low + RISE * (high - low)
     points = highest_points(features, search.map_ss, search.allowed_ss, level, MAX_POINTS)
     several = [Prompt(points=(point,)) for point in points]
@@ -213,7 +216,8 @@ def _scored(
     """Yield the masks of an answer that are where they should be and score enough."""
     for index, logits_ss in enumerate(answer.logits_Mhw):
         inside_ss = logits_ss > 0
-        if inside_ss.any() and _fits(search.where, inside_ss, features.geometry.size):
+        there = (inside_ss & search.allowed_ss).any()
+        if there and _fits(search.where, inside_ss, features.geometry.size):
             score = search.score(inside_ss)
             if score >= least:
                 iou, stability = answer.predicted_iou_M[index], answer.stability_M[index]
@@ -249,14 +253,13 @@ def _without_doubles(masks: Sequence[EverythingMask]) -> list[EverythingMask]:
     for mask in sorted(masks, key=lambda mask: -mask.predicted_iou):
         if not any(_redundant(mask, better) for better in kept):
             kept.append(mask)
-    return sorted(kept, key=lambda mask: -mask.label_score)
+    return sorted(kept[:MAX_MASKS], key=lambda mask: -mask.label_score)
 
 
 def _redundant(mask: EverythingMask, better: EverythingMask) -> bool:
     inside_ss, other_ss = mask.logits_hw > 0, better.logits_hw > 0
     area, other, common = inside_ss.sum(), other_ss.sum(), (inside_ss & other_ss).sum()
-    overlaps = common > MAX_IOU * (area + other - common)
-    return bool(overlaps or common > MAX_INSIDE * min(area, other))
+    return bool(common > MAX_IOU * (area + other - common) or common > MAX_COVER * other)
 
 
 def _settle(

@@ -126,6 +126,16 @@ def test_what_is_elsewhere_in_the_box_is_not_found() -> None:
     assert sam_head.calls == []
 
 
+def test_where_nothing_can_be_min_score_0_finds_nothing() -> None:
+    sam_head, features = scene()
+    smaller_than_a_cell = Prompt(box=(1, 1, 2, 2))
+    assert find(sam_head, features, TextPrompt("cup", where=smaller_than_a_cell), min_score=0) == [
+        []
+    ]
+    unwanted = TextPrompt("unicorn", not_texts=("cup", "mug", "saucer", "plate"))
+    assert find(sam_head, features, unwanted, min_score=0)[0] == []
+
+
 def test_background_words_are_there_whatever_is_asked() -> None:
     texts, background = asked_words([TextPrompt(word) for word in BACKGROUND_WORDS])
     assert texts == list(BACKGROUND_WORDS)
