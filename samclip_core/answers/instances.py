@@ -29,8 +29,8 @@ from samclip_core.types import (
     TextPrompt,
 )
 
-MIN_SCORE = 0.55
-"""Default of ``min_score``: one absent name in ten reaches it, on the photographs for choosing."""
+MIN_SCORE = 0.6
+"""Default of ``min_score``: one absent name in twelve reaches it, on the photographs for choosing."""
 MAX_TEXTS = 256
 """Most different texts of a call, wanted or not: each has a map in memory."""
 MAX_POINTS, MAX_PIECES = 4, 3
