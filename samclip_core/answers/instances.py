@@ -30,7 +30,7 @@ from samclip_core.types import (
 )
 
 MIN_SCORE = 0.6
-"""Default of ``min_score``: one absent name in twelve reaches it, on the photographs for choosing."""
+"""Default of ``min_score``; of the names that are not there, one in twelve scores more."""
 MAX_TEXTS = 256
 """Most different texts of a call, wanted or not: each has a map in memory."""
 MAX_POINTS, MAX_PIECES = 4, 3
