@@ -38,7 +38,7 @@ class EverythingSettings:
 
 
 EDGE = EverythingSettings(
-    adaptive=True, min_predicted_iou=0.325, min_area=0.0005, points_per_round=32
+    adaptive=True, min_predicted_iou=0.3, min_area=0.0005, points_per_round=32
 )
 """For the small decoder; chosen on training photographs."""
 SAM = EverythingSettings(adaptive=False)
