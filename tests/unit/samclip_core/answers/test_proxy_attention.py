@@ -49,7 +49,8 @@ def slowly(given: ImageFeatures) -> np.ndarray:
             for cell, value in cosine.items()
             if value >= mean
         }
-        vector = sum(weight[cell] * given.clip_dense_Dhw[:, *cell] for cell in weight)
+        total = sum(weight.values())
+        vector = sum(weight[cell] / total * given.clip_dense_Dhw[:, *cell] for cell in weight)
         result[:, y, x] = vector / np.linalg.norm(vector)
     return result
 
