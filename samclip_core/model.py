@@ -24,6 +24,7 @@ from samclip_core.answers import (
     zero_shot,
 )
 from samclip_core.answers.areas import Area
+from samclip_core.answers.clicks import ClickSession
 from samclip_core.answers.naming import Namer
 from samclip_core.answers.proxy_attention import attend
 from samclip_core.answers.sam_head import SamHead
@@ -267,6 +268,10 @@ class SamClip:
         vectors = dict(zip(words, self._class_embeddings(words), strict=True))
         scale = self.config.logit_scale
         return instances.find_instances(self.sam_head, features, asked, vectors, scale, min_score)
+
+    def clicks(self, image: Image) -> ClickSession:
+        """Return a session on one object of an image, in which each click refines the mask."""
+        return ClickSession(self.sam_head, self.encode(image))
 
     def segment_text(
         self,

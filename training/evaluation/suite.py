@@ -14,7 +14,8 @@ from training.data.annotations import Sample, read_shards
 
 T = TypeVar("T")
 
-Metrics = dict[str, float]  # named figures in [0, 1], higher is better; an int is a count
+Metrics = dict[str, float]
+"""Named figures in [0, 1], higher is better; an int is a count, noc a mean number of clicks."""
 Protocol = Literal["whole", "square", "sliding"]
 FeatureMap = Literal["tokens", "sam"]
 Part = Literal["all", "select", "report"]

@@ -5,6 +5,7 @@ from functools import partial
 
 from training.evaluation import (
     classification,
+    clicks,
     everything,
     instances,
     layouts,
@@ -39,6 +40,10 @@ OWN: dict[str, Suite] = {
     "words": Suite(words.own_set, "our own things by name: found, fitted; absent names refused"),
 }
 SLOW: dict[str, Suite] = {
+    "clicks": Suite(
+        clicks.own_sets,
+        "our own sets, not part of all: clicks per object until its IoU is 0.85 and 0.90",
+    ),
     "everything": Suite(
         everything.own_sets,
         "our own sets, not part of all: outlined regions that a search for everything finds",

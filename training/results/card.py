@@ -115,6 +115,11 @@ def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
 def table(metrics: Mapping[str, float]) -> str:
     """Return the rows of a Markdown table, one figure per row: in per cent, counts as they are."""
     return "\n".join(
-        f"| {name.replace('_', ' ')} | {value if isinstance(value, int) else f'{value:.1%}'} |"
-        for name, value in metrics.items()
+        f"| {name.replace('_', ' ')} | {_shown(name, value)} |" for name, value in metrics.items()
     )
+
+
+def _shown(name: str, value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.2f}" if "_noc" in name else f"{value:.1%}"  # clicks per object

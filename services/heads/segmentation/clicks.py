@@ -1,10 +1,10 @@
 """One caller's session of clicks: each answer refines the last one."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.clicks import added, refining
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from samclip_core.types import ImageFeatures, Prompt
 from services.batching import threads
@@ -15,10 +15,7 @@ from services.request.limits import check_encoding, check_mask_pixels
 
 
 class Clicks:
-    """An image, the clicks on one object of it, and the logits of the last answer.
-
-    ``most`` limits the points of an object.
-    """
+    """An image, and the prompt for one object of it. ``most`` limits the points of an object."""
 
     def __init__(self, decoder: Decoder, encoders: ThreadPoolExecutor, most: int):
         self._decoder = decoder
@@ -53,26 +50,20 @@ class Clicks:
             self._prompt = Prompt()
         if not message.points and not message.HasField("box"):
             return []
-        prompt = self._with(wire.to_prompt(pb.Prompt(points=message.points, box=_box(message))))
         check_mask_pixels(3 if message.multimask else 1, features.geometry, message.encoding)
+        prompt = self._with(message)
         (masks,) = await self._decoder.segment(context, features, [prompt], message.multimask)
-        self._prompt = replace(prompt, mask_input_hw=masks.logits_Mhw[0])
+        self._prompt = refining(prompt, masks)
         encoded = wire.to_prompt_masks(masks, message.encoding)
         return await threads.drain(self._encoders, "encode", encoded)
 
-    def _with(self, added: Prompt) -> Prompt:
-        points = self._prompt.points + added.points
-        if len(points) > self._most:
+    def _with(self, message: pb.SegmentStreamRequest) -> Prompt:
+        box = message.box if message.HasField("box") else None
+        new = wire.to_prompt(pb.Prompt(points=message.points, box=box))
+        prompt = added(self._prompt, new.points, new.negative, new.box)
+        if len(prompt.points) > self._most:
             raise InvalidPrompt(
-                f"{len(points)} points on one object, at most {self._most}: restart with fewer"
+                f"{len(prompt.points)} points on one object, at most {self._most}: restart with "
+                "fewer"
             )
-        return replace(
-            self._prompt,
-            points=points,
-            negative=self._prompt.negative + added.negative,
-            box=added.box or self._prompt.box,
-        )
-
-
-def _box(message: pb.SegmentStreamRequest) -> pb.Box | None:
-    return message.box if message.HasField("box") else None
+        return prompt
