@@ -8,6 +8,7 @@ photo.semantic(["dog", "grass"], refine=True)
 client.search("pets", text="a brown dog")
 """
 
+from samclip.clicks import AsyncClicks, Clicks
 from samclip.client import AsyncClient, Client
 from samclip.errors import (
     DeadlineExceeded,
@@ -44,8 +45,10 @@ from samclip.types import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClicks",
     "AsyncClient",
     "AsyncPhoto",
+    "Clicks",
     "Client",
     "Collection",
     "DeadlineExceeded",

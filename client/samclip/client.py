@@ -12,9 +12,10 @@ import grpc.aio
 import numpy as np
 
 from samclip import wire
+from samclip.blocking import blocking
 from samclip.images import ImageSource
 from samclip.keywords import names_its_keywords
-from samclip.photo import AsyncPhoto, Photo, blocking
+from samclip.photo import AsyncPhoto, Photo
 from samclip.session import Session
 from samclip.types import Box, Collection, Hit, Indexed, ListedItem, Mask, Model
 from samclip.v1 import samclip_pb2 as pb

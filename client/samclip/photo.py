@@ -3,14 +3,14 @@
 ``AsyncPhoto`` has the code; ``Photo`` runs the same methods over a session whose calls block.
 """
 
-import functools
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from contextlib import suppress
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
 
 import numpy as np
 
 from samclip import wire
+from samclip.blocking import blocking, blocking_stream
+from samclip.clicks import AsyncClicks, Clicks
 from samclip.images import ImageSource, encode_image, image_key
 from samclip.keywords import names_its_keywords
 from samclip.session import Session
@@ -28,48 +28,6 @@ from samclip.types import (
     SemanticMap,
 )
 from samclip.v1 import samclip_pb2 as pb
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def blocking(
-    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Any, P], T]:
-    """Wrap a coroutine method for a blocking session, in which it ends without suspending."""
-
-    @functools.wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            method(self, *args, **kwargs).send(None)
-        except StopIteration as done:
-            return done.value
-        raise RuntimeError("a blocking call was suspended: its session is not a blocking one")
-
-    return call
-
-
-def blocking_stream(
-    method: Callable[Concatenate[Any, P], AsyncGenerator[T, None]],
-) -> Callable[Concatenate[Any, P], Iterator[T]]:
-    """Wrap a method that yields for a blocking session, in which it never suspends."""
-
-    @functools.wraps(method)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
-        items = method(self, *args, **kwargs)
-        try:
-            while True:
-                try:
-                    items.__anext__().__await__().send(None)
-                except StopIteration as done:
-                    yield done.value
-                except StopAsyncIteration:
-                    return
-        finally:
-            with suppress(StopIteration):
-                items.aclose().__await__().send(None)
-
-    return call
 
 
 class _Photo:
@@ -209,6 +167,13 @@ class AsyncPhoto(_Photo):
         """
         return await self._segment(prompts, multimask, encoding, min_score)
 
+    def clicks(self) -> AsyncClicks:
+        """Open a session on one object, as ``async with photo.clicks() as session``.
+
+        Each ``await session.click(x, y)`` refines the mask; ``box``, ``undo`` and ``restart``.
+        """
+        return AsyncClicks(self._session, self.key, self.encoded)
+
     async def everything(
         self,
         labels: Sequence[str] = (),
@@ -320,3 +285,10 @@ class Photo(_Photo):
     explain = blocking(AsyncPhoto.explain)
     embed = blocking(AsyncPhoto.embed)
     features = blocking(AsyncPhoto.features)
+
+    def clicks(self) -> Clicks:
+        """Open a session on one object, as ``with photo.clicks() as session``.
+
+        Each ``session.click(x, y)`` refines the mask; ``box``, ``undo`` and ``restart``.
+        """
+        return Clicks(self._session, self.key, self.encoded)

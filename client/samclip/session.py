@@ -12,7 +12,8 @@ from typing import Any
 import grpc
 
 from samclip import wire
-from samclip.errors import KeyUnknown, from_rpc
+from samclip.errors import DeadlineExceeded, KeyUnknown, Unavailable, from_rpc
+from samclip.stream import AsyncStream, Stream
 from samclip.types import Model
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
@@ -73,6 +74,7 @@ class Session:
         if bulk:
             self._headers.append(("x-samclip-priority", "bulk"))
         self._timeout = timeout
+        self._stream = Stream if library is grpc else AsyncStream
         self.model: Model | None = None
 
     async def ask(self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = ()) -> Any:
@@ -91,6 +93,26 @@ class Session:
         for slot, _, encoded in images:
             slot.encoded = encoded
         return await self._send(request, deadline)
+
+    def open_stream(self, request: str) -> Stream | AsyncStream:
+        """Open the call that takes messages of this type, each of which has one answer."""
+        headers = [("x-request-id", uuid.uuid4().hex), *self._headers]
+        return self._stream(self._rpcs[request], headers, self._timeout)
+
+    async def exchange(self, stream: Stream | AsyncStream, message: Any) -> Any:
+        """Send a message in a stream and return its answer."""
+        try:
+            reply = await stream.ask(message)
+        except TimeoutError as error:
+            late = f"no answer within {self._timeout:g} s"
+            raise DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, late, stream.id) from error
+        except grpc.RpcError as error:
+            raise from_rpc(error, stream.id) from error
+        if reply is None:
+            over = "the service has ended the session"
+            raise Unavailable(grpc.StatusCode.UNAVAILABLE, over, stream.id)
+        self.model = wire.model(reply.model)
+        return reply
 
     async def _send(self, request: Any, deadline: float) -> Any:
         request_id = uuid.uuid4().hex

@@ -1,0 +1,159 @@
+"""Sessions of clicks against a service with known answers."""
+
+import asyncio
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import pytest
+import samclip
+
+from tests.fake_server import FakeService, fake_server
+from tests.unit.client.test_client import png, rectangle
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[FakeService, str]]:
+    with fake_server() as running:
+        yield running
+
+
+@pytest.fixture
+def service(server: tuple[FakeService, str]) -> FakeService:
+    return server[0]
+
+
+@pytest.fixture
+def photo(server: tuple[FakeService, str]) -> Iterator[samclip.Photo]:
+    with samclip.Client(server[1], timeout=20) as client:
+        yield client.image(png())
+
+
+def sent(service: FakeService) -> list[str]:
+    """Return what each message of the sessions held."""
+    return [
+        " ".join(
+            ["image"] * message.HasField("image")
+            + ["restart"] * message.restart
+            + [
+                f"{'-' if point.negative else '+'}{point.x:g},{point.y:g}"
+                for point in message.points
+            ]
+            + ["box"] * message.HasField("box")
+        )
+        for message, _ in service.calls
+    ]
+
+
+def test_each_click_has_a_mask(service: FakeService, photo: samclip.Photo) -> None:
+    photo.embed()
+    service.calls.clear()
+    with photo.clicks() as session:
+        assert session.mask is None
+        first = session.click(5, 7)
+        np.testing.assert_array_equal(first.array, rectangle(0, 0, 5, 7))
+        second = session.click(9, 3, negative=True)
+        assert second.predicted_iou > first.predicted_iou
+        assert session.box((1, 2, 5, 6)).area == 16
+        assert session.mask.area == 16
+    assert sent(service) == ["image", "restart", "+5,7", "-9,3", "box"]
+    assert len(service.uploads) == 1
+
+
+def test_an_image_that_the_service_does_not_know_is_uploaded(
+    service: FakeService, photo: samclip.Photo
+) -> None:
+    with photo.clicks() as session:
+        session.click(5, 7)
+    assert service.uploads == [photo.key]
+
+
+def test_undo_and_restart(service: FakeService, photo: samclip.Photo) -> None:
+    with photo.clicks() as session:
+        first = session.click(5, 7)
+        session.click(9, 3)
+        assert session.undo() is first
+        third = session.click(4, 4, negative=True)
+        assert third.predicted_iou == 0.75  # the second of the object's points
+        session.restart()
+        assert session.mask is None
+        assert session.click(6, 6).predicted_iou == 0.5
+        assert session.undo() is None
+        assert session.undo() is None
+    assert sent(service)[2:] == [
+        "restart",
+        "+5,7",
+        "+9,3",
+        "restart",
+        "+5,7",
+        "-4,4",
+        "restart",
+        "+6,6",
+    ]
+
+
+def test_an_invalid_click_is_forgotten(service: FakeService, photo: samclip.Photo) -> None:
+    with photo.clicks() as session:
+        session.click(5, 7)
+        with pytest.raises(samclip.InvalidArgument, match="outside"):
+            session.click(99, 7)
+        assert session.mask.area == 35
+        assert session.click(9, 3).predicted_iou == 0.75
+    assert sent(service)[-4:] == ["image", "restart", "+5,7", "+9,3"]
+
+
+def test_a_session_that_the_service_ended_is_opened_again(
+    service: FakeService, photo: samclip.Photo
+) -> None:
+    with photo.clicks() as session:
+        session.click(5, 7)
+        service.refusal = grpc.StatusCode.DEADLINE_EXCEEDED, "no message for 300 seconds", ()
+        opening = session._session.open_stream
+        session._session.open_stream = lambda kind: (
+            setattr(service, "refusal", None),
+            opening(kind),
+        )[1]
+        assert session.click(9, 3).predicted_iou == 0.75
+
+
+def test_a_service_that_stays_away_is_an_error(service: FakeService, photo: samclip.Photo) -> None:
+    with photo.clicks() as session:
+        session.click(5, 7)
+        service.refusal = grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", ()
+        with pytest.raises(samclip.Overloaded, match="busy") as caught:
+            session.click(9, 3)
+        assert len(caught.value.request_id) == 32
+        service.refusal = None
+        assert session.click(9, 3).predicted_iou == 0.75
+
+
+def test_an_answer_has_a_time_limit(server: tuple[FakeService, str]) -> None:
+    service, address = server
+    with samclip.Client(address, timeout=0.5) as client, client.image(png()).clicks() as session:
+        service.release.clear()
+        with pytest.raises(samclip.DeadlineExceeded, match=r"within 0\.5 s"):
+            session.click(5, 7)
+
+
+def test_the_async_twin(server: tuple[FakeService, str]) -> None:
+    service, address = server
+
+    async def clicks() -> None:
+        async with (
+            samclip.AsyncClient(address, timeout=20) as client,
+            client.image(png()).clicks() as session,
+        ):
+            first = await session.click(5, 7)
+            np.testing.assert_array_equal(first.array, rectangle(0, 0, 5, 7))
+            assert (await session.box((1, 2, 5, 6))).area == 16
+            assert await session.undo() is first
+            with pytest.raises(samclip.InvalidArgument, match="outside"):
+                await session.click(99, 7)
+            assert (await session.click(9, 3, negative=True)).predicted_iou == 0.75
+            await session.restart()
+            service.release.clear()
+            session._stream._timeout = 0.2
+            with pytest.raises(samclip.DeadlineExceeded):
+                await session.click(1, 1)
+
+    asyncio.run(clicks())
