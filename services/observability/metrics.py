@@ -30,7 +30,17 @@ STAGES = (
     "encode",
     "index",
 )
-SHED_REASONS = ("queue_full", "no_time", "busy", "expired", "deadline", "abandoned", "cancelled")
+SHED_REASONS = (
+    "queue_full",
+    "no_time",
+    "busy",
+    "expired",
+    "deadline",
+    "sessions",
+    "idle",
+    "abandoned",
+    "cancelled",
+)
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 REQUESTS = Counter(
