@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := client:.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test package cluster faults fuzz soak lint format proto docs bench lock audit clean
+.PHONY: help serve demo test package browser cluster faults fuzz soak lint format proto docs bench lock audit clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,11 @@ $(VENV)/.dev: pyproject.toml
 	@$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.serve
 
+$(VENV)/.browser: pyproject.toml $(VENV)/.dev
+	$(call environment,browser,a minute)
+	@$(PIP) --editable '.[browser]'
+	@touch $@
+
 serve: $(VENV)/.serve ## serve the bundled checkpoint until Ctrl-C
 	@exec $(RUN) -m samclip.cli serve
 
@@ -45,6 +50,10 @@ test: $(VENV)/.dev tools ## run the test suite, or the part in ARGS
 
 package: $(VENV)/.dev ## build the wheel, and test it in an environment of its own
 	@$(RUN) -m pytest tests/package -m package
+
+browser: $(VENV)/.browser ## test the playground and the API documents in headless Chromium
+	@$(MAKE) --no-print-directory tools TOOLS="chromium curl"
+	@$(RUN) -m pytest tests/browser -m browser
 
 faults: $(VENV)/.dev tools ## inject every fault under load; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md

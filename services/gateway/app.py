@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from prometheus_client import Metric
 from ray import serve
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from services.deployment import replica
@@ -25,7 +24,7 @@ from services.request import admission, http
 from services.request.routes import SERVICES
 from services.settings import Settings
 
-PLAYGROUND = Path(__file__).with_name("playground.html")
+PAGES = Path(__file__).with_name("playground")
 PAGE = ["GET", "HEAD"]
 WATCH_S = 1.0
 MAX_WATCHERS = 64
@@ -37,10 +36,11 @@ class Gateway:
 
     def __init__(self, settings: Settings):
         self.readiness = Readiness(settings)
+        self.grpc_port = settings.grpc_port
         self.watchers = 0
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return pages(self.readiness, scrape.of_cluster)
+        return pages(self.readiness, scrape.of_cluster, self.grpc_port)
 
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
         if not _admitted(grpc_context):
@@ -97,16 +97,21 @@ def _admitted(grpc_context: Any) -> bool:
 
 
 def pages(
-    readiness: Readiness, counted: Callable[[], Awaitable[dict[str, list[Metric]]]]
+    readiness: Readiness,
+    counted: Callable[[], Awaitable[dict[str, list[Metric]]]],
+    grpc_port: int,
 ) -> FastAPI:
     """Make the routes that belong to no single model service; ``counted`` returns the metrics."""
     app = http.protected()
-    playground = PLAYGROUND.read_text()
     schema = openapi.document()
 
     @app.api_route("/", methods=PAGE)
-    async def play() -> HTMLResponse:
-        return HTMLResponse(playground)
+    async def play() -> FileResponse:
+        return FileResponse(PAGES / "index.html")
+
+    @app.api_route("/playground/service.json", methods=PAGE)
+    async def addresses() -> dict[str, int]:
+        return {"grpc_port": grpc_port}
 
     @app.api_route("/healthz", methods=PAGE)
     async def live() -> dict[str, str]:
@@ -134,17 +139,12 @@ def pages(
         return RedirectResponse("/docs")
 
     @app.api_route("/docs", methods=PAGE)
-    async def documentation() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title="SAM-CLIP Serve",
-            swagger_js_url="/docs/static/swagger-ui-bundle.js",
-            swagger_css_url="/docs/static/swagger-ui.css",
-            swagger_favicon_url="/docs/static/favicon.png",
-        )
+    async def documentation() -> FileResponse:
+        return FileResponse(PAGES / "docs.html")
 
     # Swagger's files come from a package, so that browsers need no other host.
     app.mount("/docs/static", StaticFiles(packages=[("fastapi_offline", "static")]))
+    app.mount("/playground", StaticFiles(directory=PAGES))
     return app
 
 

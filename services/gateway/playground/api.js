@@ -1,0 +1,65 @@
+// Requests to the service. A photograph is sent once; later requests name it by its key.
+
+const KEY = "samclip-api-key";
+
+export class Failure extends Error {
+  constructor(message, status = 0) { super(message); this.status = status; }
+}
+
+export const apiKey = {
+  get: () => localStorage.getItem(KEY) ?? "",
+  set: value => value ? localStorage.setItem(KEY, value) : localStorage.removeItem(KEY),
+};
+
+/** POST fields as a form: files as they are, nested values as JSON. Bulk work yields to all other. */
+export async function post(path, fields, {signal, bulk = false} = {}) {
+  const headers = {};
+  if (apiKey.get()) headers["x-api-key"] = apiKey.get();
+  if (bulk) headers["x-samclip-priority"] = "bulk";
+  let reply;
+  try {
+    reply = await fetch(path, {method: "POST", headers, body: form(fields), signal});
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Failure("The service does not answer. Check that it is running, then try again.");
+  }
+  if (reply.ok) return reply.json();
+  throw new Failure(await reason(reply), reply.status);
+}
+
+/** POST about a photograph; sends the file again if the service has forgotten it. */
+export async function ask(photo, path, fields, options) {
+  const send = image => post(path, {image, ...fields}, options);
+  let answer;
+  try {
+    answer = await send(photo.key ?? photo.file);
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    answer = await send(photo.file);
+  }
+  photo.key = (answer.image ?? answer.results?.[0]?.image)?.key ?? photo.key;
+  return answer;
+}
+
+function form(fields) {
+  const body = new FormData();
+  for (const [name, value] of Object.entries(fields)) {
+    if (value === undefined || value === "") continue;
+    const plain = Array.isArray(value) && value.every(item => typeof item === "string");
+    for (const item of plain ? value : [value]) {
+      body.append(name, typeof item === "object" && !(item instanceof Blob) ? JSON.stringify(item) : item);
+    }
+  }
+  return body;
+}
+
+async function reason(reply) {
+  if (reply.status === 429) return "The service is busy. Try again in a moment.";
+  if (reply.status === 502 || reply.status === 503) return "The service is not ready yet. Try again in a moment.";
+  try {
+    const {detail} = await reply.json();
+    return detail.charAt(0).toUpperCase() + detail.slice(1) + ".";
+  } catch {
+    return `The service answered with status ${reply.status} and no explanation.`;
+  }
+}

@@ -1,0 +1,436 @@
+// The page: what the user does becomes a question to the service, and its answer becomes objects.
+
+import {apiKey, ask, post} from "./api.js";
+import {History} from "./history.js";
+import {decode} from "./masks.js";
+import {css, heat, paint} from "./paint.js";
+import {open, thumbnail} from "./photo.js";
+import * as snippets from "./snippets.js";
+import {Stage} from "./stage.js";
+import * as take from "./take.js";
+
+const $ = id => document.getElementById(id);
+const NOTHING = {objects: [], selected: -1, heat: null};
+let photo = null, history = new History(NOTHING), draft = null, last = null, top = null, lit = -1;
+let work = null;      // the AbortController of the request in progress
+const service = {origin: location.origin, grpc: ""};
+
+// ---------------------------------------------------------------- what the page says
+
+function say(text) { $("status").textContent = text; $("error").textContent = ""; }
+function fail(error) {
+  if (error.name === "AbortError") return;
+  $("error").textContent = error.message;
+  if (error.status === 401) { $("key").focus(); $("error").textContent = "This service wants an API key: type it above, then try again."; }
+}
+
+/** Run a question with a clock and a way to cancel; a new question ends the one before. */
+async function busy(question) {
+  work?.abort();
+  const mine = work = new AbortController(), start = performance.now();
+  const tick = setInterval(() => {
+    const seconds = (performance.now() - start) / 1000;
+    $("busy").hidden = seconds < 0.4;
+    $("elapsed").textContent = `${seconds.toFixed(1)} s`;
+  }, 100);
+  $("error").textContent = "";
+  try {
+    const answer = await question(mine.signal);
+    return mine.signal.aborted ? null : {...answer, ms: Math.round(performance.now() - start)};
+  } catch (error) { fail(error); return null; } finally {
+    clearInterval(tick);
+    if (work === mine) { work = null; $("busy").hidden = true; }
+  }
+}
+
+async function question(path, fields) {
+  if (!photo) { fail(new Error("Choose a photograph first.")); return null; }
+  last = {path, fields, name: photo.name};
+  const asked = photo, answer = await busy(signal => ask(asked, path, fields, {signal}));
+  if (answer?.model) $("model").textContent = `${answer.model.name} · ${answer.model.digest.slice(0, 12)}`;
+  return asked === photo ? answer : null;
+}
+
+// ---------------------------------------------------------------- photographs
+
+async function show(file) {
+  if (!file) return;
+  work?.abort();
+  try {
+    photo = await open(file);
+  } catch (error) { fail(error); return; }
+  history = new History(NOTHING);
+  draft = last = null;
+  $("start").hidden = true;
+  $("work").hidden = false;
+  stage.show(photo);
+  render();
+  say(`${photo.name}, ${photo.width} × ${photo.height}. Click an object.`);
+}
+
+for (const id of ["file", "snapshot", "other"]) {
+  $(id).onchange = () => { show($(id).files[0]); $(id).value = ""; };
+}
+document.addEventListener("dragover", event => { event.preventDefault(); $("picture").classList.add("over"); });
+document.addEventListener("dragleave", () => $("picture").classList.remove("over"));
+document.addEventListener("drop", event => {
+  event.preventDefault();
+  $("picture").classList.remove("over");
+  show(event.dataTransfer.files[0]);
+});
+document.addEventListener("paste", event => show([...event.clipboardData.files][0]));
+
+async function samples() {
+  const names = await (await fetch("/playground/samples/samples.json")).json();
+  $("samples").replaceChildren(...names.map(({file, title}) => {
+    const button = document.createElement("button"), url = `/playground/samples/${file}`;
+    button.append(Object.assign(document.createElement("img"), {src: url, alt: title}));
+    button.onclick = async () => show(new File([await (await fetch(url)).blob()], file, {type: "image/jpeg"}));
+    return button;
+  }));
+}
+
+// ---------------------------------------------------------------- segment by clicks and boxes
+
+const maskOf = mask => ({mask: decode(mask.rle), label: mask.label, quality: mask.predicted_iou});
+const now = () => draft ?? history.state;
+const selected = () => now().objects[now().selected];
+
+async function prompt(change) {
+  const before = now(), object = selected();
+  const own = object?.prompt ? before.selected : before.objects.length;
+  const prompt = change(object?.prompt ?? {points: [], box: null});
+  const objects = before.objects.toSpliced(own, 1, {...before.objects[own], prompt});
+  draft = {objects, selected: own, heat: null};
+  render();
+  const {points, box} = prompt, multimask = points.length === 1 && !box;
+  const answer = await question("/segment", {prompts: [{points, ...(box && {box})}], multimask});
+  if (!answer) { if (!work) { draft = null; render(); } return; }
+  const candidates = answer.results[0].masks.map(maskOf);
+  objects[own] = {...candidates[0], prompt, candidates, chosen: 0};
+  draft = null;
+  history.push({objects, selected: own, heat: null});
+  render();
+  say(`Mask of ${share(objects[own])}, expected overlap ${(100 * objects[own].quality).toFixed(0)} %, ${answer.ms} ms.`);
+}
+
+function choose(index) {
+  const state = history.state, object = selected();
+  if (!object?.candidates?.[index]) return;
+  const objects = [...state.objects];
+  objects[state.selected] = {...object, ...object.candidates[index], chosen: index};
+  history.push({...state, objects});
+  render();
+}
+
+const stage = new Stage($("stage"), {
+  point(x, y, negative) { prompt(({points, box}) => ({points: [...points, {x, y, ...(negative && {negative})}], box})); },
+  box(box) { prompt(() => ({points: [], box})); },
+  hover(x, y) { $("preview").checked ? preview(x, y) : light(under(x, y)); },
+  leave() { ghost = null; light(-1); },
+});
+
+function under(x, y) {
+  if (!top || x < 0 || y < 0 || x >= photo.width || y >= photo.height) return -1;
+  const {width, height} = photo.copy;
+  return top[Math.floor(y / photo.height * height) * width + Math.floor(x / photo.width * width)];
+}
+
+// A preview is bulk work, at most one at a time; it stops by itself where the service is busy.
+let ghost = null, waiting = null, asking = false;
+async function preview(x, y) {
+  waiting = {x, y};
+  if (asking || work || selected()?.prompt) return;
+  asking = true;
+  while (waiting && $("preview").checked && !work) {
+    const point = waiting, asked = photo, start = performance.now();
+    waiting = null;
+    try {
+      const answer = await ask(photo, "/segment", {prompts: [{points: [point]}]}, {bulk: true});
+      if (asked === photo && !work) ghost = paint([maskOf(answer.results[0].masks[0])], photo.copy.width, photo.copy.height, 0.35).picture;
+      if (performance.now() - start > 3000) throw Object.assign(new Error("The preview is off: the service is busy."), {status: 429});
+      draw();
+    } catch (error) {
+      $("preview").checked = false;
+      say("The preview is off: the service is busy, or does not answer.");
+    }
+    await new Promise(done => setTimeout(done, 60));
+  }
+  asking = false;
+}
+
+// ---------------------------------------------------------------- the other questions
+
+const labels = () => $("labels").value.split("\n").map(line => line.trim()).filter(Boolean);
+const words = id => $(id).value.split(",").map(word => word.trim()).filter(Boolean);
+const area = () => { const {height, width, counts} = selected().mask; return {rle: {height, width, counts}}; };
+const needsObject = () => { if (!selected()?.mask) throw new Error("Select an object first: click one, or a row of the list."); };
+
+function replaceBy(objects, text) {
+  history.push({objects, selected: -1, heat: null});
+  render();
+  say(text);
+}
+
+const actions = {
+  async find() {
+    const not = words("unwanted"), least = $("least").dataset.touched ? Number($("least").value) : undefined;
+    const prompts = words("phrase").map(text => ({text, ...(not.length && {not_texts: not})}));
+    const answer = await question("/segment", {prompts, min_score: least});
+    if (!answer) return;
+    const objects = answer.results.flatMap(result => result.masks.map(mask => ({...maskOf(mask), score: mask.label_score})));
+    const missing = prompts.filter((_, index) => !answer.results[index].masks.length).map(({text}) => `“${text}”`);
+    const none = missing.length ? ` Not found: ${missing.join(", ")}.` : "";
+    replaceBy(objects, `${objects.length} found in ${answer.ms} ms.${none}`);
+  },
+  async classify(areas) {
+    const answer = await question("/classify", {labels: labels(), areas});
+    if (!answer) return;
+    const scores = Array.isArray(answer.results[0]?.scores) ? answer.results[0].scores : answer.results;
+    $("answers").replaceChildren(...scores.map(({label, score}) => {
+      const row = document.createElement("li"), name = document.createElement("span"), value = document.createElement("span");
+      row.style.setProperty("--share", `${100 * score}%`);
+      name.textContent = label; value.textContent = `${(100 * score).toFixed(1)} %`;
+      row.append(name, value);
+      return row;
+    }));
+    say(`${areas ? "The object" : "The photograph"} is most likely “${scores[0].label}”, ${answer.ms} ms.`);
+  },
+  "classify-object"() { needsObject(); return actions.classify([area()]); },
+  async semantic() {
+    const fields = {labels: labels(), refine: $("refine").checked, background: $("background").checked};
+    const answer = await question("/semantic", fields);
+    if (!answer) return;
+    const objects = answer.regions.map(region => ({...maskOf(region.mask), label: region.label, score: region.score}));
+    replaceBy(objects, `${objects.length} of ${labels().length} labels have pixels, ${answer.ms} ms.`);
+  },
+  async explain() {
+    const label = $("explained").value, answer = await question("/explain", {label, others: labels().filter(other => other !== label)});
+    if (!answer) return;
+    history.push({...history.state, heat: await heat(answer.heat_png)});
+    render();
+    say(`Where the model sees “${label}”: ${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}, ${answer.ms} ms.`);
+  },
+  async everything() {
+    const names = $("names").value;
+    const answer = await question("/everything", names === "labels" ? {labels: labels()} : {vocabulary: names});
+    if (!answer) return;
+    const objects = answer.masks.map(mask => ({...maskOf(mask), score: mask.label ? mask.label_score : undefined}));
+    replaceBy(objects, `${objects.length} objects in ${(answer.ms / 1000).toFixed(1)} s.`);
+  },
+  async index() {
+    if (!photo) throw new Error("Choose a photograph first.");
+    const metadata = {name: photo.name, thumbnail: thumbnail(photo, 112)};
+    const items = [{id: photo.name, image: photo.key ? {key: photo.key} : await encoded(photo.file), metadata}];
+    const answer = await busy(signal => post("/index", {collection: $("collection").value, items}, {signal}));
+    if (!answer) return;
+    if (answer.errors.length) throw new Error(answer.errors[0].message);
+    say(`${photo.name} ${answer.replaced ? "replaced the photograph of that name" : "was added"}, ${answer.ms} ms.`);
+  },
+  search() { return search({text: $("query").value}); },
+  similar() { return searchByPhoto({}); },
+  "similar-object"() { needsObject(); return searchByPhoto({area: area()}); },
+  next() { history.push({...history.state, selected: -1}); render(); say("Click the next object."); },
+  clear() { work?.abort(); draft = null; history.push(NOTHING); render(); say("Cleared."); },
+  undo() { step("undo"); },
+  redo() { step("redo"); },
+  cancel() { work?.abort(); draft = null; render(); say("Cancelled."); },
+  fit() { stage.fit(); },
+  larger() { stage.zoom(1.5); },
+  smaller() { stage.zoom(1 / 1.5); },
+  "default-least"() { delete $("least").dataset.touched; $("least-shown").textContent = "default"; },
+};
+
+function step(way) {
+  work?.abort();
+  if (draft && way === "undo") draft = null; else { draft = null; history[way](); }
+  render();
+  say(way === "undo" ? "Undone." : "Done again.");
+}
+
+async function encoded(file) {
+  const url = await new Promise(done => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.readAsDataURL(file);
+  });
+  return url.slice(url.indexOf(",") + 1);
+}
+
+const searchByPhoto = async fields => hits(await question("/search", {...asked(), with_text: $("query").value, ...fields}));
+const search = async fields => hits(await busy(signal => post("/search", {...asked(), ...fields}, {signal})));
+const asked = () => ({collection: $("collection").value, top_k: 12});
+
+function hits(answer) {
+  if (!answer) return;
+  $("hits").replaceChildren(...answer.hits.map(({id, score, metadata}) => {
+    const item = document.createElement("li"), text = document.createElement("p"), more = document.createElement("button");
+    const shown = metadata?.thumbnail?.startsWith("data:image/jpeg;base64,") ? metadata.thumbnail : "";
+    if (shown) item.append(Object.assign(document.createElement("img"), {src: shown, alt: ""}));
+    text.textContent = `${metadata?.name ?? id}, ${score.toFixed(2)}`;
+    more.textContent = "More like this";
+    more.setAttribute("aria-label", `More like ${metadata?.name ?? id}`);
+    more.onclick = () => search({id, with_text: $("query").value});
+    item.append(text, more);
+    return item;
+  }));
+  say(`${answer.hits.length} photographs found in ${answer.ms} ms.`);
+}
+
+async function run(action, ...given) { try { await action(...given); } catch (error) { fail(error); } }
+for (const [name, action] of Object.entries(actions)) {
+  const element = $(name);
+  if (element.tagName === "FORM") element.onsubmit = event => { event.preventDefault(); run(action); };
+  else element.onclick = () => run(action);
+}
+
+// ---------------------------------------------------------------- drawing and the list of objects
+
+const share = ({mask}) => {
+  let inside = 0;
+  for (let i = 0; i < mask.runs.length; i += 2) inside += mask.runs[i + 1] - mask.runs[i];
+  return `${(100 * inside / mask.height / mask.width).toFixed(1)} %`;
+};
+let painted = null;
+
+function draw() {
+  const {heat} = now(), prompt = selected()?.prompt;
+  stage.over([painted, heat, ghost].filter(Boolean), prompt?.points, prompt?.box);
+}
+
+/** Bring the picture, the list and the buttons up to date with the state. */
+function render() {
+  ghost = null;
+  const state = now(), {width, height} = photo.copy;
+  const shown = lit < 0 ? state.objects : state.objects.map((object, index) => ({...object, hidden: index !== lit}));
+  ({picture: painted, top} = paint(shown, width, height, Number($("opacity").value)));
+  draw();
+  list(state);
+  const {candidates, chosen} = selected() ?? {};
+  $("choices").hidden = !(candidates?.length > 1);
+  $("choices").replaceChildren($("choices").firstElementChild, ...(candidates ?? []).map((candidate, index) => {
+    const label = document.createElement("label"), input = Object.assign(document.createElement("input"), {type: "radio", name: "choice", checked: index === chosen});
+    input.onchange = () => choose(index);
+    label.append(input, `${index + 1} · ${share(candidate)}`);
+    return label;
+  }));
+  $("undo").disabled = !history.canUndo && !draft;
+  $("redo").disabled = !history.canRedo;
+  const any = state.objects.some(object => object.mask);
+  $("found").hidden = !any && !last;
+  $("take").hidden = !any;
+  $("copy").hidden = !last || !(last.path in {"/segment": 1, "/everything": 1, "/classify": 1, "/semantic": 1});
+}
+
+function list(state) {
+  $("objects").replaceChildren(...state.objects.flatMap((object, index) => {
+    if (!object.mask) return [];
+    const row = document.createElement("li"), pick = document.createElement("button"), hide = document.createElement("button"), drop = document.createElement("button");
+    const dot = document.createElement("i"), name = document.createElement("b"), facts = document.createElement("span");
+    const called = object.label || (object.score === undefined ? `object ${index + 1}` : "unnamed");
+    dot.style.background = css(index);
+    name.textContent = called;
+    facts.textContent = [share(object), object.score?.toFixed(2)].filter(Boolean).join(" · ");
+    pick.className = "pick";
+    pick.setAttribute("aria-pressed", index === state.selected);
+    pick.append(dot, name, facts);
+    pick.onclick = () => { history.push({...state, selected: index === state.selected ? -1 : index}); render(); };
+    hide.textContent = object.hidden ? "show" : "hide";
+    hide.setAttribute("aria-label", `${hide.textContent} ${called}`);
+    hide.onclick = () => change(index, {...object, hidden: !object.hidden});
+    drop.textContent = "×";
+    drop.setAttribute("aria-label", `remove ${called}`);
+    drop.onclick = () => change(index);
+    row.onmouseenter = pick.onfocus = () => light(index);
+    row.onmouseleave = pick.onblur = () => light(-1);
+    row.append(pick, hide, drop);
+    return [row];
+  }));
+}
+
+function change(index, object) {
+  const state = history.state, objects = state.objects.toSpliced(index, 1, ...(object ? [object] : []));
+  lit = -1;
+  history.push({...state, objects, selected: object ? state.selected : -1});
+  render();
+}
+
+/** Show one object alone and mark its row; -1: all objects. */
+function light(index) {
+  if (index === lit || !photo) return;
+  lit = index;
+  const hovered = top;
+  const {objects} = now();
+  const shown = lit < 0 ? objects : objects.map((object, at) => ({...object, hidden: at !== lit}));
+  const result = paint(shown, photo.copy.width, photo.copy.height, Number($("opacity").value));
+  painted = result.picture;
+  top = lit < 0 ? result.top : hovered;
+  draw();
+  [...$("objects").children].forEach((row, at) => row.classList.toggle("lit", at === lit));
+}
+
+// ---------------------------------------------------------------- take away, tabs, keys, settings
+
+const TAKEN = {mask: [take.maskPng, "mask.png"], cutout: [take.cutOut, "cutout.png"], coco: [take.coco, "coco.json"], svg: [take.svg, "svg"]};
+for (const button of $("take").querySelectorAll("button")) {
+  button.onclick = () => run(async () => {
+    const [made, ending] = TAKEN[button.dataset.take], {objects} = now();
+    const chosen = ["mask", "cutout"].includes(button.dataset.take) && selected()?.mask ? [selected()] : objects.filter(object => object.mask && !object.hidden);
+    take.save(await made(photo, chosen), `${photo.name.replace(/\.[^.]*$/, "")}.${ending}`);
+  });
+}
+for (const button of $("copy").querySelectorAll("button")) {
+  button.onclick = async () => {
+    const text = snippets[button.dataset.copy](last, service);
+    $("copied").textContent = text;
+    $("copied").hidden = false;
+    try { await navigator.clipboard.writeText(text); say("Copied."); } catch { say("Select the text below to copy it."); }
+  };
+}
+
+const tabs = [...document.querySelectorAll("[role=tab]")];
+function turnTo(tab) {
+  for (const other of tabs) {
+    other.setAttribute("aria-selected", other === tab);
+    other.tabIndex = other === tab ? 0 : -1;
+    $(other.getAttribute("aria-controls")).hidden = other !== tab;
+  }
+  $("wanted").hidden = !["tab-classify", "tab-map", "tab-everything"].includes(tab.id);
+  $("explained").replaceChildren(...labels().map(label => new Option(label)));
+}
+tabs.forEach((tab, index) => {
+  tab.onclick = () => turnTo(tab);
+  tab.onkeydown = event => {
+    const way = {ArrowRight: 1, ArrowLeft: -1}[event.key];
+    if (!way) return;
+    const next = tabs[(index + way + tabs.length) % tabs.length];
+    turnTo(next);
+    next.focus();
+  };
+});
+$("labels").oninput = () => $("explained").replaceChildren(...labels().map(label => new Option(label)));
+
+document.addEventListener("keydown", event => {
+  const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && !["checkbox", "radio", "range"].includes(event.target.type);
+  if (typing || !photo) return;
+  const control = event.ctrlKey || event.metaKey;
+  if (control && event.key.toLowerCase() === "z") { event.preventDefault(); step(event.shiftKey ? "redo" : "undo"); }
+  else if (control || event.altKey) return;
+  else if (event.key === "Escape") work ? actions.cancel() : actions.clear();
+  else if (event.key.toLowerCase() === "p") $("preview").click();
+  else if ("123".includes(event.key)) choose(Number(event.key) - 1);
+});
+for (const input of document.getElementsByName("mode")) input.onchange = () => { stage.mode = input.value; stage.draw(); };
+$("opacity").oninput = () => photo && render();
+$("least").oninput = () => { $("least").dataset.touched = "yes"; $("least-shown").textContent = Number($("least").value).toFixed(2); };
+$("preview").onchange = () => { ghost = null; photo && draw(); };
+$("key").value = apiKey.get();
+$("key").onchange = () => { apiKey.set($("key").value.trim()); say("The API key is kept in this browser."); };
+$("keys").onsubmit = event => { event.preventDefault(); $("key").blur(); };
+$("theme").value = localStorage.getItem("samclip-theme") ?? "";
+$("theme").onchange = () => { localStorage.setItem("samclip-theme", $("theme").value); theme(); };
+function theme() { document.documentElement.dataset.theme = $("theme").value; }
+theme();
+samples();
+const {grpc_port: port} = await (await fetch("/playground/service.json")).json();
+service.grpc = `${location.hostname}:${port}`;

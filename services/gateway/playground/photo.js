@@ -1,0 +1,42 @@
+// A photograph as the page holds it: its file, its size, and a copy small enough to draw.
+
+const SENT_AS_IS = ["image/jpeg", "image/png", "image/webp"];
+const LONGEST = 1280;  // pixels of the copy that is drawn: masks are drawn at this size as well
+
+export async function open(file) {
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file, {imageOrientation: "from-image"});
+  } catch {
+    throw new Error(`This browser cannot read ${file.name || "this file"}. Choose a JPEG, PNG or WebP file.`);
+  }
+  const {width, height} = bitmap, scale = Math.min(1, LONGEST / Math.max(width, height));
+  const copy = canvas(Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
+  const pen = copy.getContext("2d");
+  pen.imageSmoothingQuality = "high";
+  pen.drawImage(bitmap, 0, 0, copy.width, copy.height);
+  const sent = SENT_AS_IS.includes(file.type) ? file : await converted(bitmap, file.name);
+  bitmap.close();
+  return {name: sent.name || "pasted.png", file: sent, key: null, width, height, copy};
+}
+
+/** A data URI of the photograph, at most ``longest`` pixels wide and high. */
+export function thumbnail(photo, longest) {
+  const scale = Math.min(1, longest / Math.max(photo.copy.width, photo.copy.height));
+  const small = canvas(Math.max(1, Math.round(photo.copy.width * scale)), Math.max(1, Math.round(photo.copy.height * scale)));
+  small.getContext("2d").drawImage(photo.copy, 0, 0, small.width, small.height);
+  return small.toDataURL("image/jpeg", 0.7);
+}
+
+export function canvas(width, height) {
+  return Object.assign(document.createElement("canvas"), {width, height});
+}
+
+export const blobOf = (source, type = "image/png") => new Promise(done => source.toBlob(done, type));
+
+async function converted(bitmap, name) {
+  const whole = canvas(bitmap.width, bitmap.height);
+  whole.getContext("2d").drawImage(bitmap, 0, 0);
+  const stem = (name || "pasted").replace(/\.[^.]*$/, "");
+  return new File([await blobOf(whole)], `${stem}.png`, {type: "image/png"});
+}

@@ -1,0 +1,60 @@
+// The last request about a photograph, as a command or a program that a user can run.
+
+const RPC = {
+  "/segment": "SegmentationService/Segment", "/everything": "SegmentationService/SegmentEverything",
+  "/classify": "ClassificationService/Classify", "/semantic": "SemanticSegmentationService/SegmentText",
+};
+const quote = text => `'${String(text).replaceAll("'", `'\\''`)}'`;
+const python = value => JSON.stringify(value).replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False");
+const numbers = box => [box.x_min, box.y_min, box.x_max, box.y_max];
+
+export function curl({path, fields, name}, {origin}) {
+  const part = (field, value) => `  -F ${quote(`${field}=${value}`)}`;
+  const parts = Object.entries(fields).flatMap(([field, value]) =>
+    Array.isArray(value) && typeof value[0] === "string" ? value.map(text => part(field, text))
+      : [part(field, typeof value === "object" ? JSON.stringify(value) : value)]);
+  return [`curl -sS ${quote(origin + path)}`, `  -F image=@${quote(name)}`, ...parts].join(" \\\n");
+}
+
+export function grpcurl({path, fields, name}, {grpc}) {
+  const image = path === "/classify" ? ['"images": [{', "}]"] : ['"image": {', "}"];
+  const rest = JSON.stringify(fields).slice(1);
+  return `{ printf '{${image[0]}"encoded": "'; base64 -w0 ${quote(name)}; printf '%s' ${quote(`"${image[1]}, ${rest}`)}; } \\\n`
+    + `  | grpcurl -plaintext -d @ ${grpc} samclip.v1.${RPC[path]}`;
+}
+
+export function cli({path, fields, name}, {grpc}) {
+  const words = ["samclip", path.slice(1)];
+  const flag = (option, ...values) => words.push(`--${option}`, ...values.map(value => typeof value === "number" ? value.toFixed(1) : quote(value)));
+  for (const {points = [], box, text, not_texts = []} of fields.prompts ?? []) {
+    for (const point of points) flag(point.negative ? "negative" : "point", point.x, point.y);
+    if (box) flag("box", ...numbers(box));
+    if (text) flag("text", text);
+    for (const other of not_texts) flag("not", other);
+  }
+  if (fields.min_score !== undefined) words.push("--min-score", fields.min_score);
+  if (fields.labels) flag("labels", ...fields.labels);
+  if (fields.vocabulary) flag("vocabulary", fields.vocabulary);
+  for (const option of ["multimask", "refine", "background"]) if (fields[option]) words.push(`--${option}`);
+  return [...words, "--server", grpc, "--", quote(name)].join(" ");
+}
+
+export function client({path, fields, name}, {grpc}) {
+  const given = [];
+  if (path === "/classify" || path === "/semantic") given.push(python(fields.labels));
+  else if (fields.labels) given.push(`labels=${python(fields.labels)}`);
+  if (fields.vocabulary) given.push(`vocabulary=${python(fields.vocabulary)}`);
+  for (const {points = [], box, text, not_texts} of fields.prompts ?? []) {
+    const tuples = list => `[${list.map(({x, y}) => `(${x.toFixed(1)}, ${y.toFixed(1)})`).join(", ")}]`;
+    const included = points.filter(point => !point.negative), excluded = points.filter(point => point.negative);
+    if (included.length) given.push(`points=${tuples(included)}`);
+    if (excluded.length) given.push(`negative=${tuples(excluded)}`);
+    if (box) given.push(`box=(${numbers(box).map(value => value.toFixed(1)).join(", ")})`);
+    if (text) given.push(`text=${python(text)}`);
+    if (not_texts?.length) given.push(`not_texts=${python(not_texts)}`);
+  }
+  if (fields.min_score !== undefined) given.push(`min_score=${fields.min_score}`);
+  for (const option of ["multimask", "refine", "background"]) if (fields[option]) given.push(`${option}=True`);
+  return `import samclip\n\nclient = samclip.Client(${python(grpc)})\nphoto = client.image(${python(name)})\n`
+    + `print(photo.${path.slice(1)}(${given.join(", ")}))`;
+}

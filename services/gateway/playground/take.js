@@ -1,0 +1,67 @@
+// What a user takes away: masks, cut-outs, COCO's JSON and outlines.
+
+import {columns, outlines} from "./masks.js";
+import {blobOf, canvas} from "./photo.js";
+import {colour} from "./paint.js";
+
+/** White where one of the objects is, black elsewhere, at the photograph's size. */
+export async function maskPng(photo, objects) {
+  const picture = canvas(photo.width, photo.height), pen = picture.getContext("2d");
+  pen.fillRect(0, 0, photo.width, photo.height);
+  pen.fillStyle = "#fff";
+  for (const {mask} of objects) columns(mask, (x, top, bottom) => pen.fillRect(x, top, 1, bottom - top));
+  return blobOf(picture);
+}
+
+/** The photograph where one of the objects is, transparent elsewhere. */
+export async function cutOut(photo, objects) {
+  const picture = canvas(photo.width, photo.height), pen = picture.getContext("2d");
+  for (const {mask} of objects) columns(mask, (x, top, bottom) => pen.fillRect(x, top, 1, bottom - top));
+  pen.globalCompositeOperation = "source-in";
+  const whole = await createImageBitmap(photo.file, {imageOrientation: "from-image"});
+  pen.drawImage(whole, 0, 0);
+  whole.close();
+  return blobOf(picture);
+}
+
+/** A COCO data set of one photograph; its file is the one that was sent. */
+export function coco(photo, objects) {
+  const names = [...new Set(objects.map(object => object.label || "object"))];
+  const document = {
+    images: [{id: 1, file_name: photo.name, width: photo.width, height: photo.height}],
+    categories: names.map((name, index) => ({id: index + 1, name})),
+    annotations: objects.map((object, index) => ({
+      id: index + 1, image_id: 1, category_id: names.indexOf(object.label || "object") + 1,
+      segmentation: {size: [photo.height, photo.width], counts: object.mask.counts},
+      ...extent(object.mask), iscrowd: 0, ...(object.score !== undefined && {score: object.score}),
+    })),
+  };
+  return new Blob([JSON.stringify(document, null, 1)], {type: "application/json"});
+}
+
+function extent(mask) {
+  let area = 0, left = mask.width, right = 0, upper = mask.height, lower = 0;
+  columns(mask, (x, top, bottom) => {
+    area += bottom - top;
+    left = Math.min(left, x); right = Math.max(right, x + 1);
+    upper = Math.min(upper, top); lower = Math.max(lower, bottom);
+  });
+  return {area, bbox: area ? [left, upper, right - left, lower - upper] : [0, 0, 0, 0]};
+}
+
+/** The objects' outlines, in pixels of the photograph. */
+export function svg(photo, objects) {
+  const escape = text => text.replace(/[&<>"]/g, sign => `&#${sign.charCodeAt(0)};`);
+  const shapes = objects.map((object, index) => {
+    const path = outlines(object.mask).map(ring => `M${ring.join(" ")}Z`).join("");
+    return `<path fill="rgb(${colour(index).join(",")})" fill-opacity=".5" fill-rule="evenodd" d="${path}"><title>${escape(object.label || `object ${index + 1}`)}</title></path>`;
+  });
+  const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${photo.width} ${photo.height}">\n${shapes.join("\n")}\n</svg>\n`;
+  return new Blob([text], {type: "image/svg+xml"});
+}
+
+export function save(blob, name) {
+  const link = Object.assign(document.createElement("a"), {href: URL.createObjectURL(blob), download: name});
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

@@ -1,0 +1,106 @@
+"""The playground of the real service in headless Chromium, as a desktop and as a phone."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.e2e.conftest import Service, checkpoint_name, service
+
+__all__ = ["checkpoint_name", "service"]
+expect.set_options(timeout=120_000)  # a busy machine takes a minute for everything in a photograph
+
+
+@dataclass
+class User:
+    """A browser tab on the playground, and what it has sent and logged."""
+
+    page: Page
+    touch: bool
+    sent: list[Any] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def open_sample(self, title: str = "Cat") -> None:
+        self.page.get_by_alt_text(title).click()
+        expect(self.page.locator("#stage")).to_be_visible()
+        expect(self.page.locator("#status")).to_contain_text("Click an object")
+
+    def point(self, x: float, y: float, **how: Any) -> None:
+        """Click the photograph at this share of its width and height."""
+        place = self.page.locator("#stage").bounding_box()
+        assert place is not None
+        position: Any = {"x": x * place["width"], "y": y * place["height"]}
+        if self.touch:
+            self.page.tap("#stage", position=position)
+        else:
+            self.page.click("#stage", position=position, **how)
+
+    def turn_to(self, tab: str) -> None:
+        self.page.get_by_role("tab", name=tab).click()
+
+    def objects(self) -> Any:
+        return self.page.locator("#objects li")
+
+    def says(self, text: str) -> None:
+        expect(self.page.locator("#status")).to_contain_text(text)
+
+    def fails(self, text: str) -> None:
+        expect(self.page.locator("#error")).to_contain_text(text)
+
+    def form(self, at: int = -1) -> str:
+        """Return the body of a request that was sent; files in it are not text."""
+        body: bytes = self.sent[at].post_data_buffer
+        return body.decode("utf-8", "replace")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("no chromium: make browser installs it as root")
+    with sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+DESKTOP: dict[str, Any] = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"}
+PHONE: dict[str, Any] = {
+    "viewport": {"width": 390, "height": 844},
+    "color_scheme": "dark",
+    "has_touch": True,
+    "is_mobile": True,
+}
+
+
+def _user(browser: Browser, service: Service, window: dict[str, Any]) -> Iterator[User]:
+    context = browser.new_context(**window, accept_downloads=True)
+    page = context.new_page()
+    user = User(page, touch=window is PHONE)
+    page.on("request", lambda r: user.sent.append(r) if r.method == "POST" else None)
+    page.on("pageerror", lambda error: user.problems.append(str(error)))
+    page.on("console", lambda m: user.problems.append(m.text) if m.type == "error" else None)
+    page.goto(service.url)
+    yield user
+    context.close()
+    assert not user.problems
+
+
+@pytest.fixture
+def desktop(browser: Browser, service: Service) -> Iterator[User]:
+    yield from _user(browser, service, DESKTOP)
+
+
+@pytest.fixture
+def phone(browser: Browser, service: Service) -> Iterator[User]:
+    yield from _user(browser, service, PHONE)
+
+
+@pytest.fixture(params=["desktop", "phone"])
+def user(request: pytest.FixtureRequest) -> User:
+    """Return the desktop, then the phone."""
+    found: User = request.getfixturevalue(request.param)
+    return found

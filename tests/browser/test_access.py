@@ -1,0 +1,35 @@
+"""The pages for people who use a screen reader or a keyboard, by axe's rules."""
+
+import pytest
+from axe_core_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+from tests.browser.conftest import User
+
+pytestmark = pytest.mark.browser
+TABS = ("Segment", "Find", "Classify", "Map", "Everything", "Search")
+
+
+def found(user: User) -> list[str]:
+    page = user.page
+    # The page's policy forbids scripts of others: axe is given as a script of the test.
+    violations = Axe().run(page)["violations"]
+    return [f"{rule['id']}: {[node['html'] for node in rule['nodes']]}" for rule in violations]
+
+
+def test_axe_finds_nothing_on_the_playground(user: User) -> None:
+    assert not found(user)
+    user.open_sample()
+    user.point(0.4, 0.5)
+    expect(user.objects()).to_have_count(1)
+    for tab in TABS:
+        user.turn_to(tab)
+        assert not found(user), tab
+
+
+def test_tabs_are_turned_with_arrow_keys(desktop: User) -> None:
+    desktop.page.get_by_role("tab", name="Segment").focus()
+    for tab in (*TABS[1:], TABS[0]):
+        desktop.page.keyboard.press("ArrowRight")
+        expect(desktop.page.get_by_role("tab", name=tab)).to_be_focused()
+        expect(desktop.page.get_by_role("tabpanel")).to_have_count(1)

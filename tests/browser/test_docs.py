@@ -1,0 +1,41 @@
+"""The API documents: they need no other host, have both themes, and their defaults are answered."""
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.browser.conftest import DESKTOP, User
+from tests.e2e.conftest import Service
+
+pytestmark = pytest.mark.browser
+
+
+def test_try_it_out_answers_200(desktop: User, service: Service) -> None:
+    page = desktop.page
+    others = []
+    page.on(
+        "request",
+        lambda r: (
+            others.append(r.url) if not r.url.startswith((service.url, "data:", "blob:")) else None
+        ),
+    )
+    page.goto(f"{service.url}/docs")
+    for path in ("/classify", "/segment", "/semantic", "/embed"):
+        block = page.locator(".opblock", has=page.locator(f'[data-path="{path}"]'))
+        block.locator(".opblock-summary-control").click()
+        block.get_by_role("button", name="Execute").click()
+        expect(block.locator(".live-responses-table .response-col_status").first).to_contain_text(
+            "200"
+        )
+    assert not others
+
+
+@pytest.mark.parametrize(("scheme", "inverted"), [("light", False), ("dark", True)])
+def test_the_documents_have_a_dark_theme(
+    browser: Browser, service: Service, scheme: str, inverted: bool
+) -> None:
+    with browser.new_context(**{**DESKTOP, "color_scheme": scheme}) as context:
+        page = context.new_page()
+        page.goto(f"{service.url}/docs")
+        expect(page.locator(".opblock").first).to_be_visible()
+        style = page.evaluate("getComputedStyle(document.documentElement).filter")
+        assert (style != "none") is inverted
