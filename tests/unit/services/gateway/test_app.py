@@ -1,6 +1,8 @@
 """The pages of the gateway, called without a socket."""
 
 import asyncio
+import io
+import posixpath
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,6 +11,7 @@ import httpx
 import pytest
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from PIL import Image
 from prometheus_client import Metric
 
 from services.deployment import replica
@@ -60,7 +63,7 @@ async def counted() -> dict[str, list[Metric]]:
 
 
 def client(readiness: Readiness) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(pages(readiness, counted))
+    transport = httpx.ASGITransport(pages(readiness, counted, 9000))
     headers = {admission.SECRET_HEADER: SECRET}
     return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
 
@@ -71,11 +74,46 @@ async def door() -> AsyncIterator[httpx.AsyncClient]:
         yield opened
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
-async def test_pages_ask_no_other_host_for_anything(door: httpx.AsyncClient, path: str) -> None:
-    page = await door.get(path)
-    assert page.headers["content-type"].startswith("text/html")
-    assert not re.findall(r"""(?:src|href|import|url)\W{1,3}(?:https?:)?//[^"']+""", page.text)
+async def files(door: httpx.AsyncClient, page: str) -> dict[str, httpx.Response]:
+    """Return a page, and all files that it loads, directly or not, by path."""
+    found, wanted = {}, [page]
+    while wanted:
+        path = wanted.pop()
+        found[path] = await door.get(path)
+        kind = found[path].headers["content-type"]
+        for attribute, module in (
+            re.findall(PARTS, found[path].text) if "static" not in path else ()
+        ):
+            target = attribute or posixpath.join(posixpath.dirname(path), module)
+            assert kind.startswith(("text/html", "text/javascript", "text/css")), path
+            wanted += [] if target in found else [posixpath.normpath(target)]
+    return found
+
+
+PARTS = r"""(?:(?:src|href)="(?!data:)([^"]+)"|from "([^"]+)")"""
+
+
+@pytest.mark.parametrize("page", ["/", "/docs"])
+async def test_pages_load_files_of_this_service_only(door: httpx.AsyncClient, page: str) -> None:
+    found = await files(door, page)
+    assert len(found) >= 6
+    for path, reply in found.items():
+        assert path.startswith("/")
+        assert reply.status_code == 200, path
+        if reply.headers["content-type"].startswith("text/html"):  # scripts are in files
+            assert not re.findall(
+                r"<script(?![^>]* src=)|<style| on[a-z]+=|javascript:", reply.text
+            )
+
+
+async def test_the_playground_has_its_samples_and_the_port_of_grpc(door: httpx.AsyncClient) -> None:
+    samples = (await door.get("/playground/samples/samples.json")).json()
+    assert samples
+    for sample in samples:
+        assert sample["credit"]
+        reply = await door.get(f"/playground/samples/{sample['file']}")
+        assert Image.open(io.BytesIO(reply.content)).format == "JPEG"
+    assert (await door.get("/playground/service.json")).json() == {"grpc_port": 9000}
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/docs"])
@@ -89,15 +127,6 @@ async def test_the_documentation_is_found_with_a_slash_too(door: httpx.AsyncClie
     reply = await door.get("/docs/")
     assert (reply.status_code, reply.headers["location"]) == (307, "/docs")
     assert (await door.get("/docs/static/swagger-ui.css")).status_code == 200
-
-
-async def test_the_files_of_the_documentation_are_here(door: httpx.AsyncClient) -> None:
-    page = (await door.get("/docs")).text
-    files = re.findall(r"""["'](/[^"']+)["']""", page)
-    assert "/openapi.json" in files
-    assert len(files) == 4
-    for file in files:
-        assert (await door.get(file)).status_code == 200
 
 
 async def test_the_document_names_every_route_and_page(door: httpx.AsyncClient) -> None:
