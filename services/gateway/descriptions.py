@@ -11,7 +11,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 FILE = Path(__file__).with_suffix(".json")
 REQUIRED = "Required. "
-MESSAGES, FIELDS = 4, 2  # numbers of these fields in FileDescriptorProto and DescriptorProto
+# Numbers of these fields in FileDescriptorProto and, the last two, in DescriptorProto.
+MESSAGES, FIELDS, NESTED = 4, 2, 3
 
 
 def read() -> dict[str, str]:
@@ -26,8 +27,12 @@ def extract(compiled: bytes) -> dict[str, str]:
     comments = {}
     for place in file.source_code_info.location:
         match list(place.path):
-            case [kind, message, inner, field] if (kind, inner) == (MESSAGES, FIELDS):
+            case [kind, message, *nested, inner, field] if (
+                (kind, inner) == (MESSAGES, FIELDS) and set(nested[::2]) <= {NESTED}
+            ):
                 described = file.message_type[message]
+                for index in nested[1::2]:
+                    described = described.nested_type[index]
                 comment = place.leading_comments or place.trailing_comments
                 name = f"{described.name}.{described.field[field].name}"
                 comments[name] = " ".join(comment.split())

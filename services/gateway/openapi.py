@@ -6,11 +6,13 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from PIL import Image
+from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway import descriptions
 from services.request import overlay
+from services.request.http import LINES
 from services.request.json_bodies import AREA, COORDINATES, descriptor
-from services.request.routes import ROUTES, Route
+from services.request.routes import APPLICATIONS, ROUTES, Route
 
 SCALARS: dict[int, dict[str, Any]] = {
     FieldDescriptor.CPPTYPE_STRING: {"type": "string"},
@@ -111,6 +113,10 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
     content: dict[str, Any] = {"application/json": {"schema": reply}}
     if route.rpc in overlay.DRAWN:
         content["image/png"] = {"schema": {"type": "string", "contentMediaType": "image/png"}}
+    if route.stream:
+        service = pb.DESCRIPTOR.services_by_name[APPLICATIONS[application].service]
+        part = service.methods_by_name[route.stream].output_type
+        content[LINES] = {"schema": _reference(part, schemas)}
     return {
         "tags": [application],
         "operationId": route.rpc,

@@ -5,13 +5,15 @@ The ingress class of an application returns ``application(NAME, self)`` from
 """
 
 import asyncio
+import json
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from http import HTTPStatus
 from itertools import groupby
 from operator import attrgetter
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -29,6 +31,8 @@ from services.request.routes import ROUTES, Route
 from services.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
+LINES = "application/x-ndjson"
+"""The media type of JSON objects, one per line."""
 SMALL_REPLY = 4096
 """Bytes of a message that becomes JSON on the event loop: 0.4 ms is not worth a thread."""
 
@@ -44,6 +48,10 @@ class Callee(Protocol):
     async def respond(
         self, method: str, request: Message, metadata: Mapping[str, str]
     ) -> Message: ...
+
+    def respond_in_parts(
+        self, method: str, request: Message, metadata: Mapping[str, str]
+    ) -> AsyncGenerator[Message, None]: ...
 
 
 def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> FastAPI:
@@ -92,6 +100,8 @@ def _endpoint(routes: Sequence[Route], callee: Callee, arrivals: Arrivals) -> En
     async def endpoint(request: Request) -> Response:
         identity = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
         headers = {**request.headers, request_log.REQUEST_ID: identity}
+        if routes[0].stream and LINES in request.headers.get("accept", ""):
+            return _InParts(request, headers, routes[0], callee, arrivals)
         try:
             # An error raised before the rpc is known is counted under the first candidate.
             with request_log.request(callee.name, routes[0].rpc, headers) as observed:
@@ -102,6 +112,26 @@ def _endpoint(routes: Sequence[Route], callee: Callee, arrivals: Arrivals) -> En
     return endpoint
 
 
+async def _read(
+    request: Request,
+    routes: Sequence[Route],
+    callee: Callee,
+    arrivals: Arrivals,
+    observed: request_log.Observed,
+) -> tuple[Route, Message, bool]:
+    """Read the request: the route whose fields it has, its message, and whether it is single."""
+
+    def understand(fields: json_bodies.Fields, form: bool) -> tuple[Route, Message, bool]:
+        observed.since = time.perf_counter()  # exclude the time of the upload
+        route = next((r for r in routes if json_bodies.knows(r.request, fields)), routes[0])
+        observed.rpc = observed.rpc if observed.rpc == route.stream else route.rpc
+        single = json_bodies.is_single(route.request, fields)
+        return route, json_bodies.to_message(route.request, fields, form), single
+
+    most_bytes, most_parts = callee.settings.max_request_bytes, form_parts(callee.settings)
+    return await json_bodies.read(request, most_bytes, most_parts, arrivals, understand)
+
+
 async def _answer(
     request: Request,
     headers: Mapping[str, str],
@@ -110,30 +140,70 @@ async def _answer(
     arrivals: Arrivals,
     observed: request_log.Observed,
 ) -> Response:
-    def understand(fields: json_bodies.Fields, form: bool) -> tuple[Route, Message, bool]:
-        observed.since = time.perf_counter()  # exclude the time of the upload
-        route = next((r for r in routes if json_bodies.knows(r.request, fields)), routes[0])
-        observed.rpc = route.rpc
-        single = json_bodies.is_single(route.request, fields)
-        return route, json_bodies.to_message(route.request, fields, form), single
-
-    most_bytes, most_parts = callee.settings.max_request_bytes, form_parts(callee.settings)
-    route, message, single = await json_bodies.read(
-        request, most_bytes, most_parts, arrivals, understand
-    )
+    route, message, single = await _read(request, routes, callee, arrivals, observed)
     reply = await callee.respond(route.rpc, message, headers)
     draw = overlay.DRAWN.get(route.rpc)
     if draw and "image/png" in request.headers.get("accept", ""):
         png = await asyncio.to_thread(draw, message, reply)
         return Response(png, media_type="image/png")
-    if reply.ByteSize() <= SMALL_REPLY:
-        values = json_bodies.to_json(reply)
-    else:
-        values = await asyncio.to_thread(json_bodies.to_json, reply)
+    values = await _values(reply)
     if route.rpc == "Classify" and single:
         (only,) = values["results"]
         values = {"image": only["image"], "results": only["scores"], "model": values["model"]}
     return JSONResponse(values)
+
+
+async def _values(reply: Message) -> Any:
+    if reply.ByteSize() <= SMALL_REPLY:
+        return json_bodies.to_json(reply)
+    return await asyncio.to_thread(json_bodies.to_json, reply)
+
+
+class _InParts(Response):
+    """The answers of a streaming rpc, one JSON object per line, sent as they come.
+
+    An error before the first one has its own status; a later one is the last line.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        headers: Mapping[str, str],
+        route: Route,
+        callee: Callee,
+        arrivals: Arrivals,
+    ):
+        super().__init__()
+        self.request, self.route, self.callee, self.arrivals = request, route, callee, arrivals
+        self.metadata = headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+        try:
+            async with aclosing(self._lines()) as lines:
+                async for line in lines:
+                    if not started:
+                        kind = [(b"content-type", LINES.encode())]
+                        await send({"type": "http.response.start", "status": 200, "headers": kind})
+                        started = True
+                    await send({"type": "http.response.body", "body": line, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        except Exception as error:
+            failed = problem(error, self.metadata[request_log.REQUEST_ID])
+            if started:
+                await send({"type": "http.response.body", "body": bytes(failed.body) + b"\n"})
+            else:
+                await failed(scope, receive, send)
+
+    async def _lines(self) -> AsyncGenerator[bytes, None]:
+        with request_log.request(self.callee.name, self.route.stream, self.metadata) as observed:
+            _, message, _ = await _read(
+                self.request, (self.route,), self.callee, self.arrivals, observed
+            )
+            answers = self.callee.respond_in_parts(self.route.stream, message, self.metadata)
+            async with aclosing(answers):
+                async for answer in answers:
+                    yield json.dumps(await _values(answer)).encode() + b"\n"
 
 
 def problem(error: Exception, identity: str) -> Response:

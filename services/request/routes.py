@@ -20,15 +20,18 @@ class Route:
     request: type[Message]
     response: type[Message]
     summary: str
+    stream: str = ""
+    """The rpc that answers this request in parts: one JSON object per line, over HTTP."""
 
 
 class Application:
     """An application of Serve: ``module`` has its ``build``, ``service`` is in samclip.proto.
 
-    ``rows`` are the path, rpc and summary of each route; the proto has the types of the messages.
+    ``rows`` are the path, rpc and summary of each route, and its rpc in parts if there is one; the
+    proto has the types of the messages.
     """
 
-    def __init__(self, module: str, service: str, *rows: tuple[str, str, str]):
+    def __init__(self, module: str, service: str, *rows: tuple[str, ...]):
         self.module, self.service = module, service
         methods = pb.DESCRIPTOR.services_by_name[service].methods_by_name
         self.routes = tuple(
@@ -38,8 +41,9 @@ class Application:
                 GetMessageClass(methods[rpc].input_type),
                 GetMessageClass(methods[rpc].output_type),
                 summary,
+                *parts,
             )
-            for path, rpc, summary in rows
+            for path, rpc, summary, *parts in rows
         )
 
 
@@ -71,6 +75,7 @@ APPLICATIONS = {
             "/everything",
             "SegmentEverything",
             "Masks of everything in the image, named if labels are given.",
+            "StreamEverything",
         ),
     ),
     "semantic": Application(

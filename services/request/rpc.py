@@ -120,17 +120,25 @@ class Service:
 
         Raises as ``respond`` does, and the errors of ``services.request.sessions``.
         """
+        with request_log.request(self.name, method, metadata):
+            async with aclosing(self.respond_in_parts(method, request, metadata)) as answers:
+                async for answer in answers:
+                    yield answer
+
+    async def respond_in_parts(
+        self, method: str, request: Message | Messages, metadata: Mapping[str, str]
+    ) -> Answers:
+        """Do what ``stream`` does, without a record."""
         session = not isinstance(request, Message)
         limit_s = sessions.LONGEST_S if session else self.settings.request_timeout_s
-        with request_log.request(self.name, method, metadata):
-            context = self._context(method, request, self._caller(metadata), metadata, limit_s)
-            with self._sessions.opened() if session else nullcontext():
-                async with (
-                    time_limit(context),
-                    aclosing(self.answers(method, request, context)) as answers,
-                ):
-                    async for answer in answers:
-                        yield answer
+        context = self._context(method, request, self._caller(metadata), metadata, limit_s)
+        with self._sessions.opened() if session else nullcontext():
+            async with (
+                time_limit(context),
+                aclosing(self.answers(method, request, context)) as answers,
+            ):
+                async for answer in answers:
+                    yield answer
 
     def _caller(self, metadata: Mapping[str, str]) -> Caller:
         if not admission.admitted(metadata):

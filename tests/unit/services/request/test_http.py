@@ -4,7 +4,7 @@ import asyncio
 import base64
 import io
 import json
-from collections.abc import AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
 import httpx
@@ -52,6 +52,15 @@ class Callee:
         if isinstance(self.reply, Exception):
             raise self.reply
         return self.reply
+
+    async def respond_in_parts(
+        self, method: str, request: Message, metadata: Mapping[str, str]
+    ) -> AsyncGenerator[Message, None]:
+        self.asked.append((method, request, metadata))
+        yield pb.EverythingUpdate(progress=0.5, image=pb.ImageInfo(key="k"))
+        if isinstance(self.reply, Exception):
+            raise self.reply
+        yield pb.EverythingUpdate(progress=1, withdrawn=[3])
 
     async def health(self) -> dict[str, Any]:
         return {"cache": "warm"}
@@ -298,3 +307,52 @@ async def test_an_application_that_is_not_well_says_why() -> None:
     async with client("classification", Ill(CLASSIFIED)) as door:
         reply = await door.get("/healthz")
     assert (reply.status_code, reply.json()["detail"]) == (503, "the device does not work")
+
+
+LINES = {"accept": http.LINES}
+
+
+def count(rpc: str, code: str) -> float:
+    return metrics.REQUESTS.labels("Callee", rpc, code)._value.get()
+
+
+async def test_a_stream_is_one_object_per_line_and_one_request() -> None:
+    before = count("StreamEverything", "OK")
+    async with client("segmentation", Callee(CLASSIFIED)) as door:
+        reply = await door.post("/everything", json={"image": JSON["image"]}, headers=LINES)
+    assert (reply.status_code, reply.headers["content-type"]) == (200, http.LINES)
+    first, second = (json.loads(line) for line in reply.text.splitlines())
+    assert (first["progress"], first["image"]["key"], second["withdrawn"]) == (0.5, "k", [3])
+    assert count("StreamEverything", "OK") == before + 1
+
+
+async def test_an_error_before_the_first_line_has_its_status_and_a_later_one_is_the_last() -> None:
+    async with client("segmentation", Callee(KeyUnknown("send the image"))) as door:
+        reply = await door.post("/everything", json={"image": JSON["image"]}, headers=LINES)
+        assert reply.status_code == 200
+        last = json.loads(reply.text.splitlines()[-1])
+        assert (last["status"], last["detail"]) == (409, "send the image")
+        reply = await door.post("/everything", json={"imag": ""}, headers=LINES)
+        assert (reply.status_code, reply.json()["request_id"]) == (400, "id-1")
+    assert reply.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_caller_that_leaves_ends_the_stream() -> None:
+    before = count("StreamEverything", "CANCELLED")
+    app = http.application("segmentation", Callee(CLASSIFIED))
+    body = json.dumps({"image": JSON["image"]}).encode()
+    scope = SCOPE | {
+        "path": "/everything",
+        "headers": [*SCOPE["headers"], (b"accept", b"application/x-ndjson")],
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message.get("body"):
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await app(scope, receive, send)
+    assert count("StreamEverything", "CANCELLED") == before + 1
