@@ -27,9 +27,10 @@ def extract(compiled: bytes) -> dict[str, str]:
     comments = {}
     for place in file.source_code_info.location:
         match list(place.path):
-            case [kind, message, *nested, inner, field] if (
-                (kind, inner) == (MESSAGES, FIELDS) and set(nested[::2]) <= {NESTED}
-            ):
+            case [kind, message, *nested, inner, field] if (kind, inner) == (
+                MESSAGES,
+                FIELDS,
+            ) and set(nested[::2]) <= {NESTED}:
                 described = file.message_type[message]
                 for index in nested[1::2]:
                     described = described.nested_type[index]

@@ -205,6 +205,26 @@ def test_everything_lists_objects_whose_rows_light_up(desktop: User) -> None:
     expect(desktop.page.locator("#objects li.lit")).to_have_count(1)
 
 
+def test_everything_is_drawn_as_it_is_found(desktop: User) -> None:
+    desktop.open_sample("Rocket")
+    counts = desktop.page.evaluate_handle(
+        """() => {
+          const counts = [];
+          const list = document.getElementById("objects");
+          new MutationObserver(() => counts.push(list.children.length)).observe(list, {childList: true});
+          return counts;
+        }"""
+    )
+    desktop.turn_to("Everything")
+    desktop.page.click("#everything")
+    desktop.says("objects in")
+    drawn = counts.json_value()
+    assert len(set(drawn)) > 2
+    assert 0 < drawn[0] < max(drawn)
+    desktop.page.keyboard.press("Control+z")  # all of it is one step
+    expect(desktop.objects()).to_have_count(0)
+
+
 def test_a_collection_is_searched_with_pictures_of_its_hits(user: User) -> None:
     user.turn_to("Search")
     user.page.fill("#collection", f"photographs-{user.touch}")
@@ -332,7 +352,10 @@ def test_ninety_masks_of_12_megapixels_need_few_canvases_and_little_memory(deskt
         masks.append(
             {"rle": {"height": 3000, "width": 4000, "counts": counts}, "predicted_iou": 0.9}
         )
-    desktop.page.route("**/everything", lambda route: route.fulfill(json={"masks": masks}))
+    found = [{"id": index, "mask": mask} for index, mask in enumerate(masks)]
+    parts = [{"found": found[:50], "withdrawn": []}, {"found": found[50:], "withdrawn": []}]
+    lines = "".join(f"{json.dumps(part)}\n" for part in parts)
+    desktop.page.route("**/everything", lambda route: route.fulfill(body=lines))
     desktop.turn_to("Everything")
     desktop.page.click("#everything")
     expect(desktop.objects()).to_have_count(90)

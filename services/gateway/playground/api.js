@@ -12,8 +12,10 @@ export const apiKey = {
 };
 
 /** POST fields as a form: files as they are, nested values as JSON. Bulk work yields to all other. */
-export async function post(path, fields, {signal, bulk = false} = {}) {
-  const headers = {};
+export const post = async (path, fields, options) => (await send(path, fields, options)).json();
+
+async function send(path, fields, {signal, bulk = false, accept = "application/json"} = {}) {
+  const headers = {accept};
   if (apiKey.get()) headers["x-api-key"] = apiKey.get();
   if (bulk) headers["x-samclip-priority"] = "bulk";
   let reply;
@@ -23,22 +25,41 @@ export async function post(path, fields, {signal, bulk = false} = {}) {
     if (error.name === "AbortError") throw error;
     throw new Failure("The service does not answer. Check that it is running, then try again.");
   }
-  if (reply.ok) return reply.json();
+  if (reply.ok) return reply;
   throw new Failure(await reason(reply), reply.status);
 }
 
 /** POST about a photograph; sends the file again if the service has forgotten it. */
 export async function ask(photo, path, fields, options) {
-  const send = image => post(path, {image, ...fields}, options);
-  let answer;
-  try {
-    answer = await send(photo.key ?? photo.file);
-  } catch (error) {
-    if (error.status !== 409) throw error;
-    answer = await send(photo.file);
-  }
+  const answer = await (await sendAbout(photo, path, fields, options)).json();
   photo.key = (answer.image ?? answer.results?.[0]?.image)?.key ?? photo.key;
   return answer;
+}
+
+/** POST about a photograph; yields the parts of the answer as they come. */
+export async function* stream(photo, path, fields, options) {
+  const reply = await sendAbout(photo, path, fields, {...options, accept: "application/x-ndjson"});
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+    const lines = (rest + part.value).split("\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      const answer = JSON.parse(line);
+      if (answer.detail) throw new Failure(sentence(answer.detail), answer.status);
+      photo.key = answer.image?.key ?? photo.key;
+      yield answer;
+    }
+  }
+}
+
+async function sendAbout(photo, path, fields, options) {
+  try {
+    return await send(path, {image: photo.key ?? photo.file, ...fields}, options);
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    return send(path, {image: photo.file, ...fields}, options);
+  }
 }
 
 function form(fields) {
@@ -58,8 +79,10 @@ async function reason(reply) {
   if (reply.status === 502 || reply.status === 503) return "The service is not ready yet. Try again in a moment.";
   try {
     const {detail} = await reply.json();
-    return detail.charAt(0).toUpperCase() + detail.slice(1) + ".";
+    return sentence(detail);
   } catch {
     return `The service answered with status ${reply.status} and no explanation.`;
   }
 }
+
+const sentence = detail => `${detail.charAt(0).toUpperCase()}${detail.slice(1)}.`;

@@ -1,6 +1,6 @@
 // The page: what the user does becomes a question to the service, and its answer becomes objects.
 
-import {apiKey, ask, post} from "./api.js";
+import {apiKey, ask, post, stream} from "./api.js";
 import {History} from "./history.js";
 import {decode} from "./masks.js";
 import {css, heat, paint} from "./paint.js";
@@ -39,12 +39,12 @@ async function busy(question) {
     return mine.signal.aborted ? null : {...answer, ms: Math.round(performance.now() - start)};
   } catch (error) { fail(error); return null; } finally {
     clearInterval(tick);
-    if (work === mine) { work = null; $("busy").hidden = true; }
+    if (work === mine) { work = null; $("busy").hidden = true; $("progress").removeAttribute("value"); }
   }
 }
 
 async function question(path, fields) {
-  if (!photo) { fail(new Error("Choose a photograph first.")); return null; }
+  needsPhoto();
   last = {path, fields, name: photo.name};
   const asked = photo, answer = await busy(signal => ask(asked, path, fields, {signal}));
   if (answer?.model) $("model").textContent = `${answer.model.name} · ${answer.model.digest.slice(0, 12)}`;
@@ -164,6 +164,7 @@ async function preview(x, y) {
 const labels = () => $("labels").value.split("\n").map(line => line.trim()).filter(Boolean);
 const words = id => $(id).value.split(",").map(word => word.trim()).filter(Boolean);
 const area = () => { const {height, width, counts} = selected().mask; return {rle: {height, width, counts}}; };
+const needsPhoto = () => { if (!photo) throw new Error("Choose a photograph first."); };
 const needsObject = () => { if (!selected()?.mask) throw new Error("Select an object first: click one, or a row of the list."); };
 
 function replaceBy(objects, text) {
@@ -212,14 +213,25 @@ const actions = {
     say(`Where the model sees “${label}”: ${answer.low.toFixed(2)} to ${answer.high.toFixed(2)}, ${answer.ms} ms.`);
   },
   async everything() {
-    const names = $("names").value;
-    const answer = await question("/everything", names === "labels" ? {labels: labels()} : {vocabulary: names});
-    if (!answer) return;
-    const objects = answer.masks.map(mask => ({...maskOf(mask), score: mask.label ? mask.label_score : undefined}));
-    replaceBy(objects, `${objects.length} objects in ${(answer.ms / 1000).toFixed(1)} s.`);
+    needsPhoto();
+    const names = $("names").value, found = new Map(), asked = photo;
+    const fields = names === "labels" ? {labels: labels()} : {vocabulary: names};
+    last = {path: "/everything", fields, name: photo.name};
+    const objects = () => [...found.values()].sort((one, other) => other.area - one.area);
+    const answer = await busy(async signal => {
+      for await (const {found: more, withdrawn, progress} of stream(asked, "/everything", fields, {signal})) {
+        for (const id of withdrawn) found.delete(id);
+        for (const {id, mask} of more) found.set(id, {...maskOf(mask), area: Number(mask.area), score: mask.label ? mask.label_score : undefined});
+        $("progress").value = progress;
+        if (more.length || withdrawn.length) { draft = {...NOTHING, objects: objects()}; render(); }
+      }
+    });
+    draft = null;
+    if (!answer) return render();
+    replaceBy(objects(), `${found.size} objects in ${(answer.ms / 1000).toFixed(1)} s.`);
   },
   async index() {
-    if (!photo) throw new Error("Choose a photograph first.");
+    needsPhoto();
     const metadata = {name: photo.name, thumbnail: thumbnail(photo, 112)};
     const items = [{id: photo.name, image: photo.key ? {key: photo.key} : await encoded(photo.file), metadata}];
     const answer = await busy(signal => post("/index", {collection: $("collection").value, items}, {signal}));
@@ -300,6 +312,7 @@ function draw() {
 
 /** Bring the picture, the list and the buttons up to date with the state. */
 function render() {
+  if (!photo) return;
   ghost = null;
   const state = now(), {width, height} = photo.copy;
   const shown = lit < 0 ? state.objects : state.objects.map((object, index) => ({...object, hidden: index !== lit}));

@@ -4,6 +4,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway import openapi
 from services.request import json_bodies
+from services.request.http import LINES
 from services.request.routes import ROUTES, SERVICES
 
 
@@ -14,23 +15,31 @@ def references(value: Any) -> set[str]:
     return set().union(*map(references, value)) if isinstance(value, list) else set()
 
 
-def test_every_rpc_has_a_route_and_every_route_is_described() -> None:
+def test_every_rpc_but_a_session_has_a_route_and_every_route_is_described() -> None:
     rpcs = {
         (SERVICES[service.full_name], method.name)
         for service in pb.DESCRIPTOR.services_by_name.values()
         for method in service.methods
+        if not method.client_streaming
     }
-    assert rpcs == {(name, route.rpc) for name, routes in ROUTES.items() for route in routes}
-    posts = {path for path, item in openapi.document()["paths"].items() if "post" in item}
-    assert posts == {route.path for routes in ROUTES.values() for route in routes}
+    routes = [(name, route) for name, routes in ROUTES.items() for route in routes]
+    whole = {(name, route.rpc) for name, route in routes}
+    assert rpcs == whole | {(name, route.stream) for name, route in routes if route.stream}
+    document = openapi.document()["paths"]
+    posts = {path: item["post"] for path, item in document.items() if "post" in item}
+    assert set(posts) == {route.path for _, route in routes}
+    for _, route in routes:
+        assert (LINES in posts[route.path]["responses"]["200"]["content"]) is bool(route.stream)
 
 
 def test_messages_are_those_of_the_proto() -> None:
     for service in pb.DESCRIPTOR.services_by_name.values():
-        routes = {route.rpc: route for route in ROUTES[SERVICES[service.full_name]]}
-        for method in service.methods:
-            assert routes[method.name].request.DESCRIPTOR is method.input_type
-            assert routes[method.name].response.DESCRIPTOR is method.output_type
+        for route in ROUTES[SERVICES[service.full_name]]:
+            method = service.methods_by_name[route.rpc]
+            assert route.request.DESCRIPTOR is method.input_type
+            assert route.response.DESCRIPTOR is method.output_type
+            if route.stream:
+                assert service.methods_by_name[route.stream].input_type is method.input_type
 
 
 def test_nothing_is_referred_to_that_is_not_there() -> None:
