@@ -211,7 +211,8 @@ def test_everything_is_drawn_as_it_is_found(desktop: User) -> None:
         """() => {
           const counts = [];
           const list = document.getElementById("objects");
-          new MutationObserver(() => counts.push(list.children.length)).observe(list, {childList: true});
+          const count = () => counts.push(list.children.length);
+          new MutationObserver(count).observe(list, {childList: true});
           return counts;
         }"""
     )
