@@ -354,7 +354,10 @@ def test_ninety_masks_of_12_megapixels_need_few_canvases_and_little_memory(deskt
             {"rle": {"height": 3000, "width": 4000, "counts": counts}, "predicted_iou": 0.9}
         )
     found = [{"id": index, "mask": mask} for index, mask in enumerate(masks)]
-    parts = [{"found": found[:50], "withdrawn": []}, {"found": found[50:], "withdrawn": []}]
+    parts = [
+        {"found": found[:50], "withdrawn": [], "progress": 0.5},
+        {"found": found[50:], "withdrawn": [], "progress": 1},
+    ]
     lines = "".join(f"{json.dumps(part)}\n" for part in parts)
     desktop.page.route("**/everything", lambda route: route.fulfill(body=lines))
     desktop.turn_to("Everything")

@@ -43,9 +43,15 @@ async function busy(question) {
   }
 }
 
+/** Keep a request for "Copy as", without what was not given. */
+function remember(path, fields) {
+  const given = Object.entries(fields).filter(([, value]) => value !== undefined && value !== "");
+  last = {path, fields: Object.fromEntries(given), name: photo.name};
+}
+
 async function question(path, fields) {
   needsPhoto();
-  last = {path, fields, name: photo.name};
+  remember(path, fields);
   const asked = photo, answer = await busy(signal => ask(asked, path, fields, {signal}));
   if (answer?.model) $("model").textContent = `${answer.model.name} · ${answer.model.digest.slice(0, 12)}`;
   return asked === photo ? answer : null;
@@ -195,6 +201,7 @@ const actions = {
       row.append(name, value);
       return row;
     }));
+    render();
     say(`${areas ? "The object" : "The photograph"} is most likely “${scores[0].label}”, ${answer.ms} ms.`);
   },
   "classify-object"() { needsObject(); return actions.classify([area()]); },
@@ -216,7 +223,7 @@ const actions = {
     needsPhoto();
     const names = $("names").value, found = new Map(), asked = photo;
     const fields = names === "labels" ? {labels: labels()} : {vocabulary: names};
-    last = {path: "/everything", fields, name: photo.name};
+    remember("/everything", fields);
     const objects = () => [...found.values()].sort((one, other) => other.area - one.area);
     const answer = await busy(async signal => {
       for await (const {found: more, withdrawn, progress} of stream(asked, "/everything", fields, {signal})) {
