@@ -111,9 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER")
     args = parser.parse_args(argv)
     try:
-        files = [(scene, _find(*scene.file)) for scene in SCENES]
+        files = [(scene, photograph(*scene.file)) for scene in SCENES]
         with ExitStack() as stack:
-            address = args.server if _answers(args.server) else stack.enter_context(_service())
+            address = args.server if _answers(args.server) else stack.enter_context(service())
             client = stack.enter_context(Client(address, timeout=TIMEOUT_SECONDS))
             _show(client, files, args.out)
     except (ServiceError, FileNotFoundError, RuntimeError) as error:
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _find(package: str, path: str) -> Path:
+def photograph(package: str, path: str) -> Path:
     """Return the path of a file in an installed package, without importing the package."""
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -143,7 +143,7 @@ def _answers(address: str) -> bool:
 
 
 @contextmanager
-def _service() -> Iterator[str]:
+def service() -> Iterator[str]:
     """Run a service on free ports; yield its gRPC address."""
     http, grpc = _free_port(), _free_port()
     with tempfile.TemporaryDirectory(prefix="samclip-demo-") as index:

@@ -339,6 +339,9 @@ function render() {
   const any = state.objects.some(object => object.mask);
   $("found").hidden = !any && !last;
   $("take").hidden = !any;
+  for (const button of $("copy").querySelectorAll("button")) {  // a mask is too long for a command
+    button.disabled = Boolean(last?.fields.areas) && button.dataset.copy !== "curl";
+  }
   $("copy").hidden = !last || !(last.path in {"/segment": 1, "/everything": 1, "/classify": 1, "/semantic": 1});
 }
 

@@ -11,7 +11,7 @@ from tests.fake_server import fake_server
 
 def test_what_is_asked_lies_inside_the_photographs() -> None:
     for scene in demo.SCENES:
-        with Image.open(demo._find(*scene.file)) as photo:
+        with Image.open(demo.photograph(*scene.file)) as photo:
             width, height = photo.size
         x_min, y_min, x_max, y_max = scene.box
         assert 0 <= x_min < x_max <= width
