@@ -23,9 +23,7 @@ def test_try_it_out_answers_200(desktop: User, service: Service) -> None:
         block = page.locator(".opblock", has=page.locator(f'[data-path="{path}"]'))
         block.locator(".opblock-summary-control").click()
         block.get_by_role("button", name="Execute").click()
-        expect(block.locator("tbody .response-col_status").first).to_contain_text(
-            "200"
-        )
+        expect(block.locator("tbody .response-col_status").first).to_contain_text("200")
     assert not others
 
 
