@@ -33,9 +33,9 @@ def attend(features: ImageFeatures) -> ImageFeatures:
 
         maps_Chw = cosine_maps(attend(features), text_LD)
 
-    Call it once per request: it takes 5 ms for 576 cells. ``semantic.refine`` reads the map without
-    it: the SAM head finds the outlines itself, and small objects are lost in the mean. Features
-    need CLIP_DENSE and SAM of one encoding; otherwise raises ValueError.
+    Call it once per request: on one core, 576 cells take 11 ms. ``semantic.refine`` reads the map
+    without it: the SAM head finds the outlines itself, and small objects are lost in the mean.
+    Features need CLIP_DENSE and SAM of one encoding; otherwise raises ValueError.
     """
     dense_Dhw = valid_cells(features)
     key_NE = _keys(features, *dense_Dhw.shape[1:])
