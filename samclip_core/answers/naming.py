@@ -29,9 +29,7 @@ class Namer:
     ) -> None:
         """Leave masks without a name whose label is less probable than ``min_score``.
 
-        None: ``MIN_SCORE``.
-
-        ``text_LD`` has rows of length 1. Raises InvalidLabels.
+        None stands for ``MIN_SCORE``. ``text_LD`` has rows of length 1. Raises InvalidLabels.
         """
         check_labels(labels)
         self._labels = labels
