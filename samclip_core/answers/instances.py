@@ -40,8 +40,8 @@ RISE = 0.6
 MAX_IOU, MAX_COVER = 0.5, 0.8
 """A mask is left out if a better one of its text has a higher IoU with it, or is covered by it to
 more than this. Parts of a better mask stay: which of the two is meant, only the caller knows."""
-MAX_MASKS = 5
-"""Most masks of a text, those with the highest predicted IoU."""
+MAX_MASKS, MIN_QUALITY = 5, 0.6
+"""Most masks of a text; they have at least this share of the best one's quality."""
 IN_BOX = 0.8
 """A mask is in a box if this much of it is."""
 
@@ -57,9 +57,19 @@ class _Search:
     pooled: float
     cells: int
 
+    def contrast(self, inside_ss: NDArray[np.bool_]) -> float:
+        """Return the mean evidence in these cells above that in all others, at least 0."""
+        if inside_ss.all():
+            return 0.0
+        return max(0.0, float(self.map_ss[inside_ss].mean() - self.map_ss[~inside_ss].mean()))
+
     def score(self, inside_ss: NDArray[np.bool_]) -> float:
         """Return the probability that the text describes what is in these cells."""
         return probability(peak(self.map_ss, inside_ss & self.allowed_ss, self.cells), self.pooled)
+
+
+_Ranked = tuple[float, EverythingMask]
+"""A mask after its quality: predicted IoU × stability × contrast of the evidence."""
 
 
 def check(
@@ -124,7 +134,7 @@ def find_steps(
     found = []
     searches = list(_searches(features, prompts, vectors, logit_scale))
     for search in searches:
-        masks: list[EverythingMask] = []
+        masks: list[_Ranked] = []
         if search.allowed_ss.any() and search.score(search.allowed_ss) >= least:
             for question in _questions(terms, features, search):
                 for answer in (yield question):
@@ -212,7 +222,7 @@ def _questions(terms: Terms, features: ImageFeatures, search: _Search) -> Iterat
 
 def _scored(
     features: ImageFeatures, search: _Search, answer: MaskSet, least: float
-) -> Iterator[EverythingMask]:
+) -> Iterator[_Ranked]:
     """Yield the masks of an answer that are where they should be and score enough."""
     for index, logits_ss in enumerate(answer.logits_Mhw):
         inside_ss = logits_ss > 0
@@ -220,15 +230,12 @@ def _scored(
         if there and _fits(search.where, inside_ss, features.geometry.size):
             score = search.score(inside_ss)
             if score >= least:
-                iou, stability = answer.predicted_iou_M[index], answer.stability_M[index]
-                yield EverythingMask(
-                    features.geometry,
-                    logits_ss,
-                    float(iou),
-                    float(stability),
-                    search.prompt.text,
-                    score,
+                iou, stability = (
+                    float(value[index]) for value in (answer.predicted_iou_M, answer.stability_M)
                 )
+                text = search.prompt.text
+                mask = EverythingMask(features.geometry, logits_ss, iou, stability, text, score)
+                yield iou * stability * search.contrast(inside_ss), mask
 
 
 def _fits(where: Prompt | None, inside_ss: NDArray[np.bool_], size: int) -> bool:
@@ -247,11 +254,15 @@ def _fits(where: Prompt | None, inside_ss: NDArray[np.bool_], size: int) -> bool
     return True
 
 
-def _without_doubles(masks: Sequence[EverythingMask]) -> list[EverythingMask]:
-    """Return the masks that no better one makes redundant, most probable first."""
+def _without_doubles(masks: Sequence[_Ranked]) -> list[EverythingMask]:
+    """Return the masks that are nearly as good as the best and not redundant, probable ones first.
+
+    Of equally probable masks, the better one is first.
+    """
     kept: list[EverythingMask] = []
-    for mask in sorted(masks, key=lambda mask: -mask.predicted_iou):
-        if not any(_redundant(mask, better) for better in kept):
+    least = MIN_QUALITY * max((quality for quality, _ in masks), default=0.0)
+    for quality, mask in sorted(masks, key=lambda ranked: -ranked[0]):
+        if quality >= least and not any(_redundant(mask, better) for better in kept):
             kept.append(mask)
     return sorted(kept[:MAX_MASKS], key=lambda mask: -mask.label_score)
 
