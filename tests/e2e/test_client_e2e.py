@@ -19,7 +19,7 @@ TEMPLATES = ["a photo of {}."]
 
 
 def path(name: str) -> Path:
-    return demo._find(*SCENES[name].file)
+    return demo.photograph(*SCENES[name].file)
 
 
 @pytest.fixture
