@@ -4,7 +4,7 @@ from typing import Any, Self
 
 from samclip import wire
 from samclip.blocking import blocking
-from samclip.errors import DeadlineExceeded, KeyUnknown, ServiceError, Unavailable
+from samclip.errors import DeadlineExceeded, KeyUnknown, Unavailable
 from samclip.session import Session
 from samclip.types import Box, Mask, Prompt
 from samclip.v1 import samclip_pb2 as pb
@@ -71,7 +71,7 @@ class _Clicks:
     async def _ask(self, message: pb.SegmentStreamRequest) -> Any:
         try:
             return await self._session.exchange(self._stream, message)
-        except ServiceError:
+        except BaseException:  # also an interrupt: the answer would be taken for the next one's
             await self._end()
             raise
 

@@ -183,6 +183,10 @@ def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
             raise InvalidPrompt(
                 f"prompt {index} has {len(prompt.points)} points, at most {most}: send fewer"
             )
+        if len(prompt.not_texts) > most:
+            raise InvalidPrompt(
+                f"prompt {index} has {len(prompt.not_texts)} not_texts, at most {most}: send fewer"
+            )
 
 
 def check_areas(areas: Sequence[pb.Area], images: int, most: int) -> None:

@@ -132,12 +132,15 @@ class Service:
         session = not isinstance(request, Message)
         limit_s = sessions.LONGEST_S if session else self.settings.request_timeout_s
         context = self._context(method, request, self._caller(metadata), metadata, limit_s)
+        total_s = context.priority.time_left()
         with self._sessions.opened() if session else nullcontext():
-            async with (
-                time_limit(context),
-                aclosing(self.answers(method, request, context)) as answers,
-            ):
-                async for answer in answers:
+            async with aclosing(self.answers(method, request, context)) as answers:
+                while True:
+                    # While an answer is sent, the limit would look like a cancelled call.
+                    async with time_limit(context, total_s):
+                        answer = await anext(answers, None)
+                    if answer is None:
+                        return
                     yield answer
 
     def _caller(self, metadata: Mapping[str, str]) -> Caller:
@@ -191,10 +194,12 @@ class Service:
 
 
 @asynccontextmanager
-async def time_limit(context: RequestContext) -> AsyncIterator[None]:
-    """Stop the work in this context at its deadline. Raises DeadlineExceeded then."""
-    limit_s = context.priority.time_left()
-    limit = asyncio.timeout(limit_s)
+async def time_limit(context: RequestContext, total_s: float | None = None) -> AsyncIterator[None]:
+    """Stop the work in this context at its deadline. Raises DeadlineExceeded then.
+
+    ``total_s`` is the limit that the error names, if the work began earlier.
+    """
+    limit = asyncio.timeout(left_s := context.priority.time_left())
     try:
         async with limit:
             yield
@@ -203,7 +208,8 @@ async def time_limit(context: RequestContext) -> AsyncIterator[None]:
             raise
         metrics.SHED.labels("deadline").inc()
         raise DeadlineExceeded(
-            f"no answer within {limit_s:.3g} s: try again later, or send less in one request"
+            f"no answer within {total_s or left_s:.3g} s: try again later, or send less in one "
+            "request"
         ) from error
 
 

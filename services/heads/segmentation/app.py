@@ -3,6 +3,7 @@
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any
 
 from ray.serve import Application
@@ -97,10 +98,11 @@ class Segmentation(Head):
     async def SegmentEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> pb.SegmentEverythingResponse:
-        every = Everything(self, self._decoder, self._encoders, request)
+        every = Everything(self, self._decoder, self._encoders, request, panoptic=True)
         await every.begin(context)
-        async for _ in every.rounds():
-            pass
+        async with aclosing(every.rounds()) as rounds:
+            async for _ in rounds:
+                pass
         return await every.reply()
 
     @stream_rpc
@@ -109,8 +111,9 @@ class Segmentation(Head):
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
         every = Everything(self, self._decoder, self._encoders, request)
         await every.begin(context)
-        async for update in every.updates():
-            yield update
+        async with aclosing(every.updates()) as updates:
+            async for update in updates:
+                yield update
 
     async def _encode(self, masks: Sequence[EverythingMask], encoding: int) -> list[pb.Mask]:
         made = (wire.to_everything_mask(mask, encoding) for mask in masks)

@@ -19,6 +19,9 @@ from services.settings import Settings
 
 T = TypeVar("T")
 
+PICTURES = 2
+"""Requests that search crops at once: each holds its decoded picture, 192 MB for 64 megapixels."""
+
 
 class Decoder:
     """Batches the prompts of different requests and images. For one event loop.
@@ -36,6 +39,7 @@ class Decoder:
         self._device_name = settings.device
         # More would only finish later, each holding its masks in memory.
         self._bulk_turns = asyncio.Semaphore(at_once)
+        self.pictures = asyncio.Semaphore(PICTURES)
         # A batch saves a tenth, which is not worth a wait. Serve limits the requests of a replica,
         # and each waits for one answer at a time.
         self._batcher = Batcher[Question, list[MaskLogits]](

@@ -1,7 +1,8 @@
 """One request for everything: the picture and its crops, round by round, to messages."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import Executor
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -39,9 +40,18 @@ class Everything:
     _namer: Namer | None = None
 
     def __init__(
-        self, head: Head, decoder: Decoder, encoders: Executor, request: pb.SegmentEverythingRequest
+        self,
+        head: Head,
+        decoder: Decoder,
+        encoders: Executor,
+        request: pb.SegmentEverythingRequest,
+        panoptic: bool = False,
     ) -> None:
-        """Check the request. Raises InvalidRequest, InvalidLabels and KeyUnknown."""
+        """Check the request, which may be for one picture of all masks only with ``panoptic``.
+
+        Raises InvalidRequest, InvalidLabels and KeyUnknown.
+        """
+        check_encoding(request.encoding, panoptic)
         _check(request, head.settings.max_labels)
         self._head, self._decoder, self._encoders = head, decoder, encoders
         self._request = request
@@ -77,34 +87,33 @@ class Everything:
         """Run the rounds; yield the share of the work that is done after each."""
         side = self._request.points_per_side or self._head.config.points_per_side
         crops = self._crops()
-        pixels_HW3 = await self._decoded() if self._request.crop_layers else None
-        for done, crop in enumerate(crops):
-            features = self._features
-            if crop is not None and pixels_HW3 is not None:
-                features = await self._encode_crop(crop, crop.of(pixels_HW3))
-            for steps in self._search.rounds(features, side, crop):
-                await self._decoder.run_bulk(self._context, steps)
-                yield (done + self._search.progress) / len(crops)
+        async with self._picture() as pixels_HW3:
+            for done, crop in enumerate(crops):
+                features = self._features
+                if crop is not None and pixels_HW3 is not None:
+                    features = await self._encode_crop(crop, crop.of(pixels_HW3))
+                for steps in self._search.rounds(features, side, crop):
+                    await self._decoder.run_bulk(self._context, steps)
+                    yield (done + self._search.progress) / len(crops)
 
     async def updates(self) -> AsyncGenerator[pb.EverythingUpdate, None]:
         """Run the rounds; yield what each of them finds and withdraws."""
-        if self._request.encoding == pb.PANOPTIC:
-            raise InvalidRequest(
-                "a stream has single masks, not one picture: choose another encoding than PANOPTIC"
-            )
-        changes = Changes()
+        changes, sent = Changes(), 0
         update = pb.EverythingUpdate(image=self.info, model=self.model)
-        async for update.progress in self.rounds():
-            new, update.withdrawn[:] = changes.since(self.found)
-            for number, mask in zip(new, await self._masks(list(new.values())), strict=True):
-                update.found.add(id=number, mask=mask)
-            yield update
-            update = pb.EverythingUpdate()
+        async with aclosing(self.rounds()) as rounds:
+            async for update.progress in rounds:
+                new, update.withdrawn[:] = changes.since(self.found)
+                sent += len(new)
+                masks = await self._masks(list(new.values()), sent)
+                for number, mask in zip(new, masks, strict=True):
+                    update.found.add(id=number, mask=mask)
+                yield update
+                update = pb.EverythingUpdate()
 
-    async def _masks(self, found: Sequence[Found]) -> list[pb.Mask]:
-        """Name and encode masks."""
+    async def _masks(self, found: Sequence[Found], total: int) -> list[pb.Mask]:
+        """Name and encode masks, which make ``total`` with those of the same answer so far."""
         encoding = self._request.encoding
-        check_mask_pixels(len(found), self._features.geometry, encoding)
+        check_mask_pixels(total, self._features.geometry, encoding)
         made = (wire.to_everything_mask(self._named(one), encoding) for one in found)
         return await threads.drain(self._encoders, "encode", made)
 
@@ -113,7 +122,7 @@ class Everything:
         reply = pb.SegmentEverythingResponse(image=self.info, model=self.model)
         found = largest_first(self.found)
         if self._request.encoding != pb.PANOPTIC:
-            reply.masks.extend(await self._masks(found))
+            reply.masks.extend(await self._masks(found, len(found)))
             return reply
         check_mask_pixels(len(found), self._features.geometry, pb.PANOPTIC)
         named = await threads.drain(self._encoders, "encode", map(self._named, found))
@@ -131,10 +140,16 @@ class Everything:
         size = self._features.geometry
         return [None, *crops_of(size.height, size.width, self._request.crop_layers)]
 
-    async def _decoded(self) -> NDArray[np.uint8]:
+    @asynccontextmanager
+    async def _picture(self) -> AsyncIterator[NDArray[np.uint8] | None]:
+        """Hold the pixels if there are crops; few requests do at once."""
+        if not self._request.crop_layers:
+            yield None
+            return
         limits = image_limits(self._head.settings)
-        encoded = self._request.image.encoded
-        return await threads.run(self._encoders, "decode", image.decode, encoded, limits)
+        async with self._decoder.pictures:
+            encoded = self._request.image.encoded
+            yield await threads.run(self._encoders, "decode", image.decode, encoded, limits)
 
     async def _encode_crop(self, crop: Crop, pixels_HW3: NDArray[np.uint8]) -> ImageFeatures:
         """Return the features of a crop, which is sent to the backbone in the model's resolution.
@@ -155,7 +170,6 @@ class Everything:
 
 def _check(request: pb.SegmentEverythingRequest, max_labels: int) -> None:
     """Raise InvalidRequest, InvalidLabels or KeyUnknown for a request that cannot be answered."""
-    check_encoding(request.encoding, panoptic=True)
     check_points_per_side(request.points_per_side)
     check_layers(request.crop_layers)
     if request.labels:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import numpy as np
@@ -116,6 +117,31 @@ def test_a_session_that_the_service_ended_is_opened_again(
         assert session.click(9, 3).predicted_iou == 0.75
 
 
+class Interrupted:
+    """A call whose caller presses Ctrl+C before the answer comes, and then goes on with it."""
+
+    def __init__(self, call: Any) -> None:
+        self.cancel = call.cancel
+        self._call, self._interrupted = call, False
+
+    def __next__(self) -> Any:
+        if self._interrupted:
+            return next(self._call)
+        self._interrupted = True
+        raise KeyboardInterrupt
+
+
+def test_an_interrupted_click_does_not_answer_the_next_one(
+    service: FakeService, photo: samclip.Photo
+) -> None:
+    with photo.clicks() as session:
+        session.click(5, 7)
+        session._stream._call = Interrupted(session._stream._call)
+        with pytest.raises(KeyboardInterrupt):
+            session.click(3, 3)
+        assert session.click(9, 3).predicted_iou == 0.75
+
+
 def test_a_service_that_stays_away_is_an_error(service: FakeService, photo: samclip.Photo) -> None:
     with photo.clicks() as session:
         session.click(5, 7)
@@ -150,6 +176,12 @@ def test_the_async_twin(server: tuple[FakeService, str]) -> None:
             with pytest.raises(samclip.InvalidArgument, match="outside"):
                 await session.click(99, 7)
             assert (await session.click(9, 3, negative=True)).predicted_iou == 0.75
+            await session.restart()
+            service.release.clear()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(session.click(2, 2), 0.2)
+            service.release.set()
+            assert (await session.click(5, 7)).area == 35
             await session.restart()
             service.release.clear()
             session._stream._timeout = 0.2

@@ -1,4 +1,5 @@
 import asyncio
+from contextlib import asynccontextmanager
 
 import grpc
 import numpy as np
@@ -9,7 +10,8 @@ from samclip_core.answers.vocabularies import names_of
 from samclip_core.io.masks import decode_rle
 from samclip_core.types import Prompt, TextPrompt
 from services.deployment import replica
-from services.heads.segmentation import app
+from services.heads.segmentation import app, decoder
+from services.heads.segmentation.everything import Everything
 from services.request import limits, wire
 from services.settings import SettingsError
 from tests.in_process import png
@@ -140,6 +142,7 @@ async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
         (ask(pb.Prompt(not_texts=["dog"])), "the text of prompt 0 is empty"),
         (ask(pb.Prompt(text="dog", not_texts=["cat", " "])), "a not_text of prompt 0 is empty"),
         (ask(pb.Prompt(text="dog", not_texts=["x"] * 65)), "prompt 0: 65 not_texts, at most 64"),
+        (ask(pb.Prompt(text="dog", not_texts=[""] * 257)), "prompt 0 has 257 not_texts"),
         (ask(pb.Prompt(text="dog"), min_score=1.5), "min_score is 1.5, expected 0 to 1"),
         (
             ask(POINT, pb.Prompt(text="dog", points=[pb.Point(x=41, y=3)])),
@@ -252,9 +255,43 @@ async def test_replaying_the_stream_gives_the_reply(caller, fields):
 
 
 async def test_a_stream_has_no_panoptic_picture(caller):
-    with pytest.raises(grpc.aio.AioRpcError, match="choose another encoding than PANOPTIC"):
-        async for _ in caller.stream("StreamEverything", everything(encoding=pb.PANOPTIC)):
+    request = everything(encoding=pb.PANOPTIC, image=pb.Image(encoded=b"not looked at"))
+    with pytest.raises(grpc.aio.AioRpcError, match="choose another encoding, or SegmentEvery"):
+        async for _ in caller.stream("StreamEverything", request):
             pass
+
+
+async def test_the_masks_of_a_whole_stream_are_limited(caller, monkeypatch):
+    updates = [update async for update in caller.stream("StreamEverything", everything())]
+    sent = [len(update.found) for update in updates]
+    assert max(sent) < sum(sent)
+    monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * (sum(sent) - 1))
+    with pytest.raises(grpc.aio.AioRpcError, match=f"{sum(sent)} masks of 40×30"):
+        async for _ in caller.stream("StreamEverything", everything()):
+            pass
+
+
+async def test_few_requests_hold_a_decoded_picture_at_once(caller, monkeypatch):
+    held = most = 0
+    decoded, leave = Everything._picture, asyncio.Event()
+
+    @asynccontextmanager
+    async def counted(self):
+        nonlocal held, most
+        async with decoded(self) as picture:
+            held += 1
+            most = max(most, held)
+            if held == decoder.PICTURES:
+                leave.set()
+            await leave.wait()
+            yield picture
+            held -= 1
+
+    monkeypatch.setattr(Everything, "_picture", counted)
+    requests = [caller("SegmentEverything", everything(crop_layers=1)) for _ in range(4)]
+    first, *others = await asyncio.gather(*requests)
+    assert all(other.masks == first.masks for other in others)
+    assert (held, most) == (0, decoder.PICTURES)
 
 
 async def test_crops_add_masks_in_the_whole_picture(caller, tiny_model):

@@ -371,6 +371,16 @@ async def test_answers_are_streamed_until_the_time_limit():
     request = pb.SegmentEverythingRequest(points_per_side=2)
     answers = echo.stream("StreamEverything", request, HEADERS)
     assert [(await anext(answers)).progress for _ in range(2)] == [0, 0.5]
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
+        await anext(answers)
+
+
+async def test_a_time_limit_that_passes_while_an_answer_is_sent_is_no_cancelled_call():
+    echo = EchoStream(Settings(request_timeout_s=0.1))
+    request = pb.SegmentEverythingRequest(points_per_side=1)
+    answers = echo.stream("StreamEverything", request, HEADERS)
+    await anext(answers)
+    await asyncio.sleep(0.3)  # the caller is slow to take it
     with pytest.raises(DeadlineExceeded):
         await anext(answers)
 
