@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from examples import gallery
 from tests import documents
 from tests.checkout import ROOT
 from tests.documents import DOCUMENTS
@@ -47,6 +48,12 @@ def test_commands_exist(words: list[str]) -> None:
 def test_the_table_of_settings_is_what_the_code_says() -> None:
     text = (ROOT / "docs/settings.md").read_text()
     assert documents.with_table(text) == text, "run make docs"
+
+
+def test_the_gallery_is_the_one_that_the_program_writes() -> None:
+    assert (ROOT / "docs/gallery.md").read_text() == gallery.page()
+    pictures = {f"{entry.name}.jpg" for entry in gallery.ENTRIES}
+    assert {path.name for path in (ROOT / "docs/gallery").iterdir()} == pictures
 
 
 def headings(document: Path) -> set[str]:
