@@ -5,10 +5,12 @@ The service must never reply INTERNAL or 5xx, never hang, and never reveal its f
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
 import schemathesis
+from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, seed, settings
@@ -65,26 +67,37 @@ def fuzz_grpc(channel: grpc.Channel, examples: int, number: int, tally: Tally) -
     each = -(-examples // len(METHODS))
     for path, method in METHODS:
         requests = messages(GetMessageClass(method.input_type)) | st.binary(max_size=100)
-        _fuzz_rpc(channel, path, requests, settings(max_examples=each), number, tally)
+        _fuzz_rpc(_call(channel, path, method), path, requests, each, number, tally)
+
+
+def _call(channel: grpc.Channel, path: str, method: MethodDescriptor) -> Callable[[bytes], bytes]:
+    """Return a function that sends one message, and returns all replies of the rpc in one."""
+    if method.client_streaming:
+        session = channel.stream_stream(path)
+        return lambda data: b"".join(session(iter([data]), timeout=HANG_S))
+    if method.server_streaming:
+        stream = channel.unary_stream(path)
+        return lambda data: b"".join(stream(data, timeout=HANG_S))
+    return lambda data: channel.unary_unary(path)(data, timeout=HANG_S)
 
 
 def _fuzz_rpc(
-    channel: grpc.Channel,
+    call: Callable[[bytes], bytes],
     path: str,
     requests: st.SearchStrategy[Message | bytes],
-    most: settings,
+    examples: int,
     number: int,
     tally: Tally,
 ) -> None:
-    call = channel.unary_unary(path)
-
     @seed(number)
-    @settings(most, database=None, deadline=None, suppress_health_check=[*HealthCheck])
+    @settings(
+        max_examples=examples, database=None, deadline=None, suppress_health_check=[*HealthCheck]
+    )
     @given(requests)
     def check(request: Message | bytes) -> None:
         data = request if isinstance(request, bytes) else request.SerializeToString()
         try:
-            code, reply = "OK", call(data, timeout=HANG_S)
+            code, reply = "OK", call(data)
         except grpc.RpcError as error:
             code, reply = error.code().name, (error.details() or "").encode()
         tally.add(path, code)
