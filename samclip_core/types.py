@@ -90,9 +90,16 @@ class TextPrompt:
     where: Prompt | None = None
 
     def validate(self, geometry: Geometry) -> None:
-        """Raise InvalidLabels for an empty text, InvalidPrompt if ``where`` does not fit."""
+        """Raise InvalidLabels for an empty text or one that is also unwanted.
+
+        Raises InvalidPrompt if ``where`` does not fit.
+        """
         if not all(text.strip() for text in (self.text, *self.not_texts)):
             raise InvalidLabels("a text is empty: give every text some words")
+        if self.text in self.not_texts:
+            raise InvalidLabels(
+                f"the text {self.text!r} is also one of its not_texts: leave it out there"
+            )
         if len(self.not_texts) > MAX_NOT_TEXTS:
             raise InvalidLabels(
                 f"{len(self.not_texts)} not_texts, at most {MAX_NOT_TEXTS}: give fewer"
@@ -227,6 +234,12 @@ class EverythingMask:
         mask_HW = np.zeros((crop.picture_height, crop.picture_width), np.bool_)
         mask_HW[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] = mask_hw
         return mask_HW
+
+    @property
+    def inside_hw(self) -> NDArray[np.bool_]:
+        """Bool over the cells of the logits that hold picture."""
+        rows, columns = self.geometry.grid(self.logits_hw.shape[-1])
+        return self.logits_hw[:rows, :columns] > 0
 
 
 @dataclass(frozen=True, eq=False)

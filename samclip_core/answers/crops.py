@@ -31,7 +31,7 @@ def check_layers(layers: int) -> None:
 def crops_of(height: int, width: int, layers: int) -> list[Crop]:
     """Return the crops of a picture of ``height``×``width`` pixels, layer by layer.
 
-    Layer n has 2ⁿ × 2ⁿ crops; their overlap shrinks with them.
+    Layer n has 2ⁿ × 2ⁿ crops; their overlap shrinks with them. A side of a few pixels has fewer.
     """
     crops = []
     for layer in range(1, layers + 1):
@@ -42,9 +42,9 @@ def crops_of(height: int, width: int, layers: int) -> list[Crop]:
         )
         for column, row in product(range(count), repeat=2):
             x, y = (crop_width - overlap) * column, (crop_height - overlap) * row
-            crops.append(
-                Crop(x, y, min(crop_height, height - y), min(crop_width, width - x), height, width)
-            )
+            rest_height, rest_width = min(crop_height, height - y), min(crop_width, width - x)
+            if min(rest_height, rest_width) > 0:
+                crops.append(Crop(x, y, rest_height, rest_width, height, width))
     return crops
 
 

@@ -30,7 +30,7 @@ STRIP_VALUES = 2**22  # values of all classes in memory at once: 16 MiB
 def background_words(labels: Sequence[str]) -> tuple[str, ...]:
     """Return the background words that no label names: with label "grass", grass is excluded."""
     named = set(re.findall(r"\w+", " ".join(labels).lower()))
-    return tuple(word for word in BACKGROUND_WORDS if word not in named)
+    return tuple(word for word in BACKGROUND_WORDS if not named.issuperset(word.split()))
 
 
 def valid_cells(features: ImageFeatures) -> NDArray[np.float32]:

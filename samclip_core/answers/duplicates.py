@@ -5,9 +5,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from samclip_core.io.masks import mask_box
-from samclip_core.types import EverythingMask
-
 MAX_IOU = 0.7
 """Of two masks or boxes that overlap more, only the better one is kept; SAM's value for boxes."""
 
@@ -58,17 +55,3 @@ def of_masks(masks_Mhw: Sequence[NDArray[np.bool_]], max_iou: float = MAX_IOU) -
         return iou_M
 
     return overlap
-
-
-def drop_duplicates(
-    masks: Sequence[EverythingMask], quality_M: Sequence[float], max_box_iou: float = MAX_IOU
-) -> list[EverythingMask]:
-    """Suppress masks of one picture by their boxes; return the kept ones, best first."""
-    boxes_M4 = [mask_box(_inside(mask)) for mask in masks]  # in cells
-    return [masks[index] for index in not_suppressed(of_boxes(boxes_M4), quality_M, max_box_iou)]
-
-
-def _inside(mask: EverythingMask) -> NDArray[np.bool_]:
-    """Return the mask over the valid cells of its logits."""
-    rows, columns = mask.geometry.grid(mask.logits_hw.shape[-1])
-    return mask.logits_hw[:rows, :columns] > 0

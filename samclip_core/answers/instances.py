@@ -36,7 +36,7 @@ MAX_TEXTS = 256
 MAX_POINTS, MAX_PIECES = 4, 3
 """Most maxima and pieces of a text's map that prompt the SAM head."""
 RISE = 0.6
-"""Maxima and pieces lie above this fraction of the way from the map's median to its maximum."""
+"""Maxima and pieces have at least this fraction of the way from the map's median to its maximum."""
 MAX_IOU, MAX_COVER = 0.5, 0.8
 """A mask is left out if a better one of its text has a higher IoU with it, or is covered by it to
 more than this. Parts of a better mask stay: which of the two is meant, only the caller knows."""
@@ -52,16 +52,18 @@ class _Search:
 
     prompt: TextPrompt
     where: Prompt | None
+    picture_ss: NDArray[np.bool_]
     map_ss: NDArray[np.float32]
     allowed_ss: NDArray[np.bool_]
     pooled: float
     cells: int
 
     def contrast(self, inside_ss: NDArray[np.bool_]) -> float:
-        """Return the mean evidence in these cells above that in all others, at least 0."""
-        if inside_ss.all():
+        """Return the mean evidence in these cells above that in the picture's others, or 0."""
+        others_ss = self.picture_ss & ~inside_ss
+        if not others_ss.any():
             return 0.0
-        return max(0.0, float(self.map_ss[inside_ss].mean() - self.map_ss[~inside_ss].mean()))
+        return max(0.0, float(self.map_ss[inside_ss].mean() - self.map_ss[others_ss].mean()))
 
     def score(self, inside_ss: NDArray[np.bool_]) -> float:
         """Return the probability that the text describes what is in these cells."""
@@ -168,10 +170,11 @@ def _searches(
         yield _Search(
             prompt,
             where,
+            picture_ss,
             evidence.map_Xss[own],
             picture_ss
             & (evidence.map_Xss[own] >= rival_ss)
-            & _in_box(where, features.geometry.size / side, side),
+            & _in_box(where, features.geometry, side),
             float(evidence.pooled_X[own]),
             max(1, round(PEAK * rows * columns)),
         )
@@ -188,17 +191,18 @@ def _in_model_frame(features: ImageFeatures, where: Prompt | None) -> Prompt | N
     return Prompt(points=points, negative=where.negative, box=corners)
 
 
-def _in_box(where: Prompt | None, cell: float, side: int) -> NDArray[np.bool_]:
-    """Return the cells whose centre is in the box; all if there is none."""
+def _in_box(where: Prompt | None, geometry: Geometry, side: int) -> NDArray[np.bool_]:
+    """Return the cells whose centre is in the box; all if there is none.
+
+    The centre of a cell that ends in the padding may lie there: then the picture's edge counts.
+    """
     if where is None or where.box is None:
         return np.ones((side, side), np.bool_)
     x_min, y_min, x_max, y_max = where.box
-    centre_s = (np.arange(side) + 0.5) * cell
-    in_x_s, in_y_s = (
-        (centre_s >= x_min) & (centre_s <= x_max),
-        (centre_s >= y_min) & (centre_s <= y_max),
-    )
-    return in_y_s[:, None] & in_x_s
+    centre_s = (np.arange(side) + 0.5) * (geometry.size / side)
+    x_s = np.minimum(centre_s, geometry.input_width)
+    y_s1 = np.minimum(centre_s, geometry.input_height)[:, None]
+    return (x_s >= x_min) & (x_s <= x_max) & (y_s1 >= y_min) & (y_s1 <= y_max)
 
 
 def _questions(terms: Terms, features: ImageFeatures, search: _Search) -> Iterator[Question]:
@@ -213,7 +217,7 @@ def _questions(terms: Terms, features: ImageFeatures, search: _Search) -> Iterat
     if search.where is not None:
         several.append(search.where)
     yield from questions(in_frame, several, multimask=True, at_once=terms.at_once)
-    above_ss = search.allowed_ss & (search.map_ss > level)
+    above_ss = search.allowed_ss & (search.map_ss >= level)
     probability_ss = 1 / (1 + np.exp(level - search.map_ss))
     pieces = find_components(features, probability_ss[None], above_ss[None])[:MAX_PIECES]
     single = [piece.prompt for piece in pieces]
@@ -225,9 +229,9 @@ def _scored(
 ) -> Iterator[_Ranked]:
     """Yield the masks of an answer that are where they should be and score enough."""
     for index, logits_ss in enumerate(answer.logits_Mhw):
-        inside_ss = logits_ss > 0
+        inside_ss = (logits_ss > 0) & search.picture_ss
         there = (inside_ss & search.allowed_ss).any()
-        if there and _fits(search.where, inside_ss, features.geometry.size):
+        if there and _fits(search.where, inside_ss, features.geometry):
             score = search.score(inside_ss)
             if score >= least:
                 iou, stability = (
@@ -235,21 +239,22 @@ def _scored(
                 )
                 text = search.prompt.text
                 mask = EverythingMask(features.geometry, logits_ss, iou, stability, text, score)
-                yield iou * stability * search.contrast(inside_ss), mask
+                yield max(0.0, iou) * stability * search.contrast(inside_ss), mask
 
 
-def _fits(where: Prompt | None, inside_ss: NDArray[np.bool_], size: int) -> bool:
+def _fits(where: Prompt | None, inside_ss: NDArray[np.bool_], geometry: Geometry) -> bool:
     """Return whether a mask contains the positive points only, and is in the box."""
     if where is None:
         return True
     side = len(inside_ss)
-    in_box = inside_ss & _in_box(where, size / side, side)
+    in_box = inside_ss & _in_box(where, geometry, side)
     if in_box.sum() < IN_BOX * inside_ss.sum():
         return False
+    rows, columns = geometry.grid(side)
     negative = where.negative or (False,) * len(where.points)
     for (x, y), unwanted in zip(where.points, negative, strict=True):
-        row, column = (min(int(value * side / size), side - 1) for value in (y, x))
-        if inside_ss[row, column] == unwanted:
+        row, column = (int(value * side / geometry.size) for value in (y, x))
+        if inside_ss[min(row, rows - 1), min(column, columns - 1)] == unwanted:
             return False
     return True
 
@@ -257,19 +262,20 @@ def _fits(where: Prompt | None, inside_ss: NDArray[np.bool_], size: int) -> bool
 def _without_doubles(masks: Sequence[_Ranked]) -> list[EverythingMask]:
     """Return the masks that are nearly as good as the best and not redundant, probable ones first.
 
-    Of equally probable masks, the better one is first.
+    Of equally probable masks, the better one is first; of equally good ones, that with the higher
+    predicted IoU.
     """
     kept: list[EverythingMask] = []
     least = MIN_QUALITY * max((quality for quality, _ in masks), default=0.0)
-    for quality, mask in sorted(masks, key=lambda ranked: -ranked[0]):
+    for quality, mask in sorted(masks, key=lambda each: (-each[0], -each[1].predicted_iou)):
         if quality >= least and not any(_redundant(mask, better) for better in kept):
             kept.append(mask)
     return sorted(kept[:MAX_MASKS], key=lambda mask: -mask.label_score)
 
 
 def _redundant(mask: EverythingMask, better: EverythingMask) -> bool:
-    inside_ss, other_ss = mask.logits_hw > 0, better.logits_hw > 0
-    area, other, common = inside_ss.sum(), other_ss.sum(), (inside_ss & other_ss).sum()
+    inside_hw, other_hw = mask.inside_hw, better.inside_hw
+    area, other, common = inside_hw.sum(), other_hw.sum(), (inside_hw & other_hw).sum()
     return bool(common > MAX_IOU * (area + other - common) or common > MAX_COVER * other)
 
 
@@ -293,11 +299,10 @@ def _settle(
 
 
 def _cut(mask: EverythingMask, lost_ss: NDArray[np.bool_]) -> EverythingMask | None:
-    inside_ss = mask.logits_hw > 0
-    lost = np.count_nonzero(inside_ss & lost_ss)
+    lost = np.count_nonzero((mask.logits_hw > 0) & lost_ss)
     if not lost:
         return mask
-    if 2 * lost >= np.count_nonzero(inside_ss):
+    if 2 * lost >= np.count_nonzero(mask.inside_hw):
         return None
     logits_ss = np.where(lost_ss, -np.abs(mask.logits_hw), mask.logits_hw)
     return replace(mask, logits_hw=logits_ss.astype(np.float32))

@@ -97,9 +97,9 @@ def highest_points(
     level: float,
     most: int,
 ) -> list[tuple[float, float]]:
-    """Return the highest cells above ``level`` that are apart, in pixels of the model frame."""
+    """Return the highest cells from ``level`` on that are apart, in pixels of the model frame."""
     geometry, side = features.geometry, len(map_ss)
-    left_ss = np.where(allowed_ss & (map_ss > level), map_ss, -np.inf)
+    left_ss = np.where(allowed_ss & (map_ss >= level), map_ss, -np.inf)
     cell = geometry.size / side
     y_s1, x_s = np.arange(side)[:, None], np.arange(side)
     points: list[tuple[float, float]] = []

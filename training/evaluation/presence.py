@@ -1,6 +1,6 @@
 """Fit the three numbers of ``samclip_core.answers.presence``: is a text there at all?
 
-    python -m training.evaluation.presence --part select
+    python -m training.evaluation.presence
 
 Every photograph of coco_multi with outlined things is compared with every name of the set's things.
 The logistic regression gives names that are there and names that are not the same weight in all.
@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="training.evaluation.presence", description=main.__doc__)
     parser.add_argument("--checkpoint", default="edge", help="name or directory")
     add_part(parser)
+    parser.set_defaults(part="select")
     parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
     args = parser.parse_args(argv)
     options = Options(root=Path(photograph_sets(parser, "--root", args.root)), part=args.part)

@@ -53,7 +53,8 @@ def add_part(parser: argparse.ArgumentParser) -> None:
         choices=get_args(Part),
         default="report",
         help="part of our own validation sets: select, a third, to choose settings; report, the "
-        "rest, for figures to publish (default); all, for models that were chosen on all",
+        "rest, for figures to publish; all, for models that were chosen on all (default: "
+        "%(default)s)",
     )
 
 

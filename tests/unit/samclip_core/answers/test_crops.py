@@ -17,6 +17,17 @@ def test_crops_are_sams(size: tuple[int, int], layers: int) -> None:
     assert {(c.picture_height, c.picture_width) for c in found} <= {size}
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5, 5), (20_000, 3)], ids=str)
+def test_thin_pictures_have_no_empty_crops(size: tuple[int, int]) -> None:
+    image_HW3 = np.zeros((*size, 3), np.uint8)
+    covered_HW = np.zeros(size, bool)
+    for crop in crops_of(*size, MAX_LAYERS):
+        assert crop.of(image_HW3).shape == (crop.height, crop.width, 3)
+        assert crop.height > 0 < crop.width
+        covered_HW[crop.y : crop.y + crop.height, crop.x : crop.x + crop.width] = True
+    assert covered_HW.all()
+
+
 def test_a_cut_object_is_one_that_ends_at_an_inner_edge() -> None:
     crop = Crop(0, 100, 300, 400, 600, 800)
     rng = np.random.default_rng(0)

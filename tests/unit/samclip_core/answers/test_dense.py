@@ -13,6 +13,7 @@ WIDE = Geometry(64, 128, 128)  # the lower half of the frame is padding
 def test_a_word_that_is_asked_for_is_not_background() -> None:
     words = background_words(["the Grass", "a dog"])
     assert set(BACKGROUND_WORDS) - set(words) == {"grass"}
+    assert set(BACKGROUND_WORDS) - set(background_words(["blurred texture"])) == {"blurred texture"}
 
 
 def test_cosines_of_the_valid_cells_and_the_best_background_word() -> None:

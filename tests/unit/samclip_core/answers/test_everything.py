@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from samclip_core.answers.crops import crops_of
-from samclip_core.answers.duplicates import drop_duplicates
+from samclip_core.answers.duplicates import not_suppressed, of_boxes, of_masks
 from samclip_core.answers.everything import (
     EDGE,
     SAM,
@@ -17,7 +17,7 @@ from samclip_core.answers.naming import Namer
 from samclip_core.answers.steps import Terms, run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
-from samclip_core.types import EverythingMask, ImageFeatures
+from samclip_core.types import ImageFeatures
 from tests.fakes import FakeSamHead, features_of
 
 WIDE = Geometry(640, 1280, 128)  # the lower half of the 64×64 cells is padding
@@ -161,15 +161,13 @@ def test_objects_that_a_crop_cuts_are_left_to_the_whole_picture() -> None:
 
 
 def test_duplicates_give_way_to_the_better() -> None:
-    def mask(columns: int, quality: float) -> EverythingMask:
-        logits_hw = np.full((64, 64), -1, np.float32)
-        logits_hw[:20, :columns] = 1
-        return EverythingMask(WIDE, logits_hw, quality, 1.0)
-
-    masks = [mask(20, 0.8), mask(22, 0.9), mask(50, 0.7)]
-    kept = drop_duplicates(masks, [item.predicted_iou for item in masks])
-    assert kept == [masks[1], masks[2]]
-    assert drop_duplicates([], []) == []
+    masks = np.zeros((3, 64, 64), bool)
+    for mask_hw, columns in zip(masks, (20, 22, 50), strict=True):
+        mask_hw[:20, :columns] = True
+    boxes_M4 = [(0, 0, columns, 20) for columns in (20, 22, 50)]
+    for overlap in (of_masks(list(masks)), of_boxes(boxes_M4)):
+        assert not_suppressed(overlap, [0.8, 0.9, 0.7]) == [1, 2]
+    assert not_suppressed(of_boxes([]), []) == not_suppressed(of_masks([]), []) == []
 
 
 def test_masks_are_named_by_what_lies_under_them() -> None:

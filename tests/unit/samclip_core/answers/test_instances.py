@@ -10,7 +10,7 @@ from samclip_core.answers.dense import BACKGROUND_WORDS
 from samclip_core.answers.instances import asked_words, check, find_instances
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import Geometry
-from samclip_core.types import EverythingMask, ImageFeatures, Prompt, TextPrompt
+from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt, TextPrompt
 from tests.fakes import FakeSamHead, features_of
 
 WIDE = Geometry(640, 1280, 128)
@@ -148,6 +148,11 @@ def test_background_words_are_there_whatever_is_asked() -> None:
     [
         (TextPrompt(" "), InvalidLabels, "prompt 1: a text is empty"),
         (TextPrompt("cup", ("",)), InvalidLabels, "prompt 1: a text is empty"),
+        (
+            TextPrompt("cup", ("mug", "cup")),
+            InvalidLabels,
+            "prompt 1: the text 'cup' is also",
+        ),
         (TextPrompt("cup", ("mug",) * 65), InvalidLabels, "prompt 1: 65 not_texts, at most 64"),
         (
             TextPrompt("cup", where=Prompt(mask_input_hw=np.zeros((4, 4)))),
@@ -185,3 +190,78 @@ def test_more_evidence_is_never_less_probable(peak: float, pooled: float, more: 
     assert 0 <= before <= 1
     assert presence.probability(peak + more, pooled) >= before
     assert presence.probability(peak, pooled + more) >= before
+
+
+def test_a_box_around_a_very_thin_picture_leaves_out_nothing() -> None:
+    picture = Geometry(30, 20_000, 256)  # one pixel high in the model frame, a quarter of a cell
+    classes_hw = np.full((16, 16), OTHER)
+    classes_hw[0, 2:6] = CUP
+    objects_ss = np.zeros((64, 64), int)
+    objects_ss[0, 8:24] = 1
+    for where in (None, Prompt(box=(0, 0, 20_000, 30)), Prompt(points=((5000, 30),))):
+        features = features_of(picture, classes_hw, 4)
+        assert [len(found) for found in find(FakeSamHead(objects_ss), features, cup(where))] == [1]
+
+
+def cup(where: Prompt | None = None) -> TextPrompt:
+    return TextPrompt("cup", where=where)
+
+
+def at_the_edge() -> tuple[FakeSamHead, ImageFeatures]:
+    """Return a cup within the picture and one whose mask goes on below it, into the padding."""
+    objects_ss = np.zeros((64, 64), int)
+    objects_ss[4:12, 4:12], objects_ss[24:48, 44:52] = 1, 2
+    classes_hw = np.full((16, 16), OTHER)
+    classes_hw[1:3, 1:3] = classes_hw[6:8, 11:13] = CUP
+    return FakeSamHead(objects_ss), features_of(WIDE, classes_hw, 4)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [(None, {1, 2}), (Prompt(box=(860, 460, 1060, 630)), {2}), (Prompt(points=((960, 640),)), {2})],
+)
+def test_what_a_mask_holds_of_the_padding_does_not_count(
+    where: Prompt | None, expected: set[int]
+) -> None:
+    sam_head, features = at_the_edge()
+    (found,) = find(sam_head, features, cup(where))
+    assert {object_of(mask, sam_head) for mask in found} == expected
+
+
+def test_a_point_on_the_edge_of_the_picture_is_in_the_last_cell() -> None:
+    sam_head, features = at_the_edge()
+    sam_head.objects_ss[32:] = 0
+    sam_head._target = lambda *_: 2
+    (found,) = find(sam_head, features, cup(Prompt(points=((960, 640),))))
+    assert {object_of(mask, sam_head) for mask in found} == {2}
+
+
+class OneMask(FakeSamHead):
+    """A SAM head with one mask per prompt, which trusts each one ``more`` than the one before."""
+
+    more = 0.0
+
+    def _answer(self, geometry: Geometry, prompt: Prompt, multimask: bool) -> MaskSet:
+        self.predicted_iou += self.more
+        return super()._answer(geometry, prompt, multimask=False)
+
+
+@pytest.mark.parametrize("predicted_iou", [-0.2, 0.0])
+def test_a_mask_that_the_sam_head_does_not_trust_is_found_all_the_same(
+    predicted_iou: float,
+) -> None:
+    objects_ss = np.zeros((64, 64), int)
+    objects_ss[4:16, 4:16] = 1
+    classes_hw = np.full((16, 16), OTHER)
+    classes_hw[1:4, 1:4] = CUP
+    sam_head = OneMask(objects_ss, predicted_iou)
+    (found,) = find(sam_head, features_of(WIDE, classes_hw, 4), cup())
+    assert {object_of(mask, sam_head) for mask in found} == {1}
+
+
+def test_of_masks_of_the_whole_picture_the_most_trusted_is_found() -> None:
+    sam_head = OneMask(np.ones((64, 64), int), 0.5)
+    sam_head.more = 0.1
+    (found,) = find(sam_head, features_of(WIDE, np.full((16, 16), CUP), 4), cup())
+    assert [mask.predicted_iou for mask in found] == pytest.approx([sam_head.predicted_iou])
+    assert sam_head.predicted_iou > 0.7

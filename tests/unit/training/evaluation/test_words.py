@@ -10,6 +10,7 @@ from samclip_core.types import EverythingMask
 from training.data.annotations import thing_names
 from training.evaluation import presence, words
 from training.evaluation.overlap import ratio_interval
+from training.evaluation.suite import Options
 
 NAMES = ["cup", "dog", "cat", "car", "tie", "bed"]
 SQUARE = Geometry(64, 64, 64)
@@ -108,3 +109,17 @@ def test_names_of_things(tmp_path: Path) -> None:
         ' {"id": 2, "name": "sky", "isthing": 0}]}'
     )
     assert thing_names(tmp_path, "set") == ["cup"]
+
+
+def test_the_numbers_behind_a_score_are_fitted_on_the_part_for_choosing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def samples(options: Options, *_: object, **__: object) -> list:
+        raise ValueError(f"part {options.part}")
+
+    monkeypatch.setattr(presence, "own_samples", samples)
+    monkeypatch.setattr(presence, "thing_names", lambda *_: NAMES)
+    monkeypatch.setattr(presence.SamClip, "load", lambda _: None)
+    (tmp_path / presence.SOURCE).mkdir()
+    with pytest.raises(ValueError, match="part select"):
+        presence.main(["--root", str(tmp_path)])
