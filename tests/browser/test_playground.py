@@ -134,6 +134,18 @@ def test_undo_and_redo_and_escape(desktop: User) -> None:
     expect(desktop.objects()).to_have_count(0)
 
 
+def test_a_click_that_another_question_ends_leaves_nothing_behind(desktop: User) -> None:
+    desktop.open_sample()
+    desktop.page.route("**/segment", lambda route: None)  # no answer
+    desktop.point(0.4, 0.5)
+    undo = desktop.page.locator("#undo")
+    expect(undo).to_be_enabled()
+    desktop.turn_to("Classify")
+    desktop.page.locator("#classify").click()
+    expect(desktop.page.locator("#answers li").first).to_be_visible()
+    expect(undo).to_be_disabled()
+
+
 def test_one_of_three_masks_is_chosen(user: User) -> None:
     user.open_sample()
     user.point(0.4, 0.5)

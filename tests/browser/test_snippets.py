@@ -1,14 +1,22 @@
 """What the playground copies runs as it is, and gives the playground's answer."""
 
+import ast
+import email
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, Page, expect
+from samclip import cli
 
 from tests.browser.conftest import User
 from tests.checkout import ROOT, sources
@@ -85,3 +93,91 @@ def test_a_copied_request_runs(desktop: User, shell: Path, what: str) -> None:
         assert expected in answer, (kind, answer)
         if kind in ("curl", "grpcurl"):
             assert json.loads(answer)["image"]["width"] == 451 if what != "classify" else True
+
+
+NAME = '-it\'s; a "$(name)", \\ <true>.jpg'
+TEXTS = ["@/etc/hostname", "<", "true; type=x", "it's $(text) \"\\", "-- `a`"]
+SNIPPETS = (ROOT / "services/gateway/playground/snippets.js").read_text()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    found = browser.new_page()
+    yield found
+    found.close()
+
+
+def copied(page: Page, kind: str, path: str, fields: dict[str, Any], origin: str = "") -> str:
+    """Return the text for a request, with a photograph and texts of awkward names."""
+    text: str = page.evaluate(
+        """async ([source, kind, request, service]) =>
+        (await import("data:text/javascript," + encodeURIComponent(source)))[kind](request, service)
+        """,
+        [
+            SNIPPETS,
+            kind,
+            {"path": path, "fields": fields, "name": NAME},
+            {"origin": origin, "grpc": "localhost:1"},
+        ],
+    )
+    return text
+
+
+class Recorder(BaseHTTPRequestHandler):
+    """Answers with the parts of a form as JSON: the file name, and the texts by field."""
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        head = f"content-type: {self.headers['content-type']}\r\n\r\n".encode()
+        parts = [
+            [part.get_content_type(), part.get_payload(decode=True).decode().strip()]
+            for part in email.message_from_bytes(head + body).get_payload()
+        ]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps(parts).encode())
+
+    def log_message(self, *_: object) -> None:
+        """Write nothing."""
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl")
+def test_texts_and_file_names_mean_nothing_to_curl(page: Page, tmp_path: Path) -> None:
+    (tmp_path / NAME).write_text("pixels")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        origin = f"http://127.0.0.1:{server.server_port}"
+        text = copied(page, "curl", "/classify", {"labels": TEXTS}, origin)
+        done = subprocess.run(["bash", "-c", text], cwd=tmp_path, capture_output=True, text=True)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 0, done.stderr
+    assert [content for _, content in json.loads(done.stdout)] == ["pixels", *TEXTS]
+
+
+@pytest.mark.parametrize("fields", [{}, {"labels": TEXTS}], ids=["nothing", "texts"])
+def test_texts_and_file_names_mean_nothing_to_a_shell(
+    page: Page, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    (tmp_path / NAME).write_text("pixels")
+    (tmp_path / "grpcurl").write_text("#!/bin/sh\nexec cat\n")
+    (tmp_path / "grpcurl").chmod(0o755)
+    text = copied(page, "grpcurl", "/everything", fields)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", text], cwd=tmp_path, env=path, capture_output=True)
+    assert json.loads(done.stdout) == {"image": {"encoded": "cGl4ZWxz"}, **fields}
+
+
+def test_texts_and_file_names_are_those_of_the_program_and_the_command(page: Page) -> None:
+    fields = {"prompts": [{"text": text, "not_texts": ["false"]} for text in TEXTS]}
+    tree = ast.parse(copied(page, "client", "/segment", fields))
+    given = {
+        k.arg: ast.literal_eval(k.value) for n in ast.walk(tree) for k in getattr(n, "keywords", ())
+    }
+    assert given == {"text": TEXTS, "not_texts": ["false"]}
+    assert NAME in {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
+    words = shlex.split(copied(page, "cli", "/segment", fields))
+    parsed = cli._parser().parse_args(words[1:])
+    assert (parsed.text, set(parsed.not_texts), parsed.image) == (TEXTS, {"false"}, NAME)

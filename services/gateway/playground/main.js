@@ -59,11 +59,15 @@ async function question(path, fields) {
 
 // ---------------------------------------------------------------- photographs
 
+let newest = null;  // the file that was chosen last: another may take longer to open
 async function show(file) {
   if (!file) return;
   work?.abort();
+  newest = file;
   try {
-    photo = await open(file);
+    const opened = await open(file);
+    if (newest !== file) return;
+    photo = opened;
   } catch (error) { fail(error); return; }
   history = new History(NOTHING);
   draft = last = null;
@@ -107,11 +111,11 @@ async function prompt(change) {
   const own = object?.prompt ? before.selected : before.objects.length;
   const prompt = change(object?.prompt ?? {points: [], box: null});
   const objects = before.objects.toSpliced(own, 1, {...before.objects[own], prompt});
-  draft = {objects, selected: own, heat: null};
+  const mine = draft = {objects, selected: own, heat: null};
   render();
   const {points, box} = prompt, multimask = points.length === 1 && !box;
   const answer = await question("/segment", {prompts: [{points, ...(box && {box})}], multimask});
-  if (!answer) { if (!work) { draft = null; render(); } return; }
+  if (!answer) return giveUp(mine);
   const candidates = answer.results[0].masks.map(maskOf);
   objects[own] = {...candidates[0], prompt, candidates, chosen: 0};
   draft = null;
@@ -120,9 +124,12 @@ async function prompt(change) {
   say(`Mask of ${share(objects[own])}, expected overlap ${(100 * objects[own].quality).toFixed(0)} %, ${answer.ms} ms.`);
 }
 
+/** Forget a draft, unless another one has taken its place. */
+function giveUp(mine) { if (draft === mine) { draft = null; render(); } }
+
 function choose(index) {
   const state = history.state, object = selected();
-  if (!object?.candidates?.[index]) return;
+  if (draft || !object?.candidates?.[index]) return;
   const objects = [...state.objects];
   objects[state.selected] = {...object, ...object.candidates[index], chosen: index};
   history.push({...state, objects});
@@ -132,8 +139,8 @@ function choose(index) {
 const stage = new Stage($("stage"), {
   point(x, y, negative) { prompt(({points, box}) => ({points: [...points, {x, y, ...(negative && {negative})}], box})); },
   box(box) { prompt(() => ({points: [], box})); },
-  hover(x, y) { $("preview").checked ? preview(x, y) : light(under(x, y)); },
-  leave() { ghost = null; light(-1); },
+  hover(x, y) { pointed = true; $("preview").checked ? preview(x, y) : light(under(x, y)); },
+  leave() { pointed = false; ghost = waiting = null; light(-1); photo && draw(); },
 });
 
 function under(x, y) {
@@ -143,7 +150,7 @@ function under(x, y) {
 }
 
 // A preview is bulk work, at most one at a time; it stops by itself where the service is busy.
-let ghost = null, waiting = null, asking = false;
+let ghost = null, waiting = null, asking = false, pointed = false;
 async function preview(x, y) {
   waiting = {x, y};
   if (asking || work || selected()?.prompt) return;
@@ -153,7 +160,7 @@ async function preview(x, y) {
     waiting = null;
     try {
       const answer = await ask(photo, "/segment", {prompts: [{points: [point]}]}, {bulk: true});
-      if (asked === photo && !work) ghost = paint([maskOf(answer.results[0].masks[0])], photo.copy.width, photo.copy.height, 0.35).picture;
+      if (asked === photo && !work && pointed) ghost = paint([maskOf(answer.results[0].masks[0])], photo.copy.width, photo.copy.height, 0.35).picture;
       if (performance.now() - start > 3000) throw Object.assign(new Error("The preview is off: the service is busy."), {status: 429});
       draw();
     } catch (error) {
@@ -225,16 +232,17 @@ const actions = {
     const fields = names === "labels" ? {labels: labels()} : {vocabulary: names};
     remember("/everything", fields);
     const objects = () => [...found.values()].sort((one, other) => other.area - one.area);
+    let mine = draft;
     const answer = await busy(async signal => {
       for await (const {found: more, withdrawn, progress} of stream(asked, "/everything", fields, {signal})) {
         for (const id of withdrawn) found.delete(id);
         for (const {id, mask} of more) found.set(id, {...maskOf(mask), area: Number(mask.area), score: mask.label ? mask.label_score : undefined});
         $("progress").value = progress;
-        if (more.length || withdrawn.length) { draft = {...NOTHING, objects: objects()}; render(); }
+        if (more.length || withdrawn.length) { mine = draft = {...NOTHING, objects: objects()}; render(); }
       }
     });
+    if (!answer) return giveUp(mine);
     draft = null;
-    if (!answer) return render();
     replaceBy(objects(), `${found.size} objects in ${(answer.ms / 1000).toFixed(1)} s.`);
   },
   async index() {
@@ -366,6 +374,7 @@ function list(state) {
     drop.onclick = () => change(index);
     row.onmouseenter = pick.onfocus = () => light(index);
     row.onmouseleave = pick.onblur = () => light(-1);
+    for (const button of [pick, hide, drop]) button.disabled = Boolean(draft);
     row.append(pick, hide, drop);
     return [row];
   }));

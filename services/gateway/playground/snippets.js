@@ -5,21 +5,23 @@ const RPC = {
   "/classify": "ClassificationService/Classify", "/semantic": "SemanticSegmentationService/SegmentText",
 };
 const quote = text => `'${String(text).replaceAll("'", `'\\''`)}'`;
-const python = value => JSON.stringify(value).replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False");
+const python = JSON.stringify;  // of texts and lists of texts, which Python writes alike
 const numbers = box => [box.x_min, box.y_min, box.x_max, box.y_max];
 
 export function curl({path, fields, name}, {origin}) {
-  const part = (field, value) => `  -F ${quote(`${field}=${value}`)}`;
+  // With -F, a text that begins with @ or < would name a file, and a ; would end it.
+  const part = (field, value) => `  --form-string ${quote(`${field}=${value}`)}`;
+  const file = name.replace(/["\\]/g, "\\$&");
   const parts = Object.entries(fields).flatMap(([field, value]) =>
     Array.isArray(value) && typeof value[0] === "string" ? value.map(text => part(field, text))
       : [part(field, typeof value === "object" ? JSON.stringify(value) : value)]);
-  return [`curl -sS ${quote(origin + path)}`, `  -F image=@${quote(name)}`, ...parts].join(" \\\n");
+  return [`curl -sS ${quote(origin + path)}`, `  -F ${quote(`image=@"${file}"`)}`, ...parts].join(" \\\n");
 }
 
 export function grpcurl({path, fields, name}, {grpc}) {
   const image = path === "/classify" ? ['"images": [{', "}]"] : ['"image": {', "}"];
-  const rest = JSON.stringify(fields).slice(1);
-  return `{ printf '{${image[0]}"encoded": "'; base64 -w0 ${quote(name)}; printf '%s' ${quote(`"${image[1]}, ${rest}`)}; } \\\n`
+  const rest = JSON.stringify(fields).slice(1), more = rest === "}" ? rest : `, ${rest}`;
+  return `{ printf '{${image[0]}"encoded": "'; base64 -w0 -- ${quote(name)}; printf '%s' ${quote(`"${image[1]}${more}`)}; } \\\n`
     + `  | grpcurl -plaintext -d @ ${grpc} samclip.v1.${RPC[path]}`;
 }
 
@@ -29,8 +31,8 @@ export function cli({path, fields, name}, {grpc}) {
   for (const {points = [], box, text, not_texts = []} of fields.prompts ?? []) {
     for (const point of points) flag(point.negative ? "negative" : "point", point.x, point.y);
     if (box) flag("box", ...numbers(box));
-    if (text) flag("text", text);
-    for (const other of not_texts) flag("not", other);
+    if (text) words.push(`--text=${quote(text)}`);  // with =, it may begin with a dash
+    for (const other of not_texts) words.push(`--not=${quote(other)}`);
   }
   if (fields.min_score !== undefined) words.push("--min-score", fields.min_score);
   if (fields.labels) flag("labels", ...fields.labels);
@@ -44,15 +46,16 @@ export function client({path, fields, name}, {grpc}) {
   if (path === "/classify" || path === "/semantic") given.push(python(fields.labels));
   else if (fields.labels) given.push(`labels=${python(fields.labels)}`);
   if (fields.vocabulary) given.push(`vocabulary=${python(fields.vocabulary)}`);
-  for (const {points = [], box, text, not_texts} of fields.prompts ?? []) {
+  for (const {points = [], box} of fields.prompts ?? []) {
     const tuples = list => `[${list.map(({x, y}) => `(${x.toFixed(1)}, ${y.toFixed(1)})`).join(", ")}]`;
     const included = points.filter(point => !point.negative), excluded = points.filter(point => point.negative);
     if (included.length) given.push(`points=${tuples(included)}`);
     if (excluded.length) given.push(`negative=${tuples(excluded)}`);
     if (box) given.push(`box=(${numbers(box).map(value => value.toFixed(1)).join(", ")})`);
-    if (text) given.push(`text=${python(text)}`);
-    if (not_texts?.length) given.push(`not_texts=${python(not_texts)}`);
   }
+  const [{text, not_texts} = {}, ...others] = fields.prompts ?? [];  // texts of one request share not_texts
+  if (text) given.push(`text=${python(others.length ? [text, ...others.map(other => other.text)] : text)}`);
+  if (not_texts?.length) given.push(`not_texts=${python(not_texts)}`);
   if (fields.min_score !== undefined) given.push(`min_score=${fields.min_score}`);
   for (const option of ["multimask", "refine", "background"]) if (fields[option]) given.push(`${option}=True`);
   return `import samclip\n\nclient = samclip.Client(${python(grpc)})\nphoto = client.image(${python(name)})\n`
