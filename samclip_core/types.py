@@ -56,7 +56,7 @@ class Prompt:
     def validate(self, geometry: Geometry) -> None:
         """Raise InvalidPrompt unless this prompt fits a picture of that size."""
         if not self.points and self.box is None and self.mask_input_hw is None:
-            raise InvalidPrompt("the prompt is empty: give points, a box or a mask_input")
+            raise InvalidPrompt("the prompt is empty: give points, a box, a mask_input or a text")
         self._validate_points(geometry)
         if self.box is not None:
             _validate_box(self.box, geometry)

@@ -230,7 +230,7 @@ def _add_photo_commands(subparsers: Any) -> None:
     for name, numbers, help in (
         ("--point", 2, "a pixel inside the object"),
         ("--negative", 2, "a pixel outside the object"),
-        ("--box", 4, "a box around the object; repeat for several objects"),
+        ("--box", 4, "a box around the object; repeat for several, but once with --text"),
     ):
         metavar = ("X", "Y") if numbers == 2 else ("X0", "Y0", "X1", "Y1")
         segment.add_argument(
@@ -248,7 +248,10 @@ def _add_photo_commands(subparsers: Any) -> None:
             name, dest=dest, action="append", default=[], metavar="PHRASE", help=help
         )
     segment.add_argument(
-        "--min-score", type=float, metavar="X", help="for --text: least label_score, 0 to 1"
+        "--min-score",
+        type=float,
+        metavar="X",
+        help="for --text: least label_score, 0 to 1; default: 0.6",
     )
     segment.add_argument("--multimask", action="store_true", help="three masks per object")
     _out(segment)
@@ -283,7 +286,7 @@ def _add_photo_commands(subparsers: Any) -> None:
         "--min-label-score",
         type=float,
         metavar="X",
-        help="leave objects without a label that is less probable",
+        help="leave out labels that are less probable than this, 0 to 1; default: 0.3",
     )
     everything.add_argument(
         "--points-per-side", type=int, default=0, metavar="N", help="size of the finest grid"
@@ -330,7 +333,7 @@ def _add_collection_commands(subparsers: Any) -> None:
         "--with-text",
         default="",
         metavar="TEXT",
-        help="with --image or --id: that this text describes as well",
+        help="with --image or --id: prefer what this text describes as well",
     )
     search.add_argument("--top-k", type=int, default=0, metavar="K", help="0: 10")
     search.add_argument("--offset", type=int, default=0, metavar="N", help="skip the first N hits")

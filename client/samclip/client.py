@@ -156,7 +156,7 @@ class AsyncClient(_Client[AsyncPhoto]):
             raise ValueError("search takes exactly one of text=, image= and id=")
         areas = wire.areas(() if box is None else box, () if mask is None else [mask])
         if len(areas) > 1 or (areas and image is None):
-            raise ValueError("search takes box= or mask= with image=, and not both")
+            raise ValueError("search by a part of an image takes image=, and either box= or mask=")
         request = pb.SearchRequest(
             collection=collection,
             text=text,

@@ -187,10 +187,12 @@ class AsyncPhoto(_Photo):
         """Segment every object that clicks over the image find, largest first.
 
         labels: label each mask with the most likely of these; or vocabulary: "coco" or "lvis".
-        min_label_score: leave masks without a less probable label; None means the default.
+        min_label_score: a less probable label, 0 to 1, is left out; None means the default.
         points_per_side: size of the finest grid of clicks; 0 means the checkpoint's default.
         crop_layers: also search crops, 4 in the first layer, 16 in the second, 64 in the third.
         """
+        if encoding.lower() == "panoptic":
+            raise ValueError("everything returns single masks: call panoptic for one picture")
         request = wire.everything(
             labels, vocabulary, min_label_score, points_per_side, crop_layers, encoding
         )

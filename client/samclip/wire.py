@@ -68,12 +68,14 @@ def prompts(
     not_texts: Sequence[str],
 ) -> list[Prompt]:
     """Convert the arguments of ``segment``: one prompt per text, or one per box if several."""
+    if not all(asked):
+        raise ValueError("a text is empty: give the words for what to segment, or no text")
     boxes = cast(list[Box], _rows(boxes, 4, "a box (x_min, y_min, x_max, y_max)"))
     if len(boxes) > 1:
         if len(points) or len(negative) or mask_input is not None or asked:
             raise ValueError(
-                "several boxes cannot be combined with points, mask_input or text: "
-                "use segment_prompts"
+                "several boxes cannot be combined with points, mask_input or text: give one box, "
+                "or, in Python, several prompts to segment_prompts"
             )
         return [Prompt(box=box) for box in boxes]
     box = boxes[0] if len(boxes) else None

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Protocol
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
+from samclip.v1 import samclip_pb2 as pb
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -147,7 +148,7 @@ async def _answer(
         png = await asyncio.to_thread(draw, message, reply)
         return Response(png, media_type="image/png")
     values = await _values(reply)
-    if route.rpc == "Classify" and single:
+    if single and isinstance(message, pb.ClassifyRequest) and not message.areas:
         (only,) = values["results"]
         values = {"image": only["image"], "results": only["scores"], "model": values["model"]}
     return JSONResponse(values)

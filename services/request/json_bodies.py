@@ -229,11 +229,18 @@ def _from_form(message: Descriptor, fields: Fields, files: dict[int, bytes]) -> 
         else:
             contents = [_form_value(field, name, content) for content in contents]
         if field.is_repeated and not _is_map(field):
-            nested = [c if isinstance(c, list) else [c] for c in contents]
-            values[field.name] = [value for group in nested for value in group]
+            values[field.name] = [one for c in contents for one in _several(field, c)]
         else:
             (values[field.name],) = contents
     return values
+
+
+def _several(field: FieldDescriptor, content: Any) -> list[Any]:
+    """Return the values that one part of a form gives; a list of numbers is one area."""
+    if not isinstance(content, list):
+        return [content]
+    is_box = field.message_type is AREA and content and isinstance(content[0], int | float)
+    return [content] if is_box else content
 
 
 def _unknown(message: Descriptor, name: str) -> InvalidRequest:

@@ -174,7 +174,9 @@ def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, TextPrompt], dict[in
     """Return the text prompts and the others, both by index in the request."""
     texts, others = {}, {}
     for index, prompt in enumerate(prompts):
-        if prompt.text or prompt.not_texts:
+        if prompt.not_texts and not prompt.text:
+            raise InvalidPrompt(f"prompt {index} has not_texts but no text: give the text as well")
+        if prompt.text:
             check_text(prompt.text, f"the text of prompt {index}")
             for text in prompt.not_texts:
                 check_text(text, f"a not_text of prompt {index}")

@@ -24,7 +24,7 @@ from services.deployment import replica
 from services.heads.head import Head
 from services.request import wire
 from services.request.context import RequestContext
-from services.request.limits import check_encoding, check_labels, check_mask_pixels
+from services.request.limits import check_encoding, check_labels, check_mask_pixels, check_text
 from services.request.rpc import rpc
 from services.settings import Settings
 
@@ -86,6 +86,9 @@ class Semantic(Head):
     async def Explain(
         self, request: pb.ExplainRequest, context: RequestContext
     ) -> pb.ExplainResponse:
+        check_text(request.label, "the label")
+        for index, other in enumerate(request.others):
+            check_text(other, f"other {index}")
         labels = [request.label, *request.others]
         check_labels(labels, self.settings.max_labels)
         size = self.config.size_of("semantic")

@@ -151,7 +151,7 @@ def test_search_by_parts(service: FakeService, client: samclip.Client) -> None:
         {"image": photo, "box": (1, 2, 5, 6), "mask": mask},
         {"id": "a", "box": (1, 2, 5, 6)},
     ):
-        with pytest.raises(ValueError, match="with image=, and not both"):
+        with pytest.raises(ValueError, match="takes image=, and either box= or mask="):
             client.search("pets", **wrong)
 
 
@@ -264,6 +264,17 @@ def test_everything(client: samclip.Client) -> None:
     masks = client.image(png()).everything(["a", "b"], points_per_side=3)
     assert [mask.label for mask in masks] == ["a", "b", "a"]
     assert sum(mask.area for mask in masks) == WIDTH * HEIGHT
+
+
+def test_one_picture_is_asked_for_by_its_own_method(client: samclip.Client) -> None:
+    with pytest.raises(ValueError, match="call panoptic"):
+        client.image(png()).everything(encoding="panoptic")
+
+
+@pytest.mark.parametrize("texts", [[""], ["a cat", ""]])
+def test_an_empty_text_is_not_taken_for_none(client: samclip.Client, texts: list[str]) -> None:
+    with pytest.raises(ValueError, match="a text is empty"):
+        client.image(png()).segment(box=(0, 0, 9, 9), text=texts)
 
 
 def test_a_vocabulary_instead_of_labels(client: samclip.Client, service: FakeService) -> None:

@@ -121,7 +121,10 @@ async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
     [
         (ask(), "no prompts"),
         (ask(*[POINT] * 300), "300 prompts in one request, at most 256"),
-        (ask(pb.Prompt()), "prompt 0: the prompt is empty"),
+        (
+            ask(pb.Prompt()),
+            "prompt 0: the prompt is empty: give points, a box, a mask_input or a text",
+        ),
         (
             ask(POINT, pb.Prompt(points=[pb.Point(x=41, y=3)])),
             "prompt 1: point (41, 3) lies outside the image of 40×30 pixels",
@@ -139,7 +142,8 @@ async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
             ),
             "prompt 1: a text and a mask_input exclude each other",
         ),
-        (ask(pb.Prompt(not_texts=["dog"])), "the text of prompt 0 is empty"),
+        (ask(pb.Prompt(not_texts=["dog"])), "prompt 0 has not_texts but no text"),
+        (ask(pb.Prompt(text=" ")), "the text of prompt 0 is empty"),
         (ask(pb.Prompt(text="dog", not_texts=["cat", " "])), "a not_text of prompt 0 is empty"),
         (ask(pb.Prompt(text="dog", not_texts=["x"] * 65)), "prompt 0: 65 not_texts, at most 64"),
         (ask(pb.Prompt(text="dog", not_texts=[""] * 257)), "prompt 0 has 257 not_texts"),

@@ -86,8 +86,8 @@ async def test_the_heat_map_is_the_librarys_own(caller, tiny_model, others):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"label": ""}, "label 0 is empty"),
-        ({"others": ["cat", " "]}, "label 2 is empty"),
+        ({"label": ""}, "the label is empty"),
+        ({"others": ["cat", " "]}, "other 1 is empty"),
         ({"others": ["cat"] * 2000}, "labels, at most"),
         ({"image": pb.Image(encoded=b"nothing")}, "not an image"),
     ],

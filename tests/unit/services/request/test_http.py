@@ -104,6 +104,15 @@ async def test_one_image_has_a_flat_reply_and_several_have_grpcs() -> None:
     assert several["results"][0]["scores"] == [score]
 
 
+@pytest.mark.parametrize("number", [1, 2])
+async def test_areas_have_one_result_each(number: int) -> None:
+    reply = pb.ClassifyResponse(results=[*CLASSIFIED.results] * number)
+    async with client("classification", Callee(reply)) as door:
+        asked = await door.post("/classify", json={**JSON, "areas": [[0, 0, 9, 9]] * number})
+    assert asked.status_code == 200
+    assert [one["scores"][0]["label"] for one in asked.json()["results"]] == ["a"] * number
+
+
 async def test_two_images_where_one_is_meant_are_refused() -> None:
     callee = Callee(CLASSIFIED)
     async with client("classification", callee) as door:

@@ -123,6 +123,8 @@ async def test_an_area_may_be_its_box_and_an_rle_has_ascii_counts() -> None:
     assert await read_json(pb.ClassifyRequest, {"areas": areas}) == expected
     part = ("areas", json.dumps(areas).encode(), False)
     assert await read_form(pb.ClassifyRequest, part) == expected
+    parts = [("areas", json.dumps(area).encode(), False) for area in areas]
+    assert await read_form(pb.ClassifyRequest, *parts) == expected
     (search,) = [await read_json(pb.SearchRequest, {"area": [15, 0, 385, 299]})]
     assert search.area.box == box
     with pytest.raises(InvalidRequest, match="a box has 2 numbers"):
