@@ -130,7 +130,9 @@ def decode_runs(counts: bytes, height: int, width: int) -> Runs:
     count_K[1::2] = count_K[1::2].cumsum()
     count_K[2::2] = count_K[2::2].cumsum()
     bound_K = count_K.cumsum()
-    if count_K.min() < 0 or bound_K[-1] != height * width:
+    # None is larger than the mask: the sum of larger ones may exceed 64 bits and come out right.
+    fits = count_K.min() >= 0 and count_K.max() <= height * width
+    if not fits or bound_K[-1] != height * width:
         raise ValueError(f"the counts of the RLE do not fill {width}×{height} pixels")
     end_K = bound_K[1::2]
     start_K = bound_K[::2][: len(end_K)]

@@ -61,6 +61,27 @@ def test_an_rle_of_any_origin_fills_its_mask_or_is_refused(counts: bytes | str) 
     np.testing.assert_array_equal(runs.pixels_before(np.array([12])), [official.sum()])
 
 
+def write_counts(counts: list[int]) -> bytes:
+    """Encode counts of any size as COCO's compressed RLE."""
+    characters = []
+    for index, count in enumerate(counts):
+        left = count - counts[index - 2] if index > 2 else count
+        while not -16 <= left < 16:
+            characters.append((left & 31 | 32) + 48)
+            left >>= 5
+        characters.append((left & 31) + 48)
+    return bytes(characters)
+
+
+def test_counts_whose_sum_overflows_are_refused():
+    rising = [size << 37 for size in range(1, 2**13)]
+    sizes = [*rising, 2**50, *rising[::-1]]
+    counts = [0, 0, 0, *(size for size in sizes for _ in range(2)), 16]
+    assert sum(counts) == 2**64 + 16
+    with pytest.raises(ValueError, match="do not fill 4×4"):
+        masks.decode_runs(write_counts(counts), 4, 4)
+
+
 @pytest.mark.parametrize(
     ("counts", "message"),
     [
