@@ -1,5 +1,6 @@
 """Fixtures that several test folders share, including services that run in this process."""
 
+import importlib.util
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -26,6 +27,9 @@ from tests.checkout import ROOT
 from tests.in_process import SECRET, Caller, served
 from tests.ports import free_port
 from tests.tiny import make_tiny_checkpoint
+
+# `make browser` installs Playwright; other suites do without.
+collect_ignore = [] if importlib.util.find_spec("playwright") else ["browser"]
 
 # A slow machine is not a failure.
 hypothesis_settings.register_profile(

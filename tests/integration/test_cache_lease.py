@@ -12,7 +12,7 @@ from samclip_core.config import TaskSizes
 from samclip_core.io.image import image_key
 from services.backbone.engine import Engine
 from services.cache import lease
-from tests.fake_model import FakeModel
+from tests.fake_model import SIZE, FakeModel
 from tests.in_process import ANYBODY, png
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
@@ -35,16 +35,18 @@ async def engines(settings, own_redis):
         await engine.close()
 
 
-async def test_at_another_side_all_replicas_share_one_encoding_without_sam(engines, redis):
+@pytest.mark.parametrize("maps", [64, SIZE], ids=["of maps", "of vectors alone"])
+async def test_at_another_side_all_replicas_share_one_encoding(engines, redis, maps):
     for engine in engines:
-        sizes = TaskSizes(classify=64, semantic=64, retrieval=64)
+        sizes = TaskSizes(classify=64, semantic=maps, retrieval=64)
         engine.model.config = replace(engine.model.config, task_sizes=sizes)
-    outputs = pb.CLIP_POOLED, pb.CLIP_DENSE
-    calls = (engines[i % 2].embed(ANYBODY, IMAGE, (outputs[i % 2],)) for i in range(8))
+    outputs = (pb.CLIP_POOLED, pb.CLIP_DENSE)[: 2 if maps == 64 else 1]
+    calls = (engines[i % 2].embed(ANYBODY, IMAGE, (outputs[i % len(outputs)],)) for i in range(8))
     assert {found.geometry.size for found in await asyncio.gather(*calls)} == {64}
     assert encodings(engines) == 1
     names = await redis.keys("samclip:cache:*")
-    expected = {f"{{{image_key(IMAGE)}:64}}:{pb.Output.Name(output)}" for output in outputs}
+    kept = {"CLIP_POOLED", "CLIP_DENSE"} | ({"SAM"} if maps == 64 else set())  # maps attend to it
+    expected = {f"{{{image_key(IMAGE)}:64}}:{output}" for output in kept}
     assert {name.decode().partition("-1:")[2] for name in names} == expected
 
 
