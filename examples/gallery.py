@@ -55,7 +55,7 @@ ENTRIES = (
         "click-cup",
         "coffee",
         "photo.segment([(300, 120)])",
-        "Fails: the opening of the cup instead of the cup. A click on its side adds the rest.",
+        "Fails: the opening of the cup instead of the cup.",
         points=[(300, 120)],
     ),
     Entry(

@@ -210,6 +210,16 @@ def add_service(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_photo_commands(subparsers: Any) -> None:
+    _add_classify(subparsers)
+    _add_segment(subparsers)
+    _add_maps(subparsers)
+    _add_everything(subparsers)
+    embed = _add(subparsers, "embed", "print the embeddings of photographs and texts")
+    embed.add_argument("images", nargs="*", metavar="IMAGE")
+    _labels(embed, "--text", help="texts to embed")
+
+
+def _add_classify(subparsers: Any) -> None:
     classify = _add(subparsers, "classify", "rank labels for each photograph")
     classify.add_argument("images", nargs="+", metavar="IMAGE")
     _labels(classify, "--labels", required=True)
@@ -225,6 +235,8 @@ def _add_photo_commands(subparsers: Any) -> None:
         help="classify this part instead; repeat for several parts",
     )
 
+
+def _add_segment(subparsers: Any) -> None:
     segment = _add(subparsers, "segment", "segment objects by points, boxes or texts")
     segment.add_argument("image", metavar="IMAGE")
     for name, numbers, help in (
@@ -256,6 +268,8 @@ def _add_photo_commands(subparsers: Any) -> None:
     segment.add_argument("--multimask", action="store_true", help="three masks per object")
     _out(segment)
 
+
+def _add_maps(subparsers: Any) -> None:
     semantic = _add(subparsers, "semantic", "assign one of the labels to each pixel")
     semantic.add_argument("image", metavar="IMAGE")
     _labels(semantic, "--labels", required=True)
@@ -273,6 +287,8 @@ def _add_photo_commands(subparsers: Any) -> None:
         "--out", type=Path, metavar="FOLDER", help="write overlay.png, and heat.png of the levels"
     )
 
+
+def _add_everything(subparsers: Any) -> None:
     everything = _add(subparsers, "everything", "segment every object")
     everything.add_argument("image", metavar="IMAGE")
     _labels(everything, "--labels", help="label each object with one of these")
@@ -304,10 +320,6 @@ def _add_photo_commands(subparsers: Any) -> None:
         help="one picture in COCO's panoptic format, with --out as PNG and JSON",
     )
     _out(everything)
-
-    embed = _add(subparsers, "embed", "print the embeddings of photographs and texts")
-    embed.add_argument("images", nargs="*", metavar="IMAGE")
-    _labels(embed, "--text", help="texts to embed")
 
 
 def _add_collection_commands(subparsers: Any) -> None:
