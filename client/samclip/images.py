@@ -8,16 +8,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from samclip.download import download, is_url
+
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 
 def encode_image(source: ImageSource) -> bytes:
     """Return the bytes of an image file: files and bytes unchanged, pixels encoded as PNG.
 
-    source: a path, a file's bytes, a Pillow image, or uint8 H×W (grey) or H×W×3 (RGB).
-    Raises OSError if a path cannot be read, ValueError if the file is empty, TypeError for any
-    other kind of source.
+    source: a path, an http or https address, a file's bytes, a Pillow image, or uint8 H×W (grey)
+    or H×W×3 (RGB). Raises OSError if a file cannot be read or downloaded, ValueError if it is empty
+    or too large, TypeError for any other kind of source.
     """
+    if is_url(source):
+        source = download(str(source))
     if isinstance(source, str | os.PathLike):
         source = Path(source).read_bytes()
     if isinstance(source, bytes):
@@ -30,7 +34,8 @@ def encode_image(source: ImageSource) -> bytes:
         source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
         raise TypeError(
-            f"expected a path, bytes, a Pillow image or an array, found {type(source).__name__}"
+            "expected a path, an address, bytes, a Pillow image or an array, "
+            f"found {type(source).__name__}"
         )
     buffer = io.BytesIO()
     source.save(buffer, "PNG", compress_level=1)  # lossless and fast

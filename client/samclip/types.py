@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from samclip.keywords import names_its_keywords
+from samclip.mask import Box, Mask
 
 Point = tuple[float, float]  # x, y
-Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
 Points = Sequence[Point] | Point
 Boxes = Sequence[Box] | Box
 
@@ -32,29 +32,9 @@ class Prompt:
     points: Points = ()
     negative: Points = ()
     box: Box | None = None
-    mask_input: "np.ndarray | Mask | None" = None
+    mask_input: np.ndarray | Mask | None = None
     text: str = ""
     not_texts: Sequence[str] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class Mask:
-    """One object. ``array`` is bool H×W in the original image's size; numpy reads a Mask as it.
-
-    With ``encoding="logits"``, ``array`` is float32 h×w logits in the model's frame.
-    ``label`` and ``label_score`` are set if the request had labels or a text.
-    """
-
-    array: np.ndarray = field(repr=False)
-    box: Box
-    area: int  # pixels
-    predicted_iou: float
-    stability_score: float
-    label: str = ""
-    label_score: float = 0.0
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.array(self.array, dtype=dtype, copy=copy)
 
 
 @dataclass(frozen=True, eq=False)

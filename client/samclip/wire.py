@@ -149,7 +149,7 @@ def areas(boxes: Boxes, mask_arrays: Iterable["np.ndarray | Mask"]) -> list[pb.A
 def mask(message: pb.Mask, info: pb.ImageInfo) -> Mask:
     box = message.box
     return Mask(
-        array=_pixels(message, info),
+        data=_mask_data(message, info),
         box=(box.x_min, box.y_min, box.x_max, box.y_max),
         area=message.area,
         predicted_iou=message.predicted_iou,
@@ -159,24 +159,23 @@ def mask(message: pb.Mask, info: pb.ImageInfo) -> Mask:
     )
 
 
-def _pixels(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray:
-    """Decode a mask of any encoding to bool H×W, or logits to float32 h×w."""
-    match message.WhichOneof("data"):
+def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | masks.Encoded:
+    """Return a mask of any encoding as it came, logits as float32 h×w."""
+    kind = message.WhichOneof("data")
+    match kind:
         case "rle":
-            rle = message.rle
-            return masks.decode_rle(rle.counts, rle.height, rle.width)
+            return masks.Encoded(kind, message.rle.counts, message.rle.height, message.rle.width)
         case "png":
-            return masks.decode_png(message.png)
+            return masks.Encoded(kind, message.png, info.height, info.width)
         case "polygons":
             rings = [np.array(ring.xy, np.float32) for ring in message.polygons.polygons]
-            return masks.decode_polygons(rings, info.height, info.width)
+            return masks.Encoded(kind, rings, info.height, info.width)
         case "packed":
             packed = message.packed
-            return masks.unpack_bits(packed.data, packed.height, packed.width)
+            return masks.Encoded(kind, packed.data, packed.height, packed.width)
         case "logits":
             return tensor_to_array(message.logits).astype(np.float32)
-        case unknown:
-            raise ValueError(f"a mask has an unknown encoding ({unknown}): update this client")
+    raise ValueError(f"a mask has an unknown encoding ({kind}): update this client")
 
 
 def scores(messages: Iterable[pb.Score]) -> list[Score]:

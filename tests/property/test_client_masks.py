@@ -56,6 +56,23 @@ def test_polygons(mask_HW: np.ndarray) -> None:
     np.testing.assert_array_equal(reader.decode_polygons(rings, *mask_HW.shape), mask_HW)
 
 
+@given(mask_HW=any_mask)
+def test_traced_polygons_are_exact_and_those_of_the_service(mask_HW: np.ndarray) -> None:
+    rings = reader.encode_polygons(mask_HW)
+    assert all(ring.dtype == np.float32 and ring.shape[1] == 2 for ring in rings)
+    flat = [ring.reshape(-1) for ring in rings]
+    np.testing.assert_array_equal(reader.decode_polygons(flat, *mask_HW.shape), mask_HW)
+    expected = writer.encode_polygons(mask_HW)
+    assert sorted(map(_turned, flat)) == sorted(map(_turned, expected))
+
+
+def _turned(ring: np.ndarray) -> list[tuple[float, float]]:
+    """Return a ring's vertices in its own direction, from the smallest one on."""
+    points = [(float(x), float(y)) for x, y in ring.reshape(-1, 2)]
+    start = points.index(min(points))
+    return points[start:] + points[:start]
+
+
 @given(
     ring=arrays(np.float32, st.integers(3, 8).map(lambda n: 2 * n), elements=st.integers(-20, 60))
 )

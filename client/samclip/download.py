@@ -1,0 +1,82 @@
+"""Download of an image file from an http or https address, within limits."""
+
+import time
+import urllib.error
+import urllib.request
+from http.client import HTTPException, HTTPResponse
+from urllib.parse import quote, urlsplit
+
+MAX_DOWNLOAD_BYTES = 64 * 2**20  # a request's maximum size
+MAX_REDIRECTS = 5
+TIMEOUT_S = 30.0  # of the whole download
+_CHUNK_BYTES = 2**16
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    max_redirections = MAX_REDIRECTS
+
+
+def is_url(source: object) -> bool:
+    """Return whether a source is an address, such as "https://example.org/cat.jpg"."""
+    return isinstance(source, str) and "://" in source
+
+
+def download(url: str) -> bytes:
+    """Return the file at an http or https address; this process connects, not the service.
+
+    Raises OSError if the file cannot be had, TimeoutError after ``TIMEOUT_S``, ValueError if the
+    address is of another kind, or the file is too large or a web page.
+    """
+    if urlsplit(url).scheme.lower() not in ("http", "https"):
+        raise ValueError(f"{url}: expected an address with http:// or https://, or a path")
+    ascii_url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    request = urllib.request.Request(
+        ascii_url, headers={"User-Agent": "samclip", "Accept": "image/*"}
+    )
+    deadline = time.monotonic() + TIMEOUT_S
+    try:
+        with _opener().open(request, timeout=TIMEOUT_S) as response:
+            return _read(response, deadline)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise OSError(f"{url}: the server answered {error.code} {error.msg}") from None
+    except ValueError as error:
+        raise ValueError(f"{url}: {error}") from None
+    except (OSError, HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        if isinstance(reason, TimeoutError):
+            raise TimeoutError(f"{url}: no file within {TIMEOUT_S:g} s") from None
+        raise OSError(f"{url}: {reason}") from error
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Return an opener for http and https alone: a redirect cannot lead to a file or to ftp."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _read(response: HTTPResponse, deadline: float) -> bytes:
+    if response.headers.get_content_type() == "text/html":
+        raise ValueError("a web page, not an image: give the address of the image itself")
+    declared = response.length or 0
+    file = bytearray()
+    while max(declared, len(file)) <= MAX_DOWNLOAD_BYTES:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        chunk = response.read1(_CHUNK_BYTES)
+        file += chunk
+        if not chunk:
+            if len(file) < declared:
+                raise OSError(f"the connection broke after {len(file):,} of {declared:,} bytes")
+            return bytes(file)
+    raise ValueError(f"a file larger than {MAX_DOWNLOAD_BYTES // 2**20} MiB")

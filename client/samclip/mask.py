@@ -1,0 +1,87 @@
+"""One object of a photograph, and the forms in which other programs read it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from samclip import masks
+
+Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """One object. numpy reads it as ``array``; the other forms do not decode what they need not.
+
+    data: bool H×W, or the mask as the service encoded it. box, area: in pixels.
+    ``label`` and ``label_score`` are set if the request had labels or a text.
+    """
+
+    data: "np.ndarray | masks.Encoded" = field(repr=False)
+    box: Box
+    area: int
+    predicted_iou: float
+    stability_score: float
+    label: str = ""
+    label_score: float = 0.0
+
+    @cached_property
+    def array(self) -> np.ndarray:
+        """Bool H×W in the original image's size, decoded when first asked for.
+
+        With ``encoding="logits"``, float32 h×w logits in the model's frame. Raises ValueError if
+        the encoded mask is damaged.
+        """
+        return self.data if isinstance(self.data, np.ndarray) else self.data.decode()
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.array, dtype=dtype, copy=copy)
+
+    @property
+    def rle(self) -> dict[str, Any]:
+        """The mask as COCO's compressed run lengths: ``{"size": [height, width], "counts": str}``.
+
+        ``pycocotools.mask`` reads it, and so does ``json``.
+        """
+        if isinstance(self.data, masks.Encoded) and self.data.kind == "rle":
+            size, counts = [self.data.height, self.data.width], self.data.data
+        else:
+            mask_HW = self._pixels()
+            size, counts = list(mask_HW.shape), masks.encode_rle(mask_HW)
+        return {"size": size, "counts": counts.decode("ascii")}
+
+    @property
+    def polygons(self) -> list[np.ndarray]:
+        """The outline as closed rings, float32 (K, 2) of x and y: parts and holes.
+
+        By the even-odd rule they give the mask again exactly. Parts run clockwise on the screen,
+        holes anticlockwise; pixels that touch only at a corner belong to separate parts.
+        """
+        if isinstance(self.data, masks.Encoded) and self.data.kind == "polygons":
+            return [ring.reshape(-1, 2) for ring in self.data.data]
+        return masks.encode_polygons(self._pixels())
+
+    def to_coco(self, *, image_id: int, category_id: int) -> dict[str, Any]:
+        """Return the mask as COCO's JSON has it: an annotation without its ``id``, with a score.
+
+        ``{"id": number, **mask.to_coco(…)}`` is an annotation of a data set, and a list of them
+        without ids are results for ``COCO.loadRes``. ``score`` is the label's, or else the
+        predicted IoU.
+        """
+        x_min, y_min, x_max, y_max = self.box
+        return {
+            "image_id": image_id,
+            "category_id": category_id,
+            "segmentation": self.rle,
+            "area": self.area,
+            "bbox": [x_min, y_min, x_max - x_min, y_max - y_min],
+            "iscrowd": 0,
+            "score": self.label_score if self.label else self.predicted_iou,
+        }
+
+    def _pixels(self) -> np.ndarray:
+        if self.array.dtype != bool:
+            raise ValueError("the mask holds logits: ask for it without encoding='logits'")
+        return self.array

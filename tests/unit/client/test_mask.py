@@ -1,0 +1,119 @@
+"""A mask in the forms that other programs read, decoded only when it has to be."""
+
+import json
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+from pycocotools.coco import COCO
+from samclip import Mask, masks, wire
+from samclip.v1 import samclip_pb2 as pb
+
+from services.request.wire import to_mask
+
+INFO = pb.ImageInfo(width=30, height=20)
+
+
+def ring_with_a_hole() -> np.ndarray:
+    mask_HW = np.zeros((20, 30), bool)
+    mask_HW[2:15, 5:25] = True
+    mask_HW[5:8, 10:14] = False
+    return mask_HW
+
+
+def received(encoding: str, label: str = "") -> Mask:
+    message = to_mask(ring_with_a_hole(), pb.MaskEncoding.Value(encoding.upper()))
+    message.predicted_iou, message.label, message.label_score = 0.75, label, 0.5
+    return wire.mask(message, INFO)
+
+
+ENCODINGS = ["rle", "png", "polygons", "packed_bits"]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_rle_is_read_by_pycocotools_and_json(encoding: str) -> None:
+    rle = received(encoding).rle
+    assert json.loads(json.dumps(rle)) == rle
+    assert rle["size"] == [20, 30]
+    np.testing.assert_array_equal(coco.decode(rle), ring_with_a_hole())
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_polygons_are_rings_of_parts_and_holes(encoding: str) -> None:
+    part_K2, hole_K2 = received(encoding).polygons
+    assert part_K2.dtype == np.float32
+    np.testing.assert_array_equal(part_K2, [(5, 2), (25, 2), (25, 15), (5, 15)])
+    assert sorted(hole_K2.tolist()) == [[10, 5], [10, 8], [14, 5], [14, 8]]
+    assert _area(part_K2) == 13 * 20  # clockwise on the screen
+    assert _area(hole_K2) == -3 * 4
+
+
+def _area(ring_K2: np.ndarray) -> float:
+    x_K, y_K = ring_K2.T
+    return float((x_K * np.roll(y_K, -1) - np.roll(x_K, -1) * y_K).sum() / 2)
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 4), (3, 5)])
+def test_an_empty_mask_has_no_polygons(size: tuple[int, int]) -> None:
+    assert masks.encode_polygons(np.zeros(size, bool)) == []
+
+
+def test_cocos_api_loads_it_as_an_annotation_and_as_a_result() -> None:
+    written = received("rle", "dog").to_coco(image_id=7, category_id=3)
+    assert json.loads(json.dumps(written)) == written
+    assert (written["image_id"], written["category_id"], written["score"]) == (7, 3, 0.5)
+    assert (written["area"], written["bbox"]) == (248, [5, 2, 20, 13])
+    assert received("rle").to_coco(image_id=7, category_id=3)["score"] == 0.75
+    dataset = COCO()
+    dataset.dataset = {
+        "images": [{"id": 7, "width": 30, "height": 20}],
+        "categories": [{"id": 3, "name": "dog"}],
+        "annotations": [{"id": 1, **written}],
+    }
+    dataset.createIndex()
+    for loaded in (dataset, dataset.loadRes([written])):
+        (annotation,) = loaded.loadAnns(loaded.getAnnIds(imgIds=[7], catIds=[3]))
+        np.testing.assert_array_equal(loaded.annToMask(annotation), ring_with_a_hole())
+
+
+def test_nothing_is_decoded_that_need_not_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Any] = []
+    original = masks.Encoded.decode
+    monkeypatch.setattr(
+        masks.Encoded, "decode", lambda self: decoded.append(self) or original(self)
+    )
+    mask = received("rle")
+    assert (mask.area, mask.box) == (13 * 20 - 3 * 4, (5, 2, 25, 15))
+    mask.to_coco(image_id=1, category_id=1)
+    assert received("polygons").polygons
+    assert not decoded
+    assert mask.array is mask.array
+    assert len(decoded) == 1
+
+
+def test_a_mask_survives_pickling() -> None:
+    for mask in (received("rle"), received("packed_bits")):
+        copied = pickle.loads(pickle.dumps(mask))
+        np.testing.assert_array_equal(copied, ring_with_a_hole())
+        assert copied.area == mask.area
+
+
+def test_a_mask_made_of_an_array() -> None:
+    mask = Mask(ring_with_a_hole(), (5, 2, 25, 15), 248, 0.9, 0.8)
+    np.testing.assert_array_equal(mask.array, ring_with_a_hole())
+    np.testing.assert_array_equal(coco.decode(mask.rle), ring_with_a_hole())
+
+
+def test_damage_is_found_when_the_mask_is_decoded() -> None:
+    damaged = wire.mask(pb.Mask(rle=pb.CocoRle(height=4, width=5, counts=b"40")), INFO)
+    with pytest.raises(ValueError, match="do not fill 5×4 pixels"):
+        _ = damaged.array
+
+
+def test_logits_have_no_outline() -> None:
+    logits = Mask(np.zeros((4, 4), np.float32), (0, 0, 1, 1), 1, 0.9, 0.9)
+    for form in ("rle", "polygons"):
+        with pytest.raises(ValueError, match="holds logits"):
+            getattr(logits, form)
