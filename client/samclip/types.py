@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from samclip.keywords import names_its_keywords
-from samclip.mask import Box, Mask
+from samclip.mask import Box as Box
+from samclip.mask import Mask as Mask
 
 Point = tuple[float, float]  # x, y
 Points = Sequence[Point] | Point
