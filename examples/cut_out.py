@@ -7,7 +7,6 @@ import os
 import sys
 
 import samclip
-from PIL import Image
 
 SERVER = os.environ.get("SAMCLIP_SERVER", "127.0.0.1:9000")
 
@@ -15,9 +14,7 @@ SERVER = os.environ.get("SAMCLIP_SERVER", "127.0.0.1:9000")
 def main(source: str, box: tuple[float, float, float, float], target: str) -> None:
     with samclip.Client(SERVER) as client:
         (mask,) = client.image(source).segment(box=box)
-    picture = Image.open(source).convert("RGB")
-    picture.putalpha(Image.fromarray(mask.array).convert("L"))
-    picture.crop(picture.getbbox()).save(target)
+    mask.cutout().save(target)
     print(f"{target}: {mask.area} pixels, predicted IoU {mask.predicted_iou:.2f}")
 
 

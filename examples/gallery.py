@@ -12,12 +12,10 @@ from PIL import Image
 from samclip import Client, drawing
 from samclip.demo import SCENES, photograph, service
 from samclip.photo import Photo
-from samclip.types import Box, HeatMap, Mask, Point, Score, SemanticMap
+from samclip.types import Box, Point
 
 FOLDER = Path(__file__).parents[1] / "docs"
 WIDTH = 480
-MOST_NAMES = 12
-GREY, YELLOW = (90, 90, 90), (255, 221, 0)
 
 
 @dataclass(frozen=True)
@@ -175,32 +173,13 @@ def main() -> None:
 
 
 def draw(entry: Entry, photo: Photo) -> Image.Image:
-    """Run the entry's code, and draw the answer by its type."""
-    pixels_HW3 = drawing.read_pixels(photo.encoded)
+    """Run the entry's code, and draw its points, boxes and answer."""
     answer: Any = eval(entry.code, {"photo": photo})
-    if isinstance(answer, SemanticMap):
-        return drawing.draw_semantic(pixels_HW3, answer)
-    if isinstance(answer, HeatMap):
-        return drawing.draw_heat(pixels_HW3, answer)
-    if answer and isinstance(answer[0], Mask):
-        return drawing.draw_prompts(named(pixels_HW3, answer), entry.points, entry.boxes)
-    scores: list[Score] = answer[0]
-    picture = drawing.draw_prompts(Image.fromarray(pixels_HW3), boxes=entry.boxes)
-    return drawing.with_legend(
-        picture, [(f"{score.label} {score.score:.0%}", YELLOW) for score in scores]
-    )
-
-
-def named(pixels_HW3: Any, masks: list[Mask]) -> Image.Image:
-    """Draw masks, the smallest on top, with the names and scores of the first ones."""
-    masks = sorted(masks, key=lambda mask: mask.area)
-    names = [
-        (f"{mask.label}  {mask.label_score:.2f}", drawing.colour(index))
-        for index, mask in enumerate(masks)
-        if mask.label
-    ]
-    picture = drawing.draw_masks(pixels_HW3, masks)
-    return drawing.with_legend(picture, names[-MOST_NAMES:]) if names else picture
+    match answer:
+        case [list() as scores]:  # of one box
+            answer = scores
+    picture = drawing.draw_answer(drawing.read_pixels(photo.encoded), answer)
+    return drawing.draw_prompts(picture, entry.points, entry.boxes)
 
 
 def page() -> str:

@@ -22,6 +22,7 @@ from samclip.errors import (
     Unauthenticated,
     Unavailable,
 )
+from samclip.mask_list import Masks
 from samclip.photo import AsyncPhoto, Photo
 from samclip.session import credentials
 from samclip.types import (
@@ -62,6 +63,7 @@ __all__ = [
     "KeyUnknown",
     "ListedItem",
     "Mask",
+    "Masks",
     "Model",
     "NotFound",
     "Overloaded",

@@ -38,7 +38,7 @@ class _Clicks:
             message.box.CopyFrom(prompt.box)
         reply = await self._exchange(message)
         self._sent.append(message)
-        self._masks.append(wire.mask(reply.masks[0], reply.image))
+        self._masks.append(wire.mask(reply.masks[0], reply.image, self._encoded))
         return self._masks[-1]
 
     async def _exchange(self, message: pb.SegmentStreamRequest) -> Any:

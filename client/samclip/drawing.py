@@ -3,14 +3,17 @@
 import colorsys
 import io
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
-from PIL import ExifTags, Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
-from samclip.types import HeatMap, Mask, SemanticMap
+from samclip.images import read_pixels as read_pixels
+from samclip.types import HeatMap, Mask, Panoptic, Score, SemanticMap
 
 Colour = tuple[int, int, int]
+MOST_NAMES = 12  # in a legend
+SHOWN_PIXELS = 1024  # a screen's, and small enough for a notebook's file
 _BACKGROUND: Colour = (32, 32, 32)
 _HEAT: list[Colour] = [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)]
 HEAT_256_3 = np.stack(
@@ -21,15 +24,6 @@ HEAT_256_3 = np.stack(
     axis=1,
 ).astype(np.uint8)
 """The colour of each level of a heat map: black, violet, red, orange, light yellow."""
-_TURNS = {  # by EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 def colour(index: int) -> Colour:
@@ -39,29 +33,55 @@ def colour(index: int) -> Colour:
     return (int(red * 255), int(green * 255), int(blue * 255))
 
 
-def read_pixels(encoded: bytes) -> np.ndarray:
-    """Return uint8 H×W×3 of an image file after EXIF orientation, the frame of all replies.
-
-    Like the service, it ignores EXIF data after the pixels of a PNG.
-    """
-    with Image.open(io.BytesIO(encoded)) as image:
-        orientation = _orientation(image)
-        pixels = image.convert("RGB")
-    turn = _TURNS.get(orientation)
-    return np.asarray(pixels if turn is None else pixels.transpose(turn))
-
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        # The override for PNG would first read to the end of the file.
-        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
-    except Exception:  # a parser may raise anything on damaged metadata
-        return 1
-
-
 def mask_image(mask_HW: np.ndarray) -> Image.Image:
     """Return a mask as an image: the object white, the rest black."""
     return Image.fromarray(mask_HW.astype(np.uint8) * 255)
+
+
+def shown(encoded: bytes, answer: Any) -> Image.Image:
+    """Return a photograph's file with an answer drawn, at most ``SHOWN_PIXELS`` on a side."""
+    picture = draw_answer(read_pixels(encoded), answer)
+    picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
+    return picture
+
+
+def draw_answer(image_HW3: np.ndarray, answer: Any) -> Image.Image:
+    """Return the photograph with an answer about it drawn, by the answer's type; others are not."""
+    match answer:
+        case SemanticMap():
+            return draw_semantic(image_HW3, answer)
+        case HeatMap():
+            return draw_heat(image_HW3, answer)
+        case Panoptic():
+            return draw_panoptic(image_HW3, answer)
+        case Mask():
+            return draw_named(image_HW3, [answer])
+        case [Mask(), *_]:
+            return draw_named(image_HW3, answer)
+        case [Score(), *_]:
+            scores = [(f"{s.label}  {s.score:.0%}", colour(i)) for i, s in enumerate(answer)]
+            return with_legend(Image.fromarray(image_HW3), scores[:MOST_NAMES])
+    return Image.fromarray(image_HW3)
+
+
+def draw_named(image_HW3: np.ndarray, masks: Sequence[Mask]) -> Image.Image:
+    """Return the photograph with masks, the smallest on top, and the labels of the largest."""
+    masks = sorted(masks, key=lambda mask: mask.area)
+    names = [
+        (f"{mask.label}  {mask.label_score:.2f}", colour(index))
+        for index, mask in enumerate(masks)
+        if mask.label
+    ]
+    return with_legend(draw_masks(image_HW3, masks), names[-MOST_NAMES:])
+
+
+def draw_panoptic(image_HW3: np.ndarray, found: Panoptic) -> Image.Image:
+    """Return the photograph with each segment tinted, and the labels of the largest below."""
+    canvas_HW3 = image_HW3.copy()
+    for index, segment in enumerate(found.segments):
+        _tint(canvas_HW3, found.ids == segment.id, colour(index))
+    names = [(s.label, colour(index)) for index, s in enumerate(found.segments) if s.label]
+    return with_legend(Image.fromarray(canvas_HW3), names[:MOST_NAMES])
 
 
 def draw_masks(image_HW3: np.ndarray, masks: Sequence[Mask]) -> Image.Image:
@@ -112,6 +132,8 @@ def draw_prompts(
 
 def with_legend(image: Image.Image, entries: Sequence[tuple[str, Colour]]) -> Image.Image:
     """Return the image with a legend below: a coloured square and a text per entry."""
+    if not entries:
+        return image
     size = max(14, image.width // 36)
     font = ImageFont.load_default(size)
     columns = max(1, image.width // (14 * size))
@@ -138,6 +160,13 @@ def with_title(image: Image.Image, title: str) -> Image.Image:
     return sheet
 
 
+def jpeg(image: Image.Image) -> bytes:
+    """Return a picture as a JPEG file of good quality."""
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
 def contact_sheet(images: Sequence[Image.Image], columns: int, width: int) -> Image.Image:
     """Return one sheet of all images, each ``width`` wide, with rows as high as their tallest."""
     scaled = [image.resize((width, image.height * width // image.width)) for image in images]
@@ -152,7 +181,12 @@ def contact_sheet(images: Sequence[Image.Image], columns: int, width: int) -> Im
 
 def _tint(canvas_HW3: np.ndarray, mask_HW: np.ndarray, tint: Colour) -> None:
     """Tint the canvas in place: half opaque inside the mask, opaque on its outline."""
-    around = np.pad(mask_HW, 2)  # the outline is two pixels wide
-    inner_HW = around[:-4, 2:-2] & around[4:, 2:-2] & around[2:-2, :-4] & around[2:-2, 4:]
-    canvas_HW3[mask_HW] = canvas_HW3[mask_HW] // 2 + np.array(tint, np.uint8) // 2
-    canvas_HW3[mask_HW & ~inner_HW] = tint
+    y_N, x_N = (np.flatnonzero(mask_HW.any(axis=axis)) for axis in (1, 0))
+    if not len(y_N):
+        return
+    box = slice(y_N[0], y_N[-1] + 1), slice(x_N[0], x_N[-1] + 1)
+    canvas_hw3, mask_hw = canvas_HW3[box], mask_HW[box]
+    around = np.pad(mask_hw, 2)  # the outline is two pixels wide
+    inner_hw = around[:-4, 2:-2] & around[4:, 2:-2] & around[2:-2, :-4] & around[2:-2, 4:]
+    canvas_hw3[mask_hw] = canvas_hw3[mask_hw] // 2 + np.array(tint, np.uint8) // 2
+    canvas_hw3[mask_hw & ~inner_hw] = tint

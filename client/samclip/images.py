@@ -1,4 +1,4 @@
-"""Conversion of a caller's image to an encoded file."""
+"""Conversion of a caller's image to an encoded file, and of the file to pixels."""
 
 import hashlib
 import io
@@ -6,11 +6,20 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 
 from samclip.download import download, is_url
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+_TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def encode_image(source: ImageSource) -> bytes:
@@ -45,3 +54,23 @@ def encode_image(source: ImageSource) -> bytes:
 def image_key(encoded: bytes) -> str:
     """Return an image's key: lower-case hex sha256 of the encoded bytes."""
     return hashlib.sha256(encoded).hexdigest()
+
+
+def read_pixels(encoded: bytes) -> np.ndarray:
+    """Return uint8 H×W×3 of an image file after EXIF orientation, the frame of all replies.
+
+    Like the service, it ignores EXIF data after the pixels of a PNG.
+    """
+    with Image.open(io.BytesIO(encoded)) as image:
+        orientation = _orientation(image)
+        pixels = image.convert("RGB")
+    turn = _TURNS.get(orientation)
+    return np.asarray(pixels if turn is None else pixels.transpose(turn))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        # The override for PNG would first read to the end of the file.
+        return int(Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a parser may raise anything on damaged metadata
+        return 1

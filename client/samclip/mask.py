@@ -1,22 +1,27 @@
 """One object of a photograph, and the forms in which other programs read it."""
 
+import io
+import os
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from samclip import masks
+from samclip.images import read_pixels
 
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
 
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """One object. numpy reads it as ``array``; the other forms do not decode what they need not.
+    """One object. numpy reads it as ``array``; pixels are decoded only when they are needed.
 
     data: bool H×W, or the mask as the service encoded it. box, area: in pixels.
     ``label`` and ``label_score`` are set if the request had labels or a text.
+    photograph: its file; empty if the photograph was made by ``by_key``.
     """
 
     data: "np.ndarray | masks.Encoded" = field(repr=False)
@@ -26,6 +31,7 @@ class Mask:
     stability_score: float
     label: str = ""
     label_score: float = 0.0
+    photograph: bytes = field(default=b"", repr=False)
 
     @cached_property
     def array(self) -> np.ndarray:
@@ -38,6 +44,11 @@ class Mask:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.array, dtype=dtype, copy=copy)
+
+    @property
+    def score(self) -> float:
+        """How sure the model is, 0 to 1: the label's score, or else the predicted IoU."""
+        return self.label_score if self.label else self.predicted_iou
 
     @property
     def rle(self) -> dict[str, Any]:
@@ -67,8 +78,7 @@ class Mask:
         """Return the mask as COCO's JSON has it: an annotation without its ``id``, with a score.
 
         ``{"id": number, **mask.to_coco(…)}`` is an annotation of a data set, and a list of them
-        without ids are results for ``COCO.loadRes``. ``score`` is the label's, or else the
-        predicted IoU.
+        without ids are results for ``COCO.loadRes``.
         """
         x_min, y_min, x_max, y_max = self.box
         return {
@@ -78,8 +88,42 @@ class Mask:
             "area": self.area,
             "bbox": [x_min, y_min, x_max - x_min, y_max - y_min],
             "iscrowd": 0,
-            "score": self.label_score if self.label else self.predicted_iou,
+            "score": self.score,
         }
+
+    def cutout(self) -> Image.Image:
+        """Return the object cut out of its photograph: RGBA, transparent around the object.
+
+        It has the size of the mask's box. Raises ValueError if the mask is empty, or does not know
+        its photograph.
+        """
+        if not self.photograph:
+            raise ValueError("the mask knows no photograph: ask about one made by client.image")
+        alpha = self._picture()
+        box = alpha.getbbox()
+        if box is None:
+            raise ValueError("the mask is empty: there is nothing to cut out")
+        picture = Image.fromarray(read_pixels(self.photograph)).crop(box)
+        picture.putalpha(alpha.crop(box))
+        return picture
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the mask as a picture, white on black, in the format of the path's suffix: PNG, …
+
+        Raises ValueError for a suffix that Pillow does not know, OSError if it cannot be written.
+        """
+        self._picture().save(path)
+
+    def _picture(self) -> Image.Image:
+        return Image.fromarray(self._pixels().astype(np.uint8) * 255)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture that a notebook displays: the cut-out, if there is one."""
+        if not self.photograph or not self.area or self.array.dtype != bool:
+            return None
+        file = io.BytesIO()
+        self.cutout().save(file, "PNG")
+        return file.getvalue()
 
     def _pixels(self) -> np.ndarray:
         if self.array.dtype != bool:

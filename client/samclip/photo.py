@@ -3,7 +3,7 @@
 ``AsyncPhoto`` has the code; ``Photo`` runs the same methods over a session whose calls block.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,16 @@ import numpy as np
 from samclip import wire
 from samclip.blocking import blocking, blocking_stream
 from samclip.clicks import AsyncClicks, Clicks
-from samclip.images import ImageSource, encode_image, image_key
+from samclip.images import ImageSource
 from samclip.keywords import names_its_keywords
+from samclip.mask_list import Masks
+from samclip.photograph import Photograph
 from samclip.session import Session
 from samclip.types import (
     Box,
     Boxes,
     EverythingUpdate,
     HeatMap,
-    ImageInfo,
     Mask,
     Panoptic,
     Points,
@@ -30,18 +31,12 @@ from samclip.types import (
 from samclip.v1 import samclip_pb2 as pb
 
 
-class _Photo:
-    """An image: its key, its encoded file, and the info from the latest reply."""
+class _Photo(Photograph):
+    """A photograph with the session in which questions about it are asked."""
 
     def __init__(self, session: Session, source: ImageSource = b"", *, key: str = "") -> None:
+        super().__init__(source, key=key)
         self._session = session
-        self.encoded = b"" if key else encode_image(source)
-        self.key = key or image_key(self.encoded)
-        self.info: ImageInfo | None = None
-
-    def __repr__(self) -> str:
-        size = f", {self.info.width}×{self.info.height}" if self.info else ""
-        return f"{type(self).__name__}({self.key[:12]}…, {len(self.encoded):,} bytes{size})"
 
     async def _ask(self, request: Any) -> Any:
         reply = await self._session.ask(request, [(request.image, self.key, self.encoded)])
@@ -54,7 +49,7 @@ class _Photo:
         multimask: bool,
         encoding: str,
         min_score: float | None,
-    ) -> list[list[Mask]]:
+    ) -> list[Masks]:
         request = pb.SegmentRequest(
             prompts=[wire.prompt(prompt) for prompt in prompts],
             multimask=multimask,
@@ -62,7 +57,12 @@ class _Photo:
             min_score=min_score,
         )
         reply = await self._ask(request)
-        return [[wire.mask(mask, reply.image) for mask in r.masks] for r in reply.results]
+        found = [self._masks(result.masks, reply.image) for result in reply.results]
+        self._keep(Masks(mask for masks in found for mask in masks))
+        return found
+
+    def _masks(self, messages: Iterable[pb.Mask], image: pb.ImageInfo) -> Masks:
+        return Masks(wire.mask(message, image, self.encoded) for message in messages)
 
     async def _features(self, outputs: Sequence[str]) -> dict[str, np.ndarray]:
         reply = await self._ask(
@@ -89,7 +89,7 @@ class AsyncPhoto(_Photo):
         slot = request.images.add()
         reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
         self.info = wire.image_info(reply.results[0].image)
-        return wire.scores(reply.results[0].scores)
+        return self._keep(wire.scores(reply.results[0].scores))
 
     async def classify_areas(
         self,
@@ -132,7 +132,7 @@ class AsyncPhoto(_Photo):
         min_score: float | None = None,
         multimask: bool = False,
         encoding: str = "rle",
-    ) -> list[Mask]:
+    ) -> Masks:
         """Segment one object (points, a box, an earlier mask), one per box, or all of a text.
 
         points, negative: (x, y) pixels inside and outside the object; one or several.
@@ -151,7 +151,7 @@ class AsyncPhoto(_Photo):
         asked = wire.texts(text) if text else []
         prompts = wire.prompts(points, negative, wanted, mask_input, asked, not_texts)
         results = await self._segment(prompts, multimask, encoding, min_score)
-        return [mask for masks in results for mask in masks]
+        return Masks(mask for masks in results for mask in masks)
 
     async def segment_prompts(
         self,
@@ -160,7 +160,7 @@ class AsyncPhoto(_Photo):
         multimask: bool = False,
         encoding: str = "rle",
         min_score: float | None = None,
-    ) -> list[list[Mask]]:
+    ) -> list[Masks]:
         """Return the masks of each prompt, in order of the prompts, best mask first.
 
         min_score: for texts, as in ``segment``.
@@ -183,7 +183,7 @@ class AsyncPhoto(_Photo):
         points_per_side: int = 0,
         crop_layers: int = 0,
         encoding: str = "rle",
-    ) -> list[Mask]:
+    ) -> Masks:
         """Segment every object that clicks over the image find, largest first.
 
         labels: label each mask with the most likely of these; or vocabulary: "coco" or "lvis".
@@ -197,7 +197,7 @@ class AsyncPhoto(_Photo):
             labels, vocabulary, min_label_score, points_per_side, crop_layers, encoding
         )
         reply = await self._ask(request)
-        return [wire.mask(mask, reply.image) for mask in reply.masks]
+        return self._keep(self._masks(reply.masks, reply.image))
 
     async def stream_everything(
         self,
@@ -214,10 +214,14 @@ class AsyncPhoto(_Photo):
             labels, vocabulary, min_label_score, points_per_side, crop_layers, encoding
         )
         images = [(request.image, self.key, self.encoded)]
+        shown: dict[int, Mask] = {}
         async for message in self._session.stream("StreamEverything", request, images):
             if message.HasField("image"):
                 image, self.info = message.image, wire.image_info(message.image)
-            found = {each.id: wire.mask(each.mask, image) for each in message.found}
+            found = {each.id: wire.mask(each.mask, image, self.encoded) for each in message.found}
+            replaced = set(message.withdrawn)
+            shown = {id: mask for id, mask in (shown | found).items() if id not in replaced}
+            self._keep(Masks(shown.values()))
             yield EverythingUpdate(found, list(message.withdrawn), message.progress)
 
     async def panoptic(
@@ -233,7 +237,7 @@ class AsyncPhoto(_Photo):
         request = wire.everything(
             labels, vocabulary, min_label_score, points_per_side, crop_layers, "panoptic"
         )
-        return wire.panoptic((await self._ask(request)).panoptic)
+        return self._keep(wire.panoptic((await self._ask(request)).panoptic))
 
     async def semantic(
         self,
@@ -252,7 +256,7 @@ class AsyncPhoto(_Photo):
         request = pb.SegmentTextRequest(
             labels=labels, refine=refine, background=background, encoding=encoding.upper()
         )
-        return wire.semantic_map(await self._ask(request), labels)
+        return self._keep(wire.semantic_map(await self._ask(request), labels, self.encoded))
 
     async def explain(self, label: str, others: Sequence[str] = ()) -> HeatMap:
         """Return where the model sees a label: its cosine similarity at each pixel.
@@ -260,7 +264,7 @@ class AsyncPhoto(_Photo):
         others: return the label's probability against these instead.
         """
         reply = await self._ask(pb.ExplainRequest(label=label, others=wire.texts(others)))
-        return wire.heat_map(reply, label)
+        return self._keep(wire.heat_map(reply, label))
 
     async def embed(self) -> np.ndarray:
         """Return float32 (D,) of unit length, in the space of ``embed_text``."""

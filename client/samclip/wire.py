@@ -146,7 +146,7 @@ def areas(boxes: Boxes, mask_arrays: Iterable["np.ndarray | Mask"]) -> list[pb.A
     return found
 
 
-def mask(message: pb.Mask, info: pb.ImageInfo) -> Mask:
+def mask(message: pb.Mask, info: pb.ImageInfo, photograph: bytes) -> Mask:
     box = message.box
     return Mask(
         data=_mask_data(message, info),
@@ -156,6 +156,7 @@ def mask(message: pb.Mask, info: pb.ImageInfo) -> Mask:
         stability_score=message.stability_score,
         label=message.label,
         label_score=message.label_score,
+        photograph=photograph,
     )
 
 
@@ -182,9 +183,11 @@ def scores(messages: Iterable[pb.Score]) -> list[Score]:
     return [Score(score.label, score.score, score.similarity) for score in messages]
 
 
-def semantic_map(reply: pb.SegmentTextResponse, labels: Sequence[str]) -> SemanticMap:
+def semantic_map(
+    reply: pb.SegmentTextResponse, labels: Sequence[str], photograph: bytes
+) -> SemanticMap:
     regions = [
-        Region(region.label, region.score, region.area, mask(region.mask, reply.image))
+        Region(region.label, region.score, region.area, mask(region.mask, reply.image, photograph))
         for region in reply.regions
     ]
     return SemanticMap(masks.decode_label_map(reply.label_map_png), tuple(labels), regions)

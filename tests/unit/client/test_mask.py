@@ -1,11 +1,14 @@
 """A mask in the forms that other programs read, decoded only when it has to be."""
 
+import io
 import json
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
 from samclip import Mask, masks, wire
@@ -14,6 +17,18 @@ from samclip.v1 import samclip_pb2 as pb
 from services.request.wire import to_mask
 
 INFO = pb.ImageInfo(width=30, height=20)
+
+
+PIXELS_HW3 = np.arange(20 * 30 * 3, dtype=np.uint8).reshape(20, 30, 3)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+PHOTOGRAPH = png(PIXELS_HW3)
 
 
 def ring_with_a_hole() -> np.ndarray:
@@ -26,7 +41,7 @@ def ring_with_a_hole() -> np.ndarray:
 def received(encoding: str, label: str = "") -> Mask:
     message = to_mask(ring_with_a_hole(), pb.MaskEncoding.Value(encoding.upper()))
     message.predicted_iou, message.label, message.label_score = 0.75, label, 0.5
-    return wire.mask(message, INFO)
+    return wire.mask(message, INFO, PHOTOGRAPH)
 
 
 ENCODINGS = ["rle", "png", "polygons", "packed_bits"]
@@ -107,7 +122,7 @@ def test_a_mask_made_of_an_array() -> None:
 
 
 def test_damage_is_found_when_the_mask_is_decoded() -> None:
-    damaged = wire.mask(pb.Mask(rle=pb.CocoRle(height=4, width=5, counts=b"40")), INFO)
+    damaged = wire.mask(pb.Mask(rle=pb.CocoRle(height=4, width=5, counts=b"40")), INFO, b"")
     with pytest.raises(ValueError, match="do not fill 5×4 pixels"):
         _ = damaged.array
 
@@ -117,3 +132,56 @@ def test_logits_have_no_outline() -> None:
     for form in ("rle", "polygons"):
         with pytest.raises(ValueError, match="holds logits"):
             getattr(logits, form)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_cut_out_is_the_photograph_inside_and_transparent_outside(encoding: str) -> None:
+    picture = received(encoding).cutout()
+    assert (picture.mode, picture.size) == ("RGBA", (20, 13))
+    cut_hw4 = np.asarray(picture)
+    np.testing.assert_array_equal(cut_hw4[..., 3], 255 * ring_with_a_hole()[2:15, 5:25])
+    np.testing.assert_array_equal(cut_hw4[..., :3], PIXELS_HW3[2:15, 5:25])
+
+
+def test_a_cut_out_of_a_turned_photograph() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: stored 30×20, shown 20×30
+    file = io.BytesIO()
+    Image.fromarray(PIXELS_HW3).save(file, "PNG", exif=exif)
+    upright_HW = np.zeros((30, 20), bool)
+    upright_HW[10:, 5:9] = True
+    mask = Mask(upright_HW, (5, 10, 9, 30), 80, 0.9, 0.9, photograph=file.getvalue())
+    expected_hw3 = np.rot90(PIXELS_HW3, -1)[10:, 5:9]
+    np.testing.assert_array_equal(np.asarray(mask.cutout())[..., :3], expected_hw3)
+
+
+def test_nothing_to_cut_out() -> None:
+    nothing_HW = np.zeros((20, 30), bool)
+    empty = Mask(nothing_HW, (0, 0, 0, 0), 0, 0.9, 0.9, photograph=PHOTOGRAPH)
+    with pytest.raises(ValueError, match="the mask is empty"):
+        empty.cutout()
+    alone = Mask(ring_with_a_hole(), (5, 2, 25, 15), 248, 0.9, 0.9)
+    with pytest.raises(ValueError, match="knows no photograph"):
+        alone.cutout()
+    assert empty._repr_png_() is None
+    assert alone._repr_png_() is None
+
+
+def test_a_notebook_displays_the_cut_out() -> None:
+    shown = received("rle")._repr_png_()
+    assert shown is not None
+    with Image.open(io.BytesIO(shown)) as picture:
+        np.testing.assert_array_equal(picture, received("rle").cutout())
+
+
+@pytest.mark.parametrize("name", ["mask.png", "mask.tiff", "mask.bmp"])
+def test_a_mask_is_saved_white_on_black(tmp_path: Path, name: str) -> None:
+    received("rle").save(tmp_path / name)
+    with Image.open(tmp_path / name) as picture:
+        assert picture.mode == "L"
+        np.testing.assert_array_equal(picture, 255 * ring_with_a_hole())
+
+
+def test_a_suffix_that_names_no_format(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown file extension"):
+        received("rle").save(tmp_path / "mask.xyz")
