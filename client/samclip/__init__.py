@@ -24,6 +24,7 @@ from samclip.errors import (
 )
 from samclip.mask_list import Masks
 from samclip.photo import AsyncPhoto, Photo
+from samclip.photos import AsyncPhotos, Photos
 from samclip.session import credentials
 from samclip.types import (
     Collection,
@@ -49,6 +50,7 @@ __all__ = [
     "AsyncClicks",
     "AsyncClient",
     "AsyncPhoto",
+    "AsyncPhotos",
     "Clicks",
     "Client",
     "Collection",
@@ -70,6 +72,7 @@ __all__ = [
     "Panoptic",
     "PermissionDenied",
     "Photo",
+    "Photos",
     "Prompt",
     "Region",
     "Score",

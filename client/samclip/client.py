@@ -16,6 +16,7 @@ from samclip.blocking import blocking
 from samclip.images import ImageSource
 from samclip.keywords import names_its_keywords
 from samclip.photo import AsyncPhoto, Photo
+from samclip.photos import AT_ONCE, AsyncPhotos, Images, Photos
 from samclip.session import Session
 from samclip.types import Box, Collection, Hit, Indexed, ListedItem, Mask, Model
 from samclip.v1 import samclip_pb2 as pb
@@ -106,6 +107,17 @@ class AsyncClient(_Client[AsyncPhoto]):
     async def close(self) -> None:
         """Close the connection and cancel calls in progress."""
         await self._session.close()
+
+    def images(
+        self, images: Images, *, at_once: int = AT_ONCE, progress: bool = False
+    ) -> AsyncPhotos:
+        """Return photographs that are read, and asked about, several at once.
+
+        images: a folder, a glob, a path, a URL or any other source of ``image``, or several of
+        them. at_once: photographs in flight. progress: a bar on stderr, in a terminal or notebook.
+        Raises FileNotFoundError if a lone path does not exist, ValueError if a folder is empty.
+        """
+        return AsyncPhotos(self.image, images, at_once, progress)
 
     async def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 (T, D) with rows of unit length, in the space of ``Photo.embed``."""
@@ -228,6 +240,15 @@ class Client(_Client[Photo]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def images(self, images: Images, *, at_once: int = AT_ONCE, progress: bool = False) -> Photos:
+        """Return photographs that are read, and asked about, several at once.
+
+        images: a folder, a glob, a path, a URL or any other source of ``image``, or several of
+        them. at_once: photographs in flight. progress: a bar on stderr, in a terminal or notebook.
+        Raises FileNotFoundError if a lone path does not exist, ValueError if a folder is empty.
+        """
+        return Photos(self.image, images, at_once, progress)
 
     close = blocking(AsyncClient.close)
     embed_text = blocking(AsyncClient.embed_text)

@@ -11,8 +11,8 @@ import pytest
 from tests.checkout import ROOT, sources
 
 CLIENT_MAY = {"samclip", "grpc", "google", "numpy", "PIL", *sys.stdlib_module_names}
-ON_DEMAND = {"supervision"}
-"""Packages that the client imports only in the function that needs them."""
+ON_DEMAND = {"rich", "supervision"}
+"""Packages that the client imports only when they are needed."""
 MAY_NOT = {
     "samclip_core": {"ray", "grpc", "samclip", "redis", "pydantic", "services", "training"},
     "services": {"training", "tests"},

@@ -1,0 +1,208 @@
+"""Many photographs, asked about several at once: in order, and a broken one stops nothing."""
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
+from typing import Generic, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from samclip import sources
+from samclip.download import is_url
+from samclip.errors import PermissionDenied, ServiceError, Unauthenticated, Unavailable
+from samclip.images import ImageSource
+from samclip.photo import AsyncPhoto, Photo
+
+AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
+T = TypeVar("T")
+R = TypeVar("R")
+Images = ImageSource | Iterable[ImageSource]
+Source = tuple[str, ImageSource]  # its name, and what it is read from
+AT_ONCE = 8
+"""Photographs asked about at once: enough to keep a service of 16 cores busy."""
+REFUSALS = (Unavailable, Unauthenticated, PermissionDenied)
+"""Errors that the next photograph would get as well."""
+_log = logging.getLogger("samclip")
+
+
+def each(items: Iterable[T], ask: Callable[[T], R], at_once: int) -> Iterator[tuple[T, Future[R]]]:
+    """Yield every item with its finished or running answer, in order; few are ahead of it."""
+    pool = ThreadPoolExecutor(at_once)
+    ahead: deque[tuple[T, Future[R]]] = deque()
+    try:
+        for item in items:
+            ahead.append((item, pool.submit(ask, item)))
+            if len(ahead) >= 2 * at_once:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _Unreadable(Exception):
+    """The file is missing, broken or too large, or cannot be downloaded."""
+
+
+class _Photos(Generic[AnyPhoto]):
+    """The photographs' sources with their names, and the errors of the latest run."""
+
+    def __init__(
+        self, make: Callable[[ImageSource], AnyPhoto], images: Images, at_once: int, progress: bool
+    ) -> None:
+        if at_once < 1:
+            raise ValueError(f"at_once is {at_once}: expected at least 1")
+        self._make: Callable[[ImageSource], AnyPhoto] = make
+        self._sources = list(_named(images))
+        self._at_once = at_once
+        self._progress = progress
+        self.errors: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} photographs)"
+
+    def _read(self, source: Source) -> AnyPhoto:
+        name, image = source
+        try:
+            photo = self._make(image)
+        except (OSError, ValueError) as error:
+            raise _Unreadable(getattr(error, "strerror", None) or str(error)) from error
+        photo.name = name
+        return photo
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """Note that a photograph has no answer. Raises errors that the next one would get too."""
+        if isinstance(error, REFUSALS):
+            raise error
+        self.errors[name] = str(error).removeprefix(f"{name}: ")
+        _log.warning("%s: %s", name, self.errors[name])
+
+    def _bar(self) -> AbstractContextManager[Callable[[int], None]]:
+        if not self._progress:
+            return nullcontext(lambda count: None)
+        from samclip.progress import bar  # rich takes a moment to import
+
+        return bar("photographs", len(self))
+
+
+class Photos(_Photos[Photo]):
+    """Photographs, made by ``Client.images``: iterate over them, or ``ask`` about each.
+
+    ``len`` counts them. ``errors`` has those of the latest run that could not be read or answered:
+    name → message, which is also logged as a warning.
+    """
+
+    def __iter__(self) -> Iterator[Photo]:
+        for photo, _ in self.ask(lambda photo: None):
+            yield photo
+
+    def ask(self, question: Callable[[Photo], R]) -> Iterator[tuple[Photo, R]]:
+        """Yield each photograph with its answer, in order; several are asked about at once.
+
+        question: called in several threads. Photographs that cannot be read or answered are left
+        out; see ``errors``. Raises ServiceError if the service is away or refuses the key.
+        """
+
+        def answer(source: Source) -> tuple[Photo, R]:
+            photo = self._read(source)
+            return photo, question(photo)
+
+        self.errors = {}
+        with self._bar() as advance:
+            for (name, _), future in each(self._sources, answer, self._at_once):
+                try:
+                    answered = future.result()
+                except (ServiceError, _Unreadable) as error:
+                    self._failed(name, error)
+                else:
+                    yield answered
+                advance(1)
+
+
+class AsyncPhotos(_Photos[AsyncPhoto]):
+    """Photographs, made by ``AsyncClient.images``: ``async for``, or ``ask`` about each.
+
+    ``len`` and ``errors`` are those of ``Photos``.
+    """
+
+    async def __aiter__(self) -> AsyncIterator[AsyncPhoto]:
+        async def nothing(_: AsyncPhoto) -> None:
+            pass
+
+        async for photo, _ in self.ask(nothing):
+            yield photo
+
+    async def ask(
+        self, question: Callable[[AsyncPhoto], Awaitable[R]]
+    ) -> AsyncGenerator[tuple[AsyncPhoto, R], None]:
+        """Yield each photograph with its answer, in order; several are asked about at once.
+
+        Photographs that cannot be read or answered are left out; see ``errors``. Raises
+        ServiceError if the service is away or refuses the key.
+        """
+        gate = asyncio.Semaphore(self._at_once)
+
+        async def answer(source: Source) -> tuple[AsyncPhoto, R]:
+            async with gate:
+                photo = await asyncio.to_thread(self._read, source)
+                return photo, await question(photo)
+
+        self.errors = {}
+        waiting = iter(self._sources)
+        ahead: deque[tuple[str, asyncio.Task[tuple[AsyncPhoto, R]]]] = deque()
+        try:
+            with self._bar() as advance:
+                while True:
+                    for source in islice(waiting, 2 * self._at_once - len(ahead)):
+                        ahead.append((source[0], asyncio.create_task(answer(source))))
+                    if not ahead:
+                        return
+                    name, task = ahead.popleft()
+                    try:
+                        answered = await task
+                    except (ServiceError, _Unreadable) as error:
+                        self._failed(name, error)
+                    else:
+                        yield answered
+                    advance(1)
+        finally:
+            for _, task in ahead:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
+
+
+def _named(images: Images) -> Iterator[Source]:
+    """Yield what to make photographs of, each with its name.
+
+    Raises FileNotFoundError if a lone path does not exist, ValueError if a folder has no images.
+    """
+    if isinstance(images, str | os.PathLike):
+        found = _files(images)
+        if not is_url(images) and not os.path.lexists(found[0][0]):
+            raise FileNotFoundError(f"{images}: no such file or folder")
+        yield from found
+    elif isinstance(images, bytes | Image.Image | np.ndarray):
+        yield "photograph 1", images
+    else:
+        for number, image in enumerate(images, 1):
+            if isinstance(image, str | os.PathLike):
+                yield from _files(image)
+            else:
+                yield f"photograph {number}", image
+
+
+def _files(path: str | os.PathLike[str]) -> list[Source]:
+    found = sources.expand([os.fspath(path)])
+    for source in found:
+        if source.problem:
+            raise ValueError(f"{source.name}: {source.problem}")
+    return [(source.name, source.name) for source in found]

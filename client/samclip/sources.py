@@ -1,0 +1,62 @@
+"""The image files that folders, globs, paths and addresses stand for."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from samclip.download import is_url
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+
+
+class Source(NamedTuple):
+    """One image. ``name`` is its path or address.
+
+    ``id`` is the file's name, or its path relative to the given folder. A source with a
+    ``problem`` has no file.
+    """
+
+    name: str
+    id: str
+    problem: str = ""
+
+
+def expand(given: Iterable[str]) -> list[Source]:
+    """Return the images of all that is given, in order, each once."""
+    return list(dict.fromkeys(source for each in given for source in _expand(each)))
+
+
+def _expand(given: str) -> Iterator[Source]:
+    path = Path(given)
+    if is_url(given):
+        yield Source(given, PurePosixPath(unquote(urlsplit(given).path)).name or "image")
+    elif path.is_dir():
+        yield from _in_folder(path)
+    elif not os.path.lexists(path) and glob.has_magic(given):
+        yield from _matching(given)
+    else:
+        yield Source(given, path.name)
+
+
+def _in_folder(folder: Path) -> Iterator[Source]:
+    found = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    for file in found:
+        yield Source(str(file), file.relative_to(folder).as_posix())
+    if not found:
+        expected = ", ".join(sorted(SUFFIXES))
+        yield Source(str(folder), folder.name, f"no image files found: expected {expected}")
+
+
+def _matching(pattern: str) -> Iterator[Source]:
+    parts = Path(pattern).parts
+    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    folder = Path(*parts[:fixed])
+    found = [Path(name) for name in sorted(glob.glob(pattern, recursive=True))]
+    for file in found:
+        if file.is_file():
+            yield Source(str(file), file.relative_to(folder).as_posix())
+    if not found:
+        yield Source(pattern, pattern, "no file matches")

@@ -1,0 +1,238 @@
+"""Many photographs: in order, several at once, and a broken one stops nothing."""
+
+import asyncio
+import io
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import samclip
+from PIL import Image
+from samclip.photos import each
+
+from tests.fake_server import FakeService, fake_server
+
+
+def png(shade: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 6), shade).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[FakeService, str]]:
+    with fake_server() as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: tuple[FakeService, str]) -> Iterator[samclip.Client]:
+    with samclip.Client(server[1], timeout=20) as client:
+        yield client
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with eleven photographs, one of them below, and two files that are none."""
+    (tmp_path / "below").mkdir()
+    for number in range(10):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    (tmp_path / "below/10.JPG").write_bytes(png(10))
+    (tmp_path / "3-broken.png").write_bytes(b"broken")
+    (tmp_path / "empty.webp").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no photograph")
+    return tmp_path
+
+
+def test_each_photograph_comes_with_its_answer_in_order(
+    client: samclip.Client, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = client.images(folder, at_once=3)
+    assert len(photos) == 13
+    with caplog.at_level(logging.WARNING, "samclip"):
+        answers = list(photos.ask(lambda photo: photo.classify(["cat", "horse"])))
+    names = [str(Path(photo.name).relative_to(folder)) for photo, _ in answers]
+    assert names == sorted(names) == sorted([*(f"{n}.png" for n in range(10)), "below/10.JPG"])
+    assert {scores[0].label for _, scores in answers} == {"horse"}
+    assert [photo.key for photo, _ in answers[:2]] == [
+        client.image(folder / f"{number}.png").key for number in range(2)
+    ]
+    broken, empty = str(folder / "3-broken.png"), str(folder / "empty.webp")
+    assert photos.errors.keys() == {broken, empty}
+    assert "not an image" in photos.errors[broken]
+    assert photos.errors[empty].startswith("the file is empty")
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [broken, empty]
+
+
+def test_photographs_alone(client: samclip.Client, folder: Path) -> None:
+    photos = client.images(str(folder))
+    names = [Path(photo.name).name for photo in photos]
+    assert len(names) == 12  # the service was not asked about the broken one
+    assert list(photos.errors) == [str(folder / "empty.webp")]
+    assert [Path(photo.name).name for photo in photos] == names
+    assert repr(photos) == "Photos(13 photographs)"
+
+
+def test_any_sources(client: samclip.Client, folder: Path) -> None:
+    missing = folder / "missing.png"
+    given = [folder / "0.png", str(folder / "below"), png(1), np.zeros((4, 4), np.uint8), missing]
+    photos = client.images(given)
+    names = [photo.name for photo in photos]
+    assert names == [
+        str(folder / "0.png"),
+        str(folder / "below/10.JPG"),
+        "photograph 3",
+        "photograph 4",
+    ]
+    assert photos.errors == {str(missing): "No such file or directory"}
+    assert [photo.name for photo in client.images(str(folder / "[12].png"))] == [
+        str(folder / "1.png"),
+        str(folder / "2.png"),
+    ]
+    assert [photo.key for photo in client.images(png(1))] == [client.image(png(1)).key]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("missing", FileNotFoundError, "no such file or folder"),
+        ("nothing", ValueError, "no image files found"),
+        ("*.jpg", ValueError, "no file matches"),
+    ],
+)
+def test_nothing_to_ask_about_is_an_error_at_once(
+    client: samclip.Client, tmp_path: Path, name: str, error: type[Exception], message: str
+) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(error, match=message):
+        client.images(tmp_path / name)
+
+
+def test_at_least_one_at_once(client: samclip.Client) -> None:
+    with pytest.raises(ValueError, match="expected at least 1"):
+        client.images(png(1), at_once=0)
+
+
+def test_several_are_asked_about_at_once_and_no_more(client: samclip.Client) -> None:
+    together, most, running = threading.Barrier(3, timeout=20), 0, 0
+    lock = threading.Lock()
+
+    def question(_: samclip.Photo) -> None:
+        nonlocal most, running
+        with lock:
+            running += 1
+            most = max(most, running)
+        together.wait()  # passes only if three are asked about at once
+        with lock:
+            running -= 1
+
+    assert len(list(client.images([png(n) for n in range(9)], at_once=3).ask(question))) == 9
+    assert most == 3
+
+
+def test_photographs_are_read_when_their_turn_comes(client: samclip.Client) -> None:
+    read = []
+    photos = client.images([png(number) for number in range(50)], at_once=2)
+    make = photos._make
+    photos._make = lambda source: read.append(source) or make(source)
+    answers = photos.ask(lambda photo: None)
+    next(answers)
+    answers.close()
+    assert len(read) <= 5
+
+
+def test_a_service_that_is_away_ends_it(
+    server: tuple[FakeService, str], client: samclip.Client, folder: Path
+) -> None:
+    server[0].refusal = (grpc.StatusCode.UNAUTHENTICATED, "no key", ())
+    with pytest.raises(samclip.Unauthenticated):
+        list(client.images(folder).ask(lambda photo: photo.embed()))
+
+
+def test_a_mistake_in_the_question_is_raised(client: samclip.Client, folder: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(client.images(folder).ask(lambda photo: 1 / 0))
+
+
+def test_progress_is_shown_if_it_is_asked_for(
+    client: samclip.Client, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for progress in (False, True):
+        list(client.images(folder, progress=progress))
+        shown = capsys.readouterr()
+        assert ("13/13" in shown.err) is progress
+        assert not shown.out
+
+
+def test_each_leaves_quickly() -> None:
+    started = []
+    answers = each(range(100), started.append, 2)
+    next(answers)
+    answers.close()
+    assert len(started) <= 4
+
+
+async def test_the_async_twin(server: tuple[FakeService, str], folder: Path) -> None:
+    async with samclip.AsyncClient(server[1], timeout=20) as client:
+        photos = client.images(folder, at_once=3)
+        names = []
+        async for photo, scores in photos.ask(lambda photo: photo.classify(["cat", "horse"])):
+            names.append(str(Path(photo.name).relative_to(folder)))
+            assert scores[0].label == "horse"
+        assert names == sorted(names)
+        assert len(names) == 11
+        assert {Path(name).name for name in photos.errors} == {"3-broken.png", "empty.webp"}
+        assert len([photo async for photo in photos]) == 12
+        assert list(photos.errors) == [str(folder / "empty.webp")]
+
+
+async def test_the_async_twin_asks_several_at_once_and_no_more() -> None:
+    together, most, running = asyncio.Barrier(3), 0, 0
+
+    async def question(_: samclip.AsyncPhoto) -> None:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        await together.wait()
+        running -= 1
+
+    async with samclip.AsyncClient("127.0.0.1:1") as client:
+        async for _ in client.images([png(n) for n in range(9)], at_once=3).ask(question):
+            pass
+    assert most == 3
+
+
+async def test_the_async_twin_cancels_what_nobody_waits_for() -> None:
+    cancelled = 0
+
+    async def question(photo: samclip.AsyncPhoto) -> None:
+        nonlocal cancelled
+        if photo.name != "photograph 1":
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                cancelled += 1
+                raise
+
+    async with samclip.AsyncClient("127.0.0.1:1") as client:
+        answers = client.images([png(n) for n in range(9)], at_once=3).ask(question)
+        await anext(answers)
+        for _ in range(50):  # until the others wait as well
+            await asyncio.sleep(0.01)
+        await answers.aclose()
+    assert cancelled == 3
+
+
+async def test_the_async_twin_raises_refusals_and_mistakes(
+    server: tuple[FakeService, str], folder: Path
+) -> None:
+    async with samclip.AsyncClient(server[1], timeout=20) as client:
+        server[0].refusal = (grpc.StatusCode.PERMISSION_DENIED, "not yours", ())
+        with pytest.raises(samclip.PermissionDenied):
+            _ = [answer async for answer in client.images(folder).ask(lambda photo: photo.embed())]
+        with pytest.raises(ZeroDivisionError):
+            _ = [each async for each in client.images(folder).ask(lambda photo: 1 / 0)]
