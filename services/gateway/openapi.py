@@ -144,6 +144,13 @@ def _add_alternative(operation: dict[str, Any], other: dict[str, Any]) -> None:
         for kind, body in mine.items():
             # Not oneOf: the fields that distinguish the two may be absent.
             body["schema"] = {"anyOf": [body["schema"], theirs[kind]["schema"]]}
+    mine, theirs = (
+        each["requestBody"]["content"]["application/json"] for each in (operation, other)
+    )
+    mine["examples"] = {
+        operation["operationId"]: {"value": mine.pop("example")},
+        other["operationId"]: {"value": theirs["example"]},
+    }
 
 
 def _reference(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,78 @@
+"""What the API documents offer to try is answered with 200, in the order of the documents."""
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from services.gateway import openapi
+from tests.e2e.conftest import Service
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+PATHS: dict[str, dict[str, Any]] = openapi.document()["paths"]
+
+
+def _examples() -> Iterator[tuple[str, dict[str, Any], str]]:
+    """Yield (path, body, accepted type) of each example and each kind of answer."""
+    for path, item in PATHS.items():
+        if "post" in item:
+            body = item["post"]["requestBody"]["content"]["application/json"]
+            named = body.get("examples") or {"": {"value": body["example"]}}
+            for example in named.values():
+                for kind in item["post"]["responses"]["200"]["content"]:
+                    yield path, example["value"], kind
+
+
+EXAMPLES = list(_examples())
+"""In order: Index makes the collection that Search, Delete and ListItems ask for."""
+
+
+@pytest.fixture(scope="module")
+def http(service: Service) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service.url, timeout=300) as opened:
+        yield opened
+        opened.post("/delete", json={"collection": "example", "all": True})
+
+
+def test_the_service_has_the_routes_of_this_document(http: httpx.Client) -> None:
+    assert http.get("/openapi.json").json()["paths"].keys() == PATHS.keys()
+    assert {path for path, _, _ in EXAMPLES} == {p for p, item in PATHS.items() if "post" in item}
+
+
+@pytest.mark.parametrize(("path", "body", "kind"), EXAMPLES)
+def test_an_example_is_answered(
+    path: str, body: dict[str, Any], kind: str, http: httpx.Client
+) -> None:
+    answer = http.post(path, json=body, headers={"accept": kind})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == kind
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [(path, body) for path, body, kind in EXAMPLES if body and kind == "application/json"],
+)
+def test_an_example_as_a_form_is_answered_the_same(
+    path: str, body: dict[str, Any], http: httpx.Client
+) -> None:
+    files = [("image", ("image.png", base64.b64decode(body["image"])))] if "image" in body else []
+    fields = {name: _text(value) for name, value in body.items() if name != "image"}
+    parts = [(name, (None, text)) for name, texts in fields.items() for text in texts]
+    form = http.post(path, files=[*files, *parts])
+    assert form.status_code == 200, form.text
+    assert form.json().keys() == http.post(path, json=body).json().keys()
+
+
+def _text(value: Any) -> list[str]:
+    """Return the parts of a form for one field: texts as they are, the rest as JSON."""
+    values = value if isinstance(value, list) and isinstance(value[0], str) else [value]
+    return [each if isinstance(each, str) else json.dumps(each) for each in values]
+
+
+@pytest.mark.parametrize("path", [path for path, item in PATHS.items() if "get" in item])
+def test_a_page_is_answered(path: str, http: httpx.Client) -> None:
+    assert http.get(path).status_code == 200
