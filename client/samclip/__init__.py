@@ -1,11 +1,19 @@
 """Client for SAM-CLIP Serve.
 
-client = samclip.Client("127.0.0.1:9000")
-photo = client.image("dog.jpg")                      # hashed locally; uploaded once
-photo.classify(["a dog", "a cat"])
-photo.segment(points=[(120, 80)])                    # numpy bool masks
-photo.semantic(["dog", "grass"], refine=True)
-client.search("pets", text="a brown dog")
+>>> import samclip
+>>> client = samclip.Client("127.0.0.1:9000")
+>>> photo = client.image("cat.jpg")  # hashed here, uploaded once
+>>> photo.classify(["a cat", "a dog"])[0].label
+'a cat'
+>>> (mask,) = photo.segment(points=[(200, 60)])
+>>> mask.array.shape, mask.array.dtype
+((300, 451), dtype('bool'))
+>>> photo.semantic(["cat", "blanket"], refine=True).regions[0].label
+'cat'
+>>> client.index("pets", {"cat": photo}).indexed
+1
+>>> client.search("pets", text="a small animal")[0].id
+'cat'
 """
 
 from samclip.clicks import AsyncClicks, Clicks

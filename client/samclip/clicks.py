@@ -118,7 +118,14 @@ class AsyncClicks(_Clicks):
 
 
 class Clicks(_Clicks):
-    """One object of a photograph by clicks, from ``Photo.clicks``: each refines the mask."""
+    """One object of a photograph by clicks, from ``Photo.clicks``: each refines the mask.
+
+    >>> with photo.clicks() as session:
+    ...     first = session.click(200, 60)
+    ...     second = session.click(20, 20, negative=True)
+    ...     session.undo().area == first.area
+    True
+    """
 
     def __enter__(self) -> Self:
         return self

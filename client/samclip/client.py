@@ -93,7 +93,14 @@ class _Client(Generic[AnyPhoto]):
 
 @names_its_keywords
 class AsyncClient(_Client[AsyncPhoto]):
-    """A client for ``async`` code: the methods of ``Client``, with requests as coroutines."""
+    """A client for ``async`` code: the methods of ``Client``, with requests as coroutines.
+
+    >>> async def main():
+    ...     async with samclip.AsyncClient("127.0.0.1:9000") as client:
+    ...         photo = client.image("cat.jpg")
+    ...         return await asyncio.gather(photo.classify(["a cat"]), photo.segment((200, 60)))
+    >>> scores, masks = asyncio.run(main())
+    """
 
     _library = grpc.aio
     _photo = AsyncPhoto
@@ -120,7 +127,12 @@ class AsyncClient(_Client[AsyncPhoto]):
         return AsyncPhotos(self.image, images, at_once, progress)
 
     async def embed_text(self, texts: Sequence[str]) -> np.ndarray:
-        """Return float32 (T, D) with rows of unit length, in the space of ``Photo.embed``."""
+        """Return float32 (T, D) with rows of unit length, in the space of ``Photo.embed``.
+
+        >>> cosines = client.embed_text(["a cat", "a cup"]) @ client.image("cat.jpg").embed()
+        >>> int(cosines.argmax())
+        0
+        """
         reply = await self._session.ask(pb.EmbedTextRequest(texts=wire.texts(texts)))
         return wire.tensor_to_array(reply.tensor)
 
@@ -135,6 +147,10 @@ class AsyncClient(_Client[AsyncPhoto]):
 
         metadata: id → metadata that searches return and filter by.
         ``Indexed.errors`` lists images that cannot be read or indexed; the others are indexed.
+
+        >>> done = client.index("things", {"a": "cat.jpg", "b": "photographs/coffee.jpg"})
+        >>> done.indexed, done.errors
+        (2, {})
         """
         errors: dict[str, str] = {}
         indexed = replaced = 0
@@ -166,6 +182,13 @@ class AsyncClient(_Client[AsyncPhoto]):
         top_k: number of hits; 0 means 10.
         filter: only images whose metadata has all of these pairs.
         offset: number of hits to skip; the next page starts at offset + top_k.
+
+        >>> files = {"a": "cat.jpg", "b": "photographs/coffee.jpg"}
+        >>> _ = client.index("things", files, metadata={"b": {"owner": "ann"}})
+        >>> [hit.id for hit in client.search("things", text="a cup of coffee")]
+        ['b', 'a']
+        >>> client.search("things", image="cat.jpg", filter={"owner": "ann"})[0].metadata
+        {'owner': 'ann'}
         """
         if sum(query is not None for query in (text, image, id)) != 1:
             raise ValueError("search takes exactly one of text=, image= and id=")
@@ -225,6 +248,10 @@ class AsyncClient(_Client[AsyncPhoto]):
 
 class Client(_Client[Photo]):
     """A client whose calls block; several threads may share it.
+
+    >>> with samclip.Client("127.0.0.1:9000", timeout=30) as client:
+    ...     client.image("cat.jpg").classify(["a cat", "a dog"])[0].label
+    'a cat'
 
     api_key: sent with every call, for services that require one.
     tls: True for the system's CAs, or ``samclip.credentials(…)`` for a private CA or mTLS.

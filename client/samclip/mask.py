@@ -22,6 +22,10 @@ class Mask:
     data: bool H×W, or the mask as the service encoded it. box, area: in pixels.
     ``label`` and ``label_score`` are set if the request had labels or a text.
     photograph: its file; empty if the photograph was made by ``by_key``.
+
+    >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
+    >>> int(mask.array.sum()) == mask.area
+    True
     """
 
     data: "np.ndarray | masks.Encoded" = field(repr=False)
@@ -54,7 +58,10 @@ class Mask:
     def rle(self) -> dict[str, Any]:
         """The mask as COCO's compressed run lengths: ``{"size": [height, width], "counts": str}``.
 
-        ``pycocotools.mask`` reads it, and so does ``json``.
+        ``pycocotools.mask`` reads it, and ``json`` writes it.
+
+        >>> photo.segment(box=(15, 0, 385, 299))[0].rle
+        {'size': [300, 451], 'counts': '...'}
         """
         if isinstance(self.data, masks.Encoded) and self.data.kind == "rle":
             size, counts = [self.data.height, self.data.width], self.data.data
@@ -69,6 +76,10 @@ class Mask:
 
         By the even-odd rule they give the mask again exactly. Parts run clockwise on the screen,
         holes anticlockwise; pixels that touch only at a corner belong to separate parts.
+
+        >>> rings = photo.segment(box=(15, 0, 385, 299))[0].polygons
+        >>> rings[0].dtype, rings[0].shape[1]
+        (dtype('float32'), 2)
         """
         if isinstance(self.data, masks.Encoded) and self.data.kind == "polygons":
             return [ring.reshape(-1, 2) for ring in self.data.data]
@@ -79,6 +90,11 @@ class Mask:
 
         ``{"id": number, **mask.to_coco(…)}`` is an annotation of a data set, and a list of them
         without ids are results for ``COCO.loadRes``.
+
+        >>> masks = photo.segment(text="a cat")
+        >>> results = [mask.to_coco(image_id=1, category_id=17) for mask in masks]
+        >>> sorted(results[0])
+        ['area', 'bbox', 'category_id', 'image_id', 'iscrowd', 'score', 'segmentation']
         """
         x_min, y_min, x_max, y_max = self.box
         return {
@@ -96,6 +112,9 @@ class Mask:
 
         It has the size of the mask's box. Raises ValueError if the mask is empty, or does not know
         its photograph.
+
+        >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
+        >>> mask.cutout().save("cat.png")
         """
         if not self.photograph:
             raise ValueError("the mask knows no photograph: ask about one made by client.image")
@@ -111,6 +130,8 @@ class Mask:
         """Save the mask as a picture, white on black, in the format of the path's suffix: PNG, …
 
         Raises ValueError for a suffix that Pillow does not know, OSError if it cannot be written.
+
+        >>> photo.segment((200, 60))[0].save("mask.png")
         """
         self._picture().save(path)
 

@@ -25,6 +25,10 @@ class Masks(list[Mask]):
         ``confidence`` is the label's score, or else the predicted IoU; ``class_id`` numbers the
         labels in order of appearance. Raises ModuleNotFoundError without ``pip install
         supervision``.
+
+        >>> detections = photo.segment(text="a cat").to_supervision()
+        >>> detections.mask.shape[1:], set(detections["class_name"].tolist())
+        ((300, 451), {'a cat'})
         """
         try:
             from supervision import Detections

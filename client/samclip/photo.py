@@ -73,7 +73,10 @@ class _Photo(Photograph):
 
 @names_its_keywords
 class AsyncPhoto(_Photo):
-    """A photograph and the requests about it, made by ``AsyncClient.image``."""
+    """A photograph and the requests about it, made by ``AsyncClient.image``.
+
+    The examples are of ``Photo``; here, each request is awaited.
+    """
 
     async def classify(
         self, labels: Sequence[str], *, templates: Sequence[str] = (), top_k: int = 0
@@ -82,6 +85,9 @@ class AsyncPhoto(_Photo):
 
         templates: texts such as "a photo of a {}."; empty means the checkpoint's own.
         top_k: number of labels; 0 means all.
+
+        >>> [score.label for score in photo.classify(["a cat", "a dog", "a cup"], top_k=1)]
+        ['a cat']
         """
         request = pb.ClassifyRequest(
             labels=wire.texts(labels), templates=wire.texts(templates), top_k=top_k
@@ -105,6 +111,10 @@ class AsyncPhoto(_Photo):
         boxes: (x_min, y_min, x_max, y_max); one or several.
         masks: bool H×W in the image's size, or masks of earlier replies.
         templates, top_k: as for ``classify``.
+
+        >>> (scores,) = photo.classify_areas(["an eye", "a wall"], boxes=[(180, 60, 250, 120)])
+        >>> scores[0].label
+        'an eye'
         """
         request = pb.ClassifyRequest(
             labels=wire.texts(labels),
@@ -144,6 +154,10 @@ class AsyncPhoto(_Photo):
         min_score: leave out objects of a text with a lower label_score, 0 to 1; None: the default.
         multimask: three masks per object, best first, instead of one.
         encoding: wire format: "rle", "png", "polygons", "packed_bits"; "logits" for mask_input.
+
+        >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
+        >>> {mask.label for mask in photo.segment(text=["a cat", "a unicorn"])}
+        {'a cat'}
         """
         if box is not None and len(boxes):
             raise ValueError("segment got both box and boxes: pass one of them")
@@ -190,6 +204,10 @@ class AsyncPhoto(_Photo):
         min_label_score: a less probable label, 0 to 1, is left out; None means the default.
         points_per_side: size of the finest grid of clicks; 0 means the checkpoint's default.
         crop_layers: also search crops, 4 in the first layer, 16 in the second, 64 in the third.
+
+        >>> masks = photo.everything(points_per_side=8)
+        >>> masks[0].area >= masks[-1].area
+        True
         """
         if encoding.lower() == "panoptic":
             raise ValueError("everything returns single masks: call panoptic for one picture")
@@ -251,6 +269,10 @@ class AsyncPhoto(_Photo):
 
         refine: use both heads, the dense CLIP map and then the SAM head.
         background: pixels without a clear best label become background.
+
+        >>> found = photo.semantic(["cat", "blanket"], refine=True)
+        >>> found.label_map.shape, found.labels[found.label_map[60, 200]]
+        ((300, 451), 'cat')
         """
         labels = wire.texts(labels)
         request = pb.SegmentTextRequest(
@@ -262,12 +284,20 @@ class AsyncPhoto(_Photo):
         """Return where the model sees a label: its cosine similarity at each pixel.
 
         others: return the label's probability against these instead.
+
+        >>> heat = photo.explain("cat")
+        >>> heat.values.shape, bool(heat.values.max() <= 1)
+        ((300, 451), True)
         """
         reply = await self._ask(pb.ExplainRequest(label=label, others=wire.texts(others)))
         return self._keep(wire.heat_map(reply, label))
 
     async def embed(self) -> np.ndarray:
-        """Return float32 (D,) of unit length, in the space of ``embed_text``."""
+        """Return float32 (D,) of unit length, in the space of ``embed_text``.
+
+        >>> photo.embed().shape
+        (384,)
+        """
         features = await self._features(["clip_pooled"])
         pooled = features["clip_pooled"].astype(np.float32)
         return pooled / np.linalg.norm(pooled)  # not exactly 1 in float16

@@ -35,6 +35,9 @@ class Photograph:
         answer: masks, scores, a semantic map, a panoptic picture or a heat map; None means the
         latest one. The picture has at most 1,024 pixels on its longest side. Raises ValueError if
         the photograph was made by ``by_key``.
+
+        >>> masks = photo.segment(text="a cat")
+        >>> photo.show().save("answer.png")
         """
         if not self.encoded:
             raise ValueError("this photograph has only a key: make it with client.image to see it")

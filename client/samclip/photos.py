@@ -99,6 +99,14 @@ class Photos(_Photos[Photo]):
 
     ``len`` counts them. ``errors`` has those of the latest run that could not be read or answered:
     name → message, which is also logged as a warning.
+
+    >>> photos = client.images("photographs")
+    >>> for photo, scores in photos.ask(lambda photo: photo.classify(["a cat", "a cup"])):
+    ...     print(photo.name, scores[0].label)
+    photographs/cat.jpg a cat
+    photographs/coffee.jpg a cup
+    >>> len(photos), list(photos.errors)
+    (3, ['photographs/torn.jpg'])
     """
 
     def __iter__(self) -> Iterator[Photo]:
@@ -132,6 +140,15 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
     """Photographs, made by ``AsyncClient.images``: ``async for``, or ``ask`` about each.
 
     ``len`` and ``errors`` are those of ``Photos``.
+
+    >>> async def main():
+    ...     async with samclip.AsyncClient("127.0.0.1:9000") as client:
+    ...         photos = client.images("photographs/c*.jpg")
+    ...         async for photo, vector_D in photos.ask(lambda photo: photo.embed()):
+    ...             print(photo.name, vector_D.shape)
+    >>> asyncio.run(main())
+    photographs/cat.jpg (384,)
+    photographs/coffee.jpg (384,)
     """
 
     async def __aiter__(self) -> AsyncIterator[AsyncPhoto]:

@@ -126,6 +126,13 @@ def checkpoint_name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
+def trained(checkpoint_name: str) -> None:
+    """Skip tests that need a trained model if the checkpoint is random."""
+    if Path(checkpoint_name).name.startswith("tiny"):
+        pytest.skip("the checkpoint has random weights: set SAMCLIP_CHECKPOINT to a trained one")
+
+
+@pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, checkpoint_name: str) -> Iterator[Service]:
     """Run one service for all tests that do not change it."""
     running = start(tmp_path_factory.mktemp("service"), checkpoint_name)
