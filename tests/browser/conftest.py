@@ -28,7 +28,7 @@ class User:
         expect(self.page.locator("#stage")).to_be_visible()
         expect(self.page.locator("#status")).to_contain_text("Click an object")
 
-    def point(self, x: float, y: float, **how: Any) -> None:
+    def point(self, x: float, y: float) -> None:
         """Click the photograph at this share of its width and height."""
         place = self.page.locator("#stage").bounding_box()
         assert place is not None
@@ -36,7 +36,7 @@ class User:
         if self.touch:
             self.page.tap("#stage", position=position)
         else:
-            self.page.click("#stage", position=position, **how)
+            self.page.click("#stage", position=position)
 
     def turn_to(self, tab: str) -> None:
         self.page.get_by_role("tab", name=tab).click()
@@ -84,6 +84,7 @@ def _user(browser: Browser, service: Service, window: dict[str, Any]) -> Iterato
     page.on("pageerror", lambda error: user.problems.append(str(error)))
     page.on("console", lambda m: user.problems.append(m.text) if m.type == "error" else None)
     page.goto(service.url)
+    assert not user.problems
     yield user
     context.close()
     assert not user.problems

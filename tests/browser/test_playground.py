@@ -206,14 +206,21 @@ def test_everything_lists_objects_whose_rows_light_up(desktop: User) -> None:
     desktop.open_sample()
     desktop.turn_to("Everything")
     desktop.page.click("#everything")
-    expect(desktop.objects().nth(3)).to_be_visible()
+    desktop.says("objects in")
     before = desktop.page.locator("#stage").screenshot()
     desktop.objects().nth(2).hover()
     expect(desktop.objects().nth(2)).to_have_class("lit")
     desktop.page.wait_for_timeout(200)
     assert desktop.page.locator("#stage").screenshot() != before
-    desktop.point(0.5, 0.5, trial=True)
+
+
+def test_the_object_under_a_resting_pointer_stays_lit_while_more_arrive(desktop: User) -> None:
+    desktop.open_sample()
+    desktop.turn_to("Everything")
+    desktop.page.click("#everything")
+    expect(desktop.objects().first).to_be_visible()
     desktop.page.hover("#stage", position={"x": 400, "y": 250})
+    desktop.says("objects in")
     expect(desktop.page.locator("#objects li.lit")).to_have_count(1)
 
 

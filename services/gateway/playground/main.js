@@ -11,7 +11,7 @@ import * as take from "./take.js";
 
 const $ = id => document.getElementById(id);
 const NOTHING = {objects: [], selected: -1, heat: null};
-let photo = null, history = new History(NOTHING), draft = null, last = null, top = null, lit = -1;
+let photo = null, history = new History(NOTHING), draft = null, last = null, top = null, lit = null, pointed = null;
 let work = null;      // the AbortController of the request in progress
 const service = {origin: location.origin, grpc: ""};
 
@@ -139,18 +139,18 @@ function choose(index) {
 const stage = new Stage($("stage"), {
   point(x, y, negative) { prompt(({points, box}) => ({points: [...points, {x, y, ...(negative && {negative})}], box})); },
   box(box) { prompt(() => ({points: [], box})); },
-  hover(x, y) { pointed = true; $("preview").checked ? preview(x, y) : light(under(x, y)); },
-  leave() { pointed = false; ghost = waiting = null; light(-1); photo && draw(); },
+  hover(x, y) { pointed = {x, y}; $("preview").checked ? preview(x, y) : light(underPointer()); },
+  leave() { pointed = null; ghost = waiting = null; light(); photo && draw(); },
 });
 
-function under(x, y) {
-  if (!top || x < 0 || y < 0 || x >= photo.width || y >= photo.height) return -1;
-  const {width, height} = photo.copy;
-  return top[Math.floor(y / photo.height * height) * width + Math.floor(x / photo.width * width)];
+function underPointer() {
+  const {x, y} = pointed, {width, height} = photo.copy;
+  if (!top || x < 0 || y < 0 || x >= photo.width || y >= photo.height) return null;
+  return now().objects[top[Math.floor(y / photo.height * height) * width + Math.floor(x / photo.width * width)]] ?? null;
 }
 
 // A preview is bulk work, at most one at a time; it stops by itself where the service is busy.
-let ghost = null, waiting = null, asking = false, pointed = false;
+let ghost = null, waiting = null, asking = false;
 async function preview(x, y) {
   waiting = {x, y};
   if (asking || work || selected()?.prompt) return;
@@ -329,11 +329,9 @@ function draw() {
 function render() {
   if (!photo) return;
   ghost = null;
-  const state = now(), {width, height} = photo.copy;
-  const shown = lit < 0 ? state.objects : state.objects.map((object, index) => ({...object, hidden: index !== lit}));
-  ({picture: painted, top} = paint(shown, width, height, Number($("opacity").value)));
-  draw();
+  const state = now();
   list(state);
+  repaint();
   const {candidates, chosen} = selected() ?? {};
   $("choices").hidden = !(candidates?.length > 1);
   $("choices").replaceChildren($("choices").firstElementChild, ...(candidates ?? []).map((candidate, index) => {
@@ -356,7 +354,7 @@ function render() {
 function list(state) {
   $("objects").replaceChildren(...state.objects.flatMap((object, index) => {
     if (!object.mask) return [];
-    const row = document.createElement("li"), pick = document.createElement("button"), hide = document.createElement("button"), drop = document.createElement("button");
+    const row = Object.assign(document.createElement("li"), {object}), pick = document.createElement("button"), hide = document.createElement("button"), drop = document.createElement("button");
     const dot = document.createElement("i"), name = document.createElement("b"), facts = document.createElement("span");
     const called = object.label || (object.score === undefined ? `object ${index + 1}` : "unnamed");
     dot.style.background = css(index);
@@ -372,8 +370,8 @@ function list(state) {
     drop.textContent = "×";
     drop.setAttribute("aria-label", `remove ${called}`);
     drop.onclick = () => change(index);
-    row.onmouseenter = pick.onfocus = () => light(index);
-    row.onmouseleave = pick.onblur = () => light(-1);
+    row.onmouseenter = pick.onfocus = () => light(object);
+    row.onmouseleave = pick.onblur = () => light();
     for (const button of [pick, hide, drop]) button.disabled = Boolean(draft);
     row.append(pick, hide, drop);
     return [row];
@@ -382,23 +380,27 @@ function list(state) {
 
 function change(index, object) {
   const state = history.state, objects = state.objects.toSpliced(index, 1, ...(object ? [object] : []));
-  lit = -1;
   history.push({...state, objects, selected: object ? state.selected : -1});
   render();
 }
 
-/** Show one object alone and mark its row; -1: all objects. */
-function light(index) {
-  if (index === lit || !photo) return;
-  lit = index;
-  const hovered = top;
-  const {objects} = now();
-  const shown = lit < 0 ? objects : objects.map((object, at) => ({...object, hidden: at !== lit}));
-  const result = paint(shown, photo.copy.width, photo.copy.height, Number($("opacity").value));
-  painted = result.picture;
-  top = lit < 0 ? result.top : hovered;
+/** Show one object alone and mark its row; without one: all objects. */
+function light(object = null) {
+  if (object === lit || !photo) return;
+  lit = object;
+  repaint();
+}
+
+/** Paint the objects, or the lit one alone, and mark its row. */
+function repaint() {
+  const {objects} = now(), {width, height} = photo.copy, opacity = Number($("opacity").value);
+  const all = paint(objects, width, height, opacity);
+  top = all.top;
+  if (pointed && !$("preview").checked) lit = underPointer();  // objects may have arrived under it
+  else if (!objects.includes(lit)) lit = null;
+  painted = lit ? paint(objects.map(object => ({...object, hidden: object !== lit})), width, height, opacity).picture : all.picture;
   draw();
-  [...$("objects").children].forEach((row, at) => row.classList.toggle("lit", at === lit));
+  for (const row of $("objects").children) row.classList.toggle("lit", row.object === lit);
 }
 
 // ---------------------------------------------------------------- take away, tabs, keys, settings
