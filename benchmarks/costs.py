@@ -11,7 +11,7 @@ AT_ONCE = "32 clients"
 
 
 def of(lines: Iterable[Line]) -> dict[str, Any]:
-    """Return figures by the names of ``services.plan.Costs``, without those not measured."""
+    """Return figures by the names of ``services.planning.sizes.Costs``, if they were measured."""
     found = {line.name: line.median for line in lines}
 
     def per_request_s(row: str, column: str) -> float | None:

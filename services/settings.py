@@ -17,7 +17,8 @@ from samclip_core.engine.base import CACHE_DIR, Asked
 
 PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
-NOT_OURS = {"SAMCLIP_DATA", "SAMCLIP_API_KEY"}  # the tests' photographs, a client's key
+NOT_OURS = {"SAMCLIP_DATA", "SAMCLIP_API_KEY", "SAMCLIP_SERVER"}
+"""The tests' photographs; a client's key and address."""
 RENAMED = {"torch_threads": "threads"}
 
 

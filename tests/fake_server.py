@@ -181,6 +181,8 @@ class FakeService(
             )
             for index, label in enumerate(request.labels)
         ]
+        for region in regions:
+            region.mask.label = region.label
         png = encode_label_map(label_map_HW, len(request.labels))
         return pb.SegmentTextResponse(image=info, label_map_png=png, regions=regions, model=MODEL)
 

@@ -21,6 +21,7 @@ import torch
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.engine.memory import keep_memory
 from samclip_core.errors import SamClipError
@@ -138,7 +139,12 @@ def _fit(run: Run, out: Folder, count: int, gpu: bool) -> None:
 def parser() -> argparse.ArgumentParser:
     """Return the command-line parser."""
     options = argparse.ArgumentParser(
-        prog="samclip train", description="Merge a CLIP and a SAM teacher into one checkpoint."
+        prog="samclip train",
+        description="Merge a CLIP and a SAM teacher into one checkpoint.",
+        epilog="examples:\n"
+        "  samclip train --recipe debug\n"
+        "  samclip train --recipe edge --data photos/ --set joint.steps=2000 --workers 2",
+        formatter_class=RawDescriptionRichHelpFormatter,
     )
     options.add_argument(
         "--recipe", type=recipe_of, default="edge", metavar="NAME", help=RECIPE_FORMS

@@ -3,7 +3,6 @@
 The demo uses the service at --server or, if none answers, starts one on free ports and stops it.
 """
 
-import argparse
 import importlib.util
 import os
 import signal
@@ -21,9 +20,10 @@ from pathlib import Path
 from PIL import Image
 
 from samclip import drawing
-from samclip.cli import table
+from samclip.cli.formats import Row, table
+from samclip.cli.service import DEFAULT
+from samclip.cli.usage import Parser
 from samclip.client import Client
-from samclip.commands import Row
 from samclip.errors import ServiceError, Unavailable
 from samclip.photo import Photo
 from samclip.types import Box, Mask, Point
@@ -106,10 +106,7 @@ SEARCHES = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo and return its exit status."""
-    parser = argparse.ArgumentParser(prog="samclip demo", description=__doc__)
-    parser.add_argument("--server", default="127.0.0.1:9000", metavar="HOST:PORT")
-    parser.add_argument("--out", type=Path, default=Path("out"), metavar="FOLDER")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         files = [(scene, photograph(*scene.file)) for scene in SCENES]
         with ExitStack() as stack:
@@ -120,6 +117,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"samclip demo: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
+        prog="samclip demo",
+        description="Run sample photographs through every head and draw the results. The "
+        "service is that at --server or, if none answers, one that is started on free ports.",
+        examples=["samclip demo", "samclip demo --server gpu-1:9000 --out demo/"],
+    )
+    add = made.add_argument
+    add("--server", default=DEFAULT, metavar="HOST:PORT", help=f"gRPC address ({DEFAULT})")
+    add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="of the pictures (out)")
+    return made
 
 
 def photograph(package: str, path: str) -> Path:

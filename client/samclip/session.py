@@ -57,7 +57,7 @@ class Session:
         timeout: float,
         bulk: bool,
     ) -> None:
-        self._channel = (
+        self.channel = (
             library.secure_channel(
                 address, grpc.ssl_channel_credentials() if tls is True else tls, _OPTIONS
             )
@@ -68,11 +68,11 @@ class Session:
         self._rpcs = {
             f"{rpc}Request": call
             for service in pb.DESCRIPTOR.services_by_name
-            for rpc, call in vars(getattr(pb_grpc, f"{service}Stub")(self._channel)).items()
+            for rpc, call in vars(getattr(pb_grpc, f"{service}Stub")(self.channel)).items()
         }
-        self._headers = [("authorization", f"Bearer {api_key}")] if api_key else []
+        self.headers = [("authorization", f"Bearer {api_key}")] if api_key else []
         if bulk:
-            self._headers.append(("x-samclip-priority", "bulk"))
+            self.headers.append(("x-samclip-priority", "bulk"))
         self._timeout = timeout
         self._stream = Stream if library is grpc else AsyncStream
         self.model: Model | None = None
@@ -96,7 +96,7 @@ class Session:
 
     def open_stream(self, request: str) -> Stream | AsyncStream:
         """Open the call that takes messages of this type, each of which has one answer."""
-        headers = [("x-request-id", uuid.uuid4().hex), *self._headers]
+        headers = [("x-request-id", uuid.uuid4().hex), *self.headers]
         return self._stream(self._rpcs[request], headers, self._timeout)
 
     async def exchange(self, stream: Stream | AsyncStream, message: Any) -> Any:
@@ -120,7 +120,7 @@ class Session:
             reply = self._rpcs[type(request).__name__](
                 request,
                 timeout=deadline - time.monotonic(),
-                metadata=(("x-request-id", request_id), *self._headers),
+                metadata=(("x-request-id", request_id), *self.headers),
             )
             reply = await reply if inspect.isawaitable(reply) else reply
         except grpc.RpcError as error:
@@ -153,7 +153,7 @@ class Session:
         call = self._rpcs[f"{rpc}Request"](
             request,
             timeout=deadline - time.monotonic(),
-            metadata=(("x-request-id", request_id), *self._headers),
+            metadata=(("x-request-id", request_id), *self.headers),
         )
         try:
             if hasattr(call, "__aiter__"):
@@ -168,6 +168,6 @@ class Session:
             call.cancel()  # if the caller wants no more; otherwise it does nothing
 
     async def close(self) -> None:
-        closing = self._channel.close()
+        closing = self.channel.close()
         if inspect.isawaitable(closing):
             await closing

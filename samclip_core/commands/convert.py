@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rich_argparse import RawDescriptionRichHelpFormatter
 from torch import Tensor, nn
 
 from samclip_core.config import VIT_B, SamClipConfig
@@ -83,27 +84,10 @@ def sam_config(sam_state: Mapping[str, Tensor]) -> SamClipConfig:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="samclip convert",
-        description="Make a checkpoint of kind `pair` from official SAM and open_clip weights.",
-        epilog="OpenAI's weights were trained with QuickGELU, which no file says: use the "
-        "architecture whose name ends in -quickgelu, or name the tag, which is then checked.",
-    )
-    parser.add_argument("--sam", type=Path, required=True, metavar="FILE", help="SAM's .pth file")
-    parser.add_argument(
-        "--clip",
-        required=True,
-        metavar="MODEL:FILE",
-        help="open_clip architecture and its weights, such as ViT-L-14:weights.safetensors; or "
-        "MODEL/TAG:FILE with open_clip's tag of the weights, or local-dir:FOLDER",
-    )
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint"
-    )
-    parser.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
-    args = parser.parse_args(argv)
+    options = parser()
+    args = options.parse_args(argv)
     if ":" not in args.clip:
-        parser.error(f"--clip {args.clip}: expected {FORMS}")
+        options.error(f"--clip {args.clip}: expected {FORMS}")
     try:
         digest = convert(args.sam, args.clip, args.out, args.name or args.out.name)
     except SamClipError as error:
@@ -111,6 +95,37 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{args.out}: {digest}\nServe it: samclip serve --checkpoint {args.out}")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    made = argparse.ArgumentParser(
+        prog="samclip convert",
+        description="""Make a checkpoint of kind `pair` from official SAM and open_clip weights.""",
+        epilog="""OpenAI's weights were trained with QuickGELU, which no file says: use the
+architecture whose name ends in -quickgelu, or name the tag, which is then
+checked.
+
+examples:
+  samclip convert --sam sam_vit_b_01ec64.pth \\
+      --clip ViT-L-14:weights.safetensors --out pair/
+  samclip convert --sam sam_vit_b_01ec64.pth \\
+      --clip local-dir:siglip/ --out siglip-pair/ --name siglip-pair""",
+        formatter_class=RawDescriptionRichHelpFormatter,
+    )
+    made.add_argument("--sam", type=Path, required=True, metavar="FILE", help="SAM's .pth file")
+    made.add_argument(
+        "--clip",
+        required=True,
+        metavar="MODEL:FILE",
+        help="open_clip architecture and its weights, such as ViT-L-14:weights.safetensors; or "
+        "MODEL/TAG:FILE with open_clip's tag of the weights, or local-dir:FOLDER",
+    )
+    made.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="directory of the new checkpoint"
+    )
+    made.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
+    return made
 
 
 def _variant(sam_state: Mapping[str, Tensor]) -> str:

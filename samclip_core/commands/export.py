@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import graphs
@@ -115,22 +116,7 @@ def _graphs(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export a checkpoint; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="samclip export",
-        description="Write the networks of a checkpoint as ONNX graphs into its directory, the "
-        "image encoder once for each side of the frame in its config. A CPU then serves them "
-        "faster, and without PyTorch. The weights are not copied, and the checkpoint's digest does "
-        "not change. Takes about a minute.",
-    )
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="bundled name or directory")
-    parser.add_argument(
-        "--calibrate",
-        type=Path,
-        metavar="DIR",
-        help="also write an int8 image encoder, calibrated on the photographs in this folder: "
-        "a few hundred, similar to those to be served",
-    )
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         directory = checkpoint.resolve(args.checkpoint)
         samples = calibration(directory, args.calibrate) if args.calibrate else {}
@@ -140,6 +126,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{directory}: graphs {digest}")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    made = argparse.ArgumentParser(
+        prog="samclip export",
+        description="""Write the networks of a checkpoint as ONNX graphs into its directory,
+the image encoder once for each side of the frame in its config. A CPU then
+serves them faster, and without PyTorch. The weights are not copied, and the
+checkpoint's digest does not change. Takes about a minute.""",
+        epilog="""examples:
+  samclip export pair/
+  samclip export pair/ --calibrate photos/""",
+        formatter_class=RawDescriptionRichHelpFormatter,
+    )
+    made.add_argument("checkpoint", metavar="CHECKPOINT", help="bundled name or directory")
+    made.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="DIR",
+        help="also write an int8 image encoder, calibrated on the photographs in this folder: "
+        "a few hundred, similar to those to be served",
+    )
+    return made
 
 
 def calibration(directory: Path, folder: Path) -> Samples:

@@ -7,19 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich_argparse import RawDescriptionRichHelpFormatter
+
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a checkpoint's digest, files, config, lineage and graphs; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="samclip info",
-        description="Show a checkpoint's digest, files, config, lineage and graphs.",
-    )
-    parser.add_argument("checkpoint", nargs="?", default="edge", help="bundled name or directory")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         found = describe(checkpoint.resolve(args.checkpoint))
     except CheckpointError as error:
@@ -28,6 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = json.dumps(found, indent=2, ensure_ascii=False) if args.json else "\n".join(lines(found))
     print(text)
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    made = argparse.ArgumentParser(
+        prog="samclip info",
+        description="""Show a checkpoint's digest, files, config, lineage and graphs.""",
+        epilog="""examples:
+  samclip info
+  samclip info runs/vit-b --json""",
+        formatter_class=RawDescriptionRichHelpFormatter,
+    )
+    made.add_argument("checkpoint", nargs="?", default="edge", help="bundled name or directory")
+    made.add_argument("--json", action="store_true", help="print JSON")
+    return made
 
 
 def describe(directory: Path) -> dict[str, Any]:

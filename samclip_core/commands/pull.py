@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -15,16 +16,7 @@ from samclip_core.io import checkpoint
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Download a checkpoint and check it; print its directory and digest; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="samclip pull",
-        description="Fetch a checkpoint from the Hugging Face hub and check every file against its "
-        "digest. An interrupted download goes on. The token, for private repositories, is that of "
-        "`hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.",
-    )
-    parser.add_argument("repository", metavar="OWNER/NAME")
-    parser.add_argument("--revision", metavar="REV", help="branch, tag or commit (main)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="new directory (NAME)")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     out = args.out or Path(args.repository.rpartition("/")[2])
     try:
         digest = pull(args.repository, out, args.revision)
@@ -33,6 +25,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{out}\ndigest {digest}")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    made = argparse.ArgumentParser(
+        prog="samclip pull",
+        description="""Fetch a checkpoint from the Hugging Face hub and check every file against its
+digest. An interrupted download goes on. The token, for private repositories, is
+that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.""",
+        epilog="""examples:
+  samclip pull ann/samclip-edge
+  samclip pull ann/samclip-edge --revision v2 --out edge-v2/""",
+        formatter_class=RawDescriptionRichHelpFormatter,
+    )
+    made.add_argument("repository", metavar="OWNER/NAME")
+    made.add_argument("--revision", metavar="REV", help="branch, tag or commit (main)")
+    made.add_argument("--out", type=Path, metavar="DIR", help="new directory (NAME)")
+    return made
 
 
 def pull(repository: str, out: Path, revision: str | None = None) -> str:

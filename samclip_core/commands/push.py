@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -16,17 +17,7 @@ from samclip_core.io import checkpoint
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Upload a checkpoint; print its address and digest; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="samclip push",
-        description="Publish a checkpoint as a model repository on the Hugging Face hub, which is "
-        "created if there is none. Of the files there, those of a checkpoint that was pushed "
-        "before are replaced or deleted, and the others stay. The token is that of `hf auth login` "
-        "or HF_TOKEN; HF_ENDPOINT names another hub.",
-    )
-    parser.add_argument("checkpoint", help="bundled name or directory")
-    parser.add_argument("repository", metavar="OWNER/NAME")
-    parser.add_argument("--private", action="store_true", help="if the repository is created")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         directory = checkpoint.resolve(args.checkpoint)
         address = push(directory, args.repository, args.private)
@@ -35,6 +26,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(f"{address}\ndigest {checkpoint.digest(directory)}")
     return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    made = argparse.ArgumentParser(
+        prog="samclip push",
+        description="""Publish a checkpoint as a model repository on the Hugging Face hub, which is
+created if there is none. Of the files there, those of a checkpoint that was
+pushed before are replaced or deleted, and the others stay. The token is that of
+`hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.""",
+        epilog="""examples:
+  samclip push edge ann/samclip-edge --private
+  samclip push runs/vit-b ann/samclip-vit-b""",
+        formatter_class=RawDescriptionRichHelpFormatter,
+    )
+    made.add_argument("checkpoint", help="bundled name or directory")
+    made.add_argument("repository", metavar="OWNER/NAME")
+    made.add_argument("--private", action="store_true", help="if the repository is created")
+    return made
 
 
 def push(directory: Path, repository: str, private: bool = False) -> str:

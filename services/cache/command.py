@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from redis.exceptions import RedisError
-from samclip.cli import table
+from samclip.cli.formats import table
+from samclip.cli.usage import Parser
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["warm"]:
         return warm.main(words[1:])
-    args = _parser().parse_args(words)
+    args = parser().parse_args(words)
     try:
         settings = Settings.load(
             args.config, redis_url=args.redis_url, checkpoint=getattr(args, "checkpoint", None)
@@ -42,23 +43,37 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
         prog="samclip cache",
-        description="Count, remove or precompute the embeddings in the Redis of a service.",
-        epilog="Removal is always safe: a missing embedding is computed again when it is needed.",
+        description="Count, remove or precompute the embeddings in the Redis of a service.\n"
+        "Removal is always safe: a missing embedding is computed again when it is needed.",
+        examples=[
+            "samclip cache stats --redis-url redis://127.0.0.1:6379/0",
+            "samclip cache purge --old --checkpoint edge",
+        ],
     )
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--redis-url", help="Redis of the cache (the setting redis_url)")
     common.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     common.add_argument("--json", action="store_true", help="print JSON")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
     stats = commands.add_parser(
-        "stats", parents=[common], help="count entries and bytes per checkpoint and output"
+        "stats",
+        parents=[common],
+        help="count entries and bytes per checkpoint and output",
+        examples=[
+            "samclip cache stats",
+            "samclip cache stats --redis-url redis://127.0.0.1:6379/0 --json",
+        ],
     )
     stats.set_defaults(run=_stats)
     purge = commands.add_parser(
-        "purge", parents=[common], help="remove all entries, or those of some checkpoints"
+        "purge",
+        parents=[common],
+        help="remove all entries, or those of some checkpoints",
+        examples=["samclip cache purge --old", "samclip cache purge --digest c70fcbff"],
     )
     which = purge.add_mutually_exclusive_group()
     which.add_argument(
@@ -72,8 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     purge.add_argument("--checkpoint", help="checkpoint that --old keeps (the setting checkpoint)")
     purge.set_defaults(run=_purge)
-    commands.add_parser("warm", help="embed images in advance")
-    return parser
+    warming: dict[str, Any] = {"parents": [warm.parser()], "add_help": False}  # for completion
+    commands.add_parser("warm", help="embed images in advance", **warming)
+    return made
 
 
 def _digest(text: str) -> str:

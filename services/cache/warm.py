@@ -5,7 +5,6 @@ split the source: ``ray job submit -- python -m services.cache.warm … --worker
 costs a lookup and no upload, so a run that was stopped can be repeated.
 """
 
-import argparse
 import functools
 import json
 import sys
@@ -17,7 +16,9 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import fsspec
-from samclip import Client, InvalidArgument, NotFound, ServiceError, cli
+from samclip import Client, InvalidArgument, NotFound, ServiceError
+from samclip.cli import service
+from samclip.cli.usage import Parser
 from tqdm import tqdm
 
 from samclip_core.io.image import SUFFIXES
@@ -42,8 +43,8 @@ class WorkerFailed(RuntimeError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``samclip cache warm``; return 0 if all images were embedded."""
-    args = _parser().parse_args(argv)
-    connect = functools.partial(cli.connect, args, bulk=True)
+    args = parser().parse_args(argv)
+    connect = functools.partial(service.connect, args, bulk=True)
     try:
         found = warm(connect, args.source, args.collection, args.workers)
     except (ServiceError, OSError, ValueError, WorkerFailed) as error:
@@ -55,25 +56,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if found.errors else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
         prog="samclip cache warm",
-        description="Embed images in advance, and index them in a collection if one is given.",
-        epilog="A repeated run does not send known images again, so it can finish a stopped run.",
+        description="Embed images in advance, and index them in a collection if one is given. A\n"
+        "repeated run does not send known images again, so it can finish a stopped run.",
+        examples=[
+            "samclip cache warm photos/ --collection pets",
+            "samclip cache warm s3://bucket/shards --workers 4",
+        ],
     )
-    parser.add_argument(
+    made.add_argument(
         "source",
         metavar="SOURCE",
         help="folder of images or of WebDataset shards (.tar), as path or fsspec URL",
     )
-    parser.add_argument(
+    made.add_argument(
         "--collection", metavar="NAME", help="index the images here, under their paths"
     )
-    parser.add_argument(
-        "--workers", type=int, metavar="N", help="run as a Ray Data job on N workers"
-    )
-    cli.add_service(parser)
-    return parser
+    made.add_argument("--workers", type=int, metavar="N", help="run as a Ray Data job on N workers")
+    service.add_service(made)
+    return made
 
 
 def warm(

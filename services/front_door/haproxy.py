@@ -1,6 +1,5 @@
 """The front door: configure, start and stop the HAProxy in front of Serve's ports."""
 
-import argparse
 import ipaddress
 import os
 import re
@@ -14,6 +13,8 @@ from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import TextIO
+
+from samclip.cli.usage import Parser
 
 from services.front_door import keys, reload
 from services.observability import logs
@@ -152,14 +153,8 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run only the front door, in front of a Ray cluster; return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="samclip front-door",
-        description="Run the front door of a Ray cluster until Ctrl-C. The settings serve_host, "
-        "inner_http_port, inner_grpc_port and front_door_secret say how to reach Ray Serve.",
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     try:
-        settings = Settings.load(parser.parse_args(argv).config)
+        settings = Settings.load(parser().parse_args(argv).config)
         check_access(settings)
         for name in ("inner_http_port", "inner_grpc_port", "front_door_secret"):
             if not getattr(settings, name):
@@ -181,6 +176,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         finally:
             stop(door)
+
+
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
+        prog="samclip front-door",
+        description="Run the front door of a Ray cluster until Ctrl-C. The settings serve_host,\n"
+        "inner_http_port, inner_grpc_port and front_door_secret say how to reach Ray Serve.",
+        examples=[
+            "samclip front-door --config settings.toml",
+            "SAMCLIP_SERVE_HOST=ray-head samclip front-door",
+        ],
+    )
+    made.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+    return made
 
 
 def _interrupt(number: int, frame: object) -> None:

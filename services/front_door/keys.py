@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from samclip.cli import table
+from samclip.cli.formats import table
+from samclip.cli.usage import Parser
 
 from services.request.callers import COMMON, NAME
 from services.settings import Settings, SettingsError
@@ -132,7 +133,7 @@ def _dress_as(file: Path, partial: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``samclip keys``; return the exit code."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     try:
         file = args.file or Settings.load().api_keys_file
         if file is None:
@@ -173,18 +174,28 @@ def _open_lock(file: Path) -> int:
     return descriptor
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
         prog="samclip keys",
-        description="Manage the API keys of a service. A running service reloads a changed file.",
-        epilog="To replace a key, add another one of the same tenant, then remove the old one.",
+        description="Manage the API keys of a service. A running service reloads a changed file.\n"
+        "To replace a key, add another one of the same tenant, then remove the old one.",
+        examples=[
+            "samclip keys add ann --scope read --scope index --file keys.map",
+            "samclip keys list --file keys.map",
+        ],
     )
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument(
         "--file", type=Path, metavar="FILE", help="default: the setting api_keys_file"
     )
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    add = commands.add_parser("add", parents=[common], help="make a key and print it once")
+    commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    add = commands.add_parser(
+        "add",
+        parents=[common],
+        help="make a key and print it once",
+        examples=["samclip keys add ann", "samclip keys add bob --tenant lab --rate 10"],
+    )
     add.add_argument("name", metavar="NAME", help="the key's owner")
     add.add_argument(
         "--scope",
@@ -201,12 +212,22 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--inflight", type=int, default=0, metavar="N", help="max requests in flight")
     add.add_argument("--from-stdin", action="store_true", help="read an existing key")
     add.set_defaults(run=_add)
-    shown = commands.add_parser("list", parents=[common], help="list the keys")
+    shown = commands.add_parser(
+        "list",
+        parents=[common],
+        help="list the keys",
+        examples=["samclip keys list", "samclip keys list --file keys.map"],
+    )
     shown.set_defaults(run=_list)
-    remove = commands.add_parser("remove", parents=[common], help="revoke a key")
+    remove = commands.add_parser(
+        "remove",
+        parents=[common],
+        help="revoke a key",
+        examples=["samclip keys remove ann", "samclip keys remove ann --file keys.map"],
+    )
     remove.add_argument("name", metavar="NAME")
     remove.set_defaults(run=_remove)
-    return parser
+    return made
 
 
 def _add(file: Path, args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import samclip
 from fastapi import FastAPI
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
@@ -26,6 +27,8 @@ from services.settings import Settings
 
 PAGES = Path(__file__).with_name("playground")
 PAGE = ["GET", "HEAD"]
+VERSION = "x-samclip-version"
+"""Trailing metadata of Health/Check: the version of this service."""
 WATCH_S = 1.0
 MAX_WATCHERS = 64
 """Maximum number of concurrent Health/Watch calls: each takes a slot until it disconnects."""
@@ -45,6 +48,7 @@ class Gateway:
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
         if not _admitted(grpc_context):
             return HealthCheckResponse()
+        grpc_context.set_trailing_metadata([(VERSION, samclip.__version__)])
         status = await self._status(request.service)
         if status == HealthCheckResponse.SERVICE_UNKNOWN:
             grpc_context.set_code(StatusCode.NOT_FOUND)

@@ -100,10 +100,11 @@ def given_ports(settings: Settings) -> set[int]:
 def check_ports(settings: Settings) -> None:
     """Raise SettingsError if another process listens at a port of the front door."""
     for name in ("http_port", "grpc_port"):
-        _check_free(settings.host, getattr(settings, name), name)
+        check_free(settings.host, getattr(settings, name), name)
 
 
-def _check_free(host: str, port: int, name: str) -> None:
+def check_free(host: str, port: int, name: str) -> None:
+    """Raise SettingsError if a process listens at the port, which is the setting ``name``."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -4,7 +4,6 @@ All processes belong to this one. Ctrl-C or SIGTERM ends them after the requests
 Ray or ``samclip serve`` on the machine is not affected.
 """
 
-import argparse
 import contextlib
 import functools
 import importlib
@@ -22,14 +21,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from samclip_core.engine.base import Asked
+from samclip.cli.usage import Parser
+
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from services import private_files
 from services.front_door import haproxy, reload
-from services.launch import fork_server, isolation, ports
+from services.launch import flags, fork_server, isolation, ports
 from services.observability import logs
 from services.request import admission
 from services.request.routes import MODULES, SERVICERS
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
     with contextlib.ExitStack() as stack:
         try:
-            given = _read_settings(argv)
+            given = flags.read(parser().parse_args(argv))
             block = stack.enter_context(ports.reserved(isolation.given_ports(given)))
             settings = isolation.complete(given, block)
             # Otherwise Serve would restart a replica that cannot load it several times.
@@ -74,29 +74,19 @@ def _lock_index(settings: Settings) -> contextlib.AbstractContextManager[object]
     return folder.take(settings.index_dir, folder.SERVICE)
 
 
-def _read_settings(argv: Sequence[str] | None) -> Settings:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
         prog="samclip serve",
+        usage="%(prog)s [--config FILE] [--SETTING VALUE …]",
         description="Serve a checkpoint over gRPC and HTTP until Ctrl-C.",
-        epilog="All settings can be set in the --config file (TOML), or in the environment as "
-        "SAMCLIP_<NAME>; services/settings.py lists them.",
+        examples=[
+            "samclip serve",
+            "samclip serve --checkpoint runs/vit-b --device cuda --grpc-port 9001",
+        ],
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
-    parser.add_argument("--checkpoint", help="name of a bundled checkpoint, or directory (edge)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 … (cpu)")
-    parser.add_argument(
-        "--dtype", choices=get_args(Asked), help="precision of the image encoder (auto)"
-    )
-    parser.add_argument("--host", help="address to listen at (127.0.0.1)")
-    parser.add_argument("--http-port", type=int, help="port for HTTP (8000)")
-    parser.add_argument("--grpc-port", type=int, help="port for gRPC (9000)")
-    parser.add_argument("--redis-url", help="embedding cache shared by replicas (none)")
-    parser.add_argument(
-        "--api-keys-file", type=Path, help="require an API key from this file (samclip keys)"
-    )
-    parser.add_argument("--log-level", choices=("DEBUG", "INFO", "WARNING", "ERROR"))
-    flags = vars(parser.parse_args(argv))
-    return Settings.load(flags.pop("config"), **flags)
+    flags.add(made)
+    return made
 
 
 def _run(settings: Settings, directory: Path) -> int:

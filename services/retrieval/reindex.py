@@ -6,14 +6,15 @@ images from a folder and has the service embed them anew. Items that are already
 collection are skipped, so an interrupted run can be resumed.
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 
 import fsspec
 from fsspec import AbstractFileSystem
-from samclip import Client, Indexed, ListedItem, ServiceError, cli
+from samclip import Client, Indexed, ListedItem, ServiceError
+from samclip.cli import service
+from samclip.cli.usage import Parser
 from tqdm import tqdm
 
 from services.cache import warm
@@ -23,23 +24,9 @@ FILES_AT_ONCE = 32
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return 0 if every item is in the new collection."""
-    parser = argparse.ArgumentParser(
-        prog="samclip reindex",
-        description="Index a collection's images again for another checkpoint or precision, under "
-        "a new name.",
-    )
-    parser.add_argument("source", metavar="OLD", help="collection of any checkpoint and precision")
-    parser.add_argument("target", metavar="NEW", help="collection to create or to continue")
-    parser.add_argument(
-        "--root",
-        required=True,
-        metavar="FOLDER",
-        help="path or fsspec URL of the folder with the images; ids are paths below it",
-    )
-    cli.add_service(parser)
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     try:
-        with cli.connect(args) as client:
+        with service.connect(args) as client:
             done = reindex(client, args.source, args.target, args.root)
     except (ServiceError, OSError, ValueError) as error:
         print(f"samclip reindex: {error}", file=sys.stderr)
@@ -48,6 +35,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{id}: {message}", file=sys.stderr)
     print(f"{args.target}: {done.indexed} indexed, {len(done.errors)} failed")
     return 1 if done.errors else 0
+
+
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
+        prog="samclip reindex",
+        description="Index a collection's images again, under a new name, for another checkpoint\n"
+        "or precision. A repeated run continues an interrupted one.",
+        examples=[
+            "samclip reindex pets pets-2 --root photos/",
+            "samclip reindex pets pets-2 --root s3://bucket/photos",
+        ],
+    )
+    made.add_argument("source", metavar="OLD", help="collection of any checkpoint and precision")
+    made.add_argument("target", metavar="NEW", help="collection to create or to continue")
+    made.add_argument(
+        "--root",
+        required=True,
+        metavar="FOLDER",
+        help="path or fsspec URL of the folder with the images; ids are paths below it",
+    )
+    service.add_service(made)
+    return made
 
 
 def reindex(client: Client, source: str, target: str, root: str) -> Indexed:

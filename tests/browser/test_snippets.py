@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from samclip import cli
+from samclip.cli import commands
 
 from tests.browser.conftest import User
 from tests.checkout import ROOT, sources
@@ -179,5 +179,5 @@ def test_texts_and_file_names_are_those_of_the_program_and_the_command(page: Pag
     assert given == {"text": TEXTS, "not_texts": ["false"]}
     assert NAME in {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant)}
     words = shlex.split(copied(page, "cli", "/segment", fields))
-    parsed = cli._parser().parse_args(words[1:])
-    assert (parsed.text, set(parsed.not_texts), parsed.image) == (TEXTS, {"false"}, NAME)
+    parsed = commands.parser().parse_args(words[1:])
+    assert (parsed.text, set(parsed.not_texts), parsed.images) == (TEXTS, {"false"}, [NAME])

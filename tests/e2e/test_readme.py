@@ -16,7 +16,9 @@ from tests.e2e.conftest import Service
 pytestmark = pytest.mark.e2e
 
 EXAMPLES = [
-    example for name in ("README.md", "docs/api.md") for example in documents.runnable(ROOT / name)
+    example
+    for name in ("README.md", "docs/api.md", "docs/cli.md")
+    for example in documents.runnable(ROOT / name)
 ]
 
 
@@ -30,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(folder: Path, service: Service) -> dict[str, str]:
     """Return an environment in which samclip uses our service, and grpcurl exists."""
     python = shlex.quote(sys.executable)
-    scripts = {"samclip": f'{python} -m samclip.cli "$@" --server {service.address}'}
+    scripts = {"samclip": f'{python} -m samclip.cli "$@"'}
     if not shutil.which("grpcurl"):
         scripts["grpcurl"] = f'{python} -m tests.e2e.grpcurl "$@"'
     programs = folder / "bin"
@@ -39,7 +41,11 @@ def environment(folder: Path, service: Service) -> dict[str, str]:
         (programs / name).write_text(f"#!/bin/sh\nexec {line}\n")
         (programs / name).chmod(0o755)
     path = [str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]
-    return os.environ | {"PATH": os.pathsep.join(path), "PYTHONPATH": sources()}
+    return os.environ | {
+        "PATH": os.pathsep.join(path),
+        "PYTHONPATH": sources(),
+        "SAMCLIP_SERVER": service.address,
+    }
 
 
 @pytest.mark.parametrize(("language", "code"), EXAMPLES)
@@ -57,5 +63,9 @@ def test_example(
 
 
 def test_the_examples_left_pictures(folder: Path) -> None:
-    pictures = sorted(str(path.relative_to(folder / "out")) for path in folder.rglob("*.png"))
-    assert pictures == ["cat/mask-000.png", "cat/overlay.png", "semantic.png"]
+    pictures = {str(path.relative_to(folder / "out")) for path in folder.rglob("*.png")}
+    of_folder = {"masks/cat/overlay.png", "masks/cat/mask-000.png", "masks/coffee/overlay.png"}
+    assert pictures == {
+        *("cat/mask-000.png", "cat/overlay.png", "semantic.png", "heat.png"),
+        *of_folder,
+    }

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import get_args
 
 import torch
+from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.config import TaskSizes
 from samclip_core.engine.base import Asked, EngineName
@@ -34,18 +35,22 @@ from training.evaluation.suite import (
 from training.evaluation.suites import OWN, PROBES, SLOW, SUITES, described
 from training.results.card import complete, table
 
+EXAMPLES = """examples:
+  samclip eval --suite words --root photos/
+  samclip eval --checkpoint runs/vit-b --suite voc --root VOC2012 --out voc.json"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate a checkpoint; print the figures and write them as JSON and Markdown."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    options = parser()
+    arguments = options.parse_args(argv)
     restricted = (arguments.limit, arguments.size) != (None, None) or arguments.suite != "all"
     if arguments.card and restricted:
-        parser.error(
+        options.error(
             "--card needs full results on all our own sets, as they are served: remove --limit, "
             "--size and --suite"
         )
-    arguments.root = Path(photograph_sets(parser, "--root", arguments.root))
+    arguments.root = Path(photograph_sets(options, "--root", arguments.root))
     try:
         _measure(arguments)
     except (SamClipError, OSError, ValueError) as error:
@@ -89,19 +94,20 @@ def _measure(arguments: argparse.Namespace) -> None:
         print(f"digest {complete(directory, metrics, arguments.part)}")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Return the command's parser."""
+    made = argparse.ArgumentParser(
         prog="samclip eval",
         description=main.__doc__,
-        epilog=described(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{described()}\n\n{EXAMPLES}",
+        formatter_class=RawDescriptionRichHelpFormatter,
     )
-    add = parser.add_argument
+    add = made.add_argument
     add("--checkpoint", default="edge", help="name or directory")
     suites = ["all", *SUITES]
     add("--suite", choices=suites, default="all", metavar="NAME", help="all: our own, or see below")
     add("--root", help="folder of the data set, or of our own sets (SAMCLIP_DATA)")
-    add_part(parser)
+    add_part(made)
     add("--size", type=_positive, help="side of the frame for the CLIP head; masks keep SAM's own")
     add("--limit", type=_positive, help="images per set, spread evenly over it")
     add("--protocol", choices=get_args(Protocol), default="whole", help="semantic: image framing")
@@ -122,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", choices=get_args(EngineName), default="torch", help="inference engine (torch)")
     add("--dtype", choices=get_args(Asked), default="float32", help="encoder precision (float32)")
     add("--threads", type=_positive, default=torch.get_num_threads())
-    return parser
+    return made
 
 
 def _positive(text: str) -> int:

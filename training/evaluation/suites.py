@@ -1,5 +1,6 @@
 """The suites of ``samclip eval``: what each one measures, on which layout, by whose protocol."""
 
+import textwrap
 from dataclasses import dataclass
 from functools import partial
 
@@ -132,20 +133,19 @@ SUITES: dict[str, Suite] = {
 
 def described() -> str:
     """Return a line per suite, and the flags that reproduce the paper's tables."""
-    rows = [f"  {name:<15} {suite.about}" for name, suite in SUITES.items()]
-    return "\n".join(
-        [
-            "suites, with the layout under --root and the paper's table (arXiv 2310.15308):",
-            *rows,
-            "",
-            "The paper evaluates names at --size 336, table 2 at --protocol square --size 448 and",
-            "boxes at SAM's own 1024. Semantic figures: miou is over the classes in the ground",
-            "truth, miou_union over those with a union above 0 (mmsegmentation's rule), miou_low",
-            "and miou_high are the 95 % bootstrap interval of miou over photographs.",
-            "",
-            "probe-classify on ImageNet is 90 epochs of its 1.28 million images. For vit-b, with",
-            "--size 336 --device cuda --dtype bfloat16, this takes about 10 hours of an H100 or 30",
-            "of an A100, at 35 % of their peak. probe takes minutes on VOC2012 and ADE20K. Heads",
-            "are not saved: a stopped probe starts again from the beginning.",
-        ]
+    rows = [
+        textwrap.fill(suite.about, 79, initial_indent=f"  {name:<15} ", subsequent_indent=" " * 18)
+        for name, suite in SUITES.items()
+    ]
+    notes = (
+        "The paper evaluates names at --size 336, table 2 at --protocol square --size 448 and "
+        "boxes at SAM's own 1024. Semantic figures: miou is over the classes in the ground truth, "
+        "miou_union over those with a union above 0 (mmsegmentation's rule), miou_low and "
+        "miou_high are the 95 % bootstrap interval of miou over photographs.",
+        "probe-classify on ImageNet is 90 epochs of its 1.28 million images. For vit-b, with "
+        "--size 336 --device cuda --dtype bfloat16, this takes about 10 hours of an H100 or 30 of "
+        "an A100, at 35 % of their peak. probe takes minutes on VOC2012 and ADE20K. Heads are not "
+        "saved: a stopped probe starts again from the beginning.",
     )
+    head = "suites, with the layout under --root and the paper's table (arXiv 2310.15308):"
+    return "\n\n".join(["\n".join([head, *rows]), *(textwrap.fill(note, 79) for note in notes)])

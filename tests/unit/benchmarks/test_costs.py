@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import costs, cpu, gpu, redis_entries
 from benchmarks.lines import Line
-from services.plan import Costs, PlanError
+from services.planning.sizes import Costs, PlanError
 
 
 def the_lines() -> list[Line]:

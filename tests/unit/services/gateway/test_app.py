@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import samclip
 from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from PIL import Image
@@ -51,6 +52,9 @@ class Context:
 
     def set_details(self, details: str) -> None:
         assert details
+
+    def set_trailing_metadata(self, metadata: list[tuple[str, str]]) -> None:
+        assert metadata == [("x-samclip-version", samclip.__version__)]
 
 
 @pytest.fixture(autouse=True)

@@ -1,20 +1,19 @@
-"""``samclip plan``: size a deployment for a load from the measurements of ``make bench``.
+"""The size of a deployment for a load, from the measurements of ``make bench``.
 
 Sizes are computed from the core-seconds that each kind of request costs all processes of the
 service at saturation. Each machine equals the measured one and runs a complete service.
 """
 
-import argparse
 import json
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from math import ceil
 from pathlib import Path
 from typing import Any, Self
 
 GB = 1e9
 HOURS_A_MONTH = 730
+MACHINES = Path(__file__).with_name("machines.json")
 
 
 class PlanError(ValueError):
@@ -48,12 +47,25 @@ class Costs:
             raise PlanError(f"{path} has no costs ({error}): run `make bench`") from error
 
     @classmethod
+    def reference(cls, machine: str) -> Self:
+        """Return the costs of one of the ``machines``."""
+        values = dict(machines()[machine])
+        del values["about"]
+        return cls.of(values)
+
+    @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Make costs from the benchmark's values. Raises PlanError if one is missing."""
         needed = {field.name for field in fields(cls)} - {"gpu_images_per_s"}
         if missing := sorted(needed - set(values)):
             raise PlanError(f"not measured yet: {', '.join(missing)}; run `make bench`")
         return cls(**values)
+
+
+def machines() -> dict[str, dict[str, Any]]:
+    """Return the reference machines: the values of ``Costs``, and a text ``about`` each."""
+    found: dict[str, dict[str, Any]] = json.loads(MACHINES.read_text())
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,62 +165,3 @@ def _gpus(load: Load, costs: Costs, choices: Choices) -> int:
     if costs.gpu_images_per_s is None:
         raise PlanError("no GPU was measured: run `make bench` on a machine that has one")
     return max(1, ceil(load.new_per_s / costs.gpu_images_per_s / choices.utilisation))
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print a plan; return the exit code."""
-    args = _parser().parse_args(argv)
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    try:
-        found = plan(
-            Load(**_fields(Load, given)),
-            Costs.read(args.bench),
-            Choices(**_fields(Choices, given)),
-            args.device == "cuda",
-        )
-    except PlanError as error:
-        print(f"samclip plan: {error}", file=sys.stderr)
-        return 1
-    values = asdict(found)
-    if args.json:
-        print(json.dumps(values, indent=2))
-    else:
-        print(
-            "\n".join(
-                f"{name.replace('_', ' '):22}{value:12,.6g}" for name, value in values.items()
-            )
-        )
-    return 0
-
-
-def _fields(kind: type[Load] | type[Choices], given: Mapping[str, Any]) -> dict[str, Any]:
-    return {field.name: given[field.name] for field in fields(kind) if field.name in given}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="samclip plan",
-        description="Size machines, GPUs and Redis for a load, from the results of make bench.",
-        epilog="The default prices are examples in USD.",
-    )
-    add = parser.add_argument
-    number: dict[str, Any] = {"type": float, "metavar": "N"}
-    add("--images-per-second", dest="images_per_s", required=True, **number)
-    add("--clicks-per-second", dest="clicks_per_s", help="clicks on cached images (0)", **number)
-    add("--hit-ratio", help="fraction of images in the cache (0)", **number)
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="device of the encoder (cpu)")
-    add("--image-bytes", help="size of an image file (250000)", **number)
-    add("--keep-hours", help="lifetime of embeddings in Redis (24)", **number)
-    add("--utilisation", help="max utilisation of cores, GPUs, Redis (0.7)", **number)
-    add("--shard-gb", help="memory of one Redis shard (25)", **number)
-    add("--core-hour", help="hourly price of a core (0.04)", **number)
-    add("--gb-hour", help="hourly price of a GB of memory (0.005)", **number)
-    add("--gpu-hour", help="hourly price of a GPU (2.5)", **number)
-    bench = Path("out/bench/bench.json")
-    add("--bench", type=Path, default=bench, metavar="FILE", help=f"measurements ({bench})")
-    add("--json", action="store_true", help="print JSON")
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,7 +7,15 @@ from pathlib import Path
 import pytest
 from samclip import cli
 
-from services.plan import Choices, Costs, Load, PlanError, busy_cores, plan
+from services.planning.sizes import (
+    Choices,
+    Costs,
+    Load,
+    PlanError,
+    busy_cores,
+    machines,
+    plan,
+)
 
 COSTS = Costs(
     cores=2,
@@ -112,3 +120,23 @@ def test_the_command_says_what_to_do_without_figures(
     words = ["plan", "--images-per-second", "50", "--bench", str(tmp_path / "none.json")]
     assert cli.main(words) == 1
     assert "make bench" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("machine", ["2-cores", "16-cores"])
+def test_the_command_works_without_a_benchmark(
+    machine: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["plan", "--images-per-second", "100", "--machine", machine]
+    assert cli.main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["busy_cores"] == pytest.approx(6.79)
+    assert found["replicas"] == (5 if machine == "2-cores" else 1)
+    assert cli.main(words) == 0
+    assert machines()[machine]["about"] in capsys.readouterr().out
+
+
+def test_the_larger_reference_machine_is_derived_from_the_measured_one() -> None:
+    measured, derived = machines()["2-cores"], machines()["16-cores"]
+    assert {name for name in measured if measured[name] != derived[name]} == {"about", "cores"}
+    assert "derived" in derived["about"]
+    assert "measured" in measured["about"]

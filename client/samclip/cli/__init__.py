@@ -1,0 +1,64 @@
+"""The ``samclip`` command: requests to a running service, and the tools to build and run one.
+
+Requests need only the client. The other commands need optional dependencies, so their modules are
+imported when they are called.
+"""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from samclip.cli import commands, parts
+from samclip.cli.service import ADDRESS_HINT
+from samclip.cli.usage import UsageError
+from samclip.errors import ServiceError, Unavailable
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    0: success. 1: failure. 2: usage error. 130: interrupted. 141: the output was closed.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold any bytes
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        _discard_output()
+        return 128 + signal.SIGPIPE
+
+
+def _discard_output() -> None:
+    """Redirect output to /dev/null: Python would report the closed pipe again at exit."""
+    with open(os.devnull, "w") as nowhere:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(nowhere.fileno(), stream.fileno())
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments and arguments[0] in parts.PARTS:
+        return parts.run(arguments[0], arguments[1:])
+    args = commands.parser().parse_args(arguments)
+    try:
+        status: int = args.run(args)
+    except BrokenPipeError:
+        raise
+    except UsageError as error:
+        print(f"samclip: {error}", file=sys.stderr)
+        return 2
+    except (ServiceError, OSError, ValueError) as error:
+        print(f"samclip: {error}", file=sys.stderr)
+        if isinstance(error, Unavailable):
+            print(ADDRESS_HINT.format(args.server), file=sys.stderr)
+        return 1
+    return status

@@ -1,0 +1,161 @@
+"""Answers about many images: several at once, in order, and none lost because of a bad one."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from samclip.cli import datasets, formats, sources
+from samclip.cli.formats import Answer, Row, Writer
+from samclip.cli.service import connect
+from samclip.cli.usage import Run, UsageError
+from samclip.client import Client
+from samclip.errors import ServiceError
+from samclip.photo import Photo
+from samclip.photos import AT_ONCE, REFUSALS, each
+from samclip.sources import Source
+
+Advance = Callable[[int], None]
+Ask = Callable[[Photo, argparse.Namespace], Answer]
+LOCAL_AT_ONCE = 2
+"""The model in this process uses all cores for one image; the next one is read meanwhile."""
+
+
+def over_images(
+    ask: Ask,
+    check: Callable[[argparse.Namespace], None] = lambda args: None,
+    after: Callable[[Client, argparse.Namespace], list[Row]] = lambda client, args: [],
+) -> Run:
+    """Return the command that asks about each of ``args.images``, then adds the rows of ``after``.
+
+    check: raises UsageError for options that do not fit together.
+    """
+
+    def run(args: argparse.Namespace) -> int:
+        check(args)
+        found = sources.expand(args.images)
+        writer = _writer(args, len(found))
+        with connect(args) as client:
+            failed = _ask_each(client, ask, args, _works(args, found), writer)
+            if rows := after(client, args):
+                writer.add(Answer(rows))
+            writer.close(client.model)
+        return 1 if failed else 0
+
+    return run
+
+
+class _Work(NamedTuple):
+    source: Source
+    stem: str
+    folder: Path | None  # for what --out writes
+
+
+def _works(args: argparse.Namespace, found: Sequence[Source]) -> list[_Work]:
+    """Name what is written about each image. Raises ValueError if two would have one name."""
+    out = getattr(args, "out", None)
+    if not (out or args.format in ("coco", "yolo")):
+        return [_Work(source, "", None) for source in found]
+    stems = sources.output_names(found)
+    if not out or str(out) == sources.STDIN or args.format == "yolo":
+        folders: list[Path | None] = [None] * len(found)
+    else:
+        folders = [out] if len(found) == 1 else [out / stem for stem in stems]
+    return [_Work(*each) for each in zip(found, stems, folders, strict=True)]
+
+
+def _writer(args: argparse.Namespace, images: int) -> Writer:
+    """Return the writer for --format and --out. Raises UsageError if they do not fit."""
+    out: Path | None = getattr(args, "out", None)
+    to_stdout = str(out) == sources.STDIN
+    if to_stdout and images > 1:
+        raise UsageError(f"--out - writes the picture of one image, found {images}: name a folder")
+    if to_stdout and args.format in ("coco", "yolo"):
+        raise UsageError(f"--out - writes a picture, --format {args.format} something else")
+    if to_stdout:
+        return formats.Picture()
+    if args.format == "coco":
+        return datasets.Coco(args.categories(args))
+    if args.format == "yolo":
+        if out is None:
+            raise UsageError("--format yolo writes files: name their folder with --out FOLDER")
+        return datasets.Yolo(args.categories(args), out)
+    return formats.WRITERS[args.format]()
+
+
+def _ask_each(
+    client: Client, ask: Ask, args: argparse.Namespace, works: Sequence[_Work], writer: Writer
+) -> int:
+    """Give all answers to the writer; return the number of images without one.
+
+    Raises the service's error if it refuses the first image.
+    """
+
+    def answer(work: _Work) -> tuple[Answer, list[Path]]:
+        photo = client.image(sources.read(work.source))
+        photo.name = work.source.id
+        got = ask(photo, args)
+        rows = [{args.key: work.source.name, **row} for row in got.rows]
+        paths = _save(got, work.folder) if work.folder else []
+        return replace(got, rows=rows, photo=photo, name=work.source.id, stem=work.stem), paths
+
+    failed = 0
+    at_once = LOCAL_AT_ONCE if args.local else AT_ONCE
+    with shown(args.command, len(works), writer.streams) as advance:
+        for number, (work, future) in enumerate(each(works, answer, at_once)):
+            try:
+                got, paths = future.result()
+            except REFUSALS as error:
+                if not number:
+                    raise
+                report(writer, args.key, work.source.name, f"{error}; the rest were skipped")
+                return failed + len(works) - number
+            except (ServiceError, OSError, ValueError) as error:
+                report(writer, args.key, work.source.name, reason(work.source.name, error))
+                failed += 1
+            else:
+                writer.add(got)
+                writer.wrote(paths)
+            advance(1)
+    return failed
+
+
+def shown(what: str, total: int, streams: bool = False) -> AbstractContextManager[Advance]:
+    """Return a progress bar on stderr if that is a terminal.
+
+    There is none for a single image, or if a terminal shows output that ``streams``.
+    """
+    if total < 2 or not sys.stderr.isatty() or (streams and sys.stdout.isatty()):
+        return nullcontext(lambda count: None)
+    from samclip.progress import bar  # rich takes a moment to import
+
+    return bar(what, total)
+
+
+def report(writer: Writer, key: str, name: str, message: str) -> None:
+    """Name an image without an answer on stderr, and in formats that have a place for it."""
+    print(f"samclip: {name}: {message}", file=sys.stderr)
+    writer.fail({key: name, "error": message})
+
+
+def reason(name: str, error: Exception) -> str:
+    """Return an error's message without the name of the image, which is shown before it."""
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return text.removeprefix(f"{name}: ")
+
+
+def _save(answer: Answer, folder: Path) -> list[Path]:
+    """Write an answer's files, and return their paths."""
+    paths = []
+    for name, content in answer.files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            content.save(path, compress_level=1)
+        paths.append(path)
+    return paths

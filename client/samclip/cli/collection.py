@@ -1,0 +1,159 @@
+"""``samclip index``, ``search``, ``delete`` and ``describe``: collections of images."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from samclip.cli import formats, sources, usage
+from samclip.cli.answers import reason, report, shown
+from samclip.cli.formats import Answer
+from samclip.cli.service import connect
+from samclip.cli.usage import UsageError
+from samclip.client import Client
+from samclip.photos import each
+from samclip.sources import Source
+from samclip.types import Indexed
+
+FILES_AT_ONCE = 8  # per request, and per step of the progress bar
+REQUESTS_AT_ONCE = 2
+
+
+def add_index(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``index``."""
+    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=sources.HELP)
+    usage.pairs(parser, "--metadata", "metadata of each image; repeatable")
+    parser.set_defaults(run=_index)
+
+
+def _index(args: argparse.Namespace) -> int:
+    found = sources.expand(args.images)
+    sources.check_ids(found)
+    writer = formats.WRITERS[args.format]()
+    starts = range(0, len(found), FILES_AT_ONCE)
+    batches = [found[start : start + FILES_AT_ONCE] for start in starts]
+    indexed, replaced, errors = 0, 0, dict[str, str]()
+    with connect(args, bulk=True) as client:
+
+        def send(batch: Sequence[Source]) -> Indexed:
+            return _send(client, args, batch)
+
+        with shown("indexing", len(found)) as advance:
+            for batch, future in each(batches, send, REQUESTS_AT_ONCE):
+                done = future.result()
+                indexed, replaced = indexed + done.indexed, replaced + done.replaced
+                errors |= done.errors
+                advance(len(batch))
+    counts = {"indexed": indexed, "replaced": replaced, "failed": len(errors)}
+    writer.add(Answer([{"collection": args.collection, **counts}]))
+    for id, message in errors.items():
+        report(writer, "id", id, message)
+    writer.close(client.model)
+    return 1 if errors else 0
+
+
+def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> Indexed:
+    errors, files = dict[str, str](), dict[str, bytes]()
+    for source in batch:
+        try:
+            files[source.id] = sources.read(source)
+        except (OSError, ValueError) as error:
+            errors[source.id] = reason(source.name, error)
+    metadata = {id: dict(args.metadata) for id in files}
+    done = client.index(args.collection, files, metadata=metadata)
+    return Indexed(done.indexed, {**errors, **done.errors}, done.replaced)
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``search``."""
+    parser.add_argument("collection", metavar="COLLECTION")
+    query = parser.add_mutually_exclusive_group(required=True)
+    query.add_argument("--text", help="images that this describes")
+    query.add_argument("--image", help="images like this one: " + sources.HELP)
+    query.add_argument("--id", help="images like this one of the collection")
+    parser.add_argument(
+        "--box",
+        type=float,
+        nargs=4,
+        metavar=("X0", "Y0", "X1", "Y1"),
+        help="with --image: search by this part of it",
+    )
+    parser.add_argument(
+        "--with-text",
+        default="",
+        metavar="TEXT",
+        help="with --image or --id: prefer what this text describes as well",
+    )
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="best K images (10)")
+    parser.add_argument("--offset", type=int, default=0, metavar="N", help="skip the first N hits")
+    usage.pairs(parser, "--where", "only images with this metadata; repeat to require several")
+    parser.set_defaults(run=_search)
+
+
+def _search(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        hits = client.search(
+            args.collection,
+            text=args.text,
+            image=None if args.image is None else sources.read(sources.one(args.image)),
+            id=args.id,
+            top_k=args.top_k,
+            filter=dict(args.where),
+            offset=args.offset,
+            box=args.box,
+            with_text=args.with_text,
+        )
+    rows = [{"id": hit.id, "score": hit.score, "metadata": dict(hit.metadata)} for hit in hits]
+    return formats.print_rows(args, rows, client.model)
+
+
+def add_delete(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``delete``."""
+    parser.add_argument("collection", metavar="COLLECTION")
+    parser.add_argument("ids", nargs="*", metavar="ID", help="images to delete")
+    parser.add_argument(
+        "--all", action="store_true", help="delete the whole collection; takes no IDs"
+    )
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
+    parser.set_defaults(run=_delete)
+
+
+def _delete(args: argparse.Namespace) -> int:
+    if bool(args.ids) == args.all:
+        raise UsageError(
+            "nothing was deleted: pass IDs to delete these images, or --all without IDs to delete "
+            "the whole collection; scripts add --yes"
+        )
+    with connect(args) as client:
+        if not args.yes:
+            _confirm(client, args.collection, args.ids)
+        deleted = client.delete(args.collection, args.ids, all=args.all)
+    row = {"collection": args.collection, "deleted": deleted}
+    return formats.print_rows(args, [row], client.model)
+
+
+def _confirm(client: Client, name: str, ids: Sequence[str]) -> None:
+    """Ask for confirmation. Raises ValueError if it is refused, or stdin is no terminal."""
+    if not sys.stdin.isatty():
+        raise ValueError("nothing was deleted: without a terminal to ask at, pass --yes")
+    if ids:
+        question, expected = f"Delete {len(ids):,} images of {name!r}? Type yes: ", "yes"
+    else:
+        (found,) = client.describe(name)
+        question = f"Delete all {found.count:,} images of {name!r}? Type the collection's name: "
+        expected = name
+    print(question, end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip() != expected:
+        raise ValueError(f"nothing was deleted: the answer is not {expected!r}")
+
+
+def add_describe(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``describe``."""
+    parser.add_argument("collection", nargs="?", default="", metavar="COLLECTION")
+    parser.set_defaults(run=_describe)
+
+
+def _describe(args: argparse.Namespace) -> int:
+    with connect(args) as client:
+        rows = [vars(collection) for collection in client.describe(args.collection)]
+    return formats.print_rows(args, rows, client.model)

@@ -1,0 +1,66 @@
+"""Commands whose modules need optional dependencies; they are imported when they are called."""
+
+import importlib
+import sys
+from types import ModuleType
+from typing import NamedTuple
+
+
+class Part(NamedTuple):
+    """A command in another module, which defines ``parser()`` and ``main(argv) -> exit status``."""
+
+    module: str
+    extra: str  # the pip extra with its dependencies
+    help: str
+
+
+PARTS = {
+    "serve": Part("services.launch.serve", "serve", "run the service until Ctrl-C"),
+    "doctor": Part("services.launch.doctor", "serve", "check what a service needs here"),
+    "keys": Part("services.front_door.keys", "serve", "create, list and remove API keys"),
+    "front-door": Part(
+        "services.front_door.haproxy", "serve", "run the front door of a Ray cluster"
+    ),
+    "cache": Part("services.cache.command", "serve", "inspect, purge or warm the embedding cache"),
+    "convert": Part(
+        "samclip_core.commands.convert", "torch", "convert official weights to a checkpoint"
+    ),
+    "export": Part(
+        "samclip_core.commands.export", "export", "export a checkpoint's graphs for CPUs"
+    ),
+    "push": Part(
+        "samclip_core.commands.push", "hub", "publish a checkpoint on the Hugging Face hub"
+    ),
+    "pull": Part(
+        "samclip_core.commands.pull", "hub", "fetch a checkpoint from the Hugging Face hub"
+    ),
+    "train": Part("training.train", "train", "train a checkpoint"),
+    "reindex": Part(
+        "services.retrieval.reindex", "serve", "rebuild a collection for another checkpoint"
+    ),
+    "eval": Part("training.evaluation.evaluate", "train", "evaluate a checkpoint"),
+    "plan": Part("services.planning.command", "serve", "estimate machines, Redis, cost for a load"),
+    "info": Part(
+        "samclip_core.commands.info", "core", "show a checkpoint's config, lineage and digest"
+    ),
+    "demo": Part("samclip.demo", "dev", "run sample photographs through every head"),
+}
+
+
+def run(command: str, argv: list[str]) -> int:
+    """Run a command and return its exit status; 1 if a package that it needs is missing."""
+    try:
+        module = load(command)
+    except ModuleNotFoundError as error:
+        print(
+            f"samclip {command} needs {error.name}, which is not installed: "
+            f"pip install 'samclip[{PARTS[command].extra}]'",
+            file=sys.stderr,
+        )
+        return 1
+    return int(module.main(argv))
+
+
+def load(command: str) -> ModuleType:
+    """Import a command's module. Raises ModuleNotFoundError if a package is missing."""
+    return importlib.import_module(PARTS[command].module)

@@ -1,0 +1,193 @@
+"""``samclip segment``, ``everything`` and ``semantic``: masks."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from samclip import drawing
+from samclip.cli import answers, usage
+from samclip.cli.formats import Answer, Files, Row
+from samclip.cli.usage import UsageError
+from samclip.photo import Photo
+from samclip.types import Mask, Panoptic, SemanticMap
+
+FORMATS = (*usage.ROWS, "coco", "yolo")
+OUT = "write overlay.png, and mask-NNN.png per mask; - prints the overlay"
+
+
+def add_segment(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``segment``."""
+    for name, help in (
+        ("--point", "a pixel inside the object"),
+        ("--negative", "a pixel outside the object"),
+    ):
+        parser.add_argument(
+            name, type=float, nargs=2, action="append", default=[], metavar=("X", "Y"), help=help
+        )
+    usage.boxes(parser, "a box around the object; repeat for several, but once with --text")
+    for name, dest, help in (
+        ("--text", "text", "segment what this describes; repeat to let texts compete"),
+        ("--not", "not_texts", "leave out what this describes better than --text"),
+    ):
+        parser.add_argument(
+            name, dest=dest, action="append", default=[], metavar="PHRASE", help=help
+        )
+    parser.add_argument(
+        "--min-score", type=float, metavar="X", help="for --text: least label_score, 0 to 1 (0.6)"
+    )
+    parser.add_argument("--multimask", action="store_true", help="three masks per object")
+    usage.out(parser, OUT)
+    parser.set_defaults(
+        run=answers.over_images(_segment, _check), categories=lambda args: args.text
+    )
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not (args.point or args.negative or args.box or args.text):
+        raise UsageError(
+            "segment needs a prompt: --point X Y, --box X0 Y0 X1 Y1 or --text PHRASE; "
+            "samclip everything finds all objects without one"
+        )
+
+
+def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
+    masks = photo.segment(
+        args.point,
+        negative=args.negative,
+        boxes=args.box,
+        text=args.text,
+        not_texts=args.not_texts,
+        min_score=args.min_score,
+        multimask=args.multimask,
+    )
+    return Answer(_rows(masks), masks, _draw_prompted(photo, masks, args))
+
+
+def _draw_prompted(photo: Photo, masks: Sequence[Mask], args: argparse.Namespace) -> Files:
+    picture = drawing.draw_masks(drawing.read_pixels(photo.encoded), masks)
+    yield "overlay.png", drawing.draw_prompts(picture, args.point, args.box, args.negative)
+    yield from _mask_files(masks)
+
+
+def add_everything(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``everything``."""
+    usage.texts(parser, "--labels", "label each object; a single value is split at commas")
+    parser.add_argument(
+        "--vocabulary",
+        choices=["coco", "lvis"],
+        default="",
+        help="label each object with a name of this data set instead",
+    )
+    parser.add_argument(
+        "--min-label-score",
+        type=float,
+        metavar="X",
+        help="leave out labels that are less probable than this, 0 to 1 (0.3)",
+    )
+    parser.add_argument(
+        "--points-per-side", type=int, default=0, metavar="N", help="size of the finest grid"
+    )
+    parser.add_argument(
+        "--crop-layers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also search crops, for small objects: 4 with 1, 16 more with 2",
+    )
+    parser.add_argument(
+        "--panoptic",
+        action="store_true",
+        help="one picture in COCO's panoptic format, with --out as PNG and JSON",
+    )
+    usage.out(parser, OUT)
+    parser.set_defaults(run=answers.over_images(_everything, _check_panoptic), categories=_labels)
+
+
+def _labels(args: argparse.Namespace) -> list[str]:
+    return usage.split(args.labels)
+
+
+def _check_panoptic(args: argparse.Namespace) -> None:
+    if args.panoptic and args.format in ("coco", "yolo"):
+        raise UsageError(f"--panoptic has a format of its own: leave out --format {args.format}")
+
+
+def _everything(photo: Photo, args: argparse.Namespace) -> Answer:
+    asked: dict[str, Any] = {
+        "vocabulary": args.vocabulary,
+        "min_label_score": args.min_label_score,
+        "points_per_side": args.points_per_side,
+        "crop_layers": args.crop_layers,
+    }
+    if args.panoptic:
+        return _panoptic(photo.panoptic(_labels(args), **asked), photo.name)
+    masks = photo.everything(_labels(args), **asked)
+    return Answer(_rows(masks), masks, _draw_everything(photo, masks))
+
+
+def _draw_everything(photo: Photo, masks: Sequence[Mask]) -> Files:
+    # Smallest on top: the first mask covers the others.
+    yield "overlay.png", drawing.draw_masks(drawing.read_pixels(photo.encoded), masks[::-1])
+    yield from _mask_files(masks)
+
+
+def _panoptic(found: Panoptic, name: str) -> Answer:
+    """Answer with the picture and its JSON, as panopticapi reads them."""
+    rows = [{**vars(segment), "bbox": list(segment.bbox)} for segment in found.segments]
+    content = json.dumps(found.coco(name, "panoptic.png")).encode() + b"\n"
+    files = iter([("panoptic/panoptic.png", found.png), ("panoptic.json", content)])
+    return Answer(rows, files=files)
+
+
+def add_semantic(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``semantic``."""
+    usage.texts(parser, "--labels", "labels; a single value is split at commas", True)
+    parser.add_argument("--refine", action="store_true", help="refine regions with the SAM head")
+    parser.add_argument(
+        "--background", action="store_true", help="leave ambiguous pixels unlabelled"
+    )
+    usage.out(parser, OUT)
+    parser.set_defaults(run=answers.over_images(_semantic), categories=_labels)
+
+
+def _semantic(photo: Photo, args: argparse.Namespace) -> Answer:
+    found = photo.semantic(_labels(args), refine=args.refine, background=args.background)
+    rows = [
+        {
+            "label": region.label,
+            "score": region.score,
+            "area": region.area,
+            "share": region.area / found.label_map.size,
+            "box": list(region.mask.box),
+        }
+        for region in found.regions
+    ]
+    return Answer(rows, [region.mask for region in found.regions], _draw_semantic(photo, found))
+
+
+def _draw_semantic(photo: Photo, found: SemanticMap) -> Files:
+    yield "overlay.png", drawing.draw_semantic(drawing.read_pixels(photo.encoded), found)
+    for region in found.regions:
+        name = f"mask-{found.labels.index(region.label):03d}.png"
+        yield name, drawing.mask_image(region.mask.array)
+
+
+def _rows(masks: Sequence[Mask]) -> list[Row]:
+    return [
+        {
+            "mask": number,
+            "label": mask.label,
+            "label_score": mask.label_score,
+            "predicted_iou": mask.predicted_iou,
+            "stability_score": mask.stability_score,
+            "area": mask.area,
+            "box": list(mask.box),
+        }
+        for number, mask in enumerate(masks)
+    ]
+
+
+def _mask_files(masks: Sequence[Mask]) -> Files:
+    for number, mask in enumerate(masks):
+        yield f"mask-{number:03d}.png", drawing.mask_image(mask.array)

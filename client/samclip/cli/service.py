@@ -1,0 +1,85 @@
+"""Which service a command asks: its address, credentials, or the model in this process."""
+
+import argparse
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from samclip.cli import local
+from samclip.cli.usage import UsageError
+from samclip.client import Client
+from samclip.session import credentials
+
+DEFAULT = "127.0.0.1:9000"
+HTTP_PORT = 8000
+ADDRESS_HINT = (
+    "Is a service running at {0}? Start one: samclip serve. "
+    "--server takes its gRPC address, port 9000 by default."
+)
+
+
+def add_service(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the service's address and for authentication."""
+    service = parser.add_argument_group("service")
+    service.add_argument(
+        "--server",
+        default=os.environ.get("SAMCLIP_SERVER") or DEFAULT,
+        metavar="HOST:PORT",
+        help=f"gRPC address; default: $SAMCLIP_SERVER or {DEFAULT}",
+    )
+    service.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS", help="of each request (60)"
+    )
+    service.add_argument(
+        "--api-key",
+        default=os.environ.get("SAMCLIP_API_KEY"),
+        metavar="KEY",
+        help="default: $SAMCLIP_API_KEY",
+    )
+    service.add_argument("--tls", action="store_true", help="use TLS with the system's CAs")
+    service.add_argument("--ca", type=Path, metavar="FILE", help="use TLS with this CA (PEM)")
+    service.add_argument(
+        "--cert",
+        type=Path,
+        metavar="FILE",
+        help="use TLS with this client certificate and key (PEM)",
+    )
+
+
+def add_local(parser: argparse.ArgumentParser) -> None:
+    """Add the option that answers without a service."""
+    parser.add_argument(
+        "--local",
+        nargs="?",
+        const="edge",
+        metavar="CHECKPOINT",
+        help="answer in this process, without a service; a bundled name or a directory (edge)",
+    )
+
+
+def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
+    """Return a client for the options of ``add_service``, or for --local.
+
+    Raises OSError if a file is missing, UsageError for an address of HTTP.
+    """
+    if getattr(args, "local", None):
+        return local.client(args.local)
+    address, tls_by_scheme = grpc_address(args.server)
+    tls = credentials(args.ca, args.cert) if args.ca or args.cert else args.tls or tls_by_scheme
+    return Client(address, api_key=args.api_key, tls=tls, timeout=args.timeout, bulk=bulk)
+
+
+def grpc_address(server: str) -> tuple[str, bool]:
+    """Return HOST:PORT, and whether a scheme asks for TLS. Raises UsageError."""
+    if "://" not in server:
+        return server, False
+    url = urlsplit(server)
+    if url.scheme not in ("http", "https", "grpc", "grpcs") or not url.hostname:
+        raise UsageError(f"--server is {server!r}: expected HOST:PORT of gRPC, such as {DEFAULT}")
+    if url.port in (None, HTTP_PORT):
+        host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+        raise UsageError(
+            f"{server} is an address for browsers: samclip uses gRPC, which has a port of its own, "
+            f"9000 by default: --server {host}:9000"
+        )
+    return url.netloc, url.scheme in ("https", "grpcs")

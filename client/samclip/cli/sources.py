@@ -1,0 +1,62 @@
+"""The images that a command is given: those of ``samclip.sources``, and stdin."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from samclip import sources
+from samclip.images import encode_image
+from samclip.sources import Source
+
+STDIN = "-"
+HELP = "file, folder, quoted glob, http(s) address, or - for stdin"
+
+
+def expand(given: Sequence[str]) -> list[Source]:
+    """Return the images of all that is given, in order, each once."""
+    found = (
+        [Source(STDIN, "stdin")] if each == STDIN else sources.expand([each]) for each in given
+    )
+    return list(dict.fromkeys(source for several in found for source in several))
+
+
+def one(given: str) -> Source:
+    """Return the only image of what is given. Raises ValueError if there are several."""
+    found = expand([given])
+    if len(found) > 1:
+        raise ValueError(f"{given} has {len(found)} images: give one of them")
+    return found[0]
+
+
+def read(source: Source) -> bytes:
+    """Return the image file. Raises OSError or ValueError if it cannot be had."""
+    if source.problem:
+        raise ValueError(source.problem)
+    return encode_image(sys.stdin.buffer.read() if source.name == STDIN else source.name)
+
+
+def check_ids(found: Sequence[Source]) -> None:
+    """Raise ValueError if two images would have the same id."""
+    first: dict[str, str] = {}
+    for source in found:
+        other = first.setdefault(source.id, source.name)
+        if os.path.abspath(other) != os.path.abspath(source.name):
+            raise ValueError(
+                f"{other} and {source.name} would both have the id {source.id!r}: give the folder "
+                "that contains both (ids are paths relative to it), or rename one"
+            )
+
+
+def output_names(found: Sequence[Source]) -> list[str]:
+    """Return a relative path per image for what is written about it: its id without suffix.
+
+    Images that differ only in their suffix keep it. Raises ValueError if two ids are the same.
+    """
+    check_ids(found)
+    stems = [str(PurePosixPath(source.id).with_suffix("")) for source in found]
+    count = Counter(stems)
+    return [
+        stem if count[stem] == 1 else source.id for source, stem in zip(found, stems, strict=True)
+    ]

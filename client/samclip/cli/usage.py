@@ -1,0 +1,95 @@
+"""Options that several commands share, and how their help reads."""
+
+import argparse
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich_argparse import RawDescriptionRichHelpFormatter
+
+Run = Callable[[argparse.Namespace], int]
+
+_IMAGE_HINT = (
+    "; options with several values, such as --labels, take the words after them: write the images "
+    "first, or after --"
+)
+
+
+class UsageError(ValueError):
+    """Options that do not fit together."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose help has examples, and which says where images are written."""
+
+    def __init__(self, *, examples: Sequence[str] = (), **options: Any) -> None:
+        options.setdefault("formatter_class", RawDescriptionRichHelpFormatter)
+        options["description"] = textwrap.fill(options.get("description") or "", 79)
+        if examples:
+            options["epilog"] = "\n".join(["examples:", *(f"  {line}" for line in examples)])
+        super().__init__(**options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and message, and exit with status 2."""
+        super().error(message + _IMAGE_HINT if message.endswith("IMAGE") else message)
+
+
+def texts(parser: argparse.ArgumentParser, name: str, help: str, required: bool = False) -> None:
+    """Add an option that takes one or several texts, as they are."""
+    parser.add_argument(
+        name,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TEXT",
+        required=required,
+        help=help,
+    )
+
+
+def split(values: Sequence[str]) -> list[str]:
+    """Return labels as given; a single value is a list between commas."""
+    if len(values) != 1:
+        return list(values)
+    return [label for part in values[0].split(",") if (label := part.strip())]
+
+
+def pairs(parser: argparse.ArgumentParser, name: str, help: str) -> None:
+    """Add a repeatable option that takes KEY=VALUE."""
+    parser.add_argument(
+        name, type=_pair, action="append", default=[], metavar="KEY=VALUE", help=help
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
+
+
+def boxes(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add --box, in pixels; repeatable."""
+    form = ("X0", "Y0", "X1", "Y1")
+    parser.add_argument(
+        "--box", type=float, nargs=4, action="append", default=[], metavar=form, help=help
+    )
+
+
+def out(parser: argparse.ArgumentParser, help: str) -> None:
+    """Add --out."""
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
+
+
+ROWS = ("table", "json", "jsonl", "csv")
+
+
+def formats(parser: argparse.ArgumentParser, choices: Sequence[str] = ROWS) -> None:
+    """Add --format and its short form --json."""
+    parser.add_argument(
+        "--format", choices=choices, default="table", help="form of the output (table)"
+    )
+    parser.add_argument(
+        "--json", action="store_const", dest="format", const="json", help="same as --format json"
+    )

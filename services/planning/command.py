@@ -1,0 +1,75 @@
+"""``samclip plan``: print the size of a deployment for a load."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from samclip.cli.usage import Parser
+
+from services.planning.sizes import Choices, Costs, Load, PlanError, machines, plan
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a plan; return the exit code."""
+    args = parser().parse_args(argv)
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    try:
+        found = plan(
+            Load(**_fields(Load, given)),
+            Costs.read(args.bench) if args.bench else Costs.reference(args.machine),
+            Choices(**_fields(Choices, given)),
+            args.device == "cuda",
+        )
+    except PlanError as error:
+        print(f"samclip plan: {error}", file=sys.stderr)
+        return 1
+    values = asdict(found)
+    if args.json:
+        print(json.dumps(values, indent=2))
+        return 0
+    print(f"each machine: {args.bench or machines()[args.machine]['about']}")
+    for name, value in values.items():
+        print(f"{name.replace('_', ' '):22}{value:12,.6g}")
+    return 0
+
+
+def _fields(kind: type[Load] | type[Choices], given: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: given[field.name] for field in fields(kind) if field.name in given}
+
+
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
+        prog="samclip plan",
+        description="Size machines, GPUs and Redis for a load, from the figures of a reference\n"
+        "machine or the results of make bench. The default prices are examples in USD.",
+        examples=[
+            "samclip plan --images-per-second 200 --hit-ratio 0.8",
+            "samclip plan --images-per-second 20 --bench out/bench/bench.json --json",
+        ],
+    )
+    about = "; ".join(f"{name}: {values['about']}" for name, values in machines().items())
+    add = made.add_argument
+    number: dict[str, Any] = {"type": float, "metavar": "N"}
+    add("--images-per-second", dest="images_per_s", required=True, help="of all callers", **number)
+    add("--clicks-per-second", dest="clicks_per_s", help="clicks on cached images (0)", **number)
+    add("--hit-ratio", help="fraction of images in the cache (0)", **number)
+    add("--machine", choices=[*machines()], default="2-cores", help=f"{about} (2-cores)")
+    add("--bench", type=Path, metavar="FILE", help="bench.json of your machine instead")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="device of the encoder (cpu)")
+    add("--image-bytes", help="size of an image file (250000)", **number)
+    add("--keep-hours", help="lifetime of embeddings in Redis (24)", **number)
+    add("--utilisation", help="max utilisation of cores, GPUs, Redis (0.7)", **number)
+    add("--shard-gb", help="memory of one Redis shard (25)", **number)
+    add("--core-hour", help="hourly price of a core (0.04)", **number)
+    add("--gb-hour", help="hourly price of a GB of memory (0.005)", **number)
+    add("--gpu-hour", help="hourly price of a GPU (2.5)", **number)
+    made.add_argument("--json", action="store_true", help="print JSON")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Commands about collections."""
+
+import io
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from samclip import cli
+
+from tests.fake_server import FakeService
+
+
+def test_collections(ask: Any, photo: str, server: tuple[FakeService, str]) -> None:
+    folder = Path(photo).parent
+    (folder / "more").mkdir()
+    for shade in range(9):
+        Image.new("L", (4, 4), shade).save(folder / "more" / f"{shade}.PNG")
+    (folder / "notes.txt").write_text("no image")
+    assert ask("index", "greys", str(folder))["results"][0]["indexed"] == 10
+    assert sorted(len(request.items) for request, _ in server[0].calls) == [2, 8]
+    hits = ask("search", "greys", "--text", "more/3.PNG", "--top-k", "2")["results"]
+    assert hits[0]["id"] == "more/3.PNG"
+    assert len(ask("search", "greys", "--image", photo)["results"]) == 10
+    assert len(ask("search", "greys", "--image", photo, "--offset", "7")["results"]) == 3
+    assert ask("describe")["results"][0]["count"] == 10
+    assert ask("delete", "greys", "grey.png", "--yes")["results"][0]["deleted"] == 1
+    assert ask("delete", "greys", "--all", "--yes")["results"][0]["deleted"] == 9
+
+
+def test_search_by_a_part_and_a_text(ask: Any, photo: str, server: tuple[FakeService, str]) -> None:
+    ask("index", "greys", photo)
+    ask("search", "greys", "--image", photo, "--box", "1", "2", "5", "6", "--with-text", "asleep")
+    request = server[0].calls[-1][0]
+    box = request.area.box
+    assert (box.x_min, box.y_min, box.x_max, box.y_max) == (1, 2, 5, 6)
+    assert request.with_text == "asleep"
+
+
+@pytest.fixture
+def greys(server: tuple[FakeService, str], photo: str) -> Iterator[Any]:
+    """Make a collection of two photographs; return a function that deletes from it.
+
+    The function returns the exit status and the number of remaining items.
+    """
+    other = Path(photo).with_name("other.png")
+    other.write_bytes(Path(photo).read_bytes())
+    cli.main(["index", "greys", photo, str(other), "--server", server[1]])
+
+    def delete(*argv: str) -> tuple[int, int]:
+        code = cli.main(["delete", "greys", *argv, "--server", server[1]])
+        return code, len(server[0].collections["greys"])
+
+    return delete
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        ((), 2),
+        (("--yes",), 2),
+        (("grey.png", "--all"), 2),
+        (("grey.png", "--all", "--yes"), 2),
+        (("--all",), 1),
+        (("grey.png",), 1),
+    ],
+)
+def test_a_script_that_does_not_say_yes_deletes_nothing(
+    greys: Any, argv: tuple[str, ...], status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert greys(*argv) == (status, 2)
+    error = capsys.readouterr().err
+    assert "nothing was deleted" in error
+    assert "--yes" in error
+
+
+@pytest.mark.parametrize(
+    ("argv", "question", "answer", "left"),
+    [
+        ("--all", "all 2 images of 'greys'", "greys", 0),
+        ("grey.png", "1 images of 'greys'", "yes", 1),
+    ],
+)
+def test_a_person_is_asked_before_anything_is_deleted(
+    greys: Any,
+    argv: str,
+    question: str,
+    answer: str,
+    left: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
+    assert greys(argv) == (1, 2)
+    asked = capsys.readouterr().err
+    assert question in asked
+    assert "nothing was deleted" in asked
+    monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
+    assert greys(argv) == (0, left)
+
+
+class Terminal(io.StringIO):
+    """A stand-in for a terminal with typed input."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_metadata_is_stored_and_searched_for(ask: Any, photo: str) -> None:
+    ask("index", "greys", photo, "--metadata", "owner=ann", "--metadata", "x=a=b")
+    search = ("search", "greys", "--text", "grey", "--where", "x=a=b", "--where")
+    (row,) = ask(*search, "owner=ann")["results"]
+    assert row["metadata"] == {"owner": "ann", "x": "a=b"}
+    assert ask(*search, "owner=bob")["results"] == []
+
+
+def test_metadata_without_a_value_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["search", "greys", "--text", "x", "--where", "owner"])
+    assert exit_.value.code == 2
+    assert "'owner' is not KEY=VALUE" in capsys.readouterr().err
+
+
+def test_index_tells_what_it_could_not_read(
+    server: tuple[FakeService, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"broken")
+    assert cli.main(["index", "greys", str(tmp_path), "--server", server[1]]) == 1
+    assert "bad.jpg: not an image" in capsys.readouterr().err
+
+
+def test_photographs_that_would_share_an_id_are_named_and_none_is_sent(
+    server: tuple[FakeService, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / folder / "cat.png" for folder in "ab"]
+    for shade, path in enumerate(paths):
+        path.parent.mkdir()
+        Image.new("L", (4, 4), shade).save(path)
+    for given in (paths, [path.parent for path in paths]):
+        argv = ["index", "greys", *map(str, given), "--server", server[1]]
+        assert cli.main(argv) == 1
+        message = capsys.readouterr().err
+        assert all(str(path) in message for path in paths)
+        assert "cat.png" not in server[0].collections.get("greys", {})
+    assert cli.main(["index", "greys", str(tmp_path), "--server", server[1]]) == 0
+    assert set(server[0].collections["greys"]) == {"a/cat.png", "b/cat.png"}
+
+
+def test_index_reports_the_photographs_that_it_replaced(ask: Any, photo: str) -> None:
+    (row,) = ask("index", "greys", photo, photo)["results"]  # a repeated file is not replaced
+    assert (row["indexed"], row["replaced"]) == (1, 0)
+    (row,) = ask("index", "greys", photo)["results"]
+    assert (row["indexed"], row["replaced"]) == (1, 1)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Make a folder with one photograph, and four paths that cannot be indexed."""
+    Image.new("L", (4, 4), 5).save(tmp_path / "good.png")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "link.jpg").symlink_to("nowhere")
+    (tmp_path / os.fsdecode(b"latin-\xe9.png")).write_bytes((tmp_path / "good.png").read_bytes())
+    return tmp_path
+
+
+def test_index_passes_over_bad_paths(
+    server: tuple[FakeService, str], mixed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["index", "greys", str(mixed), "--server", server[1], "--json"]) == 1
+    first, *bad = json.loads(capsys.readouterr().out)["results"]
+    assert (first["indexed"], first["failed"]) == (1, 4)
+    assert [*server[0].collections["greys"]] == ["good.png"]
+    errors = {row["id"]: row["error"] for row in bad}
+    assert errors.keys() == {"empty.jpg", "folder.jpg", "link.jpg", "latin-\udce9.png"}
+    assert "the file is empty" in errors["empty.jpg"]
+    assert "the id is not valid UTF-8" in errors["latin-\udce9.png"]
+    assert cli.main(["index", "greys", str(mixed), "--server", server[1]]) == 1
+    assert "latin-" in capsys.readouterr().err

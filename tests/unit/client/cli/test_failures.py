@@ -1,0 +1,106 @@
+"""Bad images, services that stop, interrupts and closed pipes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from PIL import Image
+from samclip import cli
+from samclip.cli import answers
+
+from tests.checkout import sources
+from tests.fake_server import FakeService
+
+
+@pytest.mark.parametrize("bad", ["no-image.jpg", "empty.jpg", "missing.jpg", "folder.jpg"])
+def test_one_bad_photograph_does_not_lose_the_answers_about_the_others(
+    server: tuple[FakeService, str], photo: str, bad: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(photo).with_name(bad)
+    if "folder" in bad:
+        path.mkdir()
+    elif "missing" not in bad:
+        path.write_bytes(b"" if "empty" in bad else b"broken")
+    for command, key in (("classify", "image"), ("embed", "of")):
+        labels = ["--labels", "cat"] if command == "classify" else []
+        for images in ([photo, str(path)], [str(path), photo]):
+            argv = [command, *images, *labels, "--server", server[1]]
+            assert cli.main([*argv, "--json"]) == 1
+            rows = json.loads(capsys.readouterr().out)["results"]
+            assert [row[key] for row in rows] == images
+            assert [bool(row.get("error")) for row in rows] == [image != photo for image in images]
+            assert cli.main(argv) == 1
+            table, errors = capsys.readouterr()
+            assert photo in table
+            assert errors.startswith(f"samclip: {path}: ")
+            assert len(errors.splitlines()) == 1
+
+
+def test_a_service_that_stops_between_two_photographs_keeps_the_first_answer(
+    server: tuple[FakeService, str],
+    photo: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(answers, "AT_ONCE", 1)
+    service, address = server
+    other = Path(photo).with_name("other.png")
+    Image.new("L", (4, 4), 7).save(other)
+    service.refuse_after(2, grpc.StatusCode.UNAVAILABLE, "stopped")  # key, then file
+    argv = ["classify", photo, str(other), str(other), "--labels", "cat", "--server", address]
+    assert cli.main([*argv, "--json"]) == 1
+    answered, failed = json.loads(capsys.readouterr().out)["results"]
+    assert (answered["image"], answered["label"]) == (photo, "cat")
+    assert failed["image"] == str(other)
+    assert "stopped" in failed["error"]
+    assert "skipped" in failed["error"]
+
+
+def test_errors_are_one_line(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["embed", photo, "--server", "127.0.0.1:1"]) == 1
+    message, hint = capsys.readouterr().err.splitlines()
+    assert message.startswith("samclip: failed to connect")
+    assert hint.startswith("Is a service running at 127.0.0.1:1? Start one: samclip serve.")
+    assert cli.main(["embed", "no/such.jpg"]) == 1
+    assert capsys.readouterr().err == "samclip: no/such.jpg: No such file or directory\n"
+
+
+def run(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": sources()}
+    command = [sys.executable, "-m", "samclip.cli", *argv]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
+
+
+def test_an_interrupted_command_ends_quietly(server: tuple[FakeService, str], photo: str) -> None:
+    service, address = server
+    service.release.clear()
+    process = run("classify", photo, "--labels", "cat", "--server", address)
+    while not service.calls and process.poll() is None:
+        time.sleep(0.01)
+    while process.poll() is None:  # gRPC loses a signal that arrives while it starts a call
+        process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (130, b"")
+
+
+@pytest.mark.parametrize("command", [["info", "edge"], ["describe"]])
+def test_a_command_whose_reader_has_gone_ends_quietly(
+    server: tuple[FakeService, str], command: list[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    more = ["--server", server[1]] if command == ["describe"] else []
+    process = run(*command, *more, stdout=writer)
+    os.close(writer)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (141, b"")

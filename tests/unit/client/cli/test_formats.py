@@ -1,0 +1,158 @@
+"""The forms of the output."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycocotools.mask
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools.coco import COCO
+from samclip import cli
+from samclip.cli import answers, datasets, formats
+from samclip.masks import decode_polygons, encode_polygons
+
+from tests.fake_server import FakeService
+
+
+def test_the_table(
+    server: tuple[FakeService, str], photo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["classify", photo, "--labels", "cat", "horse", "--server", server[1]]
+    assert cli.main(argv) == 0
+    head, horse, cat = capsys.readouterr().out.splitlines()
+    assert head.split() == ["image", "label", "score", "similarity"]
+    assert horse.split() == [photo, "horse", "0.625", "0.050"]
+    assert cat.index("cat") == head.index("label")
+    assert len(head) == len(horse) == len(cat)
+
+
+def test_cells() -> None:
+    rows = [{"vector": [0.5] * 9, "metadata": {"a": "b"}, "box": [1.0, 2.0]}]
+    line = formats.table(rows).splitlines()[1]
+    assert line.split() == ["[0.500,", "0.500,", "0.500,", "…", "9]", "a=b", "[1.000,", "2.000]"]
+    assert formats.table([]) == "nothing found"
+
+
+@pytest.fixture
+def two(photo: str) -> list[str]:
+    """Return the paths of a photograph, a broken file and another photograph."""
+    paths = [photo, *(str(Path(photo).with_name(name)) for name in ("broken.jpg", "wide.png"))]
+    Path(paths[1]).write_bytes(b"broken")
+    Image.new("L", (40, 10), 7).save(paths[2])
+    return paths
+
+
+def printed(server: Any, capsys: Any, *argv: str) -> str:
+    """Run a command that passes over one broken file; return its output."""
+    assert cli.main([*argv, "--server", server[1]]) == 1
+    out, errors = capsys.readouterr()
+    assert "broken.jpg: not an image" in errors
+    return str(out)
+
+
+BOXES = ("--box", "3", "4", "10", "9", "--box", "0", "0", "2", "2")
+
+
+def test_json_lines_have_the_masks_and_the_failures(
+    server: tuple[FakeService, str], two: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = printed(server, capsys, "segment", *two, *BOXES, "--format", "jsonl")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [(row["image"], "error" in row) for row in rows] == [
+        *[(two[0], False)] * 2, (two[1], True), *[(two[2], False)] * 2
+    ]  # fmt: skip
+    mask_HW = pycocotools.mask.decode(rows[0]["segmentation"])
+    assert mask_HW.shape == (20, 30)
+    assert mask_HW[4:9, 3:10].all()
+    assert mask_HW.sum() == rows[0]["area"] == 35
+    out = printed(server, capsys, "segment", *two, *BOXES, "--json")
+    results = json.loads(out)["results"]
+    assert "not an image" in results.pop(2)["error"]
+    assert results == [row for row in rows if "error" not in row]
+
+
+def test_json_lines_come_before_the_last_answer(
+    server: tuple[FakeService, str], two: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Print the first answer while the second image waits."""
+    monkeypatch.setattr(answers, "AT_ONCE", 1)
+    shown: list[tuple[str, int]] = []
+
+    def note(text: str, **_: Any) -> None:
+        shown.append((json.loads(text)["image"], len(server[0].calls)))
+
+    monkeypatch.setattr(formats, "print", note, raising=False)
+    argv = ["classify", *[two[0], two[2]] * 9, "--labels", "x", "--format", "jsonl"]
+    assert cli.main([*argv, "--server", server[1]]) == 0
+    images, calls = zip(*shown, strict=True)
+    assert images[:2] == (two[0], two[2])
+    assert calls[0] < len(server[0].calls)
+
+
+def test_csv_has_a_line_per_label(
+    server: tuple[FakeService, str], two: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("classify", *two, "--labels", "cat", "a, b", "--box", "1", "2", "3", "4")
+    rows = list(csv.DictReader(io.StringIO(printed(server, capsys, *words, "--format", "csv"))))
+    assert [(row["image"], row["label"]) for row in rows] == [
+        (path, label) for path in (two[0], two[2]) for label in ("a, b", "cat")
+    ]
+    assert json.loads(rows[0]["box"]) == [1, 2, 3, 4]
+
+
+def test_coco_is_read_by_pycocotools(
+    server: tuple[FakeService, str],
+    two: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("everything", *two, "--labels", "cat", "dog", "bird", "--format", "coco")
+    file = tmp_path / "coco.json"
+    file.write_text(printed(server, capsys, *words))
+    data = COCO(str(file))
+    assert {image["file_name"] for image in data.loadImgs(data.getImgIds())} == {
+        "grey.png", "wide.png"
+    }  # fmt: skip
+    assert [c["name"] for c in data.loadCats(data.getCatIds())] == ["cat", "dog", "bird"]
+    (wide,) = (one for one in data.loadImgs(data.getImgIds()) if one["file_name"] == "wide.png")
+    first, second = data.loadAnns(data.getAnnIds(imgIds=wide["id"]))
+    assert data.annToMask(first).sum() == first["area"] == 200
+    assert second["bbox"] == [20, 0, 20, 10]
+    assert second["category_id"] == data.getCatIds(catNms=["dog"])[0]
+
+
+def test_yolo_writes_the_folders_that_its_programs_read(
+    server: tuple[FakeService, str],
+    two: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "cats"
+    words = ("semantic", *two, "--labels", "sky", "a: sea", "--format", "yolo", "--out", str(out))
+    files = printed(server, capsys, *words).splitlines()
+    assert files == [str(out / name) for name in (
+        "images/grey.png", "labels/grey.txt", "images/wide.png", "labels/wide.txt", "data.yaml"
+    )]  # fmt: skip
+    content = yaml.safe_load((out / "data.yaml").read_text())
+    assert content == {"train": "images", "val": "images", "names": {0: "sky", 1: "a: sea"}}
+    assert (out / "images/wide.png").read_bytes() == Path(two[2]).read_bytes()
+    lines = [line.split() for line in (out / "labels/wide.txt").read_text().splitlines()]
+    assert [line[0] for line in lines] == ["0", "1"]
+    outline_K2 = np.array(lines[1][1:], float).reshape(-1, 2)
+    assert outline_K2.min(axis=0).tolist() == [0.5, 0]
+    assert outline_K2.max(axis=0).tolist() == [1, 1]
+
+
+@given(arrays(bool, (7, 9)))
+def test_one_outline_of_several_rings_covers_the_same_pixels(mask_HW: np.ndarray) -> None:
+    rings = encode_polygons(mask_HW) if mask_HW.any() else []
+    if rings:
+        joined = datasets.joined(rings).reshape(-1).astype(np.float32)
+        assert (decode_polygons([joined], 7, 9) == mask_HW).all()

@@ -1,0 +1,123 @@
+"""Help, completion and the commands of other packages."""
+
+import argparse
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import pytest
+from samclip import cli
+from samclip.cli import commands, parts
+
+REQUESTS = (
+    *("classify", "segment", "semantic", "explain", "everything", "embed", "index", "search"),
+    *("delete", "describe", "status", "completion"),
+)
+NESTED = (
+    *(("keys", "add"), ("keys", "list"), ("keys", "remove")),
+    *(("cache", "stats"), ("cache", "purge"), ("cache", "warm")),
+)
+ALL = [(), *((name,) for name in (*REQUESTS, *parts.PARTS)), *NESTED]
+
+
+@pytest.fixture(autouse=True)
+def terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+
+
+@pytest.mark.parametrize("words", ALL, ids=" ".join)
+def test_help_fits_80_columns_and_has_two_examples(
+    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*words, "--help"])
+    assert exit_.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    examples = lines[lines.index("examples:") + 1 :]
+    assert sum("samclip " in line for line in examples) >= 2, examples
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    for command in (*REQUESTS, *parts.PARTS):
+        assert f"\n    {command} " in text
+
+
+def test_every_option_says_what_it_does() -> None:
+    for parser in parsers(commands.parser()):
+        for action in parser._actions:
+            if action.option_strings:
+                assert action.help, (parser.prog, action.option_strings)
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                yield from parsers(one)
+
+
+def test_the_examples_are_valid_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """Parse each example of a request up to its redirection."""
+    for parser in parsers(commands.parser()):
+        for line in (parser.epilog or "").splitlines()[1:]:
+            words = shlex.split(line.partition(" > ")[0])
+            if words[0] == "samclip" and words[1] in REQUESTS:
+                commands.parser().parse_args(words[1:])
+
+
+def test_parts_are_called_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    part = ModuleType("training.train")
+    part.main = lambda argv: len(argv)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "training.train", part)
+    assert cli.main(["train", "--recipe", "debug"]) == 2
+
+
+def test_a_missing_extra_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(
+        parts.PARTS, "serve", parts.PARTS["serve"]._replace(module="no_such_package.serve")
+    )
+    assert cli.main(["serve"]) == 1
+    message = capsys.readouterr().err
+    assert "samclip serve needs no_such_package" in message
+    assert "pip install 'samclip[serve]'" in message
+
+
+def test_bash_completes_commands_options_and_choices(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    heavy = {"train", "eval", "convert", "export"}  # these import torch: as if it were missing
+    for name in heavy:
+        monkeypatch.setitem(parts.PARTS, name, parts.PARTS[name]._replace(module="no_such_package"))
+    assert cli.main(["completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    for words, expected in (
+        ("samclip seg", {"segment"}),
+        ("samclip tra", {"train"}),
+        ("samclip segment --format js", {"json", "jsonl"}),
+        ("samclip serve --redis-u", {"--redis-url"}),
+        ("samclip keys rem", {"remove"}),
+    ):
+        assert complete(script, words.split()) == expected, words
+
+
+def complete(script: str, words: list[str]) -> set[str]:
+    """Return what bash offers for the last of these words."""
+    line = " ".join(f"'{word}'" for word in words)
+    done = subprocess.run(
+        ["bash", "--norc"],
+        input=f"{script}\nCOMP_WORDS=({line}); COMP_CWORD={len(words) - 1}\n"
+        '_shtab_samclip; printf "%s\\n" "${COMPREPLY[@]}"\n',
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return {word.strip() for word in done.stdout.split()}

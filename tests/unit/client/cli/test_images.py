@@ -1,0 +1,132 @@
+"""Commands about images: what they ask, print and draw."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.fake_server import FakeService
+from tests.unit.client.cli.conftest import HEIGHT, WIDTH
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_classify(ask: Any, photo: str) -> None:
+    answer = ask("classify", photo, "--labels", "cat", "horse", "--top-k", "1")
+    model = {"name": "fake", "digest": "d1935", "kind": "edge", "dtype": "int8"}
+    assert answer["model"] == model
+    (row,) = answer["results"]
+    assert (row["image"], row["label"], row["score"]) == (photo, "horse", 0.625)
+
+
+def test_classify_parts(ask: Any, photo: str) -> None:
+    boxes = ("--box", "3", "4", "10", "12", "--box", "0", "0", "2", "2")
+    rows = ask("classify", photo, "--labels", "cat", "horse", "--top-k", "1", *boxes)["results"]
+    assert [(row["box"], row["label"]) for row in rows] == [
+        ([3, 4, 10, 12], "horse"),
+        ([0, 0, 2, 2], "horse"),
+    ]
+
+
+def test_segment_writes_masks(ask: Any, photo: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    boxes = ("--box", "3", "4", "10", "12", "--box", "0", "0", "2", "2")
+    rows = ask("segment", photo, *boxes, "--out", str(out))["results"]
+    assert [row["area"] for row in rows] == [56, 4]
+    assert rows[0]["box"] == [3, 4, 10, 12]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "mask-000.png",
+        "mask-001.png",
+        "overlay.png",
+    ]
+    mask_HW = read(out / "mask-000.png")
+    assert set(np.unique(mask_HW)) == {0, 255}
+    assert (mask_HW[4:12, 3:10] == 255).all()
+    overlay_HW3 = read(out / "overlay.png")
+    assert overlay_HW3.shape == (HEIGHT, WIDTH, 3)
+    assert (overlay_HW3[-1, -1] == 99).all()
+    assert (overlay_HW3[8, 6] != 99).any()
+
+
+def test_segment_passes_its_prompt_on(
+    ask: Any, photo: str, server: tuple[FakeService, str]
+) -> None:
+    rows = ask("segment", photo, "--point", "5", "6", "--negative", "1", "2", "--multimask")
+    assert len(rows["results"]) == 3
+    request = server[0].calls[-1][0]
+    assert [(p.x, p.y, p.negative) for p in request.prompts[0].points] == [
+        (5, 6, False),
+        (1, 2, True),
+    ]
+    texts = "--text", "a dog", "--text", "a cat", "--not", "a wolf", "--min-score", "0.5"
+    rows = ask("segment", photo, *texts)
+    assert [row["label"] for row in rows["results"]] == ["a dog", "a cat"]
+    request = server[0].calls[-1][0]
+    assert request.min_score == 0.5
+    assert [list(prompt.not_texts) for prompt in request.prompts] == [["a wolf"]] * 2
+
+
+def test_semantic(ask: Any, photo: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    rows = ask("semantic", photo, "--labels", "sky", "sea", "--refine", "--out", str(out))
+    assert [(r["label"], r["share"], r["score"]) for r in rows["results"]] == [
+        ("sky", 0.5, 0.75),
+        ("sea", 0.5, 0.75),
+    ]
+    assert (read(out / "mask-001.png")[:, WIDTH // 2 :] == 255).all()
+    assert read(out / "overlay.png").shape[0] > HEIGHT  # with the legend below the image
+
+
+def test_explain(ask: Any, photo: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--label", "a dog", "--others", "sky", "--out", str(out))
+    rows = ask("explain", photo, *options)["results"]
+    highest_at = [WIDTH // 2, 0]
+    expected = {"label": "a dog", "low": 0, "high": 0.5, "highest_at": highest_at}
+    assert rows == [{"image": photo, **expected}]
+    levels_HW = read(out / "heat.png")
+    assert levels_HW.shape == (HEIGHT, WIDTH)
+    assert (levels_HW[:, WIDTH // 2 :] == 255).all()
+    assert read(out / "overlay.png").shape[0] > HEIGHT  # with the range below the image
+
+
+def test_everything(ask: Any, photo: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    answer = ask("everything", photo, "--points-per-side", "3", "--labels", "a", "--out", str(out))
+    assert [row["label"] for row in answer["results"]] == ["a"] * 3
+    assert len(list(out.iterdir())) == 4
+
+
+def test_a_panoptic_picture_and_its_json_as_cocos_tools_read_them(
+    ask: Any, photo: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    rows = ask("everything", photo, "--labels", "a", "b", "--panoptic", "--out", str(out))
+    content = json.loads((out / "panoptic.json").read_text())
+    (image,), (annotation,) = content["images"], content["annotations"]
+    assert annotation["image_id"] == image["id"]
+    assert (image["file_name"], image["width"]) == (Path(photo).name, WIDTH)
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    colours_HW3 = np.asarray(Image.open(out / "panoptic" / annotation["file_name"])).astype(int)
+    ids_HW = colours_HW3[..., 0] + 256 * colours_HW3[..., 1] + 256**2 * colours_HW3[..., 2]
+    assert {segment["id"] for segment in annotation["segments_info"]} == set(np.unique(ids_HW))
+    for segment, row in zip(annotation["segments_info"], rows["results"], strict=True):
+        y_N, x_N = np.nonzero(ids_HW == segment["id"])
+        x, y, width, height = segment["bbox"]
+        assert (x, y, x + width, y + height) == (
+            x_N.min(), y_N.min(), x_N.max() + 1, y_N.max() + 1,
+        )  # fmt: skip
+        assert segment["area"] == len(y_N) == row["area"]
+        assert segment["iscrowd"] == 0
+        assert names[segment["category_id"]] == row["label"] != ""
+
+
+def test_embed(ask: Any, photo: str) -> None:
+    rows = ask("embed", photo, "--text", "a", "bb")["results"]
+    assert [row["of"] for row in rows] == [photo, "a", "bb"]
+    assert rows[0]["vector"] == [0.5] * 4  # unit length
+    assert rows[1]["vector"] == [0, 1, 0, 0]

@@ -1,0 +1,174 @@
+"""Images from files, folders, globs, addresses and stdin."""
+
+import io
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+from samclip import cli
+
+from tests.fake_server import FakeService
+
+CLASSIFY = ("--labels", "cat", "--format", "jsonl")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Make a folder with three photographs and a note."""
+    for shade, name in enumerate(("a.png", "b.PNG", "more/c.jpg")):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        Image.new("L", (6, 4), shade).save(path)
+    (tmp_path / "photos/notes.txt").write_text("no image")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def website(folder: Path) -> Iterator[str]:
+    """Serve the folder over HTTP; yield its address."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *args: Quiet(*args, directory=str(folder))
+    ) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def answered(server: Any, capsys: Any, *given: str) -> list[str]:
+    assert cli.main(["classify", *given, *CLASSIFY, "--server", server[1]]) == 0
+    return [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()]
+
+
+def test_folders_and_globs_and_files(
+    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    all_ = [str(folder / name) for name in ("a.png", "b.PNG", "more/c.jpg")]
+    assert answered(server, capsys, str(folder)) == all_
+    assert answered(server, capsys, f"{folder}/**/*.[jp]*") == [all_[0], all_[2]]
+    assert answered(server, capsys, all_[2], all_[0]) == [all_[2], all_[0]]
+
+
+def test_an_address_is_fetched_here_and_its_file_sent(
+    server: tuple[FakeService, str],
+    folder: Path,
+    website: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url = f"{website}/more/c.jpg"
+    assert answered(server, capsys, url) == [url]
+    assert (folder / "more/c.jpg").read_bytes() in server[0].files.values()
+    assert cli.main(["classify", f"{website}/none.jpg", *CLASSIFY, "--server", server[1]]) == 1
+    assert f"samclip: {website}/none.jpg: " in capsys.readouterr().err
+    assert cli.main(["index", "web", url, "--server", server[1]]) == 0
+    assert set(server[0].collections["web"]) == {"c.jpg"}
+
+
+def test_stdin_and_stdout(
+    server: tuple[FakeService, str],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    stdin = SimpleNamespace(buffer=io.BytesIO((folder / "a.png").read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    argv = ["segment", "-", "--box", "1", "1", "3", "3", "--out", "-", "--server", server[1]]
+    assert cli.main(argv) == 0
+    with Image.open(io.BytesIO(capfdbinary.readouterr().out)) as overlay:
+        assert overlay.size == (6, 4)
+        assert overlay.getpixel((2, 2)) != overlay.getpixel((5, 3))
+
+
+def test_a_search_by_an_image_from_stdin(
+    ask: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask("index", "photos", str(folder))
+    stdin = SimpleNamespace(buffer=io.BytesIO((folder / "a.png").read_bytes()))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    hits = ask("search", "photos", "--image", "-")["results"]
+    assert {hit["id"] for hit in hits} == {"a.png", "b.PNG", "more/c.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["classify", "nothing/*.png", "--labels", "x"], "nothing/*.png: no file matches"),
+        (["segment", "{folder}", "--point", "1", "1", "--out", "-"], "found 3: name a folder"),
+        (["segment", "x.png", "--point", "1", "1", "--format", "yolo"], "with --out FOLDER"),
+        (["search", "pets", "--image", "{folder}"], "has 3 images: give one of them"),
+        (["segment", "x.png"], "segment needs a prompt: --point X Y, --box"),
+        (["embed"], "embed needs an IMAGE or --text TEXT"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_before_anything_is(
+    argv: list[str],
+    message: str,
+    server: tuple[FakeService, str],
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [word.format(folder=folder) for word in argv]
+    assert cli.main([*words, "--server", server[1]]) in (1, 2)
+    assert message in capsys.readouterr().err
+    assert not server[0].calls
+
+
+def test_folders_give_each_image_a_folder_of_its_own(
+    server: tuple[FakeService, str], folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (folder / "a.jpg").write_bytes((folder / "a.png").read_bytes())
+    argv = ["segment", str(folder), "--box", "1", "1", "3", "3", "--server", server[1]]
+    assert cli.main([*argv, "--out", str(tmp_path / "out")]) == 0
+    files = [path for path in tmp_path.rglob("out/**/*.png") if path.is_file()]
+    written = {str(path.relative_to(tmp_path / "out")) for path in files}
+    names = ("a.jpg", "a.png", "b", "more/c")
+    assert written == {f"{n}/{file}.png" for n in names for file in ("overlay", "mask-000")}
+    shown = capsys.readouterr().out.splitlines()
+    assert {line for line in shown if line.endswith(".png")} >= {
+        str(tmp_path / "out" / name) for name in written
+    }
+
+
+def test_the_images_may_come_after_the_labels(
+    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--server", server[1], "--format", "csv", "--labels"]
+    assert cli.main(["classify", *options, "cat", "dog", "--", str(folder / "a.png")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    with pytest.raises(SystemExit):
+        cli.main(["classify", *options, "cat", "dog", str(folder / "a.png")])
+    assert "write the images first, or after --" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("given", "labels"),
+    [
+        (["--labels", "a cat", "a dog, asleep"], ["a cat", "a dog, asleep"]),
+        (["--labels", "a cat, a dog,"], ["a cat", "a dog"]),
+        (["--labels=-x"], ["-x"]),
+        (["--labels", "a cat", "--labels", "a,b"], ["a cat", "a,b"]),
+    ],
+)
+def test_a_single_value_is_split_at_commas_and_several_never_are(
+    ask: Any,
+    photo: str,
+    server: tuple[FakeService, str],
+    given: list[str],
+    labels: list[str],
+) -> None:
+    for command in ("classify", "semantic", "everything"):
+        ask(command, photo, *given)
+        assert list(server[0].calls[-1][0].labels) == labels

@@ -1,0 +1,114 @@
+"""``samclip status``, and the addresses of services."""
+
+import json
+from collections.abc import Iterator
+from concurrent import futures
+from typing import Any
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from samclip import __version__, cli
+from samclip.cli import service, status
+from samclip.cli.usage import UsageError
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as pb_grpc
+
+from tests.fake_server import FakeService
+
+READY, NOT_READY = (
+    health_pb2.HealthCheckResponse.SERVING,
+    health_pb2.HealthCheckResponse.NOT_SERVING,
+)
+
+
+class Health(health_pb2_grpc.HealthServicer):
+    """Everything is ready except the services in ``broken``; those in ``missing`` are unknown."""
+
+    def __init__(self) -> None:
+        self.broken: set[str] = set()
+        self.missing: set[str] = set()
+
+    def Check(self, request: Any, context: Any) -> Any:
+        context.set_trailing_metadata([(status.VERSION, "9.9.9")])
+        name = request.service.removeprefix("samclip.v1.")
+        if name in self.missing:
+            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+        return health_pb2.HealthCheckResponse(status=NOT_READY if name in self.broken else READY)
+
+
+@pytest.fixture
+def running() -> Iterator[tuple[Health, str]]:
+    health = Health()
+    server = grpc.server(futures.ThreadPoolExecutor(2))
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
+    pb_grpc.add_BackboneServiceServicer_to_server(FakeService(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield health, f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_status_names_versions_parts_and_model(
+    running: tuple[Health, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    health, address = running
+    assert cli.main(["status", "--server", address, "--json"]) == 0
+    rows = {row["what"]: row["state"] for row in json.loads(capsys.readouterr().out)["results"]}
+    assert rows == {
+        "client": __version__,
+        "service": "9.9.9",
+        **dict.fromkeys(pb.DESCRIPTOR.services_by_name, "ready"),
+        "model": "fake int8 d1935",
+    }
+    health.broken.add("RetrievalService")
+    assert cli.main(["status", "--server", address]) == 1
+    assert "RetrievalService             not ready" in capsys.readouterr().out
+    health.broken, health.missing = set(), {"RetrievalService"}
+    assert cli.main(["status", "--server", address]) == 1
+    assert "not served here" in capsys.readouterr().out
+
+
+def test_status_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["status", "--server", "127.0.0.1:1", "--timeout", "5"]) == 1
+    assert "Is a service running at 127.0.0.1:1?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "address", "tls"),
+    [
+        ("gpu-1:9000", "gpu-1:9000", False),
+        ("http://gpu-1:9000", "gpu-1:9000", False),
+        ("https://gpu-1:9443", "gpu-1:9443", True),
+        ("http://[::1]:9000", "[::1]:9000", False),
+        ("unix:/tmp/socket", "unix:/tmp/socket", False),
+    ],
+)
+def test_addresses_with_a_scheme_work(given: str, address: str, tls: bool) -> None:
+    assert service.grpc_address(given) == (address, tls)
+
+
+@pytest.mark.parametrize(
+    "given", ["http://127.0.0.1:8000", "https://127.0.0.1", "http://127.0.0.1:8000/docs"]
+)
+def test_addresses_for_browsers_are_answered_with_the_port_to_use(
+    given: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["describe", "--server", given]) == 2
+    assert "--server 127.0.0.1:9000" in capsys.readouterr().err
+
+
+def test_other_schemes_are_refused() -> None:
+    with pytest.raises(UsageError, match="expected HOST:PORT"):
+        service.grpc_address("ftp://x:9000")
+
+
+def test_the_environment_names_service_and_key(
+    server: tuple[FakeService, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SAMCLIP_SERVER", server[1])
+    monkeypatch.setenv("SAMCLIP_API_KEY", "a key")
+    assert cli.main(["describe"]) == 0
+    assert server[0].calls[-1][1]["authorization"] == "Bearer a key"

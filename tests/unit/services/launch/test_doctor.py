@@ -1,0 +1,124 @@
+"""``samclip doctor``: what is wrong, and what to do."""
+
+import json
+import socket
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+from samclip import cli
+
+from services.launch import checks
+from services.settings import Settings
+from tests import redis_server
+from tests.ports import free_port
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        index_dir=tmp_path / "index", compiled_cache_dir=tmp_path / "cache", grpc_port=free_port()
+    )
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        yield int(listening.getsockname()[1])
+
+
+def test_a_taken_port_is_wrong_and_the_flag_for_another_is_named(
+    settings: Settings, taken_port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert checks.port(settings, "grpc_port").state == "ok"
+    argv = ["doctor", "--grpc-port", str(taken_port), "--http-port", str(free_port())]
+    assert cli.main([*argv, "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)["results"]
+    wrong = [row for row in rows if row["state"] == "wrong" and row["check"] == "port"]
+    assert [str(taken_port) in row["found"] for row in wrong] == [True]
+    assert "--grpc-port" in wrong[0]["advice"]
+    assert cli.main(argv) == 1
+    assert "choose another port: --grpc-port" in capsys.readouterr().out
+
+
+def test_everything_is_looked_at(settings: Settings) -> None:
+    found = list(checks.all_checks(settings))
+    assert {finding.check for finding in found} == {
+        *("version", "CPU", "GPU", "memory", "disk", "open files", "port", "Redis", "checkpoint")
+    }
+    assert all(finding.advice for finding in found if finding.state != "ok")
+
+
+def test_a_damaged_checkpoint(settings: Settings, tmp_path: Path) -> None:
+    found = checks.checkpoint_files(settings.model_copy(update={"checkpoint": str(tmp_path)}))
+    assert found.state == "wrong"
+    assert "no checkpoint" in found.found
+
+
+def test_a_gpu_that_is_asked_for_and_is_not_there(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = checks.gpu(settings.model_copy(update={"device": "cuda"}))
+    assert found.state == "wrong"
+    assert "--device cpu" in found.advice
+
+
+@pytest.mark.parametrize(("free", "state"), [(10**7, "wrong"), (10**12, "ok")])
+def test_disks_that_are_full(
+    settings: Settings, free: int, state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = type("Usage", (), {"free": free})()
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda folder: usage)
+    assert {finding.state for finding in checks.disk(settings)} == {state}
+
+
+def test_too_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert checks.memory().found.endswith("GB available")
+    monkeypatch.setattr(checks, "MEMORY_BYTES", 1e15)
+    assert checks.memory().state == "wrong"
+
+
+def test_versions_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = [
+        *("numpy>=2", "ray>=99; extra == 'serve'", "missing>=1; extra == 'core'"),
+        *("samclip[core]; extra == 'serve'", "torch>=99; extra == 'train'"),
+    ]
+    installed = {"samclip": "1.0", "numpy": "2.1", "ray": "2.60", "torch": "2.7"}
+
+    def version(name: str) -> str:
+        if name not in installed:
+            raise PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(checks, "requires", lambda name: needed)
+    monkeypatch.setattr(checks, "version", version)
+    found = [finding.found for finding in checks.versions() if finding.state == "wrong"]
+    assert found == ["ray: needs >=99, found 2.60", "missing: needs >=1, found none"]
+
+
+@pytest.mark.parametrize(
+    ("options", "state", "advice"),
+    [
+        ((), "note", "maxmemory"),
+        (("--maxmemory", "8mb", "--maxmemory-policy", "noeviction"), "note", "volatile-lru"),
+        (("--maxmemory", "8mb", "--maxmemory-policy", "volatile-lru"), "ok", ""),
+    ],
+)
+def test_redis(
+    settings: Settings, options: tuple[str, ...], state: str, advice: str, tmp_path: Path
+) -> None:
+    with redis_server.running(tmp_path, *options) as server:
+        found = checks.redis(settings.model_copy(update={"redis_url": server.url}))
+    assert found.state == state
+    assert advice in found.advice
+    assert "version" in found.found
+
+
+def test_a_redis_that_is_away(settings: Settings) -> None:
+    assert checks.redis(settings).state == "ok"
+    away = settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{free_port()}/0"})
+    assert checks.redis(away).state == "wrong"
