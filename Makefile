@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := client:.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test package browser cluster faults fuzz soak lint format proto docs bench lock audit clean
+.PHONY: help serve demo test package browser clients cluster faults fuzz soak lint format proto docs bench lock audit clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,17 @@ browser: $(VENV)/.browser ## test the playground and the API documents in headle
 	@$(MAKE) --no-print-directory tools TOOLS="chromium curl"
 	@$(RUN) -m pytest tests/browser -m browser
 
+# The clients need other versions of some libraries than the service. Those that cannot be installed
+# are skipped.
+$(VENV)/.clients: tests/clients/requirements.txt $(VENV)/.dev
+	@$(PYTHON) -m venv $(VENV)/clients
+	@while read -r package; do $(VENV)/clients/bin/python -m pip install --quiet "$$package" \
+		|| echo "could not install $$package: tests that need it skip"; done < $<
+	@touch $@
+
+clients: $(VENV)/.clients ## test the adapters with other people's clients, in an environment of their own
+	@CLIENTS=$(VENV)/clients $(RUN) -m pytest tests/clients -m clients
+
 faults: $(VENV)/.dev tools ## inject every fault under load; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md
 
@@ -91,6 +102,8 @@ format: $(VENV)/.dev ## format the code
 proto: $(VENV)/.dev ## regenerate the committed stubs and the descriptions of fields
 	@$(RUN) -m grpc_tools.protoc -I proto --python_out=client --pyi_out=client \
 		--grpc_python_out=client proto/samclip/v1/samclip.proto
+	@$(RUN) -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
+		services/gateway/adapters/open_inference/open_inference.proto
 	@$(RUN) -m grpc_tools.protoc -I proto --include_source_info --descriptor_set_out=/dev/stdout \
 		proto/samclip/v1/samclip.proto | $(RUN) -m services.gateway.descriptions
 

@@ -11,8 +11,8 @@ import numpy as np
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
-from services.heads.backbone_client import UNLIMITED
 from services.request import admission
+from services.request.channel import UNLIMITED
 from services.request.context import RequestContext
 from services.request.rpc import Service
 

@@ -1,4 +1,4 @@
-"""The gateway: pages, documentation, readiness and metrics of the whole service.
+"""The gateway: pages, documentation, readiness and metrics of the whole service, and adapters.
 
 It also serves grpc.health.v1. Server reflection is Serve's, the same in every replica.
 """
@@ -19,6 +19,10 @@ from starlette.staticfiles import StaticFiles
 
 from services.deployment import replica
 from services.gateway import openapi, scrape
+from services.gateway.adapters.applications import MAX_AT_ONCE, Applications
+from services.gateway.adapters.open_inference.http import OpenInference
+from services.gateway.adapters.open_inference.rpcs import InferenceService
+from services.gateway.adapters.openai.routes import OpenAI
 from services.gateway.readiness import Readiness
 from services.observability import metrics
 from services.request import admission, http
@@ -33,17 +37,23 @@ WATCH_S = 1.0
 MAX_WATCHERS = 64
 """Maximum number of concurrent Health/Watch calls: each takes a slot until it disconnects."""
 
+MAX_ONGOING = replica.MAX_ONGOING + MAX_AT_ONCE + MAX_WATCHERS
+"""Requests at once: pages, those of the adapters, and watchers."""
 
-class Gateway:
+
+class Gateway(InferenceService):
     """The ingress of the application ``gateway``."""
 
     def __init__(self, settings: Settings):
         self.readiness = Readiness(settings)
         self.grpc_port = settings.grpc_port
         self.watchers = 0
+        self.applications = Applications(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return pages(self.readiness, scrape.of_cluster, self.grpc_port)
+        app = pages(self.readiness, scrape.of_cluster, self.grpc_port)
+        add_adapters(app, self.applications, self.readiness)
+        return app
 
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
         if not _admitted(grpc_context):
@@ -152,12 +162,18 @@ def pages(
     return app
 
 
+def add_adapters(app: FastAPI, applications: Applications, readiness: Readiness) -> None:
+    """Add the routes of all foreign protocols."""
+    OpenAI(applications).add_to(app)
+    OpenInference(applications, readiness).add_to(app)
+
+
 def build(settings: Settings) -> serve.Application:
     """Return the application for ``serve.run``."""
     deployed = serve.deployment(
         serve.ingress()(Gateway),
         name="gateway",
-        max_ongoing_requests=replica.MAX_ONGOING + MAX_WATCHERS,
+        max_ongoing_requests=MAX_ONGOING,
         **replica.HEALTH,
         ray_actor_options={"num_cpus": 0},
     )

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import grpc
 import numpy as np
@@ -28,40 +28,15 @@ from samclip_core.errors import (
     DeadlineExceeded,
     KeyUnknown,
     Overloaded,
-    Unavailable,
 )
 from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.cache.embedding_cache import Caches
 from services.cache.entry import at_size
 from services.observability import metrics, tracing
-from services.request import admission, status, wire
+from services.request import admission, channel, wire
 from services.request.context import CHECKPOINT, IMAGE_KEY, RequestContext
 from services.request.priority import Priority
-from services.request.rpc import ERROR_KIND
-
-UNLIMITED = (
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-)
-"""gRPC's default limit of 4 MiB is less than one embedding; the settings limit the images."""
-
-_RETRY = (
-    '{"methodConfig": [{"name": [{}], "retryPolicy": {"maxAttempts": 4, "initialBackoff": "0.05s",'
-    ' "maxBackoff": "1s", "backoffMultiplier": 3, "retryableStatusCodes": ["UNAVAILABLE"]}}]}'
-)
-"""Embedding has no side effects, so a call to a replica that is stopping is repeated."""
-
-_NETWORK = (
-    ("grpc.keepalive_time_ms", 5_000),
-    ("grpc.keepalive_timeout_ms", 3_000),
-    ("grpc.http2.ping_timeout_ms", 3_000),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-)
-"""A connection that is silent for this long during a call is dropped; TCP alone would wait for many
-minutes. A backbone that comes back is found within a second."""
 
 Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
 
@@ -157,16 +132,7 @@ class BackboneClient:
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
-        options = [
-            *UNLIMITED,
-            *_NETWORK,
-            ("grpc.service_config", _RETRY),
-            ("grpc.per_rpc_retry_buffer_size", 64 * 2**20),
-        ]
-        if self._ca is None:
-            return grpc.aio.insecure_channel(self._address, options=options)
-        credentials = grpc.ssl_channel_credentials(self._ca.read_bytes())
-        return grpc.aio.secure_channel(self._address, credentials, options)
+        return channel.connect(self._address, self._ca)
 
     @cached_property
     def _stub(self) -> "BackboneServiceStub":
@@ -260,7 +226,7 @@ class BackboneClient:
                 left_s = context.priority.time_left()
                 response = await method(request, timeout=left_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._translate(error) from error
+            raise channel.failure(error, f"the backbone at {self._address}") from error
         if response.model.digest != self._digest:
             raise AnotherCheckpoint(
                 f"the backbone at {self._address} serves another checkpoint "
@@ -271,14 +237,3 @@ class BackboneClient:
             self._dtype = response.model.dtype
             self.cache = self._caches(self._dtype)
         return response
-
-    def _translate(self, error: grpc.aio.AioRpcError) -> Exception:
-        trailer: Any = error.trailing_metadata() or {}
-        kind = trailer.get(ERROR_KIND)
-        if kind is not None:
-            return status.rebuild(error.code(), str(kind), error.details() or "")
-        if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED):
-            return status.rebuild(error.code(), "", "the backbone is too busy: try again later")
-        return Unavailable(
-            f"the backbone at {self._address} does not answer ({error.code().name}): try again"
-        )

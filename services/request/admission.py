@@ -43,5 +43,10 @@ def backbone(settings: Settings) -> tuple[str, tuple[tuple[str, str], ...]]:
     if settings.backbone_address:
         key = (("x-api-key", settings.backbone_api_key),) if settings.backbone_api_key else ()
         return settings.backbone_address, key
-    metadata = (("application", "backbone"), (SECRET_HEADER, os.environ[SECRET_VARIABLE]))
+    return inside(settings, "backbone")
+
+
+def inside(settings: Settings, application: str) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """Return the inner address of an application's gRPC service, and the metadata for calls."""
+    metadata = (("application", application), (SECRET_HEADER, os.environ[SECRET_VARIABLE]))
     return f"127.0.0.1:{settings.inner_grpc_port}", metadata

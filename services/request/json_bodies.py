@@ -77,12 +77,6 @@ async def read(
     UnsupportedImage for a body that is compressed, or neither JSON nor a form; InvalidRequest for
     one that is malformed, or a form of more than ``most_parts`` parts.
     """
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.strip().lower() != "identity":
-        raise UnsupportedImage(
-            f"the body has the content-encoding {encoding[:80]!r}, expected none: "
-            "send it uncompressed, without this header"
-        )
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
@@ -90,18 +84,28 @@ async def read(
             f"the body has the content-type {kind or 'none'!r}, which is unsupported: "
             "send multipart/form-data or application/json"
         )
-    chunks = await _whole(request, limit, arrivals)
+    chunks = await whole(request, limit, arrivals)
 
     def work() -> T:
         if kind == "application/json":
-            return understand(_object(b"".join(chunks), content_type), False)
+            return understand(parse_object(b"".join(chunks), content_type), False)
         return understand(forms.parse(chunks, content_type, most_parts), True)
 
     return await asyncio.to_thread(work)
 
 
-async def _whole(request: Request, limit: int, arrivals: Arrivals) -> deque[bytes]:
-    """Return the chunks of the body. A body that has already arrived needs no slot."""
+async def whole(request: Request, limit: int, arrivals: Arrivals) -> deque[bytes]:
+    """Return the chunks of the body. A body that has already arrived needs no slot.
+
+    Raises ImageTooLarge, RequestTooSlow and Overloaded as ``read`` does, and UnsupportedImage for
+    a body that is compressed.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedImage(
+            f"the body has the content-encoding {encoding[:80]!r}, expected none: "
+            "send it uncompressed, without this header"
+        )
     receive = limited(request.receive, limit, arrivals.pace)
     first = await receive()
     chunks = deque([first.get("body", b"")])
@@ -111,7 +115,8 @@ async def _whole(request: Request, limit: int, arrivals: Arrivals) -> deque[byte
     return chunks
 
 
-def _object(body: bytes, content_type: str = "") -> Fields:
+def parse_object(body: bytes, content_type: str = "") -> Fields:
+    """Return the members of a JSON object in UTF-8. Raises InvalidRequest."""
     _, parameters = parse_options_header(content_type)
     forms.check_charset(parameters.get(b"charset", b"utf-8").decode("latin-1"), "the body")
     try:

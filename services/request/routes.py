@@ -129,5 +129,7 @@ SERVICERS = [
         for each in APPLICATIONS.values()
     ),
     "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+    "services.gateway.adapters.open_inference.open_inference_pb2_grpc"
+    ".add_GRPCInferenceServiceServicer_to_server",
 ]
-"""The ``grpc_servicer_functions`` of Serve's gRPC proxy."""
+"""The ``grpc_servicer_functions`` of Serve's gRPC proxy; the gateway has the last two."""

@@ -22,11 +22,9 @@ from samclip_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
 from services.observability import logs, metrics, tracing
 from services.request import admission, http, json_bodies, request_log, sessions, status
 from services.request.callers import Caller
+from services.request.channel import ERROR_KIND
 from services.request.context import RequestContext
 from services.settings import Settings
-
-ERROR_KIND = "x-samclip-error"
-"""Trailing metadata with the class of the error, for other services."""
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -219,11 +217,11 @@ def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], 
 
     @functools.wraps(method)
     async def grpc_method(self: Service, request: Request, grpc_context: Context) -> Message:
-        metadata = _metadata(grpc_context)
+        metadata = headers_of(grpc_context)
         try:
             return await self.call(method.__name__, request, metadata)
         except Exception as error:
-            _fail(grpc_context, error, metadata)
+            fail(grpc_context, error, metadata)
             return empty()
 
     return _published(grpc_method, method)
@@ -237,25 +235,26 @@ def stream_rpc(method: Callable[[Any, Any, RequestContext], Answers]) -> Callabl
 
     @functools.wraps(method)
     async def grpc_method(self: Service, request: Any, grpc_context: Context) -> Answers:
-        metadata = _metadata(grpc_context)
+        metadata = headers_of(grpc_context)
         try:
             async with aclosing(self.stream(method.__name__, request, metadata)) as answers:
                 async for answer in answers:
                     yield answer
         except Exception as error:
-            _fail(grpc_context, error, metadata)
+            fail(grpc_context, error, metadata)
 
     return _published(grpc_method, method)
 
 
-def _metadata(grpc_context: Context) -> dict[str, str]:
+def headers_of(grpc_context: Context) -> dict[str, str]:
     """Return the headers of a call, with a request id in any case."""
     metadata = dict(grpc_context.invocation_metadata())
     metadata[request_log.REQUEST_ID] = metadata.get(request_log.REQUEST_ID) or uuid.uuid4().hex
     return metadata
 
 
-def _fail(grpc_context: Context, error: Exception, metadata: Mapping[str, str]) -> None:
+def fail(grpc_context: Context, error: Exception, metadata: Mapping[str, str]) -> None:
+    """Set the status of a call that failed."""
     failure = status.describe(error, metadata[request_log.REQUEST_ID])
     grpc_context.set_code(failure.status.code)
     grpc_context.set_details(failure.message)

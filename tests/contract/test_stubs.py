@@ -11,7 +11,6 @@ from services.gateway import descriptions
 from tests.checkout import ROOT
 
 COMMITTED = ROOT / "client/samclip/v1"
-STUBS = ("samclip_pb2.py", "samclip_pb2.pyi", "samclip_pb2_grpc.py")
 
 
 def version(pattern: str, text: str) -> tuple[int, ...]:
@@ -20,26 +19,35 @@ def version(pattern: str, text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in found[1].split("."))
 
 
-def protobuf_version(folder: Path) -> tuple[int, ...]:
-    return version(r"Protobuf Python Version: ([\d.]+)", (folder / "samclip_pb2.py").read_text())
+def protobuf_version(folder: Path, name: str = "samclip") -> tuple[int, ...]:
+    return version(r"Protobuf Python Version: ([\d.]+)", (folder / f"{name}_pb2.py").read_text())
 
 
-def grpc_version(folder: Path) -> tuple[int, ...]:
-    text = (folder / "samclip_pb2_grpc.py").read_text()
+def grpc_version(folder: Path, name: str = "samclip") -> tuple[int, ...]:
+    text = (folder / f"{name}_pb2_grpc.py").read_text()
     return version(r"GRPC_GENERATED_VERSION = '([\d.]+)'", text)
 
 
-def test_stubs_are_current(tmp_path: Path) -> None:
-    arguments = ["protoc", f"-I{ROOT / 'proto'}"]
+@pytest.mark.parametrize(
+    ("sources", "proto", "committed"),
+    [
+        ("proto", "samclip/v1/samclip.proto", "client"),
+        (".", "services/gateway/adapters/open_inference/open_inference.proto", "."),
+    ],
+)
+def test_stubs_are_current(tmp_path: Path, sources: str, proto: str, committed: str) -> None:
+    arguments = ["protoc", f"-I{ROOT / sources}"]
     arguments += [f"--{kind}_out={tmp_path}" for kind in ("python", "pyi", "grpc_python")]
-    assert protoc.main([*arguments, str(ROOT / "proto/samclip/v1/samclip.proto")]) == 0
-    made = tmp_path / "samclip/v1"
+    assert protoc.main([*arguments, str(ROOT / sources / proto)]) == 0
+    name = Path(proto).stem
+    made, kept = ((root / proto).parent for root in (tmp_path, ROOT / committed))
     for of in (protobuf_version, grpc_version):
-        if of(made) != of(COMMITTED):
-            pytest.skip(f"grpcio-tools generates {of(made)}, the stubs are {of(COMMITTED)}")
-    for name in STUBS:
-        assert (made / name).read_bytes() == (COMMITTED / name).read_bytes(), (
-            f"{name} is out of date: run make proto"
+        if of(made, name) != of(kept, name):
+            pytest.skip(f"grpcio-tools generates {of(made, name)}, the stubs are {of(kept, name)}")
+    for ending in ("_pb2.py", "_pb2.pyi", "_pb2_grpc.py"):
+        file = name + ending
+        assert (made / file).read_bytes() == (kept / file).read_bytes(), (
+            f"{file} is out of date: run make proto"
         )
 
 

@@ -118,7 +118,7 @@ def read_body(data: bytes) -> None:
     """Read a JSON body as each kind of request: either a message, or InvalidRequest."""
     for request in REQUESTS:
         try:
-            json_bodies.to_message(request, json_bodies._object(data), form=False)
+            json_bodies.to_message(request, json_bodies.parse_object(data), form=False)
         except InvalidRequest:
             continue
 

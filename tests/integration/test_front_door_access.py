@@ -208,3 +208,10 @@ def test_paths_that_haproxy_would_read_another_way_are_refused(tmp_path: Path, n
     keys.write(tmp_path / name, [])
     with pytest.raises(SettingsError, match=r"(?s)api_keys_file is .* accepts no spaces"):
         haproxy.check_access(Settings(api_keys_file=tmp_path / name))
+
+
+def test_a_refusal_has_the_shape_of_each_protocol_too(guarded: Door) -> None:
+    openai, triton = guarded.http.get("/v1/models"), guarded.http.get("/v2/health/ready")
+    assert openai.status_code == triton.status_code == 401
+    assert openai.json()["error"]["message"] == triton.json()["error"] == openai.json()["detail"]
+    assert guarded.http.get("/v1/models", headers={"authorization": "Bearer first-key"}).is_success

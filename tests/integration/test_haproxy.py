@@ -85,6 +85,7 @@ def test_what_the_front_door_counts_is_told_by_itself(door: Door) -> None:
     [
         *((f"/{service}/{ROUTES[name][0].rpc}", name) for service, name in SERVICES.items()),
         ("/grpc.health.v1.Health/Check", "gateway"),
+        ("/inference.GRPCInferenceService/ModelInfer", "gateway"),
         ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "gateway"),
     ],
 )
@@ -534,3 +535,25 @@ def test_two_front_doors_cannot_share_a_port(door: Door) -> None:
         assert second.wait(timeout=30) == 1
     finally:
         second.kill()
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 429, 500, 503])
+def test_an_error_in_the_shape_of_another_protocol_passes_unchanged(
+    door: Door, status: int
+) -> None:
+    error = json.dumps({"error": {"message": "no model", "code": "model_not_found"}})
+    door.serve.answer = (status, "application/json", error)
+    reply = door.http.post("/v1/embeddings", json={})
+    assert (reply.status_code, reply.text) == (status, error)
+    assert reply.headers["content-type"] == "application/json"
+    assert door.serve.requests[0][0] == "/gateway/v1/embeddings"
+
+
+@pytest.mark.parametrize("inner", [404, 408, 429, 503])
+def test_serves_own_errors_have_the_shape_of_each_protocol_too(door: Door, inner: int) -> None:
+    door.serve.answer = (inner, "text/plain", GENERIC)
+    detail = door.http.get("/classify").json()["detail"]
+    assert detail
+    assert "error" not in door.http.get("/classify").json()
+    assert door.http.post("/v1/embeddings", json={}).json()["error"]["message"] == detail
+    assert door.http.post("/v2/models/m/infer", json={}).json()["error"] == detail

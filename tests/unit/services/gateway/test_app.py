@@ -17,6 +17,7 @@ from prometheus_client import Metric
 
 from services.deployment import replica
 from services.gateway import readiness, scrape
+from services.gateway.adapters.applications import MAX_AT_ONCE
 from services.gateway.app import MAX_WATCHERS, Gateway, build, pages
 from services.gateway.readiness import Readiness
 from services.request import admission
@@ -270,7 +271,7 @@ async def test_only_so_many_may_watch() -> None:
 
 def test_watchers_have_places_of_their_own() -> None:
     deployed = build(Settings())._bound_deployment
-    assert deployed.max_ongoing_requests == replica.MAX_ONGOING + MAX_WATCHERS
+    assert deployed.max_ongoing_requests == replica.MAX_ONGOING + MAX_AT_ONCE + MAX_WATCHERS
 
 
 async def test_health_of_an_unknown_service_is_not_found() -> None:

@@ -29,10 +29,11 @@ from services.batching import threads
 from services.cache import embedding_cache
 from services.cache.embedding_cache import EmbeddingCache
 from services.heads import backbone_client
-from services.heads.backbone_client import UNLIMITED, BackboneClient
+from services.heads.backbone_client import BackboneClient
 from services.heads.head import Head
 from services.observability import metrics
-from services.request import callers, wire
+from services.request import callers, channel, wire
+from services.request.channel import UNLIMITED
 from services.request.context import RequestContext
 from services.request.priority import Priority
 from tests import tls
@@ -500,8 +501,8 @@ async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, setting
 
 async def test_a_connection_that_falls_silent_is_given_up_for_another(model, settings, monkeypatch):
     """Without keep-alive, TCP would wait for minutes; the calls have no deadline."""
-    quick = tuple((name, min(value, 500)) for name, value in backbone_client._NETWORK)
-    monkeypatch.setattr(backbone_client, "_NETWORK", quick)
+    quick = tuple((name, min(value, 500)) for name, value in channel._NETWORK)
+    monkeypatch.setattr(channel, "_NETWORK", quick)
     async with served(Backbone(settings, model)) as port:
         with relay.running(port) as between:
             client = client_of(between.port, model.digest)

@@ -442,7 +442,7 @@ def test_replies_show_zeros_and_make_integers_numbers() -> None:
 @pytest.mark.parametrize("nested", [b"[" * 100_000, b'{"a":' * 100_000])
 async def test_deep_nesting_is_no_json(nested: bytes) -> None:
     with pytest.raises(InvalidRequest, match="the body is not JSON"):
-        json_bodies._object(nested)
+        json_bodies.parse_object(nested)
     with pytest.raises(InvalidRequest, match="'filter' of the form is not JSON"):
         json_bodies.to_message(pb.SearchRequest, {"filter": [nested.decode()]}, form=True)
 
@@ -450,9 +450,9 @@ async def test_deep_nesting_is_no_json(nested: bytes) -> None:
 def test_more_values_than_any_request_needs_are_refused_before_they_are_made() -> None:
     for many in (b"[" + b"0," * 1_000_001, b"[" + b"[]" * 1_000_001, b"[" + b"{}" * 1_000_001):
         with pytest.raises(InvalidRequest, match="more than 1,000,000 values"):
-            json_bodies._object(b'{"labels": ' + many)
+            json_bodies.parse_object(b'{"labels": ' + many)
     long = base64.b64encode(bytes(3_000_000))
-    assert len(json_bodies._object(b'{"image": "' + long + b'"}')["image"]) == len(long)
+    assert len(json_bodies.parse_object(b'{"image": "' + long + b'"}')["image"]) == len(long)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "9" * 5000])

@@ -19,7 +19,7 @@ from samclip_core.errors import (
     UnsupportedImage,
 )
 from services.observability import metrics
-from services.request import admission, callers, request_log, rpc, sessions
+from services.request import admission, callers, channel, request_log, rpc, sessions
 from services.request.context import RequestContext
 from services.request.priority import PRIORITY, TIMEOUT
 from services.settings import Settings
@@ -313,7 +313,7 @@ async def test_an_error_in_a_session_ends_it_with_a_status(session):
         "INVALID_ARGUMENT",
         "three points",
     )
-    assert dict(await call.trailing_metadata())[rpc.ERROR_KIND] == "InvalidRequest"
+    assert dict(await call.trailing_metadata())[channel.ERROR_KIND] == "InvalidRequest"
     assert ended("SegmentStream", "INVALID_ARGUMENT") == before + 1
     assert echo.cancelled.is_set()
 

@@ -1,0 +1,117 @@
+"""The base of the HTTP adapters: key, limits, deadline, metrics and errors as everywhere."""
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, ClassVar
+
+from fastapi import FastAPI
+from samclip.v1 import samclip_pb2 as pb
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from samclip_core.errors import InvalidRequest, Unauthenticated
+from services.gateway.adapters.applications import Applications
+from services.request import admission, json_bodies, request_log, status
+from services.request.callers import Caller
+from services.request.context import RequestContext
+from services.request.http import REQUEST_ID_HEADER
+from services.request.limits import form_parts
+from services.request.rpc import time_limit
+from services.settings import Settings
+
+SMALL = 4096
+"""Numbers in a reply that becomes JSON on the event loop; more are left to a thread."""
+
+Answer = Callable[[Request, RequestContext], Awaitable[Response]]
+
+
+class Adapter:
+    """One foreign protocol. ``name`` is its service in metrics, logs and traces."""
+
+    name: ClassVar[str]
+
+    def __init__(self, applications: Applications):
+        self.applications, self.settings = applications, applications.settings
+
+    def refuse(self, failure: status.Failure) -> dict[str, Any]:
+        """Return the body of an error in the protocol's shape."""
+        raise NotImplementedError
+
+    def route(self, app: FastAPI, method: str, path: str, answer: Answer) -> None:
+        """Add a route, whose ``answer`` is called with the request and its context."""
+
+        async def endpoint(request: Request) -> Response:
+            identity = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
+            headers = {**request.headers, request_log.REQUEST_ID: identity}
+            try:
+                with (
+                    request_log.request(self.name, answer.__name__, headers),
+                    self.applications.place(),
+                ):
+                    context = arrive(headers, self.settings)
+                    async with time_limit(context):
+                        return await answer(request, context)
+            except Exception as error:
+                return self._failed(status.describe(error, identity))
+
+        app.add_route(path, endpoint, methods=[method])
+
+    def _failed(self, failure: status.Failure) -> Response:
+        later = failure.status.retry_after_s
+        headers = {"retry-after": str(later)} if later else None
+        return JSONResponse(self.refuse(failure), failure.status.http, headers)
+
+    async def read(self, request: Request) -> json_bodies.Fields:
+        """Return the members of the JSON body. Raises the errors of ``json_bodies.read``."""
+        return await json_bodies.read(
+            request,
+            self.settings.max_request_bytes,
+            form_parts(self.settings),
+            self.applications.arrivals,
+            _members,
+        )
+
+
+def _members(fields: json_bodies.Fields, form: bool) -> json_bodies.Fields:
+    if form:
+        raise InvalidRequest("the body is a form: send JSON")
+    return fields
+
+
+def arrive(metadata: Mapping[str, str], settings: Settings) -> RequestContext:
+    """Return the context of a request, from its headers with names in lower case.
+
+    Raises Unauthenticated and PermissionDenied: adapters only query, which needs the scope read.
+    """
+    if not admission.admitted(metadata):
+        raise Unauthenticated(admission.REFUSAL)
+    caller = Caller.read(metadata, bool(settings.api_keys_file))
+    caller.check("read")
+    return RequestContext.read(metadata, caller, settings.request_timeout_s)
+
+
+def image_of(text: Any, what: str) -> pb.Image:
+    """Return the image in a data URI or in plain base64; ``what`` names it.
+
+    Raises InvalidRequest for anything else: the service fetches nothing for a caller.
+    """
+    if not isinstance(text, str) or not text:
+        raise InvalidRequest(f"{what} is not an image: send a data URI or base64")
+    if is_url(text):
+        raise InvalidRequest(f"{what} is a URL, and the service fetches none: send a data URI")
+    return json_bodies.to_message(pb.Image, {"encoded": text}, form=False)
+
+
+def is_url(text: str) -> bool:
+    """Return whether a text is the address of something."""
+    return text[:8].lower().startswith(("http://", "https://", "ftp://", "file://")) and not any(
+        character.isspace() for character in text.strip()
+    )
+
+
+async def as_json(values: Any, numbers: int) -> Response:
+    """Return a reply with about this many numbers."""
+    if numbers <= SMALL:
+        return JSONResponse(values)
+    return await asyncio.to_thread(JSONResponse, values)

@@ -1,0 +1,108 @@
+"""The rpcs of the service's applications, called for a caller who speaks another protocol."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as pb_grpc
+
+from samclip_core.errors import Overloaded, SamClipError
+from services.request import admission, channel, wire
+from services.request.arrival import Arrivals
+from services.request.context import RequestContext
+from services.request.routes import APPLICATIONS
+from services.settings import Settings
+
+MAX_AT_ONCE = 256
+"""Requests of all adapters that a gateway works on; its own pages have places of their own."""
+IMAGES_AT_ONCE = 16
+"""Images of one request embedded at once, as in the heads: two batches."""
+
+
+class Applications:
+    """Stubs of all applications, at Serve's inner port or where the backbone runs.
+
+    All adapters share it, and its limits on requests at once and on bodies in transit.
+    """
+
+    def __init__(self, settings: Settings, most: int = MAX_AT_ONCE):
+        self.settings = settings
+        self.arrivals = Arrivals(most // 2)  # slow uploads must not take all places
+        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._most, self._number = most, 0
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place while a request is answered. Raises Overloaded if none is free."""
+        if self._number >= self._most:
+            raise Overloaded(f"{self._most} requests are being answered already: try again later")
+        self._number += 1
+        try:
+            yield
+        finally:
+            self._number -= 1
+
+    async def call(self, rpc: str, request: Message, context: RequestContext) -> Any:
+        """Return the reply to one request. Raises the application's errors, and Unavailable."""
+        name, service = _named()[rpc]
+        here = name != "backbone"
+        find = admission.inside(self.settings, name) if here else admission.backbone(self.settings)
+        address, metadata = find
+        if address not in self._channels:
+            ca = None if here else self.settings.backbone_ca_file
+            self._channels[address] = channel.connect(address, ca)
+        method = getattr(getattr(pb_grpc, f"{service}Stub")(self._channels[address]), rpc)
+        headers = (*metadata, *context.headers())
+        try:
+            return await method(request, timeout=context.priority.time_left(), metadata=headers)
+        except grpc.aio.AioRpcError as error:
+            raise channel.failure(error, f"the application {name}") from error
+
+    async def embed(
+        self, images: Sequence[pb.Image], context: RequestContext
+    ) -> list[NDArray[np.float32]]:
+        """Return the embedding D of each image; the index of a bad one is in the error."""
+        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
+
+        async def embed(image: pb.Image) -> NDArray[np.float32]:
+            request = pb.EmbedRequest(image=image, outputs=[pb.CLIP_POOLED], inline=True)
+            async with gate:
+                reply = await self.call("Embed", request, context)
+            return wire.from_tensor(reply.tensors[0]).astype(np.float32)
+
+        found = await asyncio.gather(*map(embed, images), return_exceptions=True)
+        for index, result in enumerate(found):
+            if isinstance(result, SamClipError) and len(images) > 1:
+                raise type(result)(f"image {index}: {result}") from result
+            if isinstance(result, BaseException):
+                raise result
+        return [result for result in found if not isinstance(result, BaseException)]
+
+    async def embed_text(
+        self, texts: Sequence[str], context: RequestContext
+    ) -> tuple[pb.ModelInfo, NDArray[np.float32]]:
+        """Return the model, and the embeddings T×D of texts."""
+        reply = await self.call("EmbedText", pb.EmbedTextRequest(texts=texts), context)
+        return reply.model, wire.from_tensor(reply.tensor)
+
+    async def close(self) -> None:
+        for opened in self._channels.values():
+            await opened.close(None)
+
+
+@cache
+def _named() -> dict[str, tuple[str, str]]:
+    """Return the application and the service of each rpc."""
+    services = pb.DESCRIPTOR.services_by_name
+    return {
+        rpc.name: (name, application.service)
+        for name, application in APPLICATIONS.items()
+        for rpc in services[application.service].methods
+    }

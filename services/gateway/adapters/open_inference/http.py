@@ -1,0 +1,192 @@
+"""The Open Inference Protocol over HTTP, with JSON or binary tensors."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from samclip import __version__
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from samclip_core.errors import InvalidRequest, Unavailable
+from services.gateway.adapters.adapter import Adapter, as_json
+from services.gateway.adapters.applications import Applications
+from services.gateway.adapters.open_inference import models
+from services.gateway.adapters.open_inference.models import Model, Tensors
+from services.gateway.adapters.open_inference.tensors import NAMES, Spec, from_raw, from_values
+from services.gateway.readiness import Readiness
+from services.request import json_bodies, status
+from services.request.context import RequestContext
+
+HEADER = "inference-header-content-length"
+"""Bytes of the JSON in front of the binary tensors; without it, all is JSON."""
+BINARY = "binary_tensor_data"
+NAME = "samclip"
+
+
+async def all_ready(readiness: Readiness) -> bool:
+    """Return whether all applications are ready."""
+    return all(state["ready"] for state in (await readiness.report()).values())
+
+
+async def model_ready(readiness: Readiness, model: Model) -> bool:
+    """Return whether the application of a model is ready; one that runs elsewhere counts so."""
+    return bool((await readiness.report()).get(model.application, {"ready": True})["ready"])
+
+
+class OpenInference(Adapter):
+    """The HTTP side."""
+
+    name = "OpenInference"
+
+    def __init__(self, applications: Applications, readiness: Readiness):
+        super().__init__(applications)
+        self.readiness = readiness
+
+    def add_to(self, app: FastAPI) -> None:
+        self.route(app, "GET", "/v2", self.server)
+        self.route(app, "GET", "/v2/health/live", self.live)
+        self.route(app, "GET", "/v2/health/ready", self.ready)
+        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+            self.route(app, "GET", path, self.metadata)
+            self.route(app, "GET", f"{path}/ready", self.model_ready)
+            self.route(app, "POST", f"{path}/infer", self.infer)
+
+    def refuse(self, failure: status.Failure) -> dict[str, Any]:
+        return {"error": failure.message}
+
+    async def server(self, request: Request, context: RequestContext) -> Response:
+        return JSONResponse({"name": NAME, "version": __version__, "extensions": [BINARY]})
+
+    async def live(self, request: Request, context: RequestContext) -> Response:
+        return JSONResponse({"live": True})
+
+    async def ready(self, request: Request, context: RequestContext) -> Response:
+        if not await all_ready(self.readiness):
+            raise Unavailable("an application is not ready: see GET /readyz")
+        return JSONResponse({"ready": True})
+
+    async def model_ready(self, request: Request, context: RequestContext) -> Response:
+        name, model = _asked(request)
+        if not await model_ready(self.readiness, model):
+            raise Unavailable(f"the application {model.application} is not ready: see GET /readyz")
+        return JSONResponse({"name": name, "ready": True})
+
+    async def metadata(self, request: Request, context: RequestContext) -> Response:
+        name, model = _asked(request)
+        reply = {"name": name, "versions": [models.VERSION], "platform": models.PLATFORM}
+        tensors = {"inputs": _described(model.inputs), "outputs": _described(model.outputs)}
+        return JSONResponse(reply | tensors)
+
+    async def infer(self, request: Request, context: RequestContext) -> Response:
+        name, model = _asked(request)
+        header = request.headers.get(HEADER, "")
+        chunks = await json_bodies.whole(
+            request, self.settings.max_request_bytes, self.applications.arrivals
+        )
+        fields, given = await asyncio.to_thread(_read, model, b"".join(chunks), header)
+        wanted = [_text(one, "name") for one in _objects(fields, "outputs")]
+        model.check(given, wanted)
+        found = await model.infer(self.applications, given, context)
+        reply = {"model_name": name, "model_version": models.VERSION}
+        if fields.get("id") is not None:
+            reply["id"] = fields["id"]
+        names = wanted or [spec.name for spec in model.outputs]
+        return await _reply(reply, {name: found[name] for name in names}, _binary(fields))
+
+
+def _asked(request: Request) -> tuple[str, Model]:
+    name = request.path_params["model"]
+    return name, models.find(name, request.path_params.get("version", ""))
+
+
+def _described(specs: Sequence[Spec]) -> list[dict[str, Any]]:
+    return [{"name": one.name, "datatype": one.datatype, "shape": one.shape} for one in specs]
+
+
+def _read(model: Model, body: bytes, header: str) -> tuple[json_bodies.Fields, Tensors]:
+    """Return the JSON, and the tensors by name. Raises InvalidRequest."""
+    if header and not (header.isdecimal() and int(header) <= len(body)):
+        raise InvalidRequest(f"{HEADER} is {header[:20]!r}; the body has {len(body)} bytes")
+    start = int(header or len(body))
+    fields = json_bodies.parse_object(body[:start])
+    given: Tensors = {}
+    for one in _objects(fields, "inputs"):
+        name, shape = _text(one, "name"), one.get("shape")
+        if name in given or not isinstance(shape, list):
+            raise InvalidRequest(f"input {name[:80]!r} is given twice, or has no shape")
+        spec = model.input(name, _text(one, "datatype"), shape)
+        size = _parameters(one).get("binary_data_size")
+        if size is None:
+            given[name] = from_values(spec, shape, one.get("data"))
+            continue
+        if not isinstance(size, int) or not 0 <= size <= len(body) - start:
+            raise InvalidRequest(f"input {name!r}: binary_data_size is not that of its data")
+        given[name] = from_raw(spec, shape, body[start : start + size])
+        start += size
+    if start != len(body):
+        raise InvalidRequest(f"{len(body) - start} bytes after the last binary tensor")
+    return fields, given
+
+
+def _objects(fields: json_bodies.Fields, name: str) -> list[json_bodies.Fields]:
+    found = fields.get(name) or []
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise InvalidRequest(f"{name!r} is not a list of objects")
+    return found
+
+
+def _text(one: json_bodies.Fields, name: str) -> str:
+    value = one.get(name)
+    if not isinstance(value, str):
+        raise InvalidRequest(f"a tensor has no {name!r}: send a string")
+    return value
+
+
+def _parameters(one: json_bodies.Fields) -> json_bodies.Fields:
+    found = one.get("parameters")
+    return found if isinstance(found, dict) else {}
+
+
+def _binary(fields: json_bodies.Fields) -> dict[str, bool]:
+    """Return which outputs are sent as bytes; "" stands for those that the request leaves open."""
+    chosen = {"": bool(_parameters(fields).get("binary_data_output"))}
+    for one in _objects(fields, "outputs"):
+        chosen[_text(one, "name")] = bool(_parameters(one).get("binary_data", chosen[""]))
+    return chosen
+
+
+async def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool]) -> Response:
+    outputs, raw, numbers = [], [], 0
+    for name, array in found.items():
+        output: dict[str, Any] = {
+            "name": name,
+            "datatype": NAMES[array.dtype],
+            "shape": array.shape,
+        }
+        if binary.get(name, binary[""]):
+            raw.append(array.tobytes())
+            output["parameters"] = {"binary_data_size": len(raw[-1])}
+        else:
+            output["data"] = await _numbers(name, array)
+            numbers += array.size
+        outputs.append(output)
+    reply["outputs"] = outputs
+    if not raw:
+        return await as_json(reply, numbers)
+    head = json.dumps(reply).encode()
+    headers = {HEADER: str(len(head))}
+    body = b"".join((head, *raw))
+    return Response(body, headers=headers, media_type="application/octet-stream")
+
+
+async def _numbers(name: str, array: NDArray[Any]) -> list[Any]:
+    if array.size > json_bodies.MAX_VALUES:
+        raise InvalidRequest(
+            f"output {name!r} has {array.size:,} numbers, at most {json_bodies.MAX_VALUES:,} as "
+            "JSON: ask for binary data"
+        )
+    return await asyncio.to_thread(array.ravel().tolist)

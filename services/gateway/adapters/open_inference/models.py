@@ -1,0 +1,144 @@
+"""The models of the Open Inference Protocol, answered by the applications."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import InvalidPrompt, InvalidRequest, NotFound
+from samclip_core.io import masks
+from services.gateway.adapters.applications import Applications
+from services.gateway.adapters.open_inference.tensors import Spec, text_of
+from services.request.context import RequestContext
+
+VERSION = "1"
+"""The only version of each model; the checkpoint can change within it."""
+PLATFORM = "samclip"
+
+Tensors = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model: the application that answers it, its tensors, and the function that asks."""
+
+    application: str
+    inputs: tuple[Spec, ...]
+    outputs: tuple[Spec, ...]
+    infer: Callable[[Applications, Tensors, RequestContext], Awaitable[Tensors]]
+    optional: frozenset[str] = frozenset()
+
+    def input(self, name: str, datatype: str, shape: Sequence[int]) -> Spec:
+        """Return the input of this name. Raises InvalidRequest if the tensor is another one."""
+        for spec in self.inputs:
+            if spec.name == name:
+                if spec.fits(datatype, shape):
+                    return spec
+                raise InvalidRequest(
+                    f"input {name!r} is {datatype[:20]} {[*shape][:8]}, expected {spec}"
+                )
+        known = ", ".join(spec.name for spec in self.inputs)
+        raise InvalidRequest(f"unknown input {name[:80]!r}; the inputs are {known}")
+
+    def check(self, given: Mapping[str, object], wanted: Sequence[str]) -> None:
+        """Raise InvalidRequest if an input is missing or an output unknown."""
+        for spec in self.inputs:
+            if spec.name not in given and spec.name not in self.optional:
+                raise InvalidRequest(f"no input {spec.name!r}: send {spec}")
+        names = [spec.name for spec in self.outputs]
+        for name in wanted:
+            if name not in names:
+                raise InvalidRequest(f"unknown output {name[:80]!r}; expected {', '.join(names)}")
+
+
+async def _embed_image(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:
+    (embedding_D,) = await asked.embed([_image(given)], context)
+    return {"embedding": embedding_D}
+
+
+async def _embed_text(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:
+    texts = [text_of(one, "text") for one in given["text"]]
+    return {"embedding": (await asked.embed_text(texts, context))[1]}
+
+
+async def _classify(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:
+    labels = [text_of(one, "labels") for one in given["labels"]]
+    request = pb.ClassifyRequest(images=[_image(given)], labels=labels)
+    reply = await asked.call("Classify", request, context)
+    score = {one.label: one.score for one in reply.results[0].scores}
+    return {"scores": np.array([score[label] for label in labels], np.float32)}
+
+
+async def _segment(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:
+    prompt = pb.Prompt(points=_points(given))
+    if "box" in given:
+        prompt.box.CopyFrom(pb.Box(**dict(zip(BOX, given["box"].tolist(), strict=True))))
+    request = pb.SegmentRequest(image=_image(given), prompts=[prompt], encoding=pb.PACKED_BITS)
+    reply = await asked.call("Segment", request, context)
+    (mask,) = reply.results[0].masks
+    found_HW = masks.unpack_bits(mask.packed.data, mask.packed.height, mask.packed.width)
+    iou_1 = np.array([mask.predicted_iou], np.float32)
+    return {"mask": found_HW.astype(np.uint8), "predicted_iou": iou_1}
+
+
+BOX = ("x_min", "y_min", "x_max", "y_max")
+
+
+def _image(given: Tensors) -> pb.Image:
+    return pb.Image(encoded=given["image"][0])
+
+
+def _points(given: Tensors) -> list[pb.Point]:
+    points_N2, labels_N = given.get("points"), given.get("point_labels")
+    if points_N2 is None and labels_N is None:
+        return []
+    if points_N2 is None or labels_N is None or len(points_N2) != len(labels_N):
+        raise InvalidPrompt("points and point_labels need the same length: send one label each")
+    if not np.isin(labels_N, (0, 1)).all():
+        raise InvalidPrompt("point_labels are 1 for inside the object, 0 for outside")
+    return [
+        pb.Point(x=x, y=y, negative=not label)
+        for (x, y), label in zip(points_N2.tolist(), labels_N.tolist(), strict=True)
+    ]
+
+
+_IMAGE = Spec("image", "BYTES", (1,))
+MODELS = {
+    "embed-image": Model("backbone", (_IMAGE,), (Spec("embedding", "FP32", (-1,)),), _embed_image),
+    "embed-text": Model(
+        "backbone",
+        (Spec("text", "BYTES", (-1,)),),
+        (Spec("embedding", "FP32", (-1, -1)),),
+        _embed_text,
+    ),
+    "classify": Model(
+        "classification",
+        (_IMAGE, Spec("labels", "BYTES", (-1,))),
+        (Spec("scores", "FP32", (-1,)),),
+        _classify,
+    ),
+    "segment": Model(
+        "segmentation",
+        (
+            _IMAGE,
+            Spec("points", "FP32", (-1, 2)),
+            Spec("point_labels", "INT32", (-1,)),
+            Spec("box", "FP32", (4,)),
+        ),
+        (Spec("mask", "UINT8", (-1, -1)), Spec("predicted_iou", "FP32", (1,))),
+        _segment,
+        frozenset({"points", "point_labels", "box"}),
+    ),
+}
+
+
+def find(name: str, version: str = "") -> Model:
+    """Return a model. Raises NotFound."""
+    if name not in MODELS:
+        raise NotFound(f"no model {name[:80]!r}; the models are {', '.join(MODELS)}")
+    if version not in ("", VERSION):
+        raise NotFound(f"model {name!r} has no version {version[:80]!r}, only {VERSION}")
+    return MODELS[name]

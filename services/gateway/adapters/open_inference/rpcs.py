@@ -1,0 +1,143 @@
+"""The Open Inference Protocol over gRPC: the methods of ``inference.GRPCInferenceService``."""
+
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, get_type_hints
+
+from google.protobuf.message import Message
+from samclip import __version__
+
+from samclip_core.errors import InvalidRequest
+from services.gateway.adapters.adapter import arrive
+from services.gateway.adapters.applications import Applications
+from services.gateway.adapters.open_inference import models
+from services.gateway.adapters.open_inference import open_inference_pb2 as pb
+from services.gateway.adapters.open_inference.http import NAME, all_ready, model_ready
+from services.gateway.adapters.open_inference.models import Model, Tensors
+from services.gateway.adapters.open_inference.tensors import NAMES, from_raw, from_values
+from services.gateway.readiness import Readiness
+from services.request import request_log
+from services.request.context import RequestContext
+from services.request.rpc import fail, headers_of, time_limit
+
+CONTENTS = {
+    "FP32": "fp32_contents",
+    "INT32": "int_contents",
+    "UINT8": "uint_contents",
+    "BYTES": "bytes_contents",
+}
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+
+def _rpc(method: Callable[[Any, Request, RequestContext], Awaitable[Response]]) -> Any:
+    """Wrap ``async method(self, request, context)`` as a gRPC method of the gateway."""
+    empty: type[Response] = get_type_hints(method)["return"]
+
+    @functools.wraps(method)
+    async def grpc_method(self: "InferenceService", request: Request, grpc_context: Any) -> Any:
+        metadata = headers_of(grpc_context)
+        try:
+            recorded = request_log.request("OpenInference", method.__name__, metadata)
+            with recorded, self.applications.place():
+                context = arrive(metadata, self.applications.settings)
+                async with time_limit(context):
+                    return await method(self, request, context)
+        except Exception as error:
+            fail(grpc_context, error, metadata)
+            return empty()
+
+    del grpc_method.__wrapped__  # Serve reads the signature
+    return grpc_method
+
+
+class InferenceService:
+    """The rpcs, for the ingress of the gateway."""
+
+    applications: Applications
+    readiness: Readiness
+
+    @_rpc
+    async def ServerLive(
+        self, request: pb.ServerLiveRequest, context: RequestContext
+    ) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    @_rpc
+    async def ServerReady(
+        self, request: pb.ServerReadyRequest, context: RequestContext
+    ) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=await all_ready(self.readiness))
+
+    @_rpc
+    async def ServerMetadata(
+        self, request: pb.ServerMetadataRequest, context: RequestContext
+    ) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name=NAME, version=__version__)
+
+    @_rpc
+    async def ModelReady(
+        self, request: pb.ModelReadyRequest, context: RequestContext
+    ) -> pb.ModelReadyResponse:
+        model = models.find(request.name, request.version)
+        return pb.ModelReadyResponse(ready=await model_ready(self.readiness, model))
+
+    @_rpc
+    async def ModelMetadata(
+        self, request: pb.ModelMetadataRequest, context: RequestContext
+    ) -> pb.ModelMetadataResponse:
+        model = models.find(request.name, request.version)
+        described = pb.ModelMetadataResponse.TensorMetadata
+        inputs, outputs = (
+            [described(name=s.name, datatype=s.datatype, shape=s.shape) for s in specs]
+            for specs in (model.inputs, model.outputs)
+        )
+        return pb.ModelMetadataResponse(
+            name=request.name,
+            versions=[models.VERSION],
+            platform=models.PLATFORM,
+            inputs=inputs,
+            outputs=outputs,
+        )
+
+    @_rpc
+    async def ModelInfer(
+        self, request: pb.ModelInferRequest, context: RequestContext
+    ) -> pb.ModelInferResponse:
+        model = models.find(request.model_name, request.model_version)
+        given = await asyncio.to_thread(_read, model, request)
+        wanted = [output.name for output in request.outputs]
+        model.check(given, wanted)
+        found = await model.infer(self.applications, given, context)
+        arrays = {name: found[name] for name in wanted or [s.name for s in model.outputs]}
+        described = pb.ModelInferResponse.InferOutputTensor
+        return pb.ModelInferResponse(
+            model_name=request.model_name,
+            model_version=models.VERSION,
+            id=request.id,
+            outputs=[
+                described(name=name, datatype=NAMES[array.dtype], shape=array.shape)
+                for name, array in arrays.items()
+            ],
+            raw_output_contents=[array.tobytes() for array in arrays.values()],
+        )
+
+
+def _read(model: Model, request: pb.ModelInferRequest) -> Tensors:
+    """Return the tensors by name. Raises InvalidRequest."""
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
+    given: Tensors = {}
+    for index, one in enumerate(request.inputs):
+        if one.name in given:
+            raise InvalidRequest(f"input {one.name[:80]!r} is given twice")
+        spec = model.input(one.name, one.datatype, one.shape)
+        if raw:
+            given[one.name] = from_raw(spec, one.shape, raw[index])
+        else:
+            values = list(getattr(one.contents, CONTENTS[spec.datatype]))
+            given[one.name] = from_values(spec, one.shape, values)
+    return given

@@ -1,0 +1,132 @@
+"""OpenAI's embeddings: ``POST /v1/embeddings`` and ``GET /v1/models``.
+
+A string is a text, or an image if it is a data URI; both have vectors in the same space.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from samclip_core.errors import InvalidRequest, NotFound
+from services.gateway.adapters.adapter import Adapter, as_json, image_of, is_url
+from services.request import status
+from services.request.context import RequestContext
+from services.request.limits import MAX_EXPANDED, check_images, check_text
+from services.settings import Settings
+
+FIELDS = {"input", "model", "encoding_format", "dimensions", "user"}
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """The inputs of a request in order: texts, and images from data URIs."""
+
+    model: str
+    inputs: Sequence[str | pb.Image]
+    as_base64: bool
+
+    @classmethod
+    def read(cls, fields: dict[str, Any], settings: Settings) -> Self:
+        """Read a request. Raises InvalidRequest for what this service does not offer."""
+        if unknown := sorted(set(fields) - FIELDS):
+            raise InvalidRequest(f"unknown field {unknown[0][:80]!r}; expected {sorted(FIELDS)}")
+        if fields.get("dimensions") is not None:
+            raise InvalidRequest("dimensions cannot be chosen: leave the field out")
+        encoding = fields.get("encoding_format") or "float"
+        if encoding not in ("float", "base64"):
+            raise InvalidRequest(f"encoding_format is {encoding!r:.80}, expected float or base64")
+        model = fields.get("model")
+        if not isinstance(model, str):
+            raise InvalidRequest("no model: send the name of one, as GET /v1/models lists them")
+        given = fields.get("input")
+        several = given if isinstance(given, list) else [given]
+        if not several:
+            raise InvalidRequest("input is empty: send at least one string")
+        inputs = [_input(index, one) for index, one in enumerate(several)]
+        images = sum(isinstance(one, pb.Image) for one in inputs)
+        if images:
+            check_images(range(images), settings.max_images)
+        return cls(model, inputs, encoding == "base64")
+
+
+def _input(index: int, given: object) -> str | pb.Image:
+    what = f"input {index}"
+    if isinstance(given, int | list):
+        raise InvalidRequest(
+            f"{what} has token numbers, which belong to another tokenizer: send strings "
+            "(LangChain: check_embedding_ctx_length=False)"
+        )
+    if not isinstance(given, str):
+        raise InvalidRequest(f"{what} is not a string: send a text or a data URI")
+    if given[:5].lower() == "data:" or is_url(given):
+        return image_of(given, what)
+    check_text(given, what, MAX_EXPANDED)
+    return given
+
+
+class OpenAI(Adapter):
+    """The two routes that a client of OpenAI's embeddings needs."""
+
+    name = "OpenAI"
+    _model = ""  # the name that the backbone last reported
+
+    def add_to(self, app: FastAPI) -> None:
+        self.route(app, "POST", "/v1/embeddings", self.embeddings)
+        self.route(app, "GET", "/v1/models", self.models)
+
+    def refuse(self, failure: status.Failure) -> dict[str, Any]:
+        http = failure.status.http
+        kind = KINDS.get(http, "invalid_request_error" if http < 500 else "server_error")
+        error = {"message": failure.message, "type": kind, "param": None, "code": CODES.get(http)}
+        return {"error": error}
+
+    async def models(self, request: Request, context: RequestContext) -> Response:
+        name = await self._find_model(context)
+        model = {"id": name, "object": "model", "created": 0, "owned_by": "samclip"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def embeddings(self, request: Request, context: RequestContext) -> Response:
+        question = Question.read(await self.read(request), self.settings)
+        if question.model != self._model and question.model != await self._find_model(context):
+            raise NotFound(f"the model is {self._model!r}, not {question.model[:80]!r}: send that")
+        vectors_ND = await self._embed(question.inputs, context)
+        data = [
+            {"object": "embedding", "index": index, "embedding": shown(vector_D, question)}
+            for index, vector_D in enumerate(vectors_ND)
+        ]
+        # Tokens are not counted: the service charges for none.
+        usage = {"prompt_tokens": 0, "total_tokens": 0}
+        reply = {"object": "list", "data": data, "model": self._model, "usage": usage}
+        return await as_json(reply, len(data) * len(vectors_ND[0]))
+
+    async def _find_model(self, context: RequestContext) -> str:
+        model, _ = await self.applications.embed_text(["a photo"], context)
+        self._model = model.name
+        return model.name
+
+    async def _embed(
+        self, inputs: Sequence[str | pb.Image], context: RequestContext
+    ) -> list[NDArray[np.float32]]:
+        """Return one vector D per input, of length 1."""
+        texts = [one for one in inputs if isinstance(one, str)]
+        images = [one for one in inputs if isinstance(one, pb.Image)]
+        seen = iter(await self.applications.embed(images, context))
+        read = iter((await self.applications.embed_text(texts, context))[1] if texts else ())
+        return [next(read if isinstance(one, str) else seen) for one in inputs]
+
+
+def shown(vector_D: NDArray[np.float32], question: Question) -> str | list[float]:
+    """Return a vector as numbers, or as the base64 of little-endian float32."""
+    if question.as_base64:
+        return base64.b64encode(vector_D.astype("<f4").tobytes()).decode()
+    return vector_D.tolist()

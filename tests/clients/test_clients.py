@@ -1,0 +1,37 @@
+"""Real clients of other protocols, unmodified, against the real service."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.checkout import ROOT
+from tests.clients.conftest import KEY, PYTHON, need
+from tests.e2e.conftest import Service
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
+
+
+def run(script: str, *arguments: object) -> None:
+    """Run a script of this folder, which asserts what it finds and then prints "ok"."""
+    command = [PYTHON, ROOT / "tests/clients" / script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "ok"
+
+
+@pytest.fixture(scope="module")
+def cat(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Path:
+    path = tmp_path_factory.mktemp("photo") / "cat.jpg"
+    path.write_bytes(photo)
+    return path
+
+
+def test_openai(service: Service, cat: Path) -> None:
+    need("openai", "numpy")
+    run("openai_client.py", service.url, KEY, cat)
+
+
+def test_tritonclient(service: Service, cat: Path) -> None:
+    need("tritonclient.http", "tritonclient.grpc")
+    run("triton_client.py", service.url.removeprefix("http://"), service.address, KEY, cat)

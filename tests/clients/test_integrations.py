@@ -1,0 +1,53 @@
+"""The how-tos of docs/integrations run as written, with the real clients and a key."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests import documents
+from tests.checkout import ROOT
+from tests.clients.conftest import KEY, PYTHON, need
+from tests.e2e.conftest import Service
+
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
+
+NEEDS = {
+    "openai": ("openai", "langchain_openai", "llama_index.embeddings.openai_like"),
+    "open-inference": ("tritonclient.http", "tritonclient.grpc"),
+}
+"""The modules that the blocks of each how-to import."""
+BLOCKS = [
+    pytest.param(name, language, code, id=f"{name}-{number}")
+    for name in NEEDS
+    for number, (language, code) in enumerate(
+        documents.runnable(ROOT / f"docs/integrations/{name}.md")
+    )
+]
+
+
+def test_every_how_to_is_run() -> None:
+    assert {path.stem for path in (ROOT / "docs/integrations").glob("*.md")} == set(NEEDS)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Path:
+    made = tmp_path_factory.mktemp("how-tos")
+    (made / "cat.jpg").write_bytes(photo)
+    return made
+
+
+@pytest.mark.parametrize(("name", "language", "code"), BLOCKS)
+def test_block(name: str, language: str, code: str, service: Service, folder: Path) -> None:
+    need(*NEEDS[name])
+    code = code.replace("127.0.0.1:9000", service.address)
+    code = code.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
+    command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [PYTHON, "-c"]
+    path = os.pathsep.join((str(PYTHON.parent), os.environ["PATH"]))
+    environment = {**os.environ, "PATH": path, "SAMCLIP_API_KEY": KEY}
+    run = subprocess.run(
+        [*command, code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.stdout

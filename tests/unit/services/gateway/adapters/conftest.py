@@ -1,0 +1,72 @@
+"""The adapters over HTTP without a socket, in front of all applications with random weights."""
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from services.gateway.adapters.applications import Applications
+from services.gateway.app import add_adapters
+from services.request import admission, http
+from services.settings import Settings
+from tests.in_process import SECRET, Caller, png
+from tests.unit.services.gateway.test_app import Fixed
+
+RECORDED = Path(__file__).with_name("recorded")
+"""Requests of real clients, one JSON object per line; keys and hosts are left out."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A request as a client sent it."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+    async def send(self, adapters: httpx.AsyncClient) -> httpx.Response:
+        headers = {k: v for k, v in self.headers.items() if k != "content-length"}
+        return await adapters.request(self.method, self.path, content=self.body, headers=headers)
+
+
+def recorded(protocol: str) -> list[Recorded]:
+    """Return the requests of the clients of a protocol."""
+    lines = (RECORDED / f"{protocol}.jsonl").read_text().splitlines()
+    rows = map(json.loads, lines)
+    return [Recorded(**{**row, "body": base64.b64decode(row["body"])}) for row in rows]
+
+
+READY = Fixed(backbone=True, classification=True, segmentation=True)
+
+
+@pytest.fixture
+async def applications(settings: Settings, caller: Caller) -> AsyncIterator[Applications]:
+    """Return stubs of the applications that ``caller`` reaches."""
+    found = Applications(settings.model_copy(update={"inner_grpc_port": caller.port}))
+    yield found
+    await found.close()
+
+
+def asked_through(applications: Applications) -> httpx.AsyncClient:
+    """Return a client of all adapters."""
+    app = http.protected()
+    add_adapters(app, applications, READY)
+    headers = {admission.SECRET_HEADER: SECRET}
+    transport = httpx.ASGITransport(app)
+    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+
+@pytest.fixture
+async def adapters(applications: Applications) -> AsyncIterator[httpx.AsyncClient]:
+    async with asked_through(applications) as opened:
+        yield opened
+
+
+@pytest.fixture
+def photo() -> bytes:
+    return png(red=200)

@@ -1,0 +1,144 @@
+"""OpenAI's embeddings, with requests as the ``openai`` package and LangChain send them."""
+
+import base64
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from services.gateway.adapters import applications as module
+from services.gateway.adapters.applications import Applications
+from services.request import callers, wire
+from tests.in_process import Caller
+from tests.unit.services.gateway.adapters.conftest import Recorded, asked_through, recorded
+
+
+@pytest.fixture
+async def model(caller: Caller) -> str:
+    reply = await caller("EmbedText", pb.EmbedTextRequest(texts=["x"]))
+    return str(reply.model.name)
+
+
+def uri(photo: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+
+
+def vectors(reply: httpx.Response) -> np.ndarray:
+    assert reply.status_code == 200, reply.text
+    data = reply.json()["data"]
+    assert [one["index"] for one in data] == list(range(len(data)))
+    return np.array([one["embedding"] for one in data], np.float32)
+
+
+async def test_texts_and_images_have_the_vectors_of_embed(
+    adapters: httpx.AsyncClient, caller: Caller, model: str, photo: bytes
+) -> None:
+    reply = await adapters.post(
+        "/v1/embeddings", json={"model": model, "input": ["a cat", uri(photo), "a dog"]}
+    )
+    found_TD = vectors(reply)
+    texts = await caller("EmbedText", pb.EmbedTextRequest(texts=["a cat", "a dog"]))
+    image = pb.EmbedRequest(image=pb.Image(encoded=photo), outputs=[pb.CLIP_POOLED], inline=True)
+    pooled = (await caller("Embed", image)).tensors[0]
+    np.testing.assert_array_equal(found_TD[[0, 2]], wire.from_tensor(texts.tensor))
+    np.testing.assert_array_equal(found_TD[1], wire.from_tensor(pooled))
+    np.testing.assert_allclose(np.linalg.norm(found_TD, axis=1), 1, atol=1e-3)
+    body = reply.json()
+    assert (body["object"], body["model"], body["usage"]["total_tokens"]) == ("list", model, 0)
+
+
+async def test_base64_holds_the_same_numbers(adapters: httpx.AsyncClient, model: str) -> None:
+    asked = {"model": model, "input": "a cat"}
+    found_1D = vectors(await adapters.post("/v1/embeddings", json=asked))
+    packed = await adapters.post("/v1/embeddings", json={**asked, "encoding_format": "base64"})
+    raw = base64.b64decode(packed.json()["data"][0]["embedding"])
+    np.testing.assert_array_equal(np.frombuffer(raw, "<f4"), found_1D[0])
+
+
+async def test_the_model_is_listed(adapters: httpx.AsyncClient, model: str) -> None:
+    body = (await adapters.get("/v1/models")).json()
+    assert body["object"] == "list"
+    assert [(one["id"], one["object"]) for one in body["data"]] == [(model, "model")]
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "words"),
+    [
+        ({"input": [1, 2, 3]}, 400, "input 0 has token numbers"),
+        ({"input": [[1, 2], [3]]}, 400, "check_embedding_ctx_length"),
+        ({"dimensions": 256}, 400, "dimensions cannot be chosen"),
+        ({"encoding_format": "int8"}, 400, "expected float or base64"),
+        ({"input": []}, 400, "input is empty"),
+        ({"input": None}, 400, "input 0 is not a string"),
+        ({"input": ["a cat", " "]}, 400, "input 1 is empty"),
+        ({"input": "https://example.com/cat.jpg"}, 400, "the service fetches none"),
+        ({"input": "data:image/png;base64,####"}, 400, "is not base64"),
+        ({"input": "data:image/png;base64,AAAA"}, 400, "image"),
+        ({"input": "data:text/plain,hello"}, 415, "data URI"),
+        ({"model": "text-embedding-3-small"}, 404, "not 'text-embedding-3-small'"),
+        ({"model": None}, 400, "no model"),
+        ({"stream": True}, 400, "unknown field 'stream'"),
+        ({"input": ["a"] * 20_000}, 400, "20000 texts, at most"),
+    ],
+)
+async def test_what_is_not_offered_is_refused_in_openais_shape(
+    adapters: httpx.AsyncClient, model: str, changed: dict[str, Any], code: int, words: str
+) -> None:
+    asked = {"model": model, "input": "a cat", **changed}
+    reply = await adapters.post("/v1/embeddings", json=asked)
+    error = reply.json()["error"]
+    assert (reply.status_code, set(error)) == (code, {"message", "type", "param", "code"})
+    assert words in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+async def test_an_error_names_its_image(
+    adapters: httpx.AsyncClient, model: str, photo: bytes
+) -> None:
+    asked = {"model": model, "input": [uri(photo), uri(photo[:100])]}
+    reply = await adapters.post("/v1/embeddings", json=asked)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"].startswith("image 1: ")
+
+
+@pytest.mark.parametrize("request_", recorded("openai"), ids=lambda one: one.path)
+async def test_requests_as_openai_langchain_and_llamaindex_send_them(
+    adapters: httpx.AsyncClient, model: str, request_: Recorded
+) -> None:
+    renamed = replace(request_, body=request_.body.replace(b'"edge"', f'"{model}"'.encode()))
+    reply = await renamed.send(adapters)
+    assert reply.status_code == 200, reply.text
+    if request_.method == "POST":
+        packed = [base64.b64decode(one["embedding"]) for one in reply.json()["data"]]
+        assert len(packed) == len(json.loads(request_.body)["input"])
+        for one in packed:
+            assert np.linalg.norm(np.frombuffer(one, "<f4")) == pytest.approx(1, abs=1e-3)
+
+
+async def test_a_key_counts_as_everywhere(
+    applications: Applications,
+) -> None:
+    guarded = {"api_keys_file": Path("keys")}
+    applications.settings = applications.settings.model_copy(update=guarded)
+    async with asked_through(applications) as adapters:
+        reply = await adapters.get("/v1/models")
+        assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key")
+        headers = {callers.KEY: "ann", callers.TENANT: "acme", callers.SCOPES: "index"}
+        reply = await adapters.get("/v1/models", headers=headers)
+        assert (reply.status_code, reply.json()["error"]["type"]) == (403, "permission_error")
+        headers[callers.SCOPES] = "read"
+        assert (await adapters.get("/v1/models", headers=headers)).status_code == 200
+
+
+async def test_no_more_requests_at_once_than_there_are_places(
+    adapters: httpx.AsyncClient, applications: Applications
+) -> None:
+    applications._number = module.MAX_AT_ONCE
+    reply = await adapters.get("/v1/models")
+    assert (reply.status_code, reply.headers["retry-after"]) == (429, "1")
+    assert reply.json()["error"]["code"] == "rate_limit_exceeded"
