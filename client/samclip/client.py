@@ -61,10 +61,11 @@ class _Client(Generic[AnyPhoto]):
     def image(self, source: ImageSource | AnyPhoto) -> AnyPhoto:
         """Return a photograph from a path, a URL, a file's bytes, a Pillow image or an array.
 
-        A URL is http or https, and this process downloads it, not the service. An array is uint8
-        H×W (grey) or H×W×3 (RGB). The photograph is hashed locally, and uploaded only when the
-        service does not have it cached. Raises OSError if it cannot be read or downloaded,
-        ValueError if it is empty or larger than 64 MiB.
+        A URL is http or https, and this process downloads it, not the service; in ``async`` code,
+        ``images`` does so without blocking the event loop. An array is uint8 H×W (grey) or H×W×3
+        (RGB). The photograph is hashed locally, and uploaded only when the service does not have
+        it cached. Raises OSError if the file cannot be read or downloaded, ValueError if it is
+        empty or larger than 64 MiB.
         """
         if isinstance(source, Photo | AsyncPhoto):
             return source

@@ -6,7 +6,7 @@ import urllib.request
 from http.client import HTTPException, HTTPResponse
 from urllib.parse import quote, urlsplit
 
-MAX_DOWNLOAD_BYTES = 64 * 2**20  # a request's maximum size
+MAX_FILE_BYTES = 64 * 2**20  # a request's maximum size
 MAX_REDIRECTS = 5
 TIMEOUT_S = 30.0  # of the whole download
 _CHUNK_BYTES = 2**16
@@ -39,7 +39,7 @@ def download(url: str) -> bytes:
             return _read(response, deadline)
     except urllib.error.HTTPError as error:
         error.close()
-        raise OSError(f"{url}: the server answered {error.code} {error.msg}") from None
+        raise OSError(f"{url}: {_answered(error)}") from None
     except ValueError as error:
         raise ValueError(f"{url}: {error}") from None
     except (OSError, HTTPException) as error:
@@ -47,6 +47,12 @@ def download(url: str) -> bytes:
         if isinstance(reason, TimeoutError):
             raise TimeoutError(f"{url}: no file within {TIMEOUT_S:g} s") from None
         raise OSError(f"{url}: {reason}") from error
+
+
+def _answered(error: urllib.error.HTTPError) -> str:
+    if error.code in (301, 302, 303, 307, 308):
+        return f"redirected more than {MAX_REDIRECTS} times, or to another kind of address"
+    return f"the server answered {error.code} {error.msg}"
 
 
 def _opener() -> urllib.request.OpenerDirector:
@@ -70,7 +76,7 @@ def _read(response: HTTPResponse, deadline: float) -> bytes:
         raise ValueError("a web page, not an image: give the address of the image itself")
     declared = response.length or 0
     file = bytearray()
-    while max(declared, len(file)) <= MAX_DOWNLOAD_BYTES:
+    while max(declared, len(file)) <= MAX_FILE_BYTES:
         if time.monotonic() > deadline:
             raise TimeoutError
         chunk = response.read1(_CHUNK_BYTES)
@@ -79,4 +85,4 @@ def _read(response: HTTPResponse, deadline: float) -> bytes:
             if len(file) < declared:
                 raise OSError(f"the connection broke after {len(file):,} of {declared:,} bytes")
             return bytes(file)
-    raise ValueError(f"a file larger than {MAX_DOWNLOAD_BYTES // 2**20} MiB")
+    raise ValueError(f"a file larger than {MAX_FILE_BYTES // 2**20} MiB")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from samclip.download import download, is_url
+from samclip.download import MAX_FILE_BYTES, download, is_url
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 _TURNS = {  # by EXIF orientation
@@ -32,7 +32,10 @@ def encode_image(source: ImageSource) -> bytes:
     if is_url(source):
         source = download(str(source))
     if isinstance(source, str | os.PathLike):
-        source = Path(source).read_bytes()
+        path = Path(source)
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ValueError(f"{path}: a file larger than {MAX_FILE_BYTES // 2**20} MiB")
+        source = path.read_bytes()
     if isinstance(source, bytes):
         if not source:
             raise ValueError("the file is empty: expected a JPEG, PNG or WebP file")

@@ -108,6 +108,13 @@ def test_sources_that_are_no_photographs(
         client.image(source)  # type: ignore[arg-type]
 
 
+def test_a_file_that_is_too_large_is_not_read(client: samclip.Client, tmp_path: Path) -> None:
+    with (tmp_path / "disk.png").open("wb") as file:
+        file.truncate(2**40)  # a hole
+    with pytest.raises(ValueError, match=r"disk\.png: a file larger than 64 MiB"):
+        client.image(tmp_path / "disk.png")
+
+
 def test_classify(client: samclip.Client) -> None:
     labels = ["cat", "a longer one", "dog house"]
     scores = client.image(png()).classify(labels, top_k=2)
