@@ -48,7 +48,7 @@ def _discard_output() -> None:
 def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in parts.PARTS:
         return parts.run(arguments[0], arguments[1:])
-    args = commands.parser().parse_args(arguments)
+    args = commands.parser().parse_args(arguments or ["--help"])
     try:
         status: int = args.run(args)
     except BrokenPipeError:

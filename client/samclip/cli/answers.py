@@ -2,24 +2,27 @@
 
 import argparse
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from samclip.cli import datasets, formats, sources
 from samclip.cli.formats import Answer, Row, Writer
 from samclip.cli.service import connect
 from samclip.cli.usage import Run, UsageError
 from samclip.client import Client
-from samclip.errors import ServiceError
+from samclip.errors import InvalidArgument, Overloaded, ServiceError
 from samclip.photo import Photo
 from samclip.photos import AT_ONCE, REFUSALS, each
 from samclip.sources import Source
 
+T = TypeVar("T")
 Advance = Callable[[int], None]
 Ask = Callable[[Photo, argparse.Namespace], Answer]
+WAITS_S = (0.5, 1.0, 2.0)
 LOCAL_AT_ONCE = 2
 """The model in this process uses all cores for one image; the next one is read meanwhile."""
 
@@ -91,13 +94,13 @@ def _ask_each(
 ) -> int:
     """Give all answers to the writer; return the number of images without one.
 
-    Raises the service's error if it refuses the first image.
+    Raises the service's error if it refuses before it has answered about any.
     """
 
     def answer(work: _Work) -> tuple[Answer, list[Path]]:
         photo = client.image(sources.read(work.source))
         photo.name = work.source.id
-        got = ask(photo, args)
+        got = patiently(lambda: ask(photo, args))
         rows = [{args.key: work.source.name, **row} for row in got.rows]
         paths = _save(got, work.folder) if work.folder else []
         return replace(got, rows=rows, photo=photo, name=work.source.id, stem=work.stem), paths
@@ -109,7 +112,7 @@ def _ask_each(
             try:
                 got, paths = future.result()
             except REFUSALS as error:
-                if not number:
+                if failed == number:
                     raise
                 report(writer, args.key, work.source.name, f"{error}; the rest were skipped")
                 return failed + len(works) - number
@@ -121,6 +124,19 @@ def _ask_each(
                 writer.wrote(paths)
             advance(1)
     return failed
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """Return an answer; ask again after a moment if the service has too much to do.
+
+    A key may allow fewer requests at once than this command sends.
+    """
+    for wait_s in WAITS_S:
+        try:
+            return ask()
+        except Overloaded:
+            time.sleep(wait_s)
+    return ask()
 
 
 def shown(what: str, total: int, streams: bool = False) -> AbstractContextManager[Advance]:
@@ -142,8 +158,14 @@ def report(writer: Writer, key: str, name: str, message: str) -> None:
 
 
 def reason(name: str, error: Exception) -> str:
-    """Return an error's message without the name of the image, which is shown before it."""
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    """Return what is wrong with an image, without its name, which is shown before it."""
+    match error:
+        case InvalidArgument():  # the image's fault: no request id is needed
+            text = error.message
+        case OSError():
+            text = error.strerror or str(error)
+        case _:
+            text = str(error)
     return text.removeprefix(f"{name}: ")
 
 

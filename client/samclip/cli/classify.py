@@ -5,11 +5,11 @@ from typing import Any
 
 from samclip.cli import answers, usage
 from samclip.cli.formats import Answer
+from samclip.cli.usage import Command
 from samclip.photo import Photo
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+def _add(parser: argparse.ArgumentParser) -> None:
     usage.texts(parser, "--labels", "labels to rank; a single value is split at commas", True)
     usage.texts(parser, "--templates", "prompt templates, with {} for the label")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="best K labels (all)")
@@ -32,3 +32,15 @@ def _ask(photo: Photo, args: argparse.Namespace) -> Answer:
             for s in ranking
         ]
     )
+
+
+COMMAND = Command(
+    "classify",
+    "rank labels for each image",
+    [
+        'samclip classify cat.jpg --labels "a cat" "a dog"',
+        "samclip classify photos/ --labels cat,dog --format csv > labels.csv",
+    ],
+    _add,
+    images="IMAGE … --labels TEXT … [options]",
+)

@@ -5,10 +5,10 @@ import sys
 from collections.abc import Sequence
 
 from samclip.cli import formats, sources, usage
-from samclip.cli.answers import reason, report, shown
+from samclip.cli.answers import patiently, reason, report, shown
 from samclip.cli.formats import Answer
 from samclip.cli.service import connect
-from samclip.cli.usage import UsageError
+from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.photos import each
 from samclip.sources import Source
@@ -18,8 +18,7 @@ FILES_AT_ONCE = 8  # per request, and per step of the progress bar
 REQUESTS_AT_ONCE = 2
 
 
-def add_index(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``index``."""
+def _add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=sources.HELP)
     usage.pairs(parser, "--metadata", "metadata of each image; repeatable")
@@ -60,12 +59,11 @@ def _send(client: Client, args: argparse.Namespace, batch: Sequence[Source]) -> 
         except (OSError, ValueError) as error:
             errors[source.id] = reason(source.name, error)
     metadata = {id: dict(args.metadata) for id in files}
-    done = client.index(args.collection, files, metadata=metadata)
+    done = patiently(lambda: client.index(args.collection, files, metadata=metadata))
     return Indexed(done.indexed, {**errors, **done.errors}, done.replaced)
 
 
-def add_search(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``search``."""
+def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
     query = parser.add_mutually_exclusive_group(required=True)
     query.add_argument("--text", help="images that this describes")
@@ -107,8 +105,7 @@ def _search(args: argparse.Namespace) -> int:
     return formats.print_rows(args, rows, client.model)
 
 
-def add_delete(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``delete``."""
+def _add_delete(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
     parser.add_argument("ids", nargs="*", metavar="ID", help="images to delete")
     parser.add_argument(
@@ -137,7 +134,9 @@ def _confirm(client: Client, name: str, ids: Sequence[str]) -> None:
     if not sys.stdin.isatty():
         raise ValueError("nothing was deleted: without a terminal to ask at, pass --yes")
     if ids:
-        question, expected = f"Delete {len(ids):,} images of {name!r}? Type yes: ", "yes"
+        more = f" and {len(ids) - 3:,} more" if len(ids) > 3 else ""
+        question = f"Delete {', '.join(ids[:3])}{more} from {name!r}? Type yes: "
+        expected = "yes"
     else:
         (found,) = client.describe(name)
         question = f"Delete all {found.count:,} images of {name!r}? Type the collection's name: "
@@ -147,8 +146,7 @@ def _confirm(client: Client, name: str, ids: Sequence[str]) -> None:
         raise ValueError(f"nothing was deleted: the answer is not {expected!r}")
 
 
-def add_describe(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``describe``."""
+def _add_describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", nargs="?", default="", metavar="COLLECTION")
     parser.set_defaults(run=_describe)
 
@@ -157,3 +155,35 @@ def _describe(args: argparse.Namespace) -> int:
     with connect(args) as client:
         rows = [vars(collection) for collection in client.describe(args.collection)]
     return formats.print_rows(args, rows, client.model)
+
+
+INDEX = Command(
+    "index",
+    "add images to a collection",
+    [
+        "samclip index pets photos/ --metadata owner=ann",
+        "samclip index pets cat.jpg https://example.com/dog.jpg",
+    ],
+    _add_index,
+)
+SEARCH = Command(
+    "search",
+    "find images by a text or an image",
+    [
+        'samclip search pets --text "a small animal" --where owner=ann',
+        "samclip search pets --image cat.jpg --top-k 5 --json",
+    ],
+    _add_search,
+)
+DELETE = Command(
+    "delete",
+    "delete images or a whole collection",
+    ["samclip delete pets cat.jpg dog.jpg", "samclip delete pets --all --yes"],
+    _add_delete,
+)
+DESCRIBE = Command(
+    "describe",
+    "list collections",
+    ["samclip describe", "samclip describe pets --json"],
+    _add_describe,
+)

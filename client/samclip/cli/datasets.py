@@ -78,8 +78,10 @@ class Yolo(Writer):
             return
         lines = [self._line(mask) for mask in answer.masks if mask.area]
         suffix = PurePosixPath(answer.name).suffix or ".jpg"  # readers look at the content
-        self._write(f"images/{answer.stem}{suffix}", answer.photo.encoded)
-        self._write(f"labels/{answer.stem}.txt", "".join(lines).encode())
+        path = f"/images/{answer.stem}"
+        labels = "/labels/".join(path.rsplit("/images/", 1))  # where YOLO looks for them
+        self._write(f"{path[1:]}{suffix}", answer.photo.encoded)
+        self._write(f"{labels[1:]}.txt", "".join(lines).encode())
 
     def _line(self, mask: Mask) -> str:
         height, width = mask.rle["size"]

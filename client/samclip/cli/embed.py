@@ -4,13 +4,12 @@ import argparse
 
 from samclip.cli import answers, usage
 from samclip.cli.formats import Answer, Row
-from samclip.cli.usage import UsageError
+from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.photo import Photo
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+def _add(parser: argparse.ArgumentParser) -> None:
     usage.texts(parser, "--text", "texts to embed")
     parser.set_defaults(run=answers.over_images(_ask, _check, _texts), key="of")
 
@@ -29,3 +28,15 @@ def _texts(client: Client, args: argparse.Namespace) -> list[Row]:
         return []
     vectors = client.embed_text(args.text).tolist()
     return [{"of": text, "vector": vector} for text, vector in zip(args.text, vectors, strict=True)]
+
+
+COMMAND = Command(
+    "embed",
+    "print the embeddings of images and texts",
+    [
+        "samclip embed photos/ --format jsonl > vectors.jsonl",
+        'samclip embed --text "a cat" "a dog" --json',
+    ],
+    _add,
+    images="[IMAGE …] [--text TEXT …] [options]",
+)

@@ -8,7 +8,7 @@ from typing import Any
 from samclip import drawing
 from samclip.cli import answers, usage
 from samclip.cli.formats import Answer, Files, Row
-from samclip.cli.usage import UsageError
+from samclip.cli.usage import Command, UsageError
 from samclip.photo import Photo
 from samclip.types import Mask, Panoptic, SemanticMap
 
@@ -16,8 +16,7 @@ FORMATS = (*usage.ROWS, "coco", "yolo")
 OUT = "write overlay.png, and mask-NNN.png per mask; - prints the overlay"
 
 
-def add_segment(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``segment``."""
+def _add_segment(parser: argparse.ArgumentParser) -> None:
     for name, help in (
         ("--point", "a pixel inside the object"),
         ("--negative", "a pixel outside the object"),
@@ -70,8 +69,7 @@ def _draw_prompted(photo: Photo, masks: Sequence[Mask], args: argparse.Namespace
     yield from _mask_files(masks)
 
 
-def add_everything(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``everything``."""
+def _add_everything(parser: argparse.ArgumentParser) -> None:
     usage.texts(parser, "--labels", "label each object; a single value is split at commas")
     parser.add_argument(
         "--vocabulary",
@@ -140,8 +138,7 @@ def _panoptic(found: Panoptic, name: str) -> Answer:
     return Answer(rows, files=files)
 
 
-def add_semantic(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``semantic``."""
+def _add_semantic(parser: argparse.ArgumentParser) -> None:
     usage.texts(parser, "--labels", "labels; a single value is split at commas", True)
     parser.add_argument("--refine", action="store_true", help="refine regions with the SAM head")
     parser.add_argument(
@@ -191,3 +188,38 @@ def _rows(masks: Sequence[Mask]) -> list[Row]:
 def _mask_files(masks: Sequence[Mask]) -> Files:
     for number, mask in enumerate(masks):
         yield f"mask-{number:03d}.png", drawing.mask_image(mask.array)
+
+
+SEGMENT = Command(
+    "segment",
+    "segment objects by points, boxes or texts",
+    [
+        "samclip segment cat.jpg --point 200 60 --out out/",
+        "samclip segment photos/ --text cat --format yolo --out cats/",
+    ],
+    _add_segment,
+    images="IMAGE … (--point X Y | --box … | --text PHRASE) [options]",
+    formats=FORMATS,
+)
+EVERYTHING = Command(
+    "everything",
+    "segment every object",
+    [
+        "samclip everything cat.jpg --vocabulary coco --out out/",
+        "samclip everything photos/ --labels cat,dog --format coco > objects.json",
+    ],
+    _add_everything,
+    images="IMAGE … [options]",
+    formats=FORMATS,
+)
+SEMANTIC = Command(
+    "semantic",
+    "assign one of the labels to each pixel",
+    [
+        "samclip semantic street.jpg --labels road,car,sky --refine --out out/",
+        'samclip semantic "photos/*.jpg" --labels cat blanket --format jsonl',
+    ],
+    _add_semantic,
+    images="IMAGE … --labels TEXT … [options]",
+    formats=FORMATS,
+)

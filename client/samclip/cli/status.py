@@ -11,6 +11,7 @@ from samclip import __version__
 from samclip.cli import formats
 from samclip.cli.formats import Row
 from samclip.cli.service import connect
+from samclip.cli.usage import Command
 from samclip.client import Client
 from samclip.errors import ServiceError, from_rpc
 from samclip.v1 import samclip_pb2 as pb
@@ -18,8 +19,7 @@ from samclip.v1 import samclip_pb2 as pb
 VERSION = "x-samclip-version"
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
+def _add(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=_status)
 
 
@@ -67,3 +67,11 @@ def _model(client: Client) -> str:
         return str(error)
     model = client.model
     return f"{model.name} {model.dtype} {model.digest[:12]}" if model else "unknown"
+
+
+COMMAND = Command(
+    "status",
+    "show which service and model answer",
+    ["samclip status", "samclip status --server gpu-1:9000 --json"],
+    _add,
+)

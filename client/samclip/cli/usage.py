@@ -3,6 +3,7 @@
 import argparse
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -83,6 +84,22 @@ def out(parser: argparse.ArgumentParser, help: str) -> None:
 
 
 ROWS = ("table", "json", "jsonl", "csv")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A request of the command line; ``add`` adds its own options and its ``run``.
+
+    images: for commands about images, how usage shows the images and what else is needed; ``[``
+    begins it if there may be no image.
+    """
+
+    name: str
+    help: str
+    examples: Sequence[str]
+    add: Callable[[argparse.ArgumentParser], None]
+    images: str = ""
+    formats: Sequence[str] = ROWS
 
 
 def formats(parser: argparse.ArgumentParser, choices: Sequence[str] = ROWS) -> None:

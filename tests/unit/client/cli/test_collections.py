@@ -82,7 +82,7 @@ def test_a_script_that_does_not_say_yes_deletes_nothing(
     ("argv", "question", "answer", "left"),
     [
         ("--all", "all 2 images of 'greys'", "greys", 0),
-        ("grey.png", "1 images of 'greys'", "yes", 1),
+        ("grey.png", "Delete grey.png from 'greys'?", "yes", 1),
     ],
 )
 def test_a_person_is_asked_before_anything_is_deleted(

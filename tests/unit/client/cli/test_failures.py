@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -64,6 +65,39 @@ def test_a_service_that_stops_between_two_photographs_keeps_the_first_answer(
     assert "skipped" in failed["error"]
 
 
+@pytest.mark.parametrize("command", [["classify", "--labels=cat"], ["index", "greys"]])
+def test_a_service_that_is_busy_for_a_moment_is_asked_again(
+    server: tuple[FakeService, str],
+    photo: str,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service, address = server
+    service.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests in flight", ())
+    waits = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        service.refusal = None if len(waits) == 2 else service.refusal
+
+    monkeypatch.setattr(answers.time, "sleep", sleep)
+    assert cli.main([*command, photo, "--server", address]) == 0
+    assert waits == [0.5, 1]
+
+
+def test_a_service_that_stays_busy_is_named(
+    server: tuple[FakeService, str],
+    photo: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    server[0].refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", ())
+    monkeypatch.setattr(answers, "WAITS_S", (0, 0))
+    assert cli.main(["classify", photo, "--labels", "cat", "--server", server[1]]) == 1
+    assert "the queue is full" in capsys.readouterr().err
+    assert len(server[0].calls) == 3
+
+
 def test_errors_are_one_line(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["embed", photo, "--server", "127.0.0.1:1"]) == 1
     message, hint = capsys.readouterr().err.splitlines()
@@ -104,3 +138,57 @@ def test_a_command_whose_reader_has_gone_ends_quietly(
     os.close(writer)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (141, b"")
+
+
+def test_an_interrupted_folder_ends_quietly(
+    server: tuple[FakeService, str], photo: str, tmp_path: Path
+) -> None:
+    service, address = server
+    service.release.clear()
+    for shade in range(20):
+        Image.new("L", (4, 4), shade).save(tmp_path / f"photos/{shade:02}.png")
+    process = run("classify", str(Path(photo).parent), "--labels", "cat", "--server", address)
+    while len(service.calls) < 4 and process.poll() is None:  # several threads wait
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"")
+
+
+def test_a_reader_that_goes_after_the_first_line_ends_the_command_quietly(
+    server: tuple[FakeService, str], photo: str
+) -> None:
+    folder = Path(photo).parent
+    for shade in range(40):
+        Image.new("L", (4, 4), shade).save(folder / f"{shade:02}.png")
+    argv = ("classify", str(folder), "--labels", "cat", "--format", "jsonl")
+    process = run(*argv, "--server", server[1], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(60), errors) == (141, b"")
+
+
+def test_a_terminal_shows_rate_and_time_left_and_a_pipe_does_not(
+    server: tuple[FakeService, str], photo: str
+) -> None:
+    folder = Path(photo).parent
+    for shade in range(30):
+        Image.new("L", (4, 4), shade).save(folder / f"{shade:02}.png")
+    argv = ("classify", str(folder), "--labels", "cat", "--server", server[1])
+    main_end, terminal = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": sources(), "TERM": "xterm", "COLUMNS": "100"}
+    command = [sys.executable, "-m", "samclip.cli", *argv]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=terminal, env=environment)
+    os.close(terminal)
+    shown = os.read(main_end, 2**20).decode()
+    os.close(main_end)
+    assert "classify" in shown
+    assert "31/31" in shown
+    assert "/s" in shown
+    assert done.stdout.startswith(b"image ")
+    process = run(*argv, stdout=subprocess.DEVNULL)
+    assert process.communicate()[1] == b""

@@ -74,7 +74,7 @@ def test_json_lines_have_the_masks_and_the_failures(
     assert mask_HW.sum() == rows[0]["area"] == 35
     out = printed(server, capsys, "segment", *two, *BOXES, "--json")
     results = json.loads(out)["results"]
-    assert "not an image" in results.pop(2)["error"]
+    assert results.pop(2)["error"] == "not an image"
     assert results == [row for row in rows if "error" not in row]
 
 
@@ -148,6 +148,19 @@ def test_yolo_writes_the_folders_that_its_programs_read(
     outline_K2 = np.array(lines[1][1:], float).reshape(-1, 2)
     assert outline_K2.min(axis=0).tolist() == [0.5, 0]
     assert outline_K2.max(axis=0).tolist() == [1, 1]
+
+
+def test_yolo_finds_the_labels_of_images_in_folders_of_that_name(
+    server: tuple[FakeService, str], photo: str, tmp_path: Path
+) -> None:
+    inner = tmp_path / "set/images/grey.png"
+    inner.parent.mkdir(parents=True)
+    inner.write_bytes(Path(photo).read_bytes())
+    argv = ["segment", str(tmp_path / "set"), "--box", "1", "1", "5", "5", "--format", "yolo"]
+    assert cli.main([*argv, "--out", str(tmp_path / "out"), "--server", server[1]]) == 0
+    (image,) = map(str, (tmp_path / "out").rglob("*.png"))
+    expected = "/labels/".join(image.rsplit("/images/", 1)).removesuffix(".png") + ".txt"
+    assert Path(expected).is_file()
 
 
 @given(arrays(bool, (7, 9)))

@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -46,6 +47,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for command in (*REQUESTS, *parts.PARTS):
         assert f"\n    {command} " in text
+
+
+def test_no_command_is_a_question_about_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([])
+    assert exit_.value.code == 0
+    assert "classify" in capsys.readouterr().out
 
 
 def test_every_option_says_what_it_does() -> None:
@@ -92,8 +100,11 @@ def test_a_missing_extra_is_named(
 
 
 def test_bash_completes_commands_options_and_choices(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "cat.jpg").touch()
+    (tmp_path / "masks").mkdir()
+    monkeypatch.chdir(tmp_path)
     heavy = {"train", "eval", "convert", "export"}  # these import torch: as if it were missing
     for name in heavy:
         monkeypatch.setitem(parts.PARTS, name, parts.PARTS[name]._replace(module="no_such_package"))
@@ -105,6 +116,8 @@ def test_bash_completes_commands_options_and_choices(
         ("samclip segment --format js", {"json", "jsonl"}),
         ("samclip serve --redis-u", {"--redis-url"}),
         ("samclip keys rem", {"remove"}),
+        ("samclip classify ca", {"cat.jpg"}),
+        ("samclip everything cat.jpg --out ma", {"masks"}),
     ):
         assert complete(script, words.split()) == expected, words
 
