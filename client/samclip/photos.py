@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,14 @@ from PIL import Image
 
 from samclip import sources
 from samclip.download import is_url
-from samclip.errors import PermissionDenied, ServiceError, Unauthenticated, Unavailable
+from samclip.errors import (
+    InvalidArgument,
+    Overloaded,
+    PermissionDenied,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+)
 from samclip.images import ImageSource
 from samclip.photo import AsyncPhoto, Photo
 
@@ -28,6 +36,8 @@ AT_ONCE = 8
 """Photographs asked about at once: enough to keep a service of 16 cores busy."""
 REFUSALS = (Unavailable, Unauthenticated, PermissionDenied)
 """Errors that the next photograph would get as well."""
+WAITS_S = (0.5, 1.0, 2.0)
+"""Before a busy service is asked again: a key may allow fewer requests at once than are sent."""
 _log = logging.getLogger("samclip")
 
 
@@ -46,8 +56,30 @@ def each(items: Iterable[T], ask: Callable[[T], R], at_once: int) -> Iterator[tu
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def patiently(ask: Callable[[], R]) -> R:
+    """Return an answer; ask again after a moment if the service has too much to do."""
+    for wait_s in WAITS_S:
+        try:
+            return ask()
+        except Overloaded:
+            time.sleep(wait_s)
+    return ask()
+
+
+def reason(name: str, error: BaseException | None) -> str:
+    """Return what is wrong with a photograph, without its name."""
+    match error:
+        case InvalidArgument():  # the photograph's fault: no request id is needed
+            text = error.message
+        case OSError():
+            text = error.strerror or str(error)
+        case _:
+            text = str(error)
+    return text.removeprefix(f"{name}: ")
+
+
 class _Unreadable(Exception):
-    """The file is missing, broken or too large, or cannot be downloaded."""
+    """The file of a photograph is missing, empty, too large, or cannot be downloaded."""
 
 
 class _Photos(Generic[AnyPhoto]):
@@ -75,7 +107,7 @@ class _Photos(Generic[AnyPhoto]):
         try:
             photo = self._make(image)
         except (OSError, ValueError) as error:
-            raise _Unreadable(getattr(error, "strerror", None) or str(error)) from error
+            raise _Unreadable from error
         photo.name = name
         return photo
 
@@ -83,7 +115,7 @@ class _Photos(Generic[AnyPhoto]):
         """Note that a photograph has no answer. Raises errors that the next one would get too."""
         if isinstance(error, REFUSALS):
             raise error
-        self.errors[name] = str(error).removeprefix(f"{name}: ")
+        self.errors[name] = reason(name, error.__cause__ if type(error) is _Unreadable else error)
         _log.warning("%s: %s", name, self.errors[name])
 
     def _bar(self) -> AbstractContextManager[Callable[[int], None]]:
@@ -116,13 +148,14 @@ class Photos(_Photos[Photo]):
     def ask(self, question: Callable[[Photo], R]) -> Iterator[tuple[Photo, R]]:
         """Yield each photograph with its answer, in order; several are asked about at once.
 
-        question: called in several threads. Photographs that cannot be read or answered are left
-        out; see ``errors``. Raises ServiceError if the service is away or refuses the key.
+        question: called in several threads, and again if the service is busy. Photographs that
+        cannot be read or answered are left out; see ``errors``. Raises ServiceError if the service
+        is away or refuses the key.
         """
 
         def answer(source: Source) -> tuple[Photo, R]:
             photo = self._read(source)
-            return photo, question(photo)
+            return photo, patiently(lambda: question(photo))
 
         self.errors = {}
         with self._bar() as advance:
@@ -171,6 +204,11 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
         async def answer(source: Source) -> tuple[AsyncPhoto, R]:
             async with gate:
                 photo = await asyncio.to_thread(self._read, source)
+                for wait_s in WAITS_S:
+                    try:
+                        return photo, await question(photo)
+                    except Overloaded:
+                        await asyncio.sleep(wait_s)
                 return photo, await question(photo)
 
         self.errors = {}

@@ -63,7 +63,7 @@ def test_each_photograph_comes_with_its_answer_in_order(
     ]
     broken, empty = str(folder / "3-broken.png"), str(folder / "empty.webp")
     assert photos.errors.keys() == {broken, empty}
-    assert "not an image" in photos.errors[broken]
+    assert photos.errors[broken] == "not an image"
     assert photos.errors[empty].startswith("the file is empty")
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [broken, empty]
 
@@ -151,6 +151,37 @@ def test_a_service_that_is_away_ends_it(
     server[0].refusal = (grpc.StatusCode.UNAUTHENTICATED, "no key", ())
     with pytest.raises(samclip.Unauthenticated):
         list(client.images(folder).ask(lambda photo: photo.embed()))
+
+
+BUSY = samclip.Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", "1")
+
+
+@pytest.mark.parametrize(("times", "answered"), [(3, True), (4, False)])
+async def test_a_busy_service_is_asked_again_a_few_times(
+    client: samclip.Client, monkeypatch: pytest.MonkeyPatch, times: int, answered: bool
+) -> None:
+    monkeypatch.setattr("samclip.photos.WAITS_S", (0, 0, 0))
+    asked: list[object] = []
+
+    def question(photo: samclip.Photo) -> str:
+        asked.append(photo)
+        if len(asked) <= times:
+            raise BUSY
+        return "an answer"
+
+    photos = client.images(png(1))
+    assert [answer for _, answer in photos.ask(question)] == ["an answer"] * answered
+    assert photos.errors == ({} if answered else {"photograph 1": str(BUSY)})
+
+    async def slow_question(photo: samclip.AsyncPhoto) -> str:
+        return question(photo)
+
+    asked.clear()
+    async with samclip.AsyncClient("127.0.0.1:1") as waiting:
+        photos = waiting.images(png(1))
+        answers = [answer async for _, answer in photos.ask(slow_question)]
+    assert answers == ["an answer"] * answered
+    assert len(asked) == 4
 
 
 def test_a_mistake_in_the_question_is_raised(client: samclip.Client, folder: Path) -> None:
