@@ -2,27 +2,24 @@
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from samclip.cli import datasets, formats, sources
 from samclip.cli.formats import Answer, Row, Writer
 from samclip.cli.service import connect
 from samclip.cli.usage import Run, UsageError
 from samclip.client import Client
-from samclip.errors import InvalidArgument, Overloaded, ServiceError
+from samclip.errors import ServiceError
 from samclip.photo import Photo
-from samclip.photos import AT_ONCE, REFUSALS, each
+from samclip.photos import AT_ONCE, REFUSALS, each, patiently, reason
 from samclip.sources import Source
 
-T = TypeVar("T")
 Advance = Callable[[int], None]
 Ask = Callable[[Photo, argparse.Namespace], Answer]
-WAITS_S = (0.5, 1.0, 2.0)
 LOCAL_AT_ONCE = 2
 """The model in this process uses all cores for one image; the next one is read meanwhile."""
 
@@ -126,19 +123,6 @@ def _ask_each(
     return failed
 
 
-def patiently(ask: Callable[[], T]) -> T:
-    """Return an answer; ask again after a moment if the service has too much to do.
-
-    A key may allow fewer requests at once than this command sends.
-    """
-    for wait_s in WAITS_S:
-        try:
-            return ask()
-        except Overloaded:
-            time.sleep(wait_s)
-    return ask()
-
-
 def shown(what: str, total: int, streams: bool = False) -> AbstractContextManager[Advance]:
     """Return a progress bar on stderr if that is a terminal.
 
@@ -155,18 +139,6 @@ def report(writer: Writer, key: str, name: str, message: str) -> None:
     """Name an image without an answer on stderr, and in formats that have a place for it."""
     print(f"samclip: {name}: {message}", file=sys.stderr)
     writer.fail({key: name, "error": message})
-
-
-def reason(name: str, error: Exception) -> str:
-    """Return what is wrong with an image, without its name, which is shown before it."""
-    match error:
-        case InvalidArgument():  # the image's fault: no request id is needed
-            text = error.message
-        case OSError():
-            text = error.strerror or str(error)
-        case _:
-            text = str(error)
-    return text.removeprefix(f"{name}: ")
 
 
 def _save(answer: Answer, folder: Path) -> list[Path]:

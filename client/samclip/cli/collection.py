@@ -5,12 +5,12 @@ import sys
 from collections.abc import Sequence
 
 from samclip.cli import formats, sources, usage
-from samclip.cli.answers import patiently, reason, report, shown
+from samclip.cli.answers import report, shown
 from samclip.cli.formats import Answer
 from samclip.cli.service import connect
 from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
-from samclip.photos import each
+from samclip.photos import each, patiently, reason
 from samclip.sources import Source
 from samclip.types import Indexed
 
