@@ -61,10 +61,14 @@ $(VENV)/.clients: tests/clients/requirements.txt $(VENV)/.dev
 	@$(PYTHON) -m venv $(VENV)/clients
 	@while read -r package; do $(VENV)/clients/bin/python -m pip install --quiet "$$package" \
 		|| echo "could not install $$package: tests that need it skip"; done < $<
+	@$(PYTHON) -m venv $(VENV)/label-studio
+	@$(VENV)/label-studio/bin/python -m pip install --quiet label-studio \
+		|| echo "could not install label-studio: its test skips"
 	@touch $@
 
 clients: $(VENV)/.clients ## test the adapters with other people's clients, in an environment of their own
-	@CLIENTS=$(VENV)/clients $(RUN) -m pytest tests/clients -m clients
+	@CLIENTS=$(abspath $(VENV))/clients LABEL_STUDIO=$(abspath $(VENV))/label-studio \
+		$(RUN) -m pytest tests/clients -m clients
 
 faults: $(VENV)/.dev tools ## inject every fault under load; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md

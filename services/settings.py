@@ -166,6 +166,11 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(60.0, gt=0)
     """for one request; a caller may ask for less"""
 
+    label_studio_url: str = Field("", pattern=r"^(https?://[^\s?#]+)?$")
+    """address of a Label Studio whose stored images its
+    [backend](integrations/label-studio.md) may fetch; empty: none"""
+    label_studio_token: str = Field("", repr=False)
+    """the token for it"""
     otlp_endpoint: str = ""
     """OpenTelemetry collector (OTLP over HTTP) such as `http://127.0.0.1:4318`; empty: no traces"""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"

@@ -20,9 +20,11 @@ from starlette.staticfiles import StaticFiles
 from services.deployment import replica
 from services.gateway import openapi, scrape
 from services.gateway.adapters.applications import MAX_AT_ONCE, Applications
+from services.gateway.adapters.label_studio.routes import LabelStudio
 from services.gateway.adapters.open_inference.http import OpenInference
 from services.gateway.adapters.open_inference.rpcs import InferenceService
 from services.gateway.adapters.openai.routes import OpenAI
+from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness
 from services.observability import metrics
 from services.request import admission, http
@@ -166,6 +168,8 @@ def add_adapters(app: FastAPI, applications: Applications, readiness: Readiness)
     """Add the routes of all foreign protocols."""
     OpenAI(applications).add_to(app)
     OpenInference(applications, readiness).add_to(app)
+    LabelStudio(applications).add_to(app)
+    XAnyLabeling(applications).add_to(app)
 
 
 def build(settings: Settings) -> serve.Application:

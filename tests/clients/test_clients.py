@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from tests.checkout import ROOT
-from tests.clients.conftest import KEY, PYTHON, need
+from tests.clients.conftest import KEY, LABEL_STUDIO, PYTHON, TOKEN, need
 from tests.e2e.conftest import Service
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 
 
-def run(script: str, *arguments: object) -> None:
+def run(script: str, *arguments: object, python: Path = PYTHON) -> None:
     """Run a script of this folder, which asserts what it finds and then prints "ok"."""
-    command = [PYTHON, ROOT / "tests/clients" / script, *map(str, arguments)]
+    command = [python, ROOT / "tests/clients" / script, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "ok"
@@ -35,3 +35,8 @@ def test_openai(service: Service, cat: Path) -> None:
 def test_tritonclient(service: Service, cat: Path) -> None:
     need("tritonclient.http", "tritonclient.grpc")
     run("triton_client.py", service.url.removeprefix("http://"), service.address, KEY, cat)
+
+
+def test_label_studio(service: Service, label_studio: str, cat: Path) -> None:
+    python = LABEL_STUDIO / "python"
+    run("label_studio_client.py", label_studio, TOKEN, service.url, KEY, cat, python=python)

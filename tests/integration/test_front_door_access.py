@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -215,3 +216,20 @@ def test_a_refusal_has_the_shape_of_each_protocol_too(guarded: Door) -> None:
     assert openai.status_code == triton.status_code == 401
     assert openai.json()["error"]["message"] == triton.json()["error"] == openai.json()["detail"]
     assert guarded.http.get("/v1/models", headers={"authorization": "Bearer first-key"}).is_success
+
+
+def test_each_protocol_has_its_own_way_to_send_a_key(guarded: Door) -> None:
+    def allowed(path: str, **sent: Any) -> bool:
+        return guarded.http.get(f"/adapters/{path}", **sent).is_success
+
+    assert allowed("label-studio/health", auth=("anyone", "first-key"))
+    assert not allowed("label-studio/health", auth=("first-key", "wrong"))
+    assert not allowed("label-studio/health")
+    assert allowed("x-anylabeling/health", headers={"token": "first-key"})
+    assert not allowed("x-anylabeling/health", headers={"token": "wrong"})
+    assert not guarded.http.get("/classify", headers={"token": "first-key"}).is_success
+    assert not guarded.http.get("/classify", auth=("anyone", "first-key")).is_success
+    wrong = {"token": "first-key", "x-api-key": "wrong"}
+    assert not allowed("x-anylabeling/health", headers=wrong)
+    for _, headers in guarded.serve.requests:
+        assert not headers.keys() & {"token", "authorization", "x-api-key"}

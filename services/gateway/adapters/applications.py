@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
-from samclip_core.errors import Overloaded, SamClipError
+from samclip_core.errors import NotFound, Overloaded, SamClipError
 from services.request import admission, channel, wire
 from services.request.arrival import Arrivals
 from services.request.context import RequestContext
@@ -35,6 +35,7 @@ class Applications:
     def __init__(self, settings: Settings, most: int = MAX_AT_ONCE):
         self.settings = settings
         self.arrivals = Arrivals(most // 2)  # slow uploads must not take all places
+        self.model = ""  # the name that the backbone last reported
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._most, self._number = most, 0
 
@@ -91,6 +92,17 @@ class Applications:
         """Return the model, and the embeddings T×D of texts."""
         reply = await self.call("EmbedText", pb.EmbedTextRequest(texts=texts), context)
         return reply.model, wire.from_tensor(reply.tensor)
+
+    async def find_model(self, context: RequestContext) -> str:
+        """Return the name of the checkpoint that answers."""
+        model, _ = await self.embed_text(["a photo"], context)
+        self.model = model.name
+        return model.name
+
+    async def check_model(self, name: object, context: RequestContext) -> None:
+        """Raise NotFound unless the checkpoint has this name."""
+        if name != self.model and name != await self.find_model(context):
+            raise NotFound(f"the model is {self.model!r}, not {name!r:.80}: send that")
 
     async def close(self) -> None:
         for opened in self._channels.values():

@@ -15,7 +15,7 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from samclip_core.errors import InvalidRequest, NotFound
+from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter, as_json, image_of, is_url
 from services.request import status
 from services.request.context import RequestContext
@@ -78,7 +78,6 @@ class OpenAI(Adapter):
     """The two routes that a client of OpenAI's embeddings needs."""
 
     name = "OpenAI"
-    _model = ""  # the name that the backbone last reported
 
     def add_to(self, app: FastAPI) -> None:
         self.route(app, "POST", "/v1/embeddings", self.embeddings)
@@ -91,14 +90,13 @@ class OpenAI(Adapter):
         return {"error": error}
 
     async def models(self, request: Request, context: RequestContext) -> Response:
-        name = await self._find_model(context)
+        name = await self.applications.find_model(context)
         model = {"id": name, "object": "model", "created": 0, "owned_by": "samclip"}
         return JSONResponse({"object": "list", "data": [model]})
 
     async def embeddings(self, request: Request, context: RequestContext) -> Response:
         question = Question.read(await self.read(request), self.settings)
-        if question.model != self._model and question.model != await self._find_model(context):
-            raise NotFound(f"the model is {self._model!r}, not {question.model[:80]!r}: send that")
+        await self.applications.check_model(question.model, context)
         vectors_ND = await self._embed(question.inputs, context)
         data = [
             {"object": "embedding", "index": index, "embedding": shown(vector_D, question)}
@@ -106,13 +104,8 @@ class OpenAI(Adapter):
         ]
         # Tokens are not counted: the service charges for none.
         usage = {"prompt_tokens": 0, "total_tokens": 0}
-        reply = {"object": "list", "data": data, "model": self._model, "usage": usage}
+        reply = {"object": "list", "data": data, "model": question.model, "usage": usage}
         return await as_json(reply, len(data) * len(vectors_ND[0]))
-
-    async def _find_model(self, context: RequestContext) -> str:
-        model, _ = await self.applications.embed_text(["a photo"], context)
-        self._model = model.name
-        return model.name
 
     async def _embed(
         self, inputs: Sequence[str | pb.Image], context: RequestContext

@@ -1,0 +1,77 @@
+"""Images of a task: from a data URI, or from the Label Studio that the settings name."""
+
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import httpx
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
+from services.gateway.adapters.adapter import image_of
+from services.settings import Settings
+
+UPLOADS = "/data/"
+"""Where Label Studio keeps uploads and local files; nothing else of it is asked for."""
+CONNECT_S = 5
+
+
+class Files:
+    """Fetches images with the operator's token; follows no redirect."""
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self._client = httpx.AsyncClient(follow_redirects=False, trust_env=False, timeout=CONNECT_S)
+
+    async def image(self, source: Any) -> pb.Image:
+        """Return an image. Raises InvalidRequest for an address elsewhere, and Unavailable."""
+        if isinstance(source, str) and source[:5].lower() == "data:":
+            return image_of(source, "the image of the task")
+        return pb.Image(encoded=await self._fetch(self._address(source)))
+
+    def _address(self, source: Any) -> str:
+        base = self.settings.label_studio_url
+        if not base or not isinstance(source, str):
+            raise InvalidRequest(
+                "the image of the task is not a data URI: send one, or set label_studio_url to the "
+                "address of Label Studio"
+            )
+        address = urljoin(base.rstrip("/") + "/", source)
+        ours, theirs = urlsplit(base), urlsplit(address)
+        same = (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc)
+        inside = theirs.path.startswith(ours.path.rstrip("/") + UPLOADS)
+        if not same or not inside or ".." in theirs.path or "\\" in address:
+            raise InvalidRequest(
+                "the image of the task is neither a data URI nor a file of Label Studio below "
+                f"{UPLOADS}: images elsewhere are not fetched"
+            )
+        return address
+
+    async def _fetch(self, address: str) -> bytes:
+        most = self.settings.max_image_bytes
+        try:
+            headers = {"authorization": await self._authorization()}
+            async with self._client.stream("GET", address, headers=headers) as reply:
+                if reply.status_code != 200:
+                    raise InvalidRequest(
+                        f"Label Studio answered {reply.status_code} for the image of the task: "
+                        "check label_studio_token and that the file is stored there"
+                    )
+                content = bytearray()
+                async for chunk in reply.aiter_bytes():
+                    content += chunk
+                    if len(content) > most:
+                        raise ImageTooLarge(f"the image has more than {most:,} bytes")
+                return bytes(content)
+        except httpx.HTTPError as error:
+            raise Unavailable(f"Label Studio does not answer: {type(error).__name__}") from error
+
+    async def _authorization(self) -> str:
+        """Return the header for a legacy token, or for the access that a personal one gives."""
+        token = self.settings.label_studio_token
+        if token.count(".") != 2:  # not a JWT
+            return f"Token {token}"
+        address = urljoin(self.settings.label_studio_url.rstrip("/") + "/", "api/token/refresh")
+        reply = await self._client.post(address, json={"refresh": token})
+        if reply.status_code != 200:
+            raise InvalidRequest("Label Studio refuses label_studio_token: set a valid one")
+        return f"Bearer {reply.json()['access']}"

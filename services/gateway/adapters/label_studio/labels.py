@@ -1,0 +1,156 @@
+"""What a labelling configuration asks for, and results in Label Studio's format.
+
+Label Studio gives positions in percent of the image's sides.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+from uuid import uuid4
+from xml.etree import ElementTree
+
+import numpy as np
+from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import InvalidRequest
+from samclip_core.io import masks
+
+KINDS = ("BrushLabels", "PolygonLabels", "RectangleLabels", "KeyPointLabels")
+"""Controls of regions, the one for answers first; the last one is only for clicks."""
+MAX_CONFIG = 2**20
+"""Characters of a labelling configuration."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control of the configuration: ``kind`` is its tag, ``values`` its labels or choices."""
+
+    kind: str
+    name: str
+    to_name: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The controls for one image; ``field`` of a task's data has its address."""
+
+    field: str
+    answer: Control | None
+    choices: Control | None
+
+    @classmethod
+    def read(cls, config: Any) -> Self:
+        """Read a labelling configuration. Raises InvalidRequest."""
+        if not isinstance(config, str) or len(config) > MAX_CONFIG or "<!D" in config.upper():
+            raise InvalidRequest("label_config is not a labelling configuration: send its XML")
+        try:
+            root = ElementTree.fromstring(config)
+        except ElementTree.ParseError as error:
+            raise InvalidRequest(f"label_config is not XML: {error}") from error
+        image = root.find(".//Image")
+        if image is None:
+            raise InvalidRequest("label_config has no Image: only images can be labelled")
+        name = image.get("name", "")
+        controls = {control.kind: control for control in _controls(root, name)}
+        answers = [controls[kind] for kind in KINDS[:3] if kind in controls]
+        field = image.get("value", "").removeprefix("$")
+        return cls(field, answers[0] if answers else None, controls.get("Choices"))
+
+
+def _controls(root: ElementTree.Element, image: str) -> Iterator[Control]:
+    for tag, inner in (*((kind, "Label") for kind in KINDS), ("Choices", "Choice")):
+        for found in root.iter(tag):
+            if found.get("toName") == image:
+                values = tuple(one.get("value", "") for one in found.iter(inner))
+                yield Control(tag, found.get("name", ""), image, values)
+
+
+def to_prompt(regions: Sequence[Any]) -> tuple[pb.Prompt, str]:
+    """Return the prompt and the label of clicks and a rectangle. Raises InvalidRequest."""
+    prompt, label = pb.Prompt(), ""
+    for region in regions:
+        try:
+            value, kind = region["value"], region["type"]
+            if not kind.startswith(("keypoint", "rectangle")):
+                continue
+            width, height = region["original_width"] / 100, region["original_height"] / 100
+            x, y = value["x"] * width, value["y"] * height
+            label = next(iter(value.get(kind, ())), label)
+            if kind.startswith("keypoint"):
+                positive = str(region.get("is_positive", 1)).lower() in ("1", "true")
+                prompt.points.add(x=x, y=y, negative=not positive)
+            else:
+                x_max, y_max = x + value["width"] * width, y + value["height"] * height
+                prompt.box.CopyFrom(pb.Box(x_min=x, y_min=y, x_max=x_max, y_max=y_max))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise InvalidRequest(f"a region of the context is not understood: {error!r}") from error
+    if not prompt.points and not prompt.HasField("box"):
+        raise InvalidRequest("the context has neither a key point nor a rectangle")
+    return prompt, label
+
+
+def to_results(
+    control: Control, label: str, mask: pb.Mask, image: pb.ImageInfo
+) -> list[dict[str, Any]]:
+    """Return the regions of one mask: a brush or a rectangle, or a polygon for each part."""
+    kind = control.kind.lower()
+    common = {
+        "from_name": control.name,
+        "to_name": control.to_name,
+        "type": kind,
+        "original_width": image.width,
+        "original_height": image.height,
+        "image_rotation": 0,
+        "score": mask.label_score or mask.predicted_iou,
+    }
+    return [
+        {**common, "id": uuid4().hex[:10], "value": {**value, kind: [label]}}
+        for value in _values(control.kind, mask, image)
+    ]
+
+
+def _values(kind: str, mask: pb.Mask, image: pb.ImageInfo) -> list[Mapping[str, Any]]:
+    if kind == "BrushLabels":
+        mask_HW = masks.decode_rle(mask.rle.counts, mask.rle.height, mask.rle.width)
+        return [{"format": "rle", "rle": brush(mask_HW)}]
+    x, y = 100 / image.width, 100 / image.height
+    if kind == "PolygonLabels":
+        rings = [np.array(one.xy).reshape(-1, 2) * (x, y) for one in mask.polygons.polygons]
+        return [{"points": ring_N2.tolist(), "closed": True} for ring_N2 in rings]
+    box = mask.box
+    width, height = (box.x_max - box.x_min) * x, (box.y_max - box.y_min) * y
+    return [{"x": box.x_min * x, "y": box.y_min * y, "width": width, "height": height}]
+
+
+def brush(mask_HW: NDArray[np.bool_]) -> list[int]:
+    """Return a mask as the bytes of Label Studio's run lengths of RGBA pixels.
+
+    Header: the number of values in 32 bits; their bits less 1 in 5; four widths of lengths less 1
+    in 4 each. Then runs: a set bit, the index of the width in 2, the length less 1, the value.
+    """
+    widths = (3, 4, 8, 16)
+    flat = np.repeat(mask_HW.ravel(), 4)  # red, green, blue and alpha are alike
+    edges = np.flatnonzero(np.diff(flat)) + 1
+    lengths = np.diff(edges, prepend=0, append=len(flat))
+    bits = [f"{len(flat):032b}{7:05b}", *(f"{width - 1:04b}" for width in widths)]
+    value = bool(flat[0])
+    for length in lengths.tolist():
+        for start in range(0, length, 2 ** widths[-1]):
+            run = min(length - start, 2 ** widths[-1]) - 1
+            index = next(i for i, width in enumerate(widths) if run < 2**width)
+            bits.append(f"1{index:02b}{run:0{widths[index]}b}{255 * value:08b}")
+        value = not value
+    text = "".join(bits)
+    text += "0" * (-len(text) % 8)
+    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
+
+
+def field_of(task: Any, field: str) -> Any:
+    """Return the image of a task. Raises InvalidRequest."""
+    data = task.get("data") if isinstance(task, dict) else None
+    if not isinstance(data, dict) or not re.fullmatch(r"\w+", field) or field not in data:
+        raise InvalidRequest(f"a task has no image in its data: expected the field {field!r:.80}")
+    return data[field]

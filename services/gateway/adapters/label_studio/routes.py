@@ -1,0 +1,138 @@
+"""Label Studio's machine learning backend: clicks, boxes and words to regions and choices."""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from samclip.v1 import samclip_pb2 as pb
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from samclip_core.errors import InvalidRequest
+from services.gateway.adapters.adapter import Adapter
+from services.gateway.adapters.applications import IMAGES_AT_ONCE, Applications
+from services.gateway.adapters.label_studio.files import Files
+from services.gateway.adapters.label_studio.labels import (
+    Control,
+    Task,
+    field_of,
+    to_prompt,
+    to_results,
+)
+from services.request import status
+from services.request.context import RequestContext
+from services.request.limits import check_images
+
+PREFIX = "/adapters/label-studio"
+Answer = dict[str, Any]
+
+
+class LabelStudio(Adapter):
+    """A backend for interactive labelling and for predictions of whole tasks."""
+
+    name = "LabelStudio"
+
+    def __init__(self, applications: Applications):
+        super().__init__(applications)
+        self.files = Files(applications.settings)
+
+    def add_to(self, app: FastAPI) -> None:
+        self.route(app, "GET", f"{PREFIX}/health", self.health)
+        self.route(app, "POST", f"{PREFIX}/setup", self.setup)
+        self.route(app, "POST", f"{PREFIX}/predict", self.predict)
+
+    def refuse(self, failure: status.Failure) -> Answer:
+        return {"error": failure.message}
+
+    async def health(self, request: Request, context: RequestContext) -> Response:
+        return JSONResponse({"status": "UP", "model_class": "SamClip"})
+
+    async def setup(self, request: Request, context: RequestContext) -> Response:
+        fields = await self.read(request)
+        await asyncio.to_thread(Task.read, fields.get("schema"))
+        return JSONResponse({"model_version": await self.applications.find_model(context)})
+
+    async def predict(self, request: Request, context: RequestContext) -> Response:
+        fields = await self.read(request)
+        task = await asyncio.to_thread(Task.read, fields.get("label_config"))
+        tasks = fields.get("tasks")
+        if not isinstance(tasks, list):
+            raise InvalidRequest("tasks is not a list: send the tasks to predict")
+        check_images(tasks, self.settings.max_images)
+        regions = _regions(fields)
+        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
+
+        async def one(given: Any) -> Answer:
+            async with gate:
+                image = await self.files.image(field_of(given, task.field))
+                if regions:
+                    return await self._clicked(task, image, regions, context)
+                return await self._predicted(task, image, context)
+
+        return JSONResponse({"results": await asyncio.gather(*map(one, tasks))})
+
+    async def _clicked(
+        self, task: Task, image: pb.Image, regions: list[Any], context: RequestContext
+    ) -> Answer:
+        """Answer clicks and a rectangle with the region of the object there."""
+        if task.answer is None:
+            raise InvalidRequest(
+                "label_config has no BrushLabels, PolygonLabels or RectangleLabels for the answer"
+            )
+        prompt, label = to_prompt(regions)
+        reply = await self._segment(image, [prompt], task.answer, context)
+        (mask,) = reply.results[0].masks
+        found = await asyncio.to_thread(to_results, task.answer, label, mask, reply.image)
+        return _prediction(found, reply.model, mask.predicted_iou)
+
+    async def _predicted(self, task: Task, image: pb.Image, context: RequestContext) -> Answer:
+        """Choose a choice, and find the objects that the labels name."""
+        if task.choices is None and task.answer is None:
+            raise InvalidRequest("label_config has neither choices nor labels for the image")
+        found, score, model = [], 1.0, pb.ModelInfo()
+        if task.choices:
+            request = pb.ClassifyRequest(images=[image], labels=task.choices.values, top_k=1)
+            chosen = await self.applications.call("Classify", request, context)
+            best, model = chosen.results[0].scores[0], chosen.model
+            found.append(_choice(task.choices, best))
+            score = best.score
+        if task.answer:
+            prompts = [pb.Prompt(text=label) for label in task.answer.values]
+            reply = await self._segment(image, prompts, task.answer, context)
+            for label, result in zip(task.answer.values, reply.results, strict=True):
+                for mask in result.masks:
+                    found += await asyncio.to_thread(
+                        to_results, task.answer, label, mask, reply.image
+                    )
+                    score = min(score, mask.label_score)
+            model = reply.model
+        return _prediction(found, model, score)
+
+    async def _segment(
+        self, image: pb.Image, prompts: list[pb.Prompt], control: Control, context: RequestContext
+    ) -> Any:
+        encoding = pb.POLYGONS if control.kind == "PolygonLabels" else pb.RLE
+        request = pb.SegmentRequest(image=image, prompts=prompts, encoding=encoding)
+        return await self.applications.call("Segment", request, context)
+
+
+def _regions(fields: dict[str, Any]) -> list[Any]:
+    """Return the regions that the annotator drew for this request; none without one."""
+    params = fields.get("params")
+    context = params.get("context") if isinstance(params, dict) else None
+    found = context.get("result") if isinstance(context, dict) else None
+    return found if isinstance(found, list) else []
+
+
+def _choice(control: Control, best: pb.Score) -> Answer:
+    return {
+        "from_name": control.name,
+        "to_name": control.to_name,
+        "type": "choices",
+        "value": {"choices": [best.label]},
+        "score": best.score,
+    }
+
+
+def _prediction(found: list[Answer], model: pb.ModelInfo, score: float) -> Answer:
+    return {"result": found, "score": score, "model_version": model.name}

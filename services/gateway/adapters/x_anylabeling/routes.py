@@ -1,0 +1,131 @@
+"""X-AnyLabeling's remote server: marks and text prompts to shapes."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import cv2
+import numpy as np
+from fastapi import FastAPI
+from samclip.v1 import samclip_pb2 as pb
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from samclip_core.errors import InvalidPrompt, InvalidRequest
+from services.gateway.adapters.adapter import Adapter, image_of
+from services.request import status
+from services.request.context import RequestContext
+
+PREFIX = "/adapters/x-anylabeling"
+OBJECT = "AUTOLABEL_OBJECT"
+"""The label for which the client asks the annotator."""
+WIDGETS = (
+    "edit_text button_send button_add_point button_remove_point button_add_rect button_clear "
+    "button_finish_object input_conf edit_conf mask_fineness_slider mask_fineness_value_label "
+    "toggle_preserve_existing_annotations"
+)
+VALUES = {"edit_conf": 0.6, "mask_fineness_slider": 10}
+MODEL = {
+    "batch_processing_mode": "text_prompt",
+    "widgets": [{"name": name, "value": VALUES.get(name)} for name in WIDGETS.split()],
+}
+"""What the client shows for the model: its buttons and their values."""
+
+
+class XAnyLabeling(Adapter):
+    """The three routes that its remote-server client calls for images."""
+
+    name = "XAnyLabeling"
+
+    def add_to(self, app: FastAPI) -> None:
+        self.route(app, "GET", f"{PREFIX}/health", self.health)
+        self.route(app, "GET", f"{PREFIX}/v1/models", self.models)
+        self.route(app, "POST", f"{PREFIX}/v1/predict", self.predict)
+
+    def refuse(self, failure: status.Failure) -> dict[str, Any]:
+        code = failure.status.title.upper().replace(" ", "_")
+        return {"success": False, "error": {"code": code, "message": failure.message}}
+
+    async def health(self, request: Request, context: RequestContext) -> Response:
+        now = datetime.now(UTC).isoformat()
+        return JSONResponse({"status": "healthy", "models_loaded": 1, "timestamp": now})
+
+    async def models(self, request: Request, context: RequestContext) -> Response:
+        name = await self.applications.find_model(context)
+        data = {name: {"display_name": f"SAM-CLIP Serve: {name}", **MODEL}}
+        return JSONResponse({"success": True, "data": data})
+
+    async def predict(self, request: Request, context: RequestContext) -> Response:
+        fields = await self.read(request)
+        image = await asyncio.to_thread(image_of, fields.get("image"), "image")
+        params = fields.get("params") or {}
+        if not isinstance(params, dict):
+            raise InvalidRequest("params is not an object: send the client's parameters")
+        await self.applications.check_model(fields.get("model"), context)
+        marks = params.get("marks")
+        prompts = to_prompts(marks) if marks else to_texts(params.get("text_prompt"))
+        asked = pb.SegmentRequest(image=image, prompts=prompts, encoding=pb.POLYGONS)
+        if (score := _number(params, "conf_threshold")) and not marks:
+            asked.min_score = score
+        fineness = _number(params, "epsilon_factor")
+        shapes: list[dict[str, Any]] = []
+        if prompts:
+            reply = await self.applications.call("Segment", asked, context)
+            shapes = await asyncio.to_thread(to_shapes, prompts, reply.results, fineness)
+        data = {"shapes": shapes, "description": "", "replace": False if marks else None}
+        return JSONResponse({"success": True, "data": data})
+
+
+def _number(params: dict[str, Any], name: str) -> float:
+    value = params.get(name, 0)
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise InvalidRequest(f"{name} is {value!r:.40}, expected 0 to 1")
+    return float(value)
+
+
+def to_prompts(marks: Any) -> list[pb.Prompt]:
+    """Return a prompt for each rectangle, all with the points, or one of the points alone."""
+    points, boxes = [], []
+    try:
+        for mark in marks:
+            numbers, positive = mark["data"], bool(mark.get("label", 1))
+            if mark["type"] == "point":
+                x, y = numbers
+                points.append(pb.Point(x=x, y=y, negative=not positive))
+            elif mark["type"] == "rectangle" and positive:
+                x_min, y_min, x_max, y_max = numbers
+                boxes.append(pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max))
+            else:
+                raise InvalidPrompt("marks are points, and rectangles around an object")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidPrompt(f"a mark is not understood: {error!r}") from error
+    return [pb.Prompt(points=points, box=box) for box in boxes] or [pb.Prompt(points=points)]
+
+
+def to_texts(text: Any) -> list[pb.Prompt]:
+    """Return a prompt for each phrase between full stops or commas."""
+    if text is not None and not isinstance(text, str):
+        raise InvalidPrompt("text_prompt is not a string")
+    phrases = [phrase.strip() for phrase in (text or "").replace(",", ".").split(".")]
+    return [pb.Prompt(text=phrase) for phrase in dict.fromkeys(phrases) if phrase]
+
+
+def to_shapes(
+    prompts: Sequence[pb.Prompt], results: Sequence[pb.PromptResult], fineness: float
+) -> list[dict[str, Any]]:
+    """Return polygons; ``fineness`` of their perimeter is how far they may be from the mask."""
+    shapes = []
+    for prompt, result in zip(prompts, results, strict=True):
+        for mask in result.masks:
+            score = mask.label_score if prompt.text else mask.predicted_iou
+            for polygon in mask.polygons.polygons:
+                ring_N2 = np.array(polygon.xy, np.float32).reshape(-1, 2)
+                near = fineness * cv2.arcLength(ring_N2, closed=True)
+                points_N2 = cv2.approxPolyDP(ring_N2, near, closed=True).reshape(-1, 2)
+                if len(points_N2) < 3:
+                    continue
+                shape = {"label": prompt.text or OBJECT, "shape_type": "polygon"}
+                points = [*points_N2.tolist(), points_N2[0].tolist()]  # closed
+                shapes.append({**shape, "points": points, "score": min(max(score, 0.0), 1.0)})
+    return shapes

@@ -1,0 +1,295 @@
+"""Label Studio's backend: recorded requests, masks in its format, and what it may fetch."""
+
+import base64
+import json
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
+from samclip_core.io import masks
+from services.gateway.adapters.label_studio.files import Files
+from services.gateway.adapters.label_studio.labels import brush
+from services.settings import Settings
+from tests.in_process import Caller
+from tests.unit.services.gateway.adapters.conftest import Recorded, recorded
+
+PREFIX = "/adapters/label-studio"
+IMAGE = '<Image name="photo" value="$image"/>'
+CLICKS = '<KeyPointLabels name="click" toName="photo"><Label value="cat"/></KeyPointLabels>'
+BOXES = '<RectangleLabels name="box" toName="photo"><Label value="cat"/></RectangleLabels>'
+BRUSH = '<BrushLabels name="brush" toName="photo"><Label value="cat"/></BrushLabels>'
+RINGS = '<PolygonLabels name="ring" toName="photo"><Label value="cat"/></PolygonLabels>'
+CHOICES = """<Choices name="kind" toName="photo"><Choice value="a dog"/><Choice value="a cat"/>
+</Choices>"""
+
+
+def unpack(packed: list[int]) -> np.ndarray:
+    """Return the values of Label Studio's run lengths, as its page reads them."""
+    bits = "".join(f"{byte:08b}" for byte in packed)
+    position = 0
+
+    def take(count: int) -> int:
+        nonlocal position
+        position += count
+        return int(bits[position - count : position], 2)
+
+    total, size = take(32), take(5) + 1
+    widths = [take(4) + 1 for _ in range(4)]
+    values: list[int] = []
+    while len(values) < total:
+        same = take(1)
+        length = take(widths[take(2)]) + 1
+        values += [take(size)] * length if same else [take(size) for _ in range(length)]
+    return np.array(values, np.uint8)
+
+
+@given(arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_a_brush_holds_the_mask(mask_HW: np.ndarray) -> None:
+    rgba = unpack(brush(mask_HW)).reshape(*mask_HW.shape, 4)
+    np.testing.assert_array_equal(rgba, np.repeat(255 * mask_HW[..., None].astype(np.uint8), 4, 2))
+
+
+def test_a_brush_may_have_runs_of_any_length() -> None:
+    mask_HW = np.zeros((300, 400), bool)
+    mask_HW[100:] = True
+    np.testing.assert_array_equal(unpack(brush(mask_HW))[::4] > 0, mask_HW.ravel())
+
+
+def asked(photo: bytes, *controls: str, regions: list[dict[str, Any]] | None = None) -> Any:
+    uri = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+    return {
+        "tasks": [{"id": 1, "data": {"image": uri}}],
+        "project": "1.1",
+        "label_config": f"<View>{IMAGE}{''.join(controls)}</View>",
+        "params": {"context": {"result": regions} if regions else None},
+    }
+
+
+def click(x: float, y: float, positive: int = 1) -> dict[str, Any]:
+    value = {"x": x, "y": y, "keypointlabels": ["cat"]}
+    sides = {"original_width": 40, "original_height": 30}
+    return {"type": "keypointlabels", "value": value, "is_positive": positive, **sides}
+
+
+def box(x: float, y: float, width: float, height: float) -> dict[str, Any]:
+    value = {"x": x, "y": y, "width": width, "height": height, "rectanglelabels": ["cat"]}
+    sides = {"original_width": 40, "original_height": 30}
+    return {"type": "rectanglelabels", "value": value, **sides}
+
+
+async def predicted(adapters: httpx.AsyncClient, body: Any) -> list[dict[str, Any]]:
+    reply = await adapters.post(f"{PREFIX}/predict", json=body)
+    assert reply.status_code == 200, reply.text
+    (prediction,) = reply.json()["results"]
+    assert prediction["model_version"]
+    for one in prediction["result"]:
+        if one["type"] != "choices":
+            assert (one["original_width"], one["original_height"]) == (40, 30)
+    return list(prediction["result"])
+
+
+@pytest.fixture
+async def expected(caller: Caller, photo: bytes) -> pb.Mask:
+    """Return the mask of two clicks, at (10, 12) and outside at (30, 6), and of a box."""
+    points = [pb.Point(x=10, y=12), pb.Point(x=30, y=6, negative=True)]
+    prompt = pb.Prompt(points=points, box=pb.Box(x_min=2, y_min=3, x_max=32, y_max=27))
+    request = pb.SegmentRequest(image=pb.Image(encoded=photo), prompts=[prompt])
+    (mask,) = (await caller("Segment", request)).results[0].masks
+    return mask
+
+
+REGIONS = [click(25, 40), click(75, 20, positive=0), box(5, 10, 75, 80)]
+
+
+async def test_clicks_and_a_box_give_a_brush(
+    adapters: httpx.AsyncClient, photo: bytes, expected: pb.Mask
+) -> None:
+    body = asked(photo, CLICKS, BOXES, BRUSH, regions=REGIONS)
+    (one,) = await predicted(adapters, body)
+    assert (one["from_name"], one["to_name"], one["type"]) == ("brush", "photo", "brushlabels")
+    assert one["value"]["brushlabels"] == ["cat"]
+    mask_HW = masks.decode_rle(expected.rle.counts, 30, 40)
+    np.testing.assert_array_equal(unpack(one["value"]["rle"])[::4] > 0, mask_HW.ravel())
+
+
+async def test_clicks_and_a_box_give_polygons(
+    adapters: httpx.AsyncClient, photo: bytes, expected: pb.Mask
+) -> None:
+    found = await predicted(adapters, asked(photo, CLICKS, BOXES, RINGS, regions=REGIONS))
+    rings = masks.encode_polygons(masks.decode_rle(expected.rle.counts, 30, 40))
+    assert len(found) == len(rings)
+    for one, ring in zip(found, rings, strict=True):
+        assert one["value"]["polygonlabels"] == ["cat"]
+        points = np.array(one["value"]["points"]) * (0.4, 0.3)
+        np.testing.assert_allclose(points.ravel(), ring, atol=1e-4)
+
+
+async def test_clicks_give_a_rectangle(
+    adapters: httpx.AsyncClient, photo: bytes, expected: pb.Mask
+) -> None:
+    (one,) = await predicted(adapters, asked(photo, CLICKS, BOXES, regions=REGIONS))
+    value, tight = one["value"], expected.box
+    assert value["rectanglelabels"] == ["cat"]
+    left, top = value["x"] * 0.4, value["y"] * 0.3
+    found = [left, top, left + value["width"] * 0.4, top + value["height"] * 0.3]
+    assert found == pytest.approx([tight.x_min, tight.y_min, tight.x_max, tight.y_max], abs=1e-3)
+
+
+async def test_words_choose_and_find(
+    adapters: httpx.AsyncClient, caller: Caller, photo: bytes
+) -> None:
+    found = await predicted(adapters, asked(photo, BRUSH, CHOICES))
+    image = pb.Image(encoded=photo)
+    classify = pb.ClassifyRequest(images=[image], labels=["a dog", "a cat"])
+    best = (await caller("Classify", classify)).results[0].scores[0]
+    (choice,) = (one for one in found if one["type"] == "choices")
+    assert choice["value"]["choices"] == [best.label]
+    assert choice["score"] == pytest.approx(best.score)
+    segment = pb.SegmentRequest(image=image, prompts=[pb.Prompt(text="cat")])
+    (result,) = (await caller("Segment", segment)).results
+    assert len(found) == 1 + len(result.masks)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"label_config": "<View>"}, "not XML"),
+        ({"label_config": "<!DOCTYPE x><View/>"}, "not a labelling configuration"),
+        ({"label_config": "<View><Text name='t' value='$t'/></View>"}, "no Image"),
+        ({"tasks": "1"}, "tasks is not a list"),
+        ({"tasks": []}, "no image"),
+        ({"tasks": [{"data": {"picture": "x"}}]}, "expected the field 'image'"),
+        ({"tasks": [{"data": {"image": "/data/upload/1/cat.jpg"}}]}, "set label_studio_url"),
+        ({"tasks": [{"data": {"image": "https://example.com/cat.jpg"}}]}, "not a data URI"),
+        ({"params": {"context": {"result": [{"type": "keypointlabels"}]}}}, "not understood"),
+        ({"params": {"context": {"result": [{**click(5, 5), "type": "x"}]}}}, "neither a key"),
+        ({"params": {"context": {"result": [click(500, 5)]}}}, "outside"),
+    ],
+)
+async def test_what_is_not_understood_is_refused(
+    adapters: httpx.AsyncClient, photo: bytes, changed: dict[str, Any], words: str
+) -> None:
+    body = {**asked(photo, CLICKS, BRUSH, regions=REGIONS), **changed}
+    reply = await adapters.post(f"{PREFIX}/predict", json=body)
+    assert reply.status_code == 400
+    assert words in reply.json()["error"]
+
+
+@pytest.mark.parametrize("request_", recorded("label_studio"), ids=lambda one: one.path)
+async def test_requests_as_label_studio_sends_them(
+    adapters: httpx.AsyncClient, request_: Recorded, photo: bytes
+) -> None:
+    body = request_.body
+    if request_.path.endswith("predict"):
+        sent = json.loads(body)
+        assert sent["tasks"][0]["data"]["image"].startswith("/data/upload/")
+        sent["tasks"][0]["data"]["image"] = asked(photo)["tasks"][0]["data"]["image"]
+        for region in sent["params"]["context"]["result"]:
+            region |= {"original_width": 40, "original_height": 30}
+        body = json.dumps(sent).encode()
+    reply = await replace(request_, body=body).send(adapters)
+    assert reply.status_code == 200, reply.text
+    found = reply.json()
+    match request_.path.rpartition("/")[2]:
+        case "health":
+            assert found["status"] == "UP"
+        case "setup":
+            assert found["model_version"]
+        case "predict":
+            assert [one["type"] for one in found["results"][0]["result"]] == ["brushlabels"]
+
+
+def files(url: str, answer: Any, token: str = "secret") -> tuple[Files, list[httpx.Request]]:
+    """Return an adapter's files, with a stand-in for Label Studio."""
+    seen: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return (
+            httpx.Response(200, json={"access": "new"}) if "token" in request.url.path else answer
+        )
+
+    settings = Settings(label_studio_url=url, label_studio_token=token, max_image_bytes=1000)
+    made = Files(settings)
+    made._client = httpx.AsyncClient(transport=httpx.MockTransport(handle))
+    return made, seen
+
+
+@pytest.mark.parametrize(
+    ("url", "source", "fetched"),
+    [
+        ("http://ls:80", "/data/upload/1/a.jpg", "http://ls/data/upload/1/a.jpg"),
+        ("http://ls", "http://ls/data/local-files/?d=a.jpg", "http://ls/data/local-files/?d=a.jpg"),
+        ("https://x.org/ls/", "https://x.org/ls/data/a.jpg", "https://x.org/ls/data/a.jpg"),
+    ],
+)
+async def test_stored_images_are_fetched_with_the_token(
+    url: str, source: str, fetched: str
+) -> None:
+    made, seen = files(url, httpx.Response(200, content=b"photo"))
+    assert (await made.image(source)).encoded == b"photo"
+    assert str(seen[0].url) == fetched
+    assert seen[0].headers["authorization"] == "Token secret"
+
+
+async def test_a_personal_token_is_exchanged() -> None:
+    made, seen = files("http://ls", httpx.Response(200, content=b"photo"), token="a.b.c")
+    await made.image("/data/upload/1/a.jpg")
+    assert json.loads(seen[0].content) == {"refresh": "a.b.c"}
+    assert seen[1].headers["authorization"] == "Bearer new"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "http://other/data/upload/1/a.jpg",
+        "https://ls/data/upload/1/a.jpg",
+        "http://ls:81/data/a.jpg",
+        "http://me@ls/data/a.jpg",
+        "http://ls.example.com/data/a.jpg",
+        "//other/data/a.jpg",
+        "/api/projects",
+        "/data/../api/projects",
+        "/data/..\\api",
+        "/data",
+        "file:///data/a.jpg",
+        "http://ls@other/data/a.jpg",
+        7,
+    ],
+)
+async def test_nothing_else_is_fetched(source: Any) -> None:
+    made, seen = files("http://ls", httpx.Response(200, content=b"photo"))
+    with pytest.raises(InvalidRequest):
+        await made.image(source)
+    assert not seen
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (httpx.Response(302, headers={"location": "http://other/a.jpg"}), InvalidRequest),
+        (httpx.Response(403), InvalidRequest),
+        (httpx.Response(200, content=bytes(1001)), ImageTooLarge),
+    ],
+)
+async def test_redirects_refusals_and_large_files_are_errors(
+    answer: httpx.Response, error: type[Exception]
+) -> None:
+    made, seen = files("http://ls", answer)
+    with pytest.raises(error):
+        await made.image("/data/upload/1/a.jpg")
+    assert len(seen) == 1
+
+
+async def test_without_label_studio_it_is_unavailable() -> None:
+    made = Files(Settings(label_studio_url="http://127.0.0.1:9", label_studio_token="t"))
+    with pytest.raises(Unavailable, match="does not answer"):
+        await made.image("/data/upload/1/a.jpg")

@@ -1,0 +1,126 @@
+"""X-AnyLabeling's remote server, with requests that its own client class sent."""
+
+import base64
+import json
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.io import masks
+from services.gateway.adapters.x_anylabeling.routes import OBJECT, to_shapes, to_texts
+from services.request import wire
+from tests.in_process import Caller
+from tests.unit.services.gateway.adapters.conftest import Recorded, recorded
+
+PREFIX = "/adapters/x-anylabeling"
+
+
+@pytest.fixture
+async def model(adapters: httpx.AsyncClient) -> str:
+    reply = (await adapters.get(f"{PREFIX}/v1/models")).json()
+    ((name, about),) = reply["data"].items()
+    assert reply["success"] is True
+    assert {"button_add_point", "edit_text"} <= {widget["name"] for widget in about["widgets"]}
+    return str(name)
+
+
+def asked(model: str, photo: bytes, **params: Any) -> dict[str, Any]:
+    uri = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+    return {"model": model, "image": uri, "params": params}
+
+
+@pytest.mark.parametrize("request_", recorded("x_anylabeling"), ids=lambda one: one.path)
+async def test_requests_as_the_client_sends_them(
+    adapters: httpx.AsyncClient, model: str, request_: Recorded
+) -> None:
+    renamed = replace(request_, body=request_.body.replace(b'"edge"', f'"{model}"'.encode()))
+    reply = await renamed.send(adapters)
+    assert reply.status_code == 200, reply.text
+    if request_.method == "POST":
+        data = reply.json()["data"]
+        marked = "marks" in json.loads(request_.body)["params"]
+        assert data["replace"] is (False if marked else None)
+        for shape in data["shapes"]:
+            assert shape["label"] in ({OBJECT} if marked else {"a cat", "a dog"})
+
+
+async def test_marks_give_the_polygons_of_our_own_api(
+    adapters: httpx.AsyncClient, caller: Caller, model: str, photo: bytes
+) -> None:
+    marks = [
+        {"type": "point", "data": [10, 12], "label": 1},
+        {"type": "point", "data": [30, 6], "label": 0},
+        {"type": "rectangle", "data": [2, 3, 32, 27], "label": 1},
+    ]
+    body = asked(model, photo, marks=marks, conf_threshold=0.9, epsilon_factor=0)
+    shapes = (await adapters.post(f"{PREFIX}/v1/predict", json=body)).json()["data"]["shapes"]
+    points = [pb.Point(x=10, y=12), pb.Point(x=30, y=6, negative=True)]
+    prompt = pb.Prompt(points=points, box=pb.Box(x_min=2, y_min=3, x_max=32, y_max=27))
+    request = pb.SegmentRequest(image=pb.Image(encoded=photo), prompts=[prompt])
+    (mask,) = (await caller("Segment", request)).results[0].masks
+    mask_HW = masks.decode_rle(mask.rle.counts, 30, 40)
+    rings = [ring for ring in masks.encode_polygons(mask_HW) if len(ring) > 4]
+    assert len(shapes) == len(rings) > 0
+    for shape, ring in zip(shapes, rings, strict=True):
+        assert (shape["label"], shape["shape_type"]) == (OBJECT, "polygon")
+        assert shape["points"][0] == shape["points"][-1]
+        assert set(map(tuple, shape["points"])) <= set(
+            map(tuple, np.reshape(ring, (-1, 2)).tolist())
+        )
+        assert 0 <= shape["score"] <= 1
+
+
+def test_a_coarser_outline_has_fewer_points() -> None:
+    y, x = np.mgrid[:60, :80]
+    message = wire.to_mask((x - 40) ** 2 + (y - 30) ** 2 < 400, pb.POLYGONS)
+    result = pb.PromptResult(masks=[message])
+    fine, coarse = (to_shapes([pb.Prompt(text="a ball")], [result], f) for f in (0.001, 0.05))
+    assert fine[0]["label"] == "a ball"
+    assert 4 <= len(coarse[0]["points"]) < len(fine[0]["points"])
+
+
+def test_texts_are_between_stops_and_commas() -> None:
+    assert [one.text for one in to_texts("a cat. a dog,a cat.")] == ["a cat", "a dog"]
+    assert to_texts("") == to_texts(None) == []
+
+
+async def test_nothing_asked_is_nothing_found(
+    adapters: httpx.AsyncClient, model: str, photo: bytes
+) -> None:
+    reply = await adapters.post(f"{PREFIX}/v1/predict", json=asked(model, photo))
+    assert reply.json()["data"]["shapes"] == []
+    assert (await adapters.get(f"{PREFIX}/health")).json()["status"] == "healthy"
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "words"),
+    [
+        ({"model": "yolo"}, 404, "not 'yolo'"),
+        ({"image": "https://example.com/a.jpg"}, 400, "fetches none"),
+        ({"image": None}, 400, "not an image"),
+        ({"params": [1]}, 400, "not an object"),
+        ({"params": {"marks": [{"type": "circle", "data": [1, 2]}]}}, 400, "marks are points"),
+        ({"params": {"marks": [{"type": "point", "data": [1]}]}}, 400, "not understood"),
+        ({"params": {"marks": [{"type": "rectangle", "data": [1, 1, 5, 5], "label": 0}]}}, 400,
+         "marks are points"),
+        ({"params": {"marks": [{"type": "point", "data": [900, 1]}]}}, 400, "outside"),
+        ({"params": {"text_prompt": 7}}, 400, "not a string"),
+        ({"params": {"text_prompt": "a cat", "conf_threshold": 2}}, 400, "expected 0 to 1"),
+    ],
+)  # fmt: skip
+async def test_errors_have_the_clients_shape(
+    adapters: httpx.AsyncClient,
+    model: str,
+    photo: bytes,
+    changed: dict[str, Any],
+    status: int,
+    words: str,
+) -> None:
+    body = {**asked(model, photo), **changed}
+    reply = await adapters.post(f"{PREFIX}/v1/predict", json=body)
+    assert (reply.status_code, reply.json()["success"]) == (status, False)
+    assert words in reply.json()["error"]["message"]
