@@ -20,8 +20,9 @@ from pathlib import Path
 from PIL import Image
 
 from samclip import drawing
+from samclip.cli.answers import shown
 from samclip.cli.formats import Row, table
-from samclip.cli.service import DEFAULT
+from samclip.cli.service import server
 from samclip.cli.usage import Parser
 from samclip.client import Client
 from samclip.errors import ServiceError, Unavailable
@@ -128,7 +129,7 @@ def parser() -> Parser:
         examples=["samclip demo", "samclip demo --server gpu-1:9000 --out demo/"],
     )
     add = made.add_argument
-    add("--server", default=DEFAULT, metavar="HOST:PORT", help=f"gRPC address ({DEFAULT})")
+    add("--server", default=server(), metavar="HOST:PORT", help=f"gRPC address ({server()})")
     add("--out", type=Path, default=Path("out"), metavar="FOLDER", help="of the pictures (out)")
     return made
 
@@ -193,14 +194,14 @@ def _show(client: Client, files: Sequence[tuple[Scene, Path]], out: Path) -> Non
     out.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     pictures: list[Image.Image] = []
-    for number, (scene, path) in enumerate(files, 1):
-        print(f"\r{number}/{len(files)} {scene.name:12}", end="", file=sys.stderr, flush=True)
-        row, drawn = _ask(client.image(path), scene)
-        rows.append(row)
-        for kind, picture in drawn.items():
-            picture.save(out / f"{scene.name}-{kind}.png", compress_level=1)
-        pictures += drawn.values()
-    print("\r" + " " * 20 + "\r", end="", file=sys.stderr)
+    with shown("photographs", len(files)) as advance:
+        for scene, path in files:
+            row, drawn = _ask(client.image(path), scene)
+            rows.append(row)
+            for kind, picture in drawn.items():
+                picture.save(out / f"{scene.name}-{kind}.png", compress_level=1)
+            pictures += drawn.values()
+            advance(1)
     print(table(rows), end="\n\n")
     hits, found = _search(client, {scene.name: path for scene, path in files})
     print(table(hits), end="\n\n")

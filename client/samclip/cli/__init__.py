@@ -9,11 +9,17 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+
+from grpc import StatusCode
 
 from samclip.cli import commands, parts
 from samclip.cli.service import ADDRESS_HINT
 from samclip.cli.usage import UsageError
-from samclip.errors import ServiceError, Unavailable
+from samclip.errors import ServiceError
+
+NOT_GRPC = (StatusCode.UNAVAILABLE, StatusCode.UNIMPLEMENTED)
+"""What gRPC reports if nothing listens at an address, or a web server does."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +57,10 @@ def _run(arguments: list[str]) -> int:
     args = commands.parser().parse_args(arguments or ["--help"])
     try:
         status: int = args.run(args)
+    except KeyboardInterrupt:
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(128 + signal.SIGINT)  # else Python waits for threads that download or compute
     except BrokenPipeError:
         raise
     except UsageError as error:
@@ -58,7 +68,7 @@ def _run(arguments: list[str]) -> int:
         return 2
     except (ServiceError, OSError, ValueError) as error:
         print(f"samclip: {error}", file=sys.stderr)
-        if isinstance(error, Unavailable):
+        if getattr(error, "code", None) in NOT_GRPC:
             print(ADDRESS_HINT.format(args.server), file=sys.stderr)
         return 1
     return status

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from grpc import StatusCode
+
 from samclip.cli import datasets, formats, sources
 from samclip.cli.formats import Answer, Row, Writer
 from samclip.cli.service import connect
@@ -114,6 +116,8 @@ def _ask_each(
                 report(writer, args.key, work.source.name, f"{error}; the rest were skipped")
                 return failed + len(works) - number
             except (ServiceError, OSError, ValueError) as error:
+                if getattr(error, "code", None) is StatusCode.UNIMPLEMENTED:
+                    raise  # a web server, or an older service
                 report(writer, args.key, work.source.name, reason(work.source.name, error))
                 failed += 1
             else:

@@ -42,7 +42,7 @@ class Answer:
 
 
 class Writer:
-    """Prints answers. This one counts on subclasses for what is printed when."""
+    """Takes the answers of a command and prints them, as they come or at the end."""
 
     streams = False
     """Whether answers are printed as they come."""
@@ -99,7 +99,7 @@ class JsonLines(Writer):
 
     def add(self, answer: Answer) -> None:
         for row in answer.rows_with_masks():
-            self.fail(row)
+            print(json.dumps(row, ensure_ascii=False), flush=True)
 
     def fail(self, row: Row) -> None:
         print(json.dumps(row, ensure_ascii=False), flush=True)
@@ -120,9 +120,9 @@ class Csv(Writer):
                     sys.stdout, [*row], extrasaction="ignore", lineterminator="\n"
                 )
                 self._file.writeheader()
-            nested = {key for key, value in row.items() if isinstance(value, list | dict)}
+            cells = row.items()
             self._file.writerow(
-                {key: json.dumps(row[key]) if key in nested else row[key] for key in row}
+                {key: json.dumps(v) if isinstance(v, list | dict) else v for key, v in cells}
             )
         sys.stdout.flush()
 

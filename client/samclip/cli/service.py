@@ -1,7 +1,10 @@
 """Which service a command asks: its address, credentials, or the model in this process."""
 
 import argparse
+import json
 import os
+import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,12 +21,17 @@ ADDRESS_HINT = (
 )
 
 
+def server() -> str:
+    """Return the address of --server where it is not given."""
+    return os.environ.get("SAMCLIP_SERVER") or DEFAULT
+
+
 def add_service(parser: argparse.ArgumentParser) -> None:
     """Add the options for the service's address and for authentication."""
     service = parser.add_argument_group("service")
     service.add_argument(
         "--server",
-        default=os.environ.get("SAMCLIP_SERVER") or DEFAULT,
+        default=server(),
         metavar="HOST:PORT",
         help=f"gRPC address; default: $SAMCLIP_SERVER or {DEFAULT}",
     )
@@ -60,7 +68,7 @@ def add_local(parser: argparse.ArgumentParser) -> None:
 def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
     """Return a client for the options of ``add_service``, or for --local.
 
-    Raises OSError if a file is missing, UsageError for an address of HTTP.
+    Raises OSError if a file is missing, UsageError for an address that cannot be used.
     """
     if getattr(args, "local", None):
         return local.client(args.local)
@@ -70,16 +78,30 @@ def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
 
 
 def grpc_address(server: str) -> tuple[str, bool]:
-    """Return HOST:PORT, and whether a scheme asks for TLS. Raises UsageError."""
+    """Return HOST:PORT of gRPC, and whether a scheme asks for TLS.
+
+    An http(s) address is asked for its gRPC port; one that does not know is taken as gRPC's own.
+    Raises UsageError.
+    """
     if "://" not in server:
         return server, False
     url = urlsplit(server)
-    if url.scheme not in ("http", "https", "grpc", "grpcs") or not url.hostname:
+    if url.scheme not in ("http", "https") or not url.hostname:
         raise UsageError(f"--server is {server!r}: expected HOST:PORT of gRPC, such as {DEFAULT}")
-    if url.port in (None, HTTP_PORT):
-        host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
+    port = _grpc_port(f"{url.scheme}://{url.netloc}") or url.port
+    if port in (None, HTTP_PORT):
         raise UsageError(
-            f"{server} is an address for browsers: samclip uses gRPC, which has a port of its own, "
-            f"9000 by default: --server {host}:9000"
+            f"{server} is an address for browsers, and does not say which port gRPC has: name it, "
+            f"by default it is --server {host}:9000"
         )
-    return url.netloc, url.scheme in ("https", "grpcs")
+    return f"{host}:{port}", url.scheme == "https"
+
+
+def _grpc_port(site: str) -> int | None:
+    """Ask a service's web site, which knows it for its playground."""
+    try:
+        with urllib.request.urlopen(f"{site}/playground/service.json", timeout=5) as reply:
+            return int(json.load(reply)["grpc_port"])
+    except (OSError, HTTPException, ValueError, KeyError, TypeError):
+        return None

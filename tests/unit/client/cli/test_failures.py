@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -152,6 +153,17 @@ def test_an_interrupted_folder_ends_quietly(
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, b"")
+
+
+def test_an_interrupted_download_does_not_delay_the_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/cat.jpg"
+        process = run("classify", url, url + "?2", "--labels", "cat")
+        connection, _ = silent.accept()  # it never answers
+        with connection:
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)  # a download may take 30 s
     assert (process.returncode, errors) == (130, b"")
 
 

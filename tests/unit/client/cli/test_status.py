@@ -1,8 +1,11 @@
 """``samclip status``, and the addresses of services."""
 
 import json
+import threading
 from collections.abc import Iterator
 from concurrent import futures
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
@@ -80,7 +83,7 @@ def test_status_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         ("gpu-1:9000", "gpu-1:9000", False),
         ("http://gpu-1:9000", "gpu-1:9000", False),
         ("https://gpu-1:9443", "gpu-1:9443", True),
-        ("http://[::1]:9000", "[::1]:9000", False),
+        ("http://[::1]:9001", "[::1]:9001", False),
         ("unix:/tmp/socket", "unix:/tmp/socket", False),
     ],
 )
@@ -96,6 +99,50 @@ def test_addresses_for_browsers_are_answered_with_the_port_to_use(
 ) -> None:
     assert cli.main(["describe", "--server", given]) == 2
     assert "--server 127.0.0.1:9000" in capsys.readouterr().err
+
+
+@contextmanager
+def website(content: bytes, status: int = 200) -> Iterator[str]:
+    """Answer every GET over HTTP with ``content``; yield the address."""
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/playground/service.json" else 404)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_the_site_of_a_service_says_which_port_grpc_has(
+    server: tuple[FakeService, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = server[1].rpartition(":")[2]
+    with website(b'{"grpc_port": %d}' % int(port)) as url:
+        assert cli.main(["describe", "--server", url]) == 0
+        assert cli.main(["describe", "--server", f"{url}/docs"]) == 0
+    for content, status_ in ((b"no JSON", 200), (b"[]", 200), (b"", 404)):
+        with website(content, status_) as url:
+            assert service.grpc_address(url) == (url.removeprefix("http://"), False)
+
+
+@pytest.mark.parametrize("command", [["describe"], ["classify", "PHOTO", "--labels", "cat"]])
+def test_a_web_server_is_not_asked_again_and_the_port_of_grpc_is_named(
+    command: list[str], photo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with website(b"") as url:
+        words = [photo if word == "PHOTO" else word for word in command]
+        argv = [*words, "--server", url.removeprefix("http://"), "--timeout", "5"]
+        assert cli.main(argv) == 1
+    assert "--server takes its gRPC address, port 9000 by default" in capsys.readouterr().err
 
 
 def test_other_schemes_are_refused() -> None:
