@@ -3,7 +3,6 @@
 python examples/label_folder.py PHOTOGRAPHS "a cat" "a dog" "a cup of coffee" > labels.csv
 """
 
-import asyncio
 import csv
 import os
 import sys
@@ -15,21 +14,14 @@ SERVER = os.environ.get("SAMCLIP_SERVER", "127.0.0.1:9000")
 AT_ONCE = 16  # enough for the service to fill its batches
 
 
-async def main(folder: Path, labels: list[str]) -> None:
-    gate, rows = asyncio.Semaphore(AT_ONCE), csv.writer(sys.stdout)
-
-    async def label(client: samclip.AsyncClient, file: Path) -> None:
-        async with gate:
-            try:
-                best = (await client.image(file).classify(labels))[0]
-            except samclip.InvalidArgument as error:
-                print(f"{file}: {error}", file=sys.stderr)
-                return
-        rows.writerow([file.name, best.label, f"{best.score:.3f}"])
-
-    async with samclip.AsyncClient(SERVER) as client:
-        await asyncio.gather(*(label(client, file) for file in sorted(folder.iterdir())))
+def main(folder: str, labels: list[str]) -> None:
+    rows = csv.writer(sys.stdout)
+    with samclip.Client(SERVER) as client:
+        photos = client.images(folder, at_once=AT_ONCE)  # broken files are named on stderr
+        for photo, scores in photos.ask(lambda photo: photo.classify(labels)):
+            best = scores[0]
+            rows.writerow([Path(photo.name).name, best.label, f"{best.score:.3f}"])
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2:]))
+    main(sys.argv[1], sys.argv[2:])

@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from samclip.images import read_pixels as read_pixels
+from samclip.mask import SHOWN_PIXELS
 from samclip.types import HeatMap, Mask, Panoptic, Score, SemanticMap
 
 Colour = tuple[int, int, int]
 MOST_NAMES = 12  # in a legend
-SHOWN_PIXELS = 1024  # a screen's, and small enough for a notebook's file
 _BACKGROUND: Colour = (32, 32, 32)
 _HEAT: list[Colour] = [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)]
 HEAT_256_3 = np.stack(

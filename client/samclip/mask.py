@@ -13,6 +13,7 @@ from samclip import masks
 from samclip.images import read_pixels
 
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
+SHOWN_PIXELS = 1024  # longest side in notebooks: a screen's, and their files stay small
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +143,9 @@ class Mask:
         """Return the picture that a notebook displays: the cut-out, if there is one."""
         if not self.photograph or not self.area or self.array.dtype != bool:
             return None
-        file = io.BytesIO()
-        self.cutout().save(file, "PNG")
+        file, picture = io.BytesIO(), self.cutout()
+        picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
+        picture.save(file, "PNG")
         return file.getvalue()
 
     def _pixels(self) -> np.ndarray:

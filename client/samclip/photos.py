@@ -108,7 +108,7 @@ class _Photos(Generic[AnyPhoto]):
             photo = self._make(image)
         except (OSError, ValueError) as error:
             raise _Unreadable from error
-        photo.name = name
+        photo.name = photo.name or name
         return photo
 
     def _failed(self, name: str, error: Exception) -> None:

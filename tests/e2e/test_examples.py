@@ -25,19 +25,19 @@ def run(service: Service, name: str, *arguments: object) -> subprocess.Completed
     return done
 
 
-def test_every_photograph_is_labelled_and_other_files_are_named(
+def test_every_photograph_is_labelled_and_broken_files_are_named(
     service: Service, photo: bytes, tmp_path: Path
 ) -> None:
     for name in ("one.jpg", "two.jpg"):
         (tmp_path / name).write_bytes(photo)
-    (tmp_path / "notes.txt").write_text("no photograph")
+    (tmp_path / "torn.jpg").write_bytes(photo[:1000])
     done = run(service, "label_folder.py", tmp_path, "a cat", "a motorcycle")
     rows = {
         name: (label, float(score)) for name, label, score in csv.reader(io.StringIO(done.stdout))
     }
     assert rows.keys() == {"one.jpg", "two.jpg"}
     assert rows["one.jpg"] == rows["two.jpg"]
-    assert "notes.txt" in done.stderr
+    assert "torn.jpg: the JPEG file is damaged" in done.stderr
 
 
 def test_a_cut_out_is_transparent_outside_the_mask(

@@ -8,7 +8,7 @@ import pytest
 import supervision
 from PIL import Image
 from samclip import Mask, Masks
-from samclip.drawing import SHOWN_PIXELS
+from samclip.mask import SHOWN_PIXELS
 
 WIDTH, HEIGHT = 60, 40
 
@@ -93,3 +93,6 @@ def test_a_large_photograph_is_shown_small() -> None:
     encoded = shown._repr_jpeg_()
     assert encoded is not None
     assert Image.open(io.BytesIO(encoded)).size == (SHOWN_PIXELS, SHOWN_PIXELS // 2)
+    cut_out = shown[0]._repr_png_()
+    assert cut_out is not None
+    assert Image.open(io.BytesIO(cut_out)).size == (SHOWN_PIXELS, SHOWN_PIXELS // 2)

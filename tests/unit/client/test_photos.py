@@ -94,6 +94,9 @@ def test_any_sources(client: samclip.Client, folder: Path) -> None:
         str(folder / "2.png"),
     ]
     assert [photo.key for photo in client.images(png(1))] == [client.image(png(1)).key]
+    made = client.image(folder / "0.png")
+    assert list(client.images([made])) == [made]
+    assert made.name == str(folder / "0.png")
 
 
 @pytest.mark.parametrize(
