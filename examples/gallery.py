@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 from samclip import Client, drawing
 from samclip.demo import SCENES, photograph, service
+from samclip.images import read_pixels
 from samclip.photo import Photo
 from samclip.types import Box, Point
 
@@ -178,7 +179,7 @@ def draw(entry: Entry, photo: Photo) -> Image.Image:
     match answer:
         case [list() as scores]:  # of one box
             answer = scores
-    picture = drawing.draw_answer(drawing.read_pixels(photo.encoded), answer)
+    picture = drawing.draw_answer(read_pixels(photo.encoded), answer)
     return drawing.draw_prompts(picture, entry.points, entry.boxes)
 
 

@@ -26,6 +26,7 @@ from samclip.cli.service import server
 from samclip.cli.usage import Parser
 from samclip.client import Client
 from samclip.errors import ServiceError, Unavailable
+from samclip.images import read_pixels
 from samclip.photo import Photo
 from samclip.types import Box, Mask, Point
 
@@ -215,7 +216,7 @@ def _show(client: Client, files: Sequence[tuple[Scene, Path]], out: Path) -> Non
 
 def _ask(photo: Photo, scene: Scene) -> tuple[Row, dict[str, Image.Image]]:
     """Run every head on one photograph; return its table row and pictures."""
-    pixels_HW3 = drawing.read_pixels(photo.encoded)
+    pixels_HW3 = read_pixels(photo.encoded)
     start = time.perf_counter()
     best = photo.classify(LABELS)[0]
     first = time.perf_counter() - start

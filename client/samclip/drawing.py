@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from samclip.images import read_pixels as read_pixels
+from samclip.images import read_pixels
 from samclip.mask import SHOWN_PIXELS
 from samclip.types import HeatMap, Mask, Panoptic, Score, SemanticMap
 

@@ -247,6 +247,9 @@ def _named(images: Images) -> Iterator[Source]:
         yield from found
     elif isinstance(images, bytes | Image.Image | np.ndarray):
         yield "photograph 1", images
+    elif not isinstance(images, Iterable):
+        found_type = type(images).__name__
+        raise TypeError(f"expected a folder, a path, an address or images, found {found_type}")
     else:
         for number, image in enumerate(images, 1):
             if isinstance(image, str | os.PathLike):

@@ -8,6 +8,7 @@ from samclip import drawing
 from samclip.cli import answers, usage
 from samclip.cli.formats import Answer, Files
 from samclip.cli.usage import Command
+from samclip.images import read_pixels
 from samclip.photo import Photo
 from samclip.types import HeatMap
 
@@ -27,7 +28,7 @@ def _ask(photo: Photo, args: argparse.Namespace) -> Answer:
 
 
 def _draw(photo: Photo, found: HeatMap) -> Files:
-    yield "overlay.png", drawing.draw_heat(drawing.read_pixels(photo.encoded), found)
+    yield "overlay.png", drawing.draw_heat(read_pixels(photo.encoded), found)
     yield "heat.png", Image.fromarray(found.levels)
 
 

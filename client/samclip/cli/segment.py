@@ -9,6 +9,7 @@ from samclip import drawing
 from samclip.cli import answers, usage
 from samclip.cli.formats import Answer, Files, Row
 from samclip.cli.usage import Command, UsageError
+from samclip.images import read_pixels
 from samclip.photo import Photo
 from samclip.types import Mask, Panoptic, SemanticMap
 
@@ -64,7 +65,7 @@ def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
 
 
 def _draw_prompted(photo: Photo, masks: Sequence[Mask], args: argparse.Namespace) -> Files:
-    picture = drawing.draw_masks(drawing.read_pixels(photo.encoded), masks)
+    picture = drawing.draw_masks(read_pixels(photo.encoded), masks)
     yield "overlay.png", drawing.draw_prompts(picture, args.point, args.box, args.negative)
     yield from _mask_files(masks)
 
@@ -126,7 +127,7 @@ def _everything(photo: Photo, args: argparse.Namespace) -> Answer:
 
 def _draw_everything(photo: Photo, masks: Sequence[Mask]) -> Files:
     # Smallest on top: the first mask covers the others.
-    yield "overlay.png", drawing.draw_masks(drawing.read_pixels(photo.encoded), masks[::-1])
+    yield "overlay.png", drawing.draw_masks(read_pixels(photo.encoded), masks[::-1])
     yield from _mask_files(masks)
 
 
@@ -164,7 +165,7 @@ def _semantic(photo: Photo, args: argparse.Namespace) -> Answer:
 
 
 def _draw_semantic(photo: Photo, found: SemanticMap) -> Files:
-    yield "overlay.png", drawing.draw_semantic(drawing.read_pixels(photo.encoded), found)
+    yield "overlay.png", drawing.draw_semantic(read_pixels(photo.encoded), found)
     for region in found.regions:
         name = f"mask-{found.labels.index(region.label):03d}.png"
         yield name, drawing.mask_image(region.mask.array)

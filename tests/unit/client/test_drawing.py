@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 from samclip import HeatMap, Mask, Region, SemanticMap, drawing
+from samclip.images import read_pixels
 
 from samclip_core.io import image
 
@@ -66,7 +67,7 @@ def test_pixels_are_turned_as_the_camera_says() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotated by 90°
     Image.new("RGB", (30, 20)).save(buffer, "JPEG", exif=exif)
-    assert drawing.read_pixels(buffer.getvalue()).shape == (30, 20, 3)
+    assert read_pixels(buffer.getvalue()).shape == (30, 20, 3)
 
 
 def test_neighbouring_colours_differ() -> None:
@@ -115,6 +116,6 @@ def test_client_and_service_turn_a_picture_alike(
 ) -> None:
     encoded, limits = oriented(kind, orientation, late, damaged), image.ImageLimits()
     expected_HW3 = image.decode(encoded, limits)
-    np.testing.assert_array_equal(drawing.read_pixels(encoded), expected_HW3)
+    np.testing.assert_array_equal(read_pixels(encoded), expected_HW3)
     height, width, _ = expected_HW3.shape
     assert image.probe(encoded, limits) == (width, height)

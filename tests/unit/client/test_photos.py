@@ -99,6 +99,27 @@ def test_any_sources(client: samclip.Client, folder: Path) -> None:
     assert made.name == str(folder / "0.png")
 
 
+def test_an_address_is_downloaded_when_its_turn_comes(
+    client: samclip.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, away = "https://example.org/a.png", "https://example.org/b.png"
+
+    def download(url: str) -> bytes:
+        if url == away:
+            raise OSError(f"{url}: the server answered 404 Not Found")
+        return png(5)
+
+    photos = client.images([here, away])
+    monkeypatch.setattr("samclip.images.download", download)
+    assert [(photo.name, photo.key) for photo in photos] == [(here, client.image(png(5)).key)]
+    assert photos.errors == {away: "the server answered 404 Not Found"}
+
+
+def test_what_is_no_image_at_all(client: samclip.Client) -> None:
+    with pytest.raises(TypeError, match=r"expected a folder, a path, .* found int"):
+        client.images(3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("name", "error", "message"),
     [
