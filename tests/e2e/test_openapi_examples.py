@@ -7,9 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
+import schemathesis
 
 from services.gateway import openapi
 from tests.e2e.conftest import Service
+from tests.fuzz.wire import CONFORMANCE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -44,12 +46,15 @@ def test_the_service_has_the_routes_of_this_document(http: httpx.Client) -> None
 
 
 @pytest.mark.parametrize(("path", "body", "kind"), EXAMPLES)
-def test_an_example_is_answered(
-    path: str, body: dict[str, Any], kind: str, http: httpx.Client
+def test_an_example_is_answered_as_the_document_says(
+    path: str, body: dict[str, Any], kind: str, service: Service
 ) -> None:
-    answer = http.post(path, json=body, headers={"accept": kind})
+    operation = schemathesis.openapi.from_dict(openapi.document())[path]["POST"]
+    case = operation.Case(body=body, media_type="application/json", headers={"accept": kind})
+    answer = case.call(base_url=service.url, timeout=300)
     assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == kind
+    assert answer.headers["content-type"] == [kind]
+    case.validate_response(answer, checks=CONFORMANCE)
 
 
 @pytest.mark.parametrize(
