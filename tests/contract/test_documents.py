@@ -14,19 +14,7 @@ from tests.checkout import ROOT
 from tests.documents import DOCUMENTS
 
 SHOWN = [(document, words) for document in DOCUMENTS for words in documents.shown(document)]
-PROGRAMS = {
-    "eval",
-    "pip",
-    "ray",
-    "export",
-    "set",
-    "docker",
-    "kubectl",
-    "serve",
-    "chown",
-    "cp",
-    "mkdir",
-}
+PROGRAMS = {"pip", "ray", "export", "set", "docker", "kubectl", "serve", "chown", "cp", "mkdir"}
 
 
 def name(document: Path) -> str:

@@ -91,3 +91,11 @@ def test_status_of_the_service(service: Service, capsys: pytest.CaptureFixture[s
     assert rows["service"] == rows["client"]
     assert rows["RetrievalService"] == "ready"
     assert rows["model"].startswith("edge ")
+
+
+def test_the_address_of_the_site_works_and_its_port_alone_names_the_right_one(
+    service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["describe", "--server", service.url]) == 0
+    assert cli.main(["describe", "--server", service.url.removeprefix("http://")]) == 1
+    assert "--server takes its gRPC address, port 9000 by default" in capsys.readouterr().err

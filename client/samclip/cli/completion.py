@@ -19,7 +19,7 @@ def add(subparsers: Any, whole: Callable[[], argparse.ArgumentParser]) -> None:
         help="print the completion script of a shell",
         description="Print the script with which a shell completes samclip's options.",
         examples=[
-            'eval "$(samclip completion bash)"',
+            "samclip completion bash > ~/.local/share/bash-completion/completions/samclip",
             "samclip completion zsh > ~/.zfunc/_samclip",
         ],
     )

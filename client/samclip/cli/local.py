@@ -1,6 +1,8 @@
 """``--local``: the model in this process answers the client's requests, without a service."""
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +21,18 @@ from samclip.v1 import samclip_pb2 as pb
 def client(checkpoint: str) -> Client:
     """Return a client whose requests this checkpoint answers. Raises ValueError."""
     made = Client()
-    made._session = LocalSession(checkpoint)
+    with _loading(checkpoint):
+        made._session = LocalSession(checkpoint)
     return made
+
+
+def _loading(checkpoint: str) -> AbstractContextManager[object]:
+    """Say on a terminal what takes seconds, and longer the first time: graphs are compiled."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console  # it takes a moment to import
+
+    return Console(stderr=True).status(f"loading {checkpoint} …")
 
 
 def _library() -> SimpleNamespace:
