@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := client:.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test package browser clients cluster faults fuzz soak lint format proto docs bench lock audit clean
+.PHONY: help serve demo test package browser clients site cluster faults fuzz soak lint format proto docs bench lock audit clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ $(VENV)/.browser: pyproject.toml $(VENV)/.dev
 	@$(PIP) --editable '.[browser]'
 	@touch $@
 
+# Without its packages the site is not built; the other checks go on.
+$(VENV)/.site: pyproject.toml $(VENV)/.dev
+	$(call environment,site,a minute)
+	@$(PIP) --editable '.[site]' && touch $@ || echo "$(NO_SITE)"
+
 serve: $(VENV)/.serve ## serve the bundled checkpoint until Ctrl-C
 	@exec $(RUN) -m samclip.cli serve
 
@@ -69,6 +74,12 @@ $(VENV)/.clients: tests/clients/requirements.txt $(VENV)/.dev
 clients: $(VENV)/.clients ## test the adapters with other people's clients, in an environment of their own
 	@CLIENTS=$(abspath $(VENV))/clients LABEL_STUDIO=$(abspath $(VENV))/label-studio \
 		$(RUN) -m pytest tests/clients -m clients
+
+NO_SITE := ===== THE DOCUMENTATION WAS NOT BUILT: its packages (samclip[site]) could not be installed =====
+site: $(VENV)/.site ## build the documentation, readable from disk: out/site/index.html
+	@$(RUN) -c 'import material, mkdocstrings' 2> /dev/null || { echo "$(NO_SITE)"; exit 0; }; \
+		NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet \
+		&& $(RUN) -m pytest tests/site -m site
 
 faults: $(VENV)/.dev tools ## inject every fault under load; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md

@@ -1,4 +1,4 @@
-"""The README's examples run as written, in order, against a running service."""
+"""The examples of the documents run as written, in order, against a running service."""
 
 import os
 import shlex
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 
 EXAMPLES = [
     example
-    for name in ("README.md", "docs/api.md", "docs/cli.md")
+    for name in ("README.md", "docs/api.md", "docs/cli.md", "docs/tutorial.md")
     for example in documents.runnable(ROOT / name)
 ]
 
@@ -63,9 +63,11 @@ def test_example(
 
 
 def test_the_examples_left_pictures(folder: Path) -> None:
-    pictures = {str(path.relative_to(folder / "out")) for path in folder.rglob("*.png")}
+    pictures = {str(path.relative_to(folder / "out")) for path in (folder / "out").rglob("*.png")}
     of_folder = {"masks/cat/overlay.png", "masks/cat/mask-000.png", "masks/coffee/overlay.png"}
     assert pictures == {
         *("cat/mask-000.png", "cat/overlay.png", "semantic.png", "heat.png"),
         *of_folder,
     }
+    assert (folder / "first/overlay.png").exists()
+    assert (folder / "cutout.png").exists()

@@ -1,0 +1,49 @@
+"""The hook of mkdocs.yml: the repository's documents under their own paths, and the reference.
+
+A document's links are the same in the repository and on the site. Files that documents link to are
+copied; a link to a folder, which a site does not have, becomes its text.
+"""
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from docs import reference
+from tests.checkout import ROOT
+from tests.documents import DOCUMENTS, link_targets
+
+LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^):]*)\)")
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put every page of docs/integrations into the navigation."""
+    pages = sorted((ROOT / "docs/integrations").glob("*.md"))
+    (section,) = (part for part in config.nav or [] if "Integrations" in part)
+    section["Integrations"] = [str(page.relative_to(ROOT)) for page in pages]
+    if not pages:
+        config.nav.remove(section)
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the documents, the files that they link to, and the generated reference."""
+    linked = {target for document in DOCUMENTS for target in link_targets(document)}
+    for path in {*DOCUMENTS, *(target for target in linked if target.is_file())}:
+        name = str(path.relative_to(ROOT))
+        files.append(File.generated(config, name, abs_src_path=str(path)))
+    for name, text in reference.pages().items():
+        files.append(File.generated(config, f"reference/{name}.md", content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Replace links to folders by their text."""
+    folder = ROOT / Path(page.file.src_uri).parent
+
+    def link(found: re.Match[str]) -> str:
+        return found[1] if found[2] and (folder / found[2]).is_dir() else found[0]
+
+    return LINK.sub(link, markdown)
