@@ -1,6 +1,7 @@
 """Conversion between protobuf messages and the types of the client."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -186,10 +187,11 @@ def scores(messages: Iterable[pb.Score]) -> list[Score]:
 def semantic_map(
     reply: pb.SegmentTextResponse, labels: Sequence[str], photograph: bytes
 ) -> SemanticMap:
-    regions = [
-        Region(region.label, region.score, region.area, mask(region.mask, reply.image, photograph))
-        for region in reply.regions
-    ]
+    regions = []
+    for region in reply.regions:
+        of_label = mask(region.mask, reply.image, photograph)
+        of_label = replace(of_label, label=region.label, label_score=region.score)
+        regions.append(Region(region.label, region.score, region.area, of_label))
     return SemanticMap(masks.decode_label_map(reply.label_map_png), tuple(labels), regions)
 
 

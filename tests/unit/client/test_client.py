@@ -339,6 +339,7 @@ def test_semantic(client: samclip.Client) -> None:
     for index, region in enumerate(found.regions):
         np.testing.assert_array_equal(region.mask, expected_HW == index)
         assert (region.area, region.score) == (190, 0.75)
+        assert (region.mask.label, region.mask.label_score) == (region.label, 0.75)
 
 
 def test_explain(client: samclip.Client) -> None:

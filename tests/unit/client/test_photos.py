@@ -262,11 +262,12 @@ async def test_the_async_twin_asks_several_at_once_and_no_more() -> None:
 
 
 async def test_the_async_twin_cancels_what_nobody_waits_for() -> None:
-    cancelled = 0
+    waiting = cancelled = 0
 
     async def question(photo: samclip.AsyncPhoto) -> None:
-        nonlocal cancelled
+        nonlocal waiting, cancelled
         if photo.name != "photograph 1":
+            waiting += 1
             try:
                 await asyncio.sleep(1000)
             except asyncio.CancelledError:
@@ -276,7 +277,7 @@ async def test_the_async_twin_cancels_what_nobody_waits_for() -> None:
     async with samclip.AsyncClient("127.0.0.1:1") as client:
         answers = client.images([png(n) for n in range(9)], at_once=3).ask(question)
         await anext(answers)
-        for _ in range(50):  # until the others wait as well
+        while waiting < 3:
             await asyncio.sleep(0.01)
         await answers.aclose()
     assert cancelled == 3
