@@ -38,6 +38,8 @@ PARTS = {
     "reindex": Part(
         "services.retrieval.reindex", "serve", "rebuild a collection for another checkpoint"
     ),
+    "backup": Part("services.retrieval.backup", "serve", "write all collections to a file"),
+    "restore": Part("services.retrieval.restore", "serve", "add the collections of a backup"),
     "eval": Part("training.evaluation.evaluate", "train", "evaluate a checkpoint"),
     "plan": Part("services.planning.command", "serve", "estimate machines, Redis, cost for a load"),
     "info": Part(

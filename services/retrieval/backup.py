@@ -1,0 +1,124 @@
+"""``samclip backup``: write all collections to one file, whichever engine they are in.
+
+The file is gzip'd JSON lines: a header; for each collection its description, then its items, each
+with its vector; and a last line with their number, which a file that was cut off does not have.
+"""
+
+import base64
+import gzip
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from samclip.cli.usage import Parser
+from tqdm import tqdm
+
+from samclip_core.errors import SamClipError
+from services.retrieval import engine
+from services.retrieval.index import OF, Collections, Description
+from services.settings import Settings, SettingsError
+
+HEADER = {"samclip_backup": 1}
+PAGE = 256
+
+Line = dict[str, Any]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return 0 if the file has all collections."""
+    args = parser().parse_args(argv)
+    try:
+        with opened() as index, _writable(args.file) as output:
+            count = write(index, output)
+    except (SamClipError, SettingsError, OSError) as error:
+        print(f"samclip backup: {error}", file=sys.stderr)
+        return 1
+    print(f"{count} items of {len(index)} collections", file=sys.stderr)
+    return 0
+
+
+def parser() -> Parser:
+    """Return the command's parser."""
+    made = Parser(
+        prog="samclip backup",
+        description="Write all collections of the index in the settings (SAMCLIP_REDIS_URL, or else "
+        "SAMCLIP_INDEX_DIR, whose service must be stopped) to a file.",
+        examples=[
+            "samclip backup collections.backup",
+            "docker compose exec -T samclip samclip backup - > collections.backup",
+        ],
+    )
+    made.add_argument("file", metavar="FILE", help="file to write; -: standard output")
+    return made
+
+
+@contextmanager
+def opened() -> Iterator[Collections]:
+    """Open the index in the settings. Raises Unavailable or SettingsError."""
+    # Neither command computes vectors, so no model is loaded.
+    with closing(engine.open_index(Settings.load(None), digest="", dimension=0)) as index:
+        yield index
+
+
+@contextmanager
+def _writable(name: str) -> Iterator[BinaryIO]:
+    """Open a new file of this user alone, which has its name only once it is complete."""
+    if name == "-":
+        yield sys.stdout.buffer
+        return
+    file = Path(name)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        with os.fdopen(os.open(partial, flags, 0o600), "wb") as output:
+            yield output
+            output.flush()
+            os.fsync(output.fileno())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write(index: Collections, output: BinaryIO) -> int:
+    """Write a backup of all collections; return the number of their items. Raises Unavailable."""
+    count = 0
+    with gzip.open(output, "wt", compresslevel=1, encoding="utf-8") as text:
+        for line in _lines(index):
+            count += "id" in line
+            text.write(json.dumps(line, ensure_ascii=False) + "\n")
+        text.write(json.dumps({"items": count}) + "\n")
+    return count
+
+
+def _lines(index: Collections) -> Iterator[Line]:
+    yield HEADER
+    descriptions = index.describe()
+    total = sum(description.count for description in descriptions)
+    with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
+        for description in descriptions:
+            yield {"collection": asdict(description)}
+            for item in _items(index, description):
+                yield item
+                progress.update()
+
+
+def _items(index: Collections, description: Description) -> Iterator[Line]:
+    tenant, _, name = description.name.rpartition(OF)
+    collection, after = index.of_tenant(tenant).of_any_model(name), ""
+    while page := collection.items(after, PAGE):
+        for item in page:
+            vector = np.ascontiguousarray(collection.vector(item.id), "<f4").tobytes()
+            encoded = base64.b64encode(vector).decode()
+            yield {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
+        after = page[-1].id
+
+
+if __name__ == "__main__":
+    sys.exit(main())

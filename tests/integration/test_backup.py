@@ -1,0 +1,171 @@
+"""samclip backup and restore, from and into both engines of the index."""
+
+import gzip
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+
+from services.retrieval import backup, restore
+from services.retrieval.index import Collections, Item, Query
+from tests.integration.test_collection_engines import HOSTILE, MODEL, OTHER, D, vector
+from tests.redis_server import RedisServer
+
+COUNT = 600  # more than two pages
+QUERIES = [
+    Query(vector(seed), top_k=20, offset=offset) for seed in (9001, 9002) for offset in (0, 590)
+]
+ENGINES = ("files", "redis")
+
+
+@pytest.fixture
+def use(
+    tmp_path: Path, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], None]:
+    """Return a function that sets the index to an engine, and to one of two empty stores of it."""
+    urls = {name: f"redis://127.0.0.1:{shared_redis.port}/{6 + i}" for i, name in enumerate("ab")}
+    for url in urls.values():
+        with redis.Redis.from_url(url) as client:
+            client.flushdb()
+
+    def set_to(engine: str, store: str) -> None:
+        monkeypatch.setenv("SAMCLIP_INDEX_DIR", str(tmp_path / store))
+        monkeypatch.setenv("SAMCLIP_REDIS_URL", urls[store] if engine == "redis" else "")
+
+    return set_to
+
+
+def fill() -> None:
+    """Add three collections: of everybody, of a tenant, and of another model and precision."""
+    metadata = [{"text": text, text: "key"} for text in HOSTILE]
+    with backup.opened() as index:
+        items = [
+            Item(f"{HOSTILE[i % len(HOSTILE)]} {i}", vector(i), metadata[i % len(metadata)])
+            for i in range(COUNT)
+        ]
+        index.of_model(MODEL, D).get_or_make("pets", "float32").upsert(items)
+        ours = index.of_model(MODEL, D).of_tenant("acme")
+        ours.get_or_make("pets", "float32").upsert(items[:3])
+        index.of_model(OTHER, D).get_or_make("old", "int8+bfloat16:x").upsert(items[:2])
+
+
+def shown(index: Collections) -> object:
+    """Return everything that a caller can see of the index, with scores rounded to float32."""
+    of_model = {MODEL: index.of_model(MODEL, D), OTHER: index.of_model(OTHER, D)}
+    answers = []
+    for description in index.describe():
+        tenant, _, name = description.name.rpartition("@")
+        collection = of_model[description.digest].of_tenant(tenant).get(name)
+        hits = [hit for query in QUERIES for hit in collection.search(query)]
+        listed = collection.items("", COUNT)
+        rounded = [(hit.id, round(hit.score, 5), hit.metadata) for hit in hits]
+        answers.append((description, listed, rounded))
+    return answers
+
+
+def run_backup(file: Path) -> None:
+    assert backup.main([str(file)]) == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("source", "target"), [*product(ENGINES, ENGINES)])
+def test_searches_in_a_restored_index_are_identical(
+    use: Callable[[str, str], None], tmp_path: Path, source: str, target: str
+) -> None:
+    use(source, "a")
+    fill()
+    with backup.opened() as index:
+        before = shown(index)
+        vectors = [index.of_any_model("pets").vector(f"{HOSTILE[0]} 0")]
+    run_backup(tmp_path / "backup")
+    use(target, "b")
+    for _ in range(2):  # an interrupted run can be repeated
+        assert restore.main([str(tmp_path / "backup")]) == 0
+        with backup.opened() as index:
+            assert shown(index) == before
+            vectors.append(index.of_any_model("pets").vector(f"{HOSTILE[0]} 0"))
+    np.testing.assert_allclose(vectors[1:], [vectors[0]] * 2, atol=1e-6)
+
+
+def test_a_backup_goes_through_pipes(use: Callable[[str, str], None], tmp_path: Path) -> None:
+    """As `docker compose exec` and `kubectl exec` pass it on."""
+    use("files", "a")
+    fill()
+    command = [sys.executable, "-m", "samclip.cli"]
+    written = subprocess.run([*command, "backup", "-"], stdout=subprocess.PIPE, check=True).stdout
+    run_backup(tmp_path / "backup")
+    assert gzip.decompress(written) == gzip.decompress((tmp_path / "backup").read_bytes())
+    with backup.opened() as index:
+        before = shown(index)
+    use("files", "b")
+    subprocess.run([*command, "restore", "-"], input=written, check=True)
+    with backup.opened() as index:
+        assert shown(index) == before
+
+
+def test_an_empty_index_has_a_backup_too(use: Callable[[str, str], None], tmp_path: Path) -> None:
+    use("files", "a")
+    run_backup(tmp_path / "backup")
+    assert restore.main([str(tmp_path / "backup")]) == 0
+
+
+@pytest.mark.parametrize("damage", ["cut", "cut at a line", "changed", "another file"])
+def test_a_damaged_backup_changes_nothing(
+    use: Callable[[str, str], None], tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use("files", "a")
+    fill()
+    file = tmp_path / "backup"
+    run_backup(file)
+    content = file.read_bytes()
+    lines = gzip.decompress(content).splitlines(keepends=True)
+    file.write_bytes(
+        {
+            "cut": content[:-9],
+            "cut at a line": gzip.compress(b"".join(lines[:100])),
+            "changed": content[:5000] + bytes([content[5000] ^ 255]) + content[5001:],
+            "another file": b"PK\3\4",
+        }[damage]
+    )
+    use("files", "b")
+    assert restore.main([str(file)]) == 1
+    assert "copy it again" in capsys.readouterr().err
+    with backup.opened() as index:
+        assert not index.describe()
+
+
+def test_a_collection_of_another_model_is_not_changed(
+    use: Callable[[str, str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    use("files", "a")
+    fill()
+    run_backup(tmp_path / "backup")
+    use("files", "b")
+    with backup.opened() as index:
+        index.of_model(OTHER, D).get_or_make("pets", "float32").upsert([Item("x", vector(1), {})])
+    assert restore.main([str(tmp_path / "backup")]) == 1
+    assert "cannot be compared" in capsys.readouterr().err
+    with backup.opened() as index:
+        assert [item.id for item in index.of_any_model("pets").items("", 9)] == ["x"]
+
+
+def test_a_folder_in_use_and_a_redis_that_is_down_are_named(
+    use: Callable[[str, str], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    use("files", "a")
+    with backup.opened():
+        assert backup.main([str(tmp_path / "backup")]) == 1
+    assert "is in use by process" in caplog.text
+    monkeypatch.setenv("SAMCLIP_REDIS_URL", "redis://127.0.0.1:1/0")
+    assert backup.main([str(tmp_path / "backup")]) == 1
+    assert "Redis does not answer" in capsys.readouterr().err
+    assert not (tmp_path / "backup").exists()
