@@ -96,6 +96,13 @@ class Settings(BaseSettings):
     """where the front door finds these two ports"""
     front_door_secret: str = Field("", repr=False)
     """the secret between front door and services; empty: a new one at each start"""
+    front_doors: Hosts = None
+    """names of all front doors of a cluster, this one included, separated by commas: the limits of
+    a key then hold for all of them together; empty: this one is alone"""
+    keeper_http_port: int = Field(8010, ge=1, le=65535)
+    """where front doors pass each other requests of keys with limits, if there are several"""
+    keeper_grpc_port: int = Field(9010, ge=1, le=65535)
+    """the same, for gRPC"""
     api_keys_file: AbsolutePath | None = None
     """file of API keys, see [access](access.md); empty: callers need no key"""
     allow_open: bool = False

@@ -143,8 +143,8 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
         before = set(threading.enumerate())
         process = haproxy.start(settings, admin)
         (copying,) = (t for t in set(threading.enumerate()) - before if "log" in t.name)
-        channel = grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}")
-        client = httpx.Client(base_url=f"http://127.0.0.1:{settings.http_port}", timeout=20)
+        channel = grpc.insecure_channel(f"{settings.host}:{settings.grpc_port}")
+        client = httpx.Client(base_url=f"http://{settings.host}:{settings.http_port}", timeout=20)
         try:
             while not is_up(admin):
                 time.sleep(0.01)

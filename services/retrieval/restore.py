@@ -45,8 +45,8 @@ def parser() -> Parser:
     """Return the command's parser."""
     made = Parser(
         prog="samclip restore",
-        description="Add all collections of a backup to the index in the settings (SAMCLIP_REDIS_URL, or "
-        "else SAMCLIP_INDEX_DIR, whose service must be stopped). Items with the same id are "
+        description="Add all collections of a backup to the index in the settings "
+        "(SAMCLIP_REDIS_URL, or else SAMCLIP_INDEX_DIR, whose service must be stopped). Items with the same id are "
         "replaced, and others stay, so an interrupted run can be repeated.",
         examples=[
             "samclip restore collections.backup",

@@ -1,0 +1,37 @@
+"""Limits that hold across front doors: one of them counts the requests of a key with limits.
+
+The other front doors pass such requests on to it, with the secret that nobody else knows. The key's
+name chooses it, by a consistent hash; if it fails, another one takes over. Without ``front_doors``
+in the settings, a front door is the only one and counts itself.
+"""
+
+import os
+
+from services.settings import Settings
+
+_BACKEND = """
+backend keepers_{protocol} from plain
+    balance hash var(txn.name)
+    hash-type consistent
+    default-server check inter 1s rise 1 init-addr none resolvers system{options}
+"""
+
+
+def backends(settings: Settings) -> str:
+    """Return HAProxy's configuration of the front doors as servers for each other."""
+    text = "resolvers system\n    parse-resolv-conf\n    hold valid 5s\n"
+    ports = {"http": settings.keeper_http_port, "grpc": settings.keeper_grpc_port}
+    for protocol, port in ports.items():
+        text += _BACKEND.format(
+            protocol=protocol, options=" proto h2" if protocol == "grpc" else ""
+        )
+        for number, name in enumerate(settings.front_doors or ()):
+            text += f"    server door{number} {name}:{port}\n"
+    return text
+
+
+def in_memory(text: str) -> int:
+    """Return the descriptor of a file in memory, which HAProxy reads as /dev/fd/N."""
+    descriptor = os.memfd_create("front doors")
+    os.write(descriptor, text.encode())
+    return descriptor

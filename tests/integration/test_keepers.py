@@ -1,0 +1,108 @@
+"""The limits of a key hold for several front doors together, over HTTP and gRPC."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+import httpx
+import pytest
+
+from services.front_door import haproxy, keys
+from tests.door import EMBED, SECRET, Door, Serve, opened
+from tests.ports import free_port
+
+HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+RATED = keys.Key(keys.digest("rated-key"), "ann", ("read",), "acme", rate=5)
+HELD = keys.Key(keys.digest("held-key"), "bob", ("read",), "acme", inflight=2)
+FREE = keys.Key(keys.digest("free-key"), "eve", ("read",), "acme")
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[list[Door]]:
+    """Run three front doors of one cluster in front of the same service."""
+    file = tmp_path / "keys"
+    keys.write(file, [RATED, HELD, FREE])
+    ports = {"keeper_http_port": free_port(), "keeper_grpc_port": free_port()}
+    serve = Serve()
+    serve.gate.set()
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(
+                opened(serve, host=host, front_doors=HOSTS, api_keys_file=file, **ports)
+            )
+            for host in HOSTS
+        ]
+
+
+def over_http(door: Door, key: str) -> str:
+    reply = door.http.get("/classify?x=1", headers={"x-api-key": key, "x-request-id": "r-1"})
+    assert reply.headers["x-request-id"] == "r-1"
+    return str(reply.status_code)
+
+
+def over_grpc(door: Door, key: str) -> str:
+    try:
+        door.call(EMBED, ("authorization", f"Bearer {key}"))
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "OK"
+
+
+@pytest.mark.parametrize(
+    ("ask", "fine", "late"),
+    [(over_http, "200", "429"), (over_grpc, "OK", "RESOURCE_EXHAUSTED")],
+)
+def test_all_together_let_in_a_rate_once(
+    doors: list[Door], ask: Callable[[Door, str], str], fine: str, late: str
+) -> None:
+    """Of a rate of 5 per second, three doors that count alone would let in 15 at once."""
+    start = time.monotonic()
+    found = Counter(ask(door, "rated-key") for _ in range(20) for door in doors)
+    assert found.keys() == {fine, late}
+    assert found[fine] <= RATED.rate * (time.monotonic() - start + 2)
+    assert {ask(door, "free-key") for door in doors for _ in range(9)} == {fine}
+
+
+def test_requests_in_flight_are_those_of_all_doors(doors: list[Door]) -> None:
+    serve = doors[0].serve
+    serve.gate.clear()
+    with futures.ThreadPoolExecutor(2) as pool:
+        two = [pool.submit(over_http, door, "held-key") for door in doors[:2]]
+        while len(serve.requests) < 2:
+            pass
+        assert over_http(doors[2], "held-key") == "429"
+        assert over_grpc(doors[2], "held-key") == "RESOURCE_EXHAUSTED"
+        serve.gate.set()
+        assert [request.result() for request in two] == ["200", "200"]
+
+
+def test_a_request_arrives_as_from_a_single_door(doors: list[Door]) -> None:
+    for door in doors:
+        assert over_http(door, "held-key") == "200"
+        assert over_grpc(door, "held-key") == "OK"
+    for path, headers in doors[0].serve.requests:
+        assert path in ("/classification/classify?x=1", EMBED)
+        assert (headers["x-samclip-key"], headers["x-samclip-tenant"]) == ("bob", "acme")
+        assert headers["x-samclip-front-door"] == SECRET
+        assert not headers.keys() & {"x-api-key", "authorization"}
+
+
+def test_the_ports_between_doors_serve_nobody_else(doors: list[Door]) -> None:
+    settings = doors[0].settings
+    for headers in ({}, {"x-samclip-front-door": "guess"}):
+        url = f"http://{HOSTS[0]}:{settings.keeper_http_port}/classify"
+        reply = httpx.get(url, headers={"x-api-key": "free-key", **headers})
+        assert reply.status_code == 403
+
+
+def test_another_door_counts_when_one_has_ended(doors: list[Door]) -> None:
+    """Whichever of the three is the keeper of a key, the other two go on without it."""
+    for gone in (2, 1):
+        haproxy.stop(doors[gone].process)
+        for door in doors[:gone]:
+            assert over_http(door, "held-key") == "200"
+            assert over_grpc(door, "held-key") == "OK"
