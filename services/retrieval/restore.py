@@ -46,8 +46,8 @@ def parser() -> Parser:
     made = Parser(
         prog="samclip restore",
         description="Add all collections of a backup to the index in the settings "
-        "(SAMCLIP_REDIS_URL, or else SAMCLIP_INDEX_DIR, whose service must be stopped). Items with the same id are "
-        "replaced, and others stay, so an interrupted run can be repeated.",
+        "(SAMCLIP_REDIS_URL, or else SAMCLIP_INDEX_DIR, whose service must be stopped). Items "
+        "with the same id are replaced, and others stay, so an interrupted run can be repeated.",
         examples=[
             "samclip restore collections.backup",
             "SAMCLIP_REDIS_URL=redis://HOST:6379/0 samclip restore collections.backup",

@@ -1,17 +1,14 @@
-"""The files in ``deploy/`` are valid for Ray, Kubernetes and Docker Compose, and match the code."""
+"""The files in ``deploy/`` are valid for Ray and Docker Compose, and match the code."""
 
 import importlib
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes_validate
 import pytest
 import yaml
 from ray._private.authentication.authentication_token_setup import AUTH_MODE_ENV_VAR
@@ -28,7 +25,7 @@ from services.request import admission
 from services.request.routes import MODULES, SERVICERS
 from services.settings import PREFIX, Settings
 from tests.checkout import ROOT
-from training.recipes import vit_b
+from tests.kubernetes import tool
 
 DEPLOY = ROOT / "deploy"
 CONFIG = yaml.safe_load((DEPLOY / "serve_config.yaml").read_text())
@@ -37,8 +34,6 @@ ENVIRONMENT = dict(
     for line in (DEPLOY / "cluster.env").read_text().splitlines()
     if line and not line.startswith("#")
 )
-OVERLAYS = ("kuberay/overlays/cpu", "kuberay/overlays/gpu", "kuberay/training")
-KUBERNETES = kubernetes_validate.latest_version()
 
 
 def is_setting(variable: str) -> bool:
@@ -91,18 +86,11 @@ def test_a_node_has_the_environment_that_samclip_serve_makes(variable: str, tmp_
         assert is_setting(variable) or hasattr(constants, variable) or variable == AUTH_MODE_ENV_VAR
 
 
-def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed: install Debian's package {name}")
-    return found
-
-
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
     names = ("", ".gpu", ".keys")
     files = [word for name in names for word in ("-f", f"docker-compose{name}.yml")]
-    command = [tool("docker-compose"), *files, "--profile", "train", "config", "--format", "json"]
+    command = [tool("docker-compose"), *files, "--profile", "*", "config", "--format", "json"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     found: dict[str, Any] = json.loads(run.stdout)
@@ -115,7 +103,7 @@ def test_compose_takes_its_files_and_every_service_is_confined(compose: dict[str
         assert service["read_only"], name
         assert service["deploy"]["resources"]["limits"]["memory"], name
         assert all(port["host_ip"] == "127.0.0.1" for port in service.get("ports", ())), name
-        if "build" not in service:
+        if "build" not in service and name != "keys":
             assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
             assert service["user"] not in ("", "0", "root"), name
             assert service["healthcheck"]["test"], name
@@ -127,6 +115,14 @@ def test_compose_sets_what_are_settings(compose: dict[str, Any]) -> None:
     assert all(map(is_setting, environment))
 
 
+def test_only_compose_without_keys_allows_open_access(compose: dict[str, Any]) -> None:
+    """It publishes ports to this machine only: see the test above."""
+    assert compose["services"]["samclip"]["environment"]["SAMCLIP_ALLOW_OPEN"] == "false"
+    assert "ALLOW_OPEN=" not in re.sub("#.*", "", (DEPLOY / "Dockerfile").read_text())
+    assert not any("SAMCLIP_ALLOW_OPEN" in text.read_text() for text in DEPLOY.rglob("*.yaml"))
+    assert "SAMCLIP_ALLOW_OPEN" not in ENVIRONMENT
+
+
 def test_keys_are_mounted_with_their_folder(compose: dict[str, Any]) -> None:
     """``samclip keys`` replaces the file, and a mount of the file would keep the old content."""
     service = compose["services"]["samclip"]
@@ -134,10 +130,14 @@ def test_keys_are_mounted_with_their_folder(compose: dict[str, Any]) -> None:
     folders = {mount["target"]: mount for mount in service["volumes"]}
     assert str(file) not in folders
     assert folders[str(file.parent)]["read_only"]
-    assert folders[str(file.parent)]["source"] == str(ROOT / "keys")
+    assert folders[str(file.parent)]["source"] == str(ROOT / "keys/service")
+    changed = compose["services"]["keys"]
+    (folder,) = changed["volumes"]
+    assert folder["source"] == folders[str(file.parent)]["source"]
+    assert Path(changed["environment"]["SAMCLIP_API_KEYS_FILE"]).parent == Path(folder["target"])
     guide = (DEPLOY / "README.md").read_text()
     assert "docker-compose.keys.yml" in guide
-    assert "chown 10001 keys" in guide
+    assert "chown 10001 keys/service" in guide
     assert re.search(r"^USER 10001$", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
 
 
@@ -150,7 +150,7 @@ def test_the_linter_of_dockerfiles_finds_nothing() -> None:
 def test_the_image_installs_what_make_serve_installs() -> None:
     text = (DEPLOY / "Dockerfile").read_text()
     (extras,) = re.findall(r"^ARG EXTRAS=(\w+)$", text, re.MULTILINE)
-    assert f"pip install '.[{extras}]'" in text.replace("$EXTRAS", extras).replace('"', "'")
+    assert 'pip install "$@" ".[$EXTRAS]"' in text
     assert f"--editable '.[{extras}]'" in (ROOT / "Makefile").read_text()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert {"serve", "train"} <= set(project["optional-dependencies"])
@@ -167,133 +167,3 @@ def test_the_variables_of_the_image_are_settings_and_its_folders_on_the_volume()
     (volume,) = re.findall(r"^VOLUME (\S+)$", text, re.MULTILINE)
     for name in ("SAMCLIP_INDEX_DIR", "SAMCLIP_COMPILED_CACHE_DIR"):
         assert Path(variables[name]).parent == Path(volume)
-
-
-@pytest.fixture(scope="module", params=OVERLAYS)
-def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    command = [tool("kustomize"), "build", DEPLOY / request.param]
-    run = subprocess.run(command, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    return list(yaml.safe_load_all(run.stdout))
-
-
-def templates(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield the pod templates in a manifest, at any depth."""
-    if isinstance(value, list):
-        value = dict(enumerate(value))
-    if isinstance(value, dict):
-        for name, part in value.items():
-            if name == "template" and "containers" in part.get("spec", ()):
-                yield part
-            else:
-                yield from templates(part)
-
-
-def test_kubernetes_takes_the_manifests(manifests: list[dict[str, Any]]) -> None:
-    for manifest in manifests:
-        if "k8s.io" in manifest["apiVersion"] or manifest["apiVersion"] in (
-            "v1",
-            "apps/v1",
-            "autoscaling/v2",
-            "policy/v1",
-        ):
-            kubernetes_validate.validate(manifest, KUBERNETES, strict=True)
-        for template in templates(manifest):
-            metadata = {"name": "x", **template.get("metadata", {})}
-            pod = {
-                "apiVersion": "v1",
-                "kind": "Pod",
-                "metadata": metadata,
-                "spec": template["spec"],
-            }
-            kubernetes_validate.validate(pod, KUBERNETES, strict=True)
-
-
-def test_pods_are_confined_and_have_no_variables_but_settings(
-    manifests: list[dict[str, Any]],
-) -> None:
-    pods = [template["spec"] for manifest in manifests for template in templates(manifest)]
-    assert pods
-    for pod in pods:
-        assert pod["securityContext"]["runAsNonRoot"]
-        for container in pod["containers"]:
-            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-            assert container["resources"]["limits"]["memory"]
-            assert re.search(r":[\w.-]+$", container["image"])
-            names = [variable["name"] for variable in container.get("env", ())]
-            assert all(is_setting(name) for name in names if name.startswith(PREFIX))
-
-
-def test_the_sets_of_the_recipe_are_indexed_where_the_training_job_looks() -> None:
-    index, training = (
-        yaml.safe_load((DEPLOY / f"kuberay/training/{name}.yaml").read_text())
-        for name in ("index", "rayjob")
-    )
-    kubernetes_validate.validate(index, KUBERNETES, strict=True)
-    pods = [template["spec"] for manifest in (index, training) for template in templates(manifest)]
-    for key in ("volumes", "securityContext"):
-        assert all(pod[key] == pods[0][key] for pod in pods)
-    containers = [container for pod in pods for container in pod["containers"]]
-    for key in ("env", "image", "securityContext", "volumeMounts"):
-        assert all(container[key] == containers[0][key] for container in containers)
-    recipe = vit_b()
-    sets = (*recipe.photo_sets, *recipe.region_sets)
-    assert containers[0]["args"] == [f"/data/photographs/{name}" for name, _ in sets]
-
-
-def test_the_ray_service_has_the_serve_configuration(manifests: list[dict[str, Any]]) -> None:
-    for service in (each for each in manifests if each["kind"] == "RayService"):
-        assert yaml.safe_load(service["spec"]["serveConfigV2"]) == CONFIG
-        cluster = service["spec"]["rayClusterConfig"]
-        (data,) = (m["data"] for m in manifests if m["kind"] == "ConfigMap")
-        assert data.items() >= {**ENVIRONMENT, "SAMCLIP_DTYPE": data["SAMCLIP_DTYPE"]}.items()
-        groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-        for group in groups:
-            (container,) = group["template"]["spec"]["containers"]
-            ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-            assert str(ports["serve"]) == ENVIRONMENT["SAMCLIP_INNER_HTTP_PORT"]
-            assert str(ports["grpc"]) == ENVIRONMENT["SAMCLIP_INNER_GRPC_PORT"]
-            assert {"configMapRef": {"name": "samclip-cluster"}} in container["envFrom"]
-
-
-def test_all_replicas_compute_in_one_precision(manifests: list[dict[str, Any]]) -> None:
-    """All CPUs support float32, and all GPUs bfloat16."""
-    for data in (each["data"] for each in manifests if each["kind"] == "ConfigMap"):
-        on_gpus = data.get("SAMCLIP_DEVICE") == "cuda"
-        assert data["SAMCLIP_DTYPE"] == ("bfloat16" if on_gpus else "float32")
-    assert not any("dtype" in app.get("args", ()) for app in CONFIG["applications"])
-
-
-def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
-    return selector["matchLabels"].items() <= labels.items()
-
-
-def test_only_the_front_door_reaches_the_inner_ports_from_elsewhere(
-    manifests: list[dict[str, Any]],
-) -> None:
-    door = {"app.kubernetes.io/name": "samclip-front-door"}
-    inner = {int(ENVIRONMENT[f"SAMCLIP_INNER_{name}_PORT"]) for name in ("HTTP", "GRPC")}
-    for service in (each for each in manifests if each["kind"] == "RayService"):
-        (policy,) = (each["spec"] for each in manifests if each["kind"] == "NetworkPolicy")
-        cluster = service["spec"]["rayClusterConfig"]
-        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-            assert selects(policy["podSelector"], group["template"]["metadata"]["labels"])
-        assert policy["policyTypes"] == ["Ingress"]
-        for rule in policy["ingress"]:
-            (peer,) = rule["from"]
-            ports = {port["port"] for port in rule.get("ports", ())}
-            if not ports:  # a rule without ports allows all
-                assert peer == {"podSelector": policy["podSelector"]}
-            elif selects(peer["podSelector"], door):
-                assert ports == inner
-            else:
-                assert not ports >= inner
-
-
-def test_secrets_are_named_where_they_are_explained(manifests: list[dict[str, Any]]) -> None:
-    text = (DEPLOY / "README.md").read_text()
-    keys = re.findall(
-        r'"secretKeyRef": {"key": "([\w-]+)", "name": "samclip"}', json.dumps(manifests)
-    )
-    for key in keys:
-        assert f"--from-literal={key}=" in text

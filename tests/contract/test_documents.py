@@ -14,7 +14,10 @@ from tests.checkout import ROOT
 from tests.documents import DOCUMENTS
 
 SHOWN = [(document, words) for document in DOCUMENTS for words in documents.shown(document)]
-PROGRAMS = {"pip", "ray", "export", "set", "docker", "kubectl", "serve", "chown", "cp", "mkdir"}
+PROGRAMS = {
+    *("pip", "ray", "export", "set", "docker", "kubectl", "helm", "serve", "chown", "cp"),
+    *("mkdir", "cat"),
+}
 
 
 def name(document: Path) -> str:
