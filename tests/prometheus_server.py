@@ -1,6 +1,7 @@
 """A real Prometheus on a free port, with our configuration and rules."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.checkout import ROOT
 from tests.ports import free_port
 
 CONFIGURATION = ROOT / "deploy/prometheus"
+RULES = ("rules.yml", "slo.yml")
 
 
 def required(binary: str) -> str:
@@ -43,15 +45,34 @@ class Prometheus:
         return [value for value in found if value == value]
 
 
+def _impatient(name: str, directory: Path) -> Path:
+    """Write a copy of a rule file whose alerts fire at once."""
+    file = directory / name
+    text = (CONFIGURATION / name).read_text()
+    file.write_text(re.sub(r"^( +for: ).*$", r"\g<1>0s", text, flags=re.MULTILINE))
+    return file
+
+
 @contextmanager
-def running(directory: Path, target: str) -> Iterator[Prometheus]:
-    """Run the deployed configuration with ``target`` as the service and intervals of 1 s."""
+def running(directory: Path, target: str, alertmanager: str = "") -> Iterator[Prometheus]:
+    """Run the deployed configuration with ``target`` as the service and intervals of 1 s.
+
+    With an ``alertmanager``, alerts fire without waiting for their time ``for``.
+    """
     configuration = yaml.safe_load((CONFIGURATION / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-    configuration["rule_files"] = [str(CONFIGURATION / "rules.yml")]
+    configuration["rule_files"] = [str(CONFIGURATION / name) for name in RULES]
+    configuration["alerting"] = {}
+    if alertmanager:
+        configuration["rule_files"] = [str(_impatient(name, directory)) for name in RULES]
+        group = {"static_configs": [{"targets": [alertmanager]}]}
+        configuration["alerting"]["alertmanagers"] = [group]
     for job in configuration["scrape_configs"]:
-        for group in job.get("static_configs", []):
-            group["targets"] = [target]
+        if "authorization" in job:
+            file = CONFIGURATION / job["authorization"]["credentials_file"]
+            job["authorization"] = {"credentials_file": str(file)}
+            job.pop("file_sd_configs")
+            job["static_configs"] = [{"targets": [target]}]
     file = directory / "prometheus.yml"
     file.write_text(yaml.safe_dump(configuration))
     port = free_port()

@@ -1,0 +1,121 @@
+"""A Docker engine: the machine's own, or one that the tests start, as root, for themselves.
+
+Where the registry cannot be reached, images of the same names are made from Debian's packages. The
+base image then has Debian's Python, 3.13, instead of 3.12, so another file of each wheel in the
+lock is installed; versions are the same.
+"""
+
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.checkout import ROOT
+
+BASE = "python:3.12.12-slim-trixie"
+STAND_INS = {
+    "redis": "redis:8.2.2",
+    "prometheus": "prom/prometheus:v3.5.0",
+    "alertmanager": "prom/alertmanager:v0.28.1",
+}
+CLEAN = """\
+DPkg::Post-Invoke { "rm -f /var/cache/apt/archives/*.deb /var/cache/apt/*.bin || true"; };
+Dir::Cache::pkgcache "";
+Dir::Cache::srcpkgcache "";
+"""
+"""As in the official images: apt leaves no files behind."""
+START_S = 60
+STORE = ROOT / "out/docker"
+"""Images of an engine that the tests start, so that the next run builds only what has changed."""
+
+
+class NoEngineError(Exception):
+    """There is no Docker engine, and none can be started."""
+
+
+def docker(*words: object, check: bool = True, text: str = "", **more: object) -> str:
+    """Run a docker command; return its output. A failure shows what it printed."""
+    command = ["docker", *map(str, words)]
+    run = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, **more)
+    assert not check or run.returncode == 0, f"{command}: {run.stdout}{run.stderr}"
+    return run.stdout.strip()
+
+
+def answers() -> bool:
+    return subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+
+
+@contextmanager
+def running() -> Iterator[None]:
+    """Yield while an engine answers. Raises NoEngineError."""
+    if not shutil.which("docker"):
+        raise NoEngineError("docker is not installed: install Debian's docker.io")
+    if answers():
+        yield
+        return
+    if os.geteuid() != 0 or not shutil.which("dockerd"):
+        raise NoEngineError("no Docker engine answers, and only root can start one")
+    STORE.mkdir(parents=True, exist_ok=True)
+    with open(STORE.with_suffix(".log"), "w") as log:
+        process = subprocess.Popen(["dockerd", "--data-root", STORE], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + START_S
+        while not answers():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise NoEngineError(f"dockerd does not start here: see {log.name}")
+            time.sleep(0.5)
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def available(image: str) -> bool:
+    """Return whether the engine has the image, or can pull it."""
+    inspected = subprocess.run(["docker", "image", "inspect", image], capture_output=True)
+    if inspected.returncode == 0:
+        return True
+    return subprocess.run(["docker", "pull", "--quiet", image], capture_output=True).returncode == 0
+
+
+def make_base() -> None:
+    """Make the base image from Debian's packages, with this machine's certificates."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root"
+        packages = "--include=ca-certificates,python3,python3-venv"
+        command = ["debootstrap", "--variant=minbase", packages, "trixie", root]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        shutil.copy("/etc/ssl/certs/ca-certificates.crt", root / "etc/ssl/certs")
+        (root / "etc/apt/apt.conf.d/docker-clean").write_text(CLEAN)
+        (root / "usr/local/bin/python").symlink_to("/usr/bin/python3")
+        for leftover in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale"):
+            shutil.rmtree(root / leftover)
+            (root / leftover).mkdir()
+        archive = Path(folder) / "root.tar"
+        subprocess.run(["tar", "--directory", root, "--create", "--file", archive, "."], check=True)
+        docker(
+            "import", "--change", "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt", archive, BASE
+        )
+
+
+def make_stand_in(name: str, image: str) -> None:
+    """Make an image of ``docker-compose.yml`` from Debian's package of the same program."""
+    recipe = (Path(__file__).parent / "stand_ins.Dockerfile").read_text()
+    docker("build", "--network", "host", "--target", name, "--tag", image, "-", text=recipe)
+
+
+def build(tag: str, **arguments: str) -> None:
+    """Build the project's image, with the package index that pip uses on this machine."""
+    index = subprocess.run(
+        [shutil.which("pip") or "pip3", "config", "get", "global.index-url"],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    values = {**arguments, **({"PIP_INDEX_URL": index} if index else {})}
+    words = [word for item in values.items() for word in ("--build-arg", "=".join(item))]
+    file = ROOT / "deploy/Dockerfile"
+    docker("build", "--network", "host", "--file", file, "--tag", tag, *words, ROOT)
