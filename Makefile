@@ -89,8 +89,9 @@ site: $(VENV)/.site ## build the documentation, readable from disk: out/site/ind
 		&& $(RUN) -m pytest tests/site -m site
 
 image: $(VENV)/.dev ## build the container image and test it and the compose files, with Docker
+	@$(MAKE) --no-print-directory tools TOOLS="debootstrap docker-compose kustomize"
 	@command -v docker > /dev/null || $(MAKE) --no-print-directory tools \
-		TOOLS="docker.io docker-cli docker-buildx docker-compose debootstrap"
+		TOOLS="docker.io docker-cli docker-buildx"
 	@$(RUN) -m pytest tests/image -m image
 
 faults: $(VENV)/.dev tools ## inject every fault under load; rewrites tests/faults/RESULTS.md

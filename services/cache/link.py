@@ -5,7 +5,10 @@ Reads and writes have separate breakers: a full Redis or a read-only replica sti
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, Literal, TypeVar
+
+import redis
 
 from services.cache.breaker import Breaker
 from services.cache.connection import close, connect
@@ -48,7 +51,17 @@ class RedisLink:
             await self.read(self.client.ping)
         except Unanswered:
             return "down"
+        await self._measure()
         return "up"
+
+    async def _measure(self) -> None:
+        """Publish the memory of Redis, whose user may not be allowed to ask for it."""
+        with suppress(redis.RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                found = await self.client.info("memory")
+            nodes = [found] if "used_memory" in found else [*found.values()]  # of a Cluster
+            metrics.REDIS_BYTES.labels("used").set(sum(node["used_memory"] for node in nodes))
+            metrics.REDIS_BYTES.labels("limit").set(sum(node["maxmemory"] for node in nodes))
 
     async def close(self) -> None:
         self.reads.close()

@@ -75,6 +75,12 @@ REDIS_UP = Gauge(
     ["access"],
     multiprocess_mode="livemin",
 )
+REDIS_BYTES = Gauge(
+    "samclip_redis_bytes",
+    "Memory that Redis uses, and its limit: maxmemory, 0 without one.",
+    ["kind"],
+    multiprocess_mode="livemax",
+)
 SHED = Counter("samclip_shed_total", "Requests refused or dropped.", ["reason"])
 QUEUE = Gauge("samclip_queue", "Items waiting for a batch.", ["part"], multiprocess_mode="livesum")
 INFLIGHT = Gauge(

@@ -257,8 +257,9 @@ def test_rules_and_dashboards_are_those_of_compose(serving: list[Manifest]) -> N
     assert spec(serving, "PrometheusRule", "samclip") == {"groups": groups}
     dashboards = of_kind(serving, "ConfigMap")["samclip-dashboards"]
     assert dashboards["metadata"]["labels"]["grafana_dashboard"] == "1"
-    files = {file.name: file.read_text() for file in (DEPLOY / "grafana/dashboards").iterdir()}
-    assert dashboards["data"] == files
+    folders = [DEPLOY / "grafana" / name for name in ("dashboards", "cluster")]
+    files = [file for folder in folders for file in folder.iterdir()]
+    assert dashboards["data"] == {file.name: file.read_text() for file in files}
 
 
 def test_generated_manifests_are_up_to_date() -> None:

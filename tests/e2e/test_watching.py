@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -35,8 +33,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 REQUESTS, CALLERS = 1000, 8
 LABELS = ["a cat", "a dog"]
 GRAFANA = ROOT / "deploy/grafana"
-# Panels without data here: random weights have no measured quality, and no training runs.
-EMPTY = {"Quality", "Losses", "Validation", "Steps done"}
+# Panels without data here: random weights have no measured quality.
+EMPTY = {"Quality"}
 CODES = {200: "OK", 400: "INVALID_ARGUMENT", 409: "FAILED_PRECONDITION", 404: "NOT_FOUND"}
 CODES |= {415: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED"}
 Outcome = tuple[str, str, str]  # service, rpc, code
@@ -91,7 +89,7 @@ def watched(
     """Run a service with Redis, a log line per request, traces, and a short queue."""
     with (
         pytest.MonkeyPatch.context() as patch,
-        redis_server.running(tmp_path_factory.mktemp("store")) as store,
+        redis_server.running(tmp_path_factory.mktemp("store"), "--maxmemory", "1gb") as store,
     ):
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")  # milliseconds
         running = start(
@@ -271,10 +269,12 @@ def queries() -> dict[str, list[str]]:
     found = {}
     for path in sorted((GRAFANA / "dashboards").glob("*.json")):
         for panel in json.loads(path.read_text())["panels"]:
-            asked = [
-                target["expr"].replace("$__rate_interval", "1m") for target in panel["targets"]
+            found[panel["title"]] = [
+                re.sub(r"\$(namespace|node)\b", ".*", target["expr"]).replace(
+                    "$__rate_interval", "1m"
+                )
+                for target in panel["targets"]
             ]
-            found[panel["title"]] = asked
     for group in yaml.safe_load((CONFIGURATION / "rules.yml").read_text())["groups"]:
         for rule in group["rules"]:
             query = rule["expr"]
@@ -300,11 +300,3 @@ def without_data(prometheus: Prometheus) -> list[str]:
         for name, asked in queries().items()
         if name not in EMPTY and not all(prometheus.query(query) for query in asked)
     ]
-
-
-def test_dashboards_can_be_drawn(prometheus: Prometheus, tmp_path: Path) -> None:
-    command = [sys.executable, str(GRAFANA / "draw.py"), prometheus.url, "--minutes", "1"]
-    run = subprocess.run([*command, "--out", str(tmp_path)], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    drawn = {path.stem for path in tmp_path.glob("*.png")}
-    assert drawn == {path.stem for path in (GRAFANA / "dashboards").glob("*.json")}

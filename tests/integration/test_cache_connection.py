@@ -12,6 +12,7 @@ from services.cache.connection import close, connect
 from services.cache.entry import Entries, Entry
 from services.cache.link import RedisLink
 from services.cache.shared import OUTPUTS, SharedTier
+from services.observability import metrics
 from services.settings import SettingsError
 from tests import redis_server
 from tests.ports import free_port
@@ -50,6 +51,23 @@ async def keeps_entries(url: str) -> bool:
 
 async def test_one_server(shared_redis):
     assert await remembers(shared_redis.url)
+
+
+async def test_the_memory_of_redis_is_measured_where_its_user_may_ask(tmp_path):
+    def measured(kind: str) -> float:
+        return metrics.REDIS_BYTES.labels(kind)._value.get()
+
+    with redis_server.running(tmp_path, "--maxmemory", "9mb") as server:
+        link = RedisLink(server.url, 20)
+        assert await link.state() == "up"
+        assert 0 < measured("used") < measured("limit") == 9 * 2**20
+        await link.client.acl_setuser(
+            "default", enabled=True, categories=["+@all"], commands=["-info"]
+        )
+        metrics.REDIS_BYTES.labels("used").set(-1)
+        assert await link.state() == "up"
+        assert measured("used") == -1
+        await link.close()
 
 
 async def test_a_password_and_a_socket_in_the_file_system(tmp_path):
