@@ -66,6 +66,12 @@ def test_each_application_is_built_as_serve_builds_it(application: dict[str, Any
         assert set(tunable) <= set(app.user_config)
 
 
+def test_replicas_are_added_before_a_full_queue_refuses_requests() -> None:
+    """Ray counts the requests in progress in each replica, which include those in its queue."""
+    (backbone,) = CONFIG["applications"][0]["deployments"]
+    assert backbone["autoscaling_config"]["target_ongoing_requests"] < Settings().max_queue
+
+
 def test_the_ports_of_a_cluster_agree() -> None:
     http, grpc = CONFIG["http_options"], CONFIG["grpc_options"]
     assert str(http["port"]) == ENVIRONMENT["SAMCLIP_INNER_HTTP_PORT"]

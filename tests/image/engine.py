@@ -37,10 +37,10 @@ class NoEngineError(Exception):
     """There is no Docker engine, and none can be started."""
 
 
-def docker(*words: object, check: bool = True, text: str = "", **more: object) -> str:
+def docker(*words: object, check: bool = True, text: str = "") -> str:
     """Run a docker command; return its output. A failure shows what it printed."""
     command = ["docker", *map(str, words)]
-    run = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True, **more)
+    run = subprocess.run(command, cwd=ROOT, input=text, capture_output=True, text=True)
     assert not check or run.returncode == 0, f"{command}: {run.stdout}{run.stderr}"
     return run.stdout.strip()
 

@@ -62,11 +62,18 @@ class Stack:
         self._override.write_text(yaml.safe_dump({"services": services}))
 
     def compose(self, *words: str) -> str:
+        return self.piped(*words).decode().strip()
+
+    def piped(self, *words: str, given: bytes = b"") -> bytes:
+        """Run a compose command with this input; return its output as it is."""
         names = [*FILES, self._override]
         files = [word for name in names for word in ("--file", str(name))]
         folders = {"SAMCLIP_KEYS": str(self.keys), "SAMCLIP_TLS": str(self.tls)}
         environment = {**os.environ, **folders}
-        return docker("compose", "-p", "samclip-test", *files, *words, env=environment)
+        command = ["docker", "compose", "-p", "samclip-test", *files, *words]
+        run = subprocess.run(command, cwd=ROOT, env=environment, input=given, capture_output=True)
+        assert run.returncode == 0, run.stderr.decode()
+        return run.stdout
 
     def up(self) -> None:
         """Start the services and wait until they are healthy."""
