@@ -94,7 +94,7 @@ def test_a_node_has_the_environment_that_samclip_serve_makes(variable: str, tmp_
 
 @pytest.fixture(scope="module")
 def compose() -> dict[str, Any]:
-    names = ("", ".gpu", ".keys")
+    names = ("", ".gpu", ".keys", ".tls")
     files = [word for name in names for word in ("-f", f"docker-compose{name}.yml")]
     command = [tool("docker-compose"), *files, "--profile", "*", "config", "--format", "json"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -119,6 +119,15 @@ def test_compose_sets_what_are_settings(compose: dict[str, Any]) -> None:
     environment = compose["services"]["samclip"]["environment"]
     assert environment["SAMCLIP_DEVICE"] == "cuda"
     assert all(map(is_setting, environment))
+
+
+def test_certificates_are_mounted_with_their_folder(compose: dict[str, Any]) -> None:
+    service = compose["services"]["samclip"]
+    file = Path(service["environment"]["SAMCLIP_TLS_CERT_FILE"])
+    folders = {mount["target"]: mount for mount in service["volumes"]}
+    assert folders[str(file.parent)]["read_only"]
+    assert folders[str(file.parent)]["source"] == str(ROOT / "tls")
+    assert f"tls/{file.name}" in (DEPLOY / "README.md").read_text()
 
 
 def test_only_compose_without_keys_allows_open_access(compose: dict[str, Any]) -> None:
