@@ -65,7 +65,7 @@ class Settings(BaseSettings):
     )
 
     checkpoint: str = "edge"
-    """bundled name or directory"""
+    """bundled name, directory or [`hf://owner/name`](integrations/hugging-face.md)"""
     device: str = "cpu"
     """`cpu`, `cuda`, `cuda:1` …"""
     dtype: Asked = "auto"

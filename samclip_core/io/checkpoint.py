@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
+from samclip_core.io import hub
 from samclip_core.io.files import replacing
 
 if TYPE_CHECKING:
@@ -43,10 +44,12 @@ INT8_GRAPH, CLIP_TOKENIZER = "image_encoder.int8.onnx", "clip_tokenizer.json"
 
 
 def resolve(name_or_dir: str | Path) -> Path:
-    """Return the directory of a bundled checkpoint, or the given directory.
+    """Return the directory of a bundled checkpoint, the given one, or that of ``hf://owner/name``.
 
     Raises CheckpointError, which says how to get a checkpoint, if there is none.
     """
+    if str(name_or_dir).startswith("hf://"):
+        return hub.fetch(str(name_or_dir), MANIFEST, file_names).resolve()
     for directory in (BUNDLED / name_or_dir, Path(name_or_dir).expanduser()):
         if (directory / MANIFEST).is_file():
             return directory.resolve()

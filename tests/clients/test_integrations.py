@@ -2,12 +2,13 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests import documents
-from tests.checkout import ROOT
+from tests.checkout import ROOT, sources
 from tests.clients.conftest import KEY, PYTHON, need
 from tests.e2e.conftest import Service
 
@@ -16,6 +17,9 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 NEEDS = {
     "label-studio": (),
     "x-anylabeling": (),
+    "cvat": (),
+    "mcp": (),
+    "hugging-face": (),
     "openai": ("openai", "langchain_openai", "llama_index.embeddings.openai_like"),
     "open-inference": ("tritonclient.http", "tritonclient.grpc"),
 }
@@ -46,9 +50,10 @@ def test_block(name: str, language: str, code: str, service: Service, folder: Pa
         need(*NEEDS[name])
     code = code.replace("127.0.0.1:9000", service.address)
     code = code.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
-    command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [PYTHON, "-c"]
-    path = os.pathsep.join((str(PYTHON.parent), os.environ["PATH"]))
-    environment = {**os.environ, "PATH": path, "SAMCLIP_API_KEY": KEY}
+    python = str(PYTHON) if NEEDS[name] else sys.executable  # which has the rest
+    command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [python, "-c"]
+    path = os.pathsep.join((str(Path(python).parent), os.environ["PATH"]))
+    environment = {**os.environ, "PATH": path, "SAMCLIP_API_KEY": KEY, "PYTHONPATH": sources()}
     run = subprocess.run(
         [*command, code], cwd=folder, env=environment, capture_output=True, text=True
     )

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from tests.checkout import sources
 from tests.hub_server import Hub, running
+from tests.in_process import png
 from tests.tiny import make_tiny_checkpoint
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -95,3 +97,36 @@ def test_a_repository_of_another_kind_is_refused(hub: Hub, samclip: Run):
     assert (
         "me/small has no manifest.json: expected a repository that `samclip push`" in pulled.stderr
     )
+
+
+def test_a_checkpoint_is_named_by_its_repository(hub: Hub, samclip: Run, tmp_path: Path):
+    """It is downloaded once; then this machine's snapshot answers, even without the hub."""
+    directory = make_tiny_checkpoint(tmp_path / "small")
+    hub.files = {path.name: path.read_bytes() for path in directory.iterdir()}
+    hub.files["paper.pdf"] = b"not a file of the checkpoint"
+    digest = checkpoint.digest(directory)
+    first = samclip("info", "hf://me/small", "--json")
+    assert json.loads(first.stdout)["digest"] == digest, first.stderr
+    assert not [*(tmp_path / "home").rglob("paper.pdf")]
+    hub.files = None  # it is gone
+    again = samclip("info", "hf://me/small", "--json")
+    assert json.loads(again.stdout)["digest"] == digest, again.stderr
+    photo = tmp_path / "here/photo.png"
+    photo.write_bytes(png())
+    local = samclip("classify", photo, "--labels", "a cat", "--local", "hf://me/small")
+    assert "a cat" in local.stdout, local.stderr
+
+
+@pytest.mark.parametrize("name", ["hf://me", "hf://me/small/more", "hf://me/sm all", "hf://"])
+def test_what_is_no_repository_is_refused(name: str):
+    with pytest.raises(CheckpointError, match="is not hf://OWNER/NAME"):
+        checkpoint.resolve(name)
+
+
+def test_a_repository_without_a_checkpoint_is_an_error(hub: Hub, samclip: Run):
+    hub.files = {"model.safetensors": b"a BERT"}
+    for name in ("hf://me/small", "hf://me/small@v2"):
+        found = samclip("info", name)
+        assert found.returncode == 1
+        assert "manifest.json" in found.stderr
+    assert "Traceback" not in found.stderr

@@ -45,6 +45,9 @@ PARTS = {
     "info": Part(
         "samclip_core.commands.info", "core", "show a checkpoint's config, lineage and digest"
     ),
+    "mcp": Part(
+        "services.gateway.adapters.mcp.server", "mcp", "offer a service as tools for assistants"
+    ),
     "demo": Part("samclip.demo", "dev", "run sample photographs through every head"),
 }
 

@@ -1,0 +1,97 @@
+"""CVAT's serverless functions: clicks or words to masks, answered by a running SAM-CLIP Serve.
+
+Nuclio calls ``interact`` or ``detect`` with CVAT's request. The environment has SAMCLIP_URL,
+SAMCLIP_API_KEY if the service requires keys, and for ``detect`` SAMCLIP_LABELS.
+"""
+
+import base64
+import json
+import os
+import urllib.error
+import urllib.request
+
+import cv2
+import numpy as np
+
+TIMEOUT_S = 60
+
+
+def interact(context, event):
+    """Return the mask of the object with these points, and in this box if there is one."""
+    asked = event.body
+    points = [{"x": x, "y": y} for x, y in asked["pos_points"]]
+    points += [{"x": x, "y": y, "negative": True} for x, y in asked["neg_points"]]
+    prompt = {"points": points}
+    if asked.get("obj_bbox"):
+        prompt["box"] = [number for corner in asked["obj_bbox"] for number in corner]
+    return _answer(context, asked["image"], [prompt], _interaction)
+
+
+def detect(context, event):
+    """Return the objects that the labels name, those above the threshold if there is one."""
+    labels = [label.strip() for label in os.environ["SAMCLIP_LABELS"].split(",")]
+    prompts = [{"text": label} for label in labels]
+    threshold = event.body.get("threshold")
+    more = {} if threshold is None else {"min_score": float(threshold)}
+    return _answer(context, event.body["image"], prompts, _detections, **more)
+
+
+def _answer(context, image, prompts, convert, **more):
+    """Ask for the masks of the prompts; ``convert`` makes CVAT's answer from each prompt's."""
+    body = {"image": image, "prompts": prompts, "encoding": "PACKED_BITS", **more}
+    headers = {"content-type": "application/json"}
+    if os.environ.get("SAMCLIP_API_KEY"):
+        headers["x-api-key"] = os.environ["SAMCLIP_API_KEY"]
+    address = os.environ["SAMCLIP_URL"].rstrip("/") + "/segment"
+    request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
+            answer, status = convert(json.load(reply)["results"]), 200
+    except urllib.error.HTTPError as error:
+        answer, status = error.read().decode(), error.code
+    except OSError as error:
+        answer, status = f"no answer from {address}: {error}", 503
+    text = answer if isinstance(answer, str) else json.dumps(answer)
+    kind = "text/plain" if isinstance(answer, str) else "application/json"
+    return context.Response(body=text, headers={}, content_type=kind, status_code=status)
+
+
+def _interaction(results):
+    mask_HW = _unpack(results[0]["masks"][0])
+    return {"points": _outline(mask_HW), "mask": mask_HW.tolist()}
+
+
+def _detections(results):
+    found = []
+    for mask in (mask for result in results for mask in result["masks"]):
+        mask_HW = _unpack(mask)
+        outline = _outline(mask_HW)
+        if len(outline) < 3:
+            continue
+        rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
+        top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
+        inside = mask_HW[top : bottom + 1, left : right + 1]
+        found.append(
+            {
+                "confidence": str(mask["label_score"]),
+                "label": mask["label"],
+                "points": [number for point in outline for number in point],
+                # The pixels within the box, then the box with its last row and column.
+                "mask": [*inside.ravel().tolist(), *map(int, (left, top, right, bottom))],
+                "type": "mask",
+            }
+        )
+    return found
+
+
+def _unpack(mask):
+    packed = mask["packed"]
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(packed["data"]), np.uint8))
+    height, width = packed["height"], packed["width"]
+    return bits[: height * width].reshape(height, width)
+
+
+def _outline(mask_HW):
+    """Return the points of the largest part's outline."""
+    found, _ = cv2.findContours(mask_HW, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    return max(found, key=cv2.contourArea).reshape(-1, 2).tolist() if found else []

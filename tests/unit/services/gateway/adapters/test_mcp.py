@@ -1,0 +1,137 @@
+"""The tools for assistants, called by the SDK's own client over all of its transports."""
+
+import base64
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from mcp.shared._httpx_utils import create_mcp_http_client
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.io.image import image_key
+from services.gateway.adapters.mcp.server import build
+from tests.checkout import sources
+from tests.fake_server import FakeService, fake_server
+from tests.in_process import png
+from tests.ports import free_port
+
+PHOTO = png(200)
+IMAGE = base64.b64encode(PHOTO).decode()
+KEY = "a key"
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[FakeService, str]]:
+    with fake_server() as running:
+        yield running
+
+
+def keys(service: FakeService) -> set[str | None]:
+    return {headers.get("authorization") for _, headers in service.calls}
+
+
+@asynccontextmanager
+async def inside(address: str) -> AsyncIterator[Client]:
+    async with Client(build({"address": address}, KEY)) as client:
+        yield client
+
+
+@asynccontextmanager
+async def over_stdio(address: str) -> AsyncIterator[Client]:
+    arguments = ["-m", "services.gateway.adapters.mcp.server", "--server", address]
+    environment = {"PYTHONPATH": sources(), "SAMCLIP_API_KEY": KEY}
+    started = StdioServerParameters(command=sys.executable, args=arguments, env=environment)
+    async with Client(started) as client:
+        yield client
+
+
+@asynccontextmanager
+async def over_http(address: str) -> AsyncIterator[Client]:
+    """Run ``samclip mcp --http`` with a key of its operator, and call it with the caller's."""
+    port = free_port()
+    command = [sys.executable, "-m", "samclip.cli", "mcp", "--http", str(port)]
+    environment = {"PYTHONPATH": sources(), "SAMCLIP_API_KEY": "the operator's"}
+    with subprocess.Popen([*command, "--server", address], env=environment) as process:
+        url = f"http://127.0.0.1:{port}/mcp"
+        try:
+            async with httpx.AsyncClient() as probe:
+                while True:
+                    try:
+                        await probe.get(f"http://127.0.0.1:{port}/")
+                        break
+                    except httpx.ConnectError:
+                        assert process.poll() is None
+            headers = {"authorization": f"Bearer {KEY}"}
+            async with (
+                create_mcp_http_client(headers) as http,
+                Client(streamable_http_client(url, http_client=http)) as client,
+            ):
+                yield client
+        finally:
+            process.terminate()
+
+
+async def answer(client: Client, tool: str, **arguments: Any) -> Any:
+    result = await client.call_tool(tool, arguments)
+    assert not result.is_error, result.content
+    return result.structured_content
+
+
+async def refused(client: Client, tool: str, **arguments: Any) -> str:
+    result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    return str(result.content[0])
+
+
+@pytest.mark.parametrize("connected", [inside, over_stdio, over_http])
+async def test_every_tool_over_every_transport(
+    service: tuple[FakeService, str], connected: Any
+) -> None:
+    fake, address = service
+    fake.collections["pets"] = {"a": pb.IndexItem(id="a", image=pb.Image(encoded=PHOTO))}
+    async with connected(address) as client:
+        names = {tool.name for tool in (await client.list_tools()).tools}
+        assert names == {"classify", "segment", "find", "search", "describe"}
+        labels = ["a cat", "a longer label"]
+        scores = await answer(client, "classify", image=IMAGE, labels=labels)
+        assert {one["label"] for one in scores["scores"]} == set(labels)
+        key = scores["image_key"]
+        assert key == image_key(PHOTO)
+        uri = f"data:image/png;base64,{IMAGE}"
+        (by_box,) = (await answer(client, "segment", image=uri, box=[2, 3, 30, 20]))["objects"]
+        assert by_box["box"] == [2, 3, 30, 20]
+        (by_point,) = (await answer(client, "segment", image=key, points=[[10, 9]]))["objects"]
+        assert by_point["box"][:2] == [0, 0]
+        found = await answer(client, "find", image=key, texts=["a cat"])
+        assert [one["label"] for one in found["objects"]] == ["a cat"]
+        hits = (await answer(client, "search", collection="pets", text="a cat"))["hits"]
+        assert [hit["id"] for hit in hits] == ["a"]
+        collections = (await answer(client, "describe"))["collections"]
+        assert [one["name"] for one in collections] == ["pets"]
+        json.dumps([scores, by_box, by_point, found, hits, collections])
+    assert keys(fake) == {f"Bearer {KEY}"}
+    assert fake.uploads == [key]
+
+
+async def test_paths_and_addresses_are_not_read(service: tuple[FakeService, str]) -> None:
+    fake, address = service
+    async with inside(address) as client:
+        for image in ("/etc/passwd", "https://example.com/cat.jpg", "cat.jpg", "file:///cat.jpg"):
+            words = await refused(client, "classify", image=image, labels=["a cat"])
+            assert "paths and addresses are not read" in words
+    assert not fake.calls
+
+
+async def test_errors_of_the_service_reach_the_assistant(service: tuple[FakeService, str]) -> None:
+    _, address = service
+    async with inside(address) as client:
+        broken = base64.b64encode(b"broken file").decode()
+        assert "not an image" in await refused(client, "find", image=broken, texts=["a cat"])
+        assert "send the image" in await refused(client, "find", image="0" * 64, texts=["a cat"])
