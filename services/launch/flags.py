@@ -43,4 +43,6 @@ def _help(field: Any) -> str:
     """Return the first sentence of a setting's description as plain text, and its default."""
     text = " ".join((field.description or "").split()).partition(". ")[0]
     text = re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", text).replace("`", "").replace("%", "%%")
+    if not field.repr:
+        text += "; the environment hides it from other users of this machine, a flag does not"
     return text if field.default in (None, "", False) else f"{text} ({field.default})"

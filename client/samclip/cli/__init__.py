@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 
 from grpc import StatusCode
 
@@ -20,6 +19,19 @@ from samclip.errors import ServiceError
 
 NOT_GRPC = (StatusCode.UNAVAILABLE, StatusCode.UNIMPLEMENTED)
 """What gRPC reports if nothing listens at an address, or a web server does."""
+INTERRUPTED, CLOSED = 128 + signal.SIGINT, 128 + signal.SIGPIPE
+
+
+def program() -> None:
+    """Run the command of ``sys.argv``, and end with its exit status.
+
+    Python would first wait for the threads of a request that was interrupted, or whose reader has
+    gone: they may download or compute for a while.
+    """
+    status = main()
+    if status in (INTERRUPTED, CLOSED) and sys.argv[1] not in parts.PARTS:
+        os._exit(status)
+    sys.exit(status)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+        return INTERRUPTED
     except BrokenPipeError:
         _discard_output()
-        return 128 + signal.SIGPIPE
+        return CLOSED
 
 
 def _discard_output() -> None:
@@ -57,10 +69,6 @@ def _run(arguments: list[str]) -> int:
     args = commands.parser().parse_args(arguments or ["--help"])
     try:
         status: int = args.run(args)
-    except KeyboardInterrupt:
-        with suppress(OSError):
-            sys.stdout.flush()
-        os._exit(128 + signal.SIGINT)  # else Python waits for threads that download or compute
     except BrokenPipeError:
         raise
     except UsageError as error:

@@ -1,8 +1,6 @@
 """``python -m samclip.cli``: the ``samclip`` command."""
 
-import sys
-
-from samclip.cli import main
+from samclip.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -35,6 +35,14 @@ def test_no_setting_is_without_a_flag() -> None:
     )
 
 
+def test_the_help_of_secrets_says_that_a_flag_does_not_hide_them() -> None:
+    parser = Parser()
+    flags.add(parser)
+    warned = {action.dest for action in parser._actions if "hides it" in (action.help or "")}
+    assert warned >= {"front_door_secret", "backbone_api_key", "redis_url"}
+    assert "checkpoint" not in warned
+
+
 def test_switches() -> None:
     assert parsed("--allow-open").allow_open
     assert not parsed().allow_open
