@@ -25,7 +25,7 @@ def image(docker: None) -> str:
     """Build the image of the service; return its tag."""
     if not engine.available(engine.BASE):
         engine.make_base()
-    engine.build(IMAGE, VERSION="0.0.test", REVISION="f00d")
+    engine.build(IMAGE, "VERSION=0.0.test", "REVISION=f00d")
     return IMAGE
 
 

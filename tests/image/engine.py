@@ -8,6 +8,7 @@ lock is installed; versions are the same.
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -108,14 +109,15 @@ def make_stand_in(name: str, image: str) -> None:
     docker("build", "--network", "host", "--target", name, "--tag", image, "-", text=recipe)
 
 
-def build(tag: str, **arguments: str) -> None:
-    """Build the project's image, with the package index that pip uses on this machine."""
-    index = subprocess.run(
-        [shutil.which("pip") or "pip3", "config", "get", "global.index-url"],
-        capture_output=True,
-        text=True,
-    ).stdout.strip()
-    values = {**arguments, **({"PIP_INDEX_URL": index} if index else {})}
-    words = [word for item in values.items() for word in ("--build-arg", "=".join(item))]
+def index() -> list[str]:
+    """Return the variable that names the package index of this machine's pip, if there is one."""
+    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    found = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    return [f"PIP_INDEX_URL={found}"] if found else []
+
+
+def build(tag: str, *arguments: str) -> None:
+    """Build the project's image, with build arguments like ``VERSION=1``."""
+    words = [word for item in (*index(), *arguments) for word in ("--build-arg", item)]
     file = ROOT / "deploy/Dockerfile"
     docker("build", "--network", "host", "--file", file, "--tag", tag, *words, ROOT)

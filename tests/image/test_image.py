@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from services.front_door import keys
 from tests import kubernetes
 from tests.checkout import ROOT
+from tests.image import engine
 from tests.image.engine import docker
 from tests.image.stack import START_S, lines, until
 
@@ -60,6 +62,22 @@ def test_its_packages_are_those_of_the_lock(image: str) -> None:
     }
     assert {line for line in installed if not line.startswith("samclip @")} == locked
     assert not any(line.startswith("torch") for line in installed)
+
+
+def test_training_and_gpus_need_more_packages_but_no_other_versions(image: str) -> None:
+    """Their images hold gigabytes of torch, so pip only says what it would install."""
+    sources = "pyproject.toml README.md LICENSE client samclip_core services training"
+    program = (
+        f"mkdir /tmp/s && cd /source && cp -r {sources} /tmp/s"
+        " && pip install --quiet --dry-run --report - '/tmp/s[gpu,train]'"
+    )
+    command = ("run", "--rm", "--user", "0", "--network", "host", "--volume", f"{ROOT}:/source:ro")
+    index = [word for item in engine.index() for word in ("--env", item)]
+    report = json.loads(docker(*command, *index, "--entrypoint", "sh", image, "-c", program))
+    added = {canonicalize_name(each["metadata"]["name"]) for each in report["install"]}
+    assert added > {"torch", "torchvision", "onnx", "samclip"}
+    locked = re.findall(r"^([a-z][^=]*)==", (ROOT / "requirements.lock").read_text(), re.MULTILINE)
+    assert not added & {*locked}
 
 
 def test_nobody_is_served_without_a_key_unless_that_is_said(image: str) -> None:
