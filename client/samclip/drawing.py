@@ -40,7 +40,13 @@ def mask_image(mask_HW: np.ndarray) -> Image.Image:
 
 def shown(encoded: bytes, answer: Any) -> Image.Image:
     """Return a photograph's file with an answer drawn, at most ``SHOWN_PIXELS`` on a side."""
-    picture = draw_answer(read_pixels(encoded), answer)
+    pixels_HW3 = read_pixels(encoded)
+    step = max(pixels_HW3.shape) // SHOWN_PIXELS
+    match answer:
+        case [Mask(), *_] if step > 1:
+            pixels_HW3 = np.asarray(Image.fromarray(pixels_HW3).reduce(step))
+            answer = [mask.thinned(step) for mask in answer]
+    picture = draw_answer(pixels_HW3, answer)
     picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
     return picture
 

@@ -2,7 +2,7 @@
 
 import io
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -45,7 +45,9 @@ class Mask:
         With ``encoding="logits"``, float32 h×w logits in the model's frame. Raises ValueError if
         the encoded mask is damaged.
         """
-        return self.data if isinstance(self.data, np.ndarray) else self.data.decode()
+        if isinstance(self.data, np.ndarray):
+            return self.data
+        return np.ascontiguousarray(self.data.decode())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.array(self.array, dtype=dtype, copy=copy)
@@ -147,6 +149,11 @@ class Mask:
         picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
         picture.save(file, "PNG")
         return file.getvalue()
+
+    def thinned(self, step: int) -> "Mask":
+        """Return the mask with every ``step``-th pixel of every ``step``-th row, for drawing."""
+        decoded = self.data if isinstance(self.data, np.ndarray) else self.data.decode()
+        return replace(self, data=decoded[::step, ::step])
 
     def _pixels(self) -> np.ndarray:
         if self.array.dtype != bool:

@@ -22,7 +22,7 @@ class Encoded:
     width: int
 
     def decode(self) -> np.ndarray:
-        """Return bool H×W. Raises ValueError if the data are damaged."""
+        """Return bool H×W, in any order in memory. Raises ValueError if the data are damaged."""
         match self.kind:
             case "rle":
                 return decode_rle(self.data, self.height, self.width)
@@ -36,6 +36,8 @@ class Encoded:
 
 def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
     """Decode COCO's compressed run lengths to bool H×W. Raises ValueError if they do not fill it.
+
+    The array is in order of columns, as they are.
 
     Each number is a group of characters (value + 48) of five bits, least significant first; 0x20
     is set on all but the last, and 0x10 of the last is the sign. From the fourth number on, it is
@@ -52,7 +54,7 @@ def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
     if runs.min() < 0 or runs.sum() != height * width:
         raise ValueError(f"the run lengths of a mask do not fill {width}×{height} pixels")
     values = np.arange(len(runs)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(values, runs).reshape(width, height).T)
+    return np.repeat(values, runs).reshape(width, height).T
 
 
 def encode_rle(mask_HW: np.ndarray) -> bytes:

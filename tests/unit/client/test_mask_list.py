@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import supervision
 from PIL import Image
-from samclip import Mask, Masks
+from samclip import Mask, Masks, masks
 from samclip.mask import SHOWN_PIXELS
 
 WIDTH, HEIGHT = 60, 40
@@ -87,12 +87,19 @@ def test_masks_of_no_photograph_or_of_several_are_not_displayed(masks: Masks) ->
 
 
 def test_a_large_photograph_is_shown_small() -> None:
-    large = photograph(3000, 1500)
-    array_HW = np.ones((1500, 3000), bool)
-    shown = Masks([Mask(array_HW, (0, 0, 3000, 1500), array_HW.size, 0.9, 0.9, photograph=large)])
-    encoded = shown._repr_jpeg_()
-    assert encoded is not None
-    assert Image.open(io.BytesIO(encoded)).size == (SHOWN_PIXELS, SHOWN_PIXELS // 2)
-    cut_out = shown[0]._repr_png_()
-    assert cut_out is not None
-    assert Image.open(io.BytesIO(cut_out)).size == (SHOWN_PIXELS, SHOWN_PIXELS // 2)
+    large = photograph(3001, 1501)
+    array_HW = np.zeros((1501, 3001), bool)
+    array_HW[:, :1500] = True
+    rle = masks.Encoded("rle", masks.encode_rle(array_HW), 1501, 3001)
+    for data in (array_HW, rle):
+        shown = Masks([Mask(data, (0, 0, 1500, 1501), 1500 * 1501, 0.9, 0.9, photograph=large)])
+        encoded = shown._repr_jpeg_()
+        assert encoded is not None
+        picture = Image.open(io.BytesIO(encoded))
+        assert picture.size == (SHOWN_PIXELS, SHOWN_PIXELS // 2)
+        middle_W3 = np.asarray(picture).astype(int)[SHOWN_PIXELS // 4]
+        assert (abs(middle_W3[: SHOWN_PIXELS // 2 - 9] - 100).max(axis=1) > 40).all()
+        assert (abs(middle_W3[SHOWN_PIXELS // 2 + 9 :] - 100) < 9).all()
+        cut_out = shown[0]._repr_png_()
+        assert cut_out is not None
+        assert max(Image.open(io.BytesIO(cut_out)).size) == SHOWN_PIXELS
