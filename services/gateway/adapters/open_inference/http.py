@@ -16,14 +16,14 @@ from services.gateway.adapters.adapter import Adapter, as_json
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference.models import Model, Tensors
-from services.gateway.adapters.open_inference.tensors import NAMES, Spec, from_raw, from_values
+from services.gateway.adapters.open_inference.tensors import NAMES, Sent, Spec
 from services.gateway.readiness import Readiness
 from services.request import json_bodies, status
 from services.request.context import RequestContext
 
 HEADER = "inference-header-content-length"
 """Bytes of the JSON in front of the binary tensors; without it, all is JSON."""
-BINARY = "binary_tensor_data"
+BINARY, SIZE = "binary_tensor_data", "binary_data_size"
 NAME = "samclip"
 
 
@@ -113,23 +113,21 @@ def _read(model: Model, body: bytes, header: str) -> tuple[json_bodies.Fields, T
         raise InvalidRequest(f"{HEADER} is {header[:20]!r}; the body has {len(body)} bytes")
     start = int(header or len(body))
     fields = json_bodies.parse_object(body[:start])
-    given: Tensors = {}
+    sent: list[Sent] = []
     for one in _objects(fields, "inputs"):
-        name, shape = _text(one, "name"), one.get("shape")
-        if name in given or not isinstance(shape, list):
-            raise InvalidRequest(f"input {name[:80]!r} is given twice, or has no shape")
-        spec = model.input(name, _text(one, "datatype"), shape)
-        size = _parameters(one).get("binary_data_size")
-        if size is None:
-            given[name] = from_values(spec, shape, one.get("data"))
-            continue
-        if not isinstance(size, int) or not 0 <= size <= len(body) - start:
-            raise InvalidRequest(f"input {name!r}: binary_data_size is not that of its data")
-        given[name] = from_raw(spec, shape, body[start : start + size])
-        start += size
+        name, shape, size = _text(one, "name"), one.get("shape"), _parameters(one).get(SIZE)
+        if not isinstance(shape, list):
+            raise InvalidRequest(f"input {name[:80]!r} has no shape")
+        data = one.get("data")
+        if size is not None:
+            if not isinstance(size, int) or not 0 <= size <= len(body) - start:
+                raise InvalidRequest(f"input {name[:80]!r}: {SIZE} is not that of its data")
+            data = body[start : start + size]
+            start += size
+        sent.append((name, _text(one, "datatype"), shape, data))
     if start != len(body):
         raise InvalidRequest(f"{len(body) - start} bytes after the last binary tensor")
-    return fields, given
+    return fields, model.read(sent)
 
 
 def _objects(fields: json_bodies.Fields, name: str) -> list[json_bodies.Fields]:
@@ -169,7 +167,7 @@ async def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool])
         }
         if binary.get(name, binary[""]):
             raw.append(array.tobytes())
-            output["parameters"] = {"binary_data_size": len(raw[-1])}
+            output["parameters"] = {SIZE: len(raw[-1])}
         else:
             output["data"] = await _numbers(name, array)
             numbers += array.size

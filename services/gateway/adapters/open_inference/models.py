@@ -1,6 +1,6 @@
 """The models of the Open Inference Protocol, answered by the applications."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import InvalidPrompt, InvalidRequest, NotFound
 from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
-from services.gateway.adapters.open_inference.tensors import Spec, text_of
+from services.gateway.adapters.open_inference.tensors import Sent, Spec, text_of
 from services.request.context import RequestContext
 
 VERSION = "1"
@@ -31,17 +31,16 @@ class Model:
     infer: Callable[[Applications, Tensors, RequestContext], Awaitable[Tensors]]
     optional: frozenset[str] = frozenset()
 
-    def input(self, name: str, datatype: str, shape: Sequence[int]) -> Spec:
-        """Return the input of this name. Raises InvalidRequest if the tensor is another one."""
-        for spec in self.inputs:
-            if spec.name == name:
-                if spec.fits(datatype, shape):
-                    return spec
-                raise InvalidRequest(
-                    f"input {name!r} is {datatype[:20]} {[*shape][:8]}, expected {spec}"
-                )
-        known = ", ".join(spec.name for spec in self.inputs)
-        raise InvalidRequest(f"unknown input {name[:80]!r}; the inputs are {known}")
+    def read(self, sent: Iterable[Sent]) -> Tensors:
+        """Return the inputs by name. Raises InvalidRequest for others, or one given twice."""
+        specs, given = {spec.name: spec for spec in self.inputs}, {}
+        for name, datatype, shape, data in sent:
+            if name not in specs:
+                raise InvalidRequest(f"unknown input {name[:80]!r}; expected {', '.join(specs)}")
+            if name in given:
+                raise InvalidRequest(f"input {name!r} is given twice")
+            given[name] = specs[name].read(datatype, shape, data)
+        return given
 
     def check(self, given: Mapping[str, object], wanted: Sequence[str]) -> None:
         """Raise InvalidRequest if an input is missing or an output unknown."""

@@ -15,14 +15,15 @@ from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
 from services.gateway.adapters.open_inference.http import NAME, all_ready, model_ready
 from services.gateway.adapters.open_inference.models import Model, Tensors
-from services.gateway.adapters.open_inference.tensors import NAMES, from_raw, from_values
+from services.gateway.adapters.open_inference.tensors import NAMES
 from services.gateway.readiness import Readiness
 from services.request import request_log
 from services.request.context import RequestContext
 from services.request.rpc import fail, headers_of, time_limit
 
+FP32 = "fp32_contents"
 CONTENTS = {
-    "FP32": "fp32_contents",
+    "FP32": FP32,
     "INT32": "int_contents",
     "UINT8": "uint_contents",
     "BYTES": "bytes_contents",
@@ -130,14 +131,11 @@ def _read(model: Model, request: pb.ModelInferRequest) -> Tensors:
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")
-    given: Tensors = {}
-    for index, one in enumerate(request.inputs):
-        if one.name in given:
-            raise InvalidRequest(f"input {one.name[:80]!r} is given twice")
-        spec = model.input(one.name, one.datatype, one.shape)
-        if raw:
-            given[one.name] = from_raw(spec, one.shape, raw[index])
-        else:
-            values = list(getattr(one.contents, CONTENTS[spec.datatype]))
-            given[one.name] = from_values(spec, one.shape, values)
-    return given
+
+    def data(index: int) -> Any:
+        one = request.inputs[index]
+        return raw[index] if raw else list(getattr(one.contents, CONTENTS.get(one.datatype, FP32)))
+
+    return model.read(
+        (one.name, one.datatype, one.shape, data(index)) for index, one in enumerate(request.inputs)
+    )

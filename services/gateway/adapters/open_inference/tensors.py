@@ -1,6 +1,5 @@
 """Tensors of the Open Inference Protocol, as raw bytes and as JSON values."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +19,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PREFIX = 4
 """Bytes of the length in front of each element of a raw BYTES tensor, little-endian."""
-MAX_SIDES = 8
+MAX_SIDES = 8  # of a shape in a message
+Sent = tuple[str, str, Sequence[int], Any]
+"""A tensor as it came: its name, datatype and shape, and its raw bytes or its values."""
 
 
 @dataclass(frozen=True)
@@ -31,37 +32,42 @@ class Spec:
     datatype: str
     shape: tuple[int, ...]
 
-    def fits(self, datatype: str, shape: Sequence[int]) -> bool:
-        """Return whether a tensor has this datatype and shape."""
-        return (
-            datatype == self.datatype
-            and len(shape) == len(self.shape)
-            and all(mine in (-1, theirs) for mine, theirs in zip(self.shape, shape, strict=True))
-        )
+    def read(self, datatype: str, shape: Sequence[int], data: Any) -> NDArray[Any]:
+        """Return a tensor sent as raw bytes or as values. Raises InvalidRequest if it is another.
+
+        Values are a list of JSON's or protobuf's, nested or flat, in which an image is base64, a
+        data URI or bytes. BYTES become objects of type bytes.
+        """
+        sides = zip(self.shape, shape, strict=False)
+        fits = len(shape) == len(self.shape) and all(s in (-1, given) for s, given in sides)
+        if datatype != self.datatype or not fits:
+            found = f"{datatype[:20]} {[*shape][:MAX_SIDES]}"
+            raise InvalidRequest(f"input {self.name!r} is {found}, expected {self}")
+        if any(not isinstance(side, int) or side < 0 for side in shape):
+            raise InvalidRequest(f"the shape {[*shape]} is not one of a tensor")
+        try:
+            if self.datatype == "BYTES":
+                array = self._elements(data)
+            elif isinstance(data, bytes):
+                array = np.frombuffer(data, DTYPES[datatype])
+            else:
+                array = np.array(data, DTYPES[datatype])
+            return array.reshape(shape)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InvalidRequest(f"input {self.name!r} is not {self}: {error}") from error
+
+    def _elements(self, data: Any) -> NDArray[np.object_]:
+        if isinstance(data, bytes):
+            found = _split(self.name, data)
+        else:
+            flat = data if isinstance(data, list) else [data]
+            found = [_bytes(self.name, one) for one in flat]
+        array = np.empty(len(found), np.object_)
+        array[:] = found
+        return array
 
     def __str__(self) -> str:
         return f"{self.datatype} {[*self.shape]}"
-
-
-def elements(shape: Sequence[int]) -> int:
-    """Return the number of elements. Raises InvalidRequest for a shape that no tensor has."""
-    if len(shape) > MAX_SIDES or any(not isinstance(side, int) or side < 0 for side in shape):
-        raise InvalidRequest(f"the shape {[*shape][:MAX_SIDES]} is not one of a tensor")
-    return math.prod(shape)
-
-
-def from_raw(spec: Spec, shape: Sequence[int], data: bytes) -> NDArray[Any]:
-    """Return the tensor in ``data``: numbers, or objects of type bytes. Raises InvalidRequest."""
-    count = elements(shape)
-    if spec.datatype == "BYTES":
-        return _array_of(spec, _split(spec.name, data), count, shape)
-    dtype = DTYPES[spec.datatype]
-    if len(data) != count * dtype.itemsize:
-        raise InvalidRequest(
-            f"input {spec.name!r} of {count} elements needs {count * dtype.itemsize} bytes, "
-            f"got {len(data)}"
-        )
-    return np.frombuffer(data, dtype).reshape(shape)
 
 
 def _split(name: str, data: bytes) -> list[bytes]:
@@ -75,21 +81,6 @@ def _split(name: str, data: bytes) -> list[bytes]:
     return found
 
 
-def from_values(spec: Spec, shape: Sequence[int], values: Any) -> NDArray[Any]:
-    """Return the tensor in a list, nested or flat, of JSON values or protobuf's.
-
-    A string of ``image`` is base64 or a data URI. Raises InvalidRequest.
-    """
-    count = elements(shape)
-    if spec.datatype == "BYTES":
-        flat = values if isinstance(values, list) else [values]
-        return _array_of(spec, [_bytes(spec.name, one) for one in flat], count, shape)
-    try:
-        return np.array(values, DTYPES[spec.datatype]).reshape(shape)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise InvalidRequest(f"input {spec.name!r} is not a tensor of {spec}: {error}") from error
-
-
 def _bytes(name: str, value: Any) -> bytes:
     if isinstance(value, bytes):
         return value
@@ -98,16 +89,6 @@ def _bytes(name: str, value: Any) -> bytes:
     if not isinstance(value, str):
         raise InvalidRequest(f"input {name!r} has an element that is not a string")
     return value.encode()
-
-
-def _array_of(
-    spec: Spec, found: Sequence[bytes], count: int, shape: Sequence[int]
-) -> NDArray[np.object_]:
-    if len(found) != count:
-        raise InvalidRequest(f"input {spec.name!r} has {len(found)} elements, its shape {count}")
-    array = np.empty(count, np.object_)
-    array[:] = found
-    return array.reshape(shape)
 
 
 def text_of(element: bytes, name: str) -> str:

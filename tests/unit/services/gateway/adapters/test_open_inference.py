@@ -258,7 +258,7 @@ LABELS = {"name": "point_labels", "shape": [1], "datatype": "INT32"}
         ("embed-text", {"inputs": [TEXT, TEXT]}, 400, "twice"),
         ("embed-text", {"inputs": [{**TEXT, "datatype": "FP32"}]}, 400, "expected BYTES"),
         ("embed-text", {"inputs": [{**TEXT, "shape": [1, 1]}]}, 400, "expected BYTES"),
-        ("embed-text", {"inputs": [{**TEXT, "shape": [2]}]}, 400, "1 elements, its shape 2"),
+        ("embed-text", {"inputs": [{**TEXT, "shape": [2]}]}, 400, "is not BYTES [-1]"),
         ("embed-text", {"inputs": [{**TEXT, "shape": [-1]}]}, 400, "not one of a tensor"),
         ("embed-text", {"inputs": [{**TEXT, "shape": ["1"]}]}, 400, "not one of a tensor"),
         ("embed-text", {"inputs": [{**TEXT, "data": [1]}]}, 400, "not a string"),
@@ -272,7 +272,7 @@ LABELS = {"name": "point_labels", "shape": [1], "datatype": "INT32"}
             400,
             "fetches none",
         ),
-        ("segment", {"inputs": [IMAGE, {**POINTS, "data": ["x"]}]}, 400, "not a tensor"),
+        ("segment", {"inputs": [IMAGE, {**POINTS, "data": ["x"]}]}, 400, "not FP32"),
         ("segment", {"inputs": [IMAGE, POINTS]}, 400, "point_labels need the same length"),
         (
             "segment",
