@@ -42,6 +42,10 @@ class Readiness:
         # A caller that disconnects must not cancel the report for others.
         return await asyncio.shield(self._asking)
 
+    async def all_ready(self) -> bool:
+        """Return whether all applications are ready."""
+        return all(state["ready"] for state in (await self.report()).values())
+
     async def _ask_all(self) -> Report:
         answers = await asyncio.gather(*map(self._ask, self.applications))
         ready = all(answer["ready"] for answer in answers)

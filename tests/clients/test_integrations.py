@@ -19,6 +19,7 @@ NEEDS = {
     "x-anylabeling": (),
     "cvat": (),
     "mcp": (),
+    "weaviate": (),
     "hugging-face": (),
     "openai": ("openai", "langchain_openai", "llama_index.embeddings.openai_like"),
     "open-inference": ("tritonclient.http", "tritonclient.grpc"),

@@ -72,6 +72,11 @@ class Adapter:
             _members,
         )
 
+    async def body(self, request: Request) -> bytes:
+        """Return the body, of any type. Raises the errors of ``json_bodies.whole``."""
+        most = self.settings.max_request_bytes
+        return b"".join(await json_bodies.whole(request, most, self.applications.arrivals))
+
 
 def _members(fields: json_bodies.Fields, form: bool) -> json_bodies.Fields:
     if form:

@@ -27,11 +27,6 @@ BINARY, SIZE = "binary_tensor_data", "binary_data_size"
 NAME = "samclip"
 
 
-async def all_ready(readiness: Readiness) -> bool:
-    """Return whether all applications are ready."""
-    return all(state["ready"] for state in (await readiness.report()).values())
-
-
 async def model_ready(readiness: Readiness, model: Model) -> bool:
     """Return whether the application of a model is ready; one that runs elsewhere counts so."""
     return bool((await readiness.report()).get(model.application, {"ready": True})["ready"])
@@ -65,7 +60,7 @@ class OpenInference(Adapter):
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request, context: RequestContext) -> Response:
-        if not await all_ready(self.readiness):
+        if not await self.readiness.all_ready():
             raise Unavailable("an application is not ready: see GET /readyz")
         return JSONResponse({"ready": True})
 
@@ -84,10 +79,7 @@ class OpenInference(Adapter):
     async def infer(self, request: Request, context: RequestContext) -> Response:
         name, model = _asked(request)
         header = request.headers.get(HEADER, "")
-        chunks = await json_bodies.whole(
-            request, self.settings.max_request_bytes, self.applications.arrivals
-        )
-        fields, given = await asyncio.to_thread(_read, model, b"".join(chunks), header)
+        fields, given = await asyncio.to_thread(_read, model, await self.body(request), header)
         wanted = [_text(one, "name") for one in _objects(fields, "outputs")]
         model.check(given, wanted)
         found = await model.infer(self.applications, given, context)

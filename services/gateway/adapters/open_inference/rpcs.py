@@ -13,7 +13,7 @@ from services.gateway.adapters.adapter import arrive
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
-from services.gateway.adapters.open_inference.http import NAME, all_ready, model_ready
+from services.gateway.adapters.open_inference.http import NAME, model_ready
 from services.gateway.adapters.open_inference.models import Model, Tensors
 from services.gateway.adapters.open_inference.tensors import NAMES
 from services.gateway.readiness import Readiness
@@ -70,7 +70,7 @@ class InferenceService:
     async def ServerReady(
         self, request: pb.ServerReadyRequest, context: RequestContext
     ) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=await all_ready(self.readiness))
+        return pb.ServerReadyResponse(ready=await self.readiness.all_ready())
 
     @_rpc
     async def ServerMetadata(

@@ -1,0 +1,63 @@
+"""The inference service of Weaviate's module multi2vec-clip: texts and images to vectors."""
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from samclip_core.errors import InvalidRequest, Unavailable
+from services.gateway.adapters.adapter import Adapter, as_json, image_of
+from services.gateway.adapters.applications import Applications
+from services.gateway.readiness import Readiness
+from services.request import json_bodies, status
+from services.request.context import RequestContext
+from services.request.limits import check_images
+
+PREFIX = "/adapters/weaviate"
+
+
+class Weaviate(Adapter):
+    """The three routes that Weaviate calls."""
+
+    name = "Weaviate"
+
+    def __init__(self, applications: Applications, readiness: Readiness):
+        super().__init__(applications)
+        self.readiness = readiness
+
+    def add_to(self, app: FastAPI) -> None:
+        self.route(app, "GET", f"{PREFIX}/.well-known/ready", self.ready)
+        self.route(app, "GET", f"{PREFIX}/meta", self.meta)
+        self.route(app, "POST", f"{PREFIX}/vectorize", self.vectorize)
+
+    def refuse(self, failure: status.Failure) -> dict[str, Any]:
+        return {"error": failure.message}
+
+    async def ready(self, request: Request, context: RequestContext) -> Response:
+        if not await self.readiness.all_ready():
+            raise Unavailable("an application is not ready: see GET /readyz")
+        return Response(status_code=204)
+
+    async def meta(self, request: Request, context: RequestContext) -> Response:
+        return JSONResponse({"model": await self.applications.find_model(context)})
+
+    async def vectorize(self, request: Request, context: RequestContext) -> Response:
+        body = await self.body(request)  # Weaviate names no content type
+        fields = await asyncio.to_thread(json_bodies.parse_object, body)
+        texts, files = _strings(fields, "texts"), _strings(fields, "images")
+        if files:
+            check_images(files, self.settings.max_images)
+        images = [image_of(file, f"image {index}") for index, file in enumerate(files)]
+        seen = [vector_D.tolist() for vector_D in await self.applications.embed(images, context)]
+        read_TD = (await self.applications.embed_text(texts, context))[1].tolist() if texts else []
+        numbers = sum(map(len, (*seen, *read_TD)))
+        return await as_json({"textVectors": read_TD, "imageVectors": seen}, numbers)
+
+
+def _strings(fields: json_bodies.Fields, name: str) -> list[str]:
+    found = fields.get(name) or []
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise InvalidRequest(f"{name} is not a list of strings")
+    return found
