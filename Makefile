@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := client:.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test package browser clients site image cluster faults fuzz soak lint format proto docs manifests bench lock audit clean
+.PHONY: help serve demo test dist package sbom browser clients site image cluster faults fuzz soak lint format proto docs manifests bench lock audit clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,8 +60,27 @@ $(VENV)/helm/helm: $(VENV)/.dev
 test: $(VENV)/.dev tools helm ## run the test suite, or the part in ARGS
 	@GOMP_SPINCOUNT=1000 $(RUN) -m pytest -n 2 --max-worker-restart 0 $(ARGS)
 
-package: $(VENV)/.dev ## build the wheel, and test it in an environment of its own
+# Tools of a release, in a separate environment.
+RELEASE := $(VENV)/release/bin
+$(RELEASE):
+	@$(PYTHON) -m venv $(VENV)/release
+	@$(RELEASE)/python -m pip install --quiet build twine cyclonedx-bom
+
+# From a copy of the tracked files: setuptools also packs what earlier builds have left behind.
+dist: $(RELEASE) ## build wheel and sdist into dist/, and check their metadata
+	@rm -rf dist out/source && mkdir -p out/source
+	@git ls-files -z | tar --create --null --files-from - | tar --extract --directory out/source
+	@$(RELEASE)/python -m build --outdir dist out/source > out/build.log || { cat out/build.log; exit 1; }
+	@$(RELEASE)/twine check --strict dist/*
+
+package: $(VENV)/.dev dist ## test wheel and sdist, installed alone, on each Python that is here
 	@$(RUN) -m pytest tests/package -m package
+
+sbom: dist ## write the bill of materials of samclip[serve]: dist/sbom.json
+	@rm -rf out/bare && $(PYTHON) -m venv out/bare
+	@out/bare/bin/python -m pip install --quiet "$$(ls dist/*.whl)[serve]"
+	@$(RELEASE)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
+		--output-file dist/sbom.json out/bare/bin/python
 
 browser: $(VENV)/.browser ## test the playground and the API documents in headless Chromium
 	@$(MAKE) --no-print-directory tools TOOLS="chromium curl"

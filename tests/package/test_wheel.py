@@ -1,59 +1,108 @@
-"""The built wheel: the client that ``pip install samclip`` brings works, and no file is missing."""
+"""The wheel and the sdist hold what they should, and work where nothing else is installed."""
 
-import os
-import shutil
+import json
 import subprocess
 import sys
-import venv
+import tarfile
+import tomllib
 import zipfile
+from email import message_from_bytes
 from pathlib import Path
 
 import pytest
+import samclip
 
 from tests.checkout import ROOT
+from tests.e2e.conftest import start
+from tests.package.conftest import VERSIONS, Install, interpreter, run
 
 pytestmark = pytest.mark.package
 
-
-def run(*command: object, cwd: Path) -> str:
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    done = subprocess.run(
-        [*map(str, command)], cwd=cwd, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+FOLDERS = ("client/samclip", "samclip_core", "services", "training")
+LARGEST = 100 * 2**20
+"""Of a file on PyPI."""
+PHOTOGRAPH = ROOT / "services/gateway/playground/samples/chelsea.jpg"
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    for name in run("git", "ls-files", cwd=ROOT).splitlines():  # setuptools leaves build/ behind
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, source / name)
-    pip = (sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", folder)
-    run(*pip, source, cwd=folder)
-    (found,) = folder.glob("samclip-*.whl")
-    return found
+def tracked() -> set[str]:
+    """Return the files of the packages, without what git does not know."""
+    return set(run("git", "ls-files", *FOLDERS, cwd=ROOT).splitlines())
 
 
-def test_it_holds_every_tracked_file_of_the_packages_and_no_test(wheel: Path) -> None:
-    folders = ("client/samclip", "samclip_core", "services", "training")
-    tracked = run("git", "ls-files", *folders, cwd=ROOT).splitlines()
-    expected = {file.removeprefix("client/") for file in tracked}
+def test_the_wheel_holds_every_tracked_file_of_the_packages_and_no_test(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packed == expected
+    assert packed == {file.removeprefix("client/") for file in tracked()}
 
 
-def test_the_client_works_with_its_own_dependencies_alone(wheel: Path, tmp_path: Path) -> None:
-    venv.create(tmp_path / "venv", with_pip=True)
-    programs = tmp_path / "venv/bin"
-    run(programs / "python", "-m", "pip", "install", "--quiet", wheel, cwd=tmp_path)
-    assert "classify" in run(programs / "samclip", "--help", cwd=tmp_path)
+def test_the_sdist_holds_the_same_files_and_what_builds_them(sdist: Path) -> None:
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    made = {name for name in names if ".egg-info/" in name} | {"PKG-INFO", "setup.cfg"}
+    assert names - made == tracked() | {"LICENSE", "README.md", "pyproject.toml"}
+
+
+def test_the_checkpoint_is_inside_and_both_files_fit_pypi(wheel: Path, sdist: Path) -> None:
+    sizes = {each.filename: each.file_size for each in zipfile.ZipFile(wheel).infolist()}
+    weights = "samclip_core/checkpoints/edge/model.safetensors"
+    assert sizes[weights] == (ROOT / weights).stat().st_size
+    assert wheel.stat().st_size < LARGEST
+    assert sdist.stat().st_size < LARGEST
+
+
+def test_the_metadata_names_version_licence_readme_and_pythons(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("dist-info/METADATA"))
+        metadata = message_from_bytes(archive.read(name))
+    assert metadata["Version"] == samclip.__version__
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    classifiers = metadata.get_all("Classifier")
+    prefix = "Programming Language :: Python :: 3."
+    named = {each.removeprefix(prefix) for each in classifiers if each.startswith(prefix)}
+    assert named == {version.removeprefix("3.") for version in VERSIONS}
+    assert {"core", "serve", "gpu", "train", "export"} <= {*metadata.get_all("Provides-Extra")}
+
+
+def test_nothing_of_the_service_excludes_a_python() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["requires-python"] == f">={VERSIONS[0]}"
+    extras = project["optional-dependencies"]
+    needed = [*project["dependencies"], *extras["core"], *extras["serve"]]
+    assert [each for each in needed if "python_version" in each] == []
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_client_works_with_its_own_dependencies_alone(version: str, install: Install) -> None:
+    programs = install(version, "")
+    folder = programs.parent
+    assert "classify" in run(programs / "samclip", "--help", cwd=folder)
     code = "import samclip; print(samclip.Client('127.0.0.1:1', timeout=1) is not None)"
-    assert run(programs / "python", "-c", code, cwd=tmp_path) == "True\n"
+    assert run(programs / "python", "-c", code, cwd=folder) == "True\n"
     refused = subprocess.run(
-        [programs / "samclip", "serve"], cwd=tmp_path, capture_output=True, text=True
+        [programs / "samclip", "serve"], cwd=folder, capture_output=True, text=True
     )
     assert refused.returncode != 0
     assert "samclip[serve]" in refused.stderr
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_service_runs_from_the_wheel(version: str, install: Install, tmp_path: Path) -> None:
+    programs = install(version, "[serve]")
+    cache = tmp_path / "compiled"
+    service = start(
+        tmp_path, "edge", str(programs / "python"), root=tmp_path, COMPILED_CACHE_DIR=cache
+    )
+    try:
+        ask = (programs / "samclip", "classify", PHOTOGRAPH, "--labels", "a cat", "a dog", "--json")
+        reply = json.loads(run(*ask, "--server", service.address, cwd=tmp_path))
+    finally:
+        service.stop()
+    assert "a cat" in json.dumps(reply)
+    assert reply["model"]["name"] == "edge"
+
+
+def test_this_python_is_one_of_them() -> None:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert version in VERSIONS
+    assert interpreter(version)

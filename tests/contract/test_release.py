@@ -1,0 +1,64 @@
+"""What a release consists of agrees: versions, changelog, citation, workflow, checklist."""
+
+import re
+import tomllib
+from typing import Any
+
+import pytest
+import samclip
+import yaml
+
+from tests.checkout import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYTHON = "Programming Language :: Python :: "
+KINDS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def read(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+def test_the_workflow_runs_the_checks_on_every_python_that_the_package_names() -> None:
+    (job,) = read(".github/workflows/ci.yml")["jobs"].values()
+    named = [each.removeprefix(PYTHON) for each in PROJECT["classifiers"] if PYTHON in each]
+    assert job["strategy"]["matrix"]["python"] == named
+    assert PROJECT["requires-python"] == f">={named[0]}"
+    runs = [step["run"] for step in job["steps"] if "run" in step]
+    assert runs[-1] == "bash .ci/run"
+
+
+def test_the_citation_is_of_this_version_and_licence() -> None:
+    citation = read("CITATION.cff")
+    assert citation["version"] == samclip.__version__
+    assert citation["license"] == PROJECT["license"]
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+
+
+def test_the_changelog_is_in_keep_a_changelogs_form() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text()
+    versions = re.findall("^## (.*)$", text, re.MULTILINE)
+    assert versions[0] == "[Unreleased]"
+    for version in versions[1:]:
+        assert re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", version)
+    for section in text.split("\n## ")[1:]:
+        kinds = re.findall("^### (.*)$", section, re.MULTILINE)
+        assert set(kinds) <= KINDS
+        assert len(set(kinds)) == len(kinds)
+
+
+@pytest.mark.parametrize("name", ["bug", "idea"])
+def test_an_issue_template_asks_for_something(name: str) -> None:
+    form = read(f".github/ISSUE_TEMPLATE/{name}.yml")
+    assert {"name", "description", "body"} <= form.keys()
+    asked = [part for part in form["body"] if part["type"] != "markdown"]
+    assert len({part["id"] for part in asked}) == len(asked)
+    assert any(part.get("validations", {}).get("required") for part in asked)
+
+
+def test_the_targets_of_the_checklist_exist() -> None:
+    text = (ROOT / "docs/releases.md").read_text()
+    named = {word for found in re.findall(r"`make ([a-z ]+)", text) for word in found.split()}
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named <= set(targets)
+    assert {"dist", "sbom", "package", "faults"} <= named
