@@ -23,8 +23,6 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     pages = sorted((ROOT / "docs/integrations").glob("*.md"))
     (section,) = (part for part in config.nav or [] if "Integrations" in part)
     section["Integrations"] = [str(page.relative_to(ROOT)) for page in pages]
-    if not pages:
-        config.nav.remove(section)
     return config
 
 
