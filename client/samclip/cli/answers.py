@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from samclip.client import Client
 from samclip.errors import ServiceError
 from samclip.photo import Photo
 from samclip.photos import AT_ONCE, REFUSALS, each, patiently, reason
-from samclip.sources import Source
+from samclip.sources import SUFFIXES, Source
 
 Advance = Callable[[int], None]
 Ask = Callable[[Photo, argparse.Namespace], Answer]
@@ -53,7 +54,7 @@ def over_images(
 class _Work(NamedTuple):
     source: Source
     stem: str
-    folder: Path | None  # for what --out writes
+    out: Path | None  # the folder, or the picture, that --out writes
 
 
 def _works(args: argparse.Namespace, found: Sequence[Source]) -> list[_Work]:
@@ -63,22 +64,26 @@ def _works(args: argparse.Namespace, found: Sequence[Source]) -> list[_Work]:
         return [_Work(source, "", None) for source in found]
     stems = sources.output_names(found)
     if not out or str(out) == sources.STDIN or args.format == "yolo":
-        folders: list[Path | None] = [None] * len(found)
+        outs: list[Path | None] = [None] * len(found)
     else:
-        folders = [out] if len(found) == 1 else [out / stem for stem in stems]
-    return [_Work(*each) for each in zip(found, stems, folders, strict=True)]
+        outs = [out] if len(found) == 1 else [out / stem for stem in stems]
+    return [_Work(*each) for each in zip(found, stems, outs, strict=True)]
 
 
 def _writer(args: argparse.Namespace, images: int) -> Writer:
     """Return the writer for --format and --out. Raises UsageError if they do not fit."""
     out: Path | None = getattr(args, "out", None)
-    to_stdout = str(out) == sources.STDIN
-    if to_stdout and images > 1:
-        raise UsageError(f"--out - writes the picture of one image, found {images}: name a folder")
-    if to_stdout and args.format in ("coco", "yolo"):
-        raise UsageError(f"--out - writes a picture, --format {args.format} something else")
-    if to_stdout:
-        return formats.Picture()
+    if out is not None and _is_picture(out):
+        if images > 1:
+            raise UsageError(
+                f"--out {out} is the picture of one image, found {images}: name a folder"
+            )
+        if args.format == "yolo":
+            raise UsageError(f"--out {out} is a picture, --format yolo writes a folder")
+        if str(out) == sources.STDIN:
+            if args.format != "table":
+                raise UsageError(f"--out - prints a picture: leave out --format {args.format}")
+            return formats.Picture()
     if args.format == "coco":
         return datasets.Coco(args.categories(args))
     if args.format == "yolo":
@@ -101,7 +106,7 @@ def _ask_each(
         photo.name = work.source.id
         got = patiently(lambda: ask(photo, args))
         rows = [{args.key: work.source.name, **row} for row in got.rows]
-        paths = _save(got, work.folder) if work.folder else []
+        paths = _save(got, work.out, _is_picture(args.out)) if work.out else []
         return replace(got, rows=rows, photo=photo, name=work.source.id, stem=work.stem), paths
 
     failed = 0
@@ -145,15 +150,19 @@ def report(writer: Writer, key: str, name: str, message: str) -> None:
     writer.fail({key: name, "error": message})
 
 
-def _save(answer: Answer, folder: Path) -> list[Path]:
-    """Write an answer's files, and return their paths."""
+def _is_picture(out: Path) -> bool:
+    return str(out) == sources.STDIN or out.suffix.lower() in SUFFIXES
+
+
+def _save(answer: Answer, out: Path, as_picture: bool) -> list[Path]:
+    """Write an answer's files into a folder, or its overlay as a picture; return the paths."""
     paths = []
-    for name, content in answer.files:
-        path = folder / name
+    for name, content in islice(answer.files, 1) if as_picture else answer.files:
+        path = out if as_picture else out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
             path.write_bytes(content)
         else:
-            content.save(path, compress_level=1)
+            content.save(path, compress_level=1)  # of a PNG file
         paths.append(path)
     return paths

@@ -14,7 +14,7 @@ from samclip.photo import Photo
 from samclip.types import Mask, Panoptic, SemanticMap
 
 FORMATS = (*usage.ROWS, "coco", "yolo")
-OUT = "write overlay.png, and mask-NNN.png per mask; - prints the overlay"
+OUT = "write overlay.png, and mask-NNN.png per mask"
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:

@@ -80,7 +80,8 @@ def boxes(parser: argparse.ArgumentParser, help: str) -> None:
 
 def out(parser: argparse.ArgumentParser, help: str) -> None:
     """Add --out."""
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=help)
+    more = "; as FILE.png, or - for stdout, only the overlay"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=help + more)
 
 
 ROWS = ("table", "json", "jsonl", "csv")

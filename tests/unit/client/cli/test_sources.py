@@ -92,6 +92,23 @@ def test_stdin_and_stdout(
         assert overlay.getpixel((2, 2)) != overlay.getpixel((5, 3))
 
 
+@pytest.mark.parametrize("name", ["overlay.png", "new/overlay.JPG"])
+def test_the_overlay_alone_as_a_picture(
+    server: tuple[FakeService, str],
+    folder: Path,
+    tmp_path: Path,
+    name: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / name
+    argv = ["everything", str(folder / "a.png"), "--out", str(out), "--server", server[1]]
+    assert cli.main(argv) == 0
+    with Image.open(out) as overlay:
+        assert overlay.size == (6, 4)
+    assert str(out) == capsys.readouterr().out.splitlines()[-1]
+    assert list(out.parent.glob("mask*")) == []
+
+
 def test_a_search_by_an_image_from_stdin(
     ask: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +124,10 @@ def test_a_search_by_an_image_from_stdin(
     [
         (["classify", "nothing/*.png", "--labels", "x"], "nothing/*.png: no file matches"),
         (["segment", "{folder}", "--point", "1", "1", "--out", "-"], "found 3: name a folder"),
+        (["segment", "{folder}", "--point", "1", "1", "--out", "x.jpg"], "found 3: name a folder"),
         (["segment", "x.png", "--point", "1", "1", "--format", "yolo"], "with --out FOLDER"),
+        (["everything", "x.png", "--format", "yolo", "--out", "x.png"], "writes a folder"),
+        (["everything", "x.png", "--json", "--out", "-"], "prints a picture"),
         (["search", "pets", "--image", "{folder}"], "has 3 images: give one of them"),
         (["segment", "x.png"], "segment needs a prompt: --point X Y, --box"),
         (["embed"], "embed needs an IMAGE or --text TEXT"),
