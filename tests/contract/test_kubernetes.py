@@ -248,7 +248,7 @@ def test_prometheus_scrapes_with_a_key_whatever_the_namespace(serving: list[Mani
     for job in (scrape, doors):
         secret = job["authorization"]["credentials"]
         assert f"create secret generic {secret['name']}" in README
-        assert f"--from-file={secret['key']}=" in README
+        assert f"--from-literal={secret['key']}=$(samclip keys add" in README
 
 
 def test_rules_and_dashboards_are_those_of_compose(serving: list[Manifest]) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import copy
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -338,6 +339,50 @@ async def test_counters_of_all_nodes_agree_exactly_with_the_callers_own(cluster:
     assert all(by_node.values())
     assert {code for _, code in seen.codes} == {"OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
     assert sum(by_node.values(), Counter()) == seen.codes
+
+
+async def test_ray_reports_what_its_dashboard_shows(cluster: Cluster) -> None:
+    """The nodes together have each series of the dashboard, and those of Serve by deployment."""
+    dashboard = (ROOT / "deploy/grafana/cluster/ray.json").read_text()
+    wanted = set(re.findall(r"\b(ray_\w+)\{", dashboard))
+    assert len(wanted) > 5
+    nodes = json.loads((cluster.directory / "h/prom_metrics_service_discovery.json").read_text())
+    deadline = time.monotonic() + PATIENCE_S
+    while missing := wanted - {sample.name for sample in samples_of_ray(nodes)}:
+        assert time.monotonic() < deadline, missing
+        await asyncio.sleep(1)
+    served = {
+        sample.labels["deployment"]
+        for sample in samples_of_ray(nodes)
+        if sample.name == "ray_serve_deployment_replica_healthy"
+    }
+    assert served == {application["name"] for application in cluster.config["applications"]}
+
+
+async def test_the_autoscaler_sees_the_requests_of_callers(cluster: Cluster) -> None:
+    """It counts those in progress in each replica, which include those in its queue."""
+    nodes = json.loads((cluster.directory / "h/prom_metrics_service_discovery.json").read_text())
+    deadline = time.monotonic() + PATIENCE_S
+    seen = set[str]()
+    async with load():
+        while not {"segmentation", "classification"} <= seen:
+            assert time.monotonic() < deadline, seen
+            seen |= {
+                sample.labels["deployment"]
+                for sample in await asyncio.to_thread(samples_of_ray, nodes)
+                if sample.name == "ray_serve_autoscaling_total_requests" and sample.value > 0
+            }
+
+
+def samples_of_ray(nodes: list[dict[str, Any]]) -> list[Any]:
+    targets = [target for group in nodes for target in group["targets"]]
+    texts = [httpx.get(f"http://{target}/metrics", timeout=60).text for target in targets]
+    return [
+        sample
+        for text in texts
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
 
 
 async def test_a_checkpoint_is_swapped_under_load(

@@ -15,6 +15,9 @@ def docker() -> Iterator[None]:
     """Run with a Docker engine; skip the tests, with a line that nobody overlooks, without one."""
     try:
         with engine.running():
+            if not engine.available(engine.BASE):
+                engine.make_base()
+            engine.check_containers()
             yield
     except engine.NoEngineError as error:
         pytest.skip(f"NO IMAGE IS BUILT OR TESTED: {error}")
@@ -23,8 +26,6 @@ def docker() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def image(docker: None) -> str:
     """Build the image of the service; return its tag."""
-    if not engine.available(engine.BASE):
-        engine.make_base()
     engine.build(IMAGE, "VERSION=0.0.test", "REVISION=f00d")
     return IMAGE
 

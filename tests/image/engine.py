@@ -75,6 +75,14 @@ def running() -> Iterator[None]:
         process.wait()
 
 
+def check_containers() -> None:
+    """Raise NoEngineError if the engine answers, but containers cannot run on this machine."""
+    command = ["docker", "run", "--rm", "--network", "none", BASE, "true"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode != 0:
+        raise NoEngineError(f"containers do not run here: {run.stderr.strip()}")
+
+
 def available(image: str) -> bool:
     """Return whether the engine has the image, or can pull it."""
     inspected = subprocess.run(["docker", "image", "inspect", image], capture_output=True)
