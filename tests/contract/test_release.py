@@ -56,6 +56,17 @@ def test_an_issue_template_asks_for_something(name: str) -> None:
     assert any(part.get("validations", {}).get("required") for part in asked)
 
 
+def test_every_cell_about_another_project_has_its_source() -> None:
+    text = (ROOT / "docs/comparison.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    unsourced = {"not documented", "with a model that you bring", "with code that you write"}
+    assert len(rows) > 10
+    for header, *cells in rows[1:]:
+        others = [cell for cell in cells[1:] if cell not in unsourced]
+        assert len(cells) == 5, header
+        assert [cell for cell in others if "](https://" not in cell] == [], header
+
+
 def test_the_targets_of_the_checklist_exist() -> None:
     text = (ROOT / "docs/releases.md").read_text()
     named = {word for found in re.findall(r"`make ([a-z ]+)", text) for word in found.split()}
