@@ -79,8 +79,8 @@ package: $(VENV)/.dev dist ## test wheel and sdist, installed alone, on each Pyt
 sbom: dist ## write the bill of materials of samclip[serve]: dist/sbom.json
 	@rm -rf out/bare && $(PYTHON) -m venv out/bare
 	@out/bare/bin/python -m pip install --quiet "$$(ls dist/*.whl)[serve]"
-	@$(RELEASE)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible \
-		--output-file dist/sbom.json out/bare/bin/python
+	@$(RELEASE)/cyclonedx-py environment --output-reproducible out/bare/bin/python \
+		| sed 's|file://.*/dist/||' > dist/sbom.json
 
 browser: $(VENV)/.browser ## test the playground and the API documents in headless Chromium
 	@$(MAKE) --no-print-directory tools TOOLS="chromium curl"
