@@ -126,8 +126,8 @@ def _link(schema: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return an example as JSON: lists of numbers in one line, images in base64 cut off."""
+    """Return an example as JSON: short lists in one line, images in base64 cut off."""
     text = re.sub(
         r'"([A-Za-z0-9+/=]{40})[A-Za-z0-9+/=]{60,}"', r'"\1…"', json.dumps(value, indent=2)
     )
-    return re.sub(r"\[[^\[\]{}\"]+\]", lambda found: " ".join(found[0].split()), text)
+    return re.sub(r"\[\s+([^\[\]{}]+?)\s+\]", lambda found: f"[{' '.join(found[1].split())}]", text)
