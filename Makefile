@@ -86,32 +86,18 @@ browser: $(VENV)/.browser ## test the playground and the API documents in headle
 	@$(MAKE) --no-print-directory tools TOOLS="chromium curl"
 	@$(RUN) -m pytest tests/browser -m browser
 
-# The clients need other versions of some libraries than the service. Those that cannot be installed
-# are skipped.
-$(VENV)/.clients: tests/clients/requirements.txt $(VENV)/.dev
-	@$(PYTHON) -m venv $(VENV)/clients
-	@while read -r package; do $(VENV)/clients/bin/python -m pip install --quiet "$$package" \
-		|| echo "could not install $$package: tests that need it skip"; done < $<
-	@$(PYTHON) -m venv $(VENV)/label-studio
-	@$(VENV)/label-studio/bin/python -m pip install --quiet label-studio \
-		|| echo "could not install label-studio: its test skips"
+# The clients need other versions of some libraries than the service, and of each other. Those that
+# cannot be installed are skipped.
+CLIENTS := clients label-studio fiftyone
+$(VENV)/.clients: $(CLIENTS:%=tests/clients/%.txt) $(VENV)/.dev
+	@for name in $(CLIENTS); do $(PYTHON) -m venv $(VENV)/$$name; while read -r package; do \
+		$(VENV)/$$name/bin/python -m pip install --quiet "$$package" \
+			|| echo "could not install $$package: tests that need it skip"; \
+		done < tests/clients/$$name.txt; done
 	@touch $@
 
-clients: $(VENV)/.clients ## test the adapters with other people's clients, in an environment of their own
-	@CLIENTS=$(abspath $(VENV))/clients LABEL_STUDIO=$(abspath $(VENV))/label-studio \
-		$(RUN) -m pytest tests/clients -m clients
-
-NO_SITE := ===== THE DOCUMENTATION WAS NOT BUILT: its packages (samclip[site]) could not be installed =====
-site: $(VENV)/.site ## build the documentation, readable from disk: out/site/index.html
-	@$(RUN) -c 'import material, mkdocstrings' 2> /dev/null || { echo "$(NO_SITE)"; exit 0; }; \
-		NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet \
-		&& $(RUN) -m pytest tests/site -m site
-
-image: $(VENV)/.dev ## build the container image and test it and the compose files, with Docker
-	@$(MAKE) --no-print-directory tools TOOLS="debootstrap docker-compose kustomize"
-	@command -v docker > /dev/null || $(MAKE) --no-print-directory tools \
-		TOOLS="docker.io docker-cli docker-buildx"
-	@$(RUN) -m pytest tests/image -m image
+clients: $(VENV)/.clients ## test the adapters with other people's clients, each in an environment
+	@$(RUN) -m pytest tests/clients -m clients
 
 faults: $(VENV)/.dev tools ## inject every fault under load; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md

@@ -20,6 +20,8 @@ PYTHON = Path(os.environ.get("CLIENTS", f"{sys.prefix}/clients"), "bin/python")
 
 LABEL_STUDIO = Path(os.environ.get("LABEL_STUDIO", f"{sys.prefix}/label-studio"), "bin")
 """The programs of Label Studio, which needs an environment of its own."""
+FIFTYONE = Path(os.environ.get("FIFTYONE", f"{sys.prefix}/fiftyone"), "bin/python")
+"""The interpreter with FiftyOne and what the client of this project needs."""
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 """Label Studio's token of the user that its start makes."""
 
@@ -79,8 +81,8 @@ def service(
     running.stop()
 
 
-def need(*modules: str) -> None:
+def need(*modules: str, python: Path = PYTHON) -> None:
     """Skip the test if the environment of the clients lacks a module."""
     code = f"import {', '.join(modules)}"
-    if not PYTHON.exists() or subprocess.run([PYTHON, "-c", code], capture_output=True).returncode:
-        pytest.skip(f"{PYTHON} has no {', '.join(modules)}: run make clients")
+    if not python.exists() or subprocess.run([python, "-c", code], capture_output=True).returncode:
+        pytest.skip(f"{python} has no {', '.join(modules)}: run make clients")

@@ -1,12 +1,13 @@
 """Real clients of other protocols, unmodified, against the real service."""
 
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.checkout import ROOT
-from tests.clients.conftest import KEY, LABEL_STUDIO, PYTHON, TOKEN, need
+from tests.clients.conftest import FIFTYONE, KEY, LABEL_STUDIO, PYTHON, TOKEN, need
 from tests.e2e.conftest import Service
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
@@ -15,7 +16,8 @@ pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
 def run(script: str, *arguments: object, python: Path = PYTHON) -> None:
     """Run a script of this folder, which asserts what it finds and then prints "ok"."""
     command = [python, ROOT / "tests/clients" / script, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "client")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "ok"
 
@@ -40,3 +42,8 @@ def test_tritonclient(service: Service, cat: Path) -> None:
 def test_label_studio(service: Service, label_studio: str, cat: Path) -> None:
     python = LABEL_STUDIO / "python"
     run("label_studio_client.py", label_studio, TOKEN, service.url, KEY, cat, python=python)
+
+
+def test_fiftyone(service: Service, cat: Path) -> None:
+    need("fiftyone", python=FIFTYONE)
+    run("fiftyone_client.py", service.address, KEY, cat, python=FIFTYONE)

@@ -9,7 +9,7 @@ import pytest
 
 from tests import documents
 from tests.checkout import ROOT, sources
-from tests.clients.conftest import KEY, PYTHON, need
+from tests.clients.conftest import FIFTYONE, KEY, PYTHON, need
 from tests.e2e.conftest import Service
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
@@ -19,6 +19,7 @@ NEEDS = {
     "x-anylabeling": (),
     "cvat": (),
     "mcp": (),
+    "fiftyone": ("fiftyone",),
     "weaviate": (),
     "hugging-face": (),
     "openai": ("openai", "langchain_openai", "llama_index.embeddings.openai_like"),
@@ -47,11 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory, photo: bytes) -> Path:
 
 @pytest.mark.parametrize(("name", "language", "code"), BLOCKS)
 def test_block(name: str, language: str, code: str, service: Service, folder: Path) -> None:
+    there = FIFTYONE if name == "fiftyone" else PYTHON
     if NEEDS[name]:
-        need(*NEEDS[name])
+        need(*NEEDS[name], python=there)
     code = code.replace("127.0.0.1:9000", service.address)
     code = code.replace("127.0.0.1:8000", service.url.removeprefix("http://"))
-    python = str(PYTHON) if NEEDS[name] else sys.executable  # which has the rest
+    python = str(there) if NEEDS[name] else sys.executable  # which has the rest
     command = ["bash", "-euo", "pipefail", "-c"] if language == "bash" else [python, "-c"]
     path = os.pathsep.join((str(Path(python).parent), os.environ["PATH"]))
     environment = {**os.environ, "PATH": path, "SAMCLIP_API_KEY": KEY, "PYTHONPATH": sources()}

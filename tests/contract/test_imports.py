@@ -122,6 +122,7 @@ def test_the_client_needs_little() -> None:
         if module.startswith("samclip.") or module == "samclip":
             may = CLIENT_MAY | ON_DEMAND
             may |= COMMAND_LINE if module.startswith("samclip.cli") else set()
+            may |= {"fiftyone"} if module == "samclip.fiftyone" else set()  # for its users alone
             names = packages(module)
             assert names <= may, f"{module} imports {names - may}"
 
@@ -172,3 +173,26 @@ def test_importing_brings_little(code: str, without: set[str]) -> None:
 def test_no_module_is_called_for_its_drawer() -> None:
     for path in MODULES.values():
         assert path.stem not in {"utils", "util", "misc", "helpers", "common"}, path
+
+
+ADAPTERS = "services.gateway.adapters."
+
+
+def test_adapters_are_apart() -> None:
+    """Only the gateway imports them, none imports another, and none needs the assistants' SDK."""
+    for module in MODULES:
+        for name in IMPORTS[module]:
+            if not name.startswith(ADAPTERS):
+                continue
+            assert module.startswith("services.gateway."), f"{module} imports {name}"
+            mine, theirs = (n.removeprefix(ADAPTERS).split(".")[0] for n in (module, name))
+            shared = theirs in ("adapter", "applications")
+            assert module == "services.gateway.app" or shared or mine == theirs, (module, name)
+    assert f"{ADAPTERS}mcp.server" not in IMPORTS["services.gateway.app"]
+
+
+def test_adapters_are_thin() -> None:
+    files = [*(ROOT / "services/gateway/adapters").rglob("*.py"), ROOT / "deploy/cvat/main.py"]
+    files = [path for path in files if "_pb2" not in path.name] + [MODULES["samclip.fiftyone"]]
+    lines = [line for path in files for line in path.read_text().splitlines() if line.strip()]
+    assert len(lines) < 1500

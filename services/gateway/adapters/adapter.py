@@ -1,6 +1,7 @@
 """The base of the HTTP adapters: key, limits, deadline, metrics and errors as everywhere."""
 
 import asyncio
+import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
@@ -35,8 +36,8 @@ class Adapter:
         self.applications, self.settings = applications, applications.settings
 
     def refuse(self, failure: status.Failure) -> dict[str, Any]:
-        """Return the body of an error in the protocol's shape."""
-        raise NotImplementedError
+        """Return the body of an error in the protocol's shape; several have this one."""
+        return {"error": failure.message}
 
     def route(self, app: FastAPI, method: str, path: str, answer: Answer) -> None:
         """Add a route, whose ``answer`` is called with the request and its context."""
@@ -110,9 +111,7 @@ def image_of(text: Any, what: str) -> pb.Image:
 
 def is_url(text: str) -> bool:
     """Return whether a text is the address of something."""
-    return text[:8].lower().startswith(("http://", "https://", "ftp://", "file://")) and not any(
-        character.isspace() for character in text.strip()
-    )
+    return re.fullmatch(r"(https?|ftp|file)://\S+", text.strip(), re.IGNORECASE) is not None
 
 
 async def as_json(values: Any, numbers: int) -> Response:

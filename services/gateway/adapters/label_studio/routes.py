@@ -19,7 +19,6 @@ from services.gateway.adapters.label_studio.labels import (
     to_prompt,
     to_results,
 )
-from services.request import status
 from services.request.context import RequestContext
 from services.request.limits import check_images
 
@@ -40,9 +39,6 @@ class LabelStudio(Adapter):
         self.route(app, "GET", f"{PREFIX}/health", self.health)
         self.route(app, "POST", f"{PREFIX}/setup", self.setup)
         self.route(app, "POST", f"{PREFIX}/predict", self.predict)
-
-    def refuse(self, failure: status.Failure) -> Answer:
-        return {"error": failure.message}
 
     async def health(self, request: Request, context: RequestContext) -> Response:
         return JSONResponse({"status": "UP", "model_class": "SamClip"})

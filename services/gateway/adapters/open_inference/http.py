@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -16,9 +15,9 @@ from services.gateway.adapters.adapter import Adapter, as_json
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference.models import Model, Tensors
-from services.gateway.adapters.open_inference.tensors import NAMES, Sent, Spec
+from services.gateway.adapters.open_inference.tensors import NAMES, Sent
 from services.gateway.readiness import Readiness
-from services.request import json_bodies, status
+from services.request import json_bodies
 from services.request.context import RequestContext
 
 HEADER = "inference-header-content-length"
@@ -50,9 +49,6 @@ class OpenInference(Adapter):
             self.route(app, "GET", f"{path}/ready", self.model_ready)
             self.route(app, "POST", f"{path}/infer", self.infer)
 
-    def refuse(self, failure: status.Failure) -> dict[str, Any]:
-        return {"error": failure.message}
-
     async def server(self, request: Request, context: RequestContext) -> Response:
         return JSONResponse({"name": NAME, "version": __version__, "extensions": [BINARY]})
 
@@ -72,31 +68,23 @@ class OpenInference(Adapter):
 
     async def metadata(self, request: Request, context: RequestContext) -> Response:
         name, model = _asked(request)
-        reply = {"name": name, "versions": [models.VERSION], "platform": models.PLATFORM}
-        tensors = {"inputs": _described(model.inputs), "outputs": _described(model.outputs)}
-        return JSONResponse(reply | tensors)
+        return JSONResponse(model.metadata(name))
 
     async def infer(self, request: Request, context: RequestContext) -> Response:
         name, model = _asked(request)
         header = request.headers.get(HEADER, "")
         fields, given = await asyncio.to_thread(_read, model, await self.body(request), header)
         wanted = [_text(one, "name") for one in _objects(fields, "outputs")]
-        model.check(given, wanted)
-        found = await model.infer(self.applications, given, context)
+        found = await model.answer(self.applications, given, wanted, context)
         reply = {"model_name": name, "model_version": models.VERSION}
         if fields.get("id") is not None:
             reply["id"] = fields["id"]
-        names = wanted or [spec.name for spec in model.outputs]
-        return await _reply(reply, {name: found[name] for name in names}, _binary(fields))
+        return await _reply(reply, found, _binary(fields))
 
 
 def _asked(request: Request) -> tuple[str, Model]:
     name = request.path_params["model"]
     return name, models.find(name, request.path_params.get("version", ""))
-
-
-def _described(specs: Sequence[Spec]) -> list[dict[str, Any]]:
-    return [{"name": one.name, "datatype": one.datatype, "shape": one.shape} for one in specs]
 
 
 def _read(model: Model, body: bytes, header: str) -> tuple[json_bodies.Fields, Tensors]:

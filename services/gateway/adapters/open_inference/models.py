@@ -1,6 +1,6 @@
 """The models of the Open Inference Protocol, answered by the applications."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,6 @@ from services.request.context import RequestContext
 
 VERSION = "1"
 """The only version of each model; the checkpoint can change within it."""
-PLATFORM = "samclip"
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -31,6 +30,11 @@ class Model:
     infer: Callable[[Applications, Tensors, RequestContext], Awaitable[Tensors]]
     optional: frozenset[str] = frozenset()
 
+    def metadata(self, name: str) -> dict[str, Any]:
+        """Return the fields of a ModelMetadataResponse."""
+        tensors = {"inputs": [*map(vars, self.inputs)], "outputs": [*map(vars, self.outputs)]}
+        return {"name": name, "versions": [VERSION], "platform": "samclip", **tensors}
+
     def read(self, sent: Iterable[Sent]) -> Tensors:
         """Return the inputs by name. Raises InvalidRequest for others, or one given twice."""
         specs, given = {spec.name: spec for spec in self.inputs}, {}
@@ -42,8 +46,13 @@ class Model:
             given[name] = specs[name].read(datatype, shape, data)
         return given
 
-    def check(self, given: Mapping[str, object], wanted: Sequence[str]) -> None:
-        """Raise InvalidRequest if an input is missing or an output unknown."""
+    async def answer(
+        self, asked: Applications, given: Tensors, wanted: Sequence[str], context: RequestContext
+    ) -> Tensors:
+        """Return the wanted outputs, or all if none is named.
+
+        Raises InvalidRequest if an input is missing or an output unknown.
+        """
         for spec in self.inputs:
             if spec.name not in given and spec.name not in self.optional:
                 raise InvalidRequest(f"no input {spec.name!r}: send {spec}")
@@ -51,6 +60,8 @@ class Model:
         for name in wanted:
             if name not in names:
                 raise InvalidRequest(f"unknown output {name[:80]!r}; expected {', '.join(names)}")
+        found = await self.infer(asked, given, context)
+        return {name: found[name] for name in wanted or names}
 
 
 async def _embed_image(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:

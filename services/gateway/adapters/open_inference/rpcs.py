@@ -90,18 +90,7 @@ class InferenceService:
         self, request: pb.ModelMetadataRequest, context: RequestContext
     ) -> pb.ModelMetadataResponse:
         model = models.find(request.name, request.version)
-        described = pb.ModelMetadataResponse.TensorMetadata
-        inputs, outputs = (
-            [described(name=s.name, datatype=s.datatype, shape=s.shape) for s in specs]
-            for specs in (model.inputs, model.outputs)
-        )
-        return pb.ModelMetadataResponse(
-            name=request.name,
-            versions=[models.VERSION],
-            platform=models.PLATFORM,
-            inputs=inputs,
-            outputs=outputs,
-        )
+        return pb.ModelMetadataResponse(**model.metadata(request.name))
 
     @_rpc
     async def ModelInfer(
@@ -110,19 +99,16 @@ class InferenceService:
         model = models.find(request.model_name, request.model_version)
         given = await asyncio.to_thread(_read, model, request)
         wanted = [output.name for output in request.outputs]
-        model.check(given, wanted)
-        found = await model.infer(self.applications, given, context)
-        arrays = {name: found[name] for name in wanted or [s.name for s in model.outputs]}
-        described = pb.ModelInferResponse.InferOutputTensor
+        found = await model.answer(self.applications, given, wanted, context)
         return pb.ModelInferResponse(
             model_name=request.model_name,
             model_version=models.VERSION,
             id=request.id,
             outputs=[
-                described(name=name, datatype=NAMES[array.dtype], shape=array.shape)
-                for name, array in arrays.items()
+                {"name": name, "datatype": NAMES[array.dtype], "shape": array.shape}
+                for name, array in found.items()
             ],
-            raw_output_contents=[array.tobytes() for array in arrays.values()],
+            raw_output_contents=[array.tobytes() for array in found.values()],
         )
 
 

@@ -1,7 +1,6 @@
 """The inference service of Weaviate's module multi2vec-clip: texts and images to vectors."""
 
 import asyncio
-from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
@@ -11,7 +10,7 @@ from samclip_core.errors import InvalidRequest, Unavailable
 from services.gateway.adapters.adapter import Adapter, as_json, image_of
 from services.gateway.adapters.applications import Applications
 from services.gateway.readiness import Readiness
-from services.request import json_bodies, status
+from services.request import json_bodies
 from services.request.context import RequestContext
 from services.request.limits import check_images
 
@@ -31,9 +30,6 @@ class Weaviate(Adapter):
         self.route(app, "GET", f"{PREFIX}/.well-known/ready", self.ready)
         self.route(app, "GET", f"{PREFIX}/meta", self.meta)
         self.route(app, "POST", f"{PREFIX}/vectorize", self.vectorize)
-
-    def refuse(self, failure: status.Failure) -> dict[str, Any]:
-        return {"error": failure.message}
 
     async def ready(self, request: Request, context: RequestContext) -> Response:
         if not await self.readiness.all_ready():

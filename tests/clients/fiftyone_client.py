@@ -1,0 +1,62 @@
+"""FiftyOne with the service as its model: python fiftyone_client.py GRPC KEY PHOTO.
+
+The data set is left out where FiftyOne can start no MongoDB.
+"""
+
+import sys
+
+import fiftyone as fo
+import fiftyone.core.models as fom
+import numpy as np
+import samclip
+from PIL import Image
+from samclip.fiftyone import Model
+
+address, key, photo = sys.argv[1:]
+pixels = np.asarray(Image.open(photo).convert("RGB"))
+height, width = pixels.shape[:2]
+client = samclip.Client(address, api_key=key)
+
+classifier = Model(client, labels=["a photo of a rocket", "a photo of a cat"])
+assert isinstance(classifier, fom.Model)
+assert classifier.predict(pixels).label == "a photo of a cat"
+image = classifier.embed(pixels)
+rocket, cat = classifier.embed_prompts(classifier.labels)
+assert image @ cat > image @ rocket
+assert abs(np.linalg.norm(image) - 1) < 1e-2
+
+finder, segmenter = Model(client, texts=["a cat"]), Model(client)
+found = finder.predict(pixels).detections
+assert [one.label for one in found] == ["a cat"]
+box = fo.Detection(label="cat", bounding_box=[15 / width, 0, 370 / width, 299 / height])
+click = fo.Keypoint(label="cat", points=[(200 / width, 150 / height)])
+sample = fo.Sample(filepath=photo)
+sample["box"], sample["click"] = fo.Detections(detections=[box]), fo.Keypoints(keypoints=[click])
+
+
+def segmented(field):
+    segmenter.needs_fields = {"prompt_field": field}
+    (one,) = segmenter.predict(pixels, sample=sample).detections
+    x, y, w, h = one.bounding_box
+    left, top = round(x * width), round(y * height)
+    assert one.mask.shape == (round(h * height), round(w * width))
+    assert one.mask[150 - top, 200 - left]
+    assert one.label == "cat"
+    return one
+
+
+segmented("box"), segmented("click")
+try:
+    dataset = fo.Dataset()
+except fo.core.config.FiftyOneConfigError as error:
+    print("no data set:", error)
+else:
+    dataset.add_sample(sample)
+    dataset.apply_model(classifier, label_field="kind")
+    dataset.apply_model(segmenter, label_field="mask", prompt_field="click")
+    assert dataset.first()["kind"].label == "a photo of a cat"
+    assert len(dataset.first()["mask"].detections) == 1
+    np.testing.assert_allclose(dataset.compute_embeddings(classifier)[0], image, atol=2e-2)
+    dataset.delete()
+    print("with a data set")
+print("ok")
