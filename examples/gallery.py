@@ -3,6 +3,7 @@
 Run it from the repository's root: ``python -m examples.gallery``. It starts a service of its own.
 """
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,6 +163,7 @@ again.
 
 def main() -> None:
     """Ask the service, write the pictures and the page."""
+    argparse.ArgumentParser("python -m examples.gallery", description=__doc__).parse_args()
     files = {scene.name: photograph(*scene.file) for scene in SCENES}
     (FOLDER / "gallery").mkdir(exist_ok=True)
     with service() as address, Client(address, timeout=600) as client:

@@ -25,11 +25,14 @@ PROBLEM = {
     "type": "object",
     "description": "RFC 9457",
     "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "request_id": {"type": "string"},
+        "type": {"type": "string", "description": "about:blank: title and status say all"},
+        "title": {"type": "string", "description": "the kind of error in a few words"},
+        "status": {"type": "integer", "description": "the HTTP status"},
+        "detail": {
+            "type": "string",
+            "description": "what happened, what was expected, what to do",
+        },
+        "request_id": {"type": "string", "description": "the name of this request in the logs"},
     },
 }
 KEYS = {

@@ -4,6 +4,7 @@ Starlette's parser accepts any Python encoding that the request names, some of w
 per megabyte, and it parses on the event loop.
 """
 
+import re
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 CHARSET_FIELD = "_charset_"
 """The field in which browsers name the encoding of all others (RFC 7578, section 4.6)."""
+IMAGE_FILE = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
 
 
 def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> dict[str, list[Any]]:
@@ -46,6 +48,16 @@ def check_charset(name: str, what: str) -> None:
     """Raise InvalidRequest unless ``name`` is UTF-8 or ASCII; ``what`` names the text."""
     if name.lower() not in ("utf-8", "utf8", "us-ascii"):
         raise InvalidRequest(f"{what} has the charset {name[:40]!r}: send UTF-8")
+
+
+def key(name: str, text: str) -> str:
+    """Return the text of an image's field, its key. Raises InvalidRequest for a file's name."""
+    if IMAGE_FILE.search(text):
+        raise InvalidRequest(
+            f"field {name[:80]!r} is the name {text[-80:]!r}, expected the file itself: "
+            f"curl sends it with -F {name}=@FILE"
+        )
+    return text
 
 
 class _Form:

@@ -25,7 +25,7 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 
 from samclip_core.errors import InvalidRequest, UnsupportedImage
-from services.request import forms
+from services.request import forms, misfits
 from services.request.arrival import Arrivals, limited
 
 Fields = dict[str, Any]
@@ -51,15 +51,6 @@ MAX_VALUES = 1_000_000
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 """An escaped UTF-16 surrogate, which is a character only as half of a pair."""
 BASE64 = (string.ascii_letters + string.digits + "+/-_").encode()
-UNFIT = (
-    json_format.ParseError,
-    TypeError,
-    ValueError,
-    ArithmeticError,
-    AttributeError,
-    RecursionError,
-)
-"""Protobuf's errors for a value of the wrong type: 1e999 as an enum is an OverflowError."""
 DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 
 
@@ -189,10 +180,11 @@ def to_message(request: type[M], fields: Fields, form: bool) -> M:
     else:
         absent = {"image"} if _field(descriptor(request), "image") else set()  # if null
         values = {n: v for n, v in fields.items() if v is not None or n not in absent}
+    values = _expand(descriptor(request), values)
     try:
-        message = json_format.ParseDict(_expand(descriptor(request), values), request())
-    except UNFIT as error:
-        raise InvalidRequest(f"the body does not fit the request: {error}") from error
+        message = json_format.ParseDict(values, request())
+    except misfits.UNFIT as error:
+        raise InvalidRequest(misfits.first(descriptor(request), values)) from error
     several = "images" in request.DESCRIPTOR.fields_by_name
     for index, content in files.items():
         image = message.images[index] if several else message.image  # type: ignore[attr-defined]
@@ -230,7 +222,7 @@ def _from_form(message: Descriptor, fields: Fields, files: dict[int, bytes]) -> 
             raise InvalidRequest(f"field {name!r} is given {len(contents)} times: send it once")
         if field.message_type is IMAGE:
             files.update((i, c) for i, c in enumerate(contents) if isinstance(c, bytes))
-            contents = [{"key": c} if isinstance(c, str) else {} for c in contents]
+            contents = [{"key": forms.key(name, c)} if isinstance(c, str) else {} for c in contents]
         else:
             contents = [_form_value(field, name, content) for content in contents]
         if field.is_repeated and not _is_map(field):
@@ -249,7 +241,7 @@ def _several(field: FieldDescriptor, content: Any) -> list[Any]:
 
 
 def _unknown(message: Descriptor, name: str) -> InvalidRequest:
-    known = ", ".join(message.fields_by_name)
+    known = ", ".join(message.fields_by_name).replace("images", "image or images")
     return InvalidRequest(f"unknown field {name[:80]!r}; the fields are {known}")
 
 

@@ -85,7 +85,7 @@ async def test_a_map_is_one_json_object_of_a_form() -> None:
     value = {"text": "cat", "filter": dict(expected.filter), "offset": 3}
     assert await read_json(pb.SearchRequest, value) == expected
     for wrong in (b"[1]", b'"x"', b'{"a": {}}'):
-        with pytest.raises(InvalidRequest, match="does not fit the request"):
+        with pytest.raises(InvalidRequest, match=r"filter is .*: expected an object"):
             await read_form(pb.SearchRequest, ("filter", wrong, False))
 
 
@@ -136,8 +136,8 @@ async def test_an_area_may_be_its_box_and_an_rle_has_ascii_counts() -> None:
     [
         ({"box": [1, 2, 3]}, r"a box has 3 numbers, expected 4: \[x_min, y_min, x_max, y_max\]"),
         ({"points": [[1, 2, 3]]}, r"a point has 3 numbers, expected 2: \[x, y\]"),
-        ({"points": [200, 60]}, "does not fit the request"),
-        ({"points": [["a", "b"]]}, "does not fit the request"),
+        ({"points": [200, 60]}, r"prompts\[0\].points\[0\] is 200: expected \[x, y\]"),
+        ({"points": [["a", "b"]]}, r"prompts\[0\].points\[0\].x is 'a': expected a number"),
         ({"pionts": [[1, 2]]}, "unknown field 'pionts'; the fields are points, box, mask_input"),
     ],
 )
@@ -145,6 +145,46 @@ async def test_prompts_that_do_not_fit_are_named(prompt: object, message: str) -
     with pytest.raises(InvalidRequest, match=message) as refused:
         await read_json(pb.SegmentRequest, {"prompts": [prompt]})
     assert "samclip.v1" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "message"),
+    [
+        (pb.ClassifyRequest, {"labels": "cat"}, "labels is 'cat': expected a list"),
+        (pb.ClassifyRequest, {"labels": ["a", 5]}, r"labels\[1\] is 5: expected a text"),
+        (pb.ClassifyRequest, {"top_k": 1.5}, "top_k is 1.5: expected a whole number"),
+        (pb.ClassifyRequest, {"topK": [1]}, r"topK is \[1\]: expected a whole number"),
+        (pb.ClassifyRequest, {"image": 5}, r"images\[0\] is 5: expected a text of base64"),
+        (pb.SegmentRequest, {"image": [5]}, r"image is \[5\]: expected a text of base64"),
+        (pb.SegmentRequest, {"prompts": {"text": "cat"}}, "prompts is {.*}: expected a list"),
+        (pb.SegmentRequest, {"prompts": ["cat"]}, r"prompts\[0\] is 'cat': expected an object"),
+        (pb.SegmentRequest, {"multimask": "yes"}, "multimask is 'yes': expected true or false"),
+        (pb.SegmentRequest, {"encoding": "png"}, "encoding is 'png': expected one of RLE, PNG"),
+        (pb.SegmentRequest, {"min_score": "x" * 999}, r"min_score is '.{,40}': expected a number"),
+        (
+            pb.SegmentRequest,
+            {"prompts": [{"box": [1, 2, 3, "x"]}]},
+            r"^prompts\[0\].box.y_max is 'x': expected a number$",
+        ),
+        (
+            pb.ClassifyRequest,
+            {"img": "", "labels": []},
+            "unknown field 'img'; the fields are image or images, labels,",
+        ),
+    ],
+)
+async def test_a_value_that_does_not_fit_is_named_with_what_would(
+    kind: type[Message], body: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        await read_json(kind, body)
+
+
+async def test_a_form_that_names_a_file_instead_of_sending_it_is_told_how() -> None:
+    expected = "'image' is the name 'cat.JPG', expected the file itself: .* -F image=@FILE"
+    for kind in (pb.ClassifyRequest, pb.SegmentRequest):
+        with pytest.raises(InvalidRequest, match=expected):
+            await read_form(kind, ("image", b"cat.JPG", False))
 
 
 async def test_json_images_inside_lists() -> None:
