@@ -1,5 +1,6 @@
 """Images of a task: from a data URI, or from the Label Studio that the settings name."""
 
+import asyncio
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -25,7 +26,7 @@ class Files:
     async def image(self, source: Any) -> pb.Image:
         """Return an image. Raises InvalidRequest for an address elsewhere, and Unavailable."""
         if isinstance(source, str) and source[:5].lower() == "data:":
-            return image_of(source, "the image of the task")
+            return await asyncio.to_thread(image_of, source, "the image of the task")
         return pb.Image(encoded=await self._fetch(self._address(source)))
 
     def _address(self, source: Any) -> str:

@@ -3,6 +3,7 @@
 A string is a text, or an image if it is a data URI; both have vectors in the same space.
 """
 
+import asyncio
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ class OpenAI(Adapter):
         return JSONResponse({"object": "list", "data": [model]})
 
     async def embeddings(self, request: Request, context: RequestContext) -> Response:
-        question = Question.read(await self.read(request), self.settings)
+        question = await asyncio.to_thread(Question.read, await self.read(request), self.settings)
         await self.applications.check_model(question.model, context)
         vectors_ND = await self._embed(question.inputs, context)
         data = [

@@ -45,7 +45,8 @@ class Weaviate(Adapter):
         texts, files = _strings(fields, "texts"), _strings(fields, "images")
         if files:
             check_images(files, self.settings.max_images)
-        images = [image_of(file, f"image {index}") for index, file in enumerate(files)]
+        names = [f"image {index}" for index in range(len(files))]
+        images = await asyncio.to_thread(lambda: [*map(image_of, files, names)])
         seen = [vector_D.tolist() for vector_D in await self.applications.embed(images, context)]
         read_TD = (await self.applications.embed_text(texts, context))[1].tolist() if texts else []
         numbers = sum(map(len, (*seen, *read_TD)))

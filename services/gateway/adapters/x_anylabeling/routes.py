@@ -125,7 +125,7 @@ def to_shapes(
                 points_N2 = cv2.approxPolyDP(ring_N2, near, closed=True).reshape(-1, 2)
                 if len(points_N2) < 3:
                     continue
-                shape = {"label": prompt.text or OBJECT, "shape_type": "polygon"}
                 points = [*points_N2.tolist(), points_N2[0].tolist()]  # closed
-                shapes.append({**shape, "points": points, "score": min(max(score, 0.0), 1.0)})
+                shape = {"label": prompt.text or OBJECT, "shape_type": "polygon", "points": points}
+                shapes.append({**shape, "score": min(max(score, 0.0), 1.0)})
     return shapes
