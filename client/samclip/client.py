@@ -6,6 +6,7 @@ All calls raise ``samclip.ServiceError``.
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Generic, Self, TypeVar
+from urllib.parse import urlsplit
 
 import grpc
 import grpc.aio
@@ -47,6 +48,10 @@ class _Client(Generic[AnyPhoto]):
         timeout: float = 60.0,
         bulk: bool = False,
     ) -> None:
+        if not address or urlsplit(address).scheme in ("http", "https"):
+            raise ValueError(
+                f"address is {address!r}: expected HOST:PORT of gRPC, such as 127.0.0.1:9000"
+            )
         self.address = address
         self._session = Session(self._library, address, api_key, tls, timeout, bulk)
 

@@ -74,9 +74,19 @@ BY_CODE: dict[grpc.StatusCode, type[ServiceError]] = {
 }
 
 
+PLAIN = {
+    "Deadline Exceeded": "no answer in time: allow more with timeout",
+    "Received http2 header with status: 404": (
+        "a web server answers at this address: name the service's gRPC port, by default 9000"
+    ),
+}
+"""What errors that gRPC itself words mean."""
+
+
 def from_rpc(error: grpc.RpcError, request_id: str) -> ServiceError:
     """Convert a gRPC error; a request id sent by the service takes precedence."""
     code = error.code()
     trailing: dict[str, str] = dict(error.trailing_metadata() or ())  # type: ignore[arg-type]
     request_id = str(trailing.get("x-request-id", request_id))
-    return BY_CODE.get(code, InternalError)(code, error.details() or code.name, request_id)
+    details = error.details() or code.name
+    return BY_CODE.get(code, InternalError)(code, PLAIN.get(details, details), request_id)

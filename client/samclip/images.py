@@ -11,6 +11,8 @@ from PIL import ExifTags, Image
 from samclip.download import MAX_FILE_BYTES, download, is_url
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+_BANDS = ((), (3,), (4,))  # grey, RGB, and RGB with an alpha channel, which is ignored
+_NOT_PNG = ("CMYK", "YCbCr", "HSV")  # Pillow's modes for colours that PNG does not have
 _TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -41,14 +43,17 @@ def encode_image(source: ImageSource) -> bytes:
             raise ValueError("the file is empty: expected a JPEG, PNG or WebP file")
         return source
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8:
-            raise TypeError(f"expected an array of uint8 H×W or H×W×3, found {source.dtype}")
+        if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in _BANDS:
+            found = f"{source.dtype} {source.shape}"
+            raise TypeError(f"expected an array of uint8 H×W or H×W×3, found {found}")
         source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
         raise TypeError(
             "expected a path, an address, bytes, a Pillow image or an array, "
             f"found {type(source).__name__}"
         )
+    if source.mode in _NOT_PNG:
+        source = source.convert("RGB")
     buffer = io.BytesIO()
     source.save(buffer, "PNG", compress_level=1)  # lossless and fast
     return buffer.getvalue()

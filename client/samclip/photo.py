@@ -53,7 +53,7 @@ class _Photo(Photograph):
         request = pb.SegmentRequest(
             prompts=[wire.prompt(prompt) for prompt in prompts],
             multimask=multimask,
-            encoding=encoding.upper(),
+            encoding=wire.choice(pb.MaskEncoding, "encoding", encoding),
             min_score=min_score,
         )
         reply = await self._ask(request)
@@ -65,9 +65,8 @@ class _Photo(Photograph):
         return Masks(wire.mask(message, image, self.encoded) for message in messages)
 
     async def _features(self, outputs: Sequence[str]) -> dict[str, np.ndarray]:
-        reply = await self._ask(
-            pb.EmbedRequest(outputs=[output.upper() for output in outputs], inline=True)
-        )
+        names = [wire.choice(pb.Output, "output", output) for output in outputs]
+        reply = await self._ask(pb.EmbedRequest(outputs=names, inline=True))
         return {tensor.name.lower(): wire.tensor_to_array(tensor) for tensor in reply.tensors}
 
 
@@ -275,8 +274,9 @@ class AsyncPhoto(_Photo):
         ((300, 451), 'cat')
         """
         labels = wire.texts(labels)
+        form = wire.choice(pb.MaskEncoding, "encoding", encoding)
         request = pb.SegmentTextRequest(
-            labels=labels, refine=refine, background=background, encoding=encoding.upper()
+            labels=labels, refine=refine, background=background, encoding=form
         )
         return self._keep(wire.semantic_map(await self._ask(request), labels, self.encoded))
 

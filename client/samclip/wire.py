@@ -49,6 +49,15 @@ def texts(value: Iterable[str]) -> list[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
+def choice(kind: Any, what: str, name: str) -> str:
+    """Return the name of an enum's value. Raises ValueError, which lists the names."""
+    names = [key for key, _ in kind.items() if not key.endswith("UNSPECIFIED")]
+    if name.upper() not in names:
+        known = ", ".join(names).lower()
+        raise ValueError(f"{what} is {name!r}: expected {known}")
+    return name.upper()
+
+
 def _rows(value: Iterable[Any], length: int, what: str) -> list[tuple[float, ...]]:
     """Return points or boxes as rows of ``length`` numbers; accepts a single row as well."""
     try:
@@ -120,7 +129,7 @@ def everything(
         min_label_score=min_label_score,
         points_per_side=points_per_side,
         crop_layers=crop_layers,
-        encoding=encoding.upper(),
+        encoding=choice(pb.MaskEncoding, "encoding", encoding),
     )
 
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from grpc import StatusCode
 
@@ -17,8 +18,6 @@ from samclip.cli.service import ADDRESS_HINT
 from samclip.cli.usage import UsageError
 from samclip.errors import ServiceError
 
-NOT_GRPC = (StatusCode.UNAVAILABLE, StatusCode.UNIMPLEMENTED)
-"""What gRPC reports if nothing listens at an address, or a web server does."""
 INTERRUPTED, CLOSED = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
 
@@ -52,14 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _discard_output()
+        _discard(sys.stdout, sys.stderr)
         return CLOSED
+    except OSError as error:  # a full disk
+        _discard(sys.stdout)
+        print(f"samclip: {error}", file=sys.stderr)
+        return 1
 
 
-def _discard_output() -> None:
-    """Redirect output to /dev/null: Python would report the closed pipe again at exit."""
+def _discard(*streams: TextIO) -> None:
+    """Redirect output to /dev/null: Python would report the same error again at exit."""
     with open(os.devnull, "w") as nowhere:
-        for stream in (sys.stdout, sys.stderr):
+        for stream in streams:
             os.dup2(nowhere.fileno(), stream.fileno())
 
 
@@ -75,8 +78,14 @@ def _run(arguments: list[str]) -> int:
         print(f"samclip: {error}", file=sys.stderr)
         return 2
     except (ServiceError, OSError, ValueError) as error:
-        print(f"samclip: {error}", file=sys.stderr)
-        if getattr(error, "code", None) in NOT_GRPC:
+        print(f"samclip: {_reason(error)}", file=sys.stderr)
+        if getattr(error, "code", None) is StatusCode.UNAVAILABLE:
             print(ADDRESS_HINT.format(args.server), file=sys.stderr)
         return 1
     return status
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)

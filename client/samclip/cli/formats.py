@@ -66,6 +66,10 @@ class Table(Writer):
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self._paths: list[Path] = []
+        self._failed = False
+
+    def fail(self, row: Row) -> None:
+        self._failed = True
 
     def add(self, answer: Answer) -> None:
         self._rows += answer.rows
@@ -74,7 +78,8 @@ class Table(Writer):
         self._paths += paths
 
     def close(self, model: Model | None) -> None:
-        print(table(self._rows))
+        if self._rows or not self._failed:
+            print(table(self._rows))
         for path in self._paths:
             print(path)
 

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,6 +109,27 @@ def test_sources_that_are_no_photographs(
         client.image(source)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 4, 1), (4,), (2, 4, 4, 3)])
+def test_an_array_of_another_shape_is_named(client: samclip.Client, shape: tuple[int, ...]) -> None:
+    with pytest.raises(TypeError, match=rf"H×W×3, found uint8 {re.escape(str(shape))}"):
+        client.image(np.zeros(shape, np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV"])
+def test_a_pillow_image_of_any_colours_is_sent_as_rgb(client: samclip.Client, mode: str) -> None:
+    picture = Image.new("RGB", (4, 4), (200, 60, 20)).convert(mode)
+    sent = Image.open(io.BytesIO(client.image(picture).encoded))
+    assert sent.mode == "RGB"
+    np.testing.assert_array_equal(sent, picture.convert("RGB"))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8000", "https://gpu", ""])
+def test_an_address_that_is_not_grpcs_is_named(address: str) -> None:
+    for kind in (samclip.Client, samclip.AsyncClient):
+        with pytest.raises(ValueError, match=f"address is '{address}': expected HOST:PORT of gRPC"):
+            kind(address)
+
+
 def test_a_file_that_is_too_large_is_not_read(client: samclip.Client, tmp_path: Path) -> None:
     with (tmp_path / "disk.png").open("wb") as file:
         file.truncate(2**40)  # a hole
@@ -174,8 +196,15 @@ def test_masks_of_every_encoding(client: samclip.Client, encoding: str) -> None:
 
 
 def test_an_unknown_encoding(client: samclip.Client) -> None:
-    with pytest.raises(ValueError, match="TIFF"):
-        client.image(png()).segment([(1, 1)], encoding="tiff")
+    photo = client.image(png())
+    expected = "encoding is 'tiff': expected rle, png, polygons, packed_bits, logits"
+    for ask in (lambda **how: photo.segment([(1, 1)], **how), photo.everything):
+        with pytest.raises(ValueError, match=expected):
+            ask(encoding="tiff")
+    with pytest.raises(ValueError, match="encoding is 'tiff'"):
+        photo.semantic(["a"], encoding="tiff")
+    with pytest.raises(ValueError, match="output is 'dino': expected sam, clip_dense"):
+        photo.features("dino")
 
 
 def test_prompts(service: FakeService, client: samclip.Client) -> None:
@@ -453,6 +482,15 @@ def test_errors(
     assert caught.value.request_id == "the-door's"
 
 
+def test_a_web_server_at_the_address_is_named_in_plain_words(
+    service: FakeService, client: samclip.Client
+) -> None:
+    grpcs = "Received http2 header with status: 404"
+    service.refusal = (grpc.StatusCode.UNIMPLEMENTED, grpcs, ())
+    with pytest.raises(samclip.ServiceError, match="a web server answers .* gRPC port, by default"):
+        client.embed_text(["a"])
+
+
 def test_a_service_that_is_away_for_a_moment_is_asked_again(
     service: FakeService, client: samclip.Client
 ) -> None:
@@ -467,7 +505,7 @@ def test_the_deadline_holds_for_the_question(server: tuple[FakeService, str]) ->
     service.release.clear()
     with (
         samclip.Client(address, timeout=0.2) as client,
-        pytest.raises(samclip.DeadlineExceeded),
+        pytest.raises(samclip.DeadlineExceeded, match="no answer in time: allow more"),
     ):
         client.embed_text(["a"])
 

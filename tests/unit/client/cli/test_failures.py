@@ -105,7 +105,9 @@ def test_errors_are_one_line(photo: str, capsys: pytest.CaptureFixture[str]) -> 
     assert message.startswith("samclip: failed to connect")
     assert hint.startswith("Is a service running at 127.0.0.1:1? Start one: samclip serve.")
     assert cli.main(["embed", "no/such.jpg"]) == 1
-    assert capsys.readouterr().err == "samclip: no/such.jpg: No such file or directory\n"
+    assert capsys.readouterr() == ("", "samclip: no/such.jpg: No such file or directory\n")
+    assert cli.main(["embed", photo, "--ca", "no/ca.pem"]) == 1
+    assert capsys.readouterr().err == "samclip: no/ca.pem: No such file or directory\n"
 
 
 def run(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -139,6 +141,16 @@ def test_a_command_whose_reader_has_gone_ends_quietly(
     os.close(writer)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (141, b"")
+
+
+@pytest.mark.parametrize("command", [["info", "edge"], ["describe"], []])
+def test_a_full_disk_is_one_line(server: tuple[FakeService, str], command: list[str]) -> None:
+    more = ["--server", server[1]] if command == ["describe"] else []
+    with open("/dev/full", "wb") as full:
+        process = run(*command, *more, stdout=full)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == b"samclip: [Errno 28] No space left on device\n"
 
 
 def test_an_interrupted_folder_ends_quietly(
