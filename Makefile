@@ -99,6 +99,18 @@ $(VENV)/.clients: $(CLIENTS:%=tests/clients/%.txt) $(VENV)/.dev
 clients: $(VENV)/.clients ## test the adapters with other people's clients, each in an environment
 	@$(RUN) -m pytest tests/clients -m clients
 
+NO_SITE := ===== THE DOCUMENTATION WAS NOT BUILT: its packages (samclip[site]) could not be installed =====
+site: $(VENV)/.site ## build the documentation, readable from disk: out/site/index.html
+	@$(RUN) -c 'import material, mkdocstrings' 2> /dev/null || { echo "$(NO_SITE)"; exit 0; }; \
+		NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet \
+		&& $(RUN) -m pytest tests/site -m site
+
+image: $(VENV)/.dev ## build the container image and test it and the compose files, with Docker
+	@$(MAKE) --no-print-directory tools TOOLS="debootstrap docker-compose kustomize"
+	@command -v docker > /dev/null || $(MAKE) --no-print-directory tools \
+		TOOLS="docker.io docker-cli docker-buildx"
+	@$(RUN) -m pytest tests/image -m image
+
 faults: $(VENV)/.dev tools ## inject every fault under load; rewrites tests/faults/RESULTS.md
 	@$(RUN) -m pytest tests/faults -m "faults or not faults" --table tests/faults/RESULTS.md
 

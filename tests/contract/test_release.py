@@ -67,9 +67,11 @@ def test_every_cell_about_another_project_has_its_source() -> None:
         assert [cell for cell in others if "](https://" not in cell] == [], header
 
 
-def test_the_targets_of_the_checklist_exist() -> None:
+def test_the_targets_of_ci_and_of_the_checklist_exist() -> None:
     text = (ROOT / "docs/releases.md").read_text()
     named = {word for found in re.findall(r"`make ([a-z ]+)", text) for word in found.split()}
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert named <= set(targets)
+    checked = set(re.findall("^make ([a-z]+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE))
+    targets = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named | checked <= set(targets)
+    assert {"lint", "test", "package", "browser", "site"} <= checked
     assert {"dist", "sbom", "package", "faults"} <= named
