@@ -76,19 +76,22 @@ ENTRIES = (
         "find-flower",
         "flower",
         'photo.segment(text=["flower", "car"])',
-        "the flower; the car, which is not there, is refused.",
+        "Fails: the flower, but also three pieces of it and a piece of the background. The car, "
+        "which is not there, is refused.",
     ),
     Entry(
         "find-cat",
         "cat",
         'photo.segment(text=["cat", "unicorn"])',
-        "Fails: three parts of the cat instead of the cat. The unicorn is refused.",
+        "Fails: the cat but for an eye, and its forehead and its cheek as two more cats. The "
+        "unicorn is refused.",
     ),
     Entry(
         "find-cup",
         "coffee",
         'photo.segment(text=["cup", "spoon", "laptop"])',
-        "Fails: parts of the cup, and the table for a spoon. The laptop is refused.",
+        "Fails: the handle with a piece of the saucer and two scraps for cups, and pieces of the "
+        "table for spoons. The laptop is refused.",
     ),
     Entry(
         "find-rocket",
