@@ -31,6 +31,9 @@ def test_it_answers_over_http_and_grpc_to_a_key_only(stack: Stack, ann: str) -> 
         with stack.http(key) as http:
             reply = http.post("/classify", files=files, data={"labels": LABELS})
         assert reply.status_code == expected, reply.text
+    with stack.http(ann) as http:  # with keys, any host name will do
+        reply = http.get("/openapi.json", headers={"host": "photographs.example"})
+        assert reply.status_code == 200, reply.text
     with stack.client(ann) as client:
         assert client.image(photograph("chelsea")).classify(LABELS)[0].label == "a cat"
     with stack.client("none") as client, pytest.raises(samclip.Unauthenticated):
