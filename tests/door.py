@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from select import select
@@ -81,6 +82,8 @@ def http_server(serve: Serve) -> Iterator[int]:
                     return
             code, kind, body = serve.answer
             self.send_response(code)
+            if code == HTTPStatus.METHOD_NOT_ALLOWED:
+                self.send_header("allow", "GET, HEAD")
             self.send_header("content-type", kind)
             self.send_header("content-length", str(len(body)))
             self.end_headers()

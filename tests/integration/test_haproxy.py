@@ -180,6 +180,7 @@ def test_a_body_is_not_waited_for_once_its_request_is_refused(door: Door, status
         answer = b"".join(iter(lambda: connection.recv(10_000), b"")).decode()
     assert answer.split()[1] == str(status)
     assert answer.endswith(problem)
+    assert ("\r\nallow: GET, HEAD\r\n" in answer) == (status == 405)
 
 
 @pytest.mark.parametrize(
