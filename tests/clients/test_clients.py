@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.checkout import ROOT
 from tests.clients.conftest import FIFTYONE, KEY, LABEL_STUDIO, PYTHON, TOKEN, need
@@ -39,9 +40,11 @@ def test_tritonclient(service: Service, cat: Path) -> None:
     run("triton_client.py", service.url.removeprefix("http://"), service.address, KEY, cat)
 
 
-def test_label_studio(service: Service, label_studio: str, cat: Path) -> None:
+def test_label_studio(service: Service, label_studio: str, cat: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.jpg"  # a file that no other test has sent
+    Image.open(cat).save(new, quality=80)
     python = LABEL_STUDIO / "python"
-    run("label_studio_client.py", label_studio, TOKEN, service.url, KEY, cat, python=python)
+    run("label_studio_client.py", label_studio, TOKEN, service.url, KEY, new, python=python)
 
 
 def test_fiftyone(service: Service, cat: Path) -> None:
