@@ -107,7 +107,7 @@ def _search(args: argparse.Namespace) -> int:
 
 def _add_delete(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("collection", metavar="COLLECTION")
-    parser.add_argument("ids", nargs="*", metavar="ID", help="images to delete")
+    parser.add_argument("ids", nargs="*", default=[], metavar="ID", help="images to delete")
     parser.add_argument(
         "--all", action="store_true", help="delete the whole collection; takes no IDs"
     )

@@ -177,10 +177,16 @@ def _cell(value: Any) -> str:
         case float():
             return f"{value:.3f}"
         case list() if len(value) > 4:
-            return f"[{', '.join(map(_cell, value[:3]))}, … {len(value)}]"
+            return f"[{', '.join(map(_number, value[:3]))}, … {len(value)}]"
         case list():
-            return f"[{', '.join(map(_cell, value))}]"
+            return f"[{', '.join(map(_number, value))}]"
         case dict():
             return " ".join(f"{key}={item}" for key, item in value.items())
         case _:
             return str(value)
+
+
+def _number(value: Any) -> str:
+    """Format an item of a list, such as a coordinate: whole numbers without decimals."""
+    whole = isinstance(value, float) and value.is_integer()
+    return _cell(int(value) if whole else value)

@@ -34,9 +34,9 @@ def test_the_table(
 
 
 def test_cells() -> None:
-    rows = [{"vector": [0.5] * 9, "metadata": {"a": "b"}, "box": [1.0, 2.0]}]
+    rows = [{"vector": [0.5] * 9, "metadata": {"a": "b"}, "box": [1.0, 2.5]}]
     line = formats.table(rows).splitlines()[1]
-    assert line.split() == ["[0.500,", "0.500,", "0.500,", "…", "9]", "a=b", "[1.000,", "2.000]"]
+    assert line.split() == ["[0.500,", "0.500,", "0.500,", "…", "9]", "a=b", "[1,", "2.500]"]
     assert formats.table([]) == "nothing found"
 
 

@@ -49,6 +49,12 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n    {command} " in text
 
 
+def test_ids_of_delete_are_not_required_because_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["delete"])
+    assert capsys.readouterr().err.endswith("arguments are required: COLLECTION\n")
+
+
 def test_no_command_is_a_question_about_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main([])
