@@ -42,12 +42,19 @@ def _expand(given: str) -> Iterator[Source]:
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:
-    found = [file for file in sorted(folder.rglob("*")) if file.suffix.lower() in SUFFIXES]
+    found = [file for file in sorted(folder.rglob("*")) if _is_image(file, folder)]
     for file in found:
         yield Source(str(file), file.relative_to(folder).as_posix())
     if not found:
         expected = ", ".join(sorted(SUFFIXES))
         yield Source(str(folder), folder.name, f"no image files found: expected {expected}")
+
+
+def _is_image(file: Path, folder: Path) -> bool:
+    """Return whether a file is named as an image; hidden files and folders are left out."""
+    hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+    is_file = file.is_file() or not file.exists()  # a broken link is named as an error
+    return file.suffix.lower() in SUFFIXES and not hidden and is_file
 
 
 def _matching(pattern: str) -> Iterator[Source]:

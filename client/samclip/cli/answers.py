@@ -1,6 +1,7 @@
 """Answers about many images: several at once, in order, and none lost because of a bad one."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -40,7 +41,7 @@ def over_images(
     def run(args: argparse.Namespace) -> int:
         check(args)
         found = sources.expand(args.images)
-        writer = _writer(args, len(found))
+        writer = _writer(args, found)
         with connect(args) as client:
             failed = _ask_each(client, ask, args, _works(args, found), writer)
             if rows := after(client, args):
@@ -70,13 +71,13 @@ def _works(args: argparse.Namespace, found: Sequence[Source]) -> list[_Work]:
     return [_Work(*each) for each in zip(found, stems, outs, strict=True)]
 
 
-def _writer(args: argparse.Namespace, images: int) -> Writer:
+def _writer(args: argparse.Namespace, found: Sequence[Source]) -> Writer:
     """Return the writer for --format and --out. Raises UsageError if they do not fit."""
     out: Path | None = getattr(args, "out", None)
     if out is not None and _is_picture(out):
-        if images > 1:
+        if len(found) > 1:
             raise UsageError(
-                f"--out {out} is the picture of one image, found {images}: name a folder"
+                f"--out {out} is the picture of one image, found {len(found)}: name a folder"
             )
         if args.format == "yolo":
             raise UsageError(f"--out {out} is a picture, --format yolo writes a folder")
@@ -84,6 +85,8 @@ def _writer(args: argparse.Namespace, images: int) -> Writer:
             if args.format != "table":
                 raise UsageError(f"--out - prints a picture: leave out --format {args.format}")
             return formats.Picture()
+        if any(os.path.realpath(source.name) == os.path.realpath(out) for source in found):
+            raise UsageError(f"--out {out} is the photograph itself: name another file")
     if args.format == "coco":
         return datasets.Coco(args.categories(args))
     if args.format == "yolo":

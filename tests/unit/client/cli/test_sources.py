@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -60,6 +61,33 @@ def test_folders_and_globs_and_files(
     assert answered(server, capsys, str(folder)) == all_
     assert answered(server, capsys, f"{folder}/**/*.[jp]*") == [all_[0], all_[2]]
     assert answered(server, capsys, all_[2], all_[0]) == [all_[2], all_[0]]
+
+
+def test_what_is_no_photograph_of_a_folder_is_left_alone(
+    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = answered(server, capsys, str(folder))
+    (folder / "._a.png").write_bytes(b"what macOS writes beside a.png")
+    (folder / ".thumbnails").mkdir()
+    (folder / ".thumbnails/a.png").write_bytes((folder / "a.png").read_bytes())
+    (folder / "album.jpg").mkdir()
+    os.mkfifo(folder / "pipe.jpg")
+    assert answered(server, capsys, str(folder)) == photos
+    (folder / "gone.png").symlink_to("nowhere")
+    assert cli.main(["classify", str(folder), *CLASSIFY, "--server", server[1]]) == 1
+    assert f"{folder}/gone.png: No such file" in capsys.readouterr().err
+
+
+def test_the_overlay_does_not_replace_its_photograph(
+    server: tuple[FakeService, str], photo: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Path(photo).read_bytes()
+    beside = f"{Path(photo).parent}/../photos/{Path(photo).name}"
+    for out in (photo, beside):
+        argv = ["segment", photo, "--point", "3", "4", "--out", out, "--server", server[1]]
+        assert cli.main(argv) == 2
+        assert "is the photograph itself: name another file" in capsys.readouterr().err
+    assert Path(photo).read_bytes() == before
 
 
 def test_an_address_is_fetched_here_and_its_file_sent(
