@@ -12,7 +12,7 @@ from samclip_core.types import ImageFeatures
 
 STEP = 4
 """Every fourth row and column of the grid is asked first."""
-MOST = 0.47
+MOST = 0.5
 """Largest share of the points that is asked."""
 REACH = 2.5
 """A point explains points within this many rows and columns."""
