@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +19,7 @@ import numpy as np
 from samclip.cli.usage import Parser
 from tqdm import tqdm
 
-from samclip_core.errors import SamClipError
+from samclip_core.errors import NotFound, SamClipError
 from services.retrieval import engine
 from services.retrieval.index import OF, Collections, Description
 from services.settings import Settings, SettingsError
@@ -35,11 +35,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         with opened() as index, _writable(args.file) as output:
-            count = write(index, output)
+            count, collections = write(index, output), len(index)
     except (SamClipError, SettingsError, OSError) as error:
         print(f"samclip backup: {error}", file=sys.stderr)
         return 1
-    print(f"{count} items of {len(index)} collections", file=sys.stderr)
+    print(f"{count} items of {collections} collections", file=sys.stderr)
     return 0
 
 
@@ -111,12 +111,16 @@ def _lines(index: Collections) -> Iterator[Line]:
 
 def _items(index: Collections, description: Description) -> Iterator[Line]:
     tenant, _, name = description.name.rpartition(OF)
-    collection, after = index.of_tenant(tenant).of_any_model(name), ""
+    try:
+        collection, after = index.of_tenant(tenant).of_any_model(name), ""
+    except NotFound:  # deleted since it was described
+        return
     while page := collection.items(after, PAGE):
         for item in page:
-            vector = np.ascontiguousarray(collection.vector(item.id), "<f4").tobytes()
-            encoded = base64.b64encode(vector).decode()
-            yield {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
+            with suppress(NotFound):  # deleted since it was listed
+                vector = np.ascontiguousarray(collection.vector(item.id), "<f4").tobytes()
+                encoded = base64.b64encode(vector).decode()
+                yield {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
         after = page[-1].id
 
 

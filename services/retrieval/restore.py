@@ -13,14 +13,51 @@ from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, Field, TypeAdapter
 from samclip.cli.usage import Parser
 from tqdm import tqdm
 
 from samclip_core.errors import SamClipError
+from services.request.callers import NAME
 from services.retrieval import backup
-from services.retrieval.backup import HEADER, PAGE, Line
+from services.retrieval.backup import HEADER, PAGE
 from services.retrieval.index import OF, Collection, Collections, Item
 from services.settings import SettingsError
+
+LONGEST = 16 * 1024**2  # bytes of a line
+
+
+class _Description(BaseModel, strict=True):
+    """A collection; its name, which becomes a file's, is that of a tenant's or of everybody's."""
+
+    name: str = Field(pattern=f"^({NAME.pattern}{OF})?{NAME.pattern}$")
+    dimension: int = Field(ge=1, le=65_536)
+    digest: str = Field(min_length=1)
+    dtype: str = Field(min_length=1)
+
+
+class _Collection(BaseModel):
+    collection: _Description
+
+
+class _Item(BaseModel, strict=True):
+    id: str = Field(min_length=1)
+    metadata: dict[str, str]
+    vector: str
+
+    def checked(self, dimension: int) -> Item:
+        """Return the item. Raises ValueError unless its vector has this size and unit length."""
+        vector_D = np.frombuffer(base64.b64decode(self.vector, validate=True), "<f4")
+        if len(vector_D) != dimension or not abs(np.linalg.norm(vector_D) - 1) < 0.05:
+            raise ValueError(f"expected a vector of {dimension} numbers and of length 1")
+        return Item(self.id, vector_D, self.metadata)
+
+
+class _End(BaseModel, strict=True):
+    items: int
+
+
+_LINE: TypeAdapter[_Collection | _Item | _End] = TypeAdapter(_Collection | _Item | _End)
 
 
 class BackupError(Exception):
@@ -71,11 +108,10 @@ def _readable(name: str) -> Iterator[Path]:
 
 def check(file: Path) -> int:
     """Return the number of items of a backup, before anything is changed. Raises BackupError."""
-    count, last = 0, Line()
-    for line in _lines(file):
-        count += "id" in line
-        last = line
-    if last != {"items": count}:
+    count, last = 0, None
+    for last in _lines(file):
+        count += isinstance(last, Item)
+    if last != _End(items=count):
         raise BackupError(f"{file} ends after {count} items: expected its last line; copy it again")
     return count
 
@@ -84,39 +120,44 @@ def read(file: Path, index: Collections, total: int) -> None:
     """Add the items of a backup. Raises InvalidRequest if a collection has other vectors."""
     collection: Collection | None = None
     with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
-        for is_item, lines in groupby(_lines(file), lambda line: "id" in line):
-            if not is_item:
+        for described, lines in groupby(_lines(file), lambda line: isinstance(line, _Description)):
+            if described:
                 for line in lines:
-                    if "collection" in line:
-                        collection = _collection(index, line["collection"])
+                    assert isinstance(line, _Description)
+                    collection = _collection(index, line)
                 continue
-            assert collection is not None
-            while page := [_item(line) for line in islice(lines, PAGE)]:
+            items = (line for line in lines if isinstance(line, Item))
+            while page := [*islice(items, PAGE)]:
+                assert collection is not None
                 collection.upsert(page)
                 progress.update(len(page))
 
 
-def _collection(index: Collections, description: Line) -> Collection:
-    tenant, _, name = description["name"].rpartition(OF)
-    ours = index.of_model(description["digest"], description["dimension"])
-    return ours.of_tenant(tenant).get_or_make(name, description["dtype"])
+def _collection(index: Collections, description: _Description) -> Collection:
+    tenant, _, name = description.name.rpartition(OF)
+    ours = index.of_model(description.digest, description.dimension)
+    return ours.of_tenant(tenant).get_or_make(name, description.dtype)
 
 
-def _item(line: Line) -> Item:
-    vector_D = np.frombuffer(base64.b64decode(line["vector"]), "<f4")
-    return Item(line["id"], vector_D, line["metadata"])
-
-
-def _lines(file: Path) -> Iterator[Line]:
+def _lines(file: Path) -> Iterator[_Description | Item | _End]:
     """Yield the lines after the header. Raises BackupError for another or a damaged file."""
+    number, dimension = 1, 0
     try:
-        with gzip.open(file, "rt", encoding="utf-8") as text:
-            if json.loads(text.readline()) != HEADER:
+        with gzip.open(file) as lines:
+            if json.loads(lines.readline(LONGEST)) != HEADER:
                 raise BackupError(f"{file} is no backup of this version: see samclip backup")
-            for line in text:
-                yield json.loads(line)
-    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError) as error:
-        raise BackupError(f"{file} is damaged or no backup ({error}): copy it again") from error
+            while text := lines.readline(LONGEST):
+                number += 1
+                line = _LINE.validate_json(text)
+                if isinstance(line, _Collection):
+                    dimension = line.collection.dimension
+                    yield line.collection
+                else:
+                    yield line.checked(dimension) if isinstance(line, _Item) else line
+    except (EOFError, gzip.BadGzipFile, zlib.error, ValueError, RecursionError) as error:
+        raise BackupError(
+            f"line {number} of {file} is damaged, or it is no backup: copy it again"
+        ) from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """samclip backup and restore, from and into both engines of the index."""
 
+import base64
 import gzip
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -137,6 +139,76 @@ def test_a_damaged_backup_changes_nothing(
     assert "copy it again" in capsys.readouterr().err
     with backup.opened() as index:
         assert not index.describe()
+
+
+COLLECTION = {"name": "pets", "count": 1, "dimension": D, "digest": MODEL, "dtype": "float32"}
+ITEM = {
+    "id": "cat",
+    "metadata": {},
+    "vector": base64.b64encode(vector(1).astype("<f4").tobytes()).decode(),
+}
+
+
+def written(file: Path, *lines: object) -> None:
+    """Write a backup with these lines, and a last line that counts the items."""
+    count = sum(isinstance(line, dict) and "id" in line for line in lines)
+    all_lines = [backup.HEADER, *lines, {"items": count}]
+    file.write_bytes(gzip.compress("\n".join(map(json.dumps, all_lines)).encode()))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [{"collection": COLLECTION | {"name": "../../outside@pets"}}, ITEM],
+        [{"collection": COLLECTION | {"name": "a@b@pets"}}, ITEM],
+        [{"collection": COLLECTION | {"dimension": 10**9}}],
+        [{"collection": COLLECTION | {"digest": None}}],
+        [{"collection": COLLECTION}, ITEM | {"vector": "AAAA"}],
+        [
+            {"collection": COLLECTION},
+            ITEM | {"vector": base64.b64encode(np.full(D, np.nan, "<f4").tobytes()).decode()},
+        ],
+        [{"collection": COLLECTION}, ITEM | {"metadata": [1]}],
+        [{"collection": COLLECTION}, ITEM | {"id": None}],
+        [{"collection": COLLECTION}, {"id": "cat"}],
+        [ITEM],
+        [3],
+        [["id"]],
+    ],
+    ids=lambda lines: json.dumps(lines)[:60],
+)
+def test_a_backup_that_somebody_has_made_up_changes_nothing(
+    use: Callable[[str, str], None],
+    tmp_path: Path,
+    lines: list[object],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use("files", "a/index")
+    written(tmp_path / "good", {"collection": COLLECTION}, ITEM)
+    assert restore.main([str(tmp_path / "good")]) == 0
+    before = sorted(tmp_path.rglob("*"))
+    written(tmp_path / "good", *lines)
+    assert restore.main([str(tmp_path / "good")]) == 1
+    assert "damaged" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_items_and_collections_may_be_deleted_during_a_backup(
+    use: Callable[[str, str], None],
+) -> None:
+    use("redis", "a")
+    fill()
+    with backup.opened() as index, backup.opened() as other:
+        lines = backup._lines(index)
+        found = [next(lines) for _ in range(2)]
+        other.drop("old")
+        found += [next(lines) for _ in range(10)]
+        pets = other.of_any_model("pets")
+        pets.delete([item.id for item in pets.items("", COUNT) if not item.id.endswith("9")])
+        found += lines
+    names = [line["collection"]["name"] for line in found if "collection" in line]
+    assert names == ["acme@pets", "old", "pets"]
+    assert COUNT / 10 <= sum("id" in line for line in found) < COUNT / 5
 
 
 def test_a_collection_of_another_model_is_not_changed(
