@@ -22,7 +22,7 @@ from PIL import Image
 from samclip import drawing
 from samclip.cli.answers import shown
 from samclip.cli.formats import Row, table
-from samclip.cli.service import server
+from samclip.cli.service import grpc_address, server
 from samclip.cli.usage import Parser
 from samclip.client import Client
 from samclip.errors import ServiceError, Unavailable
@@ -111,9 +111,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         files = [(scene, photograph(*scene.file)) for scene in SCENES]
+        address, tls = grpc_address(args.server)
         with ExitStack() as stack:
-            address = args.server if _answers(args.server) else stack.enter_context(service())
-            client = stack.enter_context(Client(address, timeout=TIMEOUT_SECONDS))
+            if not _answers(address, tls):
+                address, tls = stack.enter_context(service()), False
+            client = stack.enter_context(Client(address, tls=tls, timeout=TIMEOUT_SECONDS))
             _show(client, files, args.out)
     except (ServiceError, FileNotFoundError, RuntimeError) as error:
         print(f"samclip demo: {error}", file=sys.stderr)
@@ -146,9 +148,9 @@ def photograph(package: str, path: str) -> Path:
     return Path(spec.submodule_search_locations[0]) / path
 
 
-def _answers(address: str) -> bool:
+def _answers(address: str, tls: bool) -> bool:
     try:
-        with Client(address, timeout=10) as client:
+        with Client(address, tls=tls, timeout=10) as client:
             client.describe()
     except Unavailable:
         return False

@@ -53,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _discard(sys.stdout, sys.stderr)
         return CLOSED
+    except UsageError as error:
+        print(f"samclip: {error}", file=sys.stderr)
+        return 2
     except OSError as error:  # a full disk
         _discard(sys.stdout)
         print(f"samclip: {error}", file=sys.stderr)
@@ -72,11 +75,8 @@ def _run(arguments: list[str]) -> int:
     args = commands.parser().parse_args(arguments or ["--help"])
     try:
         status: int = args.run(args)
-    except BrokenPipeError:
+    except (BrokenPipeError, UsageError):
         raise
-    except UsageError as error:
-        print(f"samclip: {error}", file=sys.stderr)
-        return 2
     except (ServiceError, OSError, ValueError) as error:
         print(f"samclip: {_reason(error)}", file=sys.stderr)
         if getattr(error, "code", None) is StatusCode.UNAVAILABLE:

@@ -6,6 +6,7 @@ import os
 import urllib.request
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from samclip.cli import local
@@ -72,9 +73,17 @@ def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
     """
     if getattr(args, "local", None):
         return local.client(args.local)
+    return Client(api_key=args.api_key, bulk=bulk, **channel(args))
+
+
+def channel(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the address, TLS and timeout of a client for the options of ``add_service``.
+
+    Raises OSError if a file is missing, UsageError for an address that cannot be used.
+    """
     address, tls_by_scheme = grpc_address(args.server)
     tls = credentials(args.ca, args.cert) if args.ca or args.cert else args.tls or tls_by_scheme
-    return Client(address, api_key=args.api_key, tls=tls, timeout=args.timeout, bulk=bulk)
+    return {"address": address, "tls": tls, "timeout": args.timeout}
 
 
 def grpc_address(server: str) -> tuple[str, bool]:

@@ -16,9 +16,8 @@ import samclip
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ToolError
-from samclip.cli.service import add_service, grpc_address
+from samclip.cli.service import add_service, channel
 from samclip.cli.usage import Parser
-from samclip.session import credentials
 
 KEY = re.compile(r"[0-9a-f]{64}")
 DATA_URI = re.compile(r"data:image/[a-z]+;base64,", re.IGNORECASE)
@@ -146,9 +145,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until the assistant or Ctrl-C ends it; return the exit code."""
     args = parser().parse_args(argv)
-    address, tls_by_scheme = grpc_address(args.server)
-    tls = credentials(args.ca, args.cert) if args.ca or args.cert else args.tls or tls_by_scheme
-    server = build({"address": address, "tls": tls, "timeout": args.timeout}, args.api_key)
+    server = build(channel(args), args.api_key)
     if args.http is None:
         server.run()
     else:

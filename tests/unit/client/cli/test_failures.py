@@ -110,6 +110,14 @@ def test_errors_are_one_line(photo: str, capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == "samclip: no/ca.pem: No such file or directory\n"
 
 
+@pytest.mark.parametrize("command", ["demo", "mcp", "describe"])
+def test_an_address_of_another_kind_is_named_by_all_commands(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main([command, "--server", "ftp://gpu-1"]) == 2
+    assert capsys.readouterr().err.startswith("samclip: --server is 'ftp://gpu-1': expected HOST")
+
+
 def run(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": sources()}
     command = [sys.executable, "-m", "samclip.cli", *argv]
