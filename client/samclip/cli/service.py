@@ -34,7 +34,7 @@ def add_service(parser: argparse.ArgumentParser) -> None:
         "--server",
         default=server(),
         metavar="HOST:PORT",
-        help=f"gRPC address; default: $SAMCLIP_SERVER or {DEFAULT}",
+        help=f"gRPC address, or the site's with http(s)://; default: $SAMCLIP_SERVER or {DEFAULT}",
     )
     service.add_argument(
         "--timeout", type=float, default=60.0, metavar="SECONDS", help="of each request (60)"

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip.sources import SUFFIXES
+
 Run = Callable[[argparse.Namespace], int]
 
 _IMAGE_HINT = (
@@ -40,6 +42,7 @@ def texts(parser: argparse.ArgumentParser, name: str, help: str, required: bool 
     """Add an option that takes one or several texts, as they are."""
     parser.add_argument(
         name,
+        type=_text,
         nargs="+",
         action="extend",
         default=[],
@@ -47,6 +50,13 @@ def texts(parser: argparse.ArgumentParser, name: str, help: str, required: bool 
         required=required,
         help=help,
     )
+
+
+def _text(value: str) -> str:
+    """Return the value. An image's path is an error: it was meant as an IMAGE."""
+    if Path(value).suffix.lower() in SUFFIXES and Path(value).is_file():
+        raise argparse.ArgumentTypeError(f"{value} is an image: write images first, or after --")
+    return value
 
 
 def split(values: Sequence[str]) -> list[str]:

@@ -196,9 +196,14 @@ def test_the_images_may_come_after_the_labels(
     options = ["--server", server[1], "--format", "csv", "--labels"]
     assert cli.main(["classify", *options, "cat", "dog", "--", str(folder / "a.png")]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
+    for images in (["b.png"], []):
+        with pytest.raises(SystemExit):
+            cli.main(["classify", *images, *options, "cat", str(folder / "a.png")])
+        assert "a.png is an image: write images first, or after --" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli.main(["classify", *options, "cat", "dog", str(folder / "a.png")])
+        cli.main(["classify", *options, "cat", str(folder)])
     assert "write the images first, or after --" in " ".join(capsys.readouterr().err.split())
+    assert len(server[0].calls) == 2  # key and file of the first command
 
 
 @pytest.mark.parametrize(
