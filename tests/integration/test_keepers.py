@@ -1,10 +1,12 @@
 """The limits of a key hold for several front doors together, over HTTP and gRPC."""
 
+import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -12,7 +14,7 @@ import httpx
 import pytest
 
 from services.front_door import haproxy, keys
-from tests.door import EMBED, SECRET, Door, Serve, opened
+from tests.door import EMBED, SECRET, Door, Serve, grpc_server, http_server, opened
 from tests.ports import free_port
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
@@ -89,6 +91,62 @@ def test_a_request_arrives_as_from_a_single_door(doors: list[Door]) -> None:
         assert (headers["x-samclip-key"], headers["x-samclip-tenant"]) == ("bob", "acme")
         assert headers["x-samclip-front-door"] == SECRET
         assert not headers.keys() & {"x-api-key", "authorization"}
+
+
+@contextmanager
+def before_a_keeper(http_port: int, grpc_port: int, file: Path) -> Iterator[Door]:
+    """Run a front door whose only keeper is what listens at these ports of 127.0.0.1."""
+    ports = {"keeper_http_port": http_port, "keeper_grpc_port": grpc_port}
+    keys.write(file, [RATED])
+    names = {"host": "127.0.0.2", "front_doors": ("127.0.0.1",)}
+    with opened(Serve(), **names, **ports, api_keys_file=file) as door:
+        yield door
+
+
+def test_keys_do_not_travel_between_doors(tmp_path: Path) -> None:
+    """The ports between doors have no TLS, so what they pass on does not contain the key."""
+    keeper = Serve()
+    keeper.gate.set()
+    with (
+        http_server(keeper) as http,
+        grpc_server(keeper) as rpc,
+        before_a_keeper(http, rpc, tmp_path / "keys") as door,
+    ):
+        assert over_http(door, "rated-key") == "200"
+        assert over_grpc(door, "rated-key") == "OK"
+    assert [path for path, _ in keeper.requests] == ["/classify?x=1", EMBED]
+    for _, headers in keeper.requests:
+        assert headers["x-samclip-front-door"] == SECRET
+        assert "rated-key" not in str(headers)
+
+
+def test_only_doors_may_name_a_key_by_its_hash(doors: list[Door]) -> None:
+    spoofed = {"x-samclip-key-hash": FREE.sha256}
+    assert doors[0].http.get("/classify", headers=spoofed).status_code == 401
+    with pytest.raises(grpc.RpcError) as raised:
+        doors[0].call(EMBED, *spoofed.items())
+    assert raised.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert over_http(doors[0], "free-key") == "200"
+    assert not any("x-samclip-key-hash" in headers for _, headers in doors[0].serve.requests)
+
+
+def test_a_keeper_that_ends_during_a_request_is_a_plain_error(tmp_path: Path) -> None:
+    def hang_up(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                connection.recv(9)
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, grpc_server(Serve()) as rpc:
+        port = listener.getsockname()[1]
+        threading.Thread(target=hang_up, args=[listener], daemon=True).start()
+        with before_a_keeper(port, rpc, tmp_path / "keys") as door:
+            reply = door.http.get("/classify", headers={"x-api-key": "rated-key"})
+        listener.shutdown(socket.SHUT_RDWR)
+    assert reply.status_code == 502
+    assert reply.headers["content-type"] == "application/problem+json"
+    assert reply.json()["request_id"] == reply.headers["x-request-id"]
 
 
 def test_the_ports_between_doors_serve_nobody_else(doors: list[Door]) -> None:
