@@ -31,7 +31,7 @@ AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
 T = TypeVar("T")
 R = TypeVar("R")
 Images = ImageSource | Iterable[ImageSource]
-Source = tuple[str, ImageSource]  # its name, and what it is read from
+Named = tuple[str, ImageSource]  # its name, and what it is read from
 AT_ONCE = 8
 """Photographs asked about at once: enough to keep a service of 16 cores busy."""
 REFUSALS = (Unavailable, Unauthenticated, PermissionDenied)
@@ -102,7 +102,7 @@ class _Photos(Generic[AnyPhoto]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} photographs)"
 
-    def _read(self, source: Source) -> AnyPhoto:
+    def _read(self, source: Named) -> AnyPhoto:
         name, image = source
         try:
             photo = self._make(image)
@@ -153,7 +153,7 @@ class Photos(_Photos[Photo]):
         is away or refuses the key.
         """
 
-        def answer(source: Source) -> tuple[Photo, R]:
+        def answer(source: Named) -> tuple[Photo, R]:
             photo = self._read(source)
             return photo, patiently(lambda: question(photo))
 
@@ -201,7 +201,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
         """
         gate = asyncio.Semaphore(self._at_once)
 
-        async def answer(source: Source) -> tuple[AsyncPhoto, R]:
+        async def answer(source: Named) -> tuple[AsyncPhoto, R]:
             async with gate:
                 photo = await asyncio.to_thread(self._read, source)
                 for wait_s in WAITS_S:
@@ -235,7 +235,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
             await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
 
 
-def _named(images: Images) -> Iterator[Source]:
+def _named(images: Images) -> Iterator[Named]:
     """Yield what to make photographs of, each with its name.
 
     Raises FileNotFoundError if a lone path does not exist, ValueError if a folder has no images.
@@ -258,7 +258,7 @@ def _named(images: Images) -> Iterator[Source]:
                 yield f"photograph {number}", image
 
 
-def _files(path: str | os.PathLike[str]) -> list[Source]:
+def _files(path: str | os.PathLike[str]) -> list[Named]:
     found = sources.expand([os.fspath(path)])
     for source in found:
         if source.problem:

@@ -66,19 +66,17 @@ class Table(Writer):
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self._paths: list[Path] = []
-        self._failed = False
-
-    def fail(self, row: Row) -> None:
-        self._failed = True
+        self._answered = False
 
     def add(self, answer: Answer) -> None:
+        self._answered = True
         self._rows += answer.rows
 
     def wrote(self, paths: Sequence[Path]) -> None:
         self._paths += paths
 
     def close(self, model: Model | None) -> None:
-        if self._rows or not self._failed:
+        if self._answered:
             print(table(self._rows))
         for path in self._paths:
             print(path)

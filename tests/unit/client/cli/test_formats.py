@@ -33,6 +33,16 @@ def test_the_table(
     assert len(head) == len(horse) == len(cat)
 
 
+@pytest.mark.parametrize(("answers", "shown"), [(0, ""), (1, "nothing found\n")])
+def test_a_table_without_rows(answers: int, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+    table = formats.Table()
+    for _ in range(answers):
+        table.add(formats.Answer([]))
+    table.fail({"image": "torn.jpg", "error": "torn"})
+    table.close(None)
+    assert capsys.readouterr().out == shown
+
+
 def test_cells() -> None:
     rows = [{"vector": [0.5] * 9, "metadata": {"a": "b"}, "box": [1.0, 2.5]}]
     line = formats.table(rows).splitlines()[1]
