@@ -98,4 +98,7 @@ def test_the_address_of_the_site_works_and_its_port_alone_names_the_right_one(
 ) -> None:
     assert cli.main(["describe", "--server", service.url]) == 0
     assert cli.main(["describe", "--server", service.url.removeprefix("http://")]) == 1
-    assert "--server takes its gRPC address, port 9000 by default" in capsys.readouterr().err
+    assert (
+        "a web server answers at this address: name the service's gRPC port"
+        in capsys.readouterr().err
+    )
