@@ -1,6 +1,5 @@
 """The base of the HTTP adapters: key, limits, deadline, metrics and errors as everywhere."""
 
-import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,9 +19,6 @@ from services.request.http import REQUEST_ID_HEADER
 from services.request.limits import form_parts
 from services.request.rpc import time_limit
 from services.settings import Settings
-
-SMALL = 4096
-"""Numbers in a reply that becomes JSON on the event loop; more are left to a thread."""
 
 Answer = Callable[[Request, RequestContext], Awaitable[Response]]
 
@@ -112,10 +108,3 @@ def image_of(text: Any, what: str) -> pb.Image:
 def is_url(text: str) -> bool:
     """Return whether a text is the address of something."""
     return re.fullmatch(r"(https?|ftp|file)://\S+", text.strip(), re.IGNORECASE) is not None
-
-
-async def as_json(values: Any, numbers: int) -> Response:
-    """Return a reply with about this many numbers."""
-    if numbers <= SMALL:
-        return JSONResponse(values)
-    return await asyncio.to_thread(JSONResponse, values)

@@ -1,10 +1,10 @@
 """The rpcs of the service's applications, called for a caller who speaks another protocol."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -20,10 +20,10 @@ from services.request.context import RequestContext
 from services.request.routes import APPLICATIONS
 from services.settings import Settings
 
+T = TypeVar("T")
 MAX_AT_ONCE = 256
 """Requests of all adapters that a gateway works on; its own pages have places of their own."""
-IMAGES_AT_ONCE = 16
-"""Images of one request embedded at once, as in the heads: two batches."""
+IMAGES_AT_ONCE = 16  # of one request, as in the heads: two batches
 
 
 class Applications:
@@ -70,21 +70,13 @@ class Applications:
         self, images: Sequence[pb.Image], context: RequestContext
     ) -> list[NDArray[np.float32]]:
         """Return the embedding D of each image; the index of a bad one is in the error."""
-        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
 
         async def embed(image: pb.Image) -> NDArray[np.float32]:
             request = pb.EmbedRequest(image=image, outputs=[pb.CLIP_POOLED], inline=True)
-            async with gate:
-                reply = await self.call("Embed", request, context)
+            reply = await self.call("Embed", request, context)
             return wire.from_tensor(reply.tensors[0]).astype(np.float32)
 
-        found = await asyncio.gather(*map(embed, images), return_exceptions=True)
-        for index, result in enumerate(found):
-            if isinstance(result, SamClipError) and len(images) > 1:
-                raise type(result)(f"image {index}: {result}") from result
-            if isinstance(result, BaseException):
-                raise result
-        return [result for result in found if not isinstance(result, BaseException)]
+        return await each(embed, images)
 
     async def embed_text(
         self, texts: Sequence[str], context: RequestContext
@@ -107,6 +99,26 @@ class Applications:
     async def close(self) -> None:
         for opened in self._channels.values():
             await opened.close(None)
+
+
+async def each(work: Callable[[Any], Awaitable[T]], images: Sequence[Any]) -> list[T]:
+    """Return ``await work(image)`` of each image. The first error stops the rest, and is raised."""
+    gate = asyncio.Semaphore(IMAGES_AT_ONCE)
+
+    async def one(index: int, image: Any) -> T:
+        try:
+            async with gate:
+                return await work(image)
+        except SamClipError as error:
+            where = f"image {index}: " if len(images) > 1 else ""
+            raise type(error)(f"{where}{error}") from error
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(*pair)) for pair in enumerate(images)]
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 @cache

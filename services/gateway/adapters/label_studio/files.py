@@ -2,7 +2,6 @@
 
 import asyncio
 from typing import Any
-from urllib.parse import urljoin, urlsplit
 
 import httpx
 from samclip.v1 import samclip_pb2 as pb
@@ -11,7 +10,7 @@ from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
 from services.gateway.adapters.adapter import image_of
 from services.settings import Settings
 
-UPLOADS = "/data/"
+UPLOADS = "data/"
 """Where Label Studio keeps uploads and local files; nothing else of it is asked for."""
 CONNECT_S = 5
 
@@ -29,28 +28,32 @@ class Files:
             return await asyncio.to_thread(image_of, source, "the image of the task")
         return pb.Image(encoded=await self._fetch(self._address(source)))
 
-    def _address(self, source: Any) -> str:
+    def _address(self, source: Any) -> httpx.URL:
         base = self.settings.label_studio_url
         if not base or not isinstance(source, str):
             raise InvalidRequest(
                 "the image of the task is not a data URI: send one, or set label_studio_url to the "
                 "address of Label Studio"
             )
-        address = urljoin(base.rstrip("/") + "/", source)
-        ours, theirs = urlsplit(base), urlsplit(address)
-        same = (ours.scheme, ours.netloc) == (theirs.scheme, theirs.netloc)
-        inside = theirs.path.startswith(ours.path.rstrip("/") + UPLOADS)
-        if not same or not inside or ".." in theirs.path or "\\" in address:
+        ours = httpx.URL(base.rstrip("/") + "/")
+        try:
+            theirs = ours.join(source)
+        except (ValueError, httpx.InvalidURL) as error:
+            raise InvalidRequest(f"the address of the task's image is not one: {error}") from error
+        # The paths are decoded: a proxy before Label Studio may decode them, and follow the dots.
+        folders = theirs.path.replace("\\", "/").split("/")
+        same = theirs.copy_with(raw_path=ours.raw_path, fragment=None) == ours
+        if not same or ".." in folders or not theirs.path.startswith(ours.path + UPLOADS):
             raise InvalidRequest(
                 "the image of the task is neither a data URI nor a file of Label Studio below "
-                f"{UPLOADS}: images elsewhere are not fetched"
+                f"/{UPLOADS}: images elsewhere are not fetched"
             )
-        return address
+        return theirs
 
-    async def _fetch(self, address: str) -> bytes:
+    async def _fetch(self, address: httpx.URL) -> bytes:
         most = self.settings.max_image_bytes
         try:
-            headers = {"authorization": await self._authorization()}
+            headers = {"authorization": await self._authorization(), "accept-encoding": "identity"}
             async with self._client.stream("GET", address, headers=headers) as reply:
                 if reply.status_code != 200:
                     raise InvalidRequest(
@@ -58,12 +61,12 @@ class Files:
                         "check label_studio_token and that the file is stored there"
                     )
                 content = bytearray()
-                async for chunk in reply.aiter_bytes():
+                async for chunk in reply.aiter_raw():  # unpacked, it could be a thousandfold
                     content += chunk
                     if len(content) > most:
                         raise ImageTooLarge(f"the image has more than {most:,} bytes")
                 return bytes(content)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ValueError, KeyError) as error:
             raise Unavailable(f"Label Studio does not answer: {type(error).__name__}") from error
 
     async def _authorization(self) -> str:
@@ -71,7 +74,7 @@ class Files:
         token = self.settings.label_studio_token
         if token.count(".") != 2:  # not a JWT
             return f"Token {token}"
-        address = urljoin(self.settings.label_studio_url.rstrip("/") + "/", "api/token/refresh")
+        address = self.settings.label_studio_url.rstrip("/") + "/api/token/refresh/"
         reply = await self._client.post(address, json={"refresh": token})
         if reply.status_code != 200:
             raise InvalidRequest("Label Studio refuses label_studio_token: set a valid one")

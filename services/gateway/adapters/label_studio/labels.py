@@ -19,8 +19,7 @@ from samclip_core.io import masks
 
 KINDS = ("BrushLabels", "PolygonLabels", "RectangleLabels", "KeyPointLabels")
 """Controls of regions, the one for answers first; the last one is only for clicks."""
-MAX_CONFIG = 2**20
-"""Characters of a labelling configuration."""
+MAX_CONFIG = 2**20  # characters
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,10 @@ class Task:
 
 def _controls(root: ElementTree.Element, image: str) -> Iterator[Control]:
     for tag, inner in (*((kind, "Label") for kind in KINDS), ("Choices", "Choice")):
-        for found in root.iter(tag):
-            if found.get("toName") == image:
-                values = tuple(one.get("value", "") for one in found.iter(inner))
-                yield Control(tag, found.get("name", ""), image, values)
+        found = next((one for one in root.iter(tag) if one.get("toName") == image), None)
+        if found is not None:  # of several, the first
+            values = tuple(one.get("value", "") for one in found.iter(inner))
+            yield Control(tag, found.get("name", ""), image, values)
 
 
 def to_prompt(regions: Sequence[Any]) -> tuple[pb.Prompt, str]:

@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter
-from services.gateway.adapters.applications import IMAGES_AT_ONCE, Applications
+from services.gateway.adapters.applications import Applications, each
 from services.gateway.adapters.label_studio.files import Files
 from services.gateway.adapters.label_studio.labels import (
     Control,
@@ -56,16 +56,14 @@ class LabelStudio(Adapter):
             raise InvalidRequest("tasks is not a list: send the tasks to predict")
         check_images(tasks, self.settings.max_images)
         regions = _regions(fields)
-        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
 
         async def one(given: Any) -> Answer:
-            async with gate:
-                image = await self.files.image(field_of(given, task.field))
-                if regions:
-                    return await self._clicked(task, image, regions, context)
-                return await self._predicted(task, image, context)
+            image = await self.files.image(field_of(given, task.field))
+            if regions:
+                return await self._clicked(task, image, regions, context)
+            return await self._predicted(task, image, context)
 
-        return JSONResponse({"results": await asyncio.gather(*map(one, tasks))})
+        return await asyncio.to_thread(JSONResponse, {"results": await each(one, tasks)})
 
     async def _clicked(
         self, task: Task, image: pb.Image, regions: list[Any], context: RequestContext
@@ -121,13 +119,8 @@ def _regions(fields: dict[str, Any]) -> list[Any]:
 
 
 def _choice(control: Control, best: pb.Score) -> Answer:
-    return {
-        "from_name": control.name,
-        "to_name": control.to_name,
-        "type": "choices",
-        "value": {"choices": [best.label]},
-        "score": best.score,
-    }
+    where = {"from_name": control.name, "to_name": control.to_name, "type": "choices"}
+    return {**where, "value": {"choices": [best.label]}, "score": best.score}
 
 
 def _prediction(found: list[Answer], model: pb.ModelInfo, score: float) -> Answer:

@@ -26,6 +26,7 @@ INSTRUCTIONS = (
     "the `image_key` of an earlier answer. Addresses and paths are not read. Points and boxes are "
     "in pixels, (0, 0) the top left corner."
 )
+MAX_BODY = 64 * 2**20  # bytes of a call over HTTP: a photograph in base64
 MAX_OUTLINE = 200  # points: more are of no use to an assistant
 
 
@@ -149,7 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.http is None:
         server.run()
     else:
-        server.run("streamable-http", port=args.http, stateless_http=True)
+        server.run(
+            "streamable-http", port=args.http, stateless_http=True, max_request_body_size=MAX_BODY
+        )
     return 0
 
 

@@ -5,13 +5,12 @@ import json
 from typing import Any
 
 from fastapi import FastAPI
-from numpy.typing import NDArray
 from samclip import __version__
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest, Unavailable
-from services.gateway.adapters.adapter import Adapter, as_json
+from services.gateway.adapters.adapter import Adapter
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference.models import Model, Tensors
@@ -24,11 +23,6 @@ HEADER = "inference-header-content-length"
 """Bytes of the JSON in front of the binary tensors; without it, all is JSON."""
 BINARY, SIZE = "binary_tensor_data", "binary_data_size"
 NAME = "samclip"
-
-
-async def model_ready(readiness: Readiness, model: Model) -> bool:
-    """Return whether the application of a model is ready; one that runs elsewhere counts so."""
-    return bool((await readiness.report()).get(model.application, {"ready": True})["ready"])
 
 
 class OpenInference(Adapter):
@@ -56,13 +50,12 @@ class OpenInference(Adapter):
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request, context: RequestContext) -> Response:
-        if not await self.readiness.all_ready():
-            raise Unavailable("an application is not ready: see GET /readyz")
+        await self.readiness.check()
         return JSONResponse({"ready": True})
 
     async def model_ready(self, request: Request, context: RequestContext) -> Response:
         name, model = _asked(request)
-        if not await model_ready(self.readiness, model):
+        if not await self.readiness.ready(model.application):
             raise Unavailable(f"the application {model.application} is not ready: see GET /readyz")
         return JSONResponse({"name": name, "ready": True})
 
@@ -79,7 +72,7 @@ class OpenInference(Adapter):
         reply = {"model_name": name, "model_version": models.VERSION}
         if fields.get("id") is not None:
             reply["id"] = fields["id"]
-        return await _reply(reply, found, _binary(fields))
+        return await asyncio.to_thread(_reply, reply, found, _binary(fields))
 
 
 def _asked(request: Request) -> tuple[str, Model]:
@@ -89,7 +82,7 @@ def _asked(request: Request) -> tuple[str, Model]:
 
 def _read(model: Model, body: bytes, header: str) -> tuple[json_bodies.Fields, Tensors]:
     """Return the JSON, and the tensors by name. Raises InvalidRequest."""
-    if header and not (header.isdecimal() and int(header) <= len(body)):
+    if header and not (len(header) < 12 and header.isdecimal() and int(header) <= len(body)):
         raise InvalidRequest(f"{HEADER} is {header[:20]!r}; the body has {len(body)} bytes")
     start = int(header or len(body))
     fields = json_bodies.parse_object(body[:start])
@@ -137,8 +130,8 @@ def _binary(fields: json_bodies.Fields) -> dict[str, bool]:
     return chosen
 
 
-async def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool]) -> Response:
-    outputs, raw, numbers = [], [], 0
+def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool]) -> Response:
+    outputs, raw = [], []
     for name, array in found.items():
         output: dict[str, Any] = {
             "name": name,
@@ -149,22 +142,17 @@ async def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool])
             raw.append(array.tobytes())
             output["parameters"] = {SIZE: len(raw[-1])}
         else:
-            output["data"] = await _numbers(name, array)
-            numbers += array.size
+            if array.size > json_bodies.MAX_VALUES:
+                raise InvalidRequest(
+                    f"output {name!r} has {array.size:,} numbers, at most "
+                    f"{json_bodies.MAX_VALUES:,} as JSON: ask for binary data"
+                )
+            output["data"] = array.ravel().tolist()
         outputs.append(output)
     reply["outputs"] = outputs
     if not raw:
-        return await as_json(reply, numbers)
+        return JSONResponse(reply)
     head = json.dumps(reply).encode()
     headers = {HEADER: str(len(head))}
     body = b"".join((head, *raw))
     return Response(body, headers=headers, media_type="application/octet-stream")
-
-
-async def _numbers(name: str, array: NDArray[Any]) -> list[Any]:
-    if array.size > json_bodies.MAX_VALUES:
-        raise InvalidRequest(
-            f"output {name!r} has {array.size:,} numbers, at most {json_bodies.MAX_VALUES:,} as "
-            "JSON: ask for binary data"
-        )
-    return await asyncio.to_thread(array.ravel().tolist)

@@ -13,9 +13,9 @@ from services.gateway.adapters.adapter import arrive
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
-from services.gateway.adapters.open_inference.http import NAME, model_ready
+from services.gateway.adapters.open_inference.http import NAME
 from services.gateway.adapters.open_inference.models import Model, Tensors
-from services.gateway.adapters.open_inference.tensors import NAMES
+from services.gateway.adapters.open_inference.tensors import MAX_ELEMENTS, NAMES
 from services.gateway.readiness import Readiness
 from services.request import request_log
 from services.request.context import RequestContext
@@ -83,7 +83,7 @@ class InferenceService:
         self, request: pb.ModelReadyRequest, context: RequestContext
     ) -> pb.ModelReadyResponse:
         model = models.find(request.name, request.version)
-        return pb.ModelReadyResponse(ready=await model_ready(self.readiness, model))
+        return pb.ModelReadyResponse(ready=await self.readiness.ready(model.application))
 
     @_rpc
     async def ModelMetadata(
@@ -120,7 +120,8 @@ def _read(model: Model, request: pb.ModelInferRequest) -> Tensors:
 
     def data(index: int) -> Any:
         one = request.inputs[index]
-        return raw[index] if raw else list(getattr(one.contents, CONTENTS.get(one.datatype, FP32)))
+        values = getattr(one.contents, CONTENTS.get(one.datatype, FP32))
+        return raw[index] if raw else values[: MAX_ELEMENTS + 1]
 
     return model.read(
         (one.name, one.datatype, one.shape, data(index)) for index, one in enumerate(request.inputs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import image_of
+from services.request.limits import MAX_FORM_PARTS
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
@@ -17,9 +19,8 @@ DTYPES: dict[str, np.dtype[Any]] = {
 }
 """The protocol's datatypes that the models use, besides BYTES."""
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
-PREFIX = 4
-"""Bytes of the length in front of each element of a raw BYTES tensor, little-endian."""
-MAX_SIDES = 8  # of a shape in a message
+PREFIX = 4  # bytes of the length in front of an element of a raw BYTES tensor, little-endian
+MAX_ELEMENTS = MAX_FORM_PARTS  # of one input: more than the applications accept
 Sent = tuple[str, str, Sequence[int], Any]
 """A tensor as it came: its name, datatype and shape, and its raw bytes or its values."""
 
@@ -38,16 +39,17 @@ class Spec:
         Values are a list of JSON's or protobuf's, nested or flat, in which an image is base64, a
         data URI or bytes. BYTES become objects of type bytes.
         """
+        counts = all(type(side) is int and side >= 0 for side in shape)
         sides = zip(self.shape, shape, strict=False)
-        fits = len(shape) == len(self.shape) and all(s in (-1, given) for s, given in sides)
-        if datatype != self.datatype or not fits:
-            found = f"{datatype[:20]} {[*shape][:MAX_SIDES]}"
-            raise InvalidRequest(f"input {self.name!r} is {found}, expected {self}")
-        if any(not isinstance(side, int) or side < 0 for side in shape):
-            raise InvalidRequest(f"the shape {[*shape]} is not one of a tensor")
+        fits = len(shape) == len(self.shape) and all(own in (-1, side) for own, side in sides)
+        if datatype != self.datatype or not fits or not counts or prod(shape) > MAX_ELEMENTS:
+            raise InvalidRequest(
+                f"input {self.name!r} is {datatype[:20]} {[*shape]!s:.80}, expected {self} of at "
+                f"most {MAX_ELEMENTS:,} elements"
+            )
         try:
             if self.datatype == "BYTES":
-                array = self._elements(data)
+                array = self._elements(data, prod(shape))
             elif isinstance(data, bytes):
                 array = np.frombuffer(data, DTYPES[datatype])
             else:
@@ -56,9 +58,9 @@ class Spec:
         except (ValueError, TypeError, OverflowError) as error:
             raise InvalidRequest(f"input {self.name!r} is not {self}: {error}") from error
 
-    def _elements(self, data: Any) -> NDArray[np.object_]:
+    def _elements(self, data: Any, most: int) -> NDArray[np.object_]:
         if isinstance(data, bytes):
-            found = _split(self.name, data)
+            found = _split(self.name, data, most)
         else:
             flat = data if isinstance(data, list) else [data]
             found = [_bytes(self.name, one) for one in flat]
@@ -70,12 +72,12 @@ class Spec:
         return f"{self.datatype} {[*self.shape]}"
 
 
-def _split(name: str, data: bytes) -> list[bytes]:
-    found, start = [], 0
+def _split(name: str, data: bytes, most: int) -> list[bytes]:
+    found, start = list[bytes](), 0
     while start < len(data):
         end = start + PREFIX + int.from_bytes(data[start : start + PREFIX], "little")
-        if start + PREFIX > len(data) or end > len(data):
-            raise InvalidRequest(f"input {name!r} ends within an element: check the lengths")
+        if start + PREFIX > len(data) or end > len(data) or len(found) == most:
+            raise InvalidRequest(f"input {name!r} ends within an element, or has more than {most}")
         found.append(data[start + PREFIX : end])
         start = end
     return found

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest
-from services.gateway.adapters.adapter import Adapter, as_json, image_of, is_url
+from services.gateway.adapters.adapter import Adapter, image_of, is_url
 from services.request import status
 from services.request.context import RequestContext
 from services.request.limits import MAX_EXPANDED, check_images, check_text
@@ -99,14 +99,7 @@ class OpenAI(Adapter):
         question = await asyncio.to_thread(Question.read, await self.read(request), self.settings)
         await self.applications.check_model(question.model, context)
         vectors_ND = await self._embed(question.inputs, context)
-        data = [
-            {"object": "embedding", "index": index, "embedding": shown(vector_D, question)}
-            for index, vector_D in enumerate(vectors_ND)
-        ]
-        # Tokens are not counted: the service charges for none.
-        usage = {"prompt_tokens": 0, "total_tokens": 0}
-        reply = {"object": "list", "data": data, "model": question.model, "usage": usage}
-        return await as_json(reply, len(data) * len(vectors_ND[0]))
+        return await asyncio.to_thread(_reply, question, vectors_ND)
 
     async def _embed(
         self, inputs: Sequence[str | pb.Image], context: RequestContext
@@ -117,6 +110,16 @@ class OpenAI(Adapter):
         seen = iter(await self.applications.embed(images, context))
         read = iter((await self.applications.embed_text(texts, context))[1] if texts else ())
         return [next(read if isinstance(one, str) else seen) for one in inputs]
+
+
+def _reply(question: Question, vectors_ND: Sequence[NDArray[np.float32]]) -> Response:
+    data = [
+        {"object": "embedding", "index": index, "embedding": shown(vector_D, question)}
+        for index, vector_D in enumerate(vectors_ND)
+    ]
+    usage = {"prompt_tokens": 0, "total_tokens": 0}  # not counted: the service charges for none
+    reply = {"object": "list", "data": data, "model": question.model, "usage": usage}
+    return JSONResponse(reply)
 
 
 def shown(vector_D: NDArray[np.float32], question: Question) -> str | list[float]:

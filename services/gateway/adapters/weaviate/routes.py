@@ -1,13 +1,15 @@
 """The inference service of Weaviate's module multi2vec-clip: texts and images to vectors."""
 
 import asyncio
+from collections.abc import Iterable
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from samclip_core.errors import InvalidRequest, Unavailable
-from services.gateway.adapters.adapter import Adapter, as_json, image_of
+from samclip_core.errors import InvalidRequest
+from services.gateway.adapters.adapter import Adapter, image_of
 from services.gateway.adapters.applications import Applications
 from services.gateway.readiness import Readiness
 from services.request import json_bodies
@@ -32,8 +34,7 @@ class Weaviate(Adapter):
         self.route(app, "POST", f"{PREFIX}/vectorize", self.vectorize)
 
     async def ready(self, request: Request, context: RequestContext) -> Response:
-        if not await self.readiness.all_ready():
-            raise Unavailable("an application is not ready: see GET /readyz")
+        await self.readiness.check()
         return Response(status_code=204)
 
     async def meta(self, request: Request, context: RequestContext) -> Response:
@@ -47,10 +48,14 @@ class Weaviate(Adapter):
             check_images(files, self.settings.max_images)
         names = [f"image {index}" for index in range(len(files))]
         images = await asyncio.to_thread(lambda: [*map(image_of, files, names)])
-        seen = [vector_D.tolist() for vector_D in await self.applications.embed(images, context)]
-        read_TD = (await self.applications.embed_text(texts, context))[1].tolist() if texts else []
-        numbers = sum(map(len, (*seen, *read_TD)))
-        return await as_json({"textVectors": read_TD, "imageVectors": seen}, numbers)
+        seen = await self.applications.embed(images, context)
+        read_TD = (await self.applications.embed_text(texts, context))[1] if texts else ()
+        return await asyncio.to_thread(_reply, read_TD, seen)
+
+
+def _reply(texts: Iterable[Any], images: Iterable[Any]) -> Response:
+    vectors = {"textVectors": texts, "imageVectors": images}
+    return JSONResponse({name: [one.tolist() for one in found] for name, found in vectors.items()})
 
 
 def _strings(fields: json_bodies.Fields, name: str) -> list[str]:

@@ -18,14 +18,14 @@ from services.request import status
 from services.request.context import RequestContext
 
 PREFIX = "/adapters/x-anylabeling"
-OBJECT = "AUTOLABEL_OBJECT"
-"""The label for which the client asks the annotator."""
+OBJECT = "AUTOLABEL_OBJECT"  # a label for which the client asks the annotator
 WIDGETS = (
     "edit_text button_send button_add_point button_remove_point button_add_rect button_clear "
     "button_finish_object input_conf edit_conf mask_fineness_slider mask_fineness_value_label "
     "toggle_preserve_existing_annotations"
 )
 VALUES = {"edit_conf": 0.6, "mask_fineness_slider": 10}
+MAX_CHARACTERS = 2**15  # of a text prompt
 MODEL = {
     "batch_processing_mode": "text_prompt",
     "widgets": [{"name": name, "value": VALUES.get(name)} for name in WIDGETS.split()],
@@ -64,7 +64,8 @@ class XAnyLabeling(Adapter):
             raise InvalidRequest("params is not an object: send the client's parameters")
         await self.applications.check_model(fields.get("model"), context)
         marks = params.get("marks")
-        prompts = to_prompts(marks) if marks else to_texts(params.get("text_prompt"))
+        most = self.settings.max_prompts
+        prompts = to_prompts(marks, most) if marks else to_texts(params.get("text_prompt"))
         asked = pb.SegmentRequest(image=image, prompts=prompts, encoding=pb.POLYGONS)
         if (score := _number(params, "conf_threshold")) and not marks:
             asked.min_score = score
@@ -74,7 +75,7 @@ class XAnyLabeling(Adapter):
             reply = await self.applications.call("Segment", asked, context)
             shapes = await asyncio.to_thread(to_shapes, prompts, reply.results, fineness)
         data = {"shapes": shapes, "description": "", "replace": False if marks else None}
-        return JSONResponse({"success": True, "data": data})
+        return await asyncio.to_thread(JSONResponse, {"success": True, "data": data})
 
 
 def _number(params: dict[str, Any], name: str) -> float:
@@ -84,10 +85,12 @@ def _number(params: dict[str, Any], name: str) -> float:
     return float(value)
 
 
-def to_prompts(marks: Any) -> list[pb.Prompt]:
+def to_prompts(marks: Any, most: int) -> list[pb.Prompt]:
     """Return a prompt for each rectangle, all with the points, or one of the points alone."""
     points, boxes = [], []
     try:
+        if len(marks) > most:
+            raise InvalidPrompt(f"{len(marks):,} marks, at most {most}: send fewer")
         for mark in marks:
             numbers, positive = mark["data"], bool(mark.get("label", 1))
             if mark["type"] == "point":
@@ -105,9 +108,10 @@ def to_prompts(marks: Any) -> list[pb.Prompt]:
 
 def to_texts(text: Any) -> list[pb.Prompt]:
     """Return a prompt for each phrase between full stops or commas."""
-    if text is not None and not isinstance(text, str):
-        raise InvalidPrompt("text_prompt is not a string")
-    phrases = [phrase.strip() for phrase in (text or "").replace(",", ".").split(".")]
+    text = text or ""
+    if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
+        raise InvalidPrompt(f"text_prompt is not a string of at most {MAX_CHARACTERS:,} characters")
+    phrases = [phrase.strip() for phrase in text.replace(",", ".").split(".")]
     return [pb.Prompt(text=phrase) for phrase in dict.fromkeys(phrases) if phrase]
 
 

@@ -1,6 +1,7 @@
 """Label Studio's backend: recorded requests, masks in its format, and what it may fetch."""
 
 import base64
+import gzip
 import json
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
 from samclip_core.io import masks
 from services.gateway.adapters.label_studio.files import Files
-from services.gateway.adapters.label_studio.labels import brush
+from services.gateway.adapters.label_studio.labels import Control, Task, brush
 from services.settings import Settings
 from tests.in_process import Caller
 from tests.unit.services.gateway.adapters.conftest import Recorded, recorded
@@ -132,6 +133,12 @@ async def test_clicks_and_a_box_give_polygons(
         np.testing.assert_allclose(points.ravel(), ring, atol=1e-4)
 
 
+def test_of_two_controls_the_first_takes_the_answers() -> None:
+    second = BRUSH.replace('"brush"', '"second"')
+    found = Task.read(f"<View>{IMAGE}{BRUSH}{second}</View>")
+    assert found.answer == Control("BrushLabels", "brush", "photo", ("cat",))
+
+
 async def test_clicks_give_a_rectangle(
     adapters: httpx.AsyncClient, photo: bytes, expected: pb.Mask
 ) -> None:
@@ -213,9 +220,9 @@ def files(url: str, answer: Any, token: str = "secret") -> tuple[Files, list[htt
 
     def handle(request: httpx.Request) -> httpx.Response:
         seen.append(request)
-        return (
-            httpx.Response(200, json={"access": "new"}) if "token" in request.url.path else answer
-        )
+        if "token" in request.url.path:
+            return httpx.Response(200, json={"access": "new"})
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=answer.stream)
 
     settings = Settings(label_studio_url=url, label_studio_token=token, max_image_bytes=1000)
     made = Files(settings)
@@ -244,6 +251,7 @@ async def test_a_personal_token_is_exchanged() -> None:
     made, seen = files("http://ls", httpx.Response(200, content=b"photo"), token="a.b.c")
     await made.image("/data/upload/1/a.jpg")
     assert json.loads(seen[0].content) == {"refresh": "a.b.c"}
+    assert str(seen[0].url) == "http://ls/api/token/refresh/"  # Label Studio adds no slash
     assert seen[1].headers["authorization"] == "Bearer new"
 
 
@@ -259,6 +267,12 @@ async def test_a_personal_token_is_exchanged() -> None:
         "/api/projects",
         "/data/../api/projects",
         "/data/..\\api",
+        "/data/%2e%2e/api/projects",
+        "/data/%2E./api/projects",
+        "/data/..%5Capi",
+        "/data/\x00",
+        "/data/" + "a" * 70_000,
+        "http://[",
         "/data",
         "file:///data/a.jpg",
         "http://ls@other/data/a.jpg",
@@ -287,6 +301,23 @@ async def test_redirects_refusals_and_large_files_are_errors(
     with pytest.raises(error):
         await made.image("/data/upload/1/a.jpg")
     assert len(seen) == 1
+
+
+async def test_a_packed_file_is_not_unpacked() -> None:
+    packed = gzip.compress(bytes(100_000))
+    packing = {"content-encoding": "gzip"}
+    answer = httpx.Response(200, headers=packing, stream=httpx.ByteStream(packed))
+    made, seen = files("http://ls", answer)
+    assert (await made.image("/data/upload/1/a.jpg")).encoded == packed
+    assert seen[0].headers["accept-encoding"] == "identity"
+
+
+async def test_an_answer_without_a_token_is_no_internal_error() -> None:
+    made, _ = files("http://ls", httpx.Response(200), token="a.b.c")
+    page = httpx.MockTransport(lambda request: httpx.Response(200, text="<html>"))
+    made._client = httpx.AsyncClient(transport=page)
+    with pytest.raises(Unavailable, match="does not answer"):
+        await made.image("/data/upload/1/a.jpg")
 
 
 async def test_without_label_studio_it_is_unavailable() -> None:

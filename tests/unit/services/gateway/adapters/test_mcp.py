@@ -120,6 +120,16 @@ async def test_every_tool_over_every_transport(
     assert fake.uploads == [key]
 
 
+async def test_photographs_of_several_megabytes_are_sent_over_http(
+    service: tuple[FakeService, str],
+) -> None:
+    fake, address = service
+    large = base64.b64encode(PHOTO + bytes(6_000_000)).decode()  # PNG ends before them
+    async with over_http(address) as client:
+        await answer(client, "classify", image=large, labels=["a cat"])
+    assert len(fake.uploads) == 1
+
+
 async def test_paths_and_addresses_are_not_read(service: tuple[FakeService, str]) -> None:
     fake, address = service
     async with inside(address) as client:

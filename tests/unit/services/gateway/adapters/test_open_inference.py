@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from samclip.v1 import samclip_pb2 as samclip
 
+from samclip_core.errors import InvalidRequest
 from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
@@ -18,6 +19,7 @@ from services.gateway.adapters.open_inference import open_inference_pb2_grpc as 
 from services.gateway.adapters.open_inference.http import HEADER
 from services.gateway.adapters.open_inference.models import MODELS
 from services.gateway.adapters.open_inference.rpcs import InferenceService
+from services.gateway.adapters.open_inference.tensors import Spec
 from services.request import admission, wire
 from services.request.channel import UNLIMITED
 from tests.in_process import ADMITTED, Adapter, Caller
@@ -259,8 +261,9 @@ LABELS = {"name": "point_labels", "shape": [1], "datatype": "INT32"}
         ("embed-text", {"inputs": [{**TEXT, "datatype": "FP32"}]}, 400, "expected BYTES"),
         ("embed-text", {"inputs": [{**TEXT, "shape": [1, 1]}]}, 400, "expected BYTES"),
         ("embed-text", {"inputs": [{**TEXT, "shape": [2]}]}, 400, "is not BYTES [-1]"),
-        ("embed-text", {"inputs": [{**TEXT, "shape": [-1]}]}, 400, "not one of a tensor"),
-        ("embed-text", {"inputs": [{**TEXT, "shape": ["1"]}]}, 400, "not one of a tensor"),
+        ("embed-text", {"inputs": [{**TEXT, "shape": [-1]}]}, 400, "of at most 32,768"),
+        ("embed-text", {"inputs": [{**TEXT, "shape": ["1"]}]}, 400, "of at most 32,768"),
+        ("embed-text", {"inputs": [{**TEXT, "shape": [2**70]}]}, 400, "of at most 32,768"),
         ("embed-text", {"inputs": [{**TEXT, "data": [1]}]}, 400, "not a string"),
         ("embed-text", {"inputs": [{**TEXT, "name": "words"}]}, 400, "unknown input"),
         ("embed-text", {"inputs": [TEXT], "outputs": [{"name": "x"}]}, 400, "unknown output"),
@@ -298,10 +301,11 @@ async def test_errors_have_the_protocols_shape(
         (-1, 0, "not that of its data"),
         (4, 0, "after the last binary tensor"),
         (9, 10_000, "the body has"),
+        (9, "9" * 5000, "the body has"),
     ],
 )
 async def test_binary_tensors_are_checked(
-    adapters: httpx.AsyncClient, size: int, header: int, words: str
+    adapters: httpx.AsyncClient, size: int, header: int | str, words: str
 ) -> None:
     one = {**TEXT, "parameters": {"binary_data_size": size}}
     del one["data"]
@@ -311,6 +315,17 @@ async def test_binary_tensors_are_checked(
     reply = await adapters.post("/v2/models/embed-text/infer", content=head + data, headers=headers)
     assert reply.status_code == 400
     assert words in reply.json()["error"]
+
+
+def test_no_more_elements_are_read_than_a_tensor_has() -> None:
+    points, texts = Spec("points", "FP32", (-1, 2)), Spec("text", "BYTES", (-1,))
+    with pytest.raises(InvalidRequest, match="at most 32,768 elements"):
+        points.read("FP32", [16_385, 2], bytes(8 * 16_385))
+    with pytest.raises(InvalidRequest, match="more than 2"):
+        texts.read("BYTES", [2], bytes(4 * 3))
+    with pytest.raises(InvalidRequest) as caught:
+        texts.read("BYTES", ["x" * 10_000], b"")
+    assert len(str(caught.value)) < 200
 
 
 async def test_grpc_errors_have_their_codes(stub: Any) -> None:
@@ -332,12 +347,12 @@ async def test_the_secret_of_the_front_door_is_asked_for(adapters: httpx.AsyncCl
     assert (await adapters.get("/v2", headers=headers)).status_code == 401
 
 
-async def test_a_mask_of_many_pixels_is_not_json(adapters: httpx.AsyncClient, photo: bytes) -> None:
+def test_a_mask_of_many_pixels_is_not_json() -> None:
     from services.gateway.adapters.open_inference import http
 
     huge = {"mask": np.zeros((1001, 1000), np.uint8)}
     with pytest.raises(http.InvalidRequest, match="ask for binary data"):
-        await http._reply({}, huge, {"": False})
+        http._reply({}, huge, {"": False})
 
 
 @pytest.mark.parametrize("request_", recorded("open_inference"), ids=lambda one: one.path)
