@@ -84,7 +84,7 @@ def to_prompt(regions: Sequence[Any]) -> tuple[pb.Prompt, str]:
             else:
                 x_max, y_max = x + value["width"] * width, y + value["height"] * height
                 prompt.box.CopyFrom(pb.Box(x_min=x, y_min=y, x_max=x_max, y_max=y_max))
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
             raise InvalidRequest(f"a region of the context is not understood: {error!r}") from error
     if not prompt.points and not prompt.HasField("box"):
         raise InvalidRequest("the context has neither a key point nor a rectangle")

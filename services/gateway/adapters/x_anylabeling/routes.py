@@ -101,7 +101,7 @@ def to_prompts(marks: Any, most: int) -> list[pb.Prompt]:
                 boxes.append(pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max))
             else:
                 raise InvalidPrompt("marks are points, and rectangles around an object")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise InvalidPrompt(f"a mark is not understood: {error!r}") from error
     return [pb.Prompt(points=points, box=box) for box in boxes] or [pb.Prompt(points=points)]
 

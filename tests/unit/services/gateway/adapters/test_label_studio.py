@@ -179,6 +179,7 @@ async def test_words_choose_and_find(
         ({"params": {"context": {"result": [{"type": "keypointlabels"}]}}}, "not understood"),
         ({"params": {"context": {"result": [{**click(5, 5), "type": "x"}]}}}, "neither a key"),
         ({"params": {"context": {"result": [click(500, 5)]}}}, "outside"),
+        ({"params": {"context": {"result": [click(10**400, 5)]}}}, "not understood"),
     ],
 )
 async def test_what_is_not_understood_is_refused(

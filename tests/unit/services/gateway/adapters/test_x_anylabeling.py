@@ -111,6 +111,7 @@ async def test_nothing_asked_is_nothing_found(
         ({"params": {"marks": [{"type": "rectangle", "data": [1, 1, 5, 5]}] * 257}}, 400,
          "257 marks, at most 256"),
         ({"params": {"marks": 7}}, 400, "not understood"),
+        ({"params": {"marks": [{"type": "point", "data": [10**400, 1]}]}}, 400, "not understood"),
         ({"params": {"text_prompt": 7}}, 400, "not a string"),
         ({"params": {"text_prompt": "a." * 20_000}}, 400, "at most 32,768 characters"),
         ({"params": {"text_prompt": "a cat", "conf_threshold": 2}}, 400, "expected 0 to 1"),
