@@ -45,7 +45,8 @@ def parser() -> Parser:
     made = Parser(
         prog="samclip plan",
         description="Size machines, GPUs and Redis for a load, from the figures of a reference\n"
-        "machine or the results of make bench. The default prices are examples in USD.",
+        "machine or the results of make bench. Classifications and clicks are counted; text\n"
+        'prompts, "everything" and collections are not. The default prices are examples in USD.',
         examples=[
             "samclip plan --images-per-second 200 --hit-ratio 0.8",
             "samclip plan --images-per-second 20 --bench out/bench/bench.json --json",

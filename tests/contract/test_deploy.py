@@ -138,6 +138,22 @@ def test_only_compose_without_keys_allows_open_access(compose: dict[str, Any]) -
     assert "SAMCLIP_ALLOW_OPEN" not in ENVIRONMENT
 
 
+def test_the_guide_leaves_no_shell_in_which_compose_needs_no_keys(tmp_path: Path) -> None:
+    """A variable of one shell would be gone in the next, and the service open."""
+    guide = (DEPLOY / "README.md").read_text()
+    lines = re.findall(r"^\$ echo (COMPOSE_FILE=\S+) > \.env$", guide, re.MULTILINE)
+    assert len(lines) == 2
+    for file in (*ROOT.glob("docker-compose*.yml"), DEPLOY):
+        (tmp_path / file.name).symlink_to(file)
+    for line in lines:
+        (tmp_path / ".env").write_text(line)
+        command = [tool("docker-compose"), "config", "--format", "json"]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        environment = json.loads(run.stdout)["services"]["samclip"]["environment"]
+        assert environment["SAMCLIP_ALLOW_OPEN"] == "false"
+        assert ("SAMCLIP_TLS_CERT_FILE" in environment) == ("tls" in line)
+
+
 def test_keys_are_mounted_with_their_folder(compose: dict[str, Any]) -> None:
     """``samclip keys`` replaces the file, and a mount of the file would keep the old content."""
     service = compose["services"]["samclip"]

@@ -287,6 +287,13 @@ def test_a_change_of_pods_that_would_have_no_effect_is_refused(serving: list[Man
     assert "kubectl apply -f deploy/kuberay/upgrade-guard.yaml" in README
 
 
+def test_a_change_of_the_environment_that_would_have_no_effect_is_refused(
+    serving: list[Manifest],
+) -> None:
+    """Running pods have read it, and nothing restarts them."""
+    assert of_kind(serving, "ConfigMap")["samclip-cluster"]["immutable"] is True
+
+
 def test_a_second_cluster_has_its_own_namespace_and_the_collections_of_the_first() -> None:
     following = built("overlays/upgrade")
     for manifest in following:

@@ -129,7 +129,7 @@ def test_the_command_works_without_a_benchmark(
     words = ["plan", "--images-per-second", "100", "--machine", machine]
     assert cli.main([*words, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["busy_cores"] == pytest.approx(6.79)
+    assert found["busy_cores"] == pytest.approx(6.55)
     assert found["replicas"] == (5 if machine == "2-cores" else 1)
     assert cli.main(words) == 0
     assert machines()[machine]["about"] in capsys.readouterr().out
