@@ -1,0 +1,49 @@
+"""The Docker engine of `make image`: whose it is, and when it ends. No container is started."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.image import engine
+
+DOCKER = '#!/bin/sh\ntest -s "{0}/up"\n'
+DOCKERD = '#!/bin/sh\necho $$ > "{0}/up"\nexec sleep 600\n'
+
+
+@pytest.fixture
+def up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put stand-ins of docker and dockerd first; return the file that exists while it answers."""
+    for name, text in (("docker", DOCKER), ("dockerd", DOCKERD)):
+        (tmp_path / name).write_text(text.format(tmp_path))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(engine, "STORE", tmp_path / "store")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    return tmp_path / "up"
+
+
+def test_an_engine_of_the_tests_outlives_ctrl_c_and_ends_with_them(up: Path) -> None:
+    """Ctrl-C reaches all processes of the terminal's session at once."""
+    with engine.running():
+        process = int(up.read_text())
+        assert os.getsid(process) != os.getsid(0)
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_an_engine_that_ran_before_goes_on(up: Path) -> None:
+    up.write_text("0")
+    with engine.running():
+        assert not (up.parent / "store").exists()
+    assert up.read_text() == "0"
+
+
+def test_another_user_than_root_is_told_and_starts_nothing(
+    up: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an engine answers: folders of the containers' users could not be made."""
+    up.write_text("0")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(engine.NoEngineError, match="run as root"), engine.running():
+        pass
