@@ -7,7 +7,7 @@ import pytest
 
 from tests.image import engine
 
-DOCKER = '#!/bin/sh\ntest -s "{0}/up"\n'
+DOCKER = '#!/bin/sh\necho "$@" >> "{0}/asked"\ntest -s "{0}/up"\n'
 DOCKERD = '#!/bin/sh\necho $$ > "{0}/up"\nexec sleep 600\n'
 
 
@@ -32,11 +32,13 @@ def test_an_engine_of_the_tests_outlives_ctrl_c_and_ends_with_them(up: Path) -> 
         os.kill(process, 0)
 
 
-def test_an_engine_that_ran_before_goes_on(up: Path) -> None:
+def test_an_engine_that_ran_before_goes_on_and_keeps_no_stand_ins(up: Path) -> None:
     up.write_text("0")
     with engine.running():
         assert not (up.parent / "store").exists()
     assert up.read_text() == "0"
+    last = (up.parent / "asked").read_text().splitlines()[-1]
+    assert last == f"image prune --all --force --filter label={engine.STAND_IN}"
 
 
 def test_another_user_than_root_is_told_and_starts_nothing(

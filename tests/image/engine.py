@@ -29,6 +29,9 @@ Dir::Cache::pkgcache "";
 Dir::Cache::srcpkgcache "";
 """
 """As in the official images: apt leaves no files behind."""
+STAND_IN = "samclip.stand-in=true"
+"""The label of these images. An engine that is not the tests' own does not keep them: other builds
+would take them for the real ones."""
 START_S = 60
 STORE = ROOT / "out/docker"
 """Images of an engine that the tests start, so that the next run builds only what has changed."""
@@ -58,7 +61,10 @@ def running() -> Iterator[None]:
     if os.geteuid() != 0:
         raise NoEngineError("the tests give folders to the users of the containers: run as root")
     if answers():
-        yield
+        try:
+            yield
+        finally:
+            docker("image", "prune", "--all", "--force", "--filter", f"label={STAND_IN}")
         return
     if not shutil.which("dockerd"):
         raise NoEngineError("no Docker engine answers, and dockerd is not installed")
@@ -110,15 +116,16 @@ def make_base() -> None:
             (root / leftover).mkdir()
         archive = Path(folder) / "root.tar"
         subprocess.run(["tar", "--directory", root, "--create", "--file", archive, "."], check=True)
-        docker(
-            "import", "--change", "ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt", archive, BASE
-        )
+        changes = ("ENV PIP_CERT=/etc/ssl/certs/ca-certificates.crt", f"LABEL {STAND_IN}")
+        words = [word for change in changes for word in ("--change", change)]
+        docker("import", *words, archive, BASE)
 
 
 def make_stand_in(name: str, image: str) -> None:
     """Make an image of ``docker-compose.yml`` from Debian's package of the same program."""
     recipe = (Path(__file__).parent / "stand_ins.Dockerfile").read_text()
-    docker("build", "--network", "host", "--target", name, "--tag", image, "-", text=recipe)
+    words = ("--target", name, "--tag", image, "--label", STAND_IN)
+    docker("build", "--network", "host", *words, "-", text=recipe)
 
 
 def index() -> list[str]:
