@@ -16,7 +16,7 @@ from tests.documents import DOCUMENTS
 SHOWN = [(document, words) for document in DOCUMENTS for words in documents.shown(document)]
 PROGRAMS = {
     *("pip", "ray", "export", "source", "set", "docker", "kubectl", "helm", "serve", "chown", "cp"),
-    *("mkdir", "cat", "echo", "nuctl"),
+    *("mkdir", "cat", "echo", "install", "nuctl"),
 }
 
 
