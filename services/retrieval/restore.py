@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         with _readable(args.file) as file, backup.opened() as index:
-            total = check(file)
+            total = check(file, index)
             read(file, index, total)
             print(f"{total} items, {len(index)} collections in the index", file=sys.stderr)
     except (BackupError, SamClipError, SettingsError, OSError) as error:
@@ -106,25 +106,32 @@ def _readable(name: str) -> Iterator[Path]:
         yield Path(copy.name)
 
 
-def check(file: Path) -> int:
-    """Return the number of items of a backup, before anything is changed. Raises BackupError."""
+def check(file: Path, index: Collections) -> int:
+    """Return the number of items of a backup, before anything is changed.
+
+    Raises BackupError, or InvalidRequest if a collection has vectors of another model.
+    """
     count, last = 0, None
     for last in _lines(file):
         count += isinstance(last, Item)
+        if isinstance(last, _Description):
+            ours, name = _place(index, last)
+            ours.check_addable(name)
     if last != _End(items=count):
         raise BackupError(f"{file} ends after {count} items: expected its last line; copy it again")
     return count
 
 
 def read(file: Path, index: Collections, total: int) -> None:
-    """Add the items of a backup. Raises InvalidRequest if a collection has other vectors."""
+    """Add the items of a backup. Raises InvalidRequest if a collection has another precision."""
     collection: Collection | None = None
     with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
         for described, lines in groupby(_lines(file), lambda line: isinstance(line, _Description)):
             if described:
                 for line in lines:
                     assert isinstance(line, _Description)
-                    collection = _collection(index, line)
+                    ours, name = _place(index, line)
+                    collection = ours.get_or_make(name, line.dtype)
                 continue
             items = (line for line in lines if isinstance(line, Item))
             while page := [*islice(items, PAGE)]:
@@ -133,10 +140,10 @@ def read(file: Path, index: Collections, total: int) -> None:
                 progress.update(len(page))
 
 
-def _collection(index: Collections, description: _Description) -> Collection:
+def _place(index: Collections, description: _Description) -> tuple[Collections, str]:
+    """Return the collections of the tenant and the model, and the name among them."""
     tenant, _, name = description.name.rpartition(OF)
-    ours = index.of_model(description.digest, description.dimension)
-    return ours.of_tenant(tenant).get_or_make(name, description.dtype)
+    return index.of_model(description.digest, description.dimension).of_tenant(tenant), name
 
 
 def _lines(file: Path) -> Iterator[_Description | Item | _End]:

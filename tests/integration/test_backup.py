@@ -224,6 +224,7 @@ def test_a_collection_of_another_model_is_not_changed(
     assert "cannot be compared" in capsys.readouterr().err
     with backup.opened() as index:
         assert [item.id for item in index.of_any_model("pets").items("", 9)] == ["x"]
+        assert [found.name for found in index.describe()] == ["pets"]  # nor are others added
 
 
 def test_a_folder_in_use_and_a_redis_that_is_down_are_named(
