@@ -120,7 +120,8 @@ def test_an_address_of_another_kind_is_named_by_all_commands(
 
 def run(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": sources()}
-    command = [sys.executable, "-m", "samclip.cli", *argv]
+    heard = ["env", "--default-signal=INT"]  # tests in the background of a shell ignore interrupts
+    command = [*heard, sys.executable, "-m", "samclip.cli", *argv]
     return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
 
 
