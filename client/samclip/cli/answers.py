@@ -25,7 +25,7 @@ from samclip.sources import SUFFIXES, Source
 Advance = Callable[[int], None]
 Ask = Callable[[Photo, argparse.Namespace], Answer]
 LOCAL_AT_ONCE = 2
-"""The model in this process uses all cores for one image; the next one is read meanwhile."""
+"""The model in this process uses all cores for one image; meanwhile the next one is read."""
 
 
 def over_images(
@@ -59,7 +59,7 @@ class _Work(NamedTuple):
 
 
 def _works(args: argparse.Namespace, found: Sequence[Source]) -> list[_Work]:
-    """Name what is written about each image. Raises ValueError if two would have one name."""
+    """Return each image with its output name. Raises ValueError if two would share one."""
     out = getattr(args, "out", None)
     if not (out or args.format in ("coco", "yolo")):
         return [_Work(source, "", None) for source in found]

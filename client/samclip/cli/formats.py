@@ -59,7 +59,7 @@ class Writer:
             print(path, file=sys.stderr)
 
     def close(self, model: Model | None) -> None:
-        """Print what was not printed yet."""
+        """Print the rows that have not been printed yet."""
 
 
 class Table(Writer):
