@@ -14,6 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 import samclip_core.model
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
+from services.backbone.engine import Engine
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
@@ -139,7 +140,13 @@ def settings(tiny_checkpoint: Path, tmp_path: Path, front_door_secret: None) -> 
 
 
 @pytest.fixture
-async def caller(settings: Settings, tiny_model: SamClip) -> AsyncIterator[Caller]:
+def cold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start backbones without their warm-up, which takes longer than most tests."""
+    monkeypatch.setattr(Engine, "warm_up", lambda _: None)
+
+
+@pytest.fixture
+async def caller(settings: Settings, tiny_model: SamClip, cold: None) -> AsyncIterator[Caller]:
     """Return a caller of a backbone and all heads, which serve a checkpoint of random weights."""
     settings = settings.model_copy(update={"inner_grpc_port": free_port()})
     heads = Classification, Segmentation, Semantic, Retrieval

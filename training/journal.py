@@ -37,11 +37,11 @@ class Journal:
 
     def __exit__(self, *_: object) -> None:
         """Write what there is, also of steps that will run again."""
-        self.save()
         if self.events is not None:
-            self.events.close()
-            if self.folder.disk is None:
-                shutil.rmtree(self.events.logdir)
+            self.events.close()  # before the upload: a flush does not wait for the writing thread
+        self.save()
+        if self.events is not None and self.folder.disk is None:
+            shutil.rmtree(self.events.logdir)
 
     def add(
         self,

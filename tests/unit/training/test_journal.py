@@ -52,14 +52,16 @@ def test_tensorboard_gets_the_curves(tmp_path: Path):
 
 def test_events_at_a_url_are_uploaded_at_each_save(tmp_path: Path):
     folder = Folder(f"memory://{tmp_path}/run")
-    with Journal(folder, "joint", 0, 6) as written:
+    with Journal(folder, "joint", 0, 1000) as written:
         written.add(LOSSES, 0, {"clip": 0.5})
         assert not folder.exists("tensorboard")
         written.save()
         place = folder / "tensorboard" / "joint"
         (name,) = place.system.ls(place.path, detail=False)
+        for step in range(1, 1000):  # more than are written at once
+            written.add(LOSSES, step, {"clip": 0.5})
     (tmp_path / name.rpartition("/")[2]).write_bytes(place.system.cat_file(name))
-    assert scalars(tmp_path) == {"clip": {1: 0.5}}
+    assert scalars(tmp_path) == {"clip": dict.fromkeys(range(1, 1001), 0.5)}
 
 
 def test_a_long_stage_has_some_thousand_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
