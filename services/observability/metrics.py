@@ -44,7 +44,9 @@ SHED_REASONS = (
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 REQUESTS = Counter(
-    "samclip_requests_total", "Requests answered, by gRPC code.", ["service", "rpc", "code"]
+    "samclip_requests_total",
+    "Requests answered, by gRPC code. Those of other protocols count once, under the protocol.",
+    ["service", "rpc", "code"],
 )
 REQUEST_SECONDS = Histogram(
     "samclip_request_seconds", "Time in the replica.", ["service", "rpc"], buckets=_SECONDS

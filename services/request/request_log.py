@@ -12,6 +12,9 @@ from services.observability import logs, metrics, tracing
 from services.request import status
 
 REQUEST_ID = "request_id"  # Serve's name for it; the front door sets it
+COUNTED = "x-samclip-counted"
+"""Header of requests that an adapter passes on, and has counted under its own name. The front door
+removes it from incoming requests."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +56,8 @@ def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Obs
                 logger.exception("%s.%s failed; request id %s", service, observed.rpc, identity)
             raise
         finally:
-            metrics.REQUESTS.labels(service, observed.rpc, observed.code).inc()
+            if COUNTED not in metadata:
+                metrics.REQUESTS.labels(service, observed.rpc, observed.code).inc()
             seconds = time.perf_counter() - observed.since
             metrics.REQUEST_SECONDS.labels(service, observed.rpc).observe(seconds)
             span.update_name(f"{service}/{observed.rpc}")

@@ -218,7 +218,7 @@ def test_an_application_that_starts_is_unavailable_not_unknown(door: Door) -> No
 
 def test_what_callers_claim_to_be_is_taken_away_where_no_keys_are_asked_for(door: Door) -> None:
     claimed = {"x-samclip-key": "root", "x-samclip-scopes": "admin", "x-samclip-tenant": "all"}
-    claimed |= {"x-samclip-image-key": "0" * 64}
+    claimed |= {"x-samclip-image-key": "0" * 64, "x-samclip-counted": "1"}
     door.http.get("/classify", headers=claimed)
     door.call(EMBED, *claimed.items())
     for _, headers in door.serve.requests:

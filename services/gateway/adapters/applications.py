@@ -14,7 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from samclip_core.errors import NotFound, Overloaded, SamClipError
-from services.request import admission, channel, wire
+from services.request import admission, channel, request_log, wire
 from services.request.arrival import Arrivals
 from services.request.context import RequestContext
 from services.request.routes import APPLICATIONS
@@ -60,7 +60,7 @@ class Applications:
             ca = None if here else self.settings.backbone_ca_file
             self._channels[address] = channel.connect(address, ca)
         method = getattr(getattr(pb_grpc, f"{service}Stub")(self._channels[address]), rpc)
-        headers = (*metadata, *context.headers())
+        headers = (*metadata, (request_log.COUNTED, "1"), *context.headers())
         try:
             return await method(request, timeout=context.priority.time_left(), metadata=headers)
         except grpc.aio.AioRpcError as error:

@@ -1,11 +1,13 @@
 """What all adapters share: several images at once, and replies made off the event loop."""
 
 import asyncio
+import base64
 import threading
 from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import REGISTRY
 from starlette.responses import JSONResponse
 
 from samclip_core.errors import InvalidRequest
@@ -69,3 +71,37 @@ async def test_vectors_become_json_in_another_thread(
     assert (await adapters.post(path, json=body)).status_code == 200
     assert threads
     assert threading.main_thread() not in threads
+
+
+def counted() -> dict[tuple[str, str, str], float]:
+    return {
+        (one.labels["service"], one.labels["rpc"], one.labels["code"]): one.value
+        for metric in REGISTRY.collect()
+        for one in metric.samples
+        if one.name == "samclip_requests_total"
+    }
+
+
+async def test_a_call_from_outside_counts_once_as_the_adapters(
+    adapters: httpx.AsyncClient, photo: bytes
+) -> None:
+    """What heads ask of the backbone counts as its own, as for all calls."""
+    file = base64.b64encode(photo).decode()
+    model = (await adapters.get("/v1/models")).json()["data"][0]["id"]
+    several = [f"data:image/png;base64,{file}", "a cat", "a dog"]
+    image = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [file]}
+    labels = {"name": "labels", "shape": [2], "datatype": "BYTES", "data": ["a cat", "a dog"]}
+    calls = [
+        ("OpenAI", "embeddings", "/v1/embeddings", {"model": model, "input": several}, 200),
+        ("OpenAI", "embeddings", "/v1/embeddings", {"model": model, "input": [""]}, 400),
+        ("Weaviate", "vectorize", "/adapters/weaviate/vectorize", {"images": [file] * 3}, 200),
+        ("OpenInference", "infer", "/v2/models/classify/infer", {"inputs": [image, labels]}, 200),
+    ]
+    for service, rpc, path, body, status in calls:
+        before = counted()
+        assert (await adapters.post(path, json=body)).status_code == status
+        added = {name: n - before.get(name, 0) for name, n in counted().items()}
+        if rpc == "infer":
+            added = {name: n for name, n in added.items() if name[0] != "BackboneService"}
+        code = "OK" if status == 200 else "INVALID_ARGUMENT"
+        assert {name: n for name, n in added.items() if n} == {(service, rpc, code): 1}

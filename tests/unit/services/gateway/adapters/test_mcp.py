@@ -53,8 +53,8 @@ async def over_stdio(address: str) -> AsyncIterator[Client]:
 
 
 @asynccontextmanager
-async def over_http(address: str) -> AsyncIterator[Client]:
-    """Run ``samclip mcp --http`` with a key of its operator, and call it with the caller's."""
+async def at_a_port(address: str) -> AsyncIterator[str]:
+    """Run ``samclip mcp --http`` with a key of its operator, and yield its URL."""
     port = free_port()
     command = [sys.executable, "-m", "samclip.cli", "mcp", "--http", str(port)]
     environment = {"PYTHONPATH": sources(), "SAMCLIP_API_KEY": "the operator's"}
@@ -68,14 +68,21 @@ async def over_http(address: str) -> AsyncIterator[Client]:
                         break
                     except httpx.ConnectError:
                         assert process.poll() is None
-            headers = {"authorization": f"Bearer {KEY}"}
-            async with (
-                create_mcp_http_client(headers) as http,
-                Client(streamable_http_client(url, http_client=http)) as client,
-            ):
-                yield client
+            yield url
         finally:
             process.terminate()
+
+
+@asynccontextmanager
+async def over_http(address: str) -> AsyncIterator[Client]:
+    """Call ``samclip mcp --http`` with the caller's key."""
+    headers = {"authorization": f"Bearer {KEY}"}
+    async with (
+        at_a_port(address) as url,
+        create_mcp_http_client(headers) as http,
+        Client(streamable_http_client(url, http_client=http)) as client,
+    ):
+        yield client
 
 
 async def answer(client: Client, tool: str, **arguments: Any) -> Any:
@@ -128,6 +135,32 @@ async def test_photographs_of_several_megabytes_are_sent_over_http(
     async with over_http(address) as client:
         await answer(client, "classify", image=large, labels=["a cat"])
     assert len(fake.uploads) == 1
+
+
+async def test_pages_of_other_sites_may_not_ask(service: tuple[FakeService, str]) -> None:
+    """A browser names its page in Origin, and in Host a name that was made to lead here."""
+    fake, address = service
+    asked = {"name": "describe", "arguments": {}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": asked}
+    accept = {"accept": "application/json, text/event-stream"}
+    async with at_a_port(address) as url, httpx.AsyncClient(headers=accept) as page:
+        own = url.removesuffix("/mcp")
+        for others, status in (
+            ({"origin": own}, 200),
+            ({"host": f"evil.example:{httpx.URL(url).port}"}, 421),
+            ({"host": f"localhost.evil.example:{httpx.URL(url).port}"}, 421),
+            ({"origin": "http://evil.example"}, 403),
+            ({"origin": "null"}, 403),
+            ({"origin": "http://127.0.0.1.evil.example"}, 403),
+            ({"origin": "http://localhost.evil.example:80"}, 403),
+            ({"content-type": "text/plain"}, 400),  # which a browser sends without asking first
+        ):
+            fake.calls.clear()
+            reply = await page.post(url, json=call, headers=others)
+            assert reply.status_code == status, (others, reply.text)
+            assert bool(fake.calls) is (status == 200)
+            if status in (403, 421):
+                assert (await page.get(url, headers=others)).status_code == status
 
 
 async def test_paths_and_addresses_are_not_read(service: tuple[FakeService, str]) -> None:
