@@ -210,9 +210,8 @@ class _InParts(Response):
 def problem(error: Exception, identity: str) -> Response:
     """Return an error as application/problem+json (RFC 9457)."""
     failure = status.describe(error, identity)
-    later = failure.status.retry_after_s
-    headers = {"retry-after": str(later)} if later else None
-    return _problem(failure.status.http, failure.status.title, failure.message, identity, headers)
+    known = failure.status
+    return _problem(known.http, known.title, failure.message, identity, failure.headers)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

@@ -51,6 +51,12 @@ class Failure:
     message: str
     request_id: str
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of an HTTP response with this error: when to try again, if that may help."""
+        later = self.status.retry_after_s
+        return {"retry-after": str(later)} if later else {}
+
 
 def describe(error: BaseException, request_id: str) -> Failure:
     """Translate an error for the caller."""

@@ -29,10 +29,11 @@ cat, rocket = (image @ texts.T)[0]
 assert cat > rocket, (cat, rocket)
 
 
-def refused(kind: type[Exception], **options: object) -> str:
+def refused(kind: type[Exception], ask=client.embeddings.create, **options: object) -> str:
     """Return the message of a request that must fail."""
+    given = {"input": "a cat"} if ask == client.embeddings.create else {}
     try:
-        client.embeddings.create(**{"model": model.id, "input": "a cat", **options})
+        ask(**{"model": model.id, **given, **options})
     except kind as error:
         return str(error)
     return "answered"
@@ -42,6 +43,8 @@ assert "token numbers" in refused(openai.BadRequestError, input=[[1, 2]])
 assert "dimensions" in refused(openai.BadRequestError, dimensions=8)
 assert "not 'ada'" in refused(openai.NotFoundError, model="ada")
 assert "fetches none" in refused(openai.BadRequestError, input="https://example.com/cat.jpg")
+chat = refused(openai.NotFoundError, client.chat.completions.create, messages=[])
+assert "use POST /v1/embeddings" in chat
 client.api_key = "wrong"
 assert "no API key" in refused(openai.AuthenticationError)
 print("ok")

@@ -56,7 +56,9 @@ def answers_of(library, address):
     assert "no model" in refused(infer, "paint", **image)
     assert "no input" in refused(infer, "segment", box=("FP32", BOX))
     wrong = {"x-api-key": "wrong"}
-    assert "no API key" in refused(client.get_server_metadata, headers=wrong)
+    assert refused(client.get_server_metadata, headers=wrong).startswith("no API key")
+    other = refused(client.get_model_repository_index, headers=headers)
+    assert other.startswith(("POST /v2/repository/index is not offered", "Method not found"))
     return image_D, text_2D, scores_2, mask_HW, boxed_HW
 
 

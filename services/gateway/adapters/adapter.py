@@ -10,7 +10,7 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from samclip_core.errors import InvalidRequest, Unauthenticated
+from samclip_core.errors import InvalidRequest, NotFound, Unauthenticated
 from services.gateway.adapters.applications import Applications
 from services.request import admission, json_bodies, request_log, status
 from services.request.callers import Caller
@@ -30,6 +30,7 @@ class Adapter:
 
     def __init__(self, applications: Applications):
         self.applications, self.settings = applications, applications.settings
+        self._offered: list[str] = []
 
     def refuse(self, failure: status.Failure) -> dict[str, Any]:
         """Return the body of an error in the protocol's shape; several have this one."""
@@ -50,14 +51,22 @@ class Adapter:
                     async with time_limit(context):
                         return await answer(request, context)
             except Exception as error:
-                return self._failed(status.describe(error, identity))
+                failure = status.describe(error, identity)
+                return JSONResponse(self.refuse(failure), failure.status.http, failure.headers)
 
         app.add_route(path, endpoint, methods=[method])
+        self._offered.append(f"{method} {path}")
 
-    def _failed(self, failure: status.Failure) -> Response:
-        later = failure.status.retry_after_s
-        headers = {"retry-after": str(later)} if later else None
-        return JSONResponse(self.refuse(failure), failure.status.http, headers)
+    def refuse_others(self, app: FastAPI, prefix: str) -> None:
+        """Refuse all other paths below a prefix, with an error in the protocol's shape."""
+        offered = ", ".join(self._offered)
+
+        async def unknown(request: Request, context: RequestContext) -> Response:
+            asked = f"{request.method} {prefix}{request.path_params['rest'][:80]}"
+            raise NotFound(f"{asked} is not offered: use {offered}")
+
+        for method in ("GET", "POST", "DELETE"):
+            self.route(app, method, f"{prefix}{{rest:path}}", unknown)
 
     async def read(self, request: Request) -> json_bodies.Fields:
         """Return the members of the JSON body. Raises the errors of ``json_bodies.read``."""

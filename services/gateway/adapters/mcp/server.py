@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import samclip
 from mcp.server import MCPServer
 from mcp.server.mcpserver import Context
@@ -107,15 +108,14 @@ def photograph(client: samclip.AsyncClient, image: str) -> samclip.AsyncPhoto:
 
 def described(mask: samclip.Mask) -> dict[str, Any]:
     """Return an object with its box and the outline of its largest part, in pixels."""
-    rings = [ring for ring in mask.polygons if len(ring)]
-    outline = max(rings, key=len, default=None)
-    step = 1 if outline is None else -(-len(outline) // MAX_OUTLINE)
+    outline_N2 = max(mask.polygons, key=len, default=np.empty((0, 2)))
+    step = max(1, -(-len(outline_N2) // MAX_OUTLINE))
     return {
         "label": mask.label,
         "score": round(mask.score, 3),
         "box": list(mask.box),
         "area": mask.area,
-        "outline": [] if outline is None else outline[::step].tolist(),
+        "outline": outline_N2[::step].tolist(),
     }
 
 

@@ -14,7 +14,7 @@ from services.gateway.adapters.adapter import Adapter
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference.models import Model, Tensors
-from services.gateway.adapters.open_inference.tensors import NAMES, Sent
+from services.gateway.adapters.open_inference.tensors import Sent, described
 from services.gateway.readiness import Readiness
 from services.request import json_bodies
 from services.request.context import RequestContext
@@ -42,6 +42,7 @@ class OpenInference(Adapter):
             self.route(app, "GET", path, self.metadata)
             self.route(app, "GET", f"{path}/ready", self.model_ready)
             self.route(app, "POST", f"{path}/infer", self.infer)
+        self.refuse_others(app, "/v2/")
 
     async def server(self, request: Request, context: RequestContext) -> Response:
         return JSONResponse({"name": NAME, "version": __version__, "extensions": [BINARY]})
@@ -133,11 +134,7 @@ def _binary(fields: json_bodies.Fields) -> dict[str, bool]:
 def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool]) -> Response:
     outputs, raw = [], []
     for name, array in found.items():
-        output: dict[str, Any] = {
-            "name": name,
-            "datatype": NAMES[array.dtype],
-            "shape": array.shape,
-        }
+        output = described(name, array)
         if binary.get(name, binary[""]):
             raw.append(array.tobytes())
             output["parameters"] = {SIZE: len(raw[-1])}

@@ -15,19 +15,13 @@ from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
 from services.gateway.adapters.open_inference.http import NAME
 from services.gateway.adapters.open_inference.models import Model, Tensors
-from services.gateway.adapters.open_inference.tensors import MAX_ELEMENTS, NAMES
+from services.gateway.adapters.open_inference.tensors import MAX_ELEMENTS, described
 from services.gateway.readiness import Readiness
 from services.request import request_log
 from services.request.context import RequestContext
 from services.request.rpc import fail, headers_of, time_limit
 
-FP32 = "fp32_contents"
-CONTENTS = {
-    "FP32": FP32,
-    "INT32": "int_contents",
-    "UINT8": "uint_contents",
-    "BYTES": "bytes_contents",
-}
+CONTENTS = {"INT32": "int_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -104,10 +98,7 @@ class InferenceService:
             model_name=request.model_name,
             model_version=models.VERSION,
             id=request.id,
-            outputs=[
-                {"name": name, "datatype": NAMES[array.dtype], "shape": array.shape}
-                for name, array in found.items()
-            ],
+            outputs=[described(name, array) for name, array in found.items()],
             raw_output_contents=[array.tobytes() for array in found.values()],
         )
 
@@ -120,7 +111,7 @@ def _read(model: Model, request: pb.ModelInferRequest) -> Tensors:
 
     def data(index: int) -> Any:
         one = request.inputs[index]
-        values = getattr(one.contents, CONTENTS.get(one.datatype, FP32))
+        values = getattr(one.contents, CONTENTS.get(one.datatype, "fp32_contents"))
         return raw[index] if raw else values[: MAX_ELEMENTS + 1]
 
     return model.read(

@@ -18,7 +18,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "UINT8": np.dtype("u1"),
 }
 """The protocol's datatypes that the models use, besides BYTES."""
-NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 PREFIX = 4  # bytes of the length in front of an element of a raw BYTES tensor, little-endian
 MAX_ELEMENTS = MAX_FORM_PARTS  # of one input: more than the applications accept
 Sent = tuple[str, str, Sequence[int], Any]
@@ -70,6 +70,11 @@ class Spec:
 
     def __str__(self) -> str:
         return f"{self.datatype} {[*self.shape]}"
+
+
+def described(name: str, array: NDArray[Any]) -> dict[str, Any]:
+    """Return the name, datatype and shape of an output, as both transports have them."""
+    return {"name": name, "datatype": _NAMES[array.dtype], "shape": array.shape}
 
 
 def _split(name: str, data: bytes, most: int) -> list[bytes]:

@@ -83,6 +83,7 @@ class OpenAI(Adapter):
     def add_to(self, app: FastAPI) -> None:
         self.route(app, "POST", "/v1/embeddings", self.embeddings)
         self.route(app, "GET", "/v1/models", self.models)
+        self.refuse_others(app, "/v1/")
 
     def refuse(self, failure: status.Failure) -> dict[str, Any]:
         http = failure.status.http

@@ -105,3 +105,23 @@ async def test_a_call_from_outside_counts_once_as_the_adapters(
             added = {name: n for name, n in added.items() if name[0] != "BackboneService"}
         code = "OK" if status == 200 else "INVALID_ARGUMENT"
         assert {name: n for name, n in added.items() if n} == {(service, rpc, code): 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "offered"),
+    [
+        ("POST", "/v1/chat/completions", "POST /v1/embeddings, GET /v1/models"),
+        ("GET", "/v1/embeddings", "POST /v1/embeddings, GET /v1/models"),
+        ("DELETE", "/v1/", "POST /v1/embeddings, GET /v1/models"),
+        ("POST", "/v2/repository/index", "GET /v2, GET /v2/health/live"),
+        ("GET", "/v2/", "GET /v2, GET /v2/health/live"),
+    ],
+)
+async def test_other_paths_are_refused_in_the_protocols_shape(
+    adapters: httpx.AsyncClient, method: str, path: str, offered: str
+) -> None:
+    reply = await adapters.request(method, path)
+    error = reply.json()["error"]
+    message = error["message"] if path.startswith("/v1") else error
+    assert reply.status_code == 404
+    assert message.startswith(f"{method} {path} is not offered: use {offered}")
