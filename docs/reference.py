@@ -69,8 +69,9 @@ def metric_names() -> str:
         for made in declared
         for family in made.describe()
     ]
-    ready = metrics.ready({})
-    rows.append([f"`{ready.name}`", ready.type, _labels(["application"]), ready.documentation])
+    at_a_scrape = (metrics.ready({}), ["application"]), (metrics.certificate(0), [])
+    for made, labels in at_a_scrape:
+        rows.append([f"`{made.name}`", made.type, _labels(labels), made.documentation])
     return (
         "# Metrics\n\nWhat `GET /metrics` reports; [Operations](../docs/operations.md) says how"
         " to use it.\nA histogram `X` is exported as `X_bucket`, `X_sum` and `X_count`.\n\n"

@@ -150,6 +150,7 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
         client = httpx.Client(base_url=f"http://{settings.host}:{settings.http_port}", timeout=20)
         try:
             while not is_up(admin):
+                assert process.poll() is None, "HAProxy does not accept its configuration"
                 time.sleep(0.01)
             if ready:
                 grpc.channel_ready_future(channel).result(timeout=20)

@@ -1,7 +1,9 @@
 """Reload changed API keys and certificates while the front door runs; report clock changes."""
 
 import logging
+import re
 import socket
+import ssl
 import subprocess
 import time
 from datetime import datetime
@@ -57,10 +59,14 @@ def load_keys(admin: Path, file: Path) -> None:
 
 
 def load_certificate(admin: Path, file: Path) -> None:
-    """Replace the certificate and its key for new connections."""
+    """Replace the certificate and its key for new connections, and publish when it ends."""
     content = "\n".join(line for line in file.read_text().splitlines() if line.strip())
     _done(send(admin, f"set ssl cert {file} <<\n{content}"), "Transaction created")
     _done(send(admin, f"commit ssl cert {file}"), "Committing")
+    about = send(admin, f"show ssl cert {file}")
+    (end,) = re.findall(r"^not ?after: (.*)$", about, re.MULTILINE | re.IGNORECASE)
+    variable = f"proc.certificate_end int({ssl.cert_time_to_seconds(end)})"
+    _done(send(admin, f"experimental-mode on; set var {variable}"))
 
 
 def send(admin: Path, command: str) -> str:

@@ -14,6 +14,7 @@ from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from prometheus_client import Metric
 from ray import serve
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
@@ -39,6 +40,9 @@ VERSION = "x-samclip-version"
 WATCH_S = 1.0
 MAX_WATCHERS = 64
 """Maximum number of concurrent Health/Watch calls: each takes a slot until it disconnects."""
+
+CERTIFICATE_END = "x-samclip-certificate-end"
+"""Header of the front door: when its certificate ends, as Unix time."""
 
 MAX_ONGOING = replica.MAX_ONGOING + MAX_AT_ONCE + MAX_WATCHERS
 """Requests at once: pages, those of the adapters, and watchers."""
@@ -141,10 +145,12 @@ def pages(
         return JSONResponse({"ready": all_ready, "services": report}, 200 if all_ready else 503)
 
     @app.api_route("/metrics", methods=PAGE)
-    async def counters() -> Response:
+    async def counters(request: Request) -> Response:
         report, nodes = await asyncio.gather(readiness.report(), counted())
-        ready = metrics.ready({name: state["ready"] for name, state in report.items()})
-        text = scrape.render(nodes, ready)
+        shared = [metrics.ready({name: state["ready"] for name, state in report.items()})]
+        if end := request.headers.get(CERTIFICATE_END):
+            shared.append(metrics.certificate(float(end)))
+        text = scrape.render(nodes, *shared)
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.api_route("/openapi.json", methods=PAGE)

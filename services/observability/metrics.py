@@ -139,6 +139,12 @@ def ready(applications: Mapping[str, bool]) -> Metric:
     return family
 
 
+def certificate(end_s: float) -> Metric:
+    """Return when the front door's certificate ends, as Unix time."""
+    documentation = "Unix time at which the certificate of the front door expires; only with TLS."
+    return GaugeMetricFamily("samclip_certificate_expiry_timestamp_seconds", documentation, end_s)
+
+
 def announce(model: pb.ModelInfo, quality: Mapping[str, float] = MappingProxyType({})) -> None:
     """Publish the checkpoint that this process serves, and its measured quality."""
     MODEL_INFO.labels(model.name, model.digest, model.kind).set(1)

@@ -74,7 +74,9 @@ def test_who_has_no_key_learns_nothing(guarded: Guarded, photo: bytes) -> None:
             assert http.get(path).status_code == 401
             assert http.get(path, headers={name: SECRETS["ann"]}).is_success
         http.headers["authorization"] = f"Bearer {SECRETS['ann']}"
-        assert http.get("/metrics").is_success
+        lines = http.get("/metrics").text.splitlines()
+        (end,) = (line for line in lines if line.startswith("samclip_certificate_expiry"))
+        assert float(end.split()[1]) == tls.end(guarded.ca.with_name("localhost.pem"))
         reply = http.post("/delete", json={"collection": "pets", "all": True})
         assert (reply.status_code, reply.json()["title"]) == (403, "permission denied")
 

@@ -1,6 +1,7 @@
 """Updates of keys and certificates in a running HAProxy."""
 
 import itertools
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
@@ -8,10 +9,12 @@ from concurrent import futures
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 import samclip
 
 from services.front_door import keys, reload
+from services.gateway.app import CERTIFICATE_END
 from services.settings import Settings, SettingsError
 from tests import tls
 from tests.door import Door, Serve, asked, opened
@@ -55,6 +58,29 @@ def test_a_certificate_is_renewed_without_a_restart(tmp_path: Path) -> None:
         assert asked(door, samclip.credentials(second)) == b"hello"
         with pytest.raises(grpc.RpcError):
             asked(door, samclip.credentials(first))
+
+
+def test_the_end_of_a_certificate_is_passed_on_and_follows_a_renewed_one(tmp_path: Path) -> None:
+    serve = Serve()
+    serve.gate.set()
+    ca = tls.certificate(tmp_path, "ca")
+    file = tls.certificate(tmp_path, "localhost", ca)
+    ends = [tls.end(file)]
+    context = ssl.create_default_context(cafile=ca)
+    with (
+        opened(serve, ready=False, tls_cert_file=file) as door,
+        httpx.Client(verify=context, headers={CERTIFICATE_END: "made up"}) as scraper,
+    ):
+        reload.load_certificate(door.admin, file)
+        url = f"https://localhost:{door.settings.http_port}/metrics"
+        assert scraper.get(url).is_success
+        tls.certificate(tmp_path, "localhost", ca, days=400)
+        ends.append(tls.end(file))
+        reload.load_certificate(door.admin, file)
+        assert scraper.get(url).is_success
+        assert scraper.get(url.replace("metrics", "healthz")).is_success
+    seen = [headers.get(CERTIFICATE_END) for _, headers in serve.requests]
+    assert seen == [*(str(int(end)) for end in ends), None]
 
 
 def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -> None:

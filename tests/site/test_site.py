@@ -56,7 +56,14 @@ def test_style_sheets_load_nothing_from_elsewhere() -> None:
         ("proto", ["SegmentStream", "lower-case hex sha256", 'id="maskencoding"']),
         ("rest", [f'id="post-{route.path[1:]}"' for routes in ROUTES.values() for route in routes]),
         ("rest", [errors.ImageTooLarge.__name__, "413"]),
-        ("metrics", ["samclip_requests_total", "samclip_ready", "samclip_stage_seconds"]),
+        (
+            "metrics",
+            [
+                "samclip_requests_total",
+                "samclip_ready",
+                "samclip_certificate_expiry_timestamp_seconds",
+            ],
+        ),
     ],
 )
 def test_the_reference_has_what_the_code_has(page: str, expected: list[str]) -> None:

@@ -18,7 +18,7 @@ from prometheus_client import Metric
 from services.deployment import replica
 from services.gateway import readiness, scrape
 from services.gateway.adapters.applications import MAX_AT_ONCE
-from services.gateway.app import MAX_WATCHERS, Gateway, build, pages
+from services.gateway.app import CERTIFICATE_END, MAX_WATCHERS, Gateway, build, pages
 from services.gateway.readiness import Readiness
 from services.request import admission
 from services.request.routes import ROUTES
@@ -154,6 +154,16 @@ async def test_a_scrape_tells_which_applications_are_ready() -> None:
         text = (await door.get("/metrics")).text
     assert 'samclip_ready{application="backbone"} 1.0' in text
     assert 'samclip_ready{application="semantic"} 0.0' in text
+
+
+async def test_the_end_of_the_certificate_is_a_metric_where_there_is_one(
+    door: httpx.AsyncClient,
+) -> None:
+    name = "samclip_certificate_expiry_timestamp_seconds"
+    assert name not in (await door.get("/metrics")).text
+    text = (await door.get("/metrics", headers={CERTIFICATE_END: "1798761599"})).text
+    (line,) = (each for each in text.splitlines() if each.startswith(name))
+    assert float(line.split()[1]) == 1798761599
 
 
 async def test_ready_is_ready_only_when_all_are() -> None:
