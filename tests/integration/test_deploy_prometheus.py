@@ -30,7 +30,7 @@ RUNBOOK = (ROOT / "deploy/RUNBOOK.md").read_text()
     [
         "check config prometheus.yml",
         "check rules rules.yml slo.yml",
-        "test rules rules_test.yml slo_test.yml",
+        "test rules rules_test.yml slo_test.yml slo_days_test.yml",
     ],
 )
 def test_promtool(words: str) -> None:
