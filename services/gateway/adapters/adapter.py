@@ -1,5 +1,6 @@
 """The base of the HTTP adapters: key, limits, deadline, metrics and errors as everywhere."""
 
+import asyncio
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,7 +17,6 @@ from services.request import admission, json_bodies, request_log, status
 from services.request.callers import Caller
 from services.request.context import RequestContext
 from services.request.http import REQUEST_ID_HEADER
-from services.request.limits import form_parts
 from services.request.rpc import time_limit
 from services.settings import Settings
 
@@ -69,25 +69,17 @@ class Adapter:
             self.route(app, method, f"{prefix}{{rest:path}}", unknown)
 
     async def read(self, request: Request) -> json_bodies.Fields:
-        """Return the members of the JSON body. Raises the errors of ``json_bodies.read``."""
-        return await json_bodies.read(
-            request,
-            self.settings.max_request_bytes,
-            form_parts(self.settings),
-            self.applications.arrivals,
-            _members,
-        )
+        """Return the members of the body, which is JSON whatever its type: some clients name none.
+
+        Raises the errors of ``json_bodies.whole`` and ``json_bodies.parse_object``.
+        """
+        kind = request.headers.get("content-type", "")
+        return await asyncio.to_thread(json_bodies.parse_object, await self.body(request), kind)
 
     async def body(self, request: Request) -> bytes:
         """Return the body, of any type. Raises the errors of ``json_bodies.whole``."""
         most = self.settings.max_request_bytes
         return b"".join(await json_bodies.whole(request, most, self.applications.arrivals))
-
-
-def _members(fields: json_bodies.Fields, form: bool) -> json_bodies.Fields:
-    if form:
-        raise InvalidRequest("the body is a form: send JSON")
-    return fields
 
 
 def arrive(metadata: Mapping[str, str], settings: Settings) -> RequestContext:

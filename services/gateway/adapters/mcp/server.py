@@ -128,6 +128,13 @@ def build(options: Mapping[str, Any], api_key: str | None) -> MCPServer:
     return server
 
 
+def port(text: str) -> int:
+    """Return the number of a port. Raises ValueError."""
+    if not 0 < (number := int(text)) < 2**16:
+        raise ValueError
+    return number
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the options of ``samclip mcp``."""
     made = Parser(
@@ -137,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
         examples=["samclip mcp", "samclip mcp --http 8001 --server 127.0.0.1:9000"],
     )
     made.add_argument(
-        "--http", type=int, metavar="PORT", help="serve http://127.0.0.1:PORT/mcp instead of stdio"
+        "--http", type=port, metavar="PORT", help="serve http://127.0.0.1:PORT/mcp instead of stdio"
     )
     add_service(made)
     return made

@@ -41,8 +41,7 @@ class Weaviate(Adapter):
         return JSONResponse({"model": await self.applications.find_model(context)})
 
     async def vectorize(self, request: Request, context: RequestContext) -> Response:
-        body = await self.body(request)  # Weaviate names no content type
-        fields = await asyncio.to_thread(json_bodies.parse_object, body)
+        fields = await self.read(request)
         texts, files = _strings(fields, "texts"), _strings(fields, "images")
         if files:
             check_images(files, self.settings.max_images)

@@ -16,7 +16,7 @@ from mcp.shared._httpx_utils import create_mcp_http_client
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.image import image_key
-from services.gateway.adapters.mcp.server import build
+from services.gateway.adapters.mcp.server import build, main
 from tests.checkout import sources
 from tests.fake_server import FakeService, fake_server
 from tests.in_process import png
@@ -178,3 +178,12 @@ async def test_errors_of_the_service_reach_the_assistant(service: tuple[FakeServ
         broken = base64.b64encode(b"broken file").decode()
         assert "not an image" in await refused(client, "find", image=broken, texts=["a cat"])
         assert "send the image" in await refused(client, "find", image="0" * 64, texts=["a cat"])
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "eighty"])
+def test_a_port_that_there_is_not_is_a_plain_error(
+    port: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--http", port])
+    assert f"argument --http: invalid port value: '{port}'" in capsys.readouterr().err
