@@ -8,8 +8,9 @@
 redis-py documents the options, ``?name=value``, such as ``ssl_ca_certs``.
 """
 
+from pathlib import Path
 from typing import Any, TypeAlias
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
@@ -38,6 +39,7 @@ def connect(url: str, timeout_s: float) -> Client:
     }
     scheme = url.partition("://")[0]
     try:
+        _check_ca(urlsplit(url))
         match scheme:
             case "redis" | "rediss" | "unix":
                 return Redis.from_url(url, max_connections=MAX_CONNECTIONS, **options)
@@ -57,6 +59,13 @@ async def close(client: Client) -> None:
     if isinstance(client, Redis) and isinstance(client.connection_pool, SentinelConnectionPool):
         for sentinel in client.connection_pool.sentinel_manager.sentinels:
             await sentinel.aclose()
+
+
+def _check_ca(parts: SplitResult) -> None:
+    """Raise ValueError if the file of trusted certificates is missing: redis-py does not name it."""
+    for file in parse_qs(parts.query).get("ssl_ca_certs", []):
+        if not Path(file).is_file():
+            raise ValueError(f"ssl_ca_certs is {file}, which is no file here")
 
 
 def _behind_sentinel(parts: SplitResult, options: dict[str, Any]) -> Redis:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from packaging.requirements import Requirement
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -208,8 +208,10 @@ def redis(settings: Settings) -> Finding:
         return Finding("Redis", "ok", "none: embeddings are kept in memory")
     try:
         return asyncio.run(_ask_redis(connect(settings.redis_url, timeout_s=2)))
-    except (RedisError, OSError, SettingsError) as error:
+    except (RedisError, RedisClusterException, OSError, SettingsError) as error:
         advice = "start it, or correct redis_url; without it, the service is slower"
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            advice = "end redis_url with ?ssl_ca_certs=FILE, the CA of its certificate"
         return Finding("Redis", "wrong", str(error), advice)
 
 

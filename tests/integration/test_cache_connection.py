@@ -1,3 +1,4 @@
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -5,16 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from redis.asyncio import Redis, RedisCluster
+import redis
+from redis.asyncio import RedisCluster
 
 from samclip_core.geometry import Geometry
 from services.cache.connection import close, connect
 from services.cache.entry import Entries, Entry
 from services.cache.link import RedisLink
 from services.cache.shared import OUTPUTS, SharedTier
+from services.launch import checks
 from services.observability import metrics
-from services.settings import SettingsError
-from tests import redis_server
+from services.settings import Settings, SettingsError
+from tests import redis_server, tls
 from tests.ports import free_port
 
 
@@ -78,17 +81,44 @@ async def test_a_password_and_a_socket_in_the_file_system(tmp_path):
         assert await remembers(f"unix://:a%20b@{socket}?db=1")
 
 
-async def test_a_cluster(tmp_path):
-    options = "--cluster-enabled", "yes", "--cluster-port", str(free_port())
-    with redis_server.running(tmp_path, *options) as server:
-        client = Redis(port=server.port)
-        await client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-        while b"cluster_state:ok" not in await client.execute_command("CLUSTER", "INFO"):
+@contextmanager
+def cluster(directory: Path, *options: str) -> Iterator[redis_server.RedisServer]:
+    """Run a cluster of one server."""
+    options = "--cluster-enabled", "yes", "--cluster-port", str(free_port()), *options
+    with redis_server.running(directory, *options) as server, redis.Redis(port=server.port) as one:
+        one.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        while one.execute_command("CLUSTER INFO")["cluster_state"] != "ok":
             pass
-        await client.aclose()
+        yield server
+
+
+async def test_a_cluster(tmp_path):
+    with cluster(tmp_path) as server:
         url = f"redis+cluster://127.0.0.1:{server.port}"
         assert await remembers(url)
         assert await keeps_entries(url)
+
+
+@pytest.mark.parametrize(
+    ("kind", "run", "options"),
+    [("rediss", redis_server.running, []), ("rediss+cluster", cluster, ["--tls-cluster", "yes"])],
+)
+async def test_tls_is_used_where_the_certificate_is_trusted(tmp_path, kind, run, options):
+    ca, other = tls.certificate(tmp_path, "ca"), tls.certificate(tmp_path, "other")
+    file, port = tls.certificate(tmp_path, "localhost", ca), free_port()
+    options += ["--tls-port", str(port), "--tls-ca-cert-file", str(ca), "--tls-auth-clients", "no"]
+    options += ["--tls-cert-file", str(file), "--tls-key-file", str(file)]
+    url = f"{kind}://localhost:{port}"
+    with run(tmp_path, *options):
+        assert await remembers(f"{url}?ssl_ca_certs={ca}")
+        assert await keeps_entries(f"{url}?ssl_ca_certs={ca}")
+        for strange in (url, f"{url}?ssl_ca_certs={other}"):
+            link = RedisLink(strange, 20)
+            assert await link.state() == "down"
+            await link.close()
+            found = await asyncio.to_thread(checks.redis, Settings(redis_url=strange))
+            assert found.state == "wrong"
+            assert found.advice.startswith("end redis_url with ?ssl_ca_certs=FILE")
 
 
 @contextmanager
@@ -115,9 +145,9 @@ async def test_the_master_that_sentinels_name(tmp_path, shared_redis):
 
 
 def test_tls_and_its_files_are_redis_pys_own():
-    client = connect("rediss://:secret@cache:6380/0?ssl_ca_certs=/etc/ca.pem", 1)
+    client = connect(f"rediss://:secret@cache:6380/0?ssl_ca_certs={__file__}", 1)
     options = client.connection_pool.connection_kwargs
-    assert (options["ssl_ca_certs"], options["password"]) == ("/etc/ca.pem", "secret")
+    assert (options["ssl_ca_certs"], options["password"]) == (__file__, "secret")
     assert client.connection_pool.connection_class.__name__ == "SSLConnection"
     assert isinstance(connect("rediss+cluster://cache", 1), RedisCluster)
 
@@ -130,6 +160,7 @@ def test_tls_and_its_files_are_redis_pys_own():
         ("redis+sentinel://:secret@cache:26379", "needs a service"),
         ("redis://cache:port", "cannot be read"),
         ("redis+sentinel://cache:port/service", "cannot be read"),
+        ("rediss://:secret@cache?ssl_ca_certs=/no/ca.pem", "is /no/ca.pem, which is no file here"),
     ],
 )
 def test_other_forms_are_mistakes_in_the_settings(url, message):
