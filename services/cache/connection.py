@@ -62,7 +62,7 @@ async def close(client: Client) -> None:
 
 
 def _check_ca(parts: SplitResult) -> None:
-    """Raise ValueError if the file of trusted certificates is missing: redis-py does not name it."""
+    """Raise ValueError if the file of trusted certificates is missing, which redis-py hides."""
     for file in parse_qs(parts.query).get("ssl_ca_certs", []):
         if not Path(file).is_file():
             raise ValueError(f"ssl_ca_certs is {file}, which is no file here")
