@@ -132,9 +132,10 @@ tools:
 		|| { apt-get -qq update && apt-get -qq install --yes --no-install-recommends $$tool > /dev/null; } \
 		|| echo "could not install $$tool: tests that need it skip"; done
 
-cluster: $(VENV)/.dev ## test a cluster of two nodes, a swap and a killed node; takes minutes, as root
+cluster: $(VENV)/.dev ## test clusters: a swap, a killed node, an upgrade; takes minutes, as root
 	@TEST_CLUSTER=1 unshare --net --mount --pid --fork --kill-child --mount-proc \
 		$(RUN) -m pytest tests/e2e/test_cluster.py -s
+	@TEST_CLUSTER=1 $(RUN) -m pytest tests/image/test_cluster.py -m image
 
 lint: $(VENV)/.dev ## run formatter, linter and type checker
 	@$(RUN) -m ruff format --check .

@@ -88,7 +88,8 @@ def read(file: Path) -> list[Key]:
     try:
         lines = file.read_bytes().decode().split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"api_keys_file {file} cannot be read: {error}") from error
+        hint = f": let user {os.getuid()} read it" if isinstance(error, PermissionError) else ""
+        raise SettingsError(f"api_keys_file {file} cannot be read: {error}{hint}") from error
     found = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):

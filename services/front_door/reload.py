@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def watch(process: subprocess.Popen[bytes], settings: Settings, admin: Path) -> int:
     """Load changed keys and certificates into HAProxy until it ends; return its exit code.
 
-    Logs an error if the clock is set back.
+    Starts once HAProxy listens at ``admin``. Logs an error if the clock is set back.
     """
     handlers = {settings.api_keys_file: load_keys, settings.tls_cert_file: load_certificate}
     states: dict[Path, tuple[int, ...]] = {}
@@ -34,7 +34,7 @@ def watch(process: subprocess.Popen[bytes], settings: Settings, admin: Path) -> 
         ahead_s, before_s = _clock_ahead_s(), ahead_s
         if before_s - ahead_s > STEP_S:
             _report_step(before_s - ahead_s)
-        for file, load in handlers.items():
+        for file, load in handlers.items() if admin.exists() else ():
             if file is not None and (state := _state(file)) != states.get(file):
                 states[file] = state
                 try:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -92,15 +93,39 @@ def test_a_node_has_the_environment_that_samclip_serve_makes(variable: str, tmp_
         assert is_setting(variable) or hasattr(constants, variable) or variable == AUTH_MODE_ENV_VAR
 
 
-@pytest.fixture(scope="module")
-def compose() -> dict[str, Any]:
-    names = ("", ".gpu", ".keys", ".tls")
+def composed(*names: str, **variables: str) -> dict[str, Any]:
     files = [word for name in names for word in ("-f", f"docker-compose{name}.yml")]
     command = [tool("docker-compose"), *files, "--profile", "*", "config", "--format", "json"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = subprocess.run(
+        command, cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
     found: dict[str, Any] = json.loads(run.stdout)
     return found
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    return composed("", ".gpu", ".keys", ".tls")
+
+
+def test_a_cluster_of_containers_needs_keys_and_has_the_environment_of_nodes() -> None:
+    guide = (DEPLOY / "README.md").read_text()
+    (text,) = re.findall(r"```text\n(COMPOSE_FILE=docker-compose.cluster.yml\n.*?)```", guide, re.S)
+    variables = dict(line.split("=", 1) for line in text.splitlines())
+    assert variables.pop("COMPOSE_FILE") == "docker-compose.cluster.yml"
+    services = composed(".cluster", **variables)["services"]
+    for name, service in services.items():
+        assert (service["cap_drop"], service["read_only"]) == (["ALL"], True), name
+        assert "ports" not in service, name
+        if name != "redis":
+            assert service["image"] == variables["SAMCLIP_IMAGE"], name
+    for name in ("head", "worker", "front-door"):
+        environment = services[name]["environment"]
+        assert environment.items() >= ENVIRONMENT.items()
+        assert all(is_setting(each) for each in environment if each.startswith("SAMCLIP_"))
+    assert services["worker"]["command"] == [f"--address={variables['SAMCLIP_HEAD']}:6380"]
+    assert services["front-door"]["environment"]["SAMCLIP_API_KEYS_FILE"] == "/etc/samclip/keys"
 
 
 def test_compose_takes_its_files_and_every_service_is_confined(compose: dict[str, Any]) -> None:

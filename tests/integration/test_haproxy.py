@@ -423,7 +423,8 @@ def test_without_serve_it_says_that_the_service_is_not_up() -> None:
         reply = httpx.get(f"http://127.0.0.1:{settings.http_port}/classify", timeout=20)
     finally:
         haproxy.stop(process)
-    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    error = caught.value
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the service is not up")
     assert (reply.status_code, reply.json()["detail"]) == (503, "the service is not up")
 
 

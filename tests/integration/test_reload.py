@@ -100,6 +100,17 @@ def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -
         assert watching.result() != 0
 
 
+def test_nothing_is_reported_while_the_proxy_starts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reload, "LOOK_S", 0.02)
+    keys.write(tmp_path / "keys", [FIRST])
+    settings = Settings.load(api_keys_file=tmp_path / "keys")
+    with subprocess.Popen(["sleep", "0.2"]) as process:
+        reload.watch(process, settings, tmp_path / "not there yet")
+    assert caplog.records == []
+
+
 def test_a_clock_that_is_set_back_is_told_of_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -197,3 +197,16 @@ def test_a_list_writes_nothing(tmp_path: Path) -> None:
     keys.write(file, [Key(HASH, "ann", ("read",), "ann")])
     assert run(file, "list") == 0
     assert [path.name for path in tmp_path.iterdir()] == ["keys"]
+
+
+def test_a_file_of_another_user_names_the_user_who_must_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As root the tests could read any file."""
+
+    def refused(file: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    with pytest.raises(SettingsError, match=f"Permission denied.*: let user {os.getuid()} read it"):
+        keys.read(tmp_path / "keys")
