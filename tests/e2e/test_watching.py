@@ -1,5 +1,6 @@
 """Observability of the real service: counters, dashboards, alerts, traces and the log."""
 
+import base64
 import json
 import re
 import threading
@@ -114,6 +115,18 @@ class Load:
         self.http = httpx.Client(base_url=service.url, timeout=300)
         self.fresh = count()
         known = self.picture()
+        self.click = {
+            "inputs": [
+                {
+                    "name": "image",
+                    "datatype": "BYTES",
+                    "shape": [1],
+                    "data": [base64.b64encode(known).decode()],
+                },
+                {"name": "points", "datatype": "FP32", "shape": [1, 2], "data": [9, 9]},
+                {"name": "point_labels", "datatype": "INT32", "shape": [1], "data": [1]},
+            ]
+        }
         self.key = self.http.post("/embed", files={"image": known}).json()["image"]["key"]
         self.kinds: list[Callable[[], Outcome]] = [
             lambda: self.grpc("ClassificationService", "Classify", self.classify(self.image)),
@@ -128,6 +141,7 @@ class Load:
             lambda: self.post("/semantic", json={"colour": 1}),
             lambda: self.post("/semantic", json={"image": {"key": self.key}, "labels": LABELS}),
             lambda: self.post("/describe", json={"collection": "none"}),
+            lambda: self.post("/v2/models/segment/infer", json=self.click),
         ]
 
     def picture(self) -> bytes:
@@ -161,6 +175,7 @@ class Load:
             "/classify": ("ClassificationService", "Classify"),
             "/semantic": ("SemanticSegmentationService", "SegmentText"),
             "/describe": ("RetrievalService", "Describe"),
+            "/v2/models/segment/infer": ("OpenInference", "infer"),  # not as Segment too
         }[path]
         return service, name, CODES[self.http.post(path, **body).status_code]
 
