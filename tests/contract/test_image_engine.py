@@ -1,10 +1,14 @@
 """The Docker engine of `make image`: whose it is, and when it ends. No container is started."""
 
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.checkout import ROOT
 from tests.image import engine
 
 DOCKER = '#!/bin/sh\necho "$@" >> "{0}/asked"\ntest -s "{0}/up"\n'
@@ -49,3 +53,27 @@ def test_another_user_than_root_is_told_and_starts_nothing(
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(engine.NoEngineError, match="run as root"), engine.running():
         pass
+
+
+IN_A_NETWORK_OF_ITS_OWN = """
+set -e
+mount -t sysfs none /sys
+ip link add docker0 type bridge
+iptables -N DOCKER
+iptables -A FORWARD -o docker0 -j DOCKER
+iptables -t nat -A POSTROUTING -s 172.17.0.0/16 ! -o docker0 -j MASQUERADE
+iptables -A INPUT -p tcp --dport 7777 -j ACCEPT
+"$0" -c "from tests.image.engine import remove_network; remove_network()"
+ip link
+iptables-save
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network of its own")
+@pytest.mark.skipif(shutil.which("iptables") is None, reason="no iptables: install it")
+def test_nothing_of_the_engines_network_stays_and_all_else_does() -> None:
+    command = ["unshare", "--net", "--mount", "sh", "-c", IN_A_NETWORK_OF_ITS_OWN, sys.executable]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert "docker" not in run.stdout.lower()
+    assert "-A INPUT -p tcp -m tcp --dport 7777 -j ACCEPT" in run.stdout

@@ -33,6 +33,7 @@ STAND_IN = "samclip.stand-in=true"
 """The label of these images. An engine that is not the tests' own does not keep them: other builds
 would take them for the real ones."""
 START_S = 60
+BRIDGE = Path("/sys/class/net/docker0")
 STORE = ROOT / "out/docker"
 """Images of an engine that the tests start, so that the next run builds only what has changed."""
 
@@ -69,6 +70,7 @@ def running() -> Iterator[None]:
     if not shutil.which("dockerd"):
         raise NoEngineError("no Docker engine answers, and dockerd is not installed")
     STORE.mkdir(parents=True, exist_ok=True)
+    had_bridge = BRIDGE.exists()
     with open(STORE.with_suffix(".log"), "w") as log:
         command = ["dockerd", "--data-root", STORE]
         # In a session of its own: Ctrl-C ends the tests first, which remove their containers.
@@ -83,6 +85,18 @@ def running() -> Iterator[None]:
     finally:
         process.terminate()
         process.wait()
+        if BRIDGE.exists() and not had_bridge:
+            remove_network()
+
+
+def remove_network() -> None:
+    """Remove the bridge and the rules of the firewall that dockerd leaves behind."""
+    subprocess.run(["ip", "link", "delete", BRIDGE.name], check=True)
+    for family in ("iptables", "ip6tables"):
+        saved = subprocess.run([f"{family}-save"], check=True, capture_output=True, text=True)
+        lines = saved.stdout.splitlines(keepends=True)
+        kept = "".join(line for line in lines if "DOCKER" not in line and BRIDGE.name not in line)
+        subprocess.run([f"{family}-restore"], check=True, input=kept, text=True)
 
 
 def check_containers() -> None:
