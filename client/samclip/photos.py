@@ -260,7 +260,6 @@ def _named(images: Images) -> Iterator[Named]:
 
 def _files(path: str | os.PathLike[str]) -> list[Named]:
     found = sources.expand([os.fspath(path)])
-    for source in found:
-        if source.problem:
-            raise ValueError(f"{source.name}: {source.problem}")
+    if len(found) == 1 and found[0].problem:  # of several, the service refuses each by itself
+        raise ValueError(f"{found[0].name}: {found[0].problem}")
     return [(source.name, source.name) for source in found]

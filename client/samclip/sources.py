@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 from samclip.download import is_url
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
+OTHERS = {".avif", ".bmp", ".gif", ".heic", ".heif", ".jxl", ".tif", ".tiff"}
+"""Photographs that are not read: in a folder each of them is named as a problem."""
 
 
 class Source(NamedTuple):
@@ -43,10 +45,11 @@ def _expand(given: str) -> Iterator[Source]:
 
 def _in_folder(folder: Path) -> Iterator[Source]:
     found = [file for file in sorted(folder.rglob("*")) if _is_image(file, folder)]
+    expected = ", ".join(sorted(SUFFIXES))
     for file in found:
-        yield Source(str(file), file.relative_to(folder).as_posix())
+        problem = f"not read: convert it to {expected}" if file.suffix.lower() in OTHERS else ""
+        yield Source(str(file), file.relative_to(folder).as_posix(), problem)
     if not found:
-        expected = ", ".join(sorted(SUFFIXES))
         yield Source(str(folder), folder.name, f"no image files found: expected {expected}")
 
 
@@ -54,7 +57,7 @@ def _is_image(file: Path, folder: Path) -> bool:
     """Return whether a file is named as an image; hidden files and folders are left out."""
     hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
     is_file = file.is_file() or not file.exists()  # a broken link is named as an error
-    return file.suffix.lower() in SUFFIXES and not hidden and is_file
+    return file.suffix.lower() in SUFFIXES | OTHERS and not hidden and is_file
 
 
 def _matching(pattern: str) -> Iterator[Source]:

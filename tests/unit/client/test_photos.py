@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     for number in range(10):
         (tmp_path / f"{number}.png").write_bytes(png(number))
     (tmp_path / "below/10.JPG").write_bytes(png(10))
-    (tmp_path / "3-broken.png").write_bytes(b"broken")
+    (tmp_path / "3-broken.heic").write_bytes(b"broken")
     (tmp_path / "empty.webp").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no photograph")
     return tmp_path
@@ -61,7 +61,7 @@ def test_each_photograph_comes_with_its_answer_in_order(
     assert [photo.key for photo, _ in answers[:2]] == [
         client.image(folder / f"{number}.png").key for number in range(2)
     ]
-    broken, empty = str(folder / "3-broken.png"), str(folder / "empty.webp")
+    broken, empty = str(folder / "3-broken.heic"), str(folder / "empty.webp")
     assert photos.errors.keys() == {broken, empty}
     assert photos.errors[broken] == "not an image"
     assert photos.errors[empty].startswith("the file is empty")
@@ -240,7 +240,7 @@ async def test_the_async_twin(server: tuple[FakeService, str], folder: Path) -> 
             assert scores[0].label == "horse"
         assert names == sorted(names)
         assert len(names) == 11
-        assert {Path(name).name for name in photos.errors} == {"3-broken.png", "empty.webp"}
+        assert {Path(name).name for name in photos.errors} == {"3-broken.heic", "empty.webp"}
         assert len([photo async for photo in photos]) == 12
         assert list(photos.errors) == [str(folder / "empty.webp")]
 

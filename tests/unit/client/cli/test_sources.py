@@ -78,6 +78,14 @@ def test_what_is_no_photograph_of_a_folder_is_left_alone(
     assert f"{folder}/gone.png: No such file" in capsys.readouterr().err
 
 
+def test_photographs_of_other_formats_in_a_folder_are_named(
+    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "phone.HEIC").write_bytes(b"a photograph of a telephone")
+    assert cli.main(["classify", str(folder), *CLASSIFY, "--server", server[1]]) == 1
+    assert f"{folder}/phone.HEIC: not read: convert it to .jpeg" in capsys.readouterr().err
+
+
 def test_the_overlay_does_not_replace_its_photograph(
     server: tuple[FakeService, str], photo: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
