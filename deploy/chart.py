@@ -22,7 +22,6 @@ DATA = r"""data:
 WORKERS = "spec.rayClusterConfig.workerGroupSpecs.0"
 CONTAINER = "spec.template.spec.containers.0"
 VALUES = {
-    "StatefulSet samclip-front-door": {"spec.replicas": ".frontDoor.min"},
     "HorizontalPodAutoscaler samclip-front-door": {
         "spec.minReplicas": ".frontDoor.min",
         "spec.maxReplicas": ".frontDoor.max",

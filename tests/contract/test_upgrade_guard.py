@@ -1,0 +1,106 @@
+"""The guard of upgrades, evaluated on pairs of old and new objects."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.kubernetes import DEPLOY, Manifest, built, of_kind
+
+cel = pytest.importorskip("cel_expr_python.cel")
+optional = pytest.importorskip("cel_expr_python.ext.ext_optional")
+
+POLICY, BINDING = yaml.safe_load_all((DEPLOY / "kuberay/upgrade-guard.yaml").read_text())
+NAMES = ("object", "oldObject", "variables")
+ENVIRONMENT = cel.NewEnv(
+    variables=dict.fromkeys(NAMES, cel.Type.DYN), extensions=[optional.ExtOptional()]
+)
+
+
+def evaluated(expression: str, data: dict[str, Any]) -> Any:
+    return ENVIRONMENT.compile(expression).eval(data=data).plain_value()
+
+
+def refused(new: Manifest, old: Manifest) -> bool:
+    """Return whether the guard refuses the update, as the API server evaluates it."""
+    data: dict[str, Any] = {"object": new, "oldObject": old}
+    variables = POLICY["spec"]["variables"]
+    data["variables"] = {each["name"]: evaluated(each["expression"], data) for each in variables}
+    answers = [evaluated(each["expression"], data) for each in POLICY["spec"]["validations"]]
+    assert {*answers} <= {True, False}, answers
+    return not all(answers)
+
+
+def service() -> Manifest:
+    return copy.deepcopy(of_kind(built("overlays/gpu"), "RayService")["samclip"])
+
+
+def leaves(value: Any, *path: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value that contains no other."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, part in parts:
+        if isinstance(part, dict | list) and part:
+            yield from leaves(part, *path, key)
+        else:
+            yield (*path, key)
+
+
+def test_no_field_of_a_running_cluster_can_be_changed_or_removed() -> None:
+    """The operator would ignore it."""
+    old = service()
+    paths = [*leaves(old["spec"]["rayClusterConfig"])]
+    assert ("workerGroupSpecs", 0, "maxReplicas") in paths
+    for path in paths:
+        for change in ("replace", "remove"):
+            new = service()
+            part = new["spec"]["rayClusterConfig"]
+            for key in path[:-1]:
+                part = part[key]
+            if change == "replace":
+                part[path[-1]] = "other"
+            else:
+                del part[path[-1]]
+            assert refused(new, old), (change, path)
+
+
+def test_worker_groups_can_be_neither_added_nor_removed() -> None:
+    old, new = service(), service()
+    worker_groups = new["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    worker_groups.append({**copy.deepcopy(worker_groups[0]), "groupName": "more"})
+    assert refused(new, old)
+    assert refused(old, new)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"spec": {"serveConfigV2": "applications: []"}},
+        {"metadata": {"finalizers": ["ray.io/rayservice-finalizer"], "labels": {"a": "b"}}},
+        {"status": {"serviceStatus": "Running"}},
+    ],
+    ids=["nothing", "serve configuration", "metadata", "status"],
+)
+def test_all_else_can_be_changed(change: dict[str, dict[str, Any]]) -> None:
+    old, new = service(), service()
+    for part, fields in change.items():
+        new.setdefault(part, {}).update(fields)
+    assert not refused(new, old)
+
+
+def test_fields_that_the_operator_adds_by_itself_are_no_change() -> None:
+    """KubeRay 1.7 writes them when it adds its finalizer, or the service would never start."""
+    old, new = service(), service()
+    (workers,) = new["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    workers.update(numOfHosts=1, priority=0, scaleStrategy={})
+    assert not refused(new, old)
+    assert not refused(old, new)
+
+
+def test_only_updates_of_services_themselves_are_checked() -> None:
+    """Creation, deletion and the operator's updates of the status are not."""
+    (rule,) = POLICY["spec"]["matchConstraints"]["resourceRules"]
+    assert (rule["resources"], rule["operations"]) == (["rayservices"], ["UPDATE"])
+    assert BINDING["spec"]["policyName"] == POLICY["metadata"]["name"]
