@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
@@ -24,6 +25,16 @@ def name(document: Path) -> str:
     return str(document.relative_to(ROOT))
 
 
+@cache
+def help_of(*command: str) -> str:
+    """Return what a command of Python prints for ``--help``; the documents show many often."""
+    run = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
 @pytest.mark.parametrize(
     "words", [words for _, words in SHOWN], ids=[f"{name(d)}: {' '.join(w)}" for d, w in SHOWN]
 )
@@ -38,12 +49,9 @@ def test_commands_exist(words: list[str]) -> None:
             command = ["-m", "samclip.cli", *plain[: 2 if plain[0] in ("cache", "keys") else 1]]
         else:
             command = words[1:3]
-        run = subprocess.run(
-            [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
-        )
-        assert run.returncode == 0, run.stderr
+        shown = help_of(*command)
         for option in (word for word in words if word.startswith("--")):
-            assert option in run.stdout, option
+            assert option in shown, option
     else:
         assert words[0] in PROGRAMS
 
