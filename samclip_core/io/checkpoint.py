@@ -24,7 +24,7 @@ when it is read. torch is imported only to load and save tensors.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import hub
 from samclip_core.io.files import replacing
+from samclip_core.io.shapes import compare_shapes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -168,7 +169,8 @@ def load_weights(
             for key in stored.keys()  # noqa: SIM118 - a reader, not a dict
             if key.startswith(prefixes)
         }
-        compare_shapes(file, shapes, {key: list(value.shape) for key, value in expected.items()})
+        wanted = {key: list(value.shape) for key, value in expected.items()}
+        compare_shapes(file, shapes, wanted, f"the architecture in {CONFIG}")
         # Keys were compared above; strict loading would reject the parts that are left out.
         module.load_state_dict({key: stored.get_tensor(key) for key in shapes}, strict=False)
 
@@ -311,31 +313,6 @@ def sha256(path: Path) -> str:
 def _digest_of(files: Mapping[str, str]) -> str:
     lines = "".join(f"{name} {value}\n" for name, value in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def compare_shapes(
-    file: str,
-    stored: Mapping[str, Sequence[int]],
-    expected: Mapping[str, Sequence[int]],
-    architecture: str = f"the architecture in {CONFIG}",
-) -> None:
-    """Raise CheckpointError, which names the keys, unless keys and shapes are the same."""
-    differences = {
-        "missing": sorted(expected.keys() - stored.keys()),
-        "unexpected": sorted(stored.keys() - expected.keys()),
-        "with another shape": [
-            f"{key} {stored[key]} instead of {expected[key]}"
-            for key in sorted(stored.keys() & expected.keys())
-            if stored[key] != expected[key]
-        ],
-    }
-    found = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in differences.items() if keys]
-    if found:
-        raise CheckpointError(f"{file} does not match {architecture}: keys {'; '.join(found)}")
-
-
-def _some(keys: Sequence[str]) -> str:
-    return ", ".join(keys[:5]) + (", …" if len(keys) > 5 else "")
 
 
 def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from samclip_core.errors import CheckpointError
-from samclip_core.io import checkpoint
+from samclip_core.io.shapes import compare_shapes
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], file: Path, architecture: str) -> None:
     """Copy a state dict into a module. Raises CheckpointError unless keys and shapes match."""
-    checkpoint.compare_shapes(
+    compare_shapes(
         file.name,
         {key: list(value.shape) for key, value in state.items()},
         {key: list(value.shape) for key, value in module.state_dict().items()},

@@ -1,55 +1,30 @@
-"""Routes, headers and errors at the front door; test_front_door_access.py tests access."""
+"""Routes, headers and errors at the front door; test_front_door_*.py test the rest."""
 
 import json
-import os
 import queue
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent import futures
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import grpc
-import httpx
 import pytest
 
-from services.front_door import haproxy, keys
+from services.front_door import haproxy
 from services.request import admission
 from services.request.arrival import Pace
 from services.request.priority import Priority
 from services.request.routes import ROUTES, SERVICES
-from services.settings import Settings
 from tests.door import (
     EMBED,
     SECRET,
     SESSIONS,
     Door,
     Serve,
-    grpc_server,
-    http_server,
     logged,
     opened,
 )
-from tests.ports import free_port
 
 GENERIC = "Path not found. Ping http://.../-/routes for available routes."
-
-
-@pytest.fixture(scope="module")
-def shared() -> Iterator[Door]:
-    with opened(Serve()) as door:
-        yield door
-
-
-@pytest.fixture
-def door(shared: Door) -> Door:
-    fresh = Serve()
-    fresh.gate.set()
-    vars(shared.serve).update(vars(fresh))
-    return shared
 
 
 @pytest.mark.parametrize(
@@ -225,88 +200,6 @@ def test_what_callers_claim_to_be_is_taken_away_where_no_keys_are_asked_for(door
         assert not headers.keys() & claimed.keys()
 
 
-def test_pages_of_other_sites_may_not_ask(door: Door) -> None:
-    host = f"127.0.0.1:{door.settings.http_port}"
-    assert door.http.post("/classify", headers={"origin": f"http://{host}"}).is_success
-    for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
-        reply = door.http.post("/classify", headers={"origin": origin})
-        assert (reply.status_code, reply.json()["status"]) == (403, 403)
-        assert "access-control-allow-origin" not in reply.headers
-    assert len(door.serve.requests) == 1
-
-
-def test_pages_of_the_sites_in_the_setting_may_ask_with_a_key(tmp_path: Path) -> None:
-    file, key = tmp_path / "keys", "a" * 20
-    keys.write(file, [keys.Key(keys.digest(key), "ann", ("read",), "ann")])
-    serve, site = Serve(), "https://app.example:8443"
-    serve.gate.set()
-    values = {"api_keys_file": file, "cors_origins": f"{site}, http://other.example"}
-    with opened(serve, ready=False, **values) as door:
-        asked = {"origin": site, "access-control-request-method": "POST"}
-        before = door.http.request("OPTIONS", "/classify", headers=asked)
-        assert (before.status_code, serve.requests) == (204, [])
-        assert "x-api-key" in before.headers["access-control-allow-headers"]
-        reply = door.http.post("/classify", headers={"origin": site, "x-api-key": key})
-        refused = door.http.post("/classify", headers={"origin": site})
-        for each, code in ((before, 204), (reply, 200), (refused, 401)):
-            assert each.status_code == code
-            assert each.headers["access-control-allow-origin"] == site
-            assert each.headers["vary"] == "origin"
-        evil = {"origin": "https://evil.example", "x-api-key": key}
-        assert door.http.post("/classify", headers=evil).status_code == 403
-        reply = door.http.request("OPTIONS", "/classify", headers=evil)
-        assert "access-control-allow-origin" not in reply.headers
-
-
-@pytest.mark.parametrize("origin", ["*", "app.example", "https://app.example/page", "null"])
-def test_what_is_no_origin_is_no_setting(origin: str) -> None:
-    with pytest.raises(ValueError, match="cors_origins"):
-        Settings(cors_origins=origin)
-
-
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", ""])
-def test_another_host_is_not_ours(door: Door, host: str) -> None:
-    reply = door.http.get("/describe", headers={"host": f"{host}:{door.settings.http_port}"})
-    assert (reply.status_code, reply.json()["status"]) == (421, 421)
-    assert "the setting allowed_hosts" in reply.json()["detail"]
-    assert reply.headers["content-type"] == "application/problem+json"
-    assert not door.serve.requests
-
-
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]"])
-def test_this_machine_is_known_by_its_own_names(door: Door, host: str) -> None:
-    for name in (host, f"{host}:8000"):
-        assert door.http.get("/describe", headers={"host": name}).is_success
-
-
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/metrics/front-door"])
-def test_probes_and_scrapers_may_use_any_name(door: Door, path: str) -> None:
-    assert door.http.get(path, headers={"host": "samclip:8000"}).is_success
-
-
-@pytest.mark.parametrize(
-    ("values", "allowed"),
-    [
-        ({"allow_open": True}, "evil.example"),
-        ({"allow_open": True, "allowed_hosts": "a.example, [fe80::1]"}, "a.example [fe80::1]"),
-        ({"allowed_hosts": ["a.example"]}, "a.example"),
-    ],
-)
-def test_hosts_are_those_of_the_setting(values: dict[str, Any], allowed: str) -> None:
-    serve = Serve()
-    serve.gate.set()
-    with opened(serve, ready=False, **values) as door:
-        for host in allowed.split():
-            assert door.http.get("/describe", headers={"host": f"{host}:8000"}).is_success
-        other = door.http.get("/describe", headers={"host": "other.example"})
-        assert other.is_success == (set(values) == {"allow_open"})
-
-
-def test_a_host_with_its_port_is_no_setting() -> None:
-    with pytest.raises(ValueError, match="allowed_hosts"):
-        Settings(allowed_hosts="a.example:8000")
-
-
 def test_a_small_body_that_does_not_arrive_never_reaches_serve(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -339,6 +232,11 @@ def test_a_request_that_http_cannot_express_is_a_problem(door: Door) -> None:
     assert f"x-request-id: {problem['request_id']}" in answer
 
 
+def wait_until(happened: Callable[[], bool]) -> None:
+    while not happened():
+        time.sleep(0.01)
+
+
 def test_a_caller_who_hangs_up_is_gone_behind_the_door_as_well(door: Door) -> None:
     door.serve.gate.clear()
     with socket.create_connection(("127.0.0.1", door.settings.http_port)) as connection:
@@ -346,12 +244,6 @@ def test_a_caller_who_hangs_up_is_gone_behind_the_door_as_well(door: Door) -> No
         wait_until(lambda: bool(door.serve.requests))
         assert not door.serve.hung_up.is_set()
     assert door.serve.hung_up.wait(60)
-
-
-def test_security_headers(door: Door) -> None:
-    headers = door.http.get("/").headers
-    assert headers["x-content-type-options"] == "nosniff"
-    assert "frame-ancestors 'none'" in headers["content-security-policy"]
 
 
 def test_bytes_that_are_no_message_are_the_callers_fault(door: Door) -> None:
@@ -404,139 +296,6 @@ def ask_raw(door: Door, line: bytes, identity: str) -> None:
         opened_.sendall(line + b"\r\n" + headers.encode() + b"\r\n\r\n")
         while opened_.recv(65536):
             pass
-
-
-def test_without_serve_it_says_that_the_service_is_not_up() -> None:
-    settings = Settings(
-        http_port=free_port(),
-        grpc_port=free_port(),
-        inner_http_port=free_port(),
-        inner_grpc_port=free_port(),
-        front_door_secret=SECRET,
-    )
-    process = haproxy.start(settings)
-    try:
-        with grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}") as channel:
-            grpc.channel_ready_future(channel).result(timeout=20)
-            with pytest.raises(grpc.RpcError) as caught:
-                channel.unary_unary("/samclip.v1.BackboneService/Embed")(b"", timeout=20)
-        reply = httpx.get(f"http://127.0.0.1:{settings.http_port}/classify", timeout=20)
-    finally:
-        haproxy.stop(process)
-    error = caught.value
-    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the service is not up")
-    assert (reply.status_code, reply.json()["detail"]) == (503, "the service is not up")
-
-
-def test_a_stop_lets_requests_in_flight_finish_and_takes_no_more() -> None:
-    serve = Serve()
-    with http_server(serve) as inner_http:
-        settings = Settings(
-            http_port=free_port(),
-            grpc_port=free_port(),
-            inner_http_port=inner_http,
-            inner_grpc_port=free_port(),
-            front_door_secret=SECRET,
-        )
-        process = haproxy.start(settings)
-        wait_for_port(settings.http_port)
-        url = f"http://127.0.0.1:{settings.http_port}/classify"
-        with futures.ThreadPoolExecutor(2) as pool:
-            reply = pool.submit(httpx.get, url, timeout=20)
-            while not serve.requests:
-                time.sleep(0.01)
-            stopped = pool.submit(haproxy.stop, process)
-            while is_open(settings.http_port):
-                time.sleep(0.01)
-            serve.gate.set()
-            assert reply.result().status_code == 200
-            stopped.result()
-    assert process.returncode == 0
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    while not happened():
-        time.sleep(0.01)
-
-
-def is_open(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def wait_for_port(port: int) -> None:
-    while not is_open(port):
-        time.sleep(0.01)
-
-
-def test_admission(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
-    assert admission.admitted({admission.SECRET_HEADER: SECRET})
-    assert not admission.admitted({admission.SECRET_HEADER: "guessed"})
-    assert not admission.admitted({admission.SECRET_HEADER: "geraten – é"})
-    assert not admission.admitted({})
-    monkeypatch.delenv(admission.SECRET_VARIABLE)
-    assert not admission.admitted({admission.SECRET_HEADER: ""})
-
-
-def test_the_heads_find_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
-    address, metadata = admission.backbone(Settings(inner_grpc_port=1234))
-    assert address == "127.0.0.1:1234"
-    assert dict(metadata) == {"application": "backbone", admission.SECRET_HEADER: SECRET}
-    elsewhere = Settings(backbone_address="gpu-cluster:9000")
-    assert admission.backbone(elsewhere) == ("gpu-cluster:9000", ())
-    with_key = elsewhere.model_copy(update={"backbone_api_key": "k"})
-    assert admission.backbone(with_key)[1] == (("x-api-key", "k"),)
-    assert "backbone" in admission.applications(Settings())
-    assert "backbone" not in admission.applications(elsewhere)
-
-
-def test_alone_it_leads_to_the_serve_of_a_cluster_until_it_is_stopped() -> None:
-    serve = Serve()
-    serve.gate.set()
-    with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:
-        ports = [free_port(), free_port()]
-        values = {
-            "HTTP_PORT": ports[0],
-            "GRPC_PORT": ports[1],
-            "SERVE_HOST": "localhost",
-            "INNER_HTTP_PORT": inner_http,
-            "INNER_GRPC_PORT": inner_grpc,
-            "FRONT_DOOR_SECRET": SECRET,
-        }
-        environment = {f"SAMCLIP_{name}": str(value) for name, value in values.items()}
-        path = os.pathsep.join(map(str, sys.path))
-        process = subprocess.Popen(
-            [sys.executable, "-m", "services.front_door.haproxy"],
-            env=os.environ | environment | {"PYTHONPATH": path},
-        )
-        try:
-            with grpc.insecure_channel(f"127.0.0.1:{ports[1]}") as channel:
-                grpc.channel_ready_future(channel).result(timeout=60)
-            assert httpx.post(f"http://127.0.0.1:{ports[0]}/embed", timeout=20).status_code == 200
-        finally:
-            process.terminate()
-        assert process.wait(timeout=60) == 0
-    (path, headers) = serve.requests[0]
-    assert path == "/backbone/embed"
-    assert headers[admission.SECRET_HEADER] == SECRET
-
-
-def test_alone_it_must_know_where_the_cluster_is(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("SAMCLIP_INNER_HTTP_PORT", "8100")
-    assert haproxy.main([]) == 2
-    assert "set SAMCLIP_INNER_GRPC_PORT to the value" in capsys.readouterr().err
-
-
-def test_two_front_doors_cannot_share_a_port(door: Door) -> None:
-    second = haproxy.start(door.settings)
-    try:
-        assert second.wait(timeout=30) == 1
-    finally:
-        second.kill()
 
 
 @pytest.mark.parametrize("status", [400, 404, 413, 429, 500, 503])

@@ -1,0 +1,152 @@
+"""The front door as a process: started, alone, stopped, and with Serve away."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent import futures
+
+import grpc
+import httpx
+import pytest
+
+from services.front_door import haproxy
+from services.request import admission
+from services.settings import Settings
+from tests.door import (
+    SECRET,
+    Door,
+    Serve,
+    grpc_server,
+    http_server,
+)
+from tests.ports import free_port
+
+
+def test_without_serve_it_says_that_the_service_is_not_up() -> None:
+    settings = Settings(
+        http_port=free_port(),
+        grpc_port=free_port(),
+        inner_http_port=free_port(),
+        inner_grpc_port=free_port(),
+        front_door_secret=SECRET,
+    )
+    process = haproxy.start(settings)
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}") as channel:
+            grpc.channel_ready_future(channel).result(timeout=20)
+            with pytest.raises(grpc.RpcError) as caught:
+                channel.unary_unary("/samclip.v1.BackboneService/Embed")(b"", timeout=20)
+        reply = httpx.get(f"http://127.0.0.1:{settings.http_port}/classify", timeout=20)
+    finally:
+        haproxy.stop(process)
+    error = caught.value
+    assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the service is not up")
+    assert (reply.status_code, reply.json()["detail"]) == (503, "the service is not up")
+
+
+def test_a_stop_lets_requests_in_flight_finish_and_takes_no_more() -> None:
+    serve = Serve()
+    with http_server(serve) as inner_http:
+        settings = Settings(
+            http_port=free_port(),
+            grpc_port=free_port(),
+            inner_http_port=inner_http,
+            inner_grpc_port=free_port(),
+            front_door_secret=SECRET,
+        )
+        process = haproxy.start(settings)
+        wait_for_port(settings.http_port)
+        url = f"http://127.0.0.1:{settings.http_port}/classify"
+        with futures.ThreadPoolExecutor(2) as pool:
+            reply = pool.submit(httpx.get, url, timeout=20)
+            while not serve.requests:
+                time.sleep(0.01)
+            stopped = pool.submit(haproxy.stop, process)
+            while is_open(settings.http_port):
+                time.sleep(0.01)
+            serve.gate.set()
+            assert reply.result().status_code == 200
+            stopped.result()
+    assert process.returncode == 0
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_for_port(port: int) -> None:
+    while not is_open(port):
+        time.sleep(0.01)
+
+
+def test_admission(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
+    assert admission.admitted({admission.SECRET_HEADER: SECRET})
+    assert not admission.admitted({admission.SECRET_HEADER: "guessed"})
+    assert not admission.admitted({admission.SECRET_HEADER: "geraten – é"})
+    assert not admission.admitted({})
+    monkeypatch.delenv(admission.SECRET_VARIABLE)
+    assert not admission.admitted({admission.SECRET_HEADER: ""})
+
+
+def test_the_heads_find_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
+    address, metadata = admission.backbone(Settings(inner_grpc_port=1234))
+    assert address == "127.0.0.1:1234"
+    assert dict(metadata) == {"application": "backbone", admission.SECRET_HEADER: SECRET}
+    elsewhere = Settings(backbone_address="gpu-cluster:9000")
+    assert admission.backbone(elsewhere) == ("gpu-cluster:9000", ())
+    with_key = elsewhere.model_copy(update={"backbone_api_key": "k"})
+    assert admission.backbone(with_key)[1] == (("x-api-key", "k"),)
+    assert "backbone" in admission.applications(Settings())
+    assert "backbone" not in admission.applications(elsewhere)
+
+
+def test_alone_it_leads_to_the_serve_of_a_cluster_until_it_is_stopped() -> None:
+    serve = Serve()
+    serve.gate.set()
+    with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:
+        ports = [free_port(), free_port()]
+        values = {
+            "HTTP_PORT": ports[0],
+            "GRPC_PORT": ports[1],
+            "SERVE_HOST": "localhost",
+            "INNER_HTTP_PORT": inner_http,
+            "INNER_GRPC_PORT": inner_grpc,
+            "FRONT_DOOR_SECRET": SECRET,
+        }
+        environment = {f"SAMCLIP_{name}": str(value) for name, value in values.items()}
+        path = os.pathsep.join(map(str, sys.path))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "services.front_door.haproxy"],
+            env=os.environ | environment | {"PYTHONPATH": path},
+        )
+        try:
+            with grpc.insecure_channel(f"127.0.0.1:{ports[1]}") as channel:
+                grpc.channel_ready_future(channel).result(timeout=60)
+            assert httpx.post(f"http://127.0.0.1:{ports[0]}/embed", timeout=20).status_code == 200
+        finally:
+            process.terminate()
+        assert process.wait(timeout=60) == 0
+    (path, headers) = serve.requests[0]
+    assert path == "/backbone/embed"
+    assert headers[admission.SECRET_HEADER] == SECRET
+
+
+def test_alone_it_must_know_where_the_cluster_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SAMCLIP_INNER_HTTP_PORT", "8100")
+    assert haproxy.main([]) == 2
+    assert "set SAMCLIP_INNER_GRPC_PORT to the value" in capsys.readouterr().err
+
+
+def test_two_front_doors_cannot_share_a_port(door: Door) -> None:
+    second = haproxy.start(door.settings)
+    try:
+        assert second.wait(timeout=30) == 1
+    finally:
+        second.kill()
