@@ -1,19 +1,20 @@
 """The guard of upgrades, evaluated on pairs of old and new objects."""
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.kubernetes import DEPLOY, Manifest, built, of_kind
+from tests.kubernetes import DEPLOY, Manifest, built, of_kind, templates
 
 cel = pytest.importorskip("cel_expr_python.cel")
 optional = pytest.importorskip("cel_expr_python.ext.ext_optional")
 
 POLICY, BINDING = yaml.safe_load_all((DEPLOY / "kuberay/upgrade-guard.yaml").read_text())
-NAMES = ("object", "oldObject", "variables")
+NAMES = ("object", "oldObject", "request", "variables")
 ENVIRONMENT = cel.NewEnv(
     variables=dict.fromkeys(NAMES, cel.Type.DYN), extensions=[optional.ExtOptional()]
 )
@@ -97,6 +98,31 @@ def test_fields_that_the_operator_adds_by_itself_are_no_change() -> None:
     workers.update(numOfHosts=1, priority=0, scaleStrategy={})
     assert not refused(new, old)
     assert not refused(old, new)
+
+
+def quantities(manifest: Manifest) -> Iterator[Any]:
+    for template in templates(manifest):
+        for container in template["spec"]["containers"]:
+            for kind in ("requests", "limits"):
+                yield from container["resources"].get(kind, {}).values()
+
+
+@pytest.mark.parametrize("overlay", ["overlays/cpu", "overlays/gpu"])
+def test_quantities_are_written_as_the_operator_writes_them(overlay: str) -> None:
+    """It rewrites the object, so that another form, applied again, would be a change."""
+    found = [*quantities(of_kind(built(overlay), "RayService")["samclip"])]
+    assert len(found) >= 6
+    for quantity in found:
+        assert isinstance(quantity, str)
+        assert re.fullmatch(r"[1-9]\d{0,2}(m|Mi|Gi|)", quantity), quantity
+
+
+def test_the_operator_is_not_checked() -> None:
+    """It changes the form of quantities when it adds its finalizer."""
+    (condition,) = POLICY["spec"]["matchConditions"]
+    for name, checked in (("kuberay-operator", False), ("deployer", True)):
+        user = {"username": f"system:serviceaccount:kuberay:{name}"}
+        assert evaluated(condition["expression"], {"request": {"userInfo": user}}) == checked
 
 
 def test_only_updates_of_services_themselves_are_checked() -> None:
