@@ -1,0 +1,73 @@
+"""A device with a batcher in front of it, and what the tests ask of them."""
+
+import asyncio
+
+from services.batching.batcher import Batcher
+from services.observability import metrics
+from services.request.priority import Priority
+
+NOW, BULK = Priority(), Priority(bulk=True)
+
+
+class Device:
+    """A device that doubles numbers while ``free`` is set, and fails on the item ``poison``."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.free = asyncio.Event()
+        self.free.set()
+        self.failure: Exception | None = None
+        self.poison: int | None = None
+
+    async def run(self, items: list[int]) -> list[int]:
+        self.batches.append(items)
+        await self.free.wait()
+        if self.failure:
+            raise self.failure
+        if self.poison in items:
+            raise ZeroDivisionError(self.poison)
+        return [2 * item for item in items]
+
+
+def make(
+    device: Device,
+    max_size: int = 4,
+    max_wait_s: float = 60.0,
+    max_queue: int = 100,
+    at_once: int = 1,
+):
+    return Batcher[int, int](
+        device.run,
+        part="test",
+        max_size=max_size,
+        max_wait_s=max_wait_s,
+        max_queue=max_queue,
+        at_once=at_once,
+        bucketed=True,
+    )
+
+
+def submit(batcher: Batcher[int, int], *items: int, priority: Priority = NOW, cost: float = 1):
+    return [asyncio.create_task(batcher.submit(item, priority, cost)) for item in items]
+
+
+async def busy(device: Device, batcher: Batcher[int, int]) -> asyncio.Task[int]:
+    """Block the device with the item 0, so that others have to wait."""
+    device.free.clear()
+    (first,) = submit(batcher, 0)
+    await settle()
+    return first
+
+
+def released(reason: str) -> float:
+    return metrics.BATCH_RELEASE.labels("test", reason)._value.get()
+
+
+def shed(reason: str) -> float:
+    return metrics.SHED.labels(reason)._value.get()
+
+
+async def settle() -> None:
+    """Run all tasks that are ready."""
+    for _ in range(20):
+        await asyncio.sleep(0)
