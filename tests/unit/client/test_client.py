@@ -1,140 +1,22 @@
 """The client against a service with known answers."""
 
 import asyncio
-import io
-import pickle
-import re
-from collections.abc import Iterator
-from pathlib import Path
 
-import grpc
 import numpy as np
 import pytest
 import samclip
-from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.image import image_key
 from samclip_core.io.masks import decode_rle, encode_rle
-from tests.fake_server import FakeService, bands, fake_server
-
-WIDTH, HEIGHT = 30, 20
-
-
-def png(shade: int = 0) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("L", (WIDTH, HEIGHT), shade).save(buffer, "PNG")
-    return buffer.getvalue()
+from tests.fake_server import FakeService, bands
+from tests.unit.client.picture import HEIGHT, WIDTH, png
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     mask_HW = np.zeros((HEIGHT, WIDTH), bool)
     mask_HW[y0:y1, x0:x1] = True
     return mask_HW
-
-
-@pytest.fixture
-def server() -> Iterator[tuple[FakeService, str]]:
-    with fake_server() as running:
-        yield running
-
-
-@pytest.fixture
-def service(server: tuple[FakeService, str]) -> FakeService:
-    return server[0]
-
-
-@pytest.fixture
-def client(server: tuple[FakeService, str]) -> Iterator[samclip.Client]:
-    with samclip.Client(server[1], timeout=20) as client:
-        yield client
-
-
-def test_a_photograph_is_sent_once(service: FakeService, client: samclip.Client) -> None:
-    photo = client.image(png())
-    photo.classify(["a dog", "a cat"])
-    assert photo.info == samclip.ImageInfo(image_key(png()), WIDTH, HEIGHT, cached=False)
-    photo.segment([(3, 4)])
-    photo.semantic(["dog", "grass"])
-    photo.everything()
-    photo.embed()
-    assert service.uploads == [photo.key] == [image_key(png())]
-    sources = [(r.images[0] if hasattr(r, "images") else r.image) for r, _ in service.calls]
-    assert [s.WhichOneof("source") for s in sources] == ["key", "encoded"] + ["key"] * 4
-    assert photo.info.cached
-
-
-def test_a_photograph_that_the_service_lost_is_sent_again(
-    service: FakeService, client: samclip.Client
-) -> None:
-    photo = client.image(png())
-    photo.embed()
-    service.files.clear()
-    photo.embed()
-    assert service.uploads == [photo.key, photo.key]
-
-
-def test_by_key(service: FakeService, client: samclip.Client) -> None:
-    client.image(png()).embed()
-    known = client.by_key(image_key(png()))
-    assert known.segment(boxes=[(1, 2, 5, 6)])[0].area == 16
-    with pytest.raises(samclip.KeyUnknown, match="send the image") as caught:
-        client.by_key("0" * 64).embed()
-    assert caught.value.code is grpc.StatusCode.FAILED_PRECONDITION
-    assert len(service.uploads) == 1
-
-
-def test_every_kind_of_source_is_the_same_photograph(
-    client: samclip.Client, tmp_path: Path
-) -> None:
-    pixels_HW3 = np.arange(HEIGHT * WIDTH * 3, dtype=np.uint8).reshape(HEIGHT, WIDTH, 3)
-    photo = client.image(pixels_HW3)
-    assert client.image(photo) is photo
-    path = tmp_path / "photo.png"
-    path.write_bytes(photo.encoded)
-    for source in (Image.fromarray(pixels_HW3), path, str(path), path.read_bytes()):
-        assert client.image(source).key == photo.key
-    stored = np.asarray(Image.open(io.BytesIO(photo.encoded)))
-    np.testing.assert_array_equal(stored, pixels_HW3)
-
-
-@pytest.mark.parametrize(
-    ("source", "error"),
-    [(np.zeros((4, 4)), TypeError), (17, TypeError), ("no/such/file.jpg", FileNotFoundError)],
-)
-def test_sources_that_are_no_photographs(
-    client: samclip.Client, source: object, error: type[Exception]
-) -> None:
-    with pytest.raises(error):
-        client.image(source)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 4, 1), (4,), (2, 4, 4, 3)])
-def test_an_array_of_another_shape_is_named(client: samclip.Client, shape: tuple[int, ...]) -> None:
-    with pytest.raises(TypeError, match=rf"H×W×3, found uint8 {re.escape(str(shape))}"):
-        client.image(np.zeros(shape, np.uint8))
-
-
-@pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV"])
-def test_a_pillow_image_of_any_colours_is_sent_as_rgb(client: samclip.Client, mode: str) -> None:
-    picture = Image.new("RGB", (4, 4), (200, 60, 20)).convert(mode)
-    sent = Image.open(io.BytesIO(client.image(picture).encoded))
-    assert sent.mode == "RGB"
-    np.testing.assert_array_equal(sent, picture.convert("RGB"))
-
-
-@pytest.mark.parametrize("address", ["http://127.0.0.1:8000", "https://gpu", ""])
-def test_an_address_that_is_not_grpcs_is_named(address: str) -> None:
-    for kind in (samclip.Client, samclip.AsyncClient):
-        with pytest.raises(ValueError, match=f"address is '{address}': expected HOST:PORT of gRPC"):
-            kind(address)
-
-
-def test_a_file_that_is_too_large_is_not_read(client: samclip.Client, tmp_path: Path) -> None:
-    with (tmp_path / "disk.png").open("wb") as file:
-        file.truncate(2**40)  # a hole
-    with pytest.raises(ValueError, match=r"disk\.png: a file larger than 64 MiB"):
-        client.image(tmp_path / "disk.png")
 
 
 def test_classify(client: samclip.Client) -> None:
@@ -447,95 +329,6 @@ def test_an_index_request_stays_below_the_message_limit(
     monkeypatch.setattr("samclip.wire.CHUNK_BYTES", 3 * len(png()))
     client.index("pets", {str(i): png(i) for i in range(5)})
     assert [len(request.items) for request, _ in service.calls] == [2, 2, 1]
-
-
-@pytest.mark.parametrize(
-    ("code", "error"),
-    [
-        (grpc.StatusCode.INVALID_ARGUMENT, samclip.InvalidArgument),
-        (grpc.StatusCode.UNAUTHENTICATED, samclip.Unauthenticated),
-        (grpc.StatusCode.PERMISSION_DENIED, samclip.PermissionDenied),
-        (grpc.StatusCode.RESOURCE_EXHAUSTED, samclip.Overloaded),
-        (grpc.StatusCode.UNAVAILABLE, samclip.Unavailable),
-        (grpc.StatusCode.INTERNAL, samclip.InternalError),
-        (grpc.StatusCode.DATA_LOSS, samclip.InternalError),
-    ],
-)
-def test_errors(
-    service: FakeService,
-    client: samclip.Client,
-    code: grpc.StatusCode,
-    error: type[samclip.ServiceError],
-) -> None:
-    service.refusal = (code, "what happened", ())
-    with pytest.raises(error) as caught:
-        client.embed_text(["a"])
-    assert (caught.value.code, caught.value.message) == (code, "what happened")
-    sent = service.calls[-1][1]["x-request-id"]
-    assert caught.value.request_id == sent
-    assert str(caught.value) == f"what happened ({code.name}, request {sent})"
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-
-    service.refusal = (code, "what happened", (("x-request-id", "the-door's"),))
-    with pytest.raises(error) as caught:
-        client.embed_text(["a"])
-    assert caught.value.request_id == "the-door's"
-
-
-def test_a_web_server_at_the_address_is_named_in_plain_words(
-    service: FakeService, client: samclip.Client
-) -> None:
-    grpcs = "Received http2 header with status: 404"
-    service.refusal = (grpc.StatusCode.UNIMPLEMENTED, grpcs, ())
-    with pytest.raises(samclip.ServiceError, match="a web server answers at this address"):
-        client.embed_text(["a"])
-
-
-def test_a_service_that_is_away_for_a_moment_is_asked_again(
-    service: FakeService, client: samclip.Client
-) -> None:
-    service.refusal = (grpc.StatusCode.UNAVAILABLE, "restarting", ())
-    with pytest.raises(samclip.Unavailable):
-        client.embed_text(["a"])
-    assert len(service.calls) == 5
-
-
-def test_the_deadline_holds_for_the_question(server: tuple[FakeService, str]) -> None:
-    service, address = server
-    service.release.clear()
-    with (
-        samclip.Client(address, timeout=0.2) as client,
-        pytest.raises(samclip.DeadlineExceeded, match="no answer in time: allow more"),
-    ):
-        client.embed_text(["a"])
-
-
-def test_nobody_there() -> None:
-    with samclip.Client("127.0.0.1:1", timeout=20) as client, pytest.raises(samclip.Unavailable):
-        client.describe()
-
-
-def test_large_messages_pass(service: FakeService, client: samclip.Client) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
-    photo = client.image(noise)
-    assert len(photo.encoded) > 4 * 2**20  # gRPC's default limit
-    assert photo.everything()[0].area == 1500 * 750
-    assert service.uploads == [photo.key]
-
-
-def test_credentials_are_read_at_once(tmp_path: Path) -> None:
-    for names in ({"ca": tmp_path / "none"}, {"cert": tmp_path / "none"}):
-        with pytest.raises(OSError, match="none"):
-            samclip.credentials(**names)
-
-
-def test_the_api_key_goes_with_every_call(server: tuple[FakeService, str]) -> None:
-    service, address = server
-    with samclip.Client(address, api_key="s3cret") as client:
-        client.embed_text(["a"])
-        client.describe()
-    assert [headers["authorization"] for _, headers in service.calls] == ["Bearer s3cret"] * 2
-    assert "s3cret" not in repr(client)
 
 
 async def test_the_async_twin(server: tuple[FakeService, str]) -> None:
