@@ -1,5 +1,6 @@
 """Any number of workers has the same losses from the same global batch."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,6 +90,12 @@ def built(config: SamClipConfig, seed: int) -> SamClipNet:
     return build(config).eval()
 
 
+def spread(function: Callable[..., None], count: int, *arguments: object) -> None:
+    """Run ``function(rank, *arguments)`` in ``count`` processes, which share the imports."""
+    mp.get_context("forkserver").set_forkserver_preload([__name__])
+    mp.start_processes(function, arguments, nprocs=count, start_method="forkserver")
+
+
 def test_two_and_four_workers_give_the_losses_of_one(tmp_path: Path):
     """Three images give two workers unequal shares, and one of four workers none.
 
@@ -99,7 +106,7 @@ def test_two_and_four_workers_give_the_losses_of_one(tmp_path: Path):
     for count in (1, 2, 4):
         folder = tmp_path / f"of-{count}"
         folder.mkdir()
-        mp.spawn(learn, (count, tmp_path / "data", folder), nprocs=count)
+        spread(learn, count, count, tmp_path / "data", folder)
         stages = ("head-probing", "joint", "adaptation")
         logs = [folder / f"{name}.losses.tsv" for name in stages]
         runs.append([np.loadtxt(log, skiprows=1, ndmin=2) for log in logs])
@@ -134,7 +141,7 @@ def reach(rank: int, folder: Path) -> None:
 
 
 def test_weights_that_no_loss_reached_do_not_decay_and_a_share_is_worker_0s(tmp_path: Path):
-    mp.spawn(reach, (tmp_path,), nprocs=2)
+    spread(reach, 2, tmp_path)
 
 
 def test_the_first_worker_tells_its_figures_to_ray(monkeypatch: pytest.MonkeyPatch):
