@@ -64,17 +64,12 @@ class Model(fom.SamplesMixin, fom.EmbeddingsMixin, fom.PromptMixin, fom.Model):
 
 def detection(mask: samclip.Mask, label: str = "") -> fo.Detection:
     """Return a mask as FiftyOne's: relative to its box, which is relative to the image."""
-    mask_HW, (x_min, y_min, x_max, y_max) = mask.array, map(int, mask.box)
-    height, width = mask_HW.shape
+    mask_HW, (left, top, right, bottom) = mask.array, map(int, mask.box)
+    size_2 = np.array(mask_HW.shape[::-1])
     return fo.Detection(
         label=label or mask.label or "object",
-        bounding_box=[
-            x_min / width,
-            y_min / height,
-            (x_max - x_min) / width,
-            (y_max - y_min) / height,
-        ],
-        mask=mask_HW[y_min:y_max, x_min:x_max],
+        bounding_box=[*(left, top) / size_2, *(right - left, bottom - top) / size_2],
+        mask=mask_HW[top:bottom, left:right],
         confidence=mask.score,
     )
 

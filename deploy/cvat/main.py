@@ -5,6 +5,7 @@ SAMCLIP_API_KEY if the service requires keys, and for ``detect`` SAMCLIP_LABELS.
 """
 
 import base64
+import io
 import json
 import os
 import urllib.error
@@ -13,7 +14,18 @@ import urllib.request
 import cv2
 import numpy as np
 
-TIMEOUT_S = 60
+TIMEOUT_S = 50  # less than eventTimeout, after which nuclio ends the worker
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Makes redirects errors: the key must not go to another host."""
+
+    def redirect_request(self, request, file, code, message, headers, address):
+        text = f"{request.full_url} redirects to {address}: change SAMCLIP_URL"
+        raise urllib.error.HTTPError(address, 502, text, headers, io.BytesIO(text.encode()))
+
+
+service = urllib.request.build_opener(NoRedirect)
 
 
 def interact(context, event):
@@ -44,16 +56,16 @@ def _answer(context, image, prompts, convert, **more):
         headers["x-api-key"] = os.environ["SAMCLIP_API_KEY"]
     address = os.environ["SAMCLIP_URL"].rstrip("/") + "/segment"
     request = urllib.request.Request(address, json.dumps(body).encode(), headers)
+    kind = "text/plain"
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as reply:
-            answer, status = convert(json.load(reply)["results"]), 200
+        with service.open(request, timeout=TIMEOUT_S) as reply:
+            answer = json.dumps(convert(json.load(reply)["results"]))
+            kind, status = "application/json", 200
     except urllib.error.HTTPError as error:
         answer, status = error.read().decode(), error.code
     except OSError as error:
         answer, status = f"no answer from {address}: {error}", 503
-    text = answer if isinstance(answer, str) else json.dumps(answer)
-    kind = "text/plain" if isinstance(answer, str) else "application/json"
-    return context.Response(body=text, headers={}, content_type=kind, status_code=status)
+    return context.Response(body=answer, headers={}, content_type=kind, status_code=status)
 
 
 def _interaction(results):

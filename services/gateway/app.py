@@ -28,7 +28,7 @@ from services.gateway.adapters.openai.routes import OpenAI
 from services.gateway.adapters.weaviate.routes import Weaviate
 from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness
-from services.observability import metrics
+from services.observability import logs, metrics
 from services.request import admission, http
 from services.request.routes import SERVICES
 from services.settings import Settings
@@ -52,6 +52,7 @@ class Gateway(InferenceService):
     """The ingress of the application ``gateway``."""
 
     def __init__(self, settings: Settings):
+        logs.start(settings.log_level)
         self.readiness = Readiness(settings)
         self.grpc_port = settings.grpc_port
         self.watchers = 0

@@ -9,7 +9,7 @@ import fiftyone as fo
 import fiftyone.core.models as fom
 import numpy as np
 import samclip
-from PIL import Image
+from PIL import ExifTags, Image
 from samclip.fiftyone import Model
 
 address, key, photo = sys.argv[1:]
@@ -51,12 +51,21 @@ try:
 except fo.core.config.FiftyOneConfigError as error:
     print("no data set:", error)
 else:
-    dataset.add_sample(sample)
+    turned = f"{photo}.turned.jpg"  # as cameras store it: on its side, with a tag that says so
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.open(photo).transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif, quality=95)
+    dataset.add_samples([sample, fo.Sample(filepath=turned, click=sample["click"].copy())])
+    dataset.compute_metadata()
     dataset.apply_model(classifier, label_field="kind")
     dataset.apply_model(segmenter, label_field="mask", prompt_field="click")
     assert dataset.first()["kind"].label == "a photo of a cat"
-    assert len(dataset.first()["mask"].detections) == 1
-    np.testing.assert_allclose(dataset.compute_embeddings(classifier)[0], image, atol=2e-2)
+    sizes = {(one.metadata.width, one.metadata.height) for one in dataset}
+    assert sizes == {(width, height)}  # the frame in which FiftyOne shows both
+    upright, other = (one["mask"].detections[0] for one in dataset)
+    np.testing.assert_allclose(other.bounding_box, upright.bounding_box, atol=0.05)
+    for vector in dataset.compute_embeddings(classifier):
+        np.testing.assert_allclose(vector, image, atol=2e-2)
     dataset.delete()
     print("with a data set")
 print("ok")

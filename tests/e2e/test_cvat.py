@@ -3,7 +3,11 @@
 import base64
 import importlib.util
 import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -34,6 +38,10 @@ class Response:
 def functions(service: Service, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setenv("SAMCLIP_URL", service.url)
     monkeypatch.setenv("SAMCLIP_LABELS", "a cat, a rocket")
+    return load()
+
+
+def load() -> ModuleType:
     spec = importlib.util.spec_from_file_location("cvat_functions", FOLDER / "main.py")
     assert spec
     assert spec.loader
@@ -98,8 +106,70 @@ def test_an_error_of_the_service_is_passed_on(
     assert functions.interact(context, event).status_code == 503
 
 
+@contextmanager
+def listening(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """Yield the address of a server that answers every request in this way."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            answer(self)
+
+        do_GET = do_POST
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_does_not_lead_the_key_to_another_host(
+    monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    stolen = []
+
+    def steal(request: BaseHTTPRequestHandler) -> None:
+        stolen.append(request.headers["x-api-key"])
+        request.send_error(404)
+
+    def redirect(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(status)
+        request.send_header("location", f"{other}/segment")
+        request.send_header("content-length", "0")
+        request.end_headers()
+
+    with listening(steal) as other, listening(redirect) as here:
+        monkeypatch.setenv("SAMCLIP_URL", here)
+        monkeypatch.setenv("SAMCLIP_API_KEY", "a key")
+        body = {"image": "AAAA", "pos_points": [[1, 1]], "neg_points": [], "obj_bbox": None}
+        context, event = SimpleNamespace(Response=Response), SimpleNamespace(body=body)
+        refused = load().interact(context, event)
+    assert not stolen
+    assert (refused.status_code, refused.content_type) == (502, "text/plain")
+    assert refused.body == f"{here}/segment redirects to {other}/segment: change SAMCLIP_URL"
+
+
+def test_a_function_gives_up_before_nuclio_ends_its_worker() -> None:
+    for kind in ("interactor", "detector"):
+        declared = yaml.safe_load((FOLDER / kind / "function.yaml").read_text())
+        assert int(declared["spec"]["eventTimeout"].removesuffix("s")) > load().TIMEOUT_S
+
+
+def test_the_interactor_offers_a_box() -> None:
+    """As in CVAT's own function for SAM: without these, its page sends no ``obj_bbox``."""
+    declared = yaml.safe_load((FOLDER / "interactor/function.yaml").read_text())
+    about = declared["metadata"]["annotations"]
+    assert (about["startswith_box_optional"], about["min_pos_points"]) == (True, 0)
+
+
 @pytest.mark.parametrize("kind", ["interactor", "detector"])
-def test_the_functions_are_declared_as_cvat_reads_them(functions: ModuleType, kind: str) -> None:
+def test_the_functions_are_declared_as_cvat_reads_them(kind: str) -> None:
+    functions = load()
     declared = yaml.safe_load((FOLDER / kind / "function.yaml").read_text())
     about, spec = declared["metadata"]["annotations"], declared["spec"]
     assert about["type"] == kind

@@ -31,6 +31,11 @@ class Control:
     to_name: str
     values: tuple[str, ...]
 
+    @property
+    def source(self) -> dict[str, Any]:
+        """Return where a result belongs, in Label Studio's words."""
+        return {"from_name": self.name, "to_name": self.to_name, "type": self.kind.lower()}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -95,18 +100,10 @@ def to_results(
     control: Control, label: str, mask: pb.Mask, image: pb.ImageInfo
 ) -> list[dict[str, Any]]:
     """Return the regions of one mask: a brush or a rectangle, or a polygon for each part."""
-    kind = control.kind.lower()
-    common = {
-        "from_name": control.name,
-        "to_name": control.to_name,
-        "type": kind,
-        "original_width": image.width,
-        "original_height": image.height,
-        "image_rotation": 0,
-        "score": mask.label_score or mask.predicted_iou,
-    }
+    sides = {"original_width": image.width, "original_height": image.height, "image_rotation": 0}
+    common = {**control.source, **sides, "score": mask.label_score or mask.predicted_iou}
     return [
-        {**common, "id": uuid4().hex[:10], "value": {**value, kind: [label]}}
+        {**common, "id": uuid4().hex[:10], "value": {**value, common["type"]: [label]}}
         for value in _values(control.kind, mask, image)
     ]
 
@@ -128,19 +125,16 @@ def brush(mask_HW: NDArray[np.bool_]) -> list[int]:
     """Return a mask as the bytes of Label Studio's run lengths of RGBA pixels.
 
     Header: the number of values in 32 bits; their bits less 1 in 5; four widths of lengths less 1
-    in 4 each. Then runs: a set bit, the index of the width in 2, the length less 1, the value.
+    in 4 each, here all 16. Then runs: a set bit, the index of the width in 2, the length less 1,
+    the value.
     """
-    widths = (3, 4, 8, 16)
     flat = np.repeat(mask_HW.ravel(), 4)  # red, green, blue and alpha are alike
     edges = np.flatnonzero(np.diff(flat)) + 1
-    lengths = np.diff(edges, prepend=0, append=len(flat))
-    bits = [f"{len(flat):032b}{7:05b}", *(f"{width - 1:04b}" for width in widths)]
-    value = bool(flat[0])
-    for length in lengths.tolist():
-        for start in range(0, length, 2 ** widths[-1]):
-            run = min(length - start, 2 ** widths[-1]) - 1
-            index = next(i for i, width in enumerate(widths) if run < 2**width)
-            bits.append(f"1{index:02b}{run:0{widths[index]}b}{255 * value:08b}")
+    bits, value = [f"{len(flat):032b}{7:05b}{2**16 - 1:016b}"], bool(flat[0])
+    for length in np.diff(edges, prepend=0, append=len(flat)).tolist():
+        for start in range(0, length, 2**16):
+            run = min(length - start, 2**16) - 1
+            bits.append(f"111{run:016b}{255 * value:08b}")
         value = not value
     text = "".join(bits)
     text += "0" * (-len(text) % 8)

@@ -1,6 +1,7 @@
 """Label Studio's machine learning backend: clicks, boxes and words to regions and choices."""
 
 import asyncio
+import logging
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,19 +12,16 @@ from starlette.responses import JSONResponse, Response
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter
 from services.gateway.adapters.applications import Applications, each
+from services.gateway.adapters.label_studio import labels
 from services.gateway.adapters.label_studio.files import Files
-from services.gateway.adapters.label_studio.labels import (
-    Control,
-    Task,
-    field_of,
-    to_prompt,
-    to_results,
-)
+from services.request import status
 from services.request.context import RequestContext
 from services.request.limits import check_images
 
 PREFIX = "/adapters/label-studio"
 Answer = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 
 class LabelStudio(Adapter):
@@ -35,6 +33,11 @@ class LabelStudio(Adapter):
         super().__init__(applications)
         self.files = Files(applications.settings)
 
+    def refuse(self, failure: status.Failure) -> Answer:
+        """Return the body of an error, and log it: Label Studio shows only the status, if that."""
+        logger.warning("refused Label Studio: %s", failure.message)
+        return super().refuse(failure)
+
     def add_to(self, app: FastAPI) -> None:
         self.route(app, "GET", f"{PREFIX}/health", self.health)
         self.route(app, "POST", f"{PREFIX}/setup", self.setup)
@@ -45,12 +48,12 @@ class LabelStudio(Adapter):
 
     async def setup(self, request: Request, context: RequestContext) -> Response:
         fields = await self.read(request)
-        await asyncio.to_thread(Task.read, fields.get("schema"))
+        await asyncio.to_thread(labels.Task.read, fields.get("schema"))
         return JSONResponse({"model_version": await self.applications.find_model(context)})
 
     async def predict(self, request: Request, context: RequestContext) -> Response:
         fields = await self.read(request)
-        task = await asyncio.to_thread(Task.read, fields.get("label_config"))
+        task = await asyncio.to_thread(labels.Task.read, fields.get("label_config"))
         tasks = fields.get("tasks")
         if not isinstance(tasks, list):
             raise InvalidRequest("tasks is not a list: send the tasks to predict")
@@ -58,7 +61,7 @@ class LabelStudio(Adapter):
         regions = _regions(fields)
 
         async def one(given: Any) -> Answer:
-            image = await self.files.image(field_of(given, task.field))
+            image = await self.files.image(labels.field_of(given, task.field))
             if regions:
                 return await self._clicked(task, image, regions, context)
             return await self._predicted(task, image, context)
@@ -66,20 +69,22 @@ class LabelStudio(Adapter):
         return await asyncio.to_thread(JSONResponse, {"results": await each(one, tasks)})
 
     async def _clicked(
-        self, task: Task, image: pb.Image, regions: list[Any], context: RequestContext
+        self, task: labels.Task, image: pb.Image, regions: list[Any], context: RequestContext
     ) -> Answer:
         """Answer clicks and a rectangle with the region of the object there."""
         if task.answer is None:
             raise InvalidRequest(
                 "label_config has no BrushLabels, PolygonLabels or RectangleLabels for the answer"
             )
-        prompt, label = to_prompt(regions)
+        prompt, label = labels.to_prompt(regions)
         reply = await self._segment(image, [prompt], task.answer, context)
         (mask,) = reply.results[0].masks
-        found = await asyncio.to_thread(to_results, task.answer, label, mask, reply.image)
+        found = await asyncio.to_thread(labels.to_results, task.answer, label, mask, reply.image)
         return _prediction(found, reply.model, mask.predicted_iou)
 
-    async def _predicted(self, task: Task, image: pb.Image, context: RequestContext) -> Answer:
+    async def _predicted(
+        self, task: labels.Task, image: pb.Image, context: RequestContext
+    ) -> Answer:
         """Choose a choice, and find the objects that the labels name."""
         if task.choices is None and task.answer is None:
             raise InvalidRequest("label_config has neither choices nor labels for the image")
@@ -88,7 +93,8 @@ class LabelStudio(Adapter):
             request = pb.ClassifyRequest(images=[image], labels=task.choices.values, top_k=1)
             chosen = await self.applications.call("Classify", request, context)
             best, model = chosen.results[0].scores[0], chosen.model
-            found.append(_choice(task.choices, best))
+            choice = {"value": {"choices": [best.label]}, "score": best.score}
+            found.append({**task.choices.source, **choice})
             score = best.score
         if task.answer:
             prompts = [pb.Prompt(text=label) for label in task.answer.values]
@@ -96,14 +102,18 @@ class LabelStudio(Adapter):
             for label, result in zip(task.answer.values, reply.results, strict=True):
                 for mask in result.masks:
                     found += await asyncio.to_thread(
-                        to_results, task.answer, label, mask, reply.image
+                        labels.to_results, task.answer, label, mask, reply.image
                     )
                     score = min(score, mask.label_score)
             model = reply.model
         return _prediction(found, model, score)
 
     async def _segment(
-        self, image: pb.Image, prompts: list[pb.Prompt], control: Control, context: RequestContext
+        self,
+        image: pb.Image,
+        prompts: list[pb.Prompt],
+        control: labels.Control,
+        context: RequestContext,
     ) -> Any:
         encoding = pb.POLYGONS if control.kind == "PolygonLabels" else pb.RLE
         request = pb.SegmentRequest(image=image, prompts=prompts, encoding=encoding)
@@ -116,11 +126,6 @@ def _regions(fields: dict[str, Any]) -> list[Any]:
     context = params.get("context") if isinstance(params, dict) else None
     found = context.get("result") if isinstance(context, dict) else None
     return found if isinstance(found, list) else []
-
-
-def _choice(control: Control, best: pb.Score) -> Answer:
-    where = {"from_name": control.name, "to_name": control.to_name, "type": "choices"}
-    return {**where, "value": {"choices": [best.label]}, "score": best.score}
 
 
 def _prediction(found: list[Answer], model: pb.ModelInfo, score: float) -> Answer:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import logging
 import posixpath
 import re
 from collections.abc import AsyncIterator
@@ -235,6 +236,12 @@ async def test_an_application_that_does_not_answer_is_not_ready() -> None:
     assert set(report) == set(ROUTES)
     assert not any(state["ready"] for state in report.values())
     assert all(state["reason"] for state in report.values())
+
+
+@pytest.mark.parametrize("level", ["INFO", "WARNING"])
+def test_the_gateway_logs_from_the_level_of_the_settings(level: str) -> None:
+    Gateway(Settings(log_level=level))
+    assert logging.getLevelName(logging.getLogger("services").level) == level
 
 
 def gateway(**ready: bool) -> Gateway:

@@ -182,13 +182,19 @@ async def test_words_choose_and_find(
         ({"params": {"context": {"result": [click(10**400, 5)]}}}, "not understood"),
     ],
 )
-async def test_what_is_not_understood_is_refused(
-    adapters: httpx.AsyncClient, photo: bytes, changed: dict[str, Any], words: str
+async def test_what_is_not_understood_is_refused_and_logged(
+    adapters: httpx.AsyncClient,
+    photo: bytes,
+    changed: dict[str, Any],
+    words: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     body = {**asked(photo, CLICKS, BRUSH, regions=REGIONS), **changed}
     reply = await adapters.post(f"{PREFIX}/predict", json=body)
     assert reply.status_code == 400
     assert words in reply.json()["error"]
+    (line,) = (line.getMessage() for line in caplog.records if line.levelname == "WARNING")
+    assert reply.json()["error"] in line  # Label Studio shows no reason, so the log has it
 
 
 @pytest.mark.parametrize("request_", recorded("label_studio"), ids=lambda one: one.path)
