@@ -88,7 +88,7 @@ browser: $(VENV)/.browser ## test the playground and the API documents in headle
 
 # The clients need other versions of some libraries than the service, and of each other. Those that
 # cannot be installed are skipped.
-CLIENTS := clients label-studio fiftyone
+CLIENTS := clients label-studio fiftyone x-anylabeling
 $(VENV)/.clients: export PYTHONPATH :=
 $(VENV)/.clients: $(CLIENTS:%=tests/clients/%.txt) $(VENV)/.dev
 	@for name in $(CLIENTS); do $(PYTHON) -m venv $(VENV)/$$name; while read -r package; do \

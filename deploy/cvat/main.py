@@ -80,19 +80,13 @@ def _detections(results):
         outline = _outline(mask_HW)
         if len(outline) < 3:
             continue
-        rows, columns = np.flatnonzero(mask_HW.any(1)), np.flatnonzero(mask_HW.any(0))
-        top, bottom, left, right = rows[0], rows[-1], columns[0], columns[-1]
-        inside = mask_HW[top : bottom + 1, left : right + 1]
-        found.append(
-            {
-                "confidence": str(mask["label_score"]),
-                "label": mask["label"],
-                "points": [number for point in outline for number in point],
-                # The pixels within the box, then the box with its last row and column.
-                "mask": [*inside.ravel().tolist(), *map(int, (left, top, right, bottom))],
-                "type": "mask",
-            }
-        )
+        left, top, width, height = cv2.boundingRect(mask_HW)
+        inside = mask_HW[top : top + height, left : left + width]
+        shape = {"label": mask["label"], "confidence": str(mask["label_score"]), "type": "mask"}
+        shape["points"] = [number for point in outline for number in point]
+        # The pixels within the box, then the box with its last column and row.
+        shape["mask"] = [*inside.ravel().tolist(), left, top, left + width - 1, top + height - 1]
+        found.append(shape)
     return found
 
 

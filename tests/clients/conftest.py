@@ -22,6 +22,8 @@ LABEL_STUDIO = Path(os.environ.get("LABEL_STUDIO", f"{sys.prefix}/label-studio")
 """The programs of Label Studio, which needs an environment of its own."""
 FIFTYONE = Path(os.environ.get("FIFTYONE", f"{sys.prefix}/fiftyone"), "bin/python")
 """The interpreter with FiftyOne and what the client of this project needs."""
+X_ANYLABELING = Path(os.environ.get("X_ANYLABELING", f"{sys.prefix}/x-anylabeling"), "bin/python")
+"""The interpreter with X-AnyLabeling, whose window needs no screen."""
 TOKEN = "0123456789abcdef0123456789abcdef01234567"
 """Label Studio's token of the user that its start makes."""
 
@@ -45,7 +47,7 @@ def label_studio(label_studio_url: str, tmp_path_factory: pytest.TempPathFactory
     options |= {"username": "ann@example.com", "password": "a password of ann"}
     pairs = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
     command = [LABEL_STUDIO / "label-studio", "start", "--no-browser", *pairs]
-    # Its tokens of this kind and backends on this machine are off by default.
+    # Its tokens of this kind, and backends and webhooks on this machine, are off by default.
     environment = {**os.environ, "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true"}
     environment |= {"ML_BLOCK_LOCAL_IP": "false", "SSRF_PROTECTION_ENABLED": "false"}
     environment |= {"COLLECT_ANALYTICS": "false", "SENTRY_DSN": ""}

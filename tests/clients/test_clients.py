@@ -1,14 +1,26 @@
 """Real clients of other protocols, unmodified, against the real service."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
+from services.gateway.adapters.label_studio.files import Files
+from services.settings import Settings
 from tests.checkout import ROOT
-from tests.clients.conftest import FIFTYONE, KEY, LABEL_STUDIO, PYTHON, TOKEN, need
+from tests.clients.conftest import (
+    FIFTYONE,
+    KEY,
+    LABEL_STUDIO,
+    PYTHON,
+    TOKEN,
+    X_ANYLABELING,
+    need,
+)
 from tests.e2e.conftest import Service
 
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
@@ -47,6 +59,26 @@ def test_label_studio(service: Service, label_studio: str, cat: Path, tmp_path: 
     run("label_studio_client.py", label_studio, TOKEN, service.url, KEY, new, python=python)
 
 
+@pytest.mark.parametrize("kind", ["legacy", "personal"])
+async def test_both_kinds_of_label_studios_tokens_fetch_an_upload(
+    label_studio: str, cat: Path, kind: str
+) -> None:
+    headers, file = {"authorization": f"Token {TOKEN}"}, {"file": ("cat.jpg", cat.read_bytes())}
+    with httpx.Client(base_url=label_studio, headers=headers, timeout=60) as ask:
+        project = ask.post("/api/projects", json={"title": kind}).json()["id"]
+        sent = ask.post(f"/api/projects/{project}/import", files=file)
+        upload = ask.get(f"/api/import/file-upload/{sent.json()['file_upload_ids'][0]}").json()
+        token = TOKEN if kind == "legacy" else ask.post("/api/token/").json()["token"]
+    files = Files(Settings(label_studio_url=label_studio, label_studio_token=token))
+    assert (await files.image(f"/data/{upload['file']}")).encoded == cat.read_bytes()
+
+
 def test_fiftyone(service: Service, cat: Path) -> None:
     need("fiftyone", python=FIFTYONE)
     run("fiftyone_client.py", service.address, KEY, cat, python=FIFTYONE)
+
+
+def test_x_anylabeling(service: Service, cat: Path, tmp_path: Path) -> None:
+    need("anylabeling.views.mainwindow", python=X_ANYLABELING)
+    photo = shutil.copy(cat, tmp_path)
+    run("x_anylabeling_client.py", service.url, KEY, photo, python=X_ANYLABELING)

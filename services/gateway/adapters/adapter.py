@@ -1,12 +1,16 @@
 """The base of the HTTP adapters: key, limits, deadline, metrics and errors as everywhere."""
 
 import asyncio
+import logging
 import re
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
+import cv2
+import numpy as np
 from fastapi import FastAPI
+from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -21,12 +25,16 @@ from services.request.rpc import time_limit
 from services.settings import Settings
 
 Answer = Callable[[Request, RequestContext], Awaitable[Response]]
+SPECK = 0.02  # of the area of a mask's largest part: smaller parts have no outline
+
+logger = logging.getLogger(__name__)
 
 
 class Adapter:
     """One foreign protocol. ``name`` is its service in metrics, logs and traces."""
 
     name: ClassVar[str]
+    hides_reasons: ClassVar[bool] = False  # the client shows the status of an error at most
 
     def __init__(self, applications: Applications):
         self.applications, self.settings = applications, applications.settings
@@ -52,6 +60,8 @@ class Adapter:
                         return await answer(request, context)
             except Exception as error:
                 failure = status.describe(error, identity)
+                if self.hides_reasons:
+                    logger.warning("%s was refused: %s", self.name, failure.message)
                 return JSONResponse(self.refuse(failure), failure.status.http, failure.headers)
 
         app.add_route(path, endpoint, methods=[method])
@@ -104,6 +114,16 @@ def image_of(text: Any, what: str) -> pb.Image:
     if is_url(text):
         raise InvalidRequest(f"{what} is a URL, and the service fetches none: send a data URI")
     return json_bodies.to_message(pb.Image, {"encoded": text}, form=False)
+
+
+def outlines(mask: pb.Mask) -> list[NDArray[np.float32]]:
+    """Return N×2 pixels for each part of a mask: what a tool for annotators makes a shape of.
+
+    Without holes, which would become shapes too, and without specks.
+    """
+    rings = [np.array(one.xy, np.float32).reshape(-1, 2) for one in mask.polygons.polygons]
+    areas = [cv2.contourArea(ring_N2, oriented=True) for ring_N2 in rings]  # of holes negative
+    return [ring for ring, area in zip(rings, areas, strict=True) if area > SPECK * max(areas)]
 
 
 def is_url(text: str) -> bool:

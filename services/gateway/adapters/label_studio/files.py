@@ -31,10 +31,7 @@ class Files:
     def _address(self, source: Any) -> httpx.URL:
         base = self.settings.label_studio_url
         if not base or not isinstance(source, str):
-            raise InvalidRequest(
-                "the image of the task is not a data URI: send one, or set label_studio_url to the "
-                "address of Label Studio"
-            )
+            raise InvalidRequest("the image is not a data URI: send one, or set label_studio_url")
         ours = httpx.URL(base.rstrip("/") + "/")
         try:
             theirs = ours.join(source)

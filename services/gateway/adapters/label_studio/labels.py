@@ -16,6 +16,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest
 from samclip_core.io import masks
+from services.gateway.adapters.adapter import outlines
 
 KINDS = ("BrushLabels", "PolygonLabels", "RectangleLabels", "KeyPointLabels")
 """Controls of regions, the one for answers first; the last one is only for clicks."""
@@ -114,7 +115,7 @@ def _values(kind: str, mask: pb.Mask, image: pb.ImageInfo) -> list[Mapping[str, 
         return [{"format": "rle", "rle": brush(mask_HW)}]
     x, y = 100 / image.width, 100 / image.height
     if kind == "PolygonLabels":
-        rings = [np.array(one.xy).reshape(-1, 2) * (x, y) for one in mask.polygons.polygons]
+        rings = [ring_N2.astype(float) * (x, y) for ring_N2 in outlines(mask)]
         return [{"points": ring_N2.tolist(), "closed": True} for ring_N2 in rings]
     box = mask.box
     width, height = (box.x_max - box.x_min) * x, (box.y_max - box.y_min) * y

@@ -1,7 +1,6 @@
 """Label Studio's machine learning backend: clicks, boxes and words to regions and choices."""
 
 import asyncio
-import logging
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,29 +13,22 @@ from services.gateway.adapters.adapter import Adapter
 from services.gateway.adapters.applications import Applications, each
 from services.gateway.adapters.label_studio import labels
 from services.gateway.adapters.label_studio.files import Files
-from services.request import status
+from services.gateway.adapters.label_studio.labels import Control, Task
 from services.request.context import RequestContext
 from services.request.limits import check_images
 
 PREFIX = "/adapters/label-studio"
 Answer = dict[str, Any]
 
-logger = logging.getLogger(__name__)
-
 
 class LabelStudio(Adapter):
     """A backend for interactive labelling and for predictions of whole tasks."""
 
-    name = "LabelStudio"
+    name, hides_reasons = "LabelStudio", True
 
     def __init__(self, applications: Applications):
         super().__init__(applications)
         self.files = Files(applications.settings)
-
-    def refuse(self, failure: status.Failure) -> Answer:
-        """Return the body of an error, and log it: Label Studio shows only the status, if that."""
-        logger.warning("refused Label Studio: %s", failure.message)
-        return super().refuse(failure)
 
     def add_to(self, app: FastAPI) -> None:
         self.route(app, "GET", f"{PREFIX}/health", self.health)
@@ -48,12 +40,12 @@ class LabelStudio(Adapter):
 
     async def setup(self, request: Request, context: RequestContext) -> Response:
         fields = await self.read(request)
-        await asyncio.to_thread(labels.Task.read, fields.get("schema"))
+        await asyncio.to_thread(Task.read, fields.get("schema"))
         return JSONResponse({"model_version": await self.applications.find_model(context)})
 
     async def predict(self, request: Request, context: RequestContext) -> Response:
         fields = await self.read(request)
-        task = await asyncio.to_thread(labels.Task.read, fields.get("label_config"))
+        task = await asyncio.to_thread(Task.read, fields.get("label_config"))
         tasks = fields.get("tasks")
         if not isinstance(tasks, list):
             raise InvalidRequest("tasks is not a list: send the tasks to predict")
@@ -69,22 +61,18 @@ class LabelStudio(Adapter):
         return await asyncio.to_thread(JSONResponse, {"results": await each(one, tasks)})
 
     async def _clicked(
-        self, task: labels.Task, image: pb.Image, regions: list[Any], context: RequestContext
+        self, task: Task, image: pb.Image, regions: list[Any], context: RequestContext
     ) -> Answer:
         """Answer clicks and a rectangle with the region of the object there."""
         if task.answer is None:
-            raise InvalidRequest(
-                "label_config has no BrushLabels, PolygonLabels or RectangleLabels for the answer"
-            )
+            raise InvalidRequest("label_config has no labels for an answer: add BrushLabels")
         prompt, label = labels.to_prompt(regions)
         reply = await self._segment(image, [prompt], task.answer, context)
         (mask,) = reply.results[0].masks
         found = await asyncio.to_thread(labels.to_results, task.answer, label, mask, reply.image)
         return _prediction(found, reply.model, mask.predicted_iou)
 
-    async def _predicted(
-        self, task: labels.Task, image: pb.Image, context: RequestContext
-    ) -> Answer:
+    async def _predicted(self, task: Task, image: pb.Image, context: RequestContext) -> Answer:
         """Choose a choice, and find the objects that the labels name."""
         if task.choices is None and task.answer is None:
             raise InvalidRequest("label_config has neither choices nor labels for the image")
@@ -112,7 +100,7 @@ class LabelStudio(Adapter):
         self,
         image: pb.Image,
         prompts: list[pb.Prompt],
-        control: labels.Control,
+        control: Control,
         context: RequestContext,
     ) -> Any:
         encoding = pb.POLYGONS if control.kind == "PolygonLabels" else pb.RLE

@@ -6,14 +6,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import cv2
-import numpy as np
 from fastapi import FastAPI
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidPrompt, InvalidRequest
-from services.gateway.adapters.adapter import Adapter, image_of
+from services.gateway.adapters.adapter import Adapter, image_of, outlines
 from services.request import status
 from services.request.context import RequestContext
 
@@ -36,7 +35,7 @@ MODEL = {
 class XAnyLabeling(Adapter):
     """The three routes that its remote-server client calls for images."""
 
-    name = "XAnyLabeling"
+    name, hides_reasons = "XAnyLabeling", True
 
     def add_to(self, app: FastAPI) -> None:
         self.route(app, "GET", f"{PREFIX}/health", self.health)
@@ -123,8 +122,7 @@ def to_shapes(
     for prompt, result in zip(prompts, results, strict=True):
         for mask in result.masks:
             score = mask.label_score if prompt.text else mask.predicted_iou
-            for polygon in mask.polygons.polygons:
-                ring_N2 = np.array(polygon.xy, np.float32).reshape(-1, 2)
+            for ring_N2 in outlines(mask):
                 near = fineness * cv2.arcLength(ring_N2, closed=True)
                 points_N2 = cv2.approxPolyDP(ring_N2, near, closed=True).reshape(-1, 2)
                 if len(points_N2) < 3:

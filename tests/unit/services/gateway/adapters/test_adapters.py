@@ -6,14 +6,19 @@ import threading
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from prometheus_client import REGISTRY
+from samclip.v1 import samclip_pb2 as pb
 from starlette.responses import JSONResponse
 
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.applications import IMAGES_AT_ONCE, each
+from services.gateway.adapters.label_studio.labels import Control, to_results
 from services.gateway.adapters.openai import routes as openai
 from services.gateway.adapters.weaviate import routes as weaviate
+from services.gateway.adapters.x_anylabeling.routes import to_shapes
+from services.request import wire
 
 
 async def test_the_first_error_stops_the_work_on_other_images() -> None:
@@ -125,3 +130,27 @@ async def test_other_paths_are_refused_in_the_protocols_shape(
     message = error["message"] if path.startswith("/v1") else error
     assert reply.status_code == 404
     assert message.startswith(f"{method} {path} is not offered: use {offered}")
+
+
+def test_outlines_of_a_mask_have_no_holes_and_no_specks() -> None:
+    """Annotators get one shape for each outline, and would have to delete those by hand."""
+    y, x = np.mgrid[:60, :80]
+    ring_HW = ((x - 30) ** 2 + (y - 30) ** 2 < 400) & ((x - 30) ** 2 + (y - 30) ** 2 > 25)
+    mask_HW = ring_HW | (x > 70) & (y > 20) & (y < 40)
+    mask_HW[2, 2] = True
+    mask = wire.to_mask(mask_HW, pb.POLYGONS)
+    assert len(mask.polygons.polygons) == 4
+    result, sides = pb.PromptResult(masks=[mask]), pb.ImageInfo(width=80, height=60)
+    shapes = to_shapes([pb.Prompt(text="a wheel")], [result], 0)
+    regions = to_results(Control("PolygonLabels", "ring", "photo", ()), "wheel", mask, sides)
+    for outlines in (
+        [np.array(shape["points"][:-1]) for shape in shapes],
+        [np.array(region["value"]["points"]) * (0.8, 0.6) for region in regions],
+    ):
+        corners = [(*ring_N2.min(0), *ring_N2.max(0)) for ring_N2 in outlines]
+        np.testing.assert_allclose(corners, [(11, 11, 50, 50), (71, 21, 80, 40)], atol=1e-3)
+
+
+def test_an_empty_mask_has_no_outlines() -> None:
+    result = pb.PromptResult(masks=[wire.to_mask(np.zeros((6, 8), bool), pb.POLYGONS)])
+    assert to_shapes([pb.Prompt(text="a wheel")], [result], 0) == []

@@ -20,7 +20,7 @@ from services.gateway.adapters.label_studio.files import Files
 from services.gateway.adapters.label_studio.labels import Control, Task, brush
 from services.settings import Settings
 from tests.in_process import Caller
-from tests.unit.services.gateway.adapters.conftest import Recorded, recorded
+from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded
 
 PREFIX = "/adapters/label-studio"
 IMAGE = '<Image name="photo" value="$image"/>'
@@ -125,12 +125,12 @@ async def test_clicks_and_a_box_give_polygons(
     adapters: httpx.AsyncClient, photo: bytes, expected: pb.Mask
 ) -> None:
     found = await predicted(adapters, asked(photo, CLICKS, BOXES, RINGS, regions=REGIONS))
-    rings = masks.encode_polygons(masks.decode_rle(expected.rle.counts, 30, 40))
+    rings = outlines_of(masks.decode_rle(expected.rle.counts, 30, 40))
     assert len(found) == len(rings)
     for one, ring in zip(found, rings, strict=True):
         assert one["value"]["polygonlabels"] == ["cat"]
         points = np.array(one["value"]["points"]) * (0.4, 0.3)
-        np.testing.assert_allclose(points.ravel(), ring, atol=1e-4)
+        np.testing.assert_allclose(points, ring, atol=1e-4)
 
 
 def test_of_two_controls_the_first_takes_the_answers() -> None:

@@ -14,7 +14,7 @@ from samclip_core.io import masks
 from services.gateway.adapters.x_anylabeling.routes import OBJECT, to_shapes, to_texts
 from services.request import wire
 from tests.in_process import Caller
-from tests.unit.services.gateway.adapters.conftest import Recorded, recorded
+from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded
 
 PREFIX = "/adapters/x-anylabeling"
 
@@ -63,14 +63,12 @@ async def test_marks_give_the_polygons_of_our_own_api(
     request = pb.SegmentRequest(image=pb.Image(encoded=photo), prompts=[prompt])
     (mask,) = (await caller("Segment", request)).results[0].masks
     mask_HW = masks.decode_rle(mask.rle.counts, 30, 40)
-    rings = [ring for ring in masks.encode_polygons(mask_HW) if len(ring) > 4]
+    rings = outlines_of(mask_HW)
     assert len(shapes) == len(rings) > 0
     for shape, ring in zip(shapes, rings, strict=True):
         assert (shape["label"], shape["shape_type"]) == (OBJECT, "polygon")
         assert shape["points"][0] == shape["points"][-1]
-        assert set(map(tuple, shape["points"])) <= set(
-            map(tuple, np.reshape(ring, (-1, 2)).tolist())
-        )
+        assert set(map(tuple, shape["points"])) <= set(map(tuple, ring.tolist()))
         assert 0 <= shape["score"] <= 1
 
 
@@ -117,15 +115,18 @@ async def test_nothing_asked_is_nothing_found(
         ({"params": {"text_prompt": "a cat", "conf_threshold": 2}}, 400, "expected 0 to 1"),
     ],
 )  # fmt: skip
-async def test_errors_have_the_clients_shape(
+async def test_errors_have_the_clients_shape_and_are_logged(
     adapters: httpx.AsyncClient,
     model: str,
     photo: bytes,
     changed: dict[str, Any],
     status: int,
     words: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     body = {**asked(model, photo), **changed}
     reply = await adapters.post(f"{PREFIX}/v1/predict", json=body)
     assert (reply.status_code, reply.json()["success"]) == (status, False)
     assert words in reply.json()["error"]["message"]
+    (line,) = (line.getMessage() for line in caplog.records if line.levelname == "WARNING")
+    assert words in line  # the client shows only the status
