@@ -1,47 +1,23 @@
 // The page: what the user does becomes a question to the service, and its answer becomes objects.
 
-import {apiKey, ask, post, stream} from "./api.js";
+import {ask, post, stream} from "./api.js";
+import {onPhotograph} from "./choose.js";
 import {History} from "./history.js";
 import {decode} from "./masks.js";
-import {css, heat, paint} from "./paint.js";
-import {open, thumbnail} from "./photo.js";
+import {$, abort, busy, fail, say, working} from "./page.js";
+import {heat, paint} from "./paint.js";
+import {encoded, open, thumbnail} from "./photo.js";
+import {choiceRow, hitRow, objectRow, scoreRow, share} from "./rows.js";
+import {labels, words} from "./settings.js";
 import * as snippets from "./snippets.js";
 import {Stage} from "./stage.js";
 import * as take from "./take.js";
 
-const $ = id => document.getElementById(id);
 const NOTHING = {objects: [], selected: -1, heat: null};
 let photo = null, history = new History(NOTHING), draft = null, last = null, top = null, lit = null, pointed = null;
-let work = null;      // the AbortController of the request in progress
 const service = {origin: location.origin, grpc: ""};
 
-// ---------------------------------------------------------------- what the page says
-
-function say(text) { $("status").textContent = text; $("error").textContent = ""; }
-function fail(error) {
-  if (error.name === "AbortError") return;
-  $("error").textContent = error.message;
-  if (error.status === 401) { $("key").focus(); $("error").textContent = "This service wants an API key: type it above, then try again."; }
-}
-
-/** Run a question with a clock and a way to cancel; a new question ends the one before. */
-async function busy(question) {
-  work?.abort();
-  const mine = work = new AbortController(), start = performance.now();
-  const tick = setInterval(() => {
-    const seconds = (performance.now() - start) / 1000;
-    $("busy").hidden = seconds < 0.4;
-    $("elapsed").textContent = `${seconds.toFixed(1)} s`;
-  }, 100);
-  $("error").textContent = "";
-  try {
-    const answer = await question(mine.signal);
-    return mine.signal.aborted ? null : {...answer, ms: Math.round(performance.now() - start)};
-  } catch (error) { fail(error); return null; } finally {
-    clearInterval(tick);
-    if (work === mine) { work = null; $("busy").hidden = true; $("progress").removeAttribute("value"); }
-  }
-}
+// ---------------------------------------------------------------- questions
 
 /** Keep a request for "Copy as", without what was not given. */
 function remember(path, fields) {
@@ -62,7 +38,7 @@ async function question(path, fields) {
 let newest = null;  // the file that was chosen last: another may take longer to open
 async function show(file) {
   if (!file) return;
-  work?.abort();
+  abort();
   newest = file;
   try {
     const opened = await open(file);
@@ -76,28 +52,6 @@ async function show(file) {
   stage.show(photo);
   render();
   say(`${photo.name}, ${photo.width} × ${photo.height}. Click an object.`);
-}
-
-for (const id of ["file", "snapshot", "other"]) {
-  $(id).onchange = () => { show($(id).files[0]); $(id).value = ""; };
-}
-document.addEventListener("dragover", event => { event.preventDefault(); $("picture").classList.add("over"); });
-document.addEventListener("dragleave", () => $("picture").classList.remove("over"));
-document.addEventListener("drop", event => {
-  event.preventDefault();
-  $("picture").classList.remove("over");
-  show(event.dataTransfer.files[0]);
-});
-document.addEventListener("paste", event => show([...event.clipboardData.files][0]));
-
-async function samples() {
-  const names = await (await fetch("/playground/samples/samples.json")).json();
-  $("samples").replaceChildren(...names.map(({file, title}) => {
-    const button = document.createElement("button"), url = `/playground/samples/${file}`;
-    button.append(Object.assign(document.createElement("img"), {src: url, alt: title}));
-    button.onclick = async () => show(new File([await (await fetch(url)).blob()], file, {type: "image/jpeg"}));
-    return button;
-  }));
 }
 
 // ---------------------------------------------------------------- segment by clicks and boxes
@@ -153,14 +107,14 @@ function underPointer() {
 let ghost = null, waiting = null, asking = false;
 async function preview(x, y) {
   waiting = {x, y};
-  if (asking || work || selected()?.prompt) return;
+  if (asking || working() || selected()?.prompt) return;
   asking = true;
-  while (waiting && $("preview").checked && !work) {
+  while (waiting && $("preview").checked && !working()) {
     const point = waiting, asked = photo, start = performance.now();
     waiting = null;
     try {
       const answer = await ask(photo, "/segment", {prompts: [{points: [point]}]}, {bulk: true});
-      if (asked === photo && !work && pointed) ghost = paint([maskOf(answer.results[0].masks[0])], photo.copy.width, photo.copy.height, 0.35).picture;
+      if (asked === photo && !working() && pointed) ghost = paint([maskOf(answer.results[0].masks[0])], photo.copy.width, photo.copy.height, 0.35).picture;
       if (performance.now() - start > 3000) throw Object.assign(new Error("The preview is off: the service is busy."), {status: 429});
       draw();
     } catch (error) {
@@ -174,8 +128,6 @@ async function preview(x, y) {
 
 // ---------------------------------------------------------------- the other questions
 
-const labels = () => $("labels").value.split("\n").map(line => line.trim()).filter(Boolean);
-const words = id => $(id).value.split(",").map(word => word.trim()).filter(Boolean);
 const area = () => { const {height, width, counts} = selected().mask; return {rle: {height, width, counts}}; };
 const needsPhoto = () => { if (!photo) throw new Error("Choose a photograph first."); };
 const needsObject = () => { if (!selected()?.mask) throw new Error("Select an object first: click one, or a row of the list."); };
@@ -201,13 +153,7 @@ const actions = {
     const answer = await question("/classify", {labels: labels(), areas});
     if (!answer) return;
     const scores = Array.isArray(answer.results[0]?.scores) ? answer.results[0].scores : answer.results;
-    $("answers").replaceChildren(...scores.map(({label, score}) => {
-      const row = document.createElement("li"), name = document.createElement("span"), value = document.createElement("span");
-      row.style.setProperty("--share", `${100 * score}%`);
-      name.textContent = label; value.textContent = `${(100 * score).toFixed(1)} %`;
-      row.append(name, value);
-      return row;
-    }));
+    $("answers").replaceChildren(...scores.map(scoreRow));
     render();
     say(`${areas ? "The object" : "The photograph"} is most likely “${scores[0].label}”, ${answer.ms} ms.`);
   },
@@ -258,10 +204,10 @@ const actions = {
   similar() { return searchByPhoto({}); },
   "similar-object"() { needsObject(); return searchByPhoto({area: area()}); },
   next() { history.push({...history.state, selected: -1}); render(); say("Click the next object."); },
-  clear() { work?.abort(); draft = null; history.push(NOTHING); render(); say("Cleared."); },
+  clear() { abort(); draft = null; history.push(NOTHING); render(); say("Cleared."); },
   undo() { step("undo"); },
   redo() { step("redo"); },
-  cancel() { work?.abort(); draft = null; render(); say("Cancelled."); },
+  cancel() { abort(); draft = null; render(); say("Cancelled."); },
   fit() { stage.fit(); },
   larger() { stage.zoom(1.5); },
   smaller() { stage.zoom(1 / 1.5); },
@@ -269,19 +215,10 @@ const actions = {
 };
 
 function step(way) {
-  work?.abort();
+  abort();
   if (draft && way === "undo") draft = null; else { draft = null; history[way](); }
   render();
   say(way === "undo" ? "Undone." : "Done again.");
-}
-
-async function encoded(file) {
-  const url = await new Promise(done => {
-    const reader = new FileReader();
-    reader.onload = () => done(reader.result);
-    reader.readAsDataURL(file);
-  });
-  return url.slice(url.indexOf(",") + 1);
 }
 
 const searchByPhoto = async fields => hits(await question("/search", {...asked(), with_text: $("query").value, ...fields}));
@@ -290,17 +227,8 @@ const asked = () => ({collection: $("collection").value, top_k: 12});
 
 function hits(answer) {
   if (!answer) return;
-  $("hits").replaceChildren(...answer.hits.map(({id, score, metadata}) => {
-    const item = document.createElement("li"), text = document.createElement("p"), more = document.createElement("button");
-    const shown = metadata?.thumbnail?.startsWith("data:image/jpeg;base64,") ? metadata.thumbnail : "";
-    if (shown) item.append(Object.assign(document.createElement("img"), {src: shown, alt: ""}));
-    text.textContent = `${metadata?.name ?? id}, ${score.toFixed(2)}`;
-    more.textContent = "More like this";
-    more.setAttribute("aria-label", `More like ${metadata?.name ?? id}`);
-    more.onclick = () => search({id, with_text: $("query").value});
-    item.append(text, more);
-    return item;
-  }));
+  const more = id => search({id, with_text: $("query").value});
+  $("hits").replaceChildren(...answer.hits.map(hit => hitRow(hit, more)));
   say(`${answer.hits.length} photographs found in ${answer.ms} ms.`);
 }
 
@@ -313,11 +241,6 @@ for (const [name, action] of Object.entries(actions)) {
 
 // ---------------------------------------------------------------- drawing and the list of objects
 
-const share = ({mask}) => {
-  let inside = 0;
-  for (let i = 0; i < mask.runs.length; i += 2) inside += mask.runs[i + 1] - mask.runs[i];
-  return `${(100 * inside / mask.height / mask.width).toFixed(1)} %`;
-};
 let painted = null;
 
 function draw() {
@@ -334,12 +257,8 @@ function render() {
   repaint();
   const {candidates, chosen} = selected() ?? {};
   $("choices").hidden = !(candidates?.length > 1);
-  $("choices").replaceChildren($("choices").firstElementChild, ...(candidates ?? []).map((candidate, index) => {
-    const label = document.createElement("label"), input = Object.assign(document.createElement("input"), {type: "radio", name: "choice", checked: index === chosen});
-    input.onchange = () => choose(index);
-    label.append(input, `${index + 1} · ${share(candidate)}`);
-    return label;
-  }));
+  const choices = (candidates ?? []).map((candidate, index) => choiceRow(candidate, index, index === chosen, choose));
+  $("choices").replaceChildren($("choices").firstElementChild, ...choices);
   $("undo").disabled = !history.canUndo && !draft;
   $("redo").disabled = !history.canRedo;
   const any = state.objects.some(object => object.mask);
@@ -351,31 +270,16 @@ function render() {
   $("copy").hidden = !last || !(last.path in {"/segment": 1, "/everything": 1, "/classify": 1, "/semantic": 1});
 }
 
+/** Show a row for each object, with what its buttons do. */
 function list(state) {
-  $("objects").replaceChildren(...state.objects.flatMap((object, index) => {
-    if (!object.mask) return [];
-    const row = Object.assign(document.createElement("li"), {object}), pick = document.createElement("button"), hide = document.createElement("button"), drop = document.createElement("button");
-    const dot = document.createElement("i"), name = document.createElement("b"), facts = document.createElement("span");
-    const called = object.label || (object.score === undefined ? `object ${index + 1}` : "unnamed");
-    dot.style.background = css(index);
-    name.textContent = called;
-    facts.textContent = [share(object), object.score?.toFixed(2)].filter(Boolean).join(" · ");
-    pick.className = "pick";
-    pick.setAttribute("aria-pressed", index === state.selected);
-    pick.append(dot, name, facts);
-    pick.onclick = () => { history.push({...state, selected: index === state.selected ? -1 : index}); render(); };
-    hide.textContent = object.hidden ? "show" : "hide";
-    hide.setAttribute("aria-label", `${hide.textContent} ${called}`);
-    hide.onclick = () => change(index, {...object, hidden: !object.hidden});
-    drop.textContent = "×";
-    drop.setAttribute("aria-label", `remove ${called}`);
-    drop.onclick = () => change(index);
-    row.onmouseenter = pick.onfocus = () => light(object);
-    row.onmouseleave = pick.onblur = () => light();
-    for (const button of [pick, hide, drop]) button.disabled = Boolean(draft);
-    row.append(pick, hide, drop);
-    return [row];
-  }));
+  const rows = state.objects.flatMap((object, index) => object.mask ? [objectRow(object, index, index === state.selected, {
+    pick() { history.push({...state, selected: index === state.selected ? -1 : index}); render(); },
+    hide() { change(index, {...object, hidden: !object.hidden}); },
+    drop() { change(index); },
+    light,
+  })] : []);
+  for (const button of rows.flatMap(row => [...row.querySelectorAll("button")])) button.disabled = Boolean(draft);
+  $("objects").replaceChildren(...rows);
 }
 
 function change(index, object) {
@@ -403,7 +307,7 @@ function repaint() {
   for (const row of $("objects").children) row.classList.toggle("lit", row.object === lit);
 }
 
-// ---------------------------------------------------------------- take away, tabs, keys, settings
+// ---------------------------------------------------------------- take away, keys
 
 const TAKEN = {mask: [take.maskPng, "mask.png"], cutout: [take.cutOut, "cutout.png"], coco: [take.coco, "coco.json"], svg: [take.svg, "svg"]};
 for (const button of $("take").querySelectorAll("button")) {
@@ -422,35 +326,13 @@ for (const button of $("copy").querySelectorAll("button")) {
   };
 }
 
-const tabs = [...document.querySelectorAll("[role=tab]")];
-function turnTo(tab) {
-  for (const other of tabs) {
-    other.setAttribute("aria-selected", other === tab);
-    other.tabIndex = other === tab ? 0 : -1;
-    $(other.getAttribute("aria-controls")).hidden = other !== tab;
-  }
-  $("wanted").hidden = !["tab-classify", "tab-map", "tab-everything"].includes(tab.id);
-  $("explained").replaceChildren(...labels().map(label => new Option(label)));
-}
-tabs.forEach((tab, index) => {
-  tab.onclick = () => turnTo(tab);
-  tab.onkeydown = event => {
-    const way = {ArrowRight: 1, ArrowLeft: -1}[event.key];
-    if (!way) return;
-    const next = tabs[(index + way + tabs.length) % tabs.length];
-    turnTo(next);
-    next.focus();
-  };
-});
-$("labels").oninput = () => $("explained").replaceChildren(...labels().map(label => new Option(label)));
-
 document.addEventListener("keydown", event => {
   const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) && !["checkbox", "radio", "range"].includes(event.target.type);
   if (typing || !photo) return;
   const control = event.ctrlKey || event.metaKey;
   if (control && event.key.toLowerCase() === "z") { event.preventDefault(); step(event.shiftKey ? "redo" : "undo"); }
   else if (control || event.altKey) return;
-  else if (event.key === "Escape") work ? actions.cancel() : actions.clear();
+  else if (event.key === "Escape") working() ? actions.cancel() : actions.clear();
   else if (event.key.toLowerCase() === "p") $("preview").click();
   else if ("123".includes(event.key)) choose(Number(event.key) - 1);
 });
@@ -458,13 +340,6 @@ for (const input of document.getElementsByName("mode")) input.onchange = () => {
 $("opacity").oninput = () => photo && render();
 $("least").oninput = () => { $("least").dataset.touched = "yes"; $("least-shown").textContent = Number($("least").value).toFixed(2); };
 $("preview").onchange = () => { ghost = null; photo && draw(); };
-$("key").value = apiKey.get();
-$("key").onchange = () => { apiKey.set($("key").value.trim()); say("The API key is kept in this browser."); };
-$("keys").onsubmit = event => { event.preventDefault(); $("key").blur(); };
-$("theme").value = localStorage.getItem("samclip-theme") ?? "";
-$("theme").onchange = () => { localStorage.setItem("samclip-theme", $("theme").value); theme(); };
-function theme() { document.documentElement.dataset.theme = $("theme").value; }
-theme();
-samples();
+onPhotograph(show);
 const {grpc_port: port} = await (await fetch("/playground/service.json")).json();
 service.grpc = `${location.hostname}:${port}`;

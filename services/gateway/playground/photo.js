@@ -40,3 +40,13 @@ async function converted(bitmap, name) {
   const stem = (name || "pasted").replace(/\.[^.]*$/, "");
   return new File([await blobOf(whole)], `${stem}.png`, {type: "image/png"});
 }
+
+/** A file in base64, as the service takes it in JSON. */
+export async function encoded(file) {
+  const url = await new Promise(done => {
+    const reader = new FileReader();
+    reader.onload = () => done(reader.result);
+    reader.readAsDataURL(file);
+  });
+  return url.slice(url.indexOf(",") + 1);
+}

@@ -1,0 +1,25 @@
+// The ways to choose a photograph: files, the camera, drag and drop, the clipboard and samples.
+
+import {$} from "./page.js";
+
+/** Call `show` with each file that is chosen. */
+export async function onPhotograph(show) {
+  for (const id of ["file", "snapshot", "other"]) {
+    $(id).onchange = () => { show($(id).files[0]); $(id).value = ""; };
+  }
+  document.addEventListener("dragover", event => { event.preventDefault(); $("picture").classList.add("over"); });
+  document.addEventListener("dragleave", () => $("picture").classList.remove("over"));
+  document.addEventListener("drop", event => {
+    event.preventDefault();
+    $("picture").classList.remove("over");
+    show(event.dataTransfer.files[0]);
+  });
+  document.addEventListener("paste", event => show([...event.clipboardData.files][0]));
+  const names = await (await fetch("/playground/samples/samples.json")).json();
+  $("samples").replaceChildren(...names.map(({file, title}) => {
+    const button = document.createElement("button"), url = `/playground/samples/${file}`;
+    button.append(Object.assign(document.createElement("img"), {src: url, alt: title}));
+    button.onclick = async () => show(new File([await (await fetch(url)).blob()], file, {type: "image/jpeg"}));
+    return button;
+  }));
+}

@@ -1,0 +1,54 @@
+// The rows of the lists: scores, photographs found, objects, and the choice between masks.
+
+import {css} from "./paint.js";
+
+const made = (name, ...children) => { const element = document.createElement(name); element.append(...children); return element; };
+
+/** The share of the photograph that a mask covers. */
+export const share = ({mask}) => {
+  let inside = 0;
+  for (let i = 0; i < mask.runs.length; i += 2) inside += mask.runs[i + 1] - mask.runs[i];
+  return `${(100 * inside / mask.height / mask.width).toFixed(1)} %`;
+};
+
+export function scoreRow({label, score}) {
+  const row = made("li", made("span", label), made("span", `${(100 * score).toFixed(1)} %`));
+  row.style.setProperty("--share", `${100 * score}%`);
+  return row;
+}
+
+/** A photograph that a search found; `more` searches on from its id. */
+export function hitRow({id, score, metadata}, more) {
+  const called = metadata?.name ?? id, button = made("button", "More like this"), row = made("li");
+  if (metadata?.thumbnail?.startsWith("data:image/jpeg;base64,")) row.append(Object.assign(made("img"), {src: metadata.thumbnail, alt: ""}));
+  button.setAttribute("aria-label", `More like ${called}`);
+  button.onclick = () => more(id);
+  row.append(made("p", `${called}, ${score.toFixed(2)}`), button);
+  return row;
+}
+
+export function choiceRow(candidate, index, chosen, choose) {
+  const input = Object.assign(made("input"), {type: "radio", name: "choice", checked: chosen});
+  input.onchange = () => choose(index);
+  return made("label", input, `${index + 1} · ${share(candidate)}`);
+}
+
+/** An object, with buttons to pick, hide and drop it; `light` shows it alone while pointed at. */
+export function objectRow(object, index, selected, {pick, hide, drop, light}) {
+  const called = object.label || (object.score === undefined ? `object ${index + 1}` : "unnamed");
+  const dot = made("i"), facts = [share(object), object.score?.toFixed(2)].filter(Boolean).join(" · ");
+  const picks = made("button", dot, made("b", called), made("span", facts));
+  const hides = made("button", object.hidden ? "show" : "hide"), drops = made("button", "×");
+  const row = Object.assign(made("li", picks, hides, drops), {object});
+  dot.style.background = css(index);
+  picks.className = "pick";
+  picks.setAttribute("aria-pressed", selected);
+  hides.setAttribute("aria-label", `${hides.textContent} ${called}`);
+  drops.setAttribute("aria-label", `remove ${called}`);
+  picks.onclick = pick;
+  hides.onclick = hide;
+  drops.onclick = drop;
+  row.onmouseenter = picks.onfocus = () => light(object);
+  row.onmouseleave = picks.onblur = () => light();
+  return row;
+}
