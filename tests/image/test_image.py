@@ -40,6 +40,13 @@ def test_it_says_what_it_is_and_does_not_run_as_root(image: str) -> None:
     assert (labels["version"], labels["revision"]) == ("0.0.test", "f00d")
 
 
+def test_its_user_can_write_the_volumes_of_compose(image: str) -> None:
+    """A new volume takes its owner from the image's folder, and is root's where there is none."""
+    for folder in ("/var/lib/samclip", "/runs"):
+        new = ("--mount", f"type=volume,target={folder}")
+        docker("run", "--rm", *new, "--entrypoint", "touch", image, f"{folder}/file")
+
+
 def test_it_has_at_most_a_gigabyte(image: str) -> None:
     assert json.loads(docker("image", "inspect", image))[0]["Size"] <= 1_000_000_000
 
