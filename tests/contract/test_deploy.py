@@ -126,6 +126,9 @@ def test_a_cluster_of_containers_needs_keys_and_has_the_environment_of_nodes() -
         assert all(is_setting(each) for each in environment if each.startswith("SAMCLIP_"))
     assert services["worker"]["command"] == [f"--address={variables['SAMCLIP_HEAD']}:6380"]
     assert services["front-door"]["environment"]["SAMCLIP_API_KEYS_FILE"] == "/etc/samclip/keys"
+    for name in variables.keys() - {"SAMCLIP_IMAGE", "REDIS_PASSWORD"}:
+        with pytest.raises(AssertionError, match=f"{name} is missing a value: set it in .env"):
+            composed(".cluster", **(variables | {name: ""}))
 
 
 def test_compose_takes_its_files_and_every_service_is_confined(compose: dict[str, Any]) -> None:
@@ -138,6 +141,18 @@ def test_compose_takes_its_files_and_every_service_is_confined(compose: dict[str
             assert re.search(r":v?\d+\.\d+\.\d+$", service["image"]), name
             assert service["user"] not in ("", "0", "root"), name
             assert service["healthcheck"]["test"], name
+
+
+@pytest.mark.parametrize("files", [("", ".gpu", ".keys", ".tls"), (".cluster",)], ids=str)
+def test_the_log_of_a_container_cannot_fill_the_disk(files: tuple[str, ...]) -> None:
+    """Docker's own default keeps everything: a line for each request, for ever."""
+    variables = dict.fromkeys(("SAMCLIP_REDIS_URL", "SAMCLIP_FRONT_DOOR_SECRET"), "one")
+    variables |= dict.fromkeys(("RAY_AUTH_TOKEN", "SAMCLIP_HEAD", "SAMCLIP_SERVE_HOST"), "one")
+    services = composed(*files, **variables)["services"]
+    for name in services.keys() - {"keys"}:  # which runs for a moment, and is removed
+        logging = services[name]["logging"]
+        assert logging["driver"] == "json-file", name
+        assert logging["options"].keys() == {"max-size", "max-file"}, name
 
 
 def test_compose_sets_what_are_settings(compose: dict[str, Any]) -> None:
