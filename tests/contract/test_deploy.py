@@ -131,6 +131,14 @@ def test_a_cluster_of_containers_needs_keys_and_has_the_environment_of_nodes() -
             composed(".cluster", **(variables | {name: ""}))
 
 
+def test_the_guide_removes_only_the_nodes_of_an_old_cluster() -> None:
+    """``docker compose down`` would also end Redis, which holds the collections of the new one."""
+    (_, rest) = (DEPLOY / "README.md").read_text().split("### In containers\n")
+    section = rest.split("\n### ")[0]
+    assert "docker compose rm --stop --force head " in section
+    assert "compose down" not in section
+
+
 def test_compose_takes_its_files_and_every_service_is_confined(compose: dict[str, Any]) -> None:
     for name, service in compose["services"].items():
         assert service["cap_drop"] == ["ALL"], name
@@ -153,6 +161,16 @@ def test_the_log_of_a_container_cannot_fill_the_disk(files: tuple[str, ...]) -> 
         logging = services[name]["logging"]
         assert logging["driver"] == "json-file", name
         assert logging["options"].keys() == {"max-size", "max-file"}, name
+
+
+def test_prometheus_finds_every_folder_that_it_watches(compose: dict[str, Any]) -> None:
+    """It logs an error for a folder that is not there."""
+    service = compose["services"]["prometheus"]
+    folders = {*service["tmpfs"], *(mount["target"] for mount in service["volumes"])}
+    jobs = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    watched = [name for job in jobs for each in job["file_sd_configs"] for name in each["files"]]
+    for name in watched:
+        assert str((Path("/etc/prometheus") / name).parent) in folders, name
 
 
 def test_compose_sets_what_are_settings(compose: dict[str, Any]) -> None:
