@@ -60,7 +60,9 @@ def load_keys(admin: Path, file: Path) -> None:
 
 def load_certificate(admin: Path, file: Path) -> None:
     """Replace the certificate and its key for new connections, and publish when it ends."""
-    content = "\n".join(line for line in file.read_text().splitlines() if line.strip())
+    text = file.read_text(errors="replace")  # comments may have any encoding
+    content = "\n".join(line for line in text.splitlines() if line.strip())
+    send(admin, f"abort ssl cert {file}")  # one that HAProxy refused would keep this one out
     _done(send(admin, f"set ssl cert {file} <<\n{content}"), "Transaction created")
     _done(send(admin, f"commit ssl cert {file}"), "Committing")
     about = send(admin, f"show ssl cert {file}")

@@ -60,6 +60,24 @@ def test_a_certificate_is_renewed_without_a_restart(tmp_path: Path) -> None:
             asked(door, samclip.credentials(first))
 
 
+@pytest.mark.parametrize("bad", [b"", b"\xff\xfe", b"no certificate", None], ids=repr)
+def test_a_bad_certificate_keeps_no_good_one_out(tmp_path: Path, bad: bytes | None) -> None:
+    """``None``: the file is read between the certificate and its key, while it is written."""
+    serve = Serve()
+    serve.gate.set()
+    first, second = (tls.certificate(tmp_path, name) for name in ("first-ca", "second-ca"))
+    file = tls.certificate(tmp_path, "localhost", first)
+    part = file.read_bytes().partition(b"-----BEGIN PRIVATE")[0]
+    with opened(serve, ready=False, tls_cert_file=file) as door:
+        file.write_bytes(part if bad is None else bad)
+        with pytest.raises(RuntimeError, match="HAProxy rejected"):
+            reload.load_certificate(door.admin, file)
+        assert asked(door, samclip.credentials(first)) == b"hello"
+        tls.certificate(tmp_path, "localhost", second)
+        reload.load_certificate(door.admin, file)
+        assert asked(door, samclip.credentials(second)) == b"hello"
+
+
 def test_the_end_of_a_certificate_is_passed_on_and_follows_a_renewed_one(tmp_path: Path) -> None:
     serve = Serve()
     serve.gate.set()
@@ -98,6 +116,18 @@ def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -
         file.unlink()
         door.process.terminate()
         assert watching.result() != 0
+
+
+def test_comments_of_a_certificate_may_have_any_encoding(tmp_path: Path) -> None:
+    """As ``openssl pkcs12`` writes the owner's name."""
+    serve = Serve()
+    serve.gate.set()
+    ca = tls.certificate(tmp_path, "ca")
+    file = tls.certificate(tmp_path, "localhost", ca)
+    file.write_bytes("friendlyName: Müller\n".encode("latin-1") + file.read_bytes())
+    with opened(serve, ready=False, tls_cert_file=file) as door:
+        reload.load_certificate(door.admin, file)
+        assert asked(door, samclip.credentials(ca)) == b"hello"
 
 
 def test_nothing_is_reported_while_the_proxy_starts(
