@@ -306,7 +306,9 @@ def test_every_panel_and_every_rule_has_data(load: Load, prometheus: Prometheus)
     for job in ("samclip", "samclip-front-door"):
         assert prometheus.query(f'up{{job="{job}"}}') == [1]
     for group in prometheus.get("rules")["groups"]:
-        assert {rule["health"] for rule in group["rules"]} == {"ok"}
+        rare = group["interval"] > 60  # may not have been evaluated yet
+        health = {rule["health"] for rule in group["rules"]}
+        assert health == {"ok"} or (rare and health == {"unknown"}), group["name"]
 
 
 def without_data(prometheus: Prometheus) -> list[str]:

@@ -38,12 +38,16 @@ def test_without_serve_it_says_that_the_service_is_not_up() -> None:
             grpc.channel_ready_future(channel).result(timeout=20)
             with pytest.raises(grpc.RpcError) as caught:
                 channel.unary_unary("/samclip.v1.BackboneService/Embed")(b"", timeout=20)
-        reply = httpx.get(f"http://127.0.0.1:{settings.http_port}/classify", timeout=20)
+        url = f"http://127.0.0.1:{settings.http_port}"
+        reply = httpx.get(f"{url}/classify", timeout=20)
+        metrics = httpx.get(f"{url}/metrics/front-door", timeout=20).text.splitlines()
     finally:
         haproxy.stop(process)
     error = caught.value
     assert (error.code(), error.details()) == (grpc.StatusCode.UNAVAILABLE, "the service is not up")
     assert (reply.status_code, reply.json()["detail"]) == (503, "the service is not up")
+    # The status of the gRPC answer is 200, so the rule for errors of the front door reads this.
+    assert 'haproxy_backend_connection_errors_total{proxy="serve_grpc"} 1' in metrics
 
 
 def test_a_stop_lets_requests_in_flight_finish_and_takes_no_more() -> None:
