@@ -28,7 +28,7 @@ from services.gateway.adapters.openai.routes import OpenAI
 from services.gateway.adapters.weaviate.routes import Weaviate
 from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness
-from services.observability import logs, metrics
+from services.observability import logs, metrics, tracing
 from services.request import admission, http
 from services.request.routes import SERVICES
 from services.settings import Settings
@@ -53,6 +53,8 @@ class Gateway(InferenceService):
 
     def __init__(self, settings: Settings):
         logs.start(settings.log_level)
+        if settings.otlp_endpoint:
+            tracing.start("gateway", settings.otlp_endpoint)
         self.readiness = Readiness(settings)
         self.grpc_port = settings.grpc_port
         self.watchers = 0

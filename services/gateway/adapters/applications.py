@@ -14,6 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from samclip_core.errors import NotFound, Overloaded, SamClipError
+from services.observability import tracing
 from services.request import admission, channel, request_log, wire
 from services.request.arrival import Arrivals
 from services.request.context import RequestContext
@@ -60,11 +61,13 @@ class Applications:
             ca = None if here else self.settings.backbone_ca_file
             self._channels[address] = channel.connect(address, ca)
         method = getattr(getattr(pb_grpc, f"{service}Stub")(self._channels[address]), rpc)
-        headers = (*metadata, (request_log.COUNTED, "1"), *context.headers())
-        try:
-            return await method(request, timeout=context.priority.time_left(), metadata=headers)
-        except grpc.aio.AioRpcError as error:
-            raise channel.failure(error, f"the application {name}") from error
+        with tracing.span(name, tracing.CLIENT):
+            own = ((request_log.COUNTED, "1"), *context.headers(), *tracing.headers())
+            left = context.priority.time_left()
+            try:
+                return await method(request, timeout=left, metadata=(*metadata, *own))
+            except grpc.aio.AioRpcError as error:
+                raise channel.failure(error, f"the application {name}") from error
 
     async def embed(
         self, images: Sequence[pb.Image], context: RequestContext

@@ -1,9 +1,7 @@
 import asyncio
 import threading
 
-import pytest
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import INVALID_SPAN
 from samclip.v1 import samclip_pb2 as pb
@@ -15,18 +13,6 @@ from tests.in_process import ADMITTED, Caller, png
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
-
-
-@pytest.fixture
-def exported():
-    """Export the spans of the test to memory."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    tracing.use(provider.get_tracer("test"))
-    yield exporter
-    tracing.use(None)
-    provider.shutdown()
 
 
 def parents(spans: list[ReadableSpan]) -> dict[str, str]:

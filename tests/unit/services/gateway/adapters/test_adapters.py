@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import REGISTRY
 from samclip.v1 import samclip_pb2 as pb
 from starlette.responses import JSONResponse
@@ -18,7 +19,10 @@ from services.gateway.adapters.label_studio.labels import Control, to_results
 from services.gateway.adapters.openai import routes as openai
 from services.gateway.adapters.weaviate import routes as weaviate
 from services.gateway.adapters.x_anylabeling.routes import to_shapes
+from services.gateway.app import Gateway
+from services.observability import tracing
 from services.request import wire
+from services.settings import Settings
 
 
 async def test_the_first_error_stops_the_work_on_other_images() -> None:
@@ -110,6 +114,26 @@ async def test_a_call_from_outside_counts_once_as_the_adapters(
             added = {name: n for name, n in added.items() if name[0] != "BackboneService"}
         code = "OK" if status == 200 else "INVALID_ARGUMENT"
         assert {name: n for name, n in added.items() if n} == {(service, rpc, code): 1}
+
+
+async def test_a_trace_goes_on_from_the_adapter_to_the_applications(
+    adapters: httpx.AsyncClient, photo: bytes, exported: InMemorySpanExporter
+) -> None:
+    trace, image = "4bf92f3577b34da6a3ce929d0e0e4736", base64.b64encode(photo).decode()
+    sent = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    path = "/adapters/weaviate/vectorize"
+    assert (await adapters.post(path, json={"images": [image]}, headers=sent)).is_success
+    spans = {span.name: span for span in exported.get_finished_spans()}
+    embed, call = spans["BackboneService/Embed"], spans["backbone"]
+    assert (embed.parent.span_id, embed.context.trace_id) == (call.context.span_id, int(trace, 16))
+    assert call.parent.span_id == spans["Weaviate/vectorize"].context.span_id
+
+
+def test_the_gateway_exports_its_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, str]] = []
+    monkeypatch.setattr(tracing, "start", lambda *given: started.append(given))
+    Gateway(Settings(otlp_endpoint="http://127.0.0.1:4318"))
+    assert started == [("gateway", "http://127.0.0.1:4318")]
 
 
 @pytest.mark.parametrize(
