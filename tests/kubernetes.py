@@ -56,7 +56,7 @@ def templates(value: Any) -> Iterator[Manifest]:
 def validate(manifest: Manifest) -> None:
     """Check a manifest, and the pods in it, against their schemas; unknown fields are errors."""
     if manifest["apiVersion"].startswith(CUSTOM):
-        jsonschema.validate(manifest, _schema(manifest["apiVersion"], manifest["kind"]))
+        jsonschema.validate(manifest, schema(manifest["apiVersion"], manifest["kind"]))
     else:
         kubernetes_validate.validate(manifest, VERSION, strict=True)
     for template in templates(manifest):
@@ -66,20 +66,21 @@ def validate(manifest: Manifest) -> None:
 
 
 @cache
-def _schema(version: str, kind: str) -> Manifest:
+def schema(version: str, kind: str) -> Manifest:
+    """Return the schema of an operator's object; unknown fields are errors."""
     group, _, name = version.partition("/")
     file = DEFINITIONS / f"{group}_{kind.lower()}s.yaml"
     if not file.is_file():
         pytest.skip(f"no definition of {kind} at {file}")
     definition = yaml.load(file.read_text(), yaml.CSafeLoader)
-    (schema,) = (
+    (found,) = (
         each["schema"]["openAPIV3Schema"]
         for each in definition["spec"]["versions"]
         if each["name"] == name
     )
-    _make_strict(schema)
-    schema["properties"]["metadata"] = {"type": "object"}
-    return schema
+    _make_strict(found)
+    found["properties"]["metadata"] = {"type": "object"}
+    return found
 
 
 def _make_strict(schema: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.kubernetes import DEPLOY, Manifest, built, of_kind, templates
+from tests.kubernetes import DEPLOY, Manifest, built, of_kind, schema, templates
 
 cel = pytest.importorskip("cel_expr_python.cel")
 optional = pytest.importorskip("cel_expr_python.ext.ext_optional")
@@ -64,6 +64,29 @@ def test_no_field_of_a_running_cluster_can_be_changed_or_removed() -> None:
             else:
                 del part[path[-1]]
             assert refused(new, old), (change, path)
+
+
+def test_no_field_can_be_added_to_a_running_cluster() -> None:
+    """Only those that the operator writes by itself, with their default values."""
+    ours = {"scaleStrategy", "numOfHosts", "priority"}
+    spec = schema("ray.io/v1", "RayService")["properties"]["spec"]
+    cluster = spec["properties"]["rayClusterConfig"]["properties"]
+    added = []
+    for path, fields in {
+        (): cluster,
+        ("headGroupSpec",): cluster["headGroupSpec"]["properties"],
+        ("workerGroupSpecs", 0): cluster["workerGroupSpecs"]["items"]["properties"],
+    }.items():
+        for field in fields.keys() - ours:
+            new = service()
+            part = new["spec"]["rayClusterConfig"]
+            for key in path:
+                part = part[key]
+            if field not in part:
+                part[field] = "other"
+                added.append(field)
+                assert refused(new, service()), (*path, field)
+    assert {"tlsOptions", "serviceType", "idleTimeoutSeconds"} <= {*added}
 
 
 def test_worker_groups_can_be_neither_added_nor_removed() -> None:
