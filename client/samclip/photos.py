@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -31,7 +31,6 @@ AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
 T = TypeVar("T")
 R = TypeVar("R")
 Images = ImageSource | Iterable[ImageSource]
-Named = tuple[str, ImageSource]  # its name, and what it is read from
 AT_ONCE = 8
 """Photographs asked about at once: enough to keep a service of 16 cores busy."""
 REFUSALS = (Unavailable, Unauthenticated, PermissionDenied)
@@ -39,6 +38,14 @@ REFUSALS = (Unavailable, Unauthenticated, PermissionDenied)
 WAITS_S = (0.5, 1.0, 2.0)
 """Before a busy service is asked again: a key may allow fewer requests at once than are sent."""
 _log = logging.getLogger("samclip")
+
+
+class Named(NamedTuple):
+    """A photograph's name, what it is read from, and why it is not read, if it is not."""
+
+    name: str
+    image: ImageSource
+    problem: str = ""
 
 
 def each(items: Iterable[T], ask: Callable[[T], R], at_once: int) -> Iterator[tuple[T, Future[R]]]:
@@ -103,12 +110,13 @@ class _Photos(Generic[AnyPhoto]):
         return f"{type(self).__name__}({len(self)} photographs)"
 
     def _read(self, source: Named) -> AnyPhoto:
-        name, image = source
         try:
-            photo = self._make(image)
+            if source.problem:
+                raise ValueError(source.problem)
+            photo = self._make(source.image)
         except (OSError, ValueError) as error:
             raise _Unreadable from error
-        photo.name = photo.name or name
+        photo.name = photo.name or source.name
         return photo
 
     def _failed(self, name: str, error: Exception) -> None:
@@ -159,11 +167,11 @@ class Photos(_Photos[Photo]):
 
         self.errors = {}
         with self._bar() as advance:
-            for (name, _), future in each(self._sources, answer, self._at_once):
+            for source, future in each(self._sources, answer, self._at_once):
                 try:
                     answered = future.result()
                 except (ServiceError, _Unreadable) as error:
-                    self._failed(name, error)
+                    self._failed(source.name, error)
                 else:
                     yield answered
                 advance(1)
@@ -218,7 +226,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
             with self._bar() as advance:
                 while True:
                     for source in islice(waiting, 2 * self._at_once - len(ahead)):
-                        ahead.append((source[0], asyncio.create_task(answer(source))))
+                        ahead.append((source.name, asyncio.create_task(answer(source))))
                     if not ahead:
                         return
                     name, task = ahead.popleft()
@@ -246,7 +254,7 @@ def _named(images: Images) -> Iterator[Named]:
             raise FileNotFoundError(f"{images}: no such file or folder")
         yield from found
     elif isinstance(images, bytes | Image.Image | np.ndarray):
-        yield "photograph 1", images
+        yield Named("photograph 1", images)
     elif not isinstance(images, Iterable):
         found_type = type(images).__name__
         raise TypeError(f"expected a folder, a path, an address or images, found {found_type}")
@@ -255,11 +263,11 @@ def _named(images: Images) -> Iterator[Named]:
             if isinstance(image, str | os.PathLike):
                 yield from _files(image)
             else:
-                yield f"photograph {number}", image
+                yield Named(f"photograph {number}", image)
 
 
 def _files(path: str | os.PathLike[str]) -> list[Named]:
     found = sources.expand([os.fspath(path)])
-    if len(found) == 1 and found[0].problem:  # of several, the service refuses each by itself
+    if found[0].problem and not os.path.isfile(found[0].name):  # nothing is there to ask about
         raise ValueError(f"{found[0].name}: {found[0].problem}")
-    return [(source.name, source.name) for source in found]
+    return [Named(source.name, source.name, source.problem) for source in found]

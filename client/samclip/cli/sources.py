@@ -52,11 +52,11 @@ def check_ids(found: Sequence[Source]) -> None:
 def output_names(found: Sequence[Source]) -> list[str]:
     """Return a relative path per image for what is written about it: its id without suffix.
 
-    Images that differ only in their suffix keep it. Raises ValueError if two ids are the same.
+    Images that differ only in their suffix keep it, except beside one that is not read. Raises
+    ValueError if two ids are the same.
     """
     check_ids(found)
     stems = [str(PurePosixPath(source.id).with_suffix("")) for source in found]
-    count = Counter(stems)
-    return [
-        stem if count[stem] == 1 else source.id for source, stem in zip(found, stems, strict=True)
-    ]
+    named = list(zip(found, stems, strict=True))
+    count = Counter(stem for source, stem in named if not source.problem)
+    return [stem if count[stem] <= 1 else source.id for source, stem in named]

@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
     for number in range(10):
         (tmp_path / f"{number}.png").write_bytes(png(number))
     (tmp_path / "below/10.JPG").write_bytes(png(10))
-    (tmp_path / "3-broken.heic").write_bytes(b"broken")
+    (tmp_path / "3-broken.png").write_bytes(b"broken")
     (tmp_path / "empty.webp").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no photograph")
     return tmp_path
@@ -61,11 +61,30 @@ def test_each_photograph_comes_with_its_answer_in_order(
     assert [photo.key for photo, _ in answers[:2]] == [
         client.image(folder / f"{number}.png").key for number in range(2)
     ]
-    broken, empty = str(folder / "3-broken.heic"), str(folder / "empty.webp")
+    broken, empty = str(folder / "3-broken.png"), str(folder / "empty.webp")
     assert photos.errors.keys() == {broken, empty}
     assert photos.errors[broken] == "not an image"
     assert photos.errors[empty].startswith("the file is empty")
     assert [record.getMessage().split(":")[0] for record in caplog.records] == [broken, empty]
+
+
+def test_a_loop_over_a_folder_passes_over_what_is_not_read(
+    client: samclip.Client, tmp_path: Path
+) -> None:
+    (tmp_path / "phone.heic").write_bytes(b"a photograph of a telephone")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "scan.tiff").write_bytes(b"a scan")
+    (other / "0.png").write_bytes(png(0))
+    unread = {str(other / "scan.tiff"), str(tmp_path / "phone.heic")}
+    for given in (tmp_path, [tmp_path], [other, str(tmp_path)]):
+        photos = client.images(given)
+        for photo in photos:
+            assert photo.classify(["cat"])
+        assert photos.errors.keys() == unread
+        assert {*photos.errors.values()} == {"not read: convert it to .jpeg, .jpg, .png, .webp"}
+    (other / "0.png").unlink()
+    assert len(list(client.images([png(1), other]))) == 1  # one such file alone stops nothing
 
 
 def test_photographs_alone(client: samclip.Client, folder: Path) -> None:
@@ -240,7 +259,7 @@ async def test_the_async_twin(server: tuple[FakeService, str], folder: Path) -> 
             assert scores[0].label == "horse"
         assert names == sorted(names)
         assert len(names) == 11
-        assert {Path(name).name for name in photos.errors} == {"3-broken.heic", "empty.webp"}
+        assert {Path(name).name for name in photos.errors} == {"3-broken.png", "empty.webp"}
         assert len([photo async for photo in photos]) == 12
         assert list(photos.errors) == [str(folder / "empty.webp")]
 

@@ -86,6 +86,18 @@ def test_photographs_of_other_formats_in_a_folder_are_named(
     assert f"{folder}/phone.HEIC: not read: convert it to .jpeg" in capsys.readouterr().err
 
 
+def test_a_photograph_keeps_its_output_name_beside_one_that_is_not_read(
+    server: tuple[FakeService, str], folder: Path, tmp_path: Path
+) -> None:
+    """YOLO's programs look for the labels of a.png in a.txt."""
+    (folder / "a.heic").write_bytes(b"a photograph of a telephone")
+    out = tmp_path / "out"
+    argv = ["segment", str(folder), "--box", "1", "1", "3", "3", "--format", "yolo"]
+    assert cli.main([*argv, "--out", str(out), "--server", server[1]]) == 1
+    labels = {path.relative_to(out).as_posix() for path in out.rglob("*.txt")}
+    assert labels == {"labels/a.txt", "labels/b.txt", "labels/more/c.txt"}
+
+
 def test_the_overlay_does_not_replace_its_photograph(
     server: tuple[FakeService, str], photo: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
