@@ -306,6 +306,12 @@ def test_applying_again_keeps_the_number_of_front_doors_and_where_they_lead(
     assert f"create configmap {last['name']} " in README
 
 
+def test_front_doors_can_be_switched_by_the_same_command_again() -> None:
+    """``kubectl create`` alone fails once the ConfigMap exists."""
+    (command,) = re.findall(r"create configmap samclip-front-door (?:.*\\\n)*.*", README)
+    assert command.endswith("--dry-run=client --output yaml | kubectl apply -f -")
+
+
 def test_a_second_cluster_has_its_own_namespace_and_the_collections_of_the_first() -> None:
     following = built("overlays/upgrade")
     for manifest in following:
