@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import resource
 import shutil
 import urllib.error
@@ -210,7 +211,7 @@ def redis(settings: Settings) -> Finding:
         return asyncio.run(_ask_redis(connect(settings.redis_url, timeout_s=2)))
     except (RedisError, RedisClusterException, OSError, SettingsError) as error:
         advice = "start it, or correct redis_url; without it, the service is slower"
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        if re.search("self.signed|local issuer", str(error)):
             advice = "end redis_url with ?ssl_ca_certs=FILE, the CA of its certificate"
         return Finding("Redis", "wrong", str(error), advice)
 

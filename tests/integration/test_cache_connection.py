@@ -121,6 +121,18 @@ async def test_tls_is_used_where_the_certificate_is_trusted(tmp_path, kind, run,
             assert found.advice.startswith("end redis_url with ?ssl_ca_certs=FILE")
 
 
+async def test_a_certificate_for_another_name_is_not_blamed_on_its_ca(tmp_path):
+    ca, port = tls.certificate(tmp_path, "ca"), free_port()
+    file = tls.certificate(tmp_path, "redis", ca)
+    options = ["--tls-port", str(port), "--tls-ca-cert-file", str(ca), "--tls-auth-clients", "no"]
+    options += ["--tls-cert-file", str(file), "--tls-key-file", str(file)]
+    with redis_server.running(tmp_path, *options):
+        settings = Settings(redis_url=f"rediss://localhost:{port}?ssl_ca_certs={ca}")
+        found = await asyncio.to_thread(checks.redis, settings)
+    assert (found.state, "mismatch" in found.found) == ("wrong", True)
+    assert "ssl_ca_certs" not in found.advice
+
+
 @contextmanager
 def sentinel(directory: Path, master: int) -> Iterator[int]:
     """Run a sentinel that monitors the server at ``master`` as ``cache``; yield its own port."""
