@@ -1,3 +1,4 @@
+import itertools
 import socket
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from services.launch import isolation
 from services.launch.ports import BLOCKS
 from services.settings import Settings, SettingsError
-from tests import tls
+from tests import ports, tls
 from tests.ports import free_port
 
 
@@ -18,8 +19,8 @@ def complete(block: range = BLOCKS[0], **values: object) -> Settings:
 
 
 def free_settings(**values: object) -> Settings:
-    ports = {"http_port": free_port(), "grpc_port": free_port()}
-    return Settings.model_validate(ports | values)
+    own = {"http_port": free_port(), "grpc_port": free_port()}
+    return Settings.model_validate(own | values)
 
 
 def test_inner_ports_and_the_secret_are_chosen_where_not_given() -> None:
@@ -90,12 +91,10 @@ def test_a_row_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> N
     with socket.socket() as taken:
         # Replicas of other services use SO_REUSEPORT, so that binding their ports would succeed.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        taken.bind(("", free_port(4) + 2))
+        taken.bind(("", free_port(6) + 2))
         taken.listen()
         port = taken.getsockname()[1]
-        first = BLOCKS[-1].stop
-        offers = iter([port - 2 - first, port + 1 - first])
-        monkeypatch.setattr(isolation.secrets, "randbelow", lambda below: next(offers))
+        monkeypatch.setattr(ports, "_turns", itertools.count(port - 2 - ports.PORTS.start))
         assert free_port(3) == port + 1
 
 
