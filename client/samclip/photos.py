@@ -41,7 +41,7 @@ _log = logging.getLogger("samclip")
 
 
 class Named(NamedTuple):
-    """A photograph's name, what it is read from, and why it is not read, if it is not."""
+    """A photograph's name and source; ``problem`` says why it cannot be read, if it cannot."""
 
     name: str
     image: ImageSource

@@ -1,4 +1,4 @@
-"""Callers of a cluster, which count what they see."""
+"""Callers of a cluster that count their answers."""
 
 import asyncio
 import time

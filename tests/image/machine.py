@@ -15,7 +15,7 @@ NETWORK = "samclip-machines"
 
 
 class Reset:
-    """No value, whatever the compose files say."""
+    """Removes the value that the compose files set."""
 
 
 class Plain(yaml.SafeDumper):

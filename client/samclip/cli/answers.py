@@ -25,7 +25,8 @@ from samclip.sources import SUFFIXES, Source
 Advance = Callable[[int], None]
 Ask = Callable[[Photo, argparse.Namespace], Answer]
 LOCAL_AT_ONCE = 2
-"""The model in this process uses all cores for one image; meanwhile the next one is read."""
+"""With the model in this process, which uses all cores for one image: the second one is read
+meanwhile."""
 
 
 def over_images(

@@ -79,7 +79,7 @@ class Adapter:
             self.route(app, method, f"{prefix}{{rest:path}}", unknown)
 
     async def read(self, request: Request) -> json_bodies.Fields:
-        """Return the members of the body, which is JSON whatever its type: some clients name none.
+        """Return the members of the body. It is read as JSON whatever its content type.
 
         Raises the errors of ``json_bodies.whole`` and ``json_bodies.parse_object``.
         """
@@ -119,7 +119,7 @@ def image_of(text: Any, what: str) -> pb.Image:
 def outlines(mask: pb.Mask) -> list[NDArray[np.float32]]:
     """Return N×2 pixels for each part of a mask: what a tool for annotators makes a shape of.
 
-    Without holes, which would become shapes too, and without specks.
+    Holes, which would become shapes of their own, and specks are left out.
     """
     rings = [np.array(one.xy, np.float32).reshape(-1, 2) for one in mask.polygons.polygons]
     areas = [cv2.contourArea(ring_N2, oriented=True) for ring_N2 in rings]  # of holes negative

@@ -85,6 +85,8 @@ def test_workers_share_a_source_out_and_pass_over_files_that_cannot_be_read(
     assert out == "41 embedded, 2 failed\n"
     assert "empty.jpg: the file is empty" in err
     assert "latin-" in err
+    assert run(server, root, "--workers", "2") == 1  # without ids, any name will do
+    assert capsys.readouterr().out == "43 embedded, 1 failed\n"
     assert cli.main(["cache", "warm", str(root), "--workers", "2", "--server", "127.0.0.1:1"]) == 1
     assert "samclip cache warm: " in capsys.readouterr().err
 
