@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,19 +24,26 @@ from services.request.limits import (
     check_filter,
     check_images,
     check_limit,
-    check_metadata,
     check_offset,
     check_text,
     check_top_k,
 )
 from services.request.rpc import Messages, rpc
 from services.retrieval.engine import OwnIndex
-from services.retrieval.index import UNRECORDED, Collections, Hit, Item, Listed, Query
+from services.retrieval.index import (
+    MAX_ID,
+    UNRECORDED,
+    Collections,
+    Hit,
+    Item,
+    Listed,
+    Query,
+    check_item,
+)
 from services.settings import Settings
 
 TOP_K = 10
 LISTED = 100
-MAX_ID = 256
 MAX_ITEMS = 1024
 HEALTH_S = 1.0
 """Timeout of the index's health check, below the two seconds of the gateway's readiness check."""
@@ -90,7 +97,8 @@ class Retrieval(Head):
     @rpc
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
-        await self._index.run(self._check_addable, context.caller, request.collection)
+        ids = {item.id for item in request.items}
+        await self._index.run(self._addable, context.caller, request.collection, ids)
         made = await self._made(context, request.items)
         items = [item for item in made if isinstance(item, _Made)]
         replaced = 0
@@ -221,11 +229,7 @@ class Retrieval(Head):
                     f"an earlier item of the request also has the id {item.id[:MAX_ID]!r}: give "
                     "each item a unique id"
                 )
-            if not 0 < len(item.id) <= MAX_ID:
-                raise InvalidRequest(
-                    f"the id has {len(item.id)} characters, expected 1 to {MAX_ID}: send another"
-                )
-            check_metadata(item.metadata, self.settings.max_metadata_bytes)
+            check_item(item.id, item.metadata, self.settings.max_metadata_bytes)
             async with gate:
                 vector_D, dtype = await self._embed(context, item.image)
         except (InvalidRequest, KeyUnknown) as error:
@@ -242,11 +246,13 @@ class Retrieval(Head):
         assert features.clip_pooled_D is not None
         return unit(features.clip_pooled_D), features.dtype or UNRECORDED
 
-    def _check_addable(self, caller: Caller, name: str) -> None:
-        most = self.settings.max_collection_items, self.settings.max_collections
+    def _addable(self, caller: Caller, name: str, ids: Set[str]) -> Collections:
+        """Return the collections if these items may be added to one. Raises InvalidRequest."""
         collections = self._collections(caller)
         collections.check_addable(name)
-        collections.check_room(name, *most)
+        most = self.settings.max_collection_items, self.settings.max_collections
+        collections.check_room(name, ids, *most)
+        return collections
 
     def _upsert(self, caller: Caller, name: str, made: Sequence[_Made]) -> int:
         dtypes = sorted({dtype for _, dtype in made})
@@ -255,8 +261,9 @@ class Retrieval(Head):
                 f"replicas of the backbone compute in {' and '.join(dtypes)}, and a collection "
                 "cannot mix precisions: set SAMCLIP_DTYPE to one of these for all replicas"
             )
-        collection = self._collections(caller).get_or_make(name, dtypes[0])
-        return collection.upsert([item for item, _ in made])
+        # Again, in the same turn of the thread: other requests have added items since.
+        collections = self._addable(caller, name, {item.id for item, _ in made})
+        return collections.get_or_make(name, dtypes[0]).upsert([item for item, _ in made])
 
     def _delete(self, caller: Caller, name: str, ids: Sequence[str]) -> int:
         return self._collections(caller).get(name).delete(ids)

@@ -19,13 +19,12 @@ import numpy as np
 from samclip.cli.usage import Parser
 from tqdm import tqdm
 
-from samclip_core.errors import NotFound, SamClipError
+from samclip_core.errors import InvalidRequest, NotFound, SamClipError, Unavailable
 from services.retrieval import engine
-from services.retrieval.index import OF, Collections, Description
+from services.retrieval.index import OF, Collections, Description, check_dtype
 from services.settings import Settings, SettingsError
 
 HEADER = {"samclip_backup": 1}
-PAGE = 256
 
 Line = dict[str, Any]
 
@@ -87,7 +86,10 @@ def _writable(name: str) -> Iterator[BinaryIO]:
 
 
 def write(index: Collections, output: BinaryIO) -> int:
-    """Write a backup of all collections; return the number of their items. Raises Unavailable."""
+    """Write a backup of all collections; return the number of their items.
+
+    Raises Unavailable if the index fails, or a collection is made again with another model.
+    """
     count = 0
     with gzip.open(output, "wt", compresslevel=1, encoding="utf-8") as text:
         for line in _lines(index):
@@ -110,18 +112,25 @@ def _lines(index: Collections) -> Iterator[Line]:
 
 
 def _items(index: Collections, description: Description) -> Iterator[Line]:
+    """Yield the items of the collection that was described, unless it is deleted meanwhile.
+
+    Raises Unavailable if it is also made again with another model or precision.
+    """
     tenant, _, name = description.name.rpartition(OF)
-    try:
-        collection, after = index.of_tenant(tenant).of_any_model(name), ""
-    except NotFound:  # deleted since it was described
-        return
-    while page := collection.items(after, PAGE):
-        for item in page:
-            with suppress(NotFound):  # deleted since it was listed
-                vector = np.ascontiguousarray(collection.vector(item.id), "<f4").tobytes()
+    described = index.of_model(description.digest, description.dimension).of_tenant(tenant)
+    with suppress(NotFound):
+        try:
+            collection = described.get(name)
+            check_dtype(name, collection.dtype, description.dtype)
+            for item in collection.stored():
+                vector = np.ascontiguousarray(item.vector_D, "<f4").tobytes()
                 encoded = base64.b64encode(vector).decode()
                 yield {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
-        after = page[-1].id
+        except InvalidRequest as error:
+            raise Unavailable(
+                f"collection {description.name!r} was deleted and made again with another model "
+                "or precision during the backup: run samclip backup again"
+            ) from error
 
 
 if __name__ == "__main__":

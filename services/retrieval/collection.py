@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -105,6 +105,14 @@ class EmbeddedCollection:
         self._change(removed, {})
         return len(removed)
 
+    def holds(self, ids: Set[str]) -> int:
+        """Return how many of these ids it has."""
+        row = self._database.execute(
+            "SELECT COUNT(*) FROM items WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps([*ids]),),
+        ).fetchone()
+        return int(row[0])
+
     def vector(self, id: str) -> NDArray[np.float32]:
         """Return the vector of an item, D. Raises NotFound."""
         row = self._database.execute("SELECT vector FROM items WHERE id = ?", (id,)).fetchone()
@@ -143,6 +151,12 @@ class EmbeddedCollection:
             "SELECT id, metadata FROM items WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )
         return [Listed(id, json.loads(metadata)) for id, metadata in rows]
+
+    def stored(self) -> Iterator[Item]:
+        """Yield all items with their vectors, in the UTF-8 byte order of their ids."""
+        rows = self._database.execute("SELECT id, vector, metadata FROM items ORDER BY id")
+        for id, blob, metadata in rows:
+            yield Item(id, np.frombuffer(blob, "<f4"), json.loads(metadata))
 
     def save(self) -> None:
         """Write the snapshot atomically. A failure is logged and loses no data."""

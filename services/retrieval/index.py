@@ -3,7 +3,7 @@
 import copy
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, TypeVar
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from samclip_core.errors import DeadlineExceeded, InvalidRequest, NotFound
 from services.request.callers import NAME
+from services.request.limits import check_metadata
 
 OF = "@"
 """Separates the tenant from the collection in stored names."""
@@ -23,6 +24,11 @@ float32, and the other formats of that time differ from it far less than int8 do
 WALK = 256
 """Hits per graph search: wide enough for the first pages to miss next to nothing
 (``benchmarks/retrieval.py``), and the same for all pages, so that they are consistent."""
+
+PAGE = 256
+"""Items that are read or written at once where a whole collection is."""
+MAX_ID = 256
+"""Characters of an item's id."""
 
 Key = TypeVar("Key", str, int)
 
@@ -152,6 +158,9 @@ class Collection(Protocol):
     def delete(self, ids: Sequence[str]) -> int:
         """Delete items; return how many there were."""
 
+    def holds(self, ids: Set[str]) -> int:
+        """Return how many of these ids it has."""
+
     def vector(self, id: str) -> NDArray[np.float32]:
         """Return the vector of an item, D. Raises NotFound."""
 
@@ -160,6 +169,12 @@ class Collection(Protocol):
 
     def items(self, after: str, limit: int) -> list[Listed]:
         """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
+
+    def stored(self) -> Iterator[Item]:
+        """Yield all items with their vectors, in the same order.
+
+        Raises InvalidRequest if the collection is made again with another model meanwhile.
+        """
 
 
 class Collections(ABC):
@@ -194,18 +209,20 @@ class Collections(ABC):
         if self._find(name) is not None:
             self.get(name)
 
-    def check_room(self, name: str, most_items: int, most_collections: int) -> None:
-        """Raise InvalidRequest if the collection is full, or if it is new and would be too many."""
+    def check_room(self, name: str, ids: Set[str], most_items: int, most_collections: int) -> None:
+        """Raise InvalidRequest if these items, or a new collection for them, would be too many."""
         collection = self._find(name)
         if collection is None and len(self._names()) >= most_collections:
             raise InvalidRequest(
                 f"there are {most_collections:,} collections already, which is the limit: delete "
                 "one, or add to an existing one"
             )
-        if collection is not None and len(collection) >= most_items:
+        count = len(collection) if collection is not None else 0
+        new = len(ids) - (collection.holds(ids) if collection is not None else 0)
+        if count + new > most_items:
             raise InvalidRequest(
-                f"collection {name!r} is full, with {most_items:,} items: delete some, or choose "
-                "another collection"
+                f"collection {name!r} has {count:,} items, and {new:,} more would exceed the limit "
+                f"of {most_items:,}: delete some, or choose another collection"
             )
 
     def get_or_make(self, name: str, dtype: str) -> Collection:
@@ -328,6 +345,15 @@ def check_dtype(name: str, dtype: str, ours: str) -> None:
             + (f"set SAMCLIP_DTYPE to {setting}, or " if setting != here else "")
             + "index the images again under another name (samclip reindex)"
         )
+
+
+def check_item(id: str, metadata: Mapping[str, str], most_bytes: int) -> None:
+    """Raise InvalidRequest for an id of another length, or more metadata than ``most_bytes``."""
+    if not 0 < len(id) <= MAX_ID:
+        raise InvalidRequest(
+            f"the id has {len(id):,} characters, expected 1 to {MAX_ID}: send another"
+        )
+    check_metadata(metadata, most_bytes)
 
 
 def _no_collection(name: str) -> NotFound:

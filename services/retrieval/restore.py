@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -11,20 +12,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby, islice
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter
 from samclip.cli.usage import Parser
 from tqdm import tqdm
 
-from samclip_core.errors import SamClipError
+from samclip_core.engine.base import Dtype
+from samclip_core.errors import InvalidRequest, SamClipError
 from services.request.callers import NAME
 from services.retrieval import backup
-from services.retrieval.backup import HEADER, PAGE
-from services.retrieval.index import OF, Collection, Collections, Item
-from services.settings import SettingsError
+from services.retrieval.backup import HEADER
+from services.retrieval.index import OF, PAGE, Collections, Item, check_item
+from services.settings import Settings, SettingsError
 
 LONGEST = 16 * 1024**2  # bytes of a line
+DTYPE = f"({'|'.join(map(re.escape, get_args(Dtype)))})(:[0-9a-z]{{1,64}})?"
+"""A precision as collections record it, such as "float32" or "int8:4caf4841"."""
 
 
 class _Description(BaseModel, strict=True):
@@ -32,8 +37,8 @@ class _Description(BaseModel, strict=True):
 
     name: str = Field(pattern=f"^({NAME.pattern}{OF})?{NAME.pattern}$")
     dimension: int = Field(ge=1, le=65_536)
-    digest: str = Field(min_length=1)
-    dtype: str = Field(min_length=1)
+    digest: str = Field(min_length=1, max_length=128)
+    dtype: str = Field(pattern=f"^{DTYPE}$")
 
 
 class _Collection(BaseModel):
@@ -45,8 +50,12 @@ class _Item(BaseModel, strict=True):
     metadata: dict[str, str]
     vector: str
 
-    def checked(self, dimension: int) -> Item:
-        """Return the item. Raises ValueError unless its vector has this size and unit length."""
+    def checked(self, dimension: int, most_bytes: int) -> Item:
+        """Return the item. Raises ValueError unless its vector has this size and unit length.
+
+        Raises InvalidRequest for an id or metadata (over ``most_bytes``) that Index refuses too.
+        """
+        check_item(self.id, self.metadata, most_bytes)
         vector_D = np.frombuffer(base64.b64decode(self.vector, validate=True), "<f4")
         if len(vector_D) != dimension or not abs(np.linalg.norm(vector_D) - 1) < 0.05:
             raise ValueError(f"expected a vector of {dimension} numbers and of length 1")
@@ -69,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         with _readable(args.file) as file, backup.opened() as index:
-            total = check(file, index)
-            read(file, index, total)
+            settings = Settings.load(None)
+            total = check(file, index, settings)
+            read(file, index, settings, total)
             print(f"{total} items, {len(index)} collections in the index", file=sys.stderr)
     except (BackupError, SamClipError, SettingsError, OSError) as error:
         print(f"samclip restore: {error}", file=sys.stderr)
@@ -106,13 +116,13 @@ def _readable(name: str) -> Iterator[Path]:
         yield Path(copy.name)
 
 
-def check(file: Path, index: Collections) -> int:
+def check(file: Path, index: Collections, settings: Settings) -> int:
     """Return the number of items of a backup, before anything is changed.
 
     Raises BackupError, or InvalidRequest if a collection has vectors of another model.
     """
     count, last = 0, None
-    for last in _lines(file):
+    for last in _lines(file, settings.max_metadata_bytes):
         count += isinstance(last, Item)
         if isinstance(last, _Description):
             ours, name = _place(index, last)
@@ -122,20 +132,26 @@ def check(file: Path, index: Collections) -> int:
     return count
 
 
-def read(file: Path, index: Collections, total: int) -> None:
-    """Add the items of a backup. Raises InvalidRequest if a collection has another precision."""
-    collection: Collection | None = None
+def read(file: Path, index: Collections, settings: Settings, total: int) -> None:
+    """Add the items of a backup.
+
+    Raises InvalidRequest if a collection has another precision, or the limits of the settings allow
+    no more items or collections.
+    """
+    most = settings.max_collection_items, settings.max_collections
+    lines = _lines(file, settings.max_metadata_bytes)
     with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
-        for described, lines in groupby(_lines(file), lambda line: isinstance(line, _Description)):
+        for described, group in groupby(lines, lambda line: isinstance(line, _Description)):
             if described:
-                for line in lines:
+                for line in group:
                     assert isinstance(line, _Description)
                     ours, name = _place(index, line)
+                    ours.check_room(name, set(), *most)
                     collection = ours.get_or_make(name, line.dtype)
                 continue
-            items = (line for line in lines if isinstance(line, Item))
+            items = (line for line in group if isinstance(line, Item))
             while page := [*islice(items, PAGE)]:
-                assert collection is not None
+                ours.check_room(name, {item.id for item in page}, *most)
                 collection.upsert(page)
                 progress.update(len(page))
 
@@ -146,8 +162,11 @@ def _place(index: Collections, description: _Description) -> tuple[Collections, 
     return index.of_model(description.digest, description.dimension).of_tenant(tenant), name
 
 
-def _lines(file: Path) -> Iterator[_Description | Item | _End]:
-    """Yield the lines after the header. Raises BackupError for another or a damaged file."""
+def _lines(file: Path, most_bytes: int) -> Iterator[_Description | Item | _End]:
+    """Yield the lines after the header. ``most_bytes`` limits an item's metadata.
+
+    Raises BackupError for another or a damaged file, or an item that Index would refuse.
+    """
     number, dimension = 1, 0
     try:
         with gzip.open(file) as lines:
@@ -160,7 +179,9 @@ def _lines(file: Path) -> Iterator[_Description | Item | _End]:
                     dimension = line.collection.dimension
                     yield line.collection
                 else:
-                    yield line.checked(dimension) if isinstance(line, _Item) else line
+                    yield line.checked(dimension, most_bytes) if isinstance(line, _Item) else line
+    except InvalidRequest as error:
+        raise BackupError(f"line {number} of {file} cannot be restored: {error}") from error
     except (EOFError, gzip.BadGzipFile, zlib.error, ValueError, RecursionError) as error:
         raise BackupError(
             f"line {number} of {file} is damaged, or it is no backup: copy it again"

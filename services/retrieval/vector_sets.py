@@ -13,7 +13,7 @@ applies each item atomically; durability across restarts depends on Redis' persi
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -22,11 +22,13 @@ import numpy as np
 import redis
 from numpy.typing import NDArray
 from redis.backoff import NoBackoff
+from redis.client import Pipeline
 from redis.retry import Retry
 
 from samclip_core.errors import Unavailable
 from services.retrieval.index import (
     OF,
+    PAGE,
     UNRECORDED,
     Collections,
     Hit,
@@ -133,10 +135,8 @@ class VectorSet:
                 self._put(self._keys, arguments, client=pipe)
             pipe.sadd(NAMES, self.name)
             *done, _ = pipe.execute()
-        name = self.name.rpartition(OF)[2]
         for digest, dtype, _ in done:
-            check_model(name, digest, self.digest)
-            check_dtype(name, dtype, self.dtype)
+            self._check(digest, dtype)
         return sum(not added for *_, added in done)
 
     def delete(self, ids: Sequence[str]) -> int:
@@ -147,23 +147,26 @@ class VectorSet:
                 pipe.vset().vrem(self._vectors, id)
             return sum(pipe.execute()[1::2])
 
+    def holds(self, ids: Set[str]) -> int:
+        """Return how many of these ids it has."""
+        with _answers():
+            found = self._client.zmscore(self._ids, [*ids]) if ids else []
+        return sum(score is not None for score in found)
+
     def vector(self, id: str) -> NDArray[np.float32]:
         """Return the vector of an item, D. Raises NotFound."""
-        with _answers():
-            found = cast(
-                dict[str, Any] | None, self._client.vset().vemb(self._vectors, id, raw=True)
-            )
+        (found,) = self._read(lambda pipe: pipe.vset().vemb(self._vectors, id, raw=True))
         if found is None:
             raise no_item(id, self.name)
-        return np.frombuffer(found["raw"], "<f4") * np.float32(found["l2"])
+        return _vector(found)
 
     def search(self, query: Query) -> list[Hit]:
         """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
 
         def ranked(most: int, truth: bool) -> list[tuple[str, float]]:
             query.check_wanted()
-            with _answers():
-                scores = self._client.vset().vsim(
+            (scores,) = self._read(
+                lambda pipe: pipe.vset().vsim(
                     self._vectors,
                     np.ascontiguousarray(query.vector_D, "<f4").tobytes(),
                     with_scores=True,
@@ -172,6 +175,7 @@ class VectorSet:
                     filter=_expression(query.filter or {}),
                     truth=truth,
                 )
+            )
             # Redis' own score is (1 + cosine) / 2.
             return [(id, 2 * score - 1) for id, score in cast(dict[str, float], scores).items()]
 
@@ -185,6 +189,43 @@ class VectorSet:
         with _answers():
             ids = self._client.zrange(self._ids, start, "+", bylex=True, offset=0, num=limit)
         return self._listed(cast(list[str], ids))
+
+    def stored(self) -> Iterator[Item]:
+        """Yield all items with their vectors, in the UTF-8 byte order of their ids.
+
+        Raises InvalidRequest if the collection is made again with another model meanwhile.
+        """
+        listed = self.items("", PAGE)
+        while listed:
+            ids = [item.id for item in listed]
+
+            def read(pipe: Pipeline, ids: list[str] = ids) -> None:
+                for id in ids:
+                    pipe.vset().vemb(self._vectors, id, raw=True)
+
+            for item, found in zip(listed, self._read(read), strict=True):
+                if found:  # it may have been deleted since it was listed
+                    yield Item(item.id, _vector(found), item.metadata)
+            listed = self.items(ids[-1], PAGE)
+
+    def _read(self, queue: Callable[[Pipeline], object]) -> list[Any]:
+        """Return the answers to the queued commands, if the collection still has this model.
+
+        Raises InvalidRequest if another service has made it again with another one. A transaction
+        would decode the bytes of vectors, so the model is read last instead.
+        """
+        with _answers(), self._client.pipeline(transaction=False) as pipe:
+            queue(pipe)
+            pipe.hmget(self._model, "digest", "dtype")
+            *answers, (digest, dtype) = pipe.execute()
+        if digest is not None:  # else it is deleted, or has no items yet
+            self._check(digest, dtype or UNRECORDED)
+        return answers
+
+    def _check(self, digest: str, dtype: str) -> None:
+        name = self.name.rpartition(OF)[2]
+        check_model(name, digest, self.digest)
+        check_dtype(name, dtype, self.dtype)
 
     def _listed(self, ids: Sequence[str]) -> list[Listed]:
         """Return the items of these ids, without those that were just deleted."""
@@ -236,6 +277,11 @@ class VectorSets(Collections):
 
 def _key(name: str, kind: str) -> str:
     return f"{NAMES}:{{{name}}}:{kind}"
+
+
+def _vector(found: Mapping[str, Any]) -> NDArray[np.float32]:
+    """Return the vector of Redis' raw answer, which has it with length 1, and its length."""
+    return np.frombuffer(found["raw"], "<f4") * np.float32(found["l2"])
 
 
 def _attributes(item: Item) -> str:

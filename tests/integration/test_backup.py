@@ -5,8 +5,8 @@ import gzip
 import json
 import subprocess
 import sys
-from collections.abc import Callable
-from itertools import product
+from collections.abc import Callable, Iterator
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from services.retrieval import backup, restore
-from services.retrieval.index import Collections, Item, Query
+from services.retrieval.index import PAGE, Collections, Item, Query
 from tests.integration.test_collection_engines import HOSTILE, MODEL, OTHER, D, vector
 from tests.redis_server import RedisServer
 
@@ -44,16 +44,17 @@ def use(
 
 def fill() -> None:
     """Add three collections: of everybody, of a tenant, and of another model and precision."""
-    metadata = [{"text": text, text: "key"} for text in HOSTILE]
+    texts = [text[:200] for text in HOSTILE]
+    metadata = [{"text": text, text: "key"} for text in texts]
     with backup.opened() as index:
         items = [
-            Item(f"{HOSTILE[i % len(HOSTILE)]} {i}", vector(i), metadata[i % len(metadata)])
+            Item(f"{texts[i % len(texts)]} {i}", vector(i), metadata[i % len(metadata)])
             for i in range(COUNT)
         ]
         index.of_model(MODEL, D).get_or_make("pets", "float32").upsert(items)
         ours = index.of_model(MODEL, D).of_tenant("acme")
         ours.get_or_make("pets", "float32").upsert(items[:3])
-        index.of_model(OTHER, D).get_or_make("old", "int8+bfloat16:x").upsert(items[:2])
+        index.of_model(OTHER, D).get_or_make("old", "int8+bfloat16:4caf4841").upsert(items[:2])
 
 
 def shown(index: Collections) -> object:
@@ -163,6 +164,9 @@ def written(file: Path, *lines: object) -> None:
         [{"collection": COLLECTION | {"name": "a@b@pets"}}, ITEM],
         [{"collection": COLLECTION | {"dimension": 10**9}}],
         [{"collection": COLLECTION | {"digest": None}}],
+        [{"collection": COLLECTION | {"dtype": "nonsense"}}],
+        [{"collection": COLLECTION | {"dtype": "float32 "}}],
+        [{"collection": COLLECTION | {"dtype": "int8:" + "a" * 65}}],
         [{"collection": COLLECTION}, ITEM | {"vector": "AAAA"}],
         [
             {"collection": COLLECTION},
@@ -193,6 +197,88 @@ def test_a_backup_that_somebody_has_made_up_changes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        (ITEM | {"id": "a" * 257}, "the id has 257 characters, expected 1 to 256"),
+        (ITEM | {"id": "a" * 2_000_000}, "the id has 2,000,000 characters"),
+        (ITEM | {"metadata": {"a": "b" * 4096}}, "the metadata has 4,097 bytes, at most 4,096"),
+        (ITEM | {"metadata": {"a": "b" * 10_000_000}}, "the metadata has 10,000,001 bytes"),
+    ],
+    ids=["id", "long id", "metadata", "much metadata"],
+)
+def test_items_that_index_would_refuse_are_not_restored(
+    use: Callable[[str, str], None],
+    tmp_path: Path,
+    item: dict[str, object],
+    expected: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use("files", "a")
+    written(tmp_path / "backup", {"collection": COLLECTION}, ITEM | {"id": "dog"}, item)
+    assert restore.main([str(tmp_path / "backup")]) == 1
+    assert f"line 4 of {tmp_path / 'backup'} cannot be restored: {expected}" in (
+        capsys.readouterr().err
+    )
+    with backup.opened() as index:
+        assert not index.describe()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_restored_index_keeps_to_the_limits_of_the_settings(
+    use: Callable[[str, str], None],
+    engine: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(engine, "a")
+    items = [ITEM | {"id": str(number)} for number in range(3)]
+    file = tmp_path / "backup"
+    written(file, {"collection": COLLECTION}, *items, {"collection": COLLECTION | {"name": "b"}})
+    monkeypatch.setenv("SAMCLIP_MAX_COLLECTIONS", "1")
+    assert restore.main([str(file)]) == 1
+    assert "there are 1 collections already" in capsys.readouterr().err
+    written(file, {"collection": COLLECTION}, *items)
+    monkeypatch.setenv("SAMCLIP_MAX_COLLECTION_ITEMS", "3")
+    assert restore.main([str(file)]) == 0  # the items are there already: none is new
+    written(file, {"collection": COLLECTION}, *items, ITEM)
+    assert restore.main([str(file)]) == 1
+    assert "'pets' has 3 items, and 1 more would exceed the limit of 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("model", "dtype"), [(OTHER, "float32"), (MODEL, "int8:4caf4841")])
+@pytest.mark.parametrize("read", [2, 50, 300])
+def test_a_collection_that_is_made_again_during_a_backup_ends_it(
+    use: Callable[[str, str], None],
+    tmp_path: Path,
+    model: str,
+    dtype: str,
+    read: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its new vectors would otherwise be stored under the old model."""
+    use("redis", "a")
+    with backup.opened() as index:
+        items = [Item(f"{number:04}", vector(number), {}) for number in range(COUNT)]
+        index.of_model(MODEL, D).get_or_make("pets", "float32").upsert(items)
+    all_lines = backup._lines
+
+    def made_again(index: Collections) -> Iterator[backup.Line]:
+        lines = all_lines(index)
+        yield from islice(lines, read)
+        with backup.opened() as other:
+            other.drop("pets")
+            other.of_model(model, D).get_or_make("pets", dtype).upsert(items)
+        yield from lines
+
+    monkeypatch.setattr(backup, "_lines", made_again)
+    assert backup.main([str(tmp_path / "backup")]) == 1
+    assert "'pets' was deleted and made again with another model" in capsys.readouterr().err
+    assert not (tmp_path / "backup").exists()
+
+
 def test_items_and_collections_may_be_deleted_during_a_backup(
     use: Callable[[str, str], None],
 ) -> None:
@@ -208,7 +294,8 @@ def test_items_and_collections_may_be_deleted_during_a_backup(
         found += lines
     names = [line["collection"]["name"] for line in found if "collection" in line]
     assert names == ["acme@pets", "old", "pets"]
-    assert COUNT / 10 <= sum("id" in line for line in found) < COUNT / 5
+    # The page that had been read stays.
+    assert COUNT / 10 <= sum("id" in line for line in found) < COUNT / 10 + PAGE
 
 
 def test_a_collection_of_another_model_is_not_changed(

@@ -407,14 +407,25 @@ def test_new_names_are_addable(collections):
 
 def test_room_has_an_end(collections):
     collections.get_or_make("pets", "float32").upsert(items(1, 2))
-    collections.check_room("pets", most_items=3, most_collections=1)
-    collections.check_room("cars", most_items=3, most_collections=2)
-    with pytest.raises(InvalidRequest, match="'pets' is full, with 2 items"):
-        collections.check_room("pets", most_items=2, most_collections=9)
+    collections.check_room("pets", {"id 3"}, most_items=3, most_collections=1)
+    collections.check_room("pets", {"id 1", "id 2"}, most_items=2, most_collections=1)
+    collections.check_room("cars", {"id 1"}, most_items=3, most_collections=2)
+    with pytest.raises(InvalidRequest, match="'pets' has 2 items, and 1 more would exceed"):
+        collections.check_room("pets", {"id 2", "id 3"}, most_items=2, most_collections=9)
+    with pytest.raises(InvalidRequest, match="'cars' has 0 items, and 2 more would exceed"):
+        collections.check_room("cars", {"id 1", "id 2"}, most_items=1, most_collections=9)
     with pytest.raises(InvalidRequest, match="1 collections already"):
-        collections.check_room("cars", most_items=9, most_collections=1)
+        collections.check_room("cars", {"id 1"}, most_items=9, most_collections=1)
     # Each tenant has its own limits.
-    collections.of_tenant("ann").check_room("cars", most_items=9, most_collections=1)
+    collections.of_tenant("ann").check_room("cars", {"id 1"}, most_items=9, most_collections=1)
+
+
+@pytest.mark.parametrize("ids", [set(), {"id 1"}, {"id 1", "id 3", "x"}, {*HOSTILE}])
+def test_ids_that_a_collection_holds_are_counted(collections, ids):
+    pets = collections.get_or_make("pets", "float32")
+    assert pets.holds(ids) == 0
+    pets.upsert(items(1, 2, 3))
+    assert pets.holds(ids) == len(ids & {"id 1", "id 2", "id 3"})
 
 
 def test_hostile_texts_are_what_they_claim() -> None:

@@ -19,9 +19,16 @@ from services.retrieval.engine import OwnIndex
 from tests.in_process import ADMITTED, png
 
 
+@pytest.fixture
+def limits():
+    """Return settings that differ from the defaults; a test may parametrize them."""
+    return {}
+
+
 @pytest.fixture(params=["embedded", "redis"])
-def settings(settings, request):
+def settings(settings, request, limits):
     """Return settings for each of the engines."""
+    settings = settings.model_copy(update=limits)
     if request.param == "embedded":
         return settings
     server = request.getfixturevalue("shared_redis")
@@ -44,6 +51,46 @@ async def pets(caller):
     response = await caller("Index", pb.IndexRequest(collection="pets", items=items))
     assert (response.indexed, list(response.errors)) == (3, [])
     return caller
+
+
+async def indexed_at_once(caller, requests):
+    """Index all requests concurrently; return the number of items, or the error, of each."""
+    answers = await asyncio.gather(
+        *(caller("Index", request) for request in requests), return_exceptions=True
+    )
+    return [getattr(answer, "indexed", answer) for answer in answers]
+
+
+@pytest.mark.parametrize("limits", [{"max_collections": 3}])
+async def test_requests_at_once_make_no_more_collections_than_allowed(caller):
+    image = pb.Image(encoded=png(120))
+    names = [f"pets-{number}" for number in range(24)]
+    done = await indexed_at_once(
+        caller, [pb.IndexRequest(collection=name, items=[item("a", image)]) for name in names]
+    )
+    assert done.count(1) == 3
+    assert all("3 collections already" in str(one) for one in done if one != 1)
+    assert len((await caller("Describe", pb.DescribeRequest())).collections) == 3
+
+
+@pytest.mark.parametrize("limits", [{"max_collection_items": 5}])
+async def test_requests_at_once_add_no_more_items_than_allowed(caller):
+    image = pb.Image(encoded=png(120))
+    done = await indexed_at_once(
+        caller,
+        [
+            pb.IndexRequest(collection="pets", items=[item(f"{n}-{i}", image) for i in range(2)])
+            for n in range(12)
+        ],
+    )
+    assert done.count(2) == 2
+    assert all("would exceed the limit of 5" in str(one) for one in done if one != 2)
+    (pets,) = (await caller("Describe", pb.DescribeRequest())).collections
+    assert pets.count == 4
+    again = [item(f"{id}", image) for id in ("new", "0-0", "1-0")]
+    assert await caller("Index", pb.IndexRequest(collection="pets", items=again[:1]))
+    full = await caller("Index", pb.IndexRequest(collection="pets", items=again[:1]))
+    assert (full.indexed, full.replaced) == (1, 1)  # a full collection takes its items again
 
 
 async def test_an_image_finds_itself_first(pets):
