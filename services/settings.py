@@ -19,7 +19,6 @@ PREFIX = "SAMCLIP_"
 MIB = 1024 * 1024
 NOT_OURS = {"SAMCLIP_DATA", "SAMCLIP_API_KEY", "SAMCLIP_SERVER"}
 """The tests' photographs; a client's key and address."""
-RENAMED = {"torch_threads": "threads"}
 
 
 def _absolute(path: Path, field: ValidationInfo) -> Path:
@@ -191,10 +190,6 @@ class Settings(BaseSettings):
         """
         known = {PREFIX + name.upper() for name in cls.model_fields}
         unknown = {name for name in os.environ if name.startswith(PREFIX)} - known - NOT_OURS
-        for old, new in RENAMED.items():
-            was, is_now = PREFIX + old.upper(), PREFIX + new.upper()
-            if was in unknown:
-                raise SettingsError(f"environment variable {was} was renamed to {is_now}")
         if unknown:
             raise SettingsError(
                 f"unknown environment variable {', '.join(sorted(unknown))}; "
@@ -239,9 +234,7 @@ def _explain(error: ValidationError, known: list[str]) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"])
-        if name in RENAMED:
-            lines.append(f"setting {name!r} was renamed to {RENAMED[name]!r}")
-        elif problem["type"] == "extra_forbidden":
+        if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting {name!r}; the settings are {', '.join(known)}")
         else:
             lines.append(f"setting {name!r} is {_shown(problem['input'])}: {problem['msg']}")

@@ -15,7 +15,6 @@ import numpy as np
 from samclip import wire
 from samclip.blocking import blocking
 from samclip.images import ImageSource
-from samclip.keywords import names_its_keywords
 from samclip.photo import AsyncPhoto, Photo
 from samclip.photos import AT_ONCE, AsyncPhotos, Images, Photos
 from samclip.session import Session
@@ -26,7 +25,6 @@ AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
 _NO_METADATA: Mapping[str, Mapping[str, str]] = {}
 
 
-@names_its_keywords
 class _Client(Generic[AnyPhoto]):
     """A connection to one address, closed by ``close`` or at the end of a ``with`` block.
 
@@ -97,7 +95,6 @@ class _Client(Generic[AnyPhoto]):
                 yield item
 
 
-@names_its_keywords
 class AsyncClient(_Client[AsyncPhoto]):
     """A client for ``async`` code: the methods of ``Client``, with requests as coroutines.
 

@@ -12,7 +12,6 @@ from samclip import wire
 from samclip.blocking import blocking, blocking_stream
 from samclip.clicks import AsyncClicks, Clicks
 from samclip.images import ImageSource
-from samclip.keywords import names_its_keywords
 from samclip.mask_list import Masks
 from samclip.photograph import Photograph
 from samclip.session import Session
@@ -70,7 +69,6 @@ class _Photo(Photograph):
         return {tensor.name.lower(): wire.tensor_to_array(tensor) for tensor in reply.tensors}
 
 
-@names_its_keywords
 class AsyncPhoto(_Photo):
     """A photograph and the requests about it, made by ``AsyncClient.image``.
 

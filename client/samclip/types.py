@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from samclip.keywords import names_its_keywords
 from samclip.mask import Box as Box
 from samclip.mask import Mask as Mask
 
@@ -18,7 +17,6 @@ Points = Sequence[Point] | Point
 Boxes = Sequence[Box] | Box
 
 
-@names_its_keywords
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prompt:
     """One object to find, or a text that asks for every object it describes.

@@ -149,26 +149,6 @@ def test_a_lone_point_or_box_is_one(service: FakeService, client: samclip.Client
             photo.segment(points)
 
 
-async def test_an_unknown_keyword_is_an_error_that_names_the_known_ones(
-    client: samclip.Client,
-) -> None:
-    photo = client.image(png())
-    asynchronous = samclip.AsyncClient("127.0.0.1:1")
-    for segment in (photo.segment, asynchronous.image(png()).segment):
-        with pytest.raises(TypeError, match="segment has no keyword point: use points, negative"):
-            segment(point=(1, 2))
-    for ask, known in (
-        (client.search, "text, image, id, top_k, filter, offset"),
-        (asynchronous.delete, "ids, all"),
-        (samclip.Client, "api_key, tls, timeout, bulk"),
-        (samclip.AsyncClient, "api_key, tls, timeout, bulk"),
-        (samclip.Prompt, "points, negative, box, mask_input, text"),
-    ):
-        with pytest.raises(TypeError, match=f"has no keyword boxs: use .*{known}"):
-            ask(boxs=1)
-    await asynchronous.close()
-
-
 def test_logits_go_back_in(client: samclip.Client) -> None:
     photo = client.image(png())
     (logits,) = photo.segment([(5, 6), (7, 8)], encoding="logits")

@@ -40,21 +40,6 @@ def test_an_unknown_variable_is_an_error_that_names_the_known(
         Settings.load()
 
 
-def test_a_renamed_setting_is_an_error_that_says_its_new_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = tmp_path / "samclip.toml"
-    file.write_text("torch_threads = 2\n")
-    renamed = "'torch_threads' was renamed to 'threads'"
-    with pytest.raises(SettingsError, match=renamed):
-        Settings.load(file)
-    with pytest.raises(SettingsError, match=renamed):
-        Settings.load(torch_threads=2)
-    monkeypatch.setenv("SAMCLIP_TORCH_THREADS", "2")
-    with pytest.raises(SettingsError, match="SAMCLIP_TORCH_THREADS was renamed to SAMCLIP_THREADS"):
-        Settings.load()
-
-
 def test_without_a_home_directory_only_folders_in_it_must_be_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
