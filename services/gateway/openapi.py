@@ -10,8 +10,8 @@ from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway import descriptions
 from services.request import overlay
+from services.request.fields import AREA, COORDINATES, descriptor
 from services.request.http import LINES
-from services.request.json_bodies import AREA, COORDINATES, descriptor
 from services.request.routes import APPLICATIONS, ROUTES, Route
 
 SCALARS: dict[int, dict[str, Any]] = {

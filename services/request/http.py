@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from samclip_core.errors import SamClipError, Unauthenticated
 from services.request import admission, json_bodies, overlay, request_log, status
 from services.request.arrival import Arrivals
-from services.request.limits import form_parts
+from services.request.limits import form_parts, most_values
 from services.request.routes import ROUTES, Route
 from services.settings import Settings
 
@@ -127,7 +127,8 @@ async def _read(
         route = next((r for r in routes if json_bodies.knows(r.request, fields)), routes[0])
         observed.rpc = observed.rpc if observed.rpc == route.stream else route.rpc
         single = json_bodies.is_single(route.request, fields)
-        return route, json_bodies.to_message(route.request, fields, form), single
+        most = most_values(callee.settings)
+        return route, json_bodies.to_message(route.request, fields, form, most), single
 
     most_bytes, most_parts = callee.settings.max_request_bytes, form_parts(callee.settings)
     return await json_bodies.read(request, most_bytes, most_parts, arrivals, understand)

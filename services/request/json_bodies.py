@@ -11,10 +11,9 @@ import asyncio
 import base64
 import json
 import re
-import string
 from collections import Counter, deque
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from google.protobuf import json_format
@@ -25,8 +24,19 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 
 from samclip_core.errors import InvalidRequest, UnsupportedImage
-from services.request import forms, misfits
+from services.request import forms
 from services.request.arrival import Arrivals, limited
+from services.request.fields import (
+    AREA,
+    IMAGE,
+    RLE,
+    arguments,
+    check_names,
+    descriptor,
+    is_map,
+    named,
+)
+from services.request.limits import MAX_VALUES
 
 Fields = dict[str, Any]
 """The members of a JSON object, or all values of each name in a form, with files as bytes."""
@@ -35,23 +45,11 @@ T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 
-def descriptor(message: type[Message] | Message) -> Descriptor:
-    return cast(Descriptor, message.DESCRIPTOR)  # the C implementation has its own class
-
-
-IMAGE = descriptor(pb.Image)
-AREA, RLE, TENSOR = descriptor(pb.Area), descriptor(pb.CocoRle), descriptor(pb.Tensor)
-COORDINATES = {
-    descriptor(pb.Point): ("x", "y"),
-    descriptor(pb.Box): ("x_min", "y_min", "x_max", "y_max"),
-}
-"""The fields that a list of numbers gives."""
-MAX_VALUES = 1_000_000
-"""Values in one JSON text: each becomes an object of some hundred bytes."""
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 """An escaped UTF-16 surrogate, which is a character only as half of a pair."""
-BASE64 = (string.ascii_letters + string.digits + "+/-_").encode()
-DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
+MAX_DIGITS = 1000
+"""Of a whole number: the time to read one grows with the square."""
+TENSOR = descriptor(pb.Tensor)
 
 
 async def read(
@@ -114,24 +112,41 @@ def parse_object(body: bytes, content_type: str = "") -> Fields:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"the body is not JSON in UTF-8: {error.reason}") from error
+    _check_values([text], "the body")
     value = _parse(text, "the body")
     if not isinstance(value, dict):
         raise InvalidRequest("the body is not a JSON object with the fields of the request")
     return value
 
 
-def _parse(content: str, what: str) -> Any:
-    if sum(map(content.count, ",[{")) > MAX_VALUES:
+def _check_values(contents: Sequence[str], what: str) -> None:
+    if sum(content.count(mark) for content in contents for mark in ",[{") > MAX_VALUES:
         raise InvalidRequest(f"{what} has more than {MAX_VALUES:,} values: send less at once")
+
+
+def _parse(content: str, what: str) -> Any:
     try:
-        value = json.loads(content, object_pairs_hook=_members)
+        value = json.loads(
+            content, object_pairs_hook=_members, parse_int=_integer, parse_constant=_constant
+        )
         if HALF_A_PAIR.search(content):
-            json.dumps(value, ensure_ascii=False).encode()
+            for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+                piece.encode()  # one at a time: a single character can make all others four bytes
     except UnicodeEncodeError as error:
         raise InvalidRequest(f"{what} has half of a surrogate pair: send both halves") from error
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"{what} is not JSON: {error}") from error
     return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number has {len(digits):,} digits, at most {MAX_DIGITS}")
+    return int(digits)
+
+
+def _constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def _members(pairs: list[tuple[str, Any]]) -> Fields:
@@ -144,88 +159,45 @@ def _members(pairs: list[tuple[str, Any]]) -> Fields:
 
 def knows(request: type[Message], fields: Fields) -> bool:
     """Return whether a message has all these fields."""
-    return all(_field(descriptor(request), name) for name in fields)
+    return all(named(descriptor(request), name) for name in fields)
 
 
 def is_single(request: type[Message], fields: Fields) -> bool:
     """Return whether ``image`` gives the only one of a message's ``images``."""
-    field = _field(descriptor(request), "image")
+    field = named(descriptor(request), "image")
     return fields.get("image") is not None and field is not None and field.name == "images"
 
 
-@cache
-def _named(message: Descriptor) -> dict[str, FieldDescriptor]:
-    """Return the fields by both of their JSON names, such as ``top_k`` and ``topK``."""
-    return {name: field for field in message.fields for name in (field.name, field.json_name)}
+def to_message(
+    request: type[M], fields: Fields, form: bool, most: Mapping[str, int] = MappingProxyType({})
+) -> M:
+    """Build the message; ``most`` limits the number of values of its repeated fields.
 
-
-def _field(message: Descriptor, name: str) -> FieldDescriptor | None:
-    known = _named(message)
-    return known.get(name) or (known.get("images") if name == "image" else None)
-
-
-def to_message(request: type[M], fields: Fields, form: bool) -> M:
-    """Build the message.
-
-    Raises InvalidRequest for an unknown field, a value of the wrong type, or fields that exclude
-    each other.
+    Raises the errors of ``fields.arguments``.
     """
-    files: dict[int, bytes] = {}
-    _check_alternatives(descriptor(request), fields)
+    kind = descriptor(request)
+    check_names(kind, fields)
     if form:
-        values = _from_form(descriptor(request), fields, files)
+        fields = _from_form(kind, fields)
     elif is_single(request, fields):
-        values = {**fields, "images": [fields["image"]]}
-        del values["image"]
-    else:
-        absent = {"image"} if _field(descriptor(request), "image") else set()  # if null
-        values = {n: v for n, v in fields.items() if v is not None or n not in absent}
-    values = _expand(descriptor(request), values)
-    try:
-        message = json_format.ParseDict(values, request())
-    except misfits.UNFIT as error:
-        raise InvalidRequest(misfits.first(descriptor(request), values)) from error
-    several = "images" in request.DESCRIPTOR.fields_by_name
-    for index, content in files.items():
-        image = message.images[index] if several else message.image  # type: ignore[attr-defined]
-        image.encoded = content
-    return message
+        fields = {("images" if n == "image" else n): v for n, v in fields.items() if v is not None}
+        fields["images"] = [fields["images"]]
+    return request(**arguments(kind, fields, most))
 
 
-def _check_alternatives(message: Descriptor, values: Fields) -> None:
-    """Raise InvalidRequest if two names mean one field, or two fields exclude each other."""
-    given: dict[str, list[str]] = {}
-    for name, value in values.items():
-        field = _field(message, name)
-        if field is not None and value is not None:
-            group = field.containing_oneof or field
-            given.setdefault(group.full_name, []).append(name)
-    for names in given.values():
-        if len(names) > 1:
-            raise InvalidRequest(
-                f"{' and '.join(map(repr, names))} exclude each other: send one of them"
-            )
-
-
-def _from_form(message: Descriptor, fields: Fields, files: dict[int, bytes]) -> Fields:
-    """Convert form values to JSON values, without the files: base64 would only cost time.
-
-    ``files`` receives each file by its index among the images; the images get empty messages.
-    """
+def _from_form(message: Descriptor, fields: Fields) -> Fields:
+    """Convert form values to JSON values; files stay bytes, because base64 would only cost time."""
+    of = {name: cast(FieldDescriptor, named(message, name)) for name in fields}
+    parsed = [name for name, field in of.items() if field.message_type not in (None, IMAGE)]
+    _check_values([c for name in parsed for c in fields[name] if isinstance(c, str)], "the form")
     values: Fields = {}
     for name, contents in fields.items():
-        field = _field(message, name)
-        if field is None:
-            raise _unknown(message, name)
-        several = field.is_repeated and not _is_map(field) and name != "image"
+        field = of[name]
+        several = field.is_repeated and not is_map(field) and name != "image"
         if len(contents) > 1 and not several:
             raise InvalidRequest(f"field {name!r} is given {len(contents)} times: send it once")
-        if field.message_type is IMAGE:
-            files.update((i, c) for i, c in enumerate(contents) if isinstance(c, bytes))
-            contents = [{"key": forms.key(name, c)} if isinstance(c, str) else {} for c in contents]
-        else:
-            contents = [_form_value(field, name, content) for content in contents]
-        if field.is_repeated and not _is_map(field):
+        contents = [_form_value(field, name, content) for content in contents]
+        if field.is_repeated and not is_map(field):
             values[field.name] = [one for c in contents for one in _several(field, c)]
         else:
             (values[field.name],) = contents
@@ -240,72 +212,17 @@ def _several(field: FieldDescriptor, content: Any) -> list[Any]:
     return [content] if is_box else content
 
 
-def _unknown(message: Descriptor, name: str) -> InvalidRequest:
-    known = ", ".join(message.fields_by_name).replace("images", "image or images")
-    return InvalidRequest(f"unknown field {name[:80]!r}; the fields are {known}")
-
-
-def _is_map(field: FieldDescriptor) -> bool:
-    return field.message_type is not None and field.message_type.GetOptions().map_entry
-
-
 def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
+    if field.message_type is IMAGE:
+        is_file = isinstance(content, bytes)
+        return {"encoded": content} if is_file else {"key": forms.key(name, str(content))}
     if isinstance(content, bytes):
         raise InvalidRequest(f"field {name!r} is not an image: send it without a file name")
-    if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
+    if field.message_type is not None:
         return _parse(content, f"field {name!r} of the form")
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return {"true": True, "1": True, "false": False, "0": False}.get(content.lower(), content)
     return content
-
-
-def _expand(message: Descriptor, value: Any) -> Any:
-    """Convert the short forms of images, points, boxes and areas; check names and base64."""
-    if message is IMAGE and isinstance(value, str):
-        value = {"encoded": value}
-    if message is AREA and isinstance(value, list):
-        value = {"box": value}
-    if message in COORDINATES and isinstance(value, list):
-        names = COORDINATES[message]
-        if len(value) != len(names):
-            raise InvalidRequest(
-                f"a {message.name.lower()} has {len(value)} numbers, expected {len(names)}: "
-                f"[{', '.join(names)}]"
-            )
-        value = dict(zip(names, value, strict=True))
-    if isinstance(value, dict) and not message.GetOptions().map_entry:
-        for name in value:
-            if _field(message, name) is None:
-                raise _unknown(message, name)
-        _check_alternatives(message, value)
-        value = {name: _base64(message, name, inner) for name, inner in value.items()}
-    return _map_messages(message, value, _expand)
-
-
-def _base64(message: Descriptor, name: str, value: Any) -> Any:
-    """Return the base64 of a bytes field, which is ASCII in an RLE; other values are unchanged."""
-    field = _named(message).get(name)
-    if field is None or field.type != FieldDescriptor.TYPE_BYTES or not isinstance(value, str):
-        return value
-    if message is RLE:
-        return base64.b64encode(value.encode()).decode()
-    if message is IMAGE and value[:5].lower() == "data:":
-        head = DATA_URI.match(value)
-        if head is None:
-            raise UnsupportedImage(
-                f"{name!r} is not a data URI of the form data:image/jpeg;base64,… (or png, webp): "
-                "send one of these, or plain base64"
-            )
-        value = value[head.end() :]
-    digits = value.rstrip("=")
-    padding = len(value) - len(digits)
-    whole = len(digits) % 4 != 1 and padding in (0, -len(digits) % 4)
-    if not whole or not digits.isascii() or digits.encode().translate(None, BASE64):
-        raise InvalidRequest(
-            f"{name!r} is not base64: send letters, digits, + and / (or - and _), without line "
-            "breaks, and = only as padding at the end"
-        )
-    return value
 
 
 def to_json(message: Message) -> dict[str, Any]:
@@ -326,20 +243,8 @@ def _shown(message: Descriptor, value: Any) -> Any:
         if field.cpp_type == FieldDescriptor.CPPTYPE_INT64 and field.name in value:
             inner = value[field.name]
             value[field.name] = [int(i) for i in inner] if field.is_repeated else int(inner)
-    return _map_messages(message, value, _shown)
-
-
-def _map_messages(message: Descriptor, value: Any, change: Callable[[Descriptor, Any], Any]) -> Any:
-    """Apply ``change`` to the messages directly inside a message."""
-    if not isinstance(value, dict) or message.GetOptions().map_entry:
-        return value
-    changed = dict(value)
-    for name, field in _named(message).items():
-        kind, inner = field.message_type, value.get(name)
-        if kind is None or inner is None or kind.GetOptions().map_entry:
-            continue
-        if field.is_repeated and isinstance(inner, list):
-            changed[name] = [change(kind, one) for one in inner]
-        elif not field.is_repeated:
-            changed[name] = change(kind, inner)
-    return changed
+        kind, inner = field.message_type, value.get(field.name)
+        if kind is not None and inner is not None and not is_map(field):
+            several = field.is_repeated
+            value[field.name] = [_shown(kind, i) for i in inner] if several else _shown(kind, inner)
+    return value

@@ -22,6 +22,13 @@ MAX_TOP_K = 10_000
 MAX_FILTER = 32  # metadata pairs in one search
 MAX_FORM_PARTS = 32_768  # even if the settings allow more: parsing this many takes over a second
 OTHER_FIELDS = 64  # more than any request has besides its repeated fields
+MAX_VALUES = 400_000
+"""Values of the JSON of one request, before it is parsed: each becomes an object of some hundred
+bytes. By default, the largest request that is allowed has 330,000: 256 prompts with as many points
+and not_texts each."""
+MAX_FORM_HEADERS = 2**16, 256
+"""Bytes of a form besides its values: in all, and those that each part adds."""
+MAX_ITEMS = 1024  # in one IndexRequest
 
 
 def image_limits(settings: Settings) -> ImageLimits:
@@ -34,6 +41,31 @@ def form_parts(settings: Settings) -> int:
     texts = TEXTS_PER_LABEL * settings.max_labels
     parts = texts + settings.max_prompts + settings.max_images + OTHER_FIELDS
     return min(parts, MAX_FORM_PARTS)
+
+
+def most_values(settings: Settings) -> dict[str, int]:
+    """Return the most values of each repeated field of the requests, by its full name."""
+    texts = TEXTS_PER_LABEL * settings.max_labels
+    most = {
+        "ClassifyRequest.images": settings.max_images,
+        "ClassifyRequest.labels": settings.max_labels,
+        "ClassifyRequest.templates": texts,
+        "ClassifyRequest.areas": settings.max_prompts,
+        "SegmentRequest.prompts": settings.max_prompts,
+        "Prompt.points": settings.max_prompts,
+        "Prompt.not_texts": settings.max_prompts,
+        "SegmentEverythingRequest.labels": settings.max_labels,
+        "SegmentTextRequest.labels": settings.max_labels,
+        "ExplainRequest.others": settings.max_labels,
+        "IndexRequest.items": MAX_ITEMS,
+        "IndexItem.metadata": MAX_VALUES,  # its bytes are limited for each item
+        "SearchRequest.filter": MAX_FILTER,
+        "DeleteRequest.ids": MAX_TOP_K,
+        "EmbedRequest.outputs": OTHER_FIELDS,
+        "EmbedTextRequest.texts": texts,
+        "Tensor.shape": OTHER_FIELDS,
+    }
+    return {f"samclip.v1.{field}": number for field, number in most.items()}
 
 
 def check_images(images: Sized, most: int) -> None:

@@ -19,6 +19,7 @@ from services.heads.head import IMAGES_AT_ONCE, Head
 from services.request.callers import Caller
 from services.request.context import RequestContext
 from services.request.limits import (
+    MAX_ITEMS,
     check_areas,
     check_deletion,
     check_filter,
@@ -44,7 +45,6 @@ from services.settings import Settings
 
 TOP_K = 10
 LISTED = 100
-MAX_ITEMS = 1024
 HEALTH_S = 1.0
 """Timeout of the index's health check, below the two seconds of the gateway's readiness check."""
 

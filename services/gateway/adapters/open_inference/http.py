@@ -23,6 +23,7 @@ HEADER = "inference-header-content-length"
 """Bytes of the JSON in front of the binary tensors; without it, all is JSON."""
 BINARY, SIZE = "binary_tensor_data", "binary_data_size"
 NAME = "samclip"
+MAX_NUMBERS = 1_000_000  # of an output as JSON
 
 
 class OpenInference(Adapter):
@@ -72,7 +73,7 @@ class OpenInference(Adapter):
         found = await model.answer(self.applications, given, wanted, context)
         reply = {"model_name": name, "model_version": models.VERSION}
         if fields.get("id") is not None:
-            reply["id"] = fields["id"]
+            reply["id"] = _text(fields, "id", "the request")
         return await asyncio.to_thread(_reply, reply, found, _binary(fields))
 
 
@@ -111,10 +112,10 @@ def _objects(fields: json_bodies.Fields, name: str) -> list[json_bodies.Fields]:
     return found
 
 
-def _text(one: json_bodies.Fields, name: str) -> str:
+def _text(one: json_bodies.Fields, name: str, what: str = "a tensor") -> str:
     value = one.get(name)
     if not isinstance(value, str):
-        raise InvalidRequest(f"a tensor has no {name!r}: send a string")
+        raise InvalidRequest(f"{what} has no text as {name!r}: send a string")
     return value
 
 
@@ -139,10 +140,10 @@ def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool]) -> Re
             raw.append(array.tobytes())
             output["parameters"] = {SIZE: len(raw[-1])}
         else:
-            if array.size > json_bodies.MAX_VALUES:
+            if array.size > MAX_NUMBERS:
                 raise InvalidRequest(
-                    f"output {name!r} has {array.size:,} numbers, at most "
-                    f"{json_bodies.MAX_VALUES:,} as JSON: ask for binary data"
+                    f"output {name!r} has {array.size:,} numbers, at most {MAX_NUMBERS:,} as JSON: "
+                    "ask for binary data"
                 )
             output["data"] = array.ravel().tolist()
         outputs.append(output)

@@ -488,8 +488,8 @@ async def test_deep_nesting_is_no_json(nested: bytes) -> None:
 
 
 def test_more_values_than_any_request_needs_are_refused_before_they_are_made() -> None:
-    for many in (b"[" + b"0," * 1_000_001, b"[" + b"[]" * 1_000_001, b"[" + b"{}" * 1_000_001):
-        with pytest.raises(InvalidRequest, match="more than 1,000,000 values"):
+    for many in (b"[" + b"0," * 400_001, b"[" + b"[]" * 400_001, b"[" + b"{}" * 400_001):
+        with pytest.raises(InvalidRequest, match="more than 400,000 values"):
             json_bodies.parse_object(b'{"labels": ' + many)
     long = base64.b64encode(bytes(3_000_000))
     assert len(json_bodies.parse_object(b'{"image": "' + long + b'"}')["image"]) == len(long)
