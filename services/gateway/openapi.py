@@ -10,7 +10,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway import descriptions
 from services.request import overlay
-from services.request.fields import AREA, COORDINATES, descriptor
+from services.request.arguments import AREA, COORDINATES, descriptor
 from services.request.http import LINES
 from services.request.routes import APPLICATIONS, ROUTES, Route
 

@@ -6,22 +6,20 @@ per megabyte, and it parses on the event loop.
 
 import re
 from collections import deque
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from samclip_core.errors import InvalidRequest
-from services.request.limits import MAX_FORM_HEADERS
+from services.request.limits import FORM_HEADERS, PART_HEADERS
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 CHARSET_FIELD = "_charset_"
 """The field in which browsers name the encoding of all others (RFC 7578, section 4.6)."""
-BLOCK = 2**18
-"""Bytes that are parsed between two checks."""
+JOINED = 16  # chunks that are parsed at once: each costs time, however small it is
 MAX_HEADER = 2048
 """Bytes of one header: the time of ``parse_options_header`` grows with the square."""
 IMAGE_FILE = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
@@ -38,31 +36,24 @@ def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> dict[str,
     boundary = parameters.get(b"boundary")
     if not boundary:
         raise InvalidRequest("the form is broken: its content-type names no boundary")
-    form, size, delimiters = _Form(most_parts), 0, 0
+    form, delimiters, size = _Form(), 0, 0
     try:
         parser = MultipartParser(boundary, form.callbacks(), max_header_size=MAX_HEADER)
-        for block in _blocks(chunks):
-            # What only resembles a delimiter costs as much as a part.
+        while chunks:  # free the memory of each as soon as it is parsed
+            block = b"".join(chunks.popleft() for _ in range(min(JOINED, len(chunks))))
+            # What only resembles a delimiter costs as much as one.
             delimiters += block.count(b"\r\n--" + boundary)
-            form.check_parts(delimiters - 1)
+            if delimiters > most_parts + 1:
+                raise InvalidRequest(f"the form has more than {most_parts:,} parts: send fewer")
             parser.write(block)
-            form.check_headers(size := size + len(block))
+            size += len(block)
+            if size - form.content > FORM_HEADERS + PART_HEADERS * len(form.parts):
+                raise InvalidRequest("the form has too long headers: send only names and files")
     except FormParserError as error:
         raise InvalidRequest(f"the form is broken: {error}") from error
     if not form.ended:
         raise InvalidRequest("the form is broken: it ends before its last boundary")
     return form.values()
-
-
-def _blocks(chunks: deque[bytes]) -> Iterator[bytes]:
-    """Join the chunks to blocks, each freed as soon as it is parsed: tiny ones cost as much."""
-    while chunks:
-        block = [chunks.popleft()]
-        size = len(block[0])
-        while chunks and size < BLOCK:
-            block.append(chunks.popleft())
-            size += len(block[-1])
-        yield b"".join(block)
 
 
 def check_charset(name: str, what: str) -> None:
@@ -84,15 +75,14 @@ def key(name: str, text: str) -> str:
 class _Form:
     """The parts of a form, collected through the parser's callbacks."""
 
-    def __init__(self, most_parts: int):
-        self.most_parts = most_parts
+    def __init__(self) -> None:
         self.parts: list[tuple[str, str | bytes]] = []
         self.ended = False
         self._header = b""
         self._headers: dict[bytes, bytes] = {}
         self._value = b""
         self._pieces: list[bytes] = []
-        self._content = 0  # bytes
+        self.content = 0  # bytes of all values
 
     def callbacks(self) -> "MultipartCallbacks":
         return {
@@ -113,19 +103,7 @@ class _Form:
             check_charset(str(charset), "the form")
         return found
 
-    def check_parts(self, number: int) -> None:
-        """Raise InvalidRequest for too many parts."""
-        if number > self.most_parts:
-            raise InvalidRequest(f"the form has more than {self.most_parts:,} parts: send fewer")
-
-    def check_headers(self, size: int) -> None:
-        """Raise InvalidRequest if too many of ``size`` bytes are no content: each costs time."""
-        base, each = MAX_FORM_HEADERS
-        if size - self._content > base + each * (len(self.parts) + 1):
-            raise InvalidRequest("the form has too long headers: send the names of fields alone")
-
     def _begin(self) -> None:
-        self.check_parts(len(self.parts) + 1)
         self._headers, self._pieces = {}, []
 
     def _take_header_name(self, data: bytes, start: int, end: int) -> None:
@@ -140,7 +118,7 @@ class _Form:
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
         self._pieces.append(data[start:end])
-        self._content += end - start
+        self.content += end - start
 
     def _end_part(self) -> None:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))

@@ -12,9 +12,8 @@ import base64
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -24,18 +23,9 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 
 from samclip_core.errors import InvalidRequest, UnsupportedImage
-from services.request import forms
+from services.request import arguments, forms
+from services.request.arguments import AREA, IMAGE, RLE, Most, descriptor, is_map, names_of
 from services.request.arrival import Arrivals, limited
-from services.request.fields import (
-    AREA,
-    IMAGE,
-    RLE,
-    arguments,
-    check_names,
-    descriptor,
-    is_map,
-    named,
-)
 from services.request.limits import MAX_VALUES
 
 Fields = dict[str, Any]
@@ -43,7 +33,6 @@ Fields = dict[str, Any]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
-
 
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 """An escaped UTF-16 surrogate, which is a character only as half of a pair."""
@@ -127,7 +116,7 @@ def _check_values(contents: Sequence[str], what: str) -> None:
 def _parse(content: str, what: str) -> Any:
     try:
         value = json.loads(
-            content, object_pairs_hook=_members, parse_int=_integer, parse_constant=_constant
+            content, object_pairs_hook=_members, parse_int=_integer, parse_constant=_integer
         )
         if HALF_A_PAIR.search(content):
             for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):
@@ -140,13 +129,10 @@ def _parse(content: str, what: str) -> Any:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"a number has {len(digits):,} digits, at most {MAX_DIGITS}")
+    """Return a whole number; NaN and Infinity are none."""
+    if len(digits) > MAX_DIGITS or not digits[-1].isdecimal():
+        raise ValueError(f"{digits[:20]!r} is no number, or has more than {MAX_DIGITS:,} digits")
     return int(digits)
-
-
-def _constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
 
 
 def _members(pairs: list[tuple[str, Any]]) -> Fields:
@@ -159,40 +145,33 @@ def _members(pairs: list[tuple[str, Any]]) -> Fields:
 
 def knows(request: type[Message], fields: Fields) -> bool:
     """Return whether a message has all these fields."""
-    return all(named(descriptor(request), name) for name in fields)
+    return fields.keys() <= names_of(descriptor(request)).keys()
 
 
 def is_single(request: type[Message], fields: Fields) -> bool:
     """Return whether ``image`` gives the only one of a message's ``images``."""
-    field = named(descriptor(request), "image")
-    return fields.get("image") is not None and field is not None and field.name == "images"
+    return fields.get("image") is not None and "images" in request.DESCRIPTOR.fields_by_name
 
 
-def to_message(
-    request: type[M], fields: Fields, form: bool, most: Mapping[str, int] = MappingProxyType({})
-) -> M:
-    """Build the message; ``most`` limits the number of values of its repeated fields.
-
-    Raises the errors of ``fields.arguments``.
-    """
+def to_message(request: type[M], fields: Fields, form: bool, most: Most | None = None) -> M:
+    """Build the message. Raises the errors of ``arguments.of``."""
     kind = descriptor(request)
-    check_names(kind, fields)
+    arguments.check_names(kind, fields)
     if form:
         fields = _from_form(kind, fields)
     elif is_single(request, fields):
         fields = {("images" if n == "image" else n): v for n, v in fields.items() if v is not None}
         fields["images"] = [fields["images"]]
-    return request(**arguments(kind, fields, most))
+    return request(**arguments.of(kind, fields, most or {}))
 
 
 def _from_form(message: Descriptor, fields: Fields) -> Fields:
     """Convert form values to JSON values; files stay bytes, because base64 would only cost time."""
-    of = {name: cast(FieldDescriptor, named(message, name)) for name in fields}
-    parsed = [name for name, field in of.items() if field.message_type not in (None, IMAGE)]
-    _check_values([c for name in parsed for c in fields[name] if isinstance(c, str)], "the form")
+    texts = [c for contents in fields.values() for c in contents if isinstance(c, str)]
+    _check_values(texts, "the form")
     values: Fields = {}
     for name, contents in fields.items():
-        field = of[name]
+        field = names_of(message)[name]
         several = field.is_repeated and not is_map(field) and name != "image"
         if len(contents) > 1 and not several:
             raise InvalidRequest(f"field {name!r} is given {len(contents)} times: send it once")

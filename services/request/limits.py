@@ -26,8 +26,7 @@ MAX_VALUES = 400_000
 """Values of the JSON of one request, before it is parsed: each becomes an object of some hundred
 bytes. By default, the largest request that is allowed has 330,000: 256 prompts with as many points
 and not_texts each."""
-MAX_FORM_HEADERS = 2**16, 256
-"""Bytes of a form besides its values: in all, and those that each part adds."""
+FORM_HEADERS, PART_HEADERS = 2**16, 256  # bytes of a form besides its values, and more per part
 MAX_ITEMS = 1024  # in one IndexRequest
 
 
@@ -44,28 +43,19 @@ def form_parts(settings: Settings) -> int:
 
 
 def most_values(settings: Settings) -> dict[str, int]:
-    """Return the most values of each repeated field of the requests, by its full name."""
-    texts = TEXTS_PER_LABEL * settings.max_labels
-    most = {
-        "ClassifyRequest.images": settings.max_images,
-        "ClassifyRequest.labels": settings.max_labels,
-        "ClassifyRequest.templates": texts,
-        "ClassifyRequest.areas": settings.max_prompts,
-        "SegmentRequest.prompts": settings.max_prompts,
-        "Prompt.points": settings.max_prompts,
-        "Prompt.not_texts": settings.max_prompts,
-        "SegmentEverythingRequest.labels": settings.max_labels,
-        "SegmentTextRequest.labels": settings.max_labels,
-        "ExplainRequest.others": settings.max_labels,
-        "IndexRequest.items": MAX_ITEMS,
-        "IndexItem.metadata": MAX_VALUES,  # its bytes are limited for each item
-        "SearchRequest.filter": MAX_FILTER,
-        "DeleteRequest.ids": MAX_TOP_K,
-        "EmbedRequest.outputs": OTHER_FIELDS,
-        "EmbedTextRequest.texts": texts,
-        "Tensor.shape": OTHER_FIELDS,
-    }
-    return {f"samclip.v1.{field}": number for field, number in most.items()}
+    """Return the most values of each repeated field of requests, by its name."""
+    rows = (
+        ("images", settings.max_images),
+        ("prompts points not_texts areas", settings.max_prompts),
+        ("labels others", settings.max_labels),
+        ("templates texts", TEXTS_PER_LABEL * settings.max_labels),
+        ("items", MAX_ITEMS),
+        ("metadata", MAX_VALUES),  # its bytes are limited for each item
+        ("filter", MAX_FILTER),
+        ("ids", MAX_TOP_K),
+        ("outputs shape", OTHER_FIELDS),
+    )
+    return {name: most for names, most in rows for name in names.split()}
 
 
 def check_images(images: Sized, most: int) -> None:

@@ -53,9 +53,10 @@ class Spec:
             elif isinstance(data, bytes):
                 array = np.frombuffer(data, DTYPES[datatype])
             else:
-                array = np.array(data, DTYPES[datatype])
+                with np.errstate(over="raise"):
+                    array = np.array(data, DTYPES[datatype])
             return array.reshape(shape)
-        except (ValueError, TypeError, OverflowError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise InvalidRequest(f"input {self.name!r} is not {self}: {error}") from error
 
     def _elements(self, data: Any, most: int) -> NDArray[np.object_]:

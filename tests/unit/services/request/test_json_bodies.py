@@ -1,6 +1,9 @@
 import base64
 import json
+import re
 import threading
+from collections import deque
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,9 +13,10 @@ from starlette.requests import Request
 
 from samclip_core.errors import ImageTooLarge, InvalidPrompt, InvalidRequest, UnsupportedImage
 from samclip_core.geometry import Geometry
-from services.request import forms, json_bodies
+from services.request import arguments, forms, json_bodies
 from services.request.arrival import Arrivals
-from services.request.limits import MAX_FORM_PARTS, form_parts
+from services.request.limits import MAX_FORM_PARTS, MAX_ITEMS, form_parts, most_values
+from services.request.routes import ROUTES
 from services.request.wire import to_prompt
 from services.settings import Settings
 
@@ -487,10 +491,17 @@ async def test_deep_nesting_is_no_json(nested: bytes) -> None:
         json_bodies.to_message(pb.SearchRequest, {"filter": [nested.decode()]}, form=True)
 
 
-def test_more_values_than_any_request_needs_are_refused_before_they_are_made() -> None:
+def test_more_values_than_any_request_needs_are_refused_before_they_are_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     for many in (b"[" + b"0," * 400_001, b"[" + b"[]" * 400_001, b"[" + b"{}" * 400_001):
         with pytest.raises(InvalidRequest, match="more than 400,000 values"):
             json_bodies.parse_object(b'{"labels": ' + many)
+    many_parts = {"prompts": ["[" + "{}," * 60_000 + "{}]"] * 4}
+    monkeypatch.setattr(json, "loads", None)  # not called
+    with pytest.raises(InvalidRequest, match="the form has more than 400,000 values"):
+        json_bodies.to_message(pb.SegmentRequest, many_parts, form=True)
+    monkeypatch.undo()
     long = base64.b64encode(bytes(3_000_000))
     assert len(json_bodies.parse_object(b'{"image": "' + long + b'"}')["image"]) == len(long)
 
@@ -519,3 +530,152 @@ def test_an_image_that_is_null_is_none_beside_images() -> None:
     assert [image.encoded for image in message.images] == [b"x"]
     with pytest.raises(InvalidRequest, match="image"):
         json_bodies.to_message(pb.DescribeRequest, {"image": None}, form=False)
+
+
+MOST = most_values(Settings())
+
+
+def test_the_largest_request_that_is_allowed_is_read() -> None:
+    most = Settings().max_prompts
+    prompt = {"points": [{"x": 1.5, "y": 2, "negative": True}] * most, "not_texts": ["a"] * most}
+    body = json.dumps({"prompts": [prompt] * most}).encode()
+    fields = json_bodies.parse_object(body)
+    message = json_bodies.to_message(pb.SegmentRequest, fields, form=False, most=MOST)
+    assert sum(len(prompt.points) for prompt in message.prompts) == most**2
+    item = {"id": "1", "metadata": {f"key {i}": "a" for i in range(200)}}
+    body = json.dumps({"collection": "c", "items": [item] * MAX_ITEMS}).encode()
+    fields = json_bodies.parse_object(body)
+    message = json_bodies.to_message(pb.IndexRequest, fields, form=False, most=MOST)
+    assert len(message.items) == MAX_ITEMS
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "message"),
+    [
+        (pb.SegmentRequest, {"prompts": [5] * 257}, "257 prompts in one request, at most 256"),
+        (
+            pb.SegmentRequest,
+            {"prompts": [{}, {"points": [5] * 300}]},
+            r"300 points in prompts\[1\], at most 256: send fewer",
+        ),
+        (pb.ClassifyRequest, {"labels": [5] * 1025}, "1,025 labels in one request, at most 1,024"),
+        (
+            pb.SearchRequest,
+            {"filter": {str(i): "" for i in range(33)}},
+            "33 pairs of filter in one request, at most 32",
+        ),
+    ],
+)
+def test_values_are_counted_before_they_are_read(
+    kind: type[Message], body: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        json_bodies.to_message(kind, body, form=False, most=MOST)
+
+
+def test_every_repeated_field_of_a_request_has_a_limit() -> None:
+    def repeated(message: Any) -> set[str]:
+        found = {field.name for field in message.fields if field.is_repeated}
+        inner = (f.message_type for f in message.fields if f.message_type is not None)
+        return found.union(*map(repeated, inner))
+
+    requests = [route.request for routes in ROUTES.values() for route in routes]
+    assert set().union(*(repeated(request.DESCRIPTOR) for request in requests)) == MOST.keys()
+
+
+def test_a_value_that_does_not_fit_is_found_in_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    walked = 0
+    one = arguments._one
+
+    def counted(*args: Any) -> Any:
+        nonlocal walked
+        walked += 1
+        return one(*args)
+
+    monkeypatch.setattr(arguments, "_one", counted)
+    points = [[1, 2]] * 20
+    prompts = [{"points": points}] * 9 + [{"points": [*points, [1, "x"]]}]
+    with pytest.raises(InvalidRequest, match=r"prompts\[9\].points\[20\].y is 'x'"):
+        json_bodies.to_message(pb.SegmentRequest, {"prompts": prompts}, form=False)
+    assert walked == 10 + 3 * 201  # prompts, and points with their two coordinates
+
+
+NUMBERS = ["1e999", "-1e999", "1e39", "2147483648", "-9223372036854775809", "1.5", "9" * 1000]
+TEXTS = ['""', '"NaN"', '"Infinity"', '"1e999"', '"\\u0000"', '"é"', f'"{"9" * 5000}"']
+LISTS = ["[]", "[[]]", "[{}]", "[null]", "[1e39,0]", '["",""]', "[" * 300 + "]" * 300]
+OBJECTS = ["{}", '{"":""}', '{"":1}', '{"a":null}', '{"a":' * 300 + "1" + "}" * 300]
+HOSTILE = ["true", "null", *NUMBERS, *TEXTS, *LISTS, *OBJECTS]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+def test_any_value_of_any_field_is_read_or_refused(value: str) -> None:
+    def bodies(message: Any) -> list[str]:
+        found = []
+        for field in message.fields:
+            inner = [value, f"[{value}]"]
+            if field.message_type is not None and not field.message_type.GetOptions().map_entry:
+                below = bodies(field.message_type)
+                inner += [f"[{one}]" for one in below] if field.is_repeated else below
+            found += [f'{{"{field.json_name}":{one}}}' for one in inner]
+        return found
+
+    for request in {route.request for routes in ROUTES.values() for route in routes}:
+        for body in bodies(request.DESCRIPTOR):
+            with suppress(InvalidRequest):
+                fields = json_bodies.parse_object(body.encode())
+                message = json_bodies.to_message(request, fields, form=False, most=MOST)
+                assert not re.search(r": -?(nan|inf)$", str(message), re.MULTILINE), body
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "9" * 1001])
+def test_what_is_no_number_is_no_json(number: str) -> None:
+    with pytest.raises(InvalidRequest, match="is no number, or has more than 1,000 digits"):
+        json_bodies.parse_object(f'{{"id": [{number}]}}'.encode())
+    assert json_bodies.parse_object(b'{"id": %s}' % (b"9" * 1000)) == {"id": int("9" * 1000)}
+
+
+@pytest.mark.parametrize("text", ["5", "5.0", "5e0", "-0"])
+def test_a_whole_number_may_be_a_text(text: str) -> None:
+    for value in ({"top_k": text}, {"top_k": float(text)}):
+        message = json_bodies.to_message(pb.ClassifyRequest, value, form=False)
+        assert message.top_k == float(text)
+
+
+def test_short_chunks_of_a_form_are_parsed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    write = forms.MultipartParser.write
+
+    def noted(self: Any, data: bytes) -> int:
+        written.append(data)
+        return write(self, data)
+
+    monkeypatch.setattr(forms.MultipartParser, "write", noted)
+    body = form(("text", b"cat" * 100, False))
+    assert forms.parse(deque(bytes([one]) for one in body), FORM, 9) == {"text": ["cat" * 100]}
+    assert b"".join(written) == body
+    assert len(written) < len(body) / 10
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"--x\r\na: " + b"b" * 3000, "Maximum header size exceeded"),
+        (b"--x\r\n" + b"a: b\r\n" * 9, "Maximum header count exceeded"),
+        (b"\r\n" * 40_000 + b"--x--", "too long headers"),
+        (form(("text", b"cat", False)) + b"\r\n" * 40_000, "too long headers"),
+        (form(("text", b"cat", False))[:-4] + b" " * 70_000, "too long headers"),
+        (form(("text", b"\r\n--xa" * 12, False)), "more than 10 parts"),
+        (form(*[("text", b"cat", False)] * 12), "more than 10 parts"),
+    ],
+)
+def test_a_form_that_is_slow_to_parse_is_refused(body: bytes, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        forms.parse(deque([body]), FORM, 10)
+
+
+def test_the_headers_that_each_part_needs_are_read() -> None:
+    head = (
+        b'content-type: text/plain; charset=utf-8\r\ncontent-disposition: form-data; name="labels"'
+    )
+    body = (b"--x\r\n" + head + b"\r\n\r\na\r\n") * 3000 + b"--x--\r\n"
+    assert forms.parse(deque([body]), FORM, 3000) == {"labels": ["a"] * 3000}

@@ -275,7 +275,12 @@ LABELS = {"name": "point_labels", "shape": [1], "datatype": "INT32"}
             400,
             "fetches none",
         ),
+        *(
+            ("embed-text", {"id": one, "inputs": [TEXT]}, 400, "no text as 'id'")
+            for one in (5, {"a": []}, [[]])
+        ),
         ("segment", {"inputs": [IMAGE, {**POINTS, "data": ["x"]}]}, 400, "not FP32"),
+        ("segment", {"inputs": [IMAGE, {**POINTS, "data": [1e308, 1]}]}, 400, "not FP32"),
         ("segment", {"inputs": [IMAGE, POINTS]}, 400, "point_labels need the same length"),
         (
             "segment",
@@ -291,6 +296,13 @@ async def test_errors_have_the_protocols_shape(
     reply = await adapters.post(f"/v2/models/{model}/infer", json=asked)
     assert (reply.status_code, reply.json().keys()) == (code, {"error"})
     assert words in reply.json()["error"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
+async def test_an_id_that_is_no_number_is_refused(adapters: httpx.AsyncClient, number: str) -> None:
+    body = f'{{"id": {number}, "inputs": [{json.dumps(TEXT)}]}}'
+    reply = await adapters.post("/v2/models/embed-text/infer", content=body)
+    assert reply.status_code == 400
 
 
 @pytest.mark.parametrize(

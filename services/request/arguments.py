@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, cast
 
-import numpy as np
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
@@ -32,27 +31,25 @@ COORDINATES = {
 SHORT = {"Image": "a text of base64", "Point": "[x, y]", "Box": "[x_min, y_min, x_max, y_max]"}
 """The shortest forms of messages; others are objects."""
 DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
-STANDARD = bytes.maketrans(b"-_", b"+/")
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = 3.4028235e38  # of 32 bits
+Most = Mapping[str, int]
+"""The most values of repeated fields, by name."""
 
 
-def arguments(
-    message: Descriptor, value: Any, most: Mapping[str, int], path: str = ""
-) -> dict[str, Any]:
+def of(message: Descriptor, value: Any, most: Most, path: str = "") -> dict[str, Any]:
     """Return the keyword arguments of a message, and of the messages in it.
 
-    ``most`` limits the number of values of repeated fields, by their full names; ``path`` names the
-    value in errors. Raises InvalidRequest for an unknown field, a value of the wrong type, too many
-    values, or fields that exclude each other.
+    ``path`` names the value in errors. Raises InvalidRequest for an unknown field, a value of the
+    wrong type, too many values, or fields that exclude each other.
     """
     value = _expand(message, value)
     if not isinstance(value, dict):
         raise _misfit(path, value, SHORT.get(message.name, "an object"))
     check_names(message, value)
-    found = {}
+    known, found = names_of(message), {}
     for name, inner in value.items():
         if inner is not None:
-            field = cast(FieldDescriptor, named(message, name))
+            field = known[name]
             found[field.name] = _argument(field, inner, most, f"{path}.{name}" if path else name)
     return found
 
@@ -75,31 +72,21 @@ def _expand(message: Descriptor, value: Any) -> Any:
 
 
 @cache
-def _named(message: Descriptor) -> dict[str, tuple[FieldDescriptor, str]]:
-    """Return the fields by both of their JSON names, such as ``top_k`` and ``topK``.
-
-    Each has the name of its group, in which only one may be given.
-    """
-    known = {
-        name: (field, (field.containing_oneof or field).full_name)
-        for field in message.fields
-        for name in (field.name, field.json_name)
-    }
+def names_of(message: Descriptor) -> dict[str, FieldDescriptor]:
+    """Return the fields by both of their JSON names, such as ``top_k`` and ``topK``."""
+    known = {name: field for field in message.fields for name in (field.name, field.json_name)}
     return known | ({"image": known["images"]} if "images" in known else {})
-
-
-def named(message: Descriptor, name: str) -> FieldDescriptor | None:
-    return _named(message).get(name, (None, ""))[0]
 
 
 def check_names(message: Descriptor, values: Mapping[str, Any]) -> None:
     """Raise InvalidRequest for an unknown name, or names that exclude each other."""
-    known, given = _named(message), dict[str, str]()
+    known, given = names_of(message), dict[str, str]()
     for name, value in values.items():
-        if name not in known:
+        if (field := known.get(name)) is None:
             fields = ", ".join(message.fields_by_name).replace("images", "image or images")
             raise InvalidRequest(f"unknown field {name[:80]!r}; the fields are {fields}")
-        if value is not None and (other := given.setdefault(known[name][1], name)) != name:
+        group = (field.containing_oneof or field).full_name
+        if value is not None and (other := given.setdefault(group, name)) != name:
             raise InvalidRequest(f"{other!r} and {name!r} exclude each other: send one of them")
 
 
@@ -107,7 +94,7 @@ def is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
-def _argument(field: FieldDescriptor, value: Any, most: Mapping[str, int], path: str) -> Any:
+def _argument(field: FieldDescriptor, value: Any, most: Most, path: str) -> Any:
     if not field.is_repeated:
         return _one(field, value, most, path)
     if is_map(field):
@@ -115,24 +102,21 @@ def _argument(field: FieldDescriptor, value: Any, most: Mapping[str, int], path:
             raise _misfit(path, value, "an object of texts")
     elif not isinstance(value, list):
         raise _misfit(path, value, "a list")
-    if len(value) > (limit := most.get(field.full_name, len(value))):
-        owner, _, _ = path.rpartition(".")
-        where = f"{owner} has {len(value):,} {field.name}" if owner else ""
-        raise InvalidRequest(
-            f"{where or f'{len(value):,} {field.name} in one request'}, at most {limit:,}: "
-            "send fewer"
-        )
+    if len(value) > (limit := most.get(field.name, len(value))):
+        what = f"pairs of {field.name}" if isinstance(value, dict) else field.name
+        owner = path.rpartition(".")[0] or "one request"
+        raise InvalidRequest(f"{len(value):,} {what} in {owner}, at most {limit:,}: send fewer")
     if isinstance(value, dict):
         return value
     return [_one(field, each, most, f"{path}[{index}]") for index, each in enumerate(value)]
 
 
-def _one(field: FieldDescriptor, value: Any, most: Mapping[str, int], path: str) -> Any:
+def _one(field: FieldDescriptor, value: Any, most: Most, path: str) -> Any:
     if field.message_type is not None:
-        return arguments(field.message_type, value, most, path)
+        return of(field.message_type, value, most, path)
     convert, expected = SCALARS[field.cpp_type]
     try:
-        return convert(field, value)
+        return (_bytes if field.type == FieldDescriptor.TYPE_BYTES else convert)(field, value)
     except (ValueError, TypeError, OverflowError) as error:
         names = ", ".join(one.name for one in field.enum_type.values) if field.enum_type else ""
         raise _misfit(path, value, expected + names) from error
@@ -142,16 +126,16 @@ def _misfit(path: str, value: Any, expected: str) -> InvalidRequest:
     return InvalidRequest(f"{path or 'the body'} is {reprlib.repr(value)}: expected {expected}")
 
 
-def _text(field: FieldDescriptor, value: Any) -> str | bytes:
-    if field.type == FieldDescriptor.TYPE_BYTES:
-        return value if isinstance(value, bytes) else _bytes(field, value)
-    if not isinstance(value, str):
+def _same(field: FieldDescriptor, value: Any) -> str | bool:
+    if not isinstance(value, str if field.cpp_type == FieldDescriptor.CPPTYPE_STRING else bool):
         raise TypeError
     return value
 
 
 def _bytes(field: FieldDescriptor, value: Any) -> bytes:
-    """Return what base64 stands for; an RLE is ASCII."""
+    """Return what base64 stands for; an RLE is ASCII, and a file of a form is bytes already."""
+    if isinstance(value, bytes):
+        return value
     if not isinstance(value, str):
         raise TypeError
     if field.containing_type is RLE:
@@ -169,19 +153,13 @@ def _bytes(field: FieldDescriptor, value: Any) -> bytes:
     try:
         if value not in (digits, digits + padding):
             raise ValueError
-        encoded = (digits + padding).encode("ascii").translate(STANDARD)
+        encoded = (digits + padding).encode("ascii").translate(bytes.maketrans(b"-_", b"+/"))
         return binascii.a2b_base64(encoded, strict_mode=True)
     except ValueError as error:
         raise InvalidRequest(
             f"{field.name!r} is not base64: send letters, digits, + and / (or - and _), without "
             "line breaks, and = only as padding at the end"
         ) from error
-
-
-def _truth(field: FieldDescriptor, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise TypeError
-    return value
 
 
 def _integer(field: FieldDescriptor, value: Any) -> int:
@@ -202,15 +180,13 @@ def _number(field: FieldDescriptor, value: Any) -> float:
 
 
 def _choice(field: FieldDescriptor, value: Any) -> int:
-    known = cast(EnumDescriptor, field.enum_type).values_by_name
-    return (
-        known[value].number if isinstance(value, str) and value in known else _integer(field, value)
-    )
+    found = cast(EnumDescriptor, field.enum_type).values_by_name.get(value)
+    return found.number if found else _integer(field, value)
 
 
 SCALARS: dict[int, tuple[Callable[[FieldDescriptor, Any], Any], str]] = {
-    FieldDescriptor.CPPTYPE_STRING: (_text, "a text"),
-    FieldDescriptor.CPPTYPE_BOOL: (_truth, "true or false"),
+    FieldDescriptor.CPPTYPE_STRING: (_same, "a text"),
+    FieldDescriptor.CPPTYPE_BOOL: (_same, "true or false"),
     FieldDescriptor.CPPTYPE_INT32: (_integer, "a whole number"),
     FieldDescriptor.CPPTYPE_INT64: (_integer, "a whole number"),
     FieldDescriptor.CPPTYPE_FLOAT: (_number, "a number"),
