@@ -173,8 +173,7 @@ def _integer(field: FieldDescriptor, value: Any) -> int:
 
 
 def _number(field: FieldDescriptor, value: Any) -> float:
-    number = float(value)
-    if not abs(number) <= LARGEST:  # nor NaN
+    if not abs(number := float(value)) <= LARGEST:  # nor NaN
         raise ValueError
     return number
 

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 CHARSET_FIELD = "_charset_"
 """The field in which browsers name the encoding of all others (RFC 7578, section 4.6)."""
 JOINED = 16  # chunks that are parsed at once: each costs time, however small it is
-MAX_HEADER = 2048
-"""Bytes of one header: the time of ``parse_options_header`` grows with the square."""
+MAX_HEADER = 2048  # bytes: the time of parse_options_header grows with the square
 IMAGE_FILE = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
 
 
@@ -43,7 +42,7 @@ def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> dict[str,
             block = b"".join(chunks.popleft() for _ in range(min(JOINED, len(chunks))))
             # What only resembles a delimiter costs as much as one.
             delimiters += block.count(b"\r\n--" + boundary)
-            if delimiters > most_parts + 1:
+            if delimiters > most_parts:
                 raise InvalidRequest(f"the form has more than {most_parts:,} parts: send fewer")
             parser.write(block)
             size += len(block)

@@ -36,8 +36,7 @@ M = TypeVar("M", bound=Message)
 
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 """An escaped UTF-16 surrogate, which is a character only as half of a pair."""
-MAX_DIGITS = 1000
-"""Of a whole number: the time to read one grows with the square."""
+MAX_DIGITS = 1000  # of a whole number: the time to read one grows with the square
 TENSOR = descriptor(pb.Tensor)
 
 
@@ -167,8 +166,7 @@ def to_message(request: type[M], fields: Fields, form: bool, most: Most | None =
 
 def _from_form(message: Descriptor, fields: Fields) -> Fields:
     """Convert form values to JSON values; files stay bytes, because base64 would only cost time."""
-    texts = [c for contents in fields.values() for c in contents if isinstance(c, str)]
-    _check_values(texts, "the form")
+    _check_values([c for cs in fields.values() for c in cs if isinstance(c, str)], "the form")
     values: Fields = {}
     for name, contents in fields.items():
         field = names_of(message)[name]

@@ -28,6 +28,7 @@ bytes. By default, the largest request that is allowed has 330,000: 256 prompts 
 and not_texts each."""
 FORM_HEADERS, PART_HEADERS = 2**16, 256  # bytes of a form besides its values, and more per part
 MAX_ITEMS = 1024  # in one IndexRequest
+MAX_OUTPUTS = 64  # in one EmbedRequest, repeated ones included
 
 
 def image_limits(settings: Settings) -> ImageLimits:
@@ -53,7 +54,7 @@ def most_values(settings: Settings) -> dict[str, int]:
         ("metadata", MAX_VALUES),  # its bytes are limited for each item
         ("filter", MAX_FILTER),
         ("ids", MAX_TOP_K),
-        ("outputs shape", OTHER_FIELDS),
+        ("outputs shape", MAX_OUTPUTS),
     )
     return {name: most for names, most in rows for name in names.split()}
 

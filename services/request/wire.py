@@ -28,6 +28,7 @@ from samclip_core.types import (
     TextPrompt,
 )
 from services.cache.entry import Entries, Entry
+from services.request.limits import MAX_OUTPUTS
 
 FIELDS = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "clip_pooled_D"}
 """The field of ImageFeatures for each output of Embed."""
@@ -114,6 +115,8 @@ def to_embedding(output: pb.Output, entry: Entry, inline: bool) -> pb.Tensor:
 
 def to_outputs(requested: Sequence[pb.Output]) -> tuple[pb.Output, ...]:
     """Return the outputs of an EmbedRequest without duplicates, in order; none means all."""
+    if len(requested) > MAX_OUTPUTS:
+        raise InvalidRequest(f"{len(requested):,} outputs, at most {MAX_OUTPUTS}: name each once")
     for output in requested:
         if output not in FIELDS:
             raise InvalidRequest(

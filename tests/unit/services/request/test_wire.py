@@ -73,6 +73,8 @@ def test_outputs_are_each_once_in_order_and_all_by_default():
     assert wire.to_outputs([]) == (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
     with pytest.raises(InvalidRequest, match="output 0 is unknown"):
         wire.to_outputs([pb.OUTPUT_UNSPECIFIED])
+    with pytest.raises(InvalidRequest, match="65 outputs, at most 64: name each once"):
+        wire.to_outputs([pb.SAM] * 65)
 
 
 def test_features_come_back_from_an_embed_response():
