@@ -159,8 +159,7 @@ def to_message(request: type[M], fields: Fields, form: bool, most: Most | None =
     if form:
         fields = _from_form(kind, fields)
     elif is_single(request, fields):
-        fields = {("images" if n == "image" else n): v for n, v in fields.items() if v is not None}
-        fields["images"] = [fields["images"]]
+        fields = {**fields, "image": None, "images": [fields["image"]]}
     return request(**arguments.of(kind, fields, most or {}))
 
 
