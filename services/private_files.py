@@ -5,6 +5,8 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from samclip_core.io.files import check_parents, make_private
+
 OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
@@ -12,9 +14,9 @@ def make_folder(folder: Path) -> None:
     """Make a folder that only this user can access, or make an existing one private.
 
     A folder of another owner, such as a volume mounted for a group, keeps its permissions. Raises
-    OSError for a folder that all users can write to, such as /tmp.
+    OSError for a folder that all users can write to, such as /tmp, or that others could replace.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(folder)
     status = folder.stat()
     ours = status.st_uid == os.geteuid()
     if status.st_mode & stat.S_ISVTX or (status.st_mode & stat.S_IWOTH and not ours):
@@ -46,10 +48,4 @@ def check_folder(folder: Path) -> None:
             f"{folder} has mode {mode:04o} and user {status.st_uid}, expected 0700 and "
             f"{os.geteuid()}: another user could take over processes that use it"
         )
-    for parent in folder.resolve().parents:
-        mode = stat.S_IMODE(parent.stat().st_mode)
-        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
-            raise PermissionError(
-                f"{parent} has mode {mode:04o}, so another user could replace {folder}: set "
-                f"TMPDIR to a private folder, or run `chmod +t {parent}`"
-            )
+    check_parents(folder)

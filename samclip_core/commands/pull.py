@@ -6,12 +6,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.errors import CheckpointError
-from samclip_core.io import checkpoint
+from samclip_core.io import checkpoint, hub
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,15 +53,9 @@ def pull(repository: str, out: Path, revision: str | None = None) -> str:
     if out.exists():
         raise CheckpointError(f"{out} exists: choose a new directory with --out")
     partial = out.with_name(f".{out.name}.pull")
-    try:
-        hf_hub_download(repository, checkpoint.MANIFEST, revision=revision, local_dir=partial)
-    except EntryNotFoundError as error:
-        raise CheckpointError(
-            f"{repository} has no {checkpoint.MANIFEST}: expected a repository that `samclip push` "
-            "has written"
-        ) from error
+    hub.download_manifest(repository, checkpoint.MANIFEST, revision=revision, local_dir=partial)
     names = checkpoint.file_names(partial)
-    snapshot_download(repository, revision=revision, local_dir=partial, allow_patterns=names)
+    hub.download(repository, names, revision=revision, local_dir=partial)
     checkpoint.verify(partial)
     shutil.rmtree(partial / ".cache")  # the hub's records of the download
     partial.rename(out)

@@ -8,11 +8,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.errors import CheckpointError
-from samclip_core.io import checkpoint
+from samclip_core.io import checkpoint, hub
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,23 +54,22 @@ def push(directory: Path, repository: str, private: bool = False) -> str:
     CheckpointError if a file is damaged, or the manifest in the repository, and the hub's errors.
     """
     checkpoint.verify(directory)
-    hub = HfApi()
-    address = hub.create_repo(repository, private=private, exist_ok=True)
-    hub.upload_folder(
+    api = HfApi()
+    address = api.create_repo(repository, private=private, exist_ok=True)
+    api.upload_folder(
         repo_id=repository,
         folder_path=directory,
         commit_message=f"samclip push: digest {checkpoint.digest(directory)}",
-        allow_patterns=checkpoint.file_names(directory),
-        delete_patterns=[glob.escape(name) for name in _former_files(hub, repository)],
+        allow_patterns=[glob.escape(name) for name in checkpoint.file_names(directory)],
+        delete_patterns=[glob.escape(name) for name in _former_files(repository)],
     )
     return str(address)
 
 
-def _former_files(hub: HfApi, repository: str) -> list[str]:
+def _former_files(repository: str) -> list[str]:
     """Return the files of the checkpoint in a repository; none if it has no manifest."""
     with TemporaryDirectory() as scratch:
-        try:
-            hub.hf_hub_download(repository, checkpoint.MANIFEST, local_dir=scratch)
-        except EntryNotFoundError:
-            return []
-        return checkpoint.file_names(Path(scratch))
+        names = [checkpoint.MANIFEST]
+        directory = hub.download(repository, names, hub.MAX_MANIFEST_BYTES, local_dir=scratch)
+        found = (directory / checkpoint.MANIFEST).is_file()
+        return checkpoint.file_names(directory) if found else []

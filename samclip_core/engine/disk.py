@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from samclip_core.io import files
+
 logger = logging.getLogger(__name__)
 
 UNUSED_S = 30 * 86400
@@ -27,7 +29,8 @@ class DiskCache:
         if folder is None:
             return
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            files.make_private(folder)
+            self._folder = folder = folder.resolve()  # a link could lead elsewhere later
             about = folder.stat()
             if about.st_uid != _user() or about.st_mode & 0o077:
                 raise PermissionError(f"{folder} is open to other users: chmod 700 {folder}")

@@ -274,16 +274,25 @@ def _read_graphs(directory: Path) -> dict[str, Any]:
 def _read_manifest(directory: Path) -> tuple[dict[str, str], str]:
     """Return the files' digests and the digest over all files, after checking that they agree."""
     try:
-        manifest = json.loads((directory / MANIFEST).read_bytes())
+        with (directory / MANIFEST).open("rb") as file:
+            manifest = json.loads(file.read(hub.MAX_MANIFEST_BYTES))
         files, value = manifest["files"], manifest["digest"]
-        consistent = _digest_of(files) == value
+        graphs_ = manifest.get("graphs", {}).get("files", {})
+        stated = all(isinstance(entry["sha256"], str) for entry in graphs_.values())
+        plain = all(map(_is_plain, (*files, *graphs_)))
+        consistent = _digest_of(files) == value and stated and plain
     except FileNotFoundError:
         raise CheckpointError(f"{directory} is not a checkpoint: it has no {MANIFEST}") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         consistent = False
     if not consistent:
         raise _damaged(directory, MANIFEST)
     return files, value
+
+
+def _is_plain(name: str) -> bool:
+    """Return whether this is a file's name on any system: no path, and nothing that is hidden."""
+    return name.isprintable() and name[:1] not in ("", ".") and not {*name} & {*"/\\:"}
 
 
 def verified(directory: Path, name: str) -> Path:

@@ -1,20 +1,57 @@
-"""Files that are replaced as a whole, so that a reader never sees a half-written one."""
+"""Files that are replaced as a whole, and folders that no other user can replace."""
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; afterwards that file replaces ``path``.
+def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
+    """Yield a path to write to; afterwards that file replaces ``path``, or the target of a link.
 
-    If the block raises, ``path`` stays as it was and the new file is removed.
+    With ``mode``, a new file of these permissions is there already. If the block raises, ``path``
+    stays as it was and the new file is removed. Raises OSError if ``path`` is no regular file.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        raise FileExistsError(errno.EEXIST, "not a regular file: name another one", str(path))
     partial = path.with_name(f".{path.name}.partial")
     try:
+        if mode is not None:
+            partial.unlink(missing_ok=True)
+            os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield partial
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     partial.replace(path)
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder and the parents that it lacks, for this user alone. Raises OSError."""
+    for each in reversed((folder, *folder.parents)):
+        if not each.is_dir():
+            each.mkdir(mode=0o700, exist_ok=True)
+    check_parents(folder)
+
+
+def check_parents(folder: Path) -> None:
+    """Raise PermissionError if another user could put a folder of their own in this one's place.
+
+    Trusted are root, this process's user and primary group, and the owner of the folder.
+    """
+    folder = folder.resolve()
+    users, groups = {0, os.geteuid(), folder.stat().st_uid}, {0, os.getegid()}
+    for parent in folder.parents:
+        status = parent.stat()
+        shared = status.st_mode & (stat.S_IWOTH | (0 if status.st_gid in groups else stat.S_IWGRP))
+        sticky = status.st_mode & stat.S_ISVTX  # as /tmp: only owners rename what is in it
+        if status.st_uid not in users or (shared and not sticky):
+            raise PermissionError(
+                f"{parent} has mode {stat.S_IMODE(status.st_mode):04o} and user {status.st_uid}, "
+                f"so another user could replace {folder}: choose a folder below one that only "
+                "this user and root can change"
+            )

@@ -3,14 +3,19 @@
 They are kept in the hub's own cache, as every program with ``huggingface_hub`` does.
 """
 
+import glob
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from samclip_core.errors import CheckpointError
 
 Names = Callable[[Path], Sequence[str]]
 
+MAX_BYTES = 64 * 2**30
+"""The files of one checkpoint; the largest published encoders have a tenth of it."""
+MAX_MANIFEST_BYTES = 2**20
 _NAME = re.compile(r"hf://([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -43,26 +48,43 @@ def _snapshot(
     name: re.Match[str], manifest: str, file_names: Names, local_files_only: bool
 ) -> Path:
     """Return the folder with all files of the manifest."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    def get(*names: str) -> Path:
-        folder = snapshot_download(
-            name[1],
-            revision=name[2],
-            allow_patterns=list(names),
-            local_files_only=local_files_only,
-        )
-        return Path(folder)
-
-    directory = get(manifest)
-    if not (directory / manifest).is_file():
-        raise CheckpointError(
-            f"{name[1]} has no {manifest}: expected a repository that `samclip push` has written"
-        )
+    where = {"revision": name[2], "local_files_only": local_files_only}
+    directory = download_manifest(name[1], manifest, **where)
     names = file_names(directory)
     if all((directory / one).is_file() for one in names):
         return directory
     if local_files_only:
         raise LocalEntryNotFoundError(f"{directory} is not complete")
-    return get(*names)
+    return download(name[1], names, **where)
+
+
+def download_manifest(repository: str, manifest: str, **where: Any) -> Path:
+    """Return the folder with the manifest. Raises CheckpointError if the repository has none."""
+    directory = download(repository, [manifest], MAX_MANIFEST_BYTES, **where)
+    if not (directory / manifest).is_file():
+        raise CheckpointError(
+            f"{repository} has no {manifest}: expected a repository that `samclip push` has written"
+        )
+    return directory
+
+
+def download(repository: str, names: Sequence[str], most: int = MAX_BYTES, **where: Any) -> Path:
+    """Return the folder of a repository's files of these names; ``where`` is the hub's.
+
+    Raises CheckpointError once more than ``most`` bytes have arrived, and the hub's errors.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import tqdm
+
+    class Bounded(tqdm):  # the hub's only way to see bytes as they arrive
+        def update(self, n: float | None = 1) -> bool | None:
+            self.arrived: float = getattr(self, "arrived", 0) + (n or 0)  # also if none is shown
+            if self.arrived > most:
+                raise CheckpointError(f"{repository} sends more than the limit of {most:,} bytes")
+            return super().update(n)
+
+    patterns = [glob.escape(name) for name in names]
+    folder = snapshot_download(repository, allow_patterns=patterns, tqdm_class=Bounded, **where)
+    return Path(folder)

@@ -21,6 +21,7 @@ from typing import Self
 from samclip.cli.formats import table
 from samclip.cli.usage import Parser
 
+from samclip_core.io.files import replacing
 from services.request.callers import COMMON, NAME
 from services.settings import Settings, SettingsError
 
@@ -109,13 +110,10 @@ def write(file: Path, keys: Sequence[Key]) -> None:
 
     Only its owner can read a new file. Raises SettingsError if the owner cannot be kept.
     """
-    partial = file.with_name(f".{file.name}.partial")
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as output:
-        output.write(_HEADER + "".join(f"{key}\n" for key in keys))
-    if file.exists():
-        _dress_as(file, partial)
-    partial.replace(file)
+    with replacing(file, 0o600) as partial:
+        partial.write_text(_HEADER + "".join(f"{key}\n" for key in keys))
+        if file.exists():
+            _dress_as(file, partial)
 
 
 def _dress_as(file: Path, partial: Path) -> None:
@@ -124,7 +122,6 @@ def _dress_as(file: Path, partial: Path) -> None:
     try:
         os.chown(partial, status.st_uid, status.st_gid)
     except PermissionError as error:
-        partial.unlink()
         raise SettingsError(
             f"{file} belongs to user {status.st_uid} and group {status.st_gid}, which could not "
             "read a file written by this user: change it as that user or as root"

@@ -20,6 +20,7 @@ from samclip.cli.usage import Parser
 from tqdm import tqdm
 
 from samclip_core.errors import InvalidRequest, NotFound, SamClipError, Unavailable
+from samclip_core.io.files import replacing
 from services.retrieval import engine
 from services.retrieval.index import OF, Collections, Description, check_dtype
 from services.settings import Settings, SettingsError
@@ -71,18 +72,10 @@ def _writable(name: str) -> Iterator[BinaryIO]:
     if name == "-":
         yield sys.stdout.buffer
         return
-    file = Path(name)
-    partial = file.with_name(f".{file.name}.partial")
-    partial.unlink(missing_ok=True)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    try:
-        with os.fdopen(os.open(partial, flags, 0o600), "wb") as output:
-            yield output
-            output.flush()
-            os.fsync(output.fileno())
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(Path(name), 0o600) as partial, partial.open("wb") as output:
+        yield output
+        output.flush()
+        os.fsync(output.fileno())
 
 
 def write(index: Collections, output: BinaryIO) -> int:

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -329,3 +330,14 @@ def test_a_folder_in_use_and_a_redis_that_is_down_are_named(
     assert backup.main([str(tmp_path / "backup")]) == 1
     assert "Redis does not answer" in capsys.readouterr().err
     assert not (tmp_path / "backup").exists()
+
+
+def test_what_is_no_file_is_not_replaced(
+    use: Callable[[str, str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`samclip backup /dev/null` as root must not replace the device."""
+    use("files", "a")
+    os.mkfifo(tmp_path / "pipe")
+    assert backup.main([str(tmp_path / "pipe")]) == 1
+    assert "not a regular file" in capsys.readouterr().err
+    assert (tmp_path / "pipe").is_fifo()

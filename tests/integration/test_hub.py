@@ -130,3 +130,46 @@ def test_a_repository_without_a_checkpoint_is_an_error(hub: Hub, samclip: Run):
         assert found.returncode == 1
         assert "manifest.json" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_names_of_files_are_no_patterns(hub: Hub, samclip: Run, tmp_path: Path):
+    directory = make_tiny_checkpoint(tmp_path / "small")
+    (directory / "notes [1]*.txt").write_text("a file of the checkpoint")
+    checkpoint.seal(directory)
+    (directory / "notes 1.txt").write_text("a secret")
+    assert samclip("push", directory, "me/small").returncode == 0
+    assert hub.files is not None
+    assert hub.files.keys() == {".gitattributes", *checkpoint.file_names(directory)}
+    hub.files["notes 1.txt"] = b"another file"
+    pulled = samclip("pull", "me/small")
+    assert pulled.returncode == 0, pulled.stderr
+    copied = {path.name for path in (tmp_path / "here/small").iterdir()}
+    assert copied == {*checkpoint.file_names(directory)}
+    assert samclip("info", "hf://me/small").returncode == 0
+    assert not [*(tmp_path / "home").rglob("notes 1.txt")]
+
+
+@pytest.mark.parametrize("words", [("pull", "me/small"), ("info", "hf://me/small")])
+def test_a_manifest_of_many_bytes_is_not_read(
+    hub: Hub, samclip: Run, tmp_path: Path, words: tuple[str, ...]
+):
+    hub.files = {checkpoint.MANIFEST: b" " * (2**20 + 1) + b"{}"}
+    found = samclip(*words)
+    assert found.returncode == 1
+    assert "me/small sends more than the limit of 1,048,576 bytes" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_bytes_are_counted_as_they_arrive(hub: Hub, samclip: Run, tmp_path: Path):
+    hub.files = {"a": b"1" * 600, "b": b"2" * 600}
+    environment = os.environ | {"HF_ENDPOINT": hub.address, "PYTHONPATH": sources()}
+    code = "from samclip_core.io import hub; print(hub.download('me/small', {}, {}))"
+    for hidden, most in (("0", 1200), ("0", 1199), ("1", 1199)):
+        environment |= {
+            "HF_HUB_DISABLE_PROGRESS_BARS": hidden,
+            "HF_HOME": f"{tmp_path}/{hidden}{most}",
+        }
+        command = [sys.executable, "-c", code.format(["a", "b"], most)]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert (run.returncode == 0) == (most == 1200), run.stderr
+        assert most == 1200 or "more than the limit of 1,199 bytes" in run.stderr

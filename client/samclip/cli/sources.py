@@ -52,11 +52,18 @@ def check_ids(found: Sequence[Source]) -> None:
 def output_names(found: Sequence[Source]) -> list[str]:
     """Return a relative path per image for what is written about it: its id without suffix.
 
-    Images that differ only in their suffix keep it, except beside one that is not read. Raises
-    ValueError if two ids are the same.
+    Images whose names would be the same keep it, except beside one that is not read. Raises
+    ValueError if two ids are the same, or one leads out of the folder.
     """
     check_ids(found)
+    for source in found:
+        if ".." in PurePosixPath(source.id).parts or PurePosixPath(source.id).is_absolute():
+            raise ValueError(
+                f"{source.name} has the id {source.id!r}, which leads out of the folder that is "
+                "written: give the path of the image without '..'"
+            )
     stems = [str(PurePosixPath(source.id).with_suffix("")) for source in found]
     named = list(zip(found, stems, strict=True))
-    count = Counter(stem for source, stem in named if not source.problem)
+    names = [{stem, source.id} for source, stem in named if not source.problem]
+    count = Counter(name for both in names for name in both)
     return [stem if count[stem] <= 1 else source.id for source, stem in named]

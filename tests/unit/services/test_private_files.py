@@ -1,5 +1,6 @@
 import os
 import stat
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -96,6 +97,21 @@ def test_a_folder_that_others_may_replace_is_found(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     with pytest.raises(PermissionError, match="could replace"):
         private_files.check_folder(folder)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
+@pytest.mark.parametrize("use", [private_files.make_folder, private_files.check_folder])
+def test_a_folder_below_that_of_another_user_is_found(
+    tmp_path: Path, use: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "theirs" / "service"
+    private_files.make_folder(folder)
+    use(folder)
+    os.chown(folder.parent, 4321, 4321)
+    with pytest.raises(PermissionError, match="could replace"):
+        use(folder)
+    os.chown(folder, 4321, 4321)
+    private_files.make_folder(folder)  # a volume of that user
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from samclip import cli
+from samclip.cli import sources
 
 from tests.fake_server import FakeService
 
@@ -245,3 +246,37 @@ def test_a_single_value_is_split_at_commas_and_several_never_are(
     for command in ("classify", "semantic", "everything"):
         ask(command, photo, *given)
         assert list(server[0].calls[-1][0].labels) == labels
+
+
+@pytest.mark.parametrize("end", ["..", "%2e%2e", "x%2f..", "x/%2E%2E", "..%5c..", "%5c..%5c..", ""])
+def test_an_address_names_nothing_outside_the_folder_that_is_written(
+    end: str, server: tuple[FakeService, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = io.BytesIO()
+    Image.new("L", (6, 4)).save(picture, "PNG")
+    monkeypatch.setattr("samclip.images.download", lambda url: picture.getvalue())
+    site = "http://127.0.0.1:9"
+    given = [f"{site}/{end}", f"{site}/b.png", "--server", server[1]]
+    for number, more in enumerate(([], ["--format", "yolo"])):
+        out = tmp_path / str(number) / "between" / "out"
+        assert cli.main(["everything", *given, "--out", str(out), *more]) == 0
+        (folder,) = (tmp_path / str(number)).rglob("*/out")
+        written = {path for path in (tmp_path / str(number)).rglob("*") if path.is_file()}
+        assert written == {path for path in folder.rglob("*") if path.is_file()}
+        assert len({path.parent if not more else path.name for path in written}) > 1
+
+
+def test_a_pattern_names_nothing_outside_the_folder_that_is_written(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    given = [f"{folder}/*/../../photos/*.png", str(folder / "b.PNG")]
+    assert cli.main(["everything", *given, "--out", str(tmp_path / "out")]) == 1
+    assert "leads out of the folder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_two_images_share_an_output_name(folder: Path) -> None:
+    for name in ("a.jpg", "a.png.png", "more/c.jpg.png"):
+        (folder / name).write_bytes((folder / "a.png").read_bytes())
+    names = sources.output_names(sources.expand([str(folder)]))
+    assert sorted(names) == sorted(["a.jpg", "a.png", "a.png.png", "b", "more/c", "more/c.jpg.png"])

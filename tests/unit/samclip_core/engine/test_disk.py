@@ -40,6 +40,31 @@ def test_a_folder_that_others_can_enter_is_not_used(
     assert "chmod 700" in caplog.text
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can change a folder's owner")
+def test_a_folder_below_that_of_another_user_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parent = tmp_path / "theirs"
+    DiskCache(parent / "compiled", "key").write("graph", b"machine code")
+    os.chown(parent, 4321, 4321)
+    cache = DiskCache(parent / "compiled", "key")
+    assert not cache.usable
+    assert cache.read("graph") is None
+    assert "could replace" in caplog.text
+
+
+def test_a_link_to_the_folder_is_followed_once(tmp_path: Path) -> None:
+    for name in ("compiled", "other"):
+        (tmp_path / name).mkdir(mode=0o700)
+    (tmp_path / "link").symlink_to("compiled")
+    cache = DiskCache(tmp_path / "link", "key")
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("other")
+    cache.write("graph", b"machine code")
+    assert not [*(tmp_path / "other").iterdir()]
+    assert cache.read("graph") == b"machine code"
+
+
 def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "compiled").write_text("mine")
     cache = DiskCache(tmp_path / "compiled", "key")

@@ -1,5 +1,6 @@
 """Checkpoint directories with two small modules as network and text tower."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -184,3 +185,26 @@ def test_resolve(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert checkpoint.resolve(saved) == saved.resolve()
     with pytest.raises(CheckpointError, match=r"bundled \(one\).*samclip convert.*samclip train"):
         checkpoint.resolve("two")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/etc/passwd", "a/b", "..", ".hidden", "", "a\\b", "c:x", "\x1b[2J", "a\u202eb"],
+)
+def test_a_manifest_names_plain_files_alone(tmp_path: Path, name: str) -> None:
+    for graphs in (False, True):
+        files = {} if graphs else {name: "0" * 64}
+        manifest = {"digest": checkpoint._digest_of(files), "files": files}
+        if graphs:
+            manifest["graphs"] = {"files": {name: {"sha256": "0" * 64}}}
+        (tmp_path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+        with pytest.raises(CheckpointError, match=r"manifest\.json is missing or differs"):
+            checkpoint.file_names(tmp_path)
+
+
+@pytest.mark.parametrize("graphs", [[], {"files": []}, {"files": {"a": 1}}, {"files": {"a": {}}}])
+def test_a_manifest_of_another_form_is_damaged(tmp_path: Path, graphs: object) -> None:
+    manifest = {"digest": checkpoint._digest_of({}), "files": {}, "graphs": graphs}
+    (tmp_path / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.verify(tmp_path)

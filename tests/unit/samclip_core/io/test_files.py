@@ -1,6 +1,10 @@
+import os
+import stat
+from pathlib import Path
+
 import pytest
 
-from samclip_core.io.files import replacing
+from samclip_core.io.files import check_parents, make_private, replacing
 
 
 def test_a_file_is_replaced_as_a_whole(tmp_path):
@@ -28,3 +32,71 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path, error):
         write()
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_only_files_are_replaced(tmp_path):
+    """A device, such as /dev/null, would become a file: root may do that."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "folder", "link"):
+        with pytest.raises(FileExistsError, match="not a regular file"), replacing(tmp_path / name):
+            pytest.fail("nothing may be written")
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+    assert {path.name for path in tmp_path.iterdir()} == {"pipe", "folder", "link"}
+
+
+def test_a_link_stays_a_link_to_what_is_written(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/file").write_text("old")
+    (tmp_path / "link").symlink_to("folder/file")
+    with replacing(tmp_path / "link") as partial:
+        partial.write_text("new")
+    assert (tmp_path / "link").readlink() == Path("folder/file")
+    assert (tmp_path / "folder/file").read_text() == "new"
+
+
+def test_a_link_in_the_place_of_the_new_file_is_not_followed(tmp_path):
+    (tmp_path / "mine").write_text("old")
+    (tmp_path / ".file.partial").symlink_to("mine")
+    with replacing(tmp_path / "file", 0o600) as partial:
+        partial.write_text("new")
+    assert (tmp_path / "mine").read_text() == "old"
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    ("mode", "user", "group", "safe"),
+    [
+        (0o755, 0, 0, True),
+        (0o775, 0, 0, True),
+        (0o777, 0, 0, False),
+        (0o1777, 0, 0, True),  # as /tmp
+        (0o775, 0, 4321, False),
+        (0o1775, 0, 4321, True),
+        (0o700, 4321, 0, False),
+        (0o1777, 4321, 0, False),  # its owner may rename everything in it
+    ],
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change a folder's owner")
+def test_a_folder_that_others_could_replace_is_found(tmp_path, mode, user, group, safe):
+    parent = tmp_path / "parent"
+    folder = parent / "between" / "folder"
+    folder.mkdir(parents=True)
+    os.chown(parent, user, group)
+    parent.chmod(mode)
+    if safe:
+        check_parents(folder)
+    else:
+        with pytest.raises(PermissionError, match=rf"{parent} has mode .* could replace {folder}"):
+            check_parents(folder)
+
+
+def test_new_parents_are_as_private_as_the_folder(tmp_path):
+    before = os.umask(0)
+    try:
+        make_private(tmp_path / "a" / "b" / "c")
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.rglob("*")}
+    assert modes == {0o700}
