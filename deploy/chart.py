@@ -20,6 +20,7 @@ DATA = r"""data:
 {{ merge (deepCopy .Values.environment) $ours | toYaml | indent 2 }}
 """
 WORKERS = "spec.rayClusterConfig.workerGroupSpecs.0"
+NAMESPACE = "namespaceSelector.matchLabels.kubernetes~io/metadata~name"
 CONTAINER = "spec.template.spec.containers.0"
 VALUES = {
     "HorizontalPodAutoscaler samclip-front-door": {
@@ -33,6 +34,10 @@ VALUES = {
         f"{WORKERS}.template.spec.containers.0.resources.requests.cpu": ".workers.cpu | quote",
         f"{WORKERS}.template.spec.containers.0.resources.requests.memory": ".workers.memory",
         f"{WORKERS}.template.spec.containers.0.resources.limits.memory": ".workers.memory",
+    },
+    "NetworkPolicy samclip-nodes": {
+        f"spec.ingress.2.from.0.{NAMESPACE}": ".namespaces.operator | quote",
+        f"spec.ingress.3.from.0.{NAMESPACE}": ".namespaces.prometheus | quote",
     },
     "StatefulSet samclip-redis": {
         f"{CONTAINER}.args.4": ".redis.maxmemory",

@@ -173,6 +173,9 @@ def test_all_replicas_compute_in_one_precision(serving: list[Manifest]) -> None:
     assert not any("dtype" in app.get("args", ()) for app in CONFIG["applications"])
 
 
+NAMESPACE = "kubernetes.io/metadata.name"
+
+
 def selects(selector: dict[str, Any], labels: dict[str, str]) -> bool:
     return selector["matchLabels"].items() <= labels.items()
 
@@ -194,6 +197,23 @@ def test_only_the_front_door_reaches_the_inner_ports_from_elsewhere(
             assert ports == inner
         else:
             assert not ports >= inner
+
+
+def test_a_policy_admits_no_pods_of_any_namespace(serving: list[Manifest]) -> None:
+    """A pod's label is its maker's choice, a namespace's name is not."""
+    for policy in of_kind(serving, "NetworkPolicy").values():
+        for rule in policy["spec"]["ingress"]:
+            for peer in rule.get("from", ()):
+                assert peer.get("namespaceSelector") != {}, policy["metadata"]["name"]
+    peers = [rule["from"][0] for rule in spec(serving, "NetworkPolicy", "samclip-nodes")["ingress"]]
+    admitted = {
+        peer["podSelector"]["matchLabels"]["app.kubernetes.io/name"]: labels[NAMESPACE]
+        for peer in peers
+        if NAMESPACE in (labels := peer.get("namespaceSelector", {}).get("matchLabels", {}))
+    }
+    assert admitted == {"kuberay-operator": "kuberay-operator", "prometheus": "monitoring"}
+    for name in admitted.values():
+        assert f"`{name}`" in README
 
 
 def test_only_the_nodes_reach_either_redis(serving: list[Manifest]) -> None:
