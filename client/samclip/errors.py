@@ -12,7 +12,17 @@ ServiceError
 └── InternalError      any other status
 """
 
+import re
+
 import grpc
+
+_OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters, and those that end a line or turn the direction of writing."""
+
+
+def plain(text: str, keep: str = "") -> str:
+    """Return a text that a terminal shows and does not obey: as JSON escapes such characters."""
+    return _OBEYED.sub(lambda c: c[0] if c[0] in keep else f"\\u{ord(c[0]):04x}", text)
 
 
 class ServiceError(Exception):
@@ -23,7 +33,7 @@ class ServiceError(Exception):
         self.code, self.message, self.request_id = code, message, request_id
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.code.name}, request {self.request_id})"
+        return plain(f"{self.message} ({self.code.name}, request {self.request_id})")
 
 
 class InvalidArgument(ServiceError):

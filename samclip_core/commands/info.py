@@ -9,7 +9,7 @@ from typing import Any
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from samclip_core.errors import CheckpointError
+from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint
 
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"samclip info: {error}", file=sys.stderr)
         return 1
     text = json.dumps(found, indent=2, ensure_ascii=False) if args.json else "\n".join(lines(found))
-    print(text)
+    print(plain(text, keep="\n"))
     return 0
 
 
@@ -64,9 +64,9 @@ def lines(value: Mapping[str, Any], indent: str = "") -> list[str]:
     found = []
     for name, item in value.items():
         if isinstance(item, Mapping):
-            found += [f"{indent}{name}:", *lines(item, indent + "  ")]
+            found += [plain(f"{indent}{name}:"), *lines(item, indent + "  ")]
         elif isinstance(item, list):
-            found.append(f"{indent}{name}: {', '.join(map(str, item))}")
+            found.append(plain(f"{indent}{name}: {', '.join(map(str, item))}"))
         else:
-            found.append(f"{indent}{name}: {item}")
+            found.append(plain(f"{indent}{name}: {item}"))
     return found

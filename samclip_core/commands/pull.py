@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from samclip_core.errors import CheckpointError
+from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub
 
 
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         digest = pull(args.repository, out, args.revision)
     except (CheckpointError, HfHubHTTPError, HFValidationError, OSError) as error:
-        print(f"samclip pull: {error}", file=sys.stderr)
+        print(plain(f"samclip pull: {error}"), file=sys.stderr)
         return 1
     print(f"{out}\ndigest {digest}")
     return 0

@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from rich_argparse import RawDescriptionRichHelpFormatter
 
-from samclip_core.errors import CheckpointError
+from samclip_core.errors import CheckpointError, plain
 from samclip_core.io import checkpoint, hub
 
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         directory = checkpoint.resolve(args.checkpoint)
         address = push(directory, args.repository, args.private)
     except (CheckpointError, HfHubHTTPError, HFValidationError, OSError) as error:
-        print(f"samclip push: {error}", file=sys.stderr)
+        print(plain(f"samclip push: {error}"), file=sys.stderr)
         return 1
     print(f"{address}\ndigest {checkpoint.digest(directory)}")
     return 0

@@ -19,6 +19,7 @@ import fsspec
 from samclip import Client, InvalidArgument, NotFound, ServiceError
 from samclip.cli import service
 from samclip.cli.usage import Parser
+from samclip.errors import plain
 from tqdm import tqdm
 
 from samclip_core.io.image import SUFFIXES
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"samclip cache warm: {error}", file=sys.stderr)
         return 1
     for id, message in found.errors.items():
-        print(f"{id}: {message}", file=sys.stderr)
+        print(plain(f"{id}: {message}"), file=sys.stderr)
     print(f"{found.done} embedded, {len(found.errors)} failed")
     return 1 if found.errors else 0
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from samclip.cli import formats, usage
 from samclip.cli.usage import Parser
+from samclip.errors import plain
 
 from services.launch import checks, flags
 from services.settings import SettingsError
@@ -21,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     if args.format == "table":
         for one in found:
-            print(f"{one.state:7}{one.check:12}{one.found}")
+            print(plain(f"{one.state:7}{one.check:12}{one.found}"))
             if one.advice:
                 print(f"{'':19}{one.advice}")
     else:

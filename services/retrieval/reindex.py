@@ -15,6 +15,7 @@ from fsspec import AbstractFileSystem
 from samclip import Client, Indexed, ListedItem, ServiceError
 from samclip.cli import service
 from samclip.cli.usage import Parser
+from samclip.errors import plain
 from tqdm import tqdm
 
 from services.cache import warm
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"samclip reindex: {error}", file=sys.stderr)
         return 1
     for id, message in done.errors.items():
-        print(f"{id}: {message}", file=sys.stderr)
+        print(plain(f"{id}: {message}"), file=sys.stderr)
     print(f"{args.target}: {done.indexed} indexed, {len(done.errors)} failed")
     return 1 if done.errors else 0
 

@@ -16,7 +16,7 @@ from grpc import StatusCode
 from samclip.cli import commands, parts
 from samclip.cli.service import ADDRESS_HINT
 from samclip.cli.usage import UsageError
-from samclip.errors import ServiceError
+from samclip.errors import ServiceError, plain
 
 INTERRUPTED, CLOSED = 128 + signal.SIGINT, 128 + signal.SIGPIPE
 
@@ -54,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard(sys.stdout, sys.stderr)
         return CLOSED
     except UsageError as error:
-        print(f"samclip: {error}", file=sys.stderr)
+        print(f"samclip: {plain(str(error))}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk
         _discard(sys.stdout)
-        print(f"samclip: {error}", file=sys.stderr)
+        print(f"samclip: {plain(str(error))}", file=sys.stderr)
         return 1
 
 
@@ -78,7 +78,7 @@ def _run(arguments: list[str]) -> int:
     except (BrokenPipeError, UsageError):
         raise
     except (ServiceError, OSError, ValueError) as error:
-        print(f"samclip: {_reason(error)}", file=sys.stderr)
+        print(f"samclip: {plain(_reason(error))}", file=sys.stderr)
         if getattr(error, "code", None) is StatusCode.UNAVAILABLE:
             print(ADDRESS_HINT.format(args.server), file=sys.stderr)
         return 1

@@ -17,7 +17,7 @@ from samclip.cli.formats import Answer, Row, Writer
 from samclip.cli.service import connect
 from samclip.cli.usage import Run, UsageError
 from samclip.client import Client
-from samclip.errors import ServiceError
+from samclip.errors import ServiceError, plain
 from samclip.photo import Photo
 from samclip.photos import AT_ONCE, REFUSALS, each, patiently, reason
 from samclip.sources import SUFFIXES, Source
@@ -150,7 +150,7 @@ def shown(what: str, total: int, streams: bool = False) -> AbstractContextManage
 
 def report(writer: Writer, key: str, name: str, message: str) -> None:
     """Name an image without an answer on stderr, and in formats that have a place for it."""
-    print(f"samclip: {name}: {message}", file=sys.stderr)
+    print(plain(f"samclip: {name}: {message}"), file=sys.stderr)
     writer.fail({key: name, "error": message})
 
 

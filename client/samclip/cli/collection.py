@@ -10,6 +10,7 @@ from samclip.cli.formats import Answer
 from samclip.cli.service import connect
 from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
+from samclip.errors import plain
 from samclip.photos import each, patiently, reason
 from samclip.sources import Source
 from samclip.types import Indexed
@@ -141,7 +142,7 @@ def _confirm(client: Client, name: str, ids: Sequence[str]) -> None:
         (found,) = client.describe(name)
         question = f"Delete all {found.count:,} images of {name!r}? Type the collection's name: "
         expected = name
-    print(question, end="", file=sys.stderr, flush=True)
+    print(plain(question), end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip() != expected:
         raise ValueError(f"nothing was deleted: the answer is not {expected!r}")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from samclip.cli.formats import Answer, Writer
+from samclip.cli.formats import Answer, Writer, as_json
+from samclip.errors import plain
 from samclip.types import Mask, Model
 
 UNNAMED = "object"
@@ -62,7 +63,7 @@ class Coco(Writer):
                 for number, name in enumerate(self._categories.names, 1)
             ],
         }
-        print(json.dumps(content, ensure_ascii=False))
+        print(as_json(content))
 
 
 class Yolo(Writer):
@@ -101,7 +102,7 @@ class Yolo(Writer):
         path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-        print(path, flush=True)
+        print(plain(str(path)), flush=True)
 
 
 def joined(rings: Sequence[np.ndarray]) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from samclip.errors import plain
 from samclip.photo import Photo
 from samclip.types import Mask, Model
 
@@ -56,7 +57,7 @@ class Writer:
     def wrote(self, paths: Sequence[Path]) -> None:
         """Name written files: on stderr, so that stdout has one form."""
         for path in paths:
-            print(path, file=sys.stderr)
+            print(plain(str(path)), file=sys.stderr)
 
     def close(self, model: Model | None) -> None:
         """Print the rows that have not been printed yet."""
@@ -79,7 +80,7 @@ class Table(Writer):
         if self._answered:
             print(table(self._rows))
         for path in self._paths:
-            print(path)
+            print(plain(str(path)))
 
 
 class Json(Writer):
@@ -94,7 +95,7 @@ class Json(Writer):
 
     def close(self, model: Model | None) -> None:
         answer = {"model": asdict(model) if model else None, "results": self._rows}
-        print(json.dumps(answer, indent=2, ensure_ascii=False))
+        print(as_json(answer, indent=2))
 
 
 class JsonLines(Writer):
@@ -102,10 +103,10 @@ class JsonLines(Writer):
 
     def add(self, answer: Answer) -> None:
         for row in answer.rows_with_masks():
-            print(json.dumps(row, ensure_ascii=False), flush=True)
+            print(as_json(row), flush=True)
 
     def fail(self, row: Row) -> None:
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+        print(as_json(row), flush=True)
 
 
 class Csv(Writer):
@@ -123,10 +124,10 @@ class Csv(Writer):
                     sys.stdout, [*row], extrasaction="ignore", lineterminator="\n"
                 )
                 self._file.writeheader()
-            cells = row.items()
-            self._file.writerow(
-                {key: json.dumps(v) if isinstance(v, list | dict) else v for key, v in cells}
-            )
+            cells = {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
+            if sys.stdout.isatty():  # a file has the texts as they are
+                cells = {key: plain(v) if isinstance(v, str) else v for key, v in cells.items()}
+            self._file.writerow(cells)
         sys.stdout.flush()
 
 
@@ -151,6 +152,11 @@ def print_rows(args: argparse.Namespace, rows: Sequence[Row], model: Model | Non
     writer.add(Answer(rows))
     writer.close(model)
     return 0
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Return JSON with letters as they are; escapes for what a terminal would obey."""
+    return plain(json.dumps(value, indent=indent, ensure_ascii=False), keep="\n")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -179,9 +185,9 @@ def _cell(value: Any) -> str:
         case list():
             return f"[{', '.join(map(_number, value))}]"
         case dict():
-            return " ".join(f"{key}={item}" for key, item in value.items())
+            return plain(" ".join(f"{key}={item}" for key, item in value.items()))
         case _:
-            return str(value)
+            return plain(str(value))
 
 
 def _number(value: Any) -> str:

@@ -1,0 +1,157 @@
+"""Other people's texts are shown on a terminal, which does not obey them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from PIL import Image
+from samclip import cli
+from samclip.errors import from_rpc, plain
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.commands import info
+from samclip_core.config import EDGE
+from samclip_core.errors import InvalidLabels
+from samclip_core.io import checkpoint
+from services.launch import checks, doctor
+from tests.fake_server import FakeService
+
+KEPT = "é 中 😀 👩‍🚀 שלום"
+HOSTILE = f"{KEPT}\x1b[2J\x9b31m\x07\x7f\u202ecod.exe\u2069\r\n\tsamclip: all is well\u2028"
+SHOWN = f"{KEPT}\\u001b[2J\\u009b31m\\u0007\\u007f\\u202ecod.exe\\u2069\\u000d\\u000a\\u0009samclip"
+
+
+def harmless(shown: str) -> bool:
+    return not [c for c in shown if c != "\n" and plain(c) != c] and "\nsamclip: all" not in shown
+
+
+def test_letters_stay_as_they_are() -> None:
+    assert plain(KEPT) == KEPT
+    assert plain(HOSTILE).startswith(SHOWN)
+    assert harmless(plain(HOSTILE))
+    assert json.loads(f'"{plain(HOSTILE)}"') == HOSTILE
+
+
+@pytest.fixture
+def hostile(server: tuple[FakeService, str], photo: str) -> str:
+    """Return the address of a service with a collection of hostile texts."""
+    item = pb.IndexItem(id=HOSTILE, metadata={HOSTILE: HOSTILE})
+    item.image.encoded = Path(photo).read_bytes()
+    server[0].collections["pets"] = {HOSTILE: item}
+    server[0].collections[HOSTILE] = {}
+    return server[1]
+
+
+@pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["search", "pets", "--text", "a cat"],
+        ["describe"],
+        ["classify", "PHOTO", "--labels", HOSTILE, "a"],
+        ["everything", "PHOTO", "--labels", HOSTILE, "a", "--out", "OUT"],
+        ["semantic", "PHOTO", "--labels", HOSTILE, "a"],
+        ["segment", "PHOTO", "--text", HOSTILE],
+    ],
+)
+def test_answers(
+    command: list[str],
+    form: str,
+    hostile: str,
+    photo: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = {"PHOTO": photo, "OUT": str(tmp_path / HOSTILE.replace("/", ""))}
+    given = [names.get(word, word) for word in command]
+    for terminal in (True, False):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
+        assert cli.main([*given, "--format", form, "--server", hostile]) == 0
+        shown = capsys.readouterr()
+        assert harmless(shown.err)
+        if terminal or form != "csv":  # a file of CSV has the texts as they are
+            assert harmless(shown.out)
+            assert SHOWN in shown.out.replace(r"\r\n\t", r"\u000d\u000a\u0009")
+        else:
+            assert HOSTILE in shown.out
+
+
+@pytest.mark.parametrize("form", ["coco", "yolo"])
+def test_data_sets(
+    form: str, hostile: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / HOSTILE
+    words = ["everything", photo, "--labels", HOSTILE, "--format", form, "--out", str(out)]
+    assert cli.main([*words, "--server", hostile]) == 0
+    shown = capsys.readouterr()
+    assert harmless(shown.out)
+    assert harmless(shown.err)
+
+
+@pytest.mark.parametrize("more", [[], ["--format", "jsonl"]])
+def test_names_of_files_and_errors(
+    more: list[str],
+    server: tuple[FakeService, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number in range(2):
+        Image.new("L", (6, 4), number).save(tmp_path / f"{number} {HOSTILE}.png")
+    (tmp_path / f"2 {HOSTILE}.png").write_bytes(b"")
+    server[0].refuse_after(1, grpc.StatusCode.INTERNAL, HOSTILE)
+    command = ["classify", str(tmp_path), "--labels", "a", *more, "--server", server[1]]
+    assert cli.main(command) == 1
+    shown = capsys.readouterr()
+    assert harmless(shown.out)
+    assert harmless(shown.err)
+    assert shown.err.count(SHOWN) >= 3
+    assert cli.main(["describe", "--server", server[1]]) == 1
+    assert capsys.readouterr().err.startswith(f"samclip: {SHOWN}")
+
+
+def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / checkpoint.CONFIG).write_text(EDGE.to_json())
+    lineage = {HOSTILE: HOSTILE, "data": [HOSTILE], "nested": {HOSTILE: {"x": HOSTILE}}}
+    (tmp_path / checkpoint.LINEAGE).write_text(json.dumps(lineage))
+    (tmp_path / "an\x1b[2J.txt").write_text("")
+    checkpoint._write_manifest(tmp_path, {"digest": checkpoint._digest_of({}), "files": {}})
+    (tmp_path / "an\x1b[2J.txt").unlink()
+    checkpoint.seal(tmp_path)
+    (tmp_path / "an\x1b[2J.txt").write_text("")
+    for more in ([], ["--json"]):
+        assert info.main([str(tmp_path), *more]) == 0
+        shown = capsys.readouterr().out
+        assert harmless(shown)
+        assert shown.count(KEPT) == 5
+        assert "an\\u001b[2J.txt" in shown
+
+
+def test_a_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    found = [checks.Finding("Redis", "ok", f"version {HOSTILE}")]
+    monkeypatch.setattr(checks, "all_checks", lambda settings: found)
+    assert doctor.main([]) == 0
+    shown = capsys.readouterr().out
+    assert harmless(shown)
+    assert SHOWN in shown
+
+
+def test_errors_of_both_libraries() -> None:
+    assert harmless(str(InvalidLabels(f"the label {HOSTILE} is too long")))
+
+    class Failed(grpc.RpcError):
+        def code(self) -> Any:
+            return grpc.StatusCode.INTERNAL
+
+        def details(self) -> str:
+            return HOSTILE
+
+        def trailing_metadata(self) -> Any:
+            return ()
+
+    error = from_rpc(Failed(), "id")
+    assert error.message == HOSTILE
+    assert harmless(str(error))
