@@ -17,22 +17,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     given = {name: value for name, value in vars(args).items() if value is not None}
     try:
-        found = plan(
-            Load(**_fields(Load, given)),
-            Costs.read(args.bench) if args.bench else Costs.reference(args.machine),
-            Choices(**_fields(Choices, given)),
-            args.device == "cuda",
-        )
+        load, choices = Load(**_fields(Load, given)), Choices(**_fields(Choices, given))
+        costs = Costs.read(args.bench) if args.bench else Costs.reference(args.machine)
+        found = plan(load, costs, choices, args.device == "cuda")
     except PlanError as error:
         print(f"samclip plan: {error}", file=sys.stderr)
         return 1
-    values = asdict(found)
+    values, assumed = asdict(found), asdict(load) | asdict(choices)
     if args.json:
-        print(json.dumps(values, indent=2))
+        print(json.dumps(values | {"assumed": assumed}, indent=2))
         return 0
-    print(f"each machine: {args.bench or machines()[args.machine]['about']}")
+    print(f"each machine: {args.bench or machines()[args.machine]['about']}\n\nassumed:")
+    for name, value in assumed.items():
+        if value is not None:
+            print(f"  {name.replace('_', ' '):22}{value:12,.6g}")
+    print("\nneeded:")
     for name, value in values.items():
-        print(f"{name.replace('_', ' '):22}{value:12,.6g}")
+        print(f"  {name.replace('_', ' '):22}{value:12,.6g}")
     return 0
 
 
@@ -46,7 +47,8 @@ def parser() -> Parser:
         prog="samclip plan",
         description="Size machines, GPUs and Redis for a load, from the figures of a reference\n"
         "machine or the results of make bench. Classifications and clicks are counted; text\n"
-        'prompts, "everything" and collections are not. The default prices are examples in USD.',
+        'prompts, "everything" and collections are not. Redis holds the images of a while and\n'
+        "evicts those used least recently. The default prices are examples in USD.",
         examples=[
             "samclip plan --images-per-second 200 --hit-ratio 0.8",
             "samclip plan --images-per-second 20 --bench out/bench/bench.json --json",
@@ -62,7 +64,8 @@ def parser() -> Parser:
     add("--bench", type=Path, metavar="FILE", help="bench.json of your machine instead")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="device of the encoder (cpu)")
     add("--image-bytes", help="size of an image file (250000)", **number)
-    add("--keep-hours", help="lifetime of embeddings in Redis (24)", **number)
+    add("--redis-gb", help="memory of Redis, maxmemory of all shards (25)", **number)
+    add("--keep-hours", help="have Redis hold images this long, instead of --redis-gb", **number)
     add("--utilisation", help="max utilisation of cores, GPUs, Redis (0.7)", **number)
     add("--shard-gb", help="memory of one Redis shard (25)", **number)
     add("--core-hour", help="hourly price of a core (0.04)", **number)

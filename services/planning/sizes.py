@@ -7,12 +7,14 @@ service at saturation. Each machine equals the measured one and runs a complete 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import ceil
+from math import ceil, inf
 from pathlib import Path
 from typing import Any, Self
 
 GB = 1e9
 HOURS_A_MONTH = 730
+LIFETIME_HOURS = 24.0
+"""How long the service keeps an embedding of SAM's, nearly all of an image's bytes, in Redis."""
 MACHINES = Path(__file__).with_name("machines.json")
 
 
@@ -73,18 +75,17 @@ class Load:
     """Request rates of a service.
 
     ``hit_ratio`` is the fraction of images in the cache, whose files are not sent again.
+    ``keep_hours``: the least time for which Redis holds an image; None: as long as it has room.
     """
 
     images_per_s: float
     clicks_per_s: float = 0.0
     hit_ratio: float = 0.0
     image_bytes: float = 250_000
-    keep_hours: float = 24.0  # lifetime of embeddings in Redis
+    keep_hours: float | None = None
 
     def check(self) -> None:
         """Raise PlanError if a value is out of range."""
-        if min(self.images_per_s, self.clicks_per_s, self.keep_hours, self.image_bytes) < 0:
-            raise PlanError("rates, hours and bytes must not be negative")
         if not self.images_per_s and not self.clicks_per_s:
             raise PlanError("the load is zero: give images or clicks per second")
         if not 0 <= self.hit_ratio <= 1:
@@ -98,9 +99,10 @@ class Load:
 
 @dataclass(frozen=True, kw_only=True)
 class Choices:
-    """The operator's choices: target utilisation, size of a Redis shard, and prices in USD."""
+    """The operator's choices: target utilisation, sizes of Redis and its shards, prices in USD."""
 
     utilisation: float = 0.7
+    redis_gb: float = 25.0  # above it, Redis evicts the images that were used least recently
     shard_gb: float = 25.0
     core_hour: float = 0.04
     gb_hour: float = 0.005
@@ -116,28 +118,45 @@ class Plan:
     memory_gb: float  # of the services
     redis_gb: float
     redis_shards: int
+    hours_in_redis: float  # of an image that nobody asks for again
     from_clients_mbit_s: float
     redis_mbit_s: float
+    usd_of_cores: float
+    usd_of_gpus: float
+    usd_of_memory: float
+    usd_of_redis: float
     usd_a_month: float
 
 
 def plan(load: Load, costs: Costs, choices: Choices = Choices(), on_gpu: bool = False) -> Plan:
     """Return the smallest deployment that stays below ``utilisation``. Raises PlanError."""
+    for name, value in (vars(load) | vars(choices)).items():
+        if value is not None and not 0 <= value < inf:
+            raise PlanError(f"{name} is {value}: a number, which must not be negative, is expected")
     load.check()
     if not 0 < choices.utilisation <= 1:
         raise PlanError(f"the utilisation is {choices.utilisation}, expected 0 to 1")
+    if min(choices.redis_gb, choices.shard_gb) <= 0:
+        raise PlanError("Redis and its shards need more than 0 GB")
     gpus = _gpus(load, costs, choices) if on_gpu else 0
     busy = busy_cores(load, costs, on_gpu)
     replicas = max(1, gpus, ceil(busy / costs.cores / choices.utilisation))
-    redis_gb = load.new_per_s * load.keep_hours * 3600 * costs.image_bytes_in_redis / GB
+    gb_per_hour = load.new_per_s * 3600 * costs.image_bytes_in_redis / GB
+    redis_gb = min(gb_per_hour * LIFETIME_HOURS, choices.redis_gb)
+    if load.keep_hours is not None:
+        redis_gb = gb_per_hour * min(load.keep_hours, LIFETIME_HOURS)
     # Worst case: every click reads its image from Redis.
     redis_rate = (load.new_per_s + load.clicks_per_s) * costs.image_bytes_in_redis
     full = redis_rate / costs.redis_bytes_per_s / choices.utilisation
     shards = max(ceil(redis_gb / choices.shard_gb), ceil(full))
     memory_gb = replicas * costs.service_bytes / GB
     cores = replicas * costs.cores
-    hour = cores * choices.core_hour + gpus * choices.gpu_hour
-    hour += (memory_gb + redis_gb) * choices.gb_hour
+    usd = {
+        "usd_of_cores": cores * choices.core_hour * HOURS_A_MONTH,
+        "usd_of_gpus": gpus * choices.gpu_hour * HOURS_A_MONTH,
+        "usd_of_memory": memory_gb * choices.gb_hour * HOURS_A_MONTH,
+        "usd_of_redis": redis_gb * choices.gb_hour * HOURS_A_MONTH,
+    }
     return Plan(
         busy_cores=busy,
         replicas=replicas,
@@ -146,9 +165,11 @@ def plan(load: Load, costs: Costs, choices: Choices = Choices(), on_gpu: bool = 
         memory_gb=memory_gb,
         redis_gb=redis_gb,
         redis_shards=shards,
+        hours_in_redis=redis_gb / gb_per_hour if gb_per_hour else LIFETIME_HOURS,
         from_clients_mbit_s=load.new_per_s * load.image_bytes * 8 / 1e6,
         redis_mbit_s=redis_rate * 8 / 1e6,
-        usd_a_month=hour * HOURS_A_MONTH,
+        **usd,
+        usd_a_month=sum(usd.values()),
     )
 
 

@@ -1,12 +1,17 @@
 """The arithmetic of ``samclip plan``."""
 
 import json
+import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from samclip import cli
+from samclip.v1 import samclip_pb2 as pb
 
+from services.cache import shared
+from services.planning import command, sizes
 from services.planning.sizes import (
     Choices,
     Costs,
@@ -85,6 +90,11 @@ def test_the_cost_is_of_cores_and_memory() -> None:
         (Load(images_per_s=1, hit_ratio=1.5), Choices(), "hit ratio is 1.5"),
         (Load(images_per_s=-1), Choices(), "must not be negative"),
         (Load(images_per_s=1), Choices(utilisation=0), "utilisation is 0"),
+        (Load(images_per_s=1), Choices(redis_gb=0), "more than 0 GB"),
+        (Load(images_per_s=1), Choices(shard_gb=0), "more than 0 GB"),
+        (Load(images_per_s=1, keep_hours=-1), Choices(), "keep_hours is -1: .* not be negative"),
+        (Load(images_per_s=math.inf), Choices(), "images_per_s is inf"),
+        (Load(images_per_s=1), Choices(redis_gb=math.nan), "redis_gb is nan"),
     ],
 )
 def test_loads_that_cannot_be(load: Load, choices: Choices, words: str) -> None:
@@ -140,3 +150,60 @@ def test_the_larger_reference_machine_is_derived_from_the_measured_one() -> None
     assert {name for name in measured if measured[name] != derived[name]} == {"about", "cores"}
     assert "derived" in derived["about"]
     assert "measured" in measured["about"]
+
+
+def test_redis_is_a_cache_of_bounded_size() -> None:
+    """Without a wish it has room for a while, and the plan says for how long."""
+    found = plan(Load(images_per_s=100, hit_ratio=0.8), COSTS, Choices(redis_gb=18))
+    assert found.redis_gb == 18
+    assert found.hours_in_redis == pytest.approx(18e9 / (20 * 1e6) / 3600)
+    assert found.redis_shards == 1
+    small = plan(Load(images_per_s=0.1), COSTS)
+    assert small.redis_gb == pytest.approx(0.1 * 86400 * 1e6 / 1e9)  # they expire after a day
+    assert small.hours_in_redis == pytest.approx(24)
+    assert plan(Load(images_per_s=1, hit_ratio=1), COSTS).hours_in_redis == 24
+    wish = plan(Load(images_per_s=100, keep_hours=2), COSTS, Choices(redis_gb=18))
+    assert wish.hours_in_redis == pytest.approx(2)
+    assert wish.redis_gb == pytest.approx(720)
+    assert plan(Load(images_per_s=1, keep_hours=99), COSTS).hours_in_redis == pytest.approx(24)
+
+
+def test_the_cost_of_each_part_adds_up() -> None:
+    costs = replace(COSTS, gpu_images_per_s=100.0)
+    choices = Choices(core_hour=1, gb_hour=0.1, gpu_hour=5, redis_gb=10)
+    found = plan(Load(images_per_s=50), costs, choices, on_gpu=True)
+    assert found.usd_of_cores == pytest.approx(730 * found.cores)
+    assert found.usd_of_gpus == pytest.approx(730 * 5)
+    assert found.usd_of_memory == pytest.approx(73 * found.memory_gb)
+    assert found.usd_of_redis == pytest.approx(730)
+    parts = found.usd_of_cores + found.usd_of_gpus + found.usd_of_memory + found.usd_of_redis
+    assert found.usd_a_month == pytest.approx(parts)
+
+
+def test_the_lifetime_is_that_of_the_service() -> None:
+    assert shared.LIFETIME_S[pb.SAM] == sizes.LIFETIME_HOURS * 3600
+
+
+def test_its_own_example_is_answered_with_a_deployment_that_one_would_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (example, *_) = [
+        line.strip()
+        for line in command.parser().format_help().splitlines()
+        if "--hit-ratio 0" in line
+    ]
+    words = example.split()[1:]
+    assert cli.main(words) == 0
+    shown = capsys.readouterr().out
+    for line in (
+        "hit ratio .* 0.8",
+        "redis gb .* 25",
+        "core hour .* 0.04",
+        "usd of redis .* 91.25",
+    ):
+        assert re.search(line, shown), shown
+    assert cli.main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["redis_gb"] == found["assumed"]["redis_gb"] == 25
+    assert found["redis_shards"] == 1
+    assert found["usd_a_month"] < 300
