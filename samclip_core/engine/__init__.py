@@ -33,10 +33,12 @@ def load(
         return CompiledEngine(directory, dtype, parts, cache_dir, threads)
     if find_spec("torch") is None:
         if engine == "torch" or device != "cpu":
-            raise CheckpointError(f"{device} needs PyTorch: install samclip[gpu]")
+            raise CheckpointError(
+                f"{device} needs PyTorch: in a clone, run pip install -e '.[gpu]'"
+            )
         raise CheckpointError(
             f"{directory} has no graphs to run without torch: create them with `samclip export "
-            f"{directory}` where samclip[export] is installed, or install samclip[gpu]"
+            f"{directory}`, for which run pip install -e '.[export]' in a clone"
         )
     from samclip_core.engine.torch_engine import TorchEngine
 

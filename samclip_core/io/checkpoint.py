@@ -133,7 +133,7 @@ def verified_graph(directory: Path, name: str) -> Path:
     if entry is None:
         raise CheckpointError(
             f"{directory} has no {name}, which serving without torch needs: create it with "
-            f"`samclip export {directory}`, which needs samclip[export]"
+            f"`samclip export {directory}`, for which run pip install -e '.[export]' in a clone"
         )
     if not path.is_file() or sha256(path) != entry["sha256"]:
         raise CheckpointError(

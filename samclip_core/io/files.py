@@ -52,6 +52,5 @@ def check_parents(folder: Path) -> None:
         if status.st_uid not in users or (shared and not sticky):
             raise PermissionError(
                 f"{parent} has mode {stat.S_IMODE(status.st_mode):04o} and user {status.st_uid}, "
-                f"so another user could replace {folder}: choose a folder below one that only "
-                "this user and root can change"
+                f"so another user could replace {folder}: choose a folder below private ones"
             )

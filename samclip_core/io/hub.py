@@ -33,7 +33,8 @@ def fetch(name: str, manifest: str, file_names: Names) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
     except ModuleNotFoundError as error:
         raise CheckpointError(
-            f"{name} needs huggingface_hub, which is not installed: pip install 'samclip[hub]'"
+            f"{name} needs huggingface_hub, which is not installed: "
+            "in a clone, run pip install -e '.[hub]'"
         ) from error
     try:
         try:

@@ -114,7 +114,8 @@ def _share_out(
     try:
         import ray.data  # only a job needs it
     except ImportError as error:
-        raise WorkerFailed(f"Ray Data is missing ({error}): install samclip[train]") from error
+        hint = "in a clone, run pip install -e '.[train]'"
+        raise WorkerFailed(f"Ray Data is missing ({error}): {hint}") from error
 
     def work(row: dict[str, Any]) -> dict[str, str]:
         try:

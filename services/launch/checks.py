@@ -65,9 +65,7 @@ def versions(distribution: str = "samclip", extra: str = "serve") -> Iterator[Fi
         needed = [Requirement(text) for text in requires(distribution) or ()]
         yield Finding("version", "ok", f"{distribution} {version(distribution)}")
     except PackageNotFoundError:
-        yield Finding(
-            "version", "note", "runs from a checkout", "pip install --editable '.[serve]'"
-        )
+        yield Finding("version", "note", "runs from a checkout", "pip install -e '.[serve]'")
         return
     extras = _extras(needed, distribution, extra)
     for one in needed:
@@ -83,7 +81,7 @@ def versions(distribution: str = "samclip", extra: str = "serve") -> Iterator[Fi
                 "version",
                 "wrong",
                 f"{one.name}: needs {one.specifier}, found {installed}",
-                f"pip install '{distribution}[{extra}]'",
+                f"in a clone, run pip install -e '.[{extra}]'",
             )
 
 
@@ -123,13 +121,14 @@ def gpu(settings: Settings) -> Finding:
     if settings.device == "cpu":
         if not present:
             return Finding("GPU", "ok", "none, and device is cpu")
-        advice = "to use it: pip install 'samclip[gpu]', and --device cuda"
+        advice = "to use it: in a clone, pip install -e '.[gpu]'; then --device cuda"
         return Finding("GPU", "note", "an NVIDIA GPU that the setting device does not use", advice)
     try:
         import torch
     except ImportError:
         found = f"device is {settings.device}, and PyTorch is not installed"
-        return Finding("GPU", "wrong", found, "pip install 'samclip[gpu]', or --device cpu")
+        advice = "in a clone, run pip install -e '.[gpu]'; or --device cpu"
+        return Finding("GPU", "wrong", found, advice)
     if not torch.cuda.is_available():
         found = f"device is {settings.device}, and PyTorch {torch.__version__} finds no GPU"
         return Finding(

@@ -69,7 +69,7 @@ def packaged(package: str, inside: str) -> Path:
     """Return the path of a file of an installed package, without importing the package."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"package {package} is missing: run pip install -e .[dev]")
+        raise FileNotFoundError(f"package {package} is missing: run pip install -e '.[dev]'")
     return Path(spec.origin).parent / inside
 
 

@@ -56,7 +56,7 @@ def _photographs() -> Path:
     """Return the folder of scikit-image's photographs, without importing the package."""
     found = find_spec("skimage")
     if found is None or found.origin is None:
-        raise FileNotFoundError("package scikit-image is missing: run pip install 'samclip[train]'")
+        raise FileNotFoundError("package scikit-image is missing: run pip install -e '.[train]'")
     return Path(found.origin).parent / "data"
 
 

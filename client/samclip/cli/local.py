@@ -49,7 +49,8 @@ def _library() -> SimpleNamespace:
         return SimpleNamespace(**{name: import_module(path) for name, path in names.items()})
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"--local needs {error.name}, which is not installed: pip install 'samclip[core]'"
+            f"--local needs {error.name}, which is not installed: "
+            "in a clone, run pip install -e '.[core]'"
         ) from error
 
 

@@ -59,7 +59,7 @@ def run(command: str, argv: list[str]) -> int:
     except ModuleNotFoundError as error:
         print(
             f"samclip {command} needs {error.name}, which is not installed: "
-            f"pip install 'samclip[{PARTS[command].extra}]'",
+            f"in a clone, run pip install -e '.[{PARTS[command].extra}]'",
             file=sys.stderr,
         )
         return 1

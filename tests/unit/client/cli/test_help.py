@@ -102,7 +102,7 @@ def test_a_missing_extra_is_named(
     assert cli.main(["serve"]) == 1
     message = capsys.readouterr().err
     assert "samclip serve needs no_such_package" in message
-    assert "pip install 'samclip[serve]'" in message
+    assert "pip install -e '.[serve]'" in message
 
 
 def test_bash_completes_commands_options_and_choices(

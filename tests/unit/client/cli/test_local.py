@@ -134,4 +134,4 @@ def test_a_missing_library_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "samclip_core", None)
     assert cli.main(["embed", "--text", "x", "--local"]) == 1
-    assert "pip install 'samclip[core]'" in capsys.readouterr().err
+    assert "pip install -e '.[core]'" in capsys.readouterr().err

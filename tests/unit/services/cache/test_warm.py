@@ -94,7 +94,7 @@ def test_workers_share_a_source_out_and_pass_over_files_that_cannot_be_read(
 def test_a_job_where_ray_data_is_absent_says_what_to_install(server, root, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray.data", None)
     assert run(server, root, "--workers", "2") == 1
-    assert "install samclip[train]" in capsys.readouterr().err
+    assert "pip install -e '.[train]'" in capsys.readouterr().err
 
 
 def test_a_shard_that_ends_early_loses_nothing_before_its_end(server, root, capsys):
