@@ -3,7 +3,10 @@
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import Future
 from http.client import HTTPException, HTTPResponse
+from threading import Thread
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 MAX_FILE_BYTES = 64 * 2**20  # a request's maximum size
@@ -14,6 +17,12 @@ _CHUNK_BYTES = 2**16
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
+
+    def http_error_302(self, req: Any, fp: Any, *about: Any) -> Any:
+        fp.close()  # otherwise its body is read, of any size
+        return super().http_error_302(req, fp, *about)
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
 
 def is_url(source: object) -> bool:
@@ -33,10 +42,19 @@ def download(url: str) -> bytes:
     request = urllib.request.Request(
         ascii_url, headers={"User-Agent": "samclip", "Accept": "image/*"}
     )
+    file = Future[bytes]()
+
+    def work() -> None:
+        try:
+            with _opener().open(request, timeout=TIMEOUT_S) as response:
+                file.set_result(_read(response, deadline))
+        except Exception as error:
+            file.set_exception(error)
+
     deadline = time.monotonic() + TIMEOUT_S
+    Thread(target=work, daemon=True).start()  # a server may drip its head, byte by byte
     try:
-        with _opener().open(request, timeout=TIMEOUT_S) as response:
-            return _read(response, deadline)
+        return file.result(TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()
         raise OSError(f"{url}: {_answered(error)}") from None

@@ -34,10 +34,10 @@ def encode_image(source: ImageSource) -> bytes:
     if is_url(source):
         source = download(str(source))
     if isinstance(source, str | os.PathLike):
-        path = Path(source)
-        if path.stat().st_size > MAX_FILE_BYTES:
+        with Path(source).open("rb") as file:
+            source, path = file.read(MAX_FILE_BYTES + 1), source  # a device has no size
+        if len(source) > MAX_FILE_BYTES:
             raise ValueError(f"{path}: a file larger than {MAX_FILE_BYTES // 2**20} MiB")
-        source = path.read_bytes()
     if isinstance(source, bytes):
         if not source:
             raise ValueError("the file is empty: expected a JPEG, PNG or WebP file")

@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,24 @@ class _Site(http.server.BaseHTTPRequestHandler):
         self._send(200, Content_Length=2**20)
         while not self.server.stopped.wait(0.01):  # type: ignore[attr-defined]
             self.wfile.write(b".")
+
+    def _dripping(self, _: str) -> None:
+        """Send one byte of the head at a time, for some seconds."""
+        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+        for _byte in range(300):
+            if self.server.stopped.wait(0.01):  # type: ignore[attr-defined]
+                return
+            self.wfile.write(b".")
+        self.wfile.write(b"\r\n\r\n")
+
+    def _bloated(self, status: str) -> None:
+        """Redirect with a body of a gigabyte, as long as somebody reads it."""
+        self._send(int(status), Location="/photo", Content_Length=2**30)
+        try:
+            for _ in range(2**10):
+                self.wfile.write(bytes(2**20))
+        except OSError:
+            pass
 
     def _missing(self, _: str) -> None:
         self._send(404)
@@ -112,6 +131,30 @@ def test_a_server_that_drips_is_left(site: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     with pytest.raises(TimeoutError, match=r"no file within 0\.2 s"):
         encode_image(f"{site}/slow")
+
+
+def test_a_server_that_drips_its_head_is_left(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
+    with pytest.raises(TimeoutError, match=r"no file within 0\.2 s"):
+        encode_image(f"{site}/dripping")
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_body_of_a_redirect_is_not_read(site: str, status: int) -> None:
+    tracemalloc.start()
+    try:
+        assert encode_image(f"{site}/bloated/{status}") == PHOTO
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 64 * 2**20  # of 1 GiB that the server would send
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no such device")
+def test_a_device_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("samclip.images.MAX_FILE_BYTES", 2**20)
+    with pytest.raises(ValueError, match="/dev/zero: a file larger than 1 MiB"):
+        encode_image("/dev/zero")
 
 
 @pytest.mark.parametrize("url", ["ftp://host/cat.jpg", "file:///etc/passwd", "s3://bucket/cat.jpg"])
