@@ -4,10 +4,11 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import Future
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote, urlsplit
+from urllib.request import Request
 
 MAX_FILE_BYTES = 64 * 2**20  # a request's maximum size
 MAX_REDIRECTS = 5
@@ -18,9 +19,11 @@ _CHUNK_BYTES = 2**16
 class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
 
-    def http_error_302(self, req: Any, fp: Any, *about: Any) -> Any:
+    def http_error_302(
+        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
+    ) -> Any:
         fp.close()  # otherwise its body is read, of any size
-        return super().http_error_302(req, fp, *about)
+        return super().http_error_302(req, fp, code, msg, headers)
 
     http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
 
@@ -39,9 +42,7 @@ def download(url: str) -> bytes:
     if urlsplit(url).scheme.lower() not in ("http", "https"):
         raise ValueError(f"{url}: expected an address with http:// or https://, or a path")
     ascii_url = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
-    request = urllib.request.Request(
-        ascii_url, headers={"User-Agent": "samclip", "Accept": "image/*"}
-    )
+    request = Request(ascii_url, headers={"User-Agent": "samclip", "Accept": "image/*"})
     file = Future[bytes]()
 
     def work() -> None:

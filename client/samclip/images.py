@@ -34,8 +34,9 @@ def encode_image(source: ImageSource) -> bytes:
     if is_url(source):
         source = download(str(source))
     if isinstance(source, str | os.PathLike):
-        with Path(source).open("rb") as file:
-            source, path = file.read(MAX_FILE_BYTES + 1), source  # a device has no size
+        path = Path(source)
+        with path.open("rb") as file:
+            source = file.read(MAX_FILE_BYTES + 1)  # a device has no size to look at first
         if len(source) > MAX_FILE_BYTES:
             raise ValueError(f"{path}: a file larger than {MAX_FILE_BYTES // 2**20} MiB")
     if isinstance(source, bytes):

@@ -51,7 +51,7 @@ def _snapshot(
     """Return the folder with all files of the manifest."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    where = {"revision": name[2], "local_files_only": local_files_only}
+    where: dict[str, Any] = {"revision": name[2], "local_files_only": local_files_only}
     directory = download_manifest(name[1], manifest, **where)
     names = file_names(directory)
     if all((directory / one).is_file() for one in names):
@@ -77,7 +77,7 @@ def download(repository: str, names: Sequence[str], most: int = MAX_BYTES, **whe
     Raises CheckpointError once more than ``most`` bytes have arrived, and the hub's errors.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     class Bounded(tqdm):  # the hub's only way to see bytes as they arrive
         def update(self, n: float | None = 1) -> bool | None:

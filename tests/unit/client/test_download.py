@@ -16,6 +16,8 @@ PHOTO = b"\xff\xd8 a photograph " * 1000
 class _Site(http.server.BaseHTTPRequestHandler):
     """Answers by path: /photo, /redirect/N, /page, /large, /endless, /short, /slow, /elsewhere."""
 
+    dripped = threading.Event()
+
     def do_GET(self) -> None:
         kind, _, rest = self.path.lstrip("/").partition("/")
         getattr(self, f"_{kind}", self._missing)(rest)
@@ -63,7 +65,7 @@ class _Site(http.server.BaseHTTPRequestHandler):
             if self.server.stopped.wait(0.01):  # type: ignore[attr-defined]
                 return
             self.wfile.write(b".")
-        self.wfile.write(b"\r\n\r\n")
+        self.dripped.set()
 
     def _bloated(self, status: str) -> None:
         """Redirect with a body of a gigabyte, as long as somebody reads it."""
@@ -137,6 +139,7 @@ def test_a_server_that_drips_its_head_is_left(site: str, monkeypatch: pytest.Mon
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     with pytest.raises(TimeoutError, match=r"no file within 0\.2 s"):
         encode_image(f"{site}/dripping")
+    assert not _Site.dripped.is_set()
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
