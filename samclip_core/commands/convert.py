@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.error(f"--clip {args.clip}: expected {FORMS}")
     try:
         digest = convert(args.sam, args.clip, args.out, args.name or args.out.name)
-    except SamClipError as error:
+    except (SamClipError, OSError) as error:
         print(f"samclip: {error}", file=sys.stderr)
         return 1
     print(f"{args.out}: {digest}\nServe it: samclip serve --checkpoint {args.out}")

@@ -13,6 +13,7 @@ from typing import Any
 from redis.exceptions import RedisError
 from samclip.cli.formats import table
 from samclip.cli.usage import Parser
+from samclip.errors import plain
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         found = asyncio.run(_run(settings, args))
     except (SettingsError, CheckpointError, RedisError, OSError) as error:
-        print(f"samclip cache: {error}", file=sys.stderr)
+        print(plain(f"samclip cache: {error}"), file=sys.stderr)
         return 1
     print(json.dumps(found, indent=2) if args.json else _text(found))
     return 0

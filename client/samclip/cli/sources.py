@@ -56,13 +56,15 @@ def output_names(found: Sequence[Source]) -> list[str]:
     ValueError if two ids are the same, or one leads out of the folder.
     """
     check_ids(found)
-    for source in found:
-        if ".." in PurePosixPath(source.id).parts or PurePosixPath(source.id).is_absolute():
+    paths = [PurePosixPath(source.id) for source in found]
+    for path in paths:
+        if ".." in path.parts or path.is_absolute():
             raise ValueError(
-                f"{source.name} has the id {source.id!r}, which leads out of the folder that is "
-                "written: give the path of the image without '..'"
+                f"the id {str(path)!r} leads out of the folder that is written: give the path of "
+                "the image without '..'"
             )
-    stems = [str(PurePosixPath(source.id).with_suffix("")) for source in found]
+    # "...jpg" has the stem "..", which is no name.
+    stems = [str(path.with_suffix("") if path.stem.strip(".") else path) for path in paths]
     named = list(zip(found, stems, strict=True))
     names = [{stem, source.id} for source, stem in named if not source.problem]
     count = Counter(name for both in names for name in both)

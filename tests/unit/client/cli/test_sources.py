@@ -248,7 +248,9 @@ def test_a_single_value_is_split_at_commas_and_several_never_are(
         assert list(server[0].calls[-1][0].labels) == labels
 
 
-@pytest.mark.parametrize("end", ["..", "%2e%2e", "x%2f..", "x/%2E%2E", "..%5c..", "%5c..%5c..", ""])
+@pytest.mark.parametrize(
+    "end", ["..", "%2e%2e", "x%2f..", "x/%2E%2E", "..%5c..", "%5c..%5c..", "...png", "..png", ""]
+)
 def test_an_address_names_nothing_outside_the_folder_that_is_written(
     end: str, server: tuple[FakeService, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

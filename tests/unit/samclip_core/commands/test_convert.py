@@ -157,3 +157,11 @@ def test_every_published_sam_is_found_by_its_shapes(variant):
     assert {key: value.shape for key, value in ours.items()} == {
         key: value.shape for key, value in official.items()
     }
+
+
+def test_a_file_in_the_place_of_the_checkpoint_is_left_alone(clip_model, sources, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    arguments = ["--sam", f"{sources[0]}", "--clip", f"{clip_model}:{sources[1]}"]
+    assert main([*arguments, "--out", f"{tmp_path}/file"]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
