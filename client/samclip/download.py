@@ -4,7 +4,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import Future
-from http.client import HTTPException, HTTPMessage, HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from threading import Thread
 from typing import IO, Any
 from urllib.parse import quote, urlsplit
@@ -19,13 +19,9 @@ _CHUNK_BYTES = 2**16
 class _Redirects(urllib.request.HTTPRedirectHandler):
     max_redirections = MAX_REDIRECTS
 
-    def http_error_302(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
-    ) -> Any:
+    def redirect_request(self, req: Request, fp: IO[bytes], *rest: Any, **named: Any) -> Any:
         fp.close()  # otherwise its body is read, of any size
-        return super().http_error_302(req, fp, code, msg, headers)
-
-    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302
+        return super().redirect_request(req, fp, *rest, **named)
 
 
 def is_url(source: object) -> bool:

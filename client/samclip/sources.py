@@ -34,19 +34,14 @@ def expand(given: Iterable[str]) -> list[Source]:
 def _expand(given: str) -> Iterator[Source]:
     path = Path(given)
     if is_url(given):
-        yield Source(given, _last_part(given))
+        name = PureWindowsPath(unquote(urlsplit(given).path)).name  # / and \\ separate
+        yield Source(given, "image" if name in ("", "..") else name)
     elif path.is_dir():
         yield from _in_folder(path)
     elif not os.path.lexists(path) and glob.has_magic(given):
         yield from _matching(given)
     else:
         yield Source(given, path.name)
-
-
-def _last_part(url: str) -> str:
-    """Return the file name at the end of an address, on any system; "image" if there is none."""
-    name = PureWindowsPath(unquote(urlsplit(url).path)).name  # / and \\ separate
-    return "image" if name in ("", "..") else name
 
 
 def _in_folder(folder: Path) -> Iterator[Source]:

@@ -32,7 +32,7 @@ class DiskCache:
             files.make_private(folder)
             self._folder = folder = folder.resolve()  # a link could lead elsewhere later
             about = folder.stat()
-            if about.st_uid != _user() or about.st_mode & 0o077:
+            if about.st_uid != files.user() or about.st_mode & 0o077:
                 raise PermissionError(f"{folder} is open to other users: chmod 700 {folder}")
         except OSError as error:
             logger.warning("compiled graphs are not cached: %s", error)
@@ -80,7 +80,3 @@ class DiskCache:
 
     def _path(self, folder: Path, name: str) -> Path:
         return folder / f"{self._key}-{name}"
-
-
-def _user() -> int:
-    return os.getuid() if hasattr(os, "getuid") else 0

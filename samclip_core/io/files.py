@@ -30,6 +30,11 @@ def replacing(path: Path, mode: int | None = None) -> Iterator[Path]:
     partial.replace(path)
 
 
+def user() -> int:
+    """Return the user of this process; 0 on systems without such numbers."""
+    return int(getattr(os, "geteuid", int)())
+
+
 def make_private(folder: Path) -> None:
     """Make a folder and the parents that it lacks, for this user alone. Raises OSError."""
     for each in reversed((folder, *folder.parents)):
@@ -44,7 +49,7 @@ def check_parents(folder: Path) -> None:
     Trusted are root, this process's user and primary group, and the owner of the folder.
     """
     folder = folder.resolve()
-    users, groups = {0, os.geteuid(), folder.stat().st_uid}, {0, os.getegid()}
+    users, groups = {0, user(), folder.stat().st_uid}, {0, getattr(os, "getegid", int)()}
     for parent in folder.parents:
         status = parent.stat()
         shared = status.st_mode & (stat.S_IWOTH | (0 if status.st_gid in groups else stat.S_IWGRP))

@@ -60,8 +60,7 @@ def output_names(found: Sequence[Source]) -> list[str]:
     for path in paths:
         if ".." in path.parts or path.is_absolute():
             raise ValueError(
-                f"the id {str(path)!r} leads out of the folder that is written: give the path of "
-                "the image without '..'"
+                f"the id {str(path)!r} leads out of the folder: give a path without .."
             )
     # "...jpg" has the stem "..", which is no name.
     stems = [str(path.with_suffix("") if path.stem.strip(".") else path) for path in paths]
