@@ -25,7 +25,6 @@ from services.gateway.adapters.label_studio.routes import LabelStudio
 from services.gateway.adapters.open_inference.http import OpenInference
 from services.gateway.adapters.open_inference.rpcs import InferenceService
 from services.gateway.adapters.openai.routes import OpenAI
-from services.gateway.adapters.weaviate.routes import Weaviate
 from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness
 from services.observability import logs, metrics, tracing
@@ -180,7 +179,6 @@ def add_adapters(app: FastAPI, applications: Applications, readiness: Readiness)
     OpenInference(applications, readiness).add_to(app)
     LabelStudio(applications).add_to(app)
     XAnyLabeling(applications).add_to(app)
-    Weaviate(applications, readiness).add_to(app)
 
 
 def build(settings: Settings) -> serve.Application:

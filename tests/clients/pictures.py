@@ -93,16 +93,6 @@ def mcp(service: Service, photos: Path) -> Image.Image:
     return sheet
 
 
-def weaviate(service: Service, photos: Path) -> Image.Image:
-    """Draw the photographs in the order of their similarity to the page's text."""
-    value = "[text, [p.name for p in photos], similarity.tolist()]"
-    text, names, similarity = answer("weaviate", 1, value, service, photos)
-    pairs = sorted(zip(similarity, names, strict=True), reverse=True)
-    ranked = [drawing.with_title(square(photos / name), f"{one:.3f}") for one, name in pairs]
-    row = drawing.contact_sheet(ranked, len(ranked), CELL + 20)
-    return drawing.with_title(row, f"“{text}”")
-
-
 def hugging_face(service: Service, photos: Path) -> Image.Image:
     """Write the files that ``samclip push`` sends to a stand-in for the hub, and their sizes."""
     with hub_server.running() as hub:
@@ -147,7 +137,7 @@ def main() -> None:
                 photo.save(photos / f"{scene.name}.jpg", quality=92)
         service = start(Path(folder), "edge")
         try:
-            for draw in (openai, open_inference, mcp, weaviate, hugging_face):
+            for draw in (openai, open_inference, mcp, hugging_face):
                 picture = draw(service, photos)
                 kind = "png" if draw is hugging_face else "jpg"
                 name = f"{draw.__name__.replace('_', '-')}.{kind}"

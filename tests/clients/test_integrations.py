@@ -20,7 +20,6 @@ NEEDS = {
     "cvat": (),
     "mcp": (),
     "fiftyone": ("fiftyone",),
-    "weaviate": (),
     "hugging-face": (),
     "openai": ("openai", "langchain_openai", "llama_index.embeddings.openai_like"),
     "open-inference": ("tritonclient.http", "tritonclient.grpc"),

@@ -229,7 +229,6 @@ def test_each_protocol_has_its_own_way_to_send_a_key(guarded: Door) -> None:
     assert allowed("label-studio/health", auth=("anyone", "first-key"))
     assert not allowed("label-studio/health", auth=("first-key", "wrong"))
     assert not allowed("label-studio/health")
-    assert allowed("weaviate/meta", auth=("anyone", "first-key"))
     assert allowed("x-anylabeling/health", headers={"token": "first-key"})
     assert not allowed("x-anylabeling/health", headers={"token": "wrong"})
     assert not guarded.http.get("/classify", headers={"token": "first-key"}).is_success

@@ -17,7 +17,6 @@ from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.applications import IMAGES_AT_ONCE, each
 from services.gateway.adapters.label_studio.labels import Control, to_results
 from services.gateway.adapters.openai import routes as openai
-from services.gateway.adapters.weaviate import routes as weaviate
 from services.gateway.adapters.x_anylabeling.routes import to_shapes
 from services.gateway.app import Gateway
 from services.observability import tracing
@@ -54,30 +53,19 @@ async def test_the_answers_are_in_the_order_of_the_images() -> None:
     assert await each(work, range(40)) == [*range(40)]
 
 
-@pytest.mark.parametrize(
-    ("module", "path", "body"),
-    [
-        (openai, "/v1/embeddings", {"model": "", "input": ["a cat"]}),
-        (weaviate, "/adapters/weaviate/vectorize", {"texts": ["a cat"]}),
-    ],
-)
 async def test_vectors_become_json_in_another_thread(
-    adapters: httpx.AsyncClient,
-    module: Any,
-    path: str,
-    body: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    adapters: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "model" in body:
-        body = {**body, "model": (await adapters.get("/v1/models")).json()["data"][0]["id"]}
+    model = (await adapters.get("/v1/models")).json()["data"][0]["id"]
     threads = []
 
     def respond(values: Any) -> JSONResponse:
         threads.append(threading.current_thread())
         return JSONResponse(values)
 
-    monkeypatch.setattr(module, "JSONResponse", respond)
-    assert (await adapters.post(path, json=body)).status_code == 200
+    monkeypatch.setattr(openai, "JSONResponse", respond)
+    body = {"model": model, "input": ["a cat"]}
+    assert (await adapters.post("/v1/embeddings", json=body)).status_code == 200
     assert threads
     assert threading.main_thread() not in threads
 
@@ -103,7 +91,6 @@ async def test_a_call_from_outside_counts_once_as_the_adapters(
     calls = [
         ("OpenAI", "embeddings", "/v1/embeddings", {"model": model, "input": several}, 200),
         ("OpenAI", "embeddings", "/v1/embeddings", {"model": model, "input": [""]}, 400),
-        ("Weaviate", "vectorize", "/adapters/weaviate/vectorize", {"images": [file] * 3}, 200),
         ("OpenInference", "infer", "/v2/models/classify/infer", {"inputs": [image, labels]}, 200),
     ]
     for service, rpc, path, body, status in calls:
@@ -121,12 +108,14 @@ async def test_a_trace_goes_on_from_the_adapter_to_the_applications(
 ) -> None:
     trace, image = "4bf92f3577b34da6a3ce929d0e0e4736", base64.b64encode(photo).decode()
     sent = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
-    path = "/adapters/weaviate/vectorize"
-    assert (await adapters.post(path, json={"images": [image]}, headers=sent)).is_success
+    model = (await adapters.get("/v1/models")).json()["data"][0]["id"]
+    exported.clear()
+    body = {"model": model, "input": [f"data:image/png;base64,{image}"]}
+    assert (await adapters.post("/v1/embeddings", json=body, headers=sent)).is_success
     spans = {span.name: span for span in exported.get_finished_spans()}
     embed, call = spans["BackboneService/Embed"], spans["backbone"]
     assert (embed.parent.span_id, embed.context.trace_id) == (call.context.span_id, int(trace, 16))
-    assert call.parent.span_id == spans["Weaviate/vectorize"].context.span_id
+    assert call.parent.span_id == spans["OpenAI/embeddings"].context.span_id
 
 
 def test_the_gateway_exports_its_spans(monkeypatch: pytest.MonkeyPatch) -> None:
