@@ -118,6 +118,11 @@ class SamClip:
         return f"{dtype}:{self._int8_digest[:8]}" if dtype.startswith("int8") else dtype
 
     @property
+    def graphs(self) -> str:
+        """The digest of the compiled graphs; empty if torch runs the networks."""
+        return self.engine.graphs
+
+    @property
     def net(self) -> "SamClipNet":
         """The torch network, frozen. Raises ValueError if the engine is not torch."""
         net: SamClipNet | None = getattr(self.engine, "net", None)

@@ -30,6 +30,7 @@ class FakeModel:
             batches=True, streams=1, name="fake", dtype="float32", measured_ms={}
         )
         self.dtype = "float32"
+        self.graphs = ""
         self.batches: list[int] = []
         self.texts: list[str] = []
         self.failure: Exception | None = None

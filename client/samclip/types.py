@@ -186,7 +186,8 @@ class Indexed:
 class Collection:
     """A collection of indexed images and the checkpoint that made its vectors.
 
-    dtype: precision of the image encoder that made the vectors, as in ``Model``.
+    dtype, graphs: precision of the image encoder that made the vectors, and its graphs, as in
+    ``Model``; graphs is also empty if they were not recorded.
     """
 
     name: str
@@ -194,6 +195,7 @@ class Collection:
     dimension: int
     model_digest: str
     dtype: str = ""
+    graphs: str = ""
 
 
 @dataclass(frozen=True)
@@ -213,10 +215,11 @@ class Model:
     dtype: precision of the image encoder: "float32", "bfloat16", "float16", "int8" or
     "int8+bfloat16"; the last two are followed by the first digits of the graph's digest
     ("int8:4caf4841"). Empty if the service does not report it, or if the images of one request
-    differ in it.
+    differ in it. graphs: digest of the compiled graphs; empty if PyTorch computed the embeddings.
     """
 
     name: str
     digest: str
     kind: str
     dtype: str = ""
+    graphs: str = ""

@@ -218,7 +218,8 @@ def listed_items(reply: pb.ListItemsResponse) -> list[ListedItem]:
 
 def collections(reply: pb.DescribeResponse) -> list[Collection]:
     return [
-        Collection(c.name, c.count, c.dimension, c.model_digest, c.dtype) for c in reply.collections
+        Collection(c.name, c.count, c.dimension, c.model_digest, c.dtype, c.graphs)
+        for c in reply.collections
     ]
 
 
@@ -227,7 +228,7 @@ def image_info(message: pb.ImageInfo) -> ImageInfo:
 
 
 def model(message: pb.ModelInfo) -> Model:
-    return Model(message.name, message.digest, message.kind, message.dtype)
+    return Model(message.name, message.digest, message.kind, message.dtype, message.graphs)
 
 
 def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str]) -> pb.IndexItem:

@@ -67,7 +67,8 @@ def export(
             _unfinished(directory, name).unlink(missing_ok=True)
     if not samples:  # keep the int8 graphs, which were made from the same weights
         before = checkpoint.graphs(directory).items()
-        about |= {name: entry for name, entry in before if name.endswith(".int8.onnx")}
+        kept = {name: entry for name, entry in before if name.endswith(".int8.onnx")}
+        about |= {checkpoint.verified_graph(directory, name).name: kept[name] for name in kept}
     return checkpoint.seal_graphs(directory, graphs.OPSET, about)
 
 
@@ -134,8 +135,10 @@ def parser() -> argparse.ArgumentParser:
         prog="samclip export",
         description="""Write the networks of a checkpoint as ONNX graphs into its directory,
 the image encoder once for each side of the frame in its config. A CPU then
-serves them faster, and without PyTorch. The weights are not copied, and the
-checkpoint's digest does not change. Takes about a minute.""",
+serves them faster, and without PyTorch. The weights are not copied. The
+checkpoint's digest does not change, but that of its graphs does: cached
+embeddings are then computed again, and collections that other graphs made must
+be indexed again (samclip reindex). Takes about a minute.""",
         epilog="""examples:
   samclip export pair/
   samclip export pair/ --calibrate photos/""",

@@ -45,7 +45,7 @@ that of `hf auth login` or HF_TOKEN; HF_ENDPOINT names another hub.""",
 
 
 def pull(repository: str, out: Path, revision: str | None = None) -> str:
-    """Download the files of a repository's manifest into a new directory; return the digest.
+    """Download the files of a repository's manifest into a new directory; return its identity.
 
     Nothing is at ``out`` until every file is whole. Raises CheckpointError if ``out`` exists, if
     the repository has no checkpoint or if a file differs from its digest, and the hub's errors.
@@ -59,4 +59,4 @@ def pull(repository: str, out: Path, revision: str | None = None) -> str:
     checkpoint.verify(partial)
     shutil.rmtree(partial / ".cache")  # the hub's records of the download
     partial.rename(out)
-    return checkpoint.digest(out)
+    return checkpoint.shown(checkpoint.identity(out), 64)

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CheckpointError, HfHubHTTPError, HFValidationError, OSError) as error:
         print(plain(f"samclip push: {error}"), file=sys.stderr)
         return 1
-    print(f"{address}\ndigest {checkpoint.digest(directory)}")
+    print(f"{address}\ndigest {checkpoint.shown(checkpoint.identity(directory), 64)}")
     return 0
 
 
@@ -54,12 +54,13 @@ def push(directory: Path, repository: str, private: bool = False) -> str:
     CheckpointError if a file is damaged, or the manifest in the repository, and the hub's errors.
     """
     checkpoint.verify(directory)
+    identity = checkpoint.shown(checkpoint.identity(directory), 64)
     api = HfApi()
     address = api.create_repo(repository, private=private, exist_ok=True)
     api.upload_folder(
         repo_id=repository,
         folder_path=directory,
-        commit_message=f"samclip push: digest {checkpoint.digest(directory)}",
+        commit_message=f"samclip push: digest {identity}",
         allow_patterns=[glob.escape(name) for name in checkpoint.file_names(directory)],
         delete_patterns=[glob.escape(name) for name in _former_files(repository)],
     )

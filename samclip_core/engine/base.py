@@ -53,7 +53,8 @@ class Engine(Protocol):
     ``dtype`` is the precision of the image encoder, ``decoder_dtype`` that of the mask decoder; the
     text encoder is float32. ``streams`` calls run concurrently, further calls wait. ``batches`` is
     whether one call with several images takes less time than one call per image. ``measured_ms`` is
-    the time per image in each precision that was tried; empty if there was no choice.
+    the time per image in each precision that was tried; empty if there was no choice. ``graphs`` is
+    the digest of the checkpoint's graphs; empty if the engine runs none.
     """
 
     name: EngineName
@@ -63,6 +64,7 @@ class Engine(Protocol):
     streams: int
     batches: bool
     measured_ms: Mapping[Dtype, float]
+    graphs: str
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """Encode padded RGB frames; the image is the top-left (height, width) of its frame.

@@ -65,7 +65,8 @@ class CompiledEngine:
         self._core = _runtime()
         self._directory = directory
         self._config = checkpoint.read_config(directory)
-        digests = checkpoint.digest(directory), checkpoint.graphs_digest(directory)
+        self.graphs, self._listed = checkpoint.exported(directory)
+        digests = checkpoint.digest(directory), self.graphs
         self._disk = DiskCache(cache_dir, FORMAT, *digests, *_processor(self._core), str(threads))
         self.streams = max(1, (threads or _cores()) // CORES_PER_STREAM)
         self._options = {
@@ -176,7 +177,7 @@ class CompiledEngine:
     def _of_encoder(self, dtype: Asked) -> dict[Dtype, Variant]:
         """Return the encoder's variants that ``dtype`` allows, the most precise first."""
         variants = self._floats(_ENCODER)
-        if checkpoint.INT8_GRAPH in checkpoint.graphs(self._directory):
+        if checkpoint.INT8_GRAPH in self._listed:
             for name, float_dtype in _OF_INT8.items():
                 if float_dtype in variants:
                     variants[name] = (checkpoint.INT8_GRAPH, _HINTS[float_dtype])
@@ -208,7 +209,7 @@ class CompiledEngine:
 
         Some processors without int8 instructions overflow when they accumulate products.
         """
-        entry = checkpoint.graphs(self._directory)[checkpoint.INT8_GRAPH]
+        entry = self._listed[checkpoint.INT8_GRAPH]
         image = noise(self._config.image_size)
         return agreement(encoder.run(*image), exact.run(*image)) > entry["agreement"] - MARGIN
 
@@ -220,10 +221,13 @@ class CompiledEngine:
                 return _Requests(self._core.import_model(cached, "CPU", options), self.streams)
             except RuntimeError as error:
                 logger.warning("a cached graph cannot be loaded and is compiled again: %s", error)
-        checkpoint.verified_graph(self._directory, name)
+        checkpoint.verified_graph(self._directory, name, self._listed)
         with _without_links(self._directory, name) as path:
-            model = _prepared(self._core.read_model(path))
-            return _Requests(self._core.compile_model(model, "CPU", options), self.streams)
+            model = self._core.read_model(path)
+            # Again, because the runtime reads the file by its path: an export may have replaced it.
+            checkpoint.verified_graph(path.parent, name, self._listed)
+            compiled = self._core.compile_model(_prepared(model), "CPU", options)
+            return _Requests(compiled, self.streams)
 
     def _kept(self, graph: Variant) -> "_Requests":
         requests = self._compiled(graph)

@@ -32,6 +32,7 @@ class TorchEngine:
     streams = 1
     batches = True
     measured_ms: Mapping[Dtype, float] = MappingProxyType({})
+    graphs = ""
 
     def __init__(
         self, net: SamClipNet, text_encoder: TextEncoder | None, dtype: Dtype = "float32"

@@ -8,7 +8,8 @@
     README.md                   the model card
     manifest.json               SHA-256 of each file, and the digest over all files
 
-``samclip export`` adds the files to serve on a CPU, with a separate digest:
+``samclip export`` adds the files to serve on a CPU. They have a separate digest, so that an export
+does not change that of the weights; a CPU's answers depend on both (``identity``):
 
     image_encoder.onnx          including Head_CLIP
     image_encoder.int8.onnx     the same, quantised
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 BUNDLED = Path(__file__).parents[1] / "checkpoints"
+DIGITS = 64
+"""Characters of a digest."""
 CONFIG, LINEAGE, MANIFEST, CARD = "config.json", "lineage.json", "manifest.json", "README.md"
 WEIGHTS, TEXT_WEIGHTS, TOKENIZER = "model.safetensors", "text_encoder.safetensors", "tokenizer.json"
 INT8_GRAPH, CLIP_TOKENIZER = "image_encoder.int8.onnx", "clip_tokenizer.json"
@@ -68,6 +71,23 @@ def digest(directory: Path) -> str:
     A change to any file changes it when the directory is sealed again.
     """
     return _read_manifest(directory)[1]
+
+
+def identity(directory: Path) -> str:
+    """Return the digest, followed by that of the graphs if there are any."""
+    return digest(directory) + graphs_digest(directory)
+
+
+def agree(one: str, other: str) -> bool:
+    """Return whether two identities may work together: torch, without graphs, may with any."""
+    of_torch = DIGITS in (len(one), len(other))
+    return one == other or (of_torch and one[:DIGITS] == other[:DIGITS])
+
+
+def shown(identity: str, digits: int = 12) -> str:
+    """Return the first digits of an identity, for people."""
+    graphs = identity[DIGITS:]
+    return identity[:DIGITS][:digits] + (f" with graphs {graphs[:digits]}" if graphs else "")
 
 
 def file_names(directory: Path) -> list[str]:
@@ -101,7 +121,13 @@ def read_file(directory: Path, name: str) -> bytes:
 
 def graphs(directory: Path) -> dict[str, Any]:
     """Return the manifest's entries for the exported files, by name; empty before an export."""
-    return dict(_read_graphs(directory).get("files", {}))
+    return exported(directory)[1]
+
+
+def exported(directory: Path) -> tuple[str, dict[str, Any]]:
+    """Return ``graphs_digest`` and ``graphs`` of one moment."""
+    section = _read_graphs(directory)
+    return str(section.get("digest", "")), dict(section.get("files", {}))
 
 
 def at_size(graph: str, size: int, image_size: int) -> str:
@@ -111,7 +137,7 @@ def at_size(graph: str, size: int, image_size: int) -> str:
 
 def graphs_digest(directory: Path) -> str:
     """Return the digest over the exported files; empty before an export."""
-    return str(_read_graphs(directory).get("digest", ""))
+    return exported(directory)[0]
 
 
 def graphs_opset(directory: Path) -> int | None:
@@ -127,9 +153,12 @@ def read_graph(directory: Path, name: str) -> bytes:
     return verified_graph(directory, name).read_bytes()
 
 
-def verified_graph(directory: Path, name: str) -> Path:
-    """Return the path of an exported file after checking it. Raises as ``read_graph``."""
-    entry, path = graphs(directory).get(name), directory / name
+def verified_graph(directory: Path, name: str, listed: Mapping[str, Any] | None = None) -> Path:
+    """Return the path of an exported file after checking it. Raises as ``read_graph``.
+
+    ``listed`` are the ``graphs`` of an earlier moment, if that is what the file must still match.
+    """
+    entry, path = (listed or graphs(directory)).get(name), directory / name
     if entry is None:
         raise CheckpointError(
             f"{directory} has no {name}, which serving without torch needs: create it with "
@@ -138,7 +167,7 @@ def verified_graph(directory: Path, name: str) -> Path:
     if not path.is_file() or sha256(path) != entry["sha256"]:
         raise CheckpointError(
             f"{path} is missing or differs from its digest in {MANIFEST}: create it again with "
-            f"`samclip export {directory}`"
+            f"`samclip export {directory}`, int8 with --calibrate"
         )
     return path
 
@@ -146,7 +175,7 @@ def verified_graph(directory: Path, name: str) -> Path:
 def seal_graphs(directory: Path, opset: int, about: Mapping[str, Mapping[str, Any]]) -> str:
     """Add the exported files and their ``about`` entries to the manifest; return their digest."""
     files = {name: {**entry, "sha256": sha256(directory / name)} for name, entry in about.items()}
-    value = _digest_of({name: entry["sha256"] for name, entry in files.items()})
+    value = _digest_of_graphs(files)
     stated, digest_ = _read_manifest(directory)
     section = {"digest": value, "opset": opset, "files": files}
     _write_manifest(directory, {"digest": digest_, "files": stated, "graphs": section})
@@ -267,8 +296,19 @@ def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def _read_graphs(directory: Path) -> dict[str, Any]:
+    """Return the section about the exported files, after checking that its digest is theirs."""
     _read_manifest(directory)
-    return dict(json.loads((directory / MANIFEST).read_bytes()).get("graphs", {}))
+    section = json.loads((directory / MANIFEST).read_bytes()).get("graphs", {})
+    try:
+        consistent = not section or section["digest"] == _digest_of_graphs(section["files"])
+    except (KeyError, TypeError, AttributeError):
+        consistent = False
+    if not consistent:
+        raise CheckpointError(
+            f"the list of graphs in {directory / MANIFEST} differs from its digest: copy the "
+            'checkpoint again, or delete "graphs" there and create them with `samclip export`'
+        )
+    return dict(section)
 
 
 def _read_manifest(directory: Path) -> tuple[dict[str, str], str]:
@@ -322,6 +362,10 @@ def sha256(path: Path) -> str:
 def _digest_of(files: Mapping[str, str]) -> str:
     lines = "".join(f"{name} {value}\n" for name, value in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _digest_of_graphs(files: Mapping[str, Mapping[str, Any]]) -> str:
+    return _digest_of({name: entry["sha256"] for name, entry in files.items()})
 
 
 def _write_tensors(path: Path, module: "nn.Module", half: bool) -> None:

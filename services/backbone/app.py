@@ -33,6 +33,7 @@ class Backbone(Service):
             digest=model.digest,
             kind=model.config.kind,
             dtype=model.dtype,
+            graphs=model.graphs,
         )
         self.engine = Engine(model, settings)
         self.engine.warm_up()

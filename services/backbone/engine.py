@@ -32,7 +32,7 @@ from services.batching import threads
 from services.batching.batcher import Batcher
 from services.batching.queue import buckets
 from services.cache import embedding_cache
-from services.cache.entry import Entries, Entry, at_size
+from services.cache.entry import Entries, Entry, at_size, computed
 from services.observability import metrics
 from services.request import wire
 from services.request.context import RequestContext
@@ -83,7 +83,7 @@ class Engine:
         caches = embedding_cache.of_settings(
             settings, settings.cache_bytes, model.digest, model.config.image_size
         )
-        self.cache = caches(model.dtype)
+        self.cache = caches(computed(model.dtype, model.graphs))
         self._stored_as = settings.cache_dtype
         self._limits = image_limits(settings)
         self._device_name = settings.device

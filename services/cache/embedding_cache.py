@@ -100,7 +100,7 @@ class EmbeddingCache:
 
 
 Caches = Callable[[str], EmbeddingCache]
-"""Return an empty cache for embeddings that the encoder computes in the given precision."""
+"""Return an empty cache for embeddings that the encoder computes so, as ``entry.computed`` says."""
 
 
 def of_settings(
@@ -108,16 +108,16 @@ def of_settings(
 ) -> Caches:
     """Return a factory of caches for the backbone or a head; without ``share`` they use no Redis.
 
-    Processes that serve the checkpoint ``digest`` with the same settings share the entries of a
-    precision. All caches of the factory share one connection to Redis. Raises SettingsError for an
-    invalid redis_url.
+    Processes that serve the checkpoint ``digest`` with the same settings share the entries that
+    they compute in the same way. All caches of the factory share one connection to Redis. Raises
+    SettingsError for an invalid redis_url.
     """
     if not settings.redis_url or not share:
-        return lambda dtype: EmbeddingCache(capacity)
+        return lambda computed: EmbeddingCache(capacity)
     link = RedisLink(settings.redis_url, settings.redis_timeout_ms / 1000)
 
-    def empty(dtype: str) -> EmbeddingCache:
-        named = contract(digest, image_size, dtype, settings.cache_dtype)
+    def empty(computed: str) -> EmbeddingCache:
+        named = contract(digest, image_size, computed, settings.cache_dtype)
         return EmbeddingCache(capacity, SharedTier(link, named))
 
     return empty

@@ -1,9 +1,9 @@
 """Cache entries: one output of the encoder for one image, its key in Redis and its bytes there.
 
 The key consists of the contract (digest of the weights, version of the preprocessing, resolution,
-dtype, layout) and the sha256 of the encoded file, followed by the side of the frame if it is not
-the checkpoint's ``image_size``. The bytes contain a digest of the key and a checksum, so that a
-damaged, truncated or misplaced entry is a miss.
+dtype, digest of the graphs, layout) and the sha256 of the encoded file, followed by the side of the
+frame if it is not the checkpoint's ``image_size``. The bytes contain a digest of the key and a
+checksum, so that a damaged, truncated or misplaced entry is a miss.
 """
 
 import hashlib
@@ -70,12 +70,17 @@ class Entry:
 Entries = Mapping[pb.Output, Entry]
 
 
-def contract(digest: str, image_size: int, dtype: str, stored_as: StoredAs) -> str:
+def computed(dtype: str, graphs: str) -> str:
+    """Return the precision and the graphs of an encoder, as ``ModelInfo`` has them, in one word."""
+    return f"{dtype}:{graphs}"
+
+
+def contract(digest: str, image_size: int, computed: str, stored_as: StoredAs) -> str:
     """Return the part of a key that identifies all inputs of an entry except the image.
 
-    ``dtype`` is the precision in which the encoder computes, as the backbone reports it.
+    ``computed`` is how the encoder computes, from the function of this name.
     """
-    return f"{digest}:{PREPROCESS_VERSION}:{image_size}:{dtype}:{stored_as}-{LAYOUT}"
+    return f"{digest}:{PREPROCESS_VERSION}:{image_size}:{computed}:{stored_as}-{LAYOUT}"
 
 
 def at_size(cache_key: str, size: int, image_size: int) -> str:

@@ -4,9 +4,10 @@ Serve's ``user_config`` names the checkpoint. If the name changes, the new check
 warmed beside the current one, and then answers first. The old one still answers requests that name
 it, and is unloaded DRAIN_S after the last of them. If loading fails, nothing changes.
 
-One checkpoint answers a request from the first step to the last. A head sends its digest to the
-backbone. During a swap, a replica of the backbone may not have loaded that checkpoint yet, or may
-have unloaded it: the head then answers the whole request with its other checkpoint.
+One checkpoint answers a request from the first step to the last. A head sends its digest and that
+of its graphs to the backbone; other graphs of the same weights are another checkpoint. During a
+swap, a replica of the backbone may not have loaded that checkpoint yet, or may have unloaded it:
+the head then answers the whole request with its other checkpoint.
 """
 
 import asyncio
@@ -44,6 +45,9 @@ class _Held:
     @property
     def digest(self) -> str:
         return self.service.model.digest
+
+    def serves(self, identity: str) -> bool:
+        return checkpoint.agree(identity, self.digest + self.service.model.graphs)
 
     @property
     def idle(self) -> bool:
@@ -136,7 +140,8 @@ class Swapping(Service):
 
     def _candidates(self, context: RequestContext) -> Iterator[_Held]:
         for held in tuple(self._held):
-            if context.checkpoint in ("", held.digest) and held in self._held:  # not unloaded since
+            fits = not context.checkpoint or held.serves(context.checkpoint + context.graphs)
+            if fits and held in self._held:  # not unloaded since
                 yield held
 
     def _chosen(self, config: Mapping[str, Any]) -> Settings:
@@ -156,8 +161,8 @@ class Swapping(Service):
     async def _change(self, settings: Settings) -> None:
         self._tune(settings)
         directory = checkpoint.resolve(settings.checkpoint)
-        digest = checkpoint.digest(directory)
-        held = next((each for each in self._held if each.digest == digest), None)
+        identity = checkpoint.identity(directory)
+        held = next((each for each in self._held if each.serves(identity)), None)
         if held is None:
             # A head reads few of the files: verify all, or it accepts what other services refuse.
             await asyncio.to_thread(checkpoint.verify, directory)
@@ -182,7 +187,8 @@ class Swapping(Service):
             await asyncio.sleep(AGAIN_S)
             while held := next((each for each in self._held[1:] if each.idle), None):
                 self._held.remove(held)
-                metrics.retire(held.service.model)
+                if held.digest not in {each.digest for each in self._held}:
+                    metrics.retire(held.service.model)
                 await held.service.close()
         # Serve freezes all objects at start, so weights in cycles would never be freed.
         gc.unfreeze()
@@ -191,7 +197,8 @@ class Swapping(Service):
 
 def _not_loaded(context: RequestContext) -> AnotherCheckpoint:
     return AnotherCheckpoint(
-        f"checkpoint {context.checkpoint[:12]} is not loaded here: try another"
+        f"checkpoint {checkpoint.shown(context.checkpoint + context.graphs)} is not loaded here: "
+        "try another"
     )
 
 

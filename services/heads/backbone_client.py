@@ -29,13 +29,14 @@ from samclip_core.errors import (
     KeyUnknown,
     Overloaded,
 )
+from samclip_core.io import checkpoint
 from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.cache.embedding_cache import Caches
-from services.cache.entry import at_size
+from services.cache.entry import at_size, computed
 from services.observability import metrics, tracing
 from services.request import admission, channel, wire
-from services.request.context import CHECKPOINT, IMAGE_KEY, RequestContext
+from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, RequestContext
 from services.request.priority import Priority
 
 Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
@@ -96,12 +97,12 @@ class _Refusals:
 class BackboneClient:
     """Client of the backbone with a cache of embeddings. For one event loop.
 
-    ``image_size`` is the side of the frame that masks need. ``digest`` is the caller's checkpoint:
-    embeddings of another one are refused. ``ca`` is a PEM file with the certificates to trust; it
-    turns TLS on.
+    ``image_size`` is the side of the frame that masks need. ``identity`` is that of the caller's
+    checkpoint: embeddings of another one, or of other graphs, are refused. ``ca`` is a PEM file
+    with the certificates to trust; it turns TLS on.
 
-    The cache is the one of ``caches`` for the precision that the backbone last reported. Until the
-    backbone has reported one, the client does not look up the cache.
+    The cache is the one of ``caches`` for the precision and the ``graphs`` that the backbone last
+    reported. Until the backbone has reported them, the client does not look up the cache.
     """
 
     def __init__(
@@ -109,15 +110,16 @@ class BackboneClient:
         address: str,
         metadata: Sequence[tuple[str, str]],
         image_size: int,
-        digest: str,
+        identity: str,
         caches: Caches,
         max_image_bytes: int,
         ca: Path | None = None,
     ):
+        self.graphs = ""
         self._address = address
         self._metadata = tuple(metadata)
         self._image_size = image_size
-        self._digest = digest
+        self._identity = identity
         self._max_image_bytes = max_image_bytes
         self._ca = ca
         # A backbone behind the same front door trusts our tenants and image keys.
@@ -191,11 +193,14 @@ class BackboneClient:
         self, context: RequestContext, texts: Sequence[str]
     ) -> NDArray[np.float32]:
         """Return one unit-length row per text, T×D; recent texts are cached."""
-        rows = {text: self._texts[text] for text in texts if text in self._texts}
+        known = self._texts
+        rows = {text: known[text] for text in texts if text in known}
         missing = [text for text in dict.fromkeys(texts) if text not in rows]
         if missing:
             request = pb.EmbedTextRequest(texts=missing)
             response = await self._call(context, self._stub.EmbedText, request)
+            if rows and known is not self._texts:  # other graphs made them
+                return await self.embed_text(context, texts)
             # A copy of each row: a view would keep the whole response in memory.
             found = (row.copy() for row in wire.from_tensor(response.tensor))
             rows |= zip(missing, found, strict=True)
@@ -216,7 +221,8 @@ class BackboneClient:
     ) -> Response:
         metadata: tuple[tuple[str, str], ...] = (
             *self._metadata,
-            (CHECKPOINT, self._digest),
+            (CHECKPOINT, self._identity[: checkpoint.DIGITS]),
+            (GRAPHS, self._identity[checkpoint.DIGITS :]),
             *context.headers(),
             *more,
         )
@@ -227,13 +233,20 @@ class BackboneClient:
                 response = await method(request, timeout=left_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise channel.failure(error, f"the backbone at {self._address}") from error
-        if response.model.digest != self._digest:
+        self._follow(response.model)
+        return response
+
+    def _follow(self, model: pb.ModelInfo) -> None:
+        """Use the caches of the model that has answered. Raises AnotherCheckpoint."""
+        theirs = model.digest + model.graphs
+        if not checkpoint.agree(theirs, self._identity):
             raise AnotherCheckpoint(
                 f"the backbone at {self._address} serves another checkpoint "
-                f"({response.model.digest[:12]}, expected {self._digest[:12]}): try again when "
-                "both have been updated"
+                f"({checkpoint.shown(theirs)}, expected {checkpoint.shown(self._identity)}): try "
+                "again when both have been updated"
             )
-        if response.model.dtype != self._dtype:
-            self._dtype = response.model.dtype
-            self.cache = self._caches(self._dtype)
-        return response
+        if model.graphs != self.graphs:
+            self._texts, self._classes = LRUCache(TEXTS_KEPT), LRUCache(CLASSES_KEPT)
+        if (model.dtype, model.graphs) != (self._dtype, self.graphs):
+            self._dtype, self.graphs = model.dtype, model.graphs
+            self.cache = self._caches(computed(model.dtype, model.graphs))

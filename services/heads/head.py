@@ -38,6 +38,7 @@ class Head(Service):
             name=self.config.name,
             digest=checkpoint.digest(self.directory),
             kind=self.config.kind,
+            graphs=checkpoint.graphs_digest(self.directory) if settings.device == "cpu" else "",
         )
         lineage = json.loads(checkpoint.read_file(self.directory, checkpoint.LINEAGE))
         self.figures = lineage.get("metrics", {})
@@ -49,6 +50,7 @@ class Head(Service):
         """Return the model of an answer whose embeddings were computed in ``dtype``."""
         answered = pb.ModelInfo(dtype=dtype)
         answered.MergeFrom(self.model)
+        answered.graphs = self.backbone.graphs
         return answered
 
     async def usable(self) -> bool:
@@ -95,7 +97,7 @@ class Head(Service):
             address,
             metadata,
             self.config.image_size,
-            self.model.digest,
+            self.model.digest + self.model.graphs,
             caches,
             self.settings.max_image_bytes,
             ca,

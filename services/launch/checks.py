@@ -238,7 +238,7 @@ def checkpoint_files(settings: Settings) -> Finding:
         checkpoint.verify(directory)
     except CheckpointError as error:
         return Finding("checkpoint", "wrong", str(error), "fetch it again, or name another one")
-    found = f"{settings.checkpoint}, digest {checkpoint.digest(directory)[:12]}"
+    found = f"{settings.checkpoint}, digest {checkpoint.shown(checkpoint.identity(directory))}"
     if settings.device == "cpu" and not checkpoint.graphs(directory):
         advice = f"samclip export {settings.checkpoint} makes it faster on a CPU"
         return Finding("checkpoint", "note", f"{found}, without graphs", advice)

@@ -11,6 +11,8 @@ from services.request.request_log import REQUEST_ID
 
 CHECKPOINT = "x-samclip-checkpoint"
 """Header with the digest of the checkpoint that must answer; if absent, any may."""
+GRAPHS = "x-samclip-graphs"
+"""Header with the digest of the graphs that must answer if graphs do; if absent, any may."""
 IMAGE_KEY = "x-samclip-image-key"
 """Header with the key of the image in an EmbedRequest, from a head that found no embedding of it in
 Redis. The front door removes it from incoming requests: a caller could name another key."""
@@ -20,13 +22,14 @@ Redis. The front door removes it from incoming requests: a caller could name ano
 class RequestContext:
     """The caller, priority and id of a request.
 
-    ``checkpoint`` and ``image_key`` are the headers of these names, "" if absent.
+    ``checkpoint``, ``graphs`` and ``image_key`` are the headers of these names, "" if absent.
     """
 
     id: str = ""
     caller: Caller = field(default_factory=Caller)
     priority: Priority = field(default_factory=Priority)
     checkpoint: str = ""
+    graphs: str = ""
     image_key: str = ""
 
     @classmethod
@@ -42,6 +45,7 @@ class RequestContext:
             caller=caller,
             priority=Priority.read(headers, most_s, bulk),
             checkpoint=headers.get(CHECKPOINT, ""),
+            graphs=headers.get(GRAPHS, ""),
             image_key=headers.get(IMAGE_KEY, ""),
         )
 

@@ -14,6 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.areas import combine
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
+from samclip_core.io import checkpoint
 from services.deployment import replica
 from services.heads.head import IMAGES_AT_ONCE, Head
 from services.request.callers import Caller
@@ -180,7 +181,8 @@ class Retrieval(Head):
                     name=d.name,
                     count=d.count,
                     dimension=d.dimension,
-                    model_digest=d.digest,
+                    model_digest=d.digest[: checkpoint.DIGITS],
+                    graphs=d.digest[checkpoint.DIGITS :],
                     dtype=d.dtype,
                 )
                 for d in found
@@ -282,7 +284,8 @@ class Retrieval(Head):
         return self._every_tenants().of_tenant(caller.tenant)
 
     def _every_tenants(self) -> Collections:
-        return self._index.collections(self.model.digest, self.config.text_dim)
+        model = self.model.digest + self.model.graphs
+        return self._index.collections(model, self.config.text_dim)
 
 
 def _check_parts(request: pb.SearchRequest) -> None:

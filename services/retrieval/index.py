@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.errors import DeadlineExceeded, InvalidRequest, NotFound
+from samclip_core.io import checkpoint
 from services.request.callers import NAME
 from services.request.limits import check_metadata
 
@@ -326,12 +327,16 @@ def check_name(name: str) -> None:
 
 
 def check_model(name: str, digest: str, ours: str) -> None:
-    """Raise InvalidRequest unless a collection's vectors come from our model."""
-    if digest != ours:
+    """Raise InvalidRequest unless a collection's vectors come from our model.
+
+    Both are the digest of a checkpoint, followed by that of the graphs that compute its vectors;
+    collections that PyTorch made, or an older version, have no graphs.
+    """
+    if not checkpoint.agree(digest, ours):
         raise InvalidRequest(
-            f"collection {name!r} was made with model {digest[:12]}, this service "
-            f"runs {ours[:12]}, and their vectors cannot be compared: index the images "
-            "again under another name (samclip reindex), or delete the collection first"
+            f"collection {name!r} was made with model {checkpoint.shown(digest)}, this service "
+            f"runs {checkpoint.shown(ours)}, and their vectors cannot be compared: index the "
+            "images again under another name (samclip reindex), or delete the collection first"
         )
 
 

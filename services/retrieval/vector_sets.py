@@ -137,6 +137,9 @@ class VectorSet:
             *done, _ = pipe.execute()
         for digest, dtype, _ in done:
             self._check(digest, dtype)
+            if digest != self.digest:  # nothing was added
+                name = self.name.rpartition(OF)[2]
+                raise Unavailable(f"collection {name!r} was made anew meanwhile: try again")
         return sum(not added for *_, added in done)
 
     def delete(self, ids: Sequence[str]) -> int:

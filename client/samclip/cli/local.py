@@ -68,7 +68,7 @@ class LocalSession(Session):
                 f"--local: {error} (write the images before --local, or --local=edge)"
             ) from error
         clip = self._clip
-        self.model = Model(clip.config.name, clip.digest, clip.config.kind, clip.dtype)
+        self.model = Model(clip.config.name, clip.digest, clip.config.kind, clip.dtype, clip.graphs)
 
     async def ask(self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = ()) -> Any:
         """Answer a request. Raises ValueError if it is invalid."""

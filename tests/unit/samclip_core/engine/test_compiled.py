@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +15,11 @@ from samclip_core import engine
 from samclip_core.engine import compiled
 from samclip_core.engine.base import Asked, Dtype, Part, PromptBatch
 from samclip_core.engine.compiled import CompiledEngine
+from samclip_core.engine.likeness import agreement
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from tests.checkout import sources
+from tests.tampered import change_graph, edit, list_again
 
 EDGE = checkpoint.resolve("edge")
 ENCODER: tuple[Part, ...] = ("image_encoder",)
@@ -109,9 +113,9 @@ def test_the_precision_that_is_asked_for_is_had(dtype: Asked) -> None:
 
 
 def test_a_checkpoint_without_an_int8_graph_says_how_to_get_one(edge: Path) -> None:
-    manifest = json.loads((edge / checkpoint.MANIFEST).read_text())
-    del manifest["graphs"]["files"][checkpoint.INT8_GRAPH]
-    (edge / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    graphs = checkpoint.graphs(edge)
+    del graphs[checkpoint.INT8_GRAPH]
+    checkpoint.seal_graphs(edge, 20, graphs)
     with pytest.raises(CheckpointError, match="--calibrate"):
         CompiledEngine(edge, "int8", ENCODER)
 
@@ -123,6 +127,63 @@ def test_a_checkpoint_of_links_is_served(tmp_path: Path) -> None:
     expected = CompiledEngine(EDGE, "float32", ENCODER).encode(*GREY)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_other_constants_in_a_graph_are_another_identity(edge: Path, tmp_path: Path) -> None:
+    """Weights and digest stay the same, and every file passes its check."""
+    folder = tmp_path / "compiled"
+    ours = CompiledEngine(EDGE, "float32", ENCODER, folder)
+    change_graph(edge)
+    digest = list_again(edge)
+    checkpoint.verify(edge)
+    assert checkpoint.digest(edge) == checkpoint.digest(EDGE)
+    theirs = CompiledEngine(edge, "float32", ENCODER, folder)
+    assert (ours.graphs, theirs.graphs) == (checkpoint.graphs_digest(EDGE), digest)
+    assert ours.graphs != theirs.graphs
+    assert agreement(ours.encode(*GREY), theirs.encode(*GREY)) < 0.9
+    again = CompiledEngine(EDGE, "float32", ENCODER, folder)  # both are in the folder
+    assert agreement(ours.encode(*GREY), again.encode(*GREY)) > 0.9999
+
+
+def test_a_graph_that_only_its_own_entry_lists_is_not_loaded(edge: Path, tmp_path: Path) -> None:
+    """The digest of the list stays as it was: a folder of compiled graphs must not be poisoned."""
+    change_graph(edge)
+    section = json.loads((edge / checkpoint.MANIFEST).read_text())["graphs"]
+    changed = checkpoint.sha256(edge / "image_encoder.onnx")
+    section["files"]["image_encoder.onnx"]["sha256"] = changed
+    edit(edge, section)
+    with pytest.raises(CheckpointError, match=r"list of graphs .* differs from its digest"):
+        CompiledEngine(edge, "float32", ENCODER, tmp_path / "compiled")
+    assert not (tmp_path / "compiled").exists()
+
+
+@pytest.mark.parametrize("also_listed", [False, True])
+def test_a_graph_that_is_replaced_after_its_check_is_not_run(
+    edge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, also_listed: bool
+) -> None:
+    read = compiled._without_links
+
+    @contextmanager
+    def overtaken(directory: Path, name: str) -> Iterator[Path]:
+        change_graph(edge)
+        if also_listed:
+            list_again(edge)
+        with read(directory, name) as path:
+            yield path
+
+    monkeypatch.setattr(compiled, "_without_links", overtaken)
+    with pytest.raises(CheckpointError, match=r"image_encoder\.onnx is missing or differs"):
+        CompiledEngine(edge, "float32", ENCODER, tmp_path / "compiled")
+    assert not [*(tmp_path / "compiled").iterdir()]
+
+
+def test_a_part_without_a_graph_is_named(edge: Path) -> None:
+    graphs = checkpoint.graphs(edge)
+    del graphs["mask_decoder.onnx"]
+    checkpoint.seal_graphs(edge, 20, graphs)
+    assert CompiledEngine(edge, "float32", ENCODER).graphs == checkpoint.graphs_digest(edge)
+    with pytest.raises(CheckpointError, match=r"has no mask_decoder\.onnx.*samclip export"):
+        CompiledEngine(edge, "float32", ("mask_decoder",))
 
 
 def test_a_damaged_graph_or_weight_is_named(edge: Path) -> None:

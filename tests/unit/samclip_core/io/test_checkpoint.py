@@ -1,7 +1,9 @@
 """Checkpoint directories with two small modules as network and text tower."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from samclip_core.config import EDGE
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.nn.text_encoder import TextEncoder
+from tests.tampered import edit, list_again
 
 LINEAGE = {"data": ["none"]}
 
@@ -139,6 +142,103 @@ def test_an_inconsistent_manifest_is_refused(saved: Path, content: str) -> None:
     (saved / checkpoint.MANIFEST).write_text(content)
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
         checkpoint.digest(saved)
+
+
+@pytest.fixture
+def listed(saved: Path) -> Path:
+    """Return a checkpoint with two files that are listed as graphs."""
+    for name in ("image_encoder.onnx", "text_encoder.onnx"):
+        (saved / name).write_bytes(name.encode())
+    checkpoint.seal_graphs(saved, 20, {"image_encoder.onnx": {}, "text_encoder.onnx": {}})
+    return saved
+
+
+def test_other_graphs_are_another_identity_of_the_same_digest(listed: Path) -> None:
+    digest, before = checkpoint.digest(listed), checkpoint.identity(listed)
+    assert before == digest + checkpoint.graphs_digest(listed)
+    (listed / "image_encoder.onnx").write_bytes(b"another graph")
+    with pytest.raises(CheckpointError, match=r"image_encoder\.onnx is missing or differs"):
+        checkpoint.verify(listed)
+    list_again(listed)
+    checkpoint.verify(listed)
+    assert checkpoint.digest(listed) == digest
+    assert checkpoint.identity(listed) != before
+    assert not checkpoint.agree(checkpoint.identity(listed), before)
+    assert checkpoint.shown(before) == f"{before[:12]} with graphs {before[64:76]}"
+    assert checkpoint.shown(checkpoint.identity(listed)) != checkpoint.shown(before)
+
+
+def _of_graphs(changes: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    def edited(section: dict[str, Any]) -> dict[str, Any]:
+        files = section["files"]
+        match changes:
+            case "another digest of a file":
+                files["image_encoder.onnx"]["sha256"] = "0" * 64
+            case "one file less":
+                del files["text_encoder.onnx"]
+            case "one file more":
+                files["mask_decoder.onnx"] = files["text_encoder.onnx"]
+            case "no digest":
+                del section["digest"]
+            case "no files":
+                del section["files"]
+            case "files without digests":
+                section["files"] = {name: {} for name in files}
+            case "a list":
+                section["files"] = [*files]
+        return section
+
+    return edited
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "another digest of a file",
+        "one file less",
+        "one file more",
+        "no digest",
+        "no files",
+        "files without digests",
+        "a list",
+    ],
+)
+def test_a_list_of_graphs_is_covered_by_their_digest(listed: Path, changes: str) -> None:
+    section = json.loads((listed / checkpoint.MANIFEST).read_text())["graphs"]
+    edit(listed, _of_graphs(changes)(section))
+    for read in (checkpoint.verify, checkpoint.identity, checkpoint.graphs, checkpoint.file_names):
+        with pytest.raises(CheckpointError, match=r"manifest\.json"):
+            read(listed)
+
+
+def test_a_checkpoint_without_graphs_has_the_identity_of_its_files(saved: Path) -> None:
+    assert checkpoint.identity(saved) == checkpoint.digest(saved)
+    assert checkpoint.shown(checkpoint.identity(saved), 64) == checkpoint.digest(saved)
+    edit(saved, {})
+    assert checkpoint.identity(saved) == checkpoint.digest(saved)
+
+
+A, B, G, H = ("a" * 64, "b" * 64, "1" * 64, "2" * 64)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "together"),
+    [
+        (A, A, True),
+        (A, B, False),
+        (A + G, A + G, True),
+        (A + G, A + H, False),
+        (A + G, B + G, False),
+        (A + G, A, True),  # torch runs no graphs
+        (A, A + H, True),
+        ("", A, False),
+        (A[:12], A, False),
+    ],
+)
+def test_torch_works_with_any_graphs_and_graphs_with_the_same(
+    one: str, other: str, together: bool
+) -> None:
+    assert checkpoint.agree(one, other) is checkpoint.agree(other, one) is together
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "lineage.json"])

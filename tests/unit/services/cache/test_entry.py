@@ -7,7 +7,7 @@ import xxhash
 from samclip_core.geometry import Geometry
 from samclip_core.io import image
 from services.cache import entry as entries
-from services.cache.entry import Entry, at_size, contract, name, pack, unpack
+from services.cache.entry import Entry, at_size, computed, contract, name, pack, unpack
 from services.request import wire
 from tests.in_process import png
 
@@ -25,12 +25,15 @@ def test_everything_that_decides_the_numbers_is_in_the_contract(monkeypatch):
         contract("a", 512, "float32", "float16"),
         contract("a", 384, "bfloat16", "float16"),
         contract("a", 384, "float32", "int8"),
+        contract("a", 384, computed("float32", ""), "float16"),  # torch
+        contract("a", 384, computed("float32", "0" * 64), "float16"),
+        contract("a", 384, computed("float32", "1" * 64), "float16"),
     }
     monkeypatch.setattr(entries, "PREPROCESS_VERSION", "another")
     contracts.add(contract("a", 384, "float32", "float16"))
     monkeypatch.setattr(entries, "LAYOUT", "another")
     contracts.add(contract("a", 384, "float32", "float16"))
-    assert len(contracts) == 7
+    assert len(contracts) == 10
 
 
 def test_files_are_told_apart_by_their_bytes_alone():

@@ -22,11 +22,12 @@ from services.deployment.swap import Swapping, swapping
 from services.gateway import scrape
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
-from services.request.context import CHECKPOINT
+from services.request.context import CHECKPOINT, GRAPHS
 from services.retrieval.app import Retrieval
 from services.settings import SettingsError
 from tests.in_process import ADMITTED, Caller, png, served
 from tests.ports import free_port
+from tests.tampered import change_graph, list_again
 from tests.tiny import make_tiny_checkpoint
 
 LABELS = ["a dog", "a cat", "grass"]
@@ -270,3 +271,57 @@ async def test_a_session_keeps_its_checkpoint_and_the_next_has_the_new_one(fleet
     assert updates[0].model.digest not in ("", old)
     first.cancel()
     second.cancel()
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Return the bundled checkpoint, and one with the same weights and other graphs."""
+    edge = checkpoint.resolve("edge")
+    other = Path(shutil.copytree(edge, tmp_path_factory.mktemp("graphs") / "edge"))
+    change_graph(other)
+    list_again(other)
+    return edge, other
+
+
+async def test_other_graphs_of_the_same_weights_are_swapped(settings, graphs, cold, monkeypatch):
+    monkeypatch.setattr(swap, "AGAIN_S", 0.01)
+    settings = settings.model_copy(
+        update={"inner_grpc_port": free_port(), "dtype": "float32", "checkpoint": str(graphs[0])}
+    )
+    members = [swapping(service)(settings) for service in (Backbone, Classification)]
+    for member in members:
+        await member.reconfigure({})
+    backbone, head = members
+    digest, digests_ = checkpoint.digest(graphs[0]), [*map(checkpoint.graphs_digest, graphs)]
+    async with served(backbone, head, port=settings.inner_grpc_port) as port:
+        caller = Caller(port)
+        before = await caller("Classify", CLASSIFY)
+        await head.reconfigure({"checkpoint": str(graphs[1])})
+        await asyncio.sleep(0.3)
+        assert (await head.health())["swap"] == "under way"  # the backbone has other graphs
+        assert (await caller("Classify", CLASSIFY)).model == before.model
+        await backbone.reconfigure({"checkpoint": str(graphs[1])})
+        for member in (backbone, head):
+            await settle(member)
+            assert len(member._held) == 2
+        after = await caller("Classify", CLASSIFY)
+        assert (before.model.digest, after.model.digest) == (digest, digest)
+        assert [before.model.graphs, after.model.graphs] == digests_
+        assert not after.results[0].image.cached  # the entry of the other graphs is not used
+        assert after.results[0].scores != before.results[0].scores
+        request = pb.EmbedTextRequest(texts=["a dog"])
+        for graph in digests_:  # both are held: who names one gets it
+            named = Caller(port, (*ADMITTED, (CHECKPOINT, digest), (GRAPHS, graph)))
+            assert (await named("EmbedText", request)).model.graphs == graph
+            await named.close()
+        named = Caller(port, (*ADMITTED, (CHECKPOINT, digest), (GRAPHS, "0" * 64)))
+        assert (await named.refused("EmbedText", request))[0] == "ABORTED"
+        await named.close()
+        monkeypatch.setattr(swap, "DRAIN_S", 0)
+        for member in members:
+            await member._swap
+            assert len(member._held) == 1
+        assert f'digest="{digest}"' in scrape.render({"": scrape.of_node()}).decode()
+        await caller.close()
+    for member in members:
+        await member._held[0].service.close()

@@ -375,6 +375,69 @@ async def test_classes_that_were_asked_about_lately_are_remembered(backbone, mod
 
 
 @pytest.fixture
+async def two_graphs(settings):
+    """Return the ports of two backbones with the same weights, whose graphs differ."""
+    first, second = FakeModel(), FakeModel()
+    first.graphs, second.graphs = "1" * 64, "2" * 64
+    second.embed_text = lambda texts: -np.stack([text_vector(text) for text in texts])
+    one, two = Backbone(settings, first), Backbone(settings, second)
+    async with served(one) as port, served(two) as other:
+        yield port, other
+    for backbone in (one, two):
+        await backbone.engine.close()
+
+
+async def test_embeddings_of_other_graphs_are_refused(two_graphs, model):
+    for port, theirs in zip(two_graphs, "12", strict=True):
+        for ours in ("", "1", "2"):  # a head without graphs takes those of the backbone
+            client = client_of(port, model.digest + ours * 64)
+            if ours in ("", theirs):
+                await client.embed_text(ANYBODY, ["a dog"])
+                await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
+                assert client.graphs == theirs * 64
+            else:
+                with pytest.raises(AnotherCheckpoint, match="with graphs"):
+                    await client.embed_text(ANYBODY, ["a dog"])
+            await client.close()
+
+
+async def test_torch_answers_a_head_that_has_graphs(backbone, model):
+    assert model.graphs == ""
+    client = client_of(int(backbone._address.rpartition(":")[2]), model.digest + "1" * 64)
+    await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
+    assert client.graphs == ""
+    await client.close()
+
+
+async def test_vectors_of_other_graphs_are_not_mixed(two_graphs, model):
+    """Both backbones act as replicas behind one address, for a head without graphs."""
+    contracts = []
+
+    def caches(computed: str) -> EmbeddingCache:
+        contracts.append(computed)
+        return EmbeddingCache(2**20)
+
+    client, other = (
+        BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+        for port in two_graphs
+    )
+    first = await client.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"])
+    await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
+    first_stub, client._stub = client._stub, other._stub
+    rows = await client.embed_text(ANYBODY, ["a dog", "a cat", "a cow"])  # two are known
+    expected = np.stack([text_vector(text) for text in ("a dog", "a cat", "a cow")])
+    np.testing.assert_allclose(rows, -expected, atol=1e-6)
+    assert not (await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.CLIP_DENSE))[0].cached
+    client._stub = None  # from what is cached
+    again = await client.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"])
+    np.testing.assert_allclose(again, -first, atol=1e-6)
+    assert contracts[-2:] == [f"float32:{'1' * 64}", f"float32:{'2' * 64}"]
+    client._stub = first_stub
+    for each in (client, other):
+        await each.close()
+
+
+@pytest.fixture
 async def two_precisions(backbone, settings):
     """Return a client of a backbone in float32, and the stub of a backbone in int8."""
     other = FakeModel()
@@ -487,7 +550,7 @@ async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, setting
         update = {**far, "backbone_ca_file": ca}
         head = Head(settings.model_copy(update=update))
         client = head.backbone
-        client._digest = model.digest
+        client._identity = model.digest
         if ca is certificate:
             assert (await client.embed_text(ANYBODY, ["a"])).shape == (1, 4)
         else:

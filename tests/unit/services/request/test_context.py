@@ -4,12 +4,19 @@ import pytest
 
 from samclip_core.errors import InvalidRequest
 from services.request.callers import KEY, SCOPES, TENANT, Caller
-from services.request.context import CHECKPOINT, IMAGE_KEY, RequestContext
+from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, RequestContext
 from services.request.priority import PRIORITY, TIMEOUT
 from services.request.request_log import REQUEST_ID
 
 CALLER = {KEY: "ann", TENANT: "acme", SCOPES: "read,index"}
-HEADERS = {REQUEST_ID: "r-1", PRIORITY: "bulk", TIMEOUT: "5S", CHECKPOINT: "abc", IMAGE_KEY: "f00"}
+HEADERS = {
+    REQUEST_ID: "r-1",
+    PRIORITY: "bulk",
+    TIMEOUT: "5S",
+    CHECKPOINT: "abc",
+    GRAPHS: "def",
+    IMAGE_KEY: "f00",
+}
 
 
 def read(headers: dict[str, str]) -> RequestContext:

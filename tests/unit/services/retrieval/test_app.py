@@ -11,12 +11,14 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.answers.areas import Area
 from samclip_core.errors import Unavailable
 from samclip_core.io.image import image_key
+from services.backbone.app import Backbone
 from services.backbone.engine import Engine
 from services.heads.backbone_client import BackboneClient
 from services.request import callers, json_bodies
 from services.retrieval import app
 from services.retrieval.engine import OwnIndex
-from tests.in_process import ADMITTED, png
+from tests.in_process import ADMITTED, Caller, png, served
+from tests.ports import free_port
 
 
 @pytest.fixture
@@ -91,6 +93,67 @@ async def test_requests_at_once_add_no_more_items_than_allowed(caller):
     assert await caller("Index", pb.IndexRequest(collection="pets", items=again[:1]))
     full = await caller("Index", pb.IndexRequest(collection="pets", items=again[:1]))
     assert (full.indexed, full.replaced) == (1, 1)  # a full collection takes its items again
+
+
+@pytest.fixture
+async def graphs(settings, tiny_model, cold):
+    """Return a caller of a retrieval service, and a function that changes the backbone's graphs."""
+    ports = {"inner_grpc_port": free_port(), "head_cache_bytes": 0}  # the backbone is always asked
+    settings = settings.model_copy(update=ports)
+    backbone, retrieval = Backbone(settings, tiny_model), app.Retrieval(settings)
+    assert retrieval.backbone.graphs == ""  # made before it has graphs: accepts those of any
+
+    def use(graphs: str) -> None:
+        backbone.model.graphs = retrieval.model.graphs = graphs
+
+    async with served(backbone, retrieval, port=settings.inner_grpc_port) as port:
+        caller = Caller(port)
+        yield caller, use
+        await caller.close()
+    await retrieval.backbone.close()
+    retrieval.__del__()
+    await backbone.engine.close()
+
+
+async def test_vectors_of_other_graphs_are_neither_searched_nor_added(graphs, tiny_model):
+    caller, use = graphs
+    image, ours, others = pb.Image(encoded=png(10)), "1" * 64, "2" * 64
+    add = pb.IndexRequest(collection="pets", items=[item("a", image)])
+    searches = (
+        pb.SearchRequest(collection="pets", text="dog"),
+        pb.SearchRequest(collection="pets", image=image),
+    )
+    use(ours)
+    await caller("Index", add)
+    (found,) = (await caller("Describe", pb.DescribeRequest())).collections
+    assert (found.model_digest, found.graphs) == (tiny_model.digest, ours)
+    for search in searches:
+        assert (await caller("Search", search)).model.graphs == ours
+    use(others)
+    await caller("Index", pb.IndexRequest(collection="more", items=add.items))
+    for method, request in (("Index", add), *(("Search", search) for search in searches)):
+        code, message = await caller.refused(method, request)
+        assert code == "INVALID_ARGUMENT"
+        assert "with graphs 111111111111, this service runs" in message
+        assert "samclip reindex" in message
+    listed = await caller("ListItems", pb.ListItemsRequest(collection="pets"))
+    assert [each.id for each in listed.items] == ["a"]
+    use("")  # torch
+    await caller("Index", pb.IndexRequest(collection="torch", items=add.items))
+    for search in searches:
+        assert (await caller("Search", search)).hits[0].id == "a"
+
+
+async def test_a_collection_from_before_graphs_were_recorded_works_on(graphs, tiny_model):
+    caller, use = graphs
+    add = pb.IndexRequest(collection="old", items=[item("a", pb.Image(encoded=png(10)))])
+    await caller("Index", add)
+    (found,) = (await caller("Describe", pb.DescribeRequest())).collections
+    assert (found.model_digest, found.graphs) == (tiny_model.digest, "")
+    for graph in ("1" * 64, "2" * 64):
+        use(graph)
+        assert (await caller("Index", add)).replaced == 1
+        assert (await caller("Search", pb.SearchRequest(collection="old", text="dog"))).hits
 
 
 async def test_an_image_finds_itself_first(pets):
