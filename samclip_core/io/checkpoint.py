@@ -154,10 +154,7 @@ def read_graph(directory: Path, name: str) -> bytes:
 
 
 def verified_graph(directory: Path, name: str, listed: Mapping[str, Any] | None = None) -> Path:
-    """Return the path of an exported file after checking it. Raises as ``read_graph``.
-
-    ``listed`` are the ``graphs`` of an earlier moment, if that is what the file must still match.
-    """
+    """Return the path of an exported file that is as ``listed``. Raises as ``read_graph``."""
     entry, path = (listed or graphs(directory)).get(name), directory / name
     if entry is None:
         raise CheckpointError(

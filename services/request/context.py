@@ -12,7 +12,7 @@ from services.request.request_log import REQUEST_ID
 CHECKPOINT = "x-samclip-checkpoint"
 """Header with the digest of the checkpoint that must answer; if absent, any may."""
 GRAPHS = "x-samclip-graphs"
-"""Header with the digest of the graphs that must answer if graphs do; if absent, any may."""
+"""Header with the digest of the graphs that must answer; torch may, and if absent, any may."""
 IMAGE_KEY = "x-samclip-image-key"
 """Header with the key of the image in an EmbedRequest, from a head that found no embedding of it in
 Redis. The front door removes it from incoming requests: a caller could name another key."""

@@ -327,11 +327,7 @@ def check_name(name: str) -> None:
 
 
 def check_model(name: str, digest: str, ours: str) -> None:
-    """Raise InvalidRequest unless a collection's vectors come from our model.
-
-    Both are the digest of a checkpoint, followed by that of the graphs that compute its vectors;
-    collections that PyTorch made, or an older version, have no graphs.
-    """
+    """Raise InvalidRequest unless a collection's model agrees with ours; both are identities."""
     if not checkpoint.agree(digest, ours):
         raise InvalidRequest(
             f"collection {name!r} was made with model {checkpoint.shown(digest)}, this service "
