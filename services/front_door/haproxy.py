@@ -97,6 +97,7 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "BUFFER_BYTES": BUFFER_BYTES,
         "KEEPER_HTTP_PORT": settings.keeper_http_port,
         "KEEPER_GRPC_PORT": settings.keeper_grpc_port,
+        "ASK": keepers.address(settings),
         "DRAIN_S": DRAIN_S,
         "FRONT_DOOR_LOG": _log_level(settings),
     }

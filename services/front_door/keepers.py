@@ -6,6 +6,7 @@ in the settings, a front door is the only one and counts itself.
 """
 
 import os
+import socket
 
 from services.settings import Settings
 
@@ -28,6 +29,25 @@ def backends(settings: Settings) -> str:
         for number, name in enumerate(settings.front_doors or ()):
             text += f"    server door{number} {name}:{port}\n"
     return text
+
+
+def address(settings: Settings) -> str:
+    """Return where Serve's replicas reach this front door, to ask about the keys of open streams.
+
+    Unless ``host`` is also its name for the other front doors, it is the address of this machine on
+    the way to Serve.
+    """
+    host, port = settings.host, settings.keeper_grpc_port
+    if not settings.front_doors or host in ("0.0.0.0", "::"):
+        serve = settings.serve_host, settings.inner_grpc_port
+        try:
+            family, kind, *_, target = socket.getaddrinfo(*serve, type=socket.SOCK_DGRAM)[0]
+            with socket.socket(family, kind) as route:
+                route.connect(target)  # sends nothing
+                host = route.getsockname()[0]
+        except OSError:
+            pass  # HAProxy, which needs this name as well, says so and ends
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def in_memory(text: str) -> int:

@@ -86,6 +86,7 @@ def complete(settings: Settings, block: range) -> Settings:
     chosen = {
         "inner_http_port": settings.inner_http_port or block.start,
         "inner_grpc_port": settings.inner_grpc_port or block.start + 1,
+        "keeper_grpc_port": settings.keeper_grpc_port if settings.front_doors else block[-1],
         "front_door_secret": settings.front_door_secret or secrets.token_urlsafe(32),
     }
     return settings.model_copy(update=chosen)

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from services.settings import SettingsError
 
 SIZE = 210
-"""Two ports for Serve's proxies, 200 for replicas, four unused ones of Serve, and a few spare."""
+"""Two ports for Serve's proxies, 200 for replicas, four unused ones of Serve, a few spare, and the
+last for what replicas ask the front door."""
 BLOCKS = [range(first, first + SIZE) for first in range(20_000, 26_000 - SIZE + 1, SIZE)]
 """All blocks are below the ephemeral ports, which the system may give to any connection."""
 

@@ -20,7 +20,15 @@ from starlette.types import ASGIApp
 
 from samclip_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
 from services.observability import logs, metrics, tracing
-from services.request import admission, http, json_bodies, request_log, sessions, status
+from services.request import (
+    admission,
+    http,
+    json_bodies,
+    request_log,
+    sessions,
+    status,
+    stream_key,
+)
 from services.request.callers import Caller
 from services.request.channel import ERROR_KIND
 from services.request.context import RequestContext
@@ -129,17 +137,21 @@ class Service:
         """Do what ``stream`` does, without a record."""
         session = not isinstance(request, Message)
         limit_s = sessions.LONGEST_S if session else self.settings.request_timeout_s
-        context = self._context(method, request, self._caller(metadata), metadata, limit_s)
+        caller = self._caller(metadata)
+        context = self._context(method, request, caller, metadata, limit_s)
         total_s = context.priority.time_left()
         with self._sessions.opened() if session else nullcontext():
-            async with aclosing(self.answers(method, request, context)) as answers:
-                while True:
-                    # While an answer is sent, the limit would look like a cancelled call.
-                    async with time_limit(context, total_s):
-                        answer = await anext(answers, None)
-                    if answer is None:
-                        return
-                    yield answer
+            async with stream_key.opened(caller, metadata) as key:
+                if not isinstance(request, Message):
+                    request = sessions.within_limits(request, key.count)
+                async with aclosing(self.answers(method, request, context)) as answers:
+                    while True:
+                        # While an answer is sent, the limit would look like a cancelled call.
+                        async with time_limit(context, total_s), key.watched():
+                            answer = await anext(answers, None)
+                        if answer is None:
+                            return
+                        yield answer
 
     def _caller(self, metadata: Mapping[str, str]) -> Caller:
         if not admission.admitted(metadata):
@@ -166,8 +178,6 @@ class Service:
         self, method: str, request: Message | Messages, context: RequestContext
     ) -> Answers:
         """Run the method of an rpc that answers with a stream."""
-        if not isinstance(request, Message):
-            request = sessions.within_limits(request)
         async with aclosing(getattr(self, method).answer(self, request, context)) as answers:
             async for answer in answers:
                 yield answer

@@ -1,7 +1,7 @@
 """Limits on sessions: rpcs whose callers send a stream of messages."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ IDLE_S = 300.0
 LONGEST_S = 3600.0
 """Longest session, so that an old checkpoint or a stopped replica is released in the end."""
 MAX_MESSAGES = 1000
-"""Messages in one session. The front door counts a session as one request of its API key."""
+"""Messages in one session. Each counts as a request of its API key, the first with the session."""
 MAX_SESSIONS = 64
 """Sessions of a replica at once: a quarter of its requests, since most of them only wait."""
 
@@ -41,11 +41,13 @@ class Sessions:
             self._open -= 1
 
 
-async def within_limits(messages: AsyncIterator[Request]) -> AsyncIterator[Request]:
-    """Yield the messages of a session.
+async def within_limits(
+    messages: AsyncIterator[Request], counted: Callable[[], Awaitable[None]]
+) -> AsyncIterator[Request]:
+    """Yield the messages of a session, each after the first once it is ``counted``.
 
-    Raises DeadlineExceeded if the next one takes longer than IDLE_S, and InvalidRequest if there
-    are more than MAX_MESSAGES.
+    Raises DeadlineExceeded if the next one takes longer than IDLE_S, InvalidRequest if there are
+    more than MAX_MESSAGES, and the errors of ``counted``.
     """
     count = 0
     while True:
@@ -65,4 +67,6 @@ async def within_limits(messages: AsyncIterator[Request]) -> AsyncIterator[Reque
                 f"a session takes at most {MAX_MESSAGES:,} messages: open another one, with the "
                 "image's key"
             )
+        if count > 1:
+            await counted()
         yield message

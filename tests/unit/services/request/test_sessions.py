@@ -16,8 +16,12 @@ async def clicks(count: int, gate: asyncio.Event | None = None) -> AsyncIterator
         await gate.wait()
 
 
+async def free() -> None:
+    """Count nothing."""
+
+
 async def received(messages: AsyncIterator[pb.Point]) -> list[float]:
-    return [point.x async for point in sessions.within_limits(messages)]
+    return [point.x async for point in sessions.within_limits(messages, free)]
 
 
 async def test_messages_pass_in_order(monkeypatch):
@@ -29,6 +33,17 @@ async def test_one_message_too_many_ends_the_session(monkeypatch):
     monkeypatch.setattr(sessions, "MAX_MESSAGES", 3)
     with pytest.raises(InvalidRequest, match="at most 3 messages"):
         await received(clicks(4))
+
+
+async def test_a_message_is_counted_before_it_is_read_except_the_first() -> None:
+    done: list[str] = []
+
+    async def counted() -> None:
+        done.append("counted")
+
+    async for point in sessions.within_limits(clicks(3), counted):
+        done.append(f"message {point.x:g}")
+    assert done == ["message 0", "counted", "message 1", "counted", "message 2"]
 
 
 async def test_an_idle_session_ends(monkeypatch):

@@ -1,0 +1,105 @@
+"""The API key of an open stream, about which the replica asks the front door until the stream ends.
+
+The front door checks the key when a stream begins, and a session may last for an hour. It names the
+address for questions in a header. Without keys there is no such header, and nothing is asked.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from time import monotonic
+
+import grpc
+
+from samclip_core.errors import Overloaded, Unauthenticated, Unavailable
+from services.request import admission, channel, request_log
+from services.request.callers import Caller
+
+ASK = "x-samclip-ask"
+"""Header with the address for questions and the hash of the key. The front door removes it from
+incoming requests."""
+CHECK_S = 2.0
+"""Longest time between two questions about a key, and so until the streams of a revoked one end."""
+ANSWER_S = 5.0
+"""Time limit of an answer. Without one, a message is refused: the front door has ended."""
+WAIT_S = 10.0
+"""Longest time that a message waits because of its key's rate. A session must not end at once: its
+caller would open another one and repeat all its messages."""
+AGAIN_S = 0.25
+
+
+class StreamKey:
+    """The key of one stream. Does nothing without ``opened``, a channel to the front door."""
+
+    def __init__(self, caller: Caller, opened: grpc.aio.Channel | None, headers: Mapping[str, str]):
+        self._caller = caller
+        self._channel = opened
+        self._asked = monotonic()
+        self._metadata = (
+            (admission.SECRET_HEADER, headers.get(admission.SECRET_HEADER, "")),
+            ("x-samclip-key-hash", headers.get(ASK, "").rpartition(" ")[2]),
+            ("x-request-id", headers.get(request_log.REQUEST_ID, "")),
+        )
+
+    async def count(self) -> None:
+        """Count one more request of the key, once its rate allows.
+
+        Raises Unauthenticated if the key was revoked or changed, Overloaded after WAIT_S, and
+        Unavailable if the front door does not answer.
+        """
+        until = monotonic() + WAIT_S
+        while self._channel is not None:
+            try:
+                await self._ask(self._channel, "Count")
+                return
+            except Overloaded:
+                if monotonic() > until:
+                    raise
+            await asyncio.sleep(AGAIN_S)
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Raise Unauthenticated in this context if the key is revoked or changed."""
+        if self._channel is None:
+            yield
+            return
+        try:
+            async with asyncio.TaskGroup() as group:
+                watching = group.create_task(self._watch(self._channel))
+                yield
+                watching.cancel()
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def _watch(self, opened: grpc.aio.Channel) -> None:
+        while True:
+            await asyncio.sleep(self._asked + CHECK_S - monotonic())
+            with suppress(Unavailable):  # the front door stops, and lets calls in flight finish
+                await self._ask(opened, "Check")
+
+    async def _ask(self, opened: grpc.aio.Channel, rpc: str) -> None:
+        self._asked = monotonic()
+        method = opened.unary_stream(f"/samclip.Key/{rpc}", None, None)
+        call = method(b"", metadata=self._metadata, timeout=ANSWER_S)
+        code, details = await call.code(), await call.details()
+        answer = {name: str(value) for name, value in await call.trailing_metadata()}
+        del call  # otherwise the traceback of an error would keep the connection open
+        if code is grpc.StatusCode.OK and Caller.read(answer, True) == self._caller:
+            return
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            raise Overloaded(details)
+        if code in (grpc.StatusCode.OK, grpc.StatusCode.UNAUTHENTICATED):
+            raise Unauthenticated(
+                f"the API key {self._caller.name!r} was revoked or changed: send a valid one"
+            )
+        raise Unavailable(f"the front door does not confirm the API key ({code.name}): try again")
+
+
+@asynccontextmanager
+async def opened(caller: Caller, headers: Mapping[str, str]) -> AsyncIterator[StreamKey]:
+    """Yield the key of a stream, whose first message needs neither a question nor a count."""
+    if not (address := headers.get(ASK, "").partition(" ")[0]):
+        yield StreamKey(caller, None, headers)
+        return
+    async with channel.connect(address) as made:
+        yield StreamKey(caller, made, headers)
