@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
-from samclip_core.errors import NotFound, Overloaded, SamClipError
+from samclip_core.errors import AnotherCheckpoint, NotFound, Overloaded, SamClipError
 from services.observability import tracing
 from services.request import admission, channel, request_log, wire
 from services.request.arrival import Arrivals
@@ -36,7 +36,7 @@ class Applications:
     def __init__(self, settings: Settings, most: int = MAX_AT_ONCE):
         self.settings = settings
         self.arrivals = Arrivals(most // 2)  # slow uploads must not take all places
-        self.model = ""  # the name that the backbone last reported
+        self._names: tuple[str, ...] = ()  # of the model that answered last
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._most, self._number = most, 0
 
@@ -70,38 +70,57 @@ class Applications:
                 raise channel.failure(error, f"the application {name}") from error
 
     async def embed(
-        self, images: Sequence[pb.Image], context: RequestContext
-    ) -> list[NDArray[np.float32]]:
-        """Return the embedding D of each image; the index of a bad one is in the error."""
+        self, texts: Sequence[str], images: Sequence[pb.Image], context: RequestContext
+    ) -> tuple[pb.ModelInfo, Sequence[NDArray[np.float32]], list[NDArray[np.float32]]]:
+        """Return the model, and the embeddings D of texts and of images, of which there is one.
+
+        The index of a bad image is in the error. Raises AnotherCheckpoint if the model was swapped
+        in between.
+        """
+        models: dict[str, pb.ModelInfo] = {}
 
         async def embed(image: pb.Image) -> NDArray[np.float32]:
             request = pb.EmbedRequest(image=image, outputs=[pb.CLIP_POOLED], inline=True)
             reply = await self.call("Embed", request, context)
+            models[reply.model.digest] = reply.model
             return wire.from_tensor(reply.tensors[0]).astype(np.float32)
 
-        return await each(embed, images)
+        seen = await each(embed, images)
+        read_TD: Sequence[NDArray[np.float32]] = ()
+        if texts:
+            reply = await self.call("EmbedText", pb.EmbedTextRequest(texts=texts), context)
+            models[reply.model.digest] = reply.model
+            read_TD = list(wire.from_tensor(reply.tensor))
+        if len(models) > 1:
+            raise AnotherCheckpoint("the model was swapped during the request: send it again")
+        return next(iter(models.values())), read_TD, seen
 
-    async def embed_text(
-        self, texts: Sequence[str], context: RequestContext
-    ) -> tuple[pb.ModelInfo, NDArray[np.float32]]:
-        """Return the model, and the embeddings T×D of texts."""
-        reply = await self.call("EmbedText", pb.EmbedTextRequest(texts=texts), context)
-        return reply.model, wire.from_tensor(reply.tensor)
+    async def find_model(self, context: RequestContext) -> pb.ModelInfo:
+        """Return the model that answers now."""
+        return (await self.embed(["a photo"], [], context))[0]
 
-    async def find_model(self, context: RequestContext) -> str:
-        """Return the name of the checkpoint that answers."""
-        model, _ = await self.embed_text(["a photo"], context)
-        self.model = model.name
-        return model.name
+    def check(self, name: object, model: pb.ModelInfo) -> None:
+        """Raise NotFound unless ``name`` is the name or the id of the model that has answered."""
+        self._names = model.name, model_id(model)
+        if name not in self._names:
+            raise NotFound(f"the model is {self._names[1]!r}, not {name!r:.80}: send that")
 
     async def check_model(self, name: object, context: RequestContext) -> None:
-        """Raise NotFound unless the checkpoint has this name."""
-        if name != self.model and name != await self.find_model(context):
-            raise NotFound(f"the model is {self.model!r}, not {name!r:.80}: send that")
+        """Raise NotFound, before any work, unless the model has or had this name or id.
+
+        The model can be swapped at any time, so ``check`` that of the reply as well.
+        """
+        if name not in self._names:
+            self.check(name, await self.find_model(context))
 
     async def close(self) -> None:
         for opened in self._channels.values():
             await opened.close(None)
+
+
+def model_id(model: pb.ModelInfo) -> str:
+    """Return the id that no two models share: the name, and the first digits of the digest."""
+    return f"{model.name}@{model.digest[:12]}"
 
 
 async def each(work: Callable[[Any], Awaitable[T]], images: Sequence[Any]) -> list[T]:

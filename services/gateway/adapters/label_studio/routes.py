@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter
-from services.gateway.adapters.applications import Applications, each
+from services.gateway.adapters.applications import Applications, each, model_id
 from services.gateway.adapters.label_studio import labels
 from services.gateway.adapters.label_studio.files import Files
 from services.gateway.adapters.label_studio.labels import Control, Task
@@ -41,7 +41,8 @@ class LabelStudio(Adapter):
     async def setup(self, request: Request, context: RequestContext) -> Response:
         fields = await self.read(request)
         await asyncio.to_thread(Task.read, fields.get("schema"))
-        return JSONResponse({"model_version": await self.applications.find_model(context)})
+        model = await self.applications.find_model(context)
+        return JSONResponse({"model_version": model_id(model)})
 
     async def predict(self, request: Request, context: RequestContext) -> Response:
         fields = await self.read(request)
@@ -117,4 +118,4 @@ def _regions(fields: dict[str, Any]) -> list[Any]:
 
 
 def _prediction(found: list[Answer], model: pb.ModelInfo, score: float) -> Answer:
-    return {"result": found, "score": score, "model_version": model.name}
+    return {"result": found, "score": score, "model_version": model_id(model)}

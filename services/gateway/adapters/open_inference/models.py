@@ -65,13 +65,13 @@ class Model:
 
 
 async def _embed_image(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:
-    (embedding_D,) = await asked.embed([_image(given)], context)
+    _, _, (embedding_D,) = await asked.embed([], [_image(given)], context)
     return {"embedding": embedding_D}
 
 
 async def _embed_text(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:
     texts = [text_of(one, "text") for one in given["text"]]
-    return {"embedding": (await asked.embed_text(texts, context))[1]}
+    return {"embedding": np.asarray((await asked.embed(texts, [], context))[1])}
 
 
 async def _classify(asked: Applications, given: Tensors, context: RequestContext) -> Tensors:

@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter, image_of, is_url
+from services.gateway.adapters.applications import model_id
 from services.request import status
 from services.request.context import RequestContext
 from services.request.limits import MAX_EXPANDED, check_images, check_text
@@ -92,34 +93,29 @@ class OpenAI(Adapter):
         return {"error": error}
 
     async def models(self, request: Request, context: RequestContext) -> Response:
-        name = await self.applications.find_model(context)
+        name = model_id(await self.applications.find_model(context))
         model = {"id": name, "object": "model", "created": 0, "owned_by": "samclip"}
         return JSONResponse({"object": "list", "data": [model]})
 
     async def embeddings(self, request: Request, context: RequestContext) -> Response:
         question = await asyncio.to_thread(Question.read, await self.read(request), self.settings)
         await self.applications.check_model(question.model, context)
-        vectors_ND = await self._embed(question.inputs, context)
-        return await asyncio.to_thread(_reply, question, vectors_ND)
-
-    async def _embed(
-        self, inputs: Sequence[str | pb.Image], context: RequestContext
-    ) -> list[NDArray[np.float32]]:
-        """Return one vector D per input, of length 1."""
-        texts = [one for one in inputs if isinstance(one, str)]
-        images = [one for one in inputs if isinstance(one, pb.Image)]
-        seen = iter(await self.applications.embed(images, context))
-        read = iter((await self.applications.embed_text(texts, context))[1] if texts else ())
-        return [next(read if isinstance(one, str) else seen) for one in inputs]
+        texts = [one for one in question.inputs if isinstance(one, str)]
+        images = [one for one in question.inputs if isinstance(one, pb.Image)]
+        model, *vectors = await self.applications.embed(texts, images, context)
+        self.applications.check(question.model, model)
+        read, seen = map(iter, vectors)
+        vectors_ND = [next(read if isinstance(one, str) else seen) for one in question.inputs]
+        return await asyncio.to_thread(_reply, question, model_id(model), vectors_ND)
 
 
-def _reply(question: Question, vectors_ND: Sequence[NDArray[np.float32]]) -> Response:
+def _reply(question: Question, model: str, vectors_ND: Sequence[NDArray[np.float32]]) -> Response:
     data = [
         {"object": "embedding", "index": index, "embedding": shown(vector_D, question)}
         for index, vector_D in enumerate(vectors_ND)
     ]
     usage = {"prompt_tokens": 0, "total_tokens": 0}  # not counted: the service charges for none
-    reply = {"object": "list", "data": data, "model": question.model, "usage": usage}
+    reply = {"object": "list", "data": data, "model": model, "usage": usage}
     return JSONResponse(reply)
 
 

@@ -51,7 +51,7 @@ class XAnyLabeling(Adapter):
         return JSONResponse({"status": "healthy", "models_loaded": 1, "timestamp": now})
 
     async def models(self, request: Request, context: RequestContext) -> Response:
-        name = await self.applications.find_model(context)
+        name = (await self.applications.find_model(context)).name
         data = {name: {"display_name": f"SAM-CLIP Serve: {name}", **MODEL}}
         return JSONResponse({"success": True, "data": data})
 
@@ -72,6 +72,7 @@ class XAnyLabeling(Adapter):
         shapes: list[dict[str, Any]] = []
         if prompts:
             reply = await self.applications.call("Segment", asked, context)
+            self.applications.check(fields.get("model"), reply.model)
             shapes = await asyncio.to_thread(to_shapes, prompts, reply.results, fineness)
         data = {"shapes": shapes, "description": "", "replace": False if marks else None}
         return await asyncio.to_thread(JSONResponse, {"success": True, "data": data})

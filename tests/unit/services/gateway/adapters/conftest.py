@@ -5,10 +5,12 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
@@ -72,6 +74,21 @@ async def adapters(applications: Applications) -> AsyncIterator[httpx.AsyncClien
 @pytest.fixture
 def photo() -> bytes:
     return png(red=200)
+
+
+def swapped(
+    applications: Applications, monkeypatch: pytest.MonkeyPatch, rpc: str, **info: str
+) -> None:
+    """Let another checkpoint answer an rpc from now on: its replies say so."""
+    real = applications.call
+
+    async def call(asked: str, request: Any, context: Any) -> Any:
+        reply = await real(asked, request, context)
+        if asked.startswith(rpc):
+            reply.model.MergeFrom(pb.ModelInfo(**info))
+        return reply
+
+    monkeypatch.setattr(applications, "call", call)
 
 
 def outlines_of(mask_HW: np.ndarray) -> list[np.ndarray]:

@@ -15,13 +15,28 @@ from services.gateway.adapters import applications as module
 from services.gateway.adapters.applications import Applications
 from services.request import callers, wire
 from tests.in_process import Caller
-from tests.unit.services.gateway.adapters.conftest import Recorded, asked_through, recorded
+from tests.unit.services.gateway.adapters.conftest import (
+    Recorded,
+    asked_through,
+    recorded,
+    swapped,
+)
 
 
 @pytest.fixture
-async def model(caller: Caller) -> str:
+async def info(caller: Caller) -> pb.ModelInfo:
     reply = await caller("EmbedText", pb.EmbedTextRequest(texts=["x"]))
-    return str(reply.model.name)
+    return reply.model
+
+
+@pytest.fixture
+def model(info: pb.ModelInfo) -> str:
+    return info.name
+
+
+@pytest.fixture
+def model_id(info: pb.ModelInfo) -> str:
+    return f"{info.name}@{info.digest[:12]}"
 
 
 def uri(photo: bytes) -> str:
@@ -36,7 +51,7 @@ def vectors(reply: httpx.Response) -> np.ndarray:
 
 
 async def test_texts_and_images_have_the_vectors_of_embed(
-    adapters: httpx.AsyncClient, caller: Caller, model: str, photo: bytes
+    adapters: httpx.AsyncClient, caller: Caller, model: str, model_id: str, photo: bytes
 ) -> None:
     reply = await adapters.post(
         "/v1/embeddings", json={"model": model, "input": ["a cat", uri(photo), "a dog"]}
@@ -49,7 +64,7 @@ async def test_texts_and_images_have_the_vectors_of_embed(
     np.testing.assert_array_equal(found_TD[1], wire.from_tensor(pooled))
     np.testing.assert_allclose(np.linalg.norm(found_TD, axis=1), 1, atol=1e-3)
     body = reply.json()
-    assert (body["object"], body["model"], body["usage"]["total_tokens"]) == ("list", model, 0)
+    assert (body["object"], body["model"], body["usage"]["total_tokens"]) == ("list", model_id, 0)
 
 
 async def test_base64_holds_the_same_numbers(adapters: httpx.AsyncClient, model: str) -> None:
@@ -60,10 +75,48 @@ async def test_base64_holds_the_same_numbers(adapters: httpx.AsyncClient, model:
     np.testing.assert_array_equal(np.frombuffer(raw, "<f4"), found_1D[0])
 
 
-async def test_the_model_is_listed(adapters: httpx.AsyncClient, model: str) -> None:
+async def test_the_model_is_listed_under_an_id_that_a_request_may_name(
+    adapters: httpx.AsyncClient, model_id: str
+) -> None:
     body = (await adapters.get("/v1/models")).json()
     assert body["object"] == "list"
-    assert [(one["id"], one["object"]) for one in body["data"]] == [(model, "model")]
+    assert [(one["id"], one["object"]) for one in body["data"]] == [(model_id, "model")]
+    reply = await adapters.post("/v1/embeddings", json={"model": model_id, "input": "a cat"})
+    assert reply.json()["model"] == model_id
+
+
+async def test_after_a_swap_no_reply_names_the_model_before(
+    adapters: httpx.AsyncClient,
+    applications: Applications,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    model_id: str,
+) -> None:
+    async def asked(name: str) -> httpx.Response:
+        return await adapters.post("/v1/embeddings", json={"model": name, "input": "a cat"})
+
+    assert [(await asked(name)).status_code for name in (model, model_id)] == [200, 200]
+    swapped(applications, monkeypatch, "Embed", digest="0" * 64)
+    assert (await asked(model)).json()["model"] == f"{model}@{'0' * 12}"
+    refused = await asked(model_id)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
+    assert f"the model is '{model}@{'0' * 12}', not" in refused.json()["error"]["message"]
+    swapped(applications, monkeypatch, "Embed", name="other")
+    assert (await asked(model)).status_code == 404
+    assert (await asked("other")).json()["model"] == f"other@{'0' * 12}"
+
+
+async def test_vectors_of_two_models_are_not_mixed(
+    adapters: httpx.AsyncClient,
+    applications: Applications,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    photo: bytes,
+) -> None:
+    swapped(applications, monkeypatch, "EmbedText", digest="0" * 64)
+    reply = await adapters.post("/v1/embeddings", json={"model": model, "input": ["a", uri(photo)]})
+    assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+    assert "swapped during the request" in reply.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

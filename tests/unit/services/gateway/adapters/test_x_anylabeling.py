@@ -11,10 +11,11 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io import masks
+from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.x_anylabeling.routes import OBJECT, to_shapes, to_texts
 from services.request import wire
 from tests.in_process import Caller
-from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded
+from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded, swapped
 
 PREFIX = "/adapters/x-anylabeling"
 
@@ -70,6 +71,21 @@ async def test_marks_give_the_polygons_of_our_own_api(
         assert shape["points"][0] == shape["points"][-1]
         assert set(map(tuple, shape["points"])) <= set(map(tuple, ring.tolist()))
         assert 0 <= shape["score"] <= 1
+
+
+async def test_after_a_swap_a_request_for_the_model_before_is_refused(
+    adapters: httpx.AsyncClient,
+    applications: Applications,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    photo: bytes,
+) -> None:
+    body = asked(model, photo, marks=[{"type": "point", "data": [10, 12]}])
+    assert (await adapters.post(f"{PREFIX}/v1/predict", json=body)).is_success
+    swapped(applications, monkeypatch, "Segment", name="other")
+    reply = await adapters.post(f"{PREFIX}/v1/predict", json=body)
+    assert reply.status_code == 404
+    assert f"not {model!r}" in reply.json()["error"]["message"]
 
 
 def test_a_coarser_outline_has_fewer_points() -> None:
