@@ -4,12 +4,14 @@ import os
 import queue
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import grpc
 import pytest
+import samclip
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
@@ -23,6 +25,13 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 CAT = pb.Point(x=230, y=120)
 KEY = "the key of ann, who has one place"
+PACED = "the key of bob, who also has a rate"
+REVOKED = "the key of eve, who will not keep it"
+KEYS = [
+    keys.Key(keys.digest(KEY), "ann", ("read",), "ann", inflight=1),
+    keys.Key(keys.digest(PACED), "bob", ("read",), "bob", rate=2, inflight=1),
+    keys.Key(keys.digest(REVOKED), "eve", ("read",), "eve"),
+]
 HOLD = """
 import sys, threading, grpc
 from samclip.v1 import samclip_pb2 as pb, samclip_pb2_grpc as rpc
@@ -82,11 +91,16 @@ def test_an_error_has_a_status_and_names_the_message(channel: grpc.Channel, phot
         Session(channel).send(points=[CAT])
 
 
-@pytest.fixture
-def guarded(tmp_path: Path, checkpoint_name: str) -> Iterator[Service]:
-    file = tmp_path / "keys"
-    keys.write(file, [keys.Key(keys.digest(KEY), "ann", ("read",), "ann", inflight=1)])
-    running = conftest.start(tmp_path, checkpoint_name, API_KEYS_FILE=file)
+@pytest.fixture(scope="module")
+def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("guarded") / "keys"
+    keys.write(file, KEYS)
+    return file
+
+
+@pytest.fixture(scope="module")
+def guarded(keys_file: Path, checkpoint_name: str) -> Iterator[Service]:
+    running = conftest.start(keys_file.parent, checkpoint_name, API_KEYS_FILE=keys_file)
     yield running
     running.stop()
 
@@ -116,3 +130,42 @@ def test_a_session_holds_a_place_of_its_key_until_its_caller_is_gone(
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.RESOURCE_EXHAUSTED:
                     raise
+
+
+def test_messages_wait_for_the_rate_of_their_key(guarded: Service, photo: bytes) -> None:
+    """The client opens a session twice, as the service does not know the image: two requests."""
+    start = time.monotonic()
+    with (
+        samclip.Client(guarded.address, api_key=PACED) as client,
+        client.image(photo).clicks() as session,
+    ):
+        first = session.click(CAT.x, CAT.y)  # two messages: it begins an object before
+        assert first.area > 0
+        for x in (10, 20, 30):
+            session.click(x, 10, negative=True)
+        assert 2 * (time.monotonic() - start + 2) >= 2 + 2 + 3
+        with (
+            samclip.Client(guarded.address, api_key=PACED) as other,
+            pytest.raises(samclip.Overloaded, match="bob is limited to"),
+        ):
+            other.image(photo).classify(["a cat"])
+
+
+def test_the_sessions_of_a_revoked_key_end(guarded: Service, keys_file: Path, photo: bytes) -> None:
+    processes = guarded.processes()
+    with (
+        conftest.channel_to(guarded) as channel,
+        samclip.Client(guarded.address, api_key=REVOKED) as client,
+        client.image(photo).clicks() as clicks,
+    ):
+        assert clicks.click(CAT.x, CAT.y).area > 0
+        idle = Session(channel, ("x-api-key", REVOKED))
+        idle.send(image=pb.Image(encoded=photo))
+        keys.write(keys_file, KEYS[:2])
+        with pytest.raises(grpc.RpcError, match="'eve' was revoked or changed") as caught:
+            next(idle.call)
+        assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        for _ in range(2):  # the client does not open sessions without end
+            with pytest.raises(samclip.Unauthenticated):
+                clicks.click(CAT.x, CAT.y)
+    assert guarded.processes() == processes
