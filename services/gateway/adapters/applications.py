@@ -72,11 +72,7 @@ class Applications:
     async def embed(
         self, texts: Sequence[str], images: Sequence[pb.Image], context: RequestContext
     ) -> tuple[pb.ModelInfo, Sequence[NDArray[np.float32]], list[NDArray[np.float32]]]:
-        """Return the model, and the embeddings D of texts and of images, of which there is one.
-
-        The index of a bad image is in the error. Raises AnotherCheckpoint if the model was swapped
-        in between.
-        """
+        """Return one model, and its embeddings D of texts and images. Raises AnotherCheckpoint."""
         models: dict[str, pb.ModelInfo] = {}
 
         async def embed(image: pb.Image) -> NDArray[np.float32]:
@@ -93,7 +89,7 @@ class Applications:
             read_TD = list(wire.from_tensor(reply.tensor))
         if len(models) > 1:
             raise AnotherCheckpoint("the model was swapped during the request: send it again")
-        return next(iter(models.values())), read_TD, seen
+        return next(iter(models.values()), pb.ModelInfo()), read_TD, seen
 
     async def find_model(self, context: RequestContext) -> pb.ModelInfo:
         """Return the model that answers now."""
@@ -101,26 +97,18 @@ class Applications:
 
     def check(self, name: object, model: pb.ModelInfo) -> None:
         """Raise NotFound unless ``name`` is the name or the id of the model that has answered."""
-        self._names = model.name, model_id(model)
+        self._names = model.name, wire.model_id(model)
         if name not in self._names:
             raise NotFound(f"the model is {self._names[1]!r}, not {name!r:.80}: send that")
 
     async def check_model(self, name: object, context: RequestContext) -> None:
-        """Raise NotFound, before any work, unless the model has or had this name or id.
-
-        The model can be swapped at any time, so ``check`` that of the reply as well.
-        """
+        """Raise NotFound unless the model has or had this name: ``check`` that of the reply too."""
         if name not in self._names:
             self.check(name, await self.find_model(context))
 
     async def close(self) -> None:
         for opened in self._channels.values():
             await opened.close(None)
-
-
-def model_id(model: pb.ModelInfo) -> str:
-    """Return the id that no two models share: the name, and the first digits of the digest."""
-    return f"{model.name}@{model.digest[:12]}"
 
 
 async def each(work: Callable[[Any], Awaitable[T]], images: Sequence[Any]) -> list[T]:

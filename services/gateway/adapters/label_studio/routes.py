@@ -10,10 +10,11 @@ from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter
-from services.gateway.adapters.applications import Applications, each, model_id
+from services.gateway.adapters.applications import Applications, each
 from services.gateway.adapters.label_studio import labels
 from services.gateway.adapters.label_studio.files import Files
 from services.gateway.adapters.label_studio.labels import Control, Task
+from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import check_images
 
@@ -42,7 +43,7 @@ class LabelStudio(Adapter):
         fields = await self.read(request)
         await asyncio.to_thread(Task.read, fields.get("schema"))
         model = await self.applications.find_model(context)
-        return JSONResponse({"model_version": model_id(model)})
+        return JSONResponse({"model_version": wire.model_id(model)})
 
     async def predict(self, request: Request, context: RequestContext) -> Response:
         fields = await self.read(request)
@@ -118,4 +119,4 @@ def _regions(fields: dict[str, Any]) -> list[Any]:
 
 
 def _prediction(found: list[Answer], model: pb.ModelInfo, score: float) -> Answer:
-    return {"result": found, "score": score, "model_version": model_id(model)}
+    return {"result": found, "score": score, "model_version": wire.model_id(model)}

@@ -18,8 +18,7 @@ from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter, image_of, is_url
-from services.gateway.adapters.applications import model_id
-from services.request import status
+from services.request import status, wire
 from services.request.context import RequestContext
 from services.request.limits import MAX_EXPANDED, check_images, check_text
 from services.settings import Settings
@@ -93,7 +92,7 @@ class OpenAI(Adapter):
         return {"error": error}
 
     async def models(self, request: Request, context: RequestContext) -> Response:
-        name = model_id(await self.applications.find_model(context))
+        name = wire.model_id(await self.applications.find_model(context))
         model = {"id": name, "object": "model", "created": 0, "owned_by": "samclip"}
         return JSONResponse({"object": "list", "data": [model]})
 
@@ -106,7 +105,7 @@ class OpenAI(Adapter):
         self.applications.check(question.model, model)
         read, seen = map(iter, vectors)
         vectors_ND = [next(read if isinstance(one, str) else seen) for one in question.inputs]
-        return await asyncio.to_thread(_reply, question, model_id(model), vectors_ND)
+        return await asyncio.to_thread(_reply, question, wire.model_id(model), vectors_ND)
 
 
 def _reply(question: Question, model: str, vectors_ND: Sequence[NDArray[np.float32]]) -> Response:
