@@ -78,10 +78,10 @@ class StreamKey:
                 await self._ask(opened, "Check")
 
     async def _ask(self, opened: grpc.aio.Channel, rpc: str) -> None:
-        self._asked = monotonic()
         method = opened.unary_stream(f"/samclip.Key/{rpc}", None, None)
         call = method(b"", metadata=self._metadata, timeout=ANSWER_S)
         code, details = await call.code(), await call.details()
+        self._asked = monotonic()  # not before: an update of a stream may end the wait
         answer = {name: str(value) for name, value in await call.trailing_metadata()}
         del call  # otherwise the traceback of an error would keep the connection open
         if code is grpc.StatusCode.OK and Caller.read(answer, True) == self._caller:
