@@ -7,6 +7,7 @@ in the settings, a front door is the only one and counts itself.
 
 import os
 import socket
+from contextlib import suppress
 
 from services.settings import Settings
 
@@ -32,21 +33,15 @@ def backends(settings: Settings) -> str:
 
 
 def address(settings: Settings) -> str:
-    """Return where Serve's replicas reach this front door, to ask about the keys of open streams.
-
-    Unless ``host`` is also its name for the other front doors, it is the address of this machine on
-    the way to Serve.
-    """
+    """Return where Serve's replicas reach this front door, to ask about keys of open streams."""
     host, port = settings.host, settings.keeper_grpc_port
     if not settings.front_doors or host in ("0.0.0.0", "::"):
         serve = settings.serve_host, settings.inner_grpc_port
-        try:
+        with suppress(OSError):  # HAProxy needs this name as well, and says that it is unknown
             family, kind, *_, target = socket.getaddrinfo(*serve, type=socket.SOCK_DGRAM)[0]
             with socket.socket(family, kind) as route:
-                route.connect(target)  # sends nothing
+                route.connect(target)  # sends nothing: it chooses this machine's address
                 host = route.getsockname()[0]
-        except OSError:
-            pass  # HAProxy, which needs this name as well, says so and ends
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -20,15 +20,7 @@ from starlette.types import ASGIApp
 
 from samclip_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
 from services.observability import logs, metrics, tracing
-from services.request import (
-    admission,
-    http,
-    json_bodies,
-    request_log,
-    sessions,
-    status,
-    stream_key,
-)
+from services.request import admission, http, json_bodies, request_log, sessions, status, stream_key
 from services.request.callers import Caller
 from services.request.channel import ERROR_KIND
 from services.request.context import RequestContext

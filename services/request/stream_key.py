@@ -16,8 +16,7 @@ from services.request import admission, channel, request_log
 from services.request.callers import Caller
 
 ASK = "x-samclip-ask"
-"""Header with the address for questions and the hash of the key. The front door removes it from
-incoming requests."""
+"""Header, which only the front door can set: its address for questions, and the hash of the key."""
 CHECK_S = 2.0
 """Longest time between two questions about a key, and so until the streams of a revoked one end."""
 ANSWER_S = 5.0
@@ -42,11 +41,7 @@ class StreamKey:
         )
 
     async def count(self) -> None:
-        """Count one more request of the key, once its rate allows.
-
-        Raises Unauthenticated if the key was revoked or changed, Overloaded after WAIT_S, and
-        Unavailable if the front door does not answer.
-        """
+        """Count one more request. Raises the errors of ``_ask``, Overloaded after WAIT_S."""
         until = monotonic() + WAIT_S
         while self._channel is not None:
             try:
@@ -78,6 +73,7 @@ class StreamKey:
                 await self._ask(opened, "Check")
 
     async def _ask(self, opened: grpc.aio.Channel, rpc: str) -> None:
+        """Raise Unauthenticated for a key that was changed, Overloaded and Unavailable."""
         method = opened.unary_stream(f"/samclip.Key/{rpc}", None, None)
         call = method(b"", metadata=self._metadata, timeout=ANSWER_S)
         code, details = await call.code(), await call.details()
