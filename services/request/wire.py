@@ -45,7 +45,7 @@ _DTYPES = {"float16": "<f2", "float32": "<f4", "int8": "i1"}
 
 
 def model_id(model: pb.ModelInfo) -> str:
-    """Return an id that no two checkpoints share, for protocols that have one name for a model."""
+    """Return an id with the digest of the weights, for protocols that have one name for a model."""
     return f"{model.name}@{model.digest[:12]}"
 
 
