@@ -42,6 +42,8 @@ MAX_IOU, MAX_COVER = 0.5, 0.8
 more than this. Parts of a better mask stay: which of the two is meant, only the caller knows."""
 MAX_MASKS, MIN_QUALITY = 5, 0.6
 """Most masks of a text; they have at least this share of the best one's quality."""
+SLIVER = 0.05
+"""A mask is left out if it has less than this share of the cells of the text's largest one."""
 IN_BOX = 0.8
 """A mask is in a box if this much of it is."""
 
@@ -260,7 +262,7 @@ def _fits(where: Prompt | None, inside_ss: NDArray[np.bool_], geometry: Geometry
 
 
 def _without_doubles(masks: Sequence[_Ranked]) -> list[EverythingMask]:
-    """Return the masks that are nearly as good as the best and not redundant, probable ones first.
+    """Return the masks nearly as good as the best, no doubles and no slivers, probable ones first.
 
     Of equally probable masks, the better one is first; of equally good ones, that with the higher
     predicted IoU.
@@ -270,6 +272,8 @@ def _without_doubles(masks: Sequence[_Ranked]) -> list[EverythingMask]:
     for quality, mask in sorted(masks, key=lambda each: (-each[0], -each[1].predicted_iou)):
         if quality >= least and not any(_redundant(mask, better) for better in kept):
             kept.append(mask)
+    cells = [int(mask.inside_hw.sum()) for mask in kept]
+    kept = [mask for mask, own in zip(kept, cells, strict=True) if own >= SLIVER * max(cells)]
     return sorted(kept[:MAX_MASKS], key=lambda mask: -mask.label_score)
 
 

@@ -59,6 +59,19 @@ def test_objects_that_touch_are_found_one_by_one() -> None:
     assert found[0].mask_HW.shape == (640, 1280)
 
 
+@pytest.mark.parametrize(("side", "expected"), [(5, {1}), (6, {1, 2})])
+def test_a_sliver_beside_a_large_object_is_no_object(side: int, expected: set[int]) -> None:
+    objects_ss = np.zeros((64, 64), int)
+    objects_ss[:24, :24] = 1  # 576 cells, a twentieth of which are 29
+    objects_ss[47 : 47 + side, 47 : 47 + side] = 2
+    classes_hw = np.full((16, 16), OTHER)
+    classes_hw[:6, :6] = classes_hw[11:14, 11:14] = CUP
+    sam_head = FakeSamHead(objects_ss)
+    square = features_of(Geometry(1280, 1280, 128), classes_hw, 4)
+    (found,) = find(sam_head, square, TextPrompt("cup"))
+    assert {object_of(mask, sam_head) for mask in found} == expected
+
+
 def test_what_is_not_there_is_refused_without_a_run_of_the_sam_head() -> None:
     sam_head, features = scene()
     assert find(sam_head, features, TextPrompt("unicorn")) == [[]]
