@@ -4,7 +4,7 @@ It also serves grpc.health.v1. Server reflection is Serve's, the same in every r
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +55,12 @@ class Gateway(InferenceService):
         if settings.otlp_endpoint:
             tracing.start("gateway", settings.otlp_endpoint)
         self.readiness = Readiness(settings)
-        self.grpc_port = settings.grpc_port
+        self.about = settings.model_dump(include={"grpc_port", "max_metadata_bytes"})
         self.watchers = 0
         self.applications = Applications(settings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        app = pages(self.readiness, scrape.of_cluster, self.grpc_port)
+        app = pages(self.readiness, scrape.of_cluster, self.about)
         add_adapters(app, self.applications, self.readiness)
         return app
 
@@ -122,9 +122,12 @@ def _admitted(grpc_context: Any) -> bool:
 def pages(
     readiness: Readiness,
     counted: Callable[[], Awaitable[dict[str, list[Metric]]]],
-    grpc_port: int,
+    about: Mapping[str, int],
 ) -> FastAPI:
-    """Make the routes that belong to no single model service; ``counted`` returns the metrics."""
+    """Make the routes that belong to no single model service; ``counted`` returns the metrics.
+
+    ``about`` is what the playground has to know of the service.
+    """
     app = http.protected()
     schema = openapi.document()
 
@@ -133,8 +136,8 @@ def pages(
         return FileResponse(PAGES / "index.html")
 
     @app.api_route("/playground/service.json", methods=PAGE)
-    async def addresses() -> dict[str, int]:
-        return {"grpc_port": grpc_port}
+    async def service() -> Mapping[str, int]:
+        return about
 
     @app.api_route("/healthz", methods=PAGE)
     async def live() -> dict[str, str]:

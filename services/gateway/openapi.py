@@ -8,6 +8,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from PIL import Image
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core import licence
 from services.gateway import descriptions
 from services.request import overlay
 from services.request.arguments import AREA, COORDINATES, descriptor
@@ -102,7 +103,7 @@ def document() -> dict[str, Any]:
         paths[path] = {"get": {"tags": ["service"], "summary": summary, "responses": responses}}
     return {
         "openapi": "3.1.0",
-        "info": {"title": "SAM-CLIP Serve", "version": "v1"},
+        "info": {"title": "SAM-CLIP Serve", "version": "v1", "description": licence.EDGE},
         "paths": paths,
         "components": {"schemas": schemas, "securitySchemes": KEYS},
         "security": [{}, *({name: []} for name in KEYS)],  # {}: keys are optional

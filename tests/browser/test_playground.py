@@ -443,3 +443,166 @@ def test_a_theme_is_kept(desktop: User) -> None:
     desktop.page.reload()
     background = desktop.page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert background == "rgb(20, 21, 24)"
+
+
+def in_view(found: Any) -> None:
+    """Assert that an element is inside the window, with nothing over it."""
+    expect(found).to_be_visible()
+    assert found.evaluate(
+        """element => {
+          const {left, right, top, bottom} = element.getBoundingClientRect();
+          const seen = document.elementFromPoint((left + right) / 2, (top + bottom) / 2);
+          return top >= 0 && bottom <= innerHeight && (seen === element || element.contains(seen));
+        }"""
+    )
+
+
+def choose(user: User, button: str, name: str, content: bytes) -> None:
+    with user.page.expect_file_chooser() as chooser:
+        user.page.get_by_text(button, exact=True).click()
+    chooser.value.set_files({"name": name, "mimeType": "image/heic", "buffer": content})
+
+
+@pytest.fixture
+def small(user: User) -> User:
+    """Return a user with a laptop's window, or a phone's."""
+    if not user.touch:
+        user.page.set_viewport_size({"width": 1366, "height": 768})
+    return user
+
+
+@pytest.mark.parametrize("button", ["Choose a file", "Open"])
+def test_a_bad_file_is_refused_in_view_and_beside_the_button(small: User, button: str) -> None:
+    if button == "Open":
+        small.open_sample("Astronaut")
+    choose(small, button, "photo.heic", b"ftypheic")
+    small.fails("This browser cannot read photo.heic")
+    for place in ("#error", "#beside"):
+        in_view(small.page.locator(place))
+    expect(small.page.locator("#beside")).to_have_text(re.compile("cannot read photo.heic"))
+    small.page.set_input_files("#other", picture("JPEG"))
+    small.says("cat.jpeg")
+    expect(small.page.locator("#beside")).to_have_text("")
+
+
+@pytest.mark.parametrize(
+    "button", ["#index", "#similar", "#find button", "#classify", "#everything"]
+)
+def test_a_service_that_is_away_is_said_in_view_and_beside_the_button(
+    small: User, button: str
+) -> None:
+    small.open_sample("Astronaut")
+    small.page.route("**/*", lambda route: route.abort())
+    tab = {"#index": "Search", "#similar": "Search", "#find button": "Find"}.get(button)
+    small.turn_to(tab or button[1:].capitalize())
+    small.page.locator(button).first.click()
+    small.fails("The service does not answer")
+    for place in ("#error", "#beside"):
+        in_view(small.page.locator(place))
+    gap = small.page.evaluate(
+        """button => document.getElementById("beside").getBoundingClientRect().top
+          - document.querySelector(button).getBoundingClientRect().bottom""",
+        button,
+    )
+    assert 0 <= gap < 100
+    small.problems.clear()
+
+
+def test_a_sample_that_cannot_be_had_is_said(small: User) -> None:
+    small.page.route("**/samples/*.jpg", lambda route: route.abort())
+    small.page.locator("#samples button").nth(1).click()
+    small.fails("The service does not answer")
+    in_view(small.page.locator("#beside"))
+    small.problems.clear()
+
+
+def test_an_answer_that_is_cut_off_is_said(desktop: User) -> None:
+    desktop.open_sample()
+    desktop.page.evaluate(
+        """() => { window.fetch = async () => new Response(new ReadableStream({
+          pull(controller) { controller.error(new TypeError("network error")); }})); }"""
+    )
+    for tab in ("everything", "classify"):
+        desktop.turn_to(tab.capitalize())
+        desktop.page.locator(f"#{tab}").click()
+        desktop.fails("The service does not answer")
+
+
+@pytest.mark.parametrize("action", ["everything", "semantic", "index", "similar"])
+def test_long_work_and_its_end_are_in_view(small: User, action: str) -> None:
+    small.open_sample("Astronaut")
+    small.turn_to({"everything": "Everything", "semantic": "Map"}.get(action, "Search"))
+    small.page.route("**/*", lambda route: None)  # never answered
+    small.page.click(f"#{action}")
+    small.says("Asking the service")
+    for place in ("#status", "#progress", "#elapsed", "#cancel"):
+        in_view(small.page.locator(place))
+    small.page.focus("#cancel")
+    small.page.keyboard.press("Enter")
+    small.says("Cancelled")
+    in_view(small.page.locator("#status"))
+    expect(small.page.locator(f"#{action}")).to_be_focused()
+
+
+def samples() -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(
+        Path("services/gateway/playground/samples/samples.json").read_text()
+    )
+    return found
+
+
+@pytest.mark.parametrize("title", [sample["title"] for sample in samples()])
+def test_each_sample_can_be_added_with_a_thumbnail(desktop: User, title: str) -> None:
+    desktop.open_sample(title)
+    desktop.turn_to("Search")
+    desktop.page.fill("#collection", f"sample-{title[:3]}")
+    desktop.page.click("#index")
+    desktop.says("was added")
+    desktop.page.click("#similar")
+    expect(desktop.page.locator("#hits img")).to_have_js_property("complete", True)
+
+
+@pytest.mark.parametrize("longest", [20, 120])
+def test_a_photograph_of_noise_is_added_at_any_length_of_name(desktop: User, longest: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG", quality=95)
+    name = "ü" * longest + ".jpg"
+    desktop.page.set_input_files(
+        "#file", {"name": name, "mimeType": "image/jpeg", "buffer": file.getvalue()}
+    )
+    desktop.says("2000 × 1500")
+    desktop.turn_to("Search")
+    desktop.page.fill("#collection", f"noise-{longest}")
+    desktop.page.click("#index")
+    desktop.says("was added")
+    desktop.page.click("#similar")
+    expect(desktop.page.locator("#hits img")).to_have_count(1)
+
+
+@pytest.mark.parametrize("sample", samples(), ids=lambda sample: sample["title"])
+def test_a_sample_comes_with_words_that_the_model_knows(
+    desktop: User, sample: dict[str, str]
+) -> None:
+    there, absent = sample["phrase"].split(", ")
+    desktop.open_sample(sample["title"])
+    desktop.turn_to("Classify")
+    desktop.page.click("#classify")
+    best = sample["labels"].split("\n")[0]
+    expect(desktop.page.locator("#answers li").first).to_contain_text(best)
+    desktop.turn_to("Find")
+    desktop.page.locator("#find button").first.click()
+    expect(desktop.objects()).to_have_count(1)
+    expect(desktop.objects()).to_contain_text(there)
+    desktop.says(f"Not found: “{absent}”")
+
+
+def test_words_that_were_typed_are_kept(desktop: User) -> None:
+    desktop.turn_to("Classify")
+    desktop.page.fill("#labels", "a fox")
+    desktop.open_sample()
+    expect(desktop.page.locator("#labels")).to_have_value("a fox")
+    expect(desktop.page.locator("#phrase")).to_have_value("a tabby cat, a bicycle")
+    desktop.page.set_input_files("#other", picture("JPEG"))
+    desktop.says("cat.jpeg")
+    expect(desktop.page.locator("#phrase")).to_have_value("")

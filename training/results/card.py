@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from samclip_core import licence
 from samclip_core.io import checkpoint
 
 CARD = """---
@@ -59,23 +60,20 @@ EDGE = {
     "seen": """`imagenet1k_sample` and `imagen200` are not zero-shot
 for a trunk that is an ImageNet classifier: the first is probably part of its training set, the
 second consists of ImageNet's own categories.""",
-    "use": """They are for research use, and so is a model trained on them. Outlines were
-used only for the SAM teacher""",
+    "use": "Outlines were used only for the SAM teacher",
     "knows": """The model knows ImageNet's 1,000 classes and related concepts, but no brands,
 people, text or numbers, and it counts badly.""",
-    "licence": """The weights are released under Apache-2.0, like their sources: EfficientNet-Lite
-(Apache-2.0) and all-MiniLM-L6-v2 (Apache-2.0). The photographs' licences restrict them to research;
-users with other purposes must judge for themselves how this affects the weights.""",
+    "licence": licence.EDGE,
 }
 OTHER = {
     "license": "other",
     "seen": """No labels of these sets
 were used either, but the teachers' own training data may contain their photographs.""",
-    "use": """Their licences apply to a model trained on them, and many allow research
-only. Outlines were used only to place prompts""",
+    "use": "Many of their licences allow research only. Outlines were used only to place prompts",
     "knows": "The model knows what its CLIP teacher knows, and nothing that this teacher does not.",
-    "licence": """Those of the photographs and of the teachers' weights, which this model was made
-from: SAM's are under Apache-2.0, a CLIP's under the licence that was published with them.""",
+    "licence": """Those of the teachers' weights, which this model was made from: SAM's are under
+Apache-2.0, a CLIP's under the licence that was published with them. Whether the photographs' terms
+also bind a model that was trained on them is not settled.""",
 }
 
 

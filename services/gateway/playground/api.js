@@ -12,26 +12,30 @@ export const apiKey = {
 };
 
 /** POST fields as a form: files as they are, nested values as JSON. Bulk work yields to all other. */
-export const post = async (path, fields, options) => (await send(path, fields, options)).json();
+export const post = async (path, fields, options) => (await send(path, fields, options)).json().catch(away);
 
-async function send(path, fields, {signal, bulk = false, accept = "application/json"} = {}) {
+function send(path, fields, {signal, bulk = false, accept = "application/json"} = {}) {
   const headers = {accept};
   if (apiKey.get()) headers["x-api-key"] = apiKey.get();
   if (bulk) headers["x-samclip-priority"] = "bulk";
-  let reply;
-  try {
-    reply = await fetch(path, {method: "POST", headers, body: form(fields), signal});
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Failure("The service does not answer. Check that it is running, then try again.");
-  }
+  return reach(path, {method: "POST", headers, body: form(fields), signal});
+}
+
+/** Fetch what the service has at a path; throws a Failure that says why it cannot be had. */
+export async function reach(path, options) {
+  const reply = await fetch(path, options).catch(away);
   if (reply.ok) return reply;
   throw new Failure(await reason(reply), reply.status);
 }
 
+function away(error) {
+  if (error.name === "AbortError") throw error;
+  throw new Failure("The service does not answer. Check that it is running, then try again.");
+}
+
 /** POST about a photograph; sends the file again if the service has forgotten it. */
 export async function ask(photo, path, fields, options) {
-  const answer = await (await sendAbout(photo, path, fields, options)).json();
+  const answer = await (await sendAbout(photo, path, fields, options)).json().catch(away);
   photo.key = (answer.image ?? answer.results?.[0]?.image)?.key ?? photo.key;
   return answer;
 }
@@ -41,7 +45,8 @@ export async function* stream(photo, path, fields, options) {
   const reply = await sendAbout(photo, path, fields, {...options, accept: "application/x-ndjson"});
   const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
-  for (let part = await reader.read(); !part.done; part = await reader.read()) {
+  const next = () => reader.read().catch(away);
+  for (let part = await next(); !part.done; part = await next()) {
     const lines = (rest + part.value).split("\n");
     rest = lines.pop();
     for (const line of lines) {

@@ -1,8 +1,9 @@
 // The ways to choose a photograph: files, the camera, drag and drop, the clipboard and samples.
 
+import {reach} from "./api.js";
 import {$} from "./page.js";
 
-/** Call `show` with each file that is chosen. */
+/** Call `show` with each file that is chosen, a sample's with labels and a phrase that suit it. */
 export async function onPhotograph(show) {
   for (const id of ["file", "snapshot", "other"]) {
     $(id).onchange = () => { show($(id).files[0]); $(id).value = ""; };
@@ -15,11 +16,12 @@ export async function onPhotograph(show) {
     show(event.dataTransfer.files[0]);
   });
   document.addEventListener("paste", event => show([...event.clipboardData.files][0]));
-  const names = await (await fetch("/playground/samples/samples.json")).json();
-  $("samples").replaceChildren(...names.map(({file, title}) => {
+  const samples = await (await reach("/playground/samples/samples.json")).json();
+  $("samples").replaceChildren(...samples.map(({file, title, ...suited}) => {
     const button = document.createElement("button"), url = `/playground/samples/${file}`;
     button.append(Object.assign(document.createElement("img"), {src: url, alt: title}));
-    button.onclick = async () => show(new File([await (await fetch(url)).blob()], file, {type: "image/jpeg"}));
+    const sample = async () => new File([await (await reach(url)).blob()], file, {type: "image/jpeg"});
+    button.onclick = () => show(sample(), suited);
     return button;
   }));
 }

@@ -8,14 +8,14 @@ import {$, abort, busy, fail, say, working} from "./page.js";
 import {heat, paint} from "./paint.js";
 import {encoded, open, thumbnail} from "./photo.js";
 import {choiceRow, hitRow, objectRow, scoreRow, share} from "./rows.js";
-import {labels, words} from "./settings.js";
+import {labels, suggest, words} from "./settings.js";
 import * as snippets from "./snippets.js";
 import {Stage} from "./stage.js";
 import * as take from "./take.js";
 
 const NOTHING = {objects: [], selected: -1, heat: null};
 let photo = null, history = new History(NOTHING), draft = null, last = null, top = null, lit = null, pointed = null;
-const service = {origin: location.origin, grpc: ""};
+const service = {origin: location.origin, grpc: "", metadata: 0};
 
 // ---------------------------------------------------------------- questions
 
@@ -35,23 +35,24 @@ async function question(path, fields) {
 
 // ---------------------------------------------------------------- photographs
 
-let newest = null;  // the file that was chosen last: another may take longer to open
-async function show(file) {
+let newest = null;  // what was chosen last: another may take longer to open
+async function show(file, suited = {}) {
   if (!file) return;
   abort();
   newest = file;
   try {
-    const opened = await open(file);
+    const opened = await open(await file);
     if (newest !== file) return;
     photo = opened;
   } catch (error) { fail(error); return; }
+  suggest(suited);
   history = new History(NOTHING);
   draft = last = null;
   $("start").hidden = true;
   $("work").hidden = false;
   stage.show(photo);
   render();
-  say(`${photo.name}, ${photo.width} × ${photo.height}. Click an object.`);
+  say(`${photo.name}, ${photo.width} × ${photo.height}. Click an object. ${suited.note ?? ""}`);
 }
 
 // ---------------------------------------------------------------- segment by clicks and boxes
@@ -193,7 +194,9 @@ const actions = {
   },
   async index() {
     needsPhoto();
-    const metadata = {name: photo.name, thumbnail: thumbnail(photo, 112)};
+    const metadata = {name: photo.name}, room = service.metadata - new Blob(["name", photo.name, "thumbnail"]).size;
+    const small = thumbnail(photo, 112, room);
+    if (small) metadata.thumbnail = small;
     const items = [{id: photo.name, image: photo.key ? {key: photo.key} : await encoded(photo.file), metadata}];
     const answer = await busy(signal => post("/index", {collection: $("collection").value, items}, {signal}));
     if (!answer) return;
@@ -341,5 +344,6 @@ $("opacity").oninput = () => photo && render();
 $("least").oninput = () => { $("least").dataset.touched = "yes"; $("least-shown").textContent = Number($("least").value).toFixed(2); };
 $("preview").onchange = () => { ghost = null; photo && draw(); };
 onPhotograph(show);
-const {grpc_port: port} = await (await fetch("/playground/service.json")).json();
-service.grpc = `${location.hostname}:${port}`;
+const about = await (await fetch("/playground/service.json")).json();
+service.grpc = `${location.hostname}:${about.grpc_port}`;
+service.metadata = about.max_metadata_bytes;

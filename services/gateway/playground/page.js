@@ -6,28 +6,49 @@ let work = null;  // the AbortController of the request in progress
 export const working = () => work !== null;
 export const abort = () => work?.abort();
 
-export function say(text) { $("status").textContent = text; $("error").textContent = ""; }
-export function fail(error) {
+let pressed = null;  // the button that was pressed last: its error is shown beside it as well
+for (const name of ["click", "keydown", "drop"]) {
+  document.addEventListener(name, event => { pressed = event.target.closest?.("button, .button") ?? null; }, true);
+}
+
+function write(status, error) {
+  $("status").textContent = status;
+  for (const id of ["error", "beside"]) $(id).textContent = error;
+}
+
+export const say = text => write(text, "");
+export function fail(error, at = pressed) {
   if (error.name === "AbortError") return;
-  $("error").textContent = error.message;
-  if (error.status === 401) { $("key").focus(); $("error").textContent = "This service wants an API key: type it above, then try again."; }
+  write("", error.status === 401 ? "This service wants an API key: type it above, then try again." : error.message);
+  if (error.status === 401) $("key").focus();
+  $("beside").hidden = !at?.offsetParent;
+  if ($("beside").hidden) return;
+  (at.closest(".row") ?? at).after($("beside"));
+  $("beside").scrollIntoView({block: "nearest"});
 }
 
 /** Run a question with a clock and a way to cancel; a new question ends the one before. */
 export async function busy(question) {
   work?.abort();
-  const mine = work = new AbortController(), start = performance.now();
+  const mine = work = new AbortController(), start = performance.now(), at = pressed;
   const tick = setInterval(() => {
     const seconds = (performance.now() - start) / 1000;
-    $("busy").hidden = seconds < 0.4;
     $("elapsed").textContent = `${seconds.toFixed(1)} s`;
+    if (seconds < 0.4 || !$("busy").hidden) return;
+    $("busy").hidden = false;
+    say("Asking the service …");
   }, 100);
-  $("error").textContent = "";
+  say("");
   try {
     const answer = await question(mine.signal);
     return mine.signal.aborted ? null : {...answer, ms: Math.round(performance.now() - start)};
-  } catch (error) { fail(error); return null; } finally {
+  } catch (error) { fail(error, at); return null; } finally {
     clearInterval(tick);
-    if (work === mine) { work = null; $("busy").hidden = true; $("progress").removeAttribute("value"); }
+    if (work === mine) {
+      work = null;
+      if (document.activeElement === $("cancel")) (at ?? $("stage")).focus();
+      $("busy").hidden = true;
+      $("progress").removeAttribute("value");
+    }
   }
 }

@@ -20,12 +20,14 @@ export async function open(file) {
   return {name: sent.name || "pasted.png", file: sent, key: null, width, height, copy};
 }
 
-/** A data URI of the photograph, at most ``longest`` pixels wide and high. */
-export function thumbnail(photo, longest) {
+/** A data URI of the photograph, of at most ``longest`` pixels a side and ``most`` bytes; empty where none is that small. */
+export function thumbnail(photo, longest, most) {
+  if (longest < 16) return "";
   const scale = Math.min(1, longest / Math.max(photo.copy.width, photo.copy.height));
   const small = canvas(Math.max(1, Math.round(photo.copy.width * scale)), Math.max(1, Math.round(photo.copy.height * scale)));
   small.getContext("2d").drawImage(photo.copy, 0, 0, small.width, small.height);
-  return small.toDataURL("image/jpeg", 0.7);
+  const made = small.toDataURL("image/jpeg", 0.7);
+  return made.length <= most ? made : thumbnail(photo, 0.85 * longest, most);
 }
 
 export function canvas(width, height) {

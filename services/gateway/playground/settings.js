@@ -3,7 +3,15 @@
 import {apiKey} from "./api.js";
 import {$, say} from "./page.js";
 
+const FIRST = {labels: $("labels").defaultValue, phrase: ""};
 export const labels = () => $("labels").value.split("\n").map(line => line.trim()).filter(Boolean);
+/** Fill the fields in which nobody has typed with words that suit the photograph, or with their first. */
+export function suggest({labels = FIRST.labels, phrase = FIRST.phrase}) {
+  $("labels").defaultValue = labels;
+  $("phrase").defaultValue = phrase;
+  explainable();
+}
+
 export const words = id => $(id).value.split(",").map(word => word.trim()).filter(Boolean);
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
@@ -14,7 +22,7 @@ function turnTo(tab) {
     $(other.getAttribute("aria-controls")).hidden = other !== tab;
   }
   $("wanted").hidden = !["tab-classify", "tab-map", "tab-everything"].includes(tab.id);
-  $("explained").replaceChildren(...labels().map(label => new Option(label)));
+  explainable();
 }
 tabs.forEach((tab, index) => {
   tab.onclick = () => turnTo(tab);
@@ -26,7 +34,8 @@ tabs.forEach((tab, index) => {
     next.focus();
   };
 });
-$("labels").oninput = () => $("explained").replaceChildren(...labels().map(label => new Option(label)));
+$("labels").oninput = explainable;
+function explainable() { $("explained").replaceChildren(...labels().map(label => new Option(label))); }
 
 $("key").value = apiKey.get();
 $("key").onchange = () => { apiKey.set($("key").value.trim()); say("The API key is kept in this browser."); };

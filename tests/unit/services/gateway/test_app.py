@@ -27,6 +27,7 @@ from services.settings import Settings
 from tests.ports import free_port
 
 SECRET = "sesame"
+ABOUT = {"grpc_port": 9000, "max_metadata_bytes": 4096}
 
 
 class Fixed(Readiness):
@@ -69,7 +70,7 @@ async def counted() -> dict[str, list[Metric]]:
 
 
 def client(readiness: Readiness) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(pages(readiness, counted, 9000))
+    transport = httpx.ASGITransport(pages(readiness, counted, ABOUT))
     headers = {admission.SECRET_HEADER: SECRET}
     return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
 
@@ -112,14 +113,16 @@ async def test_pages_load_files_of_this_service_only(door: httpx.AsyncClient, pa
             )
 
 
-async def test_the_playground_has_its_samples_and_the_port_of_grpc(door: httpx.AsyncClient) -> None:
+async def test_the_playground_has_its_samples_and_what_it_knows_of_the_service(
+    door: httpx.AsyncClient,
+) -> None:
     samples = (await door.get("/playground/samples/samples.json")).json()
     assert samples
     for sample in samples:
         assert sample["credit"]
         reply = await door.get(f"/playground/samples/{sample['file']}")
         assert Image.open(io.BytesIO(reply.content)).format == "JPEG"
-    assert (await door.get("/playground/service.json")).json() == {"grpc_port": 9000}
+    assert (await door.get("/playground/service.json")).json() == ABOUT
 
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/docs"])
