@@ -27,6 +27,18 @@ def test_axe_finds_nothing_on_the_playground(user: User) -> None:
         assert not found(user), tab
 
 
+def test_axe_finds_nothing_in_an_error_and_during_work(user: User) -> None:
+    user.open_sample()
+    user.turn_to("Classify")
+    user.page.click("#classify-object")
+    user.fails("Select an object first")
+    assert not found(user)
+    user.page.route("**/classify", lambda route: None)  # never answered
+    user.page.click("#classify")
+    expect(user.page.locator("#busy")).to_be_visible()
+    assert not found(user)
+
+
 def test_tabs_are_turned_with_arrow_keys(desktop: User) -> None:
     desktop.page.get_by_role("tab", name="Segment").focus()
     for tab in (*TABS[1:], TABS[0]):

@@ -508,6 +508,25 @@ def test_a_service_that_is_away_is_said_in_view_and_beside_the_button(
     small.problems.clear()
 
 
+def test_an_error_beside_a_hit_goes_with_the_hits(desktop: User) -> None:
+    desktop.open_sample()
+    desktop.turn_to("Search")
+    desktop.page.fill("#collection", "one")
+    desktop.page.click("#index")
+    desktop.says("was added")
+    desktop.page.click("#similar")
+    more = desktop.page.locator("#hits button")
+    desktop.page.route("**/search", lambda route: route.abort())
+    more.click()
+    expect(desktop.page.locator("#hits #beside")).to_contain_text("does not answer")
+    desktop.page.unroute("**/search")
+    desktop.page.click("#similar")
+    desktop.says("1 photographs found")
+    desktop.page.click("#similar-object")
+    expect(desktop.page.locator("#beside")).to_contain_text("Select an object first")
+    desktop.problems.clear()
+
+
 def test_a_sample_that_cannot_be_had_is_said(small: User) -> None:
     small.page.route("**/samples/*.jpg", lambda route: route.abort())
     small.page.locator("#samples button").nth(1).click()

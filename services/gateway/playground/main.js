@@ -4,7 +4,7 @@ import {ask, post, stream} from "./api.js";
 import {onPhotograph} from "./choose.js";
 import {History} from "./history.js";
 import {decode} from "./masks.js";
-import {$, abort, busy, fail, say, working} from "./page.js";
+import {$, abort, busy, fail, pressed, say, working} from "./page.js";
 import {heat, paint} from "./paint.js";
 import {encoded, open, thumbnail} from "./photo.js";
 import {choiceRow, hitRow, objectRow, scoreRow, share} from "./rows.js";
@@ -40,11 +40,12 @@ async function show(file, suited = {}) {
   if (!file) return;
   abort();
   newest = file;
+  const at = pressed;
   try {
     const opened = await open(await file);
     if (newest !== file) return;
     photo = opened;
-  } catch (error) { fail(error); return; }
+  } catch (error) { fail(error, at); return; }
   suggest(suited);
   history = new History(NOTHING);
   draft = last = null;
@@ -235,7 +236,10 @@ function hits(answer) {
   say(`${answer.hits.length} photographs found in ${answer.ms} ms.`);
 }
 
-async function run(action, ...given) { try { await action(...given); } catch (error) { fail(error); } }
+async function run(action, ...given) {
+  const at = pressed;
+  try { await action(...given); } catch (error) { fail(error, at); }
+}
 for (const [name, action] of Object.entries(actions)) {
   const element = $(name);
   if (element.tagName === "FORM") element.onsubmit = event => { event.preventDefault(); run(action); };

@@ -6,25 +6,27 @@ let work = null;  // the AbortController of the request in progress
 export const working = () => work !== null;
 export const abort = () => work?.abort();
 
-let pressed = null;  // the button that was pressed last: its error is shown beside it as well
+export let pressed = null;  // the button that was pressed last: its error is shown beside it as well
 for (const name of ["click", "keydown", "drop"]) {
   document.addEventListener(name, event => { pressed = event.target.closest?.("button, .button") ?? null; }, true);
 }
 
+const beside = $("beside");  // kept, because the lists that it stands in are made anew
 function write(status, error) {
   $("status").textContent = status;
-  for (const id of ["error", "beside"]) $(id).textContent = error;
+  $("error").textContent = beside.textContent = error;
 }
 
 export const say = text => write(text, "");
 export function fail(error, at = pressed) {
   if (error.name === "AbortError") return;
-  write("", error.status === 401 ? "This service wants an API key: type it above, then try again." : error.message);
-  if (error.status === 401) $("key").focus();
-  $("beside").hidden = !at?.offsetParent;
-  if ($("beside").hidden) return;
-  (at.closest(".row") ?? at).after($("beside"));
-  $("beside").scrollIntoView({block: "nearest"});
+  const locked = error.status === 401;
+  write("", locked ? "This service wants an API key: type it above, then try again." : error.message);
+  if (locked) $("key").focus();
+  beside.hidden = locked || !at?.offsetParent;
+  if (beside.hidden) return;
+  (at.closest(".row") ?? at).after(beside);
+  beside.scrollIntoView({block: "nearest"});
 }
 
 /** Run a question with a clock and a way to cancel; a new question ends the one before. */
@@ -38,6 +40,7 @@ export async function busy(question) {
     $("busy").hidden = false;
     say("Asking the service …");
   }, 100);
+  $("busy").hidden = true;
   say("");
   try {
     const answer = await question(mine.signal);
