@@ -76,8 +76,8 @@ ENTRIES = (
         "find-flower",
         "flower",
         'photo.segment(text=["flower", "car"])',
-        "Fails: the flower, but also three pieces of it and a piece of the background. The car, "
-        "which is not there, is refused.",
+        "Fails: the flower, but also a piece of the background. The car, which is not there, is "
+        "refused.",
     ),
     Entry(
         "find-cat",
@@ -90,7 +90,7 @@ ENTRIES = (
         "find-cup",
         "coffee",
         'photo.segment(text=["cup", "spoon", "laptop"])',
-        "Fails: the handle with a piece of the saucer and two scraps for cups, and pieces of the "
+        "Fails: the handle with a piece of the saucer and a scrap for cups, and pieces of the "
         "table for spoons. The laptop is refused.",
     ),
     Entry(
