@@ -25,7 +25,7 @@ MAY_NOT = {
 FOLDERS = ("samclip", "samclip_core", "services", "training")
 LAYERS = {
     "samclip_core": (
-        "errors geometry",
+        "errors geometry licence",
         "config types",
         "io",
         "nn",

@@ -1,0 +1,72 @@
+"""The figures and the licence in README, model card and API documents are those of one source."""
+
+import json
+import re
+
+from samclip_core.licence import EDGE
+from services.gateway import openapi
+from tests.checkout import ROOT
+
+CHECKPOINT = ROOT / "samclip_core/checkpoints/edge"
+README = (ROOT / "README.md").read_text()
+CARD = (CHECKPOINT / "README.md").read_text()
+RESULTS = (ROOT / "training/RESULTS.md").read_text()
+SETS = ("coco_multi", "labelmefacade", "camvid")
+ROWS = {
+    "one box": ("coco_multi_box_miou", "bsds500_box_miou"),
+    "one point": ("coco_multi_point_best_of_3_miou", "bsds500_point_best_of_3_miou"),
+    "classification by name": ("caltech101_top1", "imagen200_top1"),
+    "text to image": ("coco_multi_text_to_image_r5",),
+    "semantic segmentation": tuple(f"{name}_semantic_two_heads_miou" for name in SETS),
+}
+"""The figures of a row of README's table, by the beginning of the row."""
+
+
+def cells(text: str, row: str) -> list[str]:
+    """Return the cells of the only row of a table that begins so."""
+    (found,) = re.findall(rf"^\| {re.escape(row)}.*\|$", text, re.MULTILINE)
+    return [cell.strip() for cell in found.strip("|").split("|")]
+
+
+def numbers(cell: str) -> list[str]:
+    return re.findall(r"\d+\.\d+", cell)
+
+
+def card() -> dict[str, str]:
+    rows = re.findall(r"^\| ([a-z0-9 ]+) \| (\d+\.\d)% \|$", CARD, re.MULTILINE)
+    return {name.replace(" ", "_"): value for name, value in rows}
+
+
+def one_head() -> list[str]:
+    """Return the mIoU of one head on each of ``SETS``, as RESULTS has them."""
+    names = ("COCO panoptic, 60", "LabelMeFacade, 120", "CamVid, 26")
+    return [numbers(cells(RESULTS, name)[3])[0] for name in names]
+
+
+def test_the_card_has_the_measured_figures() -> None:
+    metrics = json.loads((CHECKPOINT / "lineage.json").read_text())["metrics"]
+    expected = {name: f"{100 * value:.1f}" for name, value in metrics.items()}
+    later = dict(zip([f"{name}_semantic_miou" for name in SETS], one_head(), strict=True))
+    assert card() == expected | later
+
+
+def test_readme_has_the_figures_of_the_card() -> None:
+    for row, names in ROWS.items():
+        assert numbers(cells(README, row)[2]) == [card()[name] for name in names], row
+    assert numbers(cells(README, "semantic segmentation")[3]) == one_head()
+
+
+def test_readme_has_the_figures_of_words_and_clicks() -> None:
+    found, fitted, refused = (
+        numbers(cells(RESULTS, row)[2])[0]
+        for row in ("present names found", "present names fitted", "absent names refused, of 228")
+    )
+    assert numbers(cells(README, "find by words")[2]) == [found, fitted, refused]
+    clicks = [numbers(cells(RESULTS, f"{name}, ")[1])[0] for name in ("BSDS500, 65", "COCO, 76")]
+    assert numbers(cells(README, "clicks until")[2]) == clicks
+
+
+def test_the_licence_is_the_same_everywhere() -> None:
+    said = " ".join(EDGE.split())
+    for text in (README, CARD, openapi.document()["info"]["description"]):
+        assert said in " ".join(text.split())
