@@ -99,6 +99,7 @@ SCENES = (
         (310, 220),
         (165, 80, 450, 365),
         ("flower", "leaves"),
+        "flower and leaves, swapped",
     ),
 )
 LABELS = (
