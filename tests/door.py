@@ -45,6 +45,8 @@ class Serve:
     grpc_answer: tuple[grpc.StatusCode, str] = (grpc.StatusCode.OK, "")
     gate: threading.Event = field(default_factory=threading.Event)
     hung_up: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+    """A gRPC call has ended: its answer is taken, or its deadline has passed."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def grpc_server(serve: Serve) -> Iterator[int]:
 
             def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
                 serve.requests.append((details.method, metadata))
+                context.add_callback(serve.ended.set)
                 code, message = serve.grpc_answer
                 if code is not grpc.StatusCode.OK:
                     context.abort(code, message)

@@ -24,6 +24,10 @@ from services.settings import PREFIX, Settings, SettingsError
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
 DRAIN_S = 10
 BUFFER_BYTES = 64 * 1024  # per request, in each HAProxy
+MAX_BUFFERS = 4096
+"""Buffers of all requests together: half of the front door's memory on Kubernetes."""
+MAX_CONNECTIONS = 2048
+"""Connections of all clients, and twice those of one address: an unfinished head fills a buffer."""
 
 
 def check_access(settings: Settings) -> None:
@@ -95,6 +99,9 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "TIMEOUT_S": int(settings.request_timeout_s) + 1,
         "BODY_S": ceil(PACE.allowed_s(BUFFER_BYTES)),
         "BUFFER_BYTES": BUFFER_BYTES,
+        "MAX_BUFFERS": MAX_BUFFERS,
+        "MAX_CONNECTIONS": MAX_CONNECTIONS,
+        "MAX_CONNECTIONS_OF_ONE": MAX_CONNECTIONS // 2,
         "KEEPER_HTTP_PORT": settings.keeper_http_port,
         "KEEPER_GRPC_PORT": settings.keeper_grpc_port,
         "ASK": keepers.address(settings),

@@ -5,25 +5,35 @@ the front door's secret in the headers, before the body is read. Only Serve's he
 unchecked: HAProxy sends it without the secret.
 """
 
+import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 import grpc
 import ray
 from grpc.aio._server import Server
 from ray.serve._private import grpc_util
+from ray.serve._private.constants import RAY_SERVE_GRPC_MAX_MESSAGE_SIZE
+from ray.serve._private.direct_ingress_http_util import ASGIDIReceiveProxy
 from starlette.middleware import Middleware
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from samclip_core.errors import Overloaded
 from services.request import admission
+from services.request.arrival import MAX_BODIES, Arrivals
 from services.request.http import OnlyThroughFrontDoor
 
 HTTP_HEALTH = "/-/healthz"
 GRPC_HEALTH = "/ray.serve.RayServeAPIService/Healthz"
 IDENTITY_ALONE = ("grpc.compression_enabled_algorithms_bitset", 1)
 """The server refuses compressed messages, which can inflate a thousandfold."""
+MESSAGE_BYTES = "x-samclip-message-bytes"
+"""Header with the size of a message that had not arrived when the front door passed on the call."""
+MAX_EVENTS = 2
+"""Events of a body that Serve reads ahead of the application: one, and the end of the caller."""
 
 Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]]
 
@@ -33,9 +43,10 @@ def guard() -> list[Middleware]:
 
     Serve calls this in each proxy and replica (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) before
     it opens a port. Serve has no settings for the interceptors, options and address of its gRPC
-    servers, nor for the trailers of its HTTP servers, so this function patches them.
+    servers, nor for the trailers and queues of its HTTP servers, so this function patches them.
     """
     HttpToolsProtocol.on_headers_complete = end_headers  # type: ignore[method-assign, assignment]
+    ASGIDIReceiveProxy.queue = property(short_queue)
     grpc_util.gRPCGenericServer = GuardedServer
     Server.add_insecure_port = add_port_of_this_node  # type: ignore[method-assign, assignment]
     return [Middleware(GuardedPaths)]
@@ -64,21 +75,55 @@ def end_headers(protocol: HttpToolsProtocol) -> None:
     _end_headers(protocol)
 
 
+def short_queue(proxy: ASGIDIReceiveProxy) -> "asyncio.Queue[Any]":
+    """Return the queue of one body. Serve's has no limit, and fills before anybody reads it."""
+    if proxy._queue is None:
+        proxy._queue = asyncio.Queue(MAX_EVENTS)
+    return proxy._queue
+
+
 class Guard(grpc.aio.ServerInterceptor):
-    """Interceptor that refuses calls without the secret."""
+    """Interceptor that refuses calls without the secret, and messages that there is no room for."""
+
+    def __init__(self) -> None:
+        self.arrivals = Arrivals(MAX_BODIES * RAY_SERVE_GRPC_MAX_MESSAGE_SIZE)
 
     async def intercept_service(
         self, continuation: Continuation, call: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
         headers: dict[str, Any] = dict(call.invocation_metadata)
-        if call.method == GRPC_HEALTH or admission.admitted(headers):
-            return await continuation(call)
-        # A stream_stream handler reads no message before it runs, and answers calls of every kind.
-        return grpc.stream_stream_rpc_method_handler(_refuse)
+        if call.method != GRPC_HEALTH and not admission.admitted(headers):
+            return _refusal(grpc.StatusCode.UNAUTHENTICATED, admission.REFUSAL)
+        handler = await continuation(call)
+        if handler is None or MESSAGE_BYTES not in headers:
+            return handler
+        try:
+            return self._arriving(handler, int(headers[MESSAGE_BYTES]))
+        except Overloaded as error:
+            return _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+
+    def _arriving(self, handler: grpc.RpcMethodHandler, size: int) -> grpc.RpcMethodHandler:
+        """Hold the bytes of a message until it is there, or the call ends. Raises Overloaded."""
+        place, call = ExitStack(), asyncio.current_task()
+        assert call is not None
+        call.add_done_callback(lambda _: place.close())
+        place.enter_context(self.arrivals.place())(size)
+
+        deserialize: Any = handler.request_deserializer
+
+        def read(message: bytes) -> Any:
+            place.close()
+            return deserialize(message)
+
+        return handler._replace(request_deserializer=read)  # type: ignore[attr-defined]
 
 
-async def _refuse(messages: object, context: grpc.aio.ServicerContext) -> None:
-    await context.abort(grpc.StatusCode.UNAUTHENTICATED, admission.REFUSAL)
+def _refusal(code: grpc.StatusCode, message: str) -> grpc.RpcMethodHandler:
+    async def refuse(messages: object, context: grpc.aio.ServicerContext) -> None:
+        await context.abort(code, message)
+
+    # A stream_stream handler reads no message before it runs, and answers calls of every kind.
+    return grpc.stream_stream_rpc_method_handler(refuse)
 
 
 class _WithGuard(Server):

@@ -1,31 +1,42 @@
-"""Limits on HTTP bodies in transit: how slowly one may arrive, and how many may arrive at once."""
+"""Limits on bodies in transit: their pace, how many arrive at once, how many bytes those hold."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+import contextvars
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from time import monotonic
+from typing import TypeVar
 
 from starlette.types import Message as Event
-from starlette.types import Receive
+from starlette.types import Receive, Send
 
 from samclip_core.errors import ImageTooLarge, Overloaded, RequestTooSlow
 
 MAX_ARRIVING = 256
 """Bodies that a replica may receive at once. Serve's limit on ongoing requests includes it, so that
 slow uploads take no slots from complete requests."""
+MAX_BODIES = 2
+"""Bodies of ``max_request_bytes`` that a replica may hold at once until they are parsed."""
+PARSERS = ThreadPoolExecutor(2, "parse")
+"""The threads that parse large bodies: a body that waits costs nothing once its deadline passes."""
+PIECE = 256 * 1024
+"""Bytes of a reply that are sent at once: the server holds no more than one unread piece."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Pace:
-    """The slowest upload that is accepted; a slower one would hold its slot in the replica."""
+    """The slowest transfer that is accepted; a slower one would hold its slot in the replica."""
 
     most_s: float = 60.0
     least_bytes_per_s: float = 16_000.0
     head_start_s: float = 10.0  # for a connection that stalls briefly
 
     def allowed_s(self, received: int) -> float:
-        """Return the total seconds of waiting allowed once ``received`` bytes have arrived."""
+        """Return the seconds of waiting allowed in all once ``received`` bytes have passed."""
         return min(self.most_s, self.head_start_s + received / self.least_bytes_per_s)
 
     def __str__(self) -> str:
@@ -35,23 +46,94 @@ class Pace:
 PACE = Pace()
 
 
-class Arrivals:
-    """The uploads in progress to one application."""
+@dataclass
+class Transfer:
+    """The bytes of a transfer that have passed, and the time spent waiting for the caller."""
 
-    def __init__(self, most: int = MAX_ARRIVING, pace: Pace = PACE):
-        self.most, self.pace = most, pace
-        self.number = 0
+    pace: Pace
+    bytes: int = 0
+    waited_s: float = 0.0
+
+    @asynccontextmanager
+    async def wait(self, what: str) -> AsyncIterator[None]:
+        """Wait for the caller within the pace. Raises RequestTooSlow about ``what``."""
+        start = monotonic()
+        try:
+            async with asyncio.timeout(self.pace.allowed_s(self.bytes) - self.waited_s):
+                yield
+        except TimeoutError as error:
+            raise RequestTooSlow(
+                f"the {what} is too slow: {self.bytes:,} bytes arrived in the time allowed; the "
+                f"limits are {self.pace}: send less at once, or use a faster connection"
+            ) from error
+        self.waited_s += monotonic() - start
+
+
+class Arrivals:
+    """The uploads in progress to one application, or to one gRPC server."""
+
+    def __init__(
+        self, most_bytes: int = MAX_BODIES * 2**28, most: int = MAX_ARRIVING, pace: Pace = PACE
+    ):
+        self.most_bytes, self.most, self.pace = most_bytes, most, pace
+        self.number = self.bytes = 0
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a slot while a body arrives. Raises Overloaded if none is free."""
+    def place(self) -> Iterator[Callable[[int], None]]:
+        """Hold a slot, and the bytes that the yielded function is called with, for one body.
+
+        Both raise Overloaded if there is no room.
+        """
         if self.number >= self.most:
             raise Overloaded(f"{self.most} request bodies are arriving already: try again later")
+        held = 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if self.bytes + size > self.most_bytes:
+                raise Overloaded(
+                    f"request bodies that are arriving hold {self.bytes:,} bytes, at most "
+                    f"{self.most_bytes:,} in all: try again later, or send less at once"
+                )
+            self.bytes += size
+            held += size
+
         self.number += 1
         try:
-            yield
+            yield hold
         finally:
             self.number -= 1
+            self.bytes -= held
+
+
+async def parsed(chunks: Sequence[bytes], work: Callable[[], T]) -> T:
+    """Return ``work()``, which parses a body. If several are large, they take turns."""
+    if len(chunks) < 2:
+        return await asyncio.to_thread(work)
+    run = contextvars.copy_context().run
+    return await asyncio.get_running_loop().run_in_executor(PARSERS, run, work)
+
+
+def taken(send: Send, pace: Pace) -> Send:
+    """Wrap ``send`` to return once the caller has taken a body, all but its last piece.
+
+    Raises RequestTooSlow for a caller that reads more slowly than the pace.
+    """
+    transfer = Transfer(pace)
+
+    async def send_all(event: Event) -> None:
+        body, more = event.get("body", b""), event.get("more_body", False)
+        pieces = [event]
+        if len(body) > PIECE:  # the server takes the empty one only once it has sent the others
+            starts = range(0, len(body), PIECE)
+            pieces = [{**event, "body": body[at : at + PIECE], "more_body": True} for at in starts]
+            pieces += [] if more else [{**event, "body": b""}]
+        for piece in pieces:
+            async with transfer.wait("reader of the reply"):
+                await send(piece)
+            transfer.bytes += len(piece.get("body", b""))
+
+    return send_all
 
 
 def limited(receive: Receive, most_bytes: int, pace: Pace) -> Receive:
@@ -60,24 +142,15 @@ def limited(receive: Receive, most_bytes: int, pace: Pace) -> Receive:
     Only the time spent waiting for the caller counts, not the time spent processing its bytes.
     Raises ImageTooLarge and RequestTooSlow, and CancelledError if the caller disconnects.
     """
-    received, waited_s = 0, 0.0
+    transfer = Transfer(pace)
 
     async def next_event() -> Event:
-        nonlocal received, waited_s
-        start = monotonic()
-        try:
-            async with asyncio.timeout(pace.allowed_s(received) - waited_s):
-                event = await receive()
-        except TimeoutError as error:
-            raise RequestTooSlow(
-                f"the body is too slow: {received:,} bytes arrived in the time allowed; the limits "
-                f"are {pace}: send less at once, or use a faster connection"
-            ) from error
-        waited_s += monotonic() - start
+        async with transfer.wait("body"):
+            event = await receive()
         if event["type"] == "http.disconnect":
             raise asyncio.CancelledError
-        received += len(event.get("body", b""))
-        if received > most_bytes:
+        transfer.bytes += len(event.get("body", b""))
+        if transfer.bytes > most_bytes:
             raise ImageTooLarge(f"the body has more than {most_bytes:,} bytes: send less at once")
         return event
 

@@ -1,10 +1,14 @@
 """The context of one request, made once from its headers and passed on as an argument."""
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Self
 
+from samclip_core.errors import DeadlineExceeded
+from services.observability import metrics
 from services.request.callers import Caller
 from services.request.priority import Priority
 from services.request.request_log import REQUEST_ID
@@ -13,6 +17,8 @@ CHECKPOINT = "x-samclip-checkpoint"
 """Header with the digest of the checkpoint that must answer; if absent, any may."""
 GRAPHS = "x-samclip-graphs"
 """Header with the digest of the graphs that must answer; torch may, and if absent, any may."""
+ASK = "x-samclip-ask"
+"""Header, which only the front door can set: its address for questions, and the hash of the key."""
 IMAGE_KEY = "x-samclip-image-key"
 """Header with the key of the image in an EmbedRequest, from a head that found no embedding of it in
 Redis. The front door removes it from incoming requests: a caller could name another key."""
@@ -22,7 +28,8 @@ Redis. The front door removes it from incoming requests: a caller could name ano
 class RequestContext:
     """The caller, priority and id of a request.
 
-    ``checkpoint``, ``graphs`` and ``image_key`` are the headers of these names, "" if absent.
+    ``checkpoint``, ``graphs``, ``ask`` and ``image_key`` are the headers of these names, "" if
+    absent.
     """
 
     id: str = ""
@@ -30,6 +37,7 @@ class RequestContext:
     priority: Priority = field(default_factory=Priority)
     checkpoint: str = ""
     graphs: str = ""
+    ask: str = ""
     image_key: str = ""
 
     @classmethod
@@ -46,6 +54,7 @@ class RequestContext:
             priority=Priority.read(headers, most_s, bulk),
             checkpoint=headers.get(CHECKPOINT, ""),
             graphs=headers.get(GRAPHS, ""),
+            ask=headers.get(ASK, ""),
             image_key=headers.get(IMAGE_KEY, ""),
         )
 
@@ -61,3 +70,23 @@ class RequestContext:
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return the headers to pass on to the next service."""
         return ((REQUEST_ID, self.id), *self.priority.headers(), *self.caller.headers())
+
+
+@asynccontextmanager
+async def time_limit(context: RequestContext, total_s: float | None = None) -> AsyncIterator[None]:
+    """Stop the work in this context at its deadline. Raises DeadlineExceeded then.
+
+    ``total_s`` is the limit that the error names, if the work began earlier.
+    """
+    limit = asyncio.timeout(left_s := context.priority.time_left())
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        metrics.SHED.labels("deadline").inc()
+        raise DeadlineExceeded(
+            f"no answer within {total_s or left_s:.3g} s: try again later, or send less in one "
+            "request"
+        ) from error

@@ -8,25 +8,28 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
+from starlette import routing
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as Event
 
-from samclip_core.errors import SamClipError, Unauthenticated
+from samclip_core.errors import RequestTooSlow, SamClipError, Unauthenticated
 from services.request import admission, json_bodies, overlay, request_log, status
-from services.request.arrival import Arrivals
+from services.request.arrival import MAX_BODIES, PACE, Arrivals, Pace, taken
+from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
 from services.request.routes import ROUTES, Route
 from services.settings import Settings
@@ -34,10 +37,15 @@ from services.settings import Settings
 REQUEST_ID_HEADER = "x-request-id"
 LINES = "application/x-ndjson"
 """The media type of JSON objects, one per line."""
-SMALL_REPLY = 4096
-"""Bytes of a message that becomes JSON on the event loop: 0.4 ms is not worth a thread."""
+BODY = "http.response.body"
+START_OF_LINES = {
+    "type": "http.response.start",
+    "status": 200,
+    "headers": [(b"content-type", LINES.encode())],
+}
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request, Mapping[str, str], Send], Awaitable[None]]
+"""Answers a request, whose headers have its id, until the caller has taken the reply."""
 
 
 class Callee(Protocol):
@@ -46,21 +54,23 @@ class Callee(Protocol):
     name: ClassVar[str]
     settings: Settings
 
-    async def respond(
-        self, method: str, request: Message, metadata: Mapping[str, str]
-    ) -> Message: ...
+    def arrive(self, method: str, metadata: Mapping[str, str]) -> RequestContext: ...
+
+    async def respond(self, method: str, request: Message, context: RequestContext) -> Message: ...
 
     def respond_in_parts(
-        self, method: str, request: Message, metadata: Mapping[str, str]
+        self, method: str, request: Message, context: RequestContext
     ) -> AsyncGenerator[Message, None]: ...
 
 
 def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> FastAPI:
     """Build the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
     app = protected()
-    arrivals = arrivals or Arrivals()
+    arrivals = arrivals or Arrivals(MAX_BODIES * callee.settings.max_request_bytes)
     for path, routes in groupby(ROUTES[name], attrgetter("path")):
-        app.add_route(path, _endpoint(tuple(routes), callee, arrivals), methods=["POST"])
+        handler = _Routes(tuple(routes), callee, arrivals)
+        endpoint = Endpoint(handler, problem, arrivals.pace)
+        app.routes.append(routing.Route(path, endpoint, methods=["POST"]))
 
     @app.get("/healthz")
     async def health(request: Request) -> Response:
@@ -97,115 +107,124 @@ class OnlyThroughFrontDoor:
         await problem(error, headers.get(REQUEST_ID_HEADER, ""))(scope, receive, send)
 
 
-def _endpoint(routes: Sequence[Route], callee: Callee, arrivals: Arrivals) -> Endpoint:
-    async def endpoint(request: Request) -> Response:
+class Endpoint:
+    """ASGI application of one route: a request ends with the last byte of its reply.
+
+    ``failed`` makes the reply of an error. An error after the first byte closes the connection.
+    """
+
+    def __init__(
+        self, handle: Handler, failed: Callable[[Exception, str], Response], pace: Pace = PACE
+    ):
+        self.handle, self.failed, self.pace = handle, failed, pace
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, begun = Request(scope, receive), False
         identity = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
         headers = {**request.headers, request_log.REQUEST_ID: identity}
-        if routes[0].stream and LINES in request.headers.get("accept", ""):
-            return _InParts(request, headers, routes[0], callee, arrivals)
+        sent = taken(send, self.pace)
+
+        async def begin(event: Event) -> None:
+            nonlocal begun
+            begun = True
+            await sent(event)
+
         try:
-            # An error raised before the rpc is known is counted under the first candidate.
-            with request_log.request(callee.name, routes[0].rpc, headers) as observed:
-                return await _answer(request, headers, routes, callee, arrivals, observed)
+            await self.handle(request, headers, begin)
         except Exception as error:
-            return problem(error, identity)
-
-    return endpoint
-
-
-async def _read(
-    request: Request,
-    routes: Sequence[Route],
-    callee: Callee,
-    arrivals: Arrivals,
-    observed: request_log.Observed,
-) -> tuple[Route, Message, bool]:
-    """Read the request: the route whose fields it has, its message, and whether it is single."""
-
-    def understand(fields: json_bodies.Fields, form: bool) -> tuple[Route, Message, bool]:
-        observed.since = time.perf_counter()  # exclude the time of the upload
-        route = next((r for r in routes if json_bodies.knows(r.request, fields)), routes[0])
-        observed.rpc = observed.rpc if observed.rpc == route.stream else route.rpc
-        single = json_bodies.is_single(route.request, fields)
-        most = most_values(callee.settings)
-        return route, json_bodies.to_message(route.request, fields, form, most), single
-
-    most_bytes, most_parts = callee.settings.max_request_bytes, form_parts(callee.settings)
-    return await json_bodies.read(request, most_bytes, most_parts, arrivals, understand)
+            if begun:
+                raise asyncio.CancelledError from error
+            await self.failed(error, identity)(scope, receive, send)
 
 
-async def _answer(
-    request: Request,
-    headers: Mapping[str, str],
-    routes: Sequence[Route],
-    callee: Callee,
-    arrivals: Arrivals,
-    observed: request_log.Observed,
-) -> Response:
-    route, message, single = await _read(request, routes, callee, arrivals, observed)
-    reply = await callee.respond(route.rpc, message, headers)
+class _Routes:
+    """The handler of one path."""
+
+    def __init__(self, routes: Sequence[Route], callee: Callee, arrivals: Arrivals):
+        self.routes, self.callee, self.arrivals = routes, callee, arrivals
+
+    async def __call__(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
+        accepted = request.headers.get("accept", "")
+        if self.routes[0].stream and LINES in accepted:
+            await self._send_lines(request, headers, send)
+            return
+        # An error raised before the rpc is known is counted under the first candidate.
+        with request_log.request(self.callee.name, self.routes[0].rpc, headers) as observed:
+            route, message, single, context = await self._read(request, headers, observed)
+            reply = await self.callee.respond(route.rpc, message, context)
+            async with time_limit(context):
+                as_png = "image/png" in accepted
+                response = await asyncio.to_thread(_render, route, message, reply, single, as_png)
+                observed.until = time.perf_counter()
+                await response(request.scope, request.receive, send)
+
+    async def _send_lines(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
+        """Send the answers of a streaming rpc as they come, one JSON object per line.
+
+        An error after the first one is the last line.
+        """
+        begun, rpc = False, self.routes[0].stream
+        try:
+            with request_log.request(self.callee.name, rpc, headers) as observed:
+                _, message, _, context = await self._read(request, headers, observed)
+                parts = self.callee.respond_in_parts(rpc, message, context)
+                async with aclosing(parts) as answers:
+                    async for answer in answers:
+                        line = await asyncio.to_thread(_line, answer)
+                        async with time_limit(context):
+                            if not begun:
+                                await send(START_OF_LINES)
+                            begun = True
+                            await send({"type": BODY, "body": line, "more_body": True})
+            await send({"type": BODY, "body": b""})
+        except Exception as error:
+            if not begun or isinstance(error, RequestTooSlow):
+                raise
+            failed = problem(error, headers[request_log.REQUEST_ID])
+            await send({"type": BODY, "body": bytes(failed.body) + b"\n"})
+
+    async def _read(
+        self, request: Request, headers: Mapping[str, str], observed: request_log.Observed
+    ) -> tuple[Route, Message, bool, RequestContext]:
+        """Read the request: its route, its message, whether that is single, and its context."""
+        routes = self.routes[:1] if observed.rpc == self.routes[0].stream else self.routes
+        contexts: list[RequestContext] = []
+
+        @asynccontextmanager
+        async def arrived() -> AsyncIterator[None]:
+            observed.since = time.perf_counter()  # exclude the time of the upload
+            contexts.append(self.callee.arrive(observed.rpc, headers))
+            async with time_limit(contexts[0]):
+                yield
+
+        def understand(fields: json_bodies.Fields, form: bool) -> tuple[Route, Message, bool]:
+            route = next((r for r in routes if json_bodies.knows(r.request, fields)), routes[0])
+            observed.rpc = observed.rpc if observed.rpc == route.stream else route.rpc
+            single = json_bodies.is_single(route.request, fields)
+            most = most_values(settings)
+            return route, json_bodies.to_message(route.request, fields, form, most), single
+
+        settings = self.callee.settings
+        most_bytes, most_parts = settings.max_request_bytes, form_parts(settings)
+        found = await json_bodies.read(
+            request, most_bytes, most_parts, self.arrivals, understand, arrived
+        )
+        return *found, contexts[0]
+
+
+def _render(route: Route, message: Message, reply: Message, single: bool, as_png: bool) -> Response:
     draw = overlay.DRAWN.get(route.rpc)
-    if draw and "image/png" in request.headers.get("accept", ""):
-        png = await asyncio.to_thread(draw, message, reply)
-        return Response(png, media_type="image/png")
-    values = await _values(reply)
+    if draw and as_png:
+        return Response(draw(message, reply), media_type="image/png")
+    values = json_bodies.to_json(reply)
     if single and isinstance(message, pb.ClassifyRequest) and not message.areas:
         (only,) = values["results"]
         values = {"image": only["image"], "results": only["scores"], "model": values["model"]}
     return JSONResponse(values)
 
 
-async def _values(reply: Message) -> Any:
-    if reply.ByteSize() <= SMALL_REPLY:
-        return json_bodies.to_json(reply)
-    return await asyncio.to_thread(json_bodies.to_json, reply)
-
-
-class _InParts(Response):
-    """The answers of a streaming rpc, one JSON object per line, sent as they come.
-
-    An error before the first one has its own status; a later one is the last line.
-    """
-
-    def __init__(
-        self,
-        request: Request,
-        headers: Mapping[str, str],
-        route: Route,
-        callee: Callee,
-        arrivals: Arrivals,
-    ):
-        super().__init__()
-        self.request, self.route, self.callee, self.arrivals = request, route, callee, arrivals
-        self.metadata = headers
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-        try:
-            async with aclosing(self._lines()) as lines:
-                async for line in lines:
-                    if not started:
-                        kind = [(b"content-type", LINES.encode())]
-                        await send({"type": "http.response.start", "status": 200, "headers": kind})
-                        started = True
-                    await send({"type": "http.response.body", "body": line, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        except Exception as error:
-            failed = problem(error, self.metadata[request_log.REQUEST_ID])
-            if started:
-                await send({"type": "http.response.body", "body": bytes(failed.body) + b"\n"})
-            else:
-                await failed(scope, receive, send)
-
-    async def _lines(self) -> AsyncGenerator[bytes, None]:
-        with request_log.request(self.callee.name, self.route.stream, self.metadata) as observed:
-            _, message, _ = await _read(
-                self.request, (self.route,), self.callee, self.arrivals, observed
-            )
-            answers = self.callee.respond_in_parts(self.route.stream, message, self.metadata)
-            async with aclosing(answers):
-                async for answer in answers:
-                    yield json.dumps(await _values(answer)).encode() + b"\n"
+def _line(answer: Message) -> bytes:
+    return json.dumps(json_bodies.to_json(answer)).encode() + b"\n"
 
 
 def problem(error: Exception, identity: str) -> Response:

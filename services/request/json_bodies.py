@@ -7,12 +7,12 @@ RLE's counts are ASCII as in COCO's JSON. In replies, 64-bit integers are number
 without data has no ``data``.
 """
 
-import asyncio
 import base64
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -25,7 +25,7 @@ from starlette.requests import Request
 from samclip_core.errors import InvalidRequest, UnsupportedImage
 from services.request import arguments, forms
 from services.request.arguments import AREA, IMAGE, RLE, Most, descriptor, is_map, names_of
-from services.request.arrival import Arrivals, limited
+from services.request.arrival import Arrivals, limited, parsed
 from services.request.limits import MAX_VALUES
 
 Fields = dict[str, Any]
@@ -46,13 +46,15 @@ async def read(
     most_parts: int,
     arrivals: Arrivals,
     understand: Callable[[Fields, bool], T],
+    arrived: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
 ) -> T:
     """Read the body and return ``understand(fields, is_form)``, which runs in a worker thread.
 
-    Raises the errors of ``understand``; ImageTooLarge beyond ``limit`` bytes, without reading more;
-    RequestTooSlow for a body slower than the pace of ``arrivals``, Overloaded if those are full;
-    UnsupportedImage for a body that is compressed, or neither JSON nor a form; InvalidRequest for
-    one that is malformed, or a form of more than ``most_parts`` parts.
+    ``arrived`` is entered once the body is there, and left once it is understood. Raises the errors
+    of ``understand``; ImageTooLarge beyond ``limit`` bytes, without reading more; RequestTooSlow
+    for a body slower than the pace of ``arrivals``, Overloaded if those are full; UnsupportedImage
+    for a body that is compressed, or neither JSON nor a form; InvalidRequest for one that is
+    malformed, or a form of more than ``most_parts`` parts.
     """
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
@@ -61,18 +63,21 @@ async def read(
             f"the body has the content-type {kind or 'none'!r}, which is unsupported: "
             "send multipart/form-data or application/json"
         )
-    chunks = await whole(request, limit, arrivals)
 
     def work() -> T:
         if kind == "application/json":
             return understand(parse_object(b"".join(chunks), content_type), False)
         return understand(forms.parse(chunks, content_type, most_parts), True)
 
-    return await asyncio.to_thread(work)
+    async with whole(request, limit, arrivals) as chunks, arrived():
+        return await parsed(chunks, work)
 
 
-async def whole(request: Request, limit: int, arrivals: Arrivals) -> deque[bytes]:
-    """Return the chunks of the body. A body that has already arrived needs no slot.
+@asynccontextmanager
+async def whole(request: Request, limit: int, arrivals: Arrivals) -> AsyncIterator[deque[bytes]]:
+    """Yield the chunks of the body, whose bytes count until the end of the ``with`` block.
+
+    A body that has already arrived needs no slot.
 
     Raises ImageTooLarge, RequestTooSlow and Overloaded as ``read`` does, and UnsupportedImage for
     a body that is compressed.
@@ -86,10 +91,15 @@ async def whole(request: Request, limit: int, arrivals: Arrivals) -> deque[bytes
     receive = limited(request.receive, limit, arrivals.pace)
     first = await receive()
     chunks = deque([first.get("body", b"")])
-    if first.get("more_body"):
-        with arrivals.place():
-            chunks.extend([chunk async for chunk in Request(request.scope, receive).stream()])
-    return chunks
+    if not first.get("more_body"):
+        yield chunks
+        return
+    with arrivals.place() as hold:
+        hold(len(chunks[0]))
+        async for chunk in Request(request.scope, receive).stream():
+            hold(len(chunk))
+            chunks.append(chunk)
+        yield chunks
 
 
 def parse_object(body: bytes, content_type: str = "") -> Fields:

@@ -21,11 +21,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Observed:
-    """A request: its rpc and start time as far as they are known, and its status code."""
+    """A request: its rpc, start and end as far as they are known, and its status code."""
 
     rpc: str
     code: str = "OK"
     since: float = field(default_factory=time.perf_counter)
+    until: float | None = None  # when the reply was there, which the caller may take slowly
 
 
 @contextmanager
@@ -58,7 +59,7 @@ def request(service: str, rpc: str, metadata: Mapping[str, str]) -> Iterator[Obs
         finally:
             if COUNTED not in metadata:
                 metrics.REQUESTS.labels(service, observed.rpc, observed.code).inc()
-            seconds = time.perf_counter() - observed.since
+            seconds = (observed.until or time.perf_counter()) - observed.since
             metrics.REQUEST_SECONDS.labels(service, observed.rpc).observe(seconds)
             span.update_name(f"{service}/{observed.rpc}")
             span.set_attributes({"request_id": identity, "code": observed.code})

@@ -6,11 +6,10 @@ returns an empty message if its rpc has one answer: Ray Serve would send the tex
 stack trace included, to the caller.
 """
 
-import asyncio
 import functools
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from contextlib import aclosing, contextmanager, nullcontext
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
 
@@ -18,12 +17,12 @@ from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 from starlette.types import ASGIApp
 
-from samclip_core.errors import DeadlineExceeded, Unauthenticated, Unavailable
+from samclip_core.errors import Unauthenticated, Unavailable
 from services.observability import logs, metrics, tracing
 from services.request import admission, http, json_bodies, request_log, sessions, status, stream_key
 from services.request.callers import Caller
 from services.request.channel import ERROR_KIND
-from services.request.context import RequestContext
+from services.request.context import RequestContext, time_limit
 from services.settings import Settings
 
 Request = TypeVar("Request", bound=Message)
@@ -96,18 +95,16 @@ class Service:
     async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
         """Call ``respond`` and record it as one request."""
         with request_log.request(self.name, method, metadata):
-            return await self.respond(method, request, metadata)
+            return await self.respond(method, request, self.arrive(method, metadata))
 
-    async def respond(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
-        """Answer one request that came over HTTP or gRPC; ``metadata`` are its headers.
+    async def respond(self, method: str, request: Message, context: RequestContext) -> Message:
+        """Answer one request that came over HTTP or gRPC.
 
         Raises an error of ``samclip_core.errors``, or any other; ``services.request.status``
         translates both.
         """
-        caller = self._caller(metadata)
-        with self._audited(method, request, caller, metadata):
-            limit_s = self.settings.request_timeout_s
-            context = self._context(method, request, caller, metadata, limit_s)
+        with self._audited(method, request, context):
+            context.caller.check(self.scope(method, request))
             async with time_limit(context):
                 return await self.answer(method, request, context)
 
@@ -119,21 +116,20 @@ class Service:
         Raises as ``respond`` does, and the errors of ``services.request.sessions``.
         """
         with request_log.request(self.name, method, metadata):
-            async with aclosing(self.respond_in_parts(method, request, metadata)) as answers:
+            most_s = None if isinstance(request, Message) else sessions.LONGEST_S
+            context = self.arrive(method, metadata, most_s)
+            async with aclosing(self.respond_in_parts(method, request, context)) as answers:
                 async for answer in answers:
                     yield answer
 
     async def respond_in_parts(
-        self, method: str, request: Message | Messages, metadata: Mapping[str, str]
+        self, method: str, request: Message | Messages, context: RequestContext
     ) -> Answers:
         """Do what ``stream`` does, without a record."""
-        session = not isinstance(request, Message)
-        limit_s = sessions.LONGEST_S if session else self.settings.request_timeout_s
-        caller = self._caller(metadata)
-        context = self._context(method, request, caller, metadata, limit_s)
+        context.caller.check(self.scope(method, request))
         total_s = context.priority.time_left()
-        with self._sessions.opened() if session else nullcontext():
-            async with stream_key.opened(caller, metadata) as key:
+        with nullcontext() if isinstance(request, Message) else self._sessions.opened():
+            async with stream_key.opened(context) as key:
                 if not isinstance(request, Message):
                     request = sessions.within_limits(request, key.count)
                 async with aclosing(self.answers(method, request, context)) as answers:
@@ -145,21 +141,18 @@ class Service:
                             return
                         yield answer
 
-    def _caller(self, metadata: Mapping[str, str]) -> Caller:
+    def arrive(
+        self, method: str, metadata: Mapping[str, str], most_s: float | None = None
+    ) -> RequestContext:
+        """Return the context of a request from its headers; its time begins now.
+
+        ``most_s`` limits it, or else the settings do. Raises Unauthenticated and InvalidRequest.
+        """
         if not admission.admitted(metadata):
             raise Unauthenticated(admission.REFUSAL)
-        return Caller.read(metadata, bool(self.settings.api_keys_file))
-
-    def _context(
-        self,
-        method: str,
-        request: Message | Messages,
-        caller: Caller,
-        metadata: Mapping[str, str],
-        most_s: float,
-    ) -> RequestContext:
-        caller.check(self.scope(method, request))
-        return RequestContext.read(metadata, caller, most_s, bulk=method in self.bulk)
+        caller = Caller.read(metadata, bool(self.settings.api_keys_file))
+        limit_s = most_s or self.settings.request_timeout_s
+        return RequestContext.read(metadata, caller, limit_s, bulk=method in self.bulk)
 
     async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
         """Run the method of the rpc."""
@@ -175,9 +168,7 @@ class Service:
                 yield answer
 
     @contextmanager
-    def _audited(
-        self, method: str, request: Message, caller: Caller, metadata: Mapping[str, str]
-    ) -> Iterator[None]:
+    def _audited(self, method: str, request: Message, context: RequestContext) -> Iterator[None]:
         """Audit each attempted change: the caller, the rpc and the outcome."""
         code = "CANCELLED"
         try:
@@ -189,28 +180,8 @@ class Service:
         finally:
             if (scope := self.scope(method, request)) != "read":
                 collection = str(getattr(request, "collection", ""))[:80]
-                identity = metadata.get(request_log.REQUEST_ID, "")
-                caller.audit(method, identity, code, scope=scope, collection=collection)
-
-
-@asynccontextmanager
-async def time_limit(context: RequestContext, total_s: float | None = None) -> AsyncIterator[None]:
-    """Stop the work in this context at its deadline. Raises DeadlineExceeded then.
-
-    ``total_s`` is the limit that the error names, if the work began earlier.
-    """
-    limit = asyncio.timeout(left_s := context.priority.time_left())
-    try:
-        async with limit:
-            yield
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        metrics.SHED.labels("deadline").inc()
-        raise DeadlineExceeded(
-            f"no answer within {total_s or left_s:.3g} s: try again later, or send less in one "
-            "request"
-        ) from error
+                about = {"scope": scope, "collection": collection}
+                context.caller.audit(method, context.id, code, **about)
 
 
 def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], Any]:

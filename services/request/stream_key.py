@@ -5,18 +5,18 @@ address for questions in a header. Without keys there is no such header, and not
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import os
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
 import grpc
 
 from samclip_core.errors import Overloaded, Unauthenticated, Unavailable
-from services.request import admission, channel, request_log
+from services.request import admission, channel
 from services.request.callers import Caller
+from services.request.context import RequestContext
 
-ASK = "x-samclip-ask"
-"""Header, which only the front door can set: its address for questions, and the hash of the key."""
 CHECK_S = 2.0
 """Longest time between two questions about a key, and so until the streams of a revoked one end."""
 ANSWER_S = 5.0
@@ -30,14 +30,14 @@ AGAIN_S = 0.25
 class StreamKey:
     """The key of one stream. Does nothing without ``opened``, a channel to the front door."""
 
-    def __init__(self, caller: Caller, opened: grpc.aio.Channel | None, headers: Mapping[str, str]):
-        self._caller = caller
+    def __init__(self, context: RequestContext, opened: grpc.aio.Channel | None):
+        self._caller = context.caller
         self._channel = opened
         self._asked = monotonic()
         self._metadata = (
-            (admission.SECRET_HEADER, headers.get(admission.SECRET_HEADER, "")),
-            ("x-samclip-key-hash", headers.get(ASK, "").rpartition(" ")[2]),
-            ("x-request-id", headers.get(request_log.REQUEST_ID, "")),
+            (admission.SECRET_HEADER, os.environ.get(admission.SECRET_VARIABLE, "")),
+            ("x-samclip-key-hash", context.ask.rpartition(" ")[2]),
+            ("x-request-id", context.id),
         )
 
     async def count(self) -> None:
@@ -92,10 +92,10 @@ class StreamKey:
 
 
 @asynccontextmanager
-async def opened(caller: Caller, headers: Mapping[str, str]) -> AsyncIterator[StreamKey]:
+async def opened(context: RequestContext) -> AsyncIterator[StreamKey]:
     """Yield the key of a stream, whose first message needs neither a question nor a count."""
-    if not (address := headers.get(ASK, "").partition(" ")[0]):
-        yield StreamKey(caller, None, headers)
+    if not (address := context.ask.partition(" ")[0]):
+        yield StreamKey(context, None)
         return
     async with channel.connect(address) as made:
-        yield StreamKey(caller, made, headers)
+        yield StreamKey(context, made)

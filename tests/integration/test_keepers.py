@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from services.front_door import haproxy, keys
-from services.request.stream_key import ASK
+from services.request.context import ASK
 from tests.door import EMBED, SECRET, Door, Serve, grpc_server, http_server, opened
 from tests.ports import free_port
 

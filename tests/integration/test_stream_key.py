@@ -13,7 +13,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Overloaded, SamClipError, Unauthenticated, Unavailable
 from services.front_door import haproxy, keys, reload
-from services.request import admission, rpc, stream_key
+from services.request import admission, context, rpc, stream_key
 from services.request.context import RequestContext
 from services.settings import Settings
 from tests.door import EMBED, SECRET, Door, Serve, opened
@@ -59,7 +59,7 @@ class Session:
     """A session of a key, opened with the headers that the front door has passed on."""
 
     def __init__(self, door: Door, key: str):
-        door.call(EMBED, ("x-api-key", key), (stream_key.ASK, "127.0.0.1:1 made-up"))
+        door.call(EMBED, ("x-api-key", key), (context.ASK, "127.0.0.1:1 made-up"))
         self.headers = door.serve.requests[-1][1]
         self.service = Clicks()
         self._messages: asyncio.Queue[pb.SegmentStreamRequest] = asyncio.Queue()

@@ -1,11 +1,10 @@
 """The base of the HTTP adapters: key, limits, deadline, metrics and errors as everywhere."""
 
-import asyncio
 import logging
 import re
-import uuid
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import cv2
 import numpy as np
@@ -14,16 +13,19 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Send
 
 from samclip_core.errors import InvalidRequest, NotFound, Unauthenticated
 from services.gateway.adapters.applications import Applications
 from services.request import admission, json_bodies, request_log, status
+from services.request.arrival import parsed
 from services.request.callers import Caller
-from services.request.context import RequestContext
-from services.request.http import REQUEST_ID_HEADER
-from services.request.rpc import time_limit
+from services.request.context import RequestContext, time_limit
+from services.request.http import Endpoint
 from services.settings import Settings
 
+T = TypeVar("T")
 Answer = Callable[[Request, RequestContext], Awaitable[Response]]
 SPECK = 0.02  # of the area of a mask's largest part: smaller parts have no outline
 
@@ -47,24 +49,24 @@ class Adapter:
     def route(self, app: FastAPI, method: str, path: str, answer: Answer) -> None:
         """Add a route, whose ``answer`` is called with the request and its context."""
 
-        async def endpoint(request: Request) -> Response:
-            identity = request.headers.get(REQUEST_ID_HEADER) or uuid.uuid4().hex
-            headers = {**request.headers, request_log.REQUEST_ID: identity}
-            try:
-                with (
-                    request_log.request(self.name, answer.__name__, headers),
-                    self.applications.place(),
-                ):
-                    context = arrive(headers, self.settings)
-                    async with time_limit(context):
-                        return await answer(request, context)
-            except Exception as error:
-                failure = status.describe(error, identity)
-                if self.hides_reasons:
-                    logger.warning("%s was refused: %s", self.name, failure.message)
-                return JSONResponse(self.refuse(failure), failure.status.http, failure.headers)
+        async def handle(request: Request, headers: Mapping[str, str], send: Send) -> None:
+            with (
+                request_log.request(self.name, answer.__name__, headers) as observed,
+                self.applications.place(),
+            ):
+                context = arrive(headers, self.settings)
+                async with time_limit(context):
+                    response = await answer(request, context)
+                    observed.until = time.perf_counter()
+                    await response(request.scope, request.receive, send)
 
-        app.add_route(path, endpoint, methods=[method])
+        def failed(error: Exception, identity: str) -> Response:
+            failure = status.describe(error, identity)
+            if self.hides_reasons:
+                logger.warning("%s was refused: %s", self.name, failure.message)
+            return JSONResponse(self.refuse(failure), failure.status.http, failure.headers)
+
+        app.routes.append(Route(path, Endpoint(handle, failed), methods=[method]))
         self._offered.append(f"{method} {path}")
 
     def refuse_others(self, app: FastAPI, prefix: str) -> None:
@@ -84,12 +86,13 @@ class Adapter:
         Raises the errors of ``json_bodies.whole`` and ``json_bodies.parse_object``.
         """
         kind = request.headers.get("content-type", "")
-        return await asyncio.to_thread(json_bodies.parse_object, await self.body(request), kind)
+        return await self.parsed(request, lambda body: json_bodies.parse_object(body, kind))
 
-    async def body(self, request: Request) -> bytes:
-        """Return the body, of any type. Raises the errors of ``json_bodies.whole``."""
+    async def parsed(self, request: Request, parse: Callable[[bytes], T]) -> T:
+        """Return ``parse(body)``, which runs in a thread. Raises the errors of both."""
         most = self.settings.max_request_bytes
-        return b"".join(await json_bodies.whole(request, most, self.applications.arrivals))
+        async with json_bodies.whole(request, most, self.applications.arrivals) as chunks:
+            return await parsed(chunks, lambda: parse(b"".join(chunks)))
 
 
 def arrive(metadata: Mapping[str, str], settings: Settings) -> RequestContext:

@@ -16,7 +16,7 @@ from samclip.v1 import samclip_pb2_grpc as pb_grpc
 from samclip_core.errors import AnotherCheckpoint, NotFound, Overloaded, SamClipError
 from services.observability import tracing
 from services.request import admission, channel, request_log, wire
-from services.request.arrival import Arrivals
+from services.request.arrival import MAX_BODIES, Arrivals
 from services.request.context import RequestContext
 from services.request.routes import APPLICATIONS
 from services.settings import Settings
@@ -35,7 +35,8 @@ class Applications:
 
     def __init__(self, settings: Settings, most: int = MAX_AT_ONCE):
         self.settings = settings
-        self.arrivals = Arrivals(most // 2)  # slow uploads must not take all places
+        # Slow uploads must not take all places.
+        self.arrivals = Arrivals(MAX_BODIES * settings.max_request_bytes, most // 2)
         self._names: tuple[str, ...] = ()  # of the model that answered last
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._most, self._number = most, 0

@@ -19,14 +19,14 @@ from services.heads.segmentation.clicks import Clicks
 from services.heads.segmentation.decoder import Decoder
 from services.heads.segmentation.everything import Everything
 from services.request import wire
-from services.request.context import RequestContext
+from services.request.context import RequestContext, time_limit
 from services.request.limits import (
     check_encoding,
     check_mask_pixels,
     check_prompts,
     check_text,
 )
-from services.request.rpc import rpc, stream_rpc, time_limit
+from services.request.rpc import rpc, stream_rpc
 from services.settings import Settings
 
 Results = dict[int, pb.PromptResult]

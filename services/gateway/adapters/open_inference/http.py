@@ -68,7 +68,7 @@ class OpenInference(Adapter):
     async def infer(self, request: Request, context: RequestContext) -> Response:
         name, model = _asked(request)
         header = request.headers.get(HEADER, "")
-        fields, given = await asyncio.to_thread(_read, model, await self.body(request), header)
+        fields, given = await self.parsed(request, lambda body: _read(model, body, header))
         wanted = [_text(one, "name") for one in _objects(fields, "outputs")]
         found = await model.answer(self.applications, given, wanted, context)
         reply = {"model_name": name, "model_version": models.VERSION}

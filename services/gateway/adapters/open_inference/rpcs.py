@@ -18,8 +18,8 @@ from services.gateway.adapters.open_inference.models import Model, Tensors
 from services.gateway.adapters.open_inference.tensors import MAX_ELEMENTS, described
 from services.gateway.readiness import Readiness
 from services.request import request_log
-from services.request.context import RequestContext
-from services.request.rpc import fail, headers_of, time_limit
+from services.request.context import RequestContext, time_limit
+from services.request.rpc import fail, headers_of
 
 CONTENTS = {"INT32": "int_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
 

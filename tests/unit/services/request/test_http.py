@@ -20,6 +20,8 @@ from samclip_core.io.masks import encode_label_map, read_png, write_png
 from services.observability import metrics
 from services.request import admission, http
 from services.request.arrival import Arrivals, Pace
+from services.request.callers import Caller
+from services.request.context import RequestContext
 from services.settings import Settings
 
 SECRET = "sesame"
@@ -45,18 +47,21 @@ class Callee:
     def __init__(self, reply: Message | Exception):
         self.settings = Settings(max_request_bytes=10_000)
         self.reply = reply
-        self.asked: list[tuple[str, Message, Mapping[str, str]]] = []
+        self.asked: list[tuple[str, Message, RequestContext]] = []
 
-    async def respond(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
-        self.asked.append((method, request, metadata))
+    def arrive(self, method: str, metadata: Mapping[str, str]) -> RequestContext:
+        return RequestContext.read(metadata, Caller(), self.settings.request_timeout_s)
+
+    async def respond(self, method: str, request: Message, context: RequestContext) -> Message:
+        self.asked.append((method, request, context))
         if isinstance(self.reply, Exception):
             raise self.reply
         return self.reply
 
     async def respond_in_parts(
-        self, method: str, request: Message, metadata: Mapping[str, str]
+        self, method: str, request: Message, context: RequestContext
     ) -> AsyncGenerator[Message, None]:
-        self.asked.append((method, request, metadata))
+        self.asked.append((method, request, context))
         yield pb.EverythingUpdate(progress=0.5, image=pb.ImageInfo(key="k"))
         if isinstance(self.reply, Exception):
             raise self.reply
@@ -87,10 +92,10 @@ async def test_a_call_has_the_method_the_message_and_the_request_id() -> None:
     callee = Callee(CLASSIFIED)
     async with client("classification", callee) as door:
         assert (await door.post("/classify", json=JSON)).status_code == 200
-    ((method, message, metadata),) = callee.asked
+    ((method, message, context),) = callee.asked
     assert method == "Classify"
     assert message == pb.ClassifyRequest(images=[pb.Image(encoded=b"photo")], labels=["a"])
-    assert metadata["request_id"] == "id-1"
+    assert context.id == "id-1"
 
 
 async def test_one_image_has_a_flat_reply_and_several_have_grpcs() -> None:

@@ -1,0 +1,179 @@
+"""Callers who hold connections: unfinished heads and messages, and replies that nobody reads."""
+
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from services.front_door import haproxy, inner_ports, reload
+from services.request.arrival import Pace
+from tests.door import EMBED, Door, Serve, opened
+
+DATA, HEADERS, RESET, SETTINGS = 0, 1, 3, 4
+
+
+def connected(door: Door, port: int, address: str = "127.0.0.1") -> socket.socket:
+    connection = socket.create_connection((door.settings.host, port), 20, (address, 0))
+    connection.settimeout(60)
+    return connection
+
+
+def figure(door: Door, name: str) -> int:
+    lines = reload.send(door.admin, "show info").splitlines()
+    return int(next(line for line in lines if line.startswith(f"{name}: ")).split()[1])
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    while not happened():
+        time.sleep(0.01)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def is_cut(connection: socket.socket) -> bool:
+    """Return whether the front door closes a connection without an answer."""
+    try:
+        return not connection.recv(1)
+    except ConnectionResetError:
+        return True
+
+
+def test_one_address_has_half_of_the_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(haproxy, "MAX_CONNECTIONS", 8)
+    with opened(Serve(), ready=False) as door, ExitStack() as stack:
+        before = figure(door, "CurrConns")
+        head = b"GET /classify HTTP/1.1\r\nx-unfinished: " + bytes(60_000).replace(b"\0", b"a")
+        for number in range(4):
+            one = stack.enter_context(connected(door, door.settings.http_port, "127.0.0.2"))
+            one.sendall(head)
+            wait_until(lambda wanted=before + number + 1: figure(door, "CurrConns") >= wanted)
+        with connected(door, door.settings.http_port, "127.0.0.2") as fifth:
+            assert is_cut(fifth)
+        with connected(door, door.settings.grpc_port, "127.0.0.2") as other_port:
+            assert is_cut(other_port)
+        door.serve.gate.set()
+        assert door.http.get("/classify").status_code == 200
+
+
+def test_unfinished_heads_take_a_fraction_of_the_memory_on_kubernetes() -> None:
+    with opened(Serve(), ready=False) as door:
+        assert figure(door, "Maxconn") == haproxy.MAX_CONNECTIONS
+    most = haproxy.MAX_CONNECTIONS * haproxy.BUFFER_BYTES
+    assert most <= haproxy.MAX_BUFFERS * haproxy.BUFFER_BYTES / 2 <= 512 * 2**20 / 4
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_request_to_upgrade_is_answered_without_one(method: str) -> None:
+    serve = Serve()
+    serve.gate.set()
+    with opened(serve, ready=False) as door, connected(door, door.settings.http_port) as asking:
+        asking.sendall(
+            f"{method} /classify HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n"
+            "upgrade: websocket\r\nsec-websocket-version: 13\r\ncontent-length: 2\r\n"
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n{}".encode()
+        )
+        assert asking.recv(1000).split()[1] == b"200"
+    ((_, headers),) = serve.requests
+    assert "upgrade" not in headers
+
+
+def test_a_reply_that_nobody_reads_is_cut() -> None:
+    serve = Serve(answer=(200, "application/json", "0" * 30_000_000))
+    serve.gate.set()
+    with opened(serve, ready=False, request_timeout_s=0.5) as door:
+        before = figure(door, "CurrConns")
+        with connected(door, door.settings.http_port) as idle:
+            idle.sendall(b"GET /classify HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            wait_until(lambda: bool(serve.requests))
+            wait_until(lambda: figure(door, "CurrConns") <= before)
+            assert len(read_all(idle)) < 30_000_000
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
+
+
+def call(path: str, *metadata: tuple[str, str]) -> bytes:
+    """Return the start of an HTTP/2 connection with the head of one call, without a deadline."""
+    pseudo = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "localhost"),
+    ]
+    named = [*pseudo, ("content-type", "application/grpc"), ("te", "trailers"), *metadata]
+    fields = b"".join(
+        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
+        for name, value in named
+    )
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    return preface + frame(SETTINGS, 0, 0, b"") + frame(HEADERS, 4, 1, fields)
+
+
+def message(size: int, sent: int) -> bytes:
+    """Return the frames of the first bytes of a message of a given size."""
+    content = b"\0" + struct.pack(">I", size) + bytes(sent)
+    pieces = [content[at : at + 16_000] for at in range(0, len(content), 16_000)]
+    return b"".join(frame(DATA, sent == size and piece is pieces[-1], 1, piece) for piece in pieces)
+
+
+def frames(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
+    with connection.makefile("rb") as received:
+        while len(head := received.read(9)) == 9:
+            yield head[3], received.read(int.from_bytes(head[:3], "big"))
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
+    """A front door that waits a second for messages and answers."""
+    monkeypatch.setattr(haproxy, "PACE", Pace(most_s=1))
+    with opened(Serve(), request_timeout_s=0.5) as door:
+        yield door
+
+
+def test_a_small_message_that_does_not_arrive_never_reaches_serve(hasty: Door) -> None:
+    with connected(hasty, hasty.settings.grpc_port) as slow:
+        slow.sendall(call(EMBED) + message(100, 10))
+        answer = b"".join(payload for kind, payload in _until_end(slow) if kind == HEADERS)
+    assert b"the message did not arrive in time" in answer
+    assert not hasty.serve.requests
+
+
+def test_a_large_message_that_does_not_arrive_ends_at_the_deadline(hasty: Door) -> None:
+    with connected(hasty, hasty.settings.grpc_port) as slow:
+        slow.sendall(call(EMBED) + message(10**6, haproxy.BUFFER_BYTES + 1000))
+        assert [kind for kind, _ in _until_end(slow)][-1] in (HEADERS, RESET)
+
+
+def test_an_answer_that_nobody_reads_ends_at_the_deadline(hasty: Door) -> None:
+    """Without WINDOW_UPDATE, the caller takes 65,535 bytes of the answer."""
+    with connected(hasty, hasty.settings.grpc_port) as idle:
+        idle.sendall(call(EMBED) + message(4 * 10**6, 4 * 10**6))
+        wait_until(lambda: bool(hasty.serve.requests))
+        assert hasty.serve.ended.wait(50)
+
+
+def _until_end(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
+    """Yield frames up to the status of the call or its reset."""
+    heads = 0
+    for kind, payload in frames(connection):
+        yield kind, payload
+        heads += kind == HEADERS
+        if kind == RESET or (kind == HEADERS and (heads == 2 or b"grpc-status" in payload)):
+            return
+
+
+@pytest.mark.parametrize(("size", "told"), [(100, None), (100_000, "100000")])
+def test_serve_is_told_the_size_of_a_message_that_has_not_arrived(
+    door: Door, size: int, told: str | None
+) -> None:
+    claimed = ((inner_ports.MESSAGE_BYTES, "1"),)
+    embed = door.channel.unary_unary(EMBED)
+    assert embed(bytes(size), metadata=claimed, timeout=20) == bytes(size)
+    ((_, headers),) = door.serve.requests
+    assert headers.get(inner_ports.MESSAGE_BYTES) == told
