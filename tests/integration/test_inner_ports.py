@@ -13,6 +13,7 @@ import ray
 import uvicorn
 from grpc.aio._server import Server
 from ray.serve._private import grpc_util
+from ray.serve._private.direct_ingress_http_util import ASGIDIReceiveProxy
 from ray.serve.config import gRPCOptions
 from ray.serve.generated.serve_pb2 import HealthzRequest, ListApplicationsRequest
 from ray.serve.generated.serve_pb2_grpc import RayServeAPIServiceStub
@@ -44,6 +45,8 @@ async def channel_at(
     """Return a function that starts Serve's server; it returns a channel and the bind address."""
     monkeypatch.setattr(grpc_util, "gRPCGenericServer", grpc_util.gRPCGenericServer)
     monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
+    monkeypatch.setattr(ASGIDIReceiveProxy, "queue", ASGIDIReceiveProxy.queue)
+    monkeypatch.setattr(inner_ports, "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE", 1000)
     inner_ports.guard()
     opened: list[Any] = []
 
@@ -108,6 +111,51 @@ async def test_of_serves_own_calls_its_health_check_alone_needs_no_secret(
     assert await refusal(call.read()) is grpc.StatusCode.UNAUTHENTICATED
 
 
+async def test_a_message_that_there_is_no_room_for_is_refused_before_it_arrives(
+    channel: grpc.aio.Channel,
+) -> None:
+    most = inner_ports.MAX_BODIES * 1000
+
+    def announced(size: int) -> tuple[tuple[str, str], ...]:
+        return (*ADMITTED, (inner_ports.MESSAGE_BYTES, str(size)))
+
+    async def outcome(size: int) -> str:
+        try:
+            await channel.unary_unary(EMBED)(b"", metadata=announced(size))
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+        return "OK"
+
+    unfinished = channel.stream_unary(EMBED)(metadata=announced(most))
+    while (code := await outcome(1)) == "OK":
+        await asyncio.sleep(0.01)
+    assert code == "RESOURCE_EXHAUSTED"
+    unfinished.cancel()
+    while await outcome(most) != "OK":
+        await asyncio.sleep(0.01)
+    assert await outcome(most) == "OK"  # the place of a message that has arrived is free
+
+
+async def test_serve_reads_no_body_that_nobody_asks_for(channel: grpc.aio.Channel) -> None:
+    events = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal events
+        events += 1
+        return {"type": "http.request", "body": bytes(100), "more_body": True}
+
+    proxy = ASGIDIReceiveProxy({"type": "http"}, receive, asyncio.get_running_loop())
+    reading = proxy.fetch_until_disconnect_task()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert events == inner_ports.MAX_EVENTS + 1
+    await proxy()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert events == inner_ports.MAX_EVENTS + 2
+    reading.cancel()
+
+
 @pytest.mark.parametrize("algorithm", ["Gzip", "Deflate"])
 async def test_a_compressed_message_is_refused(channel: grpc.aio.Channel, algorithm: str) -> None:
     compression = grpc.Compression[algorithm]
@@ -150,6 +198,7 @@ async def test_a_trailer_is_no_header(monkeypatch: pytest.MonkeyPatch, settings:
     monkeypatch.setattr(HttpToolsProtocol, "on_headers_complete", complete)
     monkeypatch.setattr(grpc_util, "gRPCGenericServer", grpc_util.gRPCGenericServer)
     monkeypatch.setattr(Server, "add_insecure_port", Server.add_insecure_port)
+    monkeypatch.setattr(ASGIDIReceiveProxy, "queue", ASGIDIReceiveProxy.queue)
     inner_ports.guard()
     port = free_port()
     config = uvicorn.Config(names_of_headers, port=port, lifespan="off", log_config=None)

@@ -1,13 +1,19 @@
-"""Bodies that arrive too slowly, or not at all."""
+"""Bodies that arrive too slowly or not at all, and replies that nobody reads."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 
 import pytest
 from starlette.types import Message as Event
 from starlette.types import Receive
 
-from samclip_core.errors import ImageTooLarge, RequestTooSlow
-from services.request.arrival import Pace, limited
+from samclip_core.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTooSlow
+from services.request import arrival
+from services.request.arrival import PIECE, Arrivals, Pace, limited, parsed, taken
+from services.request.context import RequestContext, time_limit
+from services.request.priority import Priority
 
 PATIENT = Pace(most_s=1e6, head_start_s=1e6)
 
@@ -79,3 +85,68 @@ async def test_a_caller_who_hangs_up_ends_the_request() -> None:
 
     with pytest.raises(asyncio.CancelledError):
         await limited(gone, 10, PATIENT)()
+
+
+def test_bodies_that_arrive_share_a_number_of_bytes() -> None:
+    arrivals = Arrivals(most_bytes=10)
+    with arrivals.place() as hold:
+        hold(6)
+        with arrivals.place() as other, pytest.raises(Overloaded, match="hold 6 bytes, at most 10"):
+            other(5)
+        hold(4)
+    assert (arrivals.number, arrivals.bytes) == (0, 0)
+
+
+async def test_large_bodies_take_turns_and_one_whose_deadline_passes_costs_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(arrival, "PARSERS", ThreadPoolExecutor(1))
+    started, end, worked = asyncio.Event(), threading.Event(), list[str]()
+    loop = asyncio.get_running_loop()
+
+    def long() -> None:
+        loop.call_soon_threadsafe(started.set)
+        end.wait(60)
+
+    first = asyncio.create_task(parsed([b"", b""], long))
+    await started.wait()
+    hasty = RequestContext(priority=Priority(monotonic() + 0.05))
+    with pytest.raises(DeadlineExceeded):
+        async with time_limit(hasty):
+            await parsed([b"", b""], lambda: worked.append("late"))
+    await parsed([b""], lambda: worked.append("small"))
+    end.set()
+    await first
+    await parsed([b"", b""], lambda: worked.append("next"))
+    assert worked == ["small", "next"]
+
+
+def reply(size: int) -> Event:
+    return {"type": "http.response.body", "body": bytes(size)}
+
+
+async def test_a_large_reply_is_sent_in_pieces_and_its_end_comes_after_them() -> None:
+    sent: list[Event] = []
+
+    async def send(event: Event) -> None:
+        sent.append(event)
+
+    await taken(send, PATIENT)(reply(2 * PIECE + 1))
+    sizes = [(len(event["body"]), event.get("more_body", False)) for event in sent]
+    assert sizes == [(PIECE, True), (PIECE, True), (1, True), (0, False)]
+    sent.clear()
+    await taken(send, PATIENT)(reply(PIECE))
+    assert sent == [reply(PIECE)]
+
+
+async def test_a_caller_who_stops_reading_is_not_waited_for() -> None:
+    sent: list[Event] = []
+
+    async def send(event: Event) -> None:
+        sent.append(event)
+        if len(sent) > 1:
+            await asyncio.Event().wait()
+
+    with pytest.raises(RequestTooSlow, match=f"the reader of the reply is too slow: {PIECE:,}"):
+        await taken(send, Pace(most_s=0.05))(reply(3 * PIECE))
+    assert len(sent) == 2

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
 from typing import Any
 
@@ -18,10 +19,11 @@ from starlette.types import ASGIApp
 from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
 from samclip_core.io.masks import encode_label_map, read_png, write_png
 from services.observability import metrics
-from services.request import admission, http
+from services.request import admission, arrival, http, json_bodies
 from services.request.arrival import Arrivals, Pace
 from services.request.callers import Caller
 from services.request.context import RequestContext
+from services.request.priority import TIMEOUT
 from services.settings import Settings
 
 SECRET = "sesame"
@@ -370,3 +372,93 @@ async def test_a_caller_that_leaves_ends_the_stream() -> None:
     with pytest.raises(asyncio.CancelledError):
         await app(scope, receive, send)
     assert count("StreamEverything", "CANCELLED") == before + 1
+
+
+def events(body: bytes, piece: int) -> list[dict[str, Any]]:
+    """Return the events in which a body arrives."""
+    pieces = [body[at : at + piece] for at in range(0, len(body), piece)]
+    return [
+        {"type": "http.request", "body": part, "more_body": part is not pieces[-1]}
+        for part in pieces
+    ]
+
+
+async def test_a_reply_that_nobody_reads_holds_its_place_until_the_deadline() -> None:
+    """It is then cut: the start was sent, and nothing can follow."""
+    arriving, blocked = events(json.dumps(JSON).encode(), 100), asyncio.Event()
+
+    async def receive() -> dict[str, Any]:
+        return arriving.pop(0)
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        if event.get("body"):
+            blocked.set()
+            await asyncio.Event().wait()
+
+    before = count("Classify", "DEADLINE_EXCEEDED")
+    scope = SCOPE | {"headers": [*SCOPE["headers"], (TIMEOUT.encode(), b"5S")]}
+    app = http.application("classification", Callee(CLASSIFIED))
+    task = asyncio.create_task(app(scope, receive, send))
+    await blocked.wait()
+    assert metrics.INFLIGHT.labels("Callee")._value.get() == 1
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert metrics.INFLIGHT.labels("Callee")._value.get() == 0
+    assert count("Classify", "DEADLINE_EXCEEDED") == before + 1
+
+
+async def test_bodies_beyond_the_bytes_in_transit_are_429_until_others_are_parsed() -> None:
+    arrivals = Arrivals(most_bytes=100)
+    app = http.application("classification", Callee(CLASSIFIED), arrivals)
+
+    async def status(arriving: list[dict[str, Any]]) -> int:
+        sent: list[MutableMapping[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return arriving.pop(0)
+
+        async def send(event: MutableMapping[str, Any]) -> None:
+            sent.append(event)
+
+        await app(SCOPE, receive, send)
+        return int(sent[0]["status"])
+
+    body = json.dumps(JSON).encode()
+    with arrivals.place() as hold:
+        hold(90)
+        left = events(body, 15)
+        assert await status(left) == 429
+        assert left  # not read any further
+    assert await status(events(body, 15)) == 200
+    assert (arrivals.number, arrivals.bytes) == (0, 0)
+
+
+async def test_a_body_is_not_parsed_after_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting = threading.Event()
+    parsers = arrival.ThreadPoolExecutor(1)
+    monkeypatch.setattr(arrival, "PARSERS", parsers)
+    parsers.submit(waiting.wait, 60)
+    callee = Callee(CLASSIFIED)
+    async with client("classification", callee) as door:  # httpx sends a body in two events
+        reply = await door.post("/classify", json=JSON, headers={TIMEOUT: "50m"})
+    waiting.set()
+    assert (reply.status_code, reply.json()["title"]) == (504, "deadline exceeded")
+    assert not callee.asked
+
+
+async def test_replies_become_json_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+
+    def noted(function: Any) -> Any:
+        def call(*given: Any) -> Any:
+            threads.append(threading.current_thread())
+            return function(*given)
+
+        return call
+
+    monkeypatch.setattr(json_bodies, "to_json", noted(json_bodies.to_json))
+    monkeypatch.setattr(http.JSONResponse, "render", noted(http.JSONResponse.render))
+    async with client("classification", Callee(CLASSIFIED)) as door:
+        assert (await door.post("/classify", json=JSON)).is_success
+    assert len(threads) == 2
+    assert threading.main_thread() not in threads
