@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import threading
+from collections.abc import MutableMapping
 from typing import Any
 
 import httpx
@@ -14,14 +15,16 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.responses import JSONResponse
 
 from samclip_core.errors import InvalidRequest
-from services.gateway.adapters.applications import IMAGES_AT_ONCE, each
+from services.gateway.adapters.applications import IMAGES_AT_ONCE, Applications, each
 from services.gateway.adapters.label_studio.labels import Control, to_results
 from services.gateway.adapters.openai import routes as openai
 from services.gateway.adapters.x_anylabeling.routes import to_shapes
-from services.gateway.app import Gateway
+from services.gateway.app import Gateway, add_adapters
 from services.observability import tracing
-from services.request import wire
+from services.request import admission, http, wire
 from services.settings import Settings
+from tests.in_process import SECRET
+from tests.unit.services.gateway.adapters.conftest import READY
 
 
 async def test_the_first_error_stops_the_work_on_other_images() -> None:
@@ -167,3 +170,27 @@ def test_outlines_of_a_mask_have_no_holes_and_no_specks() -> None:
 def test_an_empty_mask_has_no_outlines() -> None:
     result = pb.PromptResult(masks=[wire.to_mask(np.zeros((6, 8), bool), pb.POLYGONS)])
     assert to_shapes([pb.Prompt(text="a wheel")], [result], 0) == []
+
+
+async def test_a_place_is_held_until_the_reply_is_taken(applications: Applications) -> None:
+    app = http.protected()
+    add_adapters(app, applications, READY)
+    blocked, end = asyncio.Event(), asyncio.Event()
+    path = {"path": "/v2", "root_path": "", "query_string": b""}
+    headers = [(admission.SECRET_HEADER.encode(), SECRET.encode())]
+    scope = {"type": "http", "method": "GET", "headers": headers, **path}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        if event.get("body"):
+            blocked.set()
+            await end.wait()
+
+    task = asyncio.create_task(app(scope, receive, send))
+    await blocked.wait()
+    assert applications._number == 1
+    end.set()
+    await task
+    assert applications._number == 0
