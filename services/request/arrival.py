@@ -122,12 +122,12 @@ def taken(send: Send, pace: Pace) -> Send:
     transfer = Transfer(pace)
 
     async def send_all(event: Event) -> None:
-        body, more = event.get("body", b""), event.get("more_body", False)
+        body = memoryview(event.get("body", b""))
         pieces = [event]
-        if len(body) > PIECE:  # the server takes the empty one only once it has sent the others
+        if len(body) > PIECE:  # the server takes the last, empty one once it has sent the others
             starts = range(0, len(body), PIECE)
             pieces = [{**event, "body": body[at : at + PIECE], "more_body": True} for at in starts]
-            pieces += [] if more else [{**event, "body": b""}]
+            pieces += [] if event.get("more_body") else [{**event, "body": b""}]
         for piece in pieces:
             async with transfer.wait("reader of the reply"):
                 await send(piece)

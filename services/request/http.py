@@ -150,13 +150,21 @@ class _Routes:
             return
         # An error raised before the rpc is known is counted under the first candidate.
         with request_log.request(self.callee.name, self.routes[0].rpc, headers) as observed:
-            route, message, single, context = await self._read(request, headers, observed)
-            reply = await self.callee.respond(route.rpc, message, context)
+            response, context = await self._answer(request, headers, observed)
+            observed.until = time.perf_counter()
             async with time_limit(context):
-                as_png = "image/png" in accepted
-                response = await asyncio.to_thread(_render, route, message, reply, single, as_png)
-                observed.until = time.perf_counter()
                 await response(request.scope, request.receive, send)
+
+    async def _answer(
+        self, request: Request, headers: Mapping[str, str], observed: request_log.Observed
+    ) -> tuple[Response, RequestContext]:
+        """Return the reply, whose messages are not kept while the caller takes it."""
+        route, message, single, context = await self._read(request, headers, observed)
+        reply = await self.callee.respond(route.rpc, message, context)
+        as_png = "image/png" in request.headers.get("accept", "")
+        async with time_limit(context):
+            rendered = asyncio.to_thread(_render, route, message, reply, single, as_png)
+            return await rendered, context
 
     async def _send_lines(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
         """Send the answers of a streaming rpc as they come, one JSON object per line.
