@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import re
+import resource
 import signal
 import ssl
 import subprocess
@@ -100,8 +101,8 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "BODY_S": ceil(PACE.allowed_s(BUFFER_BYTES)),
         "BUFFER_BYTES": BUFFER_BYTES,
         "MAX_BUFFERS": MAX_BUFFERS,
-        "MAX_CONNECTIONS": MAX_CONNECTIONS,
-        "MAX_CONNECTIONS_OF_ONE": MAX_CONNECTIONS // 2,
+        "MAX_CONNECTIONS": _connections(),
+        "MAX_CONNECTIONS_OF_ONE": _connections() // 2,
         "KEEPER_HTTP_PORT": settings.keeper_http_port,
         "KEEPER_GRPC_PORT": settings.keeper_grpc_port,
         "ASK": keepers.address(settings),
@@ -119,6 +120,12 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
     }
     values |= {name: value for name, value in optional.items() if value}
     return {PREFIX + name: str(value) for name, value in values.items()}
+
+
+def _connections() -> int:
+    """Return MAX_CONNECTIONS, or fewer where HAProxy may open few files: each takes two."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return min(MAX_CONNECTIONS, (most - 100) // 2) if most > 0 else MAX_CONNECTIONS
 
 
 def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[bytes]:

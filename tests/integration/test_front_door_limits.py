@@ -1,5 +1,6 @@
 """Callers who hold connections: unfinished heads and messages, and replies that nobody reads."""
 
+import resource
 import socket
 import struct
 import time
@@ -10,6 +11,7 @@ import pytest
 
 from services.front_door import haproxy, inner_ports, reload
 from services.request.arrival import Pace
+from services.settings import Settings
 from tests.door import EMBED, Door, Serve, opened
 
 DATA, HEADERS, RESET, SETTINGS = 0, 1, 3, 4
@@ -62,9 +64,18 @@ def test_one_address_has_half_of_the_connections(monkeypatch: pytest.MonkeyPatch
 
 def test_unfinished_heads_take_a_fraction_of_the_memory_on_kubernetes() -> None:
     with opened(Serve(), ready=False) as door:
-        assert figure(door, "Maxconn") == haproxy.MAX_CONNECTIONS
+        assert 0 < figure(door, "Maxconn") <= haproxy.MAX_CONNECTIONS
     most = haproxy.MAX_CONNECTIONS * haproxy.BUFFER_BYTES
     assert most <= haproxy.MAX_BUFFERS * haproxy.BUFFER_BYTES / 2 <= 512 * 2**20 / 4
+
+
+def test_where_few_files_may_be_open_there_are_fewer_connections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for most, connections in ((1024, 462), (resource.RLIM_INFINITY, haproxy.MAX_CONNECTIONS)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, most=most: (100, most))
+        found = haproxy.variables(Settings(inner_http_port=1, inner_grpc_port=2))
+        assert found["SAMCLIP_MAX_CONNECTIONS"] == str(connections)
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
