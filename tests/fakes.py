@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samclip_core.answers.everything import Found
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import mask_box
-from samclip_core.types import ImageFeatures, MaskSet, Prompt
+from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
 
 LOGIT = 8.0
 
@@ -84,6 +86,18 @@ def features_of(
     sam_Dhw = np.zeros((4, sam_side, sam_side), np.float16)
     pooled_D = np.full(width, width**-0.5, np.float32)
     return ImageFeatures(geometry, sam_Dhw, dense_Dhw, pooled_D)
+
+
+def blobs(count: int = 40) -> list[Found]:
+    """Return random masks of a picture of 427×640 whose order by cells is not that by pixels."""
+    geometry, random = Geometry(427, 640, 128), np.random.default_rng(0)
+    features, found = features_of(geometry, np.zeros((16, 16), int), 3), []
+    for level in np.linspace(-0.5, 0.5, count, dtype=np.float32):
+        rough_hw = random.standard_normal((5, 5)).astype(np.float32)
+        logits_hw = cv2.resize(rough_hw, (32, 32), interpolation=cv2.INTER_CUBIC) + level
+        mask = EverythingMask(geometry, logits_hw, 1.0, 1.0)
+        found.append(Found(mask, features, mask.inside_hw, (0, 0, 0, 0)))
+    return found
 
 
 class ConstantTeacher(nn.Module):

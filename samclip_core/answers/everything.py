@@ -16,6 +16,7 @@ from samclip_core.answers.points import PointGrid, grid_points
 from samclip_core.answers.steps import Steps, Terms, questions, run
 from samclip_core.config import Kind
 from samclip_core.geometry import Crop, Geometry
+from samclip_core.io.logit_runs import runs_of_logits
 from samclip_core.io.masks import pixel_box
 from samclip_core.types import EverythingMask, ImageFeatures, MaskHead, MaskSet, Prompt
 
@@ -54,16 +55,14 @@ def settings_of(kind: Kind) -> EverythingSettings:
 class Found:
     """A mask, and the features of the picture or crop in which it was found.
 
-    ``box`` lies in the whole picture, from the first to the last pixel as in segment_anything;
-    ``area`` is in pixels of the picture. ``inside_hw`` is the mask over the cells of its
-    logits that hold picture.
+    ``box`` lies in the whole picture, from the first to the last pixel as in segment_anything.
+    ``inside_hw`` is the mask over the cells of its logits that hold picture.
     """
 
     mask: EverythingMask
     features: ImageFeatures
     inside_hw: NDArray[np.bool_]
     box: Box
-    area: float
 
 
 class Search:
@@ -176,8 +175,7 @@ class Search:
                     float(masks.stability_M[index]),
                     crop=crop,
                 )
-                pixels = features.geometry.height * features.geometry.width
-                yield Found(mask, features, inside_hw, box, float(shape_HW.mean()) * pixels)
+                yield Found(mask, features, inside_hw, box)
 
     def _without_duplicates(self) -> list[Found]:
         """Return what has been found in this picture or crop, the better masks first."""
@@ -231,8 +229,12 @@ def everything_steps(
 
 
 def largest_first(every: Sequence[Found]) -> list[Found]:
-    """Sort by area."""
-    return sorted(every, key=lambda one: -one.area)
+    """Sort by the number of pixels in the whole picture."""
+
+    def area(one: Found) -> int:
+        return runs_of_logits(one.mask.geometry, one.mask.logits_hw, one.mask.crop).area
+
+    return sorted(every, key=area, reverse=True)
 
 
 def _judged_in(geometry: Geometry) -> Geometry:

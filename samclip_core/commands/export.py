@@ -78,13 +78,12 @@ def _unfinished(directory: Path, name: str) -> Path:
 
 def _int8_agreement(directory: Path, side: int) -> float:
     """Return the smallest cosine between outputs of the int8 and the float graph, on noise."""
-    import onnxruntime
+    from samclip_core.engine.quantise import exact_session
 
     inputs = dict(zip(("pixels", "sizes"), noise(side), strict=True))
     outputs = []
     for name in (checkpoint.INT8_GRAPH, "image_encoder.onnx"):
-        path = _unfinished(directory, name)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        session = exact_session(_unfinished(directory, name))
         outputs.append(session.run(None, inputs))
     return round(agreement(*outputs), 4)
 

@@ -10,6 +10,7 @@ convolution.
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, MutableSequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -121,9 +122,17 @@ def _session_with_outputs(model: ModelProto, names: list[str]) -> onnxruntime.In
     probe.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in names if name not in outputs
     )
-    return onnxruntime.InferenceSession(
-        probe.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    return exact_session(probe.SerializeToString())
+
+
+def exact_session(model: bytes | Path) -> onnxruntime.InferenceSession:
+    """Open a graph or its file; int8 layers are computed in float, and alike on every processor.
+
+    The runtime's own int8 layers overflow where the processor has no int8 instructions.
+    """
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _rewrite(model: ModelProto, layers: list[_Layer], ranges: Mapping[str, _MapRange]) -> None:

@@ -31,6 +31,11 @@ class Runs:
     width: int
 
     @property
+    def area(self) -> int:
+        """Number of set pixels."""
+        return int((self.end_K - self.start_K).sum())
+
+    @property
     def box(self) -> Box:
         """(x_min, y_min, x_max, y_max) in whole pixels, as ``pixel_box`` returns it."""
         if not len(self.start_K):

@@ -15,6 +15,8 @@ from services.cache.link import RedisLink, Unanswered
 
 LEASE_MS = 3000
 """Lifetime of a lease that is not renewed: a crash delays the other processes this long."""
+RENEWED_EVERY_S = LEASE_MS / 3000
+"""Two renewals in a row may fail before the lease expires."""
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.005, 0.05
 """Backoff between two checks for the result of another process."""
 
@@ -118,7 +120,7 @@ class _Lease:
 
     async def _keep(self) -> None:
         while True:
-            await asyncio.sleep(LEASE_MS / 3000)
+            await asyncio.sleep(RENEWED_EVERY_S)
             with suppress(Unanswered):
                 await self._run(_RENEW, str(LEASE_MS))
 

@@ -259,7 +259,7 @@ def _to_rle(runs: masks.Runs) -> pb.Mask:
     return pb.Mask(
         rle=pb.CocoRle(height=runs.height, width=runs.width, counts=counts),
         box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max),
-        area=int((runs.end_K - runs.start_K).sum()),
+        area=runs.area,
     )
 
 

@@ -23,7 +23,7 @@ from tests.clients.conftest import (
 )
 from tests.e2e.conftest import Service
 
-pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.clients
 
 
 def run(script: str, *arguments: object, python: Path = PYTHON) -> None:

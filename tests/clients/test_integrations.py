@@ -12,7 +12,7 @@ from tests.checkout import ROOT, sources
 from tests.clients.conftest import FIFTYONE, KEY, PYTHON, need
 from tests.e2e.conftest import Service
 
-pytestmark = [pytest.mark.clients, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.clients
 
 NEEDS = {
     "label-studio": (),

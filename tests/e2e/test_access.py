@@ -23,7 +23,7 @@ from tests import tls
 from tests.checkout import ROOT
 from tests.e2e import conftest
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 
 SECRETS = {"ann": "the key of ann, who may add", "bob": "the key of bob, who may do all"}
 SCOPES = {"ann": ("read", "index"), "bob": tuple(keys.SCOPES)}

@@ -25,7 +25,7 @@ from samclip.v1 import samclip_pb2_grpc as rpc
 from tests.e2e.conftest import Service
 from tests.in_process import png
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 
 POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
 GOOD = png(7, 40, 30)

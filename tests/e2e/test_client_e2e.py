@@ -13,7 +13,7 @@ from samclip import cli, demo
 
 from tests.e2e.conftest import Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 SCENES = {scene.name: scene for scene in demo.SCENES}
 TEMPLATES = ["a photo of {}."]
 

@@ -14,7 +14,7 @@ from skimage import data
 
 from tests.e2e.conftest import Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 PARSER = doctest.DocTestParser()
 
 

@@ -6,7 +6,7 @@ import pytest
 from tests.e2e.conftest import Service
 from tests.fuzz.wire import METHODS, Tally, fuzz_grpc, fuzz_http
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 
 
 def test_any_message_over_grpc(channel: grpc.Channel) -> None:

@@ -19,7 +19,7 @@ from samclip.v1 import samclip_pb2 as pb
 from services.request.admission import SECRET_HEADER
 from tests.e2e.conftest import Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 
 IMAGE = pb.Image(encoded=bytes(200 * 2**20))
 """More than max_image_bytes, less than max_request_bytes; 200 kB on the wire with gzip."""

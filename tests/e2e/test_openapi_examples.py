@@ -13,7 +13,7 @@ from services.gateway import openapi
 from tests.e2e.conftest import Service
 from tests.fuzz.wire import CONFORMANCE
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 
 PATHS: dict[str, dict[str, Any]] = openapi.document()["paths"]
 

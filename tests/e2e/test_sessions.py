@@ -21,7 +21,7 @@ from tests.checkout import ROOT, sources
 from tests.e2e import conftest
 from tests.e2e.conftest import Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 
 CAT = pb.Point(x=230, y=120)
 KEY = "the key of ann, who has one place"

@@ -22,7 +22,7 @@ from services.gateway.app import MAX_WATCHERS
 from tests.e2e.conftest import Service
 from tests.in_process import png
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 
 IMAGES = 256
 PATIENCE_S = 300  # for a busy machine

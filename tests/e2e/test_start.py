@@ -14,7 +14,7 @@ from services.request.routes import SERVICES
 from tests.checkout import ROOT, sources
 from tests.e2e.conftest import Service
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 
 SERVES_OWN = ("ServeController", "ProxyActor", "HAProxyManager")
 WITHOUT_MODEL = ("classification", "retrieval", "gateway")

@@ -24,7 +24,7 @@ from services.request.routes import ROUTES, SERVICES
 from tests.e2e.conftest import Service
 from tests.in_process import png
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.e2e
 LABELS = ["a cat", "a dog"]
 
 

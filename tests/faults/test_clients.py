@@ -19,7 +19,7 @@ from tests.faults.conftest import Loaded
 from tests.faults.load import LABELS, OPTIONS, Pictures
 from tests.faults.test_processes import FAULTS, ROOMY_S
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 STORM_S = 4
 H2_START = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5)  # empty SETTINGS

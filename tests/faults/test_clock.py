@@ -13,7 +13,7 @@ from tests.faults.load import Pictures
 from tests.faults.report import Report
 from tests.faults.test_processes import FAULTS, ROOMY_S, only_in_flight
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
+pytestmark = [pytest.mark.e2e, FAULTS]
 
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 

@@ -21,7 +21,7 @@ from tests.faults.report import Report
 from tests.faults.test_processes import FAULTS, NEEDS_BACKBONE, ROOMY_S, only_in_flight
 from tests.ports import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
+pytestmark = [pytest.mark.e2e, FAULTS]
 
 DISK_MB = 64
 

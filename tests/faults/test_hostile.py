@@ -23,7 +23,7 @@ from tests.faults.conftest import Loaded
 from tests.faults.load import OPTIONS, Load, Pictures
 from tests.faults.test_processes import FAULTS, ROOMY_S
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
+pytestmark = [pytest.mark.e2e, FAULTS]
 
 STORM_S = 6
 NOBODY = 65534

@@ -18,7 +18,7 @@ from tests.faults.load import LABELS, OPTIONS, Attempt, Pictures
 from tests.faults.report import Report
 from tests.faults.test_processes import FAULTS
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), FAULTS]
+pytestmark = [pytest.mark.e2e, FAULTS]
 
 AT_ONCE = 16  # two batches saturate the encoder
 MEASURED_S = 10

@@ -10,7 +10,7 @@ from tests.faults import processes
 from tests.faults.conftest import Loaded
 from tests.faults.load import Load
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.e2e
 
 ROOMY_S = 120
 """Limit of recovery on a busy machine; on an idle one it takes seconds, see the table."""

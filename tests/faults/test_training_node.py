@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from tests import photographs
 from tests.checkout import sources
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.faults
 
 STEPS = {"sam-teacher": 1, "head-probing": 1, "joint": 2}
 NODE = {"num_cpus": 1}

@@ -5,7 +5,7 @@ import samclip
 
 from tests.image.stack import Stack, photograph, until
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.image
 
 REVOKED_S = 5
 LABELS = ["a cat", "a rocket"]

@@ -16,7 +16,7 @@ from tests.image import engine
 from tests.image.engine import docker
 from tests.image.stack import START_S, lines, until
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.image
 
 CONFINED = (
     *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--init"),

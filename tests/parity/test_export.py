@@ -61,8 +61,6 @@ LAYOUTS: dict[str, list[int]] = {  # point labels of a prompt
 }
 TEXTS = ["a photo of the dog", "cat", "the grass of the dog " * 40]
 
-pytestmark = pytest.mark.timeout(1200)  # tracing takes minutes on a busy machine
-
 
 class Runtime:
     """An engine that runs the graphs in onnxruntime."""

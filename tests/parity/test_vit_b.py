@@ -16,7 +16,6 @@ from tests.parity.comparison import ask_official, assert_same_answer, prompts
 from tests.weights import seeded
 
 SIZE = (300, 450)
-pytestmark = pytest.mark.timeout(900)  # two encodes take minutes on a busy machine
 
 
 @pytest.fixture(scope="module")

@@ -120,11 +120,12 @@ class Everything:
     async def reply(self) -> pb.SegmentEverythingResponse:
         """Return what the rounds found."""
         reply = pb.SegmentEverythingResponse(image=self.info, model=self.model)
-        found = largest_first(self.found)
         if self._request.encoding != pb.PANOPTIC:
-            reply.masks.extend(await self._masks(found, len(found)))
+            masks = await self._masks(self.found, len(self.found))
+            reply.masks.extend(sorted(masks, key=lambda mask: -mask.area))
             return reply
-        check_mask_pixels(len(found), self._features.geometry, pb.PANOPTIC)
+        check_mask_pixels(len(self.found), self._features.geometry, pb.PANOPTIC)
+        found = await threads.run(self._encoders, "encode", largest_first, self.found)
         named = await threads.drain(self._encoders, "encode", map(self._named, found))
         size = self._features.geometry
         made = threads.run(

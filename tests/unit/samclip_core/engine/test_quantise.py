@@ -5,13 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 import openvino as ov
 import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from samclip_core.engine.quantise import quantise
+from samclip_core.engine.quantise import exact_session, quantise
 
 SIDE, WIDTH = 16, 8
 WEIGHTS = {
@@ -140,9 +139,7 @@ def _run(
     samples: list[dict[str, NDArray]],
     outputs: Sequence[str] = ("sam", "clip"),
 ) -> dict[str, NDArray]:
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
+    session = exact_session(model.SerializeToString())
     batch = np.concatenate([sample["x"] for sample in samples])
     return dict(zip(outputs, session.run(list(outputs), {"x": batch}), strict=True))
 

@@ -14,6 +14,7 @@ from services.heads.segmentation import app, decoder
 from services.heads.segmentation.everything import Everything
 from services.request import limits, wire
 from services.settings import SettingsError
+from tests.fakes import blobs
 from tests.in_process import png
 
 POINT = pb.Prompt(points=[pb.Point(x=20, y=15)])
@@ -309,6 +310,14 @@ async def test_crops_add_masks_in_the_whole_picture(caller, tiny_model):
         "SegmentEverything", everything(crop_layers=1, image=pb.Image(key=response.image.key))
     )
     assert (code, "send the image" in details) == ("FAILED_PRECONDITION", True)
+
+
+@pytest.mark.parametrize("encoding", [pb.RLE, pb.PNG])
+async def test_masks_come_in_the_order_of_the_areas_that_they_report(caller, monkeypatch, encoding):
+    monkeypatch.setattr(Everything, "found", blobs())
+    response = await caller("SegmentEverything", everything(encoding=encoding))
+    areas = [mask.area for mask in response.masks]
+    assert areas == sorted(areas, reverse=True)
 
 
 async def test_a_panoptic_picture_has_the_masks(caller):
