@@ -5,10 +5,10 @@ RUN := $(VENV)/bin/python
 export PYTHONPATH := client:.
 
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test dist package sbom browser clients site image cluster faults fuzz soak lint format proto docs manifests bench lock audit clean
+.PHONY: help serve demo test avx2 dist package sbom browser clients site image cluster faults fuzz soak lint format proto docs manifests bench lock audit clean
 
 help: ## show this help
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Rebuild an environment whose Python does not run or whose installation was interrupted.
 ifneq ($(shell $(RUN) -c 'print("runs")' 2> /dev/null),runs)
@@ -59,6 +59,13 @@ $(VENV)/helm/helm: $(VENV)/.dev
 
 test: $(VENV)/.dev tools helm ## run the test suite, or the part in ARGS
 	@GOMP_SPINCOUNT=1000 $(RUN) -m pytest -n 2 --max-worker-restart 0 $(ARGS)
+
+# OpenVINO obeys the first variable, PyTorch the second.
+avx2: export ONEDNN_MAX_CPU_ISA := AVX2
+avx2: export ATEN_CPU_CAPABILITY := avx2
+avx2: ARGS := $(addprefix tests/unit/,$(addprefix samclip_core/,engine nn answers test_model.py) \
+	$(addprefix training/,distillation evaluation/test_probing.py))
+avx2: test ## run the tests that compute, as on a processor with AVX2 only
 
 # Tools of a release, in a separate environment.
 RELEASE := $(VENV)/release/bin

@@ -116,6 +116,7 @@ def _recipe(
 
 def _fit(run: Run, out: Folder, count: int, gpu: bool) -> None:
     """Train on the workers; raise a final error of theirs as if it were this process's own."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # nice workers never start on a busy machine
     system = None if out.disk is not None else PyFileSystem(FSSpecHandler(out.system))
     trainer = TorchTrainer(
         train_worker,

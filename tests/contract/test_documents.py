@@ -56,6 +56,12 @@ def test_commands_exist(words: list[str]) -> None:
         assert words[0] in PROGRAMS
 
 
+def test_the_readme_starts_with_the_service_and_the_tests() -> None:
+    _, start = (ROOT / "README.md").read_text().split("## Start\n")
+    block, _ = start.split("```console\n")[1].split("```", 1)
+    assert {"$ make serve", "$ make test"} <= {line.split("  ")[0] for line in block.splitlines()}
+
+
 def test_the_table_of_settings_is_what_the_code_says() -> None:
     text = (ROOT / "docs/settings.md").read_text()
     assert documents.with_table(text) == text, "run make docs"

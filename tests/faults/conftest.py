@@ -13,7 +13,7 @@ from samclip_core.io import checkpoint
 from tests import redis_server
 from tests.e2e.conftest import Service, start
 from tests.faults import relay
-from tests.faults.load import Load, Pictures, Questions
+from tests.faults.load import PATIENT_S, Load, Pictures, Questions
 from tests.faults.relay import Relay
 from tests.faults.report import Report
 from tests.redis_server import RedisServer
@@ -91,6 +91,7 @@ def service(
         REDIS_TIMEOUT_MS=1000,
         HEAD_CACHE_BYTES=0,
         DTYPE="float32",  # as in the library, whose answers it must give
+        REQUEST_TIMEOUT_S=PATIENT_S,
     )
     yield running
     running.stop()

@@ -30,6 +30,8 @@ PACE_S = 0.25
 """Pause between two requests of a caller."""
 ATTEMPT_S = 30.0
 """Deadline of one attempt; the client's default is 60 seconds."""
+PATIENT_S = 600
+"""The same where nothing hangs, so that a slow machine refuses nothing; limit of a recovery."""
 AGAIN_S = 0.2
 """Pause before a failed request is sent again."""
 IN_A_ROW = 4
@@ -226,6 +228,7 @@ class Load:
     fault_at: float = 0.0
     recovery_s: float = 0.0
     lost: int = 0
+    attempt_s: float = ATTEMPT_S
     _stopped: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
@@ -234,7 +237,7 @@ class Load:
         for kind, ask in self.questions.kinds().items():
             self.attempts[kind] = []
             self._tasks.append(asyncio.create_task(self._caller(kind, ask)))
-        await self.recovered(within_s=120)
+        await self.recovered(within_s=PATIENT_S)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -296,7 +299,7 @@ class Load:
         for number in count():
             while not self._stopped.is_set():
                 sent = time.monotonic()
-                code = await _outcome(ask(number, ATTEMPT_S))
+                code = await _outcome(ask(number, self.attempt_s))
                 self.attempts[kind].append(Attempt(sent, time.monotonic(), code))
                 if code in ("OK", "WRONG"):
                     break

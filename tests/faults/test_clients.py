@@ -16,7 +16,7 @@ from samclip.v1 import samclip_pb2_grpc as rpc
 from tests.e2e.conftest import Service
 from tests.e2e.test_bad_input import header_of
 from tests.faults.conftest import Loaded
-from tests.faults.load import LABELS, OPTIONS, Pictures
+from tests.faults.load import LABELS, OPTIONS, PATIENT_S, Pictures
 from tests.faults.test_processes import FAULTS, ROOMY_S
 
 pytestmark = pytest.mark.e2e
@@ -58,7 +58,7 @@ async def test_nine_clients_of_ten_give_up(
 
     async def ask(stub: rpc.ClassificationServiceStub) -> str:
         image = pb.Image(encoded=pictures.file(0, fresh=True))
-        call = stub.Classify(pb.ClassifyRequest(images=[image], labels=LABELS), timeout=60)
+        call = stub.Classify(pb.ClassifyRequest(images=[image], labels=LABELS), timeout=PATIENT_S)
         if chance.random() < 0.9:
             await asyncio.sleep(chance.random() / 10)
             call.cancel()
@@ -69,6 +69,7 @@ async def test_nine_clients_of_ten_give_up(
         return "answered"
 
     async with loaded("9 of 10 clients cancel, 30 at once") as load:
+        load.attempt_s = PATIENT_S
         load.mark()
         async with callers(30, service, ask) as outcomes:
             await asyncio.sleep(STORM_S)

@@ -8,11 +8,11 @@ import pytest
 from tests.e2e.conftest import Service
 from tests.faults import processes
 from tests.faults.conftest import Loaded
-from tests.faults.load import Load
+from tests.faults.load import PATIENT_S, Load
 
 pytestmark = pytest.mark.e2e
 
-ROOMY_S = 120
+ROOMY_S = PATIENT_S
 """Limit of recovery on a busy machine; on an idle one it takes seconds, see the table."""
 NOTICED_S = 5
 """Requests sent later than this after a fault are not in flight on the killed process."""
