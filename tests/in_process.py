@@ -1,13 +1,17 @@
 """Services behind a gRPC server in this process, without Ray."""
 
+import asyncio
 import inspect
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import grpc
 import numpy as np
+import pytest
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
@@ -101,3 +105,36 @@ def png(red: int = 100, width: int = 40, height: int = 30, noise: int = 0) -> by
     image = np.random.default_rng(noise).integers(0, 255, (height, width, 3), np.uint8)
     image[:, :, 2] = red  # OpenCV's order is blue, green, red
     return cv2.imencode(".png", image)[1].tobytes()
+
+
+MOST_BUSY_S = 0.5
+"""CPU time of one callback: Serve waits two seconds for a health check, on slower machines too."""
+
+
+@dataclass
+class Callback:
+    """A callback of the event loop, and the CPU time of the loop's thread that it took."""
+
+    seconds: float = 0.0
+    text: str = "none"
+
+
+@contextmanager
+def responsive() -> Iterator[None]:
+    """Assert that no callback of the event loop takes longer than MOST_BUSY_S.
+
+    Nothing else runs on the loop during a callback. CPU time does not depend on other processes.
+    """
+    longest, run = Callback(), asyncio.Handle._run
+
+    def timed(handle: asyncio.Handle) -> None:
+        text = repr(handle)
+        since = time.thread_time()
+        run(handle)
+        if (seconds := time.thread_time() - since) > longest.seconds:
+            longest.seconds, longest.text = seconds, text
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio.Handle, "_run", timed)
+        yield
+    assert longest.seconds < MOST_BUSY_S, f"the event loop did nothing else in {longest}"

@@ -50,7 +50,7 @@ def detect(context, event):
 
 def _answer(context, image, prompts, convert, **more):
     """Ask for the masks of the prompts; ``convert`` makes CVAT's answer from each prompt's."""
-    body = {"image": image, "prompts": prompts, "encoding": "PACKED_BITS", **more}
+    body = {"image": image, "prompts": prompts, "encoding": "PNG", **more}
     headers = {"content-type": "application/json"}
     if os.environ.get("SAMCLIP_API_KEY"):
         headers["x-api-key"] = os.environ["SAMCLIP_API_KEY"]
@@ -91,10 +91,8 @@ def _detections(results):
 
 
 def _unpack(mask):
-    packed = mask["packed"]
-    bits = np.unpackbits(np.frombuffer(base64.b64decode(packed["data"]), np.uint8))
-    height, width = packed["height"], packed["width"]
-    return bits[: height * width].reshape(height, width)
+    encoded = np.frombuffer(base64.b64decode(mask["png"]), np.uint8)
+    return cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE) // 255
 
 
 def _outline(mask_HW):

@@ -10,6 +10,7 @@ from typing import Self
 from samclip_core.errors import DeadlineExceeded
 from services.observability import metrics
 from services.request.callers import Caller
+from services.request.limits import Reply
 from services.request.priority import Priority
 from services.request.request_log import REQUEST_ID
 
@@ -26,7 +27,7 @@ Redis. The front door removes it from incoming requests: a caller could name ano
 
 @dataclass(frozen=True, kw_only=True)
 class RequestContext:
-    """The caller, priority and id of a request.
+    """The caller, priority and id of a request, and the size of its answer.
 
     ``checkpoint``, ``graphs``, ``ask`` and ``image_key`` are the headers of these names, "" if
     absent.
@@ -39,6 +40,7 @@ class RequestContext:
     graphs: str = ""
     ask: str = ""
     image_key: str = ""
+    reply: Reply = field(default_factory=Reply, compare=False)
 
     @classmethod
     def read(
@@ -63,9 +65,10 @@ class RequestContext:
         return replace(self, priority=Priority(self.priority.deadline, bulk=True))
 
     def within(self, most_s: float) -> Self:
-        """Return the same request with a deadline at most ``most_s`` away."""
+        """Return one message of a session, with a deadline at most ``most_s`` away."""
         deadline = min(self.priority.deadline, monotonic() + most_s)
-        return replace(self, priority=Priority(deadline, self.priority.bulk))
+        priority = Priority(deadline, self.priority.bulk)
+        return replace(self, priority=priority, reply=Reply())
 
     def headers(self) -> tuple[tuple[str, str], ...]:
         """Return the headers to pass on to the next service."""

@@ -5,7 +5,6 @@ The ingress class of an application returns ``application(NAME, self)`` from
 """
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from services.request import admission, json_bodies, overlay, request_log, statu
 from services.request.arrival import MAX_BODIES, PACE, Arrivals, Pace, taken
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
+from services.request.long_json import LongJSON
 from services.request.routes import ROUTES, Route
 from services.settings import Settings
 
@@ -228,11 +228,11 @@ def _render(route: Route, message: Message, reply: Message, single: bool, as_png
     if single and isinstance(message, pb.ClassifyRequest) and not message.areas:
         (only,) = values["results"]
         values = {"image": only["image"], "results": only["scores"], "model": values["model"]}
-    return JSONResponse(values)
+    return LongJSON(values)
 
 
 def _line(answer: Message) -> bytes:
-    return json.dumps(json_bodies.to_json(answer)).encode() + b"\n"
+    return bytes(LongJSON(json_bodies.to_json(answer)).body) + b"\n"
 
 
 def problem(error: Exception, identity: str) -> Response:

@@ -1,13 +1,17 @@
 """Limits on the content of a request, checked before any work starts."""
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from typing import TypeVar
 
+from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest
+from samclip_core.errors import InvalidLabels, InvalidPrompt, InvalidRequest, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits
 from services.settings import Settings
+
+Part = TypeVar("Part", bound=Message)
 
 MAX_TEXT = 1000  # characters of one label, template or text: far more than any tokenizer keeps
 MAX_EXPANDED = 2 * MAX_TEXT  # characters of a template with its label filled in
@@ -16,9 +20,15 @@ MAX_POINTS_PER_SIDE = 64
 MAX_MASK_PIXELS = 2**33
 """Total pixels of the masks in one answer: 2,048 masks of a 4-megapixel photograph, which take two
 cores half a minute. PNG and PACKED_BITS store every pixel, so they count twice."""
+MAX_REPLY_BYTES = 80 * 2**20
+"""Bytes of one answer, of which JSON makes a third more: ten masks of 64 megapixels as PACKED_BITS,
+or the logits of 256 prompts. gRPC writes them on the event loop, in 0.1 s."""
+VALUE_BYTES = 32  # counted for a coordinate or a pair of metadata, besides those of the message
+SCORE_BYTES = 512  # the same for a score, besides its label
 MAX_RLE_BYTES = 2**20
 """Bytes of one mask in a request: several times a detailed mask of 64 megapixels."""
 MAX_TOP_K = 10_000
+MAX_VECTORS = 2048  # as lists of numbers, each of 20 characters; OpenAI has the same limit
 MAX_FILTER = 32  # metadata pairs in one search
 MAX_FORM_PARTS = 32_768  # even if the settings allow more: parsing this many takes over a second
 OTHER_FIELDS = 64  # more than any request has besides its repeated fields
@@ -28,7 +38,7 @@ bytes. By default, the largest request that is allowed has 330,000: 256 prompts 
 and not_texts each."""
 FORM_HEADERS, PART_HEADERS = 2**16, 256  # bytes of a form besides its values, and more per part
 MAX_ITEMS = 1024  # in one IndexRequest
-MAX_OUTPUTS = 64  # in one EmbedRequest, repeated ones included
+MAX_OUTPUTS = 64  # named in one request, repeated ones included; the same for tensors sent
 
 
 def image_limits(settings: Settings) -> ImageLimits:
@@ -59,22 +69,30 @@ def most_values(settings: Settings) -> dict[str, int]:
     return {name: most for names, most in rows for name in names.split()}
 
 
+def check_most(
+    count: int,
+    found: str,
+    most: int,
+    advice: str = "send fewer",
+    error: type[SamClipError] = InvalidRequest,
+) -> None:
+    """Raise an error with ``found``, where ``{}`` stands for the count, if it exceeds ``most``."""
+    if count > most:
+        raise error(f"{found.format(count)}, at most {most:,}: {advice}")
+
+
 def check_images(images: Sized, most: int) -> None:
     """Raise InvalidRequest unless there is at least one image and at most ``most``."""
     if not len(images):
         raise InvalidRequest("no image: send at least one")
-    if len(images) > most:
-        raise InvalidRequest(
-            f"{len(images)} images in one request, at most {most}: send them in several"
-        )
+    check_most(len(images), "{} images in one request", most, "send them in several")
 
 
 def check_labels(labels: Sequence[str], most: int) -> None:
     """Raise InvalidLabels unless there are 1 to ``most`` labels and none is blank."""
     if not labels:
         raise InvalidLabels("no labels: send at least one label to choose from")
-    if len(labels) > most:
-        raise InvalidLabels(f"{len(labels)} labels, at most {most}: send fewer")
+    check_most(len(labels), "{} labels", most, error=InvalidLabels)
     for index, label in enumerate(labels):
         check_text(label, f"label {index}")
 
@@ -89,6 +107,9 @@ def check_text(text: str, what: str, most: int = MAX_TEXT) -> None:
 
 def check_templates(templates: Sequence[str], labels: Sequence[str], most: int) -> None:
     """Raise InvalidLabels for a template without ``{}``, or for too many or too long texts."""
+    what = f"{len(templates)} templates for {len(labels)} labels make {{}} texts"
+    texts = len(templates) * len(labels)
+    check_most(texts, what, TEXTS_PER_LABEL * most, error=InvalidLabels)
     longest = max(map(len, labels), default=0)
     for index, template in enumerate(templates):
         if "{}" not in template:
@@ -101,21 +122,13 @@ def check_templates(templates: Sequence[str], labels: Sequence[str], most: int) 
                 f"template {index} with the longest label makes more than {MAX_EXPANDED} "
                 "characters: shorten one of them"
             )
-    texts = len(templates) * len(labels)
-    if texts > TEXTS_PER_LABEL * most:
-        raise InvalidLabels(
-            f"{len(templates)} templates for {len(labels)} labels make {texts} texts, "
-            f"at most {TEXTS_PER_LABEL * most}: send fewer"
-        )
 
 
 def check_texts(texts: Sequence[str], most_labels: int) -> None:
     """Raise InvalidLabels for no texts, too many, or a text that is blank or too long."""
     if not texts:
         raise InvalidLabels("no texts: send at least one to embed")
-    most = TEXTS_PER_LABEL * most_labels
-    if len(texts) > most:
-        raise InvalidLabels(f"{len(texts)} texts, at most {most}: send fewer")
+    check_most(len(texts), "{} texts", TEXTS_PER_LABEL * most_labels, error=InvalidLabels)
     for index, text in enumerate(texts):
         check_text(text, f"text {index}", MAX_EXPANDED)
 
@@ -145,10 +158,7 @@ def check_deletion(request: pb.DeleteRequest) -> None:
 
     The number of items is limited because all collections share the thread that deletes them.
     """
-    if len(request.ids) > MAX_TOP_K:
-        raise InvalidRequest(
-            f"{len(request.ids):,} ids in one request, at most {MAX_TOP_K:,}: send them in several"
-        )
+    check_most(len(request.ids), "{:,} ids in one request", MAX_TOP_K, "send them in several")
     if bool(request.ids) == request.all:
         found = "both ids and all" if request.all else "neither ids nor all"
         raise InvalidRequest(
@@ -159,15 +169,15 @@ def check_deletion(request: pb.DeleteRequest) -> None:
 
 def check_filter(filter: Sized) -> None:
     """Raise InvalidRequest if a filter has too many metadata pairs."""
-    if len(filter) > MAX_FILTER:
-        raise InvalidRequest(f"a filter has {len(filter)} pairs, at most {MAX_FILTER}: send fewer")
+    check_most(len(filter), "a filter has {} pairs", MAX_FILTER)
 
 
 def check_metadata(metadata: Mapping[str, str], most: int) -> None:
     """Raise InvalidRequest if an item has more than ``most`` bytes of metadata."""
-    size = sum(len(text.encode()) for pair in metadata.items() for text in pair)
-    if size > most:
-        raise InvalidRequest(f"the metadata has {size:,} bytes, at most {most:,}: send less")
+    size = len(metadata) - 1  # only one key can be empty
+    if size <= most:
+        size = sum(len(text.encode()) for pair in metadata.items() for text in pair)
+    check_most(size, "the metadata has {:,} bytes", most, "send less")
 
 
 def check_points_per_side(points: int) -> None:
@@ -193,23 +203,65 @@ def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
         )
 
 
+def check_masks(count: int, geometry: Geometry, encoding: int) -> None:
+    """Raise InvalidRequest if masks have too many pixels, or too many bytes before compression."""
+    check_mask_pixels(count, geometry, encoding)
+    bits, logits = geometry.width * geometry.height // 8, geometry.size**2 // 4
+    size = count * (bits * (encoding == pb.PACKED_BITS) + logits * (encoding == pb.LOGITS))
+    _check_bytes(size, f"up to {count:,} masks as {pb.MaskEncoding.Name(encoding)}")
+
+
+def check_scores(count: int, labels: Sequence[str], top_k: int) -> None:
+    """Raise InvalidRequest if the scores of ``count`` images or areas are too many or too long."""
+    each = min(top_k or len(labels), len(labels))
+    size = count * each * (SCORE_BYTES + max(len(label.encode()) for label in labels))
+    _check_bytes(size, f"{count * each:,} scores, {each:,} for each of {count} images or areas,")
+
+
+def _check_bytes(size: int, found: str = "the answer") -> None:
+    advice = "ask for fewer at once, with a smaller top_k or limit, or for masks as RLE"
+    check_most(size, f"{found} would have {{:,}} bytes", MAX_REPLY_BYTES, advice)
+
+
+class Reply:
+    """The size of one answer, counted while its parts are made."""
+
+    def __init__(self) -> None:
+        self._size = 0
+
+    def add(self, size: int) -> None:
+        """Count some bytes. Raises InvalidRequest if they are too many."""
+        self._size += size
+        _check_bytes(self._size)
+
+    def within(self, parts: Iterable[Part]) -> Iterator[Part]:
+        """Yield parts, and count each. Raises InvalidRequest before they are too many."""
+        for part in parts:
+            self.add(part.ByteSize() + VALUE_BYTES * _values(part))
+            yield part
+
+
+def _values(part: Message) -> int:
+    """Return the number of a part's values that become objects in JSON."""
+    match part:
+        case pb.Mask():
+            return sum(len(ring.xy) for ring in part.polygons.polygons)
+        case pb.Region():
+            return _values(part.mask)
+        case pb.Hit() | pb.ListedItem():
+            return len(part.metadata)
+    return 0
+
+
 def check_prompts(prompts: Sequence[pb.Prompt], most: int) -> None:
     """Raise InvalidPrompt unless there are 1 to ``most`` prompts, each of up to ``most`` points."""
     if not prompts:
         raise InvalidPrompt("no prompts: send points, a box, a mask_input or a text")
-    if len(prompts) > most:
-        raise InvalidPrompt(
-            f"{len(prompts)} prompts in one request, at most {most}: send them in several"
-        )
+    found, kind = "{} prompts in one request", InvalidPrompt
+    check_most(len(prompts), found, most, "send them in several", kind)
     for index, prompt in enumerate(prompts):
-        if len(prompt.points) > most:
-            raise InvalidPrompt(
-                f"prompt {index} has {len(prompt.points)} points, at most {most}: send fewer"
-            )
-        if len(prompt.not_texts) > most:
-            raise InvalidPrompt(
-                f"prompt {index} has {len(prompt.not_texts)} not_texts, at most {most}: send fewer"
-            )
+        check_most(len(prompt.points), f"prompt {index} has {{}} points", most, error=kind)
+        check_most(len(prompt.not_texts), f"prompt {index} has {{}} not_texts", most, error=kind)
 
 
 def check_areas(areas: Sequence[pb.Area], images: int, most: int) -> None:
@@ -219,18 +271,15 @@ def check_areas(areas: Sequence[pb.Area], images: int, most: int) -> None:
     """
     if areas and images != 1:
         raise InvalidRequest(f"areas of {images} images: send exactly one image with areas")
-    if len(areas) > most:
-        raise InvalidRequest(
-            f"{len(areas)} areas in one request, at most {most}: send them in several"
-        )
+    check_most(len(areas), "{} areas in one request", most, "send them in several")
     for index, area in enumerate(areas):
         if area.WhichOneof("shape") is None:
             raise InvalidRequest(f"area {index} is empty: give a box or an rle")
-        if area.ByteSize() > MAX_RLE_BYTES:
-            raise InvalidRequest(
-                f"area {index}: the mask has {area.ByteSize():,} bytes, at most {MAX_RLE_BYTES:,}: "
-                "send one with smoother outlines"
-            )
+        found, advice = (
+            f"area {index}: the mask has {{:,}} bytes",
+            "send one with smoother outlines",
+        )
+        check_most(area.ByteSize(), found, MAX_RLE_BYTES, advice)
 
 
 def check_encoding(encoding: int, panoptic: bool = False) -> None:

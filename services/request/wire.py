@@ -28,7 +28,7 @@ from samclip_core.types import (
     TextPrompt,
 )
 from services.cache.entry import Entries, Entry
-from services.request.limits import MAX_OUTPUTS
+from services.request.limits import MAX_OUTPUTS, check_most
 
 FIELDS = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "clip_pooled_D"}
 """The field of ImageFeatures for each output of Embed."""
@@ -67,10 +67,8 @@ def image_source(image: pb.Image, max_bytes: int) -> bytes | str:
     encoded = image.encoded  # each access copies it
     if not encoded:
         raise InvalidImage("the image is empty: send a JPEG, PNG or WebP file, or an image key")
-    if len(encoded) > max_bytes:
-        raise ImageTooLarge(
-            f"the image file has {len(encoded):,} bytes, at most {max_bytes:,}: send a smaller one"
-        )
+    found, advice = "the image file has {:,} bytes", "send a smaller one"
+    check_most(len(encoded), found, max_bytes, advice, ImageTooLarge)
     return encoded
 
 
@@ -120,8 +118,7 @@ def to_embedding(output: pb.Output, entry: Entry, inline: bool) -> pb.Tensor:
 
 def to_outputs(requested: Sequence[pb.Output]) -> tuple[pb.Output, ...]:
     """Return the outputs of an EmbedRequest without duplicates, in order; none means all."""
-    if len(requested) > MAX_OUTPUTS:
-        raise InvalidRequest(f"{len(requested):,} outputs, at most {MAX_OUTPUTS}: name each once")
+    check_most(len(requested), "{:,} outputs", MAX_OUTPUTS, "name each once")
     for output in requested:
         if output not in FIELDS:
             raise InvalidRequest(

@@ -15,6 +15,7 @@ from samclip_core.answers.areas import combine
 from samclip_core.answers.zero_shot import unit
 from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from samclip_core.io import checkpoint
+from services.batching import threads
 from services.deployment import replica
 from services.heads.head import IMAGES_AT_ONCE, Head
 from services.request.callers import Caller
@@ -152,7 +153,8 @@ class Retrieval(Head):
             hits = await self._index.run(self._search, context.caller, request.collection, query)
         finally:
             query.abandoned.set()
-        messages = [pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits]
+        made = (pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits)
+        messages = await threads.drain(self._decoders, "encode", context.reply.within(made))
         return pb.SearchResponse(hits=messages, model=self.model_in(found.dtype))
 
     @rpc
@@ -198,9 +200,9 @@ class Retrieval(Head):
         items = await self._index.run(
             self._items, context.caller, request.collection, request.after_id, limit
         )
-        return pb.ListItemsResponse(
-            items=[pb.ListedItem(id=item.id, metadata=item.metadata) for item in items]
-        )
+        made = (pb.ListedItem(id=item.id, metadata=item.metadata) for item in items)
+        listed = await threads.drain(self._decoders, "encode", context.reply.within(made))
+        return pb.ListItemsResponse(items=listed)
 
     async def _made(
         self, context: RequestContext, items: Sequence[pb.IndexItem]

@@ -1,7 +1,7 @@
 """Classification as a Serve application: which of these labels fits an image best."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.zero_shot import classify
 from samclip_core.errors import SamClipError
+from services.batching import threads
 from services.deployment import replica
 from services.heads.head import IMAGES_AT_ONCE, Head
 from services.request import wire
@@ -19,6 +20,7 @@ from services.request.limits import (
     check_areas,
     check_images,
     check_labels,
+    check_scores,
     check_templates,
     check_top_k,
 )
@@ -49,6 +51,7 @@ class Classification(Head):
         check_labels(request.labels, self.settings.max_labels)
         check_templates(request.templates, request.labels, self.settings.max_labels)
         check_top_k(request.top_k)
+        check_scores(len(request.areas) or len(request.images), request.labels, request.top_k)
         templates = tuple(request.templates) or self.config.templates
         # The images first: the backbone may refuse them.
         if request.areas:
@@ -57,16 +60,14 @@ class Classification(Head):
         else:
             embedded = await self._embed(context, request.images)
         text_LD = await self.backbone.class_embeddings(context, request.labels, templates)
-        results = []
-        for one in embedded:
-            scores = classify(
-                one.vector_D,
-                text_LD,
-                request.labels,
-                self.config.logit_scale,
-                request.top_k or None,
-            )
-            results.append(pb.ClassifyResult(image=one.info, scores=wire.to_scores(scores)))
+        labels, scale, top_k = [*request.labels], self.config.logit_scale, request.top_k
+
+        def made() -> Iterator[pb.ClassifyResult]:
+            for one in embedded:
+                scores = classify(one.vector_D, text_LD, labels, scale, top_k)
+                yield pb.ClassifyResult(image=one.info, scores=wire.to_scores(scores))
+
+        results = await threads.drain(self._decoders, "decode", made())
         dtypes = {one.dtype for one in embedded}
         model = self.model_in(dtypes.pop() if len(dtypes) == 1 else "")
         return pb.ClassifyResponse(results=results, model=model)

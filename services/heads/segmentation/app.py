@@ -1,5 +1,6 @@
 """Segmentation as a Serve application: masks for prompts, or of everything in an image."""
 
+import asyncio
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import instances
 from samclip_core.errors import InvalidPrompt, SamClipError
-from samclip_core.types import EverythingMask, ImageFeatures, MaskLogits, Prompt, TextPrompt
+from samclip_core.types import ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
 from services.deployment import replica
 from services.heads.head import Head
@@ -21,8 +22,9 @@ from services.heads.segmentation.everything import Everything
 from services.request import wire
 from services.request.context import RequestContext, time_limit
 from services.request.limits import (
+    Reply,
     check_encoding,
-    check_mask_pixels,
+    check_masks,
     check_prompts,
     check_text,
 )
@@ -62,11 +64,11 @@ class Segmentation(Head):
     ) -> pb.SegmentResponse:
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
-        texts, prompts = _split(request.prompts)
+        texts, prompts = await asyncio.to_thread(_split, request.prompts)
         outputs = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED) if texts else (pb.SAM,)
         info, features = await self.backbone.features(context, request.image, *outputs)
         count = len(prompts) * (3 if request.multimask else 1)
-        check_mask_pixels(count, features.geometry, request.encoding)
+        check_masks(count, features.geometry, request.encoding)
         if texts:
             instances.check(texts, features.geometry, _least(request))
         results = await self._pointed_at(context, features, prompts, request)
@@ -115,10 +117,6 @@ class Segmentation(Head):
             async for update in updates:
                 yield update
 
-    async def _encode(self, masks: Sequence[EverythingMask], encoding: int) -> list[pb.Mask]:
-        made = (wire.to_everything_mask(mask, encoding) for mask in masks)
-        return await threads.drain(self._encoders, "encode", made)
-
     async def _pointed_at(
         self,
         context: RequestContext,
@@ -127,17 +125,21 @@ class Segmentation(Head):
         request: pb.SegmentRequest,
     ) -> Results:
         """Answer points, boxes and mask inputs; ``prompts`` are by index in the request."""
-        for index, prompt in prompts.items():
-            try:
-                self._decoder.sam_head.check(features, [prompt])
-            except InvalidPrompt as error:
-                raise InvalidPrompt(f"prompt {index}: {error}") from error
+
+        def check() -> None:
+            for index, prompt in prompts.items():
+                try:
+                    self._decoder.sam_head.check(features, [prompt])
+                except InvalidPrompt as error:
+                    raise InvalidPrompt(f"prompt {index}: {error}") from error
+
+        await asyncio.to_thread(check)
         results: Results = {}
         for group in _groups(prompts, self._decoder.size):
             found = await self._decoder.segment(
                 context, features, [*group.values()], request.multimask
             )
-            made = _masks_of(group, found, request.encoding)
+            made = _masks_of(group, found, request.encoding, context.reply)
             for index, mask in await threads.drain(self._encoders, "encode", made):
                 results.setdefault(index, pb.PromptResult()).masks.append(mask)
         return results
@@ -163,11 +165,13 @@ class Segmentation(Head):
             context, instances.find_steps(terms, features, asked, vectors, scale, least)
         )
         count += sum(map(len, found))
-        check_mask_pixels(count, features.geometry, request.encoding)
-        return {
-            index: pb.PromptResult(masks=await self._encode(masks, request.encoding))
-            for index, masks in zip(texts, found, strict=True)
-        }
+        check_masks(count, features.geometry, request.encoding)
+        results = {}
+        for index, masks in zip(texts, found, strict=True):
+            made = (wire.to_everything_mask(mask, request.encoding) for mask in masks)
+            encoded = await threads.drain(self._encoders, "encode", context.reply.within(made))
+            results[index] = pb.PromptResult(masks=encoded)
+        return results
 
 
 def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, TextPrompt], dict[int, Prompt]]:
@@ -199,11 +203,11 @@ def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prom
 
 
 def _masks_of(
-    indices: Iterable[int], found: Sequence[MaskLogits], encoding: int
+    indices: Iterable[int], found: Sequence[MaskLogits], encoding: int, reply: Reply
 ) -> Iterator[tuple[int, pb.Mask]]:
     """Yield each mask with the index of its prompt, enlarged and encoded one by one."""
     for index, masks in zip(indices, found, strict=True):
-        for mask in wire.to_prompt_masks(masks, encoding):
+        for mask in reply.within(wire.to_prompt_masks(masks, encoding)):
             yield index, mask
 
 

@@ -11,7 +11,7 @@ from services.batching import threads
 from services.heads.segmentation.decoder import Decoder
 from services.request import wire
 from services.request.context import RequestContext
-from services.request.limits import check_encoding, check_mask_pixels
+from services.request.limits import check_encoding, check_masks, check_most
 
 
 class Clicks:
@@ -50,20 +50,17 @@ class Clicks:
             self._prompt = Prompt()
         if not message.points and not message.HasField("box"):
             return []
-        check_mask_pixels(3 if message.multimask else 1, features.geometry, message.encoding)
+        check_masks(3 if message.multimask else 1, features.geometry, message.encoding)
         prompt = self._with(message)
         (masks,) = await self._decoder.segment(context, features, [prompt], message.multimask)
         self._prompt = refining(prompt, masks)
-        encoded = wire.to_prompt_masks(masks, message.encoding)
+        encoded = context.reply.within(wire.to_prompt_masks(masks, message.encoding))
         return await threads.drain(self._encoders, "encode", encoded)
 
     def _with(self, message: pb.SegmentStreamRequest) -> Prompt:
+        count = len(self._prompt.points) + len(message.points)
+        advice = "restart with fewer"
+        check_most(count, "{} points on one object", self._most, advice, InvalidPrompt)
         box = message.box if message.HasField("box") else None
         new = wire.to_prompt(pb.Prompt(points=message.points, box=box))
-        prompt = added(self._prompt, new.points, new.negative, new.box)
-        if len(prompt.points) > self._most:
-            raise InvalidPrompt(
-                f"{len(prompt.points)} points on one object, at most {self._most}: restart with "
-                "fewer"
-            )
-        return prompt
+        return added(self._prompt, new.points, new.negative, new.box)

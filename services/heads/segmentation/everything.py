@@ -27,6 +27,7 @@ from services.request.limits import (
     check_label_score,
     check_labels,
     check_mask_pixels,
+    check_masks,
     check_points_per_side,
     image_limits,
 )
@@ -113,9 +114,9 @@ class Everything:
     async def _masks(self, found: Sequence[Found], total: int) -> list[pb.Mask]:
         """Name and encode masks, which make ``total`` with those of the same answer so far."""
         encoding = self._request.encoding
-        check_mask_pixels(total, self._features.geometry, encoding)
+        check_masks(total, self._features.geometry, encoding)
         made = (wire.to_everything_mask(self._named(one), encoding) for one in found)
-        return await threads.drain(self._encoders, "encode", made)
+        return await threads.drain(self._encoders, "encode", self._context.reply.within(made))
 
     async def reply(self) -> pb.SegmentEverythingResponse:
         """Return what the rounds found."""
@@ -132,6 +133,7 @@ class Everything:
             self._encoders, "encode", wire.to_panoptic, named, size, tuple(self._names)
         )
         reply.panoptic.CopyFrom(await made)
+        self._context.reply.add(len(reply.panoptic.png))
         return reply
 
     def _named(self, one: Found) -> EverythingMask:

@@ -70,11 +70,12 @@ class Semantic(Head):
             context, (*request.labels, *words), self.config.templates
         )
         found = await self._run(self._segment(features, request, text_XD))
-        made = wire.to_regions(found, request.encoding)
+        made = context.reply.within(wire.to_regions(found, request.encoding))
         regions = await threads.drain(self._encoders, "encode", made)
         label_map = await threads.run(
             self._encoders, "encode", wire.to_label_map, found, len(request.labels)
         )
+        context.reply.add(len(label_map))
         return pb.SegmentTextResponse(
             image=info,
             label_map_png=label_map,
@@ -87,7 +88,7 @@ class Semantic(Head):
         self, request: pb.ExplainRequest, context: RequestContext
     ) -> pb.ExplainResponse:
         check_text(request.label, "the label")
-        for index, other in enumerate(request.others):
+        for index, other in enumerate(request.others[: self.settings.max_labels]):
             check_text(other, f"other {index}")
         labels = [request.label, *request.others]
         check_labels(labels, self.settings.max_labels)

@@ -10,13 +10,13 @@ from typing import Any, Self
 from uuid import uuid4
 from xml.etree import ElementTree
 
-import numpy as np
-from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest
 from samclip_core.io import masks
+from samclip_core.io.brush import encode_brush
 from services.gateway.adapters.adapter import outlines
+from services.request.limits import VALUE_BYTES, Reply
 
 KINDS = ("BrushLabels", "PolygonLabels", "RectangleLabels", "KeyPointLabels")
 """Controls of regions, the one for answers first; the last one is only for clicks."""
@@ -98,48 +98,31 @@ def to_prompt(regions: Sequence[Any]) -> tuple[pb.Prompt, str]:
 
 
 def to_results(
-    control: Control, label: str, mask: pb.Mask, image: pb.ImageInfo
+    control: Control, label: str, mask: pb.Mask, image: pb.ImageInfo, size: Reply
 ) -> list[dict[str, Any]]:
-    """Return the regions of one mask: a brush or a rectangle, or a polygon for each part."""
+    """Return the regions of one mask, counted: a brush, a rectangle, or a polygon for each part."""
     sides = {"original_width": image.width, "original_height": image.height, "image_rotation": 0}
     common = {**control.source, **sides, "score": mask.label_score or mask.predicted_iou}
     return [
         {**common, "id": uuid4().hex[:10], "value": {**value, common["type"]: [label]}}
-        for value in _values(control.kind, mask, image)
+        for value in _values(control.kind, mask, image, size)
     ]
 
 
-def _values(kind: str, mask: pb.Mask, image: pb.ImageInfo) -> list[Mapping[str, Any]]:
+def _values(kind: str, mask: pb.Mask, image: pb.ImageInfo, size: Reply) -> list[Mapping[str, Any]]:
     if kind == "BrushLabels":
-        mask_HW = masks.decode_rle(mask.rle.counts, mask.rle.height, mask.rle.width)
-        return [{"format": "rle", "rle": brush(mask_HW)}]
+        runs = masks.decode_runs(mask.rle.counts, mask.rle.height, mask.rle.width)
+        rle = [*encode_brush(runs)]
+        size.add(8 * len(rle))  # slots of a list: small numbers are shared
+        return [{"format": "rle", "rle": rle}]
     x, y = 100 / image.width, 100 / image.height
     if kind == "PolygonLabels":
         rings = [ring_N2.astype(float) * (x, y) for ring_N2 in outlines(mask)]
+        size.add(VALUE_BYTES * sum(ring_N2.size for ring_N2 in rings))
         return [{"points": ring_N2.tolist(), "closed": True} for ring_N2 in rings]
     box = mask.box
     width, height = (box.x_max - box.x_min) * x, (box.y_max - box.y_min) * y
     return [{"x": box.x_min * x, "y": box.y_min * y, "width": width, "height": height}]
-
-
-def brush(mask_HW: NDArray[np.bool_]) -> list[int]:
-    """Return a mask as the bytes of Label Studio's run lengths of RGBA pixels.
-
-    Header: the number of values in 32 bits; their bits less 1 in 5; four widths of lengths less 1
-    in 4 each, here all 16. Then runs: a set bit, the index of the width in 2, the length less 1,
-    the value.
-    """
-    flat = np.repeat(mask_HW.ravel(), 4)  # red, green, blue and alpha are alike
-    edges = np.flatnonzero(np.diff(flat)) + 1
-    bits, value = [f"{len(flat):032b}{7:05b}{2**16 - 1:016b}"], bool(flat[0])
-    for length in np.diff(edges, prepend=0, append=len(flat)).tolist():
-        for start in range(0, length, 2**16):
-            run = min(length - start, 2**16) - 1
-            bits.append(f"111{run:016b}{255 * value:08b}")
-        value = not value
-    text = "".join(bits)
-    text += "0" * (-len(text) % 8)
-    return list(int(text, 2).to_bytes(len(text) // 8, "big"))
 
 
 def field_of(task: Any, field: str) -> Any:

@@ -16,7 +16,8 @@ from services.gateway.adapters.label_studio.files import Files
 from services.gateway.adapters.label_studio.labels import Control, Task
 from services.request import wire
 from services.request.context import RequestContext
-from services.request.limits import check_images
+from services.request.limits import check_images, check_most
+from services.request.long_json import LongJSON
 
 PREFIX = "/adapters/label-studio"
 Answer = dict[str, Any]
@@ -53,6 +54,9 @@ class LabelStudio(Adapter):
             raise InvalidRequest("tasks is not a list: send the tasks to predict")
         check_images(tasks, self.settings.max_images)
         regions = _regions(fields)
+        check_most(len(regions), "{} regions of the context", self.settings.max_prompts)
+        searches = len(tasks) * len(task.answer.values if task.answer and not regions else ())
+        check_most(searches, "{} labels of all tasks together", self.settings.max_labels)
 
         async def one(given: Any) -> Answer:
             image = await self.files.image(labels.field_of(given, task.field))
@@ -60,7 +64,7 @@ class LabelStudio(Adapter):
                 return await self._clicked(task, image, regions, context)
             return await self._predicted(task, image, context)
 
-        return await asyncio.to_thread(JSONResponse, {"results": await each(one, tasks)})
+        return await asyncio.to_thread(LongJSON, {"results": await each(one, tasks)})
 
     async def _clicked(
         self, task: Task, image: pb.Image, regions: list[Any], context: RequestContext
@@ -71,7 +75,9 @@ class LabelStudio(Adapter):
         prompt, label = labels.to_prompt(regions)
         reply = await self._segment(image, [prompt], task.answer, context)
         (mask,) = reply.results[0].masks
-        found = await asyncio.to_thread(labels.to_results, task.answer, label, mask, reply.image)
+        found = await asyncio.to_thread(
+            labels.to_results, task.answer, label, mask, reply.image, context.reply
+        )
         return _prediction(found, reply.model, mask.predicted_iou)
 
     async def _predicted(self, task: Task, image: pb.Image, context: RequestContext) -> Answer:
@@ -92,7 +98,7 @@ class LabelStudio(Adapter):
             for label, result in zip(task.answer.values, reply.results, strict=True):
                 for mask in result.masks:
                     found += await asyncio.to_thread(
-                        labels.to_results, task.answer, label, mask, reply.image
+                        labels.to_results, task.answer, label, mask, reply.image, context.reply
                     )
                     score = min(score, mask.label_score)
             model = reply.model

@@ -18,6 +18,8 @@ from services.gateway.adapters.open_inference.tensors import Sent, described
 from services.gateway.readiness import Readiness
 from services.request import json_bodies
 from services.request.context import RequestContext
+from services.request.limits import MAX_OUTPUTS, check_most
+from services.request.long_json import LongJSON
 
 HEADER = "inference-header-content-length"
 """Bytes of the JSON in front of the binary tensors; without it, all is JSON."""
@@ -107,8 +109,9 @@ def _read(model: Model, body: bytes, header: str) -> tuple[json_bodies.Fields, T
 
 def _objects(fields: json_bodies.Fields, name: str) -> list[json_bodies.Fields]:
     found = fields.get(name) or []
-    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found[:MAX_OUTPUTS]):
         raise InvalidRequest(f"{name!r} is not a list of objects")
+    check_most(len(found), f"{{}} {name}", MAX_OUTPUTS)
     return found
 
 
@@ -140,16 +143,13 @@ def _reply(reply: dict[str, Any], found: Tensors, binary: dict[str, bool]) -> Re
             raw.append(array.tobytes())
             output["parameters"] = {SIZE: len(raw[-1])}
         else:
-            if array.size > MAX_NUMBERS:
-                raise InvalidRequest(
-                    f"output {name!r} has {array.size:,} numbers, at most {MAX_NUMBERS:,} as JSON: "
-                    "ask for binary data"
-                )
+            what = f"output {name!r} has {{:,}} numbers as JSON"
+            check_most(array.size, what, MAX_NUMBERS, "ask for binary data")
             output["data"] = array.ravel().tolist()
         outputs.append(output)
     reply["outputs"] = outputs
     if not raw:
-        return JSONResponse(reply)
+        return LongJSON(reply)
     head = json.dumps(reply).encode()
     headers = {HEADER: str(len(head))}
     body = b"".join((head, *raw))

@@ -1,5 +1,6 @@
 """The models of the Open Inference Protocol, answered by the applications."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,9 +90,10 @@ async def _segment(asked: Applications, given: Tensors, context: RequestContext)
     request = pb.SegmentRequest(image=_image(given), prompts=[prompt], encoding=pb.PACKED_BITS)
     reply = await asked.call("Segment", request, context)
     (mask,) = reply.results[0].masks
-    found_HW = masks.unpack_bits(mask.packed.data, mask.packed.height, mask.packed.width)
+    packed = mask.packed
+    found_HW = await asyncio.to_thread(masks.unpack_bits, packed.data, packed.height, packed.width)
     iou_1 = np.array([mask.predicted_iou], np.float32)
-    return {"mask": found_HW.astype(np.uint8), "predicted_iou": iou_1}
+    return {"mask": found_HW.view(np.uint8), "predicted_iou": iou_1}
 
 
 BOX = ("x_min", "y_min", "x_max", "y_max")

@@ -19,6 +19,7 @@ from services.gateway.adapters.open_inference.tensors import MAX_ELEMENTS, descr
 from services.gateway.readiness import Readiness
 from services.request import request_log
 from services.request.context import RequestContext, time_limit
+from services.request.limits import MAX_OUTPUTS, check_most
 from services.request.rpc import fail, headers_of
 
 CONTENTS = {"INT32": "int_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
@@ -92,6 +93,7 @@ class InferenceService:
     ) -> pb.ModelInferResponse:
         model = models.find(request.model_name, request.model_version)
         given = await asyncio.to_thread(_read, model, request)
+        check_most(len(request.outputs), "{} outputs", MAX_OUTPUTS)
         wanted = [output.name for output in request.outputs]
         found = await model.answer(self.applications, given, wanted, context)
         return pb.ModelInferResponse(
@@ -105,6 +107,7 @@ class InferenceService:
 
 def _read(model: Model, request: pb.ModelInferRequest) -> Tensors:
     """Return the tensors by name. Raises InvalidRequest."""
+    check_most(len(request.inputs), "{} inputs", MAX_OUTPUTS)
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise InvalidRequest(f"{len(raw)} raw_input_contents for {len(request.inputs)} inputs")

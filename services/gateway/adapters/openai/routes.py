@@ -20,7 +20,8 @@ from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter, image_of, is_url
 from services.request import status, wire
 from services.request.context import RequestContext
-from services.request.limits import MAX_EXPANDED, check_images, check_text
+from services.request.limits import MAX_EXPANDED, MAX_VECTORS, check_images, check_most, check_text
+from services.request.long_json import LongJSON
 from services.settings import Settings
 
 FIELDS = {"input", "model", "encoding_format", "dimensions", "user"}
@@ -53,6 +54,7 @@ class Question:
         several = given if isinstance(given, list) else [given]
         if not several:
             raise InvalidRequest("input is empty: send at least one string")
+        check_most(len(several), "{} inputs", MAX_VECTORS, "send them in several requests")
         inputs = [_input(index, one) for index, one in enumerate(several)]
         images = sum(isinstance(one, pb.Image) for one in inputs)
         if images:
@@ -115,7 +117,7 @@ def _reply(question: Question, model: str, vectors_ND: Sequence[NDArray[np.float
     ]
     usage = {"prompt_tokens": 0, "total_tokens": 0}  # not counted: the service charges for none
     reply = {"object": "list", "data": data, "model": model, "usage": usage}
-    return JSONResponse(reply)
+    return LongJSON(reply)
 
 
 def shown(vector_D: NDArray[np.float32], question: Question) -> str | list[float]:

@@ -15,6 +15,8 @@ from samclip_core.errors import InvalidPrompt, InvalidRequest
 from services.gateway.adapters.adapter import Adapter, image_of, outlines
 from services.request import status
 from services.request.context import RequestContext
+from services.request.limits import check_most
+from services.request.long_json import LongJSON
 
 PREFIX = "/adapters/x-anylabeling"
 OBJECT = "AUTOLABEL_OBJECT"  # a label for which the client asks the annotator
@@ -64,7 +66,7 @@ class XAnyLabeling(Adapter):
         await self.applications.check_model(fields.get("model"), context)
         marks = params.get("marks")
         most = self.settings.max_prompts
-        prompts = to_prompts(marks, most) if marks else to_texts(params.get("text_prompt"))
+        prompts = to_prompts(marks, most) if marks else to_texts(params.get("text_prompt"), most)
         asked = pb.SegmentRequest(image=image, prompts=prompts, encoding=pb.POLYGONS)
         if (score := _number(params, "conf_threshold")) and not marks:
             asked.min_score = score
@@ -75,7 +77,7 @@ class XAnyLabeling(Adapter):
             self.applications.check(fields.get("model"), reply.model)
             shapes = await asyncio.to_thread(to_shapes, prompts, reply.results, fineness)
         data = {"shapes": shapes, "description": "", "replace": False if marks else None}
-        return await asyncio.to_thread(JSONResponse, {"success": True, "data": data})
+        return await asyncio.to_thread(LongJSON, {"success": True, "data": data})
 
 
 def _number(params: dict[str, Any], name: str) -> float:
@@ -89,8 +91,7 @@ def to_prompts(marks: Any, most: int) -> list[pb.Prompt]:
     """Return a prompt for each rectangle, all with the points, or one of the points alone."""
     points, boxes = [], []
     try:
-        if len(marks) > most:
-            raise InvalidPrompt(f"{len(marks):,} marks, at most {most}: send fewer")
+        check_most(len(marks), "{:,} marks", most, error=InvalidPrompt)
         for mark in marks:
             numbers, positive = mark["data"], bool(mark.get("label", 1))
             if mark["type"] == "point":
@@ -106,13 +107,14 @@ def to_prompts(marks: Any, most: int) -> list[pb.Prompt]:
     return [pb.Prompt(points=points, box=box) for box in boxes] or [pb.Prompt(points=points)]
 
 
-def to_texts(text: Any) -> list[pb.Prompt]:
+def to_texts(text: Any, most: int) -> list[pb.Prompt]:
     """Return a prompt for each phrase between full stops or commas."""
     text = text or ""
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
         raise InvalidPrompt(f"text_prompt is not a string of at most {MAX_CHARACTERS:,} characters")
-    phrases = [phrase.strip() for phrase in text.replace(",", ".").split(".")]
-    return [pb.Prompt(text=phrase) for phrase in dict.fromkeys(phrases) if phrase]
+    phrases = dict.fromkeys(filter(None, map(str.strip, text.replace(",", ".").split("."))))
+    check_most(len(phrases), "{} phrases in text_prompt", most, error=InvalidPrompt)
+    return [pb.Prompt(text=phrase) for phrase in phrases]
 
 
 def to_shapes(

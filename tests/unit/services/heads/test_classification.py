@@ -73,7 +73,7 @@ async def test_a_large_request_does_not_fill_the_queue(caller):
     [
         ({"labels": []}, "no labels"),
         ({"labels": ["a", " "]}, "label 1 is empty"),
-        ({"labels": ["a"] * 1025}, "1025 labels, at most 1024"),
+        ({"labels": ["a"] * 1025}, "1025 labels, at most 1,024"),
         ({"templates": ["a photo"]}, "needs {} where the label goes"),
         ({"top_k": -1}, "top_k is -1"),
         ({"images": []}, "no image"),

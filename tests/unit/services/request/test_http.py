@@ -457,7 +457,7 @@ async def test_replies_become_json_beside_the_event_loop(monkeypatch: pytest.Mon
         return call
 
     monkeypatch.setattr(json_bodies, "to_json", noted(json_bodies.to_json))
-    monkeypatch.setattr(http.JSONResponse, "render", noted(http.JSONResponse.render))
+    monkeypatch.setattr(http.LongJSON, "render", noted(http.LongJSON.render))
     async with client("classification", Callee(CLASSIFIED)) as door:
         assert (await door.post("/classify", json=JSON)).is_success
     assert len(threads) == 2

@@ -110,3 +110,49 @@ def test_a_mask_for_each_of_1024_labels_of_a_photograph_is_admitted(encoding):
 def test_masks_of_too_many_pixels_are_refused(count, geometry, encoding, message):
     with pytest.raises(InvalidRequest, match=message):
         limits.check_mask_pixels(count, geometry, encoding)
+
+
+@pytest.mark.parametrize(
+    ("most", "geometry", "encoding"),
+    [
+        (10, Geometry(8000, 8000, 1024), pb.PACKED_BITS),
+        (320, Geometry(480, 640, 1024), pb.LOGITS),
+        (2048, FOUR_MEGAPIXELS, pb.RLE),
+        (256, FOUR_MEGAPIXELS, pb.PNG),
+    ],
+)
+def test_masks_that_fit_one_answer_are_admitted_whatever_they_show(most, geometry, encoding):
+    limits.check_masks(most, geometry, encoding)
+    with pytest.raises(InvalidRequest, match="at most"):
+        limits.check_masks(10 * most, geometry, encoding)
+
+
+def test_64_images_and_256_areas_have_scores():
+    labels = [f"label {number}" for number in range(1024)]
+    limits.check_scores(64, labels, 0)
+    limits.check_scores(256, labels, 500)
+    with pytest.raises(InvalidRequest, match="262,144 scores, 1,024 for each of 256"):
+        limits.check_scores(256, labels, 0)
+    with pytest.raises(InvalidRequest, match="with a smaller top_k"):
+        limits.check_scores(64, ["é" * 1000, *labels[1:]], 0)
+
+
+def test_an_answer_ends_at_the_part_that_is_too_much():
+    answer = limits.Reply()
+    answer.add(limits.MAX_REPLY_BYTES - 2 * 1002)
+    mask = pb.Mask(png=bytes(1000 - 3))
+    made = iter([mask] * 4)
+    with pytest.raises(InvalidRequest, match="the answer would have"):
+        [*answer.within(made)]
+    assert [*made] == [mask]
+
+
+def test_values_that_become_objects_count_more_than_their_bytes():
+    rings = pb.Mask(polygons=pb.Polygons(polygons=[pb.Polygon(xy=[1.0] * 100_000)]))
+    region = pb.Region(mask=rings)
+    pairs = {f"{number:x}": "" for number in range(1300)}
+    hit, listed = pb.Hit(metadata=pairs), pb.ListedItem(metadata=pairs)
+    for part, most in ((rings, 25), (region, 25), (hit, 1700), (listed, 1700)):
+        with pytest.raises(InvalidRequest):
+            [*limits.Reply().within([part] * most)]
+        assert most * part.ByteSize() < limits.MAX_REPLY_BYTES / 4

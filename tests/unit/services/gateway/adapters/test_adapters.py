@@ -22,6 +22,7 @@ from services.gateway.adapters.x_anylabeling.routes import to_shapes
 from services.gateway.app import Gateway, add_adapters
 from services.observability import tracing
 from services.request import admission, http, wire
+from services.request.limits import Reply
 from services.settings import Settings
 from tests.in_process import SECRET
 from tests.unit.services.gateway.adapters.conftest import READY
@@ -66,7 +67,7 @@ async def test_vectors_become_json_in_another_thread(
         threads.append(threading.current_thread())
         return JSONResponse(values)
 
-    monkeypatch.setattr(openai, "JSONResponse", respond)
+    monkeypatch.setattr(openai, "LongJSON", respond)
     body = {"model": model, "input": ["a cat"]}
     assert (await adapters.post("/v1/embeddings", json=body)).status_code == 200
     assert threads
@@ -158,7 +159,9 @@ def test_outlines_of_a_mask_have_no_holes_and_no_specks() -> None:
     assert len(mask.polygons.polygons) == 4
     result, sides = pb.PromptResult(masks=[mask]), pb.ImageInfo(width=80, height=60)
     shapes = to_shapes([pb.Prompt(text="a wheel")], [result], 0)
-    regions = to_results(Control("PolygonLabels", "ring", "photo", ()), "wheel", mask, sides)
+    regions = to_results(
+        Control("PolygonLabels", "ring", "photo", ()), "wheel", mask, sides, Reply()
+    )
     for outlines in (
         [np.array(shape["points"][:-1]) for shape in shapes],
         [np.array(region["value"]["points"]) * (0.8, 0.6) for region in regions],

@@ -16,8 +16,9 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
 from samclip_core.io import masks
+from samclip_core.io.brush import encode_brush
 from services.gateway.adapters.label_studio.files import Files
-from services.gateway.adapters.label_studio.labels import Control, Task, brush
+from services.gateway.adapters.label_studio.labels import Control, Task
 from services.settings import Settings
 from tests.in_process import Caller
 from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded
@@ -54,14 +55,38 @@ def unpack(packed: list[int]) -> np.ndarray:
 
 @given(arrays.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
 def test_a_brush_holds_the_mask(mask_HW: np.ndarray) -> None:
-    rgba = unpack(brush(mask_HW)).reshape(*mask_HW.shape, 4)
+    rgba = unpack([*encode_brush(masks.find_runs(mask_HW))]).reshape(*mask_HW.shape, 4)
     np.testing.assert_array_equal(rgba, np.repeat(255 * mask_HW[..., None].astype(np.uint8), 4, 2))
 
 
 def test_a_brush_may_have_runs_of_any_length() -> None:
     mask_HW = np.zeros((300, 400), bool)
     mask_HW[100:] = True
-    np.testing.assert_array_equal(unpack(brush(mask_HW))[::4] > 0, mask_HW.ravel())
+    np.testing.assert_array_equal(
+        unpack([*encode_brush(masks.find_runs(mask_HW))])[::4] > 0, mask_HW.ravel()
+    )
+
+
+def _columns(width: int, height: int, step: int) -> masks.Runs:
+    """Return the runs of every ``step``-th column, without pixels."""
+    start_K = np.arange(0, width, step) * height
+    return masks.Runs(start_K, start_K + height, height, width)
+
+
+def test_a_brush_needs_the_runs_of_a_mask_and_not_its_pixels() -> None:
+    packed = encode_brush(_columns(2**20, 2, 2**20))  # a pixel at the start of two rows
+    bits = np.unpackbits(np.frombuffer(packed, np.uint8))[53:].astype(int)
+    words = [
+        int("".join(map(str, word)), 2) for word in bits[: len(bits) // 27 * 27].reshape(-1, 27)
+    ]
+    lengths, values = [(word >> 8) % 2**16 + 1 for word in words], [word % 256 for word in words]
+    assert sum(lengths) == 4 * 2 * 2**20
+    assert [length for length, value in zip(lengths, values, strict=True) if value] == [4, 4]
+
+
+def test_a_brush_of_too_many_edges_is_refused_before_they_are_found() -> None:
+    with pytest.raises(InvalidRequest, match="would have 64,000,000 edges, at most 524,288"):
+        encode_brush(_columns(8000, 8000, 2))
 
 
 def asked(photo: bytes, *controls: str, regions: list[dict[str, Any]] | None = None) -> Any:

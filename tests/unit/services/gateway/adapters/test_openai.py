@@ -136,7 +136,7 @@ async def test_vectors_of_two_models_are_not_mixed(
         ({"model": "text-embedding-3-small"}, 404, "not 'text-embedding-3-small'"),
         ({"model": None}, 400, "no model"),
         ({"stream": True}, 400, "unknown field 'stream'"),
-        ({"input": ["a"] * 20_000}, 400, "20000 texts, at most"),
+        ({"input": ["a"] * 20_000}, 400, "20000 inputs, at most 2,048"),
     ],
 )
 async def test_what_is_not_offered_is_refused_in_openais_shape(

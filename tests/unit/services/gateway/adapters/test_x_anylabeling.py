@@ -98,8 +98,8 @@ def test_a_coarser_outline_has_fewer_points() -> None:
 
 
 def test_texts_are_between_stops_and_commas() -> None:
-    assert [one.text for one in to_texts("a cat. a dog,a cat.")] == ["a cat", "a dog"]
-    assert to_texts("") == to_texts(None) == []
+    assert [one.text for one in to_texts("a cat. a dog,a cat.", 2)] == ["a cat", "a dog"]
+    assert to_texts("", 2) == to_texts(None, 2) == []
 
 
 async def test_nothing_asked_is_nothing_found(
