@@ -121,7 +121,7 @@ def brushes(service: Service, full: bool) -> Found:
 
 
 def regions(service: Service, full: bool) -> Found:
-    body = label_studio(png(), 40, 1, 85_000 if full else 20_000)
+    body = label_studio(png(), 40, 64, 85_000 if full else 20_000)
     return posts(service, "/adapters/label-studio/predict", [body] * 3)
 
 
