@@ -136,7 +136,7 @@ def areas(service: Service, labels: int, callers: int, each: int) -> Found:
 
 def outputs(service: Service, full: bool) -> Found:
     inputs = [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]
-    named = [{"name": "embedding"}] * (900_000 if full else 100_000)
+    named = [{"name": "embedding"}] * (300_000 if full else 100_000)
     body = packed({"inputs": inputs, "outputs": named})
     return posts(service, "/v2/models/embed-text/infer", [body])
 
@@ -352,7 +352,7 @@ ATTACKS = {
     "256 areas × 600 labels, 8 callers": Attack(
         lambda service, full: areas(service, 600, 8 if full else 2, 1)
     ),
-    "900,000 outputs": Attack(outputs, ("400",)),
+    "300,000 outputs": Attack(outputs, ("400",)),
     "replies of 64 MB that nobody reads": Attack(unread, ("cut", "408", "429", "504")),
     "12 unfinished bodies of 150 MB": Attack(bodies, ("4", "503", "cut", "unanswered")),
     "6 unfinished gRPC messages of 60 MB": Attack(messages, ("ended", "cut", "held")),
