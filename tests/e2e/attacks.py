@@ -152,10 +152,9 @@ def bits(service: Service, full: bool) -> Found:
 
 
 def misfit(service: Service, full: bool) -> Found:
-    """256 prompts of 256 points, the last of which is no number."""
-    all_points = [[{"x": 100.25, "y": 100.25}] * 256] * 256
-    all_points[-1] = [*all_points[-1][:-1], {"x": "one", "y": 1}]
-    return posts(service, "/segment", [packed({"prompts": [{"points": p} for p in all_points]})])
+    """Prompts that fit, and a last one that does not."""
+    body = b'{"prompts":[' + b'"",' * (530_000 if full else 100_000) + b"5]}"
+    return posts(service, "/segment", [body])
 
 
 FORM = "multipart/form-data; boundary=x"
@@ -163,7 +162,7 @@ FORM = "multipart/form-data; boundary=x"
 
 def form(values: int) -> bytes:
     part = b'--x\r\nContent-Disposition: form-data; name="prompts"\r\n\r\n'
-    return 4 * (part + b"[" + b"{}," * (values // 4) + b"5]\r\n") + b"--x--\r\n"
+    return 4 * (part + b"[" + b'"",' * (values // 4) + b"5]\r\n") + b"--x--\r\n"
 
 
 def forms(service: Service, full: bool) -> Found:
@@ -356,7 +355,7 @@ ATTACKS = {
     "replies of 64 MB that nobody reads": Attack(unread, ("cut", "408", "429", "504")),
     "12 unfinished bodies of 150 MB": Attack(bodies, ("4", "503", "cut", "unanswered")),
     "6 unfinished gRPC messages of 60 MB": Attack(messages, ("ended", "cut", "held")),
-    "65,536 points, the last a text": Attack(misfit, ("400",)),
+    "530,000 prompts, the last a number": Attack(misfit, ("400",)),
     "form of 3,992,000 values": Attack(forms, ("400",)),
     "the same, 4 callers with 1 s": Attack(hasty, ("400", "429", "504", "408")),
     "40 masks of 64 megapixels as PACKED_BITS": Attack(bits, ("400",)),
