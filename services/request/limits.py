@@ -1,5 +1,6 @@
 """Limits on the content of a request, checked before any work starts."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ MAX_REPLY_BYTES = 80 * 2**20
 """Bytes of one answer, of which JSON makes a third more: ten masks of 64 megapixels as PACKED_BITS,
 or the logits of 256 prompts. gRPC writes them on the event loop, in 0.1 s."""
 VALUE_BYTES = 32  # counted for a coordinate or a pair of metadata, besides those of the message
+escaped = json.JSONEncoder(ensure_ascii=False).encode  # a control character becomes six
 SCORE_BYTES = 512  # the same for a score, besides its label
 MAX_RLE_BYTES = 2**20
 """Bytes of one mask in a request: several times a detailed mask of 64 megapixels."""
@@ -214,7 +216,7 @@ def check_masks(count: int, geometry: Geometry, encoding: int) -> None:
 def check_scores(count: int, labels: Sequence[str], top_k: int) -> None:
     """Raise InvalidRequest if the scores of ``count`` images or areas are too many or too long."""
     each = min(top_k or len(labels), len(labels))
-    size = count * each * (SCORE_BYTES + max(len(label.encode()) for label in labels))
+    size = count * each * (SCORE_BYTES + max(len(escaped(label).encode()) for label in labels))
     _check_bytes(size, f"{count * each:,} scores, {each:,} for each of {count} images or areas,")
 
 
@@ -237,19 +239,20 @@ class Reply:
     def within(self, parts: Iterable[Part]) -> Iterator[Part]:
         """Yield parts, and count each. Raises InvalidRequest before they are too many."""
         for part in parts:
-            self.add(part.ByteSize() + VALUE_BYTES * _values(part))
+            self.add(part.ByteSize() + _beyond(part))
             yield part
 
 
-def _values(part: Message) -> int:
-    """Return the number of a part's values that become objects in JSON."""
+def _beyond(part: Message) -> int:
+    """Return the bytes to count for a part's JSON besides those of the message."""
     match part:
         case pb.Mask():
-            return sum(len(ring.xy) for ring in part.polygons.polygons)
+            return VALUE_BYTES * sum(len(ring.xy) for ring in part.polygons.polygons)
         case pb.Region():
-            return _values(part.mask)
+            return _beyond(part.mask)
         case pb.Hit() | pb.ListedItem():
-            return len(part.metadata)
+            longer = len(escaped(dict(part.metadata))) - part.ByteSize()
+            return VALUE_BYTES * len(part.metadata) + max(0, longer)
     return 0
 
 

@@ -13,6 +13,6 @@ class LongJSON(JSONResponse):
     """A JSONResponse to be made in a thread, during which other threads get their turns."""
 
     def render(self, content: Any) -> bytes:
-        text = io.StringIO()
-        text.writelines(_ENCODER.iterencode(content))
-        return text.getvalue().encode()
+        body = io.BytesIO()  # as text, one emoji would make all other characters four bytes
+        body.writelines(map(str.encode, _ENCODER.iterencode(content)))
+        return body.getvalue()

@@ -1,6 +1,7 @@
 """The rpcs of the service's applications, called for a caller who speaks another protocol."""
 
 import asyncio
+import reprlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -100,7 +101,7 @@ class Applications:
         """Raise NotFound unless ``name`` is the name or the id of the model that has answered."""
         self._names = model.name, wire.model_id(model)
         if name not in self._names:
-            raise NotFound(f"the model is {self._names[1]!r}, not {name!r:.80}: send that")
+            raise NotFound(f"the model is {self._names[1]!r}, not {reprlib.repr(name)}: send that")
 
     async def check_model(self, name: object, context: RequestContext) -> None:
         """Raise NotFound unless the model has or had this name: ``check`` that of the reply too."""

@@ -2,6 +2,7 @@
 
 import base64
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -239,6 +240,16 @@ def test_other_threads_work_while_long_json_is_written() -> None:
     other.join()
     assert text == b'{"numbers":[' + b",".join([b"0.1"] * MILLION) + b"]}"
     assert during > 100
+
+
+def test_long_json_needs_little_memory_besides_its_bytes() -> None:
+    """One emoji would make all other characters of a text four bytes."""
+    values = {"data": "A" * 10_000_000, "label": "\N{CAT FACE}", "numbers": [0.125] * 100_000}
+    tracemalloc.start()
+    size = len(LongJSON(values).body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * size
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from samclip_core.errors import InvalidRequest
 from samclip_core.io import masks
 from samclip_core.io.brush import encode_brush
 from services.gateway.adapters.adapter import outlines
-from services.request.limits import VALUE_BYTES, Reply
+from services.request.limits import VALUE_BYTES, Reply, escaped
 
 KINDS = ("BrushLabels", "PolygonLabels", "RectangleLabels", "KeyPointLabels")
 """Controls of regions, the one for answers first; the last one is only for clicks."""
@@ -84,8 +84,10 @@ def to_prompt(regions: Sequence[Any]) -> tuple[pb.Prompt, str]:
             width, height = region["original_width"] / 100, region["original_height"] / 100
             x, y = value["x"] * width, value["y"] * height
             label = next(iter(value.get(kind, ())), label)
+            if not isinstance(label, str):
+                raise TypeError(f"{kind} are not texts")
             if kind.startswith("keypoint"):
-                positive = str(region.get("is_positive", 1)).lower() in ("1", "true")
+                positive = region.get("is_positive", 1) in (1, "1", "true", "True")
                 prompt.points.add(x=x, y=y, negative=not positive)
             else:
                 x_max, y_max = x + value["width"] * width, y + value["height"] * height
@@ -103,9 +105,11 @@ def to_results(
     """Return the regions of one mask, counted: a brush, a rectangle, or a polygon for each part."""
     sides = {"original_width": image.width, "original_height": image.height, "image_rotation": 0}
     common = {**control.source, **sides, "score": mask.label_score or mask.predicted_iou}
+    values = _values(control.kind, mask, image, size)
+    size.add(len(values) * len(escaped(common | {"value": label})))
     return [
         {**common, "id": uuid4().hex[:10], "value": {**value, common["type"]: [label]}}
-        for value in _values(control.kind, mask, image, size)
+        for value in values
     ]
 
 
@@ -129,5 +133,5 @@ def field_of(task: Any, field: str) -> Any:
     """Return the image of a task. Raises InvalidRequest."""
     data = task.get("data") if isinstance(task, dict) else None
     if not isinstance(data, dict) or not re.fullmatch(r"\w+", field) or field not in data:
-        raise InvalidRequest(f"a task has no image in its data: expected the field {field!r:.80}")
+        raise InvalidRequest(f"a task has no image in its data: expected the field {field[:80]!r}")
     return data[field]

@@ -55,24 +55,24 @@ class LabelStudio(Adapter):
         check_images(tasks, self.settings.max_images)
         regions = _regions(fields)
         check_most(len(regions), "{} regions of the context", self.settings.max_prompts)
+        clicked = labels.to_prompt(regions) if regions else None
         searches = len(tasks) * len(task.answer.values if task.answer and not regions else ())
         check_most(searches, "{} labels of all tasks together", self.settings.max_labels)
 
         async def one(given: Any) -> Answer:
             image = await self.files.image(labels.field_of(given, task.field))
-            if regions:
-                return await self._clicked(task, image, regions, context)
+            if clicked:
+                return await self._clicked(task, image, *clicked, context)
             return await self._predicted(task, image, context)
 
         return await asyncio.to_thread(LongJSON, {"results": await each(one, tasks)})
 
     async def _clicked(
-        self, task: Task, image: pb.Image, regions: list[Any], context: RequestContext
+        self, task: Task, image: pb.Image, prompt: pb.Prompt, label: str, context: RequestContext
     ) -> Answer:
         """Answer clicks and a rectangle with the region of the object there."""
         if task.answer is None:
             raise InvalidRequest("label_config has no labels for an answer: add BrushLabels")
-        prompt, label = labels.to_prompt(regions)
         reply = await self._segment(image, [prompt], task.answer, context)
         (mask,) = reply.results[0].masks
         found = await asyncio.to_thread(

@@ -1,5 +1,6 @@
 """Tensors of the Open Inference Protocol, as raw bytes and as JSON values."""
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -39,13 +40,15 @@ class Spec:
         Values are a list of JSON's or protobuf's, nested or flat, in which an image is base64, a
         data URI or bytes. BYTES become objects of type bytes.
         """
-        counts = all(type(side) is int and side >= 0 for side in shape)
-        sides = zip(self.shape, shape, strict=False)
-        fits = len(shape) == len(self.shape) and all(own in (-1, side) for own, side in sides)
-        if datatype != self.datatype or not fits or not counts or prod(shape) > MAX_ELEMENTS:
+        few = shape[: len(self.shape) + 1]  # of any number
+        sides = zip(self.shape, few, strict=False)
+        fits = len(few) == len(self.shape) and all(
+            type(side) is int and side >= 0 and own in (-1, side) for own, side in sides
+        )
+        if datatype != self.datatype or not fits or prod(few) > MAX_ELEMENTS:
             raise InvalidRequest(
-                f"input {self.name!r} is {datatype[:20]} {[*shape]!s:.80}, expected {self} of at "
-                f"most {MAX_ELEMENTS:,} elements"
+                f"input {self.name!r} is {datatype[:20]} {reprlib.repr([*few])}, expected {self} "
+                f"of at most {MAX_ELEMENTS:,} elements"
             )
         try:
             if self.datatype == "BYTES":

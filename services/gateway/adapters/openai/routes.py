@@ -5,6 +5,7 @@ A string is a text, or an image if it is a data URI; both have vectors in the sa
 
 import asyncio
 import base64
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -46,7 +47,8 @@ class Question:
             raise InvalidRequest("dimensions cannot be chosen: leave the field out")
         encoding = fields.get("encoding_format") or "float"
         if encoding not in ("float", "base64"):
-            raise InvalidRequest(f"encoding_format is {encoding!r:.80}, expected float or base64")
+            given = reprlib.repr(encoding)
+            raise InvalidRequest(f"encoding_format is {given}, expected float or base64")
         model = fields.get("model")
         if not isinstance(model, str):
             raise InvalidRequest("no model: send the name of one, as GET /v1/models lists them")

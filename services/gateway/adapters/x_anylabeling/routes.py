@@ -1,6 +1,7 @@
 """X-AnyLabeling's remote server: marks and text prompts to shapes."""
 
 import asyncio
+import reprlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +16,7 @@ from samclip_core.errors import InvalidPrompt, InvalidRequest
 from services.gateway.adapters.adapter import Adapter, image_of, outlines
 from services.request import status
 from services.request.context import RequestContext
-from services.request.limits import check_most
+from services.request.limits import VALUE_BYTES, Reply, check_most, escaped
 from services.request.long_json import LongJSON
 
 PREFIX = "/adapters/x-anylabeling"
@@ -75,7 +76,9 @@ class XAnyLabeling(Adapter):
         if prompts:
             reply = await self.applications.call("Segment", asked, context)
             self.applications.check(fields.get("model"), reply.model)
-            shapes = await asyncio.to_thread(to_shapes, prompts, reply.results, fineness)
+            shapes = await asyncio.to_thread(
+                to_shapes, prompts, reply.results, fineness, context.reply
+            )
         data = {"shapes": shapes, "description": "", "replace": False if marks else None}
         return await asyncio.to_thread(LongJSON, {"success": True, "data": data})
 
@@ -83,7 +86,7 @@ class XAnyLabeling(Adapter):
 def _number(params: dict[str, Any], name: str) -> float:
     value = params.get(name, 0)
     if not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise InvalidRequest(f"{name} is {value!r:.40}, expected 0 to 1")
+        raise InvalidRequest(f"{name} is {reprlib.repr(value)}, expected 0 to 1")
     return float(value)
 
 
@@ -118,9 +121,9 @@ def to_texts(text: Any, most: int) -> list[pb.Prompt]:
 
 
 def to_shapes(
-    prompts: Sequence[pb.Prompt], results: Sequence[pb.PromptResult], fineness: float
+    prompts: Sequence[pb.Prompt], results: Sequence[pb.PromptResult], fineness: float, size: Reply
 ) -> list[dict[str, Any]]:
-    """Return polygons; ``fineness`` of their perimeter is how far they may be from the mask."""
+    """Return polygons, counted; ``fineness`` of their perimeter is their distance from the mask."""
     shapes = []
     for prompt, result in zip(prompts, results, strict=True):
         for mask in result.masks:
@@ -130,6 +133,7 @@ def to_shapes(
                 points_N2 = cv2.approxPolyDP(ring_N2, near, closed=True).reshape(-1, 2)
                 if len(points_N2) < 3:
                     continue
+                size.add(len(escaped(prompt.text)) + VALUE_BYTES * points_N2.size)
                 points = [*points_N2.tolist(), points_N2[0].tolist()]  # closed
                 shape = {"label": prompt.text or OBJECT, "shape_type": "polygon", "points": points}
                 shapes.append({**shape, "score": min(max(score, 0.0), 1.0)})

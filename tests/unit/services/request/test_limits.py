@@ -135,6 +135,8 @@ def test_64_images_and_256_areas_have_scores():
         limits.check_scores(256, labels, 0)
     with pytest.raises(InvalidRequest, match="with a smaller top_k"):
         limits.check_scores(64, ["é" * 1000, *labels[1:]], 0)
+    with pytest.raises(InvalidRequest, match="with a smaller top_k"):  # six characters each
+        limits.check_scores(16, ["\x01" * 1000, *labels[1:]], 0)
 
 
 def test_an_answer_ends_at_the_part_that_is_too_much():
@@ -145,6 +147,15 @@ def test_an_answer_ends_at_the_part_that_is_too_much():
     with pytest.raises(InvalidRequest, match="the answer would have"):
         [*answer.within(made)]
     assert [*made] == [mask]
+
+
+def test_metadata_counts_as_many_bytes_as_its_json_has():
+    hit = pb.Hit(metadata={"text": "\x01" * 4000})
+    listed = pb.ListedItem(metadata=hit.metadata)
+    for part in (hit, listed):
+        [*limits.Reply().within([part] * 3000)]
+        with pytest.raises(InvalidRequest):
+            [*limits.Reply().within([part] * 4000)]
 
 
 def test_values_that_become_objects_count_more_than_their_bytes():

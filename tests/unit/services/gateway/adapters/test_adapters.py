@@ -158,7 +158,7 @@ def test_outlines_of_a_mask_have_no_holes_and_no_specks() -> None:
     mask = wire.to_mask(mask_HW, pb.POLYGONS)
     assert len(mask.polygons.polygons) == 4
     result, sides = pb.PromptResult(masks=[mask]), pb.ImageInfo(width=80, height=60)
-    shapes = to_shapes([pb.Prompt(text="a wheel")], [result], 0)
+    shapes = to_shapes([pb.Prompt(text="a wheel")], [result], 0, Reply())
     regions = to_results(
         Control("PolygonLabels", "ring", "photo", ()), "wheel", mask, sides, Reply()
     )
@@ -172,7 +172,26 @@ def test_outlines_of_a_mask_have_no_holes_and_no_specks() -> None:
 
 def test_an_empty_mask_has_no_outlines() -> None:
     result = pb.PromptResult(masks=[wire.to_mask(np.zeros((6, 8), bool), pb.POLYGONS)])
-    assert to_shapes([pb.Prompt(text="a wheel")], [result], 0) == []
+    assert to_shapes([pb.Prompt(text="a wheel")], [result], 0, Reply()) == []
+
+
+@pytest.mark.parametrize("kind", ["RectangleLabels", "PolygonLabels", "BrushLabels"])
+def test_names_that_each_part_of_a_mask_repeats_count_in_the_answer(kind: str) -> None:
+    mask_HW = np.indices((60, 80)).sum(0) % 2 > 0
+    encoding = pb.POLYGONS if kind == "PolygonLabels" else pb.RLE
+    mask, sides = wire.to_mask(mask_HW, encoding), pb.ImageInfo(width=80, height=60)
+    control, long = Control(kind, "name", "photo", ()), "\x01" * 15_000_000
+    with pytest.raises(InvalidRequest, match="at most 83,886,080"):
+        to_results(control, long, mask, sides, Reply())
+
+
+def test_a_phrase_that_each_part_of_a_mask_repeats_counts_in_the_answer() -> None:
+    mask = wire.to_mask(np.indices((160, 160)).sum(0) % 2 > 0, pb.POLYGONS)
+    results = [pb.PromptResult(masks=[mask])]
+    assert mask.ByteSize() < 1_000_000
+    assert len(to_shapes([pb.Prompt(text="a cat")], results, 0, Reply())) == 12_800
+    with pytest.raises(InvalidRequest, match="at most 83,886,080"):
+        to_shapes([pb.Prompt(text="\x01" * 1200)], results, 0, Reply())
 
 
 async def test_a_place_is_held_until_the_reply_is_taken(applications: Applications) -> None:

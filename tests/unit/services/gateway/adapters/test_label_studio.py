@@ -17,6 +17,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
 from samclip_core.io import masks
 from samclip_core.io.brush import encode_brush
+from services.gateway.adapters.label_studio import labels
 from services.gateway.adapters.label_studio.files import Files
 from services.gateway.adapters.label_studio.labels import Control, Task
 from services.settings import Settings
@@ -109,6 +110,20 @@ def box(x: float, y: float, width: float, height: float) -> dict[str, Any]:
     value = {"x": x, "y": y, "width": width, "height": height, "rectanglelabels": ["cat"]}
     sides = {"original_width": 40, "original_height": 30}
     return {"type": "rectanglelabels", "value": value, **sides}
+
+
+NO_TEXT = {"x": 5, "y": 5, "keypointlabels": [["cat"]]}
+
+
+async def test_regions_are_read_once_for_all_tasks(
+    adapters: httpx.AsyncClient, photo: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, to_prompt = [], labels.to_prompt
+    monkeypatch.setattr(labels, "to_prompt", lambda regions: read.append(1) or to_prompt(regions))
+    body = asked(photo, CLICKS, BRUSH, regions=[click(50, 50)])
+    body["tasks"] *= 8
+    reply = await adapters.post(f"{PREFIX}/predict", json=body)
+    assert (len(reply.json()["results"]), len(read)) == (8, 1)
 
 
 async def predicted(adapters: httpx.AsyncClient, body: Any) -> list[dict[str, Any]]:
@@ -205,6 +220,10 @@ async def test_words_choose_and_find(
         ({"params": {"context": {"result": [{**click(5, 5), "type": "x"}]}}}, "neither a key"),
         ({"params": {"context": {"result": [click(500, 5)]}}}, "outside"),
         ({"params": {"context": {"result": [click(10**400, 5)]}}}, "not understood"),
+        (
+            {"params": {"context": {"result": [{**click(5, 5), "value": NO_TEXT}]}}},
+            "keypointlabels are not texts",
+        ),
     ],
 )
 async def test_what_is_not_understood_is_refused_and_logged(

@@ -25,6 +25,19 @@ from services.request.channel import UNLIMITED
 from tests.in_process import ADMITTED, Adapter, Caller
 from tests.unit.services.gateway.adapters.conftest import READY, Recorded, recorded
 
+
+class Endless(list[int]):
+    """A shape of more sides than can be walked."""
+
+    def __iter__(self) -> Any:
+        raise AssertionError("walked")
+
+
+def test_a_shape_of_too_many_sides_is_refused_before_it_is_walked() -> None:
+    with pytest.raises(InvalidRequest, match=r"is BYTES \[0, 0\], expected BYTES \[-1\]"):
+        Spec("text", "BYTES", (-1,)).read("BYTES", Endless([0] * 1000), [])
+
+
 RAW = {"FP32": "<f4", "INT32": "<i4", "UINT8": "u1"}
 Arrays = dict[str, np.ndarray]
 

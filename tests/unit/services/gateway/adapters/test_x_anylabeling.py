@@ -14,6 +14,7 @@ from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.x_anylabeling.routes import OBJECT, to_shapes, to_texts
 from services.request import wire
+from services.request.limits import Reply
 from tests.in_process import Caller
 from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded, swapped
 
@@ -92,7 +93,8 @@ def test_a_coarser_outline_has_fewer_points() -> None:
     y, x = np.mgrid[:60, :80]
     message = wire.to_mask((x - 40) ** 2 + (y - 30) ** 2 < 400, pb.POLYGONS)
     result = pb.PromptResult(masks=[message])
-    fine, coarse = (to_shapes([pb.Prompt(text="a ball")], [result], f) for f in (0.001, 0.05))
+    ball = [pb.Prompt(text="a ball")]
+    fine, coarse = (to_shapes(ball, [result], f, Reply()) for f in (0.001, 0.05))
     assert fine[0]["label"] == "a ball"
     assert 4 <= len(coarse[0]["points"]) < len(fine[0]["points"])
 
