@@ -47,8 +47,8 @@ class Question:
             raise InvalidRequest("dimensions cannot be chosen: leave the field out")
         encoding = fields.get("encoding_format") or "float"
         if encoding not in ("float", "base64"):
-            given = reprlib.repr(encoding)
-            raise InvalidRequest(f"encoding_format is {given}, expected float or base64")
+            found = reprlib.repr(encoding)
+            raise InvalidRequest(f"encoding_format is {found}, expected float or base64")
         model = fields.get("model")
         if not isinstance(model, str):
             raise InvalidRequest("no model: send the name of one, as GET /v1/models lists them")
