@@ -4,6 +4,7 @@ import http.server
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ class _Site(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         kind, _, rest = self.path.lstrip("/").partition("/")
-        getattr(self, f"_{kind}", self._missing)(rest)
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client has had enough
+            getattr(self, f"_{kind}", self._missing)(rest)
 
     def _send(self, status: int, body: bytes = b"", **headers: object) -> None:
         self.send_response(status)
