@@ -46,8 +46,9 @@ class _Held:
     def digest(self) -> str:
         return self.service.model.digest
 
-    def serves(self, identity: str) -> bool:
-        return checkpoint.agree(identity, self.digest + self.service.model.graphs)
+    @property
+    def identity(self) -> str:
+        return self.digest + self.service.model.graphs
 
     @property
     def idle(self) -> bool:
@@ -139,9 +140,10 @@ class Swapping(Service):
         raise error if context.checkpoint else Unavailable(str(error))
 
     def _candidates(self, context: RequestContext) -> Iterator[_Held]:
-        for held in tuple(self._held):
-            fits = not context.checkpoint or held.serves(context.checkpoint + context.graphs)
-            if fits and held in self._held:  # not unloaded since
+        wanted = context.checkpoint + context.graphs
+        fits = [h for h in self._held if not wanted or checkpoint.agree(h.identity, wanted)]
+        for held in sorted(fits, key=lambda held: held.identity != wanted):
+            if held in self._held:  # not unloaded since
                 yield held
 
     def _chosen(self, config: Mapping[str, Any]) -> Settings:
@@ -161,8 +163,10 @@ class Swapping(Service):
     async def _change(self, settings: Settings) -> None:
         self._tune(settings)
         directory = checkpoint.resolve(settings.checkpoint)
-        identity = checkpoint.identity(directory)
-        held = next((each for each in self._held if each.serves(identity)), None)
+        # Exactly this one: ``agree`` would keep other graphs of the weights, or torch.
+        of_files = checkpoint.identity if settings.device == "cpu" else checkpoint.digest
+        identity = of_files(directory)
+        held = next((each for each in self._held if each.identity == identity), None)
         if held is None:
             # A head reads few of the files: verify all, or it accepts what other services refuse.
             await asyncio.to_thread(checkpoint.verify, directory)

@@ -234,6 +234,11 @@ class Collections(ABC):
             collection = self._make(name, dtype)
         check_model(name, collection.digest, self._digest)
         check_dtype(name, collection.dtype, dtype)
+        if collection.dimension != self._dimension:  # a backup that somebody has made up
+            raise InvalidRequest(
+                f"collection {name!r} has vectors of {collection.dimension} numbers, expected "
+                f"{self._dimension}: restore a backup that samclip backup has written"
+            )
         return collection
 
     def of_any_model(self, name: str) -> Collection:

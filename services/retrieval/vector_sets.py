@@ -188,10 +188,15 @@ class VectorSet:
 
     def items(self, after: str, limit: int) -> list[Listed]:
         """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
-        start = f"({after}" if after else "-"
-        with _answers():
-            ids = self._client.zrange(self._ids, start, "+", bylex=True, offset=0, num=limit)
-        return self._listed(cast(list[str], ids))
+        while True:
+            start = f"({after}" if after else "-"
+            with _answers():
+                found = self._client.zrange(self._ids, start, "+", bylex=True, offset=0, num=limit)
+            ids = cast(list[str], found)
+            listed = self._listed(ids)
+            if listed or not ids:  # otherwise all were just deleted, and others may follow
+                return listed
+            after = ids[-1]
 
     def stored(self) -> Iterator[Item]:
         """Yield all items with their vectors, in the UTF-8 byte order of their ids.

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, product
 from pathlib import Path
 
@@ -15,7 +15,8 @@ import pytest
 import redis
 
 from services.retrieval import backup, restore
-from services.retrieval.index import PAGE, Collections, Item, Query
+from services.retrieval.index import PAGE, Collections, Item, Listed, Query
+from services.retrieval.vector_sets import VectorSet
 from tests.integration.test_collection_engines import HOSTILE, MODEL, OTHER, D, vector
 from tests.redis_server import RedisServer
 
@@ -226,6 +227,24 @@ def test_items_that_index_would_refuse_are_not_restored(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_vectors_of_another_size_are_not_restored_into_a_collection(
+    use: Callable[[str, str], None],
+    engine: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use(engine, "a")
+    shorter = ITEM | {"vector": base64.b64encode(np.array([1, 0], "<f4").tobytes()).decode()}
+    again = {"collection": COLLECTION | {"dimension": 2}}
+    written(tmp_path / "backup", {"collection": COLLECTION}, ITEM, again, shorter)
+    assert restore.main([str(tmp_path / "backup")]) == 1
+    assert f"'pets' has vectors of {D} numbers, expected 2" in capsys.readouterr().err
+    with backup.opened() as index:
+        (hit,) = index.of_model(MODEL, D).get("pets").search(Query(vector(1), 9))
+        assert hit.id == "cat"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_restored_index_keeps_to_the_limits_of_the_settings(
     use: Callable[[str, str], None],
     engine: str,
@@ -297,6 +316,25 @@ def test_items_and_collections_may_be_deleted_during_a_backup(
     assert names == ["acme@pets", "old", "pets"]
     # The page that had been read stays.
     assert COUNT / 10 <= sum("id" in line for line in found) < COUNT / 10 + PAGE
+
+
+def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(
+    use: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use("redis", "a")
+    fill()
+    with backup.opened() as index, backup.opened() as other:
+        read, pets = VectorSet._listed, other.of_any_model("pets")
+        first = [item.id for item in pets.items("", PAGE)]
+
+        def deleted_first(collection: VectorSet, ids: Sequence[str]) -> list[Listed]:
+            if ids == first:
+                pets.delete(ids)
+            return read(collection, ids)
+
+        monkeypatch.setattr(VectorSet, "_listed", deleted_first)
+        (described,) = index.describe("pets")
+        assert len([*backup._items(index, described)]) == COUNT - PAGE
 
 
 def test_a_collection_of_another_model_is_not_changed(

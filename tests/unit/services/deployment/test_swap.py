@@ -27,7 +27,7 @@ from services.retrieval.app import Retrieval
 from services.settings import SettingsError
 from tests.in_process import ADMITTED, Caller, png, served
 from tests.ports import free_port
-from tests.tampered import change_graph, list_again
+from tests.tampered import change_graph, edit, list_again
 from tests.tiny import make_tiny_checkpoint
 
 LABELS = ["a dog", "a cat", "grass"]
@@ -325,3 +325,22 @@ async def test_other_graphs_of_the_same_weights_are_swapped(settings, graphs, co
         await caller.close()
     for member in members:
         await member._held[0].service.close()
+
+
+async def test_the_same_weights_without_graphs_are_swapped_too(
+    settings, graphs, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(swap, "AGAIN_S", 0.01)
+    without = Path(shutil.copytree(graphs[0], tmp_path / "edge"))
+    edit(without, {})
+    directories = [str(without), str(graphs[0])]
+    backbone = swapping(Backbone)(settings.model_copy(update={"dtype": "float32"}))
+    for directory in (*directories, *directories):
+        await backbone.reconfigure({"checkpoint": directory})
+        await settle(backbone)
+        served = backbone._held[0].service.model.graphs
+        assert served == checkpoint.graphs_digest(Path(directory))
+    assert len(backbone._held) == 2
+    backbone._swap.cancel()
+    for held in backbone._held:
+        await held.service.close()
