@@ -348,6 +348,34 @@ def test_a_key_is_asked_for_in_a_field_and_sent(desktop: User) -> None:
     desktop.problems.clear()
 
 
+def test_answers_about_the_former_photograph_do_not_stay_beside_the_next(desktop: User) -> None:
+    held: dict[str, Route] = {}
+    page = desktop.page
+
+    def hold(route: Route) -> None:
+        held[route.request.url.rpartition("/")[2]] = route
+
+    desktop.open_sample()
+    desktop.turn_to("Classify")
+    page.click("#classify")
+    expect(page.locator("#answers li").first).to_be_visible()
+    page.route(re.compile("/everything$|/rocket.jpg$"), hold)
+    page.locator("#samples button").last.dispatch_event("click")
+    desktop.turn_to("Everything")
+    with page.expect_request("**/everything"):
+        page.click("#everything")  # while the next photograph is fetched
+    held["rocket.jpg"].continue_()
+    desktop.says("rocket.jpg")
+    expect(page.locator("#answers li")).to_have_count(0)
+    expect(page.locator("#busy")).to_be_hidden()
+    mask = {"rle": {"height": 300, "width": 451, "counts": "0P4"}, "area": 128}
+    part = {"found": [{"id": 1, "mask": mask}], "withdrawn": [], "progress": 1}
+    held["everything"].fulfill(body=json.dumps(part) + "\n")
+    page.wait_for_timeout(300)
+    expect(desktop.objects()).to_have_count(0)
+    desktop.says("rocket.jpg")
+
+
 def test_long_work_shows_its_time_and_can_be_cancelled(desktop: User) -> None:
     desktop.open_sample()
     desktop.page.route("**/everything", lambda route: None)  # never answered

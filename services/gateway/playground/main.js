@@ -44,11 +44,13 @@ async function show(file, suited = {}) {
   try {
     const opened = await open(await file);
     if (newest !== file) return;
+    abort();  // what was asked while it opened is about the former photograph
     photo = opened;
   } catch (error) { fail(error, at); return; }
   suggest(suited);
   history = new History(NOTHING);
   draft = last = null;
+  $("answers").replaceChildren();
   $("start").hidden = true;
   $("work").hidden = false;
   stage.show(photo);
