@@ -22,6 +22,7 @@ class Hub:
         self.files: dict[str, bytes] | None = None
         self.objects: dict[str, bytes] = {}  # large files by their SHA-256
         self.messages: list[str] = []
+        self.about: dict[str, str] = {}  # more headers of every file
 
     def post(self, path: str, body: bytes) -> Any:
         if path.endswith("/validate-yaml"):
@@ -94,7 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             self._answer(b"", 404, {"X-Error-Code": "EntryNotFound"})
         else:
-            self._answer(content, 200, {"ETag": f'"{_sha(content)}"', "X-Repo-Commit": COMMIT})
+            about = {"ETag": f'"{_sha(content)}"', "X-Repo-Commit": COMMIT, **self.hub.about}
+            self._answer(content, 200, about)
 
     do_HEAD = do_GET
 

@@ -25,7 +25,7 @@ from samclip.cli.formats import Row, table
 from samclip.cli.service import grpc_address, server
 from samclip.cli.usage import Parser
 from samclip.client import Client
-from samclip.errors import ServiceError, Unavailable
+from samclip.errors import ServiceError, Unavailable, plain
 from samclip.images import read_pixels
 from samclip.photo import Photo
 from samclip.types import Box, Mask, Point
@@ -218,7 +218,7 @@ def _show(client: Client, files: Sequence[tuple[Scene, Path]], out: Path) -> Non
         out / "demo.png", compress_level=1
     )
     if client.model:
-        print(f"answered by {client.model.name} ({client.model.digest[:12]})")
+        print(plain(f"answered by {client.model.name} ({client.model.digest[:12]})"))
     print(f"pictures: {out / 'demo.png'} shows all; single pictures are in {out}/")
 
 

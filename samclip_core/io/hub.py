@@ -74,18 +74,23 @@ def download_manifest(repository: str, manifest: str, **where: Any) -> Path:
 def download(repository: str, names: Sequence[str], most: int = MAX_BYTES, **where: Any) -> Path:
     """Return the folder of a repository's files of these names; ``where`` is the hub's.
 
-    Raises CheckpointError once more than ``most`` bytes have arrived, and the hub's errors.
+    Raises CheckpointError if more than ``most`` bytes are stated or arrive, and the hub's errors.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import tqdm
+
+    refused = CheckpointError(f"{repository} sends more than the limit of {most:,} bytes")
 
     class Bounded(tqdm):  # the hub's only way to see bytes as they arrive
         def update(self, n: float | None = 1) -> bool | None:
             self.arrived: float = getattr(self, "arrived", 0) + (n or 0)  # also if none is shown
             if self.arrived > most:
-                raise CheckpointError(f"{repository} sends more than the limit of {most:,} bytes")
+                raise refused
             return super().update(n)
 
-    patterns = [glob.escape(name) for name in names]
-    folder = snapshot_download(repository, allow_patterns=patterns, tqdm_class=Bounded, **where)
-    return Path(folder)
+    where["allow_patterns"] = [glob.escape(name) for name in names]
+    if not where.get("local_files_only"):  # Xet ignores errors of ``Bounded``: ask for sizes first
+        stated = snapshot_download(repository, dry_run=True, **where)
+        if sum(one.file_size or 0 for one in stated) > most:
+            raise refused
+    return Path(snapshot_download(repository, tqdm_class=Bounded, **where))

@@ -62,6 +62,7 @@ local dtype = redis.call('HGET', KEYS[1], 'dtype') or ARGV[7]
 if digest == ARGV[1] and dtype == ARGV[3] then
     added = redis.call('ZADD', KEYS[3], 0, ARGV[4])
     redis.call('VADD', KEYS[2], 'FP32', ARGV[5], ARGV[4], 'NOQUANT', 'SETATTR', ARGV[6])
+    redis.call('SADD', KEYS[4], ARGV[8])
 end
 return {digest, dtype, added}
 """
@@ -131,10 +132,9 @@ class VectorSet:
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for item in items:
                 vector = np.ascontiguousarray(item.vector_D, "<f4").tobytes()
-                arguments = (*model, item.id, vector, _attributes(item), UNRECORDED)
-                self._put(self._keys, arguments, client=pipe)
-            pipe.sadd(NAMES, self.name)
-            *done, _ = pipe.execute()
+                arguments = (*model, item.id, vector, _attributes(item), UNRECORDED, self.name)
+                self._put((*self._keys, NAMES), arguments, client=pipe)
+            done = pipe.execute()
         for digest, dtype, _ in done:
             self._check(digest, dtype)
             if digest != self.digest:  # nothing was added

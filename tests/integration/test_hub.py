@@ -160,11 +160,22 @@ def test_a_manifest_of_many_bytes_is_not_read(
     assert "Traceback" not in found.stderr
 
 
+def test_a_size_that_is_stated_is_compared_before_anything_is_fetched(hub: Hub, samclip: Run):
+    hub.files = {checkpoint.MANIFEST: b"{}"}
+    # By Xet, whose errors of progress bars end no download.
+    hub.about = {"X-Xet-Hash": "0" * 64, "X-Xet-Refresh-Route": f"{hub.address}/xet"}
+    hub.about["X-Linked-Size"] = str(2**20 + 1)
+    found = samclip("pull", "me/small")
+    assert found.returncode == 1
+    assert "me/small sends more than the limit of 1,048,576 bytes" in found.stderr
+
+
 def test_bytes_are_counted_as_they_arrive(hub: Hub, samclip: Run, tmp_path: Path):
     hub.files = {"a": b"1" * 600, "b": b"2" * 600}
     environment = os.environ | {"HF_ENDPOINT": hub.address, "PYTHONPATH": sources()}
     code = "from samclip_core.io import hub; print(hub.download('me/small', {}, {}))"
-    for hidden, most in (("0", 1200), ("0", 1199), ("1", 1199)):
+    for hidden, most in (("0", 1200), ("0", 599), ("1", 599)):
+        hub.about = {} if most == 1200 else {"X-Linked-Size": "1"}  # a server may state less
         environment |= {
             "HF_HUB_DISABLE_PROGRESS_BARS": hidden,
             "HF_HOME": f"{tmp_path}/{hidden}{most}",
@@ -172,4 +183,4 @@ def test_bytes_are_counted_as_they_arrive(hub: Hub, samclip: Run, tmp_path: Path
         command = [sys.executable, "-c", code.format(["a", "b"], most)]
         run = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert (run.returncode == 0) == (most == 1200), run.stderr
-        assert most == 1200 or "more than the limit of 1,199 bytes" in run.stderr
+        assert most == 1200 or "more than the limit of 599 bytes" in run.stderr

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.client import Pipeline
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import InvalidRequest, Unavailable
+from samclip_core.errors import InvalidRequest, NotFound, Unavailable
 from services.retrieval import app, vector_sets
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import open_index
@@ -163,6 +164,29 @@ def test_a_collection_is_dropped_whole_or_not_at_all(own_redis):
         client.execute_command("ACL", "SETUSER", "default", "+srem")
     assert found.drop("pets") == 2
     found.close()
+
+
+def test_a_collection_that_is_dropped_while_items_are_added_leaves_no_name(own_redis, monkeypatch):
+    ours, other = collections(own_redis), collections(own_redis)
+    pets, execute = ours.get_or_make("pets", "float32"), Pipeline.execute
+
+    def dropped_between(pipe: Pipeline) -> list[object]:
+        """Redis may serve others between the commands of a pipeline."""
+        if pipe.transaction:
+            return execute(pipe)
+        answers: list[object] = []
+        for command in pipe.command_stack:
+            pipe.command_stack = [command]
+            answers += execute(pipe)
+            with contextlib.suppress(NotFound):
+                other.drop("pets")
+        return answers
+
+    monkeypatch.setattr(Pipeline, "execute", dropped_between)
+    pets.upsert(items(1))
+    assert len(other) == 0
+    for found in (ours, other):
+        found.close()
 
 
 def test_without_redis_the_index_is_files(tmp_path):

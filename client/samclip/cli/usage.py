@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from rich_argparse import RawDescriptionRichHelpFormatter
 
+from samclip.errors import plain
 from samclip.sources import SUFFIXES
 
 Run = Callable[[argparse.Namespace], int]
@@ -35,7 +36,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and exit with status 2."""
-        super().error(message + _IMAGE_HINT if message.endswith("IMAGE") else message)
+        hint = _IMAGE_HINT if message.endswith("IMAGE") else ""
+        super().error(plain(message) + hint)
 
 
 def texts(parser: argparse.ArgumentParser, name: str, help: str, required: bool = False) -> None:

@@ -130,6 +130,14 @@ def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert "an\\u001b[2J.txt" in shown
 
 
+def test_file_names_that_are_taken_for_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["classify", "--\x1b[31m.jpg", "cat.jpg", "--labels", "a"])
+    shown = capsys.readouterr().err
+    assert harmless(shown)
+    assert "unrecognized arguments: --\\u001b[31m.jpg" in shown
+
+
 def test_a_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     found = [checks.Finding("Redis", "ok", f"version {HOSTILE}")]
     monkeypatch.setattr(checks, "all_checks", lambda settings: found)
