@@ -45,8 +45,8 @@ _DTYPES = {"float16": "<f2", "float32": "<f4", "int8": "i1"}
 
 
 def model_id(model: pb.ModelInfo) -> str:
-    """Return an id with the digest of the weights, for protocols that have one name for a model."""
-    return f"{model.name}@{model.digest[:12]}"
+    """Return an id with both digests, for protocols that have one name for a model."""
+    return "-".join(filter(None, (f"{model.name}@{model.digest[:12]}", model.graphs[:12])))
 
 
 # ------------------------------------------------------------------------------------ images

@@ -5,6 +5,7 @@ import reprlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import combinations, starmap
 from typing import Any, TypeVar
 
 import grpc
@@ -15,6 +16,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from samclip_core.errors import AnotherCheckpoint, NotFound, Overloaded, SamClipError
+from samclip_core.io import checkpoint
 from services.observability import tracing
 from services.request import admission, channel, request_log, wire
 from services.request.arrival import MAX_BODIES, Arrivals
@@ -80,16 +82,16 @@ class Applications:
         async def embed(image: pb.Image) -> NDArray[np.float32]:
             request = pb.EmbedRequest(image=image, outputs=[pb.CLIP_POOLED], inline=True)
             reply = await self.call("Embed", request, context)
-            models[reply.model.digest] = reply.model
+            models[reply.model.digest + reply.model.graphs] = reply.model
             return wire.from_tensor(reply.tensors[0]).astype(np.float32)
 
         seen = await each(embed, images)
         read_TD: Sequence[NDArray[np.float32]] = ()
         if texts:
             reply = await self.call("EmbedText", pb.EmbedTextRequest(texts=texts), context)
-            models[reply.model.digest] = reply.model
+            models[reply.model.digest + reply.model.graphs] = reply.model
             read_TD = list(wire.from_tensor(reply.tensor))
-        if len(models) > 1:
+        if not all(starmap(checkpoint.agree, combinations(models, 2))):
             raise AnotherCheckpoint("the model was swapped during the request: send it again")
         return next(iter(models.values()), pb.ModelInfo()), read_TD, seen
 

@@ -36,7 +36,7 @@ def model(info: pb.ModelInfo) -> str:
 
 @pytest.fixture
 def model_id(info: pb.ModelInfo) -> str:
-    return f"{info.name}@{info.digest[:12]}"
+    return f"{info.name}@{info.digest[:12]}" + (f"-{info.graphs[:12]}" if info.graphs else "")
 
 
 def uri(photo: bytes) -> str:
@@ -101,19 +101,25 @@ async def test_after_a_swap_no_reply_names_the_model_before(
     refused = await asked(model_id)
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")
     assert f"the model is '{model}@{'0' * 12}', not" in refused.json()["error"]["message"]
+    swapped(applications, monkeypatch, "Embed", graphs="1" * 64)
+    assert (await asked(model)).json()["model"] == f"{model}@{'0' * 12}-{'1' * 12}"
+    assert (await asked(f"{model}@{'0' * 12}")).status_code == 404  # without graphs
     swapped(applications, monkeypatch, "Embed", name="other")
     assert (await asked(model)).status_code == 404
-    assert (await asked("other")).json()["model"] == f"other@{'0' * 12}"
+    assert (await asked("other")).json()["model"] == f"other@{'0' * 12}-{'1' * 12}"
 
 
+@pytest.mark.parametrize("part", ["digest", "graphs"])
 async def test_vectors_of_two_models_are_not_mixed(
     adapters: httpx.AsyncClient,
     applications: Applications,
     monkeypatch: pytest.MonkeyPatch,
     model: str,
     photo: bytes,
+    part: str,
 ) -> None:
-    swapped(applications, monkeypatch, "EmbedText", digest="0" * 64)
+    swapped(applications, monkeypatch, "Embed", **{part: "1" * 64})
+    swapped(applications, monkeypatch, "EmbedText", **{part: "0" * 64})
     reply = await adapters.post("/v1/embeddings", json={"model": model, "input": ["a", uri(photo)]})
     assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
     assert "swapped during the request" in reply.json()["error"]["message"]
