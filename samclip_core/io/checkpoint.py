@@ -145,16 +145,11 @@ def graphs_opset(directory: Path) -> int | None:
     return _read_graphs(directory).get("opset")
 
 
-def read_graph(directory: Path, name: str) -> bytes:
-    """Return the bytes of an exported file.
+def verified_graph(directory: Path, name: str, listed: Mapping[str, Any] | None = None) -> Path:
+    """Return the path of an exported file that is as ``listed``.
 
     Raises CheckpointError, which suggests ``samclip export``, if it is missing or damaged.
     """
-    return verified_graph(directory, name).read_bytes()
-
-
-def verified_graph(directory: Path, name: str, listed: Mapping[str, Any] | None = None) -> Path:
-    """Return the path of an exported file that is as ``listed``. Raises as ``read_graph``."""
     entry, path = (listed or graphs(directory)).get(name), directory / name
     if entry is None:
         raise CheckpointError(

@@ -67,7 +67,7 @@ def load(directory: Path) -> TextTokenizer:
     if config.tower == "sentence" and stored:
         return of_sentences(stored, config)
     if not stored and checkpoint.CLIP_TOKENIZER in checkpoint.graphs(directory):
-        json = checkpoint.read_graph(directory, checkpoint.CLIP_TOKENIZER).decode()
+        json = checkpoint.verified_graph(directory, checkpoint.CLIP_TOKENIZER).read_text("utf-8")
         return TextTokenizer(json, words_for_clip, split=True)
     return of_open_clip(config, stored)
 

@@ -237,7 +237,7 @@ class Collections(ABC):
         if collection.dimension != self._dimension:  # a backup that somebody has made up
             raise InvalidRequest(
                 f"collection {name!r} has vectors of {collection.dimension} numbers, expected "
-                f"{self._dimension}: restore a backup that samclip backup has written"
+                f"{self._dimension}: choose another name"
             )
         return collection
 

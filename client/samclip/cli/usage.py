@@ -36,8 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage and message, and exit with status 2."""
-        hint = _IMAGE_HINT if message.endswith("IMAGE") else ""
-        super().error(plain(message) + hint)
+        super().error(plain(message) + (_IMAGE_HINT if message.endswith("IMAGE") else ""))
 
 
 def texts(parser: argparse.ArgumentParser, name: str, help: str, required: bool = False) -> None:
