@@ -149,8 +149,9 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
         before = set(threading.enumerate())
         process = haproxy.start(settings, admin)
         (copying,) = (t for t in set(threading.enumerate()) - before if "log" in t.name)
-        channel = grpc.insecure_channel(f"{settings.host}:{settings.grpc_port}")
-        client = httpx.Client(base_url=f"http://{settings.host}:{settings.http_port}", timeout=20)
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        channel = grpc.insecure_channel(f"{host}:{settings.grpc_port}")
+        client = httpx.Client(base_url=f"http://{host}:{settings.http_port}", timeout=20)
         try:
             while not is_up(admin):
                 assert process.poll() is None, "HAProxy does not accept its configuration"

@@ -15,6 +15,7 @@ from services.settings import Settings
 from tests.door import EMBED, Door, Serve, opened
 
 DATA, HEADERS, RESET, SETTINGS = 0, 1, 3, 4
+HEALTH = "/grpc.health.v1.Health/Check"
 
 
 def connected(door: Door, port: int, address: str = "127.0.0.1") -> socket.socket:
@@ -69,6 +70,38 @@ def test_one_address_has_half_of_the_connections(monkeypatch: pytest.MonkeyPatch
         assert door.http.get("/classify").status_code == 200
 
 
+def test_one_address_has_half_of_the_requests_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection of HTTP/2 carries many: the unfinished messages of each are in a buffer."""
+    monkeypatch.setattr(haproxy, "MAX_CONNECTIONS", 8)
+    with opened(Serve(), ready=False) as door:
+        with connected(door, door.settings.grpc_port, "127.0.0.2") as many:
+            many.sendall(call(HEALTH) + message(100, 10))
+            for stream in (3, 5, 7):
+                many.sendall(head(HEALTH, stream) + message(100, 10, stream))
+            wait_until(lambda: "conn_cur=4" in reload.send(door.admin, "show table requests"))
+            many.sendall(head(HEALTH, 9))
+            assert b"this address has 4 requests in flight" in answer_of(many)
+        assert door.call(EMBED) == b""
+
+
+def test_a_network_of_ipv6_is_one_address() -> None:
+    """A host has as many addresses as it likes below the first 64 bits."""
+    with opened(Serve(), host="::1") as door:
+        for table in ("sources", "requests"):
+            if table == "requests":
+                door.call(EMBED)
+            assert "key=:: " in reload.send(door.admin, f"show table {table}")
+
+
+def test_a_long_question_about_health_is_refused_before_it_arrives(hasty: Door) -> None:
+    """It needs no key, and Health/Watch has no deadline."""
+    for path in (HEALTH, "/grpc.health.v1.Health/Watch"):
+        with connected(hasty, hasty.settings.grpc_port) as asking:
+            asking.sendall(call(path) + message(10**6, haproxy.BUFFER_BYTES + 1000))
+            assert b"a question about health has at most 65536 bytes" in answer_of(asking)
+    assert not hasty.serve.requests
+
+
 def test_unfinished_heads_take_a_fraction_of_the_memory_on_kubernetes() -> None:
     with opened(Serve(), ready=False) as door:
         assert 0 < figure(door, "Maxconn") <= haproxy.MAX_CONNECTIONS
@@ -116,28 +149,34 @@ def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
-def call(path: str, *metadata: tuple[str, str]) -> bytes:
+def call(path: str) -> bytes:
     """Return the start of an HTTP/2 connection with the head of one call, without a deadline."""
+    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    return preface + frame(SETTINGS, 0, 0, b"") + head(path, 1)
+
+
+def head(path: str, stream: int) -> bytes:
     pseudo = [
         (":method", "POST"),
         (":scheme", "http"),
         (":path", path),
         (":authority", "localhost"),
     ]
-    named = [*pseudo, ("content-type", "application/grpc"), ("te", "trailers"), *metadata]
+    named = [*pseudo, ("content-type", "application/grpc"), ("te", "trailers")]
     fields = b"".join(
         b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
         for name, value in named
     )
-    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    return preface + frame(SETTINGS, 0, 0, b"") + frame(HEADERS, 4, 1, fields)
+    return frame(HEADERS, 4, stream, fields)
 
 
-def message(size: int, sent: int) -> bytes:
+def message(size: int, sent: int, stream: int = 1) -> bytes:
     """Return the frames of the first bytes of a message of a given size."""
     content = b"\0" + struct.pack(">I", size) + bytes(sent)
     pieces = [content[at : at + 16_000] for at in range(0, len(content), 16_000)]
-    return b"".join(frame(DATA, sent == size and piece is pieces[-1], 1, piece) for piece in pieces)
+    return b"".join(
+        frame(DATA, sent == size and piece is pieces[-1], stream, piece) for piece in pieces
+    )
 
 
 def frames(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
@@ -157,8 +196,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
 def test_a_small_message_that_does_not_arrive_never_reaches_serve(hasty: Door) -> None:
     with connected(hasty, hasty.settings.grpc_port) as slow:
         slow.sendall(call(EMBED) + message(100, 10))
-        answer = b"".join(payload for kind, payload in _until_end(slow) if kind == HEADERS)
-    assert b"the message did not arrive in time" in answer
+        assert b"the message did not arrive in time" in answer_of(slow)
     assert not hasty.serve.requests
 
 
@@ -174,6 +212,11 @@ def test_an_answer_that_nobody_reads_ends_at_the_deadline(hasty: Door) -> None:
         idle.sendall(call(EMBED) + message(4 * 10**6, 4 * 10**6))
         wait_until(lambda: bool(hasty.serve.requests))
         assert hasty.serve.ended.wait(50)
+
+
+def answer_of(connection: socket.socket) -> bytes:
+    """Return the heads of the first call that ends."""
+    return b"".join(payload for kind, payload in _until_end(connection) if kind == HEADERS)
 
 
 def _until_end(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
