@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from samclip_core.errors import Overloaded
 from services.request import admission
 from services.request.arrival import MAX_BODIES, Arrivals
+from services.request.callers import KEY
 from services.request.http import OnlyThroughFrontDoor
 
 HTTP_HEALTH = "/-/healthz"
@@ -98,16 +99,18 @@ class Guard(grpc.aio.ServerInterceptor):
         if handler is None or MESSAGE_BYTES not in headers:
             return handler
         try:
-            return self._arriving(handler, int(headers[MESSAGE_BYTES]))
+            return self._arriving(handler, int(headers[MESSAGE_BYTES]), headers.get(KEY, ""))
         except Overloaded as error:
             return _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
-    def _arriving(self, handler: grpc.RpcMethodHandler, size: int) -> grpc.RpcMethodHandler:
+    def _arriving(
+        self, handler: grpc.RpcMethodHandler, size: int, key: str
+    ) -> grpc.RpcMethodHandler:
         """Hold the bytes of a message until it is there, or the call ends. Raises Overloaded."""
         place, call = ExitStack(), asyncio.current_task()
         assert call is not None
         call.add_done_callback(lambda _: place.close())
-        place.enter_context(self.arrivals.place())(size)
+        place.enter_context(self.arrivals.place(key))(size)
 
         deserialize: Any = handler.request_deserializer
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -77,25 +78,31 @@ class Arrivals:
     ):
         self.most_bytes, self.most, self.pace = most_bytes, most, pace
         self.number = self.bytes = 0
+        self._bytes_of = Counter[str]()
 
     @contextmanager
-    def place(self) -> Iterator[Callable[[int], None]]:
+    def place(self, key: str = "") -> Iterator[Callable[[int], None]]:
         """Hold a slot, and the bytes that the yielded function is called with, for one body.
 
-        Both raise Overloaded if there is no room.
+        An API key, by its name, holds at most half of the bytes. Both raise Overloaded if there is
+        no room.
         """
+        most_of_key = self.most_bytes // 2 if key else self.most_bytes
         if self.number >= self.most:
             raise Overloaded(f"{self.most} request bodies are arriving already: try again later")
         held = 0
 
         def hold(size: int) -> None:
             nonlocal held
-            if self.bytes + size > self.most_bytes:
+            of_key = self._bytes_of[key]
+            if self.bytes + size > self.most_bytes or of_key + size > most_of_key:
                 raise Overloaded(
                     f"request bodies that are arriving hold {self.bytes:,} bytes, at most "
-                    f"{self.most_bytes:,} in all: try again later, or send less at once"
+                    f"{self.most_bytes:,} in all, {of_key:,} of them with this key, at most "
+                    f"{most_of_key:,}: try again later, or send less at once"
                 )
             self.bytes += size
+            self._bytes_of[key] += size
             held += size
 
         self.number += 1
@@ -104,6 +111,7 @@ class Arrivals:
         finally:
             self.number -= 1
             self.bytes -= held
+            self._bytes_of[key] -= held
 
 
 async def parsed(chunks: Sequence[bytes], work: Callable[[], T]) -> T:

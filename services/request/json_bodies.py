@@ -26,6 +26,7 @@ from samclip_core.errors import InvalidRequest, UnsupportedImage
 from services.request import arguments, forms
 from services.request.arguments import AREA, IMAGE, RLE, Most, descriptor, is_map, names_of
 from services.request.arrival import Arrivals, limited, parsed
+from services.request.callers import KEY
 from services.request.limits import MAX_VALUES
 
 Fields = dict[str, Any]
@@ -94,7 +95,7 @@ async def whole(request: Request, limit: int, arrivals: Arrivals) -> AsyncIterat
     if not first.get("more_body"):
         yield chunks
         return
-    with arrivals.place() as hold:
+    with arrivals.place(request.headers.get(KEY, "")) as hold:
         hold(len(chunks[0]))
         async for chunk in Request(request.scope, receive).stream():
             hold(len(chunk))

@@ -24,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.front_door import inner_ports
 from services.request.admission import REFUSAL, SECRET_HEADER
+from services.request.callers import KEY
 from tests.in_process import SECRET
 from tests.ports import free_port
 
@@ -111,29 +112,40 @@ async def test_of_serves_own_calls_its_health_check_alone_needs_no_secret(
     assert await refusal(call.read()) is grpc.StatusCode.UNAUTHENTICATED
 
 
+def announced(size: int, key: str = "") -> tuple[tuple[str, str], ...]:
+    return (*ADMITTED, (KEY, key), (inner_ports.MESSAGE_BYTES, str(size)))
+
+
+async def outcome(channel: grpc.aio.Channel, size: int, key: str = "") -> str:
+    try:
+        await channel.unary_unary(EMBED)(b"", metadata=announced(size, key))
+    except grpc.aio.AioRpcError as error:
+        return error.code().name
+    return "OK"
+
+
 async def test_a_message_that_there_is_no_room_for_is_refused_before_it_arrives(
     channel: grpc.aio.Channel,
 ) -> None:
     most = inner_ports.MAX_BODIES * 1000
-
-    def announced(size: int) -> tuple[tuple[str, str], ...]:
-        return (*ADMITTED, (inner_ports.MESSAGE_BYTES, str(size)))
-
-    async def outcome(size: int) -> str:
-        try:
-            await channel.unary_unary(EMBED)(b"", metadata=announced(size))
-        except grpc.aio.AioRpcError as error:
-            return error.code().name
-        return "OK"
-
     unfinished = channel.stream_unary(EMBED)(metadata=announced(most))
-    while (code := await outcome(1)) == "OK":
+    while (code := await outcome(channel, 1)) == "OK":
         await asyncio.sleep(0.01)
     assert code == "RESOURCE_EXHAUSTED"
     unfinished.cancel()
-    while await outcome(most) != "OK":
+    while await outcome(channel, most) != "OK":
         await asyncio.sleep(0.01)
-    assert await outcome(most) == "OK"  # the place of a message that has arrived is free
+    assert await outcome(channel, most) == "OK"  # the place of a message that has arrived is free
+
+
+async def test_messages_of_one_key_that_never_arrive_leave_room_for_others(
+    channel: grpc.aio.Channel,
+) -> None:
+    unfinished = channel.stream_unary(EMBED)(metadata=announced(1000, "ann"))
+    while await outcome(channel, 1000, "ann") == "OK":
+        await asyncio.sleep(0.01)
+    assert await outcome(channel, 1000, "bob") == "OK"
+    unfinished.cancel()
 
 
 async def test_serve_reads_no_body_that_nobody_asks_for(channel: grpc.aio.Channel) -> None:

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 
 import pytest
+from starlette.requests import Request
 from starlette.types import Message as Event
 from starlette.types import Receive
 
 from samclip_core.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTooSlow
-from services.request import arrival
+from services.request import arrival, json_bodies
 from services.request.arrival import PIECE, Arrivals, Pace, limited, parsed, taken
 from services.request.context import RequestContext, time_limit
 from services.request.priority import Priority
@@ -95,6 +96,44 @@ def test_bodies_that_arrive_share_a_number_of_bytes() -> None:
             other(5)
         hold(4)
     assert (arrivals.number, arrivals.bytes) == (0, 0)
+
+
+def test_one_key_leaves_half_of_the_bytes_to_others() -> None:
+    arrivals = Arrivals(most_bytes=10)
+    with arrivals.place("ann") as hold, arrivals.place("ann") as more, arrivals.place("bob") as bob:
+        hold(3)
+        with pytest.raises(Overloaded, match="3 of them with this key, at most 5"):
+            more(3)
+        more(2)
+        bob(5)
+    with arrivals.place("ann") as hold:
+        hold(5)
+
+
+@pytest.mark.parametrize("after", range(40))
+async def test_a_body_that_is_given_up_anywhere_holds_nothing(after: int) -> None:
+    """The caller disconnects, or the request is cancelled, after some turns of the event loop."""
+    arrivals, chunks = Arrivals(most_bytes=100), iter([b"{", *[b" "] * 20])
+    scope = {"type": "http", "headers": [(b"x-samclip-key", b"ann")]}
+
+    async def receive() -> Event:
+        await asyncio.sleep(0)
+        if (chunk := next(chunks, None)) is None:
+            return {"type": "http.disconnect"}
+        return {"type": "http.request", "body": chunk, "more_body": True}
+
+    async def read() -> None:
+        async with json_bodies.whole(Request(scope, receive), 100, arrivals):
+            raise AssertionError("the body has no end")
+
+    reading = asyncio.create_task(read())
+    for _ in range(after):
+        await asyncio.sleep(0)
+    reading.cancel()
+    await asyncio.wait([reading])
+    assert (arrivals.number, arrivals.bytes) == (0, 0)
+    with arrivals.place("ann") as hold:
+        hold(50)
 
 
 async def test_large_bodies_take_turns_and_one_whose_deadline_passes_costs_nothing(
