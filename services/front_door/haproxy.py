@@ -103,6 +103,7 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "MAX_BUFFERS": MAX_BUFFERS,
         "MAX_CONNECTIONS": _connections(),
         "MAX_CONNECTIONS_OF_ONE": _connections() // 2,
+        "MAX_WITHOUT_KEY": _connections() // 16,
         "KEEPER_HTTP_PORT": settings.keeper_http_port,
         "KEEPER_GRPC_PORT": settings.keeper_grpc_port,
         "ASK": keepers.address(settings),

@@ -6,10 +6,12 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from services.front_door import haproxy, inner_ports, reload
+from services.front_door.keys import digest
 from services.request.arrival import Pace
 from services.settings import Settings
 from tests.door import EMBED, Door, Serve, opened
@@ -82,6 +84,23 @@ def test_one_address_has_half_of_the_requests_at_once(monkeypatch: pytest.Monkey
             many.sendall(head(HEALTH, 9))
             assert b"this address has 4 requests in flight" in answer_of(many)
         assert door.call(EMBED) == b""
+
+
+def test_callers_without_a_key_leave_requests_of_their_address_to_those_with_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(haproxy, "MAX_CONNECTIONS", 32)
+    keys = tmp_path / "keys.map"
+    keys.write_text(f"{digest('k' * 30)} ann read ann 0 0\n")
+    with (
+        opened(Serve(), ready=False, api_keys_file=keys) as door,
+        connected(door, door.settings.grpc_port) as many,
+    ):
+        many.sendall(call(HEALTH) + message(100, 10) + head(HEALTH, 3) + message(100, 10, 3))
+        wait_until(lambda: "conn_cur=2" in reload.send(door.admin, "show table keyless"))
+        many.sendall(head(HEALTH, 5))
+        assert b"this address has 2 requests in flight" in answer_of(many)
+        assert door.call(EMBED, ("x-api-key", "k" * 30)) == b""
 
 
 def test_a_network_of_ipv6_is_one_address() -> None:
