@@ -99,18 +99,17 @@ class Guard(grpc.aio.ServerInterceptor):
         if handler is None or MESSAGE_BYTES not in headers:
             return handler
         try:
-            return self._arriving(handler, int(headers[MESSAGE_BYTES]), headers.get(KEY, ""))
+            return self._arriving(handler, headers)
         except Overloaded as error:
             return _refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
 
-    def _arriving(
-        self, handler: grpc.RpcMethodHandler, size: int, key: str
-    ) -> grpc.RpcMethodHandler:
+    def _arriving(self, handler: grpc.RpcMethodHandler, headers: Any) -> grpc.RpcMethodHandler:
         """Hold the bytes of a message until it is there, or the call ends. Raises Overloaded."""
         place, call = ExitStack(), asyncio.current_task()
         assert call is not None
         call.add_done_callback(lambda _: place.close())
-        place.enter_context(self.arrivals.place(key))(size)
+        hold = place.enter_context(self.arrivals.place(headers.get(KEY, "")))
+        hold(int(headers[MESSAGE_BYTES]))
 
         deserialize: Any = handler.request_deserializer
 
