@@ -98,8 +98,8 @@ class Arrivals:
             if self.bytes + size > self.most_bytes or of_key + size > most_of_key:
                 raise Overloaded(
                     f"request bodies that are arriving hold {self.bytes:,} bytes, at most "
-                    f"{self.most_bytes:,} in all, {of_key:,} of them with this key, at most "
-                    f"{most_of_key:,}: try again later, or send less at once"
+                    f"{self.most_bytes:,} in all and {most_of_key:,} with one API key: try again "
+                    "later, or send less at once"
                 )
             self.bytes += size
             self._bytes_of[key] += size

@@ -121,8 +121,8 @@ def parse_object(body: bytes, content_type: str = "") -> Fields:
 def _check_values(contents: Sequence[str], what: str) -> None:
     if sum(content.count(mark) for content in contents for mark in ",[{") > MAX_VALUES:
         raise InvalidRequest(
-            f"{what} has more than {MAX_VALUES:,} values, counted by commas and brackets: send less "
-            "at once"
+            f"{what} has more than {MAX_VALUES:,} values, counted by commas and brackets: send "
+            "less at once"
         )
 
 

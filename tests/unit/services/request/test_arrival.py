@@ -102,7 +102,7 @@ def test_one_key_leaves_half_of_the_bytes_to_others() -> None:
     arrivals = Arrivals(most_bytes=10)
     with arrivals.place("ann") as hold, arrivals.place("ann") as more, arrivals.place("bob") as bob:
         hold(3)
-        with pytest.raises(Overloaded, match="3 of them with this key, at most 5"):
+        with pytest.raises(Overloaded, match="and 5 with one API key"):
             more(3)
         more(2)
         bob(5)
