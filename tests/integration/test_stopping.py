@@ -112,6 +112,8 @@ async def test_a_click_is_answered_while_64_points_per_side_are_segmented(caller
 class Backbone:
     """A backbone client that returns fixed features, and unit vectors for texts."""
 
+    graphs = ""
+
     def __init__(self, classes_hw: np.ndarray):
         self.found = features_of(WIDE, classes_hw, len(LABELS))
 

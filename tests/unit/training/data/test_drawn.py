@@ -45,5 +45,5 @@ def test_the_names_are_those_that_clip_is_evaluated_with(root: Path):
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(drawn, "find_spec", lambda name: None)
-    with pytest.raises(FileNotFoundError, match=r"samclip\[train\]"):
+    with pytest.raises(FileNotFoundError, match=r"pip install -e '\.\[train\]'"):
         drawn.write_drawn_sets(tmp_path)
