@@ -7,7 +7,7 @@ address for questions in a header. Without keys there is no such header, and not
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from time import monotonic
 
 import grpc
@@ -21,6 +21,9 @@ CHECK_S = 2.0
 """Longest time between two questions about a key, and so until the streams of a revoked one end."""
 ANSWER_S = 5.0
 """Time limit of an answer. Without one, a message is refused: the front door has ended."""
+SILENT_S = 20.0
+"""Longest time that a stream continues without an answer. A front door that stops lets calls in
+flight finish for half as long."""
 WAIT_S = 10.0
 """Longest time that a message waits because of its key's rate. A session must not end at once: its
 caller would open another one and repeat all its messages."""
@@ -33,7 +36,7 @@ class StreamKey:
     def __init__(self, context: RequestContext, opened: grpc.aio.Channel | None):
         self._caller = context.caller
         self._channel = opened
-        self._asked = monotonic()
+        self._asked = self._confirmed = monotonic()
         self._metadata = (
             (admission.SECRET_HEADER, os.environ.get(admission.SECRET_VARIABLE, "")),
             ("x-samclip-key-hash", context.ask.rpartition(" ")[2]),
@@ -54,7 +57,10 @@ class StreamKey:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Raise Unauthenticated in this context if the key is revoked or changed."""
+        """Raise Unauthenticated in this context if the key is revoked or changed.
+
+        Raises Unavailable if nobody answers for SILENT_S.
+        """
         if self._channel is None:
             yield
             return
@@ -69,8 +75,11 @@ class StreamKey:
     async def _watch(self, opened: grpc.aio.Channel) -> None:
         while True:
             await asyncio.sleep(self._asked + CHECK_S - monotonic())
-            with suppress(Unavailable):  # the front door stops, and lets calls in flight finish
+            try:
                 await self._ask(opened, "Check")
+            except Unavailable:
+                if monotonic() > self._confirmed + SILENT_S:
+                    raise
 
     async def _ask(self, opened: grpc.aio.Channel, rpc: str) -> None:
         """Raise Unauthenticated for a key that was changed, Overloaded and Unavailable."""
@@ -81,6 +90,7 @@ class StreamKey:
         answer = {name: str(value) for name, value in await call.trailing_metadata()}
         del call  # otherwise the traceback of an error would keep the connection open
         if code is grpc.StatusCode.OK and Caller.read(answer, True) == self._caller:
+            self._confirmed = self._asked
             return
         if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             raise Overloaded(details)

@@ -240,6 +240,19 @@ async def test_without_a_front_door_to_ask_a_message_is_refused(
         await waiting
 
 
+async def test_a_stream_does_not_outlive_a_front_door_that_does_not_answer(
+    door: Door, session_of: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a key could be revoked while the front door has no place for the question."""
+    monkeypatch.setattr(stream_key, "ANSWER_S", 0.2)
+    monkeypatch.setattr(stream_key, "SILENT_S", 0.5)
+    session = session_of()
+    await session.click()
+    haproxy.stop(door.process)
+    with pytest.raises(Unavailable, match="does not confirm the API key"):
+        await session.waiting()
+
+
 def test_only_who_shows_the_secret_may_ask(door: Door) -> None:
     public = f"127.0.0.1:{door.settings.grpc_port}"
     inner = f"127.0.0.1:{door.settings.keeper_grpc_port}"
