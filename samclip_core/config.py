@@ -37,8 +37,8 @@ class DecoderConfig:
 class TextConfig:
     """The text tower: a BERT sentence encoder of these sizes, or that of an open_clip model.
 
-    ``open_clip`` has the content of the model's open_clip_config.json. Older files lack it: the
-    architecture is then the one that open_clip knows as ``model``.
+    ``open_clip`` has the content of the model's open_clip_config.json. Without it, the architecture
+    is the one that open_clip knows as ``model``.
     """
 
     tower: Literal["sentence", "open_clip"]
@@ -63,15 +63,14 @@ class TaskSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class SamClipConfig:
-    """The architecture and defaults of one checkpoint; config.json contains every field.
+    """The architecture and defaults of one checkpoint: the content of config.json.
 
     ``image_size`` is the side of the square model frame in pixels, ``stride`` the side of a cell of
     the image embedding in pixels, ``embed_dim`` the embedding's width, ``text_dim`` the width of
     the space that images and texts share. ``backbone`` is a variant of SAM's ViT, or the edge's
     CNN. A ``pair`` uses the image tower of ``text.model`` as its CLIP head (``clip_head`` is null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
-    ``{}`` for the label. ``task_sizes`` null means ``image_size`` for every task; older files lack
-    the key.
+    ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``.
     """
 
     kind: Kind
