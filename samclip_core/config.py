@@ -215,7 +215,11 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if kind in (int, str) and type(value) is kind:
         return value
-    raise CheckpointError(f"{where}: {value!r} is not {_type_name(kind)}")
+    choices = ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else ""
+    expected = f"one of {choices}" if choices else f"of type {getattr(kind, '__name__', kind)}"
+    raise CheckpointError(
+        f"{where}: {value!r} is not {expected}: convert or download the checkpoint again"
+    )
 
 
 def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
@@ -231,8 +235,3 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
         )
     hints = get_type_hints(kind)
     return kind(**{name: _read(hints[name], value[name], f"{where}: {name}") for name in value})
-
-
-def _type_name(kind: Any) -> str:
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    return f"one of {', '.join(map(str, choices))}" if choices else f"of type {kind}"

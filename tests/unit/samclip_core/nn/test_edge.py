@@ -26,7 +26,7 @@ CORNERS_P2 = torch.tensor([[BOX_MIN, BOX_MAX]])
 
 @pytest.fixture(scope="module")
 def encoder() -> EdgeEncoder:
-    return seeded(lambda: EdgeEncoder(SIZE, WIDTH), 0).eval()
+    return seeded(lambda: EdgeEncoder(WIDTH), 0).eval()
 
 
 @pytest.fixture(scope="module")
