@@ -80,13 +80,6 @@ def test_inherited_forward_is_the_official_one(decoders, inputs):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
 
 
-def test_decode_returns_four_masks_at_four_times_the_grid(decoders, inputs):
-    with torch.inference_mode():
-        logits, iou = decoders[1].decode(*inputs, IMAGE_INDEX)
-    assert logits.shape == (5, 4, 4 * GRID, 4 * GRID)
-    assert iou.shape == (5, 4)
-
-
 def test_default_sizes_have_the_official_keys_and_no_unfused_attention():
     ours = MaskDecoder()
     official = modeling.MaskDecoder(

@@ -9,6 +9,7 @@ from samclip_core.nn.clip_tower import read_tower
 from samclip_core.nn.pair import PairClipHead, PairEncoder, build_image_tower
 from samclip_core.nn.vit import ImageEncoder
 from tests.clip_models import GRID, INPUT, TEXT_DIM, add_small_clip, named
+from tests.unit.samclip_core.nn.batches import assert_alone_equals_batch
 from tests.weights import seeded
 
 FRAME = 128
@@ -93,12 +94,7 @@ def test_dense_lies_over_the_padded_frame(head, pixels):
 
 
 def test_an_image_alone_equals_it_in_a_batch(head, pixels):
-    with torch.inference_mode():
-        batch = head(pixels, SIZES)
-        for slot in range(3):
-            alone = head(pixels[slot : slot + 1], SIZES[slot : slot + 1])
-            for one, many in zip(alone, batch, strict=True):
-                torch.testing.assert_close(one[0], many[slot], atol=1e-5, rtol=0)
+    assert_alone_equals_batch(head, pixels, SIZES)
 
 
 def test_encoder_is_sams_and_hands_the_pixels_on(pixels):

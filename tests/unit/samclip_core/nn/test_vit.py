@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samclip_core.nn import vit
 from samclip_core.nn.vit import VARIANTS, ImageEncoder, zero_padding
+from tests.unit.samclip_core.nn.batches import assert_alone_equals_batch
 from tests.weights import seeded
 
 SIZE = 96
@@ -125,22 +126,8 @@ def test_zero_padding_keeps_the_top_left_part():
 
 @pytest.mark.parametrize("side", [48, SIZE, 160])
 def test_an_image_alone_equals_it_in_a_batch(encoder, side):
-    pixels = frames(3, side, side)
     valid = torch.tensor([[side, side], [40, side], [side, 17]])
-    with torch.inference_mode():
-        batch = encoder(pixels, valid)
-        for slot in range(3):
-            alone = encoder(pixels[slot : slot + 1], valid[slot : slot + 1])
-            for one, many in zip(alone, batch, strict=True):
-                torch.testing.assert_close(one[0], many[slot], atol=1e-4, rtol=0)
-
-
-def test_relative_positions_are_learnt_through_the_folded_product(encoder):
-    encoder(frames(1, SIZE, SIZE), sizes(1, SIZE, SIZE)).sam_BDhw.square().sum().backward()
-    for block in encoder.blocks:
-        assert block.attn.rel_pos_h.grad.any()
-        assert block.attn.rel_pos_w.grad.any()
-    encoder.zero_grad()
+    assert_alone_equals_batch(encoder, frames(3, side, side), valid, 1e-4)
 
 
 def test_checkpointing_gives_the_same_gradients_for_less_memory(encoder):
