@@ -9,7 +9,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samclip_core.nn import vit
-from samclip_core.nn.vit import VARIANTS, ImageEncoder, zero_padding
+from samclip_core.nn.encoder import valid_mask
+from samclip_core.nn.vit import VARIANTS, ImageEncoder
 from tests.unit.samclip_core.nn.batches import assert_alone_equals_batch
 from tests.weights import seeded
 
@@ -117,11 +118,11 @@ def test_what_stands_in_the_padding_does_not_matter(encoder):
     torch.testing.assert_close(one.sam_BDhw, other.sam_BDhw, atol=0, rtol=0)
 
 
-def test_zero_padding_keeps_the_top_left_part():
-    padded = zero_padding(torch.ones(2, 1, 4, 5), torch.tensor([[2, 5], [4, 1]]))
-    assert padded.sum(dim=(1, 2, 3)).tolist() == [10, 4]
-    assert padded[0, 0, :2].all()
-    assert padded[1, 0, :, 0].all()
+def test_the_image_is_in_the_top_left_corner_of_its_frame():
+    valid_BHW = valid_mask(torch.tensor([[2, 5], [4, 1]]), 4, 5)
+    assert valid_BHW.sum(dim=(1, 2)).tolist() == [10, 4]
+    assert valid_BHW[0, :2].all()
+    assert valid_BHW[1, :, 0].all()
 
 
 @pytest.mark.parametrize("side", [48, SIZE, 160])
