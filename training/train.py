@@ -1,6 +1,6 @@
 """Merge teachers into a checkpoint: ``samclip train``, or a Ray job.
 
-    ray job submit -- python -m training.train --recipe edge
+    ray job submit --working-dir . -- python -m training.train --recipe edge
 
     photographs → teachers → I head probing → II joint distillation → III adaptation → checkpoint
 

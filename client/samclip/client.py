@@ -220,7 +220,7 @@ class AsyncClient(_Client[AsyncPhoto]):
         Raises ValueError if both or neither are given.
         """
         names = wire.texts(ids) if len(ids) else []
-        if bool(names) == all:  # older services delete everything if there are no ids
+        if bool(names) == all:
             found = "both ids and all=True" if all else "no ids"
             raise ValueError(
                 f"delete got {found}: pass ids to delete these images, or all=True alone to "
