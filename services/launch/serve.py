@@ -29,7 +29,7 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from services import private_files
 from services.front_door import haproxy, reload
-from services.launch import flags, fork_server, isolation, ports
+from services.launch import flags, fork_server, isolation, patches, ports
 from services.observability import logs
 from services.request import admission
 from services.request.routes import MODULES, SERVICERS
@@ -112,6 +112,7 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
         _start_ray(str(directory / "ray"))
         private_files.check_folder(directory)
         importing.join()
+        patches.check()
         signal.signal(signal.SIGTERM, _interrupt)  # Ray has replaced the handler
         _start_applications(settings)
         _wait_until_ready(settings)
