@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     logs.start(settings.log_level)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="samclip-") as directory:
         admin = Path(directory) / "door.sock"
         door = start(settings, admin)
@@ -222,10 +222,6 @@ def parser() -> Parser:
     )
     made.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     return made
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
