@@ -119,20 +119,10 @@ APPLICATIONS = {
 MODULES = {name: application.module for name, application in APPLICATIONS.items()} | {
     "gateway": "services.gateway.app"
 }
-"""The module of each application, including the gateway, which has pages and no rpcs of ours."""
+"""The module of each application, including the gateway, which has pages and no rpcs."""
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
 SERVICES = {f"samclip.v1.{each.service}": name for name, each in APPLICATIONS.items()}
 """The application that answers each gRPC service."""
-SERVICERS = [
-    *(
-        f"samclip.v1.samclip_pb2_grpc.add_{each.service}Servicer_to_server"
-        for each in APPLICATIONS.values()
-    ),
-    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
-    "services.gateway.adapters.open_inference.open_inference_pb2_grpc"
-    ".add_GRPCInferenceServiceServicer_to_server",
-]
-"""The ``grpc_servicer_functions`` of Serve's gRPC proxy; the gateway has the last two."""
 FRONT_DOOR = {
     **{route.path: name for name, routes in ROUTES.items() for route in routes},
     **SERVICES,
@@ -148,3 +138,13 @@ SESSIONS = [
     if method.client_streaming
 ]
 """The paths of rpcs to which a client sends many messages, with pauses between them."""
+SERVICERS = [
+    *(
+        f"samclip.v1.samclip_pb2_grpc.add_{each.service}Servicer_to_server"
+        for each in APPLICATIONS.values()
+    ),
+    "grpc_health.v1.health_pb2_grpc.add_HealthServicer_to_server",
+    "services.gateway.adapters.open_inference.open_inference_pb2_grpc"
+    ".add_GRPCInferenceServiceServicer_to_server",
+]
+"""The ``grpc_servicer_functions`` of Serve's gRPC proxy; the gateway has the last two."""
