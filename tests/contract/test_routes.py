@@ -11,7 +11,7 @@ FOLDERS = ("client/samclip", "samclip_core", "services")
 SNIPPETS = "services/gateway/playground/snippets.js"
 
 
-@pytest.mark.parametrize("name", APPLICATIONS.keys() - {"backbone"})  # the heads call it
+@pytest.mark.parametrize("name", sorted(APPLICATIONS.keys() - {"backbone"}))  # the heads call it
 def test_a_service_is_named_in_the_route_table_and_in_its_own_module_alone(name: str) -> None:
     application = APPLICATIONS[name]
     named = {
