@@ -59,7 +59,6 @@ def _small_image() -> str:
 _IMAGE, _COLLECTION = {"image": _small_image()}, {"collection": "example"}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "Embed": {**_IMAGE, "outputs": ["CLIP_POOLED"], "inline": True},
-    "EmbedText": {"texts": ["a photo of a cat"]},
     "Classify": {**_IMAGE, "labels": ["a ball", "a cat"], "areas": [[8, 8, 56, 56]]},
     "Segment": {
         **_IMAGE,
@@ -82,10 +81,21 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "top_k": 3,
     },
     "Delete": {**_COLLECTION, "ids": ["ball"]},
-    "Describe": {},
     "ListItems": {**_COLLECTION, "limit": 10},
 }
-"""A request per rpc that the service answers, those of a collection after Index."""
+"""Requests that say more than the required fields; those of a collection follow Index."""
+
+
+def example(route: Route) -> dict[str, Any]:
+    """Return a request that the service answers: that of EXAMPLES, or the required fields alone."""
+    if route.rpc in EXAMPLES:
+        return EXAMPLES[route.rpc]
+    message, found = descriptor(route.request), dict[str, Any]()
+    for name in _required(message).get("required", ()):
+        field = message.fields_by_name[name]
+        value = _IMAGE["image"] if field.message_type else "a ball"
+        found[name] = [value] if field.is_repeated else value
+    return found
 
 
 def document() -> dict[str, Any]:
@@ -128,7 +138,7 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": request, "example": EXAMPLES[route.rpc]},
+                "application/json": {"schema": request, "example": example(route)},
                 "multipart/form-data": {"schema": _form(descriptor(route.request), schemas)},
             },
         },

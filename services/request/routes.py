@@ -1,7 +1,7 @@
 """The one table of routes: the applications, their gRPC services, and the POST route of each rpc.
 
-The Serve applications, the servicers and the OpenAPI document are made from it. Tests check
-HAProxy's rules and ``deploy/serve_config.yaml`` against it.
+The Serve applications and ``deploy/serve_config.yaml``, the servicers, the front door's map and the
+OpenAPI document are made from it.
 """
 
 from dataclasses import dataclass
@@ -123,6 +123,21 @@ MODULES = {name: application.module for name, application in APPLICATIONS.items(
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
 SERVICES = {f"samclip.v1.{each.service}": name for name, each in APPLICATIONS.items()}
 """The application that answers each gRPC service."""
+FRONT_DOOR = {
+    **{route.path: name for name, routes in ROUTES.items() for route in routes},
+    **SERVICES,
+    "grpc.health.v1.Health": "gateway",
+    "grpc.reflection.v1alpha.ServerReflection": "gateway",
+    "inference.GRPCInferenceService": "gateway",
+}
+"""The application that answers each HTTP path and each gRPC service; other paths are pages."""
+SESSIONS = [
+    f"/{service.full_name}/{method.name}"
+    for service in pb.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+    if method.client_streaming
+]
+"""The paths of rpcs to which a client sends many messages, with pauses between them."""
 SERVICERS = [
     *(
         f"samclip.v1.samclip_pb2_grpc.add_{each.service}Servicer_to_server"

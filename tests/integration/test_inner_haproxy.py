@@ -91,5 +91,5 @@ def test_serves_own_template_is_confined_once() -> None:
 @pytest.mark.parametrize("section", ["frontend prometheus", "frontend grpc_frontend"])
 def test_an_unexpected_configuration_does_not_start(section: str) -> None:
     other = HAPROXY_CONFIG_TEMPLATE.replace(section, "frontend renamed")
-    with pytest.raises(SystemExit, match="0 times, expected once"):
+    with pytest.raises(ValueError, match="0 times, expected once"):
         inner_haproxy.confined(other)

@@ -54,7 +54,8 @@ class OpenInference(Adapter):
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request, context: RequestContext) -> Response:
-        await self.readiness.check()
+        if not await self.readiness.all_ready():
+            raise Unavailable("an application is not ready: see GET /readyz")
         return JSONResponse({"ready": True})
 
     async def model_ready(self, request: Request, context: RequestContext) -> Response:

@@ -79,7 +79,7 @@ def test_fields_are_described_and_the_necessary_ones_required() -> None:
 
 def test_examples_are_requests() -> None:
     for route in (route for routes in ROUTES.values() for route in routes):
-        example = openapi.EXAMPLES[route.rpc]
+        example = openapi.example(route)
         assert json_bodies.to_message(route.request, example, form=False)
 
 
