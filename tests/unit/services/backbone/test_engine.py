@@ -51,7 +51,7 @@ async def busy(model: FakeModel, engine: Engine) -> asyncio.Task:
 
 
 async def queued(engine: Engine, count: int) -> None:
-    while len(engine._batcher) < count:
+    while len(engine._queue) < count:
         await asyncio.sleep(0.001)
 
 
@@ -293,11 +293,11 @@ async def test_a_batch_has_images_of_one_side(three_sides, model):
 async def test_an_image_is_admitted_by_the_work_of_its_side(three_sides, monkeypatch):
     """A side of 64 has four times the pixels of the masks' 32."""
     works = []
-    check = three_sides._batcher._admission.check
+    check = three_sides._queue._admission.check
     monkeypatch.setattr(
-        three_sides._batcher._admission,
+        three_sides._queue._admission,
         "check",
-        lambda priority, work, size: works.append(work) or check(priority, work, size),
+        lambda priority, work, *rest: works.append(work) or check(priority, work, *rest),
     )
     for size in (32, 64):
         await three_sides.embed(ANYBODY, png(100), (pb.CLIP_POOLED,), size)
