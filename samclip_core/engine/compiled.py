@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
 from samclip_core.engine.base import PARTS, Asked, Dtype, Encoded, EngineName, Part, PromptBatch
-from samclip_core.engine.choice import fastest, milliseconds
+from samclip_core.engine.choice import agreement, fastest, milliseconds, noise
 from samclip_core.engine.disk import DiskCache
-from samclip_core.engine.likeness import agreement, noise
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import FloatArray
 from samclip_core.io import checkpoint
@@ -35,8 +34,12 @@ FORMAT = "2"
 """Version of the files on disk. Increment it when ``_prepared`` or the options change."""
 Variant = tuple[str, str]
 """A graph's file name, and OpenVINO's name for the precision of its float layers."""
-_HINTS: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-_CAPABILITIES: dict[Dtype, str] = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
+_FLOATS: dict[Dtype, tuple[str, str]] = {
+    "float32": ("f32", "FP32"),
+    "bfloat16": ("bf16", "BF16"),
+    "float16": ("f16", "FP16"),
+}
+"""OpenVINO's names for each precision: as a hint, and as a capability of a processor."""
 _OF_INT8: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
 _ENCODER, _DECODER, _TEXT = "image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx"
 
@@ -170,8 +173,8 @@ class CompiledEngine:
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return {
             name: (graph, hint)
-            for name, hint in _HINTS.items()
-            if _CAPABILITIES[name] in capabilities
+            for name, (hint, capability) in _FLOATS.items()
+            if capability in capabilities
         }
 
     def _of_encoder(self, dtype: Asked) -> dict[Dtype, Variant]:
@@ -180,7 +183,7 @@ class CompiledEngine:
         if checkpoint.INT8_GRAPH in self._listed:
             for name, float_dtype in _OF_INT8.items():
                 if float_dtype in variants:
-                    variants[name] = (checkpoint.INT8_GRAPH, _HINTS[float_dtype])
+                    variants[name] = (checkpoint.INT8_GRAPH, variants[float_dtype][1])
         return {
             name: variant
             for name, variant in variants.items()
