@@ -67,15 +67,6 @@ class Admission:
         )
 
     @contextmanager
-    def preparing(self, work: float) -> Iterator[None]:
-        """Count one item as coming."""
-        self.coming.append(work)
-        try:
-            yield
-        finally:
-            self.coming.remove(work)
-
-    @contextmanager
     def timed(self, work: float) -> Iterator[None]:
         """Update the average device time per work with a batch."""
         if not self.running:

@@ -87,10 +87,11 @@ class Queue(Generic[Item, Result]):
     def coming(self, priority: Priority, work: float = 1) -> Iterator[None]:
         """Announce an item that is being prepared. Raises the errors of ``admit``."""
         self.admit(priority, work)
+        self._admission.coming.append(work)
         try:
-            with self._admission.preparing(work):
-                yield
+            yield
         finally:
+            self._admission.coming.remove(work)
             self._changed.set()
 
     async def submit(self, item: Item, priority: Priority, work: float = 1) -> Result:

@@ -117,20 +117,6 @@ async def test_limits_hold_before_decoding(model, settings):
     assert model.batches == []
 
 
-async def test_a_cancelled_caller_does_not_cancel_what_another_waits_for(engine, model):
-    first = await busy(model, engine)
-    image = png(100)
-    leaver = asyncio.create_task(engine.embed(ANYBODY, image, ALL))
-    stayer = asyncio.create_task(engine.embed(ANYBODY, image, ALL))
-    await queued(engine, 1)
-    leaver.cancel()
-    model.release()
-    assert not (await stayer).cached
-    await first
-    assert leaver.cancelled()
-    assert sum(model.batches) == 2
-
-
 async def as_bulk(engine: Engine, image: bytes) -> Embedded:
     return await engine.embed(ANYBODY.in_bulk(), image, ALL)
 
@@ -186,14 +172,6 @@ async def test_a_full_queue_refuses_at_once_and_recovers(model, settings):
     await asyncio.gather(first, *calls)
     assert not (await engine.embed(ANYBODY, png(200), ALL)).cached
     await engine.close()
-
-
-async def test_a_failing_device_fails_the_batch_and_not_the_next_one(engine, model):
-    model.failure = RuntimeError("the device is lost")
-    with pytest.raises(RuntimeError, match="lost"):
-        await engine.embed(ANYBODY, png(1), ALL)
-    model.failure = None
-    assert not (await engine.embed(ANYBODY, png(1), ALL)).cached
 
 
 class Small(FakeModel):
@@ -338,10 +316,25 @@ async def test_what_another_tenant_has_sent_is_not_found_by_its_key(engine, mode
     assert model.batches == [1, 1]
 
 
-def test_warm_up_runs_every_batch_size(model, settings):
+@pytest.mark.parametrize(("batches", "sizes"), [(True, [1, 2, 4, 6]), (False, [1])])
+def test_warm_up_runs_every_batch_size(model, settings, batches, sizes):
+    model.engine.batches = batches
     Engine(model, settings.model_copy(update={"max_batch_size": 6})).warm_up()
-    assert model.batches == [1, 2, 4, 6]
+    assert model.batches == sizes
     assert model.texts
+
+
+async def test_an_engine_that_gains_nothing_from_batches_gets_one_image_per_run(model, settings):
+    model.engine.batches = False
+    engine = Engine(model, settings)
+    first = await busy(model, engine)
+    calls = [asyncio.create_task(engine.embed(ANYBODY, png(red), ALL)) for red in (50, 60, 70)]
+    await queued(engine, 2)  # one more is at the device, beside the one that runs
+    engine.tune(settings)
+    model.release()
+    await asyncio.gather(first, *calls)
+    assert model.batches == [1] * 4
+    await engine.close()
 
 
 async def test_texts_are_embedded_in_order_in_slices(engine, model):

@@ -77,12 +77,6 @@ def test_a_gpu_takes_over_the_encoding_alone() -> None:
     assert found.replicas == 4
 
 
-def test_the_cost_is_of_cores_and_memory() -> None:
-    choices = Choices(core_hour=1, gb_hour=0.1, utilisation=1)
-    found = plan(Load(images_per_s=0, clicks_per_s=1), COSTS, choices)
-    assert found.usd_a_month == pytest.approx(730 * (2 * 1 + 3 * 0.1))
-
-
 @pytest.mark.parametrize(
     ("load", "choices", "words"),
     [
