@@ -1,10 +1,12 @@
-"""The backbone without its transport: images to embeddings, via cache, decoders and batches.
+"""The backbone without its transport: images to embeddings, via cache, decoders and queue.
 
-    bytes → hash → cache? ──hit────────────────────────────────────────────→ answer
-                     └─miss → decode, validate, resize → batch → encoder → cache → answer
+    bytes → hash → memory? → Redis? ──hit───────────────────────────────────────────→ answer
+              miss └→ admit → does another process encode it? ──yes, wait for it────→ answer
+                               no └→ decode, check, resize → queue → encoder → store → answer
 
-Images are decoded before they join a batch, so that a bad file fails alone. The model runs in its
-own thread, never on the event loop.
+The first line is ``embed``, of every caller; the others are ``_encode``, once per image. Images are
+decoded before they queue, so that a bad file fails alone. The model runs in its own thread, never
+on the event loop.
 """
 
 import logging

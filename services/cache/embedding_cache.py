@@ -1,7 +1,8 @@
-"""The embedding cache: memory, then Redis, then one encoding for all concurrent callers.
+"""The embedding cache: a tier in memory, a tier in Redis, and each image encoded only once.
 
-get    memory? ──→ Redis?                                      of all who ask for an image
-lease  does another process encode it? ──→ encode, then put    in the one task of this process
+``get`` looks in memory, then in Redis. After a miss, the callers in a process share one task
+(``SingleFlight``), and of all processes one has the ``lease``: it encodes the image and ``put``s
+its entries, which the others then find.
 """
 
 import asyncio
