@@ -90,7 +90,7 @@ class CompiledEngine:
             graph, hint = variants[self.dtype]
             for side in self._config.sizes[1:]:
                 name = checkpoint.at_size(graph, side, self._config.image_size)
-                self._encoders[side] = self._kept((name, hint))
+                self._encoders[side] = self._keep((name, hint), self._compiled((name, hint)))
         if "mask_decoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
             variants = {
@@ -103,7 +103,7 @@ class CompiledEngine:
             self.decoder_dtype = fastest(decoder_ms)
         if "text_encoder" in parts:
             checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
-            self._text = self._kept((_TEXT, "f32"))
+            self._text = self._keep((_TEXT, "f32"), self._compiled((_TEXT, "f32")))
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """See ``base``; returns float16."""
@@ -163,10 +163,9 @@ class CompiledEngine:
             )
         known = milliseconds({name: partial(each.run, *inputs) for name, each in requests.items()})
         best = fastest(known)
-        self._keep(variants[best], requests[best])
         self._disk.write_json(choice, known)
         logger.info("%s in %s; measured ms: %s", part, best, known)
-        return requests[best], known
+        return self._keep(variants[best], requests[best]), known
 
     def _floats(self, graph: str) -> dict[Dtype, Variant]:
         """Return the floating-point precisions of this processor with a graph's variants."""
@@ -232,15 +231,12 @@ class CompiledEngine:
             compiled = self._core.compile_model(_prepared(model), "CPU", options)
             return _Requests(compiled, self.streams)
 
-    def _kept(self, graph: Variant) -> "_Requests":
-        requests = self._compiled(graph)
-        self._keep(graph, requests)
-        return requests
-
-    def _keep(self, graph: Variant, requests: "_Requests") -> None:
+    def _keep(self, graph: Variant, requests: "_Requests") -> "_Requests":
+        """Store a compiled graph on disk, unless it is there, and return it."""
         name = "-".join(graph)
         if self._disk.usable and self._disk.read(name) is None:
             self._disk.write(name, requests.compiled.export_model().getvalue())
+        return requests
 
 
 @cache

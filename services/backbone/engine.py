@@ -97,7 +97,9 @@ class Engine:
         # By cache key, while the encoding runs:
         self._encodings = SingleFlight[Entries]()
         self._priorities = WeakValueDictionary[str, Priority]()
-        self.probe = Probe(partial(threads.run, self._device, "execute", self._run_probe))
+        self.probe = Probe(
+            lambda: threads.run(self._device, "execute", model.embed_text, ["a photo"])
+        )
         self._texts_at_once = FEWEST_TEXTS
         self._queue = self._queue_of(settings, at_once)
 
@@ -282,6 +284,3 @@ class Engine:
         elif len(rows) == self._texts_at_once and seconds < TEXT_RUN_S / 2:
             self._texts_at_once = min(TEXTS_AT_ONCE, 2 * len(rows))
         return rows
-
-    def _run_probe(self) -> None:
-        self.model.embed_text(["a photo"])

@@ -65,7 +65,8 @@ class SharedTier:
             return {}
         entries: list[Entry | None] = [None] * len(values)
         if any(values):
-            entries = await asyncio.to_thread(_unpack_all, names, values)
+            unpacked = map(unpack, names, (value or b"" for value in values))
+            entries = await asyncio.to_thread(list, unpacked)
         found = {}
         for output, value, entry in zip(outputs, values, entries, strict=True):
             _count([output], "hit" if entry else "miss" if value is None else "corrupt")
@@ -157,7 +158,7 @@ class SharedTier:
     async def _write(self, image_key: str, entries: Entries) -> None:
         """Write all entries in one round trip."""
         names = self._names(image_key, entries)
-        packed = await asyncio.to_thread(_pack_all, names, entries.values())
+        packed = await asyncio.to_thread(list, map(pack, names, entries.values()))
         pipeline = self._link.client.pipeline(transaction=False)
         for output, key, data in zip(entries, names, packed, strict=True):
             pipeline.set(key, data, ex=LIFETIME_S[output])
@@ -210,17 +211,6 @@ class _Lease:
             await self._link.write(
                 self._link.client.eval, script, 1, self._name, self._token, *args
             )
-
-
-def _pack_all(names: Iterable[str], entries: Iterable[Entry]) -> list[bytes]:
-    return [pack(name, entry) for name, entry in zip(names, entries, strict=True)]
-
-
-def _unpack_all(names: Sequence[str], values: Sequence[bytes | None]) -> list[Entry | None]:
-    return [
-        None if value is None else unpack(name, value)
-        for name, value in zip(names, values, strict=True)
-    ]
 
 
 def _count(outputs: Iterable[pb.Output], outcome: str, times: int = 1) -> None:
