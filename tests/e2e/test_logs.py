@@ -62,7 +62,7 @@ def test_every_line_is_json_and_has_the_id_of_the_caller(
             assert door["status"] == 200
             wait_for_line(running, **REQUEST, service="ClassificationService", rpc="Classify")
             wait_for_line(running, **REQUEST, service="BackboneService", rpc="Embed")
-            wait_for_line(running, logger="services.cache.breaker", request_id=ID)
+            wait_for_line(running, logger="services.cache.connection", request_id=ID)
         finally:
             assert running.stop() == 0
         last = [line["message"] for line in lines(running) if "message" in line]

@@ -49,6 +49,7 @@ class Decoder:
             max_wait_s=0.0,
             max_queue=replica.MAX_ONGOING,
             at_once=at_once,
+            cost=lambda question: len(question.prompts),
         )
 
     def tune(self, size: int) -> None:
@@ -107,7 +108,7 @@ class Decoder:
 
     async def _ask(self, question: Question, priority: Priority) -> list[MaskLogits]:
         self.sam_head.check(question.features, question.prompts)
-        return await self._batcher.submit(question, priority, cost=len(question.prompts))
+        return await self._batcher.submit(question, priority, work=len(question.prompts))
 
     async def _run(self, batch: list[Question]) -> list[list[MaskLogits]]:
         answers = await threads.run(self._device, "mask_decode", self._answer, batch)

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from services.cache.flight import SingleFlight
+from services.cache.embedding_cache import SingleFlight
 
 
 class Work:
@@ -25,7 +25,7 @@ class Work:
         return call
 
 
-async def test_the_same_at_the_same_time_is_done_once():
+async def test_concurrent_callers_of_one_key_share_the_work():
     flights, work = SingleFlight[int](), Work()
     calls = [asyncio.create_task(flights.run("k", work)) for _ in range(10)]
     other = asyncio.create_task(flights.run("other", work))
@@ -36,7 +36,7 @@ async def test_the_same_at_the_same_time_is_done_once():
     assert await flights.run("k", work) == 3  # a later call runs again
 
 
-async def test_a_failure_reaches_all_and_is_not_kept():
+async def test_all_callers_get_a_failure_and_the_next_call_runs_again():
     flights, work = SingleFlight[int](), Work()
     work.failure = ValueError("broken")
     work.go.set()
@@ -48,7 +48,7 @@ async def test_a_failure_reaches_all_and_is_not_kept():
     assert await flights.run("k", work) == 2
 
 
-async def test_a_cancelled_caller_leaves_the_shared_work_alone():
+async def test_a_cancelled_caller_does_not_cancel_the_shared_work():
     flights, work = SingleFlight[int](), Work()
     first = asyncio.create_task(flights.run("k", work))
     second = asyncio.create_task(flights.run("k", work))
@@ -61,7 +61,7 @@ async def test_a_cancelled_caller_leaves_the_shared_work_alone():
     assert (work.calls, work.cancelled) == (1, 0)
 
 
-async def test_work_that_nobody_waits_for_is_cancelled_and_a_newcomer_starts_afresh():
+async def test_work_without_callers_is_cancelled_and_a_later_call_starts_again():
     flights, work = SingleFlight[int](), Work()
     calls = [asyncio.create_task(flights.run("k", work)) for _ in range(3)]
     await asyncio.sleep(0)
