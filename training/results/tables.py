@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], rule: str = "---") -> str:
-    """Return a table; ``rule`` aligns all columns but the first one ("---:": to the right)."""
-    lines = [head, ["---", *[rule] * (len(head) - 1)], *rows]
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table."""
+    lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
