@@ -44,7 +44,7 @@ LAYERS = {
         "launch",
     ),
     "training": (
-        "failures inputs schedule workers",
+        "inputs schedule workers",
         "storage",
         "journal",
         "loop recipes",

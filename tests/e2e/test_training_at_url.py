@@ -8,7 +8,8 @@ import torch
 
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
-from tests.unit.training.evaluation.test_paper_tables import coco
+from tests.coco_set import write_coco
+from tests.photographs import draw
 from training import merges, train
 from training.storage import Folder
 
@@ -30,7 +31,7 @@ def small():
 
 
 def write_sets(photographs: Path) -> None:
-    coco(photographs / "coco2017")
+    write_coco(photographs / "coco2017", [draw(seed, 48, 64) for seed in range(2)])
     for name in ("n01440764", "n01443537"):
         folder = photographs / "imagenet/val" / name
         folder.mkdir(parents=True)

@@ -18,7 +18,7 @@ from tests import photographs
 from tests.fakes import ConstantTeacher
 from tests.tiny import TINY
 from training import workers
-from training.distillation.parts import PhotoTeachers
+from training.distillation.objectives import PhotoTeachers
 from training.distillation.stages import (
     head_probing,
     joint_distillation,

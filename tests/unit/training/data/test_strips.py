@@ -6,12 +6,12 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco_mask
 
 from tests.photographs import rle
-from training.data.runs import Rectangles, Runs, coverage, runs
+from training.data.strips import Rectangles, Strips, coverage, strips
 
 MASKS = arrays(np.bool_, array_shapes(min_dims=2, max_dims=2, max_side=40))
 
 
-def drawn(found: Runs, shape: tuple[int, ...]) -> np.ndarray:
+def drawn(found: Strips, shape: tuple[int, ...]) -> np.ndarray:
     mask_HW = np.zeros(shape, int)
     for column, top, bottom in zip(*found, strict=True):
         mask_HW[top:bottom, column] += 1
@@ -21,24 +21,24 @@ def drawn(found: Runs, shape: tuple[int, ...]) -> np.ndarray:
 @given(MASKS)
 @settings(max_examples=200, deadline=None)
 def test_runs_draw_the_mask(mask_HW: np.ndarray):
-    assert np.array_equal(drawn(runs(rle(mask_HW)), mask_HW.shape), mask_HW)
+    assert np.array_equal(drawn(strips(rle(mask_HW)), mask_HW.shape), mask_HW)
 
 
 def test_runs_of_a_large_mask_have_long_numbers_and_differences():
     y, x = np.mgrid[:700, :900]
     mask_HW = (y - 350) ** 2 + (x - 400) ** 2 < 340**2
     mask_HW[:, 850:] = True  # one run over many columns
-    found = runs(rle(mask_HW))
+    found = strips(rle(mask_HW))
     assert np.array_equal(drawn(found, mask_HW.shape), mask_HW)
     as_bytes = coco_mask.encode(np.asfortranarray(mask_HW.astype(np.uint8)))
-    assert all(map(np.array_equal, runs(as_bytes), found))
+    assert all(map(np.array_equal, strips(as_bytes), found))
 
 
 @given(st.binary(min_size=1, max_size=12), st.integers(1, 9), st.integers(1, 9))
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_a_mask_or_an_error(counts: bytes, height: int, width: int):
     try:
-        found = runs({"size": [height, width], "counts": counts})
+        found = strips({"size": [height, width], "counts": counts})
     except ValueError:
         return
     decoded_HW = coco_mask.decode({"size": [height, width], "counts": counts})
@@ -47,11 +47,11 @@ def test_any_bytes_are_a_mask_or_an_error(counts: bytes, height: int, width: int
 
 @pytest.mark.parametrize(
     ("counts", "reason"),
-    [("0", "does not fill"), ("O5", "does not fill"), ("P", "truncated"), ("oooooooo0", "damaged")],
+    [("0", "do not fill"), ("O5", "do not fill"), ("P", "not COCO's"), ("oooooooo0", "too large")],
 )
 def test_a_broken_rle_is_an_error(counts: str, reason: str):
     with pytest.raises(ValueError, match=reason):
-        runs({"size": [2, 2], "counts": counts})
+        strips({"size": [2, 2], "counts": counts})
 
 
 def test_coverage_is_the_exact_area():

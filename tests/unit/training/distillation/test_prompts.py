@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.prompts import click_rounds, correction, noised, points_in
+from training.distillation.segmentation import click_rounds, correction, noised, points_in
 
 CELL = 4.0
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from tests import photographs
 from tests.dense_models import write_dense
 from tests.tiny import TINY
-from training.distillation import features
+from training.distillation import objectives
 from training.distillation.dense import DenseHead, DenseTeacher, load_dense_teacher
-from training.distillation.features import dense_teacher_loss, fit_standard, patch_loss
+from training.distillation.objectives import Seen, dense_teacher_term, fit_standard
 from training.distillation.sampling import Kinds, Photos, Sampler
 from training.distillation.standardise import PhiS
 from training.recipes import Run, debug
@@ -42,7 +42,7 @@ def test_cells_that_hold_some_picture_are_valid(side: int, grid: int, share: flo
     """For any grid, such as the 37 cells of DINOv2 over a frame of 1,024 pixels."""
     height = math.ceil(share * side)
     photos = Photos(torch.zeros(1, 3, side, side), torch.tensor([[height, side]]))
-    valid_hw = features._valid_cells(photos, grid)[0]
+    valid_hw = objectives._valid_cells(photos, grid)[0]
     tops = torch.arange(grid) * side  # in units of 1 / grid pixels
     assert torch.equal(valid_hw, (tops < height * grid)[:, None].expand(grid, grid))
 
@@ -54,17 +54,28 @@ def test_maps_are_compared_on_the_coarser_grid():
     fine_BDhw = coarse_BDhw.repeat_interleave(3, dim=2).repeat_interleave(3, dim=3)
     fine_BDhw[..., 3:] = 7  # padding
     for pair in ((fine_BDhw, coarse_BDhw), (coarse_BDhw, fine_BDhw)):
-        assert patch_loss(photos, *pair) == pytest.approx(0, abs=1e-6)
+        seen = Seen(photos, *[torch.empty(0)] * 6)._replace(dense_BDhw=pair[0], target_BDhw=pair[1])
+        assert objectives._dense_loss(nn.Module(), seen) == pytest.approx(0, abs=1e-6)
+
+
+def loss_of(
+    run: Run, head: nn.Module, teacher: DenseTeacher, photos: Photos, tokens_BDhw: Tensor
+) -> Tensor:
+    """Return the loss of a dense teacher for a student that is only its head."""
+    student = nn.ModuleDict({objectives.DENSE_HEAD: head})
+    nothing = torch.empty(0)
+    seen = Seen(photos, nothing, tokens_BDhw, *[nothing] * 4)
+    return dense_teacher_term(run, teacher).loss(student, seen)
 
 
 def cells_of(run: Run, teacher: DenseTeacher) -> Tensor:
     """Return the valid cells of the photographs that the standardisation is fitted to."""
     cells = []
     sampler = Sampler(run, 1, Kinds(photos=run.recipe.photo_sides), whole=True)
-    for step in range(features.STANDARDISED_STEPS):
+    for step in range(objectives.STANDARDISED_STEPS):
         for photos in sampler[step].to(run.device).photos:
             map_BDhw = teacher(photos.pixels_B3SS, photos.sizes_B2)
-            valid_Bhw = features._valid_cells(photos, map_BDhw.shape[-1])
+            valid_Bhw = objectives._valid_cells(photos, map_BDhw.shape[-1])
             cells.append(map_BDhw.movedim(1, -1)[valid_Bhw])
     return torch.cat(cells)
 
@@ -98,8 +109,8 @@ def test_a_dense_teacher_of_any_scale_starts_with_a_loss_of_one(
     standard = fit_standard(run, 1, teacher)
     sampler = Sampler(run, 1, Kinds(photos=run.recipe.photo_sides), whole=True)
     losses = [
-        dense_teacher_loss(run, Constant(standard), teacher, photos, photos.pixels_B3SS)
-        for step in range(features.STANDARDISED_STEPS)
+        loss_of(run, Constant(standard), teacher, photos, photos.pixels_B3SS)
+        for step in range(objectives.STANDARDISED_STEPS)
         for photos in sampler[step].to(run.device).photos
     ]
     assert float(torch.stack(losses).mean()) == pytest.approx(1, rel=0.05)
@@ -109,7 +120,7 @@ def test_no_gradient_reaches_the_teacher(run: Run, teacher: DenseTeacher):
     head = DenseHead(3, fit_standard(run, 1, teacher))
     (photos,) = Sampler(run, 1, Kinds(photos=(SIZE,)))[0].to(run.device).photos
     tokens_BDhw = photos.pixels_B3SS[..., ::16, ::16].clone().requires_grad_()
-    dense_teacher_loss(run, head, teacher, photos, tokens_BDhw).backward()
+    loss_of(run, head, teacher, photos, tokens_BDhw).backward()
     assert tokens_BDhw.grad is not None
     assert tokens_BDhw.grad.any()
     assert all(parameter.grad.any() for parameter in head.parameters())
