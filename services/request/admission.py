@@ -1,14 +1,15 @@
 """Proof that a request came through the front door, and the address of the backbone behind it.
 
-Other users of the machine, and other machines of a cluster, can reach Serve's ports. Requests to
-these ports must carry a secret that only the front door and the services know. The front door
-removes the header from incoming requests.
+Other users of the machine, and other machines of a cluster, can reach Serve's ports, which answer
+only requests with a secret (``services.front_door.inner_ports``). The front door removes its header
+from incoming requests.
 """
 
 import hmac
 import os
 from collections.abc import Mapping
 
+from samclip_core.errors import Unavailable
 from services.request.routes import MODULES
 from services.settings import PREFIX, Settings
 
@@ -17,6 +18,8 @@ SECRET_VARIABLE = PREFIX + "FRONT_DOOR_SECRET"
 REFUSAL = (
     "this port answers only what comes through the front door; use the service's public address"
 )
+GUARDED = set[str]()
+"""The protocols, HTTP and gRPC, whose ports in this process ask for the secret."""
 
 
 def admitted(headers: Mapping[str, str]) -> bool:
@@ -27,6 +30,18 @@ def admitted(headers: Mapping[str, str]) -> bool:
     secret = os.environ.get(SECRET_VARIABLE, "")
     shown = headers.get(SECRET_HEADER, "")
     return bool(secret) and hmac.compare_digest(shown.encode(), secret.encode())
+
+
+def check_guard() -> None:
+    """Raise Unavailable unless the ports of this replica ask for the secret.
+
+    Serve checks the health of a replica once its ports are open, and stops it if that fails.
+    """
+    if len(GUARDED) < 2:
+        raise Unavailable(
+            "the ports of this replica do not ask for the front door's secret: start Serve with "
+            "samclip serve, or with the variables of deploy/kuberay/base/cluster.env"
+        )
 
 
 def applications(settings: Settings) -> list[str]:

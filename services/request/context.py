@@ -13,6 +13,7 @@ from services.request.callers import Caller
 from services.request.limits import Reply
 from services.request.priority import Priority
 from services.request.request_log import REQUEST_ID
+from services.settings import Settings
 
 CHECKPOINT = "x-samclip-checkpoint"
 """Header with the digest of the checkpoint that must answer; if absent, any may."""
@@ -44,16 +45,21 @@ class RequestContext:
 
     @classmethod
     def read(
-        cls, headers: Mapping[str, str], caller: Caller, most_s: float, bulk: bool = False
+        cls,
+        headers: Mapping[str, str],
+        settings: Settings,
+        most_s: float | None = None,
+        bulk: bool = False,
     ) -> Self:
-        """Read the headers, whose names are in lower case. Raises InvalidRequest.
+        """Read the headers, whose names are in lower case. Raises Unauthenticated, InvalidRequest.
 
-        ``most_s`` limits the deadline; ``bulk`` is the default if the headers name no priority.
+        ``most_s`` limits the deadline, or else the settings do; ``bulk`` is the default if the
+        headers name no priority.
         """
         return cls(
             id=headers.get(REQUEST_ID, ""),
-            caller=caller,
-            priority=Priority.read(headers, most_s, bulk),
+            caller=Caller.read(headers, bool(settings.api_keys_file)),
+            priority=Priority.read(headers, most_s or settings.request_timeout_s, bulk),
             checkpoint=headers.get(CHECKPOINT, ""),
             graphs=headers.get(GRAPHS, ""),
             ask=headers.get(ASK, ""),

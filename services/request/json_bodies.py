@@ -11,8 +11,8 @@ import base64
 import json
 import re
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from google.protobuf import json_format
@@ -25,14 +25,13 @@ from starlette.requests import Request
 from samclip_core.errors import InvalidRequest, UnsupportedImage
 from services.request import arguments, forms
 from services.request.arguments import AREA, IMAGE, RLE, Most, descriptor, is_map, names_of
-from services.request.arrival import Arrivals, limited, parsed
+from services.request.arrival import Arrivals, limited
 from services.request.callers import KEY
 from services.request.limits import MAX_VALUES
 
 Fields = dict[str, Any]
 """The members of a JSON object, or all values of each name in a form, with files as bytes."""
 
-T = TypeVar("T")
 M = TypeVar("M", bound=Message)
 
 HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
@@ -41,37 +40,15 @@ MAX_DIGITS = 1000  # of a whole number: the time to read one grows with the squa
 TENSOR = descriptor(pb.Tensor)
 
 
-async def read(
-    request: Request,
-    limit: int,
-    most_parts: int,
-    arrivals: Arrivals,
-    understand: Callable[[Fields, bool], T],
-    arrived: Callable[[], AbstractAsyncContextManager[object]] = nullcontext,
-) -> T:
-    """Read the body and return ``understand(fields, is_form)``, which runs in a worker thread.
-
-    ``arrived`` is entered once the body is there, and left once it is understood. Raises the errors
-    of ``understand``; ImageTooLarge beyond ``limit`` bytes, without reading more; RequestTooSlow
-    for a body slower than the pace of ``arrivals``, Overloaded if those are full; UnsupportedImage
-    for a body that is compressed, or neither JSON nor a form; InvalidRequest for one that is
-    malformed, or a form of more than ``most_parts`` parts.
-    """
-    content_type = request.headers.get("content-type", "")
+def is_form(content_type: str) -> bool:
+    """Return whether a body is a form, not JSON. Raises UnsupportedImage for other types."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
         raise UnsupportedImage(
             f"the body has the content-type {kind or 'none'!r}, which is unsupported: "
             "send multipart/form-data or application/json"
         )
-
-    def work() -> T:
-        if kind == "application/json":
-            return understand(parse_object(b"".join(chunks), content_type), False)
-        return understand(forms.parse(chunks, content_type, most_parts), True)
-
-    async with whole(request, limit, arrivals) as chunks, arrived():
-        return await parsed(chunks, work)
+    return kind == "multipart/form-data"
 
 
 @asynccontextmanager
@@ -80,8 +57,9 @@ async def whole(request: Request, limit: int, arrivals: Arrivals) -> AsyncIterat
 
     A body that has already arrived needs no slot.
 
-    Raises ImageTooLarge, RequestTooSlow and Overloaded as ``read`` does, and UnsupportedImage for
-    a body that is compressed.
+    Raises ImageTooLarge beyond ``limit`` bytes, without reading more; RequestTooSlow for a body
+    slower than the pace of ``arrivals``, Overloaded if those are full; UnsupportedImage for a body
+    that is compressed.
     """
     encoding = request.headers.get("content-encoding", "identity")
     if encoding.strip().lower() != "identity":
@@ -101,6 +79,16 @@ async def whole(request: Request, limit: int, arrivals: Arrivals) -> AsyncIterat
             hold(len(chunk))
             chunks.append(chunk)
         yield chunks
+
+
+def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> Fields:
+    """Return the fields of a JSON object, or of a form of at most ``most_parts`` parts.
+
+    Raises InvalidRequest for a body that is malformed.
+    """
+    if is_form(content_type):
+        return forms.parse(chunks, content_type, most_parts)
+    return parse_object(b"".join(chunks), content_type)
 
 
 def parse_object(body: bytes, content_type: str = "") -> Fields:
@@ -154,11 +142,6 @@ def _members(pairs: list[tuple[str, Any]]) -> Fields:
         ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise InvalidRequest(f"{twice[:80]!r} is given more than once: send it once")
     return members
-
-
-def knows(request: type[Message], fields: Fields) -> bool:
-    """Return whether a message has all these fields."""
-    return fields.keys() <= names_of(descriptor(request)).keys()
 
 
 def is_single(request: type[Message], fields: Fields) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,7 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Overloaded, SamClipError, Unauthenticated, Unavailable
 from services.front_door import haproxy, keys, reload
-from services.request import admission, context, rpc, stream_key
+from services.request import admission, context, rpc, sessions, stream_key
 from services.request.context import RequestContext
 from services.settings import Settings
 from tests.door import EMBED, SECRET, Door, Serve, opened
@@ -33,7 +34,7 @@ class Clicks(rpc.Service):
         super().__init__(Settings())
         self.stopped = False
 
-    @rpc.stream_rpc
+    @rpc.rpc
     async def SegmentStream(
         self, request: AsyncIterator[pb.SegmentStreamRequest], context: RequestContext
     ) -> AsyncGenerator[pb.SegmentStreamResponse, None]:
@@ -43,7 +44,7 @@ class Clicks(rpc.Service):
         finally:
             self.stopped = True
 
-    @rpc.stream_rpc
+    @rpc.rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
@@ -63,7 +64,15 @@ class Session:
         self.headers = door.serve.requests[-1][1]
         self.service = Clicks()
         self._messages: asyncio.Queue[pb.SegmentStreamRequest] = asyncio.Queue()
-        self.answers = self.service.stream("SegmentStream", self._sent(), self.headers)
+        self.answers = self._answers("SegmentStream", self._sent(), sessions.LONGEST_S)
+
+    def updates(self) -> rpc.Answers:
+        """Begin the endless work of a request with the same headers."""
+        return self._answers("StreamEverything", pb.SegmentEverythingRequest(), None)
+
+    def _answers(self, method: str, request: Any, most_s: float | None) -> rpc.Answers:
+        arrived = self.service.arrive(method, self.headers, most_s)
+        return self.service.answers(method, request, arrived)
 
     async def _sent(self) -> AsyncIterator[pb.SegmentStreamRequest]:
         while True:
@@ -163,8 +172,7 @@ async def test_other_limits_of_the_same_key_end_no_session(door: Door, session_o
 
 async def test_long_work_of_a_revoked_key_stops(door: Door, session_of: Open) -> None:
     session = session_of()
-    request = pb.SegmentEverythingRequest()
-    updates = session.service.stream("StreamEverything", request, session.headers)
+    updates = session.updates()
     assert (await anext(updates)).progress == 0
     change(door, SECOND)
 

@@ -3,10 +3,11 @@
 import pytest
 
 from samclip_core.errors import InvalidRequest
-from services.request.callers import KEY, SCOPES, TENANT, Caller
+from services.request.callers import KEY, SCOPES, TENANT
 from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, RequestContext
 from services.request.priority import PRIORITY, TIMEOUT
 from services.request.request_log import REQUEST_ID
+from services.settings import Settings
 
 CALLER = {KEY: "ann", TENANT: "acme", SCOPES: "read,index"}
 HEADERS = {
@@ -20,7 +21,7 @@ HEADERS = {
 
 
 def read(headers: dict[str, str]) -> RequestContext:
-    return RequestContext.read(headers, Caller.read(headers, False), most_s=60)
+    return RequestContext.read(headers, Settings(), most_s=60)
 
 
 def test_it_has_what_the_headers_say():

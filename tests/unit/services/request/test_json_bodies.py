@@ -1,7 +1,6 @@
 import base64
 import json
 import re
-import threading
 from collections import deque
 from contextlib import suppress
 from typing import Any
@@ -48,18 +47,16 @@ def form(*parts: tuple[str, bytes, bool]) -> bytes:
     return body + f"--{BOUNDARY}--\r\n".encode()
 
 
-async def read_fields(
-    request: Request, limit: int, most_parts: int = 1000
-) -> tuple[json_bodies.Fields, bool]:
-    def understand(fields: json_bodies.Fields, is_form: bool) -> tuple[json_bodies.Fields, bool]:
-        return fields, is_form
-
-    return await json_bodies.read(request, limit, most_parts, Arrivals(), understand)
+async def read_fields(request: Request, limit: int, most_parts: int = 1000) -> json_bodies.Fields:
+    kind = request.headers.get("content-type", "")
+    json_bodies.is_form(kind)
+    async with json_bodies.whole(request, limit, Arrivals()) as chunks:
+        return json_bodies.parse(chunks, kind, most_parts)
 
 
 async def read(kind: type[Message], body: bytes, content_type: str) -> Message:
-    fields, is_form = await read_fields(request(body, content_type), 10_000)
-    return json_bodies.to_message(kind, fields, is_form)
+    fields = await read_fields(request(body, content_type), 10_000)
+    return json_bodies.to_message(kind, fields, json_bodies.is_form(content_type))
 
 
 async def read_json(kind: type[Message], value: object) -> Message:
@@ -78,7 +75,7 @@ async def test_a_compressed_body_is_refused_unread() -> None:
             await read_fields(compressed, 10_000)
     plain = request(b"{}", "application/json")
     plain.scope["headers"].append((b"content-encoding", b"Identity"))
-    assert await read_fields(plain, 10_000) == ({}, False)
+    assert await read_fields(plain, 10_000) == {}
 
 
 async def test_a_map_is_one_json_object_of_a_form() -> None:
@@ -385,25 +382,12 @@ async def test_a_form_holds_as_many_labels_as_a_request_may_have() -> None:
     most = form_parts(Settings())
     labels = [("labels", f"label {i}".encode(), False) for i in range(Settings().max_labels)]
     body = form(*labels, ("image", PHOTO, True))
-    fields, is_form = await read_fields(request(body, FORM, 10_000), len(body), most)
-    message = json_bodies.to_message(pb.ClassifyRequest, fields, is_form)
+    fields = await read_fields(request(body, FORM, 10_000), len(body), most)
+    message = json_bodies.to_message(pb.ClassifyRequest, fields, form=True)
     assert len(message.labels) == Settings().max_labels
     with pytest.raises(InvalidRequest, match="more than 1,000 parts"):
         await read_fields(request(body, FORM, 10_000), len(body), 1000)
     assert form_parts(Settings(max_labels=10**9)) == MAX_FORM_PARTS
-
-
-async def test_forms_are_parsed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = []
-    parse = forms.parse
-
-    def noted(*args: Any) -> dict[str, list[Any]]:
-        threads.append(threading.current_thread())
-        return parse(*args)
-
-    monkeypatch.setattr(forms, "parse", noted)
-    await read_form(pb.SearchRequest, ("text", b"cat", False))
-    assert threads[0] is not threading.current_thread()
 
 
 async def test_a_form_without_its_end_is_broken() -> None:
