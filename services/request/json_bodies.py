@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from python_multipart.multipart import parse_options_header
+from multipart import parse_options_header
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 
@@ -93,8 +93,8 @@ def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> Fields:
 
 def parse_object(body: bytes, content_type: str = "") -> Fields:
     """Return the members of a JSON object in UTF-8. Raises InvalidRequest."""
-    _, parameters = parse_options_header(content_type)
-    forms.check_charset(parameters.get(b"charset", b"utf-8").decode("latin-1"), "the body")
+    _, options = parse_options_header(content_type)
+    forms.check_charset(options.get("charset"), "the body")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -390,8 +390,23 @@ async def test_a_form_holds_as_many_labels_as_a_request_may_have() -> None:
     assert form_parts(Settings(max_labels=10**9)) == MAX_FORM_PARTS
 
 
+async def test_a_line_break_after_a_form_may_arrive_later() -> None:
+    body = form(("text", b"cat", False))
+    assert forms.parse(deque([body, b"\r\n"] * 1), FORM, 9) == {"text": ["cat"]}
+    for cut in range(1, len(body)):
+        chunks = deque([body[:cut], *[b""] * forms.JOINED, body[cut:] + b"\r\n"])
+        assert forms.parse(chunks, FORM, 9) == {"text": ["cat"]}
+
+
+@pytest.mark.parametrize("head", [b"", b'; filename="a.jpg"', b'; name=""'])
+def test_a_part_without_a_name_is_refused(head: bytes) -> None:
+    body = b"--x\r\ncontent-disposition: form-data" + head + b"\r\n\r\na\r\n--x--"
+    with pytest.raises(InvalidRequest, match="a part has no name in content-disposition"):
+        forms.parse(deque([body]), FORM, 9)
+
+
 async def test_a_form_without_its_end_is_broken() -> None:
-    with pytest.raises(InvalidRequest, match="ends before its last boundary"):
+    with pytest.raises(InvalidRequest, match="the form is broken: Unexpected end"):
         await read(pb.SearchRequest, form(("text", b"cat", False))[:-8], FORM)
 
 
@@ -627,13 +642,13 @@ def test_a_whole_number_may_be_a_text(text: str) -> None:
 
 def test_short_chunks_of_a_form_are_parsed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
-    write = forms.MultipartParser.write
+    parse = forms.PushMultipartParser.parse
 
-    def noted(self: Any, data: bytes) -> int:
+    def noted(self: Any, data: bytes) -> Any:
         written.append(data)
-        return write(self, data)
+        return parse(self, data)
 
-    monkeypatch.setattr(forms.MultipartParser, "write", noted)
+    monkeypatch.setattr(forms.PushMultipartParser, "parse", noted)
     body = form(("text", b"cat" * 100, False))
     assert forms.parse(deque(bytes([one]) for one in body), FORM, 9) == {"text": ["cat" * 100]}
     assert b"".join(written) == body
@@ -643,12 +658,12 @@ def test_short_chunks_of_a_form_are_parsed_together(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"--x\r\na: " + b"b" * 3000, "Maximum header size exceeded"),
-        (b"--x\r\n" + b"a: b\r\n" * 9, "Maximum header count exceeded"),
+        (b"--x\r\na: " + b"b" * 3000, "Maximum segment header length exceeded"),
+        (b"--x\r\n" + b"a: b\r\n" * 9, "Maximum segment header count exceeded"),
         (b"\r\n" * 40_000 + b"--x--", "too long headers"),
         (form(("text", b"cat", False)) + b"\r\n" * 40_000, "too long headers"),
-        (form(("text", b"cat", False))[:-4] + b" " * 70_000, "too long headers"),
-        (form(("text", b"\r\n--xa" * 12, False)), "more than 10 parts"),
+        (form(("text", b"cat", False))[:-4] + b" " * 70_000, "Unexpected bytes after boundary"),
+        (form(("text", b"\r\n--xa" * 12, False)), "Unexpected bytes after boundary"),
         (form(*[("text", b"cat", False)] * 12), "more than 10 parts"),
     ],
 )
