@@ -11,8 +11,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core import licence
 from services.gateway import descriptions
 from services.request import overlay
-from services.request.arguments import AREA, COORDINATES, descriptor
 from services.request.http import LINES
+from services.request.messages import AREA, COORDINATES, descriptor
 from services.request.routes import APPLICATIONS, ROUTES, Route
 
 SCALARS: dict[int, dict[str, Any]] = {

@@ -19,11 +19,11 @@ from starlette.types import Message as Event
 from starlette.types import Receive, Scope, Send
 
 from samclip_core.errors import RequestTooSlow, SamClipError
-from services.request import json_bodies, overlay, request_log, status
+from services.request import bodies, messages, overlay, request_log, status
 from services.request.arrival import MAX_BODIES, PACE, Arrivals, Pace, parsed, taken
+from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
-from services.request.long_json import LongJSON
 from services.request.routes import ROUTES, Route, other_names
 from services.settings import Settings
 
@@ -171,17 +171,17 @@ class _Handler:
     ) -> tuple[Message, bool, RequestContext]:
         """Return the message of a request, whether its image is a single one, and its context."""
         settings, kind = self.callee.settings, request.headers.get("content-type", "")
-        is_form = json_bodies.is_form(kind)
+        is_form = bodies.is_form(kind)
 
         def message() -> tuple[Message, bool]:
-            fields = json_bodies.parse(chunks, kind, form_parts(settings))
+            fields = bodies.parse(chunks, kind, form_parts(settings))
             wanted = self.route.request
             for name in fields.keys() & self.others.keys():
                 observed.rpc, wanted = self.others[name].rpc, self.others[name].request
-            single = json_bodies.is_single(wanted, fields)
-            return json_bodies.to_message(wanted, fields, is_form, most_values(settings)), single
+            single = messages.is_single(wanted, fields)
+            return messages.to_message(wanted, fields, is_form, most_values(settings)), single
 
-        async with json_bodies.whole(request, settings.max_request_bytes, self.arrivals) as chunks:
+        async with bodies.whole(request, settings.max_request_bytes, self.arrivals) as chunks:
             observed.since = time.perf_counter()  # exclude the time of the upload
             context = self.callee.arrive(observed.rpc, headers)
             async with time_limit(context):
@@ -192,7 +192,7 @@ def _render(rpc: str, message: Message, reply: Message, single: bool, as_png: bo
     draw = overlay.DRAWN.get(rpc)
     if draw and as_png:
         return Response(draw(message, reply), media_type="image/png")
-    values = json_bodies.to_json(reply)
+    values = messages.to_json(reply)
     if single and isinstance(message, pb.ClassifyRequest) and not message.areas:
         (only,) = values["results"]
         values = {"image": only["image"], "results": only["scores"], "model": values["model"]}
@@ -200,7 +200,7 @@ def _render(rpc: str, message: Message, reply: Message, single: bool, as_png: bo
 
 
 def _line(answer: Message) -> bytes:
-    return bytes(LongJSON(json_bodies.to_json(answer)).body) + b"\n"
+    return bytes(LongJSON(messages.to_json(answer)).body) + b"\n"
 
 
 def problem(error: Exception, identity: str) -> Response:

@@ -18,15 +18,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
 from services.observability import logs, metrics, tracing
-from services.request import (
-    admission,
-    channel,
-    json_bodies,
-    request_log,
-    sessions,
-    status,
-    stream_key,
-)
+from services.request import admission, channel, messages, request_log, status, streams
 from services.request.context import RequestContext, time_limit
 from services.settings import Settings
 
@@ -62,7 +54,7 @@ class Service:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self._sessions = sessions.Sessions()
+        self._sessions = streams.Sessions()
         if settings.otlp_endpoint:
             tracing.start(self.application, settings.otlp_endpoint)
 
@@ -90,7 +82,7 @@ class Service:
 
     async def health(self) -> dict[str, Any]:
         """Return the application's report; any answer means that it is ready."""
-        return {"model": json_bodies.to_json(self.model)}
+        return {"model": messages.to_json(self.model)}
 
     async def check_health(self) -> None:
         """Raise Unavailable if the replica is unhealthy; Serve replaces it if that persists."""
@@ -136,14 +128,15 @@ class Service:
     ) -> Answers:
         """Yield the answers to one request, or to each message of a session.
 
-        Raises as ``answer`` does, and the errors of ``services.request.sessions``.
+        Raises as ``answer`` does, and the errors of ``services.request.streams``.
         """
         context.caller.check(self.scope(method, request))
         total_s = context.priority.time_left()
-        with nullcontext() if isinstance(request, Message) else self._sessions.opened():
-            async with stream_key.opened(context) as key:
-                if not isinstance(request, Message):
-                    request = sessions.within_limits(request, key.count)
+        session = not isinstance(request, Message)
+        with self._sessions.opened() if session else nullcontext():
+            async with streams.opened(context) as key:
+                if session:
+                    request = streams.within_limits(request, key.count)
                 async with aclosing(self.run(method, request, context)) as answers:
                     while True:
                         # While an answer is sent, the limit would look like a cancelled call.
@@ -197,7 +190,7 @@ def _over_grpc(method: Method) -> Any:
 
     async def many(self: Service, request: Any, grpc_context: Context) -> Answers:
         with called(grpc_context) as headers, request_log.request(self.name, name, headers):
-            most_s = None if isinstance(request, Message) else sessions.LONGEST_S
+            most_s = None if isinstance(request, Message) else streams.LONGEST_S
             context = self.arrive(name, headers, most_s)
             async with aclosing(self.answers(name, request, context)) as answers:
                 async for answer in answers:

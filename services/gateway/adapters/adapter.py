@@ -19,7 +19,7 @@ from starlette.types import Send
 
 from samclip_core.errors import InvalidRequest, NotFound
 from services.gateway.adapters.applications import Applications
-from services.request import json_bodies, request_log, status
+from services.request import bodies, messages, request_log, status
 from services.request.arrival import parsed
 from services.request.context import RequestContext, time_limit
 from services.request.http import Endpoint
@@ -75,18 +75,18 @@ class Adapter:
         for method in ("GET", "POST", "DELETE"):
             self.route(app, method, f"{prefix}{{rest:path}}", unknown)
 
-    async def read(self, request: Request) -> json_bodies.Fields:
+    async def read(self, request: Request) -> bodies.Fields:
         """Return the members of the body. It is read as JSON whatever its content type.
 
-        Raises the errors of ``json_bodies.whole`` and ``json_bodies.parse_object``.
+        Raises the errors of ``bodies.whole`` and ``bodies.parse_object``.
         """
         kind = request.headers.get("content-type", "")
-        return await self.parsed(request, lambda body: json_bodies.parse_object(body, kind))
+        return await self.parsed(request, lambda body: bodies.parse_object(body, kind))
 
     async def parsed(self, request: Request, parse: Callable[[bytes], T]) -> T:
         """Return ``parse(body)``, which runs in a thread. Raises the errors of both."""
         most = self.settings.max_request_bytes
-        async with json_bodies.whole(request, most, self.applications.arrivals) as chunks:
+        async with bodies.whole(request, most, self.applications.arrivals) as chunks:
             return await parsed(chunks, lambda: parse(b"".join(chunks)))
 
 
@@ -115,7 +115,7 @@ def image_of(text: Any, what: str) -> pb.Image:
         raise InvalidRequest(f"{what} is not an image: send a data URI or base64")
     if is_url(text):
         raise InvalidRequest(f"{what} is a URL, and the service fetches none: send a data URI")
-    return json_bodies.to_message(pb.Image, {"encoded": text}, form=False)
+    return messages.to_message(pb.Image, {"encoded": text}, form=False)
 
 
 def outlines(mask: pb.Mask) -> list[NDArray[np.float32]]:

@@ -8,7 +8,7 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 
 from benchmarks import traffic
-from services.request import json_bodies
+from services.request import bodies, messages
 from services.request.arrival import Arrivals
 
 REQUESTS = {"/classify": pb.ClassifyRequest, "/segment": pb.SegmentRequest}
@@ -19,11 +19,11 @@ async def understood(path: str, content_type: str, content: bytes) -> pb.Classif
     async def receive() -> dict[str, object]:
         return {"type": "http.request", "body": content, "more_body": False}
 
-    async with json_bodies.whole(
+    async with bodies.whole(
         Request({"type": "http", "headers": []}, receive), 2**24, Arrivals()
     ) as chunks:
-        fields = json_bodies.parse(chunks, content_type, 1000)
-    return json_bodies.to_message(REQUESTS[path], fields, json_bodies.is_form(content_type))
+        fields = bodies.parse(chunks, content_type, 1000)
+    return messages.to_message(REQUESTS[path], fields, bodies.is_form(content_type))
 
 
 async def test_the_service_understands_a_visit() -> None:

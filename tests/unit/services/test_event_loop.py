@@ -15,8 +15,8 @@ from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway.adapters.applications import Applications
 from services.request import http, limits
+from services.request.bodies import LongJSON
 from services.request.context import RequestContext
-from services.request.long_json import LongJSON
 from services.retrieval.app import Retrieval
 from services.retrieval.index import Hit, Listed
 from services.settings import Settings

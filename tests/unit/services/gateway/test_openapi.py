@@ -4,7 +4,7 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway import openapi
-from services.request import json_bodies
+from services.request import messages
 from services.request.http import LINES
 from services.request.routes import ROUTES, SERVICES
 
@@ -81,7 +81,7 @@ def test_fields_are_described_and_the_necessary_ones_required() -> None:
 def test_examples_are_requests() -> None:
     for route in (route for routes in ROUTES.values() for route in routes):
         example = openapi.EXAMPLES[route.rpc]
-        assert json_bodies.to_message(route.request, example, form=False)
+        assert messages.to_message(route.request, example, form=False)
 
 
 @pytest.mark.parametrize(("path", "name"), [("/embed", "Embed"), ("/embed-text", "EmbedText")])

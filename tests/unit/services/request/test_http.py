@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
 from samclip_core.io.masks import encode_label_map, read_png, write_png
 from services.observability import metrics
-from services.request import arrival, http, json_bodies
+from services.request import arrival, bodies, http, messages
 from services.request.arrival import Arrivals, Pace
 from services.request.context import RequestContext
 from services.request.priority import TIMEOUT
@@ -460,9 +460,13 @@ async def test_bodies_and_replies_are_converted_beside_the_event_loop(
 
         return call
 
-    for name in ("parse", "to_message", "to_json"):
-        monkeypatch.setattr(json_bodies, name, noted(getattr(json_bodies, name)))
-    monkeypatch.setattr(http.LongJSON, "render", noted(http.LongJSON.render))
+    for where, name in (
+        (bodies, "parse"),
+        (messages, "to_message"),
+        (messages, "to_json"),
+        (http.LongJSON, "render"),
+    ):
+        monkeypatch.setattr(where, name, noted(getattr(where, name)))
     async with client("classification", Callee(CLASSIFIED)) as door:
         assert (await door.post("/classify", json=JSON)).is_success
     assert len(threads) == 4

@@ -20,7 +20,7 @@ from samclip_core.errors import (
     UnsupportedImage,
 )
 from services.observability import metrics
-from services.request import admission, callers, channel, request_log, rpc, sessions
+from services.request import admission, callers, channel, request_log, rpc, streams
 from services.request.context import RequestContext
 from services.request.priority import PRIORITY, TIMEOUT
 from services.settings import Settings
@@ -324,7 +324,7 @@ async def test_an_error_in_a_session_ends_it_with_a_status(session):
 
 
 async def test_a_session_ends_when_its_caller_leaves(session, monkeypatch):
-    monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
+    monkeypatch.setattr(streams, "MAX_SESSIONS", 1)
     echo, caller = session
     call = caller.stream("SegmentStream", None)
     await call.write(points(1))
@@ -351,7 +351,7 @@ async def test_work_in_a_session_stops_when_its_caller_leaves(session):
 
 
 async def test_an_idle_session_ends_with_an_error(session, monkeypatch):
-    monkeypatch.setattr(sessions, "IDLE_S", 0.1)
+    monkeypatch.setattr(streams, "IDLE_S", 0.1)
     _, caller = session
     call = caller.stream("SegmentStream", None)
     with pytest.raises(grpc.aio.AioRpcError, match=r"no message for 0\.1 seconds") as caught:

@@ -14,7 +14,7 @@ from samclip_core.io.image import image_key
 from services.backbone.app import Backbone
 from services.backbone.engine import Engine
 from services.heads.backbone_client import BackboneClient
-from services.request import callers, json_bodies
+from services.request import callers, messages
 from services.retrieval import app
 from services.retrieval.engine import OwnIndex
 from tests.in_process import ADMITTED, Caller, png, served
@@ -375,7 +375,7 @@ async def test_a_request_whose_images_differ_in_precision_changes_nothing(pets, 
     ],
 )
 async def test_only_all_without_ids_deletes_a_collection(pets, body):
-    request = json_bodies.to_message(pb.DeleteRequest, body, form=False)
+    request = messages.to_message(pb.DeleteRequest, body, form=False)
     code, details = await pets.refused("Delete", request)
     assert code == "INVALID_ARGUMENT"
     assert "all" in details
