@@ -8,7 +8,7 @@ from typing import Any
 from samclip_core.errors import DeadlineExceeded, Overloaded
 from services.batching.queue import Queue
 from services.observability import metrics
-from services.request.priority import Priority
+from services.request.context import Priority
 
 URGENT = 8
 """Places in the queue reserved for interactive items: this many or a batch, at most half of it."""

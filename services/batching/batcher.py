@@ -17,7 +17,7 @@ from samclip_core.errors import Unavailable
 from services.batching.admission import Admission
 from services.batching.queue import Entry, Item, Queue, Result, buckets
 from services.observability import tracing
-from services.request.priority import Priority
+from services.request.context import Priority
 
 logger = logging.getLogger(__name__)
 

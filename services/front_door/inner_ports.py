@@ -23,9 +23,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from samclip_core.errors import Overloaded, Unauthenticated
-from services.request import admission
+from services.request import calls
 from services.request.arrival import MAX_BODIES, Arrivals
-from services.request.callers import KEY
+from services.request.context import KEY
 from services.request.http import REQUEST_ID_HEADER, problem
 
 HTTP_HEALTH = "/-/healthz"
@@ -59,16 +59,16 @@ class GuardedPaths:
 
     def __init__(self, app: ASGIApp):
         self.app = app
-        admission.GUARDED.add("HTTP")
+        calls.GUARDED.add("HTTP")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
         headers = Headers(scope=scope) if kind == "http" else {}
         unchecked = kind == "lifespan" or (kind == "http" and scope["path"] == HTTP_HEALTH)
-        if unchecked or admission.admitted(headers):
+        if unchecked or calls.admitted(headers):
             await self.app(scope, receive, send)
             return
-        refusal = problem(Unauthenticated(admission.REFUSAL), headers.get(REQUEST_ID_HEADER, ""))
+        refusal = problem(Unauthenticated(calls.REFUSAL), headers.get(REQUEST_ID_HEADER, ""))
         await refusal(scope, receive, send)
 
 
@@ -102,8 +102,8 @@ class Guard(grpc.aio.ServerInterceptor):
         self, continuation: Continuation, call: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
         headers: dict[str, Any] = dict(call.invocation_metadata)
-        if call.method != GRPC_HEALTH and not admission.admitted(headers):
-            return _refusal(grpc.StatusCode.UNAUTHENTICATED, admission.REFUSAL)
+        if call.method != GRPC_HEALTH and not calls.admitted(headers):
+            return _refusal(grpc.StatusCode.UNAUTHENTICATED, calls.REFUSAL)
         handler = await continuation(call)
         if handler is None or MESSAGE_BYTES not in headers:
             return handler
@@ -142,7 +142,7 @@ class _WithGuard(Server):
         arguments["interceptors"] = (Guard(),)
         arguments["options"] = [*arguments["options"], IDENTITY_ALONE]
         super().__init__(**arguments)
-        admission.GUARDED.add("gRPC")
+        calls.GUARDED.add("gRPC")
 
 
 class GuardedServer(grpc_util.gRPCGenericServer, _WithGuard):

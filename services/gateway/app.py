@@ -28,7 +28,7 @@ from services.gateway.adapters.openai.routes import OpenAI
 from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness
 from services.observability import logs, metrics, tracing
-from services.request import admission, http
+from services.request import calls, http
 from services.request.routes import SERVICES
 from services.settings import Settings
 
@@ -66,7 +66,7 @@ class Gateway(InferenceService):
 
     async def check_health(self) -> None:
         """Raise Unavailable if the ports of this replica are open to all."""
-        admission.check_guard()
+        calls.check_guard()
 
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
         grpc_context.set_trailing_metadata([(VERSION, samclip.__version__)])

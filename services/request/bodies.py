@@ -18,7 +18,7 @@ from starlette.responses import JSONResponse
 
 from samclip_core.errors import InvalidRequest, UnsupportedImage
 from services.request.arrival import Arrivals, limited
-from services.request.callers import KEY
+from services.request.context import KEY
 from services.request.limits import FORM_HEADERS, MAX_VALUES, PART_HEADERS
 
 Fields = dict[str, Any]

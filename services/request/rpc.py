@@ -18,7 +18,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
 from services.observability import logs, metrics, tracing
-from services.request import admission, channel, messages, request_log, status, streams
+from services.request import calls, messages, request_log, status, streams
 from services.request.context import RequestContext, time_limit
 from services.settings import Settings
 
@@ -86,7 +86,7 @@ class Service:
 
     async def check_health(self) -> None:
         """Raise Unavailable if the replica is unhealthy; Serve replaces it if that persists."""
-        admission.check_guard()
+        calls.check_guard()
         most, used = self.settings.max_replica_bytes, metrics.resident_bytes()
         if most and used > most:
             raise Unavailable(f"the replica uses {used:,} bytes of memory, at most {most:,}")
@@ -132,10 +132,9 @@ class Service:
         """
         context.caller.check(self.scope(method, request))
         total_s = context.priority.time_left()
-        session = not isinstance(request, Message)
-        with self._sessions.opened() if session else nullcontext():
+        with nullcontext() if isinstance(request, Message) else self._sessions.opened():
             async with streams.opened(context) as key:
-                if session:
+                if not isinstance(request, Message):
                     request = streams.within_limits(request, key.count)
                 async with aclosing(self.run(method, request, context)) as answers:
                     while True:
@@ -217,4 +216,4 @@ def called(grpc_context: Context) -> Iterator[dict[str, str]]:
         failure = status.describe(error, headers[request_log.REQUEST_ID])
         grpc_context.set_code(failure.status.code)
         grpc_context.set_details(failure.message)
-        grpc_context.set_trailing_metadata([(channel.ERROR_KIND, failure.kind)])
+        grpc_context.set_trailing_metadata([(calls.ERROR_KIND, failure.kind)])

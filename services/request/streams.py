@@ -23,9 +23,8 @@ from samclip_core.errors import (
     Unavailable,
 )
 from services.observability import metrics
-from services.request import admission, channel
-from services.request.callers import Caller
-from services.request.context import RequestContext
+from services.request import calls
+from services.request.context import Caller, RequestContext
 
 IDLE_S = 300.0
 """Longest wait for the next message. A session holds one of the places of its caller's API key."""
@@ -109,7 +108,7 @@ class StreamKey:
         self._channel = opened
         self._asked = self._confirmed = monotonic()
         self._metadata = (
-            (admission.SECRET_HEADER, os.environ.get(admission.SECRET_VARIABLE, "")),
+            (calls.SECRET_HEADER, os.environ.get(calls.SECRET_VARIABLE, "")),
             ("x-samclip-key-hash", context.ask.rpartition(" ")[2]),
             ("x-request-id", context.id),
         )
@@ -178,5 +177,5 @@ async def opened(context: RequestContext) -> AsyncIterator[StreamKey]:
     if not (address := context.ask.partition(" ")[0]):
         yield StreamKey(context, None)
         return
-    async with channel.connect(address) as made:
+    async with calls.connect(address) as made:
         yield StreamKey(context, made)

@@ -27,7 +27,7 @@ from samclip_core.io import checkpoint, image, masks
 from samclip_core.io.image import ImageLimits
 from services.cache import entry
 from services.request import bodies, limits, messages, wire
-from services.request.priority import TIMEOUT, Priority
+from services.request.context import TIMEOUT, Priority
 from services.request.routes import ROUTES
 from tests.in_process import png
 

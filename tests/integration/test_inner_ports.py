@@ -24,9 +24,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from samclip_core.errors import Unavailable
 from services.front_door import inner_ports
-from services.request import admission
-from services.request.admission import REFUSAL, SECRET_HEADER
-from services.request.callers import KEY
+from services.request import calls
+from services.request.calls import REFUSAL, SECRET_HEADER
+from services.request.context import KEY
 from tests.in_process import SECRET
 from tests.ports import free_port
 
@@ -95,8 +95,8 @@ async def refusal(call: Awaitable[object]) -> grpc.StatusCode:
 @pytest.fixture
 def guarded(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Return the protocols whose ports in this process ask for the secret: none at first."""
-    monkeypatch.setattr(admission, "GUARDED", set())
-    return admission.GUARDED
+    monkeypatch.setattr(calls, "GUARDED", set())
+    return calls.GUARDED
 
 
 async def test_a_replica_is_healthy_once_its_ports_ask_for_the_secret(
@@ -104,10 +104,10 @@ async def test_a_replica_is_healthy_once_its_ports_ask_for_the_secret(
 ) -> None:
     assert guarded == {"gRPC"}
     with pytest.raises(Unavailable, match="do not ask for the front door's secret"):
-        admission.check_guard()
+        calls.check_guard()
     (middleware,) = inner_ports.guard()
     middleware.cls(PlainTextResponse("from Serve"))
-    admission.check_guard()
+    calls.check_guard()
 
 
 async def test_grpc_is_answered_with_the_secret_alone(channel: grpc.aio.Channel) -> None:

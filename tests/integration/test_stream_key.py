@@ -14,7 +14,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Overloaded, SamClipError, Unauthenticated, Unavailable
 from services.front_door import haproxy, keys, reload
-from services.request import admission, context, rpc, streams
+from services.request import calls, context, rpc, streams
 from services.request.context import RequestContext
 from services.settings import Settings
 from tests.door import EMBED, SECRET, Door, Serve, opened
@@ -96,7 +96,7 @@ class Session:
 @pytest.fixture
 def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
     """Run a front door that requires the keys in its file."""
-    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
+    monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
     monkeypatch.setattr(streams, "CHECK_S", 0.05)
     keys.write(tmp_path / "keys", [FIRST, SECOND])
     serve = Serve()
@@ -274,7 +274,7 @@ def test_only_who_shows_the_secret_may_ask(door: Door) -> None:
 
 
 def refusal(address: str, secret: str) -> str:
-    metadata = ((admission.SECRET_HEADER, secret), ("x-samclip-key-hash", FIRST.sha256))
+    metadata = ((calls.SECRET_HEADER, secret), ("x-samclip-key-hash", FIRST.sha256))
     with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as raised:
         list(channel.unary_stream("/samclip.Key/Check")(b"", metadata=metadata, timeout=EVER))
     return str(raised.value.code().name)

@@ -4,7 +4,7 @@ import asyncio
 
 from services.batching.batcher import Batcher
 from services.observability import metrics
-from services.request.priority import Priority
+from services.request.context import Priority
 
 NOW, BULK = Priority(), Priority(bulk=True)
 

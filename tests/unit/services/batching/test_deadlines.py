@@ -6,7 +6,7 @@ import pytest
 
 from samclip_core.errors import DeadlineExceeded, Overloaded
 from services.batching import admission
-from services.request.priority import Priority
+from services.request.context import Priority
 from tests.unit.services.batching.device import (
     NOW,
     Device,

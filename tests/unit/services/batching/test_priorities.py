@@ -6,7 +6,7 @@ import pytest
 
 from samclip_core.errors import Overloaded
 from services.batching.queue import PATIENCE_S
-from services.request.priority import Priority
+from services.request.context import Priority
 from tests.unit.services.batching.device import (
     BULK,
     NOW,

@@ -13,8 +13,7 @@ from starlette.types import Receive
 from samclip_core.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTooSlow
 from services.request import arrival, bodies
 from services.request.arrival import PIECE, Arrivals, Pace, limited, parsed, taken
-from services.request.context import RequestContext, time_limit
-from services.request.priority import Priority
+from services.request.context import Priority, RequestContext, time_limit
 
 PATIENT = Pace(most_s=1e6, head_start_s=1e6)
 

@@ -21,8 +21,7 @@ from samclip_core.io.masks import encode_label_map, read_png, write_png
 from services.observability import metrics
 from services.request import arrival, bodies, http, messages
 from services.request.arrival import Arrivals, Pace
-from services.request.context import RequestContext
-from services.request.priority import TIMEOUT
+from services.request.context import TIMEOUT, RequestContext
 from services.settings import Settings
 
 SCOPE = {

@@ -15,18 +15,24 @@ from samclip_core.errors import (
     InvalidRequest,
     KeyUnknown,
     PermissionDenied,
-    Unauthenticated,
     Unavailable,
     UnsupportedImage,
 )
 from services.observability import metrics
-from services.request import admission, callers, channel, request_log, rpc, streams
-from services.request.context import RequestContext
-from services.request.priority import PRIORITY, TIMEOUT
+from services.request import calls, request_log, rpc, streams
+from services.request.context import (
+    KEY,
+    PRIORITY,
+    SCOPES,
+    TENANT,
+    TIMEOUT,
+    RequestContext,
+    audit_log,
+)
 from services.settings import Settings
 from tests.in_process import Caller, served
 
-KEY = {callers.KEY: "ann", callers.TENANT: "acme", callers.SCOPES: "read"}
+ANN = {KEY: "ann", TENANT: "acme", SCOPES: "read"}
 
 
 class Echo(rpc.Service):
@@ -173,30 +179,23 @@ async def test_a_request_without_an_id_gets_one(echo):
 
 async def test_a_key_needs_the_scope_and_is_known_to_the_work(echo):
     with pytest.raises(PermissionDenied):
-        await answer(echo, **{**KEY, callers.SCOPES: "index"})
-    arrived = echo.arrive("SegmentStream", {callers.SCOPES: "index"})
+        await answer(echo, **{**ANN, SCOPES: "index"})
+    arrived = echo.arrive("SegmentStream", {SCOPES: "index"})
     with pytest.raises(PermissionDenied):
         await anext(echo.answers("SegmentStream", object(), arrived))
     assert echo.seen == []
-    await answer(echo, **KEY)
+    await answer(echo, **ANN)
     assert echo.seen[0].caller.tenant == "acme"
-
-
-async def test_where_keys_are_configured_a_caller_without_one_is_refused(tmp_path):
-    echo = Echo(Settings(api_keys_file=tmp_path / "keys"))
-    with pytest.raises(Unauthenticated, match="API key"):
-        await answer(echo)
-    assert echo.seen == []
 
 
 async def test_changes_are_audited_and_questions_are_not(echo, monkeypatch):
     lines: list[str] = []
-    monkeypatch.setattr(callers.audit_log, "info", lines.append)
-    await answer(echo, **KEY)
+    monkeypatch.setattr(audit_log, "info", lines.append)
+    await answer(echo, **ANN)
     assert lines == []
     monkeypatch.setattr(Echo, "scope", lambda *_: "index")
     with pytest.raises(PermissionDenied):
-        await answer(echo, **KEY, request_id="r-1")
+        await answer(echo, **ANN, request_id="r-1")
     (record,) = map(json.loads, lines)
     assert (record["audit"], record["key"], record["code"], record["id"]) == (
         "Classify",
@@ -209,13 +208,13 @@ async def test_changes_are_audited_and_questions_are_not(echo, monkeypatch):
 @pytest.mark.parametrize("guarded", [set(), {"HTTP"}, {"gRPC"}])
 async def test_a_replica_whose_ports_ask_for_no_secret_is_not_healthy(guarded, monkeypatch):
     """Serve then does not start it."""
-    monkeypatch.setattr(admission, "GUARDED", guarded)
+    monkeypatch.setattr(calls, "GUARDED", guarded)
     with pytest.raises(Unavailable, match="do not ask for the front door's secret"):
         await Echo(Settings()).check_health()
 
 
 async def test_a_replica_that_has_grown_too_large_is_not_healthy(monkeypatch):
-    monkeypatch.setattr(admission, "GUARDED", {"HTTP", "gRPC"})
+    monkeypatch.setattr(calls, "GUARDED", {"HTTP", "gRPC"})
     await Echo(Settings()).check_health()
     await Echo(Settings(max_replica_bytes=2**40)).check_health()
     with pytest.raises(Unavailable, match="at most 1,000"):
@@ -318,7 +317,7 @@ async def test_an_error_in_a_session_ends_it_with_a_status(session):
         "INVALID_ARGUMENT",
         "three points",
     )
-    assert dict(await call.trailing_metadata())[channel.ERROR_KIND] == "InvalidRequest"
+    assert dict(await call.trailing_metadata())[calls.ERROR_KIND] == "InvalidRequest"
     assert ended("SegmentStream", "INVALID_ARGUMENT") == before + 1
     assert echo.cancelled.is_set()
 

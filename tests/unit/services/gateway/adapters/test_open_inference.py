@@ -21,7 +21,7 @@ from services.gateway.adapters.open_inference.models import MODELS
 from services.gateway.adapters.open_inference.rpcs import InferenceService
 from services.gateway.adapters.open_inference.tensors import Spec
 from services.request import wire
-from services.request.channel import UNLIMITED
+from services.request.calls import UNLIMITED
 from tests.in_process import ADMITTED, Adapter, Caller
 from tests.unit.services.gateway.adapters.conftest import READY, Recorded, recorded
 
