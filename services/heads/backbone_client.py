@@ -35,9 +35,8 @@ from services.batching import threads
 from services.cache.embedding_cache import Caches
 from services.cache.entry import at_size, computed
 from services.observability import metrics, tracing
-from services.request import admission, channel, wire
-from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, RequestContext
-from services.request.priority import Priority
+from services.request import calls, wire
+from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, Priority, RequestContext
 
 Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
 
@@ -123,7 +122,7 @@ class BackboneClient:
         self._max_image_bytes = max_image_bytes
         self._ca = ca
         # A backbone behind the same front door trusts our tenants and image keys.
-        self._trusted = admission.SECRET_HEADER in dict(metadata)
+        self._trusted = calls.SECRET_HEADER in dict(metadata)
         self._caches = caches
         self._dtype: str | None = None
         self.cache = caches("")
@@ -134,7 +133,7 @@ class BackboneClient:
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:
-        return channel.connect(self._address, self._ca)
+        return calls.connect(self._address, self._ca)
 
     @cached_property
     def _stub(self) -> "BackboneServiceStub":
@@ -232,7 +231,7 @@ class BackboneClient:
                 left_s = context.priority.time_left()
                 response = await method(request, timeout=left_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise channel.failure(error, f"the backbone at {self._address}") from error
+            raise calls.failure(error, f"the backbone at {self._address}") from error
         self._follow(response.model)
         return response
 

@@ -17,7 +17,7 @@ from samclip_core.io import checkpoint
 from services.batching import threads
 from services.cache import embedding_cache
 from services.heads.backbone_client import BackboneClient
-from services.request import admission, wire
+from services.request import calls, wire
 from services.request.context import RequestContext
 from services.request.rpc import Service
 from services.settings import Settings
@@ -82,7 +82,7 @@ class Head(Service):
 
     @cached_property
     def backbone(self) -> BackboneClient:
-        address, metadata = admission.backbone(self.settings)
+        address, metadata = calls.backbone(self.settings)
         # A remote backbone may preprocess images differently, so that its entries have no key that
         # we can know: they are cached in this process only.
         caches = embedding_cache.of_settings(

@@ -18,8 +18,7 @@ from samclip_core.io import checkpoint
 from services.batching import threads
 from services.deployment import replica
 from services.heads.head import IMAGES_AT_ONCE, Head
-from services.request.callers import Caller
-from services.request.context import RequestContext
+from services.request.context import Caller, RequestContext
 from services.request.limits import (
     MAX_ITEMS,
     check_areas,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from samclip_core.errors import DeadlineExceeded, InvalidRequest, NotFound
 from samclip_core.io import checkpoint
-from services.request.callers import NAME
+from services.request.context import NAME
 from services.request.limits import check_metadata
 
 OF = "@"

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from samclip_core.engine.base import Dtype
 from samclip_core.errors import InvalidRequest, SamClipError
-from services.request.callers import NAME
+from services.request.context import NAME
 from services.retrieval import backup
 from services.retrieval.backup import HEADER
 from services.retrieval.index import OF, PAGE, Collections, Item, check_item

@@ -17,7 +17,7 @@ import pytest
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
-from services.request.admission import SECRET_VARIABLE
+from services.request.calls import SECRET_VARIABLE
 from tests.checkout import ROOT, sources
 from tests.ports import free_port
 

@@ -16,7 +16,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
 from services.front_door import keys
-from services.request.channel import ERROR_KIND
+from services.request.calls import ERROR_KIND
 from tests.checkout import ROOT, sources
 from tests.e2e import conftest
 from tests.e2e.conftest import Service

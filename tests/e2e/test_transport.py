@@ -18,7 +18,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
 from samclip_core.io.image import image_key
-from services.request.admission import SECRET_HEADER
+from services.request.calls import SECRET_HEADER
 from services.request.context import IMAGE_KEY
 from services.request.routes import ROUTES, SERVICES
 from tests.e2e.conftest import Service

@@ -26,8 +26,8 @@ from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint, image, masks
 from samclip_core.io.image import ImageLimits
 from services.cache import entry
-from services.request import forms, json_bodies, limits, wire
-from services.request.priority import TIMEOUT, Priority
+from services.request import bodies, limits, messages, wire
+from services.request.context import TIMEOUT, Priority
 from services.request.routes import ROUTES
 from tests.in_process import png
 
@@ -118,7 +118,7 @@ def read_body(data: bytes) -> None:
     """Read a JSON body as each kind of request: either a message, or InvalidRequest."""
     for request in REQUESTS:
         try:
-            json_bodies.to_message(request, json_bodies.parse_object(data), form=False)
+            messages.to_message(request, bodies.parse_object(data), form=False)
         except InvalidRequest:
             continue
 
@@ -126,12 +126,12 @@ def read_body(data: bytes) -> None:
 def read_form(data: bytes) -> None:
     """Read a form as each kind of request: either a message, or InvalidRequest."""
     try:
-        fields = forms.parse(deque([data]), "multipart/form-data; boundary=x", 100)
+        fields = bodies.parse_form(deque([data]), "multipart/form-data; boundary=x", 100)
     except InvalidRequest:
         return
     for request in REQUESTS:
         with suppress(InvalidRequest):
-            json_bodies.to_message(request, fields, form=True)
+            messages.to_message(request, fields, form=True)
 
 
 def check_request(data: bytes) -> None:

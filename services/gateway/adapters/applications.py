@@ -18,7 +18,7 @@ from samclip.v1 import samclip_pb2_grpc as pb_grpc
 from samclip_core.errors import AnotherCheckpoint, NotFound, Overloaded, SamClipError
 from samclip_core.io import checkpoint
 from services.observability import tracing
-from services.request import admission, channel, request_log, wire
+from services.request import calls, request_log, wire
 from services.request.arrival import MAX_BODIES, Arrivals
 from services.request.context import RequestContext
 from services.request.routes import APPLICATIONS
@@ -59,11 +59,11 @@ class Applications:
         """Return the reply to one request. Raises the application's errors, and Unavailable."""
         name, service = _named()[rpc]
         here = name != "backbone"
-        find = admission.inside(self.settings, name) if here else admission.backbone(self.settings)
+        find = calls.inside(self.settings, name) if here else calls.backbone(self.settings)
         address, metadata = find
         if address not in self._channels:
             ca = None if here else self.settings.backbone_ca_file
-            self._channels[address] = channel.connect(address, ca)
+            self._channels[address] = calls.connect(address, ca)
         method = getattr(getattr(pb_grpc, f"{service}Stub")(self._channels[address]), rpc)
         with tracing.span(name, tracing.CLIENT):
             own = ((request_log.COUNTED, "1"), *context.headers(), *tracing.headers())
@@ -71,7 +71,7 @@ class Applications:
             try:
                 return await method(request, timeout=left, metadata=(*metadata, *own))
             except grpc.aio.AioRpcError as error:
-                raise channel.failure(error, f"the application {name}") from error
+                raise calls.failure(error, f"the application {name}") from error
 
     async def embed(
         self, texts: Sequence[str], images: Sequence[pb.Image], context: RequestContext

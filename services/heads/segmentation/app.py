@@ -28,7 +28,7 @@ from services.request.limits import (
     check_prompts,
     check_text,
 )
-from services.request.rpc import rpc, stream_rpc
+from services.request.rpc import rpc
 from services.settings import Settings
 
 Results = dict[int, pb.PromptResult]
@@ -76,7 +76,7 @@ class Segmentation(Head):
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
 
-    @stream_rpc
+    @rpc
     async def SegmentStream(
         self, request: AsyncIterator[pb.SegmentStreamRequest], context: RequestContext
     ) -> AsyncGenerator[pb.SegmentStreamResponse, None]:
@@ -107,7 +107,7 @@ class Segmentation(Head):
                 pass
         return await every.reply()
 
-    @stream_rpc
+    @rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:

@@ -13,8 +13,7 @@ from services.batching import threads
 from services.batching.batcher import Batcher, prompts_per_step
 from services.deployment import replica
 from services.observability import metrics
-from services.request.context import RequestContext
-from services.request.priority import Priority
+from services.request.context import Priority, RequestContext
 from services.settings import Settings
 
 T = TypeVar("T")

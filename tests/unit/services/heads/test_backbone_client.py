@@ -32,10 +32,9 @@ from services.heads import backbone_client
 from services.heads.backbone_client import BackboneClient
 from services.heads.head import Head
 from services.observability import metrics
-from services.request import callers, channel, wire
-from services.request.channel import UNLIMITED
-from services.request.context import RequestContext
-from services.request.priority import Priority
+from services.request import calls, wire
+from services.request.calls import UNLIMITED
+from services.request.context import KEY, SCOPES, TENANT, Caller, Priority, RequestContext
 from tests import tls
 from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.faults import relay
@@ -499,8 +498,8 @@ async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
 
 
 def tenant_called(name: str) -> RequestContext:
-    headers = {callers.KEY: name, callers.TENANT: name, callers.SCOPES: "read"}
-    return RequestContext(caller=callers.Caller.read(headers, keys_asked_for=True))
+    headers = {KEY: name, TENANT: name, SCOPES: "read"}
+    return RequestContext(caller=Caller.read(headers, keys_asked_for=True))
 
 
 async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone, model):
@@ -564,8 +563,8 @@ async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, setting
 
 async def test_a_connection_that_falls_silent_is_given_up_for_another(model, settings, monkeypatch):
     """Without keep-alive, TCP would wait for minutes; the calls have no deadline."""
-    quick = tuple((name, min(value, 500)) for name, value in channel._NETWORK)
-    monkeypatch.setattr(channel, "_NETWORK", quick)
+    quick = tuple((name, min(value, 500)) for name, value in calls._NETWORK)
+    monkeypatch.setattr(calls, "_NETWORK", quick)
     async with served(Backbone(settings, model)) as port:
         with relay.running(port) as between:
             client = client_of(between.port, model.digest)

@@ -14,8 +14,7 @@ from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.heads.segmentation.decoder import Decoder
 from services.observability import metrics
-from services.request.context import RequestContext
-from services.request.priority import Priority
+from services.request.context import Priority, RequestContext
 from tests.in_process import ANYBODY
 
 CLICK, BOX = Prompt(points=((20, 15),)), Prompt(box=(5, 5, 30, 25))

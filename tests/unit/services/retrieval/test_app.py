@@ -14,10 +14,11 @@ from samclip_core.io.image import image_key
 from services.backbone.app import Backbone
 from services.backbone.engine import Engine
 from services.heads.backbone_client import BackboneClient
-from services.request import callers, json_bodies
+from services.request import messages
+from services.request.context import KEY, SCOPES, TENANT
 from services.retrieval import app
 from services.retrieval.engine import OwnIndex
-from tests.in_process import ADMITTED, Caller, png, served
+from tests.in_process import ADMITTED, ANYBODY, Caller, png, served
 from tests.ports import free_port
 
 
@@ -375,7 +376,7 @@ async def test_a_request_whose_images_differ_in_precision_changes_nothing(pets, 
     ],
 )
 async def test_only_all_without_ids_deletes_a_collection(pets, body):
-    request = json_bodies.to_message(pb.DeleteRequest, body, form=False)
+    request = messages.to_message(pb.DeleteRequest, body, form=False)
     code, details = await pets.refused("Delete", request)
     assert code == "INVALID_ARGUMENT"
     assert "all" in details
@@ -463,12 +464,12 @@ async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
 
 async def test_a_restart_finds_everything(settings):
     service = app.Retrieval(settings)
-    service._upsert(callers.Caller(), "pets", [ones("a"), ones("b")])
+    service._upsert(ANYBODY.caller, "pets", [ones("a"), ones("b")])
     service.__del__()
     again = app.Retrieval(settings)
-    assert [item.id for item in again._items(callers.Caller(), "pets", "", 9)] == ["a", "b"]
+    assert [item.id for item in again._items(ANYBODY.caller, "pets", "", 9)] == ["a", "b"]
     query = app.Query(ones("a").item.vector_D, 9)
-    assert {hit.id for hit in again._search(callers.Caller(), "pets", query)} == {"a", "b"}
+    assert {hit.id for hit in again._search(ANYBODY.caller, "pets", query)} == {"a", "b"}
     again.__del__()
 
 
@@ -489,7 +490,7 @@ def test_it_is_one_application(settings):
 
 async def test_health_counts_the_collections(settings):
     service = app.Retrieval(settings)
-    service._upsert(callers.Caller(), "pets", [ones("a")])
+    service._upsert(ANYBODY.caller, "pets", [ones("a")])
     health = await service.health()
     assert (health["index"], health["collections"]) == ("ready", 1)
     await service.backbone.close()
@@ -512,7 +513,7 @@ async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):
 
 
 def become(caller, name: str, scopes: str = "read,index,admin") -> None:
-    about = ((callers.KEY, name), (callers.TENANT, name), (callers.SCOPES, scopes))
+    about = ((KEY, name), (TENANT, name), (SCOPES, scopes))
     caller._metadata = (*ADMITTED, *about)
 
 

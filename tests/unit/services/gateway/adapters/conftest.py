@@ -15,9 +15,9 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
 from services.gateway.app import add_adapters
-from services.request import admission, http
+from services.request import http
 from services.settings import Settings
-from tests.in_process import SECRET, Caller, png
+from tests.in_process import Caller, png
 from tests.unit.services.gateway.test_app import Fixed
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -58,11 +58,9 @@ async def applications(settings: Settings, caller: Caller) -> AsyncIterator[Appl
 
 def asked_through(applications: Applications) -> httpx.AsyncClient:
     """Return a client of all adapters."""
-    app = http.protected()
+    app = http.new_app()
     add_adapters(app, applications, READY)
-    headers = {admission.SECRET_HEADER: SECRET}
-    transport = httpx.ASGITransport(app)
-    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from services.gateway.adapters.open_inference.http import HEADER
 from services.gateway.adapters.open_inference.models import MODELS
 from services.gateway.adapters.open_inference.rpcs import InferenceService
 from services.gateway.adapters.open_inference.tensors import Spec
-from services.request import admission, wire
-from services.request.channel import UNLIMITED
+from services.request import wire
+from services.request.calls import UNLIMITED
 from tests.in_process import ADMITTED, Adapter, Caller
 from tests.unit.services.gateway.adapters.conftest import READY, Recorded, recorded
 
@@ -364,12 +364,6 @@ async def test_grpc_errors_have_their_codes(stub: Any) -> None:
     short = pb.ModelInferRequest(model_name="embed-text", raw_input_contents=[b""])
     code, words = await refused(stub.ModelInfer, short)
     assert (code, words) == ("INVALID_ARGUMENT", "1 raw_input_contents for 0 inputs")
-    assert (await refused(stub.ServerLive, pb.ServerLiveRequest(), ()))[0] == "UNAUTHENTICATED"
-
-
-async def test_the_secret_of_the_front_door_is_asked_for(adapters: httpx.AsyncClient) -> None:
-    headers = {admission.SECRET_HEADER: "wrong"}
-    assert (await adapters.get("/v2", headers=headers)).status_code == 401
 
 
 def test_a_mask_of_many_pixels_is_not_json() -> None:

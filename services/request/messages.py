@@ -1,21 +1,32 @@
-"""JSON values to the arguments of a message, in one walk that names the first wrong value.
+"""Fields to messages and messages to JSON: protobuf's JSON mapping, with conveniences.
 
-The mapping is protobuf's JSON mapping with the short forms of ``json_bodies``. Protobuf's own
-parser has no limits, names its types in its errors, and searches each text for surrogates.
+An image may be a bare base64 string or a data URI; a form may upload it as a file; where a message
+takes several images, ``image`` gives a single one; points and boxes may be lists of coordinates,
+and an area may be its box. A field with one value may be given only once. An RLE's counts are
+ASCII as in COCO's JSON. In replies, 64-bit integers are numbers, and a tensor without data has no
+``data``.
+
+Protobuf's own parser has no limits, names its types in its errors, and searches each text for
+surrogates.
 """
 
+import base64
 import binascii
 import re
 import reprlib
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, UnsupportedImage
+from services.request.bodies import Fields, check_values, parse_json
+
+M = TypeVar("M", bound=Message)
 
 
 def descriptor(message: type[Message] | Message) -> Descriptor:
@@ -23,6 +34,7 @@ def descriptor(message: type[Message] | Message) -> Descriptor:
 
 
 IMAGE, AREA, RLE = descriptor(pb.Image), descriptor(pb.Area), descriptor(pb.CocoRle)
+TENSOR = descriptor(pb.Tensor)
 COORDINATES = {
     descriptor(pb.Point): ("x", "y"),
     descriptor(pb.Box): ("x_min", "y_min", "x_max", "y_max"),
@@ -30,23 +42,92 @@ COORDINATES = {
 """The fields that a list of numbers gives."""
 SHORT = {"Image": "a text of base64", "Point": "[x, y]", "Box": "[x_min, y_min, x_max, y_max]"}
 """The shortest forms of messages; others are objects."""
+IMAGE_FILE = re.compile(r"\.(?:jpe?g|png|webp)$", re.IGNORECASE)
 DATA_URI = re.compile(r"data:image/(?:jpeg|jpg|png|webp);base64,", re.IGNORECASE)
 LARGEST = 3.4028235e38  # of 32 bits
 Most = Mapping[str, int]
 """The most values of repeated fields, by name."""
 
 
-def of(message: Descriptor, value: Any, most: Most, path: str = "") -> dict[str, Any]:
+def is_single(request: type[Message], fields: Fields) -> bool:
+    """Return whether ``image`` gives the only one of a message's ``images``."""
+    return fields.get("image") is not None and "images" in request.DESCRIPTOR.fields_by_name
+
+
+def to_message(request: type[M], fields: Fields, form: bool, most: Most | None = None) -> M:
+    """Build the message of a request; ``most`` limits repeated fields.
+
+    Raises InvalidRequest for an unknown field, a value of the wrong type, too many values, or
+    fields that exclude each other.
+    """
+    kind = descriptor(request)
+    _check_names(kind, fields)
+    if form:
+        fields = _from_form(kind, fields)
+    elif is_single(request, fields):
+        fields = {**fields, "image": None, "images": [fields["image"]]}
+    return request(**_arguments(kind, fields, most or {}))
+
+
+def _from_form(message: Descriptor, fields: Fields) -> Fields:
+    """Convert form values to JSON values; files stay bytes, because base64 would only cost time."""
+    check_values([c for cs in fields.values() for c in cs if isinstance(c, str)], "the form")
+    values: Fields = {}
+    for name, contents in fields.items():
+        field = _names_of(message)[name]
+        several = field.is_repeated and not _is_map(field) and name != "image"
+        if len(contents) > 1 and not several:
+            raise InvalidRequest(f"field {name!r} is given {len(contents)} times: send it once")
+        contents = [_form_value(field, name, content) for content in contents]
+        if field.is_repeated and not _is_map(field):
+            values[field.name] = [one for c in contents for one in _several(field, c)]
+        else:
+            (values[field.name],) = contents
+    return values
+
+
+def _several(field: FieldDescriptor, content: Any) -> list[Any]:
+    """Return the values that one part of a form gives; a list of numbers is one area."""
+    if not isinstance(content, list):
+        return [content]
+    is_box = field.message_type is AREA and content and isinstance(content[0], int | float)
+    return [content] if is_box else content
+
+
+def _form_value(field: FieldDescriptor, name: str, content: str | bytes) -> Any:
+    if field.message_type is IMAGE:
+        is_file = isinstance(content, bytes)
+        return {"encoded": content} if is_file else {"key": _key(name, str(content))}
+    if isinstance(content, bytes):
+        raise InvalidRequest(f"field {name!r} is not an image: send it without a file name")
+    if field.message_type is not None:
+        return parse_json(content, f"field {name!r} of the form")
+    if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
+        return {"true": True, "1": True, "false": False, "0": False}.get(content.lower(), content)
+    return content
+
+
+def _key(name: str, text: str) -> str:
+    """Return the text of an image's field, its key. Raises InvalidRequest for a file's name."""
+    if IMAGE_FILE.search(text[-6:]):  # not in all of it, which may be long
+        raise InvalidRequest(
+            f"field {name[:80]!r} is the name {text[-80:]!r}, expected the file itself: "
+            f"curl sends it with -F {name}=@FILE"
+        )
+    return text
+
+
+def _arguments(message: Descriptor, value: Any, most: Most, path: str = "") -> dict[str, Any]:
     """Return the keyword arguments of a message, and of the messages in it.
 
-    ``path`` names the value in errors. Raises InvalidRequest for an unknown field, a value of the
-    wrong type, too many values, or fields that exclude each other.
+    One walk, whose errors name the first wrong value; ``path`` is its name. Raises as
+    ``to_message`` does.
     """
     value = _expand(message, value)
     if not isinstance(value, dict):
         raise _misfit(path, value, SHORT.get(message.name, "an object"))
-    check_names(message, value)
-    known, found = names_of(message), {}
+    _check_names(message, value)
+    known, found = _names_of(message), {}
     for name, inner in value.items():
         if inner is not None:
             field = known[name]
@@ -72,15 +153,15 @@ def _expand(message: Descriptor, value: Any) -> Any:
 
 
 @cache
-def names_of(message: Descriptor) -> dict[str, FieldDescriptor]:
+def _names_of(message: Descriptor) -> dict[str, FieldDescriptor]:
     """Return the fields by both of their JSON names, such as ``top_k`` and ``topK``."""
     known = {name: field for field in message.fields for name in (field.name, field.json_name)}
     return known | ({"image": known["images"]} if "images" in known else {})
 
 
-def check_names(message: Descriptor, values: Mapping[str, Any]) -> None:
+def _check_names(message: Descriptor, values: Mapping[str, Any]) -> None:
     """Raise InvalidRequest for an unknown name, or names that exclude each other."""
-    known, given = names_of(message), dict[str, str]()
+    known, given = _names_of(message), dict[str, str]()
     for name, value in values.items():
         if (field := known.get(name)) is None:
             fields = ", ".join(message.fields_by_name).replace("images", "image or images")
@@ -90,14 +171,14 @@ def check_names(message: Descriptor, values: Mapping[str, Any]) -> None:
             raise InvalidRequest(f"{other!r} and {name!r} exclude each other: send one of them")
 
 
-def is_map(field: FieldDescriptor) -> bool:
+def _is_map(field: FieldDescriptor) -> bool:
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
 def _argument(field: FieldDescriptor, value: Any, most: Most, path: str) -> Any:
     if not field.is_repeated:
         return _one(field, value, most, path)
-    if is_map(field):
+    if _is_map(field):
         if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
             raise _misfit(path, value, "an object of texts")
     elif not isinstance(value, list):
@@ -113,7 +194,7 @@ def _argument(field: FieldDescriptor, value: Any, most: Most, path: str) -> Any:
 
 def _one(field: FieldDescriptor, value: Any, most: Most, path: str) -> Any:
     if field.message_type is not None:
-        return of(field.message_type, value, most, path)
+        return _arguments(field.message_type, value, most, path)
     convert, expected = SCALARS[field.cpp_type]
     try:
         return (_bytes if field.type == FieldDescriptor.TYPE_BYTES else convert)(field, value)
@@ -192,3 +273,28 @@ SCALARS: dict[int, tuple[Callable[[FieldDescriptor, Any], Any], str]] = {
     FieldDescriptor.CPPTYPE_ENUM: (_choice, "one of "),
 }
 """The conversion of each type, and what fits it."""
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """Return a reply as JSON values: all fields, zeros included, named as in the proto."""
+    values = json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return _shown(descriptor(message), values)
+
+
+def _shown(message: Descriptor, value: Any) -> Any:
+    """Convert 64-bit integers, which protobuf writes as strings, to numbers, and RLEs to ASCII."""
+    if message is RLE:
+        value["counts"] = base64.b64decode(value["counts"]).decode("ascii")
+    if message is TENSOR and not value["data"]:
+        del value["data"]
+    for field in message.fields:
+        if field.cpp_type == FieldDescriptor.CPPTYPE_INT64 and field.name in value:
+            inner = value[field.name]
+            value[field.name] = [int(i) for i in inner] if field.is_repeated else int(inner)
+        kind, inner = field.message_type, value.get(field.name)
+        if kind is not None and inner is not None and not _is_map(field):
+            several = field.is_repeated
+            value[field.name] = [_shown(kind, i) for i in inner] if several else _shown(kind, inner)
+    return value

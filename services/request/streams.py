@@ -1,21 +1,39 @@
-"""The API key of an open stream, about which the replica asks the front door until the stream ends.
+"""Limits on streams: on sessions, whose callers send a stream of messages, and on API keys.
 
-The front door checks the key when a stream begins, and a session may last for an hour. It names the
-address for questions in a header. Without keys there is no such header, and nothing is asked.
+The front door checks a key when a stream begins, and a session may last for an hour. The replica
+therefore asks the front door about the key until the stream ends. The front door names the address
+for questions in a header. Without keys there is no such header, and nothing is asked.
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from time import monotonic
+from typing import TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
-from samclip_core.errors import Overloaded, Unauthenticated, Unavailable
-from services.request import admission, channel
-from services.request.callers import Caller
-from services.request.context import RequestContext
+from samclip_core.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    Overloaded,
+    Unauthenticated,
+    Unavailable,
+)
+from services.observability import metrics
+from services.request import calls
+from services.request.context import Caller, RequestContext
+
+IDLE_S = 300.0
+"""Longest wait for the next message. A session holds one of the places of its caller's API key."""
+LONGEST_S = 3600.0
+"""Longest session, so that an old checkpoint or a stopped replica is released in the end."""
+MAX_MESSAGES = 1000
+"""Messages in one session. Each counts as a request of its API key, the first with the session."""
+MAX_SESSIONS = 64
+"""Sessions of a replica at once: a quarter of its requests, since most of them only wait."""
 
 CHECK_S = 2.0
 """Longest time between two questions about a key, and so until the streams of a revoked one end."""
@@ -29,6 +47,58 @@ WAIT_S = 10.0
 caller would open another one and repeat all its messages."""
 AGAIN_S = 0.25
 
+Request = TypeVar("Request", bound=Message)
+
+
+class Sessions:
+    """The open sessions of a replica. For one event loop."""
+
+    def __init__(self) -> None:
+        self._open = 0
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Count a session as open. Raises Overloaded if there are MAX_SESSIONS already."""
+        if self._open >= MAX_SESSIONS:
+            metrics.SHED.labels("sessions").inc()
+            raise Overloaded(f"{MAX_SESSIONS} sessions are open already: try again later")
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+
+async def within_limits(
+    messages: AsyncIterator[Request], counted: Callable[[], Awaitable[None]]
+) -> AsyncIterator[Request]:
+    """Yield the messages of a session, each after the first once it is ``counted``.
+
+    Raises DeadlineExceeded if the next one takes longer than IDLE_S, InvalidRequest if there are
+    more than MAX_MESSAGES, and the errors of ``counted``.
+    """
+    count = 0
+    while True:
+        try:
+            async with asyncio.timeout(IDLE_S):
+                message = await anext(messages)
+        except StopAsyncIteration:
+            return
+        except TimeoutError as error:
+            metrics.SHED.labels("idle").inc()
+            raise DeadlineExceeded(
+                f"no message for {IDLE_S:g} seconds: open another session, with the image's key"
+            ) from error
+        count += 1
+        if count > MAX_MESSAGES:
+            raise InvalidRequest(
+                f"a session takes at most {MAX_MESSAGES:,} messages: open another one, with the "
+                "image's key"
+            )
+        if count > 1:
+            await counted()
+        yield message
+
 
 class StreamKey:
     """The key of one stream. Does nothing without ``opened``, a channel to the front door."""
@@ -38,7 +108,7 @@ class StreamKey:
         self._channel = opened
         self._asked = self._confirmed = monotonic()
         self._metadata = (
-            (admission.SECRET_HEADER, os.environ.get(admission.SECRET_VARIABLE, "")),
+            (calls.SECRET_HEADER, os.environ.get(calls.SECRET_VARIABLE, "")),
             ("x-samclip-key-hash", context.ask.rpartition(" ")[2]),
             ("x-request-id", context.id),
         )
@@ -107,5 +177,5 @@ async def opened(context: RequestContext) -> AsyncIterator[StreamKey]:
     if not (address := context.ask.partition(" ")[0]):
         yield StreamKey(context, None)
         return
-    async with channel.connect(address) as made:
+    async with calls.connect(address) as made:
         yield StreamKey(context, made)

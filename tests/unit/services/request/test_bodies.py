@@ -1,7 +1,6 @@
 import base64
 import json
 import re
-import threading
 from collections import deque
 from contextlib import suppress
 from typing import Any
@@ -13,7 +12,7 @@ from starlette.requests import Request
 
 from samclip_core.errors import ImageTooLarge, InvalidPrompt, InvalidRequest, UnsupportedImage
 from samclip_core.geometry import Geometry
-from services.request import arguments, forms, json_bodies
+from services.request import bodies, messages
 from services.request.arrival import Arrivals
 from services.request.limits import MAX_FORM_PARTS, MAX_ITEMS, form_parts, most_values
 from services.request.routes import ROUTES
@@ -48,18 +47,16 @@ def form(*parts: tuple[str, bytes, bool]) -> bytes:
     return body + f"--{BOUNDARY}--\r\n".encode()
 
 
-async def read_fields(
-    request: Request, limit: int, most_parts: int = 1000
-) -> tuple[json_bodies.Fields, bool]:
-    def understand(fields: json_bodies.Fields, is_form: bool) -> tuple[json_bodies.Fields, bool]:
-        return fields, is_form
-
-    return await json_bodies.read(request, limit, most_parts, Arrivals(), understand)
+async def read_fields(request: Request, limit: int, most_parts: int = 1000) -> bodies.Fields:
+    kind = request.headers.get("content-type", "")
+    bodies.is_form(kind)
+    async with bodies.whole(request, limit, Arrivals()) as chunks:
+        return bodies.parse(chunks, kind, most_parts)
 
 
 async def read(kind: type[Message], body: bytes, content_type: str) -> Message:
-    fields, is_form = await read_fields(request(body, content_type), 10_000)
-    return json_bodies.to_message(kind, fields, is_form)
+    fields = await read_fields(request(body, content_type), 10_000)
+    return messages.to_message(kind, fields, bodies.is_form(content_type))
 
 
 async def read_json(kind: type[Message], value: object) -> Message:
@@ -78,7 +75,7 @@ async def test_a_compressed_body_is_refused_unread() -> None:
             await read_fields(compressed, 10_000)
     plain = request(b"{}", "application/json")
     plain.scope["headers"].append((b"content-encoding", b"Identity"))
-    assert await read_fields(plain, 10_000) == ({}, False)
+    assert await read_fields(plain, 10_000) == {}
 
 
 async def test_a_map_is_one_json_object_of_a_form() -> None:
@@ -212,9 +209,9 @@ async def test_image_is_the_only_one_of_images() -> None:
     assert await read_json(pb.ClassifyRequest, one) == expected
     parts = (("labels", b"a", False), ("image", PHOTO, True), ("labels", b"b", False))
     assert await read_form(pb.ClassifyRequest, *parts, ("top_k", b"1", False)) == expected
-    assert json_bodies.is_single(pb.ClassifyRequest, one)
-    assert not json_bodies.is_single(pb.ClassifyRequest, {"images": []})
-    assert not json_bodies.is_single(pb.SegmentRequest, one)
+    assert messages.is_single(pb.ClassifyRequest, one)
+    assert not messages.is_single(pb.ClassifyRequest, {"images": []})
+    assert not messages.is_single(pb.SegmentRequest, one)
 
 
 async def test_form_values_take_the_types_of_their_fields() -> None:
@@ -385,29 +382,31 @@ async def test_a_form_holds_as_many_labels_as_a_request_may_have() -> None:
     most = form_parts(Settings())
     labels = [("labels", f"label {i}".encode(), False) for i in range(Settings().max_labels)]
     body = form(*labels, ("image", PHOTO, True))
-    fields, is_form = await read_fields(request(body, FORM, 10_000), len(body), most)
-    message = json_bodies.to_message(pb.ClassifyRequest, fields, is_form)
+    fields = await read_fields(request(body, FORM, 10_000), len(body), most)
+    message = messages.to_message(pb.ClassifyRequest, fields, form=True)
     assert len(message.labels) == Settings().max_labels
     with pytest.raises(InvalidRequest, match="more than 1,000 parts"):
         await read_fields(request(body, FORM, 10_000), len(body), 1000)
     assert form_parts(Settings(max_labels=10**9)) == MAX_FORM_PARTS
 
 
-async def test_forms_are_parsed_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    threads = []
-    parse = forms.parse
+async def test_a_line_break_after_a_form_may_arrive_later() -> None:
+    body = form(("text", b"cat", False))
+    assert bodies.parse_form(deque([body, b"\r\n"] * 1), FORM, 9) == {"text": ["cat"]}
+    for cut in range(1, len(body)):
+        chunks = deque([body[:cut], *[b""] * bodies.JOINED, body[cut:] + b"\r\n"])
+        assert bodies.parse_form(chunks, FORM, 9) == {"text": ["cat"]}
 
-    def noted(*args: Any) -> dict[str, list[Any]]:
-        threads.append(threading.current_thread())
-        return parse(*args)
 
-    monkeypatch.setattr(forms, "parse", noted)
-    await read_form(pb.SearchRequest, ("text", b"cat", False))
-    assert threads[0] is not threading.current_thread()
+@pytest.mark.parametrize("head", [b"", b'; filename="a.jpg"', b'; name=""'])
+def test_a_part_without_a_name_is_refused(head: bytes) -> None:
+    body = b"--x\r\ncontent-disposition: form-data" + head + b"\r\n\r\na\r\n--x--"
+    with pytest.raises(InvalidRequest, match="a part has no name in content-disposition"):
+        bodies.parse_form(deque([body]), FORM, 9)
 
 
 async def test_a_form_without_its_end_is_broken() -> None:
-    with pytest.raises(InvalidRequest, match="ends before its last boundary"):
+    with pytest.raises(InvalidRequest, match="the form is broken: Unexpected end"):
         await read(pb.SearchRequest, form(("text", b"cat", False))[:-8], FORM)
 
 
@@ -463,7 +462,7 @@ async def test_a_body_without_end_is_not_read_to_its_end() -> None:
 
 def test_replies_show_zeros_and_make_integers_numbers() -> None:
     mask = pb.Mask(area=2**40, rle=pb.CocoRle(height=1, width=2, counts=b"02"))
-    values = json_bodies.to_json(pb.SegmentResponse(results=[pb.PromptResult(masks=[mask])]))
+    values = messages.to_json(pb.SegmentResponse(results=[pb.PromptResult(masks=[mask])]))
     assert values["results"][0]["masks"] == [
         {
             "area": 2**40,
@@ -474,21 +473,21 @@ def test_replies_show_zeros_and_make_integers_numbers() -> None:
             "label_score": 0.0,
         }
     ]
-    tensor = json_bodies.to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[2, 3])]))
+    tensor = messages.to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[2, 3])]))
     assert tensor["cached"] is False
     assert tensor["tensors"] == [{"name": "", "dtype": "", "shape": [2, 3]}]
-    inline = json_bodies.to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[1], data=b"ab")]))
+    inline = messages.to_json(pb.EmbedResponse(tensors=[pb.Tensor(shape=[1], data=b"ab")]))
     assert inline["tensors"][0]["data"] == "YWI="
-    hit = json_bodies.to_json(pb.Hit(id="a", metadata={"area": "7"}))
+    hit = messages.to_json(pb.Hit(id="a", metadata={"area": "7"}))
     assert hit == {"id": "a", "score": 0.0, "metadata": {"area": "7"}}
 
 
 @pytest.mark.parametrize("nested", [b"[" * 100_000, b'{"a":' * 100_000])
 async def test_deep_nesting_is_no_json(nested: bytes) -> None:
     with pytest.raises(InvalidRequest, match="the body is not JSON"):
-        json_bodies.parse_object(nested)
+        bodies.parse_object(nested)
     with pytest.raises(InvalidRequest, match="'filter' of the form is not JSON"):
-        json_bodies.to_message(pb.SearchRequest, {"filter": [nested.decode()]}, form=True)
+        messages.to_message(pb.SearchRequest, {"filter": [nested.decode()]}, form=True)
 
 
 def test_more_values_than_any_request_needs_are_refused_before_they_are_made(
@@ -496,14 +495,14 @@ def test_more_values_than_any_request_needs_are_refused_before_they_are_made(
 ) -> None:
     for many in (b"[" + b"0," * 400_001, b"[" + b"[]" * 400_001, b"[" + b"{}" * 400_001):
         with pytest.raises(InvalidRequest, match="more than 400,000 values"):
-            json_bodies.parse_object(b'{"labels": ' + many)
+            bodies.parse_object(b'{"labels": ' + many)
     many_parts = {"prompts": ["[" + "{}," * 60_000 + "{}]"] * 4}
     monkeypatch.setattr(json, "loads", None)  # not called
     with pytest.raises(InvalidRequest, match="the form has more than 400,000 values"):
-        json_bodies.to_message(pb.SegmentRequest, many_parts, form=True)
+        messages.to_message(pb.SegmentRequest, many_parts, form=True)
     monkeypatch.undo()
     long = base64.b64encode(bytes(3_000_000))
-    assert len(json_bodies.parse_object(b'{"image": "' + long + b'"}')["image"]) == len(long)
+    assert len(bodies.parse_object(b'{"image": "' + long + b'"}')["image"]) == len(long)
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "9" * 5000])
@@ -526,10 +525,10 @@ async def test_numbers_that_are_none_reach_no_further_than_the_prompt(number: st
 
 def test_an_image_that_is_null_is_none_beside_images() -> None:
     fields = {"image": None, "images": ["eA=="], "labels": ["cat"]}
-    message = json_bodies.to_message(pb.ClassifyRequest, fields, form=False)
+    message = messages.to_message(pb.ClassifyRequest, fields, form=False)
     assert [image.encoded for image in message.images] == [b"x"]
     with pytest.raises(InvalidRequest, match="image"):
-        json_bodies.to_message(pb.DescribeRequest, {"image": None}, form=False)
+        messages.to_message(pb.DescribeRequest, {"image": None}, form=False)
 
 
 MOST = most_values(Settings())
@@ -539,13 +538,13 @@ def test_the_largest_request_that_is_allowed_is_read() -> None:
     most = Settings().max_prompts
     prompt = {"points": [{"x": 1.5, "y": 2, "negative": True}] * most, "not_texts": ["a"] * most}
     body = json.dumps({"prompts": [prompt] * most}).encode()
-    fields = json_bodies.parse_object(body)
-    message = json_bodies.to_message(pb.SegmentRequest, fields, form=False, most=MOST)
+    fields = bodies.parse_object(body)
+    message = messages.to_message(pb.SegmentRequest, fields, form=False, most=MOST)
     assert sum(len(prompt.points) for prompt in message.prompts) == most**2
     item = {"id": "1", "metadata": {f"key {i}": "a" for i in range(200)}}
     body = json.dumps({"collection": "c", "items": [item] * MAX_ITEMS}).encode()
-    fields = json_bodies.parse_object(body)
-    message = json_bodies.to_message(pb.IndexRequest, fields, form=False, most=MOST)
+    fields = bodies.parse_object(body)
+    message = messages.to_message(pb.IndexRequest, fields, form=False, most=MOST)
     assert len(message.items) == MAX_ITEMS
 
 
@@ -570,7 +569,7 @@ def test_values_are_counted_before_they_are_read(
     kind: type[Message], body: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        json_bodies.to_message(kind, body, form=False, most=MOST)
+        messages.to_message(kind, body, form=False, most=MOST)
 
 
 def test_every_repeated_field_of_a_request_has_a_limit() -> None:
@@ -585,18 +584,18 @@ def test_every_repeated_field_of_a_request_has_a_limit() -> None:
 
 def test_a_value_that_does_not_fit_is_found_in_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     walked = 0
-    one = arguments._one
+    one = messages._one
 
     def counted(*args: Any) -> Any:
         nonlocal walked
         walked += 1
         return one(*args)
 
-    monkeypatch.setattr(arguments, "_one", counted)
+    monkeypatch.setattr(messages, "_one", counted)
     points = [[1, 2]] * 20
     prompts = [{"points": points}] * 9 + [{"points": [*points, [1, "x"]]}]
     with pytest.raises(InvalidRequest, match=r"prompts\[9\].points\[20\].y is 'x'"):
-        json_bodies.to_message(pb.SegmentRequest, {"prompts": prompts}, form=False)
+        messages.to_message(pb.SegmentRequest, {"prompts": prompts}, form=False)
     assert walked == 10 + 3 * 201  # prompts, and points with their two coordinates
 
 
@@ -609,49 +608,51 @@ HOSTILE = ["true", "null", *NUMBERS, *TEXTS, *LISTS, *OBJECTS]
 
 @pytest.mark.parametrize("value", HOSTILE)
 def test_any_value_of_any_field_is_read_or_refused(value: str) -> None:
-    def bodies(message: Any) -> list[str]:
+    def bodies_of(message: Any) -> list[str]:
         found = []
         for field in message.fields:
             inner = [value, f"[{value}]"]
             if field.message_type is not None and not field.message_type.GetOptions().map_entry:
-                below = bodies(field.message_type)
+                below = bodies_of(field.message_type)
                 inner += [f"[{one}]" for one in below] if field.is_repeated else below
             found += [f'{{"{field.json_name}":{one}}}' for one in inner]
         return found
 
     for request in {route.request for routes in ROUTES.values() for route in routes}:
-        for body in bodies(request.DESCRIPTOR):
+        for body in bodies_of(request.DESCRIPTOR):
             with suppress(InvalidRequest):
-                fields = json_bodies.parse_object(body.encode())
-                message = json_bodies.to_message(request, fields, form=False, most=MOST)
+                fields = bodies.parse_object(body.encode())
+                message = messages.to_message(request, fields, form=False, most=MOST)
                 assert not re.search(r": -?(nan|inf)$", str(message), re.MULTILINE), body
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "9" * 1001])
 def test_what_is_no_number_is_no_json(number: str) -> None:
     with pytest.raises(InvalidRequest, match="is no number, or has more than 1,000 digits"):
-        json_bodies.parse_object(f'{{"id": [{number}]}}'.encode())
-    assert json_bodies.parse_object(b'{"id": %s}' % (b"9" * 1000)) == {"id": int("9" * 1000)}
+        bodies.parse_object(f'{{"id": [{number}]}}'.encode())
+    assert bodies.parse_object(b'{"id": %s}' % (b"9" * 1000)) == {"id": int("9" * 1000)}
 
 
 @pytest.mark.parametrize("text", ["5", "5.0", "5e0", "-0"])
 def test_a_whole_number_may_be_a_text(text: str) -> None:
     for value in ({"top_k": text}, {"top_k": float(text)}):
-        message = json_bodies.to_message(pb.ClassifyRequest, value, form=False)
+        message = messages.to_message(pb.ClassifyRequest, value, form=False)
         assert message.top_k == float(text)
 
 
 def test_short_chunks_of_a_form_are_parsed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
-    write = forms.MultipartParser.write
+    parse = bodies.PushMultipartParser.parse
 
-    def noted(self: Any, data: bytes) -> int:
+    def noted(self: Any, data: bytes) -> Any:
         written.append(data)
-        return write(self, data)
+        return parse(self, data)
 
-    monkeypatch.setattr(forms.MultipartParser, "write", noted)
+    monkeypatch.setattr(bodies.PushMultipartParser, "parse", noted)
     body = form(("text", b"cat" * 100, False))
-    assert forms.parse(deque(bytes([one]) for one in body), FORM, 9) == {"text": ["cat" * 100]}
+    assert bodies.parse_form(deque(bytes([one]) for one in body), FORM, 9) == {
+        "text": ["cat" * 100]
+    }
     assert b"".join(written) == body
     assert len(written) < len(body) / 10
 
@@ -659,18 +660,18 @@ def test_short_chunks_of_a_form_are_parsed_together(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"--x\r\na: " + b"b" * 3000, "Maximum header size exceeded"),
-        (b"--x\r\n" + b"a: b\r\n" * 9, "Maximum header count exceeded"),
+        (b"--x\r\na: " + b"b" * 3000, "Maximum segment header length exceeded"),
+        (b"--x\r\n" + b"a: b\r\n" * 9, "Maximum segment header count exceeded"),
         (b"\r\n" * 40_000 + b"--x--", "too long headers"),
         (form(("text", b"cat", False)) + b"\r\n" * 40_000, "too long headers"),
-        (form(("text", b"cat", False))[:-4] + b" " * 70_000, "too long headers"),
-        (form(("text", b"\r\n--xa" * 12, False)), "more than 10 parts"),
+        (form(("text", b"cat", False))[:-4] + b" " * 70_000, "Unexpected bytes after boundary"),
+        (form(("text", b"\r\n--xa" * 12, False)), "Unexpected bytes after boundary"),
         (form(*[("text", b"cat", False)] * 12), "more than 10 parts"),
     ],
 )
 def test_a_form_that_is_slow_to_parse_is_refused(body: bytes, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
-        forms.parse(deque([body]), FORM, 10)
+        bodies.parse_form(deque([body]), FORM, 10)
 
 
 def test_the_headers_that_each_part_needs_are_read() -> None:
@@ -678,4 +679,4 @@ def test_the_headers_that_each_part_needs_are_read() -> None:
         b'content-type: text/plain; charset=utf-8\r\ncontent-disposition: form-data; name="labels"'
     )
     body = (b"--x\r\n" + head + b"\r\n\r\na\r\n") * 3000 + b"--x--\r\n"
-    assert forms.parse(deque([body]), FORM, 3000) == {"labels": ["a"] * 3000}
+    assert bodies.parse_form(deque([body]), FORM, 3000) == {"labels": ["a"] * 3000}
