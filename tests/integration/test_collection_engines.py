@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from samclip_core.errors import InvalidRequest, NotFound
 from services.retrieval import index, vector_sets
 from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.index import Collections, Description, Item, Query, check_name
+from services.retrieval.index import Collections, Description, Item, check_name
+from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSets
+from services.settings import Settings
 from tests.redis_server import RedisServer
 
 D = 8
@@ -234,7 +236,7 @@ PAIRS = [(a, b) for a in range(3) for b in range(3)]
 @pytest.mark.parametrize("limit", [10, 10_000])
 @pytest.mark.parametrize("filter", [None, {"kind": "even"}])
 def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
-    monkeypatch.setattr(index, "EXACT", limit)
+    monkeypatch.setattr("services.retrieval.query.EXACT", limit)
     kinds = ("even", "odd")
     made = [Item(f"id {n}", vector(n // 3), {"kind": kinds[n % 2]}) for n in range(90)]  # with ties
     pets.upsert(made)
@@ -267,8 +269,8 @@ def of_sizes(engine, tmp_path_factory, request) -> Iterator[Collections]:
     for size in SIZES:
         collections.get_or_make(str(size), "float32").upsert(map(wide, range(size)))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "EXACT", EXACT)
-        patch.setattr(index, "WALK", WALK)
+        patch.setattr("services.retrieval.query.EXACT", EXACT)
+        patch.setattr("services.retrieval.query.WALK", WALK)
         yield collections
     collections.close()
 
@@ -295,7 +297,7 @@ def test_pages_neither_repeat_nor_skip_an_item(of_sizes, size, top_k, seed, excl
 
 
 def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeypatch):
-    monkeypatch.setattr(index, "EXACT", 10)
+    monkeypatch.setattr("services.retrieval.query.EXACT", 10)
     made = [Item(f"id {n}", vector(n // 3), {}) for n in range(90)]
     for n in range(30):  # the graph's construction is random
         collection = collections.get_or_make(f"pets-{n}", "float32")
@@ -304,7 +306,7 @@ def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeyp
 
 
 def test_large_collections_are_searched_by_the_graph(pets, monkeypatch):
-    monkeypatch.setattr(index, "EXACT", 10)
+    monkeypatch.setattr("services.retrieval.query.EXACT", 10)
     pets.upsert(items(*range(300)))
     nearest = [pets.search(Query(vector(seed), 1))[0].id for seed in range(300)]
     assert sum(id == f"id {seed}" for seed, id in enumerate(nearest)) >= 295
@@ -364,7 +366,8 @@ def test_a_collection_of_another_model_is_refused_but_can_be_listed_and_dropped(
     start(MODEL).get_or_make("pets", "float32").upsert(items(1))
     other = start(OTHER, D + 1)
     add = partial(other.get_or_make, dtype="float32")
-    for ask in (other.get, add, other.check_addable):
+    addable = partial(other.check_addable, ids=set(), settings=Settings())
+    for ask in (other.get, add, addable):
         with pytest.raises(InvalidRequest, match="made with model mmmmmmmmmmmm"):
             ask("pets")
     assert other.describe("pets") == [Description("pets", 1, D, MODEL, "float32")]
@@ -398,26 +401,38 @@ def test_vectors_of_another_calibration_are_refused(start):
         start(MODEL).get_or_make("pets", "int8:01234567")
 
 
-def test_new_names_are_addable(collections):
-    assert collections.check_addable("new") is None
-    assert collections.describe() == []
-    with pytest.raises(InvalidRequest):
-        collections.check_addable("a/b")
+def limits(items: int, collections: int) -> Settings:
+    return Settings(max_collection_items=items, max_collections=collections)
 
 
-def test_room_has_an_end(collections):
+def test_collections_and_their_items_are_limited(collections):
     collections.get_or_make("pets", "float32").upsert(items(1, 2))
-    collections.check_room("pets", {"id 3"}, most_items=3, most_collections=1)
-    collections.check_room("pets", {"id 1", "id 2"}, most_items=2, most_collections=1)
-    collections.check_room("cars", {"id 1"}, most_items=3, most_collections=2)
+    collections.check_addable("pets", {"id 3"}, limits(3, 1))
+    collections.check_addable("pets", {"id 1", "id 2"}, limits(2, 1))
+    collections.check_addable("cars", {"id 1"}, limits(3, 2))
+    assert len(collections) == 1
     with pytest.raises(InvalidRequest, match="'pets' has 2 items, and 1 more would exceed"):
-        collections.check_room("pets", {"id 2", "id 3"}, most_items=2, most_collections=9)
+        collections.check_addable("pets", {"id 2", "id 3"}, limits(2, 9))
     with pytest.raises(InvalidRequest, match="'cars' has 0 items, and 2 more would exceed"):
-        collections.check_room("cars", {"id 1", "id 2"}, most_items=1, most_collections=9)
+        collections.check_addable("cars", {"id 1", "id 2"}, limits(1, 9))
     with pytest.raises(InvalidRequest, match="1 collections already"):
-        collections.check_room("cars", {"id 1"}, most_items=9, most_collections=1)
+        collections.check_addable("cars", {"id 1"}, limits(9, 1))
     # Each tenant has its own limits.
-    collections.of_tenant("ann").check_room("cars", {"id 1"}, most_items=9, most_collections=1)
+    collections.of_tenant("ann").check_addable("cars", {"id 1"}, limits(9, 1))
+
+
+def test_the_first_graphs_whose_vectors_are_added_are_recorded(start):
+    ours, others = MODEL + "1" * 64, MODEL + "2" * 64
+    start(MODEL).get_or_make("pets", "float32").upsert(items(1))  # torch has no graphs
+    start(others).get("pets").search(Query(vector(1), 1))
+    start(ours).get_or_make("pets", "float32").upsert(items(2))
+    refused = start(others)
+    for ask in (refused.get, partial(refused.get_or_make, dtype="float32")):
+        with pytest.raises(InvalidRequest, match="with graphs 111111111111, this service runs"):
+            ask("pets")
+    assert refused.describe("pets") == [Description("pets", 2, D, ours, "float32")]
+    for agreeing in (ours, MODEL):
+        assert start(agreeing).get_or_make("pets", "float32").upsert(items(1)) == 1
 
 
 @pytest.mark.parametrize("ids", [set(), {"id 1"}, {"id 1", "id 3", "x"}, {*HOSTILE}])

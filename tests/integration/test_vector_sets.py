@@ -13,7 +13,7 @@ from samclip_core.errors import InvalidRequest, NotFound, Unavailable
 from services.retrieval import app, vector_sets
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import open_index
-from services.retrieval.index import Query
+from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSets, connect
 from services.settings import Settings
 from tests import redis_server

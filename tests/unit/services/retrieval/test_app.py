@@ -16,8 +16,10 @@ from services.backbone.engine import Engine
 from services.heads.backbone_client import BackboneClient
 from services.request import callers, json_bodies
 from services.retrieval import app
+from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.engine import OwnIndex
-from tests.in_process import ADMITTED, Caller, png, served
+from services.retrieval.vector_sets import VectorSet
+from tests.in_process import ADMITTED, ANYBODY, Caller, png, served
 from tests.ports import free_port
 
 
@@ -144,16 +146,17 @@ async def test_vectors_of_other_graphs_are_neither_searched_nor_added(graphs, ti
         assert (await caller("Search", search)).hits[0].id == "a"
 
 
-async def test_a_collection_from_before_graphs_were_recorded_works_on(graphs, tiny_model):
+async def test_a_collection_of_torch_takes_the_vectors_of_the_first_graphs_only(graphs):
     caller, use = graphs
-    add = pb.IndexRequest(collection="old", items=[item("a", pb.Image(encoded=png(10)))])
-    await caller("Index", add)
-    (found,) = (await caller("Describe", pb.DescribeRequest())).collections
-    assert (found.model_digest, found.graphs) == (tiny_model.digest, "")
-    for graph in ("1" * 64, "2" * 64):
+    add = pb.IndexRequest(collection="pets", items=[item("a", pb.Image(encoded=png(10)))])
+    for graph in ("", "1" * 64):
         use(graph)
-        assert (await caller("Index", add)).replaced == 1
-        assert (await caller("Search", pb.SearchRequest(collection="old", text="dog"))).hits
+        await caller("Index", add)
+        (found,) = (await caller("Describe", pb.DescribeRequest())).collections
+        assert found.graphs == graph
+        assert (await caller("Search", pb.SearchRequest(collection="pets", text="dog"))).hits
+    use("2" * 64)
+    assert (await caller.refused("Index", add))[0] == "INVALID_ARGUMENT"
 
 
 async def test_an_image_finds_itself_first(pets):
@@ -448,13 +451,13 @@ def ones(id: str) -> app._Made:
 
 
 async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
-    kept, vector = [], app.Retrieval._vector
+    kept, searched = [], app.Retrieval._searched
 
-    def watched(self, caller, name, id):
-        kept.append(vector(self, caller, name, id))
+    async def watched(self, context, request):
+        kept.append(await searched(self, context, request))
         return kept[-1]
 
-    monkeypatch.setattr(app.Retrieval, "_vector", watched)
+    monkeypatch.setattr(app.Retrieval, "_searched", watched)
     for id in REDS:
         await pets("Search", pb.SearchRequest(collection="pets", id=id))
     norms = [np.linalg.norm(vector_D) for vector_D in kept]
@@ -463,12 +466,12 @@ async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
 
 async def test_a_restart_finds_everything(settings):
     service = app.Retrieval(settings)
-    service._upsert(callers.Caller(), "pets", [ones("a"), ones("b")])
+    await service._run(ANYBODY, lambda ours: service._upsert(ours, "pets", [ones("a"), ones("b")]))
     service.__del__()
     again = app.Retrieval(settings)
-    assert [item.id for item in again._items(callers.Caller(), "pets", "", 9)] == ["a", "b"]
     query = app.Query(ones("a").item.vector_D, 9)
-    assert {hit.id for hit in again._search(callers.Caller(), "pets", query)} == {"a", "b"}
+    hits = await again._run(ANYBODY, lambda ours: ours.get("pets").search(query))
+    assert {hit.id for hit in hits} == {"a", "b"}
     again.__del__()
 
 
@@ -489,7 +492,7 @@ def test_it_is_one_application(settings):
 
 async def test_health_counts_the_collections(settings):
     service = app.Retrieval(settings)
-    service._upsert(callers.Caller(), "pets", [ones("a")])
+    await service._run(ANYBODY, lambda ours: service._upsert(ours, "pets", [ones("a")]))
     health = await service.health()
     assert (health["index"], health["collections"]) == ("ready", 1)
     await service.backbone.close()
@@ -595,13 +598,14 @@ async def test_a_search_knows_when_its_caller_has_gone(pets, monkeypatch):
     queries = asyncio.Queue()
     go_on = Event()
 
-    def search(self, caller, name, query):
+    def search(self, query):
         asyncio.run_coroutine_threadsafe(queries.put(query), loop)
         go_on.wait(60)
         return []
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(app.Retrieval, "_search", search)
+    for engine in (EmbeddedCollection, VectorSet):
+        monkeypatch.setattr(engine, "search", search)
     asked = asyncio.create_task(pets("Search", pb.SearchRequest(collection="pets", id="dark")))
     query = await queries.get()
     assert not query.abandoned.is_set()

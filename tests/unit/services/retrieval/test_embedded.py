@@ -15,7 +15,8 @@ from samclip_core.errors import DeadlineExceeded, Unavailable
 from services.launch import serve
 from services.retrieval import collection, embedded
 from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.index import Item, Query
+from services.retrieval.index import Item
+from services.retrieval.query import Query
 from tests.checkout import sources
 from tests.integration.test_collection_engines import D, items, vector
 from tests.ports import free_port
@@ -193,7 +194,7 @@ import resource, sys
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 96))
 from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.index import Query
+from services.retrieval.query import Query
 from tests.integration.test_collection_engines import D, items, vector
 collections = EmbeddedCollections(Path(sys.argv[1]), "m" * 64, D)
 for number in range(60):
