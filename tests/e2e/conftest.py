@@ -144,12 +144,8 @@ def index_dir() -> Iterator[Path]:
         folder = Path(above) / "index"
         folder.mkdir()
         (folder / "old.usearch").write_bytes(b"of an older version")
-        for path, mode in (
-            (folder.parent, 0o755),
-            (folder, 0o755),
-            (folder / "old.usearch", 0o644),
-        ):
-            path.chmod(mode)
+        for path in (folder.parent, folder, folder / "old.usearch"):
+            path.chmod(0o755)
         yield folder
 
 

@@ -219,9 +219,8 @@ def test_a_session_holds_a_place_of_its_key_until_its_caller_is_gone(
     ):
         assert holder.stdout is not None
         assert holder.stdout.readline() == "open\n"
-        request = pb.SegmentRequest(
-            image=pb.Image(encoded=photo), prompts=[pb.Prompt(points=[CAT])]
-        )
+        prompts = [pb.Prompt(points=[CAT])]
+        request = pb.SegmentRequest(image=pb.Image(encoded=photo), prompts=prompts)
         stub, key = rpc.SegmentationServiceStub(channel), [("x-api-key", SECRETS["cat"])]
         segment = partial(stub.Segment, request, timeout=300, metadata=key)
         with pytest.raises(grpc.RpcError, match="limited to 1 requests in flight"):

@@ -29,11 +29,19 @@ def limits():
     return {}
 
 
-@pytest.fixture(params=["embedded", "redis"])
-def settings(settings, request, limits):
-    """Return settings for each of the engines."""
+@pytest.fixture
+def engine():
+    """Return the engine; ``test_collection_engines.py`` compares both."""
+    return "embedded"
+
+
+ON_BOTH = pytest.mark.parametrize("engine", ["embedded", "redis"])
+
+
+@pytest.fixture
+def settings(settings, request, limits, engine):
     settings = settings.model_copy(update=limits)
-    if request.param == "embedded":
+    if engine == "embedded":
         return settings
     server = request.getfixturevalue("shared_redis")
     url = f"redis://127.0.0.1:{server.port}/7"  # a database only for these tests
@@ -159,6 +167,7 @@ async def test_a_collection_of_torch_takes_the_vectors_of_the_first_graphs_only(
     assert (await caller.refused("Index", add))[0] == "INVALID_ARGUMENT"
 
 
+@ON_BOTH
 async def test_an_image_finds_itself_first(pets):
     request = pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(120)))
     response = await pets("Search", request)
@@ -464,6 +473,7 @@ async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
     np.testing.assert_allclose(norms, np.ones(len(REDS)), atol=1e-6)
 
 
+@ON_BOTH
 async def test_a_restart_finds_everything(settings):
     service = app.Retrieval(settings)
     await service._run(ANYBODY, lambda ours: service._upsert(ours, "pets", [ones("a"), ones("b")]))
@@ -490,6 +500,7 @@ def test_it_is_one_application(settings):
     assert app.build(settings)._bound_deployment.name == "retrieval"
 
 
+@ON_BOTH
 async def test_health_counts_the_collections(settings):
     service = app.Retrieval(settings)
     await service._run(ANYBODY, lambda ours: service._upsert(ours, "pets", [ones("a")]))
@@ -519,6 +530,7 @@ def become(caller, name: str, scopes: str = "read,index,admin") -> None:
     caller._metadata = (*ADMITTED, *about)
 
 
+@ON_BOTH
 async def test_collections_of_another_tenant_are_not_there(caller):
     collection = "pets"
     for name, red in (("ann", 10), ("bob", 240)):
