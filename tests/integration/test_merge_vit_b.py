@@ -155,29 +155,6 @@ def test_two_workers_give_the_losses_of_one(official: Official, merged: Path, tm
     assert checkpoint.read_config(tmp_path / "checkpoint").text_dim == TEXT_DIM
 
 
-def test_an_interrupted_run_ends_as_one_that_never_was(
-    official: Official, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """In bfloat16, as the recipe of the paper's merge."""
-    joint = replace(debug().joint, save_every=1)
-    mixed = recipe(head_probing=None, joint=joint, dtype="bfloat16")
-    run, whole = (official.run(tmp_path / name, mixed) for name in ("run", "whole"))
-    train.train_worker({"run": whole})
-
-    def lost(figures: dict[str, float]) -> None:
-        if figures["joint/step"] == 1:
-            raise ConnectionError("the node is gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(workers, "report", lost)
-        with pytest.raises(ConnectionError):
-            train.train_worker({"run": run})
-    assert not (tmp_path / "run/states/adaptation.state.pt").exists()
-    train.train_worker({"run": run})
-    weights = [tmp_path / name / "checkpoint" / checkpoint.WEIGHTS for name in ("run", "whole")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
-
-
 def test_the_config_is_that_of_both_teachers(official: Official, merged: Path):
     config = checkpoint.read_config(merged / "checkpoint")
     weights = Path(official.clip.partition(":")[2]) / "open_clip_model.safetensors"
