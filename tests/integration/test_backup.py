@@ -18,8 +18,8 @@ from services.retrieval import backup, restore
 from services.retrieval.index import PAGE, Collections, Item, Listed
 from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSet
-from tests.integration.test_collection_engines import HOSTILE, MODEL, OTHER, D, vector
 from tests.redis_server import RedisServer
+from tests.vectors import HOSTILE, MODEL, OTHER, D, vector
 
 COUNT = 600  # more than two pages
 QUERIES = [

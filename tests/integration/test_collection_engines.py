@@ -2,7 +2,6 @@
 
 import string
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,25 +18,11 @@ from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSets
 from services.settings import Settings
 from tests.redis_server import RedisServer
+from tests.vectors import HOSTILE, MODEL, OTHER, D, items, vector
 
-D = 8
-MODEL, OTHER = "m" * 64, "n" * 64
-HOSTILE = (
-    "", " ", "\n", '"', "'", "\\", '\\"', '" or "" == "', "' in .pairs or 1", "}, {", ", ",
-    "é", "\u2028", "𝄞", "a\0b", "a", '"a": "b"', ": ", ".pairs", "*", "true", "1", "{}", "x" * 5000,
-)  # fmt: skip
 texts = st.sampled_from(HOSTILE) | st.text()
 
 Start = Callable[[str], Collections]
-
-
-def vector(seed: int) -> np.ndarray:
-    values = np.random.default_rng(seed).normal(size=D).astype(np.float32)
-    return values / np.linalg.norm(values)
-
-
-def items(*seeds: int) -> list[Item]:
-    return [Item(f"id {seed}", vector(seed), {"seed": str(seed)}) for seed in seeds]
 
 
 @pytest.fixture(scope="module", params=["embedded", "redis"])
@@ -100,13 +85,6 @@ def check(found: index.Collection, held: Mapping[str, Item], query: Query) -> No
         assert hit.metadata == held[hit.id].metadata
 
 
-def test_the_nearest_comes_first_with_cosine_and_metadata(pets):
-    pets.upsert(items(*range(20)))
-    hit, *_ = pets.search(Query(vector(7), 3))
-    assert (hit.id, hit.metadata) == ("id 7", {"seed": "7"})
-    check(pets, {item.id: item for item in items(*range(20))}, Query(vector(7), 3))
-
-
 def test_the_length_of_a_query_does_not_matter(pets):
     pets.upsert(items(1, 2))
     for filter in (None, {"seed": "1"}):
@@ -119,13 +97,6 @@ def test_fewer_items_than_asked_for_and_none_at_all(pets):
     assert pets.search(Query(vector(0), 5, filter={"a": "b"})) == []
     pets.upsert(items(1, 2))
     assert len(pets.search(Query(vector(0), 5))) == 2
-
-
-def test_the_last_of_several_items_of_an_id_counts(pets):
-    pets.upsert([Item("a", vector(1), {}), Item("a", vector(2), {"new": "yes"})])
-    assert len(pets) == 1
-    np.testing.assert_allclose(pets.vector("a"), vector(2), atol=1e-6)
-    assert pets.search(Query(vector(2), 1))[0].metadata == {"new": "yes"}
 
 
 def test_replaced_items_are_counted(pets):
@@ -223,16 +194,6 @@ def test_a_filter_asks_for_equal_texts_and_nothing_else(pets, text):
     assert pets.search(Query(vector(1), 9, filter={text: text})) == []
 
 
-def test_all_pairs_of_a_filter_must_match(pets):
-    pets.upsert([Item(f"{a}{b}", vector(a + b), {"a": str(a), "b": str(b)}) for a, b in PAIRS])
-    assert [h.id for h in pets.search(Query(vector(0), 9, filter={"a": "1", "b": "2"}))] == ["12"]
-    assert len(pets.search(Query(vector(0), 9, filter={"a": "1"}))) == 3
-    assert pets.search(Query(vector(0), 9, filter={"a": "1", "c": "2"})) == []
-
-
-PAIRS = [(a, b) for a in range(3) for b in range(3)]
-
-
 @pytest.mark.parametrize("limit", [10, 10_000])
 @pytest.mark.parametrize("filter", [None, {"kind": "even"}])
 def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
@@ -244,56 +205,6 @@ def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
     pages = [pets.search(Query(vector(5), 7, n, filter)) for n in range(0, 100, 7)]
     assert [hit for page in pages for hit in page] == whole
     assert len(whole) == (90 if filter is None else 45)
-
-
-WALK, EXACT = 16, 64
-SIZES = (1, WALK - 1, WALK, WALK + 1, EXACT - 1, EXACT, EXACT + 1, 8 * WALK, 25 * WALK + 3)
-WIDE_D = 48  # high-dimensional, so that narrow graph walks miss items
-
-
-def wide(seed: int) -> Item:
-    values = np.random.default_rng(seed // 2).normal(size=WIDE_D).astype(np.float32)  # with ties
-    return Item(f"id {seed}", values / np.linalg.norm(values), {"kind": str(seed % 3)})
-
-
-@pytest.fixture(scope="module")
-def of_sizes(engine, tmp_path_factory, request) -> Iterator[Collections]:
-    """Open collections of each size, named by it, with small thresholds."""
-    if engine == "redis":
-        server = request.getfixturevalue("shared_redis")
-        client = vector_sets.connect(f"redis://127.0.0.1:{server.port}/8")
-        client.flushdb()
-        collections: Collections = VectorSets(client, MODEL, WIDE_D)
-    else:
-        collections = EmbeddedCollections(tmp_path_factory.mktemp("sizes"), MODEL, WIDE_D)
-    for size in SIZES:
-        collections.get_or_make(str(size), "float32").upsert(map(wide, range(size)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("services.retrieval.query.EXACT", EXACT)
-        patch.setattr("services.retrieval.query.WALK", WALK)
-        yield collections
-    collections.close()
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    size=st.sampled_from(SIZES),
-    top_k=st.sampled_from([7, WALK - 1, WALK, WALK + 1, 2 * WALK, EXACT, 1000]),
-    seed=st.integers(0, 2 * max(SIZES)),
-    excluded=st.none() | st.integers(0, max(SIZES)),
-    filter=st.none() | st.just({"kind": "1"}),
-)
-def test_pages_neither_repeat_nor_skip_an_item(of_sizes, size, top_k, seed, excluded, filter):
-    held = {item.id: item for item in map(wide, range(size))}
-    exclude = None if excluded is None else f"id {excluded}"
-    query = Query(wide(seed).vector_D, top_k, filter=filter, exclude=exclude)
-    found: list[str] = []
-    for offset in range(0, size + top_k, top_k):
-        page = of_sizes.get(str(size)).search(replace(query, offset=offset))
-        scores = [hit.score for hit in page]
-        assert scores == sorted(scores, reverse=True)
-        found += [hit.id for hit in page]
-    assert sorted(found) == sorted(exact(held, query))
 
 
 def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeypatch):

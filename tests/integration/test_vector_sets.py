@@ -18,8 +18,8 @@ from services.retrieval.vector_sets import VectorSets, connect
 from services.settings import Settings
 from tests import redis_server
 from tests.in_process import Caller, served
-from tests.integration.test_collection_engines import MODEL, OTHER, D, items, vector
 from tests.ports import free_port
+from tests.vectors import MODEL, OTHER, D, items, vector
 
 LOST = "the index is unavailable: Redis does not answer, try again"
 

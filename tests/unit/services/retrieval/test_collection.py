@@ -7,7 +7,7 @@ from services.retrieval import collection
 from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.index import Item
 from services.retrieval.query import Query
-from tests.integration.test_collection_engines import D, items, vector
+from tests.vectors import D, items, vector
 
 
 @pytest.fixture

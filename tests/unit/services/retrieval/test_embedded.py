@@ -18,8 +18,8 @@ from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.index import Item
 from services.retrieval.query import Query
 from tests.checkout import sources
-from tests.integration.test_collection_engines import D, items, vector
 from tests.ports import free_port
+from tests.vectors import D, items, vector
 
 HOLDER = """
 import sys, time
@@ -201,7 +201,7 @@ from pathlib import Path
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 96))
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.query import Query
-from tests.integration.test_collection_engines import D, items, vector
+from tests.vectors import D, items, vector
 collections = EmbeddedCollections(Path(sys.argv[1]), "m" * 64, D)
 for number in range(60):
     collections.get_or_make(f"pets-{number}", "float32").upsert(items(number))
