@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TypeVar
 
 import numpy as np
@@ -71,7 +72,8 @@ class Query:
             for key, score in _compared(nearest, wanted + 1):
                 if key != excluded:
                     ranking.setdefault(key, score)
-        return sorted([*ranking.items()][self.offset : wanted], key=lambda hit: -hit[1])
+        page = islice(ranking.items(), self.offset, wanted)
+        return sorted(page, key=lambda hit: -hit[1])
 
 
 def _compared(nearest: Nearest[Key], count: int) -> list[tuple[Key, float]]:
