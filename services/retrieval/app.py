@@ -92,12 +92,12 @@ class Retrieval(Head):
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
         name, ids = request.collection, {item.id for item in request.items}
-        await self._run(context, lambda ours: ours.check_addable(name, ids, self.settings))
+        await self._ask_index(context, lambda ours: ours.check_addable(name, ids, self.settings))
         made = await self._made(context, request.items)
         items = [item for item in made if isinstance(item, _Made)]
         replaced = 0
         if items:
-            replaced = await self._run(context, lambda ours: self._upsert(ours, name, items))
+            replaced = await self._ask_index(context, lambda ours: self._upsert(ours, name, items))
         errors = [error for error in made if isinstance(error, pb.ItemError)]
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
 
@@ -108,7 +108,7 @@ class Retrieval(Head):
         check_filter(request.filter)
         _check_parts(request)
         name = request.collection
-        found = await self._run(context, lambda ours: ours.get(name))
+        found = await self._ask_index(context, lambda ours: ours.get(name))
         query = Query(
             await self._searched(context, request),
             request.top_k or TOP_K,
@@ -118,7 +118,7 @@ class Retrieval(Head):
             exclude=request.id if request.HasField("id") else None,
         )
         try:
-            hits = await self._run(context, lambda ours: ours.get(name).search(query))
+            hits = await self._ask_index(context, lambda ours: ours.get(name).search(query))
         finally:
             query.abandoned.set()
         made = (pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits)
@@ -129,9 +129,9 @@ class Retrieval(Head):
     async def Delete(self, request: pb.DeleteRequest, context: RequestContext) -> pb.DeleteResponse:
         check_deletion(request)
         if request.all:
-            deleted = await self._run(context, lambda ours: ours.drop(request.collection))
+            deleted = await self._ask_index(context, lambda ours: ours.drop(request.collection))
         else:
-            deleted = await self._run(
+            deleted = await self._ask_index(
                 context, lambda ours: ours.get(request.collection).delete(request.ids)
             )
         return pb.DeleteResponse(deleted=deleted)
@@ -140,7 +140,7 @@ class Retrieval(Head):
     async def Describe(
         self, request: pb.DescribeRequest, context: RequestContext
     ) -> pb.DescribeResponse:
-        found = await self._run(context, lambda ours: ours.describe(request.collection))
+        found = await self._ask_index(context, lambda ours: ours.describe(request.collection))
         return pb.DescribeResponse(
             collections=[
                 pb.Collection(
@@ -161,7 +161,7 @@ class Retrieval(Head):
     ) -> pb.ListItemsResponse:
         check_limit(request.limit)
         after, limit = request.after_id, request.limit or LISTED
-        items = await self._run(
+        items = await self._ask_index(
             context, lambda ours: ours.of_any_model(request.collection).items(after, limit)
         )
         made = (pb.ListedItem(id=item.id, metadata=item.metadata) for item in items)
@@ -181,7 +181,7 @@ class Retrieval(Head):
             case "image":
                 vector_D, _ = await self._embed(context, request.image)
             case "id":
-                vector_D = await self._run(
+                vector_D = await self._ask_index(
                     context, lambda ours: ours.get(request.collection).vector(request.id)
                 )
             case _:
@@ -253,7 +253,7 @@ class Retrieval(Head):
         ours.check_addable(name, {item.id for item, _ in made}, self.settings)
         return ours.get_or_make(name, dtypes[0]).upsert([item for item, _ in made])
 
-    async def _run(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
+    async def _ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
         """Do work on the collections of the caller's tenant. Raises Unavailable."""
         tenant = context.caller.tenant
         return await self._index.run(lambda: work(self._every_tenants().of_tenant(tenant)))

@@ -476,11 +476,13 @@ async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
 @ON_BOTH
 async def test_a_restart_finds_everything(settings):
     service = app.Retrieval(settings)
-    await service._run(ANYBODY, lambda ours: service._upsert(ours, "pets", [ones("a"), ones("b")]))
+    await service._ask_index(
+        ANYBODY, lambda ours: service._upsert(ours, "pets", [ones("a"), ones("b")])
+    )
     service.__del__()
     again = app.Retrieval(settings)
     query = app.Query(ones("a").item.vector_D, 9)
-    hits = await again._run(ANYBODY, lambda ours: ours.get("pets").search(query))
+    hits = await again._ask_index(ANYBODY, lambda ours: ours.get("pets").search(query))
     assert {hit.id for hit in hits} == {"a", "b"}
     again.__del__()
 
@@ -503,7 +505,7 @@ def test_it_is_one_application(settings):
 @ON_BOTH
 async def test_health_counts_the_collections(settings):
     service = app.Retrieval(settings)
-    await service._run(ANYBODY, lambda ours: service._upsert(ours, "pets", [ones("a")]))
+    await service._ask_index(ANYBODY, lambda ours: service._upsert(ours, "pets", [ones("a")]))
     health = await service.health()
     assert (health["index"], health["collections"]) == ("ready", 1)
     await service.backbone.close()
