@@ -144,7 +144,8 @@ def index_dir() -> Iterator[Path]:
         folder = Path(above) / "index"
         folder.mkdir()
         (folder / "old.usearch").write_bytes(b"of an older version")
-        for path in (folder.parent, folder, folder / "old.usearch"):
+        (folder / "old.usearch").chmod(0o644)
+        for path in (folder.parent, folder):
             path.chmod(0o755)
         yield folder
 
