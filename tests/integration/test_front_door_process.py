@@ -14,13 +14,7 @@ import pytest
 from services.front_door import haproxy
 from services.request import calls
 from services.settings import Settings
-from tests.door import (
-    SECRET,
-    Door,
-    Serve,
-    grpc_server,
-    http_server,
-)
+from tests.door import SECRET, Door, Serve, answering, grpc_server, http_server
 from tests.ports import free_port
 
 
@@ -110,8 +104,7 @@ def test_the_heads_find_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_alone_it_leads_to_the_serve_of_a_cluster_until_it_is_stopped() -> None:
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:
         ports = [free_port(), free_port()]
         values = {

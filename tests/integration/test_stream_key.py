@@ -2,10 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,8 +16,7 @@ from services.front_door import haproxy, keys, reload
 from services.request import calls, context, rpc, streams
 from services.request.context import RequestContext
 from services.settings import Settings
-from tests.door import EMBED, SECRET, Door, Serve, opened
-from tests.integration.test_front_door_access import FIRST, SECOND
+from tests.door import EMBED, FIRST, SECOND, SECRET, Door
 
 EVER = 30
 """Seconds in which something that was promised within seconds has happened on any machine."""
@@ -94,15 +92,10 @@ class Session:
 
 
 @pytest.fixture
-def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
-    """Run a front door that requires the keys in its file."""
+def door(guarded: Door, monkeypatch: pytest.MonkeyPatch) -> Door:
     monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
     monkeypatch.setattr(streams, "CHECK_S", 0.05)
-    keys.write(tmp_path / "keys", [FIRST, SECOND])
-    serve = Serve()
-    serve.gate.set()
-    with opened(serve, api_keys_file=tmp_path / "keys") as door:
-        yield door
+    return guarded
 
 
 Open = Callable[..., Session]

@@ -17,8 +17,9 @@ from services.gateway.adapters.applications import Applications
 from services.request import http, limits
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
-from services.retrieval.app import Retrieval
-from services.retrieval.index import Hit, Listed
+from services.retrieval.collection import EmbeddedCollection
+from services.retrieval.index import Listed
+from services.retrieval.query import Hit
 from services.settings import Settings
 from tests.in_process import Caller, png, responsive
 from tests.unit.services.gateway.adapters.conftest import asked_through
@@ -159,8 +160,8 @@ async def test_a_page_has_all_metadata_or_is_refused(
     await caller("Index", pb.IndexRequest(collection="all", items=[_item("0")]))
     for metadata, fits in ((METADATA, True), (PAIRS, False)):
         hits, listed = [Hit("0", 1.0, metadata)] * 10_000, [Listed("0", metadata)] * 10_000
-        monkeypatch.setattr(Retrieval, "_search", lambda *_, hits=hits: hits)
-        monkeypatch.setattr(Retrieval, "_items", lambda *_, listed=listed: listed)
+        monkeypatch.setattr(EmbeddedCollection, "search", lambda *_, hits=hits: hits)
+        monkeypatch.setattr(EmbeddedCollection, "items", lambda *_, listed=listed: listed)
         with responsive():
             if fits:
                 assert (await caller(rpc, request_)).ByteSize() > 10_000 * 4000
