@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from samclip import masks
+from samclip import mask_codecs
 from samclip.images import read_pixels
 
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
@@ -29,7 +29,7 @@ class Mask:
     True
     """
 
-    data: "np.ndarray | masks.Encoded" = field(repr=False)
+    data: "np.ndarray | mask_codecs.Encoded" = field(repr=False)
     box: Box
     area: int
     predicted_iou: float
@@ -66,11 +66,11 @@ class Mask:
         >>> photo.segment(box=(15, 0, 385, 299))[0].rle
         {'size': [300, 451], 'counts': '...'}
         """
-        if isinstance(self.data, masks.Encoded) and self.data.kind == "rle":
+        if isinstance(self.data, mask_codecs.Encoded) and self.data.kind == "rle":
             size, counts = [self.data.height, self.data.width], self.data.data
         else:
             mask_HW = self._pixels()
-            size, counts = list(mask_HW.shape), masks.encode_rle(mask_HW)
+            size, counts = list(mask_HW.shape), mask_codecs.encode_rle(mask_HW)
         return {"size": size, "counts": counts.decode("ascii")}
 
     @property
@@ -84,9 +84,9 @@ class Mask:
         >>> rings[0].dtype, rings[0].shape[1]
         (dtype('float32'), 2)
         """
-        if isinstance(self.data, masks.Encoded) and self.data.kind == "polygons":
+        if isinstance(self.data, mask_codecs.Encoded) and self.data.kind == "polygons":
             return [ring.reshape(-1, 2) for ring in self.data.data]
-        return masks.encode_polygons(self._pixels())
+        return mask_codecs.encode_polygons(self._pixels())
 
     def to_coco(self, *, image_id: int, category_id: int) -> dict[str, Any]:
         """Return the mask as COCO's JSON has it: an annotation without its ``id``, with a score.

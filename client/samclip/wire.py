@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from samclip import masks
+from samclip import mask_codecs
+from samclip.mask_codecs import Encoded
 from samclip.types import (
     Box,
     Boxes,
@@ -138,7 +139,7 @@ def panoptic(message: pb.Panoptic) -> Panoptic:
         Segment(s.id, s.category_id, s.area, (s.bbox[0], s.bbox[1], s.bbox[2], s.bbox[3]), s.label)
         for s in message.segments_info
     ]
-    return Panoptic(message.png, masks.decode_ids(message.png), segments)
+    return Panoptic(message.png, mask_codecs.decode_ids(message.png), segments)
 
 
 def areas(boxes: Boxes, mask_arrays: Iterable["np.ndarray | Mask"]) -> list[pb.Area]:
@@ -151,7 +152,7 @@ def areas(boxes: Boxes, mask_arrays: Iterable["np.ndarray | Mask"]) -> list[pb.A
         if array.ndim != 2 or array.dtype != bool:
             raise ValueError(f"a mask is {array.dtype} {array.shape}: expected bool H×W")
         height, width = array.shape
-        rle = pb.CocoRle(height=height, width=width, counts=masks.encode_rle(array))
+        rle = pb.CocoRle(height=height, width=width, counts=mask_codecs.encode_rle(array))
         found.append(pb.Area(rle=rle))
     return found
 
@@ -170,20 +171,20 @@ def mask(message: pb.Mask, info: pb.ImageInfo, photograph: bytes) -> Mask:
     )
 
 
-def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | masks.Encoded:
+def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | Encoded:
     """Return a mask of any encoding as it came, logits as float32 h×w."""
     kind = message.WhichOneof("data")
     match kind:
         case "rle":
-            return masks.Encoded(kind, message.rle.counts, message.rle.height, message.rle.width)
+            return Encoded(kind, message.rle.counts, message.rle.height, message.rle.width)
         case "png":
-            return masks.Encoded(kind, message.png, info.height, info.width)
+            return Encoded(kind, message.png, info.height, info.width)
         case "polygons":
             rings = [np.array(ring.xy, np.float32) for ring in message.polygons.polygons]
-            return masks.Encoded(kind, rings, info.height, info.width)
+            return Encoded(kind, rings, info.height, info.width)
         case "packed":
             packed = message.packed
-            return masks.Encoded(kind, packed.data, packed.height, packed.width)
+            return Encoded(kind, packed.data, packed.height, packed.width)
         case "logits":
             return tensor_to_array(message.logits).astype(np.float32)
     raise ValueError(f"a mask has an unknown encoding ({kind}): update this client")
@@ -201,11 +202,11 @@ def semantic_map(
         of_label = mask(region.mask, reply.image, photograph)
         of_label = replace(of_label, label=region.label, label_score=region.score)
         regions.append(Region(region.label, region.score, region.area, of_label))
-    return SemanticMap(masks.decode_label_map(reply.label_map_png), tuple(labels), regions)
+    return SemanticMap(mask_codecs.decode_label_map(reply.label_map_png), tuple(labels), regions)
 
 
 def heat_map(reply: pb.ExplainResponse, label: str) -> HeatMap:
-    return HeatMap(label, masks.decode_levels(reply.heat_png), reply.low, reply.high)
+    return HeatMap(label, mask_codecs.decode_levels(reply.heat_png), reply.low, reply.high)
 
 
 def hits(reply: pb.SearchResponse) -> list[Hit]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import supervision
 from PIL import Image
-from samclip import Mask, Masks, masks
+from samclip import Mask, Masks, mask_codecs
 from samclip.mask import SHOWN_PIXELS
 
 WIDTH, HEIGHT = 60, 40
@@ -90,7 +90,7 @@ def test_a_large_photograph_is_shown_small() -> None:
     large = photograph(3001, 1501)
     array_HW = np.zeros((1501, 3001), bool)
     array_HW[:, :1500] = True
-    rle = masks.Encoded("rle", masks.encode_rle(array_HW), 1501, 3001)
+    rle = mask_codecs.Encoded("rle", mask_codecs.encode_rle(array_HW), 1501, 3001)
     for data in (array_HW, rle):
         shown = Masks([Mask(data, (0, 0, 1500, 1501), 1500 * 1501, 0.9, 0.9, photograph=large)])
         encoded = shown._repr_jpeg_()

@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from samclip import cli
 from samclip.cli import answers, datasets, formats
-from samclip.masks import decode_polygons, encode_polygons
+from samclip.mask_codecs import decode_polygons, encode_polygons
 
 from tests.fake_server import FakeService
 

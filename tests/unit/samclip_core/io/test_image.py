@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from samclip import mask_codecs
 
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from samclip_core.geometry import Geometry
@@ -324,9 +325,9 @@ def test_the_longest_side_passes_the_whole_way(size: tuple[int, int]) -> None:
     assert geometry.resize(picture_HW3).shape == (3, 128, 128)
     (mask_HW,) = geometry.masks_to_original(np.ones((1, 64, 64), np.float32))
     for decoded in (
-        masks.decode_png(masks.encode_png(mask_HW)),
-        masks.decode_rle(masks.encode_rle(mask_HW), height, width),
-        masks.decode_label_map(masks.encode_label_map(mask_HW - 1, 2)) == 0,
+        mask_codecs.decode_png(masks.encode_png(mask_HW)),
+        mask_codecs.decode_rle(masks.encode_rle(mask_HW), height, width),
+        mask_codecs.decode_label_map(masks.encode_label_map(mask_HW - 1, 2)) == 0,
     ):
         assert decoded.shape == (height, width)
         assert decoded.all()

@@ -155,7 +155,13 @@ def _walk(beside: list[int], opposite: list[int], is_part: list[bool]) -> Iterat
 
 
 def unpack_bits(data: bytes, height: int, width: int) -> np.ndarray:
-    """Unpack one bit per pixel, row-major, most significant bit first, to bool H×W."""
+    """Unpack one bit per pixel, row-major, most significant bit first, to bool H×W.
+
+    Raises ValueError if the length does not match the size.
+    """
+    expected = -(-height * width // 8)
+    if len(data) != expected:
+        raise ValueError(f"{len(data)} bytes for {height}×{width} bits, expected {expected}")
     bits = np.unpackbits(np.frombuffer(data, np.uint8), count=height * width)
     return bits.reshape(height, width).astype(bool)
 
