@@ -1,13 +1,14 @@
 """Conversion between protobuf messages and the types of the client."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import fields, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
 from samclip import mask_codecs
 from samclip.mask_codecs import Encoded
+from samclip.masks import Masks
 from samclip.types import (
     Box,
     Boxes,
@@ -28,6 +29,7 @@ from samclip.types import (
 )
 from samclip.v1 import samclip_pb2 as pb
 
+T = TypeVar("T")
 CHUNK_BYTES = 32 * 2**20  # per Index request: half of the maximum message size
 CHUNK_ITEMS = 32
 CHUNK_IDS = 10_000  # per Delete request: the service's maximum
@@ -135,10 +137,8 @@ def everything(
 
 
 def panoptic(message: pb.Panoptic) -> Panoptic:
-    segments = [
-        Segment(s.id, s.category_id, s.area, (s.bbox[0], s.bbox[1], s.bbox[2], s.bbox[3]), s.label)
-        for s in message.segments_info
-    ]
+    found = [_like(Segment, segment) for segment in message.segments_info]
+    segments = [replace(segment, bbox=tuple(segment.bbox)) for segment in found]
     return Panoptic(message.png, mask_codecs.decode_ids(message.png), segments)
 
 
@@ -171,6 +171,10 @@ def mask(message: pb.Mask, info: pb.ImageInfo, photograph: bytes) -> Mask:
     )
 
 
+def masks(messages: Iterable[pb.Mask], info: pb.ImageInfo, photograph: bytes) -> Masks:
+    return Masks(mask(message, info, photograph) for message in messages)
+
+
 def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | Encoded:
     """Return a mask of any encoding as it came, logits as float32 h×w."""
     kind = message.WhichOneof("data")
@@ -190,8 +194,13 @@ def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | Encoded:
     raise ValueError(f"a mask has an unknown encoding ({kind}): update this client")
 
 
+def _like(kind: type[T], message: Any) -> T:
+    """Return a dataclass from a message whose fields have the same names."""
+    return kind(**{each.name: getattr(message, each.name) for each in fields(kind)})
+
+
 def scores(messages: Iterable[pb.Score]) -> list[Score]:
-    return [Score(score.label, score.score, score.similarity) for score in messages]
+    return [_like(Score, score) for score in messages]
 
 
 def semantic_map(
@@ -218,18 +227,15 @@ def listed_items(reply: pb.ListItemsResponse) -> list[ListedItem]:
 
 
 def collections(reply: pb.DescribeResponse) -> list[Collection]:
-    return [
-        Collection(c.name, c.count, c.dimension, c.model_digest, c.dtype, c.graphs)
-        for c in reply.collections
-    ]
+    return [_like(Collection, collection) for collection in reply.collections]
 
 
 def image_info(message: pb.ImageInfo) -> ImageInfo:
-    return ImageInfo(message.key, message.width, message.height, message.cached)
+    return _like(ImageInfo, message)
 
 
 def model(message: pb.ModelInfo) -> Model:
-    return Model(message.name, message.digest, message.kind, message.dtype, message.graphs)
+    return _like(Model, message)
 
 
 def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str]) -> pb.IndexItem:

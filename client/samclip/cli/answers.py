@@ -18,9 +18,9 @@ from samclip.cli.service import connect
 from samclip.cli.usage import Run, UsageError
 from samclip.client import Client
 from samclip.errors import ServiceError, plain
+from samclip.images import SUFFIXES, Source
+from samclip.many_photos import AT_ONCE, REFUSALS, each, patiently, reason
 from samclip.photo import Photo
-from samclip.photos import AT_ONCE, REFUSALS, each, patiently, reason
-from samclip.sources import SUFFIXES, Source
 
 Advance = Callable[[int], None]
 Ask = Callable[[Photo, argparse.Namespace], Answer]

@@ -7,8 +7,6 @@ from samclip.cli import (
     classify,
     collection,
     completion,
-    embed,
-    explain,
     segment,
     service,
     sources,
@@ -19,8 +17,8 @@ from samclip.cli.parts import PARTS
 from samclip.cli.usage import Command, Parser
 
 REQUESTS = (
-    *(classify.COMMAND, segment.SEGMENT, segment.SEMANTIC, explain.COMMAND, segment.EVERYTHING),
-    *(embed.COMMAND, collection.INDEX, collection.SEARCH, collection.DELETE, collection.DESCRIBE),
+    *(classify.CLASSIFY, segment.SEGMENT, segment.SEMANTIC, classify.EXPLAIN, segment.EVERYTHING),
+    *(classify.EMBED, collection.INDEX, collection.SEARCH, collection.DELETE, collection.DESCRIBE),
     status.COMMAND,
 )
 

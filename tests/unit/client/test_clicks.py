@@ -1,7 +1,6 @@
 """Sessions of clicks against a service with known answers."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -9,25 +8,14 @@ import numpy as np
 import pytest
 import samclip
 
-from tests.fake_server import FakeService, fake_server
-from tests.unit.client.test_client import png, rectangle
+from tests.fake_server import FakeService
+from tests.unit.client.picture import png
+from tests.unit.client.test_client import rectangle
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[FakeService, str]]:
-    with fake_server() as running:
-        yield running
-
-
-@pytest.fixture
-def service(server: tuple[FakeService, str]) -> FakeService:
-    return server[0]
-
-
-@pytest.fixture
-def photo(server: tuple[FakeService, str]) -> Iterator[samclip.Photo]:
-    with samclip.Client(server[1], timeout=20) as client:
-        yield client.image(png())
+def photo(client: samclip.Client) -> samclip.Photo:
+    return client.image(png())
 
 
 def sent(service: FakeService) -> list[str]:

@@ -81,7 +81,7 @@ def test_a_service_that_is_busy_for_a_moment_is_asked_again(
         waits.append(seconds)
         service.refusal = None if len(waits) == 2 else service.refusal
 
-    monkeypatch.setattr("samclip.photos.time.sleep", sleep)
+    monkeypatch.setattr("samclip.many_photos.time.sleep", sleep)
     assert cli.main([*command, photo, "--server", address]) == 0
     assert waits == [0.5, 1]
 
@@ -93,7 +93,7 @@ def test_a_service_that_stays_busy_is_named(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     server[0].refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", ())
-    monkeypatch.setattr("samclip.photos.WAITS_S", (0, 0))
+    monkeypatch.setattr("samclip.many_photos.WAITS_S", (0, 0))
     assert cli.main(["classify", photo, "--labels", "cat", "--server", server[1]]) == 1
     assert "the queue is full" in capsys.readouterr().err
     assert len(server[0].calls) == 3

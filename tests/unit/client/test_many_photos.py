@@ -1,38 +1,18 @@
 """Many photographs: in order, several at once, and a broken one stops nothing."""
 
 import asyncio
-import io
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import samclip
-from PIL import Image
-from samclip.photos import each
+from samclip.many_photos import each
 
-from tests.fake_server import FakeService, fake_server
-
-
-def png(shade: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (8, 6), shade).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture
-def server() -> Iterator[tuple[FakeService, str]]:
-    with fake_server() as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: tuple[FakeService, str]) -> Iterator[samclip.Client]:
-    with samclip.Client(server[1], timeout=20) as client:
-        yield client
+from tests.fake_server import FakeService
+from tests.unit.client.picture import png
 
 
 @pytest.fixture
@@ -203,7 +183,7 @@ BUSY = samclip.Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", "1")
 async def test_a_busy_service_is_asked_again_a_few_times(
     client: samclip.Client, monkeypatch: pytest.MonkeyPatch, times: int, answered: bool
 ) -> None:
-    monkeypatch.setattr("samclip.photos.WAITS_S", (0, 0, 0))
+    monkeypatch.setattr("samclip.many_photos.WAITS_S", (0, 0, 0))
     asked: list[object] = []
 
     def question(photo: samclip.Photo) -> str:

@@ -1,19 +1,18 @@
-"""One object of a photograph, and the forms in which other programs read it."""
+"""Masks of objects in a photograph, and the forms in which people and other programs see them."""
 
 import io
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from PIL import Image
 
-from samclip import mask_codecs
+from samclip import drawing, mask_codecs
 from samclip.images import read_pixels
 
 Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
-SHOWN_PIXELS = 1024  # longest side in notebooks: a screen's, and their files stay small
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +120,7 @@ class Mask:
         """
         if not self.photograph:
             raise ValueError("the mask knows no photograph: ask about one made by client.image")
-        alpha = self._picture()
+        alpha = drawing.mask_image(self._pixels())
         box = alpha.getbbox()
         if box is None:
             raise ValueError("the mask is empty: there is nothing to cut out")
@@ -136,26 +135,90 @@ class Mask:
 
         >>> photo.segment((200, 60))[0].save("mask.png")
         """
-        self._picture().save(path)
-
-    def _picture(self) -> Image.Image:
-        return Image.fromarray(self._pixels().astype(np.uint8) * 255)
+        drawing.mask_image(self._pixels()).save(path)
 
     def _repr_png_(self) -> bytes | None:
         """Return the picture that a notebook displays: the cut-out, if there is one."""
         if not self.photograph or not self.area or self.array.dtype != bool:
             return None
         file, picture = io.BytesIO(), self.cutout()
-        picture.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
+        picture.thumbnail((drawing.SHOWN_PIXELS, drawing.SHOWN_PIXELS))
         picture.save(file, "PNG")
         return file.getvalue()
 
-    def thinned(self, step: int) -> "Mask":
-        """Return the mask with every ``step``-th pixel of every ``step``-th row, for drawing."""
+    def thinned(self, step: int) -> np.ndarray:
+        """Return every ``step``-th pixel of every ``step``-th row, for drawing."""
+        if step == 1:
+            return self._pixels()
         decoded = self.data if isinstance(self.data, np.ndarray) else self.data.decode()
-        return replace(self, data=decoded[::step, ::step])
+        return decoded[::step, ::step]
 
     def _pixels(self) -> np.ndarray:
         if self.array.dtype != bool:
             raise ValueError("the mask holds logits: ask for it without encoding='logits'")
         return self.array
+
+
+class Masks(list[Mask]):
+    """A list of masks of one photograph, which a notebook displays over it."""
+
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Mask: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Masks": ...
+    def __getitem__(self, index: SupportsIndex | slice) -> "Mask | Masks":
+        found = super().__getitem__(index)
+        return Masks(found) if isinstance(found, list) else found
+
+    def to_supervision(self) -> Any:
+        """Return ``supervision.Detections``: boxes, masks, confidence, and class names if labelled.
+
+        ``confidence`` is the label's score, or else the predicted IoU; ``class_id`` numbers the
+        labels in order of appearance. Raises ModuleNotFoundError without ``pip install
+        supervision``.
+
+        >>> detections = photo.segment(text="a cat").to_supervision()
+        >>> detections.mask.shape[1:], set(detections["class_name"].tolist())
+        ((300, 451), {'a cat'})
+        """
+        try:
+            from supervision import Detections
+        except ModuleNotFoundError as error:
+            if error.name != "supervision":
+                raise
+            message = "to_supervision needs the package supervision: pip install supervision"
+            raise ModuleNotFoundError(message, name="supervision") from None
+        if not self:
+            return Detections.empty()
+        labels = [mask.label for mask in self]
+        names = list(dict.fromkeys(labels))
+        return Detections(
+            xyxy=np.array([mask.box for mask in self], np.float32),
+            mask=np.stack([mask._pixels() for mask in self]),
+            confidence=np.array([mask.score for mask in self], np.float32),
+            class_id=np.array([names.index(label) for label in labels]) if any(labels) else None,
+            data={"class_name": np.array(labels)} if any(labels) else {},
+        )
+
+    def draw(self, image_HW3: np.ndarray, names: bool = True, step: int = 1) -> Image.Image:
+        """Return the photograph with each mask tinted and outlined, the smallest on top.
+
+        names: the labels of the largest below. step: the picture has every ``step``-th pixel.
+        """
+        numbered = sorted(enumerate(self), key=lambda each: -each[1].area)
+        picture = drawing.tint(
+            image_HW3, ((mask.thinned(step), drawing.colour(number)) for number, mask in numbered)
+        )
+        labelled = [
+            (f"{mask.label}  {mask.label_score:.2f}", drawing.colour(number))
+            for number, mask in numbered
+            if mask.label and names
+        ]
+        return drawing.with_legend(picture, labelled[: drawing.MOST_NAMES])
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """Return the picture that a notebook displays, if the masks know their photograph."""
+        photographs = {mask.photograph for mask in self}
+        if len(photographs) != 1 or b"" in photographs:
+            return None
+        return drawing.jpeg(drawing.shown(photographs.pop(), self.draw))

@@ -9,12 +9,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from samclip import sources
 from samclip.download import is_url
 from samclip.errors import (
     InvalidArgument,
@@ -24,7 +23,7 @@ from samclip.errors import (
     Unauthenticated,
     Unavailable,
 )
-from samclip.images import ImageSource
+from samclip.images import ImageSource, Source, image_files
 from samclip.photo import AsyncPhoto, Photo
 
 AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
@@ -38,14 +37,6 @@ REFUSALS = (Unavailable, Unauthenticated, PermissionDenied)
 WAITS_S = (0.5, 1.0, 2.0)
 """Before a busy service is asked again: a key may allow fewer requests at once than are sent."""
 _log = logging.getLogger("samclip")
-
-
-class Named(NamedTuple):
-    """A photograph's name and source; ``problem`` says why it cannot be read, if it cannot."""
-
-    name: str
-    image: ImageSource
-    problem: str = ""
 
 
 def each(items: Iterable[T], ask: Callable[[T], R], at_once: int) -> Iterator[tuple[T, Future[R]]]:
@@ -109,11 +100,11 @@ class _Photos(Generic[AnyPhoto]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} photographs)"
 
-    def _read(self, source: Named) -> AnyPhoto:
+    def _read(self, source: Source) -> AnyPhoto:
         try:
             if source.problem:
                 raise ValueError(source.problem)
-            photo = self._make(source.image)
+            photo = self._make(source.name if source.image is None else source.image)
         except (OSError, ValueError) as error:
             raise _Unreadable from error
         photo.name = photo.name or source.name
@@ -161,7 +152,7 @@ class Photos(_Photos[Photo]):
         is away or refuses the key.
         """
 
-        def answer(source: Named) -> tuple[Photo, R]:
+        def answer(source: Source) -> tuple[Photo, R]:
             photo = self._read(source)
             return photo, patiently(lambda: question(photo))
 
@@ -209,7 +200,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
         """
         gate = asyncio.Semaphore(self._at_once)
 
-        async def answer(source: Named) -> tuple[AsyncPhoto, R]:
+        async def answer(source: Source) -> tuple[AsyncPhoto, R]:
             async with gate:
                 photo = await asyncio.to_thread(self._read, source)
                 for wait_s in WAITS_S:
@@ -243,7 +234,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
             await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
 
 
-def _named(images: Images) -> Iterator[Named]:
+def _named(images: Images) -> Iterator[Source]:
     """Yield what to make photographs of, each with its name.
 
     Raises FileNotFoundError if a lone path does not exist, ValueError if a folder has no images.
@@ -254,7 +245,7 @@ def _named(images: Images) -> Iterator[Named]:
             raise FileNotFoundError(f"{images}: no such file or folder")
         yield from found
     elif isinstance(images, bytes | Image.Image | np.ndarray):
-        yield Named("photograph 1", images)
+        yield Source("photograph 1", image=images)
     elif not isinstance(images, Iterable):
         found_type = type(images).__name__
         raise TypeError(f"expected a folder, a path, an address or images, found {found_type}")
@@ -263,11 +254,11 @@ def _named(images: Images) -> Iterator[Named]:
             if isinstance(image, str | os.PathLike):
                 yield from _files(image)
             else:
-                yield Named(f"photograph {number}", image)
+                yield Source(f"photograph {number}", image=image)
 
 
-def _files(path: str | os.PathLike[str]) -> list[Named]:
-    found = sources.expand([os.fspath(path)])
+def _files(path: str | os.PathLike[str]) -> list[Source]:
+    found = image_files([os.fspath(path)])
     if found[0].problem and not os.path.isfile(found[0].name):  # nothing is there to ask about
         raise ValueError(f"{found[0].name}: {found[0].problem}")
-    return [Named(source.name, source.name, source.problem) for source in found]
+    return found
