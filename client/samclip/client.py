@@ -5,7 +5,7 @@ All calls raise ``samclip.ServiceError``.
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
@@ -14,14 +14,14 @@ import numpy as np
 
 from samclip import wire
 from samclip.images import ImageSource
-from samclip.many_photos import AT_ONCE, AsyncPhotos, Images, Photos
+from samclip.many_photos import AT_ONCE, AsyncPhotos, Images, Photos, _Photos
 from samclip.photo import AsyncPhoto, Photo
 from samclip.transport import Session, blocking
 from samclip.types import Box, Collection, Hit, Indexed, ListedItem, Mask, Model
 from samclip.v1 import samclip_pb2 as pb
 
 AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
-AnyPhotos = TypeVar("AnyPhotos", Photos, AsyncPhotos)
+AnyPhotos = TypeVar("AnyPhotos", bound=_Photos[Any])
 _NO_METADATA: Mapping[str, Mapping[str, str]] = {}
 
 

@@ -117,7 +117,8 @@ class Session:
             yield message
 
     async def _receive(self, request: Any, rpc: str, deadline: float) -> AsyncGenerator[Any, None]:
-        request_id, call = uuid.uuid4().hex, None
+        request_id = uuid.uuid4().hex
+        call: Any = None
         try:
             call = self._rpcs[f"{rpc}Request" if rpc else type(request).__name__](
                 request,

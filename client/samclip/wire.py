@@ -138,7 +138,7 @@ def everything(
 
 def panoptic(message: pb.Panoptic) -> Panoptic:
     found = [_like(Segment, segment) for segment in message.segments_info]
-    segments = [replace(segment, bbox=tuple(segment.bbox)) for segment in found]
+    segments = [replace(segment, bbox=cast(Box, tuple(segment.bbox))) for segment in found]
     return Panoptic(message.png, mask_codecs.decode_ids(message.png), segments)
 
 
@@ -196,7 +196,7 @@ def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | Encoded:
 
 def _like(kind: type[T], message: Any) -> T:
     """Return a dataclass from a message whose fields have the same names."""
-    return kind(**{each.name: getattr(message, each.name) for each in fields(kind)})
+    return kind(**{each.name: getattr(message, each.name) for each in fields(cast(Any, kind))})
 
 
 def scores(messages: Iterable[pb.Score]) -> list[Score]:
