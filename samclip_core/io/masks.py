@@ -142,11 +142,6 @@ def decode_runs(counts: bytes, height: int, width: int) -> Runs:
     return Runs(start_K[filled_K], end_K[filled_K], height, width)
 
 
-def decode_rle(counts: bytes, height: int, width: int) -> BoolMask:
-    """Decode COCO's compressed RLE counts to bool height×width."""
-    return np.ascontiguousarray(coco.decode({"size": [height, width], "counts": counts}), np.bool_)
-
-
 def encode_png(mask_HW: BoolMask) -> bytes:
     """Encode a mask as a one-channel 8-bit PNG file, 255 inside and 0 outside."""
     return write_png(mask_HW.astype(np.uint8) * 255)

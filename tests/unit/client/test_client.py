@@ -5,10 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 import samclip
+from samclip.mask_codecs import decode_rle, encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.image import image_key
-from samclip_core.io.masks import decode_rle, encode_rle
 from tests.fake_server import FakeService, bands
 from tests.unit.client.picture import HEIGHT, WIDTH, png
 
