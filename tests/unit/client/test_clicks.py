@@ -9,6 +9,7 @@ import pytest
 import samclip
 
 from tests.fake_server import FakeService
+from tests.unit.client.conftest import Server
 from tests.unit.client.picture import png
 from tests.unit.client.test_client import rectangle
 
@@ -141,7 +142,7 @@ def test_a_service_that_stays_away_is_an_error(service: FakeService, photo: samc
         assert session.click(9, 3).predicted_iou == 0.75
 
 
-def test_an_answer_has_a_time_limit(server: tuple[FakeService, str]) -> None:
+def test_an_answer_has_a_time_limit(server: Server) -> None:
     service, address = server
     with samclip.Client(address, timeout=0.5) as client, client.image(png()).clicks() as session:
         service.release.clear()
@@ -149,7 +150,7 @@ def test_an_answer_has_a_time_limit(server: tuple[FakeService, str]) -> None:
             session.click(5, 7)
 
 
-def test_the_async_twin(server: tuple[FakeService, str]) -> None:
+def test_the_async_twin(server: Server) -> None:
     service, address = server
 
     async def clicks() -> None:

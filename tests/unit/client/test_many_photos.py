@@ -11,7 +11,7 @@ import pytest
 import samclip
 from samclip.many_photos import each
 
-from tests.fake_server import FakeService
+from tests.unit.client.conftest import Captured, Server
 from tests.unit.client.picture import png
 
 
@@ -169,7 +169,7 @@ def test_photographs_are_read_when_their_turn_comes(client: samclip.Client) -> N
 
 
 def test_a_service_that_is_away_ends_it(
-    server: tuple[FakeService, str], client: samclip.Client, folder: Path
+    server: Server, client: samclip.Client, folder: Path
 ) -> None:
     server[0].refusal = (grpc.StatusCode.UNAUTHENTICATED, "no key", ())
     with pytest.raises(samclip.Unauthenticated):
@@ -213,7 +213,7 @@ def test_a_mistake_in_the_question_is_raised(client: samclip.Client, folder: Pat
 
 
 def test_progress_is_shown_if_it_is_asked_for(
-    client: samclip.Client, folder: Path, capsys: pytest.CaptureFixture[str]
+    client: samclip.Client, folder: Path, capsys: Captured
 ) -> None:
     for progress in (False, True):
         list(client.images(folder, progress=progress))
@@ -230,7 +230,7 @@ def test_each_leaves_quickly() -> None:
     assert len(started) <= 4
 
 
-async def test_the_async_twin(server: tuple[FakeService, str], folder: Path) -> None:
+async def test_the_async_twin(server: Server, folder: Path) -> None:
     async with samclip.AsyncClient(server[1], timeout=20) as client:
         photos = client.images(folder, at_once=3)
         names = []
@@ -282,9 +282,7 @@ async def test_the_async_twin_cancels_what_nobody_waits_for() -> None:
     assert cancelled == 3
 
 
-async def test_the_async_twin_raises_refusals_and_mistakes(
-    server: tuple[FakeService, str], folder: Path
-) -> None:
+async def test_the_async_twin_raises_refusals_and_mistakes(server: Server, folder: Path) -> None:
     async with samclip.AsyncClient(server[1], timeout=20) as client:
         server[0].refusal = (grpc.StatusCode.PERMISSION_DENIED, "not yours", ())
         with pytest.raises(samclip.PermissionDenied):

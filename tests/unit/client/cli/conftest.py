@@ -1,7 +1,6 @@
-"""Fixtures of the command line's tests: a service with known answers, and a photograph."""
+"""Fixtures of the command line's tests: a photograph, and a command that asks about it."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,8 @@ import pytest
 from PIL import Image
 from samclip import cli
 
-from tests.fake_server import FakeService, fake_server
-
-WIDTH, HEIGHT = 30, 20
-
-
-@pytest.fixture
-def server() -> Iterator[tuple[FakeService, str]]:
-    with fake_server() as running:
-        yield running
+from tests.unit.client.conftest import Captured, Server
+from tests.unit.client.picture import HEIGHT, WIDTH
 
 
 @pytest.fixture
@@ -29,7 +21,7 @@ def photo(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def ask(server: tuple[FakeService, str], capsys: pytest.CaptureFixture[str]) -> Any:
+def ask(server: Server, capsys: Captured) -> Any:
     """Return a function that runs a command with --json and returns its output."""
 
     def run(*argv: str) -> Any:

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 from samclip import cli
 
-from tests.fake_server import FakeService
+from tests.unit.client.conftest import Captured, Server
 
 
-def test_collections(ask: Any, photo: str, server: tuple[FakeService, str]) -> None:
+def test_collections(ask: Any, photo: str, server: Server) -> None:
     folder = Path(photo).parent
     (folder / "more").mkdir()
     for shade in range(9):
@@ -32,7 +32,7 @@ def test_collections(ask: Any, photo: str, server: tuple[FakeService, str]) -> N
     assert ask("delete", "greys", "--all", "--yes")["results"][0]["deleted"] == 9
 
 
-def test_search_by_a_part_and_a_text(ask: Any, photo: str, server: tuple[FakeService, str]) -> None:
+def test_search_by_a_part_and_a_text(ask: Any, photo: str, server: Server) -> None:
     ask("index", "greys", photo)
     ask("search", "greys", "--image", photo, "--box", "1", "2", "5", "6", "--with-text", "asleep")
     request = server[0].calls[-1][0]
@@ -42,7 +42,7 @@ def test_search_by_a_part_and_a_text(ask: Any, photo: str, server: tuple[FakeSer
 
 
 @pytest.fixture
-def greys(server: tuple[FakeService, str], photo: str) -> Iterator[Any]:
+def greys(server: Server, photo: str) -> Iterator[Any]:
     """Make a collection of two photographs; return a function that deletes from it.
 
     The function returns the exit status and the number of remaining items.
@@ -70,7 +70,7 @@ def greys(server: tuple[FakeService, str], photo: str) -> Iterator[Any]:
     ],
 )
 def test_a_script_that_does_not_say_yes_deletes_nothing(
-    greys: Any, argv: tuple[str, ...], status: int, capsys: pytest.CaptureFixture[str]
+    greys: Any, argv: tuple[str, ...], status: int, capsys: Captured
 ) -> None:
     assert greys(*argv) == (status, 2)
     error = capsys.readouterr().err
@@ -92,7 +92,7 @@ def test_a_person_is_asked_before_anything_is_deleted(
     answer: str,
     left: int,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Captured,
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
     assert greys(argv) == (1, 2)
@@ -118,7 +118,7 @@ def test_metadata_is_stored_and_searched_for(ask: Any, photo: str) -> None:
     assert ask(*search, "owner=bob")["results"] == []
 
 
-def test_metadata_without_a_value_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_metadata_without_a_value_is_no_command(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main(["search", "greys", "--text", "x", "--where", "owner"])
     assert exit_.value.code == 2
@@ -126,7 +126,7 @@ def test_metadata_without_a_value_is_no_command(capsys: pytest.CaptureFixture[st
 
 
 def test_index_tells_what_it_could_not_read(
-    server: tuple[FakeService, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path, capsys: Captured
 ) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"broken")
     assert cli.main(["index", "greys", str(tmp_path), "--server", server[1]]) == 1
@@ -134,7 +134,7 @@ def test_index_tells_what_it_could_not_read(
 
 
 def test_photographs_that_would_share_an_id_are_named_and_none_is_sent(
-    server: tuple[FakeService, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, tmp_path: Path, capsys: Captured
 ) -> None:
     paths = [tmp_path / folder / "cat.png" for folder in "ab"]
     for shade, path in enumerate(paths):
@@ -167,9 +167,7 @@ def mixed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_index_passes_over_bad_paths(
-    server: tuple[FakeService, str], mixed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_index_passes_over_bad_paths(server: Server, mixed: Path, capsys: Captured) -> None:
     assert cli.main(["index", "greys", str(mixed), "--server", server[1], "--json"]) == 1
     first, *bad = json.loads(capsys.readouterr().out)["results"]
     assert (first["indexed"], first["failed"]) == (1, 3)

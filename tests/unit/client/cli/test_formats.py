@@ -18,12 +18,10 @@ from samclip import cli
 from samclip.cli import answers, datasets, formats
 from samclip.mask_codecs import decode_polygons, encode_polygons
 
-from tests.fake_server import FakeService
+from tests.unit.client.conftest import Captured, Server
 
 
-def test_the_table(
-    server: tuple[FakeService, str], photo: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_table(server: Server, photo: str, capsys: Captured) -> None:
     argv = ["classify", photo, "--labels", "cat", "horse", "--server", server[1]]
     assert cli.main(argv) == 0
     head, horse, cat = capsys.readouterr().out.splitlines()
@@ -34,7 +32,7 @@ def test_the_table(
 
 
 @pytest.mark.parametrize(("answers", "shown"), [(0, ""), (1, "nothing found\n")])
-def test_a_table_without_rows(answers: int, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_without_rows(answers: int, shown: str, capsys: Captured) -> None:
     table = formats.Table()
     for _ in range(answers):
         table.add(formats.Answer([]))
@@ -71,7 +69,7 @@ BOXES = ("--box", "3", "4", "10", "9", "--box", "0", "0", "2", "2")
 
 
 def test_json_lines_have_the_masks_and_the_failures(
-    server: tuple[FakeService, str], two: list[str], capsys: pytest.CaptureFixture[str]
+    server: Server, two: list[str], capsys: Captured
 ) -> None:
     out = printed(server, capsys, "segment", *two, *BOXES, "--format", "jsonl")
     rows = [json.loads(line) for line in out.splitlines()]
@@ -89,7 +87,7 @@ def test_json_lines_have_the_masks_and_the_failures(
 
 
 def test_json_lines_come_before_the_last_answer(
-    server: tuple[FakeService, str], two: list[str], monkeypatch: pytest.MonkeyPatch
+    server: Server, two: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Print the first answer while the second image waits."""
     monkeypatch.setattr(answers, "AT_ONCE", 1)
@@ -106,9 +104,7 @@ def test_json_lines_come_before_the_last_answer(
     assert calls[0] < len(server[0].calls)
 
 
-def test_csv_has_a_line_per_label(
-    server: tuple[FakeService, str], two: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_csv_has_a_line_per_label(server: Server, two: list[str], capsys: Captured) -> None:
     words = ("classify", *two, "--labels", "cat", "a, b", "--box", "1", "2", "3", "4")
     rows = list(csv.DictReader(io.StringIO(printed(server, capsys, *words, "--format", "csv"))))
     assert [(row["image"], row["label"]) for row in rows] == [
@@ -118,10 +114,7 @@ def test_csv_has_a_line_per_label(
 
 
 def test_coco_is_read_by_pycocotools(
-    server: tuple[FakeService, str],
-    two: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, two: list[str], tmp_path: Path, capsys: Captured
 ) -> None:
     words = ("everything", *two, "--labels", "cat", "dog", "bird", "--format", "coco")
     file = tmp_path / "coco.json"
@@ -139,10 +132,7 @@ def test_coco_is_read_by_pycocotools(
 
 
 def test_yolo_writes_the_folders_that_its_programs_read(
-    server: tuple[FakeService, str],
-    two: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, two: list[str], tmp_path: Path, capsys: Captured
 ) -> None:
     out = tmp_path / "cats"
     words = ("semantic", *two, "--labels", "sky", "a: sea", "--format", "yolo", "--out", str(out))
@@ -161,7 +151,7 @@ def test_yolo_writes_the_folders_that_its_programs_read(
 
 
 def test_yolo_finds_the_labels_of_images_in_folders_of_that_name(
-    server: tuple[FakeService, str], photo: str, tmp_path: Path
+    server: Server, photo: str, tmp_path: Path
 ) -> None:
     inner = tmp_path / "set/images/grey.png"
     inner.parent.mkdir(parents=True)

@@ -16,7 +16,7 @@ from PIL import Image
 from samclip import cli
 from samclip.cli import sources
 
-from tests.fake_server import FakeService
+from tests.unit.client.conftest import Captured, Server
 
 CLASSIFY = ("--labels", "cat", "--format", "jsonl")
 
@@ -55,9 +55,7 @@ def answered(server: Any, capsys: Any, *given: str) -> list[str]:
     return [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()]
 
 
-def test_folders_and_globs_and_files(
-    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folders_and_globs_and_files(server: Server, folder: Path, capsys: Captured) -> None:
     all_ = [str(folder / name) for name in ("a.png", "b.PNG", "more/c.jpg")]
     assert answered(server, capsys, str(folder)) == all_
     assert answered(server, capsys, f"{folder}/**/*.[jp]*") == [all_[0], all_[2]]
@@ -65,7 +63,7 @@ def test_folders_and_globs_and_files(
 
 
 def test_what_is_no_photograph_of_a_folder_is_left_alone(
-    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, folder: Path, capsys: Captured
 ) -> None:
     photos = answered(server, capsys, str(folder))
     (folder / "._a.png").write_bytes(b"what macOS writes beside a.png")
@@ -80,7 +78,7 @@ def test_what_is_no_photograph_of_a_folder_is_left_alone(
 
 
 def test_photographs_of_other_formats_in_a_folder_are_named(
-    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, folder: Path, capsys: Captured
 ) -> None:
     (folder / "phone.HEIC").write_bytes(b"a photograph of a telephone")
     assert cli.main(["classify", str(folder), *CLASSIFY, "--server", server[1]]) == 1
@@ -88,7 +86,7 @@ def test_photographs_of_other_formats_in_a_folder_are_named(
 
 
 def test_a_photograph_keeps_its_output_name_beside_one_that_is_not_read(
-    server: tuple[FakeService, str], folder: Path, tmp_path: Path
+    server: Server, folder: Path, tmp_path: Path
 ) -> None:
     """YOLO's programs look for the labels of a.png in a.txt."""
     (folder / "a.heic").write_bytes(b"a photograph of a telephone")
@@ -100,7 +98,7 @@ def test_a_photograph_keeps_its_output_name_beside_one_that_is_not_read(
 
 
 def test_the_overlay_does_not_replace_its_photograph(
-    server: tuple[FakeService, str], photo: str, capsys: pytest.CaptureFixture[str]
+    server: Server, photo: str, capsys: Captured
 ) -> None:
     before = Path(photo).read_bytes()
     beside = f"{Path(photo).parent}/../photos/{Path(photo).name}"
@@ -112,10 +110,7 @@ def test_the_overlay_does_not_replace_its_photograph(
 
 
 def test_an_address_is_fetched_here_and_its_file_sent(
-    server: tuple[FakeService, str],
-    folder: Path,
-    website: str,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, folder: Path, website: str, capsys: Captured
 ) -> None:
     url = f"{website}/more/c.jpg"
     assert answered(server, capsys, url) == [url]
@@ -127,7 +122,7 @@ def test_an_address_is_fetched_here_and_its_file_sent(
 
 
 def test_stdin_and_stdout(
-    server: tuple[FakeService, str],
+    server: Server,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfdbinary: pytest.CaptureFixture[bytes],
@@ -143,11 +138,7 @@ def test_stdin_and_stdout(
 
 @pytest.mark.parametrize("name", ["overlay.png", "new/overlay.JPG"])
 def test_the_overlay_alone_as_a_picture(
-    server: tuple[FakeService, str],
-    folder: Path,
-    tmp_path: Path,
-    name: str,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, folder: Path, tmp_path: Path, name: str, capsys: Captured
 ) -> None:
     out = tmp_path / name
     argv = ["everything", str(folder / "a.png"), "--out", str(out), "--server", server[1]]
@@ -183,11 +174,7 @@ def test_a_search_by_an_image_from_stdin(
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_is(
-    argv: list[str],
-    message: str,
-    server: tuple[FakeService, str],
-    folder: Path,
-    capsys: pytest.CaptureFixture[str],
+    argv: list[str], message: str, server: Server, folder: Path, capsys: Captured
 ) -> None:
     words = [word.format(folder=folder) for word in argv]
     assert cli.main([*words, "--server", server[1]]) in (1, 2)
@@ -196,7 +183,7 @@ def test_what_cannot_be_asked_is_said_before_anything_is(
 
 
 def test_folders_give_each_image_a_folder_of_its_own(
-    server: tuple[FakeService, str], folder: Path, tmp_path: Path, capsys: Any
+    server: Server, folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
     (folder / "a.jpg").write_bytes((folder / "a.png").read_bytes())
     argv = ["segment", str(folder), "--box", "1", "1", "3", "3", "--server", server[1]]
@@ -212,7 +199,7 @@ def test_folders_give_each_image_a_folder_of_its_own(
 
 
 def test_the_images_may_come_after_the_labels(
-    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, folder: Path, capsys: Captured
 ) -> None:
     options = ["--server", server[1], "--format", "csv", "--labels"]
     assert cli.main(["classify", *options, "cat", "dog", "--", str(folder / "a.png")]) == 0
@@ -237,11 +224,7 @@ def test_the_images_may_come_after_the_labels(
     ],
 )
 def test_a_single_value_is_split_at_commas_and_several_never_are(
-    ask: Any,
-    photo: str,
-    server: tuple[FakeService, str],
-    given: list[str],
-    labels: list[str],
+    ask: Any, photo: str, server: Server, given: list[str], labels: list[str]
 ) -> None:
     for command in ("classify", "semantic", "everything"):
         ask(command, photo, *given)
@@ -252,7 +235,7 @@ def test_a_single_value_is_split_at_commas_and_several_never_are(
     "end", ["..", "%2e%2e", "x%2f..", "x/%2E%2E", "..%5c..", "%5c..%5c..", "...png", "..png", ""]
 )
 def test_an_address_names_nothing_outside_the_folder_that_is_written(
-    end: str, server: tuple[FakeService, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    end: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = io.BytesIO()
     Image.new("L", (6, 4)).save(picture, "PNG")
@@ -269,7 +252,7 @@ def test_an_address_names_nothing_outside_the_folder_that_is_written(
 
 
 def test_a_pattern_names_nothing_outside_the_folder_that_is_written(
-    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    folder: Path, capsys: Captured, tmp_path: Path
 ) -> None:
     given = [f"{folder}/*/../../photos/*.png", str(folder / "b.PNG")]
     assert cli.main(["everything", *given, "--out", str(tmp_path / "out")]) == 1
