@@ -64,14 +64,6 @@ def test_heat_is_bright_where_it_is_high_and_the_range_is_beneath() -> None:
     assert (drawn_HW3[40:] == drawing.HEAT_256_3[255]).all(axis=2).any()
 
 
-def test_pixels_are_turned_as_the_camera_says() -> None:
-    buffer = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotated by 90°
-    Image.new("RGB", (30, 20)).save(buffer, "JPEG", exif=exif)
-    assert read_pixels(buffer.getvalue()).shape == (30, 20, 3)
-
-
 def test_neighbouring_colours_differ() -> None:
     colours = np.array([drawing.colour(index) for index in range(40)])
     assert (np.abs(np.diff(colours, axis=0)).sum(axis=1) > 100).all()
