@@ -15,7 +15,6 @@ from skimage import data
 
 from samclip_core import Area, Prompt, SamClip
 from samclip_core.types import TextPrompt
-from tests.unit.client.conftest import Captured
 
 
 @cache
@@ -34,7 +33,7 @@ def cat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
-def local(capsys: Captured) -> Any:
+def local(capsys: pytest.CaptureFixture[str]) -> Any:
     def run(*argv: str) -> list[dict[str, Any]]:
         assert cli.main([*argv, "--local", "--json"]) == 0
         answer = json.loads(capsys.readouterr().out)
@@ -111,7 +110,7 @@ def test_embed(local: Any, cat: str) -> None:
 
 
 def test_a_bad_file_and_a_bad_prompt_are_passed_over(
-    cat: str, tmp_path: Path, capsys: Captured
+    cat: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"broken")
@@ -123,14 +122,16 @@ def test_a_bad_file_and_a_bad_prompt_are_passed_over(
     assert "lies outside the image" in capsys.readouterr().err
 
 
-def test_no_such_checkpoint(capsys: Captured) -> None:
+def test_no_such_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["embed", "--text", "x", "--local", "cat.jpg"]) == 1
     error = capsys.readouterr().err
     assert "no checkpoint 'cat.jpg'" in error
     assert "write the images before --local" in error
 
 
-def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+def test_a_missing_library_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(sys.modules, "samclip_core", None)
     assert cli.main(["embed", "--text", "x", "--local"]) == 1
     assert "pip install -e '.[core]'" in capsys.readouterr().err
