@@ -7,7 +7,6 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -25,6 +24,7 @@ from samclip.errors import (
 )
 from samclip.images import ImageSource, Source, image_files
 from samclip.photo import AsyncPhoto, Photo
+from samclip.progress import bar
 
 AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
 T = TypeVar("T")
@@ -117,13 +117,6 @@ class _Photos(Generic[AnyPhoto]):
         self.errors[name] = reason(name, error.__cause__ if type(error) is _Unreadable else error)
         _log.warning("%s: %s", name, self.errors[name])
 
-    def _bar(self) -> AbstractContextManager[Callable[[int], None]]:
-        if not self._progress:
-            return nullcontext(lambda count: None)
-        from samclip.progress import bar  # rich takes a moment to import
-
-        return bar("photographs", len(self))
-
 
 class Photos(_Photos[Photo]):
     """Photographs, made by ``Client.images``: iterate over them, or ``ask`` about each.
@@ -157,7 +150,7 @@ class Photos(_Photos[Photo]):
             return photo, patiently(lambda: question(photo))
 
         self.errors = {}
-        with self._bar() as advance:
+        with bar("photographs", len(self), self._progress) as advance:
             for source, future in each(self._sources, answer, self._at_once):
                 try:
                     answered = future.result()
@@ -214,7 +207,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
         waiting = iter(self._sources)
         ahead: deque[tuple[str, asyncio.Task[tuple[AsyncPhoto, R]]]] = deque()
         try:
-            with self._bar() as advance:
+            with bar("photographs", len(self), self._progress) as advance:
                 while True:
                     for source in islice(waiting, 2 * self._at_once - len(ahead)):
                         ahead.append((source.name, asyncio.create_task(answer(source))))
