@@ -1,8 +1,9 @@
 """Fixtures of the command line's tests: a photograph, and a command that asks about it."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
@@ -20,12 +21,30 @@ def photo(tmp_path: Path) -> str:
     return str(path)
 
 
+class Ran(NamedTuple):
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
 @pytest.fixture
-def ask(server: Server, capsys: Captured) -> Any:
+def run(server: Server, capsys: Captured) -> Run:
+    """Return a function that runs a command, which asks the service."""
+    return lambda *argv: Ran(cli.main([*argv, "--server", server[1]]), *capsys.readouterr())
+
+
+@pytest.fixture
+def ask(run: Run) -> Any:
     """Return a function that runs a command with --json and returns its output."""
 
-    def run(*argv: str) -> Any:
-        assert cli.main([*argv, "--json", "--server", server[1]]) == 0
-        return json.loads(capsys.readouterr().out)
+    def answer(*argv: str) -> Any:
+        ran = run(*argv, "--json")
+        assert ran.status == 0
+        return json.loads(ran.out)
 
-    return run
+    return answer
