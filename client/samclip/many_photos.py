@@ -65,7 +65,7 @@ def patiently(ask: Callable[[], R]) -> R:
 
 
 def reason(name: str, error: BaseException | None) -> str:
-    """Return what is wrong with a photograph, without its name."""
+    """Return the message of an error about a photograph, without the photograph's name."""
     match error:
         case InvalidArgument():  # the photograph's fault: no request id is needed
             text = error.message
@@ -228,7 +228,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
 
 
 def _named(images: Images) -> Iterator[Source]:
-    """Yield what to make photographs of, each with its name.
+    """Yield the sources of the photographs, each with its name.
 
     Raises FileNotFoundError if a lone path does not exist, ValueError if a folder has no images.
     """

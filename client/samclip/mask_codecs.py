@@ -161,7 +161,9 @@ def unpack_bits(data: bytes, height: int, width: int) -> np.ndarray:
     """
     expected = -(-height * width // 8)
     if len(data) != expected:
-        raise ValueError(f"{len(data)} bytes for {height}×{width} bits, expected {expected}")
+        raise ValueError(
+            f"a mask of {width}×{height} packed bits has {len(data)} bytes, expected {expected}"
+        )
     bits = np.unpackbits(np.frombuffer(data, np.uint8), count=height * width)
     return bits.reshape(height, width).astype(bool)
 

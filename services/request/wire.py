@@ -81,7 +81,7 @@ def image_info(key: str, geometry: Geometry, cached: bool) -> pb.ImageInfo:
 
 
 def to_tensor(array: NDArray[Any], name: str = "", inline: bool = True) -> pb.Tensor:
-    """Convert to little-endian, C order; without ``inline`` only dtype and shape."""
+    """Convert an array to little-endian, C order; without ``inline`` only dtype and shape."""
     dtype = array.dtype.name
     data = np.ascontiguousarray(array, _DTYPES[dtype]).tobytes() if inline else b""
     return pb.Tensor(name=name, dtype=dtype, shape=array.shape, data=data)
