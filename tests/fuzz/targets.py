@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import xxhash
 from google.protobuf.message import DecodeError
-from samclip import masks as client_masks
+from samclip import mask_codecs
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.config import SamClipConfig
@@ -57,11 +57,9 @@ def decode_mask(data: bytes) -> None:
     body = data[SIZE.size :]
     rings = np.frombuffer(body[: len(body) // 8 * 8], "<f4")
     for decode in (
-        lambda: client_masks.decode_rle(body, height, width),
-        lambda: client_masks.unpack_bits(body, height, width),
-        lambda: masks.unpack_bits(body, height, width),
-        lambda: client_masks.decode_polygons([rings], height, width),
-        lambda: masks.decode_polygons([rings], height, width),
+        lambda: mask_codecs.decode_rle(body, height, width),
+        lambda: mask_codecs.unpack_bits(body, height, width),
+        lambda: mask_codecs.decode_polygons([rings], height, width),
     ):
         try:
             mask_HW = decode()
@@ -70,7 +68,7 @@ def decode_mask(data: bytes) -> None:
         assert mask_HW.shape == (height, width)
         assert mask_HW.dtype == bool
         assert np.array_equal(
-            client_masks.decode_rle(masks.encode_rle(mask_HW), height, width), mask_HW
+            mask_codecs.decode_rle(masks.encode_rle(mask_HW), height, width), mask_HW
         )
 
 
@@ -196,8 +194,7 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "decode_mask": (
             size + masks.encode_rle(mask_HW),
             size + masks.pack_bits(mask_HW),
-            size
-            + b"".join(ring.astype("<f4").tobytes() for ring in masks.encode_polygons(mask_HW)),
+            size + b"".join(ring.tobytes() for ring in mask_codecs.encode_polygons(mask_HW)),
         ),
         "read_cache_entry": (entry.pack(NAME, whole), entry.pack(NAME, rounded)),
         "read_config": ((bundled / checkpoint.CONFIG).read_bytes(),),

@@ -13,7 +13,7 @@ import numpy as np
 from samclip import wire
 from samclip.client import Client
 from samclip.images import image_key
-from samclip.session import Session
+from samclip.transport import Session
 from samclip.types import Model
 from samclip.v1 import samclip_pb2 as pb
 

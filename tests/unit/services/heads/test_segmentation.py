@@ -4,10 +4,10 @@ from contextlib import asynccontextmanager
 import grpc
 import numpy as np
 import pytest
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.vocabularies import names_of
-from samclip_core.io.masks import decode_rle
 from samclip_core.types import Prompt, TextPrompt
 from services.deployment import replica
 from services.heads.segmentation import app, decoder

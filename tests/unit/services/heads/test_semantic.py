@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.io.masks import decode_label_map, decode_rle, read_png
+from samclip_core.io.masks import decode_label_map, read_png
 from services.heads.semantic import app
 from services.request import limits
 from tests.in_process import png

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from samclip.mask_codecs import encode_polygons
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
 from services.gateway.app import add_adapters
 from services.request import http
@@ -91,7 +91,7 @@ def swapped(
 
 def outlines_of(mask_HW: np.ndarray) -> list[np.ndarray]:
     """Return the N×2 outlines that annotators get, by the shoelace formula."""
-    rings = [np.reshape(ring, (-1, 2)) for ring in masks.encode_polygons(mask_HW)]
+    rings = encode_polygons(mask_HW)
     areas = [
         float(np.linalg.det(np.stack([ring_N2, np.roll(ring_N2, -1, 0)], 1)).sum())
         for ring_N2 in rings

@@ -9,10 +9,10 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as samclip
 
 from samclip_core.errors import InvalidRequest
-from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
 from services.gateway.adapters.open_inference import open_inference_pb2_grpc as pb_grpc
@@ -166,7 +166,7 @@ async def expected(caller: Caller, photo: bytes) -> dict[str, Arrays]:
         "embed-text": {"embedding": wire.from_tensor((await caller("EmbedText", texts)).tensor)},
         "classify": {"scores": np.array([score[x] for x in ("a dog", "a cat", "a dog")], "f4")},
         "segment": {
-            "mask": masks.decode_rle(mask.rle.counts, 30, 40).astype(np.uint8),
+            "mask": decode_rle(mask.rle.counts, 30, 40).astype(np.uint8),
             "predicted_iou": np.array([mask.predicted_iou], np.float32),
         },
     }

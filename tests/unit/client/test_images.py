@@ -1,7 +1,6 @@
 """What a photograph may be, and how often it is sent."""
 
 import io
-import re
 from pathlib import Path
 
 import grpc
@@ -65,19 +64,20 @@ def test_every_kind_of_source_is_the_same_photograph(
 
 @pytest.mark.parametrize(
     ("source", "error"),
-    [(np.zeros((4, 4)), TypeError), (17, TypeError), ("no/such/file.jpg", FileNotFoundError)],
+    [
+        (17, TypeError),
+        ("no/such/file.jpg", FileNotFoundError),
+        (np.zeros((4, 4)), TypeError),
+        *((np.zeros(s, np.uint8), TypeError) for s in ((3, 4, 5), (4, 4, 1), (4,), (2, 4, 4, 3))),
+    ],
 )
 def test_sources_that_are_no_photographs(
     client: samclip.Client, source: object, error: type[Exception]
 ) -> None:
-    with pytest.raises(error):
+    named = f"found {source.dtype} {source.shape}" if isinstance(source, np.ndarray) else ""
+    with pytest.raises(error) as caught:
         client.image(source)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("shape", [(3, 4, 5), (4, 4, 1), (4,), (2, 4, 4, 3)])
-def test_an_array_of_another_shape_is_named(client: samclip.Client, shape: tuple[int, ...]) -> None:
-    with pytest.raises(TypeError, match=rf"H×W×3, found uint8 {re.escape(str(shape))}"):
-        client.image(np.zeros(shape, np.uint8))
+    assert named in str(caught.value)
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "HSV"])

@@ -1,38 +1,18 @@
 """Many photographs: in order, several at once, and a broken one stops nothing."""
 
 import asyncio
-import io
 import logging
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
 import samclip
-from PIL import Image
-from samclip.photos import each
+from samclip.many_photos import each
 
-from tests.fake_server import FakeService, fake_server
-
-
-def png(shade: int) -> bytes:
-    file = io.BytesIO()
-    Image.new("L", (8, 6), shade).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture
-def server() -> Iterator[tuple[FakeService, str]]:
-    with fake_server() as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: tuple[FakeService, str]) -> Iterator[samclip.Client]:
-    with samclip.Client(server[1], timeout=20) as client:
-        yield client
+from tests.unit.client.conftest import Captured, Server
+from tests.unit.client.picture import png
 
 
 @pytest.fixture
@@ -189,7 +169,7 @@ def test_photographs_are_read_when_their_turn_comes(client: samclip.Client) -> N
 
 
 def test_a_service_that_is_away_ends_it(
-    server: tuple[FakeService, str], client: samclip.Client, folder: Path
+    server: Server, client: samclip.Client, folder: Path
 ) -> None:
     server[0].refusal = (grpc.StatusCode.UNAUTHENTICATED, "no key", ())
     with pytest.raises(samclip.Unauthenticated):
@@ -203,7 +183,7 @@ BUSY = samclip.Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", "1")
 async def test_a_busy_service_is_asked_again_a_few_times(
     client: samclip.Client, monkeypatch: pytest.MonkeyPatch, times: int, answered: bool
 ) -> None:
-    monkeypatch.setattr("samclip.photos.WAITS_S", (0, 0, 0))
+    monkeypatch.setattr("samclip.many_photos.WAITS_S", (0, 0, 0))
     asked: list[object] = []
 
     def question(photo: samclip.Photo) -> str:
@@ -233,7 +213,7 @@ def test_a_mistake_in_the_question_is_raised(client: samclip.Client, folder: Pat
 
 
 def test_progress_is_shown_if_it_is_asked_for(
-    client: samclip.Client, folder: Path, capsys: pytest.CaptureFixture[str]
+    client: samclip.Client, folder: Path, capsys: Captured
 ) -> None:
     for progress in (False, True):
         list(client.images(folder, progress=progress))
@@ -250,7 +230,7 @@ def test_each_leaves_quickly() -> None:
     assert len(started) <= 4
 
 
-async def test_the_async_twin(server: tuple[FakeService, str], folder: Path) -> None:
+async def test_the_async_twin(server: Server, folder: Path) -> None:
     async with samclip.AsyncClient(server[1], timeout=20) as client:
         photos = client.images(folder, at_once=3)
         names = []
@@ -302,9 +282,7 @@ async def test_the_async_twin_cancels_what_nobody_waits_for() -> None:
     assert cancelled == 3
 
 
-async def test_the_async_twin_raises_refusals_and_mistakes(
-    server: tuple[FakeService, str], folder: Path
-) -> None:
+async def test_the_async_twin_raises_refusals_and_mistakes(server: Server, folder: Path) -> None:
     async with samclip.AsyncClient(server[1], timeout=20) as client:
         server[0].refusal = (grpc.StatusCode.PERMISSION_DENIED, "not yours", ())
         with pytest.raises(samclip.PermissionDenied):

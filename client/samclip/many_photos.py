@@ -7,14 +7,12 @@ import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from samclip import sources
 from samclip.download import is_url
 from samclip.errors import (
     InvalidArgument,
@@ -24,8 +22,9 @@ from samclip.errors import (
     Unauthenticated,
     Unavailable,
 )
-from samclip.images import ImageSource
+from samclip.images import ImageSource, Source, image_files
 from samclip.photo import AsyncPhoto, Photo
+from samclip.progress import bar
 
 AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
 T = TypeVar("T")
@@ -38,14 +37,6 @@ REFUSALS = (Unavailable, Unauthenticated, PermissionDenied)
 WAITS_S = (0.5, 1.0, 2.0)
 """Before a busy service is asked again: a key may allow fewer requests at once than are sent."""
 _log = logging.getLogger("samclip")
-
-
-class Named(NamedTuple):
-    """A photograph's name and source; ``problem`` says why it cannot be read, if it cannot."""
-
-    name: str
-    image: ImageSource
-    problem: str = ""
 
 
 def each(items: Iterable[T], ask: Callable[[T], R], at_once: int) -> Iterator[tuple[T, Future[R]]]:
@@ -74,7 +65,7 @@ def patiently(ask: Callable[[], R]) -> R:
 
 
 def reason(name: str, error: BaseException | None) -> str:
-    """Return what is wrong with a photograph, without its name."""
+    """Return the message of an error about a photograph, without the photograph's name."""
     match error:
         case InvalidArgument():  # the photograph's fault: no request id is needed
             text = error.message
@@ -109,11 +100,11 @@ class _Photos(Generic[AnyPhoto]):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self)} photographs)"
 
-    def _read(self, source: Named) -> AnyPhoto:
+    def _read(self, source: Source) -> AnyPhoto:
         try:
             if source.problem:
                 raise ValueError(source.problem)
-            photo = self._make(source.image)
+            photo = self._make(source.name if source.image is None else source.image)
         except (OSError, ValueError) as error:
             raise _Unreadable from error
         photo.name = photo.name or source.name
@@ -125,13 +116,6 @@ class _Photos(Generic[AnyPhoto]):
             raise error
         self.errors[name] = reason(name, error.__cause__ if type(error) is _Unreadable else error)
         _log.warning("%s: %s", name, self.errors[name])
-
-    def _bar(self) -> AbstractContextManager[Callable[[int], None]]:
-        if not self._progress:
-            return nullcontext(lambda count: None)
-        from samclip.progress import bar  # rich takes a moment to import
-
-        return bar("photographs", len(self))
 
 
 class Photos(_Photos[Photo]):
@@ -161,12 +145,12 @@ class Photos(_Photos[Photo]):
         is away or refuses the key.
         """
 
-        def answer(source: Named) -> tuple[Photo, R]:
+        def answer(source: Source) -> tuple[Photo, R]:
             photo = self._read(source)
             return photo, patiently(lambda: question(photo))
 
         self.errors = {}
-        with self._bar() as advance:
+        with bar("photographs", len(self), self._progress) as advance:
             for source, future in each(self._sources, answer, self._at_once):
                 try:
                     answered = future.result()
@@ -209,7 +193,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
         """
         gate = asyncio.Semaphore(self._at_once)
 
-        async def answer(source: Named) -> tuple[AsyncPhoto, R]:
+        async def answer(source: Source) -> tuple[AsyncPhoto, R]:
             async with gate:
                 photo = await asyncio.to_thread(self._read, source)
                 for wait_s in WAITS_S:
@@ -223,7 +207,7 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
         waiting = iter(self._sources)
         ahead: deque[tuple[str, asyncio.Task[tuple[AsyncPhoto, R]]]] = deque()
         try:
-            with self._bar() as advance:
+            with bar("photographs", len(self), self._progress) as advance:
                 while True:
                     for source in islice(waiting, 2 * self._at_once - len(ahead)):
                         ahead.append((source.name, asyncio.create_task(answer(source))))
@@ -243,8 +227,8 @@ class AsyncPhotos(_Photos[AsyncPhoto]):
             await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
 
 
-def _named(images: Images) -> Iterator[Named]:
-    """Yield what to make photographs of, each with its name.
+def _named(images: Images) -> Iterator[Source]:
+    """Yield the sources of the photographs, each with its name.
 
     Raises FileNotFoundError if a lone path does not exist, ValueError if a folder has no images.
     """
@@ -254,7 +238,7 @@ def _named(images: Images) -> Iterator[Named]:
             raise FileNotFoundError(f"{images}: no such file or folder")
         yield from found
     elif isinstance(images, bytes | Image.Image | np.ndarray):
-        yield Named("photograph 1", images)
+        yield Source("photograph 1", image=images)
     elif not isinstance(images, Iterable):
         found_type = type(images).__name__
         raise TypeError(f"expected a folder, a path, an address or images, found {found_type}")
@@ -263,11 +247,11 @@ def _named(images: Images) -> Iterator[Named]:
             if isinstance(image, str | os.PathLike):
                 yield from _files(image)
             else:
-                yield Named(f"photograph {number}", image)
+                yield Source(f"photograph {number}", image=image)
 
 
-def _files(path: str | os.PathLike[str]) -> list[Named]:
-    found = sources.expand([os.fspath(path)])
+def _files(path: str | os.PathLike[str]) -> list[Source]:
+    found = image_files([os.fspath(path)])
     if found[0].problem and not os.path.isfile(found[0].name):  # nothing is there to ask about
         raise ValueError(f"{found[0].name}: {found[0].problem}")
-    return [Named(source.name, source.name, source.problem) for source in found]
+    return found

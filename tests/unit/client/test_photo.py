@@ -1,7 +1,6 @@
 """A photograph shows its latest answer."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,7 @@ import samclip
 from PIL import Image
 from samclip import drawing
 
-from tests.fake_server import fake_server
-
 SIDE = 64
-
-
-@pytest.fixture(scope="module")
-def client() -> Iterator[samclip.Client]:
-    with fake_server() as (_, address), samclip.Client(address, timeout=20) as client:
-        yield client
 
 
 @pytest.fixture
