@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from services.backbone.engine import Engine
@@ -15,6 +14,8 @@ from services.request.rpc import Service, rpc
 from services.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from ray.serve import Application
+
     from samclip_core.model import SamClip
 
 
@@ -86,7 +87,7 @@ class Backbone(Service):
         return pb.EmbedTextResponse(tensor=wire.to_tensor(text_TD), model=self.model)
 
 
-def build(settings: Settings) -> Application:
+def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``. Raises SettingsError if batches cannot fill."""
     _check(settings)
     return replica.of(Backbone, settings, gpus=0.5)

@@ -3,17 +3,18 @@
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from samclip.v1 import samclip_pb2 as pb
 
 from services.cache.entry import Entries, contract
 from services.cache.flight import SingleFlight
-from services.cache.link import RedisLink
 from services.cache.memory import MemoryTier
-from services.cache.shared import SharedTier
 from services.observability import metrics
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from services.cache.shared import SharedTier
 
 IMAGE_KEY = re.compile("([0-9a-f]{64}|[0-9A-F]{64})(:[0-9]+)?")
 """Cache keys that may be in Redis: upper case if hashed with a tenant; the number is a side."""
@@ -22,7 +23,7 @@ IMAGE_KEY = re.compile("([0-9a-f]{64}|[0-9A-F]{64})(:[0-9]+)?")
 class EmbeddingCache:
     """A cache of one contract for one event loop: ``capacity`` bytes in memory, then ``shared``."""
 
-    def __init__(self, capacity: int, shared: SharedTier | None = None):
+    def __init__(self, capacity: int, shared: "SharedTier | None" = None):
         self.memory = MemoryTier(capacity)
         self._shared = shared
         self._reads = SingleFlight[Entries]()
@@ -92,7 +93,7 @@ class EmbeddingCache:
         return entries
 
     async def _fetch(
-        self, shared: SharedTier, image_key: str, outputs: Sequence[pb.Output]
+        self, shared: "SharedTier", image_key: str, outputs: Sequence[pb.Output]
     ) -> Entries:
         found = await shared.get(image_key, outputs)
         self.memory.put(image_key, found)
@@ -114,6 +115,10 @@ def of_settings(
     """
     if not settings.redis_url or not share:
         return lambda computed: EmbeddingCache(capacity)
+    # The libraries of Redis take a moment to import.
+    from services.cache.link import RedisLink
+    from services.cache.shared import SharedTier
+
     link = RedisLink(settings.redis_url, settings.redis_timeout_ms / 1000)
 
     def empty(computed: str) -> EmbeddingCache:

@@ -11,19 +11,21 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, nullcontext
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hints
 
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
-from starlette.types import ASGIApp
 
 from samclip_core.errors import Unauthenticated, Unavailable
 from services.observability import logs, metrics, tracing
-from services.request import admission, http, json_bodies, request_log, sessions, status, stream_key
+from services.request import admission, json_bodies, request_log, sessions, status, stream_key
 from services.request.callers import Caller
 from services.request.channel import ERROR_KIND
 from services.request.context import RequestContext, time_limit
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 Request = TypeVar("Request", bound=Message)
 Response = TypeVar("Response", bound=Message)
@@ -74,8 +76,10 @@ class Service:
     async def close(self) -> None:
         """Release all resources. The service answers nothing afterwards."""
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:
+    def __serve_build_asgi_app__(self) -> "ASGIApp":
         """Build the HTTP side; Serve calls this method by name."""
+        from services.request import http  # FastAPI, which ``samclip --local`` does not need
+
         return http.application(self.application, self)
 
     async def health(self) -> dict[str, Any]:

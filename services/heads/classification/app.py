@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.zero_shot import classify
@@ -26,6 +25,9 @@ from services.request.limits import (
 )
 from services.request.rpc import rpc
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.serve import Application
 
 
 class _Embedded(NamedTuple):
@@ -95,6 +97,6 @@ class Classification(Head):
         return embedded
 
 
-def build(settings: Settings) -> Application:
+def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``."""
     return replica.of(Classification, settings)

@@ -5,9 +5,8 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import instances
@@ -30,6 +29,9 @@ from services.request.limits import (
 )
 from services.request.rpc import rpc, stream_rpc
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.serve import Application
 
 Results = dict[int, pb.PromptResult]
 
@@ -211,7 +213,7 @@ def _masks_of(
             yield index, mask
 
 
-def build(settings: Settings) -> Application:
+def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``. Raises SettingsError if batches cannot fill."""
     _check(settings)
     return replica.of(Segmentation, settings, gpus=0.25)

@@ -4,11 +4,10 @@ import asyncio
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import explain, semantic
@@ -27,6 +26,9 @@ from services.request.context import RequestContext
 from services.request.limits import check_encoding, check_labels, check_mask_pixels, check_text
 from services.request.rpc import rpc
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.serve import Application
 
 T = TypeVar("T")
 
@@ -144,6 +146,6 @@ class Semantic(Head):
         return (yield from explain.explain_steps(attend(features), text_LD, labels, scale))
 
 
-def build(settings: Settings) -> Application:
+def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``."""
     return replica.of(Semantic, settings, gpus=0.25)
