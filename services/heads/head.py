@@ -17,21 +17,22 @@ from samclip_core.io import checkpoint
 from services.batching import threads
 from services.cache import embedding_cache
 from services.heads.backbone_client import BackboneClient
-from services.request import admission, wire
+from services.request import wire
 from services.request.context import RequestContext
+from services.request.peer import Callee, Peer
 from services.request.rpc import Service
 from services.settings import Settings
 
-IMAGES_AT_ONCE = 16
-"""Images of one request embedded at once: two batches, so that the encoder always has work, and far
-below ``max_queue``, so that one large request does not shut out all others."""
-
 
 class Head(Service):
-    """Base of the services that work on embeddings. Needs neither weights nor torch."""
+    """Base of the services that work on embeddings. Needs neither weights nor torch.
 
-    def __init__(self, settings: Settings):
+    ``peer`` answers for the backbone, by default the one that the settings name.
+    """
+
+    def __init__(self, settings: Settings, peer: Callee | None = None):
         super().__init__(settings)
+        self._peer = peer
         self.directory = checkpoint.resolve(settings.checkpoint)
         self.config = checkpoint.read_config(self.directory)
         self.model = pb.ModelInfo(
@@ -82,7 +83,6 @@ class Head(Service):
 
     @cached_property
     def backbone(self) -> BackboneClient:
-        address, metadata = admission.backbone(self.settings)
         # A remote backbone may preprocess images differently, so that its entries have no key that
         # we can know: they are cached in this process only.
         caches = embedding_cache.of_settings(
@@ -92,13 +92,10 @@ class Head(Service):
             self.config.image_size,
             share=not self.settings.backbone_address,
         )
-        ca = self.settings.backbone_ca_file if self.settings.backbone_address else None
         return BackboneClient(
-            address,
-            metadata,
+            self._peer or Peer.of(self.settings, "backbone"),
             self.config.image_size,
             self.model.digest + self.model.graphs,
             caches,
             self.settings.max_image_bytes,
-            ca,
         )

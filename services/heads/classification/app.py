@@ -1,6 +1,5 @@
 """Classification as a Serve application: which of these labels fits an image best."""
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -9,12 +8,12 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.zero_shot import classify
-from samclip_core.errors import SamClipError
 from services.batching import threads
 from services.deployment import replica
-from services.heads.head import IMAGES_AT_ONCE, Head
+from services.heads.head import Head
 from services.request import wire
 from services.request.context import RequestContext
+from services.request.fan_out import each
 from services.request.limits import (
     check_areas,
     check_images,
@@ -75,26 +74,16 @@ class Classification(Head):
         return pb.ClassifyResponse(results=results, model=model)
 
     async def _embed(self, context: RequestContext, images: Sequence[pb.Image]) -> list[_Embedded]:
-        """Embed the images together, so that they share batches; an error names its image."""
-        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
+        """Embed the images together, so that they share batches."""
 
         async def embed(image: pb.Image) -> _Embedded:
-            async with gate:
-                info, features = await self.backbone.features(
-                    context, image, pb.CLIP_POOLED, size=self.config.size_of("classify")
-                )
+            info, features = await self.backbone.features(
+                context, image, pb.CLIP_POOLED, size=self.config.size_of("classify")
+            )
             assert features.clip_pooled_D is not None
             return _Embedded(info, features.clip_pooled_D, features.dtype)
 
-        found = await asyncio.gather(*map(embed, images), return_exceptions=True)
-        embedded = []
-        for index, result in enumerate(found):
-            if isinstance(result, SamClipError) and len(images) > 1:
-                raise type(result)(f"image {index}: {result}") from result
-            if isinstance(result, BaseException):
-                raise result
-            embedded.append(result)
-        return embedded
+        return await each(embed, images, to_the_end=True)
 
 
 def build(settings: Settings) -> "Application":
