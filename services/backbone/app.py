@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Backbone(Service):
-    """Runs the image encoder and the text encoder."""
+    """Runs the image encoder and the text encoder: those of ``model``, or of the settings."""
 
     name = "BackboneService"
     application = "backbone"
@@ -28,7 +28,7 @@ class Backbone(Service):
 
     def __init__(self, settings: Settings, model: "SamClip | None" = None):
         super().__init__(settings)
-        model = model or replica.model(settings)
+        cold, model = model is None, model or replica.model(settings)
         self.model = pb.ModelInfo(
             name=model.config.name,
             digest=model.digest,
@@ -37,7 +37,8 @@ class Backbone(Service):
             graphs=model.graphs,
         )
         self.engine = Engine(model, settings)
-        self.engine.warm_up()
+        if cold:
+            self.engine.warm_up()
 
     def tune(self, settings: Settings) -> None:
         _check(settings)

@@ -40,7 +40,7 @@ LAYERS = {
         "request",
         "batching deployment front_door",
         "backbone heads gateway",
-        "retrieval",
+        "local retrieval",
         "launch",
     ),
     "training": (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import instances
+from samclip_core.answers.sam_head import SamHead
 from samclip_core.errors import InvalidPrompt, SamClipError
 from samclip_core.types import ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
@@ -27,6 +28,7 @@ from services.request.limits import (
     check_prompts,
     check_text,
 )
+from services.request.peer import Callee
 from services.request.rpc import rpc, stream_rpc
 from services.settings import Settings
 
@@ -43,9 +45,11 @@ class Segmentation(Head):
     application = "segmentation"
     tunable = (*Head.tunable, "max_prompt_batch")
 
-    def __init__(self, settings: Settings):
-        super().__init__(settings)
-        self._decoder = Decoder(replica.sam_head(settings), settings)
+    def __init__(
+        self, settings: Settings, peer: Callee | None = None, sam_head: SamHead | None = None
+    ):
+        super().__init__(settings, peer)
+        self._decoder = Decoder(sam_head or replica.sam_head(settings), settings)
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
 
     def tune(self, settings: Settings) -> None:

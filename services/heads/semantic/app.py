@@ -24,6 +24,7 @@ from services.heads.head import Head
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import check_encoding, check_labels, check_mask_pixels, check_text
+from services.request.peer import Callee
 from services.request.rpc import rpc
 from services.settings import Settings
 
@@ -45,8 +46,10 @@ class Semantic(Head):
     name = "SemanticSegmentationService"
     application = "semantic"
 
-    def __init__(self, settings: Settings, sam_head: MaskHead | None = None):
-        super().__init__(settings)
+    def __init__(
+        self, settings: Settings, peer: Callee | None = None, sam_head: MaskHead | None = None
+    ):
+        super().__init__(settings, peer)
         self._sam_head = sam_head or replica.sam_head(settings)
         self._device = ThreadPoolExecutor(1, "device")
         self._turns = asyncio.Semaphore(TURNS)

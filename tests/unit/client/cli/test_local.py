@@ -132,6 +132,6 @@ def test_no_such_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_missing_library_is_named(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules, "samclip_core", None)
+    monkeypatch.setitem(sys.modules, "services.local", None)
     assert cli.main(["embed", "--text", "x", "--local"]) == 1
-    assert "pip install -e '.[core]'" in capsys.readouterr().err
+    assert "pip install -e '.[serve]'" in capsys.readouterr().err
