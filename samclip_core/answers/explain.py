@@ -5,6 +5,8 @@ pixels.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -17,28 +19,44 @@ from samclip_core.answers.dense import (
     upsampling,
     work_size,
 )
-from samclip_core.answers.steps import Steps, finish
+from samclip_core.answers.proxy_attention import attend
+from samclip_core.answers.request import Output, Request
+from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import check_labels, softmax
+from samclip_core.config import SamClipConfig
 from samclip_core.geometry import FloatArray
 from samclip_core.types import HeatMap, ImageFeatures
 
 
+@dataclass(frozen=True)
+class Explain(Request[HeatMap]):
+    """Where is the first label? With further ones: where is it more likely than these?"""
+
+    labels: Sequence[str]
+    outputs: ClassVar[tuple[Output, ...]] = ("CLIP_DENSE", "SAM")
+
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.labels
+
+    def size(self, config: SamClipConfig) -> int:
+        return config.size_of("semantic")
+
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+    ) -> Steps[HeatMap]:
+        return (yield from explain(attend(features), text_XD, self.labels, logit_scale))
+
+
 def explain(
     features: ImageFeatures, text_LD: FloatArray, labels: Sequence[str], logit_scale: float
-) -> HeatMap:
-    """Return the cosine of the first label with each pixel of the dense CLIP map.
+) -> Steps[HeatMap]:
+    """Return in steps the cosine of the first label with each pixel of the dense CLIP map.
 
     With further labels, return its probability against them instead: softmax of ``logit_scale`` ×
     cosine, upsampled bilinearly before the softmax. Rows of ``text_LD`` have length 1. Raises
     InvalidLabels.
     """
-    return finish(explain_steps(features, text_LD, labels, logit_scale))
-
-
-def explain_steps(
-    features: ImageFeatures, text_LD: FloatArray, labels: Sequence[str], logit_scale: float
-) -> Steps[HeatMap]:
-    """Run ``explain`` in steps, without questions for the SAM head."""
     check_labels(labels)
     geometry = features.geometry
     height, width = work_size(geometry)

@@ -10,6 +10,8 @@ A single label without background words has no competitor and wins every pixel.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -17,22 +19,25 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.dense import (
     STRIP_VALUES,
+    background_words,
     clip_side,
     cosine_maps,
     upsampling,
     work_size,
 )
 from samclip_core.answers.map_prompts import (
-    MAX_COMPONENTS,
     RefinedMask,
-    component_steps,
     find_components,
+    segment_components,
     to_logits_frame,
 )
-from samclip_core.answers.steps import Steps, Terms, finish, run
+from samclip_core.answers.proxy_attention import attend
+from samclip_core.answers.request import Output, Request
+from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import check_labels, softmax
+from samclip_core.config import SamClipConfig
 from samclip_core.geometry import FloatArray, Geometry
-from samclip_core.types import ImageFeatures, MaskHead, Region, SemanticMap
+from samclip_core.types import ImageFeatures, Region, SemanticMap
 
 CLEAR_WIN = 0.1
 """Least margin of a winner, from chance (0) to certainty (1); below it the pixel is background."""
@@ -44,6 +49,38 @@ MANY_CLASSES = 16
 BestOf = Callable[[FloatArray], tuple[NDArray[np.intp], FloatArray]]
 
 
+@dataclass(frozen=True)
+class SegmentText(Request[SemanticMap]):
+    """Which of the labels has each pixel? With ``background``, possibly none.
+
+    ``refine`` sharpens the outlines with the SAM head.
+    """
+
+    labels: Sequence[str]
+    background: bool = False
+    refine: bool = False
+    outputs: ClassVar[tuple[Output, ...]] = ("CLIP_DENSE", "SAM")
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """The labels, then the background words if there is a background."""
+        return (*self.labels, *(background_words(self.labels) if self.background else ()))
+
+    def size(self, config: SamClipConfig) -> int:
+        """Return the side of the frame; refinement reads both heads' maps of one encoding."""
+        return config.image_size if self.refine else config.size_of("semantic")
+
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+    ) -> Steps[SemanticMap]:
+        text_LD, background_KD = np.split(text_XD, [len(self.labels)])
+        asked = text_LD, self.labels, logit_scale
+        behind = self.background, background_KD if len(background_KD) else None
+        if self.refine:
+            return (yield from refine(features, *asked, terms, *behind))
+        return (yield from segment_text(attend(features), *asked, *behind))
+
+
 def segment_text(
     features: ImageFeatures,
     text_LD: FloatArray,
@@ -51,25 +88,12 @@ def segment_text(
     logit_scale: float,
     background: bool = False,
     background_KD: FloatArray | None = None,
-) -> SemanticMap:
-    """Label every pixel from the dense CLIP map: softmax of ``logit_scale`` × cosine.
+) -> Steps[SemanticMap]:
+    """Label every pixel from the dense CLIP map in steps: softmax of ``logit_scale`` × cosine.
 
     The logits are upsampled bilinearly before the decision. Rows of ``text_LD`` (and of
     ``background_KD``, used with ``background``) have length 1. Raises InvalidLabels.
     """
-    steps = segment_text_steps(features, text_LD, labels, logit_scale, background, background_KD)
-    return finish(steps)
-
-
-def segment_text_steps(
-    features: ImageFeatures,
-    text_LD: FloatArray,
-    labels: Sequence[str],
-    logit_scale: float,
-    background: bool = False,
-    background_KD: FloatArray | None = None,
-) -> Steps[SemanticMap]:
-    """Run ``segment_text`` in steps, without questions for the SAM head."""
     check_labels(labels)
     cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
     winner_HW, sum_C = yield from _decide(
@@ -87,32 +111,17 @@ def refine(
     text_LD: FloatArray,
     labels: Sequence[str],
     logit_scale: float,
-    sam_head: MaskHead,
-    background: bool = False,
-    background_KD: FloatArray | None = None,
-) -> SemanticMap:
-    """Label every pixel as ``segment_text`` does, with outlines from the SAM head.
-
-    Each connected piece of a label's region is segmented with its box, its most probable point and
-    the map of its class as prompt. If the mask's predicted IoU is high enough, the mask times the
-    piece's mean probability replaces the CLIP map; then the best class wins each pixel. All prompts
-    go to ``sam_head`` in one call. Raises InvalidLabels.
-    """
-    terms = Terms.of(sam_head, MAX_COMPONENTS)
-    steps = refine_steps(features, text_LD, labels, logit_scale, terms, background, background_KD)
-    return run(steps, sam_head)
-
-
-def refine_steps(
-    features: ImageFeatures,
-    text_LD: FloatArray,
-    labels: Sequence[str],
-    logit_scale: float,
     terms: Terms,
     background: bool = False,
     background_KD: FloatArray | None = None,
 ) -> Steps[SemanticMap]:
-    """Run ``refine`` in steps."""
+    """Label every pixel as ``segment_text`` does, with outlines from the SAM head.
+
+    Each connected piece of a label's region is segmented with its box, its most probable point and
+    the map of its class as prompt. If the mask's predicted IoU is high enough, the mask times the
+    piece's mean probability replaces the CLIP map; then the best class wins each pixel. Raises
+    InvalidLabels.
+    """
     check_labels(labels)
     cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
     probability_Chw = softmax(logit_scale * cosine_Chw)
@@ -123,7 +132,7 @@ def refine_steps(
     won_Css = won_ss == np.arange(len(class_C))[:, None, None]
     won_Css[class_C >= len(labels)] = False  # background words are not refined
     components = find_components(features, probability_Css, won_Css)
-    refined = yield from component_steps(terms, features, components)
+    refined = yield from segment_components(terms, features, components)
     _take_over(probability_Css, refined)
     side = probability_Css.shape[-1]
     rows, columns = features.geometry.grid(side)

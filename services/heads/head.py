@@ -5,15 +5,18 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import embed_areas
+from samclip_core.answers.request import Needs, Request
+from samclip_core.answers.steps import Steps, Terms
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
+from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.cache import embedding_cache
 from services.heads.backbone_client import BackboneClient
@@ -22,6 +25,8 @@ from services.request.context import RequestContext
 from services.request.peer import Callee, Peer
 from services.request.rpc import Service
 from services.settings import Settings
+
+T = TypeVar("T")
 
 
 class Head(Service):
@@ -64,6 +69,21 @@ class Head(Service):
 
     async def close(self) -> None:
         await self.backbone.close()
+
+    async def encode(
+        self, context: RequestContext, image: pb.Image, asked: Needs
+    ) -> tuple[pb.ImageInfo, ImageFeatures]:
+        """Return the image's info, and the outputs of the encoder that a request needs."""
+        outputs = [getattr(pb, name) for name in asked.outputs]
+        size = asked.size(self.config)
+        return await self.backbone.features(context, image, *outputs, size=size)
+
+    async def steps(
+        self, context: RequestContext, features: ImageFeatures, asked: Request[T], terms: Terms
+    ) -> Steps[T]:
+        """Embed the texts of a request, and return the steps that answer it."""
+        text_XD = await self.backbone.class_embeddings(context, asked.texts, self.config.templates)
+        return asked.steps(features, text_XD, self.config.logit_scale, terms)
 
     async def embed_areas(
         self, context: RequestContext, image: pb.Image, areas: Sequence[pb.Area]

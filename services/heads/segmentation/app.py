@@ -71,14 +71,18 @@ class Segmentation(Head):
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
         texts, prompts = await asyncio.to_thread(_split, request.prompts)
-        outputs = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED) if texts else (pb.SAM,)
-        info, features = await self.backbone.features(context, request.image, *outputs)
+        asked = instances.Find(texts, request.min_score if request.HasField("min_score") else None)
+        if texts:
+            info, features = await self.encode(context, request.image, asked)
+        else:
+            info, features = await self.backbone.features(context, request.image, pb.SAM)
         count = len(prompts) * (3 if request.multimask else 1)
         check_masks(count, features.geometry, request.encoding)
         if texts:
-            instances.check(texts, features.geometry, _least(request))
+            asked.check(features.geometry)
         results = await self._pointed_at(context, features, prompts, request)
-        results |= await self._named(context, features, texts, request, count)
+        if texts:
+            results |= await self._named(context, features, asked, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
 
@@ -154,26 +158,16 @@ class Segmentation(Head):
         self,
         context: RequestContext,
         features: ImageFeatures,
-        texts: Mapping[int, TextPrompt],
+        asked: instances.Find,
         request: pb.SegmentRequest,
         count: int,
     ) -> Results:
         """Find the objects that the texts describe; ``count`` masks come from other prompts."""
-        if not texts:
-            return {}
-        least = _least(request)
-        asked = [*texts.values()]
-        words = [word for part in instances.asked_words(asked) for word in part]
-        text_XD = await self.backbone.class_embeddings(context, words, self.config.templates)
-        vectors = dict(zip(words, text_XD, strict=True))
-        terms, scale = self._decoder.terms, self.config.logit_scale
-        found = await self._decoder.run(
-            context, instances.find_steps(terms, features, asked, vectors, scale, least)
-        )
-        count += sum(map(len, found))
-        check_masks(count, features.geometry, request.encoding)
+        steps = await self.steps(context, features, asked, self._decoder.terms)
+        found = await self._decoder.run(context, steps)
+        check_masks(count + sum(map(len, found)), features.geometry, request.encoding)
         results = {}
-        for index, masks in zip(texts, found, strict=True):
+        for index, masks in zip(asked.prompts, found, strict=True):
             made = (wire.to_everything_mask(mask, request.encoding) for mask in masks)
             encoded = await threads.drain(self._encoders, "encode", context.reply.within(made))
             results[index] = pb.PromptResult(masks=encoded)
@@ -194,11 +188,6 @@ def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, TextPrompt], dict[in
         else:
             others[index] = wire.to_prompt(prompt)
     return texts, others
-
-
-def _least(request: pb.SegmentRequest) -> float | None:
-    """Return the least score of a text's objects; None for the default."""
-    return request.min_score if request.HasField("min_score") else None
 
 
 def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prompt]]:

@@ -15,6 +15,7 @@ from samclip_core.answers import semantic
 from samclip_core.answers.areas import Area, combine
 from samclip_core.answers.explain import explain
 from samclip_core.answers.proxy_attention import attend
+from samclip_core.answers.steps import Terms, run
 from samclip_core.config import TaskSizes
 from samclip_core.errors import (
     CheckpointError,
@@ -197,7 +198,8 @@ def test_explain_is_the_similarity_or_the_probability_in_the_map_that_sam_attend
         asked = ["dog", *others]
         found = model.explain(PICTURES[0], "dog", others)
         text_LD = model._class_embeddings(asked)
-        expected = explain(features, text_LD, asked, model.config.logit_scale)
+        steps = explain(features, text_LD, asked, model.config.logit_scale)
+        expected = run(steps, model.sam_head)
         assert found.levels_HW.shape == (90, 150)
         assert (found.low, found.high) == (expected.low, expected.high)
         np.testing.assert_array_equal(found.levels_HW, expected.levels_HW)
@@ -209,9 +211,11 @@ def test_only_one_head_reads_the_map_that_sam_attends(model: SamClip, refine: bo
     text_LD, scale = model._class_embeddings(labels), model.config.logit_scale
     found = model.segment_text(features, labels, refine=refine).label_map_HW
     if refine:
-        expected = semantic.refine(features, text_LD, labels, scale, model.sam_head)
+        terms = Terms.of(model.sam_head, 64)
+        steps = semantic.refine(features, text_LD, labels, scale, terms)
     else:
-        expected = semantic.segment_text(attend(features), text_LD, labels, scale)
+        steps = semantic.segment_text(attend(features), text_LD, labels, scale)
+    expected = run(steps, model.sam_head)
     np.testing.assert_array_equal(found, expected.label_map_HW)
 
 

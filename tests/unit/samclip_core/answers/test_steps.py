@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from samclip_core.answers.everything import SAM, everything_steps, segment_everything
-from samclip_core.answers.instances import asked_words, find_instances, find_steps
-from samclip_core.answers.semantic import refine, refine_steps, segment_text, segment_text_steps
+from samclip_core.answers.everything import SAM
+from samclip_core.answers.instances import asked_words, find_instances
+from samclip_core.answers.semantic import refine, segment_text
 from samclip_core.answers.steps import Done, Steps, Terms, advance, answer, run
 from samclip_core.geometry import Geometry
 from samclip_core.types import TextPrompt
+from tests import fakes
 from tests.fakes import FakeSamHead, features_of
 
 WIDE = Geometry(640, 1280, 128)
@@ -33,15 +34,15 @@ VECTORS = {
 
 
 def everything(terms: Terms) -> Steps:
-    return everything_steps(terms, FEATURES, 9, SAM)
+    return fakes.everything(terms, FEATURES, 9, SAM)
 
 
 def instances(terms: Terms) -> Steps:
-    return find_steps(terms, FEATURES, PROMPTS, VECTORS, 20.0)
+    return find_instances(FEATURES, PROMPTS, VECTORS, 20.0, terms)
 
 
 def refined(terms: Terms) -> Steps:
-    return refine_steps(FEATURES, TEXT_D, ["a", "b", "c"], 20.0, terms)
+    return refine(FEATURES, TEXT_D, ["a", "b", "c"], 20.0, terms)
 
 
 @pytest.mark.parametrize("work", [everything, instances, refined])
@@ -69,7 +70,7 @@ def test_work_that_is_left_asks_nothing_more(work) -> None:
 @pytest.mark.parametrize("at_once", [1, 7, 64])
 def test_masks_of_everything_do_not_depend_on_the_size_of_the_steps(at_once) -> None:
     sam_head = head()
-    expected = segment_everything(sam_head, FEATURES, 9, SAM)
+    expected = run(everything(Terms.of(sam_head, SAM.points_per_round)), sam_head)
     found = run(everything(Terms.of(sam_head, at_once)), sam_head)
     assert len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected, strict=True):
@@ -79,7 +80,7 @@ def test_masks_of_everything_do_not_depend_on_the_size_of_the_steps(at_once) -> 
 
 def test_instances_do_not_depend_on_the_size_of_the_steps() -> None:
     sam_head = head()
-    (expected,) = find_instances(sam_head, FEATURES, PROMPTS, VECTORS, 20.0)
+    (expected,) = run(instances(Terms.of(sam_head, 64)), sam_head)
     (found,) = run(instances(Terms.of(sam_head, 2)), sam_head)
     assert [mask.label_score for mask in found] == [mask.label_score for mask in expected]
     for ours, theirs in zip(found, expected, strict=True):
@@ -88,15 +89,15 @@ def test_instances_do_not_depend_on_the_size_of_the_steps() -> None:
 
 def test_a_refined_map_does_not_depend_on_the_size_of_the_steps() -> None:
     sam_head = head()
-    expected = refine(FEATURES, TEXT_D, ["a", "b", "c"], 20.0, sam_head)
+    expected = run(refined(Terms.of(sam_head, 64)), sam_head)
     found = run(refined(Terms.of(sam_head, 2)), sam_head)
     np.testing.assert_array_equal(found.label_map_HW, expected.label_map_HW)
 
 
 def test_labelling_pixels_pauses_and_asks_nothing(monkeypatch) -> None:
     monkeypatch.setattr("samclip_core.answers.semantic.STRIP_VALUES", 2**14)
-    expected = segment_text(FEATURES, TEXT_D, ["a", "b", "c"], 20.0)
-    steps = segment_text_steps(FEATURES, TEXT_D, ["a", "b", "c"], 20.0)
+    expected = run(segment_text(FEATURES, TEXT_D, ["a", "b", "c"], 20.0), head())
+    steps = segment_text(FEATURES, TEXT_D, ["a", "b", "c"], 20.0)
     pauses, step = 0, advance(steps, None)
     while not isinstance(step, Done):
         assert step is None

@@ -6,9 +6,9 @@ import threading
 import numpy as np
 import pytest
 
-from samclip_core.answers.everything import SAM, everything_steps, segment_everything
+from samclip_core.answers.everything import SAM
 from samclip_core.answers.sam_head import SamHead
-from samclip_core.answers.steps import Steps
+from samclip_core.answers.steps import Steps, run
 from samclip_core.errors import DeadlineExceeded, InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
@@ -16,6 +16,7 @@ from services.heads.segmentation.decoder import Decoder
 from services.observability import metrics
 from services.request.context import RequestContext
 from services.request.priority import Priority
+from tests import fakes
 from tests.in_process import ANYBODY
 
 CLICK, BOX = Prompt(points=((20, 15),)), Prompt(box=(5, 5, 30, 25))
@@ -142,7 +143,7 @@ async def test_its_size_can_change(decoder):
 
 
 def everything(decoder: Decoder, points_per_side: int) -> Steps:
-    return everything_steps(decoder.terms, features(decoder, 7), points_per_side, SAM)
+    return fakes.everything(decoder.terms, features(decoder, 7), points_per_side, SAM)
 
 
 async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
@@ -178,7 +179,7 @@ async def test_few_bulk_works_take_part_at_a_time(decoder):
 
 async def test_steps_get_what_the_library_finds(decoder):
     found = await decoder.run(ANYBODY, everything(decoder, 4))
-    expected = segment_everything(decoder.sam_head, features(decoder, 7), 4, SAM)
+    expected = run(everything(decoder, 4), decoder.sam_head)
     assert len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours.mask.logits_hw, theirs.mask.logits_hw, atol=1e-2)
