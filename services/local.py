@@ -11,18 +11,16 @@ from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
 from services.request.context import RequestContext
-from services.request.peer import Header
+from services.request.peer import Header, Peer
 from services.request.rpc import Service
 from services.settings import Settings
 
 
-class Direct:
-    """A service in this process, in place of a ``Peer``."""
-
-    metadata: tuple[Header, ...] = ()
+class Direct(Peer):
+    """A service in this process, which is called without gRPC."""
 
     def __init__(self, service: Service):
-        self.name = f"the {service.application} in this process"
+        super().__init__(service.application, "this process", ())
         self._service = service
 
     async def call(self, rpc: str, request: Message, context: RequestContext, *more: Header) -> Any:

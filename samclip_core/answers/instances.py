@@ -115,9 +115,24 @@ class Find(Request[list[list[EverythingMask]]]):
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
     ) -> Steps[list[list[EverythingMask]]]:
-        vectors, asked = dict(zip(self.texts, text_XD, strict=True)), [*self.prompts.values()]
+        """Find the objects of each prompt.
+
+        ``label_score`` is the probability that the text describes the object. A pixel that masks
+        of several texts cover belongs to the text with most evidence there.
+        """
         least = MIN_SCORE if self.min_score is None else self.min_score
-        return (yield from find_instances(features, asked, vectors, logit_scale, terms, least))
+        prompts = [*self.prompts.values()]
+        found = []
+        searches = list(_searches(features, prompts, text_XD, logit_scale))
+        for search in searches:
+            masks: list[_Ranked] = []
+            if search.allowed_ss.any() and search.score(search.allowed_ss) >= least:
+                for question in _questions(terms, features, search):
+                    for answer in (yield question):
+                        masks += _scored(features, search, answer, least)
+                yield None
+            found.append(_without_doubles(masks))
+        return _settle(found, searches)
 
 
 def asked_words(prompts: Sequence[TextPrompt]) -> tuple[list[str], list[str]]:
@@ -126,42 +141,14 @@ def asked_words(prompts: Sequence[TextPrompt]) -> tuple[list[str], list[str]]:
     return texts, list(background_words(texts) or BACKGROUND_WORDS)
 
 
-def find_instances(
-    features: ImageFeatures,
-    prompts: Sequence[TextPrompt],
-    vectors: Mapping[str, FloatArray],
-    logit_scale: float,
-    terms: Terms,
-    min_score: float = MIN_SCORE,
-) -> Steps[list[list[EverythingMask]]]:
-    """Return in steps the masks of the objects that each prompt describes, as ``Find`` does.
-
-    ``vectors`` has the unit vector of each of ``asked_words``. ``label_score`` is the probability
-    that the text describes the object. A pixel that masks of several texts cover belongs to the
-    text with most evidence there. Prompts are valid; ``features`` need all outputs.
-    """
-    found = []
-    searches = list(_searches(features, prompts, vectors, logit_scale))
-    for search in searches:
-        masks: list[_Ranked] = []
-        if search.allowed_ss.any() and search.score(search.allowed_ss) >= min_score:
-            for question in _questions(terms, features, search):
-                for answer in (yield question):
-                    masks += _scored(features, search, answer, min_score)
-            yield None
-        found.append(_without_doubles(masks))
-    return _settle(found, searches)
-
-
 def _searches(
     features: ImageFeatures,
     prompts: Sequence[TextPrompt],
-    vectors: Mapping[str, FloatArray],
+    text_XD: FloatArray,
     logit_scale: float,
 ) -> Iterator[_Search]:
-    texts, background = asked_words(prompts)
-    wanted = {text: vectors[text] for text in texts}
-    background_KD = np.stack([vectors[word] for word in background])
+    texts, _ = asked_words(prompts)
+    wanted, background_KD = dict(zip(texts, text_XD, strict=False)), text_XD[len(texts) :]
     evidence = Evidence.of(features, wanted, background_KD, logit_scale)
     side = evidence.map_Xss.shape[-1]
     rows, columns = features.geometry.grid(side)

@@ -2,7 +2,7 @@
 
 With ``background``, a pixel is background when no label wins clearly:
 
-1. one of the background words (``background_KD``, see ``samclip_core.answers.dense``) wins it, or
+1. one of the background words (see ``samclip_core.answers.dense``) wins it, or
 2. the winner's probability is below 1/C + ``CLEAR_WIN`` · (1 − 1/C), barely above chance among the
    C classes (the labels, plus one for all background words).
 
@@ -73,77 +73,65 @@ class SegmentText(Request[SemanticMap]):
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
     ) -> Steps[SemanticMap]:
-        text_LD, background_KD = np.split(text_XD, [len(self.labels)])
-        asked = text_LD, self.labels, logit_scale
-        behind = self.background, background_KD if len(background_KD) else None
         if self.refine:
-            return (yield from refine(features, *asked, terms, *behind))
-        return (yield from segment_text(attend(features), *asked, *behind))
+            return (yield from self._refined(features, text_XD, logit_scale, terms))
+        return (yield from self.of_dense_map(attend(features), text_XD, logit_scale))
 
+    def of_dense_map(
+        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float
+    ) -> Steps[SemanticMap]:
+        """Label every pixel from the dense CLIP map: softmax of ``logit_scale`` × cosine.
 
-def segment_text(
-    features: ImageFeatures,
-    text_LD: FloatArray,
-    labels: Sequence[str],
-    logit_scale: float,
-    background: bool = False,
-    background_KD: FloatArray | None = None,
-) -> Steps[SemanticMap]:
-    """Label every pixel from the dense CLIP map in steps: softmax of ``logit_scale`` × cosine.
+        The logits are upsampled bilinearly before the decision.
+        """
+        cosine_Chw = self._cosines(features, text_XD)
+        winner_HW, sum_C = yield from _decide(
+            features.geometry,
+            logit_scale * cosine_Chw,
+            clip_side(features),
+            _best_of_logits,
+            _floor(len(cosine_Chw)) if self.background else 0.0,
+        )
+        return _semantic_map(
+            features.geometry, winner_HW, sum_C, np.arange(len(cosine_Chw)), self.labels
+        )
 
-    The logits are upsampled bilinearly before the decision. Rows of ``text_LD`` (and of
-    ``background_KD``, used with ``background``) have length 1. Raises InvalidLabels.
-    """
-    check_labels(labels)
-    cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
-    winner_HW, sum_C = yield from _decide(
-        features.geometry,
-        logit_scale * cosine_Chw,
-        clip_side(features),
-        _best_of_logits,
-        _floor(len(cosine_Chw)) if background else 0.0,
-    )
-    return _semantic_map(features.geometry, winner_HW, sum_C, np.arange(len(cosine_Chw)), labels)
+    def _refined(
+        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+    ) -> Steps[SemanticMap]:
+        """Label every pixel as ``of_dense_map`` does, with outlines from the SAM head.
 
+        Each connected piece of a label's region is segmented with its box, its most probable point
+        and the map of its class as prompt. If the mask's predicted IoU is high enough, the mask
+        times the piece's mean probability replaces the CLIP map; then the best class wins each
+        pixel.
+        """
+        cosine_Chw = self._cosines(features, text_XD)
+        probability_Chw = softmax(logit_scale * cosine_Chw)
+        # Classes that win no cell are left out, so that memory stays bounded for many labels.
+        class_C = np.unique(probability_Chw.argmax(axis=0))
+        probability_Css = to_logits_frame(features, probability_Chw[class_C])
+        won_ss = np.where(probability_Css.any(axis=0), probability_Css.argmax(axis=0), -1)
+        won_Css = won_ss == np.arange(len(class_C))[:, None, None]
+        won_Css[class_C >= len(self.labels)] = False  # background words are not refined
+        components = find_components(features, probability_Css, won_Css)
+        refined = yield from segment_components(terms, features, components)
+        _take_over(probability_Css, refined)
+        side = probability_Css.shape[-1]
+        rows, columns = features.geometry.grid(side)
+        winner_HW, sum_C = yield from _decide(
+            features.geometry,
+            probability_Css[:, :rows, :columns],
+            side,
+            _best_of_probabilities,
+            _floor(len(cosine_Chw)) if self.background else 0.0,
+        )
+        return _semantic_map(features.geometry, winner_HW, sum_C, class_C, self.labels)
 
-def refine(
-    features: ImageFeatures,
-    text_LD: FloatArray,
-    labels: Sequence[str],
-    logit_scale: float,
-    terms: Terms,
-    background: bool = False,
-    background_KD: FloatArray | None = None,
-) -> Steps[SemanticMap]:
-    """Label every pixel as ``segment_text`` does, with outlines from the SAM head.
-
-    Each connected piece of a label's region is segmented with its box, its most probable point and
-    the map of its class as prompt. If the mask's predicted IoU is high enough, the mask times the
-    piece's mean probability replaces the CLIP map; then the best class wins each pixel. Raises
-    InvalidLabels.
-    """
-    check_labels(labels)
-    cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
-    probability_Chw = softmax(logit_scale * cosine_Chw)
-    # Classes that win no cell are left out, so that memory stays bounded for many labels.
-    class_C = np.unique(probability_Chw.argmax(axis=0))
-    probability_Css = to_logits_frame(features, probability_Chw[class_C])
-    won_ss = np.where(probability_Css.any(axis=0), probability_Css.argmax(axis=0), -1)
-    won_Css = won_ss == np.arange(len(class_C))[:, None, None]
-    won_Css[class_C >= len(labels)] = False  # background words are not refined
-    components = find_components(features, probability_Css, won_Css)
-    refined = yield from segment_components(terms, features, components)
-    _take_over(probability_Css, refined)
-    side = probability_Css.shape[-1]
-    rows, columns = features.geometry.grid(side)
-    winner_HW, sum_C = yield from _decide(
-        features.geometry,
-        probability_Css[:, :rows, :columns],
-        side,
-        _best_of_probabilities,
-        _floor(len(cosine_Chw)) if background else 0.0,
-    )
-    return _semantic_map(features.geometry, winner_HW, sum_C, class_C, labels)
+    def _cosines(self, features: ImageFeatures, text_XD: FloatArray) -> NDArray[np.float32]:
+        check_labels(self.labels)
+        text_LD, background_KD = np.split(text_XD, [len(self.labels)])
+        return cosine_maps(features, text_LD, background_KD if len(background_KD) else None)
 
 
 def _floor(classes: int) -> float:

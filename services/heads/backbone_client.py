@@ -33,7 +33,7 @@ from services.cache.entry import at_size, computed
 from services.observability import metrics
 from services.request import admission, wire
 from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, RequestContext
-from services.request.peer import Callee, Header
+from services.request.peer import Header, Peer
 from services.request.priority import Priority
 
 Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
@@ -101,7 +101,7 @@ class BackboneClient:
 
     def __init__(
         self,
-        peer: Callee,
+        peer: Peer,
         image_size: int,
         identity: str,
         caches: Caches,

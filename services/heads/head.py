@@ -22,7 +22,7 @@ from services.cache import embedding_cache
 from services.heads.backbone_client import BackboneClient
 from services.request import wire
 from services.request.context import RequestContext
-from services.request.peer import Callee, Peer
+from services.request.peer import Peer
 from services.request.rpc import Service
 from services.settings import Settings
 
@@ -35,7 +35,7 @@ class Head(Service):
     ``peer`` answers for the backbone, by default the one that the settings name.
     """
 
-    def __init__(self, settings: Settings, peer: Callee | None = None):
+    def __init__(self, settings: Settings, peer: Peer | None = None):
         super().__init__(settings)
         self._peer = peer
         self.directory = checkpoint.resolve(settings.checkpoint)

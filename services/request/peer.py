@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import grpc
 from google.protobuf.message import Message
@@ -16,19 +16,6 @@ from services.request.routes import APPLICATIONS
 from services.settings import Settings
 
 Header = tuple[str, str]
-
-
-class Callee(Protocol):
-    """The interface of ``Peer``, which a service in this process can have as well."""
-
-    name: str
-    metadata: tuple[Header, ...]
-
-    async def call(
-        self, rpc: str, request: Message, context: RequestContext, *more: Header
-    ) -> Any: ...
-
-    async def close(self) -> None: ...
 
 
 class Peer:

@@ -28,7 +28,7 @@ from services.request.limits import (
     check_prompts,
     check_text,
 )
-from services.request.peer import Callee
+from services.request.peer import Peer
 from services.request.rpc import rpc, stream_rpc
 from services.settings import Settings
 
@@ -46,7 +46,7 @@ class Segmentation(Head):
     tunable = (*Head.tunable, "max_prompt_batch")
 
     def __init__(
-        self, settings: Settings, peer: Callee | None = None, sam_head: SamHead | None = None
+        self, settings: Settings, peer: Peer | None = None, sam_head: SamHead | None = None
     ):
         super().__init__(settings, peer)
         self._decoder = Decoder(sam_head or replica.sam_head(settings), settings)

@@ -63,7 +63,6 @@ class Everything:
             request.min_label_score if request.HasField("min_label_score") else None,
             request.crop_layers,
         )
-        self._names = self._asked.names
         settings = everything.settings_of(head.config.kind)
         self._search = everything.Search(decoder.terms, settings)
 
@@ -71,20 +70,13 @@ class Everything:
         """Encode the image and embed the labels."""
         head, self._context = self._head, context
         self.info, self._features = await head.encode(context, self._request.image, self._asked)
-        if self._names:
-            text_LD = await head.backbone.class_embeddings(
-                context, self._names, head.config.templates
-            )
+        if names := self._asked.names:
+            text_LD = await head.backbone.class_embeddings(context, names, head.config.templates)
             self._namer = self._asked.namer(text_LD, head.config.logit_scale)
 
     @property
     def model(self) -> pb.ModelInfo:
         return self._head.model_in(self._features.dtype)
-
-    @property
-    def found(self) -> list[Found]:
-        """What has been found so far, the better masks first."""
-        return self._search.found
 
     async def rounds(self) -> AsyncGenerator[float, None]:
         """Run the rounds; yield the share of the work that is done after each."""
@@ -105,7 +97,7 @@ class Everything:
         update = pb.EverythingUpdate(image=self.info, model=self.model)
         async with aclosing(self.rounds()) as rounds:
             async for update.progress in rounds:
-                new, update.withdrawn[:] = changes.since(self.found)
+                new, update.withdrawn[:] = changes.since(self._search.found)
                 sent += len(new)
                 masks = await self._masks(list(new.values()), sent)
                 for number, mask in zip(new, masks, strict=True):
@@ -122,18 +114,17 @@ class Everything:
 
     async def reply(self) -> pb.SegmentEverythingResponse:
         """Return what the rounds found."""
+        found, size = self._search.found, self._features.geometry
         reply = pb.SegmentEverythingResponse(image=self.info, model=self.model)
         if self._request.encoding != pb.PANOPTIC:
-            masks = await self._masks(self.found, len(self.found))
+            masks = await self._masks(found, len(found))
             reply.masks.extend(sorted(masks, key=lambda mask: -mask.area))
             return reply
-        check_mask_pixels(len(self.found), self._features.geometry, pb.PANOPTIC)
-        found = await threads.run(self._encoders, "encode", everything.largest_first, self.found)
+        check_mask_pixels(len(found), size, pb.PANOPTIC)
+        found = await threads.run(self._encoders, "encode", everything.largest_first, found)
         named = await threads.drain(self._encoders, "encode", map(self._named, found))
-        size = self._features.geometry
-        made = threads.run(
-            self._encoders, "encode", wire.to_panoptic, named, size, tuple(self._names)
-        )
+        names = tuple(self._asked.names)
+        made = threads.run(self._encoders, "encode", wire.to_panoptic, named, size, names)
         reply.panoptic.CopyFrom(await made)
         self._context.reply.add(len(reply.panoptic.png))
         return reply

@@ -21,7 +21,7 @@ from services.heads.steps import run
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import check_encoding, check_labels, check_mask_pixels, check_text
-from services.request.peer import Callee
+from services.request.peer import Peer
 from services.request.rpc import rpc
 from services.settings import Settings
 
@@ -42,7 +42,7 @@ class Semantic(Head):
     application = "semantic"
 
     def __init__(
-        self, settings: Settings, peer: Callee | None = None, sam_head: MaskHead | None = None
+        self, settings: Settings, peer: Peer | None = None, sam_head: MaskHead | None = None
     ):
         super().__init__(settings, peer)
         self._sam_head = sam_head or replica.sam_head(settings)

@@ -11,10 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip_core.answers import semantic
 from samclip_core.answers.areas import Area, combine
-from samclip_core.answers.explain import explain
+from samclip_core.answers.explain import Explain
 from samclip_core.answers.proxy_attention import attend
+from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
 from samclip_core.config import TaskSizes
 from samclip_core.errors import (
@@ -198,7 +198,7 @@ def test_explain_is_the_similarity_or_the_probability_in_the_map_that_sam_attend
         asked = ["dog", *others]
         found = model.explain(PICTURES[0], "dog", others)
         text_LD = model._class_embeddings(asked)
-        steps = explain(features, text_LD, asked, model.config.logit_scale)
+        steps = Explain(asked).of_dense_map(features, text_LD, model.config.logit_scale)
         expected = run(steps, model.sam_head)
         assert found.levels_HW.shape == (90, 150)
         assert (found.low, found.high) == (expected.low, expected.high)
@@ -212,9 +212,9 @@ def test_only_one_head_reads_the_map_that_sam_attends(model: SamClip, refine: bo
     found = model.segment_text(features, labels, refine=refine).label_map_HW
     if refine:
         terms = Terms.of(model.sam_head, 64)
-        steps = semantic.refine(features, text_LD, labels, scale, terms)
+        steps = SegmentText(labels, refine=True).steps(features, text_LD, scale, terms)
     else:
-        steps = semantic.segment_text(attend(features), text_LD, labels, scale)
+        steps = SegmentText(labels).of_dense_map(attend(features), text_LD, scale)
     expected = run(steps, model.sam_head)
     np.testing.assert_array_equal(found, expected.label_map_HW)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from samclip_core.answers import explain as head
+from samclip_core.answers.explain import Explain
 from samclip_core.answers.steps import run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
@@ -16,7 +16,7 @@ WIDE = Geometry(64, 128, 128)  # the lower half of the frame is padding
 
 
 def explain(features: ImageFeatures, text_LD: np.ndarray, labels: list[str]) -> HeatMap:
-    steps = head.explain(features, text_LD, labels, SCALE)
+    steps = Explain(labels).of_dense_map(features, text_LD, SCALE)
     return run(steps, FakeSamHead(np.zeros((1, 1))))
 
 

@@ -1,11 +1,10 @@
 import tracemalloc
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from samclip_core.answers import semantic
+from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
@@ -17,21 +16,21 @@ WIDE = Geometry(64, 128, 128)  # the lower half of the frame is padding
 
 
 def segment_text(
-    features: ImageFeatures, text_LD: np.ndarray, labels: list[str], *background: Any
+    features: ImageFeatures, text_XD: np.ndarray, labels: list[str], background: bool = False
 ) -> SemanticMap:
-    steps = semantic.segment_text(features, text_LD, labels, SCALE, *background)
+    steps = SegmentText(labels, background).of_dense_map(features, text_XD, SCALE)
     return run(steps, FakeSamHead(np.zeros((1, 1))))
 
 
 def refine(
     features: ImageFeatures,
-    text_LD: np.ndarray,
+    text_XD: np.ndarray,
     labels: list[str],
     sam_head: FakeSamHead,
-    *background: Any,
+    background: bool = False,
 ) -> SemanticMap:
-    terms = Terms.of(sam_head, 64)
-    return run(semantic.refine(features, text_LD, labels, SCALE, terms, *background), sam_head)
+    asked = SegmentText(labels, background, refine=True)
+    return run(asked.steps(features, text_XD, SCALE, Terms.of(sam_head, 64)), sam_head)
 
 
 def iou(left: np.ndarray, right: np.ndarray) -> float:
@@ -88,7 +87,7 @@ def test_a_background_word_that_wins_makes_background() -> None:
     classes_hw = np.full((16, 16), 1)
     classes_hw[:, 8:] = 0
     features, text_D = features_of(WIDE, classes_hw, 3), np.eye(3)
-    found = segment_text(features, text_D[:1], ["a"], True, text_D[1:])
+    found = segment_text(features, text_D, ["a"], True)
     assert (found.label_map_HW[:, :64] == -1).all()
     assert (found.label_map_HW[:, 64:] == 0).all()
     alone = segment_text(features, text_D[:1], ["a"], True)
@@ -187,7 +186,7 @@ def test_refine_leaves_what_the_sam_head_does_not_trust() -> None:
 def test_refine_with_background_words_frees_what_the_mask_leaves_out() -> None:
     features, sam_head, disc_HW = scene()
     text_D = np.eye(3)
-    refined = refine(features, text_D[:1], ["disc"], sam_head, True, text_D[1:2])
+    refined = refine(features, text_D[:2], ["disc"], sam_head, True)
     ((_, prompts, _),) = sam_head.calls
     assert len(prompts) == 1  # background words are not refined
     assert set(np.unique(refined.label_map_HW)) == {-1, 0}
