@@ -5,6 +5,7 @@ from typing import Any
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.heads.classification.app import Classification
@@ -20,7 +21,8 @@ class Direct(Peer):
     """A service in this process, which is called without gRPC."""
 
     def __init__(self, service: Service):
-        super().__init__(service.application, "this process", ())
+        super().__init__(service.application, "", ())
+        self.name = f"the {service.application} in this process"
         self._service = service
 
     async def call(self, rpc: str, request: Message, context: RequestContext, *more: Header) -> Any:
@@ -34,11 +36,12 @@ class Direct(Peer):
 class Local:
     """Answers every rpc of the backbone and the heads that has one answer. For one event loop."""
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, name_or_dir: str) -> None:
         """Load a bundled checkpoint by name, or one from its directory. Raises CheckpointError."""
-        model = SamClip.load(checkpoint)
+        directory = checkpoint.resolve(name_or_dir)
+        model = SamClip.load(directory)
         # The defaults: the environment's settings are those of a service. The backbone caches.
-        settings = Settings.model_construct(checkpoint=checkpoint, head_cache_bytes=0)
+        settings = Settings.model_construct(checkpoint=str(directory), head_cache_bytes=0)
         backbone = Backbone(settings, model)
         peer, sam_head = Direct(backbone), model.sam_head
         services: tuple[Service, ...] = (

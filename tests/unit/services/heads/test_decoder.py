@@ -13,7 +13,6 @@ from samclip_core.errors import DeadlineExceeded, InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.heads.segmentation.decoder import Decoder
-from services.observability import metrics
 from services.request.context import RequestContext
 from services.request.priority import Priority
 from tests import fakes
@@ -104,15 +103,6 @@ async def test_prompts_are_counted_not_requests(decoder):
     assert decoder.sam_head.batches == [[2, 1], [2], [3]]
 
 
-async def test_one_that_fails_fails_alone(decoder):
-    broken = ImageFeatures(features(decoder, 2).geometry)
-    good = [(features(decoder, seed), [CLICK], False) for seed in (1, 3)]
-    answers = await together(decoder, good[0], (broken, [CLICK], False), good[1])
-    assert isinstance(answers.pop(1), ValueError)
-    for answer, question in zip(answers, good, strict=True):
-        assert_same(answer[0].enlarge_all(), SamHead.segment(decoder.sam_head, *question)[0])
-
-
 async def test_a_bad_prompt_is_refused_before_the_batch(decoder):
     outside = Prompt(points=((41, 3),))
     good, bad = await together(
@@ -123,16 +113,6 @@ async def test_a_bad_prompt_is_refused_before_the_batch(decoder):
     assert isinstance(bad, InvalidPrompt)
     assert len(good) == 1
     assert decoder.sam_head.batches == [[1]]
-
-
-async def test_what_expired_is_not_decoded(decoder):
-    before = metrics.SHED.labels("expired")._value.get()
-    (answer,) = await together(
-        decoder, (features(decoder, 1), [CLICK], False), priority=Priority(deadline=0.0)
-    )
-    assert isinstance(answer, DeadlineExceeded)
-    assert decoder.sam_head.batches == []
-    assert metrics.SHED.labels("expired")._value.get() == before + 1
 
 
 async def test_its_size_can_change(decoder):

@@ -99,10 +99,6 @@ async def test_bad_questions_for_a_heat_map_are_refused(caller, fields, message)
     assert message in details
 
 
-def test_it_is_one_application(settings):
-    assert app.build(settings)._bound_deployment.name == "semantic"
-
-
 @pytest.mark.parametrize("encoding", [pb.PNG, pb.PACKED_BITS, pb.POLYGONS])
 async def test_masks_of_too_many_pixels_are_refused_before_any_work(caller, monkeypatch, encoding):
     """A picture of 64 megapixels with 1,024 labels would exceed the real limit."""
