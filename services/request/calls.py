@@ -7,16 +7,23 @@ cluster, can reach Serve's ports, which answer only requests with the secret
 
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
+from google.protobuf.message import Message
+from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from samclip_core.errors import Unavailable
+from services.observability import tracing
 from services.request import status
-from services.request.routes import MODULES
+from services.request.context import RequestContext
+from services.request.routes import APPLICATIONS, MODULES
 from services.settings import PREFIX, Settings
+
+Header = tuple[str, str]
 
 SECRET_HEADER = "x-samclip-front-door"
 SECRET_VARIABLE = PREFIX + "FRONT_DOOR_SECRET"
@@ -122,3 +129,48 @@ def failure(error: grpc.aio.AioRpcError, peer: str) -> Exception:
     if error.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED):
         return status.rebuild(error.code(), "", f"{peer} is too busy: try again later")
     return Unavailable(f"{peer} does not answer ({error.code().name}): try again")
+
+
+class Peer:
+    """A service at an address; ``metadata`` are sent with every call.
+
+    ``ca`` is a PEM file with the certificates to trust; it turns TLS on.
+    """
+
+    def __init__(
+        self, application: str, address: str, metadata: Sequence[Header], ca: Path | None = None
+    ):
+        self.address, self.metadata = address, tuple(metadata)
+        here = application != "backbone"
+        self.name = f"the application {application}" if here else f"the backbone at {address}"
+        self._application, self._ca = application, ca
+
+    @classmethod
+    def of(cls, settings: Settings, application: str) -> Self:
+        """Return an application at Serve's inner port, or the backbone where it runs."""
+        if application != "backbone":
+            return cls(application, *inside(settings, application))
+        ca = settings.backbone_ca_file if settings.backbone_address else None
+        return cls(application, *backbone(settings), ca)
+
+    @cached_property
+    def _channel(self) -> grpc.aio.Channel:
+        return connect(self.address, self._ca)
+
+    @cached_property
+    def _stub(self) -> Any:
+        return getattr(pb_grpc, f"{APPLICATIONS[self._application].service}Stub")(self._channel)
+
+    async def call(self, rpc: str, request: Message, context: RequestContext, *more: Header) -> Any:
+        """Return the reply to one request. Raises the service's errors, and Unavailable."""
+        with tracing.span(self._application, tracing.CLIENT):
+            metadata = (*self.metadata, *context.headers(), *tracing.headers(), *more)
+            left_s = context.priority.time_left()
+            try:
+                return await getattr(self._stub, rpc)(request, timeout=left_s, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                raise failure(error, self.name) from error
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close(None)

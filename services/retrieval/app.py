@@ -17,8 +17,9 @@ from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from samclip_core.io import checkpoint
 from services.batching import threads
 from services.deployment import replica
-from services.heads.head import IMAGES_AT_ONCE, Head
+from services.heads.head import Head
 from services.request.context import RequestContext
+from services.request.fan_out import IMAGES_AT_ONCE
 from services.request.limits import (
     MAX_ITEMS,
     check_areas,

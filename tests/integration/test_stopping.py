@@ -150,7 +150,9 @@ def pieces() -> np.ndarray:
 @pytest.fixture
 def semantic_service(settings):
     device = Device()
-    service = Semantic(settings.model_copy(update={"max_prompt_batch": 2}), HeldHead(device))
+    service = Semantic(
+        settings.model_copy(update={"max_prompt_batch": 2}), sam_head=HeldHead(device)
+    )
     service.backbone = Backbone(pieces())
     yield service, device
     device.free.set()

@@ -15,13 +15,14 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.responses import JSONResponse
 
 from samclip_core.errors import InvalidRequest
-from services.gateway.adapters.applications import IMAGES_AT_ONCE, Applications, each
+from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.label_studio.labels import Control, to_results
 from services.gateway.adapters.openai import routes as openai
 from services.gateway.adapters.x_anylabeling.routes import to_shapes
 from services.gateway.app import Gateway, add_adapters
 from services.observability import tracing
 from services.request import http, wire
+from services.request.fan_out import IMAGES_AT_ONCE, each
 from services.request.limits import Reply
 from services.settings import Settings
 from tests.unit.services.gateway.adapters.conftest import READY
