@@ -483,13 +483,13 @@ async def test_what_was_found_before_the_precision_changed_keeps_its_own(two_pre
 
 async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
     seen = []
-    answer = Backbone.call
+    answer = Backbone.answer
 
-    async def call(self, method, request, metadata):
-        seen.append(Priority.read(metadata, most_s=1e6))
-        return await answer(self, method, request, metadata)
+    async def answer_and_see(self, method, request, context):
+        seen.append(context.priority)
+        return await answer(self, method, request, context)
 
-    monkeypatch.setattr(Backbone, "call", call)
+    monkeypatch.setattr(Backbone, "answer", answer_and_see)
     sent = RequestContext(priority=Priority(asyncio.get_running_loop().time() + 500, bulk=True))
     await backbone.features(sent, pb.Image(encoded=png(1)), pb.SAM)
     assert seen[0].bulk
