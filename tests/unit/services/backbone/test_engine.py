@@ -164,19 +164,6 @@ async def test_what_was_encoded_for_a_caller_who_left_is_kept(engine, model):
     assert (await engine.embed(ANYBODY, png(1), ALL)).cached
 
 
-async def test_a_full_queue_refuses_at_once_and_recovers(model, settings):
-    engine = Engine(model, settings.model_copy(update={"max_queue": 2}))
-    first = await busy(model, engine)
-    calls = embed(engine, 100, 101)
-    await queued(engine, 2)
-    with pytest.raises(Overloaded, match="try again"):
-        await engine.embed(ANYBODY, png(200), ALL)
-    model.release()
-    await asyncio.gather(first, *calls)
-    assert not (await engine.embed(ANYBODY, png(200), ALL)).cached
-    await engine.close()
-
-
 class Small(FakeModel):
     """A model whose device has memory for two images."""
 
