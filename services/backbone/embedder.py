@@ -78,7 +78,7 @@ class _Work:
     prepared: Prepared
 
 
-class Engine:
+class Embedder:
     """One model on one device, for one event loop."""
 
     def __init__(self, model: SamClip, settings: Settings):
