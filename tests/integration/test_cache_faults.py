@@ -130,12 +130,20 @@ async def test_an_open_breaker_asks_nothing_of_redis(embedder_at, own_redis, mon
         )
 
 
-async def test_full(embedder_at, tmp_path):
-    with redis_server.running(tmp_path, "--maxmemory", "1mb") as server:
+@pytest.mark.parametrize(
+    ("options", "mend"),
+    [
+        (("--maxmemory", "1mb"), "CONFIG SET maxmemory 0"),
+        (("--replicaof", f"127.0.0.1 {free_port()}"), "REPLICAOF NO ONE"),
+    ],
+    ids=["a full Redis", "a read-only replica"],
+)
+async def test_reads_go_on_while_writes_are_refused(embedder_at, tmp_path, options, mend):
+    with redis_server.running(tmp_path, *options) as server:
         async with embedder_at(server.url) as embedder, Redis(port=server.port) as admin:
             await answers_until(embedder, reads=True, writes=False)
             assert await embedder.cache.state() == "up"
-            await admin.config_set("maxmemory", 0)
+            await admin.execute_command(*mend.split())
             await heals(embedder)
 
 
@@ -149,14 +157,6 @@ async def test_the_wrong_password(embedder_at, tmp_path):
             await answers_until(embedder, reads=False, writes=False)
             assert await embedder.cache.state() == "down"
             await admin.config_set("requirepass", "wrong")
-            await heals(embedder)
-
-
-async def test_a_read_only_replica(embedder_at, tmp_path):
-    with redis_server.running(tmp_path, "--replicaof", f"127.0.0.1 {free_port()}") as server:
-        async with embedder_at(server.url) as embedder, Redis(port=server.port) as admin:
-            await answers_until(embedder, reads=True, writes=False)
-            await admin.execute_command("REPLICAOF", "NO", "ONE")
             await heals(embedder)
 
 
