@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 
 OVERLAYS = Path(__file__).parent / "kuberay/overlays"
 MONITORING = ("PodMonitor", "ScrapeConfig", "PrometheusRule")
+CLUSTER = "ConfigMap samclip-cluster"
 HEADER = "{{- /* Made by `make manifests` from deploy/kuberay. */ -}}\n"
 DOORS = (
     "{{ range $i, $_ := until (int .Values.frontDoor.max) }}{{ if $i }}, {{ end }}"
@@ -76,8 +78,10 @@ def templates() -> dict[str, str]:
         other = _template(gpu.get(name, manifest))
         if name not in cpu:
             text = _if(".Values.ingress.enabled", text)
-        elif other != text:
+        elif name == CLUSTER:  # its data is one literal of the template
             text = _if(".Values.gpu", other, text)
+        elif other != text:
+            text = _either(".Values.gpu", other, text)
         elif manifest["kind"] in MONITORING or name.endswith("-dashboards"):
             text = _if(".Values.monitoring", text)
         texts[name.lower().replace(" ", "-") + ".yaml"] = HEADER + text
@@ -95,6 +99,16 @@ def _if(condition: str, text: str, otherwise: str = "") -> str:
     return f"{{{{- if {condition} }}}}\n{text}{alternative}{{{{- end }}}}\n"
 
 
+def _either(condition: str, text: str, otherwise: str) -> str:
+    """Return the lines that both texts have, with a condition around those that only one has."""
+    ours, theirs = text.splitlines(keepends=True), otherwise.splitlines(keepends=True)
+    merged = ""
+    for kind, start, end, from_, to in SequenceMatcher(None, ours, theirs, False).get_opcodes():
+        lines = "".join(ours[start:end])
+        merged += lines if kind == "equal" else _if(condition, lines, "".join(theirs[from_:to]))
+    return merged
+
+
 def _template(manifest: Manifest) -> str:
     """Return a manifest as a template: fields that vary are values, and braces are escaped."""
     name = f"{manifest['kind']} {manifest['metadata']['name']}"
@@ -110,7 +124,7 @@ def _template(manifest: Manifest) -> str:
     text = text.replace("checkpoint: edge", "checkpoint: {{ .Values.checkpoint }}")
     text = text.replace("https://git.example.com/samclip/blob/main", "{{ .Values.documents }}")
     text = re.sub(r"(samclip-front-door-\d.*?local,? ?)+", DOORS, text)
-    if name == "ConfigMap samclip-cluster":
+    if name == CLUSTER:
         text = re.sub(r"^data:\n((?:  .*\n)*)", DATA, text, flags=re.MULTILINE)
     return text
 

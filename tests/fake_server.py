@@ -27,14 +27,11 @@ Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 LIMITS = [(f"grpc.max_{way}_message_length", 64 * 2**20) for way in ("send", "receive")]
 
 
-class FakeService(
-    pb_grpc.SegmentationServiceServicer,
-    pb_grpc.ClassificationServiceServicer,
-    pb_grpc.SemanticSegmentationServiceServicer,
-    pb_grpc.RetrievalServiceServicer,
-    pb_grpc.BackboneServiceServicer,
-):
-    """A servicer of all services.
+SERVICERS = [f"{service}Servicer" for service in pb.DESCRIPTOR.services_by_name]
+
+
+class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):  # type: ignore[misc]
+    """A servicer of all services; an rpc without a method here is not implemented.
 
     uploads: keys of the uploaded files, in order. calls: (request, headers), in order.
     refusal: if set, the (code, message, trailing metadata) with which every call fails.
@@ -309,14 +306,8 @@ def fake_server() -> Iterator[tuple[FakeService, str]]:
     """Run the service on a free port, and yield it with its address."""
     service = FakeService()
     server = grpc.server(futures.ThreadPoolExecutor(4), options=LIMITS)
-    for add in (
-        pb_grpc.add_SegmentationServiceServicer_to_server,
-        pb_grpc.add_ClassificationServiceServicer_to_server,
-        pb_grpc.add_SemanticSegmentationServiceServicer_to_server,
-        pb_grpc.add_RetrievalServiceServicer_to_server,
-        pb_grpc.add_BackboneServiceServicer_to_server,
-    ):
-        add(service, server)
+    for name in SERVICERS:
+        getattr(pb_grpc, f"add_{name}_to_server")(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

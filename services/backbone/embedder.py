@@ -38,9 +38,8 @@ from services.cache.embedding_cache import SingleFlight
 from services.cache.entry import Entries, Entry, at_size, computed
 from services.observability import metrics
 from services.request import wire
-from services.request.context import RequestContext
+from services.request.context import Priority, RequestContext
 from services.request.limits import image_limits
-from services.request.priority import Priority
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)

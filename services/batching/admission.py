@@ -6,7 +6,7 @@ from time import monotonic
 
 from samclip_core.errors import DeadlineExceeded, Overloaded
 from services.observability import metrics
-from services.request.priority import Priority
+from services.request.context import Priority
 
 URGENT = 8
 """Places in the queue reserved for interactive items: this many or a batch, at most half of it."""

@@ -17,7 +17,7 @@ from opentelemetry.trace import Span
 from samclip_core.errors import DeadlineExceeded, Unavailable
 from services.batching.admission import URGENT, Admission
 from services.observability import metrics, tracing
-from services.request.priority import Priority
+from services.request.context import Priority
 
 PATIENCE_S = 5.0
 """Bulk items that have waited this long count as interactive, so that they never starve."""

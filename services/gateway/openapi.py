@@ -11,8 +11,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core import licence
 from services.gateway import descriptions
 from services.request import overlay
-from services.request.arguments import AREA, COORDINATES, descriptor
 from services.request.http import LINES
+from services.request.messages import AREA, COORDINATES, descriptor
 from services.request.routes import APPLICATIONS, ROUTES, Route
 
 SCALARS: dict[int, dict[str, Any]] = {
@@ -59,7 +59,6 @@ def _small_image() -> str:
 _IMAGE, _COLLECTION = {"image": _small_image()}, {"collection": "example"}
 EXAMPLES: dict[str, dict[str, Any]] = {
     "Embed": {**_IMAGE, "outputs": ["CLIP_POOLED"], "inline": True},
-    "EmbedText": {"texts": ["a photo of a cat"]},
     "Classify": {**_IMAGE, "labels": ["a ball", "a cat"], "areas": [[8, 8, 56, 56]]},
     "Segment": {
         **_IMAGE,
@@ -82,10 +81,21 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "top_k": 3,
     },
     "Delete": {**_COLLECTION, "ids": ["ball"]},
-    "Describe": {},
     "ListItems": {**_COLLECTION, "limit": 10},
 }
-"""A request per rpc that the service answers, those of a collection after Index."""
+"""Requests that say more than the required fields; those of a collection follow Index."""
+
+
+def example(route: Route) -> dict[str, Any]:
+    """Return a request that the service answers: that of EXAMPLES, or the required fields alone."""
+    if route.rpc in EXAMPLES:
+        return EXAMPLES[route.rpc]
+    message, found = descriptor(route.request), dict[str, Any]()
+    for name in _required(message).get("required", ()):
+        field = message.fields_by_name[name]
+        value = _IMAGE["image"] if field.message_type else "a ball"
+        found[name] = [value] if field.is_repeated else value
+    return found
 
 
 def document() -> dict[str, Any]:
@@ -94,10 +104,7 @@ def document() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for application in sorted(ROUTES, key=lambda name: name == "backbone"):  # the heads first
         for route in ROUTES[application]:
-            operation = _operation(application, route, schemas)
-            known = paths.setdefault(route.path, {"post": operation})["post"]
-            if known is not operation:  # a second RPC at the same path
-                _add_alternative(known, operation)
+            paths[route.path] = {"post": _operation(application, route, schemas)}
     for path, summary in PAGES.items():
         responses = {"200": {"description": "OK"}, "503": {"description": "Unavailable"}}
         paths[path] = {"get": {"tags": ["service"], "summary": summary, "responses": responses}}
@@ -128,7 +135,7 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
         "requestBody": {
             "required": True,
             "content": {
-                "application/json": {"schema": request, "example": EXAMPLES[route.rpc]},
+                "application/json": {"schema": request, "example": example(route)},
                 "multipart/form-data": {"schema": _form(descriptor(route.request), schemas)},
             },
         },
@@ -136,24 +143,6 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
             "200": {"description": "The response", "content": content},
             "default": {"description": "An error", "content": problem},
         },
-    }
-
-
-def _add_alternative(operation: dict[str, Any], other: dict[str, Any]) -> None:
-    contents = (
-        (operation["requestBody"]["content"], other["requestBody"]["content"]),
-        (operation["responses"]["200"]["content"], other["responses"]["200"]["content"]),
-    )
-    for mine, theirs in contents:
-        for kind, body in mine.items():
-            # Not oneOf: the fields that distinguish the two may be absent.
-            body["schema"] = {"anyOf": [body["schema"], theirs[kind]["schema"]]}
-    mine, theirs = (
-        each["requestBody"]["content"]["application/json"] for each in (operation, other)
-    )
-    mine["examples"] = {
-        operation["operationId"]: {"value": mine.pop("example")},
-        other["operationId"]: {"value": theirs["example"]},
     }
 
 

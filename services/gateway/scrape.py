@@ -5,7 +5,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import ray
@@ -93,17 +92,8 @@ def _forget_dead(directory: Path) -> None:
     """Delete the live gauges of killed replicas; their counters remain valid."""
     for path in directory.glob("gauge_live*.db"):
         match = re.fullmatch(r"gauge_live[a-z]+_(\d+)\.db", path.name)
-        if match and not _alive(int(match[1])):
+        if match and not Path("/proc", match[1]).exists():
             path.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    with suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-    return True
 
 
 def _is_retired(sample: Sample) -> bool:

@@ -95,7 +95,7 @@ def _extras(needed: list[Requirement], distribution: str, extra: str) -> set[str
 
 
 def cpu() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0))
     flags = _cpu_flags()
     names = [name for name in INSTRUCTIONS if name in flags]
     found = f"{cores} cores, {', '.join(names) or 'no known vector instructions'}"
@@ -106,12 +106,11 @@ def cpu() -> Finding:
     return Finding("CPU", "ok", found)
 
 
-def _cpu_flags(file: Path = Path("/proc/cpuinfo")) -> set[str]:
-    with contextlib.suppress(OSError):
-        for line in file.read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in ("flags", "Features"):
-                return set(value.split())
+def _cpu_flags() -> set[str]:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return set(value.split())
     return set()
 
 
@@ -139,10 +138,8 @@ def gpu(settings: Settings) -> Finding:
 
 def memory() -> Finding:
     """Check the memory that is free, in the container's limit if there is one."""
-    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
-    with contextlib.suppress(OSError, StopIteration, ValueError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = 1024 * int(next(line for line in lines if line.startswith("MemAvail")).split()[1])
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = 1024 * int(next(line for line in lines if line.startswith("MemAvail")).split()[1])
     with contextlib.suppress(OSError, ValueError):  # "max" without a limit
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text())

@@ -45,13 +45,7 @@ _PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def workers_forked(directory: Path) -> Iterator[None]:
-    """Fork the workers of a Ray that is started in this context; ``directory`` is private.
-
-    Does nothing on systems other than Linux, where some libraries do not survive a fork.
-    """
-    if sys.platform != "linux":
-        yield
-        return
+    """Fork the workers of a Ray that is started in this context; ``directory`` is private."""
     address, script, python = directory / "workers.sock", directory / "python", sys.executable
     # -P: a file in the current directory may have the name of a module.
     server = subprocess.Popen(

@@ -21,7 +21,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from samclip.cli.usage import Parser
 
@@ -29,9 +28,9 @@ from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from services import private_files
 from services.front_door import haproxy, reload
-from services.launch import flags, fork_server, isolation, ports
+from services.launch import flags, fork_server, isolation, patches, ports
 from services.observability import logs
-from services.request import admission
+from services.request import calls
 from services.request.routes import MODULES, SERVICERS
 from services.retrieval import engine, folder
 from services.settings import MIB, Settings, SettingsError
@@ -53,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings = isolation.complete(given, block)
             # Otherwise Serve would restart a replica that cannot load it several times.
             checkpoint.verify(checkpoint.resolve(settings.checkpoint))
-            stack.enter_context(_lock_index(settings))
+            if not engine.may_use_redis(settings):
+                stack.enter_context(folder.take(settings.index_dir, folder.SERVICE))
         except (SettingsError, CheckpointError, folder.FolderError) as error:
             print(f"samclip serve: {error}", file=sys.stderr)
             return 2
@@ -65,13 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.update(isolation.environment(settings, directory, block))
         stack.enter_context(fork_server.workers_forked(directory))
         return _run(settings, directory)
-
-
-def _lock_index(settings: Settings) -> contextlib.AbstractContextManager[object]:
-    """Lock the folder of the index against other services, unless the index is in Redis."""
-    if engine.may_use_redis(settings):
-        return contextlib.nullcontext()
-    return folder.take(settings.index_dir, folder.SERVICE)
 
 
 def parser() -> Parser:
@@ -101,7 +94,7 @@ def _run(settings: Settings, directory: Path) -> int:
 def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) -> int:
     door = None
     for number in (signal.SIGINT, signal.SIGTERM):  # background jobs of a shell ignore SIGINT
-        signal.signal(number, _interrupt)
+        signal.signal(number, signal.default_int_handler)
     try:
         start = time.monotonic()
         import ray  # noqa: F401 - before two threads import it concurrently
@@ -112,7 +105,8 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
         _start_ray(str(directory / "ray"))
         private_files.check_folder(directory)
         importing.join()
-        signal.signal(signal.SIGTERM, _interrupt)  # Ray has replaced the handler
+        patches.check()
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray has replaced it
         _start_applications(settings)
         _wait_until_ready(settings)
         isolation.check_ports(settings)  # again: a service may have started since
@@ -133,10 +127,6 @@ def _serve(settings: Settings, directory: Path, greet: Callable[[str], None]) ->
         return 1
     finally:
         _stop(door)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _start_ray(directory: str) -> None:
@@ -162,7 +152,7 @@ def _start_ray(directory: str) -> None:
 
 
 def _import_applications(settings: Settings) -> None:
-    for name in admission.applications(settings):
+    for name in calls.applications(settings):
         importlib.import_module(MODULES[name])
 
 
@@ -180,17 +170,16 @@ def _start_applications(settings: Settings) -> None:
         grpc_options={"port": settings.inner_grpc_port, "grpc_servicer_functions": SERVICERS},
         logging_config=LoggingConfig(log_level="ERROR"),
     )
-    targets = [_target(name, settings, quiet) for name in admission.applications(settings)]
+    targets = [
+        serve.RunTarget(
+            importlib.import_module(MODULES[name]).build(settings),
+            name=name,
+            route_prefix=f"/{name}",
+            logging_config=quiet,
+        )
+        for name in calls.applications(settings)
+    ]
     serve.run_many(targets, wait_for_applications_running=False)  # it polls once per second
-
-
-def _target(name: str, settings: Settings, logging_config: Any) -> Any:
-    from ray import serve
-
-    build = importlib.import_module(MODULES[name]).build
-    return serve.RunTarget(
-        build(settings), name=name, route_prefix=f"/{name}", logging_config=logging_config
-    )
 
 
 def _wait_until_ready(settings: Settings) -> None:
@@ -200,7 +189,7 @@ def _wait_until_ready(settings: Settings) -> None:
     within ``READY_S``.
     """
     inner = f"http://127.0.0.1:{settings.inner_http_port}/gateway/readyz"
-    headers = {admission.SECRET_HEADER: settings.front_door_secret}
+    headers = {calls.SECRET_HEADER: settings.front_door_secret}
     request = urllib.request.Request(inner, headers=headers)
     deadline, checked, reason = math.inf, time.monotonic(), ""
     while time.monotonic() < deadline:
@@ -214,7 +203,7 @@ def _wait_until_ready(settings: Settings) -> None:
         time.sleep(0.1)
         if deadline == math.inf and time.monotonic() - checked > 1:
             checked = time.monotonic()
-            if _all_run(admission.applications(settings)):
+            if _all_run(calls.applications(settings)):
                 deadline = checked + READY_S
     raise RuntimeError(f"the service did not become ready: {reason}")
 

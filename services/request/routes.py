@@ -1,7 +1,7 @@
 """The one table of routes: the applications, their gRPC services, and the POST route of each rpc.
 
-The Serve applications, the servicers and the OpenAPI document are made from it. Tests check
-HAProxy's rules and ``deploy/serve_config.yaml`` against it.
+The Serve applications and ``deploy/serve_config.yaml``, the servicers, the front door's map and the
+OpenAPI document are made from it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 @dataclass(frozen=True)
 class Route:
-    """One rpc at one path. If a path has several, the fields of the body select the rpc."""
+    """One rpc at one path."""
 
     path: str
     rpc: str
@@ -51,12 +51,8 @@ APPLICATIONS = {
     "backbone": Application(
         "services.backbone.app",
         "BackboneService",
-        (
-            "/embed",
-            "Embed",
-            "The embeddings of an image, or of texts if the body has texts instead.",
-        ),
-        ("/embed", "EmbedText", "The embeddings of texts."),
+        ("/embed", "Embed", "The embeddings of an image. With texts, the same as /embed-text."),
+        ("/embed-text", "EmbedText", "The embeddings of texts."),
     ),
     "classification": Application(
         "services.heads.classification.app",
@@ -120,9 +116,26 @@ MODULES = {name: application.module for name, application in APPLICATIONS.items(
     "gateway": "services.gateway.app"
 }
 """The module of each application, including the gateway, which has pages and no rpcs."""
+OTHER_NAMES = {("/embed", "texts"): "/embed-text"}
+"""A body with this field at this path is a request of the other path."""
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
 SERVICES = {f"samclip.v1.{each.service}": name for name, each in APPLICATIONS.items()}
 """The application that answers each gRPC service."""
+FRONT_DOOR = {
+    **{route.path: name for name, routes in ROUTES.items() for route in routes},
+    **SERVICES,
+    "grpc.health.v1.Health": "gateway",
+    "grpc.reflection.v1alpha.ServerReflection": "gateway",
+    "inference.GRPCInferenceService": "gateway",
+}
+"""The application that answers each HTTP path and each gRPC service; other paths are pages."""
+SESSIONS = [
+    f"/{service.full_name}/{method.name}"
+    for service in pb.DESCRIPTOR.services_by_name.values()
+    for method in service.methods
+    if method.client_streaming
+]
+"""The paths of rpcs to which a client sends many messages, with pauses between them."""
 SERVICERS = [
     *(
         f"samclip.v1.samclip_pb2_grpc.add_{each.service}Servicer_to_server"
@@ -133,3 +146,9 @@ SERVICERS = [
     ".add_GRPCInferenceServiceServicer_to_server",
 ]
 """The ``grpc_servicer_functions`` of Serve's gRPC proxy; the gateway has the last two."""
+
+
+def other_names(path: str) -> dict[str, Route]:
+    """Return the routes that a body at this path may be a request of, by its field."""
+    routes = {route.path: route for routes in ROUTES.values() for route in routes}
+    return {field: routes[other] for (at, field), other in OTHER_NAMES.items() if at == path}

@@ -18,11 +18,10 @@ from ray.serve._private.api import call_user_app_builder_with_args_if_necessary 
 from ray.serve.schema import ServeDeploySchema
 
 from services.backbone.app import Backbone
-from services.deployment import replica
 from services.heads.segmentation.app import Segmentation
 from services.launch import isolation
 from services.launch.ports import BLOCKS
-from services.request import admission
+from services.request import calls
 from services.request.routes import MODULES, SERVICERS
 from services.settings import PREFIX, Settings
 from tests.checkout import ROOT
@@ -44,7 +43,7 @@ def is_setting(variable: str) -> bool:
 def test_ray_takes_the_serve_configuration() -> None:
     ServeDeploySchema.model_validate(CONFIG)
     names = [application["name"] for application in CONFIG["applications"]]
-    assert names == admission.applications(Settings())
+    assert names == calls.applications(Settings())
     assert CONFIG["grpc_options"]["grpc_servicer_functions"] == SERVICERS
 
 
@@ -62,8 +61,6 @@ def test_each_application_is_built_as_serve_builds_it(application: dict[str, Any
         if service.application == app.name:
             Settings().tuned(tunable, ("checkpoint", *service.tunable))
     if app.name != "gateway":
-        assert configured["max_ongoing_requests"] == app.max_ongoing_requests
-        assert configured["max_queued_requests"] == replica.MAX_QUEUED
         assert set(tunable) <= set(app.user_config)
 
 

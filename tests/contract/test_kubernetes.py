@@ -290,6 +290,7 @@ def test_rules_and_dashboards_are_those_of_compose(serving: list[Manifest]) -> N
 
 def test_generated_manifests_are_up_to_date() -> None:
     assert generate.RULE_FILE.read_text() == generate.prometheus_rule(), "run make manifests"
+    assert generate.SERVE_FILE.read_text() == generate.serve_config(), "run make manifests"
     kubernetes.tool("kustomize")
     made = generate.chart_files()
     folder = DEPLOY / "helm/samclip/templates"

@@ -80,16 +80,6 @@ def test_python_is_itself_again_and_the_server_gone_afterwards(
     assert "services.launch.fork_server" not in output(tmp_path / "python", worker)
 
 
-def test_elsewhere_than_on_linux_nothing_is_forked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = sys.executable
-    monkeypatch.setattr(sys, "platform", "darwin")
-    with fork_server.workers_forked(tmp_path):
-        assert sys.executable == before
-    assert not list(tmp_path.iterdir())
-
-
 def test_a_worker_starts_where_there_are_no_such_sockets(worker: Path) -> None:
     code = (
         "import runpy, socket, sys\n"

@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from samclip_core.answers.sam_head import SamHead
-from samclip_core.answers.steps import Done, Question, Steps, Terms, advance
-from samclip_core.types import ImageFeatures, MaskLogits, Prompt
+from samclip_core.answers.steps import Question, Steps, Terms
+from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 from services.batching import threads
 from services.batching.batcher import Batcher, prompts_per_step
 from services.deployment import replica
+from services.heads.steps import run
 from services.observability import metrics
-from services.request.context import RequestContext
-from services.request.priority import Priority
+from services.request.context import Priority, RequestContext
 from services.settings import Settings
 
 T = TypeVar("T")
@@ -85,26 +85,23 @@ class Decoder:
 
         Raises DeadlineExceeded and Overloaded.
         """
-        return await self._steps(steps, context.priority)
+
+        async def ask(question: Question) -> list[MaskSet]:
+            found = await self._ask(question, context.priority)
+            return await threads.run(self._between, "mask_decode", _enlarged, found)
+
+        return await run(self._between, steps, ask)
 
     async def run_bulk(self, context: RequestContext, steps: Steps[T]) -> T:
         """Run work of many steps like ``run``, but after all other work."""
         async with self._bulk_turns:
-            return await self._steps(steps, context.in_bulk().priority)
+            return await self.run(context.in_bulk(), steps)
 
     async def close(self) -> None:
         """Finish the queued work, then stop the threads."""
         await self._batcher.close()
         self._device.shutdown(wait=False)
         self._between.shutdown(wait=False)
-
-    async def _steps(self, steps: Steps[T], priority: Priority) -> T:
-        found: list[MaskLogits] | None = None
-        while True:
-            step = await threads.run(self._between, "mask_decode", _advance, steps, found)
-            if isinstance(step, Done):
-                return step.result
-            found = await self._ask(step, priority) if step else []
 
     async def _ask(self, question: Question, priority: Priority) -> list[MaskLogits]:
         self.sam_head.check(question.features, question.prompts)
@@ -125,5 +122,5 @@ class Decoder:
         return [answers[question] for question in batch]
 
 
-def _advance(steps: Steps[T], found: list[MaskLogits] | None) -> Question | Done[T] | None:
-    return advance(steps, None if found is None else [masks.enlarge_all() for masks in found])
+def _enlarged(found: list[MaskLogits]) -> list[MaskSet]:
+    return [masks.enlarge_all() for masks in found]

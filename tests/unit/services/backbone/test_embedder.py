@@ -19,8 +19,7 @@ from samclip_core.io.image import image_key
 from services.backbone import embedder as module
 from services.backbone.embedder import TEXTS_AT_ONCE, Embedded, Embedder
 from services.observability import metrics
-from services.request import callers
-from services.request.context import RequestContext
+from services.request.context import KEY, SCOPES, TENANT, Caller, RequestContext
 from tests.fake_model import FakeModel
 from tests.in_process import ANYBODY, png
 
@@ -294,11 +293,11 @@ async def test_the_device_is_probed_on_its_own_thread(embedder, model, monkeypat
 
 async def test_what_another_tenant_has_sent_is_not_found_by_its_key(embedder, model):
     image = png(100)
-    headers = {callers.TENANT: "ann", callers.KEY: "ann", callers.SCOPES: "read"}
-    ann = RequestContext(caller=callers.Caller.read(headers, True))
+    headers = {TENANT: "ann", KEY: "ann", SCOPES: "read"}
+    ann = RequestContext(caller=Caller.read(headers, True))
     sent = await embedder.embed(ann, image, ALL)
     assert (await embedder.embed(ann, sent.key, ALL)).cached
-    bob = RequestContext(caller=callers.Caller.read({**headers, callers.TENANT: "bob"}, True))
+    bob = RequestContext(caller=Caller.read({**headers, TENANT: "bob"}, True))
     for key in (sent.key, ann.caller.cache_key(sent.key)):
         with pytest.raises(KeyUnknown):
             await embedder.embed(bob, key, ALL)

@@ -7,7 +7,7 @@ from typing import Any
 from services.batching.batcher import Batcher
 from services.batching.queue import Queue
 from services.observability import metrics
-from services.request.priority import Priority
+from services.request.context import Priority
 
 NOW, BULK = Priority(), Priority(bulk=True)
 

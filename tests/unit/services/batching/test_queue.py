@@ -8,7 +8,7 @@ from samclip_core.errors import DeadlineExceeded, Overloaded, Unavailable
 from services.batching import admission
 from services.batching.queue import PATIENCE_S
 from services.observability import metrics
-from services.request.priority import Priority
+from services.request.context import Priority
 from tests.unit.services.batching.device import (
     BULK,
     NOW,

@@ -25,7 +25,7 @@ from services.heads.segmentation.app import Segmentation
 from services.request.context import CHECKPOINT, GRAPHS
 from services.retrieval.app import Retrieval
 from services.settings import SettingsError
-from tests.in_process import ADMITTED, Caller, png, served
+from tests.in_process import Caller, png, served
 from tests.ports import free_port
 from tests.tampered import change_graph, edit, list_again
 from tests.tiny import make_tiny_checkpoint
@@ -202,7 +202,7 @@ async def test_who_names_a_checkpoint_gets_that_one_or_none(fleet, directories):
     request = pb.EmbedTextRequest(texts=["a dog"])
     async with served(backbone) as port:
         for digest, code in ((old, "OK"), (new, "ABORTED")):
-            caller = Caller(port, (*ADMITTED, (CHECKPOINT, digest)))
+            caller = Caller(port, ((CHECKPOINT, digest),))
             if code == "OK":
                 assert (await caller("EmbedText", request)).model.digest == digest
             else:
@@ -311,10 +311,10 @@ async def test_other_graphs_of_the_same_weights_are_swapped(settings, graphs, co
         assert after.results[0].scores != before.results[0].scores
         request = pb.EmbedTextRequest(texts=["a dog"])
         for graph in digests_:  # both are held: who names one gets it
-            named = Caller(port, (*ADMITTED, (CHECKPOINT, digest), (GRAPHS, graph)))
+            named = Caller(port, ((CHECKPOINT, digest), (GRAPHS, graph)))
             assert (await named("EmbedText", request)).model.graphs == graph
             await named.close()
-        named = Caller(port, (*ADMITTED, (CHECKPOINT, digest), (GRAPHS, "0" * 64)))
+        named = Caller(port, ((CHECKPOINT, digest), (GRAPHS, "0" * 64)))
         assert (await named.refused("EmbedText", request))[0] == "ABORTED"
         await named.close()
         monkeypatch.setattr(swap, "DRAIN_S", 0)
