@@ -56,7 +56,7 @@ class Backbone(Service):
         return {
             **await super().health(),
             "engine": self.embedder.about,
-            "queue": self.embedder.queue,
+            "queue": len(self.embedder.queue),
             "cache": {"bytes": memory.size, "capacity": memory.capacity},
             "redis": await self.embedder.cache.state(),
         }

@@ -54,7 +54,7 @@ async def busy(model: FakeModel, embedder: Embedder) -> asyncio.Task:
 
 
 async def queued(embedder: Embedder, count: int) -> None:
-    while len(embedder._queue) < count:
+    while len(embedder.queue) < count:
         await asyncio.sleep(0.001)
 
 
@@ -85,13 +85,6 @@ async def test_the_second_time_it_comes_from_the_cache_undecoded(embedder, model
 async def test_an_unknown_key_asks_for_the_image(embedder, key):
     with pytest.raises(KeyUnknown, match="send the image"):
         await embedder.embed(ANYBODY, key, ALL)
-
-
-async def test_identical_misses_at_once_cost_one_encoding(embedder, model):
-    image = png(100)
-    found = await asyncio.gather(*(embedder.embed(ANYBODY, image, ALL) for _ in range(20)))
-    assert sum(model.batches) == 1
-    assert {result.key for result in found} == {image_key(image)}
 
 
 async def test_neighbours_of_a_broken_image_in_a_batch_are_answered(embedder, model):
@@ -260,9 +253,9 @@ async def test_a_batch_has_images_of_one_side(three_sides, model):
 async def test_an_image_is_admitted_by_the_work_of_its_side(three_sides, monkeypatch):
     """A side of 64 has four times the pixels of the masks' 32."""
     works = []
-    check = three_sides._queue._admission.check
+    check = three_sides.queue._admission.check
     monkeypatch.setattr(
-        three_sides._queue._admission,
+        three_sides.queue._admission,
         "check",
         lambda priority, work, *rest: works.append(work) or check(priority, work, *rest),
     )
