@@ -20,7 +20,7 @@ def make_folder(folder: Path) -> None:
     status = folder.stat()
     ours = status.st_uid == os.geteuid()
     if status.st_mode & stat.S_ISVTX or (status.st_mode & stat.S_IWOTH and not ours):
-        raise PermissionError(f"{folder} is shared by all users of this machine")
+        raise PermissionError(f"{folder} is shared by all users of this machine: choose another")
     if status.st_mode & OTHERS and ours:
         folder.chmod(0o700)
 

@@ -14,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 import samclip_core.model
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
-from services.backbone.engine import Engine
+from services.backbone.embedder import Embedder
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
@@ -142,7 +142,7 @@ def settings(tiny_checkpoint: Path, tmp_path: Path, front_door_secret: None) -> 
 @pytest.fixture
 def cold(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start backbones without their warm-up, which takes longer than most tests."""
-    monkeypatch.setattr(Engine, "warm_up", lambda _: None)
+    monkeypatch.setattr(Embedder, "warm_up", lambda _: None)
 
 
 @pytest.fixture
@@ -159,4 +159,4 @@ async def caller(settings: Settings, tiny_model: SamClip, cold: None) -> AsyncIt
         await head.backbone.close()
         if isinstance(head, Retrieval):
             head.__del__()  # Serve calls it when a replica stops
-    await backbone.engine.close()
+    await backbone.embedder.close()

@@ -62,7 +62,10 @@ def quantise(
     quantised.CopyFrom(model)
     layers = [layer for layer in _layers(quantised) if not re.search(keep_float, layer.weight)]
     if not layers:
-        raise ValueError(f"every convolution and linear layer matches {keep_float!r}")
+        raise ValueError(
+            f"every convolution and linear layer matches {keep_float!r}, so none becomes int8: "
+            "choose a pattern that matches fewer"
+        )
     _rewrite(quantised, layers, _observe(quantised, layers, samples))
     onnx.checker.check_model(quantised)
     return quantised

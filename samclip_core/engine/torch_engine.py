@@ -87,7 +87,7 @@ class TorchEngine:
     def embed_text(self, ids_TN: NDArray[np.int64]) -> NDArray[np.float32]:
         """See ``base``."""
         if self.text_encoder is None:
-            raise ValueError("this engine was loaded without its text encoder")
+            raise ValueError("this engine has no text encoder: load it with the part text_encoder")
         text_TD: Tensor = self.text_encoder(self._moved(ids_TN))
         return text_TD.cpu().numpy()
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from samclip.v1 import samclip_pb2 as pb
 
-from services.backbone.engine import Engine
+from services.backbone.embedder import Embedder
 from services.deployment import replica
 from services.observability import metrics
 from services.request import wire
@@ -36,39 +36,39 @@ class Backbone(Service):
             dtype=model.dtype,
             graphs=model.graphs,
         )
-        self.engine = Engine(model, settings)
+        self.embedder = Embedder(model, settings)
         if cold:
-            self.engine.warm_up()
+            self.embedder.warm_up()
 
     def tune(self, settings: Settings) -> None:
         _check(settings)
         super().tune(settings)
-        self.engine.tune(settings)
+        self.embedder.tune(settings)
 
     async def check_health(self) -> None:
         await super().check_health()
         metrics.measure_memory(self.settings.device)
-        await self.engine.probe.check()
+        await self.embedder.probe.check()
 
     async def health(self) -> dict[str, Any]:
-        await self.engine.probe.check()
-        memory = self.engine.cache.memory
+        await self.embedder.probe.check()
+        memory = self.embedder.cache.memory
         return {
             **await super().health(),
-            "engine": self.engine.about,
-            "queue": self.engine.queue,
+            "engine": self.embedder.about,
+            "queue": len(self.embedder.queue),
             "cache": {"bytes": memory.size, "capacity": memory.capacity},
-            "redis": await self.engine.cache.state(),
+            "redis": await self.embedder.cache.state(),
         }
 
     async def close(self) -> None:
-        await self.engine.close()
+        await self.embedder.close()
 
     @rpc
     async def Embed(self, request: pb.EmbedRequest, context: RequestContext) -> pb.EmbedResponse:
         outputs = wire.to_outputs(request.outputs)
         source = wire.image_source(request.image, self.settings.max_image_bytes)
-        found = await self.engine.embed(context, source, outputs, request.size)
+        found = await self.embedder.embed(context, source, outputs, request.size)
         tensors = [
             wire.to_embedding(output, found.entries[output], request.inline) for output in outputs
         ]
@@ -84,7 +84,7 @@ class Backbone(Service):
         self, request: pb.EmbedTextRequest, context: RequestContext
     ) -> pb.EmbedTextResponse:
         check_texts(request.texts, self.settings.max_labels)
-        text_TD = await self.engine.embed_text(request.texts)
+        text_TD = await self.embedder.embed_text(request.texts)
         return pb.EmbedTextResponse(tensor=wire.to_tensor(text_TD), model=self.model)
 
 

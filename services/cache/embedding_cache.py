@@ -84,10 +84,6 @@ class EmbeddingCache:
                 )
         return {output: found[output] for output in outputs} if len(found) == len(outputs) else None
 
-    def remember(self, image_key: str, entries: Entries) -> None:
-        """Store entries in this process."""
-        self.memory.put(image_key, entries)
-
     def put(self, image_key: str, entries: Entries) -> None:
         """Store entries in this process now, and in Redis in the background."""
         self.memory.put(image_key, entries)

@@ -153,7 +153,7 @@ class BackboneClient:
         with applied:
             response = await self._call("Embed", request, context, *proven)
         entries = wire.to_entries(response, size)
-        self.cache.remember(cache_key, entries)  # now the response's cache: see ``_call``
+        self.cache.memory.put(cache_key, entries)  # now the response's cache: see ``_call``
         return response.image, wire.to_features(entries, response.model.dtype)
 
     async def class_embeddings(

@@ -27,13 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         print(json.dumps(values | {"assumed": assumed}, indent=2))
         return 0
-    print(f"each machine: {args.bench or machines()[args.machine]['about']}\n\nassumed:")
-    for name, value in assumed.items():
-        if value is not None:
-            print(f"  {name.replace('_', ' '):22}{value:12,.6g}")
-    print("\nneeded:")
-    for name, value in values.items():
-        print(f"  {name.replace('_', ' '):22}{value:12,.6g}")
+    print(f"each machine: {args.bench or machines()[args.machine]['about']}")
+    for title, rows in (("assumed", assumed), ("needed", values)):
+        print(f"\n{title}:")
+        for name, value in rows.items():
+            if value is not None:
+                print(f"  {name.replace('_', ' '):22}{value:12,.6g}")
     return 0
 
 

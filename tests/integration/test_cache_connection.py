@@ -49,7 +49,7 @@ async def test_one_server(shared_redis):
     assert await remembers(shared_redis.url)
 
 
-async def test_the_memory_of_redis_is_measured_where_its_user_may_ask(tmp_path):
+async def test_the_memory_of_redis_is_measured_if_its_user_may_ask(tmp_path):
     def measured(kind: str) -> float:
         return metrics.REDIS_BYTES.labels(kind)._value.get()
 
@@ -92,6 +92,12 @@ async def test_a_cluster(tmp_path):
         assert await keeps_entries(url)
 
 
+def with_tls(ca: Path, file: Path, port: int) -> list[str]:
+    """Return the options of a server with this certificate."""
+    files = ["--tls-ca-cert-file", ca, "--tls-cert-file", file, "--tls-key-file", file]
+    return ["--tls-port", str(port), "--tls-auth-clients", "no", *map(str, files)]
+
+
 @pytest.mark.parametrize(
     ("kind", "run", "options"),
     [("rediss", redis_server.running, []), ("rediss+cluster", cluster, ["--tls-cluster", "yes"])],
@@ -99,10 +105,8 @@ async def test_a_cluster(tmp_path):
 async def test_tls_is_used_where_the_certificate_is_trusted(tmp_path, kind, run, options):
     ca, other = tls.certificate(tmp_path, "ca"), tls.certificate(tmp_path, "other")
     file, port = tls.certificate(tmp_path, "localhost", ca), free_port()
-    options += ["--tls-port", str(port), "--tls-ca-cert-file", str(ca), "--tls-auth-clients", "no"]
-    options += ["--tls-cert-file", str(file), "--tls-key-file", str(file)]
     url = f"{kind}://localhost:{port}"
-    with run(tmp_path, *options):
+    with run(tmp_path, *options, *with_tls(ca, file, port)):
         assert await remembers(f"{url}?ssl_ca_certs={ca}")
         assert await keeps_entries(f"{url}?ssl_ca_certs={ca}")
         for strange in (url, f"{url}?ssl_ca_certs={other}"):
@@ -117,9 +121,7 @@ async def test_tls_is_used_where_the_certificate_is_trusted(tmp_path, kind, run,
 async def test_a_certificate_for_another_name_is_not_blamed_on_its_ca(tmp_path):
     ca, port = tls.certificate(tmp_path, "ca"), free_port()
     file = tls.certificate(tmp_path, "redis", ca)
-    options = ["--tls-port", str(port), "--tls-ca-cert-file", str(ca), "--tls-auth-clients", "no"]
-    options += ["--tls-cert-file", str(file), "--tls-key-file", str(file)]
-    with redis_server.running(tmp_path, *options):
+    with redis_server.running(tmp_path, *with_tls(ca, file, port)):
         settings = Settings(redis_url=f"rediss://localhost:{port}?ssl_ca_certs={ca}")
         found = await asyncio.to_thread(checks.redis, settings)
     assert (found.state, "mismatch" in found.found) == ("wrong", True)

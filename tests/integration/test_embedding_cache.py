@@ -84,7 +84,7 @@ async def test_a_hit_in_redis_fills_the_memory(caches):
 
 async def test_only_entries_that_memory_lacks_are_read_from_redis(caches):
     await put(caches[0], entries())
-    caches[1].remember(KEY, {pb.SAM: entries()[pb.SAM]})
+    caches[1].memory.put(KEY, {pb.SAM: entries()[pb.SAM]})
     before = count("hit")
     assert list(await caches[1].get(KEY, (pb.CLIP_POOLED, pb.SAM))) == [pb.CLIP_POOLED, pb.SAM]
     assert count("hit") == before + 1
@@ -111,8 +111,8 @@ async def test_redis_is_asked_only_for_image_keys(caches, key):
     assert count("miss") == before
 
 
-async def test_remembered_entries_stay_in_the_process(caches):
-    caches[0].remember(KEY, entries())
+async def test_entries_put_into_memory_stay_in_the_process(caches):
+    caches[0].memory.put(KEY, entries())
     assert await caches[0].get(KEY, ALL)
     assert await caches[1].get(KEY, ALL) is None
 

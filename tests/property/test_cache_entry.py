@@ -31,23 +31,17 @@ ENTRIES = st.builds(
 
 
 @given(NAMES, ENTRIES)
-def test_a_whole_entry_is_found(name, entry):
+def test_an_unpacked_entry_equals_the_packed_one(name, entry):
     found = unpack(name, pack(name, entry))
     assert found is not None
     np.testing.assert_array_equal(found.array, entry.array)
-    assert found.geometry == entry.geometry
-
-
-@given(NAMES, ENTRIES, st.data())
-def test_any_changed_byte_is_a_miss(name, entry, data):
-    whole = pack(name, entry)
-    damaged = bytearray(whole)
-    damaged[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
-    assert unpack(name, bytes(damaged)) is None
+    assert (found.array.dtype, found.geometry) == (np.float16, entry.geometry)
+    assert not found.array.flags.writeable
+    assert pack(name, found) == pack(name, entry)
 
 
 @pytest.mark.parametrize("stored_as", ["float16", "int8"])
-def test_every_byte_and_every_length(stored_as):
+def test_a_changed_byte_or_another_length_is_a_miss(stored_as):
     array = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     whole = pack("n", Entry.of(array, Geometry(10, 20, 32), stored_as))
     for place in range(len(whole)):
@@ -60,7 +54,7 @@ def test_every_byte_and_every_length(stored_as):
 
 
 @given(NAMES, NAMES, ENTRIES, ENTRIES)
-def test_an_entry_in_anothers_place_is_a_miss(name, other, entry, another):
+def test_an_entry_under_another_name_is_a_miss(name, other, entry, another):
     if name != other:
         assert unpack(other, pack(name, entry)) is None
     left, right = pack(name, entry), pack(name, another)
@@ -69,6 +63,6 @@ def test_an_entry_in_anothers_place_is_a_miss(name, other, entry, another):
 
 
 @given(NAMES, st.binary(max_size=300))
-def test_what_was_never_an_entry_is_a_miss(name, data):
+def test_other_bytes_are_a_miss(name, data):
     assert unpack(name, data) is None
     assert unpack(name, b"SCE1" + data) is None

@@ -67,7 +67,7 @@ def samples() -> list[dict[str, NDArray]]:
     return [{"x": rng.normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)} for _ in range(8)]
 
 
-def test_it_answers_nearly_as_before(model: ModelProto, samples: list[dict[str, NDArray]]) -> None:
+def test_outputs_stay_nearly_the_same(model: ModelProto, samples: list[dict[str, NDArray]]) -> None:
     before, after = _run(model, samples), _run(quantise(model, samples), samples)
     for name in before:
         assert not np.array_equal(after[name], before[name])
@@ -96,7 +96,7 @@ def test_layers_read_int8_and_named_ones_stay_float(
     }
 
 
-def test_weights_stay_as_they_were(model: ModelProto, samples: list[dict[str, NDArray]]) -> None:
+def test_stored_weights_do_not_change(model: ModelProto, samples: list[dict[str, NDArray]]) -> None:
     before = onnx.ModelProto.FromString(model.SerializeToString())
     quantised = {tensor.name: tensor for tensor in quantise(model, samples).graph.initializer}
     assert model == before
@@ -104,7 +104,7 @@ def test_weights_stay_as_they_were(model: ModelProto, samples: list[dict[str, ND
         assert quantised[tensor.name] == tensor
 
 
-def test_rounded_weights_do_not_move_the_mean() -> None:
+def test_rounded_weights_do_not_shift_the_mean() -> None:
     rng = np.random.default_rng(2)
     x = rng.integers(0, 256, (1, 3, SIDE, SIDE)).astype(np.float32)  # exact in uint8
     x[0, 0, 0, :2] = 0, 255
@@ -124,12 +124,11 @@ def test_rounded_weights_do_not_move_the_mean() -> None:
     np.testing.assert_allclose(after.mean((0, 2, 3)), before.mean((0, 2, 3)), atol=1e-3)
 
 
-def test_nothing_to_calibrate_with(model: ModelProto) -> None:
+def test_without_samples_or_layers_nothing_is_quantised(
+    model: ModelProto, samples: list[dict[str, NDArray]]
+) -> None:
     with pytest.raises(ValueError, match="no samples"):
         quantise(model, [])
-
-
-def test_nothing_to_quantise(model: ModelProto, samples: list[dict[str, NDArray]]) -> None:
     with pytest.raises(ValueError, match=r"every convolution .* matches 'net'"):
         quantise(model, samples, "net")
 

@@ -94,7 +94,7 @@ async def test_a_bad_change_is_refused_and_nothing_changes(settings, tiny_model,
     backbone = app.Backbone(settings, tiny_model)
     with pytest.raises(SettingsError, match=message):
         backbone.tune(settings.tuned(config, backbone.tunable))
-    assert backbone.engine._queue._max_size == backbone.settings.max_batch_size == 4
+    assert backbone.embedder.queue._max_size == backbone.settings.max_batch_size == 4
 
 
 async def test_health_tells_of_queue_and_cache(settings, tiny_model):

@@ -31,7 +31,7 @@ def clock(monkeypatch):
     return now
 
 
-async def test_it_is_tried_seldom_and_not_where_it_has_just_worked(clock):
+async def test_a_device_that_has_just_worked_is_not_tested(clock):
     device = Device()
     asked = Probe(device.run)
     for _ in range(5):
@@ -48,7 +48,7 @@ async def test_it_is_tried_seldom_and_not_where_it_has_just_worked(clock):
     assert device.tries == 1
 
 
-async def test_a_device_that_fails_is_told_of_until_it_works_again(clock, caplog):
+async def test_a_device_that_fails_is_reported_until_it_works_again(clock, caplog):
     device = Device()
     asked = Probe(device.run)
     device.failure = RuntimeError("CUDA error: /secret/path")
@@ -63,7 +63,7 @@ async def test_a_device_that_fails_is_told_of_until_it_works_again(clock, caplog
     assert device.tries == 3
 
 
-async def test_busy_is_well_and_hanging_is_not(clock):
+async def test_a_busy_device_is_healthy_and_a_hanging_one_is_not(clock):
     device = Device()
     asked = Probe(device.run)
     clock[0] += probe.EVERY_S + 1

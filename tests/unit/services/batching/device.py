@@ -1,6 +1,7 @@
 """A device with a queue in front of it, and what the tests ask of them."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 from services.batching.batcher import Batcher
@@ -51,17 +52,25 @@ def batches(
     )
 
 
-def submit(
+async def submit(
     queue: Queue[int, int], *items: int, priority: Priority = NOW, work: float = 1
 ) -> list[asyncio.Task[int]]:
-    return [asyncio.create_task(queue.submit(item, priority, work)) for item in items]
+    """Submit items, and wait until they run or wait for the device."""
+    calls = [asyncio.create_task(queue.submit(item, priority, work)) for item in items]
+    await settle()
+    return calls
+
+
+async def finish(device: Device, calls: Sequence[asyncio.Task[int]]) -> list[int]:
+    """Free the device and return the results."""
+    device.free.set()
+    return await asyncio.gather(*calls)
 
 
 async def busy(device: Device, queue: Queue[int, int]) -> asyncio.Task[int]:
     """Block the device with the item 0, so that others have to wait."""
     device.free.clear()
-    (first,) = submit(queue, 0)
-    await settle()
+    (first,) = await submit(queue, 0)
     return first
 
 

@@ -54,18 +54,6 @@ def test_the_outputs_of_an_image_lie_in_one_slot_of_a_cluster():
     assert tags == {"k"}
 
 
-@pytest.mark.parametrize("stored_as", ["float16", "int8"])
-@pytest.mark.parametrize("shape", [(8, 3, 5), (8,), (1, 1, 1), (1,)])
-def test_an_unpacked_entry_equals_the_packed_one(stored_as, shape):
-    made = Entry.of(random(*shape), GEOMETRY, stored_as)
-    found = unpack("n", pack("n", made))
-    assert found is not None
-    np.testing.assert_array_equal(found.array, made.array)
-    assert (found.array.dtype, found.geometry) == (np.float16, GEOMETRY)
-    assert not found.array.flags.writeable
-    assert pack("n", found) == pack("n", made)
-
-
 def test_a_float32_array_is_rounded_once_into_a_copy():
     array = random(8, 3, 5)
     made = Entry.of(array, GEOMETRY, "float16")

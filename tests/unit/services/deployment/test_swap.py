@@ -151,7 +151,7 @@ async def test_a_damaged_checkpoint_changes_nothing(fleet, directories, tmp_path
 
 async def test_settings_of_a_swap_that_fails_are_not_applied(fleet, directories, tmp_path):
     _, (backbone, *_) = fleet
-    batcher = backbone._held[0].service.engine._queue
+    batcher = backbone._held[0].service.embedder.queue
     change = {"checkpoint": str(tmp_path / "absent"), "batch_wait_ms": 70}
     await backbone.reconfigure(change)
     await settle(backbone)
@@ -188,7 +188,7 @@ async def test_back_to_what_is_still_held_loads_nothing(fleet, directories, monk
 async def test_the_memory_of_the_one_before_is_free_again(fleet, directories, monkeypatch):
     _, (backbone, *_) = fleet
     gc.freeze()  # Serve does so
-    weights = weakref.ref(backbone._held[0].service.engine.model)
+    weights = weakref.ref(backbone._held[0].service.embedder.model)
     monkeypatch.setattr(swap, "DRAIN_S", 0)
     await backbone.reconfigure({"checkpoint": directories[1]})
     await backbone._swap
@@ -212,7 +212,7 @@ async def test_who_names_a_checkpoint_gets_that_one_or_none(fleet, directories):
 
 async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, directories):
     _, (backbone, *_) = fleet
-    batcher = backbone._held[0].service.engine._queue
+    batcher = backbone._held[0].service.embedder.queue
     for config, limits in (
         ({"max_batch_size": 2, "batch_wait_ms": 50}, (2, 0.05)),
         ({"batch_wait_ms": 1}, (4, 0.001)),

@@ -303,7 +303,7 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, sh
         await near.close()
         far = BackboneClient(peer(port), SIZE, model.digest, caches, MAX_BYTES)
         await far.embed_text(ANYBODY, ["a photo"])  # the answer states the backbone's precision
-    await backbone.engine.close()  # only its entries in Redis remain
+    await backbone.embedder.close()  # only its entries in Redis remain
     for again in (image, pb.Image(key=info.key)):
         found, same = await far.features(ANYBODY, again, *outputs)
         assert found == pb.ImageInfo(key=info.key, width=40, height=30, cached=True)
@@ -359,7 +359,7 @@ async def test_an_image_is_hashed_and_looked_for_in_redis_once(
         )
         assert len(hashed) == 3
         await far.close()
-    await backbone.engine.close()
+    await backbone.embedder.close()
 
 
 async def test_classes_that_were_asked_about_lately_are_remembered(backbone, model):
@@ -383,7 +383,7 @@ async def two_graphs(settings):
     async with served(one) as port, served(two) as other:
         yield port, other
     for backbone in (one, two):
-        await backbone.engine.close()
+        await backbone.embedder.close()
 
 
 async def test_embeddings_of_other_graphs_are_refused(two_graphs, model):

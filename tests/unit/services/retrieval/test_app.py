@@ -12,7 +12,7 @@ from samclip_core.answers.areas import Area
 from samclip_core.errors import Unavailable
 from samclip_core.io.image import image_key
 from services.backbone.app import Backbone
-from services.backbone.engine import Engine
+from services.backbone.embedder import Embedder
 from services.heads.backbone_client import BackboneClient
 from services.request import messages
 from services.request.context import KEY, SCOPES, TENANT
@@ -123,7 +123,7 @@ async def graphs(settings, tiny_model, cold):
         await caller.close()
     await retrieval.backbone.close()
     retrieval.__del__()
-    await backbone.engine.close()
+    await backbone.embedder.close()
 
 
 async def test_vectors_of_other_graphs_are_neither_searched_nor_added(graphs, tiny_model):
@@ -515,13 +515,13 @@ async def test_health_counts_the_collections(settings):
 
 async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):
     seen = []
-    embed = Engine.embed
+    embed = Embedder.embed
 
     async def watched(self, context, source, outputs, size):
         seen.append(context.priority.bulk)
         return await embed(self, context, source, outputs, size)
 
-    monkeypatch.setattr(Engine, "embed", watched)
+    monkeypatch.setattr(Embedder, "embed", watched)
     items = [item("a", pb.Image(encoded=png(1)))]
     await caller("Index", pb.IndexRequest(collection="pets", items=items))
     await caller("Search", pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(2))))

@@ -77,7 +77,7 @@ class _Work:
     prepared: Prepared
 
 
-class Engine:
+class Embedder:
     """One model on one device, for one event loop."""
 
     def __init__(self, model: SamClip, settings: Settings):
@@ -100,7 +100,7 @@ class Engine:
             lambda: threads.run(self._device, "execute", model.embed_text, ["a photo"])
         )
         self._texts_at_once = FEWEST_TEXTS
-        self._queue = self._queue_of(settings, at_once)
+        self.queue = self._queue_of(settings, at_once)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -109,19 +109,14 @@ class Engine:
         measured = dict(engine.measured_ms)
         return {"name": engine.name, "dtype": engine.dtype, "measured_ms": measured}
 
-    @property
-    def queue(self) -> int:
-        """Number of images waiting for the encoder."""
-        return len(self._queue)
-
     def tune(self, settings: Settings) -> None:
         """Apply the batch settings from the next batch on."""
-        if isinstance(self._queue, Batcher):
-            self._queue.tune(settings.max_batch_size, settings.batch_wait_ms / 1000)
+        if isinstance(self.queue, Batcher):
+            self.queue.tune(settings.max_batch_size, settings.batch_wait_ms / 1000)
 
     def warm_up(self) -> None:
         """Run every batch size at every side once, so that first requests find all compiled."""
-        sizes = self._queue.sizes if isinstance(self._queue, Batcher) else (1,)
+        sizes = self.queue.sizes if isinstance(self.queue, Batcher) else (1,)
         for side in self.model.config.sizes:
             blank = self.model.prepare(np.zeros((64, 64, 3), np.uint8), side)
             for count in sizes:
@@ -155,7 +150,7 @@ class Engine:
                 f"no embedding is cached for the image key {key[:64]!r}: send the image"
             )
         if cache_key not in self._priorities:
-            self._queue.admit(context.priority, self._work_of(size))  # refuse before decoding
+            self.queue.admit(context.priority, self._work_of(size))  # refuse before decoding
         priority = self._priorities.setdefault(cache_key, Priority.of_nobody())
         priority.join(context.priority)
         entries = await self._encodings.run(
@@ -176,7 +171,7 @@ class Engine:
 
     async def close(self) -> None:
         """Finish the queued work, then stop the threads."""
-        await self._queue.close()
+        await self.queue.close()
         await self.cache.close()
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
@@ -229,14 +224,14 @@ class Engine:
             if elsewhere is not None:
                 return elsewhere
             work = self._work_of(size)
-            with self._queue.coming(priority, work):
+            with self.queue.coming(priority, work):
                 pixels = await threads.run(
                     self._decoders, "decode", image.decode, encoded, self._limits
                 )
                 prepared = await threads.run(
                     self._decoders, "preprocess", self.model.prepare, pixels, size
                 )
-            return await self._queue.submit(_Work(cache_key, prepared), priority, work)
+            return await self.queue.submit(_Work(cache_key, prepared), priority, work)
 
     def _work_of(self, size: int) -> float:
         """Return the share of the device's time for one image, by its pixels."""

@@ -16,8 +16,8 @@ from samclip_core.errors import (
     Overloaded,
 )
 from samclip_core.io.image import image_key
-from services.backbone import engine as module
-from services.backbone.engine import TEXTS_AT_ONCE, Embedded, Engine
+from services.backbone import embedder as module
+from services.backbone.embedder import TEXTS_AT_ONCE, Embedded, Embedder
 from services.observability import metrics
 from services.request.context import KEY, SCOPES, TENANT, Caller, RequestContext
 from tests.fake_model import FakeModel
@@ -32,34 +32,34 @@ def model() -> FakeModel:
 
 
 @pytest.fixture
-async def engine(model, settings):
-    engine = Engine(model, settings)
-    yield engine
+async def embedder(model, settings):
+    embedder = Embedder(model, settings)
+    yield embedder
     model.release()
-    await engine.close()
+    await embedder.close()
 
 
-def embed(engine: Engine, *reds: int) -> list[asyncio.Task[Embedded]]:
+def embed(embedder: Embedder, *reds: int) -> list[asyncio.Task[Embedded]]:
     """Ask for all outputs of an image per red value, concurrently."""
-    return [asyncio.create_task(engine.embed(ANYBODY, png(red), ALL)) for red in reds]
+    return [asyncio.create_task(embedder.embed(ANYBODY, png(red), ALL)) for red in reds]
 
 
-async def busy(model: FakeModel, engine: Engine) -> asyncio.Task:
+async def busy(model: FakeModel, embedder: Embedder) -> asyncio.Task:
     """Block the device with one image, so that others have to queue."""
     model.hold()
     model.running.clear()
-    (task,) = embed(engine, 1)
+    (task,) = embed(embedder, 1)
     await asyncio.to_thread(model.running.wait, 30)
     return task
 
 
-async def queued(engine: Engine, count: int) -> None:
-    while len(engine._queue) < count:
+async def queued(embedder: Embedder, count: int) -> None:
+    while len(embedder.queue) < count:
         await asyncio.sleep(0.001)
 
 
-async def test_an_image_gives_all_outputs_as_float16_and_its_size(engine):
-    found = await engine.embed(ANYBODY, png(100, width=40, height=30), ALL)
+async def test_an_image_gives_all_outputs_as_float16_and_its_size(embedder):
+    found = await embedder.embed(ANYBODY, png(100, width=40, height=30), ALL)
     assert found.key == image_key(png(100))
     assert (found.geometry.width, found.geometry.height) == (40, 30)
     assert not found.cached
@@ -68,12 +68,12 @@ async def test_an_image_gives_all_outputs_as_float16_and_its_size(engine):
     np.testing.assert_allclose(found.entries[pb.SAM].array, 100, atol=1)
 
 
-async def test_the_second_time_it_comes_from_the_cache_undecoded(engine, model):
+async def test_the_second_time_it_comes_from_the_cache_undecoded(embedder, model):
     image = png(100)
-    await engine.embed(ANYBODY, image, ALL)
+    await embedder.embed(ANYBODY, image, ALL)
     decoded = metrics.STAGE_SECONDS.labels("decode")._sum.get()
-    again = await engine.embed(ANYBODY, image, (pb.CLIP_POOLED,))
-    by_key = await engine.embed(ANYBODY, image_key(image), ALL)
+    again = await embedder.embed(ANYBODY, image, (pb.CLIP_POOLED,))
+    by_key = await embedder.embed(ANYBODY, image_key(image), ALL)
     assert again.cached
     assert by_key.cached
     assert list(again.entries) == [pb.CLIP_POOLED]
@@ -82,24 +82,17 @@ async def test_the_second_time_it_comes_from_the_cache_undecoded(engine, model):
 
 
 @pytest.mark.parametrize("key", ["0" * 64, "", "no such key"])
-async def test_an_unknown_key_asks_for_the_image(engine, key):
+async def test_an_unknown_key_asks_for_the_image(embedder, key):
     with pytest.raises(KeyUnknown, match="send the image"):
-        await engine.embed(ANYBODY, key, ALL)
+        await embedder.embed(ANYBODY, key, ALL)
 
 
-async def test_identical_misses_at_once_cost_one_encoding(engine, model):
-    image = png(100)
-    found = await asyncio.gather(*(engine.embed(ANYBODY, image, ALL) for _ in range(20)))
-    assert sum(model.batches) == 1
-    assert {result.key for result in found} == {image_key(image)}
-
-
-async def test_neighbours_of_a_broken_image_in_a_batch_are_answered(engine, model):
-    first = await busy(model, engine)
+async def test_neighbours_of_a_broken_image_in_a_batch_are_answered(embedder, model):
+    first = await busy(model, embedder)
     good = [png(50), png(60), png(70)]
     bad = [b"not an image", png(80)[:200], b"", b"GIF89a" + bytes(20), b"RIFF....WEBPVP8 "]
-    calls = [asyncio.create_task(engine.embed(ANYBODY, image, ALL)) for image in good + bad]
-    await queued(engine, len(good))
+    calls = [asyncio.create_task(embedder.embed(ANYBODY, image, ALL)) for image in good + bad]
+    await queued(embedder, len(good))
     model.release()
     results = await asyncio.gather(*calls, return_exceptions=True)
     await first
@@ -111,69 +104,56 @@ async def test_neighbours_of_a_broken_image_in_a_batch_are_answered(engine, mode
 
 async def test_limits_hold_before_decoding(model, settings):
     small = settings.model_copy(update={"max_image_bytes": 500, "max_image_pixels": 1000})
-    engine = Engine(model, small)
+    embedder = Embedder(model, small)
     with pytest.raises(ImageTooLarge):
-        await engine.embed(ANYBODY, png(1, 100, 100), ALL)
-    engine = Engine(model, settings.model_copy(update={"max_image_pixels": 1000}))
+        await embedder.embed(ANYBODY, png(1, 100, 100), ALL)
+    embedder = Embedder(model, settings.model_copy(update={"max_image_pixels": 1000}))
     with pytest.raises(InvalidImage, match="1,200 pixels"):
-        await engine.embed(ANYBODY, png(1, 40, 30), ALL)
+        await embedder.embed(ANYBODY, png(1, 40, 30), ALL)
     assert model.batches == []
 
 
-async def as_bulk(engine: Engine, image: bytes) -> Embedded:
-    return await engine.embed(ANYBODY.in_bulk(), image, ALL)
+async def as_bulk(embedder: Embedder, image: bytes) -> Embedded:
+    return await embedder.embed(ANYBODY.in_bulk(), image, ALL)
 
 
 async def test_bulk_work_lets_others_pass_until_one_of_them_wants_the_same(model, settings):
-    engine = Engine(model, settings.model_copy(update={"max_batch_size": 1}))
-    first = await busy(model, engine)
+    embedder = Embedder(model, settings.model_copy(update={"max_batch_size": 1}))
+    first = await busy(model, embedder)
     done: list[int] = []
-    bulk = [asyncio.create_task(as_bulk(engine, png(red))) for red in (50, 60)]
-    await queued(engine, 2)
-    joined, other = embed(engine, 60, 70)
-    await queued(engine, 3)
+    bulk = [asyncio.create_task(as_bulk(embedder, png(red))) for red in (50, 60)]
+    await queued(embedder, 2)
+    joined, other = embed(embedder, 60, 70)
+    await queued(embedder, 3)
     for red, task in zip((50, 60, 70), (*bulk, other), strict=True):
         task.add_done_callback(lambda _, red=red: done.append(red))
     model.release()
     await asyncio.gather(first, *bulk, joined, other)
     assert done == [60, 70, 50]
-    assert not engine._priorities
-    await engine.close()
+    assert not embedder._priorities
+    await embedder.close()
 
 
-async def test_what_nobody_waits_for_any_more_is_not_encoded(engine, model):
-    first = await busy(model, engine)
-    calls = embed(engine, *range(100, 105))
-    await queued(engine, 5)
+async def test_what_nobody_waits_for_any_more_is_not_encoded(embedder, model):
+    first = await busy(model, embedder)
+    calls = embed(embedder, *range(100, 105))
+    await queued(embedder, 5)
     for call in calls[:4]:
         call.cancel()
     model.release()
     await asyncio.gather(first, *calls, return_exceptions=True)
     assert sum(model.batches) == 2
-    assert not (await engine.embed(ANYBODY, png(200), ALL)).cached
+    assert not (await embedder.embed(ANYBODY, png(200), ALL)).cached
 
 
-async def test_what_was_encoded_for_a_caller_who_left_is_kept(engine, model):
-    first = await busy(model, engine)
+async def test_what_was_encoded_for_a_caller_who_left_is_kept(embedder, model):
+    first = await busy(model, embedder)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     model.release()
-    while not engine.cache.memory.size:
+    while not embedder.cache.memory.size:
         await asyncio.sleep(0.001)
-    assert (await engine.embed(ANYBODY, png(1), ALL)).cached
-
-
-async def test_a_full_queue_refuses_at_once_and_recovers(model, settings):
-    engine = Engine(model, settings.model_copy(update={"max_queue": 2}))
-    first = await busy(model, engine)
-    calls = embed(engine, 100, 101)
-    await queued(engine, 2)
-    with pytest.raises(Overloaded, match="try again"):
-        await engine.embed(ANYBODY, png(200), ALL)
-    model.release()
-    await asyncio.gather(first, *calls)
-    assert not (await engine.embed(ANYBODY, png(200), ALL)).cached
-    await engine.close()
+    assert (await embedder.embed(ANYBODY, png(1), ALL)).cached
 
 
 class Small(FakeModel):
@@ -190,39 +170,39 @@ class Small(FakeModel):
 
 async def test_a_batch_that_does_not_fit_into_memory_is_split(settings):
     model = Small()
-    engine = Engine(model, settings)
-    first = await busy(model, engine)
-    calls = embed(engine, 50, 60, 70, 80)
-    await queued(engine, 4)
+    embedder = Embedder(model, settings)
+    first = await busy(model, embedder)
+    calls = embed(embedder, 50, 60, 70, 80)
+    await queued(embedder, 4)
     model.release()
     found = await asyncio.gather(*calls)
     await first
     reds = [float(one.entries[pb.CLIP_POOLED].array[0]) for one in found]
     np.testing.assert_allclose(reds, [50, 60, 70, 80], atol=1)
     assert model.batches == [1, 4, 2, 2]
-    await engine.close()
+    await embedder.close()
 
 
 async def test_an_image_that_does_not_fit_alone_is_refused_for_now(settings):
     model = Small()
     model.fits = 0
-    engine = Engine(model, settings)
+    embedder = Embedder(model, settings)
     with pytest.raises(Overloaded, match="out of memory for even one image"):
-        await engine.embed(ANYBODY, png(1), ALL)
+        await embedder.embed(ANYBODY, png(1), ALL)
     model.fits = 1
-    assert not (await engine.embed(ANYBODY, png(1), ALL)).cached
-    await engine.close()
+    assert not (await embedder.embed(ANYBODY, png(1), ALL)).cached
+    await embedder.close()
 
 
 @pytest.fixture
 async def three_sides(model, settings):
-    """An engine whose tasks have the sides 64, 96 and 128, and whose masks have 32."""
+    """An embedder whose tasks have the sides 64, 96 and 128, and whose masks have 32."""
     sizes = TaskSizes(classify=64, semantic=96, retrieval=128)
     model.config = replace(model.config, task_sizes=sizes)
-    engine = Engine(model, settings)
-    yield engine
+    embedder = Embedder(model, settings)
+    yield embedder
     model.release()
-    await engine.close()
+    await embedder.close()
 
 
 @pytest.mark.parametrize(
@@ -273,9 +253,9 @@ async def test_a_batch_has_images_of_one_side(three_sides, model):
 async def test_an_image_is_admitted_by_the_work_of_its_side(three_sides, monkeypatch):
     """A side of 64 has four times the pixels of the masks' 32."""
     works = []
-    check = three_sides._queue._admission.check
+    check = three_sides.queue._admission.check
     monkeypatch.setattr(
-        three_sides._queue._admission,
+        three_sides.queue._admission,
         "check",
         lambda priority, work, *rest: works.append(work) or check(priority, work, *rest),
     )
@@ -298,55 +278,55 @@ async def test_another_side_is_refused(three_sides, model, outputs, size, messag
     assert model.batches == []
 
 
-async def test_the_device_is_probed_on_its_own_thread(engine, model, monkeypatch):
+async def test_the_device_is_probed_on_its_own_thread(embedder, model, monkeypatch):
     monkeypatch.setattr("services.backbone.probe.EVERY_S", -1)
-    await engine.probe.check()
+    await embedder.probe.check()
     assert model.texts == ["a photo"]
 
 
-async def test_what_another_tenant_has_sent_is_not_found_by_its_key(engine, model):
+async def test_what_another_tenant_has_sent_is_not_found_by_its_key(embedder, model):
     image = png(100)
     headers = {TENANT: "ann", KEY: "ann", SCOPES: "read"}
     ann = RequestContext(caller=Caller.read(headers, True))
-    sent = await engine.embed(ann, image, ALL)
-    assert (await engine.embed(ann, sent.key, ALL)).cached
+    sent = await embedder.embed(ann, image, ALL)
+    assert (await embedder.embed(ann, sent.key, ALL)).cached
     bob = RequestContext(caller=Caller.read({**headers, TENANT: "bob"}, True))
     for key in (sent.key, ann.caller.cache_key(sent.key)):
         with pytest.raises(KeyUnknown):
-            await engine.embed(bob, key, ALL)
-    assert not (await engine.embed(bob, image, ALL)).cached
+            await embedder.embed(bob, key, ALL)
+    assert not (await embedder.embed(bob, image, ALL)).cached
     assert model.batches == [1, 1]
 
 
 @pytest.mark.parametrize(("batches", "sizes"), [(True, [1, 2, 4, 6]), (False, [1])])
 def test_warm_up_runs_every_batch_size(model, settings, batches, sizes):
     model.engine.batches = batches
-    Engine(model, settings.model_copy(update={"max_batch_size": 6})).warm_up()
+    Embedder(model, settings.model_copy(update={"max_batch_size": 6})).warm_up()
     assert model.batches == sizes
     assert model.texts
 
 
 async def test_an_engine_that_gains_nothing_from_batches_gets_one_image_per_run(model, settings):
     model.engine.batches = False
-    engine = Engine(model, settings)
-    first = await busy(model, engine)
-    calls = embed(engine, 50, 60, 70)
-    await queued(engine, 2)  # one more is at the device, beside the one that runs
-    engine.tune(settings)
+    embedder = Embedder(model, settings)
+    first = await busy(model, embedder)
+    calls = embed(embedder, 50, 60, 70)
+    await queued(embedder, 2)  # one more is at the device, beside the one that runs
+    embedder.tune(settings)
     model.release()
     await asyncio.gather(first, *calls)
     assert model.batches == [1] * 4
-    await engine.close()
+    await embedder.close()
 
 
-async def test_texts_are_embedded_in_order_in_slices(engine, model):
+async def test_texts_are_embedded_in_order_in_slices(embedder, model):
     texts = [f"text {i}" for i in range(TEXTS_AT_ONCE + 3)]
-    rows = await engine.embed_text(texts)
+    rows = await embedder.embed_text(texts)
     assert rows.shape == (TEXTS_AT_ONCE + 3, 4)
     np.testing.assert_array_equal(rows, FakeModel().embed_text(texts))
 
 
-async def test_texts_are_tokenised_in_another_thread_than_the_device(engine, model, monkeypatch):
+async def test_texts_are_tokenised_in_another_thread_than_the_device(embedder, model, monkeypatch):
     names = {}
 
     def noted(name, function):
@@ -358,12 +338,12 @@ async def test_texts_are_tokenised_in_another_thread_than_the_device(engine, mod
 
     for name in ("tokenize", "embed_tokens"):
         monkeypatch.setattr(model, name, noted(name, getattr(model, name)))
-    await engine.embed_text(["a text"])
+    await embedder.embed_text(["a text"])
     assert names == {"tokenize": "decode", "embed_tokens": "device"}
 
 
 async def test_runs_of_the_text_tower_grow_and_shrink_with_the_time_they_take(
-    engine, model, monkeypatch
+    embedder, model, monkeypatch
 ):
     clock = SimpleNamespace(now=0.0, per_text=0.001)
     embed_tokens, sizes = model.embed_tokens, []
@@ -376,15 +356,15 @@ async def test_runs_of_the_text_tower_grow_and_shrink_with_the_time_they_take(
     monkeypatch.setattr(model, "embed_tokens", timed)
     monkeypatch.setattr(module, "monotonic", lambda: clock.now)
     texts = [str(number) for number in range(8 + 16 + 32 + 64 + 64)]
-    await engine.embed_text(texts)
+    await embedder.embed_text(texts)
     assert sizes == [8, 16, 32, 64, 64]
     sizes.clear()
     clock.per_text = 1.0
-    await engine.embed_text(texts[: 64 + 32 + 16 + 8 + 8])
+    await embedder.embed_text(texts[: 64 + 32 + 16 + 8 + 8])
     assert sizes == [64, 32, 16, 8, 8]
 
 
-async def test_texts_of_a_caller_who_hung_up_are_not_embedded(engine, model, monkeypatch):
+async def test_texts_of_a_caller_who_hung_up_are_not_embedded(embedder, model, monkeypatch):
     embed_tokens, started, free, runs = model.embed_tokens, threading.Event(), threading.Event(), []
 
     def held(tokens):
@@ -394,21 +374,21 @@ async def test_texts_of_a_caller_who_hung_up_are_not_embedded(engine, model, mon
         return embed_tokens(tokens)
 
     monkeypatch.setattr(model, "embed_tokens", held)
-    call = asyncio.create_task(engine.embed_text(["text"] * 1000))
+    call = asyncio.create_task(embedder.embed_text(["text"] * 1000))
     await asyncio.to_thread(started.wait, 30)
     call.cancel()
     await asyncio.gather(call, return_exceptions=True)
     free.set()
-    await engine.embed_text(["another"])  # queued behind running work
+    await embedder.embed_text(["another"])  # queued behind running work
     assert runs == [module.FEWEST_TEXTS, 1]
 
 
 async def test_an_image_alone_and_in_any_slot_gives_the_same(tiny_model, settings):
     images = [png(red, width, 30, noise=red) for red, width in ((10, 40), (90, 25), (200, 30))]
-    alone = Engine(tiny_model, settings.model_copy(update={"max_batch_size": 1}))
+    alone = Embedder(tiny_model, settings.model_copy(update={"max_batch_size": 1}))
     expected = [(await alone.embed(ANYBODY, image, ALL)).entries for image in images]
     for order in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
-        together = Engine(tiny_model, settings)
+        together = Embedder(tiny_model, settings)
         prepared = [tiny_model.prepare(image) for image in images]
         results = together._execute([prepared[i] for i in order])
         for slot, index in enumerate(order):
