@@ -127,7 +127,7 @@ def _ask_each(
                 return failed + len(works) - number
             except (ServiceError, OSError, ValueError) as error:
                 if getattr(error, "code", None) is StatusCode.UNIMPLEMENTED:
-                    raise  # a web server
+                    raise  # something else listens there, such as a web server
                 report(writer, args.key, work.source.name, reason(work.source.name, error))
                 failed += 1
             else:
