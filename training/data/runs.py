@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from samclip_core.io.masks import decode_runs
+
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
@@ -38,13 +40,10 @@ class Rectangles(NamedTuple):
 
 def runs(rle: dict[str, Any]) -> Runs:
     """Return the runs of a compressed COCO RLE. Raises ValueError if it does not fill its size."""
-    height, width = rle["size"]
-    counts = _counts(rle["counts"])
-    if counts.min() < 0 or counts.sum() != height * width:
-        raise ValueError(f"the RLE does not fill its size, {height}×{width} pixels")
-    ends = np.cumsum(counts)
-    begin, end = ends[0:-1:2], ends[1::2]  # the first count is background
-    begin, end = begin[end > begin], end[end > begin]
+    (height, width), counts = rle["size"], rle["counts"]
+    counts = counts.encode() if isinstance(counts, str) else counts
+    found = decode_runs(counts, height, width)
+    begin, end = found.start_K, found.end_K
     first = begin // height
     columns = (end - 1) // height - first + 1  # a run may continue in the next columns
     run = np.repeat(np.arange(len(begin)), columns)
@@ -52,27 +51,6 @@ def runs(rle: dict[str, Any]) -> Runs:
     top_R = np.maximum(begin[run] - column_R * height, 0)
     bottom_R = np.minimum(end[run] - column_R * height, height)
     return Runs(column_R, top_R, bottom_R)
-
-
-def _counts(text: str | bytes) -> Integers:
-    """Return the run lengths, background first.
-
-    Each number consists of characters "0" + six bits, the least significant five first; the sixth
-    bit continues the number, the fifth of its last character is its sign. From the fourth on, a
-    number is the difference to the length two before (pycocotools, maskApi.c, rleFrString).
-    """
-    bits = np.frombuffer(text.encode() if isinstance(text, str) else text, np.uint8) - 48
-    last = np.flatnonzero(~bits & 32)
-    begin = np.concatenate([[0], last[:-1] + 1])
-    length = last - begin + 1
-    if not len(last) or last[-1] != len(bits) - 1 or bits.max() > 63 or length.max() > 7:
-        raise ValueError("an RLE is damaged or truncated")
-    shift = 5 * (np.arange(len(bits)) - np.repeat(begin, length))
-    counts = np.add.reduceat((bits & 31).astype(np.int64) << shift, begin)
-    counts -= (bits[last] & 16).astype(np.int64) // 16 << 5 * length
-    counts[1::2] = np.cumsum(counts[1::2])
-    counts[2::2] = np.cumsum(counts[2::2])
-    return counts
 
 
 def coverage(rectangles: Rectangles, cells: int) -> NDArray[np.float32]:

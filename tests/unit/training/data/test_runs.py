@@ -47,7 +47,7 @@ def test_any_bytes_are_a_mask_or_an_error(counts: bytes, height: int, width: int
 
 @pytest.mark.parametrize(
     ("counts", "reason"),
-    [("0", "does not fill"), ("O5", "does not fill"), ("P", "truncated"), ("oooooooo0", "damaged")],
+    [("0", "do not fill"), ("O5", "do not fill"), ("P", "not COCO's"), ("oooooooo0", "too large")],
 )
 def test_a_broken_rle_is_an_error(counts: str, reason: str):
     with pytest.raises(ValueError, match=reason):
