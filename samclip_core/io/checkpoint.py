@@ -25,8 +25,8 @@ when it is read. torch is imported only to load and save tensors.
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,28 +182,22 @@ def load_weights(
     ``parts`` are the top-level names to load; without any, everything is loaded. Raises
     CheckpointError, which names the keys, unless keys and shapes match exactly.
     """
-    prefixes = tuple(f"{part}." for part in parts) or ("",)
-    expected = {k: v for k, v in module.state_dict().items() if k.startswith(prefixes)}
-    with _tensors(verified(directory, file)) as stored:
-        shapes = {
-            key: list(stored.get_slice(key).get_shape())
-            for key in stored.keys()  # noqa: SIM118 - a reader, not a dict
-            if key.startswith(prefixes)
-        }
-        wanted = {key: list(value.shape) for key, value in expected.items()}
-        compare_shapes(file, shapes, wanted, f"the architecture in {CONFIG}")
-        # Keys were compared above; strict loading would reject the parts that are left out.
-        module.load_state_dict({key: stored.get_tensor(key) for key in shapes}, strict=False)
-
-
-@contextmanager
-def _tensors(path: Path) -> Iterator[Any]:
-    """Open a safetensors file. Raises CheckpointError if it is not one."""
     from safetensors import SafetensorError, safe_open
 
+    prefixes = tuple(f"{part}." for part in parts) or ("",)
+    expected = module.state_dict().items()
+    wanted = {key: list(value.shape) for key, value in expected if key.startswith(prefixes)}
+    path = verified(directory, file)
     try:
         with safe_open(path, "pt") as stored:
-            yield stored
+            shapes = {
+                key: list(stored.get_slice(key).get_shape())
+                for key in stored.keys()  # noqa: SIM118 - a reader, not a dict
+                if key.startswith(prefixes)
+            }
+            compare_shapes(file, shapes, wanted, f"the architecture in {CONFIG}")
+            # Keys were compared above; strict loading would reject the parts that are left out.
+            module.load_state_dict({key: stored.get_tensor(key) for key in shapes}, strict=False)
     except SafetensorError as error:
         raise CheckpointError(
             f"{path} is not a readable safetensors file ({error}): convert or train it again"
@@ -267,7 +261,9 @@ def seal(directory: Path) -> str:
     }
     manifest: dict[str, Any] = {"digest": _digest_of(files), "files": files}
     with suppress(CheckpointError):  # no manifest yet, or a damaged one
-        if _same_weights(files, _read_manifest(directory)[0]) and graphs(directory):
+        before = _read_manifest(directory)[0]
+        of_graphs = (CONFIG, WEIGHTS, TEXT_WEIGHTS)
+        if all(files.get(name) == before.get(name) for name in of_graphs) and graphs(directory):
             manifest["graphs"] = _read_graphs(directory)
     _write_manifest(directory, manifest)
     return str(manifest["digest"])
@@ -276,10 +272,6 @@ def seal(directory: Path) -> str:
 def _derived(name: str) -> bool:
     """Return whether a file follows from the others, and so is not part of the digest."""
     return name in (MANIFEST, CLIP_TOKENIZER) or name.endswith(".onnx")
-
-
-def _same_weights(files: Mapping[str, str], before: Mapping[str, str]) -> bool:
-    return all(files.get(name) == before.get(name) for name in (CONFIG, WEIGHTS, TEXT_WEIGHTS))
 
 
 def _write_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:

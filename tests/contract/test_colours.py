@@ -11,9 +11,8 @@ from samclip import drawing
 from services.gateway.app import PAGES
 
 COLOURS = """
-import {colour, heatColour} from "./colours.js";
-const each = (count, of) => Array.from({length: count}, (_, index) => of(index));
-console.log(JSON.stringify([each(500, colour), each(256, heatColour)]));
+import {HEAT_256, colour} from "./colours.js";
+console.log(JSON.stringify([Array.from({length: 500}, (_, index) => colour(index)), HEAT_256]));
 """
 
 

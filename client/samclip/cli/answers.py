@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from grpc import StatusCode
 
-from samclip.cli import datasets, formats, sources
+from samclip.cli import formats, sources
 from samclip.cli.formats import Answer, Row, Writer
 from samclip.cli.service import connect
 from samclip.cli.usage import Run, UsageError
@@ -90,11 +90,11 @@ def _writer(args: argparse.Namespace, found: Sequence[Source]) -> Writer:
         if any(os.path.realpath(source.name) == os.path.realpath(out) for source in found):
             raise UsageError(f"--out {out} is the photograph itself: name another file")
     if args.format == "coco":
-        return datasets.Coco(args.categories(args))
+        return formats.Coco(args.categories(args))
     if args.format == "yolo":
         if out is None:
             raise UsageError("--format yolo writes files: name their folder with --out FOLDER")
-        return datasets.Yolo(args.categories(args), out)
+        return formats.Yolo(args.categories(args), out)
     return formats.WRITERS[args.format]()
 
 

@@ -13,7 +13,6 @@ from samclip.cli import (
     segment,
     service,
     sources,
-    status,
     usage,
 )
 from samclip.cli.usage import Command, Parser
@@ -23,7 +22,7 @@ FOLDERS = {"FOLDER", "DIR"}
 REQUESTS = (
     *(classify.CLASSIFY, segment.SEGMENT, segment.SEMANTIC, classify.EXPLAIN, segment.EVERYTHING),
     *(classify.EMBED, collection.INDEX, collection.SEARCH, collection.DELETE, collection.DESCRIBE),
-    status.COMMAND,
+    service.STATUS,
 )
 
 

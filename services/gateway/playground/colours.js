@@ -11,8 +11,8 @@ export function colour(index) {
   return [part(5), part(3), part(1)];
 }
 
-/** The colour of a level of a heat map, 0 to 255. */
-export function heatColour(level) {
+/** The colour of each level of a heat map. */
+export const HEAT_256 = Array.from({length: 256}, (_, level) => {
   const place = level / 255 * (HEAT.length - 1), step = Math.min(Math.floor(place), HEAT.length - 2);
   return HEAT[step].map((low, band) => Math.round(low + (place - step) * (HEAT[step + 1][band] - low)));
-}
+});

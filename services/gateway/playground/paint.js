@@ -1,6 +1,6 @@
 // Draws objects over a photograph: a colour inside, and a line that shows on any background.
 
-import {colour, heatColour} from "./colours.js";
+import {HEAT_256, colour} from "./colours.js";
 import {raster} from "./masks.js";
 import {canvas} from "./photo.js";
 
@@ -50,7 +50,7 @@ export async function heat(png) {
   const pixels = pen.getImageData(0, 0, picture.width, picture.height);
   for (let at = 0; at < pixels.data.length; at += 4) {
     const level = pixels.data[at];
-    set(pixels.data, at / 4, ...heatColour(level), 220 * level / 255);
+    set(pixels.data, at / 4, ...HEAT_256[level], 220 * level / 255);
   }
   pen.putImageData(pixels, 0, 0);
   return picture;

@@ -9,8 +9,7 @@ import pytest
 import samclip
 
 from tests.fake_server import FakeService
-from tests.unit.client.conftest import Server
-from tests.unit.client.picture import png
+from tests.unit.client.conftest import Server, png
 from tests.unit.client.test_client import rectangle
 
 

@@ -10,8 +10,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.image import image_key
 from tests.fake_server import FakeService, bands
-from tests.unit.client.conftest import Server
-from tests.unit.client.picture import HEIGHT, WIDTH, png
+from tests.unit.client.conftest import HEIGHT, WIDTH, Server, png
 
 
 def rectangle(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from samclip import HeatMap, Mask, Masks, Region, SemanticMap, drawing
+from samclip import HeatMap, Mask, Masks, Panoptic, Region, Segment, SemanticMap, drawing
 from samclip.images import read_pixels
 
 from samclip_core.io import image
@@ -62,6 +62,21 @@ def test_heat_is_bright_where_it_is_high_and_the_range_is_beneath() -> None:
     assert (drawn_HW3[:40, :30] == low_3).all()
     assert (drawn_HW3[:40, 30:] == high_3).all()
     assert (drawn_HW3[40:] == drawing.HEAT_256_3[255]).all(axis=2).any()
+
+
+def test_every_answer_fits_a_photograph_that_is_shown_small() -> None:
+    height, width = 2 * drawing.SHOWN_PIXELS + 1, 3
+    file = io.BytesIO()
+    Image.new("RGB", (width, height)).save(file, "PNG")
+    map_HW = np.zeros((height, width), np.int32)
+    answers = (
+        Masks([Mask(map_HW == 0, (0, 0, width, height), map_HW.size, 1, 1)]),
+        SemanticMap(map_HW, ("sea",), [Region("sea", 1, map_HW.size, mask(0, 1, 0, 1))]),
+        HeatMap("sea", map_HW.astype(np.uint8), 0, 1),
+        Panoptic(b"", map_HW, [Segment(0, 0, map_HW.size, (0, 0, width, height))]),
+    )
+    for answer in answers:
+        assert drawing.shown(file.getvalue(), answer.draw).height == drawing.SHOWN_PIXELS
 
 
 def test_neighbouring_colours_differ() -> None:

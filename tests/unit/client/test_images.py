@@ -11,7 +11,7 @@ from PIL import Image
 
 from samclip_core.io.image import image_key
 from tests.fake_server import FakeService
-from tests.unit.client.picture import HEIGHT, WIDTH, png
+from tests.unit.client.conftest import HEIGHT, WIDTH, png
 
 
 def test_a_photograph_is_sent_once(service: FakeService, client: samclip.Client) -> None:

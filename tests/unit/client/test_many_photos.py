@@ -11,8 +11,7 @@ import pytest
 import samclip
 from samclip.many_photos import each
 
-from tests.unit.client.conftest import Captured, Server
-from tests.unit.client.picture import png
+from tests.unit.client.conftest import Captured, Server, png
 
 
 @pytest.fixture

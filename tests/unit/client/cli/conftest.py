@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 from samclip import cli
 
-from tests.unit.client.conftest import Captured, Server
-from tests.unit.client.picture import HEIGHT, WIDTH
+from tests.unit.client.conftest import HEIGHT, WIDTH, Captured, Server
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.unit.client.conftest import Server
-from tests.unit.client.picture import HEIGHT, WIDTH
+from tests.unit.client.conftest import HEIGHT, WIDTH, Server
 
 
 def read(path: Path) -> np.ndarray:

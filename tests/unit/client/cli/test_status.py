@@ -12,7 +12,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from samclip import __version__, cli
-from samclip.cli import service, status
+from samclip.cli import service
 from samclip.cli.usage import UsageError
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
@@ -34,7 +34,7 @@ class Health(health_pb2_grpc.HealthServicer):
         self.missing: set[str] = set()
 
     def Check(self, request: Any, context: Any) -> Any:
-        context.set_trailing_metadata([(status.VERSION, "9.9.9")])
+        context.set_trailing_metadata([(service.VERSION, "9.9.9")])
         name = request.service.removeprefix("samclip.v1.")
         if name in self.missing:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")

@@ -149,6 +149,15 @@ def test_a_huge_webp_header_is_refused(first_chunk: bytes) -> None:
         probe(encoded, LIMITS)
 
 
+def test_a_header_without_pixels_is_refused() -> None:
+    first_chunk = (
+        b"VP8 " + struct.pack("<I", 10) + b"\0\0\0\x9d\x01\x2a" + struct.pack("<HH", 0, 16)
+    )
+    encoded = b"RIFF" + struct.pack("<I", 4 + len(first_chunk)) + b"WEBP" + first_chunk
+    with pytest.raises(InvalidImage, match="states 0×16 pixels: send the complete file"):
+        probe(encoded, LIMITS)
+
+
 def test_the_webp_header_states_the_true_size() -> None:
     image = Image.fromarray(RAMP_HW3)
     alpha = Image.fromarray(RAMP_HW3).convert("RGBA")
