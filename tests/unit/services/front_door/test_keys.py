@@ -20,6 +20,13 @@ def run(file: Path, *words: str) -> int:
     return keys.main([words[0], "--file", str(file), *words[1:]])
 
 
+def alone(*words: str) -> subprocess.Popen[bytes]:
+    """Start the command in a process of its own."""
+    command = [sys.executable, "-m", "services.front_door.keys", *words]
+    environment = {**os.environ, "PYTHONPATH": sources()}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+
+
 def test_a_key_is_printed_once_and_kept_hashed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,15 +156,7 @@ def test_without_a_file_it_says_where_one_is_named(
 def test_keys_that_are_added_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     names = [f"ann-{number}" for number in range(6)]
-    path = sources()
-    adding = [
-        subprocess.Popen(
-            [sys.executable, "-m", "services.front_door.keys", "add", name, "--file", str(file)],
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=subprocess.DEVNULL,
-        )
-        for name in names
-    ]
+    adding = [alone("add", name, "--file", str(file)) for name in names]
     assert [process.wait() for process in adding] == [0] * len(names)
     assert sorted(key.name for key in keys.read(file)) == names
 
@@ -168,17 +167,7 @@ def test_other_users_who_lock_the_folder_do_not_delay_a_revocation(tmp_path: Pat
     folder = os.open(tmp_path, os.O_RDONLY)  # any user with read access can lock it
     try:
         fcntl.flock(folder, fcntl.LOCK_SH)
-        command = [
-            sys.executable,
-            "-m",
-            "services.front_door.keys",
-            "remove",
-            "ann",
-            "--file",
-            str(file),
-        ]
-        path = sources()
-        subprocess.run(command, check=True, timeout=60, env={**os.environ, "PYTHONPATH": path})
+        assert alone("remove", "ann", "--file", str(file)).wait(60) == 0
     finally:
         os.close(folder)
     assert keys.read(file) == []
