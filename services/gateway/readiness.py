@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from samclip_core.errors import Unavailable
 from services.request import admission
 from services.settings import Settings
 
@@ -49,6 +50,11 @@ class Readiness:
     async def ready(self, application: str) -> bool:
         """Return whether an application is ready; one that runs elsewhere counts as ready."""
         return bool((await self.report()).get(application, {"ready": True})["ready"])
+
+    async def check(self) -> None:
+        """Raise Unavailable unless all applications are ready."""
+        if not await self.all_ready():
+            raise Unavailable("an application is not ready: see GET /readyz")
 
     async def _ask_all(self) -> Report:
         answers = await asyncio.gather(*map(self._ask, self.applications))

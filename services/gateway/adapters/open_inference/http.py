@@ -54,8 +54,7 @@ class OpenInference(Adapter):
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request, context: RequestContext) -> Response:
-        if not await self.readiness.all_ready():
-            raise Unavailable("an application is not ready: see GET /readyz")
+        await self.readiness.check()
         return JSONResponse({"ready": True})
 
     async def model_ready(self, request: Request, context: RequestContext) -> Response:
