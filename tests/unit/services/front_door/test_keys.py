@@ -199,21 +199,3 @@ def test_a_file_of_another_user_names_the_user_who_must_read_it(
     monkeypatch.setattr(Path, "read_bytes", refused)
     with pytest.raises(SettingsError, match=f"Permission denied.*: let user {os.getuid()} read it"):
         keys.read(tmp_path / "keys")
-
-
-def test_what_is_no_file_is_not_replaced(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "null").symlink_to("/dev/null")
-    assert run(tmp_path / "null", "add", "ann") == 1
-    assert "not a regular file" in capsys.readouterr().err
-    assert (tmp_path / "null").readlink() == Path("/dev/null")
-    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
-
-
-def test_a_linked_file_is_changed_where_it_is(tmp_path: Path) -> None:
-    keys.write(tmp_path / "keys", [Key(HASH, "ann", ("read",), "acme")])
-    (tmp_path / "link").symlink_to("keys")
-    assert run(tmp_path / "link", "remove", "ann") == 0
-    assert (tmp_path / "link").is_symlink()
-    assert keys.read(tmp_path / "keys") == []
