@@ -15,7 +15,7 @@ from benchmarks.lines import Line
 from benchmarks.load import Job
 from benchmarks.service import Running, running
 
-ACCOUNT, IDLE = "CPU time per request", "CPU time while nobody asks"
+ACCOUNT = "CPU time per request"
 PER_SECOND = "nobody asks, per second"
 WHOLE, ABOVE, DECODING, RATE = "all processes", "above the bare loop", "decoding", "answers"
 BARE = "bare loop"
@@ -47,7 +47,7 @@ def run(bench: Bench) -> list[Line]:
             for column, found in turn.items():
                 for row, value in found.items():
                     account[row, column].append(value)
-    return [*_lines(account), *_on_machines(account)]
+    return _lines(account)
 
 
 def _idle(service: Running, seconds: float) -> dict[str, float]:
@@ -88,16 +88,4 @@ def _lines(account: Samples) -> list[Line]:
         for wanted in (*order, WHOLE, ABOVE)
         for (row, column), values in account.items()
         if row == wanted
-    ]
-
-
-def _on_machines(account: Samples) -> list[Line]:
-    """Return the idle CPU time as a share of machines with 2 to 16 cores."""
-    idle = {row: ms for (row, column), ms in account.items() if column == PER_SECOND}
-    rays = zip(*(ms for role, ms in idle.items() if role.startswith("Ray's")), strict=True)
-    rows = {"Ray's own processes": [sum(one) for one in rays], WHOLE: idle[WHOLE]}
-    return [
-        Line(IDLE, row, f"of {cores} cores", "%", [value / 10 / cores for value in ms])
-        for row, ms in rows.items()
-        for cores in (2, 4, 8, 16)
     ]

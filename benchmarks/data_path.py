@@ -2,16 +2,12 @@
 
 Photographs of 640×480 for CLIP; photographs of 1500×1000 with 38 masks, as in SA-1B. A frame is
 read from a shard, decoded, cut, resized and made a batch with its prompts, as in a reader of
-``samclip train``. Processor time is measured, so other processes hardly disturb. With
-``--shards N``, it measures instead how long a run over N small shards takes to open its sets,
-without and with an index.
+``samclip train``. Processor time is measured, so other processes hardly disturb.
 """
 
 import argparse
 import io
 import json
-import resource
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -43,31 +39,21 @@ CLIP_SIDES = (224, 448, 1024)
 SAM, SAM_SIDE = vit_b().sam_batch, VIT_B.image_size
 MASKS = SAM.prompts + 6  # as many as are cut for a step
 FILES, SA_1B_FILES = 48, 8
-OPENINGS = 7  # of a set by a worker, as of a set that serves photographs, regions and names
-SAMPLES = 50  # per small shard
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.data_path", description=__doc__.replace("``", "")
     )
-    parser.add_argument("--shards", type=int, help="measure the start over this many shards")
     parser.add_argument(
         "--rounds", type=int, default=5, help="rounds, of which the best counts (5)"
     )
-    parser.add_argument("--open", metavar="FOLDER", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
     keep_memory(STEP_BYTES)
-    if arguments.open:
-        _open(arguments.open)
-        return 0
     with tempfile.TemporaryDirectory() as folder:
-        if arguments.shards:
-            _start(Path(folder), arguments.shards)
-        else:
-            _frames(Path(folder), arguments.rounds)
+        _frames(Path(folder), arguments.rounds)
     return 0
 
 
@@ -155,32 +141,6 @@ def _write(path: Path, files: Iterator[tuple[str, bytes]]) -> None:
             member = tarfile.TarInfo(name)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))
-
-
-def _start(folder: Path, shards: int) -> None:
-    for number in range(shards):
-        names = (f"{number:05}{sample:04}" for sample in range(SAMPLES))
-        files = ((f"{name}.{end}", b"{}") for name in names for end in ("jpg", "json"))
-        _write(folder / f"train-{number:05}.tar", files)
-    print(f"{shards:,} shards, {shards * SAMPLES:,} samples", flush=True)
-    for name in ("without an index", "with the index"):
-        begin = time.perf_counter()
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, "-m", __spec__.name, "--open", str(folder)], check=True)
-        wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
-        processor = sum(after[:2]) - sum(before[:2])  # user and system
-        print(f"{name}: {wall:.1f} s, of a processor {processor:.1f} s, with Python's start")
-
-
-def _open(folder: str) -> None:
-    for number in range(OPENINGS):
-        begin = time.perf_counter()
-        source = open_source(folder)
-        source[len(source) - 1]
-        if number in (0, OPENINGS - 1):
-            print(f"  opening {number + 1}: {time.perf_counter() - begin:.2f} s", flush=True)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    print(f"  peak memory: {peak:,.0f} MiB")
 
 
 if __name__ == "__main__":

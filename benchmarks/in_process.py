@@ -2,8 +2,8 @@
 
 Run by path with ``python -P`` and PYTHONPATH=CHECKOUT/client:CHECKOUT. It imports nothing else of
 the benchmark, so that it can measure any commit. Arguments: a checkpoint, a dtype and a folder of
-JPEG files. Each line of its input is JSON with a call, the seconds to repeat it for and the least
-number of calls.
+JPEG files. A line of its input is JSON: the name of a call, the seconds to repeat it for and the
+least number of calls; or null, for the facts about the model.
 """
 
 import json
@@ -13,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +24,6 @@ SEVERAL = 16
 
 
 def load(checkpoint: str, dtype: str) -> Any:
-    with suppress(ImportError):  # only commits before the compiled engine have it
-        from samclip_core import use_cores
-
-        use_cores()
     from samclip_core import SamClip
 
     return SamClip.load(checkpoint, dtype=dtype)
@@ -103,10 +98,9 @@ def main(arguments: Sequence[str]) -> None:
     model = SegmentAnything() if checkpoint == SEGMENT_ANYTHING else load(checkpoint, dtype)
     calls = Calls(model, Path(folder))
     facts = {name: str(getattr(model, name, "")) for name in ("dtype", "engine_name")}
-    print(json.dumps(facts), flush=True)
     for line in sys.stdin:
-        request = json.loads(line)
-        print(json.dumps(measure(getattr(calls, request.pop("call")), **request)), flush=True)
+        name, *limits = json.loads(line) or [None]
+        print(json.dumps(measure(getattr(calls, name), *limits) if name else facts), flush=True)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,8 @@
 The library and the baseline run in separate processes and are measured in turns.
 """
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections import defaultdict
@@ -15,7 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from benchmarks import in_process, traffic
+from benchmarks import in_process, traffic, worker
 from benchmarks.bench import Bench
 from benchmarks.lines import Line, ratio
 from benchmarks.machine import busy_core
@@ -82,27 +80,9 @@ def process(checkpoint: Path | str, dtype: str, root: Path | None = None) -> Ite
         write_files(Path(folder))
         command = [sys.executable, "-P", in_process.__file__, str(checkpoint), dtype, folder]
         environment = os.environ | {"PYTHONPATH": sources(root)}
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, env=environment, cwd=folder, **pipes) as library:
-
-            def call(name: str, seconds: float, least: int) -> dict[str, Any]:
-                request = {"call": name, "seconds": seconds, "least": least}
-                library.stdin.write(json.dumps(request) + "\n")
-                library.stdin.flush()
-                return _answer(library)
-
-            try:
-                print(f"  loaded from {root.name}: {_answer(library)}", flush=True)
-                yield call
-            finally:
-                library.stdin.close()  # ends the process
-
-
-def _answer(library: subprocess.Popen[str]) -> dict[str, Any]:
-    line = library.stdout.readline()
-    if not line:
-        raise RuntimeError(f"{library.args} exited without an answer")
-    return json.loads(line)
+        with worker.running(command, env=environment, cwd=folder) as ask:
+            print(f"  loaded from {root.name}: {ask(None)}", flush=True)
+            yield lambda name, seconds, least: ask([name, seconds, least])
 
 
 def write_files(folder: Path, number_of_files: int = FILES) -> None:

@@ -9,13 +9,12 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from subprocess import PIPE, Popen
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field
+from typing import Literal
 
 import aiohttp
 
-from benchmarks import traffic
+from benchmarks import traffic, worker
 from benchmarks.traffic import Ask, Visit
 
 TIMEOUT_S = 120.0
@@ -34,9 +33,6 @@ class Job:
     warm_up_s: float = 0.5
     visits: int = 0
     peer: Literal["", "form", "bytes"] = ""  # how a peer receives a file; empty: our service
-
-    def of(self, **changes: Any) -> "Job":
-        return replace(self, **changes)
 
 
 @dataclass
@@ -62,25 +58,17 @@ class _Seen:
 @contextmanager
 def generator() -> Iterator[Callable[[Job], Outcome]]:
     """Start the process; yields a function that runs a job in it."""
-    command = [sys.executable, "-m", "benchmarks.load"]
-    with Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
+    with worker.running([sys.executable, "-m", "benchmarks.load"]) as ask:
 
         def run(job: Job) -> Outcome:
-            process.stdin.write(json.dumps(asdict(job)) + "\n")
-            process.stdin.flush()
-            outcome = Outcome(**json.loads(process.stdout.readline()))
+            outcome = Outcome(**ask(asdict(job)))
             if not outcome.latencies_ms:
                 raise RuntimeError(f"no request of {job} was answered: {outcome.error}")
             if outcome.errors:
                 print(f"  {outcome.errors} errors, such as {outcome.error}", flush=True)
             return outcome
 
-        try:
-            yield run
-        finally:
-            process.stdin.close()  # ends the process
+        yield run
 
 
 async def measure(job: Job) -> Outcome:

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,8 @@ def facts() -> dict[str, Any]:
         "instructions": [name for name in INSTRUCTIONS if name in flags],
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
-        "versions": {name: found for name in RUNTIMES if (found := _version(name))},
+        "versions": {name: version(name) for name in RUNTIMES if find_spec(name)},
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 @contextmanager

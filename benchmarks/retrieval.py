@@ -16,7 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.index import Collection, Collections, Item, Query
+from services.retrieval.index import Collection, Collections, Item
+from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSets, connect
 from tests import redis_server
 

@@ -1,17 +1,17 @@
 """A running service observed from outside: start-up, memory, CPU time per process."""
 
-import os
 import re
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from benchmarks import traffic
 from tests.checkout import ROOT
@@ -29,7 +29,6 @@ ROLES = {  # by pattern of the command line; the first match counts
     r"ray::ServeController": "Ray's controller",
     r"": "Ray's other processes",
 }
-TICK_MS = 1000 / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass
@@ -51,14 +50,19 @@ class Running:
         """Return the CPU time so far of the processes of each role."""
         spent: Counter[str] = Counter()
         for pid in self.service.processes():
-            spent[role(_read(pid, "cmdline").replace("\0", " "))] += _cpu_ms(pid)
+            with suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                user, system, *_ = process.cpu_times()
+                spent[role(" ".join(process.cmdline()))] += 1000 * (user + system)
         return {name: spent[name] for name in ROLES.values()}
 
     def pss_bytes(self) -> int:
         """Return the proportional set size of all processes; shared memory counts once."""
-        found = [_read(pid, "smaps_rollup") for pid in self.service.processes()]
-        kib = [re.search(r"^Pss:\s+(\d+)", text, re.M) for text in found]
-        return 1024 * sum(int(one[1]) for one in kib if one)
+        total = 0
+        for pid in self.service.processes():
+            with suppress(psutil.NoSuchProcess):
+                total += psutil.Process(pid).memory_full_info().pss
+        return total
 
     def index(self) -> None:
         """Create the collection that a working day searches."""
@@ -75,18 +79,6 @@ class Running:
 
 def role(command: str) -> str:
     return next(name for pattern, name in ROLES.items() if re.search(pattern, command))
-
-
-def _read(pid: int, name: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/{name}").read_text()
-    except OSError:  # the process ended
-        return ""
-
-
-def _cpu_ms(pid: int) -> float:
-    fields = _read(pid, "stat").rpartition(")")[2].split()
-    return TICK_MS * (int(fields[11]) + int(fields[12])) if fields else 0.0
 
 
 @contextmanager

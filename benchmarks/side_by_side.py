@@ -8,6 +8,7 @@ implements a peer's work, as its documentation suggests and with our library ins
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 
 from benchmarks import traffic
 from benchmarks.bench import Bench
@@ -59,14 +60,14 @@ def _scores(service: Running) -> dict[str, float]:
 
 def _measure(bench: Bench, job: Job) -> Turn:
     """Measure each load. Only ours runs the whole day, as its cache fills; peers run for a time."""
-    bench.load(job.of(clients=8, seconds=0.5 if bench.quick else WARM_UP_S))
+    bench.load(replace(job, clients=8, seconds=0.5 if bench.quick else WARM_UP_S))
     turn = {
-        column: bench.load(job.of(clients=clients, seconds=bench.seconds))
+        column: bench.load(replace(job, clients=clients, seconds=bench.seconds))
         for column, clients in ALL_NEW.items()
     }
     visits = VISITS // 10 if bench.quick else VISITS
     seconds = 4 * bench.seconds if job.peer else float("inf")
-    day = job.of(work="day", clients=DAY_CLIENTS, visits=visits, warm_up_s=0.0, seconds=seconds)
+    day = Job(job.address, "day", DAY_CLIENTS, seconds, warm_up_s=0, visits=visits, peer=job.peer)
     return turn | {DAY: bench.load(day)}
 
 

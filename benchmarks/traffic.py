@@ -13,6 +13,7 @@ from itertools import count, cycle
 from pathlib import Path
 from typing import Any, Literal
 
+import httpx
 import numpy as np
 from PIL import Image
 
@@ -26,7 +27,6 @@ CLICKS = 3  # per visit
 ADJECTIVES = ("red", "blue", "green", "black", "white", "old", "new", "small", "large", "wooden")
 NOUNS = ("car", "dog", "house", "chair", "boat", "bird", "bicycle", "bottle", "train", "flower")
 PLACES = ("snow", "rain", "town", "water", "sunlight", "fog", "sand", "grass", "a room", "a street")
-BOUNDARY = "samclip-bench"
 PATHS = {"classify": "/classify", "click": "/segment", "search": "/search"}
 Kind = Literal["classify", "click", "search"]
 _fresh = count()
@@ -155,13 +155,10 @@ def collection() -> bytes:
 
 def form(file: bytes, fields: dict[str, list[Any]]) -> tuple[str, bytes]:
     """Return a multipart form as (content type, body)."""
-    parts = []
-    for name, values in fields.items():
-        for value in values:
-            text = value if isinstance(value, str) else json.dumps(value)
-            parts.append(f'form-data; name="{name}"\r\n\r\n{text}'.encode())
-    head = 'form-data; name="image"; filename="image.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    parts.append(head.encode() + file)
-    start = f"--{BOUNDARY}\r\nContent-Disposition: ".encode()
-    content = b"".join(start + part + b"\r\n" for part in parts) + f"--{BOUNDARY}--\r\n".encode()
-    return f"multipart/form-data; boundary={BOUNDARY}", content
+    texts = {
+        name: [value if isinstance(value, str) else json.dumps(value) for value in values]
+        for name, values in fields.items()
+    }
+    files = {"image": ("image.jpg", file, "image/jpeg")}
+    request = httpx.Request("POST", "http://service", data=texts, files=files)
+    return request.headers["content-type"], request.read()

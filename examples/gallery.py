@@ -14,7 +14,7 @@ from samclip import Client, drawing
 from samclip.demo import SCENES, photograph, service
 from samclip.images import read_pixels
 from samclip.photo import Photo
-from samclip.types import Box, Point
+from samclip.types import Box, Point, draw_answer
 
 FOLDER = Path(__file__).parents[1] / "docs"
 WIDTH = 480
@@ -184,7 +184,7 @@ def draw(entry: Entry, photo: Photo) -> Image.Image:
     match answer:
         case [list() as scores]:  # of one box
             answer = scores
-    picture = drawing.draw_answer(read_pixels(photo.encoded), answer)
+    picture = draw_answer(answer, read_pixels(photo.encoded))
     return drawing.draw_prompts(picture, entry.points, entry.boxes)
 
 

@@ -12,6 +12,7 @@ Kind = Literal["edge", "vit-b", "pair"]
 Task = Literal["classify", "semantic", "retrieval"]
 _EDGE_STEP = 32
 """The edge's CNN halves its frame five times."""
+_AGAIN = "download or convert the checkpoint again"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class DecoderConfig:
 class TextConfig:
     """The text tower: a BERT sentence encoder of these sizes, or that of an open_clip model.
 
-    ``open_clip`` has the content of the model's open_clip_config.json. Older files lack it: the
-    architecture is then the one that open_clip knows as ``model``.
+    ``open_clip`` has the content of the model's open_clip_config.json. Without it, the architecture
+    is the one that open_clip knows as ``model``.
     """
 
     tower: Literal["sentence", "open_clip"]
@@ -63,15 +64,14 @@ class TaskSizes:
 
 @dataclass(frozen=True, kw_only=True)
 class SamClipConfig:
-    """The architecture and defaults of one checkpoint; config.json contains every field.
+    """The architecture and defaults of one checkpoint: the content of config.json.
 
     ``image_size`` is the side of the square model frame in pixels, ``stride`` the side of a cell of
     the image embedding in pixels, ``embed_dim`` the embedding's width, ``text_dim`` the width of
     the space that images and texts share. ``backbone`` is a variant of SAM's ViT, or the edge's
     CNN. A ``pair`` uses the image tower of ``text.model`` as its CLIP head (``clip_head`` is null).
     ``logit_scale`` multiplies a cosine before the softmax over labels. Each template contains one
-    ``{}`` for the label. ``task_sizes`` null means ``image_size`` for every task; older files lack
-    the key.
+    ``{}`` for the label. Without ``task_sizes``, every task uses ``image_size``.
     """
 
     kind: Kind
@@ -132,7 +132,7 @@ class SamClipConfig:
         try:
             values = json.loads(text)
         except ValueError as error:
-            raise CheckpointError(f"config.json is not JSON: {error}") from error
+            raise CheckpointError(f"config.json is not JSON ({error}): {_AGAIN}") from error
         config: Self = _read(cls, values, "config.json")
         config._check()
         return config
@@ -141,21 +141,23 @@ class SamClipConfig:
         if self.preprocess != PREPROCESS_VERSION:
             raise CheckpointError(
                 f"config.json: preprocessing version {self.preprocess!r}, this program expects "
-                f"{PREPROCESS_VERSION!r}: download or convert the checkpoint again"
+                f"{PREPROCESS_VERSION!r}: {_AGAIN}"
             )
         if self.image_size < 1 or self.stride < 1 or self.image_size % self.stride:
             raise CheckpointError(
                 f"config.json: image_size {self.image_size} is not a multiple of stride "
-                f"{self.stride}"
+                f"{self.stride}: {_AGAIN}"
             )
         for size in self.sizes[1:]:
             try:
                 self.check_size(size)
             except InvalidRequest as error:
                 raise CheckpointError(f"config.json: task_sizes: {error}") from error
-        bad = [template for template in self.templates if template.count("{}") != 1]
-        if bad or not self.templates:
-            raise CheckpointError(f"config.json: templates need exactly one {{}} each, found {bad}")
+        if not self.templates or any(one.count("{}") != 1 for one in self.templates):
+            raise CheckpointError(
+                f"config.json: templates {list(self.templates)}: give at least one, and each needs "
+                "exactly one {}"
+            )
 
 
 EDGE = SamClipConfig(
@@ -216,24 +218,21 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if kind in (int, str) and type(value) is kind:
         return value
-    raise CheckpointError(f"{where}: {value!r} is not {_type_name(kind)}")
+    choices = ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else ""
+    expected = f"one of {choices}" if choices else f"of type {getattr(kind, '__name__', kind)}"
+    raise CheckpointError(f"{where}: {value!r} is not {expected}: {_AGAIN}")
 
 
 def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise CheckpointError(f"{where}: expected an object, found {value!r}")
+        raise CheckpointError(f"{where}: {value!r} is not an object: {_AGAIN}")
     names = {field.name for field in fields(kind)}
     optional = {field.name for field in fields(kind) if field.default is None}
     unknown, missing = sorted(value.keys() - names), sorted(names - value.keys() - optional)
     if unknown or missing:
         raise CheckpointError(
-            f"{where}: unknown keys {unknown}, missing keys {missing}; "
-            "the checkpoint belongs to another version of this program"
+            f"{where}: unknown keys {unknown}, missing keys {missing}; the checkpoint belongs to "
+            f"another version of this program: {_AGAIN}"
         )
     hints = get_type_hints(kind)
     return kind(**{name: _read(hints[name], value[name], f"{where}: {name}") for name in value})
-
-
-def _type_name(kind: Any) -> str:
-    choices = get_args(kind) if get_origin(kind) is Literal else ()
-    return f"one of {', '.join(map(str, choices))}" if choices else f"of type {kind}"

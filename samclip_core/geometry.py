@@ -74,18 +74,9 @@ class Geometry:
         points = np.asarray(points_N2, np.float64).reshape(-1, 2)
         return (points * self._scale_xy).astype(np.float32)
 
-    def points_to_original(self, points_N2: ArrayLike) -> NDArray[np.float32]:
-        """Scale (x, y) from model to original pixels."""
-        points = np.asarray(points_N2, np.float64).reshape(-1, 2)
-        return (points / self._scale_xy).astype(np.float32)
-
     def boxes_to_model(self, boxes_N4: ArrayLike) -> NDArray[np.float32]:
         """Scale (x_min, y_min, x_max, y_max) from original to model pixels."""
         return self.points_to_model(boxes_N4).reshape(-1, 4)
-
-    def boxes_to_original(self, boxes_N4: ArrayLike) -> NDArray[np.float32]:
-        """Scale (x_min, y_min, x_max, y_max) from model to original pixels."""
-        return self.points_to_original(boxes_N4).reshape(-1, 4)
 
     def grid(self, h: int) -> tuple[int, int]:
         """Return the rows and columns of an h×h grid over the padded frame that hold picture.

@@ -7,29 +7,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers import (
-    areas,
-    crops,
-    dense,
-    everything,
-    explain,
-    instances,
-    semantic,
-    vocabularies,
-    zero_shot,
-)
+from samclip_core.answers import areas, everything, zero_shot
 from samclip_core.answers.areas import Area
+from samclip_core.answers.classify import Classify
 from samclip_core.answers.clicks import ClickSession
-from samclip_core.answers.naming import Namer
-from samclip_core.answers.proxy_attention import attend
+from samclip_core.answers.everything import Everything, Search
+from samclip_core.answers.explain import Explain
+from samclip_core.answers.instances import Find
+from samclip_core.answers.request import Request
 from samclip_core.answers.sam_head import SamHead
+from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
-from samclip_core.config import Task
 from samclip_core.engine import load as load_engine
 from samclip_core.engine.base import CACHE_DIR, Asked, Engine, EngineName
 from samclip_core.errors import InvalidImage, InvalidRequest
@@ -53,6 +46,9 @@ if TYPE_CHECKING:
 
 TEXTS_AT_ONCE = 64
 """Most texts per run of the text encoder: larger batches are no faster."""
+PROMPTS_AT_ONCE = 64
+"""Most prompts per question to the SAM head, which splits them by the memory of its device."""
+T = TypeVar("T")
 Image = bytes | NDArray[np.uint8] | ImageFeatures
 """An encoded file, RGB uint8 H×W×3, or the features that ``SamClip.encode`` returned.
 
@@ -79,6 +75,7 @@ class SamClip:
         self._int8_digest = str(int8.get("sha256", ""))
         self.engine = engine
         self.sam_head = SamHead(self.config, engine)
+        self._terms = Terms.of(self.sam_head, PROMPTS_AT_ONCE)
         self.limits = limits or ImageLimits()
         self._tokenizer = tokenizer.load(directory)
         # The same labels are used for many pictures, and embedding them is slow.
@@ -201,12 +198,13 @@ class SamClip:
         InvalidRequest and InvalidLabels.
         """
         if area is None:
-            image_D = self._pooled(image, "retrieval")
+            image_D = zero_shot.pooled(self.encode(image, self.config.size_of("retrieval")))
         else:
-            (image_D,) = self._embed_areas(image, [area])
-        if not with_text:
-            return image_D
-        return areas.combine(image_D, self._class_embeddings([with_text])[0])
+            features = self.encode(image, self.config.size_of("semantic"))
+            (image_D,) = areas.embed_areas(features, [area])
+        if with_text:
+            image_D = areas.combine(image_D, self._class_embeddings([with_text])[0])
+        return image_D
 
     def classify(
         self,
@@ -219,11 +217,7 @@ class SamClip:
 
         Raises InvalidLabels.
         """
-        labels = zero_shot.as_texts(labels)
-        text_LD = self._class_embeddings(labels, templates)
-        return zero_shot.classify(
-            self._pooled(image, "classify"), text_LD, labels, self.config.logit_scale, top_k
-        )
+        return self._classify(image, Classify(zero_shot.as_texts(labels), top_k), templates)[0]
 
     def classify_areas(
         self,
@@ -237,12 +231,14 @@ class SamClip:
 
         Raises InvalidRequest, with the number of the area, and InvalidLabels.
         """
-        labels = zero_shot.as_texts(labels)
-        text_LD = self._class_embeddings(labels, templates)
-        return [
-            zero_shot.classify(area_D, text_LD, labels, self.config.logit_scale, top_k)
-            for area_D in self._embed_areas(image, areas)
-        ]
+        return self._classify(image, Classify(zero_shot.as_texts(labels), top_k, areas), templates)
+
+    def _classify(
+        self, image: Image, request: Classify, templates: Sequence[str] | None
+    ) -> list[list[Score]]:
+        text_LD = self._class_embeddings(request.labels, templates)
+        features = self.encode(image, request.size(self.config))
+        return [*request.scores(features, text_LD, self.config.logit_scale)]
 
     def segment(
         self, image: Image, prompts: Sequence[Prompt], multimask: bool = True
@@ -266,53 +262,27 @@ class SamClip:
         """
         several = [prompts] if isinstance(prompts, str) else prompts
         asked = [TextPrompt(each) if isinstance(each, str) else each for each in several]
-        features = self.encode(image)
-        instances.check(dict(enumerate(asked)), features.geometry, min_score)
-        texts, background = instances.asked_words(asked)
-        words = [*texts, *background]
-        vectors = dict(zip(words, self._class_embeddings(words), strict=True))
-        scale = self.config.logit_scale
-        return instances.find_instances(self.sam_head, features, asked, vectors, scale, min_score)
+        return self._answer(image, Find(dict(enumerate(asked)), min_score))
 
     def clicks(self, image: Image) -> ClickSession:
         """Return a session on one object of an image, in which each click refines the mask."""
         return ClickSession(self.sam_head, self.encode(image))
 
     def segment_text(
-        self,
-        image: Image,
-        labels: Sequence[str],
-        background: bool = False,
-        refine: bool = False,
+        self, image: Image, labels: Sequence[str], background: bool = False, refine: bool = False
     ) -> SemanticMap:
         """Assign one of the labels to every pixel; with ``background``, possibly none.
 
         ``refine`` sharpens the outlines with the SAM head. Raises InvalidLabels.
         """
-        labels = zero_shot.as_texts(labels)
-        # The refinement reads both heads' maps of one encoding.
-        size = self.config.image_size if refine else self.config.size_of("semantic")
-        features, text_LD = self.encode(image, size), self._class_embeddings(labels)
-        background_KD = None
-        if background:
-            background_KD = self._class_embeddings(dense.background_words(labels))
-        scale = self.config.logit_scale
-        if refine:
-            return semantic.refine(
-                features, text_LD, labels, scale, self.sam_head, background, background_KD
-            )
-        attended = attend(features)
-        return semantic.segment_text(attended, text_LD, labels, scale, background, background_KD)
+        return self._answer(image, SegmentText(zero_shot.as_texts(labels), background, refine))
 
     def explain(self, image: Image, label: str, others: Sequence[str] = ()) -> HeatMap:
         """Return how well a label fits each pixel: its cosine similarity.
 
         With ``others``, return its probability against them instead. Raises InvalidLabels.
         """
-        labels = [label, *zero_shot.as_texts(others)]
-        features = attend(self.encode(image, self.config.size_of("semantic")))
-        text_LD = self._class_embeddings(labels)
-        return explain.explain(features, text_LD, labels, self.config.logit_scale)
+        return self._answer(image, Explain([label, *zero_shot.as_texts(others)]))
 
     def segment_everything(
         self,
@@ -332,40 +302,39 @@ class SamClip:
         crops of ``samclip_core.answers.crops``, which are encoded too: ``image`` is then a file or
         an array. Raises InvalidLabels and InvalidRequest.
         """
-        names = vocabularies.labels_or_names(zero_shot.as_texts(labels), vocabulary)
-        settings = everything.settings_of(self.config.kind)
-        search = everything.Search(Terms.of(self.sam_head, settings.points_per_round), settings)
-        for crop, features in self._crops(image, crop_layers):
-            points = points_per_side or self.config.points_per_side
+        points, texts = points_per_side or self.config.points_per_side, zero_shot.as_texts(labels)
+        request = Everything(points, texts, vocabulary, min_label_score, crop_layers)
+        names = request.names
+        search = Search(self._terms, everything.settings_of(self.config.kind))
+        for crop, features in self._crops(image, request):
             for steps in search.rounds(features, points, crop):
                 run(steps, self.sam_head)
         found = everything.largest_first(search.found)
         if not names:
             return [one.mask for one in found]
-        text_LD = self._class_embeddings(names)
-        namer = Namer(names, text_LD, self.config.logit_scale, min_label_score)
+        namer = request.namer(self._class_embeddings(names), self.config.logit_scale)
         return [namer.name(one.mask, one.features) for one in found]
 
-    def _crops(self, image: Image, layers: int) -> Iterator[tuple[Crop | None, ImageFeatures]]:
+    def _crops(
+        self, image: Image, request: Everything
+    ) -> Iterator[tuple[Crop | None, ImageFeatures]]:
         """Yield the features of the picture, then those of its crops."""
-        crops.check_layers(layers)
-        if not layers:
+        if not request.crop_layers:
             yield None, self.encode(image)
             return
         if isinstance(image, ImageFeatures):
             raise InvalidRequest("crops are encoded on their own: pass the image, not its features")
         image_HW3 = decode(image, self.limits) if isinstance(image, bytes) else image
-        yield None, self.encode(image_HW3)
-        height, width, _ = image_HW3.shape
-        for crop in crops.crops_of(height, width, layers):
-            yield crop, self.encode(crop.of(image_HW3))
+        for crop in request.crops(*image_HW3.shape[:2]):
+            yield crop, self.encode(crop.of(image_HW3) if crop else image_HW3)
 
-    def _pooled(self, image: Image, task: Task) -> NDArray[np.float32]:
-        features = self.encode(image, self.config.size_of(task))
-        return zero_shot.unit(_present(features.clip_pooled_D, "CLIP_POOLED"))
-
-    def _embed_areas(self, image: Image, parts: Sequence[Area]) -> list[NDArray[np.float32]]:
-        return list(areas.embed_areas(self.encode(image, self.config.size_of("semantic")), parts))
+    def _answer(self, image: Image, request: Request[T]) -> T:
+        """Answer a request about a picture, from its features to the last step."""
+        features = self.encode(image, request.size(self.config))
+        request.check(features.geometry)
+        text_XD = self._class_embeddings(request.texts)
+        scale = self.config.logit_scale
+        return run(request.steps(features, text_XD, scale, self._terms), self.sam_head)
 
     def _class_embeddings(
         self, labels: Sequence[str], templates: Sequence[str] | None = None
@@ -379,9 +348,3 @@ class SamClip:
         text_LD = zero_shot.class_embeddings(self.embed_text, labels, templates)
         text_LD.setflags(write=False)  # the cache shares it between calls
         return text_LD
-
-
-def _present(array: NDArray | None, output: str) -> NDArray:
-    if array is None:
-        raise ValueError(f"these features have no {output}: encode with {output}")
-    return array

@@ -237,12 +237,10 @@ def _explain(error: ValidationError, known: list[str]) -> str:
         if problem["type"] == "extra_forbidden":
             lines.append(f"unknown setting {name!r}; the settings are {', '.join(known)}")
         else:
-            lines.append(f"setting {name!r} is {_shown(problem['input'])}: {problem['msg']}")
+            value = problem["input"]
+            shown = str(value) if isinstance(value, Path) else value
+            lines.append(f"setting {name!r} is {shown!r}: {problem['msg']}")
     return "\n".join(lines)
-
-
-def _shown(value: object) -> str:
-    return repr(str(value) if isinstance(value, Path) else value)
 
 
 def table() -> str:

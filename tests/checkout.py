@@ -7,5 +7,5 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def sources(root: Path = ROOT) -> str:
-    """Return the PYTHONPATH of a checkout. Older checkouts keep the client in ``proto``."""
-    return os.pathsep.join(str(root / folder) for folder in ("client", "proto", "."))
+    """Return the PYTHONPATH of a checkout."""
+    return f"{root / 'client'}{os.pathsep}{root}"

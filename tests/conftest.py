@@ -18,7 +18,7 @@ from services.backbone.engine import Engine
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
 from services.heads.semantic.app import Semantic
-from services.request import admission
+from services.request import calls
 from services.retrieval import app as retrieval
 from services.retrieval import vector_sets
 from services.retrieval.app import Retrieval
@@ -119,7 +119,7 @@ def patience() -> Iterator[None]:
 
 @pytest.fixture
 def front_door_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
+    monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
 
 
 @pytest.fixture(scope="session")

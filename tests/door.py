@@ -22,11 +22,13 @@ import httpx
 import pytest
 from samclip.v1 import samclip_pb2 as pb
 
-from services.front_door import haproxy, reload
+from services.front_door import haproxy, keys, reload
 from services.settings import Settings
 from tests.ports import free_port
 
 SECRET = "sesame"
+FIRST = keys.Key(keys.digest("first-key"), "ann", ("read", "index"), "acme")
+SECOND = keys.Key(keys.digest("second, key"), "bob", ("read",), "-")
 EMBED = "/samclip.v1.BackboneService/Embed"
 SESSIONS = [
     f"/{service.full_name}/{method.name}"
@@ -47,6 +49,13 @@ class Serve:
     hung_up: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     """A gRPC call has ended: its answer is taken, or its deadline has passed."""
+
+
+def answering(**fields: Any) -> Serve:
+    """Return a stand-in that answers at once."""
+    serve = Serve(**fields)
+    serve.gate.set()
+    return serve
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from samclip_core.answers.everything import Found
+from samclip_core.answers.everything import EverythingSettings, Found, Search
+from samclip_core.answers.steps import Steps, Terms
 from samclip_core.geometry import Geometry
 from samclip_core.io.masks import mask_box
 from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
@@ -86,6 +87,16 @@ def features_of(
     sam_Dhw = np.zeros((4, sam_side, sam_side), np.float16)
     pooled_D = np.full(width, width**-0.5, np.float32)
     return ImageFeatures(geometry, sam_Dhw, dense_Dhw, pooled_D)
+
+
+def everything(
+    terms: Terms, features: ImageFeatures, points_per_side: int, settings: EverythingSettings
+) -> Steps[list[Found]]:
+    """Search one picture in steps, and return what is found, the better masks first."""
+    search = Search(terms, settings)
+    for steps in search.rounds(features, points_per_side):
+        yield from steps
+    return search.found
 
 
 def blobs(count: int = 40) -> list[Found]:

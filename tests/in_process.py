@@ -15,14 +15,14 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
-from services.request import admission
-from services.request.channel import UNLIMITED
+from services.request import calls
+from services.request.calls import UNLIMITED
 from services.request.context import RequestContext
 from services.request.rpc import Service
 
 SECRET = "the front door's secret"
 ANYBODY = RequestContext()
-ADMITTED = ((admission.SECRET_HEADER, SECRET),)
+ADMITTED = ((calls.SECRET_HEADER, SECRET),)
 
 
 class Adapter:

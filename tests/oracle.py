@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from samclip_core.answers import semantic
+from samclip_core.answers.semantic import SegmentText
+from samclip_core.answers.steps import run
 from samclip_core.config import EDGE
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits, decode
 from samclip_core.types import ImageFeatures, Prompt, SemanticMap
+from tests.fakes import FakeSamHead
 from tests.photographs import COLOURS, Drawing, jpg
 
 
@@ -96,4 +98,5 @@ class ColourBlind:
         self, features: ImageFeatures, labels: list[str], background: bool, refine: bool
     ) -> SemanticMap:
         colours_L3 = np.array(list(COLOURS.values())) / 127.5 - 1
-        return semantic.segment_text(features, colours_L3, labels, 20.0)
+        steps = SegmentText(labels).of_dense_map(features, colours_L3, 20.0)
+        return run(steps, FakeSamHead(np.zeros((1, 1))))

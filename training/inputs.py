@@ -1,5 +1,7 @@
 """The files and folders of a run, as its workers find them: Ray starts each in another folder."""
 
+import argparse
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +13,22 @@ from samclip_core.io import checkpoint
 LOCATIONS = ("data", "text_tower", "start", "sam", "clip", "dense", "targets")
 OF_MODELS = ("clip", "dense")
 """Options whose value is a model's name, a colon and a file."""
+VARIABLE = "SAMCLIP_DATA"
+
+
+def photograph_sets(parser: argparse.ArgumentParser, flag: str, given: str | None) -> str:
+    """Return the folder or URL given with ``flag``, or else the one in ``SAMCLIP_DATA``.
+
+    Without either, the command ends with an error that says what is expected.
+    """
+    folder = given or os.environ.get(VARIABLE)
+    if not folder:
+        parser.error(
+            f"no photographs: give {flag} or set {VARIABLE} to the folder that holds one folder "
+            "per photograph set. docs/training.md lists the sets, their layouts, and where they "
+            "are published"
+        )
+    return folder
 
 
 def locate(given: Mapping[str, str], kind: str) -> dict[str, Any]:

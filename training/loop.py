@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,10 @@ from training.storage import Folder, load_tensors, save_tensors
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a step's loss, scaled to its share of the global batch, with figures to display.
+class Portion:
+    """A portion of a step's loss, scaled to its share of the global batch, with figures to display.
 
-    Parts are backpropagated one by one, so that only one graph is in memory at a time.
+    Portions are backpropagated one by one, so that only one graph is in memory at a time.
     """
 
     loss: Tensor
@@ -29,9 +29,22 @@ class Part:
 
 
 Net = TypeVar("Net", bound=nn.Module)
+Given = TypeVar("Given", bound=nn.Module, contravariant=True)
+
+
+class Objective(Protocol[Given]):
+    """A loss that declares the names of all figures that its portions may display.
+
+    A worker without a share of the loss does not display them, so it cannot know them otherwise.
+    """
+
+    @property
+    def names(self) -> Sequence[str]: ...
+    def portions(self, net: Given, batch: Any, /) -> Iterator[Portion]: ...
+
+
 PROGRESS = "done", "lowest", "without_gain"  # numbers of a stage that its state holds
-GRADIENT_NORM = "gradient_norm"  # the figure that every step adds to those of its parts
-Parts = Callable[[Net, Any], Iterator[Part]]
+GRADIENT_NORM = "gradient_norm"  # the figure that every step adds to those of its losses
 Measure = Callable[[Net, Measures], Mapping[str, float]]
 """Returns the figures of a network, as ``samclip eval`` does; only worker 0 calls it."""
 
@@ -50,14 +63,12 @@ class Stage(Generic[Net]):
         optimiser: torch.optim.Optimizer,
         schedule: Schedule,
         folder: str | Path,
-        shown: Sequence[str],
+        objectives: Sequence[Objective[Net]],
     ) -> None:
-        """Resume from ``folder``; ``shown`` names all figures that parts of this stage display.
-
-        A worker without a share of a part does not display its figures, so it cannot know them.
-        """
+        """Resume from ``folder``; the loss is the sum of ``objectives``."""
         self.name, self.net, self.schedule, self.folder = name, net, schedule, Folder(folder)
-        self.shown = shown
+        self.objectives = objectives
+        self.shown = [name for objective in objectives for name in objective.names]
         self.device = next(net.parameters()).device
         self.averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(schedule.average))
         self.optimiser = optimiser
@@ -70,19 +81,17 @@ class Stage(Generic[Net]):
     def fit(
         self,
         batches: Callable[[range], Iterable[Any]],
-        parts: Parts[Net],
         validation: Callable[[], Iterable[Any]] = tuple,
         report: Callable[[dict[str, float]], None] | None = None,
         measure: Measure[Net] | None = None,
     ) -> None:
         """Run the remaining steps, then load the averaged weights into the network.
 
-        ``batches(steps)`` yields this worker's part of each step, ``parts(net, batch)`` the loss of
-        a step part by part. A step depends only on its number, so an interrupted run resumes with
-        the same result. With ``validation``, the weights with the lowest validation loss are used,
-        unless the schedule measures another figure or keeps the last ones. Every worker calls
-        ``report`` at the same steps. Raises ValueError if the schedule has measures but there is no
-        ``measure``.
+        ``batches(steps)`` yields this worker's share of each step. A step depends only on its
+        number, so an interrupted run resumes with the same result. With ``validation``, the weights
+        with the lowest validation loss are used, unless the schedule measures another figure or
+        keeps the last ones. Every worker calls ``report`` at the same steps. Raises ValueError if
+        the schedule has measures but there is no ``measure``.
         """
         end = self.schedule.steps
         steps = range(self.done, self.done if self._ended() else end)
@@ -95,14 +104,14 @@ class Stage(Generic[Net]):
                 self._measure(measure, journal)
             for step, batch in zip(bar, batches(steps), strict=True):
                 rate = max(map(float, self.rates.get_last_lr()))
-                figures = self._step(batch, parts)
+                figures = self._step(batch)
                 more = frames_per_second(bar.format_dict["rate"], batch)
                 shown = {key: f"{value:.3f}" for key, value in figures.items()}
                 bar.set_postfix(shown | {key: f"{value:.0f}" for key, value in more.items()})
                 journal.add(LOSSES, step, figures, more | {"learning_rate": rate})
                 self.done = step + 1
                 if self.done % self.schedule.save_every == 0 or self.done == end:
-                    figures |= self._validate(validation(), parts, journal)
+                    figures |= self._validate(validation(), journal)
                     figures |= self._measure(measure, journal)
                     self._save(journal)
                     if report is not None:
@@ -112,16 +121,21 @@ class Stage(Generic[Net]):
                         break
         self.net.load_state_dict(self._result())
 
-    def _step(self, batch: Any, parts: Parts[Net]) -> dict[str, float]:
+    def _portions(self, net: Net, batch: Any) -> Iterator[Portion]:
+        for objective in self.objectives:
+            yield from objective.portions(net, batch)
+
+    def _step(self, batch: Any) -> dict[str, float]:
         """Return the step's figures and the length of its gradient before clipping.
 
         Raises FloatingPointError, before the weights change, if one of them is not finite.
         """
         self.optimiser.zero_grad(set_to_none=True)
         figures: dict[str, Tensor] = {}
-        for part in parts(self.net, batch):
-            part.loss.backward()
-            _add(figures, part.shown)
+        for portion in self._portions(self.net, batch):
+            portion.loss.backward()
+            for name, value in portion.shown.items():
+                figures[name] = figures[name] + value if name in figures else value
         workers.sum_gradients(self.net.parameters())
         gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
@@ -157,13 +171,12 @@ class Stage(Generic[Net]):
             )
 
     @torch.no_grad()
-    def _validate(
-        self, batches: Iterable[Any], parts: Parts[Net], journal: Journal
-    ) -> dict[str, float]:
+    def _validate(self, batches: Iterable[Any], journal: Journal) -> dict[str, float]:
         """Return the mean loss of the averaged weights, and judge them by it unless measured."""
         losses = []
         for batch in batches:
-            own = [part.loss.detach() for part in parts(cast(Net, self.averaged.module), batch)]
+            net = cast(Net, self.averaged.module)
+            own = [portion.loss.detach() for portion in self._portions(net, batch)]
             losses.append(self._row(own).sum() if own else None)
         if not losses:
             return {}
@@ -248,8 +261,3 @@ def frames_per_second(steps_per_second: float | None, batch: Any) -> dict[str, f
     if steps_per_second is None or not isinstance(batch, Sized):
         return {}
     return {"frames/s": steps_per_second * len(batch) * workers.count()}
-
-
-def _add(figures: dict[str, Tensor], more: dict[str, Tensor]) -> None:
-    for key, value in more.items():
-        figures[key] = figures[key] + value if key in figures else value

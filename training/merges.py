@@ -24,9 +24,8 @@ from training.data.annotations import class_names, imagenet_names
 from training.data.sources import open_source
 from training.data.targets import StoredTargets, identity
 from training.distillation import stages
-from training.distillation.dense import DenseHead, DenseTeacher, load_dense_teacher
-from training.distillation.features import fit_standard
-from training.distillation.parts import DENSE_HEAD, PhotoTeachers
+from training.distillation.dense import DenseHead, load_dense_teacher
+from training.distillation.objectives import DENSE_HEAD, PhotoTeachers, fit_standard
 from training.distillation.teachers import (
     ClipTeacher,
     OpenClipTeacher,
@@ -37,6 +36,7 @@ from training.distillation.teachers import (
     student_from_sam,
 )
 from training.evaluation.while_training import measure, try_measures
+from training.loop import Measure
 from training.recipes import Run
 
 
@@ -59,7 +59,9 @@ def merge_edge(run: Run) -> Merged:
     class_text_TD = class_embeddings(text_encoder, imagenet_names(run.data))
     names_LD = name_embeddings(run, text_encoder)
     concepts_TD = torch.cat([class_text_TD, names_LD])
-    config = _with_concepts(run.config, len(concepts_TD))
+    assert run.config.clip_head is not None
+    head = replace(run.config.clip_head, hidden=len(concepts_TD))
+    config = replace(run.config, clip_head=head)
 
     sam_teacher = build(config, SAM_PARTS)
     assert recipe.sam_teacher is not None
@@ -72,8 +74,8 @@ def merge_edge(run: Run) -> Merged:
     start = copy.deepcopy(net.clip_head)
     clip_teacher = ClipTeacher(class_text_TD, recipe.clip_teacher).to(run.device)
     teachers = photo_teachers(run, clip_teacher, names_LD)
-    run = replace(run, measure=partial(measure, replace(run, config=config), text_encoder))
-    distil(run, net, teachers, sam_teacher)
+    run = replace(run, config=config)
+    distil(run, net, teachers, sam_teacher, partial(measure, run, text_encoder))
     keep_start(net.clip_head, start, recipe.kept_start)
     origins = {
         "clip": f"EfficientNet-Lite{recipe.clip_teacher}, ImageNet-1k, class names embedded",
@@ -130,11 +132,6 @@ def name_embeddings(run: Run, text_encoder: TextEncoder) -> Tensor:
     return class_embeddings(text_encoder, names) if names else torch.empty(0, run.config.text_dim)
 
 
-def _with_concepts(config: SamClipConfig, concepts: int) -> SamClipConfig:
-    assert config.clip_head is not None
-    return replace(config, clip_head=replace(config.clip_head, hidden=concepts))
-
-
 def merge_vit_b(run: Run) -> Merged:
     """Run the paper's merge: the student is SAM with a new Head_CLIP, the text tower is CLIP's."""
     official = load_official_clip(run.clip)
@@ -148,8 +145,8 @@ def merge_vit_b(run: Run) -> Merged:
     clip_teacher, text_encoder = OpenClipTeacher(official).to(run.device), official.text_encoder()
     names_LD = name_embeddings(run, text_encoder)
     teachers = photo_teachers(run, clip_teacher, names_LD)
-    run = replace(run, measure=partial(measure, run, text_encoder))
-    distil(run, net, teachers, sam_teacher.to(run.device))
+    measured = partial(measure, run, text_encoder)
+    distil(run, net, teachers, sam_teacher.to(run.device), measured)
     files = {"clip": official.weights, "sam": Path(run.sam), "start": Path(run.start)}
     origins = {key: _identity(file) for key, file in files.items() if file.name}
     origins |= {"clip_model": official.text.model} | dense_origins(run)
@@ -169,26 +166,29 @@ def _check_frames(teacher: SamClipNet, start: SamClipNet) -> None:
 MERGES = {"edge": merge_edge, "vit-b": merge_vit_b}
 
 
-def distil(run: Run, net: SamClipNet, teachers: PhotoTeachers, sam_teacher: SamClipNet) -> None:
+def distil(
+    run: Run,
+    net: SamClipNet,
+    teachers: PhotoTeachers,
+    sam_teacher: SamClipNet,
+    measure: Measure[SamClipNet],
+) -> None:
     """Run the paper's three stages, or those of them that the recipe sets.
 
     A dense teacher's head is added to the student for the training and removed afterwards.
+    ``measure`` returns the figures of a network for the ``measures`` of a stage.
     """
     recipe = run.recipe
     if workers.rank() == 0:
-        try_measures(run, net)
+        try_measures(recipe, net, measure)
     if teachers.dense is not None:
-        net.add_module(DENSE_HEAD, _dense_head(run, teachers.dense))
+        standard = fit_standard(run, stages.NAMES.index(stages.HEAD_PROBING), teachers.dense)
+        net.add_module(DENSE_HEAD, DenseHead(token_width(run.config), standard))
     if recipe.head_probing:
-        stages.head_probing(run, net, teachers, recipe.head_probing)
+        stages.head_probing(run, net, teachers, recipe.head_probing, measure)
     if recipe.joint:
-        stages.joint_distillation(run, net, teachers, sam_teacher, recipe.joint)
+        stages.joint_distillation(run, net, teachers, sam_teacher, recipe.joint, measure)
     if recipe.adaptation:
-        stages.resolution_adaptation(run, net, teachers, recipe.adaptation)
+        stages.resolution_adaptation(run, net, teachers, recipe.adaptation, measure)
     if teachers.dense is not None:
         delattr(net, DENSE_HEAD)
-
-
-def _dense_head(run: Run, teacher: DenseTeacher) -> DenseHead:
-    standard = fit_standard(run, stages.NAMES.index(stages.HEAD_PROBING), teacher)
-    return DenseHead(token_width(run.config), standard)

@@ -20,10 +20,12 @@ RECIPE_FORMS = f"{', '.join(RECIPES)}, or FILE.py:FUNCTION of your own"
 def recipe_of(name: str) -> Recipe:
     """Return a recipe by name, or that of a function in a file, given as FILE.py:FUNCTION.
 
-    Raises ArgumentTypeError if there is none.
+    A name may be spelt as its function: ``vit_b`` is ``vit-b``. Raises ArgumentTypeError if there
+    is none.
     """
     file, colon, function = name.rpartition(":")
-    make = _function_of(Path(file), function) if colon else RECIPES.get(name)
+    found = RECIPES.get(name.replace("_", "-"))
+    make = _function_of(Path(file), function.replace("-", "_")) if colon else found
     if make is None:
         raise ArgumentTypeError(f"there is no recipe {name!r}: expected {RECIPE_FORMS}")
     recipe = _own(make, Path(file)) if colon else make()

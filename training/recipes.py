@@ -1,14 +1,13 @@
 """Recipes: functions that return the full definition of a run as frozen dataclasses."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from samclip_core.config import EDGE, VIT_B, SamClipConfig
-from training.schedule import Measures, Schedule
+from training.schedule import Schedule
 
 # Sets with their sampling weights relative to size.
 REGION_SETS = (
@@ -194,15 +193,7 @@ def debug() -> Recipe:
     )
 
 
-RECIPES = {
-    "edge": edge,
-    "edge-naive-kd": edge_naive_kd,
-    "edge-stage-1": edge_stage_1,
-    "vit-b": vit_b,
-    "debug": debug,
-}
-
-
+RECIPES = {make().name: make for make in (edge, edge_naive_kd, edge_stage_1, vit_b, debug)}
 CONFIGS = {"edge": EDGE, "vit-b": VIT_B}
 
 
@@ -210,14 +201,9 @@ CONFIGS = {"edge": EDGE, "vit-b": VIT_B}
 class Run:
     """A recipe with its inputs, its resources and the folder of its states, a path or a URL.
 
-    ``text_tower`` is the checkpoint whose frozen text tower an edge merge keeps, ``start`` the one
-    whose SAM initialises its SAM teacher (empty: ImageNet's trunk). ``sam`` and ``clip`` are the
-    official teachers of a vit-b merge, ``start`` the official SAM of its student (empty: ``sam``).
-    ``dense`` is the timm model and file of a third teacher (empty: none).
-    ``targets`` is a folder of CLIP-teacher outputs that ``training.distillation.embeddings``
-    stored. Each worker computes on ``threads`` threads while ``readers`` processes decode ahead
-    (None: as many as ``workers.readers`` says). ``measure`` returns a network's figures for the
-    ``measures`` of a stage.
+    The inputs and resources are the options of ``samclip train``, which describes them. Without
+    ``start``, an edge SAM teacher starts from ImageNet's trunk and a vit-b student from ``sam``;
+    ``readers`` None: as many as ``workers.readers`` says.
     """
 
     recipe: Recipe
@@ -232,7 +218,6 @@ class Run:
     targets: str = ""
     readers: int | None = 0
     threads: int = 1
-    measure: Callable[[Any, Measures], Mapping[str, float]] | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-Named = Iterable[tuple[str, nn.Parameter]]
+Parameters = Iterable[tuple[str, nn.Parameter]]
 POSITION_TABLES = ("pos_embed", "rel_pos_h", "rel_pos_w")
 
 
@@ -67,7 +67,7 @@ class Schedule:
             )
 
 
-def optimizer(schedule: Schedule, slow: Named, fast: Named) -> torch.optim.AdamW:
+def optimizer(schedule: Schedule, slow: Parameters, fast: Parameters) -> torch.optim.AdamW:
     """Return AdamW over the trainable named parameters, pretrained (slow) and new (fast).
 
     Norms, biases and position tables do not decay.

@@ -1,6 +1,6 @@
 """Merge teachers into a checkpoint: ``samclip train``, or a Ray job.
 
-    ray job submit -- python -m training.train --recipe edge
+    ray job submit --working-dir . -- python -m training.train --recipe edge
 
     photographs → teachers → I head probing → II joint distillation → III adaptation → checkpoint
 
@@ -29,12 +29,10 @@ from samclip_core.io import checkpoint
 from samclip_core.nn.official_clip import FORMS
 from training import workers
 from training.data.drawn import DRAWN_SETS, write_drawn_sets
-from training.data.folder import VARIABLE, photograph_sets
 from training.data.sources import open_source
 from training.distillation.dense import FORM as DENSE_FORM
 from training.evaluation.while_training import check_measures
-from training.failures import EndOnFinalErrors
-from training.inputs import LOCATIONS, locate
+from training.inputs import LOCATIONS, VARIABLE, locate, photograph_sets
 from training.merges import MERGES
 from training.recipe_options import RECIPE_FORMS, override, recipe_of
 from training.recipes import CONFIGS, Recipe, Run
@@ -70,20 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         out.check()
         if drawn:
             write_drawn_sets(Path(arguments.data))
-        run = _run(recipe, out, arguments)
+        _fit(_run(recipe, out, arguments), out, arguments.workers, arguments.gpu)
     except EXPLAINED as error:
-        return _failed(error)
-    try:
-        _fit(run, out, arguments.workers, arguments.gpu)
-    except EXPLAINED as error:
-        return _failed(error)
+        print(f"samclip train: {error}", file=sys.stderr)
+        return 1
     print(out.text("report.md"))
     return 0
-
-
-def _failed(error: Exception) -> int:
-    print(f"samclip train: {error}", file=sys.stderr)
-    return 1
 
 
 def _run(recipe: Recipe, out: Folder, arguments: argparse.Namespace) -> Run:
@@ -127,7 +117,7 @@ def _fit(run: Run, out: Folder, count: int, gpu: bool) -> None:
             storage_path=f"{out.path}/ray",
             storage_filesystem=system,
             failure_config=FailureConfig(max_failures=RETRIES),
-            callbacks=[EndOnFinalErrors()],
+            callbacks=[workers.EndOnFinalErrors()],
         ),
         torch_config=TorchConfig(timeout_s=LONGEST_MEASURE_S),
     )

@@ -2,23 +2,40 @@
 
 Every worker holds the whole network and takes every n-th slot of a step's global batch. Losses are
 scaled to their share of the global batch, so gradients and figures are plain sums over workers,
-whatever their number. Without torch.distributed there is one worker.
+whatever their number. Without torch.distributed there is one worker. A lost worker is restarted,
+unless its error would only come again.
 """
 
 import os
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import ray
 import ray.train
 import torch
 import torch.distributed as dist
+from ray.train import UserCallback
 from ray.util.metrics import Gauge
 from torch import Tensor, nn
 
+from samclip_core.errors import SamClipError
+
 MOST_READERS = 8
-"""Maximum of decoding processes per worker: three times an H100's need (``results.budget``).
+"""Maximum of decoding processes per worker: three times an H100's need (``results/BUDGET.md``).
 Each prepares a step, up to a gigabyte of pixels."""
+FINAL = (
+    ArithmeticError,  # a loss that is not finite
+    AssertionError,
+    FileNotFoundError,
+    ImportError,
+    LookupError,
+    SamClipError,
+    TypeError,
+    ValueError,
+)
+"""Errors that follow from the recipe, the files or the code. After others, such as a lost process
+or a lost connection to it, Ray restarts the workers."""
 
 
 def rank() -> int:
@@ -121,3 +138,13 @@ def _gauge() -> Gauge:
     return Gauge(
         "samclip_training", "Latest value of a training figure, named STAGE/NAME.", ("figure",)
     )
+
+
+class EndOnFinalErrors(UserCallback):
+    """Raise a worker's final error in Ray's controller, which then does not restart the workers."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Ray Train calls this before it decides on a restart."""
+        for error in worker_exceptions.values():
+            if isinstance(error, FINAL):
+                raise error

@@ -23,7 +23,6 @@ from tests.ports import free_port
 START_S = 90
 STOP_S = 3
 SAME = 0.02  # largest difference of two scores from the same model
-MARK = "BENCH_PEER_PORT"
 
 
 class Absent(Exception):
@@ -68,25 +67,21 @@ def serving(peer: Peer, work: str, bench: Bench, scores: Mapping[str, float]) ->
     """
     folder = (bench.out / "peers").resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    port = str(free_port())
-    model = {"CHECKPOINT": str(bench.directory), "DTYPE": bench.dtype, "WORK": work}
-    environment = os.environ | {f"BENCH_PEER_{name}": value for name, value in model.items()}
+    port = free_port()
+    given = {"CHECKPOINT": bench.directory, "DTYPE": bench.dtype, "WORK": work, "PORT": port}
+    environment = os.environ | {f"BENCH_PEER_{name}": str(value) for name, value in given.items()}
     command = [peer.python(folder), "-m", f"benchmarks.peers.{peer.module}"]
     log = folder / f"{peer.module}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command,
-            env=environment | {MARK: port},
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
     try:
         answer = _wait(peer, process, f"http://127.0.0.1:{port}{PATH}", log)
         check(peer.name, answer["scores"], scores, same_model=work == "Library")
         yield f"127.0.0.1:{port}"
     finally:
-        _end(process, f"{MARK}={port}".encode())
+        _end(process)
 
 
 def check(
@@ -116,13 +111,11 @@ def _wait(peer: Peer, process: subprocess.Popen[bytes], url: str, log: Path) -> 
     raise Absent(f"{peer.name} does not answer: {answer or 'no reply'}; log: {log_tail}")
 
 
-def _end(process: subprocess.Popen[bytes], mark: bytes) -> None:
-    """End the server and all processes that inherited its mark."""
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server and all processes of its group."""
     process.send_signal(signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         process.wait(STOP_S)
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with suppress(OSError):
-            if mark in path.read_bytes().split(b"\0"):
-                os.kill(int(path.parent.name), signal.SIGKILL)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -30,10 +30,10 @@ from samclip.errors import (
     Unauthenticated,
     Unavailable,
 )
-from samclip.mask_list import Masks
+from samclip.many_photos import AsyncPhotos, Photos
+from samclip.masks import Masks
 from samclip.photo import AsyncPhoto, Photo
-from samclip.photos import AsyncPhotos, Photos
-from samclip.session import credentials
+from samclip.transport import credentials
 from samclip.types import (
     Collection,
     EverythingUpdate,

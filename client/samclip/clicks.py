@@ -3,9 +3,8 @@
 from typing import Any, Self
 
 from samclip import wire
-from samclip.blocking import blocking
 from samclip.errors import DeadlineExceeded, KeyUnknown, Unavailable
-from samclip.session import Session
+from samclip.transport import Session, blocking
 from samclip.types import Box, Mask, Prompt
 from samclip.v1 import samclip_pb2 as pb
 

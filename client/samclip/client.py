@@ -5,7 +5,7 @@ All calls raise ``samclip.ServiceError``.
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import ModuleType
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
@@ -13,29 +13,24 @@ import grpc.aio
 import numpy as np
 
 from samclip import wire
-from samclip.blocking import blocking
 from samclip.images import ImageSource
+from samclip.many_photos import AT_ONCE, AsyncPhotos, Images, Photos, _Photos
 from samclip.photo import AsyncPhoto, Photo
-from samclip.photos import AT_ONCE, AsyncPhotos, Images, Photos
-from samclip.session import Session
+from samclip.transport import Session, blocking
 from samclip.types import Box, Collection, Hit, Indexed, ListedItem, Mask, Model
 from samclip.v1 import samclip_pb2 as pb
 
 AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
+AnyPhotos = TypeVar("AnyPhotos", bound=_Photos[Any])
 _NO_METADATA: Mapping[str, Mapping[str, str]] = {}
 
 
-class _Client(Generic[AnyPhoto]):
-    """A connection to one address, closed by ``close`` or at the end of a ``with`` block.
-
-    api_key: sent with every call, for services that require one.
-    tls: True for the system's CAs, or ``samclip.credentials(…)`` for a private CA or mTLS.
-    timeout: deadline of each request, in seconds.
-    bulk: send requests with bulk priority, behind interactive ones.
-    """
+class _Client(Generic[AnyPhoto, AnyPhotos]):
+    """A connection to one address, closed by ``close`` or at the end of a ``with`` block."""
 
     _library: ModuleType
     _photo: type[AnyPhoto]
+    _photos: type[AnyPhotos]
 
     def __init__(
         self,
@@ -74,6 +69,17 @@ class _Client(Generic[AnyPhoto]):
             return source
         return self._photo(self._session, source)
 
+    def images(
+        self, images: Images, *, at_once: int = AT_ONCE, progress: bool = False
+    ) -> AnyPhotos:
+        """Return photographs that are read, and asked about, several at once.
+
+        images: a folder, a glob, a path, a URL or any other source of ``image``, or several of
+        them. at_once: photographs in flight. progress: a bar on stderr, in a terminal or notebook.
+        Raises FileNotFoundError if a lone path does not exist, ValueError if a folder is empty.
+        """
+        return self._photos(self.image, images, at_once, progress)
+
     def by_key(self, key: str) -> AnyPhoto:
         """Return a photograph by its key; requests raise KeyUnknown if it is not cached."""
         return self._photo(self._session, key=key)
@@ -95,7 +101,7 @@ class _Client(Generic[AnyPhoto]):
                 yield item
 
 
-class AsyncClient(_Client[AsyncPhoto]):
+class AsyncClient(_Client[AsyncPhoto, AsyncPhotos]):
     """A client for ``async`` code: the methods of ``Client``, with requests as coroutines.
 
     >>> async def main():
@@ -107,6 +113,7 @@ class AsyncClient(_Client[AsyncPhoto]):
 
     _library = grpc.aio
     _photo = AsyncPhoto
+    _photos = AsyncPhotos
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,17 +124,6 @@ class AsyncClient(_Client[AsyncPhoto]):
     async def close(self) -> None:
         """Close the connection and cancel calls in progress."""
         await self._session.close()
-
-    def images(
-        self, images: Images, *, at_once: int = AT_ONCE, progress: bool = False
-    ) -> AsyncPhotos:
-        """Return photographs that are read, and asked about, several at once.
-
-        images: a folder, a glob, a path, a URL or any other source of ``image``, or several of
-        them. at_once: photographs in flight. progress: a bar on stderr, in a terminal or notebook.
-        Raises FileNotFoundError if a lone path does not exist, ValueError if a folder is empty.
-        """
-        return AsyncPhotos(self.image, images, at_once, progress)
 
     async def embed_text(self, texts: Sequence[str]) -> np.ndarray:
         """Return float32 (T, D) with rows of unit length, in the space of ``Photo.embed``.
@@ -220,7 +216,7 @@ class AsyncClient(_Client[AsyncPhoto]):
         Raises ValueError if both or neither are given.
         """
         names = wire.texts(ids) if len(ids) else []
-        if bool(names) == all:  # older services delete everything if there are no ids
+        if bool(names) == all:
             found = "both ids and all=True" if all else "no ids"
             raise ValueError(
                 f"delete got {found}: pass ids to delete these images, or all=True alone to "
@@ -249,7 +245,7 @@ class AsyncClient(_Client[AsyncPhoto]):
         return wire.listed_items(await self._session.ask(request))
 
 
-class Client(_Client[Photo]):
+class Client(_Client[Photo, Photos]):
     """A client whose calls block; several threads may share it.
 
     >>> with samclip.Client("127.0.0.1:9000", timeout=30) as client:
@@ -264,21 +260,13 @@ class Client(_Client[Photo]):
 
     _library = grpc
     _photo = Photo
+    _photos = Photos
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def images(self, images: Images, *, at_once: int = AT_ONCE, progress: bool = False) -> Photos:
-        """Return photographs that are read, and asked about, several at once.
-
-        images: a folder, a glob, a path, a URL or any other source of ``image``, or several of
-        them. at_once: photographs in flight. progress: a bar on stderr, in a terminal or notebook.
-        Raises FileNotFoundError if a lone path does not exist, ValueError if a folder is empty.
-        """
-        return Photos(self.image, images, at_once, progress)
 
     close = blocking(AsyncClient.close)
     embed_text = blocking(AsyncClient.embed_text)

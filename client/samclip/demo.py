@@ -228,29 +228,30 @@ def _ask(photo: Photo, scene: Scene) -> tuple[Row, dict[str, Image.Image]]:
     start = time.perf_counter()
     best = photo.classify(LABELS)[0]
     first = time.perf_counter() - start
-    clicked = photo.segment([scene.click], multimask=True)[0]  # best of three: a click is ambiguous
+    # The best of three: a click is ambiguous.
+    clicked = photo.segment([scene.click], multimask=True)[:1]
     cached = time.perf_counter() - start - first
-    (boxed,) = photo.segment(boxes=[scene.box])
+    boxed = photo.segment(boxes=[scene.box])
     semantic = photo.semantic(scene.labels, refine=True)
     everything = photo.everything(scene.labels)
     top_label = f"{best.label} {best.score:.0%}"
     pictures = {
-        "click": drawing.draw_prompts(drawing.draw_masks(pixels_HW3, [clicked]), [scene.click]),
-        "box": drawing.draw_prompts(drawing.draw_masks(pixels_HW3, [boxed]), boxes=[scene.box]),
-        "semantic": drawing.draw_semantic(pixels_HW3, semantic),
-        "everything": drawing.draw_masks(pixels_HW3, everything[::-1]),
+        "click": drawing.draw_prompts(clicked.draw(pixels_HW3, names=False), [scene.click]),
+        "box": drawing.draw_prompts(boxed.draw(pixels_HW3, names=False), boxes=[scene.box]),
+        "semantic": semantic.draw(pixels_HW3),
+        "everything": everything.draw(pixels_HW3, names=False),
     }
     titles = (
-        f"{top_label}; one click, expected IoU {clicked.predicted_iou:.2f}",
-        f"one box, expected IoU {boxed.predicted_iou:.2f}",
+        f"{top_label}; one click, expected IoU {clicked[0].predicted_iou:.2f}",
+        f"one box, expected IoU {boxed[0].predicted_iou:.2f}",
         "semantic segmentation",
         f"everything: {len(everything)} masks",
     )
     row = {
         "photograph": scene.name,
         "top label": top_label,
-        "click": _share(clicked),
-        "box": _share(boxed),
+        "click": _share(clicked[0]),
+        "box": _share(boxed[0]),
         "regions": ", ".join(
             f"{r.label} {r.area / semantic.label_map.size:.0%}" for r in semantic.regions
         ),

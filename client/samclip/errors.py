@@ -1,16 +1,4 @@
-"""Exceptions that calls to the service raise.
-
-ServiceError
-├── InvalidArgument    INVALID_ARGUMENT: the request is invalid and cannot succeed
-├── KeyUnknown         FAILED_PRECONDITION: the image is not cached; send it
-├── NotFound           NOT_FOUND: no such collection, or no such id in it
-├── Unauthenticated    UNAUTHENTICATED: the API key is missing or wrong
-├── PermissionDenied   PERMISSION_DENIED: the API key lacks the required scope
-├── Overloaded         RESOURCE_EXHAUSTED: overload, a rate limit, or a message too large
-├── DeadlineExceeded   DEADLINE_EXCEEDED: the deadline passed before the reply
-├── Unavailable        UNAVAILABLE: the service cannot be reached
-└── InternalError      any other status
-"""
+"""Exceptions that calls to the service raise: ``ServiceError``, and one class per status."""
 
 import re
 

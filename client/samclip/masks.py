@@ -1,174 +1,224 @@
-"""Codecs of masks: numpy arrays from and to their encodings, with numpy and Pillow only."""
+"""Masks of objects in a photograph, and the forms in which people and other programs see them."""
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 from PIL import Image
 
+from samclip import drawing, mask_codecs
+from samclip.images import read_pixels
+
+Box = tuple[float, float, float, float]  # x_min, y_min, x_max, y_max
+
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
-    """A mask of ``height``×``width`` pixels as the service encoded it.
+class Mask:
+    """One object. numpy reads it as ``array``; pixels are decoded only when they are needed.
 
-    data: counts of an RLE, a PNG file or packed bits as bytes; polygons as float32 rings.
+    data: bool H×W, or the mask as the service encoded it. box, area: in pixels.
+    ``label`` and ``label_score`` are set if the request had labels or a text.
+    photograph: its file; empty if the photograph was made by ``by_key``.
+
+    >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
+    >>> int(mask.array.sum()) == mask.area
+    True
     """
 
-    kind: Literal["rle", "png", "polygons", "packed"]
-    data: Any
-    height: int
-    width: int
+    data: "np.ndarray | mask_codecs.Encoded" = field(repr=False)
+    box: Box
+    area: int
+    predicted_iou: float
+    stability_score: float
+    label: str = ""
+    label_score: float = 0.0
+    photograph: bytes = field(default=b"", repr=False)
 
-    def decode(self) -> np.ndarray:
-        """Return bool H×W, in any order in memory. Raises ValueError if the data are damaged."""
-        match self.kind:
-            case "rle":
-                return decode_rle(self.data, self.height, self.width)
-            case "png":
-                return decode_png(self.data)
-            case "polygons":
-                return decode_polygons(self.data, self.height, self.width)
-            case "packed":
-                return unpack_bits(self.data, self.height, self.width)
+    @cached_property
+    def array(self) -> np.ndarray:
+        """Bool H×W in the original image's size, decoded when first asked for.
+
+        With ``encoding="logits"``, float32 h×w logits in the model's frame. Raises ValueError if
+        the encoded mask is damaged.
+        """
+        if isinstance(self.data, np.ndarray):
+            return self.data
+        return np.ascontiguousarray(self.data.decode())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.array, dtype=dtype, copy=copy)
+
+    @property
+    def score(self) -> float:
+        """How sure the model is, 0 to 1: the label's score, or else the predicted IoU."""
+        return self.label_score if self.label else self.predicted_iou
+
+    @property
+    def rle(self) -> dict[str, Any]:
+        """The mask as COCO's compressed run lengths: ``{"size": [height, width], "counts": str}``.
+
+        ``pycocotools.mask`` reads it, and ``json`` writes it.
+
+        >>> photo.segment(box=(15, 0, 385, 299))[0].rle
+        {'size': [300, 451], 'counts': '...'}
+        """
+        if isinstance(self.data, mask_codecs.Encoded) and self.data.kind == "rle":
+            size, counts = [self.data.height, self.data.width], self.data.data
+        else:
+            mask_HW = self._pixels()
+            size, counts = list(mask_HW.shape), mask_codecs.encode_rle(mask_HW)
+        return {"size": size, "counts": counts.decode("ascii")}
+
+    @property
+    def polygons(self) -> list[np.ndarray]:
+        """The outline as closed rings, float32 (K, 2) of x and y: parts and holes.
+
+        By the even-odd rule they give the mask again exactly. Parts run clockwise on the screen,
+        holes anticlockwise; pixels that touch only at a corner belong to separate parts.
+
+        >>> rings = photo.segment(box=(15, 0, 385, 299))[0].polygons
+        >>> rings[0].dtype, rings[0].shape[1]
+        (dtype('float32'), 2)
+        """
+        if isinstance(self.data, mask_codecs.Encoded) and self.data.kind == "polygons":
+            return [ring.reshape(-1, 2) for ring in self.data.data]
+        return mask_codecs.encode_polygons(self._pixels())
+
+    def to_coco(self, *, image_id: int, category_id: int) -> dict[str, Any]:
+        """Return the mask as COCO's JSON has it: an annotation without its ``id``, with a score.
+
+        ``{"id": number, **mask.to_coco(…)}`` is an annotation of a data set, and a list of them
+        without ids are results for ``COCO.loadRes``.
+
+        >>> masks = photo.segment(text="a cat")
+        >>> results = [mask.to_coco(image_id=1, category_id=17) for mask in masks]
+        >>> sorted(results[0])
+        ['area', 'bbox', 'category_id', 'image_id', 'iscrowd', 'score', 'segmentation']
+        """
+        x_min, y_min, x_max, y_max = self.box
+        return {
+            "image_id": image_id,
+            "category_id": category_id,
+            "segmentation": self.rle,
+            "area": self.area,
+            "bbox": [x_min, y_min, x_max - x_min, y_max - y_min],
+            "iscrowd": 0,
+            "score": self.score,
+        }
+
+    def cutout(self) -> Image.Image:
+        """Return the object cut out of its photograph: RGBA, transparent around the object.
+
+        It has the size of the mask's box. Raises ValueError if the mask is empty, or does not know
+        its photograph.
+
+        >>> (mask,) = photo.segment(box=(15, 0, 385, 299))
+        >>> mask.cutout().save("cat.png")
+        """
+        if not self.photograph:
+            raise ValueError("the mask knows no photograph: ask about one made by client.image")
+        alpha = drawing.mask_image(self._pixels())
+        box = alpha.getbbox()
+        if box is None:
+            raise ValueError("the mask is empty: there is nothing to cut out")
+        picture = Image.fromarray(read_pixels(self.photograph)).crop(box)
+        picture.putalpha(alpha.crop(box))
+        return picture
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the mask as a picture, white on black, in the format of the path's suffix: PNG, …
+
+        Raises ValueError for a suffix that Pillow does not know, OSError if it cannot be written.
+
+        >>> photo.segment((200, 60))[0].save("mask.png")
+        """
+        drawing.mask_image(self._pixels()).save(path)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture that a notebook displays: the cut-out, if there is one."""
+        if not self.photograph or not self.area or self.array.dtype != bool:
+            return None
+        file, picture = io.BytesIO(), self.cutout()
+        picture.thumbnail((drawing.SHOWN_PIXELS, drawing.SHOWN_PIXELS))
+        picture.save(file, "PNG")
+        return file.getvalue()
+
+    def thinned(self, step: int) -> np.ndarray:
+        """Return every ``step``-th pixel of every ``step``-th row, for drawing."""
+        if step == 1:
+            return self._pixels()
+        decoded = self.data if isinstance(self.data, np.ndarray) else self.data.decode()
+        return decoded[::step, ::step]
+
+    def _pixels(self) -> np.ndarray:
+        if self.array.dtype != bool:
+            raise ValueError("the mask holds logits: ask for it without encoding='logits'")
+        return self.array
 
 
-def decode_rle(counts: bytes, height: int, width: int) -> np.ndarray:
-    """Decode COCO's compressed run lengths to bool H×W. Raises ValueError if they do not fill it.
+class Masks(list[Mask]):
+    """A list of masks of one photograph, which a notebook displays over it."""
 
-    The array is in order of columns, as they are.
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Mask: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Masks": ...
+    def __getitem__(self, index: SupportsIndex | slice) -> "Mask | Masks":
+        found = super().__getitem__(index)
+        return Masks(found) if isinstance(found, list) else found
 
-    Each number is a group of characters (value + 48) of five bits, least significant first; 0x20
-    is set on all but the last, and 0x10 of the last is the sign. From the fourth number on, it is
-    the difference from the run two before. Runs are column-major and begin with zeros.
-    """
-    chars = np.frombuffer(counts, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero((chars & 0x20) == 0)
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    shifts = 5 * (np.arange(len(chars)) - np.repeat(starts, ends - starts + 1))
-    runs = np.add.reduceat((chars & 0x1F) << shifts, starts)
-    runs -= np.where(chars[ends] & 0x10, 1 << (shifts[ends] + 5), 0)
-    runs[1::2] = runs[1::2].cumsum()
-    runs[2::2] = runs[2::2].cumsum()
-    if runs.min() < 0 or runs.sum() != height * width:
-        raise ValueError(f"the run lengths of a mask do not fill {width}×{height} pixels")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.repeat(values, runs).reshape(width, height).T
+    def to_supervision(self) -> Any:
+        """Return ``supervision.Detections``: boxes, masks, confidence, and class names if labelled.
 
+        ``confidence`` is the label's score, or else the predicted IoU; ``class_id`` numbers the
+        labels in order of appearance. Raises ModuleNotFoundError without ``pip install
+        supervision``.
 
-def encode_rle(mask_HW: np.ndarray) -> bytes:
-    """Encode bool H×W as COCO's compressed run lengths; ``decode_rle`` describes them."""
-    pixels = np.concatenate([[False], mask_HW.T.reshape(-1)])
-    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
-    runs = np.diff(changes, prepend=0, append=len(pixels) - 1)
-    numbers = runs.copy()
-    numbers[3:] -= runs[1:-2]
-    counts = bytearray()
-    for number in numbers.tolist():
-        more = True
-        while more:
-            digit, number = number & 0x1F, number >> 5
-            more = number != (-1 if digit & 0x10 else 0)
-            counts.append(digit + 0x20 * more + 48)
-    return bytes(counts)
-
-
-def decode_png(png: bytes) -> np.ndarray:
-    """Decode a one-channel PNG of 0 and 255 to bool H×W."""
-    return np.asarray(Image.open(io.BytesIO(png))) > 127
-
-
-def decode_levels(png: bytes) -> np.ndarray:
-    """Decode a one-channel PNG of 8 bits to uint8 H×W."""
-    return np.asarray(Image.open(io.BytesIO(png)))
-
-
-def decode_polygons(rings: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Rasterise closed float32 rings (x0, y0, x1, y1, …) to bool H×W: even-odd at pixel centres.
-
-    Raises ValueError if a ring has an odd number of coordinates or one that is not finite.
-    """
-    if not all(len(ring) % 2 == 0 and np.isfinite(ring).all() for ring in rings):
-        raise ValueError(
-            "a mask's polygon has an odd number of coordinates or one that is not finite"
+        >>> detections = photo.segment(text="a cat").to_supervision()
+        >>> detections.mask.shape[1:], set(detections["class_name"].tolist())
+        ((300, 451), {'a cat'})
+        """
+        try:
+            from supervision import Detections
+        except ModuleNotFoundError as error:
+            if error.name != "supervision":
+                raise
+            message = "to_supervision needs the package supervision: pip install supervision"
+            raise ModuleNotFoundError(message, name="supervision") from None
+        if not self:
+            return Detections.empty()
+        labels = [mask.label for mask in self]
+        names = list(dict.fromkeys(labels))
+        return Detections(
+            xyxy=np.array([mask.box for mask in self], np.float32),
+            mask=np.stack([mask._pixels() for mask in self]),
+            confidence=np.array([mask.score for mask in self], np.float32),
+            class_id=np.array([names.index(label) for label in labels]) if any(labels) else None,
+            data={"class_name": np.array(labels)} if any(labels) else {},
         )
-    flips_HW = np.zeros((height, width + 1), bool)  # where a row crosses an edge
-    for ring in rings:
-        start_K2 = ring.reshape(-1, 2).astype(np.float64)
-        for (x0, y0), (x1, y1) in zip(start_K2, np.roll(start_K2, -1, axis=0), strict=True):
-            top, bottom = np.ceil(np.clip(sorted((y0, y1)), 0, height) - 0.5).astype(int)
-            if top == bottom:  # the edge crosses no row's centre line
-                continue
-            rows = np.arange(top, bottom)
-            crossed = x0 + (rows + 0.5 - y0) / (y1 - y0) * (x1 - x0)
-            flips_HW[rows, np.ceil(np.clip(crossed, 0, width) - 0.5).astype(int)] ^= True
-    return np.logical_xor.accumulate(flips_HW, axis=1)[:, :width]
 
+    def draw(self, image_HW3: np.ndarray, names: bool = True, step: int = 1) -> Image.Image:
+        """Return the photograph with each mask tinted and outlined, the smallest on top.
 
-def encode_polygons(mask_HW: np.ndarray) -> list[np.ndarray]:
-    """Trace bool H×W as closed float32 rings (K, 2) along the pixel edges, which are exact.
+        names: the labels of the largest below. step: the picture has every ``step``-th pixel.
+        """
+        numbered = sorted(enumerate(self), key=lambda each: -each[1].area)
+        picture = drawing.tint(
+            image_HW3, ((mask.thinned(step), drawing.colour(number)) for number, mask in numbered)
+        )
+        labelled = [
+            (f"{mask.label}  {mask.label_score:.2f}", drawing.colour(number))
+            for number, mask in numbered
+            if mask.label and names
+        ]
+        return drawing.with_legend(picture, labelled[: drawing.MOST_NAMES])
 
-    Parts run clockwise on the screen, holes anticlockwise. Pixels that touch only at a corner are
-    of separate parts, so that two rings may share a vertex.
-    """
-    y_N, x_N = (np.flatnonzero(mask_HW.any(axis=axis)) for axis in (1, 0))
-    if not len(y_N):
-        return []
-    corner_2 = np.array([x_N[0], y_N[0]])
-    around = np.pad(mask_HW[y_N[0] : y_N[-1] + 1, x_N[0] : x_N[-1] + 1], 1)
-    above_left, above_right = around[:-1, :-1], around[:-1, 1:]
-    below_left, below_right = around[1:, :-1], around[1:, 1:]
-    turns = above_left ^ above_right ^ below_left ^ below_right
-    touch = (above_left == below_right) & (above_right == below_left) & (above_left != above_right)
-    y_N, x_N = np.nonzero(turns | touch)
-    vertex_N = np.repeat(np.arange(len(x_N)), 1 + touch[y_N, x_N])  # two where pixels touch
-    y_N, x_N = y_N[vertex_N], x_N[vertex_N]
-    # Vertices 2i and 2i + 1 are the ends of a horizontal edge in order of rows, of a vertical one
-    # in order of columns. The first of two at one place is the left one, and it is the lower one
-    # if the pixel below left is inside.
-    number_N = np.arange(len(x_N))
-    tie_N = np.where(below_left[y_N, x_N], -number_N, number_N)
-    column_N2 = np.lexsort((tie_N, y_N, x_N)).reshape(-1, 2)
-    opposite_N = np.empty_like(number_N)
-    opposite_N[column_N2] = column_N2[:, ::-1]
-    point_N2 = (np.stack([x_N, y_N], axis=1) + corner_2).astype(np.float32)
-    rings = _walk((number_N ^ 1).tolist(), opposite_N.tolist(), below_right[y_N, x_N].tolist())
-    return [point_N2[ring] for ring in rings]
-
-
-def _walk(beside: list[int], opposite: list[int], is_part: list[bool]) -> Iterator[list[int]]:
-    """Yield rings of vertices that are linked horizontally and vertically in turn.
-
-    The first vertex of a ring is its top-left corner: parts go right from it, holes go down.
-    """
-    seen = [False] * len(beside)
-    for start, horizontal in enumerate(is_part):
-        ring, at = [], start
-        while not seen[at]:
-            seen[at] = True
-            ring.append(at)
-            at = beside[at] if horizontal else opposite[at]
-            horizontal = not horizontal
-        if ring:
-            yield ring
-
-
-def unpack_bits(data: bytes, height: int, width: int) -> np.ndarray:
-    """Unpack one bit per pixel, row-major, most significant bit first, to bool H×W."""
-    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=height * width)
-    return bits.reshape(height, width).astype(bool)
-
-
-def decode_label_map(png: bytes) -> np.ndarray:
-    """Decode a one-channel PNG of 8 or 16 bits to int32 H×W; the type's maximum becomes -1."""
-    stored = np.asarray(Image.open(io.BytesIO(png)))
-    background = 0xFF if stored.dtype == np.uint8 else 0xFFFF
-    label_map = stored.astype(np.int32)
-    return np.where(label_map == background, -1, label_map)
-
-
-def decode_ids(png: bytes) -> np.ndarray:
-    """Decode a panoptic PNG to int32 H×W ids: red + 256 × green + 65536 × blue; 0 is no segment."""
-    colours = np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(np.int32)
-    return colours @ np.array([1, 256, 65536], np.int32)
+    def _repr_jpeg_(self) -> bytes | None:
+        """Return the picture that a notebook displays, if the masks know their photograph."""
+        photographs = {mask.photograph for mask in self}
+        if len(photographs) != 1 or b"" in photographs:
+            return None
+        return drawing.jpeg(drawing.shown(photographs.pop(), self.draw))

@@ -1,72 +1,91 @@
-"""A photograph and the requests about it, asynchronous and blocking.
+"""A photograph and the questions about it, asynchronous and blocking.
 
 ``AsyncPhoto`` has the code; ``Photo`` runs the same methods over a session whose calls block.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from typing import Any
+import os
+from collections.abc import AsyncGenerator, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
+from PIL import Image
 
-from samclip import wire
-from samclip.blocking import blocking, blocking_stream
+from samclip import drawing, wire
 from samclip.clicks import AsyncClicks, Clicks
-from samclip.images import ImageSource
-from samclip.mask_list import Masks
-from samclip.photograph import Photograph
-from samclip.session import Session
+from samclip.images import ImageSource, encode_image, image_key
+from samclip.masks import Masks
+from samclip.transport import Session, blocking, blocking_stream
 from samclip.types import (
     Box,
     Boxes,
     EverythingUpdate,
     HeatMap,
+    ImageInfo,
     Mask,
     Panoptic,
     Points,
     Prompt,
     Score,
     SemanticMap,
+    draw_answer,
 )
 from samclip.v1 import samclip_pb2 as pb
 
+Answer = TypeVar("Answer")
 
-class _Photo(Photograph):
-    """A photograph with the session in which questions about it are asked."""
+
+class _Photo:
+    """An image: its name, its key, its encoded file, and the info from the latest reply.
+
+    ``name`` is the path or address that it was made from, or empty.
+    """
 
     def __init__(self, session: Session, source: ImageSource = b"", *, key: str = "") -> None:
-        super().__init__(source, key=key)
+        self.name = str(source) if isinstance(source, str | os.PathLike) else ""
+        self.encoded = b"" if key else encode_image(source)
+        self.key = key or image_key(self.encoded)
+        self.info: ImageInfo | None = None
+        self._latest: Any = None
         self._session = session
+
+    def __repr__(self) -> str:
+        size = f", {self.info.width}×{self.info.height}" if self.info else ""
+        return f"{type(self).__name__}({self.key[:12]}…, {len(self.encoded):,} bytes{size})"
+
+    def show(self, answer: Any = None) -> Image.Image:
+        """Return the photograph with an answer drawn over it, which a notebook displays.
+
+        answer: masks, scores, a semantic map, a panoptic picture or a heat map; None means the
+        latest one. The picture has at most 1,024 pixels on its longest side. Raises ValueError if
+        the photograph was made by ``by_key``.
+
+        >>> masks = photo.segment(text="a cat")
+        >>> photo.show().save("answer.png")
+        """
+        if not self.encoded:
+            raise ValueError("this photograph has only a key: make it with client.image to see it")
+        latest = self._latest if answer is None else answer
+        return drawing.shown(self.encoded, partial(draw_answer, latest))
+
+    def _repr_jpeg_(self) -> bytes | None:
+        """Return the picture that a notebook displays for the photograph itself."""
+        return drawing.jpeg(self.show()) if self.encoded else None
+
+    def _keep(self, answer: Answer) -> Answer:
+        self._latest = answer
+        return answer
 
     async def _ask(self, request: Any) -> Any:
         reply = await self._session.ask(request, [(request.image, self.key, self.encoded)])
         self.info = wire.image_info(reply.image)
         return reply
 
-    async def _segment(
-        self,
-        prompts: Sequence[Prompt],
-        multimask: bool,
-        encoding: str,
-        min_score: float | None,
-    ) -> list[Masks]:
-        request = pb.SegmentRequest(
-            prompts=[wire.prompt(prompt) for prompt in prompts],
-            multimask=multimask,
-            encoding=wire.choice(pb.MaskEncoding, "encoding", encoding),
-            min_score=min_score,
-        )
-        reply = await self._ask(request)
-        found = [self._masks(result.masks, reply.image) for result in reply.results]
-        self._keep(Masks(mask for masks in found for mask in masks))
-        return found
-
-    def _masks(self, messages: Iterable[pb.Mask], image: pb.ImageInfo) -> Masks:
-        return Masks(wire.mask(message, image, self.encoded) for message in messages)
-
-    async def _features(self, outputs: Sequence[str]) -> dict[str, np.ndarray]:
-        names = [wire.choice(pb.Output, "output", output) for output in outputs]
-        reply = await self._ask(pb.EmbedRequest(outputs=names, inline=True))
-        return {tensor.name.lower(): wire.tensor_to_array(tensor) for tensor in reply.tensors}
+    async def _classify(self, request: pb.ClassifyRequest) -> list[list[Score]]:
+        slot = request.images.add()
+        reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
+        self.info = wire.image_info(reply.results[0].image)
+        return [wire.scores(result.scores) for result in reply.results]
 
 
 class AsyncPhoto(_Photo):
@@ -89,10 +108,8 @@ class AsyncPhoto(_Photo):
         request = pb.ClassifyRequest(
             labels=wire.texts(labels), templates=wire.texts(templates), top_k=top_k
         )
-        slot = request.images.add()
-        reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
-        self.info = wire.image_info(reply.results[0].image)
-        return self._keep(wire.scores(reply.results[0].scores))
+        (scores,) = await self._classify(request)
+        return self._keep(scores)
 
     async def classify_areas(
         self,
@@ -121,10 +138,7 @@ class AsyncPhoto(_Photo):
         )
         if not request.areas:
             raise ValueError("classify_areas got no areas: pass boxes or masks")
-        slot = request.images.add()
-        reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
-        self.info = wire.image_info(reply.results[0].image)
-        return [wire.scores(result.scores) for result in reply.results]
+        return await self._classify(request)
 
     async def segment(  # noqa: PLR0913 - the public interface
         self,
@@ -161,7 +175,9 @@ class AsyncPhoto(_Photo):
         wanted = boxes if box is None else box
         asked = wire.texts(text) if text else []
         prompts = wire.prompts(points, negative, wanted, mask_input, asked, not_texts)
-        results = await self._segment(prompts, multimask, encoding, min_score)
+        results = await AsyncPhoto.segment_prompts(  # self.segment_prompts of Photo is blocking
+            self, prompts, multimask=multimask, encoding=encoding, min_score=min_score
+        )
         return Masks(mask for masks in results for mask in masks)
 
     async def segment_prompts(
@@ -176,13 +192,19 @@ class AsyncPhoto(_Photo):
 
         min_score: for texts, as in ``segment``.
         """
-        return await self._segment(prompts, multimask, encoding, min_score)
+        request = pb.SegmentRequest(
+            prompts=[wire.prompt(prompt) for prompt in prompts],
+            multimask=multimask,
+            encoding=wire.choice(pb.MaskEncoding, "encoding", encoding),
+            min_score=min_score,
+        )
+        reply = await self._ask(request)
+        found = [wire.masks(result.masks, reply.image, self.encoded) for result in reply.results]
+        self._keep(Masks(mask for masks in found for mask in masks))
+        return found
 
     def clicks(self) -> AsyncClicks:
-        """Open a session on one object, as ``async with photo.clicks() as session``.
-
-        Each ``await session.click(x, y)`` refines the mask; ``box``, ``undo`` and ``restart``.
-        """
+        """Open a session on one object, as ``async with photo.clicks() as session``."""
         return AsyncClicks(self._session, self.key, self.encoded)
 
     async def everything(
@@ -212,7 +234,7 @@ class AsyncPhoto(_Photo):
             labels, vocabulary, min_label_score, points_per_side, crop_layers, encoding
         )
         reply = await self._ask(request)
-        return self._keep(self._masks(reply.masks, reply.image))
+        return self._keep(wire.masks(reply.masks, reply.image, self.encoded))
 
     async def stream_everything(
         self,
@@ -230,7 +252,7 @@ class AsyncPhoto(_Photo):
         )
         images = [(request.image, self.key, self.encoded)]
         shown: dict[int, Mask] = {}
-        async for message in self._session.stream("StreamEverything", request, images):
+        async for message in self._session.stream(request, images, "StreamEverything"):
             if message.HasField("image"):
                 image, self.info = message.image, wire.image_info(message.image)
             found = {each.id: wire.mask(each.mask, image, self.encoded) for each in message.found}
@@ -296,13 +318,15 @@ class AsyncPhoto(_Photo):
         >>> photo.embed().shape
         (384,)
         """
-        features = await self._features(["clip_pooled"])
+        features = await AsyncPhoto.features(self, "clip_pooled")
         pooled = features["clip_pooled"].astype(np.float32)
         return pooled / np.linalg.norm(pooled)  # not exactly 1 in float16
 
     async def features(self, *outputs: str) -> dict[str, np.ndarray]:
         """Return embeddings: "sam" D×h×w, "clip_dense" D×h×w, "clip_pooled" D; all by default."""
-        return await self._features(outputs)
+        names = [wire.choice(pb.Output, "output", output) for output in outputs]
+        reply = await self._ask(pb.EmbedRequest(outputs=names, inline=True))
+        return {tensor.name.lower(): wire.tensor_to_array(tensor) for tensor in reply.tensors}
 
 
 class Photo(_Photo):
@@ -321,8 +345,5 @@ class Photo(_Photo):
     features = blocking(AsyncPhoto.features)
 
     def clicks(self) -> Clicks:
-        """Open a session on one object, as ``with photo.clicks() as session``.
-
-        Each ``session.click(x, y)`` refines the mask; ``box``, ``undo`` and ``restart``.
-        """
+        """Open a session on one object, as ``with photo.clicks() as session``."""
         return Clicks(self._session, self.key, self.encoded)

@@ -3,41 +3,30 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "", style="progress.data.speed")
-
 
 @contextmanager
-def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar for ``total`` items; yield the function that counts done ones."""
+def bar(what: str, total: int, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """Show a bar for ``total`` items if it is wanted; yield the function that counts done ones."""
+    if not wanted:
+        yield lambda count: None
+        return
+    from rich import progress  # it takes a moment to import
+    from rich.console import Console
+
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> str:
+            return f"{task.speed:.1f}/s" if task.speed else ""
+
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_console(), redirect_stdout=False) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda count: progress.advance(task, count)
-
-
-def _console() -> Console:
     console = Console(stderr=True)
     if console.is_jupyter:  # which shows a line that is written again as a terminal does
-        return Console(stderr=True, force_jupyter=False, force_terminal=True)
-    return console
+        console = Console(stderr=True, force_jupyter=False, force_terminal=True)
+    with progress.Progress(*columns, console=console, redirect_stdout=False) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda count: shown.advance(task, count)

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from samclip.mask import Box as Box
-from samclip.mask import Mask as Mask
+from samclip import drawing
+from samclip.masks import Box as Box
+from samclip.masks import Mask as Mask
+from samclip.masks import Masks as Masks
 
 Point = tuple[float, float]  # x, y
 Points = Sequence[Point] | Point
@@ -75,6 +78,15 @@ class Panoptic:
     ids: np.ndarray = field(repr=False)
     segments: list[Segment]
 
+    def draw(self, image_HW3: np.ndarray, step: int = 1) -> Image.Image:
+        """Return the photograph with each segment tinted, and the labels of the largest below."""
+        colours = [drawing.colour(number) for number in range(len(self.segments))]
+        coloured = list(zip(self.segments, colours, strict=True))
+        ids_HW = self.ids[::step, ::step]
+        picture = drawing.tint(image_HW3, ((ids_HW == one.id, fill) for one, fill in coloured))
+        names = [(one.label, fill) for one, fill in coloured if one.label]
+        return drawing.with_legend(picture, names[: drawing.MOST_NAMES])
+
     def coco(self, image: str, picture: str) -> dict[str, Any]:
         """Return the content of COCO's panoptic JSON for one image.
 
@@ -133,6 +145,19 @@ class SemanticMap:
     labels: tuple[str, ...]
     regions: list[Region]
 
+    def draw(self, image_HW3: np.ndarray, step: int = 1) -> Image.Image:
+        """Return the photograph with each label's pixels tinted, and a legend below."""
+        map_HW = self.label_map[::step, ::step]
+        numbered = [(region, self.labels.index(region.label)) for region in self.regions]
+        picture = drawing.tint(
+            image_HW3, ((map_HW == number, drawing.colour(number)) for _, number in numbered)
+        )
+        legend = [
+            (f"{region.label}  {region.area / self.label_map.size:.0%}", drawing.colour(number))
+            for region, number in numbered
+        ]
+        return drawing.with_legend(picture, legend)
+
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
@@ -151,6 +176,13 @@ class HeatMap:
     def values(self) -> np.ndarray:
         """Float32 H×W: the similarity or probability of each pixel."""
         return self.low + self.levels * np.float32((self.high - self.low) / 255)
+
+    def draw(self, image_HW3: np.ndarray, step: int = 1) -> Image.Image:
+        """Return the photograph under the colours of the heat map, and its range below."""
+        blended_HW3 = image_HW3 // 2 + drawing.HEAT_256_3[self.levels[::step, ::step]] // 2
+        low, high = f"{self.low:.3f}", f"{self.label}  {self.high:.3f}"
+        legend = [(low, drawing.HEAT[0]), (high, drawing.HEAT[-1])]
+        return drawing.with_legend(Image.fromarray(blended_HW3), legend)
 
 
 @dataclass(frozen=True)
@@ -223,3 +255,24 @@ class Model:
     kind: str
     dtype: str = ""
     graphs: str = ""
+
+
+def draw_answer(answer: Any, image_HW3: np.ndarray, step: int = 1) -> Image.Image:
+    """Return the photograph with an answer about it drawn, by the answer's type; others are not.
+
+    step: the picture has every ``step``-th pixel of the photograph.
+    """
+    match answer:
+        case SemanticMap() | HeatMap() | Panoptic():
+            return answer.draw(image_HW3, step)
+        case Mask():
+            return Masks([answer]).draw(image_HW3, step=step)
+        case [Mask(), *_]:
+            return Masks(answer).draw(image_HW3, step=step)
+        case [Score(), *_]:
+            scores = [
+                (f"{score.label}  {score.score:.0%}", drawing.colour(number))
+                for number, score in enumerate(answer[: drawing.MOST_NAMES])
+            ]
+            return drawing.with_legend(Image.fromarray(image_HW3), scores)
+    return Image.fromarray(image_HW3)

@@ -1,12 +1,14 @@
 """Conversion between protobuf messages and the types of the client."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, cast
+from dataclasses import fields, replace
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from samclip import masks
+from samclip import mask_codecs
+from samclip.mask_codecs import Encoded
+from samclip.masks import Masks
 from samclip.types import (
     Box,
     Boxes,
@@ -27,6 +29,7 @@ from samclip.types import (
 )
 from samclip.v1 import samclip_pb2 as pb
 
+T = TypeVar("T")
 CHUNK_BYTES = 32 * 2**20  # per Index request: half of the maximum message size
 CHUNK_ITEMS = 32
 CHUNK_IDS = 10_000  # per Delete request: the service's maximum
@@ -134,11 +137,9 @@ def everything(
 
 
 def panoptic(message: pb.Panoptic) -> Panoptic:
-    segments = [
-        Segment(s.id, s.category_id, s.area, (s.bbox[0], s.bbox[1], s.bbox[2], s.bbox[3]), s.label)
-        for s in message.segments_info
-    ]
-    return Panoptic(message.png, masks.decode_ids(message.png), segments)
+    found = [_like(Segment, segment) for segment in message.segments_info]
+    segments = [replace(segment, bbox=cast(Box, tuple(segment.bbox))) for segment in found]
+    return Panoptic(message.png, mask_codecs.decode_ids(message.png), segments)
 
 
 def areas(boxes: Boxes, mask_arrays: Iterable["np.ndarray | Mask"]) -> list[pb.Area]:
@@ -151,7 +152,7 @@ def areas(boxes: Boxes, mask_arrays: Iterable["np.ndarray | Mask"]) -> list[pb.A
         if array.ndim != 2 or array.dtype != bool:
             raise ValueError(f"a mask is {array.dtype} {array.shape}: expected bool H×W")
         height, width = array.shape
-        rle = pb.CocoRle(height=height, width=width, counts=masks.encode_rle(array))
+        rle = pb.CocoRle(height=height, width=width, counts=mask_codecs.encode_rle(array))
         found.append(pb.Area(rle=rle))
     return found
 
@@ -170,27 +171,36 @@ def mask(message: pb.Mask, info: pb.ImageInfo, photograph: bytes) -> Mask:
     )
 
 
-def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | masks.Encoded:
+def masks(messages: Iterable[pb.Mask], info: pb.ImageInfo, photograph: bytes) -> Masks:
+    return Masks(mask(message, info, photograph) for message in messages)
+
+
+def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | Encoded:
     """Return a mask of any encoding as it came, logits as float32 h×w."""
     kind = message.WhichOneof("data")
     match kind:
         case "rle":
-            return masks.Encoded(kind, message.rle.counts, message.rle.height, message.rle.width)
+            return Encoded(kind, message.rle.counts, message.rle.height, message.rle.width)
         case "png":
-            return masks.Encoded(kind, message.png, info.height, info.width)
+            return Encoded(kind, message.png, info.height, info.width)
         case "polygons":
             rings = [np.array(ring.xy, np.float32) for ring in message.polygons.polygons]
-            return masks.Encoded(kind, rings, info.height, info.width)
+            return Encoded(kind, rings, info.height, info.width)
         case "packed":
             packed = message.packed
-            return masks.Encoded(kind, packed.data, packed.height, packed.width)
+            return Encoded(kind, packed.data, packed.height, packed.width)
         case "logits":
             return tensor_to_array(message.logits).astype(np.float32)
     raise ValueError(f"a mask has an unknown encoding ({kind}): update this client")
 
 
+def _like(kind: type[T], message: Any) -> T:
+    """Return a dataclass from a message whose fields have the same names."""
+    return kind(**{each.name: getattr(message, each.name) for each in fields(cast(Any, kind))})
+
+
 def scores(messages: Iterable[pb.Score]) -> list[Score]:
-    return [Score(score.label, score.score, score.similarity) for score in messages]
+    return [_like(Score, score) for score in messages]
 
 
 def semantic_map(
@@ -201,11 +211,11 @@ def semantic_map(
         of_label = mask(region.mask, reply.image, photograph)
         of_label = replace(of_label, label=region.label, label_score=region.score)
         regions.append(Region(region.label, region.score, region.area, of_label))
-    return SemanticMap(masks.decode_label_map(reply.label_map_png), tuple(labels), regions)
+    return SemanticMap(mask_codecs.decode_label_map(reply.label_map_png), tuple(labels), regions)
 
 
 def heat_map(reply: pb.ExplainResponse, label: str) -> HeatMap:
-    return HeatMap(label, masks.decode_levels(reply.heat_png), reply.low, reply.high)
+    return HeatMap(label, mask_codecs.decode_levels(reply.heat_png), reply.low, reply.high)
 
 
 def hits(reply: pb.SearchResponse) -> list[Hit]:
@@ -217,18 +227,15 @@ def listed_items(reply: pb.ListItemsResponse) -> list[ListedItem]:
 
 
 def collections(reply: pb.DescribeResponse) -> list[Collection]:
-    return [
-        Collection(c.name, c.count, c.dimension, c.model_digest, c.dtype, c.graphs)
-        for c in reply.collections
-    ]
+    return [_like(Collection, collection) for collection in reply.collections]
 
 
 def image_info(message: pb.ImageInfo) -> ImageInfo:
-    return ImageInfo(message.key, message.width, message.height, message.cached)
+    return _like(ImageInfo, message)
 
 
 def model(message: pb.ModelInfo) -> Model:
-    return Model(message.name, message.digest, message.kind, message.dtype, message.graphs)
+    return _like(Model, message)
 
 
 def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str]) -> pb.IndexItem:

@@ -32,7 +32,9 @@ def crops_of(height: int, width: int, layers: int) -> list[Crop]:
     """Return the crops of a picture of ``height``×``width`` pixels, layer by layer.
 
     Layer n has 2ⁿ × 2ⁿ crops; their overlap shrinks with them. A side of a few pixels has fewer.
+    Raises InvalidRequest for a number of layers that is not 0 to MAX_LAYERS.
     """
+    check_layers(layers)
     crops = []
     for layer in range(1, layers + 1):
         count = 2**layer

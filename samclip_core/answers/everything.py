@@ -10,15 +10,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from samclip_core.answers.crops import Box, is_cut
+from samclip_core.answers.crops import Box, crops_of, is_cut
 from samclip_core.answers.duplicates import MAX_IOU, not_suppressed, of_boxes, of_masks
+from samclip_core.answers.naming import Namer
 from samclip_core.answers.points import PointGrid, grid_points
-from samclip_core.answers.steps import Steps, Terms, questions, run
+from samclip_core.answers.request import Needs, Output
+from samclip_core.answers.steps import Steps, Terms, questions
+from samclip_core.answers.vocabularies import labels_or_names
 from samclip_core.config import Kind
-from samclip_core.geometry import Crop, Geometry
+from samclip_core.geometry import Crop, FloatArray, Geometry
 from samclip_core.io.logit_runs import runs_of_logits
 from samclip_core.io.masks import pixel_box
-from samclip_core.types import EverythingMask, ImageFeatures, MaskHead, MaskSet, Prompt
+from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +191,39 @@ class Search:
         return [every[index] for index in not_suppressed(overlap, quality_M, max_iou)]
 
 
+@dataclass(frozen=True)
+class Everything(Needs):
+    """Where is everything in a picture, and what is it, if labels or a vocabulary are given?
+
+    ``points_per_side`` is that of the finest grid. ``crop_layers`` also
+    searches the crops of ``samclip_core.answers.crops``. ``min_label_score`` as in ``Namer``.
+    """
+
+    points_per_side: int
+    labels: Sequence[str] = ()
+    vocabulary: str = ""
+    min_label_score: float | None = None
+    crop_layers: int = 0
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The labels, or the vocabulary's names; they may be none. Raises InvalidLabels."""
+        return labels_or_names(self.labels, self.vocabulary)
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The outputs of the image encoder that the search and the names need."""
+        return ("SAM", "CLIP_DENSE") if self.names else ("SAM",)
+
+    def crops(self, height: int, width: int) -> list[Crop | None]:
+        """Return the parts to search: the picture (None), then its crops. Raises InvalidRequest."""
+        return [None, *crops_of(height, width, self.crop_layers)]
+
+    def namer(self, text_LD: FloatArray, logit_scale: float) -> Namer:
+        """Return what names masks; ``text_LD`` has a row of length 1 for each of ``names``."""
+        return Namer(self.names, text_LD, logit_scale, self.min_label_score)
+
+
 class Changes:
     """What changed in a search between two looks at it; every mask has a number of its own."""
 
@@ -205,27 +241,6 @@ class Changes:
         self._next += len(new)
         self._numbers |= {one: number for number, one in numbered.items()}
         return numbered, withdrawn
-
-
-def segment_everything(
-    sam_head: MaskHead,
-    features: ImageFeatures,
-    points_per_side: int,
-    settings: EverythingSettings,
-) -> list[Found]:
-    """Return what a search of one picture finds, the better masks first; see ``Search.rounds``."""
-    terms = Terms.of(sam_head, settings.points_per_round)
-    return run(everything_steps(terms, features, points_per_side, settings), sam_head)
-
-
-def everything_steps(
-    terms: Terms, features: ImageFeatures, points_per_side: int, settings: EverythingSettings
-) -> Steps[list[Found]]:
-    """Run ``segment_everything`` in steps."""
-    search = Search(terms, settings)
-    for steps in search.rounds(features, points_per_side):
-        yield from steps
-    return search.found
 
 
 def largest_first(every: Sequence[Found]) -> list[Found]:

@@ -5,6 +5,8 @@ pixels.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -17,44 +19,58 @@ from samclip_core.answers.dense import (
     upsampling,
     work_size,
 )
-from samclip_core.answers.steps import Steps, finish
+from samclip_core.answers.proxy_attention import attend
+from samclip_core.answers.request import Output, Request
+from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import check_labels, softmax
+from samclip_core.config import SamClipConfig
 from samclip_core.geometry import FloatArray
 from samclip_core.types import HeatMap, ImageFeatures
 
 
-def explain(
-    features: ImageFeatures, text_LD: FloatArray, labels: Sequence[str], logit_scale: float
-) -> HeatMap:
-    """Return the cosine of the first label with each pixel of the dense CLIP map.
+@dataclass(frozen=True)
+class Explain(Request[HeatMap]):
+    """Where is the first label? With further ones: where is it more likely than these?"""
 
-    With further labels, return its probability against them instead: softmax of ``logit_scale`` ×
-    cosine, upsampled bilinearly before the softmax. Rows of ``text_LD`` have length 1. Raises
-    InvalidLabels.
-    """
-    return finish(explain_steps(features, text_LD, labels, logit_scale))
+    labels: Sequence[str]
+    outputs: ClassVar[tuple[Output, ...]] = ("CLIP_DENSE", "SAM")
 
+    @property
+    def texts(self) -> Sequence[str]:
+        return self.labels
 
-def explain_steps(
-    features: ImageFeatures, text_LD: FloatArray, labels: Sequence[str], logit_scale: float
-) -> Steps[HeatMap]:
-    """Run ``explain`` in steps, without questions for the SAM head."""
-    check_labels(labels)
-    geometry = features.geometry
-    height, width = work_size(geometry)
-    rows_Hh, columns_wW = upsampling(geometry, clip_side(features), height, width)
-    cosine_Lhw = cosine_maps(features, text_LD)
-    values_HW = np.empty((height, width), np.float32)
-    step = max(1, STRIP_VALUES // (len(labels) * width))
-    for top in range(0, height, step):
-        cosine_LsW = rows_Hh[top : top + step] @ cosine_Lhw @ columns_wW
-        values_LsW = softmax(logit_scale * cosine_LsW) if len(labels) > 1 else cosine_LsW
-        values_HW[top : top + step] = values_LsW[0]
-        yield None
-    low, high = float(values_HW.min()), float(values_HW.max())
-    levels_HW = _levels(values_HW, low, high)
-    size_wh = (geometry.width, geometry.height)
-    return HeatMap(cv2.resize(levels_HW, size_wh, interpolation=cv2.INTER_LINEAR), low, high)
+    def size(self, config: SamClipConfig) -> int:
+        return config.size_of("semantic")
+
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+    ) -> Steps[HeatMap]:
+        return (yield from self.of_dense_map(attend(features), text_XD, logit_scale))
+
+    def of_dense_map(
+        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float
+    ) -> Steps[HeatMap]:
+        """Return the cosine of the first label with each pixel of the dense CLIP map.
+
+        With further labels, return its probability against them instead: softmax of ``logit_scale``
+        × cosine, upsampled bilinearly before the softmax.
+        """
+        check_labels(self.labels)
+        geometry = features.geometry
+        height, width = work_size(geometry)
+        rows_Hh, columns_wW = upsampling(geometry, clip_side(features), height, width)
+        cosine_Lhw = cosine_maps(features, text_XD)
+        values_HW = np.empty((height, width), np.float32)
+        step = max(1, STRIP_VALUES // (len(self.labels) * width))
+        for top in range(0, height, step):
+            cosine_LsW = rows_Hh[top : top + step] @ cosine_Lhw @ columns_wW
+            values_LsW = softmax(logit_scale * cosine_LsW) if len(self.labels) > 1 else cosine_LsW
+            values_HW[top : top + step] = values_LsW[0]
+            yield None
+        low, high = float(values_HW.min()), float(values_HW.max())
+        levels_HW = _levels(values_HW, low, high)
+        size_wh = (geometry.width, geometry.height)
+        return HeatMap(cv2.resize(levels_HW, size_wh, interpolation=cv2.INTER_LINEAR), low, high)
 
 
 def _levels(values_HW: NDArray[np.float32], low: float, high: float) -> NDArray[np.uint8]:

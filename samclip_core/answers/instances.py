@@ -10,6 +10,7 @@ Shape letters: s×s cells of the SAM head's low-resolution logits, M masks.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 from samclip_core.answers.dense import BACKGROUND_WORDS, background_words
 from samclip_core.answers.map_prompts import find_components, highest_points
 from samclip_core.answers.presence import PEAK, Evidence, peak, probability
-from samclip_core.answers.steps import Question, Steps, Terms, questions, run
+from samclip_core.answers.request import Output, Request
+from samclip_core.answers.steps import Question, Steps, Terms, questions
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import FloatArray, Geometry
 from samclip_core.types import (
     EverythingMask,
     ImageFeatures,
-    MaskHead,
     MaskSet,
     Prompt,
     TextPrompt,
@@ -76,28 +77,62 @@ _Ranked = tuple[float, EverythingMask]
 """A mask after its quality: predicted IoU × stability × contrast of the evidence."""
 
 
-def check(
-    prompts: Mapping[int, TextPrompt], geometry: Geometry, min_score: float | None = None
-) -> None:
-    """Raise InvalidPrompt or InvalidLabels unless all fit the picture.
+@dataclass(frozen=True)
+class Find(Request[list[list[EverythingMask]]]):
+    """Which objects do the texts describe? One list per prompt, the most probable first.
 
-    ``prompts`` are by the index that errors name.
+    ``prompts`` are by the index that errors name. Objects whose ``label_score`` is below
+    ``min_score`` are left out (None: ``MIN_SCORE``).
     """
-    if not prompts:
-        raise InvalidPrompt("no prompts: give at least one text")
-    if min_score is not None and not 0 <= min_score <= 1:
-        raise InvalidPrompt(f"min_score is {min_score:g}, expected 0 to 1")
-    texts = {text for prompt in prompts.values() for text in (prompt.text, *prompt.not_texts)}
-    if len(texts) > MAX_TEXTS:
-        raise InvalidPrompt(
-            f"the prompts have {len(texts)} different texts, at most {MAX_TEXTS}: ask for them in "
-            "several calls"
-        )
-    for index, prompt in prompts.items():
-        try:
-            prompt.validate(geometry)
-        except (InvalidLabels, InvalidPrompt) as error:
-            raise type(error)(f"prompt {index}: {error}") from error
+
+    prompts: Mapping[int, TextPrompt]
+    min_score: float | None = None
+    outputs: ClassVar[tuple[Output, ...]] = ("SAM", "CLIP_DENSE", "CLIP_POOLED")
+
+    @property
+    def texts(self) -> Sequence[str]:
+        texts, background = asked_words([*self.prompts.values()])
+        return [*texts, *background]
+
+    def check(self, geometry: Geometry) -> None:
+        """Raise InvalidPrompt or InvalidLabels unless all prompts fit the picture."""
+        if not self.prompts:
+            raise InvalidPrompt("no prompts: give at least one text")
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise InvalidPrompt(f"min_score is {self.min_score:g}, expected 0 to 1")
+        texts, _ = asked_words([*self.prompts.values()])
+        if len(texts) > MAX_TEXTS:
+            raise InvalidPrompt(
+                f"the prompts have {len(texts)} different texts, at most {MAX_TEXTS}: ask for them "
+                "in several calls"
+            )
+        for index, prompt in self.prompts.items():
+            try:
+                prompt.validate(geometry)
+            except (InvalidLabels, InvalidPrompt) as error:
+                raise type(error)(f"prompt {index}: {error}") from error
+
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+    ) -> Steps[list[list[EverythingMask]]]:
+        """Find the objects of each prompt.
+
+        ``label_score`` is the probability that the text describes the object. A pixel that masks
+        of several texts cover belongs to the text with most evidence there.
+        """
+        least = MIN_SCORE if self.min_score is None else self.min_score
+        prompts = [*self.prompts.values()]
+        found = []
+        searches = list(_searches(features, prompts, text_XD, logit_scale))
+        for search in searches:
+            masks: list[_Ranked] = []
+            if search.allowed_ss.any() and search.score(search.allowed_ss) >= least:
+                for question in _questions(terms, features, search):
+                    for answer in (yield question):
+                        masks += _scored(features, search, answer, least)
+                yield None
+            found.append(_without_doubles(masks))
+        return _settle(found, searches)
 
 
 def asked_words(prompts: Sequence[TextPrompt]) -> tuple[list[str], list[str]]:
@@ -106,57 +141,14 @@ def asked_words(prompts: Sequence[TextPrompt]) -> tuple[list[str], list[str]]:
     return texts, list(background_words(texts) or BACKGROUND_WORDS)
 
 
-def find_instances(
-    sam_head: MaskHead,
-    features: ImageFeatures,
-    prompts: Sequence[TextPrompt],
-    vectors: Mapping[str, FloatArray],
-    logit_scale: float,
-    min_score: float | None = None,
-) -> list[list[EverythingMask]]:
-    """Return the masks of the objects that each prompt describes, most probable first.
-
-    ``vectors`` has the unit vector of each of ``asked_words``. ``label_score`` is the probability
-    that the text describes the object; objects below ``min_score`` are left out (None:
-    ``MIN_SCORE``). A pixel that masks of several texts cover belongs to the text with most evidence
-    there. Prompts are valid (``TextPrompt.validate``); ``features`` need all outputs.
-    """
-    terms = Terms.of(sam_head, MAX_POINTS + MAX_PIECES)
-    return run(find_steps(terms, features, prompts, vectors, logit_scale, min_score), sam_head)
-
-
-def find_steps(
-    terms: Terms,
-    features: ImageFeatures,
-    prompts: Sequence[TextPrompt],
-    vectors: Mapping[str, FloatArray],
-    logit_scale: float,
-    min_score: float | None = None,
-) -> Steps[list[list[EverythingMask]]]:
-    """Run ``find_instances`` in steps."""
-    least = MIN_SCORE if min_score is None else min_score
-    found = []
-    searches = list(_searches(features, prompts, vectors, logit_scale))
-    for search in searches:
-        masks: list[_Ranked] = []
-        if search.allowed_ss.any() and search.score(search.allowed_ss) >= least:
-            for question in _questions(terms, features, search):
-                for answer in (yield question):
-                    masks += _scored(features, search, answer, least)
-            yield None
-        found.append(_without_doubles(masks))
-    return _settle(found, searches)
-
-
 def _searches(
     features: ImageFeatures,
     prompts: Sequence[TextPrompt],
-    vectors: Mapping[str, FloatArray],
+    text_XD: FloatArray,
     logit_scale: float,
 ) -> Iterator[_Search]:
-    texts, background = asked_words(prompts)
-    wanted = {text: vectors[text] for text in texts}
-    background_KD = np.stack([vectors[word] for word in background])
+    texts, _ = asked_words(prompts)
+    wanted, background_KD = dict(zip(texts, text_XD, strict=False)), text_XD[len(texts) :]
     evidence = Evidence.of(features, wanted, background_KD, logit_scale)
     side = evidence.map_Xss.shape[-1]
     rows, columns = features.geometry.grid(side)

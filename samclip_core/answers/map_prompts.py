@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from samclip_core.answers.dense import clip_side, upsampling
-from samclip_core.answers.steps import Steps, Terms, questions, run
+from samclip_core.answers.steps import Steps, Terms, questions
 from samclip_core.geometry import FloatArray
-from samclip_core.types import ImageFeatures, MaskHead, MaskSet, Prompt
+from samclip_core.types import ImageFeatures, MaskSet, Prompt
 
 MIN_AREA = 0.002
 """Smallest component that becomes a prompt, as a fraction of the picture."""
@@ -146,17 +146,9 @@ class RefinedMask:
 
 
 def segment_components(
-    sam_head: MaskHead, features: ImageFeatures, components: Sequence[Component]
-) -> list[RefinedMask]:
-    """Return one mask per component, from one call of the SAM head."""
-    terms = Terms.of(sam_head, MAX_COMPONENTS)
-    return run(component_steps(terms, features, components), sam_head)
-
-
-def component_steps(
     terms: Terms, features: ImageFeatures, components: Sequence[Component]
 ) -> Steps[list[RefinedMask]]:
-    """Run ``segment_components`` in steps."""
+    """Return in steps one mask per component, from the SAM head."""
     # The head enlarges masks to the picture's size. With the model frame as the picture, its time
     # and memory do not depend on the size of the photograph.
     in_frame = replace(features, geometry=features.geometry.model_frame)

@@ -4,10 +4,9 @@ P prompts, N points, D width, h w grid, M masks, H W pixels of the original pict
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self, TypeVar
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +34,6 @@ PROMPTS_PER_CALL = 32
 PROMPTS_PER_CALL_ON_CPU = 4
 """Most prompts per decoder call on a CPU: the maps of more would not fit in its caches."""
 
-T = TypeVar("T")
 Request = tuple[ImageFeatures, Sequence[Prompt]]
 
 
@@ -101,44 +99,30 @@ class SamHead:
     def segment(
         self, features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool = True
     ) -> list[MaskSet]:
-        """Answer the prompts of one picture; see ``segment_batch``."""
-        return self.segment_batch([(features, prompts)], multimask)[0]
-
-    def segment_batch(
-        self, requests: Sequence[Request], multimask: bool = True
-    ) -> list[list[MaskSet]]:
-        """Answer the prompts of several pictures: per request, one MaskSet per prompt, in order.
-
-        See ``decode_batch``.
-        """
-        decode = partial(self._answer, multimask=multimask)
-        return self._batch(requests, lambda jobs: [m.enlarge_all() for m in decode(jobs)])
+        """Answer the prompts of one picture, in order; see ``decode_batch``."""
+        (found,) = self.decode_batch([(features, prompts)], multimask)
+        return [masks.enlarge_all() for masks in found]
 
     def decode_batch(
         self, requests: Sequence[Request], multimask: bool = True
     ) -> list[list[MaskLogits]]:
-        """Answer as ``segment_batch`` does, but without enlarging the masks to the pictures' sizes.
+        """Answer the prompts of several pictures: per request, one MaskLogits per prompt, in order.
 
         ``multimask`` gives the three candidate masks of an ambiguous prompt, otherwise one. An
         answer does not depend on the rest of the batch. Features need the SAM embedding. Raises
         InvalidPrompt.
         """
-        return self._batch(requests, partial(self._answer, multimask=multimask))
-
-    def _batch(
-        self, requests: Sequence[Request], answer: Callable[[Sequence[_Job]], list[T]]
-    ) -> list[list[T]]:
         for features, prompts in requests:
             self.check(features, prompts)
         jobs = [_Job(features, prompt) for features, prompts in requests for prompt in prompts]
         alike: dict[tuple[int, bool, bool], list[int]] = defaultdict(list)
         for index, job in enumerate(jobs):
             alike[job.layout].append(index)
-        answers: dict[int, T] = {}
+        answers: dict[int, MaskLogits] = {}
         for indices in alike.values():
             for start in range(0, len(indices), self._at_once):
                 call = indices[start : start + self._at_once]
-                found = answer([jobs[index] for index in call])
+                found = self._answer([jobs[index] for index in call], multimask)
                 answers |= zip(call, found, strict=True)
         ordered = iter(range(len(jobs)))
         return [[answers[next(ordered)] for _ in prompts] for _, prompts in requests]

@@ -2,7 +2,7 @@
 
 With ``background``, a pixel is background when no label wins clearly:
 
-1. one of the background words (``background_KD``, see ``samclip_core.answers.dense``) wins it, or
+1. one of the background words (see ``samclip_core.answers.dense``) wins it, or
 2. the winner's probability is below 1/C + ``CLEAR_WIN`` · (1 − 1/C), barely above chance among the
    C classes (the labels, plus one for all background words).
 
@@ -10,6 +10,8 @@ A single label without background words has no competitor and wins every pixel.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
@@ -17,22 +19,25 @@ from numpy.typing import NDArray
 
 from samclip_core.answers.dense import (
     STRIP_VALUES,
+    background_words,
     clip_side,
     cosine_maps,
     upsampling,
     work_size,
 )
 from samclip_core.answers.map_prompts import (
-    MAX_COMPONENTS,
     RefinedMask,
-    component_steps,
     find_components,
+    segment_components,
     to_logits_frame,
 )
-from samclip_core.answers.steps import Steps, Terms, finish, run
+from samclip_core.answers.proxy_attention import attend
+from samclip_core.answers.request import Output, Request
+from samclip_core.answers.steps import Steps, Terms
 from samclip_core.answers.zero_shot import check_labels, softmax
+from samclip_core.config import SamClipConfig
 from samclip_core.geometry import FloatArray, Geometry
-from samclip_core.types import ImageFeatures, MaskHead, Region, SemanticMap
+from samclip_core.types import ImageFeatures, Region, SemanticMap
 
 CLEAR_WIN = 0.1
 """Least margin of a winner, from chance (0) to certainty (1); below it the pixel is background."""
@@ -44,97 +49,89 @@ MANY_CLASSES = 16
 BestOf = Callable[[FloatArray], tuple[NDArray[np.intp], FloatArray]]
 
 
-def segment_text(
-    features: ImageFeatures,
-    text_LD: FloatArray,
-    labels: Sequence[str],
-    logit_scale: float,
-    background: bool = False,
-    background_KD: FloatArray | None = None,
-) -> SemanticMap:
-    """Label every pixel from the dense CLIP map: softmax of ``logit_scale`` × cosine.
+@dataclass(frozen=True)
+class SegmentText(Request[SemanticMap]):
+    """Which of the labels has each pixel? With ``background``, possibly none.
 
-    The logits are upsampled bilinearly before the decision. Rows of ``text_LD`` (and of
-    ``background_KD``, used with ``background``) have length 1. Raises InvalidLabels.
+    ``refine`` sharpens the outlines with the SAM head.
     """
-    steps = segment_text_steps(features, text_LD, labels, logit_scale, background, background_KD)
-    return finish(steps)
 
+    labels: Sequence[str]
+    background: bool = False
+    refine: bool = False
+    outputs: ClassVar[tuple[Output, ...]] = ("CLIP_DENSE", "SAM")
 
-def segment_text_steps(
-    features: ImageFeatures,
-    text_LD: FloatArray,
-    labels: Sequence[str],
-    logit_scale: float,
-    background: bool = False,
-    background_KD: FloatArray | None = None,
-) -> Steps[SemanticMap]:
-    """Run ``segment_text`` in steps, without questions for the SAM head."""
-    check_labels(labels)
-    cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
-    winner_HW, sum_C = yield from _decide(
-        features.geometry,
-        logit_scale * cosine_Chw,
-        clip_side(features),
-        _best_of_logits,
-        _floor(len(cosine_Chw)) if background else 0.0,
-    )
-    return _semantic_map(features.geometry, winner_HW, sum_C, np.arange(len(cosine_Chw)), labels)
+    @property
+    def texts(self) -> Sequence[str]:
+        """The labels, then the background words if there is a background."""
+        return (*self.labels, *(background_words(self.labels) if self.background else ()))
 
+    def size(self, config: SamClipConfig) -> int:
+        """Return the side of the frame; refinement reads both heads' maps of one encoding."""
+        return config.image_size if self.refine else config.size_of("semantic")
 
-def refine(
-    features: ImageFeatures,
-    text_LD: FloatArray,
-    labels: Sequence[str],
-    logit_scale: float,
-    sam_head: MaskHead,
-    background: bool = False,
-    background_KD: FloatArray | None = None,
-) -> SemanticMap:
-    """Label every pixel as ``segment_text`` does, with outlines from the SAM head.
+    def steps(
+        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+    ) -> Steps[SemanticMap]:
+        if self.refine:
+            return (yield from self._refined(features, text_XD, logit_scale, terms))
+        return (yield from self.of_dense_map(attend(features), text_XD, logit_scale))
 
-    Each connected piece of a label's region is segmented with its box, its most probable point and
-    the map of its class as prompt. If the mask's predicted IoU is high enough, the mask times the
-    piece's mean probability replaces the CLIP map; then the best class wins each pixel. All prompts
-    go to ``sam_head`` in one call. Raises InvalidLabels.
-    """
-    terms = Terms.of(sam_head, MAX_COMPONENTS)
-    steps = refine_steps(features, text_LD, labels, logit_scale, terms, background, background_KD)
-    return run(steps, sam_head)
+    def of_dense_map(
+        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float
+    ) -> Steps[SemanticMap]:
+        """Label every pixel from the dense CLIP map: softmax of ``logit_scale`` × cosine.
 
+        The logits are upsampled bilinearly before the decision.
+        """
+        cosine_Chw = self._cosines(features, text_XD)
+        winner_HW, sum_C = yield from _decide(
+            features.geometry,
+            logit_scale * cosine_Chw,
+            clip_side(features),
+            _best_of_logits,
+            _floor(len(cosine_Chw)) if self.background else 0.0,
+        )
+        return _semantic_map(
+            features.geometry, winner_HW, sum_C, np.arange(len(cosine_Chw)), self.labels
+        )
 
-def refine_steps(
-    features: ImageFeatures,
-    text_LD: FloatArray,
-    labels: Sequence[str],
-    logit_scale: float,
-    terms: Terms,
-    background: bool = False,
-    background_KD: FloatArray | None = None,
-) -> Steps[SemanticMap]:
-    """Run ``refine`` in steps."""
-    check_labels(labels)
-    cosine_Chw = cosine_maps(features, text_LD, background_KD if background else None)
-    probability_Chw = softmax(logit_scale * cosine_Chw)
-    # Classes that win no cell are left out, so that memory stays bounded for many labels.
-    class_C = np.unique(probability_Chw.argmax(axis=0))
-    probability_Css = to_logits_frame(features, probability_Chw[class_C])
-    won_ss = np.where(probability_Css.any(axis=0), probability_Css.argmax(axis=0), -1)
-    won_Css = won_ss == np.arange(len(class_C))[:, None, None]
-    won_Css[class_C >= len(labels)] = False  # background words are not refined
-    components = find_components(features, probability_Css, won_Css)
-    refined = yield from component_steps(terms, features, components)
-    _take_over(probability_Css, refined)
-    side = probability_Css.shape[-1]
-    rows, columns = features.geometry.grid(side)
-    winner_HW, sum_C = yield from _decide(
-        features.geometry,
-        probability_Css[:, :rows, :columns],
-        side,
-        _best_of_probabilities,
-        _floor(len(cosine_Chw)) if background else 0.0,
-    )
-    return _semantic_map(features.geometry, winner_HW, sum_C, class_C, labels)
+    def _refined(
+        self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
+    ) -> Steps[SemanticMap]:
+        """Label every pixel as ``of_dense_map`` does, with outlines from the SAM head.
+
+        Each connected piece of a label's region is segmented with its box, its most probable point
+        and the map of its class as prompt. If the mask's predicted IoU is high enough, the mask
+        times the piece's mean probability replaces the CLIP map; then the best class wins each
+        pixel.
+        """
+        cosine_Chw = self._cosines(features, text_XD)
+        probability_Chw = softmax(logit_scale * cosine_Chw)
+        # Classes that win no cell are left out, so that memory stays bounded for many labels.
+        class_C = np.unique(probability_Chw.argmax(axis=0))
+        probability_Css = to_logits_frame(features, probability_Chw[class_C])
+        won_ss = np.where(probability_Css.any(axis=0), probability_Css.argmax(axis=0), -1)
+        won_Css = won_ss == np.arange(len(class_C))[:, None, None]
+        won_Css[class_C >= len(self.labels)] = False  # background words are not refined
+        components = find_components(features, probability_Css, won_Css)
+        refined = yield from segment_components(terms, features, components)
+        _take_over(probability_Css, refined)
+        side = probability_Css.shape[-1]
+        rows, columns = features.geometry.grid(side)
+        winner_HW, sum_C = yield from _decide(
+            features.geometry,
+            probability_Css[:, :rows, :columns],
+            side,
+            _best_of_probabilities,
+            _floor(len(cosine_Chw)) if self.background else 0.0,
+        )
+        return _semantic_map(features.geometry, winner_HW, sum_C, class_C, self.labels)
+
+    def _cosines(self, features: ImageFeatures, text_XD: FloatArray) -> NDArray[np.float32]:
+        check_labels(self.labels)
+        text_LD, background_KD = np.split(text_XD, [len(self.labels)])
+        return cosine_maps(features, text_LD, background_KD if len(background_KD) else None)
 
 
 def _floor(classes: int) -> float:

@@ -69,14 +69,6 @@ def run(steps: Steps[T], sam_head: MaskHead) -> T:
     return step.result
 
 
-def finish(steps: Steps[T]) -> T:
-    """Run all steps of a function without questions and return their result."""
-    step = advance(steps, None)
-    while not isinstance(step, Done):
-        step = advance(steps, [])
-    return step.result
-
-
 def questions(
     features: ImageFeatures, prompts: Sequence[Prompt], multimask: bool, at_once: int
 ) -> Iterator[Question]:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from samclip_core.answers.labels import readable
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import FloatArray
-from samclip_core.types import Score
+from samclip_core.types import ImageFeatures, Score
 
 MAX_LABELS = 10_000
 
@@ -21,6 +21,13 @@ def unit(vectors: FloatArray) -> NDArray[np.float32]:
     vectors = np.asarray(vectors, np.float32)
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return vectors / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+
+def pooled(features: ImageFeatures) -> NDArray[np.float32]:
+    """Return the vector of a whole picture, D of length 1."""
+    if features.clip_pooled_D is None:
+        raise ValueError("these features have no CLIP_POOLED: encode with CLIP_POOLED")
+    return unit(features.clip_pooled_D)
 
 
 def as_texts(texts: Sequence[str]) -> Sequence[str]:

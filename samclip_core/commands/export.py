@@ -15,7 +15,7 @@ from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip_core.config import SamClipConfig
 from samclip_core.engine import graphs
-from samclip_core.engine.likeness import agreement, noise
+from samclip_core.engine.choice import agreement, noise
 from samclip_core.errors import CheckpointError, SamClipError
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint

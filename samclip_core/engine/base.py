@@ -19,7 +19,7 @@ Part = Literal["image_encoder", "mask_decoder", "text_encoder"]
 PARTS: tuple[Part, ...] = ("image_encoder", "mask_decoder", "text_encoder")
 Dtype = Literal["float32", "bfloat16", "float16", "int8", "int8+bfloat16"]
 """A precision. int8 keeps some layers in float32, int8+bfloat16 keeps them in bfloat16."""
-Asked = Literal["auto", "float32", "bfloat16", "float16", "int8", "int8+bfloat16"]
+Asked = Literal["auto", Dtype]
 """A precision to load: "int8" selects the faster of the two, "auto" the fastest of all."""
 EngineName = Literal["auto", "torch", "openvino"]
 

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 
 from samclip_core.config import SamClipConfig
 from samclip_core.engine.base import PARTS, Asked, Dtype, Encoded, EngineName, Part, PromptBatch
-from samclip_core.engine.choice import fastest, milliseconds
+from samclip_core.engine.choice import agreement, fastest, milliseconds, noise
 from samclip_core.engine.disk import DiskCache
-from samclip_core.engine.likeness import agreement, noise
 from samclip_core.errors import CheckpointError, InvalidRequest
 from samclip_core.geometry import FloatArray
 from samclip_core.io import checkpoint
@@ -35,8 +34,12 @@ FORMAT = "2"
 """Version of the files on disk. Increment it when ``_prepared`` or the options change."""
 Variant = tuple[str, str]
 """A graph's file name, and OpenVINO's name for the precision of its float layers."""
-_HINTS: dict[Dtype, str] = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
-_CAPABILITIES: dict[Dtype, str] = {"float32": "FP32", "bfloat16": "BF16", "float16": "FP16"}
+_FLOATS: dict[Dtype, tuple[str, str]] = {
+    "float32": ("f32", "FP32"),
+    "bfloat16": ("bf16", "BF16"),
+    "float16": ("f16", "FP16"),
+}
+"""OpenVINO's names for each precision: as a hint, and as a capability of a processor."""
 _OF_INT8: dict[Dtype, Dtype] = {"int8": "float32", "int8+bfloat16": "bfloat16"}
 _ENCODER, _DECODER, _TEXT = "image_encoder.onnx", "mask_decoder.onnx", "text_encoder.onnx"
 
@@ -87,7 +90,7 @@ class CompiledEngine:
             graph, hint = variants[self.dtype]
             for side in self._config.sizes[1:]:
                 name = checkpoint.at_size(graph, side, self._config.image_size)
-                self._encoders[side] = self._kept((name, hint))
+                self._encoders[side] = self._keep((name, hint), self._compiled((name, hint)))
         if "mask_decoder" in parts:
             checkpoint.verified(directory, checkpoint.WEIGHTS)
             variants = {
@@ -100,7 +103,7 @@ class CompiledEngine:
             self.decoder_dtype = fastest(decoder_ms)
         if "text_encoder" in parts:
             checkpoint.verified(directory, checkpoint.TEXT_WEIGHTS)
-            self._text = self._kept((_TEXT, "f32"))
+            self._text = self._keep((_TEXT, "f32"), self._compiled((_TEXT, "f32")))
 
     def encode(self, pixels_B3SS: NDArray[np.uint8], sizes_B2: NDArray[np.int64]) -> Encoded:
         """See ``base``; returns float16."""
@@ -160,18 +163,17 @@ class CompiledEngine:
             )
         known = milliseconds({name: partial(each.run, *inputs) for name, each in requests.items()})
         best = fastest(known)
-        self._keep(variants[best], requests[best])
         self._disk.write_json(choice, known)
         logger.info("%s in %s; measured ms: %s", part, best, known)
-        return requests[best], known
+        return self._keep(variants[best], requests[best]), known
 
     def _floats(self, graph: str) -> dict[Dtype, Variant]:
         """Return the floating-point precisions of this processor with a graph's variants."""
         capabilities = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return {
             name: (graph, hint)
-            for name, hint in _HINTS.items()
-            if _CAPABILITIES[name] in capabilities
+            for name, (hint, capability) in _FLOATS.items()
+            if capability in capabilities
         }
 
     def _of_encoder(self, dtype: Asked) -> dict[Dtype, Variant]:
@@ -180,7 +182,7 @@ class CompiledEngine:
         if checkpoint.INT8_GRAPH in self._listed:
             for name, float_dtype in _OF_INT8.items():
                 if float_dtype in variants:
-                    variants[name] = (checkpoint.INT8_GRAPH, _HINTS[float_dtype])
+                    variants[name] = (checkpoint.INT8_GRAPH, variants[float_dtype][1])
         return {
             name: variant
             for name, variant in variants.items()
@@ -229,15 +231,12 @@ class CompiledEngine:
             compiled = self._core.compile_model(_prepared(model), "CPU", options)
             return _Requests(compiled, self.streams)
 
-    def _kept(self, graph: Variant) -> "_Requests":
-        requests = self._compiled(graph)
-        self._keep(graph, requests)
-        return requests
-
-    def _keep(self, graph: Variant, requests: "_Requests") -> None:
+    def _keep(self, graph: Variant, requests: "_Requests") -> "_Requests":
+        """Store a compiled graph on disk, unless it is there, and return it."""
         name = "-".join(graph)
         if self._disk.usable and self._disk.read(name) is None:
             self._disk.write(name, requests.compiled.export_model().getvalue())
+        return requests
 
 
 @cache

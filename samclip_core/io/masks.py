@@ -1,6 +1,5 @@
 """Mask codecs: lossless conversion between bool H×W arrays and the wire encodings."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -9,9 +8,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 BoolMask = NDArray[np.bool_]
-Polygon = NDArray[np.float32]
 Box = tuple[int, int, int, int]  # x_min, y_min, x_max, y_max; the last two are exclusive
-Run = tuple[int, int, int, int]  # x0, y0, x1, y1 of a straight piece of the outline
 
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 _MAX_LABELS_8_BIT = 254
@@ -145,80 +142,14 @@ def decode_runs(counts: bytes, height: int, width: int) -> Runs:
     return Runs(start_K[filled_K], end_K[filled_K], height, width)
 
 
-def decode_rle(counts: bytes, height: int, width: int) -> BoolMask:
-    """Decode COCO's compressed RLE counts to bool height×width."""
-    return np.ascontiguousarray(coco.decode({"size": [height, width], "counts": counts}), np.bool_)
-
-
 def encode_png(mask_HW: BoolMask) -> bytes:
     """Encode a mask as a one-channel 8-bit PNG file, 255 inside and 0 outside."""
     return write_png(mask_HW.astype(np.uint8) * 255)
 
 
-def decode_png(encoded: bytes) -> BoolMask:
-    """Decode a one-channel PNG file to bool. Raises ValueError if it is not one."""
-    return read_png(encoded) > 0
-
-
 def pack_bits(mask_HW: BoolMask) -> bytes:
     """Pack a mask to one bit per pixel, row-major, most significant bit first, rows not padded."""
     return np.packbits(mask_HW).tobytes()
-
-
-def unpack_bits(packed: bytes, height: int, width: int) -> BoolMask:
-    """Undo ``pack_bits``. Raises ValueError if the length does not match the size."""
-    expected = -(-height * width // 8)
-    if len(packed) != expected:
-        raise ValueError(f"{len(packed)} bytes for {height}×{width} bits, expected {expected}")
-    bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=height * width)
-    return bits.astype(np.bool_).reshape(height, width)
-
-
-def encode_polygons(mask_HW: BoolMask) -> list[Polygon]:
-    """Trace a mask as closed float32 rings (x0, y0, x1, y1, …) along the pixel edges.
-
-    Parts run clockwise on the screen and holes anticlockwise; pixels that touch only at a corner
-    are separate parts. The outline is exact: ``decode_polygons`` returns the same mask.
-    """
-    x_min, y_min, x_max, y_max = pixel_box(mask_HW)
-    return encode_polygons_of(mask_HW[y_min:y_max, x_min:x_max], x_min, y_min)
-
-
-def encode_polygons_of(crop_hw: BoolMask, x_min: int, y_min: int) -> list[Polygon]:
-    """Trace a mask that is false outside a crop with top-left corner (x_min, y_min)."""
-    rows_K3, columns_K3 = _edge_runs(crop_hw), _edge_runs(crop_hw.T)
-    # Horizontal runs have the mask on their right; in the transposed mask, on their left.
-    runs = [(x, y, end, y) for y, x, end in rows_K3.tolist()]
-    runs += [(x, end, x, y) for x, y, end in columns_K3.tolist()]
-    rings = _link(runs)
-    corner = np.array([x_min, y_min])
-    return [(np.array(ring) + corner).astype(np.float32).reshape(-1) for ring in rings]
-
-
-def decode_polygons(polygons: Sequence[Polygon], height: int, width: int) -> BoolMask:
-    """Fill rings by the even-odd rule to bool height×width; a pixel is inside if its centre is.
-
-    Raises ValueError for an invalid ring.
-    """
-    if not all(len(ring) % 2 == 0 and np.isfinite(ring).all() for ring in polygons):
-        raise ValueError("a polygon has an odd number of coordinates, or one that is not finite")
-    crossings_HW = np.zeros((height, width + 1), np.bool_)
-    for polygon in polygons:
-        start_K2 = np.asarray(polygon, np.float64).reshape(-1, 2)
-        end_K2 = np.roll(start_K2, -1, axis=0)
-        # For each edge, the rows whose centre line (y + 0.5) it crosses, and the x of the crossing.
-        row_K2 = np.ceil(np.sort(np.stack([start_K2[:, 1], end_K2[:, 1]], 1), axis=1) - 0.5)
-        row_K2 = np.clip(row_K2, 0, height).astype(int)
-        count_K = row_K2[:, 1] - row_K2[:, 0]
-        edge_N = np.repeat(np.arange(len(start_K2)), count_K)
-        first_N = np.repeat(np.cumsum(count_K) - count_K, count_K)
-        row_N = row_K2[edge_N, 0] + np.arange(len(edge_N)) - first_N
-        (x_N, y_N), (dx_N, dy_N) = start_K2[edge_N].T, (end_K2 - start_K2)[edge_N].T
-        # Multiplying before dividing is exact at pixel centres.
-        cross_N = x_N + (row_N + 0.5 - y_N) * dx_N / dy_N
-        column_N = np.clip(np.ceil(cross_N - 0.5), 0, width).astype(int)
-        np.logical_xor.at(crossings_HW, (row_N, column_N), True)
-    return np.logical_xor.accumulate(crossings_HW, axis=1)[:, :width]
 
 
 def mask_box(mask_HW: BoolMask) -> tuple[float, float, float, float]:
@@ -271,42 +202,3 @@ def read_png(encoded: bytes) -> NDArray[np.unsignedinteger]:
     if values is None or values.ndim != 2:
         raise ValueError("expected a PNG file with one channel")
     return np.asarray(values)
-
-
-def _edge_runs(mask_HW: BoolMask) -> NDArray[np.intp]:
-    """Find the horizontal runs of pixel edges between inside and outside, as K×(y, start, end).
-
-    They go left to right (start < end) with the mask below, right to left with the mask above.
-    """
-    height, width = mask_HW.shape
-    sides = np.zeros((height + 2, width), np.int8)
-    sides[1:-1] = mask_HW
-    edges = np.zeros((height + 1, width + 2), np.int8)
-    edges[:, 1:-1] = np.diff(sides, axis=0)
-    changed = edges[:, 1:] != edges[:, :-1]
-    y_S, x_S = np.nonzero(changed & (edges[:, 1:] != 0))
-    _, x_E = np.nonzero(changed & (edges[:, :-1] != 0))  # in the same order: runs never overlap
-    downward = edges[y_S, x_S + 1] > 0
-    return np.stack([y_S, np.where(downward, x_S, x_E), np.where(downward, x_E, x_S)], axis=1)
-
-
-def _link(runs: list[Run]) -> list[list[tuple[int, int]]]:
-    """Join runs end to start into rings, turning right where two runs can follow."""
-    outgoing = {(*run[:2], *_heading(run)): run for run in runs}
-    rings = []
-    while outgoing:
-        first = key = next(iter(outgoing))
-        ring = []
-        while key in outgoing:
-            run = outgoing.pop(key)
-            ring.append(run[:2])
-            dx, dy = _heading(run)
-            right, left = (*run[2:], -dy, dx), (*run[2:], dy, -dx)
-            key = right if right in outgoing or right == first else left
-        rings.append(ring)
-    return rings
-
-
-def _heading(run: Run) -> tuple[int, int]:
-    x0, y0, x1, y1 = run
-    return (x1 > x0) - (x1 < x0), (y1 > y0) - (y1 < y0)

@@ -28,11 +28,10 @@ DRAWN = 2 + len(SPOTS)  # channels of a drawn prompt
 class EdgeEncoder(nn.Module):
     """EfficientNet-Lite with a neck that merges five of its scales at stride 8."""
 
-    def __init__(self, image_size: int = 384, embed_dim: int = 128) -> None:
+    def __init__(self, embed_dim: int = 128) -> None:
         import timm  # slow to import, and not needed to decode masks
 
         super().__init__()
-        self.image_size = image_size
         self.trunk = timm.create_model(
             BACKBONE, pretrained=False, features_only=True, out_indices=(0, 1, 2, 3, 4)
         )

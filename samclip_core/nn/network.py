@@ -3,13 +3,13 @@
 B batch, S side of the model frame, h w grid, D width.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from samclip_core.config import ClipHeadConfig, SamClipConfig
+from samclip_core.config import SamClipConfig
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.nn.clip_head import ClipHead
@@ -52,12 +52,15 @@ class SamClipNet(nn.Module):
 
 
 def build(config: SamClipConfig, parts: Collection[str] = PARTS) -> SamClipNet:
-    """Build the named parts with random weights, in training mode."""
+    """Build the named parts with random weights, in training mode.
+
+    Raises CheckpointError if the kind has no such encoder or head.
+    """
     builders = {
-        "image_encoder": _IMAGE_ENCODERS[config.kind],
-        "clip_head": _CLIP_HEADS[config.kind],
-        "prompt_encoder": _build_prompt_encoder,
-        "mask_decoder": _build_mask_decoder,
+        "image_encoder": _image_encoder,
+        "clip_head": _clip_head,
+        "prompt_encoder": _prompt_encoder,
+        "mask_decoder": _mask_decoder,
     }
     return SamClipNet({name: builders[name](config) for name in PARTS if name in parts})
 
@@ -74,68 +77,46 @@ def load_net(directory: Path, parts: Collection[str] = PARTS) -> SamClipNet:
     return net.eval().requires_grad_(False)
 
 
-# timm and open_clip are slow to import: only the builders that need them import them.
+# timm and open_clip are slow to import: only the kinds that need them import them.
 
 
-def _build_edge_encoder(config: SamClipConfig) -> nn.Module:
-    from samclip_core.nn.edge import BACKBONE, STRIDE, EdgeEncoder
+def _image_encoder(config: SamClipConfig) -> nn.Module:
+    if config.kind == "edge":
+        from samclip_core.nn.edge import BACKBONE, STRIDE, EdgeEncoder
 
-    if (config.backbone, config.stride) != (BACKBONE, STRIDE):
-        raise CheckpointError(
-            f"config.json: an edge encoder is {BACKBONE} at stride {STRIDE}, found "
-            f"{config.backbone} at stride {config.stride}"
-        )
-    return EdgeEncoder(config.image_size, config.embed_dim)
-
-
-def _build_edge_clip_head(config: SamClipConfig) -> nn.Module:
-    from samclip_core.nn.edge import EdgeClipHead
-
-    head = _clip_head_of(config)
-    return EdgeClipHead(token_width(config), config.text_dim, head.width, head.hidden)
-
-
-def _build_vit_encoder(config: SamClipConfig) -> nn.Module:
+        if (config.backbone, config.stride) != (BACKBONE, STRIDE):
+            raise CheckpointError(
+                f"config.json: an edge encoder is {BACKBONE} at stride {STRIDE}, found "
+                f"{config.backbone} at stride {config.stride}"
+            )
+        return EdgeEncoder(config.embed_dim)
     _vit_size(config)
+    if config.kind == "pair":
+        from samclip_core.nn.pair import PairEncoder
+
+        return PairEncoder(config.backbone, config.image_size, config.embed_dim)
     return ImageEncoder(config.backbone, config.image_size, config.embed_dim)
 
 
-def _build_vit_clip_head(config: SamClipConfig) -> nn.Module:
-    size, head = _vit_size(config), _clip_head_of(config)
+def _clip_head(config: SamClipConfig) -> nn.Module:
+    if config.kind == "pair":
+        from samclip_core.nn.pair import PairClipHead
+
+        return PairClipHead(config.text)
+    head = config.clip_head
+    if head is None:
+        raise CheckpointError("config.json: clip_head is null, which only the kind 'pair' allows")
+    if config.kind == "edge":
+        from samclip_core.nn.edge import EdgeClipHead
+
+        return EdgeClipHead(EDGE_TOKENS, config.text_dim, head.width, head.hidden)
+    size = _vit_size(config)
     return ClipHead(
         size.width, size.heads, config.grid, config.text_dim, depth=head.layers, pool=head.pool
     )
 
 
-def _build_pair_encoder(config: SamClipConfig) -> nn.Module:
-    from samclip_core.nn.pair import PairEncoder
-
-    _vit_size(config)
-    return PairEncoder(config.backbone, config.image_size, config.embed_dim)
-
-
-def _build_pair_clip_head(config: SamClipConfig) -> nn.Module:
-    from samclip_core.nn.pair import PairClipHead
-
-    return PairClipHead(config.text)
-
-
-def _vit_size(config: SamClipConfig) -> ViTSize:
-    if config.backbone not in VARIANTS or config.stride != PATCH:
-        raise CheckpointError(
-            f"config.json: {config.backbone} at stride {config.stride} is not one of SAM's "
-            f"encoders: expected {', '.join(VARIANTS)} at stride {PATCH}"
-        )
-    return VARIANTS[config.backbone]
-
-
-def _clip_head_of(config: SamClipConfig) -> ClipHeadConfig:
-    if config.clip_head is None:
-        raise CheckpointError("config.json: clip_head is null, which only the kind 'pair' allows")
-    return config.clip_head
-
-
-def _build_prompt_encoder(config: SamClipConfig) -> nn.Module:
+def _prompt_encoder(config: SamClipConfig) -> nn.Module:
     if config.kind == "edge":
         from samclip_core.nn.edge import EdgePromptEncoder
 
@@ -148,22 +129,20 @@ def _build_prompt_encoder(config: SamClipConfig) -> nn.Module:
     )
 
 
-def _build_mask_decoder(config: SamClipConfig) -> nn.Module:
+def _mask_decoder(config: SamClipConfig) -> nn.Module:
     decoder = config.decoder
+    sizes = (config.embed_dim, decoder.depth, decoder.heads, decoder.mlp)
     if config.kind == "edge":
         from samclip_core.nn.edge import EdgeMaskDecoder
 
-        return EdgeMaskDecoder(config.embed_dim, decoder.depth, decoder.heads, decoder.mlp)
-    return MaskDecoder(config.embed_dim, decoder.depth, decoder.heads, decoder.mlp)
+        return EdgeMaskDecoder(*sizes)
+    return MaskDecoder(*sizes)
 
 
-_IMAGE_ENCODERS: dict[str, Callable[[SamClipConfig], nn.Module]] = {
-    "edge": _build_edge_encoder,
-    "vit-b": _build_vit_encoder,
-    "pair": _build_pair_encoder,
-}
-_CLIP_HEADS: dict[str, Callable[[SamClipConfig], nn.Module]] = {
-    "edge": _build_edge_clip_head,
-    "vit-b": _build_vit_clip_head,
-    "pair": _build_pair_clip_head,
-}
+def _vit_size(config: SamClipConfig) -> ViTSize:
+    if config.backbone not in VARIANTS or config.stride != PATCH:
+        raise CheckpointError(
+            f"config.json: {config.backbone} at stride {config.stride} is not one of SAM's "
+            f"encoders: expected {', '.join(VARIANTS)} at stride {PATCH}"
+        )
+    return VARIANTS[config.backbone]

@@ -4,7 +4,7 @@ T texts, N tokens, D width.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -118,37 +118,3 @@ def load_text_encoder(directory: Path) -> TextEncoder:
     encoder = build_text_encoder(config, stored_tokenizer(directory))
     checkpoint.load_weights(directory, encoder, file=checkpoint.TEXT_WEIGHTS)
     return encoder.requires_grad_(False)
-
-
-def convert_bert(state: Mapping[str, Tensor], config: TextConfig) -> dict[str, Tensor]:
-    """Convert a BERT state dict in the Hugging Face layout to SentenceTextEncoder's.
-
-    The embedding of token type 0, which single sentences have, is added to the word table.
-    Positions beyond ``config.max_tokens`` and the unused pooler are dropped.
-    """
-    embeddings = "embeddings."
-    converted = {
-        "words.weight": state[embeddings + "word_embeddings.weight"]
-        + state[embeddings + "token_type_embeddings.weight"][0],
-        "positions.weight": state[embeddings + "position_embeddings.weight"][: config.max_tokens],
-        "center_D": torch.zeros(config.width),
-    }
-    for kind in ("weight", "bias"):
-        converted[f"norm.{kind}"] = state[f"{embeddings}LayerNorm.{kind}"]
-        for layer in range(config.layers):
-            old, new = f"encoder.layer.{layer}", f"transformer.layers.{layer}"
-            converted[f"{new}.self_attn.in_proj_{kind}"] = torch.cat(
-                [state[f"{old}.attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
-            )
-            for theirs, ours in _BERT_LAYER.items():
-                converted[f"{new}.{ours}.{kind}"] = state[f"{old}.{theirs}.{kind}"]
-    return converted
-
-
-_BERT_LAYER = {
-    "attention.output.dense": "self_attn.out_proj",
-    "attention.output.LayerNorm": "norm1",
-    "intermediate.dense": "linear1",
-    "output.dense": "linear2",
-    "output.LayerNorm": "norm2",
-}

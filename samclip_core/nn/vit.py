@@ -83,8 +83,8 @@ class ImageEncoder(image_encoder.ImageEncoderViT):
             ``sam_BDhw`` after the neck and ``tokens_BDhw`` before it, h = H / 16.
         """
         pixels_B3HW = (pixels_B3HW - self.pixel_mean_311) / self.pixel_std_311
-        pixels_B3HW = zero_padding(pixels_B3HW, sizes_B2).to(self.patch_embed.proj.weight.dtype)
-        tokens_BhwD = self.patch_embed(pixels_B3HW)
+        pixels_B3HW = pixels_B3HW * valid_mask(sizes_B2, *pixels_B3HW.shape[-2:])[:, None]
+        tokens_BhwD = self.patch_embed(pixels_B3HW.to(self.patch_embed.proj.weight.dtype))
         # Contiguous, because otherwise every later layer norm would copy it.
         tokens_BhwD = tokens_BhwD.contiguous() + self._positions(tokens_BhwD.shape[1:3])
         tokens_BhwD = run_blocks(self.blocks, tokens_BhwD, self.checkpointing)
@@ -133,11 +133,6 @@ def run_blocks(blocks: Iterable[nn.Module], tokens_BhwD: Tensor, checkpointing: 
         else:
             tokens_BhwD = block(tokens_BhwD)
     return tokens_BhwD
-
-
-def zero_padding(pixels_BCHW: Tensor, sizes_B2: Tensor) -> Tensor:
-    """Set pixels right of or below each frame's valid (height, width) to zero."""
-    return pixels_BCHW * valid_mask(sizes_B2, *pixels_BCHW.shape[-2:])[:, None]
 
 
 def transformer_block(width: int, heads: int, grid: int) -> image_encoder.Block:

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from services.backbone.engine import Engine
@@ -15,11 +14,13 @@ from services.request.rpc import Service, rpc
 from services.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
+    from ray.serve import Application
+
     from samclip_core.model import SamClip
 
 
 class Backbone(Service):
-    """Runs the image encoder and the text encoder."""
+    """Runs the image encoder and the text encoder: those of ``model``, or of the settings."""
 
     name = "BackboneService"
     application = "backbone"
@@ -27,7 +28,7 @@ class Backbone(Service):
 
     def __init__(self, settings: Settings, model: "SamClip | None" = None):
         super().__init__(settings)
-        model = model or replica.model(settings)
+        cold, model = model is None, model or replica.model(settings)
         self.model = pb.ModelInfo(
             name=model.config.name,
             digest=model.digest,
@@ -36,7 +37,8 @@ class Backbone(Service):
             graphs=model.graphs,
         )
         self.engine = Engine(model, settings)
-        self.engine.warm_up()
+        if cold:
+            self.engine.warm_up()
 
     def tune(self, settings: Settings) -> None:
         _check(settings)
@@ -86,7 +88,7 @@ class Backbone(Service):
         return pb.EmbedTextResponse(tensor=wire.to_tensor(text_TD), model=self.model)
 
 
-def build(settings: Settings) -> Application:
+def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``. Raises SettingsError if batches cannot fill."""
     _check(settings)
     return replica.of(Backbone, settings, gpus=0.5)

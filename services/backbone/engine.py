@@ -1,10 +1,12 @@
-"""The backbone without its transport: images to embeddings, via cache, decoders and batches.
+"""The backbone without its transport: images to embeddings, via cache, decoders and queue.
 
-    bytes → hash → cache? ──hit────────────────────────────────────────────→ answer
-                     └─miss → decode, validate, resize → batch → encoder → cache → answer
+    bytes → hash → memory? → Redis? ──hit───────────────────────────────────────────→ answer
+              miss └→ admit → does another process encode it? ──yes, wait for it────→ answer
+                               no └→ decode, check, resize → queue → encoder → store → answer
 
-Images are decoded before they join a batch, so that a bad file fails alone. The model runs in its
-own thread, never on the event loop.
+The first line is ``embed``, of every caller; the others are ``_encode``, once per image. Images are
+decoded before they queue, so that a bad file fails alone. The model runs in its own thread, never
+on the event loop.
 """
 
 import logging
@@ -30,14 +32,14 @@ from samclip_core.types import ImageFeatures
 from services.backbone.probe import Probe
 from services.batching import threads
 from services.batching.batcher import Batcher
-from services.batching.queue import buckets
+from services.batching.queue import Queue
 from services.cache import embedding_cache
+from services.cache.embedding_cache import SingleFlight
 from services.cache.entry import Entries, Entry, at_size, computed
 from services.observability import metrics
 from services.request import wire
-from services.request.context import RequestContext
+from services.request.context import Priority, RequestContext
 from services.request.limits import image_limits
-from services.request.priority import Priority
 from services.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -91,20 +93,14 @@ class Engine:
         # One more than the streams: one image is prepared or stored while others are encoded.
         at_once = 1 if model.engine.batches else model.engine.streams + 1
         self._device = ThreadPoolExecutor(at_once, "device")
-        # By cache key, while the encoding runs.
+        # By cache key, while the encoding runs:
+        self._encodings = SingleFlight[Entries]()
         self._priorities = WeakValueDictionary[str, Priority]()
-        self.probe = Probe(partial(threads.run, self._device, "execute", self._run_probe))
-        self._texts_at_once = FEWEST_TEXTS
-        self._max_batch_size = self._batch_size(settings)
-        self._batcher = Batcher[_Work, Entries](
-            self._run,
-            part="image_encoder",
-            bucketed=model.engine.batches,
-            max_size=self._max_batch_size,
-            max_wait_s=settings.batch_wait_ms / 1000,
-            max_queue=settings.max_queue,
-            at_once=at_once,
+        self.probe = Probe(
+            lambda: threads.run(self._device, "execute", model.embed_text, ["a photo"])
         )
+        self._texts_at_once = FEWEST_TEXTS
+        self._queue = self._queue_of(settings, at_once)
 
     @property
     def about(self) -> dict[str, Any]:
@@ -116,20 +112,19 @@ class Engine:
     @property
     def queue(self) -> int:
         """Number of images waiting for the encoder."""
-        return len(self._batcher)
+        return len(self._queue)
 
     def tune(self, settings: Settings) -> None:
         """Apply the batch settings from the next batch on."""
-        self._batcher.tune(self._batch_size(settings), settings.batch_wait_ms / 1000)
-
-    def _batch_size(self, settings: Settings) -> int:
-        return settings.max_batch_size if self.model.engine.batches else 1
+        if isinstance(self._queue, Batcher):
+            self._queue.tune(settings.max_batch_size, settings.batch_wait_ms / 1000)
 
     def warm_up(self) -> None:
         """Run every batch size at every side once, so that first requests find all compiled."""
+        sizes = self._queue.sizes if isinstance(self._queue, Batcher) else (1,)
         for side in self.model.config.sizes:
             blank = self.model.prepare(np.zeros((64, 64, 3), np.uint8), side)
-            for count in buckets(self._max_batch_size):
+            for count in sizes:
                 self.model.encode_batch([blank] * count)
         self.model.embed_text(["a photo"])
         metrics.measure_memory(self._device_name)
@@ -160,13 +155,11 @@ class Engine:
                 f"no embedding is cached for the image key {key[:64]!r}: send the image"
             )
         if cache_key not in self._priorities:
-            self._batcher.admit(context.priority, self._work_of(size))  # refuse before decoding
+            self._queue.admit(context.priority, self._work_of(size))  # refuse before decoding
         priority = self._priorities.setdefault(cache_key, Priority.of_nobody())
         priority.join(context.priority)
-        entries = await self.cache.once(
-            cache_key,
-            self._outputs(size),
-            partial(self._encode, cache_key, source, size, priority),
+        entries = await self._encodings.run(
+            cache_key, partial(self._encode, cache_key, source, size, priority)
         )
         return Embedded(key, {output: entries[output] for output in outputs}, cached=False)
 
@@ -183,10 +176,27 @@ class Engine:
 
     async def close(self) -> None:
         """Finish the queued work, then stop the threads."""
-        await self._batcher.close()
+        await self._queue.close()
         await self.cache.close()
         self._decoders.shutdown(wait=False)
         self._device.shutdown(wait=False)
+
+    def _queue_of(self, settings: Settings, at_once: int) -> Queue[_Work, Entries]:
+        """Return the queue of the device; only an engine that gains from batches gets batches."""
+        if not self.model.engine.batches:
+            return Queue(
+                self._run, part="image_encoder", max_queue=settings.max_queue, at_once=at_once
+            )
+        return Batcher(
+            self._run,
+            part="image_encoder",
+            max_size=settings.max_batch_size,
+            max_wait_s=settings.batch_wait_ms / 1000,
+            max_queue=settings.max_queue,
+            at_once=at_once,
+            bucketed=True,
+            kind=lambda work: work.prepared.geometry.size,
+        )
 
     def _size(self, outputs: Sequence[pb.Output], requested: int) -> int:
         """Return the side of the frame for a request. Raises InvalidRequest."""
@@ -214,17 +224,19 @@ class Engine:
     async def _encode(
         self, cache_key: str, encoded: bytes, size: int, priority: Priority
     ) -> Entries:
-        work = self._work_of(size)
-        with self._batcher.coming(priority, work):
-            pixels = await threads.run(
-                self._decoders, "decode", image.decode, encoded, self._limits
-            )
-            prepared = await threads.run(
-                self._decoders, "preprocess", self.model.prepare, pixels, size
-            )
-        return await self._batcher.submit(
-            _Work(cache_key, prepared), priority, kind=size, work=work
-        )
+        """Return all outputs of an image at this side, once for all callers in this process."""
+        async with self.cache.lease(cache_key, self._outputs(size)) as elsewhere:
+            if elsewhere is not None:
+                return elsewhere
+            work = self._work_of(size)
+            with self._queue.coming(priority, work):
+                pixels = await threads.run(
+                    self._decoders, "decode", image.decode, encoded, self._limits
+                )
+                prepared = await threads.run(
+                    self._decoders, "preprocess", self.model.prepare, pixels, size
+                )
+            return await self._queue.submit(_Work(cache_key, prepared), priority, work)
 
     def _work_of(self, size: int) -> float:
         """Return the share of the device's time for one image, by its pixels."""
@@ -271,6 +283,3 @@ class Engine:
         elif len(rows) == self._texts_at_once and seconds < TEXT_RUN_S / 2:
             self._texts_at_once = min(TEXTS_AT_ONCE, 2 * len(rows))
         return rows
-
-    def _run_probe(self) -> None:
-        self.model.embed_text(["a photo"])

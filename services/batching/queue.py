@@ -1,15 +1,23 @@
-"""The items that wait for a device, and which of them form the next batch."""
+"""A priority queue in front of one device, on one event loop.
+
+An item is admitted if it can be done before its deadline. Interactive items go first, then bulk
+items, each in the order of arrival. Cancelled and expired items never run.
+"""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Generic, TypeVar
 
 from opentelemetry.trace import Span
 
-from samclip_core.errors import DeadlineExceeded
-from services.observability import metrics
-from services.request.priority import Priority
+from samclip_core.errors import DeadlineExceeded, Unavailable
+from services.batching.admission import URGENT, Admission
+from services.observability import metrics, tracing
+from services.request.context import Priority
 
 PATIENCE_S = 5.0
 """Bulk items that have waited this long count as interactive, so that they never starve."""
@@ -18,20 +26,12 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def buckets(max_size: int) -> tuple[int, ...]:
-    """Return the batch sizes of a bucketed batcher: powers of two, and ``max_size``."""
-    powers = (1 << exponent for exponent in range(max_size.bit_length()))
-    return tuple(sorted({*powers, max_size}))
-
-
 @dataclass(eq=False)
-class Entry(Generic[Item, Result]):
-    """An item with its share of a batch, ``cost``, and of the device's time, ``work``."""
+class Waiting(Generic[Item, Result]):
+    """An item in the queue; ``work`` is its share of the device's time."""
 
     item: Item
-    cost: float
     work: float
-    kind: int
     priority: Priority
     future: asyncio.Future[Result]
     span: Span
@@ -43,69 +43,168 @@ class Entry(Generic[Item, Result]):
 
 
 class Queue(Generic[Item, Result]):
-    """Items in the order of arrival. ``part`` is the label in metrics."""
+    """A queue whose items run one by one, or ``at_once`` concurrently.
 
-    def __init__(self, part: str):
-        self.entries: list[Entry[Item, Result]] = []
+    With two at once, the device has the next item when it ends one. ``run`` gets a list of items,
+    here always of one, and returns as many results. ``part`` is the label in metrics.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Awaitable[Sequence[Result]]],
+        *,
+        part: str,
+        max_queue: int,
+        at_once: int = 1,
+    ):
+        self._run = run
         self._part = part
-        self._length = metrics.QUEUE.labels(part)
+        self._at_once = at_once
+        self._waiting: list[Waiting[Item, Result]] = []
+        self._admission = Admission(max_queue)
+        self._reserved = URGENT
+        self._changed = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._closed = False
 
     def __len__(self) -> int:
-        return len(self.entries)
+        """Return how many items wait for the device."""
+        return len(self._waiting)
 
-    def append(self, entry: Entry[Item, Result]) -> None:
-        """Add an item that has just arrived."""
-        self.entries.append(entry)
-        self._length.set(len(self.entries))
+    def admit(self, priority: Priority, work: float = 1) -> None:
+        """Check whether one more item can be queued and done before its deadline.
 
-    def work_before(self, now: float, priority: Priority) -> float:
-        """Return the work of the items that would run before a new one."""
-        before = (entry for entry in self.entries if priority.bulk or not entry.yields(now))
-        return sum(entry.work for entry in before)
+        ``work`` is its share of the device's time, relative to the other items. Raises
+        Overloaded if the queue is full or the wait too long. Raises DeadlineExceeded if the time
+        left is too short even for an empty queue, so that a retry could not succeed either.
+        """
+        self._drop()  # cancelled items make room
+        now = monotonic()
+        before = [one.work for one in self._waiting if priority.bulk or not one.yields(now)]
+        self._admission.check(priority, work, len(self._waiting), sum(before), self._reserved)
 
-    def drop(self) -> None:
+    @contextmanager
+    def coming(self, priority: Priority, work: float = 1) -> Iterator[None]:
+        """Announce an item that is being prepared. Raises the errors of ``admit``."""
+        self.admit(priority, work)
+        self._admission.coming.append(work)
+        try:
+            yield
+        finally:
+            self._admission.coming.remove(work)
+            self._changed.set()
+
+    async def submit(self, item: Item, priority: Priority, work: float = 1) -> Result:
+        """Run one item and return its result. Cancellation does not affect other items.
+
+        ``priority`` may change while the item waits. ``work`` as in ``admit``. Raises
+        DeadlineExceeded, Overloaded, Unavailable, and the errors of ``run``.
+        """
+        if self._closed:
+            raise Unavailable("this replica is shutting down: try again")
+        self.admit(priority, work)
+        if self._worker is None:
+            # An empty context: the worker serves all requests.
+            self._worker = asyncio.create_task(self._work(), context=Context())
+        with tracing.span(f"wait for {self._part}") as span:
+            future = asyncio.get_running_loop().create_future()
+            waiting = Waiting[Item, Result](item, work, priority, future, span)
+            self._replace([*self._waiting, waiting])
+            self._changed.set()
+            return await future
+
+    async def close(self) -> None:
+        """Refuse new items and finish the queued ones."""
+        self._closed = True
+        self._changed.set()
+        if self._worker is not None:
+            await self._worker
+
+    async def _work(self) -> None:
+        running: set[asyncio.Task[None]] = set()
+        while chosen := await self._next():
+            running.add(asyncio.create_task(self._execute(chosen)))
+            del chosen  # free its images while this waits for the next ones
+            if len(running) == self._at_once:
+                _, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        if running:
+            await asyncio.wait(running)
+
+    async def _next(self) -> list[Waiting[Item, Result]]:
+        """Wait until items are to run and take them out of the queue; none once closed and done."""
+        free = monotonic()
+        while True:
+            self._changed.clear()
+            self._drop()
+            if not self._waiting and self._closed:
+                return []
+            chosen, reason, wait_s = self._choose(monotonic())
+            if chosen:
+                self._release(chosen, reason, free)
+                return chosen
+            try:
+                await asyncio.wait_for(self._changed.wait(), wait_s)
+            except TimeoutError:
+                continue
+
+    def _choose(self, now: float) -> tuple[list[Waiting[Item, Result]], str, float | None]:
+        """Return the items to run now, with the reason in metrics; or none, and how long to wait.
+
+        The wait ends early when an item arrives, or one that was coming has come.
+        """
+        return self._by_priority(now)[:1], "full", None
+
+    def _by_priority(self, now: float) -> list[Waiting[Item, Result]]:
+        return sorted(self._waiting, key=lambda waiting: waiting.yields(now))
+
+    def _drop(self) -> None:
         """Remove cancelled and expired items from the queue."""
         now = monotonic()
-        for entry in self.entries:
-            if entry.future.done():
+        for waiting in self._waiting:
+            if waiting.future.done():
                 metrics.SHED.labels("abandoned").inc()
-            elif entry.priority.deadline <= now:
+            elif waiting.priority.deadline <= now:
                 metrics.SHED.labels("expired").inc()
-                entry.future.set_exception(
+                waiting.future.set_exception(
                     DeadlineExceeded(
-                        f"waited {now - entry.since:.1f} s for the device until the deadline: "
+                        f"waited {now - waiting.since:.1f} s for the device until the deadline: "
                         "try again later, or with a later deadline"
                     )
                 )
-        self._replace([entry for entry in self.entries if not entry.future.done()])
+        self._replace([waiting for waiting in self._waiting if not waiting.future.done()])
 
-    def foremost(self, max_size: int) -> tuple[list[Entry[Item, Result]], bool]:
-        """Return the items that go next, all of one kind, and whether they fill a batch."""
+    def _release(self, chosen: list[Waiting[Item, Result]], reason: str, free: float) -> None:
+        """Take items out of the queue; the device has been free since ``free``."""
+        self._replace([waiting for waiting in self._waiting if waiting not in chosen])
         now = monotonic()
-        batch: list[Entry[Item, Result]] = []
-        cost = 0.0
-        for entry in sorted(self.entries, key=lambda entry: entry.yields(now)):
-            if batch and entry.kind != batch[0].kind:
-                continue
-            # Smaller items do not overtake a large one, which could then wait for ever.
-            if batch and cost + entry.cost > max_size:
-                return batch, True
-            batch.append(entry)
-            cost += entry.cost
-        return batch, cost >= max_size
-
-    def release(self, batch: list[Entry[Item, Result]], reason: str, free: float) -> None:
-        """Take a batch out of the queue; the device has been free since ``free``."""
-        gone = set(batch)
-        self._replace([entry for entry in self.entries if entry not in gone])
-        now = monotonic()
-        for entry in batch:
-            ready = min(max(entry.since, free), now)
-            metrics.STAGE_SECONDS.labels("queue").observe(ready - entry.since)
+        for waiting in chosen:
+            ready = min(max(waiting.since, free), now)
+            metrics.STAGE_SECONDS.labels("queue").observe(ready - waiting.since)
             metrics.STAGE_SECONDS.labels("batch_wait").observe(now - ready)
-        metrics.BATCH_SIZE.labels(self._part).observe(len(batch))
+        metrics.BATCH_SIZE.labels(self._part).observe(len(chosen))
         metrics.BATCH_RELEASE.labels(self._part, reason).inc()
 
-    def _replace(self, entries: list[Entry[Item, Result]]) -> None:
-        self.entries = entries
-        self._length.set(len(entries))
+    def _replace(self, waiting: list[Waiting[Item, Result]]) -> None:
+        self._waiting = waiting
+        metrics.QUEUE.labels(self._part).set(len(waiting))
+
+    async def _execute(self, chosen: list[Waiting[Item, Result]]) -> None:
+        """Run items and give each caller its result, or the error."""
+        try:
+            with (
+                tracing.shared(f"batch of {self._part}", [waiting.span for waiting in chosen]),
+                self._admission.timed(sum(waiting.work for waiting in chosen)),
+            ):
+                results = await self._run([waiting.item for waiting in chosen])
+            answered = list(zip(chosen, results, strict=True))
+        except Exception as error:
+            await self._failed(chosen, error)
+            return
+        for waiting, result in answered:
+            if not waiting.future.done():
+                waiting.future.set_result(result)
+
+    async def _failed(self, chosen: list[Waiting[Item, Result]], error: Exception) -> None:
+        for waiting in chosen:
+            if not waiting.future.done():
+                waiting.future.set_exception(error)

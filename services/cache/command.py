@@ -40,7 +40,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SettingsError, CheckpointError, RedisError, OSError) as error:
         print(plain(f"samclip cache: {error}"), file=sys.stderr)
         return 1
-    print(json.dumps(found, indent=2) if args.json else _text(found))
+    if args.json:
+        print(json.dumps(found, indent=2))
+    elif "removed" in found:
+        print(f"{found['removed']} entries removed")
+    else:
+        print(f"{table(found['entries'])}\n\n{table(found['memory'])}")
     return 0
 
 
@@ -123,7 +128,6 @@ async def _stats(client: Any, settings: Settings, args: argparse.Namespace) -> d
             group = contract, rest.partition("}:")[2]
             entries[group] += 1
             size[group] += length
-    memory = await client.info("memory")
     rows = [
         {
             "checkpoint": contract[:12],
@@ -134,31 +138,30 @@ async def _stats(client: Any, settings: Settings, args: argparse.Namespace) -> d
         }
         for (contract, output), count in sorted(entries.items())
     ]
-    return {"entries": rows, "memory": _memory(memory)}
-
-
-def _memory(info: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the memory usage per server; a Cluster has several."""
+    info = await client.info("memory")
+    # A Cluster has several servers.
     servers = info if all(isinstance(part, dict) for part in info.values()) else {"": info}
-    names = {"used_memory": "used", "maxmemory": "maximum", "maxmemory_policy": "policy"}
-    return [
-        {"server": server} | {shown: part[name] for name, shown in names.items()}
+    memory = [
+        {
+            "server": server,
+            "used": part["used_memory"],
+            "maximum": part["maxmemory"],
+            "policy": part["maxmemory_policy"],
+        }
         for server, part in servers.items()
     ]
+    return {"entries": rows, "memory": memory}
 
 
 async def _purge(client: Any, settings: Settings, args: argparse.Namespace) -> dict[str, Any]:
-    kept = checkpoint.digest(checkpoint.resolve(settings.checkpoint)) if args.old else None
+    kept: tuple[str, ...] = ()
+    if args.old:
+        kept = (f"{PREFIX}{checkpoint.digest(checkpoint.resolve(settings.checkpoint))}:",)
     removed = 0
     async for keys in _keys(client, args.digest or ""):
-        doomed = [key for key in keys if kept is None or not _belongs(key, kept)]
-        if doomed:
+        if doomed := [key for key in keys if not key.startswith(kept)]:
             removed += await client.unlink(*doomed)
     return {"removed": removed}
-
-
-def _belongs(key: str, digest: str) -> bool:
-    return key.startswith(f"{PREFIX}{digest}:")
 
 
 async def _keys(client: Any, digest: str) -> AsyncIterator[list[str]]:
@@ -171,9 +174,3 @@ async def _keys(client: Any, digest: str) -> AsyncIterator[list[str]]:
             keys = []
     if keys:
         yield keys
-
-
-def _text(found: dict[str, Any]) -> str:
-    if "removed" in found:
-        return f"{found['removed']} entries removed"
-    return f"{table(found['entries'])}\n\n{table(found['memory'])}"

@@ -1,4 +1,6 @@
-"""Connect to the Redis of a URL: one server, a service behind Sentinel, or a Cluster.
+"""The connection to Redis: a client for its URL, and commands that fail early instead of waiting.
+
+The URL names one server, a service behind Sentinel, or a Cluster:
 
     redis://[user:password@]host:port/db              rediss:// with TLS
     unix://[user:password@]/path/to/socket?db=0
@@ -8,22 +10,145 @@
 redis-py documents the options, ``?name=value``, such as ``ssl_ca_certs``.
 """
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
+from redis import RedisError
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from services.observability import metrics, tracing
 from services.settings import SettingsError
 
 Client: TypeAlias = Redis | RedisCluster
+T = TypeVar("T")
 
 FORMS = "redis://, rediss://, unix://, redis+sentinel://, redis+cluster:// or rediss+cluster://"
 SENTINEL_PORT = 26379
 MAX_CONNECTIONS = 1024  # far above the number of concurrent requests, none of which may fail
+PROBE = "samclip:probe"
+FAILURES = 3
+"""Consecutive failures that open a breaker."""
+PROBE_S = 1.0
+"""Interval between two probes in the background."""
+
+logger = logging.getLogger(__name__)
+
+
+class Unanswered(Exception):
+    """Redis did not answer in time, returned an error, or has failed too often to be called."""
+
+
+class RedisLink:
+    """A connection to Redis for one event loop, made at the first command.
+
+    ``read`` and ``write`` send a command of ``client``. They have separate breakers, because a full
+    Redis or a read-only replica still answers reads. ``timeout_s`` limits each command, including a
+    new connection. Raises SettingsError for an invalid URL.
+    """
+
+    def __init__(self, url: str, timeout_s: float):
+        self.client: Any = connect(url, timeout_s)  # Redis and RedisCluster share no type
+        self.read = Breaker("read", self.client.ping, timeout_s)
+        self.write = Breaker("write", partial(self.client.set, PROBE, b"", px=1000), timeout_s)
+        self._timeout_s = timeout_s
+
+    async def state(self) -> Literal["up", "down"]:
+        """Return whether Redis answers now."""
+        try:
+            await self.read(self.client.ping)
+        except Unanswered:
+            return "down"
+        await self._measure()
+        return "up"
+
+    async def _measure(self) -> None:
+        """Publish the memory of Redis, whose user may not be allowed to ask for it."""
+        with suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(self._timeout_s):
+                found = await self.client.info("memory")
+            nodes = [found] if "used_memory" in found else [*found.values()]  # of a Cluster
+            metrics.REDIS_BYTES.labels("used").set(sum(node["used_memory"] for node in nodes))
+            metrics.REDIS_BYTES.labels("limit").set(sum(node["maxmemory"] for node in nodes))
+
+    async def close(self) -> None:
+        self.read.close()
+        self.write.close()
+        await close(self.client)
+
+
+class Breaker:
+    """A circuit breaker: sends commands with a timeout each, and none while Redis keeps failing.
+
+    While it is ``closed``, commands are sent. ``probe`` tests in the background whether Redis works
+    again. For one event loop.
+    """
+
+    def __init__(
+        self,
+        access: Literal["read", "write"],
+        probe: Callable[[], Awaitable[object]],
+        timeout_s: float,
+    ):
+        self._access = access
+        self._probe = probe
+        self._timeout_s = timeout_s
+        self._failures = 0
+        self._healing: asyncio.Task[None] | None = None
+        self._set(closed=True)
+
+    async def __call__(self, command: Callable[..., Awaitable[T]], *args: Any, **options: Any) -> T:
+        """Send a command and return its answer. Raises only Unanswered."""
+        if not self.closed:
+            raise Unanswered("Redis has failed repeatedly")
+        try:
+            with tracing.span(f"redis {getattr(command, '__name__', '')}", tracing.CLIENT):
+                async with asyncio.timeout(self._timeout_s):
+                    answer = await command(*args, **options)
+        except Exception as error:  # no library error may fail a request
+            reason = str(error) or type(error).__name__
+            self._failed(reason)
+            raise Unanswered(reason) from error
+        self._failures = 0
+        return answer
+
+    def close(self) -> None:
+        """Stop probing."""
+        if self._healing is not None:
+            self._healing.cancel()
+
+    def _failed(self, reason: str) -> None:
+        """Count a failure; after FAILURES consecutive ones, open the breaker and start to probe."""
+        self._failures += 1
+        if self.closed and self._failures >= FAILURES:
+            self._set(closed=False)
+            logger.warning("Redis %ss disabled after repeated failures: %s", self._access, reason)
+            self._healing = asyncio.create_task(self._heal())
+
+    async def _heal(self) -> None:
+        while not self.closed:
+            await asyncio.sleep(PROBE_S)
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await self._probe()
+            except Exception:
+                logger.debug("Redis %ss: probe failed", self._access, exc_info=True)
+            else:
+                self._set(closed=True)
+                self._failures = 0
+                logger.warning("Redis %ss enabled again", self._access)
+
+    def _set(self, closed: bool) -> None:
+        self.closed = closed
+        metrics.REDIS_UP.labels(self._access).set(closed)
 
 
 def connect(url: str, timeout_s: float) -> Client:

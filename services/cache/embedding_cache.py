@@ -1,32 +1,71 @@
-"""The embedding cache: memory, then Redis, then a single encoding for all concurrent callers."""
+"""The embedding cache: a tier in memory, a tier in Redis, and each image encoded only once.
 
+``get`` looks in memory, then in Redis. After a miss, the callers in a process share one task
+(``SingleFlight``), and of all processes one has the ``lease``: it encodes the image and ``put``s
+its entries, which the others then find.
+"""
+
+import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from samclip.v1 import samclip_pb2 as pb
 
 from services.cache.entry import Entries, contract
-from services.cache.flight import SingleFlight
-from services.cache.link import RedisLink
 from services.cache.memory import MemoryTier
-from services.cache.shared import SharedTier
 from services.observability import metrics
 from services.settings import Settings
 
+if TYPE_CHECKING:
+    from services.cache.shared import SharedTier
+
 IMAGE_KEY = re.compile("([0-9a-f]{64}|[0-9A-F]{64})(:[0-9]+)?")
 """Cache keys that may be in Redis: upper case if hashed with a tenant; the number is a side."""
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class _Flight(Generic[T]):
+    task: asyncio.Task[T]
+    waiting: int = 0
+
+
+class SingleFlight(Generic[T]):
+    """Work in progress by key. Concurrent callers with the same key share one task.
+
+    A task is cancelled only when all its callers are.
+    """
+
+    def __init__(self) -> None:
+        self._flights: dict[str, _Flight[T]] = {}
+
+    async def run(self, key: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return the result of ``work``, or raise its error. Starts it unless it is running."""
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(asyncio.create_task(work()))
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting and self._flights.get(key) is flight:
+                del self._flights[key]
+                flight.task.cancel()
 
 
 class EmbeddingCache:
     """A cache of one contract for one event loop: ``capacity`` bytes in memory, then ``shared``."""
 
-    def __init__(self, capacity: int, shared: SharedTier | None = None):
+    def __init__(self, capacity: int, shared: "SharedTier | None" = None):
         self.memory = MemoryTier(capacity)
         self._shared = shared
         self._reads = SingleFlight[Entries]()
-        self._flights = SingleFlight[Entries]()
 
     async def get(
         self, image_key: str, outputs: Sequence[pb.Output], shared: bool = True
@@ -55,20 +94,22 @@ class EmbeddingCache:
         if self._shared is not None:
             self._shared.put(image_key, entries)
 
-    async def once(
-        self,
-        image_key: str,
-        outputs: Sequence[pb.Output],
-        encode: Callable[[], Awaitable[Entries]],
-    ) -> Entries:
-        """Return all ``outputs`` of an image that is not cached, from ``encode``.
+    @asynccontextmanager
+    async def lease(
+        self, image_key: str, outputs: Sequence[pb.Output]
+    ) -> AsyncIterator[Entries | None]:
+        """Wait until this process must encode an image, or another one has encoded it.
 
-        ``encode`` returns and ``put``s these outputs, the same for all callers of one key.
-
-        Of the concurrent callers in all processes that share a Redis, one encodes. All callers in
-        its process get its error. Cancelling one caller does not affect the others.
+        Yields all ``outputs`` from another process that shares the Redis, or None: the caller then
+        encodes the image and ``put``s them.
         """
-        return await self._flights.run(image_key, partial(self._once, image_key, outputs, encode))
+        if self._shared is None:
+            yield None
+            return
+        async with self._shared.lease(image_key, outputs) as entries:
+            if entries is not None:
+                self.memory.put(image_key, entries)
+            yield entries
 
     async def state(self) -> Literal["up", "down", "off"]:
         """Return the state of Redis; "off" without Redis."""
@@ -79,20 +120,8 @@ class EmbeddingCache:
         if self._shared:
             await self._shared.close()
 
-    async def _once(
-        self,
-        image_key: str,
-        outputs: Sequence[pb.Output],
-        encode: Callable[[], Awaitable[Entries]],
-    ) -> Entries:
-        if self._shared is None:
-            return await encode()
-        entries = await self._shared.once(image_key, outputs, encode)
-        self.memory.put(image_key, entries)
-        return entries
-
     async def _fetch(
-        self, shared: SharedTier, image_key: str, outputs: Sequence[pb.Output]
+        self, shared: "SharedTier", image_key: str, outputs: Sequence[pb.Output]
     ) -> Entries:
         found = await shared.get(image_key, outputs)
         self.memory.put(image_key, found)
@@ -114,6 +143,10 @@ def of_settings(
     """
     if not settings.redis_url or not share:
         return lambda computed: EmbeddingCache(capacity)
+    # The libraries of Redis take a moment to import.
+    from services.cache.connection import RedisLink
+    from services.cache.shared import SharedTier
+
     link = RedisLink(settings.redis_url, settings.redis_timeout_ms / 1000)
 
     def empty(computed: str) -> EmbeddingCache:

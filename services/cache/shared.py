@@ -1,19 +1,19 @@
-"""The second tier of the embedding cache: Redis, shared by all processes.
+"""The second tier of the embedding cache: Redis, shared by all processes, and its leases.
 
 Errors count as misses, so no request fails here. Every entry expires, so that a ``volatile-…``
 eviction policy removes only cache entries.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from functools import partial
+import uuid
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
 from samclip.v1 import samclip_pb2 as pb
 
+from services.cache.connection import RedisLink, Unanswered
 from services.cache.entry import Entries, Entry, name, pack, unpack
-from services.cache.lease import Leases
-from services.cache.link import RedisLink, Unanswered
 from services.observability import metrics
 
 DAY_S = 86_400
@@ -28,18 +28,29 @@ WRITE_BYTES = 64 * 2**20
 READS_AT_ONCE, WRITES_AT_ONCE = 32, 4
 """Concurrent reads and writes, of one image each. The timeout starts after the wait for a slot."""
 
+LEASE_MS = 3000
+"""Lifetime of a lease that is not renewed: a crash delays the other processes this long."""
+RENEWED_EVERY_S = LEASE_MS / 3000
+"""Two renewals in a row may fail before the lease expires."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.005, 0.05
+"""Backoff between two checks for the result of another process."""
+
+_IF_OURS = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call({}) end return 0"
+_RENEW = _IF_OURS.format("'pexpire', KEYS[1], ARGV[2]")
+_RELEASE = _IF_OURS.format("'del', KEYS[1]")
+
 
 class SharedTier:
     """Embeddings in Redis of one ``entry.contract`` by image key and output, for one event loop."""
 
     def __init__(self, link: RedisLink, contract: str):
         self._link = link
-        self._leases = Leases(link, contract)
         self._contract = contract
         self._read_slots = asyncio.Semaphore(READS_AT_ONCE)
         self._write_slots = asyncio.Semaphore(WRITES_AT_ONCE)
         self._writing: dict[str, asyncio.Task[None]] = {}  # by image key
         self._writing_bytes = 0
+        self._releasing: set[asyncio.Task[None]] = set()
         for outcome in OUTCOMES:  # else a rate would miss the first event of a series
             _count(OUTPUTS, outcome, 0)
 
@@ -54,7 +65,8 @@ class SharedTier:
             return {}
         entries: list[Entry | None] = [None] * len(values)
         if any(values):
-            entries = await asyncio.to_thread(_unpack_all, names, values)
+            unpacked = map(unpack, names, (value or b"" for value in values))
+            entries = await asyncio.to_thread(list, unpacked)
         found = {}
         for output, value, entry in zip(outputs, values, entries, strict=True):
             _count([output], "hit" if entry else "miss" if value is None else "corrupt")
@@ -65,7 +77,7 @@ class SharedTier:
     def put(self, image_key: str, entries: Entries) -> None:
         """Write entries in the background, or drop them if WRITE_BYTES are pending."""
         size = sum(entry.array.nbytes for entry in entries.values())
-        if not self._link.writes.closed or self._writing_bytes + size > WRITE_BYTES:
+        if not self._link.write.closed or self._writing_bytes + size > WRITE_BYTES:
             _count(entries, "write_dropped")
             return
         self._writing_bytes += size
@@ -79,47 +91,74 @@ class SharedTier:
 
         task.add_done_callback(done)
 
-    async def once(
-        self,
-        image_key: str,
-        outputs: Sequence[pb.Output],
-        encode: Callable[[], Awaitable[Entries]],
-    ) -> Entries:
-        """Return ``outputs``, from another process that encodes the image or from ``encode``.
+    @asynccontextmanager
+    async def lease(
+        self, image_key: str, outputs: Sequence[pb.Output]
+    ) -> AsyncIterator[Entries | None]:
+        """Wait until one process alone encodes an image, or until another one has encoded it.
 
-        ``encode`` must ``put`` them.
+        Yields the ``outputs`` that another process has written, or None if this one must encode and
+        ``put`` them. It holds the lease until they are in Redis, after this context. The lease of a
+        process that dies expires. If Redis does not answer, every process encodes.
         """
-        find, settle = partial(self._find, image_key, outputs), partial(self._written, image_key)
-        return await self._leases.once(image_key, find, encode, settle)
+        lease = _Lease(self._link, f"samclip:lease:{self._contract}:{image_key}")
+        try:
+            entries = await self._encoded_elsewhere(lease, image_key, outputs)
+            renewing = asyncio.create_task(lease.renew())
+            try:
+                yield entries
+            finally:
+                renewing.cancel()
+        finally:
+            task = asyncio.create_task(self._release(lease, image_key))
+            self._releasing.add(task)
+            task.add_done_callback(self._releasing.discard)
 
     async def state(self) -> Literal["up", "down"]:
         """Return whether Redis answers now."""
         return await self._link.state()
 
+    async def settled(self) -> None:
+        """Wait until pending writes have ended and leases are released."""
+        if pending := {*self._writing.values(), *self._releasing}:
+            await asyncio.wait(pending)
+
     async def close(self) -> None:
         """Finish pending writes and disconnect."""
-        if self._writing:
-            await asyncio.wait(self._writing.values())
-        await self._leases.close()
+        await self.settled()
         await self._link.close()
 
-    async def _find(self, image_key: str, outputs: Sequence[pb.Output]) -> Entries | None:
-        """Return all ``outputs``, or None unless all are in Redis. Raises Unanswered."""
+    async def _encoded_elsewhere(
+        self, lease: "_Lease", image_key: str, outputs: Sequence[pb.Output]
+    ) -> Entries | None:
+        """Wait for the lease, and return None, or for all ``outputs`` of another process."""
         names = self._names(image_key, outputs)
-        if await self._link.read(self._link.client.exists, *names) < len(names):
+        pause_s = FIRST_WAIT_S
+        try:
+            while True:
+                taken = await lease.take()
+                # Even with the lease: another process may just have ended.
+                if await self._link.read(self._link.client.exists, *names) == len(names):
+                    found = await self.get(image_key, outputs)
+                    if len(found) == len(outputs):
+                        return found
+                if taken:
+                    return None
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.5 * pause_s, LONGEST_WAIT_S)
+        except Unanswered:
             return None
-        found = await self.get(image_key, outputs)
-        return found if len(found) == len(outputs) else None
 
-    async def _written(self, image_key: str) -> None:
-        """Wait for a pending write of an image."""
+    async def _release(self, lease: "_Lease", image_key: str) -> None:
+        """Release a lease after the pending write of its image."""
         if image_key in self._writing:
             await asyncio.wait([self._writing[image_key]])
+        await lease.release()
 
     async def _write(self, image_key: str, entries: Entries) -> None:
         """Write all entries in one round trip."""
         names = self._names(image_key, entries)
-        packed = await asyncio.to_thread(_pack_all, names, entries.values())
+        packed = await asyncio.to_thread(list, map(pack, names, entries.values()))
         pipeline = self._link.client.pipeline(transaction=False)
         for output, key, data in zip(entries, names, packed, strict=True):
             pipeline.set(key, data, ex=LIFETIME_S[output])
@@ -135,15 +174,43 @@ class SharedTier:
         return [name(self._contract, image_key, output) for output in outputs]
 
 
-def _pack_all(names: Iterable[str], entries: Iterable[Entry]) -> list[bytes]:
-    return [pack(name, entry) for name, entry in zip(names, entries, strict=True)]
+class _Lease:
+    """A key in Redis with the token of the process that encodes an image."""
 
+    def __init__(self, link: RedisLink, name: str):
+        self._link = link
+        self._name = name
+        self._token = uuid.uuid4().hex
+        self._taking: asyncio.Task[object] | None = None
 
-def _unpack_all(names: Sequence[str], values: Sequence[bytes | None]) -> list[Entry | None]:
-    return [
-        None if value is None else unpack(name, value)
-        for name, value in zip(names, values, strict=True)
-    ]
+    async def take(self) -> bool:
+        """Return whether the lease was free. Raises Unanswered; it may be taken even then.
+
+        Cancellation does not cancel the command, so that ``release`` can wait for its outcome.
+        """
+        write = self._link.write(
+            self._link.client.set, self._name, self._token, nx=True, px=LEASE_MS
+        )
+        self._taking = asyncio.create_task(write)
+        return bool(await asyncio.shield(self._taking))
+
+    async def renew(self) -> None:
+        """Renew the lease until this task is cancelled."""
+        while True:
+            await asyncio.sleep(RENEWED_EVERY_S)
+            await self._run(_RENEW, str(LEASE_MS))
+
+    async def release(self) -> None:
+        """Release the lease if this process holds it, after a pending ``take``."""
+        if self._taking is not None:
+            await asyncio.wait([self._taking])
+        await self._run(_RELEASE)
+
+    async def _run(self, script: str, *args: str) -> None:
+        with suppress(Unanswered):
+            await self._link.write(
+                self._link.client.eval, script, 1, self._name, self._token, *args
+            )
 
 
 def _count(outputs: Iterable[pb.Output], outcome: str, times: int = 1) -> None:

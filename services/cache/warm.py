@@ -1,8 +1,8 @@
 """``samclip cache warm``: embed images in advance, and optionally index them.
 
 It uses the public client, so it runs beside the service or as a job on a cluster, whose workers
-split the source: ``ray job submit -- python -m services.cache.warm … --workers 8``. A known image
-costs a lookup and no upload, so a run that was stopped can be repeated.
+split the source: ``ray job submit --working-dir . -- python -m services.cache.warm … --workers 8``.
+A known image costs a lookup and no upload, so a run that was stopped can be repeated.
 """
 
 import functools

@@ -1,20 +1,20 @@
 """The deployment of a service under Ray Serve, with the options that all services share."""
 
 import logging
-
-from ray import serve
-from ray.serve.config import BackpressureConfig
+from typing import TYPE_CHECKING
 
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.engine import load
 from samclip_core.engine.base import Engine, Part
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
-from services.deployment.swap import swapping
 from services.observability import metrics
 from services.request.arrival import MAX_ARRIVING
 from services.request.rpc import Service
 from services.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from ray.serve import Application
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,14 @@ HEALTH = {"health_check_period_s": 1, "health_check_timeout_s": 2}
 an answer. That takes about seven seconds, compared with a hundred for Serve's defaults."""
 
 
-def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> serve.Application:
+def of(service: type[Service], settings: Settings, gpus: float = 0.0) -> "Application":
     """Deploy one replica of a service. ``gpus`` is its share of a GPU if the settings name one."""
+    # Here, because ``samclip --local`` runs the services without Ray.
+    from ray import serve
+    from ray.serve.config import BackpressureConfig
+
+    from services.deployment.swap import swapping
+
     on_gpu = settings.device.startswith("cuda")
     deployed = serve.deployment(
         serve.ingress()(swapping(service)),

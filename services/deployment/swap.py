@@ -109,26 +109,18 @@ class Swapping(Service):
     def scope(self, method: str, request: Message | Messages) -> str:
         return self._held[0].service.scope(method, request)
 
-    async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
-        """Answer with the first checkpoint that can, or only with the one that the caller names."""
-        error = _not_loaded(context)
-        for held in self._candidates(context):
-            with held.answering() as service:
-                try:
-                    return await service.answer(method, request, context)
-                except AnotherCheckpoint as caught:
-                    error = caught
-        raise error if context.checkpoint else Unavailable(str(error))
-
-    async def answers(
+    async def run(
         self, method: str, request: Message | Messages, context: RequestContext
     ) -> Answers:
-        """Answer as ``answer`` does. A stream that has begun is never continued by another one."""
+        """Run it with the first checkpoint that can, or only with the one that the caller names.
+
+        A stream that has begun is never continued by another one.
+        """
         error, begun = _not_loaded(context), False
         for held in self._candidates(context):
             with held.answering() as service:
                 try:
-                    async with aclosing(service.answers(method, request, context)) as answers:
+                    async with aclosing(service.run(method, request, context)) as answers:
                         async for answer in answers:
                             begun = True
                             yield answer
@@ -208,6 +200,6 @@ def _not_loaded(context: RequestContext) -> AnotherCheckpoint:
 
 def swapping(service: type[Service]) -> type[Swapping]:
     """Return the ingress class of a service. It has the same rpcs: Serve finds them by name."""
-    rpcs = {name: method for name, method in vars(service).items() if hasattr(method, "answer")}
-    named = {name: getattr(service, name) for name in ("name", "application", "bulk", "tunable")}
-    return type(service.__name__, (Swapping,), {"service": service, **named, **rpcs})
+    names = ("name", "application", "bulk", "tunable", *service.rpcs)
+    alike = {name: getattr(service, name) for name in names}
+    return type(service.__name__, (Swapping,), {"service": service, **alike})

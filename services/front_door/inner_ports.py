@@ -1,8 +1,8 @@
 """Guard the ports that Serve opens in its proxies and replicas.
 
-Serve answers some requests itself and reads a message before it calls a service. The guard checks
-the front door's secret in the headers, before the body is read. Only Serve's health check passes
-unchecked: HAProxy sends it without the secret.
+This is the one place where a request is asked for the front door's secret. Serve answers some
+requests itself and reads a message before it calls a service, so the guard checks the headers,
+before the body is read. Only Serve's health check passes unchecked: HAProxy sends no secret.
 """
 
 import asyncio
@@ -17,15 +17,16 @@ from grpc.aio._server import Server
 from ray.serve._private import grpc_util
 from ray.serve._private.constants import RAY_SERVE_GRPC_MAX_MESSAGE_SIZE
 from ray.serve._private.direct_ingress_http_util import ASGIDIReceiveProxy
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from samclip_core.errors import Overloaded
-from services.request import admission
+from samclip_core.errors import Overloaded, Unauthenticated
+from services.request import calls
 from services.request.arrival import MAX_BODIES, Arrivals
-from services.request.callers import KEY
-from services.request.http import OnlyThroughFrontDoor
+from services.request.context import KEY
+from services.request.http import REQUEST_ID_HEADER, problem
 
 HTTP_HEALTH = "/-/healthz"
 GRPC_HEALTH = "/ray.serve.RayServeAPIService/Healthz"
@@ -53,14 +54,22 @@ def guard() -> list[Middleware]:
     return [Middleware(GuardedPaths)]
 
 
-class GuardedPaths(OnlyThroughFrontDoor):
+class GuardedPaths:
     """ASGI middleware in front of Serve's own routes and the application's."""
 
+    def __init__(self, app: ASGIApp):
+        self.app = app
+        calls.GUARDED.add("HTTP")
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == HTTP_HEALTH:
+        kind = scope["type"]
+        headers = Headers(scope=scope) if kind == "http" else {}
+        unchecked = kind == "lifespan" or (kind == "http" and scope["path"] == HTTP_HEALTH)
+        if unchecked or calls.admitted(headers):
             await self.app(scope, receive, send)
-        else:
-            await super().__call__(scope, receive, send)
+            return
+        refusal = problem(Unauthenticated(calls.REFUSAL), headers.get(REQUEST_ID_HEADER, ""))
+        await refusal(scope, receive, send)
 
 
 _end_headers = HttpToolsProtocol.on_headers_complete
@@ -93,8 +102,8 @@ class Guard(grpc.aio.ServerInterceptor):
         self, continuation: Continuation, call: grpc.HandlerCallDetails
     ) -> grpc.RpcMethodHandler:
         headers: dict[str, Any] = dict(call.invocation_metadata)
-        if call.method != GRPC_HEALTH and not admission.admitted(headers):
-            return _refusal(grpc.StatusCode.UNAUTHENTICATED, admission.REFUSAL)
+        if call.method != GRPC_HEALTH and not calls.admitted(headers):
+            return _refusal(grpc.StatusCode.UNAUTHENTICATED, calls.REFUSAL)
         handler = await continuation(call)
         if handler is None or MESSAGE_BYTES not in headers:
             return handler
@@ -133,6 +142,7 @@ class _WithGuard(Server):
         arguments["interceptors"] = (Guard(),)
         arguments["options"] = [*arguments["options"], IDENTITY_ALONE]
         super().__init__(**arguments)
+        calls.GUARDED.add("gRPC")
 
 
 class GuardedServer(grpc_util.gRPCGenericServer, _WithGuard):

@@ -22,7 +22,7 @@ from samclip.cli.formats import table
 from samclip.cli.usage import Parser
 
 from samclip_core.io.files import replacing
-from services.request.callers import COMMON, NAME
+from services.request.context import COMMON, NAME
 from services.settings import Settings, SettingsError
 
 SCOPES = {

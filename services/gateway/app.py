@@ -28,7 +28,7 @@ from services.gateway.adapters.openai.routes import OpenAI
 from services.gateway.adapters.x_anylabeling.routes import XAnyLabeling
 from services.gateway.readiness import Readiness
 from services.observability import logs, metrics, tracing
-from services.request import admission, http
+from services.request import calls, http
 from services.request.routes import SERVICES
 from services.settings import Settings
 
@@ -64,9 +64,11 @@ class Gateway(InferenceService):
         add_adapters(app, self.applications, self.readiness)
         return app
 
+    async def check_health(self) -> None:
+        """Raise Unavailable if the ports of this replica are open to all."""
+        calls.check_guard()
+
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
-        if not _admitted(grpc_context):
-            return HealthCheckResponse()
         grpc_context.set_trailing_metadata([(VERSION, samclip.__version__)])
         status = await self._status(request.service)
         if status == HealthCheckResponse.SERVICE_UNKNOWN:
@@ -79,8 +81,6 @@ class Gateway(InferenceService):
         self, request: HealthCheckRequest, grpc_context: Any
     ) -> AsyncIterator[HealthCheckResponse]:
         """Send the status now and after each change, until the caller or Serve ends the call."""
-        if not _admitted(grpc_context):
-            return
         if self.watchers >= MAX_WATCHERS:
             grpc_context.set_code(StatusCode.RESOURCE_EXHAUSTED)
             grpc_context.set_details(
@@ -110,15 +110,6 @@ class Gateway(InferenceService):
         return HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
 
 
-def _admitted(grpc_context: Any) -> bool:
-    """Return whether a call came through the front door; if not, set UNAUTHENTICATED."""
-    if admission.admitted(dict(grpc_context.invocation_metadata())):
-        return True
-    grpc_context.set_code(StatusCode.UNAUTHENTICATED)
-    grpc_context.set_details(admission.REFUSAL)
-    return False
-
-
 def pages(
     readiness: Readiness,
     counted: Callable[[], Awaitable[dict[str, list[Metric]]]],
@@ -128,7 +119,7 @@ def pages(
 
     ``about`` is what the playground has to know of the service.
     """
-    app = http.protected()
+    app = http.new_app()
     schema = openapi.document()
 
     @app.api_route("/", methods=PAGE)

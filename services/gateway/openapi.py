@@ -11,8 +11,8 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core import licence
 from services.gateway import descriptions
 from services.request import overlay
-from services.request.arguments import AREA, COORDINATES, descriptor
 from services.request.http import LINES
+from services.request.messages import AREA, COORDINATES, descriptor
 from services.request.routes import APPLICATIONS, ROUTES, Route
 
 SCALARS: dict[int, dict[str, Any]] = {
@@ -104,10 +104,7 @@ def document() -> dict[str, Any]:
     paths: dict[str, Any] = {}
     for application in sorted(ROUTES, key=lambda name: name == "backbone"):  # the heads first
         for route in ROUTES[application]:
-            operation = _operation(application, route, schemas)
-            known = paths.setdefault(route.path, {"post": operation})["post"]
-            if known is not operation:  # a second RPC at the same path
-                _add_alternative(known, operation)
+            paths[route.path] = {"post": _operation(application, route, schemas)}
     for path, summary in PAGES.items():
         responses = {"200": {"description": "OK"}, "503": {"description": "Unavailable"}}
         paths[path] = {"get": {"tags": ["service"], "summary": summary, "responses": responses}}
@@ -146,24 +143,6 @@ def _operation(application: str, route: Route, schemas: dict[str, Any]) -> dict[
             "200": {"description": "The response", "content": content},
             "default": {"description": "An error", "content": problem},
         },
-    }
-
-
-def _add_alternative(operation: dict[str, Any], other: dict[str, Any]) -> None:
-    contents = (
-        (operation["requestBody"]["content"], other["requestBody"]["content"]),
-        (operation["responses"]["200"]["content"], other["responses"]["200"]["content"]),
-    )
-    for mine, theirs in contents:
-        for kind, body in mine.items():
-            # Not oneOf: the fields that distinguish the two may be absent.
-            body["schema"] = {"anyOf": [body["schema"], theirs[kind]["schema"]]}
-    mine, theirs = (
-        each["requestBody"]["content"]["application/json"] for each in (operation, other)
-    )
-    mine["examples"] = {
-        operation["operationId"]: {"value": mine.pop("example")},
-        other["operationId"]: {"value": theirs["example"]},
     }
 
 

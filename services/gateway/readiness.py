@@ -7,8 +7,7 @@ from typing import Any
 
 import httpx
 
-from samclip_core.errors import Unavailable
-from services.request import admission
+from services.request import calls
 from services.settings import Settings
 
 TIMEOUT_S = 2.0
@@ -24,10 +23,10 @@ class Readiness:
     """Polls the applications that run here. An application that answers has a warm model."""
 
     def __init__(self, settings: Settings):
-        self.applications = [name for name in admission.applications(settings) if name != "gateway"]
+        self.applications = [name for name in calls.applications(settings) if name != "gateway"]
         self._client = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{settings.inner_http_port}",
-            headers={admission.SECRET_HEADER: os.environ.get(admission.SECRET_VARIABLE, "")},
+            headers={calls.SECRET_HEADER: os.environ.get(calls.SECRET_VARIABLE, "")},
             timeout=TIMEOUT_S,
         )
         self._asking: asyncio.Task[Report] | None = None
@@ -50,11 +49,6 @@ class Readiness:
     async def ready(self, application: str) -> bool:
         """Return whether an application is ready; one that runs elsewhere counts as ready."""
         return bool((await self.report()).get(application, {"ready": True})["ready"])
-
-    async def check(self) -> None:
-        """Raise Unavailable unless all applications are ready."""
-        if not await self.all_ready():
-            raise Unavailable("an application is not ready: see GET /readyz")
 
     async def _ask_all(self) -> Report:
         answers = await asyncio.gather(*map(self._ask, self.applications))

@@ -6,21 +6,17 @@ bytes → hash → cache? ──hit──→ features
 
 import math
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
-from pathlib import Path
 from time import monotonic
-from typing import TypeVar
+from typing import Any
 
-import grpc
 import numpy as np
 from cachetools import LRUCache
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
-from samclip.v1.samclip_pb2_grpc import BackboneServiceStub
 
 from samclip_core.answers.zero_shot import class_embeddings, class_texts
 from samclip_core.errors import (
@@ -34,10 +30,10 @@ from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.cache.embedding_cache import Caches
 from services.cache.entry import at_size, computed
-from services.observability import metrics, tracing
-from services.request import admission, channel, wire
-from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, RequestContext
-from services.request.priority import Priority
+from services.observability import metrics
+from services.request import calls, wire
+from services.request.calls import Header, Peer
+from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, Priority, RequestContext
 
 Classes = tuple[tuple[str, ...], tuple[str, ...]]  # labels, templates
 
@@ -48,8 +44,6 @@ PLACES = 8
 """A refusal by the backbone applies until about this many places in its queue are free again."""
 LONGEST_S = 0.3
 """Longest time that a refusal applies. It covers requests that have up to this much more time."""
-
-Response = TypeVar("Response", pb.EmbedResponse, pb.EmbedTextResponse)
 
 
 class _Refusals:
@@ -98,8 +92,7 @@ class BackboneClient:
     """Client of the backbone with a cache of embeddings. For one event loop.
 
     ``image_size`` is the side of the frame that masks need. ``identity`` is that of the caller's
-    checkpoint: embeddings of another one, or of other graphs, are refused. ``ca`` is a PEM file
-    with the certificates to trust; it turns TLS on.
+    checkpoint: embeddings of another one, or of other graphs, are refused.
 
     The cache is the one of ``caches`` for the precision and the ``graphs`` that the backbone last
     reported. Until the backbone has reported them, the client does not look up the cache.
@@ -107,23 +100,19 @@ class BackboneClient:
 
     def __init__(
         self,
-        address: str,
-        metadata: Sequence[tuple[str, str]],
+        peer: Peer,
         image_size: int,
         identity: str,
         caches: Caches,
         max_image_bytes: int,
-        ca: Path | None = None,
     ):
         self.graphs = ""
-        self._address = address
-        self._metadata = tuple(metadata)
+        self._peer = peer
         self._image_size = image_size
         self._identity = identity
         self._max_image_bytes = max_image_bytes
-        self._ca = ca
         # A backbone behind the same front door trusts our tenants and image keys.
-        self._trusted = admission.SECRET_HEADER in dict(metadata)
+        self._trusted = calls.SECRET_HEADER in dict(peer.metadata)
         self._caches = caches
         self._dtype: str | None = None
         self.cache = caches("")
@@ -131,14 +120,6 @@ class BackboneClient:
         self._texts = LRUCache[str, NDArray[np.float32]](TEXTS_KEPT)
         self._classes = LRUCache[Classes, NDArray[np.float32]](CLASSES_KEPT)
         self._refusals = _Refusals()
-
-    @cached_property
-    def _channel(self) -> grpc.aio.Channel:
-        return channel.connect(self._address, self._ca)
-
-    @cached_property
-    def _stub(self) -> "BackboneServiceStub":
-        return BackboneServiceStub(self._channel)
 
     async def features(
         self, context: RequestContext, image: pb.Image, *outputs: pb.Output, size: int = 0
@@ -154,7 +135,7 @@ class BackboneClient:
         key = source if isinstance(source, str) else await threads.image_key(self._hashers, source)
         size = size or self._image_size
         cache_key = at_size(context.caller.cache_key(key), size, self._image_size)
-        proven: tuple[tuple[str, str], ...] = ()
+        proven: tuple[Header, ...] = ()
         if self._dtype is not None:
             dtype = self._dtype  # of this cache, which may be replaced during the look-up
             entries = await self.cache.get(cache_key, outputs)
@@ -170,7 +151,7 @@ class BackboneClient:
         # A look-up by key costs the backbone nothing and may succeed, so it is always made.
         applied = nullcontext() if by_key else self._refusals.applied(context.priority)
         with applied:
-            response = await self._call(context, self._stub.Embed, request, proven)
+            response = await self._call("Embed", request, context, *proven)
         entries = wire.to_entries(response, size)
         self.cache.remember(cache_key, entries)  # now the response's cache: see ``_call``
         return response.image, wire.to_features(entries, response.model.dtype)
@@ -198,7 +179,7 @@ class BackboneClient:
         missing = [text for text in dict.fromkeys(texts) if text not in rows]
         if missing:
             request = pb.EmbedTextRequest(texts=missing)
-            response = await self._call(context, self._stub.EmbedText, request)
+            response = await self._call("EmbedText", request, context)
             if rows and known is not self._texts:  # other graphs made them
                 return await self.embed_text(context, texts)
             # A copy of each row: a view would keep the whole response in memory.
@@ -208,31 +189,16 @@ class BackboneClient:
         return np.stack([rows[text] for text in texts])
 
     async def close(self) -> None:
-        await self._channel.close(None)
+        await self._peer.close()
         await self.cache.close()
         self._hashers.shutdown(wait=False)
 
     async def _call(
-        self,
-        context: RequestContext,
-        method: Callable[..., Awaitable[Response]],
-        request: Message,
-        more: tuple[tuple[str, str], ...] = (),
-    ) -> Response:
-        metadata: tuple[tuple[str, str], ...] = (
-            *self._metadata,
-            (CHECKPOINT, self._identity[: checkpoint.DIGITS]),
-            (GRAPHS, self._identity[checkpoint.DIGITS :]),
-            *context.headers(),
-            *more,
-        )
-        try:
-            with tracing.span("backbone", tracing.CLIENT):
-                metadata += tracing.headers()
-                left_s = context.priority.time_left()
-                response = await method(request, timeout=left_s, metadata=metadata)
-        except grpc.aio.AioRpcError as error:
-            raise channel.failure(error, f"the backbone at {self._address}") from error
+        self, rpc: str, request: Message, context: RequestContext, *more: Header
+    ) -> Any:
+        digest, graphs = self._identity[: checkpoint.DIGITS], self._identity[checkpoint.DIGITS :]
+        wanted = (CHECKPOINT, digest), (GRAPHS, graphs)
+        response = await self._peer.call(rpc, request, context, *wanted, *more)
         self._follow(response.model)
         return response
 
@@ -241,7 +207,7 @@ class BackboneClient:
         theirs = model.digest + model.graphs
         if not checkpoint.agree(theirs, self._identity):
             raise AnotherCheckpoint(
-                f"the backbone at {self._address} serves another checkpoint "
+                f"{self._peer.name} serves another checkpoint "
                 f"({checkpoint.shown(theirs)}, expected {checkpoint.shown(self._identity)}): try "
                 "again when both have been updated"
             )

@@ -5,33 +5,39 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import embed_areas
+from samclip_core.answers.request import Needs, Request
+from samclip_core.answers.steps import Steps, Terms
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
+from samclip_core.types import ImageFeatures
 from services.batching import threads
 from services.cache import embedding_cache
 from services.heads.backbone_client import BackboneClient
-from services.request import admission, wire
+from services.request import wire
+from services.request.calls import Peer
 from services.request.context import RequestContext
 from services.request.rpc import Service
 from services.settings import Settings
 
-IMAGES_AT_ONCE = 16
-"""Images of one request embedded at once: two batches, so that the encoder always has work, and far
-below ``max_queue``, so that one large request does not shut out all others."""
+T = TypeVar("T")
 
 
 class Head(Service):
-    """Base of the services that work on embeddings. Needs neither weights nor torch."""
+    """Base of the services that work on embeddings. Needs neither weights nor torch.
 
-    def __init__(self, settings: Settings):
+    ``peer`` answers for the backbone, by default the one that the settings name.
+    """
+
+    def __init__(self, settings: Settings, peer: Peer | None = None):
         super().__init__(settings)
+        self._peer = peer
         self.directory = checkpoint.resolve(settings.checkpoint)
         self.config = checkpoint.read_config(self.directory)
         self.model = pb.ModelInfo(
@@ -64,6 +70,21 @@ class Head(Service):
     async def close(self) -> None:
         await self.backbone.close()
 
+    async def encode(
+        self, context: RequestContext, image: pb.Image, asked: Needs
+    ) -> tuple[pb.ImageInfo, ImageFeatures]:
+        """Return the image's info, and the outputs of the encoder that a request needs."""
+        outputs = [getattr(pb, name) for name in asked.outputs]
+        size = asked.size(self.config)
+        return await self.backbone.features(context, image, *outputs, size=size)
+
+    async def steps(
+        self, context: RequestContext, features: ImageFeatures, asked: Request[T], terms: Terms
+    ) -> Steps[T]:
+        """Embed the texts of a request, and return the steps that answer it."""
+        text_XD = await self.backbone.class_embeddings(context, asked.texts, self.config.templates)
+        return asked.steps(features, text_XD, self.config.logit_scale, terms)
+
     async def embed_areas(
         self, context: RequestContext, image: pb.Image, areas: Sequence[pb.Area]
     ) -> tuple[pb.ImageInfo, str, list[NDArray[np.float32]]]:
@@ -82,7 +103,6 @@ class Head(Service):
 
     @cached_property
     def backbone(self) -> BackboneClient:
-        address, metadata = admission.backbone(self.settings)
         # A remote backbone may preprocess images differently, so that its entries have no key that
         # we can know: they are cached in this process only.
         caches = embedding_cache.of_settings(
@@ -92,13 +112,10 @@ class Head(Service):
             self.config.image_size,
             share=not self.settings.backbone_address,
         )
-        ca = self.settings.backbone_ca_file if self.settings.backbone_address else None
         return BackboneClient(
-            address,
-            metadata,
+            self._peer or Peer.of(self.settings, "backbone"),
             self.config.image_size,
             self.model.digest + self.model.graphs,
             caches,
             self.settings.max_image_bytes,
-            ca,
         )

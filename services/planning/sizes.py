@@ -51,17 +51,15 @@ class Costs:
     @classmethod
     def reference(cls, machine: str) -> Self:
         """Return the costs of one of the ``machines``."""
-        values = dict(machines()[machine])
-        del values["about"]
-        return cls.of(values)
+        return cls.of(machines()[machine])
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Make costs from the benchmark's values. Raises PlanError if one is missing."""
-        needed = {field.name for field in fields(cls)} - {"gpu_images_per_s"}
-        if missing := sorted(needed - set(values)):
+        names = {field.name for field in fields(cls)}
+        if missing := sorted(names - {"gpu_images_per_s"} - set(values)):
             raise PlanError(f"not measured yet: {', '.join(missing)}; run `make bench`")
-        return cls(**values)
+        return cls(**{name: values[name] for name in names & set(values)})
 
 
 def machines() -> dict[str, dict[str, Any]]:
@@ -83,13 +81,6 @@ class Load:
     hit_ratio: float = 0.0
     image_bytes: float = 250_000
     keep_hours: float | None = None
-
-    def check(self) -> None:
-        """Raise PlanError if a value is out of range."""
-        if not self.images_per_s and not self.clicks_per_s:
-            raise PlanError("the load is zero: give images or clicks per second")
-        if not 0 <= self.hit_ratio <= 1:
-            raise PlanError(f"the hit ratio is {self.hit_ratio}, expected 0 to 1")
 
     @property
     def new_per_s(self) -> float:
@@ -130,14 +121,7 @@ class Plan:
 
 def plan(load: Load, costs: Costs, choices: Choices = Choices(), on_gpu: bool = False) -> Plan:
     """Return the smallest deployment that stays below ``utilisation``. Raises PlanError."""
-    for name, value in (vars(load) | vars(choices)).items():
-        if value is not None and not 0 <= value < inf:
-            raise PlanError(f"{name} is {value}: a number, which must not be negative, is expected")
-    load.check()
-    if not 0 < choices.utilisation <= 1:
-        raise PlanError(f"the utilisation is {choices.utilisation}, expected 0 to 1")
-    if min(choices.redis_gb, choices.shard_gb) <= 0:
-        raise PlanError("Redis and its shards need more than 0 GB")
+    _check(load, choices)
     gpus = _gpus(load, costs, choices) if on_gpu else 0
     busy = busy_cores(load, costs, on_gpu)
     replicas = max(1, gpus, ceil(busy / costs.cores / choices.utilisation))
@@ -171,6 +155,21 @@ def plan(load: Load, costs: Costs, choices: Choices = Choices(), on_gpu: bool = 
         **usd,
         usd_a_month=sum(usd.values()),
     )
+
+
+def _check(load: Load, choices: Choices) -> None:
+    """Raise PlanError if a value is out of range."""
+    for name, value in (vars(load) | vars(choices)).items():
+        if value is not None and not 0 <= value < inf:
+            raise PlanError(f"{name} is {value}: a number, which must not be negative, is expected")
+    if not load.images_per_s and not load.clicks_per_s:
+        raise PlanError("the load is zero: give images or clicks per second")
+    if load.hit_ratio > 1:
+        raise PlanError(f"the hit ratio is {load.hit_ratio}, expected 0 to 1")
+    if not 0 < choices.utilisation <= 1:
+        raise PlanError(f"the utilisation is {choices.utilisation}, expected 0 to 1")
+    if min(choices.redis_gb, choices.shard_gb) <= 0:
+        raise PlanError("Redis and its shards need more than 0 GB")
 
 
 def busy_cores(load: Load, costs: Costs, on_gpu: bool = False) -> float:

@@ -1,37 +1,30 @@
-"""HTTP in front of the gRPC methods: body to message, call, message to body.
-
-The ingress class of an application returns ``application(NAME, self)`` from
-``__serve_build_asgi_app__``, which Serve calls after the constructor.
-"""
+"""The HTTP side of a service: body to message, answer, message to body."""
 
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from http import HTTPStatus
-from itertools import groupby
-from operator import attrgetter
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 from starlette import routing
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
+from starlette.types import Receive, Scope, Send
 
-from samclip_core.errors import RequestTooSlow, SamClipError, Unauthenticated
-from services.request import admission, json_bodies, overlay, request_log, status
-from services.request.arrival import MAX_BODIES, PACE, Arrivals, Pace, taken
+from samclip_core.errors import RequestTooSlow, SamClipError
+from services.request import bodies, messages, overlay, request_log, status
+from services.request.arrival import MAX_BODIES, PACE, Arrivals, Pace, parsed, taken
+from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
-from services.request.long_json import LongJSON
-from services.request.routes import ROUTES, Route
+from services.request.routes import ROUTES, Route, other_names
 from services.settings import Settings
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -54,57 +47,41 @@ class Callee(Protocol):
     name: ClassVar[str]
     settings: Settings
 
-    def arrive(self, method: str, metadata: Mapping[str, str]) -> RequestContext: ...
+    def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext: ...
 
-    async def respond(self, method: str, request: Message, context: RequestContext) -> Message: ...
+    async def answer(self, method: str, request: Message, context: RequestContext) -> Message: ...
 
-    def respond_in_parts(
+    def answers(
         self, method: str, request: Message, context: RequestContext
     ) -> AsyncGenerator[Message, None]: ...
+
+    async def health(self) -> dict[str, Any]: ...
 
 
 def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> FastAPI:
     """Build the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
-    app = protected()
+    app = new_app()
     arrivals = arrivals or Arrivals(MAX_BODIES * callee.settings.max_request_bytes)
-    for path, routes in groupby(ROUTES[name], attrgetter("path")):
-        handler = _Routes(tuple(routes), callee, arrivals)
-        endpoint = Endpoint(handler, problem, arrivals.pace)
-        app.routes.append(routing.Route(path, endpoint, methods=["POST"]))
+    for route in ROUTES[name]:
+        endpoint = Endpoint(_Handler(route, callee, arrivals), problem, arrivals.pace)
+        app.routes.append(routing.Route(route.path, endpoint, methods=["POST"]))
 
     @app.get("/healthz")
     async def health(request: Request) -> Response:
         """Return the application's report: its model, its cache and its dependencies."""
-        describe = getattr(callee, "health", None)
         try:
-            return JSONResponse(await describe() if describe else {})
+            return JSONResponse(await callee.health())
         except SamClipError as error:
             return problem(error, request.headers.get(REQUEST_ID_HEADER, ""))
 
     return app
 
 
-def protected() -> FastAPI:
-    """Build an app that accepts only requests from the front door; errors are problem documents."""
+def new_app() -> FastAPI:
+    """Build an app without routes, whose errors are problem documents."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
-    app.add_middleware(OnlyThroughFrontDoor)
     app.add_exception_handler(HTTPException, _refuse)
     return app
-
-
-class OnlyThroughFrontDoor:
-    """ASGI middleware that refuses requests that did not come through the front door."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = Headers(scope=scope) if scope["type"] == "http" else {}
-        if scope["type"] == "lifespan" or admission.admitted(headers):
-            await self.app(scope, receive, send)
-            return
-        error = Unauthenticated(admission.REFUSAL)
-        await problem(error, headers.get(REQUEST_ID_HEADER, ""))(scope, receive, send)
 
 
 class Endpoint:
@@ -137,19 +114,18 @@ class Endpoint:
             await self.failed(error, identity)(scope, receive, send)
 
 
-class _Routes:
-    """The handler of one path."""
+class _Handler:
+    """The handler of one route."""
 
-    def __init__(self, routes: Sequence[Route], callee: Callee, arrivals: Arrivals):
-        self.routes, self.callee, self.arrivals = routes, callee, arrivals
+    def __init__(self, route: Route, callee: Callee, arrivals: Arrivals):
+        self.route, self.callee, self.arrivals = route, callee, arrivals
+        self.others = other_names(route.path)
 
     async def __call__(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
-        accepted = request.headers.get("accept", "")
-        if self.routes[0].stream and LINES in accepted:
+        if self.route.stream and LINES in request.headers.get("accept", ""):
             await self._send_lines(request, headers, send)
             return
-        # An error raised before the rpc is known is counted under the first candidate.
-        with request_log.request(self.callee.name, self.routes[0].rpc, headers) as observed:
+        with request_log.request(self.callee.name, self.route.rpc, headers) as observed:
             response, context = await self._answer(request, headers, observed)
             observed.until = time.perf_counter()
             async with time_limit(context):
@@ -159,11 +135,11 @@ class _Routes:
         self, request: Request, headers: Mapping[str, str], observed: request_log.Observed
     ) -> tuple[Response, RequestContext]:
         """Return the reply, whose messages are not kept while the caller takes it."""
-        route, message, single, context = await self._read(request, headers, observed)
-        reply = await self.callee.respond(route.rpc, message, context)
+        message, single, context = await self._read(request, headers, observed)
+        reply = await self.callee.answer(observed.rpc, message, context)
         as_png = "image/png" in request.headers.get("accept", "")
         async with time_limit(context):
-            rendered = asyncio.to_thread(_render, route, message, reply, single, as_png)
+            rendered = asyncio.to_thread(_render, observed.rpc, message, reply, single, as_png)
             return await rendered, context
 
     async def _send_lines(self, request: Request, headers: Mapping[str, str], send: Send) -> None:
@@ -171,12 +147,11 @@ class _Routes:
 
         An error after the first one is the last line.
         """
-        begun, rpc = False, self.routes[0].stream
+        begun = False
         try:
-            with request_log.request(self.callee.name, rpc, headers) as observed:
-                _, message, _, context = await self._read(request, headers, observed)
-                parts = self.callee.respond_in_parts(rpc, message, context)
-                async with aclosing(parts) as answers:
+            with request_log.request(self.callee.name, self.route.stream, headers) as observed:
+                message, _, context = await self._read(request, headers, observed)
+                async with aclosing(self.callee.answers(observed.rpc, message, context)) as answers:
                     async for answer in answers:
                         line = await asyncio.to_thread(_line, answer)
                         async with time_limit(context):
@@ -193,38 +168,31 @@ class _Routes:
 
     async def _read(
         self, request: Request, headers: Mapping[str, str], observed: request_log.Observed
-    ) -> tuple[Route, Message, bool, RequestContext]:
-        """Read the request: its route, its message, whether that is single, and its context."""
-        routes = self.routes[:1] if observed.rpc == self.routes[0].stream else self.routes
-        contexts: list[RequestContext] = []
+    ) -> tuple[Message, bool, RequestContext]:
+        """Return the message of a request, whether its image is a single one, and its context."""
+        settings, kind = self.callee.settings, request.headers.get("content-type", "")
+        is_form = bodies.is_form(kind)
 
-        @asynccontextmanager
-        async def arrived() -> AsyncIterator[None]:
+        def message() -> tuple[Message, bool]:
+            fields = bodies.parse(chunks, kind, form_parts(settings))
+            wanted = self.route.request
+            for name in fields.keys() & self.others.keys():
+                observed.rpc, wanted = self.others[name].rpc, self.others[name].request
+            single = messages.is_single(wanted, fields)
+            return messages.to_message(wanted, fields, is_form, most_values(settings)), single
+
+        async with bodies.whole(request, settings.max_request_bytes, self.arrivals) as chunks:
             observed.since = time.perf_counter()  # exclude the time of the upload
-            contexts.append(self.callee.arrive(observed.rpc, headers))
-            async with time_limit(contexts[0]):
-                yield
-
-        def understand(fields: json_bodies.Fields, form: bool) -> tuple[Route, Message, bool]:
-            route = next((r for r in routes if json_bodies.knows(r.request, fields)), routes[0])
-            observed.rpc = observed.rpc if observed.rpc == route.stream else route.rpc
-            single = json_bodies.is_single(route.request, fields)
-            most = most_values(settings)
-            return route, json_bodies.to_message(route.request, fields, form, most), single
-
-        settings = self.callee.settings
-        most_bytes, most_parts = settings.max_request_bytes, form_parts(settings)
-        found = await json_bodies.read(
-            request, most_bytes, most_parts, self.arrivals, understand, arrived
-        )
-        return *found, contexts[0]
+            context = self.callee.arrive(observed.rpc, headers)
+            async with time_limit(context):
+                return *await parsed(chunks, message), context
 
 
-def _render(route: Route, message: Message, reply: Message, single: bool, as_png: bool) -> Response:
-    draw = overlay.DRAWN.get(route.rpc)
+def _render(rpc: str, message: Message, reply: Message, single: bool, as_png: bool) -> Response:
+    draw = overlay.DRAWN.get(rpc)
     if draw and as_png:
         return Response(draw(message, reply), media_type="image/png")
-    values = json_bodies.to_json(reply)
+    values = messages.to_json(reply)
     if single and isinstance(message, pb.ClassifyRequest) and not message.areas:
         (only,) = values["results"]
         values = {"image": only["image"], "results": only["scores"], "model": values["model"]}
@@ -232,7 +200,7 @@ def _render(route: Route, message: Message, reply: Message, single: bool, as_png
 
 
 def _line(answer: Message) -> bytes:
-    return bytes(LongJSON(json_bodies.to_json(answer)).body) + b"\n"
+    return bytes(LongJSON(messages.to_json(answer)).body) + b"\n"
 
 
 def problem(error: Exception, identity: str) -> Response:

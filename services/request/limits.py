@@ -135,24 +135,25 @@ def check_texts(texts: Sequence[str], most_labels: int) -> None:
         check_text(text, f"text {index}", MAX_EXPANDED)
 
 
+def _check_range(name: str, value: float, most: float, note: str = "") -> None:
+    """Raise InvalidRequest unless a value is between 0 and ``most``; ``note`` ends the message."""
+    if not 0 <= value <= most:
+        raise InvalidRequest(f"{name} is {value}, expected 0 to {most}{note}")
+
+
 def check_top_k(top_k: int) -> None:
     """Raise InvalidRequest unless ``top_k`` is between 0 and MAX_TOP_K."""
-    if not 0 <= top_k <= MAX_TOP_K:
-        raise InvalidRequest(f"top_k is {top_k}, expected 0 to {MAX_TOP_K}")
+    _check_range("top_k", top_k, MAX_TOP_K)
 
 
 def check_offset(offset: int, top_k: int) -> None:
     """Raise InvalidRequest unless all results lie within the first MAX_TOP_K of the ranking."""
-    if not 0 <= offset <= MAX_TOP_K - top_k:
-        raise InvalidRequest(
-            f"offset is {offset}, expected 0 to {MAX_TOP_K - top_k} with a top_k of {top_k}"
-        )
+    _check_range("offset", offset, MAX_TOP_K - top_k, f" with a top_k of {top_k}")
 
 
 def check_limit(limit: int) -> None:
     """Raise InvalidRequest unless the page length is between 0 and MAX_TOP_K."""
-    if not 0 <= limit <= MAX_TOP_K:
-        raise InvalidRequest(f"limit is {limit}, expected 0 to {MAX_TOP_K}")
+    _check_range("limit", limit, MAX_TOP_K)
 
 
 def check_deletion(request: pb.DeleteRequest) -> None:
@@ -184,11 +185,7 @@ def check_metadata(metadata: Mapping[str, str], most: int) -> None:
 
 def check_points_per_side(points: int) -> None:
     """Raise InvalidRequest unless ``points`` is between 0 and MAX_POINTS_PER_SIDE."""
-    if not 0 <= points <= MAX_POINTS_PER_SIDE:
-        raise InvalidRequest(
-            f"points_per_side is {points}, expected 1 to {MAX_POINTS_PER_SIDE}, "
-            "or 0 for the checkpoint's default"
-        )
+    _check_range("points_per_side", points, MAX_POINTS_PER_SIDE, " (0: the checkpoint's default)")
 
 
 def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
@@ -300,5 +297,4 @@ def check_encoding(encoding: int, panoptic: bool = False) -> None:
 
 def check_label_score(score: float) -> None:
     """Raise InvalidRequest unless ``score`` is a probability."""
-    if not 0 <= score <= 1:
-        raise InvalidRequest(f"min_label_score is {score:g}, expected 0 to 1")
+    _check_range("min_label_score", score, 1)

@@ -3,7 +3,6 @@
 H W are pixels of the original image.
 """
 
-import colorsys
 import io
 from collections.abc import Callable, Mapping
 
@@ -11,7 +10,7 @@ import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 from PIL import Image
-from samclip.drawing import HEAT_256_3
+from samclip.drawing import HEAT_256_3, colour
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.image import ImageLimits, decode
@@ -20,13 +19,6 @@ from samclip_core.io.masks import decode_label_map, read_png
 OPACITY = 0.55
 STRIP_ROWS = 128
 """Rows coloured at once: intermediates for a whole image of 64 megapixels would take gigabytes."""
-GOLDEN = 0.618033988749895  # hues a golden section apart stay distinct for any number of labels
-
-
-def colour(index: int) -> tuple[int, int, int]:
-    """Return the colour of a label by its index in the request."""
-    red, green, blue = colorsys.hsv_to_rgb((0.03 + index * GOLDEN) % 1, 0.75, 0.95)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def draw_labels(request: Message, response: Message) -> bytes:

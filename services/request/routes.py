@@ -13,7 +13,7 @@ from samclip.v1 import samclip_pb2 as pb
 
 @dataclass(frozen=True)
 class Route:
-    """One rpc at one path. If a path has several, the fields of the body select the rpc."""
+    """One rpc at one path."""
 
     path: str
     rpc: str
@@ -51,12 +51,8 @@ APPLICATIONS = {
     "backbone": Application(
         "services.backbone.app",
         "BackboneService",
-        (
-            "/embed",
-            "Embed",
-            "The embeddings of an image, or of texts if the body has texts instead.",
-        ),
-        ("/embed", "EmbedText", "The embeddings of texts."),
+        ("/embed", "Embed", "The embeddings of an image. With texts, the same as /embed-text."),
+        ("/embed-text", "EmbedText", "The embeddings of texts."),
     ),
     "classification": Application(
         "services.heads.classification.app",
@@ -120,6 +116,8 @@ MODULES = {name: application.module for name, application in APPLICATIONS.items(
     "gateway": "services.gateway.app"
 }
 """The module of each application, including the gateway, which has pages and no rpcs."""
+OTHER_NAMES = {("/embed", "texts"): "/embed-text"}
+"""A body with this field at this path is a request of the other path."""
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
 SERVICES = {f"samclip.v1.{each.service}": name for name, each in APPLICATIONS.items()}
 """The application that answers each gRPC service."""
@@ -148,3 +146,9 @@ SERVICERS = [
     ".add_GRPCInferenceServiceServicer_to_server",
 ]
 """The ``grpc_servicer_functions`` of Serve's gRPC proxy; the gateway has the last two."""
+
+
+def other_names(path: str) -> dict[str, Route]:
+    """Return the routes that a body at this path may be a request of, by its field."""
+    routes = {route.path: route for routes in ROUTES.values() for route in routes}
+    return {field: routes[other] for (at, field), other in OTHER_NAMES.items() if at == path}

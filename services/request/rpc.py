@@ -1,35 +1,34 @@
-"""The wrappers of all rpcs: request id, admission, deadline, metrics and error status.
+"""The base of all services: a table of rpcs, and the one way of a request through it.
 
-``rpc`` wraps a method with one answer; ``stream_rpc`` wraps one that yields answers, to one request
-or, in a session, to a stream of messages. A failed method sets the status on the context, and
-returns an empty message if its rpc has one answer: Ray Serve would send the text of an exception,
-stack trace included, to the caller.
+gRPC here and HTTP in ``services.request.http`` record a request, make its context with ``arrive``,
+and call ``answer``, or ``answers`` for a stream. Both check the caller, limit the time and ``run``
+the method of the rpc.
 """
 
 import functools
+import inspect
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, nullcontext
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_type_hints
 
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
-from starlette.types import ASGIApp
 
-from samclip_core.errors import Unauthenticated, Unavailable
+from samclip_core.errors import Unavailable
 from services.observability import logs, metrics, tracing
-from services.request import admission, http, json_bodies, request_log, sessions, status, stream_key
-from services.request.callers import Caller
-from services.request.channel import ERROR_KIND
+from services.request import calls, messages, request_log, status, streams
 from services.request.context import RequestContext, time_limit
 from services.settings import Settings
 
-Request = TypeVar("Request", bound=Message)
-Response = TypeVar("Response", bound=Message)
-Method = Callable[[Any, Request, RequestContext], Awaitable[Response]]
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+Method = Callable[[Any, Any, RequestContext], Any]
+"""``async method(self, request, context)`` that returns the answer, or yields several."""
 Messages = AsyncIterator[Any]
-"""What the caller of a session sends."""
+"""The messages that the caller of a session sends."""
 Answers = AsyncGenerator[Any, None]
 
 
@@ -47,6 +46,7 @@ class Service:
 
     name: ClassVar[str]  # the service in samclip.proto
     application: ClassVar[str]  # in Serve
+    rpcs: ClassVar[Mapping[str, Method]] = MappingProxyType({})
     bulk: ClassVar[frozenset[str]] = frozenset()  # rpcs that are bulk work by default
     tunable: ClassVar[tuple[str, ...]] = ("log_level",)  # settings that may change at run time
     model: pb.ModelInfo
@@ -54,7 +54,7 @@ class Service:
 
     def __init__(self, settings: Settings):
         self.settings = settings
-        self._sessions = sessions.Sessions()
+        self._sessions = streams.Sessions()
         if settings.otlp_endpoint:
             tracing.start(self.application, settings.otlp_endpoint)
 
@@ -74,16 +74,19 @@ class Service:
     async def close(self) -> None:
         """Release all resources. The service answers nothing afterwards."""
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:
+    def __serve_build_asgi_app__(self) -> "ASGIApp":
         """Build the HTTP side; Serve calls this method by name."""
+        from services.request import http  # FastAPI, which ``samclip --local`` does not need
+
         return http.application(self.application, self)
 
     async def health(self) -> dict[str, Any]:
         """Return the application's report; any answer means that it is ready."""
-        return {"model": json_bodies.to_json(self.model)}
+        return {"model": messages.to_json(self.model)}
 
     async def check_health(self) -> None:
         """Raise Unavailable if the replica is unhealthy; Serve replaces it if that persists."""
+        calls.check_guard()
         most, used = self.settings.max_replica_bytes, metrics.resident_bytes()
         if most and used > most:
             raise Unavailable(f"the replica uses {used:,} bytes of memory, at most {most:,}")
@@ -92,47 +95,48 @@ class Service:
         """Return the scope of ``services.front_door.keys`` that a key needs for this rpc."""
         return "read"
 
-    async def call(self, method: str, request: Message, metadata: Mapping[str, str]) -> Message:
-        """Call ``respond`` and record it as one request."""
-        with request_log.request(self.name, method, metadata):
-            return await self.respond(method, request, self.arrive(method, metadata))
+    def arrive(
+        self, method: str, headers: Mapping[str, str], most_s: float | None = None
+    ) -> RequestContext:
+        """Return the context of a request; its time begins now. Raises as its ``read`` does."""
+        return RequestContext.read(headers, self.settings, most_s, bulk=method in self.bulk)
 
-    async def respond(self, method: str, request: Message, context: RequestContext) -> Message:
-        """Answer one request that came over HTTP or gRPC.
+    async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
+        """Return the answer to one request. Attempted changes are audited.
 
         Raises an error of ``samclip_core.errors``, or any other; ``services.request.status``
         translates both.
         """
-        with self._audited(method, request, context):
-            context.caller.check(self.scope(method, request))
-            async with time_limit(context):
-                return await self.answer(method, request, context)
+        scope, code = self.scope(method, request), "CANCELLED"
+        try:
+            context.caller.check(scope)
+            async with time_limit(context), aclosing(self.run(method, request, context)) as answers:
+                answer: Message = await anext(answers)
+            code = "OK"
+            return answer
+        except Exception as error:
+            code = status.describe(error, "").status.code.name
+            raise
+        finally:
+            if scope != "read":
+                collection = str(getattr(request, "collection", ""))[:80]
+                about = {"scope": scope, "collection": collection}
+                context.caller.audit(method, context.id, code, **about)
 
-    async def stream(
-        self, method: str, request: Message | Messages, metadata: Mapping[str, str]
-    ) -> Answers:
-        """Yield the answers to one request, or to each message of a session, and record it as one.
-
-        Raises as ``respond`` does, and the errors of ``services.request.sessions``.
-        """
-        with request_log.request(self.name, method, metadata):
-            most_s = None if isinstance(request, Message) else sessions.LONGEST_S
-            context = self.arrive(method, metadata, most_s)
-            async with aclosing(self.respond_in_parts(method, request, context)) as answers:
-                async for answer in answers:
-                    yield answer
-
-    async def respond_in_parts(
+    async def answers(
         self, method: str, request: Message | Messages, context: RequestContext
     ) -> Answers:
-        """Do what ``stream`` does, without a record."""
+        """Yield the answers to one request, or to each message of a session.
+
+        Raises as ``answer`` does, and the errors of ``services.request.streams``.
+        """
         context.caller.check(self.scope(method, request))
         total_s = context.priority.time_left()
         with nullcontext() if isinstance(request, Message) else self._sessions.opened():
-            async with stream_key.opened(context) as key:
+            async with streams.opened(context) as key:
                 if not isinstance(request, Message):
-                    request = sessions.within_limits(request, key.count)
-                async with aclosing(self.answers(method, request, context)) as answers:
+                    request = streams.within_limits(request, key.count)
+                async with aclosing(self.run(method, request, context)) as answers:
                     while True:
                         # While an answer is sent, the limit would look like a cancelled call.
                         async with time_limit(context, total_s), key.watched():
@@ -141,102 +145,75 @@ class Service:
                             return
                         yield answer
 
-    def arrive(
-        self, method: str, metadata: Mapping[str, str], most_s: float | None = None
-    ) -> RequestContext:
-        """Return the context of a request from its headers; its time begins now.
-
-        ``most_s`` limits it, or else the settings do. Raises Unauthenticated and InvalidRequest.
-        """
-        if not admission.admitted(metadata):
-            raise Unauthenticated(admission.REFUSAL)
-        caller = Caller.read(metadata, bool(self.settings.api_keys_file))
-        limit_s = most_s or self.settings.request_timeout_s
-        return RequestContext.read(metadata, caller, limit_s, bulk=method in self.bulk)
-
-    async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
-        """Run the method of the rpc."""
-        body: Method[Message, Message] = getattr(self, method).answer
-        return await body(self, request, context)
-
-    async def answers(
+    async def run(
         self, method: str, request: Message | Messages, context: RequestContext
     ) -> Answers:
-        """Run the method of an rpc that answers with a stream."""
-        async with aclosing(getattr(self, method).answer(self, request, context)) as answers:
+        """Run the method of an rpc; a single answer is a stream of one."""
+        made = self.rpcs[method](self, request, context)
+        if not inspect.isasyncgen(made):
+            yield await made
+            return
+        async with aclosing(made) as answers:
             async for answer in answers:
                 yield answer
 
-    @contextmanager
-    def _audited(self, method: str, request: Message, context: RequestContext) -> Iterator[None]:
-        """Audit each attempted change: the caller, the rpc and the outcome."""
-        code = "CANCELLED"
-        try:
-            yield
-            code = "OK"
-        except Exception as error:
-            code = status.describe(error, "").status.code.name
-            raise
-        finally:
-            if (scope := self.scope(method, request)) != "read":
-                collection = str(getattr(request, "collection", ""))[:80]
-                about = {"scope": scope, "collection": collection}
-                context.caller.audit(method, context.id, code, **about)
+
+class _Rpc:
+    """A marked method: its class gets it in ``rpcs``, and its gRPC side under its name."""
+
+    def __init__(self, method: Method):
+        self.method = method
+
+    def __set_name__(self, service: type[Service], name: str) -> None:
+        service.rpcs = {**service.rpcs, name: self.method}
+        setattr(service, name, _over_grpc(self.method))
 
 
-def rpc(method: Method[Request, Response]) -> Callable[[Any, Request, Context], Any]:
-    """Wrap ``async method(self, request, context)`` as a gRPC method of samclip.proto."""
-    empty: type[Response] = get_type_hints(method)["return"]
+def rpc(method: Method) -> Any:
+    """Mark a method that answers the rpc of its name in samclip.proto.
 
-    @functools.wraps(method)
-    async def grpc_method(self: Service, request: Request, grpc_context: Context) -> Message:
-        metadata = headers_of(grpc_context)
-        try:
-            return await self.call(method.__name__, request, metadata)
-        except Exception as error:
-            fail(grpc_context, error, metadata)
-            return empty()
-
-    return _published(grpc_method, method)
-
-
-def stream_rpc(method: Callable[[Any, Any, RequestContext], Answers]) -> Callable[..., Any]:
-    """Wrap ``async method(self, request, context)`` that yields messages as a gRPC method.
-
-    In a session, ``request`` is an asynchronous iterator over the caller's messages.
+    It takes the request, or in a session an asynchronous iterator over the caller's messages.
     """
+    return _Rpc(method)
 
-    @functools.wraps(method)
-    async def grpc_method(self: Service, request: Any, grpc_context: Context) -> Answers:
-        metadata = headers_of(grpc_context)
-        try:
-            async with aclosing(self.stream(method.__name__, request, metadata)) as answers:
+
+def _over_grpc(method: Method) -> Any:
+    """Return the gRPC side of a method, which Serve calls by name."""
+    name = method.__name__
+    empty = get_type_hints(method)["return"]
+
+    async def one(self: Service, request: Message, grpc_context: Context) -> Message:
+        with called(grpc_context) as headers, request_log.request(self.name, name, headers):
+            return await self.answer(name, request, self.arrive(name, headers))
+        return empty()
+
+    async def many(self: Service, request: Any, grpc_context: Context) -> Answers:
+        with called(grpc_context) as headers, request_log.request(self.name, name, headers):
+            most_s = None if isinstance(request, Message) else streams.LONGEST_S
+            context = self.arrive(name, headers, most_s)
+            async with aclosing(self.answers(name, request, context)) as answers:
                 async for answer in answers:
                     yield answer
-        except Exception as error:
-            fail(grpc_context, error, metadata)
 
-    return _published(grpc_method, method)
-
-
-def headers_of(grpc_context: Context) -> dict[str, str]:
-    """Return the headers of a call, with a request id in any case."""
-    metadata = dict(grpc_context.invocation_metadata())
-    metadata[request_log.REQUEST_ID] = metadata.get(request_log.REQUEST_ID) or uuid.uuid4().hex
-    return metadata
-
-
-def fail(grpc_context: Context, error: Exception, metadata: Mapping[str, str]) -> None:
-    """Set the status of a call that failed."""
-    failure = status.describe(error, metadata[request_log.REQUEST_ID])
-    grpc_context.set_code(failure.status.code)
-    grpc_context.set_details(failure.message)
-    grpc_context.set_trailing_metadata([(ERROR_KIND, failure.kind)])
-
-
-def _published(grpc_method: Any, method: Callable[..., Any]) -> Any:
-    """Give a wrapper the signature that Serve needs, and its method as ``answer``."""
+    side = functools.wraps(method)(many if inspect.isasyncgenfunction(method) else one)
     # Serve passes the context only if the signature names it, and ``wraps`` would hide that.
-    del grpc_method.__wrapped__
-    grpc_method.answer = method
-    return grpc_method
+    del side.__wrapped__
+    return side
+
+
+@contextmanager
+def called(grpc_context: Context) -> Iterator[dict[str, str]]:
+    """Yield the headers of a call, with a request id in any case; an error becomes its status.
+
+    The call then returns an empty message if its rpc has one answer: Serve would send the text of
+    an exception, stack trace included, to the caller.
+    """
+    headers = dict(grpc_context.invocation_metadata())
+    headers[request_log.REQUEST_ID] = headers.get(request_log.REQUEST_ID) or uuid.uuid4().hex
+    try:
+        yield headers
+    except Exception as error:
+        failure = status.describe(error, headers[request_log.REQUEST_ID])
+        grpc_context.set_code(failure.status.code)
+        grpc_context.set_details(failure.message)
+        grpc_context.set_trailing_metadata([(calls.ERROR_KIND, failure.kind)])

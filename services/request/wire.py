@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from samclip.mask_codecs import encode_polygons
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area
@@ -80,7 +81,7 @@ def image_info(key: str, geometry: Geometry, cached: bool) -> pb.ImageInfo:
 
 
 def to_tensor(array: NDArray[Any], name: str = "", inline: bool = True) -> pb.Tensor:
-    """Convert to little-endian, C order; without ``inline`` only dtype and shape."""
+    """Convert an array to little-endian, C order; without ``inline`` only dtype and shape."""
     dtype = array.dtype.name
     data = np.ascontiguousarray(array, _DTYPES[dtype]).tobytes() if inline else b""
     return pb.Tensor(name=name, dtype=dtype, shape=array.shape, data=data)
@@ -201,21 +202,15 @@ def to_mask(
     mask_HW: NDArray[np.bool_], encoding: int, logits_hw: NDArray[np.float32] | None = None
 ) -> pb.Mask:
     """Encode a mask of the original image, with box and area; LOGITS requires ``logits_hw``."""
-    x_min, y_min, x_max, y_max = masks.mask_box(mask_HW)
+    if encoding == pb.RLE:
+        return _to_rle(masks.find_runs(mask_HW))
     height, width = mask_HW.shape
-    message = pb.Mask(
-        box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max),
-        area=int(np.count_nonzero(mask_HW)),
-    )
+    message = _boxed(masks.pixel_box(mask_HW), int(np.count_nonzero(mask_HW)))
     match encoding:
-        case pb.RLE:
-            counts = masks.encode_rle(mask_HW)
-            message.rle.CopyFrom(pb.CocoRle(height=height, width=width, counts=counts))
         case pb.PNG:
             message.png = masks.encode_png(mask_HW)
         case pb.POLYGONS:
-            polygons = [pb.Polygon(xy=ring) for ring in masks.encode_polygons(mask_HW)]
-            message.polygons.CopyFrom(pb.Polygons(polygons=polygons))
+            message.polygons.CopyFrom(_to_polygons(mask_HW))
         case pb.PACKED_BITS:
             data = masks.pack_bits(mask_HW)
             message.packed.CopyFrom(pb.PackedBits(height=height, width=width, data=data))
@@ -226,6 +221,24 @@ def to_mask(
                 "this answer has no logits: choose RLE, PNG, POLYGONS or PACKED_BITS"
             )
     return message
+
+
+def _boxed(box: masks.Box, area: int) -> pb.Mask:
+    x_min, y_min, x_max, y_max = box
+    return pb.Mask(box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max), area=area)
+
+
+def _to_rle(runs: masks.Runs) -> pb.Mask:
+    message = _boxed(runs.box, runs.area)
+    counts = masks.encode_runs(runs)
+    message.rle.CopyFrom(pb.CocoRle(height=runs.height, width=runs.width, counts=counts))
+    return message
+
+
+def _to_polygons(mask_hw: NDArray[np.bool_], corner: tuple[int, int] = (0, 0)) -> pb.Polygons:
+    """Trace a mask, or the crop of one with this top-left corner (x, y)."""
+    rings = [(ring_K2 + corner).reshape(-1) for ring_K2 in encode_polygons(mask_hw)]
+    return pb.Polygons(polygons=[pb.Polygon(xy=ring) for ring in rings])
 
 
 def to_prompt_masks(found: MaskLogits, encoding: int) -> Iterator[pb.Mask]:
@@ -248,16 +261,6 @@ def to_everything_mask(found: EverythingMask, encoding: int) -> pb.Mask:
     mask.predicted_iou, mask.stability_score = found.predicted_iou, found.stability
     mask.label, mask.label_score = found.label, found.label_score
     return mask
-
-
-def _to_rle(runs: masks.Runs) -> pb.Mask:
-    x_min, y_min, x_max, y_max = runs.box
-    counts = masks.encode_runs(runs)
-    return pb.Mask(
-        rle=pb.CocoRle(height=runs.height, width=runs.width, counts=counts),
-        box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max),
-        area=runs.area,
-    )
 
 
 def to_panoptic(
@@ -289,17 +292,14 @@ def to_regions(found: SemanticMap, encoding: int) -> Iterator[pb.Region]:
 
 
 def _to_region_mask(region: Region, runs: masks.Runs, encoding: int) -> pb.Mask:
-    if encoding in (pb.PNG, pb.PACKED_BITS):  # these store every pixel of the image
-        return to_mask(region.mask_HW, encoding)
     if encoding == pb.RLE:
         return _to_rle(runs)
+    if encoding != pb.POLYGONS:  # the others store every pixel of the image
+        return to_mask(region.mask_HW, encoding)
+    message = _boxed(runs.box, region.area)
     x_min, y_min, x_max, y_max = runs.box
-    message = pb.Mask(
-        box=pb.Box(x_min=x_min, y_min=y_min, x_max=x_max, y_max=y_max), area=region.area
-    )
     crop_hw = region.label_map_HW[y_min:y_max, x_min:x_max] == region.index
-    rings = masks.encode_polygons_of(crop_hw, x_min, y_min)
-    message.polygons.CopyFrom(pb.Polygons(polygons=[pb.Polygon(xy=ring) for ring in rings]))
+    message.polygons.CopyFrom(_to_polygons(crop_hw, (x_min, y_min)))
     return message
 
 

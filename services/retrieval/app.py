@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence, Set
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from google.protobuf.message import Message
@@ -17,9 +17,9 @@ from samclip_core.errors import InvalidRequest, KeyUnknown, Unavailable
 from samclip_core.io import checkpoint
 from services.batching import threads
 from services.deployment import replica
-from services.heads.head import IMAGES_AT_ONCE, Head
-from services.request.callers import Caller
+from services.heads.head import Head
 from services.request.context import RequestContext
+from services.request.fan_out import IMAGES_AT_ONCE
 from services.request.limits import (
     MAX_ITEMS,
     check_areas,
@@ -33,16 +33,8 @@ from services.request.limits import (
 )
 from services.request.rpc import Messages, rpc
 from services.retrieval.engine import OwnIndex
-from services.retrieval.index import (
-    MAX_ID,
-    UNRECORDED,
-    Collections,
-    Hit,
-    Item,
-    Listed,
-    Query,
-    check_item,
-)
+from services.retrieval.index import MAX_ID, Collections, Item, check_item
+from services.retrieval.query import Query
 from services.settings import Settings
 
 TOP_K = 10
@@ -51,6 +43,7 @@ HEALTH_S = 1.0
 """Timeout of the index's health check, below the two seconds of the gateway's readiness check."""
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class _Made(NamedTuple):
@@ -99,15 +92,13 @@ class Retrieval(Head):
     @rpc
     async def Index(self, request: pb.IndexRequest, context: RequestContext) -> pb.IndexResponse:
         check_images(request.items, MAX_ITEMS)
-        ids = {item.id for item in request.items}
-        await self._index.run(self._addable, context.caller, request.collection, ids)
+        name, ids = request.collection, {item.id for item in request.items}
+        await self._ask_index(context, lambda ours: ours.check_addable(name, ids, self.settings))
         made = await self._made(context, request.items)
         items = [item for item in made if isinstance(item, _Made)]
         replaced = 0
         if items:
-            replaced = await self._index.run(
-                self._upsert, context.caller, request.collection, items
-            )
+            replaced = await self._ask_index(context, lambda ours: self._upsert(ours, name, items))
         errors = [error for error in made if isinstance(error, pb.ItemError)]
         return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
 
@@ -117,32 +108,10 @@ class Retrieval(Head):
         check_offset(request.offset, request.top_k or TOP_K)
         check_filter(request.filter)
         _check_parts(request)
-        found = await self._index.run(
-            lambda: self._collections(context.caller).get(request.collection)
-        )
-        match request.WhichOneof("query"):
-            case "text":
-                check_text(request.text, "the text to search for")
-                (vector_D,) = await self.backbone.class_embeddings(
-                    context, [request.text], self.config.templates
-                )
-            case "image" if request.HasField("area"):
-                _, _, (vector_D,) = await self.embed_areas(context, request.image, [request.area])
-            case "image":
-                vector_D, _ = await self._embed(context, request.image)
-            case "id":
-                vector_D = await self._index.run(
-                    self._vector, context.caller, request.collection, request.id
-                )
-            case _:
-                raise InvalidRequest("nothing to search for: send a text, an image or an id")
-        if request.with_text:
-            (text_D,) = await self.backbone.class_embeddings(
-                context, [request.with_text], self.config.templates
-            )
-            vector_D = combine(vector_D, text_D)
+        name = request.collection
+        found = await self._ask_index(context, lambda ours: ours.get(name))
         query = Query(
-            vector_D,
+            await self._searched(context, request),
             request.top_k or TOP_K,
             request.offset,
             dict(request.filter),
@@ -150,7 +119,7 @@ class Retrieval(Head):
             exclude=request.id if request.HasField("id") else None,
         )
         try:
-            hits = await self._index.run(self._search, context.caller, request.collection, query)
+            hits = await self._ask_index(context, lambda ours: ours.get(name).search(query))
         finally:
             query.abandoned.set()
         made = (pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits)
@@ -161,12 +130,10 @@ class Retrieval(Head):
     async def Delete(self, request: pb.DeleteRequest, context: RequestContext) -> pb.DeleteResponse:
         check_deletion(request)
         if request.all:
-            deleted = await self._index.run(
-                lambda: self._collections(context.caller).drop(request.collection)
-            )
+            deleted = await self._ask_index(context, lambda ours: ours.drop(request.collection))
         else:
-            deleted = await self._index.run(
-                self._delete, context.caller, request.collection, request.ids
+            deleted = await self._ask_index(
+                context, lambda ours: ours.get(request.collection).delete(request.ids)
             )
         return pb.DeleteResponse(deleted=deleted)
 
@@ -174,9 +141,7 @@ class Retrieval(Head):
     async def Describe(
         self, request: pb.DescribeRequest, context: RequestContext
     ) -> pb.DescribeResponse:
-        found = await self._index.run(
-            lambda: self._collections(context.caller).describe(request.collection)
-        )
+        found = await self._ask_index(context, lambda ours: ours.describe(request.collection))
         return pb.DescribeResponse(
             collections=[
                 pb.Collection(
@@ -196,13 +161,41 @@ class Retrieval(Head):
         self, request: pb.ListItemsRequest, context: RequestContext
     ) -> pb.ListItemsResponse:
         check_limit(request.limit)
-        limit = request.limit or LISTED
-        items = await self._index.run(
-            self._items, context.caller, request.collection, request.after_id, limit
+        after, limit = request.after_id, request.limit or LISTED
+        items = await self._ask_index(
+            context, lambda ours: ours.of_any_model(request.collection).items(after, limit)
         )
         made = (pb.ListedItem(id=item.id, metadata=item.metadata) for item in items)
         listed = await threads.drain(self._decoders, "encode", context.reply.within(made))
         return pb.ListItemsResponse(items=listed)
+
+    async def _searched(
+        self, context: RequestContext, request: pb.SearchRequest
+    ) -> NDArray[np.float32]:
+        """Return the vector to search for, D."""
+        match request.WhichOneof("query"):
+            case "text":
+                check_text(request.text, "the text to search for")
+                return await self._text(context, request.text)
+            case "image" if request.HasField("area"):
+                _, _, (vector_D,) = await self.embed_areas(context, request.image, [request.area])
+            case "image":
+                vector_D, _ = await self._embed(context, request.image)
+            case "id":
+                vector_D = await self._ask_index(
+                    context, lambda ours: ours.get(request.collection).vector(request.id)
+                )
+            case _:
+                raise InvalidRequest("nothing to search for: send a text, an image or an id")
+        if request.with_text:
+            return combine(vector_D, await self._text(context, request.with_text))
+        return vector_D
+
+    async def _text(self, context: RequestContext, text: str) -> NDArray[np.float32]:
+        """Return the vector of a text, D."""
+        templates = self.config.templates
+        (vector_D,) = await self.backbone.class_embeddings(context, [text], templates)
+        return vector_D
 
     async def _made(
         self, context: RequestContext, items: Sequence[pb.IndexItem]
@@ -248,17 +241,9 @@ class Retrieval(Head):
             context, image, pb.CLIP_POOLED, size=self.config.size_of("retrieval")
         )
         assert features.clip_pooled_D is not None
-        return unit(features.clip_pooled_D), features.dtype or UNRECORDED
+        return unit(features.clip_pooled_D), features.dtype
 
-    def _addable(self, caller: Caller, name: str, ids: Set[str]) -> Collections:
-        """Return the collections if these items may be added to one. Raises InvalidRequest."""
-        collections = self._collections(caller)
-        collections.check_addable(name)
-        most = self.settings.max_collection_items, self.settings.max_collections
-        collections.check_room(name, ids, *most)
-        return collections
-
-    def _upsert(self, caller: Caller, name: str, made: Sequence[_Made]) -> int:
+    def _upsert(self, ours: Collections, name: str, made: Sequence[_Made]) -> int:
         dtypes = sorted({dtype for _, dtype in made})
         if len(dtypes) > 1:
             raise Unavailable(
@@ -266,24 +251,13 @@ class Retrieval(Head):
                 "cannot mix precisions: set SAMCLIP_DTYPE to one of these for all replicas"
             )
         # Again, in the same turn of the thread: other requests have added items since.
-        collections = self._addable(caller, name, {item.id for item, _ in made})
-        return collections.get_or_make(name, dtypes[0]).upsert([item for item, _ in made])
+        ours.check_addable(name, {item.id for item, _ in made}, self.settings)
+        return ours.get_or_make(name, dtypes[0]).upsert([item for item, _ in made])
 
-    def _delete(self, caller: Caller, name: str, ids: Sequence[str]) -> int:
-        return self._collections(caller).get(name).delete(ids)
-
-    def _vector(self, caller: Caller, name: str, id: str) -> NDArray[np.float32]:
-        return self._collections(caller).get(name).vector(id)
-
-    def _search(self, caller: Caller, name: str, query: Query) -> list[Hit]:
-        return self._collections(caller).get(name).search(query)
-
-    def _items(self, caller: Caller, name: str, after: str, limit: int) -> list[Listed]:
-        return self._collections(caller).of_any_model(name).items(after, limit)
-
-    def _collections(self, caller: Caller) -> Collections:
-        """Return the collections of the caller's tenant. Raises Unavailable."""
-        return self._every_tenants().of_tenant(caller.tenant)
+    async def _ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
+        """Do work on the collections of the caller's tenant. Raises Unavailable."""
+        tenant = context.caller.tenant
+        return await self._index.run(lambda: work(self._every_tenants().of_tenant(tenant)))
 
     def _every_tenants(self) -> Collections:
         model = self.model.digest + self.model.graphs

@@ -15,14 +15,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
 from samclip.cli.usage import Parser
 from tqdm import tqdm
 
 from samclip_core.errors import InvalidRequest, NotFound, SamClipError, Unavailable
 from samclip_core.io.files import replacing
 from services.retrieval import engine
-from services.retrieval.index import OF, Collections, Description, check_dtype
+from services.retrieval.index import Collections, Description, check_dtype, to_bytes
 from services.settings import Settings, SettingsError
 
 HEADER = {"samclip_backup": 1}
@@ -109,15 +108,14 @@ def _items(index: Collections, description: Description) -> Iterator[Line]:
 
     Raises Unavailable if it is also made again with another model or precision.
     """
-    tenant, _, name = description.name.rpartition(OF)
-    described = index.of_model(description.digest, description.dimension).of_tenant(tenant)
+    described = index.of_model(description.digest, description.dimension)
+    ours, name = described.of_owner(description.name)
     with suppress(NotFound):
         try:
-            collection = described.get(name)
+            collection = ours.get(name)
             check_dtype(name, collection.dtype, description.dtype)
             for item in collection.stored():
-                vector = np.ascontiguousarray(item.vector_D, "<f4").tobytes()
-                encoded = base64.b64encode(vector).decode()
+                encoded = base64.b64encode(to_bytes(item.vector_D)).decode()
                 yield {"id": item.id, "metadata": dict(item.metadata), "vector": encoded}
         except InvalidRequest as error:
             raise Unavailable(

@@ -12,7 +12,6 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,18 @@ from usearch.index import Index as Graph
 
 from samclip_core.errors import Unavailable
 from samclip_core.io import checkpoint
+from samclip_core.io.files import replacing
 from services import private_files
 from services.retrieval.index import (
-    EXACT,
-    UNRECORDED,
+    Collection,
     Description,
-    Hit,
     Item,
     Listed,
-    Query,
     no_item,
+    to_bytes,
+    to_vector,
 )
+from services.retrieval.query import EXACT, Hit, Query
 
 SNAPSHOT_EVERY = 5_000
 """Number of changes after which the snapshot is written again."""
@@ -50,6 +50,10 @@ CREATE TABLE items (
 );
 """
 
+Model = tuple[str, int, str]
+"""Of a collection's vectors: the digest of the model, their dimension and their precision."""
+_MODEL = "SELECT digest, dimension, dtype FROM model"
+
 logger = logging.getLogger(__name__)
 
 
@@ -65,25 +69,34 @@ def on_disk() -> Iterator[None]:
         raise Unavailable(f"the index on disk failed ({error}): {advice}") from error
 
 
-class EmbeddedCollection:
-    """An open collection. Not thread-safe. A change that raises Unavailable has no effect."""
+class EmbeddedCollection(Collection):
+    """An open collection. A change that raises Unavailable has no effect."""
 
-    def __init__(self, path: Path, digest: str, dimension: int, dtype: str):
-        """Open the collection at ``path`` (without suffix), or create an empty one."""
+    def __init__(self, path: Path, new: Model | None = None):
+        """Open the collection at ``path`` (without suffix), or create an empty one with ``new``.
+
+        Raises sqlite3.DatabaseError if its file is damaged, or missing without ``new``.
+        """
         self.name = path.name
+        self._path = path
         self._snapshot = path.with_name(f"{path.name}.usearch")
-        self._database = _connect(path, digest, dimension, dtype)
-        self.digest, self.dimension, self.dtype = _model(self._database)
+        self._database = _connect(path, new)
+        self.digest, self.dimension, self.dtype = self._database.execute(_MODEL).fetchone()
         self._graph = self._load()
         self._unsaved = 0
 
     def __len__(self) -> int:
         return len(self._graph)
 
+    def record(self, digest: str) -> None:
+        with on_disk(), self._database:
+            self._database.execute("UPDATE model SET digest = ?", (digest,))
+        self.digest = digest
+
     def upsert(self, items: Iterable[Item]) -> int:
-        """Add items atomically, replacing those with the same ids; return how many it replaced."""
+        """Add all items or none; see ``Collection.upsert``."""
         rows = {
-            item.id: (item.id, json.dumps(dict(item.metadata)), _blob(item.vector_D))
+            item.id: (item.id, json.dumps(dict(item.metadata)), to_bytes(item.vector_D))
             for item in items
         }
         with on_disk(), self._database:
@@ -99,14 +112,12 @@ class EmbeddedCollection:
         return len(replaced)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete items; return how many there were. Unknown ids are ignored."""
         with on_disk(), self._database:
             removed = self._remove(tuple(dict.fromkeys(ids)))
         self._change(removed, {})
         return len(removed)
 
     def holds(self, ids: Set[str]) -> int:
-        """Return how many of these ids it has."""
         row = self._database.execute(
             "SELECT COUNT(*) FROM items WHERE id IN (SELECT value FROM json_each(?))",
             (json.dumps([*ids]),),
@@ -114,21 +125,19 @@ class EmbeddedCollection:
         return int(row[0])
 
     def vector(self, id: str) -> NDArray[np.float32]:
-        """Return the vector of an item, D. Raises NotFound."""
         row = self._database.execute("SELECT vector FROM items WHERE id = ?", (id,)).fetchone()
         if row is None:
             raise no_item(id, self.name)
-        return np.frombuffer(row[0], "<f4")
+        return to_vector(row[0])
 
     def search(self, query: Query) -> list[Hit]:
-        """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
         if not len(self):
             return []
 
-        # Computed once: ``page`` calls ``ranked`` again to resolve ties.
+        # Computed once: ``page`` calls ``nearest`` again to resolve ties.
         compared = self._compare(query, query.filter) if query.filter else None
 
-        def ranked(most: int, exact: bool) -> Iterator[tuple[int, float]]:
+        def nearest(most: int, exact: bool) -> Iterator[tuple[int, float]]:
             query.check_wanted()
             if compared is not None:
                 numbers, scores = compared
@@ -141,40 +150,34 @@ class EmbeddedCollection:
             "SELECT number FROM items WHERE id = ?", (query.exclude,)
         ).fetchone()
         excluded: int | None = row[0] if row else None
-        walk, compare = partial(ranked, exact=False), partial(ranked, exact=True)
-        page = query.page(len(self), excluded, walk, compare)
+        page = query.page(len(self), excluded, nearest)
         return [self._hit(number, score) for number, score in page]
 
     def items(self, after: str, limit: int) -> list[Listed]:
-        """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
         rows = self._database.execute(
             "SELECT id, metadata FROM items WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )
         return [Listed(id, json.loads(metadata)) for id, metadata in rows]
 
     def stored(self) -> Iterator[Item]:
-        """Yield all items with their vectors, in the UTF-8 byte order of their ids."""
         rows = self._database.execute("SELECT id, vector, metadata FROM items ORDER BY id")
         for id, blob, metadata in rows:
-            yield Item(id, np.frombuffer(blob, "<f4"), json.loads(metadata))
+            yield Item(id, to_vector(blob), json.loads(metadata))
 
     def save(self) -> None:
         """Write the snapshot atomically. A failure is logged and loses no data."""
         if not self._unsaved:
             return
-        partial = self._snapshot.with_suffix(".partial")
         try:
-            self._graph.save(str(partial))
-            private_files.close_files(partial.parent, partial.name)
-            with self._database:
-                self._database.execute("DELETE FROM snapshot")
-                self._database.execute(
-                    "INSERT INTO snapshot VALUES (?)", (checkpoint.sha256(partial),)
-                )
-            partial.replace(self._snapshot)
+            with replacing(self._snapshot, 0o600) as partial:
+                self._graph.save(str(partial))
+                with self._database:
+                    self._database.execute("DELETE FROM snapshot")
+                    self._database.execute(
+                        "INSERT INTO snapshot VALUES (?)", (checkpoint.sha256(partial),)
+                    )
         except (OSError, RuntimeError, sqlite3.OperationalError) as error:  # RuntimeError: usearch
             logger.warning("cannot write the snapshot of collection %s: %s", self.name, error)
-            partial.unlink(missing_ok=True)
         self._unsaved = 0
 
     def close(self) -> None:
@@ -183,11 +186,10 @@ class EmbeddedCollection:
 
     def remove_files(self) -> None:
         """Close the collection and delete its files."""
-        path = Path(self._database.execute("PRAGMA database_list").fetchone()[2])
         self._database.close()
         self._snapshot.unlink(missing_ok=True)
-        path.unlink()
-        _sync(path.parent)
+        _file(self._path).unlink()
+        _sync(self._path.parent)
 
     def _compare(
         self, query: Query, filter: Mapping[str, str]
@@ -209,8 +211,8 @@ class EmbeddedCollection:
             part = (first, first + EXACT - 1, *pairs)
             rows = self._database.execute(statement, part).fetchall()
             matches = [(n, v) for n, m, v in rows if filter.items() <= json.loads(m).items()]
-            vectors_ND = np.frombuffer(b"".join(v for _, v in matches), "<f4")
-            vectors_ND = vectors_ND.reshape(-1, self.dimension)
+            joined = b"".join(v for _, v in matches)
+            vectors_ND = to_vector(joined).reshape(-1, self.dimension)
             lengths_N = np.linalg.norm(vectors_ND, axis=1) * np.linalg.norm(vector_D)
             numbers.append(np.array([n for n, _ in matches], np.int64))
             scores.append(vectors_ND @ vector_D / lengths_N)
@@ -238,7 +240,7 @@ class EmbeddedCollection:
         if removed:
             self._graph.remove(np.array(removed, np.uint64))
         if added:
-            vectors_ND = np.stack([np.frombuffer(blob, "<f4") for blob in added.values()])
+            vectors_ND = np.stack([*map(to_vector, added.values())])
             # One thread: concurrent insertions can leave the first items of a graph unreachable.
             self._graph.add(np.array([*added], np.uint64), vectors_ND, threads=1)
         self._unsaved += len(removed) + len(added)
@@ -259,36 +261,37 @@ class EmbeddedCollection:
             blob = self._database.execute(
                 "SELECT vector FROM items WHERE number = ?", (number,)
             ).fetchone()[0]
-            graph.add(number, np.frombuffer(blob, "<f4"))
+            graph.add(number, to_vector(blob))
         return graph
 
 
-def describe(path: Path, digest: str, dimension: int, dtype: str) -> Description:
+def describe(path: Path) -> Description:
     """Describe the closed collection at ``path`` without loading its graph."""
-    with closing(_connect(path, digest, dimension, dtype)) as database:
-        digest, dimension, dtype = _model(database)
+    with closing(_connect(path)) as database:
+        digest, dimension, dtype = database.execute(_MODEL).fetchone()
         (count,) = database.execute("SELECT COUNT(*) FROM items").fetchone()
     return Description(path.name, count, dimension, digest, dtype)
 
 
-def _model(database: sqlite3.Connection) -> tuple[str, int, str]:
-    """Return digest, dimension and dtype of the vectors; older files have no dtype."""
-    digest, dimension, *dtype = database.execute("SELECT * FROM model").fetchone()
-    return digest, dimension, dtype[0] if dtype else UNRECORDED
+def _file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sqlite")
 
 
-def _connect(path: Path, digest: str, dimension: int, dtype: str) -> sqlite3.Connection:
-    file = path.with_name(f"{path.name}.sqlite")
+def _connect(path: Path, new: Model | None = None) -> sqlite3.Connection:
+    file = _file(path)
     # Calls are serialised, but may come from other threads than this one, which sqlite3 refuses.
     database = sqlite3.connect(file, check_same_thread=False)
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = FULL")
     if not database.execute("SELECT 1 FROM sqlite_master WHERE name = 'model'").fetchone():
+        if new is None:
+            database.close()
+            raise sqlite3.DatabaseError("no model: the process ended while it made the file")
         with database:
             database.execute("BEGIN")  # otherwise each CREATE would be committed immediately
             for statement in _SCHEMA.split(";"):
                 database.execute(statement)
-            database.execute("INSERT INTO model VALUES (?, ?, ?)", (digest, dimension, dtype))
+            database.execute("INSERT INTO model VALUES (?, ?, ?)", new)
     for suffix in _FILES:  # by name: a glob would scan the whole folder for each collection
         private_files.close_files(path.parent, file.name + suffix)
     return database
@@ -301,7 +304,3 @@ def _sync(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _blob(vector_D: NDArray[np.float32]) -> bytes:
-    return np.ascontiguousarray(vector_D, "<f4").tobytes()

@@ -4,13 +4,15 @@ import logging
 import resource
 import sqlite3
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from samclip_core.errors import Unavailable
 from services import private_files
 from services.retrieval import collection, folder
-from services.retrieval.collection import EmbeddedCollection, on_disk
-from services.retrieval.index import UNRECORDED, Collections, Description
+from services.retrieval.collection import EmbeddedCollection, Model, on_disk
+from services.retrieval.index import Collections, Description
 
 MOST_OPEN = 1000
 """Maximum number of open collections (files and graph), if ``ulimit -n`` allows it."""
@@ -46,53 +48,48 @@ class EmbeddedCollections(Collections):
             opened.close()
         self._lock.close()
 
-    def _names(self) -> list[str]:
+    def _all_names(self) -> list[str]:
         return sorted(self._known)
 
     def _find(self, name: str) -> EmbeddedCollection | None:
         if name in self._open:
             self._open.move_to_end(name)
             return self._open[name]
-        if name not in self._known:
-            return None
-        try:
-            with on_disk():
-                return self._load(name, UNRECORDED)
-        except sqlite3.DatabaseError:
-            self._leave_out(name)
-            return None
+        if name in self._known:
+            with self._undamaged(name):
+                return self._load(name)
+        return None
 
     def _describe(self, name: str) -> Description | None:
         """Describe a closed collection without its graph, which can take seconds to load."""
         if name in self._open or name not in self._known:
             return super()._describe(name)
-        if self._known[name] is None:
-            path = self._directory / name
-            try:
-                with on_disk():
-                    self._known[name] = collection.describe(
-                        path, self._digest, self._dimension, UNRECORDED
-                    )
-            except sqlite3.DatabaseError:
-                self._leave_out(name)
-                return None
-        return self._known[name]
+        with self._undamaged(name):
+            if self._known[name] is None:
+                self._known[name] = collection.describe(self._directory / name)
+            return self._known[name]
+        return None
 
-    def _leave_out(self, name: str) -> None:
-        logger.exception("collection %s.sqlite is damaged and ignored", self._directory / name)
-        del self._known[name]
+    @contextmanager
+    def _undamaged(self, name: str) -> Iterator[None]:
+        """Log that a collection's file is damaged, and forget it. Raises Unavailable."""
+        try:
+            with on_disk():
+                yield
+        except sqlite3.DatabaseError:
+            logger.exception("collection %s.sqlite is damaged and ignored", self._directory / name)
+            del self._known[name]
 
     def _make(self, name: str, dtype: str) -> EmbeddedCollection:
         with on_disk():
-            return self._load(name, dtype)
+            return self._load(name, (self._digest, self._dimension, dtype))
 
-    def _load(self, name: str, dtype: str) -> EmbeddedCollection:
-        """Open a collection, or create it with ``dtype``; evict the least recently used ones."""
+    def _load(self, name: str, new: Model | None = None) -> EmbeddedCollection:
+        """Open a collection, or create it with ``new``; evict the least recently used ones."""
         while len(self._open) >= self._most_open:
             _, oldest = self._open.popitem(last=False)
             oldest.close()
-        path = self._directory / name
-        self._open[name] = EmbeddedCollection(path, self._digest, self._dimension, dtype)
+        self._open[name] = EmbeddedCollection(self._directory / name, new)
         self._known[name] = None  # an open collection may change
         return self._open[name]
 

@@ -51,13 +51,9 @@ class OwnIndex:
         return await threads.run(self._thread, "index", function, *args, **kwargs)
 
 
-def _scheme(settings: Settings) -> str:
-    return (settings.redis_url or "").partition("://")[0]
-
-
 def may_use_redis(settings: Settings) -> bool:
     """Return whether to store collections in Redis, provided that it has vector sets."""
-    return _scheme(settings) in ONE_SERVER
+    return (settings.redis_url or "").partition("://")[0] in ONE_SERVER
 
 
 def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
@@ -66,14 +62,13 @@ def open_index(settings: Settings, digest: str, dimension: int) -> Collections:
     Raises Unavailable while Redis does not answer: it may have collections, and opening files
     instead would create a second set under the same names.
     """
-    if settings.redis_url and may_use_redis(settings):
-        client = connect(settings.redis_url)
-        if has_vector_sets(client):
-            return VectorSets(client, digest, dimension)
-        client.close()
-        reason = "the Redis at redis_url has no vector sets, which need version 8"
-    else:
-        reason = f"redis_url is {_scheme(settings)}://, and vector sets need a single server"
     if settings.redis_url:
+        reason = "redis_url names several servers, and vector sets need a single server"
+        if may_use_redis(settings):
+            client = connect(settings.redis_url)
+            if has_vector_sets(client):
+                return VectorSets(client, digest, dimension)
+            client.close()
+            reason = "the Redis at redis_url has no vector sets, which need version 8"
         logger.warning("%s: collections are stored in %s instead", reason, settings.index_dir)
     return EmbeddedCollections(settings.index_dir, digest, dimension)

@@ -21,10 +21,10 @@ from tqdm import tqdm
 
 from samclip_core.engine.base import Dtype
 from samclip_core.errors import InvalidRequest, SamClipError
-from services.request.callers import NAME
+from services.request.context import NAME
 from services.retrieval import backup
 from services.retrieval.backup import HEADER
-from services.retrieval.index import OF, PAGE, Collections, Item, check_item
+from services.retrieval.index import OF, PAGE, Collections, Item, check_item, to_vector
 from services.settings import Settings, SettingsError
 
 LONGEST = 16 * 1024**2  # bytes of a line
@@ -56,7 +56,7 @@ class _Item(BaseModel, strict=True):
         Raises InvalidRequest for an id or metadata (over ``most_bytes``) that Index refuses too.
         """
         check_item(self.id, self.metadata, most_bytes)
-        vector_D = np.frombuffer(base64.b64decode(self.vector, validate=True), "<f4")
+        vector_D = to_vector(base64.b64decode(self.vector, validate=True))
         if len(vector_D) != dimension or not abs(np.linalg.norm(vector_D) - 1) < 0.05:
             raise ValueError(f"expected a vector of {dimension} numbers and of length 1")
         return Item(self.id, vector_D, self.metadata)
@@ -126,7 +126,7 @@ def check(file: Path, index: Collections, settings: Settings) -> int:
         count += isinstance(last, Item)
         if isinstance(last, _Description):
             ours, name = _place(index, last)
-            ours.check_addable(name)
+            ours.check_addable(name, set(), settings)
     if last != _End(items=count):
         raise BackupError(f"{file} ends after {count} items: expected its last line; copy it again")
     return count
@@ -138,7 +138,6 @@ def read(file: Path, index: Collections, settings: Settings, total: int) -> None
     Raises InvalidRequest if a collection has another precision, or the limits of the settings allow
     no more items or collections.
     """
-    most = settings.max_collection_items, settings.max_collections
     lines = _lines(file, settings.max_metadata_bytes)
     with tqdm(total=total, unit="item", disable=not sys.stderr.isatty()) as progress:
         for described, group in groupby(lines, lambda line: isinstance(line, _Description)):
@@ -146,20 +145,19 @@ def read(file: Path, index: Collections, settings: Settings, total: int) -> None
                 for line in group:
                     assert isinstance(line, _Description)
                     ours, name = _place(index, line)
-                    ours.check_room(name, set(), *most)
+                    ours.check_addable(name, set(), settings)
                     collection = ours.get_or_make(name, line.dtype)
                 continue
             items = (line for line in group if isinstance(line, Item))
             while page := [*islice(items, PAGE)]:
-                ours.check_room(name, {item.id for item in page}, *most)
+                ours.check_addable(name, {item.id for item in page}, settings)
                 collection.upsert(page)
                 progress.update(len(page))
 
 
 def _place(index: Collections, description: _Description) -> tuple[Collections, str]:
     """Return the collections of the tenant and the model, and the name among them."""
-    tenant, _, name = description.name.rpartition(OF)
-    return index.of_model(description.digest, description.dimension).of_tenant(tenant), name
+    return index.of_model(description.digest, description.dimension).of_owner(description.name)
 
 
 def _lines(file: Path, most_bytes: int) -> Iterator[_Description | Item | _End]:

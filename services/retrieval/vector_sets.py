@@ -15,7 +15,6 @@ import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -26,19 +25,21 @@ from redis.client import Pipeline
 from redis.retry import Retry
 
 from samclip_core.errors import Unavailable
+from samclip_core.io import checkpoint
 from services.retrieval.index import (
-    OF,
     PAGE,
-    UNRECORDED,
+    Collection,
     Collections,
-    Hit,
     Item,
     Listed,
-    Query,
     check_dtype,
     check_model,
     no_item,
+    own,
+    to_bytes,
+    to_vector,
 )
+from services.retrieval.query import Hit, Query
 
 logger = logging.getLogger(__name__)
 
@@ -54,18 +55,20 @@ REFUSALS = (
 # another model may just have re-created the collection. It adds one item per call, because Redis
 # serves no other client during a script, and an insertion into the graph takes about 1 ms.
 _UPSERT = """
-if redis.call('HSETNX', KEYS[1], 'digest', ARGV[1]) == 1 then
-    redis.call('HSET', KEYS[1], 'dimension', ARGV[2], 'dtype', ARGV[3])
+local name, digest, dimension, dtype, id, vector, attributes = unpack(ARGV)
+if redis.call('HSETNX', KEYS[1], 'digest', digest) == 1 then
+    redis.call('HSET', KEYS[1], 'dimension', dimension, 'dtype', dtype)
 end
-local digest, added = redis.call('HGET', KEYS[1], 'digest'), 0
-local dtype = redis.call('HGET', KEYS[1], 'dtype') or ARGV[7]
-if digest == ARGV[1] and dtype == ARGV[3] then
-    added = redis.call('ZADD', KEYS[3], 0, ARGV[4])
-    redis.call('VADD', KEYS[2], 'FP32', ARGV[5], ARGV[4], 'NOQUANT', 'SETATTR', ARGV[6])
-    redis.call('SADD', KEYS[4], ARGV[8])
+local found, found_dtype = unpack(redis.call('HMGET', KEYS[1], 'digest', 'dtype'))
+local added = 0
+if (found == digest or found == string.sub(digest, 1, DIGITS)) and found_dtype == dtype then
+    redis.call('HSET', KEYS[1], 'digest', digest)
+    added = redis.call('ZADD', KEYS[3], 0, id)
+    redis.call('VADD', KEYS[2], 'FP32', vector, id, 'NOQUANT', 'SETATTR', attributes)
+    redis.call('SADD', KEYS[4], name)
 end
-return {digest, dtype, added}
-"""
+return {redis.call('HGET', KEYS[1], 'digest'), found_dtype, added}
+""".replace("DIGITS", str(checkpoint.DIGITS))
 
 
 def connect(url: str) -> redis.Redis:
@@ -109,8 +112,8 @@ def _answers() -> Iterator[None]:
         ) from error
 
 
-class VectorSet:
-    """A collection in Redis. Not thread-safe."""
+class VectorSet(Collection):
+    """A collection in Redis."""
 
     def __init__(self, client: redis.Redis, name: str, digest: str, dimension: int, dtype: str):
         self.name, self.digest, self.dimension, self.dtype = name, digest, dimension, dtype
@@ -123,27 +126,29 @@ class VectorSet:
         with _answers():
             return self._client.vset().vcard(self._vectors)
 
+    def record(self, digest: str) -> None:
+        self.digest = digest
+
     def upsert(self, items: Iterable[Item]) -> int:
-        """Add items, replacing those with the same ids; return how many it replaced.
+        """Add each item atomically; see ``Collection.upsert``.
 
         Raises InvalidRequest if the collection was re-created with another model or precision.
         """
-        model = self.digest, self.dimension, self.dtype
+        model = self.name, self.digest, self.dimension, self.dtype
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for item in items:
-                vector = np.ascontiguousarray(item.vector_D, "<f4").tobytes()
-                arguments = (*model, item.id, vector, _attributes(item), UNRECORDED, self.name)
+                arguments = (*model, item.id, to_bytes(item.vector_D), _attributes(item))
                 self._put((*self._keys, NAMES), arguments, client=pipe)
             done = pipe.execute()
         for digest, dtype, _ in done:
             self._check(digest, dtype)
             if digest != self.digest:  # nothing was added
-                name = self.name.rpartition(OF)[2]
-                raise Unavailable(f"collection {name!r} was made anew meanwhile: try again")
+                raise Unavailable(
+                    f"collection {own(self.name)!r} was made anew meanwhile: try again"
+                )
         return sum(not added for *_, added in done)
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete items; return how many there were. Unknown ids are ignored."""
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.zrem(self._ids, id)
@@ -151,43 +156,37 @@ class VectorSet:
             return sum(pipe.execute()[1::2])
 
     def holds(self, ids: Set[str]) -> int:
-        """Return how many of these ids it has."""
         with _answers():
             found = self._client.zmscore(self._ids, [*ids]) if ids else []
         return sum(score is not None for score in found)
 
     def vector(self, id: str) -> NDArray[np.float32]:
-        """Return the vector of an item, D. Raises NotFound."""
-        (found,) = self._read(lambda pipe: pipe.vset().vemb(self._vectors, id, raw=True))
-        if found is None:
+        (vector_D,) = self._vectors_of([id])
+        if vector_D is None:
             raise no_item(id, self.name)
-        return _vector(found)
+        return vector_D
 
     def search(self, query: Query) -> list[Hit]:
-        """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
-
-        def ranked(most: int, truth: bool) -> list[tuple[str, float]]:
+        def nearest(most: int, exact: bool) -> list[tuple[str, float]]:
             query.check_wanted()
             (scores,) = self._read(
                 lambda pipe: pipe.vset().vsim(
                     self._vectors,
-                    np.ascontiguousarray(query.vector_D, "<f4").tobytes(),
+                    to_bytes(query.vector_D),
                     with_scores=True,
                     count=most,
                     ef=most,
                     filter=_expression(query.filter or {}),
-                    truth=truth,
+                    truth=exact,
                 )
             )
             # Redis' own score is (1 + cosine) / 2.
             return [(id, 2 * score - 1) for id, score in cast(dict[str, float], scores).items()]
 
-        walk, compare = partial(ranked, truth=False), partial(ranked, truth=True)
-        page = dict(query.page(len(self), query.exclude, walk, compare))
+        page = dict(query.page(len(self), query.exclude, nearest))
         return [Hit(one.id, page[one.id], one.metadata) for one in self._listed([*page])]
 
     def items(self, after: str, limit: int) -> list[Listed]:
-        """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
         while True:
             start = f"({after}" if after else "-"
             with _answers():
@@ -199,22 +198,20 @@ class VectorSet:
             after = ids[-1]
 
     def stored(self) -> Iterator[Item]:
-        """Yield all items with their vectors, in the UTF-8 byte order of their ids.
+        after = ""
+        while listed := self.items(after, PAGE):
+            vectors = self._vectors_of([item.id for item in listed])
+            for item, vector_D in zip(listed, vectors, strict=True):
+                if vector_D is not None:  # it may have been deleted since it was listed
+                    yield Item(item.id, vector_D, item.metadata)
+            after = listed[-1].id
 
-        Raises InvalidRequest if the collection is made again with another model meanwhile.
-        """
-        listed = self.items("", PAGE)
-        while listed:
-            ids = [item.id for item in listed]
-
-            def read(pipe: Pipeline, ids: list[str] = ids) -> None:
-                for id in ids:
-                    pipe.vset().vemb(self._vectors, id, raw=True)
-
-            for item, found in zip(listed, self._read(read), strict=True):
-                if found:  # it may have been deleted since it was listed
-                    yield Item(item.id, _vector(found), item.metadata)
-            listed = self.items(ids[-1], PAGE)
+    def _vectors_of(self, ids: Sequence[str]) -> list[NDArray[np.float32] | None]:
+        found = self._read(
+            lambda pipe: [pipe.vset().vemb(self._vectors, id, raw=True) for id in ids]
+        )
+        # Redis has vectors of length 1, and their lengths.
+        return [each and to_vector(each["raw"]) * np.float32(each["l2"]) for each in found]
 
     def _read(self, queue: Callable[[Pipeline], object]) -> list[Any]:
         """Return the answers to the queued commands, if the collection still has this model.
@@ -227,13 +224,12 @@ class VectorSet:
             pipe.hmget(self._model, "digest", "dtype")
             *answers, (digest, dtype) = pipe.execute()
         if digest is not None:  # else it is deleted, or has no items yet
-            self._check(digest, dtype or UNRECORDED)
+            self._check(digest, dtype)
         return answers
 
     def _check(self, digest: str, dtype: str) -> None:
-        name = self.name.rpartition(OF)[2]
-        check_model(name, digest, self.digest)
-        check_dtype(name, dtype, self.dtype)
+        check_model(self.name, digest, self.digest)
+        check_dtype(self.name, dtype, self.dtype)
 
     def _listed(self, ids: Sequence[str]) -> list[Listed]:
         """Return the items of these ids, without those that were just deleted."""
@@ -258,7 +254,7 @@ class VectorSets(Collections):
     def close(self) -> None:
         self._client.close()
 
-    def _names(self) -> list[str]:
+    def _all_names(self) -> list[str]:
         with _answers():
             return sorted(cast(set[str], self._client.smembers(NAMES)))
 
@@ -267,8 +263,8 @@ class VectorSets(Collections):
             model = cast(dict[str, str], self._client.hgetall(_key(name, "model")))
         if not model:
             return None
-        dtype = model.get("dtype", UNRECORDED)
-        return VectorSet(self._client, name, model["digest"], int(model["dimension"]), dtype)
+        dimension = int(model["dimension"])
+        return VectorSet(self._client, name, model["digest"], dimension, model["dtype"])
 
     def _make(self, name: str, dtype: str) -> VectorSet:
         """Return a collection, which its first item will create: Redis stores no empty keys."""
@@ -285,11 +281,6 @@ class VectorSets(Collections):
 
 def _key(name: str, kind: str) -> str:
     return f"{NAMES}:{{{name}}}:{kind}"
-
-
-def _vector(found: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Return the vector of Redis' raw answer, which has it with length 1, and its length."""
-    return np.frombuffer(found["raw"], "<f4") * np.float32(found["l2"])
 
 
 def _attributes(item: Item) -> str:

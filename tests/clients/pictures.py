@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from samclip import Mask, drawing
+from samclip import Mask, Masks, drawing
 from samclip.demo import SCENES, photograph
 from samclip.images import read_pixels
 
@@ -72,7 +72,7 @@ def open_inference(service: Service, photos: Path) -> Image.Image:
     mask_HW = np.array(mask, bool)
     found = Mask(mask_HW, (0, 0, 0, 0), int(mask_HW.sum()), iou, 0)
     cat_HW3 = read_pixels((photos / "cat.jpg").read_bytes())
-    picture = drawing.draw_prompts(drawing.draw_masks(cat_HW3, [found]), [click])
+    picture = drawing.draw_prompts(Masks([found]).draw(cat_HW3), [click])
     return drawing.with_title(picture, f"mask.mean() {mask_HW.mean():.2f}, predicted_iou {iou:.2f}")
 
 

@@ -21,7 +21,7 @@ from services.backbone.app import Backbone
 from services.heads.segmentation.app import Segmentation
 from services.launch import isolation
 from services.launch.ports import BLOCKS
-from services.request import admission
+from services.request import calls
 from services.request.routes import MODULES, SERVICERS
 from services.settings import PREFIX, Settings
 from tests.checkout import ROOT
@@ -43,7 +43,7 @@ def is_setting(variable: str) -> bool:
 def test_ray_takes_the_serve_configuration() -> None:
     ServeDeploySchema.model_validate(CONFIG)
     names = [application["name"] for application in CONFIG["applications"]]
-    assert names == admission.applications(Settings())
+    assert names == calls.applications(Settings())
     assert CONFIG["grpc_options"]["grpc_servicer_functions"] == SERVICERS
 
 

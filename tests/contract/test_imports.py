@@ -40,11 +40,11 @@ LAYERS = {
         "request",
         "batching deployment front_door",
         "backbone heads gateway",
-        "retrieval",
+        "local retrieval",
         "launch",
     ),
     "training": (
-        "failures inputs schedule workers",
+        "inputs schedule workers",
         "storage",
         "journal",
         "loop recipes",
@@ -154,6 +154,9 @@ def test_proto_is_no_package() -> None:
         ("from services.backbone import app", {"torch", "openvino"}),
         ("from services.heads.segmentation import app", {"torch", "openvino"}),
         ("from services.heads.semantic import app", {"torch", "openvino"}),
+        ("import services.heads.classification.app, services.retrieval.app", {"torch", "openvino"}),
+        # ``samclip --local`` imports it.
+        ("import services.local", {"ray", "fastapi", "redis", "torch"}),
         (
             "from samclip_core import SamClip; SamClip.load().embed_text(['a dog'])",
             {"torch", "torchvision", "timm", "open_clip", "segment_anything"},

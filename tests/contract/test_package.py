@@ -1,9 +1,13 @@
 """Installed packages include the data files beside their code."""
 
+import os
 import re
+import sys
 import tomllib
+from pathlib import Path
 
 import pytest
+from samclip import cli
 from samclip.cli.parts import PARTS
 
 from tests.checkout import ROOT
@@ -11,23 +15,40 @@ from tests.checkout import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGE_DATA = PROJECT["tool"]["setuptools"]["package-data"]
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-FOLDERS = {"samclip": "client/samclip"} | {
-    name: name for name in ("samclip_core", "services", "training")
-}
+FOLDERS = ("client/samclip", "samclip_core", "services", "training")
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_files_beside_the_code_are_installed(name: str) -> None:
-    folder = ROOT / FOLDERS[name]
+    folder = ROOT / name
     packaged = {
         path
         for package, patterns in PACKAGE_DATA.items()
-        if package.split(".")[0] == name
         for pattern in patterns
-        for path in folder.joinpath(*package.split(".")[1:]).glob(pattern)
+        for path in place(package).glob(pattern)
     }
     beside = {p for p in folder.rglob("*") if p.is_file() and p.suffix not in {".py", ".pyc"}}
     assert beside <= packaged, f"package-data in pyproject.toml lacks {beside - packaged}"
+
+
+def place(package: str) -> Path:
+    """Return the folder of an installed package in this clone."""
+    name = package.removeprefix("samclip._bundled.").replace(".", "/")
+    return ROOT / ("client" if name == "samclip" else "") / name
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_the_command_imports_its_own_services_before_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    package = tmp_path / "client/samclip"
+    expected = package / "_bundled" if installed else tmp_path
+    (expected / "services").mkdir(parents=True)
+    monkeypatch.setattr(sys, "path", ["/application"])
+    monkeypatch.setenv("PYTHONPATH", "/application")
+    cli.add_services(package)
+    assert sys.path == [str(expected), "/application"]
+    assert os.environ["PYTHONPATH"] == f"{expected}:/application"
 
 
 TEXTS = [

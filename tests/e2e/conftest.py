@@ -5,6 +5,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import pytest
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
-from services.request.admission import SECRET_VARIABLE
+from services.request.calls import SECRET_VARIABLE
 from tests.checkout import ROOT, sources
 from tests.ports import free_port
 
@@ -68,7 +69,8 @@ class Service:
         SIGTERM must go to the launcher only: it would end Ray's processes before Serve has shut
         down, and Serve would wait for them in vain.
         """
-        os.killpg(self.process.pid, signal.SIGINT)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGINT)
         return self.process.wait(STOP_S)
 
 
@@ -133,9 +135,27 @@ def trained(checkpoint_name: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory, checkpoint_name: str) -> Iterator[Service]:
+def index_dir() -> Iterator[Path]:
+    """Make a folder of collections that others may read, as do the files that are in it.
+
+    All users may enter the folder above it; pytest's folders are private.
+    """
+    with tempfile.TemporaryDirectory(prefix="samclip-test-", dir="/tmp") as above:
+        folder = Path(above) / "index"
+        folder.mkdir()
+        (folder / "old.usearch").write_bytes(b"of an older version")
+        (folder / "old.usearch").chmod(0o644)
+        for path in (folder.parent, folder):
+            path.chmod(0o755)
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, checkpoint_name: str, index_dir: Path
+) -> Iterator[Service]:
     """Run one service for all tests that do not change it."""
-    running = start(tmp_path_factory.mktemp("service"), checkpoint_name)
+    running = start(tmp_path_factory.mktemp("service"), checkpoint_name, INDEX_DIR=index_dir)
     yield running
     running.stop()
 

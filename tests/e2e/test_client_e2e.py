@@ -1,15 +1,13 @@
 """Every method of the client against the real service, on photographs."""
 
 import asyncio
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import samclip
-from PIL import Image
-from samclip import cli, demo
+from samclip import demo
 
 from tests.e2e.conftest import Service
 
@@ -239,17 +237,6 @@ def test_collections(client: samclip.Client) -> None:
         client.search("e2e-client", text="a building")
 
 
-def test_errors_say_what_to_do(client: samclip.Client, cat: samclip.Photo) -> None:
-    with pytest.raises(samclip.InvalidArgument, match="label"):
-        cat.classify([])
-    with pytest.raises(samclip.InvalidArgument) as caught:
-        cat.segment([(10_000, 10)])
-    assert caught.value.request_id
-    with pytest.raises(samclip.InvalidArgument):
-        client.image(b"no image").embed()
-    cat.embed()  # the client still works
-
-
 async def test_the_async_twin(service: Service) -> None:
     async with samclip.AsyncClient(service.address, timeout=300) as client:
         cat, coffee = client.image(path("cat")), client.image(path("coffee"))
@@ -263,12 +250,3 @@ async def test_the_async_twin(service: Service) -> None:
         assert mask.array.shape == (400, 600)
         assert found.label_map.shape == (300, 451)
         assert vectors_TD.shape[0] == 1
-
-
-def test_the_command(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["segment", str(path("cat")), "--box", "15", "0", "385", "299", "--json"]
-    argv += ["--server", service.address, "--timeout", "300", "--out", str(tmp_path / "out")]
-    assert cli.main(argv) == 0
-    (row,) = json.loads(capsys.readouterr().out)["results"]
-    with Image.open(tmp_path / "out/mask-000.png") as mask:
-        assert (np.asarray(mask) > 0).sum() == row["area"]

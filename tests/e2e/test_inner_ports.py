@@ -16,7 +16,7 @@ from ray.serve.generated.serve_pb2 import ListApplicationsRequest
 from ray.serve.generated.serve_pb2_grpc import RayServeAPIServiceStub
 from samclip.v1 import samclip_pb2 as pb
 
-from services.request.admission import SECRET_HEADER
+from services.request.calls import SECRET_HEADER
 from tests.e2e.conftest import Service
 
 pytestmark = pytest.mark.e2e

@@ -5,9 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -65,27 +63,6 @@ wait $neighbour || echo ended
 """Script for its own PID namespace: the second `ray stop` ends every Ray that it sees."""
 
 
-@pytest.fixture(scope="module")
-def public() -> Iterator[Path]:
-    """Make a folder that all users may enter; pytest's folders are private."""
-    with tempfile.TemporaryDirectory(prefix="samclip-test-", dir="/tmp") as made:
-        Path(made).chmod(0o755)
-        yield Path(made)
-
-
-@pytest.fixture(scope="module")
-def alone(public: Path, tiny_checkpoint: Path) -> Iterator[Service]:
-    """Run a service with collections in a folder that an older version left readable."""
-    index = public / "index"
-    index.mkdir()
-    index.chmod(0o755)
-    (index / "old.usearch").write_bytes(b"of an older version")
-    (index / "old.usearch").chmod(0o644)
-    running = start(public, str(tiny_checkpoint), LOG_LEVEL="INFO")
-    yield running
-    running.stop()
-
-
 def variable(service: Service, name: str) -> str:
     """Return an environment variable of a child process of the service."""
     for pid in service.processes():
@@ -115,10 +92,10 @@ def replica_of_retrieval(service: Service) -> int:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
-def test_another_user_reaches_nothing_of_a_service(alone: Service, public: Path) -> None:
-    index(alone, "pets", "cat")
-    directory = Path(variable(alone, "RAY_SERVE_HAPROXY_BINARY_PATH")).parent
-    paths = [directory, *directory.rglob("*"), public / "index", *(public / "index").rglob("*")]
+def test_another_user_reaches_nothing_of_a_service(service: Service, index_dir: Path) -> None:
+    index(service, "pets", "cat")
+    directory = Path(variable(service, "RAY_SERVE_HAPROXY_BINARY_PATH")).parent
+    paths = [directory, *directory.rglob("*"), index_dir, *index_dir.rglob("*")]
     sockets = [path for path in paths if path.is_socket()]
     assert {"admin.sock", "door.sock", "raylet"} <= {path.name for path in sockets}
     reached = subprocess.run(
@@ -129,13 +106,13 @@ def test_another_user_reaches_nothing_of_a_service(alone: Service, public: Path)
         check=True,
     )
     assert reached.stdout == ""
-    assert {oct(path.stat().st_mode & 0o777) for path in (public / "index").iterdir()} == {"0o600"}
+    assert {oct(path.stat().st_mode & 0o777) for path in index_dir.iterdir()} == {"0o600"}
 
 
 def test_ray_answers_nobody_who_lacks_the_token_of_this_start(
-    alone: Service, tmp_path: Path
+    service: Service, tmp_path: Path
 ) -> None:
-    gcs = next(p for p in alone.processes() if psutil.Process(p).name() == "gcs_server")
+    gcs = next(p for p in service.processes() if psutil.Process(p).name() == "gcs_server")
     ports = {c.laddr.port for c in psutil.Process(gcs).net_connections() if c.status == "LISTEN"}
 
     def ask(token: str) -> list[str]:
@@ -150,38 +127,38 @@ def test_ray_answers_nobody_who_lacks_the_token_of_this_start(
             answers.append(asked.stdout)
         return answers
 
-    assert any(ask(variable(alone, "RAY_AUTH_TOKEN")))
+    assert any(ask(variable(service, "RAY_AUTH_TOKEN")))
     assert not any(ask("0" * 64))
 
 
 def test_a_second_service_is_refused_the_same_folder(
-    alone: Service, public: Path, tiny_checkpoint: Path, tmp_path: Path
+    service: Service, index_dir: Path, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    index(alone, "pets", "cat")
+    index(service, "pets", "cat")
     with pytest.raises(pytest.fail.Exception) as refused:
-        start(tmp_path, str(tiny_checkpoint), INDEX_DIR=public / "index").stop()
+        start(tmp_path, str(tiny_checkpoint), INDEX_DIR=index_dir).stop()
     log = str(refused.value)
-    assert f"{public / 'index'} is in use by process {alone.process.pid} on" in log
+    assert f"{index_dir} is in use by process {service.process.pid} on" in log
     assert "SAMCLIP_INDEX_DIR" in log
-    index(alone, "pets", "dog")
-    assert held(alone, "pets") >= {"cat", "dog"}
+    index(service, "pets", "dog")
+    assert held(service, "pets") >= {"cat", "dog"}
 
 
-def test_a_killed_replica_is_replaced_by_one_that_has_all_items(alone: Service) -> None:
-    index(alone, "birds", "crow")
-    replica = replica_of_retrieval(alone)
+def test_a_killed_replica_is_replaced_by_one_that_has_all_items(service: Service) -> None:
+    index(service, "birds", "crow")
+    replica = replica_of_retrieval(service)
     os.kill(replica, signal.SIGKILL)
     deadline = time.monotonic() + 300
     while True:
         try:
-            index(alone, "birds", "wren")
+            index(service, "birds", "wren")
             break
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
                 raise
             time.sleep(0.5)
-    assert replica_of_retrieval(alone) != replica
-    assert held(alone, "birds") == {"crow", "wren"}
+    assert replica_of_retrieval(service) != replica
+    assert held(service, "birds") == {"crow", "wren"}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make namespaces")

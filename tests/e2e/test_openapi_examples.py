@@ -78,6 +78,9 @@ def _text(value: Any) -> list[str]:
     return [each if isinstance(each, str) else json.dumps(each) for each in values]
 
 
-@pytest.mark.parametrize("path", [path for path, item in PATHS.items() if "get" in item])
+PAGES = [path for path, item in PATHS.items() if "get" in item]
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/docs/static/swagger-ui.css"])
 def test_a_page_is_answered(path: str, http: httpx.Client) -> None:
     assert http.get(path).status_code == 200

@@ -17,7 +17,6 @@ from tests.e2e.conftest import Service
 pytestmark = pytest.mark.e2e
 
 SERVES_OWN = ("ServeController", "ProxyActor", "HAProxyManager")
-WITHOUT_MODEL = ("classification", "retrieval", "gateway")
 
 
 def command(process: int) -> str:
@@ -49,12 +48,6 @@ def test_every_worker_is_a_fork_and_none_is_idle(service: Service) -> None:
     parents = {parent(process) for process in found.values()}
     assert len(parents) == 1
     assert "services.launch.fork_server" in command(parents.pop())
-
-
-def test_services_without_a_model_have_loaded_no_torch(service: Service) -> None:
-    found = workers(service)
-    for name in WITHOUT_MODEL:
-        assert not has_torch(found[f"ServeReplica:{name}:{name}"])
 
 
 def test_no_process_has_loaded_torch_where_openvino_runs_the_graphs(

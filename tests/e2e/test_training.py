@@ -318,21 +318,12 @@ def test_the_report_shows_curves_and_masks(trained: Path, model: SamClip):
             assert min(image.size) > 200
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ("joint.stepz=10", "no field 'stepz', expected steps, rate"),
-        ("joint.steps=many", "expected a value like 2"),
-        ("dtype=float16", "expected one of bfloat16, float32"),
-        ("joint", "expected NAME=VALUE"),
-    ],
-)
 def test_an_unknown_change_of_the_recipe_is_an_error(
-    change: str, message: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     with pytest.raises(SystemExit):
-        start(data, tmp_path, "--set", change)
-    assert message in capsys.readouterr().err
+        start(data, tmp_path, "--set", "joint.stepz=10")
+    assert "no field 'stepz', expected steps, rate" in capsys.readouterr().err
 
 
 def test_an_occupied_output_is_refused_before_any_training(

@@ -1,7 +1,6 @@
 """Ports, routing, health, reflection, errors, admission and metrics of the real service."""
 
 import base64
-import json
 import secrets
 from collections.abc import Callable
 from http.client import HTTPConnection
@@ -18,7 +17,6 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
 from samclip_core.io.image import image_key
-from services.request.admission import SECRET_HEADER
 from services.request.context import IMAGE_KEY
 from services.request.routes import ROUTES, SERVICES
 from tests.e2e.conftest import Service
@@ -75,20 +73,6 @@ def test_nobody_can_have_an_image_kept_under_the_key_of_another(
     assert failure(lambda: embed(by_key)).code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-@pytest.mark.parametrize(
-    ("path", "data"),
-    [("/semantic", {"labels": LABELS}), ("/explain", {"label": LABELS[0], "others": LABELS[1:]})],
-)
-def test_those_who_accept_a_picture_get_one(
-    http: httpx.Client, photo: bytes, path: str, data: dict[str, object]
-) -> None:
-    files = {"image": photo}
-    reply = http.post(path, files=files, data=data, headers={"accept": "image/png"})
-    assert reply.headers["content-type"] == "image/png"
-    width, height = reply.content[16:20], reply.content[20:24]
-    assert (int.from_bytes(width), int.from_bytes(height)) == (451, 300)
-
-
 def test_health_of_the_whole_and_of_each_service(channel: grpc.Channel) -> None:
     stub = HealthStub(channel)
     for service in ("", *SERVICES):
@@ -121,43 +105,6 @@ def test_ready_names_every_application(http: httpx.Client) -> None:
     assert http.get("/healthz").status_code == 200
 
 
-def test_the_routes_of_the_document_are_those_that_answer(http: httpx.Client) -> None:
-    for path, item in http.get("/openapi.json").json()["paths"].items():
-        for method in item:
-            status = http.request(method, path, json={} if method == "post" else None).status_code
-            assert status not in (404, 405), (method, path)
-    assert http.get("/").headers["content-type"].startswith("text/html")
-    assert http.get("/docs/static/swagger-ui.css").status_code == 200
-
-
-def test_errors_are_the_same_over_grpc_and_http(channel: grpc.Channel, http: httpx.Client) -> None:
-    headers = {"x-request-id": "e2e-1"}
-    fields = {"image": {"key": "0" * 64}, "labels": LABELS}
-    reply = http.post("/classify", json=fields, headers=headers)
-    request = pb.ClassifyRequest(images=[pb.Image(key="0" * 64)], labels=LABELS)
-    error = failure(lambda: rpc.ClassificationServiceStub(channel).Classify(request))
-    assert reply.headers["content-type"] == "application/problem+json"
-    assert reply.headers["x-request-id"] == reply.json()["request_id"] == "e2e-1"
-    assert (reply.status_code, error.code()) == (409, grpc.StatusCode.FAILED_PRECONDITION)
-    assert reply.json()["detail"] == error.details()
-    assert "request_id" in dict(error.trailing_metadata())
-
-
-@pytest.mark.parametrize(
-    ("content", "kind", "status"),
-    [
-        (b"{", "application/json", 400),
-        (json.dumps({"labels": LABELS, "colour": 1}).encode(), "application/json", 400),
-        (b"\xff\xd8", "image/jpeg", 415),
-    ],
-)
-def test_bodies_that_cannot_be_read(
-    http: httpx.Client, content: bytes, kind: str, status: int
-) -> None:
-    reply = http.post("/classify", content=content, headers={"content-type": kind})
-    assert reply.status_code == reply.json()["status"] == status
-
-
 def test_too_large_a_body_is_refused_before_it_is_sent(service: Service) -> None:
     connection = HTTPConnection("127.0.0.1", service.http_port, timeout=60)
     connection.putrequest("POST", "/classify")
@@ -165,30 +112,3 @@ def test_too_large_a_body_is_refused_before_it_is_sent(service: Service) -> None
     connection.endheaders()
     assert connection.getresponse().status == 413
     connection.close()
-
-
-def test_inner_ports_refuse_what_did_not_come_through_the_front_door(service: Service) -> None:
-    inner = f"http://127.0.0.1:{service.inner_http_port}/gateway/healthz"
-    assert httpx.get(inner, headers={SECRET_HEADER: "guessed"}).status_code == 401
-    assert httpx.get(inner, headers={SECRET_HEADER: service.secret}).status_code == 200
-    with grpc.insecure_channel(f"127.0.0.1:{service.inner_grpc_port}") as channel:
-        stub = rpc.BackboneServiceStub(channel)
-        request = pb.EmbedTextRequest(texts=["a cat"])
-        application = ("application", "backbone")
-        error = failure(lambda: stub.EmbedText(request, metadata=[application], timeout=60))
-        assert error.code() is grpc.StatusCode.UNAUTHENTICATED
-        admitted = [application, (SECRET_HEADER, service.secret)]
-        assert stub.EmbedText(request, metadata=admitted, timeout=60).tensor.shape[0] == 1
-
-
-def test_metrics_count_requests_of_all_replicas(channel: grpc.Channel, http: httpx.Client) -> None:
-    sample = 'samclip_requests_total{code="OK",rpc="Describe",service="RetrievalService"} '
-
-    def count() -> float:
-        lines = http.get("/metrics").text.splitlines()
-        return sum(float(line[len(sample) :]) for line in lines if line.startswith(sample))
-
-    before = count()
-    rpc.RetrievalServiceStub(channel).Describe(pb.DescribeRequest())
-    http.post("/describe", json={})
-    assert count() == before + 2

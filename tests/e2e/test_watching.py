@@ -1,14 +1,12 @@
-"""Observability of the real service: counters, dashboards, alerts, traces and the log."""
+"""Observability of the real service, and its end: counters, dashboards, traces and the log."""
 
 import base64
 import json
 import re
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -19,16 +17,18 @@ import httpx
 import pytest
 import yaml
 from google.protobuf.message import Message
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 
-from tests import prometheus_server, redis_server
+from tests import otlp_collector, prometheus_server, redis_server
 from tests.checkout import ROOT
 from tests.e2e.conftest import Service, start
+from tests.in_process import png
+from tests.otlp_collector import Collector
 from tests.prometheus_server import CONFIGURATION, Prometheus
+from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 REQUESTS, CALLERS = 1000, 8
@@ -41,57 +41,27 @@ CODES |= {415: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED"}
 Outcome = tuple[str, str, str]  # service, rpc, code
 
 
-class Collector:
-    """A minimal OTLP collector; ``spans`` holds (trace, name, service)."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, str, str]] = []
-        collector = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
-                collector.take(ExportTraceServiceRequest.FromString(body))
-                self.send_response(200)
-                self.send_header("content-length", "0")
-                self.end_headers()
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def take(self, request: ExportTraceServiceRequest) -> None:
-        for resource in request.resource_spans:
-            named = {a.key: a.value.string_value for a in resource.resource.attributes}
-            for scope in resource.scope_spans:
-                self.spans += [
-                    (span.trace_id.hex(), span.name, named["service.name"]) for span in scope.spans
-                ]
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with otlp_collector.running() as collector:
+        yield collector
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    collector = Collector()
-    yield collector
-    collector.close()
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server.running(tmp_path_factory.mktemp("store"), "--maxmemory", "1gb") as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def watched(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, collector: Collector
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    collector: Collector,
+    store: RedisServer,
 ) -> Iterator[Service]:
     """Run a service with Redis, a log line per request, traces, and a short queue."""
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        redis_server.running(tmp_path_factory.mktemp("store"), "--maxmemory", "1gb") as store,
-    ):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")  # milliseconds
         running = start(
             tmp_path_factory.mktemp("watched"),
@@ -229,10 +199,14 @@ def counted(service: Service) -> Counter[Outcome]:
     )
 
 
-def answered(service: Service) -> list[dict[str, Any]]:
-    """Return the log lines of requests."""
-    lines = service.log.read_text().splitlines()
-    return [json.loads(line) for line in lines if '"message": "answered"' in line]
+def log_lines(service: Service, **fields: str) -> list[dict[str, Any]]:
+    """Return the lines with these fields. Raises ValueError if any but the greeting is not JSON."""
+    whole = service.log.read_text().rpartition("\n")[0]
+    before, _, after = whole.partition("ready in ")
+    greeting, _, after = after.partition("Ctrl-C stops.\n")
+    assert len(greeting.splitlines()) == 4
+    written = map(json.loads, [*before.splitlines()[1:], *after.splitlines()])
+    return [line for line in written if fields.items() <= line.items()]
 
 
 def test_counters_agree_exactly_with_a_callers_own(
@@ -253,11 +227,10 @@ def test_a_request_has_one_line_in_each_service_and_one_trace(
     request = load.segment(pb.Image(encoded=load.picture()))
     assert load.grpc("SegmentationService", "Segment", request, **names)[2] == "OK"
 
-    def lines() -> list[dict[str, Any]]:
-        return [line for line in answered(watched) if line["request_id"] == "watch-1"]
-
-    until(lambda: len(lines()) >= 2)
-    assert sorted((line["service"], line["rpc"], line["code"]) for line in lines()) == [
+    asked = {"message": "answered", "request_id": "watch-1"}
+    until(lambda: len(log_lines(watched, **asked)) >= 2)
+    lines = log_lines(watched, **asked)
+    assert sorted((line["service"], line["rpc"], line["code"]) for line in lines) == [
         ("BackboneService", "Embed", "OK"),
         ("SegmentationService", "Segment", "OK"),
     ]
@@ -317,3 +290,35 @@ def without_data(prometheus: Prometheus) -> list[str]:
         for name, asked in queries().items()
         if name not in EMPTY and not all(prometheus.query(query) for query in asked)
     ]
+
+
+def test_the_callers_id_is_in_the_line_of_the_front_door_and_of_what_failed(
+    watched: Service, load: Load, store: RedisServer
+) -> None:
+    load.http.get("/not\\there\\")
+    store.kill()
+    for number in range(3):
+        asked = load.http.post(
+            "/classify",
+            files={"image": png(noise=number)},
+            data={"labels": LABELS},
+            headers={"x-request-id": "one-id.from-the_caller"},
+        )
+        assert asked.status_code == 200, asked.text
+        assert asked.headers["x-request-id"] == "one-id.from-the_caller"
+    until(lambda: log_lines(watched, path="/not\\there\\", method="GET"))
+    until(lambda: log_lines(watched, id="one-id.from-the_caller", path="/classify"))
+    failed = {"logger": "services.cache.connection", "request_id": "one-id.from-the_caller"}
+    until(lambda: log_lines(watched, **failed))
+
+
+def test_ctrl_c_ends_all_of_a_service_and_nothing_of_another(
+    watched: Service, service: Service
+) -> None:
+    assert len(watched.processes()) > 8
+    assert watched.stop() == 0
+    assert not watched.processes()
+    assert "Traceback" not in watched.log.read_text()
+    last = [line.get("message", "") for line in log_lines(watched)]
+    assert all(line.startswith("Proxy ") for line in last[last.index("stopping …") + 1 :])
+    assert httpx.get(f"{service.url}/readyz", timeout=60).json()["ready"] is True

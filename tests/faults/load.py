@@ -19,7 +19,7 @@ import grpc
 import httpx
 import numpy as np
 from google.protobuf.message import Message
-from samclip.masks import decode_label_map, decode_rle
+from samclip.mask_codecs import decode_label_map, decode_rle
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as rpc
 

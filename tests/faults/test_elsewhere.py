@@ -4,14 +4,12 @@ import asyncio
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.checkout import sources
 from tests.e2e.conftest import Service, start
 from tests.faults import processes, relay
 from tests.faults.conftest import under_load
@@ -19,7 +17,6 @@ from tests.faults.load import Load, Pictures
 from tests.faults.relay import Relay
 from tests.faults.report import Report
 from tests.faults.test_processes import FAULTS, NEEDS_BACKBONE, ROOMY_S, only_in_flight
-from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, FAULTS]
 
@@ -121,31 +118,6 @@ async def test_the_disk_of_the_index_is_full(
         ballast.unlink()
         load.mark()
         await load.recovered(ROOMY_S)
-
-
-async def test_a_second_service_wants_the_same_collections(
-    heads: Service, pictures: Pictures, report: Report, disk: Path
-) -> None:
-    """The second service refuses to start, and the first is not affected."""
-    fault = "a second service starts with the same `index_dir`"
-    async with under_load(heads, pictures, report, fault, backbone=False) as load:
-        load.mark()
-        port = free_port(2)
-        environment = {
-            **{name: text for name, text in os.environ.items() if not name.startswith("SAMCLIP_")},
-            "PYTHONPATH": sources(),
-            "SAMCLIP_INDEX_DIR": str(disk / "index"),
-            "SAMCLIP_HTTP_PORT": str(port),
-            "SAMCLIP_GRPC_PORT": str(port + 1),
-        }
-        second = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "services.launch.serve", env=environment, stderr=subprocess.PIPE
-        )
-        _, stderr = await second.communicate()
-        await load.recovered(ROOMY_S)
-    assert second.returncode == 2
-    assert b"is in use by process" in stderr
-    assert not load.all_failures()
 
 
 def only_unavailable(load: Load, kinds: set[str]) -> None:

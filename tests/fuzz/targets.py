@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import xxhash
 from google.protobuf.message import DecodeError
-from samclip import masks as client_masks
+from samclip import mask_codecs
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.config import SamClipConfig
@@ -26,8 +26,8 @@ from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint, image, masks
 from samclip_core.io.image import ImageLimits
 from services.cache import entry
-from services.request import forms, json_bodies, limits, wire
-from services.request.priority import TIMEOUT, Priority
+from services.request import bodies, limits, messages, wire
+from services.request.context import TIMEOUT, Priority
 from services.request.routes import ROUTES
 from tests.in_process import png
 
@@ -57,11 +57,9 @@ def decode_mask(data: bytes) -> None:
     body = data[SIZE.size :]
     rings = np.frombuffer(body[: len(body) // 8 * 8], "<f4")
     for decode in (
-        lambda: client_masks.decode_rle(body, height, width),
-        lambda: client_masks.unpack_bits(body, height, width),
-        lambda: masks.unpack_bits(body, height, width),
-        lambda: client_masks.decode_polygons([rings], height, width),
-        lambda: masks.decode_polygons([rings], height, width),
+        lambda: mask_codecs.decode_rle(body, height, width),
+        lambda: mask_codecs.unpack_bits(body, height, width),
+        lambda: mask_codecs.decode_polygons([rings], height, width),
     ):
         try:
             mask_HW = decode()
@@ -70,7 +68,7 @@ def decode_mask(data: bytes) -> None:
         assert mask_HW.shape == (height, width)
         assert mask_HW.dtype == bool
         assert np.array_equal(
-            client_masks.decode_rle(masks.encode_rle(mask_HW), height, width), mask_HW
+            mask_codecs.decode_rle(masks.encode_rle(mask_HW), height, width), mask_HW
         )
 
 
@@ -118,7 +116,7 @@ def read_body(data: bytes) -> None:
     """Read a JSON body as each kind of request: either a message, or InvalidRequest."""
     for request in REQUESTS:
         try:
-            json_bodies.to_message(request, json_bodies.parse_object(data), form=False)
+            messages.to_message(request, bodies.parse_object(data), form=False)
         except InvalidRequest:
             continue
 
@@ -126,12 +124,12 @@ def read_body(data: bytes) -> None:
 def read_form(data: bytes) -> None:
     """Read a form as each kind of request: either a message, or InvalidRequest."""
     try:
-        fields = forms.parse(deque([data]), "multipart/form-data; boundary=x", 100)
+        fields = bodies.parse_form(deque([data]), "multipart/form-data; boundary=x", 100)
     except InvalidRequest:
         return
     for request in REQUESTS:
         with suppress(InvalidRequest):
-            json_bodies.to_message(request, fields, form=True)
+            messages.to_message(request, fields, form=True)
 
 
 def check_request(data: bytes) -> None:
@@ -196,8 +194,7 @@ def seeds(name: str) -> tuple[bytes, ...]:
         "decode_mask": (
             size + masks.encode_rle(mask_HW),
             size + masks.pack_bits(mask_HW),
-            size
-            + b"".join(ring.astype("<f4").tobytes() for ring in masks.encode_polygons(mask_HW)),
+            size + b"".join(ring.tobytes() for ring in mask_codecs.encode_polygons(mask_HW)),
         ),
         "read_cache_entry": (entry.pack(NAME, whole), entry.pack(NAME, rounded)),
         "read_config": ((bundled / checkpoint.CONFIG).read_bytes(),),

@@ -15,10 +15,11 @@ import pytest
 import redis
 
 from services.retrieval import backup, restore
-from services.retrieval.index import PAGE, Collections, Item, Listed, Query
+from services.retrieval.index import PAGE, Collections, Item, Listed
+from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSet
-from tests.integration.test_collection_engines import HOSTILE, MODEL, OTHER, D, vector
 from tests.redis_server import RedisServer
+from tests.vectors import HOSTILE, MODEL, OTHER, D, vector
 
 COUNT = 600  # more than two pages
 QUERIES = [
@@ -26,12 +27,13 @@ QUERIES = [
 ]
 ENGINES = ("files", "redis")
 
+Use = Callable[[str, str], None]
+"""Sets the index to an engine, and to one of two empty stores of it."""
+Capture = pytest.CaptureFixture[str]
+
 
 @pytest.fixture
-def use(
-    tmp_path: Path, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, str], None]:
-    """Return a function that sets the index to an engine, and to one of two empty stores of it."""
+def use(tmp_path: Path, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Use:
     urls = {name: f"redis://127.0.0.1:{shared_redis.port}/{6 + i}" for i, name in enumerate("ab")}
     for url in urls.values():
         with redis.Redis.from_url(url) as client:
@@ -80,7 +82,7 @@ def run_backup(file: Path) -> None:
 
 @pytest.mark.parametrize(("source", "target"), [*product(ENGINES, ENGINES)])
 def test_searches_in_a_restored_index_are_identical(
-    use: Callable[[str, str], None], tmp_path: Path, source: str, target: str
+    use: Use, tmp_path: Path, source: str, target: str
 ) -> None:
     use(source, "a")
     fill()
@@ -97,7 +99,7 @@ def test_searches_in_a_restored_index_are_identical(
     np.testing.assert_allclose(vectors[1:], [vectors[0]] * 2, atol=1e-6)
 
 
-def test_a_backup_goes_through_pipes(use: Callable[[str, str], None], tmp_path: Path) -> None:
+def test_a_backup_goes_through_pipes(use: Use, tmp_path: Path) -> None:
     """As `docker compose exec` and `kubectl exec` pass it on."""
     use("files", "a")
     fill()
@@ -113,7 +115,7 @@ def test_a_backup_goes_through_pipes(use: Callable[[str, str], None], tmp_path: 
         assert shown(index) == before
 
 
-def test_an_empty_index_has_a_backup_too(use: Callable[[str, str], None], tmp_path: Path) -> None:
+def test_an_empty_index_has_a_backup_too(use: Use, tmp_path: Path) -> None:
     use("files", "a")
     run_backup(tmp_path / "backup")
     assert restore.main([str(tmp_path / "backup")]) == 0
@@ -121,7 +123,7 @@ def test_an_empty_index_has_a_backup_too(use: Callable[[str, str], None], tmp_pa
 
 @pytest.mark.parametrize("damage", ["cut", "cut at a line", "changed", "another file"])
 def test_a_damaged_backup_changes_nothing(
-    use: Callable[[str, str], None], tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+    use: Use, tmp_path: Path, damage: str, capsys: Capture
 ) -> None:
     use("files", "a")
     fill()
@@ -184,10 +186,7 @@ def written(file: Path, *lines: object) -> None:
     ids=lambda lines: json.dumps(lines)[:60],
 )
 def test_a_backup_that_somebody_has_made_up_changes_nothing(
-    use: Callable[[str, str], None],
-    tmp_path: Path,
-    lines: list[object],
-    capsys: pytest.CaptureFixture[str],
+    use: Use, tmp_path: Path, lines: list[object], capsys: Capture
 ) -> None:
     use("files", "a/index")
     written(tmp_path / "good", {"collection": COLLECTION}, ITEM)
@@ -210,11 +209,7 @@ def test_a_backup_that_somebody_has_made_up_changes_nothing(
     ids=["id", "long id", "metadata", "much metadata"],
 )
 def test_items_that_index_would_refuse_are_not_restored(
-    use: Callable[[str, str], None],
-    tmp_path: Path,
-    item: dict[str, object],
-    expected: str,
-    capsys: pytest.CaptureFixture[str],
+    use: Use, tmp_path: Path, item: dict[str, object], expected: str, capsys: Capture
 ) -> None:
     use("files", "a")
     written(tmp_path / "backup", {"collection": COLLECTION}, ITEM | {"id": "dog"}, item)
@@ -228,10 +223,7 @@ def test_items_that_index_would_refuse_are_not_restored(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_vectors_of_another_size_are_not_restored_into_a_collection(
-    use: Callable[[str, str], None],
-    engine: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    use: Use, engine: str, tmp_path: Path, capsys: Capture
 ) -> None:
     use(engine, "a")
     shorter = ITEM | {"vector": base64.b64encode(np.array([1, 0], "<f4").tobytes()).decode()}
@@ -246,11 +238,7 @@ def test_vectors_of_another_size_are_not_restored_into_a_collection(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_restored_index_keeps_to_the_limits_of_the_settings(
-    use: Callable[[str, str], None],
-    engine: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    use: Use, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     use(engine, "a")
     items = [ITEM | {"id": str(number)} for number in range(3)]
@@ -270,13 +258,13 @@ def test_a_restored_index_keeps_to_the_limits_of_the_settings(
 @pytest.mark.parametrize(("model", "dtype"), [(OTHER, "float32"), (MODEL, "int8:4caf4841")])
 @pytest.mark.parametrize("read", [2, 50, 300])
 def test_a_collection_that_is_made_again_during_a_backup_ends_it(
-    use: Callable[[str, str], None],
+    use: Use,
     tmp_path: Path,
     model: str,
     dtype: str,
     read: int,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
 ) -> None:
     """Its new vectors would otherwise be stored under the old model."""
     use("redis", "a")
@@ -299,9 +287,7 @@ def test_a_collection_that_is_made_again_during_a_backup_ends_it(
     assert not (tmp_path / "backup").exists()
 
 
-def test_items_and_collections_may_be_deleted_during_a_backup(
-    use: Callable[[str, str], None],
-) -> None:
+def test_items_and_collections_may_be_deleted_during_a_backup(use: Use) -> None:
     use("redis", "a")
     fill()
     with backup.opened() as index, backup.opened() as other:
@@ -319,7 +305,7 @@ def test_items_and_collections_may_be_deleted_during_a_backup(
 
 
 def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(
-    use: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch
+    use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use("redis", "a")
     fill()
@@ -338,7 +324,7 @@ def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(
 
 
 def test_a_collection_of_another_model_is_not_changed(
-    use: Callable[[str, str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    use: Use, tmp_path: Path, capsys: Capture
 ) -> None:
     use("files", "a")
     fill()
@@ -354,10 +340,10 @@ def test_a_collection_of_another_model_is_not_changed(
 
 
 def test_a_folder_in_use_and_a_redis_that_is_down_are_named(
-    use: Callable[[str, str], None],
+    use: Use,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Capture,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     use("files", "a")
@@ -370,9 +356,7 @@ def test_a_folder_in_use_and_a_redis_that_is_down_are_named(
     assert not (tmp_path / "backup").exists()
 
 
-def test_what_is_no_file_is_not_replaced(
-    use: Callable[[str, str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_file_is_not_replaced(use: Use, tmp_path: Path, capsys: Capture) -> None:
     """`samclip backup /dev/null` as root must not replace the device."""
     use("files", "a")
     os.mkfifo(tmp_path / "pipe")

@@ -10,9 +10,8 @@ import redis
 from redis.asyncio import RedisCluster
 
 from samclip_core.geometry import Geometry
-from services.cache.connection import close, connect
-from services.cache.entry import Entries, Entry
-from services.cache.link import RedisLink
+from services.cache.connection import RedisLink, close, connect
+from services.cache.entry import Entry
 from services.cache.shared import OUTPUTS, SharedTier
 from services.launch import checks
 from services.observability import metrics
@@ -35,19 +34,13 @@ async def keeps_entries(url: str) -> bool:
     """Return whether all commands of the cache work on the Redis at this URL."""
     tier, key = SharedTier(RedisLink(url, 20), "test"), "0" * 64
     entry = Entry.of(np.ones((2, 3, 3), np.float32), Geometry(1, 1, 8), "float16")
-    made = dict.fromkeys(OUTPUTS, entry)
-
-    async def encode() -> Entries:
-        tier.put(key, made)
-        return made
-
     try:
-        await tier.once(key, OUTPUTS, encode)
-        await tier._leases.close()
+        async with tier.lease(key, OUTPUTS) as elsewhere:
+            assert elsewhere is None
+            tier.put(key, dict.fromkeys(OUTPUTS, entry))
+        await tier.settled()
         found = await tier.get(key, OUTPUTS)
-        return (
-            len(found) == len(OUTPUTS) and await tier.state() == "up" and tier._link.writes.closed
-        )
+        return len(found) == len(OUTPUTS) and await tier.state() == "up" and tier._link.write.closed
     finally:
         await tier.close()
 

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from samclip.v1 import samclip_pb2 as pb
 
 from services.backbone.engine import Engine
-from services.cache import breaker
+from services.cache import connection
 from services.observability import metrics
 from tests import redis_server
 from tests.fake_model import FakeModel
@@ -23,7 +23,7 @@ IMAGES = count(1)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(breaker, "PROBE_S", 0.02)
+    monkeypatch.setattr(connection, "PROBE_S", 0.02)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def engine_at(settings) -> Callable:
 def breakers(engine: Engine) -> tuple[bool, bool]:
     """Return whether the breakers of (reads, writes) are closed."""
     link = engine.cache._shared._link
-    return link.reads.closed, link.writes.closed
+    return link.read.closed, link.write.closed
 
 
 async def answers(engine: Engine, requests: int = 8) -> None:
@@ -110,7 +110,7 @@ async def test_slow(engine_at, own_redis):
         engine_at(url, timeout_ms=100) as engine,
     ):
         await answers_until(engine, reads=False, writes=False)
-        asked = engine.cache._shared._link.reads
+        asked = engine.cache._shared._link.read
         for _ in range(20):
             await answers(engine)
         assert not asked.closed  # every probe timed out
@@ -119,7 +119,7 @@ async def test_slow(engine_at, own_redis):
 
 async def test_an_open_breaker_asks_nothing_of_redis(engine_at, own_redis, monkeypatch):
     async with engine_at(own_redis.url) as engine, Redis(port=own_redis.port) as admin:
-        monkeypatch.setattr(breaker, "PROBE_S", 3600)
+        monkeypatch.setattr(connection, "PROBE_S", 3600)
         own_redis.kill()
         await answers_until(engine, reads=False, writes=False)
         own_redis.start()

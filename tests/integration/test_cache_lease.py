@@ -11,7 +11,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.config import TaskSizes
 from samclip_core.io.image import image_key
 from services.backbone.engine import Engine
-from services.cache import lease
+from services.cache import shared
 from tests.fake_model import SIZE, FakeModel
 from tests.in_process import ANYBODY, png
 
@@ -27,8 +27,8 @@ async def redis(own_redis):
 
 @pytest.fixture
 async def engines(settings, own_redis):
-    shared = {"redis_url": own_redis.url, "redis_timeout_ms": 60_000}
-    engines = [Engine(FakeModel(), settings.model_copy(update=shared)) for _ in range(2)]
+    chosen = {"redis_url": own_redis.url, "redis_timeout_ms": 60_000}
+    engines = [Engine(FakeModel(), settings.model_copy(update=chosen)) for _ in range(2)]
     yield engines
     for engine in engines:
         engine.model.release()
@@ -106,8 +106,8 @@ async def test_the_lease_of_a_process_that_crashed_runs_out(engines, redis):
 
 
 async def test_a_lease_is_renewed_while_there_is_work(engines, redis, monkeypatch):
-    monkeypatch.setattr(lease, "LEASE_MS", 900_000)  # it does not expire during this test
-    monkeypatch.setattr(lease, "RENEWED_EVERY_S", 0.01)
+    monkeypatch.setattr(shared, "LEASE_MS", 900_000)  # it does not expire during this test
+    monkeypatch.setattr(shared, "RENEWED_EVERY_S", 0.01)
     task = await encoding(engines[0])
     token = await redis.get(lease_name(engines[0]))
     for _ in range(3):
@@ -124,7 +124,7 @@ async def test_nobody_takes_away_the_lease_of_another(engines, redis):
     await redis.set(lease_name(engines[0]), "another", px=60_000)  # as if ours had expired
     engines[0].model.release()
     await task
-    await engines[0].cache._shared._leases.close()
+    await engines[0].cache._shared.settled()
     assert await redis.get(lease_name(engines[0])) == b"another"
 
 
@@ -161,6 +161,6 @@ async def test_when_all_callers_are_cancelled_the_next_need_not_wait_for_the_lea
         await asyncio.sleep(pause_s)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-    await engines[0].cache._shared._leases.close()
+    await engines[0].cache._shared.settled()
     assert not await redis.exists(lease_name(engines[0]))
     assert (await engines[1].embed(ANYBODY, IMAGE, ALL)).key == image_key(IMAGE)

@@ -2,7 +2,6 @@
 
 import string
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,28 +13,16 @@ from hypothesis import strategies as st
 from samclip_core.errors import InvalidRequest, NotFound
 from services.retrieval import index, vector_sets
 from services.retrieval.embedded import EmbeddedCollections
-from services.retrieval.index import Collections, Description, Item, Query, check_name
+from services.retrieval.index import Collections, Description, Item, check_name
+from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSets
+from services.settings import Settings
 from tests.redis_server import RedisServer
+from tests.vectors import HOSTILE, MODEL, OTHER, D, items, vector
 
-D = 8
-MODEL, OTHER = "m" * 64, "n" * 64
-HOSTILE = (
-    "", " ", "\n", '"', "'", "\\", '\\"', '" or "" == "', "' in .pairs or 1", "}, {", ", ",
-    "é", "\u2028", "𝄞", "a\0b", "a", '"a": "b"', ": ", ".pairs", "*", "true", "1", "{}", "x" * 5000,
-)  # fmt: skip
 texts = st.sampled_from(HOSTILE) | st.text()
 
 Start = Callable[[str], Collections]
-
-
-def vector(seed: int) -> np.ndarray:
-    values = np.random.default_rng(seed).normal(size=D).astype(np.float32)
-    return values / np.linalg.norm(values)
-
-
-def items(*seeds: int) -> list[Item]:
-    return [Item(f"id {seed}", vector(seed), {"seed": str(seed)}) for seed in seeds]
 
 
 @pytest.fixture(scope="module", params=["embedded", "redis"])
@@ -98,13 +85,6 @@ def check(found: index.Collection, held: Mapping[str, Item], query: Query) -> No
         assert hit.metadata == held[hit.id].metadata
 
 
-def test_the_nearest_comes_first_with_cosine_and_metadata(pets):
-    pets.upsert(items(*range(20)))
-    hit, *_ = pets.search(Query(vector(7), 3))
-    assert (hit.id, hit.metadata) == ("id 7", {"seed": "7"})
-    check(pets, {item.id: item for item in items(*range(20))}, Query(vector(7), 3))
-
-
 def test_the_length_of_a_query_does_not_matter(pets):
     pets.upsert(items(1, 2))
     for filter in (None, {"seed": "1"}):
@@ -117,13 +97,6 @@ def test_fewer_items_than_asked_for_and_none_at_all(pets):
     assert pets.search(Query(vector(0), 5, filter={"a": "b"})) == []
     pets.upsert(items(1, 2))
     assert len(pets.search(Query(vector(0), 5))) == 2
-
-
-def test_the_last_of_several_items_of_an_id_counts(pets):
-    pets.upsert([Item("a", vector(1), {}), Item("a", vector(2), {"new": "yes"})])
-    assert len(pets) == 1
-    np.testing.assert_allclose(pets.vector("a"), vector(2), atol=1e-6)
-    assert pets.search(Query(vector(2), 1))[0].metadata == {"new": "yes"}
 
 
 def test_replaced_items_are_counted(pets):
@@ -221,20 +194,10 @@ def test_a_filter_asks_for_equal_texts_and_nothing_else(pets, text):
     assert pets.search(Query(vector(1), 9, filter={text: text})) == []
 
 
-def test_all_pairs_of_a_filter_must_match(pets):
-    pets.upsert([Item(f"{a}{b}", vector(a + b), {"a": str(a), "b": str(b)}) for a, b in PAIRS])
-    assert [h.id for h in pets.search(Query(vector(0), 9, filter={"a": "1", "b": "2"}))] == ["12"]
-    assert len(pets.search(Query(vector(0), 9, filter={"a": "1"}))) == 3
-    assert pets.search(Query(vector(0), 9, filter={"a": "1", "c": "2"})) == []
-
-
-PAIRS = [(a, b) for a in range(3) for b in range(3)]
-
-
 @pytest.mark.parametrize("limit", [10, 10_000])
 @pytest.mark.parametrize("filter", [None, {"kind": "even"}])
 def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
-    monkeypatch.setattr(index, "EXACT", limit)
+    monkeypatch.setattr("services.retrieval.query.EXACT", limit)
     kinds = ("even", "odd")
     made = [Item(f"id {n}", vector(n // 3), {"kind": kinds[n % 2]}) for n in range(90)]  # with ties
     pets.upsert(made)
@@ -244,58 +207,8 @@ def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
     assert len(whole) == (90 if filter is None else 45)
 
 
-WALK, EXACT = 16, 64
-SIZES = (1, WALK - 1, WALK, WALK + 1, EXACT - 1, EXACT, EXACT + 1, 8 * WALK, 25 * WALK + 3)
-WIDE_D = 48  # high-dimensional, so that narrow graph walks miss items
-
-
-def wide(seed: int) -> Item:
-    values = np.random.default_rng(seed // 2).normal(size=WIDE_D).astype(np.float32)  # with ties
-    return Item(f"id {seed}", values / np.linalg.norm(values), {"kind": str(seed % 3)})
-
-
-@pytest.fixture(scope="module")
-def of_sizes(engine, tmp_path_factory, request) -> Iterator[Collections]:
-    """Open collections of each size, named by it, with small thresholds."""
-    if engine == "redis":
-        server = request.getfixturevalue("shared_redis")
-        client = vector_sets.connect(f"redis://127.0.0.1:{server.port}/8")
-        client.flushdb()
-        collections: Collections = VectorSets(client, MODEL, WIDE_D)
-    else:
-        collections = EmbeddedCollections(tmp_path_factory.mktemp("sizes"), MODEL, WIDE_D)
-    for size in SIZES:
-        collections.get_or_make(str(size), "float32").upsert(map(wide, range(size)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(index, "EXACT", EXACT)
-        patch.setattr(index, "WALK", WALK)
-        yield collections
-    collections.close()
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    size=st.sampled_from(SIZES),
-    top_k=st.sampled_from([7, WALK - 1, WALK, WALK + 1, 2 * WALK, EXACT, 1000]),
-    seed=st.integers(0, 2 * max(SIZES)),
-    excluded=st.none() | st.integers(0, max(SIZES)),
-    filter=st.none() | st.just({"kind": "1"}),
-)
-def test_pages_neither_repeat_nor_skip_an_item(of_sizes, size, top_k, seed, excluded, filter):
-    held = {item.id: item for item in map(wide, range(size))}
-    exclude = None if excluded is None else f"id {excluded}"
-    query = Query(wide(seed).vector_D, top_k, filter=filter, exclude=exclude)
-    found: list[str] = []
-    for offset in range(0, size + top_k, top_k):
-        page = of_sizes.get(str(size)).search(replace(query, offset=offset))
-        scores = [hit.score for hit in page]
-        assert scores == sorted(scores, reverse=True)
-        found += [hit.id for hit in page]
-    assert sorted(found) == sorted(exact(held, query))
-
-
 def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeypatch):
-    monkeypatch.setattr(index, "EXACT", 10)
+    monkeypatch.setattr("services.retrieval.query.EXACT", 10)
     made = [Item(f"id {n}", vector(n // 3), {}) for n in range(90)]
     for n in range(30):  # the graph's construction is random
         collection = collections.get_or_make(f"pets-{n}", "float32")
@@ -304,7 +217,7 @@ def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeyp
 
 
 def test_large_collections_are_searched_by_the_graph(pets, monkeypatch):
-    monkeypatch.setattr(index, "EXACT", 10)
+    monkeypatch.setattr("services.retrieval.query.EXACT", 10)
     pets.upsert(items(*range(300)))
     nearest = [pets.search(Query(vector(seed), 1))[0].id for seed in range(300)]
     assert sum(id == f"id {seed}" for seed, id in enumerate(nearest)) >= 295
@@ -364,7 +277,8 @@ def test_a_collection_of_another_model_is_refused_but_can_be_listed_and_dropped(
     start(MODEL).get_or_make("pets", "float32").upsert(items(1))
     other = start(OTHER, D + 1)
     add = partial(other.get_or_make, dtype="float32")
-    for ask in (other.get, add, other.check_addable):
+    addable = partial(other.check_addable, ids=set(), settings=Settings())
+    for ask in (other.get, add, addable):
         with pytest.raises(InvalidRequest, match="made with model mmmmmmmmmmmm"):
             ask("pets")
     assert other.describe("pets") == [Description("pets", 1, D, MODEL, "float32")]
@@ -398,26 +312,38 @@ def test_vectors_of_another_calibration_are_refused(start):
         start(MODEL).get_or_make("pets", "int8:01234567")
 
 
-def test_new_names_are_addable(collections):
-    assert collections.check_addable("new") is None
-    assert collections.describe() == []
-    with pytest.raises(InvalidRequest):
-        collections.check_addable("a/b")
+def limits(items: int, collections: int) -> Settings:
+    return Settings(max_collection_items=items, max_collections=collections)
 
 
-def test_room_has_an_end(collections):
+def test_collections_and_their_items_are_limited(collections):
     collections.get_or_make("pets", "float32").upsert(items(1, 2))
-    collections.check_room("pets", {"id 3"}, most_items=3, most_collections=1)
-    collections.check_room("pets", {"id 1", "id 2"}, most_items=2, most_collections=1)
-    collections.check_room("cars", {"id 1"}, most_items=3, most_collections=2)
+    collections.check_addable("pets", {"id 3"}, limits(3, 1))
+    collections.check_addable("pets", {"id 1", "id 2"}, limits(2, 1))
+    collections.check_addable("cars", {"id 1"}, limits(3, 2))
+    assert len(collections) == 1
     with pytest.raises(InvalidRequest, match="'pets' has 2 items, and 1 more would exceed"):
-        collections.check_room("pets", {"id 2", "id 3"}, most_items=2, most_collections=9)
+        collections.check_addable("pets", {"id 2", "id 3"}, limits(2, 9))
     with pytest.raises(InvalidRequest, match="'cars' has 0 items, and 2 more would exceed"):
-        collections.check_room("cars", {"id 1", "id 2"}, most_items=1, most_collections=9)
+        collections.check_addable("cars", {"id 1", "id 2"}, limits(1, 9))
     with pytest.raises(InvalidRequest, match="1 collections already"):
-        collections.check_room("cars", {"id 1"}, most_items=9, most_collections=1)
+        collections.check_addable("cars", {"id 1"}, limits(9, 1))
     # Each tenant has its own limits.
-    collections.of_tenant("ann").check_room("cars", {"id 1"}, most_items=9, most_collections=1)
+    collections.of_tenant("ann").check_addable("cars", {"id 1"}, limits(9, 1))
+
+
+def test_the_first_graphs_whose_vectors_are_added_are_recorded(start):
+    ours, others = MODEL + "1" * 64, MODEL + "2" * 64
+    start(MODEL).get_or_make("pets", "float32").upsert(items(1))  # torch has no graphs
+    start(others).get("pets").search(Query(vector(1), 1))
+    start(ours).get_or_make("pets", "float32").upsert(items(2))
+    refused = start(others)
+    for ask in (refused.get, partial(refused.get_or_make, dtype="float32")):
+        with pytest.raises(InvalidRequest, match="with graphs 111111111111, this service runs"):
+            ask("pets")
+    assert refused.describe("pets") == [Description("pets", 2, D, ours, "float32")]
+    for agreeing in (ours, MODEL):
+        assert start(agreeing).get_or_make("pets", "float32").upsert(items(1)) == 1
 
 
 @pytest.mark.parametrize("ids", [set(), {"id 1"}, {"id 1", "id 3", "x"}, {*HOSTILE}])

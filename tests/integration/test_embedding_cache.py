@@ -1,20 +1,23 @@
+"""The two tiers of the cache: two caches that share a Redis, as in two processes."""
+
 import asyncio
 import uuid
 
 import numpy as np
 import pytest
+from redis.asyncio import Redis
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.geometry import Geometry
-from services.cache import embedding_cache
+from services.cache import embedding_cache, shared
+from services.cache.connection import RedisLink
 from services.cache.embedding_cache import EmbeddingCache
-from services.cache.entry import Entry
-from services.cache.link import RedisLink
-from services.cache.shared import SharedTier
+from services.cache.entry import Entry, name
+from services.cache.shared import LIFETIME_S, SharedTier
 from services.observability import metrics
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
-KEY = "0" * 64
+KEY, OTHER = "0" * 64, "1" * 64
 
 
 def entries(stored_as: str = "float16") -> dict:
@@ -27,15 +30,20 @@ def entries(stored_as: str = "float16") -> dict:
     }
 
 
-def counts(tier: str, outcome: str) -> float:
+def count(outcome: str, tier: str = "l2") -> float:
     return sum(
         metrics.CACHE.labels(tier, pb.Output.Name(output), outcome)._value.get() for output in ALL
     )
 
 
 @pytest.fixture
+async def redis(shared_redis):
+    async with Redis(port=shared_redis.port) as client:
+        yield client
+
+
+@pytest.fixture
 async def caches(shared_redis):
-    """Two caches with the same contract, as in two processes."""
     contract = f"test-{uuid.uuid4()}"
     caches = [
         EmbeddingCache(2**20, SharedTier(RedisLink(shared_redis.url, 60), contract))
@@ -46,71 +54,139 @@ async def caches(shared_redis):
         await cache.close()
 
 
+@pytest.fixture
+def tier(caches) -> SharedTier:
+    return caches[1]._shared
+
+
 async def put(cache: EmbeddingCache, made: dict) -> None:
     cache.put(KEY, made)
-    await cache._shared._written(KEY)
+    await cache._shared.settled()
 
 
 @pytest.mark.parametrize("stored_as", ["float16", "int8"])
-async def test_what_one_process_puts_another_finds_the_same(caches, stored_as):
+async def test_another_process_finds_the_same_entries(caches, stored_as):
     await put(caches[0], entries(stored_as))
     found = await caches[1].get(KEY, ALL)
     for output, made in entries(stored_as).items():
         np.testing.assert_array_equal(found[output].array, made.array)
+        assert found[output].geometry == made.geometry
+    assert await caches[1].get(OTHER, ALL) is None
 
 
 async def test_a_hit_in_redis_fills_the_memory(caches):
     await put(caches[0], entries())
     await caches[1].get(KEY, ALL)
-    before = counts("l2", "hit")
+    before = count("hit")
     assert await caches[1].get(KEY, ALL)
-    assert counts("l2", "hit") == before
+    assert count("hit") == before
 
 
-async def test_only_what_memory_lacks_is_read_from_redis(caches):
+async def test_only_entries_that_memory_lacks_are_read_from_redis(caches):
     await put(caches[0], entries())
     caches[1].remember(KEY, {pb.SAM: entries()[pb.SAM]})
-    before = counts("l2", "hit")
+    before = count("hit")
     assert list(await caches[1].get(KEY, (pb.CLIP_POOLED, pb.SAM))) == [pb.CLIP_POOLED, pb.SAM]
-    assert counts("l2", "hit") == before + 1
+    assert count("hit") == before + 1
 
 
-async def test_reads_of_the_same_at_once_are_one(caches):
+async def test_concurrent_reads_of_an_image_are_one(caches):
     await put(caches[0], entries())
-    before = counts("l2", "hit")
+    before = count("hit")
     found = await asyncio.gather(*(caches[1].get(KEY, ALL) for _ in range(20)))
     assert all(found)
-    assert counts("l2", "hit") == before + 3
+    assert count("hit") == before + 3
 
 
-async def test_a_part_is_a_miss_of_the_whole(caches):
+async def test_an_image_without_one_of_its_outputs_is_a_miss(caches):
     await put(caches[0], {pb.SAM: entries()[pb.SAM]})
     assert await caches[1].get(KEY, ALL) is None
     assert await caches[1].get(KEY, (pb.SAM,)) is not None
 
 
 @pytest.mark.parametrize("key", ["", "no key", "aA" * 32, "0" * 63, "0" * 64 + "}:SAM", "*"])
-async def test_what_is_no_image_key_is_not_asked_of_redis(caches, key):
-    before = counts("l2", "miss")
+async def test_redis_is_asked_only_for_image_keys(caches, key):
+    before = count("miss")
     assert await caches[0].get(key, ALL) is None
-    assert counts("l2", "miss") == before
+    assert count("miss") == before
 
 
-async def test_what_is_remembered_stays_in_the_process(caches):
+async def test_remembered_entries_stay_in_the_process(caches):
     caches[0].remember(KEY, entries())
     assert await caches[0].get(KEY, ALL)
     assert await caches[1].get(KEY, ALL) is None
 
 
-async def test_state_of_redis(caches):
+async def test_reads_and_writes_are_counted(caches, tier):
+    outcomes = ("hit", "miss", "written", "corrupt")
+    before = {outcome: count(outcome) for outcome in outcomes}
+    await tier.get(KEY, ALL)
+    await put(caches[0], entries())
+    await tier.get(KEY, ALL)
+    after = {outcome: count(outcome) - before[outcome] for outcome in outcomes}
+    assert after == {"hit": 3, "miss": 3, "written": 3, "corrupt": 0}
+
+
+async def test_maps_expire_before_vectors(caches, tier, redis):
+    await put(caches[0], entries())
+    left = [await redis.ttl(name(tier._contract, KEY, output)) for output in ALL]
+    for seconds, output in zip(left, ALL, strict=True):
+        assert 0 < seconds <= LIFETIME_S[output]
+    assert left == sorted(left)
+    assert left[0] < left[2]
+
+
+async def test_an_entry_under_the_name_of_another_is_a_miss(caches, tier, redis):
+    await put(caches[0], entries())
+    sam, vector = (name(tier._contract, KEY, output) for output in (pb.SAM, pb.CLIP_POOLED))
+    await redis.copy(sam, name(tier._contract, OTHER, pb.SAM))
+    before = count("corrupt")
+    assert await tier.get(OTHER, (pb.SAM,)) == {}
+    assert count("corrupt") == before + 1
+    await redis.copy(vector, sam, replace=True)
+    assert list(await tier.get(KEY, ALL)) == [pb.CLIP_DENSE, pb.CLIP_POOLED]
+
+
+async def test_a_damaged_entry_is_a_miss_until_it_is_written_again(caches, tier, redis):
+    await put(caches[0], entries())
+    await redis.setrange(name(tier._contract, KEY, pb.SAM), 100, b"x")
+    assert list(await tier.get(KEY, ALL)) == [pb.CLIP_DENSE, pb.CLIP_POOLED]
+    await put(caches[0], entries())
+    assert list(await tier.get(KEY, ALL)) == list(ALL)
+
+
+async def test_a_value_of_another_kind_is_a_miss(tier, redis):
+    await redis.rpush(name(tier._contract, KEY, pb.SAM), b"x")
+    assert await tier.get(KEY, ALL) == {}
+
+
+async def test_pending_writes_are_bounded_and_further_entries_dropped(tier, monkeypatch):
+    size = sum(made.array.nbytes for made in entries().values())
+    monkeypatch.setattr(shared, "WRITE_BYTES", 2 * size)
+    before = count("write_dropped")
+    for key in range(5):
+        tier.put(f"{key:064}", entries())
+    assert count("write_dropped") == before + 9
+    assert tier._writing_bytes == 2 * size
+    await tier.settled()
+    assert tier._writing_bytes == 0
+    found = [len(await tier.get(f"{key:064}", ALL)) for key in range(5)]
+    assert found == [3, 3, 0, 0, 0]
+
+
+async def test_the_state_of_redis(caches):
     assert await caches[0].state() == "up"
     assert await EmbeddingCache(0).state() == "off"
+    nowhere = EmbeddingCache(0, SharedTier(RedisLink("redis://127.0.0.1:1", 60), "c"))
+    assert await nowhere.state() == "down"
+    assert await nowhere.get(KEY, ALL) is None
+    await nowhere.close()
 
 
-async def test_the_settings_decide_who_shares(settings, shared_redis):
+async def test_the_settings_and_the_checkpoint_decide_who_shares(settings, shared_redis):
     digest = str(uuid.uuid4())
 
-    async def of(
+    def of(
         share: bool = True, digest: str = digest, dtype: str = "int8", **update: object
     ) -> EmbeddingCache:
         chosen = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000, **update}
@@ -118,16 +194,16 @@ async def test_the_settings_decide_who_shares(settings, shared_redis):
             dtype
         )
 
-    first = await of()
+    first = of()
     await put(first, entries())
-    same = await of()
+    same = of()
     assert await same.get(KEY, ALL)
     others = [
-        await of(digest="e"),
-        await of(dtype="float16"),
-        await of(cache_dtype="int8"),
-        await of(share=False),
-        await of(redis_url=None),
+        of(digest="e"),
+        of(dtype="float16"),
+        of(cache_dtype="int8"),
+        of(share=False),
+        of(redis_url=None),
     ]
     assert [await cache.get(KEY, ALL) for cache in others] == [None] * 5
     for cache in (first, same, *others):

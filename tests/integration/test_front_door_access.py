@@ -2,7 +2,6 @@
 
 import ssl
 import time
-from collections.abc import Iterator
 from concurrent import futures
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,21 +15,7 @@ import samclip
 from services.front_door import haproxy, keys, reload
 from services.settings import Settings, SettingsError
 from tests import tls
-from tests.door import EMBED, Door, Serve, asked, logged, opened
-
-FIRST = keys.Key(keys.digest("first-key"), "ann", ("read", "index"), "acme")
-SECOND = keys.Key(keys.digest("second, key"), "bob", ("read",), "-")
-
-
-@pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[Door]:
-    """Run a front door that requires the keys in its file."""
-    file = tmp_path / "keys"
-    keys.write(file, [FIRST, SECOND])
-    serve = Serve()
-    serve.gate.set()
-    with opened(serve, api_keys_file=file) as door:
-        yield door
+from tests.door import EMBED, FIRST, SECOND, Door, answering, asked, logged, opened
 
 
 def refused(door: Door, key: str) -> tuple[grpc.StatusCode, str]:
@@ -64,8 +49,7 @@ def test_who_is_refused_is_logged_and_others_where_that_is_asked_for(
     file = tmp_path / "keys"
     keys.write(file, [FIRST])
     for level, expected in (("WARNING", ["key"]), ("INFO", ["key", "-"])):
-        serve = Serve()
-        serve.gate.set()
+        serve = answering()
         with opened(serve, api_keys_file=file, log_level=level) as door:
             door.http.get("/classify", headers={"x-api-key": "wrong"})
             door.http.get("/classify", headers={"x-api-key": "first-key"})
@@ -154,8 +138,7 @@ def browser(door: Door, ca: Path, own: Path | None = None) -> httpx.Client:
 
 
 def test_both_ports_speak_tls_and_nothing_else(certificates: Certificates) -> None:
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     with opened(serve, ready=False, tls_cert_file=certificates.server) as door:
         assert asked(door, samclip.credentials(certificates.ca)) == b"hello"
         with browser(door, certificates.ca) as client:
@@ -171,8 +154,7 @@ def test_both_ports_speak_tls_and_nothing_else(certificates: Certificates) -> No
 
 
 def test_callers_show_a_certificate_where_that_is_configured(certificates: Certificates) -> None:
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     settings = {"tls_cert_file": certificates.server, "tls_client_ca_file": certificates.ca}
     with opened(serve, ready=False, **settings) as door:
         assert asked(door, samclip.credentials(certificates.ca, certificates.client)) == b"hello"

@@ -14,7 +14,7 @@ from services.front_door import haproxy, inner_ports, reload
 from services.front_door.keys import digest
 from services.request.arrival import Pace
 from services.settings import Settings
-from tests.door import EMBED, Door, Serve, opened
+from tests.door import EMBED, Door, Serve, answering, opened
 
 DATA, HEADERS, RESET, SETTINGS = 0, 1, 3, 4
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -139,8 +139,7 @@ def test_where_few_files_may_be_open_there_are_fewer_connections(
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_request_to_upgrade_is_answered_without_one(method: str) -> None:
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     with opened(serve, ready=False) as door, connected(door, door.settings.http_port) as asking:
         asking.sendall(
             f"{method} /classify HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\n"
@@ -153,8 +152,7 @@ def test_a_request_to_upgrade_is_answered_without_one(method: str) -> None:
 
 
 def test_a_reply_that_nobody_reads_is_cut() -> None:
-    serve = Serve(answer=(200, "application/json", "0" * 30_000_000))
-    serve.gate.set()
+    serve = answering(answer=(200, "application/json", "0" * 30_000_000))
     with opened(serve, ready=False, request_timeout_s=0.5) as door:
         before = figure(door, "CurrConns")
         with connected(door, door.settings.http_port) as idle:

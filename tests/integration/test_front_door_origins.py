@@ -7,11 +7,7 @@ import pytest
 
 from services.front_door import keys
 from services.settings import Settings
-from tests.door import (
-    Door,
-    Serve,
-    opened,
-)
+from tests.door import Door, answering, opened
 
 
 def test_pages_of_other_sites_may_not_ask(door: Door) -> None:
@@ -27,8 +23,7 @@ def test_pages_of_other_sites_may_not_ask(door: Door) -> None:
 def test_pages_of_the_sites_in_the_setting_may_ask_with_a_key(tmp_path: Path) -> None:
     file, key = tmp_path / "keys", "a" * 20
     keys.write(file, [keys.Key(keys.digest(key), "ann", ("read",), "ann")])
-    serve, site = Serve(), "https://app.example:8443"
-    serve.gate.set()
+    serve, site = answering(), "https://app.example:8443"
     values = {"api_keys_file": file, "cors_origins": f"{site}, http://other.example"}
     with opened(serve, ready=False, **values) as door:
         asked = {"origin": site, "access-control-request-method": "POST"}
@@ -82,8 +77,7 @@ def test_probes_and_scrapers_may_use_any_name(door: Door, path: str) -> None:
     ],
 )
 def test_hosts_are_those_of_the_setting(values: dict[str, Any], allowed: str) -> None:
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     with opened(serve, ready=False, **values) as door:
         for host in allowed.split():
             assert door.http.get("/describe", headers={"host": f"{host}:8000"}).is_success

@@ -12,15 +12,9 @@ import httpx
 import pytest
 
 from services.front_door import haproxy
-from services.request import admission
+from services.request import calls
 from services.settings import Settings
-from tests.door import (
-    SECRET,
-    Door,
-    Serve,
-    grpc_server,
-    http_server,
-)
+from tests.door import SECRET, Door, Serve, answering, grpc_server, http_server
 from tests.ports import free_port
 
 
@@ -87,31 +81,30 @@ def wait_for_port(port: int) -> None:
 
 
 def test_admission(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
-    assert admission.admitted({admission.SECRET_HEADER: SECRET})
-    assert not admission.admitted({admission.SECRET_HEADER: "guessed"})
-    assert not admission.admitted({admission.SECRET_HEADER: "geraten – é"})
-    assert not admission.admitted({})
-    monkeypatch.delenv(admission.SECRET_VARIABLE)
-    assert not admission.admitted({admission.SECRET_HEADER: ""})
+    monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
+    assert calls.admitted({calls.SECRET_HEADER: SECRET})
+    assert not calls.admitted({calls.SECRET_HEADER: "guessed"})
+    assert not calls.admitted({calls.SECRET_HEADER: "geraten – é"})
+    assert not calls.admitted({})
+    monkeypatch.delenv(calls.SECRET_VARIABLE)
+    assert not calls.admitted({calls.SECRET_HEADER: ""})
 
 
 def test_the_heads_find_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
-    address, metadata = admission.backbone(Settings(inner_grpc_port=1234))
+    monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
+    address, metadata = calls.backbone(Settings(inner_grpc_port=1234))
     assert address == "127.0.0.1:1234"
-    assert dict(metadata) == {"application": "backbone", admission.SECRET_HEADER: SECRET}
+    assert dict(metadata) == {"application": "backbone", calls.SECRET_HEADER: SECRET}
     elsewhere = Settings(backbone_address="gpu-cluster:9000")
-    assert admission.backbone(elsewhere) == ("gpu-cluster:9000", ())
+    assert calls.backbone(elsewhere) == ("gpu-cluster:9000", ())
     with_key = elsewhere.model_copy(update={"backbone_api_key": "k"})
-    assert admission.backbone(with_key)[1] == (("x-api-key", "k"),)
-    assert "backbone" in admission.applications(Settings())
-    assert "backbone" not in admission.applications(elsewhere)
+    assert calls.backbone(with_key)[1] == (("x-api-key", "k"),)
+    assert "backbone" in calls.applications(Settings())
+    assert "backbone" not in calls.applications(elsewhere)
 
 
 def test_alone_it_leads_to_the_serve_of_a_cluster_until_it_is_stopped() -> None:
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:
         ports = [free_port(), free_port()]
         values = {
@@ -137,7 +130,7 @@ def test_alone_it_leads_to_the_serve_of_a_cluster_until_it_is_stopped() -> None:
         assert process.wait(timeout=60) == 0
     (path, headers) = serve.requests[0]
     assert path == "/backbone/embed"
-    assert headers[admission.SECRET_HEADER] == SECRET
+    assert headers[calls.SECRET_HEADER] == SECRET
 
 
 def test_alone_it_must_know_where_the_cluster_is(

@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from services.front_door import haproxy
-from services.request import admission
+from services.request import calls
 from services.request.arrival import Pace
-from services.request.priority import Priority
+from services.request.context import Priority
 from services.request.routes import ROUTES, SERVICES
 from tests.door import (
     EMBED,
@@ -106,10 +106,10 @@ def test_a_compressed_message_is_unimplemented_and_reaches_no_service(
 
 
 def test_the_secret_is_ours_alone_to_set(door: Door) -> None:
-    header = (admission.SECRET_HEADER, "guessed")
+    header = (calls.SECRET_HEADER, "guessed")
     door.http.get("/classify", headers=dict([header]))
     door.call("/samclip.v1.BackboneService/Embed", header)
-    assert [seen[admission.SECRET_HEADER] for _, seen in door.serve.requests] == [SECRET, SECRET]
+    assert [seen[calls.SECRET_HEADER] for _, seen in door.serve.requests] == [SECRET, SECRET]
 
 
 def test_headers_that_would_steer_serve_are_taken_away(door: Door) -> None:

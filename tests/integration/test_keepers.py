@@ -15,7 +15,7 @@ import pytest
 
 from services.front_door import haproxy, keys
 from services.request.context import ASK
-from tests.door import EMBED, SECRET, Door, Serve, grpc_server, http_server, opened
+from tests.door import EMBED, SECRET, Door, Serve, answering, grpc_server, http_server, opened
 from tests.ports import free_port
 
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
@@ -30,8 +30,7 @@ def doors(tmp_path: Path) -> Iterator[list[Door]]:
     file = tmp_path / "keys"
     keys.write(file, [RATED, HELD, FREE])
     ports = {"keeper_http_port": free_port(), "keeper_grpc_port": free_port()}
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     with ExitStack() as stack:
         yield [
             stack.enter_context(
@@ -120,8 +119,7 @@ def before_a_keeper(http_port: int, grpc_port: int, file: Path) -> Iterator[Door
 
 def test_keys_do_not_travel_between_doors(tmp_path: Path) -> None:
     """The ports between doors have no TLS, so what they pass on does not contain the key."""
-    keeper = Serve()
-    keeper.gate.set()
+    keeper = answering()
     with (
         http_server(keeper) as http,
         grpc_server(keeper) as rpc,

@@ -12,8 +12,6 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from safetensors.torch import save_file
 from torch import nn
 
@@ -36,13 +34,11 @@ from training import train, workers
 from training.data.sources import Source, open_source
 from training.data.targets import Plan, identity
 from training.distillation.embeddings import Embedder
-from training.distillation.stages import NAMES
 from training.distillation.teachers import OpenClipTeacher
 from training.merges import dense_origins, kept, photo_teachers
 from training.recipes import Recipe, Run, SamBatch, debug
 
 FRAME, WIDTH = 64, 32
-STAGES = NAMES[1:]  # the first one trains the edge's SAM
 TEXTS = ["a photo of a dog", "a cat"]
 QUICK = {
     "model_cfg": ARCHITECTURE | {"quick_gelu": True},
@@ -103,25 +99,11 @@ def _alone() -> Iterator[None]:
     """Run workers outside Ray, and restore the number of threads afterwards."""
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        without_ray(patch)
+        patch.setattr(train, "get_device", lambda: torch.device("cpu"))
+        patch.setattr(train.report, "write", lambda run, target: None)
+        patch.setattr(workers, "report", lambda figures: None)
         yield
     torch.set_num_threads(threads)
-
-
-def without_ray(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(train, "get_device", lambda: torch.device("cpu"))
-    patch.setattr(train.report, "write", lambda run, target: None)
-    patch.setattr(workers, "report", lambda figures: None)
-
-
-def worker(rank: int, count: int, run: Run) -> None:
-    """Run one of several workers, in a process of its own."""
-    store = f"file://{run.folder}/meeting"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count)
-    with pytest.MonkeyPatch.context() as patch:
-        without_ray(patch)
-        train.train_worker({"run": run})
-    dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
@@ -135,47 +117,6 @@ def merged(official: Official, tmp_path_factory: pytest.TempPathFactory) -> Path
     arguments = ["--recipe", f"{own}:small", *files, *others]
     assert train.main(arguments) == 0
     return folder
-
-
-def losses(folder: Path) -> dict[str, np.ndarray]:
-    tables = {name: folder / f"states/{name}.losses.tsv" for name in STAGES}
-    return {name: np.loadtxt(path, skiprows=1) for name, path in tables.items()}
-
-
-def test_two_workers_give_the_losses_of_one(official: Official, merged: Path, tmp_path: Path):
-    """The norm of the gradient agrees less: AdamW's first step amplifies rounding errors."""
-    run, count = official.run(tmp_path, recipe()), 2
-    mp.get_context("forkserver").set_forkserver_preload([__name__])  # import everything once
-    mp.start_processes(worker, (count, run), nprocs=count, start_method="forkserver")
-    for name, expected in losses(merged).items():
-        assert expected.shape[0] == 2
-        found = losses(tmp_path)[name]
-        np.testing.assert_allclose(found[:, :-1], expected[:, :-1], rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(found[:, -1], expected[:, -1], rtol=2e-2)
-    assert checkpoint.read_config(tmp_path / "checkpoint").text_dim == TEXT_DIM
-
-
-def test_an_interrupted_run_ends_as_one_that_never_was(
-    official: Official, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """In bfloat16, as the recipe of the paper's merge."""
-    joint = replace(debug().joint, save_every=1)
-    mixed = recipe(head_probing=None, joint=joint, dtype="bfloat16")
-    run, whole = (official.run(tmp_path / name, mixed) for name in ("run", "whole"))
-    train.train_worker({"run": whole})
-
-    def lost(figures: dict[str, float]) -> None:
-        if figures["joint/step"] == 1:
-            raise ConnectionError("the node is gone")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(workers, "report", lost)
-        with pytest.raises(ConnectionError):
-            train.train_worker({"run": run})
-    assert not (tmp_path / "run/states/adaptation.state.pt").exists()
-    train.train_worker({"run": run})
-    weights = [tmp_path / name / "checkpoint" / checkpoint.WEIGHTS for name in ("run", "whole")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
 def test_the_config_is_that_of_both_teachers(official: Official, merged: Path):

@@ -4,7 +4,6 @@ import itertools
 import ssl
 import subprocess
 import time
-from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -17,18 +16,7 @@ from services.front_door import keys, reload
 from services.gateway.app import CERTIFICATE_END
 from services.settings import Settings, SettingsError
 from tests import tls
-from tests.door import Door, Serve, asked, opened
-from tests.integration.test_front_door_access import FIRST, SECOND
-
-
-@pytest.fixture
-def guarded(tmp_path: Path) -> Iterator[Door]:
-    """Run a front door that requires the keys in its file."""
-    keys.write(tmp_path / "keys", [FIRST, SECOND])
-    serve = Serve()
-    serve.gate.set()
-    with opened(serve, api_keys_file=tmp_path / "keys") as door:
-        yield door
+from tests.door import FIRST, SECOND, Door, answering, asked, opened
 
 
 def test_keys_change_without_a_restart(guarded: Door) -> None:
@@ -47,8 +35,7 @@ def test_keys_change_without_a_restart(guarded: Door) -> None:
 
 
 def test_a_certificate_is_renewed_without_a_restart(tmp_path: Path) -> None:
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     first, second = (tls.certificate(tmp_path, name) for name in ("first-ca", "second-ca"))
     file = tls.certificate(tmp_path, "localhost", first)
     with opened(serve, ready=False, tls_cert_file=file) as door:
@@ -63,8 +50,7 @@ def test_a_certificate_is_renewed_without_a_restart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [b"", b"\xff\xfe", b"no certificate", None], ids=repr)
 def test_a_bad_certificate_keeps_no_good_one_out(tmp_path: Path, bad: bytes | None) -> None:
     """``None``: the file is read between the certificate and its key, while it is written."""
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     first, second = (tls.certificate(tmp_path, name) for name in ("first-ca", "second-ca"))
     file = tls.certificate(tmp_path, "localhost", first)
     part = file.read_bytes().partition(b"-----BEGIN PRIVATE")[0]
@@ -79,8 +65,7 @@ def test_a_bad_certificate_keeps_no_good_one_out(tmp_path: Path, bad: bytes | No
 
 
 def test_the_end_of_a_certificate_is_passed_on_and_follows_a_renewed_one(tmp_path: Path) -> None:
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     ca = tls.certificate(tmp_path, "ca")
     file = tls.certificate(tmp_path, "localhost", ca)
     ends = [tls.end(file)]
@@ -104,8 +89,7 @@ def test_the_end_of_a_certificate_is_passed_on_and_follows_a_renewed_one(tmp_pat
 def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     keys.write(file, [FIRST])
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     with opened(serve, api_keys_file=file) as door, futures.ThreadPoolExecutor(1) as pool:
         watching = pool.submit(reload.watch, door.process, door.settings, door.admin)
         assert door.http.get("/classify", headers={"x-api-key": "second, key"}).status_code == 401
@@ -120,8 +104,7 @@ def test_a_file_that_changes_is_handed_in_and_a_bad_one_is_not(tmp_path: Path) -
 
 def test_comments_of_a_certificate_may_have_any_encoding(tmp_path: Path) -> None:
     """As ``openssl pkcs12`` writes the owner's name."""
-    serve = Serve()
-    serve.gate.set()
+    serve = answering()
     ca = tls.certificate(tmp_path, "ca")
     file = tls.certificate(tmp_path, "localhost", ca)
     file.write_bytes("friendlyName: Müller\n".encode("latin-1") + file.read_bytes())

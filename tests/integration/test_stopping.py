@@ -150,7 +150,9 @@ def pieces() -> np.ndarray:
 @pytest.fixture
 def semantic_service(settings):
     device = Device()
-    service = Semantic(settings.model_copy(update={"max_prompt_batch": 2}), HeldHead(device))
+    service = Semantic(
+        settings.model_copy(update={"max_prompt_batch": 2}), sam_head=HeldHead(device)
+    )
     service.backbone = Backbone(pieces())
     yield service, device
     device.free.set()
@@ -159,9 +161,9 @@ def semantic_service(settings):
 async def test_refining_ends_when_its_caller_hangs_up(semantic_service):
     service, device = semantic_service
     request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS, refine=True)
-    await give_up(Semantic.SegmentText.answer(service, request, ANYBODY), device)
+    await give_up(service.answer("SegmentText", request, ANYBODY), device)
     assert await device.settled() == 2
-    answer = await Semantic.SegmentText.answer(service, request, ANYBODY)
+    answer = await service.answer("SegmentText", request, ANYBODY)
     assert {region.label for region in answer.regions} == {"a", "b"}
     assert device.done > 10
 
@@ -177,9 +179,9 @@ async def test_labelling_pixels_ends_when_its_caller_hangs_up(semantic_service, 
     monkeypatch.setattr(semantic, "_best_of_logits", watched)
     monkeypatch.setattr(semantic, "STRIP_VALUES", 2**14)
     request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS)
-    await give_up(Semantic.SegmentText.answer(service, request, ANYBODY), device)
+    await give_up(service.answer("SegmentText", request, ANYBODY), device)
     assert await device.settled() == 1
-    await Semantic.SegmentText.answer(service, request, ANYBODY)
+    await service.answer("SegmentText", request, ANYBODY)
     assert device.done > 100
 
 
@@ -194,7 +196,7 @@ async def test_regions_are_not_encoded_for_a_caller_who_hung_up(semantic_service
     monkeypatch.setattr(wire, "to_mask", watched)
     monkeypatch.setattr("services.batching.threads.TURN_S", 0.0, raising=False)
     request = pb.SegmentTextRequest(image=IMAGE, labels=LABELS, encoding=pb.PNG)
-    await give_up(Semantic.SegmentText.answer(service, request, ANYBODY), device)
+    await give_up(service.answer("SegmentText", request, ANYBODY), device)
     assert await device.settled() == 1
 
 
@@ -206,8 +208,8 @@ async def test_a_text_prompt_ends_when_its_caller_hangs_up(settings, device):
     sam_Dhw = np.zeros((config.embed_dim, config.grid, config.grid), np.float16)
     service.backbone.found = replace(service.backbone.found, sam_Dhw=sam_Dhw)
     request = pb.SegmentRequest(image=IMAGE, prompts=[pb.Prompt(text="a")] * 3)
-    await give_up(Segmentation.Segment.answer(service, request, ANYBODY), device)
+    await give_up(service.answer("Segment", request, ANYBODY), device)
     assert await device.settled() == 1
-    answer = await Segmentation.Segment.answer(service, request, ANYBODY)
+    answer = await service.answer("Segment", request, ANYBODY)
     assert len(answer.results) == 3
     assert device.done > 10

@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 from itertools import count
-from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -13,11 +13,10 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Overloaded, SamClipError, Unauthenticated, Unavailable
 from services.front_door import haproxy, keys, reload
-from services.request import admission, context, rpc, stream_key
+from services.request import calls, context, rpc, streams
 from services.request.context import RequestContext
 from services.settings import Settings
-from tests.door import EMBED, SECRET, Door, Serve, opened
-from tests.integration.test_front_door_access import FIRST, SECOND
+from tests.door import EMBED, FIRST, SECOND, SECRET, Door
 
 EVER = 30
 """Seconds in which something that was promised within seconds has happened on any machine."""
@@ -33,7 +32,7 @@ class Clicks(rpc.Service):
         super().__init__(Settings())
         self.stopped = False
 
-    @rpc.stream_rpc
+    @rpc.rpc
     async def SegmentStream(
         self, request: AsyncIterator[pb.SegmentStreamRequest], context: RequestContext
     ) -> AsyncGenerator[pb.SegmentStreamResponse, None]:
@@ -43,7 +42,7 @@ class Clicks(rpc.Service):
         finally:
             self.stopped = True
 
-    @rpc.stream_rpc
+    @rpc.rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
@@ -63,7 +62,15 @@ class Session:
         self.headers = door.serve.requests[-1][1]
         self.service = Clicks()
         self._messages: asyncio.Queue[pb.SegmentStreamRequest] = asyncio.Queue()
-        self.answers = self.service.stream("SegmentStream", self._sent(), self.headers)
+        self.answers = self._answers("SegmentStream", self._sent(), streams.LONGEST_S)
+
+    def updates(self) -> rpc.Answers:
+        """Begin the endless work of a request with the same headers."""
+        return self._answers("StreamEverything", pb.SegmentEverythingRequest(), None)
+
+    def _answers(self, method: str, request: Any, most_s: float | None) -> rpc.Answers:
+        arrived = self.service.arrive(method, self.headers, most_s)
+        return self.service.answers(method, request, arrived)
 
     async def _sent(self) -> AsyncIterator[pb.SegmentStreamRequest]:
         while True:
@@ -85,15 +92,10 @@ class Session:
 
 
 @pytest.fixture
-def door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Door]:
-    """Run a front door that requires the keys in its file."""
-    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
-    monkeypatch.setattr(stream_key, "CHECK_S", 0.05)
-    keys.write(tmp_path / "keys", [FIRST, SECOND])
-    serve = Serve()
-    serve.gate.set()
-    with opened(serve, api_keys_file=tmp_path / "keys") as door:
-        yield door
+def door(guarded: Door, monkeypatch: pytest.MonkeyPatch) -> Door:
+    monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
+    monkeypatch.setattr(streams, "CHECK_S", 0.05)
+    return guarded
 
 
 Open = Callable[..., Session]
@@ -146,7 +148,7 @@ async def test_the_sessions_of_a_revoked_key_end_and_others_go_on(
 async def test_a_message_after_its_key_was_revoked_is_refused(
     door: Door, session_of: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_key, "CHECK_S", 600)
+    monkeypatch.setattr(streams, "CHECK_S", 600)
     session = session_of()
     await session.click()
     change(door, SECOND)
@@ -163,8 +165,7 @@ async def test_other_limits_of_the_same_key_end_no_session(door: Door, session_o
 
 async def test_long_work_of_a_revoked_key_stops(door: Door, session_of: Open) -> None:
     session = session_of()
-    request = pb.SegmentEverythingRequest()
-    updates = session.service.stream("StreamEverything", request, session.headers)
+    updates = session.updates()
     assert (await anext(updates)).progress == 0
     change(door, SECOND)
 
@@ -197,7 +198,7 @@ async def test_messages_count_as_requests_of_their_key(door: Door, session_of: O
 async def test_a_message_that_waits_too_long_is_refused(
     door: Door, session_of: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_key, "WAIT_S", 0)
+    monkeypatch.setattr(streams, "WAIT_S", 0)
     change(door, replace(FIRST, rate=1))
     session = session_of()
 
@@ -228,12 +229,12 @@ async def test_questions_take_no_place_in_flight(door: Door, session_of: Open) -
 async def test_without_a_front_door_to_ask_a_message_is_refused(
     door: Door, session_of: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stream_key, "ANSWER_S", 0.2)
+    monkeypatch.setattr(streams, "ANSWER_S", 0.2)
     session = session_of()
     await session.click()
     haproxy.stop(door.process)
     waiting = session.waiting()
-    await asyncio.sleep(10 * stream_key.CHECK_S)
+    await asyncio.sleep(10 * streams.CHECK_S)
     assert not waiting.done()  # it may be stopping, and calls in flight may finish
     session._messages.put_nowait(pb.SegmentStreamRequest())
     with pytest.raises(Unavailable, match="does not confirm the API key"):
@@ -244,8 +245,8 @@ async def test_a_stream_does_not_outlive_a_front_door_that_does_not_answer(
     door: Door, session_of: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a key could be revoked while the front door has no place for the question."""
-    monkeypatch.setattr(stream_key, "ANSWER_S", 0.2)
-    monkeypatch.setattr(stream_key, "SILENT_S", 0.5)
+    monkeypatch.setattr(streams, "ANSWER_S", 0.2)
+    monkeypatch.setattr(streams, "SILENT_S", 0.5)
     session = session_of()
     await session.click()
     haproxy.stop(door.process)
@@ -266,7 +267,7 @@ def test_only_who_shows_the_secret_may_ask(door: Door) -> None:
 
 
 def refusal(address: str, secret: str) -> str:
-    metadata = ((admission.SECRET_HEADER, secret), ("x-samclip-key-hash", FIRST.sha256))
+    metadata = ((calls.SECRET_HEADER, secret), ("x-samclip-key-hash", FIRST.sha256))
     with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as raised:
         list(channel.unary_stream("/samclip.Key/Check")(b"", metadata=metadata, timeout=EVER))
     return str(raised.value.code().name)

@@ -18,7 +18,7 @@ from tests import photographs
 from tests.fakes import ConstantTeacher
 from tests.tiny import TINY
 from training import workers
-from training.distillation.parts import PhotoTeachers
+from training.distillation.objectives import PhotoTeachers
 from training.distillation.stages import (
     head_probing,
     joint_distillation,
@@ -44,7 +44,7 @@ def learn(rank: int, count: int, data: Path, folder: Path) -> None:
         photo_sides=(config.image_size,),
         adaptation_sides=(config.image_size // 2,),
         clip_images=3,
-        sam_batch=SamBatch(images=3, prompts=3, corrected=1.0),
+        sam_batch=SamBatch(images=3, prompts=3, rounds=3, corrected=1.0, refined=True),
     )
     run = Run(recipe=recipe, config=config, data=str(data), folder=folder)
     teachers = PhotoTeachers(ConstantTeacher(config.text_dim), torch.ones(3, config.text_dim))

@@ -13,13 +13,13 @@ from samclip_core.errors import InvalidRequest, NotFound, Unavailable
 from services.retrieval import app, vector_sets
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.engine import open_index
-from services.retrieval.index import Query
+from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSets, connect
 from services.settings import Settings
 from tests import redis_server
 from tests.in_process import Caller, served
-from tests.integration.test_collection_engines import MODEL, OTHER, D, items, vector
 from tests.ports import free_port
+from tests.vectors import MODEL, OTHER, D, items, vector
 
 LOST = "the index is unavailable: Redis does not answer, try again"
 
@@ -103,40 +103,26 @@ def test_a_full_redis_refuses_and_keeps_what_it_has(own_redis, caplog):
     found.close()
 
 
-def test_a_collection_that_another_model_made_meanwhile_is_left_alone(own_redis):
-    ours, theirs = collections(own_redis), collections(own_redis, OTHER)
-    late = ours.get_or_make("pets", "float32")
-    theirs.get_or_make("pets", "float32").upsert(items(1))
-    with pytest.raises(InvalidRequest, match="made with model nnnnnnnnnnnn"):
-        late.upsert(items(1, 2))
-    assert [item.id for item in theirs.get("pets").items("", 9)] == ["id 1"]
-    for found in (ours, theirs):
-        found.close()
-
-
-def test_a_collection_that_was_made_in_another_precision_meanwhile_is_left_alone(own_redis):
-    ours, theirs = collections(own_redis), collections(own_redis)
+@pytest.mark.parametrize(
+    ("model", "dtype", "message"),
+    [
+        (OTHER, "int8", "made with model nnnnnnnnnnnn"),
+        (MODEL + "1" * 64, "float32", "computed in float32, but this service computes in int8"),
+        (MODEL + "2" * 64, "int8", "with graphs 222222222222, this service runs"),
+    ],
+    ids=["model", "precision", "graphs"],
+)
+def test_a_collection_that_was_made_otherwise_meanwhile_is_left_alone(
+    own_redis, model, dtype, message
+):
+    ours, theirs = collections(own_redis, MODEL + "1" * 64), collections(own_redis, model)
     late = ours.get_or_make("pets", "int8")
-    theirs.get_or_make("pets", "float32").upsert(items(1))
-    with pytest.raises(
-        InvalidRequest, match="computed in float32, but this service computes in int8"
-    ):
+    theirs.get_or_make("pets", dtype).upsert(items(1))
+    with pytest.raises(InvalidRequest, match=message):
         late.upsert(items(1, 2))
     assert [item.id for item in theirs.get("pets").items("", 9)] == ["id 1"]
     for found in (ours, theirs):
         found.close()
-
-
-def test_a_collection_from_before_precision_was_recorded_counts_as_float32(own_redis):
-    found = collections(own_redis)
-    found.get_or_make("pets", "int8").upsert(items(1))
-    with connect(own_redis.url) as client:
-        client.hdel("samclip:index:{pets}:model", "dtype")
-    assert found.describe("pets")[0].dtype == "float32"
-    with pytest.raises(InvalidRequest, match="computed in float32"):
-        found.get_or_make("pets", "int8")
-    assert found.get_or_make("pets", "float32").upsert(items(1, 2)) == 1
-    found.close()
 
 
 def test_nothing_expires_and_a_dropped_collection_leaves_nothing(own_redis):

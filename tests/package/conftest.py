@@ -13,6 +13,8 @@ from tests.checkout import ROOT
 VERSIONS = ("3.11", "3.12", "3.13")
 """The versions of Python that the classifiers in pyproject.toml name."""
 
+MARK = "of_an_application"
+"""A name in the packages that another application has beside ours."""
 Install = Callable[[str, str], Path]
 
 
@@ -47,13 +49,20 @@ def sdist() -> Path:
 
 @pytest.fixture(scope="session")
 def install(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Install:
-    """Return a function that installs the wheel, and maybe an extra, for a version of Python."""
+    """Return a function that installs the wheel, and maybe an extra, for a version of Python.
+
+    Beside them is an application with packages of its own, called ``services`` and ``training``.
+    """
 
     def made(version: str, extra: str) -> Path:
         folder = tmp_path_factory.mktemp(f"python{version}")
         run(interpreter(version), "-m", "venv", "venv", cwd=folder)
         programs = folder / "venv/bin"
         run(programs / "python", "-m", "pip", "install", "--quiet", f"{wheel}{extra}", cwd=folder)
+        (packages,) = folder.glob("venv/lib/python*/site-packages")
+        for name in ("services", "training"):
+            (packages / name).mkdir()
+            (packages / name / "__init__.py").write_text(f"{MARK} = '{name}'\n")
         return programs
 
     return made

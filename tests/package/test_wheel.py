@@ -14,11 +14,16 @@ import samclip
 
 from tests.checkout import ROOT
 from tests.e2e.conftest import start
-from tests.package.conftest import VERSIONS, Install, interpreter, run
+from tests.package.conftest import MARK, VERSIONS, Install, interpreter, run
 
 pytestmark = pytest.mark.package
 
-FOLDERS = ("client/samclip", "samclip_core", "services", "training")
+FOLDERS = {  # in the clone and in the wheel
+    "client/samclip": "samclip",
+    "samclip_core": "samclip_core",
+    "services": "samclip/_bundled/services",
+    "training": "samclip/_bundled/training",
+}
 LARGEST = 100 * 2**20
 """Of a file on PyPI."""
 PHOTOGRAPH = ROOT / "services/gateway/playground/samples/chelsea.jpg"
@@ -31,14 +36,19 @@ def tracked() -> set[str]:
 
 def test_the_wheel_holds_every_tracked_file_of_the_packages_and_no_test(wheel: Path) -> None:
     packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert packed == {file.removeprefix("client/") for file in tracked()}
+    assert packed == {
+        file.replace(folder, place, 1)
+        for file in tracked()
+        for folder, place in FOLDERS.items()
+        if file.startswith(f"{folder}/")
+    }
 
 
 def test_the_sdist_holds_the_same_files_and_what_builds_them(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     made = {name for name in names if ".egg-info/" in name} | {"PKG-INFO", "setup.cfg"}
-    assert names - made == tracked() | {"LICENSE", "README.md", "pyproject.toml"}
+    assert names - made == tracked() | {"LICENSE", "README.md", "pyproject.toml", "setup.py"}
 
 
 def test_the_checkpoint_is_inside_and_both_files_fit_pypi(wheel: Path, sdist: Path) -> None:
@@ -83,6 +93,15 @@ def test_the_client_works_with_its_own_dependencies_alone(version: str, install:
     )
     assert refused.returncode != 0
     assert "pip install -e '.[serve]'" in refused.stderr
+
+
+def test_an_application_imports_its_own_packages(install: Install) -> None:
+    programs = install(VERSIONS[0], "[core]")
+    code = f"import services, training; print(services.{MARK}, training.{MARK})"
+    assert run(programs / "python", "-c", code, cwd=programs.parent) == "services training\n"
+    code = "import sys, samclip, samclip_core; print({'services', 'training'} & sys.modules.keys())"
+    assert run(programs / "python", "-c", code, cwd=programs.parent) == "set()\n"
+    assert '"kind": "edge"' in run(programs / "samclip", "info", "--json", cwd=programs.parent)
 
 
 @pytest.mark.timeout(1800)

@@ -39,7 +39,7 @@ def test_masks(model, photograph):
         (item, [Prompt(points=((10.0, 20.0),)), Prompt(box=(5.0, 6.0, 60.0, 70.0))])
         for item in features
     ]
-    together = model.sam_head.segment_batch(requests)
+    together = model.sam_head.decode_batch(requests)
     for (item, prompts), answers in zip(requests, together, strict=True):
         for prompt, answer in zip(prompts, answers, strict=True):
             (alone,) = model.segment(item, [prompt])

@@ -1,5 +1,6 @@
 """Our sentence encoder against the published encoder, from the same files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from samclip_core.config import TextConfig
-from samclip_core.nn.text_encoder import SentenceTextEncoder, convert_bert
+from samclip_core.nn.text_encoder import SentenceTextEncoder
 
 SENTENCES = [
     "a dog",
@@ -31,6 +32,40 @@ SENTENCES = [
     "x",
     " ".join(["word"] * 300),  # longer than max_tokens
 ]
+
+BERT_LAYER = {
+    "attention.output.dense": "self_attn.out_proj",
+    "attention.output.LayerNorm": "norm1",
+    "intermediate.dense": "linear1",
+    "output.dense": "linear2",
+    "output.LayerNorm": "norm2",
+}
+"""Our names of a layer's parts, by those of the published file."""
+
+
+def convert_bert(state: Mapping[str, torch.Tensor], config: TextConfig) -> dict[str, torch.Tensor]:
+    """Convert a BERT state dict in the Hugging Face layout to SentenceTextEncoder's.
+
+    The embedding of token type 0, which single sentences have, is added to the word table.
+    Positions beyond ``config.max_tokens`` and the unused pooler are dropped.
+    """
+    embeddings = "embeddings."
+    converted = {
+        "words.weight": state[embeddings + "word_embeddings.weight"]
+        + state[embeddings + "token_type_embeddings.weight"][0],
+        "positions.weight": state[embeddings + "position_embeddings.weight"][: config.max_tokens],
+        "center_D": torch.zeros(config.width),
+    }
+    for kind in ("weight", "bias"):
+        converted[f"norm.{kind}"] = state[f"{embeddings}LayerNorm.{kind}"]
+        for layer in range(config.layers):
+            old, new = f"encoder.layer.{layer}", f"transformer.layers.{layer}"
+            converted[f"{new}.self_attn.in_proj_{kind}"] = torch.cat(
+                [state[f"{old}.attention.self.{name}.{kind}"] for name in ("query", "key", "value")]
+            )
+            for theirs, ours in BERT_LAYER.items():
+                converted[f"{new}.{ours}.{kind}"] = state[f"{old}.{theirs}.{kind}"]
+    return converted
 
 
 @pytest.fixture(scope="module")

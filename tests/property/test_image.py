@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from samclip_core.errors import InvalidImage
+from samclip_core.errors import InvalidImage, UnsupportedImage
 from samclip_core.io.image import ImageLimits, decode, probe
 
 LIMITS = ImageLimits(max_pixels=10_000)
@@ -52,5 +52,6 @@ def test_damaged_files(kind: str, data: st.DataObject) -> None:
 @given(kept=st.floats(0, 0.97))
 def test_truncated_files_are_refused(kind: str, kept: float) -> None:
     encoded = FILES[kind]
-    with pytest.raises(InvalidImage):
+    with pytest.raises(InvalidImage) as caught:
         decode(encoded[: int(len(encoded) * kept)], LIMITS)
+    assert not isinstance(caught.value, UnsupportedImage)

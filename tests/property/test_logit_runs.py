@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from samclip.mask_codecs import decode_rle
 
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.io import masks
@@ -27,7 +28,7 @@ def test_runs(height: int, width: int, size: int, blur: float, offset: float, se
     logits_hw = 3 * logits_hw / max(float(logits_hw.std()), 1e-6) + np.float32(offset)
     mask_HW = geometry.masks_to_original(logits_hw[None])[0]
     runs = runs_of_logits(geometry, logits_hw)
-    decoded_HW = masks.decode_rle(masks.encode_runs(runs), height, width)
+    decoded_HW = decode_rle(masks.encode_runs(runs), height, width)
     near_zero_HW = np.abs(geometry.logits_to_original(logits_hw)) < 1e-4
     assert not ((decoded_HW != mask_HW) & ~near_zero_HW).any()
     assert runs.box == masks.pixel_box(decoded_HW)
@@ -39,7 +40,7 @@ def test_the_runs_of_a_crop_are_those_of_the_whole_picture() -> None:
     logits_hw = np.full((32, 32), -1, np.float32)
     logits_hw[5:15, 4:20] = 1
     runs = runs_of_logits(geometry, logits_hw, crop)
-    decoded_HW = masks.decode_rle(masks.encode_runs(runs), 90, 110)
+    decoded_HW = decode_rle(masks.encode_runs(runs), 90, 110)
     part_hw = geometry.masks_to_original(logits_hw[None])[0]
     np.testing.assert_array_equal(decoded_HW[20:60, 30:90], part_hw)
     assert decoded_HW.sum() == part_hw.sum() > 100

@@ -6,9 +6,7 @@ steps use the same checkpoint, so only the procedure differs. A pixel outside al
 label of the nearest mask.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Literal, NamedTuple, get_args
 
@@ -21,20 +19,19 @@ from samclip_core.io.image import decode
 from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
-from training.claims import results
-from training.data.folder import photograph_sets
+from training.claims.command import add_checkpoint, add_set, claim_parser, options_of, write
 from training.evaluation.layouts import LabelledSet
-from training.evaluation.measures import class_pixels
-from training.evaluation.overlap import semantic_figures
+from training.evaluation.measures import class_pixels, semantic_figures
 from training.evaluation.semantic import own_set
-from training.evaluation.suite import Metrics, Options, add_part, progress
+from training.evaluation.suite import Metrics, progress
+from training.results.tables import table
 
 Surroundings = Literal["kept", "grey"]  # of a mask in its crop
 GREY = 124  # about ImageNet's mean in every channel
 CUTS_AT_ONCE = 8
 
 
-class Answer(NamedTuple):
+class Painted(NamedTuple):
     """The label index of each pixel, and the number of encoder runs that it took."""
 
     label_map_HW: NDArray[np.integer]
@@ -77,34 +74,45 @@ def paint(
     return label_N[nearest_HW]
 
 
-def pipeline(
+def encoded_cuts(
     model: SamClip,
     image_HW3: NDArray[np.uint8],
-    labels_LD: NDArray[np.float32],
+    features: ImageFeatures,
     surroundings: Surroundings,
-) -> Answer:
-    """Crop, encode and name each mask of everything; the smallest are painted last.
-
-    ``labels_LD``: class embeddings, rows of length 1.
-    """
-    features = model.encode(image_HW3)
+) -> tuple[list[NDArray[np.bool_]], list[ImageFeatures]]:
+    """Return each mask of everything, and the features of its crop."""
     masks = [found.mask_HW for found in model.segment_everything(features)]
     masks = [mask_HW for mask_HW in masks if mask_HW.any()]
     crops = [model.prepare(cut_out(image_HW3, mask_HW, surroundings)) for mask_HW in masks]
     encoded: list[ImageFeatures] = []
     for start in range(0, len(crops), CUTS_AT_ONCE):
         encoded += model.encode_batch(crops[start : start + CUTS_AT_ONCE])
-    best_M = [int((labels_LD @ model.embed_image(crop)).argmax()) for crop in [features, *encoded]]
+    return masks, encoded
+
+
+def pipeline(
+    model: SamClip,
+    image_HW3: NDArray[np.uint8],
+    labels_LD: NDArray[np.float32],
+    surroundings: Surroundings,
+) -> Painted:
+    """Crop, encode and name each mask of everything; the smallest are painted last.
+
+    ``labels_LD``: class embeddings, rows of length 1.
+    """
+    features = model.encode(image_HW3)
+    masks, cuts = encoded_cuts(model, image_HW3, features, surroundings)
+    best_M = [int((labels_LD @ model.embed_image(crop)).argmax()) for crop in [features, *cuts]]
     whole_HW = np.ones(image_HW3.shape[:2], np.bool_)
-    return Answer(paint(masks or [whole_HW], best_M[1:] or best_M, best_M[0]), 1 + len(crops))
+    return Painted(paint(masks or [whole_HW], best_M[1:] or best_M, best_M[0]), 1 + len(cuts))
 
 
-def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Answer]]:
+def procedures(model: SamClip, labels: list[str]) -> dict[str, Callable[..., Painted]]:
     """Return the compared procedures by name; each takes an image, uint8 H×W×3."""
     labels_LD = class_embeddings(model.embed_text, labels, model.config.templates)
 
-    def merged(image_HW3: NDArray[np.uint8], refine: bool) -> Answer:
-        return Answer(model.segment_text(image_HW3, labels, refine=refine).label_map_HW, 1)
+    def merged(image_HW3: NDArray[np.uint8], refine: bool) -> Painted:
+        return Painted(model.segment_text(image_HW3, labels, refine=refine).label_map_HW, 1)
 
     piped = {
         f"SAM everything + CLIP cuts, surroundings {kind}": lambda image_HW3, kind=kind: pipeline(
@@ -143,21 +151,15 @@ def measure(model: SamClip, data: LabelledSet) -> dict[str, Metrics]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare the two-model pipeline with one merged model: mIoU, encodes and seconds."""
-    parser = argparse.ArgumentParser(prog="training.claims.pipeline", description=main.__doc__)
-    parser.add_argument("--checkpoint", default="edge", help="name or directory")
-    parser.add_argument("--set", default="coco_multi", help="coco_multi, labelmefacade or camvid")
-    parser.add_argument("--split", default="val", help="val or train")
-    add_part(parser)
-    parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
-    parser.add_argument("--limit", type=int, help="photographs, spread evenly over the set")
-    parser.add_argument("--out", type=Path, default=Path("out/claims"))
+    parser = claim_parser("pipeline", main.__doc__)
+    add_checkpoint(parser)
+    add_set(parser)
     args = parser.parse_args(argv)
-    root = Path(photograph_sets(parser, "--root", args.root))
+    options = options_of(parser, args)
     model = SamClip.load(args.checkpoint, engine="torch")
-    options = Options(root=root, limit=args.limit, part=args.part)
     data = own_set(options, args.set, args.split)
     rows = measure(model, data)
-    text = results.table(
+    text = table(
         ["procedure", "mIoU", "interval", "encodes per photograph", "seconds per photograph"],
         [
             [
@@ -171,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ],
     )
     found = {"digest": model.digest, "part": args.part, **rows}
-    results.write(args.out, f"pipeline_{args.set}_{args.split}", found, text, None)
+    write(args.out, f"pipeline_{args.set}_{args.split}", found, text)
     return 0
 
 

@@ -4,9 +4,9 @@ Both teachers form one model, the CLIP teacher for names and the SAM teacher for
 evaluated on the same photographs as the merge.
 """
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,13 +17,13 @@ from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.nn.network import EncodedBatch, SamClipNet
 from samclip_core.nn.text_encoder import load_text_encoder
-from training.claims import results
-from training.claims.wise_ft import load_sam
+from training.claims.command import claim_parser, options_of, write
+from training.claims.wise_ft import SAM_HELP, load_sam
 from training.data.annotations import imagenet_names
-from training.data.folder import photograph_sets
 from training.distillation.teachers import ClipTeacher, class_embeddings
 from training.evaluation.suite import Metrics, Options, add_part
 from training.evaluation.suites import OWN
+from training.results.tables import table
 
 
 class TeacherPair(SamClipNet):
@@ -49,7 +49,7 @@ def teachers(sam: Path, like: Path, data: Path, version: int) -> SamClip:
     return SamClip(like, TorchEngine(net, text_encoder))
 
 
-def table(taught: Mapping[str, float], merged: Mapping[str, float]) -> str:
+def kept(taught: Mapping[str, float], merged: Mapping[str, float]) -> str:
     """Tabulate each figure of the teachers and the merge, and the share that is kept."""
     rows = [
         [
@@ -61,15 +61,13 @@ def table(taught: Mapping[str, float], merged: Mapping[str, float]) -> str:
         for name, value in taught.items()
         if not isinstance(value, int)  # counts of classes and photographs
     ]
-    return results.table(["figure", "teacher", "merge", "kept"], rows)
+    return table(["figure", "teacher", "merge", "kept"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate the teachers and the merge; report each figure and the share that is kept."""
-    parser = argparse.ArgumentParser(prog="training.claims.retention", description=main.__doc__)
-    parser.add_argument(
-        "--sam", type=Path, required=True, help="SAM teacher: checkpoint directory or state file"
-    )
+    parser = claim_parser("retention", main.__doc__)
+    parser.add_argument("--sam", type=Path, required=True, help=SAM_HELP)
     parser.add_argument(
         "--clip", type=int, default=2, help="version of the CLIP teacher's EfficientNet-Lite"
     )
@@ -81,25 +79,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_part(parser)
     parser.add_argument("--suites", nargs="+", choices=OWN, default=list(OWN))
-    parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
-    parser.add_argument("--limit", type=int, help="photographs per set")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("out/claims"))
     args = parser.parse_args(argv)
-    root = Path(photograph_sets(parser, "--root", args.root))
+    options = options_of(parser, args)
     torch.set_num_threads(args.threads)
     merge = checkpoint.resolve(args.merge)
     lineage = json.loads(checkpoint.read_file(merge, checkpoint.LINEAGE))
-    part = lineage.get("part", "all") if args.card else args.part  # older cards are of all
-    options = Options(root=root, limit=args.limit, part=part)
-    taught = _measured(teachers(args.sam, merge, root, args.clip), args.suites, options)
+    if args.card:
+        options = replace(options, part=lineage.get("part", "all"))  # older cards are of all
+    taught = _measured(teachers(args.sam, merge, options.root, args.clip), args.suites, options)
     if args.card:
         merged = lineage["metrics"]
         taught = {name: value for name, value in taught.items() if name in merged}
     else:
         merged = _measured(SamClip.load(merge, engine="torch"), args.suites, options)
-    found = {"digest": checkpoint.digest(merge), "part": part, "teachers": taught, "merge": merged}
-    results.write(args.out, "retention", found, table(taught, merged), None)
+    origin = {"digest": checkpoint.digest(merge), "part": options.part}
+    found = origin | {"teachers": taught, "merge": merged}
+    write(args.out, "retention", found, kept(taught, merged))
     return 0
 
 

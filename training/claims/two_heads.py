@@ -4,29 +4,28 @@ The paper's composition gains 5.4 points of mIoU on Pascal VOC (section 4.4). Th
 reports the gain or loss per class of a set, and draws the photographs that changed most.
 """
 
-import argparse
+import colorsys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import nlargest
-from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from samclip_core.io.image import decode
 from samclip_core.model import SamClip
-from training.claims import results
-from training.claims.sheet import draw_labels
-from training.data.folder import photograph_sets
+from training.claims.command import add_checkpoint, add_set, claim_parser, options_of, write
 from training.evaluation.layouts import LabelledSet
-from training.evaluation.measures import class_iou, class_pixels, class_rows
-from training.evaluation.overlap import semantic_figures
+from training.evaluation.measures import class_iou, class_pixels, class_rows, semantic_figures
 from training.evaluation.semantic import own_set
-from training.evaluation.suite import Metrics, Options, add_part, progress
-from training.results.card import table
+from training.evaluation.suite import Metrics, progress
+from training.results.tables import figure_table, table
 
 COLUMNS = ("photograph", "truth", "one head", "two heads")
+NAMED = 4  # labels listed under a map, those of the largest areas
+FADED = 0.35  # opacity of the photograph
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +96,10 @@ def report(source: str, found: Comparison) -> str:
         ]
         for c in order
     ]
-    classes = results.table(["class", "pixels", "one head", "two heads", "difference"], rows)
+    classes = table(["class", "pixels", "one head", "two heads", "difference"], rows)
     return (
         f"{source}: mIoU {one:.2%} with one head, {two:.2%} with two: {100 * (two - one):+.2f} "
-        f"points\n\n| figure | value |\n|---|---|\n{table(measured)}\n\n{classes}"
+        f"points\n\n{figure_table(measured)}\n{classes}"
     )
 
 
@@ -121,25 +120,47 @@ def draw(found: Comparison) -> Figure | None:
     return figure
 
 
+def colours(count: int) -> NDArray[np.float64]:
+    """Return ``count`` RGB colours in [0, 1], one per row; neighbours have distant hues."""
+    golden = (5**0.5 - 1) / 2
+    hues = (np.arange(count) * golden) % 1
+    return np.array([colorsys.hsv_to_rgb(h, 0.55 + 0.4 * (i % 2), 0.9) for i, h in enumerate(hues)])
+
+
+def draw_labels(
+    axes: Axes, image_HW3: NDArray[np.uint8], label_map_HW: NDArray[np.integer], labels: list[str]
+) -> None:
+    """Draw a map of indices into ``labels`` (-1: none) and list its largest areas below."""
+    palette_L3 = np.vstack([colours(len(labels)), np.zeros(3)])  # the last row is -1's
+    shown_HW3 = (1 - FADED) * palette_L3[label_map_HW] + FADED * image_HW3 / 255
+    axes.imshow(shown_HW3)
+    found, area = np.unique(label_map_HW[label_map_HW >= 0], return_counts=True)
+    for line, index in enumerate(found[np.argsort(-area)][:NAMED]):
+        axes.text(
+            0.5,
+            -0.03 - 0.08 * line,
+            labels[index],
+            color=0.75 * palette_L3[index],
+            transform=axes.transAxes,
+            ha="center",
+            va="top",
+            fontsize=8,
+        )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare one head with two on a semantic set: mIoU, IoU per class, largest changes."""
-    parser = argparse.ArgumentParser(prog="training.claims.two_heads", description=main.__doc__)
-    parser.add_argument("--checkpoint", default="edge", help="name or directory")
-    parser.add_argument("--set", default="coco_multi", help="coco_multi, labelmefacade or camvid")
-    parser.add_argument("--split", default="val", help="val or train")
-    add_part(parser)
-    parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
-    parser.add_argument("--limit", type=int, help="photographs, spread evenly over the set")
+    parser = claim_parser("two_heads", main.__doc__)
+    add_checkpoint(parser)
+    add_set(parser)
     parser.add_argument("--shown", type=int, default=8, help="photographs on the sheet")
-    parser.add_argument("--out", type=Path, default=Path("out/claims"))
     args = parser.parse_args(argv)
-    root = Path(photograph_sets(parser, "--root", args.root))
+    options = options_of(parser, args)
     model = SamClip.load(args.checkpoint, engine="torch")
-    options = Options(root=root, limit=args.limit, part=args.part)
     found = compare(model, own_set(options, args.set, args.split), args.shown)
     name = f"two_heads_{args.set}_{args.split}"
     measured = {"digest": model.digest, "part": args.part} | figures(args.set, found)
-    results.write(args.out, name, measured, report(args.set, found), draw(found))
+    write(args.out, name, measured, report(args.set, found), draw(found))
     return 0
 
 

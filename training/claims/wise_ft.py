@@ -5,7 +5,6 @@ with those of the SAM teacher and is evaluated on masks from boxes and on names.
 on one part of the validation sets and reported on the other.
 """
 
-import argparse
 import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,22 +14,21 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
-from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net
 from samclip_core.nn.text_encoder import load_text_encoder
-from training.claims import results
-from training.data.annotations import class_names, regions
-from training.data.folder import photograph_sets
+from training.claims.command import claim_parser, options_of, write
+from training.data.annotations import decoded, regions
+from training.evaluation import classification
 from training.evaluation.instances import box_overlaps
 from training.evaluation.suite import Options, own_samples, progress
+from training.results.tables import table
 
 SHARES = tuple(tenth / 10 for tenth in range(11))
+SAM_HELP = "SAM teacher: checkpoint directory, or sam-teacher.best.pt of a run"
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,8 @@ class Point:
 
     def beats(self, other: "Point") -> bool:
         """Return whether this point is better on both axes."""
-        return (
-            self.coco_multi_box_miou > other.coco_multi_box_miou
-            and self.imagen200_top1 > other.imagen200_top1
-        )
+        masks = self.coco_multi_box_miou > other.coco_multi_box_miou
+        return masks and self.imagen200_top1 > other.imagen200_top1
 
 
 def interpolate(a: SamClipNet, b: SamClipNet, share: float) -> SamClipNet:
@@ -65,54 +61,38 @@ def interpolate(a: SamClipNet, b: SamClipNet, share: float) -> SamClipNet:
 
 
 def load_sam(path: Path, like: Path) -> SamClipNet:
-    """Load the SAM teacher from a checkpoint directory or a state file of a training stage.
+    """Load the SAM teacher from a checkpoint directory or the best weights of a training stage.
 
-    A stage's ``state.pt`` has more than weights: the averaged weights are loaded. ``like`` is a
-    checkpoint with the architecture of the state file.
+    ``like`` is a checkpoint with the architecture of the weights.
     """
+    net = build(checkpoint.read_config(path if path.is_dir() else like), SAM_PARTS)
     if path.is_dir():
-        net = build(checkpoint.read_config(path), SAM_PARTS)
         checkpoint.load_weights(path, net, SAM_PARTS)
         return net
-    net = build(checkpoint.read_config(like), SAM_PARTS)
     state = torch.load(path, map_location="cpu", weights_only=True)
-    prefix = "module."
-    if "averaged" in state:
-        averaged = state["averaged"].items()
-        state = {key.removeprefix(prefix): v for key, v in averaged if key.startswith(prefix)}
     net.load_state_dict({k: v for k, v in state.items() if k.split(".")[0] in SAM_PARTS})
     return net
 
 
-def measure(
-    model: SamClip, names: dict[int, str], labels_LD: NDArray[np.float32], options: Options
-) -> tuple[float, float]:
+def measure(model: SamClip, options: Options) -> tuple[float, float]:
     """Return box mIoU on coco_multi's outlines and top-1 on imagen200, on their val splits."""
     overlaps = []
     for sample in progress(own_samples(options, "coco_multi", usable=regions), "boxes"):
-        truths = [coco_mask.decode(rle).astype(bool) for rle in regions(sample)]
-        overlaps += box_overlaps(model, model.encode(sample.encoded), truths)
-    indices = list(names)
-    right = [
-        indices[(labels_LD @ model.embed_image(sample.encoded)).argmax()] == sample.class_index
-        for sample in progress(own_samples(options, "imagen200"), "names")
-    ]
-    return float(np.mean(overlaps)), float(np.mean(right))
+        overlaps += box_overlaps(model, model.encode(sample.encoded), decoded(regions(sample)))
+    named = classification.own_sets(model, options, ["imagen200"])
+    return float(np.mean(overlaps)), named["imagen200_top1"]
 
 
 def curve(sam: Path, student: Path, merged: Path, options: Options) -> tuple[list[Point], Point]:
     """Measure the points of the curve, by share, and the merge."""
     text_encoder = load_text_encoder(student)
-    names = class_names(options.root, "imagen200")
-    merge = SamClip.load(merged, engine="torch")
-    labels_LD = class_embeddings(merge.embed_text, list(names.values()), merge.config.templates)
-    kd, teacher = load_net(checkpoint.resolve(student)), load_sam(sam, student)
+    kd, teacher = load_net(student), load_sam(sam, student)
     points = []
     for share in SHARES:
         net = interpolate(teacher, kd, share).eval().requires_grad_(False)
         model = SamClip(student, TorchEngine(net, text_encoder))
-        points.append(Point(share, *measure(model, names, labels_LD, options)))
-    return points, Point(None, *measure(merge, names, labels_LD, options))
+        points.append(Point(share, *measure(model, options)))
+    return points, Point(None, *measure(SamClip.load(merged, engine="torch"), options))
 
 
 def better(points: Sequence[Point], merge: Point) -> list[str]:
@@ -152,19 +132,13 @@ def _as_json(points: Sequence[Point], merge: Point) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the Wise-FT curve between SAM and a CLIP-only student, and the merge."""
-    parser = argparse.ArgumentParser(prog="training.claims.wise_ft", description=main.__doc__)
-    parser.add_argument(
-        "--sam", type=Path, required=True, help="SAM teacher: checkpoint directory or state file"
-    )
+    parser = claim_parser("wise_ft", main.__doc__)
+    parser.add_argument("--sam", type=Path, required=True, help=SAM_HELP)
     parser.add_argument("--student", default="runs/edge-naive-kd/checkpoint", help="CLIP-only")
     parser.add_argument("--merge", default="edge", help="the merged checkpoint")
-    parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
-    parser.add_argument("--limit", type=int, help="photographs per set")
-    parser.add_argument("--out", type=Path, default=Path("out/claims"))
     args = parser.parse_args(argv)
-    root = Path(photograph_sets(parser, "--root", args.root))
+    options = options_of(parser, args)
     directories = args.sam, checkpoint.resolve(args.student), checkpoint.resolve(args.merge)
-    options = Options(root=root, limit=args.limit)
     select = curve(*directories, replace(options, part="select"))
     points, merge = curve(*directories, replace(options, part="report"))
     rows = [
@@ -176,9 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for point in [*points, merge]
     ]
     head = ["share of the student", "coco_multi box mIoU", "imagen200 top-1"]
-    text = f"{results.table(head, rows)}\n{verdict(better(*select), better(points, merge))}\n"
+    text = f"{table(head, rows)}\n{verdict(better(*select), better(points, merge))}\n"
     found = _as_json(points, merge) | {"select": _as_json(*select)}
-    results.write(args.out, "wise_ft", found, text, draw(points, merge))
+    write(args.out, "wise_ft", found, text, draw(points, merge))
     return 0
 
 

@@ -4,28 +4,25 @@ Both procedures use the same checkpoint. ``names`` asks for every thing name of 
 ``crops`` encodes the crop of each mask of everything and gives it its most likely name.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from samclip_core.answers.zero_shot import class_embeddings, classify
 from samclip_core.io.image import decode
 from samclip_core.model import SamClip
-from samclip_core.types import ImageFeatures
-from training.claims import results
-from training.claims.pipeline import CUTS_AT_ONCE, cut_out
-from training.data.annotations import Sample, thing_names
-from training.data.folder import photograph_sets
+from training.claims.command import add_checkpoint, claim_parser, options_of, write
+from training.claims.pipeline import encoded_cuts
+from training.data.annotations import encoded, thing_names
+from training.data.sample import Sample
 from training.evaluation.coco import average_precision, to_coco
-from training.evaluation.suite import Metrics, Options, add_part, own_samples, progress
+from training.evaluation.suite import Metrics, own_samples, progress
 from training.evaluation.words import SOURCE, truths
+from training.results.tables import table
 
 Found = Iterator[tuple[str, float, NDArray[np.bool_]]]
 """The name of a thing, its score and its mask, H×W."""
@@ -41,13 +38,8 @@ def by_names(model: SamClip, image_HW3: NDArray[np.uint8], names: Sequence[str])
 def by_crops(model: SamClip, image_HW3: NDArray[np.uint8], names: Sequence[str]) -> Found:
     """Crop, encode and name each mask of everything."""
     text_LD = class_embeddings(model.embed_text, names, model.config.templates)
-    masks = [found.mask_HW for found in model.segment_everything(image_HW3)]
-    masks = [mask_HW for mask_HW in masks if mask_HW.any()]
-    crops = [model.prepare(cut_out(image_HW3, mask_HW, "kept")) for mask_HW in masks]
-    encoded: list[ImageFeatures] = []
-    for start in range(0, len(crops), CUTS_AT_ONCE):
-        encoded += model.encode_batch(crops[start : start + CUTS_AT_ONCE])
-    for mask_HW, features in zip(masks, encoded, strict=True):
+    masks, cuts = encoded_cuts(model, image_HW3, model.encode(image_HW3), "kept")
+    for mask_HW, features in zip(masks, cuts, strict=True):
         pooled_D = model.embed_image(features)
         (best,) = classify(pooled_D, text_LD, names, model.config.logit_scale, top_k=1)
         yield best.label, best.score, mask_HW
@@ -78,7 +70,7 @@ def measure(model: SamClip, samples: Sequence[Sample], names: Sequence[str]) -> 
                 {
                     "image_id": number,
                     "category_id": names.index(name) + 1,
-                    "segmentation": coco_mask.encode(np.asfortranarray(mask_HW.astype(np.uint8))),
+                    "segmentation": encoded(mask_HW),
                     "score": score,
                 }
                 for name, score, mask_HW in found
@@ -111,19 +103,14 @@ def _truth(samples: Sequence[Sample], names: Sequence[str]) -> COCO:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare one request with all names to cropped and named masks: mask AP and seconds."""
-    parser = argparse.ArgumentParser(prog="training.claims.words", description=main.__doc__)
-    parser.add_argument("--checkpoint", default="edge", help="name or directory")
-    add_part(parser)
-    parser.add_argument("--root", help="folder of the photograph sets (SAMCLIP_DATA)")
-    parser.add_argument("--limit", type=int, help="photographs, spread evenly over the set")
-    parser.add_argument("--out", type=Path, default=Path("out/claims"))
+    parser = claim_parser("words", main.__doc__)
+    add_checkpoint(parser)
     args = parser.parse_args(argv)
-    root = Path(photograph_sets(parser, "--root", args.root))
-    options = Options(root=root, limit=args.limit, part=args.part)
+    options = options_of(parser, args)
     model = SamClip.load(args.checkpoint)
     samples = own_samples(options, SOURCE, usable=truths)
-    rows = measure(model, samples, thing_names(root, SOURCE))
-    text = results.table(
+    rows = measure(model, samples, thing_names(options.root, SOURCE))
+    text = table(
         ["procedure", "AP", "AP at IoU 0.5", "seconds per photograph"],
         [
             [name, f"{row['ap']:.2%}", f"{row['ap50']:.2%}", f"{row['seconds']:.2f}"]
@@ -131,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ],
     )
     found = {"digest": model.digest, "part": args.part, "photographs": len(samples), **rows}
-    results.write(args.out, "words", found, text, None)
+    write(args.out, "words", found, text)
     return 0
 
 

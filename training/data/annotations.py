@@ -3,7 +3,7 @@
 import io
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,6 @@ from pycocotools import mask as coco_mask
 
 from training.data.sample import BadSample, Sample, reading
 from training.data.sources import open_source
-
-__all__ = (
-    "BadSample",
-    "Sample",
-    "class_names",
-    "classes",
-    "imagenet_names",
-    "label_map",
-    "read_shards",
-    "regions",
-    "thing_names",
-)
 
 log = logging.getLogger(__name__)
 
@@ -51,17 +39,27 @@ def label_map(sample: Sample) -> np.ndarray:
     return _indices(sample, sample.label_png)
 
 
-def _indices(sample: Sample, encoded: bytes) -> NDArray[Any]:
+def _indices(sample: Sample, png: bytes) -> NDArray[Any]:
     with reading(sample.source, sample.key, "its label map is broken"):
-        return np.array(Image.open(io.BytesIO(encoded)))
+        return np.array(Image.open(io.BytesIO(png)))
 
 
 def classes(sample: Sample, indices: Collection[int]) -> dict[int, dict[str, Any]]:
     """Return the mask of each class of ``indices`` in the sample's label map, as COCO RLE."""
     labels_HW = label_map(sample)
     present = sorted(set(np.unique(labels_HW).tolist()) & set(indices))
-    masks = [np.asfortranarray((labels_HW == index).astype(np.uint8)) for index in present]
-    return dict(zip(present, map(coco_mask.encode, masks), strict=True))
+    return {index: encoded(labels_HW == index) for index in present}
+
+
+def encoded(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
+    """Return a mask as COCO RLE."""
+    rle: dict[str, Any] = coco_mask.encode(np.asfortranarray(mask_HW, np.uint8))
+    return rle
+
+
+def decoded(rles: Iterable[dict[str, Any]]) -> list[NDArray[np.bool_]]:
+    """Return masks, H×W each, of COCO RLEs."""
+    return [coco_mask.decode(rle).astype(bool) for rle in rles]
 
 
 def class_names(root: Path | str, source: str) -> dict[int, str]:
@@ -106,8 +104,7 @@ def regions(sample: Sample, min_area: int = 25) -> list[dict[str, Any]]:
         masks = _components(label_map(sample), IGNORED[sample.source])
     else:
         masks = []
-    encoded = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
-    return [rle for rle in encoded if coco_mask.area(rle) >= min_area]
+    return [rle for rle in map(encoded, masks) if coco_mask.area(rle) >= min_area]
 
 
 def _outlined(sample: Sample) -> list[dict[str, Any]]:

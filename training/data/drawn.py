@@ -14,7 +14,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
+
+from training.data.annotations import encoded
 
 DRAWN_SETS: dict[str, Any] = {
     "region_sets": (("drawn", 1.0),),
@@ -80,7 +81,7 @@ def _draw_shapes(image_HW3: NDArray[np.uint8], random: np.random.Generator) -> N
 
 
 def _outline(mask_HW: NDArray[np.bool_]) -> dict[str, Any]:
-    rle = coco_mask.encode(np.asfortranarray(mask_HW.astype(np.uint8)))
+    rle = encoded(mask_HW)
     segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
     return {"segmentation": segmentation, "area": int(mask_HW.sum())}
 

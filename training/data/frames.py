@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from samclip_core.io import image
-from training.data.runs import Rectangles, coverage, runs
 from training.data.sample import Sample, reading
+from training.data.strips import Rectangles, coverage, strips
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class _Window:
 
     def visible(self, rle: dict[str, Any]) -> Rectangles:
         """Return the part of a mask inside the window as rectangles in frame pixels."""
-        column_R, top_R, bottom_R = runs(rle)
+        column_R, top_R, bottom_R = strips(rle)
         (down, across), (y, x) = np.divide(self.scaled, self.shape), self.corner
         height, width = self.valid
         top_R, bottom_R = ((rows_R * down - y).clip(0, height) for rows_R in (top_R, bottom_R))
@@ -134,7 +134,12 @@ def cut(
     cells = window.valid[0] * window.valid[1] * (mask_size / size) ** 2
     masks, boxes = [], []
     for rle in rles:
-        seen = _visible(sample, rle, window)
+        with reading(sample.source, sample.key, "a mask is broken"):
+            if list(rle["size"]) != [height, width]:
+                raise ValueError(
+                    f"its size is {rle['size']}, expected the photograph's {[height, width]}"
+                )
+            seen = window.visible(rle)
         mask_mm = coverage(Rectangles(*(ends_R * (mask_size / size) for ends_R in seen)), mask_size)
         if every or 5 < np.count_nonzero(mask_mm > 0.5) < 0.9 * cells:
             masks.append(mask_mm)
@@ -145,12 +150,3 @@ def cut(
         np.array(boxes, np.float32).reshape(-1, 4),
         window.valid,
     )
-
-
-def _visible(sample: Sample, rle: dict[str, Any], window: _Window) -> Rectangles:
-    with reading(sample.source, sample.key, "a mask is broken"):
-        if list(rle["size"]) != list(window.shape):
-            raise ValueError(
-                f"its size is {rle['size']}, expected the photograph's {list(window.shape)}"
-            )
-        return window.visible(rle)

@@ -6,7 +6,7 @@
     LOCATION/*.jpg                  flat or in folders, with or without a KEY.json each (SA-1B)
 
 A location is a path or any fsspec URL. The headers of shards are read once, folders on a disk are
-listed once, and both are indexed on disk (``training.data.stored``); afterwards a member is a byte
+listed once, and both are indexed on disk (``training.data.index``); afterwards a member is a byte
 range or a file. A source holds arrays and names but no open file, so it can be forked and pickled.
 """
 
@@ -15,26 +15,28 @@ import logging
 import os
 import time
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
 import numpy as np
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
-from training.data.index import PHOTOGRAPHS, Group, Index, Member
-from training.data.sample import Sample, reading
+from training.data.index import PHOTOGRAPHS, Group, Index, Member, of_folders, of_shards
+from training.data.sample import BadSample, Sample, reading
 from training.data.shards import KNOWN, SPLITS, of_split, scan
-from training.data.stored import of_folders, of_shards
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 TICK = 2_000_000_000  # nanoseconds, the coarsest that file systems note times of change in
 PAUSES = (0.5, 2.0, 8.0)  # seconds before another try of a read that failed
+HELD_OUT = 50  # one photograph in this many of each set is held out for validation
+TRIES = 100
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -208,3 +210,50 @@ def _sample(source: str, key: str, files: dict[str, bytes], class_index: int) ->
         instance_png=files.get("inst.png", b""),
         class_index=class_index,
     )
+
+
+class Pool:
+    """Photographs of several sets, drawn at random; unusable ones are skipped."""
+
+    def __init__(self, data: str, sets: Sequence[tuple[str, float]], held_out: bool) -> None:
+        """``sets``: folders in ``data``, each with its weight relative to its size."""
+        self.sources = [open_source(f"{data}/{name}") for name, _ in sets]
+        self.held_out = held_out
+        weights = np.array([weight for _, weight in sets])
+        sizes = np.array([len(source) for source in self.sources])
+        self.share = weights * sizes / (weights * sizes).sum()
+        self.bad: set[tuple[str, int]] = set()
+
+    def draw(self, rng: np.random.Generator, make: Callable[[Sample, int], T | None]) -> T:
+        """Draw photographs until ``make(sample, index)`` returns a result, and return it.
+
+        Broken photographs are logged once, added to ``bad`` and skipped. Raises ValueError after
+        ``TRIES`` unusable photographs in a row.
+        """
+        for _ in range(TRIES):
+            source = self.sources[rng.choice(len(self.sources), p=self.share)]
+            index = _index(source, rng, self.held_out)
+            try:
+                made = make(source[index], index)
+            except BadSample as error:
+                if (source.name, index) not in self.bad:
+                    self.bad.add((source.name, index))
+                    log.warning("skipped: %s (%d so far)", error, len(self.bad))
+                continue
+            if made is not None:
+                return made
+        raise ValueError(
+            f"{TRIES} photographs in a row were unusable ({len(self.bad)} broken): check the "
+            f"sets {[source.name for source in self.sources]}"
+        )
+
+
+def _index(source: Source, rng: np.random.Generator, held_out: bool) -> int:
+    """Draw the index of a training or a held-out photograph; small sets hold none out."""
+    groups, place = divmod(len(source), HELD_OUT)
+    if not groups:
+        return int(rng.integers(len(source)))
+    if held_out:
+        return int(rng.integers(groups)) * HELD_OUT + HELD_OUT - 1
+    index = int(rng.integers(groups * (HELD_OUT - 1) + place))
+    return index + index // (HELD_OUT - 1)

@@ -27,12 +27,13 @@ from samclip_core.io import checkpoint
 from samclip_core.io.files import replacing
 from samclip_core.nn.official_clip import load_official_clip
 from samclip_core.nn.text_encoder import load_text_encoder
-from training.data.annotations import BadSample, imagenet_names
-from training.data.folder import photograph_sets
+from training.data.annotations import imagenet_names
 from training.data.frames import Frame, stacked
+from training.data.sample import BadSample
 from training.data.sources import Source, open_source
 from training.data.targets import Array, Plan, dense_file, identity, pooled_file, view_of
 from training.distillation.teachers import ClipTeacher, OpenClipTeacher, class_embeddings
+from training.inputs import photograph_sets
 from training.recipe_options import RECIPE_FORMS, recipe_of
 from training.recipes import Recipe
 
@@ -178,10 +179,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     recipe = arguments.recipe
     if recipe.kind == "vit-b" and not arguments.clip:
         options.error(f"recipe {recipe.name} uses an official CLIP teacher: give --clip")
-    if recipe.kind == "edge" or not arguments.sources:
-        arguments.data = photograph_sets(options, "--data", arguments.data)
-    names = [f"{arguments.data}/{name}" for name, _ in recipe.photo_sets]
-    sources = [open_source(location) for location in arguments.sources or names]
+    arguments.data = photograph_sets(options, "--data", arguments.data)
+    sources = [open_source(f"{arguments.data}/{name}") for name, _ in recipe.photo_sets]
     plan = Plan(
         teacher="",
         size=arguments.size or max(recipe.photo_sides),
@@ -209,9 +208,6 @@ def parser() -> argparse.ArgumentParser:
         help=f"recipe whose teacher runs: {RECIPE_FORMS}",
     )
     options.add_argument("--data", help="folder or URL of the photograph sets (SAMCLIP_DATA)")
-    options.add_argument(
-        "--sources", nargs="+", help="folders or URLs of single sets; default: those of the recipe"
-    )
     options.add_argument("--views", type=int, default=4, help="random cuts per photograph")
     options.add_argument(
         "--size",

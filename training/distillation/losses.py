@@ -92,13 +92,6 @@ def focal_loss(
     return (balance_Mmm * distance_Mmm**gamma * entropy_Mmm).mean(dim=(-2, -1))
 
 
-def cross_entropy_loss(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
-    """Return the mean binary cross-entropy of each mask. Shape ``M``."""
-    return F.binary_cross_entropy_with_logits(logits_Mmm, target_Mmm, reduction="none").mean(
-        dim=(-2, -1)
-    )
-
-
 def soft_iou(logits_Mmm: Tensor, target_Mmm: Tensor) -> Tensor:
     """Return the IoU of predicted and target masks, both thresholded at 0.5. Shape ``M``."""
     mask_Mmm, truth_Mmm = logits_Mmm > 0, target_Mmm > 0.5
@@ -117,7 +110,8 @@ def sam_loss(
     edges. The IoU head regresses the true overlap.
     """
     target_P4mm = target_Pmm[:, None].expand_as(logits_P4mm)
-    mask_P4 = cross_entropy_loss(logits_P4mm, target_P4mm) / 4 + dice(logits_P4mm, target_P4mm)
+    entropy_P4mm = F.binary_cross_entropy_with_logits(logits_P4mm, target_P4mm, reduction="none")
+    mask_P4 = entropy_P4mm.mean(dim=(-2, -1)) / 4 + dice(logits_P4mm, target_P4mm)
     masks = mask_P4[:, 0].mean() + mask_P4[:, 1:].amin(dim=1).mean()
     with torch.no_grad():
         truth_P4 = soft_iou(logits_P4mm, target_P4mm)

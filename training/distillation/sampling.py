@@ -6,9 +6,10 @@ are seeded by (seed, stage, step, 0). A run is therefore the same for any number
 after any interruption.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
+from typing import Any, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -20,14 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from training import workers
 from training.data.annotations import class_names, classes, regions
 from training.data.frames import Frame, cut, stacked
-from training.data.pool import Pool
-from training.data.prompts import click_rounds
 from training.data.sample import Sample
+from training.data.sources import Pool
 from training.data.targets import Array, StoredTargets
-from training.data.tensors import on_device, pinned
-from training.distillation.segmentation import Batch, make_batch
+from training.distillation.segmentation import Batch, click_rounds, make_batch
 from training.recipes import Run
 
+T = TypeVar("T")
 NAMED_STRIDE = 16  # side in pixels of the cells in which class shares are computed
 VALIDATION_STEPS = 4
 
@@ -79,11 +79,29 @@ class Drawn:
 
     def pin_memory(self) -> "Drawn":
         """Return the same data in page-locked memory; the loader calls this method by its name."""
-        return pinned(self)
+        return _changed(self, Tensor.pin_memory)
 
     def to(self, device: torch.device) -> "Drawn":
-        """Return the same data on ``device``, pixels as float."""
-        return on_device(self, device)
+        """Return the same data on ``device``; uint8 tensors, which are pixels, become float32."""
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = tensor.to(device, non_blocking=True)
+            return moved.float() if moved.dtype == torch.uint8 else moved
+
+        return _changed(self, move)
+
+
+def _changed(value: T, change: Callable[[Tensor], Tensor]) -> T:
+    """Return nested dataclasses and lists with ``change`` of each of their tensors."""
+    changed: Any = value
+    if isinstance(value, Tensor):
+        changed = change(value)
+    elif isinstance(value, list):
+        changed = [_changed(item, change) for item in value]
+    elif is_dataclass(value) and not isinstance(value, type):
+        parts = {name: _changed(part, change) for name, part in vars(value).items()}
+        changed = replace(value, **parts)
+    return cast(T, changed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +159,8 @@ class Sampler(Dataset[Drawn]):
         for rngs in self._slots(step, 0, recipe.clip_images, recipe.at_once):
             drawn = [self.photo_pool.draw(rng, partial(self._photo, rng, side)) for rng in rngs]
             frames, *outputs = zip(*drawn, strict=True)
-            yield Photos(*stacked(frames), *map(_stacked_outputs, outputs))
+            stored = [torch.from_numpy(np.stack(o)) if o[0] is not None else None for o in outputs]
+            yield Photos(*stacked(frames), *stored)
 
     def _photo(
         self, rng: np.random.Generator, side: int, sample: Sample, index: int
@@ -190,11 +209,6 @@ class Sampler(Dataset[Drawn]):
         share_Lhw = np.zeros((len(self.classes), cells, cells), np.float32)
         share_Lhw[[places[index] for index in found]] = frame.masks_Pmm
         return frame, share_Lhw
-
-
-def _stacked_outputs(outputs: Sequence[Array | None]) -> Tensor | None:
-    stored = [output for output in outputs if output is not None]
-    return torch.from_numpy(np.stack(stored)) if stored else None
 
 
 def batches(sampler: Sampler, steps: range, readers: int = 0) -> Iterable[Drawn]:

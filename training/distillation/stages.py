@@ -5,8 +5,9 @@ Networks stay in evaluation mode: the trunk keeps ImageNet's batch statistics, s
 depends on the rest of its batch.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 
@@ -14,21 +15,23 @@ from samclip_core.io import checkpoint
 from samclip_core.nn.edge import EdgeEncoder
 from samclip_core.nn.network import SAM_PARTS, SamClipNet
 from training import workers
-from training.distillation.features import embedding_criterion
 from training.distillation.losses import DICE_LOSSES, sam_loss
-from training.distillation.parts import (
+from training.distillation.objectives import (
     DENSE_HEAD,
+    MaskLoss,
+    NameLoss,
+    PhotoLoss,
     PhotoTeachers,
-    clip_parts,
+    Term,
+    embedding_term,
     sam_criterion,
-    sam_parts,
 )
 from training.distillation.sampling import VALIDATION_STEPS, Drawn, Kinds, Sampler, batches
 from training.distillation.segmentation import Batch, Criterion
 from training.distillation.teachers import load_trunk
-from training.loop import Part, Stage
-from training.recipes import Recipe, Run
-from training.schedule import Named, Schedule, optimizer
+from training.loop import Measure, Objective, Stage
+from training.recipes import Run
+from training.schedule import Parameters, Schedule, optimizer
 
 NAMES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
     "sam-teacher",
@@ -36,6 +39,13 @@ NAMES = SAM_TEACHER, HEAD_PROBING, JOINT, ADAPTATION = (
     "joint",
     "adaptation",
 )
+
+
+class Lesson(NamedTuple):
+    """The data of a stage's steps, and the losses on them."""
+
+    kinds: Kinds
+    objectives: Sequence[Objective[SamClipNet]]
 
 
 def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None:
@@ -56,45 +66,48 @@ def train_sam_teacher(run: Run, teacher: SamClipNet, schedule: Schedule) -> None
     def outlined(batch: Batch) -> Criterion:
         return lambda logits_P4mm, iou_P4, _: sam_loss(logits_P4mm, iou_P4, batch.target_Pmm, dice)
 
-    def parts(net: SamClipNet, drawn: Drawn) -> Iterator[Part]:
-        yield from sam_parts(run, net, drawn, outlined)
-
     learning = optimizer(schedule, encoder.trunk.named_parameters(), others)
-    kinds = Kinds(outlined=True)
-    _fit(run, SAM_TEACHER, kinds, teacher, learning, schedule, parts)
+    lesson = Lesson(Kinds(outlined=True), [MaskLoss(run, outlined)])
+    _fit(run, SAM_TEACHER, lesson, teacher, learning, schedule)
 
 
-def head_probing(run: Run, net: SamClipNet, teachers: PhotoTeachers, schedule: Schedule) -> None:
+def head_probing(
+    run: Run,
+    net: SamClipNet,
+    teachers: PhotoTeachers,
+    schedule: Schedule,
+    measure: Measure[SamClipNet] | None = None,
+    stage: str = HEAD_PROBING,
+) -> None:
     """Run stage I: only Head_CLIP and a dense teacher's head learn; the encoder is still SAM's."""
-    _clip_stage(run, HEAD_PROBING, net, teachers, schedule)
+    net.requires_grad_(False)
+    learning = optimizer(schedule, (), _new_heads(net, teachers))
+    _fit(run, stage, _photo_lesson(run, teachers), net, learning, schedule, measure)
 
 
 def resolution_adaptation(
-    run: Run, net: SamClipNet, teachers: PhotoTeachers, schedule: Schedule
+    run: Run,
+    net: SamClipNet,
+    teachers: PhotoTeachers,
+    schedule: Schedule,
+    measure: Measure[SamClipNet] | None = None,
 ) -> None:
     """Run stage III: Head_CLIP also learns frames of SAM's size, so that one encoding is enough."""
-    _clip_stage(run, ADAPTATION, net, teachers, schedule)
+    run = replace(run, recipe=replace(run.recipe, photo_sides=run.recipe.adaptation_sides))
+    teachers = teachers._replace(kept=None, dense=None)
+    head_probing(run, net, teachers, schedule, measure, ADAPTATION)
 
 
-def _clip_stage(
-    run: Run, stage: str, net: SamClipNet, teachers: PhotoTeachers, schedule: Schedule
-) -> None:
-    recipe = run.recipe
-    sides = recipe.photo_sides
-    if stage == ADAPTATION:
-        sides = recipe.adaptation_sides
-        teachers = teachers._replace(kept=None, dense=None)
-    net.requires_grad_(False)
-    learning = optimizer(schedule, (), _new_heads(net, teachers))
-
-    def parts(net: SamClipNet, drawn: Drawn) -> Iterator[Part]:
-        yield from clip_parts(run, net, drawn, teachers)
-
-    kinds = Kinds(photos=sides, named=recipe.name_weight > 0, kept=teachers.kept)
-    _fit(run, stage, kinds, net, learning, schedule, parts)
+def _photo_lesson(run: Run, teachers: PhotoTeachers, more: Iterable[Term] = ()) -> Lesson:
+    """Return the losses on photographs and, if they have a weight, on names."""
+    objectives: list[Objective[SamClipNet]] = [PhotoLoss(run, teachers, more)]
+    if run.recipe.name_weight:
+        objectives.append(NameLoss(run, teachers.names_LD))
+    photos, named = run.recipe.photo_sides, run.recipe.name_weight > 0
+    return Lesson(Kinds(photos=photos, named=named, kept=teachers.kept), objectives)
 
 
-def _new_heads(net: SamClipNet, teachers: PhotoTeachers) -> Named:
+def _new_heads(net: SamClipNet, teachers: PhotoTeachers) -> Parameters:
     """Make the heads trainable that photographs teach; return their named parameters."""
     names = ["clip_head"] if teachers.dense is None else ["clip_head", DENSE_HEAD]
     heads = [net.get_submodule(name).requires_grad_(True) for name in names]
@@ -107,6 +120,7 @@ def joint_distillation(
     teachers: PhotoTeachers,
     sam_teacher: SamClipNet,
     schedule: Schedule,
+    measure: Measure[SamClipNet] | None = None,
 ) -> None:
     """Run stage II: the encoder and all heads learn from all teachers in every optimizer step.
 
@@ -116,64 +130,40 @@ def joint_distillation(
     sam_teacher.eval().requires_grad_(False)
     net.requires_grad_(True)
     net.prompt_encoder.requires_grad_(False)
-    weight = run.recipe.sam_weight
-    embedding = None
-    if run.recipe.embedding_weight:
-        embedding = embedding_criterion(run, NAMES.index(JOINT), sam_teacher)
-
-    def parts(net: SamClipNet, drawn: Drawn) -> Iterator[Part]:
-        yield from clip_parts(run, net, drawn, teachers, embedding)
-        yield from sam_parts(run, net, drawn, sam_criterion(run, sam_teacher), weight)
-
+    recipe, more = run.recipe, list[Term]()
+    if recipe.embedding_weight:
+        more.append(embedding_term(run, NAMES.index(JOINT), sam_teacher))
+    lesson = _photo_lesson(run, teachers, more)
+    if recipe.sam_weight:
+        masks = MaskLoss(run, sam_criterion(run, sam_teacher), recipe.sam_weight)
+        lesson = Lesson(replace(lesson.kinds, outlined=True), [*lesson.objectives, masks])
     slow = [*net.image_encoder.named_parameters(), *net.mask_decoder.named_parameters()]
     learning = optimizer(schedule, slow, _new_heads(net, teachers))
-    recipe = run.recipe
-    kinds = Kinds(
-        photos=recipe.photo_sides,
-        outlined=weight > 0,
-        named=recipe.name_weight > 0,
-        kept=teachers.kept,
-    )
-    _fit(run, JOINT, kinds, net, learning, schedule, parts)
+    _fit(run, JOINT, lesson, net, learning, schedule, measure)
 
 
 def _fit(
     run: Run,
     stage: str,
-    kinds: Kinds,
+    lesson: Lesson,
     net: SamClipNet,
     learning: torch.optim.Optimizer,
     schedule: Schedule,
-    parts: Callable[[SamClipNet, Drawn], Iterator[Part]],
+    measure: Measure[SamClipNet] | None = None,
 ) -> None:
     """Train a stage on its ``Sampler``'s steps, validate on held-out photographs, report."""
     net.to(run.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
-    training = Sampler(run, NAMES.index(stage), kinds)
+    training = Sampler(run, NAMES.index(stage), lesson.kinds)
     # Validate without names: too few held-out photographs have them to choose the better head.
-    held_out = Sampler(run, NAMES.index(stage), replace(kinds, named=False), held_out=True)
+    unnamed = replace(lesson.kinds, named=False)
+    held_out = Sampler(run, NAMES.index(stage), unnamed, held_out=True)
 
     def drawn(sampler: Sampler, steps: range, readers: int) -> Iterator[Drawn]:
         return (step.to(run.device) for step in batches(sampler, steps, readers))
 
-    shown = _shown(run.recipe, stage, kinds, net)
-    Stage(stage, net, learning, schedule, run.folder, shown).fit(
+    Stage(stage, net, learning, schedule, run.folder, lesson.objectives).fit(
         lambda steps: drawn(training, steps, run.readers or 0),
-        parts,
         lambda: drawn(held_out, range(VALIDATION_STEPS), 0),
         workers.report,
-        run.measure,
+        measure,
     )
-
-
-def _shown(recipe: Recipe, stage: str, kinds: Kinds, net: SamClipNet) -> list[str]:
-    """Return the names of all figures that a stage's parts display."""
-    photos = bool(kinds.photos)
-    names = {
-        "clip": photos,
-        "dense": photos and recipe.dense_weight > 0,
-        "dense_teacher": stage != ADAPTATION and hasattr(net, DENSE_HEAD),
-        "embedding": stage == JOINT and recipe.embedding_weight > 0,
-        "name": kinds.named,
-        "sam": kinds.outlined,
-    }
-    return [name for name, there in names.items() if there]

@@ -65,11 +65,6 @@ class PhiS(nn.Module):
         centred_BhwD = features_BDhw.movedim(1, -1) - self.mean_D
         return (centred_BhwD @ self.rotation_DD.T / self.scale).movedim(-1, 1)
 
-    def inverse(self, standard_BDhw: Tensor) -> Tensor:
-        """Map standardised features back to the teacher's space."""
-        features_BhwD = standard_BDhw.movedim(1, -1) @ self.rotation_DD * self.scale
-        return (features_BhwD + self.mean_D).movedim(-1, 1)
-
 
 def hadamard(order: int) -> Tensor:
     """Return a square matrix of ±1 (float64) with orthogonal rows.

@@ -24,13 +24,7 @@ from samclip_core.config import SamClipConfig
 from samclip_core.io.official import fill, read_state
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
 from samclip_core.nn.clip_model import pixel_statistics
-from samclip_core.nn.clip_tower import (
-    Tower,
-    lay_over_frame,
-    read_tower,
-    resize_valid,
-    with_patches,
-)
+from samclip_core.nn.clip_tower import Tower, lay_over_frame, read_tower, resize_valid, with_patches
 from samclip_core.nn.edge import EdgeClipHead, EdgeEncoder
 from samclip_core.nn.encoder import valid_mask
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build

@@ -1,22 +1,22 @@
 """Zero-shot classification: top-1 and top-5 accuracy over class names."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.model import SamClip
 from training.data.annotations import class_names
-from training.evaluation.class_layouts import Classified, class_folders, read_places365
+from training.evaluation.layouts import Classified, class_folders, read_places365
 from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
 
 OWN_SETS = ("caltech101", "imagen200", "imagenet1k_sample")
 
 
-def own_sets(model: SamClip, options: Options) -> Metrics:
+def own_sets(model: SamClip, options: Options, sources: Sequence[str] = OWN_SETS) -> Metrics:
     """Return top-1 accuracy on each of our own sets, over the set's class names."""
     metrics = {}
-    for source in OWN_SETS:
+    for source in sources:
         names = class_names(options.root, source)
         index_of = {value: index for index, value in enumerate(names)}
         samples = progress(own_samples(options, source), f"classification {source}")

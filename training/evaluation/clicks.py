@@ -7,15 +7,13 @@ until the IoU is 0.85, CLICKS for objects that never are. The rules are RITM's (
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
-from training.data.annotations import regions
-from training.evaluation.measures import iou
+from training.data.annotations import decoded, regions
+from training.evaluation.measures import depth, iou, ratio_figures
 from training.evaluation.suite import Metrics, Options, own_samples, progress
 
 CLICKS = 20
@@ -30,15 +28,16 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     for source in ("coco_multi", "bsds500"):
         curves = []
         for sample in progress(own_samples(options, source, usable=regions), f"clicks {source}"):
-            truths = drawn([coco_mask.decode(rle).astype(bool) for rle in regions(sample)])
+            truths = drawn(decoded(regions(sample)))
             features = model.encode(sample.encoded)
             curves.append([clicked(model, features, truth) for truth in truths])
+        objects_N = np.array([len(photograph) for photograph in curves])
         for name, target in TARGETS.items():
-            counts = [[needed(curve, target) for curve in photograph] for photograph in curves]
-            low, mean, high = interval(counts)
-            key = f"{source}_noc{name}"
-            metrics |= {key: mean, f"{key}_low": low, f"{key}_high": high}
-        metrics[f"{source}_objects"] = sum(map(len, curves))
+            clicks_N = np.array(
+                [sum(needed(c, target) for c in photograph) for photograph in curves]
+            )
+            metrics |= ratio_figures(f"{source}_noc{name}", clicks_N, objects_N, RESAMPLES)
+        metrics[f"{source}_objects"] = int(objects_N.sum())
     return metrics
 
 
@@ -67,33 +66,14 @@ def next_click(
 
     Pixels that are not free have been clicked already.
     """
-    missing_HW = _depth(truth_HW & ~mask_HW) * free_HW
-    surplus_HW = _depth(mask_HW & ~truth_HW) * free_HW
+    missing_HW = depth(truth_HW & ~mask_HW) * free_HW
+    surplus_HW = depth(mask_HW & ~truth_HW) * free_HW
     negative = bool(surplus_HW.max() >= missing_HW.max())
     error_HW = surplus_HW if negative else missing_HW
     y, x = np.unravel_index(error_HW.argmax(), error_HW.shape)
     return int(x), int(y), negative
 
 
-def _depth(part_HW: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return each pixel's distance to the edge of the part or the image, 0 outside the part."""
-    padded = np.pad(part_HW, 1).astype(np.uint8)
-    return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1])
-
-
 def needed(overlaps: Sequence[float], target: float) -> int:
     """Return the number of the first click that reaches the target, CLICKS if none does."""
     return next((n for n, overlap in enumerate(overlaps, 1) if overlap >= target), CLICKS)
-
-
-def interval(counts: Sequence[Sequence[int]]) -> tuple[float, float, float]:
-    """Return the mean over all objects between the ends of its 95 % bootstrap interval.
-
-    Photographs, each with its objects, are drawn with replacement and a fixed seed.
-    """
-    sums_N, objects_N = np.array(list(map(sum, counts))), np.array(list(map(len, counts)))
-    weights_RN = np.random.default_rng(0).multinomial(
-        len(counts), np.full(len(counts), 1 / len(counts)), RESAMPLES
-    )
-    low, high = np.percentile((weights_RN @ sums_N) / (weights_RN @ objects_N), (2.5, 97.5))
-    return float(low), float(sums_N.sum() / objects_N.sum()), float(high)

@@ -21,9 +21,7 @@ from samclip_core.engine.memory import keep_memory
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
-from training.data.folder import photograph_sets
 from training.evaluation import probing
-from training.evaluation.bars import draw_bars
 from training.evaluation.suite import (
     FeatureMap,
     Metrics,
@@ -33,7 +31,9 @@ from training.evaluation.suite import (
     openai_templates,
 )
 from training.evaluation.suites import OWN, PROBES, SLOW, SUITES, described
-from training.results.card import complete, table
+from training.inputs import photograph_sets
+from training.results.card import complete
+from training.results.tables import figure_table
 
 EXAMPLES = """examples:
   samclip eval --suite words --root photos/
@@ -88,7 +88,7 @@ def _measure(arguments: argparse.Namespace) -> None:
     part = arguments.part if own else "all"  # public sets are measured whole
     _write(arguments.out, {"digest": model.digest, "part": part}, metrics)
     if arguments.suite in PROBES:
-        draw_bars({model.config.name: metrics}, arguments.out.with_suffix(".png"))
+        probing.draw_bars(metrics, arguments.out.with_suffix(".png"))
     if arguments.card:
         directory = checkpoint.resolve(arguments.checkpoint)
         print(f"digest {complete(directory, metrics, arguments.part)}")
@@ -149,7 +149,7 @@ def _device(text: str) -> str:
 def _write(out: Path, origin: dict[str, str], metrics: Metrics) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(origin | metrics, indent=2) + "\n")
-    shown = f"| figure ({origin['part']}) | value |\n|---|---|\n{table(metrics)}\n"
+    shown = figure_table(metrics, f"figure ({origin['part']})")
     out.with_suffix(".md").write_text(shown)
     print(shown, end="")
 

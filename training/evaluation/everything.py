@@ -9,8 +9,8 @@ from pycocotools import mask as coco_mask
 
 from samclip_core.model import SamClip
 from samclip_core.types import EverythingMask
-from training.data.annotations import regions
-from training.evaluation.overlap import LEVEL, RESAMPLES
+from training.data.annotations import encoded, regions
+from training.evaluation.measures import ratio_figures
 from training.evaluation.suite import Metrics, Options, own_samples, progress
 
 MOST = 100
@@ -23,14 +23,18 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     """Return recall@100 at IoU 0.5 of the outlined regions of two sets, with its 95 % interval."""
     metrics: Metrics = {}
     for source in ("bsds500", "coco_multi"):
-        found, masks = [], 0
+        found_N, regions_N, masks = [], [], 0
         samples = own_samples(options, source, usable=regions)
         for sample in progress(samples, f"everything {source}"):
             answer = model.segment_everything(sample.encoded)
-            found.append(overlaps(answer, regions(sample)) >= MATCH)
+            overlap_R = overlaps(answer, regions(sample))
+            found_N.append((overlap_R >= MATCH).sum())
+            regions_N.append(len(overlap_R))
             masks += len(answer)
-        metrics |= _figures(f"{source}_everything", found)
-        metrics[f"{source}_everything_masks"] = masks
+        name = f"{source}_everything"
+        metrics |= ratio_figures(f"{name}_recall", np.array(found_N), np.array(regions_N))
+        metrics |= {f"{name}_regions": sum(regions_N), f"{name}_photographs": len(samples)}
+        metrics[f"{name}_masks"] = masks
     return metrics
 
 
@@ -39,26 +43,7 @@ def overlaps(
 ) -> NDArray[np.float64]:
     """Return each region's best IoU with one of the MOST best masks; 0 without masks."""
     best = sorted(masks, key=lambda mask: -mask.predicted_iou)[:MOST]
-    encoded = [coco_mask.encode(np.asfortranarray(mask.mask_HW, np.uint8)) for mask in best]
-    if not encoded:
+    if not best:
         return np.zeros(len(rles))
-    iou_MR = coco_mask.iou(encoded, list(rles), [0] * len(rles))
+    iou_MR = coco_mask.iou([encoded(m.mask_HW) for m in best], list(rles), [0] * len(rles))
     return np.asarray(iou_MR, np.float64).max(axis=0)
-
-
-def _figures(name: str, found: Sequence[NDArray[np.bool_]]) -> Metrics:
-    """Return the share of found regions, its bootstrap interval over photographs, and counts."""
-    found_N = np.array([each.sum() for each in found], np.float64)
-    regions_N = np.array([len(each) for each in found], np.float64)
-    count = len(found)
-    drawn_RN = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), RESAMPLES)
-    recall_R = (drawn_RN @ found_N) / (drawn_RN @ regions_N)
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(recall_R, [tail, 100 - tail])
-    return {
-        f"{name}_recall": float(found_N.sum() / regions_N.sum()),
-        f"{name}_recall_low": float(low),
-        f"{name}_recall_high": float(high),
-        f"{name}_regions": int(regions_N.sum()),
-        f"{name}_photographs": count,
-    }

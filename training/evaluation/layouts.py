@@ -1,9 +1,10 @@
-"""Public data sets in their published layouts: images with captions or a label map.
+"""Public data sets in their published layouts: images with a class, captions or a label map.
 
 Nothing is downloaded or converted; class names come from files of the data set where it has them.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from samclip_core.io.image import SUFFIXES
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -31,6 +34,15 @@ VOC_PROMPTS = (
 From the list in its published evaluation (github.com/kahnchana/clippy, evaluation/datasets.py).
 """
 _UNSPACED = {name.replace(" ", ""): name for name in VOC_CLASSES}  # as VOC's files spell them
+V2_FOLDERS = [str(index) for index in range(1000)]
+OWN_NAMES = "classes.json"
+
+
+class Classified(NamedTuple):
+    """Images, each with the index of its class in ``names``."""
+
+    pictures: list[tuple[Path, int]]
+    names: list[str]
 
 
 class Captioned(NamedTuple):
@@ -205,3 +217,76 @@ def _category_map(path: Path, segments: list[dict[str, Any]]) -> NDArray[np.inte
     values, inverse_HW = np.unique(ids_HW, return_inverse=True)
     category = {segment["id"]: segment["category_id"] for segment in segments}
     return np.array([category.get(int(v), 0) for v in values])[inverse_HW].reshape(ids_HW.shape)
+
+
+def class_folders(folder: Path) -> Classified:
+    """Read a set with one folder per class, in their order: ImageNet, ImageNet-v2 or custom.
+
+    Names come from the user's ``OWN_NAMES``, JSON ``{folder: name}`` in the folder or its parent.
+    Without it, ImageNet's folders (WordNet ids, or v2's 0 to 999) get the names that CLIP is
+    evaluated with, and other folders are named after themselves. Hidden folders are no classes.
+    Raises FileNotFoundError if the folder is empty or other WordNet ids have no names, and
+    ValueError if one folder has none, or is named unlike the others.
+    """
+    keys = [child.name for child in folder.iterdir() if child.is_dir() and child.name[0] != "."]
+    keys.sort(key=lambda key: (int(key), key) if key.isdecimal() else (0, key))
+    if not keys:
+        raise FileNotFoundError(f"{folder} has no subfolders: expected one per class")
+    names = _folder_names(folder, keys)
+    pictures = [
+        (path, index)
+        for index, key in enumerate(keys)
+        for path in sorted((folder / key).rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+    return Classified(pictures, names)
+
+
+def _folder_names(folder: Path, keys: list[str]) -> list[str]:
+    for path in (folder / OWN_NAMES, folder.parent / OWN_NAMES):
+        if path.exists():
+            table = read_json(path)
+            if missing := [key for key in keys if key not in table]:
+                raise ValueError(f"{path} has no name for the folder {missing[0]}")
+            return [table[key].replace("_", " ") for key in keys]
+    wnids = {key for key in keys if re.fullmatch(r"n\d{8}", key)}
+    known = wnids or set(V2_FOLDERS).intersection(keys)
+    others = [key for key in keys if key not in known]
+    if others and (wnids or len(known) == len(V2_FOLDERS)):
+        raise ValueError(
+            f"{folder} has {len(known)} folders named like {min(known)!r}, and {others[0]!r}: "
+            f"expected one folder per class. Remove the other ones, or name every class in "
+            f"{OWN_NAMES}"
+        )
+    if not wnids and keys != V2_FOLDERS:
+        return [_spaced(key) for key in keys]
+    curated = _imagenet_names()
+    if keys == V2_FOLDERS:
+        return list(curated.values())
+    if not wnids <= curated.keys():
+        raise FileNotFoundError(f"no names for the WordNet ids in {folder}: put {OWN_NAMES} there")
+    return [curated[key] for key in keys]
+
+
+def _imagenet_names() -> dict[str, str]:
+    """Return ImageNet's 1,000 names that CLIP is evaluated with, by WordNet id, in order."""
+    from open_clip import IMAGENET_CLASSNAMES  # takes seconds to import
+    from timm.data import ImageNetInfo
+
+    return dict(zip(ImageNetInfo().label_names(), IMAGENET_CLASSNAMES, strict=True))
+
+
+def _spaced(name: str) -> str:
+    return re.sub("[-_/]", " ", name)
+
+
+def read_places365(root: Path) -> Classified:
+    """Read Places365's validation set: ``val_256/`` with its lists, or ``val/`` by class."""
+    if not (root / "val_256").is_dir():
+        return class_folders(root / "val" if (root / "val").is_dir() else root)
+    lists = [root, root / "filelist_places365-standard"]
+    categories = existing([f / "categories_places365.txt" for f in lists], "list of classes")
+    listed = existing([f / "places365_val.txt" for f in lists], "list of photographs")
+    names = [_spaced(line.split()[0][3:]) for line in categories.read_text().splitlines()]
+    rows = [line.split() for line in listed.read_text().splitlines()]
+    return Classified([(root / "val_256" / file, int(index)) for file, index in rows], names)

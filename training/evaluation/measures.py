@@ -1,13 +1,23 @@
-"""Metrics: IoU of masks and of classes, ranks in retrieval.
+"""Measures: IoU of masks and of classes, shares of things, their intervals, ranks in retrieval.
 
-C classes, N photographs, T texts, B images, H×W pixels.
+Intervals are 95 % percentile bootstrap intervals: photographs are drawn with replacement, with a
+fixed seed.
+
+C classes, N photographs, R resamples, T texts, B images, H×W pixels.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from training.evaluation.suite import Metrics
+
+RESAMPLES = 1000
+PERCENTILES = (2.5, 97.5)
+_AT_ONCE = 100  # resamples of counts per class, to bound memory
 
 
 def iou(a_HW: NDArray[np.bool_], b_HW: NDArray[np.bool_]) -> float:
@@ -15,17 +25,16 @@ def iou(a_HW: NDArray[np.bool_], b_HW: NDArray[np.bool_]) -> float:
     return float((a_HW & b_HW).sum() / max(1, (a_HW | b_HW).sum()))
 
 
-def box_around(mask_HW: NDArray[np.bool_]) -> tuple[float, float, float, float]:
-    """Return (x_min, y_min, x_max, y_max) in pixels; the maxima are one past the last pixel."""
-    y, x = np.nonzero(mask_HW)
-    return float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)
+def depth(part_HW: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return each pixel's distance to the edge of the part or the image, 0 outside the part."""
+    padded = np.pad(part_HW, 1).astype(np.uint8)
+    return np.asarray(cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1])
 
 
 def centre(mask_HW: NDArray[np.bool_]) -> tuple[float, float]:
     """Return the centre of the pixel furthest from the edges of the mask and the image."""
-    distance = cv2.distanceTransform(np.pad(mask_HW, 1).astype(np.uint8), cv2.DIST_L2, 5)
-    y, x = np.unravel_index(distance.argmax(), distance.shape)
-    return float(x) - 0.5, float(y) - 0.5
+    y, x = np.unravel_index(depth(mask_HW).argmax(), mask_HW.shape)
+    return float(x) + 0.5, float(y) + 0.5
 
 
 def class_rows(labels_HW: NDArray[np.integer], values: list[int]) -> NDArray[np.integer]:
@@ -67,6 +76,57 @@ def class_iou(pixels_3C: NDArray[np.number], rule: Rule = "union") -> NDArray[np
 def mean_iou(pixels_3C: NDArray[np.number], rule: Rule = "truth") -> float:
     """Return the IoU averaged over the classes that the rule counts."""
     return float(np.nanmean(class_iou(pixels_3C, rule)))
+
+
+def semantic_figures(name: str, pixels_N3C: Sequence[NDArray[np.int64]]) -> Metrics:
+    """Return the figures of one set, given the pixel counts of each photograph.
+
+    ``NAME_miou`` is over the classes in the ground truth, and ``_low`` and ``_high`` are its 95 %
+    interval; ``NAME_miou_union`` is over the classes with a union above 0. ``NAME_classes``,
+    ``NAME_classes_union`` and ``NAME_photographs`` are counts. Raises ValueError without
+    labelled pixels.
+    """
+    stacked_N3C = np.array(pixels_N3C)
+    if not stacked_N3C.any():
+        raise ValueError(f"{name}: no labelled pixels in {len(stacked_N3C)} photographs")
+    total_3C = stacked_N3C.sum(axis=0)
+    low, high = miou_interval(stacked_N3C)
+    return {
+        f"{name}_miou": mean_iou(total_3C),
+        f"{name}_miou_low": low,
+        f"{name}_miou_high": high,
+        f"{name}_miou_union": mean_iou(total_3C, "union"),
+        f"{name}_classes": int(np.isfinite(class_iou(total_3C, "truth")).sum()),
+        f"{name}_classes_union": int(np.isfinite(class_iou(total_3C)).sum()),
+        f"{name}_photographs": len(stacked_N3C),
+    }
+
+
+def miou_interval(pixels_N3C: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the interval of the mean IoU over the classes in the truth."""
+    count = len(pixels_N3C)
+    random = np.random.default_rng(0)
+    flat_NK = pixels_N3C.reshape(count, -1).astype(np.float64)  # exact below 2^53 pixels
+    means = []
+    for _ in range(RESAMPLES // _AT_ONCE):
+        drawn_RN = random.multinomial(count, np.full(count, 1 / count), size=_AT_ONCE)
+        total_R3C = (drawn_RN @ flat_NK).reshape(_AT_ONCE, *pixels_N3C.shape[1:])
+        iou_RC = class_iou(total_R3C, "truth")
+        iou_RC = iou_RC[np.isfinite(iou_RC).any(axis=1)]  # without those of unlabelled photographs
+        means.append(np.nanmean(iou_RC, axis=1))
+    low, high = np.percentile(np.concatenate(means), PERCENTILES)
+    return float(low), float(high)
+
+
+def ratio_figures(
+    name: str, part_N: NDArray[np.number], whole_N: NDArray[np.number], resamples: int = RESAMPLES
+) -> Metrics:
+    """Return Σ ``part_N`` / Σ ``whole_N`` as ``NAME``; ``_low`` and ``_high``: its interval."""
+    count = len(part_N)
+    drawn_RN = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), resamples)
+    low, high = np.percentile((drawn_RN @ part_N) / (drawn_RN @ whole_N), PERCENTILES)
+    share = float(part_N.sum() / whole_N.sum())
+    return {name: share, f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def ranks(

@@ -19,9 +19,9 @@ from samclip_core.answers.zero_shot import class_embeddings
 from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import thing_names
-from training.data.folder import photograph_sets
 from training.evaluation.suite import Options, add_part, own_samples, progress
 from training.evaluation.words import SOURCE, truths
+from training.inputs import photograph_sets
 
 L2 = 1.0
 ROUNDS = 50

@@ -1,14 +1,13 @@
 """Head probing: how well a small head learns on the frozen encoder (paper, tables 3 and 4).
 
 The paper does not publish how its heads are trained. These are trained for epochs of the training
-set with the usual augmentation (``probe_cuts``), and evaluated on whole photographs.
+set with the usual augmentation (``probe_training``), and evaluated on whole photographs.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,12 +20,9 @@ from samclip_core.geometry import Geometry
 from samclip_core.model import SamClip
 from training.data.annotations import class_names
 from training.evaluation import layouts
-from training.evaluation.class_layouts import class_folders
-from training.evaluation.layouts import LabelledSet, Mapped
-from training.evaluation.measures import class_pixels
-from training.evaluation.overlap import semantic_figures
-from training.evaluation.probe_cuts import draw_crop, draw_window
-from training.evaluation.probe_fit import Fit, Frozen, fit_heads
+from training.evaluation.layouts import LabelledSet, Mapped, class_folders
+from training.evaluation.measures import class_pixels, semantic_figures
+from training.evaluation.probe_training import Fit, FrozenEncoder, draw_crop, draw_window, fit_heads
 from training.evaluation.semantic import own_set
 from training.evaluation.suite import Metrics, Options, limited, own_samples, progress
 
@@ -34,14 +30,11 @@ PIXELS = Fit(epochs=50, batch=16, draw=draw_window)
 PICTURES = Fit(epochs=90, batch=256, draw=draw_crop)
 
 
-class Split(NamedTuple):
-    """The sets that heads are trained and evaluated on."""
-
-    train: LabelledSet
-    val: LabelledSet
+Split = tuple[LabelledSet, LabelledSet]
+"""The sets that heads are trained on and evaluated on."""
 
 
-def frozen_encoder(model: SamClip, options: Options, pooled: bool = False) -> Frozen:
+def frozen_encoder(model: SamClip, options: Options, pooled: bool = False) -> FrozenEncoder:
     """Return the encoder of a model, at the side of the task that the probe resembles."""
     if model.config.kind == "pair" and options.features == "tokens":
         raise ValueError("the tokens of a pair are raw pixels: use --features sam")
@@ -54,7 +47,7 @@ def frozen_encoder(model: SamClip, options: Options, pooled: bool = False) -> Fr
         return output.tokens_BDhw if options.features == "tokens" else output.sam_BDhw
 
     size = model.config.size_of("classify" if pooled else "semantic")
-    return Frozen(size, torch.device(engine.device), encode, pooled)
+    return FrozenEncoder(size, torch.device(engine.device), encode, pooled)
 
 
 def is_public(root: Path) -> bool:
@@ -71,7 +64,7 @@ def segmentation(heads: Sequence[str], model: SamClip, options: Options) -> Metr
     for split in _labelled(options):
         counted = list(probe(frozen, split, heads, _fit(PIXELS, options)))
         for head in heads:
-            name = f"{split.val.name}_probe_{head}_{options.features}"
+            name = f"{split[1].name}_probe_{head}_{options.features}"
             metrics |= semantic_figures(name, [counts[head] for counts in counted])
     return metrics
 
@@ -85,7 +78,7 @@ def classification(model: SamClip, options: Options) -> Metrics:
         # As a sum: with 3 × 1,000 counts each, ImageNet's 50,000 photographs would need 1.2 GB.
         total_3C = reduce(np.add, (counts["linear"] for counts in counted))
         right, true, _ = total_3C.sum(axis=1)
-        metrics[f"{split.val.name}_probe_classify_{options.features}_top1"] = float(right / true)
+        metrics[f"{split[1].name}_probe_classify_{options.features}_top1"] = float(right / true)
     return metrics
 
 
@@ -94,24 +87,25 @@ def _fit(usual: Fit, options: Options) -> Fit:
 
 
 def _labelled(options: Options) -> list[Split]:
-    root, limit = options.root, options.limit
+    root = options.root
     if (root / "SegmentationClass").is_dir():
-        split = Split(layouts.voc(root, "train"), layouts.voc(root))
+        split = layouts.voc(root, "train"), layouts.voc(root)
     elif (root / "objectInfo150.txt").exists():
-        split = Split(layouts.ade20k(root, "training"), layouts.ade20k(root))
+        split = layouts.ade20k(root, "training"), layouts.ade20k(root)
     else:
         return [
-            Split(own_set(options, source, "train"), own_set(options, source))
+            (own_set(options, source, "train"), own_set(options, source))
             for source in ("coco_multi", "labelmefacade", "camvid")
         ]
-    return [Split(*(replace(part, pictures=limited(part.pictures, limit)) for part in split))]
+    train, val = (replace(p, pictures=limited(p.pictures, options.limit)) for p in split)
+    return [(train, val)]
 
 
 def _classified(options: Options) -> list[Split]:
     if (options.root / "train").is_dir():
-        return [Split(*(_folder_set(options, part) for part in ("train", "val")))]
+        return [(_folder_set(options, "train"), _folder_set(options, "val"))]
     return [
-        Split(*(_own_classes(options, source, part) for part in ("train", "val")))
+        (_own_classes(options, source, "train"), _own_classes(options, source, "val"))
         for source in ("caltech101", "imagen200")
     ]
 
@@ -134,15 +128,16 @@ def _own_classes(options: Options, source: str, part: str) -> LabelledSet:
 
 
 def probe(
-    frozen: Frozen, split: Split, heads: Sequence[str], fit: Fit
+    frozen: FrozenEncoder, split: Split, heads: Sequence[str], fit: Fit
 ) -> Iterator[dict[str, NDArray[np.int64]]]:
     """Train each head on one split; yield its counts 3×C for each photograph of the other.
 
     The background of a set counts as a class, as a head can learn it.
     """
-    values = split.val.values(background=True)
-    scale, networks = fit_heads(frozen, split.train.pictures, values, heads, fit)
-    for picture in progress(split.val.pictures, f"probe {split.val.name}"):
+    train, val = split
+    values = val.values(background=True)
+    scale, networks = fit_heads(frozen, train.pictures, values, heads, fit)
+    for picture in progress(val.pictures, f"probe {val.name}"):
         geometry, map_1Dhw, valid_11hw = frozen.whole(picture.read())
         x_1Dhw, truth_HW = scale.apply(map_1Dhw, valid_11hw), picture.labels()
         counts = {}
@@ -163,3 +158,16 @@ def _decide(logits_1Chw: Tensor, geometry: Geometry) -> NDArray[np.integer]:
     shown = frame[:, :, : geometry.input_height, : geometry.input_width]
     logits_1CHW = F.interpolate(shown, (geometry.height, geometry.width), mode="bilinear")
     return logits_1CHW.argmax(dim=1)[0].cpu().numpy()
+
+
+def draw_bars(metrics: Metrics, path: Path) -> None:
+    """Write a PNG with a bar per mIoU and accuracy, in per cent, without bounds and counts."""
+    from matplotlib.figure import Figure  # slow to import, and only plots need it
+
+    shares = {k: 100 * v for k, v in metrics.items() if k.endswith(("_miou", "_top1"))}
+    figure = Figure(figsize=(8, 1 + 0.6 * len(shares)), layout="constrained")
+    axes = figure.add_subplot(xlabel="%", xlim=(0, 100))
+    bars = axes.barh([name.replace("_", " ") for name in shares], list(shares.values()))
+    axes.bar_label(bars, fmt="%.1f", padding=2)
+    axes.invert_yaxis()
+    figure.savefig(path, dpi=150)

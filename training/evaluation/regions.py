@@ -6,19 +6,18 @@ Q queries.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from samclip_core.answers.areas import Area, combine, embed_areas
 from samclip_core.answers.zero_shot import class_embeddings
+from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
-from training.data.annotations import Sample, class_names
-from training.evaluation.instances import THING_AREA
-from training.evaluation.measures import box_around
-from training.evaluation.overlap import LEVEL, RESAMPLES
+from training.data.annotations import class_names, decoded
+from training.data.sample import Sample
+from training.evaluation.instances import things
+from training.evaluation.measures import ratio_figures
 from training.evaluation.suite import Metrics, Options, own_samples, progress
 
 LAST_THING = 90
@@ -43,7 +42,7 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
         for value, name in class_names(options.root, "coco_multi").items()
         if value <= LAST_THING
     }
-    samples = own_samples(options, "coco_multi", usable=_things)
+    samples = own_samples(options, "coco_multi", usable=things)
     photos = [_photo(model, sample, list(names)) for sample in progress(samples, "regions")]
     text_LD = class_embeddings(model.embed_text, [*names.values()], model.config.templates)
     metrics: Metrics = {
@@ -55,24 +54,16 @@ def own_sets(model: SamClip, options: Options) -> Metrics:
     return metrics | _with_text(photos, text_LD)
 
 
-def _things(sample: Sample) -> list[dict[str, Any]]:
-    return [
-        instance
-        for instance in sample.info.get("instances", ())
-        if not instance["iscrowd"] and instance["area"] >= THING_AREA
-    ]
-
-
 def _photo(model: SamClip, sample: Sample, values: list[int]) -> _Photo:
-    things = _things(sample)
-    masks = [coco_mask.decode(thing["segmentation"]).astype(bool) for thing in things]
+    objects = things(sample)
+    masks = decoded([thing["segmentation"] for thing in objects])
     features = model.encode(sample.encoded, model.config.size_of("semantic"))
-    boxes = [Area(box=box_around(mask_HW)) for mask_HW in masks]
+    boxes = [Area(box=mask_box(mask_HW)) for mask_HW in masks]
     return _Photo(
         model.embed_image(sample.encoded),
         np.stack([*embed_areas(features, boxes)]),
         np.stack([*embed_areas(features, map(Area.of_mask, masks))]),
-        np.array([values.index(thing["category_id"]) for thing in things]),
+        np.array([values.index(thing["category_id"]) for thing in objects]),
     )
 
 
@@ -86,24 +77,8 @@ def _classified(photos: Sequence[_Photo], kind: str, text_LD: NDArray[np.float32
         hits_2[:] = (rank_A <= 1).sum(), (rank_A <= 5).sum()
     count_B = np.array([len(photo.class_A) for photo in photos])
     name = f"coco_multi_region_{kind}"
-    low, high = _interval(hits_B2[:, 0], count_B)
-    top1, top5 = hits_B2.sum(axis=0) / count_B.sum()
-    return {
-        f"{name}_top1": float(top1),
-        f"{name}_top1_low": low,
-        f"{name}_top1_high": high,
-        f"{name}_top5": float(top5),
-    }
-
-
-def _interval(hits_B: NDArray[np.floating], count_B: NDArray[np.integer]) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of hits per object, over photographs."""
-    photographs = len(hits_B)
-    random = np.random.default_rng(0)
-    drawn_RB = random.multinomial(photographs, np.full(photographs, 1 / photographs), RESAMPLES)
-    tail = 100 * (1 - LEVEL) / 2
-    low, high = np.percentile(drawn_RB @ hits_B / (drawn_RB @ count_B), [tail, 100 - tail])
-    return float(low), float(high)
+    top5 = float(hits_B2[:, 1].sum() / count_B.sum())
+    return ratio_figures(f"{name}_top1", hits_B2[:, 0], count_B) | {f"{name}_top5": top5}
 
 
 def _found(photos: Sequence[_Photo], kind: str) -> Metrics:

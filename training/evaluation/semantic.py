@@ -1,8 +1,7 @@
 """Text-prompted semantic segmentation, measured by mean IoU.
 
-Three protocols (paper, section 4.2 and appendix C): ``whole`` encodes the image as the service
-does; ``square`` squashes it to the square model frame, as the paper does at 448; ``sliding`` keeps
-its aspect ratio, scales its shorter side to the frame and averages overlapping windows.
+Two protocols: ``whole`` encodes the image as the service does; ``square`` squashes it to the square
+model frame, as the paper does at 448 (section 4.2 and appendix C).
 
 Three rules for the background of a set: ``ignored``, its pixels do not count; ``clippy``, it is a
 class that "background" or one of 39 further words wins (the paper's protocol for VOC, after CLIPpy,
@@ -10,7 +9,6 @@ arXiv 2210.09996); ``clear_win``, it is the class of pixels that no label wins c
 (``samclip_core.answers.semantic``).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -27,18 +25,9 @@ from samclip_core.model import SamClip
 from samclip_core.types import ImageFeatures
 from training.data.annotations import class_names, label_map
 from training.evaluation.layouts import LabelledSet, Mapped
-from training.evaluation.measures import class_pixels
-from training.evaluation.overlap import semantic_figures
-from training.evaluation.suite import (
-    Metrics,
-    Options,
-    Protocol,
-    limited,
-    own_samples,
-    progress,
-)
+from training.evaluation.measures import class_pixels, semantic_figures
+from training.evaluation.suite import Metrics, Options, Protocol, limited, own_samples, progress
 
-OVERLAP = 1 / 3  # of neighbouring windows
 HEADS = {"": False, "_two_heads": True}
 Background = Literal["ignored", "clippy", "clear_win"]
 
@@ -135,58 +124,8 @@ def _indices(
 
 
 def encode(model: SamClip, encoded: bytes, protocol: Protocol, size: int) -> ImageFeatures:
-    """Encode an image in frames of ``size`` pixels; ``square`` encodes the squashed image."""
+    """Encode an image in a frame of ``size`` pixels; ``square`` encodes the squashed image."""
     if protocol == "whole":
         return model.encode(encoded, size)
-    image_HW3 = decode(encoded, model.limits)
-    if protocol == "sliding":
-        return sliding(model, image_HW3, size)
-    return model.encode(_resized(image_HW3, size, size), size)
-
-
-def sliding(model: SamClip, image_HW3: NDArray[np.uint8], size: int) -> ImageFeatures:
-    """Encode an image with a dense CLIP map averaged over windows as large as the model frame.
-
-    The windows share one grid of cells, so that their vectors can be averaged per cell. Logits are
-    linear in the vectors, so this averages logits.
-    """
-    whole = model.encode(image_HW3, size)
-    assert whole.clip_dense_Dhw is not None
-    width, side, _ = whole.clip_dense_Dhw.shape
-    frame = whole.geometry
-    longer, shorter = max(frame.height, frame.width), min(frame.height, frame.width)
-    cells = math.ceil(side * longer / shorter)
-    # Rounding to the grid may cost the shorter side one cell.
-    while min(frame.grid(cells)) < side:
-        cells += 1
-    rows, columns = frame.grid(cells)
-    scale = cells / side
-    scaled = _resized(
-        image_HW3, round(frame.input_height * scale), round(frame.input_width * scale)
-    )
-    bottom, right = (_pixel(count, size, side) for count in (rows, columns))
-    margin = [(0, bottom - scaled.shape[0]), (0, right - scaled.shape[1]), (0, 0)]
-    scaled = np.pad(scaled, margin, mode="edge")
-    dense_Dhw = np.zeros((width, cells, cells), np.float32)
-    count_hw = np.zeros((cells, cells), np.float32)
-    for top in _starts(rows, side):
-        for left in _starts(columns, side):
-            y, x = _pixel(top, size, side), _pixel(left, size, side)
-            window = model.encode(scaled[y : y + size, x : x + size], size)
-            dense_Dhw[:, top : top + side, left : left + side] += window.clip_dense_Dhw
-            count_hw[top : top + side, left : left + side] += 1
-    return replace(whole, clip_dense_Dhw=dense_Dhw / np.maximum(count_hw, 1))
-
-
-def _starts(cells: int, side: int) -> list[int]:
-    """Return starts of overlapping windows of ``side`` cells; the last ends at the edge."""
-    step = max(1, round(side * (1 - OVERLAP)))
-    return sorted({min(start, cells - side) for start in range(0, cells, step)})
-
-
-def _pixel(cell: int, size: int, side: int) -> int:
-    return int(cell * size / side + 0.5)
-
-
-def _resized(image_HW3: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(image_HW3).resize((width, height), Image.Resampling.BILINEAR))
+    image = Image.fromarray(decode(encoded, model.limits))
+    return model.encode(np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)), size)

@@ -10,13 +10,14 @@ from typing import Literal, TypeVar, get_args
 from tqdm import tqdm
 
 from samclip_core.model import SamClip
-from training.data.annotations import Sample, read_shards
+from training.data.annotations import read_shards
+from training.data.sample import Sample
 
 T = TypeVar("T")
 
 Metrics = dict[str, float]
 """Named figures in [0, 1], higher is better; an int is a count, noc a mean number of clicks."""
-Protocol = Literal["whole", "square", "sliding"]
+Protocol = Literal["whole", "square"]
 FeatureMap = Literal["tokens", "sam"]
 Part = Literal["all", "select", "report"]
 """A third of each of our own validation sets is for choosing settings, the rest for reporting."""
@@ -24,12 +25,7 @@ Part = Literal["all", "select", "report"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of one evaluation run.
-
-    ``limit``: images per set, spread evenly over it (None: all). ``annotations`` and
-    ``detections``: JSON files that replace the layout's annotations and the true boxes. ``part``:
-    of our own validation sets. ``epochs``: of a probe (None: the usual number).
-    """
+    """The options of one evaluation run, which ``samclip eval --help`` describes."""
 
     root: Path
     limit: int | None = None

@@ -10,14 +10,13 @@ from training.evaluation import (
     everything,
     instances,
     layouts,
-    points,
     probing,
     regions,
     retrieval,
     semantic,
     words,
 )
-from training.evaluation.probe_heads import HEADS
+from training.evaluation.probe_training import HEADS
 from training.evaluation.suite import Task
 
 
@@ -100,7 +99,8 @@ SUITES: dict[str, Suite] = {
         instances.lvis_boxes, "lvis_v1_val.json, --detections of ViTDet-B; LVIS's rules, table 1"
     ),
     "points": Suite(
-        points.public, "COCO or SA-1B: a click on each centre, Segment Anything's section 7.1"
+        instances.public_points,
+        "COCO or SA-1B: a click on each centre, Segment Anything's section 7.1",
     ),
     "voc": Suite(
         partial(semantic.public, layouts.voc),
@@ -142,10 +142,8 @@ def described() -> str:
         "boxes at SAM's own 1024. Semantic figures: miou is over the classes in the ground truth, "
         "miou_union over those with a union above 0 (mmsegmentation's rule), miou_low and "
         "miou_high are the 95 % bootstrap interval of miou over photographs.",
-        "probe-classify on ImageNet is 90 epochs of its 1.28 million images. For vit-b, with "
-        "--size 336 --device cuda --dtype bfloat16, this takes about 10 hours of an H100 or 30 of "
-        "an A100, at 35 % of their peak. probe takes minutes on VOC2012 and ADE20K. Heads are not "
-        "saved: a stopped probe starts again from the beginning.",
+        "probe-classify on ImageNet with --size 336 --device cuda --dtype bfloat16 takes about 10 "
+        "hours of an H100 for vit-b. A stopped probe starts again from the beginning.",
     )
     head = "suites, with the layout under --root and the paper's table (arXiv 2310.15308):"
     return "\n\n".join(["\n".join([head, *rows]), *(textwrap.fill(note, 79) for note in notes)])

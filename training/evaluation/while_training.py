@@ -10,6 +10,7 @@ from samclip_core.nn.network import SamClipNet, build
 from samclip_core.nn.text_encoder import TextEncoder
 from training.evaluation.suite import Metrics, Options, openai_templates
 from training.evaluation.suites import SUITES
+from training.loop import Measure
 from training.recipes import Recipe, Run
 from training.schedule import Measures
 
@@ -40,14 +41,13 @@ def check_measures(recipe: Recipe, data: str) -> None:
                 raise FileNotFoundError(f"no folder {Path(data) / folder} to measure {name} on")
 
 
-def try_measures(run: Run, net: SamClipNet) -> None:
+def try_measures(recipe: Recipe, net: SamClipNet, measure: Measure[SamClipNet]) -> None:
     """Measure a few images as every stage will, so that a mistake is found before head probing.
 
     Raises ValueError if there is no figure to choose by, and the errors of ``measure``.
     """
-    for measures in measures_of(run.recipe):
-        assert run.measure is not None
-        measures.check(run.measure(net, replace(measures, limit=min(FEW, measures.limit))))
+    for measures in measures_of(recipe):
+        measures.check(measure(net, replace(measures, limit=min(FEW, measures.limit))))
 
 
 def measure(run: Run, text_encoder: TextEncoder, net: SamClipNet, measures: Measures) -> Metrics:

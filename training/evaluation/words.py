@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from samclip_core.model import SamClip
-from training.data.annotations import Sample, thing_names
-from training.evaluation.measures import iou
-from training.evaluation.overlap import ratio_interval
+from training.data.annotations import decoded, thing_names
+from training.data.sample import Sample
+from training.evaluation.measures import iou, ratio_figures
 from training.evaluation.suite import Metrics, Options, own_samples, progress
 
 SOURCE = "coco_multi"
@@ -41,22 +41,14 @@ def own_set(model: SamClip, options: Options) -> Metrics:
     samples = own_samples(options, SOURCE, usable=truths)
     names = thing_names(options.root, SOURCE)
     rows = [measure(model, sample, names) for sample in progress(samples, "words")]
-    counts_N5 = np.array(rows)
-    metrics: Metrics = {}
-    for name, part, whole in (
-        ("found", Counts._fields.index("found"), 0),
-        ("fitted", Counts._fields.index("fitted"), 0),
-        ("refused", Counts._fields.index("refused"), Counts._fields.index("absent")),
-    ):
-        low, high = ratio_interval(counts_N5[:, part], counts_N5[:, whole])
-        share = float(counts_N5[:, part].sum() / counts_N5[:, whole].sum())
-        metrics |= {f"words_{name}": share, f"words_{name}_low": low, f"words_{name}_high": high}
-    total = Counts(*counts_N5.sum(axis=0).tolist())
-    return metrics | {
-        "words_present": total.present,
-        "words_absent": total.absent,
-        "words_photographs": len(samples),
-    }
+    present_N, found_N, fitted_N, absent_N, refused_N = np.array(rows).T
+    return (
+        ratio_figures("words_found", found_N, present_N)
+        | ratio_figures("words_fitted", fitted_N, present_N)
+        | ratio_figures("words_refused", refused_N, absent_N)
+        | {"words_present": int(present_N.sum()), "words_absent": int(absent_N.sum())}
+        | {"words_photographs": len(samples)}
+    )
 
 
 def measure(model: SamClip, sample: Sample, names: Sequence[str]) -> Counts:
@@ -91,7 +83,7 @@ def truths(sample: Sample) -> dict[str, list[NDArray[np.bool_]]]:
         single = [i["segmentation"] for i in instances if not i["iscrowd"]]
         if single:
             whole = coco_mask.merge([i["segmentation"] for i in instances])
-            found[name] = [coco_mask.decode(rle).astype(bool) for rle in (*single, whole)]
+            found[name] = decoded((*single, whole))
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from samclip_core import licence
 from samclip_core.io import checkpoint
+from training.results.tables import figure_table
 
 CARD = """---
 license: {license}
@@ -31,10 +32,7 @@ photographs were not used in this training. {seen}
 `miou` is over the classes that occur, with a 95 % bootstrap interval over photographs (`low`,
 `high`); `miou union` is over those that occur or are predicted.
 
-| figure | value |
-|---|---|
 {figures}
-
 ## Teachers
 
 {teachers}
@@ -101,23 +99,10 @@ def complete(directory: Path, metrics: Mapping[str, float], part: str) -> str:
         size=config.image_size,
         cells=4 * config.grid,
         part=PARTS[part],
-        figures=table(metrics),
+        figures=figure_table(metrics),
         teachers="\n".join(f"- **{key}**: {origin}" for key, origin in lineage["teachers"].items()),
         sets=", ".join(sorted(lineage["data"])),
         named=f", and the label maps of {named} for Head_CLIP's patches" if named else "",
     )
     (directory / checkpoint.CARD).write_text(card)
     return checkpoint.seal(directory)
-
-
-def table(metrics: Mapping[str, float]) -> str:
-    """Return the rows of a Markdown table, one figure per row: in per cent, counts as they are."""
-    return "\n".join(
-        f"| {name.replace('_', ' ')} | {_shown(name, value)} |" for name, value in metrics.items()
-    )
-
-
-def _shown(name: str, value: float) -> str:
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.2f}" if "_noc" in name else f"{value:.1%}"  # clicks per object

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from samclip_core.io.image import ImageLimits, decode
 from samclip_core.io.masks import mask_box
 from samclip_core.model import SamClip
 from samclip_core.types import Prompt
-from training.data.annotations import regions
+from training.data.annotations import decoded, regions
 from training.data.sources import open_source
 from training.distillation.stages import NAMES
 from training.journal import LOSSES, VALIDATION
@@ -89,7 +88,7 @@ def samples(run: Run, model: SamClip, target: Path) -> None:
     axes = figure.subplots(2, len(shown), squeeze=False)
     for (plain, masked), sample in zip(axes.T, shown, strict=True):
         image_HW3 = decode(sample.encoded, ImageLimits())
-        truths = [coco_mask.decode(rle).astype(bool) for rle in regions(sample)[:REGIONS]]
+        truths = decoded(regions(sample)[:REGIONS])
         prompts = [Prompt(box=mask_box(truth)) for truth in truths]
         answers = model.segment(sample.encoded, prompts, multimask=False) if prompts else []
         plain.imshow(image_HW3)

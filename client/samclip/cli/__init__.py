@@ -9,10 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TextIO
 
 from grpc import StatusCode
 
+import samclip
 from samclip.cli import commands, parts
 from samclip.cli.service import ADDRESS_HINT
 from samclip.cli.usage import UsageError
@@ -27,10 +29,24 @@ def program() -> None:
     Python would first wait for the threads of a request that was interrupted, or whose reader has
     gone: they may download or compute for a while.
     """
+    add_services(Path(samclip.__path__[0]))
     status = main()
     if status in (INTERRUPTED, CLOSED) and sys.argv[1] not in parts.PARTS:
         os._exit(status)
     sys.exit(status)
+
+
+def add_services(package: Path) -> None:
+    """Let this process and its children import ``services`` and ``training``.
+
+    In a clone they are in its root. Installed, they are below the ``package`` samclip, because
+    other packages of their names may be beside it.
+    """
+    bundled = package / "_bundled"
+    folder = str(bundled if bundled.is_dir() else package.parents[1])
+    sys.path.insert(0, folder)
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{before}" if before else folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -18,9 +18,10 @@ from samclip.cli.service import connect
 from samclip.cli.usage import Run, UsageError
 from samclip.client import Client
 from samclip.errors import ServiceError, plain
+from samclip.images import SUFFIXES, Source
+from samclip.many_photos import AT_ONCE, REFUSALS, each, patiently, reason
 from samclip.photo import Photo
-from samclip.photos import AT_ONCE, REFUSALS, each, patiently, reason
-from samclip.sources import SUFFIXES, Source
+from samclip.progress import bar
 
 Advance = Callable[[int], None]
 Ask = Callable[[Photo, argparse.Namespace], Answer]
@@ -126,7 +127,7 @@ def _ask_each(
                 return failed + len(works) - number
             except (ServiceError, OSError, ValueError) as error:
                 if getattr(error, "code", None) is StatusCode.UNIMPLEMENTED:
-                    raise  # a web server, or an older service
+                    raise  # something else listens there, such as a web server
                 report(writer, args.key, work.source.name, reason(work.source.name, error))
                 failed += 1
             else:
@@ -141,11 +142,8 @@ def shown(what: str, total: int, streams: bool = False) -> AbstractContextManage
 
     There is none for a single image, or if a terminal shows output that ``streams``.
     """
-    if total < 2 or not sys.stderr.isatty() or (streams and sys.stdout.isatty()):
-        return nullcontext(lambda count: None)
-    from samclip.progress import bar  # rich takes a moment to import
-
-    return bar(what, total)
+    seen = sys.stderr.isatty() and not (streams and sys.stdout.isatty())
+    return bar(what, total, wanted=total > 1 and seen)
 
 
 def report(writer: Writer, key: str, name: str, message: str) -> None:

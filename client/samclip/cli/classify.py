@@ -1,23 +1,28 @@
-"""``samclip classify``: the labels that fit each image, or parts of it."""
+"""``samclip classify``, ``explain`` and ``embed``: what an image shows, where, and as a vector."""
 
 import argparse
 from typing import Any
 
+from PIL import Image
+
 from samclip.cli import answers, usage
-from samclip.cli.formats import Answer
-from samclip.cli.usage import Command
+from samclip.cli.formats import Answer, Files, Row
+from samclip.cli.usage import Command, UsageError
+from samclip.client import Client
+from samclip.images import read_pixels
 from samclip.photo import Photo
+from samclip.types import HeatMap
 
 
-def _add(parser: argparse.ArgumentParser) -> None:
+def _add_classify(parser: argparse.ArgumentParser) -> None:
     usage.texts(parser, "--labels", "labels to rank; a single value is split at commas", True)
     usage.texts(parser, "--templates", "prompt templates, with {} for the label")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="best K labels (all)")
     usage.boxes(parser, "classify this part instead, in pixels; repeat for several parts")
-    parser.set_defaults(run=answers.over_images(_ask))
+    parser.set_defaults(run=answers.over_images(_classify))
 
 
-def _ask(photo: Photo, args: argparse.Namespace) -> Answer:
+def _classify(photo: Photo, args: argparse.Namespace) -> Answer:
     labels = usage.split(args.labels)
     options: dict[str, Any] = {"templates": args.templates, "top_k": args.top_k}
     if args.box:
@@ -27,20 +32,80 @@ def _ask(photo: Photo, args: argparse.Namespace) -> Answer:
         of, rankings = [{}], [photo.classify(labels, **options)]
     return Answer(
         [
-            {**what, "label": s.label, "score": s.score, "similarity": s.similarity}
+            {**what, **vars(score)}
             for what, ranking in zip(of, rankings, strict=True)
-            for s in ranking
+            for score in ranking
         ]
     )
 
 
-COMMAND = Command(
+def _add_explain(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--label", required=True, metavar="TEXT", help="what to look for")
+    usage.texts(parser, "--others", "show the label's probability against these instead")
+    usage.out(parser, "write overlay.png, and heat.png of the levels")
+    parser.set_defaults(run=answers.over_images(_explain))
+
+
+def _explain(photo: Photo, args: argparse.Namespace) -> Answer:
+    found = photo.explain(args.label, usage.split(args.others))
+    y, x = divmod(int(found.levels.argmax()), found.levels.shape[1])
+    row = {"label": args.label, "low": found.low, "high": found.high, "highest_at": [x, y]}
+    return Answer([row], files=_draw(photo, found))
+
+
+def _draw(photo: Photo, found: HeatMap) -> Files:
+    yield "overlay.png", found.draw(read_pixels(photo.encoded))
+    yield "heat.png", Image.fromarray(found.levels)
+
+
+def _add_embed(parser: argparse.ArgumentParser) -> None:
+    usage.texts(parser, "--text", "texts to embed")
+    parser.set_defaults(run=answers.over_images(_embed, _check_embed, _embed_texts), key="of")
+
+
+def _check_embed(args: argparse.Namespace) -> None:
+    if not args.images and not args.text:
+        raise UsageError("embed needs an IMAGE or --text TEXT")
+
+
+def _embed(photo: Photo, args: argparse.Namespace) -> Answer:
+    return Answer([{"vector": photo.embed().tolist()}])
+
+
+def _embed_texts(client: Client, args: argparse.Namespace) -> list[Row]:
+    if not args.text:
+        return []
+    vectors = client.embed_text(args.text).tolist()
+    return [{"of": text, "vector": vector} for text, vector in zip(args.text, vectors, strict=True)]
+
+
+CLASSIFY = Command(
     "classify",
     "rank labels for each image",
     [
         'samclip classify cat.jpg --labels "a cat" "a dog"',
         "samclip classify photos/ --labels cat,dog --format csv > labels.csv",
     ],
-    _add,
+    _add_classify,
     images="IMAGE … --labels TEXT … [options]",
+)
+EXPLAIN = Command(
+    "explain",
+    "show where the model sees a label, as a heat map",
+    [
+        'samclip explain cat.jpg --label "a cat" --out out/',
+        "samclip explain cat.jpg --label cat --others dog --out - > heat.png",
+    ],
+    _add_explain,
+    images="IMAGE … --label TEXT [options]",
+)
+EMBED = Command(
+    "embed",
+    "print the embeddings of images and texts",
+    [
+        "samclip embed photos/ --format jsonl > vectors.jsonl",
+        'samclip embed --text "a cat" "a dog" --json',
+    ],
+    _add_embed,
+    images="[IMAGE …] [--text TEXT …] [options]",
 )

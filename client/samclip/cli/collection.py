@@ -11,8 +11,8 @@ from samclip.cli.service import connect
 from samclip.cli.usage import Command, UsageError
 from samclip.client import Client
 from samclip.errors import plain
-from samclip.photos import each, patiently, reason
-from samclip.sources import Source
+from samclip.images import Source
+from samclip.many_photos import each, patiently, reason
 from samclip.types import Indexed
 
 FILES_AT_ONCE = 8  # per request, and per step of the progress bar

@@ -1,26 +1,28 @@
-"""The parser of all commands."""
+"""The parser of all commands, and the script with which a shell completes them."""
 
+import argparse
 from typing import Any
+
+import shtab
 
 from samclip import __version__
 from samclip.cli import (
     classify,
     collection,
-    completion,
-    embed,
-    explain,
+    parts,
     segment,
     service,
     sources,
     status,
     usage,
 )
-from samclip.cli.parts import PARTS
 from samclip.cli.usage import Command, Parser
 
+FILES = {"IMAGE", "FILE", "SOURCE", "CHECKPOINT"}
+FOLDERS = {"FOLDER", "DIR"}
 REQUESTS = (
-    *(classify.COMMAND, segment.SEGMENT, segment.SEMANTIC, explain.COMMAND, segment.EVERYTHING),
-    *(embed.COMMAND, collection.INDEX, collection.SEARCH, collection.DELETE, collection.DESCRIBE),
+    *(classify.CLASSIFY, segment.SEGMENT, segment.SEMANTIC, classify.EXPLAIN, segment.EVERYTHING),
+    *(classify.EMBED, collection.INDEX, collection.SEARCH, collection.DELETE, collection.DESCRIBE),
     status.COMMAND,
 )
 
@@ -42,10 +44,9 @@ def parser(whole: bool = False) -> Parser:
     subparsers = made.add_subparsers(title="commands", metavar="COMMAND [-h]", required=True)
     for command in REQUESTS:
         _add(subparsers, command)
-    completion.add(subparsers, lambda: parser(whole=True))
-    for name, part in PARTS.items():  # otherwise only for --help: samclip.cli handles these
-        own = completion.parser_of(name) if whole else None
-        parents = [own] if own else []
+    _add_completion(subparsers)
+    for name, part in parts.PARTS.items():  # otherwise only for --help: samclip.cli handles these
+        parents = _installed(name) if whole else []
         subparsers.add_parser(name, help=part.help, add_help=False, parents=parents)
     return made
 
@@ -67,3 +68,44 @@ def _add(subparsers: Any, command: Command) -> None:
     if command.images:
         service.add_local(made)
     service.add_service(made)
+
+
+def _add_completion(subparsers: Any) -> None:
+    made = subparsers.add_parser(
+        "completion",
+        help="print the completion script of a shell",
+        description="Print the script with which a shell completes samclip's options.",
+        examples=[
+            "samclip completion bash > ~/.local/share/bash-completion/completions/samclip",
+            "samclip completion zsh > ~/.zfunc/_samclip",
+        ],
+    )
+    made.add_argument("shell", choices=shtab.SUPPORTED_SHELLS, help="its name")
+
+    def run(args: argparse.Namespace) -> int:
+        complete = parser(whole=True)
+        _complete_paths(complete)
+        print(shtab.complete(complete, args.shell))
+        return 0
+
+    made.set_defaults(run=run)
+
+
+def _complete_paths(parser: argparse.ArgumentParser) -> None:
+    """Have files and folders completed where an option or argument takes one."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for one in action.choices.values():
+                _complete_paths(one)
+        elif action.metavar in FILES:
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif action.metavar in FOLDERS:
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+
+
+def _installed(command: str) -> list[Any]:
+    """Return the parser of a command in another module; none if that is not installed."""
+    try:
+        return [parts.load(command).parser()]
+    except ModuleNotFoundError:
+        return []

@@ -11,7 +11,7 @@ from samclip.cli.formats import Answer, Files, Row
 from samclip.cli.usage import Command, UsageError
 from samclip.images import read_pixels
 from samclip.photo import Photo
-from samclip.types import Mask, Panoptic, SemanticMap
+from samclip.types import Mask, Masks, Panoptic, SemanticMap
 
 FORMATS = (*usage.ROWS, "coco", "yolo")
 OUT = "write overlay.png, and mask-NNN.png per mask"
@@ -64,8 +64,8 @@ def _segment(photo: Photo, args: argparse.Namespace) -> Answer:
     return Answer(_rows(masks), masks, _draw_prompted(photo, masks, args))
 
 
-def _draw_prompted(photo: Photo, masks: Sequence[Mask], args: argparse.Namespace) -> Files:
-    picture = drawing.draw_masks(read_pixels(photo.encoded), masks)
+def _draw_prompted(photo: Photo, masks: Masks, args: argparse.Namespace) -> Files:
+    picture = masks.draw(read_pixels(photo.encoded), names=False)
     yield "overlay.png", drawing.draw_prompts(picture, args.point, args.box, args.negative)
     yield from _mask_files(masks)
 
@@ -125,9 +125,8 @@ def _everything(photo: Photo, args: argparse.Namespace) -> Answer:
     return Answer(_rows(masks), masks, _draw_everything(photo, masks))
 
 
-def _draw_everything(photo: Photo, masks: Sequence[Mask]) -> Files:
-    # Smallest on top: the first mask covers the others.
-    yield "overlay.png", drawing.draw_masks(read_pixels(photo.encoded), masks[::-1])
+def _draw_everything(photo: Photo, masks: Masks) -> Files:
+    yield "overlay.png", masks.draw(read_pixels(photo.encoded), names=False)
     yield from _mask_files(masks)
 
 
@@ -165,7 +164,7 @@ def _semantic(photo: Photo, args: argparse.Namespace) -> Answer:
 
 
 def _draw_semantic(photo: Photo, found: SemanticMap) -> Files:
-    yield "overlay.png", drawing.draw_semantic(read_pixels(photo.encoded), found)
+    yield "overlay.png", found.draw(read_pixels(photo.encoded))
     for region in found.regions:
         name = f"mask-{found.labels.index(region.label):03d}.png"
         yield name, drawing.mask_image(region.mask.array)

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from samclip.cli import local
 from samclip.cli.usage import UsageError
 from samclip.client import Client
-from samclip.session import credentials
+from samclip.transport import credentials
 
 DEFAULT = "127.0.0.1:9000"
 HTTP_PORT = 8000

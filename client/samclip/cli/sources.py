@@ -1,4 +1,4 @@
-"""The images that a command is given: those of ``samclip.sources``, and stdin."""
+"""The images that a command is given: files, folders, globs, addresses and stdin."""
 
 import os
 import sys
@@ -6,9 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from samclip import sources
-from samclip.images import encode_image
-from samclip.sources import Source
+from samclip.images import Source, encode_image, image_files
 
 STDIN = "-"
 HELP = "file, folder, quoted glob, http(s) address, or - for stdin"
@@ -16,9 +14,7 @@ HELP = "file, folder, quoted glob, http(s) address, or - for stdin"
 
 def expand(given: Sequence[str]) -> list[Source]:
     """Return the images of all that is given, in order, each once."""
-    found = (
-        [Source(STDIN, "stdin")] if each == STDIN else sources.expand([each]) for each in given
-    )
+    found = ([Source(STDIN, "stdin")] if each == STDIN else image_files([each]) for each in given)
     return list(dict.fromkeys(source for several in found for source in several))
 
 

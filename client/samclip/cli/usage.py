@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from rich_argparse import RawDescriptionRichHelpFormatter
 
 from samclip.errors import plain
-from samclip.sources import SUFFIXES
+from samclip.images import SUFFIXES
 
 Run = Callable[[argparse.Namespace], int]
 

@@ -3,7 +3,8 @@
 import logging
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar, TypeVar
 
 import cv2
@@ -16,14 +17,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Send
 
-from samclip_core.errors import InvalidRequest, NotFound, Unauthenticated
+from samclip_core.errors import InvalidRequest, NotFound
 from services.gateway.adapters.applications import Applications
-from services.request import admission, json_bodies, request_log, status
+from services.request import bodies, messages, request_log, status
 from services.request.arrival import parsed
-from services.request.callers import Caller
 from services.request.context import RequestContext, time_limit
 from services.request.http import Endpoint
-from services.settings import Settings
 
 T = TypeVar("T")
 Answer = Callable[[Request, RequestContext], Awaitable[Response]]
@@ -50,15 +49,11 @@ class Adapter:
         """Add a route, whose ``answer`` is called with the request and its context."""
 
         async def handle(request: Request, headers: Mapping[str, str], send: Send) -> None:
-            with (
-                request_log.request(self.name, answer.__name__, headers) as observed,
-                self.applications.place(),
-            ):
-                context = arrive(headers, self.settings)
-                async with time_limit(context):
-                    response = await answer(request, context)
-                    observed.until = time.perf_counter()
-                    await response(request.scope, request.receive, send)
+            asked = answering(self.applications, self.name, answer.__name__, headers)
+            async with asked as (context, observed):
+                response = await answer(request, context)
+                observed.until = time.perf_counter()
+                await response(request.scope, request.receive, send)
 
         def failed(error: Exception, identity: str) -> Response:
             failure = status.describe(error, identity)
@@ -80,31 +75,35 @@ class Adapter:
         for method in ("GET", "POST", "DELETE"):
             self.route(app, method, f"{prefix}{{rest:path}}", unknown)
 
-    async def read(self, request: Request) -> json_bodies.Fields:
+    async def read(self, request: Request) -> bodies.Fields:
         """Return the members of the body. It is read as JSON whatever its content type.
 
-        Raises the errors of ``json_bodies.whole`` and ``json_bodies.parse_object``.
+        Raises the errors of ``bodies.whole`` and ``bodies.parse_object``.
         """
         kind = request.headers.get("content-type", "")
-        return await self.parsed(request, lambda body: json_bodies.parse_object(body, kind))
+        return await self.parsed(request, lambda body: bodies.parse_object(body, kind))
 
     async def parsed(self, request: Request, parse: Callable[[bytes], T]) -> T:
         """Return ``parse(body)``, which runs in a thread. Raises the errors of both."""
         most = self.settings.max_request_bytes
-        async with json_bodies.whole(request, most, self.applications.arrivals) as chunks:
+        async with bodies.whole(request, most, self.applications.arrivals) as chunks:
             return await parsed(chunks, lambda: parse(b"".join(chunks)))
 
 
-def arrive(metadata: Mapping[str, str], settings: Settings) -> RequestContext:
-    """Return the context of a request, from its headers with names in lower case.
+@asynccontextmanager
+async def answering(
+    applications: Applications, service: str, rpc: str, headers: Mapping[str, str]
+) -> AsyncIterator[tuple[RequestContext, request_log.Observed]]:
+    """Record one request, hold a place for it, and limit its time; yield its context.
 
-    Raises Unauthenticated and PermissionDenied: adapters only query, which needs the scope read.
+    Raises Overloaded, DeadlineExceeded, and Unauthenticated and PermissionDenied: adapters only
+    query, which needs the scope read.
     """
-    if not admission.admitted(metadata):
-        raise Unauthenticated(admission.REFUSAL)
-    caller = Caller.read(metadata, bool(settings.api_keys_file))
-    caller.check("read")
-    return RequestContext.read(metadata, caller, settings.request_timeout_s)
+    with request_log.request(service, rpc, headers) as observed, applications.place():
+        context = RequestContext.read(headers, applications.settings)
+        context.caller.check("read")
+        async with time_limit(context):
+            yield context, observed
 
 
 def image_of(text: Any, what: str) -> pb.Image:
@@ -116,7 +115,7 @@ def image_of(text: Any, what: str) -> pb.Image:
         raise InvalidRequest(f"{what} is not an image: send a data URI or base64")
     if is_url(text):
         raise InvalidRequest(f"{what} is a URL, and the service fetches none: send a data URI")
-    return json_bodies.to_message(pb.Image, {"encoded": text}, form=False)
+    return messages.to_message(pb.Image, {"encoded": text}, form=False)
 
 
 def outlines(mask: pb.Mask) -> list[NDArray[np.float32]]:

@@ -1,33 +1,34 @@
 """The rpcs of the service's applications, called for a caller who speaks another protocol."""
 
-import asyncio
 import reprlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from itertools import combinations, starmap
-from typing import Any, TypeVar
+from typing import Any
 
-import grpc
 import numpy as np
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
-from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
-from samclip_core.errors import AnotherCheckpoint, NotFound, Overloaded, SamClipError
+from samclip_core.errors import AnotherCheckpoint, NotFound, Overloaded
 from samclip_core.io import checkpoint
-from services.observability import tracing
-from services.request import admission, channel, request_log, wire
+from services.request import request_log, wire
 from services.request.arrival import MAX_BODIES, Arrivals
+from services.request.calls import Peer
 from services.request.context import RequestContext
+from services.request.fan_out import each
 from services.request.routes import APPLICATIONS
 from services.settings import Settings
 
-T = TypeVar("T")
 MAX_AT_ONCE = 256
 """Requests of all adapters that a gateway works on; its own pages have places of their own."""
-IMAGES_AT_ONCE = 16  # of one request, as in the heads: two batches
+_APPLICATIONS = {
+    rpc.name: name
+    for name, application in APPLICATIONS.items()
+    for rpc in pb.DESCRIPTOR.services_by_name[application.service].methods
+}
+"""The application that answers each rpc."""
 
 
 class Applications:
@@ -41,7 +42,7 @@ class Applications:
         # Slow uploads must not take all places.
         self.arrivals = Arrivals(MAX_BODIES * settings.max_request_bytes, most // 2)
         self._names: tuple[str, ...] = ()  # of the model that answered last
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._peers: dict[str, Peer] = {}
         self._most, self._number = most, 0
 
     @contextmanager
@@ -57,21 +58,11 @@ class Applications:
 
     async def call(self, rpc: str, request: Message, context: RequestContext) -> Any:
         """Return the reply to one request. Raises the application's errors, and Unavailable."""
-        name, service = _named()[rpc]
-        here = name != "backbone"
-        find = admission.inside(self.settings, name) if here else admission.backbone(self.settings)
-        address, metadata = find
-        if address not in self._channels:
-            ca = None if here else self.settings.backbone_ca_file
-            self._channels[address] = channel.connect(address, ca)
-        method = getattr(getattr(pb_grpc, f"{service}Stub")(self._channels[address]), rpc)
-        with tracing.span(name, tracing.CLIENT):
-            own = ((request_log.COUNTED, "1"), *context.headers(), *tracing.headers())
-            left = context.priority.time_left()
-            try:
-                return await method(request, timeout=left, metadata=(*metadata, *own))
-            except grpc.aio.AioRpcError as error:
-                raise channel.failure(error, f"the application {name}") from error
+        application = _APPLICATIONS[rpc]
+        if application not in self._peers:
+            self._peers[application] = Peer.of(self.settings, application)
+        counted = request_log.COUNTED, "1"
+        return await self._peers[application].call(rpc, request, context, counted)
 
     async def embed(
         self, texts: Sequence[str], images: Sequence[pb.Image], context: RequestContext
@@ -111,36 +102,5 @@ class Applications:
             self.check(name, await self.find_model(context))
 
     async def close(self) -> None:
-        for opened in self._channels.values():
-            await opened.close(None)
-
-
-async def each(work: Callable[[Any], Awaitable[T]], images: Sequence[Any]) -> list[T]:
-    """Return ``await work(image)`` of each image. The first error stops the rest, and is raised."""
-    gate = asyncio.Semaphore(IMAGES_AT_ONCE)
-
-    async def one(index: int, image: Any) -> T:
-        try:
-            async with gate:
-                return await work(image)
-        except SamClipError as error:
-            where = f"image {index}: " if len(images) > 1 else ""
-            raise type(error)(f"{where}{error}") from error
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(*pair)) for pair in enumerate(images)]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
-
-
-@cache
-def _named() -> dict[str, tuple[str, str]]:
-    """Return the application and the service of each rpc."""
-    services = pb.DESCRIPTOR.services_by_name
-    return {
-        rpc.name: (name, application.service)
-        for name, application in APPLICATIONS.items()
-        for rpc in services[application.service].methods
-    }
+        for peer in self._peers.values():
+            await peer.close()

@@ -163,11 +163,11 @@ const actions = {
   },
   "classify-object"() { needsObject(); return actions.classify([area()]); },
   async semantic() {
-    const fields = {labels: labels(), refine: $("refine").checked, background: $("background").checked};
+    const names = labels(), fields = {labels: names, refine: $("refine").checked, background: $("background").checked};
     const answer = await question("/semantic", fields);
     if (!answer) return;
-    const objects = answer.regions.map(region => ({...maskOf(region.mask), label: region.label, score: region.score}));
-    replaceBy(objects, `${objects.length} of ${labels().length} labels have pixels, ${answer.ms} ms.`);
+    const objects = answer.regions.map(({mask, label, score}) => ({...maskOf(mask), label, score, colour: names.indexOf(label)}));
+    replaceBy(objects, `${objects.length} of ${names.length} labels have pixels, ${answer.ms} ms.`);
   },
   async explain() {
     const label = $("explained").value, answer = await question("/explain", {label, others: labels().filter(other => other !== label)});

@@ -1,18 +1,11 @@
 // Draws objects over a photograph: a colour inside, and a line that shows on any background.
 
+import {colour, heatColour} from "./colours.js";
 import {raster} from "./masks.js";
 import {canvas} from "./photo.js";
 
-/** The colour of the object at this place in the list, as red, green and blue. */
-export function colour(index) {
-  const hue = (210 + index * 137.508) % 360, part = n => {
-    const k = (n + hue / 30) % 12;
-    return Math.round(255 * (0.58 - 0.38 * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
-  };
-  return [part(0), part(8), part(4)];
-}
-
-export const css = index => `rgb(${colour(index).join(" ")})`;
+/** The colour of an object in a list, as red, green and blue: that of its label, or of its place. */
+export const colourOf = (object, index) => colour(object.colour ?? index);
 
 /**
  * Paint objects in the order of the list. Returns the picture, and for each of its pixels the index
@@ -22,14 +15,14 @@ export function paint(objects, width, height, opacity) {
   const picture = canvas(width, height), pen = picture.getContext("2d");
   const pixels = pen.createImageData(width, height), top = new Int32Array(width * height).fill(-1);
   objects.forEach((object, index) => {
-    if (object.mask && !object.hidden) fill(pixels.data, top, raster(object.mask, width, height), width, index, opacity);
+    if (object.mask && !object.hidden) fill(pixels.data, top, raster(object.mask, width, height), width, index, colourOf(object, index), opacity);
   });
   pen.putImageData(pixels, 0, 0);
   return {picture, top};
 }
 
-function fill(data, top, inside, width, index, opacity) {
-  const [red, green, blue] = colour(index), last = inside.length - 1;
+function fill(data, top, inside, width, index, [red, green, blue], opacity) {
+  const last = inside.length - 1;
   const outside = (at, step) => at + step < 0 || at + step > last || !inside[at + step];
   for (let at = 0; at <= last; at++) {
     if (inside[at]) {
@@ -48,7 +41,7 @@ function set(data, at, red, green, blue, alpha) {
   data[4 * at] = red; data[4 * at + 1] = green; data[4 * at + 2] = blue; data[4 * at + 3] = alpha;
 }
 
-/** A heat map from a grey picture: from clear over blue and orange to yellow. */
+/** A heat map from a grey picture: clear where it is low. */
 export async function heat(png) {
   const grey = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
   const scale = Math.min(1, 1280 / Math.max(grey.width, grey.height));
@@ -56,8 +49,8 @@ export async function heat(png) {
   pen.drawImage(grey, 0, 0, picture.width, picture.height);
   const pixels = pen.getImageData(0, 0, picture.width, picture.height);
   for (let at = 0; at < pixels.data.length; at += 4) {
-    const value = pixels.data[at] / 255;
-    set(pixels.data, at / 4, 255 * Math.min(1, 2 * value), 200 * value ** 2, 255 * Math.max(0, 0.6 - value), 220 * value);
+    const level = pixels.data[at];
+    set(pixels.data, at / 4, ...heatColour(level), 220 * level / 255);
   }
   pen.putImageData(pixels, 0, 0);
   return picture;

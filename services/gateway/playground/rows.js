@@ -1,6 +1,6 @@
 // The rows of the lists: scores, photographs found, objects, and the choice between masks.
 
-import {css} from "./paint.js";
+import {colourOf} from "./paint.js";
 
 const made = (name, ...children) => { const element = document.createElement(name); element.append(...children); return element; };
 
@@ -40,7 +40,7 @@ export function objectRow(object, index, selected, {pick, hide, drop, light}) {
   const picks = made("button", dot, made("b", called), made("span", facts));
   const hides = made("button", object.hidden ? "show" : "hide"), drops = made("button", "×");
   const row = Object.assign(made("li", picks, hides, drops), {object});
-  dot.style.background = css(index);
+  dot.style.background = `rgb(${colourOf(object, index).join(" ")})`;
   picks.className = "pick";
   picks.setAttribute("aria-pressed", selected);
   hides.setAttribute("aria-label", `${hides.textContent} ${called}`);

@@ -2,7 +2,7 @@
 
 import {columns, outlines} from "./masks.js";
 import {blobOf, canvas} from "./photo.js";
-import {colour} from "./paint.js";
+import {colourOf} from "./paint.js";
 
 /** White where one of the objects is, black elsewhere, at the photograph's size. */
 export async function maskPng(photo, objects) {
@@ -54,7 +54,7 @@ export function svg(photo, objects) {
   const escape = text => text.replace(/[&<>"]/g, sign => `&#${sign.charCodeAt(0)};`);
   const shapes = objects.map((object, index) => {
     const path = outlines(object.mask).map(ring => `M${ring.join(" ")}Z`).join("");
-    return `<path fill="rgb(${colour(index).join(",")})" fill-opacity=".5" fill-rule="evenodd" d="${path}"><title>${escape(object.label || `object ${index + 1}`)}</title></path>`;
+    return `<path fill="rgb(${colourOf(object, index).join(",")})" fill-opacity=".5" fill-rule="evenodd" d="${path}"><title>${escape(object.label || `object ${index + 1}`)}</title></path>`;
   });
   const text = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${photo.width} ${photo.height}">\n${shapes.join("\n")}\n</svg>\n`;
   return new Blob([text], {type: "image/svg+xml"});

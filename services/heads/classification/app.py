@@ -1,21 +1,18 @@
 """Classification as a Serve application: which of these labels fits an image best."""
 
-import asyncio
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.zero_shot import classify
-from samclip_core.errors import SamClipError
+from samclip_core.answers import classify
 from services.batching import threads
 from services.deployment import replica
-from services.heads.head import IMAGES_AT_ONCE, Head
+from services.heads.head import Head
 from services.request import wire
 from services.request.context import RequestContext
+from services.request.fan_out import each
 from services.request.limits import (
     check_areas,
     check_images,
@@ -27,13 +24,8 @@ from services.request.limits import (
 from services.request.rpc import rpc
 from services.settings import Settings
 
-
-class _Embedded(NamedTuple):
-    """An image, or a part of it: its vector, and the precision that it was computed in."""
-
-    info: pb.ImageInfo
-    vector_D: NDArray[np.floating]
-    dtype: str
+if TYPE_CHECKING:
+    from ray.serve import Application
 
 
 class Classification(Head):
@@ -52,49 +44,29 @@ class Classification(Head):
         check_templates(request.templates, request.labels, self.settings.max_labels)
         check_top_k(request.top_k)
         check_scores(len(request.areas) or len(request.images), request.labels, request.top_k)
-        templates = tuple(request.templates) or self.config.templates
+        asked = classify.Classify(
+            [*request.labels], request.top_k, areas=() if request.areas else None
+        )
         # The images first: the backbone may refuse them.
-        if request.areas:
-            info, dtype, areas_D = await self.embed_areas(context, request.images[0], request.areas)
-            embedded = [_Embedded(info, area_D, dtype) for area_D in areas_D]
-        else:
-            embedded = await self._embed(context, request.images)
-        text_LD = await self.backbone.class_embeddings(context, request.labels, templates)
-        labels, scale, top_k = [*request.labels], self.config.logit_scale, request.top_k
+        embedded = await each(
+            lambda image: self.encode(context, image, asked), request.images, to_the_end=True
+        )
+        templates = tuple(request.templates) or self.config.templates
+        text_LD = await self.backbone.class_embeddings(context, asked.labels, templates)
 
         def made() -> Iterator[pb.ClassifyResult]:
-            for one in embedded:
-                scores = classify(one.vector_D, text_LD, labels, scale, top_k)
-                yield pb.ClassifyResult(image=one.info, scores=wire.to_scores(scores))
+            for info, features in embedded:
+                areas = wire.to_areas(request.areas, features.geometry) if request.areas else None
+                answer = replace(asked, areas=areas)
+                for scores in answer.scores(features, text_LD, self.config.logit_scale):
+                    yield pb.ClassifyResult(image=info, scores=wire.to_scores(scores))
 
         results = await threads.drain(self._decoders, "decode", made())
-        dtypes = {one.dtype for one in embedded}
+        dtypes = {features.dtype for _, features in embedded}
         model = self.model_in(dtypes.pop() if len(dtypes) == 1 else "")
         return pb.ClassifyResponse(results=results, model=model)
 
-    async def _embed(self, context: RequestContext, images: Sequence[pb.Image]) -> list[_Embedded]:
-        """Embed the images together, so that they share batches; an error names its image."""
-        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
 
-        async def embed(image: pb.Image) -> _Embedded:
-            async with gate:
-                info, features = await self.backbone.features(
-                    context, image, pb.CLIP_POOLED, size=self.config.size_of("classify")
-                )
-            assert features.clip_pooled_D is not None
-            return _Embedded(info, features.clip_pooled_D, features.dtype)
-
-        found = await asyncio.gather(*map(embed, images), return_exceptions=True)
-        embedded = []
-        for index, result in enumerate(found):
-            if isinstance(result, SamClipError) and len(images) > 1:
-                raise type(result)(f"image {index}: {result}") from result
-            if isinstance(result, BaseException):
-                raise result
-            embedded.append(result)
-        return embedded
-
-
-def build(settings: Settings) -> Application:
+def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``."""
     return replica.of(Classification, settings)

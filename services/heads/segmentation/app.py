@@ -5,12 +5,12 @@ import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray.serve import Application
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers import instances
+from samclip_core.answers.sam_head import SamHead
 from samclip_core.errors import InvalidPrompt, SamClipError
 from samclip_core.types import ImageFeatures, MaskLogits, Prompt, TextPrompt
 from services.batching import threads
@@ -20,6 +20,7 @@ from services.heads.segmentation.clicks import Clicks
 from services.heads.segmentation.decoder import Decoder
 from services.heads.segmentation.everything import Everything
 from services.request import wire
+from services.request.calls import Peer
 from services.request.context import RequestContext, time_limit
 from services.request.limits import (
     Reply,
@@ -28,8 +29,11 @@ from services.request.limits import (
     check_prompts,
     check_text,
 )
-from services.request.rpc import rpc, stream_rpc
+from services.request.rpc import rpc
 from services.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.serve import Application
 
 Results = dict[int, pb.PromptResult]
 
@@ -41,9 +45,11 @@ class Segmentation(Head):
     application = "segmentation"
     tunable = (*Head.tunable, "max_prompt_batch")
 
-    def __init__(self, settings: Settings):
-        super().__init__(settings)
-        self._decoder = Decoder(replica.sam_head(settings), settings)
+    def __init__(
+        self, settings: Settings, peer: Peer | None = None, sam_head: SamHead | None = None
+    ):
+        super().__init__(settings, peer)
+        self._decoder = Decoder(sam_head or replica.sam_head(settings), settings)
         self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
 
     def tune(self, settings: Settings) -> None:
@@ -65,18 +71,22 @@ class Segmentation(Head):
         check_encoding(request.encoding)
         check_prompts(request.prompts, self.settings.max_prompts)
         texts, prompts = await asyncio.to_thread(_split, request.prompts)
-        outputs = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED) if texts else (pb.SAM,)
-        info, features = await self.backbone.features(context, request.image, *outputs)
+        asked = instances.Find(texts, request.min_score if request.HasField("min_score") else None)
+        if texts:
+            info, features = await self.encode(context, request.image, asked)
+        else:
+            info, features = await self.backbone.features(context, request.image, pb.SAM)
         count = len(prompts) * (3 if request.multimask else 1)
         check_masks(count, features.geometry, request.encoding)
         if texts:
-            instances.check(texts, features.geometry, _least(request))
+            asked.check(features.geometry)
         results = await self._pointed_at(context, features, prompts, request)
-        results |= await self._named(context, features, texts, request, count)
+        if texts:
+            results |= await self._named(context, features, asked, request, count)
         in_order = [results[index] for index in range(len(request.prompts))]
         return pb.SegmentResponse(image=info, results=in_order, model=self.model_in(features.dtype))
 
-    @stream_rpc
+    @rpc
     async def SegmentStream(
         self, request: AsyncIterator[pb.SegmentStreamRequest], context: RequestContext
     ) -> AsyncGenerator[pb.SegmentStreamResponse, None]:
@@ -107,7 +117,7 @@ class Segmentation(Head):
                 pass
         return await every.reply()
 
-    @stream_rpc
+    @rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
@@ -148,26 +158,16 @@ class Segmentation(Head):
         self,
         context: RequestContext,
         features: ImageFeatures,
-        texts: Mapping[int, TextPrompt],
+        asked: instances.Find,
         request: pb.SegmentRequest,
         count: int,
     ) -> Results:
         """Find the objects that the texts describe; ``count`` masks come from other prompts."""
-        if not texts:
-            return {}
-        least = _least(request)
-        asked = [*texts.values()]
-        words = [word for part in instances.asked_words(asked) for word in part]
-        text_XD = await self.backbone.class_embeddings(context, words, self.config.templates)
-        vectors = dict(zip(words, text_XD, strict=True))
-        terms, scale = self._decoder.terms, self.config.logit_scale
-        found = await self._decoder.run(
-            context, instances.find_steps(terms, features, asked, vectors, scale, least)
-        )
-        count += sum(map(len, found))
-        check_masks(count, features.geometry, request.encoding)
+        steps = await self.steps(context, features, asked, self._decoder.terms)
+        found = await self._decoder.run(context, steps)
+        check_masks(count + sum(map(len, found)), features.geometry, request.encoding)
         results = {}
-        for index, masks in zip(texts, found, strict=True):
+        for index, masks in zip(asked.prompts, found, strict=True):
             made = (wire.to_everything_mask(mask, request.encoding) for mask in masks)
             encoded = await threads.drain(self._encoders, "encode", context.reply.within(made))
             results[index] = pb.PromptResult(masks=encoded)
@@ -190,11 +190,6 @@ def _split(prompts: Sequence[pb.Prompt]) -> tuple[dict[int, TextPrompt], dict[in
     return texts, others
 
 
-def _least(request: pb.SegmentRequest) -> float | None:
-    """Return the least score of a text's objects; None for the default."""
-    return request.min_score if request.HasField("min_score") else None
-
-
 def _groups(prompts: Mapping[int, Prompt], size: int) -> Iterator[dict[int, Prompt]]:
     """Yield groups of prompts, between which other requests get their turn."""
     indices = tuple(prompts)
@@ -211,7 +206,7 @@ def _masks_of(
             yield index, mask
 
 
-def build(settings: Settings) -> Application:
+def build(settings: Settings) -> "Application":
     """Return the application for ``serve.run``. Raises SettingsError if batches cannot fill."""
     _check(settings)
     return replica.of(Segmentation, settings, gpus=0.25)

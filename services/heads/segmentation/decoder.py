@@ -7,14 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from samclip_core.answers.sam_head import SamHead
-from samclip_core.answers.steps import Done, Question, Steps, Terms, advance
-from samclip_core.types import ImageFeatures, MaskLogits, Prompt
+from samclip_core.answers.steps import Question, Steps, Terms
+from samclip_core.types import ImageFeatures, MaskLogits, MaskSet, Prompt
 from services.batching import threads
 from services.batching.batcher import Batcher, prompts_per_step
 from services.deployment import replica
+from services.heads.steps import run
 from services.observability import metrics
-from services.request.context import RequestContext
-from services.request.priority import Priority
+from services.request.context import Priority, RequestContext
 from services.settings import Settings
 
 T = TypeVar("T")
@@ -49,6 +49,7 @@ class Decoder:
             max_wait_s=0.0,
             max_queue=replica.MAX_ONGOING,
             at_once=at_once,
+            cost=lambda question: len(question.prompts),
         )
 
     def tune(self, size: int) -> None:
@@ -84,12 +85,17 @@ class Decoder:
 
         Raises DeadlineExceeded and Overloaded.
         """
-        return await self._steps(steps, context.priority)
+
+        async def ask(question: Question) -> list[MaskSet]:
+            found = await self._ask(question, context.priority)
+            return await threads.run(self._between, "mask_decode", _enlarged, found)
+
+        return await run(self._between, steps, ask)
 
     async def run_bulk(self, context: RequestContext, steps: Steps[T]) -> T:
         """Run work of many steps like ``run``, but after all other work."""
         async with self._bulk_turns:
-            return await self._steps(steps, context.in_bulk().priority)
+            return await self.run(context.in_bulk(), steps)
 
     async def close(self) -> None:
         """Finish the queued work, then stop the threads."""
@@ -97,17 +103,9 @@ class Decoder:
         self._device.shutdown(wait=False)
         self._between.shutdown(wait=False)
 
-    async def _steps(self, steps: Steps[T], priority: Priority) -> T:
-        found: list[MaskLogits] | None = None
-        while True:
-            step = await threads.run(self._between, "mask_decode", _advance, steps, found)
-            if isinstance(step, Done):
-                return step.result
-            found = await self._ask(step, priority) if step else []
-
     async def _ask(self, question: Question, priority: Priority) -> list[MaskLogits]:
         self.sam_head.check(question.features, question.prompts)
-        return await self._batcher.submit(question, priority, cost=len(question.prompts))
+        return await self._batcher.submit(question, priority, work=len(question.prompts))
 
     async def _run(self, batch: list[Question]) -> list[list[MaskLogits]]:
         answers = await threads.run(self._device, "mask_decode", self._answer, batch)
@@ -124,5 +122,5 @@ class Decoder:
         return [answers[question] for question in batch]
 
 
-def _advance(steps: Steps[T], found: list[MaskLogits] | None) -> Question | Done[T] | None:
-    return advance(steps, None if found is None else [masks.enlarge_all() for masks in found])
+def _enlarged(found: list[MaskLogits]) -> list[MaskSet]:
+    return [masks.enlarge_all() for masks in found]

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.answers.crops import check_layers, crops_of
-from samclip_core.answers.everything import Changes, Found, Search, largest_first, settings_of
+from samclip_core.answers import everything
+from samclip_core.answers.crops import check_layers
+from samclip_core.answers.everything import Found
 from samclip_core.answers.naming import Namer
-from samclip_core.answers.vocabularies import labels_or_names
 from samclip_core.errors import InvalidRequest, KeyUnknown
 from samclip_core.geometry import Crop, Geometry
 from samclip_core.io import image
@@ -56,54 +56,48 @@ class Everything:
         _check(request, head.settings.max_labels)
         self._head, self._decoder, self._encoders = head, decoder, encoders
         self._request = request
-        self._search = Search(decoder.terms, settings_of(head.config.kind))
-        self._names = labels_or_names(request.labels, request.vocabulary)
-        self._outputs = (pb.SAM, pb.CLIP_DENSE) if self._names else (pb.SAM,)
+        self._asked = everything.Everything(
+            request.points_per_side or head.config.points_per_side,
+            [*request.labels],
+            request.vocabulary,
+            request.min_label_score if request.HasField("min_label_score") else None,
+            request.crop_layers,
+        )
+        settings = everything.settings_of(head.config.kind)
+        self._search = everything.Search(decoder.terms, settings)
 
     async def begin(self, context: RequestContext) -> None:
         """Encode the image and embed the labels."""
-        backbone, config, request = self._head.backbone, self._head.config, self._request
-        self._context = context
-        self.info, self._features = await backbone.features(context, request.image, *self._outputs)
-        if self._names:
-            text_LD = await backbone.class_embeddings(context, self._names, config.templates)
-            given = request.HasField("min_label_score")
-            self._namer = Namer(
-                self._names,
-                text_LD,
-                config.logit_scale,
-                request.min_label_score if given else None,
-            )
+        head, self._context = self._head, context
+        self.info, self._features = await head.encode(context, self._request.image, self._asked)
+        if names := self._asked.names:
+            text_LD = await head.backbone.class_embeddings(context, names, head.config.templates)
+            self._namer = self._asked.namer(text_LD, head.config.logit_scale)
 
     @property
     def model(self) -> pb.ModelInfo:
         return self._head.model_in(self._features.dtype)
 
-    @property
-    def found(self) -> list[Found]:
-        """What has been found so far, the better masks first."""
-        return self._search.found
-
     async def rounds(self) -> AsyncGenerator[float, None]:
         """Run the rounds; yield the share of the work that is done after each."""
-        side = self._request.points_per_side or self._head.config.points_per_side
-        crops = self._crops()
+        size = self._features.geometry
+        crops = self._asked.crops(size.height, size.width)
         async with self._picture() as pixels_HW3:
             for done, crop in enumerate(crops):
                 features = self._features
                 if crop is not None and pixels_HW3 is not None:
                     features = await self._encode_crop(crop, crop.of(pixels_HW3))
-                for steps in self._search.rounds(features, side, crop):
+                for steps in self._search.rounds(features, self._asked.points_per_side, crop):
                     await self._decoder.run_bulk(self._context, steps)
                     yield (done + self._search.progress) / len(crops)
 
     async def updates(self) -> AsyncGenerator[pb.EverythingUpdate, None]:
         """Run the rounds; yield what each of them finds and withdraws."""
-        changes, sent = Changes(), 0
+        changes, sent = everything.Changes(), 0
         update = pb.EverythingUpdate(image=self.info, model=self.model)
         async with aclosing(self.rounds()) as rounds:
             async for update.progress in rounds:
-                new, update.withdrawn[:] = changes.since(self.found)
+                new, update.withdrawn[:] = changes.since(self._search.found)
                 sent += len(new)
                 masks = await self._masks(list(new.values()), sent)
                 for number, mask in zip(new, masks, strict=True):
@@ -120,28 +114,23 @@ class Everything:
 
     async def reply(self) -> pb.SegmentEverythingResponse:
         """Return what the rounds found."""
+        found, size = self._search.found, self._features.geometry
         reply = pb.SegmentEverythingResponse(image=self.info, model=self.model)
         if self._request.encoding != pb.PANOPTIC:
-            masks = await self._masks(self.found, len(self.found))
+            masks = await self._masks(found, len(found))
             reply.masks.extend(sorted(masks, key=lambda mask: -mask.area))
             return reply
-        check_mask_pixels(len(self.found), self._features.geometry, pb.PANOPTIC)
-        found = await threads.run(self._encoders, "encode", largest_first, self.found)
+        check_mask_pixels(len(found), size, pb.PANOPTIC)
+        found = await threads.run(self._encoders, "encode", everything.largest_first, found)
         named = await threads.drain(self._encoders, "encode", map(self._named, found))
-        size = self._features.geometry
-        made = threads.run(
-            self._encoders, "encode", wire.to_panoptic, named, size, tuple(self._names)
-        )
+        names = tuple(self._asked.names)
+        made = threads.run(self._encoders, "encode", wire.to_panoptic, named, size, names)
         reply.panoptic.CopyFrom(await made)
         self._context.reply.add(len(reply.panoptic.png))
         return reply
 
     def _named(self, one: Found) -> EverythingMask:
         return self._namer.name(one.mask, one.features) if self._namer else one.mask
-
-    def _crops(self) -> list[Crop | None]:
-        size = self._features.geometry
-        return [None, *crops_of(size.height, size.width, self._request.crop_layers)]
 
     @asynccontextmanager
     async def _picture(self) -> AsyncIterator[NDArray[np.uint8] | None]:
@@ -165,9 +154,8 @@ class Everything:
             return image.encode_png(geometry.fit(pixels_HW3))
 
         file = await threads.run(self._encoders, "preprocess", fitted)
-        _, features = await self._head.backbone.features(
-            self._context, pb.Image(encoded=file), *self._outputs
-        )
+        image_message = pb.Image(encoded=file)
+        _, features = await self._head.encode(self._context, image_message, self._asked)
         return replace(features, geometry=geometry)
 
 

@@ -1,7 +1,5 @@
 """Benchmark figures, their ratios and tables."""
 
-import json
-
 import pytest
 
 from benchmarks.lines import Line, ratio, tables
@@ -21,11 +19,6 @@ def test_ratios_are_taken_round_by_round() -> None:
 def test_a_figure_is_the_median_between_the_extremes() -> None:
     assert str(line(1, 3, 9)) == "3 ms (1 to 9)"
     assert str(line(1234.5)) == "1,234 ms"
-
-
-def test_a_line_survives_json() -> None:
-    one = Line("t", "a", "x", "ms", [1.0, 2.0])
-    assert Line.from_json(json.loads(json.dumps(one.to_json()))) == one
 
 
 def test_a_table_has_a_row_per_name_and_gaps_where_nothing_was_measured() -> None:

@@ -1,7 +1,6 @@
 """The benchmark's requests are valid for the service."""
 
 from collections import Counter
-from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +8,7 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 
 from benchmarks import traffic
-from services.request import json_bodies
+from services.request import bodies, messages
 from services.request.arrival import Arrivals
 
 REQUESTS = {"/classify": pb.ClassifyRequest, "/segment": pb.SegmentRequest}
@@ -20,9 +19,11 @@ async def understood(path: str, content_type: str, content: bytes) -> pb.Classif
     async def receive() -> dict[str, object]:
         return {"type": "http.request", "body": content, "more_body": False}
 
-    scope = {"type": "http", "headers": [(b"content-type", content_type.encode())]}
-    to_message = partial(json_bodies.to_message, REQUESTS[path])
-    return await json_bodies.read(Request(scope, receive), 2**24, 1000, Arrivals(), to_message)
+    async with bodies.whole(
+        Request({"type": "http", "headers": []}, receive), 2**24, Arrivals()
+    ) as chunks:
+        fields = bodies.parse(chunks, content_type, 1000)
+    return messages.to_message(REQUESTS[path], fields, bodies.is_form(content_type))
 
 
 async def test_the_service_understands_a_visit() -> None:

@@ -7,19 +7,23 @@ import samclip
 
 from tests.fake_server import FakeService, fake_server
 
+Server = tuple[FakeService, str]
+"""A service that records what it is asked, and its address."""
+Captured = pytest.CaptureFixture[str]
+
 
 @pytest.fixture
-def server() -> Iterator[tuple[FakeService, str]]:
+def server() -> Iterator[Server]:
     with fake_server() as running:
         yield running
 
 
 @pytest.fixture
-def service(server: tuple[FakeService, str]) -> FakeService:
+def service(server: Server) -> FakeService:
     return server[0]
 
 
 @pytest.fixture
-def client(server: tuple[FakeService, str]) -> Iterator[samclip.Client]:
+def client(server: Server) -> Iterator[samclip.Client]:
     with samclip.Client(server[1], timeout=20) as client:
         yield client

@@ -1,7 +1,6 @@
 """Sessions of clicks against a service with known answers."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -9,25 +8,15 @@ import numpy as np
 import pytest
 import samclip
 
-from tests.fake_server import FakeService, fake_server
-from tests.unit.client.test_client import png, rectangle
+from tests.fake_server import FakeService
+from tests.unit.client.conftest import Server
+from tests.unit.client.picture import png
+from tests.unit.client.test_client import rectangle
 
 
 @pytest.fixture
-def server() -> Iterator[tuple[FakeService, str]]:
-    with fake_server() as running:
-        yield running
-
-
-@pytest.fixture
-def service(server: tuple[FakeService, str]) -> FakeService:
-    return server[0]
-
-
-@pytest.fixture
-def photo(server: tuple[FakeService, str]) -> Iterator[samclip.Photo]:
-    with samclip.Client(server[1], timeout=20) as client:
-        yield client.image(png())
+def photo(client: samclip.Client) -> samclip.Photo:
+    return client.image(png())
 
 
 def sent(service: FakeService) -> list[str]:
@@ -153,7 +142,7 @@ def test_a_service_that_stays_away_is_an_error(service: FakeService, photo: samc
         assert session.click(9, 3).predicted_iou == 0.75
 
 
-def test_an_answer_has_a_time_limit(server: tuple[FakeService, str]) -> None:
+def test_an_answer_has_a_time_limit(server: Server) -> None:
     service, address = server
     with samclip.Client(address, timeout=0.5) as client, client.image(png()).clicks() as session:
         service.release.clear()
@@ -161,7 +150,7 @@ def test_an_answer_has_a_time_limit(server: tuple[FakeService, str]) -> None:
             session.click(5, 7)
 
 
-def test_the_async_twin(server: tuple[FakeService, str]) -> None:
+def test_the_async_twin(server: Server) -> None:
     service, address = server
 
     async def clicks() -> None:

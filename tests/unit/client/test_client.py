@@ -5,11 +5,12 @@ import asyncio
 import numpy as np
 import pytest
 import samclip
+from samclip.mask_codecs import decode_rle, encode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.image import image_key
-from samclip_core.io.masks import decode_rle, encode_rle
 from tests.fake_server import FakeService, bands
+from tests.unit.client.conftest import Server
 from tests.unit.client.picture import HEIGHT, WIDTH, png
 
 
@@ -311,7 +312,7 @@ def test_an_index_request_stays_below_the_message_limit(
     assert [len(request.items) for request, _ in service.calls] == [2, 2, 1]
 
 
-async def test_the_async_twin(server: tuple[FakeService, str]) -> None:
+async def test_the_async_twin(server: Server) -> None:
     service, address = server
     async with samclip.AsyncClient(address) as client:
         photo = client.image(png())

@@ -9,6 +9,7 @@ import pytest
 import samclip
 
 from tests.fake_server import FakeService
+from tests.unit.client.conftest import Server
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:8000", "https://gpu", ""])
@@ -69,7 +70,7 @@ def test_a_service_that_is_away_for_a_moment_is_asked_again(
     assert len(service.calls) == 5
 
 
-def test_the_deadline_holds_for_the_question(server: tuple[FakeService, str]) -> None:
+def test_the_deadline_holds_for_the_question(server: Server) -> None:
     service, address = server
     service.release.clear()
     with (
@@ -98,7 +99,7 @@ def test_credentials_are_read_at_once(tmp_path: Path) -> None:
             samclip.credentials(**names)
 
 
-def test_the_api_key_goes_with_every_call(server: tuple[FakeService, str]) -> None:
+def test_the_api_key_goes_with_every_call(server: Server) -> None:
     service, address = server
     with samclip.Client(address, api_key="s3cret") as client:
         client.embed_text(["a"])

@@ -7,6 +7,7 @@ from PIL import Image
 from samclip import demo
 
 from tests.fake_server import fake_server
+from tests.unit.client.conftest import Captured
 
 
 def test_what_is_asked_lies_inside_the_photographs() -> None:
@@ -21,7 +22,7 @@ def test_what_is_asked_lies_inside_the_photographs() -> None:
 
 
 def test_pictures_and_tables(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr(demo, "SCENES", demo.SCENES[1:3])  # two small ones
     with fake_server() as (service, address):
@@ -41,7 +42,7 @@ def test_pictures_and_tables(
 
 
 def test_without_the_packages_of_the_photographs(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert demo.main([]) == 1

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
-from samclip import HeatMap, Mask, Region, SemanticMap, drawing
+from samclip import HeatMap, Mask, Masks, Region, SemanticMap, drawing
 from samclip.images import read_pixels
 
 from samclip_core.io import image
@@ -20,7 +20,7 @@ def mask(y0: int, y1: int, x0: int, x1: int) -> Mask:
 
 
 def test_masks_are_tinted_inside_outlined_and_nowhere_else() -> None:
-    drawn_HW3 = np.asarray(drawing.draw_masks(GREY_HW3, [mask(10, 30, 10, 40)]))
+    drawn_HW3 = np.asarray(Masks([mask(10, 30, 10, 40)]).draw(GREY_HW3))
     inside_HW = mask(10, 30, 10, 40).array
     assert (drawn_HW3[~inside_HW] == 100).all()
     assert (drawn_HW3[10, 10:40] == drawing.colour(0)).all()
@@ -28,14 +28,16 @@ def test_masks_are_tinted_inside_outlined_and_nowhere_else() -> None:
     assert (GREY_HW3 == 100).all()
 
 
-def test_the_first_mask_lies_on_top() -> None:
-    drawn_HW3 = np.asarray(drawing.draw_masks(GREY_HW3, [mask(0, 20, 0, 20), mask(0, 40, 0, 60)]))
-    assert (drawn_HW3[0, 0] == drawing.colour(0)).all()
-    assert (drawn_HW3[39, 59] == drawing.colour(1)).all()
+def test_the_smallest_mask_lies_on_top_in_the_colour_of_its_place() -> None:
+    small, large = mask(0, 20, 0, 20), mask(0, 40, 0, 60)
+    for masks in (Masks([small, large]), Masks([large, small])):
+        drawn_HW3 = np.asarray(masks.draw(GREY_HW3))
+        assert (drawn_HW3[0, 0] == drawing.colour(masks.index(small))).all()
+        assert (drawn_HW3[39, 59] == drawing.colour(masks.index(large))).all()
 
 
 def test_a_mask_at_the_border_is_outlined_there() -> None:
-    drawn_HW3 = np.asarray(drawing.draw_masks(GREY_HW3, [mask(0, 40, 0, 60)]))
+    drawn_HW3 = np.asarray(Masks([mask(0, 40, 0, 60)]).draw(GREY_HW3))
     assert (drawn_HW3[0] == drawing.colour(0)).all()
     assert (drawn_HW3[:, 59] == drawing.colour(0)).all()
 
@@ -44,7 +46,7 @@ def test_a_map_has_a_legend_beneath() -> None:
     label_map_HW = np.full((40, 60), -1, np.int32)
     label_map_HW[:, :30] = 1
     region = Region("sea", 0.9, 1200, mask(0, 40, 0, 30))
-    drawn = drawing.draw_semantic(GREY_HW3, SemanticMap(label_map_HW, ("sky", "sea"), [region]))
+    drawn = SemanticMap(label_map_HW, ("sky", "sea"), [region]).draw(GREY_HW3)
     drawn_HW3 = np.asarray(drawn)
     assert drawn_HW3.shape[0] > 40
     assert (drawn_HW3[:40, 31:] == 100).all()
@@ -55,19 +57,11 @@ def test_a_map_has_a_legend_beneath() -> None:
 def test_heat_is_bright_where_it_is_high_and_the_range_is_beneath() -> None:
     levels_HW = np.zeros((40, 60), np.uint8)
     levels_HW[:, 30:] = 255
-    drawn_HW3 = np.asarray(drawing.draw_heat(GREY_HW3, HeatMap("sea", levels_HW, 0.1, 0.2)))
+    drawn_HW3 = np.asarray(HeatMap("sea", levels_HW, 0.1, 0.2).draw(GREY_HW3))
     low_3, high_3 = (50 + drawing.HEAT_256_3[level] // 2 for level in (0, 255))
     assert (drawn_HW3[:40, :30] == low_3).all()
     assert (drawn_HW3[:40, 30:] == high_3).all()
     assert (drawn_HW3[40:] == drawing.HEAT_256_3[255]).all(axis=2).any()
-
-
-def test_pixels_are_turned_as_the_camera_says() -> None:
-    buffer = io.BytesIO()
-    exif = Image.Exif()
-    exif[0x0112] = 6  # rotated by 90°
-    Image.new("RGB", (30, 20)).save(buffer, "JPEG", exif=exif)
-    assert read_pixels(buffer.getvalue()).shape == (30, 20, 3)
 
 
 def test_neighbouring_colours_differ() -> None:

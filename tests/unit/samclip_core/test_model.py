@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from samclip_core.answers import semantic
 from samclip_core.answers.areas import Area, combine
-from samclip_core.answers.explain import explain
+from samclip_core.answers.explain import Explain
 from samclip_core.answers.proxy_attention import attend
+from samclip_core.answers.semantic import SegmentText
+from samclip_core.answers.steps import Terms, run
 from samclip_core.config import TaskSizes
 from samclip_core.errors import (
     CheckpointError,
@@ -125,11 +126,6 @@ def test_a_picture_alone_equals_itself_in_any_slot_of_any_batch(model: SamClip) 
             _assert_same(features, alone[index])
 
 
-def test_pictures_differ(model: SamClip) -> None:
-    one, other = model.embed_image(PICTURES[0]), model.embed_image(PICTURES[1])
-    assert np.abs(one - other).max() > 1e-3
-
-
 def test_a_file_equals_its_pixels(model: SamClip) -> None:
     buffer = io.BytesIO()
     Image.fromarray(PICTURES[0]).save(buffer, "PNG")
@@ -169,12 +165,6 @@ def test_templates_change_the_text(model: SamClip) -> None:
     assert plain != pytest.approx(photo, abs=1e-4)
 
 
-def test_segment(model: SamClip) -> None:
-    single, multiple = (model.segment(PICTURES[0], [POINT], many)[0] for many in (False, True))
-    assert single.masks_MHW.shape == (1, 90, 150)
-    assert multiple.masks_MHW.shape == (3, 90, 150)
-
-
 @pytest.mark.parametrize("refine", [False, True])
 def test_segment_text_labels_every_pixel(model: SamClip, refine: bool) -> None:
     found = model.segment_text(PICTURES[0], ["dog", "cat", "grass"], refine=refine)
@@ -197,7 +187,8 @@ def test_explain_is_the_similarity_or_the_probability_in_the_map_that_sam_attend
         asked = ["dog", *others]
         found = model.explain(PICTURES[0], "dog", others)
         text_LD = model._class_embeddings(asked)
-        expected = explain(features, text_LD, asked, model.config.logit_scale)
+        steps = Explain(asked).of_dense_map(features, text_LD, model.config.logit_scale)
+        expected = run(steps, model.sam_head)
         assert found.levels_HW.shape == (90, 150)
         assert (found.low, found.high) == (expected.low, expected.high)
         np.testing.assert_array_equal(found.levels_HW, expected.levels_HW)
@@ -209,9 +200,11 @@ def test_only_one_head_reads_the_map_that_sam_attends(model: SamClip, refine: bo
     text_LD, scale = model._class_embeddings(labels), model.config.logit_scale
     found = model.segment_text(features, labels, refine=refine).label_map_HW
     if refine:
-        expected = semantic.refine(features, text_LD, labels, scale, model.sam_head)
+        terms = Terms.of(model.sam_head, 64)
+        steps = SegmentText(labels, refine=True).steps(features, text_LD, scale, terms)
     else:
-        expected = semantic.segment_text(attend(features), text_LD, labels, scale)
+        steps = SegmentText(labels).of_dense_map(attend(features), text_LD, scale)
+    expected = run(steps, model.sam_head)
     np.testing.assert_array_equal(found, expected.label_map_HW)
 
 

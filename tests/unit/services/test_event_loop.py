@@ -14,13 +14,14 @@ from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway.adapters.applications import Applications
-from services.request import admission, http, limits
+from services.request import http, limits
+from services.request.bodies import LongJSON
 from services.request.context import RequestContext
-from services.request.long_json import LongJSON
-from services.retrieval.app import Retrieval
-from services.retrieval.index import Hit, Listed
+from services.retrieval.collection import EmbeddedCollection
+from services.retrieval.index import Listed
+from services.retrieval.query import Hit
 from services.settings import Settings
-from tests.in_process import SECRET, Caller, png, responsive
+from tests.in_process import Caller, png, responsive
 from tests.unit.services.gateway.adapters.conftest import asked_through
 
 LABELS = [f"label {number}" for number in range(1024)]
@@ -159,8 +160,8 @@ async def test_a_page_has_all_metadata_or_is_refused(
     await caller("Index", pb.IndexRequest(collection="all", items=[_item("0")]))
     for metadata, fits in ((METADATA, True), (PAIRS, False)):
         hits, listed = [Hit("0", 1.0, metadata)] * 10_000, [Listed("0", metadata)] * 10_000
-        monkeypatch.setattr(Retrieval, "_search", lambda *_, hits=hits: hits)
-        monkeypatch.setattr(Retrieval, "_items", lambda *_, listed=listed: listed)
+        monkeypatch.setattr(EmbeddedCollection, "search", lambda *_, hits=hits: hits)
+        monkeypatch.setattr(EmbeddedCollection, "items", lambda *_, listed=listed: listed)
         with responsive():
             if fits:
                 assert (await caller(rpc, request_)).ByteSize() > 10_000 * 4000
@@ -180,7 +181,7 @@ class Answering:
     def arrive(self, *_: Any) -> RequestContext:
         return RequestContext()
 
-    async def respond(self, *_: Any) -> Message:
+    async def answer(self, *_: Any) -> Message:
         return self._answer
 
 
@@ -209,12 +210,9 @@ async def test_the_largest_answers_become_json_off_the_event_loop(
     settings: Settings, answer: Callable[[], Message]
 ) -> None:
     app = http.application("segmentation", Answering(settings, answer()))
-    headers = {admission.SECRET_HEADER: SECRET}
     transport = httpx.ASGITransport(app)
     body = {"image": "AAAA", "prompts": [{"points": [[1, 1]]}]}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="http://test", headers=headers
-    ) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         with responsive():
             reply = await client.post("/segment", json=body)
     assert reply.status_code == 200

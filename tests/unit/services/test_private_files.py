@@ -13,20 +13,17 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_a_new_folder_is_closed_under_any_umask(tmp_path: Path) -> None:
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_folder_is_closed_under_any_umask(tmp_path: Path, exists: bool) -> None:
+    folder = tmp_path / "a" / "b"
     before = os.umask(0)
     try:
-        private_files.make_folder(tmp_path / "a" / "b")
+        if exists:
+            folder.mkdir(parents=True)
+            folder.parent.chmod(0o755)
+        private_files.make_folder(folder)
     finally:
         os.umask(before)
-    assert mode(tmp_path / "a" / "b") == 0o700
-
-
-def test_an_open_folder_is_closed(tmp_path: Path) -> None:
-    folder = tmp_path / "open"
-    folder.mkdir()
-    folder.chmod(0o755)
-    private_files.make_folder(folder)
     assert mode(folder) == 0o700
 
 
@@ -51,19 +48,10 @@ def test_a_volume_of_another_owner_is_taken_unless_all_users_may_write_to_it(
     assert stat.S_IMODE(volume.stat().st_mode) == rights & 0o7777
 
 
-def test_files_of_some_names_are_closed(tmp_path: Path) -> None:
-    for name in ("a.sqlite", "a.sqlite-wal", "notes"):
-        (tmp_path / name).touch()
-        (tmp_path / name).chmod(0o664)
-    private_files.close_files(tmp_path, "*.sqlite*", "*.usearch")
-    modes = {file.name: mode(file) for file in tmp_path.iterdir()}
-    assert modes == {"a.sqlite": 0o600, "a.sqlite-wal": 0o600, "notes": 0o664}
-
-
-def test_a_file_of_another_owner_does_not_keep_the_others_open(
+def test_files_of_some_names_are_closed_except_those_of_another_owner(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("a.sqlite", "b.sqlite", "c.sqlite"):
+    for name in ("a.sqlite", "b.sqlite", "c.sqlite-wal", "notes"):
         (tmp_path / name).touch()
         (tmp_path / name).chmod(0o664)
     chmod = Path.chmod
@@ -74,9 +62,13 @@ def test_a_file_of_another_owner_does_not_keep_the_others_open(
         chmod(path, rights)
 
     monkeypatch.setattr(Path, "chmod", of_owner)
-    private_files.close_files(tmp_path, "*.sqlite")
-    modes = {file.name: mode(file) for file in tmp_path.iterdir()}
-    assert modes == {"a.sqlite": 0o600, "b.sqlite": 0o664, "c.sqlite": 0o600}
+    private_files.close_files(tmp_path, "*.sqlite*", "*.usearch")
+    assert {file.name: mode(file) for file in tmp_path.iterdir()} == {
+        "a.sqlite": 0o600,
+        "b.sqlite": 0o664,
+        "c.sqlite-wal": 0o600,
+        "notes": 0o664,
+    }
 
 
 @pytest.mark.parametrize("rights", [0o777, 0o750, 0o701])

@@ -1,43 +1,28 @@
 """A training step of a small ``vit-b`` student: bfloat16, checkpointed blocks, two frames."""
 
-from copy import copy
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from samclip_core.nn.encoder import valid_mask
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build
 from samclip_core.nn.official_clip import load_official_clip
-from samclip_core.nn.prompt_encoder import PromptEncoder
 from tests.clip_models import TEXT_DIM, add_small_clip
 from tests.official import clip, sharpened, write
 from tests.tiny import TINY
 from tests.weights import seeded
-from training.data.frames import Frame
-from training.data.tensors import on_device
-from training.distillation.losses import (
-    clip_loss,
-    dense_loss,
-    embedding_loss,
-    sam_distillation_loss,
-)
-from training.distillation.segmentation import (
-    Batch,
-    Prompts,
-    decode,
-    make_batch,
-    segment_step,
-)
-from training.distillation.standardise import PhiS
+from training.data.frames import Frame, stacked
+from training.distillation.objectives import MaskLoss, PhotoLoss, PhotoTeachers, sam_criterion
+from training.distillation.sampling import Drawn, Photos
+from training.distillation.segmentation import make_batch
 from training.distillation.teachers import OpenClipTeacher, SamTeacher, student_from_sam
+from training.recipes import Run, vit_b
 
 CONFIG = replace(TINY["vit-b"], text_dim=TEXT_DIM)
 SIDES = (CONFIG.image_size, CONFIG.image_size // 2)
-LAMBDA = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -81,72 +66,40 @@ def frames(side: int) -> list[Frame]:
     return [Frame(pixels, masks_Pmm, boxes_P4, size) for pixels, size in pairs]
 
 
-def batch(side: int) -> Batch:
+def drawn(side: int) -> Drawn:
+    """Return a step with photographs of a side, and with masks at SAM's own."""
     rngs = [np.random.default_rng(seed) for seed in range(2)]
-    return on_device(make_batch(frames(side), rngs, side, rounds=2), torch.device("cpu"))
+    outlined = make_batch(frames(CONFIG.image_size), rngs, CONFIG.image_size, rounds=2)
+    photos = Photos(*stacked(frames(side)))
+    return Drawn(photos=[photos], outlined=[outlined], clicks=(True,)).to(torch.device("cpu"))
 
 
-def at_frame(prompt_encoder: PromptEncoder, side: int) -> PromptEncoder:
-    """Return a prompt encoder for another frame size, with the same weights."""
-    twin = copy(prompt_encoder)
-    grid = side // CONFIG.stride
-    twin.image_embedding_size, twin.input_image_size = (grid, grid), (side, side)
-    return twin
-
-
-def clip_step(
-    net: SamClipNet, clip_teacher: OpenClipTeacher, sam_teacher: SamTeacher, given: Batch
-) -> dict[str, Tensor]:
-    pixels, sizes = given.pixels_B3SS, given.sizes_B2
-    target_BDhw, target_BD = clip_teacher(pixels, sizes)
-    with torch.no_grad():
-        taught_BDhw = sam_teacher.image_encoder(pixels, sizes).sam_BDhw.float()
-    sam_BDhw, dense_BDhw, pooled_BD = net.encode(pixels, sizes)
-    standard = PhiS.fit([taught_BDhw.flatten(2).mT.flatten(0, 1)])
-    valid_Bhw = valid_mask(sizes, *dense_BDhw.shape[-2:], CONFIG.stride)
-    return {
-        "clip": clip_loss(pooled_BD.float(), target_BD.float()).mean(),
-        "dense": dense_loss(dense_BDhw.float(), target_BDhw, valid_Bhw),
-        "embedding": embedding_loss(standard(sam_BDhw.float()), standard(taught_BDhw), valid_Bhw),
-    }
-
-
-def sam_step(net: SamClipNet, teacher: SamTeacher, given: Batch) -> Tensor:
-    side = given.pixels_B3SS.shape[-1]
-    prompt_encoder = at_frame(net.prompt_encoder, side)
-    with torch.no_grad():
-        taught_BDhw = teacher.image_encoder(given.pixels_B3SS, given.sizes_B2).sam_BDhw
-
-    def criterion(logits_P4mm: Tensor, iou_P4: Tensor, prompts: Prompts) -> Tensor:
-        heads = at_frame(teacher.prompt_encoder, side), teacher.mask_decoder
-        with torch.no_grad():
-            taught = decode(*heads, taught_BDhw, given, prompts)
-        return sam_distillation_loss(logits_P4mm, iou_P4, *taught)
-
-    sam_BDhw = net.image_encoder(given.pixels_B3SS, given.sizes_B2).sam_BDhw
-    return segment_step(prompt_encoder, net.mask_decoder, sam_BDhw, given, (True,), criterion)
+def backward(
+    student: SamClipNet, clip_teacher: OpenClipTeacher, sam_teacher: SamTeacher, given: Drawn
+) -> dict[str, float]:
+    """Backpropagate the losses of a joint step; return them by their names."""
+    recipe = replace(vit_b(), clip_images=2, dense_weight=0.5, sam_weight=1.0)
+    run = Run(recipe=recipe, config=CONFIG, data="", folder="")
+    photos = PhotoLoss(run, PhotoTeachers(clip_teacher, torch.empty(0, TEXT_DIM)))
+    shown: dict[str, float] = {}
+    for objective in (photos, MaskLoss(run, sam_criterion(run, sam_teacher), recipe.sam_weight)):
+        for portion in objective.portions(student, given):
+            portion.loss.backward()
+            shown |= {name: float(loss) for name, loss in portion.shown.items()}
+    return shown
 
 
 @pytest.mark.parametrize("side", SIDES)
 def test_a_joint_step_reaches_every_parameter_and_no_teacher(
-    student: SamClipNet,
-    clip_teacher: OpenClipTeacher,
-    sam_teacher: SamTeacher,
-    side: int,
+    student: SamClipNet, clip_teacher: OpenClipTeacher, sam_teacher: SamTeacher, side: int
 ):
     teachers = torch.nn.ModuleList([clip_teacher, sam_teacher])
     before = {key: value.clone() for key, value in teachers.state_dict().items()}
     learning = [p for p in student.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(learning, lr=1e-4)
-    given = batch(side)
-
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        losses = clip_step(student, clip_teacher, sam_teacher, given)
-        sum(losses.values()).backward()
-        losses["sam"] = sam_step(student, sam_teacher, given)
-        (LAMBDA * losses["sam"]).backward()
-
-    assert all(loss.isfinite() and loss > 0 for loss in losses.values()), losses
+    losses = backward(student, clip_teacher, sam_teacher, drawn(side))
+    assert losses.keys() == {"clip", "dense", "sam"}
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses.values()), losses
     for name, parameter in student.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -163,16 +116,10 @@ def test_steps_lower_both_losses(
     student: SamClipNet, clip_teacher: OpenClipTeacher, sam_teacher: SamTeacher
 ):
     optimiser = torch.optim.AdamW([p for p in student.parameters() if p.requires_grad], lr=3e-4)
-    given = batch(SIDES[1])
-    curve = []
+    given, curve = drawn(SIDES[1]), []
     for _ in range(6):
         optimiser.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            clip = clip_step(student, clip_teacher, sam_teacher, given)["clip"]
-            clip.backward()
-            sam = sam_step(student, sam_teacher, given)
-            sam.backward()
+        curve.append(backward(student, clip_teacher, sam_teacher, given))
         optimiser.step()
-        curve.append((float(clip.detach()), float(sam.detach())))
-    assert curve[-1][0] < 0.8 * curve[0][0]
-    assert curve[-1][1] < 0.8 * curve[0][1]
+    for name in ("clip", "sam"):
+        assert curve[-1][name] < 0.8 * curve[0][name]

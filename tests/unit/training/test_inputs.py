@@ -1,5 +1,6 @@
 """The files of a run are found by workers that Ray starts in other folders."""
 
+import argparse
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import pytest
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from training import train
-from training.inputs import LOCATIONS, locate
+from training.claims import pipeline
+from training.distillation import embeddings
+from training.inputs import LOCATIONS, locate, photograph_sets
 
 NOTHING = dict.fromkeys(LOCATIONS, "") | {"text_tower": "edge"}
 
@@ -76,3 +79,28 @@ def test_a_workers_error_ends_the_command_with_one_line(
     words = ("--sam", "sam.pth", "--clip", "ViT-B-32:clip.bin", "--data", "sets")
     assert train.main(["--recipe", "vit-b", "--out", "run", *words]) == 1
     assert capsys.readouterr().err == "samclip train: clip.bin is damaged\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "expected"),
+    [("/given", "/set", "/given"), (None, "/set", "/set"), ("s3://bucket/sets", "", None)],
+)
+def test_the_flag_comes_before_the_variable(
+    given: str | None, variable: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SAMCLIP_DATA", variable)
+    found = photograph_sets(argparse.ArgumentParser(), "--data", given)
+    assert found == (expected or given)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "more"), [(embeddings.main, "--data", []), (pipeline.main, "--root", [])]
+)
+def test_without_either_a_command_says_what_is_expected(
+    command, flag: str, more: list[str], monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.delenv("SAMCLIP_DATA", raising=False)
+    with pytest.raises(SystemExit) as exit_:
+        command(more)
+    assert exit_.value.code == 2
+    assert f"no photographs: give {flag} or set SAMCLIP_DATA" in capsys.readouterr().err

@@ -2,6 +2,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -13,9 +14,9 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from samclip_core.config import EDGE
 from tests.events import scalars
 from training import workers
-from training.distillation.parts import sam_parts
+from training.distillation.objectives import MaskLoss
 from training.distillation.sampling import Drawn
-from training.loop import Part, Parts, Stage, frames_per_second
+from training.loop import Portion, Stage, frames_per_second
 from training.recipes import Run, debug
 from training.schedule import Measures, Schedule, optimizer
 from training.storage import Folder
@@ -33,12 +34,12 @@ def model_of(seed: int = 0) -> nn.Module:
         return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
-def square(net: nn.Module, number: int) -> Iterator[Part]:
+def square(net: nn.Module, number: int) -> Iterator[Portion]:
     """Yield a step's loss in two parts of the batch."""
     x_B3 = torch.randn(16, 3, generator=torch.Generator().manual_seed(number))
     for half_B3 in x_B3.chunk(2):
         loss = (net(half_B3) - half_B3.sum(dim=1, keepdim=True)).square().mean() / 2
-        yield Part(loss, {"square": loss.detach()})
+        yield Portion(loss, {"square": loss.detach()})
 
 
 def run(
@@ -57,7 +58,7 @@ def run(
 
 def fit(
     model: nn.Module,
-    parts: Parts,
+    portions: Callable[[nn.Module, Any], Iterator[Portion]],
     folder: Path | str,
     schedule: Schedule = SCHEDULE,
     batches: Callable[[range], Iterable[int]] = iter,
@@ -65,7 +66,8 @@ def fit(
     **more: Any,
 ) -> nn.Module:
     learning = more.pop("learning", None) or optimizer(schedule, (), model.named_parameters())
-    Stage("stage", model, learning, schedule, folder, shown).fit(batches, parts, **more)
+    objective = SimpleNamespace(names=shown, portions=portions)
+    Stage("stage", model, learning, schedule, folder, [objective]).fit(batches, **more)
     return model
 
 
@@ -77,12 +79,12 @@ def stop_at(step: int) -> Callable[[int], None]:
     return before
 
 
-@pytest.mark.parametrize("stopped", [1, 4, 5])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, stopped: int):
+@pytest.mark.parametrize(("stopped", "protocol"), [(1, ""), (4, ""), (5, ""), (5, "memory://")])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(
+    tmp_path: Path, stopped: int, protocol: str
+):
     """Weights and log are identical, whether it stops just after a save or loses a step."""
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    whole.mkdir()
-    resumed.mkdir()
+    whole, resumed = (f"{protocol}{tmp_path}/{name}" for name in ("whole", "resumed"))
     expected = run(whole)
     with pytest.raises(StoppedError):
         run(resumed, stop_at(stopped))
@@ -91,7 +93,7 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, stopped
     assert steps == list(range(stopped // 2 * 2, 7))
     for key, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
-    logs = [(folder / "stage.losses.tsv").read_text() for folder in (whole, resumed)]
+    logs = [Folder(folder).text("stage.losses.tsv") for folder in (whole, resumed)]
     assert logs[0] == logs[1]
     names, *lines = logs[0].splitlines()
     assert names == "step\tsquare\tgradient_norm"
@@ -118,10 +120,10 @@ def test_it_gives_the_moving_average_of_the_weights(tmp_path: Path):
     nn.init.zeros_(model.weight)
     seen: list[float] = []
 
-    def parts(net: nn.Module, number: int) -> Iterator[Part]:
+    def parts(net: nn.Module, number: int) -> Iterator[Portion]:
         seen.append(net.weight.item())
         loss = 0.5 * net.weight.sum()
-        yield Part(loss, {"weight": loss.detach()})
+        yield Portion(loss, {"weight": loss.detach()})
 
     schedule = Schedule(steps=3, rate=1.0, warmup=1, average=0.75)
     learning = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -137,9 +139,9 @@ def test_a_wild_gradient_is_cut_to_length_one(tmp_path: Path):
     model = nn.Linear(2, 1, bias=False)
     before = model.weight.detach().clone()
 
-    def parts(net: nn.Module, number: int) -> Iterator[Part]:
+    def parts(net: nn.Module, number: int) -> Iterator[Portion]:
         loss = (net.weight * torch.tensor([3e4, 4e4])).sum()
-        yield Part(loss, {"wild": loss.detach()})
+        yield Portion(loss, {"wild": loss.detach()})
 
     schedule = Schedule(steps=1, rate=1.0, warmup=1)
     learning = torch.optim.SGD(model.parameters(), lr=1.0)
@@ -160,20 +162,15 @@ def test_frozen_parts_stay_as_they_are_to_the_bit(tmp_path: Path):
 
 
 def test_parts_add_up_to_the_loss_of_the_whole_step(tmp_path: Path):
-    def whole(net: nn.Module, number: int) -> Iterator[Part]:
+    def whole(net: nn.Module, number: int) -> Iterator[Portion]:
         parts = list(square(net, number))
         loss = torch.stack([part.loss for part in parts]).sum()
-        yield Part(loss, {"square": loss.detach()})
+        yield Portion(loss, {"square": loss.detach()})
 
-    halves = fit(model_of(), square, _folder(tmp_path / "halves"))
-    once = fit(model_of(), whole, _folder(tmp_path / "once"))
+    halves = fit(model_of(), square, tmp_path / "halves")
+    once = fit(model_of(), whole, tmp_path / "once")
     for key, value in once.state_dict().items():
         torch.testing.assert_close(halves.state_dict()[key], value)
-
-
-def _folder(path: Path) -> Path:
-    path.mkdir()
-    return path
 
 
 @pytest.mark.parametrize(("keep", "kept"), [("best", 1), ("last", 3)])
@@ -185,10 +182,10 @@ def test_the_weights_of_the_lowest_validation_loss_win_or_the_last(
     losses = iter([3.0, 1.0, 2.0, 4.0])
     seen: list[dict[str, Tensor]] = []
 
-    def parts(net: nn.Module, batch: int | float) -> Iterator[Part]:
+    def parts(net: nn.Module, batch: int | float) -> Iterator[Portion]:
         if isinstance(batch, float):
             seen.append({key: value.clone() for key, value in net.state_dict().items()})
-            yield Part(torch.tensor(batch), {})
+            yield Portion(torch.tensor(batch), {})
         else:
             yield from square(net, batch)
 
@@ -200,19 +197,6 @@ def test_the_weights_of_the_lowest_validation_loss_win_or_the_last(
     assert [report["stage/validation"] for report in reports] == [3, 1, 2, 4]
     lines = (tmp_path / "stage.validation.tsv").read_text().splitlines()
     assert lines == ["step\tloss", "2\t3", "4\t1", "6\t2", "7\t4"]
-
-
-def test_a_run_at_a_url_resumes_as_one_on_a_disk(tmp_path: Path):
-    expected = run(tmp_path)
-    url = f"memory://{tmp_path}"
-    with pytest.raises(StoppedError):
-        run(url, stop_at(5))
-    steps: list[int] = []
-    model = run(url, steps.append)
-    assert steps == [4, 5, 6]
-    for key, value in expected.state_dict().items():
-        assert torch.equal(model.state_dict()[key], value), key
-    assert Folder(url).text("stage.losses.tsv") == (tmp_path / "stage.losses.tsv").read_text()
 
 
 MEASURED = Measures(suites=(), every=2, limit=1, best="suite/ap", patience=2)
@@ -294,13 +278,13 @@ def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_state(tmp_path: P
     """The error names stage, step, part and parameter; the run resumes from the state before."""
     model = model_of()
 
-    def parts(net: nn.Module, number: int) -> Iterator[Part]:
+    def parts(net: nn.Module, number: int) -> Iterator[Portion]:
         yield from square(net, number)
         weight = net[2].weight.sum()
         loss = (weight - weight.detach()).sqrt() if where == "gradient" else weight * math.nan
-        yield Part(loss * (1.0 if number == 5 else 0.0), {"other": loss.detach()})
+        yield Portion(loss * (1.0 if number == 5 else 0.0), {"other": loss.detach()})
 
-    def sound(net: nn.Module, number: int) -> Iterator[Part]:
+    def sound(net: nn.Module, number: int) -> Iterator[Portion]:
         yield from parts(net, number) if number == 5 else square(net, number)
 
     part = "other, gradient_norm" if where == "loss" else "gradient_norm"
@@ -314,9 +298,9 @@ def test_a_step_that_is_not_finite_stops_the_run_and_keeps_the_state(tmp_path: P
 
 
 def test_a_validation_loss_that_is_not_finite_stops_the_run(tmp_path: Path):
-    def parts(net: nn.Module, batch: int | float) -> Iterator[Part]:
+    def parts(net: nn.Module, batch: int | float) -> Iterator[Portion]:
         if isinstance(batch, float):
-            yield Part(torch.tensor(batch), {})
+            yield Portion(torch.tensor(batch), {})
         else:
             yield from square(net, batch)
 
@@ -336,9 +320,9 @@ def device_only(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
 
 
 def test_a_stage_needs_no_collective_on_the_cpu(tmp_path: Path, device_only: torch.device):
-    def parts(net: nn.Module, number: int) -> Iterator[Part]:
+    def parts(net: nn.Module, number: int) -> Iterator[Portion]:
         loss = net(torch.ones(4, 3, device=device_only)).mean()
-        yield Part(loss, {"loss": loss.detach()})
+        yield Portion(loss, {"loss": loss.detach()})
 
     model = model_of().to(device_only)
     more = {"validation": lambda: [0, 1], "report": [].append}
@@ -351,7 +335,7 @@ def test_a_stage_needs_no_collective_on_the_cpu(tmp_path: Path, device_only: tor
 
 def test_masks_are_counted_over_workers_on_the_runs_device(device_only: torch.device):
     run = Run(recipe=debug(), config=EDGE, data="", folder=Path(), device=device_only)
-    assert list(sam_parts(run, nn.Identity(), Drawn(), lambda batch: None)) == []
+    assert list(MaskLoss(run, lambda batch: None).portions(nn.Identity(), Drawn())) == []
 
 
 def test_the_frames_of_all_workers_are_counted(monkeypatch: pytest.MonkeyPatch):

@@ -4,7 +4,9 @@ import pytest
 import ray
 import torch
 import torch.distributed as dist
+from ray.exceptions import RayActorError
 
+from samclip_core.errors import CheckpointError
 from training import workers
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -32,3 +34,25 @@ def test_workers_share_the_cores_that_ray_counts_on_their_machine(monkeypatch: p
         context = SimpleNamespace(get_local_world_size=lambda local=local: local)
         monkeypatch.setattr(ray.train, "get_context", lambda context=context: context)
         assert workers.readers(GPU) == readers
+
+
+LOST = (RayActorError(), RuntimeError("Connection closed by peer"), ConnectionError(), OSError())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FloatingPointError("sam"),
+        ValueError("set"),
+        FileNotFoundError("sam"),
+        CheckpointError("sam"),
+    ],
+)
+def test_an_error_that_would_come_again_is_raised_whatever_else_failed(error: Exception):
+    with pytest.raises(type(error)) as raised:
+        workers.EndOnFinalErrors().after_exception(None, {0: LOST[1], 3: error})
+    assert raised.value is error
+
+
+def test_lost_workers_are_left_to_ray():
+    workers.EndOnFinalErrors().after_exception(None, dict(enumerate(LOST)))

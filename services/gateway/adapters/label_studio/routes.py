@@ -10,14 +10,15 @@ from starlette.responses import JSONResponse, Response
 
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter
-from services.gateway.adapters.applications import Applications, each
+from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.label_studio import labels
 from services.gateway.adapters.label_studio.files import Files
 from services.gateway.adapters.label_studio.labels import Control, Task
 from services.request import wire
+from services.request.bodies import LongJSON
 from services.request.context import RequestContext
+from services.request.fan_out import each
 from services.request.limits import check_images, check_most
-from services.request.long_json import LongJSON
 
 PREFIX = "/adapters/label-studio"
 Answer = dict[str, Any]

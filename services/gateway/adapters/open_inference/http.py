@@ -16,10 +16,10 @@ from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference.models import Model, Tensors
 from services.gateway.adapters.open_inference.tensors import Sent, described
 from services.gateway.readiness import Readiness
-from services.request import json_bodies
+from services.request import bodies
+from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
-from services.request.long_json import LongJSON
 
 HEADER = "inference-header-content-length"
 """Bytes of the JSON in front of the binary tensors; without it, all is JSON."""
@@ -54,7 +54,8 @@ class OpenInference(Adapter):
         return JSONResponse({"live": True})
 
     async def ready(self, request: Request, context: RequestContext) -> Response:
-        await self.readiness.check()
+        if not await self.readiness.all_ready():
+            raise Unavailable("an application is not ready: see GET /readyz")
         return JSONResponse({"ready": True})
 
     async def model_ready(self, request: Request, context: RequestContext) -> Response:
@@ -84,12 +85,12 @@ def _asked(request: Request) -> tuple[str, Model]:
     return name, models.find(name, request.path_params.get("version", ""))
 
 
-def _read(model: Model, body: bytes, header: str) -> tuple[json_bodies.Fields, Tensors]:
+def _read(model: Model, body: bytes, header: str) -> tuple[bodies.Fields, Tensors]:
     """Return the JSON, and the tensors by name. Raises InvalidRequest."""
     if header and not (len(header) < 12 and header.isdecimal() and int(header) <= len(body)):
         raise InvalidRequest(f"{HEADER} is {header[:20]!r}; the body has {len(body)} bytes")
     start = int(header or len(body))
-    fields = json_bodies.parse_object(body[:start])
+    fields = bodies.parse_object(body[:start])
     sent: list[Sent] = []
     for one in _objects(fields, "inputs"):
         name, shape, size = _text(one, "name"), one.get("shape"), _parameters(one).get(SIZE)
@@ -107,7 +108,7 @@ def _read(model: Model, body: bytes, header: str) -> tuple[json_bodies.Fields, T
     return fields, model.read(sent)
 
 
-def _objects(fields: json_bodies.Fields, name: str) -> list[json_bodies.Fields]:
+def _objects(fields: bodies.Fields, name: str) -> list[bodies.Fields]:
     found = fields.get(name) or []
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found[:MAX_OUTPUTS]):
         raise InvalidRequest(f"{name!r} is not a list of objects")
@@ -115,19 +116,19 @@ def _objects(fields: json_bodies.Fields, name: str) -> list[json_bodies.Fields]:
     return found
 
 
-def _text(one: json_bodies.Fields, name: str, what: str = "a tensor") -> str:
+def _text(one: bodies.Fields, name: str, what: str = "a tensor") -> str:
     value = one.get(name)
     if not isinstance(value, str):
         raise InvalidRequest(f"{what} has no text as {name!r}: send a string")
     return value
 
 
-def _parameters(one: json_bodies.Fields) -> json_bodies.Fields:
+def _parameters(one: bodies.Fields) -> bodies.Fields:
     found = one.get("parameters")
     return found if isinstance(found, dict) else {}
 
 
-def _binary(fields: json_bodies.Fields) -> dict[str, bool]:
+def _binary(fields: bodies.Fields) -> dict[str, bool]:
     """Return which outputs are sent as bytes; "" stands for those that the request leaves open."""
     chosen = {"": bool(_parameters(fields).get("binary_data_output"))}
     for one in _objects(fields, "outputs"):

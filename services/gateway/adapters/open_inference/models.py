@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from samclip.mask_codecs import unpack_bits
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidPrompt, InvalidRequest, NotFound
-from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference.tensors import Sent, Spec, text_of
 from services.request.context import RequestContext
@@ -91,7 +91,7 @@ async def _segment(asked: Applications, given: Tensors, context: RequestContext)
     reply = await asked.call("Segment", request, context)
     (mask,) = reply.results[0].masks
     packed = mask.packed
-    found_HW = await asyncio.to_thread(masks.unpack_bits, packed.data, packed.height, packed.width)
+    found_HW = await asyncio.to_thread(unpack_bits, packed.data, packed.height, packed.width)
     iou_1 = np.array([mask.predicted_iou], np.float32)
     return {"mask": found_HW.view(np.uint8), "predicted_iou": iou_1}
 

@@ -9,7 +9,7 @@ from google.protobuf.message import Message
 from samclip import __version__
 
 from samclip_core.errors import InvalidRequest
-from services.gateway.adapters.adapter import arrive
+from services.gateway.adapters.adapter import answering
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference import models
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
@@ -17,10 +17,9 @@ from services.gateway.adapters.open_inference.http import NAME
 from services.gateway.adapters.open_inference.models import Model, Tensors
 from services.gateway.adapters.open_inference.tensors import MAX_ELEMENTS, described
 from services.gateway.readiness import Readiness
-from services.request import request_log
-from services.request.context import RequestContext, time_limit
+from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
-from services.request.rpc import fail, headers_of
+from services.request.rpc import called
 
 CONTENTS = {"INT32": "int_contents", "UINT8": "uint_contents", "BYTES": "bytes_contents"}
 
@@ -34,16 +33,11 @@ def _rpc(method: Callable[[Any, Request, RequestContext], Awaitable[Response]]) 
 
     @functools.wraps(method)
     async def grpc_method(self: "InferenceService", request: Request, grpc_context: Any) -> Any:
-        metadata = headers_of(grpc_context)
-        try:
-            recorded = request_log.request("OpenInference", method.__name__, metadata)
-            with recorded, self.applications.place():
-                context = arrive(metadata, self.applications.settings)
-                async with time_limit(context):
-                    return await method(self, request, context)
-        except Exception as error:
-            fail(grpc_context, error, metadata)
-            return empty()
+        name = method.__name__
+        with called(grpc_context) as headers:
+            async with answering(self.applications, "OpenInference", name, headers) as (context, _):
+                return await method(self, request, context)
+        return empty()
 
     del grpc_method.__wrapped__  # Serve reads the signature
     return grpc_method

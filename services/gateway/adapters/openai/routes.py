@@ -20,9 +20,9 @@ from starlette.responses import JSONResponse, Response
 from samclip_core.errors import InvalidRequest
 from services.gateway.adapters.adapter import Adapter, image_of, is_url
 from services.request import status, wire
+from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import MAX_EXPANDED, MAX_VECTORS, check_images, check_most, check_text
-from services.request.long_json import LongJSON
 from services.settings import Settings
 
 FIELDS = {"input", "model", "encoding_format", "dimensions", "user"}

@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response
 from samclip_core.errors import InvalidPrompt, InvalidRequest
 from services.gateway.adapters.adapter import Adapter, image_of, outlines
 from services.request import status
+from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.request.limits import VALUE_BYTES, Reply, check_most, escaped
-from services.request.long_json import LongJSON
 
 PREFIX = "/adapters/x-anylabeling"
 OBJECT = "AUTOLABEL_OBJECT"  # a label for which the client asks the annotator

@@ -1,23 +1,16 @@
-"""Fixtures of the command line's tests: a service with known answers, and a photograph."""
+"""Fixtures of the command line's tests: a photograph, and a command that asks about it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from PIL import Image
 from samclip import cli
 
-from tests.fake_server import FakeService, fake_server
-
-WIDTH, HEIGHT = 30, 20
-
-
-@pytest.fixture
-def server() -> Iterator[tuple[FakeService, str]]:
-    with fake_server() as running:
-        yield running
+from tests.unit.client.conftest import Captured, Server
+from tests.unit.client.picture import HEIGHT, WIDTH
 
 
 @pytest.fixture
@@ -28,12 +21,30 @@ def photo(tmp_path: Path) -> str:
     return str(path)
 
 
+class Ran(NamedTuple):
+    """A command that has ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+
+
 @pytest.fixture
-def ask(server: tuple[FakeService, str], capsys: pytest.CaptureFixture[str]) -> Any:
+def run(server: Server, capsys: Captured) -> Run:
+    """Return a function that runs a command, which asks the service."""
+    return lambda *argv: Ran(cli.main([*argv, "--server", server[1]]), *capsys.readouterr())
+
+
+@pytest.fixture
+def ask(run: Run) -> Any:
     """Return a function that runs a command with --json and returns its output."""
 
-    def run(*argv: str) -> Any:
-        assert cli.main([*argv, "--json", "--server", server[1]]) == 0
-        return json.loads(capsys.readouterr().out)
+    def answer(*argv: str) -> Any:
+        ran = run(*argv, "--json")
+        assert ran.status == 0
+        return json.loads(ran.out)
 
-    return run
+    return answer

@@ -4,7 +4,6 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ import pytest
 from PIL import Image
 from samclip import cli
 
-from tests.fake_server import FakeService
+from tests.unit.client.cli.conftest import Run
+from tests.unit.client.conftest import Captured, Server
 
 
-def test_collections(ask: Any, photo: str, server: tuple[FakeService, str]) -> None:
+def test_collections(ask: Any, photo: str, server: Server) -> None:
     folder = Path(photo).parent
     (folder / "more").mkdir()
     for shade in range(9):
@@ -32,7 +32,7 @@ def test_collections(ask: Any, photo: str, server: tuple[FakeService, str]) -> N
     assert ask("delete", "greys", "--all", "--yes")["results"][0]["deleted"] == 9
 
 
-def test_search_by_a_part_and_a_text(ask: Any, photo: str, server: tuple[FakeService, str]) -> None:
+def test_search_by_a_part_and_a_text(ask: Any, photo: str, server: Server) -> None:
     ask("index", "greys", photo)
     ask("search", "greys", "--image", photo, "--box", "1", "2", "5", "6", "--with-text", "asleep")
     request = server[0].calls[-1][0]
@@ -42,20 +42,15 @@ def test_search_by_a_part_and_a_text(ask: Any, photo: str, server: tuple[FakeSer
 
 
 @pytest.fixture
-def greys(server: tuple[FakeService, str], photo: str) -> Iterator[Any]:
+def delete(run: Run, server: Server, photo: str) -> Any:
     """Make a collection of two photographs; return a function that deletes from it.
 
-    The function returns the exit status and the number of remaining items.
+    The function returns the ended command, and the number of remaining items.
     """
     other = Path(photo).with_name("other.png")
     other.write_bytes(Path(photo).read_bytes())
-    cli.main(["index", "greys", photo, str(other), "--server", server[1]])
-
-    def delete(*argv: str) -> tuple[int, int]:
-        code = cli.main(["delete", "greys", *argv, "--server", server[1]])
-        return code, len(server[0].collections["greys"])
-
-    return delete
+    run("index", "greys", photo, str(other))
+    return lambda *argv: (run("delete", "greys", *argv), len(server[0].collections["greys"]))
 
 
 @pytest.mark.parametrize(
@@ -70,12 +65,12 @@ def greys(server: tuple[FakeService, str], photo: str) -> Iterator[Any]:
     ],
 )
 def test_a_script_that_does_not_say_yes_deletes_nothing(
-    greys: Any, argv: tuple[str, ...], status: int, capsys: pytest.CaptureFixture[str]
+    delete: Any, argv: tuple[str, ...], status: int
 ) -> None:
-    assert greys(*argv) == (status, 2)
-    error = capsys.readouterr().err
-    assert "nothing was deleted" in error
-    assert "--yes" in error
+    ran, left = delete(*argv)
+    assert (ran.status, left) == (status, 2)
+    assert "nothing was deleted" in ran.err
+    assert "--yes" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -86,21 +81,16 @@ def test_a_script_that_does_not_say_yes_deletes_nothing(
     ],
 )
 def test_a_person_is_asked_before_anything_is_deleted(
-    greys: Any,
-    argv: str,
-    question: str,
-    answer: str,
-    left: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    delete: Any, argv: str, question: str, answer: str, left: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdin", Terminal("y\n"))
-    assert greys(argv) == (1, 2)
-    asked = capsys.readouterr().err
-    assert question in asked
-    assert "nothing was deleted" in asked
+    ran, kept = delete(argv)
+    assert (ran.status, kept) == (1, 2)
+    assert question in ran.err
+    assert "nothing was deleted" in ran.err
     monkeypatch.setattr(sys, "stdin", Terminal(f"{answer}\n"))
-    assert greys(argv) == (0, left)
+    ran, kept = delete(argv)
+    assert (ran.status, kept) == (0, left)
 
 
 class Terminal(io.StringIO):
@@ -118,35 +108,33 @@ def test_metadata_is_stored_and_searched_for(ask: Any, photo: str) -> None:
     assert ask(*search, "owner=bob")["results"] == []
 
 
-def test_metadata_without_a_value_is_no_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_metadata_without_a_value_is_no_command(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main(["search", "greys", "--text", "x", "--where", "owner"])
     assert exit_.value.code == 2
     assert "'owner' is not KEY=VALUE" in capsys.readouterr().err
 
 
-def test_index_tells_what_it_could_not_read(
-    server: tuple[FakeService, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_index_tells_what_it_could_not_read(run: Run, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"broken")
-    assert cli.main(["index", "greys", str(tmp_path), "--server", server[1]]) == 1
-    assert "bad.jpg: not an image" in capsys.readouterr().err
+    ran = run("index", "greys", str(tmp_path))
+    assert ran.status == 1
+    assert "bad.jpg: not an image" in ran.err
 
 
 def test_photographs_that_would_share_an_id_are_named_and_none_is_sent(
-    server: tuple[FakeService, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    run: Run, server: Server, tmp_path: Path
 ) -> None:
     paths = [tmp_path / folder / "cat.png" for folder in "ab"]
     for shade, path in enumerate(paths):
         path.parent.mkdir()
         Image.new("L", (4, 4), shade).save(path)
     for given in (paths, [path.parent for path in paths]):
-        argv = ["index", "greys", *map(str, given), "--server", server[1]]
-        assert cli.main(argv) == 1
-        message = capsys.readouterr().err
-        assert all(str(path) in message for path in paths)
+        ran = run("index", "greys", *map(str, given))
+        assert ran.status == 1
+        assert all(str(path) in ran.err for path in paths)
         assert "cat.png" not in server[0].collections.get("greys", {})
-    assert cli.main(["index", "greys", str(tmp_path), "--server", server[1]]) == 0
+    assert run("index", "greys", str(tmp_path)).status == 0
     assert set(server[0].collections["greys"]) == {"a/cat.png", "b/cat.png"}
 
 
@@ -167,16 +155,14 @@ def mixed(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_index_passes_over_bad_paths(
-    server: tuple[FakeService, str], mixed: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(["index", "greys", str(mixed), "--server", server[1], "--json"]) == 1
-    first, *bad = json.loads(capsys.readouterr().out)["results"]
+def test_index_passes_over_bad_paths(run: Run, server: Server, mixed: Path) -> None:
+    ran = run("index", "greys", str(mixed), "--json")
+    assert ran.status == 1
+    first, *bad = json.loads(ran.out)["results"]
     assert (first["indexed"], first["failed"]) == (1, 3)
     assert [*server[0].collections["greys"]] == ["good.png"]
     errors = {row["id"]: row["error"] for row in bad}
     assert errors.keys() == {"empty.jpg", "link.jpg", "latin-\udce9.png"}
     assert "the file is empty" in errors["empty.jpg"]
     assert "the id is not valid UTF-8" in errors["latin-\udce9.png"]
-    assert cli.main(["index", "greys", str(mixed), "--server", server[1]]) == 1
-    assert "latin-" in capsys.readouterr().err
+    assert "latin-" in run("index", "greys", str(mixed)).err

@@ -19,12 +19,12 @@ from samclip import cli
 from samclip.cli import answers
 
 from tests.checkout import sources
-from tests.fake_server import FakeService
+from tests.unit.client.conftest import Captured, Server
 
 
 @pytest.mark.parametrize("bad", ["no-image.jpg", "empty.jpg", "missing.jpg", "folder.jpg"])
 def test_one_bad_photograph_does_not_lose_the_answers_about_the_others(
-    server: tuple[FakeService, str], photo: str, bad: str, capsys: pytest.CaptureFixture[str]
+    server: Server, photo: str, bad: str, capsys: Captured
 ) -> None:
     path = Path(photo).with_name(bad)
     if "folder" in bad:
@@ -47,10 +47,7 @@ def test_one_bad_photograph_does_not_lose_the_answers_about_the_others(
 
 
 def test_a_service_that_stops_between_two_photographs_keeps_the_first_answer(
-    server: tuple[FakeService, str],
-    photo: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, photo: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setattr(answers, "AT_ONCE", 1)
     service, address = server
@@ -68,10 +65,7 @@ def test_a_service_that_stops_between_two_photographs_keeps_the_first_answer(
 
 @pytest.mark.parametrize("command", [["classify", "--labels=cat"], ["index", "greys"]])
 def test_a_service_that_is_busy_for_a_moment_is_asked_again(
-    server: tuple[FakeService, str],
-    photo: str,
-    command: list[str],
-    monkeypatch: pytest.MonkeyPatch,
+    server: Server, photo: str, command: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service, address = server
     service.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests in flight", ())
@@ -81,25 +75,22 @@ def test_a_service_that_is_busy_for_a_moment_is_asked_again(
         waits.append(seconds)
         service.refusal = None if len(waits) == 2 else service.refusal
 
-    monkeypatch.setattr("samclip.photos.time.sleep", sleep)
+    monkeypatch.setattr("samclip.many_photos.time.sleep", sleep)
     assert cli.main([*command, photo, "--server", address]) == 0
     assert waits == [0.5, 1]
 
 
 def test_a_service_that_stays_busy_is_named(
-    server: tuple[FakeService, str],
-    photo: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, photo: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     server[0].refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", ())
-    monkeypatch.setattr("samclip.photos.WAITS_S", (0, 0))
+    monkeypatch.setattr("samclip.many_photos.WAITS_S", (0, 0))
     assert cli.main(["classify", photo, "--labels", "cat", "--server", server[1]]) == 1
     assert "the queue is full" in capsys.readouterr().err
     assert len(server[0].calls) == 3
 
 
-def test_errors_are_one_line(photo: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_are_one_line(photo: str, capsys: Captured) -> None:
     assert cli.main(["embed", photo, "--server", "127.0.0.1:1"]) == 1
     message, hint = capsys.readouterr().err.splitlines()
     assert message.startswith("samclip: failed to connect")
@@ -112,7 +103,7 @@ def test_errors_are_one_line(photo: str, capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize("command", ["demo", "mcp", "describe"])
 def test_an_address_of_another_kind_is_named_by_all_commands(
-    command: str, capsys: pytest.CaptureFixture[str]
+    command: str, capsys: Captured
 ) -> None:
     assert cli.main([command, "--server", "ftp://gpu-1"]) == 2
     assert capsys.readouterr().err.startswith("samclip: --server is 'ftp://gpu-1': expected HOST")
@@ -125,7 +116,7 @@ def run(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
 
 
-def test_an_interrupted_command_ends_quietly(server: tuple[FakeService, str], photo: str) -> None:
+def test_an_interrupted_command_ends_quietly(server: Server, photo: str) -> None:
     service, address = server
     service.release.clear()
     process = run("classify", photo, "--labels", "cat", "--server", address)
@@ -140,9 +131,7 @@ def test_an_interrupted_command_ends_quietly(server: tuple[FakeService, str], ph
 
 
 @pytest.mark.parametrize("command", [["info", "edge"], ["describe"]])
-def test_a_command_whose_reader_has_gone_ends_quietly(
-    server: tuple[FakeService, str], command: list[str]
-) -> None:
+def test_a_command_whose_reader_has_gone_ends_quietly(server: Server, command: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     more = ["--server", server[1]] if command == ["describe"] else []
@@ -153,7 +142,7 @@ def test_a_command_whose_reader_has_gone_ends_quietly(
 
 
 @pytest.mark.parametrize("command", [["info", "edge"], ["describe"], []])
-def test_a_full_disk_is_one_line(server: tuple[FakeService, str], command: list[str]) -> None:
+def test_a_full_disk_is_one_line(server: Server, command: list[str]) -> None:
     more = ["--server", server[1]] if command == ["describe"] else []
     with open("/dev/full", "wb") as full:
         process = run(*command, *more, stdout=full)
@@ -162,9 +151,7 @@ def test_a_full_disk_is_one_line(server: tuple[FakeService, str], command: list[
     assert errors == b"samclip: [Errno 28] No space left on device\n"
 
 
-def test_an_interrupted_folder_ends_quietly(
-    server: tuple[FakeService, str], photo: str, tmp_path: Path
-) -> None:
+def test_an_interrupted_folder_ends_quietly(server: Server, photo: str, tmp_path: Path) -> None:
     service, address = server
     service.release.clear()
     for shade in range(20):
@@ -189,7 +176,7 @@ def test_an_interrupted_download_does_not_delay_the_end() -> None:
 
 
 def test_a_reader_that_goes_after_the_first_line_ends_the_command_quietly(
-    server: tuple[FakeService, str], photo: str
+    server: Server, photo: str
 ) -> None:
     folder = Path(photo).parent
     for shade in range(40):
@@ -206,7 +193,7 @@ def test_a_reader_that_goes_after_the_first_line_ends_the_command_quietly(
 
 
 def test_a_terminal_shows_rate_and_time_left_and_a_pipe_does_not(
-    server: tuple[FakeService, str], photo: str, tmp_path: Path
+    server: Server, photo: str, tmp_path: Path
 ) -> None:
     folder = Path(photo).parent
     for shade in range(30):

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,16 @@ from PIL import Image
 from pycocotools.coco import COCO
 from samclip import cli
 from samclip.cli import answers, datasets, formats
-from samclip.masks import decode_polygons, encode_polygons
+from samclip.mask_codecs import decode_polygons, encode_polygons
 
-from tests.fake_server import FakeService
+from tests.unit.client.cli.conftest import Run
+from tests.unit.client.conftest import Captured, Server
 
 
-def test_the_table(
-    server: tuple[FakeService, str], photo: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    argv = ["classify", photo, "--labels", "cat", "horse", "--server", server[1]]
-    assert cli.main(argv) == 0
-    head, horse, cat = capsys.readouterr().out.splitlines()
+def test_the_table(run: Run, photo: str) -> None:
+    ran = run("classify", photo, "--labels", "cat", "horse")
+    assert ran.status == 0
+    head, horse, cat = ran.out.splitlines()
     assert head.split() == ["image", "label", "score", "similarity"]
     assert horse.split() == [photo, "horse", "0.625", "0.050"]
     assert cat.index("cat") == head.index("label")
@@ -34,7 +34,7 @@ def test_the_table(
 
 
 @pytest.mark.parametrize(("answers", "shown"), [(0, ""), (1, "nothing found\n")])
-def test_a_table_without_rows(answers: int, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_without_rows(answers: int, shown: str, capsys: Captured) -> None:
     table = formats.Table()
     for _ in range(answers):
         table.add(formats.Answer([]))
@@ -59,21 +59,19 @@ def two(photo: str) -> list[str]:
     return paths
 
 
-def printed(server: Any, capsys: Any, *argv: str) -> str:
+def printed(run: Run, *argv: str) -> str:
     """Run a command that passes over one broken file; return its output."""
-    assert cli.main([*argv, "--server", server[1]]) == 1
-    out, errors = capsys.readouterr()
-    assert "broken.jpg: not an image" in errors
-    return str(out)
+    ran = run(*argv)
+    assert ran.status == 1
+    assert "broken.jpg: not an image" in ran.err
+    return ran.out
 
 
 BOXES = ("--box", "3", "4", "10", "9", "--box", "0", "0", "2", "2")
 
 
-def test_json_lines_have_the_masks_and_the_failures(
-    server: tuple[FakeService, str], two: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = printed(server, capsys, "segment", *two, *BOXES, "--format", "jsonl")
+def test_json_lines_have_the_masks_and_the_failures(run: Run, two: list[str]) -> None:
+    out = printed(run, "segment", *two, *BOXES, "--format", "jsonl")
     rows = [json.loads(line) for line in out.splitlines()]
     assert [(row["image"], "error" in row) for row in rows] == [
         *[(two[0], False)] * 2, (two[1], True), *[(two[2], False)] * 2
@@ -82,50 +80,50 @@ def test_json_lines_have_the_masks_and_the_failures(
     assert mask_HW.shape == (20, 30)
     assert mask_HW[4:9, 3:10].all()
     assert mask_HW.sum() == rows[0]["area"] == 35
-    out = printed(server, capsys, "segment", *two, *BOXES, "--json")
+    out = printed(run, "segment", *two, *BOXES, "--json")
     results = json.loads(out)["results"]
     assert results.pop(2)["error"] == "not an image"
     assert results == [row for row in rows if "error" not in row]
 
 
 def test_json_lines_come_before_the_last_answer(
-    server: tuple[FakeService, str], two: list[str], monkeypatch: pytest.MonkeyPatch
+    server: Server, two: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Print the first answer while the second image waits."""
-    monkeypatch.setattr(answers, "AT_ONCE", 1)
-    shown: list[tuple[str, int]] = []
+    asked: list[Any] = []
+    shown: list[str] = []
+    printed, patiently = threading.Event(), answers.patiently
+
+    def held(ask: Any) -> Any:
+        asked.append(ask)
+        assert len(asked) == 1 or printed.wait(20)
+        return patiently(ask)
 
     def note(text: str, **_: Any) -> None:
-        shown.append((json.loads(text)["image"], len(server[0].calls)))
+        shown.append(json.loads(text)["image"])
+        printed.set()
 
+    monkeypatch.setattr(answers, "AT_ONCE", 1)
+    monkeypatch.setattr(answers, "patiently", held)
     monkeypatch.setattr(formats, "print", note, raising=False)
-    argv = ["classify", *[two[0], two[2]] * 9, "--labels", "x", "--format", "jsonl"]
+    argv = ["classify", two[0], two[2], "--labels", "x", "--format", "jsonl"]
     assert cli.main([*argv, "--server", server[1]]) == 0
-    images, calls = zip(*shown, strict=True)
-    assert images[:2] == (two[0], two[2])
-    assert calls[0] < len(server[0].calls)
+    assert shown == [two[0], two[2]]
 
 
-def test_csv_has_a_line_per_label(
-    server: tuple[FakeService, str], two: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_csv_has_a_line_per_label(run: Run, two: list[str]) -> None:
     words = ("classify", *two, "--labels", "cat", "a, b", "--box", "1", "2", "3", "4")
-    rows = list(csv.DictReader(io.StringIO(printed(server, capsys, *words, "--format", "csv"))))
+    rows = list(csv.DictReader(io.StringIO(printed(run, *words, "--format", "csv"))))
     assert [(row["image"], row["label"]) for row in rows] == [
         (path, label) for path in (two[0], two[2]) for label in ("a, b", "cat")
     ]
     assert json.loads(rows[0]["box"]) == [1, 2, 3, 4]
 
 
-def test_coco_is_read_by_pycocotools(
-    server: tuple[FakeService, str],
-    two: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_coco_is_read_by_pycocotools(run: Run, two: list[str], tmp_path: Path) -> None:
     words = ("everything", *two, "--labels", "cat", "dog", "bird", "--format", "coco")
     file = tmp_path / "coco.json"
-    file.write_text(printed(server, capsys, *words))
+    file.write_text(printed(run, *words))
     data = COCO(str(file))
     assert {image["file_name"] for image in data.loadImgs(data.getImgIds())} == {
         "grey.png", "wide.png"
@@ -139,14 +137,11 @@ def test_coco_is_read_by_pycocotools(
 
 
 def test_yolo_writes_the_folders_that_its_programs_read(
-    server: tuple[FakeService, str],
-    two: list[str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, two: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "cats"
     words = ("semantic", *two, "--labels", "sky", "a: sea", "--format", "yolo", "--out", str(out))
-    files = printed(server, capsys, *words).splitlines()
+    files = printed(run, *words).splitlines()
     assert files == [str(out / name) for name in (
         "images/grey.png", "labels/grey.txt", "images/wide.png", "labels/wide.txt", "data.yaml"
     )]  # fmt: skip
@@ -161,13 +156,13 @@ def test_yolo_writes_the_folders_that_its_programs_read(
 
 
 def test_yolo_finds_the_labels_of_images_in_folders_of_that_name(
-    server: tuple[FakeService, str], photo: str, tmp_path: Path
+    run: Run, photo: str, tmp_path: Path
 ) -> None:
     inner = tmp_path / "set/images/grey.png"
     inner.parent.mkdir(parents=True)
     inner.write_bytes(Path(photo).read_bytes())
     argv = ["segment", str(tmp_path / "set"), "--box", "1", "1", "5", "5", "--format", "yolo"]
-    assert cli.main([*argv, "--out", str(tmp_path / "out"), "--server", server[1]]) == 0
+    assert run(*argv, "--out", str(tmp_path / "out")).status == 0
     (image,) = map(str, (tmp_path / "out").rglob("*.png"))
     expected = "/labels/".join(image.rsplit("/images/", 1)).removesuffix(".png") + ".txt"
     assert Path(expected).is_file()

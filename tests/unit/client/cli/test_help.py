@@ -12,6 +12,8 @@ import pytest
 from samclip import cli
 from samclip.cli import commands, parts
 
+from tests.unit.client.conftest import Captured
+
 REQUESTS = (
     *("classify", "segment", "semantic", "explain", "everything", "embed", "index", "search"),
     *("delete", "describe", "status", "completion"),
@@ -30,7 +32,7 @@ def terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("words", ALL, ids=" ".join)
 def test_help_fits_80_columns_and_has_two_examples(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...], capsys: Captured
 ) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main([*words, "--help"])
@@ -41,7 +43,7 @@ def test_help_fits_80_columns_and_has_two_examples(
     assert sum("samclip " in line for line in examples) >= 2, examples
 
 
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command(capsys: Captured) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     text = capsys.readouterr().out
@@ -49,13 +51,13 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n    {command} " in text
 
 
-def test_ids_of_delete_are_not_required_because_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+def test_ids_of_delete_are_not_required_because_of_all(capsys: Captured) -> None:
     with pytest.raises(SystemExit):
         cli.main(["delete"])
     assert capsys.readouterr().err.endswith("arguments are required: COLLECTION\n")
 
 
-def test_no_command_is_a_question_about_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_command_is_a_question_about_all_of_them(capsys: Captured) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main([])
     assert exit_.value.code == 0
@@ -77,7 +79,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
                 yield from parsers(one)
 
 
-def test_the_examples_are_valid_commands(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_are_valid_commands(capsys: Captured) -> None:
     """Parse each example of a request up to its redirection."""
     for parser in parsers(commands.parser()):
         for line in (parser.epilog or "").splitlines()[1:]:
@@ -93,9 +95,7 @@ def test_parts_are_called_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(["train", "--recipe", "debug"]) == 2
 
 
-def test_a_missing_extra_is_named(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     monkeypatch.setitem(
         parts.PARTS, "serve", parts.PARTS["serve"]._replace(module="no_such_package.serve")
     )
@@ -106,7 +106,7 @@ def test_a_missing_extra_is_named(
 
 
 def test_bash_completes_commands_options_and_choices(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     (tmp_path / "cat.jpg").touch()
     (tmp_path / "masks").mkdir()

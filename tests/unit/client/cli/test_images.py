@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tests.fake_server import FakeService
-from tests.unit.client.cli.conftest import HEIGHT, WIDTH
+from tests.unit.client.conftest import Server
+from tests.unit.client.picture import HEIGHT, WIDTH
 
 
 def read(path: Path) -> np.ndarray:
@@ -52,9 +52,7 @@ def test_segment_writes_masks(ask: Any, photo: str, tmp_path: Path) -> None:
     assert (overlay_HW3[8, 6] != 99).any()
 
 
-def test_segment_passes_its_prompt_on(
-    ask: Any, photo: str, server: tuple[FakeService, str]
-) -> None:
+def test_segment_passes_its_prompt_on(ask: Any, photo: str, server: Server) -> None:
     rows = ask("segment", photo, "--point", "5", "6", "--negative", "1", "2", "--multimask")
     assert len(rows["results"]) == 3
     request = server[0].calls[-1][0]

@@ -16,7 +16,8 @@ from PIL import Image
 from samclip import cli
 from samclip.cli import sources
 
-from tests.fake_server import FakeService
+from tests.unit.client.cli.conftest import Run
+from tests.unit.client.conftest import Captured, Server
 
 CLASSIFY = ("--labels", "cat", "--format", "jsonl")
 
@@ -50,84 +51,74 @@ def website(folder: Path) -> Iterator[str]:
         thread.join()
 
 
-def answered(server: Any, capsys: Any, *given: str) -> list[str]:
-    assert cli.main(["classify", *given, *CLASSIFY, "--server", server[1]]) == 0
-    return [json.loads(line)["image"] for line in capsys.readouterr().out.splitlines()]
+def answered(run: Run, *given: str) -> list[str]:
+    ran = run("classify", *given, *CLASSIFY)
+    assert ran.status == 0
+    return [json.loads(line)["image"] for line in ran.out.splitlines()]
 
 
-def test_folders_and_globs_and_files(
-    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_folders_and_globs_and_files(run: Run, folder: Path) -> None:
     all_ = [str(folder / name) for name in ("a.png", "b.PNG", "more/c.jpg")]
-    assert answered(server, capsys, str(folder)) == all_
-    assert answered(server, capsys, f"{folder}/**/*.[jp]*") == [all_[0], all_[2]]
-    assert answered(server, capsys, all_[2], all_[0]) == [all_[2], all_[0]]
+    assert answered(run, str(folder)) == all_
+    assert answered(run, f"{folder}/**/*.[jp]*") == [all_[0], all_[2]]
+    assert answered(run, all_[2], all_[0]) == [all_[2], all_[0]]
 
 
-def test_what_is_no_photograph_of_a_folder_is_left_alone(
-    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    photos = answered(server, capsys, str(folder))
+def test_what_is_no_photograph_of_a_folder_is_left_alone(run: Run, folder: Path) -> None:
+    photos = answered(run, str(folder))
     (folder / "._a.png").write_bytes(b"what macOS writes beside a.png")
     (folder / ".thumbnails").mkdir()
     (folder / ".thumbnails/a.png").write_bytes((folder / "a.png").read_bytes())
     (folder / "album.jpg").mkdir()
     os.mkfifo(folder / "pipe.jpg")
-    assert answered(server, capsys, str(folder)) == photos
+    assert answered(run, str(folder)) == photos
+
+
+def test_files_of_a_folder_that_cannot_be_read_are_named(run: Run, folder: Path) -> None:
     (folder / "gone.png").symlink_to("nowhere")
-    assert cli.main(["classify", str(folder), *CLASSIFY, "--server", server[1]]) == 1
-    assert f"{folder}/gone.png: No such file" in capsys.readouterr().err
-
-
-def test_photographs_of_other_formats_in_a_folder_are_named(
-    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
     (folder / "phone.HEIC").write_bytes(b"a photograph of a telephone")
-    assert cli.main(["classify", str(folder), *CLASSIFY, "--server", server[1]]) == 1
-    assert f"{folder}/phone.HEIC: not read: convert it to .jpeg" in capsys.readouterr().err
+    ran = run("classify", str(folder), *CLASSIFY)
+    assert ran.status == 1
+    assert f"{folder}/gone.png: No such file" in ran.err
+    assert f"{folder}/phone.HEIC: not read: convert it to .jpeg" in ran.err
 
 
 def test_a_photograph_keeps_its_output_name_beside_one_that_is_not_read(
-    server: tuple[FakeService, str], folder: Path, tmp_path: Path
+    run: Run, folder: Path, tmp_path: Path
 ) -> None:
     """YOLO's programs look for the labels of a.png in a.txt."""
     (folder / "a.heic").write_bytes(b"a photograph of a telephone")
     out = tmp_path / "out"
     argv = ["segment", str(folder), "--box", "1", "1", "3", "3", "--format", "yolo"]
-    assert cli.main([*argv, "--out", str(out), "--server", server[1]]) == 1
+    assert run(*argv, "--out", str(out)).status == 1
     labels = {path.relative_to(out).as_posix() for path in out.rglob("*.txt")}
     assert labels == {"labels/a.txt", "labels/b.txt", "labels/more/c.txt"}
 
 
-def test_the_overlay_does_not_replace_its_photograph(
-    server: tuple[FakeService, str], photo: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_overlay_does_not_replace_its_photograph(run: Run, photo: str) -> None:
     before = Path(photo).read_bytes()
     beside = f"{Path(photo).parent}/../photos/{Path(photo).name}"
     for out in (photo, beside):
-        argv = ["segment", photo, "--point", "3", "4", "--out", out, "--server", server[1]]
-        assert cli.main(argv) == 2
-        assert "is the photograph itself: name another file" in capsys.readouterr().err
+        ran = run("segment", photo, "--point", "3", "4", "--out", out)
+        assert ran.status == 2
+        assert "is the photograph itself: name another file" in ran.err
     assert Path(photo).read_bytes() == before
 
 
 def test_an_address_is_fetched_here_and_its_file_sent(
-    server: tuple[FakeService, str],
-    folder: Path,
-    website: str,
-    capsys: pytest.CaptureFixture[str],
+    run: Run, server: Server, folder: Path, website: str
 ) -> None:
     url = f"{website}/more/c.jpg"
-    assert answered(server, capsys, url) == [url]
+    assert answered(run, url) == [url]
     assert (folder / "more/c.jpg").read_bytes() in server[0].files.values()
-    assert cli.main(["classify", f"{website}/none.jpg", *CLASSIFY, "--server", server[1]]) == 1
-    assert f"samclip: {website}/none.jpg: " in capsys.readouterr().err
-    assert cli.main(["index", "web", url, "--server", server[1]]) == 0
+    ran = run("classify", f"{website}/none.jpg", *CLASSIFY)
+    assert (ran.status, f"samclip: {website}/none.jpg: " in ran.err) == (1, True)
+    assert run("index", "web", url).status == 0
     assert set(server[0].collections["web"]) == {"c.jpg"}
 
 
 def test_stdin_and_stdout(
-    server: tuple[FakeService, str],
+    server: Server,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfdbinary: pytest.CaptureFixture[bytes],
@@ -142,19 +133,12 @@ def test_stdin_and_stdout(
 
 
 @pytest.mark.parametrize("name", ["overlay.png", "new/overlay.JPG"])
-def test_the_overlay_alone_as_a_picture(
-    server: tuple[FakeService, str],
-    folder: Path,
-    tmp_path: Path,
-    name: str,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_the_overlay_alone_as_a_picture(run: Run, folder: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / name
-    argv = ["everything", str(folder / "a.png"), "--out", str(out), "--server", server[1]]
-    assert cli.main(argv) == 0
+    ran = run("everything", str(folder / "a.png"), "--out", str(out))
+    assert (ran.status, ran.out.splitlines()[-1]) == (0, str(out))
     with Image.open(out) as overlay:
         assert overlay.size == (6, 4)
-    assert str(out) == capsys.readouterr().out.splitlines()[-1]
     assert list(out.parent.glob("mask*")) == []
 
 
@@ -183,36 +167,29 @@ def test_a_search_by_an_image_from_stdin(
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_is(
-    argv: list[str],
-    message: str,
-    server: tuple[FakeService, str],
-    folder: Path,
-    capsys: pytest.CaptureFixture[str],
+    argv: list[str], message: str, run: Run, server: Server, folder: Path
 ) -> None:
-    words = [word.format(folder=folder) for word in argv]
-    assert cli.main([*words, "--server", server[1]]) in (1, 2)
-    assert message in capsys.readouterr().err
+    ran = run(*(word.format(folder=folder) for word in argv))
+    assert ran.status in (1, 2)
+    assert message in ran.err
     assert not server[0].calls
 
 
 def test_folders_give_each_image_a_folder_of_its_own(
-    server: tuple[FakeService, str], folder: Path, tmp_path: Path, capsys: Any
+    run: Run, folder: Path, tmp_path: Path
 ) -> None:
     (folder / "a.jpg").write_bytes((folder / "a.png").read_bytes())
-    argv = ["segment", str(folder), "--box", "1", "1", "3", "3", "--server", server[1]]
-    assert cli.main([*argv, "--out", str(tmp_path / "out")]) == 0
-    files = [path for path in tmp_path.rglob("out/**/*.png") if path.is_file()]
-    written = {str(path.relative_to(tmp_path / "out")) for path in files}
+    out = tmp_path / "out"
+    ran = run("segment", str(folder), "--box", "1", "1", "3", "3", "--out", str(out))
+    assert ran.status == 0
+    written = {str(path.relative_to(out)) for path in out.rglob("*.png") if path.is_file()}
     names = ("a.jpg", "a.png", "b", "more/c")
     assert written == {f"{n}/{file}.png" for n in names for file in ("overlay", "mask-000")}
-    shown = capsys.readouterr().out.splitlines()
-    assert {line for line in shown if line.endswith(".png")} >= {
-        str(tmp_path / "out" / name) for name in written
-    }
+    assert {str(out / name) for name in written} <= set(ran.out.splitlines())
 
 
 def test_the_images_may_come_after_the_labels(
-    server: tuple[FakeService, str], folder: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, folder: Path, capsys: Captured
 ) -> None:
     options = ["--server", server[1], "--format", "csv", "--labels"]
     assert cli.main(["classify", *options, "cat", "dog", "--", str(folder / "a.png")]) == 0
@@ -237,11 +214,7 @@ def test_the_images_may_come_after_the_labels(
     ],
 )
 def test_a_single_value_is_split_at_commas_and_several_never_are(
-    ask: Any,
-    photo: str,
-    server: tuple[FakeService, str],
-    given: list[str],
-    labels: list[str],
+    ask: Any, photo: str, server: Server, given: list[str], labels: list[str]
 ) -> None:
     for command in ("classify", "semantic", "everything"):
         ask(command, photo, *given)
@@ -252,7 +225,7 @@ def test_a_single_value_is_split_at_commas_and_several_never_are(
     "end", ["..", "%2e%2e", "x%2f..", "x/%2E%2E", "..%5c..", "%5c..%5c..", "...png", "..png", ""]
 )
 def test_an_address_names_nothing_outside_the_folder_that_is_written(
-    end: str, server: tuple[FakeService, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    end: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     picture = io.BytesIO()
     Image.new("L", (6, 4)).save(picture, "PNG")
@@ -269,7 +242,7 @@ def test_an_address_names_nothing_outside_the_folder_that_is_written(
 
 
 def test_a_pattern_names_nothing_outside_the_folder_that_is_written(
-    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    folder: Path, capsys: Captured, tmp_path: Path
 ) -> None:
     given = [f"{folder}/*/../../photos/*.png", str(folder / "b.PNG")]
     assert cli.main(["everything", *given, "--out", str(tmp_path / "out")]) == 1

@@ -18,6 +18,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from tests.fake_server import FakeService
+from tests.unit.client.conftest import Captured, Server
 
 READY, NOT_READY = (
     health_pb2.HealthCheckResponse.SERVING,
@@ -53,7 +54,7 @@ def running() -> Iterator[tuple[Health, str]]:
 
 
 def test_status_names_versions_parts_and_model(
-    running: tuple[Health, str], capsys: pytest.CaptureFixture[str]
+    running: tuple[Health, str], capsys: Captured
 ) -> None:
     health, address = running
     assert cli.main(["status", "--server", address, "--json"]) == 0
@@ -72,7 +73,7 @@ def test_status_names_versions_parts_and_model(
     assert "not served here" in capsys.readouterr().out
 
 
-def test_status_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_of_nothing(capsys: Captured) -> None:
     assert cli.main(["status", "--server", "127.0.0.1:1", "--timeout", "5"]) == 1
     assert "Is a service running at 127.0.0.1:1?" in capsys.readouterr().err
 
@@ -95,7 +96,7 @@ def test_addresses_with_a_scheme_work(given: str, address: str, tls: bool) -> No
     "given", ["http://127.0.0.1:8000", "https://127.0.0.1", "http://127.0.0.1:8000/docs"]
 )
 def test_addresses_for_browsers_are_answered_with_the_port_to_use(
-    given: str, capsys: pytest.CaptureFixture[str]
+    given: str, capsys: Captured
 ) -> None:
     assert cli.main(["describe", "--server", given]) == 2
     assert "--server 127.0.0.1:9000" in capsys.readouterr().err
@@ -122,9 +123,7 @@ def website(content: bytes, status: int = 200) -> Iterator[str]:
         thread.join()
 
 
-def test_the_site_of_a_service_says_which_port_grpc_has(
-    server: tuple[FakeService, str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_site_of_a_service_says_which_port_grpc_has(server: Server, capsys: Captured) -> None:
     port = server[1].rpartition(":")[2]
     with website(b'{"grpc_port": %d}' % int(port)) as url:
         assert cli.main(["describe", "--server", url]) == 0
@@ -136,7 +135,7 @@ def test_the_site_of_a_service_says_which_port_grpc_has(
 
 @pytest.mark.parametrize("command", [["describe"], ["classify", "PHOTO", "--labels", "cat"]])
 def test_a_web_server_is_not_asked_again_and_the_port_of_grpc_is_named(
-    command: list[str], photo: str, capsys: pytest.CaptureFixture[str]
+    command: list[str], photo: str, capsys: Captured
 ) -> None:
     with website(b"") as url:
         words = [photo if word == "PHOTO" else word for word in command]
@@ -151,9 +150,7 @@ def test_other_schemes_are_refused() -> None:
 
 
 def test_the_environment_names_service_and_key(
-    server: tuple[FakeService, str],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     monkeypatch.setenv("SAMCLIP_SERVER", server[1])
     monkeypatch.setenv("SAMCLIP_API_KEY", "a key")

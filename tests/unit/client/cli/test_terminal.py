@@ -17,7 +17,7 @@ from samclip_core.config import EDGE
 from samclip_core.errors import InvalidLabels
 from samclip_core.io import checkpoint
 from services.launch import checks, doctor
-from tests.fake_server import FakeService
+from tests.unit.client.conftest import Captured, Server
 
 KEPT = "é 中 😀 👩‍🚀 שלום"
 HOSTILE = f"{KEPT}\x1b[2J\x9b31m\x07\x7f\u202ecod.exe\u2069\r\n\tsamclip: all is well\u2028"
@@ -36,7 +36,7 @@ def test_letters_stay_as_they_are() -> None:
 
 
 @pytest.fixture
-def hostile(server: tuple[FakeService, str], photo: str) -> str:
+def hostile(server: Server, photo: str) -> str:
     """Return the address of a service with a collection of hostile texts."""
     item = pb.IndexItem(id=HOSTILE, metadata={HOSTILE: HOSTILE})
     item.image.encoded = Path(photo).read_bytes()
@@ -63,7 +63,7 @@ def test_answers(
     hostile: str,
     photo: str,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Captured,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = {"PHOTO": photo, "OUT": str(tmp_path / HOSTILE.replace("/", ""))}
@@ -81,9 +81,7 @@ def test_answers(
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo"])
-def test_data_sets(
-    form: str, hostile: str, photo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_data_sets(form: str, hostile: str, photo: str, tmp_path: Path, capsys: Captured) -> None:
     out = tmp_path / HOSTILE
     words = ["everything", photo, "--labels", HOSTILE, "--format", form, "--out", str(out)]
     assert cli.main([*words, "--server", hostile]) == 0
@@ -94,10 +92,7 @@ def test_data_sets(
 
 @pytest.mark.parametrize("more", [[], ["--format", "jsonl"]])
 def test_names_of_files_and_errors(
-    more: list[str],
-    server: tuple[FakeService, str],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    more: list[str], server: Server, tmp_path: Path, capsys: Captured
 ) -> None:
     for number in range(2):
         Image.new("L", (6, 4), number).save(tmp_path / f"{number} {HOSTILE}.png")
@@ -113,7 +108,7 @@ def test_names_of_files_and_errors(
     assert capsys.readouterr().err.startswith(f"samclip: {SHOWN}")
 
 
-def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / checkpoint.CONFIG).write_text(EDGE.to_json())
     lineage = {HOSTILE: HOSTILE, "data": [HOSTILE], "nested": {HOSTILE: {"x": HOSTILE}}}
     (tmp_path / checkpoint.LINEAGE).write_text(json.dumps(lineage))
@@ -130,7 +125,7 @@ def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert "an\\u001b[2J.txt" in shown
 
 
-def test_file_names_that_are_taken_for_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_names_that_are_taken_for_options(capsys: Captured) -> None:
     with pytest.raises(SystemExit):
         cli.main(["classify", "--\x1b[31m.jpg", "cat.jpg", "--labels", "a"])
     shown = capsys.readouterr().err
@@ -138,7 +133,7 @@ def test_file_names_that_are_taken_for_options(capsys: pytest.CaptureFixture[str
     assert "unrecognized arguments: --\\u001b[31m.jpg" in shown
 
 
-def test_a_doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_doctor(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     found = [checks.Finding("Redis", "ok", f"version {HOSTILE}")]
     monkeypatch.setattr(checks, "all_checks", lambda settings: found)
     assert doctor.main([]) == 0

@@ -10,7 +10,6 @@ from samclip_core.answers.everything import (
     Found,
     Search,
     largest_first,
-    segment_everything,
     settings_of,
 )
 from samclip_core.answers.naming import Namer
@@ -18,7 +17,7 @@ from samclip_core.answers.steps import Terms, run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures
-from tests.fakes import FakeSamHead, blobs, features_of
+from tests.fakes import FakeSamHead, blobs, everything, features_of
 
 WIDE = Geometry(640, 1280, 128)  # the lower half of the 64×64 cells is padding
 
@@ -40,8 +39,15 @@ def features(classes_hw: np.ndarray | None = None) -> ImageFeatures:
     return features_of(WIDE, np.zeros((16, 16), int) if classes_hw is None else classes_hw, 3)
 
 
+def found_by(
+    sam_head: FakeSamHead, sent: ImageFeatures, side: int, chosen: EverythingSettings
+) -> list[Found]:
+    terms = Terms.of(sam_head, chosen.points_per_round)
+    return run(everything(terms, sent, side, chosen), sam_head)
+
+
 def search(objects_ss: np.ndarray, side: int, chosen: EverythingSettings) -> list[Found]:
-    return largest_first(segment_everything(FakeSamHead(objects_ss), features(), side, chosen))
+    return largest_first(found_by(FakeSamHead(objects_ss), features(), side, chosen))
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -81,7 +87,7 @@ def test_thresholds_decide_what_is_kept() -> None:
 
 def test_points_cover_the_picture_in_rounds_at_the_models_own_size() -> None:
     sam_head = FakeSamHead(scene())
-    segment_everything(sam_head, features(), 6, settings(points_per_round=10))
+    found_by(sam_head, features(), 6, settings(points_per_round=10))
     assert [len(prompts) for _, prompts, _ in sam_head.calls] == [10, 10, 10, 6]
     assert all(multimask for _, _, multimask in sam_head.calls)
     assert {sent.geometry for sent, _, _ in sam_head.calls} == {Geometry(64, 128, 128)}
@@ -94,7 +100,7 @@ def test_points_cover_the_picture_in_rounds_at_the_models_own_size() -> None:
 def test_a_small_picture_is_judged_at_its_own_size() -> None:
     sam_head = FakeSamHead(np.ones((64, 64), int))
     small = features_of(Geometry(40, 90, 128), np.zeros((16, 16), int), 3)
-    segment_everything(sam_head, small, 2, SAM)
+    found_by(sam_head, small, 2, SAM)
     assert {sent.geometry for sent, _, _ in sam_head.calls} == {small.geometry}
 
 
@@ -181,7 +187,7 @@ def test_masks_are_named_by_what_lies_under_them() -> None:
     classes_hw[0:8, 0:7] = 0
     classes_hw[1:4, 7:11] = 1
     sent = features(classes_hw)
-    found = largest_first(segment_everything(FakeSamHead(scene()), sent, 8, settings()))
+    found = largest_first(found_by(FakeSamHead(scene()), sent, 8, settings()))
     namer = Namer(["dog", "cat", "grass"], np.eye(3), 20.0)
     named = [namer.name(one.mask, one.features) for one in found]
     assert [mask.label for mask in named] == ["dog", "cat", "grass"]
@@ -192,7 +198,7 @@ def test_masks_are_named_by_what_lies_under_them() -> None:
 
 def test_a_mask_without_a_likely_label_has_no_name() -> None:
     sent = features()
-    (one, *_) = segment_everything(FakeSamHead(scene()), sent, 8, settings())
+    (one, *_) = found_by(FakeSamHead(scene()), sent, 8, settings())
     unlike = np.array([[0, 1, 0], [0, 0, 1]])  # nothing in the picture is like these
     assert Namer(["cat", "dog"], unlike, 20.0, 0.51).name(one.mask, sent).label == ""
     assert Namer(["cat", "dog"], unlike, 20.0, 0.5).name(one.mask, sent).label == "cat"
@@ -201,7 +207,7 @@ def test_a_mask_without_a_likely_label_has_no_name() -> None:
 def test_no_points_are_refused() -> None:
     for chosen in (EDGE, SAM):
         with pytest.raises(ValueError, match="at least 1"):
-            segment_everything(FakeSamHead(scene()), features(), 0, chosen)
+            found_by(FakeSamHead(scene()), features(), 0, chosen)
 
 
 def test_only_the_small_decoder_searches_adaptively() -> None:

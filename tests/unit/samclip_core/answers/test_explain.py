@@ -4,14 +4,20 @@ import numpy as np
 import pytest
 import torch
 
-from samclip_core.answers.explain import explain
+from samclip_core.answers.explain import Explain
+from samclip_core.answers.steps import run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
-from samclip_core.types import ImageFeatures
-from tests.fakes import features_of
+from samclip_core.types import HeatMap, ImageFeatures
+from tests.fakes import FakeSamHead, features_of
 
 SCALE = 20.0
 WIDE = Geometry(64, 128, 128)  # the lower half of the frame is padding
+
+
+def explain(features: ImageFeatures, text_LD: np.ndarray, labels: list[str]) -> HeatMap:
+    steps = Explain(labels).of_dense_map(features, text_LD, SCALE)
+    return run(steps, FakeSamHead(np.zeros((1, 1))))
 
 
 def random_features(width: int) -> ImageFeatures:
@@ -22,7 +28,7 @@ def random_features(width: int) -> ImageFeatures:
 @pytest.mark.parametrize("competitors", [0, 2])
 def test_it_is_the_upsampled_similarity_or_the_probability(competitors: int) -> None:
     features, labels = random_features(3), ["a", "b", "c"][: 1 + competitors]
-    found = explain(features, np.eye(3)[: len(labels)], labels, SCALE)
+    found = explain(features, np.eye(3)[: len(labels)], labels)
     cosine_Lhw = torch.from_numpy(features.clip_dense_Dhw[None, : len(labels), :8])
     expected_LHW = torch.nn.functional.interpolate(cosine_Lhw, (64, 128), mode="bilinear")[0]
     if competitors:
@@ -35,7 +41,7 @@ def test_it_is_the_upsampled_similarity_or_the_probability(competitors: int) -> 
 
 
 def test_a_label_that_fits_everywhere_alike_has_one_level() -> None:
-    found = explain(features_of(WIDE, np.zeros((16, 16), int), 2), np.eye(2)[:1], ["a"], SCALE)
+    found = explain(features_of(WIDE, np.zeros((16, 16), int), 2), np.eye(2)[:1], ["a"])
     assert (found.low, found.high) == (1, 1)
     assert not found.levels_HW.any()
 
@@ -44,7 +50,7 @@ def test_memory_is_bounded_for_a_large_picture_and_many_competitors() -> None:
     classes_hw = np.arange(256).reshape(16, 16) % 300
     features = features_of(Geometry(3000, 4000, 1024), classes_hw, 300)
     tracemalloc.start()
-    found = explain(features, np.eye(300), [str(index) for index in range(300)], SCALE)
+    found = explain(features, np.eye(300), [str(index) for index in range(300)])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.levels_HW.shape == (3000, 4000)
@@ -56,4 +62,4 @@ def test_memory_is_bounded_for_a_large_picture_and_many_competitors() -> None:
 @pytest.mark.parametrize("labels", [[], ["a", " "]])
 def test_labels_without_text_are_refused(labels: list[str]) -> None:
     with pytest.raises(InvalidLabels):
-        explain(random_features(2), np.eye(2)[: len(labels)], labels, SCALE)
+        explain(random_features(2), np.eye(2)[: len(labels)], labels)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from samclip_core.answers import instances, presence
 from samclip_core.answers.dense import BACKGROUND_WORDS
-from samclip_core.answers.instances import asked_words, check, find_instances
+from samclip_core.answers.instances import Find, asked_words
+from samclip_core.answers.steps import Terms, run
 from samclip_core.errors import InvalidLabels, InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask, ImageFeatures, MaskSet, Prompt, TextPrompt
@@ -31,7 +32,9 @@ def find(
     *prompts: TextPrompt,
     min_score: float | None = None,
 ) -> list[list[EverythingMask]]:
-    return find_instances(sam_head, features, prompts, vectors(prompts), SCALE, min_score)
+    asked = Find(dict(enumerate(prompts)), min_score)
+    text_XD = np.stack([vectors(prompts)[text] for text in asked.texts])
+    return run(asked.steps(features, text_XD, SCALE, Terms.of(sam_head, 7)), sam_head)
 
 
 def scene() -> tuple[FakeSamHead, ImageFeatures]:
@@ -183,18 +186,18 @@ def test_a_prompt_that_cannot_be_is_named(
     prompt: TextPrompt, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        check({0: TextPrompt("cup"), 1: prompt}, WIDE)
+        Find({0: TextPrompt("cup"), 1: prompt}).check(WIDE)
 
 
 def test_there_are_limits() -> None:
     many = {index: TextPrompt(f"cup {index}") for index in range(instances.MAX_TEXTS + 1)}
     with pytest.raises(InvalidPrompt, match="257 different texts, at most 256"):
-        check(many, WIDE)
+        Find(many).check(WIDE)
     for least in (-0.1, 1.1, float("nan")):
         with pytest.raises(InvalidPrompt, match=r"min_score is .*, expected 0 to 1"):
-            check({0: TextPrompt("cup")}, WIDE, least)
+            Find({0: TextPrompt("cup")}, least).check(WIDE)
     with pytest.raises(InvalidPrompt, match="no prompts"):
-        check({}, WIDE)
+        Find({}).check(WIDE)
 
 
 @given(st.floats(-100, 100), st.floats(-100, 100), st.floats(0, 50))

@@ -4,18 +4,25 @@ import pytest
 from samclip_core.answers.map_prompts import (
     MAX_COMPONENTS,
     SPACING,
+    Component,
+    RefinedMask,
     find_components,
     highest_points,
     logits_side,
     segment_components,
     to_logits_frame,
 )
+from samclip_core.answers.steps import Terms, run
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures
 from tests.fakes import FakeSamHead, features_of
 
 WIDE = Geometry(640, 1280, 128)
 FEATURES = features_of(WIDE, np.zeros((16, 16), int), 1)
+
+
+def segmented(sam_head: FakeSamHead, components: list[Component]) -> list[RefinedMask]:
+    return run(segment_components(Terms.of(sam_head, 64), FEATURES, components), sam_head)
 
 
 def test_pieces_are_8_connected_and_small_ones_are_left_out() -> None:
@@ -68,13 +75,13 @@ def test_an_untrusted_mask_leaves_the_component() -> None:
     won_ss = np.zeros((64, 64), np.bool_)
     won_ss[5:15, 5:15] = True
     components = find_components(FEATURES, won_ss[None].astype(np.float32), won_ss[None])
-    (trusted,) = segment_components(FakeSamHead(objects_ss), FEATURES, components)
+    (trusted,) = segmented(FakeSamHead(objects_ss), components)
     assert trusted.trusted
     np.testing.assert_array_equal(trusted.logits_ss > 0, objects_ss == 1)
-    (doubted,) = segment_components(FakeSamHead(objects_ss, 0.4), FEATURES, components)
+    (doubted,) = segmented(FakeSamHead(objects_ss, 0.4), components)
     assert not doubted.trusted
     np.testing.assert_array_equal(doubted.logits_ss > 0, won_ss)
-    assert segment_components(FakeSamHead(objects_ss), FEATURES, []) == []
+    assert segmented(FakeSamHead(objects_ss), []) == []
 
 
 def test_features_without_a_sam_embedding_say_so() -> None:

@@ -67,7 +67,7 @@ def test_pictures_together_equal_pictures_alone(head: SamHead) -> None:
         (_features(head, 64, 300, 1), PROMPTS[:2]),
         (_features(head, 200, 90, 2), PROMPTS[5:6]),
     ]
-    answers = head.segment_batch(requests)
+    answers = [[m.enlarge_all() for m in found] for found in head.decode_batch(requests)]
     assert [len(answer) for answer in answers] == [len(prompts) for _, prompts in requests]
     for (features, prompts), answer in zip(requests, answers, strict=True):
         assert answer[0].masks_MHW.shape[1:] == (features.geometry.height, features.geometry.width)

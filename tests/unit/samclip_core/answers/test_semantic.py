@@ -4,14 +4,33 @@ import numpy as np
 import pytest
 import torch
 
-from samclip_core.answers.semantic import refine, segment_text
+from samclip_core.answers.semantic import SegmentText
+from samclip_core.answers.steps import Terms, run
 from samclip_core.errors import InvalidLabels
 from samclip_core.geometry import Geometry
-from samclip_core.types import ImageFeatures
+from samclip_core.types import ImageFeatures, SemanticMap
 from tests.fakes import FakeSamHead, features_of
 
 SCALE = 20.0
 WIDE = Geometry(64, 128, 128)  # the lower half of the frame is padding
+
+
+def segment_text(
+    features: ImageFeatures, text_XD: np.ndarray, labels: list[str], background: bool = False
+) -> SemanticMap:
+    steps = SegmentText(labels, background).of_dense_map(features, text_XD, SCALE)
+    return run(steps, FakeSamHead(np.zeros((1, 1))))
+
+
+def refine(
+    features: ImageFeatures,
+    text_XD: np.ndarray,
+    labels: list[str],
+    sam_head: FakeSamHead,
+    background: bool = False,
+) -> SemanticMap:
+    asked = SegmentText(labels, background, refine=True)
+    return run(asked.steps(features, text_XD, SCALE, Terms.of(sam_head, 64)), sam_head)
 
 
 def iou(left: np.ndarray, right: np.ndarray) -> float:
@@ -26,7 +45,7 @@ def random_features(width: int) -> ImageFeatures:
 def test_two_halves_meet_in_the_middle_and_padding_has_no_say() -> None:
     classes_hw = np.full((16, 16), 2)
     classes_hw[:8, :8], classes_hw[:8, 8:] = 0, 1
-    found = segment_text(features_of(WIDE, classes_hw, 3), np.eye(3), ["a", "b", "c"], SCALE)
+    found = segment_text(features_of(WIDE, classes_hw, 3), np.eye(3), ["a", "b", "c"])
     assert found.label_map_HW.dtype == np.int16
     expected_HW = np.zeros((64, 128))
     expected_HW[:, 64:] = 1
@@ -38,7 +57,7 @@ def test_two_halves_meet_in_the_middle_and_padding_has_no_say() -> None:
 def test_labels_and_scores_are_those_of_the_upsampled_logits() -> None:
     labels = ["a", "b", "c", "d", "e"]
     features = random_features(5)
-    found = segment_text(features, np.eye(5), labels, SCALE)
+    found = segment_text(features, np.eye(5), labels)
     logits_Lhw = torch.from_numpy(features.clip_dense_Dhw[None, :, :8] * SCALE)
     logits_LHW = torch.nn.functional.interpolate(logits_Lhw, (64, 128), mode="bilinear")[0]
     probability_LHW = logits_LHW.softmax(dim=0).numpy()
@@ -57,10 +76,10 @@ def test_an_unclear_win_is_background_only_when_asked() -> None:
     dense_Dhw[:, :, :8] = 0.5**0.5  # equally similar to both labels
     dense_Dhw[0, :, 8:] = 1
     features = ImageFeatures(WIDE, None, dense_Dhw)
-    found = segment_text(features, np.eye(2), ["a", "b"], SCALE, background=True)
+    found = segment_text(features, np.eye(2), ["a", "b"], True)
     assert (found.label_map_HW[:, :56] == -1).all()
     assert (found.label_map_HW[:, 72:] == 0).all()
-    everywhere = segment_text(features, np.eye(2), ["a", "b"], SCALE)
+    everywhere = segment_text(features, np.eye(2), ["a", "b"])
     assert everywhere.label_map_HW.min() == 0
 
 
@@ -68,10 +87,10 @@ def test_a_background_word_that_wins_makes_background() -> None:
     classes_hw = np.full((16, 16), 1)
     classes_hw[:, 8:] = 0
     features, text_D = features_of(WIDE, classes_hw, 3), np.eye(3)
-    found = segment_text(features, text_D[:1], ["a"], SCALE, True, text_D[1:])
+    found = segment_text(features, text_D, ["a"], True)
     assert (found.label_map_HW[:, :64] == -1).all()
     assert (found.label_map_HW[:, 64:] == 0).all()
-    alone = segment_text(features, text_D[:1], ["a"], SCALE, background=True)
+    alone = segment_text(features, text_D[:1], ["a"], True)
     assert (alone.label_map_HW == 0).all()
     assert alone.regions[0].score == pytest.approx(1.0)
 
@@ -80,7 +99,7 @@ def test_131_labels() -> None:
     classes_hw = np.arange(256).reshape(16, 16) % 131
     geometry = Geometry(512, 512, 512)
     labels = [str(index) for index in range(131)]
-    found = segment_text(features_of(geometry, classes_hw, 131), np.eye(131), labels, SCALE)
+    found = segment_text(features_of(geometry, classes_hw, 131), np.eye(131), labels)
     centres_hw = found.label_map_HW[16::32, 16::32]
     np.testing.assert_array_equal(centres_hw, classes_hw)
     assert len(found.regions) == 131
@@ -92,9 +111,9 @@ def test_the_order_of_values_in_memory_changes_no_label(
 ) -> None:
     labels = [str(index) for index in range(40)]
     features = random_features(40)
-    expected = segment_text(features, np.eye(40), labels, SCALE, background=True)
+    expected = segment_text(features, np.eye(40), labels, True)
     monkeypatch.setattr("samclip_core.answers.semantic.MANY_CLASSES", many)
-    found = segment_text(features, np.eye(40), labels, SCALE, background=True)
+    found = segment_text(features, np.eye(40), labels, True)
     assert (found.label_map_HW == expected.label_map_HW).mean() > 0.9999
     for ours, theirs in zip(found.regions, expected.regions, strict=True):
         assert (ours.label, ours.score) == (theirs.label, pytest.approx(theirs.score, abs=1e-5))
@@ -104,7 +123,7 @@ def test_memory_is_bounded_for_a_large_picture() -> None:
     classes_hw = np.arange(256).reshape(16, 16) % 20
     features = features_of(Geometry(3000, 4000, 1024), classes_hw, 20)
     tracemalloc.start()
-    found = segment_text(features, np.eye(20), [str(index) for index in range(20)], SCALE)
+    found = segment_text(features, np.eye(20), [str(index) for index in range(20)])
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found.label_map_HW.shape == (3000, 4000)
@@ -114,7 +133,7 @@ def test_memory_is_bounded_for_a_large_picture() -> None:
 
 def test_no_labels_are_refused() -> None:
     with pytest.raises(InvalidLabels):
-        segment_text(random_features(2), np.zeros((0, 2)), [], SCALE)
+        segment_text(random_features(2), np.zeros((0, 2)), [])
 
 
 def scene() -> tuple[ImageFeatures, FakeSamHead, np.ndarray]:
@@ -130,8 +149,8 @@ def scene() -> tuple[ImageFeatures, FakeSamHead, np.ndarray]:
 def test_refine_takes_the_outline_from_the_sam_head() -> None:
     features, sam_head, disc_HW = scene()
     sam_head.objects_ss = np.where(sam_head.objects_ss == 0, 2, 1)  # the rest is an object too
-    coarse = segment_text(features, np.eye(3), ["disc", "rest", "none"], SCALE)
-    refined = refine(features, np.eye(3), ["disc", "rest", "none"], SCALE, sam_head)
+    coarse = segment_text(features, np.eye(3), ["disc", "rest", "none"])
+    refined = refine(features, np.eye(3), ["disc", "rest", "none"], sam_head)
     assert iou(coarse.label_map_HW == 0, disc_HW) < 0.8
     assert iou(refined.label_map_HW == 0, disc_HW) > 0.97
     assert [region.label for region in refined.regions] == ["rest", "disc"]
@@ -140,7 +159,7 @@ def test_refine_takes_the_outline_from_the_sam_head() -> None:
 
 def test_refine_sends_one_call_with_box_point_and_class_map() -> None:
     features, sam_head, _ = scene()
-    refine(features, np.eye(3), ["disc", "rest", "none"], SCALE, sam_head)
+    refine(features, np.eye(3), ["disc", "rest", "none"], sam_head)
     ((sent, prompts, multimask),) = sam_head.calls
     assert sent.geometry == WIDE.model_frame
     assert not multimask
@@ -159,15 +178,15 @@ def test_refine_leaves_what_the_sam_head_does_not_trust() -> None:
     features, sam_head, _ = scene()
     sam_head.predicted_iou = 0.3
     labels = ["disc", "rest", "none"]
-    coarse = segment_text(features, np.eye(3), labels, SCALE)
-    refined = refine(features, np.eye(3), labels, SCALE, sam_head)
+    coarse = segment_text(features, np.eye(3), labels)
+    refined = refine(features, np.eye(3), labels, sam_head)
     assert (coarse.label_map_HW == refined.label_map_HW).mean() > 0.99
 
 
 def test_refine_with_background_words_frees_what_the_mask_leaves_out() -> None:
     features, sam_head, disc_HW = scene()
     text_D = np.eye(3)
-    refined = refine(features, text_D[:1], ["disc"], SCALE, sam_head, True, text_D[1:2])
+    refined = refine(features, text_D[:2], ["disc"], sam_head, True)
     ((_, prompts, _),) = sam_head.calls
     assert len(prompts) == 1  # background words are not refined
     assert set(np.unique(refined.label_map_HW)) == {-1, 0}

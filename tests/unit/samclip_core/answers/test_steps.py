@@ -1,12 +1,13 @@
 import numpy as np
 import pytest
 
-from samclip_core.answers.everything import SAM, everything_steps, segment_everything
-from samclip_core.answers.instances import asked_words, find_instances, find_steps
-from samclip_core.answers.semantic import refine, refine_steps, segment_text, segment_text_steps
+from samclip_core.answers.everything import SAM
+from samclip_core.answers.instances import Find
+from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Done, Steps, Terms, advance, answer, run
 from samclip_core.geometry import Geometry
 from samclip_core.types import TextPrompt
+from tests import fakes
 from tests.fakes import FakeSamHead, features_of
 
 WIDE = Geometry(640, 1280, 128)
@@ -26,22 +27,21 @@ def blocks() -> np.ndarray:
 
 
 FEATURES = features_of(WIDE, blocks(), 3)
-PROMPTS = [TextPrompt("cup")]
-VECTORS = {
-    word: TEXT_D[0 if word == "cup" else 1] for part in asked_words(PROMPTS) for word in part
-}
+FIND = Find({0: TextPrompt("cup")})
+VECTORS_XD = TEXT_D[[0 if text == "cup" else 1 for text in FIND.texts]]
 
 
 def everything(terms: Terms) -> Steps:
-    return everything_steps(terms, FEATURES, 9, SAM)
+    return fakes.everything(terms, FEATURES, 9, SAM)
 
 
 def instances(terms: Terms) -> Steps:
-    return find_steps(terms, FEATURES, PROMPTS, VECTORS, 20.0)
+    return FIND.steps(FEATURES, VECTORS_XD, 20.0, terms)
 
 
 def refined(terms: Terms) -> Steps:
-    return refine_steps(FEATURES, TEXT_D, ["a", "b", "c"], 20.0, terms)
+    asked = SegmentText(["a", "b", "c"], refine=True)
+    return asked.steps(FEATURES, TEXT_D, 20.0, terms)
 
 
 @pytest.mark.parametrize("work", [everything, instances, refined])
@@ -66,37 +66,30 @@ def test_work_that_is_left_asks_nothing_more(work) -> None:
     assert not isinstance(step, Done)
 
 
-@pytest.mark.parametrize("at_once", [1, 7, 64])
+@pytest.mark.parametrize("at_once", [1, 2, 7, 64])
 def test_masks_of_everything_do_not_depend_on_the_size_of_the_steps(at_once) -> None:
-    sam_head = head()
-    expected = segment_everything(sam_head, FEATURES, 9, SAM)
-    found = run(everything(Terms.of(sam_head, at_once)), sam_head)
+    expected, found = (run(everything(Terms.of(head(), size)), head()) for size in (32, at_once))
     assert len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours.mask.logits_hw, theirs.mask.logits_hw)
         assert ours.mask.predicted_iou == theirs.mask.predicted_iou
 
 
-def test_instances_do_not_depend_on_the_size_of_the_steps() -> None:
-    sam_head = head()
-    (expected,) = find_instances(sam_head, FEATURES, PROMPTS, VECTORS, 20.0)
-    (found,) = run(instances(Terms.of(sam_head, 2)), sam_head)
-    assert [mask.label_score for mask in found] == [mask.label_score for mask in expected]
+def test_instances_and_refined_maps_do_not_depend_on_the_size_of_the_steps() -> None:
+    few, many = Terms.of(head(), 2), Terms.of(head(), 64)
+    ((found,), (expected,)) = (run(instances(terms), head()) for terms in (few, many))
     for ours, theirs in zip(found, expected, strict=True):
+        assert ours.label_score == theirs.label_score
         np.testing.assert_array_equal(ours.logits_hw, theirs.logits_hw)
-
-
-def test_a_refined_map_does_not_depend_on_the_size_of_the_steps() -> None:
-    sam_head = head()
-    expected = refine(FEATURES, TEXT_D, ["a", "b", "c"], 20.0, sam_head)
-    found = run(refined(Terms.of(sam_head, 2)), sam_head)
-    np.testing.assert_array_equal(found.label_map_HW, expected.label_map_HW)
+    maps = [run(refined(terms), head()).label_map_HW for terms in (few, many)]
+    np.testing.assert_array_equal(*maps)
 
 
 def test_labelling_pixels_pauses_and_asks_nothing(monkeypatch) -> None:
     monkeypatch.setattr("samclip_core.answers.semantic.STRIP_VALUES", 2**14)
-    expected = segment_text(FEATURES, TEXT_D, ["a", "b", "c"], 20.0)
-    steps = segment_text_steps(FEATURES, TEXT_D, ["a", "b", "c"], 20.0)
+    asked = SegmentText(["a", "b", "c"])
+    expected = run(asked.of_dense_map(FEATURES, TEXT_D, 20.0), head())
+    steps = asked.of_dense_map(FEATURES, TEXT_D, 20.0)
     pauses, step = 0, advance(steps, None)
     while not isinstance(step, Done):
         assert step is None

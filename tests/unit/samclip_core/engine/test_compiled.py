@@ -14,8 +14,8 @@ import pytest
 from samclip_core import engine
 from samclip_core.engine import compiled
 from samclip_core.engine.base import Dtype, Part, PromptBatch
+from samclip_core.engine.choice import agreement, noise
 from samclip_core.engine.compiled import CompiledEngine
-from samclip_core.engine.likeness import agreement, noise
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from tests.checkout import sources
@@ -29,6 +29,11 @@ GREY = np.full((1, 3, 384, 384), 128, np.uint8), np.array([[384, 256]])
 @pytest.fixture
 def edge(tmp_path: Path) -> Path:
     return Path(shutil.copytree(EDGE, tmp_path / "edge"))
+
+
+def assert_same(one: CompiledEngine, other: CompiledEngine) -> None:
+    for ours, theirs in zip(one.encode(*GREY), other.encode(*GREY), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 def _times(monkeypatch: pytest.MonkeyPatch, *milliseconds: float) -> list[int]:
@@ -50,15 +55,17 @@ def test_the_choice_and_the_graph_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_
     second = CompiledEngine(EDGE, "auto", ENCODER, tmp_path / "compiled")
     assert len(measured) == 1
     assert first.dtype == second.dtype == "float32"
-    for one, other in zip(first.encode(*GREY), second.encode(*GREY), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert_same(first, second)
 
 
 def test_int8_that_a_processor_computes_inexactly_is_not_used(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setitem(compiled._FLOATS, "bfloat16", ("bf16", "none"))  # no processor has it
+    _times(monkeypatch, 4.0, 1.0)
+    monkeypatch.setattr(compiled, "agreement", lambda *_: 1.0)
+    assert CompiledEngine(EDGE, "int8", ENCODER).dtype == "int8"
     monkeypatch.setattr(compiled, "agreement", lambda *_: 0.9)
-    _times(monkeypatch, 4.0, 3.0, 2.0, 1.0)
     assert not CompiledEngine(EDGE, "auto", ENCODER).dtype.startswith("int8")
     assert "results are wrong" in caplog.text
     with pytest.raises(CheckpointError, match="cannot be served as int8"):
@@ -77,41 +84,27 @@ def test_a_precision_that_cannot_be_compiled_is_left_out(monkeypatch: pytest.Mon
     assert CompiledEngine(EDGE, "auto", ENCODER).dtype == "float32"
 
 
-def test_a_damaged_graph_on_disk_is_compiled_again(tmp_path: Path) -> None:
-    folder = tmp_path / "compiled"
-    first = CompiledEngine(EDGE, "float32", ENCODER, folder)
-    (kept,) = folder.glob("*.onnx*")
-    kept.write_bytes(kept.read_bytes()[:-1000] + bytes(1000))
-    again = CompiledEngine(EDGE, "float32", ENCODER, folder)
-    for one, other in zip(first.encode(*GREY), again.encode(*GREY), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-def test_int8_alone_is_checked_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_CAPABILITIES", {**compiled._CAPABILITIES, "bfloat16": "none"})
-    monkeypatch.setattr(compiled, "agreement", lambda *_: 1.0)
-    assert CompiledEngine(EDGE, "int8", ENCODER).dtype == "int8"
-    monkeypatch.setattr(compiled, "agreement", lambda *_: 0.9)
-    with pytest.raises(CheckpointError, match="cannot be served as int8"):
-        CompiledEngine(EDGE, "int8", ENCODER)
-
-
-def test_a_graph_on_disk_that_the_runtime_cannot_read_is_compiled_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [True, False])
+def test_a_stored_graph_that_cannot_be_read_is_compiled_again(
+    tmp_path: Path, damaged: bool
+) -> None:
+    """It fails its checksum, or the runtime refuses it."""
     folder = tmp_path / "compiled"
     first = CompiledEngine(EDGE, "float32", ENCODER, folder)
     for path in folder.iterdir():
-        first._disk.write(path.name.split("-", 1)[1], b"no graph")
-    again = CompiledEngine(EDGE, "float32", ENCODER, folder)
-    for one, other in zip(first.encode(*GREY), again.encode(*GREY), strict=True):
-        np.testing.assert_array_equal(one, other)
+        if damaged:
+            path.write_bytes(path.read_bytes()[:-10] + bytes(10))
+        else:
+            first._disk.write(path.name.split("-", 1)[1], b"no graph")
+    assert_same(first, CompiledEngine(EDGE, "float32", ENCODER, folder))
 
 
-def test_float32_is_had_everywhere() -> None:
+def test_float32_is_available_everywhere() -> None:
     found = engine.load(EDGE, dtype="float32", parts=ENCODER)
     assert (found.name, found.dtype) == ("openvino", "float32")
 
 
-def test_int8_is_had_where_it_is_exact_and_refused_elsewhere() -> None:
+def test_int8_is_served_where_it_is_exact_and_refused_elsewhere() -> None:
     exact, image = CompiledEngine(EDGE, "float32", ENCODER), noise(384)
     int8 = exact._compiled((checkpoint.INT8_GRAPH, "f32"))
     at_export = checkpoint.graphs(EDGE)[checkpoint.INT8_GRAPH]["agreement"]
@@ -133,13 +126,11 @@ def test_a_checkpoint_without_an_int8_graph_says_how_to_get_one(edge: Path) -> N
 def test_a_checkpoint_of_links_is_served(tmp_path: Path) -> None:
     for file in EDGE.iterdir():
         (tmp_path / file.name).symlink_to(file)
-    found = CompiledEngine(tmp_path, "float32", ENCODER).encode(*GREY)
-    expected = CompiledEngine(EDGE, "float32", ENCODER).encode(*GREY)
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
+    found = CompiledEngine(tmp_path, "float32", ENCODER)
+    assert_same(found, CompiledEngine(EDGE, "float32", ENCODER))
 
 
-def test_other_constants_in_a_graph_are_another_identity(edge: Path, tmp_path: Path) -> None:
+def test_graphs_with_other_constants_have_another_identity(edge: Path, tmp_path: Path) -> None:
     """Weights and digest stay the same, and every file passes its check."""
     folder = tmp_path / "compiled"
     ours = CompiledEngine(EDGE, "float32", ENCODER, folder)
@@ -267,8 +258,8 @@ def test_a_faster_decoder_gives_almost_the_same_masks(
 
 
 def test_float32_decodes_in_float32_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_HINTS", {"float32": "f32", "bfloat16": "f32"})
-    monkeypatch.setitem(compiled._CAPABILITIES, "bfloat16", "FP32")  # as if it ran everywhere
+    floats = {"float32": ("f32", "FP32"), "bfloat16": ("f32", "FP32")}  # as if it ran everywhere
+    monkeypatch.setattr(compiled, "_FLOATS", floats)
     measured = _times(monkeypatch, 2.0, 1.0)
     CompiledEngine(EDGE, "float32", DECODER)
     CompiledEngine(EDGE, "int8", DECODER)

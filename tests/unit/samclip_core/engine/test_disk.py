@@ -8,7 +8,7 @@ import pytest
 from samclip_core.engine.disk import DiskCache
 
 
-def test_what_is_written_is_read_under_the_same_key_alone(tmp_path: Path) -> None:
+def test_content_is_found_under_its_own_key_alone(tmp_path: Path) -> None:
     folder = tmp_path / "compiled"
     DiskCache(folder, "weights", "cpu").write("graph", b"machine code")
     assert DiskCache(folder, "weights", "cpu").read("graph") == b"machine code"
@@ -18,7 +18,7 @@ def test_what_is_written_is_read_under_the_same_key_alone(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("damage", [b"", b"x", b"x" * 32, b"x" * 100])
-def test_what_is_damaged_is_made_again(tmp_path: Path, damage: bytes) -> None:
+def test_damaged_content_counts_as_absent(tmp_path: Path, damage: bytes) -> None:
     cache = DiskCache(tmp_path / "compiled", "key")
     cache.write("graph", b"machine code")
     (path,) = (tmp_path / "compiled").iterdir()
@@ -65,29 +65,24 @@ def test_a_link_to_the_folder_is_followed_once(tmp_path: Path) -> None:
     assert cache.read("graph") == b"machine code"
 
 
-def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
+def test_a_path_that_is_no_folder_is_left_alone_and_nothing_is_kept(tmp_path: Path) -> None:
     (tmp_path / "compiled").write_text("mine")
-    cache = DiskCache(tmp_path / "compiled", "key")
-    cache.write("graph", b"machine code")
-    assert cache.read("graph") is None
+    for folder in (tmp_path / "compiled", None):
+        cache = DiskCache(folder, "key")
+        cache.write_json("choice", [1.0])
+        assert cache.read_json("choice") is None
     assert (tmp_path / "compiled").read_text() == "mine"
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_as_good_as_none(tmp_path: Path) -> None:
+def test_nothing_is_kept_in_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     cache = DiskCache(tmp_path / "compiled", "key")
     cache.write("graph", b"machine code")
     assert cache.read("graph") is None
 
 
-def test_without_a_folder_nothing_is_kept() -> None:
-    cache = DiskCache(None, "key")
-    cache.write_json("choice", [1.0])
-    assert cache.read_json("choice") is None
-
-
-def test_what_nobody_has_read_for_a_month_is_removed(tmp_path: Path) -> None:
+def test_files_unused_for_a_month_are_removed(tmp_path: Path) -> None:
     old, new = (DiskCache(tmp_path / "compiled", key) for key in ("old", "new"))
     for name in ("read", "unread"):
         old.write(name, b"machine code")

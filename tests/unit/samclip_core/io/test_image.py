@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from samclip import mask_codecs
 
 from samclip_core.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from samclip_core.geometry import Geometry
@@ -166,16 +167,6 @@ def test_too_many_bytes() -> None:
         decode(bytes(101), ImageLimits(max_bytes=100))
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("kept", [0.02, 0.3, 0.6, 0.95])
-def test_a_truncated_file_is_invalid(kind: str, kept: float) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    encoded = encode(Image.fromarray(noise), kind)
-    with pytest.raises(InvalidImage) as caught:
-        decode(encoded[: int(len(encoded) * kept)], LIMITS)
-    assert not isinstance(caught.value, UnsupportedImage)
-
-
 def test_damaged_pixels_are_invalid() -> None:
     encoded = bytearray(encode(Image.fromarray(RAMP_HW3)))
     encoded[60:90] = bytes(30)
@@ -254,11 +245,12 @@ def test_what_else_a_file_may_be_does_not_matter() -> None:
 @pytest.mark.parametrize(
     "exif",
     [
+        b"Exif\0\0garbage",
         b"Exif\0\0II*\0\x08\0\0\0\xff\xff",  # 65,535 absent entries
         b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\3\0\1\0\0\0\x63\0\0\0\x08\0\0\0",  # 99, then a cycle
         b"Exif\0\0II*\0\x08\0\0\0\1\0\x12\1\4\0\xff\xff\xff\x7f\x08\0\0\0",  # 2**31 values
     ],
-    ids=["too few entries", "no such orientation", "too many values"],
+    ids=["garbage", "too few entries", "no such orientation", "too many values"],
 )
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_odd_exif_leaves_the_picture_as_it_is(kind: str, exif: bytes) -> None:
@@ -281,11 +273,6 @@ def test_a_phone_picture_with_a_second_picture_is_its_first() -> None:
     second = Image.new("RGB", (64, 48), "blue")
     encoded = encode(Image.fromarray(RAMP_HW3), "MPO", save_all=True, append_images=[second])
     assert np.abs(decode(encoded, LIMITS).astype(int) - RAMP_HW3).mean() < 4
-
-
-def test_damaged_exif_does_not_refuse_the_picture() -> None:
-    encoded = encode(Image.fromarray(RAMP_HW3), exif=b"Exif\0\0garbage")
-    np.testing.assert_array_equal(decode(encoded, LIMITS), RAMP_HW3)
 
 
 def test_many_threads_agree() -> None:
@@ -324,9 +311,9 @@ def test_the_longest_side_passes_the_whole_way(size: tuple[int, int]) -> None:
     assert geometry.resize(picture_HW3).shape == (3, 128, 128)
     (mask_HW,) = geometry.masks_to_original(np.ones((1, 64, 64), np.float32))
     for decoded in (
-        masks.decode_png(masks.encode_png(mask_HW)),
-        masks.decode_rle(masks.encode_rle(mask_HW), height, width),
-        masks.decode_label_map(masks.encode_label_map(mask_HW - 1, 2)) == 0,
+        mask_codecs.decode_png(masks.encode_png(mask_HW)),
+        mask_codecs.decode_rle(masks.encode_rle(mask_HW), height, width),
+        mask_codecs.decode_label_map(masks.encode_label_map(mask_HW - 1, 2)) == 0,
     ):
         assert decoded.shape == (height, width)
         assert decoded.all()

@@ -4,6 +4,7 @@ from torch.nn import functional as F
 
 from samclip_core.nn.clip_head import ClipHead, init_from_encoder
 from samclip_core.nn.vit import ImageEncoder
+from tests.unit.samclip_core.nn.batches import assert_alone_equals_batch
 from tests.weights import seeded
 
 WIDTH, GRID, TEXT = 64, 6, 24
@@ -60,10 +61,9 @@ def test_other_frames_pool_their_own_valid_cells_alone_or_in_a_batch(pool, grid)
         mapped_BhwD = model.blocks(tokens.permute(0, 2, 3, 1))
         mapped_BhwD[1, :, 1:] = 1e4  # padding must not be read
         expected = model.mlp(model.norm(model._pool(mapped_BhwD, valid)))
-        _, alone = model(tokens[1:], valid[1:])
     assert dense.shape == (2, TEXT, grid, grid)
     torch.testing.assert_close(pooled, F.normalize(expected, dim=-1), atol=1e-5, rtol=0)
-    torch.testing.assert_close(alone[0], pooled[1], atol=1e-5, rtol=0)
+    assert_alone_equals_batch(model, tokens, valid)
 
 
 def test_relative_positions_stretch_to_another_frame(tokens):
@@ -80,18 +80,6 @@ def test_relative_positions_stretch_to_another_frame(tokens):
     with torch.inference_mode():
         dense, _ = model(large, 2 * SIZES)
         torch.testing.assert_close(dense, stretched(large, 2 * SIZES)[0], atol=1e-5, rtol=0)
-
-
-def test_checkpointing_gives_the_same_gradients(tokens):
-    gradients = []
-    for checkpointing in (False, True):
-        model = head()
-        model.checkpointing = checkpointing
-        dense, pooled = model(tokens, SIZES)
-        (dense[:, 0].sum() + pooled[:, 1].sum()).backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
-    assert all(gradient.any() for gradient in gradients[0])
-    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 def test_starts_as_copies_of_the_encoders_last_block():

@@ -15,6 +15,7 @@ from samclip_core.nn.edge import (
     drawn_prompt,
 )
 from samclip_core.types import BOX_MAX, BOX_MIN
+from tests.unit.samclip_core.nn.batches import assert_alone_equals_batch
 from tests.weights import seeded
 
 SIZE, WIDTH = 64, 16
@@ -26,25 +27,12 @@ CORNERS_P2 = torch.tensor([[BOX_MIN, BOX_MAX]])
 
 @pytest.fixture(scope="module")
 def encoder() -> EdgeEncoder:
-    return seeded(lambda: EdgeEncoder(SIZE, WIDTH), 0).eval()
+    return seeded(lambda: EdgeEncoder(WIDTH), 0).eval()
 
 
 @pytest.fixture(scope="module")
 def prompts() -> EdgePromptEncoder:
     return seeded(lambda: EdgePromptEncoder(WIDTH, GRID, SIZE), 0).eval()
-
-
-@torch.no_grad()
-def test_what_lies_in_the_padding_does_not_matter(encoder: EdgeEncoder) -> None:
-    pixels_B3SS = torch.rand(1, 3, SIZE, SIZE) * 255
-    sizes_B2 = torch.tensor([[SIZE, 40]])
-    noisy_B3SS = pixels_B3SS.clone()
-    noisy_B3SS[..., 40:] = 255 * torch.rand(1, 3, SIZE, SIZE - 40)
-    clean, noisy = encoder(pixels_B3SS, sizes_B2), encoder(noisy_B3SS, sizes_B2)
-    assert clean.sam_BDhw.shape == (1, WIDTH, GRID, GRID)
-    assert clean.tokens_BDhw.shape == (1, encoder.token_dim, GRID // 2, GRID // 2)
-    torch.testing.assert_close(clean.sam_BDhw, noisy.sam_BDhw)
-    torch.testing.assert_close(clean.tokens_BDhw, noisy.tokens_BDhw)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +45,7 @@ def head(encoder: EdgeEncoder) -> EdgeClipHead:
 def test_any_frame_is_encoded_and_only_its_image_pooled(
     encoder: EdgeEncoder, head: EdgeClipHead, side: int
 ) -> None:
-    """Neither pixels nor features in the padding affect the pooled embedding."""
+    """Pixels in the padding affect nothing, and features there not the pooled embedding."""
     pixels_B3SS = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(side)) * 255
     sizes_B2 = torch.tensor([[side, side], [side, side // 2 - 3]])
     cleared_B3SS = pixels_B3SS.clone()
@@ -65,37 +53,21 @@ def test_any_frame_is_encoded_and_only_its_image_pooled(
     out, other = encoder(pixels_B3SS, sizes_B2), encoder(cleared_B3SS, sizes_B2)
     assert out.sam_BDhw.shape == (2, WIDTH, side // 8, side // 8)
     assert out.tokens_BDhw.shape == (2, encoder.token_dim, side // 16, side // 16)
+    torch.testing.assert_close(other.sam_BDhw, out.sam_BDhw)
+    torch.testing.assert_close(other.tokens_BDhw, out.tokens_BDhw)
     changed_BDhw = other.tokens_BDhw.clone()
     changed_BDhw[1, :, :, -(-(side // 2 - 3) // 16) :] += 1
     dense_BDhw, pooled_BD = head(out.tokens_BDhw, sizes_B2)
     assert dense_BDhw.shape == (2, 5, side // 16, side // 16)
     torch.testing.assert_close(pooled_BD, head(changed_BDhw, sizes_B2)[1])
-    alone = encoder(pixels_B3SS[1:], sizes_B2[1:])
-    torch.testing.assert_close(alone.sam_BDhw[0], out.sam_BDhw[1], atol=1e-4, rtol=0)
-    _, alone_BD = head(alone.tokens_BDhw, sizes_B2[1:])
-    torch.testing.assert_close(alone_BD[0], pooled_BD[1], atol=1e-5, rtol=0)
+    assert_alone_equals_batch(encoder, pixels_B3SS, sizes_B2, 1e-4)
 
 
 @torch.no_grad()
-def test_the_head_pools_only_image_and_gives_vectors_of_length_one() -> None:
-    head = seeded(lambda: EdgeClipHead(6, text_dim=5, width=8, hidden=7), 0)
-    tokens_BDhw = torch.randn(2, 6, 4, 4)
-    changed_BDhw = tokens_BDhw.clone()
-    changed_BDhw[0, :, :, 2:] += 1
-    sizes_B2 = torch.tensor([[SIZE, 32], [SIZE, SIZE]])
-    dense_BDhw, pooled_BD = head(tokens_BDhw, sizes_B2)
-    _, changed_BD = head(changed_BDhw, sizes_B2)
-    torch.testing.assert_close(pooled_BD[0], changed_BD[0])
-    image_Bhw = torch.ones(2, 4, 4)
-    image_Bhw[0, :, 2:] = 0
-    torch.testing.assert_close(dense_BDhw.norm(dim=1), image_Bhw)
-    torch.testing.assert_close(pooled_BD.norm(dim=1), torch.ones(2))
-
-
-@torch.no_grad()
-def test_the_head_does_the_same_without_the_padding_that_all_share() -> None:
-    head = seeded(lambda: EdgeClipHead(6, text_dim=5, width=8, hidden=7), 0)
-    tokens_BDhw = torch.randn(2, 6, 4, 4)
+def test_the_head_does_the_same_without_the_padding_that_all_share(
+    encoder: EdgeEncoder, head: EdgeClipHead
+) -> None:
+    tokens_BDhw = torch.randn(2, encoder.token_dim, 4, 4)
     wide, square = torch.tensor([[32, SIZE]]), torch.tensor([[SIZE, SIZE]])
     dense_BDhw, pooled_BD = head(tokens_BDhw, torch.cat([wide, square]))
     alone_BDhw, alone_BD = head(tokens_BDhw[:1], wide)
@@ -104,9 +76,10 @@ def test_the_head_does_the_same_without_the_padding_that_all_share() -> None:
 
 
 @torch.no_grad()
-def test_a_uniform_map_pools_to_what_each_patch_says() -> None:
-    head = seeded(lambda: EdgeClipHead(6, text_dim=5, width=8, hidden=7), 0)
-    tokens_BDhw = torch.randn(1, 6, 1, 1).expand(1, 6, 4, 4)
+def test_a_uniform_map_pools_to_what_each_patch_says(
+    encoder: EdgeEncoder, head: EdgeClipHead
+) -> None:
+    tokens_BDhw = torch.randn(1, encoder.token_dim, 1, 1).expand(-1, -1, 4, 4)
     dense_BDhw, pooled_BD = head(tokens_BDhw, torch.tensor([[SIZE, SIZE]]))
     torch.testing.assert_close(dense_BDhw[..., 2, 3], pooled_BD)
 

@@ -2,14 +2,16 @@ from functools import partial
 
 import pytest
 import torch
-from segment_anything import build_sam_vit_b, modeling
+from segment_anything import modeling
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from samclip_core.nn import vit
-from samclip_core.nn.vit import VARIANTS, ImageEncoder, zero_padding
+from samclip_core.nn.encoder import valid_mask
+from samclip_core.nn.vit import VARIANTS, ImageEncoder
+from tests.unit.samclip_core.nn.batches import assert_alone_equals_batch
 from tests.weights import seeded
 
 SIZE = 96
@@ -116,31 +118,17 @@ def test_what_stands_in_the_padding_does_not_matter(encoder):
     torch.testing.assert_close(one.sam_BDhw, other.sam_BDhw, atol=0, rtol=0)
 
 
-def test_zero_padding_keeps_the_top_left_part():
-    padded = zero_padding(torch.ones(2, 1, 4, 5), torch.tensor([[2, 5], [4, 1]]))
-    assert padded.sum(dim=(1, 2, 3)).tolist() == [10, 4]
-    assert padded[0, 0, :2].all()
-    assert padded[1, 0, :, 0].all()
+def test_the_image_is_in_the_top_left_corner_of_its_frame():
+    valid_BHW = valid_mask(torch.tensor([[2, 5], [4, 1]]), 4, 5)
+    assert valid_BHW.sum(dim=(1, 2)).tolist() == [10, 4]
+    assert valid_BHW[0, :2].all()
+    assert valid_BHW[1, :, 0].all()
 
 
 @pytest.mark.parametrize("side", [48, SIZE, 160])
 def test_an_image_alone_equals_it_in_a_batch(encoder, side):
-    pixels = frames(3, side, side)
     valid = torch.tensor([[side, side], [40, side], [side, 17]])
-    with torch.inference_mode():
-        batch = encoder(pixels, valid)
-        for slot in range(3):
-            alone = encoder(pixels[slot : slot + 1], valid[slot : slot + 1])
-            for one, many in zip(alone, batch, strict=True):
-                torch.testing.assert_close(one[0], many[slot], atol=1e-4, rtol=0)
-
-
-def test_relative_positions_are_learnt_through_the_folded_product(encoder):
-    encoder(frames(1, SIZE, SIZE), sizes(1, SIZE, SIZE)).sam_BDhw.square().sum().backward()
-    for block in encoder.blocks:
-        assert block.attn.rel_pos_h.grad.any()
-        assert block.attn.rel_pos_w.grad.any()
-    encoder.zero_grad()
+    assert_alone_equals_batch(encoder, frames(3, side, side), valid, 1e-4)
 
 
 def test_checkpointing_gives_the_same_gradients_for_less_memory(encoder):
@@ -159,12 +147,3 @@ def test_checkpointing_gives_the_same_gradients_for_less_memory(encoder):
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
     assert sum(kept[1]) < sum(kept[0]) / 4
-
-
-def test_vit_b_has_the_official_keys_and_shapes():
-    with torch.device("meta"):
-        expected = build_sam_vit_b().image_encoder.state_dict()
-        ours = ImageEncoder("vit_b").state_dict()
-    assert {key: value.shape for key, value in ours.items()} == {
-        key: value.shape for key, value in expected.items()
-    }

@@ -14,14 +14,12 @@ from samclip_core.errors import (
     InvalidRequest,
     KeyUnknown,
     Overloaded,
-    SamClipError,
 )
 from samclip_core.io.image import image_key
 from services.backbone import engine as module
 from services.backbone.engine import TEXTS_AT_ONCE, Embedded, Engine
 from services.observability import metrics
-from services.request import callers
-from services.request.context import RequestContext
+from services.request.context import KEY, SCOPES, TENANT, Caller, RequestContext
 from tests.fake_model import FakeModel
 from tests.in_process import ANYBODY, png
 
@@ -41,17 +39,22 @@ async def engine(model, settings):
     await engine.close()
 
 
+def embed(engine: Engine, *reds: int) -> list[asyncio.Task[Embedded]]:
+    """Ask for all outputs of an image per red value, concurrently."""
+    return [asyncio.create_task(engine.embed(ANYBODY, png(red), ALL)) for red in reds]
+
+
 async def busy(model: FakeModel, engine: Engine) -> asyncio.Task:
     """Block the device with one image, so that others have to queue."""
     model.hold()
     model.running.clear()
-    task = asyncio.create_task(engine.embed(ANYBODY, png(1), ALL))
+    (task,) = embed(engine, 1)
     await asyncio.to_thread(model.running.wait, 30)
     return task
 
 
 async def queued(engine: Engine, count: int) -> None:
-    while len(engine._batcher) < count:
+    while len(engine._queue) < count:
         await asyncio.sleep(0.001)
 
 
@@ -94,7 +97,7 @@ async def test_identical_misses_at_once_cost_one_encoding(engine, model):
 async def test_neighbours_of_a_broken_image_in_a_batch_are_answered(engine, model):
     first = await busy(model, engine)
     good = [png(50), png(60), png(70)]
-    bad = [b"not an image", png(80)[:200], b"", b"GIF89a" + bytes(20)]
+    bad = [b"not an image", png(80)[:200], b"", b"GIF89a" + bytes(20), b"RIFF....WEBPVP8 "]
     calls = [asyncio.create_task(engine.embed(ANYBODY, image, ALL)) for image in good + bad]
     await queued(engine, len(good))
     model.release()
@@ -117,20 +120,6 @@ async def test_limits_hold_before_decoding(model, settings):
     assert model.batches == []
 
 
-async def test_a_cancelled_caller_does_not_cancel_what_another_waits_for(engine, model):
-    first = await busy(model, engine)
-    image = png(100)
-    leaver = asyncio.create_task(engine.embed(ANYBODY, image, ALL))
-    stayer = asyncio.create_task(engine.embed(ANYBODY, image, ALL))
-    await queued(engine, 1)
-    leaver.cancel()
-    model.release()
-    assert not (await stayer).cached
-    await first
-    assert leaver.cancelled()
-    assert sum(model.batches) == 2
-
-
 async def as_bulk(engine: Engine, image: bytes) -> Embedded:
     return await engine.embed(ANYBODY.in_bulk(), image, ALL)
 
@@ -141,8 +130,7 @@ async def test_bulk_work_lets_others_pass_until_one_of_them_wants_the_same(model
     done: list[int] = []
     bulk = [asyncio.create_task(as_bulk(engine, png(red))) for red in (50, 60)]
     await queued(engine, 2)
-    joined = asyncio.create_task(engine.embed(ANYBODY, png(60), ALL))
-    other = asyncio.create_task(engine.embed(ANYBODY, png(70), ALL))
+    joined, other = embed(engine, 60, 70)
     await queued(engine, 3)
     for red, task in zip((50, 60, 70), (*bulk, other), strict=True):
         task.add_done_callback(lambda _, red=red: done.append(red))
@@ -155,7 +143,7 @@ async def test_bulk_work_lets_others_pass_until_one_of_them_wants_the_same(model
 
 async def test_what_nobody_waits_for_any_more_is_not_encoded(engine, model):
     first = await busy(model, engine)
-    calls = [asyncio.create_task(engine.embed(ANYBODY, png(100 + i), ALL)) for i in range(5)]
+    calls = embed(engine, *range(100, 105))
     await queued(engine, 5)
     for call in calls[:4]:
         call.cancel()
@@ -178,7 +166,7 @@ async def test_what_was_encoded_for_a_caller_who_left_is_kept(engine, model):
 async def test_a_full_queue_refuses_at_once_and_recovers(model, settings):
     engine = Engine(model, settings.model_copy(update={"max_queue": 2}))
     first = await busy(model, engine)
-    calls = [asyncio.create_task(engine.embed(ANYBODY, png(100 + i), ALL)) for i in range(2)]
+    calls = embed(engine, 100, 101)
     await queued(engine, 2)
     with pytest.raises(Overloaded, match="try again"):
         await engine.embed(ANYBODY, png(200), ALL)
@@ -186,14 +174,6 @@ async def test_a_full_queue_refuses_at_once_and_recovers(model, settings):
     await asyncio.gather(first, *calls)
     assert not (await engine.embed(ANYBODY, png(200), ALL)).cached
     await engine.close()
-
-
-async def test_a_failing_device_fails_the_batch_and_not_the_next_one(engine, model):
-    model.failure = RuntimeError("the device is lost")
-    with pytest.raises(RuntimeError, match="lost"):
-        await engine.embed(ANYBODY, png(1), ALL)
-    model.failure = None
-    assert not (await engine.embed(ANYBODY, png(1), ALL)).cached
 
 
 class Small(FakeModel):
@@ -212,7 +192,7 @@ async def test_a_batch_that_does_not_fit_into_memory_is_split(settings):
     model = Small()
     engine = Engine(model, settings)
     first = await busy(model, engine)
-    calls = [asyncio.create_task(engine.embed(ANYBODY, png(red), ALL)) for red in (50, 60, 70, 80)]
+    calls = embed(engine, 50, 60, 70, 80)
     await queued(engine, 4)
     model.release()
     found = await asyncio.gather(*calls)
@@ -293,11 +273,11 @@ async def test_a_batch_has_images_of_one_side(three_sides, model):
 async def test_an_image_is_admitted_by_the_work_of_its_side(three_sides, monkeypatch):
     """A side of 64 has four times the pixels of the masks' 32."""
     works = []
-    check = three_sides._batcher._admission.check
+    check = three_sides._queue._admission.check
     monkeypatch.setattr(
-        three_sides._batcher._admission,
+        three_sides._queue._admission,
         "check",
-        lambda priority, work, size: works.append(work) or check(priority, work, size),
+        lambda priority, work, *rest: works.append(work) or check(priority, work, *rest),
     )
     for size in (32, 64):
         await three_sides.embed(ANYBODY, png(100), (pb.CLIP_POOLED,), size)
@@ -326,11 +306,11 @@ async def test_the_device_is_probed_on_its_own_thread(engine, model, monkeypatch
 
 async def test_what_another_tenant_has_sent_is_not_found_by_its_key(engine, model):
     image = png(100)
-    headers = {callers.TENANT: "ann", callers.KEY: "ann", callers.SCOPES: "read"}
-    ann = RequestContext(caller=callers.Caller.read(headers, True))
+    headers = {TENANT: "ann", KEY: "ann", SCOPES: "read"}
+    ann = RequestContext(caller=Caller.read(headers, True))
     sent = await engine.embed(ann, image, ALL)
     assert (await engine.embed(ann, sent.key, ALL)).cached
-    bob = RequestContext(caller=callers.Caller.read({**headers, callers.TENANT: "bob"}, True))
+    bob = RequestContext(caller=Caller.read({**headers, TENANT: "bob"}, True))
     for key in (sent.key, ann.caller.cache_key(sent.key)):
         with pytest.raises(KeyUnknown):
             await engine.embed(bob, key, ALL)
@@ -338,10 +318,25 @@ async def test_what_another_tenant_has_sent_is_not_found_by_its_key(engine, mode
     assert model.batches == [1, 1]
 
 
-def test_warm_up_runs_every_batch_size(model, settings):
+@pytest.mark.parametrize(("batches", "sizes"), [(True, [1, 2, 4, 6]), (False, [1])])
+def test_warm_up_runs_every_batch_size(model, settings, batches, sizes):
+    model.engine.batches = batches
     Engine(model, settings.model_copy(update={"max_batch_size": 6})).warm_up()
-    assert model.batches == [1, 2, 4, 6]
+    assert model.batches == sizes
     assert model.texts
+
+
+async def test_an_engine_that_gains_nothing_from_batches_gets_one_image_per_run(model, settings):
+    model.engine.batches = False
+    engine = Engine(model, settings)
+    first = await busy(model, engine)
+    calls = embed(engine, 50, 60, 70)
+    await queued(engine, 2)  # one more is at the device, beside the one that runs
+    engine.tune(settings)
+    model.release()
+    await asyncio.gather(first, *calls)
+    assert model.batches == [1] * 4
+    await engine.close()
 
 
 async def test_texts_are_embedded_in_order_in_slices(engine, model):
@@ -423,9 +418,3 @@ async def test_an_image_alone_and_in_any_slot_gives_the_same(tiny_model, setting
                     expected[index][output].array.astype(np.float32),
                     atol=2e-3,  # entries are float16
                 )
-
-
-async def test_every_error_of_a_bad_image_is_in_the_tree(engine):
-    for image in (b"x", png(1)[:60], b"\xff\xd8\xff" + bytes(100), b"RIFF....WEBPVP8 "):
-        with pytest.raises(SamClipError):
-            await engine.embed(ANYBODY, image, ALL)

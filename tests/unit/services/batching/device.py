@@ -1,10 +1,12 @@
-"""A device with a batcher in front of it, and what the tests ask of them."""
+"""A device with a queue in front of it, and what the tests ask of them."""
 
 import asyncio
+from typing import Any
 
 from services.batching.batcher import Batcher
+from services.batching.queue import Queue
 from services.observability import metrics
-from services.request.priority import Priority
+from services.request.context import Priority
 
 NOW, BULK = Priority(), Priority(bulk=True)
 
@@ -16,45 +18,49 @@ class Device:
         self.batches: list[list[int]] = []
         self.free = asyncio.Event()
         self.free.set()
-        self.failure: Exception | None = None
         self.poison: int | None = None
 
     async def run(self, items: list[int]) -> list[int]:
         self.batches.append(items)
         await self.free.wait()
-        if self.failure:
-            raise self.failure
         if self.poison in items:
             raise ZeroDivisionError(self.poison)
         return [2 * item for item in items]
 
 
-def make(
+def make(device: Device, max_queue: int = 100, at_once: int = 1) -> Queue[int, int]:
+    return Queue(device.run, part="test", max_queue=max_queue, at_once=at_once)
+
+
+def batches(
     device: Device,
     max_size: int = 4,
     max_wait_s: float = 60.0,
     max_queue: int = 100,
     at_once: int = 1,
-):
-    return Batcher[int, int](
+    **options: Any,
+) -> Batcher[int, int]:
+    return Batcher(
         device.run,
         part="test",
         max_size=max_size,
         max_wait_s=max_wait_s,
         max_queue=max_queue,
         at_once=at_once,
-        bucketed=True,
+        **options,
     )
 
 
-def submit(batcher: Batcher[int, int], *items: int, priority: Priority = NOW, cost: float = 1):
-    return [asyncio.create_task(batcher.submit(item, priority, cost)) for item in items]
+def submit(
+    queue: Queue[int, int], *items: int, priority: Priority = NOW, work: float = 1
+) -> list[asyncio.Task[int]]:
+    return [asyncio.create_task(queue.submit(item, priority, work)) for item in items]
 
 
-async def busy(device: Device, batcher: Batcher[int, int]) -> asyncio.Task[int]:
+async def busy(device: Device, queue: Queue[int, int]) -> asyncio.Task[int]:
     """Block the device with the item 0, so that others have to wait."""
     device.free.clear()
-    (first,) = submit(batcher, 0)
+    (first,) = submit(queue, 0)
     await settle()
     return first
 

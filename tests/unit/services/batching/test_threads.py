@@ -13,7 +13,7 @@ from services.observability import metrics
 variable: ContextVar[str] = ContextVar("variable", default="")
 
 
-async def test_it_runs_elsewhere_with_the_callers_context_and_is_measured():
+async def test_work_runs_in_the_pool_with_the_callers_context_and_is_measured():
     variable.set("here")
     before = metrics.STAGE_SECONDS.labels("hash")._sum.get()
     with ThreadPoolExecutor(1, "pool") as pool:
@@ -35,12 +35,7 @@ async def test_only_large_files_are_hashed_in_a_thread():
         await threads.image_key(pool, encoded)
 
 
-async def test_errors_come_back():
-    with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
-        await threads.run(pool, "hash", lambda: 1 // 0)
-
-
-async def test_what_was_cancelled_in_the_queue_never_starts():
+async def test_work_cancelled_before_its_start_never_starts():
     gate, started = threading.Event(), []
     with ThreadPoolExecutor(1) as pool:
         busy = asyncio.create_task(threads.run(pool, "hash", gate.wait, 30))
@@ -54,7 +49,7 @@ async def test_what_was_cancelled_in_the_queue_never_starts():
     assert started == []
 
 
-async def test_long_work_gives_others_their_turn(monkeypatch):
+async def test_long_work_lets_others_have_their_turn(monkeypatch):
     """With one thread, a short call overtakes a long one that was submitted before it."""
     monkeypatch.setattr(threads, "TURN_S", 0.0)
     order = []
@@ -72,7 +67,7 @@ async def test_long_work_gives_others_their_turn(monkeypatch):
     assert order.index("short") < 50
 
 
-async def test_work_in_turns_ends_when_it_is_given_up(monkeypatch):
+async def test_work_in_turns_ends_when_it_is_cancelled(monkeypatch):
     monkeypatch.setattr(threads, "TURN_S", 0.0)
     gate, made = threading.Event(), []
 
@@ -92,6 +87,9 @@ async def test_work_in_turns_ends_when_it_is_given_up(monkeypatch):
     assert made == [0]
 
 
-async def test_an_error_in_a_turn_comes_back():
-    with ThreadPoolExecutor(1) as pool, pytest.raises(ZeroDivisionError):
-        await threads.drain(pool, "encode", (1 // number for number in (1, 0)))
+async def test_errors_reach_the_caller():
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(ZeroDivisionError):
+            await threads.run(pool, "hash", lambda: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            await threads.drain(pool, "encode", (1 // number for number in (1, 0)))

@@ -21,24 +21,18 @@ def count(output: str, outcome: str) -> float:
     return metrics.CACHE.labels("l1", output, outcome)._value.get()
 
 
-def test_each_output_is_an_entry_of_its_own():
+def test_each_output_is_an_entry_of_its_own_and_is_counted():
     memory = MemoryTier(1 << 20)
     memory.put("k", {pb.CLIP_POOLED: entry(5, 1.0)})
+    hits, misses = count("CLIP_POOLED", "hit"), count("SAM", "miss")
     found = memory.get("k", ALL)
     assert list(found) == [pb.CLIP_POOLED]
     assert found[pb.CLIP_POOLED].array[0] == 1.0
+    assert (count("CLIP_POOLED", "hit"), count("SAM", "miss")) == (hits + 1, misses + 1)
     assert memory.get("other", (pb.CLIP_POOLED,)) == {}
 
 
-def test_hits_and_misses_are_counted_by_output():
-    memory = MemoryTier(1 << 20)
-    memory.put("k", {pb.SAM: entry(5)})
-    hits, misses = count("SAM", "hit"), count("CLIP_DENSE", "miss")
-    memory.get("k", (pb.SAM, pb.CLIP_DENSE))
-    assert (count("SAM", "hit"), count("CLIP_DENSE", "miss")) == (hits + 1, misses + 1)
-
-
-def test_its_bytes_are_bounded_and_the_least_recently_used_goes_first():
+def test_bytes_are_bounded_and_the_least_recently_used_entry_goes_first():
     memory = MemoryTier(int(2 * 600 / SHARES[pb.SAM]) + 1)  # room for two SAM maps
     memory.put("a", {pb.SAM: entry(300)})
     memory.put("b", {pb.SAM: entry(300)})
@@ -50,14 +44,14 @@ def test_its_bytes_are_bounded_and_the_least_recently_used_goes_first():
     assert memory.size == 1200
 
 
-def test_maps_do_not_push_out_vectors():
+def test_maps_do_not_evict_vectors():
     memory = MemoryTier(5000)
     for key in range(20):
         memory.put(str(key), entries())
     assert list(memory.get("0", ALL)) == [pb.CLIP_POOLED]
 
 
-def test_replacing_counts_once_and_too_large_is_not_kept():
+def test_a_replaced_entry_counts_once_and_a_too_large_one_is_not_kept():
     memory = MemoryTier(5000)
     memory.put("k", {pb.SAM: entry(300)})
     memory.put("k", {pb.SAM: entry(200)})
@@ -67,14 +61,13 @@ def test_replacing_counts_once_and_too_large_is_not_kept():
     assert memory.size == 400
 
 
-def test_without_room_nothing_is_kept():
+def test_without_capacity_nothing_is_kept():
     memory = MemoryTier(0)
     memory.put("k", entries())
     assert not memory.get("k", ALL)
-    assert memory.size == 0
 
 
-def test_what_was_pushed_out_leaves_nothing_behind():
+def test_nothing_is_kept_of_evicted_entries():
     memory = MemoryTier(100_000)
     for key in range(20_000):
         memory.put(str(key), entries())

@@ -36,10 +36,14 @@ def root(tmp_path: Path) -> Path:
     (folder / "notes.txt").write_text("not a picture")
     with tarfile.open(folder / "shard-0.tar", "w") as shard:
         for name, content in {"a.png": png(50), "a.json": b"{}", "b.png": png(51)}.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            shard.addfile(member, io.BytesIO(content))
+            add(shard, name, content)
     return folder
+
+
+def add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    shard.addfile(member, io.BytesIO(content))
 
 
 def run(server: Server, source: object, *more: str) -> int:
@@ -47,7 +51,7 @@ def run(server: Server, source: object, *more: str) -> int:
 
 
 @pytest.mark.parametrize("url", [False, True])
-def test_every_picture_is_sent_once_and_lets_others_pass(server, root, capsys, url):
+def test_every_image_is_sent_once_as_bulk_work(server, root, capsys, url):
     service, _ = server
     assert run(server, root.as_uri() if url else root) == 0
     expected = {image_key(png(number)) for number in (*range(40), 50, 51)}
@@ -58,7 +62,7 @@ def test_every_picture_is_sent_once_and_lets_others_pass(server, root, capsys, u
     assert len(service.uploads) == 42  # the second run uploads nothing
 
 
-def test_a_run_that_was_stopped_goes_on_with_the_index(server, root, capsys):
+def test_a_stopped_run_goes_on_with_the_index(server, root, capsys):
     service, _ = server
     held = service.collections.setdefault("pets", {})
     held["0/0.png"] = pb.IndexItem(id="0/0.png")
@@ -71,7 +75,7 @@ def test_a_run_that_was_stopped_goes_on_with_the_index(server, root, capsys):
 
 @pytest.mark.filterwarnings(r"ignore::DeprecationWarning:ray\..*")  # Ray Data's defaults
 @pytest.mark.usefixtures("small_ray")
-def test_workers_share_a_source_out_and_pass_over_files_that_cannot_be_read(
+def test_workers_share_a_source_and_name_the_files_that_cannot_be_read(
     server, root, capsys, monkeypatch
 ):
     monkeypatch.setattr(warm, "PART", 10)
@@ -97,17 +101,6 @@ def test_a_job_where_ray_data_is_absent_says_what_to_install(server, root, capsy
     assert "pip install -e '.[train]'" in capsys.readouterr().err
 
 
-def test_a_shard_that_ends_early_loses_nothing_before_its_end(server, root, capsys):
-    shard = root / "shard-0.tar"
-    shard.write_bytes(shard.read_bytes()[:-4096])  # cut in b.png
-    (root / "shard-1.tar").write_bytes(b"no shard")
-    assert run(server, root) == 1
-    out, err = capsys.readouterr()
-    assert out == "41 embedded, 2 failed\n"
-    assert "shard-0.tar: the shard cannot be read to its end" in err
-    assert "shard-1.tar: the shard cannot be read to its end" in err
-
-
 @pytest.mark.parametrize("more", [(), ("--collection", "pets")])
 def test_files_that_cannot_be_read_are_named_and_the_others_embedded(server, root, capsys, more):
     (root / "empty.jpg").touch()
@@ -122,29 +115,32 @@ def test_files_that_cannot_be_read_are_named_and_the_others_embedded(server, roo
     assert ("latin-" in err) == bool(more)
 
 
-def test_members_of_a_shard_that_are_no_files_or_share_a_name_are_named(server, root, capsys):
-    with tarfile.open(root / "shard-1.tar", "w") as shard:
+def test_the_other_images_of_a_damaged_shard_are_embedded(server, root, capsys):
+    shard = root / "shard-0.tar"
+    shard.write_bytes(shard.read_bytes()[:-4096])  # cut in b.png
+    (root / "shard-1.tar").write_bytes(b"no shard")
+    with tarfile.open(root / "shard-2.tar", "w") as shard:
         link = tarfile.TarInfo("link.png")
         link.type, link.linkname = tarfile.SYMTYPE, "nowhere"
         shard.addfile(link)
         for shade in (60, 61):
-            member = tarfile.TarInfo("twice.png")
-            member.size = len(png(shade))
-            shard.addfile(member, io.BytesIO(png(shade)))
+            add(shard, "twice.png", png(shade))
     assert run(server, root) == 1
     out, err = capsys.readouterr()
-    assert out == "43 embedded, 2 failed\n"
-    assert "shard-1.tar/link.png: " in err
-    assert "shard-1.tar/twice.png: " in err
+    assert out == "42 embedded, 4 failed\n"
+    assert "shard-0.tar: the shard cannot be read to its end" in err
+    assert "shard-1.tar: the shard cannot be read to its end" in err
+    assert "shard-2.tar/link.png: " in err
+    assert "shard-2.tar/twice.png: " in err
     assert image_key(png(60)) in server[0].uploads
 
 
-def test_a_source_without_pictures_is_an_error(server, tmp_path, capsys):
+def test_a_source_without_images_is_an_error(server, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("not a picture")
     assert run(server, tmp_path) == 1
     assert "no images in" in capsys.readouterr().err
 
 
-def test_a_service_that_is_away_is_told(root, capsys):
+def test_a_service_that_does_not_answer_is_an_error(root, capsys):
     assert cli.main(["cache", "warm", str(root), "--server", "127.0.0.1:1"]) == 1
     assert "samclip cache warm:" in capsys.readouterr().err

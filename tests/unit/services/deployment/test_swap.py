@@ -25,7 +25,7 @@ from services.heads.segmentation.app import Segmentation
 from services.request.context import CHECKPOINT, GRAPHS
 from services.retrieval.app import Retrieval
 from services.settings import SettingsError
-from tests.in_process import ADMITTED, Caller, png, served
+from tests.in_process import Caller, png, served
 from tests.ports import free_port
 from tests.tampered import change_graph, edit, list_again
 from tests.tiny import make_tiny_checkpoint
@@ -151,7 +151,7 @@ async def test_a_damaged_checkpoint_changes_nothing(fleet, directories, tmp_path
 
 async def test_settings_of_a_swap_that_fails_are_not_applied(fleet, directories, tmp_path):
     _, (backbone, *_) = fleet
-    batcher = backbone._held[0].service.engine._batcher
+    batcher = backbone._held[0].service.engine._queue
     change = {"checkpoint": str(tmp_path / "absent"), "batch_wait_ms": 70}
     await backbone.reconfigure(change)
     await settle(backbone)
@@ -202,7 +202,7 @@ async def test_who_names_a_checkpoint_gets_that_one_or_none(fleet, directories):
     request = pb.EmbedTextRequest(texts=["a dog"])
     async with served(backbone) as port:
         for digest, code in ((old, "OK"), (new, "ABORTED")):
-            caller = Caller(port, (*ADMITTED, (CHECKPOINT, digest)))
+            caller = Caller(port, ((CHECKPOINT, digest),))
             if code == "OK":
                 assert (await caller("EmbedText", request)).model.digest == digest
             else:
@@ -212,7 +212,7 @@ async def test_who_names_a_checkpoint_gets_that_one_or_none(fleet, directories):
 
 async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, directories):
     _, (backbone, *_) = fleet
-    batcher = backbone._held[0].service.engine._batcher
+    batcher = backbone._held[0].service.engine._queue
     for config, limits in (
         ({"max_batch_size": 2, "batch_wait_ms": 50}, (2, 0.05)),
         ({"batch_wait_ms": 1}, (4, 0.001)),
@@ -311,10 +311,10 @@ async def test_other_graphs_of_the_same_weights_are_swapped(settings, graphs, co
         assert after.results[0].scores != before.results[0].scores
         request = pb.EmbedTextRequest(texts=["a dog"])
         for graph in digests_:  # both are held: who names one gets it
-            named = Caller(port, (*ADMITTED, (CHECKPOINT, digest), (GRAPHS, graph)))
+            named = Caller(port, ((CHECKPOINT, digest), (GRAPHS, graph)))
             assert (await named("EmbedText", request)).model.graphs == graph
             await named.close()
-        named = Caller(port, (*ADMITTED, (CHECKPOINT, digest), (GRAPHS, "0" * 64)))
+        named = Caller(port, ((CHECKPOINT, digest), (GRAPHS, "0" * 64)))
         assert (await named.refused("EmbedText", request))[0] == "ABORTED"
         await named.close()
         monkeypatch.setattr(swap, "DRAIN_S", 0)

@@ -21,12 +21,10 @@ from services.gateway import readiness, scrape
 from services.gateway.adapters.applications import MAX_AT_ONCE
 from services.gateway.app import CERTIFICATE_END, MAX_WATCHERS, Gateway, build, pages
 from services.gateway.readiness import Readiness
-from services.request import admission
 from services.request.routes import ROUTES
 from services.settings import Settings
 from tests.ports import free_port
 
-SECRET = "sesame"
 ABOUT = {"grpc_port": 9000, "max_metadata_bytes": 4096}
 
 
@@ -43,12 +41,8 @@ class Fixed(Readiness):
 class Context:
     """The part of a gRPC context that health checks use."""
 
-    def __init__(self, secret: str = SECRET):
-        self.secret = secret
+    def __init__(self) -> None:
         self.code = StatusCode.OK
-
-    def invocation_metadata(self) -> list[tuple[str, str]]:
-        return [(admission.SECRET_HEADER, self.secret)]
 
     def set_code(self, code: StatusCode) -> None:
         self.code = code
@@ -60,19 +54,13 @@ class Context:
         assert metadata == [("x-samclip-version", samclip.__version__)]
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
-
-
 async def counted() -> dict[str, list[Metric]]:
     return {"this node": scrape.of_node()}
 
 
 def client(readiness: Readiness) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(pages(readiness, counted, ABOUT))
-    headers = {admission.SECRET_HEADER: SECRET}
-    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
 @pytest.fixture
@@ -298,11 +286,3 @@ async def test_health_of_an_unknown_service_is_not_found() -> None:
     context = Context()
     await gateway(backbone=True).Check(HealthCheckRequest(service="other"), context)
     assert context.code is StatusCode.NOT_FOUND
-
-
-async def test_health_is_told_only_through_the_front_door() -> None:
-    context, watching = Context("guessed"), Context("guessed")
-    await gateway(backbone=True).Check(HealthCheckRequest(), context)
-    assert context.code is StatusCode.UNAUTHENTICATED
-    assert not [status async for status in gateway().Watch(HealthCheckRequest(), watching)]
-    assert watching.code is StatusCode.UNAUTHENTICATED

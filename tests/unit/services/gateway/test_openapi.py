@@ -1,9 +1,10 @@
 from typing import Any
 
+import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway import openapi
-from services.request import json_bodies
+from services.request import messages
 from services.request.http import LINES
 from services.request.routes import ROUTES, SERVICES
 
@@ -80,14 +81,14 @@ def test_fields_are_described_and_the_necessary_ones_required() -> None:
 def test_examples_are_requests() -> None:
     for route in (route for routes in ROUTES.values() for route in routes):
         example = openapi.example(route)
-        assert json_bodies.to_message(route.request, example, form=False)
+        assert messages.to_message(route.request, example, form=False)
 
 
-def test_an_embedding_is_of_an_image_or_of_texts() -> None:
-    embed = openapi.document()["paths"]["/embed"]["post"]
-    schema = embed["requestBody"]["content"]["application/json"]["schema"]
-    names = [one["$ref"].rsplit("/", 1)[1] for one in schema["anyOf"]]
-    assert names == ["EmbedRequest", "EmbedTextRequest"]
+@pytest.mark.parametrize(("path", "name"), [("/embed", "Embed"), ("/embed-text", "EmbedText")])
+def test_images_and_texts_have_a_path_each(path: str, name: str) -> None:
+    operation = openapi.document()["paths"][path]["post"]
+    schema = operation["requestBody"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": f"#/components/schemas/{name}Request"}
 
 
 def test_a_key_may_be_needed_and_is_sent_in_one_of_two_ways() -> None:

@@ -32,10 +32,9 @@ from services.heads import backbone_client
 from services.heads.backbone_client import BackboneClient
 from services.heads.head import Head
 from services.observability import metrics
-from services.request import callers, channel, wire
-from services.request.channel import UNLIMITED
-from services.request.context import RequestContext
-from services.request.priority import Priority
+from services.request import calls, wire
+from services.request.calls import UNLIMITED, Peer
+from services.request.context import KEY, SCOPES, TENANT, Caller, Priority, RequestContext
 from tests import tls
 from tests.fake_model import SIZE, FakeModel, text_vector
 from tests.faults import relay
@@ -44,9 +43,13 @@ from tests.in_process import ADMITTED, ANYBODY, png, served
 MAX_BYTES = 2**23
 
 
+def peer(port: int, metadata: tuple[tuple[str, str], ...] = ADMITTED) -> Peer:
+    return Peer("backbone", f"127.0.0.1:{port}", metadata)
+
+
 def client_of(port: int, digest: str, capacity: int = 0) -> BackboneClient:
     caches = lambda dtype: EmbeddingCache(capacity)  # noqa: E731
-    return BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, digest, caches, MAX_BYTES)
+    return BackboneClient(peer(port), SIZE, digest, caches, MAX_BYTES)
 
 
 def asked() -> float:
@@ -163,11 +166,11 @@ async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbo
     answers: list[Exception | None] = [Overloaded("too much")]
     call, asked = backbone._call, []
 
-    async def watched(context, method, request, more):
+    async def watched(rpc, request, context, *more):
         asked.append(request)
         if answers and (error := answers.pop()):
             raise error
-        return await call(context, method, request, more)
+        return await call(rpc, request, context, *more)
 
     monkeypatch.setattr(backbone, "_call", watched)
 
@@ -298,8 +301,7 @@ async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, sh
         near = client_of(port, model.digest)
         info, features = await near.features(ANYBODY, image, *outputs)
         await near.close()
-        address = f"127.0.0.1:{port}"
-        far = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+        far = BackboneClient(peer(port), SIZE, model.digest, caches, MAX_BYTES)
         await far.embed_text(ANYBODY, ["a photo"])  # the answer states the backbone's precision
     await backbone.engine.close()  # only its entries in Redis remain
     for again in (image, pb.Image(key=info.key)):
@@ -319,7 +321,7 @@ async def test_until_the_backbone_has_named_its_precision_redis_is_not_asked(mod
         asked.append(dtype)
         return EmbeddingCache(2**20)
 
-    client = BackboneClient("127.0.0.1:1", ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+    client = BackboneClient(peer(1), SIZE, model.digest, caches, MAX_BYTES)
     client.cache.get = None
     with pytest.raises(Unavailable):
         await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
@@ -341,19 +343,16 @@ async def test_an_image_is_hashed_and_looked_for_in_redis_once(
         return metrics.CACHE.labels("l2", "SAM", "miss")._value.get()
 
     async with served(backbone) as port:
-        address, caches = (
-            f"127.0.0.1:{port}",
-            embedding_cache.of_settings(settings, 0, model.digest, SIZE),
-        )
-        client = BackboneClient(address, ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
+        caches = embedding_cache.of_settings(settings, 0, model.digest, SIZE)
+        client = BackboneClient(peer(port), SIZE, model.digest, caches, MAX_BYTES)
         await client.embed_text(ANYBODY, ["a photo"])  # the answer states the backbone's precision
         before = looked_for()
         info, _ = await client.features(ANYBODY, image, pb.SAM)
         assert (info.key, info.cached) == (image_key(image.encoded), False)
         assert (len(hashed), looked_for() - before) == (1, 1)
         await client.close()
-        far = BackboneClient(address, (), SIZE, model.digest, caches, MAX_BYTES)
-        far._metadata = ADMITTED  # a front door admits it, but removes the key's header
+        far = BackboneClient(peer(port, ()), SIZE, model.digest, caches, MAX_BYTES)
+        far._peer.metadata = ADMITTED  # a front door admits it, but removes the key's header
         await far.embed_text(ANYBODY, ["a photo"])
         assert (await far.features(ANYBODY, pb.Image(encoded=png(80)), pb.SAM))[0].key == image_key(
             png(80)
@@ -403,7 +402,7 @@ async def test_embeddings_of_other_graphs_are_refused(two_graphs, model):
 
 async def test_torch_answers_a_head_that_has_graphs(backbone, model):
     assert model.graphs == ""
-    client = client_of(int(backbone._address.rpartition(":")[2]), model.digest + "1" * 64)
+    client = client_of(int(backbone._peer.address.rpartition(":")[2]), model.digest + "1" * 64)
     await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
     assert client.graphs == ""
     await client.close()
@@ -418,44 +417,43 @@ async def test_vectors_of_other_graphs_are_not_mixed(two_graphs, model):
         return EmbeddingCache(2**20)
 
     client, other = (
-        BackboneClient(f"127.0.0.1:{port}", ADMITTED, SIZE, model.digest, caches, MAX_BYTES)
-        for port in two_graphs
+        BackboneClient(peer(port), SIZE, model.digest, caches, MAX_BYTES) for port in two_graphs
     )
     first = await client.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"])
     await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
-    first_stub, client._stub = client._stub, other._stub
+    first_peer, client._peer = client._peer, other._peer
     rows = await client.embed_text(ANYBODY, ["a dog", "a cat", "a cow"])  # two are known
     expected = np.stack([text_vector(text) for text in ("a dog", "a cat", "a cow")])
     np.testing.assert_allclose(rows, -expected, atol=1e-6)
     assert not (await client.features(ANYBODY, pb.Image(encoded=png(1)), pb.CLIP_DENSE))[0].cached
-    client._stub = None  # from what is cached
+    client._peer = None  # from what is cached
     again = await client.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"])
     np.testing.assert_allclose(again, -first, atol=1e-6)
     assert contracts[-2:] == [f"float32:{'1' * 64}", f"float32:{'2' * 64}"]
-    client._stub = first_stub
+    client._peer = first_peer
     for each in (client, other):
         await each.close()
 
 
 @pytest.fixture
 async def two_precisions(backbone, settings):
-    """Return a client of a backbone in float32, and the stub of a backbone in int8."""
+    """Return a client of a backbone in float32, and the peer that is a backbone in int8."""
     other = FakeModel()
     other.dtype = "int8"
     async with served(Backbone(settings, other)) as port:
         elsewhere = client_of(port, other.digest)
         backbone._caches = lambda dtype: EmbeddingCache(2**20)
-        yield backbone, elsewhere._stub
+        yield backbone, elsewhere._peer
         await elsewhere.close()
 
 
 async def test_entries_of_another_precision_are_served_no_more(two_precisions):
     """Both backbones act as replicas behind one address."""
     client, int8 = two_precisions
-    float32, image = client._stub, pb.Image(encoded=png(100))
+    float32, image = client._peer, pb.Image(encoded=png(100))
 
-    async def dtype(stub: object, *outputs: pb.Output) -> str:
-        client._stub = stub
+    async def dtype(peer: Peer | None, *outputs: pb.Output) -> str:
+        client._peer = peer
         return (await client.features(ANYBODY, image, *outputs))[1].dtype
 
     assert await dtype(float32, pb.SAM) == "float32"
@@ -474,7 +472,7 @@ async def test_what_was_found_before_the_precision_changed_keeps_its_own(two_pre
 
     async def overtaken(key, outputs):
         found = await get(key, outputs)
-        client._stub = int8
+        client._peer = int8
         await client.embed_text(ANYBODY, ["a dog"])
         return found
 
@@ -499,8 +497,8 @@ async def test_deadline_and_priority_are_passed_on(backbone, monkeypatch):
 
 
 def tenant_called(name: str) -> RequestContext:
-    headers = {callers.KEY: name, callers.TENANT: name, callers.SCOPES: "read"}
-    return RequestContext(caller=callers.Caller.read(headers, keys_asked_for=True))
+    headers = {KEY: name, TENANT: name, SCOPES: "read"}
+    return RequestContext(caller=Caller.read(headers, keys_asked_for=True))
 
 
 async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone, model):
@@ -521,9 +519,8 @@ async def test_what_one_tenant_has_sent_another_one_has_to_send_as_well(backbone
 @pytest.mark.parametrize("tenant", ["ann", "-"])
 async def test_a_backbone_elsewhere_is_not_asked_by_key_for_a_tenant(model, settings, tenant):
     async with served(Backbone(settings, model)) as port:
-        client = BackboneClient(
-            f"127.0.0.1:{port}", (), SIZE, model.digest, lambda _: EmbeddingCache(0), MAX_BYTES
-        )
+        caches = lambda dtype: EmbeddingCache(0)  # noqa: E731
+        client = BackboneClient(peer(port, ()), SIZE, model.digest, caches, MAX_BYTES)
         with pytest.raises(KeyUnknown):
             await client.features(tenant_called(tenant), pb.Image(key="0" * 64), pb.CLIP_POOLED)
         await client.close()
@@ -564,8 +561,8 @@ async def test_a_backbone_elsewhere_is_reached_with_tls_and_a_key(model, setting
 
 async def test_a_connection_that_falls_silent_is_given_up_for_another(model, settings, monkeypatch):
     """Without keep-alive, TCP would wait for minutes; the calls have no deadline."""
-    quick = tuple((name, min(value, 500)) for name, value in channel._NETWORK)
-    monkeypatch.setattr(channel, "_NETWORK", quick)
+    quick = tuple((name, min(value, 500)) for name, value in calls._NETWORK)
+    monkeypatch.setattr(calls, "_NETWORK", quick)
     async with served(Backbone(settings, model)) as port:
         with relay.running(port) as between:
             client = client_of(between.port, model.digest)

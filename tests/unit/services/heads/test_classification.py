@@ -1,6 +1,4 @@
 import asyncio
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -8,7 +6,6 @@ from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import Area
 from samclip_core.io.masks import encode_rle
-from services.heads.classification import app
 from tests.in_process import png
 
 LABELS = ["a dog", "a cat", "grass"]
@@ -78,6 +75,10 @@ async def test_a_large_request_does_not_fill_the_queue(caller):
         ({"top_k": -1}, "top_k is -1"),
         ({"images": []}, "no image"),
         ({"images": [pb.Image(key="k")] * 65}, "65 images in one request, at most 64"),
+        (
+            {"images": [pb.Image(key="k")] * 2, "areas": [pb.Area()]},
+            "areas of 2 images: send exactly one image with areas",
+        ),
     ],
 )
 async def test_bad_requests_are_refused_with_what_is_wrong(caller, fields, message):
@@ -136,26 +137,3 @@ async def test_bad_areas_are_refused_by_number(caller, areas, message):
     code, details = await caller.refused("Classify", request)
     assert code == "INVALID_ARGUMENT"
     assert message in details
-
-
-async def test_areas_need_exactly_one_image(caller):
-    code, details = await caller.refused(
-        "Classify", ask(*[pb.Image(encoded=png())] * 2, areas=[BOX])
-    )
-    assert (code, "send exactly one image" in details) == ("INVALID_ARGUMENT", True)
-
-
-def test_classification_and_retrieval_need_no_torch():
-    program = (
-        "import sys, services.heads.classification.app, services.retrieval.app;"
-        "print('torch' in sys.modules)"
-    )
-    environment = {"PYTHONPATH": ":".join(sys.path)}
-    output = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
-    )
-    assert output.stdout.strip() == "False"
-
-
-def test_it_is_one_application(settings):
-    assert app.build(settings)._bound_deployment.name == "classification"

@@ -6,9 +6,9 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.io.masks import decode_rle
 from tests.in_process import Caller, png
 
 IMAGE = pb.Image(encoded=png())

@@ -6,16 +6,15 @@ import threading
 import numpy as np
 import pytest
 
-from samclip_core.answers.everything import SAM, everything_steps, segment_everything
+from samclip_core.answers.everything import SAM
 from samclip_core.answers.sam_head import SamHead
-from samclip_core.answers.steps import Steps
+from samclip_core.answers.steps import Steps, run
 from samclip_core.errors import DeadlineExceeded, InvalidPrompt
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures, MaskSet, Prompt
 from services.heads.segmentation.decoder import Decoder
-from services.observability import metrics
-from services.request.context import RequestContext
-from services.request.priority import Priority
+from services.request.context import Priority, RequestContext
+from tests import fakes
 from tests.in_process import ANYBODY
 
 CLICK, BOX = Prompt(points=((20, 15),)), Prompt(box=(5, 5, 30, 25))
@@ -103,15 +102,6 @@ async def test_prompts_are_counted_not_requests(decoder):
     assert decoder.sam_head.batches == [[2, 1], [2], [3]]
 
 
-async def test_one_that_fails_fails_alone(decoder):
-    broken = ImageFeatures(features(decoder, 2).geometry)
-    good = [(features(decoder, seed), [CLICK], False) for seed in (1, 3)]
-    answers = await together(decoder, good[0], (broken, [CLICK], False), good[1])
-    assert isinstance(answers.pop(1), ValueError)
-    for answer, question in zip(answers, good, strict=True):
-        assert_same(answer[0].enlarge_all(), SamHead.segment(decoder.sam_head, *question)[0])
-
-
 async def test_a_bad_prompt_is_refused_before_the_batch(decoder):
     outside = Prompt(points=((41, 3),))
     good, bad = await together(
@@ -124,16 +114,6 @@ async def test_a_bad_prompt_is_refused_before_the_batch(decoder):
     assert decoder.sam_head.batches == [[1]]
 
 
-async def test_what_expired_is_not_decoded(decoder):
-    before = metrics.SHED.labels("expired")._value.get()
-    (answer,) = await together(
-        decoder, (features(decoder, 1), [CLICK], False), priority=Priority(deadline=0.0)
-    )
-    assert isinstance(answer, DeadlineExceeded)
-    assert decoder.sam_head.batches == []
-    assert metrics.SHED.labels("expired")._value.get() == before + 1
-
-
 async def test_its_size_can_change(decoder):
     decoder.tune(2)
     assert decoder.size == 2
@@ -142,7 +122,7 @@ async def test_its_size_can_change(decoder):
 
 
 def everything(decoder: Decoder, points_per_side: int) -> Steps:
-    return everything_steps(decoder.terms, features(decoder, 7), points_per_side, SAM)
+    return fakes.everything(decoder.terms, features(decoder, 7), points_per_side, SAM)
 
 
 async def test_a_click_passes_between_two_steps_of_bulk_work(decoder):
@@ -178,7 +158,7 @@ async def test_few_bulk_works_take_part_at_a_time(decoder):
 
 async def test_steps_get_what_the_library_finds(decoder):
     found = await decoder.run(ANYBODY, everything(decoder, 4))
-    expected = segment_everything(decoder.sam_head, features(decoder, 7), 4, SAM)
+    expected = run(everything(decoder, 4), decoder.sam_head)
     assert len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours.mask.logits_hw, theirs.mask.logits_hw, atol=1e-2)

@@ -5,7 +5,7 @@ from services.gateway import scrape
 from services.heads.classification.app import Classification
 from services.heads.head import Head
 from services.observability import metrics
-from services.request import admission
+from services.request import calls
 from tests.in_process import SECRET
 
 
@@ -31,14 +31,14 @@ def test_a_missing_checkpoint_says_how_to_get_one(settings):
 
 async def test_its_own_backbone_is_called_past_the_front_door(settings):
     head = Classification(settings.model_copy(update={"inner_grpc_port": 4321}))
-    assert head.backbone._address == "127.0.0.1:4321"
-    assert (admission.SECRET_HEADER, SECRET) in head.backbone._metadata
-    assert ("application", "backbone") in head.backbone._metadata
+    assert head.backbone._peer.address == "127.0.0.1:4321"
+    assert (calls.SECRET_HEADER, SECRET) in head.backbone._peer.metadata
+    assert ("application", "backbone") in head.backbone._peer.metadata
 
 
 async def test_another_backbone_gets_no_secret(settings):
     head = Classification(settings.model_copy(update={"backbone_address": "far:9000"}))
-    assert (head.backbone._address, head.backbone._metadata) == ("far:9000", ())
+    assert (head.backbone._peer.address, head.backbone._peer.metadata) == ("far:9000", ())
 
 
 async def test_health_tells_the_model(settings, tiny_model):

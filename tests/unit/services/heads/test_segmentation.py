@@ -4,10 +4,11 @@ from contextlib import asynccontextmanager
 import grpc
 import numpy as np
 import pytest
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
+from samclip_core.answers.everything import Search
 from samclip_core.answers.vocabularies import names_of
-from samclip_core.io.masks import decode_rle
 from samclip_core.types import Prompt, TextPrompt
 from services.deployment import replica
 from services.heads.segmentation import app, decoder
@@ -314,7 +315,7 @@ async def test_crops_add_masks_in_the_whole_picture(caller, tiny_model):
 
 @pytest.mark.parametrize("encoding", [pb.RLE, pb.PNG])
 async def test_masks_come_in_the_order_of_the_areas_that_they_report(caller, monkeypatch, encoding):
-    monkeypatch.setattr(Everything, "found", blobs())
+    monkeypatch.setattr(Search, "found", blobs())
     response = await caller("SegmentEverything", everything(encoding=encoding))
     areas = [mask.area for mask in response.masks]
     assert areas == sorted(areas, reverse=True)
@@ -359,7 +360,3 @@ async def test_bad_requests_for_everything(caller, fields, message):
     code, details = await caller.refused("SegmentEverything", request)
     assert code == "INVALID_ARGUMENT"
     assert message in details
-
-
-def test_it_is_one_application(settings):
-    assert app.build(settings)._bound_deployment.name == "segmentation"

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.io.masks import decode_label_map, decode_rle, read_png
+from samclip_core.io.masks import decode_label_map, read_png
 from services.heads.semantic import app
 from services.request import limits
 from tests.in_process import png
@@ -99,15 +100,11 @@ async def test_bad_questions_for_a_heat_map_are_refused(caller, fields, message)
     assert message in details
 
 
-def test_it_is_one_application(settings):
-    assert app.build(settings)._bound_deployment.name == "semantic"
-
-
 @pytest.mark.parametrize("encoding", [pb.PNG, pb.PACKED_BITS, pb.POLYGONS])
 async def test_masks_of_too_many_pixels_are_refused_before_any_work(caller, monkeypatch, encoding):
     """A picture of 64 megapixels with 1,024 labels would exceed the real limit."""
     monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * 2)
-    monkeypatch.setattr(app.Semantic, "_segment", None)  # any work would fail
+    monkeypatch.setattr(app.Semantic, "_answer", None)  # any work would fail
     code, details = await caller.refused("SegmentText", ask(encoding=encoding))
     assert code == "INVALID_ARGUMENT"
     assert details.startswith("up to 3 masks of 40×30 pixels as ")

@@ -41,7 +41,7 @@ def test_a_line_is_json_with_the_request_and_its_fields(written):
     }
 
 
-def test_half_a_surrogate_pair_can_be_written():
+def test_a_lone_surrogate_can_be_written():
     line = logs.JsonLines().format(logging.makeLogRecord({"msg": "the name is a\ud800"}))
     assert json.loads(line.encode())["message"] == "the name is a\ud800"
 

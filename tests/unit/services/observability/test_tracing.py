@@ -7,7 +7,7 @@ from opentelemetry.trace import INVALID_SPAN
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.model import SamClip
-from services.cache.link import RedisLink
+from services.cache.connection import RedisLink
 from services.observability import metrics, tracing
 from tests.in_process import ADMITTED, Caller, png
 

@@ -11,10 +11,9 @@ from starlette.types import Message as Event
 from starlette.types import Receive
 
 from samclip_core.errors import DeadlineExceeded, ImageTooLarge, Overloaded, RequestTooSlow
-from services.request import arrival, json_bodies
+from services.request import arrival, bodies
 from services.request.arrival import PIECE, Arrivals, Pace, limited, parsed, taken
-from services.request.context import RequestContext, time_limit
-from services.request.priority import Priority
+from services.request.context import Priority, RequestContext, time_limit
 
 PATIENT = Pace(most_s=1e6, head_start_s=1e6)
 
@@ -123,7 +122,7 @@ async def test_a_body_that_is_given_up_anywhere_holds_nothing(after: int) -> Non
         return {"type": "http.request", "body": chunk, "more_body": True}
 
     async def read() -> None:
-        async with json_bodies.whole(Request(scope, receive), 100, arrivals):
+        async with bodies.whole(Request(scope, receive), 100, arrivals):
             raise AssertionError("the body has no end")
 
     reading = asyncio.create_task(read())

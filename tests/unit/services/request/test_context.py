@@ -1,12 +1,31 @@
 """A request's context: read from its headers once, and passed on to the next service."""
 
+import json
+import logging
+import math
+import re
+from pathlib import Path
+
 import pytest
 
-from samclip_core.errors import InvalidRequest
-from services.request.callers import KEY, SCOPES, TENANT, Caller
-from services.request.context import CHECKPOINT, GRAPHS, IMAGE_KEY, RequestContext
-from services.request.priority import PRIORITY, TIMEOUT
+from samclip_core.errors import InvalidRequest, PermissionDenied, Unauthenticated
+from services.request import context as module
+from services.request.context import (
+    CHECKPOINT,
+    GRAPHS,
+    IMAGE_KEY,
+    KEY,
+    PRIORITY,
+    SCOPES,
+    TENANT,
+    TIMEOUT,
+    Caller,
+    Priority,
+    RequestContext,
+    audit_log,
+)
 from services.request.request_log import REQUEST_ID
+from services.settings import Settings
 
 CALLER = {KEY: "ann", TENANT: "acme", SCOPES: "read,index"}
 HEADERS = {
@@ -17,10 +36,17 @@ HEADERS = {
     GRAPHS: "def",
     IMAGE_KEY: "f00",
 }
+IMAGE = "0123456789abcdef" * 4
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch: pytest.MonkeyPatch) -> float:
+    monkeypatch.setattr(module, "monotonic", lambda: 1000.0)
+    return 1000.0
 
 
 def read(headers: dict[str, str]) -> RequestContext:
-    return RequestContext.read(headers, Caller.read(headers, False), most_s=60)
+    return RequestContext.read(headers, Settings(), most_s=60)
 
 
 def test_it_has_what_the_headers_say():
@@ -39,11 +65,6 @@ def test_without_headers_nothing_is_asked_for():
     assert context.caller.scopes is None
 
 
-def test_headers_that_mean_nothing_are_refused():
-    with pytest.raises(InvalidRequest, match=PRIORITY):
-        read({PRIORITY: "soon"})
-
-
 def test_the_next_service_learns_who_asks_and_how_urgent_it_is():
     passed = dict(read(CALLER | HEADERS).headers())
     assert (passed[REQUEST_ID], passed[PRIORITY], passed[TENANT]) == ("r-1", "bulk", "acme")
@@ -60,3 +81,144 @@ def test_bulk_work_keeps_the_deadline():
     assert not context.priority.bulk
     assert bulk.priority.deadline == context.priority.deadline
     assert bulk.caller == context.caller
+
+
+def test_without_keys_everybody_is_the_same_and_may_do_everything() -> None:
+    caller = Caller.read({}, keys_asked_for=False)
+    caller.check("admin")
+    assert caller.tenant == ""
+    assert caller.headers() == ()
+    assert caller.cache_key(IMAGE) == IMAGE
+
+
+def test_where_keys_are_configured_a_caller_without_one_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unauthenticated, match="no valid API key"):
+        RequestContext.read({}, Settings(api_keys_file=tmp_path / "keys"))
+
+
+def test_a_key_has_its_scopes_and_no_others() -> None:
+    caller = Caller.read(CALLER, keys_asked_for=True)
+    caller.check("read")
+    caller.check("index")
+    with pytest.raises(PermissionDenied, match="'ann' has no scope 'admin'"):
+        caller.check("admin")
+
+
+def test_the_next_service_is_told_whom_it_works_for_and_may_be_asked() -> None:
+    for headers in (CALLER, {**CALLER, TENANT: "-"}, {**CALLER, SCOPES: "index"}):
+        caller = Caller.read(headers, keys_asked_for=True)
+        forwarded = Caller.read(dict(caller.headers()), keys_asked_for=True)
+        assert (forwarded.name, forwarded.tenant) == (caller.name, caller.tenant)
+        assert forwarded.scopes == {"read"}
+
+
+def test_no_tenant_finds_what_another_has_sent_whatever_key_it_makes_up() -> None:
+    tenants = [Caller.read({**CALLER, TENANT: name}, True) for name in ("acme", "other", "-")]
+    names = {caller.cache_key(IMAGE) for caller in tenants}
+    assert len(names) == 3
+    assert all(re.fullmatch("[0-9a-f]{64}|[0-9A-F]{64}", name) for name in names)
+    # Even a caller that knows the name of an entry cannot use it as a key.
+    held = names - {IMAGE}
+    made_up = {change(name) for name in held for change in (str, str.lower, str.upper)}
+    assert not held & {caller.cache_key(name) for caller in tenants for name in made_up}
+
+
+def test_what_came_without_keys_belongs_to_the_common_tenant() -> None:
+    without = Caller.read({}, keys_asked_for=False)
+    common = Caller.read({**CALLER, TENANT: "-"}, keys_asked_for=True)
+    assert common.cache_key(IMAGE) == without.cache_key(IMAGE) == IMAGE
+
+
+@pytest.mark.parametrize("tenant", ["-", "acme"])
+def test_image_keys_may_be_in_upper_case(tenant: str) -> None:
+    caller = Caller.read({**CALLER, TENANT: tenant}, keys_asked_for=True)
+    assert caller.cache_key(IMAGE.upper()) == caller.cache_key(IMAGE)
+
+
+def test_the_same_tenant_finds_it_with_another_key() -> None:
+    one, other = (Caller.read({**CALLER, KEY: name}, True) for name in ("ann", "ann-2"))
+    assert one.cache_key(IMAGE) == other.cache_key(IMAGE)
+
+
+def test_the_audit_log_is_json_and_shown_whatever_else_is() -> None:
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    audit_log.addHandler(handler)
+    try:
+        Caller.read(CALLER, True).audit("Index", "r-1", "OK", collection="pe\nts")
+        Caller.read({}, False).audit("Index", "r-2", "OK")  # anonymous, so not logged
+    finally:
+        audit_log.removeHandler(handler)
+    assert len(records) == 1
+    assert json.loads(records[0].getMessage()) == {
+        "audit": "Index",
+        "key": "ann",
+        "tenant": "acme",
+        "collection": "pe\nts",
+        "code": "OK",
+        "id": "r-1",
+    }
+    assert "\n" not in records[0].getMessage()
+    assert audit_log.isEnabledFor(logging.INFO)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [("30S", 30), ("250m", 0.25), ("1M", 60), ("500000u", 0.5), ("7000n", 7e-6), ("0m", 0)],
+)
+def test_a_deadline_is_read_as_grpc_writes_it(now, timeout, seconds):
+    assert Priority.read({TIMEOUT: timeout}, 99).deadline == pytest.approx(now + seconds)
+
+
+@pytest.mark.parametrize("headers", [{}, {TIMEOUT: ""}, {TIMEOUT: "2H"}, {TIMEOUT: "99999999H"}])
+def test_no_deadline_is_later_than_the_services_own(now, headers):
+    assert Priority.read(headers, 60).deadline == now + 60
+
+
+@pytest.mark.parametrize("timeout", ["soon", "5", "5s", "-5S", "1.5S", "123456789S", "５S", "5S\n"])
+def test_what_is_no_timeout_is_refused(timeout):
+    with pytest.raises(InvalidRequest, match="expected a whole number and a unit"):
+        Priority.read({TIMEOUT: timeout}, 60)
+
+
+@pytest.mark.parametrize(
+    ("headers", "by_default", "bulk"),
+    [
+        ({}, False, False),
+        ({}, True, True),
+        ({PRIORITY: "bulk"}, False, True),
+        ({PRIORITY: "interactive"}, True, False),
+    ],
+)
+def test_the_caller_may_say_what_is_bulk(headers, by_default, bulk):
+    assert Priority.read(headers, 60, by_default).bulk is bulk
+
+
+def test_an_unknown_priority_is_refused():
+    with pytest.raises(InvalidRequest, match="'urgent', expected interactive or bulk"):
+        Priority.read({PRIORITY: "urgent"}, 60)
+
+
+def test_shared_work_is_as_urgent_as_its_most_urgent_caller():
+    shared = Priority.of_nobody()
+    shared.join(Priority(deadline=1005.0, bulk=True))
+    assert (shared.deadline, shared.bulk) == (1005.0, True)
+    shared.join(Priority(deadline=1002.0))
+    assert (shared.deadline, shared.bulk) == (1005.0, False)
+    shared.join(Priority(bulk=True))
+    assert (shared.deadline, shared.bulk) == (math.inf, False)
+
+
+def test_it_arrives_at_the_next_service_as_it_was():
+    sent = Priority(deadline=1002.5, bulk=True)
+    arrived = Priority.read(dict(sent.headers()), 60)
+    assert (arrived.deadline, arrived.bulk) == (1002.5, True)
+    assert Priority(deadline=990.0).headers() == ((PRIORITY, "interactive"), (TIMEOUT, "0m"))
+    assert Priority().headers() == ((PRIORITY, "interactive"),)
+
+
+def test_time_left_is_never_negative():
+    assert Priority(deadline=1004.0).time_left() == 4
+    assert Priority(deadline=990.0).time_left() == 0
+    assert Priority().time_left() is None

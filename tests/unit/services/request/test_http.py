@@ -19,24 +19,18 @@ from starlette.types import ASGIApp
 from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
 from samclip_core.io.masks import encode_label_map, read_png, write_png
 from services.observability import metrics
-from services.request import admission, arrival, http, json_bodies
+from services.request import arrival, bodies, http, messages
 from services.request.arrival import Arrivals, Pace
-from services.request.callers import Caller
-from services.request.context import RequestContext
-from services.request.priority import TIMEOUT
+from services.request.context import TIMEOUT, RequestContext
 from services.settings import Settings
 
-SECRET = "sesame"
 SCOPE = {
     "type": "http",
     "method": "POST",
     "path": "/classify",
     "query_string": b"",
     "root_path": "",
-    "headers": [
-        (b"content-type", b"application/json"),
-        (admission.SECRET_HEADER.encode(), SECRET.encode()),
-    ],
+    "headers": [(b"content-type", b"application/json")],
 }
 JSON = {"labels": ["a"], "image": base64.b64encode(b"photo").decode()}
 
@@ -51,16 +45,16 @@ class Callee:
         self.reply = reply
         self.asked: list[tuple[str, Message, RequestContext]] = []
 
-    def arrive(self, method: str, metadata: Mapping[str, str]) -> RequestContext:
-        return RequestContext.read(metadata, Caller(), self.settings.request_timeout_s)
+    def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext:
+        return RequestContext.read(headers, self.settings)
 
-    async def respond(self, method: str, request: Message, context: RequestContext) -> Message:
+    async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
         self.asked.append((method, request, context))
         if isinstance(self.reply, Exception):
             raise self.reply
         return self.reply
 
-    async def respond_in_parts(
+    async def answers(
         self, method: str, request: Message, context: RequestContext
     ) -> AsyncGenerator[Message, None]:
         self.asked.append((method, request, context))
@@ -73,14 +67,9 @@ class Callee:
         return {"cache": "warm"}
 
 
-@pytest.fixture(autouse=True)
-def _secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(admission.SECRET_VARIABLE, SECRET)
-
-
-def client(name: str, callee: Callee, secret: str = SECRET) -> httpx.AsyncClient:
-    headers = {admission.SECRET_HEADER: secret, "x-request-id": "id-1"}
+def client(name: str, callee: Callee) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(http.application(name, callee))
+    headers = {"x-request-id": "id-1"}
     return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
 
 
@@ -132,12 +121,34 @@ async def test_two_images_where_one_is_meant_are_refused() -> None:
     assert not callee.asked
 
 
-async def test_embed_takes_an_image_or_texts() -> None:
+@pytest.mark.parametrize(
+    ("path", "body", "request_"),
+    [
+        ("/embed", {"image": JSON["image"]}, pb.EmbedRequest(image=pb.Image(encoded=b"photo"))),
+        ("/embed-text", {"texts": ["a"]}, pb.EmbedTextRequest(texts=["a"])),
+        ("/embed", {"texts": ["a"]}, pb.EmbedTextRequest(texts=["a"])),
+    ],
+)
+async def test_texts_are_embedded_at_a_path_of_their_own_and_at_that_of_images(
+    path: str, body: dict[str, Any], request_: Message
+) -> None:
     callee = Callee(pb.EmbedResponse())
     async with client("backbone", callee) as door:
-        await door.post("/embed", json={"image": JSON["image"], "inline": True})
-        await door.post("/embed", json={"texts": ["a"]})
-    assert [method for method, _, _ in callee.asked] == ["Embed", "EmbedText"]
+        assert (await door.post(path, json=body)).is_success
+    ((method, message, _),) = callee.asked
+    assert message == request_
+    assert f"{method}Request" == type(message).__name__
+
+
+async def test_the_path_of_images_refuses_fields_of_neither_kind() -> None:
+    async with client("backbone", Callee(pb.EmbedResponse())) as door:
+        for body, fields in (
+            ({"colour": 1}, "image, outputs"),
+            ({"texts": [], "size": 1}, "texts"),
+        ):
+            reply = await door.post("/embed", json=body)
+            assert reply.status_code == 400
+            assert f"the fields are {fields}" in reply.json()["detail"]
 
 
 async def test_semantic_is_json_or_a_picture() -> None:
@@ -216,7 +227,7 @@ async def test_a_body_that_does_not_arrive_is_408() -> None:
         yield b"{"
         await asyncio.Event().wait()
 
-    headers = {"content-type": "application/json", admission.SECRET_HEADER: SECRET}
+    headers = {"content-type": "application/json"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app)) as door:
         reply = await door.post("http://test/classify", content=slow(), headers=headers)
     assert (reply.status_code, reply.json()["title"]) == (408, "request too slow")
@@ -249,7 +260,7 @@ async def test_slow_bodies_take_no_place_from_those_that_are_there() -> None:
         await end.wait()
         yield body[10:]
 
-    headers = {"content-type": "application/json", admission.SECRET_HEADER: SECRET}
+    headers = {"content-type": "application/json"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, headers=headers) as door:
         url = "http://test/classify"
@@ -298,16 +309,6 @@ async def test_every_answer_is_counted_under_its_rpc_and_code() -> None:
         assert (await door.post("/embed", json={"colour": 1})).status_code == 400
     assert counted("EmbedText", "OK") == before[0] + 1
     assert counted("Embed", "INVALID_ARGUMENT") == before[1] + 2
-
-
-@pytest.mark.parametrize("path", ["/classify", "/healthz", "/nowhere"])
-async def test_what_did_not_come_through_the_front_door_is_refused(path: str) -> None:
-    callee = Callee(CLASSIFIED)
-    async with client("classification", callee, secret="guessed") as door:
-        reply = await door.post(path, json=JSON)
-    assert reply.status_code == 401
-    assert reply.json()["detail"] == admission.REFUSAL
-    assert not callee.asked
 
 
 async def test_the_gateway_is_told_what_an_application_depends_on() -> None:
@@ -446,7 +447,9 @@ async def test_a_body_is_not_parsed_after_its_deadline(monkeypatch: pytest.Monke
     assert not callee.asked
 
 
-async def test_replies_become_json_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_bodies_and_replies_are_converted_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     threads: list[threading.Thread] = []
 
     def noted(function: Any) -> Any:
@@ -456,9 +459,14 @@ async def test_replies_become_json_beside_the_event_loop(monkeypatch: pytest.Mon
 
         return call
 
-    monkeypatch.setattr(json_bodies, "to_json", noted(json_bodies.to_json))
-    monkeypatch.setattr(http.LongJSON, "render", noted(http.LongJSON.render))
+    for where, name in (
+        (bodies, "parse"),
+        (messages, "to_message"),
+        (messages, "to_json"),
+        (http.LongJSON, "render"),
+    ):
+        monkeypatch.setattr(where, name, noted(getattr(where, name)))
     async with client("classification", Callee(CLASSIFIED)) as door:
         assert (await door.post("/classify", json=JSON)).is_success
-    assert len(threads) == 2
+    assert len(threads) == 4
     assert threading.main_thread() not in threads

@@ -65,7 +65,7 @@ def test_image_limits_are_the_settings():
         (limits.check_limit, (-1,), InvalidRequest, "limit is -1"),
         (limits.check_filter, ({str(i): "" for i in range(33)},), InvalidRequest, "has 33 pairs"),
         (limits.check_points_per_side, (-1,), InvalidRequest, "points_per_side is -1"),
-        (limits.check_points_per_side, (65,), InvalidRequest, "expected 1 to 64"),
+        (limits.check_points_per_side, (65,), InvalidRequest, "expected 0 to 64 (0: the"),
         (limits.check_encoding, (9,), InvalidRequest, "mask encoding 9 is unknown"),
     ],
 )

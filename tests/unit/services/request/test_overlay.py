@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 from PIL import Image
-from samclip.drawing import HEAT_256_3
+from samclip.drawing import HEAT_256_3, colour
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.io.masks import encode_label_map, write_png
@@ -24,8 +24,8 @@ def drawn(asked: pb.SegmentTextRequest) -> Image.Image:
 def test_without_the_image_it_is_transparent_where_no_label_is() -> None:
     picture_HW4 = np.asarray(drawn(request()))
     assert picture_HW4.shape == (2, 3, 4)
-    assert tuple(picture_HW4[0, 0, :3]) == overlay.colour(0)
-    assert tuple(picture_HW4[1, 2, :3]) == overlay.colour(1)
+    assert tuple(picture_HW4[0, 0, :3]) == colour(0)
+    assert tuple(picture_HW4[1, 2, :3]) == colour(1)
     assert np.array_equal(picture_HW4[..., 3] > 0, LABEL_MAP_HW >= 0)
 
 
@@ -36,7 +36,7 @@ def test_over_the_image_background_stays_as_it_is() -> None:
     picture_HW3 = np.asarray(drawn(request(file.getvalue())))
     assert picture_HW3.shape == (2, 3, 3)
     assert np.array_equal(picture_HW3[1, :2], grey_HW3[1, :2])
-    mixed = (1 - overlay.OPACITY) * 90 + overlay.OPACITY * np.array(overlay.colour(0))
+    mixed = (1 - overlay.OPACITY) * 90 + overlay.OPACITY * np.array(colour(0))
     assert np.allclose(picture_HW3[0, 0], mixed, atol=1.5)
 
 
@@ -55,7 +55,3 @@ def test_heat_covers_the_image() -> None:
         else:
             mixed = (1 - overlay.OPACITY) * below + overlay.OPACITY * colours_13
             assert np.allclose(picture_HWC, mixed, atol=0.6)
-
-
-def test_many_labels_have_colours_of_their_own() -> None:
-    assert len({overlay.colour(index) for index in range(100)}) == 100

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import (
@@ -14,20 +15,24 @@ from samclip_core.errors import (
     InvalidRequest,
     KeyUnknown,
     PermissionDenied,
-    Unauthenticated,
     Unavailable,
     UnsupportedImage,
 )
 from services.observability import metrics
-from services.request import admission, callers, channel, request_log, rpc, sessions
-from services.request.context import RequestContext
-from services.request.priority import PRIORITY, TIMEOUT
+from services.request import calls, request_log, rpc, streams
+from services.request.context import (
+    KEY,
+    PRIORITY,
+    SCOPES,
+    TENANT,
+    TIMEOUT,
+    RequestContext,
+    audit_log,
+)
 from services.settings import Settings
-from tests.in_process import ADMITTED, SECRET, Caller, served
+from tests.in_process import Caller, served
 
-pytestmark = pytest.mark.usefixtures("front_door_secret")
-
-HEADERS = {admission.SECRET_HEADER: SECRET}
+ANN = {KEY: "ann", TENANT: "acme", SCOPES: "read"}
 
 
 class Echo(rpc.Service):
@@ -65,7 +70,7 @@ class Echo(rpc.Service):
             raise errors[what]
         return pb.ClassifyResponse(model=pb.ModelInfo(name=what))
 
-    @rpc.stream_rpc
+    @rpc.rpc
     async def SegmentStream(
         self, request: AsyncIterator[pb.SegmentStreamRequest], context: RequestContext
     ) -> AsyncGenerator[pb.SegmentStreamResponse, None]:
@@ -81,7 +86,7 @@ class Echo(rpc.Service):
         finally:
             self.cancelled.set()
 
-    @rpc.stream_rpc
+    @rpc.rpc
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
@@ -103,6 +108,16 @@ def ask(label: str) -> pb.ClassifyRequest:
     return pb.ClassifyRequest(labels=[label])
 
 
+async def answer(echo: Echo, label: str = "dog", **headers: str) -> Message:
+    """Ask past gRPC and HTTP."""
+    return await echo.answer("Classify", ask(label), echo.arrive("Classify", headers))
+
+
+def everything(echo: Echo, points: int = 1) -> rpc.Answers:
+    request = pb.SegmentEverythingRequest(points_per_side=points)
+    return echo.answers("StreamEverything", request, echo.arrive("StreamEverything", {}))
+
+
 @pytest.fixture
 def echo() -> Echo:
     return Echo(Settings(request_timeout_s=30))
@@ -112,14 +127,13 @@ def requests(code: str) -> float:
     return metrics.REQUESTS.labels("ClassificationService", "Classify", code)._value.get()
 
 
-async def test_both_sides_get_the_answer(echo):
+async def test_an_answer_is_counted_once(echo):
     before = requests("OK")
     async with served(echo) as port:
         caller = Caller(port)
         assert (await caller("Classify", ask("dog"))).model.name == "dog"
         await caller.close()
-    assert (await echo.call("Classify", ask("cat"), HEADERS)).model.name == "cat"
-    assert requests("OK") == before + 2
+    assert requests("OK") == before + 1
     assert metrics.INFLIGHT.labels("ClassificationService")._value.get() == 0
 
 
@@ -144,7 +158,7 @@ async def test_errors_become_status_and_message(echo, what, code, message):
 @pytest.mark.parametrize("what", ["bug", "timeout"])
 async def test_a_bug_tells_the_request_id_and_nothing_more(echo, caplog, what):
     async with served(echo) as port:
-        caller = Caller(port, (*ADMITTED, (request_log.REQUEST_ID, "r-77")))
+        caller = Caller(port, ((request_log.REQUEST_ID, "r-77"),))
         code, message = await caller.refused("Classify", ask(what))
         await caller.close()
     assert (code, message) == ("INTERNAL", "internal error; request id r-77")
@@ -163,43 +177,25 @@ async def test_a_request_without_an_id_gets_one(echo):
     assert echo.seen[0].id == identity
 
 
-@pytest.mark.parametrize("metadata", [(), ((admission.SECRET_HEADER, "guessed"),)])
-async def test_what_did_not_come_through_the_front_door_is_refused(echo, metadata):
-    async with served(echo) as port:
-        caller = Caller(port, metadata)
-        code, _ = await caller.refused("Classify", ask("dog"))
-        await caller.close()
-    assert code == "UNAUTHENTICATED"
-    with pytest.raises(Unauthenticated):
-        await echo.call("Classify", ask("dog"), dict(metadata))
-    assert echo.seen == []
-
-
 async def test_a_key_needs_the_scope_and_is_known_to_the_work(echo):
-    about = {callers.KEY: "ann", callers.TENANT: "acme"}
     with pytest.raises(PermissionDenied):
-        await echo.call("Classify", ask("dog"), {**HEADERS, **about, callers.SCOPES: "index"})
+        await answer(echo, **{**ANN, SCOPES: "index"})
+    arrived = echo.arrive("SegmentStream", {SCOPES: "index"})
+    with pytest.raises(PermissionDenied):
+        await anext(echo.answers("SegmentStream", object(), arrived))
     assert echo.seen == []
-    await echo.call("Classify", ask("dog"), {**HEADERS, **about, callers.SCOPES: "read"})
+    await answer(echo, **ANN)
     assert echo.seen[0].caller.tenant == "acme"
-
-
-async def test_where_keys_are_configured_a_caller_without_one_is_refused(tmp_path):
-    echo = Echo(Settings(api_keys_file=tmp_path / "keys"))
-    with pytest.raises(Unauthenticated, match="API key"):
-        await echo.call("Classify", ask("dog"), HEADERS)
-    assert echo.seen == []
 
 
 async def test_changes_are_audited_and_questions_are_not(echo, monkeypatch):
     lines: list[str] = []
-    monkeypatch.setattr(callers.audit_log, "info", lines.append)
-    about = {callers.KEY: "ann", callers.TENANT: "acme", callers.SCOPES: "read"}
-    await echo.call("Classify", ask("dog"), {**HEADERS, **about})
+    monkeypatch.setattr(audit_log, "info", lines.append)
+    await answer(echo, **ANN)
     assert lines == []
     monkeypatch.setattr(Echo, "scope", lambda *_: "index")
     with pytest.raises(PermissionDenied):
-        await echo.call("Classify", ask("dog"), {**HEADERS, **about, request_log.REQUEST_ID: "r-1"})
+        await answer(echo, **ANN, request_id="r-1")
     (record,) = map(json.loads, lines)
     assert (record["audit"], record["key"], record["code"], record["id"]) == (
         "Classify",
@@ -209,7 +205,16 @@ async def test_changes_are_audited_and_questions_are_not(echo, monkeypatch):
     )
 
 
-async def test_a_replica_that_has_grown_too_large_is_not_healthy():
+@pytest.mark.parametrize("guarded", [set(), {"HTTP"}, {"gRPC"}])
+async def test_a_replica_whose_ports_ask_for_no_secret_is_not_healthy(guarded, monkeypatch):
+    """Serve then does not start it."""
+    monkeypatch.setattr(calls, "GUARDED", guarded)
+    with pytest.raises(Unavailable, match="do not ask for the front door's secret"):
+        await Echo(Settings()).check_health()
+
+
+async def test_a_replica_that_has_grown_too_large_is_not_healthy(monkeypatch):
+    monkeypatch.setattr(calls, "GUARDED", {"HTTP", "gRPC"})
     await Echo(Settings()).check_health()
     await Echo(Settings(max_replica_bytes=2**40)).check_health()
     with pytest.raises(Unavailable, match="at most 1,000"):
@@ -219,9 +224,8 @@ async def test_a_replica_that_has_grown_too_large_is_not_healthy():
 async def test_the_service_has_a_time_limit_of_its_own():
     echo = Echo(Settings(request_timeout_s=0.05))
     with pytest.raises(DeadlineExceeded, match=r"within 0\.05 s"):
-        await echo.call("Classify", ask("wait"), HEADERS)
+        await answer(echo, "wait")
     assert echo.cancelled.is_set()
-    assert requests("DEADLINE_EXCEEDED") >= 1
 
 
 async def test_the_callers_deadline_stops_the_work(echo):
@@ -237,7 +241,7 @@ async def test_the_callers_deadline_stops_the_work(echo):
 
 async def test_work_knows_how_much_time_is_left(echo):
     assert RequestContext().priority.time_left() is None
-    await echo.call("Classify", ask("dog"), HEADERS)
+    await answer(echo)
     (left,) = echo.times_left
     assert left is not None
     assert 0 < left <= 30
@@ -245,25 +249,25 @@ async def test_work_knows_how_much_time_is_left(echo):
 
 async def test_a_deadline_in_the_headers_is_kept_where_it_is_earlier(echo):
     with pytest.raises(DeadlineExceeded, match=r"within 0\.0(5|4\d*) s"):  # some time has passed
-        await echo.call("Classify", ask("wait"), {**HEADERS, TIMEOUT: "50m"})
+        await answer(echo, "wait", **{TIMEOUT: "50m"})
     assert echo.cancelled.is_set()
-    await echo.call("Classify", ask("dog"), {**HEADERS, TIMEOUT: "1H"})
+    await answer(echo, **{TIMEOUT: "1H"})
     assert echo.times_left[-1] <= 30
 
 
 async def test_a_caller_says_what_is_bulk_and_a_service_what_is_by_default(echo, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Echo, "bulk", frozenset({"Classify"}))
-        await echo.call("Classify", ask("dog"), HEADERS)
-        await echo.call("Classify", ask("dog"), {**HEADERS, PRIORITY: "interactive"})
-    await echo.call("Classify", ask("dog"), {**HEADERS, PRIORITY: "bulk"})
+        await answer(echo)
+        await answer(echo, **{PRIORITY: "interactive"})
+    await answer(echo, **{PRIORITY: "bulk"})
     assert [context.priority.bulk for context in echo.seen] == [True, False, True]
 
 
 @pytest.mark.parametrize("header", [TIMEOUT, PRIORITY])
 async def test_headers_that_mean_nothing_are_refused(echo, header):
     with pytest.raises(InvalidRequest, match=header):
-        await echo.call("Classify", ask("dog"), {**HEADERS, header: "whenever"})
+        await answer(echo, **{header: "whenever"})
     assert echo.seen == []
 
 
@@ -313,13 +317,13 @@ async def test_an_error_in_a_session_ends_it_with_a_status(session):
         "INVALID_ARGUMENT",
         "three points",
     )
-    assert dict(await call.trailing_metadata())[channel.ERROR_KIND] == "InvalidRequest"
+    assert dict(await call.trailing_metadata())[calls.ERROR_KIND] == "InvalidRequest"
     assert ended("SegmentStream", "INVALID_ARGUMENT") == before + 1
     assert echo.cancelled.is_set()
 
 
 async def test_a_session_ends_when_its_caller_leaves(session, monkeypatch):
-    monkeypatch.setattr(sessions, "MAX_SESSIONS", 1)
+    monkeypatch.setattr(streams, "MAX_SESSIONS", 1)
     echo, caller = session
     call = caller.stream("SegmentStream", None)
     await call.write(points(1))
@@ -346,7 +350,7 @@ async def test_work_in_a_session_stops_when_its_caller_leaves(session):
 
 
 async def test_an_idle_session_ends_with_an_error(session, monkeypatch):
-    monkeypatch.setattr(sessions, "IDLE_S", 0.1)
+    monkeypatch.setattr(streams, "IDLE_S", 0.1)
     _, caller = session
     call = caller.stream("SegmentStream", None)
     with pytest.raises(grpc.aio.AioRpcError, match=r"no message for 0\.1 seconds") as caught:
@@ -367,34 +371,18 @@ async def test_a_session_may_last_longer_than_a_request_and_has_the_callers_dead
 
 
 async def test_answers_are_streamed_until_the_time_limit():
-    echo = EchoStream(Settings(request_timeout_s=0.2))
-    request = pb.SegmentEverythingRequest(points_per_side=2)
-    answers = echo.stream("StreamEverything", request, HEADERS)
+    answers = everything(EchoStream(Settings(request_timeout_s=0.2)), points=2)
     assert [(await anext(answers)).progress for _ in range(2)] == [0, 0.5]
     with pytest.raises(DeadlineExceeded, match=r"within 0\.2 s"):
         await anext(answers)
 
 
 async def test_a_time_limit_that_passes_while_an_answer_is_sent_is_no_cancelled_call():
-    echo = EchoStream(Settings(request_timeout_s=0.1))
-    request = pb.SegmentEverythingRequest(points_per_side=1)
-    answers = echo.stream("StreamEverything", request, HEADERS)
+    answers = everything(EchoStream(Settings(request_timeout_s=0.1)))
     await anext(answers)
     await asyncio.sleep(0.3)  # the caller is slow to take it
     with pytest.raises(DeadlineExceeded):
         await anext(answers)
-
-
-@pytest.mark.parametrize(
-    ("headers", "error"),
-    [({}, Unauthenticated), ({**HEADERS, callers.SCOPES: "index"}, PermissionDenied)],
-)
-async def test_a_stream_is_admitted_like_a_request(echo, headers, error):
-    with pytest.raises(error):
-        await anext(echo.stream("StreamEverything", pb.SegmentEverythingRequest(), headers))
-    with pytest.raises(error):
-        await anext(echo.stream("SegmentStream", object(), headers))
-    assert echo.seen == []
 
 
 def test_serve_finds_the_context_in_the_signature():

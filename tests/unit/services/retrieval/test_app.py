@@ -14,10 +14,13 @@ from samclip_core.io.image import image_key
 from services.backbone.app import Backbone
 from services.backbone.engine import Engine
 from services.heads.backbone_client import BackboneClient
-from services.request import callers, json_bodies
+from services.request import messages
+from services.request.context import KEY, SCOPES, TENANT
 from services.retrieval import app
+from services.retrieval.collection import EmbeddedCollection
 from services.retrieval.engine import OwnIndex
-from tests.in_process import ADMITTED, Caller, png, served
+from services.retrieval.vector_sets import VectorSet
+from tests.in_process import ADMITTED, ANYBODY, Caller, png, served
 from tests.ports import free_port
 
 
@@ -27,11 +30,19 @@ def limits():
     return {}
 
 
-@pytest.fixture(params=["embedded", "redis"])
-def settings(settings, request, limits):
-    """Return settings for each of the engines."""
+@pytest.fixture
+def engine():
+    """Return the engine; ``test_collection_engines.py`` compares both."""
+    return "embedded"
+
+
+ON_BOTH = pytest.mark.parametrize("engine", ["embedded", "redis"])
+
+
+@pytest.fixture
+def settings(settings, request, limits, engine):
     settings = settings.model_copy(update=limits)
-    if request.param == "embedded":
+    if engine == "embedded":
         return settings
     server = request.getfixturevalue("shared_redis")
     url = f"redis://127.0.0.1:{server.port}/7"  # a database only for these tests
@@ -144,18 +155,20 @@ async def test_vectors_of_other_graphs_are_neither_searched_nor_added(graphs, ti
         assert (await caller("Search", search)).hits[0].id == "a"
 
 
-async def test_a_collection_from_before_graphs_were_recorded_works_on(graphs, tiny_model):
+async def test_a_collection_of_torch_takes_the_vectors_of_the_first_graphs_only(graphs):
     caller, use = graphs
-    add = pb.IndexRequest(collection="old", items=[item("a", pb.Image(encoded=png(10)))])
-    await caller("Index", add)
-    (found,) = (await caller("Describe", pb.DescribeRequest())).collections
-    assert (found.model_digest, found.graphs) == (tiny_model.digest, "")
-    for graph in ("1" * 64, "2" * 64):
+    add = pb.IndexRequest(collection="pets", items=[item("a", pb.Image(encoded=png(10)))])
+    for graph in ("", "1" * 64):
         use(graph)
-        assert (await caller("Index", add)).replaced == 1
-        assert (await caller("Search", pb.SearchRequest(collection="old", text="dog"))).hits
+        await caller("Index", add)
+        (found,) = (await caller("Describe", pb.DescribeRequest())).collections
+        assert found.graphs == graph
+        assert (await caller("Search", pb.SearchRequest(collection="pets", text="dog"))).hits
+    use("2" * 64)
+    assert (await caller.refused("Index", add))[0] == "INVALID_ARGUMENT"
 
 
+@ON_BOTH
 async def test_an_image_finds_itself_first(pets):
     request = pb.SearchRequest(collection="pets", image=pb.Image(encoded=png(120)))
     response = await pets("Search", request)
@@ -375,7 +388,7 @@ async def test_a_request_whose_images_differ_in_precision_changes_nothing(pets, 
     ],
 )
 async def test_only_all_without_ids_deletes_a_collection(pets, body):
-    request = json_bodies.to_message(pb.DeleteRequest, body, form=False)
+    request = messages.to_message(pb.DeleteRequest, body, form=False)
     code, details = await pets.refused("Delete", request)
     assert code == "INVALID_ARGUMENT"
     assert "all" in details
@@ -448,27 +461,30 @@ def ones(id: str) -> app._Made:
 
 
 async def test_vectors_are_kept_at_length_one(pets, monkeypatch):
-    kept, vector = [], app.Retrieval._vector
+    kept, searched = [], app.Retrieval._searched
 
-    def watched(self, caller, name, id):
-        kept.append(vector(self, caller, name, id))
+    async def watched(self, context, request):
+        kept.append(await searched(self, context, request))
         return kept[-1]
 
-    monkeypatch.setattr(app.Retrieval, "_vector", watched)
+    monkeypatch.setattr(app.Retrieval, "_searched", watched)
     for id in REDS:
         await pets("Search", pb.SearchRequest(collection="pets", id=id))
     norms = [np.linalg.norm(vector_D) for vector_D in kept]
     np.testing.assert_allclose(norms, np.ones(len(REDS)), atol=1e-6)
 
 
+@ON_BOTH
 async def test_a_restart_finds_everything(settings):
     service = app.Retrieval(settings)
-    service._upsert(callers.Caller(), "pets", [ones("a"), ones("b")])
+    await service._ask_index(
+        ANYBODY, lambda ours: service._upsert(ours, "pets", [ones("a"), ones("b")])
+    )
     service.__del__()
     again = app.Retrieval(settings)
-    assert [item.id for item in again._items(callers.Caller(), "pets", "", 9)] == ["a", "b"]
     query = app.Query(ones("a").item.vector_D, 9)
-    assert {hit.id for hit in again._search(callers.Caller(), "pets", query)} == {"a", "b"}
+    hits = await again._ask_index(ANYBODY, lambda ours: ours.get("pets").search(query))
+    assert {hit.id for hit in hits} == {"a", "b"}
     again.__del__()
 
 
@@ -487,9 +503,10 @@ def test_it_is_one_application(settings):
     assert app.build(settings)._bound_deployment.name == "retrieval"
 
 
+@ON_BOTH
 async def test_health_counts_the_collections(settings):
     service = app.Retrieval(settings)
-    service._upsert(callers.Caller(), "pets", [ones("a")])
+    await service._ask_index(ANYBODY, lambda ours: service._upsert(ours, "pets", [ones("a")]))
     health = await service.health()
     assert (health["index"], health["collections"]) == ("ready", 1)
     await service.backbone.close()
@@ -512,10 +529,11 @@ async def test_what_is_indexed_lets_other_work_pass(caller, monkeypatch):
 
 
 def become(caller, name: str, scopes: str = "read,index,admin") -> None:
-    about = ((callers.KEY, name), (callers.TENANT, name), (callers.SCOPES, scopes))
+    about = ((KEY, name), (TENANT, name), (SCOPES, scopes))
     caller._metadata = (*ADMITTED, *about)
 
 
+@ON_BOTH
 async def test_collections_of_another_tenant_are_not_there(caller):
     collection = "pets"
     for name, red in (("ann", 10), ("bob", 240)):
@@ -595,13 +613,14 @@ async def test_a_search_knows_when_its_caller_has_gone(pets, monkeypatch):
     queries = asyncio.Queue()
     go_on = Event()
 
-    def search(self, caller, name, query):
+    def search(self, query):
         asyncio.run_coroutine_threadsafe(queries.put(query), loop)
         go_on.wait(60)
         return []
 
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(app.Retrieval, "_search", search)
+    for engine in (EmbeddedCollection, VectorSet):
+        monkeypatch.setattr(engine, "search", search)
     asked = asyncio.create_task(pets("Search", pb.SearchRequest(collection="pets", id="dark")))
     query = await queries.get()
     assert not query.abandoned.is_set()

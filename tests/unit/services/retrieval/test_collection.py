@@ -5,8 +5,9 @@ import pytest
 from samclip_core.errors import Unavailable
 from services.retrieval import collection
 from services.retrieval.collection import EmbeddedCollection
-from services.retrieval.index import Item, Query
-from tests.integration.test_collection_engines import D, items, vector
+from services.retrieval.index import Item
+from services.retrieval.query import Query
+from tests.vectors import D, items, vector
 
 
 @pytest.fixture
@@ -14,10 +15,7 @@ def path(tmp_path):
     return tmp_path / "pets"
 
 
-def reopen(path) -> EmbeddedCollection:
-    return EmbeddedCollection(
-        path, "other", 3, "int8"
-    )  # the stored values count, not the arguments
+NEW = "m", D, "float32"
 
 
 def check(found: EmbeddedCollection, *seeds: int) -> None:
@@ -25,47 +23,47 @@ def check(found: EmbeddedCollection, *seeds: int) -> None:
     for seed in seeds:
         hit = found.search(Query(vector(seed), 1))[0]
         assert (hit.id, hit.metadata) == (f"id {seed}", {"seed": str(seed)})
-    assert (found.digest, found.dimension, found.dtype) == ("m", D, "float32")
+    assert (found.digest, found.dimension, found.dtype) == NEW
 
 
 def test_it_is_there_again_after_closing(path):
-    found = EmbeddedCollection(path, "m", D, "float32")
+    found = EmbeddedCollection(path, NEW)
     found.upsert(items(1, 2, 3))
     found.delete(["id 2"])
     found.close()
     assert path.with_name("pets.usearch").exists()
-    check(reopen(path), 1, 3)
+    check(EmbeddedCollection(path), 1, 3)
 
 
 def test_it_is_there_again_after_a_kill_without_any_snapshot(path):
-    EmbeddedCollection(path, "m", D, "float32").upsert(items(1, 2, 3))
-    check(reopen(path), 1, 2, 3)
+    EmbeddedCollection(path, NEW).upsert(items(1, 2, 3))
+    check(EmbeddedCollection(path), 1, 2, 3)
 
 
 def test_changes_after_the_snapshot_are_there_after_a_kill(path):
-    found = EmbeddedCollection(path, "m", D, "float32")
+    found = EmbeddedCollection(path, NEW)
     found.upsert(items(1, 2, 3))
     found.save()
     found.delete(["id 1"])
     found.upsert([*items(4), Item("id 2", vector(2), {"seed": "2"})])
-    check(reopen(path), 2, 3, 4)
+    check(EmbeddedCollection(path), 2, 3, 4)
 
 
 @pytest.mark.parametrize("damage", [b"", b"garbage" * 50, None])
 def test_a_damaged_snapshot_is_made_anew(path, damage):
-    found = EmbeddedCollection(path, "m", D, "float32")
+    found = EmbeddedCollection(path, NEW)
     found.upsert(items(1, 2, 3))
     found.close()
     snapshot = path.with_name("pets.usearch")
     content = bytearray(snapshot.read_bytes())
     content[len(content) // 2] ^= 0xFF
     snapshot.write_bytes(bytes(content) if damage is None else damage)
-    check(reopen(path), 1, 2, 3)
+    check(EmbeddedCollection(path), 1, 2, 3)
 
 
 def test_snapshots_are_written_after_many_changes(path, monkeypatch):
     monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 3)
-    found = EmbeddedCollection(path, "m", D, "float32")
+    found = EmbeddedCollection(path, NEW)
     found.upsert(items(1, 2))
     assert not path.with_name("pets.usearch").exists()
     found.upsert(items(3))
@@ -73,23 +71,23 @@ def test_snapshots_are_written_after_many_changes(path, monkeypatch):
 
 
 def test_a_failed_upsert_changes_nothing(path):
-    found = EmbeddedCollection(path, "m", D, "float32")
+    found = EmbeddedCollection(path, NEW)
     found.upsert(items(1))
     with pytest.raises(TypeError):
         found.upsert([*items(2), Item("bad", vector(3), {"x": object()})])
     check(found, 1)
-    check(reopen(path), 1)
+    check(EmbeddedCollection(path), 1)
 
 
 def test_only_a_full_disk_needs_space(path):
-    found = EmbeddedCollection(path, "m", D, "float32")
+    found = EmbeddedCollection(path, NEW)
     found._database.execute("PRAGMA query_only = true")
     with pytest.raises(Unavailable, match="check the disk and the folder"):
         found.upsert(items(1))
 
 
 def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
-    found = EmbeddedCollection(path, "m", D, "float32")
+    found = EmbeddedCollection(path, NEW)
     found.upsert(items(1, 2))
     pages = found._database.execute("PRAGMA page_count").fetchone()[0]
     found._database.execute(f"PRAGMA max_page_count = {pages}")  # simulates a full disk
@@ -102,7 +100,7 @@ def test_a_full_disk_refuses_changes_and_leaves_what_there_is(path):
 
 
 def test_a_snapshot_that_cannot_be_written_is_done_without(path, monkeypatch, caplog):
-    found = EmbeddedCollection(path, "m", D, "float32")
+    found = EmbeddedCollection(path, NEW)
     monkeypatch.setattr(collection, "SNAPSHOT_EVERY", 2)
 
     def full(path: Path) -> str:
@@ -116,7 +114,7 @@ def test_a_snapshot_that_cannot_be_written_is_done_without(path, monkeypatch, ca
 
 
 def test_removed_files_are_gone_and_stay_so(path, monkeypatch):
-    found = EmbeddedCollection(path, "m", D, "float32")
+    found = EmbeddedCollection(path, NEW)
     found.upsert(items(1))
     found.save()
     synced = []
@@ -129,17 +127,8 @@ def test_removed_files_are_gone_and_stay_so(path, monkeypatch):
 
 
 def test_what_is_acknowledged_is_on_the_disk(path):
-    found = EmbeddedCollection(path, "m", D, "float32")
+    found = EmbeddedCollection(path, NEW)
     (mode,) = found._database.execute("PRAGMA journal_mode").fetchone()
     (synchronous,) = found._database.execute("PRAGMA synchronous").fetchone()
     assert (mode, synchronous) == ("wal", 2)  # 2 is FULL: each commit syncs the log
     found.close()
-
-
-def test_a_collection_from_before_precision_was_recorded_counts_as_float32(path):
-    found = EmbeddedCollection(path, "m", D, "int8")
-    found.upsert(items(1))
-    found._database.execute("ALTER TABLE model DROP COLUMN dtype")
-    found.close()
-    check(reopen(path), 1)
-    assert collection.describe(path, "other", 3, "int8").dtype == "float32"

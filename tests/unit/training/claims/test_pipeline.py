@@ -9,15 +9,7 @@ import pytest
 
 from samclip_core.config import EDGE
 from samclip_core.io.image import ImageLimits
-from tests.photographs import (
-    COLOURS,
-    Drawing,
-    draw,
-    outlined,
-    png,
-    write_classes,
-    write_shard,
-)
+from tests.photographs import COLOURS, Drawing, draw, outlined, png, write_classes, write_shard
 from training.claims import pipeline
 from training.claims.pipeline import GREY, cut_out, paint
 from training.evaluation.layouts import LabelledSet, Mapped

@@ -12,7 +12,7 @@ from tests.fakes import ConstantTeacher
 from tests.photographs import annotated, draw, instance, jpg, write_shard
 from tests.tiny import make_tiny_checkpoint
 from training.claims import retention, wise_ft
-from training.claims.retention import TeacherPair, table
+from training.claims.retention import TeacherPair, kept
 from training.results.card import complete
 
 
@@ -31,7 +31,7 @@ def test_masks_are_the_sam_teachers_and_names_the_clip_teachers(tiny_checkpoint:
 
 def test_the_table_says_what_is_kept() -> None:
     counts = {"photographs": 12}
-    text = table({"box_miou": 0.5, "top1": 0.0} | counts, {"box_miou": 0.49, "top1": 0.1} | counts)
+    text = kept({"box_miou": 0.5, "top1": 0.0} | counts, {"box_miou": 0.49, "top1": 0.1} | counts)
     assert "photographs" not in text
     assert "| box miou | 50.0% | 49.0% | 98.0% |" in text
     assert "| top1 | 0.0% | 10.0% |  |" in text

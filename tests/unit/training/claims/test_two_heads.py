@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from samclip_core.io.image import ImageLimits
 from tests.photographs import draw, outlined, png, write_classes, write_shard
 from training.claims import two_heads
+from training.claims.two_heads import FADED, colours, draw_labels
 from training.evaluation.layouts import LabelledSet, Mapped
 
 TRUTHS = np.array(
@@ -93,3 +95,20 @@ def test_the_command_writes_what_it_prints(
     one, two = found["camvid_semantic_miou"], found["camvid_semantic_two_heads_miou"]
     assert f"mIoU {one:.2%} with one head, {two:.2%} with two" in capsys.readouterr().out
     assert (tmp_path / f"out/{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_class_has_a_colour_of_its_own() -> None:
+    palette_L3 = colours(131)
+    assert palette_L3.min() >= 0
+    assert palette_L3.max() <= 1
+    assert len(np.unique(palette_L3.round(3), axis=0)) == 131
+
+
+def test_the_largest_areas_are_named_and_no_label_is_dark() -> None:
+    label_map_HW = np.array([[2, 2, 2, 0], [2, 0, -1, -1]])
+    axes = Figure().add_subplot()
+    draw_labels(axes, np.zeros((2, 4, 3), np.uint8), label_map_HW, ["a", "b", "c"])
+    assert [text.get_text() for text in axes.texts] == ["c", "a"]
+    shown_HW3 = np.asarray(axes.images[0].get_array())
+    np.testing.assert_allclose(shown_HW3[0, 0], (1 - FADED) * colours(3)[2])
+    assert (shown_HW3[1, 2:] == 0).all()

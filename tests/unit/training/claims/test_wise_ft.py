@@ -47,15 +47,12 @@ def test_a_tensor_that_the_student_lacks_is_an_error() -> None:
         interpolate(small(2, head=True), small(10, head=False), 0.5)
 
 
-def test_the_teacher_comes_from_a_directory_a_state_or_its_best_weights(
+def test_the_teacher_comes_from_a_directory_or_the_best_weights_of_its_stage(
     tmp_path: Path, tiny_checkpoint: Path
 ) -> None:
     own = load_net(tiny_checkpoint, SAM_PARTS).state_dict()
-    averaged = {f"module.{key}": value for key, value in own.items()}
-    state = {"averaged": averaged | {"n_averaged": torch.tensor(3)}, "model": {}, "done": 3}
-    torch.save(state, tmp_path / "state.pt")
     torch.save(own, tmp_path / "best.pt")
-    for path in (tiny_checkpoint, tmp_path / "state.pt", tmp_path / "best.pt"):
+    for path in (tiny_checkpoint, tmp_path / "best.pt"):
         loaded = load_sam(path, tiny_checkpoint).state_dict()
         assert loaded.keys() == own.keys()
         assert all(torch.equal(loaded[key], own[key]) for key in own)

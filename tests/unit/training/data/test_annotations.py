@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import fsspec
@@ -8,14 +7,8 @@ from pycocotools import mask as coco_mask
 
 from tests import photographs
 from tests.photographs import draw, instance, jpg, png, write_shard
-from training.data.annotations import (
-    BadSample,
-    Sample,
-    class_names,
-    label_map,
-    read_shards,
-    regions,
-)
+from training.data.annotations import class_names, label_map, read_shards, regions
+from training.data.sample import BadSample, Sample
 
 GREY = np.full((40, 60, 3), 128, np.uint8)
 
@@ -36,32 +29,6 @@ def decoded(rles: list) -> list[np.ndarray]:
 
 def same(masks: list[np.ndarray], expected: list[np.ndarray]) -> bool:
     return sorted(m.tobytes() for m in masks) == sorted(m.tobytes() for m in expected)
-
-
-def test_the_files_of_a_key_make_one_sample_in_the_order_of_the_shards(tmp_path: Path):
-    def files(name: str, **more: bytes) -> dict[str, bytes]:
-        return {"jpg": name.encode(), "json": json.dumps({"name": name}).encode()} | more
-
-    write_shard(tmp_path / "set/train-00001.tar", {"c": files("c", cls=b"7")})
-    write_shard(
-        tmp_path / "set/train-00000.tar",
-        {"b": files("b", **{"inst.png": b"ids"}), "a": files("a", png=b"labels")},
-    )
-    write_shard(tmp_path / "set/val-00000.tar", {"v": files("v")})
-
-    found = read_shards(tmp_path, "set", "train")
-    assert [s.key for s in found] == ["b", "a", "c"]
-    assert [s.encoded for s in found] == [b"b", b"a", b"c"]
-    assert [s.info["name"] for s in found] == ["b", "a", "c"]
-    assert [s.instance_png for s in found] == [b"ids", b"", b""]
-    assert [s.label_png for s in found] == [b"", b"labels", b""]
-    assert [s.class_index for s in found] == [-1, -1, 7]
-    assert {s.source for s in found} == {"set"}
-
-
-def test_a_set_without_shards_says_where_they_were_expected(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match=r"train-\*\.tar in .*absent"):
-        read_shards(tmp_path, "absent", "train")
 
 
 def test_a_broken_sample_is_left_out_of_the_list(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -162,28 +162,6 @@ def test_masks_stay_on_what_they_outline(shape: tuple[int, int], mask_size: int)
     assert np.mean(overlaps) > 0.975  # detects a shift by one pixel
 
 
-def test_boxes_are_tight_around_what_the_window_shows_however_large_the_cells():
-    drawing = draw(3, 240, 320)
-    for seed in range(12):
-        fine, coarse = (frame_of(drawing, seed, mask_size=side) for side in (256, 64))
-        for box_4, mask_SS in zip(fine.boxes_P4, fine.masks_Pmm, strict=True):
-            y, x = np.nonzero(mask_SS > 0.5)
-            assert np.abs(box_4 - [x.min(), y.min(), x.max() + 1, y.max() + 1]).max() <= 1
-        assert {tuple(box_4) for box_4 in coarse.boxes_P4} <= {tuple(b) for b in fine.boxes_P4}
-
-
-def test_a_box_is_as_exact_as_its_outline():
-    shown = np.zeros((100, 200), np.bool_)
-    shown[10:17, 20:34] = True
-    photograph = Drawing(draw(5, 100, 200).image_HW3, shown.astype(np.uint8))
-    for seed in range(4):
-        frame = frame_of(photograph, seed, scales=(0.75, 0.75))
-        left, top, right, bottom = frame.boxes_P4[0]
-        assert (top, bottom) == pytest.approx((10 * 0.96, 17 * 0.96))
-        ends = {(20 * 0.96, 34 * 0.96), (192 - 34 * 0.96, 192 - 20 * 0.96)}  # unflipped and flipped
-        assert any((left, right) == pytest.approx(pair, abs=1e-4) for pair in ends)
-
-
 def test_both_flips_and_many_scales_occur():
     drawing = draw(3, 240, 320)
     order = {tuple(dict.fromkeys(column_labels(frame_of(drawing, s)))) for s in range(20)}

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.photographs import write_shard
-from training.data import shards, sources, stored
+from training.data import index, shards, sources
 from training.data.__main__ import main as index_sets
 from training.data.index import Index, Member
 from training.data.sources import Source, open_source
@@ -31,7 +31,7 @@ def scanned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     )
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(stored, "_verified", stored._verified.__wrapped__)
+    monkeypatch.setattr(index, "_verified", index._verified.__wrapped__)
     return paths
 
 
@@ -175,7 +175,7 @@ def test_without_a_writable_folder_the_index_stays_in_memory(
 def test_a_file_system_without_locks_or_space_leaves_the_index_to_the_next_place(
     folder: Path, scanned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    lock, save = stored.fcntl.flock, np.save
+    lock, save = index.fcntl.flock, np.save
 
     def flock(file: IO[str], operation: int) -> None:
         if ".samclip-index" in file.name:
@@ -189,7 +189,7 @@ def test_a_file_system_without_locks_or_space_leaves_the_index_to_the_next_place
 
     for function, failing in (("fcntl.flock", flock), ("np.save", full)):
         with monkeypatch.context() as patch:
-            patch.setattr(f"training.data.stored.{function}", failing)
+            patch.setattr(f"training.data.index.{function}", failing)
             scanned.clear()
             expected = content(open_source(str(folder)))
             assert content(open_source(str(folder))) == expected
@@ -204,7 +204,7 @@ def test_a_disk_error_while_storing_is_not_the_end(
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(stored.np, "save", full)
+    monkeypatch.setattr(index.np, "save", full)
     source = open_source(str(folder))
     assert len(content(source)) == 6
     assert "could not be stored" in caplog.text
@@ -309,13 +309,6 @@ def test_of_several_processes_one_scans(folder: Path):
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
     assert len(found) == 2
     assert scans.empty()
-
-
-def test_a_pickled_source_is_small_and_reads_the_same(folder: Path):
-    source = open_source(str(folder))
-    pickled = pickle.dumps(source)
-    assert len(pickled) < 400
-    assert content(pickle.loads(pickled)) == content(source)
 
 
 def test_the_index_is_small_enough_for_millions():

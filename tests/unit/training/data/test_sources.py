@@ -14,8 +14,9 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from tests.photographs import Drawing, annotated, draw, instance, jpg, outlined, write_shard
-from training.data import sources, stored
-from training.data.annotations import BadSample, Sample, regions
+from training.data import index, sources
+from training.data.annotations import regions
+from training.data.sample import BadSample, Sample
 from training.data.sources import Source, open_source
 
 PHOTO = jpg(np.full((8, 12, 3), 128, np.uint8))
@@ -78,7 +79,7 @@ def test_a_bucket_reads_like_a_folder(tmp_path: Path):
 
 
 def test_indexes_of_tests_are_in_a_temporary_folder(tmp_path_factory: pytest.TempPathFactory):
-    place = stored._cache(fsspec.filesystem("memory"), "/bucket/set")
+    place = index._cache(fsspec.filesystem("memory"), "/bucket/set")
     assert place.is_relative_to(tmp_path_factory.getbasetemp())
 
 

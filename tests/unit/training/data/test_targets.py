@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.photographs import draw, jpg, write_shard
-from training.data.annotations import BadSample, Sample
+from training.data.sample import BadSample, Sample
 from training.data.sources import Source, open_source
 from training.data.targets import Plan, StoredTargets, dense_file, identity, view_of
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.photographs import draw, jpg, write_shard
-from training.data.annotations import BadSample
+from training.data.sample import BadSample
 from training.data.sources import Source, open_source
 from training.data.targets import Plan, StoredTargets, identity, view_of
 from training.distillation.embeddings import Embedder, embed, main

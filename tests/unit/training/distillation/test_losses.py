@@ -11,7 +11,6 @@ from training.distillation.losses import (
     NEAR,
     MaskLoss,
     clip_loss,
-    cross_entropy_loss,
     dense_loss,
     dice_loss,
     embedding_loss,
@@ -132,11 +131,6 @@ def test_focal_vanishes_with_its_gradient_where_student_and_teacher_agree():
     loss_M.sum().backward()
     assert not loss_M.any()
     assert not logits_Mmm.grad.any()
-
-
-def test_cross_entropy_of_the_undecided_is_the_logarithm_of_two():
-    loss_M = cross_entropy_loss(torch.zeros(3, 4, 4), torch.ones(3, 4, 4))
-    torch.testing.assert_close(loss_M, torch.full((3,), math.log(2)))
 
 
 def test_iou_counts_cells_and_is_zero_for_nothing():

@@ -13,7 +13,7 @@ from tests import photographs
 from tests.photographs import annotated, draw, write_shard
 from tests.tiny import TINY
 from training import workers
-from training.data.pool import HELD_OUT, Pool
+from training.data.sources import HELD_OUT, Pool
 from training.distillation.sampling import Drawn, Kinds, Sampler, batches, seeded
 from training.recipes import Run, SamBatch, debug
 

@@ -13,8 +13,7 @@ from tests.fakes import ConstantTeacher
 from tests.tiny import TINY, make_tiny_checkpoint
 from tests.weights import seeded as seeded_weights
 from training.distillation.dense import DenseHead, load_dense_teacher
-from training.distillation.features import fit_standard
-from training.distillation.parts import DENSE_HEAD, PhotoTeachers
+from training.distillation.objectives import DENSE_HEAD, PhotoTeachers, fit_standard
 from training.distillation.stages import (
     head_probing,
     joint_distillation,
@@ -89,10 +88,11 @@ def test_the_sam_teacher_starts_at_imagenet_and_keeps_its_batch_statistics(run: 
     assert rest - alternatives <= others <= rest
 
 
-def test_head_probing_changes_head_clip_and_nothing_else(run: Run):
+@pytest.mark.parametrize("stage", [head_probing, resolution_adaptation])
+def test_head_probing_and_adaptation_change_head_clip_and_nothing_else(run: Run, stage):
     net = tiny_net(0)
     before = weights(net)
-    head_probing(run, net, TEACHERS, SHORT)
+    stage(run, net, TEACHERS, SHORT)
     assert changed(net, before) == parameters_of(net, "clip_head.")
 
 
@@ -123,13 +123,6 @@ def test_the_sam_teacher_goes_on_from_a_checkpoint(run: Run, tmp_path: Path):
     train_sam_teacher(replace(run, start=str(start)), net, nothing)
     expected = load_net(start, SAM_PARTS).state_dict()
     assert not changed(net, expected)
-
-
-def test_adaptation_changes_head_clip_and_nothing_else(run: Run):
-    net = tiny_net(0)
-    before = weights(net)
-    resolution_adaptation(run, net, TEACHERS, SHORT)
-    assert changed(net, before) == parameters_of(net, "clip_head.")
 
 
 def test_without_lambda_nothing_of_sam_is_rehearsed(run: Run):

@@ -41,13 +41,6 @@ def test_clicks_needed():
     assert clicks.needed([0.2, 0.86], 0.95) == clicks.CLICKS
 
 
-def test_the_interval_is_of_photographs():
-    assert clicks.interval([[3, 3], [3]]) == (3, 3, 3)
-    low, mean, high = clicks.interval([[1, 3], [20], [5], [7]])
-    assert mean == pytest.approx(36 / 5)
-    assert low < mean < high
-
-
 def test_the_same_objects_are_drawn_each_time():
     truths = [square(x, 0, 5) for x in range(9)]
     first = clicks.drawn(truths)

@@ -1,13 +1,14 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.coco_set import INSTANCES, write, write_coco
 from tests.oracle import Oracle
 from tests.photographs import annotated, draw, instance, jpg, rle, write_shard
 from training.evaluation import instances
-from training.evaluation.measures import box_around
 from training.evaluation.suite import Options, own_samples
 
 
@@ -68,50 +69,25 @@ def test_things_are_neither_crowds_nor_small_nor_stuff(tmp_path: Path):
 @pytest.mark.data
 def test_how_many_things_the_validation_photographs_hold(data_root: Path):
     samples = own_samples(Options(root=data_root), "coco_multi")
-    assert sum(len(instances._things(sample)) for sample in samples) == 399
+    assert sum(len(instances.things(sample)) for sample in samples) == 399
 
 
-def write_coco(root: Path, seeds: range) -> tuple[Oracle, list[dict]]:
-    drawings = [draw(seed) for seed in seeds]
-    annotations = [
-        {
-            "image_id": image,
-            "category_id": 1 + key % 2,
-            "bbox": [x0, y0, x1 - x0, y1 - y0],
-            "segmentation": rle(mask),
-            "area": int(mask.sum()),
-        }
-        for image, drawing in enumerate(drawings)
-        for key, mask in enumerate(drawing.masks)
-        for x0, y0, x1, y1 in [box_around(mask)]
-    ]
-    images = []
-    for image, drawing in enumerate(drawings):
-        (root / "val2017").mkdir(parents=True, exist_ok=True)
-        (root / f"val2017/{image}.jpg").write_bytes(jpg(drawing.image_HW3))
-        url = f"http://images.cocodataset.org/val2017/{image}.jpg"
-        known = {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-        images.append({"id": image, "coco_url": url, "width": 160, "height": 120} | known)
-    content = {
-        "images": images,
-        "categories": [{"id": i, "name": str(i), "frequency": "c"} for i in (1, 2)],
-        "annotations": [a | {"id": i} for i, a in enumerate(annotations, 1)],
-    }
-    (root / "annotations").mkdir()
-    for name in ("instances_val2017", "lvis_v1_val"):
-        (root / f"annotations/{name}.json").write_text(json.dumps(content))
-    return Oracle(drawings), annotations
+def written(root: Path, count: int) -> tuple[Oracle, list[dict]]:
+    """Write some drawings as COCO; return a model that knows them, and their annotations."""
+    drawings = [draw(seed) for seed in range(count)]
+    write_coco(root, drawings)
+    return Oracle(drawings), json.loads((root / INSTANCES).read_text())["annotations"]
 
 
 def test_true_boxes_of_rectangles_are_perfect(tmp_path: Path):
-    oracle, _ = write_coco(tmp_path, range(3))
+    oracle, _ = written(tmp_path, 3)
     assert instances.coco_boxes(oracle, Options(root=tmp_path))["ap"] == pytest.approx(1)
     lvis = instances.lvis_boxes(oracle, Options(root=tmp_path))
-    assert (lvis["ap"], lvis["ap_common"]) == (pytest.approx(1), pytest.approx(1))
+    assert (lvis["ap"], lvis["ap_frequent"]) == (pytest.approx(1), pytest.approx(1))
 
 
 def test_a_detectors_boxes_have_its_scores_and_stay_in_the_picture(tmp_path: Path):
-    oracle, annotations = write_coco(tmp_path, range(2))
+    oracle, annotations = written(tmp_path, 2)
     keys = ("image_id", "category_id", "bbox")
     found = [{key: a[key] for key in keys} | {"score": 0.5} for a in annotations]
     wrong = [f | {"bbox": [-30, -30, 60, 60], "score": 0.9} for f in found]
@@ -129,8 +105,36 @@ def test_a_detectors_boxes_have_its_scores_and_stay_in_the_picture(tmp_path: Pat
 
 
 def test_the_limit_takes_pictures_not_boxes(tmp_path: Path):
-    oracle, _ = write_coco(tmp_path, range(3))
+    oracle, _ = written(tmp_path, 3)
     for unseen in ("1", "2"):
         (tmp_path / f"val2017/{unseen}.jpg").write_bytes(b"never read")
     options = Options(root=tmp_path, limit=1)
     assert instances.coco_boxes(oracle, options)["ap"] == pytest.approx(1)
+
+
+def test_coco_json_without_its_crowds(tmp_path: Path):
+    drawings = [draw(seed) for seed in range(2)]
+    write_coco(tmp_path, [*drawings, replace(draw(7), labels_HW=np.zeros((120, 160), np.uint8))])
+    content = json.loads((tmp_path / INSTANCES).read_text())
+    crowd = {"iscrowd": 1, "segmentation": rle(np.ones((120, 160), np.bool_))}
+    content["annotations"].append(content["annotations"][0] | {"id": 99} | crowd)
+    write(tmp_path / INSTANCES, content)
+    metrics = instances.public_points(Oracle(drawings), Options(root=tmp_path))
+    # Of the three masks, everything has the highest predicted IoU.
+    share = np.mean([mask.mean() for drawing in drawings for mask in drawing.masks])
+    assert metrics == {"point_best_of_3_miou": 1, "point_most_confident_miou": pytest.approx(share)}
+
+
+def test_sa1b_folders(tmp_path: Path):
+    drawing = draw(4)
+    folder = tmp_path / "sa_000000"
+    folder.mkdir()
+    (folder / "sa_1.jpg").write_bytes(jpg(drawing.image_HW3))
+    outlines = [{"segmentation": rle(mask)} for mask in drawing.masks]
+    outlines.append({"segmentation": rle(np.zeros_like(drawing.masks[0]))})
+    (folder / "sa_1.json").write_text(json.dumps({"annotations": outlines}))
+    metrics = instances.public_points(Oracle([drawing]), Options(root=tmp_path))
+    assert metrics["point_best_of_3_miou"] == 1
+    assert metrics["point_most_confident_miou"] == pytest.approx(
+        np.mean([mask.mean() for mask in drawing.masks])
+    )

@@ -1,21 +1,15 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.coco_set import write
 from tests.photographs import draw, jpg, png
 from training.evaluation import layouts
 
 PICTURE = jpg(draw(0, 8, 10).image_HW3)
 MAP_HW = np.arange(6, dtype=np.uint8).reshape(2, 3)
-
-
-def write(path: Path, content: bytes | str = PICTURE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
 
 
 def write_palette(path: Path, labels_HW: np.ndarray) -> None:
@@ -33,12 +27,12 @@ def test_karpathys_json(tmp_path: Path):
         {"filename": "2.jpg", "split": "train", "sentences": sentences},
         {"filename": "3.jpg", "filepath": "val2014", "split": "test", "sentences": sentences[:1]},
     ]
-    write(tmp_path / "dataset_coco.json", json.dumps({"images": records}))
-    first, third = write(tmp_path / "flickr30k_images/1.jpg"), write(tmp_path / "val2014/3.jpg")
-    assert layouts.captioned(tmp_path) == [
-        (first, ["A dog.", "It runs."]),
-        (third, ["A dog."]),
-    ]
+    write(tmp_path / "dataset_coco.json", {"images": records})
+    first, third = (
+        write(tmp_path / "flickr30k_images/1.jpg", PICTURE),
+        write(tmp_path / "val2014/3.jpg", PICTURE),
+    )
+    assert layouts.captioned(tmp_path) == [(first, ["A dog.", "It runs."]), (third, ["A dog."])]
 
 
 def test_cocos_own_captions(tmp_path: Path):
@@ -46,14 +40,14 @@ def test_cocos_own_captions(tmp_path: Path):
         "images": [{"id": 7, "file_name": "7.jpg"}, {"id": 8, "file_name": "8.jpg"}],
         "annotations": [{"image_id": 7, "caption": text} for text in ("A dog.", "Two dogs.")],
     }
-    write(tmp_path / "annotations/captions_val2017.json", json.dumps(content))
-    picture = write(tmp_path / "val2017/7.jpg")
+    write(tmp_path / "annotations/captions_val2017.json", content)
+    picture = write(tmp_path / "val2017/7.jpg", PICTURE)
     assert layouts.captioned(tmp_path) == [(picture, ["A dog.", "Two dogs."])]
 
 
 def test_a_missing_picture_is_named(tmp_path: Path):
     record = {"filename": "1.jpg", "split": "test", "sentences": []}
-    write(tmp_path / "dataset_flickr30k.json", json.dumps({"images": [record]}))
+    write(tmp_path / "dataset_flickr30k.json", {"images": [record]})
     with pytest.raises(FileNotFoundError, match=r"flickr30k_images/1\.jpg"):
         layouts.captioned(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"captions_val2017\.json"):
@@ -69,7 +63,7 @@ def only(data: layouts.LabelledSet) -> np.ndarray:
 
 def test_voc(tmp_path: Path):
     for stem in ("2007_000033", "2007_000042"):
-        write(tmp_path / f"JPEGImages/{stem}.jpg")
+        write(tmp_path / f"JPEGImages/{stem}.jpg", PICTURE)
     write_palette(
         tmp_path / "SegmentationClass/2007_000033.png", np.where(MAP_HW == 5, 255, MAP_HW)
     )
@@ -86,7 +80,7 @@ def test_voc(tmp_path: Path):
 
 def test_voc_context(tmp_path: Path):
     write(tmp_path / "59_labels.txt", "0: background\n1: aeroplane\n2: pottedplant\n3: sky\n")
-    write(tmp_path / "JPEGImages/2008_000002.jpg")
+    write(tmp_path / "JPEGImages/2008_000002.jpg", PICTURE)
     write(tmp_path / "59_context_labels/2008_000002.png", png(MAP_HW))
     write(tmp_path / "ImageSets/Main/val.txt", "2008_000002\n2008_000003\n")  # 3 has no map
     data = layouts.voc_context(tmp_path)
@@ -102,7 +96,7 @@ def test_ade20k(tmp_path: Path, head: str):
     blank = "\t".join(["0"] * (head.count("\t") - 1))
     rows = [head, f"1\t{blank}\twall", f"2\t{blank}\tbuilding, edifice"]
     write(tmp_path / "objectInfo150.txt", "\n".join(rows) + "\n")
-    write(tmp_path / "images/validation/ADE_val_1.jpg")
+    write(tmp_path / "images/validation/ADE_val_1.jpg", PICTURE)
     write(tmp_path / "annotations/validation/ADE_val_1.png", png(MAP_HW))
     data = layouts.ade20k(tmp_path)
     assert only(data).tolist() == MAP_HW.tolist()
@@ -114,8 +108,8 @@ def test_coco_stuff(tmp_path: Path):
     for part, categories in names.items():
         known = [{"id": key, "name": name} for key, name in categories.items()]
         path = tmp_path / f"annotations/{part}_val2017.json"
-        write(path, json.dumps({"categories": known}))
-    write(tmp_path / "val2017/000000000139.jpg")
+        write(path, {"categories": known})
+    write(tmp_path / "val2017/000000000139.jpg", PICTURE)
     write(tmp_path / "stuffthingmaps/val2017/000000000139.png", png(MAP_HW))
     data = layouts.coco_stuff(tmp_path)
     assert only(data).tolist() == MAP_HW.tolist()
@@ -126,14 +120,84 @@ def test_coco_panoptic(tmp_path: Path):
     """Ids above one byte, the void id 0, and an id without a segment are read correctly."""
     ids_HW = np.array([[0, 1, 300], [70000, 300, 5]])
     rgb_HW3 = np.stack([ids_HW % 256, ids_HW // 256 % 256, ids_HW // 65536], axis=-1)
-    write(tmp_path / "val2017/1.jpg")
+    write(tmp_path / "val2017/1.jpg", PICTURE)
     write(tmp_path / "annotations/panoptic_val2017/1.png", png(rgb_HW3.astype(np.uint8)))
     segments = [{"id": i, "category_id": c} for i, c in ((1, 18), (300, 200), (70000, 1))]
     content = {
         "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": segments}],
         "categories": [{"id": 1, "name": "person"}, {"id": 200, "name": "rug-merged"}],
     }
-    write(tmp_path / "annotations/panoptic_val2017.json", json.dumps(content))
+    write(tmp_path / "annotations/panoptic_val2017.json", content)
     data = layouts.coco_panoptic(tmp_path)
     assert only(data).tolist() == [[0, 18, 200], [1, 200, 0]]
     assert data.classes == {1: "person", 200: "rug-merged"}
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    for name in ("n02", "n01"):
+        for picture in ("b.JPEG", "a.JPEG", "notes.txt"):
+            write(tmp_path / f"val/n000000{name[1:]}" / picture, PICTURE)
+    return tmp_path / "val"
+
+
+def test_class_names_stand_beside_the_folders(folders: Path):
+    given = {"n00000001": "great_white shark", "n00000002": "tench"}
+    write(folders.parent / "classes.json", given)
+    pictures, names = layouts.class_folders(folders)
+    assert names == ["great white shark", "tench"]
+    stems = [(path.parent.name, path.name, index) for path, index in pictures]
+    assert stems == [
+        (f"n0000000{index + 1}", name, index) for index in (0, 1) for name in ("a.JPEG", "b.JPEG")
+    ]
+
+
+def test_a_folder_without_a_name_is_said(folders: Path):
+    with pytest.raises(FileNotFoundError, match=r"put classes\.json there"):
+        layouts.class_folders(folders)
+    write(folders / "classes.json", '{"n00000001": "shark"}')
+    with pytest.raises(ValueError, match="no name for the folder n00000002"):
+        layouts.class_folders(folders)
+    with pytest.raises(FileNotFoundError, match="no subfolders"):
+        layouts.class_folders(folders / "n00000001")
+
+
+def test_imagenet_v2_counts_its_folders(tmp_path: Path):
+    for index in range(1000):
+        (tmp_path / str(index)).mkdir()
+    write(tmp_path / "2/x.jpeg", PICTURE)
+    write(tmp_path / "10/y.jpeg", PICTURE)
+    pictures, names = layouts.class_folders(tmp_path)
+    assert [index for _, index in pictures] == [2, 10]
+    assert (names[2], len(names)) == ("great white shark", 1000)
+
+
+def test_other_folders_are_their_own_names(tmp_path: Path):
+    write(tmp_path / "bus_station-indoor/1.png", PICTURE)
+    assert layouts.class_folders(tmp_path).names == ["bus station indoor"]
+
+
+@pytest.mark.parametrize("keys", [("n01440764", "n01443537"), tuple(layouts.V2_FOLDERS)])
+def test_a_folder_that_is_no_class_changes_no_names(tmp_path: Path, keys: tuple[str, ...]):
+    for key in keys:
+        (tmp_path / key).mkdir()
+    names = layouts.class_folders(tmp_path).names
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    assert layouts.class_folders(tmp_path).names == names
+    (tmp_path / "lost+found").mkdir()
+    with pytest.raises(ValueError, match=r"folders named like .*, and 'lost\+found'.*Remove"):
+        layouts.class_folders(tmp_path)
+    write(tmp_path / "classes.json", dict.fromkeys((*keys, "lost+found"), "fish"))
+    assert layouts.class_folders(tmp_path).names == ["fish"] * (len(keys) + 1)
+
+
+def test_imagenets_folders_have_the_names_that_clip_is_evaluated_with(tmp_path: Path):
+    """WordNet's names, which come with the data set, are "crane" twice, and "maillot" twice."""
+    for wnid in ("n02012849", "n03126707", "n01440764"):
+        write(tmp_path / f"val/{wnid}/1.JPEG", PICTURE)
+    pictures, names = layouts.class_folders(tmp_path / "val")
+    assert names == ["tench", "crane bird", "construction crane"]
+    assert [index for _, index in pictures] == [0, 1, 2]
+    own = {"n01440764": "a fish", "n02012849": "a bird", "n03126707": "a machine"}
+    write(tmp_path / "classes.json", own)  # it comes first
+    assert layouts.class_folders(tmp_path / "val").names == list(own.values())

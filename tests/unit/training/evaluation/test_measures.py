@@ -2,13 +2,15 @@ import numpy as np
 import pytest
 
 from training.evaluation.measures import (
-    box_around,
     centre,
     class_iou,
     class_pixels,
     iou,
     mean_iou,
+    miou_interval,
     ranks,
+    ratio_figures,
+    semantic_figures,
 )
 
 
@@ -48,13 +50,6 @@ def test_the_iou_of_a_class_that_nobody_knows_is_undefined():
     np.testing.assert_allclose(class_iou(several_N3C), [class_iou(PIXELS_3C)] * 2)
 
 
-def test_a_box_ends_after_its_last_pixel():
-    mask_HW = np.zeros((6, 8), np.bool_)
-    mask_HW[2:4, 3:7] = True
-    mask_HW[5, 4] = True
-    assert box_around(mask_HW) == (3, 2, 7, 6)
-
-
 def test_the_centre_is_the_middle_of_the_innermost_pixel():
     mask_HW = np.zeros((9, 12), np.bool_)
     mask_HW[1:6, 2:7] = True  # its centre is pixel (4, 3)
@@ -89,3 +84,59 @@ def test_a_tie_counts_against():
     text_rank_T, image_rank_B = ranks(same_TB, np.array([0, 0, 1, 2]))
     assert text_rank_T.tolist() == [2, 2, 2, 2]
     assert image_rank_B.tolist() == [2, 3, 3]  # two texts of image 0 do not compete
+
+
+def photographs(count: int, seed: int = 0) -> list[np.ndarray]:
+    """Return pixel counts of four classes, the third only predicted, the fourth never seen."""
+    random = np.random.default_rng(seed)
+    counts = []
+    for right_2 in random.integers(20, 80, (count, 2)):
+        right = [*right_2, 0, 0]
+        counts.append(np.array([right, [100, 100, 0, 0], [*right_2, *(200 - right_2.sum(), 0)]]))
+    return counts
+
+
+def test_both_rules_the_numbers_and_the_miou_interval():
+    counts = photographs(40)
+    figures = semantic_figures("set", counts)
+    right_2 = np.sum(counts, axis=0)[0, :2]
+    both = right_2 / 4000  # the union is the truth: what is wrong is predicted as the third class
+    assert figures["set_miou"] == pytest.approx(both.mean())
+    assert figures["set_miou_union"] == pytest.approx(both.sum() / 3)
+    assert figures["set_miou_low"] < figures["set_miou"] < figures["set_miou_high"]
+    numbers = [figures[f"set_{name}"] for name in ("classes", "classes_union", "photographs")]
+    assert numbers == [2, 3, 40]
+    assert all(isinstance(number, int) for number in numbers)
+
+
+def test_the_interval_is_that_of_the_mean_over_photographs():
+    """With one class the IoU is a mean, whose standard error is known."""
+    counts = np.stack(photographs(200))[:, :, :1]
+    counts[:, 2] = counts[:, 0]  # nothing else is predicted as this class
+    low, high = miou_interval(counts)
+    share_N = counts[:, 0, 0] / 100
+    error = share_N.std(ddof=1) / np.sqrt(len(share_N))
+    assert low == pytest.approx(share_N.mean() - 1.96 * error, abs=0.3 * error)
+    assert high == pytest.approx(share_N.mean() + 1.96 * error, abs=0.3 * error)
+    assert miou_interval(counts) == (low, high)
+
+
+def test_photographs_without_labelled_pixels_do_not_count():
+    counts = photographs(2)
+    empty = [np.zeros_like(counts[0])] * 2
+    low, high = miou_interval(np.stack(counts + empty))
+    assert np.isfinite([low, high]).all()
+    with pytest.raises(ValueError, match="set: no labelled pixels in 2 photographs"):
+        semantic_figures("set", empty)
+    with pytest.raises(ValueError, match="in 0 photographs"):
+        semantic_figures("set", [])
+
+
+def test_the_interval_of_a_share_holds_it_and_narrows_with_more_photographs():
+    part_N, whole_N = np.tile([1, 2, 0, 3], 5), np.tile([2, 2, 1, 4], 5)
+    share, low, high = ratio_figures("found", part_N, whole_N).values()
+    assert share == part_N.sum() / whole_N.sum()
+    assert low < share < high
+    _, lower, higher = ratio_figures("found", np.tile(part_N, 20), np.tile(whole_N, 20)).values()
+    assert higher - lower < (high - low) / 2
+    assert ratio_figures("all", whole_N, whole_N) == {"all": 1, "all_low": 1, "all_high": 1}

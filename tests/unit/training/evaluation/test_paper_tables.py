@@ -3,23 +3,16 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from tests.photographs import draw, jpg, png, rle
+from tests.coco_set import write, write_coco
+from tests.photographs import draw, jpg, png
 from training.evaluation import evaluate
 
 DRAWINGS = [draw(seed, 48, 64) for seed in range(2)]
 PICTURES = [jpg(drawing.image_HW3) for drawing in DRAWINGS]
 MAPS = [drawing.labels_HW for drawing in DRAWINGS]
-
-
-def write(path: Path, content: bytes | str | Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    content = content if isinstance(content, bytes | str) else json.dumps(content)
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
 
 
 def classes(root: Path) -> None:
@@ -51,38 +44,7 @@ def flickr30k(root: Path) -> None:
 
 
 def coco(root: Path) -> None:
-    """Write COCO 2017's validation set with boxes, captions, stuff and panoptic maps."""
-    images, instances, captions, panoptic = [], [], [], []
-    for i, drawing in enumerate(DRAWINGS):
-        write(root / f"val2017/{i}.jpg", PICTURES[i])
-        images.append(
-            {"id": i, "file_name": f"{i}.jpg", "height": 48, "width": 64}
-            | {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-            | {"coco_url": f"http://images.cocodataset.org/val2017/{i}.jpg"}
-        )
-        captions.append({"image_id": i, "caption": f"the dog {i}"})
-        for value, mask in enumerate(drawing.masks, 1):
-            y, x = np.nonzero(mask)
-            box = [x.min(), y.min(), x.max() + 1 - x.min(), y.max() + 1 - y.min()]
-            instances.append(
-                {"id": len(instances) + 1, "image_id": i, "category_id": value}
-                | {"bbox": [float(side) for side in box], "area": int(mask.sum())}
-                | {"segmentation": rle(mask)}
-            )
-        write(root / f"stuffthingmaps/val2017/{i}.png", png(MAPS[i]))
-        ids_HW3 = np.stack([MAPS[i], 0 * MAPS[i], 0 * MAPS[i]], axis=-1)
-        write(root / f"annotations/panoptic_val2017/{i}.png", png(ids_HW3))
-        segments = [{"id": value, "category_id": value} for value in (1, 2, 3)]
-        panoptic.append({"file_name": f"{i}.png", "segments_info": segments})
-    names = [{"id": i, "name": name, "frequency": "f"} for i, name in enumerate("abc", 1)]
-    boxes = {"images": images, "annotations": instances, "categories": names}
-    write(root / "annotations/instances_val2017.json", boxes)
-    write(root / "annotations/lvis_v1_val.json", boxes)
-    write(root / "annotations/stuff_val2017.json", {"categories": [{"id": 4, "name": "d"}]})
-    written = {"images": images, "annotations": captions}
-    write(root / "annotations/captions_val2017.json", written)
-    content = {"annotations": panoptic, "categories": names}
-    write(root / "annotations/panoptic_val2017.json", content)
+    write_coco(root, DRAWINGS)
 
 
 def voc(root: Path) -> None:

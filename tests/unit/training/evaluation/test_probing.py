@@ -20,10 +20,17 @@ from tests.tiny import make_tiny_checkpoint
 from training.evaluation import probing
 from training.evaluation.layouts import LabelledSet, Mapped
 from training.evaluation.measures import mean_iou
-from training.evaluation.probe_cuts import Cuts, draw_crop, draw_window
-from training.evaluation.probe_fit import Fit, Frozen, Scale, fit_heads
-from training.evaluation.probe_heads import HEADS
-from training.evaluation.probing import Split, probe
+from training.evaluation.probe_training import (
+    HEADS,
+    Cuts,
+    Fit,
+    FrozenEncoder,
+    Scale,
+    draw_crop,
+    draw_window,
+    fit_heads,
+)
+from training.evaluation.probing import probe
 from training.evaluation.suite import Options
 
 CPU = torch.device("cpu")
@@ -38,7 +45,7 @@ def colours(pixels_B3SS: Tensor, sizes_B2: Tensor) -> Tensor:
     return map_B3hw * torch.tensor([1e-3, 1, 50])[:, None, None]
 
 
-FROZEN = Frozen(64, CPU, colours)
+FROZEN = FrozenEncoder(64, CPU, colours)
 
 
 def drawn(seeds: range) -> LabelledSet:
@@ -48,7 +55,7 @@ def drawn(seeds: range) -> LabelledSet:
     return LabelledSet("drawn", {1: "red", 2: "green", 3: "blue"}, pictures)
 
 
-SPLIT = Split(drawn(range(6)), drawn(range(20, 23)))
+SPLIT = TRAIN, VAL = drawn(range(6)), drawn(range(20, 23))
 
 
 def summed(counted: Iterable[dict[str, NDArray[np.int64]]]) -> dict[str, NDArray[np.int64]]:
@@ -64,13 +71,13 @@ def summed(counted: Iterable[dict[str, NDArray[np.int64]]]) -> dict[str, NDArray
 )
 def test_a_head_learns_what_the_features_tell(head: str, fit: Fit):
     pixels_3C = summed(probe(FROZEN, SPLIT, [head], fit))[head]
-    labels_N = np.concatenate([picture.labels().ravel() for picture in SPLIT.val.pictures])
+    labels_N = np.concatenate([picture.labels().ravel() for picture in VAL.pictures])
     assert pixels_3C[1].tolist() == [(labels_N == value).sum() for value in (1, 2, 3)]
     assert mean_iou(pixels_3C) > 0.9
 
 
 def test_a_background_is_learnt_as_a_class():
-    split = Split(*(replace(part, background=0) for part in SPLIT))
+    split = tuple(replace(part, background=0) for part in SPLIT)
     pixels_3C = summed(probe(FROZEN, split, ["linear"], SHORT))["linear"]
     assert pixels_3C.shape == (3, 4)
     assert pixels_3C[1].sum() == 3 * 120 * 160
@@ -87,7 +94,7 @@ def test_several_heads_share_one_pass_per_epoch_and_nothing_is_stored():
     fit = Fit(epochs=2, batch=3, draw=draw_window)
     answers = list(probe(replace(FROZEN, encode=encode), SPLIT, list(HEADS), fit))
     assert list(answers[0]) == ["linear", "deeplab", "psp"]
-    trained, measured = len(SPLIT.train.pictures), len(SPLIT.val.pictures)
+    trained, measured = len(TRAIN.pictures), len(VAL.pictures)
     assert len(seen) == trained + 2 * trained + measured  # the first pass sets the scale
 
 
@@ -101,7 +108,7 @@ def test_the_seed_decides():
 
 
 def test_every_epoch_cuts_anew():
-    cuts = Cuts(SPLIT.train.pictures, [1, 2, 3], 64, draw_window, seed=0)
+    cuts = Cuts(TRAIN.pictures, [1, 2, 3], 64, draw_window, seed=0)
     first, again = cuts[0], cuts[0]
     assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
     cuts.epoch = 1
@@ -110,7 +117,7 @@ def test_every_epoch_cuts_anew():
 
 def test_labels_lie_where_the_colours_do():
     """In every window, a labelled cell has the colour of its class, also flipped and padded."""
-    cuts = Cuts(SPLIT.train.pictures, [1, 2, 3], 64, draw_window, seed=0)
+    cuts = Cuts(TRAIN.pictures, [1, 2, 3], 64, draw_window, seed=0)
     flipped, padded = set(), set()
     for cuts.epoch in range(24):
         for pixels_3SS, (height, width), labels_tt in map(cuts.__getitem__, [0]):
@@ -152,9 +159,9 @@ def test_pooling_leaves_the_padding_out():
 
 
 def test_channels_are_brought_to_one_scale_over_the_picture_alone():
-    scale = Scale.measured(FROZEN, SPLIT.train.pictures)
+    scale = Scale.measured(FROZEN, TRAIN.pictures)
     normal, cells = [], []
-    for picture in SPLIT.train.pictures:
+    for picture in TRAIN.pictures:
         _, map_1Dhw, valid_11hw = FROZEN.whole(picture.read())
         normal.append(scale.apply(map_1Dhw, valid_11hw)[0])
         cells.append(normal[-1][:, valid_11hw[0, 0]])

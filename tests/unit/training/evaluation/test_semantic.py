@@ -125,7 +125,7 @@ def measured(model: ColourBlind, data: LabelledSet, protocol: Protocol) -> float
     return mean_iou(np.sum(semantic.measure(model, data, protocol), axis=0))
 
 
-@pytest.mark.parametrize("protocol", ["whole", "square", "sliding"])
+@pytest.mark.parametrize("protocol", ["whole", "square"])
 @pytest.mark.parametrize("shape", [(120, 160), (160, 120), (131, 131)])
 def test_each_protocol_finds_the_colours_where_they_are(protocol, shape):
     """A shift by one cell, four or five pixels, would reduce the measure below 0.5."""
@@ -134,8 +134,8 @@ def test_each_protocol_finds_the_colours_where_they_are(protocol, shape):
 
 
 def test_the_protocol_is_part_of_the_name(tmp_path: Path):
-    options = Options(root=tmp_path, protocol="sliding")
-    assert list(public(labelled([draw(0)]), ColourBlind(64), options)) == ["drawn_sliding_miou"]
+    options = Options(root=tmp_path, protocol="square")
+    assert list(public(labelled([draw(0)]), ColourBlind(64), options)) == ["drawn_square_miou"]
 
 
 @pytest.mark.parametrize(("refine", "size"), [(False, 64), (True, 128)])
@@ -154,25 +154,3 @@ def test_only_the_clip_head_is_measured_at_the_side_of_its_task(monkeypatch, ref
 def test_a_squashed_picture_fills_the_frame():
     features = semantic.encode(ColourBlind(64), jpg(draw(0, 60, 240).image_HW3), "square", 64)
     assert features.geometry == Geometry(64, 64, 64)
-
-
-def test_sliding_windows_see_a_long_picture_more_finely():
-    data, model = labelled([tiled(60, 300, tile=30)]), ColourBlind(32)
-    coarse, fine = (measured(model, data, p) for p in ("whole", "sliding"))
-    assert coarse < 0.5
-    assert fine > 0.8
-    features = semantic.encode(model, data.pictures[0].read(), "sliding", 32)
-    assert features.geometry == Geometry(60, 300, 32)
-    assert features.clip_dense_Dhw.shape == (3, 40, 40)  # 8 cells for the shorter side
-
-
-def test_a_square_picture_is_one_window():
-    model, encoded = ColourBlind(32), jpg(draw(0, 32, 32).image_HW3)
-    once, slid = (semantic.encode(model, encoded, p, 32) for p in ("whole", "sliding"))
-    assert np.array_equal(slid.clip_dense_Dhw, once.clip_dense_Dhw)
-
-
-def test_windows_overlap_by_a_third_and_end_with_the_picture():
-    assert semantic._starts(16, 16) == [0]
-    assert semantic._starts(17, 16) == [0, 1]
-    assert semantic._starts(40, 16) == [0, 11, 22, 24]

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from tests.tiny import TINY
 from training.evaluation.while_training import check_measures, measures_of, try_measures
-from training.recipes import Recipe, Run, debug
+from training.recipes import Recipe, debug
 from training.schedule import Measures
 
 
@@ -42,19 +41,15 @@ def test_measures_need_a_folder_on_a_disk():
     check_measures(debug(), "s3://sets")
 
 
-def test_a_trial_of_few_images_finds_a_wrong_figure(tmp_path: Path):
+def test_a_trial_of_few_images_finds_a_wrong_figure():
     seen: list[Measures] = []
 
     def measure(net: nn.Module, measures: Measures) -> dict[str, float]:
         seen.append(measures)
         return {"imagenet/top1": 0.5, "imagenet/top5": 0.75, "imagenet/images": 4}
 
-    def run(recipe: Recipe) -> Run:
-        common = {"config": TINY["edge"], "data": str(tmp_path), "folder": tmp_path}
-        return Run(recipe=recipe, measure=measure, **common)
-
-    try_measures(run(recipe()), nn.Identity())
+    try_measures(recipe(), nn.Identity(), measure)
     assert seen == [replace(*measures_of(recipe()), limit=4)]
     for best in ("imagenet/top", "imagenet/images"):
         with pytest.raises(ValueError, match="expected one of imagenet/top1, imagenet/top5"):
-            try_measures(run(recipe(best=best)), nn.Identity())
+            try_measures(recipe(best=best), nn.Identity(), measure)

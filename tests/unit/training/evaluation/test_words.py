@@ -9,7 +9,6 @@ from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask
 from training.data.annotations import thing_names
 from training.evaluation import presence, words
-from training.evaluation.overlap import ratio_interval
 from training.evaluation.suite import Options
 
 NAMES = ["cup", "dog", "cat", "car", "tie", "bed"]
@@ -80,15 +79,6 @@ def test_absent_names_depend_on_the_photograph_alone_and_are_not_there() -> None
     drawn = [words.absent_names(sample(str(key)), NAMES) for key in range(20)]
     assert drawn == [words.absent_names(sample(str(key)), NAMES) for key in range(20)]
     assert all(len(set(names)) == 3 and set(names) <= {"cat", "tie", "bed"} for names in drawn)
-
-
-def test_the_interval_of_a_share_holds_it_and_narrows_with_more_photographs() -> None:
-    part_N, whole_N = np.tile([1, 2, 0, 3], 5), np.tile([2, 2, 1, 4], 5)
-    low, high = ratio_interval(part_N, whole_N)
-    assert low < part_N.sum() / whole_N.sum() < high
-    more = ratio_interval(np.tile(part_N, 20), np.tile(whole_N, 20))
-    assert more[1] - more[0] < (high - low) / 2
-    assert ratio_interval(whole_N, whole_N) == (1.0, 1.0)
 
 
 def test_the_fit_gives_evidence_its_weight_and_both_answers_the_same() -> None:

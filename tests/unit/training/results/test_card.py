@@ -6,12 +6,19 @@ import yaml
 
 from samclip_core.io import checkpoint
 from tests.tiny import make_tiny_checkpoint
-from training.results.card import complete, table
+from training.results.card import complete
+from training.results.tables import figure_table, table
 
 
 def test_counts_are_no_percentages() -> None:
-    rows = table({"camvid_miou": 0.25, "camvid_photographs": 26}).splitlines()
-    assert rows == ["| camvid miou | 25.0% |", "| camvid photographs | 26 |"]
+    rows = figure_table({"camvid_miou": 0.25, "camvid_photographs": 26}).splitlines()
+    assert rows[2:] == ["| camvid miou | 25.0% |", "| camvid photographs | 26 |"]
+
+
+def test_a_table_has_a_line_for_its_head_a_rule_and_every_row() -> None:
+    assert table(["a", "b"], [["1", "2"], ["3", "4"]]) == (
+        "| a | b |\n| --- | --- |\n| 1 | 2 |\n| 3 | 4 |\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from samclip.mask_codecs import encode_polygons
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
 from services.gateway.app import add_adapters
-from services.request import admission, http
+from services.request import http
 from services.settings import Settings
-from tests.in_process import SECRET, Caller, png
+from tests.in_process import Caller, png
 from tests.unit.services.gateway.test_app import Fixed
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -58,11 +58,9 @@ async def applications(settings: Settings, caller: Caller) -> AsyncIterator[Appl
 
 def asked_through(applications: Applications) -> httpx.AsyncClient:
     """Return a client of all adapters."""
-    app = http.protected()
+    app = http.new_app()
     add_adapters(app, applications, READY)
-    headers = {admission.SECRET_HEADER: SECRET}
-    transport = httpx.ASGITransport(app)
-    return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
 @pytest.fixture
@@ -97,7 +95,7 @@ def swapped(
 
 def outlines_of(mask_HW: np.ndarray) -> list[np.ndarray]:
     """Return the N×2 outlines that annotators get, by the shoelace formula."""
-    rings = [np.reshape(ring, (-1, 2)) for ring in masks.encode_polygons(mask_HW)]
+    rings = encode_polygons(mask_HW)
     areas = [
         float(np.linalg.det(np.stack([ring_N2, np.roll(ring_N2, -1, 0)], 1)).sum())
         for ring_N2 in rings

@@ -15,16 +15,16 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.responses import JSONResponse
 
 from samclip_core.errors import InvalidRequest
-from services.gateway.adapters.applications import IMAGES_AT_ONCE, Applications, each
+from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.label_studio.labels import Control, to_results
 from services.gateway.adapters.openai import routes as openai
 from services.gateway.adapters.x_anylabeling.routes import to_shapes
 from services.gateway.app import Gateway, add_adapters
 from services.observability import tracing
-from services.request import admission, http, wire
+from services.request import http, wire
+from services.request.fan_out import IMAGES_AT_ONCE, each
 from services.request.limits import Reply
 from services.settings import Settings
-from tests.in_process import SECRET
 from tests.unit.services.gateway.adapters.conftest import READY, uri
 
 
@@ -195,12 +195,11 @@ def test_a_phrase_that_each_part_of_a_mask_repeats_counts_in_the_answer() -> Non
 
 
 async def test_a_place_is_held_until_the_reply_is_taken(applications: Applications) -> None:
-    app = http.protected()
+    app = http.new_app()
     add_adapters(app, applications, READY)
     blocked, end = asyncio.Event(), asyncio.Event()
     path = {"path": "/v2", "root_path": "", "query_string": b""}
-    headers = [(admission.SECRET_HEADER.encode(), SECRET.encode())]
-    scope = {"type": "http", "method": "GET", "headers": headers, **path}
+    scope = {"type": "http", "method": "GET", "headers": [], **path}
 
     async def receive() -> dict[str, Any]:
         return {"type": "http.request"}

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import ImageTooLarge, InvalidRequest, Unavailable
@@ -155,7 +156,7 @@ async def test_clicks_and_a_box_give_a_brush(
     (one,) = await predicted(adapters, body)
     assert (one["from_name"], one["to_name"], one["type"]) == ("brush", "photo", "brushlabels")
     assert one["value"]["brushlabels"] == ["cat"]
-    mask_HW = masks.decode_rle(expected.rle.counts, 30, 40)
+    mask_HW = decode_rle(expected.rle.counts, 30, 40)
     np.testing.assert_array_equal(unpack(one["value"]["rle"])[::4] > 0, mask_HW.ravel())
 
 
@@ -163,7 +164,7 @@ async def test_clicks_and_a_box_give_polygons(
     adapters: httpx.AsyncClient, photo: bytes, expected: pb.Mask
 ) -> None:
     found = await predicted(adapters, asked(photo, CLICKS, BOXES, RINGS, regions=REGIONS))
-    rings = outlines_of(masks.decode_rle(expected.rle.counts, 30, 40))
+    rings = outlines_of(decode_rle(expected.rle.counts, 30, 40))
     assert len(found) == len(rings)
     for one, ring in zip(found, rings, strict=True):
         assert one["value"]["polygonlabels"] == ["cat"]

@@ -9,10 +9,10 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as samclip
 
 from samclip_core.errors import InvalidRequest
-from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.open_inference import open_inference_pb2 as pb
 from services.gateway.adapters.open_inference import open_inference_pb2_grpc as pb_grpc
@@ -20,8 +20,8 @@ from services.gateway.adapters.open_inference.http import HEADER
 from services.gateway.adapters.open_inference.models import MODELS
 from services.gateway.adapters.open_inference.rpcs import InferenceService
 from services.gateway.adapters.open_inference.tensors import Spec
-from services.request import admission, wire
-from services.request.channel import UNLIMITED
+from services.request import wire
+from services.request.calls import UNLIMITED
 from tests.in_process import ADMITTED, Adapter, Caller
 from tests.unit.services.gateway.adapters.conftest import READY, Recorded, recorded
 
@@ -166,7 +166,7 @@ async def expected(caller: Caller, photo: bytes) -> dict[str, Arrays]:
         "embed-text": {"embedding": wire.from_tensor((await caller("EmbedText", texts)).tensor)},
         "classify": {"scores": np.array([score[x] for x in ("a dog", "a cat", "a dog")], "f4")},
         "segment": {
-            "mask": masks.decode_rle(mask.rle.counts, 30, 40).astype(np.uint8),
+            "mask": decode_rle(mask.rle.counts, 30, 40).astype(np.uint8),
             "predicted_iou": np.array([mask.predicted_iou], np.float32),
         },
     }
@@ -357,12 +357,6 @@ async def test_grpc_errors_have_their_codes(stub: Any) -> None:
     short = pb.ModelInferRequest(model_name="embed-text", raw_input_contents=[b""])
     code, words = await refused(stub.ModelInfer, short)
     assert (code, words) == ("INVALID_ARGUMENT", "1 raw_input_contents for 0 inputs")
-    assert (await refused(stub.ServerLive, pb.ServerLiveRequest(), ()))[0] == "UNAUTHENTICATED"
-
-
-async def test_the_secret_of_the_front_door_is_asked_for(adapters: httpx.AsyncClient) -> None:
-    headers = {admission.SECRET_HEADER: "wrong"}
-    assert (await adapters.get("/v2", headers=headers)).status_code == 401
 
 
 def test_a_mask_of_many_pixels_is_not_json() -> None:

@@ -13,7 +13,8 @@ from samclip.v1 import samclip_pb2 as pb
 
 from services.gateway.adapters import applications as module
 from services.gateway.adapters.applications import Applications
-from services.request import callers, wire
+from services.request import wire
+from services.request.context import KEY, SCOPES, TENANT
 from tests.in_process import Caller
 from tests.unit.services.gateway.adapters.conftest import (
     Recorded,
@@ -184,10 +185,10 @@ async def test_a_key_counts_as_everywhere(
     async with asked_through(applications) as adapters:
         reply = await adapters.get("/v1/models")
         assert (reply.status_code, reply.json()["error"]["code"]) == (401, "invalid_api_key")
-        headers = {callers.KEY: "ann", callers.TENANT: "acme", callers.SCOPES: "index"}
+        headers = {KEY: "ann", TENANT: "acme", SCOPES: "index"}
         reply = await adapters.get("/v1/models", headers=headers)
         assert (reply.status_code, reply.json()["error"]["type"]) == (403, "permission_error")
-        headers[callers.SCOPES] = "read"
+        headers[SCOPES] = "read"
         assert (await adapters.get("/v1/models", headers=headers)).status_code == 200
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from samclip.mask_codecs import decode_rle
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.io import masks
 from services.gateway.adapters.applications import Applications
 from services.gateway.adapters.x_anylabeling.routes import OBJECT, to_shapes, to_texts
 from services.request import wire
@@ -68,7 +68,7 @@ async def test_marks_give_the_polygons_of_our_own_api(
     prompt = pb.Prompt(points=points, box=pb.Box(x_min=2, y_min=3, x_max=32, y_max=27))
     request = pb.SegmentRequest(image=pb.Image(encoded=photo), prompts=[prompt])
     (mask,) = (await caller("Segment", request)).results[0].masks
-    mask_HW = masks.decode_rle(mask.rle.counts, 30, 40)
+    mask_HW = decode_rle(mask.rle.counts, 30, 40)
     rings = outlines_of(mask_HW)
     assert len(shapes) == len(rings) > 0
     for shape, ring in zip(shapes, rings, strict=True):

@@ -1,0 +1,257 @@
+"""Many photographs, asked about several at once: in order, and a broken one stops nothing."""
+
+import asyncio
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Generic, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from samclip.download import is_url
+from samclip.errors import (
+    InvalidArgument,
+    Overloaded,
+    PermissionDenied,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+)
+from samclip.images import ImageSource, Source, image_files
+from samclip.photo import AsyncPhoto, Photo
+from samclip.progress import bar
+
+AnyPhoto = TypeVar("AnyPhoto", Photo, AsyncPhoto)
+T = TypeVar("T")
+R = TypeVar("R")
+Images = ImageSource | Iterable[ImageSource]
+AT_ONCE = 8
+"""Photographs asked about at once: enough to keep a service of 16 cores busy."""
+REFUSALS = (Unavailable, Unauthenticated, PermissionDenied)
+"""Errors that the next photograph would get as well."""
+WAITS_S = (0.5, 1.0, 2.0)
+"""Before a busy service is asked again: a key may allow fewer requests at once than are sent."""
+_log = logging.getLogger("samclip")
+
+
+def each(items: Iterable[T], ask: Callable[[T], R], at_once: int) -> Iterator[tuple[T, Future[R]]]:
+    """Yield every item with its finished or running answer, in order; few are ahead of it."""
+    pool = ThreadPoolExecutor(at_once)
+    ahead: deque[tuple[T, Future[R]]] = deque()
+    try:
+        for item in items:
+            ahead.append((item, pool.submit(ask, item)))
+            if len(ahead) >= 2 * at_once:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def patiently(ask: Callable[[], R]) -> R:
+    """Return an answer; ask again after a moment if the service has too much to do."""
+    for wait_s in WAITS_S:
+        try:
+            return ask()
+        except Overloaded:
+            time.sleep(wait_s)
+    return ask()
+
+
+def reason(name: str, error: BaseException | None) -> str:
+    """Return the message of an error about a photograph, without the photograph's name."""
+    match error:
+        case InvalidArgument():  # the photograph's fault: no request id is needed
+            text = error.message
+        case OSError():
+            text = error.strerror or str(error)
+        case _:
+            text = str(error)
+    return text.removeprefix(f"{name}: ")
+
+
+class _Unreadable(Exception):
+    """The file of a photograph is missing, empty, too large, or cannot be downloaded."""
+
+
+class _Photos(Generic[AnyPhoto]):
+    """The photographs' sources with their names, and the errors of the latest run."""
+
+    def __init__(
+        self, make: Callable[[ImageSource], AnyPhoto], images: Images, at_once: int, progress: bool
+    ) -> None:
+        if at_once < 1:
+            raise ValueError(f"at_once is {at_once}: expected at least 1")
+        self._make: Callable[[ImageSource], AnyPhoto] = make
+        self._sources = list(_named(images))
+        self._at_once = at_once
+        self._progress = progress
+        self.errors: dict[str, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} photographs)"
+
+    def _read(self, source: Source) -> AnyPhoto:
+        try:
+            if source.problem:
+                raise ValueError(source.problem)
+            photo = self._make(source.name if source.image is None else source.image)
+        except (OSError, ValueError) as error:
+            raise _Unreadable from error
+        photo.name = photo.name or source.name
+        return photo
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """Note that a photograph has no answer. Raises errors that the next one would get too."""
+        if isinstance(error, REFUSALS):
+            raise error
+        self.errors[name] = reason(name, error.__cause__ if type(error) is _Unreadable else error)
+        _log.warning("%s: %s", name, self.errors[name])
+
+
+class Photos(_Photos[Photo]):
+    """Photographs, made by ``Client.images``: iterate over them, or ``ask`` about each.
+
+    ``len`` counts them. ``errors`` has those of the latest run that could not be read or answered:
+    name → message, which is also logged as a warning.
+
+    >>> photos = client.images("photographs")
+    >>> for photo, scores in photos.ask(lambda photo: photo.classify(["a cat", "a cup"])):
+    ...     print(photo.name, scores[0].label)
+    photographs/cat.jpg a cat
+    photographs/coffee.jpg a cup
+    >>> len(photos), list(photos.errors)
+    (3, ['photographs/torn.jpg'])
+    """
+
+    def __iter__(self) -> Iterator[Photo]:
+        for photo, _ in self.ask(lambda photo: None):
+            yield photo
+
+    def ask(self, question: Callable[[Photo], R]) -> Iterator[tuple[Photo, R]]:
+        """Yield each photograph with its answer, in order; several are asked about at once.
+
+        question: called in several threads, and again if the service is busy. Photographs that
+        cannot be read or answered are left out; see ``errors``. Raises ServiceError if the service
+        is away or refuses the key.
+        """
+
+        def answer(source: Source) -> tuple[Photo, R]:
+            photo = self._read(source)
+            return photo, patiently(lambda: question(photo))
+
+        self.errors = {}
+        with bar("photographs", len(self), self._progress) as advance:
+            for source, future in each(self._sources, answer, self._at_once):
+                try:
+                    answered = future.result()
+                except (ServiceError, _Unreadable) as error:
+                    self._failed(source.name, error)
+                else:
+                    yield answered
+                advance(1)
+
+
+class AsyncPhotos(_Photos[AsyncPhoto]):
+    """Photographs, made by ``AsyncClient.images``: ``async for``, or ``ask`` about each.
+
+    ``len`` and ``errors`` are those of ``Photos``.
+
+    >>> async def main():
+    ...     async with samclip.AsyncClient("127.0.0.1:9000") as client:
+    ...         photos = client.images("photographs/c*.jpg")
+    ...         async for photo, vector_D in photos.ask(lambda photo: photo.embed()):
+    ...             print(photo.name, vector_D.shape)
+    >>> asyncio.run(main())
+    photographs/cat.jpg (384,)
+    photographs/coffee.jpg (384,)
+    """
+
+    async def __aiter__(self) -> AsyncIterator[AsyncPhoto]:
+        async def nothing(_: AsyncPhoto) -> None:
+            pass
+
+        async for photo, _ in self.ask(nothing):
+            yield photo
+
+    async def ask(
+        self, question: Callable[[AsyncPhoto], Awaitable[R]]
+    ) -> AsyncGenerator[tuple[AsyncPhoto, R], None]:
+        """Yield each photograph with its answer, in order; several are asked about at once.
+
+        Photographs that cannot be read or answered are left out; see ``errors``. Raises
+        ServiceError if the service is away or refuses the key.
+        """
+        gate = asyncio.Semaphore(self._at_once)
+
+        async def answer(source: Source) -> tuple[AsyncPhoto, R]:
+            async with gate:
+                photo = await asyncio.to_thread(self._read, source)
+                for wait_s in WAITS_S:
+                    try:
+                        return photo, await question(photo)
+                    except Overloaded:
+                        await asyncio.sleep(wait_s)
+                return photo, await question(photo)
+
+        self.errors = {}
+        waiting = iter(self._sources)
+        ahead: deque[tuple[str, asyncio.Task[tuple[AsyncPhoto, R]]]] = deque()
+        try:
+            with bar("photographs", len(self), self._progress) as advance:
+                while True:
+                    for source in islice(waiting, 2 * self._at_once - len(ahead)):
+                        ahead.append((source.name, asyncio.create_task(answer(source))))
+                    if not ahead:
+                        return
+                    name, task = ahead.popleft()
+                    try:
+                        answered = await task
+                    except (ServiceError, _Unreadable) as error:
+                        self._failed(name, error)
+                    else:
+                        yield answered
+                    advance(1)
+        finally:
+            for _, task in ahead:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in ahead), return_exceptions=True)
+
+
+def _named(images: Images) -> Iterator[Source]:
+    """Yield the sources of the photographs, each with its name.
+
+    Raises FileNotFoundError if a lone path does not exist, ValueError if a folder has no images.
+    """
+    if isinstance(images, str | os.PathLike):
+        found = _files(images)
+        if not is_url(images) and not os.path.lexists(found[0][0]):
+            raise FileNotFoundError(f"{images}: no such file or folder")
+        yield from found
+    elif isinstance(images, bytes | Image.Image | np.ndarray):
+        yield Source("photograph 1", image=images)
+    elif not isinstance(images, Iterable):
+        found_type = type(images).__name__
+        raise TypeError(f"expected a folder, a path, an address or images, found {found_type}")
+    else:
+        for number, image in enumerate(images, 1):
+            if isinstance(image, str | os.PathLike):
+                yield from _files(image)
+            else:
+                yield Source(f"photograph {number}", image=image)
+
+
+def _files(path: str | os.PathLike[str]) -> list[Source]:
+    found = image_files([os.fspath(path)])
+    if found[0].problem and not os.path.isfile(found[0].name):  # nothing is there to ask about
+        raise ValueError(f"{found[0].name}: {found[0].problem}")
+    return found

@@ -1,0 +1,262 @@
+"""The connection to a service: the channel, its limits and retries, and the calls.
+
+Methods are written once, as coroutines. Over a channel of ``grpc.aio`` they are awaited; over one
+of ``grpc``, whose calls block, they end without suspending, and ``blocking`` calls them.
+"""
+
+import asyncio
+import functools
+import inspect
+import json
+import queue
+import threading
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import grpc
+import grpc.aio
+
+from samclip import wire
+from samclip.errors import DeadlineExceeded, KeyUnknown, Unavailable, from_rpc
+from samclip.types import Model
+from samclip.v1 import samclip_pb2 as pb
+from samclip.v1 import samclip_pb2_grpc as pb_grpc
+
+P = ParamSpec("P")
+T = TypeVar("T")
+MAX_MESSAGE_BYTES = 64 * 2**20
+_RETRY = {  # all calls are idempotent
+    "maxAttempts": 5,  # time enough for a process to restart
+    "initialBackoff": "0.2s",
+    "maxBackoff": "2s",
+    "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"],
+}
+_OPTIONS = [
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_reconnect_backoff_ms", 4_000),
+    ("grpc.service_config", json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": _RETRY}]})),
+]
+
+
+def credentials(ca: Path | str | None = None, cert: Path | str | None = None) -> Any:
+    """Return TLS credentials for ``Client(tls=…)`` from PEM files.
+
+    ca: the CA to trust; None means the system's. cert: the client's certificate and private key in
+    one file, for services that require one (mTLS). Raises OSError if a file cannot be read.
+    """
+    trusted = Path(ca).read_bytes() if ca else None
+    own = Path(cert).read_bytes() if cert else None
+    return grpc.ssl_channel_credentials(trusted, own, own)
+
+
+class Session:
+    """A channel with its stubs, whose calls block (``grpc``) or are awaited (``grpc.aio``)."""
+
+    def __init__(
+        self,
+        library: ModuleType,
+        address: str,
+        api_key: str | None,
+        tls: bool | grpc.ChannelCredentials,
+        timeout: float,
+        bulk: bool,
+    ) -> None:
+        self.channel = (
+            library.secure_channel(
+                address, grpc.ssl_channel_credentials() if tls is True else tls, _OPTIONS
+            )
+            if tls
+            else library.insecure_channel(address, _OPTIONS)
+        )
+        # The request type names the RPC: SegmentTextRequest → SegmentText.
+        self._rpcs = {
+            f"{rpc}Request": call
+            for service in pb.DESCRIPTOR.services_by_name
+            for rpc, call in vars(getattr(pb_grpc, f"{service}Stub")(self.channel)).items()
+        }
+        self.headers = [("authorization", f"Bearer {api_key}")] if api_key else []
+        if bulk:
+            self.headers.append(("x-samclip-priority", "bulk"))
+        self._timeout = timeout
+        self._stream = Stream if library is grpc else AsyncStream
+        self.model: Model | None = None
+
+    async def ask(self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = ()) -> Any:
+        """Send a request and return its reply; images as in ``stream``."""
+        (reply,) = [message async for message in self.stream(request, images)]
+        return reply
+
+    async def stream(
+        self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = (), rpc: str = ""
+    ) -> AsyncGenerator[Any, None]:
+        """Send a request and yield the messages of its answer.
+
+        images: (slot in the request, key, file) each. The keys are sent first; the files only if
+        the service does not know the keys. rpc: its name, if the request's type does not have it.
+        """
+        deadline = time.monotonic() + self._timeout
+        for slot, key, _ in images:
+            slot.key = key
+        try:
+            async for message in self._receive(request, rpc, deadline):
+                yield message
+            return
+        except KeyUnknown:  # only ever before the first message
+            if not images or not all(encoded for _, _, encoded in images):
+                raise
+        for slot, _, encoded in images:
+            slot.encoded = encoded
+        async for message in self._receive(request, rpc, deadline):
+            yield message
+
+    async def _receive(self, request: Any, rpc: str, deadline: float) -> AsyncGenerator[Any, None]:
+        request_id = uuid.uuid4().hex
+        call: Any = None
+        try:
+            call = self._rpcs[f"{rpc}Request" if rpc else type(request).__name__](
+                request,
+                timeout=deadline - time.monotonic(),
+                metadata=(("x-request-id", request_id), *self.headers),
+            )
+            async for message in _messages(call):
+                if "model" in message.DESCRIPTOR.fields_by_name and message.HasField("model"):
+                    self.model = wire.model(message.model)
+                yield message
+        except grpc.RpcError as error:
+            raise from_rpc(error, request_id) from error
+        finally:
+            if hasattr(call, "cancel"):
+                call.cancel()  # if the caller wants no more; otherwise it does nothing
+
+    def open_stream(self, request: str) -> "Stream | AsyncStream":
+        """Open the call that takes messages of this type, each of which has one answer."""
+        headers = [("x-request-id", uuid.uuid4().hex), *self.headers]
+        return self._stream(self._rpcs[request], headers, self._timeout)
+
+    async def exchange(self, stream: "Stream | AsyncStream", message: Any) -> Any:
+        """Send a message in a stream and return its answer."""
+        try:
+            reply = await stream.ask(message)
+        except TimeoutError as error:
+            late = f"no answer within {self._timeout:g} s"
+            raise DeadlineExceeded(grpc.StatusCode.DEADLINE_EXCEEDED, late, stream.id) from error
+        except grpc.RpcError as error:
+            raise from_rpc(error, stream.id) from error
+        if reply is None:
+            over = "the service has ended the session"
+            raise Unavailable(grpc.StatusCode.UNAVAILABLE, over, stream.id)
+        self.model = wire.model(reply.model)
+        return reply
+
+    async def close(self) -> None:
+        closing = self.channel.close()
+        if inspect.isawaitable(closing):
+            await closing
+
+
+async def _messages(call: Any) -> AsyncGenerator[Any, None]:
+    """Yield the messages of a call, or of its answer: one or many, blocking or awaited."""
+    if hasattr(call, "__aiter__"):
+        async for message in call:
+            yield message
+    elif isinstance(call, Iterator):
+        for message in call:
+            yield message
+    else:
+        yield await call if inspect.isawaitable(call) else call
+
+
+class Stream:
+    """A call over a blocking channel; each answer has ``timeout`` seconds."""
+
+    def __init__(self, rpc: Any, headers: list[tuple[str, str]], timeout: float) -> None:
+        self.id = dict(headers)["x-request-id"]
+        self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._timeout = timeout
+        self._call = rpc(iter(self._messages.get, None), metadata=headers)
+
+    async def ask(self, message: Any) -> Any:
+        """Send a message and return its answer, None at the end of the call.
+
+        Raises grpc.RpcError and TimeoutError.
+        """
+        timer = threading.Timer(self._timeout, self._call.cancel)
+        timer.start()
+        try:
+            self._messages.put(message)
+            return next(self._call, None)
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.CANCELLED:  # by the timer
+                raise TimeoutError from error
+            raise
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        self._messages.put(None)
+        self._call.cancel()
+
+
+class AsyncStream:
+    """A call over a channel of ``grpc.aio``, as ``Stream``."""
+
+    def __init__(self, rpc: Any, headers: list[tuple[str, str]], timeout: float) -> None:
+        self.id = dict(headers)["x-request-id"]
+        self._timeout = timeout
+        self._call = rpc(metadata=headers)
+
+    async def ask(self, message: Any) -> Any:
+        async with asyncio.timeout(self._timeout):
+            with suppress(asyncio.InvalidStateError):  # the call has ended: see below
+                await self._call.write(message)
+            answer = await self._call.read()
+        return answer or None  # at the end, an object that is false
+
+    async def close(self) -> None:
+        self._call.cancel()
+
+
+def blocking(
+    method: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Any, P], T]:
+    """Wrap a coroutine method for a blocking session, in which it ends without suspending."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            method(self, *args, **kwargs).send(None)
+        except StopIteration as done:
+            return done.value
+        raise RuntimeError("a blocking call was suspended: its session is not a blocking one")
+
+    return call
+
+
+def blocking_stream(
+    method: Callable[Concatenate[Any, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate[Any, P], Iterator[T]]:
+    """Wrap a method that yields for a blocking session, in which it never suspends."""
+
+    @functools.wraps(method)
+    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        items = method(self, *args, **kwargs)
+        try:
+            while True:
+                try:
+                    items.__anext__().__await__().send(None)
+                except StopIteration as done:
+                    yield done.value
+                except StopAsyncIteration:
+                    return
+        finally:
+            with suppress(StopIteration):
+                items.aclose().__await__().send(None)
+
+    return call

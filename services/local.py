@@ -1,0 +1,74 @@
+"""The services in one process, without gRPC, Ray and Redis: ``samclip --local`` asks them."""
+
+from typing import Any
+
+from google.protobuf.message import Message
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.io import checkpoint
+from samclip_core.model import SamClip
+from services.backbone.app import Backbone
+from services.heads.classification.app import Classification
+from services.heads.segmentation.app import Segmentation
+from services.heads.semantic.app import Semantic
+from services.request.calls import Header, Peer
+from services.request.context import RequestContext
+from services.request.rpc import Service
+from services.settings import Settings
+
+
+class Direct(Peer):
+    """A service in this process, which is called without gRPC."""
+
+    def __init__(self, service: Service):
+        super().__init__(service.application, "", ())
+        self.name = f"the {service.application} in this process"
+        self._service = service
+
+    async def call(self, rpc: str, request: Message, context: RequestContext, *more: Header) -> Any:
+        """Return the reply to one request. Raises the service's errors."""
+        return await self._service.answer(rpc, request, context)
+
+    async def close(self) -> None:
+        """Do nothing: there is no connection."""
+
+
+class Local:
+    """Answers every rpc of the backbone and the heads that has one answer. For one event loop."""
+
+    def __init__(self, name_or_dir: str) -> None:
+        """Load a bundled checkpoint by name, or one from its directory. Raises CheckpointError."""
+        directory = checkpoint.resolve(name_or_dir)
+        model = SamClip.load(directory)
+        # The defaults: the environment's settings are those of a service. The backbone caches.
+        settings = Settings.model_construct(checkpoint=str(directory), head_cache_bytes=0)
+        backbone = Backbone(settings, model)
+        peer, sam_head = Direct(backbone), model.sam_head
+        services: tuple[Service, ...] = (
+            backbone,
+            Classification(settings, peer),
+            Segmentation(settings, peer, sam_head),
+            Semantic(settings, peer, sam_head),
+        )
+        self.model = backbone.model
+        self._services = {
+            rpc.name: service
+            for service in services
+            for rpc in pb.DESCRIPTOR.services_by_name[service.name].methods
+            if not rpc.server_streaming
+        }
+
+    @property
+    def rpcs(self) -> set[str]:
+        """The names of the rpcs that it answers."""
+        return {*self._services}
+
+    async def answer(self, request: Message) -> Any:
+        """Return the answer to a request message. Raises the errors of its service."""
+        rpc = type(request).__name__.removesuffix("Request")
+        return await self._services[rpc].answer(rpc, request, RequestContext())
+
+    async def close(self) -> None:
+        """Finish the queued work and stop the threads."""
+        for service in {*self._services.values()}:
+            await service.close()

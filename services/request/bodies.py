@@ -1,0 +1,212 @@
+"""HTTP bodies: bytes to the fields of JSON or of a form, and values to JSON.
+
+Text is UTF-8. Starlette's parser of forms accepts any Python encoding that the request names, some
+of which take seconds per megabyte, and it parses on the event loop.
+"""
+
+import io
+import json
+import re
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from samclip_core.errors import InvalidRequest, UnsupportedImage
+from services.request.arrival import Arrivals, limited
+from services.request.context import KEY
+from services.request.limits import FORM_HEADERS, MAX_VALUES, PART_HEADERS
+
+Fields = dict[str, Any]
+"""The members of a JSON object, or all values of each name in a form, with files as bytes."""
+
+HALF_A_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escaped UTF-16 surrogate, which is a character only as half of a pair."""
+MAX_DIGITS = 1000  # of a whole number: the time to read one grows with the square
+CHARSET_FIELD = "_charset_"
+"""The field in which browsers name the encoding of all others (RFC 7578, section 4.6)."""
+JOINED = 16  # chunks of a form that are parsed at once: each costs time, however small it is
+MAX_HEADER = 2048  # bytes of one header of a part
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def is_form(content_type: str) -> bool:
+    """Return whether a body is a form, not JSON. Raises UnsupportedImage for other types."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind not in ("application/json", "multipart/form-data"):
+        raise UnsupportedImage(
+            f"the body has the content-type {kind or 'none'!r}, which is unsupported: "
+            "send multipart/form-data or application/json"
+        )
+    return kind == "multipart/form-data"
+
+
+@asynccontextmanager
+async def whole(request: Request, limit: int, arrivals: Arrivals) -> AsyncIterator[deque[bytes]]:
+    """Yield the chunks of the body, whose bytes count until the end of the ``with`` block.
+
+    A body that has already arrived needs no slot.
+
+    Raises ImageTooLarge beyond ``limit`` bytes, without reading more; RequestTooSlow for a body
+    slower than the pace of ``arrivals``, Overloaded if those are full; UnsupportedImage for a body
+    that is compressed.
+    """
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.strip().lower() != "identity":
+        raise UnsupportedImage(
+            f"the body has the content-encoding {encoding[:80]!r}, expected none: "
+            "send it uncompressed, without this header"
+        )
+    receive = limited(request.receive, limit, arrivals.pace)
+    first = await receive()
+    chunks = deque([first.get("body", b"")])
+    if not first.get("more_body"):
+        yield chunks
+        return
+    with arrivals.place(request.headers.get(KEY, "")) as hold:
+        hold(len(chunks[0]))
+        async for chunk in Request(request.scope, receive).stream():
+            hold(len(chunk))
+            chunks.append(chunk)
+        yield chunks
+
+
+def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> Fields:
+    """Return the fields of a JSON object, or of a form of at most ``most_parts`` parts.
+
+    Raises InvalidRequest for a body that is malformed.
+    """
+    if is_form(content_type):
+        return parse_form(chunks, content_type, most_parts)
+    return parse_object(b"".join(chunks), content_type)
+
+
+def parse_object(body: bytes, content_type: str = "") -> Fields:
+    """Return the members of a JSON object in UTF-8. Raises InvalidRequest."""
+    _, options = parse_options_header(content_type)
+    _check_charset(options.get("charset"), "the body")
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"the body is not JSON in UTF-8: {error.reason}") from error
+    check_values([text], "the body")
+    value = parse_json(text, "the body")
+    if not isinstance(value, dict):
+        raise InvalidRequest("the body is not a JSON object with the fields of the request")
+    return value
+
+
+def check_values(contents: Sequence[str], what: str) -> None:
+    """Raise InvalidRequest if JSON has too many values; ``what`` names it."""
+    if sum(content.count(mark) for content in contents for mark in ",[{") > MAX_VALUES:
+        raise InvalidRequest(
+            f"{what} has more than {MAX_VALUES:,} values, counted by commas and brackets: send "
+            "less at once"
+        )
+
+
+def parse_json(content: str, what: str) -> Any:
+    """Return the value of a JSON text, which ``what`` names. Raises InvalidRequest."""
+    try:
+        value = json.loads(
+            content, object_pairs_hook=_members, parse_int=_integer, parse_constant=_integer
+        )
+        if HALF_A_PAIR.search(content):
+            for piece in json.JSONEncoder(ensure_ascii=False).iterencode(value):
+                piece.encode()  # one at a time: a single character can make all others four bytes
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"{what} has half of a surrogate pair: send both halves") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{what} is not JSON: {error}") from error
+    return value
+
+
+def _integer(digits: str) -> int:
+    """Return a whole number; NaN and Infinity are none."""
+    if len(digits) > MAX_DIGITS or not digits[-1].isdecimal():
+        raise ValueError(f"{digits[:20]!r} is no number, or has more than {MAX_DIGITS:,} digits")
+    return int(digits)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> Fields:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
+        raise InvalidRequest(f"{twice[:80]!r} is given more than once: send it once")
+    return members
+
+
+def parse_form(chunks: deque[bytes], content_type: str, most_parts: int) -> dict[str, list[Any]]:
+    """Return all values of each name, in order. Empties ``chunks``.
+
+    Raises InvalidRequest for a form that is malformed, has more than ``most_parts`` parts, or
+    contains text that is not UTF-8.
+    """
+    _, options = parse_options_header(content_type)
+    _check_charset(options.get("charset"), "the form")
+    if not options.get("boundary"):
+        raise InvalidRequest("the form is broken: its content-type names no boundary")
+    found: dict[str, list[Any]] = {}
+    parts = headers = 0
+    try:
+        # Not its strict mode, which refuses a line break that arrives after the last boundary.
+        with PushMultipartParser(options["boundary"], max_header_size=MAX_HEADER) as parser:
+            while chunks:  # free the memory of each as soon as it is parsed
+                block = b"".join(chunks.popleft() for _ in range(min(JOINED, len(chunks))))
+                headers += len(block)
+                for event in parser.parse(block):
+                    if isinstance(event, MultipartSegment):
+                        part, pieces, parts = event, list[bytes](), parts + 1
+                        if parts > most_parts:
+                            raise InvalidRequest(
+                                f"the form has more than {most_parts:,} parts: send fewer"
+                            )
+                    elif event is not None:
+                        pieces.append(event)
+                        headers -= len(event)
+                    else:
+                        found.setdefault(part.name, []).append(_value(part, b"".join(pieces)))
+                if headers > FORM_HEADERS + PART_HEADERS * parts:
+                    raise InvalidRequest("the form has too long headers: send only names and files")
+    except MultipartError as error:
+        raise InvalidRequest(f"the form is broken: {error}") from error
+    for charset in found.pop(CHARSET_FIELD, ()):
+        _check_charset(str(charset), "the form")
+    return found
+
+
+def _check_charset(name: str | None, what: str) -> None:
+    """Raise InvalidRequest unless ``name`` is UTF-8, ASCII or None; ``what`` names the text."""
+    if name is not None and name.lower() not in ("utf-8", "utf8", "us-ascii"):
+        raise InvalidRequest(f"{what} has the charset {name[:40]!r}: send UTF-8")
+
+
+def _value(part: MultipartSegment, content: bytes) -> str | bytes:
+    """Return the content of a file, or the text of another part."""
+    if not part.name:
+        raise InvalidRequest("the form is broken: a part has no name in content-disposition")
+    if part.filename is not None:
+        return content
+    what = f"field {part.name[:80]!r}"
+    _check_charset(part.charset, what)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"{what} of the form is not UTF-8: {error.reason}") from error
+
+
+class LongJSON(JSONResponse):
+    """JSON of any length, to be made in a thread, during which other threads get their turns.
+
+    ``json.dumps`` keeps the GIL until it has written all.
+    """
+
+    def render(self, content: Any) -> bytes:
+        body = io.BytesIO()  # as text, one emoji would make all other characters four bytes
+        body.writelines(map(str.encode, _ENCODER.iterencode(content)))
+        return body.getvalue()

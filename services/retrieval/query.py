@@ -1,0 +1,89 @@
+"""A search in a collection: the query, its hits, and the pages of its ranking."""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from samclip_core.errors import DeadlineExceeded
+
+EXACT = 10_000
+"""Up to this many vectors are compared exhaustively, which is cheap and misses nothing."""
+WALK = 256
+"""Hits per graph search: wide enough for the first pages to miss next to nothing
+(``benchmarks/retrieval.py``), and the same for all pages, so that they are consistent."""
+
+Key = TypeVar("Key", str, int)
+Nearest = Callable[[int, bool], Iterable[tuple[Key, float]]]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """An image that was found; ``score`` is the cosine."""
+
+    id: str
+    score: float
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A search, and the part of the ranking to return.
+
+    vector_D: float32. filter: pairs that an item's metadata must all have. exclude: an id to leave
+    out. The hits are at positions ``offset`` to ``offset + top_k`` of the remaining ranking.
+    abandoned is set when the caller has gone; engines check it between parts of a long comparison.
+    """
+
+    vector_D: NDArray[np.float32]
+    top_k: int
+    offset: int = 0
+    filter: Mapping[str, str] | None = None
+    exclude: str | None = None
+    abandoned: threading.Event = field(default_factory=threading.Event)
+
+    def check_wanted(self) -> None:
+        """Raise DeadlineExceeded if the caller has gone."""
+        if self.abandoned.is_set():
+            raise DeadlineExceeded("the search was abandoned: try again with a longer deadline")
+
+    def page(
+        self, count: int, excluded: Key | None, nearest: Nearest[Key]
+    ) -> list[tuple[Key, float]]:
+        """Return keys and cosines of the hits, best first, in a collection of ``count`` items.
+
+        nearest(n, exact): the nearest n, by comparing all vectors or, approximately, by a search of
+        the graph. excluded: the key of ``exclude``.
+
+        All pages are slices of one ranking, so they repeat and skip nothing. Above EXACT items the
+        ranking starts with the hits of one graph search, equally wide for every page, because
+        different widths find different hits. All other items follow, ranked by comparison, whose
+        cost only deep pages pay.
+        """
+        wanted = self.offset + self.top_k
+        ranking: dict[Key, float] = {}
+        if not self.filter and count > EXACT:
+            ranking = {key: score for key, score in nearest(WALK, False) if key != excluded}
+        if len(ranking) < wanted:
+            for key, score in _compared(nearest, wanted + 1):
+                if key != excluded:
+                    ranking.setdefault(key, score)
+        page = islice(ranking.items(), self.offset, wanted)
+        return sorted(page, key=lambda hit: -hit[1])
+
+
+def _compared(nearest: Nearest[Key], count: int) -> list[tuple[Key, float]]:
+    """Return the nearest ``count``, in the same order for every ``count``: ties are sorted by key.
+
+    Engines return an arbitrary subset of tied items, so all ties with the last hit are fetched.
+    """
+    requested = count + 1
+    while True:
+        found = sorted(nearest(requested, True), key=lambda hit: (-hit[1], hit[0]))
+        if len(found) < requested or found[-1][1] < found[count - 1][1]:
+            return found[:count]
+        requested *= 2

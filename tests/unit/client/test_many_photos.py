@@ -1,0 +1,291 @@
+"""Many photographs: in order, several at once, and a broken one stops nothing."""
+
+import asyncio
+import logging
+import threading
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import samclip
+from samclip.many_photos import each
+
+from tests.unit.client.conftest import Captured, Server
+from tests.unit.client.picture import png
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with eleven photographs, one of them below, and two files that are none."""
+    (tmp_path / "below").mkdir()
+    for number in range(10):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    (tmp_path / "below/10.JPG").write_bytes(png(10))
+    (tmp_path / "3-broken.png").write_bytes(b"broken")
+    (tmp_path / "empty.webp").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no photograph")
+    return tmp_path
+
+
+def test_each_photograph_comes_with_its_answer_in_order(
+    client: samclip.Client, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = client.images(folder, at_once=3)
+    assert len(photos) == 13
+    with caplog.at_level(logging.WARNING, "samclip"):
+        answers = list(photos.ask(lambda photo: photo.classify(["cat", "horse"])))
+    names = [str(Path(photo.name).relative_to(folder)) for photo, _ in answers]
+    assert names == sorted(names) == sorted([*(f"{n}.png" for n in range(10)), "below/10.JPG"])
+    assert {scores[0].label for _, scores in answers} == {"horse"}
+    assert [photo.key for photo, _ in answers[:2]] == [
+        client.image(folder / f"{number}.png").key for number in range(2)
+    ]
+    broken, empty = str(folder / "3-broken.png"), str(folder / "empty.webp")
+    assert photos.errors.keys() == {broken, empty}
+    assert photos.errors[broken] == "not an image"
+    assert photos.errors[empty].startswith("the file is empty")
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [broken, empty]
+
+
+def test_a_loop_over_a_folder_passes_over_what_is_not_read(
+    client: samclip.Client, tmp_path: Path
+) -> None:
+    (tmp_path / "phone.heic").write_bytes(b"a photograph of a telephone")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "scan.tiff").write_bytes(b"a scan")
+    (other / "0.png").write_bytes(png(0))
+    unread = {str(other / "scan.tiff"), str(tmp_path / "phone.heic")}
+    for given in (tmp_path, [tmp_path], [other, str(tmp_path)]):
+        photos = client.images(given)
+        for photo in photos:
+            assert photo.classify(["cat"])
+        assert photos.errors.keys() == unread
+        assert {*photos.errors.values()} == {"not read: convert it to .jpeg, .jpg, .png, .webp"}
+    (other / "0.png").unlink()
+    assert len(list(client.images([png(1), other]))) == 1  # one such file alone stops nothing
+
+
+def test_photographs_alone(client: samclip.Client, folder: Path) -> None:
+    photos = client.images(str(folder))
+    names = [Path(photo.name).name for photo in photos]
+    assert len(names) == 12  # the service was not asked about the broken one
+    assert list(photos.errors) == [str(folder / "empty.webp")]
+    assert [Path(photo.name).name for photo in photos] == names
+    assert repr(photos) == "Photos(13 photographs)"
+
+
+def test_any_sources(client: samclip.Client, folder: Path) -> None:
+    missing = folder / "missing.png"
+    given = [folder / "0.png", str(folder / "below"), png(1), np.zeros((4, 4), np.uint8), missing]
+    photos = client.images(given)
+    names = [photo.name for photo in photos]
+    assert names == [
+        str(folder / "0.png"),
+        str(folder / "below/10.JPG"),
+        "photograph 3",
+        "photograph 4",
+    ]
+    assert photos.errors == {str(missing): "No such file or directory"}
+    assert [photo.name for photo in client.images(str(folder / "[12].png"))] == [
+        str(folder / "1.png"),
+        str(folder / "2.png"),
+    ]
+    assert [photo.key for photo in client.images(png(1))] == [client.image(png(1)).key]
+    made = client.image(folder / "0.png")
+    assert list(client.images([made])) == [made]
+    assert made.name == str(folder / "0.png")
+
+
+def test_an_address_is_downloaded_when_its_turn_comes(
+    client: samclip.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, away = "https://example.org/a.png", "https://example.org/b.png"
+
+    def download(url: str) -> bytes:
+        if url == away:
+            raise OSError(f"{url}: the server answered 404 Not Found")
+        return png(5)
+
+    photos = client.images([here, away])
+    monkeypatch.setattr("samclip.images.download", download)
+    assert [(photo.name, photo.key) for photo in photos] == [(here, client.image(png(5)).key)]
+    assert photos.errors == {away: "the server answered 404 Not Found"}
+
+
+def test_what_is_no_image_at_all(client: samclip.Client) -> None:
+    with pytest.raises(TypeError, match=r"expected a folder, a path, .* found int"):
+        client.images(3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("missing", FileNotFoundError, "no such file or folder"),
+        ("nothing", ValueError, "no image files found"),
+        ("*.jpg", ValueError, "no file matches"),
+    ],
+)
+def test_nothing_to_ask_about_is_an_error_at_once(
+    client: samclip.Client, tmp_path: Path, name: str, error: type[Exception], message: str
+) -> None:
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(error, match=message):
+        client.images(tmp_path / name)
+
+
+def test_at_least_one_at_once(client: samclip.Client) -> None:
+    with pytest.raises(ValueError, match="expected at least 1"):
+        client.images(png(1), at_once=0)
+
+
+def test_several_are_asked_about_at_once_and_no_more(client: samclip.Client) -> None:
+    together, most, running = threading.Barrier(3, timeout=20), 0, 0
+    lock = threading.Lock()
+
+    def question(_: samclip.Photo) -> None:
+        nonlocal most, running
+        with lock:
+            running += 1
+            most = max(most, running)
+        together.wait()  # passes only if three are asked about at once
+        with lock:
+            running -= 1
+
+    assert len(list(client.images([png(n) for n in range(9)], at_once=3).ask(question))) == 9
+    assert most == 3
+
+
+def test_photographs_are_read_when_their_turn_comes(client: samclip.Client) -> None:
+    read = []
+    photos = client.images([png(number) for number in range(50)], at_once=2)
+    make = photos._make
+    photos._make = lambda source: read.append(source) or make(source)
+    answers = photos.ask(lambda photo: None)
+    next(answers)
+    answers.close()
+    assert len(read) <= 5
+
+
+def test_a_service_that_is_away_ends_it(
+    server: Server, client: samclip.Client, folder: Path
+) -> None:
+    server[0].refusal = (grpc.StatusCode.UNAUTHENTICATED, "no key", ())
+    with pytest.raises(samclip.Unauthenticated):
+        list(client.images(folder).ask(lambda photo: photo.embed()))
+
+
+BUSY = samclip.Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", "1")
+
+
+@pytest.mark.parametrize(("times", "answered"), [(3, True), (4, False)])
+async def test_a_busy_service_is_asked_again_a_few_times(
+    client: samclip.Client, monkeypatch: pytest.MonkeyPatch, times: int, answered: bool
+) -> None:
+    monkeypatch.setattr("samclip.many_photos.WAITS_S", (0, 0, 0))
+    asked: list[object] = []
+
+    def question(photo: samclip.Photo) -> str:
+        asked.append(photo)
+        if len(asked) <= times:
+            raise BUSY
+        return "an answer"
+
+    photos = client.images(png(1))
+    assert [answer for _, answer in photos.ask(question)] == ["an answer"] * answered
+    assert photos.errors == ({} if answered else {"photograph 1": str(BUSY)})
+
+    async def slow_question(photo: samclip.AsyncPhoto) -> str:
+        return question(photo)
+
+    asked.clear()
+    async with samclip.AsyncClient("127.0.0.1:1") as waiting:
+        photos = waiting.images(png(1))
+        answers = [answer async for _, answer in photos.ask(slow_question)]
+    assert answers == ["an answer"] * answered
+    assert len(asked) == 4
+
+
+def test_a_mistake_in_the_question_is_raised(client: samclip.Client, folder: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(client.images(folder).ask(lambda photo: 1 / 0))
+
+
+def test_progress_is_shown_if_it_is_asked_for(
+    client: samclip.Client, folder: Path, capsys: Captured
+) -> None:
+    for progress in (False, True):
+        list(client.images(folder, progress=progress))
+        shown = capsys.readouterr()
+        assert ("13/13" in shown.err) is progress
+        assert not shown.out
+
+
+def test_each_leaves_quickly() -> None:
+    started = []
+    answers = each(range(100), started.append, 2)
+    next(answers)
+    answers.close()
+    assert len(started) <= 4
+
+
+async def test_the_async_twin(server: Server, folder: Path) -> None:
+    async with samclip.AsyncClient(server[1], timeout=20) as client:
+        photos = client.images(folder, at_once=3)
+        names = []
+        async for photo, scores in photos.ask(lambda photo: photo.classify(["cat", "horse"])):
+            names.append(str(Path(photo.name).relative_to(folder)))
+            assert scores[0].label == "horse"
+        assert names == sorted(names)
+        assert len(names) == 11
+        assert {Path(name).name for name in photos.errors} == {"3-broken.png", "empty.webp"}
+        assert len([photo async for photo in photos]) == 12
+        assert list(photos.errors) == [str(folder / "empty.webp")]
+
+
+async def test_the_async_twin_asks_several_at_once_and_no_more() -> None:
+    together, most, running = asyncio.Barrier(3), 0, 0
+
+    async def question(_: samclip.AsyncPhoto) -> None:
+        nonlocal most, running
+        running += 1
+        most = max(most, running)
+        await together.wait()
+        running -= 1
+
+    async with samclip.AsyncClient("127.0.0.1:1") as client:
+        async for _ in client.images([png(n) for n in range(9)], at_once=3).ask(question):
+            pass
+    assert most == 3
+
+
+async def test_the_async_twin_cancels_what_nobody_waits_for() -> None:
+    waiting = cancelled = 0
+
+    async def question(photo: samclip.AsyncPhoto) -> None:
+        nonlocal waiting, cancelled
+        if photo.name != "photograph 1":
+            waiting += 1
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                cancelled += 1
+                raise
+
+    async with samclip.AsyncClient("127.0.0.1:1") as client:
+        answers = client.images([png(n) for n in range(9)], at_once=3).ask(question)
+        await anext(answers)
+        while waiting < 3:
+            await asyncio.sleep(0.01)
+        await answers.aclose()
+    assert cancelled == 3
+
+
+async def test_the_async_twin_raises_refusals_and_mistakes(server: Server, folder: Path) -> None:
+    async with samclip.AsyncClient(server[1], timeout=20) as client:
+        server[0].refusal = (grpc.StatusCode.PERMISSION_DENIED, "not yours", ())
+        with pytest.raises(samclip.PermissionDenied):
+            _ = [answer async for answer in client.images(folder).ask(lambda photo: photo.embed())]
+        with pytest.raises(ZeroDivisionError):
+            _ = [each async for each in client.images(folder).ask(lambda photo: 1 / 0)]

@@ -1,0 +1,278 @@
+"""Which items are admitted, in what order they run, and which of them never run."""
+
+import asyncio
+
+import pytest
+
+from samclip_core.errors import DeadlineExceeded, Overloaded, Unavailable
+from services.batching import admission
+from services.batching.queue import PATIENCE_S
+from services.observability import metrics
+from services.request.context import Priority
+from tests.unit.services.batching.device import (
+    BULK,
+    NOW,
+    busy,
+    make,
+    settle,
+    shed,
+    submit,
+)
+
+
+async def paced(device, queue, clock, seconds: float) -> None:
+    """Let one item take this long, so that the queue expects it of the next ones."""
+    first = await busy(device, queue)
+    clock.now += seconds
+    device.free.set()
+    await first
+
+
+async def test_items_run_one_by_one_in_order(device):
+    queue = make(device)
+    device.free.clear()
+    calls = submit(queue, 1, 2, 3)
+    await settle()
+    assert metrics.QUEUE.labels("test")._value.get() == len(queue) == 2
+    device.free.set()
+    assert await asyncio.gather(*calls) == [2, 4, 6]
+    assert metrics.QUEUE.labels("test")._value.get() == 0
+    assert device.batches == [[1], [2], [3]]
+
+
+async def test_interactive_items_go_before_bulk_items(device):
+    queue = make(device)
+    calls = [await busy(device, queue), *submit(queue, 1, 2, priority=BULK), *submit(queue, 3, 4)]
+    await settle()
+    device.free.set()
+    await asyncio.gather(*calls)
+    assert device.batches == [[0], [3], [4], [1], [2]]
+
+
+async def test_bulk_items_are_not_starved(device, clock):
+    queue = make(device)
+    calls = [await busy(device, queue), *submit(queue, 1, priority=BULK)]
+    await settle()
+    clock.now += PATIENCE_S
+    calls += [*submit(queue, 2, priority=BULK), *submit(queue, 3)]
+    await settle()
+    device.free.set()
+    await asyncio.gather(*calls)
+    assert device.batches == [[0], [1], [3], [2]]
+
+
+async def test_a_bulk_item_that_an_interactive_caller_joins_goes_first(device):
+    queue = make(device)
+    shared = Priority(bulk=True)
+    calls = [await busy(device, queue), *submit(queue, 1, priority=BULK)]
+    calls += submit(queue, 2, priority=shared)
+    await settle()
+    shared.join(NOW)
+    device.free.set()
+    await asyncio.gather(*calls)
+    assert device.batches == [[0], [2], [1]]
+
+
+async def test_bulk_items_leave_places_for_interactive_ones(device):
+    queue = make(device, max_queue=5)
+    calls = [await busy(device, queue), *submit(queue, 1, 2, 3, priority=BULK)]
+    await settle()
+    with pytest.raises(Overloaded, match="3 requests are waiting"):
+        await queue.submit(9, BULK)
+    calls += submit(queue, 4, 5)
+    await settle()
+    with pytest.raises(Overloaded, match="5 requests are waiting"):
+        await queue.submit(9, NOW)
+    device.free.set()
+    assert await asyncio.gather(*calls) == [0, 2, 4, 6, 8, 10]
+
+
+async def test_waiting_bulk_items_do_not_refuse_interactive_ones(device, clock):
+    queue = make(device)
+    await paced(device, queue, clock, 1)
+    calls = [await busy(device, queue), *submit(queue, *range(10), priority=BULK)]
+    await settle()
+    soon = clock.now + 4
+    with pytest.raises(Overloaded, match="the queue takes about"):
+        queue.admit(Priority(soon, bulk=True))
+    queue.admit(Priority(soon))
+    device.free.set()
+    await asyncio.gather(*calls)
+
+
+async def test_items_that_are_being_prepared_have_places_in_the_queue(device):
+    queue = make(device, max_queue=2)
+    calls = [await busy(device, queue), *submit(queue, 1)]
+    await settle()
+    with queue.coming(NOW), pytest.raises(Overloaded, match="2 requests"), queue.coming(NOW):
+        pass
+    device.free.set()
+    assert await asyncio.gather(*calls) == [0, 2]
+    with queue.coming(NOW):
+        pass  # the queue has space again
+
+
+async def test_an_item_that_would_miss_its_deadline_is_refused_at_once(device, clock):
+    """At 2 s per item, a third one in the queue cannot finish within 4 s."""
+    queue = make(device)
+    await paced(device, queue, clock, 2)
+    device.free.clear()
+    calls = submit(queue, 1, priority=Priority(deadline=clock.now + 0.1))  # the device is idle
+    await settle()
+    calls += submit(queue, 2, priority=Priority(deadline=clock.now + 6))
+    await settle()
+    before = shed("no_time")
+    with pytest.raises(Overloaded, match=r"in 4\.0 s, but the queue takes about 9\.0 s"):
+        await queue.submit(3, Priority(deadline=clock.now + 4))
+    assert shed("no_time") == before + 1
+    calls += submit(queue, 4, priority=Priority(deadline=clock.now + 10))
+    await settle()
+    device.free.set()
+    assert await asyncio.gather(*calls) == [2, 4, 8]
+
+
+@pytest.mark.parametrize("pace_s", [0.001, 10.0])
+async def test_a_deadline_that_has_passed_is_never_called_overload(device, clock, pace_s):
+    """This holds for an idle device and with a full queue, at any pace."""
+    queue = make(device, max_queue=1)
+    with pytest.raises(DeadlineExceeded, match="set a later deadline"):
+        await queue.submit(1, Priority(deadline=clock.now))
+    await paced(device, queue, clock, pace_s)
+    calls = [await busy(device, queue), *submit(queue, 2)]
+    await settle()
+    with pytest.raises(DeadlineExceeded, match="set a later deadline"):
+        await queue.submit(3, Priority(deadline=clock.now))
+    device.free.set()
+    await asyncio.gather(*calls)
+
+
+async def test_too_little_time_even_for_an_empty_queue_is_not_called_overload(device, clock):
+    queue = make(device)
+    await paced(device, queue, clock, 2)
+    running = await busy(device, queue)
+    before = shed("expired")
+    with pytest.raises(DeadlineExceeded, match=r"0\.02 s are left until the deadline"):
+        queue.admit(Priority(deadline=clock.now + 0.02))
+    with pytest.raises(DeadlineExceeded, match=r"25 s are left until the deadline"):
+        queue.admit(Priority(deadline=clock.now + 25), work=10)
+    assert shed("expired") == before + 2
+    device.free.set()
+    await running
+
+
+async def test_small_and_large_items_are_expected_by_their_work(device, clock):
+    """A large item has taken 10 s, so a small one, of a tenth of the work, is expected in 1 s."""
+    queue = make(device)
+    await paced(device, queue, clock, 10)
+    device.free.clear()
+    (small,) = submit(queue, 1, work=0.1)
+    await settle()
+    in_11_s, in_2_s = (Priority(clock.now + admission.SLACK * s) for s in (11.1, 2.1))
+    with queue.coming(NOW, work=0.1), pytest.raises(Overloaded, match=r"about 18\.0 s"):
+        queue.admit(in_11_s)
+    queue.admit(in_11_s)
+    queue.admit(in_2_s, work=0.1)
+    clock.now += 1
+    device.free.set()
+    assert await small == 2
+    assert queue._admission.pace_s == pytest.approx(10)
+
+
+async def test_items_that_run_concurrently_are_counted_once_in_the_expected_wait(device, clock):
+    queue = make(device, at_once=2)
+    device.free.clear()
+    calls = submit(queue, 1, 2)
+    await settle()
+    clock.now += 2.0
+    device.free.set()
+    await asyncio.gather(*calls)
+    # The first item counts two seconds; the second, finished at the same time, counts none.
+    pace_s = queue._admission.pace_s
+    assert pace_s == pytest.approx(2.0 * (1 - admission.LATEST))
+    device.free.clear()
+    calls = submit(queue, 5, 6)
+    await settle()
+    with pytest.raises(Overloaded, match="the queue takes about"):
+        queue.admit(Priority(clock.now + 0.99 * admission.SLACK * 3 * pace_s))
+    queue.admit(Priority(clock.now + 1.01 * admission.SLACK * 3 * pace_s))
+    device.free.set()
+    await asyncio.gather(*calls)
+
+
+async def test_expired_items_never_run(device, clock):
+    queue = make(device)
+    first = await busy(device, queue)
+    late = submit(queue, 1, 2, priority=Priority(deadline=1003.0))
+    in_time = submit(queue, 3, priority=Priority(deadline=1003.5))
+    await settle()
+    before = shed("expired")
+    clock.now = 1003.0
+    device.free.set()
+    assert await asyncio.gather(first, *in_time) == [0, 6]
+    for call in late:
+        with pytest.raises(DeadlineExceeded, match=r"waited 3\.0 s"):
+            await call
+    assert device.batches == [[0], [3]]
+    assert shed("expired") == before + 2
+
+
+async def test_an_item_may_wait_until_the_latest_deadline_of_its_callers(device, clock):
+    queue = make(device)
+    first = await busy(device, queue)
+    shared = Priority(deadline=1001.0)
+    (call,) = submit(queue, 1, priority=shared)
+    await settle()
+    shared.join(Priority(deadline=1010.0))
+    clock.now = 1005.0
+    device.free.set()
+    assert await asyncio.gather(first, call) == [0, 2]
+
+
+async def test_cancelled_items_never_run_and_make_room(device):
+    queue = make(device, max_queue=3)
+    first = await busy(device, queue)
+    calls = submit(queue, 1, 2, 3)
+    await settle()
+    for call in calls[:2]:
+        call.cancel()
+    await settle()
+    calls += submit(queue, 4, 5)
+    await settle()
+    device.free.set()
+    assert await asyncio.gather(first, *calls[2:]) == [0, 6, 8, 10]
+    assert device.batches == [[0], [3], [4], [5]]
+
+
+async def test_a_failure_reaches_its_caller_alone(device):
+    queue = make(device)
+    device.poison = 2
+    calls = submit(queue, 1, 2, 3)
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results.pop(1), ZeroDivisionError)
+    assert results == [2, 6]
+
+
+async def test_the_next_item_is_at_the_device_where_two_may_run(device):
+    queue = make(device, at_once=2)
+    device.free.clear()
+    calls = submit(queue, 1, 2, 3)
+    await settle()
+    assert device.batches == [[1], [2]]
+    device.free.set()
+    assert await asyncio.gather(*calls) == [2, 4, 6]
+    await queue.close()
+
+
+async def test_closing_finishes_all_items_and_takes_no_more(device):
+    queue = make(device, at_once=2)
+    device.free.clear()
+    calls = submit(queue, 1, 2, 3)
+    await settle()
+    closing = asyncio.create_task(queue.close())
+    await settle()
+    assert not closing.done()
+    with pytest.raises(Unavailable, match="shutting down"):
+        await queue.submit(9, NOW)
+    device.free.set()
+    await closing
+    assert [call.result() for call in calls] == [2, 4, 6]

@@ -1,0 +1,95 @@
+"""``Local`` gives the answers of the services: every rpc with one answer is asked both ways."""
+
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+from google.protobuf.message import Message
+from samclip.v1 import samclip_pb2 as pb
+
+from samclip_core.errors import InvalidPrompt, KeyUnknown
+from samclip_core.io.masks import encode_rle
+from services.local import Local
+from services.request import wire
+from tests.in_process import Caller, png
+
+IMAGE = pb.Image(encoded=png())
+POINTS = pb.Prompt(points=[pb.Point(x=20, y=15), pb.Point(x=3, y=4, negative=True)])
+BOX = pb.Box(x_min=5, y_min=5, x_max=30, y_max=25)
+TEXT = pb.Prompt(text="a dog", not_texts=["a cat"])
+LABELS = ["a dog", "a cat", "grass"]
+MASK_HW = np.zeros((30, 40), np.bool_)
+MASK_HW[5:20, 8:30] = True
+AREA = pb.Area(rle=pb.CocoRle(height=30, width=40, counts=encode_rle(MASK_HW)))
+LOGITS_ss = np.random.default_rng(0).normal(0, 4, (64, 64)).astype(np.float32)
+OF_PROMPTS = [pb.RLE, pb.PNG, pb.POLYGONS, pb.PACKED_BITS, pb.LOGITS]
+REQUESTS = [
+    pb.ClassifyRequest(images=[IMAGE, pb.Image(encoded=png(7))], labels=LABELS, top_k=2),
+    pb.ClassifyRequest(images=[IMAGE], labels=LABELS, areas=[pb.Area(box=BOX), AREA]),
+    pb.SegmentRequest(
+        image=IMAGE,
+        prompts=[pb.Prompt(points=POINTS.points, mask_input=wire.to_tensor(LOGITS_ss))],
+    ),
+    *(
+        pb.SegmentRequest(
+            image=IMAGE,
+            prompts=[POINTS, TEXT, pb.Prompt(box=BOX)],
+            encoding=encoding,
+            multimask=True,
+            min_score=0,
+        )
+        for encoding in OF_PROMPTS
+    ),
+    *(
+        pb.SegmentEverythingRequest(
+            image=IMAGE, labels=LABELS, min_label_score=0.2, points_per_side=4, encoding=encoding
+        )
+        for encoding in (*OF_PROMPTS, pb.PANOPTIC)
+    ),
+    pb.SegmentEverythingRequest(image=IMAGE, crop_layers=1, points_per_side=4),
+    *(
+        pb.SegmentTextRequest(
+            image=IMAGE, labels=LABELS, background=True, refine=refine, encoding=encoding
+        )
+        for refine, encoding in enumerate((pb.RLE, pb.PNG, pb.POLYGONS, pb.PACKED_BITS))
+    ),
+    pb.ExplainRequest(image=IMAGE, label="a dog", others=LABELS[1:]),
+    pb.EmbedRequest(image=IMAGE, inline=True),
+    pb.EmbedTextRequest(texts=LABELS),
+]
+
+
+@pytest.fixture
+async def local(tiny_checkpoint) -> AsyncIterator[Local]:
+    opened = Local(str(tiny_checkpoint))
+    yield opened
+    await opened.close()
+
+
+def rpc_of(request: Message) -> str:
+    return type(request).__name__.removesuffix("Request")
+
+
+async def test_its_messages_are_those_of_the_services(local: Local, caller: Caller) -> None:
+    for request in REQUESTS:
+        answer, expected = await local.answer(request), await caller(rpc_of(request), request)
+        for each in (answer, expected):  # either may have encoded the image for an earlier request
+            results = each.results if isinstance(each, pb.ClassifyResponse) else [each]
+            for result in results:
+                if "image" in result.DESCRIPTOR.fields_by_name:
+                    result.image.cached = False
+            if isinstance(each, pb.EmbedResponse):
+                each.cached = False
+        assert answer == expected, request
+
+
+def test_every_rpc_with_one_answer_is_compared(local: Local) -> None:
+    assert {rpc_of(request) for request in REQUESTS} == local.rpcs
+
+
+async def test_it_refuses_what_the_services_refuse(local: Local) -> None:
+    outside = pb.Prompt(points=[pb.Point(x=99, y=4)])
+    with pytest.raises(InvalidPrompt, match=r"prompt 0: point \(99, 4\) lies outside the image"):
+        await local.answer(pb.SegmentRequest(image=IMAGE, prompts=[outside]))
+    with pytest.raises(KeyUnknown, match="send the image"):
+        await local.answer(pb.ExplainRequest(image=pb.Image(key="0" * 64), label="a dog"))
