@@ -30,7 +30,7 @@ LIMITS = [(f"grpc.max_{way}_message_length", 64 * 2**20) for way in ("send", "re
 SERVICERS = [f"{service}Servicer" for service in pb.DESCRIPTOR.services_by_name]
 
 
-class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):  # type: ignore[misc]
+class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
     """A servicer of all services; an rpc without a method here is not implemented.
 
     uploads: keys of the uploaded files, in order. calls: (request, headers), in order.

@@ -183,13 +183,9 @@ def port(settings: Settings, name: str) -> Finding:
     except SettingsError as error:
         if _is_ours(settings):
             return Finding("port", "note", f"{number}: a samclip runs here", "samclip status")
-        return Finding("port", "wrong", str(error).partition(": stop")[0], _free_one(name))
+        found, _, advice = str(error).partition(": ")
+        return Finding("port", "wrong", found, advice)
     return Finding("port", "ok", f"{number} is free for {name}")
-
-
-def _free_one(name: str) -> str:
-    flag = f"--{name.replace('_', '-')}"
-    return f"stop the process that listens there, or choose another port: {flag}"
 
 
 def _is_ours(settings: Settings) -> bool:

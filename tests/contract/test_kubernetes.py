@@ -1,12 +1,10 @@
 """The manifests are valid, closed by default, and match the code and the files of compose."""
 
-import copy
 import json
 import re
 import subprocess
 from typing import Any
 
-import jsonschema
 import pytest
 import yaml
 
@@ -47,13 +45,6 @@ def groups(serving: list[Manifest]) -> list[dict[str, Any]]:
 def test_kubernetes_and_the_operators_take_the_manifests(manifests: list[Manifest]) -> None:
     for manifest in (*manifests, *GUARD):
         validate(manifest)
-
-
-def test_a_field_that_an_operator_does_not_know_is_an_error() -> None:
-    service = copy.deepcopy(of_kind(built("overlays/cpu"), "RayService")["samclip"])
-    service["spec"]["rayClusterConfig"]["headGroupSpec"]["rayStartParam"] = {}
-    with pytest.raises(jsonschema.ValidationError, match="rayStartParam"):
-        validate(service)
 
 
 def confined(pod: dict[str, Any]) -> None:
@@ -97,11 +88,16 @@ def test_pods_that_the_operator_makes_are_confined_too(serving: list[Manifest]) 
     confined(job["submitterPodTemplate"]["spec"])
 
 
-def test_front_doors_start_only_with_keys(serving: list[Manifest]) -> None:
-    """A pod whose Secret does not exist, or has no such key, does not start."""
+def front_door(serving: list[Manifest]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Return the pod of a front door, its container and the values in its environment."""
     pod = spec(serving, "StatefulSet", "samclip-front-door")["template"]["spec"]
     (container,) = pod["containers"]
-    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    return pod, container, {each["name"]: each.get("value") for each in container["env"]}
+
+
+def test_front_doors_start_only_with_keys(serving: list[Manifest]) -> None:
+    """A pod whose Secret does not exist, or has no such key, does not start."""
+    pod, container, environment = front_door(serving)
     folder, _, key = str(environment["SAMCLIP_API_KEYS_FILE"]).rpartition("/")
     (mount,) = (each for each in container["volumeMounts"] if each["mountPath"] == folder)
     (volume,) = (each for each in pod["volumes"] if each["name"] == mount["name"])
@@ -113,8 +109,7 @@ def test_front_doors_start_only_with_keys(serving: list[Manifest]) -> None:
 
 def test_front_doors_can_write_where_they_need_to(serving: list[Manifest]) -> None:
     """HAProxy's command socket is in a temporary folder, and the root is read-only."""
-    pod = spec(serving, "StatefulSet", "samclip-front-door")["template"]["spec"]
-    (container,) = pod["containers"]
+    pod, container, _ = front_door(serving)
     assert container["securityContext"]["readOnlyRootFilesystem"]
     (mount,) = (each for each in container["volumeMounts"] if each["mountPath"] == "/tmp")
     assert "emptyDir" in {v["name"]: v for v in pod["volumes"]}[mount["name"]]
@@ -231,8 +226,7 @@ def test_only_the_nodes_reach_either_redis(serving: list[Manifest]) -> None:
 def test_limits_of_keys_hold_for_all_front_doors_together(serving: list[Manifest]) -> None:
     """Each front door knows the names of all that there may be."""
     doors = spec(serving, "StatefulSet", "samclip-front-door")
-    (container,) = doors["template"]["spec"]["containers"]
-    environment = {variable["name"]: variable.get("value") for variable in container["env"]}
+    _, container, environment = front_door(serving)
     names = Settings(front_doors=environment["SAMCLIP_FRONT_DOORS"].replace("$(NAMESPACE)", "ns"))
     most = spec(serving, "HorizontalPodAutoscaler", "samclip-front-door")["maxReplicas"]
     domain = f"{doors['serviceName']}.ns.svc.cluster.local"
@@ -324,8 +318,8 @@ def test_applying_again_keeps_the_number_of_front_doors_and_where_they_lead(
     """The autoscaler sets the number; after an upgrade, a ConfigMap names the second cluster."""
     door = spec(serving, "StatefulSet", "samclip-front-door")
     assert "replicas" not in door
-    (container,) = door["template"]["spec"]["containers"]
-    assert "SAMCLIP_SERVE_HOST" not in {variable["name"] for variable in container["env"]}
+    _, container, environment = front_door(serving)
+    assert "SAMCLIP_SERVE_HOST" not in environment
     first, last = (source["configMapRef"] for source in container["envFrom"])
     assert "SAMCLIP_SERVE_HOST" in of_kind(serving, "ConfigMap")[first["name"]]["data"]
     assert last["optional"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.launch import fork_client, fork_server
+from services.launch import fork_server
 from tests.checkout import ROOT, sources
 
 WORKER = """
@@ -78,17 +78,6 @@ def test_python_is_itself_again_and_the_server_gone_afterwards(
         assert sys.executable == str(tmp_path / "python")
     assert sys.executable == before
     assert "services.launch.fork_server" not in output(tmp_path / "python", worker)
-
-
-def test_a_worker_starts_where_there_are_no_such_sockets(worker: Path) -> None:
-    code = (
-        "import runpy, socket, sys\n"
-        "def refuse(*kind): raise OSError('Protocol not supported')\n"
-        "socket.socket = refuse\n"
-        "runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    )
-    client = [sys.executable, "-c", code, fork_client.__file__]
-    assert output(*client, "nobody.sock", sys.executable, worker, "--id").startswith("['--id']")
 
 
 def test_no_file_of_the_current_directory_is_imported(

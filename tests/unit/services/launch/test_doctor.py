@@ -41,7 +41,7 @@ def test_a_taken_port_is_wrong_and_the_flag_for_another_is_named(
     assert [str(taken_port) in row["found"] for row in wrong] == [True]
     assert "--grpc-port" in wrong[0]["advice"]
     assert cli.main(argv) == 1
-    assert "choose another port: --grpc-port" in capsys.readouterr().out
+    assert "choose another port with --grpc-port" in capsys.readouterr().out
 
 
 def test_everything_is_looked_at(settings: Settings) -> None:

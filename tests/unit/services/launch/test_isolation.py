@@ -1,5 +1,3 @@
-import itertools
-import socket
 import subprocess
 import sys
 import time
@@ -10,7 +8,7 @@ import pytest
 from services.launch import isolation
 from services.launch.ports import BLOCKS
 from services.settings import Settings, SettingsError
-from tests import ports, tls
+from tests import tls
 from tests.ports import free_port
 
 
@@ -34,42 +32,33 @@ def test_inner_ports_and_the_secret_are_chosen_where_not_given() -> None:
     assert isolation.complete(given, BLOCKS[0]).front_door_secret == "sesame"
 
 
-def test_one_port_cannot_be_both(tmp_path: Path) -> None:
+def test_one_port_cannot_be_both() -> None:
     port = free_port()
     with pytest.raises(SettingsError, match="the same"):
         isolation.complete(Settings(http_port=port, grpc_port=port), BLOCKS[0])
 
 
-def test_a_redis_url_of_another_form_is_an_error() -> None:
-    with pytest.raises(SettingsError, match="redis_url begins with 'http'"):
-        complete(redis_url="http://cache")
-
-
-def test_a_file_of_api_keys_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="api_keys_file"):
-        complete(api_keys_file=tmp_path / "none")
-
-
-def test_keys_in_the_clear_are_refused_before_anything_starts(tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("my-old-secret\n")
-    with pytest.raises(SettingsError, match=r"line 1 .*--from-stdin"):
-        complete(api_keys_file=tmp_path / "keys")
-
-
-def test_certificates_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    (tmp_path / "nonsense.pem").write_text("nonsense")
-    certificate = tls.certificate(tmp_path, "localhost")
-    for name, values in (
-        ("nonsense.pem", {"tls_cert_file": tmp_path / "nonsense.pem"}),
-        ("none.pem", {"tls_cert_file": tmp_path / "none.pem"}),
-        (
-            "nonsense.pem",
-            {"tls_cert_file": certificate, "tls_client_ca_file": tmp_path / "nonsense.pem"},
-        ),
-        ("set tls_cert_file as well", {"tls_client_ca_file": certificate}),
-    ):
-        with pytest.raises(SettingsError, match=name):
-            complete(**values)
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"redis_url": "http://cache"}, "redis_url begins with 'http'"),
+        ({"api_keys_file": "none"}, "api_keys_file"),
+        ({"api_keys_file": "keys"}, r"line 1 .*--from-stdin"),
+        ({"tls_cert_file": "nonsense.pem"}, "nonsense.pem"),
+        ({"tls_cert_file": "none.pem"}, "none.pem"),
+        ({"tls_cert_file": "localhost.pem", "tls_client_ca_file": "nonsense.pem"}, "nonsense.pem"),
+        ({"tls_client_ca_file": "localhost.pem"}, "set tls_cert_file as well"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("keys").write_text("a-key-in-the-clear\n")
+    Path("nonsense.pem").write_text("nonsense")
+    tls.certificate(tmp_path, "localhost")
+    with pytest.raises(SettingsError, match=message):
+        complete(**values)
 
 
 def test_two_instances_share_no_port_and_no_file(tmp_path: Path) -> None:
@@ -85,17 +74,6 @@ def test_two_instances_share_no_port_and_no_file(tmp_path: Path) -> None:
     assert len(own) == 13
     for name in (*own, "RAY_AUTH_TOKEN"):
         assert environments[0][name] != environments[1][name]
-
-
-def test_a_row_of_ports_is_free_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as taken:
-        # Replicas of other services use SO_REUSEPORT, so that binding their ports would succeed.
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        taken.bind(("", free_port(6) + 2))
-        taken.listen()
-        port = taken.getsockname()[1]
-        monkeypatch.setattr(ports, "_turns", itertools.count(port - 2 - ports.PORTS.start))
-        assert free_port(3) == port + 1
 
 
 def test_every_port_of_an_instance_is_in_its_block_and_given_away_once(tmp_path: Path) -> None:
@@ -118,12 +96,6 @@ def test_every_port_of_an_instance_is_in_its_block_and_given_away_once(tmp_path:
 def test_ports_of_the_settings_are_outside_of_the_block() -> None:
     settings = Settings(http_port=1, grpc_port=2, inner_http_port=3, inner_grpc_port=4)
     assert isolation.given_ports(settings) == {1, 2, 3, 4}
-
-
-def test_replicas_take_one_thread_each_unless_they_ask_for_more(tmp_path: Path) -> None:
-    environment = isolation.environment(complete(), tmp_path, BLOCKS[0])
-    assert environment["OPENBLAS_NUM_THREADS"] == "1"
-    assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
 
 
 def test_a_tethered_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:

@@ -74,6 +74,10 @@ def photo() -> bytes:
     return png(red=200)
 
 
+def uri(photo: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(photo).decode()}"
+
+
 def swapped(
     applications: Applications, monkeypatch: pytest.MonkeyPatch, rpc: str, **info: str
 ) -> None:

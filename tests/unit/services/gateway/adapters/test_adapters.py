@@ -25,7 +25,7 @@ from services.request import http, wire
 from services.request.fan_out import IMAGES_AT_ONCE, each
 from services.request.limits import Reply
 from services.settings import Settings
-from tests.unit.services.gateway.adapters.conftest import READY
+from tests.unit.services.gateway.adapters.conftest import READY, uri
 
 
 async def test_the_first_error_stops_the_work_on_other_images() -> None:
@@ -89,7 +89,7 @@ async def test_a_call_from_outside_counts_once_as_the_adapters(
     """What heads ask of the backbone counts as its own, as for all calls."""
     file = base64.b64encode(photo).decode()
     model = (await adapters.get("/v1/models")).json()["data"][0]["id"]
-    several = [f"data:image/png;base64,{file}", "a cat", "a dog"]
+    several = [uri(photo), "a cat", "a dog"]
     image = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [file]}
     labels = {"name": "labels", "shape": [2], "datatype": "BYTES", "data": ["a cat", "a dog"]}
     calls = [
@@ -110,11 +110,11 @@ async def test_a_call_from_outside_counts_once_as_the_adapters(
 async def test_a_trace_goes_on_from_the_adapter_to_the_applications(
     adapters: httpx.AsyncClient, photo: bytes, exported: InMemorySpanExporter
 ) -> None:
-    trace, image = "4bf92f3577b34da6a3ce929d0e0e4736", base64.b64encode(photo).decode()
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     sent = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
     model = (await adapters.get("/v1/models")).json()["data"][0]["id"]
     exported.clear()
-    body = {"model": model, "input": [f"data:image/png;base64,{image}"]}
+    body = {"model": model, "input": [uri(photo)]}
     assert (await adapters.post("/v1/embeddings", json=body, headers=sent)).is_success
     spans = {span.name: span for span in exported.get_finished_spans()}
     embed, call = spans["BackboneService/Embed"], spans["backbone"]

@@ -1,6 +1,5 @@
 """Label Studio's backend: recorded requests, masks in its format, and what it may fetch."""
 
-import base64
 import gzip
 import json
 from dataclasses import replace
@@ -23,7 +22,7 @@ from services.gateway.adapters.label_studio.files import Files
 from services.gateway.adapters.label_studio.labels import Control, Task
 from services.settings import Settings
 from tests.in_process import Caller
-from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded
+from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded, uri
 
 PREFIX = "/adapters/label-studio"
 IMAGE = '<Image name="photo" value="$image"/>'
@@ -92,9 +91,8 @@ def test_a_brush_of_too_many_edges_is_refused_before_they_are_found() -> None:
 
 
 def asked(photo: bytes, *controls: str, regions: list[dict[str, Any]] | None = None) -> Any:
-    uri = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
     return {
-        "tasks": [{"id": 1, "data": {"image": uri}}],
+        "tasks": [{"id": 1, "data": {"image": uri(photo)}}],
         "project": "1.1",
         "label_config": f"<View>{IMAGE}{''.join(controls)}</View>",
         "params": {"context": {"result": regions} if regions else None},

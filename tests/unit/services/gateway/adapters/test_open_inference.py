@@ -311,13 +311,6 @@ async def test_errors_have_the_protocols_shape(
     assert words in reply.json()["error"]
 
 
-@pytest.mark.parametrize("number", ["NaN", "-Infinity", "1e999"])
-async def test_an_id_that_is_no_number_is_refused(adapters: httpx.AsyncClient, number: str) -> None:
-    body = f'{{"id": {number}, "inputs": [{json.dumps(TEXT)}]}}'
-    reply = await adapters.post("/v2/models/embed-text/infer", content=body)
-    assert reply.status_code == 400
-
-
 @pytest.mark.parametrize(
     ("size", "header", "words"),
     [

@@ -21,6 +21,7 @@ from tests.unit.services.gateway.adapters.conftest import (
     asked_through,
     recorded,
     swapped,
+    uri,
 )
 
 
@@ -38,10 +39,6 @@ def model(info: pb.ModelInfo) -> str:
 @pytest.fixture
 def model_id(info: pb.ModelInfo) -> str:
     return f"{info.name}@{info.digest[:12]}" + (f"-{info.graphs[:12]}" if info.graphs else "")
-
-
-def uri(photo: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(photo).decode()}"
 
 
 def vectors(reply: httpx.Response) -> np.ndarray:

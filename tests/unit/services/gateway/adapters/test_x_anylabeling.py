@@ -1,6 +1,5 @@
 """X-AnyLabeling's remote server, with requests that its own client class sent."""
 
-import base64
 import json
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,13 @@ from services.gateway.adapters.x_anylabeling.routes import OBJECT, to_shapes, to
 from services.request import wire
 from services.request.limits import Reply
 from tests.in_process import Caller
-from tests.unit.services.gateway.adapters.conftest import Recorded, outlines_of, recorded, swapped
+from tests.unit.services.gateway.adapters.conftest import (
+    Recorded,
+    outlines_of,
+    recorded,
+    swapped,
+    uri,
+)
 
 PREFIX = "/adapters/x-anylabeling"
 
@@ -31,8 +36,7 @@ async def model(adapters: httpx.AsyncClient) -> str:
 
 
 def asked(model: str, photo: bytes, **params: Any) -> dict[str, Any]:
-    uri = f"data:image/png;base64,{base64.b64encode(photo).decode()}"
-    return {"model": model, "image": uri, "params": params}
+    return {"model": model, "image": uri(photo), "params": params}
 
 
 @pytest.mark.parametrize("request_", recorded("x_anylabeling"), ids=lambda one: one.path)
