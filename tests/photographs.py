@@ -99,6 +99,12 @@ def annotated(drawing: Drawing) -> dict[str, bytes]:
     return {"jpg": jpg(drawing.image_HW3), "json": json.dumps(info).encode()}
 
 
+def things(drawing: Drawing) -> dict[str, bytes]:
+    """Return a sample whose shapes are countable things, as in coco_multi."""
+    info = {"instances": [instance(mask, iscrowd=0) for mask in drawing.masks]}
+    return {"jpg": jpg(drawing.image_HW3), "json": json.dumps(info).encode()}
+
+
 def write_training_sets(root: Path) -> None:
     """Write the inputs of the ``debug`` recipe: regions, photographs and the ImageNet names."""
     write_shard(

@@ -9,7 +9,7 @@ from samclip_core.engine.torch_engine import TorchEngine
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from tests.fakes import ConstantTeacher
-from tests.photographs import annotated, draw, instance, jpg, write_shard
+from tests.photographs import annotated, draw, things, write_shard
 from tests.tiny import make_tiny_checkpoint
 from training.claims import retention, wise_ft
 from training.claims.retention import TeacherPair, kept
@@ -42,9 +42,7 @@ def test_the_command_measures_both(
 ) -> None:
     """The merged model is its own SAM teacher here, so it retains its masks completely."""
     drawing = draw(0)
-    things = {"instances": [instance(mask, iscrowd=0) for mask in drawing.masks]}
-    thing = {"jpg": jpg(drawing.image_HW3), "json": json.dumps(things).encode()}
-    write_shard(tmp_path / "coco_multi/val-0.tar", {"thing": thing})
+    write_shard(tmp_path / "coco_multi/val-0.tar", {"thing": things(drawing)})
     write_shard(tmp_path / "bsds500/val-0.tar", {"region": annotated(drawing)})
     monkeypatch.setattr(retention, "imagenet_names", lambda data: ["a", "b"])
     monkeypatch.setattr(

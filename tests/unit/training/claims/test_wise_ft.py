@@ -8,7 +8,7 @@ from torch import nn
 
 from samclip_core.io import checkpoint
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, load_net
-from tests.photographs import draw, instance, jpg, write_classes, write_shard
+from tests.photographs import draw, things, write_classes, write_shard
 from tests.tiny import make_tiny_checkpoint
 from training.claims import wise_ft
 from training.claims.wise_ft import Point, better, interpolate, load_sam, verdict
@@ -82,16 +82,7 @@ def test_the_command_draws_the_curve_between_two_checkpoints(
     sam = make_tiny_checkpoint(tmp_path / "sam", seed=1)
     drawings = {"1": draw(0), "2": draw(1)}  # one photograph for reporting, one for choosing
     for source in ("coco_multi", "imagen200"):
-        samples = {
-            key: {
-                "jpg": jpg(drawing.image_HW3),
-                "json": json.dumps(
-                    {"instances": [instance(mask, iscrowd=0) for mask in drawing.masks]}
-                ).encode(),
-                "cls": key.encode(),
-            }
-            for key, drawing in drawings.items()
-        }
+        samples = {key: things(d) | {"cls": key.encode()} for key, d in drawings.items()}
         write_shard(tmp_path / source / "val-0.tar", samples)
         write_classes(tmp_path / source, {1: "dog", 2: "cat"})
     given = {"--sam": sam, "--student": tiny_checkpoint, "--merge": tiny_checkpoint}

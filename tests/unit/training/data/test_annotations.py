@@ -3,11 +3,10 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
 
 from tests import photographs
 from tests.photographs import draw, instance, jpg, png, write_shard
-from training.data.annotations import class_names, label_map, read_shards, regions
+from training.data.annotations import class_names, decoded, label_map, read_shards, regions
 from training.data.sample import BadSample, Sample
 
 GREY = np.full((40, 60, 3), 128, np.uint8)
@@ -21,10 +20,6 @@ def block(rows: slice, columns: slice) -> np.ndarray:
     mask_HW = np.zeros(GREY.shape[:2], np.bool_)
     mask_HW[rows, columns] = True
     return mask_HW
-
-
-def decoded(rles: list) -> list[np.ndarray]:
-    return [coco_mask.decode(rle).astype(bool) for rle in rles]
 
 
 def same(masks: list[np.ndarray], expected: list[np.ndarray]) -> bool:

@@ -2,10 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
 
 from training.data import drawn
-from training.data.annotations import class_names, imagenet_names, label_map, regions
+from training.data.annotations import class_names, decoded, imagenet_names, label_map, regions
 from training.data.sources import open_source
 
 
@@ -24,8 +23,7 @@ def test_every_photograph_has_one_of_each_shape(root: Path):
     for sample in (source[index] for index in range(len(source))):
         labels_HW = label_map(sample)
         assert set(np.unique(labels_HW)) == {*names, drawn.VOID}
-        outlines = [coco_mask.decode(rle).astype(bool) for rle in regions(sample)]
-        for index, outline_HW in zip(names, outlines, strict=True):
+        for index, outline_HW in zip(names, decoded(regions(sample)), strict=True):
             assert np.array_equal(outline_HW, labels_HW == index)
             assert 0.005 < outline_HW.mean() < 0.3
 

@@ -162,16 +162,6 @@ def test_the_command_ends_with_a_plain_error_if_there_is_no_such_set(
     assert capsys.readouterr().err.startswith(f"python -m training.data: {location}: {message}")
 
 
-def test_without_a_writable_folder_the_index_stays_in_memory(
-    folder: Path, scanned: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    folder.chmod(0o555)
-    (tmp_path / "home").mkdir(mode=0o555)
-    assert len(open_source(str(folder))) == 6
-    assert "the index of" in caplog.text
-    assert str(tmp_path / "home") in caplog.text
-
-
 def test_a_file_system_without_locks_or_space_leaves_the_index_to_the_next_place(
     folder: Path, scanned: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -198,17 +188,24 @@ def test_a_file_system_without_locks_or_space_leaves_the_index_to_the_next_place
         shutil.rmtree(tmp_path / "home")
 
 
-def test_a_disk_error_while_storing_is_not_the_end(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("cause", ["read-only", "full"])
+def test_without_a_place_the_index_stays_in_memory(
+    folder: Path, tmp_path: Path, cause: str, monkeypatch: pytest.MonkeyPatch, caplog
 ):
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(index.np, "save", full)
+    if cause == "full":
+        monkeypatch.setattr(index.np, "save", full)
+    else:
+        folder.chmod(0o555)
+        (tmp_path / "home").mkdir(mode=0o555)
     source = open_source(str(folder))
     assert len(content(source)) == 6
-    assert "could not be stored" in caplog.text
-    assert not indexes(folder / ".samclip-index")
+    assert "could not be stored" in caplog.text or cause == "read-only"
+    assert f"cannot be stored in any of {folder}" in caplog.text
+    assert str(tmp_path / "home") in caplog.text
+    assert cause == "read-only" or not indexes(folder / ".samclip-index")
     assert content(pickle.loads(pickle.dumps(source))) == content(source)
 
 

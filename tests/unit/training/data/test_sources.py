@@ -10,12 +10,11 @@ import fsspec
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from pycocotools import mask as coco_mask
 from torch.utils.data import DataLoader
 
 from tests.photographs import Drawing, annotated, draw, instance, jpg, outlined, write_shard
 from training.data import index, sources
-from training.data.annotations import regions
+from training.data.annotations import decoded, regions
 from training.data.sample import BadSample, Sample
 from training.data.sources import Source, open_source
 
@@ -149,8 +148,7 @@ def test_sa_1b_brings_its_masks(tmp_path: Path, layout: str):
     assert [s.key.rpartition("/")[2] for s in found] == ["sa_1", "sa_2", "sa_3"]
     assert {s.class_index for s in found} == {-1}  # the folder is a part, not a class
     for sample, drawing in zip(found, (first, second), strict=False):
-        masks = [coco_mask.decode(rle).astype(bool) for rle in regions(sample)]
-        assert np.array_equal(masks, drawing.masks)
+        assert np.array_equal(decoded(regions(sample)), drawing.masks)
     assert regions(found[2]) == []
 
 

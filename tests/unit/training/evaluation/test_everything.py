@@ -3,9 +3,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
 
 from tests.photographs import annotated, draw, write_shard
+from training.data.annotations import encoded
 from training.evaluation import everything
 from training.evaluation.suite import Options
 
@@ -14,15 +14,11 @@ def found(mask_HW: np.ndarray, predicted_iou: float) -> SimpleNamespace:
     return SimpleNamespace(mask_HW=mask_HW, predicted_iou=predicted_iou)
 
 
-def rle(mask_HW: np.ndarray) -> dict:
-    return coco_mask.encode(np.asfortranarray(mask_HW, np.uint8))
-
-
 def test_a_region_counts_if_one_of_the_best_masks_fits(monkeypatch) -> None:
     left_HW, right_HW, top_HW = (np.zeros((20, 30), bool) for _ in range(3))
     left_HW[:, :10], right_HW[:, 20:], top_HW[:10] = True, True, True
     masks = [found(left_HW, 0.5), found(right_HW, 0.9), found(top_HW, 0.7)]
-    regions = [rle(left_HW), rle(right_HW)]
+    regions = [encoded(left_HW), encoded(right_HW)]
     np.testing.assert_allclose(everything.overlaps(masks, regions), [1, 1])
     monkeypatch.setattr(everything, "MOST", 2)  # without the worst one
     np.testing.assert_allclose(everything.overlaps(masks, regions), [1 / 4, 1])

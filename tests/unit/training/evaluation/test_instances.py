@@ -7,7 +7,7 @@ import pytest
 
 from tests.coco_set import INSTANCES, write, write_coco
 from tests.oracle import Oracle
-from tests.photographs import annotated, draw, instance, jpg, rle, write_shard
+from tests.photographs import annotated, draw, instance, jpg, rle, things, write_shard
 from training.evaluation import instances
 from training.evaluation.suite import Options, own_samples
 
@@ -15,15 +15,7 @@ from training.evaluation.suite import Options, own_samples
 def test_boxes_and_points_ask_for_the_regions_that_people_outlined(tmp_path: Path):
     drawings = [draw(seed) for seed in range(2)]
     masks = [mask for drawing in drawings for mask in drawing.masks]
-    coco = {
-        str(place): {
-            "jpg": jpg(drawing.image_HW3),
-            "json": json.dumps(
-                {"instances": [instance(mask, iscrowd=0) for mask in drawing.masks]}
-            ).encode(),
-        }
-        for place, drawing in enumerate(drawings)
-    }
+    coco = {str(place): things(drawing) for place, drawing in enumerate(drawings)}
     nothing = {"jpg": jpg(draw(7).image_HW3), "json": b"{}"}
     write_shard(tmp_path / "coco_multi/val-0.tar", coco | {"nothing": nothing})
     write_shard(

@@ -55,9 +55,6 @@ def test_the_centre_is_the_middle_of_the_innermost_pixel():
     mask_HW[1:6, 2:7] = True  # its centre is pixel (4, 3)
     mask_HW[8, 10] = True
     assert centre(mask_HW) == (4.5, 3.5)
-
-
-def test_the_edge_of_the_picture_is_an_edge():
     assert centre(np.ones((5, 5), np.bool_)) == (2.5, 2.5)
     assert centre(np.ones((1, 1), np.bool_)) == (0.5, 0.5)
 
