@@ -97,7 +97,7 @@ def main(arguments: Sequence[str]) -> None:
     checkpoint, dtype, folder = arguments
     model = SegmentAnything() if checkpoint == SEGMENT_ANYTHING else load(checkpoint, dtype)
     calls = Calls(model, Path(folder))
-    facts = {name: str(getattr(model, name, "")) for name in ("dtype", "engine_name")}
+    facts = {"dtype": str(getattr(model, "dtype", ""))}
     for line in sys.stdin:
         name, *limits = json.loads(line) or [None]
         print(json.dumps(measure(getattr(calls, name), *limits) if name else facts), flush=True)
