@@ -63,6 +63,14 @@ class Service:
         """Return the service's processes, which share its secret."""
         return processes_with(self.secret)
 
+    def replicas(self) -> set[int]:
+        """Return the process ids of the replicas."""
+        return {
+            pid
+            for pid in self.processes()
+            if b"ServeReplica" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        }
+
     def stop(self) -> int:
         """Send SIGINT to the process group, as Ctrl-C does, and return the exit code.
 

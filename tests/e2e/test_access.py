@@ -244,7 +244,7 @@ def test_messages_wait_for_the_rate_of_their_key(guarded: Guarded, photo: bytes)
 
 
 def test_the_sessions_of_a_revoked_key_end(guarded: Guarded, photo: bytes) -> None:
-    processes = guarded.service.processes()
+    replicas = guarded.service.replicas()
     with (
         grpc.secure_channel(guarded.address, guarded.trusted) as channel,
         guarded.client("eve") as client,
@@ -260,4 +260,4 @@ def test_the_sessions_of_a_revoked_key_end(guarded: Guarded, photo: bytes) -> No
         for _ in range(2):  # the client does not open sessions without end
             with pytest.raises(samclip.Unauthenticated):
                 clicks.click(CAT.x, CAT.y)
-    assert guarded.service.processes() == processes
+    assert guarded.service.replicas() == replicas
