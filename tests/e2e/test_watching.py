@@ -31,7 +31,7 @@ from tests.prometheus_server import CONFIGURATION, Prometheus
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
-REQUESTS, CALLERS = 1000, 8
+REQUESTS, CALLERS = 500, 8
 LABELS = ["a cat", "a dog"]
 GRAFANA = ROOT / "deploy/grafana"
 # Without data here: random weights have no measured quality, and this service no certificate.
