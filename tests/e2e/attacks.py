@@ -23,9 +23,10 @@ import cv2
 import httpx
 import numpy as np
 
+from tests import http2
 from tests.e2e.conftest import Service
+from tests.http2 import DATA, GOAWAY, HEADERS, PING, RESET, SETTINGS, WINDOW_UPDATE, call, frame
 from tests.in_process import png
-from tests.integration.test_front_door_limits import DATA, HEADERS, RESET, call, frame
 
 ATTACKER = "127.0.0.2"
 HANG_S = 240
@@ -34,7 +35,6 @@ SILENT_S = 25
 """Seconds after which a request without an answer counts as unanswered."""
 CHUNK = bytes(250_000)
 EMBED = "/samclip.v1.BackboneService/Embed"
-SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 4, 6, 7, 8
 
 Found = tuple[int, Counter[str]]
 
@@ -279,11 +279,11 @@ def unfinished(port: int, size: int, wait_s: float) -> tuple[int, str]:
                     windows = {stream: window - len(piece) for stream, window in windows.items()}
                     sent += len(piece)
                 connection.settimeout(max(deadline - time.monotonic(), 0.01))
-                kind, flags, stream, payload = next_frame(received)
+                kind, flags, stream, payload = http2.next_frame(received)
                 if kind == WINDOW_UPDATE:
                     windows[stream] += int.from_bytes(payload, "big")
                 elif kind == SETTINGS and not flags & 1:
-                    windows[1] += initial_window(payload) - 65_535
+                    windows[1] += http2.initial_window(payload) - 65_535
                     connection.sendall(frame(SETTINGS, 1, 0, b""))
                 elif kind == PING and not flags & 1:
                     connection.sendall(frame(PING, 1, 0, payload))
@@ -294,19 +294,6 @@ def unfinished(port: int, size: int, wait_s: float) -> tuple[int, str]:
         except OSError:
             return sent, "cut"
     return sent, "held"
-
-
-def next_frame(received: Any) -> tuple[int, int, int, bytes]:
-    start = received.read(9)
-    if len(start) < 9:
-        raise ConnectionResetError
-    payload = received.read(int.from_bytes(start[:3], "big"))
-    return start[3], start[4], int.from_bytes(start[5:], "big"), payload
-
-
-def initial_window(payload: bytes) -> int:
-    pairs = [struct.unpack(">HI", payload[at : at + 6]) for at in range(0, len(payload), 6)]
-    return dict(pairs).get(4, 65_535)
 
 
 def unread(service: Service, full: bool) -> Found:

@@ -1,5 +1,6 @@
 """The real service, started as a user would start it, once per session on free ports."""
 
+import json
 import os
 import secrets
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -62,6 +64,20 @@ class Service:
     def processes(self) -> list[int]:
         """Return the service's processes, which share its secret."""
         return processes_with(self.secret)
+
+    def lines(self, **fields: str) -> list[dict[str, Any]]:
+        """Return the lines of the log after the greeting, all of them JSON, with these fields."""
+        text = self.log.read_text().rpartition("\n")[0]
+        found = map(json.loads, text.partition("Ctrl-C stops.\n")[2].splitlines())
+        return [line for line in found if fields.items() <= line.items()]
+
+    def replicas(self) -> set[int]:
+        """Return the process ids of the replicas."""
+        return {
+            pid
+            for pid in self.processes()
+            if b"ServeReplica" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        }
 
     def stop(self) -> int:
         """Send SIGINT to the process group, as Ctrl-C does, and return the exit code.

@@ -1,4 +1,4 @@
-"""Keys, scopes, limits, tenants and TLS of the real service, through the public client."""
+"""Keys, scopes, limits, tenants and TLS of the real service, and its complete stop by Ctrl-C."""
 
 import json
 import os
@@ -244,7 +244,7 @@ def test_messages_wait_for_the_rate_of_their_key(guarded: Guarded, photo: bytes)
 
 
 def test_the_sessions_of_a_revoked_key_end(guarded: Guarded, photo: bytes) -> None:
-    processes = guarded.service.processes()
+    replicas = guarded.service.replicas()
     with (
         grpc.secure_channel(guarded.address, guarded.trusted) as channel,
         guarded.client("eve") as client,
@@ -260,4 +260,16 @@ def test_the_sessions_of_a_revoked_key_end(guarded: Guarded, photo: bytes) -> No
         for _ in range(2):  # the client does not open sessions without end
             with pytest.raises(samclip.Unauthenticated):
                 clicks.click(CAT.x, CAT.y)
-    assert guarded.service.processes() == processes
+    assert guarded.service.replicas() == replicas
+
+
+def test_ctrl_c_ends_all_of_a_service_and_nothing_of_another(
+    guarded: Guarded, service: conftest.Service
+) -> None:
+    assert len(guarded.service.processes()) > 8
+    assert guarded.service.stop() == 0
+    assert not guarded.service.processes()
+    assert "Traceback" not in guarded.service.log.read_text()
+    last = [line.get("message", "") for line in guarded.service.lines()]
+    assert all(line.startswith("Proxy ") for line in last[last.index("stopping …") + 1 :])
+    assert httpx.get(f"{service.url}/readyz", timeout=60).json()["ready"] is True

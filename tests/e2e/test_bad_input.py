@@ -9,7 +9,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 import httpx
@@ -114,21 +113,12 @@ def refused(channel: grpc.Channel, request: Message) -> tuple[str, str]:
     return caught.value.code().name, caught.value.details()
 
 
-def replicas(service: Service) -> set[int]:
-    """Return the process ids of the replicas."""
-    return {
-        pid
-        for pid in service.processes()
-        if b"ServeReplica" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    }
-
-
 @pytest.fixture(scope="module", autouse=True)
 def no_replica_dies(service: Service) -> Iterator[None]:
-    before = replicas(service)
+    before = service.replicas()
     assert len(before) == 6
     yield
-    assert replicas(service) == before
+    assert service.replicas() == before
 
 
 @pytest.fixture(scope="module")

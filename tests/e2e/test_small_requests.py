@@ -24,7 +24,6 @@ import pytest
 from tests.checkout import ROOT
 from tests.e2e.attacks import ATTACKS, HANG_S, packed, points, text
 from tests.e2e.conftest import Service, start
-from tests.e2e.test_bad_input import replicas
 from tests.in_process import png
 
 pytestmark = pytest.mark.e2e
@@ -133,11 +132,11 @@ def is_ready(service: Service) -> bool:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_small_request_brings_nothing_down(service: Service, name: str) -> None:
-    before = replicas(service)
+    before = service.replicas()
     with watched(service) as costs:
         sent, outcomes = ATTACKS[name].run(service, False)
     print(row(name, sent, costs, 0.0, outcomes, "the same"))
-    assert replicas(service) == before
+    assert service.replicas() == before
     assert is_ready(service)
     assert costs.innocent["200"]
     assert costs.innocent.keys() <= {"200", "429", "504"}
@@ -189,12 +188,12 @@ def main() -> None:
             idle = quiet.cpu_s / quiet.wall_s
             print(f"idle with an innocent caller: {idle:.2f} of a core, load {os.getloadavg()[0]}")
             for name in [names[n] for n in asked.only] if asked.only else names:
-                before = replicas(service)
+                before = service.replicas()
                 with watched(service) as costs:
                     sent, outcomes = ATTACKS[name].run(service, True)
                     time.sleep(SETTLE_S)
                 ready = is_ready(service)
-                gone = len(before - replicas(service))
+                gone = len(before - service.replicas())
                 pids = f"{gone} of {len(before)} replaced" if gone else "the same"
                 pids += "" if ready else ", not ready"
                 print(row(name, sent, costs, idle, outcomes, pids), flush=True)

@@ -2,7 +2,6 @@
 
 import resource
 import socket
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,8 +14,8 @@ from services.front_door.keys import digest
 from services.request.arrival import Pace
 from services.settings import Settings
 from tests.door import EMBED, Door, Serve, answering, opened
+from tests.http2 import HEADERS, RESET, call, frames, head, message
 
-DATA, HEADERS, RESET, SETTINGS = 0, 1, 3, 4
 HEALTH = "/grpc.health.v1.Health/Check"
 
 
@@ -160,46 +159,6 @@ def test_a_reply_that_nobody_reads_is_cut() -> None:
             wait_until(lambda: bool(serve.requests))
             wait_until(lambda: figure(door, "CurrConns") <= before)
             assert len(read_all(idle)) < 30_000_000
-
-
-def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-
-
-def call(path: str) -> bytes:
-    """Return the start of an HTTP/2 connection with the head of one call, without a deadline."""
-    preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    return preface + frame(SETTINGS, 0, 0, b"") + head(path, 1)
-
-
-def head(path: str, stream: int) -> bytes:
-    pseudo = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", "localhost"),
-    ]
-    named = [*pseudo, ("content-type", "application/grpc"), ("te", "trailers")]
-    fields = b"".join(
-        b"\0" + bytes([len(name)]) + name.encode() + bytes([len(value)]) + value.encode()
-        for name, value in named
-    )
-    return frame(HEADERS, 4, stream, fields)
-
-
-def message(size: int, sent: int, stream: int = 1) -> bytes:
-    """Return the frames of the first bytes of a message of a given size."""
-    content = b"\0" + struct.pack(">I", size) + bytes(sent)
-    pieces = [content[at : at + 16_000] for at in range(0, len(content), 16_000)]
-    return b"".join(
-        frame(DATA, sent == size and piece is pieces[-1], stream, piece) for piece in pieces
-    )
-
-
-def frames(connection: socket.socket) -> Iterator[tuple[int, bytes]]:
-    with connection.makefile("rb") as received:
-        while len(head := received.read(9)) == 9:
-            yield head[3], received.read(int.from_bytes(head[:3], "big"))
 
 
 @pytest.fixture
