@@ -112,7 +112,7 @@ class Swapping(Service):
     async def run(
         self, method: str, request: Message | Messages, context: RequestContext
     ) -> Answers:
-        """Run it with the first checkpoint that can, or only with the one that the caller names.
+        """Run the method of the first checkpoint that can, or of the one that the caller names.
 
         A stream that has begun is never continued by another one.
         """

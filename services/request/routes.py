@@ -149,6 +149,6 @@ SERVICERS = [
 
 
 def other_names(path: str) -> dict[str, Route]:
-    """Return the routes that a body at this path may be a request of, by its field."""
+    """Return the routes of other paths whose requests this path takes too, by the body's field."""
     routes = {route.path: route for routes in ROUTES.values() for route in routes}
     return {field: routes[other] for (at, field), other in OTHER_NAMES.items() if at == path}

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager, nullcontext
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
@@ -30,15 +30,6 @@ Method = Callable[[Any, Any, RequestContext], Any]
 Messages = AsyncIterator[Any]
 """The messages that the caller of a session sends."""
 Answers = AsyncGenerator[Any, None]
-
-
-class Context(Protocol):
-    """The methods used of Serve's or gRPC's servicer context."""
-
-    def invocation_metadata(self) -> Any: ...
-    def set_code(self, code: Any) -> None: ...
-    def set_details(self, details: str) -> None: ...
-    def set_trailing_metadata(self, trailing_metadata: Any) -> None: ...
 
 
 class Service:
@@ -182,12 +173,12 @@ def _over_grpc(method: Method) -> Any:
     name = method.__name__
     empty = get_type_hints(method)["return"]
 
-    async def one(self: Service, request: Message, grpc_context: Context) -> Message:
+    async def one(self: Service, request: Message, grpc_context: Any) -> Message:
         with called(grpc_context) as headers, request_log.request(self.name, name, headers):
             return await self.answer(name, request, self.arrive(name, headers))
         return empty()
 
-    async def many(self: Service, request: Any, grpc_context: Context) -> Answers:
+    async def many(self: Service, request: Any, grpc_context: Any) -> Answers:
         with called(grpc_context) as headers, request_log.request(self.name, name, headers):
             most_s = None if isinstance(request, Message) else streams.LONGEST_S
             context = self.arrive(name, headers, most_s)
@@ -202,11 +193,11 @@ def _over_grpc(method: Method) -> Any:
 
 
 @contextmanager
-def called(grpc_context: Context) -> Iterator[dict[str, str]]:
+def called(grpc_context: Any) -> Iterator[dict[str, str]]:
     """Yield the headers of a call, with a request id in any case; an error becomes its status.
 
-    The call then returns an empty message if its rpc has one answer: Serve would send the text of
-    an exception, stack trace included, to the caller.
+    ``grpc_context`` is Serve's or gRPC's. After an error, a call with one answer returns an empty
+    message: Serve would send the text of an exception, stack trace included, to the caller.
     """
     headers = dict(grpc_context.invocation_metadata())
     headers[request_log.REQUEST_ID] = headers.get(request_log.REQUEST_ID) or uuid.uuid4().hex

@@ -72,12 +72,10 @@ def rebuild(code: StatusCode, kind: str, message: str) -> Exception:
     ``kind`` is the other side's ``Failure.kind``. If it is missing, as in answers of proxies and
     other implementations, the first class with that code is used.
     """
-    for error, status in TABLE.items():
-        if error.__name__ == kind and status.code is code:
+    fits = [error for error, status in TABLE.items() if status.code is code]
+    for error in fits:
+        if error.__name__ == kind:
             return error(message)
     if code is StatusCode.INVALID_ARGUMENT:
         return errors.InvalidRequest(message)
-    for error, status in TABLE.items():
-        if status.code is code:
-            return error(message)
-    return RuntimeError(f"{code.name}: {message}")
+    return fits[0](message) if fits else RuntimeError(f"{code.name}: {message}")

@@ -1,7 +1,7 @@
 """The ports behind the front door: their interfaces, and their answers without the secret."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 import httpx
@@ -65,12 +65,13 @@ def processes(service: Service) -> dict[psutil.Process, str]:
 
 def listeners(service: Service) -> dict[tuple[str, int], str]:
     """Return (address, port) → the command that listens there, over TCP or UDP."""
-    return {
-        (socket.laddr.ip, socket.laddr.port): command
-        for process, command in processes(service).items()
-        for socket in process.net_connections("inet")
-        if socket.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
-    }
+    found = {}
+    for process, command in processes(service).items():
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            for socket in process.net_connections("inet"):
+                if socket.status in (psutil.CONN_LISTEN, psutil.CONN_NONE):
+                    found[socket.laddr.ip, socket.laddr.port] = command
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,11 @@ from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 from starlette.requests import Request
 
-from samclip_core.errors import ImageTooLarge, InvalidPrompt, InvalidRequest, UnsupportedImage
-from samclip_core.geometry import Geometry
+from samclip_core.errors import ImageTooLarge, InvalidRequest, UnsupportedImage
 from services.request import bodies, messages
 from services.request.arrival import Arrivals
 from services.request.limits import MAX_FORM_PARTS, MAX_ITEMS, form_parts, most_values
 from services.request.routes import ROUTES
-from services.request.wire import to_prompt
 from services.settings import Settings
 
 PHOTO = b"\xff\xd8 a photograph"
@@ -37,13 +35,19 @@ def request(body: bytes, kind: str, chunk: int = 10) -> Request:
     return Request({"type": "http", "method": "POST", "headers": headers}, receive)
 
 
-def form(*parts: tuple[str, bytes, bool]) -> bytes:
-    """Return a multipart body of parts (name, content, whether it is a file)."""
+Part = tuple[str, str | bytes]
+"""A name, and a text or the content of a file."""
+
+
+def form(*parts: Part) -> bytes:
+    """Return a multipart body."""
     body = b""
-    for name, content, is_file in parts:
-        file = '; filename="a.jpg"' if is_file else ""
+    for name, content in parts:
+        file = '; filename="a.jpg"' if isinstance(content, bytes) else ""
         head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="{name}"{file}\r\n\r\n'
-        body += head.encode() + content + b"\r\n"
+        body += (
+            head.encode() + (content if isinstance(content, bytes) else content.encode()) + b"\r\n"
+        )
     return body + f"--{BOUNDARY}--\r\n".encode()
 
 
@@ -63,7 +67,7 @@ async def read_json(kind: type[Message], value: object) -> Message:
     return await read(kind, json.dumps(value).encode(), "application/json; charset=utf-8")
 
 
-async def read_form(kind: type[Message], *parts: tuple[str, bytes, bool]) -> Message:
+async def read_form(kind: type[Message], *parts: Part) -> Message:
     return await read(kind, form(*parts), FORM)
 
 
@@ -80,14 +84,13 @@ async def test_a_compressed_body_is_refused_unread() -> None:
 
 async def test_a_map_is_one_json_object_of_a_form() -> None:
     expected = pb.SearchRequest(text="cat", filter={"owner": "ann", "a.b": '"'}, offset=3)
-    filter = json.dumps(dict(expected.filter)).encode()
-    parts = (("text", b"cat", False), ("filter", filter, False), ("offset", b"3", False))
+    parts = (("text", "cat"), ("filter", json.dumps(dict(expected.filter))), ("offset", "3"))
     assert await read_form(pb.SearchRequest, *parts) == expected
     value = {"text": "cat", "filter": dict(expected.filter), "offset": 3}
     assert await read_json(pb.SearchRequest, value) == expected
-    for wrong in (b"[1]", b'"x"', b'{"a": {}}'):
+    for wrong in ("[1]", '"x"', '{"a": {}}'):
         with pytest.raises(InvalidRequest, match=r"filter is .*: expected an object"):
-            await read_form(pb.SearchRequest, ("filter", wrong, False))
+            await read_form(pb.SearchRequest, ("filter", wrong))
 
 
 @pytest.mark.parametrize("image", [ENCODED, {"encoded": ENCODED}])
@@ -111,7 +114,7 @@ async def test_points_and_boxes_may_be_lists_of_numbers() -> None:
         {"box": [15, 0, 385, 299]},
     ]
     assert await read_json(pb.SegmentRequest, {"prompts": prompts}) == expected
-    parts = [("prompts", json.dumps(prompt).encode(), False) for prompt in prompts]
+    parts = [("prompts", json.dumps(prompt)) for prompt in prompts]
     assert await read_form(pb.SegmentRequest, *parts) == expected
 
 
@@ -122,30 +125,14 @@ async def test_an_area_may_be_its_box_and_an_rle_has_ascii_counts() -> None:
     as_json = {"height": 1, "width": 2, "counts": "02"}
     areas = [[15, 0, 385, 299], {"box": [15, 0, 385, 299]}, {"rle": as_json}]
     assert await read_json(pb.ClassifyRequest, {"areas": areas}) == expected
-    part = ("areas", json.dumps(areas).encode(), False)
+    part = ("areas", json.dumps(areas))
     assert await read_form(pb.ClassifyRequest, part) == expected
-    parts = [("areas", json.dumps(area).encode(), False) for area in areas]
+    parts = [("areas", json.dumps(area)) for area in areas]
     assert await read_form(pb.ClassifyRequest, *parts) == expected
     (search,) = [await read_json(pb.SearchRequest, {"area": [15, 0, 385, 299]})]
     assert search.area.box == box
     with pytest.raises(InvalidRequest, match="a box has 2 numbers"):
         await read_json(pb.SearchRequest, {"area": [1, 2]})
-
-
-@pytest.mark.parametrize(
-    ("prompt", "message"),
-    [
-        ({"box": [1, 2, 3]}, r"a box has 3 numbers, expected 4: \[x_min, y_min, x_max, y_max\]"),
-        ({"points": [[1, 2, 3]]}, r"a point has 3 numbers, expected 2: \[x, y\]"),
-        ({"points": [200, 60]}, r"prompts\[0\].points\[0\] is 200: expected \[x, y\]"),
-        ({"points": [["a", "b"]]}, r"prompts\[0\].points\[0\].x is 'a': expected a number"),
-        ({"pionts": [[1, 2]]}, "unknown field 'pionts'; the fields are points, box, mask_input"),
-    ],
-)
-async def test_prompts_that_do_not_fit_are_named(prompt: object, message: str) -> None:
-    with pytest.raises(InvalidRequest, match=message) as refused:
-        await read_json(pb.SegmentRequest, {"prompts": [prompt]})
-    assert "samclip.v1" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -162,30 +149,32 @@ async def test_prompts_that_do_not_fit_are_named(prompt: object, message: str) -
         (pb.SegmentRequest, {"multimask": "yes"}, "multimask is 'yes': expected true or false"),
         (pb.SegmentRequest, {"encoding": "png"}, "encoding is 'png': expected one of RLE, PNG"),
         (pb.SegmentRequest, {"min_score": "x" * 999}, r"min_score is '.{,40}': expected a number"),
-        (
-            pb.SegmentRequest,
-            {"prompts": [{"box": [1, 2, 3, "x"]}]},
-            r"^prompts\[0\].box.y_max is 'x': expected a number$",
-        ),
-        (
-            pb.ClassifyRequest,
-            {"img": "", "labels": []},
-            "unknown field 'img'; the fields are image or images, labels,",
-        ),
+        (pb.Prompt, {"box": [1, 2, 3, "x"]}, r"^box.y_max is 'x': expected a number$"),
+        (pb.Prompt, {"box": [1, 2, 3]}, r"a box has 3 .* 4: \[x_min, y_min, x_max, y_max\]"),
+        (pb.Prompt, {"points": [[1, 2, 3]]}, r"a point has 3 numbers, expected 2: \[x, y\]"),
+        (pb.Prompt, {"points": [200, 60]}, r"points\[0\] is 200: expected \[x, y\]"),
+        (pb.Prompt, {"points": [["a", 1]]}, r"points\[0\].x is 'a': expected a number"),
+        (pb.Prompt, {"pionts": []}, "unknown field 'pionts'; the fields are points, box,"),
+        (pb.ClassifyRequest, {"img": ""}, "unknown field 'img'; the fields are image or images,"),
+        (pb.ClassifyRequest, {"labels": [None]}, r"labels\[0\] is None: expected a text"),
+        (pb.ClassifyRequest, {"image": "é"}, "'encoded' is not base64"),
+        (pb.ClassifyRequest, [1], "the body is not a JSON object"),
+        (pb.Image, {"encoded": ENCODED, "key": "k"}, "'encoded' and 'key' exclude each other"),
     ],
 )
 async def test_a_value_that_does_not_fit_is_named_with_what_would(
-    kind: type[Message], body: dict[str, Any], message: str
+    kind: type[Message], body: object, message: str
 ) -> None:
-    with pytest.raises(InvalidRequest, match=message):
+    with pytest.raises(InvalidRequest, match=message) as refused:
         await read_json(kind, body)
+    assert "samclip.v1" not in str(refused.value)
 
 
 async def test_a_form_that_names_a_file_instead_of_sending_it_is_told_how() -> None:
     expected = "'image' is the name 'cat.JPG', expected the file itself: .* -F image=@FILE"
     for kind in (pb.ClassifyRequest, pb.SegmentRequest):
         with pytest.raises(InvalidRequest, match=expected):
-            await read_form(kind, ("image", b"cat.JPG", False))
+            await read_form(kind, ("image", "cat.JPG"))
 
 
 async def test_json_images_inside_lists() -> None:
@@ -207,22 +196,22 @@ async def test_image_is_the_only_one_of_images() -> None:
     expected = pb.ClassifyRequest(images=[pb.Image(encoded=PHOTO)], labels=["a", "b"], top_k=1)
     one = {"image": ENCODED, "labels": ["a", "b"], "top_k": 1}
     assert await read_json(pb.ClassifyRequest, one) == expected
-    parts = (("labels", b"a", False), ("image", PHOTO, True), ("labels", b"b", False))
-    assert await read_form(pb.ClassifyRequest, *parts, ("top_k", b"1", False)) == expected
+    parts = (("labels", "a"), ("image", PHOTO), ("labels", "b"))
+    assert await read_form(pb.ClassifyRequest, *parts, ("top_k", "1")) == expected
     assert messages.is_single(pb.ClassifyRequest, one)
     assert not messages.is_single(pb.ClassifyRequest, {"images": []})
     assert not messages.is_single(pb.SegmentRequest, one)
 
 
 async def test_form_values_take_the_types_of_their_fields() -> None:
-    box = b'{"box": {"x_min": 1, "y_min": 2, "x_max": 3, "y_max": 4}}'
+    box = '{"box": {"x_min": 1, "y_min": 2, "x_max": 3, "y_max": 4}}'
     message = await read_form(
         pb.SegmentRequest,
-        ("image", b"some-key", False),
-        ("prompts", b"[" + box + b"]", False),
-        ("prompts", box, False),
-        ("multimask", b"True", False),
-        ("encoding", b"PNG", False),
+        ("image", "some-key"),
+        ("prompts", f"[{box}]"),
+        ("prompts", box),
+        ("multimask", "True"),
+        ("encoding", "PNG"),
     )
     prompt = pb.Prompt(box=pb.Box(x_min=1, y_min=2, x_max=3, y_max=4))
     assert message == pb.SegmentRequest(
@@ -231,34 +220,15 @@ async def test_form_values_take_the_types_of_their_fields() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ({"label": ["a"]}, "label"),
-        ({"labels": "a"}, "labels"),
-        ({"labels": [None]}, "labels"),
-        ({"images": 3}, "images"),
-        ({"top_k": "many"}, "top_k"),
-        ([1], "not a JSON object"),
-        ({"image": "é"}, "'encoded' is not base64"),
-    ],
-)
-async def test_json_that_does_not_fit_is_refused(value: object, message: str) -> None:
-    with pytest.raises(InvalidRequest, match=message):
-        await read_json(pb.ClassifyRequest, value)
-
-
-@pytest.mark.parametrize(
     ("part", "message"),
     [
-        (("colour", b"red", False), "unknown field 'colour'; the fields are image, prompts"),
-        (("prompts", b"{", False), "'prompts' of the form is not JSON"),
-        (("multimask", b"perhaps", False), "multimask"),
-        (("encoding", b"PNG", True), "'encoding' is not an image"),
+        (("colour", "red"), "unknown field 'colour'; the fields are image, prompts"),
+        (("prompts", "{"), "'prompts' of the form is not JSON"),
+        (("multimask", "perhaps"), "multimask"),
+        (("encoding", b"PNG"), "'encoding' is not an image"),
     ],
 )
-async def test_a_form_that_does_not_fit_is_refused(
-    part: tuple[str, bytes, bool], message: str
-) -> None:
+async def test_a_form_that_does_not_fit_is_refused(part: Part, message: str) -> None:
     with pytest.raises(InvalidRequest, match=message):
         await read_form(pb.SegmentRequest, part)
 
@@ -267,7 +237,6 @@ async def test_a_form_that_does_not_fit_is_refused(
     ("body", "kind"),
     [
         (b"{", "application/json"),
-        (b"[" * 100_000, "application/json"),
         (b"\xff", "application/json"),
         (b"--y\r\nno form", "multipart/form-data; boundary=x"),
         (b"", "multipart/form-data"),
@@ -281,7 +250,7 @@ async def test_a_broken_body_is_refused(body: bytes, kind: str) -> None:
 @pytest.mark.parametrize("charset", ["punycode", "raw_unicode_escape", "latin-1", "utf-16", "no"])
 @pytest.mark.parametrize("kind", [FORM, "application/json"])
 async def test_another_charset_than_utf_8_is_refused(kind: str, charset: str) -> None:
-    body = form(("text", b"cat", False)) if kind == FORM else b'{"text": "cat"}'
+    body = form(("text", "cat")) if kind == FORM else b'{"text": "cat"}'
     assert await read(pb.SearchRequest, body, f'{kind}; charset="UTF-8"')
     with pytest.raises(InvalidRequest, match=f"has the charset '{charset}': send UTF-8"):
         await read(pb.SearchRequest, body, f"{kind}; charset={charset}")
@@ -300,16 +269,16 @@ async def test_the_charset_of_a_field_is_utf_8() -> None:
 
 
 async def test_the_charset_that_a_browser_names_in_a_field() -> None:
-    text = ("text", b"cat", False)
-    named = await read_form(pb.SearchRequest, ("_charset_", b"UTF-8", False), text)
+    text = ("text", "cat")
+    named = await read_form(pb.SearchRequest, ("_charset_", "UTF-8"), text)
     assert named == pb.SearchRequest(text="cat")
     with pytest.raises(InvalidRequest, match="the form has the charset 'windows-1252'"):
-        await read_form(pb.SearchRequest, ("_charset_", b"windows-1252", False), text)
+        await read_form(pb.SearchRequest, ("_charset_", "windows-1252"), text)
 
 
 async def test_bytes_that_are_not_utf_8_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="field 'text' of the form is not UTF-8"):
-        await read_form(pb.SearchRequest, ("text", b"caf\xe9", False))
+        await read(pb.SearchRequest, form(("text", "cat")).replace(b"cat", b"caf\xe9"), FORM)
     for encoding in ("latin-1", "utf-16", "utf-32"):
         body = '{"text": "café"}'.encode(encoding)
         with pytest.raises(InvalidRequest, match="the body is not JSON"):
@@ -323,9 +292,8 @@ async def test_bytes_that_are_not_utf_8_are_refused() -> None:
 async def test_one_half_of_a_surrogate_pair_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="the body has half of a surrogate pair"):
         await read_json(pb.ClassifyRequest, value)
-    prompt = json.dumps(value).encode()
     with pytest.raises(InvalidRequest, match="'prompts' of the form has half of a surrogate"):
-        await read_form(pb.SegmentRequest, ("prompts", prompt, False))
+        await read_form(pb.SegmentRequest, ("prompts", json.dumps(value)))
 
 
 async def test_both_halves_of_a_surrogate_pair_are_a_character() -> None:
@@ -346,32 +314,23 @@ async def test_fields_that_exclude_each_other_are_named(
 ) -> None:
     with pytest.raises(InvalidRequest, match=f"{named} exclude each other"):
         await read_json(kind, fields)
-    parts = [
-        (name, PHOTO if name.startswith("image") else str(value).encode(), name.startswith("image"))
-        for name, value in fields.items()
-    ]
     with pytest.raises(InvalidRequest, match=f"{named} exclude each other"):
-        await read_form(kind, *parts)
-
-
-async def test_the_key_and_the_file_of_one_image_exclude_each_other() -> None:
-    with pytest.raises(InvalidRequest, match="'encoded' and 'key' exclude each other"):
-        await read_json(pb.SegmentRequest, {"image": {"encoded": ENCODED, "key": "k"}})
+        await read_form(kind, *((name, str(value)) for name, value in fields.items()))
 
 
 @pytest.mark.parametrize("kind", [pb.ClassifyRequest, pb.SegmentRequest])
 async def test_a_field_of_one_value_is_given_once(kind: type[Message]) -> None:
     with pytest.raises(InvalidRequest, match="field 'image' is given 2 times"):
-        await read_form(kind, ("image", PHOTO, True), ("image", PHOTO, True))
+        await read_form(kind, ("image", PHOTO), ("image", PHOTO))
     with pytest.raises(InvalidRequest, match="field 'image' is given 2 times"):
-        await read_form(kind, ("image", PHOTO, True), ("image", b"key", False))
+        await read_form(kind, ("image", PHOTO), ("image", "key"))
     twice = f'{{"image": "{ENCODED}", "image": "{ENCODED}"}}'.encode()
     with pytest.raises(InvalidRequest, match="'image' is given more than once"):
         await read(kind, twice, "application/json")
 
 
 async def test_images_of_a_form_keep_their_order() -> None:
-    files = [("images", PHOTO, True), ("images", b"key", False), ("images", b"other", True)]
+    files = [("images", PHOTO), ("images", "key"), ("images", b"other")]
     message = await read_form(pb.ClassifyRequest, *files)
     assert message == pb.ClassifyRequest(
         images=[pb.Image(encoded=PHOTO), pb.Image(key="key"), pb.Image(encoded=b"other")]
@@ -380,8 +339,8 @@ async def test_images_of_a_form_keep_their_order() -> None:
 
 async def test_a_form_holds_as_many_labels_as_a_request_may_have() -> None:
     most = form_parts(Settings())
-    labels = [("labels", f"label {i}".encode(), False) for i in range(Settings().max_labels)]
-    body = form(*labels, ("image", PHOTO, True))
+    labels = [("labels", f"label {i}") for i in range(Settings().max_labels)]
+    body = form(*labels, ("image", PHOTO))
     fields = await read_fields(request(body, FORM, 10_000), len(body), most)
     message = messages.to_message(pb.ClassifyRequest, fields, form=True)
     assert len(message.labels) == Settings().max_labels
@@ -391,9 +350,8 @@ async def test_a_form_holds_as_many_labels_as_a_request_may_have() -> None:
 
 
 async def test_a_line_break_after_a_form_may_arrive_later() -> None:
-    body = form(("text", b"cat", False))
-    assert bodies.parse_form(deque([body, b"\r\n"] * 1), FORM, 9) == {"text": ["cat"]}
-    for cut in range(1, len(body)):
+    body = form(("text", "cat"))
+    for cut in range(1, len(body) + 1):
         chunks = deque([body[:cut], *[b""] * bodies.JOINED, body[cut:] + b"\r\n"])
         assert bodies.parse_form(chunks, FORM, 9) == {"text": ["cat"]}
 
@@ -407,7 +365,7 @@ def test_a_part_without_a_name_is_refused(head: bytes) -> None:
 
 async def test_a_form_without_its_end_is_broken() -> None:
     with pytest.raises(InvalidRequest, match="the form is broken: Unexpected end"):
-        await read(pb.SearchRequest, form(("text", b"cat", False))[:-8], FORM)
+        await read(pb.SearchRequest, form(("text", "cat"))[:-8], FORM)
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "PNG"])
@@ -420,9 +378,7 @@ async def test_an_image_may_be_a_data_uri(kind: str) -> None:
 
 @pytest.mark.parametrize("uri", ["data:image/gif;base64,aGk=", "data:image/png,hi", "data:,hi"])
 async def test_another_data_uri_says_what_to_send(uri: str) -> None:
-    with pytest.raises(
-        UnsupportedImage, match="not a data URI of the form data:image/jpeg;base64,…"
-    ):
+    with pytest.raises(UnsupportedImage, match="not a data URI of the form data:image/jpeg;"):
         await read_json(pb.SegmentRequest, {"image": uri})
 
 
@@ -503,24 +459,6 @@ def test_more_values_than_any_request_needs_are_refused_before_they_are_made(
     monkeypatch.undo()
     long = base64.b64encode(bytes(3_000_000))
     assert len(bodies.parse_object(b'{"image": "' + long + b'"}')["image"]) == len(long)
-
-
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999", "9" * 5000])
-async def test_numbers_that_are_no_enum_are_refused(number: str) -> None:
-    with pytest.raises(InvalidRequest):
-        await read(pb.SegmentRequest, f'{{"encoding": {number}}}'.encode(), "application/json")
-
-
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "9" * 5000])
-async def test_numbers_that_are_none_reach_no_further_than_the_prompt(number: str) -> None:
-    body = f'{{"prompts": [{{"points": [{{"x": {number}, "y": 1}}]}}]}}'.encode()
-    try:
-        message = await read(pb.SegmentRequest, body, "application/json")
-    except InvalidRequest:
-        return
-    prompt = to_prompt(message.prompts[0])
-    with pytest.raises(InvalidPrompt, match="lies outside the image"):
-        prompt.validate(Geometry(10, 10, 16))
 
 
 def test_an_image_that_is_null_is_none_beside_images() -> None:
@@ -649,10 +587,9 @@ def test_short_chunks_of_a_form_are_parsed_together(monkeypatch: pytest.MonkeyPa
         return parse(self, data)
 
     monkeypatch.setattr(bodies.PushMultipartParser, "parse", noted)
-    body = form(("text", b"cat" * 100, False))
-    assert bodies.parse_form(deque(bytes([one]) for one in body), FORM, 9) == {
-        "text": ["cat" * 100]
-    }
+    body = form(("text", "cat" * 100))
+    chunks = deque(bytes([one]) for one in body)
+    assert bodies.parse_form(chunks, FORM, 9) == {"text": ["cat" * 100]}
     assert b"".join(written) == body
     assert len(written) < len(body) / 10
 
@@ -663,10 +600,10 @@ def test_short_chunks_of_a_form_are_parsed_together(monkeypatch: pytest.MonkeyPa
         (b"--x\r\na: " + b"b" * 3000, "Maximum segment header length exceeded"),
         (b"--x\r\n" + b"a: b\r\n" * 9, "Maximum segment header count exceeded"),
         (b"\r\n" * 40_000 + b"--x--", "too long headers"),
-        (form(("text", b"cat", False)) + b"\r\n" * 40_000, "too long headers"),
-        (form(("text", b"cat", False))[:-4] + b" " * 70_000, "Unexpected bytes after boundary"),
-        (form(("text", b"\r\n--xa" * 12, False)), "Unexpected bytes after boundary"),
-        (form(*[("text", b"cat", False)] * 12), "more than 10 parts"),
+        (form(("text", "cat")) + b"\r\n" * 40_000, "too long headers"),
+        (form(("text", "cat"))[:-4] + b" " * 70_000, "Unexpected bytes after boundary"),
+        (form(("text", "\r\n--xa" * 12)), "Unexpected bytes after boundary"),
+        (form(*[("text", "cat")] * 12), "more than 10 parts"),
     ],
 )
 def test_a_form_that_is_slow_to_parse_is_refused(body: bytes, message: str) -> None:

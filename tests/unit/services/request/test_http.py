@@ -17,7 +17,7 @@ from samclip.v1 import samclip_pb2 as pb
 from starlette.types import ASGIApp
 
 from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
-from samclip_core.io.masks import encode_label_map, read_png, write_png
+from samclip_core.io.masks import encode_label_map, write_png
 from services.observability import metrics
 from services.request import arrival, bodies, http, messages
 from services.request.arrival import Arrivals, Pace
@@ -33,6 +33,7 @@ SCOPE = {
     "headers": [(b"content-type", b"application/json")],
 }
 JSON = {"labels": ["a"], "image": base64.b64encode(b"photo").decode()}
+BODY = json.dumps(JSON).encode()
 
 
 class Callee:
@@ -71,6 +72,33 @@ def client(name: str, callee: Callee) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(http.application(name, callee))
     headers = {"x-request-id": "id-1"}
     return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+
+
+def count(rpc: str, code: str) -> float:
+    return metrics.REQUESTS.labels("Callee", rpc, code)._value.get()
+
+
+def events(body: bytes, piece: int) -> list[dict[str, Any]]:
+    """Return the events in which a body arrives."""
+    pieces = [body[at : at + piece] for at in range(0, len(body), piece)]
+    return [
+        {"type": "http.request", "body": part, "more_body": part is not pieces[-1]}
+        for part in pieces
+    ]
+
+
+async def status_of(app: ASGIApp, arriving: list[dict[str, Any]]) -> int:
+    """POST /classify with these events (httpx would send two), and return the status."""
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return arriving.pop(0)
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        sent.append(event)
+
+    await app(SCOPE, receive, send)
+    return int(sent[0]["status"])
 
 
 CLASSIFIED = pb.ClassifyResponse(
@@ -151,28 +179,37 @@ async def test_the_path_of_images_refuses_fields_of_neither_kind() -> None:
             assert f"the fields are {fields}" in reply.json()["detail"]
 
 
-async def test_semantic_is_json_or_a_picture() -> None:
-    label_map_HW = np.array([[0, 1], [-1, -1], [0, 0]])
-    answer = pb.SegmentTextResponse(label_map_png=encode_label_map(label_map_HW, 2))
-    body = {"image": {"key": "k"}, "labels": ["a", "b"]}
+LABEL_MAP = encode_label_map(np.array([[0, 1], [-1, -1], [0, 0]]), 2)
+HEAT = write_png(np.array([[0, 255], [7, 7], [0, 0]], np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "answer", "field"),
+    [
+        (
+            "/semantic",
+            {"labels": ["a", "b"]},
+            pb.SegmentTextResponse(label_map_png=LABEL_MAP),
+            "label_map_png",
+        ),
+        (
+            "/explain",
+            {"label": "a", "others": ["b"]},
+            pb.ExplainResponse(heat_png=HEAT, low=0.25, high=0.5),
+            "heat_png",
+        ),
+    ],
+)
+async def test_maps_are_json_or_a_picture(
+    path: str, fields: dict[str, Any], answer: Message, field: str
+) -> None:
+    body = {"image": {"key": "k"}, **fields}
     async with client("semantic", Callee(answer)) as door:
-        plain = await door.post("/semantic", json=body)
-        picture = await door.post("/semantic", json=body, headers={"accept": "image/png"})
+        plain = await door.post(path, json=body)
+        picture = await door.post(path, json=body, headers={"accept": "image/png"})
     assert plain.headers["content-type"] == "application/json"
+    assert base64.b64decode(plain.json()[field]) == getattr(answer, field)
     assert picture.headers["content-type"] == "image/png"
-    assert Image.open(io.BytesIO(picture.content)).size == (2, 3)
-
-
-async def test_explain_is_json_or_a_picture() -> None:
-    levels_HW = np.array([[0, 255], [7, 7], [0, 0]], np.uint8)
-    answer = pb.ExplainResponse(heat_png=write_png(levels_HW), low=0.25, high=0.5)
-    body = {"image": {"key": "k"}, "label": "a", "others": ["b"]}
-    async with client("semantic", Callee(answer)) as door:
-        plain = await door.post("/explain", json=body)
-        picture = await door.post("/explain", json=body, headers={"accept": "image/png"})
-    found = plain.json()
-    assert (found["low"], found["high"]) == (0.25, 0.5)
-    np.testing.assert_array_equal(read_png(base64.b64decode(found["heat_png"])), levels_HW)
     assert Image.open(io.BytesIO(picture.content)).size == (2, 3)
 
 
@@ -235,30 +272,15 @@ async def test_a_body_that_does_not_arrive_is_408() -> None:
     assert not callee.asked
 
 
-async def status_of(app: ASGIApp, body: bytes) -> int:
-    """POST /classify with the body in one event (httpx would send two), and return the status."""
-    sent: list[MutableMapping[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    async def send(event: MutableMapping[str, Any]) -> None:
-        sent.append(event)
-
-    await app(SCOPE, receive, send)
-    return int(sent[0]["status"])
-
-
 async def test_slow_bodies_take_no_place_from_those_that_are_there() -> None:
     callee, end = Callee(CLASSIFIED), asyncio.Event()
     patient = Arrivals(most=1, pace=Pace(most_s=1e6, head_start_s=1e6))
     app = http.application("classification", callee, patient)
 
     async def slow() -> AsyncIterator[bytes]:
-        body = json.dumps(JSON).encode()
-        yield body[:10]
+        yield BODY[:10]
         await end.wait()
-        yield body[10:]
+        yield BODY[10:]
 
     headers = {"content-type": "application/json"}
     transport = httpx.ASGITransport(app)
@@ -269,46 +291,37 @@ async def test_slow_bodies_take_no_place_from_those_that_are_there() -> None:
             await asyncio.sleep(0)
         refused = await door.post(url, content=slow())
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
-        assert await status_of(app, json.dumps(JSON).encode()) == 200
+        assert await status_of(app, events(BODY, len(BODY))) == 200
         end.set()
         assert (await first).is_success
     assert patient.number == 0
 
 
 async def test_a_caller_who_hangs_up_while_sending_is_no_error_of_ours() -> None:
-    def cancelled() -> float:
-        return metrics.REQUESTS.labels("Callee", "Classify", "CANCELLED")._value.get()
-
-    events = [
-        {"type": "http.request", "body": b"{", "more_body": True},
-        {"type": "http.disconnect"},
-    ]
+    arriving = [*events(BODY, 10)[:1], {"type": "http.disconnect"}]
 
     async def receive() -> dict[str, Any]:
-        return events.pop(0)
+        return arriving.pop(0)
 
     async def send(event: object) -> None:
         raise AssertionError(f"nobody is there for {event}")
 
     callee = Callee(CLASSIFIED)
-    before = cancelled()
+    before = count("Classify", "CANCELLED")
     with pytest.raises(asyncio.CancelledError):
         await http.application("classification", callee)(SCOPE, receive, send)
-    assert cancelled() == before + 1
+    assert count("Classify", "CANCELLED") == before + 1
     assert not callee.asked
 
 
 async def test_every_answer_is_counted_under_its_rpc_and_code() -> None:
-    def counted(rpc: str, code: str) -> float:
-        return metrics.REQUESTS.labels("Callee", rpc, code)._value.get()
-
-    before = counted("EmbedText", "OK"), counted("Embed", "INVALID_ARGUMENT")
+    before = count("EmbedText", "OK"), count("Embed", "INVALID_ARGUMENT")
     async with client("backbone", Callee(pb.EmbedTextResponse())) as door:
         assert (await door.post("/embed", json={"texts": ["a"]})).status_code == 200
         assert (await door.post("/embed", content=b"{")).status_code == 415
         assert (await door.post("/embed", json={"colour": 1})).status_code == 400
-    assert counted("EmbedText", "OK") == before[0] + 1
-    assert counted("Embed", "INVALID_ARGUMENT") == before[1] + 2
+    assert count("EmbedText", "OK") == before[0] + 1
+    assert count("Embed", "INVALID_ARGUMENT") == before[1] + 2
 
 
 async def test_the_gateway_is_told_what_an_application_depends_on() -> None:
@@ -327,10 +340,6 @@ async def test_an_application_that_is_not_well_says_why() -> None:
 
 
 LINES = {"accept": http.LINES}
-
-
-def count(rpc: str, code: str) -> float:
-    return metrics.REQUESTS.labels("Callee", rpc, code)._value.get()
 
 
 async def test_a_stream_is_one_object_per_line_and_one_request() -> None:
@@ -375,18 +384,9 @@ async def test_a_caller_that_leaves_ends_the_stream() -> None:
     assert count("StreamEverything", "CANCELLED") == before + 1
 
 
-def events(body: bytes, piece: int) -> list[dict[str, Any]]:
-    """Return the events in which a body arrives."""
-    pieces = [body[at : at + piece] for at in range(0, len(body), piece)]
-    return [
-        {"type": "http.request", "body": part, "more_body": part is not pieces[-1]}
-        for part in pieces
-    ]
-
-
 async def test_a_reply_that_nobody_reads_holds_its_place_until_the_deadline() -> None:
     """It is then cut: the start was sent, and nothing can follow."""
-    arriving, blocked = events(json.dumps(JSON).encode(), 100), asyncio.Event()
+    arriving, blocked = events(BODY, 100), asyncio.Event()
 
     async def receive() -> dict[str, Any]:
         return arriving.pop(0)
@@ -412,25 +412,12 @@ async def test_bodies_beyond_the_bytes_in_transit_are_429_until_others_are_parse
     arrivals = Arrivals(most_bytes=100)
     app = http.application("classification", Callee(CLASSIFIED), arrivals)
 
-    async def status(arriving: list[dict[str, Any]]) -> int:
-        sent: list[MutableMapping[str, Any]] = []
-
-        async def receive() -> dict[str, Any]:
-            return arriving.pop(0)
-
-        async def send(event: MutableMapping[str, Any]) -> None:
-            sent.append(event)
-
-        await app(SCOPE, receive, send)
-        return int(sent[0]["status"])
-
-    body = json.dumps(JSON).encode()
     with arrivals.place() as hold:
         hold(90)
-        left = events(body, 15)
-        assert await status(left) == 429
+        left = events(BODY, 15)
+        assert await status_of(app, left) == 429
         assert left  # not read any further
-    assert await status(events(body, 15)) == 200
+    assert await status_of(app, events(BODY, 15)) == 200
     assert (arrivals.number, arrivals.bytes) == (0, 0)
 
 
