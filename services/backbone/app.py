@@ -28,7 +28,8 @@ class Backbone(Service):
 
     def __init__(self, settings: Settings, model: "SamClip | None" = None):
         super().__init__(settings)
-        cold, model = model is None, model or replica.model(settings)
+        cold = model is None
+        model = model or replica.model(settings)
         self.model = pb.ModelInfo(
             name=model.config.name,
             digest=model.digest,
