@@ -73,5 +73,5 @@ def test_every_hint_names_an_extra_that_there_is() -> None:
         for found in HINT.findall(path.read_text())
         for name in found.split(",")
     }
-    assert {"serve", "core", "export", "gpu", "hub", "train"} <= named <= EXTRAS.keys()
+    assert {"serve", "export", "gpu", "hub", "train"} <= named <= EXTRAS.keys()
     assert {part.extra for part in PARTS.values()} <= EXTRAS.keys()
