@@ -16,7 +16,6 @@ from samclip_core.answers import areas, everything, zero_shot
 from samclip_core.answers.areas import Area
 from samclip_core.answers.classify import Classify
 from samclip_core.answers.clicks import ClickSession
-from samclip_core.answers.everything import Everything, Search
 from samclip_core.answers.explain import Explain
 from samclip_core.answers.instances import Find
 from samclip_core.answers.request import Request
@@ -303,9 +302,9 @@ class SamClip:
         an array. Raises InvalidLabels and InvalidRequest.
         """
         points, texts = points_per_side or self.config.points_per_side, zero_shot.as_texts(labels)
-        request = Everything(points, texts, vocabulary, min_label_score, crop_layers)
+        request = everything.Everything(points, texts, vocabulary, min_label_score, crop_layers)
         names = request.names
-        search = Search(self._terms, everything.settings_of(self.config.kind))
+        search = everything.Search(self._terms, everything.settings_of(self.config.kind))
         for crop, features in self._crops(image, request):
             for steps in search.rounds(features, points, crop):
                 run(steps, self.sam_head)
@@ -316,7 +315,7 @@ class SamClip:
         return [namer.name(one.mask, one.features) for one in found]
 
     def _crops(
-        self, image: Image, request: Everything
+        self, image: Image, request: everything.Everything
     ) -> Iterator[tuple[Crop | None, ImageFeatures]]:
         """Yield the features of the picture, then those of its crops."""
         if not request.crop_layers:
