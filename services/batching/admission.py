@@ -29,12 +29,10 @@ class Admission:
     def check(
         self, priority: Priority, work: float, queued: int, work_before: float, reserved: int
     ) -> None:
-        """Check whether one more item can join ``queued`` items, and when it would be done.
+        """Check one more item beside ``queued`` ones. Raises the errors of ``Queue.admit``.
 
         ``work_before`` is that of the queued items that would run before it. ``reserved`` places of
-        the queue, but at most half, are for interactive items. Raises Overloaded if the queue is
-        full or the wait too long. Raises DeadlineExceeded if the time left is too short even for
-        an empty queue, so that a retry could not succeed either.
+        the queue, but at most half, are for interactive items.
         """
         now = monotonic()
         left_s = priority.deadline - now
