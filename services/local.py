@@ -1,5 +1,7 @@
 """The services in one process, without gRPC, Ray and Redis: ``samclip --local`` asks them."""
 
+from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 from google.protobuf.message import Message
@@ -8,11 +10,10 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
-from services.heads.classification.app import Classification
-from services.heads.segmentation.app import Segmentation
-from services.heads.semantic.app import Semantic
+from services.heads.head import Head
 from services.request.calls import Header, Peer
 from services.request.context import RequestContext
+from services.request.routes import APPLICATIONS
 from services.request.rpc import Service
 from services.settings import Settings
 
@@ -44,12 +45,7 @@ class Local:
         settings = Settings.model_construct(checkpoint=str(directory), head_cache_bytes=0)
         backbone = Backbone(settings, model)
         peer, sam_head = Direct(backbone), model.sam_head
-        services: tuple[Service, ...] = (
-            backbone,
-            Classification(settings, peer),
-            Segmentation(settings, peer, sam_head),
-            Semantic(settings, peer, sam_head),
-        )
+        services = [backbone, *(head(settings, peer, sam_head) for head in _heads())]
         self.model = backbone.model
         self._services = {
             rpc.name: service
@@ -72,3 +68,12 @@ class Local:
         """Finish the queued work and stop the threads."""
         for service in {*self._services.values()}:
             await service.close()
+
+
+def _heads() -> Iterator[type[Head]]:
+    """Yield the class of each head in the route table, which its module defines."""
+    for application in APPLICATIONS.values():
+        if application.module.startswith("services.heads."):
+            for one in vars(import_module(application.module)).values():
+                if isinstance(one, type) and issubclass(one, Head) and one is not Head:
+                    yield one

@@ -16,7 +16,7 @@ from samclip_core.answers.request import Needs, Request
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
-from samclip_core.types import ImageFeatures
+from samclip_core.types import ImageFeatures, MaskHead
 from services.batching import threads
 from services.cache import embedding_cache
 from services.heads.backbone_client import BackboneClient
@@ -32,10 +32,13 @@ T = TypeVar("T")
 class Head(Service):
     """Base of the services that work on embeddings. Needs neither weights nor torch.
 
-    ``peer`` answers for the backbone, by default the one that the settings name.
+    ``peer`` answers for the backbone, by default the one that the settings name. ``sam_head`` is
+    for heads that make masks, which otherwise load one.
     """
 
-    def __init__(self, settings: Settings, peer: Peer | None = None):
+    def __init__(
+        self, settings: Settings, peer: Peer | None = None, sam_head: MaskHead | None = None
+    ):
         super().__init__(settings)
         self._peer = peer
         self.directory = checkpoint.resolve(settings.checkpoint)
