@@ -109,7 +109,7 @@ def _clip_head(config: SamClipConfig) -> nn.Module:
     if config.kind == "edge":
         from samclip_core.nn.edge import EdgeClipHead
 
-        return EdgeClipHead(EDGE_TOKENS, config.text_dim, head.width, head.hidden)
+        return EdgeClipHead(token_width(config), config.text_dim, head.width, head.hidden)
     size = _vit_size(config)
     return ClipHead(
         size.width, size.heads, config.grid, config.text_dim, depth=head.layers, pool=head.pool

@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from samclip_core.config import VIT_B, Kind, SamClipConfig, TextConfig
+from samclip_core.errors import CheckpointError
 from samclip_core.nn.network import ENCODER_PARTS, PARTS, SAM_HEAD_PARTS, build, load_net
 from tests.tiny import TINY, make_tiny_checkpoint
 
@@ -42,6 +43,19 @@ def test_encode_shapes_and_lengths(config: SamClipConfig) -> None:
         padding_hw, torch.full_like(padding_hw, float(config.kind != "edge"))
     )
     torch.testing.assert_close(pooled_BD.norm(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(TINY["edge"], stride=16), "an edge encoder is .* at stride 8, found .* 16"),
+        (replace(TINY["vit-b"], backbone="vit_x"), "vit_x .* is not one of SAM's encoders"),
+        (replace(TINY["vit-b"], clip_head=None), "only the kind 'pair' allows"),
+    ],
+)
+def test_a_config_of_no_network_is_refused(config: SamClipConfig, message: str) -> None:
+    with torch.device("meta"), pytest.raises(CheckpointError, match=message):
+        build(config)
 
 
 @pytest.mark.parametrize("kind", ["edge", "vit-b"])
