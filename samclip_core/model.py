@@ -18,7 +18,7 @@ from samclip_core.answers.classify import Classify
 from samclip_core.answers.clicks import ClickSession
 from samclip_core.answers.explain import Explain
 from samclip_core.answers.instances import Find
-from samclip_core.answers.request import Request
+from samclip_core.answers.request import NO_TEXTS, Request
 from samclip_core.answers.sam_head import SamHead
 from samclip_core.answers.semantic import SegmentText
 from samclip_core.answers.steps import Terms, run
@@ -331,7 +331,8 @@ class SamClip:
         """Answer a request about a picture, from its features to the last step."""
         features = self.encode(image, request.size(self.config))
         request.check(features.geometry)
-        text_XD = self._class_embeddings(request.texts)
+        texts = request.texts
+        text_XD = self._class_embeddings(texts) if texts else NO_TEXTS
         scale = self.config.logit_scale
         return run(request.steps(features, text_XD, scale, self._terms), self.sam_head)
 

@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Generic, Literal, TypeVar
 
+import numpy as np
+
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.config import SamClipConfig
 from samclip_core.geometry import FloatArray, Geometry
@@ -11,6 +13,7 @@ from samclip_core.types import ImageFeatures
 
 Output = Literal["SAM", "CLIP_DENSE", "CLIP_POOLED"]
 T = TypeVar("T")
+NO_TEXTS: FloatArray = np.empty((0, 0), np.float32)
 
 
 class Needs(ABC):
@@ -30,9 +33,9 @@ class Request(Needs, Generic[T]):
     """A request that is answered in steps from one picture's features and some texts."""
 
     @property
-    @abstractmethod
     def texts(self) -> Sequence[str]:
-        """The X texts that the text encoder embeds, with the checkpoint's templates."""
+        """The X texts that the text encoder embeds, with the checkpoint's templates; often none."""
+        return ()
 
     def check(self, geometry: Geometry) -> None:
         """Raise an InvalidRequest unless the request fits a picture of that size."""
@@ -41,4 +44,7 @@ class Request(Needs, Generic[T]):
     def steps(
         self, features: ImageFeatures, text_XD: FloatArray, logit_scale: float, terms: Terms
     ) -> Steps[T]:
-        """Compute the answer; ``text_XD`` has a row of length 1 per text. Raises InvalidLabels."""
+        """Compute the answer; ``text_XD`` has a row of length 1 per text, or is ``NO_TEXTS``.
+
+        Raises InvalidLabels.
+        """

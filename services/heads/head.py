@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.answers.areas import embed_areas
-from samclip_core.answers.request import Needs, Request
+from samclip_core.answers.request import NO_TEXTS, Needs, Request
 from samclip_core.answers.steps import Steps, Terms
 from samclip_core.errors import SamClipError
 from samclip_core.io import checkpoint
@@ -85,7 +85,9 @@ class Head(Service):
         self, context: RequestContext, features: ImageFeatures, asked: Request[T], terms: Terms
     ) -> Steps[T]:
         """Embed the texts of a request, and return the steps that answer it."""
-        text_XD = await self.backbone.class_embeddings(context, asked.texts, self.config.templates)
+        texts, templates, text_XD = asked.texts, self.config.templates, NO_TEXTS
+        if texts:
+            text_XD = await self.backbone.class_embeddings(context, texts, templates)
         return asked.steps(features, text_XD, self.config.logit_scale, terms)
 
     async def embed_areas(
