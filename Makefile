@@ -2,7 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 RUN := $(VENV)/bin/python
-export PYTHONPATH := client:.
+# Absolute: the workers of Ray start in other folders.
+export PYTHONPATH := $(CURDIR)/client:$(CURDIR)
 
 .DEFAULT_GOAL := help
 .PHONY: help serve demo test avx2 dist package sbom browser clients site image cluster faults fuzz soak lint format proto docs manifests bench lock audit clean
