@@ -1,8 +1,8 @@
 """Guard the ports that Serve opens in its proxies and replicas.
 
-This is the one place where a request is asked for the front door's secret. Serve answers some
-requests itself and reads a message before it calls a service, so the guard checks the headers,
-before the body is read. Only Serve's health check passes unchecked: HAProxy sends no secret.
+Each application asks for the front door's secret, but Serve answers some requests itself and reads
+a message before it calls a service. The guard checks the headers before the body is read. Only
+Serve's health check passes unchecked: HAProxy sends no secret.
 """
 
 import asyncio
@@ -17,16 +17,14 @@ from grpc.aio._server import Server
 from ray.serve._private import grpc_util
 from ray.serve._private.constants import RAY_SERVE_GRPC_MAX_MESSAGE_SIZE
 from ray.serve._private.direct_ingress_http_util import ASGIDIReceiveProxy
-from starlette.datastructures import Headers
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from samclip_core.errors import Overloaded, Unauthenticated
+from samclip_core.errors import Overloaded
 from services.request import calls
 from services.request.arrival import MAX_BODIES, Arrivals
 from services.request.context import KEY
-from services.request.http import REQUEST_ID_HEADER, problem
+from services.request.http import OnlyThroughFrontDoor
 
 HTTP_HEALTH = "/-/healthz"
 GRPC_HEALTH = "/ray.serve.RayServeAPIService/Healthz"
@@ -51,25 +49,7 @@ def guard() -> list[Middleware]:
     ASGIDIReceiveProxy.queue = property(short_queue)
     grpc_util.gRPCGenericServer = GuardedServer
     Server.add_insecure_port = add_port_of_this_node  # type: ignore[method-assign, assignment]
-    return [Middleware(GuardedPaths)]
-
-
-class GuardedPaths:
-    """ASGI middleware in front of Serve's own routes and the application's."""
-
-    def __init__(self, app: ASGIApp):
-        self.app = app
-        calls.GUARDED.add("HTTP")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        kind = scope["type"]
-        headers = Headers(scope=scope) if kind == "http" else {}
-        unchecked = kind == "lifespan" or (kind == "http" and scope["path"] == HTTP_HEALTH)
-        if unchecked or calls.admitted(headers):
-            await self.app(scope, receive, send)
-            return
-        refusal = problem(Unauthenticated(calls.REFUSAL), headers.get(REQUEST_ID_HEADER, ""))
-        await refusal(scope, receive, send)
+    return [Middleware(OnlyThroughFrontDoor, unchecked=HTTP_HEALTH)]
 
 
 _end_headers = HttpToolsProtocol.on_headers_complete
@@ -142,7 +122,6 @@ class _WithGuard(Server):
         arguments["interceptors"] = (Guard(),)
         arguments["options"] = [*arguments["options"], IDENTITY_ALONE]
         super().__init__(**arguments)
-        calls.GUARDED.add("gRPC")
 
 
 class GuardedServer(grpc_util.gRPCGenericServer, _WithGuard):

@@ -64,11 +64,9 @@ class Gateway(InferenceService):
         add_adapters(app, self.applications, self.readiness)
         return app
 
-    async def check_health(self) -> None:
-        """Raise Unavailable if the ports of this replica are open to all."""
-        calls.check_guard()
-
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
+        if not _admitted(grpc_context):
+            return HealthCheckResponse()
         grpc_context.set_trailing_metadata([(VERSION, samclip.__version__)])
         status = await self._status(request.service)
         if status == HealthCheckResponse.SERVICE_UNKNOWN:
@@ -81,6 +79,8 @@ class Gateway(InferenceService):
         self, request: HealthCheckRequest, grpc_context: Any
     ) -> AsyncIterator[HealthCheckResponse]:
         """Send the status now and after each change, until the caller or Serve ends the call."""
+        if not _admitted(grpc_context):
+            return
         if self.watchers >= MAX_WATCHERS:
             grpc_context.set_code(StatusCode.RESOURCE_EXHAUSTED)
             grpc_context.set_details(
@@ -108,6 +108,15 @@ class Gateway(InferenceService):
         else:
             return HealthCheckResponse.SERVICE_UNKNOWN
         return HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
+
+
+def _admitted(grpc_context: Any) -> bool:
+    """Return whether a call came through the front door; if not, set UNAUTHENTICATED."""
+    if calls.admitted(dict(grpc_context.invocation_metadata())):
+        return True
+    grpc_context.set_code(StatusCode.UNAUTHENTICATED)
+    grpc_context.set_details(calls.REFUSAL)
+    return False
 
 
 def pages(

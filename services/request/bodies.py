@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -31,6 +31,7 @@ CHARSET_FIELD = "_charset_"
 """The field in which browsers name the encoding of all others (RFC 7578, section 4.6)."""
 JOINED = 16  # chunks of a form that are parsed at once: each costs time, however small it is
 MAX_HEADER = 2048  # bytes of one header of a part
+MAX_BOUNDARY = 256  # characters; clients send up to 70
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -88,8 +89,7 @@ def parse(chunks: deque[bytes], content_type: str, most_parts: int) -> Fields:
 
 def parse_object(body: bytes, content_type: str = "") -> Fields:
     """Return the members of a JSON object in UTF-8. Raises InvalidRequest."""
-    _, options = parse_options_header(content_type)
-    _check_charset(options.get("charset"), "the body")
+    _check_charset(_parameter(content_type, "charset"), "the body")
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -147,15 +147,18 @@ def parse_form(chunks: deque[bytes], content_type: str, most_parts: int) -> dict
     Raises InvalidRequest for a form that is malformed, has more than ``most_parts`` parts, or
     contains text that is not UTF-8.
     """
-    _, options = parse_options_header(content_type)
-    _check_charset(options.get("charset"), "the form")
-    if not options.get("boundary"):
-        raise InvalidRequest("the form is broken: its content-type names no boundary")
+    _check_charset(_parameter(content_type, "charset"), "the form")
+    boundary = _parameter(content_type, "boundary")
+    if not boundary or len(boundary) > MAX_BOUNDARY:
+        raise InvalidRequest(
+            "the form is broken: its content-type names no boundary of at most "
+            f"{MAX_BOUNDARY} characters"
+        )
     found: dict[str, list[Any]] = {}
     parts = headers = 0
     try:
         # Not its strict mode, which refuses a line break that arrives after the last boundary.
-        with PushMultipartParser(options["boundary"], max_header_size=MAX_HEADER) as parser:
+        with PushMultipartParser(boundary, max_header_size=MAX_HEADER) as parser:
             while chunks:  # free the memory of each as soon as it is parsed
                 block = b"".join(chunks.popleft() for _ in range(min(JOINED, len(chunks))))
                 headers += len(block)
@@ -178,6 +181,13 @@ def parse_form(chunks: deque[bytes], content_type: str, most_parts: int) -> dict
     for charset in found.pop(CHARSET_FIELD, ()):
         _check_charset(str(charset), "the form")
     return found
+
+
+def _parameter(content_type: str, name: str) -> str | None:
+    """Return a parameter of a content type; an unquoted value may have any characters but ``;``."""
+    pattern = rf';\s*{name}\s*=\s*(?:"([^"]*)"|([^;\s]*))'
+    found = re.search(pattern, content_type, re.IGNORECASE)
+    return found and (found[1] or found[2] or "")
 
 
 def _check_charset(name: str | None, what: str) -> None:

@@ -16,7 +16,7 @@ import grpc
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
-from samclip_core.errors import Unavailable
+from samclip_core.errors import Unauthenticated, Unavailable
 from services.observability import tracing
 from services.request import status
 from services.request.context import RequestContext
@@ -30,8 +30,6 @@ SECRET_VARIABLE = PREFIX + "FRONT_DOOR_SECRET"
 REFUSAL = (
     "this port answers only what comes through the front door; use the service's public address"
 )
-GUARDED = set[str]()
-"""The protocols, HTTP and gRPC, whose ports in this process ask for the secret."""
 ERROR_KIND = "x-samclip-error"
 """Trailing metadata with the class of the error, for other services."""
 
@@ -69,16 +67,10 @@ def admitted(headers: Mapping[str, str]) -> bool:
     return bool(secret) and hmac.compare_digest(shown.encode(), secret.encode())
 
 
-def check_guard() -> None:
-    """Raise Unavailable unless the ports of this replica ask for the secret.
-
-    Serve checks the health of a replica once its ports are open, and stops it if that fails.
-    """
-    if len(GUARDED) < 2:
-        raise Unavailable(
-            "the ports of this replica do not ask for the front door's secret: start Serve with "
-            "samclip serve, or with the variables of deploy/kuberay/base/cluster.env"
-        )
+def check(headers: Mapping[str, str]) -> None:
+    """Raise Unauthenticated unless a request came through the front door."""
+    if not admitted(headers):
+        raise Unauthenticated(REFUSAL)
 
 
 def applications(settings: Settings) -> list[str]:

@@ -12,14 +12,15 @@ from fastapi import FastAPI
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 from starlette import routing
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
-from starlette.types import Receive, Scope, Send
 
-from samclip_core.errors import RequestTooSlow, SamClipError
-from services.request import bodies, messages, overlay, request_log, status
+from samclip_core.errors import RequestTooSlow, SamClipError, Unauthenticated
+from services.request import bodies, calls, messages, overlay, request_log, status
 from services.request.arrival import MAX_BODIES, PACE, Arrivals, Pace, parsed, taken
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
@@ -78,10 +79,32 @@ def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> 
 
 
 def new_app() -> FastAPI:
-    """Build an app without routes, whose errors are problem documents."""
+    """Build an app without routes for the front door's requests; errors are problem documents."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.add_middleware(OnlyThroughFrontDoor)
     app.add_exception_handler(HTTPException, _refuse)
     return app
+
+
+class OnlyThroughFrontDoor:
+    """ASGI middleware that refuses requests without the front door's secret.
+
+    It stands before each application, and before the ports of Serve's processes, where the path
+    ``unchecked`` is open to Serve's own health checks.
+    """
+
+    def __init__(self, app: ASGIApp, unchecked: str = ""):
+        self.app, self.unchecked = app, unchecked
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        headers = Headers(scope=scope) if kind == "http" else {}
+        unchecked = kind == "lifespan" or (kind == "http" and scope["path"] == self.unchecked)
+        if unchecked or calls.admitted(headers):
+            await self.app(scope, receive, send)
+            return
+        refusal = problem(Unauthenticated(calls.REFUSAL), headers.get(REQUEST_ID_HEADER, ""))
+        await refusal(scope, receive, send)
 
 
 class Endpoint:

@@ -77,7 +77,6 @@ class Service:
 
     async def check_health(self) -> None:
         """Raise Unavailable if the replica is unhealthy; Serve replaces it if that persists."""
-        calls.check_guard()
         most, used = self.settings.max_replica_bytes, metrics.resident_bytes()
         if most and used > most:
             raise Unavailable(f"the replica uses {used:,} bytes of memory, at most {most:,}")
@@ -175,11 +174,13 @@ def _over_grpc(method: Method) -> Any:
 
     async def one(self: Service, request: Message, grpc_context: Any) -> Message:
         with called(grpc_context) as headers, request_log.request(self.name, name, headers):
+            calls.check(headers)
             return await self.answer(name, request, self.arrive(name, headers))
         return empty()
 
     async def many(self: Service, request: Any, grpc_context: Any) -> Answers:
         with called(grpc_context) as headers, request_log.request(self.name, name, headers):
+            calls.check(headers)
             most_s = None if isinstance(request, Message) else streams.LONGEST_S
             context = self.arrive(name, headers, most_s)
             async with aclosing(self.answers(name, request, context)) as answers:

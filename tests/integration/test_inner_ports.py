@@ -22,9 +22,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from samclip_core.errors import Unavailable
 from services.front_door import inner_ports
-from services.request import calls
 from services.request.calls import REFUSAL, SECRET_HEADER
 from services.request.context import KEY
 from tests.in_process import SECRET
@@ -90,24 +88,6 @@ async def refusal(call: Awaitable[object]) -> grpc.StatusCode:
         await call
     code: grpc.StatusCode = caught.value.code()
     return code
-
-
-@pytest.fixture
-def guarded(monkeypatch: pytest.MonkeyPatch) -> set[str]:
-    """Return the protocols whose ports in this process ask for the secret: none at first."""
-    monkeypatch.setattr(calls, "GUARDED", set())
-    return calls.GUARDED
-
-
-async def test_a_replica_is_healthy_once_its_ports_ask_for_the_secret(
-    guarded: set[str], channel: grpc.aio.Channel
-) -> None:
-    assert guarded == {"gRPC"}
-    with pytest.raises(Unavailable, match="do not ask for the front door's secret"):
-        calls.check_guard()
-    (middleware,) = inner_ports.guard()
-    middleware.cls(PlainTextResponse("from Serve"))
-    calls.check_guard()
 
 
 async def test_grpc_is_answered_with_the_secret_alone(channel: grpc.aio.Channel) -> None:
@@ -205,7 +185,8 @@ async def test_a_node_alone_listens_at_the_loopback_interface(channel_at: Any) -
 async def test_http_is_answered_with_the_secret_alone_but_for_the_health_check(
     settings: SimpleNamespace,
 ) -> None:
-    guarded = inner_ports.GuardedPaths(PlainTextResponse("from Serve"))
+    answer = PlainTextResponse("from Serve")
+    guarded = inner_ports.OnlyThroughFrontDoor(answer, inner_ports.HTTP_HEALTH)
     transport = httpx.ASGITransport(guarded)
     async with httpx.AsyncClient(transport=transport, base_url="http://serve") as client:
         for path, headers, status in (

@@ -17,6 +17,7 @@ from services.gateway.adapters.open_inference.http import NAME
 from services.gateway.adapters.open_inference.models import Model, Tensors
 from services.gateway.adapters.open_inference.tensors import MAX_ELEMENTS, described
 from services.gateway.readiness import Readiness
+from services.request import calls
 from services.request.context import RequestContext
 from services.request.limits import MAX_OUTPUTS, check_most
 from services.request.rpc import called
@@ -35,6 +36,7 @@ def _rpc(method: Callable[[Any, Request, RequestContext], Awaitable[Response]]) 
     async def grpc_method(self: "InferenceService", request: Request, grpc_context: Any) -> Any:
         name = method.__name__
         with called(grpc_context) as headers:
+            calls.check(headers)
             async with answering(self.applications, "OpenInference", name, headers) as (context, _):
                 return await method(self, request, context)
         return empty()

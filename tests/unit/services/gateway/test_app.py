@@ -21,8 +21,10 @@ from services.gateway import readiness, scrape
 from services.gateway.adapters.applications import MAX_AT_ONCE
 from services.gateway.app import CERTIFICATE_END, MAX_WATCHERS, Gateway, build, pages
 from services.gateway.readiness import Readiness
+from services.request import calls
 from services.request.routes import ROUTES
 from services.settings import Settings
+from tests.in_process import SECRET
 from tests.ports import free_port
 
 ABOUT = {"grpc_port": 9000, "max_metadata_bytes": 4096}
@@ -41,8 +43,11 @@ class Fixed(Readiness):
 class Context:
     """The part of a gRPC context that health checks use."""
 
-    def __init__(self) -> None:
-        self.code = StatusCode.OK
+    def __init__(self, secret: str = SECRET) -> None:
+        self.code, self._secret = StatusCode.OK, secret
+
+    def invocation_metadata(self) -> list[tuple[str, str]]:
+        return [(calls.SECRET_HEADER, self._secret)]
 
     def set_code(self, code: StatusCode) -> None:
         self.code = code
@@ -286,3 +291,11 @@ async def test_health_of_an_unknown_service_is_not_found() -> None:
     context = Context()
     await gateway(backbone=True).Check(HealthCheckRequest(service="other"), context)
     assert context.code is StatusCode.NOT_FOUND
+
+
+async def test_health_is_told_only_through_the_front_door() -> None:
+    context, watching = Context("guessed"), Context("guessed")
+    await gateway(backbone=True).Check(HealthCheckRequest(), context)
+    assert context.code is StatusCode.UNAUTHENTICATED
+    assert not [status async for status in gateway().Watch(HealthCheckRequest(), watching)]
+    assert watching.code is StatusCode.UNAUTHENTICATED

@@ -617,3 +617,25 @@ def test_the_headers_that_each_part_needs_are_read() -> None:
     )
     body = (b"--x\r\n" + head + b"\r\n\r\na\r\n") * 3000 + b"--x--\r\n"
     assert bodies.parse_form(deque([body]), FORM, 3000) == {"labels": ["a"] * 3000}
+
+
+@pytest.mark.parametrize("boundary", ["----=_Part_1", "a/b", '"a b"'])
+@pytest.mark.parametrize("between", [";", "; ", ";\t"])
+def test_a_boundary_is_read_with_and_without_quotes(boundary: str, between: str) -> None:
+    line = boundary.strip('"')
+    head = 'content-disposition: form-data; name="text"'
+    body = f"--{line}\r\n{head}\r\n\r\ncat\r\n--{line}--\r\n".encode()
+    kind = f"multipart/form-data{between}boundary={boundary}"
+    assert bodies.parse_form(deque([body]), kind, 9) == {"text": ["cat"]}
+
+
+@pytest.mark.parametrize("boundary", ["", '""', "b" * 257])
+def test_a_form_without_a_usable_boundary_is_refused(boundary: str) -> None:
+    with pytest.raises(InvalidRequest, match="names no boundary of at most 256 characters"):
+        bodies.parse_form(deque([b""]), f"multipart/form-data; boundary={boundary}", 9)
+
+
+@pytest.mark.parametrize("given", [";\tcharset=iso-8859-1", "; charset =\tutf-16", "; CHARSET="])
+def test_a_charset_is_found_after_any_space(given: str) -> None:
+    with pytest.raises(InvalidRequest, match="send UTF-8"):
+        bodies.parse_object(b"{}", f"application/json{given}")

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from samclip_core.errors import KeyUnknown, Overloaded, Unavailable
 from samclip_core.io.masks import encode_label_map, write_png
 from services.observability import metrics
-from services.request import arrival, bodies, http, messages
+from services.request import arrival, bodies, calls, http, messages
 from services.request.arrival import Arrivals, Pace
 from services.request.context import TIMEOUT, RequestContext
 from services.settings import Settings
@@ -457,3 +457,13 @@ async def test_bodies_and_replies_are_converted_beside_the_event_loop(
         assert (await door.post("/classify", json=JSON)).is_success
     assert len(threads) == 4
     assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize("path", ["/classify", "/healthz", "/nowhere"])
+async def test_what_did_not_come_through_the_front_door_is_refused(path: str) -> None:
+    callee = Callee(CLASSIFIED)
+    async with client("classification", callee) as door:
+        reply = await door.post(path, json=JSON, headers={calls.SECRET_HEADER: "guessed"})
+    assert reply.status_code == 401
+    assert reply.json()["detail"] == calls.REFUSAL
+    assert not callee.asked

@@ -3,6 +3,7 @@ import inspect
 import json
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -205,16 +206,24 @@ async def test_changes_are_audited_and_questions_are_not(echo, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("guarded", [set(), {"HTTP"}, {"gRPC"}])
-async def test_a_replica_whose_ports_ask_for_no_secret_is_not_healthy(guarded, monkeypatch):
-    """Serve then does not start it."""
-    monkeypatch.setattr(calls, "GUARDED", guarded)
-    with pytest.raises(Unavailable, match="do not ask for the front door's secret"):
-        await Echo(Settings()).check_health()
+GUESSED = ((calls.SECRET_HEADER, "guessed"),)
+
+
+async def test_what_did_not_come_through_the_front_door_is_refused(echo):
+    async with served(echo) as port:
+        caller = Caller(port, GUESSED)
+        code, details = await caller.refused("Classify", ask("dog"))
+        assert (code, details) == ("UNAUTHENTICATED", calls.REFUSAL)
+        await caller.close()
+    streamed = Mock()
+    streamed.invocation_metadata.return_value = GUESSED
+    every = echo.StreamEverything(pb.SegmentEverythingRequest(), grpc_context=streamed)
+    assert [answer async for answer in every] == []
+    streamed.set_code.assert_called_once_with(grpc.StatusCode.UNAUTHENTICATED)
+    assert echo.seen == []
 
 
 async def test_a_replica_that_has_grown_too_large_is_not_healthy(monkeypatch):
-    monkeypatch.setattr(calls, "GUARDED", {"HTTP", "gRPC"})
     await Echo(Settings()).check_health()
     await Echo(Settings(max_replica_bytes=2**40)).check_health()
     with pytest.raises(Unavailable, match="at most 1,000"):

@@ -21,7 +21,7 @@ from services.gateway.adapters.open_inference.models import MODELS
 from services.gateway.adapters.open_inference.rpcs import InferenceService
 from services.gateway.adapters.open_inference.tensors import Spec
 from services.request import wire
-from services.request.calls import UNLIMITED
+from services.request.calls import SECRET_HEADER, UNLIMITED
 from tests.in_process import ADMITTED, Adapter, Caller
 from tests.unit.services.gateway.adapters.conftest import READY, Recorded, recorded
 
@@ -231,6 +231,8 @@ async def test_health_and_metadata_agree(adapters: httpx.AsyncClient, stub: Any)
     assert (await stub.ServerReady(pb.ServerReadyRequest(), metadata=ADMITTED)).ready
     for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/classify/ready"):
         assert (await adapters.get(path)).status_code == 200
+    with pytest.raises(grpc.aio.AioRpcError, match="only what comes through the front door"):
+        await stub.ServerLive(pb.ServerLiveRequest(), metadata=[(SECRET_HEADER, "guessed")])
     server = await stub.ServerMetadata(pb.ServerMetadataRequest(), metadata=ADMITTED)
     assert (await adapters.get("/v2")).json()["version"] == server.version
     for model in MODELS:
