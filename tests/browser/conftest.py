@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from tests.e2e.conftest import Service, checkpoint_name, service
+from tests.e2e.conftest import Service, checkpoint_name, index_dir, service
 
-__all__ = ["checkpoint_name", "service"]
+__all__ = ["checkpoint_name", "index_dir", "service"]
 expect.set_options(timeout=120_000)  # a busy machine takes a minute for everything in a photograph
 
 
