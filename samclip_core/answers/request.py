@@ -38,7 +38,7 @@ class Request(Needs, Generic[T]):
         return ()
 
     def check(self, geometry: Geometry) -> None:
-        """Raise an InvalidRequest unless the request fits a picture of that size."""
+        """Raise an InvalidRequest unless the request fits a picture of this size."""
 
     @abstractmethod
     def steps(

@@ -5,6 +5,7 @@ import queue
 import socket
 import time
 from collections.abc import Callable
+from socket import create_connection
 
 import grpc
 import pytest
@@ -40,6 +41,14 @@ GENERIC = "Path not found. Ping http://.../-/routes for available routes."
 def test_each_path_reaches_its_application(door: Door, path: str, inner: str) -> None:
     assert door.http.get(path).status_code == 200
     assert door.serve.requests[0][0] == inner
+
+
+def test_a_request_without_a_path_reaches_the_gateway(door: Door) -> None:
+    address = door.http.base_url.host, door.http.base_url.port
+    with create_connection(address, timeout=20) as caller:
+        caller.sendall(b"GET * HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+        assert b" 200 OK" in caller.recv(100)
+    assert door.serve.requests[0][0].startswith("/gateway")
 
 
 def test_the_trace_of_a_caller_goes_on_behind_it(door: Door) -> None:
