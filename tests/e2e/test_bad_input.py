@@ -4,8 +4,6 @@ Each case is sent over gRPC and HTTP, beside a good request with a new image. Th
 heads and of ``services.request`` have the other cases.
 """
 
-import itertools
-import secrets
 from collections.abc import Iterator
 
 import grpc
@@ -39,12 +37,6 @@ def no_replica_dies(service: Service) -> Iterator[None]:
     assert len(before) == 6
     yield
     assert service.replicas() == before
-
-
-@pytest.fixture(scope="module")
-def number() -> Iterator[int]:
-    """Return seeds of images that no cache holds."""
-    return itertools.count(secrets.randbits(32))
 
 
 @pytest.fixture
