@@ -131,8 +131,8 @@ def test_good_and_bad_images_in_one_rush(channel: grpc.Channel, number: Iterator
 
 def test_a_deadline_that_has_passed(channel: grpc.Channel, number: Iterator[int]) -> None:
     stub = rpc.SegmentationServiceStub(channel)
-    request = segment(*[POINT] * 256, image=png(9, 400, 300, noise=next(number)))
+    request = segment(*[POINT] * 64, image=png(9, 400, 300, noise=next(number)))
     with pytest.raises(grpc.RpcError) as caught:
         stub.Segment(request, timeout=0.02)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-    assert len(stub.Segment(request, timeout=300).results) == 256
+    assert len(stub.Segment(request, timeout=300).results) == 64
