@@ -44,13 +44,16 @@ WITH_RAY = (
     "tests/unit/services/cache/test_warm.py",
     "tests/unit/training/distillation/test_embeddings.py",
 )
+TRAINING = "tests/e2e/test_training.py"
+"""Takes minutes, nearly all of them without Ray: it runs beside the services."""
 
 
 class _ByFile(LoadScopeScheduling):
-    """Run all tests that start Ray on one worker, and distribute the others by file."""
+    """Run the tests of services on one worker, and distribute the others by file."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if nodeid.startswith(WITH_RAY) else nodeid.split("::")[0]
+        file = nodeid.split("::")[0]
+        return "ray" if file.startswith(WITH_RAY) and file != TRAINING else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _ByFile:
@@ -64,7 +67,7 @@ def small_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import ray
 
     monkeypatch.setenv("RAY_worker_niceness", "0")  # nice workers never start on a busy machine
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
+    ray.init("local", num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20)
     yield
     ray.shutdown()
 

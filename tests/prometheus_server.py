@@ -54,10 +54,13 @@ def _impatient(name: str, directory: Path) -> Path:
 
 
 @contextmanager
-def running(directory: Path, target: str, alertmanager: str = "") -> Iterator[Prometheus]:
+def running(
+    directory: Path, target: str, alertmanager: str = "", key: Path | None = None
+) -> Iterator[Prometheus]:
     """Run the deployed configuration with ``target`` as the service and intervals of 1 s.
 
-    With an ``alertmanager``, alerts fire without waiting for their time ``for``.
+    ``key`` is the file of its API key. With an ``alertmanager``, alerts fire without waiting for
+    their time ``for``.
     """
     configuration = yaml.safe_load((CONFIGURATION / "prometheus.yml").read_text())
     configuration["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
@@ -69,7 +72,7 @@ def running(directory: Path, target: str, alertmanager: str = "") -> Iterator[Pr
         configuration["alerting"]["alertmanagers"] = [group]
     for job in configuration["scrape_configs"]:
         if "authorization" in job:
-            file = CONFIGURATION / job["authorization"]["credentials_file"]
+            file = key or CONFIGURATION / job["authorization"]["credentials_file"]
             job["authorization"] = {"credentials_file": str(file)}
             job.pop("file_sd_configs")
             job["static_configs"] = [{"targets": [target]}]

@@ -89,10 +89,13 @@ def _is_loopback(host: str) -> bool:
 
 def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
     """Return all environment variables that the HAProxy configuration reads."""
+    tls = _tls(settings)
     values = {
         "HOST": settings.host,
         "HTTP_PORT": settings.http_port,
+        "HTTP_PROTOCOL": f"name http {tls and f'{tls} alpn h2,http/1.1'}",
         "GRPC_PORT": settings.grpc_port,
+        "GRPC_PROTOCOL": f"{tls} alpn h2" if tls else "proto h2",
         "SERVE_HOST": settings.serve_host,
         "INNER_HTTP_PORT": settings.inner_http_port,
         "INNER_GRPC_PORT": settings.inner_grpc_port,
@@ -111,18 +114,22 @@ def variables(settings: Settings, admin: Path | None = None) -> dict[str, str]:
         "DRAIN_S": DRAIN_S,
         "FRONT_DOOR_LOG": _log_level(settings),
         "SESSIONS": " ".join(SESSIONS),
-    }
-    optional = {
         "ALLOWED_HOSTS": _allowed_hosts(settings),
         "API_KEYS_FILE": settings.api_keys_file,
         "KEEPERS": settings.api_keys_file and " ".join(settings.front_doors or ()),
         "CORS_ORIGINS": " ".join(settings.cors_origins or ()),
-        "TLS_CERT_FILE": settings.tls_cert_file,
-        "TLS_CLIENT_CA_FILE": settings.tls_client_ca_file,
         "FRONT_DOOR_SOCKET": admin,
     }
-    values |= {name: value for name, value in optional.items() if value}
-    return {PREFIX + name: str(value) for name, value in values.items()}
+    # The configuration asks whether a variable is defined.
+    return {PREFIX + name: str(value) for name, value in values.items() if value}
+
+
+def _tls(settings: Settings) -> str:
+    """Return the words of HAProxy's ``bind`` for TLS, or "" without a certificate."""
+    words = f"ssl crt {settings.tls_cert_file}" if settings.tls_cert_file else ""
+    if settings.tls_client_ca_file:
+        words += f" ca-file {settings.tls_client_ca_file} verify required"
+    return words
 
 
 def _connections() -> int:

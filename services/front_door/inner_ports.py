@@ -21,6 +21,7 @@ from starlette.middleware import Middleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from samclip_core.errors import Overloaded
+from services.front_door import patches
 from services.request import calls
 from services.request.arrival import MAX_BODIES, Arrivals
 from services.request.context import KEY
@@ -44,7 +45,9 @@ def guard() -> list[Middleware]:
     Serve calls this in each proxy and replica (RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH) before
     it opens a port. Serve has no settings for the interceptors, options and address of its gRPC
     servers, nor for the trailers and queues of its HTTP servers, so this function patches them.
+    Raises RuntimeError if the installed Ray lacks what it patches.
     """
+    patches.check()
     HttpToolsProtocol.on_headers_complete = end_headers  # type: ignore[method-assign, assignment]
     ASGIDIReceiveProxy.queue = property(short_queue)
     grpc_util.gRPCGenericServer = GuardedServer

@@ -31,6 +31,7 @@ SCOPES = {
     "admin": "delete whole collections",
 }
 SHORTEST = 20  # characters of a key from --from-stdin
+MOST = 10**9  # requests that a limit may allow
 
 _HEADER = "# sha256 of the key, name, scopes, tenant, requests/s, in flight (0: no limit)\n"
 
@@ -49,6 +50,17 @@ class Key:
     rate: int = 0
     inflight: int = 0
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for what the file cannot hold."""
+        if unknown := set(self.scopes) - SCOPES.keys():
+            raise ValueError(f"unknown scope {', '.join(unknown)}, expected {', '.join(SCOPES)}")
+        if not NAME.fullmatch(self.name) or not (
+            self.tenant == COMMON or NAME.fullmatch(self.tenant)
+        ):
+            raise ValueError("expected a name and a tenant of 1 to 64 letters, digits, . _ and -")
+        if not (0 <= self.rate < MOST and 0 <= self.inflight < MOST):
+            raise ValueError("expected whole numbers as limits, 0 for no limit")
+
     @classmethod
     def parse(cls, line: str) -> Self:
         """Parse a line of the file. Raises ValueError if it is invalid."""
@@ -58,22 +70,13 @@ class Key:
                 "expected a hash of 64 hex digits, name, scopes, tenant and two numbers. If it is "
                 "a key in the clear, run `samclip keys add NAME --from-stdin`, which hashes it"
             )
-        name, scopes, tenant, rate, inflight = fields
-        if unknown := set(scopes.split(",")) - SCOPES.keys():
-            raise ValueError(f"unknown scope {', '.join(unknown)}, expected {', '.join(SCOPES)}")
-        _check_names(name, tenant)
-        if not (re.fullmatch("[0-9]{1,9}", rate) and re.fullmatch("[0-9]{1,9}", inflight)):
-            raise ValueError("expected whole numbers as limits, 0 for no limit")
-        return cls(sha256, name, tuple(scopes.split(",")), tenant, int(rate), int(inflight))
+        name, scopes, tenant, *limits = fields
+        numbers = [int(text) if re.fullmatch("[0-9]{1,9}", text) else -1 for text in limits]
+        return cls(sha256, name, tuple(scopes.split(",")), tenant, *numbers)
 
     def __str__(self) -> str:
         scopes = ",".join(self.scopes)
         return f"{self.sha256} {self.name} {scopes} {self.tenant} {self.rate} {self.inflight}"
-
-
-def _check_names(name: str, tenant: str) -> None:
-    if not NAME.fullmatch(name) or not (tenant == COMMON or NAME.fullmatch(tenant)):
-        raise ValueError("expected a name and a tenant of 1 to 64 letters, digits, . _ and -")
 
 
 def digest(key: str) -> str:
@@ -149,27 +152,19 @@ def _one_at_a_time(file: Path) -> Iterator[None]:
     """Lock the file against changes by other processes while the context lasts.
 
     A user who can open a file or folder can also lock it, so the lock is a separate file that other
-    users cannot open.
+    users cannot open. The folder's owner becomes its owner.
     """
-    descriptor = _open_lock(file)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _open_lock(file: Path) -> int:
-    """Open the lock file beside ``file``; the folder's owner becomes the owner of a new one."""
     path, flags = file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_NOFOLLOW
     try:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+        folder = file.parent.stat()
+        with suppress(PermissionError):  # only root may change the owner
+            os.chown(descriptor, folder.st_uid, folder.st_gid)
     except FileExistsError:
-        return os.open(path, flags)
-    folder = file.parent.stat()
-    with suppress(PermissionError):  # only root may change the owner
-        os.chown(descriptor, folder.st_uid, folder.st_gid)
-    return descriptor
+        descriptor = os.open(path, flags)
+    with open(descriptor) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def parser() -> Parser:
@@ -237,12 +232,10 @@ def _add(file: Path, args: argparse.Namespace) -> int:
         raise SettingsError(
             f"a key of {len(secret)} characters is too short: give {SHORTEST} random characters"
         )
-    scopes = ",".join(dict.fromkeys(args.scope or ["read"]))
+    scopes = tuple(dict.fromkeys(args.scope or ["read"]))
     tenant = args.tenant or args.name
-    fields = (args.name, scopes, tenant, str(args.rate), str(args.inflight))
     try:
-        _check_names(args.name, tenant)  # before a space in a name adds a field to the line
-        key = Key.parse(" ".join((digest(secret), *fields)))
+        key = Key(digest(secret), args.name, scopes, tenant, args.rate, args.inflight)
     except ValueError as error:
         raise SettingsError(str(error)) from error
     write(file, [*existing, key])

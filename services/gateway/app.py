@@ -10,7 +10,6 @@ from typing import Any
 
 import samclip
 from fastapi import FastAPI
-from grpc import StatusCode
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from prometheus_client import Metric
 from ray import serve
@@ -18,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from samclip_core.errors import NotFound, Overloaded
 from services.deployment import replica
 from services.gateway import openapi, scrape
 from services.gateway.adapters.applications import MAX_AT_ONCE, Applications
@@ -30,6 +30,7 @@ from services.gateway.readiness import Readiness
 from services.observability import logs, metrics, tracing
 from services.request import calls, http
 from services.request.routes import SERVICES
+from services.request.rpc import called
 from services.settings import Settings
 
 PAGES = Path(__file__).with_name("playground")
@@ -65,58 +66,47 @@ class Gateway(InferenceService):
         return app
 
     async def Check(self, request: HealthCheckRequest, grpc_context: Any) -> HealthCheckResponse:
-        if not _admitted(grpc_context):
-            return HealthCheckResponse()
-        grpc_context.set_trailing_metadata([(VERSION, samclip.__version__)])
-        status = await self._status(request.service)
-        if status == HealthCheckResponse.SERVICE_UNKNOWN:
-            grpc_context.set_code(StatusCode.NOT_FOUND)
-            grpc_context.set_details(f"unknown service {request.service[:80]!r}")
-            return HealthCheckResponse()
-        return HealthCheckResponse(status=status)
+        with called(grpc_context) as headers:
+            calls.check(headers)
+            grpc_context.set_trailing_metadata([(VERSION, samclip.__version__)])
+            status = await self._status(request.service)
+            if status == HealthCheckResponse.SERVICE_UNKNOWN:
+                raise NotFound(f"unknown service {request.service[:80]!r}")
+            return HealthCheckResponse(status=status)
+        return HealthCheckResponse()
 
     async def Watch(
         self, request: HealthCheckRequest, grpc_context: Any
     ) -> AsyncIterator[HealthCheckResponse]:
         """Send the status now and after each change, until the caller or Serve ends the call."""
-        if not _admitted(grpc_context):
-            return
-        if self.watchers >= MAX_WATCHERS:
-            grpc_context.set_code(StatusCode.RESOURCE_EXHAUSTED)
-            grpc_context.set_details(
-                f"there are {MAX_WATCHERS} watchers already: use Health/Check, or try again later"
-            )
-            return
-        self.watchers += 1
-        try:
-            last = None
-            while True:
-                status = await self._status(request.service)
-                if status != last:
-                    yield HealthCheckResponse(status=status)
-                last = status
-                await asyncio.sleep(WATCH_S)
-        finally:
-            self.watchers -= 1
+        with called(grpc_context) as headers:
+            calls.check(headers)
+            if self.watchers >= MAX_WATCHERS:
+                raise Overloaded(
+                    f"there are {MAX_WATCHERS} watchers already: use Health/Check, or try again "
+                    "later"
+                )
+            self.watchers += 1
+            try:
+                last = None
+                while True:
+                    status = await self._status(request.service)
+                    if status != last:
+                        yield HealthCheckResponse(status=status)
+                    last = status
+                    await asyncio.sleep(WATCH_S)
+            finally:
+                self.watchers -= 1
 
     async def _status(self, service: str) -> HealthCheckResponse.ServingStatus:
         report = await self.readiness.report()
         if not service:
-            ready = all(state["ready"] for state in report.values())
+            ready = await self.readiness.all_ready()
         elif SERVICES.get(service) in report:
             ready = report[SERVICES[service]]["ready"]
         else:
             return HealthCheckResponse.SERVICE_UNKNOWN
         return HealthCheckResponse.SERVING if ready else HealthCheckResponse.NOT_SERVING
-
-
-def _admitted(grpc_context: Any) -> bool:
-    """Return whether a call came through the front door; if not, set UNAUTHENTICATED."""
-    if calls.admitted(dict(grpc_context.invocation_metadata())):
-        return True
-    grpc_context.set_code(StatusCode.UNAUTHENTICATED)
-    grpc_context.set_details(calls.REFUSAL)
-    return False
 
 
 def pages(

@@ -27,8 +27,8 @@ from samclip.cli.usage import Parser
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from services import private_files
-from services.front_door import haproxy, reload
-from services.launch import flags, fork_server, isolation, patches, ports
+from services.front_door import haproxy, patches, reload
+from services.launch import flags, fork_server, isolation, ports
 from services.observability import logs
 from services.request import calls
 from services.request.routes import MODULES, SERVICERS

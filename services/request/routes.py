@@ -121,14 +121,28 @@ OTHER_NAMES = {("/embed", "texts"): "/embed-text"}
 ROUTES = {name: application.routes for name, application in APPLICATIONS.items()}
 SERVICES = {f"samclip.v1.{each.service}": name for name, each in APPLICATIONS.items()}
 """The application that answers each gRPC service."""
+GATEWAY = {
+    "grpc.health.v1.Health": ("Check", "Watch"),
+    "grpc.reflection.v1alpha.ServerReflection": ("ServerReflectionInfo",),
+    "inference.GRPCInferenceService": (
+        *("ServerLive", "ServerReady", "ServerMetadata"),
+        *("ModelReady", "ModelMetadata", "ModelInfer"),
+    ),
+}
+"""The rpcs of the gateway, by service."""
 FRONT_DOOR = {
     **{route.path: name for name, routes in ROUTES.items() for route in routes},
-    **SERVICES,
-    "grpc.health.v1.Health": "gateway",
-    "grpc.reflection.v1alpha.ServerReflection": "gateway",
-    "inference.GRPCInferenceService": "gateway",
+    **{
+        f"samclip.v1.{each.service}/{method.name}": name
+        for name, each in APPLICATIONS.items()
+        for method in pb.DESCRIPTOR.services_by_name[each.service].methods
+    },
+    **{f"{service}/{rpc}": "gateway" for service, rpcs in GATEWAY.items() for rpc in rpcs},
 }
-"""The application that answers each HTTP path and each gRPC service; other paths are pages."""
+"""The application that answers each HTTP path, which begins with a slash, and each rpc.
+
+Other paths of HTTP are pages, and other rpcs are refused.
+"""
 SESSIONS = [
     f"/{service.full_name}/{method.name}"
     for service in pb.DESCRIPTOR.services_by_name.values()

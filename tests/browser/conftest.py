@@ -1,12 +1,15 @@
 """The playground of the real service in headless Chromium, as a desktop and as a phone."""
 
+import io
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from skimage import data
 
 from tests.e2e.conftest import Service, checkpoint_name, index_dir, service
 
@@ -38,8 +41,25 @@ class User:
         else:
             self.page.click("#stage", position=position)
 
+    def segment(self, x: float = 0.4, y: float = 0.5, count: int = 1) -> None:
+        """Click an object, and wait until the list has so many."""
+        self.point(x, y)
+        expect(self.objects()).to_have_count(count)
+
     def turn_to(self, tab: str) -> None:
         self.page.get_by_role("tab", name=tab).click()
+
+    def ask(self, tab: str) -> None:
+        """Press the button that a tab is named after."""
+        self.turn_to(tab)
+        self.page.click(f"#{tab.lower()}")
+
+    def add_to(self, collection: str) -> None:
+        """Add the photograph to a collection."""
+        self.turn_to("Search")
+        self.page.fill("#collection", collection)
+        self.page.click("#index")
+        self.says("was added")
 
     def objects(self) -> Any:
         return self.page.locator("#objects li")
@@ -105,3 +125,11 @@ def user(request: pytest.FixtureRequest) -> User:
     """Return the desktop, then the phone."""
     found: User = request.getfixturevalue(request.param)
     return found
+
+
+def picture(kind: str, size: tuple[int, int] = (451, 300)) -> dict[str, Any]:
+    """Return a file of a cat, as a page is given it."""
+    file = io.BytesIO()
+    Image.fromarray(data.chelsea()).resize(size).save(file, kind)
+    kind = kind.lower()
+    return {"name": f"cat.{kind}", "mimeType": f"image/{kind}", "buffer": file.getvalue()}

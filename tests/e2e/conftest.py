@@ -1,5 +1,7 @@
 """The real service, started as a user would start it, once per session on free ports."""
 
+import io
+import itertools
 import json
 import os
 import secrets
@@ -9,7 +11,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from PIL import Image
+from skimage import data
 
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
@@ -97,7 +100,11 @@ def start(
     root: Path = ROOT,
     **settings: object,
 ) -> Service:
-    """Start the service of the checkout at ``root``, and wait until it reports that it is ready."""
+    """Start the service of the checkout at ``root``, and wait until it reports that it is ready.
+
+    Its current directory has a module that must not be imported.
+    """
+    (directory / "openvino.py").write_text("raise ImportError('of the current directory')")
     first_port = free_port(4)
     ports = range(first_port, first_port + 4)
     secret = secrets.token_hex(16)
@@ -176,17 +183,11 @@ def service(
     running.stop()
 
 
-@contextmanager
-def channel_to(service: Service) -> Iterator[grpc.Channel]:
+@pytest.fixture
+def channel(service: Service) -> Iterator[grpc.Channel]:
     """Open a plain channel, without metadata."""
     options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(service.address, options=options) as opened:
-        yield opened
-
-
-@pytest.fixture
-def channel(service: Service) -> Iterator[grpc.Channel]:
-    with channel_to(service) as opened:
         yield opened
 
 
@@ -199,11 +200,12 @@ def http(service: Service) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="session")
 def photo() -> bytes:
     """Return a JPEG photograph of a cat."""
-    import io
-
-    from PIL import Image
-    from skimage import data
-
     file = io.BytesIO()
     Image.fromarray(data.chelsea()).save(file, "JPEG", quality=92)
     return file.getvalue()
+
+
+@pytest.fixture(scope="session")
+def number() -> Iterator[int]:
+    """Return seeds of images that no cache holds."""
+    return itertools.count(secrets.randbits(32))

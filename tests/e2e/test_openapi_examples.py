@@ -76,11 +76,3 @@ def _text(value: Any) -> list[str]:
     """Return the parts of a form for one field: texts as they are, the rest as JSON."""
     values = value if isinstance(value, list) and isinstance(value[0], str) else [value]
     return [each if isinstance(each, str) else json.dumps(each) for each in values]
-
-
-PAGES = [path for path, item in PATHS.items() if "get" in item]
-
-
-@pytest.mark.parametrize("path", [*PAGES, "/docs/static/swagger-ui.css"])
-def test_a_page_is_answered(path: str, http: httpx.Client) -> None:
-    assert http.get(path).status_code == 200

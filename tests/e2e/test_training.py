@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +30,8 @@ from training import merges, train
 from training.data.sources import open_source
 from training.distillation import stages
 from training.distillation.teachers import class_embeddings, start_clip_head
-from training.loop import GRADIENT_NORM
+from training.journal import Journal
+from training.loop import GRADIENT_NORM, Stage
 
 STAGES = stages.NAMES
 
@@ -195,21 +194,34 @@ def _moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> s
     return {key.partition(".")[0] for key in common if not before[key].equal(after[key])}
 
 
-def killed_in(stage: str, data: Path, out: Path) -> None:
-    """Run in a subprocess, and kill it as soon as ``stage`` has saved a state."""
-    command = [sys.executable, "-m", "training.train", *arguments(data, out)]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as job:
-        while not (out / f"states/{stage}.state.pt").exists():
-            assert job.poll() is None, f"the run ended with exit code {job.returncode}"
-            time.sleep(0.02)
-        job.kill()
+def after_stages(trained: Path, out: Path, *stages: str) -> Path:
+    """Make ``out`` a run that has ended these stages of ``trained``, and no others."""
+    (out / "states").mkdir()
+    for stage in stages:
+        for file in (trained / "states").glob(f"{stage}.*"):
+            shutil.copy(file, out / "states")
+    return out
+
+
+class Killed(BaseException):
+    """The end of a process in the middle of its work."""
 
 
 def test_a_run_that_is_killed_in_a_stage_ends_as_one_that_never_was(
-    trained: Path, data: Path, tmp_path: Path
+    trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """After kill -9 in the joint stage, losses and weights equal those of an uninterrupted run."""
-    killed_in("joint", data, tmp_path)
+    """After an end in the last stage, losses and weights equal those of an uninterrupted run."""
+    save = Stage._save
+
+    def save_and_die(stage: Stage, journal: Journal) -> None:
+        save(stage, journal)
+        raise Killed
+
+    after_stages(trained, tmp_path, "sam-teacher", "head-probing", "joint")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage, "_save", save_and_die)
+        with pytest.raises(Killed):
+            start(data, tmp_path)
     assert not (tmp_path / "checkpoint").exists()
     assert start(data, tmp_path) == 0
     for name in STAGES:
@@ -221,9 +233,7 @@ def test_a_run_that_is_killed_in_a_stage_ends_as_one_that_never_was(
 
 def test_a_dense_teacher_is_a_third_one(trained: Path, data: Path, tmp_path: Path):
     """It changes no other loss of the first step, to the last digit, and is not served."""
-    (tmp_path / "states").mkdir()
-    for file in (trained / "states").glob("sam-teacher.*"):
-        shutil.copy(file, tmp_path / "states")
+    after_stages(trained, tmp_path, "sam-teacher")
     changes = ["head_probing.steps=1", "joint=null", "adaptation=null"]
     given = [word for change in changes for word in ("--set", change)]
     assert start(data, tmp_path, *given, "--dense", write_dense(tmp_path)) == 0
@@ -246,9 +256,11 @@ def first_row(log: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def own_ray() -> Iterator[None]:
-    """Shut down the Ray that the training starts, for the next tests."""
-    yield
-    ray.shutdown()
+    """Let the training start a Ray of its own, beside those of other tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")
+        yield
+        ray.shutdown()
 
 
 def kill_a_worker(states: Path) -> None:
@@ -273,6 +285,7 @@ def command(process: psutil.Process) -> str:
 def test_two_workers_of_ray_train_write_the_losses_of_one_though_one_is_killed(
     data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
+    after_stages(trained, tmp_path, "sam-teacher", "head-probing")
     monkeypatch.chdir(data.parent)  # Ray Train starts its workers in other folders
     with ThreadPoolExecutor() as pool:
         killing = pool.submit(kill_a_worker, tmp_path / "states")

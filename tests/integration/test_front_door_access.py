@@ -1,6 +1,11 @@
 """Access at the front door: keys, their limits, and certificates."""
 
+import json
+import os
+import re
+import shutil
 import ssl
+import subprocess
 import time
 from concurrent import futures
 from dataclasses import dataclass, replace
@@ -15,6 +20,7 @@ import samclip
 from services.front_door import haproxy, keys, reload
 from services.settings import Settings, SettingsError
 from tests import tls
+from tests.checkout import ROOT
 from tests.door import EMBED, FIRST, SECOND, Door, answering, asked, logged, opened
 
 
@@ -151,6 +157,20 @@ def test_both_ports_speak_tls_and_nothing_else(certificates: Certificates) -> No
         with pytest.raises(httpx.TransportError):
             door.http.get("/classify")
     assert len(serve.requests) == 2
+
+
+@pytest.mark.skipif(shutil.which("wget") is None, reason="no wget: install it")
+@pytest.mark.parametrize("tls", [True, False])
+def test_the_containers_health_check_speaks_tls_where_the_service_does(
+    certificates: Certificates, tls: bool
+) -> None:
+    text = (ROOT / "deploy/Dockerfile").read_text().replace("\\\n", "")
+    command = re.findall(r"^HEALTHCHECK .* CMD (.*)$", text, re.MULTILINE)[0]
+    environment = {"PATH": os.environ["PATH"], "SAMCLIP_TLS_CERT_FILE": "a file" if tls else ""}
+    with opened(answering(), ready=False, tls_cert_file=certificates.server) as door:
+        command = json.loads(command.replace(":8000/", f":{door.settings.http_port}/"))
+        code = subprocess.run(command, env=environment, timeout=60).returncode
+    assert (code == 0) is tls
 
 
 def test_callers_show_a_certificate_where_that_is_configured(certificates: Certificates) -> None:

@@ -93,9 +93,21 @@ def test_a_session_may_be_silent_for_longer_than_a_request_takes(method: str) ->
         assert list(answers) == []
 
 
-def test_an_unknown_service_is_unimplemented(door: Door) -> None:
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/samclip.v1.PaintingService/Paint",
+        "/samclip.v1.BackboneService/Paint",
+        "/samclip.v1.BackboneService/",
+        "/samclip.v1.BackboneService",
+        "/samclip.v1.BackboneService/Embed/",
+        "/classify",
+        "//classify",
+    ],
+)
+def test_an_unknown_rpc_is_unimplemented(door: Door, path: str) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        door.call("/samclip.v1.PaintingService/Paint")
+        door.call(path)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert not door.serve.requests
 

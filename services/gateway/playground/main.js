@@ -11,7 +11,7 @@ import {choiceRow, hitRow, objectRow, scoreRow, share} from "./rows.js";
 import {labels, suggest, words} from "./settings.js";
 import * as snippets from "./snippets.js";
 import {Stage} from "./stage.js";
-import * as take from "./take.js";
+import {take} from "./take.js";
 
 const NOTHING = {objects: [], selected: -1, heat: null};
 let photo = null, history = new History(NOTHING), draft = null, last = null, top = null, lit = null, pointed = null;
@@ -318,13 +318,8 @@ function repaint() {
 
 // ---------------------------------------------------------------- take away, keys
 
-const TAKEN = {mask: [take.maskPng, "mask.png"], cutout: [take.cutOut, "cutout.png"], coco: [take.coco, "coco.json"], svg: [take.svg, "svg"]};
 for (const button of $("take").querySelectorAll("button")) {
-  button.onclick = () => run(async () => {
-    const [made, ending] = TAKEN[button.dataset.take], {objects} = now();
-    const chosen = ["mask", "cutout"].includes(button.dataset.take) && selected()?.mask ? [selected()] : objects.filter(object => object.mask && !object.hidden);
-    take.save(await made(photo, chosen), `${photo.name.replace(/\.[^.]*$/, "")}.${ending}`);
-  });
+  button.onclick = () => run(() => take(button.dataset.take, photo, now().objects, selected()));
 }
 for (const button of $("copy").querySelectorAll("button")) {
   button.onclick = async () => {

@@ -4,8 +4,17 @@ import {columns, outlines} from "./masks.js";
 import {blobOf, canvas} from "./photo.js";
 import {colourOf} from "./paint.js";
 
+const KINDS = {mask: [maskPng, "mask.png"], cutout: [cutOut, "cutout.png"], coco: [coco, "coco.json"], svg: [svg, "svg"]};
+
+/** Save one of the KINDS; a picture is of the selected object alone, if there is one. */
+export async function take(kind, photo, objects, selected) {
+  const [made, ending] = KINDS[kind], alone = ["mask", "cutout"].includes(kind) && selected?.mask;
+  const chosen = alone ? [selected] : objects.filter(object => object.mask && !object.hidden);
+  save(await made(photo, chosen), `${photo.name.replace(/\.[^.]*$/, "")}.${ending}`);
+}
+
 /** White where one of the objects is, black elsewhere, at the photograph's size. */
-export async function maskPng(photo, objects) {
+async function maskPng(photo, objects) {
   const picture = canvas(photo.width, photo.height), pen = picture.getContext("2d");
   pen.fillRect(0, 0, photo.width, photo.height);
   pen.fillStyle = "#fff";
@@ -14,7 +23,7 @@ export async function maskPng(photo, objects) {
 }
 
 /** The photograph where one of the objects is, transparent elsewhere. */
-export async function cutOut(photo, objects) {
+async function cutOut(photo, objects) {
   const picture = canvas(photo.width, photo.height), pen = picture.getContext("2d");
   for (const {mask} of objects) columns(mask, (x, top, bottom) => pen.fillRect(x, top, 1, bottom - top));
   pen.globalCompositeOperation = "source-in";
@@ -25,7 +34,7 @@ export async function cutOut(photo, objects) {
 }
 
 /** A COCO data set of one photograph; its file is the one that was sent. */
-export function coco(photo, objects) {
+function coco(photo, objects) {
   const names = [...new Set(objects.map(object => object.label || "object"))];
   const document = {
     images: [{id: 1, file_name: photo.name, width: photo.width, height: photo.height}],
@@ -50,7 +59,7 @@ function extent(mask) {
 }
 
 /** The objects' outlines, in pixels of the photograph. */
-export function svg(photo, objects) {
+function svg(photo, objects) {
   const escape = text => text.replace(/[&<>"]/g, sign => `&#${sign.charCodeAt(0)};`);
   const shapes = objects.map((object, index) => {
     const path = outlines(object.mask).map(ring => `M${ring.join(" ")}Z`).join("");
@@ -60,7 +69,7 @@ export function svg(photo, objects) {
   return new Blob([text], {type: "image/svg+xml"});
 }
 
-export function save(blob, name) {
+function save(blob, name) {
   const link = Object.assign(document.createElement("a"), {href: URL.createObjectURL(blob), download: name});
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000);

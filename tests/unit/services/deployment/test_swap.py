@@ -82,6 +82,12 @@ async def settle(member: Swapping) -> None:
         await asyncio.sleep(0.01)
 
 
+async def change(member: Swapping, **config: object) -> None:
+    """Give a replica another ``user_config``, and wait until it is applied or has failed."""
+    await member.reconfigure(config)
+    await settle(member)
+
+
 def digests(member: Swapping) -> list[str]:
     return [held.digest for held in member._held]
 
@@ -152,12 +158,9 @@ async def test_a_damaged_checkpoint_changes_nothing(fleet, directories, tmp_path
 async def test_settings_of_a_swap_that_fails_are_not_applied(fleet, directories, tmp_path):
     _, (backbone, *_) = fleet
     batcher = backbone._held[0].service.embedder.queue
-    change = {"checkpoint": str(tmp_path / "absent"), "batch_wait_ms": 70}
-    await backbone.reconfigure(change)
-    await settle(backbone)
+    await change(backbone, checkpoint=str(tmp_path / "absent"), batch_wait_ms=70)
     assert batcher._max_wait_s != 0.07
-    await backbone.reconfigure({**change, "checkpoint": directories[0]})
-    await settle(backbone)
+    await change(backbone, checkpoint=directories[0], batch_wait_ms=70)
     assert batcher._max_wait_s == 0.07
 
 
@@ -168,20 +171,17 @@ async def test_heads_stay_with_what_the_backbone_has(fleet, directories):
     assert (await members[2].health())["swap"] == "under way"
     answer = await caller("Classify", CLASSIFY)
     assert answer.model.digest == checkpoint.digest(Path(directories[0]))
-    await members[2].reconfigure({"checkpoint": directories[0]})  # cancels the swap
-    await settle(members[2])
+    await change(members[2], checkpoint=directories[0])  # cancels the swap
     assert (await members[2].health())["swap"] == "done"
 
 
 async def test_back_to_what_is_still_held_loads_nothing(fleet, directories, monkeypatch):
     _, (backbone, *_) = fleet
     old, new = (checkpoint.digest(Path(directory)) for directory in directories)
-    await backbone.reconfigure({"checkpoint": directories[1]})
-    await settle(backbone)
+    await change(backbone, checkpoint=directories[1])
     assert digests(backbone) == [new, old]
     monkeypatch.setattr(Backbone, "successor", None)
-    await backbone.reconfigure({"checkpoint": directories[0]})
-    await settle(backbone)
+    await change(backbone, checkpoint=directories[0])
     assert digests(backbone) == [old, new]
 
 
@@ -219,8 +219,7 @@ async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, d
         ({"max_batch": 9}, (4, 0.001)),  # no such setting
         ({"max_batch_size": 65, "batch_wait_ms": 9}, (4, 0.001)),  # more than max_queue
     ):
-        await backbone.reconfigure(config)
-        await settle(backbone)
+        await change(backbone, **config)
         assert (batcher._max_size, batcher._max_wait_s) == limits
 
 
@@ -257,8 +256,7 @@ async def test_a_session_keeps_its_checkpoint_and_the_next_has_the_new_one(fleet
     await first.write(pb.SegmentStreamRequest(image=pb.Image(encoded=png())))
     old = (await first.read()).model.digest
     for member in members:
-        await member.reconfigure({"checkpoint": directories[1]})
-        await settle(member)
+        await change(member, checkpoint=directories[1])
     click = pb.SegmentStreamRequest(points=[pb.Point(x=20, y=15)])
     await first.write(click)
     assert (await first.read()).model.digest == old
@@ -336,8 +334,7 @@ async def test_the_same_weights_without_graphs_are_swapped_too(
     directories = [str(without), str(graphs[0])]
     backbone = swapping(Backbone)(settings.model_copy(update={"dtype": "float32"}))
     for directory in (*directories, *directories):
-        await backbone.reconfigure({"checkpoint": directory})
-        await settle(backbone)
+        await change(backbone, checkpoint=directory)
         served = backbone._held[0].service.model.graphs
         assert served == checkpoint.graphs_digest(Path(directory))
     assert len(backbone._held) == 2

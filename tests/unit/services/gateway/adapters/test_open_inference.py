@@ -22,6 +22,7 @@ from services.gateway.adapters.open_inference.rpcs import InferenceService
 from services.gateway.adapters.open_inference.tensors import Spec
 from services.request import wire
 from services.request.calls import SECRET_HEADER, UNLIMITED
+from services.request.routes import GATEWAY
 from tests.in_process import ADMITTED, Adapter, Caller
 from tests.unit.services.gateway.adapters.conftest import READY, Recorded, recorded
 
@@ -200,12 +201,7 @@ async def test_json_alone_is_understood(
     (mask,) = (await caller("Segment", segment)).results[0].masks
     asked = {
         "inputs": [
-            {
-                "name": "image",
-                "shape": [1],
-                "datatype": "BYTES",
-                "data": [base64.b64encode(photo).decode()],
-            },
+            {**IMAGE, "data": [base64.b64encode(photo).decode()]},
             {"name": "box", "shape": [4], "datatype": "FP32", "data": [2, 3, 30, 20]},
         ],
         "outputs": [{"name": "predicted_iou"}],
@@ -335,6 +331,11 @@ async def test_binary_tensors_are_checked(
     reply = await adapters.post("/v2/models/embed-text/infer", content=head + data, headers=headers)
     assert reply.status_code == 400
     assert words in reply.json()["error"]
+
+
+def test_the_front_door_lets_in_every_rpc_of_the_protocol() -> None:
+    (service,) = pb.DESCRIPTOR.services_by_name.values()
+    assert set(GATEWAY[service.full_name]) == {method.name for method in service.methods}
 
 
 def test_no_more_elements_are_read_than_a_tensor_has() -> None:

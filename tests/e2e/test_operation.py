@@ -1,44 +1,39 @@
-"""Observability of the real service: counters, dashboards, traces and the log."""
+"""A service as an operator runs it: its keys, counters, dashboards, traces, log and stop."""
 
-import base64
 import json
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
-from itertools import count
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import grpc
 import httpx
 import pytest
+import samclip
 import yaml
-from google.protobuf.message import Message
-from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from samclip import cli
 from samclip.v1 import samclip_pb2 as pb
-from samclip.v1 import samclip_pb2_grpc as rpc
 
+from services.front_door import keys
 from tests import otlp_collector, prometheus_server, redis_server
 from tests.checkout import ROOT
 from tests.e2e.conftest import Service, start
+from tests.e2e.mixed_load import CODES, LABELS, Load, Outcome
 from tests.in_process import png
 from tests.otlp_collector import Collector
 from tests.prometheus_server import CONFIGURATION, Prometheus
 from tests.redis_server import RedisServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
-REQUESTS, CALLERS = 500, 8
-LABELS = ["a cat", "a dog"]
+REQUESTS = 300
 GRAFANA = ROOT / "deploy/grafana"
 # Without data here: random weights have no measured quality, and this service no certificate.
 EMPTY = {"Quality", "SamclipCertificateExpires", "SamclipCertificateExpiresToday"}
-CODES = {200: "OK", 400: "INVALID_ARGUMENT", 409: "FAILED_PRECONDITION", 404: "NOT_FOUND"}
-CODES |= {415: "INVALID_ARGUMENT", 429: "RESOURCE_EXHAUSTED"}
-Outcome = tuple[str, str, str]  # service, rpc, code
+SCOPES = {"ann": ("read", "index"), "bob": tuple(keys.SCOPES), "eve": ("read",)}
+SECRETS = {name: f"the secret of {name}" for name in SCOPES}
+KEYS = [keys.Key(keys.digest(SECRETS[name]), name, SCOPES[name], name) for name in SCOPES]
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +49,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="module")
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write(file, KEYS)
+    return file
+
+
+@pytest.fixture(scope="module")
 def watched(
     tmp_path_factory: pytest.TempPathFactory,
     tiny_checkpoint: Path,
     collector: Collector,
     store: RedisServer,
+    key_file: Path,
 ) -> Iterator[Service]:
-    """Run a service with Redis, a log line per request, traces, and a short queue."""
+    """Run a service with keys, Redis, a log line per request, traces, and a short queue."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")  # milliseconds
         running = start(
@@ -72,110 +75,24 @@ def watched(
             MAX_QUEUE=2,
             LOG_LEVEL="INFO",
             OTLP_ENDPOINT=collector.url,
+            API_KEYS_FILE=key_file,
         )
         yield running
         assert running.stop() == 0
 
 
-class Load:
-    """A load of every kind of request, and its outcomes as the caller sees them."""
-
-    def __init__(self, service: Service):
-        self.channel = grpc.insecure_channel(service.address)
-        self.http = httpx.Client(base_url=service.url, timeout=300)
-        self.fresh = count()
-        known = self.picture()
-        self.click = {
-            "inputs": [
-                {
-                    "name": "image",
-                    "datatype": "BYTES",
-                    "shape": [1],
-                    "data": [base64.b64encode(known).decode()],
-                },
-                {"name": "points", "datatype": "FP32", "shape": [1, 2], "data": [9, 9]},
-                {"name": "point_labels", "datatype": "INT32", "shape": [1], "data": [1]},
-            ]
-        }
-        self.key = self.http.post("/embed", files={"image": known}).json()["image"]["key"]
-        self.kinds: list[Callable[[], Outcome]] = [
-            lambda: self.grpc("ClassificationService", "Classify", self.classify(self.image)),
-            lambda: self.grpc("ClassificationService", "Classify", self.classify()),
-            lambda: self.grpc("ClassificationService", "Classify", self.classify(self.unknown)),
-            lambda: self.grpc("SegmentationService", "Segment", self.segment(self.image)),
-            lambda: self.grpc("SegmentationService", "Segment", self.segment(self.unknown)),
-            lambda: self.grpc("RetrievalService", "Search", pb.SearchRequest(collection="none")),
-            lambda: self.post("/classify", json={"image": {"key": self.key}, "labels": LABELS}),
-            lambda: self.post("/classify", json={"image": {"key": "0" * 64}, "labels": LABELS}),
-            lambda: self.post("/classify", content=b"{", headers={"content-type": "text/x"}),
-            lambda: self.post("/semantic", json={"colour": 1}),
-            lambda: self.post("/semantic", json={"image": {"key": self.key}, "labels": LABELS}),
-            lambda: self.post("/describe", json={"collection": "none"}),
-            lambda: self.post("/v2/models/segment/infer", json=self.click),
-        ]
-
-    def picture(self) -> bytes:
-        number = next(self.fresh)
-        file = BytesIO()
-        Image.new("RGB", (64, 48), (number % 256, number // 256, 7)).save(file, "PNG")
-        return file.getvalue()
-
-    @property
-    def image(self) -> pb.Image:
-        return pb.Image(key=self.key)
-
-    unknown = pb.Image(key="0" * 64)
-
-    def classify(self, *images: pb.Image) -> pb.ClassifyRequest:
-        return pb.ClassifyRequest(images=images, labels=LABELS)
-
-    def segment(self, image: pb.Image) -> pb.SegmentRequest:
-        return pb.SegmentRequest(image=image, prompts=[pb.Prompt(points=[pb.Point(x=9, y=9)])])
-
-    def grpc(self, service: str, name: str, request: Message, **metadata: str) -> Outcome:
-        call = getattr(getattr(rpc, f"{service}Stub")(self.channel), name)
-        try:
-            call(request, timeout=300, metadata=tuple(metadata.items()))
-        except grpc.RpcError as error:
-            return service, name, error.code().name
-        return service, name, "OK"
-
-    def post(self, path: str, **body: Any) -> Outcome:
-        service, name = {
-            "/classify": ("ClassificationService", "Classify"),
-            "/semantic": ("SemanticSegmentationService", "SegmentText"),
-            "/describe": ("RetrievalService", "Describe"),
-            "/v2/models/segment/infer": ("OpenInference", "infer"),  # not as Segment too
-        }[path]
-        return service, name, CODES[self.http.post(path, **body).status_code]
-
-    def many_new_images(self) -> Outcome:
-        """Send more images than the queue holds, so that the request may be refused."""
-        images = [pb.Image(encoded=self.picture()) for _ in range(16)]
-        return self.grpc("ClassificationService", "Classify", self.classify(*images))
-
-    def run(self, requests: int) -> Counter[Outcome]:
-        def ask(number: int) -> Outcome:
-            if number % 50 == 0:
-                return self.many_new_images()
-            return self.kinds[number % len(self.kinds)]()
-
-        with ThreadPoolExecutor(CALLERS) as pool:
-            return Counter(pool.map(ask, range(requests)))
-
-
 @pytest.fixture(scope="module")
 def load(watched: Service) -> Iterator[Load]:
-    load = Load(watched)
+    load = Load(watched, SECRETS["bob"])
     yield load
-    load.channel.close()
-    load.http.close()
+    load.close()
 
 
 @pytest.fixture(scope="module")
 def prometheus(watched: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    target = f"127.0.0.1:{watched.http_port}"
-    with prometheus_server.running(tmp_path_factory.mktemp("prometheus"), target) as server:
+    directory, target = tmp_path_factory.mktemp("prometheus"), f"127.0.0.1:{watched.http_port}"
+    (directory / "key").write_text(SECRETS["ann"])
+    with prometheus_server.running(directory, target, key=directory / "key") as server:
         yield server
 
 
@@ -186,9 +103,9 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.2)
 
 
-def counted(service: Service) -> Counter[Outcome]:
+def counted(load: Load) -> Counter[Outcome]:
     """Return the counters of all services except the backbone, which heads call as well."""
-    text = httpx.get(f"{service.url}/metrics", timeout=60).text
+    text = load.http.get("/metrics").text
     return Counter(
         {
             (s.labels["service"], s.labels["rpc"], s.labels["code"]): int(s.value)
@@ -199,14 +116,86 @@ def counted(service: Service) -> Counter[Outcome]:
     )
 
 
-def test_counters_agree_exactly_with_a_callers_own(
-    watched: Service, load: Load, prometheus: Prometheus
+def client(service: Service, name: str) -> samclip.Client:
+    return samclip.Client(service.address, api_key=SECRETS.get(name, name), timeout=300)
+
+
+def test_a_caller_without_a_key_learns_nothing(
+    watched: Service, load: Load, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = counted(watched)
+    with httpx.Client(base_url=watched.url, timeout=60) as nobody:
+        assert nobody.get("/readyz").json()["ready"] is True
+        for path in ("/metrics", "/index", "/backbone/healthz", "/v2/health/live"):
+            assert nobody.get(path).status_code == 401
+    server = ["describe", "--server", watched.address, "--api-key"]
+    assert cli.main([*server, SECRETS["bob"]]) == 0
+    assert cli.main([*server, "wrong"]) == 1
+    assert "no API key, or an unknown one" in capsys.readouterr().err
+
+
+def test_a_key_may_do_what_its_scopes_say_and_that_is_written_down(
+    watched: Service, photo: bytes
+) -> None:
+    with client(watched, "ann") as ann:
+        assert ann.index("pets", {"chelsea": photo}).indexed == 1
+        with pytest.raises(samclip.PermissionDenied, match="no scope 'admin'"):
+            ann.delete("pets", all=True)
+        assert ann.describe()[0].count == 1
+    common = {"key": "ann", "tenant": "ann"}  # Ray forwards the logs of its processes with a delay
+    until(lambda: watched.lines(audit="Index", scope="index", code="OK", **common))
+    until(lambda: watched.lines(audit="Delete", scope="admin", **common))
+    assert watched.lines(refused="key", method="GET", path="/index")
+    assert not any(secret in watched.log.read_text() for secret in SECRETS.values())
+
+
+def test_tenants_do_not_see_each_other(watched: Service, photo: bytes) -> None:
+    with client(watched, "ann") as ann, client(watched, "bob") as bob:
+        image = ann.image(photo)
+        image.classify(LABELS)
+        for question in (
+            lambda image: image.classify(LABELS),
+            lambda image: image.segment(points=[(200, 60)]),
+            lambda image: image.semantic(LABELS),
+            lambda image: image.embed(),
+        ):
+            with pytest.raises(samclip.KeyUnknown):
+                question(bob.by_key(image.key))
+        assert bob.image(photo).classify(LABELS)  # this sends the image
+        bob.by_key(image.key).segment(points=[(200, 60)])
+        ann.index("secrets", {"chelsea": photo})
+        assert "secrets" not in [found.name for found in bob.describe()]
+        for ask in (
+            bob.describe,
+            bob.list_items,
+            partial(bob.delete, all=True),
+            partial(bob.search, text="a cat"),
+        ):
+            with pytest.raises(samclip.NotFound):
+                ask("secrets")
+
+
+def click_without_end(clicks: samclip.Clicks) -> None:
+    while True:
+        clicks.click(230, 120)
+
+
+def test_the_sessions_of_a_revoked_key_end(watched: Service, key_file: Path, photo: bytes) -> None:
+    replicas = watched.replicas()
+    with client(watched, "eve") as eve, eve.image(photo).clicks() as clicks:
+        clicks.click(230, 120)
+        keys.write(key_file, KEYS[:-1])
+        for _ in range(2):  # the client does not open sessions without end
+            with pytest.raises(samclip.Unauthenticated):
+                click_without_end(clicks)
+    assert watched.replicas() == replicas
+
+
+def test_counters_agree_exactly_with_a_callers_own(load: Load, prometheus: Prometheus) -> None:
+    before = counted(load)
     seen = load.run(REQUESTS)
     assert sum(seen.values()) == REQUESTS
     assert {code for _, _, code in seen} == set(CODES.values())
-    assert counted(watched) - before == seen
+    assert counted(load) - before == seen
 
 
 def test_a_request_has_one_line_in_each_service_and_one_trace(
@@ -303,3 +292,15 @@ def test_every_line_is_json_and_those_of_a_request_have_its_id(
     until(lambda: watched.lines(id="one-id.from-the_caller", path="/classify"))
     failed = {"logger": "services.cache.connection", "request_id": "one-id.from-the_caller"}
     until(lambda: watched.lines(**failed))
+
+
+def test_ctrl_c_ends_all_of_a_service_and_nothing_of_another(
+    watched: Service, service: Service
+) -> None:
+    assert len(watched.processes()) > 8
+    assert watched.stop() == 0
+    assert not watched.processes()
+    assert "Traceback" not in watched.log.read_text()
+    last = [line.get("message", "") for line in watched.lines()]
+    assert all(line.startswith("Proxy ") for line in last[last.index("stopping …") + 1 :])
+    assert httpx.get(f"{service.url}/readyz", timeout=60).json()["ready"] is True

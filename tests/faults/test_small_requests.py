@@ -1,7 +1,7 @@
 """Small requests bring nothing down: what each costs the real service, and what becomes of it.
 
-``python -m tests.e2e.test_small_requests`` sends the attacks in full size, and prints the table of
-docs/notes/security.md; ``--root DIR`` attacks the service of another checkout.
+``python -m tests.faults.test_small_requests`` sends the attacks in full size, and prints the table
+of docs/notes/security.md; ``--root DIR`` attacks the service of another checkout.
 """
 
 import argparse
@@ -22,11 +22,11 @@ import psutil
 import pytest
 
 from tests.checkout import ROOT
-from tests.e2e.attacks import ATTACKS, HANG_S, packed, points, text
 from tests.e2e.conftest import Service, start
+from tests.faults.attacks import ATTACKS, HANG_S, packed, points, text
 from tests.in_process import png
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.faults]
 
 SAMPLE_S = 0.2
 PAUSE_S = 1.0
@@ -46,15 +46,13 @@ class Costs:
     peak: int = 0
     after: int = 0
     innocent: Counter[str] = field(default_factory=Counter)
-    processes: dict[int, list[int]] = field(default_factory=dict)
-    """The memory of each process: the first one seen, and the peak."""
 
     @property
     def grown_mb(self) -> float:
         return (self.peak - self.before) / 1e6
 
 
-def sample(service: Service, costs: Costs, cpu_s: dict[int, float]) -> int:
+def sample(service: Service, cpu_s: dict[int, float]) -> int:
     """Note CPU seconds and memory of each process of a service; return its memory in bytes."""
     memory = 0
     pids = {child.pid for child in psutil.Process(service.process.pid).children(recursive=True)}
@@ -62,13 +60,10 @@ def sample(service: Service, costs: Costs, cpu_s: dict[int, float]) -> int:
         try:
             process = psutil.Process(pid)
             times = process.cpu_times()
-            resident = process.memory_info().rss
+            memory += process.memory_info().rss
         except psutil.NoSuchProcess:
             continue
         cpu_s[pid] = times.user + times.system
-        seen = costs.processes.setdefault(pid, [resident, resident])
-        seen[1] = max(seen[1], resident)
-        memory += resident
     return memory
 
 
@@ -89,12 +84,12 @@ def watched(service: Service) -> Iterator[Costs]:
     """Measure a service, while an innocent caller asks for one small thing after another."""
     costs, done = Costs(), threading.Event()
     first: dict[int, float] = {}
-    costs.before = costs.peak = sample(service, costs, first)
+    costs.before = costs.peak = sample(service, first)
     last, start_s = dict(first), time.monotonic()
 
     def measure() -> None:
         while not done.wait(SAMPLE_S):
-            costs.peak = max(costs.peak, sample(service, costs, last))
+            costs.peak = max(costs.peak, sample(service, last))
 
     def innocent() -> None:
         last_s = time.monotonic() + HANG_S
@@ -113,7 +108,7 @@ def watched(service: Service) -> Iterator[Costs]:
         for thread in threads:
             thread.join()
     costs.wall_s = time.monotonic() - start_s
-    costs.after = sample(service, costs, last)
+    costs.after = sample(service, last)
     costs.cpu_s = sum(last.values()) - sum(first.values())
 
 
@@ -130,6 +125,14 @@ def is_ready(service: Service) -> bool:
     return False
 
 
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Run a service with the limits of its default settings."""
+    running = start(tmp_path_factory.mktemp("attacked"), "edge")
+    yield running
+    running.stop()
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_small_request_brings_nothing_down(service: Service, name: str) -> None:
     before = service.replicas()
@@ -143,19 +146,6 @@ def test_a_small_request_brings_nothing_down(service: Service, name: str) -> Non
     assert outcomes.total()
     unexpected = [code for code in outcomes if not code.startswith(ATTACKS[name].expected)]
     assert not unexpected, outcomes
-
-
-def largest(costs: Costs) -> str:
-    """Name the processes whose memory grew most."""
-    grown = sorted(((peak - first) / 1e6, pid) for pid, (first, peak) in costs.processes.items())
-    return ", ".join(f"{title(pid)} +{size:,.0f} MB" for size, pid in grown[:-4:-1])
-
-
-def title(pid: int) -> str:
-    try:
-        return " ".join(psutil.Process(pid).cmdline()[:1])[-40:]
-    except psutil.NoSuchProcess:
-        return "ended"
 
 
 def row(name: str, sent: int, costs: Costs, idle: float, outcomes: Counter[str], pids: str) -> str:
@@ -197,10 +187,6 @@ def main() -> None:
                 pids = f"{gone} of {len(before)} replaced" if gone else "the same"
                 pids += "" if ready else ", not ready"
                 print(row(name, sent, costs, idle, outcomes, pids), flush=True)
-                print(
-                    f"  {costs.wall_s:.0f} s, load {os.getloadavg()[0]:.1f}; {largest(costs)}",
-                    flush=True,
-                )
         finally:
             service.stop()
 

@@ -6,7 +6,7 @@ import tomllib
 import pytest
 from ray.serve._private import grpc_util, haproxy_templates
 
-from services.launch import patches
+from services.front_door import inner_ports, patches
 from tests.checkout import ROOT
 
 
@@ -22,10 +22,11 @@ def test_a_missing_name_is_named_with_the_version_to_install(
     monkeypatch: pytest.MonkeyPatch, module: object, name: str
 ) -> None:
     monkeypatch.delattr(module, name)
-    with pytest.raises(
-        RuntimeError, match=rf"^Ray \S+ is .* of Ray 2\.60 .*{name}.*=={patches.RAY}"
-    ):
-        patches.check()
+    for starts in (patches.check, inner_ports.guard):  # `samclip serve`, and each replica
+        with pytest.raises(
+            RuntimeError, match=rf"^Ray \S+ is .* of Ray 2\.60 .*{name}.*=={patches.RAY}"
+        ):
+            starts()
 
 
 def test_another_haproxy_template_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,217 @@
+"""The questions that the playground asks: words, labels, everything and collections."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Route, expect
+
+from tests.browser.conftest import User, picture
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_text_finds_objects_above_a_score(user: User) -> None:
+    user.open_sample()
+    user.turn_to("Find")
+    user.page.fill("#phrase", "a cat")
+    user.page.locator("#find button").first.click()
+    expect(user.objects().first).to_contain_text("a cat")
+    user.page.fill("#least", "1")
+    expect(user.page.locator("#least-shown")).to_have_text("1.00")
+    user.page.locator("#find button").first.click()
+    user.says("Not found: “a cat”")
+    expect(user.objects()).to_have_count(0)
+
+
+def test_a_photograph_and_an_object_are_classified(user: User) -> None:
+    user.open_sample()
+    user.ask("Classify")
+    expect(user.page.locator("#answers li").first).to_contain_text("a cat")
+    user.page.click("#classify-object")
+    user.fails("Select an object first")
+    user.segment()
+    user.page.click("#classify-object")
+    user.says("The object is most likely")
+
+
+def test_every_pixel_gets_a_label_and_a_heat_map_shows_where(user: User) -> None:
+    user.open_sample()
+    user.turn_to("Map")
+    user.page.fill("#labels", "a cat\na cushion")
+    user.page.click("#semantic")
+    expect(user.objects().first).to_contain_text("a cat")
+    user.page.select_option("#explained", "a cat")
+    user.page.click("#explain")
+    user.says("Where the model sees “a cat”")
+
+
+def test_everything_lists_objects_whose_rows_light_up(desktop: User) -> None:
+    desktop.open_sample()
+    desktop.ask("Everything")
+    desktop.says("objects in")
+    before = desktop.page.locator("#stage").screenshot()
+    desktop.objects().nth(2).hover()
+    expect(desktop.objects().nth(2)).to_have_class("lit")
+    desktop.page.wait_for_timeout(200)
+    assert desktop.page.locator("#stage").screenshot() != before
+
+
+def test_the_object_under_a_resting_pointer_stays_lit_while_more_arrive(desktop: User) -> None:
+    desktop.open_sample()
+    desktop.ask("Everything")
+    expect(desktop.objects().first).to_be_visible()
+    desktop.page.hover("#stage", position={"x": 400, "y": 250})
+    desktop.says("objects in")
+    expect(desktop.page.locator("#objects li.lit")).to_have_count(1)
+
+
+def test_everything_is_drawn_as_it_is_found(desktop: User) -> None:
+    desktop.open_sample("Rocket")
+    counts = desktop.page.evaluate_handle(
+        """() => {
+          const counts = [];
+          const list = document.getElementById("objects");
+          const count = () => counts.push(list.children.length);
+          new MutationObserver(count).observe(list, {childList: true});
+          return counts;
+        }"""
+    )
+    desktop.ask("Everything")
+    desktop.says("objects in")
+    drawn = counts.json_value()
+    assert len(set(drawn)) > 2
+    assert 0 < drawn[0] < max(drawn)
+    desktop.page.keyboard.press("Control+z")  # all of it is one step
+    expect(desktop.objects()).to_have_count(0)
+
+
+def test_a_collection_is_searched_with_pictures_of_its_hits(user: User) -> None:
+    collection = f"photographs-{user.touch}"
+    user.open_sample()
+    user.add_to(collection)
+    user.page.set_input_files("#other", picture("JPEG"))
+    user.says("cat.jpeg")
+    user.add_to(collection)
+    user.page.fill("#query", "a cat")
+    user.page.get_by_role("button", name="Search by words").click()
+    hits = user.page.locator("#hits li")
+    expect(hits).to_have_count(2)
+    expect(hits.first.locator("img")).to_have_js_property("complete", True)
+    hits.nth(1).get_by_role("button").click()
+    user.says("1 photographs found")  # the others, without itself
+    user.segment(0.5)
+    user.page.click("#similar-object")
+    user.says("2 photographs found")
+
+
+def test_answers_about_the_former_photograph_do_not_stay_beside_the_next(desktop: User) -> None:
+    held: dict[str, Route] = {}
+    page = desktop.page
+
+    def hold(route: Route) -> None:
+        held[route.request.url.rpartition("/")[2]] = route
+
+    desktop.open_sample()
+    desktop.turn_to("Classify")
+    page.click("#classify")
+    expect(page.locator("#answers li").first).to_be_visible()
+    page.route(re.compile("/everything$|/rocket.jpg$"), hold)
+    page.locator("#samples button").last.dispatch_event("click")
+    desktop.turn_to("Everything")
+    with page.expect_request("**/everything"):
+        page.click("#everything")  # while the next photograph is fetched
+    held["rocket.jpg"].continue_()
+    desktop.says("rocket.jpg")
+    expect(page.locator("#answers li")).to_have_count(0)
+    expect(page.locator("#busy")).to_be_hidden()
+    mask = {"rle": {"height": 300, "width": 451, "counts": "0P4"}, "area": 128}
+    part = {"found": [{"id": 1, "mask": mask}], "withdrawn": [], "progress": 1}
+    held["everything"].fulfill(body=json.dumps(part) + "\n")
+    page.wait_for_timeout(300)
+    expect(desktop.objects()).to_have_count(0)
+    desktop.says("rocket.jpg")
+
+
+def test_ninety_masks_of_12_megapixels_need_few_canvases_and_little_memory(desktop: User) -> None:
+    from pycocotools import mask as coco_mask
+
+    desktop.page.set_input_files("#file", picture("JPEG", (4000, 3000)))
+    desktop.says("4000 × 3000")
+    masks = []
+    for index in range(90):
+        inside = np.zeros((3000, 4000), np.uint8, order="F")
+        inside[index * 20 : index * 20 + 1200, index * 25 : index * 25 + 1500] = 1
+        counts = coco_mask.encode(inside)["counts"].decode()
+        masks.append(
+            {"rle": {"height": 3000, "width": 4000, "counts": counts}, "predicted_iou": 0.9}
+        )
+    found = [{"id": index, "mask": mask} for index, mask in enumerate(masks)]
+    parts = [
+        {"found": found[:50], "withdrawn": [], "progress": 0.5},
+        {"found": found[50:], "withdrawn": [], "progress": 1},
+    ]
+    lines = "".join(f"{json.dumps(part)}\n" for part in parts)
+    desktop.page.route("**/everything", lambda route: route.fulfill(body=lines))
+    desktop.ask("Everything")
+    expect(desktop.objects()).to_have_count(90)
+    session = desktop.page.context.new_cdp_session(desktop.page)
+    session.send("HeapProfiler.collectGarbage")
+    used = session.send("Runtime.getHeapUsage")
+    assert used["usedSize"] + used.get("backingStorageSize", 0) < 300e6
+
+
+def samples() -> list[dict[str, str]]:
+    found: list[dict[str, str]] = json.loads(
+        Path("services/gateway/playground/samples/samples.json").read_text()
+    )
+    return found
+
+
+@pytest.mark.parametrize("longest", [20, 120])
+def test_a_photograph_of_noise_is_added_at_any_length_of_name(desktop: User, longest: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 2000, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG", quality=95)
+    name = "ü" * longest + ".jpg"
+    desktop.page.set_input_files(
+        "#file", {"name": name, "mimeType": "image/jpeg", "buffer": file.getvalue()}
+    )
+    desktop.says("2000 × 1500")
+    desktop.add_to(f"noise-{longest}")
+    desktop.page.click("#similar")
+    expect(desktop.page.locator("#hits img")).to_have_count(1)
+
+
+@pytest.mark.parametrize("sample", samples(), ids=lambda sample: sample["title"])
+def test_a_sample_has_a_thumbnail_and_words_that_the_model_knows(
+    desktop: User, sample: dict[str, str]
+) -> None:
+    there, absent = sample["phrase"].split(", ")
+    desktop.open_sample(sample["title"])
+    desktop.ask("Classify")
+    best = sample["labels"].split("\n")[0]
+    expect(desktop.page.locator("#answers li").first).to_contain_text(best)
+    desktop.turn_to("Find")
+    desktop.page.locator("#find button").first.click()
+    expect(desktop.objects()).to_have_count(1)
+    expect(desktop.objects()).to_contain_text(there)
+    desktop.says(f"Not found: “{absent}”")
+    desktop.add_to(f"sample-{sample['title'][:3]}")
+    desktop.page.click("#similar")
+    expect(desktop.page.locator("#hits img")).to_have_js_property("complete", True)
+
+
+def test_words_that_were_typed_are_kept(desktop: User) -> None:
+    desktop.turn_to("Classify")
+    desktop.page.fill("#labels", "a fox")
+    desktop.open_sample()
+    expect(desktop.page.locator("#labels")).to_have_value("a fox")
+    expect(desktop.page.locator("#phrase")).to_have_value("a tabby cat, a bicycle")
+    desktop.page.set_input_files("#other", picture("JPEG"))
+    desktop.says("cat.jpeg")
+    expect(desktop.page.locator("#phrase")).to_have_value("")
