@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
-from samclip_core.errors import RequestTooSlow, SamClipError, Unauthenticated
+from samclip_core.errors import InvalidRequest, RequestTooSlow, SamClipError, Unauthenticated
 from services.request import bodies, calls, messages, overlay, request_log, status
 from services.request.arrival import MAX_BODIES, PACE, Arrivals, Pace, parsed, taken
 from services.request.bodies import LongJSON
@@ -200,6 +200,10 @@ class _Handler:
             fields = bodies.parse(chunks, kind, form_parts(settings))
             wanted = self.route.request
             for name in fields.keys() & self.others.keys():
+                if own := fields.keys() & self.route.request.DESCRIPTOR.fields_by_name.keys():
+                    raise InvalidRequest(
+                        f"{min(own)!r} and {name!r} exclude each other: send one of them"
+                    )
                 observed.rpc, wanted = self.others[name].rpc, self.others[name].request
             single = messages.is_single(wanted, fields)
             return messages.to_message(wanted, fields, is_form, most_values(settings)), single

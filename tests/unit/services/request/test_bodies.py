@@ -363,6 +363,43 @@ def test_a_part_without_a_name_is_refused(head: bytes) -> None:
         bodies.parse_form(deque([body]), FORM, 9)
 
 
+FILE = 'form-data; name="image"; filename'
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        f'{FILE}="é.jpg"'.encode(),  # browsers, curl, urllib3 2
+        f'{FILE}="é.jpg"'.encode("latin-1"),  # curl on Windows
+        f"{FILE}*=utf-8''%C3%A9.jpg".encode(),  # urllib3 1, in older versions of requests
+        f"{FILE}=a.jpg; filename*=utf-8''a.jpg".replace('"', "").encode(),  # .NET
+        f"{FILE}=é.jpg".encode(),
+        f'{FILE}="a\\"b.jpg"'.encode(),  # Go
+        f'{FILE}=""'.encode(),
+        f'{FILE}="a.jpg"\r\nContent-Length: 3'.encode(),  # RFC 7578: to be ignored
+        f'{FILE}="a.jpg"\r\nContent-Length: 99'.encode(),
+        f'{FILE}="a.jpg"'.replace("form-data", "attachment").encode(),
+    ],
+)
+def test_a_file_is_one_however_its_client_writes_the_name(disposition: bytes) -> None:
+    body = b"--x\r\nContent-Disposition: " + disposition + b"\r\n\r\n" + PHOTO + b"\r\n--x--"
+    assert bodies.parse_form(deque([body]), FORM, 9) == {"image": [PHOTO]}
+
+
+async def test_a_file_that_was_not_chosen_in_a_browser_is_left_out() -> None:
+    body = form(("image", b""), ("text", "cat")).replace(b"a.jpg", b"")
+    assert await read(pb.SearchRequest, body, FORM) == pb.SearchRequest(text="cat")
+
+
+def test_errors_about_headers_of_parts_are_plain_sentences() -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="\xff"\r\n\r\na\r\n--x--'
+    fields = bodies.parse_form(deque([body]), FORM, 9)
+    with pytest.raises(InvalidRequest, match="unknown field '\ufffd'; the fields are"):
+        messages.to_message(pb.SearchRequest, fields, form=True)
+    with pytest.raises(InvalidRequest, match=r"^the form is broken: Invalid segment header name$"):
+        bodies.parse_form(deque([b"--x\r\nX-\xff: 1\r\n"]), FORM, 9)
+
+
 async def test_a_form_without_its_end_is_broken() -> None:
     with pytest.raises(InvalidRequest, match="the form is broken: Unexpected end"):
         await read(pb.SearchRequest, form(("text", "cat"))[:-8], FORM)

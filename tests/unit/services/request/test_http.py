@@ -168,15 +168,19 @@ async def test_texts_are_embedded_at_a_path_of_their_own_and_at_that_of_images(
     assert f"{method}Request" == type(message).__name__
 
 
-async def test_the_path_of_images_refuses_fields_of_neither_kind() -> None:
+async def test_the_path_of_images_refuses_fields_of_neither_kind_and_of_both() -> None:
     async with client("backbone", Callee(pb.EmbedResponse())) as door:
-        for body, fields in (
-            ({"colour": 1}, "image, outputs"),
-            ({"texts": [], "size": 1}, "texts"),
+        for body, detail in (
+            ({"colour": 1}, "the fields are image, outputs"),
+            ({"texts": [], "colour": 1}, "the fields are texts"),
+            (
+                {"texts": ["a"], "image": "", "size": 1},
+                "'image' and 'texts' exclude each other: send one of them",
+            ),
         ):
             reply = await door.post("/embed", json=body)
             assert reply.status_code == 400
-            assert f"the fields are {fields}" in reply.json()["detail"]
+            assert detail in reply.json()["detail"]
 
 
 LABEL_MAP = encode_label_map(np.array([[0, 1], [-1, -1], [0, 0]]), 2)
@@ -397,7 +401,7 @@ async def test_a_reply_that_nobody_reads_holds_its_place_until_the_deadline() ->
             await asyncio.Event().wait()
 
     before = count("Classify", "DEADLINE_EXCEEDED")
-    scope = SCOPE | {"headers": [*SCOPE["headers"], (TIMEOUT.encode(), b"5S")]}
+    scope = SCOPE | {"headers": [*SCOPE["headers"], (TIMEOUT.encode(), b"2S")]}
     app = http.application("classification", Callee(CLASSIFIED))
     task = asyncio.create_task(app(scope, receive, send))
     await blocked.wait()
@@ -406,6 +410,27 @@ async def test_a_reply_that_nobody_reads_holds_its_place_until_the_deadline() ->
         await task
     assert metrics.INFLIGHT.labels("Callee")._value.get() == 0
     assert count("Classify", "DEADLINE_EXCEEDED") == before + 1
+
+
+async def test_a_line_that_is_not_read_before_the_deadline_is_followed_by_the_error_alone() -> None:
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": json.dumps({"image": JSON["image"]}).encode()}
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        sent.append(event)
+        if len(sent) == 2:
+            await asyncio.Event().wait()
+
+    before = count("StreamEverything", "DEADLINE_EXCEEDED")
+    headers = [*SCOPE["headers"], (b"accept", http.LINES.encode()), (TIMEOUT.encode(), b"500m")]
+    scope = SCOPE | {"path": "/everything", "headers": headers}
+    await http.application("segmentation", Callee(CLASSIFIED))(scope, receive, send)
+    _, _, last = sent
+    assert json.loads(last["body"])["status"] == 504
+    assert not last.get("more_body")
+    assert count("StreamEverything", "DEADLINE_EXCEEDED") == before + 1
 
 
 async def test_bodies_beyond_the_bytes_in_transit_are_429_until_others_are_parsed() -> None:

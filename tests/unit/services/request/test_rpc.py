@@ -197,13 +197,20 @@ async def test_changes_are_audited_and_questions_are_not(echo, monkeypatch):
     monkeypatch.setattr(Echo, "scope", lambda *_: "index")
     with pytest.raises(PermissionDenied):
         await answer(echo, **ANN, request_id="r-1")
-    (record,) = map(json.loads, lines)
-    assert (record["audit"], record["key"], record["code"], record["id"]) == (
-        "Classify",
-        "ann",
-        "PERMISSION_DENIED",
-        "r-1",
-    )
+    allowed = {**ANN, SCOPES: "index", "request_id": "r-2"}
+    await answer(echo, **allowed)
+    cancelled = asyncio.create_task(answer(echo, "wait", **allowed))
+    while len(echo.seen) < 3:
+        await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    records = [json.loads(line) for line in lines]
+    assert {(record["audit"], record["key"]) for record in records} == {("Classify", "ann")}
+    assert [(record["id"], record["code"]) for record in records] == [
+        ("r-1", "PERMISSION_DENIED"),
+        ("r-2", "OK"),
+        ("r-2", "CANCELLED"),
+    ]
 
 
 GUESSED = ((calls.SECRET_HEADER, "guessed"),)
