@@ -34,8 +34,6 @@ from services.request.limits import MAX_OUTPUTS, check_most
 FIELDS = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "clip_pooled_D"}
 """The field of ImageFeatures for each output of Embed."""
 
-_NAMED = {pb.Output.Name(output): output for output in FIELDS}
-
 KEY_LENGTH = 64
 """Characters of an image key, a SHA-256 digest in hex. A longer string names no image."""
 
@@ -132,7 +130,8 @@ def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
     """Return the embeddings of an inline EmbedResponse; ``size`` is the model frame's side."""
     geometry = Geometry(response.image.height, response.image.width, size)
     return {
-        _NAMED[tensor.name]: Entry(from_tensor(tensor), geometry) for tensor in response.tensors
+        pb.Output.Value(tensor.name): Entry(from_tensor(tensor), geometry)
+        for tensor in response.tensors
     }
 
 
@@ -304,11 +303,6 @@ def _to_region_mask(region: Region, runs: masks.Runs, encoding: int) -> pb.Mask:
 
 
 # ------------------------------------------------------------------------------------ scores
-
-
-def to_label_map(found: SemanticMap, labels: int) -> bytes:
-    """Return the PNG file of a SegmentTextResponse."""
-    return masks.encode_label_map(found.label_map_HW, labels)
 
 
 def to_scores(scores: Sequence[Score]) -> list[pb.Score]:

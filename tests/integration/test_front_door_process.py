@@ -90,19 +90,6 @@ def test_admission(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not calls.admitted({calls.SECRET_HEADER: ""})
 
 
-def test_the_heads_find_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
-    address, metadata = calls.backbone(Settings(inner_grpc_port=1234))
-    assert address == "127.0.0.1:1234"
-    assert dict(metadata) == {"application": "backbone", calls.SECRET_HEADER: SECRET}
-    elsewhere = Settings(backbone_address="gpu-cluster:9000")
-    assert calls.backbone(elsewhere) == ("gpu-cluster:9000", ())
-    with_key = elsewhere.model_copy(update={"backbone_api_key": "k"})
-    assert calls.backbone(with_key)[1] == (("x-api-key", "k"),)
-    assert "backbone" in calls.applications(Settings())
-    assert "backbone" not in calls.applications(elsewhere)
-
-
 def test_alone_it_leads_to_the_serve_of_a_cluster_until_it_is_stopped() -> None:
     serve = answering()
     with http_server(serve) as inner_http, grpc_server(serve) as inner_grpc:

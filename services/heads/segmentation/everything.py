@@ -22,12 +22,12 @@ from services.heads.segmentation.decoder import Decoder
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import (
+    MAX_POINTS_PER_SIDE,
     check_encoding,
-    check_label_score,
     check_labels,
     check_mask_pixels,
     check_masks,
-    check_points_per_side,
+    check_range,
     image_limits,
 )
 
@@ -159,12 +159,13 @@ class Everything:
 
 def _check(request: pb.SegmentEverythingRequest, max_labels: int) -> None:
     """Raise InvalidRequest, InvalidLabels or KeyUnknown for a request that cannot be answered."""
-    check_points_per_side(request.points_per_side)
+    default = " (0: the checkpoint's default)"
+    check_range("points_per_side", request.points_per_side, MAX_POINTS_PER_SIDE, default)
     check_layers(request.crop_layers)
     if request.labels:
         check_labels(request.labels, max_labels)
     if request.HasField("min_label_score"):
-        check_label_score(request.min_label_score)
+        check_range("min_label_score", request.min_label_score, 1)
     if request.crop_layers and request.encoding == pb.LOGITS:
         raise InvalidRequest(
             "the logits of a crop are no mask_input for the image: choose another encoding, or "

@@ -70,7 +70,7 @@ class Semantic(Head):
         made = context.reply.within(wire.to_regions(found, request.encoding))
         regions = await threads.drain(self.workers, "encode", made)
         label_map = await threads.run(
-            self.workers, "encode", wire.to_label_map, found, len(request.labels)
+            self.workers, "encode", masks.encode_label_map, found.label_map_HW, len(request.labels)
         )
         context.reply.add(len(label_map))
         return pb.SegmentTextResponse(

@@ -5,7 +5,7 @@ import base64
 import io
 import json
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 import httpx
@@ -22,6 +22,7 @@ from services.observability import metrics
 from services.request import arrival, bodies, calls, http, messages
 from services.request.arrival import Arrivals, Pace
 from services.request.context import TIMEOUT, RequestContext
+from services.request.rpc import Answers, Messages, Service
 from services.settings import Settings
 
 SCOPE = {
@@ -36,18 +37,15 @@ JSON = {"labels": ["a"], "image": base64.b64encode(b"photo").decode()}
 BODY = json.dumps(JSON).encode()
 
 
-class Callee:
+class Callee(Service):
     """A service that returns a given answer and records its requests."""
 
     name = "Callee"
 
     def __init__(self, reply: Message | Exception):
-        self.settings = Settings(max_request_bytes=10_000)
+        super().__init__(Settings(max_request_bytes=10_000))
         self.reply = reply
-        self.asked: list[tuple[str, Message, RequestContext]] = []
-
-    def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext:
-        return RequestContext.read(headers, self.settings)
+        self.asked: list[tuple[str, Any, RequestContext]] = []
 
     async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
         self.asked.append((method, request, context))
@@ -56,8 +54,8 @@ class Callee:
         return self.reply
 
     async def answers(
-        self, method: str, request: Message, context: RequestContext
-    ) -> AsyncGenerator[Message, None]:
+        self, method: str, request: Message | Messages, context: RequestContext
+    ) -> Answers:
         self.asked.append((method, request, context))
         yield pb.EverythingUpdate(progress=0.5, image=pb.ImageInfo(key="k"))
         if isinstance(self.reply, Exception):
