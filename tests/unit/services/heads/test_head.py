@@ -46,13 +46,9 @@ async def test_its_own_backbone_is_called_past_the_front_door_and_another_gets_n
     assert ("backbone" in calls.applications(settings)) == (not given)
 
 
-async def test_health_tells_the_model(settings, tiny_model):
+async def test_health_tells_the_model_and_of_redis(settings, tiny_model, shared_redis):
     health = await Classification(settings).health()
-    assert health["model"]["digest"] == tiny_model.digest
-
-
-async def test_health_tells_of_redis(settings, shared_redis):
-    assert (await Classification(settings).health())["redis"] == "off"
+    assert (health["model"]["digest"], health["redis"]) == (tiny_model.digest, "off")
     shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
     for address, state in (("", "up"), ("far:9000", "off")):
         update = {**shared, "backbone_address": address}

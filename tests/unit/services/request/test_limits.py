@@ -59,6 +59,12 @@ def test_image_limits_are_the_settings():
             InvalidPrompt,
             "prompt 1 has 3 points, at most 2",
         ),
+        (
+            limits.check_prompts,
+            ([pb.Prompt(text="a", not_texts=["b"] * 3)], 2),
+            InvalidPrompt,
+            "prompt 0 has 3 not_texts, at most 2",
+        ),
         (limits.check_top_k, (-1,), InvalidRequest, "top_k is -1"),
         (limits.check_offset, (-1, 10), InvalidRequest, "offset is -1, expected 0 to 9990"),
         (limits.check_offset, (9991, 10), InvalidRequest, "offset is 9991, expected 0 to 9990"),
