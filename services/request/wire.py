@@ -34,6 +34,8 @@ from services.request.limits import MAX_OUTPUTS, check_most
 FIELDS = {pb.SAM: "sam_Dhw", pb.CLIP_DENSE: "clip_dense_Dhw", pb.CLIP_POOLED: "clip_pooled_D"}
 """The field of ImageFeatures for each output of Embed."""
 
+_NAMED = {pb.Output.Name(output): output for output in FIELDS}
+
 KEY_LENGTH = 64
 """Characters of an image key, a SHA-256 digest in hex. A longer string names no image."""
 
@@ -130,8 +132,7 @@ def to_entries(response: pb.EmbedResponse, size: int) -> Entries:
     """Return the embeddings of an inline EmbedResponse; ``size`` is the model frame's side."""
     geometry = Geometry(response.image.height, response.image.width, size)
     return {
-        pb.Output.Value(tensor.name): Entry(from_tensor(tensor), geometry)
-        for tensor in response.tensors
+        _NAMED[tensor.name]: Entry(from_tensor(tensor), geometry) for tensor in response.tensors
     }
 
 
