@@ -1,7 +1,9 @@
 """The services in one process, without gRPC, Ray and Redis: ``samclip --local`` asks them."""
 
+import math
 from collections.abc import Iterator
 from importlib import import_module
+from time import monotonic
 from typing import Any
 
 from google.protobuf.message import Message
@@ -12,7 +14,7 @@ from samclip_core.model import SamClip
 from services.backbone.app import Backbone
 from services.heads.head import Head
 from services.request.calls import Header, Peer
-from services.request.context import RequestContext
+from services.request.context import Priority, RequestContext
 from services.request.routes import APPLICATIONS
 from services.request.rpc import Service
 from services.settings import Settings
@@ -45,11 +47,11 @@ class Local:
         settings = Settings.model_construct(checkpoint=str(directory), head_cache_bytes=0)
         backbone = Backbone(settings, model)
         peer, sam_head = Direct(backbone), model.sam_head
-        services = [backbone, *(head(settings, peer, sam_head) for head in _heads())]
         self.model = backbone.model
+        self._open = [*(head(settings, peer, sam_head) for head in _heads()), backbone]
         self._services = {
             rpc.name: service
-            for service in services
+            for service in self._open
             for rpc in pb.DESCRIPTOR.services_by_name[service.name].methods
             if not rpc.server_streaming
         }
@@ -59,15 +61,17 @@ class Local:
         """The names of the rpcs that it answers."""
         return {*self._services}
 
-    async def answer(self, request: Message) -> Any:
-        """Return the answer to a request message. Raises the errors of its service."""
+    async def answer(self, request: Message, most_s: float = math.inf) -> Any:
+        """Return the answer to a request in at most ``most_s``. Raises the service's errors."""
         rpc = type(request).__name__.removesuffix("Request")
-        return await self._services[rpc].answer(rpc, request, RequestContext())
+        context = RequestContext(priority=Priority(monotonic() + most_s))
+        return await self._services[rpc].answer(rpc, request, context)
 
     async def close(self) -> None:
-        """Finish the queued work and stop the threads."""
-        for service in {*self._services.values()}:
-            await service.close()
+        """Finish the queued work, stop the threads, and let go of the model and its embeddings."""
+        self._services.clear()
+        while self._open:
+            await self._open.pop(0).close()
 
 
 def _heads() -> Iterator[type[Head]]:

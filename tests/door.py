@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from select import select
-from socket import MSG_PEEK, socket
+from socket import MSG_PEEK, create_connection, socket
 from typing import Any
 
 import grpc
@@ -175,6 +175,22 @@ def opened(serve: Serve, ready: bool = True, **values: Any) -> Iterator[Door]:
             haproxy.stop(process)
             copying.join()
             shutil.rmtree(admin.parent)
+
+
+def connected(door: Door, port: int, address: str = "127.0.0.1") -> socket:
+    """Connect to a port of the front door from an address of this machine."""
+    connection = create_connection((door.settings.host, port), 20, (address, 0))
+    connection.settimeout(60)
+    return connection
+
+
+def read_all(connection: socket) -> bytes:
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    while not happened():
+        time.sleep(0.01)
 
 
 def logged(capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:

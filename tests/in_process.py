@@ -96,6 +96,12 @@ class Caller:
             return error.code().name, error.details() or ""
         raise AssertionError(f"{rpc} was answered: {response}")
 
+    async def refuses(self, rpc: str, *bad: tuple[Any, str]) -> None:
+        """Assert that each request is invalid, with these words in the error."""
+        for request, words in bad:
+            code, details = await self.refused(rpc, request)
+            assert (code, words in details) == ("INVALID_ARGUMENT", True), (details, words)
+
     async def close(self) -> None:
         await self._channel.close(None)
 

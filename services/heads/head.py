@@ -41,6 +41,7 @@ class Head(Service):
     ):
         super().__init__(settings)
         self._peer = peer
+        self.workers = ThreadPoolExecutor(os.cpu_count(), "work")
         self.directory = checkpoint.resolve(settings.checkpoint)
         self.config = checkpoint.read_config(self.directory)
         self.model = pb.ModelInfo(
@@ -72,6 +73,7 @@ class Head(Service):
 
     async def close(self) -> None:
         await self.backbone.close()
+        self.workers.shutdown(wait=False)
 
     async def encode(
         self, context: RequestContext, image: pb.Image, asked: Needs
@@ -100,11 +102,7 @@ class Head(Service):
         size = self.config.size_of("semantic")
         info, features = await self.backbone.features(context, image, pb.CLIP_DENSE, size=size)
         made = embed_areas(features, wire.to_areas(areas, features.geometry))
-        return info, features.dtype, await threads.drain(self._decoders, "decode", made)
-
-    @cached_property
-    def _decoders(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(os.cpu_count(), "decode")
+        return info, features.dtype, await threads.drain(self.workers, "decode", made)
 
     @cached_property
     def backbone(self) -> BackboneClient:

@@ -8,7 +8,7 @@ import io
 import json
 import re
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -32,8 +32,19 @@ CHARSET_FIELD = "_charset_"
 JOINED = 16  # chunks of a form that are parsed at once: each costs time, however small it is
 MAX_HEADER = 2048  # bytes of one header of a part
 MAX_BOUNDARY = 256  # characters; clients send up to 70
+FILE_NAME = re.compile(r";\s*filename\*?\s*=\s*(\"\")?", re.IGNORECASE)
+"""Makes a part a file, with or without quotes, in any encoding; group 1 is a name that is empty."""
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+class _Parser(PushMultipartParser):
+    """A parser that reads the headers of parts as clients write them, not only as RFC 7578 does."""
+
+    def _create_segment(self, headerlist: list[tuple[str, str]]) -> MultipartSegment:
+        """Make a part, whatever its disposition is called; its Content-Length is ignored."""
+        self._segment_limit = -1
+        return MultipartSegment(headerlist)
 
 
 def is_form(content_type: str) -> bool:
@@ -155,32 +166,42 @@ def parse_form(chunks: deque[bytes], content_type: str, most_parts: int) -> dict
             f"{MAX_BOUNDARY} characters"
         )
     found: dict[str, list[Any]] = {}
-    parts = headers = 0
     try:
-        # Not its strict mode, which refuses a line break that arrives after the last boundary.
-        with PushMultipartParser(boundary, max_header_size=MAX_HEADER) as parser:
-            while chunks:  # free the memory of each as soon as it is parsed
-                block = b"".join(chunks.popleft() for _ in range(min(JOINED, len(chunks))))
-                headers += len(block)
-                for event in parser.parse(block):
-                    if isinstance(event, MultipartSegment):
-                        part, pieces, parts = event, list[bytes](), parts + 1
-                        if parts > most_parts:
-                            raise InvalidRequest(
-                                f"the form has more than {most_parts:,} parts: send fewer"
-                            )
-                    elif event is not None:
-                        pieces.append(event)
-                        headers -= len(event)
-                    else:
-                        found.setdefault(part.name, []).append(_value(part, b"".join(pieces)))
-                if headers > FORM_HEADERS + PART_HEADERS * parts:
-                    raise InvalidRequest("the form has too long headers: send only names and files")
+        for part, content in _parts(chunks, boundary, most_parts):
+            if (value := _value(part, content)) is not None:
+                found.setdefault(_name(part), []).append(value)
     except MultipartError as error:
         raise InvalidRequest(f"the form is broken: {error}") from error
     for charset in found.pop(CHARSET_FIELD, ()):
         _check_charset(str(charset), "the form")
     return found
+
+
+def _parts(
+    chunks: deque[bytes], boundary: str, most_parts: int
+) -> Iterator[tuple[MultipartSegment, bytes]]:
+    """Yield the parts of a form with their contents. Raises MultipartError and InvalidRequest."""
+    number = headers = 0
+    # Headers are read as Latin-1, which has all bytes: names of files have any encoding. Not in
+    # strict mode, which refuses a line break that arrives after the last boundary.
+    with _Parser(boundary, max_header_size=MAX_HEADER, header_charset="latin-1") as parser:
+        while chunks:  # free the memory of each as soon as it is parsed
+            block = b"".join(chunks.popleft() for _ in range(min(JOINED, len(chunks))))
+            headers += len(block)
+            for event in parser.parse(block):
+                if isinstance(event, MultipartSegment):
+                    part, pieces, number = event, list[bytes](), number + 1
+                    if number > most_parts:
+                        raise InvalidRequest(
+                            f"the form has more than {most_parts:,} parts: send fewer"
+                        )
+                elif event is not None:
+                    pieces.append(event)
+                    headers -= len(event)
+                else:
+                    yield part, b"".join(pieces)
+            if headers > FORM_HEADERS + PART_HEADERS * number:
+                raise InvalidRequest("the form has too long headers: send only names and files")
 
 
 def _parameter(content_type: str, name: str) -> str | None:
@@ -196,13 +217,17 @@ def _check_charset(name: str | None, what: str) -> None:
         raise InvalidRequest(f"{what} has the charset {name[:40]!r}: send UTF-8")
 
 
-def _value(part: MultipartSegment, content: bytes) -> str | bytes:
-    """Return the content of a file, or the text of another part."""
+def _name(part: MultipartSegment) -> str:
     if not part.name:
         raise InvalidRequest("the form is broken: a part has no name in content-disposition")
-    if part.filename is not None:
-        return content
-    what = f"field {part.name[:80]!r}"
+    return part.name.encode("latin-1").decode(errors="replace")
+
+
+def _value(part: MultipartSegment, content: bytes) -> str | bytes | None:
+    """Return the content of a file, the text of another part, or None if no file was chosen."""
+    if file := FILE_NAME.search(part.header("Content-Disposition", "")):
+        return None if file[1] and not content else content
+    what = f"field {_name(part)[:80]!r}"
     _check_charset(part.charset, what)
     try:
         return content.decode()

@@ -79,23 +79,6 @@ def applications(settings: Settings) -> list[str]:
     return [name for name in MODULES if name not in elsewhere]
 
 
-def backbone(settings: Settings) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Return the address of the backbone's gRPC service, and the metadata for calls to it.
-
-    A local backbone is called at Serve's inner port, bypassing the front door.
-    """
-    if settings.backbone_address:
-        key = (("x-api-key", settings.backbone_api_key),) if settings.backbone_api_key else ()
-        return settings.backbone_address, key
-    return inside(settings, "backbone")
-
-
-def inside(settings: Settings, application: str) -> tuple[str, tuple[tuple[str, str], ...]]:
-    """Return the inner address of an application's gRPC service, and the metadata for calls."""
-    metadata = (("application", application), (SECRET_HEADER, os.environ[SECRET_VARIABLE]))
-    return f"127.0.0.1:{settings.inner_grpc_port}", metadata
-
-
 def connect(address: str, ca: Path | None = None) -> grpc.aio.Channel:
     """Open a channel. ``ca`` is a PEM file with the certificates to trust; it turns TLS on."""
     options = [
@@ -139,11 +122,12 @@ class Peer:
 
     @classmethod
     def of(cls, settings: Settings, application: str) -> Self:
-        """Return an application at Serve's inner port, or the backbone where it runs."""
-        if application != "backbone":
-            return cls(application, *inside(settings, application))
-        ca = settings.backbone_ca_file if settings.backbone_address else None
-        return cls(application, *backbone(settings), ca)
+        """Return an application at Serve's inner port, past the front door, or a far backbone."""
+        if application == "backbone" and settings.backbone_address:
+            key = [("x-api-key", settings.backbone_api_key)] if settings.backbone_api_key else []
+            return cls(application, settings.backbone_address, key, settings.backbone_ca_file)
+        metadata = ("application", application), (SECRET_HEADER, os.environ[SECRET_VARIABLE])
+        return cls(application, f"127.0.0.1:{settings.inner_grpc_port}", metadata)
 
     @cached_property
     def _channel(self) -> grpc.aio.Channel:

@@ -3,10 +3,10 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from http import HTTPStatus
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from google.protobuf.message import Message
@@ -19,14 +19,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as Event
 
-from samclip_core.errors import RequestTooSlow, SamClipError, Unauthenticated
+from samclip_core.errors import InvalidRequest, RequestTooSlow, SamClipError, Unauthenticated
 from services.request import bodies, calls, messages, overlay, request_log, status
 from services.request.arrival import MAX_BODIES, PACE, Arrivals, Pace, parsed, taken
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext, time_limit
 from services.request.limits import form_parts, most_values
 from services.request.routes import ROUTES, Route, other_names
-from services.settings import Settings
+
+if TYPE_CHECKING:
+    from services.request.rpc import Service
 
 REQUEST_ID_HEADER = "x-request-id"
 LINES = "application/x-ndjson"
@@ -42,24 +44,7 @@ Handler = Callable[[Request, Mapping[str, str], Send], Awaitable[None]]
 """Answers a request, whose headers have its id, until the caller has taken the reply."""
 
 
-class Callee(Protocol):
-    """The ingress of an application; see ``services.request.rpc.Service``."""
-
-    name: ClassVar[str]
-    settings: Settings
-
-    def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext: ...
-
-    async def answer(self, method: str, request: Message, context: RequestContext) -> Message: ...
-
-    def answers(
-        self, method: str, request: Message, context: RequestContext
-    ) -> AsyncGenerator[Message, None]: ...
-
-    async def health(self) -> dict[str, Any]: ...
-
-
-def application(name: str, callee: Callee, arrivals: Arrivals | None = None) -> FastAPI:
+def application(name: str, callee: "Service", arrivals: Arrivals | None = None) -> FastAPI:
     """Build the HTTP side of one application: its POST routes, and GET /healthz for the gateway."""
     app = new_app()
     arrivals = arrivals or Arrivals(MAX_BODIES * callee.settings.max_request_bytes)
@@ -140,7 +125,7 @@ class Endpoint:
 class _Handler:
     """The handler of one route."""
 
-    def __init__(self, route: Route, callee: Callee, arrivals: Arrivals):
+    def __init__(self, route: Route, callee: "Service", arrivals: Arrivals):
         self.route, self.callee, self.arrivals = route, callee, arrivals
         self.others = other_names(route.path)
 
@@ -200,6 +185,10 @@ class _Handler:
             fields = bodies.parse(chunks, kind, form_parts(settings))
             wanted = self.route.request
             for name in fields.keys() & self.others.keys():
+                if own := fields.keys() & self.route.request.DESCRIPTOR.fields_by_name.keys():
+                    raise InvalidRequest(
+                        f"{min(own)!r} and {name!r} exclude each other: send one of them"
+                    )
                 observed.rpc, wanted = self.others[name].rpc, self.others[name].request
             single = messages.is_single(wanted, fields)
             return messages.to_message(wanted, fields, is_form, most_values(settings)), single

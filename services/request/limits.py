@@ -135,7 +135,7 @@ def check_texts(texts: Sequence[str], most_labels: int) -> None:
         check_text(text, f"text {index}", MAX_EXPANDED)
 
 
-def _check_range(name: str, value: float, most: float, note: str = "") -> None:
+def check_range(name: str, value: float, most: float, note: str = "") -> None:
     """Raise InvalidRequest unless a value is between 0 and ``most``; ``note`` ends the message."""
     if not 0 <= value <= most:
         raise InvalidRequest(f"{name} is {value}, expected 0 to {most}{note}")
@@ -143,17 +143,17 @@ def _check_range(name: str, value: float, most: float, note: str = "") -> None:
 
 def check_top_k(top_k: int) -> None:
     """Raise InvalidRequest unless ``top_k`` is between 0 and MAX_TOP_K."""
-    _check_range("top_k", top_k, MAX_TOP_K)
+    check_range("top_k", top_k, MAX_TOP_K)
 
 
 def check_offset(offset: int, top_k: int) -> None:
     """Raise InvalidRequest unless all results lie within the first MAX_TOP_K of the ranking."""
-    _check_range("offset", offset, MAX_TOP_K - top_k, f" with a top_k of {top_k}")
+    check_range("offset", offset, MAX_TOP_K - top_k, f" with a top_k of {top_k}")
 
 
 def check_limit(limit: int) -> None:
     """Raise InvalidRequest unless the page length is between 0 and MAX_TOP_K."""
-    _check_range("limit", limit, MAX_TOP_K)
+    check_range("limit", limit, MAX_TOP_K)
 
 
 def check_deletion(request: pb.DeleteRequest) -> None:
@@ -181,11 +181,6 @@ def check_metadata(metadata: Mapping[str, str], most: int) -> None:
     if size <= most:
         size = sum(len(text.encode()) for pair in metadata.items() for text in pair)
     check_most(size, "the metadata has {:,} bytes", most, "send less")
-
-
-def check_points_per_side(points: int) -> None:
-    """Raise InvalidRequest unless ``points`` is between 0 and MAX_POINTS_PER_SIDE."""
-    _check_range("points_per_side", points, MAX_POINTS_PER_SIDE, " (0: the checkpoint's default)")
 
 
 def check_mask_pixels(count: int, geometry: Geometry, encoding: int) -> None:
@@ -293,8 +288,3 @@ def check_encoding(encoding: int, panoptic: bool = False) -> None:
         raise InvalidRequest(
             "PANOPTIC is one picture of everything: choose another encoding, or SegmentEverything"
         )
-
-
-def check_label_score(score: float) -> None:
-    """Raise InvalidRequest unless ``score`` is a probability."""
-    _check_range("min_label_score", score, 1)

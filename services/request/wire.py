@@ -306,10 +306,5 @@ def _to_region_mask(region: Region, runs: masks.Runs, encoding: int) -> pb.Mask:
 # ------------------------------------------------------------------------------------ scores
 
 
-def to_label_map(found: SemanticMap, labels: int) -> bytes:
-    """Return the PNG file of a SegmentTextResponse."""
-    return masks.encode_label_map(found.label_map_HW, labels)
-
-
 def to_scores(scores: Sequence[Score]) -> list[pb.Score]:
     return [pb.Score(label=s.label, score=s.score, similarity=s.similarity) for s in scores]

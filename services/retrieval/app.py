@@ -123,7 +123,7 @@ class Retrieval(Head):
         finally:
             query.abandoned.set()
         made = (pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits)
-        messages = await threads.drain(self._decoders, "encode", context.reply.within(made))
+        messages = await threads.drain(self.workers, "encode", context.reply.within(made))
         return pb.SearchResponse(hits=messages, model=self.model_in(found.dtype))
 
     @rpc
@@ -166,7 +166,7 @@ class Retrieval(Head):
             context, lambda ours: ours.of_any_model(request.collection).items(after, limit)
         )
         made = (pb.ListedItem(id=item.id, metadata=item.metadata) for item in items)
-        listed = await threads.drain(self._decoders, "encode", context.reply.within(made))
+        listed = await threads.drain(self.workers, "encode", context.reply.within(made))
         return pb.ListItemsResponse(items=listed)
 
     async def _searched(

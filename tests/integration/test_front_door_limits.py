@@ -2,8 +2,7 @@
 
 import resource
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,30 +12,15 @@ from services.front_door import haproxy, inner_ports, reload
 from services.front_door.keys import digest
 from services.request.arrival import Pace
 from services.settings import Settings
-from tests.door import EMBED, Door, Serve, answering, opened
+from tests.door import EMBED, Door, Serve, answering, connected, opened, read_all, wait_until
 from tests.http2 import HEADERS, RESET, call, frames, head, message
 
 HEALTH = "/grpc.health.v1.Health/Check"
 
 
-def connected(door: Door, port: int, address: str = "127.0.0.1") -> socket.socket:
-    connection = socket.create_connection((door.settings.host, port), 20, (address, 0))
-    connection.settimeout(60)
-    return connection
-
-
 def figure(door: Door, name: str) -> int:
     lines = reload.send(door.admin, "show info").splitlines()
     return int(next(line for line in lines if line.startswith(f"{name}: ")).split()[1])
-
-
-def wait_until(happened: Callable[[], bool]) -> None:
-    while not happened():
-        time.sleep(0.01)
-
-
-def read_all(connection: socket.socket) -> bytes:
-    return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
 def is_cut(connection: socket.socket) -> bool:

@@ -43,9 +43,11 @@ def test_pages_of_the_sites_in_the_setting_may_ask_with_a_key(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("origin", ["*", "app.example", "https://app.example/page", "null"])
-def test_what_is_no_origin_is_no_setting(origin: str) -> None:
+def test_what_is_no_origin_or_a_host_with_its_port_is_no_setting(origin: str) -> None:
     with pytest.raises(ValueError, match="cors_origins"):
         Settings(cors_origins=origin)
+    with pytest.raises(ValueError, match="allowed_hosts"):
+        Settings(allowed_hosts="a.example:8000")
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "10.0.0.1", ""])
@@ -57,15 +59,12 @@ def test_another_host_is_not_ours(door: Door, host: str) -> None:
     assert not door.serve.requests
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]"])
-def test_this_machine_is_known_by_its_own_names(door: Door, host: str) -> None:
-    for name in (host, f"{host}:8000"):
-        assert door.http.get("/describe", headers={"host": name}).is_success
-
-
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/metrics/front-door"])
-def test_probes_and_scrapers_may_use_any_name(door: Door, path: str) -> None:
-    assert door.http.get(path, headers={"host": "samclip:8000"}).is_success
+def test_this_machine_is_known_by_its_own_names_and_for_probes_by_any(door: Door) -> None:
+    own = ("localhost", "LOCALHOST", "127.0.0.1", "127.1.2.3", "[::1]")
+    asked = [(f"{host}{port}", "/describe") for host in own for port in ("", ":8000")]
+    probes = ("/healthz", "/readyz", "/metrics", "/metrics/front-door")
+    for host, path in (*asked, *(("samclip:8000", path) for path in probes)):
+        assert door.http.get(path, headers={"host": host}).is_success, (host, path)
 
 
 @pytest.mark.parametrize(
@@ -83,11 +82,6 @@ def test_hosts_are_those_of_the_setting(values: dict[str, Any], allowed: str) ->
             assert door.http.get("/describe", headers={"host": f"{host}:8000"}).is_success
         other = door.http.get("/describe", headers={"host": "other.example"})
         assert other.is_success == (set(values) == {"allow_open"})
-
-
-def test_a_host_with_its_port_is_no_setting() -> None:
-    with pytest.raises(ValueError, match="allowed_hosts"):
-        Settings(allowed_hosts="a.example:8000")
 
 
 def test_security_headers(door: Door) -> None:

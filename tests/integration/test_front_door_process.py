@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from concurrent import futures
 
 import grpc
@@ -14,18 +13,22 @@ import pytest
 from services.front_door import haproxy
 from services.request import calls
 from services.settings import Settings
-from tests.door import SECRET, Door, Serve, answering, grpc_server, http_server
+from tests.door import SECRET, Door, Serve, answering, grpc_server, http_server, wait_until
 from tests.ports import free_port
 
 
-def test_without_serve_it_says_that_the_service_is_not_up() -> None:
-    settings = Settings(
+def settings_of(inner_http: int) -> Settings:
+    return Settings(
         http_port=free_port(),
         grpc_port=free_port(),
-        inner_http_port=free_port(),
+        inner_http_port=inner_http,
         inner_grpc_port=free_port(),
         front_door_secret=SECRET,
     )
+
+
+def test_without_serve_it_says_that_the_service_is_not_up() -> None:
+    settings = settings_of(free_port())
     process = haproxy.start(settings)
     try:
         with grpc.insecure_channel(f"127.0.0.1:{settings.grpc_port}") as channel:
@@ -47,23 +50,15 @@ def test_without_serve_it_says_that_the_service_is_not_up() -> None:
 def test_a_stop_lets_requests_in_flight_finish_and_takes_no_more() -> None:
     serve = Serve()
     with http_server(serve) as inner_http:
-        settings = Settings(
-            http_port=free_port(),
-            grpc_port=free_port(),
-            inner_http_port=inner_http,
-            inner_grpc_port=free_port(),
-            front_door_secret=SECRET,
-        )
+        settings = settings_of(inner_http)
         process = haproxy.start(settings)
-        wait_for_port(settings.http_port)
+        wait_until(lambda: is_open(settings.http_port))
         url = f"http://127.0.0.1:{settings.http_port}/classify"
         with futures.ThreadPoolExecutor(2) as pool:
             reply = pool.submit(httpx.get, url, timeout=20)
-            while not serve.requests:
-                time.sleep(0.01)
+            wait_until(lambda: bool(serve.requests))
             stopped = pool.submit(haproxy.stop, process)
-            while is_open(settings.http_port):
-                time.sleep(0.01)
+            wait_until(lambda: not is_open(settings.http_port))
             serve.gate.set()
             assert reply.result().status_code == 200
             stopped.result()
@@ -75,11 +70,6 @@ def is_open(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_for_port(port: int) -> None:
-    while not is_open(port):
-        time.sleep(0.01)
-
-
 def test_admission(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
     assert calls.admitted({calls.SECRET_HEADER: SECRET})
@@ -88,19 +78,6 @@ def test_admission(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not calls.admitted({})
     monkeypatch.delenv(calls.SECRET_VARIABLE)
     assert not calls.admitted({calls.SECRET_HEADER: ""})
-
-
-def test_the_heads_find_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(calls.SECRET_VARIABLE, SECRET)
-    address, metadata = calls.backbone(Settings(inner_grpc_port=1234))
-    assert address == "127.0.0.1:1234"
-    assert dict(metadata) == {"application": "backbone", calls.SECRET_HEADER: SECRET}
-    elsewhere = Settings(backbone_address="gpu-cluster:9000")
-    assert calls.backbone(elsewhere) == ("gpu-cluster:9000", ())
-    with_key = elsewhere.model_copy(update={"backbone_api_key": "k"})
-    assert calls.backbone(with_key)[1] == (("x-api-key", "k"),)
-    assert "backbone" in calls.applications(Settings())
-    assert "backbone" not in calls.applications(elsewhere)
 
 
 def test_alone_it_leads_to_the_serve_of_a_cluster_until_it_is_stopped() -> None:

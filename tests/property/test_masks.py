@@ -27,11 +27,42 @@ def blobs(draw: st.DrawFn) -> np.ndarray:
 any_mask = noise | blobs()
 
 
+@settings(max_examples=200)
 @given(mask_HW=any_mask)
-def test_rle_is_byte_for_byte_that_of_pycocotools(mask_HW: np.ndarray) -> None:
+def test_every_codec_is_lossless(mask_HW: np.ndarray) -> None:
+    check_rle(mask_HW)
+    check_box(mask_HW)
+    np.testing.assert_array_equal(mask_codecs.decode_png(masks.encode_png(mask_HW)), mask_HW)
+    packed = masks.pack_bits(mask_HW)
+    np.testing.assert_array_equal(mask_codecs.unpack_bits(packed, *mask_HW.shape), mask_HW)
+    rings = mask_codecs.encode_polygons(mask_HW)
+    assert all(ring.dtype == np.float32 and ring.shape[1] == 2 for ring in rings)
+    flat = [ring.reshape(-1) for ring in rings]
+    np.testing.assert_array_equal(mask_codecs.decode_polygons(flat, *mask_HW.shape), mask_HW)
+    assert sum(signed_area(ring) for ring in rings) == mask_HW.sum()
+
+
+def check_rle(mask_HW: np.ndarray) -> None:
+    """Assert that RLEs are byte for byte those of pycocotools, and runs those of the mask."""
     counts = coco.encode(np.asfortranarray(mask_HW, np.uint8))["counts"]
     assert masks.encode_rle(mask_HW) == mask_codecs.encode_rle(mask_HW) == counts
     np.testing.assert_array_equal(mask_codecs.decode_rle(counts, *mask_HW.shape), mask_HW)
+    decoded, found = masks.decode_runs(counts, *mask_HW.shape), masks.find_runs(mask_HW)
+    np.testing.assert_array_equal(decoded.start_K, found.start_K)
+    np.testing.assert_array_equal(decoded.end_K, found.end_K)
+    offsets = np.arange(mask_HW.size + 1)
+    before = np.append(0, mask_HW.T.reshape(-1).cumsum())
+    np.testing.assert_array_equal(found.pixels_before(offsets), before)
+
+
+def check_box(mask_HW: np.ndarray) -> None:
+    """Assert that the box of a mask is tight."""
+    x_min, y_min, x_max, y_max = (int(value) for value in masks.mask_box(mask_HW))
+    inside = mask_HW[y_min:y_max, x_min:x_max]
+    assert inside.sum() == mask_HW.sum()
+    if inside.size:
+        edges = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
+        assert all(edge.any() for edge in edges)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (600, 900)])
@@ -41,17 +72,6 @@ def test_rle_with_long_runs(shape: tuple[int, int], value: bool) -> None:
     counts = masks.encode_rle(mask_HW)
     np.testing.assert_array_equal(mask_codecs.decode_rle(counts, *shape), mask_HW)
     assert mask_codecs.encode_rle(mask_HW) == counts
-
-
-@given(mask_HW=any_mask)
-def test_runs_of_an_rle_are_those_of_its_mask(mask_HW: np.ndarray) -> None:
-    decoded = masks.decode_runs(masks.encode_rle(mask_HW), *mask_HW.shape)
-    found = masks.find_runs(mask_HW)
-    np.testing.assert_array_equal(decoded.start_K, found.start_K)
-    np.testing.assert_array_equal(decoded.end_K, found.end_K)
-    offsets = np.arange(mask_HW.size + 1)
-    before = np.append(0, mask_HW.T.reshape(-1).cumsum())
-    np.testing.assert_array_equal(found.pixels_before(offsets), before)
 
 
 @given(counts=st.binary(max_size=12) | st.text("0123456789:;<=>?@PQ_`ano", max_size=12))
@@ -126,23 +146,6 @@ def test_rle_of_masks_that_are_lines_or_nothing(shape: tuple[int, int], inside: 
     assert masks.encode_rle(mask_HW.T) == masks.encode_rle(mask_HW.T.copy())
 
 
-@given(mask_HW=any_mask)
-def test_pixels(mask_HW: np.ndarray) -> None:
-    np.testing.assert_array_equal(mask_codecs.decode_png(masks.encode_png(mask_HW)), mask_HW)
-    packed = masks.pack_bits(mask_HW)
-    np.testing.assert_array_equal(mask_codecs.unpack_bits(packed, *mask_HW.shape), mask_HW)
-
-
-@settings(max_examples=300)
-@given(mask_HW=any_mask)
-def test_polygons_have_tolerance_zero(mask_HW: np.ndarray) -> None:
-    rings = mask_codecs.encode_polygons(mask_HW)
-    assert all(ring.dtype == np.float32 and ring.shape[1] == 2 for ring in rings)
-    flat = [ring.reshape(-1) for ring in rings]
-    np.testing.assert_array_equal(mask_codecs.decode_polygons(flat, *mask_HW.shape), mask_HW)
-    assert sum(signed_area(ring) for ring in rings) == mask_HW.sum()
-
-
 def signed_area(ring_K2: np.ndarray) -> float:
     """Return the signed area of a ring, positive if it is clockwise with y pointing down."""
     x_K, y_K = ring_K2.T.astype(np.float64)
@@ -157,13 +160,3 @@ def test_label_maps(label_map_HW: np.ndarray, labels: int) -> None:
     encoded = masks.encode_label_map(label_map_HW, labels)
     for codecs in (masks, mask_codecs):
         np.testing.assert_array_equal(codecs.decode_label_map(encoded), label_map_HW)
-
-
-@given(mask_HW=any_mask)
-def test_the_box_is_tight(mask_HW: np.ndarray) -> None:
-    x_min, y_min, x_max, y_max = (int(value) for value in masks.mask_box(mask_HW))
-    inside = mask_HW[y_min:y_max, x_min:x_max]
-    assert inside.sum() == mask_HW.sum()
-    if inside.size:
-        edges = (inside[0], inside[-1], inside[:, 0], inside[:, -1])
-        assert all(edge.any() for edge in edges)

@@ -16,11 +16,14 @@ from samclip.transport import Session
 from samclip.v1 import samclip_pb2 as pb
 
 
-def client(checkpoint: str) -> Client:
-    """Return a client whose requests this checkpoint answers. Raises ValueError."""
+def client(checkpoint: str, timeout: float) -> Client:
+    """Return a client whose requests this checkpoint answers in ``timeout`` seconds each.
+
+    Raises ValueError.
+    """
     made = Client()
     with _loading(checkpoint):
-        made._session = LocalSession(checkpoint)
+        made._session = LocalSession(checkpoint, timeout)
     return made
 
 
@@ -36,9 +39,9 @@ def _loading(checkpoint: str) -> AbstractContextManager[object]:
 class LocalSession(Session):
     """A session whose requests do not leave this process; threads may share it."""
 
-    def __init__(self, checkpoint: str) -> None:
+    def __init__(self, checkpoint: str, timeout: float) -> None:
         """Load a bundled checkpoint by name, or one from its directory. Raises ValueError."""
-        super().__init__(grpc, "127.0.0.1:9000", None, False, 0, False)  # never connects
+        super().__init__(grpc, "127.0.0.1:9000", None, False, timeout, False)  # never connects
         try:
             # The client does not need these packages otherwise.
             self._errors = import_module("samclip_core.errors")
@@ -60,12 +63,12 @@ class LocalSession(Session):
         self._thread.start()
 
     async def ask(self, request: Any, images: Sequence[tuple[pb.Image, str, bytes]] = ()) -> Any:
-        """Answer a request. Raises ValueError if it is invalid."""
+        """Answer a request. Raises ValueError if it is invalid, or takes too long."""
         for slot, _, encoded in images:
             slot.encoded = encoded
-        answer = asyncio.run_coroutine_threadsafe(self._local.answer(request), self._loop)
+        answer = self._local.answer(request, self._timeout)
         try:
-            return answer.result()
+            return asyncio.run_coroutine_threadsafe(answer, self._loop).result()
         except self._errors.SamClipError as error:
             raise ValueError(str(error)) from error
 

@@ -81,7 +81,7 @@ def connect(args: argparse.Namespace, bulk: bool = False) -> Client:
     Raises OSError if a file is missing, UsageError for an address that cannot be used.
     """
     if getattr(args, "local", None):
-        return local.client(args.local)
+        return local.client(args.local, args.timeout)
     return Client(api_key=args.api_key, bulk=bulk, **channel(args))
 
 

@@ -61,7 +61,7 @@ class Classification(Head):
                 for scores in answer.scores(features, text_LD, self.config.logit_scale):
                     yield pb.ClassifyResult(image=info, scores=wire.to_scores(scores))
 
-        results = await threads.drain(self._decoders, "decode", made())
+        results = await threads.drain(self.workers, "decode", made())
         dtypes = {features.dtype for _, features in embedded}
         model = self.model_in(dtypes.pop() if len(dtypes) == 1 else "")
         return pb.ClassifyResponse(results=results, model=model)

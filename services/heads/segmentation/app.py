@@ -1,9 +1,7 @@
 """Segmentation as a Serve application: masks for prompts, or of everything in an image."""
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
@@ -50,7 +48,6 @@ class Segmentation(Head):
     ):
         super().__init__(settings, peer)
         self._decoder = Decoder(sam_head or replica.sam_head(settings), settings)
-        self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
 
     def tune(self, settings: Settings) -> None:
         _check(settings)
@@ -90,7 +87,7 @@ class Segmentation(Head):
     async def SegmentStream(
         self, request: AsyncIterator[pb.SegmentStreamRequest], context: RequestContext
     ) -> AsyncGenerator[pb.SegmentStreamResponse, None]:
-        clicks, number = Clicks(self._decoder, self._encoders, self.settings.max_prompts), 0
+        clicks, number = Clicks(self._decoder, self.workers, self.settings.max_prompts), 0
         async for message in request:
             number += 1
             turn = context.within(self.settings.request_timeout_s)
@@ -110,7 +107,7 @@ class Segmentation(Head):
     async def SegmentEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> pb.SegmentEverythingResponse:
-        every = Everything(self, self._decoder, self._encoders, request, panoptic=True)
+        every = Everything(self, self._decoder, request, panoptic=True)
         await every.begin(context)
         async with aclosing(every.rounds()) as rounds:
             async for _ in rounds:
@@ -121,7 +118,7 @@ class Segmentation(Head):
     async def StreamEverything(
         self, request: pb.SegmentEverythingRequest, context: RequestContext
     ) -> AsyncGenerator[pb.EverythingUpdate, None]:
-        every = Everything(self, self._decoder, self._encoders, request)
+        every = Everything(self, self._decoder, request)
         await every.begin(context)
         async with aclosing(every.updates()) as updates:
             async for update in updates:
@@ -150,7 +147,7 @@ class Segmentation(Head):
                 context, features, [*group.values()], request.multimask
             )
             made = _masks_of(group, found, request.encoding, context.reply)
-            for index, mask in await threads.drain(self._encoders, "encode", made):
+            for index, mask in await threads.drain(self.workers, "encode", made):
                 results.setdefault(index, pb.PromptResult()).masks.append(mask)
         return results
 
@@ -169,7 +166,7 @@ class Segmentation(Head):
         results = {}
         for index, masks in zip(asked.prompts, found, strict=True):
             made = (wire.to_everything_mask(mask, request.encoding) for mask in masks)
-            encoded = await threads.drain(self._encoders, "encode", context.reply.within(made))
+            encoded = await threads.drain(self.workers, "encode", context.reply.within(made))
             results[index] = pb.PromptResult(masks=encoded)
         return results
 

@@ -1,7 +1,6 @@
 """One request for everything: the picture and its crops, round by round, to messages."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 
@@ -23,12 +22,12 @@ from services.heads.segmentation.decoder import Decoder
 from services.request import wire
 from services.request.context import RequestContext
 from services.request.limits import (
+    MAX_POINTS_PER_SIDE,
     check_encoding,
-    check_label_score,
     check_labels,
     check_mask_pixels,
     check_masks,
-    check_points_per_side,
+    check_range,
     image_limits,
 )
 
@@ -44,7 +43,6 @@ class Everything:
         self,
         head: Head,
         decoder: Decoder,
-        encoders: Executor,
         request: pb.SegmentEverythingRequest,
         panoptic: bool = False,
     ) -> None:
@@ -54,7 +52,7 @@ class Everything:
         """
         check_encoding(request.encoding, panoptic)
         _check(request, head.settings.max_labels)
-        self._head, self._decoder, self._encoders = head, decoder, encoders
+        self._head, self._decoder = head, decoder
         self._request = request
         self._asked = everything.Everything(
             request.points_per_side or head.config.points_per_side,
@@ -110,7 +108,7 @@ class Everything:
         encoding = self._request.encoding
         check_masks(total, self._features.geometry, encoding)
         made = (wire.to_everything_mask(self._named(one), encoding) for one in found)
-        return await threads.drain(self._encoders, "encode", self._context.reply.within(made))
+        return await threads.drain(self._head.workers, "encode", self._context.reply.within(made))
 
     async def reply(self) -> pb.SegmentEverythingResponse:
         """Return what the rounds found."""
@@ -121,10 +119,10 @@ class Everything:
             reply.masks.extend(sorted(masks, key=lambda mask: -mask.area))
             return reply
         check_mask_pixels(len(found), size, pb.PANOPTIC)
-        found = await threads.run(self._encoders, "encode", everything.largest_first, found)
-        named = await threads.drain(self._encoders, "encode", map(self._named, found))
+        found = await threads.run(self._head.workers, "encode", everything.largest_first, found)
+        named = await threads.drain(self._head.workers, "encode", map(self._named, found))
         names = tuple(self._asked.names)
-        made = threads.run(self._encoders, "encode", wire.to_panoptic, named, size, names)
+        made = threads.run(self._head.workers, "encode", wire.to_panoptic, named, size, names)
         reply.panoptic.CopyFrom(await made)
         self._context.reply.add(len(reply.panoptic.png))
         return reply
@@ -141,7 +139,7 @@ class Everything:
         limits = image_limits(self._head.settings)
         async with self._decoder.pictures:
             encoded = self._request.image.encoded
-            yield await threads.run(self._encoders, "decode", image.decode, encoded, limits)
+            yield await threads.run(self._head.workers, "decode", image.decode, encoded, limits)
 
     async def _encode_crop(self, crop: Crop, pixels_HW3: NDArray[np.uint8]) -> ImageFeatures:
         """Return the features of a crop, which is sent to the backbone in the model's resolution.
@@ -153,7 +151,7 @@ class Everything:
         def fitted() -> bytes:
             return image.encode_png(geometry.fit(pixels_HW3))
 
-        file = await threads.run(self._encoders, "preprocess", fitted)
+        file = await threads.run(self._head.workers, "preprocess", fitted)
         image_message = pb.Image(encoded=file)
         _, features = await self._head.encode(self._context, image_message, self._asked)
         return replace(features, geometry=geometry)
@@ -161,12 +159,13 @@ class Everything:
 
 def _check(request: pb.SegmentEverythingRequest, max_labels: int) -> None:
     """Raise InvalidRequest, InvalidLabels or KeyUnknown for a request that cannot be answered."""
-    check_points_per_side(request.points_per_side)
+    default = " (0: the checkpoint's default)"
+    check_range("points_per_side", request.points_per_side, MAX_POINTS_PER_SIDE, default)
     check_layers(request.crop_layers)
     if request.labels:
         check_labels(request.labels, max_labels)
     if request.HasField("min_label_score"):
-        check_label_score(request.min_label_score)
+        check_range("min_label_score", request.min_label_score, 1)
     if request.crop_layers and request.encoding == pb.LOGITS:
         raise InvalidRequest(
             "the logits of a crop are no mask_input for the image: choose another encoding, or "

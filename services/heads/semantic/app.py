@@ -1,7 +1,6 @@
 """Semantic segmentation as a Serve application: a label for every pixel, from text."""
 
 import asyncio
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
@@ -48,7 +47,10 @@ class Semantic(Head):
         self._sam_head = sam_head or replica.sam_head(settings)
         self._device = ThreadPoolExecutor(1, "device")
         self._turns = asyncio.Semaphore(TURNS)
-        self._encoders = ThreadPoolExecutor(os.cpu_count(), "encode")
+
+    async def close(self) -> None:
+        await super().close()
+        self._device.shutdown(wait=False)
 
     @rpc
     async def SegmentText(
@@ -66,9 +68,9 @@ class Semantic(Head):
             check_mask_pixels(len(request.labels), features.geometry, request.encoding)
         found = await self._answer(context, features, asked)
         made = context.reply.within(wire.to_regions(found, request.encoding))
-        regions = await threads.drain(self._encoders, "encode", made)
+        regions = await threads.drain(self.workers, "encode", made)
         label_map = await threads.run(
-            self._encoders, "encode", wire.to_label_map, found, len(request.labels)
+            self.workers, "encode", masks.encode_label_map, found.label_map_HW, len(request.labels)
         )
         context.reply.add(len(label_map))
         return pb.SegmentTextResponse(
@@ -90,7 +92,7 @@ class Semantic(Head):
         asked = explain.Explain(labels)
         info, features = await self.encode(context, request.image, asked)
         found = await self._answer(context, features, asked)
-        png = await threads.run(self._encoders, "encode", masks.write_png, found.levels_HW)
+        png = await threads.run(self.workers, "encode", masks.write_png, found.levels_HW)
         return pb.ExplainResponse(
             image=info,
             heat_png=png,

@@ -1,5 +1,9 @@
 """``Local`` gives the answers of the services: every rpc with one answer is asked both ways."""
 
+import gc
+import math
+import threading
+import weakref
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -7,8 +11,9 @@ import pytest
 from google.protobuf.message import Message
 from samclip.v1 import samclip_pb2 as pb
 
-from samclip_core.errors import InvalidPrompt, KeyUnknown
+from samclip_core.errors import DeadlineExceeded, InvalidPrompt, KeyUnknown
 from samclip_core.io.masks import encode_rle
+from services.backbone.app import Backbone
 from services.local import Local
 from services.request import wire
 from tests.in_process import Caller, png
@@ -60,7 +65,9 @@ REQUESTS = [
 
 
 @pytest.fixture
-async def local(tiny_checkpoint) -> AsyncIterator[Local]:
+async def local(tiny_checkpoint, monkeypatch) -> AsyncIterator[Local]:
+    # A busy machine embeds texts in smaller runs, whose results are rounded in another way.
+    monkeypatch.setattr("services.backbone.embedder.TEXT_RUN_S", math.inf)
     opened = Local(str(tiny_checkpoint))
     yield opened
     await opened.close()
@@ -91,5 +98,26 @@ async def test_it_refuses_what_the_services_refuse(local: Local) -> None:
     outside = pb.Prompt(points=[pb.Point(x=99, y=4)])
     with pytest.raises(InvalidPrompt, match=r"prompt 0: point \(99, 4\) lies outside the image"):
         await local.answer(pb.SegmentRequest(image=IMAGE, prompts=[outside]))
+    with pytest.raises(DeadlineExceeded, match=r"no answer within"):
+        await local.answer(pb.EmbedTextRequest(texts=["a dog"]), most_s=1e-6)
     with pytest.raises(KeyUnknown, match="send the image"):
         await local.answer(pb.ExplainRequest(image=pb.Image(key="0" * 64), label="a dog"))
+
+
+async def test_afterwards_its_threads_have_ended_and_its_embeddings_are_free(tiny_checkpoint):
+    before = {*threading.enumerate()}
+    opened = Local(str(tiny_checkpoint))
+    for request in {type(request): request for request in REQUESTS}.values():
+        await opened.answer(request)
+    (embeddings,) = (
+        weakref.ref(service.embedder.cache.memory)
+        for service in opened._open
+        if isinstance(service, Backbone)
+    )
+    await opened.close()
+    for thread in {*threading.enumerate()} - before:
+        if not thread.name.startswith("asyncio"):  # the loop's
+            thread.join(60)
+            assert not thread.is_alive(), thread.name
+    gc.collect()
+    assert embeddings() is None

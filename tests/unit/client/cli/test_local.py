@@ -87,3 +87,8 @@ def test_a_missing_library_is_named(
     monkeypatch.setitem(sys.modules, "services.local", None)
     assert cli.main(["embed", "--text", "x", "--local"]) == 1
     assert "pip install -e '.[serve]'" in capsys.readouterr().err
+
+
+def test_a_request_ends_after_its_time(cat: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["embed", "--text", "x", "--local", "--timeout", "1e-6"]) == 1
+    assert "no answer within" in capsys.readouterr().err

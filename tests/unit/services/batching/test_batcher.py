@@ -1,6 +1,7 @@
 """Which items form a batch, when it runs, and what becomes of them if it fails."""
 
 import asyncio
+from contextlib import nullcontext
 
 import pytest
 
@@ -26,10 +27,48 @@ def test_sizes_are_powers_of_two_and_the_largest(device, max_size, sizes):
     assert batches(device, max_size).sizes == sizes
 
 
-async def test_an_idle_device_never_waits(device):
-    before = released("idle")
-    assert await batches(device).submit(3, NOW) == 6
-    assert released("idle") == before + 1
+COSTS = {0: 1.0, 1: 2.0, 2: 3.5, 3: 9.0, 4: 1.0, 5: 5.0, 6: 0.5}
+
+
+@pytest.mark.parametrize(
+    ("options", "bulk", "items", "ran"),
+    [
+        ({}, [1, 2, 3], [4, 5, 6], [[4, 5, 6, 1], [2, 3]]),  # bulk items fill the rest
+        (
+            {"max_size": 2, "kind": lambda item: item % 2},
+            [],
+            [1, 2, 3, 4, 5],
+            [[1, 3], [2, 4], [5]],
+        ),
+        ({"max_size": 8, "bucketed": True}, [], [*range(7)], [[0, 1, 2, 3], [4, 5], [6]]),
+        # No item overtakes a large one.
+        ({"max_size": 6, "cost": COSTS.get}, [], [*range(1, 7)], [[1, 2], [3], [4, 5], [6]]),
+    ],
+)
+async def test_which_items_form_a_batch(device, options, bulk, items, ran):
+    batcher = batches(device, **options)
+    calls = [await busy(device, batcher), *await submit(batcher, *bulk, priority=BULK)]
+    calls += await submit(batcher, *items)
+    await finish(device, calls)
+    assert device.batches == [[0], *ran]
+
+
+@pytest.mark.parametrize(
+    ("options", "coming", "items", "reason"),
+    [
+        ({}, False, [1], "idle"),
+        ({"max_size": 2}, True, [1, 2], "full"),
+        ({"cost": lambda item: 4}, True, [1], "full"),
+        ({"max_wait_s": 0.001}, True, [1], "waited"),
+    ],
+)
+async def test_when_a_batch_runs_that_does_not_wait_for_more(
+    device, options, coming, items, reason
+):
+    batcher, before = batches(device, **options), released(reason)
+    with batcher.coming(NOW) if coming else nullcontext():
+        assert await asyncio.gather(*await submit(batcher, *items)) == [2 * item for item in items]
+    assert released(reason) == before + 1
 
 
 async def test_items_that_arrive_while_the_device_is_busy_run_together(device):
@@ -40,42 +79,12 @@ async def test_items_that_arrive_while_the_device_is_busy_run_together(device):
     assert device.batches == [[0, 1, 2, 3], [4, 5]]
 
 
-async def test_bulk_items_fill_the_rest_of_a_batch(device):
-    batcher = batches(device)
-    calls = [await busy(device, batcher), *await submit(batcher, 1, 2, 3, priority=BULK)]
-    calls += await submit(batcher, 4, 5, 6)
-    await finish(device, calls)
-    assert device.batches == [[0], [4, 5, 6, 1], [2, 3]]
-
-
 async def test_bulk_items_leave_places_for_a_whole_batch_of_others(device):
     batcher = batches(device, max_size=10, max_queue=30)
     calls = [await busy(device, batcher), *await submit(batcher, *range(20), priority=BULK)]
     with pytest.raises(Overloaded, match="20 requests are waiting"):
         await batcher.submit(9, BULK)
     await finish(device, calls)
-
-
-async def test_only_items_of_one_kind_run_together(device):
-    batcher = batches(device, max_size=2, kind=lambda item: item % 2)
-    calls = [await busy(device, batcher), *await submit(batcher, 1, 2, 3, 4, 5)]
-    await finish(device, calls)
-    assert device.batches == [[0], [1, 3], [2, 4], [5]]
-
-
-async def test_bucketed_batches_have_only_the_sizes_of_compiled_graphs(device):
-    batcher = batches(device, max_size=8, bucketed=True)
-    calls = [await busy(device, batcher), *await submit(batcher, *range(7))]
-    await finish(device, calls)
-    assert [len(batch) for batch in device.batches] == [1, 4, 2, 1]
-
-
-async def test_a_full_batch_runs_although_more_items_are_coming(device):
-    batcher = batches(device, max_size=2)
-    before = released("full")
-    with batcher.coming(NOW):
-        assert await asyncio.gather(*await submit(batcher, 1, 2)) == [2, 4]
-    assert released("full") == before + 1
 
 
 async def test_a_batch_waits_for_an_item_that_is_coming(device):
@@ -88,14 +97,6 @@ async def test_a_batch_waits_for_an_item_that_is_coming(device):
     assert device.batches == [[1, 2]]
 
 
-async def test_a_batch_waits_no_longer_than_allowed(device):
-    batcher = batches(device, max_wait_s=0.001)
-    before = released("waited")
-    with batcher.coming(NOW):
-        assert await batcher.submit(1, NOW) == 2
-    assert released("waited") == before + 1
-
-
 async def test_the_wait_is_counted_from_the_arrival_of_the_oldest_item(device, clock):
     batcher = batches(device, max_wait_s=60)
     calls = [await busy(device, batcher)]
@@ -103,20 +104,6 @@ async def test_the_wait_is_counted_from_the_arrival_of_the_oldest_item(device, c
         calls += await submit(batcher, 1)
         clock.now += 60
         assert await finish(device, calls) == [0, 2]
-
-
-async def test_costs_limit_a_batch_and_no_item_overtakes_a_large_one(device):
-    costs = {0: 1.0, 1: 2.0, 2: 3.5, 3: 9.0, 4: 1.0, 5: 5.0, 6: 0.5}
-    batcher = batches(device, max_size=6, cost=costs.__getitem__)
-    calls = [await busy(device, batcher), *await submit(batcher, 1, 2, 3, 4, 5, 6)]
-    await finish(device, calls)
-    assert device.batches == [[0], [1, 2], [3], [4, 5], [6]]
-
-
-async def test_an_item_whose_cost_fills_a_batch_does_not_wait(device):
-    batcher = batches(device, cost=lambda item: 4)
-    with batcher.coming(NOW):
-        assert await batcher.submit(1, NOW) == 2
 
 
 async def test_the_size_can_change_while_items_wait(device):

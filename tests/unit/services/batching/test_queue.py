@@ -40,14 +40,13 @@ async def test_items_run_one_by_one_in_order(device):
 
 
 async def test_interactive_items_go_before_bulk_items(device):
-    queue = make(device)
-    calls = [
-        await busy(device, queue),
-        *await submit(queue, 1, 2, priority=BULK),
-        *await submit(queue, 3, 4),
-    ]
+    """A bulk item counts as interactive once an interactive caller joins it."""
+    queue, shared = make(device), Priority(bulk=True)
+    calls = [await busy(device, queue), *await submit(queue, 1, 2, priority=BULK)]
+    calls += [*await submit(queue, 5, priority=shared), *await submit(queue, 3, 4)]
+    shared.join(NOW)
     await finish(device, calls)
-    assert device.batches == [[0], [3], [4], [1], [2]]
+    assert device.batches == [[0], [5], [3], [4], [1], [2]]
 
 
 async def test_bulk_items_are_not_starved(device, clock):
@@ -57,16 +56,6 @@ async def test_bulk_items_are_not_starved(device, clock):
     calls += [*await submit(queue, 2, priority=BULK), *await submit(queue, 3)]
     await finish(device, calls)
     assert device.batches == [[0], [1], [3], [2]]
-
-
-async def test_a_bulk_item_that_an_interactive_caller_joins_goes_first(device):
-    queue = make(device)
-    shared = Priority(bulk=True)
-    calls = [await busy(device, queue), *await submit(queue, 1, priority=BULK)]
-    calls += await submit(queue, 2, priority=shared)
-    shared.join(NOW)
-    await finish(device, calls)
-    assert device.batches == [[0], [2], [1]]
 
 
 async def test_bulk_items_leave_places_for_interactive_ones(device):

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import shutil
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.engine.base import Dtype
-from samclip_core.errors import CheckpointError
+from samclip_core.errors import AnotherCheckpoint, CheckpointError, Unavailable
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
 from services.backbone.app import Backbone
@@ -22,9 +22,10 @@ from services.deployment.swap import Swapping, swapping
 from services.gateway import scrape
 from services.heads.classification.app import Classification
 from services.heads.segmentation.app import Segmentation
-from services.request.context import CHECKPOINT, GRAPHS
+from services.request.context import CHECKPOINT, GRAPHS, RequestContext
+from services.request.rpc import Service, rpc
 from services.retrieval.app import Retrieval
-from services.settings import SettingsError
+from services.settings import Settings, SettingsError
 from tests.in_process import Caller, png, served
 from tests.ports import free_port
 from tests.tampered import change_graph, edit, list_again
@@ -208,6 +209,40 @@ async def test_who_names_a_checkpoint_gets_that_one_or_none(fleet, directories):
             else:
                 assert (await caller.refused("EmbedText", request))[0] == code
             await caller.close()
+
+
+class Unsteady(Service):
+    """A service that has lost its checkpoint after some answers."""
+
+    name, application = "SegmentationService", "segmentation"
+
+    def __init__(self, settings: Settings, graphs: str, answers: int):
+        super().__init__(settings)
+        self.model, self.answers = pb.ModelInfo(digest="0" * 64, graphs=graphs), answers
+
+    @rpc
+    async def StreamEverything(
+        self, request: pb.SegmentEverythingRequest, context: RequestContext
+    ) -> AsyncGenerator[pb.EverythingUpdate, None]:
+        for _ in range(self.answers):
+            yield pb.EverythingUpdate(model=self.model)
+        raise AnotherCheckpoint("the backbone has another")
+
+
+@pytest.mark.parametrize(("answers", "graphs"), [(0, "22"), (1, "1")])
+async def test_a_stream_that_has_begun_is_not_continued_by_another_checkpoint(
+    settings, answers, graphs
+):
+    member = swapping(Unsteady)(settings)
+    member._held = [
+        swap._Held(Unsteady(settings, "1", answers)),
+        swap._Held(Unsteady(settings, "2", 2)),
+    ]
+    request = pb.SegmentEverythingRequest()
+    updates = member.answers("StreamEverything", request, RequestContext())
+    assert [(await anext(updates)).model.graphs for _ in graphs] == [*graphs]
+    with pytest.raises(Unavailable, match="the backbone has another"):
+        await anext(updates)
 
 
 async def test_batches_change_while_it_runs_and_go_back_to_the_settings(fleet, directories):

@@ -120,19 +120,19 @@ async def test_what_this_process_has_seen_is_not_asked_for_again(model, settings
         await client.close()
 
 
-@pytest.mark.parametrize(
-    ("image", "error", "message"),
-    [
-        (pb.Image(), InvalidImage, "the image is empty"),
+async def test_errors_pass_through_unchanged_and_a_bug_is_a_bug_here(backbone, model):
+    for image, error, message in (
         (pb.Image(encoded=b"GIF89a" + bytes(9)), UnsupportedImage, "GIF files are not supported"),
         (pb.Image(encoded=png(1)[:100]), InvalidImage, "damaged or truncated"),
         (pb.Image(key="0" * 64), KeyUnknown, "send the image"),
-    ],
-)
-async def test_errors_pass_through_unchanged(backbone, image, error, message):
-    with pytest.raises(error, match=message) as caught:
-        await backbone.features(ANYBODY, image, pb.SAM)
-    assert type(caught.value) is error
+    ):
+        with pytest.raises(error, match=message) as caught:
+            await backbone.features(ANYBODY, image, pb.SAM)
+        assert type(caught.value) is error
+    model.failure = ValueError("secret")
+    with pytest.raises(RuntimeError, match="internal error; request id") as bug:
+        await backbone.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
+    assert "secret" not in str(bug.value)
 
 
 async def test_an_embedding_larger_than_grpcs_default_limit_passes(backbone):
@@ -193,23 +193,18 @@ async def test_a_refusal_is_heeded_for_a_moment_by_what_is_no_more_urgent(backbo
     assert len(asked) == 4
 
 
-async def test_a_refusal_of_bulk_work_is_none_of_interactive_work(backbone):
+async def test_a_refusal_of_bulk_work_is_none_of_interactive_work_or_without_time():
     refusals = backbone_client._Refusals()
     with pytest.raises(Overloaded), refusals.applied(Priority(bulk=True)):
         raise Overloaded("for bulk work there is no room")
     with refusals.applied(Priority()):
         pass
-    with pytest.raises(Overloaded), refusals.applied(Priority(bulk=True)):
-        pytest.fail("it was asked")
-
-
-async def test_after_a_refusal_a_deadline_that_has_passed_is_no_overload(backbone):
-    refusals = backbone_client._Refusals()
-    late = Priority(deadline=time.monotonic())
-    with pytest.raises(Overloaded), refusals.applied(Priority()):
-        raise Overloaded("too much")
-    with pytest.raises(DeadlineExceeded), refusals.applied(late):
-        pytest.fail("it was asked")
+    for error, priority in (
+        (Overloaded, Priority(bulk=True)),
+        (DeadlineExceeded, Priority(deadline=time.monotonic())),
+    ):
+        with pytest.raises(error), refusals.applied(priority):
+            pytest.fail("it was asked")
 
 
 async def test_a_refusal_is_heeded_for_as_long_as_a_few_answers_take(monkeypatch):
@@ -242,13 +237,6 @@ async def test_a_backbone_that_is_not_there_is_unavailable():
     await client.close()
 
 
-async def test_a_bug_in_the_backbone_is_a_bug_here(backbone, model):
-    model.failure = ValueError("secret")
-    with pytest.raises(RuntimeError, match="internal error; request id") as caught:
-        await backbone.features(ANYBODY, pb.Image(encoded=png(1)), pb.SAM)
-    assert "secret" not in str(caught.value)
-
-
 async def test_embeddings_of_another_checkpoint_are_refused(model, settings):
     async with served(Backbone(settings, model)) as port:
         client = client_of(port, "e" * 64)
@@ -265,12 +253,7 @@ async def test_texts_are_asked_for_once(backbone, model):
     assert model.texts == ["dog", "cat"]
     await backbone.embed_text(ANYBODY, ["cat", "bird"])
     assert model.texts == ["dog", "cat", "bird"]
-
-
-async def test_a_remembered_text_keeps_no_other_bytes_of_its_response(backbone):
-    await backbone.embed_text(ANYBODY, ["a", "b", "c"])
-    for row in backbone._texts.values():
-        assert row.base is None
+    assert all(row.base is None for row in backbone._texts.values())  # no views of a response
 
 
 async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkeypatch):
@@ -282,13 +265,6 @@ async def test_no_more_texts_are_remembered_than_allowed(backbone, model, monkey
     assert model.texts == ["a", "b", "c", "b"]
     rows = await backbone.embed_text(ANYBODY, ["d", "e", "f"])
     assert rows.shape == (3, 4)
-
-
-async def test_class_embeddings_are_means_over_the_templates(backbone):
-    found = await backbone.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}", "the {}"])
-    mean = text_vector("a cat") + text_vector("the cat")
-    np.testing.assert_allclose(found[1], mean / np.linalg.norm(mean), atol=1e-6)
-    assert found.shape == (2, 4)
 
 
 async def test_what_the_backbone_keeps_in_redis_costs_no_hop(model, settings, shared_redis):
@@ -363,12 +339,15 @@ async def test_an_image_is_hashed_and_looked_for_in_redis_once(
 
 
 async def test_classes_that_were_asked_about_lately_are_remembered(backbone, model):
-    first = await backbone.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"])
+    templates = ["a {}", "the {}"]
+    first = await backbone.class_embeddings(ANYBODY, ["dog", "cat"], templates)
+    mean = text_vector("a cat") + text_vector("the cat")
+    np.testing.assert_allclose(first[1], mean / np.linalg.norm(mean), atol=1e-6)
     backbone._texts.clear()
-    assert await backbone.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"]) is first
+    assert await backbone.class_embeddings(ANYBODY, ["dog", "cat"], templates) is first
     for number in range(backbone_client.CLASSES_KEPT):
         await backbone.class_embeddings(ANYBODY, [f"dog {number}"], ["a {}"])
-    again = await backbone.class_embeddings(ANYBODY, ["dog", "cat"], ["a {}"])
+    again = await backbone.class_embeddings(ANYBODY, ["dog", "cat"], templates)
     assert again is not first
     np.testing.assert_array_equal(again, first)
 

@@ -70,11 +70,20 @@ def assert_same(one: MaskSet, other: MaskSet) -> None:
         assert union == 0 or (ours & theirs).sum() / union >= 0.999
 
 
-async def test_prompts_of_different_images_share_a_batch(decoder):
-    questions = [(features(decoder, seed), [CLICK], False) for seed in range(4)]
-    answers = await together(decoder, *questions)
-    assert decoder.sam_head.batches == [[1, 1, 1, 1]]
-    assert [len(answer) for answer in answers] == [1, 1, 1, 1]
+@pytest.mark.parametrize(
+    ("size", "prompts", "batches"),
+    [
+        (4, (1, 1, 1, 1), [[1, 1, 1, 1]]),
+        (4, (2, 1, 2, 3), [[2, 1], [2], [3]]),
+        (2, (1, 1, 1), [[1, 1], [1]]),
+    ],
+)
+async def test_prompts_of_different_images_share_a_batch(decoder, size, prompts, batches):
+    decoder.tune(size)
+    assert decoder.size == size
+    asked = [(features(decoder, seed), [CLICK] * n, False) for seed, n in enumerate(prompts)]
+    assert [len(answer) for answer in await together(decoder, *asked)] == [*prompts]
+    assert decoder.sam_head.batches == batches
 
 
 async def test_an_answer_does_not_depend_on_its_neighbours(decoder):
@@ -93,15 +102,6 @@ async def test_an_answer_does_not_depend_on_its_neighbours(decoder):
         decoder.sam_head.batches.clear()
 
 
-async def test_prompts_are_counted_not_requests(decoder):
-    sizes = (2, 1, 2, 3)
-    await together(
-        decoder,
-        *((features(decoder, seed), [CLICK] * size, False) for seed, size in enumerate(sizes)),
-    )
-    assert decoder.sam_head.batches == [[2, 1], [2], [3]]
-
-
 async def test_a_bad_prompt_is_refused_before_the_batch(decoder):
     outside = Prompt(points=((41, 3),))
     good, bad = await together(
@@ -112,13 +112,6 @@ async def test_a_bad_prompt_is_refused_before_the_batch(decoder):
     assert isinstance(bad, InvalidPrompt)
     assert len(good) == 1
     assert decoder.sam_head.batches == [[1]]
-
-
-async def test_its_size_can_change(decoder):
-    decoder.tune(2)
-    assert decoder.size == 2
-    await together(decoder, *[(features(decoder, 1), [CLICK], False)] * 3)
-    assert decoder.sam_head.batches == [[1, 1], [1]]
 
 
 def everything(decoder: Decoder, points_per_side: int) -> Steps:

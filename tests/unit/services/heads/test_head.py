@@ -29,25 +29,26 @@ def test_a_missing_checkpoint_says_how_to_get_one(settings):
         Head(settings.model_copy(update={"checkpoint": "nowhere"}))
 
 
-async def test_its_own_backbone_is_called_past_the_front_door(settings):
-    head = Classification(settings.model_copy(update={"inner_grpc_port": 4321}))
-    assert head.backbone._peer.address == "127.0.0.1:4321"
-    assert (calls.SECRET_HEADER, SECRET) in head.backbone._peer.metadata
-    assert ("application", "backbone") in head.backbone._peer.metadata
+@pytest.mark.parametrize(
+    ("given", "address", "metadata"),
+    [
+        ({}, "127.0.0.1:4321", {"application": "backbone", calls.SECRET_HEADER: SECRET}),
+        ({"backbone_address": "far:9000"}, "far:9000", {}),
+        ({"backbone_address": "far:9000", "backbone_api_key": "k"}, "far:9000", {"x-api-key": "k"}),
+    ],
+)
+async def test_its_own_backbone_is_called_past_the_front_door_and_another_gets_no_secret(
+    settings, given, address, metadata
+):
+    settings = settings.model_copy(update={"inner_grpc_port": 4321, **given})
+    peer = Classification(settings).backbone._peer
+    assert (peer.address, dict(peer.metadata)) == (address, metadata)
+    assert ("backbone" in calls.applications(settings)) == (not given)
 
 
-async def test_another_backbone_gets_no_secret(settings):
-    head = Classification(settings.model_copy(update={"backbone_address": "far:9000"}))
-    assert (head.backbone._peer.address, head.backbone._peer.metadata) == ("far:9000", ())
-
-
-async def test_health_tells_the_model(settings, tiny_model):
+async def test_health_tells_the_model_and_of_redis(settings, tiny_model, shared_redis):
     health = await Classification(settings).health()
-    assert health["model"]["digest"] == tiny_model.digest
-
-
-async def test_health_tells_of_redis(settings, shared_redis):
-    assert (await Classification(settings).health())["redis"] == "off"
+    assert (health["model"]["digest"], health["redis"]) == (tiny_model.digest, "off")
     shared = {"redis_url": shared_redis.url, "redis_timeout_ms": 60_000}
     for address, state in (("", "up"), ("far:9000", "off")):
         update = {**shared, "backbone_address": address}

@@ -68,11 +68,10 @@ async def test_logits_can_be_fed_back(caller):
     assert len(again.results[0].masks) == 1
 
 
-@pytest.mark.parametrize("encoding", range(5))
-async def test_every_encoding(caller, encoding):
-    response = await caller("Segment", ask(POINT, encoding=encoding))
-    field = {0: "rle", 1: "png", 2: "polygons", 3: "packed", 4: "logits"}[encoding]
-    assert response.results[0].masks[0].WhichOneof("data") == field
+async def test_every_encoding(caller):
+    for encoding, field in enumerate(("rle", "png", "polygons", "packed", "logits")):
+        response = await caller("Segment", ask(POINT, encoding=encoding))
+        assert response.results[0].masks[0].WhichOneof("data") == field
 
 
 async def test_texts_give_what_the_library_finds_beside_other_prompts(caller, tiny_model):
@@ -85,6 +84,8 @@ async def test_texts_give_what_the_library_finds_beside_other_prompts(caller, ti
         TextPrompt("dog", not_texts=("wolf",), where=Prompt(box=(5, 5, 30, 25))),
         TextPrompt("cat"),
     ]
+    (nowhere,) = (await caller("Segment", ask(cat, min_score=1.0))).results
+    assert not nowhere.masks
     expected = tiny_model.find(tiny_model.encode(png()), asked, 0.0)
     assert sum(map(len, expected)) > 0
     for result, label, masks in zip(results[1::2], ("dog", "cat"), expected, strict=True):
@@ -92,23 +93,15 @@ async def test_texts_give_what_the_library_finds_beside_other_prompts(caller, ti
         assert len(result.masks) == len(masks)
 
 
-async def test_a_text_that_is_nowhere_gives_no_mask(caller):
-    response = await caller("Segment", ask(pb.Prompt(text="dog"), min_score=1.0))
-    assert len(response.results) == 1
-    assert len(response.results[0].masks) == 0
-
-
 async def test_masks_of_too_many_pixels_are_refused(caller, monkeypatch):
     monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * 5)
-    for request in (ask(*[POINT] * 2, multimask=True), ask(*[POINT] * 3, encoding=pb.PNG)):
-        code, details = await caller.refused("Segment", request)
-        assert code == "INVALID_ARGUMENT"
-        assert "send a smaller image, or fewer prompts or labels" in details
+    what = "send a smaller image, or fewer prompts or labels"
+    too_many = (ask(*[POINT] * 2, multimask=True), ask(*[POINT] * 3, encoding=pb.PNG))
+    await caller.refuses("Segment", *((request, what) for request in too_many))
     assert len((await caller("Segment", ask(*[POINT] * 5))).results) == 5
     found = len((await caller("SegmentEverything", everything())).masks)
     monkeypatch.setattr(limits, "MAX_MASK_PIXELS", 40 * 30 * (found - 1))
-    code, details = await caller.refused("SegmentEverything", everything())
-    assert (code, f"{found} masks of 40×30" in details) == ("INVALID_ARGUMENT", True)
+    await caller.refuses("SegmentEverything", (everything(), f"{found} masks of 40×30"))
 
 
 async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
@@ -118,11 +111,10 @@ async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
         assert [mask.area for mask in result.masks] == [mask.area for mask in same.masks]
 
 
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
+async def test_bad_requests_are_refused_and_a_good_one_beside_them_succeeds(caller):
+    await caller.refuses(
+        "Segment",
         (ask(), "no prompts"),
-        (ask(*[POINT] * 300), "300 prompts in one request, at most 256"),
         (
             ask(pb.Prompt()),
             "prompt 0: the prompt is empty: give points, a box, a mask_input or a text",
@@ -148,13 +140,11 @@ async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
         (ask(pb.Prompt(text=" ")), "the text of prompt 0 is empty"),
         (ask(pb.Prompt(text="dog", not_texts=["cat", " "])), "a not_text of prompt 0 is empty"),
         (ask(pb.Prompt(text="dog", not_texts=["x"] * 65)), "prompt 0: 65 not_texts, at most 64"),
-        (ask(pb.Prompt(text="dog", not_texts=[""] * 257)), "prompt 0 has 257 not_texts"),
         (ask(pb.Prompt(text="dog"), min_score=1.5), "min_score is 1.5, expected 0 to 1"),
         (
             ask(POINT, pb.Prompt(text="dog", points=[pb.Point(x=41, y=3)])),
             "prompt 1: point (41, 3) lies outside the image of 40×30 pixels",
         ),
-        (ask(pb.Prompt(text="x" * 2000)), "the text of prompt 0 has 2000 characters"),
         (
             ask(pb.Prompt(mask_input=wire.to_tensor(np.zeros((7, 7), np.float32)))),
             "this model's logits are 64×64",
@@ -164,14 +154,7 @@ async def test_more_prompts_than_a_batch_are_answered_in_groups(caller):
         (ask(POINT, image=pb.Image(encoded=b"what")), "not an image"),
         (ask(POINT, image=pb.Image(encoded=png()[:300])), "damaged or truncated"),
         (ask(POINT, image=pb.Image()), "the image is empty"),
-    ],
-)
-async def test_bad_requests_are_refused_and_a_good_one_beside_them_succeeds(
-    caller, request_, message
-):
-    code, details = await caller.refused("Segment", request_)
-    assert code == "INVALID_ARGUMENT"
-    assert message in details
+    )
     assert len((await caller("Segment", ask(POINT))).results) == 1
 
 
@@ -213,20 +196,15 @@ def test_a_bad_change_is_refused_and_nothing_changes(settings):
     assert service._decoder._batcher._max_size == service.settings.max_prompt_batch == 9
 
 
-async def test_an_unknown_key_asks_for_the_image(caller):
-    code, details = await caller.refused("Segment", ask(POINT, image=pb.Image(key="0" * 64)))
-    assert code == "FAILED_PRECONDITION"
-    assert "send the image" in details
-
-
 async def test_everything_is_the_librarys_own(caller, tiny_model):
     request = pb.SegmentEverythingRequest(image=IMAGE, labels=["dog", "cat"])
     response = await caller("SegmentEverything", request)
     expected = tiny_model.segment_everything(png(), labels=["dog", "cat"])
     assert len(response.masks) == len(expected) > 0
     assert {mask.label for mask in response.masks} <= {"dog", "cat"}
-    unnamed = await caller("SegmentEverything", pb.SegmentEverythingRequest(image=IMAGE))
-    assert {mask.label for mask in unnamed.masks} == {""}
+    unnamed = await caller("SegmentEverything", everything(encoding=pb.LOGITS))
+    found = {(mask.label, mask.WhichOneof("data")) for mask in unnamed.masks}
+    assert found == {("", "logits")}
 
 
 async def test_names_come_only_from_the_caller_and_only_if_they_are_likely(caller):
@@ -240,7 +218,7 @@ async def test_names_come_only_from_the_caller_and_only_if_they_are_likely(calle
         assert response.masks
 
 
-@pytest.mark.parametrize("fields", [{}, {"crop_layers": 1}, {"labels": ["dog"]}], ids=str)
+@pytest.mark.parametrize("fields", [{"crop_layers": 1}, {"labels": ["dog"]}], ids=str)
 async def test_replaying_the_stream_gives_the_reply(caller, fields):
     updates = [update async for update in caller.stream("StreamEverything", everything(**fields))]
     shown = {}
@@ -335,15 +313,8 @@ async def test_a_panoptic_picture_has_the_masks(caller):
     assert {(s.category_id, s.label) for s in segments} <= {(1, "dog"), (2, "cat")}
 
 
-async def test_everything_with_more_points_and_logits(caller):
-    request = pb.SegmentEverythingRequest(image=IMAGE, points_per_side=2, encoding=pb.LOGITS)
-    response = await caller("SegmentEverything", request)
-    assert all(mask.WhichOneof("data") == "logits" for mask in response.masks)
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
+async def test_bad_requests_for_everything(caller):
+    bad = (
         ({"points_per_side": 65}, "points_per_side is 65"),
         ({"labels": [""]}, "label 0 is empty"),
         ({"encoding": 7}, "mask encoding 7"),
@@ -353,10 +324,5 @@ async def test_everything_with_more_points_and_logits(caller):
         ({"min_label_score": float("nan")}, "min_label_score is nan"),
         ({"crop_layers": 4}, "crop_layers is 4, expected 0 to 3"),
         ({"crop_layers": 1, "encoding": pb.LOGITS}, "the logits of a crop are no mask_input"),
-    ],
-)
-async def test_bad_requests_for_everything(caller, fields, message):
-    request = pb.SegmentEverythingRequest(image=IMAGE, **fields)
-    code, details = await caller.refused("SegmentEverything", request)
-    assert code == "INVALID_ARGUMENT"
-    assert message in details
+    )
+    await caller.refuses("SegmentEverything", *((everything(**some), what) for some, what in bad))

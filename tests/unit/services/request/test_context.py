@@ -52,17 +52,14 @@ def read(headers: dict[str, str]) -> RequestContext:
 def test_it_has_what_the_headers_say():
     context = read(CALLER | HEADERS)
     assert (context.id, context.caller.tenant) == ("r-1", "acme")
-    assert context.priority.bulk
-    assert 0 < context.priority.time_left() <= 5
-    assert (context.checkpoint, context.image_key) == ("abc", "f00")
-
-
-def test_without_headers_nothing_is_asked_for():
-    context = read({})
-    assert (context.id, context.checkpoint, context.image_key) == ("", "", "")
-    assert not context.priority.bulk
-    assert 0 < context.priority.time_left() <= 60
-    assert context.caller.scopes is None
+    assert (context.checkpoint, context.graphs, context.image_key) == ("abc", "def", "f00")
+    assert (context.priority.time_left(), context.priority.bulk) == (5, True)
+    empty = read({})
+    assert empty == RequestContext(priority=empty.priority)
+    assert (empty.priority.time_left(), empty.priority.bulk) == (60, False)
+    bulk = empty.in_bulk()
+    assert bulk == RequestContext(priority=bulk.priority)
+    assert (bulk.priority.time_left(), bulk.priority.bulk) == (60, True)
 
 
 def test_the_next_service_learns_who_asks_and_how_urgent_it_is():
@@ -74,21 +71,13 @@ def test_the_next_service_learns_who_asks_and_how_urgent_it_is():
     assert IMAGE_KEY not in passed
 
 
-def test_bulk_work_keeps_the_deadline():
-    context = read(CALLER | {TIMEOUT: "5S"})
-    bulk = context.in_bulk()
-    assert bulk.priority.bulk
-    assert not context.priority.bulk
-    assert bulk.priority.deadline == context.priority.deadline
-    assert bulk.caller == context.caller
-
-
 def test_without_keys_everybody_is_the_same_and_may_do_everything() -> None:
     caller = Caller.read({}, keys_asked_for=False)
     caller.check("admin")
     assert caller.tenant == ""
     assert caller.headers() == ()
-    assert caller.cache_key(IMAGE) == IMAGE
+    common = Caller.read({**CALLER, TENANT: "-"}, keys_asked_for=True)
+    assert caller.cache_key(IMAGE) == common.cache_key(IMAGE) == IMAGE
 
 
 def test_where_keys_are_configured_a_caller_without_one_is_refused(tmp_path: Path) -> None:
@@ -123,21 +112,11 @@ def test_no_tenant_finds_what_another_has_sent_whatever_key_it_makes_up() -> Non
     assert not held & {caller.cache_key(name) for caller in tenants for name in made_up}
 
 
-def test_what_came_without_keys_belongs_to_the_common_tenant() -> None:
-    without = Caller.read({}, keys_asked_for=False)
-    common = Caller.read({**CALLER, TENANT: "-"}, keys_asked_for=True)
-    assert common.cache_key(IMAGE) == without.cache_key(IMAGE) == IMAGE
-
-
 @pytest.mark.parametrize("tenant", ["-", "acme"])
-def test_image_keys_may_be_in_upper_case(tenant: str) -> None:
+def test_a_tenant_finds_an_image_with_another_key_and_by_a_name_in_upper_case(tenant: str) -> None:
     caller = Caller.read({**CALLER, TENANT: tenant}, keys_asked_for=True)
-    assert caller.cache_key(IMAGE.upper()) == caller.cache_key(IMAGE)
-
-
-def test_the_same_tenant_finds_it_with_another_key() -> None:
-    one, other = (Caller.read({**CALLER, KEY: name}, True) for name in ("ann", "ann-2"))
-    assert one.cache_key(IMAGE) == other.cache_key(IMAGE)
+    another_key = Caller.read({**CALLER, TENANT: tenant, KEY: "ann-2"}, keys_asked_for=True)
+    assert another_key.cache_key(IMAGE.upper()) == caller.cache_key(IMAGE)
 
 
 def test_the_audit_log_is_json_and_shown_whatever_else_is() -> None:
@@ -177,9 +156,11 @@ def test_no_deadline_is_later_than_the_services_own(now, headers):
 
 
 @pytest.mark.parametrize("timeout", ["soon", "5", "5s", "-5S", "1.5S", "123456789S", "５S", "5S\n"])
-def test_what_is_no_timeout_is_refused(timeout):
+def test_what_is_no_timeout_or_priority_is_refused(timeout):
     with pytest.raises(InvalidRequest, match="expected a whole number and a unit"):
         Priority.read({TIMEOUT: timeout}, 60)
+    with pytest.raises(InvalidRequest, match="'urgent', expected interactive or bulk"):
+        Priority.read({PRIORITY: "urgent"}, 60)
 
 
 @pytest.mark.parametrize(
@@ -193,11 +174,6 @@ def test_what_is_no_timeout_is_refused(timeout):
 )
 def test_the_caller_may_say_what_is_bulk(headers, by_default, bulk):
     assert Priority.read(headers, 60, by_default).bulk is bulk
-
-
-def test_an_unknown_priority_is_refused():
-    with pytest.raises(InvalidRequest, match="'urgent', expected interactive or bulk"):
-        Priority.read({PRIORITY: "urgent"}, 60)
 
 
 def test_shared_work_is_as_urgent_as_its_most_urgent_caller():
@@ -214,11 +190,6 @@ def test_it_arrives_at_the_next_service_as_it_was():
     sent = Priority(deadline=1002.5, bulk=True)
     arrived = Priority.read(dict(sent.headers()), 60)
     assert (arrived.deadline, arrived.bulk) == (1002.5, True)
+    assert Priority(deadline=990.0).time_left() == 0
     assert Priority(deadline=990.0).headers() == ((PRIORITY, "interactive"), (TIMEOUT, "0m"))
     assert Priority().headers() == ((PRIORITY, "interactive"),)
-
-
-def test_time_left_is_never_negative():
-    assert Priority(deadline=1004.0).time_left() == 4
-    assert Priority(deadline=990.0).time_left() == 0
-    assert Priority().time_left() is None

@@ -5,7 +5,7 @@ import base64
 import io
 import json
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 import httpx
@@ -22,6 +22,7 @@ from services.observability import metrics
 from services.request import arrival, bodies, calls, http, messages
 from services.request.arrival import Arrivals, Pace
 from services.request.context import TIMEOUT, RequestContext
+from services.request.rpc import Answers, Messages, Service
 from services.settings import Settings
 
 SCOPE = {
@@ -36,18 +37,15 @@ JSON = {"labels": ["a"], "image": base64.b64encode(b"photo").decode()}
 BODY = json.dumps(JSON).encode()
 
 
-class Callee:
+class Callee(Service):
     """A service that returns a given answer and records its requests."""
 
     name = "Callee"
 
     def __init__(self, reply: Message | Exception):
-        self.settings = Settings(max_request_bytes=10_000)
+        super().__init__(Settings(max_request_bytes=10_000))
         self.reply = reply
-        self.asked: list[tuple[str, Message, RequestContext]] = []
-
-    def arrive(self, method: str, headers: Mapping[str, str]) -> RequestContext:
-        return RequestContext.read(headers, self.settings)
+        self.asked: list[tuple[str, Any, RequestContext]] = []
 
     async def answer(self, method: str, request: Message, context: RequestContext) -> Message:
         self.asked.append((method, request, context))
@@ -56,8 +54,8 @@ class Callee:
         return self.reply
 
     async def answers(
-        self, method: str, request: Message, context: RequestContext
-    ) -> AsyncGenerator[Message, None]:
+        self, method: str, request: Message | Messages, context: RequestContext
+    ) -> Answers:
         self.asked.append((method, request, context))
         yield pb.EverythingUpdate(progress=0.5, image=pb.ImageInfo(key="k"))
         if isinstance(self.reply, Exception):
@@ -65,6 +63,8 @@ class Callee:
         yield pb.EverythingUpdate(progress=1, withdrawn=[3])
 
     async def health(self) -> dict[str, Any]:
+        if isinstance(self.reply, Unavailable):
+            raise self.reply
         return {"cache": "warm"}
 
 
@@ -107,46 +107,20 @@ CLASSIFIED = pb.ClassifyResponse(
 )
 
 
-async def test_a_call_has_the_method_the_message_and_the_request_id() -> None:
+async def test_one_image_has_a_flat_reply_and_several_or_areas_have_grpcs() -> None:
     callee = Callee(CLASSIFIED)
     async with client("classification", callee) as door:
-        assert (await door.post("/classify", json=JSON)).status_code == 200
-    ((method, message, context),) = callee.asked
-    assert method == "Classify"
-    assert message == pb.ClassifyRequest(images=[pb.Image(encoded=b"photo")], labels=["a"])
-    assert context.id == "id-1"
-
-
-async def test_one_image_has_a_flat_reply_and_several_have_grpcs() -> None:
-    async with client("classification", Callee(CLASSIFIED)) as door:
         flat = (await door.post("/classify", json=JSON)).json()
         several = (await door.post("/classify", json={"images": [JSON["image"]]})).json()
+        areas = (await door.post("/classify", json={**JSON, "areas": [[0, 0, 9, 9]]})).json()
     score = {"label": "a", "score": 1.0, "similarity": 0.0}
     assert flat["image"]["key"] == "k"
     assert flat["results"] == [score]
     assert flat["model"]["name"] == "edge"
-    assert several["results"][0]["scores"] == [score]
-
-
-@pytest.mark.parametrize("number", [1, 2])
-async def test_areas_have_one_result_each(number: int) -> None:
-    reply = pb.ClassifyResponse(results=[*CLASSIFIED.results] * number)
-    async with client("classification", Callee(reply)) as door:
-        asked = await door.post("/classify", json={**JSON, "areas": [[0, 0, 9, 9]] * number})
-    assert asked.status_code == 200
-    assert [one["scores"][0]["label"] for one in asked.json()["results"]] == ["a"] * number
-
-
-async def test_two_images_where_one_is_meant_are_refused() -> None:
-    callee = Callee(CLASSIFIED)
-    async with client("classification", callee) as door:
-        files = [("image", b"one"), ("image", b"two")]
-        reply = await door.post("/classify", files=files, data={"labels": "a"})
-    assert (reply.status_code, reply.json()["detail"]) == (
-        400,
-        "field 'image' is given 2 times: send it once",
-    )
-    assert not callee.asked
+    assert several["results"][0]["scores"] == areas["results"][0]["scores"] == [score]
+    method, message, context = callee.asked[0]
+    assert (method, context.id) == ("Classify", "id-1")
+    assert message == pb.ClassifyRequest(images=[pb.Image(encoded=b"photo")], labels=["a"])
 
 
 @pytest.mark.parametrize(
@@ -168,15 +142,19 @@ async def test_texts_are_embedded_at_a_path_of_their_own_and_at_that_of_images(
     assert f"{method}Request" == type(message).__name__
 
 
-async def test_the_path_of_images_refuses_fields_of_neither_kind() -> None:
+async def test_the_path_of_images_refuses_fields_of_neither_kind_and_of_both() -> None:
     async with client("backbone", Callee(pb.EmbedResponse())) as door:
-        for body, fields in (
-            ({"colour": 1}, "image, outputs"),
-            ({"texts": [], "size": 1}, "texts"),
+        for body, detail in (
+            ({"colour": 1}, "the fields are image, outputs"),
+            ({"texts": [], "colour": 1}, "the fields are texts"),
+            (
+                {"texts": ["a"], "image": "", "size": 1},
+                "'image' and 'texts' exclude each other: send one of them",
+            ),
         ):
             reply = await door.post("/embed", json=body)
             assert reply.status_code == 400
-            assert f"the fields are {fields}" in reply.json()["detail"]
+            assert detail in reply.json()["detail"]
 
 
 LABEL_MAP = encode_label_map(np.array([[0, 1], [-1, -1], [0, 0]]), 2)
@@ -324,17 +302,10 @@ async def test_every_answer_is_counted_under_its_rpc_and_code() -> None:
     assert count("Embed", "INVALID_ARGUMENT") == before[1] + 2
 
 
-async def test_the_gateway_is_told_what_an_application_depends_on() -> None:
+async def test_an_application_says_how_it_is() -> None:
     async with client("classification", Callee(CLASSIFIED)) as door:
         assert (await door.get("/healthz")).json() == {"cache": "warm"}
-
-
-async def test_an_application_that_is_not_well_says_why() -> None:
-    class Ill(Callee):
-        async def health(self) -> dict[str, Any]:
-            raise Unavailable("the device does not work")
-
-    async with client("classification", Ill(CLASSIFIED)) as door:
+    async with client("classification", Callee(Unavailable("the device does not work"))) as door:
         reply = await door.get("/healthz")
     assert (reply.status_code, reply.json()["detail"]) == (503, "the device does not work")
 
@@ -363,24 +334,25 @@ async def test_an_error_before_the_first_line_has_its_status_and_a_later_one_is_
     assert reply.headers["content-type"] == "application/problem+json"
 
 
+EVERYTHING = SCOPE | {
+    "path": "/everything",
+    "headers": [*SCOPE["headers"], (b"accept", http.LINES.encode()), (TIMEOUT.encode(), b"500m")],
+}
+
+
+async def receive_image() -> dict[str, Any]:
+    return {"type": "http.request", "body": json.dumps({"image": JSON["image"]}).encode()}
+
+
 async def test_a_caller_that_leaves_ends_the_stream() -> None:
     before = count("StreamEverything", "CANCELLED")
-    app = http.application("segmentation", Callee(CLASSIFIED))
-    body = json.dumps({"image": JSON["image"]}).encode()
-    scope = SCOPE | {
-        "path": "/everything",
-        "headers": [*SCOPE["headers"], (b"accept", b"application/x-ndjson")],
-    }
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body}
 
     async def send(message: MutableMapping[str, Any]) -> None:
         if message.get("body"):
             raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        await app(scope, receive, send)
+        await http.application("segmentation", Callee(CLASSIFIED))(EVERYTHING, receive_image, send)
     assert count("StreamEverything", "CANCELLED") == before + 1
 
 
@@ -397,7 +369,7 @@ async def test_a_reply_that_nobody_reads_holds_its_place_until_the_deadline() ->
             await asyncio.Event().wait()
 
     before = count("Classify", "DEADLINE_EXCEEDED")
-    scope = SCOPE | {"headers": [*SCOPE["headers"], (TIMEOUT.encode(), b"5S")]}
+    scope = SCOPE | {"headers": [*SCOPE["headers"], (TIMEOUT.encode(), b"2S")]}
     app = http.application("classification", Callee(CLASSIFIED))
     task = asyncio.create_task(app(scope, receive, send))
     await blocked.wait()
@@ -406,6 +378,22 @@ async def test_a_reply_that_nobody_reads_holds_its_place_until_the_deadline() ->
         await task
     assert metrics.INFLIGHT.labels("Callee")._value.get() == 0
     assert count("Classify", "DEADLINE_EXCEEDED") == before + 1
+
+
+async def test_a_line_that_is_not_read_before_the_deadline_is_followed_by_the_error_alone() -> None:
+    sent: list[MutableMapping[str, Any]] = []
+
+    async def send(event: MutableMapping[str, Any]) -> None:
+        sent.append(event)
+        if len(sent) == 2:
+            await asyncio.Event().wait()
+
+    before = count("StreamEverything", "DEADLINE_EXCEEDED")
+    await http.application("segmentation", Callee(CLASSIFIED))(EVERYTHING, receive_image, send)
+    _, _, last = sent
+    assert json.loads(last["body"])["status"] == 504
+    assert not last.get("more_body")
+    assert count("StreamEverything", "DEADLINE_EXCEEDED") == before + 1
 
 
 async def test_bodies_beyond_the_bytes_in_transit_are_429_until_others_are_parsed() -> None:

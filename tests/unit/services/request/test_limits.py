@@ -59,13 +59,18 @@ def test_image_limits_are_the_settings():
             InvalidPrompt,
             "prompt 1 has 3 points, at most 2",
         ),
+        (
+            limits.check_prompts,
+            ([pb.Prompt(text="a", not_texts=["b"] * 3)], 2),
+            InvalidPrompt,
+            "prompt 0 has 3 not_texts, at most 2",
+        ),
         (limits.check_top_k, (-1,), InvalidRequest, "top_k is -1"),
         (limits.check_offset, (-1, 10), InvalidRequest, "offset is -1, expected 0 to 9990"),
         (limits.check_offset, (9991, 10), InvalidRequest, "offset is 9991, expected 0 to 9990"),
         (limits.check_limit, (-1,), InvalidRequest, "limit is -1"),
         (limits.check_filter, ({str(i): "" for i in range(33)},), InvalidRequest, "has 33 pairs"),
-        (limits.check_points_per_side, (-1,), InvalidRequest, "points_per_side is -1"),
-        (limits.check_points_per_side, (65,), InvalidRequest, "expected 0 to 64 (0: the"),
+        (limits.check_range, ("points", 65, 64, " (0: all)"), InvalidRequest, "0 to 64 (0: all)"),
         (limits.check_encoding, (9,), InvalidRequest, "mask encoding 9 is unknown"),
     ],
 )
@@ -86,7 +91,6 @@ def test_what_is_just_within_the_limits_passes():
     assert limits.check_metadata({"a": "bc", "ä": ""}, 5) is None
     assert limits.check_templates(["{}" * 500], ["a" * 4], 2) is None
     assert limits.check_filter({str(i): "" for i in range(32)}) is None
-    assert limits.check_points_per_side(64) is None
     assert all(limits.check_encoding(value) is None for value in range(5))
 
 
@@ -149,21 +153,24 @@ def test_an_answer_ends_at_the_part_that_is_too_much():
     assert [*made] == [mask]
 
 
-def test_metadata_counts_as_many_bytes_as_its_json_has():
-    hit = pb.Hit(metadata={"text": "\x01" * 4000})
-    listed = pb.ListedItem(metadata=hit.metadata)
-    for part in (hit, listed):
-        [*limits.Reply().within([part] * 3000)]
-        with pytest.raises(InvalidRequest):
-            [*limits.Reply().within([part] * 4000)]
+RINGS = pb.Mask(polygons=pb.Polygons(polygons=[pb.Polygon(xy=[1.0] * 1000)]))
+PAIRS = {f"{number:x}": "" for number in range(1300)}
+ESCAPED = {"text": "\x01" * 4000}
 
 
-def test_values_that_become_objects_count_more_than_their_bytes():
-    rings = pb.Mask(polygons=pb.Polygons(polygons=[pb.Polygon(xy=[1.0] * 100_000)]))
-    region = pb.Region(mask=rings)
-    pairs = {f"{number:x}": "" for number in range(1300)}
-    hit, listed = pb.Hit(metadata=pairs), pb.ListedItem(metadata=pairs)
-    for part, most in ((rings, 25), (region, 25), (hit, 1700), (listed, 1700)):
-        with pytest.raises(InvalidRequest):
-            [*limits.Reply().within([part] * most)]
-        assert most * part.ByteSize() < limits.MAX_REPLY_BYTES / 4
+@pytest.mark.parametrize(
+    ("part", "counted"),
+    [
+        (RINGS, 32_000),  # values that become objects
+        (pb.Region(mask=RINGS), 32_000),
+        (pb.Hit(metadata=PAIRS), 1300 * 32),
+        (pb.ListedItem(metadata=PAIRS), 1300 * 32),
+        (pb.Hit(metadata=ESCAPED), 20_000),  # a control character becomes six
+        (pb.ListedItem(metadata=ESCAPED), 20_000),
+    ],
+)
+def test_what_becomes_more_in_json_counts_more_than_its_bytes(part, counted):
+    answer = limits.Reply()
+    [*answer.within([part])]
+    assert answer._size - part.ByteSize() == pytest.approx(counted, rel=0.3)
+    assert answer._size > 1.9 * part.ByteSize()
