@@ -172,7 +172,7 @@ def test_the_async_twin(server: Server) -> None:
             assert (await session.click(5, 7)).area == 35
             await session.restart()
             service.release.clear()
-            session._stream._timeout = 0.2
+            client._session._timeout = session._stream._timeout = 0.2  # also of the next stream
             with pytest.raises(samclip.DeadlineExceeded):
                 await session.click(1, 1)
 
