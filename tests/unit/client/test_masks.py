@@ -13,8 +13,7 @@ import supervision
 from PIL import Image
 from pycocotools import mask as coco
 from pycocotools.coco import COCO
-from samclip import Mask, Masks, mask_codecs, wire
-from samclip.drawing import SHOWN_PIXELS
+from samclip import Mask, Masks, drawing, mask_codecs, wire
 from samclip.v1 import samclip_pb2 as pb
 
 from services.request.wire import to_mask
@@ -185,7 +184,7 @@ def test_a_suffix_that_names_no_format(tmp_path: Path) -> None:
         received("rle").save(tmp_path / "mask.xyz")
 
 
-WIDTH, HEIGHT = 60, 40
+WIDTH, HEIGHT, SHOWN_PIXELS = 60, 40, 100
 
 
 def grey(width: int = WIDTH, height: int = HEIGHT) -> bytes:
@@ -259,13 +258,14 @@ def test_masks_of_no_photograph_or_of_several_are_not_displayed(masks: Masks) ->
     assert masks._repr_jpeg_() is None
 
 
-def test_a_large_photograph_is_shown_small() -> None:
-    large = grey(3001, 1501)
-    array_HW = np.zeros((1501, 3001), bool)
-    array_HW[:, :1500] = True
-    rle = mask_codecs.Encoded("rle", mask_codecs.encode_rle(array_HW), 1501, 3001)
+def test_a_large_photograph_is_shown_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "SHOWN_PIXELS", SHOWN_PIXELS)
+    large = grey(301, 151)
+    array_HW = np.zeros((151, 301), bool)
+    array_HW[:, :150] = True
+    rle = mask_codecs.Encoded("rle", mask_codecs.encode_rle(array_HW), 151, 301)
     for data in (array_HW, rle):
-        shown = Masks([Mask(data, (0, 0, 1500, 1501), 1500 * 1501, 0.9, 0.9, photograph=large)])
+        shown = Masks([Mask(data, (0, 0, 150, 151), 150 * 151, 0.9, 0.9, photograph=large)])
         encoded = shown._repr_jpeg_()
         assert encoded is not None
         picture = Image.open(io.BytesIO(encoded))
