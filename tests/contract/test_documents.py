@@ -5,7 +5,7 @@ import re
 import runpy
 import sys
 from contextlib import redirect_stdout
-from functools import cache
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -32,16 +32,14 @@ def name(document: Path) -> str:
 def help_of(program: str, *words: str) -> str:
     """Return what samclip or a module prints for ``--help``; the documents show many often."""
     shown = io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        redirect_stdout(shown),
-        pytest.raises(SystemExit) as exit_,
-    ):
-        if program == "samclip":
-            cli.main([*words, "--help"])
-        patch.setattr(sys, "argv", [program, "--help"])
-        patch.delitem(sys.modules, program, raising=False)  # another test may have imported it
-        runpy.run_module(program, run_name="__main__")
+    ask = partial(cli.main, [*words, "--help"])
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown):
+        if program != "samclip":
+            patch.setattr(sys, "argv", [program, "--help"])
+            patch.delitem(sys.modules, program, raising=False)  # another test may have imported it
+            ask = partial(runpy.run_module, program, run_name="__main__")
+        with pytest.raises(SystemExit) as exit_:
+            ask()
     assert not exit_.value.code
     return shown.getvalue()
 
