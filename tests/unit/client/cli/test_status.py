@@ -1,11 +1,9 @@
 """``samclip status``, and the addresses of services."""
 
 import json
-import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
@@ -18,6 +16,7 @@ from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from tests.fake_server import FakeService
+from tests.http_server import Handler, serving
 from tests.unit.client.conftest import Captured, Server
 
 READY, NOT_READY = (
@@ -106,21 +105,12 @@ def test_addresses_for_browsers_are_answered_with_the_port_to_use(
 def website(content: bytes, status: int = 200) -> Iterator[str]:
     """Answer every GET over HTTP with ``content``; yield the address."""
 
-    class Site(BaseHTTPRequestHandler):
+    class Site(Handler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == "/playground/service.json" else 404)
-            self.end_headers()
-            self.wfile.write(content)
+            self.answer(content, status if self.path == "/playground/service.json" else 404)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Site) as address:
+        yield address
 
 
 def test_the_site_of_a_service_says_which_port_grpc_has(server: Server, capsys: Captured) -> None:
