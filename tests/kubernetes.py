@@ -41,6 +41,12 @@ def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
     return {each["metadata"]["name"]: each for each in manifests if each["kind"] == kind}
 
 
+def spec(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    """Return the specification of a manifest."""
+    found: Manifest = of_kind(manifests, kind)[name]["spec"]
+    return found
+
+
 def templates(value: Any) -> Iterator[Manifest]:
     """Yield the pod templates in a manifest, at any depth."""
     if isinstance(value, list):
