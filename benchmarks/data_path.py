@@ -9,7 +9,6 @@ import argparse
 import io
 import json
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +20,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pycocotools import mask as coco_mask
 
 from benchmarks.traffic import photograph
 from samclip_core.config import VIT_B
 from samclip_core.engine.memory import keep_memory
+from tests.photographs import instance, write_shard
 from training.data.annotations import regions
 from training.data.frames import cut, stacked
 from training.data.sources import Source, open_source
@@ -58,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _frames(folder: Path, rounds: int) -> None:
-    _write(folder / "clip/train-0.tar", _clip_files())
-    _write(folder / "sa1b/train-0.tar", _sa_1b_files())
+    write_shard(folder / "clip/train-0.tar", dict(_clip_samples()))
+    write_shard(folder / "sa1b/train-0.tar", dict(_sa_1b_samples()))
     clip, sa_1b = (open_source(str(folder / name)) for name in ("clip", "sa1b"))
 
     def bare(source: Source, index: int) -> None:
@@ -91,21 +90,18 @@ def _row(name: str, source: Source, read: Callable[[Source, int], None], rounds:
     print(f"| {name} | {1 / min(taken):,.1f} | {1000 * min(taken):.2f} |", flush=True)
 
 
-def _clip_files() -> Iterator[tuple[str, bytes]]:
+def _clip_samples() -> Iterator[tuple[str, dict[str, bytes]]]:
     for number in range(FILES):
-        yield f"{number:06}.jpg", _jpeg(photograph(number), CLIP_SIZE)
-        yield f"{number:06}.json", b'{"caption": "a photograph"}'
+        photo = _jpeg(photograph(number), CLIP_SIZE)
+        yield f"{number:06}", {"jpg": photo, "json": b'{"caption": "a photograph"}'}
 
 
-def _sa_1b_files() -> Iterator[tuple[str, bytes]]:
+def _sa_1b_samples() -> Iterator[tuple[str, dict[str, bytes]]]:
     random = np.random.default_rng(0)
     for number in range(SA_1B_FILES):
-        masks = [_blob(random, *SA_1B_SIZE) for _ in range(MASKS)]
-        annotations = [
-            {"segmentation": _rle(mask_HW), "area": int(mask_HW.sum())} for mask_HW in masks
-        ]
-        yield f"sa_{number}.jpg", _jpeg(photograph(number), SA_1B_SIZE)
-        yield f"sa_{number}.json", json.dumps({"annotations": annotations}).encode()
+        annotations = [instance(_blob(random, *SA_1B_SIZE)) for _ in range(MASKS)]
+        content = json.dumps({"annotations": annotations}).encode()
+        yield f"sa_{number}", {"jpg": _jpeg(photograph(number), SA_1B_SIZE), "json": content}
 
 
 def _jpeg(file: bytes, size: tuple[int, int]) -> bytes:
@@ -127,20 +123,6 @@ def _blob(random: np.random.Generator, width: int, height: int) -> NDArray[np.ui
     mask_HW = np.zeros((height, width), np.uint8)
     cv2.fillPoly(mask_HW, [(centre_2 + ring_K2).astype(np.int32)], (1,))
     return mask_HW
-
-
-def _rle(mask_HW: NDArray[np.uint8]) -> dict[str, object]:
-    rle = coco_mask.encode(np.asfortranarray(mask_HW))
-    return {"size": rle["size"], "counts": rle["counts"].decode()}
-
-
-def _write(path: Path, files: Iterator[tuple[str, bytes]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in files:
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
 
 
 if __name__ == "__main__":

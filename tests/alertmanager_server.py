@@ -2,10 +2,8 @@
 
 import json
 import subprocess
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -13,6 +11,7 @@ from typing import Any
 import yaml
 
 from tests.checkout import ROOT
+from tests.http_server import Handler, serving
 from tests.ports import free_port
 from tests.prometheus_server import required
 
@@ -24,21 +23,13 @@ def receiver() -> Iterator[tuple[str, SimpleQueue[Any]]]:
     """Yield the address of a receiver, and the queue of the messages that it gets."""
     messages = SimpleQueue[Any]()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Receiver(Handler):
         def do_POST(self) -> None:
-            messages.put(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.send_header("content-length", "0")
-            self.end_headers()
+            messages.put(json.loads(self.body()))
+            self.answer()
 
-        def log_message(self, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/", messages
-    server.shutdown()
-    server.server_close()
+    with serving(Receiver) as address:
+        yield f"{address}/", messages
 
 
 @contextmanager

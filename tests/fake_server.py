@@ -25,8 +25,6 @@ from services.request.wire import to_mask, to_tensor
 MODEL = pb.ModelInfo(name="fake", digest="d1935", kind="edge", dtype="int8")
 Refusal = tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]
 LIMITS = [(f"grpc.max_{way}_message_length", 64 * 2**20) for way in ("send", "receive")]
-
-
 SERVICERS = [f"{service}Servicer" for service in pb.DESCRIPTOR.services_by_name]
 
 
@@ -93,14 +91,10 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         info = self._info(request.image, context)
         results = []
         for prompt in request.prompts:
-            mask_HW, logits_hw = np.zeros((info.height, info.width), bool), np.zeros((4, 4))
-            logits_hw[:] = len(prompt.points)
+            logits_hw = np.full((4, 4), len(prompt.points))
             if prompt.HasField("mask_input"):
                 logits_hw = np.frombuffer(prompt.mask_input.data, "<f4").reshape(4, 4) + 1
-            box = prompt.box
-            if prompt.points:
-                box = pb.Box(x_max=prompt.points[0].x, y_max=prompt.points[0].y)
-            mask_HW[int(box.y_min) : int(box.y_max), int(box.x_min) : int(box.x_max)] = True
+            mask_HW = _filled(info, _up_to(prompt.points[0]) if prompt.points else prompt.box)
             masks = []
             for index in range(3 if request.multimask else 1):
                 mask = to_mask(mask_HW, request.encoding, logits_hw.astype(np.float32))
@@ -122,15 +116,10 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
             for point in message.points:
                 if point.x > info.width:
                     context.abort(grpc.StatusCode.INVALID_ARGUMENT, "a point outside")
-                mask_HW = np.zeros((info.height, info.width), bool)
-                mask_HW[: int(point.y), : int(point.x)] = True
-                masks = [to_mask(mask_HW, message.encoding)]
+                masks = [to_mask(_filled(info, _up_to(point)), message.encoding)]
                 masks[0].predicted_iou = 1 - 1 / 2**points
             if message.HasField("box"):
-                box = message.box
-                mask_HW = np.zeros((info.height, info.width), bool)
-                mask_HW[int(box.y_min) : int(box.y_max), int(box.x_min) : int(box.x_max)] = True
-                masks = [to_mask(mask_HW, message.encoding)]
+                masks = [to_mask(_filled(info, message.box), message.encoding)]
             yield pb.SegmentStreamResponse(image=info, masks=masks, model=MODEL)
 
     def SegmentEverything(self, request: Any, context: Any) -> pb.SegmentEverythingResponse:
@@ -195,24 +184,23 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
     def Index(self, request: Any, context: Any) -> pb.IndexResponse:
         self._note(request, context)
         held = self.collections.setdefault(request.collection, {})
-        errors = []
-        before = held.keys() & {item.id for item in request.items}
-        for item in request.items:
-            if item.image.encoded.startswith(b"broken"):
-                errors.append(pb.ItemError(id=item.id, message="not an image"))
-                continue
+        broken = [item for item in request.items if item.image.encoded.startswith(b"broken")]
+        items = {item.id: item for item in request.items if item not in broken}
+        for item in items.values():
             self._info(item.image, context)
-            held[item.id] = item
-        failed = {error.id for error in errors}
-        return pb.IndexResponse(
-            indexed=len(request.items) - len(errors), errors=errors, replaced=len(before - failed)
-        )
+        replaced = len(held.keys() & items.keys())
+        held |= items
+        errors = [pb.ItemError(id=item.id, message="not an image") for item in broken]
+        return pb.IndexResponse(indexed=len(items), errors=errors, replaced=replaced)
+
+    def _held(self, collection: str, context: Any) -> dict[str, pb.IndexItem]:
+        if collection not in self.collections:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no collection {collection!r}")
+        return self.collections[collection]
 
     def Search(self, request: Any, context: Any) -> pb.SearchResponse:
         self._note(request, context)
-        held = self.collections.get(request.collection)
-        if held is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"no collection {request.collection!r}")
+        held = self._held(request.collection, context)
         if request.WhichOneof("query") == "image":
             self._info(request.image, context)
         wanted = request.text or request.id or request.image.key or "image"
@@ -233,26 +221,15 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
 
     def Describe(self, request: Any, context: Any) -> pb.DescribeResponse:
         self._note(request, context)
-        if request.collection and request.collection not in self.collections:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"no collection {request.collection!r}")
-        found = [
-            pb.Collection(
-                name=name,
-                count=len(held),
-                dimension=4,
-                model_digest=MODEL.digest,
-                dtype=MODEL.dtype,
-            )
-            for name, held in self.collections.items()
-            if request.collection in ("", name)
-        ]
+        names = [request.collection] if request.collection else [*self.collections]
+        sizes = {name: len(self._held(name, context)) for name in names}
+        model = {"dimension": 4, "model_digest": MODEL.digest, "dtype": MODEL.dtype}
+        found = [pb.Collection(name=name, count=count, **model) for name, count in sizes.items()]
         return pb.DescribeResponse(collections=found)
 
     def ListItems(self, request: Any, context: Any) -> pb.ListItemsResponse:
         self._note(request, context)
-        held = self.collections.get(request.collection)
-        if held is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"no collection {request.collection!r}")
+        held = self._held(request.collection, context)
         names = [name for name in sorted(held) if name > request.after_id][: request.limit or 100]
         items = [pb.ListedItem(id=name, metadata=held[name].metadata) for name in names]
         return pb.ListItemsResponse(items=items)
@@ -271,6 +248,17 @@ class FakeService(*(getattr(pb_grpc, name) for name in SERVICERS)):
         self._note(request, context)
         rows_TD = np.eye(4, dtype=np.float32)[[len(text) % 4 for text in request.texts]]
         return pb.EmbedTextResponse(tensor=to_tensor(rows_TD), model=MODEL)
+
+
+def _up_to(point: pb.Point) -> pb.Box:
+    """Return the box from the origin to a point."""
+    return pb.Box(x_max=point.x, y_max=point.y)
+
+
+def _filled(info: pb.ImageInfo, box: pb.Box) -> np.ndarray:
+    mask_HW = np.zeros((info.height, info.width), bool)
+    mask_HW[int(box.y_min) : int(box.y_max), int(box.x_min) : int(box.x_max)] = True
+    return mask_HW
 
 
 def _panoptic(label_map_HW: np.ndarray, names: Sequence[str]) -> pb.Panoptic:

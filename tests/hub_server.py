@@ -3,13 +3,12 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from tests.http_server import Handler, serving
 
 COMMIT = "0" * 39 + "1"
 
@@ -73,60 +72,37 @@ def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     protocol_version = "HTTP/1.1"
     hub: Hub
 
     def do_POST(self) -> None:
-        self._answer(json.dumps(self.hub.post(urlsplit(self.path).path, self._body())).encode())
+        self.answer(json.dumps(self.hub.post(urlsplit(self.path).path, self.body())).encode())
 
     def do_PUT(self) -> None:
-        content = self._body()
+        content = self.body()
         assert self.path.endswith(_sha(content))
         self.hub.objects[_sha(content)] = content
-        self._answer(b"")
+        self.answer()
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         if "/resolve/" not in path:
-            self._answer(json.dumps(self.hub.get(path)).encode())
+            self.answer(json.dumps(self.hub.get(path)).encode())
             return
         content = (self.hub.files or {}).get(path.split("/", 5)[-1])
         if content is None:
-            self._answer(b"", 404, {"X-Error-Code": "EntryNotFound"})
+            self.answer(status=404, X_Error_Code="EntryNotFound")
         else:
             about = {"ETag": f'"{_sha(content)}"', "X-Repo-Commit": COMMIT, **self.hub.about}
-            self._answer(content, 200, about)
+            self.answer(content, **about)
 
     do_HEAD = do_GET
-
-    def _body(self) -> bytes:
-        return self.rfile.read(int(self.headers["Content-Length"]))
-
-    def _answer(
-        self, content: bytes, status: int = 200, about: Mapping[str, str] = MappingProxyType({})
-    ) -> None:
-        self.send_response(status)
-        for name, value in {"Content-Length": str(len(content)), **about}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Print nothing."""
 
 
 @contextmanager
 def running() -> Iterator[Hub]:
     """Serve a hub, whose address is for HF_ENDPOINT, on a free port."""
     hub = Hub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with serving(type("OfHub", (_Handler,), {"hub": hub})) as hub.address:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()

@@ -33,12 +33,18 @@ def built(folder: str) -> list[Manifest]:
     command = [tool("kustomize"), "build", DEPLOY / "kuberay" / folder]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return list(yaml.safe_load_all(run.stdout))
+    return list(yaml.load_all(run.stdout, yaml.CSafeLoader))
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> dict[str, Manifest]:
     """Return the manifests of a kind by name."""
     return {each["metadata"]["name"]: each for each in manifests if each["kind"] == kind}
+
+
+def spec(manifests: list[Manifest], kind: str, name: str) -> Manifest:
+    """Return the specification of a manifest."""
+    found: Manifest = of_kind(manifests, kind)[name]["spec"]
+    return found
 
 
 def templates(value: Any) -> Iterator[Manifest]:
@@ -55,6 +61,12 @@ def templates(value: Any) -> Iterator[Manifest]:
 
 def validate(manifest: Manifest) -> None:
     """Check a manifest, and the pods in it, against their schemas; unknown fields are errors."""
+    _validate(yaml.dump(manifest, Dumper=yaml.CSafeDumper))
+
+
+@cache  # overlays have most manifests in common, and a check takes a tenth of a second
+def _validate(text: str) -> None:
+    manifest = yaml.load(text, yaml.CSafeLoader)
     if manifest["apiVersion"].startswith(CUSTOM):
         jsonschema.validate(manifest, schema(manifest["apiVersion"], manifest["kind"]))
     else:

@@ -1,10 +1,11 @@
 """Complete, valid checkpoints with small seeded random weights."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from samclip_core.config import (
     EDGE,
@@ -21,41 +22,31 @@ from samclip_core.nn.network import SamClipNet, build
 from samclip_core.nn.text_encoder import build_text_encoder
 from tests.weights import seeded
 
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 _WORDS = [*"abcdefghijklmnopqrstuvwxyz0123456789", "the", "dog", "cat", "photo", "of", "grass"]
+_PIECES = [*_SPECIAL, *_WORDS, *(f"##{word}" for word in _WORDS)]
 _SENTENCE = TextConfig(
-    tower="sentence",
-    layers=1,
-    width=32,
-    heads=2,
-    hidden=64,
-    vocabulary=5 + 2 * len(_WORDS),
-    max_tokens=32,
+    tower="sentence", layers=1, width=32, heads=2, hidden=64, vocabulary=len(_PIECES), max_tokens=32
 )
-
+_SMALL: dict[str, Any] = {
+    "image_size": 128,
+    "embed_dim": 32,
+    "text_dim": 32,
+    "decoder": DecoderConfig(depth=1, heads=2, mlp=64),
+    "text": _SENTENCE,
+    "points_per_side": 4,
+}
 TINY: dict[Kind, SamClipConfig] = {
     "edge": replace(
-        EDGE,
-        name="tiny-edge",
-        image_size=128,
-        embed_dim=32,
-        text_dim=32,
-        clip_head=ClipHeadConfig(width=64, hidden=50),
-        decoder=DecoderConfig(depth=1, heads=2, mlp=64),
-        text=_SENTENCE,
-        points_per_side=4,
+        EDGE, name="tiny-edge", clip_head=ClipHeadConfig(width=64, hidden=50), **_SMALL
     ),
     "vit-b": replace(
         VIT_B,
         name="tiny-vit",
         backbone="tiny",
-        image_size=128,
-        embed_dim=32,
-        text_dim=32,
         clip_head=ClipHeadConfig(layers=1),
-        decoder=DecoderConfig(depth=1, heads=2, mlp=64),
-        text=_SENTENCE,
-        points_per_side=4,
         task_sizes=None,
+        **_SMALL,
     ),
 }
 
@@ -84,40 +75,13 @@ def _make_confident(net: SamClipNet) -> None:
 
 def tokenizer_json() -> str:
     """Return a WordPiece tokenizer in BERT's layout with letters, digits and a few words."""
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = special + _WORDS + [f"##{word}" for word in _WORDS]
-    marks = {name: {"id": name, "ids": [pieces.index(name)], "tokens": [name]} for name in special}
-    tokenizer = {
-        "version": "1.0",
-        "added_tokens": [
-            {"id": index, "content": name, "special": True}
-            | dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-            for index, name in enumerate(special)
-        ],
-        "normalizer": {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": True,
-            "strip_accents": None,
-            "lowercase": True,
-        },
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [
-                {"SpecialToken": {"id": "[CLS]", "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-                {"SpecialToken": {"id": "[SEP]", "type_id": 0}},
-            ],
-            "pair": [],
-            "special_tokens": {name: marks[name] for name in ("[CLS]", "[SEP]")},
-        },
-        "model": {
-            "type": "WordPiece",
-            "unk_token": "[UNK]",
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100,
-            "vocab": {piece: index for index, piece in enumerate(pieces)},
-        },
-    }
-    return json.dumps(tokenizer)
+    numbers = {piece: index for index, piece in enumerate(_PIECES)}
+    tokenizer = Tokenizer(models.WordPiece(numbers, unk_token="[UNK]"))
+    tokenizer.add_special_tokens(_SPECIAL)
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(mark, numbers[mark]) for mark in ("[CLS]", "[SEP]")]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=ends
+    )
+    return str(tokenizer.to_str())

@@ -1,6 +1,7 @@
 """One object of a photograph by clicks, asynchronous and blocking."""
 
-from typing import Any, Self
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any
 
 from samclip import wire
 from samclip.errors import DeadlineExceeded, KeyUnknown, Unavailable
@@ -80,11 +81,8 @@ class _Clicks:
             self._stream = None
 
 
-class AsyncClicks(_Clicks):
+class AsyncClicks(_Clicks, AbstractAsyncContextManager["AsyncClicks"]):
     """One object of a photograph by clicks, from ``AsyncPhoto.clicks``: each refines the mask."""
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
@@ -116,7 +114,7 @@ class AsyncClicks(_Clicks):
         await self._end()
 
 
-class Clicks(_Clicks):
+class Clicks(_Clicks, AbstractContextManager["Clicks"]):
     """One object of a photograph by clicks, from ``Photo.clicks``: each refines the mask.
 
     >>> with photo.clicks() as session:
@@ -125,9 +123,6 @@ class Clicks(_Clicks):
     ...     session.undo().area == first.area
     True
     """
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -4,8 +4,9 @@ All calls raise ``samclip.ServiceError``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import ModuleType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 import grpc
@@ -101,7 +102,7 @@ class _Client(Generic[AnyPhoto, AnyPhotos]):
                 yield item
 
 
-class AsyncClient(_Client[AsyncPhoto, AsyncPhotos]):
+class AsyncClient(_Client[AsyncPhoto, AsyncPhotos], AbstractAsyncContextManager["AsyncClient"]):
     """A client for ``async`` code: the methods of ``Client``, with requests as coroutines.
 
     >>> async def main():
@@ -114,9 +115,6 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos]):
     _library = grpc.aio
     _photo = AsyncPhoto
     _photos = AsyncPhotos
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
@@ -232,7 +230,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos]):
     async def describe(self, collection: str = "") -> list[Collection]:
         """Return all collections, or the one with this name."""
         reply = await self._session.ask(pb.DescribeRequest(collection=collection))
-        return wire.collections(reply)
+        return [wire.like(Collection, found) for found in reply.collections]
 
     async def list_items(
         self, collection: str, *, after: str = "", limit: int = 0
@@ -245,7 +243,7 @@ class AsyncClient(_Client[AsyncPhoto, AsyncPhotos]):
         return wire.listed_items(await self._session.ask(request))
 
 
-class Client(_Client[Photo, Photos]):
+class Client(_Client[Photo, Photos], AbstractContextManager["Client"]):
     """A client whose calls block; several threads may share it.
 
     >>> with samclip.Client("127.0.0.1:9000", timeout=30) as client:
@@ -261,9 +259,6 @@ class Client(_Client[Photo, Photos]):
     _library = grpc
     _photo = Photo
     _photos = Photos
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

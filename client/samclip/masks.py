@@ -146,8 +146,8 @@ class Mask:
         picture.save(file, "PNG")
         return file.getvalue()
 
-    def thinned(self, step: int) -> np.ndarray:
-        """Return every ``step``-th pixel of every ``step``-th row, for drawing."""
+    def _thinned(self, step: int) -> np.ndarray:
+        """Return bool h×w: every ``step``-th pixel of every ``step``-th row, for drawing."""
         if step == 1:
             return self._pixels()
         decoded = self.data if isinstance(self.data, np.ndarray) else self.data.decode()
@@ -207,7 +207,7 @@ class Masks(list[Mask]):
         """
         numbered = sorted(enumerate(self), key=lambda each: -each[1].area)
         picture = drawing.tint(
-            image_HW3, ((mask.thinned(step), drawing.colour(number)) for number, mask in numbered)
+            image_HW3, ((mask._thinned(step), drawing.colour(number)) for number, mask in numbered)
         )
         labelled = [
             (f"{mask.label}  {mask.label_score:.2f}", drawing.colour(number))

@@ -78,14 +78,14 @@ class _Photo:
 
     async def _ask(self, request: Any) -> Any:
         reply = await self._session.ask(request, [(request.image, self.key, self.encoded)])
-        self.info = wire.image_info(reply.image)
+        self.info = wire.like(ImageInfo, reply.image)
         return reply
 
     async def _classify(self, request: pb.ClassifyRequest) -> list[list[Score]]:
         slot = request.images.add()
         reply = await self._session.ask(request, [(slot, self.key, self.encoded)])
-        self.info = wire.image_info(reply.results[0].image)
-        return [wire.scores(result.scores) for result in reply.results]
+        self.info = wire.like(ImageInfo, reply.results[0].image)
+        return [[wire.like(Score, one) for one in result.scores] for result in reply.results]
 
 
 class AsyncPhoto(_Photo):
@@ -254,7 +254,7 @@ class AsyncPhoto(_Photo):
         shown: dict[int, Mask] = {}
         async for message in self._session.stream(request, images, "StreamEverything"):
             if message.HasField("image"):
-                image, self.info = message.image, wire.image_info(message.image)
+                image, self.info = message.image, wire.like(ImageInfo, message.image)
             found = {each.id: wire.mask(each.mask, image, self.encoded) for each in message.found}
             replaced = set(message.withdrawn)
             shown = {id: mask for id, mask in (shown | found).items() if id not in replaced}

@@ -127,7 +127,7 @@ class Session:
             )
             async for message in _messages(call):
                 if "model" in message.DESCRIPTOR.fields_by_name and message.HasField("model"):
-                    self.model = wire.model(message.model)
+                    self.model = wire.like(Model, message.model)
                 yield message
         except grpc.RpcError as error:
             raise from_rpc(error, request_id) from error
@@ -152,7 +152,7 @@ class Session:
         if reply is None:
             over = "the service has ended the session"
             raise Unavailable(grpc.StatusCode.UNAVAILABLE, over, stream.id)
-        self.model = wire.model(reply.model)
+        self.model = wire.like(Model, reply.model)
         return reply
 
     async def close(self) -> None:

@@ -12,18 +12,14 @@ from samclip.masks import Masks
 from samclip.types import (
     Box,
     Boxes,
-    Collection,
     HeatMap,
     Hit,
-    ImageInfo,
     ListedItem,
     Mask,
-    Model,
     Panoptic,
     Points,
     Prompt,
     Region,
-    Score,
     Segment,
     SemanticMap,
 )
@@ -137,7 +133,7 @@ def everything(
 
 
 def panoptic(message: pb.Panoptic) -> Panoptic:
-    found = [_like(Segment, segment) for segment in message.segments_info]
+    found = [like(Segment, segment) for segment in message.segments_info]
     segments = [replace(segment, bbox=cast(Box, tuple(segment.bbox))) for segment in found]
     return Panoptic(message.png, mask_codecs.decode_ids(message.png), segments)
 
@@ -194,13 +190,9 @@ def _mask_data(message: pb.Mask, info: pb.ImageInfo) -> np.ndarray | Encoded:
     raise ValueError(f"a mask has an unknown encoding ({kind}): update this client")
 
 
-def _like(kind: type[T], message: Any) -> T:
-    """Return a dataclass from a message whose fields have the same names."""
+def like(kind: type[T], message: Any) -> T:
+    """Return a dataclass of ``types`` from the message whose fields have the same names."""
     return kind(**{each.name: getattr(message, each.name) for each in fields(cast(Any, kind))})
-
-
-def scores(messages: Iterable[pb.Score]) -> list[Score]:
-    return [_like(Score, score) for score in messages]
 
 
 def semantic_map(
@@ -224,18 +216,6 @@ def hits(reply: pb.SearchResponse) -> list[Hit]:
 
 def listed_items(reply: pb.ListItemsResponse) -> list[ListedItem]:
     return [ListedItem(item.id, dict(item.metadata)) for item in reply.items]
-
-
-def collections(reply: pb.DescribeResponse) -> list[Collection]:
-    return [_like(Collection, collection) for collection in reply.collections]
-
-
-def image_info(message: pb.ImageInfo) -> ImageInfo:
-    return _like(ImageInfo, message)
-
-
-def model(message: pb.ModelInfo) -> Model:
-    return _like(Model, message)
 
 
 def index_item(name: str, key: str, encoded: bytes, metadata: Mapping[str, str]) -> pb.IndexItem:

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -20,6 +19,16 @@ from samclip_core.errors import InvalidRequest, UnsupportedImage
 from services.request.arrival import Arrivals, limited
 from services.request.context import KEY
 from services.request.limits import FORM_HEADERS, MAX_VALUES, PART_HEADERS
+
+try:
+    from multipart import MultipartError, MultipartSegment, PushMultipartParser
+except ModuleNotFoundError:
+    raise
+except ImportError as error:  # python-multipart before 0.0.13 has a module of the same name
+    raise ImportError(
+        "an old version of python-multipart is imported in place of the package multipart, which "
+        "parses forms: pip install --upgrade python-multipart"
+    ) from error
 
 Fields = dict[str, Any]
 """The members of a JSON object, or all values of each name in a form, with files as bytes."""

@@ -14,8 +14,8 @@ from samclip_core.errors import DeadlineExceeded
 EXACT = 10_000
 """Up to this many vectors are compared exhaustively, which is cheap and misses nothing."""
 WALK = 256
-"""Hits per graph search: wide enough for the first pages to miss next to nothing
-(``benchmarks/retrieval.py``), and the same for all pages, so that they are consistent."""
+"""Hits per graph search: wide enough for the first pages to miss next to nothing, and the same for
+all pages, so that they are consistent."""
 
 Key = TypeVar("Key", str, int)
 Nearest = Callable[[int, bool], Iterable[tuple[Key, float]]]

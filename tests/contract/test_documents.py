@@ -1,13 +1,16 @@
 """The commands, options, settings, files and headings in the documents exist."""
 
+import io
 import re
-import subprocess
+import runpy
 import sys
-from functools import cache
+from contextlib import redirect_stdout
+from functools import cache, partial
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from samclip import cli
 
 from examples import gallery
 from tests import documents
@@ -26,13 +29,19 @@ def name(document: Path) -> str:
 
 
 @cache
-def help_of(*command: str) -> str:
-    """Return what a command of Python prints for ``--help``; the documents show many often."""
-    run = subprocess.run(
-        [sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+def help_of(program: str, *words: str) -> str:
+    """Return what samclip or a module prints for ``--help``; the documents show many often."""
+    shown = io.StringIO()
+    ask = partial(cli.main, [*words, "--help"])
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(shown):
+        if program != "samclip":
+            patch.setattr(sys, "argv", [program, "--help"])
+            patch.delitem(sys.modules, program, raising=False)  # another test may have imported it
+            ask = partial(runpy.run_module, program, run_name="__main__")
+        with pytest.raises(SystemExit) as exit_:
+            ask()
+    assert not exit_.value.code
+    return shown.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -46,9 +55,9 @@ def test_commands_exist(words: list[str]) -> None:
     elif words[0] in ("samclip", "python"):
         plain = [*takewhile(lambda word: re.fullmatch("[a-z-]+", word), words[1:])]
         if words[0] == "samclip":
-            command = ["-m", "samclip.cli", *plain[: 2 if plain[0] in ("cache", "keys") else 1]]
+            command = ["samclip", *plain[: 2 if plain[0] in ("cache", "keys") else 1]]
         else:
-            command = words[1:3]
+            command = words[2:3]
         shown = help_of(*command)
         for option in (word for word in words if word.startswith("--")):
             assert option in shown, option

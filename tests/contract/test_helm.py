@@ -1,13 +1,12 @@
 """The Helm chart renders the same objects as the overlays of kustomize."""
 
 import subprocess
-from typing import Any
 
 import pytest
 import yaml
 
 from tests import helm
-from tests.kubernetes import DEPLOY, Manifest, built, of_kind, templates, validate
+from tests.kubernetes import DEPLOY, Manifest, built, of_kind, spec, templates, validate
 
 CHART = DEPLOY / "helm/samclip"
 IMAGE = "registry.example.com/samclip:0.1.0"
@@ -46,11 +45,6 @@ def test_without_monitoring_nothing_needs_the_prometheus_operator() -> None:
     assert [*of_kind(manifests, "ConfigMap")] == ["samclip-cluster"]
 
 
-def spec(manifests: list[Manifest], kind: str, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = of_kind(manifests, kind)[name]["spec"]
-    return found
-
-
 def test_each_value_arrives_where_it_belongs() -> None:
     values = {
         **{"image": "r/i:1", "checkpoint": "/checkpoints/mine"},
@@ -61,9 +55,9 @@ def test_each_value_arrives_where_it_belongs() -> None:
         **{
             "ingress.enabled": "true",
             "ingress.className": "other",
-            "ingress.httpHost": "h.example",
+            "ingress.clusterIssuer": "ours",
         },
-        **{"ingress.grpcHost": "g.example", "ingress.clusterIssuer": "ours"},
+        **{"ingress.httpHost": "h.example", "ingress.grpcHost": "g.example"},
     }
     manifests = rendered(*map("=".join, values.items()), namespace="elsewhere")
     for manifest in manifests:
@@ -77,7 +71,8 @@ def test_each_value_arrives_where_it_belongs() -> None:
     assert {value for value in changed if value not in text} == set()
     doors = spec(manifests, "HorizontalPodAutoscaler", "samclip-front-door")
     assert (doors["minReplicas"], doors["maxReplicas"]) == (3, 4)
-    (container,) = pods_of(manifests, "samclip-front-door")
+    pod = spec(manifests, "StatefulSet", "samclip-front-door")["template"]["spec"]
+    (container,) = pod["containers"]
     names = {each["name"]: each.get("value", "") for each in container["env"]}
     assert names["SAMCLIP_FRONT_DOORS"].count("samclip-front-door-") == 4
     (workers,) = spec(manifests, "RayService", "samclip")["rayClusterConfig"]["workerGroupSpecs"]
@@ -85,11 +80,6 @@ def test_each_value_arrives_where_it_belongs() -> None:
     config = yaml.safe_load(spec(manifests, "RayService", "samclip")["serveConfigV2"])
     (backbone,) = config["applications"][0]["deployments"]
     assert backbone["user_config"]["checkpoint"] == "/checkpoints/mine"
-
-
-def pods_of(manifests: list[Manifest], name: str) -> list[dict[str, Any]]:
-    containers = spec(manifests, "StatefulSet", name)["template"]["spec"]["containers"]
-    return [*containers]
 
 
 def test_every_value_is_documented_and_used() -> None:

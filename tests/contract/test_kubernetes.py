@@ -12,7 +12,7 @@ from deploy import generate
 from services.settings import PREFIX, Settings
 from tests import kubernetes
 from tests.contract.test_deploy import CONFIG, ENVIRONMENT, is_setting
-from tests.kubernetes import DEPLOY, Manifest, built, of_kind, templates, validate
+from tests.kubernetes import DEPLOY, Manifest, built, of_kind, spec, templates, validate
 from tests.prometheus_server import RULES
 
 SERVING = ("overlays/cpu", "overlays/gpu", "overlays/public")
@@ -30,10 +30,6 @@ def serving(request: pytest.FixtureRequest) -> list[Manifest]:
 @pytest.fixture(params=(*SERVING, *TRAINING))
 def manifests(request: pytest.FixtureRequest) -> list[Manifest]:
     return built(request.param)
-
-
-def spec(manifests: list[Manifest], kind: str, name: str) -> dict[str, Any]:
-    return of_kind(manifests, kind)[name]["spec"]
 
 
 def groups(serving: list[Manifest]) -> list[dict[str, Any]]:
@@ -303,12 +299,7 @@ def test_a_change_of_pods_that_would_have_no_effect_is_refused(serving: list[Man
     labels = of_kind(serving, "Namespace")["samclip"]["metadata"]["labels"]
     assert selects(binding["spec"]["matchResources"]["namespaceSelector"], labels)
     assert "kubectl apply -f deploy/kuberay/upgrade-guard.yaml" in README
-
-
-def test_a_change_of_the_environment_that_would_have_no_effect_is_refused(
-    serving: list[Manifest],
-) -> None:
-    """Running pods have read it, and nothing restarts them."""
+    # Running pods have read their environment, and nothing restarts them.
     assert of_kind(serving, "ConfigMap")["samclip-cluster"]["immutable"] is True
 
 

@@ -2,9 +2,11 @@
 
 import os
 import re
+import runpy
 import sys
 import tomllib
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from samclip import cli
@@ -37,18 +39,30 @@ def place(package: str) -> Path:
     return ROOT / ("client" if name == "samclip" else "") / name
 
 
-@pytest.mark.parametrize("installed", [True, False])
+@pytest.mark.parametrize(
+    ("services", "added"),
+    [("client/samclip/_bundled", True), (".", True), ("elsewhere", False)],
+    ids=["installed", "in a clone", "the client alone"],
+)
 def test_the_command_imports_its_own_services_before_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, services: str, added: bool
 ) -> None:
-    package = tmp_path / "client/samclip"
-    expected = package / "_bundled" if installed else tmp_path
-    (expected / "services").mkdir(parents=True)
+    (tmp_path / services / "services/launch").mkdir(parents=True)
     monkeypatch.setattr(sys, "path", ["/application"])
     monkeypatch.setenv("PYTHONPATH", "/application")
-    cli.add_services(package)
-    assert sys.path == [str(expected), "/application"]
-    assert os.environ["PYTHONPATH"] == f"{expected}:/application"
+    cli.add_services(tmp_path / "client/samclip")
+    expected = [str(tmp_path / services)] * added + ["/application"]
+    assert sys.path == expected
+    assert os.environ["PYTHONPATH"] == os.pathsep.join(expected)
+
+
+def test_another_package_in_the_place_of_multipart_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """python-multipart before 0.0.13 installs one, and is imported instead."""
+    monkeypatch.setitem(sys.modules, "multipart", ModuleType("multipart"))
+    with pytest.raises(ImportError, match="pip install --upgrade python-multipart"):
+        runpy.run_path(str(ROOT / "services/request/bodies.py"))
 
 
 TEXTS = [

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import tarfile
 import tomllib
 import zipfile
@@ -14,7 +13,7 @@ import samclip
 
 from tests.checkout import ROOT
 from tests.e2e.conftest import start
-from tests.package.conftest import MARK, VERSIONS, Install, interpreter, run
+from tests.package.conftest import MARK, VERSIONS, Install, run
 
 pytestmark = pytest.mark.package
 
@@ -119,9 +118,3 @@ def test_the_service_runs_from_the_wheel(version: str, install: Install, tmp_pat
         service.stop()
     assert "a cat" in json.dumps(reply)
     assert reply["model"]["name"] == "edge"
-
-
-def test_this_python_is_one_of_them() -> None:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    assert version in VERSIONS
-    assert interpreter(version)

@@ -40,13 +40,14 @@ def add_services(package: Path) -> None:
     """Let this process and its children import ``services`` and ``training``.
 
     In a clone they are in its root. Installed, they are below the ``package`` samclip, because
-    other packages of their names may be beside it.
+    other packages of their names may be beside it. The client alone has none.
     """
-    bundled = package / "_bundled"
-    folder = str(bundled if bundled.is_dir() else package.parents[1])
-    sys.path.insert(0, folder)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{before}" if before else folder
+    for folder in (package / "_bundled", package.parents[1]):
+        if (folder / "services/launch").is_dir():
+            sys.path.insert(0, str(folder))
+            before = os.environ.get("PYTHONPATH")
+            os.environ["PYTHONPATH"] = f"{folder}{os.pathsep}{before}" if before else str(folder)
+            return
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ import grpc
 from samclip import wire
 from samclip.client import Client
 from samclip.transport import Session
+from samclip.types import Model
 from samclip.v1 import samclip_pb2 as pb
 
 
@@ -57,7 +58,7 @@ class LocalSession(Session):
             raise ValueError(
                 f"--local: {error} (write the images before --local, or --local=edge)"
             ) from error
-        self.model = wire.model(self._local.model)
+        self.model = wire.like(Model, self._local.model)
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()

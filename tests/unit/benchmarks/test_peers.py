@@ -29,9 +29,10 @@ def test_a_peer_with_other_answers_is_left_out(scores: dict[str, float]) -> None
 
 @pytest.mark.parametrize("kind", [work.Documented, work.Library])
 def test_a_batch_answers_each_in_its_place(
-    kind: type[work.Work], monkeypatch: pytest.MonkeyPatch
+    kind: type[work.Work], tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("BENCH_PEER_CHECKPOINT", str(checkpoint.resolve("edge")))
+    monkeypatch.setenv("BENCH_PEER_CHECKPOINT", str(tiny_checkpoint))
+    monkeypatch.setattr(work, "WIDTH", 32)  # of its vectors
     monkeypatch.setenv("BENCH_PEER_DTYPE", "float32")
     monkeypatch.setattr(work, "MAX_BATCH", 1)  # shortens the warm-up
     model = kind()

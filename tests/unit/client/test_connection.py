@@ -80,11 +80,6 @@ def test_the_deadline_holds_for_the_question(server: Server) -> None:
         client.embed_text(["a"])
 
 
-def test_nobody_there() -> None:
-    with samclip.Client("127.0.0.1:1", timeout=20) as client, pytest.raises(samclip.Unavailable):
-        client.describe()
-
-
 def test_large_messages_pass(service: FakeService, client: samclip.Client) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
     photo = client.image(noise)

@@ -14,11 +14,11 @@ def test_what_is_asked_lies_inside_the_photographs() -> None:
     for scene in demo.SCENES:
         with Image.open(demo.photograph(*scene.file)) as photo:
             width, height = photo.size
-        x_min, y_min, x_max, y_max = scene.box
+        (x_min, y_min, x_max, y_max), (x, y) = scene.box, scene.click
         assert 0 <= x_min < x_max <= width
         assert 0 <= y_min < y_max <= height
-        assert 0 <= scene.click[0] <= width
-        assert 0 <= scene.click[1] <= height
+        assert 0 <= x <= width
+        assert 0 <= y <= height
 
 
 def test_pictures_and_tables(

@@ -1,100 +1,72 @@
 """Photographs at an address: the client downloads them itself, within limits."""
 
-import http.server
 import threading
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from samclip import download
 from samclip.images import encode_image
 
+from tests.http_server import Handler, serving
+
 PHOTO = b"\xff\xd8 a photograph " * 1000
 
 
-class _Site(http.server.BaseHTTPRequestHandler):
-    """Answers by path: /photo, /redirect/N, /page, /large, /endless, /short, /slow, /elsewhere."""
+SIMPLE: dict[str, dict[str, Any]] = {
+    "photo": {"content": PHOTO},
+    "page": {"content": b"<html>", "Content_Type": "text/html; charset=utf-8"},
+    "large": {"content_length": 2**40},
+    "endless": {"content": PHOTO * 200, "content_length": None},
+    "short": {"content": PHOTO, "content_length": len(PHOTO) + 1},
+    "missing": {"status": 404},
+}
 
-    dripped = threading.Event()
+
+class _Site(Handler):
+    """Answers by path: those of ``SIMPLE``, /redirect/N, /elsewhere/SCHEME, /slow, …"""
+
+    dripped, stopped = threading.Event(), threading.Event()
 
     def do_GET(self) -> None:
         kind, _, rest = self.path.lstrip("/").partition("/")
         with suppress(BrokenPipeError, ConnectionResetError):  # the client has had enough
-            getattr(self, f"_{kind}", self._missing)(rest)
+            match kind:
+                case "redirect":
+                    left = int(rest) - 1
+                    self.answer(status=302, Location=f"/redirect/{left}" if left else "/photo")
+                case "elsewhere":
+                    self.answer(status=302, Location=f"{rest}://{self.headers['Host']}/etc/passwd")
+                case "slow":
+                    self.answer(content_length=2**20)
+                    self._drip(2**20)
+                case "dripping":  # its head
+                    self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+                    self._drip(300)
+                    self.dripped.set()
+                case "bloated":  # a body of a gigabyte, as long as somebody reads it
+                    self.answer(status=int(rest), Location="/photo", content_length=2**30)
+                    for _ in range(2**10):
+                        self.wfile.write(bytes(2**20))
+                case _:
+                    self.answer(**SIMPLE[kind])
 
-    def _send(self, status: int, body: bytes = b"", **headers: object) -> None:
-        self.send_response(status)
-        headers = {"Content_Type": "image/jpeg", "Content_Length": len(body), **headers}
-        for name, value in headers.items():
-            if value is not None:
-                self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _photo(self, _: str) -> None:
-        self._send(200, PHOTO)
-
-    def _redirect(self, times: str) -> None:
-        left = int(times) - 1
-        self._send(302, Location=f"/redirect/{left}" if left else "/photo")
-
-    def _elsewhere(self, scheme: str) -> None:
-        self._send(302, Location=f"{scheme}://{self.headers['Host']}/etc/passwd")
-
-    def _page(self, _: str) -> None:
-        self._send(200, b"<html>", Content_Type="text/html; charset=utf-8")
-
-    def _large(self, _: str) -> None:
-        self._send(200, Content_Length=2**40)
-
-    def _endless(self, _: str) -> None:
-        self._send(200, PHOTO * 200, Content_Length=None)
-
-    def _short(self, _: str) -> None:
-        self._send(200, PHOTO, Content_Length=len(PHOTO) + 1)
-
-    def _slow(self, _: str) -> None:
-        self._send(200, Content_Length=2**20)
-        while not self.server.stopped.wait(0.01):  # type: ignore[attr-defined]
-            self.wfile.write(b".")
-
-    def _dripping(self, _: str) -> None:
-        """Send one byte of the head at a time, for some seconds."""
-        self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
-        for _byte in range(300):
-            if self.server.stopped.wait(0.01):  # type: ignore[attr-defined]
+    def _drip(self, count: int) -> None:
+        for _ in range(count):
+            if self.stopped.wait(0.01):
                 return
             self.wfile.write(b".")
-        self.dripped.set()
-
-    def _bloated(self, status: str) -> None:
-        """Redirect with a body of a gigabyte, as long as somebody reads it."""
-        self._send(int(status), Location="/photo", Content_Length=2**30)
-        try:
-            for _ in range(2**10):
-                self.wfile.write(bytes(2**20))
-        except OSError:
-            pass
-
-    def _missing(self, _: str) -> None:
-        self._send(404)
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture
 def site() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Site) as server:
-        server.stopped = threading.Event()  # type: ignore[attr-defined]
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-        server.stopped.set()  # type: ignore[attr-defined]
-        server.shutdown()
-        thread.join()
+    _Site.stopped.clear()
+    with serving(_Site) as address:
+        yield address
+        _Site.stopped.set()
 
 
 @pytest.mark.parametrize("path", ["photo", "photo/with space ü.jpg?size=1&x=%20", "redirect/4"])
@@ -131,16 +103,13 @@ def test_a_file_of_unknown_size_is_not_read_for_ever(
         encode_image(f"{site}/endless")
 
 
-def test_a_server_that_drips_is_left(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["slow", "dripping"])
+def test_a_server_that_drips_its_body_or_its_head_is_left(
+    site: str, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
     monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
     with pytest.raises(TimeoutError, match=r"no file within 0\.2 s"):
-        encode_image(f"{site}/slow")
-
-
-def test_a_server_that_drips_its_head_is_left(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "TIMEOUT_S", 0.2)
-    with pytest.raises(TimeoutError, match=r"no file within 0\.2 s"):
-        encode_image(f"{site}/dripping")
+        encode_image(f"{site}/{path}")
     assert not _Site.dripped.is_set()
 
 

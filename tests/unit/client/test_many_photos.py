@@ -1,9 +1,11 @@
 """Many photographs: in order, several at once, and a broken one stops nothing."""
 
 import asyncio
+import inspect
 import logging
 import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 import samclip
 from samclip.many_photos import each
 
+from tests.fake_server import FakeService
 from tests.unit.client.conftest import Captured, Server, png
 
 
@@ -27,13 +30,35 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(params=["blocking", "async"])
+def ask(request: pytest.FixtureRequest, server: Server) -> Any:
+    """Return a function that asks about images, with either client: photographs and answers."""
+
+    def blocking(images: Any, question: Any, **options: Any) -> Any:
+        with samclip.Client(server[1], timeout=20) as client:
+            photos = client.images(images, **options)
+            return photos, [*photos.ask(question)]
+
+    async def waiting(images: Any, question: Any, **options: Any) -> Any:
+        async def asked(photo: samclip.AsyncPhoto) -> Any:
+            answer = question(photo)
+            return await answer if inspect.isawaitable(answer) else answer
+
+        async with samclip.AsyncClient(server[1], timeout=20) as client:
+            photos = client.images(images, **options)
+            return photos, [answered async for answered in photos.ask(asked)]
+
+    if request.param == "blocking":
+        return blocking
+    return lambda *given, **options: asyncio.run(waiting(*given, **options))
+
+
 def test_each_photograph_comes_with_its_answer_in_order(
-    client: samclip.Client, folder: Path, caplog: pytest.LogCaptureFixture
+    ask: Any, client: samclip.Client, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    photos = client.images(folder, at_once=3)
-    assert len(photos) == 13
     with caplog.at_level(logging.WARNING, "samclip"):
-        answers = list(photos.ask(lambda photo: photo.classify(["cat", "horse"])))
+        photos, answers = ask(folder, lambda photo: photo.classify(["cat", "horse"]), at_once=3)
+    assert len(photos) == 13
     names = [str(Path(photo.name).relative_to(folder)) for photo, _ in answers]
     assert names == sorted(names) == sorted([*(f"{n}.png" for n in range(10)), "below/10.JPG"])
     assert {scores[0].label for _, scores in answers} == {"horse"}
@@ -66,31 +91,26 @@ def test_a_loop_over_a_folder_passes_over_what_is_not_read(
     assert len(list(client.images([png(1), other]))) == 1  # one such file alone stops nothing
 
 
-def test_photographs_alone(client: samclip.Client, folder: Path) -> None:
+async def test_photographs_alone(server: Server, client: samclip.Client, folder: Path) -> None:
     photos = client.images(str(folder))
-    names = [Path(photo.name).name for photo in photos]
+    names = [photo.name for photo in photos]
     assert len(names) == 12  # the service was not asked about the broken one
     assert list(photos.errors) == [str(folder / "empty.webp")]
-    assert [Path(photo.name).name for photo in photos] == names
+    assert [photo.name for photo in photos] == names
     assert repr(photos) == "Photos(13 photographs)"
+    async with samclip.AsyncClient(server[1]) as twin:
+        assert [photo.name async for photo in twin.images(folder)] == names
 
 
 def test_any_sources(client: samclip.Client, folder: Path) -> None:
     missing = folder / "missing.png"
     given = [folder / "0.png", str(folder / "below"), png(1), np.zeros((4, 4), np.uint8), missing]
     photos = client.images(given)
-    names = [photo.name for photo in photos]
-    assert names == [
-        str(folder / "0.png"),
-        str(folder / "below/10.JPG"),
-        "photograph 3",
-        "photograph 4",
-    ]
+    first, second = str(folder / "0.png"), str(folder / "below/10.JPG")
+    assert [photo.name for photo in photos] == [first, second, "photograph 3", "photograph 4"]
     assert photos.errors == {str(missing): "No such file or directory"}
-    assert [photo.name for photo in client.images(str(folder / "[12].png"))] == [
-        str(folder / "1.png"),
-        str(folder / "2.png"),
-    ]
+    matching = [Path(photo.name).name for photo in client.images(str(folder / "[12].png"))]
+    assert matching == ["1.png", "2.png"]
     assert [photo.key for photo in client.images(png(1))] == [client.image(png(1)).key]
     made = client.image(folder / "0.png")
     assert list(client.images([made])) == [made]
@@ -113,30 +133,28 @@ def test_an_address_is_downloaded_when_its_turn_comes(
     assert photos.errors == {away: "the server answered 404 Not Found"}
 
 
-def test_what_is_no_image_at_all(client: samclip.Client) -> None:
-    with pytest.raises(TypeError, match=r"expected a folder, a path, .* found int"):
-        client.images(3)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
-    ("name", "error", "message"),
+    ("given", "error", "message"),
     [
-        ("missing", FileNotFoundError, "no such file or folder"),
-        ("nothing", ValueError, "no image files found"),
-        ("*.jpg", ValueError, "no file matches"),
+        ({"images": "missing"}, FileNotFoundError, "no such file or folder"),
+        ({"images": "nothing"}, ValueError, "no image files found"),
+        ({"images": "*.jpg"}, ValueError, "no file matches"),
+        ({"images": 3}, TypeError, "expected a folder, a path, .* found int"),
+        ({"images": b"a file", "at_once": 0}, ValueError, "expected at least 1"),
     ],
 )
-def test_nothing_to_ask_about_is_an_error_at_once(
-    client: samclip.Client, tmp_path: Path, name: str, error: type[Exception], message: str
+def test_what_cannot_be_asked_about_is_an_error_at_once(
+    client: samclip.Client,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    error: type[Exception],
+    message: str,
 ) -> None:
     (tmp_path / "nothing").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(error, match=message):
-        client.images(tmp_path / name)
-
-
-def test_at_least_one_at_once(client: samclip.Client) -> None:
-    with pytest.raises(ValueError, match="expected at least 1"):
-        client.images(png(1), at_once=0)
+        client.images(**given)
 
 
 def test_several_are_asked_about_at_once_and_no_more(client: samclip.Client) -> None:
@@ -167,48 +185,36 @@ def test_photographs_are_read_when_their_turn_comes(client: samclip.Client) -> N
     assert len(read) <= 5
 
 
-def test_a_service_that_is_away_ends_it(
-    server: Server, client: samclip.Client, folder: Path
-) -> None:
-    server[0].refusal = (grpc.StatusCode.UNAUTHENTICATED, "no key", ())
-    with pytest.raises(samclip.Unauthenticated):
-        list(client.images(folder).ask(lambda photo: photo.embed()))
-
-
 BUSY = samclip.Overloaded(grpc.StatusCode.RESOURCE_EXHAUSTED, "busy", "1")
 
 
 @pytest.mark.parametrize(("times", "answered"), [(3, True), (4, False)])
-async def test_a_busy_service_is_asked_again_a_few_times(
-    client: samclip.Client, monkeypatch: pytest.MonkeyPatch, times: int, answered: bool
+def test_a_busy_service_is_asked_again_a_few_times(
+    ask: Any, monkeypatch: pytest.MonkeyPatch, times: int, answered: bool
 ) -> None:
     monkeypatch.setattr("samclip.many_photos.WAITS_S", (0, 0, 0))
     asked: list[object] = []
 
-    def question(photo: samclip.Photo) -> str:
+    def question(photo: object) -> str:
         asked.append(photo)
         if len(asked) <= times:
             raise BUSY
         return "an answer"
 
-    photos = client.images(png(1))
-    assert [answer for _, answer in photos.ask(question)] == ["an answer"] * answered
+    photos, answers = ask(png(1), question)
+    assert [answer for _, answer in answers] == ["an answer"] * answered
     assert photos.errors == ({} if answered else {"photograph 1": str(BUSY)})
-
-    async def slow_question(photo: samclip.AsyncPhoto) -> str:
-        return question(photo)
-
-    asked.clear()
-    async with samclip.AsyncClient("127.0.0.1:1") as waiting:
-        photos = waiting.images(png(1))
-        answers = [answer async for _, answer in photos.ask(slow_question)]
-    assert answers == ["an answer"] * answered
     assert len(asked) == 4
 
 
-def test_a_mistake_in_the_question_is_raised(client: samclip.Client, folder: Path) -> None:
+def test_refusals_and_mistakes_in_the_question_are_raised(
+    ask: Any, service: FakeService, folder: Path
+) -> None:
     with pytest.raises(ZeroDivisionError):
-        list(client.images(folder).ask(lambda photo: 1 / 0))
+        ask(folder, lambda photo: 1 / 0)
+    service.refusal = (grpc.StatusCode.UNAUTHENTICATED, "no key", ())
+    with pytest.raises(samclip.Unauthenticated):
+        ask(folder, lambda photo: photo.embed())
 
 
 def test_progress_is_shown_if_it_is_asked_for(
@@ -227,20 +233,6 @@ def test_each_leaves_quickly() -> None:
     next(answers)
     answers.close()
     assert len(started) <= 4
-
-
-async def test_the_async_twin(server: Server, folder: Path) -> None:
-    async with samclip.AsyncClient(server[1], timeout=20) as client:
-        photos = client.images(folder, at_once=3)
-        names = []
-        async for photo, scores in photos.ask(lambda photo: photo.classify(["cat", "horse"])):
-            names.append(str(Path(photo.name).relative_to(folder)))
-            assert scores[0].label == "horse"
-        assert names == sorted(names)
-        assert len(names) == 11
-        assert {Path(name).name for name in photos.errors} == {"3-broken.png", "empty.webp"}
-        assert len([photo async for photo in photos]) == 12
-        assert list(photos.errors) == [str(folder / "empty.webp")]
 
 
 async def test_the_async_twin_asks_several_at_once_and_no_more() -> None:
@@ -279,12 +271,3 @@ async def test_the_async_twin_cancels_what_nobody_waits_for() -> None:
             await asyncio.sleep(0.01)
         await answers.aclose()
     assert cancelled == 3
-
-
-async def test_the_async_twin_raises_refusals_and_mistakes(server: Server, folder: Path) -> None:
-    async with samclip.AsyncClient(server[1], timeout=20) as client:
-        server[0].refusal = (grpc.StatusCode.PERMISSION_DENIED, "not yours", ())
-        with pytest.raises(samclip.PermissionDenied):
-            _ = [answer async for answer in client.images(folder).ask(lambda photo: photo.embed())]
-        with pytest.raises(ZeroDivisionError):
-            _ = [each async for each in client.images(folder).ask(lambda photo: 1 / 0)]

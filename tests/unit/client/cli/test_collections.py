@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 from samclip import cli
+from samclip.v1 import samclip_pb2 as pb
 
+from tests.fake_server import FakeService
 from tests.unit.client.cli.conftest import Run
 from tests.unit.client.conftest import Captured, Server
 
@@ -32,12 +34,11 @@ def test_collections(ask: Any, photo: str, server: Server) -> None:
     assert ask("delete", "greys", "--all", "--yes")["results"][0]["deleted"] == 9
 
 
-def test_search_by_a_part_and_a_text(ask: Any, photo: str, server: Server) -> None:
+def test_search_by_a_part_and_a_text(ask: Any, photo: str, service: FakeService) -> None:
     ask("index", "greys", photo)
     ask("search", "greys", "--image", photo, "--box", "1", "2", "5", "6", "--with-text", "asleep")
-    request = server[0].calls[-1][0]
-    box = request.area.box
-    assert (box.x_min, box.y_min, box.x_max, box.y_max) == (1, 2, 5, 6)
+    request = service.calls[-1][0]
+    assert request.area.box == pb.Box(x_min=1, y_min=2, x_max=5, y_max=6)
     assert request.with_text == "asleep"
 
 
@@ -115,13 +116,6 @@ def test_metadata_without_a_value_is_no_command(capsys: Captured) -> None:
     assert "'owner' is not KEY=VALUE" in capsys.readouterr().err
 
 
-def test_index_tells_what_it_could_not_read(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "bad.jpg").write_bytes(b"broken")
-    ran = run("index", "greys", str(tmp_path))
-    assert ran.status == 1
-    assert "bad.jpg: not an image" in ran.err
-
-
 def test_photographs_that_would_share_an_id_are_named_and_none_is_sent(
     run: Run, server: Server, tmp_path: Path
 ) -> None:
@@ -147,9 +141,10 @@ def test_index_reports_the_photographs_that_it_replaced(ask: Any, photo: str) ->
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Make a folder with one photograph, and three paths that cannot be indexed."""
+    """Make a folder with one photograph, and four files that cannot be indexed."""
     Image.new("L", (4, 4), 5).save(tmp_path / "good.png")
     (tmp_path / "empty.jpg").touch()
+    (tmp_path / "bad.jpg").write_bytes(b"broken")
     (tmp_path / "link.jpg").symlink_to("nowhere")
     (tmp_path / os.fsdecode(b"latin-\xe9.png")).write_bytes((tmp_path / "good.png").read_bytes())
     return tmp_path
@@ -159,10 +154,11 @@ def test_index_passes_over_bad_paths(run: Run, server: Server, mixed: Path) -> N
     ran = run("index", "greys", str(mixed), "--json")
     assert ran.status == 1
     first, *bad = json.loads(ran.out)["results"]
-    assert (first["indexed"], first["failed"]) == (1, 3)
+    assert (first["indexed"], first["failed"]) == (1, 4)
     assert [*server[0].collections["greys"]] == ["good.png"]
     errors = {row["id"]: row["error"] for row in bad}
-    assert errors.keys() == {"empty.jpg", "link.jpg", "latin-\udce9.png"}
+    assert errors.keys() == {"bad.jpg", "empty.jpg", "link.jpg", "latin-\udce9.png"}
+    assert errors["bad.jpg"] == "not an image"
     assert "the file is empty" in errors["empty.jpg"]
     assert "the id is not valid UTF-8" in errors["latin-\udce9.png"]
     assert "latin-" in run("index", "greys", str(mixed)).err

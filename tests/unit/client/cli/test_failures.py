@@ -19,86 +19,96 @@ from samclip import cli
 from samclip.cli import answers
 
 from tests.checkout import sources
+from tests.fake_server import FakeService
+from tests.unit.client.cli.conftest import Run
 from tests.unit.client.conftest import Captured, Server
 
 
 @pytest.mark.parametrize("bad", ["no-image.jpg", "empty.jpg", "missing.jpg", "folder.jpg"])
+@pytest.mark.parametrize(("command", "key"), [("classify --labels=cat", "image"), ("embed", "of")])
 def test_one_bad_photograph_does_not_lose_the_answers_about_the_others(
-    server: Server, photo: str, bad: str, capsys: Captured
+    run: Run, photo: str, bad: str, command: str, key: str
 ) -> None:
     path = Path(photo).with_name(bad)
     if "folder" in bad:
         path.mkdir()
     elif "missing" not in bad:
         path.write_bytes(b"" if "empty" in bad else b"broken")
-    for command, key in (("classify", "image"), ("embed", "of")):
-        labels = ["--labels", "cat"] if command == "classify" else []
-        for images in ([photo, str(path)], [str(path), photo]):
-            argv = [command, *images, *labels, "--server", server[1]]
-            assert cli.main([*argv, "--json"]) == 1
-            rows = json.loads(capsys.readouterr().out)["results"]
-            assert [row[key] for row in rows] == images
-            assert [bool(row.get("error")) for row in rows] == [image != photo for image in images]
-            assert cli.main(argv) == 1
-            table, errors = capsys.readouterr()
-            assert photo in table
-            assert errors.startswith(f"samclip: {path}: ")
-            assert len(errors.splitlines()) == 1
+    argv = command.split()
+    for images in ([photo, str(path)], [str(path), photo]):
+        ran = run(*argv, *images, "--json")
+        rows = json.loads(ran.out)["results"]
+        assert (ran.status, [row[key] for row in rows]) == (1, images)
+        assert [bool(row.get("error")) for row in rows] == [image != photo for image in images]
+        ran = run(*argv, *images)
+        assert (ran.status, photo in ran.out) == (1, True)
+        assert ran.err.startswith(f"samclip: {path}: ")
+        assert len(ran.err.splitlines()) == 1
 
 
 def test_a_service_that_stops_between_two_photographs_keeps_the_first_answer(
-    server: Server, photo: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+    run: Run, service: FakeService, photo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "AT_ONCE", 1)
-    service, address = server
-    other = Path(photo).with_name("other.png")
-    Image.new("L", (4, 4), 7).save(other)
+    (other,) = greys(photo, 1)
     service.refuse_after(2, grpc.StatusCode.UNAVAILABLE, "stopped")  # key, then file
-    argv = ["classify", photo, str(other), str(other), "--labels", "cat", "--server", address]
-    assert cli.main([*argv, "--json"]) == 1
-    answered, failed = json.loads(capsys.readouterr().out)["results"]
-    assert (answered["image"], answered["label"]) == (photo, "cat")
-    assert failed["image"] == str(other)
+    ran = run("classify", photo, other, other, "--labels", "cat", "--json")
+    answered, failed = json.loads(ran.out)["results"]
+    assert (ran.status, answered["image"], answered["label"]) == (1, photo, "cat")
+    assert failed["image"] == other
     assert "stopped" in failed["error"]
     assert "skipped" in failed["error"]
 
 
 @pytest.mark.parametrize("command", [["classify", "--labels=cat"], ["index", "greys"]])
-def test_a_service_that_is_busy_for_a_moment_is_asked_again(
-    server: Server, photo: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("busy", "status"), [(2, 0), (4, 1)])
+def test_a_busy_service_is_asked_again_a_few_times_and_then_named(
+    run: Run,
+    service: FakeService,
+    photo: str,
+    command: list[str],
+    busy: int,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    service, address = server
-    service.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "too many requests in flight", ())
-    waits = []
+    service.refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", ())
+    waits: list[float] = []
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
-        service.refusal = None if len(waits) == 2 else service.refusal
+        service.refusal = None if len(waits) == busy else service.refusal
 
     monkeypatch.setattr("samclip.many_photos.time.sleep", sleep)
-    assert cli.main([*command, photo, "--server", address]) == 0
-    assert waits == [0.5, 1]
+    ran = run(*command, photo)
+    assert (ran.status, waits) == (status, [0.5, 1, 2][:busy])
+    assert ("the queue is full" in ran.err) == (status == 1)
 
 
-def test_a_service_that_stays_busy_is_named(
-    server: Server, photo: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+@pytest.mark.parametrize(
+    ("argv", "lines"),
+    [
+        (["embed", "no/such.jpg"], ["samclip: no/such.jpg: No such file or directory"]),
+        (
+            ["embed", "PHOTO", "--ca", "no/ca.pem"],
+            ["samclip: no/ca.pem: No such file or directory"],
+        ),
+        (
+            ["embed", "PHOTO", "--server", "127.0.0.1:1"],
+            [
+                "samclip: failed to connect",
+                "Is a service running at 127.0.0.1:1? Start one: samcli",
+            ],
+        ),
+    ],
+)
+def test_an_error_is_one_line_and_maybe_a_hint(
+    argv: list[str], lines: list[str], photo: str, capsys: Captured
 ) -> None:
-    server[0].refusal = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", ())
-    monkeypatch.setattr("samclip.many_photos.WAITS_S", (0, 0))
-    assert cli.main(["classify", photo, "--labels", "cat", "--server", server[1]]) == 1
-    assert "the queue is full" in capsys.readouterr().err
-    assert len(server[0].calls) == 3
-
-
-def test_errors_are_one_line(photo: str, capsys: Captured) -> None:
-    assert cli.main(["embed", photo, "--server", "127.0.0.1:1"]) == 1
-    message, hint = capsys.readouterr().err.splitlines()
-    assert message.startswith("samclip: failed to connect")
-    assert hint.startswith("Is a service running at 127.0.0.1:1? Start one: samclip serve.")
-    assert cli.main(["embed", "no/such.jpg"]) == 1
-    assert capsys.readouterr() == ("", "samclip: no/such.jpg: No such file or directory\n")
-    assert cli.main(["embed", photo, "--ca", "no/ca.pem"]) == 1
-    assert capsys.readouterr().err == "samclip: no/ca.pem: No such file or directory\n"
+    assert cli.main([photo if word == "PHOTO" else word for word in argv]) == 1
+    shown, errors = capsys.readouterr()
+    for line, expected in zip(errors.splitlines(), lines, strict=True):
+        assert line.startswith(expected)
+    assert not shown
 
 
 @pytest.mark.parametrize("command", ["demo", "mcp", "describe"])
@@ -109,18 +119,29 @@ def test_an_address_of_another_kind_is_named_by_all_commands(
     assert capsys.readouterr().err.startswith("samclip: --server is 'ftp://gpu-1': expected HOST")
 
 
-def run(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONPATH": sources()}
+def greys(photo: str, count: int) -> list[str]:
+    """Make photographs of different shades beside one; return their paths."""
+    paths = [Path(photo).with_name(f"{shade:02}.png") for shade in range(count)]
+    for shade, path in enumerate(paths):
+        Image.new("L", (4, 4), shade).save(path)
+    return [*map(str, paths)]
+
+
+def start(*argv: str, **options: Any) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONPATH": sources(), "TERM": "xterm", "COLUMNS": "100"}
     heard = ["env", "--default-signal=INT"]  # tests in the background of a shell ignore interrupts
     command = [*heard, sys.executable, "-m", "samclip.cli", *argv]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, **options)
+    return subprocess.Popen(command, **{"stderr": subprocess.PIPE, "env": environment} | options)
 
 
-def test_an_interrupted_command_ends_quietly(server: Server, photo: str) -> None:
+@pytest.mark.parametrize(("images", "waiting"), [(1, 1), (20, 4)])
+def test_an_interrupted_command_ends_quietly(
+    server: Server, photo: str, images: int, waiting: int
+) -> None:
     service, address = server
     service.release.clear()
-    process = run("classify", photo, "--labels", "cat", "--server", address)
-    while not service.calls and process.poll() is None:
+    process = start("classify", *greys(photo, images), "--labels", "cat", "--server", address)
+    while len(service.calls) < waiting and process.poll() is None:  # several threads wait
         time.sleep(0.01)
     while process.poll() is None:  # gRPC loses a signal that arrives while it starts a call
         process.send_signal(signal.SIGINT)
@@ -135,7 +156,7 @@ def test_a_command_whose_reader_has_gone_ends_quietly(server: Server, command: l
     reader, writer = os.pipe()
     os.close(reader)
     more = ["--server", server[1]] if command == ["describe"] else []
-    process = run(*command, *more, stdout=writer)
+    process = start(*command, *more, stdout=writer)
     os.close(writer)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (141, b"")
@@ -145,29 +166,16 @@ def test_a_command_whose_reader_has_gone_ends_quietly(server: Server, command: l
 def test_a_full_disk_is_one_line(server: Server, command: list[str]) -> None:
     more = ["--server", server[1]] if command == ["describe"] else []
     with open("/dev/full", "wb") as full:
-        process = run(*command, *more, stdout=full)
+        process = start(*command, *more, stdout=full)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert errors == b"samclip: [Errno 28] No space left on device\n"
 
 
-def test_an_interrupted_folder_ends_quietly(server: Server, photo: str, tmp_path: Path) -> None:
-    service, address = server
-    service.release.clear()
-    for shade in range(20):
-        Image.new("L", (4, 4), shade).save(tmp_path / f"photos/{shade:02}.png")
-    process = run("classify", str(Path(photo).parent), "--labels", "cat", "--server", address)
-    while len(service.calls) < 4 and process.poll() is None:  # several threads wait
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert (process.returncode, errors) == (130, b"")
-
-
 def test_an_interrupted_download_does_not_delay_the_end() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/cat.jpg"
-        process = run("classify", url, url + "?2", "--labels", "cat")
+        process = start("classify", url, url + "?2", "--labels", "cat")
         connection, _ = silent.accept()  # it never answers
         with connection:
             process.send_signal(signal.SIGINT)
@@ -178,41 +186,30 @@ def test_an_interrupted_download_does_not_delay_the_end() -> None:
 def test_a_reader_that_goes_after_the_first_line_ends_the_command_quietly(
     server: Server, photo: str
 ) -> None:
-    folder = Path(photo).parent
-    for shade in range(40):
-        Image.new("L", (4, 4), shade).save(folder / f"{shade:02}.png")
-    argv = ("classify", str(folder), "--labels", "cat", "--format", "jsonl")
-    process = run(*argv, "--server", server[1], stdout=subprocess.PIPE)
+    argv = ("classify", *greys(photo, 40), "--labels", "cat", "--format", "jsonl")
+    process = start(*argv, "--server", server[1], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    assert process.stdout.readline()
-    process.stdout.close()
     assert process.stderr is not None
-    errors = process.stderr.read()
-    process.stderr.close()
-    assert (process.wait(60), errors) == (141, b"")
+    with process.stderr as errors:
+        with process.stdout as answers:
+            assert answers.readline()
+        assert (errors.read(), process.wait(60)) == (b"", 141)
 
 
 def test_a_terminal_shows_rate_and_time_left_and_a_pipe_does_not(
     server: Server, photo: str, tmp_path: Path
 ) -> None:
-    folder = Path(photo).parent
-    for shade in range(30):
-        Image.new("L", (4, 4), shade).save(folder / f"{shade:02}.png")
-    argv = ("classify", str(folder), "--labels", "cat", "--server", server[1])
+    argv = ("classify", *greys(photo, 31), "--labels", "cat", "--server", server[1])
     main_end, terminal = pty.openpty()
-    environment = {**os.environ, "PYTHONPATH": sources(), "TERM": "xterm", "COLUMNS": "100"}
-    command = [sys.executable, "-m", "samclip.cli", *argv]
     with (tmp_path / "table").open("wb") as table:
-        process = subprocess.Popen(command, stdout=table, stderr=terminal, env=environment)
+        process = start(*argv, stdout=table, stderr=terminal)
     os.close(terminal)
     shown = "".join(iter(lambda: read_terminal(main_end), ""))
     os.close(main_end)
     assert process.wait(60) == 0
-    assert "classify" in shown
-    assert "31/31" in shown
-    assert "/s" in shown
+    assert all(part in shown for part in ("classify", "31/31", "/s"))
     assert (tmp_path / "table").read_bytes().startswith(b"image ")
-    unseen = run(*argv, stdout=subprocess.DEVNULL)
+    unseen = start(*argv, stdout=subprocess.DEVNULL)
     assert unseen.communicate()[1] == b""
 
 

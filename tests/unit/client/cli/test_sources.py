@@ -4,9 +4,6 @@ import io
 import json
 import os
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +13,7 @@ from PIL import Image
 from samclip import cli
 from samclip.cli import sources
 
+from tests.http_server import Handler, serving
 from tests.unit.client.cli.conftest import Run
 from tests.unit.client.conftest import Captured, Server
 
@@ -31,24 +29,6 @@ def folder(tmp_path: Path) -> Path:
         Image.new("L", (6, 4), shade).save(path)
     (tmp_path / "photos/notes.txt").write_text("no image")
     return tmp_path / "photos"
-
-
-@pytest.fixture
-def website(folder: Path) -> Iterator[str]:
-    """Serve the folder over HTTP; yield its address."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(
-        ("127.0.0.1", 0), lambda *args: Quiet(*args, directory=str(folder))
-    ) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
 
 
 def answered(run: Run, *given: str) -> list[str]:
@@ -106,14 +86,19 @@ def test_the_overlay_does_not_replace_its_photograph(run: Run, photo: str) -> No
 
 
 def test_an_address_is_fetched_here_and_its_file_sent(
-    run: Run, server: Server, folder: Path, website: str
+    run: Run, server: Server, folder: Path
 ) -> None:
-    url = f"{website}/more/c.jpg"
-    assert answered(run, url) == [url]
+    class Site(Handler):
+        def do_GET(self) -> None:
+            self.answer((folder / self.path[1:]).read_bytes())
+
+    with serving(Site) as website:
+        url = f"{website}/more/c.jpg"
+        assert answered(run, url) == [url]
+        assert run("index", "web", url).status == 0
     assert (folder / "more/c.jpg").read_bytes() in server[0].files.values()
-    ran = run("classify", f"{website}/none.jpg", *CLASSIFY)
-    assert (ran.status, f"samclip: {website}/none.jpg: " in ran.err) == (1, True)
-    assert run("index", "web", url).status == 0
+    ran = run("classify", url, *CLASSIFY)  # nobody answers any more
+    assert (ran.status, f"samclip: {url}: " in ran.err) == (1, True)
     assert set(server[0].collections["web"]) == {"c.jpg"}
 
 

@@ -1,11 +1,9 @@
 """``samclip status``, and the addresses of services."""
 
 import json
-import threading
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import grpc
@@ -13,17 +11,12 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from samclip import __version__, cli
 from samclip.cli import service
-from samclip.cli.usage import UsageError
 from samclip.v1 import samclip_pb2 as pb
 from samclip.v1 import samclip_pb2_grpc as pb_grpc
 
 from tests.fake_server import FakeService
+from tests.http_server import Handler, serving
 from tests.unit.client.conftest import Captured, Server
-
-READY, NOT_READY = (
-    health_pb2.HealthCheckResponse.SERVING,
-    health_pb2.HealthCheckResponse.NOT_SERVING,
-)
 
 
 class Health(health_pb2_grpc.HealthServicer):
@@ -38,7 +31,8 @@ class Health(health_pb2_grpc.HealthServicer):
         name = request.service.removeprefix("samclip.v1.")
         if name in self.missing:
             context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return health_pb2.HealthCheckResponse(status=NOT_READY if name in self.broken else READY)
+        status = "NOT_SERVING" if name in self.broken else "SERVING"
+        return health_pb2.HealthCheckResponse(status=status)
 
 
 @pytest.fixture
@@ -59,12 +53,9 @@ def test_status_names_versions_parts_and_model(
     health, address = running
     assert cli.main(["status", "--server", address, "--json"]) == 0
     rows = {row["what"]: row["state"] for row in json.loads(capsys.readouterr().out)["results"]}
-    assert rows == {
-        "client": __version__,
-        "service": "9.9.9",
-        **dict.fromkeys(pb.DESCRIPTOR.services_by_name, "ready"),
-        "model": "fake int8 d1935",
-    }
+    parts = dict.fromkeys(pb.DESCRIPTOR.services_by_name, "ready")
+    expected = {"client": __version__, "service": "9.9.9", **parts, "model": "fake int8 d1935"}
+    assert rows == expected
     health.broken.add("RetrievalService")
     assert cli.main(["status", "--server", address]) == 1
     assert "RetrievalService             not ready" in capsys.readouterr().out
@@ -106,21 +97,12 @@ def test_addresses_for_browsers_are_answered_with_the_port_to_use(
 def website(content: bytes, status: int = 200) -> Iterator[str]:
     """Answer every GET over HTTP with ``content``; yield the address."""
 
-    class Site(BaseHTTPRequestHandler):
+    class Site(Handler):
         def do_GET(self) -> None:
-            self.send_response(status if self.path == "/playground/service.json" else 404)
-            self.end_headers()
-            self.wfile.write(content)
+            self.answer(content, status if self.path == "/playground/service.json" else 404)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    with serving(Site) as address:
+        yield address
 
 
 def test_the_site_of_a_service_says_which_port_grpc_has(server: Server, capsys: Captured) -> None:
@@ -142,11 +124,6 @@ def test_a_web_server_is_not_asked_again_and_the_port_of_grpc_is_named(
         argv = [*words, "--server", url.removeprefix("http://"), "--timeout", "5"]
         assert cli.main(argv) == 1
     assert "--server takes its gRPC address, port 9000 by default" in capsys.readouterr().err
-
-
-def test_other_schemes_are_refused() -> None:
-    with pytest.raises(UsageError, match="expected HOST:PORT"):
-        service.grpc_address("ftp://x:9000")
 
 
 def test_the_environment_names_service_and_key(

@@ -17,7 +17,9 @@ from samclip_core.config import EDGE
 from samclip_core.errors import InvalidLabels
 from samclip_core.io import checkpoint
 from services.launch import checks, doctor
-from tests.unit.client.conftest import Captured, Server
+from tests.fake_server import FakeService
+from tests.unit.client.cli.conftest import Run
+from tests.unit.client.conftest import Captured
 
 KEPT = "é 中 😀 👩‍🚀 שלום"
 HOSTILE = f"{KEPT}\x1b[2J\x9b31m\x07\x7f\u202ecod.exe\u2069\r\n\tsamclip: all is well\u2028"
@@ -36,13 +38,11 @@ def test_letters_stay_as_they_are() -> None:
 
 
 @pytest.fixture
-def hostile(server: Server, photo: str) -> str:
-    """Return the address of a service with a collection of hostile texts."""
+def hostile(service: FakeService, run: Run) -> Run:
+    """Return a function that runs a command, which asks a service with hostile texts."""
     item = pb.IndexItem(id=HOSTILE, metadata={HOSTILE: HOSTILE})
-    item.image.encoded = Path(photo).read_bytes()
-    server[0].collections["pets"] = {HOSTILE: item}
-    server[0].collections[HOSTILE] = {}
-    return server[1]
+    service.collections |= {"pets": {HOSTILE: item}, HOSTILE: {}}
+    return run
 
 
 @pytest.mark.parametrize("form", ["table", "json", "jsonl", "csv"])
@@ -60,52 +60,44 @@ def hostile(server: Server, photo: str) -> str:
 def test_answers(
     command: list[str],
     form: str,
-    hostile: str,
+    hostile: Run,
     photo: str,
     tmp_path: Path,
-    capsys: Captured,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = {"PHOTO": photo, "OUT": str(tmp_path / HOSTILE.replace("/", ""))}
     given = [names.get(word, word) for word in command]
     for terminal in (True, False):
         monkeypatch.setattr(sys.stdout, "isatty", lambda terminal=terminal: terminal)
-        assert cli.main([*given, "--format", form, "--server", hostile]) == 0
-        shown = capsys.readouterr()
-        assert harmless(shown.err)
+        ran = hostile(*given, "--format", form)
+        assert ran.status == 0
+        assert harmless(ran.err)
         if terminal or form != "csv":  # a file of CSV has the texts as they are
-            assert harmless(shown.out)
-            assert SHOWN in shown.out.replace(r"\r\n\t", r"\u000d\u000a\u0009")
+            assert harmless(ran.out)
+            assert SHOWN in ran.out.replace(r"\r\n\t", r"\u000d\u000a\u0009")
         else:
-            assert HOSTILE in shown.out
+            assert HOSTILE in ran.out
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo"])
-def test_data_sets(form: str, hostile: str, photo: str, tmp_path: Path, capsys: Captured) -> None:
-    out = tmp_path / HOSTILE
-    words = ["everything", photo, "--labels", HOSTILE, "--format", form, "--out", str(out)]
-    assert cli.main([*words, "--server", hostile]) == 0
-    shown = capsys.readouterr()
-    assert harmless(shown.out)
-    assert harmless(shown.err)
+def test_data_sets(form: str, hostile: Run, photo: str, tmp_path: Path) -> None:
+    words = ("everything", photo, "--labels", HOSTILE, "--format", form)
+    ran = hostile(*words, "--out", str(tmp_path / HOSTILE))
+    assert (ran.status, harmless(ran.out), harmless(ran.err)) == (0, True, True)
 
 
 @pytest.mark.parametrize("more", [[], ["--format", "jsonl"]])
 def test_names_of_files_and_errors(
-    more: list[str], server: Server, tmp_path: Path, capsys: Captured
+    more: list[str], run: Run, service: FakeService, tmp_path: Path
 ) -> None:
     for number in range(2):
         Image.new("L", (6, 4), number).save(tmp_path / f"{number} {HOSTILE}.png")
     (tmp_path / f"2 {HOSTILE}.png").write_bytes(b"")
-    server[0].refuse_after(1, grpc.StatusCode.INTERNAL, HOSTILE)
-    command = ["classify", str(tmp_path), "--labels", "a", *more, "--server", server[1]]
-    assert cli.main(command) == 1
-    shown = capsys.readouterr()
-    assert harmless(shown.out)
-    assert harmless(shown.err)
-    assert shown.err.count(SHOWN) >= 3
-    assert cli.main(["describe", "--server", server[1]]) == 1
-    assert capsys.readouterr().err.startswith(f"samclip: {SHOWN}")
+    service.refuse_after(1, grpc.StatusCode.INTERNAL, HOSTILE)
+    ran = run("classify", str(tmp_path), "--labels", "a", *more)
+    assert (ran.status, harmless(ran.out), harmless(ran.err)) == (1, True, True)
+    assert ran.err.count(SHOWN) >= 3
+    assert run("describe").err.startswith(f"samclip: {SHOWN}")
 
 
 def test_a_checkpoint(tmp_path: Path, capsys: Captured) -> None:
