@@ -45,7 +45,7 @@ def stacked(frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """The position of a square cut in a photograph of ``shape`` (height, width).
 
     ``scaled`` is the photograph's (height, width) in frame pixels, ``corner`` the (y, x) of the
@@ -65,7 +65,7 @@ class _Window:
         size: int,
         scales: tuple[float, float],
         random: np.random.Generator,
-    ) -> "_Window":
+    ) -> "Window":
         scale = size * random.uniform(*scales) / max(shape)
         scaled_h, scaled_w = (max(1, round(side * scale)) for side in shape)
         y, x = (int(random.integers(max(side - size, 0) + 1)) for side in (scaled_h, scaled_w))
@@ -78,7 +78,7 @@ class _Window:
     def pixels(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize the photograph to the drawn scale, cut the window, flip and pad: ``SS3``."""
         (y, x), (height, width) = self.corner, self.valid
-        cut_hw3 = _resized(image_HW3, self.scaled)[y : y + height, x : x + width]
+        cut_hw3 = resized(image_HW3, self.scaled)[y : y + height, x : x + width]
         cut_hw3 = cv2.flip(cut_hw3, 1) if self.flip else cut_hw3
         below, right = self.size - height, self.size - width
         padded = cv2.copyMakeBorder(cut_hw3, 0, below, 0, right, cv2.BORDER_CONSTANT)
@@ -99,7 +99,7 @@ class _Window:
         return Rectangles(*(ends_R[seen_R] for ends_R in (left_R, top_R, right_R, bottom_R)))
 
 
-def _resized(image_HW3: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+def resized(image_HW3: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize to ``shape`` with the antialiased bilinear filter that serving uses (Pillow's)."""
     height, width = shape
     if height >= image_HW3.shape[0] and width >= image_HW3.shape[1]:
@@ -129,7 +129,7 @@ def cut(
     limits = image.ImageLimits()
     with reading(sample.source, sample.key, "the photograph is broken"):
         width, height = image.probe(sample.encoded, limits)
-        window = _Window.draw((height, width), size, scales, random)
+        window = Window.draw((height, width), size, scales, random)
         image_HW3 = image.decode(sample.encoded, limits, least=window.scaled[::-1])
     cells = window.valid[0] * window.valid[1] * (mask_size / size) ** 2
     masks, boxes = [], []

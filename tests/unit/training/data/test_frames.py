@@ -35,7 +35,7 @@ def labels_seen(pixels_3SS: np.ndarray) -> np.ndarray:
     return seen_SS
 
 
-def reference(window: frames._Window, mask_HW: np.ndarray, cells: int) -> np.ndarray:
+def reference(window: frames.Window, mask_HW: np.ndarray, cells: int) -> np.ndarray:
     """Resize a whole mask to the drawn scale, cut the window, flip, pad, and shrink to cells."""
     (y, x), (height, width) = window.corner, window.valid
     area = cv2.INTER_AREA
@@ -46,7 +46,7 @@ def reference(window: frames._Window, mask_HW: np.ndarray, cells: int) -> np.nda
     return cv2.resize(padded, (cells, cells), interpolation=area)
 
 
-def reference_box(window: frames._Window, mask_HW: np.ndarray) -> np.ndarray:
+def reference_box(window: frames.Window, mask_HW: np.ndarray) -> np.ndarray:
     """Return the tight box of the photograph's pixels in the window."""
     scale_2, corner_2 = np.divide(window.scaled, window.shape), np.array(window.corner)
     first_2 = np.floor(corner_2 / scale_2 + 1e-9).astype(int)
@@ -82,7 +82,7 @@ def test_masks_and_boxes_equal_those_cut_from_whole_masks(shape: tuple[int, int]
     rles = [photographs.rle(mask_HW) for mask_HW in masks]
     photograph = sample("set", np.full((*shape, 3), 90, np.uint8))
     for seed in range(8):
-        window = frames._Window.draw(shape, 256, (0.7, 1.7), np.random.default_rng(seed))
+        window = frames.Window.draw(shape, 256, (0.7, 1.7), np.random.default_rng(seed))
         frame = cut(photograph, rles, 256, cells, np.random.default_rng(seed), every=True)
         assert frame.valid == window.valid
         for mask_mm, box_4, mask_HW in zip(frame.masks_Pmm, frame.boxes_P4, masks, strict=True):
@@ -95,7 +95,7 @@ def test_a_photograph_is_resampled_as_in_serving():
     image_HW3 = cv2.GaussianBlur(draw(4, 260, 390).image_HW3, (3, 3), 1)
     for size in (64, 200, 400):
         for seed in range(4):
-            window = frames._Window.draw((260, 390), size, (0.7, 1.7), np.random.default_rng(seed))
+            window = frames.Window.draw((260, 390), size, (0.7, 1.7), np.random.default_rng(seed))
             resized = Image.fromarray(image_HW3).resize(
                 window.scaled[::-1], Image.Resampling.BILINEAR
             )
@@ -116,10 +116,8 @@ def test_a_large_jpeg_is_decoded_at_the_least_scale_that_is_enough(
     exif = Image.Exif()
     exif[0x0112] = orientation
     large = encoded(Image.fromarray(image_HW3), format="JPEG", quality=95, exif=exif)
-    seen, whole = [], frames._Window.pixels
-    monkeypatch.setattr(
-        frames._Window, "pixels", lambda w, im: seen.append((w, im)) or whole(w, im)
-    )
+    seen, whole = [], frames.Window.pixels
+    monkeypatch.setattr(frames.Window, "pixels", lambda w, im: seen.append((w, im)) or whole(w, im))
     for size, decoded in ((60, 80), (140, 160), (180, 320), (400, 640)):
         cut(sample("set", encoded=large), (), size, 1, np.random.default_rng(0), scales=(1.1, 1.1))
         window, found_HW3 = seen.pop()
