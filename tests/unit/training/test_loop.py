@@ -100,19 +100,15 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(
     assert [line.split("\t")[0] for line in lines] == [str(i) for i in range(7)]
 
 
-def test_a_stage_that_is_done_is_not_done_again(tmp_path: Path):
+def test_a_stage_that_is_done_is_not_done_again_and_leaves_its_state_and_log(tmp_path: Path):
     expected = run(tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"stage.state.pt", "stage.losses.tsv", "tensorboard"}
     log = (tmp_path / "stage.losses.tsv").read_text()
     model = run(tmp_path, stop_at(0))
     for key, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[key], value), key
     assert (tmp_path / "stage.losses.tsv").read_text() == log
-
-
-def test_nothing_but_the_state_and_the_log_is_left(tmp_path: Path):
-    run(tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"stage.state.pt", "stage.losses.tsv", "tensorboard"}
 
 
 def test_it_gives_the_moving_average_of_the_weights(tmp_path: Path):
@@ -149,16 +145,6 @@ def test_a_wild_gradient_is_cut_to_length_one(tmp_path: Path):
     fit(model, parts, tmp_path, schedule, learning=learning, shown=["wild"], report=reports.append)
     torch.testing.assert_close(before - model.weight.detach(), torch.tensor([[0.6, 0.8]]))
     assert reports[0]["stage/gradient_norm"] == 5e4  # as it was
-
-
-def test_frozen_parts_stay_as_they_are_to_the_bit(tmp_path: Path):
-    model = model_of()
-    model[0].requires_grad_(False)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    optimiser = optimizer(SCHEDULE, model[0].named_parameters(), model[2].named_parameters())
-    fit(model, square, tmp_path, learning=optimiser)
-    changed = {key for key, value in model.state_dict().items() if not value.equal(before[key])}
-    assert changed == {"2.weight", "2.bias"}
 
 
 def test_parts_add_up_to_the_loss_of_the_whole_step(tmp_path: Path):
