@@ -8,22 +8,16 @@ import torch
 from PIL import Image
 
 from tests import photographs
-from tests.photographs import Drawing, draw, jpg
+from tests.photographs import Drawing, draw, jpg, sample
 from training.data import frames
 from training.data.frames import Frame, cut, stacked
-from training.data.sample import BadSample, Sample
-
-GREY = np.full((40, 60, 3), 128, np.uint8)
-
-
-def sample(source: str, image_HW3: np.ndarray = GREY, **parts: object) -> Sample:
-    return Sample(**{"key": "one", "source": source, "encoded": jpg(image_HW3), "info": {}} | parts)
+from training.data.sample import BadSample
 
 
 def frame_of(drawing: Drawing, seed: int, size: int = 256, mask_size: int = 256, **more: object):
     rles = [photographs.rle(mask) for mask in drawing.masks]
-    random = np.random.default_rng(seed)
-    return cut(sample("bsds500", drawing.image_HW3), rles, size, mask_size, random, **more)
+    photograph, random = sample("set", encoded=jpg(drawing.image_HW3)), np.random.default_rng(seed)
+    return cut(photograph, rles, size, mask_size, random, **more)
 
 
 def reference(window: frames.Window, mask_HW: np.ndarray, cells: int) -> np.ndarray:
@@ -71,7 +65,7 @@ def test_masks_and_boxes_equal_those_cut_from_whole_masks(shape: tuple[int, int]
     random = np.random.default_rng(1)
     masks = shapes(random, *shape)
     rles = [photographs.rle(mask_HW) for mask_HW in masks]
-    photograph = sample("set", np.full((*shape, 3), 90, np.uint8))
+    photograph = sample("set", encoded=jpg(np.full((*shape, 3), 90, np.uint8)))
     for seed in range(8):
         window = frames.Window.draw(shape, 256, (0.7, 1.7), np.random.default_rng(seed))
         frame = cut(photograph, rles, 256, cells, np.random.default_rng(seed), every=True)

@@ -1,5 +1,6 @@
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests import photographs
 from tests.dense_models import write_dense
 from tests.tiny import TINY
 from training.distillation import objectives
@@ -21,11 +21,9 @@ SIZE = TINY["edge"].image_size
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    root = tmp_path_factory.mktemp("sets")
-    photographs.write_training_sets(root)
+def run(training_sets: Path) -> Run:
     recipe = replace(debug(), photo_sides=(SIZE,), dtype="float32")
-    return Run(recipe=recipe, config=TINY["edge"], data=str(root), folder=root)
+    return Run(recipe=recipe, config=TINY["edge"], data=str(training_sets), folder="")
 
 
 @pytest.fixture(scope="module")

@@ -21,18 +21,11 @@ from training.recipes import Run, SamBatch, debug
 SIZE = TINY["edge"].image_size
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("sets")
-    photographs.write_training_sets(root)
-    return root
-
-
 @pytest.fixture
-def run(data: Path, tmp_path: Path) -> Run:
+def run(training_sets: Path, tmp_path: Path) -> Run:
     batch = SamBatch(images=4, prompts=2, corrected=0.5, at_once=2)
     recipe = replace(debug(), sam_batch=batch, clip_images=5, at_once=3)
-    return Run(recipe=recipe, config=TINY["edge"], data=str(data), folder=tmp_path)
+    return Run(recipe=recipe, config=TINY["edge"], data=str(training_sets), folder=tmp_path)
 
 
 def both(run: Run) -> Sampler:

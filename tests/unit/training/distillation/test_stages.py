@@ -7,7 +7,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from samclip_core.nn.network import SAM_PARTS, SamClipNet, build, load_net, token_width
-from tests import photographs
 from tests.dense_models import write_dense
 from tests.fakes import ConstantTeacher
 from tests.tiny import TINY, make_tiny_checkpoint
@@ -32,15 +31,8 @@ TEACHERS = PhotoTeachers(
 ONE = Schedule(steps=1, rate=1e-3, warmup=1, average=0.0)
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("sets")
-    photographs.write_training_sets(root)
-    return root
-
-
 @pytest.fixture
-def run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(training_sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setattr(stages, "VALIDATION_STEPS", 1)
     recipe = replace(
         debug(),
@@ -49,7 +41,7 @@ def run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         adaptation_sides=(SIZE, SIZE // 2),
         dtype="float32",
     )
-    return Run(recipe=recipe, config=TINY["edge"], data=str(data), folder=tmp_path)
+    return Run(recipe=recipe, config=TINY["edge"], data=str(training_sets), folder=tmp_path)
 
 
 def tiny_net(seed: int) -> SamClipNet:
