@@ -175,18 +175,3 @@ def losses_of(run: Run, stage: str) -> list[float]:
     names, *rows = (run.folder / f"{stage}.losses.tsv").read_text().splitlines()
     place = names.split("\t").index("dense_teacher")
     return [float(row.split("\t")[place]) for row in rows]
-
-
-def test_a_dense_teacher_changes_no_other_loss(run: Run, with_dense: PhotoTeachers):
-    """The losses of the first step, before the weights differ, are equal to the last bit."""
-    rows = []
-    for name, teachers in {"without": TEACHERS, "with": with_dense}.items():
-        own = replace(run, folder=run.folder / name)
-        own.folder.mkdir()
-        net = tiny_net(0) if teachers.dense is None else student(own, teachers)
-        head_probing(own, net, teachers, ONE)
-        names, values = (own.folder / "head-probing.losses.tsv").read_text().splitlines()
-        rows.append(dict(zip(names.split("\t"), values.split("\t"), strict=True)))
-        del rows[-1]["gradient_norm"]
-    assert rows[1].pop("dense_teacher")
-    assert rows[0] == rows[1]
