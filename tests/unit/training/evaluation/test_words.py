@@ -3,10 +3,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from samclip_core.geometry import Geometry
 from samclip_core.types import EverythingMask
-from tests.photographs import instance
 from training.data.annotations import thing_names
 from training.evaluation import presence, words
 from training.evaluation.suite import Options
@@ -15,12 +15,18 @@ NAMES = ["cup", "dog", "cat", "car", "tie", "bed"]
 SQUARE = Geometry(64, 64, 64)
 
 
+def rle(x: int) -> dict:
+    """Return the outline of a column of 16 pixels from ``x``."""
+    mask_HW = np.zeros((64, 64), np.uint8)
+    mask_HW[:, x : x + 16] = 1
+    return coco_mask.encode(np.asfortranarray(mask_HW))
+
+
 def sample(key: str = "a") -> SimpleNamespace:
     """Return a photograph with two cups, a dog and a crowd of cars."""
-    column = np.arange(64) // 16 * np.ones((64, 1))
     instances = [
-        instance(column == place, category=category, iscrowd=category == "car")
-        for place, category in enumerate(("cup", "cup", "dog", "car"))
+        {"category": category, "segmentation": rle(x), "iscrowd": crowd}
+        for category, x, crowd in (("cup", 0, 0), ("cup", 16, 0), ("dog", 32, 0), ("car", 48, 1))
     ]
     return SimpleNamespace(key=key, encoded=b"", info={"instances": instances})
 
