@@ -71,16 +71,7 @@ def draw_window(
 ) -> Cut:
     """Scale a photograph at random, cut a window of the frame out of it, and flip every second."""
     window = Window.draw(row_HW.shape, size, SCALES, random)
-    side = size // min(LABEL_STRIDE, size)
-    centre_t = (np.arange(side) + 0.5) * size / side  # of a label cell, in pixels of the window
-    inside_2t = [centre_t < length for length in window.valid]
-    across_t = window.valid[1] - centre_t if window.flip else centre_t
-    places = zip((centre_t, across_t), window.corner, window.scaled, window.shape, strict=True)
-    rows_t, columns_t = (
-        ((place_t + corner) * length / scaled).astype(int).clip(0, length - 1)
-        for place_t, corner, scaled, length in places
-    )
-    labels_tt = np.where(np.logical_and.outer(*inside_2t), row_HW[rows_t][:, columns_t], IGNORED)
+    labels_tt = window.labels(row_HW, size // min(LABEL_STRIDE, size), IGNORED)
     pixels_3SS = window.pixels(image_HW3).transpose(2, 0, 1)
     return pixels_3SS, np.array(window.valid), labels_tt.astype(np.int64)
 
