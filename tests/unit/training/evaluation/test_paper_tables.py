@@ -66,8 +66,9 @@ def voc_context(root: Path) -> None:
 def ade20k(root: Path) -> None:
     rows = "\n".join(f"{value}\t0\t0\t0\t{name}" for value, name in enumerate("abc", 1))
     write(root / "objectInfo150.txt", f"Idx\tRatio\tTrain\tVal\tName\n{rows}\n")
-    write(root / "images/validation/1.jpg", PICTURES[0])
-    write(root / "annotations/validation/1.png", png(MAPS[0]))
+    for part in ("training", "validation"):
+        write(root / f"images/{part}/1.jpg", PICTURES[0])
+        write(root / f"annotations/{part}/1.png", png(MAPS[0]))
 
 
 QUICK = ("--templates=own",)  # 80 templates take seconds
@@ -86,7 +87,8 @@ TABLES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], tuple[str, ...]
     "ade20k": (ade20k, ("ade20k_miou", "ade20k_two_heads_miou"), ("--refine", "--limit=1")),
     "coco-stuff": (coco, ("coco_stuff_miou",), ("--size=96",)),
     "coco-panoptic": (coco, ("coco_panoptic_miou", "coco_panoptic_miou_union"), ()),
-    "probe-linear": (voc, ("voc_probe_linear_sam_miou",), (*PROBE, "--features=sam")),
+    "probe-linear": (ade20k, ("ade20k_probe_linear_sam_miou",), (*PROBE, "--features=sam")),
+    "probe-psp": (voc, ("voc_probe_psp_tokens_miou",), PROBE),
     "probe-classify": (classes, ("folders_probe_classify_tokens_top1",), PROBE),
 }
 
