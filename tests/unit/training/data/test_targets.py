@@ -104,7 +104,7 @@ def test_what_was_kept_is_found_by_source_index_and_view(tmp_path: Path):
         targets.at("set", 0, 2)
 
 
-def test_without_dense_maps_or_for_a_broken_sample_there_is_less(tmp_path: Path):
+def test_a_target_may_have_no_dense_map_and_a_broken_sample_has_no_target(tmp_path: Path):
     source = a_source(tmp_path / "set")
     store(tmp_path / "kept", source, replace(PLAN, dense=False), broken=[3])
     targets = StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
