@@ -117,15 +117,6 @@ def test_int8_is_named_with_its_calibration(tiny_checkpoint: Path, tmp_path: Pat
     assert found[0] != found[1]
 
 
-def test_a_picture_alone_equals_itself_in_any_slot_of_any_batch(model: SamClip) -> None:
-    prepared = [model.prepare(picture) for picture in PICTURES]
-    alone = [model.encode(item) for item in prepared]
-    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 0, 1, 2]):
-        together = model.encode_batch([prepared[index] for index in order])
-        for index, features in zip(order, together, strict=True):
-            _assert_same(features, alone[index])
-
-
 def test_a_file_equals_its_pixels(model: SamClip) -> None:
     buffer = io.BytesIO()
     Image.fromarray(PICTURES[0]).save(buffer, "PNG")
@@ -157,6 +148,11 @@ def test_segment_text_labels_every_pixel(model: SamClip, refine: bool) -> None:
     assert found.label_map_HW.shape == (90, 150)
     assert set(np.unique(found.label_map_HW)) <= {0, 1, 2}
     assert sum(region.area for region in found.regions) == 90 * 150
+
+
+def test_segment_text_with_background(model: SamClip) -> None:
+    found = model.segment_text(PICTURES[0], ["dog"], background=True)
+    assert set(np.unique(found.label_map_HW)) <= {-1, 0}
 
 
 def test_explain_is_the_similarity_or_the_probability_in_the_map_that_sam_attends(
