@@ -12,6 +12,8 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as coco_mask
 
+from training.data.sample import Sample
+
 COLOURS = {1: (220, 30, 30), 2: (30, 200, 40), 3: (40, 60, 230)}
 
 
@@ -63,6 +65,12 @@ def _encoded(array: np.ndarray, **options: Any) -> bytes:
     file = io.BytesIO()
     Image.fromarray(array).save(file, **options)
     return file.getvalue()
+
+
+def sample(source: str, **parts: Any) -> Sample:
+    """Return a grey photograph with other parts of its sample."""
+    grey = jpg(np.full((40, 60, 3), 128, np.uint8))
+    return Sample(**{"key": "one", "source": source, "encoded": grey, "info": {}} | parts)
 
 
 def write_shard(path: Path, samples: Mapping[str, Mapping[str, bytes]]) -> None:

@@ -20,15 +20,14 @@ RECIPE_FORMS = f"{', '.join(RECIPES)}, or FILE.py:FUNCTION of your own"
 def recipe_of(name: str) -> Recipe:
     """Return a recipe by name, or that of a function in a file, given as FILE.py:FUNCTION.
 
-    A name may be spelt as its function: ``vit_b`` is ``vit-b``. Raises ArgumentTypeError if there
-    is none.
+    Raises ArgumentTypeError if there is none.
     """
+    if name in RECIPES:
+        return RECIPES[name]()
     file, colon, function = name.rpartition(":")
-    found = RECIPES.get(name.replace("_", "-"))
-    make = _function_of(Path(file), function.replace("-", "_")) if colon else found
-    if make is None:
+    if not colon:
         raise ArgumentTypeError(f"there is no recipe {name!r}: expected {RECIPE_FORMS}")
-    recipe = _own(make, Path(file)) if colon else make()
+    recipe = _own(_function_of(Path(file), function), Path(file))
     if not isinstance(recipe, Recipe):
         raise ArgumentTypeError(
             f"{name} returned {recipe!r}: expected a training.recipes.Recipe, for example "

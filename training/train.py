@@ -137,41 +137,34 @@ def parser() -> argparse.ArgumentParser:
         "  samclip train --recipe edge --data photos/ --set joint.steps=2000 --workers 2",
         formatter_class=RawDescriptionRichHelpFormatter,
     )
-    options.add_argument(
-        "--recipe", type=recipe_of, default="edge", metavar="NAME", help=RECIPE_FORMS
-    )
-    options.add_argument(
+    add = options.add_argument
+    add("--recipe", type=recipe_of, default="edge", metavar="NAME", help=RECIPE_FORMS)
+    add(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
         help="change a field of the recipe, as in joint.steps=10; may be repeated",
     )
-    options.add_argument(
+    add(
         "--data",
         help="folder or URL of the photograph sets (SAMCLIP_DATA); debug draws its own without it",
     )
-    options.add_argument(
+    add(
         "--out",
         help="folder or URL of the states to resume from and of the result, the same one for all "
         "workers (runs/RECIPE)",
     )
-    options.add_argument(
+    add(
         "--start",
         default="",
         help="edge: checkpoint whose SAM initialises the SAM teacher; vit-b: official SAM weights "
         "of the student, where the SAM teacher has another size (--sam)",
     )
-    options.add_argument(
-        "--text-tower", default="edge", help="edge: checkpoint whose frozen text tower to keep"
-    )
-    options.add_argument(
-        "--sam", default="", metavar="FILE", help="vit-b: weights of SAM ViT-B, L or H"
-    )
-    options.add_argument(
-        "--clip", default="", metavar="MODEL:FILE", help=f"vit-b: an open_clip model as {FORMS}"
-    )
-    options.add_argument(
+    add("--text-tower", default="edge", help="edge: checkpoint whose frozen text tower to keep")
+    add("--sam", default="", metavar="FILE", help="vit-b: weights of SAM ViT-B, L or H")
+    add("--clip", default="", metavar="MODEL:FILE", help=f"vit-b: an open_clip model as {FORMS}")
+    add(
         "--dense",
         type=_with_file,
         default="",
@@ -179,29 +172,21 @@ def parser() -> argparse.ArgumentParser:
         help="a third teacher, whose features of patches the encoder learns too: timm's name of a "
         "model such as DINOv2 or DINOv3, and its weights",
     )
-    options.add_argument(
+    add(
         "--targets",
         default="",
         help="folder of stored CLIP-teacher outputs (training.distillation.embeddings)",
     )
-    _add_resources(options)
-    return options
-
-
-def _add_resources(options: argparse.ArgumentParser) -> None:
-    options.add_argument(
-        "--workers", type=int, default=0, help="data-parallel workers; 0: train in this process"
-    )
-    options.add_argument("--gpu", action="store_true", help="use one GPU per worker")
-    options.add_argument(
+    add("--workers", type=int, default=0, help="data-parallel workers; 0: train in this process")
+    add("--gpu", action="store_true", help="use one GPU per worker")
+    add(
         "--readers",
         type=int,
         help="processes per worker that decode ahead; default: with --gpu the worker's cores less "
         f"one, at most {workers.MOST_READERS}, else 0",
     )
-    options.add_argument(
-        "--threads", type=int, default=torch.get_num_threads(), help="CPU threads per worker"
-    )
+    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads per worker")
+    return options
 
 
 def _with_file(given: str) -> str:

@@ -46,14 +46,3 @@ def test_its_own_photographs_are_a_start_that_can_be_changed(
             train.main(["--recipe", "debug", *changes])
     assert [run.recipe.named_sets for run in runs] == [("drawn",), ()]
     assert [run.recipe.photo_sets for run in runs] == [(("drawn", 1.0),), (("drawn", 2),)]
-
-
-def test_another_recipe_says_that_it_needs_photographs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SAMCLIP_DATA", raising=False)
-    with pytest.raises(SystemExit):
-        train.main(["--recipe", "edge"])
-    assert "give --data or set SAMCLIP_DATA" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())

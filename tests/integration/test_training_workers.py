@@ -26,6 +26,7 @@ from training.distillation.stages import (
 )
 from training.recipes import Run, SamBatch, debug
 from training.schedule import Schedule
+from training.storage import Folder, check_shared
 
 STEPS = 4
 
@@ -142,6 +143,21 @@ def reach(rank: int, folder: Path) -> None:
 
 def test_weights_that_no_loss_reached_do_not_decay_and_a_share_is_worker_0s(tmp_path: Path):
     spread(reach, 2, tmp_path)
+
+
+def meet(rank: int, root: Path) -> None:
+    """Join two workers, which see the same folder or each its own."""
+    join(rank, 2, root)
+    device = torch.device("cpu")
+    for _ in range(2):  # a file of an earlier run does not count
+        check_shared(Folder(root / "run"), device)
+        with pytest.raises(ValueError, match=r"1 of 2 workers do not see .* that all nodes share"):
+            check_shared(Folder(root / f"of-{rank}"), device)
+    leave()
+
+
+def test_all_workers_must_see_the_folder(tmp_path: Path):
+    spread(meet, 2, tmp_path)
 
 
 def test_the_first_worker_tells_its_figures_to_ray(monkeypatch: pytest.MonkeyPatch):

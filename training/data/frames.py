@@ -45,7 +45,7 @@ def stacked(frames: Sequence[Frame]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """The position of a square cut in a photograph of ``shape`` (height, width).
 
     ``scaled`` is the photograph's (height, width) in frame pixels, ``corner`` the (y, x) of the
@@ -65,7 +65,7 @@ class _Window:
         size: int,
         scales: tuple[float, float],
         random: np.random.Generator,
-    ) -> "_Window":
+    ) -> "Window":
         scale = size * random.uniform(*scales) / max(shape)
         scaled_h, scaled_w = (max(1, round(side * scale)) for side in shape)
         y, x = (int(random.integers(max(side - size, 0) + 1)) for side in (scaled_h, scaled_w))
@@ -78,11 +78,25 @@ class _Window:
     def pixels(self, image_HW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize the photograph to the drawn scale, cut the window, flip and pad: ``SS3``."""
         (y, x), (height, width) = self.corner, self.valid
-        cut_hw3 = _resized(image_HW3, self.scaled)[y : y + height, x : x + width]
+        cut_hw3 = resized(image_HW3, self.scaled)[y : y + height, x : x + width]
         cut_hw3 = cv2.flip(cut_hw3, 1) if self.flip else cut_hw3
         below, right = self.size - height, self.size - width
         padded = cv2.copyMakeBorder(cut_hw3, 0, below, 0, right, cv2.BORDER_CONSTANT)
         return np.asarray(padded, np.uint8)
+
+    def labels(
+        self, labels_HW: NDArray[np.integer], cells: int, outside: int
+    ) -> NDArray[np.integer]:
+        """Return the label in the centre of each cell of the window, ``outside`` in the padding."""
+        (down, across), (y, x) = np.divide(self.scaled, self.shape), self.corner
+        height, width = self.valid
+        row_m = column_m = (np.arange(cells) + 0.5) * self.size / cells
+        inside_mm = np.logical_and.outer(row_m < height, column_m < width)
+        if self.flip:
+            column_m = width - column_m
+        row_m, column_m = ((row_m + y) / down).astype(int), ((column_m + x) / across).astype(int)
+        seen_mm = labels_HW.take(row_m, 0, mode="clip").take(column_m, 1, mode="clip")
+        return np.where(inside_mm, seen_mm, outside)
 
     def visible(self, rle: dict[str, Any]) -> Rectangles:
         """Return the part of a mask inside the window as rectangles in frame pixels."""
@@ -99,7 +113,7 @@ class _Window:
         return Rectangles(*(ends_R[seen_R] for ends_R in (left_R, top_R, right_R, bottom_R)))
 
 
-def _resized(image_HW3: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
+def resized(image_HW3: NDArray[np.uint8], shape: tuple[int, int]) -> NDArray[np.uint8]:
     """Resize to ``shape`` with the antialiased bilinear filter that serving uses (Pillow's)."""
     height, width = shape
     if height >= image_HW3.shape[0] and width >= image_HW3.shape[1]:
@@ -129,7 +143,7 @@ def cut(
     limits = image.ImageLimits()
     with reading(sample.source, sample.key, "the photograph is broken"):
         width, height = image.probe(sample.encoded, limits)
-        window = _Window.draw((height, width), size, scales, random)
+        window = Window.draw((height, width), size, scales, random)
         image_HW3 = image.decode(sample.encoded, limits, least=window.scaled[::-1])
     cells = window.valid[0] * window.valid[1] * (mask_size / size) ** 2
     masks, boxes = [], []

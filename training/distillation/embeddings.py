@@ -200,28 +200,23 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m training.distillation.embeddings",
         description="Compute and store a CLIP teacher's outputs.",
     )
-    options.add_argument(
+    add = options.add_argument
+    add(
         "--recipe",
         type=recipe_of,
         default="edge",
         metavar="NAME",
         help=f"recipe whose teacher runs: {RECIPE_FORMS}",
     )
-    options.add_argument("--data", help="folder or URL of the photograph sets (SAMCLIP_DATA)")
-    options.add_argument("--views", type=int, default=4, help="random cuts per photograph")
-    options.add_argument(
-        "--size",
-        type=int,
-        help="side of a view in pixels; default: the recipe's largest photo side",
-    )
-    options.add_argument("--dense", action="store_true", help="also store the dense maps")
-    options.add_argument("--out", type=Path, default=Path("runs/targets"))
-    options.add_argument("--text-tower", default="edge", help="edge: checkpoint of the text tower")
-    options.add_argument(
-        "--clip", metavar="MODEL:FILE", help="vit-b: an open_clip model, as in training"
-    )
-    options.add_argument("--workers", type=int, default=1)
-    options.add_argument("--gpu", action="store_true", help="use one GPU per worker")
+    add("--data", help="folder or URL of the photograph sets (SAMCLIP_DATA)")
+    add("--views", type=int, default=4, help="random cuts per photograph")
+    add("--size", type=int, help="side of a view in pixels; default: the recipe's largest one")
+    add("--dense", action="store_true", help="also store the dense maps")
+    add("--out", type=Path, default=Path("runs/targets"))
+    add("--text-tower", default="edge", help="edge: checkpoint of the text tower")
+    add("--clip", metavar="MODEL:FILE", help="vit-b: an open_clip model, as in training")
+    add("--workers", type=int, default=1)
+    add("--gpu", action="store_true", help="use one GPU per worker")
     return options
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,6 +23,7 @@ from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits, decode
 from samclip_core.nn.encoder import valid_mask
+from training.data.frames import Window, resized
 from training.evaluation.layouts import Mapped
 from training.evaluation.measures import class_rows
 from training.evaluation.suite import limited, progress
@@ -70,17 +70,10 @@ def draw_window(
     random: np.random.Generator,
 ) -> Cut:
     """Scale a photograph at random, cut a window of the frame out of it, and flip every second."""
-    scale = size / max(image_HW3.shape) * random.uniform(*SCALES)
-    height, width = (max(1, round(side * scale)) for side in image_HW3.shape[:2])
-    top, left = (int(random.integers(max(side - size, 0) + 1)) for side in (height, width))
-    window = np.s_[top : top + size, left : left + size]
-    image = cv2.resize(image_HW3, (width, height), interpolation=_smooth(scale))[window]
-    rows = cv2.resize(
-        row_HW.astype(np.int16), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
-    )[window]
-    if random.random() < 0.5:
-        image, rows = image[:, ::-1], rows[:, ::-1]
-    return _framed(image, rows, size)
+    window = Window.draw(row_HW.shape, size, SCALES, random)
+    labels_tt = window.labels(row_HW, size // min(LABEL_STRIDE, size), IGNORED)
+    pixels_3SS = window.pixels(image_HW3).transpose(2, 0, 1)
+    return pixels_3SS, np.array(window.valid), labels_tt.astype(np.int64)
 
 
 def draw_crop(
@@ -98,28 +91,11 @@ def draw_crop(
     top = int(random.integers(height - rows + 1))
     left = int(random.integers(width - columns + 1))
     crop_HW3 = image_HW3[top : top + rows, left : left + columns]
-    smooth = _smooth(size / max(rows, columns))
-    image_SS3 = cv2.resize(crop_HW3, (size, size), interpolation=smooth)
+    image_SS3 = resized(crop_HW3, (size, size))
     if random.random() < 0.5:
         image_SS3 = image_SS3[:, ::-1]
     pixels_3SS = np.ascontiguousarray(image_SS3.transpose(2, 0, 1))
     return pixels_3SS, np.array([size, size]), row_11.astype(np.int64)
-
-
-def _smooth(scale: float) -> int:
-    return cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-
-
-def _framed(image_HW3: NDArray[np.uint8], row_HW: NDArray[np.integer], size: int) -> Cut:
-    """Put a window into the top-left corner of the frame; the rest is padding without a class."""
-    height, width = image_HW3.shape[:2]
-    pixels_3SS = np.zeros((3, size, size), np.uint8)
-    pixels_3SS[:, :height, :width] = image_HW3.transpose(2, 0, 1)
-    labels_SS = np.full((size, size), IGNORED, np.int16)
-    labels_SS[:height, :width] = row_HW
-    side = size // min(LABEL_STRIDE, size)
-    labels_tt = cv2.resize(labels_SS, (side, side), interpolation=cv2.INTER_NEAREST_EXACT)
-    return pixels_3SS, np.array([height, width]), labels_tt.astype(np.int64)
 
 
 class PyramidHead(nn.Module):

@@ -1,8 +1,10 @@
 """The suites of ``samclip eval``: what each one measures, on which layout, by whose protocol."""
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from training.evaluation import (
     classification,
@@ -30,6 +32,10 @@ class Suite:
     task: Task
     about: str
     names: bool = False
+
+
+def _labelled(read: Callable[[Path], layouts.LabelledSet], about: str) -> Suite:
+    return Suite(partial(semantic.public, read), about, names=True)
 
 
 OWN: dict[str, Suite] = {
@@ -102,31 +108,17 @@ SUITES: dict[str, Suite] = {
         instances.public_points,
         "COCO or SA-1B: a click on each centre, Segment Anything's section 7.1",
     ),
-    "voc": Suite(
-        partial(semantic.public, layouts.voc),
+    "voc": _labelled(
+        layouts.voc,
         "VOC2012: 21 classes by CLIPpy's rule (the paper's, table 2) and by ours, 20 without",
-        names=True,
     ),
-    "voc-context": Suite(
-        partial(semantic.public, layouts.voc_context),
+    "voc-context": _labelled(
+        layouts.voc_context,
         "VOC2010 with 59_context_labels/: 59 classes, 60 with background; table 2",
-        names=True,
     ),
-    "ade20k": Suite(
-        partial(semantic.public, layouts.ade20k),
-        "ADEChallengeData2016: 150 classes, table 2",
-        names=True,
-    ),
-    "coco-stuff": Suite(
-        partial(semantic.public, layouts.coco_stuff),
-        "stuffthingmaps/val2017: 171 classes, table 2",
-        names=True,
-    ),
-    "coco-panoptic": Suite(
-        partial(semantic.public, layouts.coco_panoptic),
-        "panoptic_val2017/: 133 classes, table 2",
-        names=True,
-    ),
+    "ade20k": _labelled(layouts.ade20k, "ADEChallengeData2016: 150 classes, table 2"),
+    "coco-stuff": _labelled(layouts.coco_stuff, "stuffthingmaps/val2017: 171 classes, table 2"),
+    "coco-panoptic": _labelled(layouts.coco_panoptic, "panoptic_val2017/: 133 classes, table 2"),
     **PROBES,
 }
 

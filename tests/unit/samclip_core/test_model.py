@@ -117,25 +117,10 @@ def test_int8_is_named_with_its_calibration(tiny_checkpoint: Path, tmp_path: Pat
     assert found[0] != found[1]
 
 
-def test_a_picture_alone_equals_itself_in_any_slot_of_any_batch(model: SamClip) -> None:
-    prepared = [model.prepare(picture) for picture in PICTURES]
-    alone = [model.encode(item) for item in prepared]
-    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [1, 1, 0, 1, 2]):
-        together = model.encode_batch([prepared[index] for index in order])
-        for index, features in zip(order, together, strict=True):
-            _assert_same(features, alone[index])
-
-
 def test_a_file_equals_its_pixels(model: SamClip) -> None:
     buffer = io.BytesIO()
     Image.fromarray(PICTURES[0]).save(buffer, "PNG")
     _assert_same(model.encode(buffer.getvalue()), model.encode(PICTURES[0]), 0)
-
-
-def test_the_same_weights_give_the_same_answer(model: SamClip, tmp_path: Path) -> None:
-    again = SamClip.load(make_tiny_checkpoint(tmp_path / "again", model.config.kind))
-    assert again.digest == model.digest
-    _assert_same(again.encode(PICTURES[0]), model.encode(PICTURES[0]), 0)
 
 
 def test_classify(model: SamClip) -> None:
@@ -155,14 +140,6 @@ def test_a_lone_string_is_one_text_and_not_its_letters(model: SamClip) -> None:
     assert [region.label for region in model.segment_text(PICTURES[0], "cat").regions] == ["cat"]
     everything = model.segment_everything(PICTURES[0], 2, "cat")
     assert {mask.label for mask in everything} <= {"cat"}
-
-
-def test_templates_change_the_text(model: SamClip) -> None:
-    plain, photo = (
-        model.classify(PICTURES[0], ["dog"], templates)[0].similarity
-        for templates in (["{}"], ["the photo of {}"])
-    )
-    assert plain != pytest.approx(photo, abs=1e-4)
 
 
 @pytest.mark.parametrize("refine", [False, True])
@@ -217,17 +194,14 @@ def test_segment_everything(model: SamClip) -> None:
     assert {mask.label for mask in model.segment_everything(PICTURES[0], 2)} <= {""}
 
 
-def test_lower_precision_is_close(tmp_path: Path) -> None:
-    directory = make_tiny_checkpoint(tmp_path / "one")
-    full = SamClip.load(directory).encode(PICTURES[0])
-    half = SamClip.load(directory, dtype="bfloat16").encode(PICTURES[0])
+def test_lower_precision_is_close_and_its_pooled_embedding_has_length_1(
+    tiny_checkpoint: Path,
+) -> None:
+    model = SamClip.load(tiny_checkpoint, dtype="bfloat16")
+    full, half = (m.encode(PICTURES[0]) for m in (SamClip.load(tiny_checkpoint), model))
     assert half.clip_pooled_D.dtype == np.float32
     assert half.clip_pooled_D @ full.clip_pooled_D > 0.99
     assert not np.array_equal(half.sam_Dhw, full.sam_Dhw)
-
-
-def test_in_lower_precision_the_pooled_embedding_has_length_1(tmp_path: Path) -> None:
-    model = SamClip.load(make_tiny_checkpoint(tmp_path / "one"), dtype="bfloat16")
     for picture in PICTURES:
         vector_D = model.embed_image(picture)
         assert np.linalg.norm(vector_D) == pytest.approx(1, abs=1e-6)
@@ -244,22 +218,21 @@ def test_threads_share_a_model(model: SamClip) -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "error"),
+    "image",
     [
-        (b"text", InvalidImage),
-        (np.zeros((4, 4), np.uint8), InvalidImage),
-        (np.zeros((4, 4, 3), np.float32), InvalidImage),
-        (np.zeros((0, 4, 3), np.uint8), InvalidImage),
+        b"text",
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
     ],
 )
-def test_what_is_no_picture(model: SamClip, image: object, error: type[Exception]) -> None:
-    with pytest.raises(error):
-        model.prepare(image)
+def test_what_is_no_picture(tiny_model: SamClip, image: object) -> None:
+    with pytest.raises(InvalidImage):
+        tiny_model.prepare(image)
 
 
-def test_limits(tmp_path: Path) -> None:
-    directory = make_tiny_checkpoint(tmp_path / "one")
-    model = SamClip.load(directory, limits=ImageLimits(max_bytes=10))
+def test_limits(tiny_checkpoint: Path) -> None:
+    model = SamClip.load(tiny_checkpoint, limits=ImageLimits(max_bytes=10))
     with pytest.raises(ImageTooLarge):
         model.prepare(b"\x89PNG\r\n\x1a\n and more")
 
@@ -270,11 +243,11 @@ def test_no_labels(model: SamClip) -> None:
             ask(PICTURES[0], [])
 
 
-def test_what_cannot_be_loaded(tmp_path: Path) -> None:
+def test_what_cannot_be_loaded(tmp_path: Path, tiny_checkpoint: Path) -> None:
     with pytest.raises(CheckpointError, match="samclip train"):
         SamClip.load(tmp_path)
     with pytest.raises(CheckpointError, match="not support int8"):
-        SamClip.load(make_tiny_checkpoint(tmp_path / "one"), dtype="int8")
+        SamClip.load(tiny_checkpoint, dtype="int8")
 
 
 def test_areas_are_classified_by_their_embedding(model: SamClip) -> None:

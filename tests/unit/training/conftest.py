@@ -1,8 +1,11 @@
-"""The indexes of photograph sets that these tests read."""
+"""The photograph sets that these tests read, and their indexes."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests import photographs
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -11,3 +14,10 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("indexes")))
         yield
+
+
+@pytest.fixture(scope="package")
+def training_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sets")
+    photographs.write_training_sets(root)
+    return root

@@ -10,6 +10,7 @@ from samclip_core.io import checkpoint
 from training import train
 from training.claims import pipeline
 from training.distillation import embeddings
+from training.evaluation import evaluate
 from training.inputs import LOCATIONS, locate, photograph_sets
 
 NOTHING = dict.fromkeys(LOCATIONS, "") | {"text_tower": "edge"}
@@ -94,13 +95,19 @@ def test_the_flag_comes_before_the_variable(
 
 
 @pytest.mark.parametrize(
-    ("command", "flag", "more"), [(embeddings.main, "--data", []), (pipeline.main, "--root", [])]
+    ("command", "flag"),
+    [
+        (train.main, "--data"),
+        (evaluate.main, "--root"),
+        (embeddings.main, "--data"),
+        (pipeline.main, "--root"),
+    ],
 )
 def test_without_either_a_command_says_what_is_expected(
-    command, flag: str, more: list[str], monkeypatch: pytest.MonkeyPatch, capsys
+    command, flag: str, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     monkeypatch.delenv("SAMCLIP_DATA", raising=False)
     with pytest.raises(SystemExit) as exit_:
-        command(more)
+        command([])
     assert exit_.value.code == 2
     assert f"no photographs: give {flag} or set SAMCLIP_DATA" in capsys.readouterr().err

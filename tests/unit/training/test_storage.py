@@ -2,10 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from training.storage import Folder, check_shared, load_tensors, save_tensors
+from training.storage import Folder, load_tensors, save_tensors
 
 
 @pytest.fixture(params=["disk", "file", "memory"])
@@ -56,19 +54,3 @@ def test_a_folder_that_cannot_be_written_says_so(tmp_path: Path, location: str, 
     folder = Folder(location.format(tmp_path))
     with pytest.raises(OSError, match=rf"no file could be written to .* again \({reason}.*rights"):
         folder.check()
-
-
-def meet(rank: int, root: Path) -> None:
-    """Join two workers, which see the same folder or each its own."""
-    store = f"file://{root}/meeting"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-    device = torch.device("cpu")
-    for _ in range(2):  # a file of an earlier run does not count
-        check_shared(Folder(root / "run"), device)
-        with pytest.raises(ValueError, match=r"1 of 2 workers do not see .* that all nodes share"):
-            check_shared(Folder(root / f"of-{rank}"), device)
-    dist.destroy_process_group()
-
-
-def test_all_workers_must_see_the_folder(tmp_path: Path):
-    mp.spawn(meet, (tmp_path,), nprocs=2)

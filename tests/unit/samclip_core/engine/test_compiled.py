@@ -26,6 +26,11 @@ ENCODER: tuple[Part, ...] = ("image_encoder",)
 GREY = np.full((1, 3, 384, 384), 128, np.uint8), np.array([[384, 256]])
 
 
+@pytest.fixture(scope="module")
+def exact() -> CompiledEngine:
+    return CompiledEngine(EDGE, "float32", ENCODER)
+
+
 @pytest.fixture
 def edge(tmp_path: Path) -> Path:
     return Path(shutil.copytree(EDGE, tmp_path / "edge"))
@@ -104,8 +109,8 @@ def test_float32_is_available_everywhere() -> None:
     assert (found.name, found.dtype) == ("openvino", "float32")
 
 
-def test_int8_is_served_where_it_is_exact_and_refused_elsewhere() -> None:
-    exact, image = CompiledEngine(EDGE, "float32", ENCODER), noise(384)
+def test_int8_is_served_where_it_is_exact_and_refused_elsewhere(exact: CompiledEngine) -> None:
+    image = noise(384)
     int8 = exact._compiled((checkpoint.INT8_GRAPH, "f32"))
     at_export = checkpoint.graphs(EDGE)[checkpoint.INT8_GRAPH]["agreement"]
     if agreement(int8.run(*image), exact.encode(*image)) > at_export - compiled.MARGIN:
@@ -123,11 +128,10 @@ def test_a_checkpoint_without_an_int8_graph_says_how_to_get_one(edge: Path) -> N
         CompiledEngine(edge, "int8", ENCODER)
 
 
-def test_a_checkpoint_of_links_is_served(tmp_path: Path) -> None:
+def test_a_checkpoint_of_links_is_served(tmp_path: Path, exact: CompiledEngine) -> None:
     for file in EDGE.iterdir():
         (tmp_path / file.name).symlink_to(file)
-    found = CompiledEngine(tmp_path, "float32", ENCODER)
-    assert_same(found, CompiledEngine(EDGE, "float32", ENCODER))
+    assert_same(CompiledEngine(tmp_path, "float32", ENCODER), exact)
 
 
 def test_graphs_with_other_constants_have_another_identity(edge: Path, tmp_path: Path) -> None:
@@ -242,19 +246,17 @@ def _prompts(points: int) -> PromptBatch:
     )
 
 
-@pytest.mark.parametrize("points", [0, 2, 3])
-def test_a_faster_decoder_gives_almost_the_same_masks(
-    monkeypatch: pytest.MonkeyPatch, points: int
-) -> None:
+def test_a_faster_decoder_gives_almost_the_same_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     exact = CompiledEngine(EDGE, "float32", DECODER)
     _times(monkeypatch, 2.0, 1.0)
     fast = CompiledEngine(EDGE, "auto", DECODER)
     sam_BDhw = np.random.default_rng(0).standard_normal((2, 128, 48, 48)).astype(np.float16)
-    expected_PMmm, expected_PM = exact.decode(sam_BDhw, _prompts(points))
-    logits_PMmm, iou_PM = fast.decode(sam_BDhw, _prompts(points))
-    assert logits_PMmm.dtype == iou_PM.dtype == np.float32
-    assert np.mean((logits_PMmm > 0) == (expected_PMmm > 0)) > 0.98
-    np.testing.assert_allclose(iou_PM, expected_PM, atol=0.05)
+    for points in (0, 2, 3):
+        expected_PMmm, expected_PM = exact.decode(sam_BDhw, _prompts(points))
+        logits_PMmm, iou_PM = fast.decode(sam_BDhw, _prompts(points))
+        assert logits_PMmm.dtype == iou_PM.dtype == np.float32
+        assert np.mean((logits_PMmm > 0) == (expected_PMmm > 0)) > 0.98
+        np.testing.assert_allclose(iou_PM, expected_PM, atol=0.05)
 
 
 def test_float32_decodes_in_float32_without_measuring(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,12 +2,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
 
 from samclip_core.geometry import Geometry
 from samclip_core.io.image import ImageLimits
 from samclip_core.types import EverythingMask
 from tests.in_process import png
+from tests.photographs import instance
 from training.claims import words
 
 NAMES = ["cup", "dog"]
@@ -36,11 +36,10 @@ class Finder:
 def sample() -> SimpleNamespace:
     instances = []
     for name, column in COLUMNS.items():
-        mask_HW = np.zeros((HEIGHT, WIDTH), np.uint8, order="F")
-        mask_HW[:, column] = 1
-        rle = coco_mask.encode(mask_HW)
-        shape = {"area": int(mask_HW.sum()), "bbox": coco_mask.toBbox(rle).tolist(), "iscrowd": 0}
-        instances.append({"category": name, "segmentation": rle} | shape)
+        mask_HW = np.zeros((HEIGHT, WIDTH), np.bool_)
+        mask_HW[:, column] = True
+        box = [column.start, 0, column.stop - column.start, HEIGHT]
+        instances.append(instance(mask_HW, category=name, bbox=box, iscrowd=0))
     info = {"instances": instances, "height": HEIGHT, "width": WIDTH}
     return SimpleNamespace(encoded=png(), info=info)
 

@@ -5,19 +5,15 @@ import numpy as np
 import pytest
 
 from tests import photographs
-from tests.photographs import draw, instance, jpg, png, write_shard
+from tests.photographs import draw, instance, png, sample, write_shard
 from training.data.annotations import class_names, decoded, label_map, read_shards, regions
-from training.data.sample import BadSample, Sample
+from training.data.sample import BadSample
 
-GREY = np.full((40, 60, 3), 128, np.uint8)
-
-
-def sample(source: str, image_HW3: np.ndarray = GREY, **parts: object) -> Sample:
-    return Sample(**{"key": "one", "source": source, "encoded": jpg(image_HW3), "info": {}} | parts)
+SHAPE = (40, 60)  # of ``sample``
 
 
 def block(rows: slice, columns: slice) -> np.ndarray:
-    mask_HW = np.zeros(GREY.shape[:2], np.bool_)
+    mask_HW = np.zeros(SHAPE, np.bool_)
     mask_HW[rows, columns] = True
     return mask_HW
 
@@ -61,7 +57,7 @@ def test_the_regions_of_every_annotator_count_unless_tiny():
 
 
 def test_a_panoptic_picture_gives_its_segments_but_not_the_void():
-    ids_HW = np.zeros(GREY.shape[:2], np.uint8)
+    ids_HW = np.zeros(SHAPE, np.uint8)
     car, sky, speck = (
         block(slice(5, 30), slice(5, 25)),
         block(slice(40), slice(40, 60)),
@@ -86,7 +82,7 @@ def test_things_only_gives_the_instances_without_crowds():
             instance(speck, iscrowd=0),
         ]
     }
-    labels = png(np.zeros(GREY.shape[:2], np.uint8))
+    labels = png(np.zeros(SHAPE, np.uint8))
     found = regions(sample("coco_multi", info=info, label_png=labels))
     assert same(decoded(found), [car])
 
@@ -145,7 +141,7 @@ def test_a_broken_label_map_is_the_samples_fault():
 def test_the_connected_parts_of_a_label_map_stand_for_objects(source: str, ignored: int):
     near, far = block(slice(5, 20), slice(5, 20)), block(slice(25, 38), slice(30, 50))
     beside, speck = block(slice(5, 20), slice(20, 40)), block(slice(9), slice(50, 60))
-    labels_HW = np.full(GREY.shape[:2], ignored, np.uint8)
+    labels_HW = np.full(SHAPE, ignored, np.uint8)
     labels_HW[near | far | speck] = 4  # the speck has 90 pixels
     labels_HW[beside] = 5
     found = regions(sample(source, label_png=png(labels_HW)))

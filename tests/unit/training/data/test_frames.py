@@ -8,34 +8,19 @@ import torch
 from PIL import Image
 
 from tests import photographs
-from tests.photographs import COLOURS, Drawing, draw, jpg
+from tests.photographs import Drawing, draw, jpg, sample
 from training.data import frames
 from training.data.frames import Frame, cut, stacked
-from training.data.sample import BadSample, Sample
-
-GREY = np.full((40, 60, 3), 128, np.uint8)
-
-
-def sample(source: str, image_HW3: np.ndarray = GREY, **parts: object) -> Sample:
-    return Sample(**{"key": "one", "source": source, "encoded": jpg(image_HW3), "info": {}} | parts)
+from training.data.sample import BadSample
 
 
 def frame_of(drawing: Drawing, seed: int, size: int = 256, mask_size: int = 256, **more: object):
     rles = [photographs.rle(mask) for mask in drawing.masks]
-    random = np.random.default_rng(seed)
-    return cut(sample("bsds500", drawing.image_HW3), rles, size, mask_size, random, **more)
+    photograph, random = sample("set", encoded=jpg(drawing.image_HW3)), np.random.default_rng(seed)
+    return cut(photograph, rles, size, mask_size, random, **more)
 
 
-def labels_seen(pixels_3SS: np.ndarray) -> np.ndarray:
-    """Return the key of COLOURS that each pixel shows, 0 for none."""
-    seen_SS = np.zeros(pixels_3SS.shape[1:], np.uint8)
-    for label, colour in COLOURS.items():
-        off_SS = np.abs(pixels_3SS.astype(int) - np.array(colour)[:, None, None]).max(axis=0)
-        seen_SS[off_SS < 40] = label
-    return seen_SS
-
-
-def reference(window: frames._Window, mask_HW: np.ndarray, cells: int) -> np.ndarray:
+def reference(window: frames.Window, mask_HW: np.ndarray, cells: int) -> np.ndarray:
     """Resize a whole mask to the drawn scale, cut the window, flip, pad, and shrink to cells."""
     (y, x), (height, width) = window.corner, window.valid
     area = cv2.INTER_AREA
@@ -46,7 +31,7 @@ def reference(window: frames._Window, mask_HW: np.ndarray, cells: int) -> np.nda
     return cv2.resize(padded, (cells, cells), interpolation=area)
 
 
-def reference_box(window: frames._Window, mask_HW: np.ndarray) -> np.ndarray:
+def reference_box(window: frames.Window, mask_HW: np.ndarray) -> np.ndarray:
     """Return the tight box of the photograph's pixels in the window."""
     scale_2, corner_2 = np.divide(window.scaled, window.shape), np.array(window.corner)
     first_2 = np.floor(corner_2 / scale_2 + 1e-9).astype(int)
@@ -80,9 +65,9 @@ def test_masks_and_boxes_equal_those_cut_from_whole_masks(shape: tuple[int, int]
     random = np.random.default_rng(1)
     masks = shapes(random, *shape)
     rles = [photographs.rle(mask_HW) for mask_HW in masks]
-    photograph = sample("set", np.full((*shape, 3), 90, np.uint8))
+    photograph = sample("set", encoded=jpg(np.full((*shape, 3), 90, np.uint8)))
     for seed in range(8):
-        window = frames._Window.draw(shape, 256, (0.7, 1.7), np.random.default_rng(seed))
+        window = frames.Window.draw(shape, 256, (0.7, 1.7), np.random.default_rng(seed))
         frame = cut(photograph, rles, 256, cells, np.random.default_rng(seed), every=True)
         assert frame.valid == window.valid
         for mask_mm, box_4, mask_HW in zip(frame.masks_Pmm, frame.boxes_P4, masks, strict=True):
@@ -95,7 +80,7 @@ def test_a_photograph_is_resampled_as_in_serving():
     image_HW3 = cv2.GaussianBlur(draw(4, 260, 390).image_HW3, (3, 3), 1)
     for size in (64, 200, 400):
         for seed in range(4):
-            window = frames._Window.draw((260, 390), size, (0.7, 1.7), np.random.default_rng(seed))
+            window = frames.Window.draw((260, 390), size, (0.7, 1.7), np.random.default_rng(seed))
             resized = Image.fromarray(image_HW3).resize(
                 window.scaled[::-1], Image.Resampling.BILINEAR
             )
@@ -116,10 +101,8 @@ def test_a_large_jpeg_is_decoded_at_the_least_scale_that_is_enough(
     exif = Image.Exif()
     exif[0x0112] = orientation
     large = encoded(Image.fromarray(image_HW3), format="JPEG", quality=95, exif=exif)
-    seen, whole = [], frames._Window.pixels
-    monkeypatch.setattr(
-        frames._Window, "pixels", lambda w, im: seen.append((w, im)) or whole(w, im)
-    )
+    seen, whole = [], frames.Window.pixels
+    monkeypatch.setattr(frames.Window, "pixels", lambda w, im: seen.append((w, im)) or whole(w, im))
     for size, decoded in ((60, 80), (140, 160), (180, 320), (400, 640)):
         cut(sample("set", encoded=large), (), size, 1, np.random.default_rng(0), scales=(1.1, 1.1))
         window, found_HW3 = seen.pop()
@@ -143,38 +126,14 @@ def test_frames_stack_to_pixels_of_one_byte_with_the_channels_last():
         assert sizes_B2[seed].tolist() == [*frame.valid]
 
 
-@pytest.mark.parametrize("shape", [(240, 320), (320, 240)])
-@pytest.mark.parametrize("mask_size", [256, 128])
-def test_masks_stay_on_what_they_outline(shape: tuple[int, int], mask_size: int):
-    """After any scaling, cropping and flipping, a mask covers its rectangle's colour only."""
-    drawing, overlaps = draw(3, *shape), []
-    for seed in range(12):
-        frame = frame_of(drawing, seed, mask_size=mask_size)
-        seen_SS = labels_seen(frame.pixels_3SS)
-        for mask_mm in frame.masks_Pmm > 0.5:
-            mask_SS = mask_mm.repeat(256 // mask_size, 0).repeat(256 // mask_size, 1)
-            label = np.bincount(seen_SS[mask_SS]).argmax()
-            assert label in COLOURS
-            colour_SS = seen_SS == label
-            overlaps.append((mask_SS & colour_SS).sum() / (mask_SS | colour_SS).sum())
-    assert len(overlaps) > 24
-    assert min(overlaps) > 0.92  # allows half a pixel at a narrow mask's edge
-    assert np.mean(overlaps) > 0.975  # detects a shift by one pixel
-
-
 def test_both_flips_and_many_scales_occur():
-    drawing = draw(3, 240, 320)
-    order = {tuple(dict.fromkeys(column_labels(frame_of(drawing, s)))) for s in range(20)}
-    assert any(seen == other[::-1] for seen in order for other in order if len(seen) == 3)
-    valid = {frame_of(drawing, seed).valid for seed in range(20)}
+    rngs = map(np.random.default_rng, range(20))
+    windows = [frames.Window.draw((240, 320), 256, (0.7, 1.7), random) for random in rngs]
+    assert {window.flip for window in windows} == {True, False}
+    valid = {window.valid for window in windows}
     assert len(valid) > 5
     assert (256, 256) in valid  # cropped
     assert min(valid) < (256, 256)  # padded
-
-
-def column_labels(frame) -> list[int]:
-    seen_SS = labels_seen(frame.pixels_3SS)
-    return [int(label) for label in seen_SS[frame.valid[0] // 2] if label]
 
 
 def test_padding_is_black_and_masks_end_with_the_photograph():
@@ -204,16 +163,6 @@ def test_masks_that_are_cut_away_or_fill_the_frame_are_dropped():
     assert nothing.boxes_P4.shape == (0, 4)
 
 
-def test_a_frame_depends_on_its_random_numbers_only():
-    first, again, other = (frame_of(draw(1), seed) for seed in (4, 4, 5))
-    assert np.array_equal(first.pixels_3SS, again.pixels_3SS)
-    assert np.array_equal(first.masks_Pmm, again.masks_Pmm)
-    assert first.valid == again.valid
-    assert not np.array_equal(first.pixels_3SS, other.pixels_3SS)
-    assert first.pixels_3SS.shape == (3, 256, 256)
-    assert first.pixels_3SS.dtype == np.uint8
-
-
 def test_a_frame_keeps_as_many_masks_as_are_asked_for():
     frame = frame_of(draw(1), 4)
     assert len(frame.masks_Pmm) > 1
@@ -229,33 +178,7 @@ def encoded(image: Image.Image, **options: object) -> bytes:
     return file.getvalue()
 
 
-def test_a_cut_shows_the_photograph_upright_and_in_its_colours():
-    """Rotated and CMYK photographs give the same frame as the plain one, as in serving."""
-    drawing = draw(2, 90, 90)
-    plain = Image.fromarray(drawing.image_HW3)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the stored image must be rotated clockwise
-    turned = encoded(plain.rotate(90), format="JPEG", quality=95, subsampling=0, exif=exif)
-    cmyk = encoded(plain.convert("CMYK"), format="JPEG", quality=95)
-    frames = [
-        cut(sample("set", encoded=file), (), 90, 1, np.random.default_rng(3), scales=(1, 1))
-        for file in (jpg(drawing.image_HW3), turned, cmyk)
-    ]
-    for frame in frames[1:]:
-        off = np.abs(frame.pixels_3SS.astype(int) - frames[0].pixels_3SS)
-        assert off.mean() < 6
-
-
-BROKEN_PHOTOGRAPHS = {
-    "empty": b"",
-    "text": b"<html>404</html>",
-    "GIF": b"GIF89a" + bytes(40),
-    "cut short": jpg(draw(0).image_HW3)[:2000],
-    "header only": jpg(GREY)[:20],
-}
-
-
-@pytest.mark.parametrize("broken", BROKEN_PHOTOGRAPHS.values(), ids=list(BROKEN_PHOTOGRAPHS))
+@pytest.mark.parametrize("broken", [b"<html>404</html>", jpg(draw(0).image_HW3)[:2000]])
 def test_a_broken_photograph_is_the_samples_fault(broken: bytes):
     with pytest.raises(BadSample, match="set/one: the photograph is broken: ") as raised:
         cut(sample("set", encoded=broken), (), 64, 32, np.random.default_rng(0))

@@ -270,16 +270,6 @@ def test_worker_processes_read_from_a_source_that_was_already_used(tmp_path: Pat
     assert [s.encoded for s in expected] == [PHOTO + bytes(i) for i in range(12)]
 
 
-def test_a_digest_says_whether_an_index_still_means_the_same_photograph(tmp_path: Path):
-    for name, keys in {"one": "abc", "same": "abc", "moved": "acb", "fewer": "ab"}.items():
-        write_shard(tmp_path / f"{name}/0.tar", {key: {"jpg": PHOTO} for key in keys})
-    digests = {name: open_source(str(tmp_path / name)).digest() for name in ("one", "same")}
-    assert digests["one"] == digests["same"]
-    write_shard(tmp_path / "smaller/0.tar", {key: {"jpg": PHOTO[:-1]} for key in "abc"})
-    names = ("one", "moved", "fewer", "smaller")
-    assert len({open_source(str(tmp_path / name)).digest() for name in names}) == 4
-
-
 def test_the_photograph_sets_open_and_read(data_root: Path):
     source = open_source(str(data_root / "coco_multi"), "val")
     assert len(source) == 191

@@ -104,32 +104,21 @@ def test_what_was_kept_is_found_by_source_index_and_view(tmp_path: Path):
         targets.at("set", 0, 2)
 
 
-def test_without_dense_maps_only_the_pooled_embedding_is_there(tmp_path: Path):
+def test_a_target_may_have_no_dense_map_and_a_broken_sample_has_no_target(tmp_path: Path):
     source = a_source(tmp_path / "set")
-    store(tmp_path / "kept", source, replace(PLAN, dense=False))
-    targets = StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
-    pooled_D, dense_Dhw = targets.at("set", 3, 0)
-    assert (pooled_D.tolist(), dense_Dhw) == ([30] * 4, None)
-
-
-def test_a_sample_that_was_broken_has_no_target(tmp_path: Path):
-    source = a_source(tmp_path / "set")
-    store(tmp_path / "kept", source, broken=[3])
+    store(tmp_path / "kept", source, replace(PLAN, dense=False), broken=[3])
     targets = StoredTargets.open(tmp_path / "kept", PLAN.teacher, [source])
     with pytest.raises(BadSample, match="set/3: it was broken when its targets were computed"):
         targets.at("set", 3, 1)
-    assert targets.at("set", 4, 1)[0].tolist() == [41] * 4
+    pooled_D, dense_Dhw = targets.at("set", 4, 1)
+    assert (pooled_D.tolist(), dense_Dhw) == ([41] * 4, None)
 
 
-def test_another_teachers_targets_are_refused(tmp_path: Path):
-    source = a_source(tmp_path / "set")
+def test_targets_of_another_teacher_or_other_photographs_are_refused(tmp_path: Path):
+    source = a_source(tmp_path / "before/set")
     store(tmp_path / "kept", source)
     with pytest.raises(ValueError, match="outputs of teacher aaaaaaaaaaaa, not of bbbbbbbbbbbb"):
         StoredTargets.open(tmp_path / "kept", "b" * 64, [source])
-
-
-def test_targets_of_other_photographs_are_refused(tmp_path: Path):
-    store(tmp_path / "kept", a_source(tmp_path / "before/set"))
     changed = a_source(tmp_path / "after/set", count=6)
     with pytest.raises(ValueError, match="made from other photographs of set: use another folder"):
         StoredTargets.open(tmp_path / "kept", PLAN.teacher, [changed])

@@ -117,9 +117,7 @@ def test_classes_are_embedded_as_photographs_of_themselves():
     assert asked == ["a photo of a tench.", "a photo of a crane."]
 
 
-def test_the_teacher_is_frozen_and_gives_unit_vectors(teacher: ClipTeacher):
-    assert not teacher.training
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+def test_the_teacher_gives_unit_vectors_without_gradients(teacher: ClipTeacher):
     dense_BDhw, pooled_BD = teacher(pixels(0, 1).requires_grad_(), FULL)
     assert not dense_BDhw.requires_grad
     assert not pooled_BD.requires_grad
@@ -237,14 +235,6 @@ def test_padding_and_neighbours_in_a_batch_do_not_matter_to_it(open_clip_teacher
     alone = open_clip_teacher(dirty_B3SS[1:], CLIP_SIZES[1:])
     for many, one in zip(together, alone, strict=True):
         torch.testing.assert_close(many[1:], one, atol=1e-5, rtol=0)
-
-
-def test_it_answers_alike_in_bfloat16(open_clip_teacher: OpenClipTeacher):
-    exact = open_clip_teacher(clip_pixels(), CLIP_SIZES)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = open_clip_teacher(clip_pixels(), CLIP_SIZES)
-    for one, other in zip(exact, half, strict=True):
-        assert F.cosine_similarity(one, other.float(), dim=1).min() > 0.99
 
 
 def test_a_file_of_another_model_is_refused(clip_file: str):

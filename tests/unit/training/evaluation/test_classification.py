@@ -83,13 +83,3 @@ def test_a_missing_list_of_places_is_named(tmp_path: Path):
     (tmp_path / "val_256").mkdir()
     with pytest.raises(FileNotFoundError, match=r"list of classes.*categories_places365\.txt"):
         classification.places365(Oracle(), Options(root=tmp_path))
-
-
-def test_the_folders_may_be_the_root_itself(tmp_path: Path):
-    (tmp_path / "red fish").mkdir()
-    encoded = jpg(draw(0).image_HW3)
-    (tmp_path / "red fish/1.jpg").write_bytes(encoded)
-    oracle = Oracle()
-    oracle.images[encoded] = np.ones(1)
-    oracle.texts["a photo of a red fish."] = np.ones(1)
-    assert classification.folders(oracle, Options(root=tmp_path))["top1"] == pytest.approx(1)

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from samclip_core.model import SamClip
-from tests.photographs import draw, jpg, png, write_shard
-from training.evaluation import evaluate, probing
+from tests.photographs import draw, jpg, write_shard
+from training.evaluation import evaluate
 from training.evaluation.suite import Metrics, Options
 from training.evaluation.suites import Suite
 
@@ -42,56 +41,6 @@ def test_the_command_writes_what_it_prints(
     rows = [line.split("|") for line in printed.splitlines() if "%" in line]
     assert [row[2].strip() for row in rows] == [f"{value:.1%}" for value in written.values()]
     assert out.with_suffix(".md").read_text() == printed
-
-
-def write_ade20k(root: Path) -> None:
-    """Write two pictures of each part, in the layout of ADEChallengeData2016."""
-    (root / "objectInfo150.txt").write_text(
-        "Idx\tRatio\tTrain\tVal\tName\n1\t\t\t\tdog\n2\t\t\t\tcat"
-    )
-    for part in ("training", "validation"):
-        for folder in ("images", "annotations"):
-            (root / folder / part).mkdir(parents=True)
-        for seed in range(2):
-            drawing = draw(seed)
-            (root / f"images/{part}/{seed}.jpg").write_bytes(jpg(drawing.image_HW3))
-            (root / f"annotations/{part}/{seed}.png").write_bytes(png(drawing.labels_HW))
-
-
-def figures(name: str) -> list[str]:
-    """Return the names of the figures of a semantic result."""
-    rules = ["miou", "miou_low", "miou_high", "miou_union"]
-    return [f"{name}_{ending}" for ending in (*rules, "classes", "classes_union", "photographs")]
-
-
-def test_a_probe_has_its_bars(
-    tmp_path: Path, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(probing, "PIXELS", replace(probing.PIXELS, epochs=1, batch=2))
-    write_ade20k(tmp_path)
-    out = tmp_path / "metrics.json"
-    options = {"suite": "probe-linear", "features": "sam", "root": tmp_path, "out": out}
-    assert run(tiny_checkpoint, **options) == 0
-    name = "ade20k_probe_linear_sam"
-    written = json.loads(out.read_text())
-    assert list(written) == ["digest", "part", *figures(name)]
-    assert written["part"] == "all"  # public sets are measured whole
-    assert np.asarray(Image.open(out.with_suffix(".png"))).shape[1] == 1200
-
-
-@pytest.mark.parametrize("protocol", ["whole", "square"])
-def test_a_public_set_under_each_protocol(tmp_path: Path, tiny_checkpoint: Path, protocol: str):
-    write_ade20k(tmp_path)
-    out = tmp_path / "metrics.json"
-    options = {"suite": "ade20k", "protocol": protocol, "limit": 1, "root": tmp_path, "out": out}
-    assert run(tiny_checkpoint, "--refine", **options) == 0
-    written = json.loads(out.read_text())
-    suffix = "" if protocol == "whole" else f"_{protocol}"
-    heads = [f"ade20k{suffix}", f"ade20k_two_heads{suffix}"]
-    assert list(written) == ["digest", "part", *(f for name in heads for f in figures(name))]
-    assert written["part"] == "all"
-    assert all(0 <= written[f"{name}_miou"] <= 1 for name in heads)
-    assert all(written[f"{name}_photographs"] == 1 for name in heads)
 
 
 def test_a_suite_is_given_what_the_command_line_says(
@@ -149,15 +98,6 @@ def test_the_help_names_the_source_of_every_protocol(capsys: pytest.CaptureFixtu
         (line,) = [line for line in text.splitlines() if line.startswith(f"  {name} ")]
         known = any(word in line for word in ("table", "own", "section", "the same"))
         assert known, line
-
-
-def test_without_a_folder_the_command_says_what_is_expected(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.delenv("SAMCLIP_DATA", raising=False)
-    with pytest.raises(SystemExit):
-        evaluate.main([])
-    assert "give --root or set SAMCLIP_DATA" in capsys.readouterr().err
 
 
 def test_the_clip_head_is_measured_at_the_given_side(

@@ -3,13 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pycocotools import mask as coco_mask
 
 from samclip_core.config import EDGE
 from samclip_core.geometry import Geometry
 from samclip_core.types import ImageFeatures
 from tests.fakes import features_of
-from tests.photographs import draw, jpg, write_shard
+from tests.photographs import draw, instance, jpg, write_shard
 from training.evaluation import regions
 from training.evaluation.suite import Options
 
@@ -41,11 +40,9 @@ class Knowing:
 
 
 def thing(value: int, x: int) -> dict[str, object]:
-    mask_HW = np.zeros((SIDE, SIDE), np.uint8, order="F")
-    mask_HW[20:60, x : x + 40] = 1
-    rle = coco_mask.encode(mask_HW)
-    segmentation = {"size": rle["size"], "counts": rle["counts"].decode()}
-    return {"category_id": value, "area": 1600, "iscrowd": 0, "segmentation": segmentation}
+    mask_HW = np.zeros((SIDE, SIDE), np.bool_)
+    mask_HW[20:60, x : x + 40] = True
+    return instance(mask_HW, category_id=value, iscrowd=0)
 
 
 @pytest.fixture
