@@ -122,8 +122,7 @@ class Retrieval(Head):
             hits = await self._ask_index(context, lambda ours: ours.get(name).search(query))
         finally:
             query.abandoned.set()
-        made = (pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits)
-        messages = await threads.drain(self._decoders, "encode", context.reply.within(made))
+        messages = await threads.drain(self._decoders, "encode", context.reply.within(hits))
         return pb.SearchResponse(hits=messages, model=self.model_in(found.dtype))
 
     @rpc
@@ -165,8 +164,7 @@ class Retrieval(Head):
         items = await self._ask_index(
             context, lambda ours: ours.of_any_model(request.collection).items(after, limit)
         )
-        made = (pb.ListedItem(id=item.id, metadata=item.metadata) for item in items)
-        listed = await threads.drain(self._decoders, "encode", context.reply.within(made))
+        listed = await threads.drain(self._decoders, "encode", context.reply.within(items))
         return pb.ListItemsResponse(items=listed)
 
     async def _searched(
@@ -250,9 +248,7 @@ class Retrieval(Head):
                 f"replicas of the backbone compute in {' and '.join(dtypes)}, and a collection "
                 "cannot mix precisions: set SAMCLIP_DTYPE to one of these for all replicas"
             )
-        # Again, in the same turn of the thread: other requests have added items since.
-        ours.check_addable(name, {item.id for item, _ in made}, self.settings)
-        return ours.get_or_make(name, dtypes[0]).upsert([item for item, _ in made])
+        return ours.add(name, dtypes[0], [item for item, _ in made], self.settings)
 
     async def _ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
         """Do work on the collections of the caller's tenant. Raises Unavailable."""

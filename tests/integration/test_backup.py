@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from samclip.v1 import samclip_pb2 as pb
 
 from services.retrieval import backup, restore
-from services.retrieval.index import PAGE, Collections, Item, Listed
+from services.retrieval.index import PAGE, Collections, Item
 from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSet
 from tests.redis_server import RedisServer
@@ -313,7 +314,7 @@ def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(
         read, pets = VectorSet._listed, other.of_any_model("pets")
         first = [item.id for item in pets.items("", PAGE)]
 
-        def deleted_first(collection: VectorSet, ids: Sequence[str]) -> list[Listed]:
+        def deleted_first(collection: VectorSet, ids: Sequence[str]) -> list[pb.ListedItem]:
             if ids == first:
                 pets.delete(ids)
             return read(collection, ids)
