@@ -250,7 +250,7 @@ async def test_when_the_service_fails_for_one_item_the_work_on_the_others_ends(c
     monkeypatch.setattr(app.Retrieval, "_embed", embed)
     request = index(*(item(key, pb.Image(key=key)) for key in ("a", "b", "bad", "c")))
     answer = await caller.refused("Index", request)
-    assert answer == ("UNAVAILABLE", "the backbone is away: try again")
+    assert answer == ("UNAVAILABLE", "image 2: the backbone is away: try again")
     assert sorted(ended) == ["a", "b"] or sorted(ended) == ["a", "b", "c"]
 
 
