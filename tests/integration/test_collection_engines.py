@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import redis
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from samclip.v1 import samclip_pb2 as pb
 
@@ -119,55 +119,39 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=30)
+@settings(
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(steps=st.lists(steps, max_size=6), seed=seeds, excluded=ids, offset=st.integers(0, 3))
-def test_it_holds_what_a_dict_would(engine_of_many, steps, seed, excluded, offset):
-    found, held = engine_of_many(), dict[str, Item]()
+def test_it_holds_what_a_dict_would(pets, steps, seed, excluded, offset):
+    """All examples use the same collection, which each of them empties."""
+    held = dict[str, Item]()
+    pets.upsert(items(0))
+    pets.delete([item.id for item in pets.items("", 99)])
     for step, arguments in steps:
         if step == "upsert":
             new = {id: Item(id, vector(number), pairs) for id, number, pairs in arguments}
-            assert found.holds(new.keys()) == len(new.keys() & held.keys())
-            assert found.upsert([*new.values()]) == len(new.keys() & held.keys())
+            assert pets.holds(new.keys()) == len(new.keys() & held.keys())
+            assert pets.upsert([*new.values()]) == len(new.keys() & held.keys())
             held |= new
         else:
             gone = {id for id in arguments if held.pop(id, None)}
-            assert found.delete(arguments) == len(gone)
-    assert len(found) == len(held)
+            assert pets.delete(arguments) == len(gone)
+    assert len(pets) == len(held)
     listed: list[pb.ListedItem] = []
-    while page := found.items(listed[-1].id if listed else "", 2):
+    while page := pets.items(listed[-1].id if listed else "", 2):
         listed += page
     assert [item.id for item in listed] == sorted(held, key=str.encode)
     assert all(item.metadata == held[item.id].metadata for item in listed)
-    check(found, held, Query(vector(seed), 4, offset))
-    check(found, held, Query(vector(seed), 99, exclude=excluded))
+    check(pets, held, Query(vector(seed), 4, offset))
+    check(pets, held, Query(vector(seed), 99, exclude=excluded))
     for item in held.values():
-        np.testing.assert_allclose(found.vector(item.id), item.vector_D, atol=1e-6)
-        check(found, held, Query(vector(seed), 99, filter=item.metadata))
+        np.testing.assert_allclose(pets.vector(item.id), item.vector_D, atol=1e-6)
+        check(pets, held, Query(vector(seed), 99, filter=item.metadata))
         for pair in item.metadata.items():
-            check(found, held, Query(vector(seed), 99, filter=dict([pair]), exclude=excluded))
-            check(found, held, Query(vector(seed), 99, filter=dict([pair[::-1]])))
-
-
-@pytest.fixture(scope="module")
-def engine_of_many(engine, tmp_path_factory, request) -> Iterator[Callable[[], index.Collection]]:
-    """Return a function that returns an empty collection."""
-    if engine == "redis":
-        server = request.getfixturevalue("shared_redis")
-        client = vector_sets.connect(f"redis://127.0.0.1:{server.port}/6")
-        collections: Collections = VectorSets(client, MODEL, D)
-    else:
-        collections = EmbeddedCollections(tmp_path_factory.mktemp("many"), MODEL, D)
-
-    def empty() -> index.Collection:
-        if collections.describe():
-            collections.drop("many")
-        found = collections.get_or_make("many", "float32")
-        found.upsert(items(0))
-        found.delete(["id 0"])
-        return found
-
-    yield empty
-    collections.close()
+            check(pets, held, Query(vector(seed), 99, filter=dict([pair]), exclude=excluded))
+            check(pets, held, Query(vector(seed), 99, filter=dict([pair[::-1]])))
 
 
 def test_a_filter_asks_for_equal_texts_and_nothing_else(pets):
