@@ -4,6 +4,7 @@ import resource
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def service(
 @pytest.fixture
 def loaded(service: Service, pictures: Pictures, report: Report) -> Loaded:
     """Return a context manager that applies load during the named fault."""
-    return lambda fault: under_load(service, pictures, report, fault)
+    return partial(under_load, service, pictures, report)
 
 
 @asynccontextmanager

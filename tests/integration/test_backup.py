@@ -30,7 +30,6 @@ ENGINES = ("files", "redis")
 
 Use = Callable[[str, str], None]
 """Sets the index to an engine, and to one of two empty stores of it."""
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -82,9 +81,7 @@ def run_backup(file: Path) -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [*product(ENGINES, ENGINES)])
-def test_searches_in_a_restored_index_are_identical(
-    use: Use, tmp_path: Path, source: str, target: str
-) -> None:
+def test_searches_in_a_restored_index_are_identical(use, tmp_path, source, target):
     use(source, "a")
     fill()
     with backup.opened() as index:
@@ -100,9 +97,7 @@ def test_searches_in_a_restored_index_are_identical(
     np.testing.assert_allclose(vectors[1:], [vectors[0]] * 2, atol=1e-6)
 
 
-def test_a_backup_goes_through_pipes(
-    use: Use, monkeypatch: pytest.MonkeyPatch, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_a_backup_goes_through_pipes(use, monkeypatch, capsysbinary):
     """As `docker compose exec` and `kubectl exec` pass it on."""
     use("files", "a")
     fill()
@@ -117,13 +112,13 @@ def test_a_backup_goes_through_pipes(
         assert shown(index) == before
 
 
-def test_an_empty_index_has_a_backup_too(use: Use, tmp_path: Path) -> None:
+def test_an_empty_index_has_a_backup_too(use, tmp_path):
     use("files", "a")
     run_backup(tmp_path / "backup")
     assert restore.main([str(tmp_path / "backup")]) == 0
 
 
-def test_a_damaged_backup_changes_nothing(use: Use, tmp_path: Path, capsys: Capture) -> None:
+def test_a_damaged_backup_changes_nothing(use, tmp_path, capsys):
     use("files", "a")
     fill()
     file = tmp_path / "backup"
@@ -179,9 +174,7 @@ BAD_ITEMS: list[object] = [
 ]
 
 
-def test_a_backup_that_somebody_has_made_up_changes_nothing(
-    use: Use, tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_backup_that_somebody_has_made_up_changes_nothing(use, tmp_path, capsys):
     use("files", "a/index")
     written(tmp_path / "good", {"collection": COLLECTION}, ITEM)
     assert restore.main([str(tmp_path / "good")]) == 0
@@ -205,9 +198,7 @@ def test_a_backup_that_somebody_has_made_up_changes_nothing(
     ],
     ids=["id", "metadata"],
 )
-def test_items_that_index_would_refuse_are_not_restored(
-    use: Use, tmp_path: Path, item: dict[str, object], expected: str, capsys: Capture
-) -> None:
+def test_items_that_index_would_refuse_are_not_restored(use, tmp_path, item, expected, capsys):
     use("files", "a")
     written(tmp_path / "backup", {"collection": COLLECTION}, ITEM | {"id": "dog"}, item)
     assert restore.main([str(tmp_path / "backup")]) == 1
@@ -218,9 +209,7 @@ def test_items_that_index_would_refuse_are_not_restored(
         assert not index.describe()
 
 
-def test_vectors_of_another_size_are_not_restored_into_a_collection(
-    use: Use, tmp_path: Path, capsys: Capture
-) -> None:
+def test_vectors_of_another_size_are_not_restored_into_a_collection(use, tmp_path, capsys):
     use("files", "a")
     shorter = ITEM | {"vector": encoded(1, 0)}
     again = {"collection": COLLECTION | {"dimension": 2}}
@@ -232,9 +221,7 @@ def test_vectors_of_another_size_are_not_restored_into_a_collection(
         assert hit.id == "cat"
 
 
-def test_a_restored_index_keeps_to_the_limits_of_the_settings(
-    use: Use, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_a_restored_index_keeps_to_the_limits_of_the_settings(use, tmp_path, monkeypatch, capsys):
     use("files", "a")
     items = [ITEM | {"id": str(number)} for number in range(3)]
     file = tmp_path / "backup"
@@ -256,14 +243,8 @@ def test_a_restored_index_keeps_to_the_limits_of_the_settings(
     ids=["at the first item", "within a page", "within the second page"],
 )
 def test_a_collection_that_is_made_again_during_a_backup_ends_it(
-    use: Use,
-    tmp_path: Path,
-    model: str,
-    dtype: str,
-    read: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Capture,
-) -> None:
+    use, tmp_path, model, dtype, read, monkeypatch, capsys
+):
     """Its new vectors would otherwise be stored under the old model."""
     use("redis", "a")
     with backup.opened() as index:
@@ -285,7 +266,7 @@ def test_a_collection_that_is_made_again_during_a_backup_ends_it(
     assert not (tmp_path / "backup").exists()
 
 
-def test_items_and_collections_may_be_deleted_during_a_backup(use: Use) -> None:
+def test_items_and_collections_may_be_deleted_during_a_backup(use):
     use("redis", "a")
     fill()
     with backup.opened() as index, backup.opened() as other:
@@ -302,9 +283,7 @@ def test_items_and_collections_may_be_deleted_during_a_backup(use: Use) -> None:
     assert COUNT / 10 <= sum("id" in line for line in found) < COUNT / 10 + PAGE
 
 
-def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(
-    use: Use, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(use, monkeypatch):
     use("redis", "a")
     fill()
     with backup.opened() as index, backup.opened() as other:
@@ -321,9 +300,7 @@ def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(
         assert len([*backup._items(index, described)]) == COUNT - PAGE
 
 
-def test_a_collection_of_another_model_is_not_changed(
-    use: Use, tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_collection_of_another_model_is_not_changed(use, tmp_path, capsys):
     use("files", "a")
     fill()
     run_backup(tmp_path / "backup")
@@ -338,12 +315,8 @@ def test_a_collection_of_another_model_is_not_changed(
 
 
 def test_a_folder_in_use_and_a_redis_that_is_down_are_named(
-    use: Use,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Capture,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    use, tmp_path, monkeypatch, capsys, caplog
+):
     use("files", "a")
     with backup.opened():
         assert backup.main([str(tmp_path / "backup")]) == 1
@@ -354,7 +327,7 @@ def test_a_folder_in_use_and_a_redis_that_is_down_are_named(
     assert not (tmp_path / "backup").exists()
 
 
-def test_what_is_no_file_is_not_replaced(use: Use, tmp_path: Path, capsys: Capture) -> None:
+def test_what_is_no_file_is_not_replaced(use, tmp_path, capsys):
     """`samclip backup /dev/null` as root must not replace the device."""
     use("files", "a")
     os.mkfifo(tmp_path / "pipe")
