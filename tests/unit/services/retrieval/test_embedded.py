@@ -184,7 +184,7 @@ def test_more_collections_than_the_process_may_open_files_are_all_answered(tmp_p
     script = """
 import resource, sys
 from pathlib import Path
-resource.setrlimit(resource.RLIMIT_NOFILE, (40, 64))
+resource.setrlimit(resource.RLIMIT_NOFILE, (30, 64))
 from services.retrieval.embedded import EmbeddedCollections
 from services.retrieval.query import Query
 from tests.vectors import D, items, vector
