@@ -1,13 +1,12 @@
 """A real Redis on a free local port, which a test may stop, freeze and restart."""
 
-import asyncio
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,37 +82,3 @@ def running(directory: Path, *options: str) -> Iterator[RedisServer]:
         yield server
     finally:
         server.kill()
-
-
-@asynccontextmanager
-async def delayed(server: RedisServer, seconds: float) -> AsyncIterator[str]:
-    """Run a proxy that delays every answer by ``seconds``, and yield its URL."""
-    connections: set[asyncio.Task[None]] = set()
-
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait_s: float):
-        while data := await reader.read(2**16):
-            await asyncio.sleep(wait_s)
-            writer.write(data)
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connections.add(asyncio.current_task())
-        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", server.port)
-        try:
-            await asyncio.gather(
-                pass_on(reader, upstream_writer, 0), pass_on(upstream_reader, writer, seconds)
-            )
-        finally:
-            for side in (writer, upstream_writer):
-                side.close()
-                with suppress(ConnectionError):
-                    await side.wait_closed()
-
-    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}/0"
-    finally:
-        proxy.close()
-        for connection in connections:
-            connection.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)

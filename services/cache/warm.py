@@ -11,12 +11,13 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import islice
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 import fsspec
-from samclip import Client, InvalidArgument, NotFound, ServiceError
+from samclip import Client, Indexed, InvalidArgument, ListedItem, NotFound, ServiceError
 from samclip.cli import service
 from samclip.cli.usage import Parser
 from samclip.errors import plain
@@ -29,13 +30,6 @@ PART = 256  # images per part of a source; a shard is one part
 LISTED_AT_ONCE = 1000
 
 Connect = Callable[[], Client]
-
-
-class Warmed(NamedTuple):
-    """How many images were embedded, and the errors of the others by id."""
-
-    done: int
-    errors: dict[str, str]
 
 
 class WorkerFailed(RuntimeError):
@@ -51,10 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ServiceError, OSError, ValueError, WorkerFailed) as error:
         print(f"samclip cache warm: {error}", file=sys.stderr)
         return 1
-    for id, message in found.errors.items():
-        print(plain(f"{id}: {message}"), file=sys.stderr)
-    print(f"{found.done} embedded, {len(found.errors)} failed")
-    return 1 if found.errors else 0
+    return report(found, f"{found.indexed} embedded")
 
 
 def parser() -> Parser:
@@ -81,9 +72,17 @@ def parser() -> Parser:
     return made
 
 
+def report(found: Indexed, summary: str) -> int:
+    """Print the images that failed, and the summary; return the exit code."""
+    for id, message in found.errors.items():
+        print(plain(f"{id}: {message}"), file=sys.stderr)
+    print(f"{summary}, {len(found.errors)} failed")
+    return 1 if found.errors else 0
+
+
 def warm(
     connect: Connect, source: str, collection: str | None = None, workers: int | None = None
-) -> Warmed:
+) -> Indexed:
     """Have the service embed all images of ``source``, and index them under their paths.
 
     Runs here, or on ``workers`` of the current Ray, each with its own connection. Images that fail
@@ -91,25 +90,25 @@ def warm(
     if it fails in a worker, ValueError if the source has no images.
     """
     with connect() as client:
-        indexed = held(client, collection) if collection else frozenset[str]()
-    embed = functools.partial(_embed, connect, source, collection, indexed)
+        known = held(client, collection) if collection else frozenset[str]()
+    embed = functools.partial(_embed, connect, source, collection, known)
     parts, done, errors = _parts(source), 0, dict[str, str]()
     batches = _share_out(embed, parts, workers) if workers else (b for p in parts for b in embed(p))
     with tqdm(desc=source, unit="image") as progress:
         for batch in batches:
-            done += batch.done
+            done += batch.indexed
             errors.update(batch.errors)
-            progress.update(batch.done + len(batch.errors))
-    if not (done or errors or indexed):
+            progress.update(batch.indexed + len(batch.errors))
+    if not (done or errors or known):
         raise ValueError(f"no images in {source}: expected {', '.join(SUFFIXES)}, or .tar of them")
-    return Warmed(done, errors)
+    return Indexed(done, errors)
 
 
 def _share_out(
-    embed: Callable[[Sequence[str]], Iterator[Warmed]],
+    embed: Callable[[Sequence[str]], Iterator[Indexed]],
     parts: Iterator[Sequence[str]],
     workers: int,
-) -> Iterator[Warmed]:
+) -> Iterator[Indexed]:
     """Run ``embed`` as a Ray Data job. The workers wait for the service, so they need no cores."""
     try:
         import ray.data  # only a job needs it
@@ -119,7 +118,7 @@ def _share_out(
 
     def work(row: dict[str, Any]) -> dict[str, str]:
         try:
-            found = [*embed(json.loads(row["part"]))]
+            found = [asdict(batch) for batch in embed(json.loads(row["part"]))]
         except (ServiceError, OSError) as error:
             return {"failure": str(error), "found": "[]"}
         return {"failure": "", "found": json.dumps(found)}
@@ -131,29 +130,28 @@ def _share_out(
     for row in job.iter_rows():
         if row["failure"]:
             raise WorkerFailed(row["failure"])
-        yield from (Warmed(*batch) for batch in json.loads(row["found"]))
+        yield from (Indexed(**batch) for batch in json.loads(row["found"]))
 
 
 def _embed(
     connect: Connect,
     source: str,
     collection: str | None,
-    indexed: frozenset[str],
+    known: frozenset[str],
     part: Sequence[str],
-) -> Iterator[Warmed]:
-    """Embed a part of the source, FILES_AT_ONCE images at a time, without those ``indexed``."""
+) -> Iterator[Indexed]:
+    """Embed a part of the source, FILES_AT_ONCE images at a time, without those ``known``."""
     broken: dict[str, str] = {}
-    images = ((id, file) for id, file in _pictures(source, part, broken) if id not in indexed)
+    images = ((id, file) for id, file in _pictures(source, part, broken) if id not in known)
     with connect() as client, ThreadPoolExecutor(FILES_AT_ONCE) as pool:
         while batch := dict(islice(images, FILES_AT_ONCE)):
             if collection:
-                reply = client.index(collection, batch)
-                yield Warmed(reply.indexed, dict(reply.errors))
+                yield client.index(collection, batch)
             else:
                 answers = pool.map(lambda encoded: _wrong(client, encoded), batch.values())
                 errors = {id: answer for id, answer in zip(batch, answers, strict=True) if answer}
-                yield Warmed(len(batch) - len(errors), errors)
-    yield Warmed(0, broken)
+                yield Indexed(len(batch) - len(errors), errors)
+    yield Indexed(0, broken)
 
 
 def _wrong(client: Client, encoded: bytes) -> str:
@@ -167,15 +165,19 @@ def _wrong(client: Client, encoded: bytes) -> str:
 
 def held(client: Client, collection: str) -> frozenset[str]:
     """Return the ids of the items in a collection; none if it does not exist."""
-    ids: list[str] = []
     try:
-        while page := client.list_items(
-            collection, after=ids[-1] if ids else "", limit=LISTED_AT_ONCE
-        ):
-            ids += [item.id for item in page]
+        found = pages(client, collection, LISTED_AT_ONCE)
+        return frozenset(item.id for page in found for item in page)
     except NotFound:
         return frozenset()
-    return frozenset(ids)
+
+
+def pages(client: Client, collection: str, size: int) -> Iterator[list[ListedItem]]:
+    """Yield the items of a collection, ``size`` at a time. Raises NotFound."""
+    after = ""
+    while page := client.list_items(collection, after=after, limit=size):
+        yield page
+        after = page[-1].id
 
 
 def _parts(source: str) -> Iterator[list[str]]:

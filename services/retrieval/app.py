@@ -19,7 +19,7 @@ from services.batching import threads
 from services.deployment import replica
 from services.heads.head import Head
 from services.request.context import RequestContext
-from services.request.fan_out import IMAGES_AT_ONCE
+from services.request.fan_out import each
 from services.request.limits import (
     MAX_ITEMS,
     check_areas,
@@ -94,7 +94,13 @@ class Retrieval(Head):
         check_images(request.items, MAX_ITEMS)
         name, ids = request.collection, {item.id for item in request.items}
         await self._ask_index(context, lambda ours: ours.check_addable(name, ids, self.settings))
-        made = await self._made(context, request.items)
+        first = {item.id: number for number, item in reversed([*enumerate(request.items)])}
+
+        async def make(numbered: tuple[int, pb.IndexItem]) -> _Made | pb.ItemError:
+            number, item = numbered
+            return await self._item(context, item, repeated=first[item.id] != number)
+
+        made = await each(make, [*enumerate(request.items)])
         items = [item for item in made if isinstance(item, _Made)]
         replaced = 0
         if items:
@@ -122,8 +128,7 @@ class Retrieval(Head):
             hits = await self._ask_index(context, lambda ours: ours.get(name).search(query))
         finally:
             query.abandoned.set()
-        made = (pb.Hit(id=h.id, score=h.score, metadata=h.metadata) for h in hits)
-        messages = await threads.drain(self.workers, "encode", context.reply.within(made))
+        messages = await threads.drain(self.workers, "encode", context.reply.within(hits))
         return pb.SearchResponse(hits=messages, model=self.model_in(found.dtype))
 
     @rpc
@@ -165,8 +170,7 @@ class Retrieval(Head):
         items = await self._ask_index(
             context, lambda ours: ours.of_any_model(request.collection).items(after, limit)
         )
-        made = (pb.ListedItem(id=item.id, metadata=item.metadata) for item in items)
-        listed = await threads.drain(self.workers, "encode", context.reply.within(made))
+        listed = await threads.drain(self.workers, "encode", context.reply.within(items))
         return pb.ListItemsResponse(items=listed)
 
     async def _searched(
@@ -197,27 +201,8 @@ class Retrieval(Head):
         (vector_D,) = await self.backbone.class_embeddings(context, [text], templates)
         return vector_D
 
-    async def _made(
-        self, context: RequestContext, items: Sequence[pb.IndexItem]
-    ) -> list[_Made | pb.ItemError]:
-        """Embed the items; return an item to store, or an error, for each of them.
-
-        An error of the service is raised, after the work on the other items has ended.
-        """
-        gate = asyncio.Semaphore(IMAGES_AT_ONCE)
-        first = {item.id: number for number, item in reversed([*enumerate(items)])}
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._item(context, item, first[item.id] != number, gate))
-                    for number, item in enumerate(items)
-                ]
-        except ExceptionGroup as errors:
-            raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
-
     async def _item(
-        self, context: RequestContext, item: pb.IndexItem, repeated: bool, gate: asyncio.Semaphore
+        self, context: RequestContext, item: pb.IndexItem, repeated: bool
     ) -> _Made | pb.ItemError:
         """Embed an item; return it, or its error. Errors of the service are raised."""
         try:
@@ -227,8 +212,7 @@ class Retrieval(Head):
                     "each item a unique id"
                 )
             check_item(item.id, item.metadata, self.settings.max_metadata_bytes)
-            async with gate:
-                vector_D, dtype = await self._embed(context, item.image)
+            vector_D, dtype = await self._embed(context, item.image)
         except (InvalidRequest, KeyUnknown) as error:
             return pb.ItemError(id=item.id[:MAX_ID], message=str(error))
         return _Made(Item(item.id, vector_D, dict(item.metadata)), dtype)
@@ -250,9 +234,7 @@ class Retrieval(Head):
                 f"replicas of the backbone compute in {' and '.join(dtypes)}, and a collection "
                 "cannot mix precisions: set SAMCLIP_DTYPE to one of these for all replicas"
             )
-        # Again, in the same turn of the thread: other requests have added items since.
-        ours.check_addable(name, {item.id for item, _ in made}, self.settings)
-        return ours.get_or_make(name, dtypes[0]).upsert([item for item, _ in made])
+        return ours.add(name, dtypes[0], [item for item, _ in made], self.settings)
 
     async def _ask_index(self, context: RequestContext, work: Callable[[Collections], T]) -> T:
         """Do work on the collections of the caller's tenant. Raises Unavailable."""

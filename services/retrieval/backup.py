@@ -122,7 +122,3 @@ def _items(index: Collections, description: Description) -> Iterator[Line]:
                 f"collection {description.name!r} was deleted and made again with another model "
                 "or precision during the backup: run samclip backup again"
             ) from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

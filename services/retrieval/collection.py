@@ -10,12 +10,13 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
 from usearch.index import Index as Graph
 
 from samclip_core.errors import Unavailable
@@ -26,12 +27,11 @@ from services.retrieval.index import (
     Collection,
     Description,
     Item,
-    Listed,
     no_item,
     to_bytes,
     to_vector,
 )
-from services.retrieval.query import EXACT, Hit, Query
+from services.retrieval.query import EXACT, Query
 
 SNAPSHOT_EVERY = 5_000
 """Number of changes after which the snapshot is written again."""
@@ -52,7 +52,6 @@ CREATE TABLE items (
 
 Model = tuple[str, int, str]
 """Of a collection's vectors: the digest of the model, their dimension and their precision."""
-_MODEL = "SELECT digest, dimension, dtype FROM model"
 
 logger = logging.getLogger(__name__)
 
@@ -81,19 +80,14 @@ class EmbeddedCollection(Collection):
         self._path = path
         self._snapshot = path.with_name(f"{path.name}.usearch")
         self._database = _connect(path, new)
-        self.digest, self.dimension, self.dtype = self._database.execute(_MODEL).fetchone()
+        self.digest, self.dimension, self.dtype = _model(self._database)
         self._graph = self._load()
         self._unsaved = 0
 
     def __len__(self) -> int:
         return len(self._graph)
 
-    def record(self, digest: str) -> None:
-        with on_disk(), self._database:
-            self._database.execute("UPDATE model SET digest = ?", (digest,))
-        self.digest = digest
-
-    def upsert(self, items: Iterable[Item]) -> int:
+    def upsert(self, items: Sequence[Item], digest: str = "") -> int:
         """Add all items or none; see ``Collection.upsert``."""
         rows = {
             item.id: (item.id, json.dumps(dict(item.metadata)), to_bytes(item.vector_D))
@@ -108,6 +102,9 @@ class EmbeddedCollection(Collection):
                 ).fetchone()[0]
                 for row in rows.values()
             ]
+            adopted = max(self.digest, digest, key=len) if rows else self.digest
+            self._database.execute("UPDATE model SET digest = ?", (adopted,))
+        self.digest = adopted
         self._change(replaced, {n: row[2] for n, row in zip(added, rows.values(), strict=True)})
         return len(replaced)
 
@@ -130,7 +127,7 @@ class EmbeddedCollection(Collection):
             raise no_item(id, self.name)
         return to_vector(row[0])
 
-    def search(self, query: Query) -> list[Hit]:
+    def search(self, query: Query) -> list[pb.Hit]:
         if not len(self):
             return []
 
@@ -153,11 +150,11 @@ class EmbeddedCollection(Collection):
         page = query.page(len(self), excluded, nearest)
         return [self._hit(number, score) for number, score in page]
 
-    def items(self, after: str, limit: int) -> list[Listed]:
+    def items(self, after: str, limit: int) -> list[pb.ListedItem]:
         rows = self._database.execute(
             "SELECT id, metadata FROM items WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
         )
-        return [Listed(id, json.loads(metadata)) for id, metadata in rows]
+        return [pb.ListedItem(id=id, metadata=json.loads(metadata)) for id, metadata in rows]
 
     def stored(self) -> Iterator[Item]:
         rows = self._database.execute("SELECT id, vector, metadata FROM items ORDER BY id")
@@ -220,11 +217,11 @@ class EmbeddedCollection(Collection):
         order = np.argsort(-all_scores, kind="stable")
         return all_numbers[order], all_scores[order]
 
-    def _hit(self, number: int, score: float) -> Hit:
+    def _hit(self, number: int, score: float) -> pb.Hit:
         id, metadata = self._database.execute(
             "SELECT id, metadata FROM items WHERE number = ?", (number,)
         ).fetchone()
-        return Hit(id, score, json.loads(metadata))
+        return pb.Hit(id=id, score=score, metadata=json.loads(metadata))
 
     def _remove(self, ids: Sequence[str]) -> list[int]:
         numbers: list[int] = []
@@ -268,9 +265,17 @@ class EmbeddedCollection(Collection):
 def describe(path: Path) -> Description:
     """Describe the closed collection at ``path`` without loading its graph."""
     with closing(_connect(path)) as database:
-        digest, dimension, dtype = database.execute(_MODEL).fetchone()
+        digest, dimension, dtype = _model(database)
         (count,) = database.execute("SELECT COUNT(*) FROM items").fetchone()
     return Description(path.name, count, dimension, digest, dtype)
+
+
+def _model(database: sqlite3.Connection) -> Model:
+    """Return the model of a collection; the precision is empty in a file that records none."""
+    found = database.execute("SELECT * FROM model")
+    columns = (column for column, *_ in found.description)
+    model = dict(zip(columns, found.fetchone(), strict=True))
+    return model["digest"], model["dimension"], model.get("dtype", "")
 
 
 def _file(path: Path) -> Path:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from samclip_core.errors import Unavailable
+from samclip_core.io import checkpoint
 from services import private_files
 from services.retrieval import collection, folder
 from services.retrieval.collection import EmbeddedCollection, Model, on_disk
@@ -81,8 +82,9 @@ class EmbeddedCollections(Collections):
             del self._known[name]
 
     def _make(self, name: str, dtype: str) -> EmbeddedCollection:
+        torch = self._digest[: checkpoint.DIGITS]  # the first items add the graphs
         with on_disk():
-            return self._load(name, (self._digest, self._dimension, dtype))
+            return self._load(name, (torch, self._dimension, dtype))
 
     def _load(self, name: str, new: Model | None = None) -> EmbeddedCollection:
         """Open a collection, or create it with ``new``; evict the least recently used ones."""

@@ -2,18 +2,19 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, NotFound
 from samclip_core.io import checkpoint
 from services.request.context import NAME
 from services.request.limits import check_metadata
-from services.retrieval.query import Hit, Query
+from services.retrieval.query import Query
 from services.settings import Settings
 
 OF = "@"
@@ -30,14 +31,6 @@ class Item:
 
     id: str
     vector_D: NDArray[np.float32]
-    metadata: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Listed:
-    """An image of a collection, without its vector."""
-
-    id: str
     metadata: Mapping[str, str]
 
 
@@ -67,12 +60,11 @@ class Collection(ABC):
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def record(self, digest: str) -> None:
-        """Replace the digest by one with graphs, when the next item is added at the latest."""
+    def upsert(self, items: Sequence[Item], digest: str = "") -> int:
+        """Add items, replacing those with the same ids; return how many it replaced.
 
-    @abstractmethod
-    def upsert(self, items: Iterable[Item]) -> int:
-        """Add items, replacing those with the same ids; return how many it replaced."""
+        A collection without graphs adopts those of ``digest`` together with the first item.
+        """
 
     @abstractmethod
     def delete(self, ids: Sequence[str]) -> int:
@@ -87,11 +79,11 @@ class Collection(ABC):
         """Return the vector of an item, D. Raises NotFound."""
 
     @abstractmethod
-    def search(self, query: Query) -> list[Hit]:
+    def search(self, query: Query) -> list[pb.Hit]:
         """Return the nearest items by cosine, best first; with a filter, compare all vectors."""
 
     @abstractmethod
-    def items(self, after: str, limit: int) -> list[Listed]:
+    def items(self, after: str, limit: int) -> list[pb.ListedItem]:
         """Return items in the UTF-8 byte order of their ids, starting after ``after``."""
 
     @abstractmethod
@@ -171,12 +163,17 @@ class Collections(ABC):
                 f"of {settings.max_collection_items:,}: delete some, or choose another collection"
             )
 
-    def get_or_make(self, name: str, dtype: str) -> Collection:
-        """Return a collection to add vectors of this precision to. Raises InvalidRequest.
+    def add(self, name: str, dtype: str, items: Sequence[Item], settings: Settings) -> int:
+        """Add items to a collection, made for them if there is none; return how many it replaced.
 
-        A collection of torch's vectors takes those of any graphs; the first ones are recorded, so
-        that it then refuses those of others.
+        A collection of torch's vectors takes those of any graphs, and then refuses those of others.
+        Raises InvalidRequest as ``check_addable`` and ``get_or_make`` do.
         """
+        self.check_addable(name, {item.id for item in items}, settings)
+        return self.get_or_make(name, dtype).upsert(items, self._digest)
+
+    def get_or_make(self, name: str, dtype: str) -> Collection:
+        """Return a collection to add vectors of this precision to. Raises InvalidRequest."""
         collection = self._found(name)
         if collection is None:
             collection = self._make(self._stored(name), dtype)
@@ -187,8 +184,6 @@ class Collections(ABC):
                 f"collection {name!r} has vectors of {collection.dimension} numbers, expected "
                 f"{self._dimension}: choose another name"
             )
-        if len(collection.digest) < len(self._digest):
-            collection.record(self._digest)
         return collection
 
     def drop(self, name: str) -> int:
@@ -271,9 +266,9 @@ def check_dtype(name: str, dtype: str, ours: str) -> None:
     if dtype != ours:
         setting, here = dtype.partition(":")[0], ours.partition(":")[0]
         raise InvalidRequest(
-            f"collection {own(name)!r} has vectors computed in {dtype}, but this service computes "
-            f"in {ours}, and a collection cannot mix precisions: "
-            + (f"set SAMCLIP_DTYPE to {setting}, or " if setting != here else "")
+            f"collection {own(name)!r} has vectors computed in {dtype or 'an unknown precision'}, "
+            f"but this service computes in {ours}, and a collection cannot mix precisions: "
+            + (f"set SAMCLIP_DTYPE to {setting}, or " if setting not in ("", here) else "")
             + "index the images again under another name (samclip reindex)"
         )
 

@@ -1,4 +1,4 @@
-"""A search in a collection: the query, its hits, and the pages of its ranking."""
+"""A search in a collection: the query, and the pages of its ranking."""
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -19,15 +19,6 @@ all pages, so that they are consistent."""
 
 Key = TypeVar("Key", str, int)
 Nearest = Callable[[int, bool], Iterable[tuple[Key, float]]]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """An image that was found; ``score`` is the cosine."""
-
-    id: str
-    score: float
-    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True)

@@ -7,20 +7,17 @@ collection are skipped, so an interrupted run can be resumed.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 import fsspec
 from fsspec import AbstractFileSystem
-from samclip import Client, Indexed, ListedItem, ServiceError
+from samclip import Client, Indexed, ServiceError
 from samclip.cli import service
 from samclip.cli.usage import Parser
-from samclip.errors import plain
 from tqdm import tqdm
 
 from services.cache import warm
-
-FILES_AT_ONCE = 32
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,10 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ServiceError, OSError, ValueError) as error:
         print(f"samclip reindex: {error}", file=sys.stderr)
         return 1
-    for id, message in done.errors.items():
-        print(plain(f"{id}: {message}"), file=sys.stderr)
-    print(f"{args.target}: {done.indexed} indexed, {len(done.errors)} failed")
-    return 1 if done.errors else 0
+    return warm.report(done, f"{args.target}: {done.indexed} indexed")
 
 
 def parser() -> Parser:
@@ -74,7 +68,7 @@ def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
     files, folder = fsspec.url_to_fs(root)
     indexed, errors = 0, dict[str, str]()
     with tqdm(total=old.count, desc=target, unit="image") as progress:
-        for page in _pages(client, source):
+        for page in warm.pages(client, source, warm.FILES_AT_ONCE):
             images = dict[str, bytes]()
             metadata = {item.id: item.metadata for item in page if item.id not in held}
             for id in metadata:
@@ -87,13 +81,6 @@ def reindex(client: Client, source: str, target: str, root: str) -> Indexed:
             errors.update(done.errors)
             progress.update(len(page))
     return Indexed(indexed, errors)
-
-
-def _pages(client: Client, collection: str) -> Iterator[list[ListedItem]]:
-    after = ""
-    while page := client.list_items(collection, after=after, limit=FILES_AT_ONCE):
-        yield page
-        after = page[-1].id
 
 
 def _read(files: AbstractFileSystem, folder: str, id: str) -> bytes:

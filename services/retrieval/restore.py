@@ -28,8 +28,8 @@ from services.retrieval.index import OF, PAGE, Collections, Item, check_item, to
 from services.settings import Settings, SettingsError
 
 LONGEST = 16 * 1024**2  # bytes of a line
-DTYPE = f"({'|'.join(map(re.escape, get_args(Dtype)))})(:[0-9a-z]{{1,64}})?"
-"""A precision as collections record it, such as "float32" or "int8:4caf4841"."""
+DTYPE = f"(({'|'.join(map(re.escape, get_args(Dtype)))})(:[0-9a-z]{{1,64}})?)?"
+"""A precision as collections record it, such as "float32" or "int8:4caf4841"; or none."""
 
 
 class _Description(BaseModel, strict=True):
@@ -145,13 +145,12 @@ def read(file: Path, index: Collections, settings: Settings, total: int) -> None
                 for line in group:
                     assert isinstance(line, _Description)
                     ours, name = _place(index, line)
-                    ours.check_addable(name, set(), settings)
-                    collection = ours.get_or_make(name, line.dtype)
+                    dtype = line.dtype
+                    ours.add(name, dtype, [], settings)  # it may have no items
                 continue
             items = (line for line in group if isinstance(line, Item))
             while page := [*islice(items, PAGE)]:
-                ours.check_addable(name, {item.id for item in page}, settings)
-                collection.upsert(page)
+                ours.add(name, dtype, page, settings)
                 progress.update(len(page))
 
 
@@ -184,7 +183,3 @@ def _lines(file: Path, most_bytes: int) -> Iterator[_Description | Item | _End]:
         raise BackupError(
             f"line {number} of {file} is damaged, or it is no backup: copy it again"
         ) from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,7 @@ applies each item atomically; durability across restarts depends on Redis' persi
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from redis.backoff import NoBackoff
 from redis.client import Pipeline
 from redis.retry import Retry
+from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import Unavailable
 from samclip_core.io import checkpoint
@@ -31,7 +32,6 @@ from services.retrieval.index import (
     Collection,
     Collections,
     Item,
-    Listed,
     check_dtype,
     check_model,
     no_item,
@@ -39,7 +39,7 @@ from services.retrieval.index import (
     to_bytes,
     to_vector,
 )
-from services.retrieval.query import Hit, Query
+from services.retrieval.query import Query
 
 logger = logging.getLogger(__name__)
 
@@ -126,23 +126,21 @@ class VectorSet(Collection):
         with _answers():
             return self._client.vset().vcard(self._vectors)
 
-    def record(self, digest: str) -> None:
-        self.digest = digest
-
-    def upsert(self, items: Iterable[Item]) -> int:
+    def upsert(self, items: Sequence[Item], digest: str = "") -> int:
         """Add each item atomically; see ``Collection.upsert``.
 
         Raises InvalidRequest if the collection was re-created with another model or precision.
         """
+        self.digest = max(self.digest, digest, key=len)
         model = self.name, self.digest, self.dimension, self.dtype
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for item in items:
                 arguments = (*model, item.id, to_bytes(item.vector_D), _attributes(item))
                 self._put((*self._keys, NAMES), arguments, client=pipe)
             done = pipe.execute()
-        for digest, dtype, _ in done:
-            self._check(digest, dtype)
-            if digest != self.digest:  # nothing was added
+        for found, dtype, _ in done:
+            self._check(found, dtype)
+            if found != self.digest:  # nothing was added
                 raise Unavailable(
                     f"collection {own(self.name)!r} was made anew meanwhile: try again"
                 )
@@ -166,7 +164,7 @@ class VectorSet(Collection):
             raise no_item(id, self.name)
         return vector_D
 
-    def search(self, query: Query) -> list[Hit]:
+    def search(self, query: Query) -> list[pb.Hit]:
         def nearest(most: int, exact: bool) -> list[tuple[str, float]]:
             query.check_wanted()
             (scores,) = self._read(
@@ -184,9 +182,12 @@ class VectorSet(Collection):
             return [(id, 2 * score - 1) for id, score in cast(dict[str, float], scores).items()]
 
         page = dict(query.page(len(self), query.exclude, nearest))
-        return [Hit(one.id, page[one.id], one.metadata) for one in self._listed([*page])]
+        return [
+            pb.Hit(id=one.id, score=page[one.id], metadata=one.metadata)
+            for one in self._listed([*page])
+        ]
 
-    def items(self, after: str, limit: int) -> list[Listed]:
+    def items(self, after: str, limit: int) -> list[pb.ListedItem]:
         while True:
             start = f"({after}" if after else "-"
             with _answers():
@@ -227,18 +228,18 @@ class VectorSet(Collection):
             self._check(digest, dtype)
         return answers
 
-    def _check(self, digest: str, dtype: str) -> None:
+    def _check(self, digest: str, dtype: str | None) -> None:
         check_model(self.name, digest, self.digest)
-        check_dtype(self.name, dtype, self.dtype)
+        check_dtype(self.name, dtype or "", self.dtype)
 
-    def _listed(self, ids: Sequence[str]) -> list[Listed]:
+    def _listed(self, ids: Sequence[str]) -> list[pb.ListedItem]:
         """Return the items of these ids, without those that were just deleted."""
         with _answers(), self._client.pipeline(transaction=False) as pipe:
             for id in ids:
                 pipe.vset().vgetattr(self._vectors, id)
             attributes = pipe.execute()
         return [
-            Listed(id, found["metadata"])
+            pb.ListedItem(id=id, metadata=found["metadata"])
             for id, found in zip(ids, attributes, strict=True)
             if found
         ]
@@ -263,8 +264,8 @@ class VectorSets(Collections):
             model = cast(dict[str, str], self._client.hgetall(_key(name, "model")))
         if not model:
             return None
-        dimension = int(model["dimension"])
-        return VectorSet(self._client, name, model["digest"], dimension, model["dtype"])
+        dimension, dtype = int(model["dimension"]), model.get("dtype", "")
+        return VectorSet(self._client, name, model["digest"], dimension, dtype)
 
     def _make(self, name: str, dtype: str) -> VectorSet:
         """Return a collection, which its first item will create: Redis stores no empty keys."""

@@ -4,6 +4,7 @@ import resource
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from tests.redis_server import RedisServer
 DESCRIPTORS = 40_000  # HAProxy takes half as many connections
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 
-Loaded = Callable[[str], AbstractAsyncContextManager[Load]]
+Loaded = Callable[..., AbstractAsyncContextManager[Load]]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -100,17 +101,26 @@ def service(
 @pytest.fixture
 def loaded(service: Service, pictures: Pictures, report: Report) -> Loaded:
     """Return a context manager that applies load during the named fault."""
-    return lambda fault: under_load(service, pictures, report, fault)
+    return partial(under_load, service, pictures, report)
 
 
 @asynccontextmanager
 async def under_load(
-    service: Service, pictures: Pictures, report: Report, fault: str, backbone: bool = True
+    service: Service,
+    pictures: Pictures,
+    report: Report,
+    fault: str,
+    backbone: bool = True,
+    within_s: float = PATIENT_S,
 ) -> AsyncIterator[Load]:
-    """Apply load, record its results, and check that no answer was wrong and no write lost."""
+    """Apply load, wait for recovery, record the results; no answer may be wrong, no write lost.
+
+    Recovery is measured from the start, or from the last ``mark``, if the fault lasts.
+    """
     name = f"c{secrets.token_hex(4)}"
     async with Load(Questions(service, pictures, name, backbone)) as load:
         yield load
+        await load.recovered(within_s)
     report.add(fault, load)
     assert not load.wrong()
     assert not load.lost

@@ -237,7 +237,8 @@ class Load:
         for kind, ask in self.questions.kinds().items():
             self.attempts[kind] = []
             self._tasks.append(asyncio.create_task(self._caller(kind, ask)))
-        await self.recovered(within_s=PATIENT_S)
+        await self.recovered()
+        self.mark()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -251,7 +252,7 @@ class Load:
         """Measure failures and recovery from now on."""
         self.fault_at = time.monotonic()
 
-    async def recovered(self, within_s: float) -> None:
+    async def recovered(self, within_s: float = PATIENT_S) -> None:
         """Wait until IN_A_ROW consecutive requests of every kind succeed.
 
         ``recovery_s`` is the time from the mark to the first answer after which nothing failed,
@@ -263,18 +264,11 @@ class Load:
             await asyncio.sleep(0.05)
         self.recovery_s = max(map(self._first_good, self.attempts)) - self.fault_at
 
-    def failures(self) -> dict[str, Counter[str]]:
-        """Count failures since the mark: kind → status → number."""
+    def failures(self, ever: bool = False) -> dict[str, Counter[str]]:
+        """Count failures since the mark, or since the start: kind → status → number."""
+        since = 0 if ever else self.fault_at
         failed = {
-            kind: Counter(a.code for a in attempts if a.done > self.fault_at and a.code != "OK")
-            for kind, attempts in self.attempts.items()
-        }
-        return {kind: codes for kind, codes in failed.items() if codes}
-
-    def all_failures(self) -> dict[str, Counter[str]]:
-        """Count failures since the start: kind → status → number."""
-        failed = {
-            kind: Counter(a.code for a in attempts if a.code not in ("OK", "WRONG"))
+            kind: Counter(a.code for a in attempts if a.done > since and a.code != "OK")
             for kind, attempts in self.attempts.items()
         }
         return {kind: codes for kind, codes in failed.items() if codes}

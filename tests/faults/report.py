@@ -40,7 +40,7 @@ class Report:
         requests = sum(map(len, load.attempts.values()))
         failures = "; ".join(
             f"{kind}: {', '.join(f'{n} {code}' for code, n in codes.items())}"
-            for kind, codes in load.all_failures().items()
+            for kind, codes in load.failures(ever=True).items()
         )
         counts = (requests, failures or "0", load.lost, load.wrong(), f"{load.recovery_s:.1f} s")
         self.rows[fault] = " | ".join(map(str, (*counts, datetime.now(UTC).date())))

@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import Service, start
 from tests.faults import processes
-from tests.faults.conftest import under_load
-from tests.faults.load import Pictures
+from tests.faults.conftest import Loaded, under_load
+from tests.faults.load import PATIENT_S, Pictures
 from tests.faults.report import Report
-from tests.faults.test_processes import FAULTS, ROOMY_S, only_in_flight
+from tests.faults.test_processes import FAULTS, only_in_flight
 
 pytestmark = [pytest.mark.e2e, FAULTS]
 
@@ -44,21 +45,23 @@ def heads(
     running.stop()
 
 
-async def test_the_clock_jumps(
-    heads: Service, pictures: Pictures, report: Report, clock: Path
-) -> None:
+@pytest.fixture
+def loaded(heads: Service, pictures: Pictures, report: Report) -> Loaded:
+    """Return a context manager that applies load to the heads during the named fault."""
+    return partial(under_load, heads, pictures, report, backbone=False)
+
+
+async def test_the_clock_jumps(loaded: Loaded, heads: Service, clock: Path) -> None:
     """A clock an hour ahead causes no failures, and a killed replica is replaced."""
-    fault = "clock an hour ahead"
-    await jumps(heads, pictures, report, fault, clock, "+3600")
-    await replaced(heads, pictures, report, f"`kill -9`, replica of semantic, {fault}", ROOMY_S)
+    await jumps(loaded, "clock an hour ahead", clock, "+3600")
+    await replaced(loaded, heads, "clock an hour ahead", PATIENT_S)
 
 
 async def test_the_clock_jumps_back(
-    heads: Service, pictures: Pictures, report: Report, clock: Path
+    loaded: Loaded, heads: Service, report: Report, clock: Path
 ) -> None:
     """A clock set back causes no failures; the log warns that replicas are no longer replaced."""
-    fault = "clock an hour back"
-    await jumps(heads, pictures, report, fault, clock, "+0")
+    await jumps(loaded, "clock an hour back", clock, "+0")
     assert "the clock was set back by 3600 s" in heads.log.read_text()
     report.note(
         "Clock set back",
@@ -68,31 +71,21 @@ async def test_the_clock_jumps_back(
 
 
 @pytest.mark.xfail(strict=True, reason="Ray waits for the wall clock", raises=AssertionError)
-async def test_what_is_killed_after_it_is_replaced(
-    heads: Service, pictures: Pictures, report: Report
-) -> None:
-    fault = "`kill -9`, replica of semantic, clock an hour back"
-    await replaced(heads, pictures, report, fault, within_s=40)
+async def test_what_is_killed_after_it_is_replaced(loaded: Loaded, heads: Service) -> None:
+    await replaced(loaded, heads, "clock an hour back", within_s=40)
 
 
-async def jumps(
-    heads: Service, pictures: Pictures, report: Report, fault: str, clock: Path, to: str
-) -> None:
+async def jumps(loaded: Loaded, fault: str, clock: Path, to: str) -> None:
     """Set the clock's offset to ``to`` under load, and check that nothing fails."""
-    async with under_load(heads, pictures, report, fault, backbone=False) as load:
-        load.mark()
+    async with loaded(fault) as load:
         clock.write_text(to)
         await asyncio.sleep(5)
-        await load.recovered(ROOMY_S)
-        assert not load.failures()
+    assert not load.failures()
 
 
-async def replaced(
-    heads: Service, pictures: Pictures, report: Report, fault: str, within_s: float
-) -> None:
+async def replaced(loaded: Loaded, heads: Service, clock: str, within_s: float) -> None:
     """Kill the replica of semantic segmentation, and check that it is replaced in time."""
-    async with under_load(heads, pictures, report, fault, backbone=False) as load:
-        load.mark()
+    fault = f"`kill -9`, replica of semantic, {clock}"
+    async with loaded(fault, within_s=within_s) as load:
         processes.kill(heads, processes.replica("semantic"))
-        await load.recovered(within_s)
     only_in_flight(load, {"semantic"})

@@ -6,17 +6,18 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import Service, start
 from tests.faults import processes, relay
-from tests.faults.conftest import under_load
+from tests.faults.conftest import Loaded, under_load
 from tests.faults.load import Load, Pictures
 from tests.faults.relay import Relay
 from tests.faults.report import Report
-from tests.faults.test_processes import FAULTS, NEEDS_BACKBONE, ROOMY_S, only_in_flight
+from tests.faults.test_processes import FAULTS, NEEDS_BACKBONE, only_in_flight
 
 pytestmark = [pytest.mark.e2e, FAULTS]
 
@@ -63,53 +64,38 @@ def heads(
     running.stop()
 
 
-async def test_the_network_is_cut(
-    heads: Service, pictures: Pictures, report: Report, cable: Relay
-) -> None:
+@pytest.fixture
+def loaded(heads: Service, pictures: Pictures, report: Report) -> Loaded:
+    """Return a context manager that applies load to the heads during the named fault."""
+    return partial(under_load, heads, pictures, report, backbone=False)
+
+
+async def test_the_network_is_cut(loaded: Loaded, cable: Relay) -> None:
     """Cached requests are answered; the others fail with a status that allows a retry."""
-    async with under_load(
-        heads, pictures, report, "network to the backbone cut, for 10 s", backbone=False
-    ) as load:
-        load.mark()
+    async with loaded("network to the backbone cut, for 10 s") as load:
         cable.cut()
         await asyncio.sleep(10)
         only_unavailable(load, NEEDS_BACKBONE)
         cable.mend()
         load.mark()
-        await load.recovered(ROOMY_S)
 
 
-async def test_the_network_falls_silent(
-    heads: Service, pictures: Pictures, report: Report, cable: Relay
-) -> None:
+async def test_the_network_falls_silent(loaded: Loaded, cable: Relay) -> None:
     """The heads abandon silent connections and open new ones."""
-    fault = "connections to the backbone fall silent for ever"
-    async with under_load(heads, pictures, report, fault, backbone=False) as load:
-        load.mark()
+    async with loaded("connections to the backbone fall silent for ever") as load:
         cable.silence()
-        await load.recovered(ROOMY_S)
-        only_unavailable(load, NEEDS_BACKBONE)
+    only_unavailable(load, NEEDS_BACKBONE)
 
 
-async def test_retrieval_is_killed_while_it_writes_files(
-    heads: Service, pictures: Pictures, report: Report
-) -> None:
-    fault = "`kill -9`, replica of retrieval, collections in files"
-    async with under_load(heads, pictures, report, fault, backbone=False) as load:
-        load.mark()
+async def test_retrieval_is_killed_while_it_writes_files(loaded: Loaded, heads: Service) -> None:
+    async with loaded("`kill -9`, replica of retrieval, collections in files") as load:
         processes.kill(heads, processes.replica("retrieval"))
-        await load.recovered(ROOMY_S)
     only_in_flight(load, {"index", "search"})
 
 
-async def test_the_disk_of_the_index_is_full(
-    heads: Service, pictures: Pictures, report: Report, disk: Path
-) -> None:
+async def test_the_disk_of_the_index_is_full(loaded: Loaded, disk: Path) -> None:
     """Only stored items are acknowledged, and writes resume when there is space again."""
-    async with under_load(
-        heads, pictures, report, "disk of the index full, for 5 s", backbone=False
-    ) as load:
-        load.mark()
+    async with loaded("disk of the index full, for 5 s") as load:
         ballast = disk / "ballast"
         subprocess.run(["dd", "if=/dev/zero", f"of={ballast}"], capture_output=True, check=False)
         assert shutil.disk_usage(disk).free == 0
@@ -117,7 +103,6 @@ async def test_the_disk_of_the_index_is_full(
         only_unavailable(load, {"index"})
         ballast.unlink()
         load.mark()
-        await load.recovered(ROOMY_S)
 
 
 def only_unavailable(load: Load, kinds: set[str]) -> None:

@@ -2,9 +2,9 @@
 
 import base64
 import gzip
+import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, product
@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import redis
+from samclip.v1 import samclip_pb2 as pb
 
 from services.retrieval import backup, restore
-from services.retrieval.index import PAGE, Collections, Item, Listed
+from services.retrieval.index import PAGE, Collections, Item
 from services.retrieval.query import Query
 from services.retrieval.vector_sets import VectorSet
 from tests.redis_server import RedisServer
@@ -29,7 +30,6 @@ ENGINES = ("files", "redis")
 
 Use = Callable[[str, str], None]
 """Sets the index to an engine, and to one of two empty stores of it."""
-Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -81,9 +81,7 @@ def run_backup(file: Path) -> None:
 
 
 @pytest.mark.parametrize(("source", "target"), [*product(ENGINES, ENGINES)])
-def test_searches_in_a_restored_index_are_identical(
-    use: Use, tmp_path: Path, source: str, target: str
-) -> None:
+def test_searches_in_a_restored_index_are_identical(use, tmp_path, source, target):
     use(source, "a")
     fill()
     with backup.opened() as index:
@@ -99,59 +97,54 @@ def test_searches_in_a_restored_index_are_identical(
     np.testing.assert_allclose(vectors[1:], [vectors[0]] * 2, atol=1e-6)
 
 
-def test_a_backup_goes_through_pipes(use: Use, tmp_path: Path) -> None:
+def test_a_backup_goes_through_pipes(use, monkeypatch, capsysbinary):
     """As `docker compose exec` and `kubectl exec` pass it on."""
     use("files", "a")
     fill()
-    command = [sys.executable, "-m", "samclip.cli"]
-    written = subprocess.run([*command, "backup", "-"], stdout=subprocess.PIPE, check=True).stdout
-    run_backup(tmp_path / "backup")
-    assert gzip.decompress(written) == gzip.decompress((tmp_path / "backup").read_bytes())
     with backup.opened() as index:
         before = shown(index)
+    assert backup.main(["-"]) == 0
+    piped = io.BytesIO(capsysbinary.readouterr().out)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(piped))
     use("files", "b")
-    subprocess.run([*command, "restore", "-"], input=written, check=True)
+    assert restore.main(["-"]) == 0
     with backup.opened() as index:
         assert shown(index) == before
 
 
-def test_an_empty_index_has_a_backup_too(use: Use, tmp_path: Path) -> None:
+def test_an_empty_index_has_a_backup_too(use, tmp_path):
     use("files", "a")
     run_backup(tmp_path / "backup")
     assert restore.main([str(tmp_path / "backup")]) == 0
 
 
-@pytest.mark.parametrize("damage", ["cut", "cut at a line", "changed", "another file"])
-def test_a_damaged_backup_changes_nothing(
-    use: Use, tmp_path: Path, damage: str, capsys: Capture
-) -> None:
+def test_a_damaged_backup_changes_nothing(use, tmp_path, capsys):
     use("files", "a")
     fill()
     file = tmp_path / "backup"
     run_backup(file)
     content = file.read_bytes()
     lines = gzip.decompress(content).splitlines(keepends=True)
-    file.write_bytes(
-        {
-            "cut": content[:-9],
-            "cut at a line": gzip.compress(b"".join(lines[:100])),
-            "changed": content[:5000] + bytes([content[5000] ^ 255]) + content[5001:],
-            "another file": b"PK\3\4",
-        }[damage]
-    )
     use("files", "b")
-    assert restore.main([str(file)]) == 1
-    assert "copy it again" in capsys.readouterr().err
+    for damaged in (
+        content[:-9],
+        gzip.compress(b"".join(lines[:100])),
+        content[:5000] + bytes([content[5000] ^ 255]) + content[5001:],
+        b"PK\3\4",  # another file
+    ):
+        file.write_bytes(damaged)
+        assert restore.main([str(file)]) == 1
+        assert "copy it again" in capsys.readouterr().err
     with backup.opened() as index:
         assert not index.describe()
 
 
+def encoded(*values: float) -> str:
+    return base64.b64encode(np.array(values, "<f4").tobytes()).decode()
+
+
 COLLECTION = {"name": "pets", "count": 1, "dimension": D, "digest": MODEL, "dtype": "float32"}
-ITEM = {
-    "id": "cat",
-    "metadata": {},
-    "vector": base64.b64encode(vector(1).astype("<f4").tobytes()).decode(),
-}
+ITEM = {"id": "cat", "metadata": {}, "vector": encoded(*vector(1))}
 
 
 def written(file: Path, *lines: object) -> None:
@@ -161,56 +154,51 @@ def written(file: Path, *lines: object) -> None:
     file.write_bytes(gzip.compress("\n".join(map(json.dumps, all_lines)).encode()))
 
 
-@pytest.mark.parametrize(
-    "lines",
-    [
-        [{"collection": COLLECTION | {"name": "../../outside@pets"}}, ITEM],
-        [{"collection": COLLECTION | {"name": "a@b@pets"}}, ITEM],
-        [{"collection": COLLECTION | {"dimension": 10**9}}],
-        [{"collection": COLLECTION | {"digest": None}}],
-        [{"collection": COLLECTION | {"dtype": "nonsense"}}],
-        [{"collection": COLLECTION | {"dtype": "float32 "}}],
-        [{"collection": COLLECTION | {"dtype": "int8:" + "a" * 65}}],
-        [{"collection": COLLECTION}, ITEM | {"vector": "AAAA"}],
-        [
-            {"collection": COLLECTION},
-            ITEM | {"vector": base64.b64encode(np.full(D, np.nan, "<f4").tobytes()).decode()},
-        ],
-        [{"collection": COLLECTION}, ITEM | {"metadata": [1]}],
-        [{"collection": COLLECTION}, ITEM | {"id": None}],
-        [{"collection": COLLECTION}, {"id": "cat"}],
-        [ITEM],
-        [3],
-        [["id"]],
-    ],
-    ids=lambda lines: json.dumps(lines)[:60],
-)
-def test_a_backup_that_somebody_has_made_up_changes_nothing(
-    use: Use, tmp_path: Path, lines: list[object], capsys: Capture
-) -> None:
+BAD_COLLECTIONS: list[dict[str, object]] = [
+    {"name": "../../outside@pets"},
+    {"name": "a@b@pets"},
+    {"dimension": 10**9},
+    {"digest": None},
+    {"dtype": "nonsense"},
+    {"dtype": "float32 "},
+    {"dtype": "int8:" + "a" * 65},
+]
+BAD_ITEMS: list[object] = [
+    ITEM | {"vector": "AAAA"},
+    ITEM | {"vector": encoded(*[np.nan] * D)},
+    ITEM | {"metadata": [1]},
+    ITEM | {"id": None},
+    {"id": "cat"},
+    3,
+    ["id"],
+]
+
+
+def test_a_backup_that_somebody_has_made_up_changes_nothing(use, tmp_path, capsys):
     use("files", "a/index")
     written(tmp_path / "good", {"collection": COLLECTION}, ITEM)
     assert restore.main([str(tmp_path / "good")]) == 0
     before = sorted(tmp_path.rglob("*"))
-    written(tmp_path / "good", *lines)
-    assert restore.main([str(tmp_path / "good")]) == 1
-    assert "damaged" in capsys.readouterr().err
-    assert sorted(tmp_path.rglob("*")) == before
+    for lines in (
+        [ITEM],
+        *([{"collection": COLLECTION | bad}, ITEM] for bad in BAD_COLLECTIONS),
+        *([{"collection": COLLECTION}, bad] for bad in BAD_ITEMS),
+    ):
+        written(tmp_path / "good", *lines)
+        assert restore.main([str(tmp_path / "good")]) == 1
+        assert "damaged" in capsys.readouterr().err
+        assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     ("item", "expected"),
     [
         (ITEM | {"id": "a" * 257}, "the id has 257 characters, expected 1 to 256"),
-        (ITEM | {"id": "a" * 2_000_000}, "the id has 2,000,000 characters"),
         (ITEM | {"metadata": {"a": "b" * 4096}}, "the metadata has 4,097 bytes, at most 4,096"),
-        (ITEM | {"metadata": {"a": "b" * 10_000_000}}, "the metadata has 10,000,001 bytes"),
     ],
-    ids=["id", "long id", "metadata", "much metadata"],
+    ids=["id", "metadata"],
 )
-def test_items_that_index_would_refuse_are_not_restored(
-    use: Use, tmp_path: Path, item: dict[str, object], expected: str, capsys: Capture
-) -> None:
+def test_items_that_index_would_refuse_are_not_restored(use, tmp_path, item, expected, capsys):
     use("files", "a")
     written(tmp_path / "backup", {"collection": COLLECTION}, ITEM | {"id": "dog"}, item)
     assert restore.main([str(tmp_path / "backup")]) == 1
@@ -221,12 +209,9 @@ def test_items_that_index_would_refuse_are_not_restored(
         assert not index.describe()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_vectors_of_another_size_are_not_restored_into_a_collection(
-    use: Use, engine: str, tmp_path: Path, capsys: Capture
-) -> None:
-    use(engine, "a")
-    shorter = ITEM | {"vector": base64.b64encode(np.array([1, 0], "<f4").tobytes()).decode()}
+def test_vectors_of_another_size_are_not_restored_into_a_collection(use, tmp_path, capsys):
+    use("files", "a")
+    shorter = ITEM | {"vector": encoded(1, 0)}
     again = {"collection": COLLECTION | {"dimension": 2}}
     written(tmp_path / "backup", {"collection": COLLECTION}, ITEM, again, shorter)
     assert restore.main([str(tmp_path / "backup")]) == 1
@@ -236,11 +221,8 @@ def test_vectors_of_another_size_are_not_restored_into_a_collection(
         assert hit.id == "cat"
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_restored_index_keeps_to_the_limits_of_the_settings(
-    use: Use, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
-    use(engine, "a")
+def test_a_restored_index_keeps_to_the_limits_of_the_settings(use, tmp_path, monkeypatch, capsys):
+    use("files", "a")
     items = [ITEM | {"id": str(number)} for number in range(3)]
     file = tmp_path / "backup"
     written(file, {"collection": COLLECTION}, *items, {"collection": COLLECTION | {"name": "b"}})
@@ -255,17 +237,14 @@ def test_a_restored_index_keeps_to_the_limits_of_the_settings(
     assert "'pets' has 3 items, and 1 more would exceed the limit of 3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("model", "dtype"), [(OTHER, "float32"), (MODEL, "int8:4caf4841")])
-@pytest.mark.parametrize("read", [2, 50, 300])
+@pytest.mark.parametrize(
+    ("model", "dtype", "read"),
+    [(OTHER, "float32", 2), (MODEL, "int8:4caf4841", 50), (OTHER, "float32", 300)],
+    ids=["at the first item", "within a page", "within the second page"],
+)
 def test_a_collection_that_is_made_again_during_a_backup_ends_it(
-    use: Use,
-    tmp_path: Path,
-    model: str,
-    dtype: str,
-    read: int,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Capture,
-) -> None:
+    use, tmp_path, model, dtype, read, monkeypatch, capsys
+):
     """Its new vectors would otherwise be stored under the old model."""
     use("redis", "a")
     with backup.opened() as index:
@@ -287,7 +266,7 @@ def test_a_collection_that_is_made_again_during_a_backup_ends_it(
     assert not (tmp_path / "backup").exists()
 
 
-def test_items_and_collections_may_be_deleted_during_a_backup(use: Use) -> None:
+def test_items_and_collections_may_be_deleted_during_a_backup(use):
     use("redis", "a")
     fill()
     with backup.opened() as index, backup.opened() as other:
@@ -304,16 +283,14 @@ def test_items_and_collections_may_be_deleted_during_a_backup(use: Use) -> None:
     assert COUNT / 10 <= sum("id" in line for line in found) < COUNT / 10 + PAGE
 
 
-def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(
-    use: Use, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(use, monkeypatch):
     use("redis", "a")
     fill()
     with backup.opened() as index, backup.opened() as other:
         read, pets = VectorSet._listed, other.of_any_model("pets")
         first = [item.id for item in pets.items("", PAGE)]
 
-        def deleted_first(collection: VectorSet, ids: Sequence[str]) -> list[Listed]:
+        def deleted_first(collection: VectorSet, ids: Sequence[str]) -> list[pb.ListedItem]:
             if ids == first:
                 pets.delete(ids)
             return read(collection, ids)
@@ -323,9 +300,7 @@ def test_items_after_a_page_that_is_deleted_while_it_is_read_are_in_the_backup(
         assert len([*backup._items(index, described)]) == COUNT - PAGE
 
 
-def test_a_collection_of_another_model_is_not_changed(
-    use: Use, tmp_path: Path, capsys: Capture
-) -> None:
+def test_a_collection_of_another_model_is_not_changed(use, tmp_path, capsys):
     use("files", "a")
     fill()
     run_backup(tmp_path / "backup")
@@ -340,12 +315,8 @@ def test_a_collection_of_another_model_is_not_changed(
 
 
 def test_a_folder_in_use_and_a_redis_that_is_down_are_named(
-    use: Use,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Capture,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+    use, tmp_path, monkeypatch, capsys, caplog
+):
     use("files", "a")
     with backup.opened():
         assert backup.main([str(tmp_path / "backup")]) == 1
@@ -356,7 +327,7 @@ def test_a_folder_in_use_and_a_redis_that_is_down_are_named(
     assert not (tmp_path / "backup").exists()
 
 
-def test_what_is_no_file_is_not_replaced(use: Use, tmp_path: Path, capsys: Capture) -> None:
+def test_what_is_no_file_is_not_replaced(use, tmp_path, capsys):
     """`samclip backup /dev/null` as root must not replace the device."""
     use("files", "a")
     os.mkfifo(tmp_path / "pipe")

@@ -45,10 +45,6 @@ async def keeps_entries(url: str) -> bool:
         await tier.close()
 
 
-async def test_one_server(shared_redis):
-    assert await remembers(shared_redis.url)
-
-
 async def test_the_memory_of_redis_is_measured_if_its_user_may_ask(tmp_path):
     def measured(kind: str) -> float:
         return metrics.REDIS_BYTES.labels(kind)._value.get()

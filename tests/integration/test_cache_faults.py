@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 
 import pytest
-from redis.asyncio import Redis
+import redis
 from samclip.v1 import samclip_pb2 as pb
 
 from services.backbone.embedder import Embedder
@@ -14,11 +14,15 @@ from services.cache import connection
 from services.observability import metrics
 from tests import redis_server
 from tests.fake_model import FakeModel
+from tests.faults import relay
 from tests.in_process import ANYBODY, png
 from tests.ports import free_port
+from tests.redis_server import RedisServer
 
 ALL = (pb.SAM, pb.CLIP_DENSE, pb.CLIP_POOLED)
 IMAGES = count(1)
+Step = Callable[[RedisServer, redis.Redis], object]
+"""Does something to a Redis, with a client of its operator."""
 
 
 @pytest.fixture(autouse=True)
@@ -65,99 +69,90 @@ async def heals(embedder: Embedder) -> None:
     assert await embedder.cache.state() == "up"
 
 
-async def test_killed_and_started_again_empty(embedder_at, own_redis):
-    async with embedder_at(own_redis.url) as embedder:
-        await heals(embedder)
-        own_redis.kill()
-        await answers_until(embedder, reads=False, writes=False)
-        assert await embedder.cache.state() == "down"
-        await answers(embedder)
-        own_redis.start()
-        await heals(embedder)
-        assert breakers(embedder) == (True, True)
+def command(text: str) -> Step:
+    return lambda _, admin: admin.execute_command(*text.split())
 
 
-async def test_killed_under_load(embedder_at, own_redis):
-    async with embedder_at(own_redis.url) as embedder:
-        load = asyncio.create_task(answers(embedder, requests=64))
-        await asyncio.sleep(0.005)
-        own_redis.kill()
-        await load
+def of_process(act: Callable[[RedisServer], None]) -> Step:
+    return lambda server, _: act(server)
 
 
-async def test_absent_at_the_start(embedder_at, tmp_path):
-    server = redis_server.RedisServer(tmp_path)
-    async with embedder_at(server.url) as embedder:
-        await answers_until(embedder, reads=False, writes=False)
-        server.start()
-        await heals(embedder)
-        server.kill()
+KILL, START = of_process(RedisServer.kill), of_process(RedisServer.start)
+FREEZE, THAW = of_process(RedisServer.freeze), of_process(RedisServer.thaw)
 
 
-async def test_frozen(embedder_at, own_redis):
-    async with embedder_at(own_redis.url, timeout_ms=200) as embedder:
-        await heals(embedder)
-        own_redis.freeze()
-        await answers_until(embedder, reads=False, writes=False)
-        await answers(embedder)
-        own_redis.thaw()
-        await heals(embedder)
+@pytest.mark.parametrize(
+    ("harm", "mend", "at_the_start", "reads", "timeout_ms"),
+    [
+        pytest.param(KILL, START, False, False, 60_000, id="killed, and started again empty"),
+        pytest.param(KILL, START, True, False, 60_000, id="absent"),
+        pytest.param(FREEZE, THAW, False, False, 200, id="frozen"),
+        pytest.param(
+            command("CONFIG SET requirepass another"),
+            command("CONFIG SET requirepass right"),
+            *(True, False, 60_000),
+            id="the wrong password",
+        ),
+        pytest.param(
+            command("CONFIG SET maxmemory 1mb"),
+            command("CONFIG SET maxmemory 0"),
+            *(True, True, 60_000),
+            id="full",
+        ),
+        pytest.param(
+            command(f"REPLICAOF 127.0.0.1 {free_port()}"),
+            command("REPLICAOF NO ONE"),
+            *(True, True, 60_000),
+            id="a read-only replica",
+        ),
+    ],
+)
+async def test_requests_are_answered_in_any_state_of_redis_and_it_is_used_again(
+    embedder_at, tmp_path, harm, mend, at_the_start, reads, timeout_ms
+):
+    """A full Redis and a read-only replica still answer reads."""
+    with (
+        redis_server.running(tmp_path, "--requirepass", "right") as server,
+        redis.Redis(port=server.port, password="right") as admin,
+    ):
+        if at_the_start:
+            harm(server, admin)
+        async with embedder_at(server.url.replace("//", "//:right@"), timeout_ms) as embedder:
+            if not at_the_start:
+                await heals(embedder)
+                load = asyncio.create_task(answers(embedder, requests=64))
+                await asyncio.sleep(0.005)
+                harm(server, admin)
+                await load
+            await answers_until(embedder, reads=reads, writes=False)
+            assert await embedder.cache.state() == ("up" if reads else "down")
+            await answers(embedder)
+            mend(server, admin)
+            await heals(embedder)
 
 
 async def test_slow(embedder_at, own_redis):
-    async with (
-        redis_server.delayed(own_redis, seconds=0.2) as url,
-        embedder_at(url, timeout_ms=100) as embedder,
-    ):
-        await answers_until(embedder, reads=False, writes=False)
-        asked = embedder.cache._shared._link.read
-        for _ in range(20):
-            await answers(embedder)
-        assert not asked.closed  # every probe timed out
-        assert await embedder.cache.state() == "down"
+    with relay.running(own_redis.port) as line:
+        line.delay_s = 0.2
+        async with embedder_at(f"redis://127.0.0.1:{line.port}/0", timeout_ms=100) as embedder:
+            await answers_until(embedder, reads=False, writes=False)
+            for _ in range(20):
+                await answers(embedder)
+            assert breakers(embedder)[0] is False  # every probe timed out
+            assert await embedder.cache.state() == "down"
 
 
 async def test_an_open_breaker_asks_nothing_of_redis(embedder_at, own_redis, monkeypatch):
-    async with embedder_at(own_redis.url) as embedder, Redis(port=own_redis.port) as admin:
+    async with embedder_at(own_redis.url) as embedder:
         monkeypatch.setattr(connection, "PROBE_S", 3600)
         own_redis.kill()
         await answers_until(embedder, reads=False, writes=False)
         own_redis.start()
-        await admin.config_resetstat()
-        await answers(embedder, requests=20)
-        assert not {"cmdstat_mget", "cmdstat_set", "cmdstat_exists"} & set(
-            await admin.info("commandstats")
-        )
-
-
-@pytest.mark.parametrize(
-    ("options", "mend"),
-    [
-        (("--maxmemory", "1mb"), "CONFIG SET maxmemory 0"),
-        (("--replicaof", f"127.0.0.1 {free_port()}"), "REPLICAOF NO ONE"),
-    ],
-    ids=["a full Redis", "a read-only replica"],
-)
-async def test_reads_go_on_while_writes_are_refused(embedder_at, tmp_path, options, mend):
-    with redis_server.running(tmp_path, *options) as server:
-        async with embedder_at(server.url) as embedder, Redis(port=server.port) as admin:
-            await answers_until(embedder, reads=True, writes=False)
-            assert await embedder.cache.state() == "up"
-            await admin.execute_command(*mend.split())
-            await heals(embedder)
-
-
-async def test_the_wrong_password(embedder_at, tmp_path):
-    with redis_server.running(tmp_path, "--requirepass", "right") as server:
-        url = server.url.replace("//", "//:wrong@")
-        async with (
-            embedder_at(url) as embedder,
-            Redis(port=server.port, password="right") as admin,
-        ):
-            await answers_until(embedder, reads=False, writes=False)
-            assert await embedder.cache.state() == "down"
-            await admin.config_set("requirepass", "wrong")
-            await heals(embedder)
+        with redis.Redis(port=own_redis.port) as admin:
+            admin.config_resetstat()
+            await answers(embedder, requests=20)
+            sent = admin.info("commandstats").keys()
+        assert not {"cmdstat_mget", "cmdstat_set", "cmdstat_exists"} & sent
 
 
 async def test_a_failure_is_counted_as_one(embedder_at):

@@ -1,14 +1,17 @@
 """Common behaviour of both index engines, each compared with an exact search."""
 
+import sqlite3
 import string
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 
 import numpy as np
 import pytest
 import redis
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samclip.v1 import samclip_pb2 as pb
 
 from samclip_core.errors import InvalidRequest, NotFound
 from services.retrieval import index, vector_sets
@@ -23,6 +26,7 @@ from tests.vectors import HOSTILE, MODEL, OTHER, D, items, vector
 texts = st.sampled_from(HOSTILE) | st.text()
 
 Start = Callable[[str], Collections]
+DATABASE = 5  # of the shared Redis, only for these tests
 
 
 @pytest.fixture(scope="module", params=["embedded", "redis"])
@@ -36,7 +40,7 @@ def start(engine: str, tmp_path, request) -> Iterator[Start]:
     opened: list[Collections] = []
     if engine == "redis":
         server: RedisServer = request.getfixturevalue("shared_redis")
-        url = f"redis://127.0.0.1:{server.port}/5"  # a database only for these tests
+        url = f"redis://127.0.0.1:{server.port}/{DATABASE}"
         with redis.Redis.from_url(url) as client:
             client.flushdb()
 
@@ -92,34 +96,18 @@ def test_the_length_of_a_query_does_not_matter(pets):
         assert hit.score == pytest.approx(1, abs=1e-5)
 
 
-def test_fewer_items_than_asked_for_and_none_at_all(pets):
-    assert pets.search(Query(vector(0), 5)) == []
-    assert pets.search(Query(vector(0), 5, filter={"a": "b"})) == []
-    pets.upsert(items(1, 2))
-    assert len(pets.search(Query(vector(0), 5))) == 2
+def test_a_collection_that_is_empty_or_emptied_can_be_searched(collections, pets):
+    def found() -> int:
+        return sum(len(pets.search(Query(vector(0), 5, filter=pairs))) for pairs in ({}, {"a": ""}))
 
-
-def test_replaced_items_are_counted(pets):
-    assert pets.upsert(items(1, 2)) == 0
-    assert pets.upsert(items(2, 3)) == 1
-    assert pets.upsert(items(1, 2, 3)) == 3
-
-
-def test_deleted_items_are_gone_and_unknown_ones_do_not_count(pets):
-    pets.upsert(items(1, 2, 3))
+    assert found() == 0
+    pets.upsert(items(1))
+    assert found() == 1
     assert pets.delete(["id 1", "id 1", "nobody"]) == 1
-    assert len(pets) == 2
-    assert "id 1" not in [hit.id for hit in pets.search(Query(vector(1), 9))]
-    assert [item.id for item in pets.items("", 9)] == ["id 2", "id 3"]
+    assert found() == 0
+    assert collections.describe("pets") == [Description("pets", 0, D, MODEL, "float32")]
     with pytest.raises(NotFound, match="no item 'id 1' in collection 'pets'"):
         pets.vector("id 1")
-
-
-def test_a_collection_that_is_emptied_stays(collections, pets):
-    pets.upsert(items(1))
-    assert pets.delete(["id 1"]) == 1
-    assert collections.describe("pets") == [Description("pets", 0, D, MODEL, "float32")]
-    assert collections.get("pets").search(Query(vector(1), 1)) == []
 
 
 ids = st.sampled_from([f"id {n}" for n in range(6)] + [text for text in HOSTILE if text])
@@ -131,67 +119,53 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=30)
+@settings(
+    max_examples=30,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(steps=st.lists(steps, max_size=6), seed=seeds, excluded=ids, offset=st.integers(0, 3))
-def test_it_holds_what_a_dict_would(engine_of_many, steps, seed, excluded, offset):
-    found, held = engine_of_many(), dict[str, Item]()
+def test_it_holds_what_a_dict_would(pets, steps, seed, excluded, offset):
+    """All examples use the same collection, which each of them empties."""
+    held = dict[str, Item]()
+    pets.upsert(items(0))
+    pets.delete([item.id for item in pets.items("", 99)])
     for step, arguments in steps:
         if step == "upsert":
-            new = [Item(id, vector(number), pairs) for id, number, pairs in arguments]
-            found.upsert(new)
-            held |= {item.id: item for item in new}
+            new = {id: Item(id, vector(number), pairs) for id, number, pairs in arguments}
+            assert pets.holds(new.keys()) == len(new.keys() & held.keys())
+            assert pets.upsert([*new.values()]) == len(new.keys() & held.keys())
+            held |= new
         else:
             gone = {id for id in arguments if held.pop(id, None)}
-            assert found.delete(arguments) == len(gone)
-    assert len(found) == len(held)
-    listed = [(item.id, item.metadata) for item in found.items("", 99)]
-    assert listed == [(id, held[id].metadata) for id in sorted(held, key=str.encode)]
-    check(found, held, Query(vector(seed), 4, offset))
-    check(found, held, Query(vector(seed), 99, exclude=excluded))
+            assert pets.delete(arguments) == len(gone)
+    assert len(pets) == len(held)
+    listed: list[pb.ListedItem] = []
+    while page := pets.items(listed[-1].id if listed else "", 2):
+        listed += page
+    assert [item.id for item in listed] == sorted(held, key=str.encode)
+    assert all(item.metadata == held[item.id].metadata for item in listed)
+    check(pets, held, Query(vector(seed), 4, offset))
+    check(pets, held, Query(vector(seed), 99, exclude=excluded))
     for item in held.values():
-        np.testing.assert_allclose(found.vector(item.id), item.vector_D, atol=1e-6)
-        check(found, held, Query(vector(seed), 99, filter=item.metadata))
+        np.testing.assert_allclose(pets.vector(item.id), item.vector_D, atol=1e-6)
+        check(pets, held, Query(vector(seed), 99, filter=item.metadata))
         for pair in item.metadata.items():
-            check(found, held, Query(vector(seed), 99, filter=dict([pair]), exclude=excluded))
-            check(found, held, Query(vector(seed), 99, filter=dict([pair[::-1]])))
+            check(pets, held, Query(vector(seed), 99, filter=dict([pair]), exclude=excluded))
+            check(pets, held, Query(vector(seed), 99, filter=dict([pair[::-1]])))
 
 
-@pytest.fixture(scope="module")
-def engine_of_many(engine, tmp_path_factory, request) -> Iterator[Callable[[], index.Collection]]:
-    """Return a function that returns an empty collection."""
-    if engine == "redis":
-        server = request.getfixturevalue("shared_redis")
-        client = vector_sets.connect(f"redis://127.0.0.1:{server.port}/6")
-        collections: Collections = VectorSets(client, MODEL, D)
-    else:
-        collections = EmbeddedCollections(tmp_path_factory.mktemp("many"), MODEL, D)
-
-    def empty() -> index.Collection:
-        if collections.describe():
-            collections.drop("many")
-        found = collections.get_or_make("many", "float32")
-        found.upsert(items(0))
-        found.delete(["id 0"])
-        return found
-
-    yield empty
-    collections.close()
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_filter_asks_for_equal_texts_and_nothing_else(pets, text):
-    pets.upsert(
-        [
-            Item("value", vector(1), {"key": text}),
-            Item("key", vector(2), {text: "value"}),
-            Item("inside", vector(3), {f"-{text}-": f"-{text}-", f'"{text}': f'{text}"'}),
-        ]
-    )
-    found = {hit.id for hit in pets.search(Query(vector(1), 9, filter={"key": text}))}
-    assert found == {"value"}
-    found = {hit.id for hit in pets.search(Query(vector(1), 9, filter={text: "value"}))}
-    assert found == {"key"}
-    assert pets.search(Query(vector(1), 9, filter={text: text})) == []
+def test_a_filter_asks_for_equal_texts_and_nothing_else(pets):
+    for text in HOSTILE:
+        pets.upsert(
+            [
+                Item("value", vector(1), {"key": text}),
+                Item("key", vector(2), {text: "value"}),
+                Item("inside", vector(3), {f"-{text}-": f"-{text}-", f'"{text}': f'{text}"'}),
+            ]
+        )
+        filters = {"key": text}, {text: "value"}, {text: text}
+        hits = [pets.search(Query(vector(1), 9, filter=filter)) for filter in filters]
+        assert [[hit.id for hit in each] for each in hits] == [["value"], ["key"], []]
 
 
 @pytest.mark.parametrize("limit", [10, 10_000])
@@ -210,7 +184,7 @@ def test_pages_make_up_the_whole_ranking(pets, monkeypatch, limit, filter):
 def test_the_graph_leads_to_everything_that_one_batch_added(collections, monkeypatch):
     monkeypatch.setattr("services.retrieval.query.EXACT", 10)
     made = [Item(f"id {n}", vector(n // 3), {}) for n in range(90)]
-    for n in range(30):  # the graph's construction is random
+    for n in range(15):  # the graph's construction is random
         collection = collections.get_or_make(f"pets-{n}", "float32")
         collection.upsert(made)
         assert len(collection.search(Query(vector(5), 90))) == 90
@@ -223,48 +197,48 @@ def test_large_collections_are_searched_by_the_graph(pets, monkeypatch):
     assert sum(id == f"id {seed}" for seed, id in enumerate(nearest)) >= 295
 
 
-def test_items_are_listed_by_the_bytes_of_their_ids(pets):
-    names = ["b", "a", "B", "é", "aa", "𝄞", "\uffff", "a\0", "(a", "[a", "-", "+"]
-    pets.upsert([Item(name, vector(1), {"name": name}) for name in names])
-    listed, after = [], ""
-    while page := pets.items(after, 5):
-        assert len(page) <= 5
-        listed += page
-        after = page[-1].id
-    assert [item.id for item in listed] == sorted(names, key=str.encode)
-    assert all(item.metadata == {"name": item.id} for item in listed)
-
-
-def test_collections_are_made_found_and_described(collections):
-    collections.get_or_make("pets", "float32").upsert(items(1, 2))
-    collections.get_or_make("cars", "float32").upsert(items(3))
-    assert len(collections.get("pets")) == 2
-    cars, pets = collections.describe()
-    assert pets == collections.describe("pets")[0] == Description("pets", 2, D, MODEL, "float32")
-    assert cars.name == "cars"
-
-
 def test_a_new_start_finds_everything(start):
-    start(MODEL).get_or_make("a.b", "float32").upsert(items(1, 2))
+    collections = start(MODEL)
+    for name, made in (("pets", items(3)), ("pets", items(1, 2)), ("a.b", items(3))):
+        if name in [found.name for found in collections.describe()]:
+            assert collections.drop(name) == 1  # and can be made anew
+            assert collections.describe() == []
+        collections.get_or_make(name, "float32").upsert(made)
     again = start(MODEL)
-    assert [d.name for d in again.describe()] == ["a.b"]
-    found = again.get("a.b")
+    two = [
+        Description(name, count, D, MODEL, "float32") for name, count in (("a.b", 1), ("pets", 2))
+    ]
+    assert again.describe() == two
+    assert again.describe("pets") == two[1:]
+    found = again.get("pets")
     check(found, {item.id: item for item in items(1, 2)}, Query(vector(1), 9))
-    assert len(found.items("", 9)) == 2
+    assert len(found) == len(found.items("", 9)) == 2
+
+
+def test_a_tenant_has_collections_of_its_own(start):
+    everybody = start(MODEL)
+    ann, bob = everybody.of_tenant("ann"), everybody.of_tenant("bob")
+    for tenant, number in ((ann, 1), (bob, 2), (everybody.of_tenant(""), 3)):
+        tenant.get_or_make("pets", "float32").upsert(items(number))
+    ann.get_or_make("hers", "float32").upsert(items(4))
+    assert [found.name for found in everybody.describe()] == [
+        "ann@hers",
+        "ann@pets",
+        "bob@pets",
+        "pets",
+    ]
+    assert [found.name for found in bob.describe()] == ["pets"]
+    assert [hit.id for hit in bob.get("pets").search(Query(vector(1), 9))] == ["id 2"]
+    with pytest.raises(NotFound, match="no collection 'hers'"):
+        bob.drop("hers")
+    assert bob.drop("pets") == 1
+    assert len(ann) == 2
 
 
 def test_an_unknown_one_is_not_found(collections):
     for ask in (collections.get, collections.of_any_model, collections.describe, collections.drop):
         with pytest.raises(NotFound, match="no collection 'pets': index images"):
             ask("pets")
-
-
-def test_a_dropped_one_is_gone_and_can_be_made_anew(collections, pets):
-    pets.upsert(items(1, 2, 3))
-    assert collections.drop("pets") == 3
-    assert collections.describe() == []
-    collections.get_or_make("pets", "float32").upsert(items(4))
-    assert [item.id for item in collections.get("pets").items("", 9)] == ["id 4"]
 
 
 @pytest.mark.parametrize("name", ["", "../pets", "a/b", ".hidden", "-x", "a" * 65, "é", "a\n"])
@@ -299,17 +273,33 @@ def test_vectors_of_another_precision_are_refused_but_those_that_are_there_are_s
     assert again.get("pets").search(Query(vector(1), 1))[0].id == "id 1"
     assert again.describe("pets") == [Description("pets", 2, D, MODEL, "int8")]
     assert again.get_or_make("pets", "int8").upsert(items(2, 3)) == 1
-    again.get_or_make("pets-2", "float32").upsert(items(1))
-    assert [found.dtype for found in again.describe()] == ["int8", "float32"]
+    again.get_or_make("calibrated", "int8:4caf4841").upsert(items(1))
+    expected = r"in int8:4caf4841, but this service computes in int8:0123, .* precisions: index the"
+    with pytest.raises(InvalidRequest, match=expected):
+        again.get_or_make("calibrated", "int8:0123")
 
 
-def test_vectors_of_another_calibration_are_refused(start):
-    start(MODEL).get_or_make("pets", "int8:4caf4841").upsert(items(1))
+def test_a_collection_without_a_recorded_precision_is_read_and_takes_no_more(
+    start, engine, tmp_path, shared_redis
+):
+    start(MODEL).get_or_make("pets", "float32").upsert(items(1))
+    if engine == "redis":
+        with redis.Redis(port=shared_redis.port, db=DATABASE) as client:
+            assert client.hdel("samclip:index:{pets}:model", "dtype")
+    else:
+        start(MODEL)  # closes the file
+        with closing(sqlite3.connect(tmp_path / "pets.sqlite")) as database:
+            database.execute("ALTER TABLE model DROP COLUMN dtype")
+    found = start(MODEL)
+    assert found.describe() == [Description("pets", 1, D, MODEL, "")]
+    assert [hit.id for hit in found.get("pets").search(Query(vector(1), 9))] == ["id 1"]
     expected = (
-        r"in int8:4caf4841, but this service computes in int8:01234567, .* precisions: index the"
+        "'pets' has vectors computed in an unknown precision, but this service computes in float32,"
+        " and a collection cannot mix precisions: index the images again under another name"
     )
     with pytest.raises(InvalidRequest, match=expected):
-        start(MODEL).get_or_make("pets", "int8:01234567")
+        found.add("pets", "float32", items(2), Settings())
+    assert found.drop("pets") == 1
 
 
 def limits(items: int, collections: int) -> Settings:
@@ -334,24 +324,20 @@ def test_collections_and_their_items_are_limited(collections):
 
 def test_the_first_graphs_whose_vectors_are_added_are_recorded(start):
     ours, others = MODEL + "1" * 64, MODEL + "2" * 64
-    start(MODEL).get_or_make("pets", "float32").upsert(items(1))  # torch has no graphs
-    start(others).get("pets").search(Query(vector(1), 1))
-    start(ours).get_or_make("pets", "float32").upsert(items(2))
+    bad = [Item("bad", vector(1), {"x": object()})]
+    start(MODEL).add("pets", "float32", items(1), Settings())  # torch has no graphs
+    for name in ("pets", "new"):
+        with pytest.raises(TypeError):
+            start(others).add(name, "float32", bad, Settings())
+        start(ours).add(name, "float32", items(2), Settings())
     refused = start(others)
     for ask in (refused.get, partial(refused.get_or_make, dtype="float32")):
         with pytest.raises(InvalidRequest, match="with graphs 111111111111, this service runs"):
             ask("pets")
     assert refused.describe("pets") == [Description("pets", 2, D, ours, "float32")]
     for agreeing in (ours, MODEL):
-        assert start(agreeing).get_or_make("pets", "float32").upsert(items(1)) == 1
-
-
-@pytest.mark.parametrize("ids", [set(), {"id 1"}, {"id 1", "id 3", "x"}, {*HOSTILE}])
-def test_ids_that_a_collection_holds_are_counted(collections, ids):
-    pets = collections.get_or_make("pets", "float32")
-    assert pets.holds(ids) == 0
-    pets.upsert(items(1, 2, 3))
-    assert pets.holds(ids) == len(ids & {"id 1", "id 2", "id 3"})
+        assert start(agreeing).add("pets", "float32", items(1), Settings()) == 1
+    assert start(MODEL).describe("new")[0].digest == ours
 
 
 def test_hostile_texts_are_what_they_claim() -> None:

@@ -79,7 +79,6 @@ async def _soak(service: Service, seconds: float) -> tuple[list[Grown], Load]:
     async with Load(
         Questions(service, Pictures(SamClip.load("edge", dtype="float32")), "soak")
     ) as load:
-        load.mark()
         while (now := time.monotonic() - load.fault_at) < seconds:
             await asyncio.to_thread(_sample, service, found, now)
             await asyncio.sleep(pause_s)

@@ -18,8 +18,6 @@ from services.request import http, limits
 from services.request.bodies import LongJSON
 from services.request.context import RequestContext
 from services.retrieval.collection import EmbeddedCollection
-from services.retrieval.index import Listed
-from services.retrieval.query import Hit
 from services.settings import Settings
 from tests.in_process import Caller, png, responsive
 from tests.unit.services.gateway.adapters.conftest import asked_through
@@ -162,7 +160,8 @@ async def test_a_page_has_all_metadata_or_is_refused(
     """Metadata of few long texts fits; of many short ones, each pair costs as much in JSON."""
     await caller("Index", pb.IndexRequest(collection="all", items=[_item("0")]))
     for metadata, fits in ((METADATA, True), (PAIRS, False)):
-        hits, listed = [Hit("0", 1.0, metadata)] * 10_000, [Listed("0", metadata)] * 10_000
+        hits = [pb.Hit(id="0", score=1.0, metadata=metadata)] * 10_000
+        listed = [pb.ListedItem(id="0", metadata=metadata)] * 10_000
         monkeypatch.setattr(EmbeddedCollection, "search", lambda *_, hits=hits: hits)
         monkeypatch.setattr(EmbeddedCollection, "items", lambda *_, listed=listed: listed)
         with responsive():

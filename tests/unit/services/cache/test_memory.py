@@ -44,11 +44,15 @@ def test_bytes_are_bounded_and_the_least_recently_used_entry_goes_first():
     assert memory.size == 1200
 
 
-def test_maps_do_not_evict_vectors():
-    memory = MemoryTier(5000)
-    for key in range(20):
-        memory.put(str(key), entries())
+def test_maps_do_not_evict_vectors_and_nothing_is_kept_of_evicted_entries():
+    capacity, made = 100_000, entries()
+    memory = MemoryTier(capacity)
+    for key in range(500):
+        memory.put(str(key), made)
     assert list(memory.get("0", ALL)) == [pb.CLIP_POOLED]
+    held = {output: len(shelf) for output, shelf in memory._shelves.items()}
+    room = {output: int(capacity * SHARES[output]) // made[output].array.nbytes for output in ALL}
+    assert held == room | {pb.CLIP_POOLED: 500}
 
 
 def test_a_replaced_entry_counts_once_and_a_too_large_one_is_not_kept():
@@ -65,13 +69,3 @@ def test_without_capacity_nothing_is_kept():
     memory = MemoryTier(0)
     memory.put("k", entries())
     assert not memory.get("k", ALL)
-
-
-def test_nothing_is_kept_of_evicted_entries():
-    memory = MemoryTier(100_000)
-    for key in range(20_000):
-        memory.put(str(key), entries())
-    held = sum(len(shelf) for shelf in memory._shelves.values())
-    assert held == sum(
-        int(100_000 * SHARES[output]) // entry.array.nbytes for output, entry in entries().items()
-    )

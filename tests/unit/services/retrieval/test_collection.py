@@ -26,26 +26,17 @@ def check(found: EmbeddedCollection, *seeds: int) -> None:
     assert (found.digest, found.dimension, found.dtype) == NEW
 
 
-def test_it_is_there_again_after_closing(path):
+@pytest.mark.parametrize("end", ["close", "kill", "kill after a snapshot"])
+def test_it_is_there_again_after_its_process_has_ended(path, end):
     found = EmbeddedCollection(path, NEW)
     found.upsert(items(1, 2, 3))
-    found.delete(["id 2"])
-    found.close()
-    assert path.with_name("pets.usearch").exists()
-    check(EmbeddedCollection(path), 1, 3)
-
-
-def test_it_is_there_again_after_a_kill_without_any_snapshot(path):
-    EmbeddedCollection(path, NEW).upsert(items(1, 2, 3))
-    check(EmbeddedCollection(path), 1, 2, 3)
-
-
-def test_changes_after_the_snapshot_are_there_after_a_kill(path):
-    found = EmbeddedCollection(path, NEW)
-    found.upsert(items(1, 2, 3))
-    found.save()
+    if end == "kill after a snapshot":
+        found.save()
     found.delete(["id 1"])
     found.upsert([*items(4), Item("id 2", vector(2), {"seed": "2"})])
+    if end == "close":
+        found.close()
+    assert path.with_name("pets.usearch").exists() is (end != "kill")
     check(EmbeddedCollection(path), 2, 3, 4)
 
 
