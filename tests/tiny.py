@@ -65,6 +65,7 @@ TINY["radio"] = replace(
     kind="radio",
     name="tiny-radio",
     backbone="radio",
+    image_size=256,
     clip_head=None,
     radio=RadioConfig(
         width=48,

@@ -95,8 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             digest = convert_radio(
                 *(args.radio, args.sam, args.clip, args.out, name),
                 words=args.words,
-                size=args.size,
-                mask_size=args.mask_size,
+                sides=args.sides,
             )
         else:
             digest = convert(args.sam, args.clip, args.out, name)
@@ -148,21 +147,15 @@ examples:
         "--words",
         choices=TEXT_TOWERS,
         default="siglip2-g",
-        help="the adaptor for words, whose teacher's text tower --clip gives (default: %(default)s)",
+        help="adaptor for words, whose teacher's text tower --clip gives (default: %(default)s)",
     )
     of_radio.add_argument(
-        "--size",
+        "--sides",
         type=int,
-        default=512,
-        metavar="PIXELS",
-        help="side of the frame for words and maps (default: %(default)s)",
-    )
-    of_radio.add_argument(
-        "--mask-size",
-        type=int,
-        default=1024,
-        metavar="PIXELS",
-        help="side of the frame for masks (default: %(default)s)",
+        nargs=2,
+        default=(512, 1024),
+        metavar=("WORDS", "MASKS"),
+        help="sides of the frame in pixels (default: 512 for words and maps, 1024 for masks)",
     )
     made.add_argument("--name", default="", help="name of the checkpoint (default: that of DIR)")
     return made

@@ -6,18 +6,18 @@ from typing import Literal
 
 from torch import Tensor
 
-from samclip_core.config import VIT_B, RadioConfig, SamClipConfig, TaskSizes
-from samclip_core.errors import CheckpointError, InvalidRequest
+from samclip_core.config import VIT_B, TaskSizes
+from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.io.official import read_state
 from samclip_core.io.radio import read_radio
 from samclip_core.io.shapes import compare_shapes
 from samclip_core.nn.network import build
-from samclip_core.nn.official_clip import OfficialClip, load_official_clip
+from samclip_core.nn.official_clip import load_official_clip
 
 Words = Literal["siglip2-g", "clip"]
 TEXT_TOWERS: dict[Words, str] = {
-    "siglip2-g": "SigLIP 2 giant (ViT-gopt-16-SigLIP2-384; Apache-2.0)",
+    "siglip2-g": "SigLIP 2 giant (ViT-gopt-16-SigLIP2-384, Apache-2.0)",
     "clip": "DFN's ViT-H-14-378-quickgelu (Apple's licence)",
 }
 """The text tower that belongs to each adaptor for words, with its licence."""
@@ -25,13 +25,13 @@ SAM_FILE = "sam_vit_h_4b8939.pth"
 
 CARD = """# {name}
 
-A SAM-CLIP checkpoint of kind `radio`, made by `samclip convert`: one encoder whose adaptors give the
-features of SAM and of a language model. Nothing was trained. The weights keep their licences:
+A SAM-CLIP checkpoint of kind `radio`, made by `samclip convert`: one encoder whose adaptors give
+the features of SAM and of a language model. Nothing was trained. The weights keep their licences:
 
-- RADIO, `{radio}`: those of the C-RADIO family have the NVIDIA Open Model License, which allows
-  commercial use; those of RADIO without C- do not allow it
+- RADIO, `{radio}`: the C-RADIO family has the NVIDIA Open Model License, which allows commercial
+  use; RADIO without C- does not allow it
 - SAM's neck, prompt encoder and mask decoder, `{sam}`: Apache-2.0
-- the text tower, `{clip}`: {text}
+- the text tower, `{clip}`: of the adaptor's teacher, {text}
 """
 
 
@@ -43,25 +43,44 @@ def convert_radio(
     name: str = "radio",
     *,
     words: Words = "siglip2-g",
-    size: int = 512,
-    mask_size: int = 1024,
+    sides: tuple[int, int] = (512, 1024),
 ) -> str:
     """Write a ``radio`` checkpoint to ``out``; return its digest.
 
     ``radio`` and ``sam`` are official files, ``clip`` the teacher of the adaptor ``words`` in one
-    of the forms of ``official_clip``, of which only the text tower is kept. ``size`` is the side of
-    the frame for words and maps, ``mask_size`` that for masks. Raises CheckpointError if a file
-    cannot be read, or if they do not fit each other.
+    of the forms of ``official_clip``, of which only the text tower is kept. ``sides`` are those of
+    the frame for words and maps, and for masks. Raises CheckpointError if a file cannot be read, or
+    if they do not fit each other, and InvalidRequest for a side that the encoder cannot read.
     """
     file, sam_state = read_radio(radio), _sam_parts(sam)
-    described = file.config(words)
-    _check_neck(described, sam_state, sam)
-    official = load_official_clip(clip, images=False)
-    config = _config(name, described, len(sam_state["image_encoder.neck.0.weight"]))
-    config = official.describe_in(_with_sizes(config, size, mask_size))
+    described, official = file.config(words), load_official_clip(clip, images=False)
+    config = official.describe_in(
+        replace(
+            VIT_B,
+            kind="radio",
+            name=name,
+            backbone="radio",
+            image_size=sides[1],
+            embed_dim=len(sam_state["image_encoder.neck.0.weight"]),
+            clip_head=None,
+            task_sizes=TaskSizes(classify=sides[0], semantic=sides[0], retrieval=sides[0]),
+            radio=described,
+        )
+    )
     config = replace(config, logit_scale=VIT_B.logit_scale)  # RADIO's own, not the teacher's
-    _check_width(config, described, official, words)
-
+    for side in sides:
+        config.check_size(side)
+    if config.text_dim != described.words.output:
+        raise CheckpointError(
+            f"the text tower of {official.text.model} has width {config.text_dim}, and RADIO's "
+            f"adaptor {words} gives {described.words.output}: use the tower of the adaptor's "
+            f"teacher, {TEXT_TOWERS[words]}, or choose another adaptor with --words"
+        )
+    if (width := sam_state["image_encoder.neck.0.weight"].shape[1]) != described.sam.output:
+        raise CheckpointError(
+            f"{sam} is a SAM of width {width}, and RADIO's adaptor gives {described.sam.output}: "
+            f"use SAM's ViT-H, {SAM_FILE}, which has 1280"
+        )
     net, state = build(config).eval(), {**file.parts(words), **sam_state}
     compare_shapes(
         f"{file.weights.name} with {sam.name}",
@@ -95,49 +114,6 @@ def _sam_parts(sam: Path) -> dict[str, Tensor]:
     if "image_encoder.neck.0.weight" not in state:
         raise CheckpointError(f"{sam} has no image_encoder.neck: expected SAM's {SAM_FILE}")
     return state
-
-
-def _check_neck(described: RadioConfig, sam_state: dict[str, Tensor], sam: Path) -> None:
-    width = sam_state["image_encoder.neck.0.weight"].shape[1]
-    if width != described.sam.output:
-        raise CheckpointError(
-            f"{sam} is a SAM of width {width}, and RADIO's adaptor gives {described.sam.output}: "
-            f"use SAM's ViT-H, {SAM_FILE}, which has 1280"
-        )
-
-
-def _check_width(
-    config: SamClipConfig, described: RadioConfig, official: OfficialClip, words: Words
-) -> None:
-    if config.text_dim != described.words.output:
-        raise CheckpointError(
-            f"the text tower of {official.text.model} has width {config.text_dim}, and RADIO's "
-            f"adaptor {words} gives {described.words.output}: use the tower of the adaptor's "
-            f"teacher, {TEXT_TOWERS[words]}, or choose another adaptor with --words"
-        )
-
-
-def _config(name: str, described: RadioConfig, embed_dim: int) -> SamClipConfig:
-    return replace(
-        VIT_B,
-        kind="radio",
-        name=name,
-        backbone="radio",
-        embed_dim=embed_dim,
-        clip_head=None,
-        radio=described,
-    )
-
-
-def _with_sizes(config: SamClipConfig, size: int, mask_size: int) -> SamClipConfig:
-    """Set the sides of the frame. Raises CheckpointError if the encoder cannot read one."""
-    try:
-        for side in (size, mask_size):
-            config.check_size(side)
-    except InvalidRequest as error:
-        raise CheckpointError(str(error)) from error
-    tasks = TaskSizes(classify=size, semantic=size, retrieval=size)
-    return replace(config, image_size=mask_size, task_sizes=tasks)
 
 
 def _named(file: Path) -> dict[str, str]:

@@ -113,7 +113,9 @@ def _clip_head(config: SamClipConfig) -> nn.Module:
         return RadioClipHead(_radio(config))
     head = config.clip_head
     if head is None:
-        raise CheckpointError("config.json: clip_head is null, which only the kinds 'pair' and 'radio' allow")
+        raise CheckpointError(
+            "config.json: clip_head is null, which only the kinds 'pair' and 'radio' allow"
+        )
     if config.kind == "edge":
         from samclip_core.nn.edge import EdgeClipHead
 

@@ -60,7 +60,8 @@ class OfficialClip:
 def load_official_clip(given: str, images: bool = True) -> OfficialClip:
     """Load a model from its files; ``given`` has one of the module's forms.
 
-    Without ``images``, its text tower alone. Raises CheckpointError if it has another form, or if a file is missing or does not fit.
+    Without ``images``, its text tower alone. Raises CheckpointError if it has another form, or if a
+    file is missing or does not fit.
     """
     name, _, path = given.partition(":")
     if not (name and path):

@@ -38,21 +38,6 @@ def _layer(width: int, output: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.GELU(), nn.Linear(width, output))
 
 
-class FeatureNormalizer(nn.Module):
-    """Shifts and rotates patch tokens by a mean and a matrix from the file."""
-
-    mean: Tensor
-    tx: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("tx", torch.eye(width))
-
-    def forward(self, x_BND: Tensor) -> Tensor:
-        return (x_BND - self.mean) @ self.tx.T
-
-
 class RadioEncoder(nn.Module):
     """RADIO's ViT, its adaptor for SAM, and the neck of SAM's own ViT-H."""
 
@@ -77,7 +62,7 @@ class RadioEncoder(nn.Module):
             )
             for _ in range(radio.depth)
         )
-        self.feature_normalizer = FeatureNormalizer(width) if radio.normalised else nn.Identity()
+        self.normaliser = nn.Linear(width, width) if radio.normalised else nn.Identity()
         self.sam = Adaptor(width, radio.sam)
         self.neck = ImageEncoderViT(
             embed_dim=radio.sam.output, out_chans=embed_dim, depth=0, use_abs_pos=False
@@ -109,7 +94,7 @@ class RadioEncoder(nn.Module):
             tokens_BND = block(tokens_BND, attn_mask=keys_BN[:, None, None])
 
         class_B1D = tokens_BND[:, self.class_token, None]
-        patches_BND = self.feature_normalizer(tokens_BND[:, len(self.prefix) :])
+        patches_BND = self.normaliser(tokens_BND[:, len(self.prefix) :])
         sam_BDhw = self.sam(patches_BND).mT.unflatten(2, grid) * valid_Bhw[:, None]
         return EncoderOutput(self.neck(sam_BDhw), torch.cat([class_B1D, patches_BND], dim=1))
 

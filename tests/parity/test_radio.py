@@ -21,7 +21,6 @@ from samclip_core.answers.zero_shot import unit
 from samclip_core.commands.convert_radio import Words, convert_radio
 from samclip_core.commands.export import export
 from samclip_core.config import TaskSizes
-from samclip_core.engine.base import Encoded
 from samclip_core.geometry import Geometry
 from samclip_core.io import checkpoint
 from samclip_core.model import SamClip
@@ -137,6 +136,21 @@ def test_texts(model, radio_tiny, words):
     assert_close(model.embed_text(["a cat", "a dog on a sofa"]), unit(theirs_TD))
 
 
+def test_every_head_answers(model, expected):
+    image_HW3, labels = expected["96x160/image"], ["a cat", "a dog"]
+    height, width, _ = image_HW3.shape
+    scores = model.classify(image_HW3, labels)
+    assert sum(score.score for score in scores) == pytest.approx(1)
+    (found,) = model.segment(image_HW3, [Prompt(points=((40.0, 50.0),))])
+    assert found.masks_MHW.shape == (3, height, width)
+    regions = model.segment_text(image_HW3, labels).regions
+    assert sum(region.area for region in regions) == height * width
+    assert model.explain(image_HW3, "a cat").levels_HW.shape == (height, width)
+    assert len(model.find(image_HW3, labels, min_score=0)) == len(labels)
+    assert isinstance(model.segment_everything(image_HW3, 2, labels), list)
+    assert model.embed_image(image_HW3) @ model.embed_text(labels[:1])[0] < 1
+
+
 @pytest.fixture(scope="module")
 def exported(directory: Path, model: SamClip) -> SamClip:
     """Export the graphs; ``model`` is loaded first, since it needs none."""
@@ -144,6 +158,7 @@ def exported(directory: Path, model: SamClip) -> SamClip:
     return SamClip.load(directory, engine="openvino", dtype="float32")
 
 
+@pytest.mark.parametrize("words", ["siglip2-g"], indirect=True)
 @pytest.mark.parametrize("picture", SIDES)
 def test_graphs_give_the_words(exported, directory, words, expected, picture):
     side = SIDES[picture]
@@ -160,8 +175,8 @@ def test_graphs_give_the_words(exported, directory, words, expected, picture):
     np.testing.assert_allclose(compiled.clip_dense_Dhw, dense_BDhw[0], atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("words", ["siglip2-g"], indirect=True)
 def test_graphs_give_torchs_masks(exported, model, expected):
-    features: list[Encoded] = []
     for picture in MASKS:
         prepared = exported.prepare(expected[f"{picture}/image"])
         ours, theirs = (each.encode(prepared).sam_Dhw for each in (exported, model))
