@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from samclip_core.config import VIT_B, TaskSizes
+from samclip_core.config import VIT_B, SamClipConfig, TaskSizes
 from samclip_core.errors import CheckpointError
 from samclip_core.io import checkpoint
 from samclip_core.io.official import read_state
@@ -22,6 +22,7 @@ TEXT_TOWERS: dict[Words, str] = {
 }
 """The text tower that belongs to each adaptor for words, with its licence."""
 SAM_FILE = "sam_vit_h_4b8939.pth"
+_NECK = "image_encoder.neck.0.weight"
 
 CARD = """# {name}
 
@@ -53,34 +54,21 @@ def convert_radio(
     if they do not fit each other, and InvalidRequest for a side that the encoder cannot read.
     """
     file, sam_state = read_radio(radio), _sam_parts(sam)
-    described, official = file.config(words), load_official_clip(clip, images=False)
-    config = official.describe_in(
-        replace(
-            VIT_B,
-            kind="radio",
-            name=name,
-            backbone="radio",
-            image_size=sides[1],
-            embed_dim=len(sam_state["image_encoder.neck.0.weight"]),
-            clip_head=None,
-            task_sizes=TaskSizes(classify=sides[0], semantic=sides[0], retrieval=sides[0]),
-            radio=described,
-        )
+    described, neck = file.config(words), sam_state[_NECK]
+    official = load_official_clip(clip, images=False)
+    config = replace(
+        official.describe_in(VIT_B),
+        kind="radio",
+        name=name,
+        backbone="radio",
+        image_size=sides[1],
+        embed_dim=len(neck),
+        clip_head=None,
+        logit_scale=VIT_B.logit_scale,  # as RADIO is evaluated, not the teacher's
+        task_sizes=TaskSizes(classify=sides[0], semantic=sides[0], retrieval=sides[0]),
+        radio=described,
     )
-    config = replace(config, logit_scale=VIT_B.logit_scale)  # RADIO's own, not the teacher's
-    for side in sides:
-        config.check_size(side)
-    if config.text_dim != described.words.output:
-        raise CheckpointError(
-            f"the text tower of {official.text.model} has width {config.text_dim}, and RADIO's "
-            f"adaptor {words} gives {described.words.output}: use the tower of the adaptor's "
-            f"teacher, {TEXT_TOWERS[words]}, or choose another adaptor with --words"
-        )
-    if (width := sam_state["image_encoder.neck.0.weight"].shape[1]) != described.sam.output:
-        raise CheckpointError(
-            f"{sam} is a SAM of width {width}, and RADIO's adaptor gives {described.sam.output}: "
-            f"use SAM's ViT-H, {SAM_FILE}, which has 1280"
-        )
+    _check(config, words, sam, neck.shape[1])
     net, state = build(config).eval(), {**file.parts(words), **sam_state}
     compare_shapes(
         f"{file.weights.name} with {sam.name}",
@@ -111,9 +99,28 @@ def _sam_parts(sam: Path) -> dict[str, Tensor]:
     """Read the parts of SAM that follow its blocks."""
     kept = ("image_encoder.neck.", "prompt_encoder.", "mask_decoder.")
     state = {key: value for key, value in read_state(sam).items() if key.startswith(kept)}
-    if "image_encoder.neck.0.weight" not in state:
+    if _NECK not in state:
         raise CheckpointError(f"{sam} has no image_encoder.neck: expected SAM's {SAM_FILE}")
     return state
+
+
+def _check(config: SamClipConfig, words: Words, sam: Path, neck_width: int) -> None:
+    """Raise an error, which says what to use instead, unless the files fit each other."""
+    for side in config.sizes:
+        config.check_size(side)
+    assert config.radio is not None
+    gives = config.radio.words.output
+    if config.text_dim != gives:
+        raise CheckpointError(
+            f"the text tower of {config.text.model} has width {config.text_dim}, and RADIO's "
+            f"adaptor {words} gives {gives}: use the tower of the adaptor's teacher, "
+            f"{TEXT_TOWERS[words]}, or choose another adaptor with --words"
+        )
+    if neck_width != config.radio.sam.output:
+        raise CheckpointError(
+            f"{sam} is a SAM of width {neck_width}, and RADIO's adaptor gives "
+            f"{config.radio.sam.output}: use SAM's ViT-H, {SAM_FILE}, which has 1280"
+        )
 
 
 def _named(file: Path) -> dict[str, str]:
