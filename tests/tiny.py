@@ -13,6 +13,8 @@ from samclip_core.config import (
     ClipHeadConfig,
     DecoderConfig,
     Kind,
+    MlpConfig,
+    RadioConfig,
     SamClipConfig,
     TaskSizes,
     TextConfig,
@@ -49,6 +51,28 @@ TINY: dict[Kind, SamClipConfig] = {
         **_SMALL,
     ),
 }
+TINY["radio"] = replace(
+    TINY["vit-b"],
+    kind="radio",
+    name="tiny-radio",
+    backbone="radio",
+    min_predicted_iou=0.0,
+    min_stability=0.0,
+    image_size=256,
+    clip_head=None,
+    radio=RadioConfig(
+        width=48,
+        depth=2,
+        heads=3,
+        hidden=96,
+        prefix=8,
+        class_token=1,
+        table=6,
+        words=MlpConfig(hidden=64, blocks=1, output=32),
+        sam=MlpConfig(hidden=64, blocks=1, output=40),
+        normalised=True,
+    ),
+)
 
 
 def make_tiny_checkpoint(

@@ -1,0 +1,27 @@
+"""The services answer with a checkpoint of a kind whose encoder is shared by all heads."""
+
+from pathlib import Path
+
+import pytest
+from samclip.v1 import samclip_pb2 as pb
+
+from tests.in_process import Caller
+from tests.tiny import make_tiny_checkpoint
+from tests.unit.services.test_local import REQUESTS, rpc_of
+
+
+@pytest.fixture(scope="session", params=["radio"])
+def tiny_checkpoint(request: pytest.FixtureRequest, tmp_path_factory) -> Path:
+    return make_tiny_checkpoint(tmp_path_factory.mktemp("kinds") / request.param, request.param)
+
+
+async def test_every_head_answers(tiny_checkpoint: Path, caller: Caller) -> None:
+    for request in REQUESTS:
+        answer = await caller(rpc_of(request), request)
+        assert answer.model.kind == tiny_checkpoint.name
+        contents = {descriptor.name for descriptor, _ in answer.ListFields()}
+        assert contents - {"model", "image"}, request
+    item = pb.IndexItem(id="one", image=REQUESTS[0].images[0])
+    await caller("Index", pb.IndexRequest(collection="it", items=[item]))
+    found = await caller("Search", pb.SearchRequest(collection="it", text="a dog", top_k=1))
+    assert [hit.id for hit in found.hits] == ["one"]
